@@ -1,0 +1,6 @@
+"""``python -m presignd`` is the ``presignd`` command."""
+
+from presignd.cli import main
+
+if __name__ == "__main__":
+    main()

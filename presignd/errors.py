@@ -1,0 +1,209 @@
+"""Every expected failure: its fixed code, what is done about it, its cause and its fix.
+
+The class of a fault is the decision: wait for the store or the watch, retry the file, ask for a new
+grant, let the file settle again, or quarantine it. ``CODES`` is the one table; the README's
+troubleshooting rows are tested against it. No message here ever holds a URL or a credential.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class PresigndError(Exception):
+    """An expected failure: one line for the user, never a traceback."""
+
+    code = "internal_error"
+
+    def __init__(self, message: str, *, fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+
+class UsageError(PresigndError):
+    """Wrong usage or configuration (exit 2); ``problems`` lists each with its key."""
+
+    code = "config"
+
+    def __init__(self, message: str, *, problems: tuple[str, ...] = (), fix: str = "") -> None:
+        super().__init__(message, fix=fix)
+        self.problems = problems
+
+
+class Unavailable(PresigndError):
+    """What is needed can't be reached or taken now (exit 3): a daemon, a lock, the store."""
+
+    code = "unavailable"
+
+
+class Refused(PresigndError):
+    """A file is quarantined, missing or refused (exit 4)."""
+
+    code = "refused"
+
+
+class TimedOut(PresigndError):
+    """Still pending when the caller's time ran out (exit 5)."""
+
+    code = "pending"
+
+
+class Fault(PresigndError):
+    """What went wrong with one request or file; the subclass says what is done about it."""
+
+    def __init__(self, code: str, detail: str = "", *, retry_after: float | None = None) -> None:
+        entry = CODES[code]
+        super().__init__(f"{entry.cause}: {detail}" if detail else entry.cause, fix=entry.fix)
+        self.code = code
+        self.detail = detail
+        self.retry_after = retry_after
+
+
+class StoreFault(Fault):
+    """The store does not serve: every watch on it waits behind one probe."""
+
+
+class WatchFault(Fault):
+    """The store answers and refuses the watch as a whole: the watch waits behind one probe."""
+
+
+class PresignerFault(Fault):
+    """The presign component can't be reached or has no credentials now: wait and ask again."""
+
+
+class GrantFault(Fault):
+    """The grant died or was refused as expired: ask for a new one, at once."""
+
+
+class RetryFault(Fault):
+    """The file's own passing fault: retry with backoff, ``attempts`` times."""
+
+
+class ChangedFault(Fault):
+    """The file is not what was settled: it goes round again, from settling."""
+
+
+class FileFault(Fault):
+    """The file can't go through without a person: quarantine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One row of the table: the class that carries it, cause and fix in words for the user."""
+
+    kind: type[Fault]
+    cause: str
+    fix: str
+
+
+CODES: dict[str, Code] = {
+    # The store does not serve.
+    "connection_refused": Code(
+        StoreFault, "nothing listens at the endpoint", "start the store, or correct presign.endpoint's host and port"
+    ),
+    "connection_reset": Code(
+        StoreFault, "the connection broke off", "look at the store and at proxies in between; it is tried again"
+    ),
+    "dns": Code(StoreFault, "the endpoint's name does not resolve", "correct presign.endpoint, or the resolver"),
+    "tls": Code(
+        StoreFault,
+        "the TLS handshake failed",
+        "set presign.ca_file for a private CA, renew the certificate, or use http:// for a plain port",
+    ),
+    "timeout": Code(
+        StoreFault, "no progress within upload.timeout", "look at the network and the store; raise upload.timeout"
+    ),
+    "proxy": Code(StoreFault, "the proxy refused or failed", "correct presign.proxy, HTTPS_PROXY or NO_PROXY"),
+    "slow_down": Code(StoreFault, "the store asks to slow down", "wait; lower upload.concurrency if it stays"),
+    "server_error": Code(StoreFault, "the store failed inside", "look at the store's own log; it is tried again"),
+    "bad_response": Code(
+        StoreFault, "the answer is not one of S3's", "make sure presign.endpoint is the S3 port, not a console or a website"
+    ),
+    # The store refuses the watch as a whole.
+    "access_denied": Code(
+        WatchFault, "the store denies access (403)", "grant the key s3:PutObject and s3:GetObject on the bucket"
+    ),
+    "signature_mismatch": Code(
+        WatchFault,
+        "the signature does not match (403)",
+        "correct presign.secret_key; if a proxy rewrites Host, set presign.public_endpoint",
+    ),
+    "invalid_access_key": Code(
+        WatchFault, "the store does not know the access key (403)", "correct presign.access_key"
+    ),
+    "no_such_bucket": Code(WatchFault, "the bucket does not exist (404)", "create it, or correct the watch's bucket"),
+    "clock_skew": Code(
+        WatchFault, "this machine's clock and the store's differ too much", "synchronise the clock (NTP)"
+    ),
+    "wrong_region": Code(WatchFault, "the bucket is in another region", "set presign.region, or leave it empty to ask"),
+    "redirected": Code(
+        WatchFault, "the store redirects elsewhere", "set presign.endpoint and presign.region to where it points"
+    ),
+    # The presign component.
+    "presigner_unreachable": Code(
+        PresignerFault, "the presign component can't be reached", "look at its address and whether it runs"
+    ),
+    "no_credentials": Code(
+        PresignerFault,
+        "no credentials were found",
+        "set presign.access_key and presign.secret_key (or secret_key_file), AWS_* or a shared credentials file",
+    ),
+    # A grant.
+    "expired_grant": Code(
+        GrantFault, "the presigned request expired before it was served", "none: a new one is asked for"
+    ),
+    # The file's own passing faults.
+    "bad_digest": Code(
+        RetryFault, "what arrived is not what was sent", "none: it is sent again; if it stays, test memory and network"
+    ),
+    "missing_object": Code(
+        RetryFault, "the object is not there after the store took it", "look at the store's lifecycle rules and its log"
+    ),
+    "rejected": Code(RetryFault, "the store rejected this request", "see the status and S3 code in the message"),
+    "precondition_failed": Code(
+        RetryFault, "the object changed between looking and writing", "none: it is looked at again"
+    ),
+    "read_error": Code(RetryFault, "reading the file failed", "look at the disk (dmesg)"),
+    "disk_full": Code(RetryFault, "the disk is full", "make room; it is tried again"),
+    # The file changed or went.
+    "changed_while_uploading": Code(
+        ChangedFault, "the file changed while it was read", "none: it goes round again once it is quiet"
+    ),
+    # Not without a person.
+    "unreadable": Code(
+        FileFault, "the file can't be read", "give the daemon's user read permission, then presignd retry"
+    ),
+    "too_large": Code(
+        FileFault, "the file is larger than what can be stored", "raise the watch's max_size, or split the file"
+    ),
+    "key_refused": Code(
+        FileFault,
+        "the name makes no storable key",
+        "rename the file, or change the watch's key template (no //, \\, dot segments, control characters; UTF-8; 1024 bytes)",
+    ),
+    "key_taken": Code(
+        FileFault,
+        "another file of this ledger has that key",
+        'make the watch\'s key template tell them apart, e.g. "{path}", or collision = "rename"',
+    ),
+    "exists": Code(
+        FileFault, "the key holds another object", 'remove that object, or set collision to "update" or "overwrite"'
+    ),
+    "finish_failed": Code(
+        FileFault,
+        "the file is uploaded, but could not be moved or deleted",
+        "make move_to (or the folder) writable, then presignd retry",
+    ),
+    "internal_error": Code(
+        FileFault, "a bug in presignd met this file", "report it with the traceback in the log; presignd retry tries again"
+    ),
+}
+
+
+def fault(code: str, detail: str = "", *, retry_after: float | None = None) -> Fault:
+    """Make the fault for ``code``, of the class that ``CODES`` gives it.
+
+    ``detail`` goes to the user and the log: it must hold no URL. ``retry_after`` is in seconds.
+    """
+    return CODES[code].kind(code, detail, retry_after=retry_after)

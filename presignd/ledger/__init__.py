@@ -1,0 +1,187 @@
+"""The ledger port: the durable record of every version and where it stands.
+
+Every method returns after its commit. Many calls share one commit. Each update names the state it
+leaves (``states.TRANSITIONS``) and must hit exactly one row, else ``LostUpdate`` is raised: a bug.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, State
+from presignd.states import Event
+
+
+class LostUpdate(RuntimeError):
+    """An update did not find its row in the state it named: a bug."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """What ``enqueue`` did: the version as recorded, and the one it took the place of, if that ended now."""
+
+    version: FileVersion
+    superseded: FileVersion | None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSummary:
+    """One watch's numbers for ``status``: versions by state, and when the oldest queued one was queued."""
+
+    watch: str
+    counts: Mapping[State, int]
+    oldest_queued_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which quarantined versions ``retry`` means; every given field must match."""
+
+    path: tuple[str, bytes] | None = None
+    watch: str | None = None
+    error_code: str | None = None
+
+
+class Ledger(Protocol):
+    """Opened by ``sqlite.open_ledger``; one process at a time."""
+
+    # --- settle ---------------------------------------------------------------------------------
+    async def known(self, watch: str, paths: Sequence[bytes]) -> dict[bytes, FileVersion]:
+        """Return the current version at each of ``paths`` that has one."""
+        ...
+
+    async def first_start(self, watch: str, now: datetime) -> tuple[datetime, bool]:
+        """Return when this watch was first started, and whether its first scan is still to be finished."""
+        ...
+
+    async def first_scan_done(self, watch: str) -> None:
+        """Record that the first scan of ``watch`` went through."""
+        ...
+
+    async def enqueue(self, versions: Sequence[NewVersion]) -> list[Enqueued]:
+        """Record new versions, each the current one of its path from now on.
+
+        A current version that is queued or quarantined ends as superseded. One in flight raises
+        ``LostUpdate``: the caller waits for it. The key is reserved for the path: a path's newer version
+        with the same ``base_key`` takes over its predecessor's key, unless ``fresh_key``; a key that is
+        another path's becomes the next free ``name~2.ext`` with ``next_key``, else the version is
+        recorded as quarantined with ``key_taken``. A NewVersion may come as IGNORED or QUARANTINED.
+        """
+        ...
+
+    async def refingerprint(self, file_id: str, fingerprint: Fingerprint) -> None:
+        """Record that the same content now has this fingerprint (chmod, another link, a restore)."""
+        ...
+
+    async def gone(self, watch: str, paths: Sequence[bytes], now: datetime) -> list[FileVersion]:
+        """Record that no file is at ``paths`` (or below them) any more.
+
+        Queued and quarantined versions end as vanished and are returned; for all others the time is
+        noted, for ``prune``.
+        """
+        ...
+
+    # --- worker ---------------------------------------------------------------------------------
+    async def claim(
+        self, watch: str, limit: int, now: datetime, *, below_size: int | None = None
+    ) -> list[FileVersion]:
+        """Move up to ``limit`` due queued versions of ``watch`` to uploading, by priority, then age.
+
+        ``attempt`` grows by one. ``below_size`` (bytes) leaves larger ones where they are.
+        """
+        ...
+
+    async def next_due(self, watches: Collection[str]) -> datetime | None:
+        """Return the earliest ``not_before`` among queued versions of ``watches``; None if there is none."""
+        ...
+
+    async def assign_key(
+        self, version: FileVersion, base_key: str, *, fresh: bool, next_key: bool, beyond: str = ""
+    ) -> FileVersion | None:
+        """Reserve a key for a claimed version and commit it before any grant.
+
+        ``beyond`` names a key that turned out to be another's object: the next free ``name~N.ext`` after
+        it is taken. None when the key is another path's and ``next_key`` is false.
+        """
+        ...
+
+    async def previous_receipt(self, version: FileVersion) -> FileVersion | None:
+        """Return the newest version before this one, of the same path, bucket and key, that was verified."""
+        ...
+
+    async def apply(self, version: FileVersion, event: Event, **changes: Any) -> FileVersion:
+        """Move ``version`` by ``event`` from the state it has, with column ``changes``; return it as it is now."""
+        ...
+
+    async def update(self, version: FileVersion, **changes: Any) -> FileVersion:
+        """Change columns of ``version`` without moving it (its state must still be the one named)."""
+        ...
+
+    async def linked(self, versions: Sequence[FileVersion], mark: LinksMark) -> list[FileVersion]:
+        """Move verified versions to linked, with how far the links file is known, in one commit."""
+        ...
+
+    # --- start, end, upkeep ---------------------------------------------------------------------
+    async def release(self, *, unclean: bool) -> list[FileVersion]:
+        """Put uploading versions back in the queue (start, drain).
+
+        After an unclean exit, versions in flight count it; those at ``states.UNCLEAN_LIMIT`` are
+        quarantined with ``internal_error`` and returned.
+        """
+        ...
+
+    async def was_clean(self) -> bool:
+        """Tell whether the last run ended by a clean close; from now on it counts as unclean until ``close``."""
+        ...
+
+    async def in_state(self, state: State) -> list[FileVersion]:
+        """Return every version in ``state`` (used for the few in verified and linked at start)."""
+        ...
+
+    async def unannounced(self) -> list[FileVersion]:
+        """Return ended versions whose ``file.done`` was not recorded as said."""
+        ...
+
+    async def announced(self, file_ids: Sequence[str]) -> None:
+        """Record that ``file.done`` was said for these."""
+        ...
+
+    async def links_mark(self) -> LinksMark | None:
+        """Return how far the links file is known."""
+        ...
+
+    async def prune(self, before: datetime) -> int:
+        """Forget files gone since before ``before``, and superseded versions ended before it."""
+        ...
+
+    # --- questions ------------------------------------------------------------------------------
+    async def summary(self) -> list[WatchSummary]:
+        """Return the numbers of each watch."""
+        ...
+
+    async def quarantined(self) -> list[FileVersion]:
+        """Return every quarantined version, newest first."""
+        ...
+
+    async def by_key(self, key: str, bucket: str | None = None) -> FileVersion | None:
+        """Return the newest verified version stored under ``key``."""
+        ...
+
+    async def by_path(self, watch: str, path: bytes) -> FileVersion | None:
+        """Return the current version at a path."""
+        ...
+
+    async def by_id(self, file_id: str) -> FileVersion | None:
+        """Return one version."""
+        ...
+
+    async def requeue(self, selection: Selection, now: datetime) -> list[FileVersion]:
+        """Take quarantined versions back (``states.retry_event``), faults and unclean counts at zero."""
+        ...
+
+    async def close(self, *, clean: bool) -> None:
+        """Write what is pending and close; ``clean`` is remembered for the next start."""
+        ...

@@ -1,0 +1,159 @@
+"""The frozen values that pass between the stages. Sizes are bytes, times are UTC or nanoseconds."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a version stands; the moves between are in ``presignd.states``."""
+
+    QUEUED = "queued"
+    UPLOADING = "uploading"
+    VERIFIED = "verified"
+    LINKED = "linked"
+    FINISHED = "finished"
+    QUARANTINED = "quarantined"
+    VANISHED = "vanished"
+    SUPERSEDED = "superseded"
+    IGNORED = "ignored"
+
+
+class Source(StrEnum):
+    """Where a candidate came from; it decides who goes first, never what is true."""
+
+    EVENT = "event"
+    SCAN = "scan"
+    BACKLOG = "backlog"
+    PUT = "put"
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What makes a file the same one, over reboots too (so no device number)."""
+
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, st: os.stat_result) -> Fingerprint:
+        """Take the fingerprint from a stat result."""
+        return cls(st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+
+    def same_data(self, other: Fingerprint) -> bool:
+        """Size and mtime agree: only inode or ctime may differ, so the content decides by its hash."""
+        return (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A path that may hold something new: a hint, never a fact. ``path`` is below the watch's root."""
+
+    watch: str
+    path: bytes
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """A settled content, ready for the ledger.
+
+    ``key`` is the rendered template (None while it needs the hash); ``fresh_key`` asks for a key no
+    version ever had (collision = "rename"); ``next_key`` lets a key of another path become
+    ``name~2.ext`` instead of the quarantine ``key_taken``.
+    """
+
+    file_id: str
+    watch: str
+    path: bytes
+    fingerprint: Fingerprint
+    bucket: str
+    key: str | None
+    content_type: str
+    priority: int
+    queued_at: datetime
+    fresh_key: bool = False
+    next_key: bool = True
+    state: State = State.QUEUED
+    error_code: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FileVersion:
+    """One row of the ledger: a version and where it stands.
+
+    ``path`` is below the watch's root, or absolute for a ``put`` from elsewhere. ``base_key`` is the
+    rendered template, ``key`` the one in use (``name~2.ext`` after a collision). ``attempt`` counts
+    requests begun; ``faults`` those that count against the file; ``unclean`` the unclean exits met in
+    flight. ``checksum`` is ``md5:…`` or ``sha256:…``. ``signed_at`` is the link's signing date.
+    """
+
+    file_id: str
+    watch: str
+    path: bytes
+    fingerprint: Fingerprint
+    state: State
+    bucket: str
+    base_key: str | None
+    key: str | None
+    content_type: str
+    priority: int
+    queued_at: datetime
+    attempt: int = 0
+    faults: int = 0
+    unclean: int = 0
+    not_before: datetime | None = None
+    checksum: str = ""
+    etag: str = ""
+    version_id: str = ""
+    adopted: bool = False
+    error_code: str = ""
+    error: str = ""
+    done_at: datetime | None = None
+    signed_at: datetime | None = None
+    expires_at: datetime | None = None
+    announced: bool = False
+    upload_id: str = ""
+    part_size: int = 0
+
+    @property
+    def size(self) -> int:
+        """Size in bytes."""
+        return self.fingerprint.size
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A presigned GET for a receipt: one line of ``links.jsonl``. ``url`` is secret."""
+
+    time: datetime
+    file_id: str
+    watch: str
+    path: str
+    bucket: str
+    key: str
+    size: int
+    content_type: str
+    etag: str
+    checksum: str
+    expires_at: datetime
+    url: str
+    version_id: str = ""
+
+    def __repr__(self) -> str:
+        """Hide the URL: a repr may end in a log."""
+        return f"Link(file_id={self.file_id!r}, key={self.key!r}, url=REDACTED)"
+
+
+@dataclass(frozen=True, slots=True)
+class LinksMark:
+    """How far ``links.jsonl`` is known to the ledger: the file's inode and the offset after the last line."""
+
+    inode: int
+    offset: int

@@ -1,0 +1,103 @@
+"""The life of a version: one table of states and transitions, pure, no I/O.
+
+A version is ``queued`` once settled; a worker claims it (``uploading``, committed before the request is
+sent); a verified upload makes it ``verified`` together with its receipt and the link's signing date; the
+link's line on disk makes it ``linked``; what ``after`` asks for makes it ``finished``. Every effect stands
+between two commits: a crash leaves the earlier state, and the step is done again, which is harmless
+because each step first looks whether it was done. What is not in the table is a bug and raises.
+"""
+
+from __future__ import annotations
+
+import random
+from enum import StrEnum
+
+from presignd.model import FileVersion, State
+
+
+class Event(StrEnum):
+    """What can happen to a version."""
+
+    CLAIM = "claim"
+    RETRY = "retry"
+    RELEASE = "release"
+    VERIFY = "verify"
+    LINK = "link"
+    FINISH = "finish"
+    QUARANTINE = "quarantine"
+    REQUEUE = "requeue"
+    RESUME = "resume"
+    VANISH = "vanish"
+    SUPERSEDE = "supersede"
+
+
+TRANSITIONS: dict[State, dict[Event, State]] = {
+    State.QUEUED: {
+        Event.CLAIM: State.UPLOADING,
+        Event.QUARANTINE: State.QUARANTINED,
+        Event.VANISH: State.VANISHED,
+        Event.SUPERSEDE: State.SUPERSEDED,
+    },
+    State.UPLOADING: {
+        Event.VERIFY: State.VERIFIED,
+        Event.RETRY: State.QUEUED,
+        Event.RELEASE: State.QUEUED,
+        Event.QUARANTINE: State.QUARANTINED,
+        Event.VANISH: State.VANISHED,
+        Event.SUPERSEDE: State.SUPERSEDED,
+    },
+    State.VERIFIED: {Event.LINK: State.LINKED, Event.QUARANTINE: State.QUARANTINED},
+    State.LINKED: {Event.FINISH: State.FINISHED, Event.QUARANTINE: State.QUARANTINED},
+    State.QUARANTINED: {
+        Event.REQUEUE: State.QUEUED,
+        Event.RESUME: State.LINKED,
+        Event.VANISH: State.VANISHED,
+        Event.SUPERSEDE: State.SUPERSEDED,
+    },
+    State.FINISHED: {},
+    State.VANISHED: {},
+    State.SUPERSEDED: {},
+    State.IGNORED: {},
+}
+
+IN_FLIGHT = frozenset({State.UPLOADING, State.VERIFIED, State.LINKED})
+"""Under work: another version of the same path waits until these are through."""
+
+ENDED = frozenset({State.FINISHED, State.VANISHED, State.SUPERSEDED})
+"""The version's life is over: one ``file.done`` tells of it."""
+
+UNCLEAN_LIMIT = 3
+"""A version in flight at so many unclean exits is quarantined: it may be what kills the daemon."""
+
+
+class BadTransition(RuntimeError):
+    """An event met a state that has no such move: a bug."""
+
+
+def after(state: State, event: Event) -> State:
+    """Return the state that ``event`` leads to; raise ``BadTransition`` where the table has none."""
+    try:
+        return TRANSITIONS[state][event]
+    except KeyError:
+        raise BadTransition(f"{event} in state {state}") from None
+
+
+def retry_event(version: FileVersion) -> Event:
+    """Decide where a quarantined version goes on: after its link when that is made, else from the queue."""
+    return Event.RESUME if version.expires_at is not None else Event.REQUEUE
+
+
+def done_status(version: FileVersion) -> str:
+    """Return the ``status`` of ``file.done``: linked, adopted, vanished or superseded."""
+    if version.state is State.FINISHED:
+        return "adopted" if version.adopted else "linked"
+    return str(version.state)
+
+
+def backoff(attempt: int, *, base: float = 1.0, cap: float = 300.0, rng: random.Random | None = None) -> float:
+    """Return full-jitter exponential backoff in seconds for the ``attempt``-th failure (from 1).
+
+    "Full jitter": uniform between 0 and min(cap, base * 2 ** (attempt - 1)).
+    """
+    ceiling = min(cap, base * 2.0 ** min(attempt - 1, 32))
+    return (rng or random).uniform(0.0, ceiling)  # noqa: S311 - jitter, not a secret
