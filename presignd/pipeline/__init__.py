@@ -1,0 +1,1 @@
+"""watch → settle → ledger → presign → upload → verify → link → finish: one module a stage."""
