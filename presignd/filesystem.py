@@ -1,0 +1,101 @@
+"""Which filesystem a path or descriptor lies on: there locks, leases and inotify work, or they don't.
+
+``statfs`` tells by a number (linux/magic.h, and coreutils' stat.c for those outside the kernel). Only
+Linux has these numbers; elsewhere the type is 0, which is neither known to be local nor a network's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+
+NETWORK = {
+    0x6969: "NFS",
+    0x517B: "SMB",
+    0xFF534D42: "CIFS",
+    0xFE534D42: "SMB2",
+    0x65735546: "FUSE",
+    0x01021997: "9P",
+    0x00C36400: "CephFS",
+    0x5346414F: "AFS",
+    0x6B414653: "AFS",
+    0x73757245: "Coda",
+    0x564C: "NCP",
+    0x0BD00BD0: "Lustre",
+    0x47504653: "GPFS",
+    0x19830326: "BeeGFS",
+    0xAAD7AAEA: "PanFS",
+    0x013111A8: "IBRIX",
+    0xBEEFDEAD: "SNFS",
+    0x01161970: "GFS2",
+    0x7461636F: "OCFS2",
+    0x61636673: "ACFS",
+    0x786F4256: "vboxsf",
+    0xBACBACBC: "vmhgfs",
+    0x7C7C6673: "prl_fs",
+}
+"""Shared between hosts or served by another process: changes made elsewhere give no event here, and
+locks and shared memory can't be trusted. FUSE tells nothing of what is behind it, so it counts too."""
+
+LOCAL = {
+    0xEF53: "ext4",
+    0x58465342: "XFS",
+    0x9123683E: "Btrfs",
+    0x2FC12FC1: "ZFS",
+    0xF2F52010: "F2FS",
+    0xCA451A4E: "bcachefs",
+    0x01021994: "tmpfs",
+    0x858458F6: "ramfs",
+    0x794C7630: "overlay",
+    0x4D44: "FAT",
+    0x2011BAB0: "exFAT",
+    0x5346544E: "NTFS",
+    0x7366746E: "NTFS",
+}
+"""Names for messages; a type in neither table is taken for a local one."""
+
+_STATFS_BYTES = 512
+"""More than struct statfs has on any architecture (120 on x86-64); its first field is ``f_type``."""
+
+
+def fs_type(target: int | str | bytes | os.PathLike[str]) -> int:
+    """Return ``f_type`` of the filesystem that holds ``target``, a descriptor or a path; 0 if not on Linux.
+
+    Raises ``OSError`` as ``statfs(2)`` does.
+    """
+    if sys.platform != "linux":
+        return 0
+    libc = ctypes.CDLL(None, use_errno=True)
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    if isinstance(target, int):
+        failed = libc.fstatfs(target, buffer)
+    else:
+        failed = libc.statfs(os.fsencode(target), buffer)
+    if failed:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), None if isinstance(target, int) else target)
+    return _word().from_buffer(buffer).value & 0xFFFFFFFF
+
+
+def _word() -> type[ctypes.c_int | ctypes.c_long]:
+    """Return C's ``__fsword_t``: a long, but on s390x an int."""
+    return ctypes.c_int if platform.machine() == "s390x" else ctypes.c_long
+
+
+def kind(target: int | str | bytes | os.PathLike[str]) -> str:
+    """Name the filesystem for a message: "NFS", "ext4", or its number where it has no name here."""
+    number = fs_type(target)
+    return NETWORK.get(number) or LOCAL.get(number) or (f"type {number:#x}" if number else "unknown")
+
+
+def is_network(target: int | str | bytes | os.PathLike[str]) -> bool:
+    """Tell whether ``target`` lies on a network filesystem or one served by a process (FUSE)."""
+    return fs_type(target) in NETWORK
+
+
+def is_local(target: int | str | bytes | os.PathLike[str]) -> bool:
+    """Tell whether ``target`` surely lies on a local filesystem (False where this can't be told)."""
+    number = fs_type(target)
+    return number != 0 and number not in NETWORK
