@@ -105,6 +105,7 @@ CODES: dict[str, Code] = {
     "connection_reset": Code(
         StoreFault, "the connection broke off", "look at the store and at proxies in between; it is tried again"
     ),
+    "no_route": Code(StoreFault, "the endpoint can't be reached", "look at routes and firewalls on the way to it"),
     "dns": Code(StoreFault, "the endpoint's name does not resolve", "correct presign.endpoint, or the resolver"),
     "tls": Code(
         StoreFault,
@@ -117,8 +118,11 @@ CODES: dict[str, Code] = {
     "proxy": Code(StoreFault, "the proxy refused or failed", "correct presign.proxy, HTTPS_PROXY or NO_PROXY"),
     "slow_down": Code(StoreFault, "the store asks to slow down", "wait; lower upload.concurrency if it stays"),
     "server_error": Code(StoreFault, "the store failed inside", "look at the store's own log; it is tried again"),
+    "store_full": Code(StoreFault, "the store has no room", "make room in the store, or raise its quota"),
     "bad_response": Code(
-        StoreFault, "the answer is not one of S3's", "make sure presign.endpoint is the S3 port, not a console or a website"
+        StoreFault,
+        "the answer is not one of S3's",
+        "make sure presign.endpoint is the S3 port, not a console or a website",
     ),
     # The store refuses the watch as a whole.
     "access_denied": Code(
@@ -131,6 +135,9 @@ CODES: dict[str, Code] = {
     ),
     "invalid_access_key": Code(
         WatchFault, "the store does not know the access key (403)", "correct presign.access_key"
+    ),
+    "expired_credentials": Code(
+        WatchFault, "the signing credential has ended", "renew it; a refreshed one is picked up by itself"
     ),
     "no_such_bucket": Code(WatchFault, "the bucket does not exist (404)", "create it, or correct the watch's bucket"),
     "clock_skew": Code(
@@ -196,7 +203,9 @@ CODES: dict[str, Code] = {
         "make move_to (or the folder) writable, then presignd retry",
     ),
     "internal_error": Code(
-        FileFault, "a bug in presignd met this file", "report it with the traceback in the log; presignd retry tries again"
+        FileFault,
+        "a bug in presignd met this file",
+        "report it with the traceback in the log; presignd retry tries again",
     ),
 }
 

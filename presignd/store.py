@@ -5,40 +5,259 @@ Nothing outside this module sees an aiohttp client error: those carry the URL in
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping
+import asyncio
+import os
+import ssl
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import aiohttp
+from aiohttp import hdrs, payload
+from aiohttp.abc import AbstractStreamWriter
+from yarl import URL
+
+import presignd
+from presignd.answers import Answer, fault_of
 from presignd.config import PresignConfig, UploadConfig
+from presignd.errors import Fault, fault
 from presignd.presign import Grant
 
+__all__ = ["Answer", "FileBody", "StoreClient"]
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The store's answer: status, headers (lower-case names), and up to 64 KiB of the body."""
+KEPT_BODY = 64 << 10
+"""Bytes of an answer's body that are read; an error body of 100 MB is cut here."""
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes = b""
+CHUNK = 1 << 20
+"""Bytes a read of a streamed body: the page cache holds what the hash pass has just read."""
+
+
+class FileBody(payload.Payload):
+    """``size`` bytes of a descriptor as a request body, read in chunks beside the event loop.
+
+    A file shorter or longer than ``size`` is a ``changed_while_uploading`` kept in ``fault``: aiohttp cuts
+    a longer body silently and waits for ever on a shorter one. The look for more comes before the last
+    chunk is sent, so a body of a changed file stays incomplete and no store keeps it.
+    """
+
+    _value: int
+
+    def __init__(self, fd: int, size: int, *, on_sent: Callable[[int], None], chunk: int = CHUNK) -> None:
+        super().__init__(fd, headers={})
+        self._size = size
+        self._chunk = chunk
+        self._on_sent = on_sent
+        self.fault: Fault | None = None
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002 - aiohttp's signature
+        """Refuse: a file is sent, never shown."""
+        raise TypeError("a file body has no text form")
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Send the whole body."""
+        await self.write_with_length(writer, None)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:  # noqa: ARG002
+        """Send the whole body (always its own length: the grant's signature binds it)."""
+        size = self._size or 0
+        for offset in range(0, size, self._chunk):
+            want = min(self._chunk, size - offset)
+            data = await asyncio.to_thread(self._read, offset, want, last=offset + want == size)
+            await writer.write(data)
+            self._on_sent(offset + want)
+
+    def _read(self, offset: int, want: int, *, last: bool) -> bytes:
+        try:
+            data = os.pread(self._value, want, offset)
+            grown = last and bool(os.pread(self._value, 1, offset + want))
+        except OSError as problem:
+            raise self._failed("read_error", os.strerror(problem.errno or 0)) from None
+        if len(data) != want or grown:
+            raise self._failed("changed_while_uploading", "its size changed")
+        return data
+
+    def _failed(self, code: str, detail: str) -> Fault:
+        self.fault = fault(code, detail)
+        return self.fault
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Moves a request's deadline on whenever bytes moved."""
+
+    deadline: asyncio.Timeout
+    timeout: float
+    sent: Callable[[int], None] | None
+
+    def __call__(self, sent: int) -> None:
+        self.deadline.reschedule(asyncio.get_running_loop().time() + self.timeout)
+        if self.sent:
+            self.sent(sent)
 
 
 class StoreClient:
-    """One HTTP client for the store: its TLS, proxy, timeouts and connections."""
+    """One HTTP client for the store: its TLS, proxy, timeouts and connections.
 
-    def __init__(self, presign: PresignConfig, upload: UploadConfig) -> None:
-        raise NotImplementedError
+    ``clock_offset`` is the store's clock less ours in seconds, by the last answer's Date (whole seconds).
+    """
+
+    def __init__(
+        self,
+        presign: PresignConfig,
+        upload: UploadConfig,
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._timeout = upload.timeout
+        # Streamed bodies together stay within upload.memory: one chunk each is being read, one being sent.
+        self._chunk = max(64 << 10, min(CHUNK, upload.memory // (2 * upload.concurrency)))
+        self._presign = presign
+        self._clock = clock
+        self._tls = tls_context(presign) if presign.endpoint.startswith("https:") or presign.public_endpoint else None
+        self._session: aiohttp.ClientSession | None = None
+        self._limit = upload.concurrency + 4
+        self.clock_offset: float | None = None
 
     async def send(
         self,
         grant: Grant,
-        body: bytes | AsyncIterator[bytes] | None = None,
+        body: bytes | tuple[int, int] | None = None,
         *,
         accept: Collection[int] = (),
+        on_sent: Callable[[int], None] | None = None,
+        timeout: float | None = None,
     ) -> Answer:
         """Send one granted request; 2xx and statuses in ``accept`` are answers, all else raises ``Fault``.
 
-        Redirects are not followed.
+        ``body`` is bytes, or (descriptor, size) to be streamed; ``on_sent`` hears of the bytes sent so
+        far. ``timeout`` is in seconds without progress. Redirects are not followed.
         """
-        raise NotImplementedError
+        seconds = timeout or self._timeout
+        file: FileBody | None = None
+        try:
+            async with asyncio.timeout(seconds) as deadline:
+                data: bytes | FileBody | None
+                if isinstance(body, tuple):
+                    progress = _Progress(deadline, seconds, on_sent)
+                    data = file = FileBody(*body, on_sent=progress, chunk=self._chunk)
+                else:
+                    data = body
+                answer = await self._exchange(grant, data)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
+            raise (file.fault if file and file.fault else connection_fault(problem)) from None
+        self._compare_clocks(answer)
+        if answer.status // 100 == 2 or answer.status in accept:  # noqa: PLR2004 - 2xx
+            return answer
+        raise fault_of(answer, grant, now=self._clock(), clock_offset=self.clock_offset)
+
+    async def _exchange(self, grant: Grant, data: bytes | FileBody | None) -> Answer:
+        url = URL(grant.url, encoded=True)
+        async with self._open_session().request(
+            grant.method,
+            url,
+            data=data,
+            headers=dict(grant.headers),
+            skip_auto_headers=[hdrs.CONTENT_TYPE],
+            allow_redirects=False,
+            proxy=proxy_for(grant.url, self._presign.proxy),
+        ) as response:
+            kept = await _read_at_most(response, KEPT_BODY)
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return Answer(response.status, headers, kept)
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._limit, ssl=self._tls or True, keepalive_timeout=20),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeout),
+                headers={"User-Agent": f"presignd/{presignd.__version__}", "Accept-Encoding": "identity"},
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    def _compare_clocks(self, answer: Answer) -> None:
+        date = answer.date
+        if date is not None:
+            self.clock_offset = (date - self._clock()).total_seconds()
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """Read up to ``limit`` bytes; a longer body costs its connection, not our memory."""
+    kept = bytearray()
+    while len(kept) < limit:
+        piece = await response.content.read(limit - len(kept))
+        if not piece:
+            return bytes(kept)
+        kept += piece
+    response.close()
+    return bytes(kept)
+
+
+def tls_context(presign: PresignConfig) -> ssl.SSLContext:
+    """Trust the system's CAs, and ``ca_file`` too; show the client certificate if there is one."""
+    context = ssl.create_default_context()
+    if presign.ca_file:
+        context.load_verify_locations(cafile=presign.ca_file)
+    if presign.client_cert:
+        context.load_cert_chain(presign.client_cert, presign.client_key)
+    return context
+
+
+def proxy_for(url: str, configured: str, environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the proxy for ``url``: the configured one, else HTTPS_PROXY or HTTP_PROXY unless NO_PROXY says no."""
+    if configured:
+        return configured
+    parts = urlsplit(url)
+    proxies = getproxies() if environ is None else environ
+    if proxy_bypass(parts.netloc):
+        return None
+    return proxies.get(parts.scheme) or None
+
+
+def connection_fault(problem: Exception) -> Fault:  # noqa: PLR0911 - one row a kind
+    """Translate a client's failure into a fault, without its text where that may hold the URL."""
+    match problem:
+        case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
+            return fault("proxy")
+        case aiohttp.ClientConnectorDNSError():
+            return fault("dns", str(problem.host))
+        case (
+            aiohttp.ClientConnectorCertificateError()
+            | aiohttp.ClientSSLError()
+            | aiohttp.ServerFingerprintMismatch()
+            | ssl.SSLError()
+        ):
+            return fault("tls", _tls_reason(problem))
+        case TimeoutError():
+            return fault("timeout")
+        case aiohttp.ClientConnectorError():
+            return _connect_fault(problem)
+        case aiohttp.ClientResponseError() | aiohttp.InvalidURL():
+            return fault("bad_response", "not HTTP; is it a TLS port spoken to without https://?")
+        case _:
+            return fault("connection_reset")
+
+
+def _connect_fault(problem: aiohttp.ClientConnectorError) -> Fault:
+    if isinstance(problem.os_error, ConnectionRefusedError):
+        return fault("connection_refused", f"{problem.host}:{problem.port}")
+    return fault("no_route", os.strerror(problem.os_error.errno or 0))
+
+
+def _tls_reason(problem: Exception) -> str:
+    """Say why the handshake failed in OpenSSL's words, which hold host names at most."""
+    for cause in (getattr(problem, "certificate_error", None), getattr(problem, "os_error", None), problem):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return cause.verify_message
+        if isinstance(cause, ssl.SSLError):
+            return (cause.reason or "handshake failed").replace("_", " ").lower()
+    return ""

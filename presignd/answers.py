@@ -1,0 +1,153 @@
+"""The store's answers, read: S3 error codes into faults. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from presignd.errors import Fault, fault
+
+if TYPE_CHECKING:
+    from presignd.presign import Grant
+
+SKEW_LIMIT = 900.0
+"""Seconds of clock difference that S3 tolerates (RequestTimeTooSkewed)."""
+
+S3_CODES: dict[str, str] = {
+    "SignatureDoesNotMatch": "signature_mismatch",
+    "InvalidAccessKeyId": "invalid_access_key",
+    "ExpiredToken": "expired_credentials",
+    "InvalidToken": "expired_credentials",
+    "TokenRefreshRequired": "expired_credentials",
+    "NoSuchBucket": "no_such_bucket",
+    "RequestTimeTooSkewed": "clock_skew",
+    "AccessDenied": "access_denied",
+    "AllAccessDisabled": "access_denied",
+    "AccountProblem": "access_denied",
+    "SlowDown": "slow_down",
+    "TooManyRequests": "slow_down",
+    "RequestLimitExceeded": "slow_down",
+    "ServiceUnavailable": "slow_down",
+    "InternalError": "server_error",
+    "XMinioStorageFull": "store_full",
+    "InsufficientStorage": "store_full",
+    "QuotaExceeded": "store_full",
+    "BadDigest": "bad_digest",
+    "InvalidDigest": "bad_digest",
+    "XAmzContentChecksumMismatch": "bad_digest",
+    "XAmzContentSHA256Mismatch": "bad_digest",
+    "RequestTimeout": "timeout",
+    "EntityTooLarge": "too_large",
+    "KeyTooLongError": "key_refused",
+    "InvalidObjectName": "key_refused",
+    "XMinioInvalidObjectName": "key_refused",
+    "InvalidURI": "key_refused",
+    "PermanentRedirect": "redirected",
+    "TemporaryRedirect": "redirected",
+    "Redirect": "redirected",
+    "PreconditionFailed": "precondition_failed",
+    "NoSuchKey": "missing_object",
+}
+"""S3's error codes (the API reference's list of error codes, and MinIO's own) by ours."""
+
+STATUSES: dict[int, str] = {
+    403: "access_denied",
+    404: "no_such_bucket",
+    412: "precondition_failed",
+    413: "too_large",
+    429: "slow_down",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The store's answer: status, headers (lower-case names), and up to 64 KiB of the body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(default=b"", repr=False)
+
+    @property
+    def code(self) -> str:
+        """The S3 error code in the body; "" where there is none."""
+        return self.element("Code")
+
+    def element(self, name: str) -> str:
+        """Return the text of the first XML element ``name``; "" where there is none.
+
+        A search, not a parse: error bodies are flat, may be cut at 64 KiB, and may be no XML at all.
+        """
+        found = re.search(rb"<%s>([^<]{0,1024})</%s>" % (name.encode(), name.encode()), self.body)
+        return found.group(1).decode("utf-8", "replace").strip() if found else ""
+
+    @property
+    def date(self) -> datetime | None:
+        """The answer's Date in UTC; None where it is missing or no date."""
+        try:
+            return parsedate_to_datetime(self.headers["date"])
+        except (KeyError, ValueError):
+            return None
+
+    @property
+    def etag(self) -> str:
+        """The ETag without quotes."""
+        return self.headers.get("etag", "").removeprefix("W/").strip('"')
+
+    @property
+    def retry_after(self) -> float | None:
+        """Retry-After in seconds (a number, or a date against this answer's own Date); None where absent."""
+        value = self.headers.get("retry-after", "")
+        if value.isdigit():
+            return float(value)
+        try:
+            until = parsedate_to_datetime(value) if value else None
+        except ValueError:
+            return None
+        return max(0.0, (until - self.date).total_seconds()) if until and self.date else None
+
+
+def fault_of(answer: Answer, grant: Grant, *, now: datetime, clock_offset: float | None) -> Fault:
+    """Decide what a refusing answer means.
+
+    Expiry is judged from the grant's own date, never from the status: servers answer 400 or 403 with
+    different codes.
+    """
+    code, detail = answer.code, _detail(answer)
+    if answer.status in (400, 403):
+        if now >= grant.expires_at - timedelta(seconds=1):
+            return fault("expired_grant", detail)
+        if _skewed(answer, clock_offset):
+            return fault("clock_skew", f"{clock_offset:+.0f} s")
+    if code.startswith("Authorization") or (300 <= answer.status < 400):  # noqa: PLR2004 - 3xx
+        return fault("wrong_region" if answer.element("Region") else "redirected", detail)
+    ours = S3_CODES.get(code) or _by_status(answer)
+    return fault(ours, detail, retry_after=answer.retry_after)
+
+
+def _by_status(answer: Answer) -> str:
+    if answer.status == 503 and answer.retry_after is not None:  # noqa: PLR2004
+        return "slow_down"
+    if answer.status >= 500:  # noqa: PLR2004
+        return "server_error"
+    if answer.status == 404 and not answer.code and answer.body:  # noqa: PLR2004
+        return "bad_response"
+    return STATUSES.get(answer.status, "rejected")
+
+
+def _skewed(answer: Answer, offset: float | None) -> bool:
+    """Tell whether a refusal is about time: the clocks differ, and the store says so or by more than S3 allows."""
+    if offset is None:
+        return False
+    says_time = re.search(rb"expired|not (yet )?valid|not valid yet|too large|skew", answer.body, re.IGNORECASE)
+    return abs(offset) >= (30.0 if says_time else SKEW_LIMIT)
+
+
+def _detail(answer: Answer) -> str:
+    """Say status and S3 code, and the message where it can't hold anything signed."""
+    message = answer.element("Message")[:200]
+    told = message if message and not re.search(r"[?&=]|X-Amz", message, re.IGNORECASE) else ""
+    return " ".join(part for part in (str(answer.status), answer.code, told and f"({told})") if part)
