@@ -1,0 +1,48 @@
+"""The canary: whatever a test's daemon wrote is searched for anything secret."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from typing import Protocol
+from urllib.parse import quote
+
+import pytest
+
+_SIGNED = re.compile(
+    r"(?i)x-amz-(signature|credential|security-token)(=|%(25)*3d)(?!redacted)[^\s\"'&\\]"
+    r"|AWS4-HMAC-SHA256 +Credential|Bearer +(?!REDACTED)[\w.~+/-]{8}"
+)
+
+
+class Canary(Protocol):
+    def __call__(self, text: str | bytes, *secrets: str) -> None: ...
+
+
+def assert_no_secrets(text: str | bytes, *secrets: str) -> None:
+    """Fail when ``text`` holds a signed query, an Authorization value, or one of ``secrets`` in any coat."""
+    shown = text.decode(errors="backslashreplace") if isinstance(text, bytes) else text
+    found = _SIGNED.search(shown)
+    assert found is None, f"a signed URL leaked: …{shown[max(0, found.start() - 80) : found.end() + 40]}…"
+    for secret in secrets:
+        for coat in _coats(secret):
+            assert coat not in shown, f"a secret leaked: …{shown[max(0, shown.index(coat) - 80) :][:160]}…"
+
+
+def _coats(secret: str) -> set[str]:
+    """Return the forms a secret could be printed in."""
+    encoded = quote(secret, safe="")
+    return {
+        secret,
+        encoded,
+        quote(encoded, safe=""),
+        json.dumps(secret)[1:-1],
+        base64.b64encode(secret.encode()).decode().rstrip("="),
+    }
+
+
+@pytest.fixture
+def canary() -> Canary:
+    """``canary(output, secret, …)`` in every test that runs the daemon."""
+    return assert_no_secrets
