@@ -187,7 +187,7 @@ CODES: dict[str, Code] = {
     "key_refused": Code(
         FileFault,
         "the name makes no storable key",
-        "rename the file, or change the watch's key template (no //, \\, dot segments, control characters; UTF-8; 1024 bytes)",
+        "rename it, or change the key template (no //, backslash, dot segments, control characters; UTF-8; 1024 bytes)",
     ),
     "key_taken": Code(
         FileFault,

@@ -121,7 +121,10 @@ class Ledger(Protocol):
         ...
 
     async def linked(self, versions: Sequence[FileVersion], mark: LinksMark) -> list[FileVersion]:
-        """Move verified versions to linked, with how far the links file is known, in one commit."""
+        """Move verified versions to linked, with how far the links file is known, in one commit.
+
+        Each version's ``expires_at`` (the link's end) is recorded as given.
+        """
         ...
 
     # --- start, end, upkeep ---------------------------------------------------------------------

@@ -1,0 +1,153 @@
+"""The store side of one watch: mint a grant and send it, prove the bucket, and what it honours."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+from presignd.answers import Answer
+from presignd.config import PresignConfig, UploadConfig, WatchConfig
+from presignd.errors import Fault, fault
+from presignd.pipeline.keys import check_key
+from presignd.presign import Grant, GrantRequest, Operation, Presigner
+from presignd.store import StoreClient
+
+SHORT = 300
+"""Seconds a grant for a HEAD, a DELETE or a probe lives."""
+
+LEAST_LEFT = 30.0
+"""Seconds a grant must still have when its request is sent, by the signer's clock."""
+
+PROBE_TIMEOUT = 15.0
+"""Seconds a probe may take: one that hangs must not hold up the news for a whole upload.timeout."""
+
+CHECK_BODY = b"presignd wrote this to see whether it may; it can go.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Honours:
+    """What a probe saw the store do: refuse a conditional write, refuse a wrong SHA-256."""
+
+    conditional: bool
+    sha256: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object that is there: its size in bytes, ETag without quotes, version, and how it is encrypted."""
+
+    size: int
+    etag: str
+    version_id: str = ""
+
+
+class Bucket:
+    """Sends a watch's requests: each grant is asked for when its request is about to be sent."""
+
+    def __init__(
+        self, watch: WatchConfig, presign: PresignConfig, upload: UploadConfig, presigner: Presigner, store: StoreClient
+    ) -> None:
+        self.watch = watch
+        self._put_expires = presign.put_expires
+        self._sha256 = upload.checksum == "sha256"
+        self._presigner = presigner
+        self._store = store
+        self._probing = asyncio.Lock()
+        self._honours: Honours | None = None
+
+    async def grant(self, request: GrantRequest) -> Grant:
+        """Mint one grant; raise its refusal, or ``PresignerFault``."""
+        (grant,) = await self._presigner.grant([request])
+        if isinstance(grant, Exception):
+            raise grant
+        return grant
+
+    async def send(
+        self,
+        request: GrantRequest,
+        body: bytes | tuple[int, int] | None = None,
+        *,
+        accept: Collection[int] = (),
+        on_sent: Callable[[int], None] | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        """Mint a grant for ``request`` and send it at once; raise a ``Fault`` on anything but success."""
+        asked = time.monotonic()
+        grant = await self.grant(request)
+        left = (grant.expires_at - grant.signer_date).total_seconds() - (time.monotonic() - asked)
+        if left < LEAST_LEFT:
+            raise fault("expired_grant", f"{left:.0f} s left when it came")
+        return await self._store.send(grant, body, accept=accept, on_sent=on_sent, timeout=timeout)
+
+    def request(self, operation: Operation, key: str, **more: object) -> GrantRequest:
+        """Make a request on this watch's bucket; a PUT lives ``put_expires``, anything else 300 s."""
+        expires = self._put_expires if operation is Operation.PUT else SHORT
+        return replace(GrantRequest(operation, self.watch.bucket, key, expires), **more)  # type: ignore[arg-type] # fields by name
+
+    async def find(self, key: str, *, denied_is_absent: bool) -> Found | None:
+        """HEAD a key; None when nothing is there.
+
+        S3 answers 403 for a missing key where s3:ListBucket is not granted: ``denied_is_absent`` takes that
+        for absence, which is safe only where a conditional write follows.
+        """
+        accept = (403, 404) if denied_is_absent else (404,)
+        answer = await self.send(self.request(Operation.HEAD, key), accept=accept)
+        if answer.status != 200:  # noqa: PLR2004
+            return None
+        size = int(answer.headers.get("content-length", "-1"))
+        return Found(size, answer.etag, answer.headers.get("x-amz-version-id", ""))
+
+    async def honours(self) -> Honours:
+        """Return what the store honours, probed once by writing the check key; raise a ``Fault``."""
+        async with self._probing:
+            if self._honours is None:
+                conditional = await self._honours_conditions()
+                sha256 = self._sha256 and await self._refuses_wrong_sha256()
+                await self._forget_check()
+                self._honours = Honours(conditional, sha256)
+        return self._honours
+
+    async def probe(self) -> Fault | None:
+        """Write the fixed check key; return the fault, None when it went through."""
+        try:
+            await self._write_check()
+            await self._forget_check()
+        except Fault as problem:
+            return problem
+        return None
+
+    async def _write_check(
+        self, *, accept: Collection[int] = (), body: bytes = CHECK_BODY, checksum: str = "", only_new: bool = False
+    ) -> Answer:
+        request = self.request(
+            Operation.PUT,
+            check_key(self.watch),
+            size=len(body),
+            content_type="text/plain",
+            checksum=checksum or f"md5:{hashlib.md5(body, usedforsecurity=False).hexdigest()}",
+            headers=self.watch.headers,
+            if_none_match=only_new,
+        )
+        return await self.send(request, body, accept=accept, timeout=PROBE_TIMEOUT)
+
+    async def _honours_conditions(self) -> bool:
+        # Another daemon may remove the check object in between: only three misses in a row mean no.
+        for _ in range(3):
+            await self._write_check()
+            if (await self._write_check(accept=(409, 412), only_new=True)).status == 412:  # noqa: PLR2004
+                return True
+        return False
+
+    async def _refuses_wrong_sha256(self) -> bool:
+        wrong = "sha256:" + hashlib.sha256(b"other bytes").hexdigest()
+        return (await self._write_check(accept=(400,), checksum=wrong)).status == 400  # noqa: PLR2004
+
+    async def _forget_check(self) -> None:
+        try:
+            request = self.request(Operation.DELETE, check_key(self.watch))
+            await self.send(request, accept=(403, 404, 405), timeout=PROBE_TIMEOUT)
+        except Fault:
+            return  # it may stay: the next one overwrites it

@@ -1,0 +1,81 @@
+"""What to do about an object that may stand at a version's key already. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from presignd.model import FileVersion
+from presignd.pipeline.bucket import Found
+
+Policy = Literal["update", "rename", "refuse", "overwrite"]
+
+
+class Act(Enum):
+    """The ways on."""
+
+    PUT = "put"
+    ADOPT = "adopt"
+    NEXT_KEY = "next_key"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do, the condition a PUT carries, and the object an adoption found."""
+
+    act: Act
+    found: Found | None = None
+    if_none_match: bool = False
+    if_match: str = ""
+
+
+def is_md5(etag: str) -> bool:
+    """Tell whether an ETag has the shape of an MD5 (S3 API, "Object": not so under SSE-KMS, SSE-C, multipart)."""
+    return re.fullmatch(r"[0-9a-fA-F]{32}", etag) is not None
+
+
+def same_bytes(found: Found, size: int, md5: str) -> bool:
+    """One rule for a 412, a timeout, a crash and a lost ledger: same size and an MD5-shaped ETag equal to ours."""
+    return found.size == size and is_md5(found.etag) and found.etag.lower() == md5
+
+
+def must_look(version: FileVersion, previous: FileVersion | None, checksum: str, *, conditional: bool) -> bool:
+    """Tell whether to HEAD before the PUT.
+
+    After an unclear attempt, for content that was there already, and always where the store doesn't
+    honour conditional writes.
+    """
+    return not conditional or version.attempt > 1 or (previous is not None and previous.checksum == checksum)
+
+
+def plan_unseen(previous: FileVersion | None, policy: Policy) -> Plan:
+    """Plan a PUT whose condition looks for us: a store that honours conditions answers 412 on a surprise."""
+    if policy == "overwrite":
+        return Plan(Act.PUT)
+    if previous is not None and previous.etag:
+        return Plan(Act.PUT, if_match=previous.etag)
+    return Plan(Act.PUT, if_none_match=True)
+
+
+def plan_seen(
+    found: Found | None,
+    version: FileVersion,
+    md5: str,
+    previous: FileVersion | None,
+    policy: Policy,
+    *,
+    conditional: bool,
+) -> Plan:
+    """Plan after a HEAD."""
+    if found is None:
+        return Plan(Act.PUT, if_none_match=conditional and policy != "overwrite")
+    if same_bytes(found, version.size, md5):
+        return Plan(Act.ADOPT, found)
+    if policy == "overwrite":
+        return Plan(Act.PUT)
+    if previous is not None and previous.etag and found.etag == previous.etag:
+        return Plan(Act.PUT, if_match=previous.etag if conditional else "")
+    return Plan(Act.REFUSE if policy == "refuse" else Act.NEXT_KEY)

@@ -1,0 +1,120 @@
+"""Claims queued versions for free slots, fairly, and runs a worker task for each.
+
+Watches take turns; within one, new events go before the backlog (the ledger's priority); large files
+hold at most half of the slots, so small ones always get through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from datetime import datetime
+
+from presignd.config import UploadConfig
+from presignd.ledger import Ledger
+from presignd.model import FileVersion
+from presignd.pipeline.announce import utcnow
+from presignd.pipeline.worker import Worker
+
+LOOK_SECONDS = 5.0
+"""How often the queue is looked at without a reason, at the latest."""
+
+
+class Dispatcher:
+    """Keeps up to ``concurrency`` workers busy with what is due and whose watch is not blocked."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        worker: Worker,
+        upload: UploadConfig,
+        watches: Collection[str],
+        is_open: Callable[[str], bool],
+    ) -> None:
+        self._ledger, self._worker, self._is_open = ledger, worker, is_open
+        self._slots = upload.concurrency
+        self._large_size = upload.multipart_threshold
+        self._watches = list(watches)
+        self._tasks: dict[asyncio.Task[None], int] = {}
+        self._wake = asyncio.Event()
+        self.draining = False
+        self.heartbeat = time.monotonic()
+
+    def wake(self) -> None:
+        """Look at the queue now: something was queued, ended, or came back."""
+        self._wake.set()
+
+    def start(self, version: FileVersion) -> None:
+        """Work on a version that is claimed already (what a crash left verified or linked)."""
+        task = asyncio.create_task(self._worker.process(version), name=f"worker {version.file_id}")
+        self._tasks[task] = version.size
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(task)
+        self.wake()
+        if not task.cancelled() and (bug := task.exception()):
+            self._bug = bug
+
+    _bug: BaseException | None = None
+
+    async def run(self) -> None:
+        """Claim and start, until draining; raise what a worker could not even record (the ledger failing)."""
+        while not self.draining:
+            self.heartbeat = time.monotonic()
+            self._wake.clear()
+            claimed = await self._claim()
+            if self._bug:
+                raise self._bug
+            if not claimed:
+                await self._rest()
+
+    async def _claim(self) -> int:
+        """Give free slots out in turns; return how many versions were started."""
+        total = 0
+        open_watches = [name for name in self._watches if self._is_open(name)]
+        for turn, name in enumerate(open_watches):
+            free = self._slots - len(self._tasks)
+            if free <= 0:
+                break
+            share = -(-free // (len(open_watches) - turn))
+            versions = await self._ledger.claim(name, share, utcnow(), below_size=self._below_size())
+            for version in versions:
+                self.start(version)
+            total += len(versions)
+        self._watches.append(self._watches.pop(0))
+        return total
+
+    def _below_size(self) -> int | None:
+        large = sum(size >= self._large_size for size in self._tasks.values())
+        return self._large_size if large >= max(1, self._slots // 2) else None
+
+    async def _rest(self) -> None:
+        """Wait until something happens, a retry is due, or a few seconds are over."""
+        due = await self._ledger.next_due([name for name in self._watches if self._is_open(name)])
+        seconds = LOOK_SECONDS if len(self._tasks) >= self._slots else _until(due, utcnow())
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def drain(self, seconds: float) -> bool:
+        """Claim nothing more and wait for what is in flight; cancel it after ``seconds``. True when all ended."""
+        self.draining = True
+        self.wake()
+        tasks = list(self._tasks)
+        if not tasks:
+            return True
+        _, pending = await asyncio.wait(tasks, timeout=seconds)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        return not pending
+
+
+def _until(due: datetime | None, now: datetime) -> float:
+    if due is None:
+        return LOOK_SECONDS
+    return min(LOOK_SECONDS, max(0.01, (due - now).total_seconds()))

@@ -1,0 +1,99 @@
+"""Doors that shut while a store or a watch is refused as a whole, behind one probe each.
+
+A worker that meets such a fault asks the gate to look. One probe of the fixed check key answers for all
+that ask meanwhile: when it goes through, the fault is the file's own; when it fails, the gate shuts, says
+so once, and probes on with backoff until it goes through, and says that once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from presignd.errors import Fault
+from presignd.states import backoff
+
+PROBE_BASE = 0.5
+PROBE_CAP = 15.0
+"""Seconds: full-jitter backoff between probes, so that a store that is back is noticed soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shut:
+    """Why a gate is shut, and since when (UTC)."""
+
+    fault: Fault
+    since: datetime
+
+
+class Gate:
+    """One door. ``probe`` returns None when requests go through, else the fault; it never raises.
+
+    ``on_shut`` hears the fault and ``on_open`` how many seconds it was shut; ``changed`` is called after
+    either, so that whoever waits looks again.
+    """
+
+    def __init__(
+        self,
+        probe: Callable[[], Awaitable[Fault | None]],
+        *,
+        on_shut: Callable[[Fault], None],
+        on_open: Callable[[float], None],
+        changed: Callable[[], None],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._probe = probe
+        self._on_shut, self._on_open, self._changed = on_shut, on_open, changed
+        self._sleep, self._now = sleep, now
+        self._looking: asyncio.Task[bool] | None = None
+        self._waiting: asyncio.Task[None] | None = None
+        self.shut: Shut | None = None
+
+    async def is_files_own(self, fault: Fault) -> bool:
+        """Decide about ``fault``: True when the store serves others meanwhile, so that it is the file's own.
+
+        False when the gate is shut, or was shut by this look: nobody's attempt counts.
+        """
+        if self.shut:
+            return False
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look(fault), name="gate look")
+            self._looking.add_done_callback(self._looked)
+        return await asyncio.shield(self._looking)
+
+    def _looked(self, _: asyncio.Task[bool]) -> None:
+        self._looking = None
+
+    async def _look(self, fault: Fault) -> bool:
+        # A store that says when to come back is not probed before.
+        problem = fault if fault.retry_after else await self._probe()
+        if problem is None:
+            return True
+        self.shut = Shut(problem, self._now())
+        self._waiting = asyncio.create_task(self._until_open(problem), name="gate wait")
+        self._on_shut(problem)
+        self._changed()
+        return False
+
+    async def _until_open(self, problem: Fault | None) -> None:
+        failures = 0
+        while problem is not None:
+            failures += 1
+            await self._sleep(problem.retry_after or backoff(failures, base=PROBE_BASE, cap=PROBE_CAP))
+            problem = await self._probe()
+            if problem is not None and self.shut is not None:
+                self.shut = Shut(problem, self.shut.since)
+        since = self.shut.since if self.shut else self._now()
+        self.shut = None
+        self._on_open((self._now() - since).total_seconds())
+        self._changed()
+
+    async def close(self) -> None:
+        """Stop probing."""
+        tasks = [task for task in (self._looking, self._waiting) if task and not task.done()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,134 @@
+"""Key templates rendered, and which keys no store can be trusted with. Pure."""
+
+from __future__ import annotations
+
+import mimetypes
+import posixpath
+import re
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+from string import Formatter
+from zoneinfo import ZoneInfo
+
+from presignd.config import WatchConfig
+from presignd.errors import fault
+from presignd.model import Fingerprint
+
+MAX_KEY = 1024
+"""Bytes of UTF-8 in an S3 key (S3 user guide, "Naming Amazon S3 objects")."""
+
+_UNSTORABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
+"""Characters that XML 1.0 can't carry, so no listing can name them; and DEL."""
+
+CHECK_NAME = ".presignd-check"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyParts:
+    """What a template may use: the path below the watch, names, times, and the hash where it is known."""
+
+    path: bytes
+    watch: str
+    host: str
+    file_id: str
+    mtime_ns: int
+    queued_at: datetime
+    zone: tzinfo
+    sha256: str = ""
+    prefix: str = ""
+
+
+def key_problem(key: str) -> str | None:  # noqa: PLR0911 - one line a rule
+    r"""Say why ``key`` can't be stored the same on every server; None when it can.
+
+    The rules are what real servers were seen to do with such keys: ``//`` and a leading ``/`` are folded,
+    a trailing ``/`` loses the body, ``\`` becomes ``/``, dot segments are refused or resolved.
+    """
+    if not key:
+        return "it is empty"
+    if _UNSTORABLE.search(key):
+        return "it holds a character that XML can't carry, or is no UTF-8"
+    if len(key.encode()) > MAX_KEY:
+        return f"it is longer than {MAX_KEY} bytes"
+    if key.startswith("/") or key.endswith("/") or "//" in key:
+        return "it has an empty segment (//, a leading or trailing /)"
+    if "\\" in key:
+        return "it holds a backslash"
+    if {".", ".."} & set(key.split("/")):
+        return "it has a dot segment"
+    return None
+
+
+def render(template: str, parts: KeyParts) -> str:
+    """Render a key template; raise ``key_refused`` where the outcome is no storable key."""
+    try:
+        path = parts.path.decode("utf-8")
+    except UnicodeDecodeError:
+        raise fault("key_refused", "its name is no UTF-8") from None
+    parent, name = posixpath.split(path.lstrip("/"))
+    # A file at the top has no parent: "{parent}/{name}" is its name, not "/name".
+    template = template if parent else template.replace("{parent}/", "")
+    stem, suffix = posixpath.splitext(name)
+    mtime = datetime.fromtimestamp(parts.mtime_ns // 1_000_000_000, parts.zone)
+    key = template.format(
+        path=path.lstrip("/"),
+        name=name,
+        stem=stem,
+        suffix=suffix,
+        parent=parent,
+        watch=parts.watch,
+        host=parts.host,
+        uuid=parts.file_id,
+        sha256=parts.sha256,
+        prefix=parts.prefix,
+        mtime=mtime,
+        queued=parts.queued_at.astimezone(parts.zone),
+    )
+    if problem := key_problem(key):
+        raise fault("key_refused", problem)
+    return key
+
+
+def render_for(
+    watch: WatchConfig,
+    path: bytes,
+    file_id: str,
+    fingerprint: Fingerprint,
+    queued_at: datetime,
+    *,
+    host: str,
+    sha256: str = "",
+) -> str:
+    """Render the key of one version of a watch; raise ``key_refused`` where it is no storable key."""
+    zone = ZoneInfo(watch.timezone)
+    return render(watch.key, KeyParts(path, watch.name, host, file_id, fingerprint.mtime_ns, queued_at, zone, sha256))
+
+
+def needs_hash(template: str) -> bool:
+    """Tell whether the key depends on the content."""
+    return any(field == "sha256" for _, field, _, _ in Formatter().parse(template))
+
+
+def check_key(watch: WatchConfig, prefix: str = "") -> str:
+    """Return the fixed check key of a watch: below the literal folder its template begins with.
+
+    So a credential that may write only below that folder can still be proven.
+    """
+    literal = watch.key.replace("{prefix}", prefix).split("{", 1)[0]
+    return literal.rpartition("/")[0].rstrip("/") + "/" * ("/" in literal) + CHECK_NAME
+
+
+def content_type(watch: WatchConfig, path: bytes) -> str:
+    """Return the watch's content type, or guess it from the name (IANA types by suffix)."""
+    if watch.content_type != "auto":
+        return watch.content_type
+    kind, encoding = mimetypes.guess_type(path.decode("utf-8", "replace").rsplit("/", 1)[-1], strict=False)
+    packed = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
+    if encoding:
+        return packed.get(encoding, "application/octet-stream")
+    return kind or "application/octet-stream"
+
+
+def may_number(watch: WatchConfig) -> bool:
+    """Tell whether a key that is another's is answered by ``name~2.ext``."""
+    return watch.collision in ("update", "rename")

@@ -1,0 +1,239 @@
+"""uploading → verified, for one version: open, hash, name, bring it under its key, compare.
+
+``Transfer.run`` returns what the ledger is to record, or raises: a ``Fault`` says what is done about it,
+``Vanished`` that no file is there, ``Writing`` that somebody still writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from presignd.answers import Answer
+from presignd.config import UploadConfig, WatchConfig
+from presignd.errors import fault
+from presignd.ledger import Ledger
+from presignd.model import FileVersion, Fingerprint
+from presignd.pipeline import collision
+from presignd.pipeline.bucket import Bucket, Found, Honours
+from presignd.pipeline.collision import Act, Plan
+from presignd.pipeline.folder import Folder, Gone, NotRegular
+from presignd.pipeline.gate import Gate
+from presignd.pipeline.keys import may_number, needs_hash, render_for
+from presignd.pipeline.upload import Prepared, prepare, put, verify
+from presignd.pipeline.writer_check import has_writer
+
+ROUNDS = 6
+"""Looks at a key that changes hands before the file backs off."""
+
+
+class Vanished(Exception):
+    """No regular file is at the path any more."""
+
+
+class Writing(Exception):
+    """Somebody has the file open for writing."""
+
+
+@dataclass(slots=True)
+class Room:
+    """What the work on one watch's files needs."""
+
+    watch: WatchConfig
+    folder: Folder
+    bucket: Bucket
+    gate: Gate
+
+
+@dataclass(slots=True)
+class Held:
+    """What ``put`` handed over: its open descriptor, the link's expiry in seconds, who hears of progress."""
+
+    fd: int
+    expires: int | None
+    progress: Callable[[int], None]
+
+
+@dataclass(slots=True)
+class Running:
+    """A version under work, for ``status``: bytes sent so far, and since when (monotonic seconds)."""
+
+    version: FileVersion
+    sent: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a transfer leaves to be recorded: the version (its key may have moved on) and its receipt."""
+
+    version: FileVersion
+    fingerprint: Fingerprint
+    checksum: str
+    etag: str
+    version_id: str
+    adopted: bool
+
+
+class Transfer:
+    """One version's way under its key."""
+
+    def __init__(
+        self,
+        room: Room,
+        version: FileVersion,
+        ledger: Ledger,
+        upload: UploadConfig,
+        *,
+        host: str,
+        held: Held | None,
+        running: Running,
+    ) -> None:
+        self._room, self._version, self._ledger, self._upload = room, version, ledger, upload
+        self._host, self._held, self._running = host, held, running
+        self._prepared: Prepared
+        self._honours: Honours
+
+    async def run(self) -> Stored:
+        """Upload the file, or find that its bytes are there; its content is unchanged at the end."""
+        fd = await asyncio.to_thread(self._open)
+        try:
+            return await self._run(fd)
+        finally:
+            os.close(fd)
+
+    async def _run(self, fd: int) -> Stored:
+        by_hash = self._version.base_key is None and needs_hash(self._room.watch.key)
+        sha256 = by_hash or self._upload.checksum == "sha256"
+        self._prepared = await asyncio.to_thread(prepare, fd, self._version.size, sha256=sha256)
+        self._require_settled_content()
+        self._honours = await self._room.bucket.honours()
+        if self._version.base_key is None:
+            await self._reserve_key()
+        found, adopted = await self._store()
+        fingerprint = await asyncio.to_thread(self._recheck)
+        return Stored(self._version, fingerprint, self._checksum, found.etag, found.version_id, adopted)
+
+    @property
+    def _checksum(self) -> str:
+        return self._prepared.checksum(self._upload.checksum)
+
+    def _open(self) -> int:
+        """Open the file, below the watch's root and nowhere else. Blocking."""
+        if self._held:
+            return os.dup(self._held.fd)
+        if self._version.path.startswith(b"/"):
+            raise Vanished  # a put from elsewhere, whose client, and with it the descriptor, is gone
+        try:
+            fd = self._room.folder.open(self._version.path)
+        except (Gone, NotRegular):
+            raise Vanished from None
+        if has_writer(fd):
+            os.close(fd)
+            raise Writing
+        return fd
+
+    def _require_settled_content(self) -> None:
+        """Go on only with what was settled; a chmod, another link or a restore is no change."""
+        if not self._prepared.fingerprint.same_data(self._version.fingerprint):
+            raise fault("changed_while_uploading", "it changed after it was settled")
+
+    async def _reserve_key(self, *, beyond: str = "") -> None:
+        """Commit the key before any grant: one that needed the hash, or the next after a collision."""
+        watch, version = self._room.watch, self._version
+        base = version.base_key or render_for(
+            watch,
+            version.path,
+            version.file_id,
+            version.fingerprint,
+            version.queued_at,
+            host=self._host,
+            sha256=self._prepared.sha256,
+        )
+        named = await self._ledger.assign_key(
+            version, base, fresh=watch.collision == "rename", next_key=may_number(watch), beyond=beyond
+        )
+        if named is None:
+            raise fault("key_taken", base)
+        self._version = named
+
+    async def _store(self) -> tuple[Found, bool]:
+        """Bring the content under its key by a PUT, or find it there (True: before we ever sent it)."""
+        look = False
+        for _ in range(ROUNDS):
+            plan = await self._plan(look=look)
+            if plan.act is Act.ADOPT and plan.found:
+                return plan.found, self._version.attempt <= 1
+            if plan.act is Act.NEXT_KEY:
+                await self._reserve_key(beyond=self._key)
+                look = False
+                continue
+            if stored := await self._put(plan):
+                return stored, False
+            look = True
+        raise fault("precondition_failed")
+
+    @property
+    def _key(self) -> str:
+        assert self._version.key is not None
+        return self._version.key
+
+    async def _plan(self, *, look: bool) -> Plan:
+        policy, conditional = self._room.watch.collision, self._honours.conditional
+        previous = await self._ledger.previous_receipt(self._version)
+        if not look and not collision.must_look(self._version, previous, self._checksum, conditional=conditional):
+            return collision.plan_unseen(previous, policy)
+        found = await self._room.bucket.find(self._key, denied_is_absent=conditional)
+        plan = collision.plan_seen(found, self._version, self._prepared.md5, previous, policy, conditional=conditional)
+        if plan.act is Act.REFUSE:
+            raise fault("exists", self._key)
+        return plan
+
+    async def _put(self, plan: Plan) -> Found | None:
+        """PUT and verify; None when the key changed hands meanwhile (404, 412)."""
+        answer: Answer = await put(
+            self._room.bucket,
+            self._version,
+            self._prepared,
+            plan,
+            checksum=self._checksum,
+            also_md5=self._upload.checksum != "md5" and not self._honours.sha256,
+            on_sent=self._sent,
+        )
+        if answer.status in (404, 412):
+            return None
+        verify(answer, self._prepared.md5)
+        return Found(self._version.size, answer.etag, answer.headers.get("x-amz-version-id", ""))
+
+    def _sent(self, total: int) -> None:
+        self._running.sent = total
+        if self._held:
+            self._held.progress(total)
+
+    def _recheck(self) -> Fingerprint:
+        """Compare the file with what was sent, on its descriptor and by its path. Blocking.
+
+        Only inode or ctime moved (chmod, another link): the content is hashed once more. A path that is
+        gone now was whole when it was read: the object is its last content.
+        """
+        prepared = self._prepared
+        now = Fingerprint.of(os.fstat(prepared.fd))
+        if now != prepared.fingerprint and (
+            not now.same_data(prepared.fingerprint)
+            or prepare(prepared.fd, self._version.size, sha256=False).md5 != prepared.md5
+        ):
+            raise fault("changed_while_uploading", "its content changed")
+        if not self._held and not self._version.path.startswith(b"/"):
+            self._require_same_path(now)
+        return now
+
+    def _require_same_path(self, now: Fingerprint) -> None:
+        try:
+            there = self._room.folder.stat(self._version.path)
+        except (Gone, NotRegular):
+            return
+        if Fingerprint.of(there) != now:
+            raise fault("changed_while_uploading", "another file took its place")

@@ -1,0 +1,108 @@
+"""One file as one PUT: opened safely, hashed, sent from the same descriptor, compared afterwards."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from presignd.answers import Answer
+from presignd.errors import fault
+from presignd.model import FileVersion, Fingerprint
+from presignd.pipeline.bucket import Bucket
+from presignd.pipeline.collision import Plan, is_md5
+from presignd.presign import Operation
+
+SMALL = 1 << 20
+"""Bytes up to which a file is read once into memory; larger ones are hashed, then streamed."""
+
+READ = 1 << 20
+
+ENCRYPTED = ("aws:kms", "aws:kms:dsse")
+"""Server-side encryption under which an ETag is no MD5 (S3 API, "Object", ETag)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A file ready to be sent: its descriptor, hashes, and its bytes where it is small."""
+
+    fd: int
+    fingerprint: Fingerprint
+    md5: str
+    sha256: str
+    data: bytes | None
+
+    def checksum(self, kind: str) -> str:
+        """Return ``md5:…`` or ``sha256:…``."""
+        return f"sha256:{self.sha256}" if kind == "sha256" else f"md5:{self.md5}"
+
+    @property
+    def content_md5(self) -> str:
+        """The Content-MD5 header's value (RFC 1864)."""
+        return base64.b64encode(bytes.fromhex(self.md5)).decode()
+
+
+def prepare(fd: int, size: int, *, sha256: bool) -> Prepared:
+    """Hash ``size`` bytes of ``fd``; raise ``changed_while_uploading`` when it isn't that size throughout.
+
+    Blocking. The fingerprint is taken before the first byte is read, so a change during the pass differs
+    from it.
+    """
+    fingerprint = Fingerprint.of(os.fstat(fd))
+    digests = [hashlib.md5(usedforsecurity=False)] + ([hashlib.sha256()] if sha256 else [])
+    data, offset = b"", 0
+    while piece := os.pread(fd, READ, offset):
+        for digest in digests:
+            digest.update(piece)
+        data, offset = piece, offset + len(piece)
+    if not offset == size == fingerprint.size:
+        raise fault("changed_while_uploading", "its size changed")
+    kept = data if size <= SMALL else None
+    return Prepared(fd, fingerprint, digests[0].hexdigest(), digests[-1].hexdigest() if sha256 else "", kept)
+
+
+async def put(
+    bucket: Bucket,
+    version: FileVersion,
+    prepared: Prepared,
+    plan: Plan,
+    *,
+    checksum: str,
+    also_md5: bool,
+    on_sent: Callable[[int], None],
+) -> Answer:
+    """Send the file; the answer may be a 412 (the key changed hands). Raises ``Fault``."""
+    assert version.key is not None
+    headers = dict(bucket.watch.headers)
+    if also_md5:
+        headers["Content-MD5"] = prepared.content_md5
+    request = bucket.request(
+        Operation.PUT,
+        version.key,
+        size=version.size,
+        content_type=version.content_type,
+        checksum=checksum,
+        headers=headers,
+        if_none_match=plan.if_none_match,
+        if_match=plan.if_match,
+    )
+    # An If-Match whose object is gone is answered 404 NoSuchKey (S3) or 412.
+    accept = (404, 412) if plan.if_match else (412,)
+    body = prepared.data if prepared.data is not None else (prepared.fd, version.size)
+    answer = await bucket.send(request, body, accept=accept, on_sent=on_sent)
+    if answer.status == 404 and answer.code == "NoSuchBucket":  # noqa: PLR2004
+        raise fault("no_such_bucket", "404 NoSuchBucket")
+    return answer
+
+
+def verify(answer: Answer, md5: str) -> None:
+    """Compare the stored object's ETag with what was sent, where it is an MD5; raise ``bad_digest``.
+
+    Under SSE-KMS and SSE-C it isn't one: there the checked Content-MD5 or SHA-256 of the request counts.
+    """
+    encrypted = answer.headers.get("x-amz-server-side-encryption", "") in ENCRYPTED
+    customer = "x-amz-server-side-encryption-customer-algorithm" in answer.headers
+    if is_md5(answer.etag) and not encrypted and not customer and answer.etag.lower() != md5:
+        raise fault("bad_digest", "the ETag differs from the MD5 of what was sent")

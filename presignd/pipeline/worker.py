@@ -1,0 +1,203 @@
+"""Takes one claimed version through the stages, and records what became of it.
+
+Each step looks first whether it was done, does its effect, and commits: a crash in between leaves the
+earlier state, and the same step runs again. Expected failures are faults, decided in ``_decide``; anything
+else is a bug that quarantines this one file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from presignd.config import Config
+from presignd.errors import ChangedFault, Fault, FileFault, GrantFault, PresignerFault, StoreFault, fault
+from presignd.ledger import Ledger
+from presignd.log import render_exception
+from presignd.model import Candidate, FileVersion, Link, Source, State
+from presignd.pipeline.announce import Announcer, utcnow
+from presignd.pipeline.finish import finish, write_link_file
+from presignd.pipeline.gate import Gate
+from presignd.pipeline.linker import Linker
+from presignd.pipeline.transfer import Held, Room, Running, Transfer, Vanished, Writing
+from presignd.pipeline.writer_check import has_writer
+from presignd.states import Event, backoff
+
+WRITER_PAUSE = timedelta(milliseconds=500)
+
+
+@dataclass(slots=True)
+class Doors:
+    """The gates that all watches share."""
+
+    store: Gate
+    presigner: Gate
+
+
+class Worker:
+    """Runs versions through upload, verify, link and finish; many side by side."""
+
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        *,
+        linker: Linker,
+        announcer: Announcer,
+        rooms: dict[str, Room],
+        doors: Doors,
+        host: str,
+        offer: Callable[[list[Candidate]], None],
+        on_link: Callable[[Link], None],
+    ) -> None:
+        self._config, self._ledger, self._linker, self._announcer = config, ledger, linker, announcer
+        self._rooms, self._doors, self._host = rooms, doors, host
+        self._offer, self._on_link = offer, on_link
+        self.held: dict[str, Held] = {}
+        self.running: dict[str, Running] = {}
+
+    async def process(self, version: FileVersion) -> None:
+        """Take ``version`` from the state it has as far as it goes; a bug quarantines it alone."""
+        self.running[version.file_id] = Running(version)
+        try:
+            await self._advance(version)
+        except Fault as problem:
+            await self._quarantine(await self._ledger.by_id(version.file_id) or version, problem)
+        except Exception as bug:  # noqa: BLE001 - contract §4: a bug met in one file's work quarantines that file
+            await self._quarantine_bug(version, bug)
+        finally:
+            del self.running[version.file_id]
+
+    async def _advance(self, version: FileVersion) -> None:
+        if version.state is State.UPLOADING:
+            verified = await self._upload(version)
+            if verified is None:
+                return
+            version = verified
+        if version.state is State.VERIFIED:
+            version, link = await self._linker.link(version, self._expires(version))
+            self._on_link(link)
+        await self._leave_link_file(version)
+        await self._finish(version)
+
+    async def _upload(self, version: FileVersion) -> FileVersion | None:
+        """Upload; return the verified version, or None when it went another way."""
+        room = self._rooms[version.watch]
+        held = self.held.get(version.file_id)
+        running = self.running[version.file_id]
+        try:
+            transfer = Transfer(
+                room, version, self._ledger, self._config.upload, host=self._host, held=held, running=running
+            )
+            stored = await transfer.run()
+        except Vanished:
+            await self._end(version, Event.VANISH)
+        except Writing:
+            await self._ledger.apply(version, Event.RETRY, not_before=utcnow() + WRITER_PAUSE)
+        except Fault as problem:
+            await self._decide(room, version, problem)
+        else:
+            return await self._ledger.apply(
+                stored.version,
+                Event.VERIFY,
+                fingerprint=stored.fingerprint,
+                checksum=stored.checksum,
+                etag=stored.etag,
+                version_id=stored.version_id,
+                adopted=stored.adopted,
+                signed_at=utcnow(),
+                error_code="",
+                error="",
+            )
+        return None
+
+    def _expires(self, version: FileVersion) -> int:
+        held = self.held.get(version.file_id)
+        asked = held.expires if held else None
+        return asked or self._rooms[version.watch].watch.link_expires or self._config.presign.get_expires
+
+    async def _leave_link_file(self, version: FileVersion) -> None:
+        """Leave the link beside the file too; the one in links.jsonl stands whether this works or not."""
+        room = self._rooms[version.watch]
+        if not room.watch.link_file or version.path.startswith(b"/"):
+            return
+        try:
+            # Minted again from the committed signing date, so a resumed version leaves the same link.
+            link = await self._linker.again(version, self._expires(version))
+            await asyncio.to_thread(write_link_file, room.folder, room.watch, version, link.url)
+        except Fault as problem:
+            told = {"error_code": problem.code, "error": problem.message, "fix": problem.fix}
+            self._announcer.event("link_file.failed", version, level="warning", **told)
+
+    async def _finish(self, version: FileVersion) -> None:
+        """Keep, move or delete the linked file. A failure waits for a person; the link stands."""
+        room = self._rooms[version.watch]
+        if room.watch.after != "keep" and not version.path.startswith(b"/"):
+            try:
+                outcome = await asyncio.to_thread(finish, room.folder, room.watch, version, has_writer)
+            except FileFault as problem:
+                await self._quarantine(version, problem)
+                return
+            if outcome.changed:
+                self._offer([Candidate(version.watch, version.path, Source.EVENT)])
+        await self._end(version, Event.FINISH)
+
+    async def _end(self, version: FileVersion, event: Event) -> None:
+        ended = await self._ledger.apply(version, event, done_at=utcnow())
+        self._announcer.done([ended])
+
+    # --- faults ---------------------------------------------------------------------------------
+
+    async def _decide(self, room: Room, version: FileVersion, problem: Fault) -> None:
+        """Do what the fault's class says."""
+        version = await self._ledger.by_id(version.file_id) or version  # its key may have moved on
+        if isinstance(problem, ChangedFault):
+            await self._end(version, Event.SUPERSEDE)
+            self._offer([Candidate(version.watch, version.path, Source.EVENT)])
+        elif isinstance(problem, FileFault):
+            await self._quarantine(version, problem)
+        elif await self._is_files_own(room, problem):
+            await self._count(version, problem)
+        else:
+            await self._ledger.apply(version, Event.RETRY, not_before=None, error_code=problem.code, error="")
+
+    async def _is_files_own(self, room: Room, problem: Fault) -> bool:
+        """Tell whether a fault counts against the file: only while the store serves others, or it is local."""
+        if isinstance(problem, GrantFault) or problem.code in ("read_error", "disk_full"):
+            return True
+        if isinstance(problem, StoreFault):
+            return await self._doors.store.is_files_own(problem)
+        if isinstance(problem, PresignerFault):
+            return await self._doors.presigner.is_files_own(problem)
+        return await room.gate.is_files_own(problem)
+
+    async def _count(self, version: FileVersion, problem: Fault) -> None:
+        """Try again with backoff, or quarantine after ``attempts``."""
+        faults = version.faults + 1
+        if faults >= self._config.upload.attempts:
+            await self._quarantine(version, problem)
+            return
+        pause = problem.retry_after or backoff(faults)
+        later = await self._ledger.apply(
+            version,
+            Event.RETRY,
+            faults=faults,
+            not_before=utcnow() + timedelta(seconds=pause),
+            error_code=problem.code,
+            error=problem.message,
+        )
+        told = {"attempt": version.attempt, "error_code": problem.code, "error": problem.message}
+        self._announcer.event("upload.retry", later, level="warning", **told)
+
+    async def _quarantine(self, version: FileVersion, problem: Fault, exception: str = "") -> None:
+        stopped = await self._ledger.apply(
+            version, Event.QUARANTINE, error_code=problem.code, error=problem.message, not_before=None
+        )
+        self._announcer.quarantined(stopped, fix=problem.fix, exception=exception)
+
+    async def _quarantine_bug(self, version: FileVersion, bug: Exception) -> None:
+        """Quarantine a file whose work met a bug, from wherever it stood then."""
+        now = await self._ledger.by_id(version.file_id) or version
+        await self._quarantine(now, fault("internal_error", type(bug).__name__), render_exception(bug))
