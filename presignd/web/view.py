@@ -123,7 +123,8 @@ class View(Protocol):
         """Upload what ``fd`` reads, through the same pipeline, and return its link.
 
         ``fd`` is a regular file open for reading only; it stays the caller's, who closes it after the
-        call. ``path`` is absolute, as the client named it, and is a name only: nothing is opened by it.
+        call. ``path`` is as in ``FileVersion`` (below the watch's root, or absolute for a file from elsewhere)
+        and is a name only: nothing is opened by it.
         ``key`` None means the watch's template. ``progress`` takes bytes sent so far, on the event loop.
         Raises ``Refused`` or ``FileFault`` (exit 4) where the file is quarantined, ``Unavailable`` or the
         store's ``Fault`` where there is no daemon that would go on trying. Cancelled when the client goes.

@@ -1,0 +1,364 @@
+"""What the control socket answers; commands without a daemon ask the same answers in-process.
+
+A request is ``{"op": …}`` with the fields its method names; each answer is one JSON object. Failures are
+raised as ``PresigndError``. Requests come from others: every field is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import stat
+import time
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from presignd.errors import Refused, TimedOut, Unavailable, UsageError
+from presignd.ledger import Selection
+from presignd.model import State
+from presignd.web import documents
+from presignd.web.fields import flag, number, paths, text
+from presignd.web.locate import Place, fingerprint_at, locate
+from presignd.web.waiting import Outcome, outcome, pause
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+
+    from presignd.model import FileVersion
+    from presignd.web.documents import Document
+    from presignd.web.peer import Peer
+    from presignd.web.view import View
+
+    Request = Mapping[str, Any]
+    Answering = Callable[[Request, Peer, Sequence[int]], AsyncGenerator[Document, None]]
+
+LISTED = 1000
+"""At most so many files are listed one by one in an answer; the totals are beside them."""
+LONGEST_LINK = 7 * 86400
+LONGEST_WAIT = 7 * 86400.0
+PROGRESS_EVERY = 0.2
+
+log = structlog.get_logger(__name__)
+
+
+class Answers:
+    """Answers the requests of the control socket over one ``View``."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.operations: dict[str, Answering] = {
+            "status": self._status,
+            "path": self._path,
+            "wait": self._wait,
+            "links": self._links,
+            "link": self._link,
+            "put": self._put,
+            "retry": self._retry,
+        }
+
+    async def answer(self, request: Request, peer: Peer, fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Answer one request of ``peer``; ``fds`` stay the caller's.
+
+        ``{"ledger": folder}`` in any request asks only the daemon of that ledger; another one refuses.
+        """
+        operation = self.operations.get(text(request, "op"))
+        if operation is None:
+            raise UsageError("control socket: the daemon does not know this request", fix="update the daemon")
+        ledger = text(request, "ledger")
+        if ledger and ledger != str(self.view.config.ledger.path):
+            raise OtherDaemon("control socket: this daemon has another ledger")
+        async with contextlib.aclosing(operation(request, peer, fds)) as answers:
+            async for found in answers:
+                yield found
+
+    # --- looking ------------------------------------------------------------------------------------
+    async def _status(self, _request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        view = self.view
+        summaries = {found.watch: found for found in await view.ledger.summary()}
+        configs = {watch.name: watch for watch in view.config.watches}
+        stopped = await view.ledger.quarantined()
+        settling, uploads = view.settling(), view.in_flight()
+        yield {
+            "daemon": self._daemon(),
+            "watches": [
+                documents.of_watch(folder, configs.get(folder.watch), summaries.get(folder.watch))
+                for folder in view.folders()
+            ],
+            "settling_count": len(settling),
+            "settling": [documents.of_settling(found) for found in settling[:LISTED]],
+            "in_flight": [documents.of_in_flight(found) for found in uploads[:LISTED]],
+            "blocked": [documents.of_blocked(found) for found in view.blocked()],
+            "quarantined_count": len(stopped),
+            "quarantined": [documents.of_version(found) for found in stopped[:LISTED]],
+            "ledger": str(view.config.ledger.path),
+            "links_file": str(view.config.links.file),
+        }
+
+    def _daemon(self) -> Document | None:
+        started = self.view.started_at
+        return {"pid": os.getpid(), "started_at": documents.time_text(started)} if started else None
+
+    async def _path(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        place = await self._one_place(request, "status")
+        version = await self._version(place)
+        settling = [s for s in self.view.settling() if (s.watch, s.path) == (place.watch, place.path)]
+        uploads = [u for u in self.view.in_flight() if version and u.version.file_id == version.file_id]
+        if version is None and not settling:
+            raise _unknown(place)
+        yield {
+            "path": os.fsdecode(place.absolute),
+            "watch": place.watch or (version.watch if version else ""),
+            "version": documents.of_version(version) if version else None,
+            "settling": documents.of_settling(settling[0]) if settling else None,
+            "in_flight": documents.of_in_flight(uploads[0]) if uploads else None,
+        }
+
+    async def _links(self, _request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Tell where the links are; who may read them is the file's own matter."""
+        yield {"file": str(self.view.config.links.file)}
+
+    # --- waiting ------------------------------------------------------------------------------------
+    async def _wait(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Yield ``{"path", "outcome", …}`` as each path gets its answer; pending ones at the timeout too."""
+        limit = number(request, "timeout", most=LONGEST_WAIT) or 0.0
+        pending = await self._places(paths(request, "paths"))
+        for place in pending:
+            if place.watch:
+                self.view.hint(place.watch, place.path)
+        began = time.monotonic()
+        while True:
+            found = await self._outcomes(pending)
+            over = self.view.started_at is None or time.monotonic() - began >= limit
+            for place, (result, version) in found.items():
+                if result is not Outcome.PENDING or over:
+                    yield _waited(place, result, version)
+            pending = [place for place, (result, _) in found.items() if result is Outcome.PENDING]
+            if over or not pending:
+                break
+            waited = time.monotonic() - began
+            await asyncio.sleep(max(0.0, min(pause(waited), limit - waited)))
+        self._still_pending(pending)
+
+    def _still_pending(self, pending: Sequence[Place]) -> None:
+        if not pending:
+            return
+        if self.view.started_at is None:
+            raise Unavailable(f"wait: {_files(len(pending))} pending, and no daemon runs", fix="presignd run")
+        raise TimedOut(f"wait: {_files(len(pending))} still pending", fix="presignd status tells what holds them up")
+
+    async def _outcomes(self, places: Sequence[Place]) -> dict[Place, tuple[Outcome, FileVersion | None]]:
+        """Judge each place: first what lies there, then what the ledger says (see ``waiting.outcome``)."""
+        present = await asyncio.to_thread(_fingerprints, places)
+        versions = await self._versions(places)
+        leaves = {watch.name for watch in self.view.config.watches if watch.after != "keep"}
+        found = {}
+        for place in places:
+            now, version = present[place], versions.get(place)
+            if isinstance(now, OSError):
+                found[place] = Outcome.UNREADABLE, version
+            else:
+                found[place] = outcome(version, now, leaves=place.watch in leaves), version
+        return found
+
+    # --- links --------------------------------------------------------------------------------------
+    async def _link(self, request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        self._may_have_links(peer, "link")
+        expires = _expiry(request)
+        version = await self._uploaded(paths(request, "path"), text(request, "key"))
+        yield {"link": documents.of_link(await self.view.link(version, expires, by_uid=peer.uid))}
+
+    def _may_have_links(self, peer: Peer, op: str) -> None:
+        group = self.view.config.links.group
+        if peer.may_have_links(group):
+            return
+        log.warning("control.refused", op=op, by_uid=peer.uid)
+        who = f"root, the daemon's user and the group {group}" if group else "root and the daemon's user"
+        raise Refused(
+            f"{op}: links go only to {who}",
+            fix="join that group, and log in again" if group else "set links.group to a group you are in",
+        )
+
+    async def _uploaded(self, named: Sequence[bytes], key: str) -> FileVersion:
+        """Find what ``link`` means: a path of the ledger, else a key (``s3://bucket/key`` too)."""
+        known = await self._versions(await self._places(named))
+        version = next(iter(known.values()), None)
+        if version is None:
+            bucket, key = _bucket_and_key(key)
+            version = await self.view.ledger.by_key(key, bucket)
+        if version is None:
+            raise Refused(f"link: nothing was uploaded from or as {key}", fix="presignd links tells what was")
+        if documents.has_receipt(version):
+            return version
+        raise _not_uploaded(version)
+
+    async def _put(self, request: Request, peer: Peer, fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Yield ``{"sent", "size"}`` now and then, and ``{"link": …}`` at the end."""
+        self._may_have_links(peer, "put")
+        size = _check_descriptor(fds)
+        place = await self._one_place(request, "put")
+        watch = self._watch_for(place, text(request, "watch"))
+        sent = 0
+
+        def progress(now: int) -> None:
+            nonlocal sent
+            sent = now
+
+        upload = asyncio.ensure_future(
+            self.view.put(
+                fds[0],
+                place.path if watch == place.watch else place.absolute,
+                watch,
+                key=text(request, "key") or None,
+                expires=_expiry(request),
+                by_uid=peer.uid,
+                progress=progress,
+            )
+        )
+        try:
+            while not (await asyncio.wait({upload}, timeout=PROGRESS_EVERY))[0]:
+                yield {"sent": sent, "size": size}
+            yield {"link": documents.of_link(upload.result())}
+        finally:
+            upload.cancel()
+            await asyncio.gather(upload, return_exceptions=True)
+
+    def _watch_for(self, place: Place, named: str) -> str:
+        """Choose the watch whose bucket and policy a ``put`` takes: the named, the file's own, the only one."""
+        known = [watch.name for watch in self.view.config.watches]
+        chosen = named or place.watch or (known[0] if len(known) == 1 else "")
+        if chosen in known:
+            return chosen
+        listed = ", ".join(known)
+        if named:
+            raise UsageError(f"put: there is no watch {named!r}", fix=f"--watch is one of: {listed}")
+        raise UsageError("put: which watch? The file is in none", fix=f"say --watch, one of: {listed}")
+
+    # --- retry --------------------------------------------------------------------------------------
+    async def _retry(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Put quarantined files back: those at ``paths``, or all that match ``watch`` and ``error``."""
+        named, watch, code = paths(request, "paths"), text(request, "watch"), text(request, "error")
+        if not (named or watch or code or flag(request, "all")):
+            raise UsageError("retry: which files?", fix="name paths, or say --all, --watch NAME or --error CODE")
+        if watch and watch not in {known.name for known in self.view.config.watches}:
+            raise Refused(f"retry: there is no watch {watch!r}", fix="presignd status lists them")
+        selections = await self._selections(named) or [Selection(watch=watch or None)]
+        back: list[FileVersion] = []
+        for chosen in selections:
+            narrowed = Selection(chosen.path, chosen.watch or watch or None, code or None)
+            back += await self.view.requeue(narrowed)
+        if not back and not flag(request, "all"):
+            raise Refused("retry: nothing quarantined matches", fix="presignd status lists what is quarantined")
+        yield {"count": len(back), "files": [documents.of_version(version) for version in back[:LISTED]]}
+
+    async def _selections(self, named: Sequence[bytes]) -> list[Selection]:
+        places = await self._places(named)
+        known = await self._versions(places)
+        for place in places:
+            if place not in known:
+                raise _unknown(place)
+            if (state := known[place].state) is not State.QUARANTINED:
+                raise Refused(f"retry: {os.fsdecode(place.absolute)} is not quarantined, it is {state}")
+        return [Selection(path=(version.watch, version.path)) for version in known.values()]
+
+    # --- finding ------------------------------------------------------------------------------------
+    async def _places(self, absolute: Sequence[bytes]) -> list[Place]:
+        watches = self.view.config.watches
+        return await asyncio.to_thread(lambda: [locate(path, watches) for path in absolute])
+
+    async def _one_place(self, request: Request, op: str) -> Place:
+        places = await self._places(paths(request, "path"))
+        if len(places) != 1:
+            raise UsageError(f"{op}: the request names no path")
+        return places[0]
+
+    async def _version(self, place: Place) -> FileVersion | None:
+        return (await self._versions([place])).get(place)
+
+    async def _versions(self, places: Sequence[Place]) -> dict[Place, FileVersion]:
+        """Return the current versions, of files put from elsewhere too: those are known by absolute path."""
+        found: dict[Place, FileVersion] = {}
+        for watch in self.view.config.watches:
+            ours = {p.path if p.watch == watch.name else p.absolute: p for p in places if p not in found}
+            known = await self.view.ledger.known(watch.name, list(ours)) if ours else {}
+            found |= {ours[path]: version for path, version in known.items()}
+        return found
+
+
+class OtherDaemon(Unavailable):
+    """This daemon is not the one that was meant: the client looks further."""
+
+    code = "other_daemon"
+
+
+def _fingerprints(places: Iterable[Place]) -> dict[Place, Any]:
+    found: dict[Place, Any] = {}
+    for place in places:
+        try:
+            found[place] = fingerprint_at(place.absolute)
+        except OSError as error:
+            found[place] = error
+    return found
+
+
+def _waited(place: Place, result: Outcome, version: FileVersion | None) -> Document:
+    return {
+        "path": os.fsdecode(place.absolute),
+        "outcome": str(result),
+        "version": documents.of_version(version) if version else None,
+    }
+
+
+def _expiry(request: Request) -> int | None:
+    seconds = number(request, "expires", most=LONGEST_LINK)
+    if seconds is not None and seconds < 1:
+        raise UsageError("--expires: a link lives for 1s at least")
+    return None if seconds is None else int(seconds)
+
+
+def _bucket_and_key(named: str) -> tuple[str | None, str]:
+    if not named.startswith("s3://"):
+        return None, named
+    bucket, _, key = named.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def _check_descriptor(fds: Sequence[int]) -> int:
+    """Return the size in bytes of the one descriptor, which must read a regular file and do no more."""
+    if len(fds) != 1:
+        raise UsageError("put: the request came without an open file")
+    found = os.fstat(fds[0])
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused("put: not a regular file", fix="name a regular file")
+    flags = fcntl.fcntl(fds[0], fcntl.F_GETFL)
+    if flags & os.O_ACCMODE != os.O_RDONLY or flags & getattr(os, "O_PATH", 0):
+        raise UsageError("put: the file must be open for reading only")
+    return found.st_size
+
+
+def _unknown(place: Place) -> Refused:
+    path = os.fsdecode(place.absolute)
+    if not place.watch:
+        return Refused(
+            f"{path}: not in a watched folder", fix="presignd status lists those; presignd put uploads others"
+        )
+    return Refused(
+        f"{path}: nothing is known of it in the watch {place.watch}",
+        fix="it is missing, ignored by a rule, or not noticed yet",
+    )
+
+
+def _not_uploaded(version: FileVersion) -> Refused | TimedOut:
+    path = os.fsdecode(version.path)
+    error = documents.of_error(version)
+    if error and version.state is State.QUARANTINED:
+        return Refused(f"link: {path} is quarantined: {error['cause']}", fix=error["fix"])
+    if version.state in {State.QUEUED, State.UPLOADING}:
+        return TimedOut(f"link: {path} is {version.state}, not uploaded yet", fix="presignd wait waits for it")
+    return Refused(f"link: {path} was not uploaded, it is {version.state}")
+
+
+def _files(count: int) -> str:
+    return f"{count} file is" if count == 1 else f"{count} files are"

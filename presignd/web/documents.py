@@ -1,0 +1,151 @@
+"""The JSON that answers are made of: names are text (surrogates where they are no UTF-8), times RFC 3339 UTC.
+
+Pure. No document here holds a URL but ``of_link``.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from presignd.errors import CODES
+from presignd.model import State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from presignd.config import WatchConfig
+    from presignd.ledger import WatchSummary
+    from presignd.model import FileVersion, Link
+    from presignd.web.view import BlockedView, FolderView, InFlightView, SettlingView
+
+Document = dict[str, Any]
+
+
+def time_text(time: datetime | None) -> str | None:
+    """Render a time as RFC 3339 in UTC with microseconds."""
+    if time is None:
+        return None
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def of_link(link: Link) -> Document:
+    """Render a link as a line of ``links.jsonl`` has it: with its URL."""
+    document: Document = {
+        "time": time_text(link.time),
+        "file_id": link.file_id,
+        "watch": link.watch,
+        "path": link.path,
+        "bucket": link.bucket,
+        "key": link.key,
+        "size": link.size,
+        "content_type": link.content_type,
+        "etag": link.etag,
+        "checksum": link.checksum,
+        "url": link.url,
+        "expires_at": time_text(link.expires_at),
+    }
+    return document | ({"version_id": link.version_id} if link.version_id else {})
+
+
+def of_error(version: FileVersion) -> Document | None:
+    """Render what stopped a version (or put it back last): code, cause and fix."""
+    if not version.error_code:
+        return None
+    known = CODES.get(version.error_code)
+    cause = version.error or (known.cause if known else "")
+    return {"code": version.error_code, "cause": cause, "fix": known.fix if known else ""}
+
+
+def has_receipt(version: FileVersion) -> bool:
+    """Tell whether the version's upload was verified: its object is there, so a link can be made."""
+    if version.state is State.QUARANTINED:
+        return version.expires_at is not None
+    return version.state in {State.VERIFIED, State.LINKED, State.FINISHED}
+
+
+def of_receipt(version: FileVersion) -> Document | None:
+    """Render the record of the verified upload, None before there is one."""
+    if not has_receipt(version):
+        return None
+    receipt = {
+        "bucket": version.bucket,
+        "key": version.key,
+        "size": version.size,
+        "content_type": version.content_type,
+        "checksum": version.checksum,
+        "etag": version.etag,
+        "adopted": version.adopted,
+        "done_at": time_text(version.done_at),
+    }
+    return receipt | ({"version_id": version.version_id} if version.version_id else {})
+
+
+def of_version(version: FileVersion) -> Document:
+    """Render where a version stands; the URL of its link is not in it, only when that dies."""
+    return {
+        "file_id": version.file_id,
+        "watch": version.watch,
+        "path": os.fsdecode(version.path),
+        "state": str(version.state),
+        "bucket": version.bucket,
+        "key": version.key,
+        "size": version.size,
+        "attempt": version.attempt,
+        "queued_at": time_text(version.queued_at),
+        "not_before": time_text(version.not_before),
+        "error": of_error(version),
+        "receipt": of_receipt(version),
+        "link_expires_at": time_text(version.expires_at),
+    }
+
+
+def of_settling(settling: SettlingView) -> Document:
+    """Render one path that settles."""
+    return {
+        "watch": settling.watch,
+        "path": os.fsdecode(settling.path),
+        "since": time_text(settling.since),
+        "why": settling.why,
+    }
+
+
+def of_in_flight(upload: InFlightView) -> Document:
+    """Render one upload under way: bytes sent, bytes a second."""
+    version = upload.version
+    return {
+        "file_id": version.file_id,
+        "watch": version.watch,
+        "path": os.fsdecode(version.path),
+        "size": version.size,
+        "sent": upload.sent,
+        "rate": upload.rate,
+    }
+
+
+def of_blocked(blocked: BlockedView) -> Document:
+    """Render what waits as a whole; ``watch`` is "" for a store or presigner that is away."""
+    known = CODES.get(blocked.code)
+    return {
+        "watch": blocked.watch,
+        "code": blocked.code,
+        "cause": blocked.cause,
+        "fix": known.fix if known else "",
+        "since": time_text(blocked.since),
+    }
+
+
+def of_watch(folder: FolderView, config: WatchConfig | None, summary: WatchSummary | None) -> Document:
+    """Render one watch: its folder and its numbers, by state."""
+    counts: Mapping[State, int] = summary.counts if summary else {}
+    return {
+        "name": folder.watch,
+        "path": str(config.path) if config else "",
+        "bucket": config.bucket if config else "",
+        "writer_check": folder.writer_check,
+        "lost": folder.lost,
+        "next_scan": time_text(folder.next_scan),
+        "counts": {str(state): counts.get(state, 0) for state in State},
+        "oldest_queued_at": time_text(summary.oldest_queued_at) if summary else None,
+    }

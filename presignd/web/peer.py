@@ -1,0 +1,57 @@
+"""Who is at the other end of the control socket, and what they may have."""
+
+from __future__ import annotations
+
+import grp
+import os
+import socket
+import struct
+import sys
+from dataclasses import dataclass
+
+SO_PEERGROUPS = 59
+"""socket(7), Linux 4.13; Python 3.11 has no name for it."""
+LOCAL_PEERCRED = 1
+"""unix(4) on macOS: struct xucred (version, uid, ngroups, gid[16])."""
+GROUPS_BYTES = 4 * 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The process that connected, as the kernel tells: its ids when it connected, not now."""
+
+    pid: int
+    uid: int
+    gid: int
+    groups: frozenset[int]
+
+    @classmethod
+    def of(cls, sock: socket.socket) -> Peer:
+        """Ask the kernel who connected to ``sock`` (SO_PEERCRED and SO_PEERGROUPS); raise OSError."""
+        if sys.platform != "linux":
+            return _from_xucred(sock.getsockopt(0, LOCAL_PEERCRED, 4 + 4 + 4 + 16 * 4))
+        pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, GROUPS_BYTES)
+        return cls(pid, uid, gid, frozenset(struct.unpack(f"{len(raw) // 4}I", raw)))
+
+    @classmethod
+    def me(cls) -> Peer:
+        """Return this very process, for a command that answers itself."""
+        return cls(os.getpid(), os.geteuid(), os.getegid(), frozenset(os.getgroups()))
+
+    def may_have_links(self, links_group: str) -> bool:
+        """Tell whether a link may go to this peer: root, the daemon's own user, the links group."""
+        return self.uid in {0, os.geteuid()} or self._in_group(links_group)
+
+    def _in_group(self, name: str) -> bool:
+        try:
+            gid = grp.getgrnam(name).gr_gid
+        except (KeyError, ValueError):
+            return False
+        return gid == self.gid or gid in self.groups
+
+
+def _from_xucred(raw: bytes) -> Peer:
+    _version, uid, count = struct.unpack_from("=IIhxx", raw)
+    groups = struct.unpack_from(f"={count}I", raw, 12)
+    return Peer(0, uid, groups[0], frozenset(groups))

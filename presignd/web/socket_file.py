@@ -1,0 +1,177 @@
+"""Where the control socket is: the places it may be, making it with the right rights, reaching it.
+
+A daemon listens at the first place it can use; a client tries the same places in the same order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from presignd.errors import Unavailable, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from presignd.config import Config
+
+NAME = "control.sock"
+SYSTEM = Path("/run/presignd") / NAME
+LONGEST = 107
+"""Bytes in sun_path without the final NUL (unix(7)); longer ones go over a descriptor of the folder."""
+BACKLOG = 128
+CONNECT_TIMEOUT = 5.0
+"""Seconds a client waits for a full backlog."""
+
+
+def ledger_socket(config: Config) -> Path:
+    """Return the last place of all: beside the ledger."""
+    return config.ledger.path / NAME
+
+
+def socket_path(config: Config, environ: Mapping[str, str]) -> Path:
+    """Return where the daemon of ``config`` listens.
+
+    ``control.socket``, else ``$PRESIGND_SOCKET``, else the first of ``$RUNTIME_DIRECTORY``,
+    /run/presignd and ``$XDG_RUNTIME_DIR/presignd`` that this process may write in, else beside the ledger.
+    """
+    if config.control.socket:
+        return config.control.socket
+    if named := environ.get("PRESIGND_SOCKET"):
+        return Path(named)
+    usable = (place for place in _default_places(environ) if _usable(place.parent))
+    return next(usable, ledger_socket(config))
+
+
+def find_sockets(environ: Mapping[str, str]) -> list[Path]:
+    """Return where a client looks for a daemon whose configuration it need not read, in order."""
+    if named := environ.get("PRESIGND_SOCKET"):
+        return [Path(named)]
+    return _default_places(environ)
+
+
+def _default_places(environ: Mapping[str, str]) -> list[Path]:
+    runtime = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    session = environ.get("XDG_RUNTIME_DIR", "")
+    places = [Path(runtime) / NAME] if runtime else []
+    places.append(SYSTEM)
+    return [*places, Path(session) / "presignd" / NAME] if session else places
+
+
+def _usable(folder: Path) -> bool:
+    """Tell whether a socket can be made in ``folder``; one below a writable folder of ours is made."""
+    if folder.name == "presignd" and folder != SYSTEM.parent:
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, exist_ok=True)
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
+@contextlib.contextmanager
+def listening(path: Path, group: str) -> Iterator[socket.socket]:
+    """Listen at ``path``, 0660 and of ``group`` ("" leaves it), non-blocking; at the end the file goes.
+
+    A file left by a daemon that is gone is replaced; a live daemon's raises ``Unavailable``; an unknown
+    group or an impossible path ``UsageError``.
+    """
+    _clear_stale(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        _bind(sock, path)
+        made = path.lstat().st_ino
+        try:
+            _hand_to(path, group)
+            sock.listen(BACKLOG)
+            sock.setblocking(False)
+            yield sock
+        finally:
+            _remove(path, made)
+
+
+def _remove(path: Path, inode: int) -> None:
+    """Remove the file, unless another daemon has put its own there since."""
+    with contextlib.suppress(OSError):
+        if path.lstat().st_ino == inode:
+            path.unlink()
+
+
+def connect(path: Path) -> socket.socket:
+    """Connect to the socket at ``path``; raise OSError where nobody answers."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(CONNECT_TIMEOUT)
+    try:
+        with _address(path) as address:
+            sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _clear_stale(path: Path) -> None:
+    """Remove a socket file nobody listens on; what else is in the way is not ours to remove."""
+    try:
+        connect(path).close()
+    except FileNotFoundError:
+        return
+    except ConnectionRefusedError:
+        if not path.is_socket():
+            raise _cannot(path, "something that is no socket is in the way") from None
+        path.unlink(missing_ok=True)
+        return
+    except TimeoutError:
+        pass  # a full backlog: alive, only busy
+    except OSError as error:
+        raise _cannot(path, os.strerror(error.errno or 0)) from None
+    raise Unavailable(
+        f"control socket: another presignd answers at {path}",
+        fix="stop that one, or give this one a control.socket (or $PRESIGND_SOCKET) of its own",
+    )
+
+
+def _bind(sock: socket.socket, path: Path) -> None:
+    """Bind with no rights for others from the first instant on; umask is the only way that is portable."""
+    before = os.umask(0o177)
+    try:
+        with _address(path) as address:
+            sock.bind(address)
+    except OSError as error:
+        raise _cannot(path, os.strerror(error.errno or 0)) from None
+    finally:
+        os.umask(before)
+
+
+def _hand_to(path: Path, group: str) -> None:
+    """Give the socket to ``group`` before the group's bits are set."""
+    try:
+        if group:
+            os.chown(path, -1, grp.getgrnam(group).gr_gid, follow_symlinks=False)
+        path.chmod(0o660)
+    except KeyError:
+        raise UsageError("control socket", problems=(f"control.group: there is no group {group!r}",)) from None
+    except PermissionError:
+        why = f"control.group: this user is not in the group {group!r}, so it can't give the socket to it"
+        raise UsageError("control socket", problems=(why,)) from None
+
+
+@contextlib.contextmanager
+def _address(path: Path) -> Iterator[str]:
+    """Give the address of ``path``, over a descriptor of its folder where it is too long for the kernel."""
+    if len(os.fsencode(path)) <= LONGEST:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        address = f"/proc/self/fd/{folder}/{path.name}"
+        if len(os.fsencode(address)) > LONGEST or not os.path.isdir(f"/proc/self/fd/{folder}"):  # noqa: PTH112 - a descriptor
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        yield address
+    finally:
+        os.close(folder)
+
+
+def _cannot(path: Path, why: str) -> UsageError:
+    return UsageError("control socket", problems=(f"control.socket: can't listen at {path}: {why}",))

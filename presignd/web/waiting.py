@@ -1,0 +1,47 @@
+"""Does a path's current content have its link? Pure: what lies there now, against what the ledger says."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from presignd.model import State
+
+if TYPE_CHECKING:
+    from presignd.model import FileVersion, Fingerprint
+
+LINKED_STATES = frozenset({State.LINKED, State.FINISHED})
+
+
+class Outcome(StrEnum):
+    """What ``wait`` learned of one path; all but ``PENDING`` are answers."""
+
+    LINKED = "linked"
+    PENDING = "pending"
+    QUARANTINED = "quarantined"
+    MISSING = "missing"
+    IGNORED = "ignored"
+    UNREADABLE = "unreadable"
+
+
+def outcome(version: FileVersion | None, now: Fingerprint | None, *, leaves: bool) -> Outcome:
+    """Judge one path by its current version and the fingerprint that lies there (None: nothing does).
+
+    ``leaves`` says that the watch moves or deletes what it has linked, so a file that is gone may be done.
+    ``now`` must have been read before ``version``: a file that ``after`` took away is then known as linked.
+    """
+    if now is None:
+        return Outcome.LINKED if leaves and version and version.state in LINKED_STATES else Outcome.MISSING
+    if version is None or version.fingerprint != now:
+        return Outcome.PENDING
+    if version.state in LINKED_STATES:
+        return Outcome.LINKED
+    return _STOPPED.get(version.state, Outcome.PENDING)
+
+
+_STOPPED = {State.QUARANTINED: Outcome.QUARANTINED, State.IGNORED: Outcome.IGNORED}
+
+
+def pause(waited: float) -> float:
+    """Return how many seconds to let pass before looking again: 50 ms at first, at most half a second."""
+    return min(0.05 + waited * 0.02, 0.5)
