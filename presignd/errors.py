@@ -173,6 +173,11 @@ CODES: dict[str, Code] = {
     ),
     "read_error": Code(RetryFault, "reading the file failed", "look at the disk (dmesg)"),
     "disk_full": Code(RetryFault, "the disk is full", "make room; it is tried again"),
+    "links_failed": Code(
+        RetryFault,
+        "the links file can't be written",
+        "let the daemon's user write links.file and its folder; it is tried again",
+    ),
     # The file changed or went.
     "changed_while_uploading": Code(
         ChangedFault, "the file changed while it was read", "none: it goes round again once it is quiet"
@@ -196,6 +201,11 @@ CODES: dict[str, Code] = {
     ),
     "exists": Code(
         FileFault, "the key holds another object", 'remove that object, or set collision to "update" or "overwrite"'
+    ),
+    "grant_refused": Code(
+        FileFault,
+        "the presign component refuses this request",
+        "see in the message what it refuses (a header, a checksum, an expiry), and correct that in the watch",
     ),
     "finish_failed": Code(
         FileFault,

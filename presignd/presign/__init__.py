@@ -7,10 +7,12 @@ process; a broker signs elsewhere, over HTTP, with the same requests and answers
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
+
+from pydantic import TypeAdapter, ValidationError
 
 
 class Operation(StrEnum):
@@ -35,7 +37,7 @@ class GrantRequest:
     (``md5:<hex>`` or ``sha256:<hex>``), ``headers`` (the watch's own, x-amz-* among them),
     ``if_none_match`` and ``if_match`` (an ETag). ``expires`` is in seconds. ``date`` is the signing date
     (UTC) where it must be a given one, so that the same URL comes again; None means now. ``public`` asks
-    for the name that links are signed for.
+    for the name that links are signed for. ``part_number`` with a list asks for the parts after that one.
     """
 
     operation: Operation
@@ -53,6 +55,24 @@ class GrantRequest:
     upload_id: str = ""
     part_number: int = 0
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the request as a broker is sent it, without the fields that are at their default."""
+        document: dict[str, Any] = _REQUEST.dump_python(self, mode="json", exclude_defaults=True)
+        return document
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> GrantRequest:
+        """Read what ``to_json`` made; raise ``ValueError`` with one line that names the wrong field.
+
+        An unknown field is an error: ignored, a mistyped one would leave unbound what it should bind.
+        """
+        if unknown := sorted(set(data) - {each.name for each in fields(GrantRequest)}):
+            raise ValueError(f"{unknown[0]}: no such field")
+        try:
+            return _REQUEST.validate_python(data)
+        except ValidationError as problem:
+            raise ValueError(_reason(problem)) from None
+
 
 @dataclass(frozen=True, slots=True)
 class Grant:
@@ -67,6 +87,19 @@ class Grant:
     headers: Mapping[str, str]
     expires_at: datetime
     signer_date: datetime
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the grant as a broker answers it: ``url`` stands in it in full."""
+        document: dict[str, Any] = _GRANT.dump_python(self, mode="json")
+        return document
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Grant:
+        """Read what ``to_json`` made; raise ``ValueError`` that names the wrong field, never its value."""
+        try:
+            return _GRANT.validate_python(data)
+        except ValidationError as problem:
+            raise ValueError(_reason(problem)) from None
 
 
 class Presigner(Protocol):
@@ -87,3 +120,14 @@ class Presigner(Protocol):
     async def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+_REQUEST = TypeAdapter(GrantRequest)
+_GRANT = TypeAdapter(Grant)
+
+
+def _reason(problem: ValidationError) -> str:
+    """Say which field is wrong and why, without its value: that may be a signed URL."""
+    first = problem.errors(include_input=False, include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else first["msg"]

@@ -1,0 +1,238 @@
+"""Where the signing credentials come from, and keeping them fresh.
+
+The usual chain, first come: config, AWS_* and MINIO_* variables, the shared credentials file, web
+identity, container metadata, instance metadata. The first place that gives anything is the one: when it
+fails, another place's keys would be a surprise. The places that need the network are minio-py's provider;
+what it raises may quote a token or a URL, so it is translated here and nothing of it goes further.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import configparser
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from minio.credentials.providers import IamAwsProvider
+from urllib3 import PoolManager, Retry, Timeout
+
+from presignd.config import PresignConfig
+from presignd.errors import Fault, PresignerFault, UsageError, fault
+from presignd.presign.sigv4 import Keys
+
+REFRESH_BEFORE = timedelta(minutes=5)
+"""Expiring credentials are renewed when less than this is left."""
+
+REREAD_AFTER = timedelta(minutes=1)
+"""The shared credentials file is read again this often: tools that log in rewrite it."""
+
+RETRY_AFTER = timedelta(seconds=5)
+"""After a failure, nothing is asked again for this long: each upload would wait for the same answer."""
+
+WAIT = 20.0
+"""Seconds a lookup may take; the network calls in it give up sooner by themselves."""
+
+_LOOKED = "none in the config, AWS_*, MINIO_* and the shared credentials file"
+_NEVER = datetime.min.replace(tzinfo=UTC)
+_FOREVER = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What signs, where it came from in words for the user, and when it ends (UTC; None: it doesn't)."""
+
+    keys: Keys = field(repr=False)
+    source: str
+    expires_at: datetime | None = None
+    reread: bool = False
+
+
+class CredentialSource:
+    """Finds credentials when first asked, holds them, and renews them before they end.
+
+    ``clock`` returns the time in UTC. ``find`` blocks (it runs in a thread) and raises ``PresignerFault``;
+    by default it is the chain. Raises ``UsageError`` for half a credential in ``config``.
+    """
+
+    def __init__(
+        self,
+        config: PresignConfig,
+        *,
+        clock: Callable[[], datetime],
+        find: Callable[[], Credentials] | None = None,
+        wait: float = WAIT,
+    ) -> None:
+        given = from_config(config)
+        self._find = find or ((lambda: given) if given else find_credentials)
+        self._clock = clock
+        self._wait = wait
+        self._lock = asyncio.Lock()
+        self._held: Credentials | None = None
+        self._fresh_until = _NEVER
+        self._problem: Fault | None = None
+
+    async def get(self) -> Credentials:
+        """Return credentials that are valid now; raise ``PresignerFault`` (no_credentials) without any."""
+        if self._clock() >= self._fresh_until:
+            async with self._lock:
+                if self._clock() >= self._fresh_until:
+                    await self._renew()
+        return self._valid()
+
+    def renew_now(self) -> None:
+        """Look for newer ones next time: the store says that these have ended (``expired_credentials``)."""
+        self._fresh_until = _NEVER
+
+    async def _renew(self) -> None:
+        """Ask for new ones. A failure leaves the old ones in place: they may have minutes to live."""
+        try:
+            self._held = await asyncio.wait_for(asyncio.to_thread(self._find), self._wait)
+        except TimeoutError:
+            self._failed(fault("no_credentials", f"the lookup took over {self._wait:g} s"))
+        except PresignerFault as problem:
+            self._failed(problem)
+        else:
+            self._problem = None
+            self._fresh_until = fresh_until(self._held, self._clock())
+
+    def _failed(self, problem: Fault) -> None:
+        self._problem = problem
+        self._fresh_until = self._clock() + RETRY_AFTER
+
+    def _valid(self) -> Credentials:
+        held = self._held
+        if held is not None and (held.expires_at is None or self._clock() < held.expires_at):
+            return held
+        detail = self._problem.detail if self._problem else "those found have ended"
+        raise fault("no_credentials", detail)
+
+
+def fresh_until(credentials: Credentials, now: datetime) -> datetime:
+    """Return until when ``credentials`` are used without looking for newer ones."""
+    if credentials.expires_at is not None:
+        return max(credentials.expires_at - REFRESH_BEFORE, now + RETRY_AFTER)
+    return now + REREAD_AFTER if credentials.reread else _FOREVER
+
+
+def from_config(config: PresignConfig) -> Credentials | None:
+    """Return what ``config`` gives, None when it gives nothing; raise ``UsageError`` for half of it."""
+    secret = config.secret_key.get_secret_value() if config.secret_key else ""
+    token = config.session_token.get_secret_value() if config.session_token else ""
+    if config.access_key and secret:
+        return Credentials(Keys(config.access_key, secret, token), "config")
+    if not (config.access_key or secret or token):
+        return None
+    missing = "secret_key" if config.access_key else "access_key"
+    problem = f"presign.{missing}: missing, while another part of the credential is given"
+    raise UsageError(problem, problems=(problem,), fix=f"set presign.{missing}, or leave all of them out")
+
+
+def find_credentials() -> Credentials:
+    """Go through the chain behind the config; blocks. Raises ``PresignerFault``, free of any secret."""
+    for place in (_aws_variables, _minio_variables, _shared_file, _web_identity, _container, _instance):
+        found = place()
+        if found is not None:
+            return found
+    raise fault("no_credentials", f"{_LOOKED}; instance metadata is disabled")
+
+
+def _aws_variables() -> Credentials | None:
+    keys = _pair(
+        ("AWS_ACCESS_KEY_ID", _variable("AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY")),
+        ("AWS_SECRET_ACCESS_KEY", _variable("AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY")),
+        _variable("AWS_SESSION_TOKEN"),
+    )
+    return Credentials(keys, "environment AWS_ACCESS_KEY_ID") if keys else None
+
+
+def _minio_variables() -> Credentials | None:
+    keys = _pair(
+        ("MINIO_ACCESS_KEY", _variable("MINIO_ACCESS_KEY")),
+        ("MINIO_SECRET_KEY", _variable("MINIO_SECRET_KEY")),
+    )
+    return Credentials(keys, "environment MINIO_ACCESS_KEY") if keys else None
+
+
+def _shared_file() -> Credentials | None:
+    """Read the profile without interpolation, as AWS's own tools do: a secret may hold ``%``."""
+    path = _variable("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"
+    profile = _variable("AWS_PROFILE") or "default"
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read_string(Path(path).expanduser().read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, RuntimeError, UnicodeDecodeError, configparser.Error) as problem:
+        # A parser's error quotes the line it stumbled over, which may be the secret.
+        raise fault("no_credentials", f"shared credentials file: {type(problem).__name__}") from None
+    keys = _pair(
+        ("aws_access_key_id", parser.get(profile, "aws_access_key_id", fallback="")),
+        ("aws_secret_access_key", parser.get(profile, "aws_secret_access_key", fallback="")),
+        parser.get(profile, "aws_session_token", fallback=""),
+    )
+    return Credentials(keys, f"shared credentials file, profile {profile}", reread=True) if keys else None
+
+
+def _web_identity() -> Credentials | None:
+    if not _variable("AWS_WEB_IDENTITY_TOKEN_FILE"):
+        return None
+    return _ask("web identity", _variable("AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"))
+
+
+def _container() -> Credentials | None:
+    if not _variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"):
+        return None
+    return _ask("container metadata", "")
+
+
+def _instance() -> Credentials | None:
+    if _variable("AWS_EC2_METADATA_DISABLED").lower() == "true":
+        return None
+    endpoint = _variable("AWS_EC2_METADATA_SERVICE_ENDPOINT").rstrip("/")
+    return _ask("instance metadata", endpoint, before=f"{_LOOKED}; ")
+
+
+def _ask(source: str, endpoint: str, *, before: str = "") -> Credentials:
+    """Ask minio-py's provider, which chooses the service by the same variables.
+
+    A fresh provider each time: it would hand out its old answer until ten seconds before the end.
+    ``before`` opens the message when there is none.
+    """
+    provider = IamAwsProvider(
+        custom_endpoint=endpoint or None,
+        region=_variable("AWS_DEFAULT_REGION") or None,
+        http_client=_bounded_client(),
+    )
+    try:
+        found = provider.retrieve()
+    except Exception as problem:  # noqa: BLE001 - it raises what urllib3, json, XML and files raise, with the token in it
+        raise fault("no_credentials", f"{before}{source} gave none ({type(problem).__name__})") from None
+    keys = Keys(found.access_key, found.secret_key, found.session_token or "")
+    ends = found.expiration.replace(tzinfo=UTC) if found.expiration else None
+    return Credentials(keys, source, ends)
+
+
+def _bounded_client() -> PoolManager:
+    """Return an HTTP client that gives up within ``WAIT``: outside EC2 nothing answers at its address."""
+    return PoolManager(
+        timeout=Timeout(connect=2.0, read=5.0),
+        retries=Retry(total=1, redirect=0, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)),
+    )
+
+
+def _pair(access: tuple[str, str], secret: tuple[str, str], token: str = "") -> Keys | None:
+    """Return both halves as keys, None when neither is given; half of it is a problem, not a miss."""
+    if access[1] and secret[1]:
+        return Keys(access[1], secret[1], token)
+    if not access[1] and not secret[1]:
+        return None
+    given, missing = (access[0], secret[0]) if access[1] else (secret[0], access[0])
+    raise fault("no_credentials", f"{given} is given without {missing}")
+
+
+def _variable(*names: str) -> str:
+    """Return the first of ``names`` that the environment sets, else ""."""
+    return next((value for name in names if (value := os.environ.get(name, ""))), "")

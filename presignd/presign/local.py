@@ -1,0 +1,259 @@
+"""The presigner that signs with keys in this process."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from presignd.config import PresignConfig
+from presignd.errors import Fault, fault
+from presignd.presign import Grant, GrantRequest, Operation
+from presignd.presign.credentials import Credentials, CredentialSource
+from presignd.presign.region import FALLBACK_REGION, RegionFinder, Send, region_in_host
+from presignd.presign.sigv4 import MAX_EXPIRES, choose_addressing, presign
+
+LOCATION_EXPIRES = 300
+"""Seconds that the request for a bucket's region stays valid: it is sent at once, and once."""
+
+MAX_PART_NUMBER = 10_000
+"""S3's limit on the parts of one upload."""
+
+_METHODS = {
+    Operation.PUT: "PUT",
+    Operation.GET: "GET",
+    Operation.HEAD: "HEAD",
+    Operation.DELETE: "DELETE",
+    Operation.MULTIPART_CREATE: "POST",
+    Operation.MULTIPART_PART: "PUT",
+    Operation.MULTIPART_LIST: "GET",
+    Operation.MULTIPART_COMPLETE: "POST",
+    Operation.MULTIPART_ABORT: "DELETE",
+}
+_ON_AN_UPLOAD = frozenset(
+    {
+        Operation.MULTIPART_PART,
+        Operation.MULTIPART_LIST,
+        Operation.MULTIPART_COMPLETE,
+        Operation.MULTIPART_ABORT,
+    }
+)
+_CHECKSUM = re.compile(r"md5:([0-9a-f]{32})|sha256:([0-9a-f]{64})")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+_OURS = frozenset({"host", "authorization", "transfer-encoding", "x-amz-content-sha256", "x-amz-date"})
+
+
+class LocalPresigner:
+    """Signs grants; a ``presignd.presign.Presigner``.
+
+    ``region_of`` names a bucket's region and may raise a ``Fault``, which then answers each request for
+    that bucket. ``clock`` returns the time in UTC. ``credentials`` tell where they came from, and may be
+    told that the store refuses them.
+    """
+
+    def __init__(
+        self,
+        config: PresignConfig,
+        *,
+        region_of: Callable[[str], Awaitable[str]],
+        credentials: CredentialSource,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._config = config
+        self._region_of = region_of
+        self.credentials = credentials
+        self._clock = clock
+
+    async def grant(self, requests: Sequence[GrantRequest]) -> list[Grant | Exception]:
+        """Sign ``requests``; raise ``PresignerFault`` when there are no credentials to sign with."""
+        credentials = await self.credentials.get()
+        regions = {bucket: await self._region(bucket) for bucket in {each.bucket for each in requests}}
+        now = self._clock()
+        return [self._answer(each, credentials, regions[each.bucket], now) for each in requests]
+
+    async def credential_expiry(self) -> datetime | None:
+        """Return when the signing credential ends (UTC), None for one that doesn't."""
+        return (await self.credentials.get()).expires_at
+
+    async def close(self) -> None:
+        """Nothing is held open."""
+
+    async def location_grant(self, bucket: str) -> Grant:
+        """Sign the request that asks for ``bucket``'s region; for ``RegionFinder``."""
+        credentials = await self.credentials.get()
+        asked = GrantRequest(Operation.GET, bucket, "", LOCATION_EXPIRES)
+        return self._sign(asked, credentials, FALLBACK_REGION, self._clock(), headers={}, query={"location": ""})
+
+    async def _region(self, bucket: str) -> str | Fault:
+        try:
+            return await self._region_of(bucket) if bucket else ""
+        except Fault as problem:
+            return problem
+
+    def _answer(
+        self, request: GrantRequest, credentials: Credentials, region: str | Fault, now: datetime
+    ) -> Grant | Exception:
+        try:
+            if isinstance(region, Fault):
+                return region
+            refuse_incomplete(request)
+            return self._sign(
+                request, credentials, region, now, headers=bound_headers(request), query=own_query(request)
+            )
+        except Fault as problem:
+            return problem
+        except UnicodeEncodeError:
+            return fault("key_refused", "the key or a header is not UTF-8")
+
+    def _sign(
+        self,
+        request: GrantRequest,
+        credentials: Credentials,
+        region: str,
+        now: datetime,
+        *,
+        headers: Mapping[str, str],
+        query: Mapping[str, str],
+    ) -> Grant:
+        date = (request.date or now).replace(microsecond=0)
+        expires = honest_expires(request.expires, date, credentials.expires_at)
+        endpoint = self._config.endpoint
+        if request.public and self._config.public_endpoint:
+            endpoint = self._config.public_endpoint
+        method = _METHODS[request.operation]
+        url = presign(
+            method,
+            endpoint,
+            request.bucket,
+            request.key,
+            keys=credentials.keys,
+            region=region,
+            date=date,
+            expires=expires,
+            query=query,
+            headers=headers,
+            addressing=choose_addressing(self._config.addressing, endpoint, request.bucket),
+        )
+        return Grant(method, url, headers, date + timedelta(seconds=expires), date)
+
+
+def local_presigner(config: PresignConfig, *, send: Send, clock: Callable[[], datetime]) -> LocalPresigner:
+    """Build the presigner of ``config`` with its credentials and regions.
+
+    ``send`` is ``StoreClient.send``; it is used only to ask for a region that neither ``config.region``
+    nor the endpoint's name tells. Raises ``UsageError`` where the config gives half a credential.
+    """
+
+    async def sign(bucket: str) -> Grant:
+        return await presigner.location_grant(bucket)
+
+    finder = RegionFinder(sign, send, known=config.region or region_in_host(config.endpoint))
+    presigner = LocalPresigner(
+        config,
+        region_of=finder.region_of,
+        credentials=CredentialSource(config, clock=clock),
+        clock=clock,
+    )
+    return presigner
+
+
+def honest_expires(asked: int, date: datetime, ends: datetime | None) -> int:
+    """Return for how many seconds from ``date`` a request can really live.
+
+    That is the least of what was asked, 7 days, and the credential's own end. Raises ``no_credentials``
+    when the credential ends before the first second is over.
+    """
+    expires = min(asked, MAX_EXPIRES)
+    if ends is not None:
+        expires = min(expires, int((ends - date).total_seconds()))
+        if expires < 1:
+            raise fault("no_credentials", "the signing credential has ended")
+    return expires
+
+
+def refuse_incomplete(request: GrantRequest) -> None:
+    """Raise the ``Fault`` of a request that names nothing that can be signed."""
+    if not request.key:
+        raise fault("key_refused", "the key is empty")
+    if not request.bucket:
+        raise fault("grant_refused", "the bucket is empty")
+    if request.expires < 1:
+        raise fault("grant_refused", "expires must be at least 1 second")
+    if request.date is not None and request.date.utcoffset() != timedelta(0):
+        raise fault("grant_refused", "the date must be in UTC")
+    if request.operation in _ON_AN_UPLOAD and not request.upload_id:
+        raise fault("grant_refused", f"{request.operation} needs an upload_id")
+    if request.operation is Operation.MULTIPART_PART and not 1 <= request.part_number <= MAX_PART_NUMBER:
+        raise fault("grant_refused", f"a part_number lies between 1 and {MAX_PART_NUMBER}")
+
+
+def own_query(request: GrantRequest) -> dict[str, str]:
+    """Return the query parameters that make the operation what it is."""
+    operation = request.operation
+    if operation is Operation.MULTIPART_CREATE:
+        return {"uploads": ""}
+    if operation not in _ON_AN_UPLOAD:
+        return {}
+    query = {"uploadId": request.upload_id}
+    if operation is Operation.MULTIPART_PART:
+        query["partNumber"] = str(request.part_number)
+    if operation is Operation.MULTIPART_LIST and request.part_number:
+        query["part-number-marker"] = str(request.part_number)
+    return query
+
+
+def bound_headers(request: GrantRequest) -> dict[str, str]:
+    """Return every header that the signature binds, exactly as it must be sent.
+
+    Raises ``grant_refused`` for a header named twice, one that SigV4 or HTTP sets itself, and a value
+    that could end the header.
+    """
+    headers: dict[str, str] = {}
+    if request.size is not None:
+        headers["Content-Length"] = _length(request.size)
+    if request.content_type:
+        headers["Content-Type"] = _value("content_type", request.content_type)
+    if request.checksum:
+        name, value = _checksum(request.checksum)
+        headers[name] = value
+    if request.if_none_match:
+        headers["If-None-Match"] = "*"
+    if request.if_match:
+        headers["If-Match"] = _value("if_match", request.if_match)
+    return _with_own(headers, request.headers) if request.headers else headers
+
+
+def _with_own(headers: dict[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    taken = {name.lower() for name in headers} | _OURS
+    for name, value in own.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise fault("grant_refused", "a header's name is not one of HTTP's")
+        if name.lower() in taken:
+            raise fault("grant_refused", f"the header {name} is set already")
+        taken.add(name.lower())
+        headers[name] = _value(f"the header {name}", value)
+    return headers
+
+
+def _value(what: str, value: str) -> str:
+    if not _HEADER_VALUE.fullmatch(value):
+        raise fault("grant_refused", f"{what} holds a control character")
+    return value.strip()
+
+
+def _length(size: int) -> str:
+    if size < 0:
+        raise fault("grant_refused", "the size is negative")
+    return str(size)
+
+
+def _checksum(checksum: str) -> tuple[str, str]:
+    """Return the header that has the store compare the body; S3 wants the digest in base64."""
+    match = _CHECKSUM.fullmatch(checksum)
+    if match is None:
+        raise fault("grant_refused", "the checksum is neither md5:<32 hex digits> nor sha256:<64 hex digits>")
+    name = "Content-MD5" if match[1] else "x-amz-checksum-sha256"
+    digest = binascii.unhexlify(match[1] or match[2])
+    return name, binascii.b2a_base64(digest, newline=False).decode()
