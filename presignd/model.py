@@ -91,7 +91,8 @@ class FileVersion:
     ``path`` is below the watch's root, or absolute for a ``put`` from elsewhere. ``base_key`` is the
     rendered template, ``key`` the one in use (``name~2.ext`` after a collision). ``attempt`` counts
     requests begun; ``faults`` those that count against the file; ``unclean`` the unclean exits met in
-    flight. ``checksum`` is ``md5:…`` or ``sha256:…``. ``signed_at`` is the link's signing date.
+    flight. ``checksum`` is ``md5:…`` or ``sha256:…``. ``signed_at`` is the link's signing date. ``gone_at``
+    is when the content was found to have left its path.
     """
 
     file_id: str
@@ -121,6 +122,7 @@ class FileVersion:
     announced: bool = False
     upload_id: str = ""
     part_size: int = 0
+    gone_at: datetime | None = None
 
     @property
     def size(self) -> int:

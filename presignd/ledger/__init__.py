@@ -53,6 +53,14 @@ class Ledger(Protocol):
         """Return the current version at each of ``paths`` that has one."""
         ...
 
+    async def paths(self, watch: str, after: bytes, limit: int) -> list[bytes]:
+        """Return current paths of ``watch`` that aren't noted as gone, in byte order, those after ``after``.
+
+        A scan compares them, page by page, with what it found: so what was deleted while nobody looked
+        is noted as ``gone`` too. Start with ``b""``; fewer than ``limit`` means the end.
+        """
+        ...
+
     async def first_start(self, watch: str, now: datetime) -> tuple[datetime, bool]:
         """Return when this watch was first started, and whether its first scan is still to be finished."""
         ...
@@ -73,7 +81,10 @@ class Ledger(Protocol):
         ...
 
     async def refingerprint(self, file_id: str, fingerprint: Fingerprint) -> None:
-        """Record that the same content now has this fingerprint (chmod, another link, a restore)."""
+        """Record that the same content now has this fingerprint (chmod, another link, a restore).
+
+        It counts no longer as gone: call it as well when a version with ``gone_at`` is there again.
+        """
         ...
 
     async def gone(self, watch: str, paths: Sequence[bytes], now: datetime) -> list[FileVersion]:
@@ -131,7 +142,7 @@ class Ledger(Protocol):
     async def release(self, *, unclean: bool) -> list[FileVersion]:
         """Put uploading versions back in the queue (start, drain).
 
-        After an unclean exit, versions in flight count it; those at ``states.UNCLEAN_LIMIT`` are
+        After an unclean exit, uploading versions count it; those at ``states.UNCLEAN_LIMIT`` are
         quarantined with ``internal_error`` and returned.
         """
         ...
@@ -182,7 +193,10 @@ class Ledger(Protocol):
         ...
 
     async def requeue(self, selection: Selection, now: datetime) -> list[FileVersion]:
-        """Take quarantined versions back (``states.retry_event``), faults and unclean counts at zero."""
+        """Take quarantined versions back (``states.retry_event``), faults and unclean counts at zero.
+
+        One that goes to the queue counts as queued ``now``; its ``key`` is None where it was ``key_taken``.
+        """
         ...
 
     async def close(self, *, clean: bool) -> None:

@@ -1,0 +1,296 @@
+"""The ledger's changes in SQL. Each names the state it leaves, and moves only as ``presignd.states`` says."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from presignd.errors import fault
+from presignd.ledger import Enqueued, LostUpdate, Selection, keys
+from presignd.ledger.questions import by_id, by_path, marks, select
+from presignd.ledger.rows import columns_of, from_micros, to_micros, to_sql
+from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, State
+from presignd.states import IN_FLIGHT, TRANSITIONS, UNCLEAN_LIMIT, Event, after, retry_event
+
+PRUNE_CHUNK = 1000
+"""Versions forgotten in one commit, so that upkeep never holds the uploads up for long."""
+
+_LEFT = frozenset({State.VANISHED, State.SUPERSEDED})
+_AGAIN = {"attempt": 0, "faults": 0, "unclean": 0, "not_before": None, "error_code": "", "error": ""}
+
+
+# --- settle -------------------------------------------------------------------------------------------
+
+
+def first_start(connection: sqlite3.Connection, watch: str, now: datetime) -> tuple[datetime, bool]:
+    """Return when ``watch`` was first started, and whether its first scan is still to be finished."""
+    connection.execute("INSERT OR IGNORE INTO watch (name, first_started_at) VALUES (?, ?)", (watch, to_micros(now)))
+    started_at, done = connection.execute(
+        "SELECT first_started_at, first_scan_done FROM watch WHERE name = ?", (watch,)
+    ).fetchone()
+    return from_micros(started_at) or now, not done
+
+
+def first_scan_done(connection: sqlite3.Connection, watch: str) -> None:
+    """Record that the first scan of ``watch`` went through."""
+    _one(connection.execute("UPDATE watch SET first_scan_done = 1 WHERE name = ?", (watch,)), watch)
+
+
+def enqueue(connection: sqlite3.Connection, versions: Sequence[NewVersion]) -> list[Enqueued]:
+    """Record new versions, each the current one of its path from now on; all of them or none."""
+    return [_enqueue(connection, new) for new in versions]
+
+
+_GIVEN = ("watch", "path", "fingerprint", "bucket", "content_type", "priority", "queued_at", "error_code", "error")
+
+
+def _enqueue(connection: sqlite3.Connection, new: NewVersion) -> Enqueued:
+    before = by_path(connection, new.watch, new.path)
+    superseded = _replace(connection, before, new.queued_at) if before else None
+    key = _key_for(connection, new, before)
+    row = {"file_id": new.file_id, "state": str(new.state), "base_key": to_sql(new.key), "key": key, "current": 1}
+    row |= columns_of({name: getattr(new, name) for name in _GIVEN})
+    if new.state is State.QUEUED and new.key is not None and key is None:
+        row |= _taken(connection, new)
+    sql = f"INSERT INTO version ({', '.join(row)}) VALUES ({marks(row)})"  # noqa: S608 - our own column names
+    connection.execute(sql, tuple(row.values()))
+    if superseded and superseded.key != key:
+        keys.release(connection, superseded.bucket, superseded.key)
+    return Enqueued(_must(by_id(connection, new.file_id)), superseded)
+
+
+def _replace(connection: sqlite3.Connection, before: FileVersion, at: datetime) -> FileVersion | None:
+    """Make room for a newer version; return ``before`` when that ended it."""
+    if before.state in IN_FLIGHT:
+        raise LostUpdate(f"{before.file_id} is {before.state}: its newer version has to wait")
+    ends = Event.SUPERSEDE in TRANSITIONS[before.state]
+    connection.execute(
+        "UPDATE version SET current = 0, gone_at = coalesce(gone_at, ?) WHERE file_id = ?",
+        (to_micros(at), before.file_id),
+    )
+    return apply(connection, before, Event.SUPERSEDE, {"done_at": at}) if ends else None
+
+
+def _key_for(connection: sqlite3.Connection, new: NewVersion, before: FileVersion | None) -> str | None:
+    if new.key is None or new.state is State.IGNORED:
+        return None
+    who = keys.Claimant(new.watch, new.path, new.bucket)
+    if before and not new.fresh_key and (before.bucket, before.base_key) == (new.bucket, new.key) and before.key:
+        # Its predecessor's key, unless that was given up unused and is another path's now.
+        inherited = keys.reserve(connection, who, before.key, fresh=False, next_key=False)
+        if inherited:
+            return inherited
+    return keys.reserve(connection, who, to_sql(new.key), fresh=new.fresh_key, next_key=new.next_key)
+
+
+def _taken(connection: sqlite3.Connection, new: NewVersion) -> dict[str, str]:
+    owner = keys.owner(connection, new.bucket, to_sql(new.key))
+    detail = f"{new.key} is {owner.decode('utf-8', 'backslashreplace')}'s" if owner is not None else ""
+    problem = fault("key_taken", detail)
+    return {"state": str(State.QUARANTINED), "error_code": problem.code, "error": to_sql(problem.message)}
+
+
+def refingerprint(connection: sqlite3.Connection, file_id: str, fingerprint: Fingerprint) -> None:
+    """Record that the same content is there with this fingerprint; it counts no longer as gone."""
+    row = columns_of({"fingerprint": fingerprint, "gone_at": None})
+    _one(
+        connection.execute(f"UPDATE version SET {_sets(row)} WHERE file_id = ?", (*row.values(), file_id)),  # noqa: S608 - our own column names
+        file_id,
+    )
+
+
+def gone(connection: sqlite3.Connection, watch: str, paths: Sequence[bytes], now: datetime) -> list[FileVersion]:
+    """End queued and quarantined versions at and below ``paths`` as vanished; note the time for all others."""
+    ended: list[FileVersion] = []
+    for path in paths:
+        if not path:
+            raise ValueError("the watch's root is no file that can be gone")
+        # b"0" follows b"/": all paths below the directory, and no others.
+        for where, values in (("path = ?", (path,)), ("path > ? AND path < ?", (path + b"/", path + b"0"))):
+            ended += _gone(connection, f"current = 1 AND watch = ? AND {where}", (watch, *values), now)
+    return ended
+
+
+def _gone(connection: sqlite3.Connection, where: str, values: tuple[object, ...], now: datetime) -> list[FileVersion]:
+    waiting = select(connection, f"{where} AND state IN ('queued', 'quarantined')", *values)
+    ended = [apply(connection, version, Event.VANISH, {"done_at": now}) for version in waiting]
+    connection.execute(
+        f"UPDATE version SET gone_at = ? WHERE {where} AND gone_at IS NULL",  # noqa: S608 - our own condition
+        (to_micros(now), *values),
+    )
+    return ended
+
+
+# --- worker -------------------------------------------------------------------------------------------
+
+
+def claim(
+    connection: sqlite3.Connection, watch: str, limit: int, now: datetime, below_size: int | None
+) -> list[FileVersion]:
+    """Move up to ``limit`` due queued versions of ``watch`` to uploading, by priority, then age."""
+    due = connection.execute(
+        "SELECT id FROM version WHERE state = 'queued' AND watch = ?"
+        " AND (not_before IS NULL OR not_before <= ?) AND (? IS NULL OR size < ?)"
+        " ORDER BY priority, id LIMIT ?",
+        (watch, to_micros(now), below_size, below_size, limit),
+    ).fetchall()
+    uploading = str(after(State.QUEUED, Event.CLAIM))
+    connection.executemany(
+        "UPDATE version SET state = ?, attempt = attempt + 1 WHERE id = ?", [(uploading, id_) for (id_,) in due]
+    )
+    return [select(connection, "id = ?", id_)[0] for (id_,) in due]
+
+
+def assign_key(
+    connection: sqlite3.Connection,
+    version: FileVersion,
+    base_key: str,
+    *,
+    fresh: bool,
+    next_key: bool,
+    beyond: str,
+) -> FileVersion | None:
+    """Reserve a key for a claimed version; None when it is another path's and ``next_key`` is false."""
+    who = keys.Claimant(version.watch, version.path, version.bucket)
+    key = keys.reserve(connection, who, base_key, fresh=fresh, next_key=next_key, beyond=beyond)
+    if key is None:
+        return None
+    _change(connection, version, {"base_key": base_key, "key": key, "verified": 0})
+    if version.key != key:
+        keys.release(connection, version.bucket, version.key)
+    return _must(by_id(connection, version.file_id))
+
+
+def apply(
+    connection: sqlite3.Connection, version: FileVersion, event: Event, changes: Mapping[str, Any]
+) -> FileVersion:
+    """Move ``version`` by ``event`` from the state it has, with ``changes``; return it as it is now."""
+    state = after(version.state, event)
+    row = {**columns_of(changes), "state": str(state)}
+    if event is Event.VERIFY:
+        row["verified"] = 1
+    _change(connection, version, row)
+    if state in _LEFT:
+        connection.execute(
+            "UPDATE version SET gone_at = coalesce(gone_at, done_at, queued_at) WHERE file_id = ?",
+            (version.file_id,),
+        )
+    if event is Event.VANISH:
+        keys.release(connection, version.bucket, version.key)
+    return _must(by_id(connection, version.file_id))
+
+
+def update(connection: sqlite3.Connection, version: FileVersion, changes: Mapping[str, Any]) -> FileVersion:
+    """Change columns of ``version`` without moving it."""
+    _change(connection, version, columns_of(changes))
+    return _must(by_id(connection, version.file_id))
+
+
+def linked(connection: sqlite3.Connection, versions: Sequence[FileVersion], mark: LinksMark) -> list[FileVersion]:
+    """Move verified versions to linked, with the ``expires_at`` they carry and the links file's mark."""
+    moved = [apply(connection, v, Event.LINK, {"expires_at": v.expires_at}) for v in versions]
+    set_meta(connection, links_inode=mark.inode, links_offset=mark.offset)
+    return moved
+
+
+# --- start, end, upkeep -------------------------------------------------------------------------------
+
+
+def release(connection: sqlite3.Connection, *, unclean: bool) -> list[FileVersion]:
+    """Put uploading versions back in the queue; return those quarantined for too many unclean exits."""
+    stopped: list[FileVersion] = []
+    if unclean:
+        connection.execute("UPDATE version SET unclean = unclean + 1 WHERE state = 'uploading'")
+        problem = fault("internal_error", f"it was in flight at {UNCLEAN_LIMIT} unclean exits")
+        error = {"error_code": problem.code, "error": problem.message}
+        worst = select(connection, "state = 'uploading' AND unclean >= ?", UNCLEAN_LIMIT)
+        stopped = [apply(connection, version, Event.QUARANTINE, error) for version in worst]
+    back = str(after(State.UPLOADING, Event.RELEASE))
+    connection.execute("UPDATE version SET state = ? WHERE state = 'uploading'", (back,))
+    return stopped
+
+
+def begin_run(connection: sqlite3.Connection) -> bool:
+    """Tell whether the last run ended cleanly (or there was none); from now on it counts as unclean."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'clean'").fetchone()
+    set_meta(connection, clean=0)
+    return row is None or bool(row[0])
+
+
+def announced(connection: sqlite3.Connection, file_ids: Sequence[str]) -> None:
+    """Record that ``file.done`` was said for these."""
+    for file_id in file_ids:
+        _one(connection.execute("UPDATE version SET announced = 1 WHERE file_id = ?", (file_id,)), file_id)
+
+
+def prune(connection: sqlite3.Connection, before: datetime) -> int:
+    """Forget up to ``PRUNE_CHUNK`` versions whose content left its path before ``before``.
+
+    Kept are those whose ``file.done`` is still to be said, and receipts that a waiting newer version
+    needs, to know its own object again.
+    """
+    old = connection.execute(
+        "SELECT id, bucket, key FROM version AS old WHERE gone_at IS NOT NULL AND gone_at < ?"
+        " AND (state = 'ignored' OR announced = 1 AND state IN ('finished', 'vanished', 'superseded'))"
+        " AND NOT EXISTS (SELECT 1 FROM version AS now WHERE now.current = 1 AND now.watch = old.watch"
+        " AND now.path = old.path AND now.state IN ('queued', 'uploading', 'quarantined')) LIMIT ?",
+        (to_micros(before), PRUNE_CHUNK),
+    ).fetchall()
+    connection.executemany("DELETE FROM version WHERE id = ?", [(id_,) for id_, _, _ in old])
+    for bucket, key in {(bucket, key) for _, bucket, key in old if key is not None}:
+        keys.forget(connection, bucket, key)
+    return len(old)
+
+
+def requeue(connection: sqlite3.Connection, selection: Selection, now: datetime) -> list[FileVersion]:
+    """Take the selected quarantined versions back; one that goes to the queue counts as queued ``now``."""
+    where, values = ["state = 'quarantined'"], []
+    if selection.path is not None:
+        where.append("current = 1 AND watch = ? AND path = ?")
+        values += [*selection.path]
+    for column, value in (("watch", selection.watch), ("error_code", selection.error_code)):
+        if value is not None:
+            where.append(f"{column} = ?")
+            values.append(value)
+    chosen = select(connection, f"{' AND '.join(where)} ORDER BY id", *values)
+    return [_again(connection, version, now) for version in chosen]
+
+
+def _again(connection: sqlite3.Connection, version: FileVersion, now: datetime) -> FileVersion:
+    event = retry_event(version)
+    kept = {"attempt": version.attempt} if event is Event.RESUME else {"queued_at": now}
+    return apply(connection, version, event, {**_AGAIN, **kept})
+
+
+def set_meta(connection: sqlite3.Connection, **values: int) -> None:
+    """Record values of the ledger as a whole."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", [(k, to_sql(v)) for k, v in values.items()]
+    )
+
+
+# --- one row ------------------------------------------------------------------------------------------
+
+
+def _change(connection: sqlite3.Connection, version: FileVersion, row: Mapping[str, Any]) -> None:
+    cursor = connection.execute(
+        f"UPDATE version SET {_sets(row)} WHERE file_id = ? AND state = ?",  # noqa: S608 - our own column names
+        (*row.values(), version.file_id, str(version.state)),
+    )
+    _one(cursor, f"{version.file_id} in state {version.state}")
+
+
+def _sets(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{column} = ?" for column in row)
+
+
+def _one(cursor: sqlite3.Cursor, what: str) -> None:
+    if cursor.rowcount != 1:
+        raise LostUpdate(f"{what}: {cursor.rowcount} rows instead of one")
+
+
+def _must(version: FileVersion | None) -> FileVersion:
+    assert version is not None
+    return version

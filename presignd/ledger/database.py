@@ -1,0 +1,145 @@
+"""SQLite plumbing that knows no business: opening, migrating, and errors in words for the user."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from presignd.errors import PresigndError, Unavailable, UsageError, fault
+
+BUSY_SECONDS = 5.0
+JOURNAL_LIMIT = 64 << 20
+"""Bytes of write-ahead log kept on disk once a burst is over."""
+
+Migration = Sequence[str]
+
+
+def open_database(path: Path, application_id: int, migrations: Sequence[Migration]) -> sqlite3.Connection:
+    """Open (or make, mode 0600) the database and bring it to the newest schema.
+
+    Raises ``UsageError`` for a file that is no such database, is corrupt, or was written by a newer
+    version; ``Unavailable`` while another program holds it; the fault ``disk_full``.
+    """
+    with translated(path):
+        _create(path)
+        connection = connect(path)
+        try:
+            _check(connection, path, application_id, len(migrations))
+            connection.execute("PRAGMA journal_mode = WAL")
+            _migrate(connection, application_id, migrations)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a connection, for one thread at a time, without implicit transactions."""
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    for pragma in ("synchronous = FULL", "foreign_keys = ON", f"journal_size_limit = {JOURNAL_LIMIT}"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the disk may say into an expected error with its fix; bugs go through."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        expected = explain(error, path)
+        if expected is None:
+            raise
+        raise expected from None
+
+
+def explain(error: BaseException, path: Path) -> PresigndError | None:
+    """Return the expected error for one of SQLite's or the system's; None where it is a bug."""
+    if isinstance(error, OSError):
+        return _explain_system(error, path)
+    # sqlite.org/rescode.html: the low byte is the primary code.
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return _full(path)
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return UsageError(f"the ledger {path} is damaged: {error}", fix=_fix_damage(path))
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return Unavailable(f"another program holds the ledger {path}", fix="close it (sqlite3, a backup)")
+    if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR}:
+        return Unavailable(
+            f"the ledger {path} can't be read or written: {error}",
+            fix="look at the disk (dmesg, mount) and at the folder's owner and mode",
+        )
+    return None
+
+
+def _explain_system(error: OSError, path: Path) -> PresigndError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return _full(path)
+    return UsageError(
+        f"the ledger {path} can't be opened: {error.strerror}", fix="give it to the daemon's user, mode 0600"
+    )
+
+
+def _full(path: Path) -> PresigndError:
+    return fault("disk_full", f"the ledger {path} can't be written")
+
+
+def _fix_damage(path: Path) -> str:
+    return (
+        f"test the disk, then move {path.name}, {path.name}-wal and {path.name}-shm away and start again: "
+        "files already uploaded are found in the store, not sent twice"
+    )
+
+
+def _create(path: Path) -> None:
+    """Make the file ourselves: SQLite's would follow the umask, and its -wal and -shm follow the file."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    try:
+        os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)
+
+
+def _check(connection: sqlite3.Connection, path: Path, application_id: int, newest: int) -> None:
+    found = _pragma(connection, "application_id")
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if found != application_id and (found or tables):
+        raise UsageError(
+            f"{path} is another program's database (application id {found:#010x})",
+            fix="set ledger.path to a folder of presignd's own",
+        )
+    version = _pragma(connection, "user_version")
+    if version > newest:
+        raise UsageError(
+            f"the ledger {path} has schema version {version}, this presignd knows versions up to {newest}",
+            fix="install the newer presignd again, or set ledger.path to a new folder",
+        )
+
+
+def _migrate(connection: sqlite3.Connection, application_id: int, migrations: Sequence[Migration]) -> None:
+    """Apply each missing step in a transaction of its own: a crash leaves a whole earlier schema."""
+    for number in range(_pragma(connection, "user_version"), len(migrations)):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in migrations[number]:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {application_id}")
+            connection.execute(f"PRAGMA user_version = {number + 1}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    (value,) = connection.execute(f"PRAGMA {name}").fetchone()
+    return int(value)

@@ -1,0 +1,48 @@
+"""The ledger's folder: private, and on a filesystem where locks and shared memory hold."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from presignd import filesystem
+from presignd.errors import UsageError
+
+
+def prepare(folder: Path) -> None:
+    """Make ``folder`` (0700, whatever the umask) where it is missing, and refuse an unfit one.
+
+    Raises ``UsageError`` for one that can't be made, or that lies on a network filesystem: SQLite's WAL
+    needs memory that every opener shares (sqlite.org/wal.html), and locks there hold one host at most.
+    """
+    try:
+        _make(folder)
+        name = filesystem.kind(folder) if filesystem.is_network(folder) else ""
+    except OSError as error:
+        raise UsageError(
+            f"ledger.path: {folder} can't be used: {error.strerror}",
+            fix="make that folder for the daemon's user, or set ledger.path to another one",
+        ) from None
+    if name:
+        raise UsageError(
+            f"ledger.path: {folder} lies on {name}, where neither locks nor SQLite's WAL can be trusted",
+            fix="set ledger.path to a folder on a local filesystem",
+        )
+
+
+def sync(folder: Path) -> None:
+    """Make the names in ``folder`` durable: power loss must not take a new file away again."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _make(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
+    sync(folder.parent)

@@ -1,0 +1,140 @@
+"""Keys belong to paths: numbering a key, and reserving one, so that no two paths ever share it."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+
+MAX_KEY = 1024
+"""Bytes of UTF-8 in an S3 key (S3 user guide, "Naming Amazon S3 objects")."""
+
+_DOUBLE = re.compile(r"\.tar\.(gz|bz2|xz|zst|lz|lz4|lzma|Z|br)$", re.IGNORECASE)
+_NUMBER = re.compile(r"~(\d{1,18})(?=\.|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """The path that wants a key."""
+
+    watch: str
+    path: bytes
+    bucket: str
+
+
+def numbered(key: str, number: int) -> str | None:
+    """Return ``key`` with ``~number`` before its suffix: "a/b.tar.gz" → "a/b~2.tar.gz", ".env" → ".env~2".
+
+    The name is cut so that the whole stays within 1024 bytes; None where nothing of it would be left.
+    """
+    folder, name = posixpath.split(key)
+    stem, suffix = _split(name)
+    folder += "/" if folder else ""
+    tail = f"~{number}{suffix}"
+    room = MAX_KEY - len(f"{folder}{tail}".encode())
+    stem = stem.encode()[: max(room, 0)].decode(errors="ignore")
+    return f"{folder}{stem}{tail}" if stem else None
+
+
+def number_in(base_key: str, key: str) -> int:
+    """Return the number that makes ``base_key`` into ``key``; 1 when there is none."""
+    for match in reversed(list(_NUMBER.finditer(key))):
+        if numbered(base_key, int(match[1])) == key:
+            return int(match[1])
+    return 1
+
+
+def first_free(base_key: str, after: int, is_free: Callable[[str], bool]) -> str | None:
+    """Return a free numbered key with a number over ``after``: the next one when no number was skipped.
+
+    Looks in doubling steps, then halves, so that the ten-thousandth name costs no ten thousand looks.
+    """
+
+    def free(number: int) -> bool:
+        key = numbered(base_key, number)
+        return key is None or is_free(key)
+
+    taken, step = after, 1
+    while not free(taken + step):
+        taken, step = taken + step, step * 2
+    while step > 1:
+        step //= 2
+        if not free(taken + step):
+            taken += step
+    return numbered(base_key, taken + 1)
+
+
+def reserve(
+    connection: sqlite3.Connection,
+    who: Claimant,
+    base_key: str,
+    *,
+    fresh: bool,
+    next_key: bool,
+    beyond: str = "",
+) -> str | None:
+    """Reserve ``base_key``, or the next free number of it, for ``who``; None when it can't have one.
+
+    ``fresh`` passes over keys the path itself has had. ``beyond`` is a key that is not to be had at all.
+    """
+
+    def is_free(key: str) -> bool:
+        return _is_free(connection, who, key, fresh=fresh)
+
+    if not beyond and is_free(base_key):
+        key: str | None = base_key
+    elif next_key:
+        key = first_free(base_key, max(number_in(base_key, beyond), 1), is_free)
+    else:
+        key = None
+    if key is not None:
+        connection.execute(
+            "INSERT OR IGNORE INTO object_key (bucket, key, watch, path) VALUES (?, ?, ?, ?)",
+            (who.bucket, key, who.watch, who.path),
+        )
+    return key
+
+
+def release(connection: sqlite3.Connection, bucket: str, key: str | None) -> None:
+    """Give up a key that no version can have an object under: none was ever tried, none is to come.
+
+    A file that was renamed before its upload thus leaves its key to the new name.
+    """
+    connection.execute(
+        "DELETE FROM object_key WHERE bucket = ? AND key = ? AND NOT EXISTS (SELECT 1 FROM version"
+        " WHERE version.key = object_key.key AND version.bucket = object_key.bucket AND"
+        " (attempt > 0 OR verified = 1 OR state IN ('queued', 'quarantined')))",
+        (bucket, key),
+    )
+
+
+def forget(connection: sqlite3.Connection, bucket: str, key: str | None) -> None:
+    """Give up a key once no version remembers it."""
+    connection.execute(
+        "DELETE FROM object_key WHERE bucket = ? AND key = ? AND NOT EXISTS (SELECT 1 FROM version"
+        " WHERE version.key = object_key.key AND version.bucket = object_key.bucket)",
+        (bucket, key),
+    )
+
+
+def owner(connection: sqlite3.Connection, bucket: str, key: str) -> bytes | None:
+    """Return the path that has ``key`` reserved, None when nobody has."""
+    row = connection.execute("SELECT path FROM object_key WHERE bucket = ? AND key = ?", (bucket, key)).fetchone()
+    return row[0] if row else None
+
+
+def _is_free(connection: sqlite3.Connection, who: Claimant, key: str, *, fresh: bool) -> bool:
+    row = connection.execute(
+        "SELECT watch, path FROM object_key WHERE bucket = ? AND key = ?", (who.bucket, key)
+    ).fetchone()
+    if row is None:
+        return True
+    return not fresh and row == (who.watch, who.path)
+
+
+def _split(name: str) -> tuple[str, str]:
+    if (double := _DOUBLE.search(name)) and double.start() > 0:
+        return name[: double.start()], name[double.start() :]
+    return posixpath.splitext(name)

@@ -1,0 +1,133 @@
+"""The ledger's questions in SQL: each reads through an index, whatever the number of versions."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
+
+from presignd.ledger import WatchSummary
+from presignd.ledger.rows import SELECT, from_micros, to_sql, version_of
+from presignd.ledger.schema import ENDED_UNSAID
+from presignd.model import FileVersion, LinksMark, State
+
+CHUNK = 500
+"""Parameters in one statement: older SQLite takes 999."""
+
+
+def select(connection: sqlite3.Connection, where: str, *values: object) -> list[FileVersion]:
+    """Return the versions that ``where`` (and what follows it) picks."""
+    return [version_of(row) for row in connection.execute(f"{SELECT} WHERE {where}", values)]
+
+
+def first(connection: sqlite3.Connection, where: str, *values: object) -> FileVersion | None:
+    """Return the first version that ``where`` picks, None without one."""
+    row = connection.execute(f"{SELECT} WHERE {where} LIMIT 1", values).fetchone()
+    return version_of(row) if row else None
+
+
+def known(connection: sqlite3.Connection, watch: str, paths: Sequence[bytes]) -> dict[bytes, FileVersion]:
+    """Return the current version at each of ``paths`` that has one."""
+    found: dict[bytes, FileVersion] = {}
+    for chunk in chunks(paths):
+        where = f"current = 1 AND watch = ? AND path IN ({marks(chunk)})"
+        found |= {version.path: version for version in select(connection, where, watch, *chunk)}
+    return found
+
+
+def paths(connection: sqlite3.Connection, watch: str, after: bytes, limit: int) -> list[bytes]:
+    """Return current paths of ``watch`` in byte order after ``after`` that aren't noted as gone."""
+    rows = connection.execute(
+        "SELECT path FROM version WHERE current = 1 AND watch = ? AND path > ? AND gone_at IS NULL"
+        " ORDER BY path LIMIT ?",
+        (watch, after, limit),
+    )
+    return [path for (path,) in rows]
+
+
+def next_due(connection: sqlite3.Connection, watches: Collection[str]) -> datetime | None:
+    """Return the earliest ``not_before`` among queued versions of ``watches``."""
+    question = "SELECT min(not_before) FROM version WHERE state = 'queued' AND watch = ? AND not_before > 0"
+    found = (connection.execute(question, (watch,)).fetchone()[0] for watch in watches)
+    return from_micros(min((micros for micros in found if micros is not None), default=None))
+
+
+def previous_receipt(connection: sqlite3.Connection, version: FileVersion) -> FileVersion | None:
+    """Return the newest verified version before this one, of the same path, bucket and key."""
+    return first(
+        connection,
+        "key = ? AND bucket = ? AND watch = ? AND path = ? AND verified = 1"
+        " AND id < (SELECT id FROM version WHERE file_id = ?) ORDER BY id DESC",
+        *(to_sql(version.key), version.bucket, version.watch, version.path, version.file_id),
+    )
+
+
+def in_state(connection: sqlite3.Connection, state: State) -> list[FileVersion]:
+    """Return every version in ``state``, oldest first."""
+    return select(connection, "state = ? ORDER BY id", str(state))
+
+
+def unannounced(connection: sqlite3.Connection) -> list[FileVersion]:
+    """Return ended versions whose ``file.done`` was not recorded as said, oldest first."""
+    return select(connection, f"{ENDED_UNSAID} ORDER BY id")
+
+
+def links_mark(connection: sqlite3.Connection) -> LinksMark | None:
+    """Return how far the links file is known."""
+    meta = dict(connection.execute("SELECT key, value FROM meta"))
+    if "links_inode" not in meta:
+        return None
+    return LinksMark(int(meta["links_inode"]), int(meta["links_offset"]))
+
+
+def summary(connection: sqlite3.Connection) -> list[WatchSummary]:
+    """Return the numbers of each watch, also of one that has no version yet."""
+    names = [name for (name,) in connection.execute("SELECT name FROM watch")]
+    rows = connection.execute(
+        "SELECT watch, state, count(*), min(queued_at) FROM version GROUP BY state, watch"
+    ).fetchall()
+    numbers = {watch: _numbers(watch, mine) for watch, mine in groupby(sorted(rows), itemgetter(0))}
+    return [numbers.get(name) or _numbers(name, ()) for name in sorted({*names, *numbers})]
+
+
+def quarantined(connection: sqlite3.Connection) -> list[FileVersion]:
+    """Return every quarantined version, newest first."""
+    return select(connection, "state = 'quarantined' ORDER BY id DESC")
+
+
+def by_key(connection: sqlite3.Connection, key: str, bucket: str | None) -> FileVersion | None:
+    """Return the newest verified version stored under ``key``, in any bucket without one given."""
+    where = "key = ? AND verified = 1 AND (bucket = ? OR ? IS NULL) ORDER BY id DESC"
+    return first(connection, where, to_sql(key), bucket, bucket)
+
+
+def by_path(connection: sqlite3.Connection, watch: str, path: bytes) -> FileVersion | None:
+    """Return the current version at a path."""
+    return first(connection, "current = 1 AND watch = ? AND path = ?", watch, path)
+
+
+def by_id(connection: sqlite3.Connection, file_id: str) -> FileVersion | None:
+    """Return one version."""
+    return first(connection, "file_id = ?", file_id)
+
+
+def chunks(values: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Cut ``values`` into pieces that fit one statement."""
+    return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
+
+
+def marks(values: Collection[object]) -> str:
+    """Return as many parameter marks."""
+    return ",".join("?" * len(values))
+
+
+def _numbers(watch: str, rows: Iterable[tuple[str, str, int, int]]) -> WatchSummary:
+    """Put one watch's rows (watch, state, count, oldest queued_at) together."""
+    counts: dict[State, int] = {}
+    oldest: int | None = None
+    for _, state, count, queued_at in rows:
+        counts[State(state)] = count
+        oldest = queued_at if state == State.QUEUED else oldest
+    return WatchSummary(watch, counts, from_micros(oldest))

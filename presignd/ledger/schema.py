@@ -1,0 +1,100 @@
+"""The ledger's tables, as numbered migrations: one is never changed once released, only followed.
+
+Times are microseconds since 1970 UTC. ``ino``, ``mtime_ns`` and ``ctime_ns`` have no declared type:
+values beyond SQLite's 64 signed bits (inodes of some filesystems, years after 2262) are kept as text.
+"""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x70736764
+""""psgd": tells the file from any other SQLite database."""
+
+_VERSION = """
+CREATE TABLE version (
+  id           INTEGER PRIMARY KEY,
+  file_id      TEXT    NOT NULL UNIQUE,
+  watch        TEXT    NOT NULL,
+  path         BLOB    NOT NULL,
+  current      INTEGER NOT NULL,
+  state        TEXT    NOT NULL,
+  ino                  NOT NULL,
+  size         INTEGER NOT NULL,
+  mtime_ns             NOT NULL,
+  ctime_ns             NOT NULL,
+  bucket       TEXT    NOT NULL,
+  base_key     TEXT,
+  key          TEXT,
+  content_type TEXT    NOT NULL,
+  priority     INTEGER NOT NULL,
+  queued_at    INTEGER NOT NULL,
+  attempt      INTEGER NOT NULL DEFAULT 0,
+  faults       INTEGER NOT NULL DEFAULT 0,
+  unclean      INTEGER NOT NULL DEFAULT 0,
+  not_before   INTEGER,
+  checksum     TEXT    NOT NULL DEFAULT '',
+  etag         TEXT    NOT NULL DEFAULT '',
+  version_id   TEXT    NOT NULL DEFAULT '',
+  adopted      INTEGER NOT NULL DEFAULT 0,
+  verified     INTEGER NOT NULL DEFAULT 0,
+  error_code   TEXT    NOT NULL DEFAULT '',
+  error        TEXT    NOT NULL DEFAULT '',
+  done_at      INTEGER,
+  signed_at    INTEGER,
+  expires_at   INTEGER,
+  announced    INTEGER NOT NULL DEFAULT 0,
+  gone_at      INTEGER,
+  upload_id    TEXT    NOT NULL DEFAULT '',
+  part_size    INTEGER NOT NULL DEFAULT 0
+)
+"""
+"""``verified``: these bytes were once verified under ``key``, so there is a receipt. ``gone_at``: when the
+content left its path, by deletion or by a newer version; ``prune`` goes by it."""
+
+_OBJECT_KEY = """
+CREATE TABLE object_key (
+  bucket TEXT NOT NULL,
+  key    TEXT NOT NULL,
+  watch  TEXT NOT NULL,
+  path   BLOB NOT NULL,
+  PRIMARY KEY (bucket, key)
+) WITHOUT ROWID
+"""
+
+_PART = """
+CREATE TABLE part (
+  version  INTEGER NOT NULL REFERENCES version (id) ON DELETE CASCADE,
+  number   INTEGER NOT NULL,
+  etag     TEXT    NOT NULL,
+  checksum TEXT    NOT NULL,
+  size     INTEGER NOT NULL,
+  PRIMARY KEY (version, number)
+) WITHOUT ROWID
+"""
+
+_WATCH = """
+CREATE TABLE watch (
+  name             TEXT    PRIMARY KEY,
+  first_started_at INTEGER NOT NULL,
+  first_scan_done  INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID
+"""
+
+ENDED_UNSAID = "announced = 0 AND state IN ('finished', 'vanished', 'superseded')"
+"""Queries repeat an index's condition word for word, or SQLite does not use the index."""
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        _VERSION,
+        "CREATE UNIQUE INDEX version_current ON version (watch, path) WHERE current = 1",
+        "CREATE INDEX version_queue ON version (watch, priority, id, not_before, size) WHERE state = 'queued'",
+        "CREATE INDEX version_due ON version (watch, not_before) WHERE state = 'queued'",
+        "CREATE INDEX version_state ON version (state, watch, queued_at)",
+        "CREATE INDEX version_key ON version (key, bucket) WHERE key IS NOT NULL",
+        f"CREATE INDEX version_unsaid ON version (id) WHERE {ENDED_UNSAID}",
+        "CREATE INDEX version_gone ON version (gone_at) WHERE gone_at IS NOT NULL",
+        _OBJECT_KEY,
+        _PART,
+        _WATCH,
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+    ),
+)

@@ -1,0 +1,188 @@
+"""The ledger on SQLite: changes go through one writer thread, questions through a reader of their own.
+
+A question sees every change whose call has returned: it starts after that commit.
+"""
+
+# ruff: noqa: D102 - the port, presignd.ledger.Ledger, holds the contract of each method
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from presignd.ledger import Enqueued, Ledger, Selection, WatchSummary, changes, questions
+from presignd.ledger.database import connect, explain, open_database, translated
+from presignd.ledger.folder import prepare, sync
+from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
+from presignd.ledger.writer import Writer
+from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, State
+from presignd.states import Event
+
+T = TypeVar("T")
+FILE = "ledger.sqlite3"
+
+
+async def open_ledger(folder: Path) -> SqliteLedger:
+    """Open the ledger in ``folder`` (made 0700 where missing; the file is 0600).
+
+    The caller holds ``lock.DaemonLock`` on that folder. Raises ``UsageError`` for a folder or file that
+    is none for a ledger (network filesystem, newer version, another program's, damaged), ``Unavailable``
+    while another program holds it, the fault ``disk_full``.
+    """
+    writing, reading = await asyncio.to_thread(_open, folder)
+    return SqliteLedger(folder / FILE, writing, reading)
+
+
+def _open(folder: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    prepare(folder)
+    writing = open_database(folder / FILE, APPLICATION_ID, MIGRATIONS)
+    sync(folder)
+    reading = connect(folder / FILE)
+    reading.execute("PRAGMA query_only = ON")
+    return writing, reading
+
+
+class SqliteLedger(Ledger):
+    """Implements ``Ledger``; the methods' contracts stand there.
+
+    Calls that can't be written raise the fault ``disk_full`` and change nothing; the next ones are tried
+    again. ``UsageError`` means the file is damaged, ``Unavailable`` that it can't be reached.
+    """
+
+    def __init__(self, path: Path, writing: sqlite3.Connection, reading: sqlite3.Connection) -> None:
+        self._path = path
+        self._writer = Writer(writing, lambda error: explain(error, path))
+        self._reading = reading
+        self._reader = ThreadPoolExecutor(1, "presignd-ledger-questions")
+        self._running = False
+
+    @property
+    def heartbeat(self) -> float:
+        """Return the monotonic time (seconds) of the writer's last turn; it turns each second when idle."""
+        return self._writer.heartbeat
+
+    # --- settle -------------------------------------------------------------------------------------
+
+    async def known(self, watch: str, paths: Sequence[bytes]) -> dict[bytes, FileVersion]:
+        return await self._ask(questions.known, watch, paths)
+
+    async def paths(self, watch: str, after: bytes, limit: int) -> list[bytes]:
+        return await self._ask(questions.paths, watch, after, limit)
+
+    async def first_start(self, watch: str, now: datetime) -> tuple[datetime, bool]:
+        return await self._do(changes.first_start, watch, now)
+
+    async def first_scan_done(self, watch: str) -> None:
+        await self._do(changes.first_scan_done, watch)
+
+    async def enqueue(self, versions: Sequence[NewVersion]) -> list[Enqueued]:
+        return await self._do(changes.enqueue, versions)
+
+    async def refingerprint(self, file_id: str, fingerprint: Fingerprint) -> None:
+        await self._do(changes.refingerprint, file_id, fingerprint)
+
+    async def gone(self, watch: str, paths: Sequence[bytes], now: datetime) -> list[FileVersion]:
+        return await self._do(changes.gone, watch, paths, now)
+
+    # --- worker -------------------------------------------------------------------------------------
+
+    async def claim(self, watch: str, limit: int, now: datetime, *, below_size: int | None = None) -> list[FileVersion]:
+        return await self._do(changes.claim, watch, limit, now, below_size)
+
+    async def next_due(self, watches: Collection[str]) -> datetime | None:
+        return await self._ask(questions.next_due, watches)
+
+    async def assign_key(
+        self, version: FileVersion, base_key: str, *, fresh: bool, next_key: bool, beyond: str = ""
+    ) -> FileVersion | None:
+        return await self._do(changes.assign_key, version, base_key, fresh=fresh, next_key=next_key, beyond=beyond)
+
+    async def previous_receipt(self, version: FileVersion) -> FileVersion | None:
+        return await self._ask(questions.previous_receipt, version)
+
+    async def apply(self, version: FileVersion, event: Event, **changed: Any) -> FileVersion:
+        return await self._do(changes.apply, version, event, changed)
+
+    async def update(self, version: FileVersion, **changed: Any) -> FileVersion:
+        return await self._do(changes.update, version, changed)
+
+    async def linked(self, versions: Sequence[FileVersion], mark: LinksMark) -> list[FileVersion]:
+        return await self._do(changes.linked, versions, mark)
+
+    # --- start, end, upkeep -------------------------------------------------------------------------
+
+    async def release(self, *, unclean: bool) -> list[FileVersion]:
+        return await self._do(changes.release, unclean=unclean)
+
+    async def was_clean(self) -> bool:
+        clean = await self._do(changes.begin_run)
+        self._running = True
+        return clean
+
+    async def in_state(self, state: State) -> list[FileVersion]:
+        return await self._ask(questions.in_state, state)
+
+    async def unannounced(self) -> list[FileVersion]:
+        return await self._ask(questions.unannounced)
+
+    async def announced(self, file_ids: Sequence[str]) -> None:
+        await self._do(changes.announced, file_ids)
+
+    async def links_mark(self) -> LinksMark | None:
+        return await self._ask(questions.links_mark)
+
+    async def prune(self, before: datetime) -> int:
+        total = 0
+        while forgotten := await self._do(changes.prune, before):
+            total += forgotten
+        return total
+
+    # --- questions ----------------------------------------------------------------------------------
+
+    async def summary(self) -> list[WatchSummary]:
+        return await self._ask(questions.summary)
+
+    async def quarantined(self) -> list[FileVersion]:
+        return await self._ask(questions.quarantined)
+
+    async def by_key(self, key: str, bucket: str | None = None) -> FileVersion | None:
+        return await self._ask(questions.by_key, key, bucket)
+
+    async def by_path(self, watch: str, path: bytes) -> FileVersion | None:
+        return await self._ask(questions.by_path, watch, path)
+
+    async def by_id(self, file_id: str) -> FileVersion | None:
+        return await self._ask(questions.by_id, file_id)
+
+    async def requeue(self, selection: Selection, now: datetime) -> list[FileVersion]:
+        return await self._do(changes.requeue, selection, now)
+
+    async def close(self, *, clean: bool) -> None:
+        try:
+            # A command that only looked in tells nothing about how the last run ended.
+            if clean and self._running:
+                await self._do(changes.set_meta, clean=1)
+        finally:
+            self._reader.shutdown()
+            self._reading.close()
+            await self._writer.close()
+
+    # --- the two threads ----------------------------------------------------------------------------
+
+    async def _do(self, change: Callable[..., T], *args: Any, **more: Any) -> T:
+        return await self._writer.do(lambda connection: change(connection, *args, **more))
+
+    async def _ask(self, question: Callable[..., T], *args: Any) -> T:
+        self._writer.check()
+        asked = partial(self._answer, question, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._reader, asked)
+
+    def _answer(self, question: Callable[..., T], *args: Any) -> T:
+        with translated(self._path):
+            return question(self._reading, *args)

@@ -1,0 +1,170 @@
+"""One thread that owns the writing connection: whatever waits is done in one transaction, one fsync.
+
+Callers get their answers after the commit. One operation's failure undoes that operation only; a commit
+that fails (a full disk) fails its whole batch and leaves the database as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Operation = Callable[[sqlite3.Connection], T]
+Explain = Callable[[BaseException], BaseException | None]
+
+BATCH = 256
+"""Changes in one commit at most: what a crash may make presignd do again (contract, guarantee 3)."""
+
+IDLE_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class _Job:
+    operation: Operation[Any]
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+    def answer(self) -> None:
+        if self.future.done():  # its caller was cancelled; what it asked for is done all the same
+            return
+        if self.error is None:
+            self.future.set_result(self.result)
+        else:
+            self.future.set_exception(self.error)
+
+
+class Writer:
+    """Runs operations on ``connection`` in a thread of its own; made and called in an event loop.
+
+    ``explain`` turns an error of SQLite's into an expected one, or returns None. ``heartbeat`` is the
+    monotonic time (seconds) of the thread's last turn; idle, it turns each second.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, explain: Explain) -> None:
+        self.heartbeat = time.monotonic()
+        self._connection = connection
+        self._explain = explain
+        self._loop = asyncio.get_running_loop()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._closed = False
+        self._cause: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="presignd-ledger", daemon=True)
+        self._thread.start()
+
+    async def do(self, operation: Operation[T]) -> T:
+        """Run ``operation`` and return its result after the commit; raise what it raised.
+
+        Cancelling the caller does not take the operation back. Raises ``RuntimeError`` once the writer
+        is closed or its thread has died.
+        """
+        self.check()
+        job = _Job(operation, self._loop.create_future())
+        self._jobs.put(job)
+        result: T = await job.future
+        return result
+
+    def check(self) -> None:
+        """Raise ``RuntimeError`` when nothing can be done any more, with the cause."""
+        if self._cause is not None:
+            raise RuntimeError("the ledger's thread has died") from self._cause
+        if self._closed:
+            raise RuntimeError("the ledger is closed")
+
+    async def close(self) -> None:
+        """Do what is pending, close the connection and end the thread."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    # --- in the thread ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        batch: list[_Job] = []
+        try:
+            while self._turn(batch):
+                pass
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the callers must hear of it
+            self._tell(self._die, error, batch)
+        finally:
+            self._connection.close()
+
+    def _turn(self, batch: list[_Job]) -> bool:
+        """Do one batch; False once told to end."""
+        self.heartbeat = time.monotonic()
+        batch.clear()
+        more = self._collect(batch)
+        if batch:
+            self._commit(batch)
+            self._tell(_answer, batch.copy())
+        return more
+
+    def _collect(self, batch: list[_Job]) -> bool:
+        try:
+            job = self._jobs.get(timeout=IDLE_SECONDS)
+            while job is not None:
+                batch.append(job)
+                if len(batch) == BATCH:
+                    return True
+                job = self._jobs.get_nowait()
+        except queue.Empty:
+            return True
+        return False
+
+    def _commit(self, batch: list[_Job]) -> None:
+        try:
+            self._connection.execute("BEGIN")
+            for job in batch:
+                self._attempt(job)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            for job in batch:
+                job.error = self._explain(error) or error
+
+    def _attempt(self, job: _Job) -> None:
+        self._connection.execute("SAVEPOINT job")
+        try:
+            job.result = job.operation(self._connection)
+        except Exception as error:
+            # Some errors make SQLite roll back everything (sqlite.org/lang_transaction.html): then the
+            # changes before this one are gone too, and their callers must not be told otherwise.
+            if not self._connection.in_transaction:
+                raise
+            self._connection.execute("ROLLBACK TO job")
+            job.error = self._explain(error) or error
+        self._connection.execute("RELEASE job")
+
+    def _tell(self, function: Callable[..., None], *args: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            if not self._loop.is_closed():  # a loop that ended has nobody left to tell
+                raise
+
+    # --- in the loop --------------------------------------------------------------------------------
+
+    def _die(self, cause: BaseException, batch: list[_Job]) -> None:
+        """Fail what was under way and what waits; runs in the loop, where nothing can slip in between."""
+        self._cause = cause
+        while not self._jobs.empty():
+            job = self._jobs.get_nowait()
+            batch += [job] if job else []
+        for job in batch:
+            job.error = RuntimeError("the ledger's thread has died")
+            job.error.__cause__ = cause
+        _answer(batch)
+
+
+def _answer(batch: list[_Job]) -> None:
+    for job in batch:
+        job.answer()
