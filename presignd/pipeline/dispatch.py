@@ -38,6 +38,7 @@ class Dispatcher:
         self._watches = list(watches)
         self._tasks: dict[asyncio.Task[None], int] = {}
         self._wake = asyncio.Event()
+        self._bug: BaseException | None = None
         self.draining = False
         self.heartbeat = time.monotonic()
 
@@ -56,8 +57,6 @@ class Dispatcher:
         self.wake()
         if not task.cancelled() and (bug := task.exception()):
             self._bug = bug
-
-    _bug: BaseException | None = None
 
     async def run(self) -> None:
         """Claim and start, until draining; raise what a worker could not even record (the ledger failing)."""
@@ -79,21 +78,26 @@ class Dispatcher:
             if free <= 0:
                 break
             share = -(-free // (len(open_watches) - turn))
-            versions = await self._ledger.claim(name, share, utcnow(), below_size=self._below_size())
+            below_size, limit = self._room_for(share)
+            versions = await self._ledger.claim(name, limit, utcnow(), below_size=below_size)
             for version in versions:
                 self.start(version)
             total += len(versions)
         self._watches.append(self._watches.pop(0))
         return total
 
-    def _below_size(self) -> int | None:
+    def _room_for(self, share: int) -> tuple[int | None, int]:
+        """Return the size a claim must stay below, if large files hold their half, and its limit."""
+        half = max(1, self._slots // 2)
         large = sum(size >= self._large_size for size in self._tasks.values())
-        return self._large_size if large >= max(1, self._slots // 2) else None
+        return (self._large_size, share) if large >= half else (None, min(share, half - large))
 
     async def _rest(self) -> None:
         """Wait until something happens, a retry is due, or a few seconds are over."""
-        due = await self._ledger.next_due([name for name in self._watches if self._is_open(name)])
-        seconds = LOOK_SECONDS if len(self._tasks) >= self._slots else _until(due, utcnow())
+        seconds = LOOK_SECONDS
+        if len(self._tasks) < self._slots:
+            due = await self._ledger.next_due([name for name in self._watches if self._is_open(name)])
+            seconds = _until(due, utcnow())
         try:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()

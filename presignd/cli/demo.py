@@ -1,0 +1,83 @@
+"""``presignd demo``: the daemon as it is, on a real embedded store, with nothing to set up."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from presignd import daemon, log
+from presignd.config import (
+    Config,
+    ControlConfig,
+    LedgerConfig,
+    LinksConfig,
+    LogConfig,
+    PresignConfig,
+    UploadConfig,
+    WatchConfig,
+    WebConfig,
+)
+from presignd.embedded import EmbeddedStore
+from presignd.model import Link
+
+LINK_SECONDS = 3600
+
+
+def demo_command(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to keep the demo.")] = Path("presignd-demo"),
+) -> None:
+    """Start a real S3 server and the daemon on it; drop files, get links. Ctrl-C stops all of it.
+
+    Example: presignd demo, then in another terminal: echo hi > presignd-demo/drop/hi.txt
+    """
+    from presignd.cli.loop import run  # noqa: PLC0415 - only here is a loop wanted
+
+    log.setup(LogConfig(level="warning"))
+    run(serve(directory.absolute(), shown=directory))
+
+
+async def serve(folder: Path, *, shown: Path) -> None:
+    """Run store and daemon below ``folder`` until SIGINT or SIGTERM."""
+    drop = folder / "drop"
+    await asyncio.to_thread(drop.mkdir, parents=True, exist_ok=True)
+    async with EmbeddedStore(folder / "store") as store:
+        config = demo_config(folder, store)
+        say(f"Drop files into {shown / 'drop'}: their links come here, and work for an hour.")
+        say(f"Try:  echo hi > {shown / 'drop' / 'hi.txt'}    then curl the link, or open it in a browser.")
+        say(f"The store is a real SeaweedFS at {store.endpoint}, bucket {store.bucket}; Ctrl-C stops everything.")
+        await daemon.run(config, on_link=show)
+
+
+def demo_config(folder: Path, store: EmbeddedStore) -> Config:
+    """Return the daemon's configuration: its defaults, on the embedded store."""
+    state = folder / "state"
+    return Config(
+        presign=PresignConfig(
+            endpoint=store.endpoint,
+            region="us-east-1",
+            access_key=store.access_key,
+            secret_key=store.secret_key,
+            get_expires=LINK_SECONDS,
+        ),
+        watches=(WatchConfig(name="drop", path=folder / "drop", bucket=store.bucket),),
+        upload=UploadConfig(),
+        ledger=LedgerConfig(path=state),
+        links=LinksConfig(file=state / "links" / "links.jsonl"),
+        control=ControlConfig(socket=state / "control.sock"),
+        log=LogConfig(level="warning"),
+        web=WebConfig(),
+    )
+
+
+def show(link: Link) -> None:
+    """Print a link: its name beside it on stderr, the URL alone on stdout."""
+    say(f"{Path(link.path).name}  ({link.size:,} bytes)")
+    typer.echo(link.url)
+
+
+def say(line: str) -> None:
+    """Tell a person."""
+    typer.echo(line, err=True)

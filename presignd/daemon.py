@@ -1,0 +1,177 @@
+"""The composition root: builds every part, supervises the loops, and ends them in named steps.
+
+A loop that ends by an error ends the process (systemd starts it again): restart is ordinary input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+import presignd
+from presignd.config import Config
+from presignd.errors import PresigndError
+from presignd.ledger.lock import DaemonLock
+from presignd.log import get_logger, install_loop_handler
+from presignd.model import FileVersion, Link
+from presignd.parts import Parts, open_parts
+from presignd.pipeline.announce import utcnow
+from presignd.pipeline.settle import Settler
+from presignd.pipeline.watch import Watcher
+from presignd.web import control, socket_file
+from presignd.web.answers import Answers
+from presignd.web.view import FolderView, SettlingView, View
+
+log = get_logger()
+
+PRUNE_SECONDS = 6 * 3600.0
+
+
+class Daemon:
+    """One run: watchers, settler, dispatcher, linker, announcer, and the control socket beside them."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self.settler = Settler(
+            parts.config.watches,
+            parts.opened,
+            parts.ledger,
+            make_version=parts.intake.make_version,
+            on_enqueued=parts.enqueued,
+        )
+        self.watchers = [
+            Watcher(watch, parts.opened[watch.name], self.settler, parts.ledger, on_vanished=parts.announcer.done)
+            for watch in parts.config.watches
+        ]
+        parts.offer = self.settler.offer
+        parts.folder_views = self._folder_views
+        parts.settling_views = self._settling_views
+        parts.started_at = utcnow()
+
+    def stop(self) -> None:
+        """Drain and end; called again, end at once."""
+        if self._stop.is_set():
+            self._stop_now.set()
+        self._stop.set()
+
+    async def serve(self) -> None:
+        """Run until stopped; raise what ended a loop."""
+        parts = self.parts
+        inputs = [self.settler.run(), *(watcher.run() for watcher in self.watchers)]
+        work = [parts.dispatcher.run(), parts.linker.run(), parts.announcer.run(), self._prune()]
+        async with _supervised(inputs) as watching, _supervised(work):
+            log.info("daemon.ready", watches=len(self.watchers))
+            await self._stop.wait()
+            for task in watching:
+                task.cancel()
+            await self._drain()
+
+    async def _drain(self) -> None:
+        seconds = self.parts.config.upload.drain_timeout
+        log.info("daemon.draining", in_flight=len(self.parts.worker.running), timeout=seconds)
+        draining = asyncio.create_task(self.parts.dispatcher.drain(seconds), name="drain")
+        at_once = asyncio.create_task(self._stop_now.wait(), name="second signal")
+        await asyncio.wait({draining, at_once}, return_when=asyncio.FIRST_COMPLETED)
+        if at_once.done():
+            draining.cancel()
+            await self.parts.dispatcher.drain(0)
+        at_once.cancel()
+        await asyncio.gather(draining, at_once, return_exceptions=True)
+
+    async def _prune(self) -> None:
+        """Forget files that are gone for longer than ``ledger.keep``."""
+        from datetime import timedelta  # noqa: PLC0415
+
+        while True:
+            await self.parts.ledger.prune(utcnow() - timedelta(seconds=self.parts.config.ledger.keep))
+            await asyncio.sleep(PRUNE_SECONDS)
+
+    def _folder_views(self) -> Sequence[FolderView]:
+        return [
+            FolderView(watcher.name, watcher.writer_check.mode, watcher.next_scan_at, watcher.lost)
+            for watcher in self.watchers
+        ]
+
+    def _settling_views(self) -> Sequence[SettlingView]:
+        return [SettlingView(s.watch, s.path, s.since, s.why) for s in self.settler.snapshot()]
+
+
+@asynccontextmanager
+async def _supervised(loops: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """Run loops beside the body; one that fails ends the body with its error, the body's end ends them."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(loop, name=loop.__qualname__) for loop in loops]
+        yield tasks
+        for task in tasks:
+            task.cancel()
+
+
+async def run(
+    config: Config, *, print_links: bool = False, on_link: Callable[[Link], None] | None = None, signals: bool = True
+) -> None:
+    """Run the daemon until SIGTERM or SIGINT; a second one ends it at once.
+
+    ``print_links`` writes each link's URL on stdout. Raises ``Unavailable`` (another daemon has the ledger
+    or a folder), ``UsageError``, or what ended a loop.
+    """
+    loop = asyncio.get_running_loop()
+    install_loop_handler(loop)
+    log.info("daemon.started", version=presignd.__version__, pid=os.getpid())
+    async with AsyncExitStack() as stack:
+        stack.enter_context(DaemonLock(config.ledger.path))
+        parts = await stack.enter_async_context(open_parts(config))
+        for folder in parts.opened.values():
+            folder.lock()
+        daemon = Daemon(parts)
+        if print_links:
+            parts.on_link.append(lambda link: print(link.url, flush=True))  # noqa: T201 - results go to stdout
+        if on_link:
+            parts.on_link.append(on_link)
+        if signals:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, daemon.stop)
+        await stack.enter_async_context(_control(parts))
+        try:
+            await daemon.serve()
+        except* PresigndError as group:
+            raise _first(group) from None
+    log.info("daemon.stopped")
+
+
+def _first(group: BaseExceptionGroup[PresigndError]) -> PresigndError:
+    """Return the first expected error of a group: one line is told, not a tree."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+@asynccontextmanager
+async def _control(parts: Parts) -> AsyncIterator[None]:
+    """Answer the other commands over the control socket."""
+    path = socket_file.socket_path(parts.config, os.environ)
+    answers = Answers(parts)
+    async with control.serve(path, parts.config.control.group, answers.answer):
+        yield
+
+
+@asynccontextmanager
+async def local_view(config: Config) -> AsyncIterator[View]:
+    """Open the pipeline for one command while no daemon runs; the caller holds the ledger's lock."""
+    async with open_parts(config) as parts:
+        work = [parts.dispatcher.run(), parts.linker.run(), parts.announcer.run()]
+        async with _supervised(work):
+            yield parts
+            await parts.dispatcher.drain(parts.config.upload.drain_timeout)
+
+
+async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:
+    """Yield what would go where: watch, path, bucket, key, size, and the action or why not."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(DaemonLock(config.ledger.path))
+        raise NotImplementedError
+        yield {}

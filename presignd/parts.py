@@ -1,0 +1,263 @@
+"""Every part of one pipeline, built in order and let go in reverse: the daemon's, and a lone command's."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from presignd.config import Config
+from presignd.errors import fault
+from presignd.ledger import Enqueued, Ledger, Selection
+from presignd.ledger.sqlite import open_ledger
+from presignd.links import LinksFile
+from presignd.log import Disclosed, get_logger
+from presignd.model import Candidate, FileVersion, Link, Source, State
+from presignd.pipeline.announce import Announcer, shown_path, utcnow
+from presignd.pipeline.bucket import Bucket
+from presignd.pipeline.dispatch import Dispatcher
+from presignd.pipeline.folder import Folder
+from presignd.pipeline.gates import Gates
+from presignd.pipeline.intake import Intake
+from presignd.pipeline.linker import Linker, mint
+from presignd.pipeline.puts import Puts
+from presignd.pipeline.transfer import Room
+from presignd.pipeline.worker import Doors, Worker
+from presignd.pipeline.writer_check import ignore_sigio
+from presignd.presign import Presigner
+from presignd.presign.local import local_presigner
+from presignd.store import StoreClient
+from presignd.web.view import BlockedView, FolderView, InFlightView, SettlingView
+
+log = get_logger()
+
+
+@dataclass
+class Parts:
+    """The built pipeline; it is the ``View`` that the control socket answers from.
+
+    ``offer`` takes candidates (a daemon's settler; nothing without one); ``on_link`` hears each new link.
+    """
+
+    config: Config
+    ledger: Ledger
+    links: LinksFile
+    presigner: Presigner
+    store: StoreClient
+    opened: dict[str, Folder]
+    buckets: dict[str, Bucket]
+    intake: Intake
+    started_at: datetime | None = None
+    offer: Callable[[Sequence[Candidate]], None] = lambda _: None
+    on_link: list[Callable[[Link], None]] = field(default_factory=list)
+    folder_views: Callable[[], Sequence[FolderView]] | None = None
+    settling_views: Callable[[], Sequence[SettlingView]] = tuple
+
+    def __post_init__(self) -> None:
+        """Wire the stages together."""
+        host = socket.gethostname()
+        roots = {name: folder.root for name, folder in self.opened.items()}
+        self.announcer = Announcer(self.ledger, roots, self._ended)
+        self.linker = Linker(self.ledger, self.links, self.presigner, self.announcer.path)
+        self.gates = Gates(self.buckets, self.presigner, self._wake)
+        self.worker = Worker(
+            self.config,
+            self.ledger,
+            linker=self.linker,
+            announcer=self.announcer,
+            rooms={
+                name: Room(bucket.watch, self.opened[name], bucket, self.gates.watches[name])
+                for name, bucket in self.buckets.items()
+            },
+            doors=Doors(self.gates.store, self.gates.presigner),
+            host=host,
+            offer=lambda candidates: self.offer(candidates),
+            on_link=self._linked,
+        )
+        self.dispatcher = Dispatcher(
+            self.ledger, self.worker, self.config.upload, list(self.buckets), is_open=self.gates.is_open
+        )
+        self.puts = Puts(self.ledger, self.intake, self.opened, self.worker.held, self.enqueued)
+
+    def _wake(self) -> None:
+        self.dispatcher.wake()
+
+    def _linked(self, link: Link) -> None:
+        self._log_link(link)
+        self.puts.linked(link)
+        for hear in self.on_link:
+            hear(link)
+
+    def _log_link(self, link: Link, by_uid: int | None = None) -> None:
+        more = {"by_uid": by_uid} if by_uid is not None else {}
+        url = {"url": Disclosed(link.url)} if self.config.links.in_log else {}
+        log.info(
+            "link.created",
+            file_id=link.file_id,
+            watch=link.watch,
+            path=link.path,
+            bucket=link.bucket,
+            key=link.key,
+            expires_at=link.expires_at,
+            **more,
+            **url,
+        )
+
+    def _ended(self, version: FileVersion) -> None:
+        self.puts.ended(version)
+
+    async def note_enqueued(self, done: Sequence[Enqueued]) -> None:
+        """Hear from the settler what it enqueued."""
+        self.enqueued(done)
+
+    def enqueued(self, done: Sequence[Enqueued]) -> None:
+        """Say what was queued, quarantined from the start, or superseded, and get it worked on."""
+        for entry in done:
+            if entry.superseded:
+                self.announcer.done([entry.superseded])
+            if entry.version.state is State.QUARANTINED:
+                self.announcer.quarantined(entry.version, fix=fault(entry.version.error_code).fix)
+            elif entry.version.state is State.QUEUED:
+                self.announcer.event("file.queued", entry.version)
+        self._wake()
+
+    # --- starting where the last run stopped ----------------------------------------------------
+
+    async def recover(self, read_back: Sequence[Link]) -> None:
+        """Take the ledger from wherever it stood: restart is ordinary input."""
+        unclean = not await self.ledger.was_clean()
+        await self._take_links_back(read_back)
+        for version in await self.ledger.release(unclean=unclean):
+            self.announcer.quarantined(version, fix=fault("internal_error").fix)
+        await self.announcer.replay()
+        await self._resume()
+
+    async def _take_links_back(self, read_back: Sequence[Link]) -> None:
+        """A line on disk whose commit a crash prevented: its version is linked already."""
+        verified = {version.file_id: version for version in await self.ledger.in_state(State.VERIFIED)}
+        done = [
+            replace(verified[link.file_id], expires_at=link.expires_at) for link in read_back if link.file_id in verified
+        ]
+        if done:
+            await self.ledger.linked(done, self.links.mark)
+
+    async def _resume(self) -> None:
+        """Carry on with what is verified or linked but not finished."""
+        for version in await self.ledger.in_state(State.VERIFIED):
+            if version.watch in self.buckets:
+                # No line of it is on disk, so its link may get a new date: an old one may be dead already.
+                self.dispatcher.start(await self.ledger.update(version, signed_at=utcnow()))
+        for version in await self.ledger.in_state(State.LINKED):
+            if version.watch in self.buckets:
+                self.dispatcher.start(version)
+
+    # --- the View -------------------------------------------------------------------------------
+
+    def folders(self) -> Sequence[FolderView]:
+        """Return every watch, in the configuration's order."""
+        if self.folder_views:
+            return self.folder_views()
+        return [FolderView(watch.name) for watch in self.config.watches]
+
+    def settling(self) -> Sequence[SettlingView]:
+        """Return what is settling now."""
+        return self.settling_views()
+
+    def in_flight(self) -> Sequence[InFlightView]:
+        """Return what is being uploaded now."""
+        now = time.monotonic()
+        return [
+            InFlightView(run.version, run.sent, run.sent / max(now - run.began, 0.001))
+            for run in self.worker.running.values()
+        ]
+
+    def blocked(self) -> Sequence[BlockedView]:
+        """Return the watches and stores that wait as a whole."""
+        named = [("", self.gates.store), ("", self.gates.presigner), *self.gates.watches.items()]
+        return [
+            BlockedView(name, gate.shut.fault.code, gate.shut.fault.message, gate.shut.since)
+            for name, gate in named
+            if gate.shut
+        ]
+
+    def hint(self, watch: str, path: bytes) -> None:
+        """Look at a path now: someone waits for it."""
+        self.offer([Candidate(watch, path, Source.EVENT)])
+
+    async def link(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
+        """Make a fresh link for a version with a receipt."""
+        watch = next((w for w in self.config.watches if w.name == version.watch), None)
+        seconds = expires or (watch.link_expires if watch else None) or self.config.presign.get_expires
+        root = self.opened[version.watch].root if version.watch in self.opened else b""
+        fresh = replace(version, signed_at=utcnow())
+        link = await mint(self.presigner, fresh, seconds, shown_path(root, version.path))
+        self._log_link(link, by_uid)
+        return link
+
+    async def put(
+        self,
+        fd: int,
+        path: bytes,
+        watch: str,
+        *,
+        key: str | None,
+        expires: int | None,
+        by_uid: int,
+        progress: Callable[[int], None],
+    ) -> Link:
+        """Upload what ``fd`` reads, through the same pipeline, and return its link."""
+        log.info("put.received", watch=watch, path=shown_path(self.opened[watch].root, path), by_uid=by_uid)
+        return await self.puts.put(fd, path, watch, key=key, expires=expires, progress=progress)
+
+    async def requeue(self, selection: Selection) -> list[FileVersion]:
+        """Take quarantined versions back and get them worked on."""
+        back = await self.ledger.requeue(selection, utcnow())
+        for version in back:
+            if version.state is State.LINKED:
+                self.dispatcher.start(version)
+        self._wake()
+        return back
+
+
+@asynccontextmanager
+async def open_parts(config: Config) -> AsyncIterator[Parts]:
+    """Open folders, ledger and links file, wire the pipeline, and take it from wherever it stood.
+
+    The caller holds the ledger's lock (``DaemonLock``). On the way out the ledger is closed clean, unless
+    an error ended the run. Raises ``UsageError`` or ``Unavailable`` for what can't be opened.
+    """
+    ignore_sigio()
+    async with AsyncExitStack() as stack:
+        opened = {}
+        for watch in config.watches:
+            opened[watch.name] = folder = Folder(watch)
+            stack.callback(folder.close)
+        ledger = await open_ledger(config.ledger.path)
+        clean = False
+
+        async def close_ledger() -> None:
+            await ledger.close(clean=clean)
+
+        stack.push_async_callback(close_ledger)
+        links, read_back = LinksFile.open(config.links, await ledger.links_mark())
+        stack.callback(links.close)
+        store = StoreClient(config.presign, config.upload)
+        stack.push_async_callback(store.close)
+        presigner = local_presigner(config.presign, send=store.send, clock=utcnow)
+        stack.push_async_callback(presigner.close)
+        buckets = {
+            watch.name: Bucket(watch, config.presign, config.upload, presigner, store) for watch in config.watches
+        }
+        parts = Parts(
+            config, ledger, links, presigner, store, opened, buckets, Intake(config.watches, socket.gethostname())
+        )
+        stack.push_async_callback(parts.gates.close)
+        register_secrets(config)
+        await parts.recover(list(read_back))
+        yield parts
+        await ledger.release(unclean=False)
+        await parts.announcer.flush()
+        clean = True

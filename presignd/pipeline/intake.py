@@ -1,0 +1,71 @@
+"""A settled content becomes a version: its key, its type, and what it may not be. No I/O but the clock."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+
+from presignd.config import WatchConfig
+from presignd.errors import Fault
+from presignd.errors import fault as fault_for
+from presignd.model import Fingerprint, NewVersion, Source, State
+from presignd.pipeline.announce import utcnow
+from presignd.pipeline.keys import content_type, key_problem, may_number, needs_hash, render_for
+
+LARGEST_PUT = 5 << 30
+"""Bytes in one PUT (S3 user guide, "Uploading objects")."""
+
+PRIORITIES = {Source.PUT: 0, Source.EVENT: 1, Source.SCAN: 1, Source.BACKLOG: 2}
+
+
+class Intake:
+    """Makes new versions of each watch's files."""
+
+    def __init__(self, watches: Sequence[WatchConfig], host: str) -> None:
+        self._watches = {watch.name: watch for watch in watches}
+        self._host = host
+
+    def make_version(
+        self, watch: str, path: bytes, fingerprint: Fingerprint, source: Source, *, fault: Fault | None = None
+    ) -> NewVersion:
+        """Make the version of a settled file; one that can't go through is quarantined from the start.
+
+        ``fault`` is one met while it settled (``unreadable``).
+        """
+        rules = self._watches[watch]
+        version = NewVersion(
+            file_id=str(uuid.uuid4()),
+            watch=watch,
+            path=path,
+            fingerprint=fingerprint,
+            bucket=rules.bucket,
+            key=None,
+            content_type=content_type(rules, path),
+            priority=PRIORITIES[source],
+            queued_at=utcnow(),
+            fresh_key=rules.collision == "rename",
+            next_key=may_number(rules),
+        )
+        try:
+            return replace(version, key=self._checked_key(rules, version, fault))
+        except Fault as refused:
+            return replace(version, state=State.QUARANTINED, error_code=refused.code, error=refused.message)
+
+    def named(self, version: NewVersion, key: str) -> NewVersion:
+        """Give a version the key that a ``put`` asked for; raise ``key_refused``."""
+        if why := key_problem(key):
+            raise fault_for("key_refused", why)
+        return replace(version, key=key, state=State.QUEUED, error_code="", error="")
+
+    def _checked_key(self, rules: WatchConfig, version: NewVersion, problem: Fault | None) -> str | None:
+        if problem:
+            raise problem
+        largest = min(rules.max_size or LARGEST_PUT, LARGEST_PUT)
+        if version.fingerprint.size > largest:
+            raise fault_for("too_large", f"{version.fingerprint.size} bytes, at most {largest}")
+        # A put from outside the folder is named by its last component alone.
+        path = version.path.rsplit(b"/", 1)[-1] if version.path.startswith(b"/") else version.path
+        if needs_hash(rules.key):
+            return None
+        return render_for(rules, path, version.file_id, version.fingerprint, version.queued_at, host=self._host)

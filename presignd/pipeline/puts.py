@@ -1,0 +1,100 @@
+"""``presignd put``: an open descriptor goes through the same stages, and whoever sent it gets the link."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+
+from presignd.errors import CODES, Refused, fault
+from presignd.ledger import Enqueued, Ledger
+from presignd.model import FileVersion, Fingerprint, Link, Source, State
+from presignd.pipeline.folder import Folder
+from presignd.pipeline.intake import Intake
+from presignd.pipeline.transfer import Held
+from presignd.states import IN_FLIGHT
+
+BUSY_SECONDS = 0.05
+
+
+class Puts:
+    """Enqueues what was handed over and waits for its link."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        intake: Intake,
+        folders: Mapping[str, Folder],
+        held: dict[str, Held],
+        on_enqueued: Callable[[list[Enqueued]], None],
+    ) -> None:
+        self._ledger, self._intake, self._folders, self._held = ledger, intake, folders, held
+        self._on_enqueued = on_enqueued
+        self._waiting: dict[str, asyncio.Future[Link]] = {}
+
+    async def put(
+        self,
+        fd: int,
+        path: bytes,
+        watch: str,
+        *,
+        key: str | None,
+        expires: int | None,
+        progress: Callable[[int], None],
+    ) -> Link:
+        """Upload what ``fd`` reads and return its link; raise ``Refused`` where it can't go through.
+
+        ``path`` is a name only. It stands for the watch's own file just when ``fd`` is that very file:
+        else whoever may use the socket could have another content recorded for a watched path.
+        """
+        fingerprint = Fingerprint.of(os.fstat(fd))
+        if not path.startswith(b"/") and not await asyncio.to_thread(self._is_same_file, watch, path, fd):
+            path = self._folders[watch].absolute(path)
+        version = self._intake.make_version(watch, path, fingerprint, Source.PUT)
+        if key:
+            version = self._intake.named(version, key)
+        await self._until_idle(watch, path)
+        future: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
+        self._waiting[version.file_id] = future
+        self._held[version.file_id] = Held(fd, expires, progress)
+        try:
+            self._on_enqueued(await self._ledger.enqueue([version]))
+            return await future
+        finally:
+            self._waiting.pop(version.file_id, None)
+            self._held.pop(version.file_id, None)
+
+    def _is_same_file(self, watch: str, path: bytes, fd: int) -> bool:
+        try:
+            there, here = self._folders[watch].stat(path), os.fstat(fd)
+        except Exception:  # noqa: BLE001 - whatever keeps us from seeing it there, it is not known to be that file
+            return False
+        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+    async def _until_idle(self, watch: str, path: bytes) -> None:
+        """Wait while an earlier version of the path is in flight: two of one key never race."""
+        now = await self._ledger.by_path(watch, path)
+        while now and now.state in IN_FLIGHT:
+            await asyncio.sleep(BUSY_SECONDS)
+            now = await self._ledger.by_path(watch, path)
+
+    def linked(self, link: Link) -> None:
+        """Hear of a link."""
+        future = self._waiting.get(link.file_id)
+        if future and not future.done():
+            future.set_result(link)
+
+    def ended(self, version: FileVersion) -> None:
+        """Hear of a version that ended or was quarantined: without a link, whoever waits is told why."""
+        future = self._waiting.get(version.file_id)
+        if future and not future.done() and version.state is not State.FINISHED:
+            future.set_exception(_refusal(version))
+
+
+def _refusal(version: FileVersion) -> Exception:
+    if version.state is State.SUPERSEDED:
+        return fault("changed_while_uploading")
+    if version.state is State.VANISHED:
+        return Refused("the file is gone")
+    entry = CODES.get(version.error_code)
+    return Refused(f"{version.error_code}: {version.error}", fix=entry.fix if entry else "")
