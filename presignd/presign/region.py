@@ -23,12 +23,12 @@ ANSWERS = frozenset({*range(300, 500), 501} - {407, 408, 429})
 
 _LIMIT = 64 * 1024
 _NOT_FOUND = 404
-_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 # One tag of one small document from a server that may be hostile: a pattern over a bounded body reads it
 # with no entity to expand and no parser to confuse.
-_REGION_TAG = re.compile(rb"<Region>\s*([A-Za-z0-9-]{1,64})\s*</Region>")
+_REGION_TAG = re.compile(rb"<Region>\s*([A-Za-z0-9][A-Za-z0-9-]{0,63})\s*</Region>")
 _LOCATION_TAG = re.compile(
-    rb"<LocationConstraint(?:\s[^<>]{0,200})?(?:/>|>\s*([A-Za-z0-9-]{0,64})\s*</LocationConstraint>)"
+    rb"<LocationConstraint(?:\s[^<>]{0,200})?(?:/>|>\s*([A-Za-z0-9][A-Za-z0-9-]{0,63})?\s*</LocationConstraint>)"
 )
 _AWS_HOST = re.compile(r"s3(?:-fips)?[.-](?:dualstack\.)?([a-z]{2}(?:-[a-z]+){1,2}-[0-9])\.amazonaws\.com(?:\.cn)?")
 _OLD_NAMES = {"": FALLBACK_REGION, "EU": "eu-west-1", "US": FALLBACK_REGION}
