@@ -1,0 +1,83 @@
+"""Who may read the links: the folder's and the files' owner group and mode, whatever the umask."""
+
+from __future__ import annotations
+
+import grp
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from presignd.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def group_id(group: str) -> int | None:
+    """Return the number of ``links.group`` (a name or a number), None for ""; raise ``UsageError`` if none."""
+    if not group:
+        return None
+    try:
+        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise UsageError(
+            f'links.group: there is no group "{group}"', fix=f"make it (groupadd {group}), or correct the name"
+        ) from None
+
+
+def give(fd: int, group: int | None, mode: int) -> None:
+    """Give the file or folder behind ``fd`` its mode, and to ``group`` if any.
+
+    The group first: a change of owner clears the setgid bit. Raises ``UsageError`` where that is refused.
+    """
+    try:
+        if group is not None and os.fstat(fd).st_gid != group:
+            os.fchown(fd, -1, group)
+        if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
+            os.fchmod(fd, mode)
+    except PermissionError:
+        raise UsageError(
+            f"links.group: the daemon's user may not give files to group {group}",
+            fix="add the daemon's user to that group (usermod -aG, then start anew)",
+        ) from None
+
+
+def make_folder(folder: Path, links_name: str, group: int | None) -> None:
+    """Make ``folder``, 0700, or 2750 for ``group``.
+
+    One that exists is opened to the group only when it is ours and holds links files and nothing else:
+    a home or /var/log named in links.file keeps its mode. Raises ``OSError`` and ``UsageError``.
+    """
+    made = _made(folder)
+    if not made and (group is None or not _is_ours_alone(folder, links_name)):
+        return
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        give(fd, group, 0o700 if group is None else 0o2750)
+    finally:
+        os.close(fd)
+
+
+def _made(folder: Path) -> bool:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        return False
+    sync_folder(folder.parent)
+    return True
+
+
+def _is_ours_alone(folder: Path, links_name: str) -> bool:
+    return folder.stat().st_uid == os.geteuid() and all(
+        path.name == links_name or path.name.startswith(links_name + ".") for path in folder.iterdir()
+    )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in ``folder`` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

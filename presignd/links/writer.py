@@ -1,0 +1,227 @@
+"""The one writer of the links file: a batch is wholly there and durable, or not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from presignd.errors import UsageError, fault
+from presignd.links.cursor import Cursor
+from presignd.links.line import decode, encode, to_link
+from presignd.links.rights import give, group_id, make_folder, sync_folder
+from presignd.links.tail import BLOCK, close_all, numbered, open_all, read
+from presignd.model import LinksMark
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from presignd.config import LinksConfig
+    from presignd.model import Link
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class LinksFile:
+    """``links.jsonl`` as the daemon writes it. One at a time (the ledger's lock sees to that), not re-entrant."""
+
+    def __init__(self, config: LinksConfig) -> None:
+        self._file = config.file
+        self._rotate_size = config.rotate_size
+        self._keep = max(1, config.keep)
+        self._group = group_id(config.group)
+        self._mode = 0o600 if self._group is None else 0o640
+        self._fd = -1
+        self._inode = 0
+        self._end = 0
+
+    @classmethod
+    def open(cls, config: LinksConfig, mark: LinksMark | None) -> tuple[LinksFile, Iterator[Link]]:
+        """Open the file (making it and its folder) and return it with the links past the ledger's ``mark``.
+
+        A crash between the append and the ledger's commit leaves such links: their versions are linked
+        already, by ``links_file.mark``, and must not be written again. Without a mark, or when its file is
+        gone, that is every link there is, so they come one by one: use them up before the first append.
+        A torn tail is cut. Raises ``UsageError`` for a file, folder or group that can't be used.
+        """
+        links = cls(config)
+        try:
+            make_folder(config.file.parent, config.file.name, links._group)
+            links._take(mark)
+            links._give_rotated()
+        except OSError as error:
+            raise UsageError(
+                f"links.file: {config.file}: {error.strerror}", fix="name a file in a folder the daemon can write to"
+            ) from None
+        return links, links._past(mark)
+
+    @property
+    def mark(self) -> LinksMark:
+        """The file's inode and its end: what the ledger commits with the links that it knows."""
+        return LinksMark(self._inode, self._end)
+
+    def append(self, links: Sequence[Link]) -> LinksMark:
+        """Write ``links`` durably and return the mark behind them. Blocking (fsync): call it in a thread.
+
+        Raises ``fault("disk_full")`` or ``fault("links_failed")``; then none of them is in the file. A file
+        that was deleted, moved away or cut by somebody else is made anew or gone on with.
+        """
+        data = b"".join(encode(link) for link in links)
+        if data:
+            with _as_fault():
+                self._look_again()
+                self._rotate_if_large()
+                self._write(data)
+        return self.mark
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    # --- appending ------------------------------------------------------------------------------
+    def _look_again(self) -> None:
+        """Open anew unless the file is the one we know, as long as we left it."""
+        try:
+            st = self._file.lstat()
+        except FileNotFoundError:
+            self._take(None)
+            return
+        if self._fd < 0 or (st.st_ino, st.st_size) != (self._inode, self._end):
+            self._take(None)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            _reserve(self._fd, self._end, len(data))
+            _write_all(self._fd, data, self._end)
+            os.fsync(self._fd)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._end)
+            raise
+        self._end += len(data)
+
+    def _rotate_if_large(self) -> None:
+        if self._end and self._end >= self._rotate_size:
+            self._rotate()
+            self._take(None)
+
+    def _rotate(self) -> None:
+        """Move each file one number up, the oldest first.
+
+        A crash in between leaves a number free, and the next rotation moves only up to that one: nothing
+        is lost early. A crash at the end leaves no ``links.jsonl``, which the next start makes.
+        """
+        names = [self._name(number) for number in range(self._keep + 1)]
+        last = next((n for n, name in enumerate(names) if n and not name.exists()), self._keep)
+        for number in range(last, 0, -1):
+            names[number - 1].replace(names[number])
+        for name in numbered(self._file)[self._keep + 1 :]:
+            name.unlink(missing_ok=True)
+
+    def _name(self, number: int) -> Path:
+        return self._file.with_name(f"{self._file.name}.{number}") if number else self._file
+
+    # --- opening --------------------------------------------------------------------------------
+    def _take(self, mark: LinksMark | None) -> None:
+        """Open the file, or make it; give it its mode; cut what is torn; make its name durable."""
+        self.close()
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        self._fd = os.open(self._file, flags, 0o600)
+        st = os.fstat(self._fd)
+        if not stat.S_ISREG(st.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        give(self._fd, self._group, self._mode)
+        self._inode = st.st_ino
+        self._end = _sound_end(self._fd, mark.offset if mark and mark.inode == st.st_ino else None)
+        if self._end != st.st_size:
+            os.ftruncate(self._fd, self._end)
+            os.fsync(self._fd)
+        sync_folder(self._file.parent)
+
+    def _give_rotated(self) -> None:
+        """Give the rotated files the same rights: the group may have been set since."""
+        fds = open_all(self._file)
+        try:
+            for fd in fds:
+                give(fd, self._group, self._mode)
+        finally:
+            close_all(fds)
+
+    def _past(self, mark: LinksMark | None) -> Iterator[Link]:
+        until = self.mark
+        for document, cursor in read(self._file, Cursor(mark.inode, mark.offset) if mark else None):
+            if cursor.inode == until.inode and cursor.offset > until.offset:
+                return
+            if (link := to_link(document)) is not None:
+                yield link
+
+
+def _sound_end(fd: int, known: int | None) -> int:
+    """Return where the whole lines end.
+
+    After a power loss blocks of an append may be there and others not (zeros): past ``known``, the
+    ledger's mark, no line counted yet, so the file ends before the first that is no JSON.
+    """
+    end = _last_newline(fd)
+    if known is None or known > end or (known and os.pread(fd, 1, known - 1) != b"\n"):
+        return end
+    while known < end:
+        block = os.pread(fd, end - known, known)
+        for line in block.splitlines(keepends=True):
+            if not line.endswith(b"\n") or decode(line) is None:
+                return known
+            known += len(line)
+    return end
+
+
+def _last_newline(fd: int) -> int:
+    """Return the offset behind the last newline, 0 when there is none."""
+    end = os.fstat(fd).st_size
+    while end:
+        start = max(0, end - BLOCK)
+        found = os.pread(fd, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _reserve(fd: int, offset: int, length: int) -> None:
+    """Take the room for an append first, without making the file longer.
+
+    So a full disk shows before a reader can have seen a line that is then taken back. Where the
+    filesystem can't, the append is tried as it is. Raises ``OSError`` when there is no room.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    fallocate = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
+    if fallocate is None:
+        return
+    keep_size = 1  # FALLOC_FL_KEEP_SIZE, linux/falloc.h
+    if fallocate(fd, keep_size, ctypes.c_int64(offset), ctypes.c_int64(length)):
+        number = ctypes.get_errno()
+        if number in FULL:
+            raise OSError(number, os.strerror(number))
+
+
+@contextlib.contextmanager
+def _as_fault() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        code = "disk_full" if error.errno in FULL else "links_failed"
+        raise fault(code, f"links file: {error.strerror}") from None
+    except UsageError as error:
+        raise fault("links_failed", error.message) from None

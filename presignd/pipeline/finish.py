@@ -1,0 +1,368 @@
+"""linked → finished: keep, move or delete the file, and leave its link beside it.
+
+Nothing is deleted or moved on trust (contract §6.6). The file is renamed aside in its own directory, so
+that nobody finds it by its name any more; then it is compared with the verified version, content
+included, and looked at for a writer; only then does it go. Whatever differs is put back. Each step looks
+first how far an earlier run came, so a crash at any point is gone on from by the next call.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import stat
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+from presignd.errors import PresigndError, fault
+from presignd.model import Fingerprint
+from presignd.pipeline.copies import content_checksum, copy_file
+from presignd.pipeline.folder import Gone, NotRegular
+from presignd.pipeline.link_file import write_link_file
+from presignd.pipeline.renames import names, place, rename_noreplace, sync
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from presignd.config import WatchConfig
+    from presignd.model import FileVersion
+
+    HasWriter = Callable[[int], bool | None]
+
+__all__ = ["Finished", "Outcome", "finish", "write_link_file"]
+
+COARSE_CLOCK = 0.02
+"""Seconds after which another change surely has another timestamp (coarse before Linux 6.13)."""
+COARSEST_MTIME_NS = 2_000_000_000
+"""What a copy's mtime may differ by: FAT keeps two seconds."""
+
+
+class Folder(Protocol):
+    """What is needed of ``presignd.pipeline.folder.Folder``; paths are below the watch's root."""
+
+    def open(self, path: bytes) -> int:
+        """Open a regular file for reading."""
+        ...
+
+    def dir_fd(self, path: bytes) -> AbstractContextManager[int]:
+        """Lend the directory that holds ``path``."""
+        ...
+
+
+class Outcome(StrEnum):
+    """How ``finish`` ended."""
+
+    KEPT = "kept"
+    DELETED = "deleted"
+    MOVED = "moved"
+    GONE = "gone"
+    CHANGED = "changed"
+    BUSY = "busy"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What became of the file.
+
+    ``path`` is where it is now: absolute when moved; below the watch's root when changed or busy, where
+    it may be ``name~2.ext`` because a new file took its name meanwhile; else empty.
+    """
+
+    outcome: Outcome
+    path: bytes = b""
+
+    @property
+    def changed(self) -> bool:
+        """Other content is there now: the version is through, and ``path`` is a candidate again."""
+        return self.outcome is Outcome.CHANGED
+
+    @property
+    def busy(self) -> bool:
+        """Somebody has it open for writing, though it is as verified so far: call ``finish`` again later."""
+        return self.outcome is Outcome.BUSY
+
+
+# --- decisions: pure ----------------------------------------------------------------------------
+
+
+class Verdict(StrEnum):
+    """Whether the file may go."""
+
+    SAFE = "safe"
+    CHANGED = "changed"
+    BUSY = "busy"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at the file: its fingerprint, and whether it has a writer (None: the kernel can't tell)."""
+
+    fingerprint: Fingerprint
+    writer: bool | None
+
+
+def recognise(version: FileVersion, look: Look) -> Verdict:
+    """Judge a first look: the verified inode, size and mtime, and no writer; ctime moves with a rename."""
+    verified, now = version.fingerprint, look.fingerprint
+    if now.ino != verified.ino or not now.same_data(verified):
+        return Verdict.CHANGED
+    return Verdict.BUSY if look.writer else Verdict.SAFE
+
+
+def judge(version: FileVersion, before: Look, checksum: str, after: Look) -> Verdict:
+    """Judge with the content read between two looks: only the verified bytes, quiet all along, may go."""
+    if recognise(version, before) is Verdict.CHANGED or after.fingerprint != before.fingerprint:
+        return Verdict.CHANGED
+    if checksum != version.checksum:
+        return Verdict.CHANGED
+    return Verdict.BUSY if before.writer or after.writer else Verdict.SAFE
+
+
+# --- effects ------------------------------------------------------------------------------------
+
+
+def finish(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer: HasWriter) -> Finished:
+    """Do what ``watch.after`` asks with the file of a linked version. Blocking.
+
+    May be called again after a crash or failure at any point. A put from elsewhere is never touched.
+    Raises ``fault("finish_failed")`` with the file back under its name (or a free one beside it).
+    """
+    if watch.after == "keep" or version.path.startswith(b"/"):
+        return Finished(Outcome.KEPT)
+    if not version.checksum:
+        raise fault("finish_failed", "no checksum of it is known to compare with")
+    try:
+        with folder.dir_fd(version.path) as directory:
+            return _Finish(folder, directory, watch, version, has_writer).run()
+    except (Gone, NotRegular):
+        return Finished(Outcome.GONE)
+    except (OSError, PresigndError) as error:
+        raise fault("finish_failed", _reason(error)) from None
+
+
+class _UnsafeError(Exception):
+    """The file must not go."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
+
+
+class _Finish:
+    """One file on its way out; ``directory`` holds it."""
+
+    def __init__(
+        self, folder: Folder, directory: int, watch: WatchConfig, version: FileVersion, has_writer: HasWriter
+    ) -> None:
+        self._folder, self._directory, self._watch = folder, directory, watch
+        self._version, self._has_writer = version, has_writer
+        self._parent, self._name = posixpath.split(version.path)
+        self._aside = b".presignd-" + version.file_id.encode()
+        self._copy_name = self._aside + b".copy"
+
+    def run(self) -> Finished:
+        if self._is_there(self._aside):
+            self._forget_half_a_copy()
+        else:
+            early = self._set_aside()
+            if early is not None:
+                return early
+        return self._let_go()
+
+    def _is_there(self, name: bytes) -> bool:
+        try:
+            os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _set_aside(self) -> Finished | None:
+        """Take the name away from the file, unless a first look says already that it isn't to go."""
+        try:
+            verdict = self._look_by_name()
+            if verdict is Verdict.SAFE:
+                rename_noreplace(self._directory, self._name, self._directory, self._aside)
+                return None
+        except (FileNotFoundError, Gone, NotRegular):
+            return Finished(Outcome.GONE)
+        return Finished(Outcome(verdict.value), self._version.path)
+
+    def _look_by_name(self) -> Verdict:
+        fd = self._folder.open(self._version.path)
+        try:
+            return recognise(self._version, self._look(fd))
+        finally:
+            os.close(fd)
+
+    def _let_go(self) -> Finished:
+        """Compare what is aside, then delete or move it; put it back when it differs or that fails."""
+        try:
+            fd = self._folder.open(posixpath.join(self._parent, self._aside))
+            try:
+                before = self._compare(fd)
+                return self._delete() if self._watch.after == "delete" else self._move(fd, before)
+            finally:
+                os.close(fd)
+        except _UnsafeError as unsafe:
+            return Finished(Outcome(unsafe.verdict.value), self._put_back())
+        except (OSError, PresigndError) as error:
+            if self._is_there(self._aside):  # else it is where it belongs already
+                self._put_back(_reason(error))
+            raise
+
+    def _look(self, fd: int) -> Look:
+        return Look(Fingerprint.of(os.fstat(fd)), self._has_writer(fd))
+
+    def _look_again(self, fd: int) -> Look:
+        """Look by the name, so that what goes is surely what was read."""
+        st = os.stat(self._aside, dir_fd=self._directory, follow_symlinks=False)
+        return Look(Fingerprint.of(st), self._has_writer(fd))
+
+    def _compare(self, fd: int) -> Look:
+        """Return the look that all later ones must equal; raise ``_UnsafeError`` for any difference."""
+        before = self._look(fd)
+        if before.writer is None:
+            # Only the fingerprint can tell of a writer: our rename's ctime must lie a tick behind us.
+            time.sleep(COARSE_CLOCK)
+            before = self._look(fd)
+        _require_safe(recognise(self._version, before))
+        checksum = content_checksum(fd, self._version)
+        _require_safe(judge(self._version, before, checksum, self._look_again(fd)))
+        return before
+
+    def _delete(self) -> Finished:
+        os.unlink(self._aside, dir_fd=self._directory)
+        sync(self._directory)
+        return Finished(Outcome.DELETED)
+
+    def _move(self, fd: int, before: Look) -> Finished:
+        with self._target() as target:
+            try:
+                name = place(self._directory, self._aside, target, self._name)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                name = self._move_across(fd, before, target)
+            else:
+                sync(target)
+        sync(self._directory)
+        assert self._watch.move_to is not None
+        return Finished(Outcome.MOVED, posixpath.join(os.fsencode(self._watch.move_to), self._parent, name))
+
+    def _move_across(self, fd: int, before: Look, target: int) -> bytes:
+        """Copy to the other filesystem (or the other bind mount of this one), then remove the original.
+
+        A crash before the removal leaves both: the next run finds the finished copy and only removes.
+        """
+        name = self._finished_copy(target) or self._publish_copy(fd, before, target)
+        sync(target)
+        os.unlink(self._aside, dir_fd=self._directory)
+        return name
+
+    def _publish_copy(self, fd: int, before: Look, target: int) -> bytes:
+        """Copy under a name of our own, compare, and give the copy its name; return that."""
+        try:
+            checksum = self._copy(fd, target)
+            _require_safe(judge(self._version, before, checksum, self._look_again(fd)))
+            return place(target, self._copy_name, target, self._name)
+        except (OSError, _UnsafeError):
+            with suppress(OSError):
+                os.unlink(self._copy_name, dir_fd=target)
+            raise
+
+    def _finished_copy(self, target: int) -> bytes | None:
+        """Return the name under which an earlier run's copy stands, None when there is none."""
+        for name in names(self._name):
+            try:
+                st = os.stat(name, dir_fd=target, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+            if self._may_be_copy(st) and self._is_copy(target, name):
+                return name
+        return None
+
+    def _may_be_copy(self, st: os.stat_result) -> bool:
+        verified = self._version.fingerprint
+        same_time = abs(st.st_mtime_ns - verified.mtime_ns) <= COARSEST_MTIME_NS
+        return stat.S_ISREG(st.st_mode) and st.st_size == verified.size and same_time
+
+    def _is_copy(self, target: int, name: bytes) -> bool:
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=target)
+        except PermissionError:
+            return False
+        try:
+            return content_checksum(fd, self._version) == self._version.checksum
+        finally:
+            os.close(fd)
+
+    def _copy(self, fd: int, target: int) -> str:
+        """Write a durable copy under our own name and return the checksum of what is there."""
+        with suppress(FileNotFoundError):
+            os.unlink(self._copy_name, dir_fd=target)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        copy = os.open(self._copy_name, flags, 0o600, dir_fd=target)
+        try:
+            copy_file(fd, copy, self._version.size)
+            return content_checksum(copy, self._version)
+        finally:
+            os.close(copy)
+
+    def _forget_half_a_copy(self) -> None:
+        """Remove what a crash in the middle of a copy left: it may not come to copying again."""
+        if self._watch.after == "move":
+            with suppress(OSError), self._target() as target:
+                os.unlink(self._copy_name, dir_fd=target)
+
+    @contextmanager
+    def _target(self) -> Iterator[int]:
+        """Lend the directory below move_to that the file belongs in, made where it is missing."""
+        assert self._watch.move_to is not None, "the configuration asks for move_to with after = move"
+        with ExitStack() as opened:
+            directory = _open_root(self._watch.move_to)
+            opened.callback(os.close, directory)
+            for component in self._parent.split(b"/") if self._parent else []:
+                directory = _open_below(directory, component)
+                opened.callback(os.close, directory)
+            yield directory
+
+    def _put_back(self, why: str = "") -> bytes:
+        """Give the file its name back, or a free one beside a newer file of that name; return its path."""
+        try:
+            name = place(self._directory, self._aside, self._directory, self._name)
+            sync(self._directory)
+        except OSError as error:
+            where = f"it lies as {os.fsdecode(self._aside)}: {_reason(error)}"
+            raise fault("finish_failed", f"{why}; {where}" if why else where) from None
+        return posixpath.join(self._parent, name)
+
+
+def _require_safe(verdict: Verdict) -> None:
+    if verdict is not Verdict.SAFE:
+        raise _UnsafeError(verdict)
+
+
+def _reason(error: OSError | PresigndError) -> str:
+    if isinstance(error, PresigndError):
+        return getattr(error, "detail", "") or error.message
+    return error.strerror or type(error).__name__
+
+
+def _open_root(move_to: Path) -> int:
+    """Open move_to, as the configuration names it; its last folder is made where it is missing."""
+    with suppress(FileExistsError):
+        move_to.mkdir()
+    return os.open(move_to, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _open_below(directory: int, component: bytes) -> int:
+    """Open a folder below move_to, made where it is missing; a symlink in its place is refused."""
+    with suppress(FileExistsError):
+        os.mkdir(component, dir_fd=directory)
+        sync(directory)
+    return os.open(component, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
