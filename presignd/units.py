@@ -1,1 +1,109 @@
-"""Durations and sizes as people write them: ``"90s" "15m" "1h" "7d"``, ``"64MiB" "5GB"``. Pure."""
+"""Durations and sizes as people write them: ``"90s" "15m" "1h" "7d"``, ``"64MiB" "5GB"``. Pure.
+
+Durations are seconds, sizes bytes. Every refusal is a ``ValueError`` whose text is fit for the user.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal
+
+DAY = 86400.0
+"""Seconds."""
+
+_DURATIONS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|d|h|m|s))+")
+_DURATION_PART = re.compile(r"([0-9.]+)(ms|d|h|m|s)")
+_LONGEST = 36500 * DAY
+
+_PREFIXES = "KMGTP"
+_SIZES = {f"{prefix}iB": 1024**n for n, prefix in enumerate(_PREFIXES, 1)}
+_SIZES |= {f"{prefix}B": 1000**n for n, prefix in enumerate(_PREFIXES, 1)} | {"B": 1}
+_SIZES = dict(sorted(_SIZES.items(), key=lambda item: -item[1]))
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)")
+_LARGEST = 1 << 63
+
+
+def parse_duration(value: object) -> float:
+    """Return the seconds of ``"500ms" "90s" "15m" "1h30m" "7d"``, or of a plain number of seconds.
+
+    Raises ``ValueError`` for anything else, below zero, or over a hundred years.
+    """
+    seconds = _number(value) if not isinstance(value, str) else _duration_text(value.strip())
+    if seconds is None or seconds < 0:
+        raise ValueError('must be a duration such as "90s", "15m", "1h" or "7d"')
+    if seconds > _LONGEST:
+        raise ValueError("is longer than a hundred years")
+    return float(seconds)
+
+
+def parse_whole_seconds(value: object) -> int:
+    """Return ``parse_duration`` where only whole seconds make sense, as in a signed expiry."""
+    seconds = parse_duration(value)
+    if not seconds.is_integer():
+        raise ValueError("must be whole seconds")
+    return int(seconds)
+
+
+def parse_size(value: object) -> int:
+    """Return the bytes of ``"64MiB" "5GB" "100B"`` (any case), or of a plain whole number of bytes.
+
+    KiB, MiB, … are powers of 1024; KB, MB, … of 1000. A bare K or M is refused, for it is read both ways.
+    Raises ``ValueError``.
+    """
+    size = _number(value) if not isinstance(value, str) else _size_text(value.strip())
+    if size is None or not 0 <= size < _LARGEST:
+        raise ValueError('must be a size such as "64MiB", "5GB" or "1000B"')
+    if size != int(size):
+        raise ValueError("must come to whole bytes")
+    return int(size)
+
+
+def format_duration(seconds: float) -> str:
+    """Return the shortest exact text in one unit that ``parse_duration`` reads back as ``seconds``."""
+    for unit, factor in _DURATIONS.items():
+        if seconds and seconds % factor == 0:
+            return f"{int(seconds // factor)}{unit}"
+    milliseconds = Decimal(repr(float(seconds))) * 1000
+    return f"{_plain(milliseconds)}ms" if milliseconds else "0s"
+
+
+def format_size(size: int) -> str:
+    """Return ``size`` in the largest unit that holds it exactly; ``parse_size`` reads it back."""
+    for unit, factor in _SIZES.items():
+        if size and size % factor == 0:
+            return f"{size // factor}{unit}"
+    return f"{size}B"
+
+
+def _number(value: object) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return Decimal(value)
+
+
+def _duration_text(text: str) -> Decimal | None:
+    if re.fullmatch(r"[0-9]+", text):
+        return Decimal(text)
+    if not _DURATION.fullmatch(text):
+        return None
+    return sum((_scaled(number, unit) for number, unit in _DURATION_PART.findall(text)), Decimal(0))
+
+
+def _scaled(number: str, unit: str) -> Decimal:
+    return Decimal(number) / 1000 if unit == "ms" else Decimal(number) * _DURATIONS[unit]
+
+
+def _size_text(text: str) -> Decimal | None:
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        return None
+    number, unit = match.groups()
+    factor = {name.lower(): factor for name, factor in _SIZES.items()}.get(unit.lower() or "b")
+    return None if factor is None else Decimal(number) * factor
+
+
+def _plain(number: Decimal) -> str:
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,5 +1,7 @@
 """TOML, environment and credentials → frozen models. ``models`` says what there is, ``load`` where it comes from."""
 
+from presignd.config.folders import folder_problems
+from presignd.config.load import Loaded, load
 from presignd.config.models import (
     Config,
     ControlConfig,
@@ -11,15 +13,21 @@ from presignd.config.models import (
     WatchConfig,
     WebConfig,
 )
+from presignd.config.templates import Piece, template_fields
 
 __all__ = [
     "Config",
     "ControlConfig",
     "LedgerConfig",
     "LinksConfig",
+    "Loaded",
     "LogConfig",
+    "Piece",
     "PresignConfig",
     "UploadConfig",
     "WatchConfig",
     "WebConfig",
+    "folder_problems",
+    "load",
+    "template_fields",
 ]

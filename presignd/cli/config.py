@@ -1,0 +1,74 @@
+"""``presignd config``: the effective configuration and where each value came from, secrets masked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from presignd.config import Loaded, load
+from presignd.config.schema import json_schema
+
+_ALIASES = {"access_key_id", "secret_access_key"}
+
+
+def config_command(
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="The configuration file.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the file instead.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show the effective configuration and where each value came from; secrets are masked.
+
+    Example: presignd config -c /etc/presignd/config.toml
+    """
+    if schema:
+        typer.echo(json.dumps(json_schema(), indent=2))
+        return
+    loaded = load(config)
+    for warning in loaded.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(json.dumps(_document(loaded), indent=2) if json_ else "\n".join(_lines(loaded)))
+
+
+def _document(loaded: Loaded) -> dict[str, Any]:
+    return {
+        "file": None if loaded.file is None else str(loaded.file),
+        "config": loaded.config.model_dump(mode="json", by_alias=True),
+        "sources": dict(loaded.sources),
+        "warnings": list(loaded.warnings),
+    }
+
+
+def _lines(loaded: Loaded) -> Iterator[str]:
+    """Yield the configuration as TOML that can be loaded again (but for secrets), each line with its source."""
+    yield f"# file: {_text(str(loaded.file)) if loaded.file else 'none'}"
+    for name, section in loaded.config.model_dump(mode="json", by_alias=True).items():
+        for table in section if isinstance(section, list) else [section]:
+            yield ""
+            yield f"[[{name}]]" if isinstance(section, list) else f"[{name}]"
+            prefix = f"{name}.{table['name']}" if isinstance(section, list) else name
+            yield from _table(table, prefix, loaded.sources)
+
+
+def _table(table: Mapping[str, Any], prefix: str, sources: Mapping[str, str]) -> Iterator[str]:
+    assigned = {key: f"{key} = {_toml(value)}" for key, value in table.items() if key not in _ALIASES}
+    width = min(48, max(map(len, assigned.values())))
+    for key, text in assigned.items():
+        source = sources[f"{prefix}.{key}"]
+        yield f"{text:<{width}}  # {source if source == 'default' else f'from {source}'}"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_text(key)} = {_toml(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return _text(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _text(value: str) -> str:
+    """Return a TOML string; what a terminal would act on is escaped."""
+    return json.dumps(value, ensure_ascii=not value.isprintable())

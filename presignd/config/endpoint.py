@@ -1,0 +1,94 @@
+"""What an endpoint may look like. Pure; a refusal never repeats the text, which may hold credentials."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import SplitResult, urlsplit
+
+import yarl
+
+_HOST = re.compile(r"(?=.{1,253}\.?$)(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
+_DEFAULT_PORT = {"http": 80, "https": 443}
+_LAST_PORT = 65535
+
+
+def parse_endpoint(text: str) -> str:
+    """Return ``scheme://host[:port]`` for ``http://host:9000``, ``https://host`` or ``host:9000`` (https).
+
+    A trailing "/" is dropped, the host is lower-cased and IDNA-encoded, and the scheme's own port is left
+    out, as HTTP clients leave it out of the Host header that is signed. Raises ``ValueError`` with the
+    reason for anything that is more, or less, than a scheme, a host and a port.
+    """
+    parts = _split(text)
+    if "@" in parts.netloc:
+        raise ValueError("holds credentials; take them out: keys go in access_key and secret_key")
+    if parts.path.strip("/"):
+        raise ValueError("has a path; give only scheme, host and port: buckets are named in each [[watch]]")
+    return _joined(parts)
+
+
+def parse_proxy(text: str) -> str:
+    """Return ``text`` when it is ``http(s)://[user:password@]host[:port]``; raises ``ValueError``."""
+    parts = _split(text)
+    if parts.path.strip("/"):
+        raise ValueError("has a path; give only scheme, host and port")
+    _joined(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return text
+
+
+def mask_userinfo(url: str) -> str:
+    """Return ``url`` with its user and password, if any, replaced by asterisks."""
+    return re.sub(r"//.*@", "//********@", url, count=1)
+
+
+def _split(text: str) -> SplitResult:
+    text = text.strip()
+    if not text:
+        raise ValueError("is empty; give the store's address, e.g. http://127.0.0.1:9000")
+    if not text.isprintable() or " " in text or "\\" in text:
+        raise ValueError("holds a space, a backslash or a control character")
+    if "?" in text or "#" in text:
+        raise ValueError("has a query or a fragment; give only scheme, host and port")
+    scheme, separator, _ = text.partition("://")
+    if not separator and re.match(r"https?:(?![0-9])", text, re.IGNORECASE):
+        raise ValueError('lacks the "//" after its scheme: write http://host:port')
+    if separator and scheme.lower() not in _DEFAULT_PORT:
+        raise ValueError("has an unknown scheme; it is http or https (a bare host:port means https)")
+    try:
+        return urlsplit(text if separator else f"https://{text}")
+    except ValueError:
+        raise ValueError("has no valid host; an IPv6 address stands in brackets: http://[::1]:9000") from None
+
+
+def _joined(parts: SplitResult) -> str:
+    port = _port(parts)
+    suffix = "" if port in (None, _DEFAULT_PORT[parts.scheme]) else f":{port}"
+    return f"{parts.scheme}://{_host(parts)}{suffix}"
+
+
+def _port(parts: SplitResult) -> int | None:
+    tail = parts.netloc.rpartition("]")[2]
+    if tail.count(":") > 1:
+        raise ValueError("has more than one port; an IPv6 address stands in brackets: http://[::1]:9000")
+    _, separator, digits = tail.partition(":")
+    if not separator:
+        return None
+    if not re.fullmatch(r"[0-9]{1,5}", digits) or not 1 <= int(digits) <= _LAST_PORT:
+        raise ValueError(f"has a bad port; it is a number from 1 to {_LAST_PORT}")
+    return int(digits)
+
+
+def _host(parts: SplitResult) -> str:
+    host = parts.hostname or ""
+    if parts.netloc.startswith("["):
+        return f"[{ipaddress.IPv6Address(host)}]"
+    if not host:
+        raise ValueError("has no host")
+    try:
+        name = yarl.URL.build(scheme=parts.scheme, host=host).raw_host or ""
+    except ValueError:
+        name = ""
+    if not _HOST.fullmatch(name):
+        raise ValueError("has no valid host name")
+    return name

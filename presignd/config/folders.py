@@ -1,0 +1,174 @@
+"""What the folders of a configuration must be on this machine: there, readable, and clear of each other.
+
+Which folder lies in which is judged by device and inode up each chain, and by the mount table where a
+chain crosses a bind mount: no spelling, symlink or mount hides an overlap.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path, PurePosixPath
+
+from presignd.config.models import Config, WatchConfig
+
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A folder: its (device, inode), those of it and all above it, and where its filesystem has it."""
+
+    identity: tuple[int, int]
+    chain: frozenset[tuple[int, int]]
+    origin: tuple[str, PurePosixPath]
+
+    def lies_in(self, other: _Place) -> bool:
+        return other.identity in self.chain or (
+            self.origin[0] == other.origin[0] != "" and self.origin[1].is_relative_to(other.origin[1])
+        )
+
+
+def folder_problems(config: Config) -> list[str]:
+    """Return a line for each folder or file named in ``config`` that can't serve: its key, why, and what to do.
+
+    Looks at the filesystem; changes nothing. An empty list means that every watch can be read, none
+    overlaps another, and nothing that presignd writes would be taken for a file to upload.
+    """
+    problems = [problem for watch in config.watches if (problem := _unusable(watch))]
+    placed = [(watch, place) for watch in config.watches if (place := _place(watch.path)) is not None]
+    problems += [line for one, other in combinations(placed, 2) for line in _overlap(one, other)]
+    for watch, place in placed:
+        problems += _written_inside(config, watch, place)
+        problems += _moved_inside(config, watch, place)
+    return problems + _tls_problems(config)
+
+
+def _key(watch: WatchConfig, key: str = "path") -> str:
+    return f"watch.{watch.name}.{key}"
+
+
+def _unusable(watch: WatchConfig) -> str | None:
+    """Return why a watch's folder can't be watched, if so."""
+    path = watch.path
+    try:
+        if not stat.S_ISDIR(path.stat().st_mode):
+            return f"{_key(watch)}: {path} is a file; name the folder it is in"
+        with os.scandir(path) as entries:
+            next(entries, None)
+    except FileNotFoundError:
+        return f"{_key(watch)}: {path} does not exist; create it (mkdir -p {path}) or correct the path"
+    except PermissionError:
+        return f"{_key(watch)}: {path} can't be listed; give the daemon's user r and x on it, and x on all above it"
+    except OSError as error:
+        return f"{_key(watch)}: {path} can't be read: {error.strerror}"
+    if not os.access(path, os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        return f"{_key(watch)}: files in {path} can't be reached; give the daemon's user x on it"
+    return None
+
+
+def _overlap(one: tuple[WatchConfig, _Place], other: tuple[WatchConfig, _Place]) -> Iterator[str]:
+    (first, first_place), (second, second_place) = one, other
+    fix = "each file would be sent twice; watch one of them, or move one elsewhere"
+    if first_place.identity == second_place.identity:
+        yield f"{_key(second)}: {second.path} is the same folder as {_key(first)} ({first.path}); {fix}"
+    elif _covers(first, first_place, second_place):
+        yield f"{_key(second)}: {second.path} lies in {_key(first)} ({first.path}); {fix}"
+    elif _covers(second, second_place, first_place):
+        yield f"{_key(first)}: {first.path} lies in {_key(second)} ({second.path}); {fix}"
+
+
+def _covers(watch: WatchConfig, place: _Place, inner: _Place) -> bool:
+    """Tell whether files in ``inner`` are ``watch``'s: not those below a watch that isn't recursive."""
+    return inner.identity == place.identity or (watch.recursive and inner.lies_in(place))
+
+
+def _written_inside(config: Config, watch: WatchConfig, place: _Place) -> Iterator[str]:
+    for key, folder in (("ledger.path", config.ledger.path), ("links.file", config.links.file.parent)):
+        inner = _nearest_place(folder)
+        if inner is not None and _inside(watch, place, folder, inner):
+            yield f"{key}: {folder} lies in {_key(watch)} ({watch.path}), which would upload it; name another"
+
+
+def _moved_inside(config: Config, watch: WatchConfig, place: _Place) -> Iterator[str]:
+    """Yield a problem for each watch whose moved files would land in ``watch``; within its own they are ignored."""
+    for mover in config.watches:
+        target = _nearest_place(mover.move_to) if mover.after == "move" and mover.move_to is not None else None
+        if target is None or mover.move_to is None:
+            continue
+        if mover is not watch and _inside(watch, place, mover.move_to, target):
+            yield (
+                f"{_key(mover, 'move_to')}: {mover.move_to} lies in {_key(watch)} ({watch.path}), which would "
+                "upload each file again; name a folder outside it"
+            )
+        elif mover is watch and mover.move_to.exists() and target.identity == place.identity:
+            yield f"{_key(mover, 'move_to')}: {mover.move_to} is the watch's own folder; name another"
+
+
+def _inside(watch: WatchConfig, place: _Place, folder: Path, nearest: _Place) -> bool:
+    """Tell whether files in ``folder`` would be ``watch``'s; ``nearest`` is it, or what exists above it."""
+    if folder.exists() or watch.recursive:
+        return _covers(watch, place, nearest)
+    return False
+
+
+def _nearest_place(folder: Path) -> _Place | None:
+    """Return the place of ``folder``, or of what exists above it."""
+    return next((place for path in (folder, *folder.parents) if (place := _place(path)) is not None), None)
+
+
+def _place(path: Path) -> _Place | None:
+    try:
+        real = path.resolve(strict=True)
+        ids = [(found.st_dev, found.st_ino) for found in (step.stat() for step in (real, *real.parents))]
+    except (OSError, RuntimeError):  # RuntimeError: a loop of symlinks
+        return None
+    return _Place(ids[0], frozenset(ids), _origin(real))
+
+
+def _origin(real: Path) -> tuple[str, PurePosixPath]:
+    """Return the device and the path on it that ``real`` shows (proc_pid_mountinfo(5)); ("", …) where unknown.
+
+    A bind mount of a folder inside a watch has none of the watch's inodes above it; this tells.
+    """
+    best: tuple[int, str, PurePosixPath] = (-1, "", PurePosixPath(real))
+    for device, root, point in _mounts():
+        depth = len(point.parts)
+        if depth >= best[0] and real.is_relative_to(point):  # the last of equals lies on top
+            best = (depth, device, root / real.relative_to(point))
+    return best[1], best[2]
+
+
+def _mounts() -> Iterator[tuple[str, PurePosixPath, PurePosixPath]]:
+    try:
+        lines = _MOUNTS.read_text(errors="surrogateescape").removesuffix("\n").split("\n")
+    except OSError:
+        return
+    for line in lines:
+        device, root, point = line.split(" ")[2:5]
+        yield device, PurePosixPath(_unescaped(root)), PurePosixPath(_unescaped(point))
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def _tls_problems(config: Config) -> list[str]:
+    return [
+        f"presign.{key}: {file} can't be read: {error}; correct the path or its permissions"
+        for key in ("ca_file", "client_cert", "client_key")
+        if (file := getattr(config.presign, key)) is not None and (error := _unreadable(file))
+    ]
+
+
+def _unreadable(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            stream.read(1)
+    except OSError as error:
+        return error.strerror or "unknown reason"
+    return ""

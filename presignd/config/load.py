@@ -1,0 +1,234 @@
+"""Finds, reads and joins the configuration; every problem is told at once."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import ValidationError
+
+from presignd.config import secrets
+from presignd.config.endpoint import mask_userinfo
+from presignd.config.models import Config
+from presignd.config.options import SECTIONS, Address, keys
+from presignd.config.problems import describe
+from presignd.config.sources import (
+    Folders,
+    Given,
+    Layer,
+    aws_layer,
+    environment_layer,
+    file_layer,
+    flag_layer,
+)
+from presignd.errors import UsageError
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
+_SYSTEM_FILE = Path("/etc/presignd/config.toml")
+_SECRET_KEYS = ("secret_key", "secret_access_key", "session_token", "token")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, where each value came from (by dotted key), its file, and what to warn of."""
+
+    config: Config
+    sources: Mapping[str, str]
+    file: Path | None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Findings:
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def load(
+    path: Path | None = None, *, flags: Mapping[str, Any] = _NONE, environ: Mapping[str, str] = os.environ
+) -> Loaded:
+    """Return the effective configuration.
+
+    ``flags`` (dotted keys) win over ``PRESIGND_…`` variables, these over the file, the file over ``AWS_*``
+    variables, these over defaults. The file is ``path``, else the first that ``places`` names; none is
+    needed when the others make a watch. Raises ``UsageError`` with every problem found, each with its key.
+    """
+    findings = _Findings()
+    here = Folders(_current_folder(), _home(environ))
+    file = _find(path, environ, here)
+    merged: Layer = {}
+    for layer in _layers(file, flags, environ, here, findings):
+        findings.problems += secrets.clashes(layer)
+        merged = secrets.overlay(merged, layer)
+    if file is None and not _watches(merged):
+        raise _nothing_found(environ, here.home)
+    merged = secrets.resolve(merged, environ, findings.problems, findings.warnings)
+    findings.problems += secrets.incomplete(merged)
+    merged = _with_state(merged, environ, here.home)
+    config = _validated(merged, file, findings)
+    return Loaded(config, _sources(config, merged), file, tuple(findings.warnings))
+
+
+def places(environ: Mapping[str, str], home: Path) -> list[Path]:
+    """Return where a configuration is looked for, in order; never in the current folder."""
+    if environ.get("PRESIGND_CONFIG"):
+        return [Path(environ["PRESIGND_CONFIG"])]
+    return [_xdg(environ, "XDG_CONFIG_HOME", home / ".config") / "presignd/config.toml", _SYSTEM_FILE]
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    given = environ.get("HOME", "")
+    return Path(given) if given else Path("~").expanduser()
+
+
+def _xdg(environ: Mapping[str, str], variable: str, default: Path) -> Path:
+    """Return a base directory; the XDG specification has a relative one ignored."""
+    given = Path(environ.get(variable, ""))
+    return given if given.is_absolute() else default
+
+
+def _current_folder() -> Path:
+    """Return what relative paths given outside the file start from; a folder that was removed is "/"."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return Path("/")
+
+
+def _find(path: Path | None, environ: Mapping[str, str], here: Folders) -> Path | None:
+    given = path or environ.get("PRESIGND_CONFIG")
+    if given:
+        return Path(here.resolve(given))
+    return next((place for place in places(environ, here.home) if os.path.lexists(place)), None)
+
+
+def _nothing_found(environ: Mapping[str, str], home: Path) -> UsageError:
+    looked = ", ".join(str(place) for place in places(environ, home))
+    return UsageError(
+        f"no configuration found: there is no {looked}, and no PRESIGND_WATCH__<NAME>__PATH is set",
+        fix="run `presignd init` to write one, `presignd demo` to try without, or give -c FILE",
+    )
+
+
+def _layers(
+    file: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str], here: Folders, findings: _Findings
+) -> list[Layer]:
+    """Return every source's layer, the weakest first."""
+    from_file = _file_layer(file, here.home, findings) if file is not None else {}
+    from_environment = environment_layer(environ, here, _watches(from_file), findings.problems)
+    watches = _watches({**from_file, **from_environment})
+    from_flags = flag_layer(flags, here, watches, findings.problems)
+    return [aws_layer(environ, here), from_file, from_environment, from_flags]
+
+
+def _file_layer(file: Path, home: Path, findings: _Findings) -> Layer:
+    layer = file_layer(_document(file), f"file {file}", Folders(file.parent, home), findings.problems)
+    if _holds_secret(layer) and secrets.readable_by_others(file):
+        findings.warnings.append(f"{file}: holds secrets and can be read by others; chmod 600 {file}")
+    return layer
+
+
+def _document(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise UsageError(
+            f"{file}: can't be read: {error.strerror}", fix="give -c FILE, or run `presignd init`"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file}: is not UTF-8 (byte {error.start + 1})", fix="save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(
+            f"{file}: is no valid TOML: {_toml_words(error)}", fix='texts stand in quotes: key = "value"'
+        ) from None
+
+
+def _toml_words(error: tomllib.TOMLDecodeError) -> str:
+    """Return ``line 3, column 7: Invalid value``."""
+    match = re.fullmatch(r"(.*) \(at (.*)\)", str(error), re.DOTALL)
+    return f"{match[2]}: {match[1]}" if match else str(error)
+
+
+def _watches(layer: Layer) -> list[str]:
+    """Return the watches a layer names, in their order."""
+    return list(dict.fromkeys(address.watch for address in layer if address.section == "watch"))
+
+
+def _holds_secret(layer: Layer) -> bool:
+    proxy = layer.get(Address("presign", "", "proxy"))
+    userinfo = proxy is not None and mask_userinfo(str(proxy.value)) != proxy.value
+    return userinfo or any(Address("presign", "", key) in layer for key in _SECRET_KEYS)
+
+
+def _with_state(layer: Layer, environ: Mapping[str, str], home: Path) -> Layer:
+    """Return ``layer`` with the ledger's and the links' places filled in."""
+    ledger, links = Address("ledger", "", "path"), Address("links", "", "file")
+    filled = {ledger: _state_folder(environ, home)} | dict(layer)
+    filled.setdefault(links, Given(Path(str(filled[ledger].value)) / "links" / "links.jsonl", "default"))
+    return filled
+
+
+def _state_folder(environ: Mapping[str, str], home: Path) -> Given:
+    """Return systemd's folder (the first of several, see systemd.exec(5)), else the user's own."""
+    first = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if first:
+        return Given(Path(first), "STATE_DIRECTORY")
+    return Given(_xdg(environ, "XDG_STATE_HOME", home / ".local/state") / "presignd", "default")
+
+
+def _validated(layer: Layer, file: Path | None, findings: _Findings) -> Config:
+    slots = _watches(layer)
+    sources = {address.dotted: given.source for address, given in layer.items()}
+    config = None
+    try:
+        config = Config.model_validate(_nested(layer, slots))
+    except ValidationError as error:
+        findings.problems += describe(error, slots, sources)
+    if not slots:
+        findings.problems.append("watch: there is none; add a [[watch]] with name, path and bucket")
+    if findings.problems or config is None:
+        raise _refusal(findings.problems, file)
+    return config
+
+
+def _refusal(problems: Sequence[str], file: Path | None) -> UsageError:
+    unique = tuple(dict.fromkeys(_one_line(problem) for problem in problems))
+    count = "a problem" if len(unique) == 1 else f"{len(unique)} problems"
+    return UsageError(
+        f"{file or 'the configuration'} has {count}", problems=unique, fix="see config.example.toml for every option"
+    )
+
+
+def _one_line(problem: str) -> str:
+    """Return ``problem`` with control characters escaped: names in a file may hold any."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in problem)
+
+
+def _nested(layer: Layer, slots: Sequence[str]) -> dict[str, Any]:
+    document: dict[str, Any] = {name: {} for name in SECTIONS}
+    tables: dict[str, dict[str, Any]] = {slot: {} for slot in slots}
+    for address, given in layer.items():
+        table = tables[address.watch] if address.section == "watch" else document[address.section]
+        table[address.key] = given.value
+    for slot, table in tables.items():
+        if not slot.startswith("["):
+            table.setdefault("name", slot)
+    return document | {"watch": list(tables.values())}
+
+
+def _sources(config: Config, layer: Layer) -> dict[str, str]:
+    """Return where every option of ``config`` came from, by dotted key (a watch under the name it ends up with)."""
+    watches = list(zip((watch.name for watch in config.watches), _watches(layer), strict=True))
+    where = {address: given.source for address, given in layer.items()}
+    return {
+        Address(section, name, key).dotted: where.get(Address(section, slot, key), "default")
+        for section in SECTIONS
+        for name, slot in (watches if section == "watch" else [("", "")])
+        for key in keys(section)
+    }

@@ -1,0 +1,72 @@
+"""pydantic's findings as lines for the user: the dotted key, what is wrong, what to do. Secrets are never echoed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import SecretStr, ValidationError
+
+from presignd.config.models import PresignConfig
+from presignd.config.options import Address
+
+_SECRETS = {"access_key", "access_key_id", "headers", "proxy", "endpoint", "public_endpoint", "url"} | {
+    name for name, field in PresignConfig.model_fields.items() if SecretStr in getattr(field.annotation, "__args__", ())
+}
+_NEEDED = {
+    "name": 'is missing; give each watch one, e.g. name = "drop"',
+    "path": "is missing; name the folder to watch",
+    "bucket": "is missing; name the bucket its files go to",
+}
+_WANTED = {
+    "string": "must be text in quotes",
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "bool": "must be true or false",
+    "tuple": 'must be a list, e.g. ["*.bak"]',
+    "dict": 'must be a table, e.g. {"x-amz-meta-origin" = "scanner"}',
+    "path": "must be a path",
+}
+_SHOWN = 60
+
+
+def describe(error: ValidationError, slots: Sequence[str], sources: Mapping[str, str]) -> list[str]:
+    """Return a line for each finding of ``error``.
+
+    ``slots`` names the watches in their order; ``sources`` tells where a value came from, by dotted key.
+    """
+    return [_line(each, slots, sources) for each in error.errors(include_url=False)]
+
+
+def _line(error: Any, slots: Sequence[str], sources: Mapping[str, str]) -> str:
+    address, rest = _address(error["loc"], slots)
+    source = sources.get(address.dotted, "")
+    origin = "" if source.startswith("file ") or source in ("", "default") else f" (from {source})"
+    return f"{address.dotted}{rest}{origin}: {_words(error, address)}"
+
+
+def _address(loc: tuple[int | str, ...], slots: Sequence[str]) -> tuple[Address, str]:
+    section, *tail = loc
+    watch = slots[int(tail.pop(0))] if section == "watch" and tail else ""
+    key = str(tail.pop(0)) if tail else ""
+    rest = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in tail)
+    return Address(str(section), watch, key), rest
+
+
+def _words(error: Any, address: Address) -> str:
+    kind, value = error["type"], error["input"]
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    if kind == "missing":
+        return _NEEDED.get(address.key, "is missing")
+    if kind == "literal_error":
+        wanted = "must be " + error["ctx"]["expected"].replace("'", '"')
+    else:
+        wanted = _WANTED.get(kind.split("_")[0], error["msg"])
+    return wanted if address.key in _SECRETS else f"{wanted}, not {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    text = f'"{value}"' if isinstance(value, str) else str(value)
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

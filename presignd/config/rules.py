@@ -1,0 +1,134 @@
+"""What a value may be: one function a rule, pure. Each returns the value or raises ``ValueError`` with the reason."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import zoneinfo
+from collections.abc import Mapping, Sequence
+
+from pathspec import GitIgnoreSpec
+
+from presignd.units import DAY
+
+MAX_EXPIRES = int(7 * DAY)
+"""A presigned URL lives 7 days at most (AWS Signature Version 4)."""
+
+_HEADER_NAMES = {
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "expires",
+    "x-amz-storage-class",
+    "x-amz-tagging",
+}
+_HEADER_PREFIXES = ("x-amz-meta-", "x-amz-server-side-encryption")
+_OWN_HEADERS = {
+    "content-type": "set content_type",
+    "content-length": "presignd sets it",
+    "content-md5": "upload.checksum sets it",
+    "host": "presign.endpoint sets it",
+}
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def check_expiry(seconds: int) -> int:
+    """Return ``seconds`` when a link may live so long: 1 second to 7 days."""
+    if seconds < 1:
+        raise ValueError("must be at least 1s")
+    if seconds > MAX_EXPIRES:
+        raise ValueError("must be at most 7d: S3 signatures live no longer")
+    return seconds
+
+
+def check_watch_name(name: str) -> str:
+    """Return ``name`` when it fits in logs, commands and environment variables."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ValueError("must be 1 to 64 letters, digits, and . _ - after the first")
+    return name
+
+
+def check_bucket(name: str) -> str:
+    """Return ``name`` when S3's naming rules allow it."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", name) or ".." in name:
+        raise ValueError(
+            "must be a bucket name: 3 to 63 lower-case letters, digits, dots and hyphens, "
+            "a letter or digit at each end, no two dots in a row"
+        )
+    try:
+        ipaddress.IPv4Address(name)
+    except ValueError:
+        return name
+    raise ValueError("must be a bucket name, not an IP address")
+
+
+def check_timezone(name: str) -> str:
+    """Return ``name`` when the system's time zones have it."""
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        known = zoneinfo.available_timezones()
+        if name == "UTC":  # there without any time zone data too
+            return name
+        raise ValueError(_unknown_zone(name, known)) from None
+    return name
+
+
+def _unknown_zone(name: str, known: set[str]) -> str:
+    if not known:
+        return "can't be looked up: this system has no time zones; install tzdata"
+    near = difflib.get_close_matches(name, known, 1)
+    return "is no known time zone; " + (f"did you mean {near[0]}?" if near else "write e.g. Europe/Berlin")
+
+
+def check_ignore(patterns: Sequence[str]) -> tuple[str, ...]:
+    """Return ``patterns`` when each is one of gitignore's that can match something (or a comment)."""
+    for pattern in patterns:
+        try:
+            compiled = GitIgnoreSpec.from_lines([pattern]).patterns
+        except ValueError:
+            raise ValueError(f'has "{pattern}", which is no gitignore pattern') from None
+        text = pattern.strip()
+        if text and not text.startswith("#") and all(each.include is None for each in compiled):
+            raise ValueError(f'has "{pattern}", which matches nothing')
+    return tuple(patterns)
+
+
+def check_content_type(value: str) -> str:
+    """Return ``value`` when it is "auto" or a media type."""
+    if value != "auto" and not (re.fullmatch(r"[\w.+*-]+/[\w.+*-]+( *;[ -~]*)?", value, re.ASCII)):
+        raise ValueError('must be "auto" or a media type such as "text/plain; charset=utf-8"')
+    return value
+
+
+def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return ``headers`` when each may be sent with an upload, once, with a printable value."""
+    for name, value in headers.items():
+        _check_header_name(name)
+        if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", value):
+            raise ValueError(f"{name}: its value must be printable ASCII, with no space at either end")
+    if len({name.lower() for name in headers}) < len(headers):
+        raise ValueError("name one header twice: upper and lower case are the same")
+    return dict(headers)
+
+
+def _check_header_name(name: str) -> None:
+    lower = name.lower()
+    if lower == "x-amz-acl" or lower.startswith("x-amz-grant-"):
+        raise ValueError(f"{name}: ACLs are never sent; who may read is what links and bucket policies say")
+    if lower in _OWN_HEADERS:
+        raise ValueError(f"{name}: is not set here; {_OWN_HEADERS[lower]}")
+    prefixed = any(lower.startswith(prefix) for prefix in _HEADER_PREFIXES) and lower != "x-amz-meta-"
+    if not _TOKEN.fullmatch(name) or not (prefixed or lower in _HEADER_NAMES):
+        raise ValueError(
+            f"{name}: is not allowed; these are: x-amz-meta-*, x-amz-tagging, x-amz-storage-class, "
+            "x-amz-server-side-encryption*, Cache-Control, Content-Disposition, Content-Encoding, "
+            "Content-Language, Expires"
+        )
+
+
+def is_secret_header(name: str) -> bool:
+    """Tell whether the value of this header is a key (SSE-C) and is never shown."""
+    return name.lower().endswith("-customer-key")

@@ -1,0 +1,135 @@
+"""Keys and tokens: one of several names for each, from a value, a file or a systemd credential."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from presignd.config.options import Address
+from presignd.config.sources import Given, Layer
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "access_key": ("access_key", "access_key_id", "access_key_file"),
+    "secret_key": ("secret_key", "secret_access_key", "secret_key_file"),
+    "token": ("token", "token_file"),
+}
+"""What each secret may be given as; the first is where it lands."""
+
+_LONGEST = 64 * 1024
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """One secret as found, with words for where; the value is never shown."""
+
+    value: str
+    source: str
+
+    def __repr__(self) -> str:
+        """Hide the value."""
+        return f"Secret(source={self.source!r})"
+
+
+def overlay(lower: Layer, upper: Layer) -> Layer:
+    """Return ``upper`` over ``lower``: a secret given above, under whatever name, is given anew."""
+    hidden = {_at(name) for names in GROUPS.values() if any(_at(name) in upper for name in names) for name in names}
+    return {address: given for address, given in lower.items() if address not in hidden} | dict(upper)
+
+
+def clashes(layer: Layer) -> list[str]:
+    """Return a problem for each secret that one layer gives twice."""
+    found = ([name for name in names if _at(name) in layer] for names in GROUPS.values())
+    return [
+        f"presign.{names[0]}: is given as {' and as '.join(names)}; keep one of them"
+        for names in found
+        if len(names) > 1
+    ]
+
+
+def resolve(layer: Layer, environ: Mapping[str, str], problems: list[str], warnings: list[str]) -> Layer:
+    """Return ``layer`` with every secret's value where it belongs, from wherever it is given.
+
+    Files that can't be used are added to ``problems``, files that others can read to ``warnings``.
+    """
+    resolved = dict(layer)
+    for target, names in GROUPS.items():
+        try:
+            secret = _find(names, layer, environ, warnings)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        for name in names[1:]:
+            if not name.endswith("_file"):
+                resolved.pop(_at(name), None)
+        if secret is not None:
+            resolved[_at(target)] = Given(secret.value, secret.source)
+    return resolved
+
+
+def incomplete(layer: Layer) -> list[str]:
+    """Return a problem for an access key without its secret key, and the other way round."""
+    access, secret = (_at(name) in layer for name in ("access_key", "secret_key"))
+    if access and not secret:
+        return ["presign.secret_key: is missing; access_key is given without it (secret_key_file will do too)"]
+    if access or not (secret or _at("session_token") in layer):
+        return []
+    return ["presign.access_key: is missing; its secret key or session token is given without it"]
+
+
+def readable_by_others(file: Path) -> bool:
+    """Tell whether ``file`` is a regular file with any permission for its group or others."""
+    try:
+        mode = file.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(mode) and bool(mode & _OTHERS)
+
+
+def _at(name: str) -> Address:
+    return Address("presign", "", name)
+
+
+def _find(names: tuple[str, ...], layer: Layer, environ: Mapping[str, str], warnings: list[str]) -> Secret | None:
+    for name in names:
+        given = layer.get(_at(name))
+        if given is None:
+            continue
+        if not name.endswith("_file"):
+            return Secret(given.value, given.source)
+        file = given.value
+        if not isinstance(file, Path):  # refused with the rest
+            return None
+        if name != "access_key_file" and readable_by_others(file):
+            warnings.append(f"presign.{name}: {file} can be read by others; chmod 600 {file}")
+        return Secret(_read(f"presign.{name}", file), f"{name} {file}")
+    return _credential(names[0], environ)
+
+
+def _credential(target: str, environ: Mapping[str, str]) -> Secret | None:
+    """Return systemd's credential ``presignd.<target>`` (LoadCredential=, see systemd.exec(5)), if there is one."""
+    folder = environ.get("CREDENTIALS_DIRECTORY", "")
+    file = Path(folder, f"presignd.{target}")
+    if not folder or not os.path.lexists(file):
+        return None
+    return Secret(_read(f"credential presignd.{target}", file), f"credential presignd.{target}")
+
+
+def _read(what: str, file: Path) -> str:
+    """Return the text of a secret's file without its trailing newline; raises ``ValueError`` with the reason."""
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(_LONGEST + 1)
+        text = data.decode().rstrip("\r\n")
+    except OSError as error:
+        raise ValueError(f"{what}: {file} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{what}: {file} is no text") from None
+    if not text:
+        raise ValueError(f"{what}: {file} is empty")
+    if len(data) > _LONGEST or not text.isprintable() or text != text.strip():
+        raise ValueError(f"{what}: {file} must hold one line, with no space at either end")
+    return text

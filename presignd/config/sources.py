@@ -1,0 +1,213 @@
+"""Where values come from: each source as a layer of options, ready to lie over the one below."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from presignd.config.options import COLLECTIONS, PATHS, SECTIONS, UNSET, Address, keys, nearest
+
+_PREFIX = "PRESIGND_"
+
+_AWS = {
+    ("presign", "endpoint"): ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    ("presign", "region"): ("AWS_REGION", "AWS_DEFAULT_REGION"),
+    ("presign", "ca_file"): ("AWS_CA_BUNDLE", "SSL_CERT_FILE"),
+}
+"""Options that other tools' variables give, the strongest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value as given, and words for where; the value may be secret."""
+
+    value: Any
+    source: str
+
+    def __repr__(self) -> str:
+        """Hide the value."""
+        return f"Given(source={self.source!r})"
+
+
+Layer = Mapping[Address, Given]
+"""What one source gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """What relative paths and "~" start from."""
+
+    base: Path
+    home: Path
+
+    def resolve(self, value: Any) -> Any:
+        """Return the absolute path of a text; anything else unchanged, to be refused with the rest."""
+        if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+            return value
+        first, *rest = Path(value).parts or (".",)
+        if first == "~":
+            return self.home.joinpath(*rest)
+        try:
+            return self.base / Path(value).expanduser()
+        except RuntimeError:  # "~name" of nobody here
+            return self.base / value
+
+
+def file_layer(document: Mapping[str, Any], source: str, folders: Folders, problems: list[str]) -> Layer:
+    """Return what a parsed TOML document gives; what it holds beyond that is added to ``problems``."""
+    layer: dict[Address, Given] = {}
+    for name, value in document.items():
+        if name not in SECTIONS:
+            problems.append(f"{name}: is no section{nearest(name, SECTIONS)}")
+        elif name == "watch":
+            for slot, table in _watch_tables(value, problems):
+                layer |= _table(Address("watch", slot, ""), table, source, folders, problems)
+        elif isinstance(value, dict):
+            layer |= _table(Address(name, "", ""), value, source, folders, problems)
+        else:
+            problems.append(f"{name}: is a section; write [{name}] on a line of its own, its keys below")
+    return layer
+
+
+def _watch_tables(value: Any, problems: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each watch's table with the name that stands for it: its own, or its place where that can't be."""
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        problems.append("watch: write [[watch]], two brackets each side, once for each folder")
+        return
+    seen: set[str] = set()
+    for place, table in enumerate(value, 1):
+        name = table.get("name")
+        slot = name if isinstance(name, str) and name else f"[{place}]"
+        if slot in seen:
+            problems.append(f"watch.{slot}.name: two watches have this name; give each its own")
+            slot = f"{slot}[{place}]"
+        seen.add(slot)
+        if not table:
+            problems.append(f"watch{slot}: is empty; give it name, path and bucket")
+        yield slot, table
+
+
+def _table(section: Address, table: Mapping[str, Any], source: str, folders: Folders, problems: list[str]) -> Layer:
+    layer: dict[Address, Given] = {}
+    known = keys(section.section)
+    for key, value in table.items():
+        address = section._replace(key=key)
+        if key not in known:
+            problems.append(f"{address.dotted}: is no option{nearest(key, known)}")
+        elif value != "" or address.option not in UNSET:
+            layer[address] = Given(_based(address, value, folders), source)
+    return layer
+
+
+def flag_layer(flags: Mapping[str, Any], folders: Folders, watches: list[str], problems: list[str]) -> Layer:
+    """Return what command-line flags give, by dotted keys; None and "" are flags not given."""
+    layer: dict[Address, Given] = {}
+    for dotted, value in flags.items():
+        if value is None or value == "":
+            continue
+        section, _, rest = dotted.partition(".")
+        watch, _, key = rest.rpartition(".")
+        slot = _slot(watch, watches, dotted, problems) if section == "watch" else ""
+        address = Address(section, slot, key)
+        if section not in SECTIONS or key not in keys(section):
+            problems.append(f"{dotted}: is no option")
+        else:
+            layer[address] = Given(_based(address, value, folders), "flag")
+    return layer
+
+
+def environment_layer(environ: Mapping[str, str], folders: Folders, watches: list[str], problems: list[str]) -> Layer:
+    """Return what ``PRESIGND_<SECTION>__<KEY>`` and ``PRESIGND_WATCH__<NAME>__<KEY>`` give.
+
+    ``watches`` names those of the file: NAME means the one that is equal but for case and ``- _ .``;
+    else it makes a watch of that name in lower case. An empty variable is one not set.
+    """
+    layer: dict[Address, Given] = {}
+    for variable, text in sorted(environ.items()):
+        if not variable.startswith(_PREFIX) or not text:
+            continue
+        known = list(dict.fromkeys([*watches, *(address.watch for address in layer if address.watch)]))
+        address = _variable_address(variable, known, problems)
+        if address is not None:
+            layer[address] = Given(_based(address, _parsed(address, text), folders), f"environment {variable}")
+    return layer
+
+
+def aws_layer(environ: Mapping[str, str], folders: Folders) -> Layer:
+    """Return what the variables of AWS's and OpenSSL's tools give; credentials are the usual chain's part."""
+    layer: dict[Address, Given] = {}
+    for (section, key), variables in _AWS.items():
+        for variable in variables:
+            address = Address(section, "", key)
+            if environ.get(variable) and address not in layer:
+                layer[address] = Given(_based(address, environ[variable], folders), variable)
+    return layer
+
+
+def _based(address: Address, value: Any, folders: Folders) -> Any:
+    return folders.resolve(value) if address.option in PATHS else value
+
+
+def _variable_address(variable: str, watches: list[str], problems: list[str]) -> Address | None:
+    section, separator, rest = variable.removeprefix(_PREFIX).partition("__")
+    section = section.lower()
+    if not separator:
+        problems.extend(_single_underscore(variable))
+        return None
+    if section not in SECTIONS:
+        problems.append(f"{variable}: {section} is no section{nearest(section, SECTIONS)}")
+        return None
+    name, _, key = rest.rpartition("__")
+    key = key.lower()
+    if (section == "watch") != bool(name):
+        form = "PRESIGND_WATCH__<NAME>__<KEY>" if section == "watch" else f"{_PREFIX}{section.upper()}__<KEY>"
+        problems.append(f"{variable}: write {form}")
+        return None
+    if key not in keys(section):
+        problems.append(f"{variable}: {key} is no option of {section}{nearest(key, keys(section))}")
+        return None
+    return Address(section, _slot(name, watches, variable, problems) if name else "", key)
+
+
+def _single_underscore(variable: str) -> list[str]:
+    """Return a problem for a name that would be an option's, had it two underscores after its section.
+
+    Others are left alone: Kubernetes sets PRESIGND_SERVICE_HOST and the like for a service of that name.
+    """
+    section, _, key = variable.removeprefix(_PREFIX).lower().partition("_")
+    if section == "watch" and any(key.endswith(f"_{known}") for known in keys("watch")):
+        return [f"{variable}: write PRESIGND_WATCH__<NAME>__<KEY>, with two underscores each"]
+    if section in SECTIONS and key in keys(section):
+        return [f"{variable}: write {_PREFIX}{section.upper()}__{key.upper()}, with two underscores"]
+    return []
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[._-]", "_", name).lower()
+
+
+def _slot(name: str, watches: list[str], variable: str, problems: list[str]) -> str:
+    """Return the watch that a variable's or flag's NAME means."""
+    alike = [name] if name in watches else [watch for watch in watches if _plain(watch) == _plain(name)]
+    if len(alike) > 1:
+        problems.append(f"{variable}: could mean any of the watches {', '.join(alike)}; rename them")
+    return alike[0] if alike else name.lower()
+
+
+def _parsed(address: Address, text: str) -> Any:
+    """Return a list or table written in JSON or TOML; any other text, to be refused with the rest."""
+    if address.option not in COLLECTIONS:
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return text

@@ -1,0 +1,104 @@
+"""Templates of keys and of names beside a file: what fields there are. Pure; the pipeline renders them."""
+
+from __future__ import annotations
+
+import difflib
+import string
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+KEY_FIELDS = ("path", "name", "stem", "suffix", "parent", "watch", "host", "uuid", "sha256", "mtime", "queued")
+"""Fields of a watch's ``key``; ``mtime`` and ``queued`` take a strftime format in the watch's timezone."""
+
+TIME_FIELDS = ("mtime", "queued")
+
+NAME_FIELDS = ("name", "stem", "suffix")
+"""Fields of ``ready_marker`` and ``link_file``."""
+
+_MAX_KEY = 1024
+
+
+class Piece(NamedTuple):
+    """A template's literal text, then the field after it (None at the end) with its format."""
+
+    literal: str
+    field: str | None
+    spec: str
+
+
+def template_fields(template: str) -> tuple[Piece, ...]:
+    """Return the pieces of ``template``; ``{{`` and ``}}`` stand for braces.
+
+    Raises ``ValueError`` for unbalanced braces, and for conversions, which no template has.
+    """
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError:
+        raise ValueError("has a brace without its partner; write {{ or }} for a brace itself") from None
+    if any(conversion for *_, conversion in parsed):
+        raise ValueError('has a "!" conversion in a field; there are none')
+    return tuple(Piece(literal, field, spec or "") for literal, field, spec, _ in parsed)
+
+
+def check_key_template(template: str) -> str:
+    """Return ``template`` when a key can be made of it; raises ``ValueError`` with the reason."""
+    if not template:
+        raise ValueError('is empty; "{path}" is the default')
+    pieces = template_fields(template)
+    for field, spec in _fields(pieces):
+        _check_field(field, KEY_FIELDS)
+        _check_format(field, spec)
+    _check_key_text("\0".join(piece.literal for piece in pieces), template)
+    return template
+
+
+def check_name_template(template: str) -> str:
+    """Return ``template`` when it names another file beside the one dropped; raises ``ValueError``."""
+    pieces = template_fields(template)
+    fields = _fields(pieces)
+    for field, spec in fields:
+        _check_field(field, NAME_FIELDS)
+        _check_format(field, spec)
+    if "/" in template or "\0" in template:
+        raise ValueError('has a "/"; the file stands in the same folder')
+    if not any(field in ("name", "stem") for field, _ in fields):
+        raise ValueError('needs {name} or {stem}, e.g. "{name}.ok", to tell files apart')
+    if not any(piece.literal for piece in pieces):
+        raise ValueError('would be the file itself; add to it, e.g. "{name}.ok"')
+    return template
+
+
+def _fields(pieces: tuple[Piece, ...]) -> list[tuple[str, str]]:
+    """Return each field with its format: an empty ``{}`` too, which is unknown like any other."""
+    return [(piece.field, piece.spec) for piece in pieces if piece.field is not None]
+
+
+def _check_field(field: str, known: tuple[str, ...]) -> None:
+    if field in known:
+        return
+    if field == "prefix":
+        raise ValueError('has {prefix}, which is only there with presign.kind = "broker"')
+    near = difflib.get_close_matches(field, known, 1)
+    hint = f"did you mean {{{near[0]}}}?" if near else "known: " + " ".join(f"{{{name}}}" for name in known)
+    raise ValueError(f"has the unknown field {{{field}}}; {hint}")
+
+
+def _check_format(field: str, spec: str) -> None:
+    if field not in TIME_FIELDS:
+        if spec:
+            raise ValueError(f"has a format in {{{field}}}; only {{mtime:…}} and {{queued:…}} take one")
+        return
+    if "%" not in spec:
+        raise ValueError(f"needs a format in {{{field}}}, e.g. {{{field}:%Y/%m/%d}}")
+    if datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC).strftime(spec) in ("", spec):
+        raise ValueError(f"has a format in {{{field}}} that gives no date, e.g. use {{{field}:%Y/%m/%d}}")
+
+
+def _check_key_text(literals: str, template: str) -> None:
+    """Refuse what would make every key one that no store takes (see ``key_refused``)."""
+    if template.startswith("/") or template.endswith("/") or "//" in literals:
+        raise ValueError('has a "/" at its start or end, or two in a row; stores refuse or change such keys')
+    if "\\" in literals or not literals.replace("\0", "").isprintable():
+        raise ValueError("has a backslash or a control character; stores refuse or change such keys")
+    if len(literals.encode()) > _MAX_KEY:
+        raise ValueError(f"is longer than a key may be ({_MAX_KEY} bytes)")
