@@ -1,5 +1,88 @@
-"""The commands: the only code that parses arguments, sets up logging and picks exit codes."""
+"""The commands: the only code that parses arguments, sets up logging and picks exit codes.
+
+Each command's module is imported when it is called, so help and completion need none of them.
+"""
+
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from presignd import __version__
+from presignd.cli.guard import guarded
+
+COMMANDS = {
+    "demo": ("presignd.cli.demo:demo_command", "Try it: a real S3 server, a folder, and links as they come."),
+    "init": ("presignd.cli.init:init_command", "Ask what is needed, write the configuration, check it."),
+    "run": ("presignd.cli.run:run_command", "Watch, upload and link, in the foreground."),
+    "check": ("presignd.cli.check:check_command", "Prove each part before it is needed."),
+    "put": ("presignd.cli.put:put_command", "Upload files now and print their links."),
+    "status": ("presignd.cli.status:status_command", "Show the queue, or where one file stands."),
+    "wait": ("presignd.cli.status:wait_command", "Wait until files have their links."),
+    "links": ("presignd.cli.links:links_command", "Print the links issued, or follow them as they come."),
+    "link": ("presignd.cli.link:link_command", "Make a fresh link for something uploaded."),
+    "retry": ("presignd.cli.status:retry_command", "Put quarantined files back into the queue."),
+    "config": ("presignd.cli.config:config_command", "Show the effective configuration and where it came from."),
+}
+"""Name → where its function is, and its line in the help."""
+
+
+class LazyGroup(TyperGroup):
+    """Shows every command by its line in ``COMMANDS``, and imports the one that is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Replace the placeholder of the command in ``args`` by the command itself."""
+        if args and args[0] in COMMANDS:
+            self.add_command(load(args[0]), args[0])
+        return super().resolve_command(ctx, args)
+
+
+def load(name: str) -> Any:
+    """Import one command and return it, guarded (``presignd.cli.guard``), as typer runs it."""
+    module, _, function = COMMANDS[name][0].partition(":")
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name)(guarded(getattr(import_module(module), function)))
+    return typer.main.get_command(alone)
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: presignd demo",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"presignd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _presignd(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Drop a file in a folder, get a link.
+
+    Watches folders, uploads each complete file straight to S3-compatible storage by a presigned PUT,
+    verifies it, and issues a presigned GET link.
+    """
+
+
+def _placeholder() -> None:
+    """Stand for a command that is not imported yet."""
+
+
+for _name, (_where, _help) in COMMANDS.items():
+    app.command(_name, help=_help)(_placeholder)
 
 
 def main() -> None:
     """Run the ``presignd`` command."""
+    app(prog_name="presignd")

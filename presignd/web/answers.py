@@ -12,12 +12,12 @@ import fcntl
 import os
 import stat
 import time
-from typing import TYPE_CHECKING, Any
-
-import structlog
+from typing import TYPE_CHECKING, Any, cast
 
 from presignd.errors import Refused, TimedOut, Unavailable, UsageError
 from presignd.ledger import Selection
+from presignd.links import links_answers
+from presignd.log import get_logger
 from presignd.model import State
 from presignd.web import documents
 from presignd.web.fields import flag, number, paths, text
@@ -41,7 +41,7 @@ LONGEST_LINK = 7 * 86400
 LONGEST_WAIT = 7 * 86400.0
 PROGRESS_EVERY = 0.2
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 
 class Answers:
@@ -50,6 +50,7 @@ class Answers:
     def __init__(self, view: View) -> None:
         self.view = view
         self.operations: dict[str, Answering] = {
+            "ping": self._ping,
             "status": self._status,
             "path": self._path,
             "wait": self._wait,
@@ -73,6 +74,10 @@ class Answers:
         async with contextlib.aclosing(operation(request, peer, fds)) as answers:
             async for found in answers:
                 yield found
+
+    async def _ping(self, _request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Answer that someone is here."""
+        yield {"daemon": self._daemon()}
 
     # --- looking ------------------------------------------------------------------------------------
     async def _status(self, _request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
@@ -116,9 +121,12 @@ class Answers:
             "in_flight": documents.of_in_flight(uploads[0]) if uploads else None,
         }
 
-    async def _links(self, _request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
-        """Tell where the links are; who may read them is the file's own matter."""
-        yield {"file": str(self.view.config.links.file)}
+    async def _links(self, request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        self._may_have_links(peer, "links")
+        lines = cast("AsyncGenerator[Document, None]", links_answers(self.view.config.links.file, request))
+        async with contextlib.aclosing(lines):
+            async for found in lines:
+                yield found
 
     # --- waiting ------------------------------------------------------------------------------------
     async def _wait(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:

@@ -16,9 +16,8 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from presignd.errors import PresigndError, Unavailable, UsageError
+from presignd.log import get_logger
 from presignd.web import socket_file
 from presignd.web.failure import BUG, failure, raised
 from presignd.web.peer import Peer
@@ -39,7 +38,7 @@ ANSWER_TIMEOUT = 30.0
 MOST_DESCRIPTORS = 1
 CHUNK = 64 << 10
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 
 def encode(document: Mapping[str, Any]) -> bytes:

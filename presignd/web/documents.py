@@ -5,11 +5,13 @@ Pure. No document here holds a URL but ``of_link``.
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from presignd.errors import CODES
+from presignd.links import encode
 from presignd.model import State
 
 if TYPE_CHECKING:
@@ -32,21 +34,8 @@ def time_text(time: datetime | None) -> str | None:
 
 def of_link(link: Link) -> Document:
     """Render a link as a line of ``links.jsonl`` has it: with its URL."""
-    document: Document = {
-        "time": time_text(link.time),
-        "file_id": link.file_id,
-        "watch": link.watch,
-        "path": link.path,
-        "bucket": link.bucket,
-        "key": link.key,
-        "size": link.size,
-        "content_type": link.content_type,
-        "etag": link.etag,
-        "checksum": link.checksum,
-        "url": link.url,
-        "expires_at": time_text(link.expires_at),
-    }
-    return document | ({"version_id": link.version_id} if link.version_id else {})
+    document: Document = json.loads(encode(link))
+    return document
 
 
 def of_error(version: FileVersion) -> Document | None:

@@ -44,11 +44,16 @@ class Peer:
         return self.uid in {0, os.geteuid()} or self._in_group(links_group)
 
     def _in_group(self, name: str) -> bool:
-        try:
-            gid = grp.getgrnam(name).gr_gid
-        except (KeyError, ValueError):
-            return False
-        return gid == self.gid or gid in self.groups
+        gid = group_number(name)
+        return gid is not None and (gid == self.gid or gid in self.groups)
+
+
+def group_number(name: str) -> int | None:
+    """Return the number of a group given by name or number; None for "" and for one that there isn't."""
+    try:
+        return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        return None
 
 
 def _from_xucred(raw: bytes) -> Peer:

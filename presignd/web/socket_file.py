@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import grp
 import os
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from presignd.errors import Unavailable, UsageError
+from presignd.web.peer import group_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -146,12 +146,13 @@ def _bind(sock: socket.socket, path: Path) -> None:
 
 def _hand_to(path: Path, group: str) -> None:
     """Give the socket to ``group`` before the group's bits are set."""
+    number = group_number(group)
+    if group and number is None:
+        raise UsageError("control socket", problems=(f"control.group: there is no group {group!r}",))
     try:
-        if group:
-            os.chown(path, -1, grp.getgrnam(group).gr_gid, follow_symlinks=False)
+        if number is not None:
+            os.chown(path, -1, number, follow_symlinks=False)
         path.chmod(0o660)
-    except KeyError:
-        raise UsageError("control socket", problems=(f"control.group: there is no group {group!r}",)) from None
     except PermissionError:
         why = f"control.group: this user is not in the group {group!r}, so it can't give the socket to it"
         raise UsageError("control socket", problems=(why,)) from None

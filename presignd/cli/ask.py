@@ -1,0 +1,185 @@
+"""Asks the daemon over its control socket; without one, this process answers itself, holding the ledger.
+
+``asking(config_path)`` decides once which of the two it is, and gives an ``Asker`` for any number of
+requests, several at a time too; ``ask`` is the short way for a single one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+from presignd.errors import Unavailable, UsageError
+from presignd.web.control import exchange
+from presignd.web.failure import Answered
+from presignd.web.peer import Peer
+from presignd.web.socket_file import connect, find_sockets, ledger_socket
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+    from pathlib import Path
+
+    from presignd.config import Config
+
+    Request = Mapping[str, Any]
+    Documents = AsyncGenerator[dict[str, Any], None]
+
+
+class Asker(Protocol):
+    """Whoever answers: the daemon, or this process."""
+
+    def ask(self, request: Request, fds: Sequence[int] = ()) -> Documents:
+        """Yield the answers to one request; raises ``PresigndError``. ``fds`` stay the caller's."""
+        ...
+
+
+class Remote:
+    """Asks the daemon at one socket; ``ledger`` names the ledger that daemon must have, "" any."""
+
+    def __init__(self, path: Path, ledger: str = "") -> None:
+        self.path = path
+        self._ledger = {"ledger": ledger} if ledger else {}
+
+    async def ask(self, request: Request, fds: Sequence[int] = ()) -> Documents:
+        """Ask over a connection of its own."""
+        try:
+            sock = await asyncio.to_thread(connect, self.path)
+        except OSError as error:
+            raise Unavailable(f"{self.path}: {os.strerror(error.errno or 0)}", fix="is the daemon running?") from None
+        async with contextlib.aclosing(exchange(sock, {**request, **self._ledger}, fds)) as answers:
+            async for answer in answers:
+                yield answer
+
+
+class Local:
+    """Answers in this process, which holds the ledger's lock."""
+
+    def __init__(self, answers: Any) -> None:
+        self._answers = answers
+
+    async def ask(self, request: Request, fds: Sequence[int] = ()) -> Documents:
+        """Answer by the same code as the daemon."""
+        async with contextlib.aclosing(self._answers.answer(request, Peer.me(), fds)) as answers:
+            async for answer in answers:
+                yield answer
+
+
+async def ask(request: Request, *, config_path: Path | None = None, fds: Sequence[int] = ()) -> Documents:
+    """Yield the answers to one request (see ``presignd.web.answers``); raises ``PresigndError``.
+
+    ``Unavailable`` where no daemon can be reached and the ledger can't be had either.
+    """
+    async with asking(config_path) as asker, contextlib.aclosing(asker.ask(request, fds)) as answers:
+        async for answer in answers:
+            yield answer
+
+
+@contextlib.asynccontextmanager
+async def asking(config_path: Path | None = None) -> AsyncIterator[Asker]:
+    """Find who answers: a daemon at one of its places, else this process over the configured ledger.
+
+    With ``config_path`` only the daemon of that configuration's ledger counts. Raises ``UsageError`` for a
+    bad configuration, ``Unavailable`` where the ledger is another's.
+    """
+    config = None
+    places = find_sockets(os.environ)
+    if config_path is not None:
+        config = _load(config_path)
+        places = [*_configured(config), *places]
+    daemon, closed = await _reach(places, str(config.ledger.path) if config else "")
+    if daemon is None and config is None:
+        config = _configuration(closed)
+        daemon, also_closed = await _reach(_configured(config), str(config.ledger.path))
+        closed = closed or also_closed
+    if daemon is not None:
+        yield daemon
+        return
+    assert config is not None
+    async with _local(config, closed) as local:
+        yield local
+
+
+def _configured(config: Config) -> list[Path]:
+    named = [config.control.socket] if config.control.socket else []
+    return [*named, ledger_socket(config)]
+
+
+async def _reach(places: Sequence[Path], ledger: str) -> tuple[Remote | None, Path | None]:
+    """Return the first daemon that answers, and a socket that is there but closed to this user."""
+    closed = None
+    for place in places:
+        try:
+            await asyncio.to_thread(_probe, place)
+        except PermissionError:
+            closed = closed or place
+        except OSError:
+            continue
+        else:
+            remote = Remote(place, ledger)
+            if not ledger or await _is_meant(remote):
+                return remote, None
+    return None, closed
+
+
+def _probe(place: Path) -> None:
+    connect(place).close()
+
+
+async def _is_meant(remote: Remote) -> bool:
+    """Tell whether this daemon has the ledger that was named."""
+    try:
+        async for _ in remote.ask({"op": "ping"}):
+            return True
+    except Answered as error:
+        return error.code != "other_daemon"
+    except Unavailable:
+        return False
+    return False
+
+
+def _configuration(closed: Path | None) -> Config:
+    """Load the configuration; where a daemon's socket is there but closed to us, that is the better cause."""
+    try:
+        return _load(None)
+    except UsageError:
+        if closed is None:
+            raise
+        raise _not_allowed(closed) from None
+
+
+def _load(path: Path | None) -> Config:
+    from presignd.config.load import load  # noqa: PLC0415 - not needed while a daemon answers
+
+    return load(path).config
+
+
+@contextlib.asynccontextmanager
+async def _local(config: Config, closed: Path | None) -> AsyncIterator[Local]:
+    from presignd import daemon, log  # noqa: PLC0415 - not needed while a daemon answers
+    from presignd.ledger.lock import DaemonLock  # noqa: PLC0415 - as above
+    from presignd.web.answers import Answers  # noqa: PLC0415 - as above
+
+    folder = config.ledger.path
+    if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise _not_allowed(closed) if closed else _no_daemon(folder)
+    # Only what a person must know goes to stderr beside the command's own words.
+    log.setup(config.log.model_copy(update={"level": "error" if config.log.level == "error" else "warning"}))
+    with DaemonLock(folder):
+        async with daemon.local_view(config) as view:
+            yield Local(Answers(view))
+
+
+def _not_allowed(socket: Path) -> Unavailable:
+    return Unavailable(
+        f"the daemon's control socket {socket} is not open to you",
+        fix="run this as the daemon's user, or join the group of its control.group",
+    )
+
+
+def _no_daemon(folder: Path) -> Unavailable:
+    return Unavailable(
+        f"no daemon answers, and the ledger in {folder} is another user's",
+        fix="start the daemon, or run this as its user",
+    )

@@ -1,0 +1,88 @@
+"""Exit codes and error lines: what every command is wrapped in."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from presignd.errors import PresigndError
+
+BUG, INTERRUPTED = 1, 130
+
+
+def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``command``: an expected failure is one line on stderr and its exit code (contract §2).
+
+    A bug is exit 1 with its traceback, redacted. A reader that went away (``| head``) is no failure.
+    """
+
+    @functools.wraps(command)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            result = command(*args, **kwargs)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _reader_gone()
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None
+        except Exception as error:  # noqa: BLE001 - the outermost place: everything ends in an exit code
+            _fail(error)
+        return result
+
+    return call
+
+
+def _reader_gone() -> NoReturn:
+    """End quietly: nothing more can be said on stdout, the flush at exit included."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(0)
+
+
+def _fail(error: Exception) -> NoReturn:
+    from presignd.errors import PresigndError  # noqa: PLC0415 - help is to be fast
+    from presignd.web.failure import exit_code  # noqa: PLC0415 - help is to be fast
+
+    found = _expected(error)
+    if isinstance(found, PresigndError):
+        for line in error_lines(found):
+            print(line, file=sys.stderr)  # noqa: T201 - this is where errors are told
+        raise SystemExit(exit_code(found)) from None
+    print(_traceback(found), end="", file=sys.stderr)  # noqa: T201 - a bug is told in full
+    raise SystemExit(BUG) from None
+
+
+def _expected(error: Exception) -> Exception:
+    """Take a failure that a task group carries out of the group."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def error_lines(error: PresigndError) -> list[str]:
+    """Render an expected failure: "presignd: what: why. fix", each problem of several on a line of its own."""
+    problems = getattr(error, "problems", ())
+    fix = f" ({error.fix})" if error.fix else ""
+    if not problems:
+        return [one_line(f"presignd: {error.message}{fix}")]
+    return [one_line(f"presignd: {problem}") for problem in problems] + ([one_line(f"presignd:{fix}")] if fix else [])
+
+
+def one_line(text: str) -> str:
+    """Escape what would break the line or play with a terminal: names and answers come from others."""
+    printable = (c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    return "".join(printable).encode("utf-8", "backslashreplace").decode()
+
+
+def _traceback(error: Exception) -> str:
+    import traceback  # noqa: PLC0415 - only for a bug
+
+    from presignd.redact import redact  # noqa: PLC0415 - only for a bug
+
+    return redact("".join(traceback.format_exception(error)))

@@ -1,0 +1,60 @@
+"""``presignd run``: the daemon, in the foreground."""
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from presignd import daemon, log
+from presignd.cli import loop, show
+from presignd.cli.options import ConfigFile
+from presignd.config.folders import folder_problems
+from presignd.config.load import load
+from presignd.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from presignd.config import Config
+
+
+def run_command(
+    config: ConfigFile = None,
+    print_links: Annotated[
+        bool, typer.Option("--print-links", help="Write each link on stdout (not into the journal).")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go where, and end.")] = False,
+) -> None:
+    """Watch, upload and link, in the foreground.
+
+    SIGTERM or Ctrl-C drains and ends with 0; a second one ends at once.
+
+    Example: presignd run -c /etc/presignd/config.toml
+    """
+    if print_links and is_journal(1, os.environ):
+        raise UsageError(
+            "--print-links: stdout is the journal, where links don't belong",
+            fix="read them by presignd links --follow, or from the links file",
+        )
+    loaded = load(config)
+    log.setup(loaded.config.log)
+    for warning in loaded.warnings:
+        show.say(f"presignd: {warning}")
+    if problems := folder_problems(loaded.config):
+        raise UsageError("watch", problems=tuple(problems))
+    if dry_run:
+        loop.run(_dry_run(loaded.config))
+    else:
+        loop.run(daemon.run(loaded.config, print_links=print_links))
+
+
+async def _dry_run(config: "Config") -> None:
+    async for found in daemon.dry_run(config):
+        target = f"{found['bucket']}/{found['key']}" if found["key"] else ""
+        show.row([found["action"], found["watch"], found["path"], target, str(found["size"])])
+
+
+def is_journal(fd: int, environ: "Mapping[str, str]") -> bool:
+    """Tell whether ``fd`` is systemd's journal: $JOURNAL_STREAM names its device and inode (systemd.exec(5))."""
+    found = os.fstat(fd)
+    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"

@@ -1,0 +1,111 @@
+"""``presignd status``, ``wait`` and ``retry``: where files stand, and what to do about those that are stuck."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from presignd.cli import loop, show
+from presignd.cli.one import only
+from presignd.cli.options import AsJson, ConfigFile, absolute, seconds
+from presignd.cli.report import print_path, print_status
+from presignd.cli.waits import wait_for
+from presignd.errors import UsageError
+from presignd.web.failure import REFUSED
+
+
+def status_command(
+    path: Annotated[Path | None, typer.Argument(metavar="[PATH]", help="A file: where it stands, its receipt.")] = None,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show the queue, or where one file stands.
+
+    What is queued, settling and since when, in flight, blocked, and quarantined with cause and fix.
+    Ends with 4 when anything is quarantined.
+
+    Example: presignd status /srv/drop/report.pdf
+    """
+    request = {"op": "path", "path": absolute(path)} if path else {"op": "status"}
+    found = loop.run(only(request, config))
+    if as_json:
+        show.document(found)
+    elif path:
+        print_path(found)
+    else:
+        print_status(found)
+    if _is_quarantined(found) if path else found["quarantined_count"]:
+        raise SystemExit(REFUSED)
+
+
+def _is_quarantined(found: dict[str, Any]) -> bool:
+    return bool(found["version"]) and found["version"]["state"] == "quarantined"
+
+
+def wait_command(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Files in watched folders.")],
+    timeout: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait.")] = "60s",
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Wait until files have their links.
+
+    Ends with 0 when each file's current content has its link, 4 when one is quarantined or missing, 5
+    when the timeout ran out. A folder is refused: name the files in it.
+
+    Example: cp report.pdf /srv/drop/ && presignd wait /srv/drop/report.pdf
+    """
+    folders = [f"{path} is a folder: name the files in it" for path in paths if path.is_dir()]
+    if folders:
+        raise UsageError("wait", problems=tuple(folders))
+    limit = seconds("--timeout", timeout)
+    results, failure = loop.run(wait_for([absolute(path) for path in paths], limit, config))
+    if as_json:
+        show.document(results)
+    stopped = [found for found in results if found["outcome"] not in {"linked", "pending"}]
+    for found in stopped:
+        show.say(f"presignd: {found['path']}: {_why(found)}")
+    if stopped:
+        raise SystemExit(REFUSED)
+    if failure:
+        raise failure
+
+
+def _why(found: dict[str, Any]) -> str:
+    error = (found["version"] or {}).get("error")
+    match found["outcome"]:
+        case "quarantined" if error:
+            return f"quarantined: {error['cause']} ({error['fix']})"
+        case "missing":
+            return "there is no such file"
+        case "ignored":
+            return 'recorded, not sent: it was there before the first start (existing = "ignore")'
+        case "unreadable":
+            return "the daemon can't look at it"
+    return str(found["outcome"])
+
+
+def retry_command(
+    paths: Annotated[list[Path] | None, typer.Argument(metavar="[PATH…]", help="Quarantined files.")] = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="All that are quarantined.")] = False,
+    watch: Annotated[str, typer.Option(metavar="NAME", help="Those of one watch.")] = "",
+    error: Annotated[str, typer.Option(metavar="CODE", help='Those with one error code, e.g. "too_large".')] = "",
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Put quarantined files back into the queue.
+
+    Prints how many. --watch and --error narrow each other down.
+
+    Example: presignd retry --error unreadable
+    """
+    if not (paths or every or watch or error):
+        raise UsageError("retry: which files?", fix="name paths, or say --all, --watch NAME or --error CODE")
+    named = [absolute(path) for path in paths or []]
+    request = {"op": "retry", "paths": named, "all": every, "watch": watch, "error": error}
+    found = loop.run(only(request, config))
+    if as_json:
+        show.document(found)
+        return
+    show.result(str(found["count"]))

@@ -1,0 +1,153 @@
+"""Several ``put`` requests at a time: open descriptors out, progress and links back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING, Any
+
+from presignd.cli import show
+from presignd.cli.ask import asking
+from presignd.cli.guard import error_lines, one_line
+from presignd.cli.options import absolute
+from presignd.errors import PresigndError, Refused, Unavailable
+from presignd.web.failure import REFUSED, exit_code, failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from rich.progress import Progress
+
+    from presignd.cli.ask import Asker
+
+    Request = Mapping[str, Any]
+    Outcome = dict[str, Any] | PresigndError
+    Report = Callable[[int, int], None]
+
+AT_ONCE = 4
+
+
+async def put_files(files: Sequence[Path], request: Request, config: Path | None, *, as_json: bool) -> int:
+    """Upload ``files`` by ``request`` and print their links in order; return the exit code.
+
+    0 when all have their link; 4 when one is refused or missing, else the first failure's code.
+    """
+    slots = asyncio.Semaphore(AT_ONCE)
+    codes: list[int] = []
+    async with asking(config) as asker:
+        with _progress() as progress:
+            tasks = [asyncio.create_task(_put(asker, file, request, slots, progress)) for file in files]
+            try:
+                for file, task in zip(files, tasks, strict=True):
+                    codes.append(_print(file, await task, as_json=as_json))
+            finally:
+                await _end(tasks)
+    bad = [code for code in codes if code]
+    return REFUSED if REFUSED in bad else next(iter(bad), 0)
+
+
+async def _end(tasks: Sequence[asyncio.Task[Outcome]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _put(
+    asker: Asker, file: Path, request: Request, slots: asyncio.Semaphore, progress: Progress | None
+) -> Outcome:
+    """Return the link of one file, or what stopped it."""
+    async with slots:
+        try:
+            with opened(file) as (fd, size), _bar(progress, file, size) as report:
+                return await _link(asker, {**request, "path": absolute(file)}, fd, report)
+        except PresigndError as error:
+            return error
+
+
+async def _link(asker: Asker, request: Request, fd: int, report: Report) -> dict[str, Any]:
+    async with contextlib.aclosing(asker.ask(request, [fd])) as answers:
+        async for answer in answers:
+            if link := answer.get("link"):
+                return dict(link)
+            report(answer["sent"], answer["size"])
+    raise Unavailable("put: the daemon ended before the link came", fix="presignd status tells where the file stands")
+
+
+@contextlib.contextmanager
+def opened(file: Path) -> Iterator[tuple[int, int]]:
+    """Open a regular file for reading only, following no symlink; give its descriptor and size in bytes.
+
+    Raises ``Refused``. It is looked at before it is opened: opening a device or a FIFO has effects.
+    """
+    try:
+        _check_regular(file, file.lstat())
+        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise Refused(f"put: {file}: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        found = os.fstat(fd)
+        _check_regular(file, found)
+        yield fd, found.st_size
+    finally:
+        os.close(fd)
+
+
+def _check_regular(file: Path, found: os.stat_result) -> None:
+    if stat.S_ISREG(found.st_mode):
+        return
+    if stat.S_ISLNK(found.st_mode):
+        raise Refused(f"put: {file}: is a symlink", fix="name the file it leads to")
+    kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+    raise Refused(f"put: {file}: is {kind}", fix="name regular files")
+
+
+def _print(file: Path, outcome: Outcome, *, as_json: bool) -> int:
+    """Print one file's link or failure; return its exit code."""
+    if isinstance(outcome, PresigndError):
+        if as_json:
+            show.document({"path": absolute(file), **failure(outcome)}, indent=None)
+        for line in error_lines(outcome):
+            show.say(line)
+        return exit_code(outcome)
+    if as_json:
+        show.document(outcome, indent=None)
+    else:
+        show.result(outcome["url"])
+    return 0
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress | None]:
+    """Show bars on stderr where that is a terminal.
+
+    Links printed meanwhile go above the bars where stdout is a terminal too; a pipe gets them untouched.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich import progress as bars  # noqa: PLC0415 - only on a terminal
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    columns = (
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.DownloadColumn(),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()) as progress:
+        yield progress
+
+
+@contextlib.contextmanager
+def _bar(progress: Progress | None, file: Path, size: int) -> Iterator[Report]:
+    if progress is None:
+        yield lambda _sent, _size: None
+        return
+    bar = progress.add_task(one_line(file.name), total=size)
+    yield lambda sent, total: progress.update(bar, completed=sent, total=total)
+    progress.update(bar, completed=size)
