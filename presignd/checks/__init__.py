@@ -1,0 +1,42 @@
+"""Proves each part before it is needed: one small check a part, each line with its cause and fix.
+
+folders → writer check → inotify → ledger → credentials → endpoint → certificate → clock → buckets
+"""
+
+from presignd.checks.base import Check, CheckResult, Context, Outcome, context_of, exit_code, fail, ok, run_checks, warn
+from presignd.checks.bucket import check_buckets, check_clock, check_credentials
+from presignd.checks.endpoint import check_certificate, check_endpoint
+from presignd.checks.local import check_folders, check_inotify, check_ledger, check_writers, told
+
+__all__ = [
+    "CHECKS",
+    "CheckResult",
+    "Context",
+    "Outcome",
+    "context_of",
+    "exit_code",
+    "fail",
+    "local_checks",
+    "ok",
+    "run_checks",
+    "told",
+    "warn",
+]
+
+CHECKS = (
+    Check("folders", check_folders),
+    Check("writer check", check_writers, needs=("folders",)),
+    Check("inotify", check_inotify, needs=("folders",)),
+    Check("ledger", check_ledger),
+    Check("credentials", check_credentials, remote=True),
+    Check("endpoint", check_endpoint, remote=True),
+    Check("certificate", check_certificate, needs=("endpoint",), remote=True),
+    Check("clock", check_clock, needs=("credentials", "endpoint", "certificate"), remote=True),
+    Check("buckets", check_buckets, needs=("clock",), remote=True),
+)
+"""Every check of a loaded configuration, in order."""
+
+
+def local_checks() -> tuple[Check, ...]:
+    """Return the checks that ask nobody beyond this machine (``--offline``)."""
+    return tuple(check for check in CHECKS if not check.remote)

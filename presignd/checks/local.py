@@ -1,0 +1,196 @@
+"""What this machine can tell without the store: folders, the writer check, inotify, the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+
+from presignd import filesystem
+from presignd.checks.base import CheckResult, Context, fail, ok, warn
+from presignd.config import WatchConfig
+from presignd.config.folders import folder_problems
+from presignd.errors import PresigndError, Unavailable
+from presignd.ledger.database import open_database
+from presignd.ledger.lock import DaemonLock
+from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
+from presignd.ledger.sqlite import FILE
+from presignd.pipeline import writer_check
+from presignd.pipeline.folder import Folder
+
+INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_watches")
+"""inotify(7): watches each user may have, one a directory."""
+
+CROWDED = 0.8
+"""Share of the limit from which a warning is due: other programs of this user need watches too."""
+
+
+async def check_folders(context: Context) -> AsyncIterator[CheckResult]:
+    """Look whether each folder can be listed, and written where it must be, and none overlaps another."""
+    problems = await asyncio.to_thread(folder_problems, context.config)
+    for problem in problems:
+        yield told(problem)
+    for watch in context.config.watches:
+        if not any(problem.startswith(f"watch.{watch.name}.path:") for problem in problems):
+            yield writable_result(watch)
+
+
+def told(problem: str) -> CheckResult:
+    """Make a line of one of the configuration's problems: "key: cause; what to do"."""
+    key, _, text = problem.partition(": ")
+    cause, _, fix = text.rpartition("; ")
+    return fail(key, cause or fix, fix if cause else "")
+
+
+def writable_result(watch: WatchConfig) -> CheckResult:
+    """Say which folder can't be written that files of ``watch`` are moved from or to, or get links beside them."""
+    name = f"folder {watch.name}"
+    for folder, why in _written(watch):
+        # The last folder of move_to is made when the first file goes there.
+        there = folder if folder.exists() or why != MOVE_TO else folder.parent
+        if not there.is_dir():
+            return fail(name, f"{there} ({why}) is no folder", f"mkdir -p {folder}")
+        if not os.access(there, os.W_OK | os.X_OK, effective_ids=EFFECTIVE):
+            fix = f"allow it, e.g. setfacl -m u:{_user()}:rwx {there} (under systemd also ReadWritePaths=)"
+            return fail(name, f"{_user()} has no write permission on {there} ({why})", fix)
+    return ok(name, f"{watch.path} can be listed{', and written' if any(_written(watch)) else ''}")
+
+
+MOVE_TO = "move_to"
+EFFECTIVE = os.access in os.supports_effective_ids
+
+
+def _written(watch: WatchConfig) -> Iterator[tuple[Path, str]]:
+    if watch.after != "keep":
+        yield watch.path, f'after = "{watch.after}"'
+    elif watch.link_file:
+        yield watch.path, "link_file"
+    if watch.after == "move" and watch.move_to:
+        yield watch.move_to, MOVE_TO
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"uid {os.geteuid()}"
+
+
+async def check_ledger(context: Context) -> AsyncIterator[CheckResult]:
+    """Open the ledger as the daemon would, unless that has it open."""
+    yield await asyncio.to_thread(ledger_result, context.config.ledger.path)
+
+
+def ledger_result(folder: Path) -> CheckResult:
+    """Say whether the ledger in ``folder`` opens; nothing is made, so a check as root leaves no files of root's."""
+    try:
+        return _ledger(folder)
+    except PresigndError as problem:
+        return fail("ledger", problem.message, problem.fix)
+    except OSError as problem:
+        return fail("ledger", f"{folder}: {problem.strerror}", LEDGER_FIX)
+
+
+LEDGER_FIX = "run this as the daemon's user, or give the folder to it"
+
+
+def _ledger(folder: Path) -> CheckResult:
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(there, os.R_OK | os.W_OK | os.X_OK, effective_ids=EFFECTIVE):
+        return fail("ledger", f"{_user()} may not write in {there}", f"{LEDGER_FIX}, or set ledger.path")
+    if filesystem.is_network(there):
+        kind = filesystem.kind(there)
+        return fail(
+            "ledger", f"{folder} lies on {kind}, which can't hold a ledger", "set ledger.path to a local folder"
+        )
+    if not (folder / FILE).exists():
+        return ok("ledger", f"will be made in {folder}")
+    try:
+        lock = DaemonLock(folder)
+    except Unavailable as held:
+        return ok("ledger", held.message)
+    with lock:
+        open_database(folder / FILE, APPLICATION_ID, MIGRATIONS).close()
+    return ok("ledger", f"{folder} opens")
+
+
+WRITER_FIX = (
+    "let the files belong to the daemon's user, give it CAP_LEASE (the systemd unit does), "
+    "or set ready_marker where writers pause for longer"
+)
+
+
+async def check_writers(context: Context) -> AsyncIterator[CheckResult]:
+    """Tell in which folders the kernel says whether a file still has a writer."""
+    writer_check.ignore_sigio()
+    for watch in context.config.watches:
+        yield writer_result(watch)
+
+
+def writer_result(watch: WatchConfig) -> CheckResult:
+    """Say how files in a watch's folder settle, and why not better; SIGIO must be ignored."""
+    folder = Folder(watch)
+    try:
+        mode, reason = writer_check.mode(folder)
+    finally:
+        folder.close()
+    name = f"writer check {watch.name}"
+    if mode == "lease" and not reason:
+        return ok(name, "works: a file that is open for writing is waited for")
+    if mode == "lease":
+        return warn(name, f"works for own files only: {reason} ({_quiet(watch)})", WRITER_FIX)
+    return warn(name, f"can't work here: {reason}; {_quiet(watch)} decides", WRITER_FIX)
+
+
+def _quiet(watch: WatchConfig) -> str:
+    return f"a quiet time of {10 if watch.settle is None else watch.settle:g} s"
+
+
+async def check_inotify(context: Context) -> AsyncIterator[CheckResult]:
+    """Compare the directories to watch with the kernel's limit."""
+    watches = context.config.watches
+    yield await asyncio.to_thread(inotify_result, watches, _inotify_limit())
+
+
+def inotify_result(watches: Sequence[WatchConfig], limit: int | None) -> CheckResult:
+    """Count the directories of ``watches`` that events come from against ``limit``; None is unreadable."""
+    polled = [watch.name for watch in watches if _polled(watch)]
+    told = f"; polled: {', '.join(polled)}" if polled else ""
+    if limit is None:
+        return ok("inotify", f"the limit can't be read here; the scans find what events miss{told}")
+    directories = chain.from_iterable(_directories(watch) for watch in watches if not _polled(watch))
+    return judge_inotify(sum(1 for _ in islice(directories, limit + 1)), limit, told)
+
+
+def _inotify_limit() -> int | None:
+    try:
+        return int(INOTIFY_LIMIT.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def judge_inotify(wanted: int, limit: int, told: str = "") -> CheckResult:
+    """Judge whether ``wanted`` directories fit into the ``limit`` of watches."""
+    if wanted <= limit * CROWDED:
+        return ok("inotify", f"{wanted} of {limit} watches needed{told}")
+    return warn(
+        "inotify",
+        f"{'more than ' * (wanted > limit)}{min(wanted, limit)} of {limit} watches needed{told}; "
+        "beyond them only the scans find files",
+        f"sysctl fs.inotify.max_user_watches={max(2 * wanted, 524288)}, and in /etc/sysctl.d to keep it",
+    )
+
+
+def _polled(watch: WatchConfig) -> bool:
+    return watch.polling == "always" or (watch.polling == "auto" and filesystem.is_network(watch.path))
+
+
+def _directories(watch: WatchConfig) -> Iterator[str]:
+    """Yield each directory that gets an inotify watch; one that can't be read gets none."""
+    for directory, below, _ in os.walk(watch.path):
+        if not watch.recursive:
+            below.clear()
+        yield directory

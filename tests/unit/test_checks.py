@@ -1,0 +1,193 @@
+"""``check`` tells the first cause once, skips what follows from it, and exits as the contract says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from presignd.checks import Outcome, exit_code, run_checks
+from presignd.checks.base import Check, CheckResult, Context, fail, ok, warn
+from presignd.checks.bucket import distinct, judge_clock
+from presignd.checks.endpoint import Address
+from presignd.checks.local import inotify_result, judge_inotify, ledger_result, told, writable_result
+from presignd.config import PresignConfig, WatchConfig
+from presignd.errors import fault
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+NOBODY_ASKS = cast("Context", None)
+
+
+def check(name: str, *results: CheckResult, needs: tuple[str, ...] = (), remote: bool = False) -> Check:
+    async def run(_: Context) -> AsyncIterator[CheckResult]:
+        for result in results:
+            yield result
+
+    return Check(name, run, needs, remote)
+
+
+def refused(name: str, code: str) -> Check:
+    async def run(_: Context) -> AsyncIterator[CheckResult]:
+        yield ok(name, "begun")
+        raise fault(code)
+
+    return Check(name, run, remote=True)
+
+
+async def lines(*checks: Check) -> list[CheckResult]:
+    return [result async for result in run_checks(NOBODY_ASKS, checks)]
+
+
+async def test_what_needs_a_failed_check_is_skipped_and_says_what_it_needs() -> None:
+    first = check("endpoint", fail("endpoint", "nothing listens", "start the store"))
+    second = check("clock", ok("clock", "fine"), needs=("endpoint",))
+    third = check("bucket", ok("bucket", "fine"), needs=("clock",))
+    told = await lines(first, second, third)
+    assert [result.outcome for result in told] == [Outcome.FAIL, Outcome.SKIPPED, Outcome.SKIPPED]
+    assert [result.detail for result in told[1:]] == ["needs endpoint", "needs clock"]
+
+
+async def test_a_warning_holds_nothing_up() -> None:
+    told = await lines(check("a", warn("a", "slow")), check("b", ok("b", "fine"), needs=("a",)))
+    assert [result.outcome for result in told] == [Outcome.WARN, Outcome.OK]
+
+
+async def test_a_fault_becomes_a_failed_line_with_its_cause_fix_and_code() -> None:
+    told = await lines(refused("bucket", "no_such_bucket"))
+    assert told[-1] == replace(
+        fail("bucket", "the bucket does not exist (404)", "create it, or correct the watch's bucket"),
+        code="no_such_bucket",
+        remote=True,
+    )
+
+
+async def test_one_failed_line_among_many_breaks_the_check() -> None:
+    folders = check("folders", fail("folder a", "missing", "mkdir"), ok("folder b", "fine"))
+    told = await lines(folders, check("inotify", ok("inotify", "fine"), needs=("folders",)))
+    assert told[-1].outcome is Outcome.SKIPPED
+
+
+@pytest.mark.parametrize(
+    ("results", "code"),
+    [
+        ([], 0),
+        ([ok("a", ""), warn("b", "")], 0),
+        ([fail("folder", "", "")], 2),
+        ([replace(fail("endpoint", "", ""), remote=True)], 3),
+        ([fail("folder", "", ""), replace(fail("endpoint", "", ""), remote=True)], 2),
+        ([CheckResult("a", Outcome.SKIPPED, "")], 0),
+    ],
+)
+def test_the_exit_code_tells_this_machine_from_the_store(results: list[CheckResult], code: int) -> None:
+    assert exit_code(results) == code
+
+
+@pytest.mark.parametrize(
+    ("offset", "outcome", "told"),
+    [
+        (0.0, Outcome.OK, "within 0 s"),
+        (-30.0, Outcome.OK, "within 30 s"),
+        (31.0, Outcome.WARN, "31 s behind the store"),
+        (-3600.0, Outcome.FAIL, "3600 s ahead of the store"),
+        (301.0, Outcome.FAIL, "301 s behind the store"),
+    ],
+)
+def test_a_clock_is_judged_by_how_far_it_is_off(offset: float, outcome: Outcome, told: str) -> None:
+    result = judge_clock(offset)
+    assert result.outcome is outcome
+    assert told in result.detail
+
+
+@pytest.mark.parametrize(
+    ("wanted", "outcome"), [(0, Outcome.OK), (80, Outcome.OK), (81, Outcome.WARN), (101, Outcome.WARN)]
+)
+def test_inotify_warns_before_the_limit_is_reached(wanted: int, outcome: Outcome) -> None:
+    assert judge_inotify(wanted, 100).outcome is outcome
+
+
+def test_a_tree_beyond_the_limit_is_told_with_the_setting_to_raise() -> None:
+    result = judge_inotify(101, 100)
+    assert "more than 100 of 100" in result.detail
+    assert "fs.inotify.max_user_watches" in result.fix
+
+
+def watch(path: Path, **settings: object) -> WatchConfig:
+    return WatchConfig.model_validate({"name": "drop", "path": path, "bucket": "bucket", **settings})
+
+
+def test_directories_are_counted_below_recursive_watches_only(tmp_path: Path) -> None:
+    for name in ("a/b", "c"):
+        (tmp_path / name).mkdir(parents=True)
+    deep, flat = watch(tmp_path), watch(tmp_path, recursive=False)
+    assert "4 of 100" in inotify_result([deep], 100).detail
+    assert "1 of 100" in inotify_result([flat], 100).detail
+
+
+def test_a_polled_folder_needs_no_inotify_watch(tmp_path: Path) -> None:
+    result = inotify_result([watch(tmp_path, polling="always")], 100)
+    assert result.detail == "0 of 100 watches needed; polled: drop"
+
+
+def test_an_unreadable_limit_is_no_fault(tmp_path: Path) -> None:
+    """Hardened units hide /proc/sys, and nothing depends on events alone."""
+    assert inotify_result([watch(tmp_path)], None).outcome is Outcome.OK
+
+
+def test_a_move_to_whose_parent_is_missing_names_cause_and_fix(tmp_path: Path) -> None:
+    result = writable_result(watch(tmp_path, after="move", move_to=tmp_path / "no" / "sent"))
+    assert result.outcome is Outcome.FAIL
+    assert "(move_to) is no folder" in result.detail
+    assert "mkdir -p" in result.fix
+
+
+def test_a_move_to_that_finish_will_make_is_fine(tmp_path: Path) -> None:
+    assert writable_result(watch(tmp_path, after="move", move_to=tmp_path / "sent")).outcome is Outcome.OK
+
+
+@pytest.mark.parametrize(
+    ("problem", "name", "detail", "fix"),
+    [
+        ("watch.drop.path: /in does not exist; create it", "watch.drop.path", "/in does not exist", "create it"),
+        ("watch: there is none", "watch", "there is none", ""),
+    ],
+)
+def test_a_problem_of_the_configuration_is_a_line_with_its_fix(problem: str, name: str, detail: str, fix: str) -> None:
+    assert told(problem) == fail(name, detail, fix)
+
+
+def test_a_ledger_that_is_not_there_yet_is_not_made(tmp_path: Path) -> None:
+    """``sudo presignd check`` would leave files of root's in the daemon's way."""
+    assert "will be made" in ledger_result(tmp_path / "state" / "presignd").detail
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_ledger_is_told(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite3").write_bytes(b"no database" * 200)
+    result = ledger_result(tmp_path)
+    assert result.outcome is Outcome.FAIL
+    assert "is damaged" in result.detail
+    assert result.fix
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address", "shown"),
+    [
+        ("http://127.0.0.1:9000", Address("127.0.0.1", 9000, tls=False), "127.0.0.1:9000"),
+        ("https://s3.example.org", Address("s3.example.org", 443, tls=True), "s3.example.org:443"),
+        ("http://[::1]:9000", Address("::1", 9000, tls=False), "[::1]:9000"),
+    ],
+)
+def test_an_endpoint_is_taken_apart(endpoint: str, address: Address, shown: str) -> None:
+    assert Address.of(PresignConfig(endpoint=endpoint)) == address
+    assert str(address) == shown
+
+
+def test_watches_that_share_bucket_and_check_key_are_proven_once(tmp_path: Path) -> None:
+    one, same = (watch(tmp_path, name=name, key="in/{path}") for name in ("a", "b"))
+    elsewhere = watch(tmp_path, name="c", key="out/{path}")
+    headers = watch(tmp_path, name="d", key="in/{path}", headers={"x-amz-meta-a": "1"})
+    assert distinct([one, same, elsewhere, headers]) == [one, elsewhere, headers]

@@ -1,0 +1,131 @@
+"""The papers say what the code does: each list that could drift is compared with its one source."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import presignd
+from presignd.errors import CODES
+from presignd.model import State
+from presignd.states import TRANSITIONS, Event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+ROOT = Path(__file__).parents[2]
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+BORN = (State.QUEUED, State.QUARANTINED, State.IGNORED)
+"""A settled content is recorded in one of these (``Ledger.enqueue``)."""
+
+
+def readme_row(code: str) -> str:
+    """Return the README's troubleshooting row for ``code``: the table is made of these."""
+    entry = CODES[code]
+    cells = (f"`{code}`", entry.cause, entry.fix)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def diagram(transitions: Mapping[State, Mapping[Event, State]]) -> str:
+    """Return the mermaid state diagram of ``transitions``."""
+    lines = [f"[*] --> {state}" for state in BORN]
+    lines += [f"{old} --> {new}: {event}" for old, moves in transitions.items() for event, new in moves.items()]
+    lines += [f"{state} --> [*]" for state, moves in transitions.items() if not moves]
+    return "\n".join(["stateDiagram-v2", *(f"    {line}" for line in lines)])
+
+
+def fenced(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)\n```$", text, re.MULTILINE | re.DOTALL)
+
+
+def project_files() -> Iterator[Path]:
+    """Yield what belongs to the project, with or without git: all but what .gitignore names."""
+    made = {line.strip("/") for line in (ROOT / ".gitignore").read_text("utf-8").split()} | {".git"}
+    for folder, below, files in os.walk(ROOT):
+        below[:] = [name for name in below if name not in made and not name.endswith(".egg-info")]
+        yield from (Path(folder, name) for name in files if not name.endswith(".pyc"))
+
+
+def test_the_readme_has_a_row_for_every_error_code_and_no_other() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    missing = [readme_row(code) for code in CODES if readme_row(code) not in readme]
+    assert not missing, "README.md lacks these rows:\n" + "\n".join(missing)
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", readme, re.MULTILINE)
+    assert len(rows) == len(set(rows))
+    assert {code for code in rows if code not in CODES} == set(), "these rows name no error code"
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    """.ci/run takes the block behind this marker; its last step is pytest, the rest is set-up."""
+    [command] = re.findall(
+        r"^<!-- test-command -->\n```\w*\n(.+)\n```$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert command == "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest"
+
+
+def test_the_architecture_page_shows_the_states_as_they_are() -> None:
+    diagrams = fenced(ARCHITECTURE.read_text("utf-8"), "mermaid")
+    assert diagram(TRANSITIONS) in diagrams, f"docs/architecture.md should show:\n{diagram(TRANSITIONS)}"
+
+
+def test_the_architecture_page_names_each_part_and_none_that_is_gone() -> None:
+    text = ARCHITECTURE.read_text("utf-8")
+    named = set(re.findall(r"`presignd/([\w/.]+)`", text))
+    parts = {
+        path.name + "/" * path.is_dir() for path in (ROOT / "presignd").iterdir() if not path.name.startswith("__")
+    }
+    assert not parts - named, "docs/architecture.md says nothing of these"
+    gone = {name for name in named if not (ROOT / "presignd" / name).exists()}
+    assert not gone, "docs/architecture.md names what is not there"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "CHANGELOG.md"])
+def test_every_relative_link_leads_somewhere(page: str) -> None:
+    path = ROOT / page
+    links = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", path.read_text("utf-8"))
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_the_changelog_tells_of_this_version() -> None:
+    heads = re.findall(r"^## \[([^]]+)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert heads[0] in ("Unreleased", presignd.__version__)
+
+
+def test_no_file_names_a_registry_host_or_a_path_of_the_machine_it_was_made_on() -> None:
+    """Addresses of mirrors get into lock files and scripts unseen, and work nowhere else."""
+    words = (
+        ("pypi", "org"),
+        ("pythonhosted", "org"),
+        ("registry", "npmjs", "org"),
+        ("proxy", "golang", "org"),
+        ("crates", "io"),
+    )
+    banned = [".".join(parts) for parts in words] + ["index" + "-url", "/wo" + "rk/", "/bash" + "_jobs"]
+    found = [
+        f"{path.relative_to(ROOT)}: {word}"
+        for path in project_files()
+        for word in banned
+        if word.encode() in path.read_bytes()
+    ]
+    assert found == []
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+@pytest.mark.parametrize(("unit", "scope"), [("presignd", "--system"), ("presignd-notify", "--user")])
+def test_units_hold_nothing_that_systemd_does_not_know(unit: str, scope: str, tmp_path: Path) -> None:
+    """Its exit code is 0 for unknown keys: only silence is good, but for the program not installed here."""
+    done = subprocess.run(
+        ["systemd-analyze", scope, "verify", ROOT / "systemd" / f"{unit}.service"],
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = (done.stdout + done.stderr).splitlines()
+    assert [line for line in told if "/opt/presignd/bin/presignd is not executable" not in line] == []
