@@ -255,6 +255,7 @@ async def open_parts(config: Config) -> AsyncIterator[Parts]:
             config, ledger, links, presigner, store, opened, buckets, Intake(config.watches, socket.gethostname())
         )
         stack.push_async_callback(parts.gates.close)
+        stack.push_async_callback(parts.worker.close)
         register_secrets(config)
         await parts.recover(list(read_back))
         yield parts

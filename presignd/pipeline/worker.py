@@ -18,14 +18,17 @@ from presignd.ledger import Ledger
 from presignd.log import render_exception
 from presignd.model import Candidate, FileVersion, Link, Source, State
 from presignd.pipeline.announce import Announcer, utcnow
-from presignd.pipeline.finish import finish, write_link_file
+from presignd.pipeline.finish import finish
 from presignd.pipeline.gate import Gate
+from presignd.pipeline.link_file import write_link_file
 from presignd.pipeline.linker import Linker
 from presignd.pipeline.transfer import Held, Room, Running, Transfer, Vanished, Writing
 from presignd.pipeline.writer_check import has_writer
 from presignd.states import Event, backoff
 
 WRITER_PAUSE = timedelta(milliseconds=500)
+BUSY_FIRST, BUSY_LONGEST = 0.5, 10.0
+"""Seconds between looks at a linked file that somebody opened for writing before it was moved or deleted."""
 
 
 @dataclass(slots=True)
@@ -57,6 +60,7 @@ class Worker:
         self._offer, self._on_link = offer, on_link
         self.held: dict[str, Held] = {}
         self.running: dict[str, Running] = {}
+        self._later: set[asyncio.Task[None]] = set()
 
     async def process(self, version: FileVersion) -> None:
         """Take ``version`` from the state it has as far as it goes; a bug quarantines it alone."""
@@ -131,18 +135,37 @@ class Worker:
             told = {"error_code": problem.code, "error": problem.message, "fix": problem.fix}
             self._announcer.event("link_file.failed", version, level="warning", **told)
 
-    async def _finish(self, version: FileVersion) -> None:
+    async def _finish(self, version: FileVersion, pause: float = BUSY_FIRST) -> None:
         """Keep, move or delete the linked file. A failure waits for a person; the link stands."""
         room = self._rooms[version.watch]
-        if room.watch.after != "keep" and not version.path.startswith(b"/"):
-            try:
-                outcome = await asyncio.to_thread(finish, room.folder, room.watch, version, has_writer)
-            except FileFault as problem:
-                await self._quarantine(version, problem)
-                return
-            if outcome.changed:
-                self._offer([Candidate(version.watch, version.path, Source.EVENT)])
+        try:
+            done = await asyncio.to_thread(finish, room.folder, room.watch, version, has_writer)
+        except FileFault as problem:
+            await self._quarantine(version, problem)
+            return
+        if done.busy:
+            self._finish_later(version, pause)
+            return
         await self._end(version, Event.FINISH)
+        if done.changed:
+            self._offer([Candidate(version.watch, done.path or version.path, Source.EVENT)])
+
+    def _finish_later(self, version: FileVersion, pause: float) -> None:
+        """Look again when the writer may be through, without holding a slot meanwhile."""
+
+        async def again() -> None:
+            await asyncio.sleep(pause)
+            await self._finish(version, min(BUSY_LONGEST, 2 * pause))
+
+        task = asyncio.create_task(again(), name=f"finish {version.file_id}")
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    async def close(self) -> None:
+        """Let go of finishes that wait for a writer: the next start takes them up."""
+        for task in self._later:
+            task.cancel()
+        await asyncio.gather(*self._later, return_exceptions=True)
 
     async def _end(self, version: FileVersion, event: Event) -> None:
         ended = await self._ledger.apply(version, event, done_at=utcnow())

@@ -1,0 +1,114 @@
+"""The gate: one probe answers for many, one event each way, nobody charged for an absent store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from presignd.errors import Fault, fault
+from presignd.pipeline.gate import Gate
+
+
+class Store:
+    """A probe whose answers are told beforehand, and the events the gate sent."""
+
+    def __init__(self, *answers: Fault | None) -> None:
+        self.answers = list(answers)
+        self.probes = 0
+        self.told: list[str] = []
+        self.slept: list[float] = []
+        self.gate = Gate(
+            self.probe,
+            on_shut=lambda problem: self.told.append(problem.code),
+            on_open=lambda _: self.told.append("open"),
+            changed=lambda: None,
+            sleep=self.sleep,
+        )
+
+    async def probe(self) -> Fault | None:
+        self.probes += 1
+        await asyncio.sleep(0)
+        return self.answers.pop(0) if self.answers else None
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await asyncio.sleep(0)
+
+    async def reopened(self) -> None:
+        while self.gate.shut:  # noqa: ASYNC110 - turns of the loop, no time
+            await asyncio.sleep(0)
+
+
+REFUSED = fault("connection_refused")
+
+
+async def test_a_fault_is_the_files_own_when_the_probe_goes_through() -> None:
+    store = Store(None)
+    assert await store.gate.is_files_own(fault("server_error"))
+    assert store.told == []
+    assert store.gate.shut is None
+
+
+async def test_an_absent_store_charges_nobody_and_is_told_once_each_way() -> None:
+    store = Store(REFUSED, REFUSED, REFUSED)
+    verdicts = await asyncio.gather(*(store.gate.is_files_own(REFUSED) for _ in range(100)))
+    assert verdicts == [False] * 100
+    await store.reopened()
+    assert store.told == ["connection_refused", "open"]
+    assert store.probes == 4
+
+
+async def test_a_hundred_faults_at_once_cost_one_probe() -> None:
+    store = Store(None)
+    verdicts = await asyncio.gather(*(store.gate.is_files_own(fault("timeout")) for _ in range(100)))
+    assert verdicts == [True] * 100
+    assert store.probes == 1
+
+
+async def test_retry_after_is_waited_out_before_the_first_probe() -> None:
+    store = Store(None)
+    assert not await store.gate.is_files_own(fault("slow_down", retry_after=7.0))
+    await store.reopened()
+    assert store.slept == [7.0]
+    assert store.told == ["slow_down", "open"]
+
+
+async def test_a_later_outage_is_told_again() -> None:
+    store = Store(REFUSED, None, REFUSED, None)
+    for _ in range(2):
+        await store.gate.is_files_own(REFUSED)
+        await store.reopened()
+    assert store.told == ["connection_refused", "open"] * 2
+
+
+async def test_closing_while_shut_leaves_no_task() -> None:
+    never: Callable[[], Awaitable[None]] = asyncio.Event().wait  # type: ignore[assignment] # its bool is not looked at
+    store = Store(REFUSED)
+    store.gate._sleep = lambda _: never()
+    await store.gate.is_files_own(REFUSED)
+    await store.gate.close()
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+
+@pytest.mark.parametrize("code", ["access_denied", "no_such_bucket"])
+async def test_the_shut_gate_tells_its_latest_cause(code: str) -> None:
+    store = Store(REFUSED, fault(code))
+    hold = asyncio.Event()
+    sleeps = 0
+
+    async def sleep(_: float) -> None:
+        nonlocal sleeps
+        sleeps += 1
+        if sleeps == 2:
+            await hold.wait()
+
+    store.gate._sleep = sleep
+    await store.gate.is_files_own(REFUSED)
+    while sleeps < 2:  # noqa: ASYNC110 - turns of the loop, no time
+        await asyncio.sleep(0)
+    assert store.gate.shut is not None
+    assert store.gate.shut.fault.code == code
+    hold.set()
+    await store.reopened()

@@ -1,0 +1,113 @@
+"""Keys: rendered as the template says, refused where servers would store something else."""
+
+from __future__ import annotations
+
+import posixpath
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from presignd.config import WatchConfig
+from presignd.errors import FileFault
+from presignd.model import Fingerprint
+from presignd.pipeline.keys import check_key, content_type, key_problem, needs_hash, render_for
+
+QUEUED = datetime(2026, 3, 4, 23, 30, tzinfo=UTC)
+MTIME_NS = int(datetime(2025, 12, 31, 23, 30, tzinfo=UTC).timestamp()) * 10**9
+
+
+def watch(key: str = "{path}", **more: object) -> WatchConfig:
+    return WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket", key=key, **more)  # type: ignore[arg-type] # by name
+
+
+def rendered(template: str, path: str | bytes = "a/b/c.tar.gz", **more: object) -> str:
+    raw = path if isinstance(path, bytes) else path.encode()
+    fingerprint = Fingerprint(1, 2, MTIME_NS, 4)
+    return render_for(watch(template, **more), raw, "id-1", fingerprint, QUEUED, host="box", sha256="5a")
+
+
+@pytest.mark.parametrize(
+    ("template", "key"),
+    [
+        ("{path}", "a/b/c.tar.gz"),
+        ("{name}", "c.tar.gz"),
+        ("{stem}-x{suffix}", "c.tar-x.gz"),
+        ("{parent}/{name}", "a/b/c.tar.gz"),
+        ("{watch}/{host}/{uuid}", "drop/box/id-1"),
+        ("{sha256}", "5a"),
+        ("{mtime:%Y/%m/%d}/{name}", "2025/12/31/c.tar.gz"),
+        ("{queued:%Y}", "2026"),
+    ],
+)
+def test_templates(template: str, key: str) -> None:
+    assert rendered(template) == key
+
+
+def test_times_are_in_the_watch_s_zone() -> None:
+    assert rendered("{mtime:%Y-%m-%d}", timezone="Europe/Berlin") == "2026-01-01"
+    assert rendered("{queued:%d %H}", timezone="Europe/Berlin") == "05 00"
+
+
+def test_a_file_at_the_top_has_no_parent() -> None:
+    assert rendered("{parent}/{name}", "x.txt") == "x.txt"
+
+
+def test_braces_in_a_name_are_no_template() -> None:
+    assert rendered("{path}", "{sha256}.txt") == "{sha256}.txt"
+
+
+@pytest.mark.parametrize("path", ["a\\b", "ctrl\x01", "a" * 600 + "/" + "b" * 600, b"latin\xe9"])
+def test_what_servers_would_store_otherwise_is_refused(path: str | bytes) -> None:
+    with pytest.raises(FileFault) as refused:
+        rendered("{path}", path)
+    assert refused.value.code == "key_refused"
+
+
+@pytest.mark.parametrize("name", ["a b", "a+b", "100%", "q?", "h#", "x&y", "it's", 'say "hi"', "😀", "é", "e\u0301"])
+def test_odd_names_stay_as_they_are(name: str) -> None:
+    assert rendered("{path}", name) == name
+
+
+@given(st.text(min_size=1, max_size=40))
+def test_an_accepted_key_is_its_own_normal_form(key: str) -> None:
+    """Whatever is accepted: no server that folds slashes or dots can come to another key."""
+    if key_problem(key) is None:
+        assert posixpath.normpath(key) == key
+        assert not key.startswith("/")
+        assert "\\" not in key
+        key.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("template", "key"),
+    [
+        ("{path}", ".presignd-check"),
+        ("in/{path}", "in/.presignd-check"),
+        ("a/b-{name}", "a/.presignd-check"),
+        ("fixed", ".presignd-check"),
+    ],
+)
+def test_the_check_key_lies_in_the_template_s_literal_folder(template: str, key: str) -> None:
+    assert check_key(watch(template)) == key
+
+
+def test_only_a_template_with_the_hash_needs_it() -> None:
+    assert needs_hash("{sha256}/{name}")
+    assert not needs_hash("{path}")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (b"hi.txt", "text/plain"),
+        (b"x.tar.gz", "application/gzip"),
+        (b"noext", "application/octet-stream"),
+        (b"d.txt/img.PNG", "image/png"),
+    ],
+)
+def test_the_content_type_is_guessed_from_the_name(name: bytes, kind: str) -> None:
+    assert content_type(watch(), name) == kind
+    assert content_type(watch(content_type="video/x"), name) == "video/x"
