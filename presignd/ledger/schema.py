@@ -1,7 +1,7 @@
 """The ledger's tables, as numbered migrations: one is never changed once released, only followed.
 
-Times are microseconds since 1970 UTC. ``ino``, ``mtime_ns`` and ``ctime_ns`` have no declared type:
-values beyond SQLite's 64 signed bits (inodes of some filesystems, years after 2262) are kept as text.
+Times are microseconds since 1970 UTC. ``ino``, ``mtime_ns``, ``ctime_ns`` and ``meta.value`` have no declared
+type: values beyond SQLite's 64 signed bits (inodes of some filesystems, years after 2262) are kept as text.
 """
 
 from __future__ import annotations
@@ -95,6 +95,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         _OBJECT_KEY,
         _PART,
         _WATCH,
-        "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID",
     ),
 )

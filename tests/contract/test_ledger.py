@@ -1,0 +1,731 @@
+"""The ledger port's promises, for every implementation of it: add another opener to ``OPENERS``."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from presignd.ledger import Ledger, LostUpdate, Selection
+from presignd.ledger.sqlite import open_ledger
+from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, State
+from presignd.states import TRANSITIONS, UNCLEAN_LIMIT, BadTransition, Event
+
+NOW = datetime(2026, 3, 4, 5, 6, 7, 891011, tzinfo=UTC)
+LATER = NOW + timedelta(hours=1)
+MARK = LinksMark(inode=7, offset=100)
+PRINT = Fingerprint(ino=11, size=5, mtime_ns=1_700_000_000_123_456_789, ctime_ns=1_700_000_000_123_456_790)
+
+Opener = Callable[[Path], Awaitable[Ledger]]
+OPENERS: dict[str, Opener] = {"sqlite": open_ledger}
+
+
+@pytest.fixture(params=OPENERS)
+def opener(request: pytest.FixtureRequest) -> Opener:
+    return OPENERS[request.param]
+
+
+@pytest.fixture
+async def ledger(opener: Opener, tmp_path: Path) -> AsyncIterator[Ledger]:
+    opened = await opener(tmp_path / "ledger")
+    yield opened
+    await opened.close(clean=True)
+
+
+_count = iter(range(10**9))
+
+
+def new(path: bytes = b"a.txt", **given: Any) -> NewVersion:
+    """Make a settled version; its key is its path unless one is given."""
+    defaults: dict[str, Any] = {
+        "file_id": f"id-{next(_count)}",
+        "watch": "drop",
+        "fingerprint": PRINT,
+        "bucket": "bucket",
+        "key": path.decode("utf-8", "backslashreplace"),
+        "content_type": "text/plain",
+        "priority": 0,
+        "queued_at": NOW,
+    }
+    return NewVersion(path=path, **(defaults | given))
+
+
+async def queued(ledger: Ledger, path: bytes = b"a.txt", **given: Any) -> FileVersion:
+    (recorded,) = await ledger.enqueue([new(path, **given)])
+    return recorded.version
+
+
+async def uploading(ledger: Ledger, path: bytes = b"a.txt", **given: Any) -> FileVersion:
+    version = await queued(ledger, path, **given)
+    claimed = {v.file_id: v for v in await ledger.claim(version.watch, 1000, LATER)}
+    return claimed[version.file_id]
+
+
+async def verified(ledger: Ledger, path: bytes = b"a.txt", **given: Any) -> FileVersion:
+    version = await uploading(ledger, path, **given)
+    return await ledger.apply(version, Event.VERIFY, etag="e", checksum="md5:c", signed_at=NOW)
+
+
+async def linked(ledger: Ledger, path: bytes = b"a.txt", **given: Any) -> FileVersion:
+    version = await verified(ledger, path, **given)
+    (moved,) = await ledger.linked([replace(version, expires_at=LATER)], MARK)
+    return moved
+
+
+async def finished(ledger: Ledger, path: bytes = b"a.txt", **given: Any) -> FileVersion:
+    return await ledger.apply(await linked(ledger, path, **given), Event.FINISH, done_at=NOW)
+
+
+async def quarantined(ledger: Ledger, path: bytes = b"a.txt", **given: Any) -> FileVersion:
+    version = await uploading(ledger, path, **given)
+    return await ledger.apply(version, Event.QUARANTINE, error_code="exists", error="why", faults=3)
+
+
+MAKE = {
+    State.QUEUED: queued,
+    State.UPLOADING: uploading,
+    State.VERIFIED: verified,
+    State.LINKED: linked,
+    State.FINISHED: finished,
+    State.QUARANTINED: quarantined,
+}
+
+
+# --- enqueue ------------------------------------------------------------------------------------------
+
+
+async def test_a_new_version_is_its_paths_current_one_with_all_it_was_given(ledger: Ledger) -> None:
+    given = new(b"d/a.txt", priority=3)
+    (recorded,) = await ledger.enqueue([given])
+    assert recorded.superseded is None
+    assert recorded.version == FileVersion(
+        file_id=given.file_id,
+        watch="drop",
+        path=b"d/a.txt",
+        fingerprint=PRINT,
+        state=State.QUEUED,
+        bucket="bucket",
+        base_key="d/a.txt",
+        key="d/a.txt",
+        content_type="text/plain",
+        priority=3,
+        queued_at=NOW,
+    )
+    assert await ledger.by_path("drop", b"d/a.txt") == recorded.version
+    assert await ledger.by_id(given.file_id) == recorded.version
+
+
+async def test_known_finds_each_path_that_has_a_version_and_no_other(ledger: Ledger) -> None:
+    """Over a thousand paths: more than one statement's worth of parameters."""
+    paths = [b"f%d" % number for number in range(1201)]
+    await ledger.enqueue([new(path) for path in paths])
+    await queued(ledger, b"elsewhere", watch="other")
+    found = await ledger.known("drop", [*paths, b"elsewhere", b"missing"])
+    assert sorted(found) == sorted(paths)
+    assert all(version.path == path for path, version in found.items())
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.QUARANTINED])
+async def test_other_content_at_a_path_supersedes_what_waits_there(ledger: Ledger, state: State) -> None:
+    before = await MAKE[state](ledger)
+    (recorded,) = await ledger.enqueue([new(queued_at=LATER)])
+    assert recorded.superseded is not None
+    assert recorded.superseded.file_id == before.file_id
+    assert recorded.superseded.state is State.SUPERSEDED
+    assert recorded.superseded.done_at == LATER
+    assert await ledger.by_path("drop", b"a.txt") == recorded.version
+    assert await ledger.claim("drop", 10, LATER) != []
+    assert await ledger.unannounced() == [recorded.superseded]
+
+
+@pytest.mark.parametrize("state", [State.UPLOADING, State.VERIFIED, State.LINKED])
+async def test_a_version_in_flight_is_never_superseded_and_nothing_of_that_call_stays(
+    ledger: Ledger, state: State
+) -> None:
+    before = await MAKE[state](ledger)
+    with pytest.raises(LostUpdate, match=before.file_id):
+        await ledger.enqueue([new(b"other"), new()])
+    assert await ledger.by_path("drop", b"a.txt") == before
+    assert await ledger.by_path("drop", b"other") is None
+
+
+async def test_a_finished_version_stays_finished_when_a_newer_one_comes(ledger: Ledger) -> None:
+    before = await finished(ledger)
+    (recorded,) = await ledger.enqueue([new()])
+    assert recorded.superseded is None
+    kept = await ledger.by_id(before.file_id)
+    assert kept is not None
+    assert kept.state is State.FINISHED
+    assert kept.gone_at == NOW
+    assert await ledger.known("drop", [b"a.txt"]) == {b"a.txt": recorded.version}
+
+
+async def test_ignored_and_quarantined_arrivals_are_recorded_as_they_are(ledger: Ledger) -> None:
+    ignored = await queued(ledger, b"old", state=State.IGNORED)
+    refused = await queued(
+        ledger, b"bad", key=None, state=State.QUARANTINED, error_code="key_refused", error="it is empty"
+    )
+    assert (ignored.state, ignored.key) == (State.IGNORED, None)
+    assert (refused.state, refused.error_code, refused.error) == (State.QUARANTINED, "key_refused", "it is empty")
+    assert await ledger.claim("drop", 10, LATER) == []
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.FINISHED])
+async def test_every_value_survives_reopening(opener: Opener, tmp_path: Path, state: State) -> None:
+    """Also what SQLite can't hold as it is: 64-bit inodes, years past 2262, names that are no UTF-8."""
+    odd = Fingerprint(ino=2**64 - 1, size=2**40, mtime_ns=15_000_000_000_000_000_001, ctime_ns=-(2**63) - 1)
+    ledger = await opener(tmp_path)
+    version = await MAKE[state](ledger, b"\xff\n'\x00", key="k\u00e9y~\U0001f600", fingerprint=odd)
+    version = await ledger.update(version, error="no UTF-8: \udcff", not_before=LATER, version_id="v1", adopted=True)
+    await ledger.close(clean=True)
+    ledger = await opener(tmp_path)
+    try:
+        assert await ledger.by_id(version.file_id) == version
+        assert (version.fingerprint, version.path, version.error) == (odd, b"\xff\n'\x00", "no UTF-8: \\udcff")
+    finally:
+        await ledger.close(clean=True)
+
+
+# --- keys belong to paths -----------------------------------------------------------------------------
+
+
+async def test_two_paths_never_share_a_key(ledger: Ledger) -> None:
+    keys = [(await queued(ledger, b"%d/a.tar.gz" % n, key="a.tar.gz")).key for n in range(5)]
+    assert keys == ["a.tar.gz", "a~2.tar.gz", "a~3.tar.gz", "a~4.tar.gz", "a~5.tar.gz"]
+
+
+async def test_paths_of_two_watches_never_share_a_key_either(ledger: Ledger) -> None:
+    await queued(ledger, watch="one")
+    assert (await queued(ledger, watch="two")).key == "a~2.txt"
+
+
+async def test_another_bucket_has_keys_of_its_own(ledger: Ledger) -> None:
+    await queued(ledger, b"1/a", key="a")
+    assert (await queued(ledger, b"2/a", key="a", bucket="second")).key == "a"
+
+
+async def test_a_taken_key_quarantines_where_no_other_name_is_wanted(ledger: Ledger) -> None:
+    await queued(ledger, b"1/a", key="a")
+    version = await queued(ledger, b"2/a", key="a", next_key=False)
+    assert (version.state, version.error_code, version.key) == (State.QUARANTINED, "key_taken", None)
+    assert "1/a" in version.error
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.QUARANTINED, State.FINISHED])
+async def test_a_newer_version_takes_over_the_key_its_path_had(ledger: Ledger, state: State) -> None:
+    await queued(ledger, b"1/a", key="a", watch="other")
+    before = await MAKE[state](ledger, b"2/a", key="a")
+    version = await queued(ledger, b"2/a", key="a")
+    assert (before.key, version.key) == ("a~2", "a~2")
+
+
+async def test_a_fresh_key_is_one_that_no_version_ever_had(ledger: Ledger) -> None:
+    keys = []
+    for _ in range(4):
+        version = await finished(ledger, fresh_key=True)
+        keys.append(version.key)
+    assert keys == ["a.txt", "a~2.txt", "a~3.txt", "a~4.txt"]
+
+
+async def test_a_file_renamed_before_its_upload_leaves_its_key_to_the_new_name(ledger: Ledger) -> None:
+    await queued(ledger, b"1/a", key="a")
+    await ledger.gone("drop", [b"1/a"], NOW)
+    assert (await queued(ledger, b"2/a", key="a")).key == "a"
+    assert (await queued(ledger, b"1/a", key="a")).key == "a~2"
+
+
+@pytest.mark.parametrize("state", [State.UPLOADING, State.QUARANTINED, State.FINISHED])
+async def test_a_key_that_may_hold_an_object_stays_with_its_path(ledger: Ledger, state: State) -> None:
+    version = await MAKE[state](ledger, b"1/a", key="a")
+    if state is State.UPLOADING:
+        await ledger.apply(version, Event.VANISH, done_at=NOW)
+    await ledger.gone("drop", [b"1/a"], NOW)
+    assert (await queued(ledger, b"2/a", key="a")).key == "a~2"
+
+
+async def test_a_superseded_version_that_was_never_sent_gives_up_its_key(ledger: Ledger) -> None:
+    await queued(ledger, b"1/a", key="monday")
+    await queued(ledger, b"1/a", key="tuesday")
+    assert (await queued(ledger, b"2/a", key="monday")).key == "monday"
+
+
+async def test_a_key_that_needs_the_hash_is_reserved_once_it_is_known(ledger: Ledger) -> None:
+    one = await uploading(ledger, b"1", key=None)
+    two = await uploading(ledger, b"2", key=None)
+    assert (one.base_key, one.key) == (None, None)
+    named = await ledger.assign_key(one, "hash", fresh=False, next_key=True)
+    other = await ledger.assign_key(two, "hash", fresh=False, next_key=True)
+    assert named is not None
+    assert other is not None
+    assert (named.base_key, named.key, other.base_key, other.key) == ("hash", "hash", "hash", "hash~2")
+    assert await ledger.by_id(one.file_id) == named
+
+
+async def test_another_paths_key_is_not_assigned_where_no_other_name_is_wanted(ledger: Ledger) -> None:
+    await queued(ledger, b"1", key="k")
+    version = await uploading(ledger, b"2", key=None)
+    assert await ledger.assign_key(version, "k", fresh=False, next_key=False) is None
+    assert await ledger.by_id(version.file_id) == version
+
+
+async def test_each_key_that_turns_out_anothers_object_leads_to_the_next(ledger: Ledger) -> None:
+    version = await uploading(ledger)
+    keys = []
+    for _ in range(3):
+        moved = await ledger.assign_key(version, "a.txt", fresh=False, next_key=True, beyond=version.key or "")
+        assert moved is not None
+        version = moved
+        keys.append(version.key)
+    assert keys == ["a~2.txt", "a~3.txt", "a~4.txt"]
+    assert version.base_key == "a.txt"
+
+
+async def test_assigning_a_key_needs_the_claim(ledger: Ledger) -> None:
+    version = await uploading(ledger)
+    await ledger.release(unclean=False)
+    with pytest.raises(LostUpdate):
+        await ledger.assign_key(version, "a.txt", fresh=False, next_key=True, beyond="a.txt")
+    assert (await queued(ledger, b"2", key="a~2.txt")).key == "a~2.txt"
+
+
+async def test_the_previous_receipt_is_the_newest_verified_one_of_the_same_path_and_key(ledger: Ledger) -> None:
+    first = await uploading(ledger)
+    assert await ledger.previous_receipt(first) is None
+    await ledger.apply(first, Event.QUARANTINE)
+    older = await finished(ledger)
+    newer = await finished(ledger)
+    await quarantined(ledger)
+    version = await uploading(ledger)
+    found = await ledger.previous_receipt(version)
+    assert found is not None
+    assert found.file_id == newer.file_id
+    earlier = await ledger.previous_receipt(newer)
+    assert earlier is not None
+    assert earlier.file_id == older.file_id
+    moved = await ledger.assign_key(version, "other", fresh=False, next_key=True)
+    assert moved is not None
+    assert await ledger.previous_receipt(moved) is None
+
+
+# --- settle -------------------------------------------------------------------------------------------
+
+
+async def test_the_first_start_of_a_watch_is_remembered_until_its_first_scan_is_done(ledger: Ledger) -> None:
+    assert await ledger.first_start("drop", NOW) == (NOW, True)
+    assert await ledger.first_start("drop", LATER) == (NOW, True)
+    await ledger.first_scan_done("drop")
+    assert await ledger.first_start("drop", LATER) == (NOW, False)
+    assert await ledger.first_start("other", LATER) == (LATER, True)
+
+
+async def test_the_same_content_with_a_new_fingerprint_stays_the_same_version(ledger: Ledger) -> None:
+    version = await finished(ledger)
+    await ledger.gone("drop", [b"a.txt"], LATER)
+    changed = replace(PRINT, ino=12, ctime_ns=1)
+    await ledger.refingerprint(version.file_id, changed)
+    assert await ledger.by_path("drop", b"a.txt") == replace(version, fingerprint=changed)
+    with pytest.raises(LostUpdate):
+        await ledger.refingerprint("nobody", changed)
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.QUARANTINED])
+async def test_a_waiting_version_whose_file_is_gone_ends_as_vanished(ledger: Ledger, state: State) -> None:
+    await MAKE[state](ledger)
+    (ended,) = await ledger.gone("drop", [b"a.txt"], LATER)
+    assert (ended.state, ended.done_at, ended.gone_at) == (State.VANISHED, LATER, LATER)
+    assert await ledger.gone("drop", [b"a.txt"], LATER) == []
+    assert await ledger.unannounced() == [ended]
+
+
+@pytest.mark.parametrize("state", [State.UPLOADING, State.VERIFIED, State.LINKED, State.FINISHED])
+async def test_any_other_version_goes_on_when_its_file_is_gone(ledger: Ledger, state: State) -> None:
+    version = await MAKE[state](ledger)
+    assert await ledger.gone("drop", [b"a.txt"], LATER) == []
+    assert await ledger.gone("drop", [b"a.txt"], LATER + timedelta(days=1)) == []
+    assert await ledger.by_path("drop", b"a.txt") == replace(version, gone_at=LATER)
+
+
+async def test_a_directory_that_is_gone_takes_all_below_it_and_nothing_beside_it(ledger: Ledger) -> None:
+    below = [b"d/a", b"d/\x00", b"d/\xff\xff", b"d/e/f"]
+    beside = [b"d.txt", b"d-", b"d0", b"dd/a", b"c/d/a"]
+    await ledger.enqueue([new(path, key=str(number)) for number, path in enumerate([*below, *beside])])
+    await queued(ledger, b"d/a", watch="other", key="other")
+    ended = await ledger.gone("drop", [b"d"], NOW)
+    assert sorted(version.path for version in ended) == sorted(below)
+    assert {version.watch for version in ended} == {"drop"}
+
+
+async def test_the_root_itself_is_never_taken_for_a_file_that_is_gone(ledger: Ledger) -> None:
+    with pytest.raises(ValueError, match="root"):
+        await ledger.gone("drop", [b""], NOW)
+
+
+async def test_paths_are_paged_in_byte_order_without_those_known_to_be_gone(ledger: Ledger) -> None:
+    names = [b"b", b"a", b"\xff", b"a/b", b"gone", b"c"]
+    await ledger.enqueue([new(name, key=None) for name in names])
+    await queued(ledger, b"aa", key=None, watch="other")
+    await ledger.gone("drop", [b"gone"], NOW)
+    pages, after = [], b""
+    while page := await ledger.paths("drop", after, 2):
+        pages.append(page)
+        after = page[-1]
+    assert pages == [[b"a", b"a/b"], [b"b", b"c"], [b"\xff"]]
+
+
+# --- worker -------------------------------------------------------------------------------------------
+
+
+async def test_claims_go_by_priority_then_age(ledger: Ledger) -> None:
+    for path, priority in ((b"backlog", 5), (b"first", 1), (b"second", 1)):
+        await queued(ledger, path, priority=priority)
+    claimed = [await ledger.claim("drop", 2, NOW), await ledger.claim("drop", 2, NOW)]
+    assert [[version.path for version in batch] for batch in claimed] == [[b"first", b"second"], [b"backlog"]]
+    assert {(v.state, v.attempt) for batch in claimed for v in batch} == {(State.UPLOADING, 1)}
+
+
+async def test_a_claim_leaves_other_watches_large_files_and_those_not_due(ledger: Ledger) -> None:
+    await queued(ledger, b"other", watch="other")
+    await queued(ledger, b"large", fingerprint=replace(PRINT, size=100))
+    await ledger.update(await queued(ledger, b"early"), not_before=LATER)
+    await ledger.update(await queued(ledger, b"due"), not_before=NOW)
+    assert [version.path for version in await ledger.claim("drop", 10, NOW, below_size=100)] == [b"due"]
+    assert [version.path for version in await ledger.claim("drop", 10, NOW)] == [b"large"]
+    assert [version.path for version in await ledger.claim("drop", 10, LATER)] == [b"early"]
+
+
+async def test_no_version_is_ever_claimed_twice(ledger: Ledger) -> None:
+    await ledger.enqueue([new(b"%d" % number) for number in range(100)])
+    batches = await asyncio.gather(*(ledger.claim("drop", 3, NOW) for _ in range(50)))
+    claimed = [version.file_id for batch in batches for version in batch]
+    assert len(claimed) == len(set(claimed)) == 100
+
+
+async def test_the_next_due_time_is_the_earliest_of_the_queued_ones_asked_for(ledger: Ledger) -> None:
+    assert await ledger.next_due(["drop", "other"]) is None
+    for path, watch, minutes in ((b"a", "drop", 9), (b"b", "drop", 5), (b"c", "other", 2), (b"d", "third", 1)):
+        not_before = NOW + timedelta(minutes=minutes)
+        await ledger.update(await queued(ledger, path, watch=watch), not_before=not_before)
+    await queued(ledger, b"e")
+    assert await ledger.next_due(["drop", "other"]) == NOW + timedelta(minutes=2)
+    await ledger.claim("other", 1, LATER)
+    assert await ledger.next_due(["drop", "other"]) == NOW + timedelta(minutes=5)
+
+
+@pytest.mark.parametrize("state", MAKE)
+@pytest.mark.parametrize("event", Event)
+async def test_a_version_moves_as_the_table_says_and_in_no_other_way(
+    ledger: Ledger, state: State, event: Event
+) -> None:
+    version = await MAKE[state](ledger)
+    if event not in TRANSITIONS[state]:
+        with pytest.raises(BadTransition):
+            await ledger.apply(version, event)
+        assert await ledger.by_id(version.file_id) == version
+        return
+    moved = await ledger.apply(version, event, faults=7, error_code="timeout")
+    assert (moved.state, moved.faults, moved.error_code) == (TRANSITIONS[state][event], 7, "timeout")
+    assert await ledger.by_id(version.file_id) == moved
+
+
+async def test_a_stale_version_changes_nothing(ledger: Ledger) -> None:
+    stale = await queued(ledger)
+    (current,) = await ledger.claim("drop", 1, NOW)
+    with pytest.raises(LostUpdate):
+        await ledger.apply(stale, Event.VANISH)
+    with pytest.raises(LostUpdate):
+        await ledger.update(stale, faults=1)
+    assert await ledger.by_id(stale.file_id) == current
+
+
+@pytest.mark.parametrize("change", [{"colour": "red"}, {"state": State.FINISHED}, {"file_id": "x"}])
+async def test_only_real_columns_are_changed_and_the_state_only_by_an_event(
+    ledger: Ledger, change: dict[str, Any]
+) -> None:
+    version = await uploading(ledger)
+    with pytest.raises(TypeError):
+        await ledger.update(version, **change)
+    assert await ledger.by_id(version.file_id) == version
+
+
+async def test_links_and_their_files_mark_are_committed_together_or_not_at_all(ledger: Ledger) -> None:
+    assert await ledger.links_mark() is None
+    good, stale = await verified(ledger, b"1"), await verified(ledger, b"2")
+    await ledger.apply(stale, Event.QUARANTINE)
+    with pytest.raises(LostUpdate):
+        await ledger.linked([good, stale], LinksMark(1, 2))
+    assert await ledger.links_mark() is None
+    assert await ledger.by_id(good.file_id) == good
+    (moved,) = await ledger.linked([replace(good, expires_at=LATER)], LinksMark(2**64 - 1, 2**50))
+    assert (moved.state, moved.expires_at) == (State.LINKED, LATER)
+    assert await ledger.links_mark() == LinksMark(2**64 - 1, 2**50)
+
+
+# --- start, end, upkeep -------------------------------------------------------------------------------
+
+
+async def test_uploads_cut_off_by_a_drain_go_back_to_the_queue(ledger: Ledger) -> None:
+    version = await uploading(ledger)
+    waits = await verified(ledger, b"verified")
+    assert await ledger.release(unclean=False) == []
+    assert await ledger.by_id(version.file_id) == replace(version, state=State.QUEUED)
+    assert await ledger.by_id(waits.file_id) == waits
+
+
+async def test_a_version_in_flight_at_three_unclean_exits_is_quarantined(ledger: Ledger) -> None:
+    version = await queued(ledger)
+    other = await verified(ledger, b"verified")
+    for exits in range(1, UNCLEAN_LIMIT + 1):
+        await ledger.claim("drop", 1, NOW)
+        stopped = await ledger.release(unclean=True)
+        assert len(stopped) == (exits == UNCLEAN_LIMIT)
+    (stopped_one,) = stopped
+    assert stopped_one.file_id == version.file_id
+    assert (stopped_one.state, stopped_one.error_code) == (State.QUARANTINED, "internal_error")
+    assert await ledger.by_id(other.file_id) == other
+
+
+async def test_a_run_is_clean_only_if_it_was_closed_so(opener: Opener, tmp_path: Path) -> None:
+    told = []
+    for clean in (True, False, True):
+        ledger = await opener(tmp_path)
+        told.append(await ledger.was_clean())
+        await ledger.close(clean=clean)
+    assert told == [True, True, False]
+
+
+async def test_a_command_that_looks_in_does_not_hide_an_unclean_exit(opener: Opener, tmp_path: Path) -> None:
+    crashed = await opener(tmp_path)
+    await crashed.was_clean()
+    await crashed.close(clean=False)
+    await (await opener(tmp_path)).close(clean=True)
+    ledger = await opener(tmp_path)
+    assert not await ledger.was_clean()
+    await ledger.close(clean=True)
+
+
+async def test_an_end_is_told_until_it_was_recorded_as_said(opener: Opener, tmp_path: Path) -> None:
+    ledger = await opener(tmp_path)
+    one, two = await finished(ledger, b"1"), await finished(ledger, b"2")
+    for path in (b"linked", b"uploading"):
+        await MAKE[State(path.decode())](ledger, path)
+    await ledger.announced([one.file_id])
+    await ledger.close(clean=False)
+    ledger = await opener(tmp_path)
+    try:
+        assert await ledger.unannounced() == [two]
+        await ledger.announced([two.file_id])
+        assert await ledger.unannounced() == []
+        with pytest.raises(LostUpdate):
+            await ledger.announced(["nobody"])
+    finally:
+        await ledger.close(clean=True)
+
+
+async def test_versions_are_found_by_state_oldest_first(ledger: Ledger) -> None:
+    versions = [await verified(ledger, b"%d" % number) for number in range(3)]
+    assert await ledger.in_state(State.VERIFIED) == versions
+    assert await ledger.in_state(State.LINKED) == []
+
+
+async def test_what_is_gone_is_forgotten_after_its_time_with_its_key(ledger: Ledger) -> None:
+    gone, there = await finished(ledger, b"1/a", key="a"), await finished(ledger, b"there")
+    await ledger.announced([gone.file_id, there.file_id])
+    await ledger.gone("drop", [b"1/a"], NOW)
+    assert await ledger.prune(NOW) == 0
+    assert await ledger.prune(LATER) == 1
+    assert await ledger.by_id(gone.file_id) is None
+    assert await ledger.by_id(there.file_id) is not None
+    assert (await queued(ledger, b"2/a", key="a")).key == "a"
+
+
+async def test_replaced_versions_are_forgotten_but_the_path_keeps_its_key(ledger: Ledger) -> None:
+    old, superseded = await finished(ledger), await queued(ledger)
+    current = await finished(ledger)
+    await ledger.announced([old.file_id, superseded.file_id])
+    assert await ledger.prune(LATER) == 2
+    assert await ledger.by_path("drop", b"a.txt") == current
+    assert (await queued(ledger, b"2", key="a.txt")).key == "a~2.txt"
+
+
+async def test_a_receipt_is_kept_while_a_newer_version_waits_to_replace_its_object(ledger: Ledger) -> None:
+    receipt = await finished(ledger)
+    await ledger.announced([receipt.file_id])
+    version = await uploading(ledger)
+    assert await ledger.prune(LATER) == 0
+    assert await ledger.previous_receipt(version) is not None
+
+
+async def test_nothing_is_forgotten_before_its_end_was_said(ledger: Ledger) -> None:
+    version = await finished(ledger)
+    await ledger.gone("drop", [b"a.txt"], NOW)
+    assert await ledger.prune(LATER) == 0
+    await ledger.announced([version.file_id])
+    assert await ledger.prune(LATER) == 1
+
+
+async def test_upkeep_goes_through_thousands(ledger: Ledger) -> None:
+    await ledger.enqueue([new(b"d/%d" % number, state=State.IGNORED) for number in range(2500)])
+    await ledger.gone("drop", [b"d"], NOW)
+    assert await ledger.prune(LATER) == 2500
+
+
+# --- questions ----------------------------------------------------------------------------------------
+
+
+async def test_the_summary_has_each_watch_with_its_numbers(ledger: Ledger) -> None:
+    await ledger.first_start("empty", NOW)
+    await finished(ledger, b"1")
+    await quarantined(ledger, b"2")
+    await queued(ledger, b"3", queued_at=LATER)
+    await queued(ledger, b"4", queued_at=NOW)
+    await queued(ledger, b"5", watch="other", state=State.IGNORED)
+    numbers = {row.watch: (dict(row.counts), row.oldest_queued_at) for row in await ledger.summary()}
+    assert numbers == {
+        "drop": ({State.FINISHED: 1, State.QUARANTINED: 1, State.QUEUED: 2}, NOW),
+        "empty": ({}, None),
+        "other": ({State.IGNORED: 1}, None),
+    }
+
+
+async def test_a_key_leads_to_the_newest_version_that_was_verified_under_it(ledger: Ledger) -> None:
+    await uploading(ledger)
+    assert await ledger.by_key("a.txt") is None
+    await ledger.release(unclean=False)
+    await finished(ledger)
+    newest = await finished(ledger)
+    failed = await verified(ledger, b"failed")
+    failed = await ledger.apply(failed, Event.QUARANTINE, error_code="finish_failed")
+    await queued(ledger)
+    found = await ledger.by_key("a.txt", "bucket")
+    assert found is not None
+    assert found.file_id == newest.file_id
+    assert await ledger.by_key("failed") == failed
+    assert await ledger.by_key("a.txt", "second") is None
+    assert await ledger.by_key("\udcff") is None
+
+
+async def test_quarantined_versions_are_listed_newest_first(ledger: Ledger) -> None:
+    versions = [await quarantined(ledger, b"%d" % number) for number in range(3)]
+    assert await ledger.quarantined() == versions[::-1]
+
+
+@pytest.mark.parametrize(
+    ("selection", "taken"),
+    [
+        (Selection(), {b"1", b"2", b"3"}),
+        (Selection(watch="drop"), {b"1", b"2"}),
+        (Selection(error_code="exists"), {b"1", b"3"}),
+        (Selection(path=("drop", b"2")), {b"2"}),
+        (Selection(path=("drop", b"2"), error_code="exists"), set()),
+        (Selection(watch="drop", error_code="exists"), {b"1"}),
+    ],
+)
+async def test_retry_takes_back_what_it_means_and_nothing_else(
+    ledger: Ledger, selection: Selection, taken: set[bytes]
+) -> None:
+    await quarantined(ledger, b"1")
+    await ledger.update(await quarantined(ledger, b"2"), error_code="unreadable")
+    await quarantined(ledger, b"3", watch="other")
+    await finished(ledger, b"4")
+    assert {version.path for version in await ledger.requeue(selection, LATER)} == taken
+    assert {version.path for version in await ledger.quarantined()} == {b"1", b"2", b"3"} - taken
+
+
+async def test_a_retried_version_starts_afresh(ledger: Ledger) -> None:
+    version = await quarantined(ledger)
+    await ledger.update(version, unclean=3, not_before=LATER)
+    (again,) = await ledger.requeue(Selection(), LATER)
+    assert again == replace(version, state=State.QUEUED, attempt=0, faults=0, error_code="", error="", queued_at=LATER)
+    assert len(await ledger.claim("drop", 1, NOW)) == 1
+
+
+async def test_a_version_that_has_its_link_is_retried_from_there(ledger: Ledger) -> None:
+    version = await ledger.apply(await linked(ledger), Event.QUARANTINE, error_code="finish_failed", error="why")
+    (again,) = await ledger.requeue(Selection(), LATER)
+    assert again == replace(version, state=State.LINKED, error_code="", error="")
+    assert await ledger.claim("drop", 1, LATER) == []
+
+
+# --- many callers, and the end of the process ---------------------------------------------------------
+
+
+async def test_one_callers_failure_takes_nothing_from_the_others_in_the_same_commit(ledger: Ledger) -> None:
+    held = await uploading(ledger, b"held")
+    calls = [ledger.enqueue([new(b"held" if n == 50 else b"%d" % n)]) for n in range(100)]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [number for number, answer in enumerate(answers) if isinstance(answer, Exception)] == [50]
+    known = await ledger.known("drop", [b"%d" % number for number in range(100)])
+    assert len(known) == 99
+    assert await ledger.by_path("drop", b"held") == held
+
+
+async def test_a_cancelled_caller_leaves_a_ledger_that_goes_on(ledger: Ledger) -> None:
+    task = asyncio.create_task(ledger.enqueue([new(b"1")]))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await queued(ledger, b"2")).state is State.QUEUED
+
+
+async def test_a_closed_ledger_takes_no_more_calls(opener: Opener, tmp_path: Path) -> None:
+    ledger = await opener(tmp_path)
+    await ledger.close(clean=True)
+    with pytest.raises(RuntimeError, match="closed"):
+        await queued(ledger)
+    with pytest.raises(RuntimeError, match="closed"):
+        await ledger.quarantined()
+
+
+_VICTIM = """
+import asyncio, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_ledger import OPENERS, new
+
+async def one(ledger, number):
+    version = new(b"%d" % number)
+    await ledger.enqueue([version])
+    print(version.path.decode(), flush=True)
+
+async def main():
+    ledger = await OPENERS[{opener!r}](Path({folder!r}))
+    await ledger.was_clean()
+    for start in range(0, 10**6, 20):
+        await asyncio.gather(*(one(ledger, number) for number in range(start, start + 20)))
+
+asyncio.run(main())
+"""
+
+
+def crash_after(lines: int, name: str, folder: Path) -> list[bytes]:
+    """Kill a process in the middle of a stream of enqueues; return all paths it had an answer for."""
+    code = _VICTIM.format(tests=str(Path(__file__).parent), opener=name, folder=str(folder))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as victim:
+        assert victim.stdout is not None
+        told = [victim.stdout.readline() for _ in range(lines)]
+        victim.send_signal(signal.SIGKILL)
+        told += victim.stdout.readlines()
+    assert victim.returncode == -signal.SIGKILL
+    return [line.strip() for line in told if line.endswith(b"\n")]
+
+
+@pytest.mark.parametrize("name", OPENERS)
+@pytest.mark.parametrize("lines", [1, 137, 500])
+async def test_every_acknowledged_version_is_there_after_sigkill(name: str, lines: int, tmp_path: Path) -> None:
+    told = crash_after(lines, name, tmp_path)
+    assert len(told) >= lines
+    ledger = await OPENERS[name](tmp_path)
+    try:
+        assert not await ledger.was_clean()
+        assert set(await ledger.known("drop", told)) == set(told)
+    finally:
+        await ledger.close(clean=True)
