@@ -96,9 +96,7 @@ class Ledger(Protocol):
         ...
 
     # --- worker ---------------------------------------------------------------------------------
-    async def claim(
-        self, watch: str, limit: int, now: datetime, *, below_size: int | None = None
-    ) -> list[FileVersion]:
+    async def claim(self, watch: str, limit: int, now: datetime, *, below_size: int | None = None) -> list[FileVersion]:
         """Move up to ``limit`` due queued versions of ``watch`` to uploading, by priority, then age.
 
         ``attempt`` grows by one. ``below_size`` (bytes) leaves larger ones where they are.

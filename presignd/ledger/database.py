@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from presignd.errors import PresigndError, Unavailable, UsageError, fault
+from presignd.ledger.folder import make_private
 
 BUSY_SECONDS = 5.0
 JOURNAL_LIMIT = 64 << 20
@@ -25,7 +25,7 @@ def open_database(path: Path, application_id: int, migrations: Sequence[Migratio
     version; ``Unavailable`` while another program holds it; the fault ``disk_full``.
     """
     with translated(path):
-        _create(path)
+        make_private(path)  # SQLite's would follow the umask; its -wal and -shm follow the file
         connection = connect(path)
         try:
             _check(connection, path, application_id, len(migrations))
@@ -94,18 +94,6 @@ def _fix_damage(path: Path) -> str:
         f"test the disk, then move {path.name}, {path.name}-wal and {path.name}-shm away and start again: "
         "files already uploaded are found in the store, not sent twice"
     )
-
-
-def _create(path: Path) -> None:
-    """Make the file ourselves: SQLite's would follow the umask, and its -wal and -shm follow the file."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return
-    try:
-        os.fchmod(fd, 0o600)
-    finally:
-        os.close(fd)
 
 
 def _check(connection: sqlite3.Connection, path: Path, application_id: int, newest: int) -> None:

@@ -20,7 +20,7 @@ def prepare(folder: Path) -> None:
         name = filesystem.kind(folder) if filesystem.is_network(folder) else ""
     except OSError as error:
         raise UsageError(
-            f"ledger.path: {folder} can't be used: {error.strerror}",
+            f"ledger.path: {folder} can't be used: {_reason(error)}",
             fix="make that folder for the daemon's user, or set ledger.path to another one",
         ) from None
     if name:
@@ -30,6 +30,18 @@ def prepare(folder: Path) -> None:
         )
 
 
+def make_private(path: Path) -> None:
+    """Make the file ``path`` (0600, whatever the umask) where it is missing; raises ``OSError``."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    try:
+        os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)
+
+
 def sync(folder: Path) -> None:
     """Make the names in ``folder`` durable: power loss must not take a new file away again."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -37,6 +49,10 @@ def sync(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _reason(error: OSError) -> str | None:
+    return "a file is in the way" if isinstance(error, FileExistsError) else error.strerror
 
 
 def _make(folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from presignd.errors import Unavailable, UsageError
-from presignd.ledger.folder import prepare
+from presignd.ledger.folder import make_private, prepare
 
 
 class DaemonLock:
@@ -99,7 +99,8 @@ def _unique(match: Callable[[str], bool], held: list[tuple[str, int]]) -> set[in
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        make_private(path)
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except OSError as error:
         raise UsageError(
             f"ledger.path: {path} can't be opened: {error.strerror}",

@@ -1,0 +1,167 @@
+"""A second daemon on the same ledger or folder is refused with the first one's pid."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from presignd import filesystem
+from presignd.errors import Unavailable, UsageError
+from presignd.ledger import lock
+from presignd.ledger.lock import DaemonLock, find_holder, lock_folder, lock_holder
+
+LOCKS = """\
+1: POSIX  ADVISORY  WRITE 100 fe:01:1234 0 EOF
+2: FLOCK  ADVISORY  WRITE 200 fe:01:1234 0 EOF
+2: -> FLOCK  ADVISORY  WRITE 201 fe:01:1234 0 EOF
+3: FLOCK  ADVISORY  WRITE 300 00:2a:77 0 EOF
+4: FLOCK  ADVISORY  WRITE 400 00:2b:88 0 EOF
+5: FLOCK  ADVISORY  READ  401 00:2c:88 0 EOF
+6: FLOCK  ADVISORY  WRITE 0 fe:01:99 0 EOF
+7: LEASE  ACTIVE    READ  500 fe:01:55 0 EOF
+"""
+
+HOLDER = """
+import os, sys
+from pathlib import Path
+from presignd.ledger.lock import DaemonLock, lock_folder
+held = DaemonLock(Path(sys.argv[2])) if sys.argv[1] == "ledger" else lock_folder(os.open(sys.argv[2], os.O_RDONLY))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def holder(what: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", HOLDER, what, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+
+
+@pytest.mark.parametrize(
+    ("device", "inode", "pid"),
+    [
+        ((0xFE, 0x01), 1234, 200),  # the holder, not the one that waits, nor who has a POSIX lock
+        ((0x00, 0x99), 77, 300),  # overlayfs: another device in stat, but one holder only
+        ((0x00, 0x99), 88, None),  # two files with that inode: no guess
+        ((0x00, 0x2C), 88, 401),
+        ((0xFE, 0x01), 99, None),  # a holder outside this pid namespace
+        ((0xFE, 0x01), 55, None),
+        ((0xFE, 0x01), 7, None),
+    ],
+)
+def test_the_holder_is_read_from_the_kernels_table(device: tuple[int, int], inode: int, pid: int | None) -> None:
+    assert find_holder(LOCKS, device, inode) == pid
+
+
+def test_a_second_daemon_on_the_ledger_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
+    with holder("ledger", tmp_path) as first:
+        with pytest.raises(Unavailable, match=rf"{tmp_path} is in use by another presignd \(pid {first.pid}\)"):
+            DaemonLock(tmp_path)
+        assert (tmp_path / "lock").read_text() == f"{first.pid}\n"
+
+
+def test_where_the_kernel_does_not_show_the_holder_the_lock_file_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "lock_holder", lambda _fd: None)
+    with holder("ledger", tmp_path) as first, pytest.raises(Unavailable, match=rf"pid {first.pid}\)"):
+        DaemonLock(tmp_path)
+
+
+def test_a_second_daemon_on_a_folder_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with holder("folder", tmp_path) as first:
+            with pytest.raises(Unavailable, match=rf"{tmp_path} is watched by another presignd \(pid {first.pid}\)"):
+                lock_folder(fd)
+            assert lock_holder(fd) == first.pid
+        assert lock_folder(fd)
+    finally:
+        os.close(fd)
+
+
+def test_a_holder_that_cannot_be_seen_is_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "lock_holder", lambda _fd: None)
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with holder("folder", tmp_path), pytest.raises(Unavailable, match="its pid can't be seen from here"):
+            lock_folder(fd)
+    finally:
+        os.close(fd)
+
+
+def test_a_filesystem_without_such_locks_is_told_and_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS answers EBADF for a lock on a directory: it can't be opened for writing."""
+
+    def refused(_fd: int, _how: int) -> None:
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    assert not lock_folder(0)
+
+
+def test_the_locks_end_with_the_process_that_held_them(tmp_path: Path) -> None:
+    with holder("ledger", tmp_path) as first:
+        first.kill()
+    with DaemonLock(tmp_path):
+        assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_closing_lets_go_and_may_be_done_twice(tmp_path: Path) -> None:
+    first = DaemonLock(tmp_path)
+    first.close()
+    first.close()
+    DaemonLock(tmp_path).close()
+
+
+def test_the_lock_is_not_handed_to_programs_that_the_daemon_starts(tmp_path: Path) -> None:
+    held = DaemonLock(tmp_path)
+    with subprocess.Popen(["sleep", "60"]) as child:
+        held.close()
+        try:
+            DaemonLock(tmp_path).close()
+        finally:
+            child.kill()
+
+
+def test_the_folder_and_the_lock_are_private_whatever_the_umask(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "ledger"
+    for umask, path in ((0o000, folder), (0o777, tmp_path / "other")):
+        before = os.umask(umask)
+        try:
+            DaemonLock(path).close()
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+        assert stat.S_IMODE((path / "lock").stat().st_mode) == 0o600
+
+
+def test_a_network_filesystem_is_refused_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filesystem, "fs_type", lambda _target: 0x6969)
+    with pytest.raises(UsageError, match=rf"ledger.path: {tmp_path} lies on NFS") as caught:
+        DaemonLock(tmp_path)
+    assert caught.value.fix
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"^ledger\.path: .* a file is in the way$"):
+        DaemonLock(tmp_path / "file" / "ledger")
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="lock can't be opened"):
+        DaemonLock(tmp_path)
+    assert not (tmp_path / "elsewhere").exists()
