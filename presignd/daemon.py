@@ -9,7 +9,8 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import presignd
@@ -17,9 +18,9 @@ from presignd.config import Config
 from presignd.errors import PresigndError
 from presignd.ledger.lock import DaemonLock
 from presignd.log import get_logger, install_loop_handler
-from presignd.model import FileVersion, Link
+from presignd.model import Link, Source
 from presignd.parts import Parts, open_parts
-from presignd.pipeline.announce import utcnow
+from presignd.pipeline.announce import shown_path, utcnow
 from presignd.pipeline.settle import Settler
 from presignd.pipeline.watch import Watcher
 from presignd.web import control, socket_file
@@ -38,15 +39,9 @@ class Daemon:
         self.parts = parts
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
-        self.settler = Settler(
-            parts.config.watches,
-            parts.opened,
-            parts.ledger,
-            make_version=parts.intake.make_version,
-            on_enqueued=parts.enqueued,
-        )
+        self.settler = Settler(parts.ledger, parts.intake.make_version, parts.note_enqueued)
         self.watchers = [
-            Watcher(watch, parts.opened[watch.name], self.settler, parts.ledger, on_vanished=parts.announcer.done)
+            Watcher(watch, parts.opened[watch.name], self.settler, parts.ledger, log, on_vanished=parts.note_vanished)
             for watch in parts.config.watches
         ]
         parts.offer = self.settler.offer
@@ -86,15 +81,13 @@ class Daemon:
 
     async def _prune(self) -> None:
         """Forget files that are gone for longer than ``ledger.keep``."""
-        from datetime import timedelta  # noqa: PLC0415
-
         while True:
             await self.parts.ledger.prune(utcnow() - timedelta(seconds=self.parts.config.ledger.keep))
             await asyncio.sleep(PRUNE_SECONDS)
 
     def _folder_views(self) -> Sequence[FolderView]:
         return [
-            FolderView(watcher.name, watcher.writer_check.mode, watcher.next_scan_at, watcher.lost)
+            FolderView(watcher.name, watcher.check.mode if watcher.check else "", watcher.next_scan_at, watcher.lost)
             for watcher in self.watchers
         ]
 
@@ -106,7 +99,7 @@ class Daemon:
 async def _supervised(loops: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[list[asyncio.Task[None]]]:
     """Run loops beside the body; one that fails ends the body with its error, the body's end ends them."""
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(loop, name=loop.__qualname__) for loop in loops]
+        tasks = [group.create_task(loop) for loop in loops]
         yield tasks
         for task in tasks:
             task.cancel()
@@ -162,16 +155,28 @@ async def _control(parts: Parts) -> AsyncIterator[None]:
 @asynccontextmanager
 async def local_view(config: Config) -> AsyncIterator[View]:
     """Open the pipeline for one command while no daemon runs; the caller holds the ledger's lock."""
-    async with open_parts(config) as parts:
-        work = [parts.dispatcher.run(), parts.linker.run(), parts.announcer.run()]
-        async with _supervised(work):
-            yield parts
-            await parts.dispatcher.drain(parts.config.upload.drain_timeout)
+    async with (
+        open_parts(config) as parts,
+        _supervised([parts.linker.run(), parts.announcer.run(), parts.dispatcher.run()]),
+    ):
+        yield parts
+        await parts.dispatcher.drain(config.upload.drain_timeout)
 
 
 async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:
-    """Yield what would go where: watch, path, bucket, key, size, and the action or why not."""
+    """Yield what would go where: watch, path, bucket, key, size, and the action, or why it would not go."""
     async with AsyncExitStack() as stack:
         stack.enter_context(DaemonLock(config.ledger.path))
-        raise NotImplementedError
-        yield {}
+        parts = await stack.enter_async_context(open_parts(config, recover=False))
+        daemon = Daemon(parts)
+        for watcher in daemon.watchers:
+            for path, fingerprint in await watcher.scan_once():
+                version = parts.intake.make_version(watcher.name, path, fingerprint, Source.SCAN)
+                yield {
+                    "watch": watcher.name,
+                    "path": shown_path(parts.opened[watcher.name].root, path),
+                    "bucket": version.bucket,
+                    "key": version.key or "",
+                    "size": fingerprint.size,
+                    "action": version.error_code or "upload",
+                }

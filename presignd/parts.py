@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from presignd import redact
 from presignd.config import Config
 from presignd.errors import fault
 from presignd.ledger import Enqueued, Ledger, Selection
@@ -74,7 +75,7 @@ class Parts:
             },
             doors=Doors(self.gates.store, self.gates.presigner),
             host=host,
-            offer=lambda candidates: self.offer(candidates),
+            offer=lambda candidates: self.offer(candidates),  # noqa: PLW0108 - a daemon sets it later
             on_link=self._linked,
         )
         self.dispatcher = Dispatcher(
@@ -113,6 +114,10 @@ class Parts:
         """Hear from the settler what it enqueued."""
         self.enqueued(done)
 
+    async def note_vanished(self, versions: Sequence[FileVersion]) -> None:
+        """Hear from a watcher whose files went before they were uploaded."""
+        self.announcer.done(versions)
+
     def enqueued(self, done: Sequence[Enqueued]) -> None:
         """Say what was queued, quarantined from the start, or superseded, and get it worked on."""
         for entry in done:
@@ -136,10 +141,12 @@ class Parts:
         await self._resume()
 
     async def _take_links_back(self, read_back: Sequence[Link]) -> None:
-        """A line on disk whose commit a crash prevented: its version is linked already."""
+        """Take a line on disk whose commit a crash prevented for what it is: its version is linked."""
         verified = {version.file_id: version for version in await self.ledger.in_state(State.VERIFIED)}
         done = [
-            replace(verified[link.file_id], expires_at=link.expires_at) for link in read_back if link.file_id in verified
+            replace(verified[link.file_id], expires_at=link.expires_at)
+            for link in read_back
+            if link.file_id in verified
         ]
         if done:
             await self.ledger.linked(done, self.links.mark)
@@ -223,13 +230,15 @@ class Parts:
 
 
 @asynccontextmanager
-async def open_parts(config: Config) -> AsyncIterator[Parts]:
+async def open_parts(config: Config, *, recover: bool = True) -> AsyncIterator[Parts]:
     """Open folders, ledger and links file, wire the pipeline, and take it from wherever it stood.
 
     The caller holds the ledger's lock (``DaemonLock``). On the way out the ledger is closed clean, unless
-    an error ended the run. Raises ``UsageError`` or ``Unavailable`` for what can't be opened.
+    an error ended the run; ``recover=False`` leaves it as it is, for a look alone. Raises ``UsageError``
+    or ``Unavailable`` for what can't be opened.
     """
     ignore_sigio()
+    _register_secrets(config)
     async with AsyncExitStack() as stack:
         opened = {}
         for watch in config.watches:
@@ -256,9 +265,18 @@ async def open_parts(config: Config) -> AsyncIterator[Parts]:
         )
         stack.push_async_callback(parts.gates.close)
         stack.push_async_callback(parts.worker.close)
-        register_secrets(config)
-        await parts.recover(list(read_back))
+        if recover:
+            await parts.recover(list(read_back))
         yield parts
-        await ledger.release(unclean=False)
-        await parts.announcer.flush()
-        clean = True
+        if recover:
+            await ledger.release(unclean=False)
+            await parts.announcer.flush()
+        clean = recover
+
+
+def _register_secrets(config: Config) -> None:
+    """Have redaction know the configured secrets by their letters, beside what secrets look like."""
+    presign = config.presign
+    for secret in (presign.secret_key, presign.session_token, presign.token):
+        if secret:
+            redact.register(secret.get_secret_value())
