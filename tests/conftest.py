@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+import threading
+import warnings
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+from hypothesis import settings
+
 from tests.canary import assert_no_secrets, canary
 from tests.stores import juicefs, own_juicefs, own_seaweedfs, own_store, seaweedfs, store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# The machine's pace decides nothing, and every run tries the same examples.
+settings.register_profile("presignd", deadline=None, derandomize=True)
+settings.load_profile("presignd")
 
 __all__ = [
     "assert_no_secrets",
@@ -15,3 +32,21 @@ __all__ = [
     "seaweedfs",
     "store",
 ]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Undo what ``log.setup`` did to the whole process."""
+    hooks = [(sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")]
+    before = [(place, name, getattr(place, name)) for place, name in hooks]
+    root, config = logging.getLogger(), structlog.get_config()
+    handlers, level, raise_exceptions = root.handlers[:], root.level, logging.raiseExceptions
+    show = warnings.showwarning
+    yield
+    logging.captureWarnings(capture=False)
+    warnings.showwarning = show
+    for place, name, hook in before:
+        setattr(place, name, hook)
+    root.handlers[:], logging.raiseExceptions = handlers, raise_exceptions
+    root.setLevel(level)
+    structlog.configure(**config)

@@ -1,0 +1,236 @@
+"""What a secret looks like, and its removal: the third wall, behind hidden reprs and translated errors.
+
+Two ways to know a secret. By its shape: the query of a signed URL, its parameters alone, the value of an
+Authorization header, userinfo in a URL, the parts of an S3 error that repeat the signature; plain,
+percent-encoded any number of times, JSON-escaped, or wrapped over lines. And by its text: whatever was
+given to ``register``. Of a URL, host, bucket and key stay: ``http://h/b/k?REDACTED``.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+import re
+import threading
+from collections.abc import Mapping
+from datetime import date, time, timedelta
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+REDACTED = "REDACTED"
+MIN_LITERAL = 8
+"""Shorter secrets are not searched for: they occur in ordinary words, so that removing them would garble
+the log and, by the gaps, tell the secret. No S3 server takes a secret key shorter than this."""
+
+_MAX_LITERALS = 256
+_MAX_DEPTH = 12
+
+# --- shapes -------------------------------------------------------------------------------------
+# Every repetition is bounded or can't be cut in two ways, so that no text takes more than linear time.
+_PCT = r"%(?:25)*"
+_ESC = r"\\{1,8}"
+_EQ = rf"(?:=|{_PCT}3d|{_ESC}u003d)"
+_BREAK = rf"(?:\\{{0,8}}[\r\n]|{_ESC}[rn])+[ \t]*"
+_QUOTE = r"\\{0,8}[\"']"
+_OPEN = rf"\s*[\[(]?(?:b?{_QUOTE})?"
+_SLASHES = rf"(?::(?:\\{{0,8}}/){{2}}|{_PCT}3a(?:{_PCT}2f){{2}})"
+
+
+def _any(*names: str) -> str:
+    return "(?:" + "|".join(names) + ")"
+
+
+def _name(words: str) -> str:
+    """Return a pattern for a parameter's name: any case, hyphens encoded, wrapped at any place."""
+    hyphen = rf"(?:[-_]|{_PCT}2d)"
+    return rf"(?:{_BREAK})?".join(hyphen if letter == "-" else letter for letter in words)
+
+
+_VENDOR = _any(_name("x-amz-"), _name("x-goog-"))
+_SECRET = _VENDOR + _any(_name("signature"), _name("credential"), _name("security-token"))
+_FIELD_NAMES = _any(_SECRET, "(?:secret_?)?access_?key(?:_?id)?", "secret_?key", "session_?token", "GoogleAccessId")
+_BARE_NAMES = _any(_FIELD_NAMES, r"(?<![\w-])(?:Signature|Credential)")
+_PARAMETERS = _any("Signature", "AWSAccessKeyId", "GoogleAccessId", "sig", "(?:access_|session_)?token")
+
+# A character of a query, which another URL's start ends; and a line that goes on with a wrapped query.
+_CHAR = rf"(?:(?!https?{_SLASHES})[^\s\"'<>\\`{{}}|^]|{_ESC}(?:u00|x)[0-9a-f]{{2}}|{_ESC}/)"
+_LINE_END = rf"(?=[ \t]*(?:\\{{0,8}}[\r\n\"'>)]|{_ESC}[rn]|$))"
+_MORE = rf"{_BREAK}(?=[a-f]+{_LINE_END}|[\w.~+/-]*[0-9%&=])[\w%&=.~+/-]++{_LINE_END}"
+_VALUE = rf"(?:(?![&,;]){_CHAR})"
+_LINE = rf"(?:(?!{_ESC}[rn\"'])[^\r\n\"'])+"
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(text, re.IGNORECASE)
+
+
+_QUERY = _pattern(rf"(\?|{_PCT}3f|{_ESC}u003f)({_CHAR}+(?:{_MORE})*)")
+_SIGNED = _pattern(rf"{_VENDOR}|(?:^|[&;?]|{_PCT}(?:26|3f)|u0026){_PARAMETERS}{_EQ}")
+_FRAGMENT = _pattern(rf"({_BARE_NAMES}{_EQ}(?:{_QUOTE})?)({_VALUE}+(?:{_MORE})*|(?:{_MORE})+)")
+_FIELD = _pattern(rf"({_FIELD_NAMES}(?:(?:{_QUOTE})?\s*[:=]|{_QUOTE}\s*,){_OPEN})({_VALUE}{{16,}})")
+_AUTHORIZATION = _pattern(rf"(authorization(?:(?:{_QUOTE})?\s*[:=]|{_QUOTE}\s*,){_OPEN}){_LINE}")
+_SCHEME = _pattern(rf"(AWS4-[A-Z0-9-]+\s+)Credential={_LINE}|(\bBearer\s+)[\w.~+/=-]{{8,}}")
+_USERINFO = _pattern(rf"(?<=\w)({_SLASHES})(?:(?!{_PCT}2f)[^\s/?#\"'<>\\])+(@|{_PCT}40)")
+_ELEMENT = _pattern(
+    r"(?s)<((?:AWS)?AccessKeyId|SignatureProvided|StringToSign(?:Bytes)?|CanonicalRequest(?:Bytes)?"
+    r"|SecretAccessKey|SessionToken|Token-\d+)>.*?(</\1>|$)"
+)
+_SUSPECT = _pattern(
+    rf"amz|goog|signature|credential|access_?key|secret|authorization|bearer|token|sig{_EQ}|<canon|@|{_PCT}40"
+)
+_WRAP = _pattern(_BREAK)
+_MAY_WRAP = _pattern(r"[\r\n\\]")
+
+_SECRET_NAMES = frozenset(
+    {
+        *("authorization", "proxy-authorization", "cookie", "set-cookie", "password", "secret", "token"),
+        *("secret-key", "secret-access-key", "aws-secret-access-key", "session-token", "aws-session-token"),
+        *("x-amz-signature", "x-amz-credential", "x-amz-security-token", "signature", "awsaccesskeyid"),
+    }
+)
+
+
+def _hide_query(match: re.Match[str]) -> str:
+    return _hide_value(match) if _SIGNED.search(match[2]) else match[0]
+
+
+def _hide_value(match: re.Match[str]) -> str:
+    """Replace the second group; punctuation that only follows it in a sentence stays."""
+    value = match[2]
+    return match[1] + REDACTED + value[len(value.rstrip(").,;:!]")) :]
+
+
+def _hide_shapes(text: str) -> str:
+    text = _ELEMENT.sub(rf"<\1>{REDACTED}\2", text)
+    text = _AUTHORIZATION.sub(rf"\1{REDACTED}", text)
+    text = _SCHEME.sub(lambda match: f"{match[1] or match[2]}{REDACTED}", text)
+    text = _USERINFO.sub(rf"\1{REDACTED}\2", text)
+    text = _QUERY.sub(_hide_query, text)
+    text = _FRAGMENT.sub(_hide_value, text)
+    return _FIELD.sub(_hide_value, text)
+
+
+# --- registered secrets --------------------------------------------------------------------------
+class _Literals:
+    """The registered secrets, in every form they may be printed in; the newest ``_MAX_LITERALS``."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._secrets: dict[str, None] = {}
+        self.forms: tuple[str, ...] = ()
+
+    def add(self, secret: str) -> None:
+        with self._lock:
+            self._secrets.pop(secret, None)
+            self._secrets[secret] = None
+            while len(self._secrets) > _MAX_LITERALS:
+                del self._secrets[next(iter(self._secrets))]
+            self._compile()
+
+    def clear(self) -> None:
+        with self._lock:
+            self._secrets.clear()
+            self._compile()
+
+    def _compile(self) -> None:
+        forms = {form for secret in self._secrets for form in _forms(secret)}
+        self.forms = tuple(sorted(forms, key=lambda form: (-len(form), form)))
+
+    def hide(self, text: str) -> str:
+        for form in self.forms:
+            if form in text:
+                text = text.replace(form, REDACTED)
+        return text
+
+
+def _forms(secret: str) -> set[str]:
+    """Return a secret as it is, percent-encoded, escaped for JSON, Python and HTML, in base64 and hex."""
+    raw = secret.encode("utf-8", "surrogateescape")
+    encoded = {quote(raw, safe=""), quote(raw), quote_plus(raw)}
+    encoded |= {quote(form, safe="") for form in encoded}
+    encoded |= {re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), form) for form in encoded}
+    escaped = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
+    return {secret, html.escape(secret), raw.hex(), *encoded, *escaped, *_base64_forms(raw)}
+
+
+def _base64_forms(raw: bytes) -> set[str]:
+    """Return what stands in base64 for ``raw`` at each of the three alignments (``user:secret`` in Basic)."""
+    forms = set()
+    for offset in range(3):
+        text = base64.b64encode(bytes(offset) + raw).decode()
+        whole = text[(0, 2, 3)[offset] : (offset + len(raw)) * 8 // 6]
+        forms |= {whole, whole.replace("+", "-").replace("/", "_")}
+    return forms
+
+
+_literals = _Literals()
+
+
+def register(secret: str) -> None:
+    """Have ``secret`` removed from every text from now on; one shorter than ``MIN_LITERAL`` is ignored."""
+    if len(secret) >= MIN_LITERAL:
+        _literals.add(secret)
+
+
+def forget_all() -> None:
+    """Drop every registered secret (for tests)."""
+    _literals.clear()
+
+
+# --- the two doors -------------------------------------------------------------------------------
+def redact(text: str) -> str:
+    """Return ``text`` with every secret in it replaced by ``REDACTED``; text without any is unchanged."""
+    text = _literals.hide(text)
+    if _SUSPECT.search(text) or (_MAY_WRAP.search(text) and _SUSPECT.search(_WRAP.sub("", text))):
+        return _hide_shapes(text)
+    return text
+
+
+def redact_value(value: Any, *, depth: int = 0) -> Any:
+    """Return ``value`` with every secret replaced, keys of mappings too.
+
+    Numbers, dates, None and text come back as what they are, containers as dict, list or tuple; a value
+    under a name that says secret (``authorization``, ``token``, …) is replaced whole; paths come back as
+    text, exceptions as ``Class: message``, anything else as its repr, all redacted.
+    """
+    if value is None or isinstance(value, (bool, int, float, date, time, timedelta)):
+        return value
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, (bytes, bytearray)):
+        return redact(bytes(value).decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+    if depth < _MAX_DEPTH and isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        return _redact_items(value, depth + 1)
+    return redact(_shown(value))
+
+
+def _redact_items(value: Any, depth: int) -> Any:
+    if isinstance(value, Mapping):
+        return {redact_key(name): redact_item(name, item, depth=depth) for name, item in value.items()}
+    items = [redact_value(item, depth=depth) for item in value]
+    return tuple(items) if isinstance(value, tuple) else items
+
+
+def redact_key(name: Any) -> Any:
+    """Return the name of a field, redacted."""
+    return redact_value(name, depth=_MAX_DEPTH)
+
+
+def redact_item(name: Any, value: Any, *, depth: int = 0) -> Any:
+    """Return the value of the field ``name``, redacted: whole when the name says that it is a secret."""
+    words = name.decode("latin-1") if isinstance(name, bytes) else str(name)
+    is_set = len(value) > 0 if isinstance(value, (str, bytes)) else not isinstance(value, (bool, type(None)))
+    if words.lower().replace("_", "-") in _SECRET_NAMES and is_set:
+        return REDACTED
+    return redact_value(value, depth=depth)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{type(value).__name__}: {value}" if isinstance(value, BaseException) else repr(value)
+    except Exception:  # noqa: BLE001 - a repr may raise anything, and logging must not
+        return f"<{type(value).__name__}>"

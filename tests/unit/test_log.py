@@ -1,0 +1,370 @@
+"""One event a line, in order, forged by nobody, without a secret; and a log that stops nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from presignd import log, redact
+from presignd.config import LogConfig
+from presignd.errors import CODES, Fault
+from presignd.log import Disclosed, get_logger, setup
+from tests.canary import assert_no_secrets
+
+SIGNATURE = "0123456789abcdef" * 4
+URL = f"http://h:9000/b/k.txt?X-Amz-Credential=AKID%2Fx&X-Amz-Signature={SIGNATURE}"
+CLEAN = "http://h:9000/b/k.txt?REDACTED"
+
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    yield io.StringIO()
+    redact.forget_all()
+
+
+@pytest.fixture
+def lines(stream: io.StringIO) -> Lines:
+    """Log as JSON at ``info``; the function returns what was logged so far."""
+    setup(LogConfig(format="json"), stream=stream)
+    return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def console(stream: io.StringIO, **fields: Any) -> str:
+    setup(LogConfig(format="console"), stream=stream)
+    get_logger().info("file.done", **fields)
+    return stream.getvalue()
+
+
+def test_a_line_begins_with_time_level_event_then_fields_in_the_contracts_order(lines: Lines) -> None:
+    get_logger().info("file.done", status="linked", extra=1, key="k", watch="drop", file_id="f", path="a")
+    (line,) = lines()
+    assert list(line) == ["time", "level", "event", "file_id", "watch", "path", "key", "status", "extra"]
+    assert (line["level"], line["event"]) == ("info", "file.done")
+
+
+def test_time_is_rfc_3339_utc_with_microseconds(lines: Lines) -> None:
+    get_logger().info("x", expires_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+    (line,) = lines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", line["time"])
+    assert line["expires_at"] == "2026-01-02T03:04:05.000000Z"
+
+
+def test_a_bound_field_stands_in_every_line(lines: Lines) -> None:
+    bound = get_logger().bind(watch="drop")
+    bound.info("one")
+    bound.warning("two")
+    assert [(line["event"], line["watch"], line["level"]) for line in lines()] == [
+        ("one", "drop", "info"),
+        ("two", "drop", "warning"),
+    ]
+
+
+def test_below_the_level_nothing_is_said_and_libraries_speak_from_warning_on(lines: Lines) -> None:
+    get_logger().debug("quiet")
+    logging.getLogger("watchfiles.main").info("1 change detected")
+    logging.getLogger("urllib3").warning("retrying %s", URL)
+    (line,) = lines()
+    assert (line["event"], line["logger"], line["message"]) == ("log", "urllib3", f"retrying {CLEAN}")
+
+
+def test_at_debug_libraries_are_heard_in_full_and_redacted(stream: io.StringIO) -> None:
+    setup(LogConfig(level="debug", format="json"), stream=stream)
+    get_logger().debug("ours", url=URL)
+    logging.getLogger("aiohttp.client").debug("GET %s", URL)
+    assert stream.getvalue().count(CLEAN) == 2
+    assert_no_secrets(stream.getvalue())
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_no_secret_passes_in_any_field_key_or_depth(stream: io.StringIO, form: Any) -> None:
+    redact.register("super-secret-key")
+    setup(LogConfig(format=form), stream=stream)
+    get_logger().error(
+        f"failed {URL}",
+        url=URL,
+        nested={"a": [URL, {URL: URL.encode()}]},
+        error=ValueError(URL),
+        **{URL: 1},
+        token="short",
+        note="super-secret-key",
+    )
+    assert_no_secrets(stream.getvalue(), "super-secret-key", "short", SIGNATURE)
+    assert CLEAN in stream.getvalue()
+
+
+def test_a_full_link_passes_only_as_the_url_of_link_created_and_only_wrapped(lines: Lines) -> None:
+    get_logger().info("link.created", url=Disclosed(URL))
+    get_logger().info("link.created", url=URL)
+    get_logger().info("link.created", other=Disclosed(URL))
+    get_logger().info("file.done", url=Disclosed(URL))
+    get_logger().info("link.created", list=[Disclosed(URL)])
+    first, *others = lines()
+    assert first["url"] == URL
+    assert [line.get("url") for line in others] == [CLEAN, None, "REDACTED", None]
+    assert_no_secrets(json.dumps(others), SIGNATURE)
+
+
+def fail(error: BaseException, cause: BaseException | None = None) -> None:
+    raise error from cause
+
+
+def raised(error: BaseException) -> BaseException:
+    """Return ``error`` with a traceback and a cause."""
+    try:
+        fail(error, ValueError(f"cause with {URL}"))
+    except type(error) as caught:
+        return caught
+    raise AssertionError
+
+
+def test_an_unexpected_error_has_its_traceback_with_causes_redacted(lines: Lines) -> None:
+    get_logger().error("internal", exc_info=raised(RuntimeError(f"GET {URL}")))
+    (line,) = lines()
+    assert "Traceback (most recent call last)" in line["exception"]
+    assert f"ValueError: cause with {CLEAN}" in line["exception"]
+    assert line["exception"].endswith(f"RuntimeError: GET {CLEAN}")
+
+
+def test_an_expected_error_is_one_line_with_its_code_and_no_traceback(lines: Lines) -> None:
+    get_logger().warning("watch.blocked", exc_info=raised(Fault("access_denied")))
+    (line,) = lines()
+    assert line["error_code"] == "access_denied"
+    assert line["error"] == CODES["access_denied"].cause
+    assert "exception" not in line
+
+
+def test_exception_takes_the_one_being_handled(lines: Lines) -> None:
+    try:
+        fail(KeyError("here"))
+    except KeyError:
+        get_logger().exception("oops")
+    (line,) = lines()
+    assert line["level"] == "error"
+    assert line["exception"].endswith("KeyError: 'here'")
+
+
+NASTY = "a\n2026-01-01T00:00:00Z info file.done status=linked\x1b[2J\r\x85\u2028\u202e\x9b"
+
+
+def test_a_file_name_can_not_forge_a_line(stream: io.StringIO, lines: Lines) -> None:
+    get_logger().info("file.queued", path=NASTY)
+    text = stream.getvalue()
+    assert len(text.splitlines()) == 1
+    assert lines()[0]["path"] == NASTY
+    assert all(character.isprintable() for character in text.rstrip("\n"))
+
+
+def test_a_file_name_can_not_forge_a_line_on_the_console(stream: io.StringIO) -> None:
+    text = console(stream, path=NASTY)
+    assert len(text.splitlines()) == 1
+    assert all(character.isprintable() for character in text.rstrip("\n"))
+
+
+@given(st.text(), st.text())
+def test_whatever_is_logged_a_line_stays_a_line(name: str, value: str) -> None:
+    for form in ("json", "console"):
+        stream = io.StringIO()
+        setup(LogConfig.model_validate({"format": form}), stream=stream)
+        get_logger().info(name, field={name: value}, path=value.encode("utf-8", "backslashreplace"))
+        assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_a_traceback_on_the_console_is_indented_so_that_it_passes_for_no_line(stream: io.StringIO) -> None:
+    setup(LogConfig(format="console"), stream=stream)
+    get_logger().error("oops", exc_info=raised(RuntimeError("2026 info file.done\nstatus=linked\x1b[2J")))
+    first, *others = stream.getvalue().splitlines()
+    assert " oops" in first
+    assert others
+    assert all(line.startswith("    ") for line in others)
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_the_console_is_readable(stream: io.StringIO) -> None:
+    text = console(stream, path="a b.txt", key="a/ü.txt", size=5, status="linked")
+    assert re.fullmatch(r'\S+Z info     file\.done path="a b\.txt" key=a/ü\.txt size=5 status=linked\n', text), text
+
+
+@pytest.mark.parametrize("path", [b"caf\xe9.txt", os.fsdecode(b"caf\xe9.txt"), Path(os.fsdecode(b"caf\xe9.txt"))])
+def test_a_name_that_is_no_utf8_is_shown_escaped(lines: Lines, path: object) -> None:
+    get_logger().info("file.quarantined", path=path)
+    assert lines()[0]["path"] == r"caf\xe9.txt"
+
+
+def test_a_lone_surrogate_breaks_nothing(lines: Lines) -> None:
+    get_logger().info("x", path="\ud800a")
+    assert lines()[0]["path"] == r"\ud800a"
+
+
+def test_a_huge_value_is_cut(lines: Lines) -> None:
+    get_logger().error("x", body="y" * 10_000_000)
+    assert len(lines()[0]["body"]) < log.MAX_TEXT + 100
+
+
+class Broken:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("no truth")
+
+
+def test_a_value_that_breaks_when_shown_does_not_break_the_caller(lines: Lines) -> None:
+    get_logger().info("x", thing=Broken(), nan=float("nan"), token=Broken())
+    logging.getLogger("lib").warning("%d", "no number")
+    first, second = lines()
+    assert (first["event"], first["thing"], first["nan"], first["token"]) == ("x", "<Broken>", "nan", "REDACTED")
+    assert second["message"] == "%d"
+
+
+def test_warnings_are_logged(lines: Lines) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(capture=False)
+        logging.captureWarnings(capture=True)
+        warnings.warn(f"old {URL}", stacklevel=1)
+    (line,) = lines()
+    assert (line["logger"], line["level"]) == ("py.warnings", "warning")
+    assert CLEAN in line["message"]
+
+
+def test_an_unhandled_error_is_logged_redacted(lines: Lines) -> None:
+    error = raised(RuntimeError(URL))
+    sys.excepthook(type(error), error, error.__traceback__)
+    (line,) = lines()
+    assert (line["event"], line["level"]) == ("crashed", "critical")
+    assert_no_secrets(json.dumps(line), SIGNATURE)
+
+
+def test_a_thread_that_dies_is_logged(lines: Lines) -> None:
+    def die() -> None:
+        raise RuntimeError(URL)
+
+    thread = threading.Thread(target=die, name="hasher")
+    thread.start()
+    thread.join()
+    (line,) = lines()
+    assert (line["event"], line["thread"]) == ("unexpected_error", "hasher")
+    assert_no_secrets(json.dumps(line), SIGNATURE)
+
+
+class FailsAtItsEnd:
+    def __del__(self) -> None:
+        raise RuntimeError(URL)
+
+
+def test_an_error_in_a_destructor_is_logged(lines: Lines) -> None:
+    thing = FailsAtItsEnd()
+    del thing
+    (line,) = lines()
+    assert line["event"] == "unexpected_error"
+    assert "__del__" in line["where"]
+    assert_no_secrets(json.dumps(line), SIGNATURE)
+
+
+async def test_what_the_loop_could_give_to_nobody_is_logged(lines: Lines) -> None:
+    loop = asyncio.get_running_loop()
+    log.install_loop_handler(loop)
+    loop.call_exception_handler({"message": f"lost {URL}", "exception": raised(RuntimeError(URL))})
+    (line,) = lines()
+    assert (line["event"], line["message"]) == ("unexpected_error", f"lost {CLEAN}")
+    assert_no_secrets(json.dumps(line), SIGNATURE)
+
+
+def test_setup_again_replaces_the_first(stream: io.StringIO, lines: Lines) -> None:
+    later = io.StringIO()
+    setup(LogConfig(format="json"), stream=later)
+    get_logger().info("once")
+    logging.getLogger("lib").error("once")
+    assert lines() == []
+    assert stream.getvalue() == ""
+    assert len(later.getvalue().splitlines()) == 2
+
+
+def run(code: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    program = [sys.executable, "-c", textwrap.dedent(code)]
+    return subprocess.run(program, check=False, timeout=60, **options)
+
+
+def test_a_broken_stderr_does_not_end_the_process_nor_change_its_exit_code() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run(
+        """
+        import logging
+        from presignd.config import LogConfig
+        from presignd.log import get_logger, setup
+        setup(LogConfig())
+        for _ in range(1000):
+            get_logger().error("nobody hears", text="x" * 1000)
+            logging.getLogger("lib").error("nobody hears")
+        print("alive")
+        """,
+        stdout=subprocess.PIPE,
+        stderr=writer,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stdout) == (0, b"alive\n")
+
+
+def test_a_stderr_that_was_closed_does_not_end_the_process() -> None:
+    code = "from presignd.log import get_logger; get_logger().error('nobody hears'); print('alive')"
+    shell = ["/bin/sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, code]
+    done = subprocess.run(shell, check=False, stdout=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stdout) == (0, b"alive\n")
+
+
+def test_before_setup_a_line_goes_to_stderr_redacted() -> None:
+    code = f"from presignd.log import get_logger; get_logger().warning('early', url={URL!r})"
+    done = run(code, capture_output=True)
+    assert done.stdout == b""
+    assert json.loads(done.stderr)["url"] == CLEAN
+
+
+def test_an_unexpected_end_prints_one_redacted_event_and_exits_1() -> None:
+    code = f"""
+        from presignd.config import LogConfig
+        from presignd.log import setup
+        setup(LogConfig())
+        raise RuntimeError({URL!r})
+    """
+    done = run(code, capture_output=True)
+    assert done.returncode == 1
+    assert json.loads(done.stderr)["event"] == "crashed"
+    assert_no_secrets(done.stderr, SIGNATURE)
+
+
+def test_lines_of_many_threads_do_not_mix() -> None:
+    code = """
+        import threading
+        from presignd.config import LogConfig
+        from presignd.log import get_logger, setup
+        setup(LogConfig())
+        def talk(n):
+            for i in range(200):
+                get_logger().info("x", n=n, i=i, text="y" * 5000)
+        threads = [threading.Thread(target=talk, args=(n,)) for n in range(4)]
+        for t in threads: t.start()
+        for t in threads: t.join()
+    """
+    done = run(code, capture_output=True)
+    seen = [(line["n"], line["i"]) for line in map(json.loads, done.stderr.splitlines())]
+    assert sorted(seen) == [(n, i) for n in range(4) for i in range(200)]
