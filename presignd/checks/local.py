@@ -29,25 +29,31 @@ CROWDED = 0.8
 
 
 async def check_folders(context: Context) -> AsyncIterator[CheckResult]:
-    """Look whether each folder can be listed, and written where it must be, and none overlaps another."""
+    """Look whether each folder can be listed, and none overlaps another."""
     problems = await asyncio.to_thread(folder_problems, context.config)
     for problem in problems:
-        yield told(problem)
+        yield told("folders", problem)
     for watch in context.config.watches:
         if not any(problem.startswith(f"watch.{watch.name}.path:") for problem in problems):
+            yield ok(f"folder {watch.name}", f"{watch.path} can be listed")
+
+
+def told(name: str, problem: str, otherwise: str = "") -> CheckResult:
+    """Make a failed line of a problem "what: why; fix"; ``otherwise`` is the fix of one that has none."""
+    cause, separator, fix = problem.rpartition("; ")
+    return fail(name, cause, fix) if separator else fail(name, problem, otherwise)
+
+
+async def check_written(context: Context) -> AsyncIterator[CheckResult]:
+    """Look whether folders can be written where files are moved from or to, or get their link beside them."""
+    for watch in context.config.watches:
+        if any(_written(watch)):
             yield writable_result(watch)
-
-
-def told(problem: str) -> CheckResult:
-    """Make a line of one of the configuration's problems: "key: cause; what to do"."""
-    key, _, text = problem.partition(": ")
-    cause, _, fix = text.rpartition("; ")
-    return fail(key, cause or fix, fix if cause else "")
 
 
 def writable_result(watch: WatchConfig) -> CheckResult:
     """Say which folder can't be written that files of ``watch`` are moved from or to, or get links beside them."""
-    name = f"folder {watch.name}"
+    name = f"writing {watch.name}"
     for folder, why in _written(watch):
         # The last folder of move_to is made when the first file goes there.
         there = folder if folder.exists() or why != MOVE_TO else folder.parent
@@ -56,7 +62,7 @@ def writable_result(watch: WatchConfig) -> CheckResult:
         if not os.access(there, os.W_OK | os.X_OK, effective_ids=EFFECTIVE):
             fix = f"allow it, e.g. setfacl -m u:{_user()}:rwx {there} (under systemd also ReadWritePaths=)"
             return fail(name, f"{_user()} has no write permission on {there} ({why})", fix)
-    return ok(name, f"{watch.path} can be listed{', and written' if any(_written(watch)) else ''}")
+    return ok(name, ", ".join(f"{folder} can be written" for folder, _ in _written(watch)))
 
 
 MOVE_TO = "move_to"

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -11,13 +16,13 @@ from presignd.checks import Outcome, exit_code, run_checks
 from presignd.checks.base import Check, CheckResult, Context, fail, ok, warn
 from presignd.checks.bucket import distinct, judge_clock
 from presignd.checks.endpoint import Address
-from presignd.checks.local import inotify_result, judge_inotify, ledger_result, told, writable_result
+from presignd.checks.local import inotify_result, judge_inotify, ledger_result, told, writable_result, writer_result
 from presignd.config import PresignConfig, WatchConfig
 from presignd.errors import fault
+from presignd.pipeline import writer_check
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Iterator
 
 NOBODY_ASKS = cast("Context", None)
 
@@ -149,14 +154,84 @@ def test_a_move_to_that_finish_will_make_is_fine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("problem", "name", "detail", "fix"),
+    ("problem", "detail", "fix"),
     [
-        ("watch.drop.path: /in does not exist; create it", "watch.drop.path", "/in does not exist", "create it"),
-        ("watch: there is none", "watch", "there is none", ""),
+        ("watch.drop.path: /in does not exist; create it", "watch.drop.path: /in does not exist", "create it"),
+        ("watch.drop.bukket: is no option", "watch.drop.bukket: is no option", "see the example"),
     ],
 )
-def test_a_problem_of_the_configuration_is_a_line_with_its_fix(problem: str, name: str, detail: str, fix: str) -> None:
-    assert told(problem) == fail(name, detail, fix)
+def test_a_problem_of_the_configuration_is_a_line_with_its_fix(problem: str, detail: str, fix: str) -> None:
+    assert told("config", problem, "see the example") == fail("config", detail, fix)
+
+
+NOBODY = 65534
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root may read and write anything: act as nobody meanwhile."""
+    own = os.geteuid()
+    if own == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Make a folder that every user can reach: pytest's are private."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+@pytest.mark.parametrize("which", ["move_to", "watched"])
+def test_no_write_permission_where_files_are_moved_is_named(open_folder: Path, which: str) -> None:
+    target, watched = open_folder / "sent", open_folder / "drop"
+    for folder in (target, watched):
+        folder.mkdir()
+        folder.chmod(0o777)
+    closed = target if which == "move_to" else watched
+    closed.chmod(0o555)
+    with unprivileged():
+        result = writable_result(watch(watched, after="move", move_to=target))
+    assert result.outcome is Outcome.FAIL
+    assert f"no write permission on {closed}" in result.detail
+    assert "setfacl" in result.fix
+
+
+def test_another_users_ledger_is_told_with_what_to_do(open_folder: Path) -> None:
+    (open_folder / "ledger.sqlite3").touch()
+    open_folder.chmod(0o555)
+    with unprivileged():
+        result = ledger_result(open_folder)
+    assert result.outcome is Outcome.FAIL
+    assert "daemon's user" in result.fix
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="leases are Linux's")
+def test_without_cap_lease_the_writer_check_warns_of_other_users_files(open_folder: Path) -> None:
+    open_folder.chmod(0o777)
+    with unprivileged():
+        writer_check.ignore_sigio()
+        result = writer_result(watch(open_folder))
+    assert result.outcome is Outcome.WARN
+    assert "own files only" in result.detail
+    assert "CAP_LEASE" in result.fix
+
+
+def test_a_folder_where_the_writer_check_can_not_work_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test machine need have NFS: what it answers is the writer check's own test."""
+    answer = writer_check.WriterCheck("quiet", "NFS does not tell of writers on other hosts")
+    monkeypatch.setattr(writer_check, "mode", lambda _: answer)
+    result = writer_result(watch(tmp_path, settle="30s"))
+    assert result.outcome is Outcome.WARN
+    assert result.detail.startswith("can't work here: NFS does not tell")
+    assert "quiet time of 30 s" in result.detail
+    assert "ready_marker" in result.fix
 
 
 def test_a_ledger_that_is_not_there_yet_is_not_made(tmp_path: Path) -> None:

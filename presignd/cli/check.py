@@ -1,0 +1,83 @@
+"""``presignd check``: one line a part, with its cause and fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from presignd.cli import loop, show
+from presignd.cli.options import AsJson, ConfigFile
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from presignd.checks import CheckResult
+
+LABELS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL", "skipped": "skip"}
+
+
+def check_command(
+    config: ConfigFile = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask nobody beyond this machine.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prove each part before it is needed: one line each, with its cause and fix.
+
+    Ends with 0 when nothing failed, 2 when something on this machine did, 3 when the store did. A running
+    daemon is not disturbed.
+
+    Example: presignd check -c /etc/presignd/config.toml
+    """
+    raise SystemExit(check(config, offline=offline, as_json=as_json))
+
+
+def check(config: Path | None, *, offline: bool = False, as_json: bool = False) -> int:
+    """Run the checks, print them as they come (or one JSON document), and return the exit code."""
+    return loop.run(_check(config, offline=offline, as_json=as_json))
+
+
+async def _check(config: Path | None, *, offline: bool, as_json: bool) -> int:
+    from presignd.checks import exit_code  # noqa: PLC0415 - help is to be fast
+
+    results = []
+    async for result in _results(config, offline=offline):
+        results.append(result)
+        if not as_json:
+            show.result(line(result))
+    code = exit_code(results)
+    if as_json:
+        show.document({"ok": code == 0, "checks": [_entry(result) for result in results]})
+    return code
+
+
+async def _results(config: Path | None, *, offline: bool) -> AsyncIterator[CheckResult]:
+    from presignd import checks  # noqa: PLC0415 - help is to be fast
+    from presignd.config import load  # noqa: PLC0415 - as above
+    from presignd.errors import UsageError  # noqa: PLC0415 - as above
+
+    try:
+        loaded = load(config)
+    except UsageError as refusal:
+        for problem in refusal.problems or (refusal.message,):
+            yield checks.told("config", problem, refusal.fix)
+        return
+    for warning in loaded.warnings:
+        cause, _, fix = warning.rpartition("; ")
+        yield checks.warn("config", cause, fix)
+    yield checks.ok("config", str(loaded.file or "from the environment alone"))
+    async with checks.context_of(loaded.config) as context:
+        async for result in checks.run_checks(context, checks.local_checks() if offline else checks.CHECKS):
+            yield result
+
+
+def line(result: CheckResult) -> str:
+    """Render one result: "FAIL endpoint: cause (fix: what to do)"."""
+    fix = f" (fix: {result.fix})" if result.fix else ""
+    return f"{LABELS[result.outcome]} {result.name}: {result.detail}{fix}"
+
+
+def _entry(result: CheckResult) -> dict[str, Any]:
+    fields = {"name": result.name, "outcome": str(result.outcome), "detail": result.detail}
+    return {**fields, "fix": result.fix, "code": result.code}

@@ -1,0 +1,270 @@
+"""``presignd init``: asks what is needed, writes the configuration, checks it."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from presignd.cli import loop, show
+from presignd.cli.check import check
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+SYSTEM_FILE = Path("/etc/presignd/config.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a configuration needs at least; ``region`` "" asks the store at each start."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    bucket: str
+    folder: Path
+    link_expires: str
+    region: str = ""
+
+
+def init_command(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]",
+            help="Where to write it; by default $PRESIGND_CONFIG, else presignd/config.toml in $XDG_CONFIG_HOME "
+            "(or ~/.config), as root /etc/presignd/config.toml.",
+        ),
+    ] = None,
+) -> None:
+    """Ask what is needed, write the configuration (mode 0600), and check it.
+
+    Example: presignd init
+    """
+    target = (file or default_file()).expanduser()
+    replace = os.path.lexists(target)
+    if replace and not confirm(f"{target} is there already. Replace it?", default=False):
+        from presignd.errors import UsageError  # noqa: PLC0415 - help is to be fast
+
+        raise UsageError(f"{target} is there already and was kept", fix="name another: presignd init FILE")
+    answers = ask_all()
+    write(target, render(answers), replace=replace)
+    show.say(f"wrote {target}")
+    code = check(target)
+    if code == 0:
+        show.say(f"all is well; start it: presignd run -c {target}")
+    raise SystemExit(code)
+
+
+def default_file() -> Path:
+    """Return where ``init`` writes when no FILE is named."""
+    if named := os.environ.get("PRESIGND_CONFIG"):
+        return Path(named)
+    if os.geteuid() == 0:
+        return SYSTEM_FILE
+    base = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    return (base if base.is_absolute() else Path("~/.config").expanduser()) / "presignd" / "config.toml"
+
+
+# --- asking -------------------------------------------------------------------------------------
+
+
+def ask_all() -> Answers:
+    """Ask every question on stderr; each answer is looked at before the next question."""
+    from presignd.config.endpoint import parse_endpoint  # noqa: PLC0415 - help is to be fast
+    from presignd.config.rules import check_bucket  # noqa: PLC0415 - as above
+
+    endpoint = ask("The store's endpoint", parse_endpoint, default="http://127.0.0.1:9000")
+    access_key = ask("Access key (empty: AWS_* variables and the usual places)", _key, default="")
+    secret_key = ask("Secret key (not shown)", _secret, hidden=True) if access_key else ""
+    bucket = ask("Bucket", check_bucket, default="test-bucket")
+    folder = ask("Folder to watch", _folder, default=str(default_folder()))
+    expires = ask("How long a link lives (7d at most)", _expiry, default="15m")
+    return with_region(Answers(endpoint, access_key, secret_key, bucket, folder, expires))
+
+
+def ask(question: str, parse: Callable[[str], T], *, default: str | None = None, hidden: bool = False) -> T:
+    """Ask until ``parse`` takes the answer (it raises ``ValueError`` with the reason); "" means ``default``."""
+    shown = f"{question} [{default}]: " if default else f"{question}: "
+    while True:
+        answer = _read(shown, hidden=hidden)
+        try:
+            return parse(answer if answer or default is None else default)
+        except ValueError as problem:
+            show.say(f"  it {problem}")
+
+
+def confirm(question: str, *, default: bool) -> bool:
+    """Ask for a yes or a no."""
+    answer = _read(f"{question} [{'Y/n' if default else 'y/N'}]: ").lower()
+    return answer in ("y", "yes") if answer else default
+
+
+def _read(prompt: str, *, hidden: bool = False) -> str:
+    """Read one answer; a terminal or a pipe. Raises ``UsageError`` when nobody answers."""
+    from presignd.errors import UsageError  # noqa: PLC0415 - help is to be fast
+
+    try:
+        if hidden and sys.stdin.isatty():
+            return getpass.getpass(prompt).strip()
+        sys.stderr.write(prompt)
+        sys.stderr.flush()
+        line = sys.stdin.readline()
+    except EOFError:
+        line = ""
+    if not line:
+        sys.stderr.write("\n")
+        raise UsageError(
+            "init asks questions, and its input has ended; nothing was written",
+            fix="run it in a terminal, or write the file by config.example.toml",
+        )
+    return line.strip()
+
+
+def _key(text: str) -> str:
+    if not text.isprintable() or " " in text:
+        raise ValueError("holds a space or a control character")
+    return text
+
+
+def _secret(text: str) -> str:
+    if not text:
+        raise ValueError("is empty; the access key needs its secret")
+    return _key(text)
+
+
+def _expiry(text: str) -> str:
+    from presignd.config.rules import check_expiry  # noqa: PLC0415 - help is to be fast
+    from presignd.units import format_duration, parse_whole_seconds  # noqa: PLC0415 - as above
+
+    return format_duration(check_expiry(parse_whole_seconds(text)))
+
+
+def default_folder() -> Path:
+    """Return a folder that is nobody else's: a service's below /srv, a person's in their home."""
+    return Path("/srv/drop") if os.geteuid() == 0 else Path("~/drop").expanduser()
+
+
+def _folder(text: str) -> Path:
+    """Return the absolute folder, made if the user wants that."""
+    if not text or not text.isprintable():
+        raise ValueError("is no folder's name")
+    folder = Path(text).expanduser().absolute()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError("is a file; name the folder it is in")
+    if not folder.exists() and confirm(f"{folder} does not exist. Make it?", default=True):
+        _make(folder)
+    return folder
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as problem:
+        raise ValueError(f"can't be made: {problem.strerror}") from None
+
+
+# --- the region ---------------------------------------------------------------------------------
+
+
+def with_region(answers: Answers) -> Answers:
+    """Return ``answers`` with the bucket's region; without it, and a line that says why, where none is told."""
+    from dataclasses import replace  # noqa: PLC0415 - as above
+
+    from presignd.errors import PresigndError  # noqa: PLC0415 - help is to be fast
+
+    try:
+        region = loop.run(_find_region(answers))
+    except PresigndError as problem:
+        show.say(f"the region could not be found ({problem.message}); each start will ask for it")
+        return answers
+    show.say(f"region: {region}")
+    return replace(answers, region=region)
+
+
+async def _find_region(answers: Answers) -> str:
+    from presignd.config import PresignConfig, UploadConfig  # noqa: PLC0415 - help is to be fast
+    from presignd.presign.local import local_presigner  # noqa: PLC0415 - as above
+    from presignd.presign.region import find_region, region_in_host  # noqa: PLC0415 - as above
+    from presignd.store import StoreClient  # noqa: PLC0415 - as above
+
+    given = {"access_key": answers.access_key, "secret_key": answers.secret_key}
+    presign = PresignConfig.model_validate({"endpoint": answers.endpoint, **given})
+    if named := region_in_host(presign.endpoint):
+        return named
+    store = StoreClient(presign, UploadConfig(timeout=5.0))
+    presigner = local_presigner(presign, send=store.send, clock=lambda: datetime.now(UTC))
+    try:
+        return (await find_region(answers.bucket, presigner.location_grant, store.send)).region
+    finally:
+        await store.close()
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def render(answers: Answers) -> str:
+    """Return the configuration as TOML."""
+    keys = ""
+    if answers.access_key:
+        keys = f"access_key = {_text(answers.access_key)}\nsecret_key = {_text(answers.secret_key)}\n"
+    return f"""\
+# Written by presignd init. Every option, its default and unit: config.example.toml
+
+[presign]
+endpoint = {_text(answers.endpoint)}
+region = {_text(answers.region)}
+{keys}get_expires = {_text(answers.link_expires)}
+
+[[watch]]
+name = "drop"
+path = {_text(str(answers.folder))}
+bucket = {_text(answers.bucket)}
+"""
+
+
+def _text(value: str) -> str:
+    """Quote a TOML basic string: JSON's escapes are among its own, and answers are printable."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def write(target: Path, text: str, *, replace: bool) -> None:
+    """Write ``target`` (mode 0600) whole or not at all; without ``replace`` one that is there stays.
+
+    A crash leaves at most a temporary file beside it. Raises ``UsageError`` where it can't be written.
+    """
+    from presignd.errors import UsageError  # noqa: PLC0415 - help is to be fast
+
+    try:
+        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _write(target, text, replace=replace)
+    except FileExistsError:
+        raise UsageError(f"{target} appeared meanwhile and was kept", fix="run init again") from None
+    except OSError as problem:
+        fix = "name a file that you may write: presignd init FILE"
+        raise UsageError(f"{target} can't be written: {problem.strerror}", fix=fix) from None
+
+
+def _write(target: Path, text: str, *, replace: bool) -> None:
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(fd)
+        if replace:
+            fresh.replace(target)
+        else:
+            target.hardlink_to(fresh)
+    finally:
+        fresh.unlink(missing_ok=True)

@@ -1,0 +1,405 @@
+"""``check`` against real servers: each thing that can be wrong is named by its cause and its fix."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import tomllib
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from email.utils import format_datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trustme
+from aiohttp import web
+
+from presignd.checks import CHECKS, CheckResult, Outcome, context_of, exit_code, run_checks
+from presignd.config import (
+    Config,
+    ControlConfig,
+    LedgerConfig,
+    LinksConfig,
+    LogConfig,
+    PresignConfig,
+    UploadConfig,
+    WatchConfig,
+    WebConfig,
+)
+from presignd.ledger.lock import DaemonLock
+from presignd.ledger.sqlite import open_ledger
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.canary import Canary
+    from tests.stores import Store
+
+
+@dataclass
+class Told:
+    """What a whole check said."""
+
+    results: list[CheckResult]
+
+    def __getitem__(self, name: str) -> CheckResult:
+        [result] = [each for each in self.results if each.name == name]
+        return result
+
+    @property
+    def failed(self) -> list[str]:
+        return [each.name for each in self.results if each.outcome is Outcome.FAIL]
+
+
+async def told(config: Config) -> Told:
+    async with context_of(config) as context:
+        return Told([result async for result in run_checks(context, CHECKS)])
+
+
+def config_of(
+    tmp_path: Path, bucket: str = "test-bucket", *, watch: dict[str, Any] | None = None, **presign: Any
+) -> Config:
+    folder = tmp_path / "drop"
+    folder.mkdir(exist_ok=True)
+    settings = {"name": "drop", "path": folder, "bucket": bucket, "key": "in/{path}", **(watch or {})}
+    keys = {"access_key": "somebody", "secret_key": "something-0123456789", **presign}
+    return Config(
+        presign=PresignConfig.model_validate(keys),
+        watches=(WatchConfig.model_validate(settings),),
+        upload=UploadConfig(),
+        ledger=LedgerConfig(path=tmp_path / "ledger"),
+        links=LinksConfig(file=tmp_path / "ledger" / "links" / "links.jsonl"),
+        control=ControlConfig(),
+        log=LogConfig(),
+        web=WebConfig(),
+    )
+
+
+def on(store: Store, tmp_path: Path, bucket: str | None = None, **settings: Any) -> Config:
+    keys = {"endpoint": store.endpoint, "access_key": store.access_key, "secret_key": store.secret_key}
+    return config_of(tmp_path, bucket or store.bucket, **{**keys, **settings})
+
+
+async def test_a_working_store_passes_and_is_left_as_it_was(store: Store, tmp_path: Path) -> None:
+    bucket = store.new_bucket()
+    found = await told(on(store, tmp_path, bucket))
+    assert found.failed == []
+    assert exit_code(found.results) == 0
+    assert "PUT, HEAD and GET of in/.presignd-check" in found[f"bucket {bucket}"].detail
+    assert found[f"checksum {bucket}"].outcome is Outcome.OK
+    assert found["credentials"].detail == "from config"
+    assert store.list(bucket) == []
+
+
+async def test_it_tells_whether_conditional_writes_are_honoured(
+    seaweedfs: Store, juicefs: Store, tmp_path: Path
+) -> None:
+    """SeaweedFS refuses a PUT over an existing key under If-None-Match: *, the JuiceFS gateway takes it."""
+    honoured = await told(on(seaweedfs, tmp_path))
+    ignored = await told(on(juicefs, tmp_path))
+    assert honoured[f"conditional writes {seaweedfs.bucket}"].outcome is Outcome.OK
+    assert ignored[f"conditional writes {juicefs.bucket}"].outcome is Outcome.WARN
+
+
+async def test_a_sha256_that_the_store_does_not_compare_is_told(juicefs: Store, tmp_path: Path) -> None:
+    config = on(juicefs, tmp_path).model_copy(update={"upload": UploadConfig(checksum="sha256")})
+    result = (await told(config))[f"checksum {juicefs.bucket}"]
+    assert result.outcome is Outcome.WARN
+    assert "Content-MD5 goes with it" in result.detail
+
+
+async def test_a_wrong_secret_is_named(store: Store, tmp_path: Path) -> None:
+    found = await told(on(store, tmp_path, secret_key="wrong-0123456789"))
+    assert found.failed == [f"bucket {store.bucket}"]
+    result = found[f"bucket {store.bucket}"]
+    assert result.code == "signature_mismatch"
+    assert "presign.secret_key" in result.fix
+    assert exit_code(found.results) == 3
+
+
+async def test_a_wrong_bucket_is_named(store: Store, tmp_path: Path) -> None:
+    found = await told(on(store, tmp_path, "no-such-bucket"))
+    assert found.failed == ["bucket no-such-bucket"]
+    result = found["bucket no-such-bucket"]
+    assert result.code == "no_such_bucket"
+    assert "bucket" in result.fix
+
+
+async def test_an_endpoint_where_nothing_listens_is_the_only_failure(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    found = await told(config_of(tmp_path, endpoint=f"http://127.0.0.1:{port}"))
+    assert found.failed == ["endpoint"]
+    assert found["endpoint"].code == "connection_refused"
+    assert f"127.0.0.1:{port}" in found["endpoint"].detail
+    assert found["buckets"].outcome is Outcome.SKIPPED
+    assert exit_code(found.results) == 3
+
+
+async def test_a_name_that_does_not_resolve_is_named(tmp_path: Path) -> None:
+    """.invalid never resolves (RFC 2606)."""
+    found = await told(config_of(tmp_path, endpoint="http://store.invalid:9000"))
+    assert found["endpoint"].code == "dns"
+    assert "store.invalid" in found["endpoint"].detail
+
+
+async def test_https_on_a_plain_port_is_named(seaweedfs: Store, tmp_path: Path) -> None:
+    found = await told(on(seaweedfs, tmp_path, endpoint=seaweedfs.endpoint.replace("http:", "https:")))
+    assert found.failed == ["endpoint"]
+    assert "speaks plain HTTP" in found["endpoint"].detail
+    assert f'presign.endpoint = "{seaweedfs.endpoint}"' in found["endpoint"].fix
+
+
+@pytest.fixture
+def ca() -> trustme.CA:
+    return trustme.CA()
+
+
+@asynccontextmanager
+async def tls_store(certificate: trustme.LeafCert, tmp_path: Path, store: Store) -> AsyncIterator[str]:
+    """Put TLS before a store, as nginx would, and yield its endpoint."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    host, port = store.endpoint.removeprefix("http://").split(":")
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            return
+        finally:
+            writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(pipe(reader, inner_writer), pipe(inner_reader, writer))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_a_certificate_of_an_unknown_ca_is_named(ca: trustme.CA, seaweedfs: Store, tmp_path: Path) -> None:
+    async with tls_store(ca.issue_cert("127.0.0.1"), tmp_path, seaweedfs) as endpoint:
+        found = await told(on(seaweedfs, tmp_path, endpoint=endpoint))
+    assert found.failed == ["certificate"]
+    assert "presign.ca_file" in found["certificate"].fix
+    assert found["buckets"].outcome is Outcome.SKIPPED
+
+
+async def test_a_private_ca_passes_with_its_file(ca: trustme.CA, seaweedfs: Store, tmp_path: Path) -> None:
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    async with tls_store(ca.issue_cert("127.0.0.1"), tmp_path, seaweedfs) as endpoint:
+        found = await told(on(seaweedfs, tmp_path, endpoint=endpoint, ca_file=tmp_path / "ca.pem"))
+    assert found.failed == []
+    assert "days left" in found["certificate"].detail
+
+
+@pytest.mark.parametrize(
+    ("made_for", "words"),
+    [
+        (("127.0.0.1", -1), ("expired", "renew")),
+        (("other.example.org", 100), ("mismatch", "that the certificate holds")),
+    ],
+)
+async def test_a_certificate_that_can_not_be_used_is_named(
+    ca: trustme.CA, seaweedfs: Store, tmp_path: Path, made_for: tuple[str, int], words: tuple[str, str]
+) -> None:
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    (name, days), (cause, fix) = made_for, words
+    ends = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
+    async with tls_store(ca.issue_cert(name, not_after=ends), tmp_path, seaweedfs) as endpoint:
+        found = await told(on(seaweedfs, tmp_path, endpoint=endpoint, ca_file=tmp_path / "ca.pem"))
+    assert found.failed == ["certificate"]
+    assert cause in found["certificate"].detail
+    assert fix in found["certificate"].fix
+
+
+async def test_a_certificate_about_to_end_is_a_warning(ca: trustme.CA, seaweedfs: Store, tmp_path: Path) -> None:
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    ends = dt.datetime.now(dt.UTC) + dt.timedelta(days=3, hours=1)
+    async with tls_store(ca.issue_cert("127.0.0.1", not_after=ends), tmp_path, seaweedfs) as endpoint:
+        found = await told(on(seaweedfs, tmp_path, endpoint=endpoint, ca_file=tmp_path / "ca.pem"))
+    assert found["certificate"].outcome is Outcome.WARN
+    assert "3 days left" in found["certificate"].detail
+    assert found.failed == []
+
+
+async def test_plain_http_on_a_tls_port_is_named(ca: trustme.CA, seaweedfs: Store, tmp_path: Path) -> None:
+    async with tls_store(ca.issue_cert("127.0.0.1"), tmp_path, seaweedfs) as endpoint:
+        found = await told(on(seaweedfs, tmp_path, endpoint=endpoint.replace("https:", "http:")))
+    assert found.failed == ["endpoint"]
+    assert "speaks TLS" in found["endpoint"].detail
+    assert f'presign.endpoint = "{endpoint}"' in found["endpoint"].fix
+
+
+async def test_a_port_that_speaks_something_else_is_named(tmp_path: Path) -> None:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.example.org ESMTP\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        found = await told(config_of(tmp_path, endpoint=f"http://127.0.0.1:{port}"))
+    assert found.failed == ["endpoint"]
+    assert found["endpoint"].code == "bad_response"
+
+
+@asynccontextmanager
+async def store_at(offset: dt.timedelta) -> AsyncIterator[str]:
+    """Serve a store whose clock is off: it takes anything."""
+
+    async def answer(_: web.Request) -> web.Response:
+        date = dt.datetime.now(dt.UTC) + offset
+        return web.Response(headers={"Date": format_datetime(date, usegmt=True)})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(("hours", "words"), [(1, "behind the store"), (-1, "ahead of the store")])
+async def test_a_clock_that_is_off_by_an_hour_is_named(tmp_path: Path, hours: int, words: str) -> None:
+    async with store_at(dt.timedelta(hours=hours)) as endpoint:
+        found = await told(config_of(tmp_path, endpoint=endpoint, region="us-east-1"))
+    assert found.failed == ["clock"]
+    assert words in found["clock"].detail
+    assert "NTP" in found["clock"].fix
+    assert found["buckets"].outcome is Outcome.SKIPPED
+
+
+async def test_a_running_daemons_ledger_is_no_fault(seaweedfs: Store, tmp_path: Path) -> None:
+    config = on(seaweedfs, tmp_path)
+    with DaemonLock(config.ledger.path):
+        await (await open_ledger(config.ledger.path)).close(clean=True)
+        found = await told(config)
+    assert found["ledger"].outcome is Outcome.OK
+    assert f"in use by another presignd (pid {os.getpid()})" in found["ledger"].detail
+    assert found.failed == []
+
+
+# --- the commands -------------------------------------------------------------------------------
+
+
+def presignd(*args: object, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "presignd", *map(str, args)],
+        input=stdin,
+        env={"PATH": os.defpath, "AWS_EC2_METADATA_DISABLED": "true", **env},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def answers(store: Store, folder: Path, **other: str) -> str:
+    given = {
+        "endpoint": store.endpoint,
+        "access": store.access_key,
+        "secret": store.secret_key,
+        "bucket": store.bucket,
+        "folder": str(folder),
+        "make": "y",
+        "expires": "1h",
+        **other,
+    }
+    return "".join(f"{answer}\n" for answer in given.values())
+
+
+def test_init_writes_a_private_configuration_that_passes_its_check(
+    store: Store, tmp_path: Path, canary: Canary
+) -> None:
+    target = tmp_path / "etc" / "presignd.toml"
+    done = presignd("init", target, stdin=answers(store, tmp_path / "drop"), HOME=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "drop").is_dir()
+    assert f"ok   bucket {store.bucket}" in done.stdout
+    assert tomllib.loads(target.read_text())["presign"]["region"] == "us-east-1"
+    assert [path.name for path in target.parent.iterdir()] == ["presignd.toml"]
+    canary(done.stdout + done.stderr, store.secret_key)
+    assert presignd("check", "-c", target, HOME=str(tmp_path)).returncode == 0
+
+
+def test_init_asks_again_for_what_can_not_be_and_says_why(seaweedfs: Store, tmp_path: Path) -> None:
+    wrong_first = answers(seaweedfs, tmp_path / "drop", endpoint=f"{seaweedfs.endpoint}/bucket\n{seaweedfs.endpoint}")
+    done = presignd("init", tmp_path / "c.toml", stdin=wrong_first, HOME=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "has a path" in done.stderr
+
+
+def test_init_without_anybody_to_answer_writes_nothing(tmp_path: Path) -> None:
+    done = presignd("init", tmp_path / "c.toml", HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert "its input has ended" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_init_keeps_a_file_that_is_there_unless_told(seaweedfs: Store, tmp_path: Path) -> None:
+    target = tmp_path / "c.toml"
+    target.write_text("mine")
+    kept = presignd("init", target, stdin="n\n", HOME=str(tmp_path))
+    assert kept.returncode == 2
+    assert target.read_text() == "mine"
+    replaced = presignd("init", target, stdin="y\n" + answers(seaweedfs, tmp_path / "drop"), HOME=str(tmp_path))
+    assert replaced.returncode == 0, replaced.stdout + replaced.stderr
+    assert "[presign]" in target.read_text()
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_check_tells_every_problem_of_the_configuration_at_once(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[presign]\nendpoint = "http://h/x"\n[[watch]]\nname = "a"\nbukket = "b"\n')
+    done = presignd("check", "-c", tmp_path / "c.toml", HOME=str(tmp_path))
+    assert done.returncode == 2
+    for key in ("presign.endpoint", "watch.a.path", "watch.a.bukket"):
+        assert f"FAIL config: {key}: " in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_check_offline_asks_nobody_and_answers_in_json(tmp_path: Path) -> None:
+    """The endpoint would fail, were it asked."""
+    (tmp_path / "drop").mkdir()
+    env = {
+        "PRESIGND_WATCH__DROP__PATH": str(tmp_path / "drop"),
+        "PRESIGND_WATCH__DROP__BUCKET": "test-bucket",
+        "PRESIGND_PRESIGN__ENDPOINT": "http://store.invalid:9000",
+    }
+    done = presignd("check", "--offline", "--json", HOME=str(tmp_path), **env)
+    document = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert document["ok"] is True
+    assert [each["name"] for each in document["checks"]] == [
+        "config",
+        "folder drop",
+        "writer check drop",
+        "inotify",
+        "ledger",
+    ]
+
+
+def test_check_ends_with_3_when_only_the_store_fails(tmp_path: Path) -> None:
+    env = {"PRESIGND_WATCH__DROP__PATH": str(tmp_path), "PRESIGND_WATCH__DROP__BUCKET": "test-bucket"}
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+    state = {"HOME": str(tmp_path), "XDG_STATE_HOME": "/tmp"}
+    done = presignd("check", **env, **keys, **state)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "ok   credentials: from environment AWS_ACCESS_KEY_ID" in done.stdout
+    assert "FAIL endpoint: nothing listens at the endpoint: 127.0.0.1:1 (fix: " in done.stdout
+    assert "skip buckets: needs clock" in done.stdout
