@@ -3,7 +3,8 @@
 The usual chain, first come: config, AWS_* and MINIO_* variables, the shared credentials file, web
 identity, container metadata, instance metadata. The first place that gives anything is the one: when it
 fails, another place's keys would be a surprise. The places that need the network are minio-py's provider;
-what it raises may quote a token or a URL, so it is translated here and nothing of it goes further.
+what it raises may quote a token or a URL, so it is translated here and nothing of it goes further. Every
+secret found is made known to redaction.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import configparser
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +21,7 @@ from pathlib import Path
 from minio.credentials.providers import IamAwsProvider
 from urllib3 import PoolManager, Retry, Timeout
 
+from presignd import redact
 from presignd.config import PresignConfig
 from presignd.errors import Fault, PresignerFault, UsageError, fault
 from presignd.presign.sigv4 import Keys
@@ -96,6 +99,8 @@ class CredentialSource:
             self._failed(problem)
         else:
             self._problem = None
+            redact.register(self._held.keys.secret_key)
+            redact.register(self._held.keys.session_token)
             self._fresh_until = fresh_until(self._held, self._clock())
 
     def _failed(self, problem: Fault) -> None:
@@ -177,8 +182,12 @@ def _shared_file() -> Credentials | None:
 
 
 def _web_identity() -> Credentials | None:
-    if not _variable("AWS_WEB_IDENTITY_TOKEN_FILE"):
+    token_file = _variable("AWS_WEB_IDENTITY_TOKEN_FILE")
+    if not token_file:
         return None
+    # urllib3 logs the request's line at debug, and the token stands in its query.
+    with suppress(OSError, UnicodeDecodeError):
+        redact.register(Path(token_file).read_text("utf-8").strip())
     return _ask("web identity", _variable("AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"))
 
 
@@ -208,7 +217,7 @@ def _ask(source: str, endpoint: str, *, before: str = "") -> Credentials:
     )
     try:
         found = provider.retrieve()
-    except Exception as problem:  # noqa: BLE001 - it raises what urllib3, json, XML and files raise, with the token in it
+    except Exception as problem:  # noqa: BLE001 - urllib3's, json's, XML's errors; the token in them
         raise fault("no_credentials", f"{before}{source} gave none ({type(problem).__name__})") from None
     keys = Keys(found.access_key, found.secret_key, found.session_token or "")
     ends = found.expiration.replace(tzinfo=UTC) if found.expiration else None

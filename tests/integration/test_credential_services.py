@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from presignd import redact
 from presignd.config import PresignConfig
 from presignd.errors import PresignerFault
 from presignd.presign.credentials import Credentials, CredentialSource
@@ -71,6 +72,7 @@ async def services(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIter
     served.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     yield served
     await runner.cleanup()
+    redact.forget_all()
 
 
 @pytest.fixture
@@ -98,6 +100,17 @@ async def test_a_refused_web_identity_token_is_never_quoted(services: Services) 
         await lookup()
     assert TOKEN in str(services.asked[0].rel_url)
     assert TOKEN not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.usefixtures("web_identity")
+async def test_the_log_of_the_http_library_shows_no_token_once_redacted(
+    services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Urllib3 logs each request's line at debug, its query included."""
+    with caplog.at_level("DEBUG"):
+        await lookup()
+    assert TOKEN in caplog.text
+    assert TOKEN not in redact.redact(caplog.text)
 
 
 @pytest.mark.usefixtures("web_identity")

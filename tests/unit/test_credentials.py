@@ -16,6 +16,7 @@ from minio.credentials.credentials import Credentials as MinioCredentials
 from minio.credentials.providers import IamAwsProvider
 from pydantic import SecretStr
 
+from presignd import redact
 from presignd.config import PresignConfig
 from presignd.errors import PresignerFault, UsageError, fault
 from presignd.presign.credentials import Credentials, CredentialSource, find_credentials, from_config
@@ -272,6 +273,26 @@ async def test_a_failure_is_not_asked_for_again_by_each_upload() -> None:
     clock.now += timedelta(seconds=5)
     await source.get()
     assert places.asked == 2
+
+
+async def test_credentials_that_come_with_little_time_left_are_not_asked_for_by_each_upload() -> None:
+    places, clock = Places(ending(0.05), ending(1, "new")), Clock()
+    source = source_of(places, clock)
+    for _ in range(3):
+        await source.get()
+    assert places.asked == 1
+    clock.now += timedelta(seconds=5)
+    assert (await source.get()).keys.access_key == "new"
+
+
+async def test_every_secret_found_is_known_to_redaction() -> None:
+    found = Credentials(Keys("access", "canary-secret-key", "canary-session-token"), "test")
+    try:
+        await source_of(lambda: found, Clock()).get()
+        shown = redact.redact("at canary-secret-key and canary-session-token")
+    finally:
+        redact.forget_all()
+    assert "canary" not in shown
 
 
 async def test_the_shared_file_is_read_again_after_a_minute() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Collection
 from datetime import UTC, datetime
 
@@ -167,3 +168,23 @@ async def test_a_cancelled_caller_does_not_take_the_answer_from_the_others() -> 
         await first
     store.gate.set()
     assert await second == "eu-west-1"
+
+
+async def test_a_failure_that_no_caller_waits_for_any_more_makes_no_noise() -> None:
+    """Asyncio would report it as an exception that was never retrieved."""
+    noises: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, noise: noises.append(noise))
+    store = Store(unreachable())
+    store.gate.clear()
+    caller = asyncio.create_task(finder_of(store).region_of("b"))
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    store.gate.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    del caller
+    gc.collect()
+    assert store.answers == []
+    assert noises == []
