@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -22,7 +23,7 @@ from yarl import URL
 import presignd
 from presignd.answers import Answer, fault_of
 from presignd.config import PresignConfig, UploadConfig
-from presignd.errors import Fault, fault
+from presignd.errors import Fault, UsageError, fault
 from presignd.presign import Grant
 
 __all__ = ["Answer", "FileBody", "StoreClient"]
@@ -203,13 +204,29 @@ async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 
 def tls_context(presign: PresignConfig) -> ssl.SSLContext:
-    """Trust the system's CAs, and ``ca_file`` too; show the client certificate if there is one."""
+    """Trust the system's CAs, and ``ca_file`` too; show the client certificate if there is one.
+
+    Raises ``UsageError`` for a file that holds no such thing.
+    """
     context = ssl.create_default_context()
-    if presign.ca_file:
-        context.load_verify_locations(cafile=presign.ca_file)
-    if presign.client_cert:
-        context.load_cert_chain(presign.client_cert, presign.client_key)
+    try:
+        if presign.ca_file:
+            context.load_verify_locations(cafile=presign.ca_file)
+    except OSError:  # OpenSSL's errors are OSErrors too
+        raise _no_pem("ca_file", presign.ca_file, "the CA's certificate") from None
+    try:
+        if presign.client_cert:
+            context.load_cert_chain(presign.client_cert, presign.client_key)
+    except OSError:
+        raise _no_pem(
+            "client_cert", presign.client_cert, "a certificate and its key (or name it in client_key)"
+        ) from None
     return context
+
+
+def _no_pem(key: str, file: Path | None, wanted: str) -> UsageError:
+    problem = f"presign.{key}: {file} can't be used; it must be a PEM file with {wanted}"
+    return UsageError(problem, problems=(problem,))
 
 
 def proxy_for(url: str, configured: str, environ: Mapping[str, str] | None = None) -> str | None:

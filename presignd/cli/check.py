@@ -59,17 +59,16 @@ async def _results(config: Path | None, *, offline: bool) -> AsyncIterator[Check
 
     try:
         loaded = load(config)
+        async with checks.context_of(loaded.config) as context:
+            for warning in loaded.warnings:
+                cause, _, fix = warning.rpartition("; ")
+                yield checks.warn("config", cause, fix)
+            yield checks.ok("config", str(loaded.file or "from the environment alone"))
+            async for result in checks.run_checks(context, checks.local_checks() if offline else checks.CHECKS):
+                yield result
     except UsageError as refusal:
         for problem in refusal.problems or (refusal.message,):
             yield checks.told("config", problem, refusal.fix)
-        return
-    for warning in loaded.warnings:
-        cause, _, fix = warning.rpartition("; ")
-        yield checks.warn("config", cause, fix)
-    yield checks.ok("config", str(loaded.file or "from the environment alone"))
-    async with checks.context_of(loaded.config) as context:
-        async for result in checks.run_checks(context, checks.local_checks() if offline else checks.CHECKS):
-            yield result
 
 
 def line(result: CheckResult) -> str:

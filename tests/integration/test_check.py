@@ -373,6 +373,15 @@ def test_check_tells_every_problem_of_the_configuration_at_once(tmp_path: Path) 
     assert "Traceback" not in done.stderr
 
 
+def test_check_tells_of_a_ca_file_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    env = {"PRESIGND_WATCH__DROP__PATH": str(tmp_path), "PRESIGND_WATCH__DROP__BUCKET": "test-bucket"}
+    tls = {"AWS_CA_BUNDLE": str(tmp_path / "ca.pem"), "AWS_ENDPOINT_URL": "https://127.0.0.1:1"}
+    done = presignd("check", HOME=str(tmp_path), **env, **tls)
+    assert done.returncode == 2
+    assert f"FAIL config: presign.ca_file: {tmp_path}/ca.pem can't be used (fix: it must be a PEM" in done.stdout
+
+
 def test_check_offline_asks_nobody_and_answers_in_json(tmp_path: Path) -> None:
     """The endpoint would fail, were it asked."""
     (tmp_path / "drop").mkdir()
