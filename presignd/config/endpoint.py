@@ -29,7 +29,8 @@ def parse_endpoint(text: str) -> str:
 
 
 def parse_proxy(text: str) -> str:
-    """Return ``text`` when it is ``http(s)://[user:password@]host[:port]``; raises ``ValueError``."""
+    """Return ``http(s)://[user:password@]host[:port]``, a bare host being http; raises ``ValueError``."""
+    text = text.strip() if "://" in text else f"http://{text.strip()}"
     parts = _split(text)
     if parts.path.strip("/"):
         raise ValueError("has a path; give only scheme, host and port")
@@ -71,7 +72,9 @@ def _port(parts: SplitResult) -> int | None:
     tail = parts.netloc.rpartition("]")[2]
     if tail.count(":") > 1:
         raise ValueError("has more than one port; an IPv6 address stands in brackets: http://[::1]:9000")
-    _, separator, digits = tail.partition(":")
+    before, separator, digits = tail.partition(":")
+    if "]" in parts.netloc and before:
+        raise ValueError("has text after its IPv6 address that is no port")
     if not separator:
         return None
     if not re.fullmatch(r"[0-9]{1,5}", digits) or not 1 <= int(digits) <= _LAST_PORT:
@@ -82,7 +85,7 @@ def _port(parts: SplitResult) -> int | None:
 def _host(parts: SplitResult) -> str:
     host = parts.hostname or ""
     if parts.netloc.startswith("["):
-        return f"[{ipaddress.IPv6Address(host)}]"
+        return f"[{_ipv6(host)}]"
     if not host:
         raise ValueError("has no host")
     try:
@@ -92,3 +95,10 @@ def _host(parts: SplitResult) -> str:
     if not _HOST.fullmatch(name):
         raise ValueError("has no valid host name")
     return name
+
+
+def _ipv6(host: str) -> ipaddress.IPv6Address:
+    try:
+        return ipaddress.IPv6Address(host)
+    except ValueError:
+        raise ValueError("has no valid IPv6 address in its brackets") from None

@@ -14,7 +14,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from presignd.config import secrets
-from presignd.config.endpoint import mask_userinfo
 from presignd.config.models import Config
 from presignd.config.options import SECTIONS, Address, keys
 from presignd.config.problems import describe
@@ -162,7 +161,7 @@ def _watches(layer: Layer) -> list[str]:
 
 def _holds_secret(layer: Layer) -> bool:
     proxy = layer.get(Address("presign", "", "proxy"))
-    userinfo = proxy is not None and mask_userinfo(str(proxy.value)) != proxy.value
+    userinfo = proxy is not None and "@" in str(proxy.value)
     return userinfo or any(Address("presign", "", key) in layer for key in _SECRET_KEYS)
 
 
