@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,6 +21,7 @@ from yarl import URL
 
 from presignd.errors import Fault
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
+from tests.contract.sender import Sender
 from tests.stores import Store
 
 BODY = b"what was sent\n"
@@ -48,41 +48,6 @@ ODD_KEYS = {
     "ten levels": "/".join("abcdefghij"),
     "three dots": "a/.../b",
 }
-
-
-@dataclass(frozen=True)
-class Reply:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
-class Sender:
-    """Sends a grant as it stands, by an HTTP client that adds nothing of its own."""
-
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        self._session = session
-
-    async def __call__(self, grant: Grant | Exception, body: bytes | None = None, **changed: str | None) -> Reply:
-        """Send ``grant``; ``changed`` (``_`` for ``-``) replaces or, with None, leaves out bound headers."""
-        assert isinstance(grant, Grant)
-        headers = {name.lower(): value for name, value in grant.headers.items()}
-        for name, value in changed.items():
-            headers.pop(name.replace("_", "-"), None)
-            if value is not None:
-                headers[name.replace("_", "-")] = value
-        url = URL(grant.url, encoded=True)
-        skip = ["Content-Type", "User-Agent", "Accept", "Accept-Encoding"]
-        async with self._session.request(
-            grant.method,
-            url,
-            data=None if body is None else io.BytesIO(body),
-            headers=headers,
-            skip_auto_headers=skip,
-            allow_redirects=False,
-        ) as reply:
-            found = {name.lower(): value for name, value in reply.headers.items()}
-            return Reply(reply.status, found, await reply.read())
 
 
 async def one(presigner: Presigner, request: GrantRequest) -> Grant:
