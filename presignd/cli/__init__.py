@@ -42,7 +42,8 @@ def load(name: str) -> Any:
     """Import one command and return it, guarded (``presignd.cli.guard``), as typer runs it."""
     module, _, function = COMMANDS[name][0].partition(":")
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    alone.command(name)(guarded(getattr(import_module(module), function)))
+    command = getattr(import_module(module), function)
+    alone.command(name, **getattr(command, "settings", {}))(guarded(command))
     return typer.main.get_command(alone)
 
 

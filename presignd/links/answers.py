@@ -17,7 +17,9 @@ async def links_answers(file: Path, request: Mapping[str, Any]) -> AsyncIterator
     """Answer ``{"op": "links", "follow": bool, "after": cursor | None}``.
 
     Yields ``{"link": {…}, "cursor": {…}}`` for each link, oldest first, and before it ``{"gap": true}``
-    where ``after`` was rotated out: lines may be missing or come again. With ``follow`` it doesn't end.
+    where ``after`` was rotated out: lines may be missing or come again. Behind the last one comes
+    ``{"end": true}``, so that a connection given up half way isn't taken for the end; with ``follow`` there
+    is none.
     The caller has made sure that the peer may have links. Raises ``UsageError`` for a bad cursor.
     """
     after = None if request.get("after") is None else Cursor.from_json(request["after"])
@@ -28,3 +30,4 @@ async def links_answers(file: Path, request: Mapping[str, Any]) -> AsyncIterator
             while gaps:
                 yield gaps.pop()
             yield {"link": link, "cursor": cursor.to_json()}
+    yield {"end": True}
