@@ -231,9 +231,10 @@ def prune(connection: sqlite3.Connection, before: datetime) -> int:
     Kept are those whose ``file.done`` is still to be said, and receipts that a waiting newer version
     needs, to know its own object again.
     """
+    # The plus keeps SQLite from the index on the state, and so from going through every version.
     old = connection.execute(
         "SELECT id, bucket, key FROM version AS old WHERE gone_at IS NOT NULL AND gone_at < ?"
-        " AND (state = 'ignored' OR announced = 1 AND state IN ('finished', 'vanished', 'superseded'))"
+        " AND (+state = 'ignored' OR announced = 1 AND +state IN ('finished', 'vanished', 'superseded'))"
         " AND NOT EXISTS (SELECT 1 FROM version AS now WHERE now.current = 1 AND now.watch = old.watch"
         " AND now.path = old.path AND now.state IN ('queued', 'uploading', 'quarantined')) LIMIT ?",
         (to_micros(before), PRUNE_CHUNK),

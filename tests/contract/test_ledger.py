@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,9 @@ import pytest
 
 from presignd.ledger import Ledger, LostUpdate, Selection
 from presignd.ledger.sqlite import open_ledger
-from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, State
+from presignd.model import FileVersion, Fingerprint, LinksMark, State
 from presignd.states import TRANSITIONS, UNCLEAN_LIMIT, BadTransition, Event
-
-NOW = datetime(2026, 3, 4, 5, 6, 7, 891011, tzinfo=UTC)
-LATER = NOW + timedelta(hours=1)
-MARK = LinksMark(inode=7, offset=100)
-PRINT = Fingerprint(ino=11, size=5, mtime_ns=1_700_000_000_123_456_789, ctime_ns=1_700_000_000_123_456_790)
+from tests.versions import LATER, MARK, NOW, PRINT, new
 
 Opener = Callable[[Path], Awaitable[Ledger]]
 OPENERS: dict[str, Opener] = {"sqlite": open_ledger}
@@ -38,24 +34,6 @@ async def ledger(opener: Opener, tmp_path: Path) -> AsyncIterator[Ledger]:
     opened = await opener(tmp_path / "ledger")
     yield opened
     await opened.close(clean=True)
-
-
-_count = iter(range(10**9))
-
-
-def new(path: bytes = b"a.txt", **given: Any) -> NewVersion:
-    """Make a settled version; its key is its path unless one is given."""
-    defaults: dict[str, Any] = {
-        "file_id": f"id-{next(_count)}",
-        "watch": "drop",
-        "fingerprint": PRINT,
-        "bucket": "bucket",
-        "key": path.decode("utf-8", "backslashreplace"),
-        "content_type": "text/plain",
-        "priority": 0,
-        "queued_at": NOW,
-    }
-    return NewVersion(path=path, **(defaults | given))
 
 
 async def queued(ledger: Ledger, path: bytes = b"a.txt", **given: Any) -> FileVersion:
@@ -688,8 +666,9 @@ async def test_a_closed_ledger_takes_no_more_calls(opener: Opener, tmp_path: Pat
 _VICTIM = """
 import asyncio, sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_ledger import OPENERS, new
+sys.path.insert(0, {root!r})
+from tests.contract.test_ledger import OPENERS
+from tests.versions import new
 
 async def one(ledger, number):
     version = new(b"%d" % number)
@@ -708,7 +687,7 @@ asyncio.run(main())
 
 def crash_after(lines: int, name: str, folder: Path) -> list[bytes]:
     """Kill a process in the middle of a stream of enqueues; return all paths it had an answer for."""
-    code = _VICTIM.format(tests=str(Path(__file__).parent), opener=name, folder=str(folder))
+    code = _VICTIM.format(root=str(Path(__file__).parents[2]), opener=name, folder=str(folder))
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as victim:
         assert victim.stdout is not None
         told = [victim.stdout.readline() for _ in range(lines)]

@@ -1,0 +1,270 @@
+"""What is no ledger is refused in one line; what is one is migrated whole, and read through indexes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from presignd import filesystem
+from presignd.errors import PresigndError, Unavailable, UsageError
+from presignd.ledger import changes, questions
+from presignd.ledger.database import explain, open_database
+from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
+from presignd.ledger.sqlite import open_ledger
+from presignd.states import Event
+from tests.versions import LATER, MARK, NOW, PRINT, new
+
+FIRST = ("CREATE TABLE one (n)",)
+SECOND = ("CREATE TABLE two (n)", "INSERT INTO two VALUES (1)")
+BROKEN = ("CREATE TABLE three (n)", "INSERT INTO missing VALUES (1)")
+
+
+def tables(path: Path) -> tuple[int, set[str]]:
+    connection = sqlite3.connect(path)
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        return version, {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    finally:
+        connection.close()
+
+
+def pragma(connection: sqlite3.Connection, name: str) -> Any:
+    return connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+async def opened_and_closed(folder: Path) -> None:
+    await (await open_ledger(folder)).close(clean=True)
+
+
+def test_every_commit_is_on_disk_before_it_counts(tmp_path: Path) -> None:
+    connection = open_database(tmp_path / "db", 1, [FIRST])
+    settings = [pragma(connection, name) for name in ("journal_mode", "synchronous", "foreign_keys")]
+    timeout = pragma(connection, "busy_timeout")
+    connection.close()
+    assert settings == ["wal", 2, 1]
+    assert timeout >= 1000
+
+
+async def test_the_ledger_is_private_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        ledger = await open_ledger(tmp_path / "deep" / "ledger")
+        await ledger.was_clean()
+        modes = {name: mode(tmp_path / "deep/ledger" / name) for name in contents(tmp_path / "deep/ledger")}
+        await ledger.close(clean=True)
+    finally:
+        os.umask(before)
+    assert modes == {"ledger.sqlite3": 0o600, "ledger.sqlite3-wal": 0o600, "ledger.sqlite3-shm": 0o600}
+    assert mode(tmp_path / "deep" / "ledger") == 0o700
+
+
+def contents(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+async def test_an_existing_folders_mode_is_left_alone(tmp_path: Path) -> None:
+    """StateDirectory= of systemd has made it, with the mode that its unit says."""
+    await asyncio.to_thread(tmp_path.chmod, 0o750)
+    await opened_and_closed(tmp_path)
+    assert mode(tmp_path) == 0o750
+
+
+def test_migrations_go_on_from_where_the_file_stands(tmp_path: Path) -> None:
+    open_database(tmp_path / "db", 1, [FIRST]).close()
+    assert tables(tmp_path / "db") == (1, {"one"})
+    open_database(tmp_path / "db", 1, [FIRST, SECOND]).close()
+    open_database(tmp_path / "db", 1, [FIRST, SECOND]).close()
+    assert tables(tmp_path / "db") == (2, {"one", "two"})
+
+
+def test_a_migration_that_fails_leaves_the_schema_before_it(tmp_path: Path) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="missing"):
+        open_database(tmp_path / "db", 1, [FIRST, BROKEN])
+    assert tables(tmp_path / "db") == (1, {"one"})
+
+
+def test_a_ledger_of_a_newer_presignd_is_refused_with_both_versions(tmp_path: Path) -> None:
+    open_database(tmp_path / "db", 1, [FIRST, SECOND]).close()
+    with pytest.raises(UsageError, match="schema version 2, this presignd knows versions up to 1") as caught:
+        open_database(tmp_path / "db", 1, [FIRST])
+    assert "newer presignd" in caught.value.fix
+    assert tables(tmp_path / "db") == (2, {"one", "two"})
+
+
+@pytest.mark.parametrize("application_id", [0, 77])
+def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path, application_id: int) -> None:
+    connection = sqlite3.connect(tmp_path / "db")
+    connection.executescript(f"CREATE TABLE theirs (n); PRAGMA application_id = {application_id};")
+    connection.close()
+    content = (tmp_path / "db").read_bytes()
+    with pytest.raises(UsageError, match="another program's database"):
+        open_database(tmp_path / "db", 1, [FIRST])
+    assert (tmp_path / "db").read_bytes() == content
+
+
+async def test_a_file_that_is_no_database_is_one_line_with_the_fix(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite3").write_bytes(b"not a database at all" * 100)
+    with pytest.raises(UsageError, match=r"ledger\.sqlite3 is damaged") as caught:
+        await open_ledger(tmp_path)
+    assert "move ledger.sqlite3, ledger.sqlite3-wal and ledger.sqlite3-shm away" in caught.value.fix
+    assert caught.value.__suppress_context__
+    assert "\n" not in str(caught.value)
+
+
+async def test_damage_inside_is_the_same_line_when_it_is_met(tmp_path: Path) -> None:
+    await opened_and_closed(tmp_path)
+    file = tmp_path / "ledger.sqlite3"
+    content = bytearray(file.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    file.write_bytes(content)
+    ledger = await open_ledger(tmp_path)
+    for call in (ledger.quarantined, ledger.summary, ledger.was_clean):
+        with pytest.raises(UsageError, match="is damaged"):
+            await call()
+    await ledger.close(clean=False)
+
+
+async def test_a_network_filesystem_is_refused_before_anything_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filesystem, "fs_type", lambda _target: 0xFF534D42)
+    with pytest.raises(UsageError, match="lies on CIFS"):
+        await open_ledger(tmp_path)
+    assert contents(tmp_path) == []
+
+
+async def test_another_programs_lock_is_waited_for_and_then_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("presignd.ledger.database.BUSY_SECONDS", 0.01)
+    ledger = await open_ledger(tmp_path)
+    other = sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable, match="another program holds the ledger"):
+        await ledger.was_clean()
+    other.execute("ROLLBACK")
+    other.close()
+    assert await ledger.was_clean()
+    await ledger.close(clean=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (PermissionError(13, "Permission denied"), UsageError, "can't be opened: Permission denied"),
+        (OSError(28, "No space left on device"), PresigndError, "the disk is full"),
+        (OSError(122, "Disk quota exceeded"), PresigndError, "the disk is full"),
+    ],
+)
+def test_the_systems_errors_are_told_in_words(error: OSError, kind: type[PresigndError], words: str) -> None:
+    told = explain(error, Path("/l"))
+    assert isinstance(told, kind)
+    assert words in told.message
+    assert told.fix
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (sqlite3.SQLITE_FULL, PresigndError),
+        (sqlite3.SQLITE_IOERR_WRITE, Unavailable),
+        (sqlite3.SQLITE_READONLY, Unavailable),
+        (sqlite3.SQLITE_CORRUPT_INDEX, UsageError),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, Unavailable),
+        (sqlite3.SQLITE_CONSTRAINT, None),
+        (sqlite3.SQLITE_MISUSE, None),
+    ],
+)
+def test_sqlites_errors_are_expected_ones_or_bugs(code: int, kind: type[PresigndError] | None) -> None:
+    error = sqlite3.OperationalError("words")
+    error.sqlite_errorcode = code
+    told = explain(error, Path("/l"))
+    assert told is None if kind is None else isinstance(told, kind)
+
+
+# --- every statement goes through an index ------------------------------------------------------------
+
+
+class Recorder:
+    """A connection that keeps each statement and its values."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.seen: list[tuple[str, Any]] = []
+
+    def execute(self, sql: str, values: Any = ()) -> sqlite3.Cursor:
+        self.seen.append((sql, values))
+        return self._connection.execute(sql, values)
+
+    def executemany(self, sql: str, rows: Any) -> None:
+        for row in rows:
+            self.execute(sql, row)
+
+    def plans(self) -> list[str]:
+        return [
+            f"{row[3]} in: {sql}"
+            for sql, values in self.seen
+            if not sql.startswith("INSERT")
+            for row in self._connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)
+        ]
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Any:
+    connection = open_database(tmp_path / "db", APPLICATION_ID, MIGRATIONS)
+    yield Recorder(connection)
+    connection.close()
+
+
+def test_no_statement_of_the_daily_work_scans_or_sorts_the_versions(recorder: Any) -> None:
+    """A million versions cost each of them no more than a few."""
+    changes.enqueue(recorder, [new(b"1/a", key="a"), new(b"2/a", key="a"), new(b"d/x")])
+    changes.enqueue(recorder, [new(b"d/x", key="other")])
+    one, two, three = changes.claim(recorder, "drop", 10, LATER, 10**9)
+    one = changes.apply(recorder, one, Event.VERIFY, {"etag": "e"})
+    (one,) = changes.linked(recorder, [one], MARK)
+    assert changes.assign_key(recorder, two, "a", fresh=True, next_key=True, beyond="a~2")
+    changes.apply(recorder, three, Event.QUARANTINE, {})
+    questions.known(recorder, "drop", [b"1/a", b"2/a"])
+    questions.paths(recorder, "drop", b"", 100)
+    questions.next_due(recorder, ["drop"])
+    questions.previous_receipt(recorder, two)
+    questions.unannounced(recorder)
+    questions.by_key(recorder, "a", None)
+    questions.by_path(recorder, "drop", b"1/a")
+    questions.by_id(recorder, one.file_id)
+    changes.refingerprint(recorder, one.file_id, PRINT)
+    changes.gone(recorder, "drop", [b"d"], NOW)
+    changes.release(recorder, unclean=True)
+    changes.announced(recorder, [one.file_id])
+    changes.prune(recorder, LATER)
+    plans = recorder.plans()
+    assert len(plans) > 30
+    assert [plan for plan in plans if costly(plan)] == []
+
+
+def costly(plan: str) -> bool:
+    """Tell whether a step goes through more versions than it is about, or sorts them.
+
+    Few versions are uploading, and those in ``version_unsaid`` are what the question is about.
+    """
+    step, _, sql = plan.partition(" in: ")
+    by_state = "version_state" in step and "state = 'uploading'" not in sql
+    return by_state or "TEMP B-TREE" in step or (step.startswith("SCAN version") and "version_unsaid" not in step)
+
+
+def test_the_summary_reads_an_index_only(recorder: Any) -> None:
+    questions.summary(recorder)
+    assert [plan for plan in recorder.plans() if "version" in plan.partition(" in: ")[0]] == [
+        f"SCAN version USING COVERING INDEX version_state in: {recorder.seen[1][0]}"
+    ]

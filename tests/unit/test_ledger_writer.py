@@ -1,0 +1,207 @@
+"""The writer thread: one commit for what waits, and no caller left without an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from presignd.ledger import writer as writer_module
+from presignd.ledger.database import connect, explain
+from presignd.ledger.writer import BATCH, Writer
+
+Add = Callable[[sqlite3.Connection], int]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    connection = connect(tmp_path / "db")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("CREATE TABLE t (n INTEGER PRIMARY KEY, filler BLOB)")
+    connection.close()
+    return tmp_path / "db"
+
+
+@pytest.fixture
+async def writer(path: Path) -> AsyncIterator[Writer]:
+    made = Writer(connect(path), lambda error: explain(error, path))
+    yield made
+    await made.close()
+
+
+def add(number: int, size: int = 0) -> Add:
+    def operation(connection: sqlite3.Connection) -> int:
+        connection.execute("INSERT INTO t VALUES (?, zeroblob(?))", (number, size))
+        return number
+
+    return operation
+
+
+def stored(path: Path) -> set[int]:
+    connection = connect(path)
+    try:
+        return {number for (number,) in connection.execute("SELECT n FROM t")}
+    finally:
+        connection.close()
+
+
+class Gate:
+    """Holds the writer in an operation, so that a test decides what waits behind it."""
+
+    def __init__(self) -> None:
+        self._open, self._entered = threading.Event(), threading.Event()
+
+    def __call__(self, _connection: sqlite3.Connection) -> None:
+        self._entered.set()
+        assert self._open.wait(60)
+
+    async def entered(self) -> None:
+        assert await asyncio.to_thread(self._entered.wait, 60)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+async def test_a_call_returns_after_its_commit(writer: Writer, path: Path) -> None:
+    assert await writer.do(add(1)) == 1
+    assert stored(path) == {1}
+
+
+async def test_what_waits_shares_commits_of_256_at_most(path: Path) -> None:
+    """The limit is what a crash may make presignd do again."""
+    connection = connect(path)
+    statements: list[str] = []
+    connection.set_trace_callback(statements.append)
+    writer, gate = Writer(connection, lambda _error: None), Gate()
+    held = asyncio.create_task(writer.do(gate))
+    await gate.entered()
+    calls = [asyncio.create_task(writer.do(add(number))) for number in range(2 * BATCH + 10)]
+    await asyncio.sleep(0)
+    gate.open()
+    await asyncio.gather(held, *calls)
+    await writer.close()
+    changes = "".join({"BEGIN": "[", "COMMIT": "]"}.get(text, "i" * text.startswith("INSERT")) for text in statements)
+    assert [len(batch) for batch in changes.replace("[", "").split("]")] == [0, BATCH, BATCH, 10, 0]
+
+
+async def test_a_failed_operation_is_undone_alone(writer: Writer, path: Path) -> None:
+    def half(connection: sqlite3.Connection) -> None:
+        add(100)(connection)
+        raise LookupError("half done")
+
+    answers = await asyncio.gather(writer.do(add(1)), writer.do(half), writer.do(add(2)), return_exceptions=True)
+    assert [repr(answer) for answer in answers] == ["1", "LookupError('half done')", "2"]
+    assert stored(path) == {1, 2}
+
+
+async def test_a_full_disk_fails_its_commit_and_the_next_one_is_tried_again(path: Path) -> None:
+    connection = connect(path)
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages + 3}")
+    writer = Writer(connection, lambda error: explain(error, path))
+    for number in range(3):
+        with pytest.raises(Exception, match="the disk is full") as caught:
+            await writer.do(add(number, 100_000))
+        assert getattr(caught.value, "code", "") == "disk_full"
+    connection.execute(f"PRAGMA max_page_count = {pages + 1000}")
+    assert await writer.do(add(7, 100_000)) == 7
+    await writer.close()
+    assert stored(path) == {7}
+
+
+async def test_a_commit_that_fails_tells_every_caller_in_it(path: Path) -> None:
+    """A deferred constraint fails at COMMIT, as a full disk can: nobody may believe his change is there."""
+    connection = connect(path)
+    connection.execute("CREATE TABLE child (n INTEGER REFERENCES t (n) DEFERRABLE INITIALLY DEFERRED)")
+    writer, gate = Writer(connection, lambda _error: None), Gate()
+    held = asyncio.create_task(writer.do(gate))
+    await gate.entered()
+    orphan = asyncio.create_task(writer.do(lambda c: c.execute("INSERT INTO child VALUES (99)").rowcount))
+    calls = [asyncio.create_task(writer.do(add(number))) for number in range(3)]
+    await asyncio.sleep(0)
+    gate.open()
+    answers = await asyncio.gather(orphan, *calls, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [sqlite3.IntegrityError] * 4
+    await held
+    assert await writer.do(add(5)) == 5
+    await writer.close()
+    assert stored(path) == {5}
+
+
+async def test_a_cancelled_callers_change_is_made_all_the_same(writer: Writer, path: Path) -> None:
+    gate = Gate()
+    held = asyncio.create_task(writer.do(gate))
+    await gate.entered()
+    cancelled = asyncio.create_task(writer.do(add(1)))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    gate.open()
+    await held
+    assert await writer.do(add(2)) == 2
+    assert cancelled.cancelled()
+    assert stored(path) == {1, 2}
+
+
+async def test_a_thread_that_dies_fails_every_call_with_the_cause(path: Path) -> None:
+    def die(_connection: sqlite3.Connection) -> None:
+        raise SystemExit("the cause")
+
+    writer, gate = Writer(connect(path), lambda _error: None), Gate()
+    held = asyncio.create_task(writer.do(gate))
+    await gate.entered()
+    calls = [asyncio.create_task(writer.do(operation)) for operation in (add(1), die, add(2))]
+    await asyncio.sleep(0)
+    gate.open()
+    await held
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    for answer in answers:
+        assert isinstance(answer, RuntimeError)
+        assert isinstance(answer.__cause__, SystemExit)
+    with pytest.raises(RuntimeError, match="has died") as caught:
+        await writer.do(add(3))
+    assert isinstance(caught.value.__cause__, SystemExit)
+    await writer.close()
+    assert stored(path) == set()
+
+
+async def test_closing_does_what_is_pending_first(path: Path) -> None:
+    writer = Writer(connect(path), lambda _error: None)
+    calls = [asyncio.create_task(writer.do(add(number))) for number in range(500)]
+    await asyncio.sleep(0)
+    await writer.close()
+    await writer.close()
+    await asyncio.gather(*calls)
+    assert stored(path) == set(range(500))
+    with pytest.raises(RuntimeError, match="closed"):
+        await writer.do(add(1000))
+
+
+async def test_the_heartbeat_goes_on_while_nothing_is_to_be_done(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "IDLE_SECONDS", 0.001)
+    writer = Writer(connect(path), lambda _error: None)
+    async with asyncio.timeout(60):
+        for _ in range(3):
+            before = writer.heartbeat
+            while writer.heartbeat == before:  # noqa: ASYNC110 - a thread's stamp has no event to wait for
+                await asyncio.sleep(0)
+            assert writer.heartbeat > before
+    await writer.close()
+
+
+async def test_the_heartbeat_stands_still_while_the_thread_is_stuck(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "IDLE_SECONDS", 0.001)
+    writer, gate = Writer(connect(path), lambda _error: None), Gate()
+    held = asyncio.create_task(writer.do(gate))
+    await gate.entered()
+    before = writer.heartbeat
+    await asyncio.sleep(0.02)
+    assert writer.heartbeat == before
+    gate.open()
+    await held
+    await writer.close()

@@ -1,0 +1,30 @@
+"""Versions for tests of the ledger and of what stands on it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from presignd.model import Fingerprint, LinksMark, NewVersion
+
+NOW = datetime(2026, 3, 4, 5, 6, 7, 891011, tzinfo=UTC)
+LATER = NOW + timedelta(hours=1)
+MARK = LinksMark(inode=7, offset=100)
+PRINT = Fingerprint(ino=11, size=5, mtime_ns=1_700_000_000_123_456_789, ctime_ns=1_700_000_000_123_456_790)
+
+_count = iter(range(10**9))
+
+
+def new(path: bytes = b"a.txt", **given: Any) -> NewVersion:
+    """Make a settled version; its key is its path unless one is given."""
+    defaults: dict[str, Any] = {
+        "file_id": f"id-{next(_count)}",
+        "watch": "drop",
+        "fingerprint": PRINT,
+        "bucket": "bucket",
+        "key": path.decode("utf-8", "backslashreplace"),
+        "content_type": "text/plain",
+        "priority": 0,
+        "queued_at": NOW,
+    }
+    return NewVersion(path=path, **(defaults | given))
