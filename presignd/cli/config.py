@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from presignd.config import Loaded, load
-from presignd.config.schema import json_schema
+if TYPE_CHECKING:
+    from presignd.config import Loaded
 
 _ALIASES = {"access_key_id", "secret_access_key"}
 
@@ -24,6 +24,9 @@ def config_command(
 
     Example: presignd config -c /etc/presignd/config.toml
     """
+    from presignd.config import load  # noqa: PLC0415 - help is to be fast
+    from presignd.config.schema import json_schema  # noqa: PLC0415 - as above
+
     if schema:
         typer.echo(json.dumps(json_schema(), indent=2))
         return
