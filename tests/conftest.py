@@ -13,6 +13,7 @@ import structlog
 from hypothesis import settings
 
 from tests.canary import assert_no_secrets, canary
+from tests.faulty_s3 import faulty_s3
 from tests.stores import juicefs, own_juicefs, own_seaweedfs, own_store, seaweedfs, store
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ settings.load_profile("presignd")
 __all__ = [
     "assert_no_secrets",
     "canary",
+    "faulty_s3",
     "juicefs",
     "own_juicefs",
     "own_seaweedfs",

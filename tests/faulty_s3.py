@@ -1,0 +1,407 @@
+"""FaultyS3: a real HTTP server on loopback that is a correct small S3, and misbehaves on order.
+
+Correct: objects in memory, MD5 ETags, Content-MD5 and x-amz-checksum-sha256 checked, If-None-Match and
+If-Match honoured, a presigned query demanded, its expiry and its signed headers judged. It runs in a
+thread, so that blocking tests and daemons in other processes can use it. On order::
+
+    faulty_s3.fault(method="PUT", status=503, code="SlowDown", headers={"Retry-After": "1"})
+    faulty_s3.fault(method="PUT", key="a", times=3, reset="during")
+    faulty_s3.fault(key="b", times=FOREVER, hang="after")
+
+Faults are taken in the order they were asked for, each ``times`` often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import math
+import re
+import socket
+import struct
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import parse_qsl, unquote
+from xml.sax.saxutils import escape
+
+import pytest
+from aiohttp import web
+
+from presignd.embedded import LOOPBACK, free_ports
+
+if TYPE_CHECKING:
+    import ssl
+
+FOREVER = math.inf
+T = TypeVar("T")
+BUCKET = "test-bucket"
+_CHUNK = bytes(64 << 10)
+
+Moment = Literal["", "before", "during", "after"]
+"""When: as the headers are in, after some of the body, or after all of it was taken and stored."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One request as it came. ``body`` is what was read of it, ``status`` what was answered (0: nothing)."""
+
+    method: str
+    bucket: str
+    key: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: bytes
+    status: int
+    at: datetime
+
+
+@dataclass
+class Object:
+    """One stored object; ``headers`` are those that come back."""
+
+    body: bytes
+    etag: str
+    headers: dict[str, str]
+    modified: datetime
+
+
+@dataclass
+class Order:
+    """How to misbehave, and for which requests: see ``FaultyS3.fault``."""
+
+    method: str = ""
+    key: str | None = None
+    bucket: str | None = None
+    when: Callable[[str, str], bool] | None = None
+    times: float = 1
+    status: int = 0
+    code: str = ""
+    message: str = "on order"
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    body_size: float = 0
+    reset: Moment = ""
+    hang: Moment = ""
+    etag: str = ""
+    lose: bool = False
+    early: bool = False
+
+    def meets(self, method: str, bucket: str, key: str) -> bool:
+        return (
+            self.times > 0
+            and self.method in {"", method}
+            and self.key in {None, key}
+            and self.bucket in {None, bucket}
+            and (self.when is None or self.when(method, key))
+        )
+
+
+class Refusal(Exception):
+    """An S3 error to answer with."""
+
+    def __init__(self, status: int, code: str, message: str = "") -> None:
+        super().__init__(code)
+        self.status, self.code, self.message = status, code, message
+
+
+class FaultyS3:
+    """See the module. ``objects`` is keyed by (bucket, key); ``requests`` is every request, in order.
+
+    ``clock_skew`` moves the server's clock: its ``Date`` and its judgement of expiry. With
+    ``conditions`` off, If-Match and If-None-Match are ignored, as the JuiceFS gateway does; with
+    ``digests`` off, checksums are not looked at.
+    """
+
+    access_key = "faulty-access"
+    secret_key = "faulty-secret-0123456789"
+    bucket = BUCKET
+
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+        self.buckets = {BUCKET}
+        self.objects: dict[tuple[str, str], Object] = {}
+        self.requests: list[Seen] = []
+        self.clock_skew = timedelta()
+        self.conditions = True
+        self.digests = True
+        self.region = "us-east-1"
+        self._orders: list[Order] = []
+        self._tls = tls
+        (self._port,) = free_ports(1)
+        self._thread: _ServerThread | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """``http://127.0.0.1:PORT`` (https with ``tls``), the same after every start."""
+        return f"{'https' if self._tls else 'http'}://{LOOPBACK}:{self._port}"
+
+    def start(self) -> None:
+        """Listen; returns once it does."""
+        self._thread = _ServerThread(_Handler(self), self._port, self._tls)
+
+    def stop(self) -> None:
+        """Cut every connection and stop listening: from now on connections are refused."""
+        if self._thread is not None:
+            self._thread.end()
+            self._thread = None
+
+    def fault(self, method: str = "", key: str | None = None, **how: object) -> Order:
+        """Order a fault for the next ``times`` requests with this method and key (any, when not given).
+
+        ``bucket`` and ``when(method, key)`` narrow it further. Then one of: ``status`` with ``code``,
+        ``message``, ``headers`` and ``body`` (raw, else S3's XML) or ``body_size`` bytes (FOREVER: never
+        ends), ``early`` for before the body was read; ``reset`` or ``hang`` before, during or after the
+        body; ``etag`` in place of the true one; ``lose``: answer 200 and store nothing. A redirect is
+        ``status=307, headers={"Location": …}``.
+        """
+        order = Order(method=method, key=key, **how)  # type: ignore[arg-type] # checked by the dataclass
+        self._orders.append(order)
+        return order
+
+    def heal(self) -> None:
+        """Forget all orders."""
+        self._orders.clear()
+
+    def seen(self, method: str, key: str | None = None) -> list[Seen]:
+        """Return the requests with this method (and key)."""
+        return [seen for seen in self.requests if seen.method == method and key in {None, seen.key}]
+
+    def now(self) -> datetime:
+        """Return the server's time."""
+        return datetime.now(UTC) + self.clock_skew
+
+    def take_order(self, method: str, bucket: str, key: str) -> Order:
+        """Return the order for a request, or one that asks for nothing; counts it as carried out."""
+        for order in self._orders:
+            if order.meets(method, bucket, key):
+                order.times -= 1
+                return order
+        return Order()
+
+
+class _ServerThread:
+    """An aiohttp server with a loop and a thread of its own."""
+
+    def __init__(self, handler: _Handler, port: int, tls: ssl.SSLContext | None) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="FaultyS3", daemon=True)
+        self._thread.start()
+        self._runner = self._do(_listen(handler, port, tls))
+
+    async def _close(self) -> None:
+        await self._runner.cleanup()
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    def end(self) -> None:
+        self._do(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _listen(handler: _Handler, port: int, tls: ssl.SSLContext | None) -> web.ServerRunner:
+    runner = web.ServerRunner(web.Server(handler, access_log=None), shutdown_timeout=0.05)
+    await runner.setup()
+    await web.TCPSite(runner, LOOPBACK, port, ssl_context=tls).start()
+    return runner
+
+
+class _Handler:
+    """Answers one request: reads it, carries out the order for it, else does what S3 does."""
+
+    def __init__(self, store: FaultyS3) -> None:
+        self._store = store
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        bucket, key, query = _target(request)
+        order = self._store.take_order(request.method, bucket, key)
+        body = bytearray()
+        answer: web.Response | None = None
+        status = 0
+        try:
+            await self._mishap(order, "before", request)
+            if not order.early:
+                await self._take(request, order, body)
+            if not order.status:
+                answer = self._serve(request, (bucket, key), query, bytes(body), order)
+                await self._mishap(order, "after", request)
+            status = order.status if answer is None else answer.status
+        finally:  # before anything is answered: whoever has the answer finds the request remembered
+            headers = {name.lower(): value for name, value in request.headers.items()}
+            seen = Seen(request.method, bucket, key, query, headers, bytes(body), status, datetime.now(UTC))
+            self._store.requests.append(seen)
+        return await self._ordered(order, request) if answer is None else answer
+
+    async def _take(self, request: web.BaseRequest, order: Order, body: bytearray) -> None:
+        async for chunk in request.content.iter_any():
+            body += chunk
+            await self._mishap(order, "during", request)
+        await self._mishap(order, "during", request)
+
+    async def _mishap(self, order: Order, moment: Moment, request: web.BaseRequest) -> None:
+        if order.hang == moment:
+            await asyncio.Event().wait()
+        if order.reset == moment and request.transport is not None:
+            connection = request.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            asyncio.get_running_loop().call_soon(request.transport.abort)  # once it is remembered
+            raise asyncio.CancelledError
+
+    async def _ordered(self, order: Order, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer with the status, headers and body that were ordered."""
+        headers = {"Content-Type": "application/xml", **self._common(), **order.headers}
+        if not order.body_size:
+            body = _error_xml(order.code, order.message) if order.body is None else order.body
+            return web.Response(status=order.status, headers=headers, body=_none_for(request, body))
+        answer = web.StreamResponse(status=order.status, headers=headers)
+        await answer.prepare(request)
+        left = order.body_size
+        while left > 0:
+            await answer.write(_CHUNK[: int(min(left, len(_CHUNK)))])
+            left -= len(_CHUNK)
+        return answer
+
+    def _serve(
+        self,
+        request: web.BaseRequest,
+        where: tuple[str, str],
+        query: dict[str, str],
+        body: bytes,
+        order: Order,
+    ) -> web.Response:
+        """Do what S3 does."""
+        try:
+            self._authorize(request, query)
+            self._demand_bucket(where[0])
+            if not where[1]:
+                return self._bucket(query)
+            return self._object(request, where, body, order)
+        except Refusal as refusal:
+            xml = _error_xml(refusal.code, refusal.message)
+            headers = {"Content-Type": "application/xml", **self._common()}
+            return web.Response(status=refusal.status, headers=headers, body=_none_for(request, xml))
+
+    def _authorize(self, request: web.BaseRequest, query: dict[str, str]) -> None:
+        """Demand a presigned query that is alive and covers the headers S3 wants covered.
+
+        The signature itself is left to the real servers; requests signed by header pass.
+        """
+        if request.headers.get("Authorization", "").startswith("AWS4-HMAC-SHA256 "):
+            return
+        if not re.fullmatch(r"[0-9a-f]{64}", query.get("X-Amz-Signature", "")):
+            raise Refusal(403, "AccessDenied", "no presigned query")
+        signed_at = datetime.strptime(query["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        if self._store.now() > signed_at + timedelta(seconds=int(query["X-Amz-Expires"])):
+            raise Refusal(403, "AccessDenied", "Request has expired")
+        if signed_at > self._store.now() + timedelta(minutes=15):
+            raise Refusal(403, "RequestTimeTooSkewed", "the request is not valid yet")
+        signed = set(query["X-Amz-SignedHeaders"].split(";"))
+        sent = {name.lower() for name in request.headers}
+        if not signed <= sent or {name for name in sent if name.startswith("x-amz-")} - signed:
+            raise Refusal(403, "SignatureDoesNotMatch", "signed headers and sent headers differ")
+
+    def _demand_bucket(self, bucket: str) -> None:
+        if bucket not in self._store.buckets:
+            raise Refusal(404, "NoSuchBucket")
+
+    def _bucket(self, query: dict[str, str]) -> web.Response:
+        xml = f"<LocationConstraint>{self._store.region}</LocationConstraint>" if "location" in query else ""
+        headers = {"x-amz-bucket-region": self._store.region, **self._common()}
+        return web.Response(headers=headers, body=xml.encode())
+
+    def _object(self, request: web.BaseRequest, where: tuple[str, str], body: bytes, order: Order) -> web.Response:
+        if request.method == "PUT":
+            return self._put(request, where, body, order)
+        if request.method == "DELETE":
+            self._store.objects.pop(where, None)
+            return web.Response(status=204, headers=self._common())
+        found = self._store.objects.get(where)
+        if found is None:
+            raise Refusal(404, "NoSuchKey")
+        headers = {
+            **self._common(),
+            **found.headers,
+            "ETag": order.etag or found.etag,
+            "Last-Modified": format_datetime(found.modified, usegmt=True),
+        }
+        if request.method == "HEAD":
+            return web.Response(headers={**headers, "Content-Length": str(len(found.body))})
+        return web.Response(headers=headers, body=found.body)
+
+    def _put(self, request: web.BaseRequest, where: tuple[str, str], body: bytes, order: Order) -> web.Response:
+        if "Content-Length" not in request.headers:
+            raise Refusal(411, "MissingContentLength")
+        if self._store.digests:
+            _check_digests(request, body)
+        if self._store.conditions:
+            _check_conditions(request, self._store.objects.get(where))
+        etag = f'"{hashlib.md5(body).hexdigest()}"'
+        if not order.lose:
+            self._store.objects[where] = Object(body, etag, _kept(request), self._store.now())
+        return web.Response(headers={**self._common(), "ETag": order.etag or etag})
+
+    def _common(self) -> dict[str, str]:
+        date = format_datetime(self._store.now(), usegmt=True)
+        return {"Date": date, "x-amz-request-id": f"{len(self._store.requests):016X}"}
+
+
+def _target(request: web.BaseRequest) -> tuple[str, str, dict[str, str]]:
+    """Split the request's target as it was sent: nothing is normalised."""
+    path, _, query = request.raw_path.partition("?")
+    bucket, _, key = path.lstrip("/").partition("/")
+    return unquote(bucket), unquote(key), dict(parse_qsl(query, keep_blank_values=True))
+
+
+def _none_for(request: web.BaseRequest, body: bytes) -> bytes | None:
+    """Return the body, or none where HTTP has none."""
+    return None if request.method == "HEAD" else body
+
+
+def _kept(request: web.BaseRequest) -> dict[str, str]:
+    names = re.compile(r"content-type|cache-control|content-disposition|x-amz-meta-.*", re.IGNORECASE)
+    return {name: value for name, value in request.headers.items() if names.fullmatch(name)}
+
+
+def _check_digests(request: web.BaseRequest, body: bytes) -> None:
+    wanted = {
+        "Content-MD5": hashlib.md5(body).digest(),
+        "x-amz-checksum-sha256": hashlib.sha256(body).digest(),
+    }
+    for name, digest in wanted.items():
+        if request.headers.get(name, "") not in {"", base64.b64encode(digest).decode()}:
+            raise Refusal(400, "BadDigest", f"{name} differs")
+
+
+def _check_conditions(request: web.BaseRequest, found: Object | None) -> None:
+    if request.headers.get("If-None-Match") == "*" and found is not None:
+        raise Refusal(412, "PreconditionFailed")
+    wanted = request.headers.get("If-Match", "")
+    if wanted and (found is None or wanted.strip('"') != found.etag.strip('"')):
+        raise Refusal(412, "PreconditionFailed")
+
+
+def _error_xml(code: str, message: str) -> bytes:
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>'
+        f"<Error><Code>{escape(code)}</Code><Message>{escape(message)}</Message></Error>"
+    ).encode()
+
+
+@pytest.fixture
+def faulty_s3() -> Iterator[FaultyS3]:
+    server = FaultyS3()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
