@@ -7,12 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
 
 from presignd.errors import Fault, fault
-
-if TYPE_CHECKING:
-    from presignd.presign import Grant
 
 SKEW_LIMIT = 900.0
 """Seconds of clock difference that S3 tolerates (RequestTimeTooSkewed)."""
@@ -110,15 +106,15 @@ class Answer:
         return max(0.0, (until - self.date).total_seconds()) if until and self.date else None
 
 
-def fault_of(answer: Answer, grant: Grant, *, now: datetime, clock_offset: float | None) -> Fault:
+def fault_of(answer: Answer, *, expires_at: datetime, now: datetime, clock_offset: float | None) -> Fault:
     """Decide what a refusing answer means.
 
-    Expiry is judged from the grant's own date, never from the status: servers answer 400 or 403 with
+    Expiry is judged from the grant's own end, never from the status: servers answer 400 or 403 with
     different codes.
     """
     code, detail = answer.code, _detail(answer)
     if answer.status in (400, 403):
-        if now >= grant.expires_at - timedelta(seconds=1):
+        if now >= expires_at - timedelta(seconds=1):
             return fault("expired_grant", detail)
         if _skewed(answer, clock_offset):
             return fault("clock_skew", f"{clock_offset:+.0f} s")

@@ -151,7 +151,7 @@ class StoreClient:
         self._compare_clocks(answer)
         if answer.status // 100 == 2 or answer.status in accept:  # noqa: PLR2004 - 2xx
             return answer
-        raise fault_of(answer, grant, now=self._clock(), clock_offset=self.clock_offset)
+        raise fault_of(answer, expires_at=grant.expires_at, now=self._clock(), clock_offset=self.clock_offset)
 
     async def _exchange(self, grant: Grant, data: bytes | FileBody | None) -> Answer:
         url = URL(grant.url, encoded=True)
