@@ -13,7 +13,8 @@ SO_PEERGROUPS = 59
 """socket(7), Linux 4.13; Python 3.11 has no name for it."""
 LOCAL_PEERCRED = 1
 """unix(4) on macOS: struct xucred (version, uid, ngroups, gid[16])."""
-GROUPS_BYTES = 4 * 65536
+GROUPS_BYTES = 1024
+"""The most that Python's getsockopt takes: 256 groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,7 @@ class Peer:
         if sys.platform != "linux":
             return _from_xucred(sock.getsockopt(0, LOCAL_PEERCRED, 4 + 4 + 4 + 16 * 4))
         pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, GROUPS_BYTES)
-        return cls(pid, uid, gid, frozenset(struct.unpack(f"{len(raw) // 4}I", raw)))
+        return cls(pid, uid, gid, _groups(sock))
 
     @classmethod
     def me(cls) -> Peer:
@@ -46,6 +46,14 @@ class Peer:
     def _in_group(self, name: str) -> bool:
         gid = group_number(name)
         return gid is not None and (gid == self.gid or gid in self.groups)
+
+
+def _groups(sock: socket.socket) -> frozenset[int]:
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, GROUPS_BYTES)
+    except OSError:
+        return frozenset()  # more than fit: then none counts, only the first group and the user
+    return frozenset(struct.unpack(f"{len(raw) // 4}I", raw))
 
 
 def group_number(name: str) -> int | None:

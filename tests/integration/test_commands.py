@@ -1,0 +1,151 @@
+"""The commands as processes, against a daemon's socket: exit codes, stdout for results, stderr for people."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from presignd.errors import fault
+from presignd.states import Event
+from tests.served import DONE, SECRET, UPLOADED, Served, recorded, served
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["served"]
+
+
+@dataclass
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+async def presignd(served: Served, *arguments: str | Path, cwd: Path | None = None) -> Done:
+    process = await started(served, *arguments, cwd=cwd)
+    out, err = await process.communicate()
+    assert "Traceback" not in err.decode()
+    return Done(process.returncode or 0, out.decode(), err.decode())
+
+
+async def started(served: Served, *arguments: str | Path, cwd: Path | None = None) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "presignd", *map(str, arguments)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PRESIGND_SOCKET": str(served.path), "PYTHONPATH": str(Path.cwd())},
+        cwd=cwd,
+    )
+
+
+def drop(served: Served) -> Path:
+    return served.view.config.watches[0].path
+
+
+async def test_status_prints_one_document_and_4_when_something_is_stuck(served: Served) -> None:
+    assert (await presignd(served, "status", "--json")).code == 0
+    await recorded(served, "stuck", Event.QUARANTINE, error_code="too_large", error="over 5 GiB")
+    done = await presignd(served, "status", "--json")
+    assert done.code == 4
+    assert json.loads(done.out)["quarantined"][0]["path"] == "stuck"
+    plain = await presignd(served, "status")
+    assert "over 5 GiB" in plain.out
+
+
+async def test_status_of_a_path_given_below_the_current_folder(served: Served) -> None:
+    await recorded(served, "a", *DONE, checksum="md5:00")
+    done = await presignd(served, "status", "a", cwd=drop(served))
+    assert (done.code, "md5:00" in done.out) == (0, True)
+    unknown = await presignd(served, "status", "b", cwd=drop(served))
+    assert (unknown.code, unknown.out, unknown.err.count("\n")) == (4, "", 1)
+
+
+async def test_wait_ends_by_what_became_of_each_file(served: Served) -> None:
+    await recorded(served, "done", *DONE)
+    await recorded(served, "stuck", Event.QUARANTINE, error_code="too_large", error="over 5 GiB")
+    await recorded(served, "queued")
+    assert (await presignd(served, "wait", drop(served) / "done")).code == 0
+    stuck = await presignd(served, "wait", drop(served) / "done", drop(served) / "stuck")
+    assert (stuck.code, "over 5 GiB" in stuck.err) == (4, True)
+    assert (await presignd(served, "wait", "--timeout", "100ms", drop(served) / "queued")).code == 5
+    assert (await presignd(served, "wait", drop(served))).code == 2
+
+
+async def test_link_prints_the_link_and_nothing_else(served: Served) -> None:
+    await recorded(served, "a", *UPLOADED)
+    done = await presignd(served, "link", "a", "--expires", "1h")
+    assert (done.code, SECRET in done.out, done.err) == (0, True, "")
+
+
+async def test_retry_prints_how_many(served: Served) -> None:
+    await recorded(served, "a", Event.QUARANTINE, error_code="unreadable")
+    assert (await presignd(served, "retry", "--error", "unreadable")).out == "1\n"
+    assert (await presignd(served, "retry", drop(served) / "a")).code == 4
+
+
+async def test_put_prints_links_in_the_order_given_and_goes_on_past_a_bad_one(served: Served, tmp_path: Path) -> None:
+    """The first file takes the longest."""
+
+    async def first_last(fd: int, _progress: Callable[[int], None]) -> None:
+        await asyncio.sleep(0.3 if os.fstat(fd).st_size == 1 else 0)
+
+    served.view.on_put = first_last
+    for size, name in enumerate(["a", "b", "c"], 1):
+        (tmp_path / name).write_bytes(b"x" * size)
+    (tmp_path / "s").symlink_to("a")
+    done = await presignd(served, "put", "a", "absent", "s", "b", "c", ".", cwd=tmp_path)
+    assert [line.split("?")[0].rpartition("/")[2] for line in done.out.splitlines()] == ["a", "b", "c"]
+    assert done.code == 4
+    assert done.err.count("\n") == 3
+    assert "symlink" in done.err
+
+
+async def test_put_against_a_store_that_is_away_ends_with_3(served: Served, tmp_path: Path) -> None:
+    async def away(_fd: int, _progress: Callable[[int], None]) -> None:
+        raise fault("connection_refused")
+
+    served.view.on_put = away
+    (tmp_path / "a").write_bytes(b"x")
+    done = await presignd(served, "put", "--json", "a", cwd=tmp_path)
+    assert done.code == 3
+    assert json.loads(done.out)["error"]["code"] == "connection_refused"
+
+
+async def test_an_interrupted_command_ends_with_130_and_its_put_with_it(served: Served, tmp_path: Path) -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def for_ever(_fd: int, _progress: Callable[[int], None]) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    served.view.on_put = for_ever
+    (tmp_path / "a").write_bytes(b"x")
+    process = await started(served, "put", "a", cwd=tmp_path)
+    async with asyncio.timeout(20):
+        await began.wait()
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+        await ended.wait()
+    assert (process.returncode, out, b"Traceback" in err) == (130, b"", False)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"new\nline", b"\x1b[31m", b"-x", "é".encode()])
+async def test_odd_names_travel_whole_and_forge_no_line(served: Served, tmp_path: Path, name: bytes) -> None:
+    (tmp_path / os.fsdecode(name)).write_bytes(b"x")
+    done = await presignd(served, "put", "--key", "k", "--", os.fsdecode(name), cwd=tmp_path)
+    assert (done.code, done.out.count("\n")) == (0, 1)
+    assert served.view.puts[0][0] == os.fsencode(tmp_path) + b"/" + name
+    gone = await presignd(served, "status", "--", os.fsdecode(name), cwd=tmp_path)
+    assert (gone.code, gone.err.count("\n"), "\x1b" in gone.err) == (4, 1, False)

@@ -1,0 +1,426 @@
+"""The control socket, for real: its rights, its peers, descriptors that travel, and clients that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from presignd.errors import Unavailable, UsageError, fault
+from presignd.model import LinksMark
+from presignd.states import Event
+from presignd.web import control, socket_file
+from presignd.web.failure import Answered
+from presignd.web.view import BlockedView
+from tests.served import DONE, NOW, SECRET, UPLOADED, Served, configuration, recorded, served, serving
+
+__all__ = ["served"]
+
+NOBODY = 65534
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be someone else")
+
+
+@contextlib.asynccontextmanager
+async def no_descriptor_stays() -> AsyncIterator[None]:
+    """Wait until as many are open as before: the server closes its side a moment after the answer."""
+    before = descriptors()
+    yield
+    await until(lambda: descriptors() == before)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110 - what is awaited tells nobody
+            await asyncio.sleep(0.01)
+
+
+# --- the file ---------------------------------------------------------------------------------------
+async def test_the_socket_is_for_owner_and_group_and_gone_after(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    async with serving(configuration(tmp_path), path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert not path.exists()
+
+
+async def test_what_a_dead_daemon_left_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    async with serving(configuration(tmp_path), path) as served:
+        assert (await served.ask({"op": "ping"}))[0]["daemon"]["pid"] == os.getpid()
+
+
+async def test_a_live_daemons_socket_is_never_taken(served: Served) -> None:
+    with pytest.raises(Unavailable, match=str(served.path)), socket_file.listening(served.path, ""):
+        pass
+    assert await served.ask({"op": "ping"})
+
+
+async def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("data")
+    with pytest.raises(UsageError), socket_file.listening(path, ""):
+        pass
+    assert path.read_text() == "data"
+
+
+async def test_a_path_longer_than_the_kernel_takes_works(tmp_path: Path) -> None:
+    folder = tmp_path / ("d" * 120)
+    folder.mkdir()
+    async with serving(configuration(tmp_path), folder / "control.sock") as served:
+        assert await served.ask({"op": "ping"})
+    assert list(folder.iterdir()) == []
+
+
+async def test_an_unknown_group_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as refused, socket_file.listening(tmp_path / "s", "no-such-group"):
+        pass
+    assert "control.group" in refused.value.problems[0]
+    assert not (tmp_path / "s").exists()
+
+
+# --- what it answers --------------------------------------------------------------------------------
+async def test_status_tells_the_queue_and_what_is_stuck(served: Served) -> None:
+    await recorded(served, "queued")
+    await recorded(served, "stuck", Event.QUARANTINE, error_code="too_large", error="over 5 GiB")
+    served.view.held_up.append(BlockedView("drop", "access_denied", "403", NOW))
+    found = (await served.ask({"op": "status"}))[0]
+    assert found["watches"][0]["counts"]["queued"] == 1
+    assert found["quarantined"][0]["error"]["cause"] == "over 5 GiB"
+    assert found["settling"][0]["why"] == "open for writing"
+    assert found["blocked"][0]["fix"]
+    assert found["quarantined_count"] == 1
+
+
+async def test_a_path_tells_its_receipt_and_never_a_url(served: Served) -> None:
+    await recorded(served, "a", *DONE, expires_at=NOW, checksum="md5:00")
+    path = str(served.view.config.watches[0].path / "a")
+    found = (await served.ask({"op": "path", "path": path}))[0]
+    assert found["version"]["receipt"]["checksum"] == "md5:00"
+    assert found["version"]["link_expires_at"]
+    assert "http" not in json.dumps(found)
+
+
+async def test_a_path_nobody_knows_is_refused(served: Served) -> None:
+    for path in (served.view.config.watches[0].path / "x", Path("/elsewhere/x")):
+        assert (await served.refusal({"op": "path", "path": str(path)})).exit_code == 4
+
+
+async def test_only_the_daemon_of_the_ledger_that_was_meant_answers(served: Served) -> None:
+    ledger = str(served.view.config.ledger.path)
+    assert await served.ask({"op": "ping", "ledger": ledger})
+    assert (await served.refusal({"op": "ping", "ledger": "/other"})).code == "other_daemon"
+
+
+async def test_retry_takes_back_what_it_names(served: Served) -> None:
+    for name in ("a", "b", "c"):
+        await recorded(served, name, Event.QUARANTINE, error_code="unreadable" if name == "a" else "exists")
+    drop = served.view.config.watches[0].path
+    assert (await served.ask({"op": "retry", "paths": [str(drop / "b")]}))[0]["count"] == 1
+    assert (await served.refusal({"op": "retry", "paths": [str(drop / "b")]})).exit_code == 4
+    assert (await served.ask({"op": "retry", "error": "unreadable"}))[0]["count"] == 1
+    assert (await served.ask({"op": "retry", "all": True}))[0]["count"] == 1
+    assert (await served.ask({"op": "retry", "all": True}))[0]["count"] == 0
+    for nothing in ({"watch": "other"}, {"error": "exists"}, {"paths": [str(drop / "x")]}):
+        assert (await served.refusal({"op": "retry", **nothing})).exit_code == 4
+
+
+async def test_link_finds_by_path_and_by_key(served: Served) -> None:
+    await recorded(served, "a", *UPLOADED)
+    for named in ({"path": str(served.view.config.watches[0].path / "a")}, {"key": "a"}, {"key": "s3://bucket/a"}):
+        assert SECRET in (await served.ask({"op": "link", "expires": 60, **named}))[0]["link"]["url"]
+    assert (await served.refusal({"op": "link", "key": "s3://other/a"})).exit_code == 4
+
+
+async def test_link_of_what_is_not_uploaded_yet_is_pending(served: Served) -> None:
+    await recorded(served, "a")
+    path = str(served.view.config.watches[0].path / "a")
+    assert (await served.refusal({"op": "link", "path": path})).exit_code == 5
+
+
+@pytest.mark.parametrize("expires", [0, 7 * 86400 + 1, "1h", True])
+async def test_a_link_lives_within_bounds_or_is_refused(served: Served, expires: Any) -> None:
+    assert (await served.refusal({"op": "link", "key": "a", "expires": expires})).exit_code == 2
+
+
+# --- wait -------------------------------------------------------------------------------------------
+async def wait(served: Served, *names: str, timeout: float = 5) -> dict[str, str]:
+    drop = served.view.config.watches[0].path
+    found = await served.ask({"op": "wait", "paths": [str(drop / name) for name in names], "timeout": timeout})
+    return {Path(answer["path"]).name: answer["outcome"] for answer in found}
+
+
+async def test_wait_answers_when_the_link_is_there(served: Served) -> None:
+    version = await recorded(served, "a", *UPLOADED)
+    waiting = asyncio.create_task(wait(served, "a"))
+    await until(lambda: bool(served.view.hints))
+    await served.view.ledger.linked([version], LinksMark(1, 1))
+    assert await waiting == {"a": "linked"}
+    assert served.view.hints == [("drop", b"a")]
+
+
+async def test_wait_means_the_current_content(served: Served) -> None:
+    await recorded(served, "a", *DONE)
+    (served.view.config.watches[0].path / "a").write_bytes(b"newer")
+    assert (await served.refusal(wait_request(served, "a", timeout=0))).exit_code == 5
+
+
+def wait_request(served: Served, name: str, timeout: float) -> dict[str, Any]:
+    return {"op": "wait", "paths": [str(served.view.config.watches[0].path / name)], "timeout": timeout}
+
+
+async def test_wait_tells_of_each_that_will_not_come(served: Served) -> None:
+    await recorded(served, "stuck", Event.QUARANTINE, error_code="too_large", error="x")
+    assert await wait(served, "stuck", "absent") == {"stuck": "quarantined", "absent": "missing"}
+
+
+async def test_a_file_moved_away_after_its_link_is_no_missing_one(tmp_path: Path) -> None:
+    async with serving(configuration(tmp_path, after="delete")) as served:
+        await recorded(served, "a", *DONE, Event.FINISH)
+        (served.view.config.watches[0].path / "a").unlink()
+        assert await wait(served, "a") == {"a": "linked"}
+
+
+async def test_without_a_daemon_a_wait_does_not_pretend(served: Served) -> None:
+    await recorded(served, "a")
+    served.view.started_at = None
+    assert (await served.refusal(wait_request(served, "a", timeout=60))).exit_code == 3
+
+
+# --- put and descriptors ----------------------------------------------------------------------------
+@contextlib.contextmanager
+def a_file(folder: Path, flags: int = os.O_RDONLY) -> Any:
+    (folder / "put.txt").write_bytes(b"content")
+    fd = os.open(folder / "put.txt", flags)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+async def test_put_reads_the_passed_descriptor_and_nothing_else(served: Served, tmp_path: Path) -> None:
+    """The path is only a name: the daemon's rights open nothing."""
+    async with no_descriptor_stays():
+        with a_file(tmp_path) as fd:
+            answers = await served.ask({"op": "put", "path": "/root/secret", "key": "k"}, [fd])
+    assert answers[-1]["link"]["size"] == len(b"content")
+    assert served.view.puts == [(b"/root/secret", "drop", "k", os.geteuid())]
+
+
+async def test_put_tells_its_progress(served: Served, tmp_path: Path) -> None:
+    async def slowly(_fd: int, progress: Callable[[int], None]) -> None:
+        progress(3)
+        await asyncio.sleep(0.3)
+
+    served.view.on_put = slowly
+    with a_file(tmp_path) as fd:
+        answers = await served.ask({"op": "put", "path": "/x"}, [fd])
+    assert answers[0] == {"sent": 3, "size": 7}
+    assert "link" in answers[-1]
+
+
+async def test_put_of_a_file_in_a_watch_is_that_watchs_file(served: Served) -> None:
+    drop = served.view.config.watches[0].path
+    with a_file(drop) as fd:
+        await served.ask({"op": "put", "path": str(drop / "put.txt")}, [fd])
+    assert served.view.puts[0][:2] == (b"put.txt", "drop")
+
+
+async def test_a_failed_put_carries_its_cause_fix_and_exit_code(served: Served, tmp_path: Path) -> None:
+    async def refuse(_fd: int, _progress: Callable[[int], None]) -> None:
+        raise fault("too_large", "over max_size")
+
+    served.view.on_put = refuse
+    with a_file(tmp_path) as fd:
+        refused = await served.refusal({"op": "put", "path": "/x"}, [fd])
+    assert (refused.code, refused.exit_code) == ("too_large", 4)
+    assert refused.fix
+
+
+async def test_put_takes_only_one_regular_file_open_for_reading(served: Served, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    folder = os.open(tmp_path, os.O_RDONLY)
+    async with no_descriptor_stays():
+        with a_file(tmp_path, os.O_RDWR) as both, a_file(tmp_path, os.O_PATH) as path_only:
+            for fds in ([], [both], [path_only], [reader], [folder]):
+                assert (await served.refusal({"op": "put", "path": "/x"}, fds)).exit_code in {2, 4}
+            for _ in range(3):
+                assert (await served.refusal({"op": "put", "path": "/x"}, [reader, writer, both])).exit_code == 2
+    for fd in (reader, writer, folder):
+        os.close(fd)
+    assert served.view.puts == []
+
+
+async def test_a_client_that_leaves_stops_its_put(served: Served, tmp_path: Path) -> None:
+    events: list[str] = []
+
+    async def for_ever(_fd: int, _progress: Callable[[int], None]) -> None:
+        events.append("began")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            events.append("stopped")
+
+    served.view.on_put = for_ever
+    async with no_descriptor_stays():
+        with a_file(tmp_path) as fd:
+            client = asyncio.create_task(served.ask({"op": "put", "path": "/x"}, [fd]))
+            await until(lambda: events == ["began"])
+            client.cancel()
+            await asyncio.gather(client, return_exceptions=True)
+            await until(lambda: events == ["began", "stopped"])
+            await until(lambda: len(asyncio.all_tasks()) <= 2)
+
+
+# --- who may have links -----------------------------------------------------------------------------
+STRANGER = """
+import json, socket, sys
+sock = socket.socket(socket.AF_UNIX)
+sock.connect(sys.argv[1])
+sock.sendall(sys.argv[2].encode() + b"\\n")
+print(sock.makefile().read())
+"""
+
+
+async def stranger(served: Served, request: Mapping[str, Any], *groups: int) -> str:
+    """Ask as nobody, a member of ``groups``; the socket's own rights are out of the way."""
+    for folder in served.path.parents:
+        if str(folder).startswith("/tmp/") and folder.stat().st_uid == os.geteuid():
+            folder.chmod(folder.stat().st_mode | 0o011)
+    served.path.chmod(0o666)
+    arguments = [sys.executable, "-I", "-c", STRANGER, str(served.path), json.dumps(request)]
+    run = functools.partial(
+        subprocess.run, user=NOBODY, group=NOBODY, extra_groups=groups, capture_output=True, text=True, check=True
+    )
+    return (await asyncio.to_thread(run, [*_python(), *arguments[1:]], cwd="/")).stdout
+
+
+def _python() -> list[str]:
+    """Return an interpreter that others may run too: the tests' own may be in a closed home."""
+    return [os.path.realpath(sys.executable)]
+
+
+@as_root
+@pytest.mark.parametrize("op", ["link", "links", "put"])
+async def test_others_get_no_link(served: Served, op: str) -> None:
+    await recorded(served, "a", *UPLOADED)
+    answer = await stranger(served, {"op": op, "key": "a", "path": "/x"})
+    assert json.loads(answer)["error"]["exit"] == 4
+    assert SECRET not in answer
+    assert '"counts"' in await stranger(served, {"op": "status"})
+
+
+@as_root
+async def test_the_links_group_gets_links(served: Served) -> None:
+    await recorded(served, "a", *UPLOADED)
+    links = served.view.config.links.model_copy(update={"group": "7001"})
+    served.view.config = served.view.config.model_copy(update={"links": links})
+    assert SECRET in await stranger(served, {"op": "link", "key": "a"}, 7001)
+    assert SECRET not in await stranger(served, {"op": "link", "key": "a"}, 7002)
+
+
+@as_root
+async def test_the_sockets_own_rights_keep_others_out(tmp_path: Path) -> None:
+    async with serving(configuration(tmp_path)) as served:
+        program = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+        for folder in (served.path.parent, tmp_path, tmp_path.parent, tmp_path.parent.parent):
+            folder.chmod(folder.stat().st_mode | 0o011)
+        run = functools.partial(subprocess.run, user=NOBODY, group=NOBODY, capture_output=True, text=True, cwd="/")
+        done = await asyncio.to_thread(run, [*_python(), "-I", "-c", program, str(served.path)], check=False)
+        assert "PermissionError" in done.stderr
+
+
+# --- hostile clients --------------------------------------------------------------------------------
+@pytest.mark.parametrize("line", [b"\n", b"{\n", b"[]\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n", b'{"op": 5}\n'])
+async def test_what_is_no_request_gets_one_clear_answer(served: Served, line: bytes) -> None:
+    answers = await served.raw(line)
+    assert [answer["error"]["exit"] for answer in answers] == [2]
+
+
+async def test_a_request_without_end_is_cut_off(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "REQUEST_TIMEOUT", 0.1)
+    assert await served.raw(b'{"op": "status"') == []
+    assert await served.ask({"op": "ping"})
+
+
+async def test_a_request_over_the_bound_is_refused(served: Served) -> None:
+    assert (await served.refusal({"op": "x" * (4 << 20)})).exit_code == 2
+    assert await served.ask({"op": "ping"})
+
+
+async def test_two_hundred_silent_clients_stop_nobody_for_long(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "REQUEST_TIMEOUT", 0.3)
+    async with no_descriptor_stays(), contextlib.AsyncExitStack() as clients:
+        for _ in range(200):
+            clients.enter_context(await asyncio.to_thread(socket_file.connect, served.path))
+        async with asyncio.timeout(10):
+            while not await answered(served):  # noqa: ASYNC110 - a socket tells nobody that it has room
+                await asyncio.sleep(0.02)
+
+
+async def answered(served: Served) -> bool:
+    try:
+        return bool(await served.ask({"op": "ping"}))
+    except Answered as busy:
+        assert busy.exit_code == 3  # noqa: PT017 - a busy socket says so
+        return False
+
+
+async def test_a_client_that_reads_nothing_holds_up_no_other(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer is far larger than the socket's buffer."""
+    monkeypatch.setattr(control, "ANSWER_TIMEOUT", 0.3)
+    served.view.held_up = [BlockedView("drop", "dns", "x" * 1000, NOW)] * 5000
+    async with no_descriptor_stays():
+        deaf = socket_file.connect(served.path)
+        deaf.sendall(b'{"op": "status"}\n')
+        for _ in range(20):
+            assert await served.ask({"op": "ping"})
+        await until(lambda: len(asyncio.all_tasks()) <= 2)
+        deaf.close()
+
+
+async def test_a_half_closed_client_still_gets_its_answer(served: Served) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(served.path))
+    writer.write(b'{"op": "ping"}\n')
+    writer.write_eof()
+    assert b"daemon" in await reader.read()
+    writer.close()
+
+
+async def test_a_bug_in_an_answer_tells_its_kind_and_not_its_words(served: Served) -> None:
+    async def boom(_fd: int, _progress: Callable[[int], None]) -> None:
+        raise ZeroDivisionError(f"http://h/b/k?X-Amz-Signature={SECRET}")
+
+    served.view.on_put = boom
+    (served.view.config.watches[0].path / "put.txt").write_bytes(b"x")
+    with a_file(served.view.config.watches[0].path) as fd:
+        refused = await served.refusal({"op": "put", "path": "/x"}, [fd])
+    assert refused.exit_code == 1
+    assert "ZeroDivisionError" in refused.message
+    assert SECRET not in refused.message
+    assert await served.ask({"op": "ping"})
+
+
+async def test_many_at_once_each_get_their_own(served: Served, tmp_path: Path) -> None:
+    async with no_descriptor_stays():
+        with a_file(tmp_path) as fd:
+            answers = await asyncio.gather(
+                *(served.ask({"op": "put", "path": "/x", "key": f"k{n}"}, [fd]) for n in range(40))
+            )
+    assert [found[-1]["link"]["key"] for found in answers] == [f"k{n}" for n in range(40)]

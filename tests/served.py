@@ -1,0 +1,181 @@
+"""A control socket that answers over a real ledger, without a pipeline behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from presignd.config import (
+    Config,
+    ControlConfig,
+    LedgerConfig,
+    LinksConfig,
+    LogConfig,
+    PresignConfig,
+    UploadConfig,
+    WatchConfig,
+    WebConfig,
+)
+from presignd.ledger import Ledger, Selection
+from presignd.ledger.sqlite import open_ledger
+from presignd.model import FileVersion, Fingerprint, Link, LinksMark, NewVersion
+from presignd.states import Event
+from presignd.web import control, socket_file
+from presignd.web.answers import Answers
+from presignd.web.failure import Answered
+from presignd.web.view import BlockedView, FolderView, InFlightView, SettlingView
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+SECRET = "c0ffee00" * 8
+
+
+@dataclass
+class FakeView:
+    """A daemon without a pipeline, over a real ledger; ``put`` is what each test needs."""
+
+    config: Config
+    ledger: Ledger
+    started_at: datetime | None = NOW
+    hints: list[tuple[str, bytes]] = field(default_factory=list)
+    held_up: list[BlockedView] = field(default_factory=list)
+    on_put: Callable[[int, Callable[[int], None]], Any] | None = None
+    puts: list[tuple[bytes, str, str | None, int]] = field(default_factory=list)
+
+    def folders(self) -> Sequence[FolderView]:
+        return [FolderView("drop", "lease", NOW)]
+
+    def settling(self) -> Sequence[SettlingView]:
+        return [SettlingView("drop", b"new", NOW, "open for writing")]
+
+    def in_flight(self) -> Sequence[InFlightView]:
+        return []
+
+    def blocked(self) -> Sequence[BlockedView]:
+        return self.held_up
+
+    def hint(self, watch: str, path: bytes) -> None:
+        self.hints.append((watch, path))
+
+    async def link(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
+        assert by_uid >= 0
+        return link_for(version.key or "", expires or 900)
+
+    async def put(
+        self,
+        fd: int,
+        path: bytes,
+        watch: str,
+        *,
+        key: str | None,
+        expires: int | None,  # noqa: ARG002 - the port's
+        by_uid: int,
+        progress: Callable[[int], None],
+    ) -> Link:
+        self.puts.append((path, watch, key, by_uid))
+        if self.on_put:
+            await self.on_put(fd, progress)
+        return link_for(key or os.fsdecode(path).rpartition("/")[2], len(os.pread(fd, 1 << 20, 0)))
+
+    async def requeue(self, selection: Selection) -> list[FileVersion]:
+        return await self.ledger.requeue(selection, NOW)
+
+
+def link_for(key: str, size: int) -> Link:
+    url = f"http://127.0.0.1/bucket/{key}?X-Amz-Signature={SECRET}"
+    return Link(NOW, "id", "drop", key, "bucket", key, size, "text/plain", "", "md5:00", NOW, url)
+
+
+def configuration(folder: Path, **watch: Any) -> Config:
+    (folder / "drop").mkdir()
+    return Config(
+        presign=PresignConfig(),
+        watches=(WatchConfig(name="drop", path=folder / "drop", bucket="bucket", **watch),),
+        upload=UploadConfig(),
+        ledger=LedgerConfig(path=folder / "ledger"),
+        links=LinksConfig(file=folder / "links.jsonl"),
+        control=ControlConfig(),
+        log=LogConfig(),
+        web=WebConfig(),
+    )
+
+
+@dataclass
+class Served:
+    """A control socket that answers, and how to ask it."""
+
+    path: Path
+    view: FakeView
+
+    async def ask(self, request: Mapping[str, Any], fds: Sequence[int] = ()) -> list[dict[str, Any]]:
+        return [answer async for answer in control.exchange(socket_file.connect(self.path), request, fds)]
+
+    async def refusal(self, request: Mapping[str, Any], fds: Sequence[int] = ()) -> Answered:
+        with pytest.raises(Answered) as refused:
+            await self.ask(request, fds)
+        return refused.value
+
+    async def raw(self, *pieces: bytes) -> list[dict[str, Any]]:
+        """Send bytes as they are and read to the end."""
+        reader, writer = await asyncio.open_unix_connection(str(self.path), limit=1 << 24)
+        with contextlib.suppress(ConnectionError):
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+        data = b""
+        with contextlib.suppress(ConnectionError):
+            while more := await reader.read(1 << 16):
+                data += more
+        writer.close()
+        return [json.loads(line) for line in data.splitlines()]
+
+
+@contextlib.asynccontextmanager
+async def serving(config: Config, path: Path | None = None) -> AsyncIterator[Served]:
+    ledger = await open_ledger(config.ledger.path)
+    view = FakeView(config, ledger)
+    path = path or config.ledger.path / "control.sock"
+    try:
+        async with control.serve(path, config.control.group, Answers(view).answer):
+            yield Served(path, view)
+    finally:
+        await ledger.close(clean=True)
+
+
+async def recorded(served: Served, name: str, *events: Event, **changes: Any) -> FileVersion:
+    """Drop a file and move its version through ``events``."""
+    file = served.view.config.watches[0].path / name
+    file.write_bytes(b"hello")
+    ledger = served.view.ledger
+    new = NewVersion(
+        f"id-{name}", "drop", os.fsencode(name), Fingerprint.of(file.stat()), "bucket", name, "text/plain", 0, NOW
+    )
+    version = (await ledger.enqueue([new]))[0].version
+    for event in events:
+        match event:
+            case Event.CLAIM:
+                version = (await ledger.claim("drop", 1, NOW))[0]
+            case Event.LINK:
+                version = (await ledger.linked([version], LinksMark(1, 1)))[0]
+            case _:
+                version = await ledger.apply(version, event, **changes)
+    return version
+
+
+UPLOADED = (Event.CLAIM, Event.VERIFY)
+DONE = (*UPLOADED, Event.LINK)
+
+
+@pytest_asyncio.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    async with serving(configuration(tmp_path)) as found:
+        yield found

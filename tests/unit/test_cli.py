@@ -1,0 +1,188 @@
+"""The command line: help, exit codes, error lines, and nothing heavy on the way to them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from presignd import __version__, cli
+from presignd.cli import guard, options, show
+from presignd.cli.waits import REQUEST_BYTES, batches
+from presignd.errors import Refused, TimedOut, Unavailable, UsageError, fault
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def ended(error: BaseException) -> int:
+    """Return the exit code that a command ends with when ``error`` leaves it."""
+
+    def command() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        guard.guarded(command)()
+    return int(end.value.code or 0)
+
+
+def test_help_names_every_command_with_its_line() -> None:
+    shown = CliRunner().invoke(cli.app, ["--help"]).output
+    for name, (_, line) in cli.COMMANDS.items():
+        assert name in shown
+        assert line in shown
+
+
+def test_version_is_told() -> None:
+    assert CliRunner().invoke(cli.app, ["--version"]).output == f"presignd {__version__}\n"
+
+
+def test_help_needs_no_heavy_library() -> None:
+    """Completion runs the command at each press of Tab."""
+    heavy = "{'aiohttp', 'minio', 'pydantic', 'structlog', 'watchfiles', 'sqlite3', 'asyncio'}"
+    program = f"import sys, presignd.cli; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_an_unknown_command_is_usage_and_names_the_nearest() -> None:
+    done = CliRunner().invoke(cli.app, ["sttus"])
+    assert done.exit_code == 2
+    assert "status" in done.output
+
+
+@pytest.mark.parametrize("name", ["put", "status", "wait", "link", "retry", "run"])
+def test_each_command_shows_an_example(name: str) -> None:
+    shown = CliRunner().invoke(cli.app, [name, "--help"])
+    assert shown.exit_code == 0
+    assert "Example:" in shown.output
+    assert f"presignd {name}" in shown.output
+
+
+def test_expire_is_accepted_for_expires() -> None:
+    done = CliRunner().invoke(cli.app, ["put", "--expire", "8d", "x"])
+    assert (done.exit_code, "7d" in done.output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("x"), 2),
+        (Unavailable("x"), 3),
+        (fault("connection_refused"), 3),
+        (fault("access_denied"), 3),
+        (fault("presigner_unreachable"), 3),
+        (Refused("x"), 4),
+        (fault("too_large"), 4),
+        (TimedOut("x"), 5),
+        (KeyboardInterrupt(), 130),
+        (BrokenPipeError(), 0),
+        (ZeroDivisionError(), 1),
+        (ExceptionGroup("tasks", [Unavailable("x")]), 3),
+    ],
+)
+def test_each_failure_has_the_exit_code_of_the_contract(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_reader_gone", lambda: sys.exit(0))
+    assert ended(error) == code
+
+
+def test_an_expected_failure_is_one_line_with_its_fix(capsys: pytest.CaptureFixture[str]) -> None:
+    ended(Unavailable("the daemon is away", fix="start it"))
+    assert capsys.readouterr() == ("", "presignd: the daemon is away (start it)\n")
+
+
+def test_every_problem_stands_on_its_own_line() -> None:
+    lines = guard.error_lines(UsageError("config", problems=("a.b: wrong", "c.d: wrong too")))
+    assert lines == ["presignd: a.b: wrong", "presignd: c.d: wrong too"]
+
+
+def test_a_file_name_forges_no_line_and_no_colour() -> None:
+    lines = guard.error_lines(Refused("put: a\nb\x1b[31m\udcff"))
+    assert lines == ["presignd: put: a\\nb\\x1b[31m\\udcff"]
+
+
+def test_a_bug_shows_its_traceback_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+    code = ended(
+        RuntimeError("http://h/b/k?X-Amz-Signature=c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00")
+    )
+    told = capsys.readouterr().err
+    assert code == 1
+    assert "Traceback" in told
+    assert "c0ffee" not in told
+
+
+def test_a_reader_that_went_away_is_no_failure() -> None:
+    program = "from presignd.cli.guard import guarded\nguarded(lambda: [print('x' * 1000) for _ in range(1000)])()"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("15m", 900), ("7d", 604800), ("1s", 1), (None, None)])
+def test_an_expiry_is_read_as_whole_seconds(text: str | None, seconds: int | None) -> None:
+    assert options.expiry(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["8d", "0s", "soon", "-1s", ""])
+def test_an_expiry_out_of_bounds_says_what_is_wrong(text: str) -> None:
+    with pytest.raises(UsageError, match="--expires"):
+        options.expiry(text)
+
+
+def test_a_path_is_told_by_where_its_folder_really_is_and_its_own_name(tmp_path: Path) -> None:
+    """A symlink as the last component is not followed: it is the symlink that was named."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "door").symlink_to("real")
+    (tmp_path / "real/link").symlink_to("elsewhere")
+    assert options.absolute(tmp_path / "door" / "link") == f"{tmp_path.resolve()}/real/link"
+    assert options.absolute(tmp_path / "door/..") == str(tmp_path.resolve())
+
+
+def test_requests_of_wait_stay_within_the_bound_and_lose_no_path() -> None:
+    paths = [f"/{n:06}/" + "x" * 200 for n in range(5000)]
+    parts = list(batches(paths))
+    assert [path for part in parts for path in part] == paths
+    assert max(sum(map(len, part)) for part in parts) <= REQUEST_BYTES
+
+
+def test_json_keeps_names_readable_and_escapes_what_is_no_utf8(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show.document({"path": "é\udcff\n"}, indent=None)
+    assert capsys.readouterr().out == '{"path": "é\\udcff\\n"}\n'
+
+
+def test_tables_in_a_pipe_are_lines_with_tabs(capsys: pytest.CaptureFixture[str]) -> None:
+    show.table("watch", ("name",), [["a\tb", "c"]])
+    assert capsys.readouterr().out == "watch\ta\\tb\tc\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (90, "90 s"), (150, "2 min"), (7200, "2 h"), (400000, "5 d")]
+)
+def test_times_are_told_in_the_largest_unit_that_fits(seconds: float, text: str) -> None:
+    assert show.span(seconds) == text
+
+
+def test_put_refuses_what_one_request_cannot_mean() -> None:
+    for arguments in (["put", "--key", "k", "a", "b"], ["put", "-"], ["put", "a", "-"]):
+        assert CliRunner().invoke(cli.app, arguments).exit_code == 2
+
+
+def test_links_are_not_printed_into_the_journal(tmp_path: Path) -> None:
+    """$JOURNAL_STREAM names the device and inode of the journal's stream (systemd.exec(5))."""
+    from presignd.cli.run import is_journal  # noqa: PLC0415 - imports the daemon
+
+    with (tmp_path / "out").open("wb") as out:
+        found = os.fstat(out.fileno())
+        assert is_journal(out.fileno(), {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"})
+        assert not is_journal(out.fileno(), {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino + 1}"})
+        assert not is_journal(out.fileno(), {})

@@ -1,0 +1,216 @@
+"""What the answers rest on: places of the socket, who may have links, requests, and when a wait ends."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from presignd.errors import UsageError
+from presignd.model import FileVersion, Fingerprint, State
+from presignd.web import documents, fields, socket_file
+from presignd.web.locate import Place, fingerprint_at, locate
+from presignd.web.peer import Peer, _from_xucred
+from presignd.web.waiting import Outcome, outcome, pause
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+PRINT = Fingerprint(1, 5, 10, 20)
+VERSION = FileVersion("id", "drop", b"a.txt", PRINT, State.QUEUED, "bucket", "a.txt", "a.txt", "text/plain", 0, NOW)
+
+
+def in_state(state: State, **changes: Any) -> FileVersion:
+    return replace(VERSION, state=state, **changes)
+
+
+# --- waiting ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("state", "found"),
+    [
+        (State.QUEUED, Outcome.PENDING),
+        (State.UPLOADING, Outcome.PENDING),
+        (State.VERIFIED, Outcome.PENDING),
+        (State.LINKED, Outcome.LINKED),
+        (State.FINISHED, Outcome.LINKED),
+        (State.QUARANTINED, Outcome.QUARANTINED),
+        (State.IGNORED, Outcome.IGNORED),
+        (State.VANISHED, Outcome.PENDING),
+    ],
+)
+def test_the_state_of_the_current_content_decides(state: State, found: Outcome) -> None:
+    assert outcome(in_state(state), PRINT, leaves=False) is found
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_a_verdict_on_older_content_says_nothing_about_newer(state: State) -> None:
+    newer = replace(PRINT, mtime_ns=11)
+    assert outcome(in_state(state), newer, leaves=True) is Outcome.PENDING
+
+
+def test_a_file_the_ledger_does_not_know_yet_is_pending() -> None:
+    assert outcome(None, PRINT, leaves=False) is Outcome.PENDING
+
+
+def test_a_file_that_after_took_away_has_its_link() -> None:
+    assert outcome(in_state(State.FINISHED), None, leaves=True) is Outcome.LINKED
+
+
+@pytest.mark.parametrize("version", [None, in_state(State.FINISHED), in_state(State.QUEUED)])
+def test_a_file_that_is_gone_otherwise_is_missing(version: FileVersion | None) -> None:
+    assert outcome(version, None, leaves=False) is Outcome.MISSING
+
+
+def test_a_wait_looks_soon_at_first_and_at_least_twice_a_second() -> None:
+    assert pause(0) == 0.05
+    assert pause(3600) == 0.5
+
+
+# --- places -----------------------------------------------------------------------------------------
+def config(tmp_path: Path, socket: Path | None = None) -> Any:
+    return SimpleNamespace(control=SimpleNamespace(socket=socket), ledger=SimpleNamespace(path=tmp_path / "ledger"))
+
+
+def test_the_named_place_wins_over_all_others(tmp_path: Path) -> None:
+    environ = {"PRESIGND_SOCKET": "/named", "RUNTIME_DIRECTORY": str(tmp_path)}
+    assert socket_file.socket_path(config(tmp_path, Path("/configured")), environ) == Path("/configured")
+    assert socket_file.socket_path(config(tmp_path), environ) == Path("/named")
+    assert socket_file.find_sockets(environ) == [Path("/named")]
+
+
+def test_the_first_runtime_directory_is_taken(tmp_path: Path) -> None:
+    environ = {"RUNTIME_DIRECTORY": f"{tmp_path}:/elsewhere", "XDG_RUNTIME_DIR": "/run/user/1"}
+    assert socket_file.socket_path(config(tmp_path), environ) == tmp_path / "control.sock"
+    assert socket_file.find_sockets(environ) == [
+        tmp_path / "control.sock",
+        Path("/run/presignd/control.sock"),
+        Path("/run/user/1/presignd/control.sock"),
+    ]
+
+
+def test_a_session_gets_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket_file, "SYSTEM", tmp_path / "absent/control.sock")
+    assert socket_file.socket_path(config(tmp_path), {"XDG_RUNTIME_DIR": str(tmp_path)}).parent == tmp_path / "presignd"
+    assert (tmp_path / "presignd").stat().st_mode & 0o777 == 0o700
+
+
+def test_beside_the_ledger_is_the_last_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket_file, "SYSTEM", tmp_path / "absent/control.sock")
+    assert socket_file.socket_path(config(tmp_path), {}) == tmp_path / "ledger/control.sock"
+
+
+# --- peers ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("peer", "may"),
+    [
+        (Peer(1, 0, 0, frozenset()), True),
+        (Peer(1, 65533, 65533, frozenset()), False),
+        (Peer(1, 65533, 7001, frozenset()), True),
+        (Peer(1, 65533, 65533, frozenset({7001})), True),
+        (Peer(1, 65533, 65533, frozenset({7002})), False),
+    ],
+)
+def test_links_go_to_root_and_the_links_group_only(peer: Peer, may: bool) -> None:
+    assert peer.may_have_links("7001") is may
+
+
+def test_links_go_to_the_daemons_own_user() -> None:
+    assert Peer(1, os.geteuid(), 65533, frozenset()).may_have_links("")
+
+
+@pytest.mark.parametrize("group", ["", "there-is-no-such-group"])
+def test_no_group_is_nobodys(group: str) -> None:
+    assert not Peer(1, 65533, 0, frozenset()).may_have_links(group)
+
+
+def test_credentials_of_macos_are_read() -> None:
+    raw = struct.pack("=IIhxx16I", 0, 501, 2, 20, 12, *[0] * 14)
+    assert _from_xucred(raw) == Peer(0, 501, 20, frozenset({20, 12}))
+
+
+# --- requests ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"path": 1},
+        {"path": "relative"},
+        {"path": "/a\0b"},
+        {"path": ["/a", 2]},
+        {"path": "/\ud800"},
+        {"path": {"a": 1}},
+    ],
+)
+def test_a_path_that_is_none_is_refused(request_: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        fields.paths(request_, "path")
+
+
+def test_paths_keep_bytes_that_are_no_utf8() -> None:
+    assert fields.paths({"path": ["/a\udcff", "/b", "/b"]}, "path") == [b"/a\xff", b"/b"]
+
+
+@pytest.mark.parametrize("value", [True, "5", -1, 11, float("nan"), float("inf")])
+def test_a_number_out_of_bounds_is_refused(value: Any) -> None:
+    with pytest.raises(UsageError):
+        fields.number({"n": value}, "n", most=10)
+
+
+@pytest.mark.parametrize("value", [5, ["a"], "\udcff"])
+def test_a_text_that_is_none_is_refused(value: Any) -> None:
+    with pytest.raises(UsageError):
+        fields.text({"t": value}, "t")
+
+
+# --- finding ----------------------------------------------------------------------------------------
+def watch_at(path: Path) -> Any:
+    return SimpleNamespace(name="drop", path=path)
+
+
+def test_a_path_is_found_by_the_configured_name_and_by_the_real_one(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "door").symlink_to("real")
+    watches = [watch_at(tmp_path / "door")]
+    for folder in ("door", "real"):
+        absolute = os.fsencode(tmp_path / folder / "sub/a")
+        assert locate(absolute, watches) == Place(absolute, "drop", b"sub/a")
+
+
+def test_a_folder_of_a_like_name_is_not_the_watch(tmp_path: Path) -> None:
+    absolute = os.fsencode(tmp_path / "drop2/a")
+    assert locate(absolute, [watch_at(tmp_path / "drop")]) == Place(absolute, "", absolute)
+
+
+def test_what_lies_behind_a_symlink_is_nothing_of_a_watch(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/a").write_bytes(b"x")
+    (tmp_path / "door").symlink_to("real")
+    (tmp_path / "real/b").symlink_to("a")
+    assert fingerprint_at(os.fsencode(tmp_path / "real/a")) == Fingerprint.of((tmp_path / "real/a").stat())
+    assert fingerprint_at(os.fsencode(tmp_path / "door/a")) is None
+    assert fingerprint_at(os.fsencode(tmp_path / "real/b")) is None
+    assert fingerprint_at(os.fsencode(tmp_path / "real/a/c")) is None
+
+
+# --- documents --------------------------------------------------------------------------------------
+def test_a_version_shows_its_error_with_the_fix() -> None:
+    stopped = documents.of_version(in_state(State.QUARANTINED, error_code="too_large", error="over max_size"))
+    assert stopped["error"]["cause"] == "over max_size"
+    assert "max_size" in stopped["error"]["fix"]
+    assert stopped["receipt"] is None
+
+
+@pytest.mark.parametrize("state", [State.VERIFIED, State.LINKED, State.FINISHED])
+def test_a_verified_version_has_a_receipt(state: State) -> None:
+    receipt = documents.of_receipt(in_state(state, checksum="md5:00", etag="00", done_at=NOW))
+    assert receipt is not None
+    assert receipt["done_at"] == "2026-01-02T03:04:05.000000Z"
+
+
+def test_a_file_that_could_not_be_moved_keeps_its_receipt() -> None:
+    """Its upload was verified and linked; only ``after`` failed (finish_failed)."""
+    assert documents.has_receipt(in_state(State.QUARANTINED, expires_at=NOW))
+    assert not documents.has_receipt(in_state(State.QUARANTINED))
