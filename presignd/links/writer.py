@@ -57,7 +57,7 @@ class LinksFile:
             raise UsageError(
                 f"links.file: {config.file}: {error.strerror}", fix="name a file in a folder the daemon can write to"
             ) from None
-        return links, links._past(mark)
+        return links, links._past(mark, links.mark)
 
     @property
     def mark(self) -> LinksMark:
@@ -153,8 +153,7 @@ class LinksFile:
         finally:
             close_all(fds)
 
-    def _past(self, mark: LinksMark | None) -> Iterator[Link]:
-        until = self.mark
+    def _past(self, mark: LinksMark | None, until: LinksMark) -> Iterator[Link]:
         for document, cursor in read(self._file, Cursor(mark.inode, mark.offset) if mark else None):
             if cursor.inode == until.inode and cursor.offset > until.offset:
                 return

@@ -23,7 +23,7 @@ from presignd.model import Fingerprint
 from presignd.pipeline.copies import content_checksum, copy_file
 from presignd.pipeline.folder import Gone, NotRegular
 from presignd.pipeline.link_file import write_link_file
-from presignd.pipeline.renames import names, place, rename_noreplace, sync
+from presignd.pipeline.renames import names, place, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -186,7 +186,8 @@ class _Finish:
         try:
             verdict = self._look_by_name()
             if verdict is Verdict.SAFE:
-                rename_noreplace(self._directory, self._name, self._directory, self._aside)
+                # Plain: nobody else makes a name of ours, and only one call takes whatever has the name now.
+                os.rename(self._name, self._aside, src_dir_fd=self._directory, dst_dir_fd=self._directory)
                 return None
         except (FileNotFoundError, Gone, NotRegular):
             return Finished(Outcome.GONE)
