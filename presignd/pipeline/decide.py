@@ -1,0 +1,179 @@
+"""What settling decides, apart from how it looks and acts. Pure.
+
+``decide`` says of one look at a file whether it is whole; ``against`` says of a whole one whether the
+ledger has it already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from presignd.errors import FileFault
+from presignd.model import State
+from presignd.states import IN_FLIGHT
+
+if TYPE_CHECKING:
+    from presignd.errors import Fault
+    from presignd.model import FileVersion, Fingerprint
+
+LEASE_SETTLE = 1.0
+QUIET_SETTLE = 10.0
+"""Contract §3, ``settle = "auto"``, in seconds: where the writer check works, and where it can't."""
+
+LOCAL_GRAIN = 0.02
+NETWORK_GRAIN = 2.0
+"""How coarse a filesystem's timestamps may be, in seconds: two changes within it can look like one."""
+
+_FIRST_STEP, _GROWTH = 0.05, 1.5
+_LAST_STEP, _LAST_MARKER_STEP = 1.0, 10.0
+"""Seconds between looks at what doesn't end by time: a writer or a passing fault; a missing marker, whose
+event brings a look anyway."""
+
+_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """A watch's rules: ``settle`` in seconds (None: by what the writer check can tell of the file)."""
+
+    settle: float | None = None
+    grain: float = LOCAL_GRAIN
+
+    def needed(self, writer: bool | None) -> float:
+        """Return how many seconds of quiet the file needs; ``writer`` None: the kernel can't tell."""
+        default = QUIET_SETTLE if writer is None else LEASE_SETTLE
+        return max(default if self.settle is None else self.settle, self.grain)
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """One look at a path. ``fingerprint`` None: no regular file is there.
+
+    ``read_ns`` (wall clock, UTC) and ``seen_at`` (monotonic, seconds) were taken before anything else, so
+    a write after the look at the writer has a ctime later than ``read_ns``. ``missing`` is the ready
+    marker that isn't there. ``fault`` says why the file can't be read.
+    """
+
+    fingerprint: Fingerprint | None
+    read_ns: int
+    seen_at: float
+    writer: bool | None = None
+    missing: str = ""
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is remembered between looks: the fingerprint, since when it is seen (monotonic), and the looks."""
+
+    fingerprint: Fingerprint
+    since: float
+    looks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Not whole yet: look again ``after`` seconds; ``why`` is for people."""
+
+    seen: Seen
+    after: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Whole, with this fingerprint; with a ``fault``: unreadable, and quiet."""
+
+    seen: Seen
+    fault: FileFault | None
+
+
+def decide(before: Seen | None, sight: Sight, rules: Rules) -> Settled | Wait | None:
+    """Say whether the file is settled, must wait, or (None) is none.
+
+    A ctime that is older than the quiet time counts at once where the writer check works. A ctime in the
+    future (the clock was set back) and files the kernel can't tell of are watched for the whole time.
+    """
+    if sight.fingerprint is None:
+        return None
+    seen = Seen(sight.fingerprint, sight.seen_at)
+    if before is not None and before.fingerprint == sight.fingerprint:
+        seen = Seen(before.fingerprint, before.since, before.looks + 1)
+    if hindrance := _hindrance(sight):
+        return Wait(seen, step(seen.looks), hindrance)
+    if sight.missing:
+        return Wait(seen, step(seen.looks, _LAST_MARKER_STEP), f"waits for {sight.missing}")
+    needed, quiet = rules.needed(sight.writer), _quiet(seen, sight)
+    if quiet < needed:
+        return Wait(seen, needed - quiet, f"quiet for {max(quiet, 0):.1f} of {needed:g} s")
+    return Settled(seen, sight.fault if isinstance(sight.fault, FileFault) else None)
+
+
+def _hindrance(sight: Sight) -> str:
+    """Return what must end before quiet counts for anything; "" when nothing is in the way."""
+    if sight.fault is not None and not isinstance(sight.fault, FileFault):
+        return sight.fault.message
+    return "open for writing" if sight.writer else ""
+
+
+def _quiet(seen: Seen, sight: Sight) -> float:
+    """Return for how many seconds the file surely has not changed."""
+    watched = sight.seen_at - seen.since
+    if sight.writer is None:
+        return watched
+    age = (sight.read_ns - seen.fingerprint.ctime_ns) / _NS
+    return max(age, watched)
+
+
+def step(looks: int, last: float = _LAST_STEP) -> float:
+    """Return the growing pause in seconds after so many looks in vain."""
+    return min(last, _FIRST_STEP * _GROWTH ** min(looks, 32))
+
+
+class Verdict(Enum):
+    """What a settled file is to the ledger."""
+
+    NEW = "a new version"
+    SAME = "recorded already"
+    HOLD = "another version of the path is in flight"
+    REFINGERPRINT = "the same version under another fingerprint"
+    COMPARE = "the same version if its content is"
+
+
+def against(known: FileVersion | None, settled: Settled, *, takes_away: bool) -> Verdict:  # noqa: PLR0911 - a table
+    """Compare a settled file with the current version of its path.
+
+    ``takes_away``: the watch moves or deletes what is finished, so a file at the path is another drop.
+    """
+    fingerprint = settled.seen.fingerprint
+    if known is None or known.state in {State.VANISHED, State.SUPERSEDED}:
+        return Verdict.NEW
+    if _now_readable(known, settled):
+        return Verdict.NEW
+    if known.fingerprint == fingerprint:
+        return Verdict.SAME
+    if known.state in IN_FLIGHT:
+        return Verdict.HOLD
+    if not known.fingerprint.same_data(fingerprint):
+        return Verdict.NEW
+    if takes_away and known.state is State.FINISHED:
+        return Verdict.NEW
+    if not known.checksum:
+        # A queued one is read later anyway; an ignored or quarantined one only got other metadata.
+        return Verdict.REFINGERPRINT
+    # Without permission nobody can tell: it stays what it was until it can be read or changes.
+    return Verdict.SAME if settled.fault else Verdict.COMPARE
+
+
+def _now_readable(known: FileVersion, settled: Settled) -> bool:
+    return known.state is State.QUARANTINED and known.error_code == "unreadable" and settled.fault is None
+
+
+def worth_a_look(known: FileVersion | None, fingerprint: Fingerprint) -> bool:
+    """Say whether a scanned file needs settling at all: not when it is just what the ledger has."""
+    if known is None or known.state in {State.VANISHED, State.SUPERSEDED}:
+        return True
+    unreadable = known.state is State.QUARANTINED and known.error_code == "unreadable"
+    return unreadable or known.fingerprint != fingerprint

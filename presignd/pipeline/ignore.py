@@ -1,0 +1,126 @@
+"""Which files are nobody's business, in gitignore syntax; and the names that stand beside a file. Pure."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import string
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from pathspec import GitIgnoreSpec
+from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from presignd.config import WatchConfig
+
+DEFAULTS = (
+    "*.part",
+    "*.partial",
+    "*.filepart",
+    "*.tmp",
+    "*.crdownload",
+    ".*",
+    "*~",
+    "~$*",
+    "Thumbs.db",
+    "desktop.ini",
+)
+"""Contract §3, ``ignore_defaults``: what programs write while a file is not whole yet, and litter."""
+
+OWN = (".presignd-*",)
+"""Our own names: ignored whatever the configuration says."""
+
+_CACHED_DIRECTORIES = 4096
+
+
+class Ignore:
+    """The rules of one watch. A file below an ignored directory is ignored, as in git.
+
+    ``patterns`` come after the defaults, so a negation ("!keep.tmp") takes a default back. ``extra`` and
+    our own names are ignored whatever ``patterns`` say. ``marker`` is the ``ready_marker`` template.
+    """
+
+    def __init__(
+        self, patterns: Iterable[str] = (), *, defaults: bool = True, extra: Iterable[str] = (), marker: str = ""
+    ) -> None:
+        self._chosen = _spec([*(DEFAULTS if defaults else ()), *patterns])
+        self._always = _spec([*OWN, *extra, *_glob(marker)])
+        self._markers = _spec(_glob(marker))
+        self._directory = lru_cache(_CACHED_DIRECTORIES)(self._judge_directory)
+
+    @classmethod
+    def of(cls, watch: WatchConfig) -> Ignore:
+        """Make the rules of a watch: its patterns, and what it writes beside or below its files."""
+        extra = [*_glob(watch.link_file), *_inside(watch)]
+        return cls(watch.ignore, defaults=watch.ignore_defaults, extra=extra, marker=watch.ready_marker)
+
+    def file(self, path: bytes) -> bool:
+        """Tell whether the file at ``path`` (below the watch's root) is ignored."""
+        text = _text(path)
+        return self._directory(posixpath.dirname(text)) or self._matches(text)
+
+    def directory(self, path: bytes) -> bool:
+        """Tell whether everything below ``path`` is ignored; never so for the root, b""."""
+        return self._directory(_text(path))
+
+    def marker(self, path: bytes) -> bool:
+        """Tell whether ``path`` is a ready marker of some file beside it."""
+        return self._markers.match_file(_text(path))
+
+    def _judge_directory(self, text: str) -> bool:
+        return bool(text) and (self._directory(posixpath.dirname(text)) or self._matches(text + "/"))
+
+    def _matches(self, text: str) -> bool:
+        return self._always.match_file(text) or self._chosen.match_file(text)
+
+
+def beside(template: str, path: bytes) -> bytes:
+    """Return the path of the file that ``template`` ("{name}.ok"; {stem} and {suffix} too) puts beside ``path``."""
+    parent, name = posixpath.split(os.fsdecode(path))
+    stem, suffix = posixpath.splitext(name)
+    return os.fsencode(posixpath.join(parent, template.format(name=name, stem=stem, suffix=suffix)))
+
+
+def marked(template: str, marker: bytes) -> bytes | None:
+    """Return the path whose marker by ``template`` is at ``marker``: ``beside`` turned round.
+
+    None where the template leaves it open ({stem} alone) or makes no such name.
+    """
+    parent, name = posixpath.split(os.fsdecode(marker))
+    before, field, after = template.partition("{name}")
+    whole = len(name) > len(before + after) and name.startswith(before) and name.endswith(after)
+    if not field or "{" in before + after or not whole:
+        return None
+    return os.fsencode(posixpath.join(parent, name[len(before) : len(name) - len(after)]))
+
+
+def _spec(patterns: list[str]) -> GitIgnoreSpec:
+    # "simple": the faster backends take no names that are no UTF-8.
+    return GitIgnoreSpec.from_lines(patterns, backend="simple")
+
+
+def _text(path: bytes) -> str:
+    # A line feed ends a line for the patterns' "." and "$", so it is shown to them as another character.
+    return os.fsdecode(path).replace("\n", "\ufdd0")
+
+
+def _glob(template: str) -> list[str]:
+    """Return the pattern of all names a template makes: its placeholders match anything."""
+    if not template:
+        return []
+    parts = string.Formatter().parse(template)
+    return ["".join(_escape(text) + ("*" if field is not None else "") for text, field, _, _ in parts)]
+
+
+def _inside(watch: WatchConfig) -> list[str]:
+    """Return the pattern of ``move_to`` where it lies inside the watch."""
+    if watch.move_to is None or not watch.move_to.is_relative_to(watch.path) or watch.move_to == watch.path:
+        return []
+    return [f"/{_escape(watch.move_to.relative_to(watch.path).as_posix())}/"]
+
+
+def _escape(text: str) -> str:
+    return GitIgnoreSpecPattern.escape(text)

@@ -1,0 +1,117 @@
+"""A look at candidates, as settling needs it: opened safely, asked for writers, and statted. Blocking."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from presignd.errors import Fault
+from presignd.model import Fingerprint
+from presignd.pipeline.decide import Sight
+from presignd.pipeline.folder import Folder, Gone, NotRegular
+from presignd.pipeline.ignore import beside
+from presignd.pipeline.writer_check import WriterCheck, has_writer
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Sequence
+
+    from presignd.model import FileVersion
+
+_READ = 1 << 20
+
+
+class Looker:
+    """Looks at files of one folder; ``ready_marker`` is the watch's template, or ""."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        check: WriterCheck,
+        ready_marker: str,
+        *,
+        monotonic: Callable[[], float],
+        time_ns: Callable[[], int],
+    ) -> None:
+        self._folder = folder
+        self._leases = check.mode == "lease"
+        self._marker = ready_marker
+        self._monotonic = monotonic
+        self._time_ns = time_ns
+
+    def __call__(self, paths: Sequence[bytes]) -> list[Sight]:
+        """Look at each path once."""
+        return [self._look(path) for path in paths]
+
+    def _look(self, path: bytes) -> Sight:
+        read_ns, seen_at = self._time_ns(), self._monotonic()
+        try:
+            fingerprint, writer, fault = self._read(path)
+        except (Gone, NotRegular, Fault):
+            return Sight(None, read_ns, seen_at)
+        return Sight(fingerprint, read_ns, seen_at, writer, self._missing(path), fault)
+
+    def _read(self, path: bytes) -> tuple[Fingerprint, bool | None, Fault | None]:
+        try:
+            fd = self._folder.open(path)
+        except Fault as fault:
+            return Fingerprint.of(self._folder.stat(path)), None, fault
+        try:
+            # The writer first: what is written after it shows in the fingerprint, as a ctime past read_ns.
+            writer = has_writer(fd) if self._leases else None
+            return Fingerprint.of(os.fstat(fd)), writer, None
+        finally:
+            os.close(fd)
+
+    def _missing(self, path: bytes) -> str:
+        """Return the name of the ready marker that isn't there; "" when it is, or none is asked for."""
+        if not self._marker:
+            return ""
+        marker = beside(self._marker, path)
+        with suppress(Gone, NotRegular, Fault):
+            self._folder.stat(marker)
+            return ""
+        return marker.rpartition(b"/")[2].decode("utf-8", "backslashreplace")
+
+    def same_content(
+        self, path: bytes, fingerprint: Fingerprint, known: FileVersion, stop: threading.Event
+    ) -> bool | None:
+        """Hash the file and tell whether it is what ``known.checksum`` says.
+
+        None: it changed while it was read, is gone, can't be read now, or ``stop`` was set.
+        """
+        try:
+            fd = self._folder.open(path)
+        except (Gone, NotRegular, Fault):
+            return None
+        try:
+            checksum = _checksum(fd, known, stop)
+            unchanged = not stop.is_set() and Fingerprint.of(os.fstat(fd)) == fingerprint
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        return checksum == known.checksum if unchanged else None
+
+
+def _checksum(fd: int, known: FileVersion, stop: threading.Event) -> str:
+    """Return the checksum of the content in the form of ``known.checksum``.
+
+    ``md5:…-N`` is the MD5 of the N parts' MD5s, ``part_size`` bytes each, as multipart ETags are made.
+    """
+    algorithm, _, value = known.checksum.partition(":")
+    if "-" not in value:
+        return f"{algorithm}:{_digest(fd, algorithm, known.size, stop).hex()}"
+    sizes = [min(known.part_size, known.size - at) for at in range(0, known.size, known.part_size or known.size or 1)]
+    parts = b"".join(_digest(fd, algorithm, size, stop) for size in sizes)
+    return f"{algorithm}:{hashlib.new(algorithm, parts, usedforsecurity=False).hexdigest()}-{len(sizes)}"
+
+
+def _digest(fd: int, algorithm: str, size: int, stop: threading.Event) -> bytes:
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    while size > 0 and not stop.is_set() and (data := os.read(fd, min(size, _READ))):
+        digest.update(data)
+        size -= len(data)
+    return digest.digest()

@@ -1,0 +1,335 @@
+"""watch: events hint, scans decide. One ``Watcher`` a folder turns both into candidates.
+
+The event source is started first and the start scan after it, so nothing falls between. watchfiles loses
+events without a word (an overflow, a directory's first files, what is in a directory moved in, a root
+replaced), so each directory that appears is scanned at once, everything after a big batch and after every
+end of the source, and all of it again on a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import aclosing, suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from presignd.filesystem import is_network
+from presignd.model import Candidate, Source
+from presignd.pipeline.decide import worth_a_look
+from presignd.pipeline.events import SourceEnded, limit_value, no_events, sort_out, watchfiles_source
+from presignd.pipeline.ignore import Ignore
+from presignd.pipeline.scan import BATCH, Found, Scan
+from presignd.pipeline.writer_check import mode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+
+    from structlog.typing import FilteringBoundLogger
+
+    from presignd.config import WatchConfig
+    from presignd.ledger import Ledger
+    from presignd.model import FileVersion
+    from presignd.pipeline.folder import Folder
+    from presignd.pipeline.settle import Settler
+    from presignd.pipeline.writer_check import WriterCheck
+
+BURST = 1000
+"""Changes in one batch after which the kernel's queue may have overflowed: everything is scanned."""
+
+TURN = 1.0
+"""Seconds at most between two looks at the root, and between two heartbeats."""
+
+MIN_RESCAN = 60.0
+SCAN_SHARE = 0.001
+"""``rescan = "auto"``: every minute, or so far apart that scans take this share of a core (contract §3)."""
+
+_WITHOUT_EVENTS = 600.0
+"""Seconds of polling before inotify is tried again after one of its limits was met."""
+
+_PROBLEMS_SHOWN = 5
+
+_FIRST_PAUSE, _LAST_PAUSE, _LIVED = 0.05, 5.0, 60.0
+"""Seconds: the growing pause before the source is started again, from the first once it had lived so long."""
+
+
+def rescan_interval(watch: WatchConfig, cost: float, *, events: bool) -> float:
+    """Return the seconds from the end of a scan that took ``cost`` seconds to the next one."""
+    rescan = max(MIN_RESCAN, cost / SCAN_SHARE) if watch.rescan is None else watch.rescan
+    return rescan if events else min(rescan, max(watch.poll_interval, cost))
+
+
+class Watcher:
+    """Watches one folder. ``lost``: its root is away. ``events``: whether there are any, or scans alone do.
+
+    ``on_vanished`` gets the versions that ended because their file went. ``check`` is how files here
+    settle, known once ``run`` has begun.
+    """
+
+    def __init__(
+        self,
+        config: WatchConfig,
+        folder: Folder,
+        settler: Settler,
+        ledger: Ledger,
+        log: FilteringBoundLogger,
+        *,
+        on_vanished: Callable[[list[FileVersion]], Awaitable[None]],
+    ) -> None:
+        self.name = config.name
+        self.lost = False
+        self.events = True
+        self.check: WriterCheck | None = None
+        self._config = config
+        self._folder = folder
+        self._settler = settler
+        self._ledger = ledger
+        self._log = log.bind(watch=config.name)
+        self._on_vanished = on_vanished
+        self._ignore = Ignore.of(config)
+        self._wanted = ""
+        self._scan_at: float | None = None
+        self._wake_scan = asyncio.Event()
+        self._directories: dict[bytes, bool] = {}
+        self._wake_directories = asyncio.Event()
+        self._beats: dict[str, float] = {}
+        self._problems: list[str] = []
+        self._announced: bool | None = None
+        self._no_inotify_until = float("-inf")
+
+    @property
+    def heartbeat(self) -> float:
+        """The monotonic time at which the slowest of its loops last took a turn."""
+        return min(self._beats.values(), default=time.monotonic())
+
+    @property
+    def next_scan_at(self) -> datetime | None:
+        """When the next scan is due (UTC): what events missed is found then. None before the first."""
+        if self._scan_at is None:
+            return None
+        return datetime.now(UTC) + timedelta(seconds=max(0.0, self._scan_at - time.monotonic()))
+
+    def request_scan(self, reason: str) -> None:
+        """Scan everything as soon as may be."""
+        self._wanted = self._wanted or reason
+        self._wake_scan.set()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for loop in (self._watching, self._scanning, self._scanning_directories):
+                self._beat(loop.__name__)
+                tasks.create_task(loop(), name=f"{loop.__name__.strip('_')}:{self.name}")
+
+    async def scan_once(self) -> list[Found]:
+        """Return the files that would go: not ignored, and not in the ledger as they are. Changes nothing."""
+        found: list[Found] = []
+        async for batch in _batches(self._scan_of(b"", recursive=self._config.recursive)):
+            known = await self._ledger.known(self.name, [path for path, _ in batch])
+            found += [one for one in batch if worth_a_look(known.get(one[0]), one[1])]
+        return found
+
+    def _beat(self, loop: str) -> None:
+        self._beats[loop] = time.monotonic()
+
+    # --- events ---------------------------------------------------------------------------------
+    async def _watching(self) -> None:
+        pause = _FIRST_PAUSE
+        await self._settle_here()
+        while True:
+            await self._root_there()
+            began = time.monotonic()
+            try:
+                await self._follow(self._source())
+            except SourceEnded as error:
+                await self._source_ended(error)
+            pause = _FIRST_PAUSE if time.monotonic() - began > _LIVED else min(_LAST_PAUSE, pause * 2)
+            self._beat("_watching")
+            await asyncio.sleep(0 if self.lost else pause)
+
+    async def _follow(self, source: AsyncGenerator[list[bytes], None]) -> None:
+        """Take what the source yields, until it ends or the root is lost."""
+        started = False
+        async with aclosing(source) as batches:
+            async for hints in batches:
+                self._beat("_watching")
+                if not await asyncio.to_thread(self._folder.still_there):
+                    self._lose()
+                    return
+                if not started:
+                    started = True
+                    self._started()
+                await self._take(hints)
+
+    def _source(self) -> AsyncGenerator[list[bytes], None]:
+        """Choose the source: none where the filesystem gives no events, and while a limit forbids them."""
+        polling = self._config.polling
+        forced = polling == "always" or (polling == "auto" and is_network(self._folder.fd))
+        left = float("inf") if forced else self._no_inotify_until - time.monotonic()
+        self.events = left <= 0
+        return watchfiles_source(self._config, self._folder.root) if self.events else no_events(left)
+
+    def _started(self) -> None:
+        """Scan, now that changes are seen: what was there before shows only so. Say how this folder works."""
+        self.request_scan("start" if self._scan_at is None else "restart")
+        if self._announced is not self.events and self.check is not None:
+            self._announced = self.events
+            self._log.info(
+                "watch.started",
+                path=self._path(),
+                writer_check=self.check.mode,
+                events="inotify" if self.events else "polling",
+                **({"reason": self.check.reason} if self.check.reason else {}),
+            )
+
+    async def _take(self, hints: Sequence[bytes]) -> None:
+        if not hints:
+            return
+        news = await asyncio.to_thread(sort_out, self._config, self._folder, self._ignore, hints)
+        self._settler.offer(Candidate(self.name, path, Source.EVENT) for path in news.files)
+        for directory, below in news.directories.items():
+            self._directories[directory] = below or self._directories.get(directory, False)
+            self._wake_directories.set()
+        await self._gone(sorted(news.gone))
+        if len(hints) >= BURST:
+            self.request_scan("burst")
+
+    async def _gone(self, paths: Sequence[bytes]) -> None:
+        for start in range(0, len(paths), BATCH):
+            vanished = await self._ledger.gone(self.name, paths[start : start + BATCH], datetime.now(UTC))
+            if vanished:
+                await self._on_vanished(vanished)
+
+    async def _source_ended(self, error: SourceEnded) -> None:
+        if not error.limit:
+            self._log.warning("watch.overflow", reason=f"events may be lost: {error.message}")
+            return
+        self._no_inotify_until = time.monotonic() + _WITHOUT_EVENTS
+        self._log.error(
+            "watch.overflow",
+            reason=f"{error.message}: scanned every {self._config.poll_interval:g} s instead",
+            fix=f"raise {error.limit} (now {limit_value(error.limit)}; "
+            f"this watch has {await asyncio.to_thread(self._count_directories)} directories)",
+        )
+
+    def _count_directories(self) -> int:
+        scan = self._scan_of(b"", recursive=self._config.recursive)
+        for _ in scan.batches():
+            pass
+        return scan.directories
+
+    # --- the root -------------------------------------------------------------------------------
+    async def _settle_here(self) -> None:
+        self.check = await asyncio.to_thread(mode, self._folder)
+        self._settler.add(self._config, self._folder, self.check)
+
+    def _lose(self) -> None:
+        if not self.lost:
+            self._log.error("watch.lost", path=self._path(), fix="bring the folder back; it is looked for each second")
+        self.lost, self._announced = True, None
+
+    async def _root_there(self) -> None:
+        """Return once the root is there; a new one is opened, as it may be another filesystem's."""
+        while self.lost or not await asyncio.to_thread(self._folder.still_there):
+            self._lose()
+            if await asyncio.to_thread(self._folder.reopen):
+                await self._settle_here()
+                self.lost = False
+                return
+            self._beat("_watching")
+            await asyncio.sleep(TURN)
+
+    def _path(self) -> str:
+        return self._folder.root.decode("utf-8", "backslashreplace")
+
+    # --- scans ----------------------------------------------------------------------------------
+    async def _scanning(self) -> None:
+        source, ignore_before = Source.BACKLOG, await self._ignore_before()
+        while True:
+            reason = await self._scan_due()
+            cost = await self._scan_all(reason, source, ignore_before)
+            self._scan_at = time.monotonic() + rescan_interval(self._config, cost, events=self.events)
+            if source is Source.BACKLOG and await asyncio.to_thread(self._folder.still_there):
+                # Only a scan that went through settles what was there at the very first start.
+                await self._ledger.first_scan_done(self.name)
+                source, ignore_before = Source.SCAN, None
+
+    async def _ignore_before(self) -> datetime | None:
+        first, pending = await self._ledger.first_start(self.name, datetime.now(UTC))
+        return first if pending and self._config.existing == "ignore" else None
+
+    async def _scan_due(self) -> str:
+        while True:
+            self._beat("_scanning")
+            due = self._scan_at is not None and time.monotonic() >= self._scan_at
+            if (self._wanted or due) and not self.lost:
+                reason, self._wanted = self._wanted or "timer", ""
+                return reason
+            left = TURN if self._scan_at is None else self._scan_at - time.monotonic()
+            await _woken(self._wake_scan, min(TURN, left))
+
+    async def _scan_all(self, reason: str, source: Source, ignore_before: datetime | None) -> float:
+        """Scan everything; return what it cost in seconds, waiting left out."""
+        began, scan = time.monotonic(), self._scan_of(b"", recursive=self._config.recursive)
+        candidates = await self._offer(scan, source, "_scanning", ignore_before)
+        fresh_problems = scan.problems != self._problems
+        self._problems = scan.problems
+        tell = self._log.warning if scan.problems and fresh_problems else self._log.debug
+        if not scan.problems and (candidates or reason != "timer"):
+            tell = self._log.info
+        tell(
+            "scan.finished",
+            files=scan.files,
+            candidates=candidates,
+            duration_ms=round((time.monotonic() - began) * 1000),
+            reason=reason,
+            **({"problems": scan.problems[:_PROBLEMS_SHOWN]} if scan.problems else {}),
+        )
+        return scan.seconds
+
+    async def _scanning_directories(self) -> None:
+        while True:
+            self._beat("_scanning_directories")
+            if not self._directories:
+                await _woken(self._wake_directories, TURN)
+                continue
+            wanted, self._directories = self._directories, {}
+            for directory, below in topmost(wanted).items():
+                await self._offer(self._scan_of(directory, recursive=below), Source.EVENT, "_scanning_directories")
+
+    def _scan_of(self, directory: bytes, *, recursive: bool) -> Scan:
+        return Scan(self._folder, self._ignore, directory, recursive=recursive, stop=threading.Event())
+
+    async def _offer(self, scan: Scan, source: Source, loop: str, ignore_before: datetime | None = None) -> int:
+        candidates = 0
+        async for batch in _batches(scan):
+            self._beat(loop)
+            candidates += await self._settler.offer_scanned(self.name, batch, source, ignore_before=ignore_before)
+        return candidates
+
+
+def topmost(directories: Mapping[bytes, bool]) -> dict[bytes, bool]:
+    """Leave out directories that the scan of another one (True: with all below) covers."""
+    chosen: dict[bytes, bool] = {}
+    for directory in sorted(directories):
+        above = (directory[:at] for at, byte in enumerate(directory) if byte == ord("/"))
+        if not any(chosen.get(parent) for parent in above) and not (directory and chosen.get(b"")):
+            chosen[directory] = directories[directory]
+    return chosen
+
+
+async def _batches(scan: Scan) -> AsyncIterator[list[Found]]:
+    """Run a scan in a thread, a batch at a time; end it when nobody takes them any more."""
+    batches = scan.batches()
+    try:
+        while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+            yield batch
+    finally:
+        scan.stop.set()
+
+
+async def _woken(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), max(0.0, seconds))
+    event.clear()

@@ -1,0 +1,266 @@
+"""Every file, however it came (contract §6.2), on a real filesystem with real inotify and a real ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from presignd.model import State
+from tests.watching import watching
+
+
+async def test_a_file_dropped_while_watching_is_queued_once(tmp_path: Path) -> None:
+    async with watching(tmp_path) as drop:
+        await drop.scanned()
+        (drop.root / "hi.txt").write_text("hi")
+        await drop.has("hi.txt")
+        await drop.rescan()
+        await drop.through()
+        assert drop.paths() == [b"hi.txt"]
+
+
+async def test_files_there_before_the_start_are_queued(tmp_path: Path) -> None:
+    (tmp_path / "drop" / "a" / "b").mkdir(parents=True)
+    (tmp_path / "drop" / "a" / "b" / "old").write_text("old")
+    async with watching(tmp_path) as drop:
+        await drop.has("a/b/old")
+
+
+async def test_a_file_made_a_microsecond_after_its_directory_is_never_missed(tmp_path: Path) -> None:
+    """watchfiles alone misses one in five of these, more when nested (platform notes, §7)."""
+    async with watching(tmp_path, rescan="1h") as drop:
+        await drop.scanned()
+        for number in range(200):
+            directory = drop.root / f"d{number}" / "e"
+            directory.mkdir(parents=True)
+            (directory / "f").write_text("x")
+            await asyncio.sleep(0)
+        await drop.has(*(f"d{number}/e/f" for number in range(200)))
+        assert Counter(drop.paths()).most_common(1)[0][1] == 1
+
+
+async def test_files_in_a_directory_that_is_moved_in_are_queued(tmp_path: Path) -> None:
+    (tmp_path / "outside" / "deep").mkdir(parents=True)
+    (tmp_path / "outside" / "deep" / "file").write_text("x")
+    async with watching(tmp_path, rescan="1h") as drop:
+        await drop.scanned()
+        (tmp_path / "outside").rename(drop.root / "inside")
+        await drop.has("inside/deep/file")
+        (drop.root / "inside" / "deep" / "later").write_text("y")
+        await drop.has("inside/deep/later")
+
+
+async def test_a_name_that_is_no_utf8_ends_the_source_and_loses_nothing(tmp_path: Path) -> None:
+    """watchfiles raises on such a name and ends: it is started again, and a scan finds the file."""
+    async with watching(tmp_path, rescan="1h") as drop:
+        await drop.scanned()
+        (Path(os.fsdecode(os.fsencode(drop.root) + b"/\xff\xfe"))).write_bytes(b"x")
+        await drop.has(b"\xff\xfe")
+        assert drop.events("watch.overflow")
+        (drop.root / "after").write_text("y")
+        await drop.has("after")
+
+
+async def test_a_burst_of_5000_files_is_queued_whole_and_once_each(tmp_path: Path) -> None:
+    async with watching(tmp_path) as drop:
+        await drop.scanned()
+        for number in range(5000):
+            os.close(os.open(drop.root / f"{number:05}", os.O_CREAT | os.O_WRONLY))
+        await drop.until(lambda: len(drop.versions) >= 5000)
+        await drop.through()
+        assert len(set(drop.paths())) == len(drop.versions) == 5000
+        assert {entry["reason"] for entry in drop.events("scan.finished")} >= {"start", "burst"}
+
+
+async def test_a_folder_that_is_replaced_is_followed(tmp_path: Path) -> None:
+    """watchfiles reports one deletion and is dead, without an error."""
+    async with watching(tmp_path, rescan="1h") as drop:
+        await drop.scanned()
+        drop.root.rename(tmp_path / "elsewhere")
+        await drop.until(lambda: drop.watcher.lost)
+        assert len(drop.events("watch.lost")) == 1
+        drop.root.mkdir()
+        (drop.root / "new").write_text("x")
+        await drop.has("new")
+        (drop.root / "newer").write_text("y")
+        await drop.has("newer")
+        assert not drop.watcher.lost
+        assert [entry["events"] for entry in drop.events("watch.started")] == ["inotify", "inotify"]
+
+
+async def test_a_folder_that_is_deleted_and_made_again_at_once_is_followed(tmp_path: Path) -> None:
+    async with watching(tmp_path, rescan="1h") as drop:
+        await drop.scanned()
+        shutil.rmtree(drop.root)
+        drop.root.mkdir()
+        (drop.root / "first").write_text("x")
+        await drop.has("first")
+        (drop.root / "second").write_text("y")
+        await drop.has("second")
+
+
+async def test_special_files_symlinks_and_what_lies_behind_them_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret").write_text("x")
+    root = tmp_path / "drop"
+    root.mkdir()
+    os.mkfifo(root / "fifo")
+    (root / "link").symlink_to(tmp_path / "outside" / "secret")
+    (root / "linked").symlink_to(tmp_path / "outside")  # there at start: watchfiles follows it
+    with socket.socket(socket.AF_UNIX) as unix:
+        os.chdir(root)
+        unix.bind("socket")
+    async with watching(tmp_path) as drop:
+        await drop.scanned()
+        (tmp_path / "outside" / "another").write_text("y")
+        os.mkfifo(root / "fifo2")
+        (root / "link2").symlink_to("fifo")
+        (root / "real").write_text("z")
+        await drop.has("real")
+        await drop.rescan()
+        await drop.through()
+        assert drop.paths() == [b"real"]
+
+
+async def test_deleting_a_queued_file_ends_its_version_as_vanished(tmp_path: Path) -> None:
+    async with watching(tmp_path) as drop:
+        (drop.root / "dir").mkdir()
+        (drop.root / "dir" / "a").write_text("x")
+        await drop.has("dir/a")
+        shutil.rmtree(drop.root / "dir")
+        await drop.until(lambda: bool(drop.vanished))
+        assert [version.state for version in drop.vanished] == [State.VANISHED]
+
+
+async def test_a_rename_over_a_queued_file_is_another_version_that_supersedes_it(tmp_path: Path) -> None:
+    async with watching(tmp_path) as drop:
+        (drop.root / "a").write_text("first")
+        await drop.has("a")
+        (drop.root / "a.tmp").write_text("second, longer")
+        (drop.root / "a.tmp").rename(drop.root / "a")
+        await drop.until(lambda: len(drop.versions) == 2)
+        assert drop.versions[1].size == len("second, longer")
+        first = await drop.ledger.by_id(drop.versions[0].file_id)
+        assert first is not None
+        assert first.state is State.SUPERSEDED
+
+
+async def test_each_name_of_a_hard_linked_file_is_a_path_of_its_own(tmp_path: Path) -> None:
+    async with watching(tmp_path) as drop:
+        (drop.root / "a").write_text("x")
+        (drop.root / "b").hardlink_to(drop.root / "a")
+        await drop.has("a", "b")
+
+
+async def test_a_chmod_is_the_same_version_under_another_fingerprint(tmp_path: Path) -> None:
+    async with watching(tmp_path) as drop:
+        (drop.root / "a").write_text("x")
+        await drop.has("a")
+        (drop.root / "a").chmod(0o600)
+        ctime = (drop.root / "a").stat().st_ctime_ns
+
+        async def recorded() -> bool:
+            version = await drop.ledger.by_path("drop", b"a")
+            return version is not None and version.fingerprint.ctime_ns == ctime
+
+        async with asyncio.timeout(20):
+            while not await recorded():  # noqa: ASYNC110 - the ledger has no event for it
+                await asyncio.sleep(0.01)
+        assert len(drop.versions) == 1
+
+
+async def test_existing_files_are_recorded_and_not_sent_where_existing_is_ignore(tmp_path: Path) -> None:
+    (tmp_path / "drop").mkdir()
+    (tmp_path / "drop" / "old").write_text("x")
+    await asyncio.sleep(0.05)  # file times are coarse: the first start must be later beyond doubt
+    async with watching(tmp_path, existing="ignore") as drop:
+        await drop.scanned()
+        (drop.root / "new").write_text("y")
+        await drop.has("new")
+        await drop.rescan()
+        await drop.through()
+        assert drop.paths() == [b"new"]
+        old = await drop.ledger.by_path("drop", b"old")
+        assert old is not None
+        assert old.state is State.IGNORED
+        (drop.root / "old").write_text("other content")
+        await drop.has("old")
+
+
+async def test_a_first_scan_that_was_done_is_not_done_again_for_existing_files(tmp_path: Path) -> None:
+    async with watching(tmp_path, existing="ignore") as drop:
+        await drop.scanned()
+    (tmp_path / "drop" / "while down").write_text("x")
+    async with watching(tmp_path, existing="ignore") as drop:
+        await drop.has("while down")
+
+
+async def test_without_events_scans_alone_find_files(tmp_path: Path) -> None:
+    async with watching(tmp_path, polling="always", poll_interval=1) as drop:
+        await drop.scanned()
+        assert drop.events("watch.started")[0]["events"] == "polling"
+        (drop.root / "a").write_text("x")
+        await drop.has("a")
+
+
+async def test_below_the_top_nothing_is_seen_where_recursive_is_off(tmp_path: Path) -> None:
+    async with watching(tmp_path, recursive=False) as drop:
+        await drop.scanned()
+        (drop.root / "sub").mkdir()
+        (drop.root / "sub" / "a").write_text("x")
+        (drop.root / "top").write_text("x")
+        await drop.has("top")
+        await drop.rescan()
+        await drop.through()
+        assert drop.paths() == [b"top"]
+
+
+async def test_a_folder_that_is_uploaded_already_costs_no_candidates(tmp_path: Path) -> None:
+    async with watching(tmp_path) as drop:
+        (drop.root / "a").write_text("x")
+        await drop.has("a")
+    async with watching(tmp_path) as drop:
+        await drop.scanned()
+        assert drop.events("scan.finished")[0]["files"] == 1
+        assert drop.events("scan.finished")[0]["candidates"] == 0
+
+
+async def test_the_next_scan_is_told_and_lies_ahead(tmp_path: Path) -> None:
+    async with watching(tmp_path) as drop:
+        await drop.scanned()
+        await drop.until(lambda: drop.watcher.next_scan_at is not None)
+        assert drop.watcher.next_scan_at is not None
+        assert 50 < (drop.watcher.next_scan_at - datetime.now(UTC)).total_seconds() <= 60
+
+
+async def test_a_dry_run_tells_what_would_go_and_records_nothing(tmp_path: Path) -> None:
+    async with watching(tmp_path, existing="ignore", ignore=["*.log"]) as drop:
+        await drop.scanned()
+        await drop.through()
+    (tmp_path / "drop" / "a").write_text("x")
+    (tmp_path / "drop" / "b.log").write_text("x")
+    async with watching(tmp_path, settle=3600, ignore=["*.log"]) as drop:
+        assert [path for path, _ in await drop.watcher.scan_once()] == [b"a"]
+        assert drop.versions == []
+
+
+@pytest.mark.parametrize("ready_marker", ["{name}.ok", "{stem}.ok"])
+async def test_a_file_counts_only_once_its_marker_is_there(tmp_path: Path, ready_marker: str) -> None:
+    async with watching(tmp_path, ready_marker=ready_marker, rescan="1h") as drop:
+        await drop.scanned()
+        (drop.root / "scan.pdf").write_text("x")
+        await drop.until(lambda: any("waits for" in one.why for one in drop.settler.snapshot()))
+        marker = ready_marker.format(name="scan.pdf", stem="scan")
+        assert drop.settler.snapshot()[0].why == f"waits for {marker}"
+        (drop.root / marker).touch()
+        await drop.has("scan.pdf")
+        await drop.rescan()
+        await drop.through()
+        assert drop.paths() == [b"scan.pdf"]

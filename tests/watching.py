@@ -1,0 +1,134 @@
+"""A watched folder with a real ledger and no store: what settles is recorded, and stays queued."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+from structlog.testing import LogCapture
+
+from presignd.config import WatchConfig
+from presignd.errors import FileFault
+from presignd.ledger import Enqueued, Ledger
+from presignd.ledger.sqlite import open_ledger
+from presignd.model import FileVersion, Fingerprint, NewVersion, Source, State
+from presignd.pipeline.folder import Folder
+from presignd.pipeline.settle import Settler
+from presignd.pipeline.watch import Watcher
+from presignd.pipeline.writer_check import ignore_sigio
+
+PATIENCE = 20.0
+"""Seconds after which a promise counts as broken: far more than any of them takes."""
+
+_numbers = itertools.count()
+
+
+def make_version(
+    watch: str, path: bytes, fingerprint: Fingerprint, source: Source, *, fault: FileFault | None = None
+) -> NewVersion:
+    return NewVersion(
+        file_id=f"id-{next(_numbers)}",
+        watch=watch,
+        path=path,
+        fingerprint=fingerprint,
+        bucket="test-bucket",
+        key=path.decode("utf-8", "backslashreplace"),
+        content_type="application/octet-stream",
+        priority=0 if source is Source.EVENT else 1,
+        queued_at=datetime.now(UTC),
+        state=State.QUARANTINED if fault else State.QUEUED,
+        error_code=fault.code if fault else "",
+        error=fault.message if fault else "",
+    )
+
+
+@dataclass
+class Drop:
+    """What a test sees of the running stages."""
+
+    root: Path
+    ledger: Ledger
+    folder: Folder
+    settler: Settler
+    watcher: Watcher
+    versions: list[FileVersion] = field(default_factory=list)
+    vanished: list[FileVersion] = field(default_factory=list)
+    log: list[Any] = field(default_factory=list)
+
+    def paths(self) -> list[bytes]:
+        return [version.path for version in self.versions]
+
+    def events(self, name: str) -> list[Any]:
+        return [entry for entry in self.log if entry["event"] == name]
+
+    async def until(self, promise: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not promise():
+                await asyncio.sleep(0.01)
+
+    async def has(self, *names: str | bytes) -> None:
+        wanted = {os.fsencode(name) for name in names}
+        await self.until(lambda: wanted <= set(self.paths()))
+
+    async def scanned(self, times: int = 1) -> None:
+        await self.until(lambda: len(self.events("scan.finished")) >= times)
+
+    async def rescan(self) -> None:
+        """Return after a whole scan that began later than this call."""
+        before = len(self.events("scan.finished"))
+        self.watcher.request_scan("test")
+        await self.scanned(before + 1)
+
+    async def through(self) -> None:
+        """Return once nothing is settling."""
+        await self.until(lambda: not self.settler.snapshot())
+
+
+@asynccontextmanager
+async def watching(tmp_path: Path, **options: Any) -> AsyncIterator[Drop]:
+    """Watch ``tmp_path/drop`` (made where missing) with a quiet time of 50 ms unless told otherwise."""
+    ignore_sigio()
+    root = tmp_path / "drop"
+    root.mkdir(exist_ok=True)
+    config = WatchConfig(**{"name": "drop", "path": root, "bucket": "test-bucket", "settle": 0.05} | options)
+    ledger, folder, capture = await open_ledger(tmp_path / "ledger"), Folder(config), LogCapture()
+    log = structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.make_filtering_bound_logger(0))
+    versions: list[FileVersion] = []
+    vanished: list[FileVersion] = []
+
+    async def on_enqueued(enqueued: Sequence[Enqueued]) -> None:
+        versions.extend(one.version for one in enqueued)
+
+    async def on_vanished(gone: Sequence[FileVersion]) -> None:
+        vanished.extend(gone)
+
+    settler = Settler(ledger, make_version, on_enqueued)
+    watcher = Watcher(config, folder, settler, ledger, log, on_vanished=on_vanished)
+    drop = Drop(root, ledger, folder, settler, watcher, versions, vanished, capture.entries)
+    try:
+        async with _running(settler.run(), watcher.run()):
+            yield drop
+    finally:
+        folder.close()
+        await ledger.close(clean=True)
+
+
+@asynccontextmanager
+async def _running(*loops: Any) -> AsyncIterator[None]:
+    tasks = [asyncio.ensure_future(loop) for loop in loops]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
