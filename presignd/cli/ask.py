@@ -164,8 +164,8 @@ async def _local(config: Config, closed: Path | None) -> AsyncIterator[Local]:
     folder = config.ledger.path
     if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         raise _not_allowed(closed) if closed else _no_daemon(folder)
-    # Only what a person must know goes to stderr beside the command's own words.
-    log.setup(config.log.model_copy(update={"level": "error" if config.log.level == "error" else "warning"}))
+    # The command's own line tells what went wrong; the events of this short run are nobody's log.
+    log.setup(config.log.model_copy(update={"level": "critical"}))
     with DaemonLock(folder):
         async with daemon.local_view(config) as view:
             yield Local(Answers(view))

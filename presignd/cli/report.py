@@ -68,7 +68,7 @@ def _stopped_row(found: Document) -> list[str]:
 
 def print_path(found: Document) -> None:
     """Print where one file stands, a name and a value a line."""
-    show.table("file", ("", ""), _path_rows(found))
+    show.table("", ("", ""), _path_rows(found))
 
 
 def _path_rows(found: Document) -> Iterator[list[str]]:

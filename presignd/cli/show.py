@@ -36,7 +36,7 @@ def document(found: Any, *, indent: int | None = 2) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows on stdout under ``title``; nothing where there are none."""
+    """Print rows on stdout under ``title`` (in a pipe each line begins with it); nothing where there are none."""
     listed = list(rows)
     if not listed:
         return
@@ -44,7 +44,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         _rich_table(title, columns, listed)
         return
     for cells in listed:
-        row([title, *cells])
+        row([title, *cells] if title else cells)
 
 
 def _rich_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -52,7 +52,14 @@ def _rich_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     from rich.table import Table  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above
 
-    shown = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    shown = Table(
+        title=title or None,
+        show_header=any(columns),
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+    )
     for column in columns:
         shown.add_column(column, overflow="fold")
     for cells in rows:

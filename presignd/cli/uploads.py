@@ -43,7 +43,9 @@ async def put_files(files: Sequence[Path], request: Request, config: Path | None
             tasks = [asyncio.create_task(_put(asker, file, request, slots, progress)) for file in files]
             try:
                 for file, task in zip(files, tasks, strict=True):
-                    codes.append(_print(file, await task, as_json=as_json))
+                    outcome = await task
+                    with _aside(progress):
+                        codes.append(_print(file, outcome, as_json=as_json))
             finally:
                 await _end(tasks)
     bad = [code for code in codes if code]
@@ -122,10 +124,7 @@ def _print(file: Path, outcome: Outcome, *, as_json: bool) -> int:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Progress | None]:
-    """Show bars on stderr where that is a terminal.
-
-    Links printed meanwhile go above the bars where stdout is a terminal too; a pipe gets them untouched.
-    """
+    """Show bars on stderr while it lasts, where that is a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -139,8 +138,24 @@ def _progress() -> Iterator[Progress | None]:
         bars.TransferSpeedColumn(),
         bars.TimeRemainingColumn(),
     )
-    with bars.Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()) as progress:
-        yield progress
+    console = Console(stderr=True)
+    with bars.Progress(
+        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as shown:
+        yield shown
+
+
+@contextlib.contextmanager
+def _aside(progress: Progress | None) -> Iterator[None]:
+    """Take the bars away while a line is printed: rich would wrap it, and a wrapped link is a broken one."""
+    if progress is None:
+        yield
+        return
+    progress.stop()
+    try:
+        yield
+    finally:
+        progress.start()
 
 
 @contextlib.contextmanager

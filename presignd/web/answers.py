@@ -14,7 +14,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from presignd.errors import Refused, TimedOut, Unavailable, UsageError
+from presignd.errors import CODES, Refused, TimedOut, Unavailable, UsageError
 from presignd.ledger import Selection
 from presignd.links import links_answers
 from presignd.log import get_logger
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from presignd.model import FileVersion
     from presignd.web.documents import Document
     from presignd.web.peer import Peer
-    from presignd.web.view import View
+    from presignd.web.view import BlockedView, View
 
     Request = Mapping[str, Any]
     Answering = Callable[[Request, Peer, Sequence[int]], AsyncGenerator[Document, None]]
@@ -40,6 +40,8 @@ LISTED = 1000
 LONGEST_LINK = 7 * 86400
 LONGEST_WAIT = 7 * 86400.0
 PROGRESS_EVERY = 0.2
+PATIENCE = 5.0
+"""Seconds that ``put`` waits for a store or watch that is held up; the daemon itself waits on."""
 
 log = get_logger()
 
@@ -225,13 +227,21 @@ class Answers:
                 progress=progress,
             )
         )
+        open_at = time.monotonic()
         try:
             while not (await asyncio.wait({upload}, timeout=PROGRESS_EVERY))[0]:
                 yield {"sent": sent, "size": size}
+                if not (held_up := self._held_up(watch)):
+                    open_at = time.monotonic()
+                elif time.monotonic() - open_at >= PATIENCE:
+                    raise _away(held_up)
             yield {"link": documents.of_link(upload.result())}
         finally:
             upload.cancel()
             await asyncio.gather(upload, return_exceptions=True)
+
+    def _held_up(self, watch: str) -> BlockedView | None:
+        return next((found for found in self.view.blocked() if found.watch in {"", watch}), None)
 
     def _watch_for(self, place: Place, named: str) -> str:
         """Choose the watch whose bucket and policy a ``put`` takes: the named, the file's own, the only one."""
@@ -344,6 +354,13 @@ def _check_descriptor(fds: Sequence[int]) -> int:
     if flags & os.O_ACCMODE != os.O_RDONLY or flags & getattr(os, "O_PATH", 0):
         raise UsageError("put: the file must be open for reading only")
     return found.st_size
+
+
+def _away(held_up: BlockedView) -> Unavailable:
+    known = CODES.get(held_up.code)
+    error = Unavailable(f"put: {held_up.cause}", fix=known.fix if known else "")
+    error.code = held_up.code
+    return error
 
 
 def _unknown(place: Place) -> Refused:

@@ -20,7 +20,7 @@ import pytest
 from presignd.errors import Unavailable, UsageError, fault
 from presignd.model import LinksMark
 from presignd.states import Event
-from presignd.web import control, socket_file
+from presignd.web import answers, control, socket_file
 from presignd.web.failure import Answered
 from presignd.web.view import BlockedView
 from tests.served import DONE, NOW, SECRET, UPLOADED, Served, configuration, recorded, served, serving
@@ -218,8 +218,8 @@ async def test_put_reads_the_passed_descriptor_and_nothing_else(served: Served, 
     """The path is only a name: the daemon's rights open nothing."""
     async with no_descriptor_stays():
         with a_file(tmp_path) as fd:
-            answers = await served.ask({"op": "put", "path": "/root/secret", "key": "k"}, [fd])
-    assert answers[-1]["link"]["size"] == len(b"content")
+            found = await served.ask({"op": "put", "path": "/root/secret", "key": "k"}, [fd])
+    assert found[-1]["link"]["size"] == len(b"content")
     assert served.view.puts == [(b"/root/secret", "drop", "k", os.geteuid())]
 
 
@@ -230,9 +230,9 @@ async def test_put_tells_its_progress(served: Served, tmp_path: Path) -> None:
 
     served.view.on_put = slowly
     with a_file(tmp_path) as fd:
-        answers = await served.ask({"op": "put", "path": "/x"}, [fd])
-    assert answers[0] == {"sent": 3, "size": 7}
-    assert "link" in answers[-1]
+        found = await served.ask({"op": "put", "path": "/x"}, [fd])
+    assert found[0] == {"sent": 3, "size": 7}
+    assert "link" in found[-1]
 
 
 async def test_put_of_a_file_in_a_watch_is_that_watchs_file(served: Served) -> None:
@@ -265,6 +265,23 @@ async def test_put_takes_only_one_regular_file_open_for_reading(served: Served, 
     for fd in (reader, writer, folder):
         os.close(fd)
     assert served.view.puts == []
+
+
+async def test_a_put_does_not_wait_for_ever_for_a_store_that_is_away(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon waits without limit; a command ends with 3, so that its caller may decide."""
+
+    async def for_ever(_fd: int, _progress: Callable[[int], None]) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(answers, "PATIENCE", 0.3)
+    served.view.on_put = for_ever
+    served.view.held_up = [BlockedView("", "connection_refused", "nothing listens at 127.0.0.1:1", NOW)]
+    with a_file(tmp_path) as fd:
+        refused = await served.refusal({"op": "put", "path": "/x"}, [fd])
+    assert (refused.exit_code, refused.code) == (3, "connection_refused")
+    assert refused.fix
 
 
 async def test_a_client_that_leaves_stops_its_put(served: Served, tmp_path: Path) -> None:
@@ -349,8 +366,8 @@ async def test_the_sockets_own_rights_keep_others_out(tmp_path: Path) -> None:
 # --- hostile clients --------------------------------------------------------------------------------
 @pytest.mark.parametrize("line", [b"\n", b"{\n", b"[]\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n", b'{"op": 5}\n'])
 async def test_what_is_no_request_gets_one_clear_answer(served: Served, line: bytes) -> None:
-    answers = await served.raw(line)
-    assert [answer["error"]["exit"] for answer in answers] == [2]
+    found = await served.raw(line)
+    assert [answer["error"]["exit"] for answer in found] == [2]
 
 
 async def test_a_request_without_end_is_cut_off(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,7 +437,7 @@ async def test_a_bug_in_an_answer_tells_its_kind_and_not_its_words(served: Serve
 async def test_many_at_once_each_get_their_own(served: Served, tmp_path: Path) -> None:
     async with no_descriptor_stays():
         with a_file(tmp_path) as fd:
-            answers = await asyncio.gather(
+            found = await asyncio.gather(
                 *(served.ask({"op": "put", "path": "/x", "key": f"k{n}"}, [fd]) for n in range(40))
             )
-    assert [found[-1]["link"]["key"] for found in answers] == [f"k{n}" for n in range(40)]
+    assert [one[-1]["link"]["key"] for one in found] == [f"k{n}" for n in range(40)]
