@@ -1,0 +1,105 @@
+"""The main job under everything that befalls it: many odd files, by every way of dropping, on real stores.
+
+``PRESIGND_TEST_FILES`` sets how many (120 by default, so that CI stays short; a thousand is the real thing).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.stores import Store
+from tests.system.harness import Dropper, Presignd, assert_all_arrived, config_for, contents, names
+
+COUNT = int(os.environ.get("PRESIGND_TEST_FILES", "120"))
+OUTAGE = float(os.environ.get("PRESIGND_TEST_OUTAGE", "5"))
+"""Seconds the store is away."""
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+class Drop:
+    """A daemon on a bucket of its own, and the files it will be given."""
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        rng = random.Random(7)
+        self.store, self.bucket = store, store.new_bucket()
+        self.files = dict(zip(names(COUNT, rng), contents(COUNT, rng), strict=True))
+        secrets = (store.secret_key,)
+        self.daemon = Presignd(folder, config_for(store, folder, self.bucket), secrets=secrets)
+        self.dropper = Dropper(folder, self.files)
+
+    def done(self) -> int:
+        return len({event["key"] for event in self.daemon.events("file.done") if event["status"] == "linked"})
+
+    def until_done(self, count: int) -> None:
+        self.daemon.until(lambda: self.done() >= count, f"{count} files done", 900)
+
+    def finish(self) -> None:
+        """Wait for every file, end the daemon, and compare all."""
+        self.dropper.finish()
+        self.until_done(len(self.files))
+        assert self.daemon.stop() == 0
+        assert_all_arrived(self.daemon, self.store, self.bucket, self.files)
+
+
+@pytest.fixture
+def drop(tmp_path: Path, own_store: Store) -> Iterator[Drop]:
+    made = Drop(tmp_path, own_store)
+    yield made
+    made.daemon.end()
+
+
+def test_every_file_becomes_its_object_and_a_link(drop: Drop) -> None:
+    drop.daemon.start()
+    drop.dropper.start()
+    drop.finish()
+
+
+def test_an_absent_store_is_waited_for_and_told_once_each_way(drop: Drop) -> None:
+    drop.daemon.start()
+    drop.dropper.start()
+    drop.until_done(len(drop.files) // 4)
+    drop.store.stop()
+    time.sleep(OUTAGE)
+    drop.store.start()
+    drop.finish()
+    assert len(drop.daemon.events("store.unreachable")) == 1
+    assert len(drop.daemon.events("store.back")) == 1
+
+
+def test_a_changed_key_blocks_the_watch_and_quarantines_nothing(drop: Drop) -> None:
+    drop.daemon.start()
+    drop.dropper.start()
+    drop.until_done(len(drop.files) // 4)
+    right = drop.store.secret_key
+    restart(drop.store, "another-secret-key-0123456789")
+    drop.daemon.until(lambda: drop.daemon.events("watch.blocked"), "watch.blocked")
+    time.sleep(OUTAGE)
+    restart(drop.store, right)
+    drop.finish()
+    assert len(drop.daemon.events("watch.blocked")) == 1
+    assert len(drop.daemon.events("watch.unblocked")) == 1
+    assert drop.daemon.events("watch.blocked")[0]["error_code"] == "signature_mismatch"
+
+
+def test_sigkill_loses_and_repeats_nothing(drop: Drop) -> None:
+    drop.daemon.start()
+    drop.dropper.start()
+    for part in (5, 3, 2):
+        drop.until_done(len(drop.files) // part)
+        drop.daemon.kill()
+        drop.daemon.start()
+    drop.finish()
+
+
+def restart(store: Store, secret_key: str) -> None:
+    """Restart a store under another secret key."""
+    store.stop()
+    store.secret_key = secret_key
+    store.start()
