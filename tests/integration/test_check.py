@@ -11,14 +11,12 @@ import ssl
 import subprocess
 import sys
 import tomllib
-from contextlib import asynccontextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
-from aiohttp import web
 
 from presignd.checks import CHECKS, CheckResult, Outcome, context_of, exit_code, run_checks
 from presignd.config import (
@@ -34,9 +32,10 @@ from presignd.config import (
 )
 from presignd.ledger.lock import DaemonLock
 from presignd.ledger.sqlite import open_ledger
+from tests.faulty_s3 import FaultyS3
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.canary import Canary
@@ -82,7 +81,7 @@ def config_of(
     )
 
 
-def on(store: Store, tmp_path: Path, bucket: str | None = None, **settings: Any) -> Config:
+def on(store: Store | FaultyS3, tmp_path: Path, bucket: str | None = None, **settings: Any) -> Config:
     keys = {"endpoint": store.endpoint, "access_key": store.access_key, "secret_key": store.secret_key}
     return config_of(tmp_path, bucket or store.bucket, **{**keys, **settings})
 
@@ -162,43 +161,31 @@ def ca() -> trustme.CA:
     return trustme.CA()
 
 
-@asynccontextmanager
-async def tls_store(certificate: trustme.LeafCert, tmp_path: Path, store: Store) -> AsyncIterator[str]:
-    """Put TLS before a store, as nginx would, and yield its endpoint."""
+@contextmanager
+def tls_store(certificate: trustme.LeafCert) -> Iterator[FaultyS3]:
+    """Serve S3 behind TLS with ``certificate``."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
-    host, port = store.endpoint.removeprefix("http://").split(":")
-
-    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        except OSError:
-            return
-        finally:
-            writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_connection(host, int(port))
-        await asyncio.gather(pipe(reader, inner_writer), pipe(inner_reader, writer))
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
-        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = FaultyS3(tls=context)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
-async def test_a_certificate_of_an_unknown_ca_is_named(ca: trustme.CA, seaweedfs: Store, tmp_path: Path) -> None:
-    async with tls_store(ca.issue_cert("127.0.0.1"), tmp_path, seaweedfs) as endpoint:
-        found = await told(on(seaweedfs, tmp_path, endpoint=endpoint))
+async def test_a_certificate_of_an_unknown_ca_is_named(ca: trustme.CA, tmp_path: Path) -> None:
+    with tls_store(ca.issue_cert("127.0.0.1")) as tls:
+        found = await told(on(tls, tmp_path))
     assert found.failed == ["certificate"]
     assert "presign.ca_file" in found["certificate"].fix
     assert found["buckets"].outcome is Outcome.SKIPPED
 
 
-async def test_a_private_ca_passes_with_its_file(ca: trustme.CA, seaweedfs: Store, tmp_path: Path) -> None:
+async def test_a_private_ca_passes_with_its_file(ca: trustme.CA, tmp_path: Path) -> None:
     ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    async with tls_store(ca.issue_cert("127.0.0.1"), tmp_path, seaweedfs) as endpoint:
-        found = await told(on(seaweedfs, tmp_path, endpoint=endpoint, ca_file=tmp_path / "ca.pem"))
+    with tls_store(ca.issue_cert("127.0.0.1")) as tls:
+        found = await told(on(tls, tmp_path, ca_file=tmp_path / "ca.pem"))
     assert found.failed == []
     assert "days left" in found["certificate"].detail
 
@@ -211,34 +198,34 @@ async def test_a_private_ca_passes_with_its_file(ca: trustme.CA, seaweedfs: Stor
     ],
 )
 async def test_a_certificate_that_can_not_be_used_is_named(
-    ca: trustme.CA, seaweedfs: Store, tmp_path: Path, made_for: tuple[str, int], words: tuple[str, str]
+    ca: trustme.CA, tmp_path: Path, made_for: tuple[str, int], words: tuple[str, str]
 ) -> None:
     ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     (name, days), (cause, fix) = made_for, words
     ends = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
-    async with tls_store(ca.issue_cert(name, not_after=ends), tmp_path, seaweedfs) as endpoint:
-        found = await told(on(seaweedfs, tmp_path, endpoint=endpoint, ca_file=tmp_path / "ca.pem"))
+    with tls_store(ca.issue_cert(name, not_after=ends)) as tls:
+        found = await told(on(tls, tmp_path, ca_file=tmp_path / "ca.pem"))
     assert found.failed == ["certificate"]
     assert cause in found["certificate"].detail
     assert fix in found["certificate"].fix
 
 
-async def test_a_certificate_about_to_end_is_a_warning(ca: trustme.CA, seaweedfs: Store, tmp_path: Path) -> None:
+async def test_a_certificate_about_to_end_is_a_warning(ca: trustme.CA, tmp_path: Path) -> None:
     ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     ends = dt.datetime.now(dt.UTC) + dt.timedelta(days=3, hours=1)
-    async with tls_store(ca.issue_cert("127.0.0.1", not_after=ends), tmp_path, seaweedfs) as endpoint:
-        found = await told(on(seaweedfs, tmp_path, endpoint=endpoint, ca_file=tmp_path / "ca.pem"))
+    with tls_store(ca.issue_cert("127.0.0.1", not_after=ends)) as tls:
+        found = await told(on(tls, tmp_path, ca_file=tmp_path / "ca.pem"))
     assert found["certificate"].outcome is Outcome.WARN
     assert "3 days left" in found["certificate"].detail
     assert found.failed == []
 
 
-async def test_plain_http_on_a_tls_port_is_named(ca: trustme.CA, seaweedfs: Store, tmp_path: Path) -> None:
-    async with tls_store(ca.issue_cert("127.0.0.1"), tmp_path, seaweedfs) as endpoint:
-        found = await told(on(seaweedfs, tmp_path, endpoint=endpoint.replace("https:", "http:")))
+async def test_plain_http_on_a_tls_port_is_named(ca: trustme.CA, tmp_path: Path) -> None:
+    with tls_store(ca.issue_cert("127.0.0.1")) as tls:
+        found = await told(on(tls, tmp_path, endpoint=tls.endpoint.replace("https:", "http:")))
     assert found.failed == ["endpoint"]
     assert "speaks TLS" in found["endpoint"].detail
-    assert f'presign.endpoint = "{endpoint}"' in found["endpoint"].fix
+    assert f'presign.endpoint = "{tls.endpoint}"' in found["endpoint"].fix
 
 
 async def test_a_port_that_speaks_something_else_is_named(tmp_path: Path) -> None:
@@ -254,33 +241,55 @@ async def test_a_port_that_speaks_something_else_is_named(tmp_path: Path) -> Non
     assert found["endpoint"].code == "bad_response"
 
 
-@asynccontextmanager
-async def store_at(offset: dt.timedelta) -> AsyncIterator[str]:
-    """Serve a store whose clock is off: it takes anything."""
-
-    async def answer(_: web.Request) -> web.Response:
-        date = dt.datetime.now(dt.UTC) + offset
-        return web.Response(headers={"Date": format_datetime(date, usegmt=True)})
-
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
 @pytest.mark.parametrize(("hours", "words"), [(1, "behind the store"), (-1, "ahead of the store")])
-async def test_a_clock_that_is_off_by_an_hour_is_named(tmp_path: Path, hours: int, words: str) -> None:
-    async with store_at(dt.timedelta(hours=hours)) as endpoint:
-        found = await told(config_of(tmp_path, endpoint=endpoint, region="us-east-1"))
+async def test_a_clock_that_is_off_by_an_hour_is_named(
+    faulty_s3: FaultyS3, tmp_path: Path, hours: int, words: str
+) -> None:
+    faulty_s3.clock_skew = dt.timedelta(hours=hours)
+    found = await told(on(faulty_s3, tmp_path))
     assert found.failed == ["clock"]
     assert words in found["clock"].detail
     assert "NTP" in found["clock"].fix
     assert found["buckets"].outcome is Outcome.SKIPPED
+
+
+async def test_a_refused_delete_is_only_a_warning(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    faulty_s3.fault("DELETE", status=403, code="AccessDenied")
+    found = await told(on(faulty_s3, tmp_path))
+    assert found.failed == []
+    assert found["delete test-bucket"].outcome is Outcome.WARN
+    assert "in/.presignd-check stays there" in found["delete test-bucket"].detail
+
+
+@pytest.mark.parametrize("method", ["PUT", "GET"])
+async def test_a_right_that_is_missing_is_named_with_the_request_that_lacks_it(
+    faulty_s3: FaultyS3, tmp_path: Path, method: str
+) -> None:
+    faulty_s3.fault(method, "in/.presignd-check", status=403, code="AccessDenied")
+    found = await told(on(faulty_s3, tmp_path))
+    assert found.failed == ["bucket test-bucket"]
+    assert found["bucket test-bucket"].detail.startswith(f"{method} in/.presignd-check: ")
+    assert found["bucket test-bucket"].code == "access_denied"
+
+
+async def test_a_store_that_looks_at_no_checksum_is_a_warning(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    faulty_s3.digests = False
+    found = await told(on(faulty_s3, tmp_path))
+    assert found.failed == []
+    assert found["checksum test-bucket"].outcome is Outcome.WARN
+
+
+async def test_a_check_object_that_somebody_else_removed_is_written_again(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    """A running daemon's probe uses the same key, and removes it."""
+    faulty_s3.fault("PUT", "in/.presignd-check", lose=True)
+    assert (await told(on(faulty_s3, tmp_path))).failed == []
+
+
+async def test_uploads_headers_are_on_the_check_object_too(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    """A bucket's policy may demand them of every PUT."""
+    found = await told(on(faulty_s3, tmp_path, watch={"headers": {"x-amz-meta-origin": "scanner"}}))
+    assert found.failed == []
+    assert {seen.headers.get("x-amz-meta-origin") for seen in faulty_s3.seen("PUT")} == {"scanner"}
 
 
 async def test_a_running_daemons_ledger_is_no_fault(seaweedfs: Store, tmp_path: Path) -> None:
