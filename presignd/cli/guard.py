@@ -68,10 +68,9 @@ def _expected(error: Exception) -> Exception:
 def error_lines(error: PresigndError) -> list[str]:
     """Render an expected failure: "presignd: what: why. fix", each problem of several on a line of its own."""
     problems = getattr(error, "problems", ())
-    fix = f" ({error.fix})" if error.fix else ""
     if not problems:
-        return [one_line(f"presignd: {error.message}{fix}")]
-    return [one_line(f"presignd: {problem}") for problem in problems] + ([one_line(f"presignd:{fix}")] if fix else [])
+        return [one_line(f"presignd: {error.message}" + (f" ({error.fix})" if error.fix else ""))]
+    return [one_line(f"presignd: {line}") for line in (*problems, error.fix) if line]
 
 
 def one_line(text: str) -> str:

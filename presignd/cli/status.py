@@ -15,14 +15,14 @@ from presignd.web.failure import REFUSED
 
 
 def status_command(
-    path: Annotated[Path | None, typer.Argument(metavar="[PATH]", help="A file: where it stands, its receipt.")] = None,
+    path: Annotated[Path | None, typer.Argument(metavar="PATH", help="A file: where it stands, its receipt.")] = None,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
     """Show the queue, or where one file stands.
 
     What is queued, settling and since when, in flight, blocked, and quarantined with cause and fix.
-    Ends with 4 when anything is quarantined.
+    Ends with 4 when anything is quarantined (or PATH is, or is missing).
 
     Example: presignd status /srv/drop/report.pdf
     """
@@ -34,16 +34,17 @@ def status_command(
         print_path(found)
     else:
         print_status(found)
-    if _is_quarantined(found) if path else found["quarantined_count"]:
+    if _is_stopped(found) if path else found["quarantined_count"]:
         raise SystemExit(REFUSED)
 
 
-def _is_quarantined(found: dict[str, Any]) -> bool:
-    return bool(found["version"]) and found["version"]["state"] == "quarantined"
+def _is_stopped(found: dict[str, Any]) -> bool:
+    """Tell whether a path's version waits for a person, or its file went before it was uploaded."""
+    return bool(found["version"]) and found["version"]["state"] in {"quarantined", "vanished"}
 
 
 def wait_command(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Files in watched folders.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files in watched folders.")],
     timeout: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait.")] = "60s",
     as_json: AsJson = False,
     config: ConfigFile = None,
@@ -86,7 +87,7 @@ def _why(found: dict[str, Any]) -> str:
 
 
 def retry_command(
-    paths: Annotated[list[Path] | None, typer.Argument(metavar="[PATH…]", help="Quarantined files.")] = None,
+    paths: Annotated[list[Path] | None, typer.Argument(metavar="PATH", help="Quarantined files.")] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="All that are quarantined.")] = False,
     watch: Annotated[str, typer.Option(metavar="NAME", help="Those of one watch.")] = "",

@@ -98,8 +98,8 @@ def test_an_expected_failure_is_one_line_with_its_fix(capsys: pytest.CaptureFixt
 
 
 def test_every_problem_stands_on_its_own_line() -> None:
-    lines = guard.error_lines(UsageError("config", problems=("a.b: wrong", "c.d: wrong too")))
-    assert lines == ["presignd: a.b: wrong", "presignd: c.d: wrong too"]
+    lines = guard.error_lines(UsageError("config", problems=("a.b: wrong", "c.d: wrong too"), fix="see the example"))
+    assert lines == ["presignd: a.b: wrong", "presignd: c.d: wrong too", "presignd: see the example"]
 
 
 def test_a_file_name_forges_no_line_and_no_colour() -> None:
