@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http
 import io
 import os
 import random
@@ -37,6 +38,7 @@ STOP_TIMEOUT = 10.0
 """Seconds between SIGTERM and SIGKILL; SeaweedFS takes about two."""
 
 _POLL = 0.05
+_TRY_TIMEOUT = 2.0
 _PORT_TAKEN = ("address already in use", "Port allocation failed")
 """What weed writes when a port is taken: at its bind, or at its own look before that."""
 
@@ -289,8 +291,18 @@ class EmbeddedStore:
         return False
 
     def _serves(self) -> bool:
-        """Try a signed PUT, and take the object away again."""
-        pool = urllib3.PoolManager(timeout=2.0, retries=False)
+        """Tell whether a signed PUT works, and whether all that was stored before can be read."""
+        pool = urllib3.PoolManager(timeout=_TRY_TIMEOUT, retries=False)
+        try:
+            self._put_and_remove(pool)
+            return self._knows_its_volumes(pool)
+        except (MinioException, urllib3.exceptions.HTTPError):
+            return False
+        finally:
+            pool.clear()
+
+    def _put_and_remove(self, pool: urllib3.PoolManager) -> None:
+        """Store an object that isn't empty: one that is needs no volume, and proves too little."""
         client = Minio(
             self.endpoint.removeprefix("http://"),
             access_key=self.access_key,
@@ -299,14 +311,16 @@ class EmbeddedStore:
             region="us-east-1",
             http_client=pool,
         )
-        try:
-            client.put_object(self.bucket, _PROBE_KEY, io.BytesIO(), 0)
-            client.remove_object(self.bucket, _PROBE_KEY)
-        except (MinioException, urllib3.exceptions.HTTPError):
+        client.put_object(self.bucket, _PROBE_KEY, io.BytesIO(b"ready"), 5)
+        client.remove_object(self.bucket, _PROBE_KEY)
+
+    def _knows_its_volumes(self, pool: urllib3.PoolManager) -> bool:
+        """Ask the master: after a restart it answers S3 up to five seconds before it finds old volumes."""
+        answer = pool.request("GET", f"http://{LOOPBACK}:{self._ports['master.port']}/dir/status")
+        if answer.status != http.HTTPStatus.OK:
             return False
-        finally:
-            pool.clear()
-        return True
+        topology = answer.json()["Topology"]
+        return int(topology["Max"]) - int(topology["Free"]) >= len(list(self._dir.glob("*.dat")))
 
     def _no_start(self, why: str) -> Unavailable:
         lines = self._child.log_text().splitlines()[-8:] if self._child else []
