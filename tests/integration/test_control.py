@@ -218,9 +218,9 @@ async def test_put_reads_the_passed_descriptor_and_nothing_else(served: Served, 
     """The path is only a name: the daemon's rights open nothing."""
     async with no_descriptor_stays():
         with a_file(tmp_path) as fd:
-            found = await served.ask({"op": "put", "path": "/root/secret", "key": "k"}, [fd])
+            found = await served.ask({"op": "put", "path": "/home/other/secret", "key": "k"}, [fd])
     assert found[-1]["link"]["size"] == len(b"content")
-    assert served.view.puts == [(b"/root/secret", "drop", "k", os.geteuid())]
+    assert served.view.puts == [(b"/home/other/secret", "drop", "k", os.geteuid())]
 
 
 async def test_put_tells_its_progress(served: Served, tmp_path: Path) -> None:
