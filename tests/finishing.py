@@ -1,0 +1,159 @@
+"""A watched folder with a verified file, for tests of finish; and what may happen to it meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from presignd.config import WatchConfig
+from presignd.model import FileVersion, Fingerprint, State
+from presignd.pipeline import finish as finish_module
+from presignd.pipeline import renames
+from presignd.pipeline.finish import Finished, finish
+from presignd.pipeline.folder import Folder
+from presignd.pipeline.writer_check import has_writer, ignore_sigio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CONTENT = b"the verified content"
+ASIDE = ".presignd-id-1"
+
+
+@pytest.fixture(autouse=True)
+def leases() -> None:
+    ignore_sigio()
+
+
+@dataclass
+class Place:
+    """A watched folder with one verified file in it, and where it would go."""
+
+    folder: Folder
+    watch: WatchConfig
+    version: FileVersion
+    file: Path
+    done: Path
+
+    def finish(self, writer: Callable[[int], bool | None] = has_writer) -> Finished:
+        return finish(self.folder, self.watch, self.version, writer)
+
+    @property
+    def tree(self) -> dict[str, bytes]:
+        """Every file there is, by its path, ours with a dot included."""
+        base = Path(self.watch.path).parent
+        files = [path for path in (*base.rglob("*"), *self.done.rglob("*")) if path.is_file()]
+        return {str(path.relative_to(base) if path.is_relative_to(base) else path): path.read_bytes() for path in files}
+
+
+def verified(folder: Path, path: str, content: bytes = CONTENT) -> FileVersion:
+    """Make the file and its version as they are when the link is made."""
+    file = folder / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    os.utime(file, ns=(10**18, 10**18 + 123_456_700))
+    return FileVersion(
+        file_id="id-1",
+        watch="drop",
+        path=os.fsencode(path),
+        fingerprint=Fingerprint.of(file.stat()),
+        state=State.LINKED,
+        bucket="bucket",
+        base_key=path,
+        key=path,
+        content_type="text/plain",
+        priority=0,
+        queued_at=datetime(2026, 1, 1, tzinfo=UTC),
+        checksum="md5:" + hashlib.md5(content, usedforsecurity=False).hexdigest(),
+    )
+
+
+@contextmanager
+def place(base: Path, after: str, done: Path | None = None, path: str = "sub/a.txt", **more: Any) -> Iterator[Place]:
+    drop, done = base / "drop", done or base / "done"
+    version = verified(drop, path)
+    watch = WatchConfig(
+        name="drop", path=drop, bucket="bucket", after=after, move_to=done if after == "move" else None, **more
+    )
+    folder = Folder(watch)
+    yield Place(folder, watch, version, drop / path, done)
+    folder.close()
+
+
+@pytest.fixture(params=["delete", "move"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    with place(tmp_path, request.param) as here:
+        yield here
+
+
+@pytest.fixture
+def moving(tmp_path: Path) -> Iterator[Place]:
+    with place(tmp_path, "move") as here:
+        yield here
+
+
+@pytest.fixture
+def deleting(tmp_path: Path) -> Iterator[Place]:
+    with place(tmp_path, "delete") as here:
+        yield here
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[Path]:
+    """Give a folder on another filesystem."""
+    folder = Path("/dev/shm") / f"presignd-test-{os.getpid()}"
+    if not os.access("/dev/shm", os.W_OK) or Path("/dev/shm").stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second filesystem to write to")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def rewrite(file: Path, content: bytes, *, hide: bool = False) -> None:
+    """Write in place; ``hide`` sets the old times again."""
+    st_before = file.stat()
+    file.write_bytes(content)
+    if hide:
+        os.utime(file, ns=(st_before.st_atime_ns, st_before.st_mtime_ns))
+
+
+def during(monkeypatch: pytest.MonkeyPatch, step: str, act: Callable[[], Any], *, then: bool) -> None:
+    """Let ``act`` happen once at a step of finish, before or (``then``) after it."""
+    real = getattr(finish_module, step)
+    acts = [act]
+
+    def stepping(*args: Any, **kwargs: Any) -> Any:
+        if acts and not then:
+            acts.pop()()
+        result = real(*args, **kwargs)
+        if acts and then:
+            acts.pop()()
+        return result
+
+    monkeypatch.setattr(finish_module, step, stepping)
+
+
+def failing(number: int) -> Callable[..., Any]:
+    def fail(*_args: Any, **_kwargs: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+WAYS = ["renameat2", "links", "names"]
+
+
+def only(way: str, patched: pytest.MonkeyPatch) -> None:
+    """Be on a filesystem without RENAME_NOREPLACE ("links"), or without hard links too ("names")."""
+    if way != "renameat2":
+        patched.setattr(renames, "_renameat2", lambda *_: False)
+    if way == "names":
+        patched.setattr(os, "link", failing(errno.EPERM))

@@ -1,0 +1,338 @@
+"""Finish on a real filesystem: nothing overwritten, lost or deleted unverified, whatever happens between."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from presignd.errors import Fault
+from presignd.model import Fingerprint
+from presignd.pipeline import renames
+from presignd.pipeline.finish import Finished, Outcome
+from presignd.pipeline.writer_check import has_writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+from tests.finishing import (
+    ASIDE,
+    CONTENT,
+    Place,
+    deleting,
+    during,
+    either,
+    failing,
+    far,
+    leases,
+    moving,
+    place,
+    rewrite,
+    verified,
+)
+
+__all__ = ["deleting", "either", "far", "leases", "moving"]
+
+
+# --- what is asked for ---------------------------------------------------------------------------
+
+
+def test_keep_touches_nothing(tmp_path: Path) -> None:
+    with place(tmp_path, "keep") as here:
+        before = Fingerprint.of(here.file.stat())
+        assert here.finish() == Finished(Outcome.KEPT)
+        assert Fingerprint.of(here.file.stat()) == before
+
+
+def test_delete_removes_the_verified_file_and_nothing_else(deleting: Place) -> None:
+    other = deleting.file.with_name("other")
+    other.write_bytes(b"o")
+    assert deleting.finish() == Finished(Outcome.DELETED)
+    assert deleting.tree == {"drop/sub/other": b"o"}
+
+
+def test_move_takes_the_file_to_its_relative_path_below_move_to(moving: Place) -> None:
+    outcome = moving.finish()
+    assert outcome == Finished(Outcome.MOVED, os.fsencode(moving.done / "sub/a.txt"))
+    assert moving.tree == {"done/sub/a.txt": CONTENT}
+
+
+def test_a_put_from_elsewhere_is_never_touched(deleting: Place) -> None:
+    """Its path is absolute: the file is its owner's, not the watch's."""
+    deleting.version = replace(deleting.version, path=os.fsencode(deleting.file))
+    assert deleting.finish().outcome is Outcome.KEPT
+    assert deleting.file.exists()
+
+
+def test_a_target_that_exists_is_not_overwritten(moving: Place) -> None:
+    target = moving.done / "sub"
+    target.mkdir(parents=True)
+    (target / "a.txt").write_bytes(b"older")
+    (target / "a~2.txt").mkdir()
+    assert moving.finish().path == os.fsencode(target / "a~3.txt")
+    assert moving.tree == {"done/sub/a.txt": b"older", "done/sub/a~3.txt": CONTENT}
+
+
+def test_across_filesystems_the_file_is_copied_with_its_mode_and_time(tmp_path: Path, far: Path) -> None:
+    with place(tmp_path, "move", far) as here:
+        here.file.chmod(0o640)
+        before = here.file.stat()
+        assert here.finish() == Finished(Outcome.MOVED, os.fsencode(far / "sub/a.txt"))
+        assert here.tree == {str(far / "sub/a.txt"): CONTENT}
+        st = (far / "sub/a.txt").stat()
+        assert (st.st_mtime_ns, st.st_mode, st.st_uid) == (before.st_mtime_ns, before.st_mode, before.st_uid)
+
+
+def test_across_filesystems_a_target_that_exists_is_not_overwritten(tmp_path: Path, far: Path) -> None:
+    """Nor taken for our own copy when its content differs, though size and time are the same."""
+    (far / "sub").mkdir(parents=True)
+    with place(tmp_path, "move", far) as here:
+        twin = far / "sub/a.txt"
+        twin.write_bytes(CONTENT[::-1])
+        mtime = here.file.stat().st_mtime_ns
+        os.utime(twin, ns=(mtime, mtime))
+        assert here.finish().path == os.fsencode(far / "sub/a~2.txt")
+        assert here.tree == {str(twin): CONTENT[::-1], str(far / "sub/a~2.txt"): CONTENT}
+
+
+@pytest.mark.parametrize("checksum", ["sha256", "parts"])
+def test_every_form_of_checksum_is_compared(deleting: Place, checksum: str) -> None:
+    if checksum == "sha256":
+        deleting.version = replace(deleting.version, checksum="sha256:" + hashlib.sha256(CONTENT).hexdigest())
+    else:
+        parts = b"".join(hashlib.md5(CONTENT[at : at + 8]).digest() for at in range(0, len(CONTENT), 8))
+        deleting.version = replace(deleting.version, checksum=f"md5:{hashlib.md5(parts).hexdigest()}-3", part_size=8)
+    kind, _, digest = deleting.version.checksum.partition(":")
+    wrong = replace(deleting.version, checksum=f"{kind}:{'1' if digest[0] == '0' else '0'}{digest[1:]}")
+    right, deleting.version = deleting.version, wrong
+    assert deleting.finish().changed
+    deleting.version = right
+    assert deleting.finish().outcome is Outcome.DELETED
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * (3 << 20)])
+def test_empty_and_large_files_go_too(tmp_path: Path, far: Path, content: bytes) -> None:
+    with place(tmp_path, "move", far) as here:
+        here.version = verified(tmp_path / "drop", "sub/a.txt", content)
+        assert here.finish().outcome is Outcome.MOVED
+        assert here.tree == {str(far / "sub/a.txt"): content}
+
+
+def test_names_that_are_no_utf_8_and_the_longest_there_are_go_too(tmp_path: Path) -> None:
+    for name in (os.fsdecode(b"\xff\xfe.bin"), "n" * 255, "line\nfeed"):
+        with place(tmp_path, "move", path=name) as here:
+            assert here.finish().path == os.fsencode(here.done / name)
+        with place(tmp_path, "move", path=name) as here:
+            assert here.finish().outcome is Outcome.MOVED
+    assert len(list((tmp_path / "done").iterdir())) == 6
+
+
+# --- what differs stays --------------------------------------------------------------------------
+
+
+def test_a_file_that_is_gone_needs_nothing_more(either: Place) -> None:
+    either.file.unlink()
+    assert either.finish() == Finished(Outcome.GONE)
+    either.file.parent.rmdir()
+    assert either.finish() == Finished(Outcome.GONE)
+
+
+@pytest.mark.parametrize("swap", ["symlink", "fifo", "directory"])
+def test_what_is_no_regular_file_any_more_is_left_alone(either: Place, swap: str, tmp_path: Path) -> None:
+    treasure = tmp_path / "treasure"
+    either.file.rename(treasure)
+    {"symlink": lambda f: f.symlink_to(treasure), "fifo": os.mkfifo, "directory": os.mkdir}[swap](either.file)
+    assert either.finish() == Finished(Outcome.GONE)
+    assert treasure.read_bytes() == CONTENT
+    assert os.path.lexists(either.file)
+
+
+def test_a_folder_swapped_for_a_symlink_is_not_followed(either: Place, tmp_path: Path) -> None:
+    either.file.parent.rename(tmp_path / "elsewhere")
+    either.file.parent.symlink_to(tmp_path / "elsewhere")
+    assert either.finish() == Finished(Outcome.GONE)
+    assert (tmp_path / "elsewhere/a.txt").read_bytes() == CONTENT
+
+
+def test_newer_content_stays_and_is_offered_again(either: Place) -> None:
+    rewrite(either.file, b"newer")
+    assert either.finish() == Finished(Outcome.CHANGED, b"sub/a.txt")
+    assert either.tree == {"drop/sub/a.txt": b"newer"}
+
+
+def test_newer_content_that_hides_behind_the_old_time_stays(either: Place) -> None:
+    """Rsync -t and cp -p set times; the content is what counts."""
+    rewrite(either.file, CONTENT[::-1], hide=True)
+    outcome = either.finish()
+    assert outcome.changed
+    assert not outcome.busy
+    assert either.tree == {"drop/sub/a.txt": CONTENT[::-1]}
+
+
+def test_a_file_that_is_open_for_writing_stays_under_its_name(either: Place) -> None:
+    with either.file.open("ab") as writer:
+        outcome = either.finish()
+        assert outcome == Finished(Outcome.BUSY, b"sub/a.txt")
+        assert outcome.busy
+        assert not outcome.changed
+        writer.write(b" and more")
+    assert either.finish().changed
+    assert either.tree == {"drop/sub/a.txt": CONTENT + b" and more"}
+
+
+def test_a_writer_that_closes_without_a_change_only_delays(either: Place) -> None:
+    with either.file.open("ab"):
+        assert either.finish().busy
+    assert either.finish().outcome in {Outcome.DELETED, Outcome.MOVED}
+
+
+@pytest.mark.parametrize("then", [False, True])
+@pytest.mark.parametrize("hide", [False, True])
+@pytest.mark.parametrize("check", [has_writer, lambda _fd: None])
+def test_a_write_at_the_worst_moment_is_never_lost(
+    either: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    then: bool,
+    hide: bool,
+    check: Callable[[int], bool | None],
+) -> None:
+    """Before and after the content is read, by a writer that is gone at the next look and sets the old time."""
+    aside = either.file.with_name(ASIDE)
+    newer = CONTENT[::-1]
+    during(monkeypatch, "content_checksum", lambda: rewrite(aside, newer, hide=hide), then=then)
+    outcome = either.finish(check)
+    assert outcome == Finished(Outcome.CHANGED, b"sub/a.txt")
+    assert either.tree == {"drop/sub/a.txt": newer}
+
+
+@pytest.mark.parametrize("then", [False, True])
+def test_a_writer_that_opens_at_the_worst_moment_keeps_the_file(
+    either: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    then: bool,
+) -> None:
+    aside = either.file.with_name(ASIDE)
+    fds: list[int] = []
+    during(monkeypatch, "content_checksum", lambda: fds.append(os.open(aside, os.O_WRONLY)), then=then)
+    assert either.finish() == Finished(Outcome.BUSY, b"sub/a.txt")
+    os.close(fds.pop())
+    assert either.tree == {"drop/sub/a.txt": CONTENT}
+
+
+@pytest.mark.parametrize("then", [False, True])
+def test_a_write_during_a_copy_to_another_filesystem_is_never_lost(
+    tmp_path: Path,
+    far: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    then: bool,
+) -> None:
+    with place(tmp_path, "move", far) as here:
+        aside = here.file.with_name(ASIDE)
+        during(monkeypatch, "copy_file", lambda: rewrite(aside, CONTENT[::-1], hide=True), then=then)
+        assert here.finish().changed
+        assert here.tree == {"drop/sub/a.txt": CONTENT[::-1]}
+
+
+def test_a_new_file_that_took_the_name_meanwhile_is_not_overwritten(
+    either: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aside = either.file.with_name(ASIDE)
+
+    def swap() -> None:
+        rewrite(aside, b"changed under way")
+        either.file.write_bytes(b"newest")
+
+    during(monkeypatch, "content_checksum", swap, then=True)
+    assert either.finish() == Finished(Outcome.CHANGED, b"sub/a~2.txt")
+    assert either.tree == {"drop/sub/a.txt": b"newest", "drop/sub/a~2.txt": b"changed under way"}
+
+
+def test_a_file_replaced_just_before_it_is_set_aside_is_put_back(
+    either: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    during(monkeypatch, "recognise", lambda: replace_by(either.file, b"newest"), then=True)
+    assert either.finish() == Finished(Outcome.CHANGED, b"sub/a.txt")
+    assert either.tree == {"drop/sub/a.txt": b"newest"}
+
+
+def replace_by(file: Path, content: bytes) -> None:
+    fresh = file.with_name("fresh")
+    fresh.write_bytes(content)
+    fresh.rename(file)
+
+
+def test_a_newer_file_of_that_name_is_no_business_of_the_old_ones_end(moving: Place) -> None:
+    """A crash left the verified file aside, and a new one was dropped since."""
+    moving.file.rename(moving.file.with_name(ASIDE))
+    moving.file.write_bytes(b"newer")
+    assert moving.finish().outcome is Outcome.MOVED
+    assert moving.tree == {"drop/sub/a.txt": b"newer", "done/sub/a.txt": CONTENT}
+
+
+# --- failures ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_a_copy_that_fails_leaves_the_file_under_its_name_and_nothing_half(
+    tmp_path: Path, far: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    with place(tmp_path, "move", far) as here:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "utime", failing(number))
+            with pytest.raises(Fault, match=os.strerror(number)) as caught:
+                here.finish()
+        assert caught.value.code == "finish_failed"
+        assert here.tree == {"drop/sub/a.txt": CONTENT}
+        assert here.finish().outcome is Outcome.MOVED
+
+
+def test_a_move_to_that_can_not_be_used_leaves_the_file_under_its_name(moving: Place) -> None:
+    moving.done.write_bytes(b"a file")
+    with pytest.raises(Fault, match="Not a directory") as caught:
+        moving.finish()
+    assert caught.value.code == "finish_failed"
+    assert moving.tree == {"drop/sub/a.txt": CONTENT, "done": b"a file"}
+
+
+def test_a_symlink_below_move_to_is_not_followed(moving: Place, tmp_path: Path) -> None:
+    moving.done.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (moving.done / "sub").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Fault, match="could not be moved"):
+        moving.finish()
+    assert moving.tree == {"drop/sub/a.txt": CONTENT}
+
+
+def test_a_file_that_can_not_be_put_back_is_told_of_with_its_name(
+    either: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the next try goes on from there."""
+    with monkeypatch.context() as patched:
+        during(
+            patched, "content_checksum", lambda: patched.setattr(renames, "_renameat2", failing(errno.EROFS)), then=True
+        )
+        patched.setattr(os, "unlink", failing(errno.EROFS))
+        with pytest.raises(Fault, match=rf"it lies as {ASIDE}: Read-only file system"):
+            either.finish()
+    assert either.tree == {f"drop/sub/{ASIDE}": CONTENT}
+    assert either.finish().outcome in {Outcome.DELETED, Outcome.MOVED}
+
+
+def test_a_version_without_a_checksum_is_never_deleted(deleting: Place) -> None:
+    deleting.version = replace(deleting.version, checksum="")
+    with pytest.raises(Fault, match="no checksum"):
+        deleting.finish()
+    assert deleting.tree == {"drop/sub/a.txt": CONTENT}
+
+
+def test_modes_of_a_copy_are_no_wider_than_the_files(tmp_path: Path, far: Path) -> None:
+    with place(tmp_path, "move", far) as here:
+        here.file.chmod(0o4700)
+        here.finish()
+        assert stat.S_IMODE((far / "sub/a.txt").stat().st_mode) == 0o700

@@ -1,0 +1,98 @@
+"""Finish as a user who owns none of the files: root hides what is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+from tests.finishing import CONTENT, Place, deleting, either, far, leases, moving, place
+
+__all__ = ["deleting", "either", "far", "leases", "moving"]
+
+
+# --- unprivileged --------------------------------------------------------------------------------
+
+NOBODY = 65534
+
+CHILD = """
+import os, sys
+from datetime import datetime, UTC
+from pathlib import Path
+from presignd.config import WatchConfig
+from presignd.errors import Fault
+from presignd.model import FileVersion, Fingerprint, State
+from presignd.pipeline.finish import finish
+from presignd.pipeline.folder import Folder
+from presignd.pipeline.writer_check import has_writer, ignore_sigio
+ignore_sigio()
+drop, after, checksum = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+watch = WatchConfig(name="drop", path=drop, bucket="bucket", after=after,
+    move_to=drop.parent / "done" if after == "move" else None)
+version = FileVersion(
+    file_id="id-1", watch="drop", path=b"sub/a.txt", fingerprint=Fingerprint.of(os.stat(drop / "sub/a.txt")),
+    state=State.LINKED, bucket="bucket", base_key="k", key="k", content_type="", priority=0,
+    queued_at=datetime.now(UTC), checksum=checksum)
+try:
+    print(finish(Folder(watch), watch, version, has_writer).outcome)
+except Fault as problem:
+    print(problem.code, problem.message)
+"""
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """Make a base folder that another user can reach; its files are root's."""
+    if os.geteuid() != 0:
+        pytest.skip("changing the user needs root")
+    base = Path("/var/tmp") / f"presignd-finish-{os.getpid()}"
+    base.mkdir(mode=0o755)
+    if as_nobody("import presignd.pipeline.finish").returncode:
+        shutil.rmtree(base)
+        pytest.skip("another user can't reach this checkout")
+    yield base
+    shutil.rmtree(base)
+
+
+def as_nobody(code: str, *args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *map(str, args)]
+    who: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    repository = Path(__file__).parents[2]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=repository, **who)
+
+
+def open_to_all(base: Path, after: str) -> Place:
+    with place(base, after) as here:
+        for folder in (base, here.file.parent.parent, here.file.parent):
+            folder.chmod(0o777)
+        here.file.chmod(0o644)
+    return here
+
+
+@pytest.mark.parametrize("after", ["delete", "move"])
+def test_another_users_files_are_finished_where_the_folder_allows_it(public: Path, after: str) -> None:
+    """No lease on them: the fingerprint and the content decide."""
+    here = open_to_all(public, after)
+    done = as_nobody(CHILD, public / "drop", after, here.version.checksum)
+    assert done.stdout.split() == ["deleted" if after == "delete" else "moved"], done.stderr
+    assert here.tree == ({} if after == "delete" else {"done/sub/a.txt": CONTENT})
+
+
+@pytest.mark.parametrize(("path", "mode"), [("drop/sub", 0o755), ("drop/sub", 0o1777), ("done", 0o755)])
+def test_a_folder_without_permission_fails_with_the_file_in_its_place(public: Path, path: str, mode: int) -> None:
+    """Read-only, sticky (another user's file), and a move_to that can't be written to."""
+    here = open_to_all(public, "move")
+    here.done.mkdir()
+    here.done.chmod(0o777)
+    (public / path).chmod(mode)
+    done = as_nobody(CHILD, public / "drop", "move", here.version.checksum)
+    assert done.stdout.startswith("finish_failed"), done.stderr
+    assert here.tree == {"drop/sub/a.txt": CONTENT}

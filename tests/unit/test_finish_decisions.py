@@ -1,0 +1,99 @@
+"""Whether a file may be deleted or moved: only the verified bytes, quiet all along, without a writer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from presignd.model import FileVersion, Fingerprint, State
+from presignd.pipeline.finish import Look, Verdict, judge, recognise
+from presignd.pipeline.renames import names
+
+VERIFIED = Fingerprint(ino=11, size=5, mtime_ns=1_000, ctime_ns=2_000)
+RENAMED = replace(VERIFIED, ctime_ns=3_000)
+"""The same file after it was set aside."""
+CHECKSUM = "md5:0123"
+VERSION = FileVersion(
+    file_id="id",
+    watch="drop",
+    path=b"a.txt",
+    fingerprint=VERIFIED,
+    state=State.LINKED,
+    bucket="b",
+    base_key="a.txt",
+    key="a.txt",
+    content_type="text/plain",
+    priority=0,
+    queued_at=datetime(2026, 1, 1, tzinfo=UTC),
+    checksum=CHECKSUM,
+)
+OTHER = [
+    pytest.param(replace(RENAMED, ino=12), id="another inode"),
+    pytest.param(replace(RENAMED, size=6), id="another size"),
+    pytest.param(replace(RENAMED, mtime_ns=1_001), id="another mtime"),
+]
+QUIET = [False, None]
+
+
+@pytest.mark.parametrize("writer", QUIET)
+def test_the_verified_file_without_a_writer_may_go(writer: bool | None) -> None:
+    look = Look(RENAMED, writer)
+    assert recognise(VERSION, look) is Verdict.SAFE
+    assert judge(VERSION, look, CHECKSUM, look) is Verdict.SAFE
+
+
+@pytest.mark.parametrize("fingerprint", OTHER)
+@pytest.mark.parametrize("writer", [True, *QUIET])
+def test_another_file_never_goes_whatever_its_content(fingerprint: Fingerprint, writer: bool | None) -> None:
+    look = Look(fingerprint, writer)
+    assert recognise(VERSION, look) is Verdict.CHANGED
+    assert judge(VERSION, look, CHECKSUM, look) is Verdict.CHANGED
+
+
+@pytest.mark.parametrize("after", [*OTHER, pytest.param(replace(RENAMED, ctime_ns=3_001), id="another ctime")])
+def test_what_changes_while_it_is_read_stays(after: Fingerprint) -> None:
+    """Its ctime alone gives a writer away that set the old mtime again."""
+    assert judge(VERSION, Look(RENAMED, None), CHECKSUM, Look(after, None)) is Verdict.CHANGED
+
+
+def test_other_content_stays_though_size_and_times_are_the_same() -> None:
+    look = Look(RENAMED, writer=False)
+    assert judge(VERSION, look, "md5:ffff", look) is Verdict.CHANGED
+
+
+@pytest.mark.parametrize(("before", "after"), [(True, False), (False, True), (True, True), (None, True)])
+def test_a_writer_in_either_look_keeps_the_file(before: bool | None, after: bool | None) -> None:
+    assert judge(VERSION, Look(RENAMED, before), CHECKSUM, Look(RENAMED, after)) is Verdict.BUSY
+
+
+@pytest.mark.parametrize(
+    ("name", "second"),
+    [
+        (b"a.txt", b"a~2.txt"),
+        (b"a.tar.gz", b"a.tar~2.gz"),
+        (b"a", b"a~2"),
+        (b".hidden", b".hidden~2"),
+        (b"a~2.txt", b"a~2~2.txt"),
+    ],
+)
+def test_the_next_free_name_keeps_the_suffix(name: bytes, second: bytes) -> None:
+    assert list(islice(names(name), 2)) == [name, second]
+
+
+def test_a_name_is_not_cut_within_a_character() -> None:
+    _, second = islice(names("é".encode() * 126 + b".x"), 2)
+    assert second.decode().endswith("é~2.x")
+    assert len(second) <= 255
+
+
+@given(st.binary(min_size=1, max_size=255).filter(lambda name: not {b"/", b"\0"} & {bytes([c]) for c in name}))
+def test_every_next_name_fits_is_new_and_is_one_component(name: bytes) -> None:
+    found = list(islice(names(name), 1, 12))
+    assert all(0 < len(next_name) <= 255 for next_name in found)
+    assert len({name, *found}) == 12
+    assert not any(b"/" in next_name for next_name in found)
