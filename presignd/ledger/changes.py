@@ -14,8 +14,8 @@ from presignd.ledger.rows import columns_of, from_micros, to_micros, to_sql
 from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, State
 from presignd.states import IN_FLIGHT, TRANSITIONS, UNCLEAN_LIMIT, Event, after, retry_event
 
-PRUNE_CHUNK = 1000
-"""Versions forgotten in one commit, so that upkeep never holds the uploads up for long."""
+CHUNK = 1000
+"""Versions noted as gone or forgotten in one commit, so that the uploads never wait long for these."""
 
 _LEFT = frozenset({State.VANISHED, State.SUPERSEDED})
 _AGAIN = {"attempt": 0, "faults": 0, "unclean": 0, "not_before": None, "error_code": "", "error": ""}
@@ -101,26 +101,35 @@ def refingerprint(connection: sqlite3.Connection, file_id: str, fingerprint: Fin
     )
 
 
-def gone(connection: sqlite3.Connection, watch: str, paths: Sequence[bytes], now: datetime) -> list[FileVersion]:
-    """End queued and quarantined versions at and below ``paths`` as vanished; note the time for all others."""
-    ended: list[FileVersion] = []
+def gone(
+    connection: sqlite3.Connection, watch: str, paths: Sequence[bytes], now: datetime
+) -> tuple[list[FileVersion], bool]:
+    """Note versions at and below ``paths`` as gone, up to ``CHUNK`` of them.
+
+    Returns those that ended as vanished, the queued and quarantined ones, and whether there may be more.
+    """
+    noted: list[FileVersion] = []
     for path in paths:
         if not path:
             raise ValueError("the watch's root is no file that can be gone")
         # b"0" follows b"/": all paths below the directory, and no others.
         for where, values in (("path = ?", (path,)), ("path > ? AND path < ?", (path + b"/", path + b"0"))):
-            ended += _gone(connection, f"current = 1 AND watch = ? AND {where}", (watch, *values), now)
-    return ended
+            noted += _gone(connection, f"watch = ? AND {where}", (watch, *values), now, CHUNK - len(noted))
+    return [version for version in noted if version.state is State.VANISHED], len(noted) >= CHUNK
 
 
-def _gone(connection: sqlite3.Connection, where: str, values: tuple[object, ...], now: datetime) -> list[FileVersion]:
-    waiting = select(connection, f"{where} AND state IN ('queued', 'quarantined')", *values)
-    ended = [apply(connection, version, Event.VANISH, {"done_at": now}) for version in waiting]
-    connection.execute(
-        f"UPDATE version SET gone_at = ? WHERE {where} AND gone_at IS NULL",  # noqa: S608 - our own condition
-        (to_micros(now), *values),
-    )
-    return ended
+def _gone(
+    connection: sqlite3.Connection, where: str, values: tuple[object, ...], now: datetime, limit: int
+) -> list[FileVersion]:
+    unnoted = "(gone_at IS NULL OR state IN ('queued', 'quarantined'))"
+    found = select(connection, f"current = 1 AND {where} AND {unnoted} LIMIT ?", *values, limit)
+    return [_leave(connection, version, now) for version in found]
+
+
+def _leave(connection: sqlite3.Connection, version: FileVersion, now: datetime) -> FileVersion:
+    if version.state in {State.QUEUED, State.QUARANTINED}:
+        return apply(connection, version, Event.VANISH, {"done_at": now})
+    return update(connection, version, {"gone_at": now})
 
 
 # --- worker -------------------------------------------------------------------------------------------
@@ -226,7 +235,7 @@ def announced(connection: sqlite3.Connection, file_ids: Sequence[str]) -> None:
 
 
 def prune(connection: sqlite3.Connection, before: datetime) -> int:
-    """Forget up to ``PRUNE_CHUNK`` versions whose content left its path before ``before``.
+    """Forget up to ``CHUNK`` versions whose content left its path before ``before``.
 
     Kept are those whose ``file.done`` is still to be said, and receipts that a waiting newer version
     needs, to know its own object again.
@@ -237,7 +246,7 @@ def prune(connection: sqlite3.Connection, before: datetime) -> int:
         " AND (+state = 'ignored' OR announced = 1 AND +state IN ('finished', 'vanished', 'superseded'))"
         " AND NOT EXISTS (SELECT 1 FROM version AS now WHERE now.current = 1 AND now.watch = old.watch"
         " AND now.path = old.path AND now.state IN ('queued', 'uploading', 'quarantined')) LIMIT ?",
-        (to_micros(before), PRUNE_CHUNK),
+        (to_micros(before), CHUNK),
     ).fetchall()
     connection.executemany("DELETE FROM version WHERE id = ?", [(id_,) for id_, _, _ in old])
     for bucket, key in {(bucket, key) for _, bucket, key in old if key is not None}:

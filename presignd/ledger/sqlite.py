@@ -88,7 +88,12 @@ class SqliteLedger(Ledger):
         await self._do(changes.refingerprint, file_id, fingerprint)
 
     async def gone(self, watch: str, paths: Sequence[bytes], now: datetime) -> list[FileVersion]:
-        return await self._do(changes.gone, watch, paths, now)
+        ended: list[FileVersion] = []
+        more = True
+        while more:
+            some, more = await self._do(changes.gone, watch, paths, now)
+            ended += some
+        return ended
 
     # --- worker -------------------------------------------------------------------------------------
 

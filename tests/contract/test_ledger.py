@@ -549,6 +549,21 @@ async def test_nothing_is_forgotten_before_its_end_was_said(ledger: Ledger) -> N
     assert await ledger.prune(LATER) == 1
 
 
+async def test_a_directory_of_thousands_goes_whole(ledger: Ledger) -> None:
+    await ledger.enqueue([new(b"d/%d" % number, key=None) for number in range(2500)])
+    await ledger.claim("drop", 1100, NOW)
+    assert len(await ledger.gone("drop", [b"d"], NOW)) == 1400
+    assert await ledger.paths("drop", b"", 10) == []
+
+
+async def test_a_version_whose_file_was_gone_while_in_flight_still_vanishes(ledger: Ledger) -> None:
+    await uploading(ledger)
+    await ledger.gone("drop", [b"a.txt"], NOW)
+    await ledger.release(unclean=False)
+    (ended,) = await ledger.gone("drop", [b"a.txt"], LATER)
+    assert (ended.state, ended.done_at, ended.gone_at) == (State.VANISHED, LATER, NOW)
+
+
 async def test_upkeep_goes_through_thousands(ledger: Ledger) -> None:
     await ledger.enqueue([new(b"d/%d" % number, state=State.IGNORED) for number in range(2500)])
     await ledger.gone("drop", [b"d"], NOW)

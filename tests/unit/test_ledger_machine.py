@@ -1,0 +1,197 @@
+"""Whatever order things happen in, the ledger keeps its invariants: a model beside the real SQL."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import timedelta
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
+
+from presignd.ledger import LostUpdate, Selection, changes, questions
+from presignd.ledger.schema import MIGRATIONS
+from presignd.model import FileVersion, LinksMark, State
+from presignd.states import ENDED, IN_FLIGHT, TRANSITIONS, Event
+from tests.versions import NOW, new
+
+PATHS = st.sampled_from([b"a", b"d/a", b"d/b"])
+KEYS = st.sampled_from(["k", "k.txt", None])
+EVENTS = st.sampled_from(sorted(set(Event) - {Event.CLAIM, Event.RELEASE, Event.REQUEUE, Event.RESUME}))
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Work on one ledger in any order; ``states`` is the model: where each version has to stand."""
+
+    held = Bundle("held")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        self.connection.execute("PRAGMA foreign_keys = ON")
+        for migration in MIGRATIONS:
+            for statement in migration:
+                self.connection.execute(statement)
+        self.states: dict[str, State] = {}
+        self.now = NOW
+
+    def teardown(self) -> None:
+        self.connection.close()
+
+    def attempt(self, version: FileVersion, event: Event) -> FileVersion | None:
+        """Apply an event; a stale value must be refused, and only a stale one."""
+        stale = self.states.get(version.file_id) is not version.state  # None once pruned
+        self.connection.execute("SAVEPOINT one")
+        try:
+            moved = changes.apply(self.connection, version, event, {"done_at": self.now})
+        except LostUpdate:
+            assert stale
+            self.connection.execute("ROLLBACK TO one")
+            return None
+        finally:
+            self.connection.execute("RELEASE one")
+        assert not stale
+        self.moved(moved, event)
+        return moved
+
+    def moved(self, version: FileVersion, event: Event) -> None:
+        """Check one move against the table."""
+        assert TRANSITIONS[self.states[version.file_id]][event] is version.state
+        self.states[version.file_id] = version.state
+
+    @rule(path=PATHS, key=KEYS, fresh=st.booleans(), following=st.booleans())
+    def enqueue(self, path: bytes, key: str | None, fresh: bool, following: bool) -> None:
+        before = questions.by_path(self.connection, "drop", path)
+        wanted = new(path, key=key, fresh_key=fresh, next_key=following, queued_at=self.now)
+        self.connection.execute("SAVEPOINT one")
+        try:
+            (recorded,) = changes.enqueue(self.connection, [wanted])
+        except LostUpdate:
+            assert before is not None
+            assert before.state in IN_FLIGHT
+            self.connection.execute("ROLLBACK TO one")
+            return
+        finally:
+            self.connection.execute("RELEASE one")
+        assert before is None or before.state not in IN_FLIGHT
+        if recorded.superseded:
+            self.moved(recorded.superseded, Event.SUPERSEDE)
+        self.states[wanted.file_id] = recorded.version.state
+        assert (recorded.version.state is State.QUARANTINED) == (key is not None and recorded.version.key is None)
+
+    @rule(target=held, limit=st.integers(1, 3))
+    def claim(self, limit: int) -> object:
+        waiting = [file_id for file_id, state in self.states.items() if state is State.QUEUED]
+        claimed = changes.claim(self.connection, "drop", limit, self.now, None)
+        assert len(claimed) == min(limit, len(waiting))
+        for version in claimed:
+            self.moved(version, Event.CLAIM)
+        return multiple(*claimed)
+
+    @rule(target=held, version=consumes(held), event=EVENTS)
+    def work(self, version: FileVersion, event: Event) -> object:
+        if event not in TRANSITIONS[version.state]:
+            return version
+        moved = self.attempt(version, event)
+        return multiple(*[moved] if moved else [])
+
+    @rule()
+    def upload_all(self) -> None:
+        for version in changes.claim(self.connection, "drop", 100, self.now, None):
+            self.moved(version, Event.CLAIM)
+            if version.key:
+                self.succeed_with(version)
+
+    def succeed_with(self, version: FileVersion) -> None:
+        for event in (Event.VERIFY, Event.LINK, Event.FINISH):
+            moved = self.attempt(version, event)
+            assert moved is not None
+            version = moved
+
+    @rule(target=held, version=consumes(held), fresh=st.booleans(), beyond=st.booleans())
+    def assign_key(self, version: FileVersion, fresh: bool, beyond: bool) -> object:
+        if version.state is not State.UPLOADING or self.states.get(version.file_id) is not State.UPLOADING:
+            return version
+        named = changes.assign_key(
+            self.connection,
+            version,
+            version.base_key or "hash",
+            fresh=fresh,
+            next_key=True,
+            beyond=(version.key or "") if beyond else "",
+        )
+        assert named is not None
+        assert not (beyond and version.key) or named.key != version.key
+        return named
+
+    @rule(where=st.sampled_from([b"a", b"d", b"d/a", b"missing"]))
+    def gone(self, where: bytes) -> None:
+        ended, more = changes.gone(self.connection, "drop", [where], self.now)
+        assert not more
+        for version in ended:
+            self.moved(version, Event.VANISH)
+
+    @rule(unclean=st.booleans())
+    def restart(self, unclean: bool) -> None:
+        for version in changes.release(self.connection, unclean=unclean):
+            self.moved(version, Event.QUARANTINE)
+        for file_id, state in self.states.items():
+            if state is State.UPLOADING:
+                self.states[file_id] = TRANSITIONS[state][Event.RELEASE]
+
+    @precondition(lambda self: State.QUARANTINED in self.states.values())
+    @rule()
+    def retry(self) -> None:
+        for version in changes.requeue(self.connection, Selection(), self.now):
+            self.moved(version, Event.RESUME if version.state is State.LINKED else Event.REQUEUE)
+        assert State.QUARANTINED not in self.states.values()
+
+    @rule()
+    def announce_and_prune(self) -> None:
+        ended = questions.unannounced(self.connection)
+        assert all(version.state in ENDED for version in ended)
+        changes.announced(self.connection, [version.file_id for version in ended])
+        self.now += timedelta(days=1)
+        changes.prune(self.connection, self.now)
+        kept = {row[0] for row in self.connection.execute("SELECT file_id FROM version")}
+        assert all(self.states[file_id] in ENDED for file_id in self.states.keys() - kept)
+        self.states = {file_id: state for file_id, state in self.states.items() if file_id in kept}
+
+    @rule(version=held)
+    def link_in_a_batch(self, version: FileVersion) -> None:
+        if version.state is State.VERIFIED and self.states.get(version.file_id) is State.VERIFIED:
+            (moved,) = changes.linked(self.connection, [version], LinksMark(1, 2))
+            self.moved(moved, Event.LINK)
+
+    @invariant()
+    def rows_stand_where_their_events_led(self) -> None:
+        rows = dict(self.connection.execute("SELECT file_id, state FROM version"))
+        assert rows == self.states
+
+    @invariant()
+    def each_path_has_one_current_version_and_only_that_is_worked_on(self) -> None:
+        others = self.connection.execute(
+            "SELECT count(*) FROM version WHERE current = 0 AND state NOT IN ('finished', 'vanished', 'superseded')"
+        )
+        assert others.fetchone() == (0,)
+        paths = [row[0] for row in self.connection.execute("SELECT path FROM version WHERE current = 1")]
+        assert len(paths) == len(set(paths))
+
+    @invariant()
+    def no_key_with_an_object_or_an_upload_to_come_is_another_paths(self) -> None:
+        strangers = self.connection.execute(
+            "SELECT version.path, version.key FROM version LEFT JOIN object_key USING (bucket, key)"
+            " WHERE version.key IS NOT NULL AND object_key.path IS NOT version.path"
+            " AND (version.verified = 1 OR version.state IN ('queued', 'uploading', 'quarantined'))"
+        )
+        assert strangers.fetchall() == []
+
+
+LedgerMachine.TestCase.settings = settings(
+    max_examples=300,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,  # the same histories in each run: a red CI is one that can be repeated
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestLedgerMachine = LedgerMachine.TestCase
