@@ -69,10 +69,7 @@ def fs_type(target: int | str | bytes | os.PathLike[str]) -> int:
         return 0
     libc = ctypes.CDLL(None, use_errno=True)
     buffer = ctypes.create_string_buffer(_STATFS_BYTES)
-    if isinstance(target, int):
-        failed = libc.fstatfs(target, buffer)
-    else:
-        failed = libc.statfs(os.fsencode(target), buffer)
+    failed = libc.fstatfs(target, buffer) if isinstance(target, int) else libc.statfs(os.fsencode(target), buffer)
     if failed:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), None if isinstance(target, int) else target)

@@ -43,18 +43,14 @@ def test_a_missing_path_is_an_oserror_that_names_it(tmp_path: Path) -> None:
         (0x00C36400, "CephFS"),
     ],
 )
-def test_network_filesystems_are_told_by_name(
-    monkeypatch: pytest.MonkeyPatch, number: int, name: str
-) -> None:
+def test_network_filesystems_are_told_by_name(monkeypatch: pytest.MonkeyPatch, number: int, name: str) -> None:
     monkeypatch.setattr(filesystem, "fs_type", lambda _target: number)
     assert filesystem.is_network("/x")
     assert not filesystem.is_local("/x")
     assert filesystem.kind("/x") == name
 
 
-@pytest.mark.parametrize(
-    ("number", "name"), [(0xEF53, "ext4"), (0x01021994, "tmpfs"), (0x1234, "type 0x1234")]
-)
+@pytest.mark.parametrize(("number", "name"), [(0xEF53, "ext4"), (0x01021994, "tmpfs"), (0x1234, "type 0x1234")])
 def test_all_other_numbers_are_local(monkeypatch: pytest.MonkeyPatch, number: int, name: str) -> None:
     monkeypatch.setattr(filesystem, "fs_type", lambda _target: number)
     assert filesystem.is_local("/x")
