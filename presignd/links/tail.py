@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import stat
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from presignd.links.cursor import Cursor
@@ -18,34 +20,44 @@ if TYPE_CHECKING:
 
 BLOCK = 64 << 10
 """Bytes a read; a line is about 1 KiB and at most some 40 KiB (a path of 4 KiB escaped, a URL)."""
+_ROTATED = re.compile("[1-9][0-9]{0,3}")
+"""Longer numbers are somebody's dates, and no business of ours."""
 TURN = 64
 """Lines after which a reader in an event loop lets others have a turn."""
 
 
-def numbered(file: Path) -> list[Path]:
-    """Return the names that exist, newest first: the file itself, then those rotated."""
+def name_of(file: Path, number: int) -> Path:
+    """Return the name of the file that was rotated ``number`` times."""
+    return file.with_name(f"{file.name}.{number}") if number else file
+
+
+def highest(file: Path) -> int:
+    """Return the highest number that a rotated file has, 0 when there is none."""
     prefix = file.name + "."
     try:
         names = [path.name for path in file.parent.iterdir()]
     except FileNotFoundError:
-        return []
+        return 0
     suffixes = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-    numbers = [int(suffix) for suffix in suffixes if suffix.isascii() and suffix.isdigit()]
-    return [file, *(file.with_name(f"{prefix}{number}") for number in range(1, max(numbers, default=0) + 2))]
+    return max((int(suffix) for suffix in suffixes if _ROTATED.fullmatch(suffix)), default=0)
 
 
 def open_all(file: Path) -> list[int]:
     """Open each links file there is for reading and return the descriptors, oldest file first.
 
-    Looked at from the newest: a rotation at the same time moves files on, so that one can be met twice
-    (and counts once) but not missed. Raises ``OSError`` where one can't be read.
+    Looked at from the newest, on and on until no more is there: a rotation at the same time moves files
+    up, so that one can be met twice (and counts once) but not missed. Raises ``OSError`` where one can't
+    be read.
     """
     found: dict[int, int] = {}
+    last = highest(file)
     try:
-        for path in numbered(file):
-            fd = _open(path)
+        for number in count():
+            fd = _open(name_of(file, number))
             if fd is not None and found.setdefault(_inode(fd), fd) != fd:
                 os.close(fd)
+            if fd is None and number > last:  # up to there a crashed rotation may have left one out
+                break
     except OSError:
         close_all(found.values())
         raise
@@ -232,9 +244,9 @@ async def follow(
     tail = Tail(file, after, on_gap)
     try:
         while True:
-            for count, item in enumerate(tail.read()):
+            for turn, item in enumerate(tail.read()):
                 yield item
-                if count % TURN == TURN - 1:
+                if turn % TURN == TURN - 1:
                     await asyncio.sleep(0)
             if not forever:
                 return

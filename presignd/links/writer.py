@@ -13,12 +13,11 @@ from presignd.errors import UsageError, fault
 from presignd.links.cursor import Cursor
 from presignd.links.line import decode, encode, to_link
 from presignd.links.rights import give, group_id, make_folder, sync_folder
-from presignd.links.tail import BLOCK, close_all, numbered, open_all, read
+from presignd.links.tail import BLOCK, close_all, highest, name_of, open_all, read
 from presignd.model import LinksMark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from presignd.config import LinksConfig
     from presignd.model import Link
@@ -117,15 +116,12 @@ class LinksFile:
         A crash in between leaves a number free, and the next rotation moves only up to that one: nothing
         is lost early. A crash at the end leaves no ``links.jsonl``, which the next start makes.
         """
-        names = [self._name(number) for number in range(self._keep + 1)]
+        names = [name_of(self._file, number) for number in range(self._keep + 1)]
         last = next((n for n, name in enumerate(names) if n and not name.exists()), self._keep)
         for number in range(last, 0, -1):
             names[number - 1].replace(names[number])
-        for name in numbered(self._file)[self._keep + 1 :]:
-            name.unlink(missing_ok=True)
-
-    def _name(self, number: int) -> Path:
-        return self._file.with_name(f"{self._file.name}.{number}") if number else self._file
+        for number in range(self._keep + 1, highest(self._file) + 1):
+            name_of(self._file, number).unlink(missing_ok=True)
 
     # --- opening --------------------------------------------------------------------------------
     def _take(self, mark: LinksMark | None) -> None:

@@ -314,11 +314,13 @@ def test_rotation_keeps_as_many_files_as_asked_and_removes_those_beyond(config: 
     stale = config.file.with_name("links.jsonl.7")
     config.file.parent.mkdir()
     stale.write_bytes(b"")
+    backup = config.file.with_name("links.jsonl.20261123")
+    backup.write_bytes(b"somebody's own")
     with opened(config) as links:
         for number in range(1, 12):
             links.append(batch(number))
     names = sorted(path.name for path in config.file.parent.iterdir())
-    assert names == ["links.jsonl", "links.jsonl.1", "links.jsonl.2"]
+    assert names == ["links.jsonl", "links.jsonl.1", "links.jsonl.2", backup.name]
     assert numbers(config) == [7, 8, 9, 10, 11]
 
 

@@ -10,15 +10,18 @@ import os
 import stat
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from presignd.config import LinksConfig
 from presignd.errors import UsageError
-from presignd.links import Cursor, encode, follow, links_answers, load_cursor, read, save_cursor
+from presignd.links import Cursor, encode, follow, links_answers, load_cursor, read, save_cursor, tail
 from presignd.links.tail import Tail
 from tests.links import LINE, batch, config, link, numbers, opened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["config"]
 
@@ -153,6 +156,56 @@ def test_a_follower_whose_files_were_deleted_does_not_repeat_the_older_ones(conf
         assert [document["size"] for document, _ in items.read()] == [3]
         assert gaps == []
         items.close()
+
+
+def test_lines_appended_just_before_a_rotation_are_not_passed_over(
+    config: LinksConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader is at the end of the file when the writer appends to it once more, then rotates."""
+    config = config.model_copy(update={"rotate_size": 2 * LINE})
+    with opened(config) as links:
+        links.append(batch(1))
+        items = tail_of(config, [])
+        real, once = Tail._lines, iter([None])
+
+        def then_append(self: Tail) -> Iterator[Any]:
+            yield from real(self)
+            for _ in once:
+                links.append(batch(2))
+                links.append(batch(3))
+
+        monkeypatch.setattr(Tail, "_lines", then_append)
+        assert [document["size"] for _ in range(2) for document, _ in items.read()] == [1, 2, 3]
+        items.close()
+
+
+def test_a_rotation_while_the_files_are_opened_hides_and_doubles_none(
+    config: LinksConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config.model_copy(update={"rotate_size": 1})
+    with opened(config) as links:
+        for number in range(3):
+            links.append(batch(number))
+        real, left = tail._open, iter([0, 1])
+        before = open_descriptors()
+
+        def then_rotate(path: Path) -> int | None:
+            fd = real(path)
+            for _ in left:
+                links.append(batch(9))
+                break
+            return fd
+
+        monkeypatch.setattr(tail, "_open", then_rotate)
+        fds = tail.open_all(config.file)
+    sizes = [json.loads(os.pread(fd, LINE, 0))["size"] for fd in fds]
+    tail.close_all(fds)
+    assert [size for size in sizes if size != 9] == [0, 1, 2]
+    assert open_descriptors() == before - 1, "the writer's is closed, and every other one too"
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_a_follower_too_slow_for_the_rotation_is_told_of_the_gap(config: LinksConfig) -> None:
