@@ -10,7 +10,6 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
 from typing import Any
 
 import presignd
@@ -22,14 +21,13 @@ from presignd.model import Link, Source
 from presignd.parts import Parts, open_parts
 from presignd.pipeline.announce import shown_path, utcnow
 from presignd.pipeline.settle import Settler
+from presignd.pipeline.upkeep import upkeep
 from presignd.pipeline.watch import Watcher
 from presignd.web import control, socket_file
 from presignd.web.answers import Answers
 from presignd.web.view import FolderView, SettlingView, View
 
 log = get_logger()
-
-PRUNE_SECONDS = 6 * 3600.0
 
 
 class Daemon:
@@ -59,7 +57,12 @@ class Daemon:
         """Run until stopped; raise what ended a loop."""
         parts = self.parts
         inputs = [self.settler.run(), *(watcher.run() for watcher in self.watchers)]
-        work = [parts.dispatcher.run(), parts.linker.run(), parts.announcer.run(), self._prune()]
+        work = [
+            parts.dispatcher.run(),
+            parts.linker.run(),
+            parts.announcer.run(),
+            upkeep(parts.ledger, parts.opened, parts.config.ledger.keep, parts.note_vanished),
+        ]
         async with _supervised(inputs) as watching, _supervised(work):
             log.info("daemon.ready", watches=len(self.watchers))
             await self._stop.wait()
@@ -78,12 +81,6 @@ class Daemon:
             await self.parts.dispatcher.drain(0)
         at_once.cancel()
         await asyncio.gather(draining, at_once, return_exceptions=True)
-
-    async def _prune(self) -> None:
-        """Forget files that are gone for longer than ``ledger.keep``."""
-        while True:
-            await self.parts.ledger.prune(utcnow() - timedelta(seconds=self.parts.config.ledger.keep))
-            await asyncio.sleep(PRUNE_SECONDS)
 
     def _folder_views(self) -> Sequence[FolderView]:
         return [
@@ -153,8 +150,15 @@ async def _control(parts: Parts) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def local_view(config: Config) -> AsyncIterator[View]:
-    """Open the pipeline for one command while no daemon runs; the caller holds the ledger's lock."""
+async def local_view(config: Config, *, work: bool) -> AsyncIterator[View]:
+    """Open the pipeline for one command while no daemon runs; the caller holds the ledger's lock.
+
+    Only with ``work`` (a put) does anything upload meanwhile.
+    """
+    if not work:
+        async with open_parts(config, work=False) as parts:
+            yield parts
+        return
     async with (
         open_parts(config) as parts,
         _supervised([parts.linker.run(), parts.announcer.run(), parts.dispatcher.run()]),
@@ -167,7 +171,7 @@ async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:
     """Yield what would go where: watch, path, bucket, key, size, and the action, or why it would not go."""
     async with AsyncExitStack() as stack:
         stack.enter_context(DaemonLock(config.ledger.path))
-        parts = await stack.enter_async_context(open_parts(config, recover=False))
+        parts = await stack.enter_async_context(open_parts(config, work=False))
         daemon = Daemon(parts)
         for watcher in daemon.watchers:
             for path, fingerprint in await watcher.scan_once():

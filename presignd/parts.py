@@ -40,7 +40,8 @@ log = get_logger()
 class Parts:
     """The built pipeline; it is the ``View`` that the control socket answers from.
 
-    ``offer`` takes candidates (a daemon's settler; nothing without one); ``on_link`` hears each new link.
+    Only a ``working`` one starts anything by itself. ``offer`` takes candidates (a daemon's
+    settler; nothing without one); ``on_link`` hears each new link.
     """
 
     config: Config
@@ -51,6 +52,7 @@ class Parts:
     opened: dict[str, Folder]
     buckets: dict[str, Bucket]
     intake: Intake
+    working: bool = True
     started_at: datetime | None = None
     offer: Callable[[Sequence[Candidate]], None] = lambda _: None
     on_link: list[Callable[[Link], None]] = field(default_factory=list)
@@ -81,7 +83,14 @@ class Parts:
         self.dispatcher = Dispatcher(
             self.ledger, self.worker, self.config.upload, list(self.buckets), is_open=self.gates.is_open
         )
-        self.puts = Puts(self.ledger, self.intake, self.opened, self.worker.held, self.enqueued)
+        self.puts = Puts(
+            self.ledger,
+            self.intake,
+            self.opened,
+            self.worker.held,
+            on_enqueued=self.enqueued,
+            on_vanished=self.announcer.done,
+        )
 
     def _wake(self) -> None:
         self.dispatcher.wake()
@@ -223,19 +232,19 @@ class Parts:
         """Take quarantined versions back and get them worked on."""
         back = await self.ledger.requeue(selection, utcnow())
         for version in back:
-            if version.state is State.LINKED:
+            if version.state is State.LINKED and self.working:
                 self.dispatcher.start(version)
         self._wake()
         return back
 
 
 @asynccontextmanager
-async def open_parts(config: Config, *, recover: bool = True) -> AsyncIterator[Parts]:
+async def open_parts(config: Config, *, work: bool = True) -> AsyncIterator[Parts]:
     """Open folders, ledger and links file, wire the pipeline, and take it from wherever it stood.
 
     The caller holds the ledger's lock (``DaemonLock``). On the way out the ledger is closed clean, unless
-    an error ended the run; ``recover=False`` leaves it as it is, for a look alone. Raises ``UsageError``
-    or ``Unavailable`` for what can't be opened.
+    an error ended the run; ``work=False`` takes up nothing that waits in it: for questions. Raises
+    ``UsageError`` or ``Unavailable`` for what can't be opened.
     """
     ignore_sigio()
     _register_secrets(config)
@@ -265,13 +274,13 @@ async def open_parts(config: Config, *, recover: bool = True) -> AsyncIterator[P
         )
         stack.push_async_callback(parts.gates.close)
         stack.push_async_callback(parts.worker.close)
-        if recover:
+        if work:
             await parts.recover(list(read_back))
         yield parts
-        if recover:
+        if work:
             await ledger.release(unclean=False)
             await parts.announcer.flush()
-        clean = recover
+        clean = work
 
 
 def _register_secrets(config: Config) -> None:

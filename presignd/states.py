@@ -100,4 +100,4 @@ def backoff(attempt: int, *, base: float = 1.0, cap: float = 300.0, rng: random.
     "Full jitter": uniform between 0 and min(cap, base * 2 ** (attempt - 1)).
     """
     ceiling = min(cap, base * 2.0 ** min(attempt - 1, 32))
-    return (rng or random).uniform(0.0, ceiling)  # noqa: S311 - jitter, not a secret
+    return (rng or random).uniform(0.0, ceiling)

@@ -77,9 +77,10 @@ async def ask(request: Request, *, config_path: Path | None = None, fds: Sequenc
 
 
 @contextlib.asynccontextmanager
-async def asking(config_path: Path | None = None) -> AsyncIterator[Asker]:
+async def asking(config_path: Path | None = None, *, work: bool = False) -> AsyncIterator[Asker]:
     """Find who answers: a daemon at one of its places, else this process over the configured ledger.
 
+    Only with ``work`` does this process upload anything itself.
     With ``config_path`` only the daemon of that configuration's ledger counts. Raises ``UsageError`` for a
     bad configuration, ``Unavailable`` where the ledger is another's.
     """
@@ -97,7 +98,7 @@ async def asking(config_path: Path | None = None) -> AsyncIterator[Asker]:
         yield daemon
         return
     assert config is not None
-    async with _local(config, closed) as local:
+    async with _local(config, closed, work=work) as local:
         yield local
 
 
@@ -156,7 +157,7 @@ def _load(path: Path | None) -> Config:
 
 
 @contextlib.asynccontextmanager
-async def _local(config: Config, closed: Path | None) -> AsyncIterator[Local]:
+async def _local(config: Config, closed: Path | None, *, work: bool) -> AsyncIterator[Local]:
     from presignd import daemon, log  # noqa: PLC0415 - not needed while a daemon answers
     from presignd.ledger.lock import DaemonLock  # noqa: PLC0415 - as above
     from presignd.web.answers import Answers  # noqa: PLC0415 - as above
@@ -167,7 +168,7 @@ async def _local(config: Config, closed: Path | None) -> AsyncIterator[Local]:
     # The command's own line tells what went wrong; the events of this short run are nobody's log.
     log.setup(config.log.model_copy(update={"level": "critical"}))
     with DaemonLock(folder):
-        async with daemon.local_view(config) as view:
+        async with daemon.local_view(config, work=work) as view:
             yield Local(Answers(view))
 
 

@@ -38,7 +38,7 @@ async def put_files(files: Sequence[Path], request: Request, config: Path | None
     """
     slots = asyncio.Semaphore(AT_ONCE)
     codes: list[int] = []
-    async with asking(config) as asker:
+    async with asking(config, work=True) as asker:
         with _progress() as progress:
             tasks = [asyncio.create_task(_put(asker, file, request, slots, progress)) for file in files]
             try:

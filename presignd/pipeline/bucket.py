@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from presignd.answers import Answer
 from presignd.config import PresignConfig, UploadConfig, WatchConfig
-from presignd.errors import Fault, fault
+from presignd.errors import Fault, WatchFault, fault
 from presignd.pipeline.keys import check_key
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
 from presignd.store import StoreClient
@@ -116,6 +116,8 @@ class Bucket:
             await self._write_check()
             await self._forget_check()
         except Fault as problem:
+            if isinstance(problem, WatchFault):
+                self._presigner.look_again(self.watch.bucket)  # a rotated key or a moved bucket is found so
             return problem
         return None
 

@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable, Mapping
 
 from presignd.errors import CODES, Refused, fault
-from presignd.ledger import Enqueued, Ledger
-from presignd.model import FileVersion, Fingerprint, Link, Source, State
+from presignd.ledger import Enqueued, Ledger, LostUpdate
+from presignd.model import FileVersion, Fingerprint, Link, NewVersion, Source, State
+from presignd.pipeline.announce import utcnow
 from presignd.pipeline.folder import Folder
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.transfer import Held
-from presignd.states import IN_FLIGHT
 
 BUSY_SECONDS = 0.05
 
@@ -26,10 +26,12 @@ class Puts:
         intake: Intake,
         folders: Mapping[str, Folder],
         held: dict[str, Held],
+        *,
         on_enqueued: Callable[[list[Enqueued]], None],
+        on_vanished: Callable[[list[FileVersion]], None],
     ) -> None:
         self._ledger, self._intake, self._folders, self._held = ledger, intake, folders, held
-        self._on_enqueued = on_enqueued
+        self._on_enqueued, self._on_vanished = on_enqueued, on_vanished
         self._waiting: dict[str, asyncio.Future[Link]] = {}
 
     async def put(
@@ -53,13 +55,15 @@ class Puts:
         version = self._intake.make_version(watch, path, fingerprint, Source.PUT)
         if key:
             version = self._intake.named(version, key)
-        await self._until_idle(watch, path)
         future: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
         self._waiting[version.file_id] = future
         self._held[version.file_id] = Held(fd, expires, progress)
         try:
-            self._on_enqueued(await self._ledger.enqueue([version]))
+            self._on_enqueued(await self._enqueue(version))
             return await future
+        except asyncio.CancelledError:
+            await asyncio.shield(self._withdraw(version))
+            raise
         finally:
             self._waiting.pop(version.file_id, None)
             self._held.pop(version.file_id, None)
@@ -71,12 +75,18 @@ class Puts:
             return False
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
-    async def _until_idle(self, watch: str, path: bytes) -> None:
-        """Wait while an earlier version of the path is in flight: two of one key never race."""
-        now = await self._ledger.by_path(watch, path)
-        while now and now.state in IN_FLIGHT:
-            await asyncio.sleep(BUSY_SECONDS)
-            now = await self._ledger.by_path(watch, path)
+    async def _enqueue(self, version: NewVersion) -> list[Enqueued]:
+        """Record the version, once no earlier one of its path is in flight: two of one key never race."""
+        while True:
+            try:
+                return await self._ledger.enqueue([version])
+            except LostUpdate:
+                await asyncio.sleep(BUSY_SECONDS)
+
+    async def _withdraw(self, version: NewVersion) -> None:
+        """Nobody waits any more: what is only queued, and no watch's own file, ends here."""
+        if version.path.startswith(b"/"):
+            self._on_vanished(await self._ledger.gone(version.watch, [version.path], utcnow()))
 
     def linked(self, link: Link) -> None:
         """Hear of a link."""

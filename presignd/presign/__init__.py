@@ -117,6 +117,10 @@ class Presigner(Protocol):
         """Return when the signing credential ends (UTC), None for one that doesn't."""
         ...
 
+    def look_again(self, bucket: str) -> None:
+        """Trust nothing remembered for ``bucket`` (credentials, region): the store refused a signed request."""
+        ...
+
     async def close(self) -> None:
         """Let go of connections."""
         ...

@@ -60,11 +60,13 @@ class LocalPresigner:
         region_of: Callable[[str], Awaitable[str]],
         credentials: CredentialSource,
         clock: Callable[[], datetime],
+        forget_region: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._region_of = region_of
         self.credentials = credentials
         self._clock = clock
+        self._forget_region = forget_region
 
     async def grant(self, requests: Sequence[GrantRequest]) -> list[Grant | Exception]:
         """Sign ``requests``; raise ``PresignerFault`` when there are no credentials to sign with."""
@@ -76,6 +78,11 @@ class LocalPresigner:
     async def credential_expiry(self) -> datetime | None:
         """Return when the signing credential ends (UTC), None for one that doesn't."""
         return (await self.credentials.get()).expires_at
+
+    def look_again(self, bucket: str) -> None:
+        """Find credentials and the bucket's region anew at the next request."""
+        self.credentials.renew_now()
+        self._forget_region(bucket)
 
     async def close(self) -> None:
         """Nothing is held open."""
@@ -155,6 +162,7 @@ def local_presigner(config: PresignConfig, *, send: Send, clock: Callable[[], da
         region_of=finder.region_of,
         credentials=CredentialSource(config, clock=clock),
         clock=clock,
+        forget_region=finder.forget,
     )
     return presigner
 

@@ -38,6 +38,7 @@ class Presignd:
         self.config.write_text(config, encoding="utf-8")
         self.config.chmod(0o600)
         self.log = folder / "stderr.log"
+        self.stdout = folder / "stdout"
         self.state = folder / "state"
         self._secrets = secrets
         self._prefix = list(prefix)
@@ -49,14 +50,15 @@ class Presignd:
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
         return {**kept, "HOME": str(self.folder), "PRESIGND_SOCKET": str(self.folder / "control.sock")}
 
-    def start(self, *, ready: bool = True) -> None:
+    def start(self, *, ready: bool = True, print_links: bool = False) -> None:
         """Start it; with ``ready`` return once its watches have started."""
         before = len(self.events("watch.started"))
-        with self.log.open("ab") as stderr:
+        more = ["--print-links"] if print_links else []
+        with self.log.open("ab") as stderr, self.stdout.open("ab") as stdout:
             self.process = subprocess.Popen(
-                [*self._prefix, COMMAND, "run", "-c", self.config],
+                [*self._prefix, COMMAND, "run", "-c", self.config, *more],
                 env=self.environ,
-                stdout=subprocess.DEVNULL,
+                stdout=stdout,
                 stderr=stderr,
                 stdin=subprocess.DEVNULL,
             )
@@ -82,11 +84,13 @@ class Presignd:
         if self.log.exists():
             assert_no_secrets(self.log.read_bytes(), *self._secrets)
 
-    def run(self, *arguments: str | Path, check: bool = False, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str | Path, check: bool = False, timeout: float = 60, environ: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run another presignd command beside it."""
         done = subprocess.run(
             [*self._prefix, COMMAND, *arguments],
-            env=self.environ,
+            env={**self.environ, **(environ or {})},
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -20,7 +20,7 @@ MTIME_NS = int(datetime(2025, 12, 31, 23, 30, tzinfo=UTC).timestamp()) * 10**9
 
 
 def watch(key: str = "{path}", **more: object) -> WatchConfig:
-    return WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket", key=key, **more)  # type: ignore[arg-type] # by name
+    return WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket", key=key, **more)
 
 
 def rendered(template: str, path: str | bytes = "a/b/c.tar.gz", **more: object) -> str:

@@ -1,0 +1,59 @@
+"""Slow upkeep of the ledger: note files that went unseen, and forget what is gone for long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
+
+from presignd.ledger import Ledger
+from presignd.model import FileVersion
+from presignd.pipeline.announce import utcnow
+from presignd.pipeline.folder import Folder, Gone
+
+EVERY = 6 * 3600.0
+"""Seconds between two rounds; the first comes at the start, for what was deleted while the daemon was down."""
+
+PAGE = 1000
+
+
+async def upkeep(
+    ledger: Ledger,
+    folders: Mapping[str, Folder],
+    keep: float,
+    on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]],
+) -> None:
+    """Go round for ever; files gone for ``keep`` seconds are forgotten."""
+    while True:
+        for watch, folder in folders.items():
+            await note_gone(ledger, watch, folder, on_vanished)
+        await ledger.prune(utcnow() - timedelta(seconds=keep))
+        await asyncio.sleep(EVERY)
+
+
+async def note_gone(
+    ledger: Ledger, watch: str, folder: Folder, on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]]
+) -> None:
+    """Compare the ledger's paths of one watch with its folder, page by page."""
+    after = b""
+    while paths := await ledger.paths(watch, after, PAGE):
+        gone = await asyncio.to_thread(_missing, folder, paths)
+        if gone:
+            await on_vanished(await ledger.gone(watch, gone, utcnow()))
+        after = paths[-1]
+
+
+def _missing(folder: Folder, paths: Sequence[bytes]) -> list[bytes]:
+    """Return which are not there; none while the folder itself is away (unmounted, renamed). Blocking."""
+    missing = [path for path in paths if not path.startswith(b"/") and _is_gone(folder, path)]
+    return missing if folder.still_there() else []
+
+
+def _is_gone(folder: Folder, path: bytes) -> bool:
+    try:
+        folder.stat(path)
+    except Gone:
+        return True
+    except Exception:  # noqa: BLE001 - unreadable or special: something is there
+        return False
+    return False
