@@ -45,9 +45,9 @@ async def serve(folder: Path, *, shown: Path) -> None:
     await asyncio.to_thread(drop.mkdir, parents=True, exist_ok=True)
     async with EmbeddedStore(folder / "store") as store:
         config = demo_config(folder, store)
-        say(f"Drop files into {shown / 'drop'}: their links come here, and work for an hour.")
-        say(f"Try:  echo hi > {shown / 'drop' / 'hi.txt'}    then curl the link, or open it in a browser.")
-        say(f"The store is a real SeaweedFS at {store.endpoint}, bucket {store.bucket}; Ctrl-C stops everything.")
+        say(f"Drop files into {shown / 'drop'}: their links come here, and work for an hour. Ctrl-C stops all.")
+        say(f"Try:  echo hi > {shown / 'drop' / 'hi.txt'}   then curl its link, or open it in a browser")
+        say(f"Ask:  PRESIGND_SOCKET={shown / 'state' / 'control.sock'} presignd status")
         await daemon.run(config, on_link=show)
 
 
