@@ -71,12 +71,17 @@ class Drop:
 
     async def until(self, promise: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE):
-            while not promise():
+            while not promise():  # noqa: ASYNC110 - any state of the stages may be asked for
                 await asyncio.sleep(0.01)
 
     async def has(self, *names: str | bytes) -> None:
         wanted = {os.fsencode(name) for name in names}
         await self.until(lambda: wanted <= set(self.paths()))
+
+    async def recorded(self, path: bytes, promise: Callable[[FileVersion], bool]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while (version := await self.ledger.by_path("drop", path)) is None or not promise(version):  # noqa: ASYNC110 - the same
+                await asyncio.sleep(0.01)
 
     async def scanned(self, times: int = 1) -> None:
         await self.until(lambda: len(self.events("scan.finished")) >= times)

@@ -1,0 +1,316 @@
+"""Only what is in the folder (contract §6.11), against a real filesystem."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from presignd.config import WatchConfig
+from presignd.errors import Fault, Unavailable, UsageError
+from presignd.pipeline import folder as module
+from presignd.pipeline.folder import Folder, Gone, NotRegular
+from presignd.pipeline.ignore import Ignore
+from presignd.pipeline.scan import BATCH, Scan
+from tests.unprivileged import unprivileged, world_readable
+
+
+def watch(root: Path) -> WatchConfig:
+    return WatchConfig(name="drop", path=root, bucket="test-bucket")
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    with world_readable() as root:
+        yield root
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Folder]:
+    (tmp_path / "drop" / "a" / "b").mkdir(parents=True)
+    (tmp_path / "drop" / "a" / "b" / "file").write_text("inside")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").write_text("outside")
+    opened = Folder(watch(tmp_path / "drop"))
+    yield opened
+    opened.close()
+
+
+def content(folder: Folder, path: bytes) -> bytes:
+    fd = folder.open(path)
+    try:
+        return os.read(fd, 100)
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture(params=["O_PATH", "without"])
+def any_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once as on Linux, once as on systems that have no O_PATH."""
+    if request.param == "without":
+        monkeypatch.setattr(module, "_O_PATH", 0)
+
+
+@pytest.mark.usefixtures("any_system")
+def test_a_file_is_opened_for_reading_without_being_inherited(folder: Folder) -> None:
+    fd = folder.open(b"a/b/file")
+    assert os.read(fd, 100) == b"inside"
+    assert not os.get_inheritable(fd)
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        os.write(fd, b"x")
+    os.close(fd)
+
+
+@pytest.mark.usefixtures("any_system")
+def test_a_symlink_is_no_file_wherever_it_leads(folder: Folder, tmp_path: Path) -> None:
+    (tmp_path / "drop" / "out").symlink_to(tmp_path / "outside" / "file")
+    (tmp_path / "drop" / "in").symlink_to("a/b/file")
+    for path in (b"out", b"in"):
+        with pytest.raises(NotRegular):
+            folder.open(path)
+
+
+@pytest.mark.usefixtures("any_system")
+def test_a_component_swapped_for_a_symlink_leads_nowhere(folder: Folder, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "drop" / "a")
+    (tmp_path / "drop" / "a").symlink_to(tmp_path)
+    for ask in (folder.open, folder.stat):
+        with pytest.raises(Gone):
+            ask(b"a/outside/file")
+
+
+@pytest.mark.parametrize(
+    "path", [b"../outside/file", b"a/../../outside/file", b"/etc/passwd", b"a//b/file", b"./a", b"a\0b"]
+)
+def test_a_path_that_could_lead_elsewhere_is_none(folder: Folder, path: bytes) -> None:
+    with pytest.raises(Gone):
+        folder.open(path)
+
+
+@pytest.mark.usefixtures("any_system")
+def test_a_fifo_does_not_block_and_no_special_file_is_opened(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "drop" / "fifo")
+    monkeypatch.chdir(tmp_path / "drop")
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind("socket")
+        for path in (b"fifo", b"socket", b"a"):
+            with pytest.raises(NotRegular):
+                folder.open(path)
+
+
+def test_what_is_not_there_is_gone(folder: Folder) -> None:
+    for path in (b"missing", b"missing/file", b"a/b/file/below", b"x" * 300):
+        with pytest.raises(Gone):
+            folder.open(path)
+        with pytest.raises(Gone):
+            folder.stat(path)
+
+
+def test_another_fault_of_the_disk_is_the_files_passing_one(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(module, "_open_regular", broken)
+    with pytest.raises(Fault) as caught:
+        folder.open(b"a/b/file")
+    assert caught.value.code == "read_error"
+
+
+def test_no_descriptor_is_left_open_whatever_comes_of_it(folder: Folder, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "drop" / "fifo")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for path in (b"a/b/file", b"a/b/missing", b"a/missing/x", b"fifo", b"a/b"):
+        try:
+            os.close(folder.open(path))
+        except (Gone, NotRegular):
+            continue
+    with folder.dir_fd(b"a/b/file"):
+        pass
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_the_directory_of_a_path_is_lent_for_renames(folder: Folder, tmp_path: Path) -> None:
+    with folder.dir_fd(b"a/b/file") as directory:
+        os.rename("file", "other", src_dir_fd=directory, dst_dir_fd=directory)
+    assert (tmp_path / "drop" / "a" / "b" / "other").exists()
+
+
+def test_paths_go_both_ways(folder: Folder) -> None:
+    assert folder.relative(folder.absolute(b"a/\xff")) == b"a/\xff"
+    assert folder.relative(folder.root) == b""
+    assert folder.relative(folder.root + b"2/file") is None
+    assert folder.relative(b"/elsewhere") is None
+
+
+def test_a_replaced_root_is_noticed_and_opened_in_place(folder: Folder, tmp_path: Path) -> None:
+    number = folder.fd
+    (tmp_path / "drop").rename(tmp_path / "old")
+    assert not folder.still_there()
+    assert not folder.reopen()
+    (tmp_path / "drop").mkdir()
+    assert not folder.still_there()
+    assert folder.reopen()
+    assert folder.still_there()
+    assert folder.fd == number
+    with pytest.raises(Gone):
+        folder.open(b"a/b/file")
+
+
+def test_a_second_daemon_is_refused_with_the_pid_of_the_first(folder: Folder, tmp_path: Path) -> None:
+    folder.lock()
+    second = Folder(watch(tmp_path / "drop"))
+    with pytest.raises(Unavailable, match=rf"another presignd \(pid {os.getpid()}\) watches"):
+        second.lock()
+    second.close()
+
+
+def test_a_lock_survives_the_replacement_of_the_root(folder: Folder, tmp_path: Path) -> None:
+    folder.lock()
+    (tmp_path / "drop").rename(tmp_path / "old")
+    (tmp_path / "drop").mkdir()
+    assert folder.reopen()
+    second = Folder(watch(tmp_path / "drop"))
+    with pytest.raises(Unavailable):
+        second.lock()
+    second.close()
+
+
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_a_root_that_is_none_is_an_error_that_says_what_to_do(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=f"watch drop: .*{kind}") as caught:
+        Folder(watch(tmp_path / kind))
+    assert caught.value.fix
+
+
+def test_a_file_without_read_permission_is_unreadable_and_below_a_closed_directory_too(shared: Path) -> None:
+    """Run as another user: root reads everything."""
+    (shared / "drop" / "closed").mkdir(parents=True)
+    (shared / "drop" / "closed" / "file").touch()
+    (shared / "drop" / "secret").touch(0o600)
+    (shared / "drop" / "secret").chmod(0o600)
+    (shared / "drop" / "closed").chmod(0o700)
+    assert unprivileged(
+        shared,
+        """
+        from presignd.errors import Fault
+        folder = Folder(WatchConfig(name="drop", path=root / "drop", bucket="test-bucket"))
+        for path in (b"secret", b"closed/file"):
+            try:
+                folder.open(path)
+            except Fault as fault:
+                print(fault.code)
+        """,
+    ) == ["unreadable", "unreadable"]
+
+
+# --- scans --------------------------------------------------------------------------------------
+def found(scan: Scan) -> list[bytes]:
+    return sorted(path for batch in scan.batches() for path, _ in batch)
+
+
+def test_a_scan_finds_regular_files_of_any_name_and_nothing_else(folder: Folder, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "drop" / "fifo")
+    (tmp_path / "drop" / "link").symlink_to(tmp_path / "outside")
+    (tmp_path / "drop" / "x.tmp").touch()
+    (tmp_path / "drop" / ".hidden").mkdir()
+    (tmp_path / "drop" / ".hidden" / "x").touch()
+    (tmp_path / "drop" / os.fsdecode(b"\xff\xfe")).touch()
+    (tmp_path / "drop" / "line\nfeed").touch()
+    scan = Scan(folder, Ignore())
+    assert found(scan) == [b"a/b/file", b"line\nfeed", b"\xff\xfe"]
+    assert (scan.files, scan.directories, scan.problems) == (3, 3, [])
+
+
+def test_a_scan_yields_fingerprints_in_batches(folder: Folder, tmp_path: Path) -> None:
+    for number in range(BATCH + 1):
+        (tmp_path / "drop" / str(number)).touch()
+    batches = list(Scan(folder, Ignore()).batches())
+    assert [len(batch) for batch in batches] == [BATCH, 2]
+    path, fingerprint = batches[0][0]
+    assert fingerprint.ino == folder.stat(path).st_ino
+
+
+def test_a_scan_of_a_part_stays_in_it_and_at_its_top_if_asked(folder: Folder, tmp_path: Path) -> None:
+    (tmp_path / "drop" / "a" / "top").touch()
+    (tmp_path / "drop" / "other").touch()
+    assert found(Scan(folder, Ignore(), b"a")) == [b"a/b/file", b"a/top"]
+    assert found(Scan(folder, Ignore(), b"a", recursive=False)) == [b"a/top"]
+    assert found(Scan(folder, Ignore(), b"missing")) == []
+
+
+def test_a_scan_ends_when_it_is_told_to(folder: Folder, tmp_path: Path) -> None:
+    for number in range(3 * BATCH):
+        (tmp_path / "drop" / str(number)).touch()
+    stop = threading.Event()
+    scan = Scan(folder, Ignore(), stop=stop)
+    batches = scan.batches()
+    next(batches)
+    stop.set()
+    assert sum(len(batch) for batch in batches) == 0
+
+
+def test_a_directory_that_vanishes_under_a_scan_is_left_out(folder: Folder, tmp_path: Path) -> None:
+    for number in range(BATCH):
+        (tmp_path / "drop" / str(number)).touch()
+    scan = Scan(folder, Ignore())
+    batches = scan.batches()
+    next(batches)
+    shutil.rmtree(tmp_path / "drop" / "a")
+    assert list(batches) == []
+    assert scan.problems == []
+
+
+def test_a_scan_names_what_it_cannot_read_and_goes_on(shared: Path) -> None:
+    """Run as another user: root reads everything."""
+    for name in ("closed", "open"):
+        (shared / "drop" / name).mkdir(parents=True)
+        (shared / "drop" / name / "file").touch()
+    (shared / "drop" / "closed").chmod(0o700)
+    lines = unprivileged(
+        shared,
+        """
+        scan = Scan(Folder(WatchConfig(name="drop", path=root / "drop", bucket="test-bucket")), Ignore())
+        print([path for batch in scan.batches() for path, _ in batch])
+        print(*scan.problems)
+        """,
+    )
+    assert lines[0] == "[b'open/file']"
+    assert lines[1].startswith("closed: the file can't be read: Permission denied")
+
+
+def test_a_directory_swapped_under_a_walk_cannot_lead_outside(folder: Folder, tmp_path: Path) -> None:
+    """A directory is swapped for a symlink again and again while files below it are opened."""
+    real, aside, link = (tmp_path / "drop" / "a", tmp_path / "drop" / "aside", tmp_path / "drop" / "link")
+    (tmp_path / "outside" / "b").mkdir()
+    (tmp_path / "outside" / "b" / "file").write_text("outside")
+    link.symlink_to(tmp_path / "outside")
+    stop, seen = threading.Event(), set[bytes]()
+
+    def swap() -> None:
+        while not stop.is_set():
+            real.rename(aside)
+            link.rename(real)
+            real.rename(link)
+            aside.rename(real)
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        for _ in range(3000):
+            try:
+                seen.add(content(folder, b"a/b/file"))
+            except (Gone, NotRegular):
+                seen.add(b"")
+    finally:
+        stop.set()
+        swapper.join()
+    assert seen == {b"inside", b""}

@@ -1,0 +1,232 @@
+"""Whole files only (contract §6.1): what the kernel tells of writers, as root and as somebody without rights."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from presignd import filesystem
+from presignd.config import WatchConfig
+from presignd.model import State
+from presignd.pipeline.folder import Folder
+from presignd.pipeline.writer_check import has_writer, ignore_sigio, mode
+from tests.unprivileged import NOBODY, unprivileged, world_readable
+from tests.watching import watching
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="leases are Linux's")
+
+
+@pytest.fixture(autouse=True)
+def _ignored() -> None:
+    ignore_sigio()
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    with world_readable() as root:
+        yield root
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[int]:
+    (tmp_path / "file").write_text("x")
+    fd = os.open(tmp_path / "file", os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+def test_nobody_writing_is_told(file: int) -> None:
+    assert has_writer(file) is False
+
+
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND])
+def test_whoever_has_it_open_for_writing_is_told_until_he_closes_it(file: int, tmp_path: Path, flags: int) -> None:
+    writer = os.open(tmp_path / "file", flags)
+    assert has_writer(file) is True
+    os.close(writer)
+    assert has_writer(file) is False
+
+
+def test_a_writable_mapping_counts_after_its_descriptor_is_closed(file: int, tmp_path: Path) -> None:
+    writer = os.open(tmp_path / "file", os.O_RDWR)
+    with mmap.mmap(writer, 1):
+        os.close(writer)
+        assert has_writer(file) is True
+    assert has_writer(file) is False
+
+
+def test_another_reader_is_no_writer(file: int, tmp_path: Path) -> None:
+    with (tmp_path / "file").open("rb"):
+        assert has_writer(file) is False
+
+
+def test_the_lease_is_given_back(file: int) -> None:
+    has_writer(file)
+    assert fcntl.fcntl(file, fcntl.F_GETLEASE) == fcntl.F_UNLCK
+
+
+def test_a_lease_without_sigio_ignored_is_refused(file: int) -> None:
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    with pytest.raises(RuntimeError, match="ignore_sigio"):
+        has_writer(file)
+
+
+def test_writers_that_come_during_leases_kill_nothing(shared: Path) -> None:
+    """Without SIGIO ignored, the process dies within 0.2 s of this (design, "Decisions")."""
+    (shared / "file").write_text("x")
+    (shared / "file").chmod(0o666)
+    if os.geteuid() == 0:
+        os.chown(shared / "file", NOBODY, NOBODY)
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            os.close(os.open(shared / "file", os.O_WRONLY))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        told = unprivileged(
+            shared,
+            """
+            import time
+            ignore_sigio()
+            fd = os.open(root / "file", os.O_RDONLY)
+            end, seen = time.monotonic() + 1.0, set()
+            while time.monotonic() < end:
+                seen.add(has_writer(fd))
+            print(len(seen))
+            """,
+        )
+    finally:
+        stop.set()
+        writer.join()
+    assert told == ["2"]
+
+
+def test_of_another_users_file_nothing_can_be_told_without_cap_lease(shared: Path) -> None:
+    (shared / "theirs").write_text("x")
+    (shared / "theirs").chmod(0o644)
+    (shared / "mine").write_text("x")
+    if os.geteuid() == 0:
+        os.chown(shared / "mine", NOBODY, NOBODY)
+    assert unprivileged(
+        shared,
+        """
+        ignore_sigio()
+        for name in ("theirs", "mine"):
+            print(has_writer(os.open(root / name, os.O_RDONLY)))
+        """,
+    ) == ["None", "False"]
+
+
+# --- which mode a folder has --------------------------------------------------------------------
+def watch(root: Path) -> WatchConfig:
+    return WatchConfig(name="drop", path=root, bucket="test-bucket")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_LEASE")
+def test_root_on_a_local_filesystem_has_the_writer_check_for_every_file(tmp_path: Path) -> None:
+    folder = Folder(watch(tmp_path))
+    assert mode(folder) == ("lease", "")
+    assert list(tmp_path.iterdir()) == []
+    folder.close()
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_without_cap_lease_it_is_told_whose_files_settle_by_quiet_time(shared: Path, *, writable: bool) -> None:
+    (shared / "drop").mkdir()
+    (shared / "drop").chmod(0o777 if writable else 0o755)
+    told = unprivileged(
+        shared,
+        """
+        ignore_sigio()
+        print(*mode(Folder(WatchConfig(name="drop", path=root / "drop", bucket="test-bucket"))), sep=": ")
+        """,
+    )
+    assert told == ["lease: other users' files settle by quiet time: no CAP_LEASE"]
+
+
+def test_on_a_network_filesystem_quiet_time_decides_and_the_reason_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filesystem, "fs_type", lambda _: 0x6969)
+    folder = Folder(watch(tmp_path))
+    check = mode(folder)
+    folder.close()
+    assert check.mode == "quiet"
+    assert "NFS" in check.reason
+
+
+# --- settling with a writer there ---------------------------------------------------------------
+async def test_a_file_that_is_held_open_settles_only_once_it_is_closed(tmp_path: Path) -> None:
+    async with watching(tmp_path) as drop:
+        await drop.scanned()
+        with (drop.root / "slow").open("wb", buffering=0) as slow:
+            slow.write(b"first")
+            await drop.until(lambda: [one.why for one in drop.settler.snapshot()] == ["open for writing"])
+            await asyncio.sleep(1.0)  # twenty quiet times
+            assert drop.versions == []
+            slow.write(b" and last")
+        await drop.has("slow")
+        assert [version.size for version in drop.versions] == [len("first and last")]
+
+
+async def test_a_writer_in_another_process_counts_and_his_death_ends_it(tmp_path: Path) -> None:
+    async with watching(tmp_path) as drop:
+        await drop.scanned()
+        code = f"f = open({os.fspath(drop.root / 'slow')!r}, 'wb', 0); f.write(b'x'); input()"
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:  # noqa: ASYNC220 - starts at once
+            await drop.until(lambda: [one.why for one in drop.settler.snapshot()] == ["open for writing"])
+            assert drop.versions == []
+            process.kill()
+        await drop.has("slow")
+
+
+async def test_where_the_check_cannot_work_a_writer_who_pauses_for_less_than_settle_is_waited_for(
+    tmp_path: Path,
+) -> None:
+    async with watching(tmp_path, settle=0.6) as drop:
+        await drop.scanned()
+        drop.settler.add(drop.watcher._config, drop.folder, drop.watcher.check._replace(mode="quiet"))  # type: ignore[union-attr] # scanned: it is known
+        with (drop.root / "slow").open("wb", buffering=0) as slow:
+            for _ in range(8):
+                slow.write(b"x")
+                await asyncio.sleep(0.2)
+            assert drop.versions == []
+            await drop.has("slow")  # still open: nothing tells, and the quiet time is over
+        assert [version.size for version in drop.versions] == [8]
+
+
+async def test_an_unreadable_file_is_quarantined_and_goes_on_once_it_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Folder.open
+
+    def refused(folder: Folder, path: bytes) -> int:
+        if folder.stat(path).st_mode & 0o777 == 0o200:
+            from presignd.errors import fault  # noqa: PLC0415 - used by this stand-in only
+
+            raise fault("unreadable")
+        return real(folder, path)
+
+    monkeypatch.setattr(Folder, "open", refused)
+    async with watching(tmp_path) as drop:
+        await drop.scanned()
+        (drop.root / "a").write_text("x")
+        (drop.root / "a").chmod(0o200)
+        await drop.has("a")
+        assert [(version.state, version.error_code) for version in drop.versions] == [(State.QUARANTINED, "unreadable")]
+        (drop.root / "a").chmod(0o644)
+        await drop.until(lambda: len(drop.versions) == 2)
+        assert drop.versions[1].state is State.QUEUED

@@ -1,0 +1,245 @@
+"""What settling decides: pure, every clock a number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from presignd.errors import fault
+from presignd.model import FileVersion, Fingerprint, State
+from presignd.pipeline.decide import (
+    LOCAL_GRAIN,
+    NETWORK_GRAIN,
+    Rules,
+    Seen,
+    Settled,
+    Sight,
+    Verdict,
+    Wait,
+    against,
+    decide,
+    step,
+    worth_a_look,
+)
+from presignd.states import IN_FLIGHT
+
+NOW = 1_800_000_000 * 10**9
+HOUR = 3600 * 10**9
+
+
+def made(ctime_ns: int = NOW, **changes: int) -> Fingerprint:
+    return replace(Fingerprint(ino=7, size=5, mtime_ns=NOW - HOUR, ctime_ns=ctime_ns), **changes)
+
+
+def sight(
+    fingerprint: Fingerprint, after: float, *, writer: bool | None = False, missing: str = "", code: str = ""
+) -> Sight:
+    """Look ``after`` seconds, on both clocks."""
+    return Sight(fingerprint, NOW + round(after * 1e9), 100.0 + after, writer, missing, fault(code) if code else None)
+
+
+def wait(before: Seen | None, one: Sight, rules: Rules) -> Wait:
+    outcome = decide(before, one, rules)
+    assert isinstance(outcome, Wait)
+    return outcome
+
+
+# --- where the writer check works ---------------------------------------------------------------
+def test_a_file_without_writer_settles_a_second_after_its_last_change() -> None:
+    first = wait(None, sight(made(), 0.4), Rules())
+    assert first.after == pytest.approx(0.6)
+    assert first.why == "quiet for 0.4 of 1 s"
+    assert isinstance(decide(first.seen, sight(made(), 1.0), Rules()), Settled)
+
+
+def test_an_old_file_without_writer_settles_at_the_first_look() -> None:
+    assert isinstance(decide(None, sight(made(NOW - HOUR), 0), Rules()), Settled)
+
+
+def test_an_old_file_that_is_open_for_writing_waits_however_quiet_it_is() -> None:
+    first = wait(None, sight(made(NOW - HOUR), 0, writer=True), Rules())
+    assert first.why == "open for writing"
+    assert isinstance(decide(first.seen, sight(made(NOW - HOUR), 3600, writer=True), Rules()), Wait)
+    assert isinstance(decide(first.seen, sight(made(NOW - HOUR), 3601), Rules()), Settled)
+
+
+def test_looks_at_a_held_file_come_further_and_further_apart_up_to_a_second() -> None:
+    seen, pauses = None, []
+    for look in range(12):
+        outcome = wait(seen, sight(made(NOW - HOUR), look, writer=True), Rules())
+        seen = outcome.seen
+        pauses.append(outcome.after)
+    assert pauses == sorted(pauses)
+    assert pauses[0] == 0.05
+    assert pauses[-1] == 1.0
+
+
+def test_a_ctime_in_the_future_is_not_trusted_and_does_not_hold_the_file_for_ever() -> None:
+    """The clock was set back: the file is watched for the whole quiet time instead."""
+    future = made(NOW + HOUR)
+    first = wait(None, sight(future, 0), Rules())
+    assert first.after == 1.0
+    assert isinstance(decide(first.seen, sight(future, 0.9), Rules()), Wait)
+    assert isinstance(decide(first.seen, sight(future, 1.0), Rules()), Settled)
+
+
+def test_an_mtime_in_the_future_holds_nothing() -> None:
+    assert isinstance(decide(None, sight(made(NOW - HOUR, mtime_ns=NOW + HOUR), 0), Rules()), Settled)
+
+
+def test_with_no_quiet_time_asked_for_the_grain_of_file_times_is_still_waited_for() -> None:
+    rules = Rules(settle=0)
+    first = wait(None, sight(made(), 0.001), rules)
+    assert first.after == pytest.approx(LOCAL_GRAIN - 0.001)
+    assert isinstance(decide(first.seen, sight(made(), LOCAL_GRAIN), rules), Settled)
+
+
+# --- where it can't -----------------------------------------------------------------------------
+def test_where_the_kernel_cannot_tell_a_file_is_watched_for_ten_seconds_however_old() -> None:
+    old = made(NOW - HOUR)
+    first = wait(None, sight(old, 0, writer=None), Rules())
+    assert first.why == "quiet for 0.0 of 10 s"
+    assert isinstance(decide(first.seen, sight(old, 9.9, writer=None), Rules()), Wait)
+    assert isinstance(decide(first.seen, sight(old, 10.0, writer=None), Rules()), Settled)
+
+
+@pytest.mark.parametrize(
+    "changed", [made(size=6), made(mtime_ns=1), made(NOW + 1), made(ino=8)], ids=["size", "mtime", "ctime", "inode"]
+)
+@pytest.mark.parametrize("writer", [None, False])
+def test_any_change_of_the_fingerprint_starts_the_quiet_time_anew(changed: Fingerprint, *, writer: bool | None) -> None:
+    changed = replace(changed, ctime_ns=NOW + HOUR)
+    first = wait(None, sight(made(NOW + HOUR - 1), 0, writer=writer), Rules(settle=5))
+    again = wait(first.seen, sight(changed, 4.9, writer=writer), Rules(settle=5))
+    assert again.after == 5
+    assert isinstance(decide(again.seen, sight(changed, 9.9, writer=writer), Rules(settle=5)), Settled)
+
+
+def test_on_a_network_filesystem_two_seconds_are_the_least() -> None:
+    first = wait(None, sight(made(), 0, writer=None), Rules(settle=0, grain=NETWORK_GRAIN))
+    assert first.after == 2.0
+
+
+def test_a_quiet_time_that_was_given_counts_for_every_file() -> None:
+    assert Rules(settle=3).needed(None) == Rules(settle=3).needed(writer=False) == 3
+
+
+# --- markers and faults -------------------------------------------------------------------------
+def test_a_file_waits_for_its_marker_however_quiet() -> None:
+    first = wait(None, sight(made(NOW - HOUR), 0, missing="a.ok"), Rules())
+    assert first.why == "waits for a.ok"
+    assert isinstance(decide(first.seen, sight(made(NOW - HOUR), 1), Rules()), Settled)
+
+
+def test_the_marker_does_not_stand_for_the_writer_check_or_the_quiet_time() -> None:
+    assert isinstance(decide(None, sight(made(NOW - HOUR), 0, writer=True), Rules()), Wait)
+    assert isinstance(decide(None, sight(made(), 0), Rules()), Wait)
+
+
+def test_what_is_no_file_is_dropped() -> None:
+    assert decide(None, Sight(None, NOW, 100.0), Rules()) is None
+
+
+def test_an_unreadable_file_settles_with_its_fault_once_it_is_quiet() -> None:
+    first = wait(None, sight(made(), 0, writer=None, code="unreadable"), Rules())
+    outcome = decide(first.seen, sight(made(), 10, writer=None, code="unreadable"), Rules())
+    assert isinstance(outcome, Settled)
+    assert outcome.fault is not None
+    assert outcome.fault.code == "unreadable"
+
+
+def test_a_passing_fault_is_waited_for_and_never_settles() -> None:
+    first = wait(None, sight(made(), 0, writer=None, code="read_error"), Rules())
+    assert first.why == fault("read_error").message
+    assert isinstance(decide(first.seen, sight(made(), 3600, writer=None, code="read_error"), Rules()), Wait)
+
+
+def test_steps_grow_without_overflow() -> None:
+    assert step(0) < step(1) < step(2) <= step(10**6) == 1.0
+
+
+# --- against the ledger -------------------------------------------------------------------------
+def version(state: State, *, fingerprint: Fingerprint | None = None, checksum: str = "", code: str = "") -> FileVersion:
+    return FileVersion(
+        file_id="id",
+        watch="drop",
+        path=b"a",
+        fingerprint=fingerprint or made(),
+        state=state,
+        bucket="test-bucket",
+        base_key="a",
+        key="a",
+        content_type="text/plain",
+        priority=0,
+        queued_at=datetime(2026, 1, 1, tzinfo=UTC),
+        checksum=checksum,
+        error_code=code,
+    )
+
+
+def verdict(
+    known: FileVersion | None, fingerprint: Fingerprint, *, takes_away: bool = False, code: str = ""
+) -> Verdict:
+    broken = fault(code) if code else None
+    return against(known, Settled(Seen(fingerprint, 0.0), broken), takes_away=takes_away)  # type: ignore[arg-type] # a FileFault by its code
+
+
+OTHER = made(size=6)
+TOUCHED = made(NOW + 1)
+
+
+@pytest.mark.parametrize("known", [None, version(State.VANISHED), version(State.SUPERSEDED)])
+def test_what_the_ledger_has_no_living_version_of_is_new(known: FileVersion | None) -> None:
+    assert verdict(known, made()) is Verdict.NEW
+    assert worth_a_look(known, made())
+
+
+@pytest.mark.parametrize("state", set(State) - {State.VANISHED, State.SUPERSEDED})
+def test_an_equal_fingerprint_is_the_same_version(state: State) -> None:
+    assert verdict(version(state), made()) is Verdict.SAME
+    assert not worth_a_look(version(state), made())
+
+
+@pytest.mark.parametrize("state", IN_FLIGHT)
+@pytest.mark.parametrize("fingerprint", [OTHER, TOUCHED])
+def test_while_one_is_in_flight_the_next_waits(state: State, fingerprint: Fingerprint) -> None:
+    assert verdict(version(state, checksum="md5:0"), fingerprint) is Verdict.HOLD
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.QUARANTINED, State.FINISHED, State.IGNORED])
+def test_another_size_or_mtime_is_another_version(state: State) -> None:
+    assert verdict(version(state, checksum="md5:0"), OTHER) is Verdict.NEW
+    assert verdict(version(state, checksum="md5:0"), made(mtime_ns=1)) is Verdict.NEW
+
+
+@pytest.mark.parametrize("fingerprint", [TOUCHED, made(ino=8)])
+def test_where_only_inode_or_ctime_differ_the_content_is_compared(fingerprint: Fingerprint) -> None:
+    assert verdict(version(State.FINISHED, checksum="md5:0"), fingerprint) is Verdict.COMPARE
+    assert verdict(version(State.QUARANTINED, checksum="md5:0"), fingerprint) is Verdict.COMPARE
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.IGNORED, State.QUARANTINED])
+def test_without_a_checksum_to_compare_it_is_the_same_version(state: State) -> None:
+    assert verdict(version(state), TOUCHED) is Verdict.REFINGERPRINT
+
+
+def test_where_files_are_taken_away_the_same_content_again_is_another_drop() -> None:
+    """Else a file dropped twice would stay in the folder, without a link, for ever."""
+    known = version(State.FINISHED, checksum="md5:0")
+    assert verdict(known, TOUCHED, takes_away=True) is Verdict.NEW
+    assert verdict(known, made(), takes_away=True) is Verdict.SAME
+
+
+def test_a_quarantined_file_that_can_be_read_again_goes_on_by_itself() -> None:
+    known = version(State.QUARANTINED, code="unreadable")
+    assert worth_a_look(known, made())
+    assert verdict(known, made()) is Verdict.NEW
+    assert verdict(known, TOUCHED) is Verdict.NEW
+    assert verdict(known, made(), code="unreadable") is Verdict.SAME
+    assert verdict(known, TOUCHED, code="unreadable") is Verdict.REFINGERPRINT
+
+
+def test_a_file_that_lost_its_read_permission_stays_what_it_was() -> None:
+    assert verdict(version(State.FINISHED, checksum="md5:0"), TOUCHED, code="unreadable") is Verdict.SAME

@@ -1,0 +1,152 @@
+"""Ignore rules, and the names that stand beside a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from presignd.config import WatchConfig
+from presignd.pipeline.ignore import Ignore, beside, marked
+
+
+def watch(**options: object) -> WatchConfig:
+    return WatchConfig.model_validate({"name": "drop", "path": Path("/srv/drop"), "bucket": "test-bucket"} | options)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"a.part",
+        b"a.partial",
+        b"a.filepart",
+        b"a.tmp",
+        b"a.crdownload",
+        b".hidden",
+        b"a~",
+        b"~$doc.docx",
+        b"Thumbs.db",
+        b"desktop.ini",
+        b"sub/deep/a.tmp",
+        b".git/config",
+        b"sub/.cache/deep/file",
+    ],
+)
+def test_the_defaults_leave_out_what_is_not_whole_and_litter(path: bytes) -> None:
+    assert Ignore().file(path)
+    assert not Ignore(defaults=False).file(path)
+
+
+@pytest.mark.parametrize(
+    "path", [b"a", b"tmp", b"a.tmp.txt", b"part", b"~a", b"a.parts", b"sub/a.txt", b"\xff\xfe", b"a\nb", "ä".encode()]
+)
+def test_ordinary_names_are_taken(path: bytes) -> None:
+    assert not Ignore().file(path)
+
+
+def test_a_negation_takes_a_default_back() -> None:
+    ignore = Ignore(["!keep.tmp"])
+    assert not ignore.file(b"keep.tmp")
+    assert not ignore.file(b"sub/keep.tmp")
+    assert ignore.file(b"other.tmp")
+
+
+def test_later_patterns_win_and_slashes_anchor_as_in_git() -> None:
+    ignore = Ignore(["/top.log", "logs/", "*.bak", "!important.bak", "docs/**/draft"])
+    assert ignore.file(b"top.log")
+    assert not ignore.file(b"sub/top.log")
+    assert ignore.file(b"sub/logs/x")
+    assert not ignore.file(b"logs")
+    assert ignore.file(b"a.bak")
+    assert not ignore.file(b"important.bak")
+    assert ignore.file(b"docs/a/b/draft")
+
+
+def test_a_file_below_an_ignored_directory_is_ignored_whatever_takes_it_back() -> None:
+    """A scan prunes the directory and never sees the file: an event must come to the same answer."""
+    ignore = Ignore(["*", "!*.pdf"])
+    assert not ignore.file(b"a.pdf")
+    assert ignore.directory(b"sub")
+    assert ignore.file(b"sub/a.pdf")
+
+
+def test_own_names_are_ignored_whatever_the_configuration_says() -> None:
+    ignore = Ignore(["!.presignd-x", "!.presignd-*"], defaults=False)
+    assert ignore.file(b".presignd-x")
+    assert ignore.file(b"sub/.presignd-check")
+
+
+def test_a_line_feed_in_a_name_is_no_end_of_the_name() -> None:
+    assert not Ignore().file(b"a.tmp\n")
+    assert not Ignore().file(b"a.tmp\nb")
+    assert Ignore().file(b"a\nb.tmp")
+    assert Ignore().file(b"a\nb/c.tmp")
+
+
+def test_names_that_are_no_utf8_are_matched_by_the_part_that_is() -> None:
+    assert Ignore().file(b"\xff\xfe.tmp")
+
+
+def test_the_root_itself_is_never_ignored() -> None:
+    assert not Ignore(["*"]).directory(b"")
+
+
+def test_move_to_inside_the_watch_is_ignored_and_only_that() -> None:
+    ignore = Ignore.of(watch(after="move", move_to=Path("/srv/drop/done [1]"), ignore=("!done*",)))
+    assert ignore.directory(b"done [1]")
+    assert ignore.file(b"done [1]/deep/a")
+    assert not ignore.directory(b"done 1")
+    assert not ignore.directory(b"sub/done [1]")
+
+
+def test_move_to_elsewhere_adds_no_rule() -> None:
+    ignore = Ignore.of(watch(after="move", move_to=Path("/srv/done")))
+    assert not ignore.file(b"done/a")
+
+
+def test_link_files_and_markers_are_never_candidates() -> None:
+    ignore = Ignore.of(watch(link_file="{name}.link.txt", ready_marker="{stem}.ok", ignore=("!*.ok",)))
+    assert ignore.file(b"sub/a.pdf.link.txt")
+    assert ignore.file(b"sub/a.ok")
+    assert ignore.marker(b"sub/a.ok")
+    assert not ignore.marker(b"sub/a.pdf")
+    assert not ignore.file(b"sub/a.pdf")
+
+
+def test_signs_of_patterns_in_a_template_mean_themselves() -> None:
+    ignore = Ignore.of(watch(ready_marker="[{name}]!ok"))
+    assert ignore.marker(b"[a]!ok")
+    assert not ignore.marker(b"a!ok")
+
+
+def test_without_a_marker_nothing_is_one() -> None:
+    assert not Ignore.of(watch()).marker(b"a.ok")
+
+
+@pytest.mark.parametrize(
+    ("template", "path", "expected"),
+    [
+        ("{name}.ok", b"a.pdf", b"a.pdf.ok"),
+        ("{name}.ok", b"x/y/a.pdf", b"x/y/a.pdf.ok"),
+        ("{stem}.done", b"x/a.tar.gz", b"x/a.tar.done"),
+        ("{stem}-ready{suffix}", b"a.pdf", b"a-ready.pdf"),
+        ("{name}.ok", b"x/\xff", b"x/\xff.ok"),
+    ],
+)
+def test_a_template_puts_a_name_beside_the_file(template: str, path: bytes, expected: bytes) -> None:
+    assert beside(template, path) == expected
+
+
+@given(st.binary(min_size=1).filter(lambda name: b"/" not in name and b"\0" not in name))
+def test_a_marker_leads_back_to_its_file(name: bytes) -> None:
+    assert marked("{name}.ok", beside("{name}.ok", b"sub/" + name)) == b"sub/" + name
+
+
+@pytest.mark.parametrize(
+    ("template", "marker"),
+    [("{stem}.ok", b"a.ok"), ("{name}{suffix}.ok", b"a.ok"), ("{name}.ok", b".ok"), ("{name}.ok", b"a")],
+)
+def test_a_marker_that_may_be_of_several_files_or_none_names_none(template: str, marker: bytes) -> None:
+    assert marked(template, marker) is None

@@ -1,0 +1,390 @@
+"""One lane's turns: the clock, the looks and the ledger are the test's."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from presignd.config import WatchConfig
+from presignd.errors import FileFault, fault
+from presignd.ledger import Enqueued, LostUpdate
+from presignd.model import Candidate, FileVersion, Fingerprint, NewVersion, Source, State
+from presignd.pipeline.decide import Rules, Sight
+from presignd.pipeline.lane import ROOM, TURN, Lane, Tools
+from presignd.pipeline.settle import Settler
+from presignd.states import IN_FLIGHT
+
+EPOCH = 1_800_000_000 * 10**9
+HOUR = 3600 * 10**9
+OLD = Fingerprint(ino=1, size=5, mtime_ns=EPOCH - HOUR, ctime_ns=EPOCH - HOUR)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time_ns(self) -> int:
+        return EPOCH + round(self.now * 1e9)
+
+
+class Files:
+    """What a look finds: by path, a fingerprint and whether somebody writes."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.there: dict[bytes, Fingerprint] = {}
+        self.writers: set[bytes] = set()
+        self.unreadable: set[bytes] = set()
+        self.same: bool | None = True
+        self.looks: list[list[bytes]] = []
+        self.during: Callable[[], None] = lambda: None
+
+    def __call__(self, paths: Sequence[bytes]) -> list[Sight]:
+        self.looks.append(list(paths))
+        self.during()
+        return [self._sight(path) for path in paths]
+
+    def _sight(self, path: bytes) -> Sight:
+        broken = fault("unreadable") if path in self.unreadable else None
+        writer = path in self.writers
+        return Sight(self.there.get(path), self.clock.time_ns(), self.clock.now, writer, fault=broken)
+
+    def same_content(  # its arguments are the port's
+        self,
+        path: bytes,
+        fingerprint: Fingerprint,  # noqa: ARG002
+        known: FileVersion,  # noqa: ARG002
+        stop: threading.Event,  # noqa: ARG002
+    ) -> bool | None:
+        return self.same if path in self.there else None
+
+
+class Records:
+    """The few methods of the ledger that settling calls."""
+
+    def __init__(self) -> None:
+        self.current: dict[bytes, FileVersion] = {}
+        self.enqueued: list[NewVersion] = []
+        self.asked: list[int] = []
+        self.before_enqueue: Callable[[], None] = lambda: None
+
+    async def known(self, watch: str, paths: Sequence[bytes]) -> dict[bytes, FileVersion]:
+        assert watch == "drop"
+        self.asked.append(len(paths))
+        return {path: self.current[path] for path in paths if path in self.current}
+
+    async def enqueue(self, versions: Sequence[NewVersion]) -> list[Enqueued]:
+        self.before_enqueue()
+        if any(self._state(one.path) in IN_FLIGHT for one in versions):
+            raise LostUpdate
+        self.enqueued += versions
+        made = [recorded(one) for one in versions]
+        self.current |= {one.path: one for one in made}
+        return [Enqueued(one, None) for one in made]
+
+    async def refingerprint(self, file_id: str, fingerprint: Fingerprint) -> None:
+        for path, version in self.current.items():
+            if version.file_id == file_id:
+                self.current[path] = replace(version, fingerprint=fingerprint)
+                return
+        raise LostUpdate
+
+    def move(self, path: bytes, state: State, **changes: Any) -> None:
+        self.current[path] = replace(self.current[path], state=state, **changes)
+
+    def _state(self, path: bytes) -> State | None:
+        return self.current[path].state if path in self.current else None
+
+
+def recorded(new: NewVersion) -> FileVersion:
+    return FileVersion(
+        file_id=new.file_id,
+        watch=new.watch,
+        path=new.path,
+        fingerprint=new.fingerprint,
+        state=new.state,
+        bucket=new.bucket,
+        base_key=new.key,
+        key=new.key,
+        content_type=new.content_type,
+        priority=new.priority,
+        queued_at=new.queued_at,
+        error_code=new.error_code,
+    )
+
+
+def make_version(
+    watch: str, path: bytes, fingerprint: Fingerprint, source: Source, *, fault: FileFault | None = None
+) -> NewVersion:
+    return NewVersion(
+        file_id=f"{path!r}{fingerprint}",
+        watch=watch,
+        path=path,
+        fingerprint=fingerprint,
+        bucket="test-bucket",
+        key="key",
+        content_type="text/plain",
+        priority=0 if source is Source.EVENT else 1,
+        queued_at=datetime(2026, 1, 1, tzinfo=UTC),
+        state=State.QUARANTINED if fault else State.QUEUED,
+        error_code=fault.code if fault else "",
+    )
+
+
+class Bench:
+    """A lane with everything around it, turned by hand."""
+
+    def __init__(self, **options: Any) -> None:
+        self.clock, self.ledger = Clock(), Records()
+        self.files = Files(self.clock)
+        self.told: list[Enqueued] = []
+        watch = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="test-bucket", **options)
+        ledger: Any = self.ledger
+        tools = Tools(ledger, make_version, self.tell, self.clock.monotonic, self.clock.time_ns)
+        self.lane = Lane(watch, Rules(watch.settle), self.files, tools)
+        self.settler = Settler(
+            ledger, make_version, self.tell, monotonic=self.clock.monotonic, time_ns=self.clock.time_ns
+        )
+        self.settler.add_lane(self.lane)
+
+    async def tell(self, enqueued: list[Enqueued]) -> None:
+        self.told += enqueued
+
+    def file(self, path: bytes, fingerprint: Fingerprint = OLD, source: Source = Source.EVENT) -> None:
+        self.files.there[path] = fingerprint
+        self.settler.offer([Candidate("drop", path, source)])
+
+    async def turn(self, after: float = 0.0) -> bool:
+        """Let ``after`` seconds pass and take one turn, what it began included."""
+        self.clock.now += after
+        async with asyncio.TaskGroup() as tasks:
+            return await self.lane.turn(tasks)
+
+    def paths(self) -> list[bytes]:
+        return [one.path for one in self.ledger.enqueued]
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    return Bench()
+
+
+async def test_a_quiet_file_is_enqueued_and_told_of(bench: Bench) -> None:
+    bench.file(b"a")
+    assert await bench.turn()
+    assert bench.paths() == [b"a"]
+    assert [one.version.path for one in bench.told] == [b"a"]
+    assert bench.settler.snapshot() == []
+    assert not await bench.turn(3600)
+
+
+async def test_many_hints_for_a_path_are_one_look_at_the_best_priority(bench: Bench) -> None:
+    bench.file(b"a", source=Source.BACKLOG)
+    bench.file(b"a", source=Source.EVENT)
+    bench.file(b"a", source=Source.SCAN)
+    await bench.turn()
+    assert bench.files.looks == [[b"a"]]
+    assert [one.priority for one in bench.ledger.enqueued] == [0]
+
+
+async def test_events_go_before_a_backlog_of_any_length(bench: Bench) -> None:
+    for number in range(3 * TURN):
+        bench.file(b"old%d" % number, source=Source.BACKLOG)
+    bench.file(b"new")
+    await bench.turn()
+    assert bench.paths()[0] == b"new"
+    assert len(bench.files.looks[0]) == TURN
+
+
+async def test_one_turn_asks_the_ledger_once(bench: Bench) -> None:
+    for number in range(TURN):
+        bench.file(b"%d" % number)
+    await bench.turn()
+    assert bench.ledger.asked == [TURN]
+    assert len(bench.ledger.enqueued) == TURN
+
+
+async def test_a_young_file_is_looked_at_again_when_its_quiet_time_is_over_and_not_before(bench: Bench) -> None:
+    bench.file(b"a", replace(OLD, ctime_ns=EPOCH))
+    await bench.turn()
+    assert bench.settler.snapshot()[0].why == "quiet for 0.0 of 1 s"
+    assert not await bench.turn(0.99)
+    assert await bench.turn(0.01)
+    assert bench.paths() == [b"a"]
+
+
+async def test_a_held_file_waits_and_an_event_brings_the_look_forward(bench: Bench) -> None:
+    bench.files.writers.add(b"a")
+    bench.file(b"a")
+    for _ in range(20):
+        await bench.turn(1.0)
+    assert bench.settler.settling("drop", b"a") is not None
+    assert bench.settler.snapshot()[0].why == "open for writing"
+    bench.files.writers.clear()
+    assert not await bench.turn(0.2)
+    bench.file(b"a")
+    await bench.turn()
+    assert bench.paths() == [b"a"]
+
+
+async def test_a_stream_of_events_for_one_file_costs_ten_looks_a_second_at_most(bench: Bench) -> None:
+    bench.files.writers.add(b"a")
+    for _ in range(1000):
+        bench.file(b"a")
+        await bench.turn(0.001)
+    assert len(bench.files.looks) <= 11
+
+
+async def test_a_file_that_vanishes_while_it_settles_is_forgotten(bench: Bench) -> None:
+    bench.file(b"a", replace(OLD, ctime_ns=EPOCH))
+    await bench.turn()
+    del bench.files.there[b"a"]
+    await bench.turn(1)
+    assert bench.settler.snapshot() == []
+    assert bench.ledger.enqueued == []
+
+
+async def test_an_event_during_the_turn_that_settles_a_file_brings_another_look(bench: Bench) -> None:
+    """What the event tells of may have come after the look: dropping it would lose the newer content."""
+    newer = replace(OLD, size=6)
+    bench.files.during = lambda: bench.lane.offer(b"a", Source.EVENT)
+    bench.file(b"a")
+    await bench.turn()
+    bench.files.during = lambda: None
+    bench.files.there[b"a"] = newer
+    await bench.turn(0.1)
+    assert [one.fingerprint for one in bench.ledger.enqueued] == [OLD, newer]
+
+
+async def test_what_the_ledger_has_is_dropped_without_a_change(bench: Bench) -> None:
+    bench.file(b"a")
+    await bench.turn()
+    bench.file(b"a")
+    await bench.turn()
+    assert bench.paths() == [b"a"]
+
+
+@pytest.mark.parametrize("state", IN_FLIGHT)
+async def test_new_content_waits_while_the_version_before_it_is_in_flight(bench: Bench, state: State) -> None:
+    bench.file(b"a")
+    await bench.turn()
+    bench.ledger.move(b"a", state)
+    bench.file(b"a", replace(OLD, size=6))
+    for _ in range(10):
+        await bench.turn(2)
+    assert len(bench.ledger.enqueued) == 1
+    assert "in flight" in bench.settler.snapshot()[0].why
+    bench.ledger.move(b"a", State.FINISHED)
+    await bench.turn(2)
+    assert [one.fingerprint.size for one in bench.ledger.enqueued] == [5, 6]
+
+
+async def test_a_path_that_gets_in_flight_between_question_and_record_holds_up_no_other(bench: Bench) -> None:
+    bench.file(b"a")
+    await bench.turn()
+    bench.ledger.before_enqueue = lambda: bench.ledger.move(b"a", State.UPLOADING)
+    bench.file(b"a", replace(OLD, size=6))
+    bench.file(b"b")
+    await bench.turn()
+    assert bench.paths() == [b"a", b"b"]
+    bench.ledger.before_enqueue = lambda: None
+    bench.ledger.move(b"a", State.FINISHED)
+    await bench.turn(1)
+    assert bench.paths() == [b"a", b"b", b"a"]
+
+
+async def test_equal_content_under_another_ctime_is_recorded_as_the_same_version(bench: Bench) -> None:
+    bench.file(b"a")
+    await bench.turn()
+    bench.ledger.move(b"a", State.FINISHED, checksum="md5:0")
+    touched = replace(OLD, ctime_ns=OLD.ctime_ns + 1)
+    bench.file(b"a", touched)
+    await bench.turn()
+    assert bench.paths() == [b"a"]
+    assert bench.ledger.current[b"a"].fingerprint == touched
+    assert bench.settler.snapshot() == []
+
+
+async def test_other_content_under_the_same_size_and_mtime_is_a_new_version(bench: Bench) -> None:
+    bench.file(b"a")
+    await bench.turn()
+    bench.ledger.move(b"a", State.FINISHED, checksum="md5:0")
+    bench.files.same = False
+    bench.file(b"a", replace(OLD, ctime_ns=OLD.ctime_ns + 1))
+    await bench.turn()
+    assert bench.paths() == [b"a", b"a"]
+
+
+async def test_a_file_that_changes_while_it_is_compared_is_looked_at_again(bench: Bench) -> None:
+    bench.file(b"a")
+    await bench.turn()
+    bench.ledger.move(b"a", State.FINISHED, checksum="md5:0")
+    bench.files.same = None
+    bench.file(b"a", replace(OLD, ctime_ns=OLD.ctime_ns + 1))
+    await bench.turn()
+    assert len(bench.settler.snapshot()) == 1
+    bench.files.same = True
+    await bench.turn(1)
+    assert bench.settler.snapshot() == []
+
+
+async def test_an_unreadable_file_is_recorded_as_quarantined(bench: Bench) -> None:
+    bench.files.unreadable.add(b"a")
+    bench.file(b"a")
+    await bench.turn()
+    assert [(one.state, one.error_code) for one in bench.ledger.enqueued] == [(State.QUARANTINED, "unreadable")]
+
+
+async def test_a_scan_offers_only_what_the_ledger_does_not_have(bench: Bench) -> None:
+    bench.file(b"a")
+    await bench.turn()
+    assert await bench.settler.offer_scanned("drop", [(b"a", OLD), (b"b", OLD)], Source.SCAN) == 1
+    assert [one.path for one in bench.settler.snapshot()] == [b"b"]
+
+
+async def test_files_older_than_the_first_start_are_recorded_as_ignored_and_keep_no_key(bench: Bench) -> None:
+    young = replace(OLD, ctime_ns=EPOCH)
+    first_start = datetime.fromtimestamp(EPOCH / 1e9 - 60, UTC)
+    found = [(b"old", OLD), (b"young", young)]
+    assert await bench.settler.offer_scanned("drop", found, Source.BACKLOG, ignore_before=first_start) == 1
+    assert [(one.path, one.state, one.key) for one in bench.ledger.enqueued] == [(b"old", State.IGNORED, None)]
+    assert [one.path for one in bench.settler.snapshot()] == [b"young"]
+
+
+async def test_a_scan_waits_while_too_much_has_not_been_looked_at(bench: Bench) -> None:
+    for number in range(ROOM):
+        bench.file(b"%d" % number, source=Source.BACKLOG)
+    waiting = asyncio.ensure_future(bench.settler.offer_scanned("drop", [(b"one more", OLD)], Source.BACKLOG))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await bench.turn()
+    assert await waiting == 1
+
+
+async def test_hints_of_unknown_watches_are_dropped(bench: Bench) -> None:
+    bench.settler.offer([Candidate("other", b"a", Source.EVENT)])
+    assert bench.settler.counts() == {"drop": 0}
+
+
+async def test_a_lane_that_is_added_while_others_run_runs_too(bench: Bench) -> None:
+    bench.file(b"a")
+    settler = Settler(bench.ledger, make_version, bench.tell)  # type: ignore[arg-type] # the methods it calls
+    running = asyncio.ensure_future(settler.run())
+    await asyncio.sleep(0)
+    settler.add_lane(bench.lane)
+    async with asyncio.timeout(10):
+        while not bench.told:  # noqa: ASYNC110 - the lane looks in a thread
+            await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert bench.paths() == [b"a"]

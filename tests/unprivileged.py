@@ -1,0 +1,56 @@
+"""Runs a piece of code as a user without rights: root may read and lease everything, so it proves nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+NOBODY = 65534
+
+_PRELUDE = """
+import fcntl, os, sys
+from pathlib import Path
+import presignd.filesystem
+from presignd.config import WatchConfig
+from presignd.pipeline.folder import Folder
+from presignd.pipeline.ignore import Ignore
+from presignd.pipeline.scan import Scan
+from presignd.pipeline.writer_check import has_writer, ignore_sigio, mode
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid({nobody})
+    os.setuid({nobody})
+root = Path(sys.argv[1])
+"""
+
+
+@contextmanager
+def world_readable() -> Iterator[Path]:
+    """Lend a folder that other users reach, which pytest's own are not."""
+    with tempfile.TemporaryDirectory(prefix="presignd-test-") as name:
+        root = Path(name)
+        root.chmod(0o755)
+        yield root
+
+
+def unprivileged(root: Path, code: str) -> list[str]:
+    """Run ``code`` (imports and ``root`` given) as nobody; return the lines it printed.
+
+    Modules are loaded before the rights are dropped, so the checkout may be unreadable to others.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to make files of another user")
+    script = _PRELUDE.format(nobody=NOBODY) + textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", script, root], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode != -signal.SIGIO, "killed by SIGIO"
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
