@@ -3,6 +3,7 @@
 Each command's module is imported when it is called, so help and completion need none of them.
 """
 
+import inspect
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -43,8 +44,13 @@ def load(name: str) -> Any:
     module, _, function = COMMANDS[name][0].partition(":")
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
     command = getattr(import_module(module), function)
-    alone.command(name, **getattr(command, "settings", {}))(guarded(command))
+    alone.command(name, help=_help_of(command), **getattr(command, "settings", {}))(guarded(command))
     return typer.main.get_command(alone)
+
+
+def _help_of(command: Any) -> str:
+    """Return the docstring as help; its example keeps its lines, so that it can be copied."""
+    return inspect.cleandoc(command.__doc__).replace("\n\nExample:", "\n\n\b\nExample:")
 
 
 app = typer.Typer(

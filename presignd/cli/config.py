@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from presignd.cli.options import AsJson, ConfigFile
 
 if TYPE_CHECKING:
     from presignd.config import Loaded
@@ -16,9 +17,9 @@ _ALIASES = {"access_key_id", "secret_access_key"}
 
 
 def config_command(
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="The configuration file.")] = None,
+    config: ConfigFile = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the file instead.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the effective configuration and where each value came from; secrets are masked.
 
@@ -33,7 +34,7 @@ def config_command(
     loaded = load(config)
     for warning in loaded.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    typer.echo(json.dumps(_document(loaded), indent=2) if json_ else "\n".join(_lines(loaded)))
+    typer.echo(json.dumps(_document(loaded), indent=2) if as_json else "\n".join(_lines(loaded)))
 
 
 def _document(loaded: Loaded) -> dict[str, Any]:

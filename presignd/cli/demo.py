@@ -31,7 +31,8 @@ def demo_command(
 ) -> None:
     """Start a real S3 server and the daemon on it; drop files, get links. Ctrl-C stops all of it.
 
-    Example: presignd demo, then in another terminal: echo hi > presignd-demo/drop/hi.txt
+    Example: presignd demo
+    then, in another terminal: echo hi > presignd-demo/drop/hi.txt
     """
     from presignd.cli.loop import run  # noqa: PLC0415 - only here is a loop wanted
 

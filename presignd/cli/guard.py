@@ -8,12 +8,16 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import typer
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from presignd.errors import PresigndError
 
 BUG, INTERRUPTED = 1, 130
+FRAMEWORK = (typer.Exit, typer.Abort, typer.BadParameter)
+"""Typer ends the command by these itself."""
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,6 +35,8 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             _reader_gone()
         except KeyboardInterrupt:
             raise SystemExit(INTERRUPTED) from None
+        except FRAMEWORK:
+            raise
         except Exception as error:  # noqa: BLE001 - the outermost place: everything ends in an exit code
             _fail(error)
         return result

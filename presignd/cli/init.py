@@ -40,7 +40,7 @@ def init_command(
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE]",
+            metavar="FILE",
             help="Where to write it; by default $PRESIGND_CONFIG, else presignd/config.toml in $XDG_CONFIG_HOME "
             "(or ~/.config), as root /etc/presignd/config.toml.",
         ),

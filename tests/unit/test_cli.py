@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from presignd import __version__, cli
@@ -55,12 +56,18 @@ def test_an_unknown_command_is_usage_and_names_the_nearest() -> None:
     assert "status" in done.output
 
 
-@pytest.mark.parametrize("name", ["put", "status", "wait", "link", "retry", "run"])
-def test_each_command_shows_an_example(name: str) -> None:
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_each_command_shows_an_example_on_a_line_that_can_be_copied(name: str) -> None:
     shown = CliRunner().invoke(cli.app, [name, "--help"])
     assert shown.exit_code == 0
-    assert "Example:" in shown.output
-    assert f"presignd {name}" in shown.output
+    (example,) = [line for line in shown.output.splitlines() if line.startswith("  Example: ")]
+    assert f"presignd {name}" in example
+    assert example.count("'") % 2 == 0, "it was wrapped"
+
+
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in {"demo", "init"}])
+def test_the_configuration_file_is_named_the_same_way_everywhere(name: str) -> None:
+    assert "-c, --config FILE " in CliRunner().invoke(cli.app, [name, "--help"]).output
 
 
 def test_expire_is_accepted_for_expires() -> None:
@@ -90,6 +97,17 @@ def test_each_failure_has_the_exit_code_of_the_contract(
 ) -> None:
     monkeypatch.setattr(guard, "_reader_gone", lambda: sys.exit(0))
     assert ended(error) == code
+
+
+@pytest.mark.parametrize("ending", [typer.Exit(4), typer.Abort(), typer.BadParameter("what")])
+def test_what_typer_ends_a_command_by_is_left_to_typer(ending: Exception) -> None:
+    """Taken for a bug, it would be told as exit 1 with a traceback."""
+
+    def command() -> None:
+        raise ending
+
+    with pytest.raises(type(ending)):
+        guard.guarded(command)()
 
 
 def test_an_expected_failure_is_one_line_with_its_fix(capsys: pytest.CaptureFixture[str]) -> None:
