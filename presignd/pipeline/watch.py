@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING
 from presignd.filesystem import is_network
 from presignd.model import Candidate, Source
 from presignd.pipeline.decide import worth_a_look
-from presignd.pipeline.events import SourceEnded, limit_value, no_events, sort_out, watchfiles_source
+from presignd.pipeline.events import (
+    WATCHES,
+    SourceEnded,
+    limit_value,
+    no_events,
+    sort_out,
+    watches_left,
+    watchfiles_source,
+)
 from presignd.pipeline.ignore import Ignore
 from presignd.pipeline.scan import BATCH, Found, Scan
 from presignd.pipeline.writer_check import mode
@@ -97,6 +105,8 @@ class Watcher:
         self._problems: list[str] = []
         self._announced: bool | None = None
         self._no_inotify_until = float("-inf")
+        self._short_of_watches = False
+        self._restart = False
 
     @property
     def heartbeat(self) -> float:
@@ -143,14 +153,14 @@ class Watcher:
             try:
                 await self._follow(self._source())
             except SourceEnded as error:
-                await self._source_ended(error)
+                self._source_ended(error)
             pause = _FIRST_PAUSE if time.monotonic() - began > _LIVED else min(_LAST_PAUSE, pause * 2)
             self._beat("_watching")
             await asyncio.sleep(0 if self.lost else pause)
 
     async def _follow(self, source: AsyncGenerator[list[bytes], None]) -> None:
         """Take what the source yields, until it ends or the root is lost."""
-        started = False
+        started = self._restart = False
         async with aclosing(source) as batches:
             async for hints in batches:
                 self._beat("_watching")
@@ -161,6 +171,8 @@ class Watcher:
                     started = True
                     self._started()
                 await self._take(hints)
+                if self._restart:
+                    return
 
     def _source(self) -> AsyncGenerator[list[bytes], None]:
         """Choose the source: none where the filesystem gives no events, and while a limit forbids them."""
@@ -201,23 +213,28 @@ class Watcher:
             if vanished:
                 await self._on_vanished(vanished)
 
-    async def _source_ended(self, error: SourceEnded) -> None:
+    def _source_ended(self, error: SourceEnded) -> None:
         if not error.limit:
             self._log.warning("watch.overflow", reason=f"events may be lost: {error.message}")
             return
         self._no_inotify_until = time.monotonic() + _WITHOUT_EVENTS
+        self._tell_limit(error.message, error.limit)
+
+    def _tell_limit(self, reason: str, limit: str, needed: str = "") -> None:
         self._log.error(
             "watch.overflow",
-            reason=f"{error.message}: scanned every {self._config.poll_interval:g} s instead",
-            fix=f"raise {error.limit} (now {limit_value(error.limit)}; "
-            f"this watch has {await asyncio.to_thread(self._count_directories)} directories)",
+            reason=f"{reason}: scanned every {self._config.poll_interval:g} s",
+            fix=f"raise {limit} (now {limit_value(limit)}{needed})",
         )
 
-    def _count_directories(self) -> int:
-        scan = self._scan_of(b"", recursive=self._config.recursive)
-        for _ in scan.batches():
-            pass
-        return scan.directories
+    async def _mind_watches(self, directories: int) -> None:
+        """Poll while inotify watches are short; register all of them anew once there are more."""
+        short = self.events and not await asyncio.to_thread(watches_left, self._folder.root)
+        if short and not self._short_of_watches:
+            self._tell_limit("no inotify watches are left", WATCHES, f"; this watch has {directories} directories")
+        if self._short_of_watches and not short:
+            self._restart = True
+        self._short_of_watches = short
 
     # --- the root -------------------------------------------------------------------------------
     async def _settle_here(self) -> None:
@@ -249,7 +266,8 @@ class Watcher:
         while True:
             reason = await self._scan_due()
             cost = await self._scan_all(reason, source, ignore_before)
-            self._scan_at = time.monotonic() + rescan_interval(self._config, cost, events=self.events)
+            events = self.events and not self._short_of_watches
+            self._scan_at = time.monotonic() + rescan_interval(self._config, cost, events=events)
             if source is Source.BACKLOG and await asyncio.to_thread(self._folder.still_there):
                 # Only a scan that went through settles what was there at the very first start.
                 await self._ledger.first_scan_done(self.name)
@@ -273,6 +291,7 @@ class Watcher:
         """Scan everything; return what it cost in seconds, waiting left out."""
         began, scan = time.monotonic(), self._scan_of(b"", recursive=self._config.recursive)
         candidates = await self._offer(scan, source, "_scanning", ignore_before)
+        await self._mind_watches(scan.directories)
         fresh_problems = scan.problems != self._problems
         self._problems = scan.problems
         tell = self._log.warning if scan.problems and fresh_problems else self._log.debug

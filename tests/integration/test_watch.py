@@ -6,6 +6,8 @@ import asyncio
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,7 +108,9 @@ async def test_a_folder_that_is_deleted_and_made_again_at_once_is_followed(tmp_p
         await drop.has("second")
 
 
-async def test_special_files_symlinks_and_what_lies_behind_them_are_left_alone(tmp_path: Path) -> None:
+async def test_special_files_symlinks_and_what_lies_behind_them_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret").write_text("x")
     root = tmp_path / "drop"
@@ -115,7 +119,7 @@ async def test_special_files_symlinks_and_what_lies_behind_them_are_left_alone(t
     (root / "link").symlink_to(tmp_path / "outside" / "secret")
     (root / "linked").symlink_to(tmp_path / "outside")  # there at start: watchfiles follows it
     with socket.socket(socket.AF_UNIX) as unix:
-        os.chdir(root)
+        monkeypatch.chdir(root)
         unix.bind("socket")
     async with watching(tmp_path) as drop:
         await drop.scanned()
@@ -257,3 +261,34 @@ async def test_a_file_counts_only_once_its_marker_is_there(tmp_path: Path, ready
         await drop.rescan()
         await drop.through()
         assert drop.paths() == [b"scan.pdf"]
+
+
+def test_without_inotify_watches_left_scans_go_on_and_the_limit_is_named(tmp_path: Path) -> None:
+    """In a user namespace of its own, where the limit can be set low without touching the machine's."""
+    script = """
+import asyncio, sys
+from pathlib import Path
+from tests.watching import watching
+
+async def main(tmp_path):
+    (tmp_path / "drop" / "a" / "b").mkdir(parents=True)
+    Path("/proc/sys/user/max_inotify_watches").write_text("2")
+    async with watching(tmp_path, poll_interval=1) as drop:
+        await drop.scanned()
+        (drop.root / "a" / "b" / "file").write_text("x")
+        await drop.has("a/b/file")
+        print(drop.events("watch.overflow")[0]["fix"])
+        Path("/proc/sys/user/max_inotify_watches").write_text("100")
+        await drop.until(lambda: any(entry["reason"] == "restart" for entry in drop.events("scan.finished")))
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+    command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", script, os.fspath(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, cwd=Path(__file__).parents[2]
+    )
+    if "unshare" in done.stderr:
+        pytest.skip("no user namespaces here")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("raise fs.inotify.max_user_watches (now ")
+    assert done.stdout.endswith("; this watch has 3 directories)\n")

@@ -196,7 +196,7 @@ async def test_a_writer_in_another_process_counts_and_his_death_ends_it(tmp_path
 async def test_where_the_check_cannot_work_a_writer_who_pauses_for_less_than_settle_is_waited_for(
     tmp_path: Path,
 ) -> None:
-    async with watching(tmp_path, settle=0.6) as drop:
+    async with watching(tmp_path, settle=2) as drop:
         await drop.scanned()
         drop.settler.add(drop.watcher._config, drop.folder, drop.watcher.check._replace(mode="quiet"))  # type: ignore[union-attr] # scanned: it is known
         with (drop.root / "slow").open("wb", buffering=0) as slow:
