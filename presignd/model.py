@@ -131,6 +131,16 @@ class FileVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a multipart upload that the store has: its number (from 1), size in bytes, MD5 (hex), ETag."""
+
+    number: int
+    size: int
+    md5: str
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """A presigned GET for a receipt: one line of ``links.jsonl``. ``url`` is secret."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, State
+from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, Part, State
 from presignd.states import Event
 
 
@@ -127,6 +127,27 @@ class Ledger(Protocol):
 
     async def update(self, version: FileVersion, **changes: Any) -> FileVersion:
         """Change columns of ``version`` without moving it (its state must still be the one named)."""
+        ...
+
+    # --- multipart ------------------------------------------------------------------------------
+    async def begin_upload(self, version: FileVersion, upload_id: str, part_size: int) -> FileVersion:
+        """Record that a multipart upload was created for a claimed version; parts of an earlier one go."""
+        ...
+
+    async def part_done(self, version: FileVersion, part: Part) -> None:
+        """Record one part that the store has."""
+        ...
+
+    async def parts(self, version: FileVersion) -> list[Part]:
+        """Return the recorded parts of the version's upload, by number."""
+        ...
+
+    async def end_upload(self, version: FileVersion) -> FileVersion:
+        """Record that the version's upload is completed, aborted or lost: no upload id, no parts."""
+        ...
+
+    async def uploads_left(self) -> list[FileVersion]:
+        """Return versions that are past uploading (verified, ended, quarantined) and still name an upload."""
         ...
 
     async def linked(self, versions: Sequence[FileVersion], mark: LinksMark) -> list[FileVersion]:

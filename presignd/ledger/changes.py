@@ -242,7 +242,7 @@ def prune(connection: sqlite3.Connection, before: datetime) -> int:
     """
     # The plus keeps SQLite from the index on the state, and so from going through every version.
     old = connection.execute(
-        "SELECT id, bucket, key FROM version AS old WHERE gone_at IS NOT NULL AND gone_at < ?"
+        "SELECT id, bucket, key FROM version AS old WHERE gone_at IS NOT NULL AND gone_at < ? AND upload_id = ''"
         " AND (+state = 'ignored' OR announced = 1 AND +state IN ('finished', 'vanished', 'superseded'))"
         " AND NOT EXISTS (SELECT 1 FROM version AS now WHERE now.current = 1 AND now.watch = old.watch"
         " AND now.path = old.path AND now.state IN ('queued', 'uploading', 'quarantined')) LIMIT ?",

@@ -62,11 +62,11 @@ CREATE TABLE object_key (
 
 _PART = """
 CREATE TABLE part (
-  version  INTEGER NOT NULL REFERENCES version (id) ON DELETE CASCADE,
-  number   INTEGER NOT NULL,
-  etag     TEXT    NOT NULL,
-  checksum TEXT    NOT NULL,
-  size     INTEGER NOT NULL,
+  version INTEGER NOT NULL REFERENCES version (id) ON DELETE CASCADE,
+  number  INTEGER NOT NULL,
+  size    INTEGER NOT NULL,
+  md5     TEXT    NOT NULL,
+  etag    TEXT    NOT NULL,
   PRIMARY KEY (version, number)
 ) WITHOUT ROWID
 """
@@ -92,6 +92,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX version_state ON version (state, watch, queued_at)",
         "CREATE INDEX version_key ON version (key) WHERE key IS NOT NULL",
         f"CREATE INDEX version_unsaid ON version (id) WHERE {ENDED_UNSAID}",
+        "CREATE INDEX version_upload ON version (id) WHERE upload_id != ''",
         "CREATE INDEX version_gone ON version (gone_at) WHERE gone_at IS NOT NULL",
         _OBJECT_KEY,
         _PART,

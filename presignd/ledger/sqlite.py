@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from presignd.ledger import Enqueued, Ledger, Selection, WatchSummary, changes, questions
+from presignd.ledger import Enqueued, Ledger, Selection, WatchSummary, changes, multipart, questions
 from presignd.ledger.database import connect, explain, open_database, translated
 from presignd.ledger.folder import prepare, sync
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.ledger.writer import Writer
-from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, State
+from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, Part, State
 from presignd.states import Event
 
 T = TypeVar("T")
@@ -117,6 +117,23 @@ class SqliteLedger(Ledger):
     async def update(self, version: FileVersion, **changed: Any) -> FileVersion:
         return await self._do(changes.update, version, changed)
 
+    # --- multipart ----------------------------------------------------------------------------------
+
+    async def begin_upload(self, version: FileVersion, upload_id: str, part_size: int) -> FileVersion:
+        return await self._do(multipart.begin_upload, version, upload_id, part_size)
+
+    async def part_done(self, version: FileVersion, part: Part) -> None:
+        await self._do(multipart.part_done, version, part)
+
+    async def parts(self, version: FileVersion) -> list[Part]:
+        return await self._ask(multipart.parts, version)
+
+    async def end_upload(self, version: FileVersion) -> FileVersion:
+        return await self._do(multipart.end_upload, version)
+
+    async def uploads_left(self) -> list[FileVersion]:
+        return await self._ask(multipart.uploads_left)
+
     async def linked(self, versions: Sequence[FileVersion], mark: LinksMark) -> list[FileVersion]:
         return await self._do(changes.linked, versions, mark)
 
@@ -181,7 +198,8 @@ class SqliteLedger(Ledger):
     # --- the two threads ----------------------------------------------------------------------------
 
     async def _do(self, change: Callable[..., T], *args: Any, **more: Any) -> T:
-        return await self._writer.do(lambda connection: change(connection, *args, **more))
+        name = ".".join([change.__name__, *(arg for arg in args if isinstance(arg, Event))])
+        return await self._writer.do(lambda connection: change(connection, *args, **more), name)
 
     async def _ask(self, question: Callable[..., T], *args: Any) -> T:
         self._writer.check()

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from presignd.crash_points import passed
+
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
 Explain = Callable[[BaseException], BaseException | None]
@@ -29,6 +31,7 @@ IDLE_SECONDS = 1.0
 class _Job:
     operation: Operation[Any]
     future: asyncio.Future[Any]
+    name: str
     result: Any = None
     error: BaseException | None = None
 
@@ -59,14 +62,14 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="presignd-ledger", daemon=True)
         self._thread.start()
 
-    async def do(self, operation: Operation[T]) -> T:
+    async def do(self, operation: Operation[T], name: str = "") -> T:
         """Run ``operation`` and return its result after the commit; raise what it raised.
 
-        Cancelling the caller does not take the operation back. Raises ``RuntimeError`` once the writer
-        is closed or its thread has died.
+        ``name`` is the operation's, for ``crash_points``. Cancelling the caller does not take the operation
+        back. Raises ``RuntimeError`` once the writer is closed or its thread has died.
         """
         self.check()
-        job = _Job(operation, self._loop.create_future())
+        job = _Job(operation, self._loop.create_future(), name)
         self._jobs.put(job)
         result: T = await job.future
         return result
@@ -124,7 +127,9 @@ class Writer:
             self._connection.execute("BEGIN")
             for job in batch:
                 self._attempt(job)
+            _pass(batch, "before")
             self._connection.execute("COMMIT")
+            _pass(batch, "after")
         except sqlite3.Error as error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
@@ -163,6 +168,11 @@ class Writer:
             job.error = RuntimeError("the ledger's thread has died")
             job.error.__cause__ = cause
         _answer(batch)
+
+
+def _pass(batch: list[_Job], side: str) -> None:
+    for job in batch:
+        passed(f"commit.{job.name}.{side}")
 
 
 def _answer(batch: list[_Job]) -> None:
