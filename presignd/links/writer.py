@@ -9,6 +9,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from presignd.crash_points import passed
 from presignd.errors import UsageError, fault
 from presignd.links.cursor import Cursor
 from presignd.links.line import decode, encode, to_link
@@ -97,8 +98,11 @@ class LinksFile:
     def _write(self, data: bytes) -> None:
         try:
             _reserve(self._fd, self._end, len(data))
+            passed("links.append.before")
             _write_all(self._fd, data, self._end)
+            passed("links.append.written")
             os.fsync(self._fd)
+            passed("links.append.synced")
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._end)
@@ -120,6 +124,7 @@ class LinksFile:
         last = next((n for n, name in enumerate(names) if n and not name.exists()), self._keep)
         for number in range(last, 0, -1):
             names[number - 1].replace(names[number])
+            passed("links.rotate.step")
         for number in range(self._keep + 1, highest(self._file) + 1):
             name_of(self._file, number).unlink(missing_ok=True)
 

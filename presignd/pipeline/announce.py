@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from presignd.config import WatchConfig
+from presignd.crash_points import passed
 from presignd.ledger import Ledger
 from presignd.log import get_logger
 from presignd.model import FileVersion
@@ -65,6 +66,7 @@ class Announcer:
             if not replayed and version.done_at:
                 more["duration_ms"] = round((version.done_at - version.queued_at).total_seconds() * 1000)
             self.event("file.done", version, attempt=version.attempt, status=done_status(version), **more)
+            passed("done.said")
             self._said.append(version.file_id)
             self._on_end(version)
         self._more.set()

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from presignd.crash_points import passed
 from presignd.errors import PresigndError, fault
 from presignd.model import Fingerprint
 from presignd.pipeline.copies import content_checksum, copy_file
@@ -187,7 +188,9 @@ class _Finish:
             verdict = self._look_by_name()
             if verdict is Verdict.SAFE:
                 # Plain: nobody else makes a name of ours, and only one call takes whatever has the name now.
+                passed("finish.aside.before")
                 os.rename(self._name, self._aside, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+                passed("finish.aside.after")
                 return None
         except (FileNotFoundError, Gone, NotRegular):
             return Finished(Outcome.GONE)
@@ -206,6 +209,7 @@ class _Finish:
             fd = self._folder.open(posixpath.join(self._parent, self._aside))
             try:
                 before = self._compare(fd)
+                passed("finish.compared")
                 return self._delete() if self._watch.after == "delete" else self._move(fd, before)
             finally:
                 os.close(fd)
@@ -237,13 +241,16 @@ class _Finish:
         return before
 
     def _delete(self) -> Finished:
+        passed("finish.unlink.before")
         os.unlink(self._aside, dir_fd=self._directory)
+        passed("finish.unlink.after")
         sync(self._directory)
         return Finished(Outcome.DELETED)
 
     def _move(self, fd: int, before: Look) -> Finished:
         with self._target() as target:
             try:
+                passed("finish.move.before")
                 name = place(self._directory, self._aside, target, self._name)
             except OSError as error:
                 if error.errno != errno.EXDEV:
@@ -251,6 +258,7 @@ class _Finish:
                 name = self._move_across(fd, before, target)
             else:
                 sync(target)
+        passed("finish.move.after")
         sync(self._directory)
         assert self._watch.move_to is not None
         return Finished(Outcome.MOVED, posixpath.join(os.fsencode(self._watch.move_to), self._parent, name))
@@ -261,6 +269,7 @@ class _Finish:
         A crash before the removal leaves both: the next run finds the finished copy and only removes.
         """
         name = self._finished_copy(target) or self._publish_copy(fd, before, target)
+        passed("finish.copy.published")
         sync(target)
         os.unlink(self._aside, dir_fd=self._directory)
         return name
@@ -269,6 +278,7 @@ class _Finish:
         """Copy under a name of our own, compare, and give the copy its name; return that."""
         try:
             checksum = self._copy(fd, target)
+            passed("finish.copy.written")
             _require_safe(judge(self._version, before, checksum, self._look_again(fd)))
             return place(target, self._copy_name, target, self._name)
         except (OSError, _UnsafeError):
@@ -335,7 +345,9 @@ class _Finish:
     def _put_back(self, why: str = "") -> bytes:
         """Give the file its name back, or a free one beside a newer file of that name; return its path."""
         try:
+            passed("finish.put_back.before")
             name = place(self._directory, self._aside, self._directory, self._name)
+            passed("finish.put_back.after")
             sync(self._directory)
         except OSError as error:
             where = f"it lies as {os.fsdecode(self._aside)}: {_reason(error)}"

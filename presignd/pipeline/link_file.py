@@ -8,6 +8,7 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
+from presignd.crash_points import passed
 from presignd.errors import PresigndError, fault
 from presignd.pipeline.copies import write_all
 from presignd.pipeline.folder import Gone, NotRegular
@@ -44,7 +45,9 @@ def write_link_file(folder: Folder, watch: WatchConfig, version: FileVersion, ur
     try:
         with folder.dir_fd(path) as directory:
             _write(directory, temporary, url)
+            passed("link_file.written")
             _publish(directory, temporary, posixpath.basename(path))
+            passed("link_file.published")
             sync(directory)
     except (Gone, NotRegular):
         return

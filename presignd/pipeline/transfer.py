@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from presignd.answers import Answer
 from presignd.config import UploadConfig, WatchConfig
+from presignd.crash_points import passed
 from presignd.errors import fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint
@@ -194,6 +195,7 @@ class Transfer:
 
     async def _put(self, plan: Plan) -> Found | None:
         """PUT and verify; None when the key changed hands meanwhile (404, 412)."""
+        passed("put.before")
         answer: Answer = await put(
             self._room.bucket,
             self._version,
@@ -203,6 +205,7 @@ class Transfer:
             also_md5=self._upload.checksum != "md5" and not self._honours.sha256,
             on_sent=self._sent,
         )
+        passed("put.after")
         if answer.status in (404, 412):
             return None
         verify(answer, self._prepared.md5)

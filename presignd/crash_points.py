@@ -1,0 +1,94 @@
+"""Named points, one beside each commit and each effect, where a test can have this process killed.
+
+With ``PRESIGND_CRASH_AT=name`` (or ``name:nth``) in the environment at start, the ``nth`` time that the
+point is passed is the process's last moment: SIGKILL, so that nothing tidies up. Without it ``passed`` does
+nothing. The crash harness (``tests/system/crash``) kills at each of ``POINTS``; a test finds each one in
+the code, and the other way round.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from itertools import count
+
+VARIABLE = "PRESIGND_CRASH_AT"
+
+POINTS = (
+    "put.before",
+    "put.after",
+    "links.append.before",
+    "links.append.written",
+    "links.append.synced",
+    "links.rotate.step",
+    "link_file.written",
+    "link_file.published",
+    "finish.aside.before",
+    "finish.aside.after",
+    "finish.compared",
+    "finish.unlink.before",
+    "finish.unlink.after",
+    "finish.move.before",
+    "finish.move.after",
+    "finish.copy.written",
+    "finish.copy.published",
+    "finish.put_back.before",
+    "finish.put_back.after",
+    "done.said",
+)
+"""The effects. Each commit has two more: ``commit.<operation>.before`` and ``.after`` (``CHANGES``)."""
+
+CHANGES = (
+    "announced",
+    "apply.finish",
+    "apply.quarantine",
+    "apply.retry",
+    "apply.supersede",
+    "apply.vanish",
+    "apply.verify",
+    "assign_key",
+    "begin_run",
+    "claim",
+    "enqueue",
+    "first_scan_done",
+    "first_start",
+    "gone",
+    "linked",
+    "prune",
+    "refingerprint",
+    "release",
+    "requeue",
+    "set_meta",
+    "update",
+)
+"""The ledger's operations, as ``commit.<operation>`` names them."""
+
+
+def commits() -> tuple[str, ...]:
+    """Return the points around the ledger's commits."""
+    return tuple(f"commit.{change}.{side}" for change in CHANGES for side in ("before", "after"))
+
+
+def _nothing(_: str) -> None:
+    """Go on: no point is armed."""
+
+
+def armed(spec: str, kill: Callable[[], None]) -> Callable[[str], None]:
+    """Return a ``passed`` that calls ``kill`` at ``name`` or, for ``name:nth``, the ``nth`` time there."""
+    name, _, nth = spec.partition(":")
+    passes, last = count(1), int(nth or 1)
+
+    def passed(point: str) -> None:
+        if point == name and next(passes) == last:
+            kill()
+
+    return passed
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+passed = armed(os.environ[VARIABLE], _die) if os.environ.get(VARIABLE) else _nothing
+"""``passed("put.before")``: one line at each point."""
