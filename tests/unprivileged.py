@@ -33,6 +33,21 @@ root = Path(sys.argv[1])
 """
 
 
+def as_nobody(*capabilities: str) -> list[str]:
+    """Return what stands before a command that root has a user without rights run, with these at most."""
+    kept = ",".join(f"+{name}" for name in capabilities)
+    rights = [f"--inh-caps={kept}", f"--ambient-caps={kept}"] if kept else []
+    return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *rights, "--"]
+
+
+def needs_nobody(command: str | os.PathLike[str]) -> None:
+    """Skip the test where ``command`` can't be run as another user; ``.ci/run`` sees to it that it can."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to be two users")
+    if subprocess.run([*as_nobody(), command, "--version"], capture_output=True, check=False, cwd="/").returncode:
+        pytest.skip(f"another user can't reach {command}")
+
+
 @contextmanager
 def world_readable() -> Iterator[Path]:
     """Lend a folder that other users reach, which pytest's own are not."""

@@ -153,7 +153,8 @@ def against(known: FileVersion | None, settled: Settled, *, takes_away: bool) ->
     if _now_readable(known, settled):
         return Verdict.NEW
     if known.fingerprint == fingerprint:
-        return Verdict.SAME
+        # Back again after it was gone (its directory was away): the ledger must not forget it.
+        return Verdict.SAME if known.gone_at is None else Verdict.REFINGERPRINT
     if known.state in IN_FLIGHT:
         return Verdict.HOLD
     if not known.fingerprint.same_data(fingerprint):
@@ -176,4 +177,4 @@ def worth_a_look(known: FileVersion | None, fingerprint: Fingerprint) -> bool:
     if known is None or known.state in {State.VANISHED, State.SUPERSEDED}:
         return True
     unreadable = known.state is State.QUARANTINED and known.error_code == "unreadable"
-    return unreadable or known.fingerprint != fingerprint
+    return unreadable or known.gone_at is not None or known.fingerprint != fingerprint

@@ -84,6 +84,10 @@ class Settler:
             if (lane := self._lanes.get(candidate.watch)) is not None:
                 lane.offer(candidate.path, candidate.source)
 
+    async def room(self, watch: str) -> None:
+        """Return once not too many scanned files wait for their first look."""
+        await self._lanes[watch].room()
+
     async def offer_scanned(
         self,
         watch: str,
@@ -94,11 +98,10 @@ class Settler:
     ) -> int:
         """Take up to 500 files of a scan, after one look into the ledger; return how many need settling.
 
-        Waits while too many have not been looked at yet. Files unknown to the ledger whose ctime is before
-        ``ignore_before`` are recorded as ignored (``existing = "ignore"`` at the very first start).
+        Files unknown to the ledger whose ctime is before ``ignore_before`` are recorded as ignored
+        (``existing = "ignore"`` at the very first start).
         """
         lane = self._lanes[watch]
-        await lane.room()
         known = await self._tools.ledger.known(watch, [path for path, _ in found])
         fresh = [one for one in found if worth_a_look(known.get(one[0]), one[1])]
         if ignore_before is not None:

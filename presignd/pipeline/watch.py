@@ -290,7 +290,7 @@ class Watcher:
     async def _scan_all(self, reason: str, source: Source, ignore_before: datetime | None) -> float:
         """Scan everything; return what it cost in seconds, waiting left out."""
         began, scan = time.monotonic(), self._scan_of(b"", recursive=self._config.recursive)
-        candidates = await self._offer(scan, source, "_scanning", ignore_before)
+        candidates, cost = await self._offer(scan, source, "_scanning", ignore_before)
         await self._mind_watches(scan.directories)
         fresh_problems = scan.problems != self._problems
         self._problems = scan.problems
@@ -305,7 +305,7 @@ class Watcher:
             reason=reason,
             **({"problems": scan.problems[:_PROBLEMS_SHOWN]} if scan.problems else {}),
         )
-        return scan.seconds
+        return cost
 
     async def _scanning_directories(self) -> None:
         while True:
@@ -320,12 +320,18 @@ class Watcher:
     def _scan_of(self, directory: bytes, *, recursive: bool) -> Scan:
         return Scan(self._folder, self._ignore, directory, recursive=recursive, stop=threading.Event())
 
-    async def _offer(self, scan: Scan, source: Source, loop: str, ignore_before: datetime | None = None) -> int:
-        candidates = 0
+    async def _offer(
+        self, scan: Scan, source: Source, loop: str, ignore_before: datetime | None = None
+    ) -> tuple[int, float]:
+        """Hand a scan to settling; return the candidates, and the seconds it cost, waiting left out."""
+        candidates, asking = 0, 0.0
         async for batch in _batches(scan):
+            await self._settler.room(self.name)
             self._beat(loop)
+            began = time.monotonic()
             candidates += await self._settler.offer_scanned(self.name, batch, source, ignore_before=ignore_before)
-        return candidates
+            asking += time.monotonic() - began
+        return candidates, scan.seconds + asking
 
 
 def topmost(directories: Mapping[bytes, bool]) -> dict[bytes, bool]:

@@ -202,6 +202,13 @@ def test_an_equal_fingerprint_is_the_same_version(state: State) -> None:
     assert not worth_a_look(version(state), made())
 
 
+def test_a_file_that_was_gone_and_is_there_again_unchanged_is_recorded_as_there() -> None:
+    """A directory moved out and back: else the ledger would forget its files, and send them again."""
+    known = replace(version(State.FINISHED), gone_at=datetime(2026, 1, 1, tzinfo=UTC))
+    assert worth_a_look(known, made())
+    assert verdict(known, made()) is Verdict.REFINGERPRINT
+
+
 @pytest.mark.parametrize("state", IN_FLIGHT)
 @pytest.mark.parametrize("fingerprint", [OTHER, TOUCHED])
 def test_while_one_is_in_flight_the_next_waits(state: State, fingerprint: Fingerprint) -> None:

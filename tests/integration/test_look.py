@@ -1,0 +1,126 @@
+"""A look at real files: the content compared, and what a look tells."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from presignd.config import WatchConfig
+from presignd.model import FileVersion, Fingerprint, State
+from presignd.pipeline.folder import Folder
+from presignd.pipeline.look import Looker
+from presignd.pipeline.writer_check import WriterCheck, ignore_sigio
+
+CONTENT = os.urandom(3_000_000)
+PART = 1 << 20
+
+
+def md5(data: bytes) -> hashlib._Hash:
+    return hashlib.md5(data, usedforsecurity=False)
+
+
+def parts() -> str:
+    digests = [md5(CONTENT[at : at + PART]).digest() for at in range(0, len(CONTENT), PART)]
+    return f"md5:{md5(b''.join(digests)).hexdigest()}-{len(digests)}"
+
+
+CHECKSUMS = {
+    "md5": "md5:" + md5(CONTENT).hexdigest(),
+    "sha256": "sha256:" + hashlib.sha256(CONTENT).hexdigest(),
+    "parts": parts(),
+}
+
+
+class Place:
+    def __init__(self, root: Path, ready_marker: str = "") -> None:
+        ignore_sigio()
+        self.root = root
+        self.folder = Folder(WatchConfig(name="drop", path=root, bucket="test-bucket"))
+        clocks = {"monotonic": time.monotonic, "time_ns": time.time_ns}
+        self.look = Looker(self.folder, WriterCheck("lease", ""), ready_marker, **clocks)  # type: ignore[arg-type] # both are numbers
+
+    def fingerprint(self) -> Fingerprint:
+        return Fingerprint.of((self.root / "a").stat())
+
+    def known(self, checksum: str) -> FileVersion:
+        return FileVersion(
+            file_id="id",
+            watch="drop",
+            path=b"a",
+            fingerprint=self.fingerprint(),
+            state=State.FINISHED,
+            bucket="test-bucket",
+            base_key="a",
+            key="a",
+            content_type="text/plain",
+            priority=0,
+            queued_at=datetime(2026, 1, 1, tzinfo=UTC),
+            checksum=checksum,
+            part_size=PART,
+        )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    (tmp_path / "a").write_bytes(CONTENT)
+    made = Place(tmp_path)
+    yield made
+    made.folder.close()
+
+
+@pytest.mark.parametrize("kind", CHECKSUMS)
+def test_content_is_compared_in_the_form_its_checksum_has(place: Place, kind: str) -> None:
+    known = place.known(CHECKSUMS[kind])
+    assert place.look.same_content(b"a", place.fingerprint(), known, threading.Event()) is True
+    (place.root / "a").write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+    assert place.look.same_content(b"a", place.fingerprint(), known, threading.Event()) is False
+
+
+def test_parts_of_unknown_size_are_other_content(place: Place) -> None:
+    known = replace(place.known(CHECKSUMS["parts"]), part_size=0)
+    assert place.look.same_content(b"a", place.fingerprint(), known, threading.Event()) is False
+
+
+def test_a_comparison_of_a_file_that_changed_is_none(place: Place) -> None:
+    before = place.fingerprint()
+    (place.root / "a").chmod(0o600)
+    assert place.look.same_content(b"a", before, place.known(CHECKSUMS["md5"]), threading.Event()) is None
+
+
+def test_a_comparison_that_was_stopped_or_finds_nothing_is_none(place: Place) -> None:
+    known, fingerprint, stopped = place.known(CHECKSUMS["md5"]), place.fingerprint(), threading.Event()
+    stopped.set()
+    assert place.look.same_content(b"a", fingerprint, known, stopped) is None
+    (place.root / "a").unlink()
+    assert place.look.same_content(b"a", fingerprint, known, threading.Event()) is None
+
+
+def test_a_look_takes_its_clocks_before_the_fingerprint(place: Place) -> None:
+    """What is written after the look at the writer has a ctime past ``read_ns``: it can't pass for old."""
+    before, (sight,), after = time.time_ns(), place.look([b"a"]), time.time_ns()
+    assert sight.fingerprint == place.fingerprint()
+    assert sight.writer is False
+    assert before <= sight.read_ns <= after
+
+
+def test_a_look_at_nothing_and_at_no_file_finds_none(place: Place) -> None:
+    (place.root / "dir").mkdir()
+    (place.root / "link").symlink_to("a")
+    assert [sight.fingerprint for sight in place.look([b"missing", b"dir", b"link"])] == [None, None, None]
+
+
+def test_a_look_names_the_marker_that_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    place = Place(tmp_path, "{name}.ok")
+    assert place.look([b"a"])[0].missing == "a.ok"
+    (tmp_path / "a.ok").touch()
+    assert place.look([b"a"])[0].missing == ""
+    place.folder.close()
