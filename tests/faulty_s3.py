@@ -87,7 +87,7 @@ class Order:
     body_size: float = 0
     reset: Moment = ""
     hang: Moment = ""
-    etag: str = ""
+    etag: str | None = ""
     lose: bool = False
     early: bool = False
 
@@ -114,7 +114,7 @@ class FaultyS3:
 
     ``clock_skew`` moves the server's clock: its ``Date`` and its judgement of expiry. With
     ``conditions`` off, If-Match and If-None-Match are ignored, as the JuiceFS gateway does; with
-    ``digests`` off, checksums are not looked at.
+    ``digests`` off, checksums are not looked at. ``busiest`` is the most requests it ever had at a time.
     """
 
     access_key = "faulty-access"
@@ -129,6 +129,7 @@ class FaultyS3:
         self.conditions = True
         self.digests = True
         self.region = "us-east-1"
+        self.busy = self.busiest = 0
         self._orders: list[Order] = []
         self._tls = tls
         (self._port,) = free_ports(1)
@@ -155,7 +156,7 @@ class FaultyS3:
         ``bucket`` and ``when(method, key)`` narrow it further. Then one of: ``status`` with ``code``,
         ``message``, ``headers`` and ``body`` (raw, else S3's XML) or ``body_size`` bytes (FOREVER: never
         ends), ``early`` for before the body was read; ``reset`` or ``hang`` before, during or after the
-        body; ``etag`` in place of the true one; ``lose``: answer 200 and store nothing. A redirect is
+        body; ``etag`` in place of the true one (None: no ETag); ``lose``: answer 200 and store nothing. A redirect is
         ``status=307, headers={"Location": …}``.
         """
         order = Order(method=method, key=key, **how)  # type: ignore[arg-type] # checked by the dataclass
@@ -228,6 +229,8 @@ class _Handler:
         body = bytearray()
         answer: web.Response | None = None
         status = 0
+        self._store.busy += 1
+        self._store.busiest = max(self._store.busiest, self._store.busy)
         try:
             await self._mishap(order, "before", request)
             if not order.early:
@@ -240,6 +243,7 @@ class _Handler:
             headers = {name.lower(): value for name, value in request.headers.items()}
             seen = Seen(request.method, bucket, key, query, headers, bytes(body), status, datetime.now(UTC))
             self._store.requests.append(seen)
+            self._store.busy -= 1
         return await self._ordered(order, request) if answer is None else answer
 
     async def _take(self, request: web.BaseRequest, order: Order, body: bytearray) -> None:
@@ -331,7 +335,7 @@ class _Handler:
         headers = {
             **self._common(),
             **found.headers,
-            "ETag": order.etag or found.etag,
+            **_etag(order, found.etag),
             "Last-Modified": format_datetime(found.modified, usegmt=True),
         }
         if request.method == "HEAD":
@@ -348,7 +352,7 @@ class _Handler:
         etag = f'"{hashlib.md5(body).hexdigest()}"'
         if not order.lose:
             self._store.objects[where] = Object(body, etag, _kept(request), self._store.now())
-        return web.Response(headers={**self._common(), "ETag": order.etag or etag})
+        return web.Response(headers={**self._common(), **_etag(order, etag)})
 
     def _common(self) -> dict[str, str]:
         date = format_datetime(self._store.now(), usegmt=True)
@@ -360,6 +364,11 @@ def _target(request: web.BaseRequest) -> tuple[str, str, dict[str, str]]:
     path, _, query = request.raw_path.partition("?")
     bucket, _, key = path.lstrip("/").partition("/")
     return unquote(bucket), unquote(key), dict(parse_qsl(query, keep_blank_values=True))
+
+
+def _etag(order: Order, true: str) -> dict[str, str]:
+    """Return the ETag header as it was ordered."""
+    return {} if order.etag is None else {"ETag": order.etag or true}
 
 
 def _none_for(request: web.BaseRequest, body: bytes) -> bytes | None:

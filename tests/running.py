@@ -1,0 +1,139 @@
+"""A whole daemon in the test's own event loop, on FaultyS3: as quick to start as its parts are to build."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from presignd import log
+from presignd.config import (
+    Config,
+    ControlConfig,
+    LedgerConfig,
+    LinksConfig,
+    LogConfig,
+    PresignConfig,
+    UploadConfig,
+    WatchConfig,
+    WebConfig,
+)
+from presignd.daemon import Daemon
+from presignd.ledger.lock import DaemonLock
+from presignd.parts import Parts, open_parts
+from presignd.pipeline import gate, worker
+from tests.canary import assert_no_secrets
+from tests.faulty_s3 import FaultyS3
+
+Event = dict[str, Any]
+QUICK = 0.02
+"""Seconds in place of each pause between probes and between retries."""
+
+
+@dataclass
+class Running:
+    """A daemon that runs, and all it has said."""
+
+    folder: Path
+    parts: Parts
+    said: io.StringIO = field(repr=False)
+
+    def events(self, *names: str) -> list[Event]:
+        """Return what was logged so far, of these names (all of them without any)."""
+        events = [json.loads(line) for line in self.said.getvalue().splitlines()]
+        return [event for event in events if not names or event["event"] in names]
+
+    def codes(self, *names: str) -> list[str]:
+        """Return the error codes of these events, in order."""
+        return [event["error_code"] for event in self.events(*names)]
+
+    def drop(self, name: str, content: bytes = b"content", *, watch: str = "drop") -> Path:
+        """Write a file into a watched folder."""
+        path = self.folder / watch / name
+        path.write_bytes(content)
+        return path
+
+    async def until(self, true: Callable[[], object], what: str, seconds: float = 20) -> None:
+        """Wait until ``true()``, or fail with the end of the log."""
+        deadline = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < deadline, f"no {what} in {seconds} s; log:\n{self.said.getvalue()[-4000:]}"
+            await asyncio.sleep(0.01)
+
+    async def done(self, count: int = 1) -> list[Event]:
+        """Wait for so many linked versions."""
+
+        def there() -> list[Event]:
+            return [event for event in self.events("file.done") if event["status"] in ("linked", "adopted")]
+
+        await self.until(lambda: len(there()) >= count, f"{count} linked")
+        return there()
+
+    async def said_by_now(self, name: str, count: int = 1) -> list[Event]:
+        """Wait for so many events of a name."""
+        await self.until(lambda: len(self.events(name)) >= count, f"{count} of {name}")
+        return self.events(name)
+
+    def links(self) -> list[str]:
+        """Return the keys in links.jsonl."""
+        file = self.folder / "links.jsonl"
+        return [json.loads(line)["key"] for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+
+
+def watch(folder: Path, name: str = "drop", **more: Any) -> WatchConfig:
+    """Configure a watch on ``folder/name``, made here."""
+    (folder / name).mkdir(exist_ok=True)
+    return WatchConfig(**{"name": name, "path": folder / name, "bucket": FaultyS3.bucket, "settle": 0.0, **more})
+
+
+def config(
+    folder: Path, store: FaultyS3, *watches: WatchConfig, upload: dict[str, Any] | None = None, **presign: Any
+) -> Config:
+    """Configure a daemon on ``store``, with one watch named drop unless others are given."""
+    keys = {"endpoint": store.endpoint, "access_key": store.access_key, "secret_key": store.secret_key}
+    return Config(
+        presign=PresignConfig(**{**keys, "region": "us-east-1", **presign}),
+        watches=watches or (watch(folder),),
+        upload=UploadConfig(**{"drain_timeout": 0.0, **(upload or {})}),
+        ledger=LedgerConfig(path=folder / "state"),
+        links=LinksConfig(file=folder / "links.jsonl"),
+        control=ControlConfig(),
+        log=LogConfig(level="debug", format="json"),
+        web=WebConfig(),
+    )
+
+
+@contextmanager
+def quickly() -> Iterator[None]:
+    """Make every pause between probes and between retries a short one."""
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (gate, worker):
+            patched.setattr(module, "backoff", lambda *_, **__: QUICK)
+        yield
+
+
+@asynccontextmanager
+async def running(configured: Config, *, quick: bool = True) -> AsyncIterator[Running]:
+    """Run a daemon until the block is left; at the end, search all it said for anything secret."""
+    said = io.StringIO()
+    log.setup(configured.log, stream=said)
+    asyncio.get_running_loop().set_debug(True)
+    with quickly() if quick else pytest.MonkeyPatch.context(), DaemonLock(configured.ledger.path):
+        async with open_parts(configured) as parts:
+            daemon = Daemon(parts)
+            serving = asyncio.create_task(daemon.serve())
+            try:
+                yield Running(configured.watches[0].path.parent, parts, said)
+            finally:
+                daemon.stop()
+                await serving
+    secret = configured.presign.secret_key
+    assert_no_secrets(said.getvalue(), *([secret.get_secret_value()] if secret else []))
