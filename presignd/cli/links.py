@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -191,18 +192,19 @@ class Command:
 
     async def _run(self, line: bytes) -> str:
         """Run CMD once; return "" when it exited 0, else how it ended."""
+        # Not asyncio's: under uvloop a CMD that ends without reading its stdin raises RuntimeError.
         try:
-            process = await asyncio.create_subprocess_exec(*self.command, stdin=asyncio.subprocess.PIPE)
+            process = subprocess.Popen(self.command, stdin=subprocess.PIPE)  # noqa: S603, ASYNC220 - the user's own CMD; it takes a millisecond to start
         except OSError as error:
             return f"can't be run: {error.strerror}"
+        talk = asyncio.create_task(asyncio.to_thread(process.communicate, line))
         try:
-            await process.communicate(line)
+            await asyncio.shield(talk)
         except asyncio.CancelledError:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            await process.wait()
+            process.terminate()
+            await talk
             raise
-        status = process.returncode or 0
+        status = process.returncode
         return f"was ended by signal {-status}" if status < 0 else f"exited with {status}" if status else ""
 
 
