@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TypeVar
 
-from presignd.errors import Fault
+from presignd.errors import Fault, FileFault
 from presignd.ledger import Ledger
 from presignd.links import LinksFile
 from presignd.log import get_logger
-from presignd.model import FileVersion, Link
+from presignd.model import FileVersion, Link, LinksMark
 from presignd.pipeline.announce import utcnow
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
 
+T = TypeVar("T")
+
 RETRY_SECONDS = 5.0
+"""Seconds between two tries while disk, presigner or store are away."""
+
+STALE = timedelta(minutes=1)
 
 
 @dataclass(slots=True)
@@ -62,9 +69,16 @@ class Linker:
     """Takes verified versions and returns them linked, their lines on disk before the commit."""
 
     def __init__(
-        self, ledger: Ledger, links: LinksFile, presigner: Presigner, path_of: Callable[[FileVersion], str]
+        self,
+        ledger: Ledger,
+        links: LinksFile,
+        presigner: Presigner,
+        path_of: Callable[[FileVersion], str],
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._ledger, self._links, self._presigner, self._path_of = ledger, links, presigner, path_of
+        self._sleep = sleep
         self._waiting: list[_Waiting] = []
         self._more = asyncio.Event()
         self._log = get_logger()
@@ -87,47 +101,74 @@ class Linker:
             await self._more.wait()
             self._more.clear()
             batch, self._waiting = self._waiting, []
-            if batch and not await self._try(batch):
-                self._waiting = batch + self._waiting
-                await asyncio.sleep(RETRY_SECONDS)
-                self._more.set()
-
-    async def _try(self, batch: list[_Waiting]) -> bool:
-        try:
-            await self._link(batch)
-        except Fault as problem:
-            if problem.code != self._told:
-                self._log.error("links.blocked", error_code=problem.code, error=problem.message, fix=problem.fix)
-            self._told = problem.code
-            return False
-        if self._told:
-            self._told = ""
-            self._log.info("links.unblocked")
-        return True
+            if batch:
+                await self._link(batch)
 
     async def _link(self, batch: list[_Waiting]) -> None:
-        grants = await self._presigner.grant([link_request(w.version, w.expires) for w in batch])
-        good: list[tuple[_Waiting, Link]] = []
-        for waiting, grant in zip(batch, grants, strict=True):
-            if isinstance(grant, Exception):
-                _refuse(waiting, grant)
-            else:
-                good.append((waiting, link_of(waiting.version, grant, self._path_of(waiting.version))))
-        if not good:
-            return
+        """Write, then commit: each is tried until it works, and a line that is on disk isn't written again."""
+        good, mark = await self._persist(lambda: self._write(batch))
         # Crash window: a line on disk whose commit is missing is read back at the next start.
-        mark = await asyncio.to_thread(self._links.append, [link for _, link in good])
-        linked = await self._ledger.linked([_dated(waiting.version, link) for waiting, link in good], mark)
+        dated = [replace(waiting.version, expires_at=link.expires_at) for waiting, link in good]
+        linked = await self._persist(lambda: self._ledger.linked(dated, mark)) if dated else []
         for (waiting, link), version in zip(good, linked, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result((version, link))
+
+    async def _persist(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Try ``step`` until it works; what keeps it from working is told once, and its end once."""
+        while True:
+            try:
+                done = await step()
+            except Fault as problem:
+                self._tell(problem)
+                await self._sleep(RETRY_SECONDS)
+            else:
+                self._tell(None)
+                return done
+
+    def _tell(self, problem: Fault | None) -> None:
+        if problem and problem.code != self._told:
+            self._log.error("links.blocked", error_code=problem.code, error=problem.message, fix=problem.fix)
+        elif self._told and not problem:
+            self._log.info("links.unblocked")
+        self._told = problem.code if problem else ""
+
+    async def _write(self, batch: list[_Waiting]) -> tuple[list[tuple[_Waiting, Link]], LinksMark]:
+        """Put the lines on disk; return the links with where the file ends now."""
+        for waiting in batch:
+            await self._date_anew(waiting)
+        good = await self._minted(batch)
+        return good, await self._append([link for _, link in good])
+
+    async def _date_anew(self, waiting: _Waiting) -> None:
+        """Let a link that had to wait live from now on: it could be dead by the time it is written."""
+        version, now = waiting.version, utcnow()
+        if version.signed_at is None or abs(now - version.signed_at) > STALE:
+            waiting.version = await self._ledger.update(version, signed_at=now)
+
+    async def _minted(self, batch: list[_Waiting]) -> list[tuple[_Waiting, Link]]:
+        """Mint the links of ``batch``: a version's own refusal goes to its worker, any other stops them all."""
+        grants = await self._presigner.grant([link_request(w.version, w.expires) for w in batch])
+        good: list[tuple[_Waiting, Link]] = []
+        for waiting, grant in zip(batch, grants, strict=True):
+            if isinstance(grant, FileFault):
+                _refuse(waiting, grant)
+            elif isinstance(grant, Exception):
+                raise grant  # e.g. the region can't be asked for while the store is away
+            else:
+                good.append((waiting, link_of(waiting.version, grant, self._path_of(waiting.version))))
+        return good
+
+    async def _append(self, links: list[Link]) -> LinksMark:
+        """Put the lines on disk; cancelled, wait for that all the same: the file is closed next."""
+        appending = asyncio.ensure_future(asyncio.to_thread(self._links.append, links))
+        try:
+            return await asyncio.shield(appending)
+        except asyncio.CancelledError:
+            await asyncio.wait({appending})
+            raise
 
 
 def _refuse(waiting: _Waiting, problem: Exception) -> None:
     if not waiting.future.done():
         waiting.future.set_exception(problem)
-
-
-def _dated(version: FileVersion, link: Link) -> FileVersion:
-    """Carry the link's end to the ledger with the version."""
-    return replace(version, expires_at=link.expires_at)

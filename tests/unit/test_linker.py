@@ -1,0 +1,178 @@
+"""The linker: a line on disk before its commit, once, whatever is away meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+
+from presignd.errors import Fault, fault
+from presignd.ledger import Ledger
+from presignd.links import LinksFile
+from presignd.model import FileVersion, Fingerprint, Link, LinksMark, State
+from presignd.pipeline.announce import utcnow
+from presignd.pipeline.linker import STALE, Linker
+from presignd.presign import Grant, GrantRequest, Presigner
+
+FULL = fault("disk_full")
+AWAY = fault("connection_refused")
+
+
+def verified(number: int, **given: Any) -> FileVersion:
+    now = utcnow()
+    version = FileVersion(
+        file_id=f"id-{number}",
+        watch="drop",
+        path=b"%d" % number,
+        fingerprint=Fingerprint(number, 5, 1, 1),
+        state=State.VERIFIED,
+        bucket="bucket",
+        base_key=str(number),
+        key=str(number),
+        content_type="text/plain",
+        priority=1,
+        queued_at=now,
+        signed_at=now,
+    )
+    return replace(version, **given)
+
+
+class World:
+    """Ledger, links file and presigner; each list holds the faults that its next calls meet."""
+
+    def __init__(self) -> None:
+        self.commits: list[Fault] = []
+        self.appends: list[Fault] = []
+        self.grants: list[Fault] = []
+        self.refused: dict[str, Fault] = {}
+        self.lines: list[str] = []
+        self.committed: list[str] = []
+        self.told: list[str] = []
+        self.linker = Linker(
+            cast("Ledger", self),
+            cast("LinksFile", self),
+            cast("Presigner", self),
+            lambda version: f"/{version.file_id}",
+            sleep=self.sleep,
+        )
+        self.linker._log = self  # type: ignore[assignment]  # two of its methods are all that is called
+
+    async def sleep(self, _seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    def error(self, event: str, **fields: Any) -> None:
+        self.told.append(f"{event} {fields['error_code']}")
+
+    def info(self, event: str) -> None:
+        self.told.append(event)
+
+    async def linked(self, versions: Sequence[FileVersion], mark: LinksMark) -> list[FileVersion]:
+        assert mark.offset == len(self.lines)
+        if self.commits:
+            raise self.commits.pop(0)
+        self.committed += [version.file_id for version in versions]
+        return [replace(version, state=State.LINKED) for version in versions]
+
+    async def update(self, version: FileVersion, **changes: Any) -> FileVersion:
+        return replace(version, **changes)
+
+    def append(self, links: Sequence[Link]) -> LinksMark:
+        if self.appends:
+            raise self.appends.pop(0)
+        self.lines += [link.file_id for link in links]
+        return LinksMark(1, len(self.lines))
+
+    async def grant(self, requests: Sequence[GrantRequest]) -> list[Grant | Exception]:
+        if self.grants:
+            raise self.grants.pop(0)
+        return [self.refused.pop(each.key) if each.key in self.refused else granted(each) for each in requests]
+
+    async def link(self, *versions: FileVersion) -> list[tuple[FileVersion, Link] | BaseException]:
+        running = asyncio.create_task(self.linker.run())
+        found = await asyncio.gather(*(self.linker.link(one, 900) for one in versions), return_exceptions=True)
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        return found
+
+
+def granted(request: GrantRequest) -> Grant:
+    assert request.date is not None
+    url = f"http://h/{request.key}?X-Amz-Date={request.date:%H%M%S}"
+    return Grant("GET", url, {}, request.date + timedelta(seconds=request.expires), request.date)
+
+
+async def test_a_commit_that_fails_is_tried_again_without_writing_the_lines_again() -> None:
+    world = World()
+    world.commits = [FULL, FULL]
+    await world.link(verified(1), verified(2))
+    assert world.lines == ["id-1", "id-2"]
+    assert world.committed == ["id-1", "id-2"]
+    assert world.told == ["links.blocked disk_full", "links.unblocked"]
+
+
+async def test_a_full_disk_and_an_absent_presigner_are_waited_for_and_told_once_each_way() -> None:
+    world = World()
+    world.appends, world.grants = [FULL, FULL], [fault("no_credentials")]
+    [found] = await world.link(verified(1))
+    assert not isinstance(found, BaseException)
+    assert world.lines == ["id-1"]
+    assert world.told == ["links.blocked no_credentials", "links.blocked disk_full", "links.unblocked"]
+
+
+async def test_an_absent_store_never_quarantines_a_verified_file() -> None:
+    """The region of a bucket may have to be asked for before the first link after a restart."""
+    world = World()
+    world.refused = {"1": AWAY}
+    [found] = await world.link(verified(1))
+    assert not isinstance(found, BaseException)
+    assert world.lines == ["id-1"]
+
+
+async def test_a_version_s_own_refusal_stops_no_other() -> None:
+    world = World()
+    world.refused = {"1": fault("grant_refused")}
+    refused, found = await world.link(verified(1), verified(2))
+    assert isinstance(refused, Fault)
+    assert refused.code == "grant_refused"
+    assert not isinstance(found, BaseException)
+    assert world.lines == ["id-2"]
+
+
+@pytest.mark.parametrize(("age", "anew"), [(STALE / 2, False), (STALE * 2, True), (-STALE * 2, True)])
+async def test_a_link_that_had_to_wait_lives_from_when_it_is_written(age: timedelta, *, anew: bool) -> None:
+    """And one that had not keeps its committed date, so that the same URL comes again after a crash."""
+    signed_at = utcnow() - age
+    [found] = await World().link(verified(1, signed_at=signed_at))
+    assert not isinstance(found, BaseException)
+    version, link = found
+    assert (version.signed_at != signed_at) is anew
+    assert version.expires_at == link.expires_at == link.time + timedelta(seconds=900)
+
+
+async def test_a_linker_that_is_stopped_lets_the_line_under_way_be_written_whole() -> None:
+    """The file is closed right behind it: a thread that still wrote could write into another one."""
+    world = World()
+    written = asyncio.Event()
+
+    def slowly(links: Sequence[Link]) -> LinksMark:
+        loop.call_soon_threadsafe(running.cancel)
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()
+        world.lines += [link.file_id for link in links]
+        loop.call_soon_threadsafe(written.set)
+        return LinksMark(1, len(world.lines))
+
+    loop = asyncio.get_running_loop()
+    world.append = slowly  # type: ignore[method-assign]  # the disk takes its time
+    running = asyncio.create_task(world.linker.run())
+    waiting = asyncio.create_task(world.linker.link(verified(1), 900))
+    await asyncio.gather(running, return_exceptions=True)
+    assert world.lines == ["id-1"]
+    assert world.committed == []
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
