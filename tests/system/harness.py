@@ -118,6 +118,11 @@ class Presignd:
                 raise AssertionError(f"no {what}{' (it ended)' if ended else f' in {seconds:.0f} s'}; log:\n{tail}")
             time.sleep(0.05)
 
+    def status(self) -> dict[str, Any]:
+        """Return what ``presignd status --json`` says, of the daemon that runs."""
+        answer: dict[str, Any] = json.loads(self.run("status", "--json").stdout)
+        return answer
+
     def links(self) -> list[dict[str, Any]]:
         """Return the lines of links.jsonl."""
         file = self.state / "links" / "links.jsonl"
