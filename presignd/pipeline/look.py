@@ -87,31 +87,10 @@ class Looker:
         except (Gone, NotRegular, Fault):
             return None
         try:
-            checksum = _checksum(fd, known, stop)
+            checksum = checksum_like(fd, known.checksum, known.size, known.part_size, stop=stop)
             unchanged = not stop.is_set() and Fingerprint.of(os.fstat(fd)) == fingerprint
         except OSError:
             return None
         finally:
             os.close(fd)
         return checksum == known.checksum if unchanged else None
-
-
-def _checksum(fd: int, known: FileVersion, stop: threading.Event) -> str:
-    """Return the checksum of the content in the form of ``known.checksum``.
-
-    ``md5:…-N`` is the MD5 of the N parts' MD5s, ``part_size`` bytes each, as multipart ETags are made.
-    """
-    algorithm, _, value = known.checksum.partition(":")
-    if "-" not in value:
-        return f"{algorithm}:{_digest(fd, algorithm, known.size, stop).hex()}"
-    sizes = [min(known.part_size, known.size - at) for at in range(0, known.size, known.part_size or known.size or 1)]
-    parts = b"".join(_digest(fd, algorithm, size, stop) for size in sizes)
-    return f"{algorithm}:{hashlib.new(algorithm, parts, usedforsecurity=False).hexdigest()}-{len(sizes)}"
-
-
-def _digest(fd: int, algorithm: str, size: int, stop: threading.Event) -> bytes:
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    while size > 0 and not stop.is_set() and (data := os.read(fd, min(size, _READ))):
-        digest.update(data)
-        size -= len(data)
-    return digest.digest()

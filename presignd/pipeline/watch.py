@@ -284,7 +284,8 @@ class Watcher:
             if (self._wanted or due) and not self.lost:
                 reason, self._wanted = self._wanted or "timer", ""
                 return reason
-            left = TURN if self._scan_at is None else self._scan_at - time.monotonic()
+            planned = None if self.lost else self._scan_at
+            left = TURN if planned is None else planned - time.monotonic()
             await _woken(self._wake_scan, min(TURN, left))
 
     async def _scan_all(self, reason: str, source: Source, ignore_before: datetime | None) -> float:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,6 +107,18 @@ async def test_a_folder_that_is_deleted_and_made_again_at_once_is_followed(tmp_p
         await drop.has("first")
         (drop.root / "second").write_text("y")
         await drop.has("second")
+
+
+async def test_a_lost_folder_is_waited_for_without_haste(tmp_path: Path) -> None:
+    """A scan that was due before the folder went must not make the loop spin."""
+    async with watching(tmp_path, rescan=1) as drop:
+        await drop.scanned()
+        drop.root.rename(tmp_path / "elsewhere")
+        await drop.until(lambda: drop.watcher.lost)
+        await asyncio.sleep(1.2)  # the scan is due by now
+        before = time.process_time()
+        await asyncio.sleep(1.0)
+        assert time.process_time() - before < 0.3
 
 
 async def test_special_files_symlinks_and_what_lies_behind_them_are_left_alone(
