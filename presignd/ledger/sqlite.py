@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from presignd.ledger import Enqueued, Ledger, Selection, WatchSummary, changes, multipart, questions
 from presignd.ledger.database import connect, explain, open_database, translated
 from presignd.ledger.folder import prepare, sync
+from presignd.ledger.patience import Patience
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.ledger.writer import Writer
 from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, Part, State
@@ -28,15 +29,17 @@ T = TypeVar("T")
 FILE = "ledger.sqlite3"
 
 
-async def open_ledger(folder: Path) -> SqliteLedger:
+async def open_ledger(folder: Path, patience: Patience | None = None) -> SqliteLedger:
     """Open the ledger in ``folder`` (made 0700 where missing; the file is 0600).
+
+    With ``patience`` calls wait where they would fail for a full disk or another program's lock.
 
     The caller holds ``lock.DaemonLock`` on that folder. Raises ``UsageError`` for a folder or file that
     is none for a ledger (network filesystem, newer version, another program's, damaged), ``Unavailable``
     while another program holds it, the fault ``disk_full``.
     """
     writing, reading = await asyncio.to_thread(_open, folder)
-    return SqliteLedger(folder / FILE, writing, reading)
+    return SqliteLedger(folder / FILE, writing, reading, patience)
 
 
 def _open(folder: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
@@ -52,11 +55,15 @@ class SqliteLedger(Ledger):
     """Implements ``Ledger``; the methods' contracts stand there.
 
     Calls that can't be written raise the fault ``disk_full`` and change nothing; the next ones are tried
-    again. ``UsageError`` means the file is damaged, ``Unavailable`` that it can't be reached.
+    again. ``UsageError`` means the file is damaged, ``Unavailable`` that it can't be reached. With
+    ``patience`` they wait instead.
     """
 
-    def __init__(self, path: Path, writing: sqlite3.Connection, reading: sqlite3.Connection) -> None:
+    def __init__(
+        self, path: Path, writing: sqlite3.Connection, reading: sqlite3.Connection, patience: Patience | None = None
+    ) -> None:
         self._path = path
+        self._patience = patience
         self._writer = Writer(writing, lambda error: explain(error, path))
         self._reading = reading
         self._reader = ThreadPoolExecutor(1, "presignd-ledger-questions")
@@ -199,12 +206,20 @@ class SqliteLedger(Ledger):
 
     async def _do(self, change: Callable[..., T], *args: Any, **more: Any) -> T:
         name = ".".join([change.__name__, *(arg for arg in args if isinstance(arg, Event))])
-        return await self._writer.do(lambda connection: change(connection, *args, **more), name)
+        return await self._patiently(
+            lambda: self._writer.do(lambda connection: change(connection, *args, **more), name)
+        )
 
     async def _ask(self, question: Callable[..., T], *args: Any) -> T:
-        self._writer.check()
         asked = partial(self._answer, question, *args)
+        return await self._patiently(lambda: self._in_reader(asked))
+
+    async def _in_reader(self, asked: Callable[[], T]) -> T:
+        self._writer.check()
         return await asyncio.get_running_loop().run_in_executor(self._reader, asked)
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        return await (self._patience(call) if self._patience else call())
 
     def _answer(self, question: Callable[..., T], *args: Any) -> T:
         with translated(self._path):

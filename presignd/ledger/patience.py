@@ -1,0 +1,61 @@
+"""A daemon waits for its ledger as it waits for its store: told once each way, nothing lost meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from presignd.errors import Fault, PresigndError, Unavailable
+from presignd.log import get_logger
+
+T = TypeVar("T")
+
+PAUSE = 1.0
+"""Seconds between two tries."""
+
+
+class Patience:
+    """Tries each call until it works, while a full disk or another program's lock is in the way.
+
+    Says ``ledger.blocked`` once and ``ledger.unblocked`` once, however many calls wait. A damaged ledger
+    (``UsageError``) and bugs are raised at once, as is everything after ``end``.
+    """
+
+    def __init__(self, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        self._sleep = sleep
+        self._ended = False
+        self._blocked = False
+        self._log = get_logger()
+
+    def end(self) -> None:
+        """Wait no more: the daemon stops, and what is not written is carried on at the next start."""
+        self._ended = True
+
+    async def __call__(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Return what ``call`` returns once it works."""
+        waited = False
+        while True:
+            try:
+                found = await call()
+            except (Fault, Unavailable) as problem:
+                if self._ended:
+                    raise
+                self._block(problem)
+                waited = True
+                await self._sleep(PAUSE)
+            else:
+                # A question that is answered meanwhile doesn't say that changes can be written again.
+                if waited:
+                    self._unblock()
+                return found
+
+    def _block(self, problem: PresigndError) -> None:
+        if not self._blocked:
+            self._log.error("ledger.blocked", error_code=problem.code, error=problem.message, fix=problem.fix)
+        self._blocked = True
+
+    def _unblock(self) -> None:
+        if self._blocked:
+            self._log.info("ledger.unblocked")
+        self._blocked = False
