@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from presignd.errors import Fault
 from presignd.model import Fingerprint
 from presignd.pipeline.decide import Sight
+from presignd.pipeline.digest import checksum_like
 from presignd.pipeline.folder import Folder, Gone, NotRegular
 from presignd.pipeline.ignore import beside
 from presignd.pipeline.writer_check import WriterCheck, has_writer
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from presignd.model import FileVersion
-
-_READ = 1 << 20
 
 
 class Looker:
