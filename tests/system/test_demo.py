@@ -1,0 +1,165 @@
+"""``presignd demo`` as the README runs it: a drop, a link, and Ctrl-C that leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.canary import assert_no_secrets
+from tests.system.harness import COMMAND, fetch
+from tests.system.processes import NOTHING, Held, held_by
+
+
+class Demo:
+    """``presignd demo`` in a process group of its own, as a shell starts it."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self._folder = folder
+        self._out, self._err = folder / "stdout", folder / "stderr"
+        self._environ = {"PATH": f"{COMMAND.parent}:{os.defpath}", "HOME": str(folder)}
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [COMMAND, "demo", *arguments],
+                cwd=folder,
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+        self.held: Held = NOTHING
+
+    @property
+    def said(self) -> list[str]:
+        return self._err.read_text("utf-8").splitlines()
+
+    @property
+    def links(self) -> list[str]:
+        return self._out.read_text("utf-8").splitlines()
+
+    def until(self, true: Callable[[], object], what: str, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not true():
+            assert self.process.poll() is None, f"it ended before {what}: {self.said}"
+            assert time.monotonic() < deadline, f"no {what}: {self.said}"
+            time.sleep(0.02)
+
+    def ready(self) -> Demo:
+        """Return once it has said all; from then on it is known what it holds."""
+        self.until(lambda: len(self.said) >= 3, "three lines")
+        self.until(lambda: self.ask().returncode == 0, "daemon that answers")
+        self.held = held_by(self.process.pid)
+        return self
+
+    def shell(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Run a line as the user types it in another terminal, in the same folder."""
+        return subprocess.run(
+            ["sh", "-c", command], cwd=self._folder, env=self._environ, capture_output=True, text=True, check=False
+        )
+
+    def ask(self) -> subprocess.CompletedProcess[str]:
+        """Run the command of the third line."""
+        return self.shell(self.said[2].removeprefix("Ask:"))
+
+    def link_of(self, name: str) -> str:
+        """Drop a file by the second line's command, under ``name``, and return the link that is printed."""
+        before = len(self.links)
+        command = self.said[1].removeprefix("Try:").partition("   ")[0]
+        assert self.shell(command.replace("hi.txt", name)).returncode == 0
+        self.until(lambda: len(self.links) > before, "link")
+        return self.links[before]
+
+    def ctrl_c(self) -> None:
+        """Send SIGINT to the process group, as a terminal does."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        assert_no_secrets(self._err.read_text("utf-8"))
+
+
+Start = Callable[..., Demo]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    started: list[Demo] = []
+
+    def build(*arguments: str) -> Demo:
+        started.append(Demo(tmp_path, *arguments))
+        return started[-1]
+
+    yield build
+    for demo in started:
+        demo.end()
+
+
+def test_a_drop_gets_a_link_and_ctrl_c_leaves_nothing_behind(start: Start, tmp_path: Path) -> None:
+    demo = start().ready()
+    assert [line.partition(" ")[0] for line in demo.said] == ["Drop", "Try:", "Ask:"]
+    assert fetch(demo.link_of("hi.txt")) == b"hi\n"
+    assert demo.said[3:] == ["hi.txt  (3 bytes)"]
+    held = demo.held
+    assert len(held.processes) == 2
+    assert len(held.ports) >= 10
+    assert tmp_path / "presignd-demo/state/control.sock" in held.sockets
+    demo.ctrl_c()
+    assert demo.process.wait(30) == 0
+    assert held.left() == NOTHING
+    assert demo.said[4:] == []
+
+
+def test_a_second_start_on_the_same_folder_goes_on(start: Start) -> None:
+    """Files there are not uploaded again, and what is dropped meanwhile gets its link."""
+    first = start("here").ready()
+    first.link_of("one.txt")
+    first.ctrl_c()
+    assert first.process.wait(30) == 0
+    first.shell("echo meanwhile > here/drop/two.txt")
+    second = start("here")
+    second.until(lambda: second.links, "link")
+    assert fetch(second.links[0]) == b"meanwhile\n"
+    assert fetch(second.ready().link_of("three.txt")) == b"hi\n"
+    assert len(second.links) == 2
+    second.ctrl_c()
+    assert second.process.wait(30) == 0
+    assert second.held.left() == NOTHING
+
+
+def test_sigkill_leaves_no_server_and_the_next_start_works(start: Start) -> None:
+    demo = start("here").ready()
+    demo.process.kill()
+    demo.process.wait()
+    # Of weed's sockets in /tmp some stay: nobody is left to remove them.
+    left = replace(demo.held, sockets=frozenset()).gone_within(20)
+    assert left == NOTHING
+    assert fetch(start("here").ready().link_of("hi.txt")) == b"hi\n"
+
+
+def test_ctrl_c_while_it_starts_leaves_nothing_behind(start: Start) -> None:
+    demo = start()
+    demo.until(lambda: len(held_by(demo.process.pid).ports) > 0, "listening port")
+    held = held_by(demo.process.pid)
+    demo.ctrl_c()
+    assert demo.process.wait(30) in (0, 130)
+    assert held.left() == NOTHING
+    assert "Traceback" not in "".join(demo.said)
+
+
+def test_ctrl_c_twice_leaves_nothing_behind(start: Start) -> None:
+    demo = start().ready()
+    demo.ctrl_c()
+    time.sleep(0.3)
+    demo.ctrl_c()
+    assert demo.process.wait(30) in (0, 130)
+    assert demo.held.gone_within(20) == NOTHING
+    assert "Traceback" not in "".join(demo.said)
