@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 from presignd.errors import Fault, fault
+
+ENCRYPTED = ("aws:kms", "aws:kms:dsse")
+"""Server-side encryption under which an ETag is no MD5 (S3 API, "Object", ETag)."""
 
 SKEW_LIMIT = 900.0
 """Seconds of clock difference that S3 tolerates (RequestTimeTooSkewed)."""
@@ -45,7 +48,10 @@ S3_CODES: dict[str, str] = {
     "PermanentRedirect": "redirected",
     "TemporaryRedirect": "redirected",
     "Redirect": "redirected",
+    "InvalidRegion": "wrong_region",
     "PreconditionFailed": "precondition_failed",
+    "ConditionalRequestConflict": "precondition_failed",
+    "OperationAborted": "precondition_failed",
     "NoSuchKey": "missing_object",
 }
 """S3's error codes (the API reference's list of error codes, and MinIO's own) by ours."""
@@ -56,7 +62,13 @@ STATUSES: dict[int, str] = {
     412: "precondition_failed",
     413: "too_large",
     429: "slow_down",
+    507: "store_full",
 }
+
+NOT_ABOUT_TIME = frozenset(
+    {"bad_digest", "invalid_access_key", "key_refused", "no_such_bucket", "slow_down", "store_full", "too_large"}
+)
+"""A refusal that names one of these is that, however old the grant and whatever the clocks say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +95,7 @@ class Answer:
     @property
     def date(self) -> datetime | None:
         """The answer's Date in UTC; None where it is missing or no date."""
-        try:
-            return parsedate_to_datetime(self.headers["date"])
-        except (KeyError, ValueError):
-            return None
+        return _read_date(self.headers.get("date", ""))
 
     @property
     def etag(self) -> str:
@@ -94,16 +103,28 @@ class Answer:
         return self.headers.get("etag", "").removeprefix("W/").strip('"')
 
     @property
+    def opaque_etag(self) -> bool:
+        """Whether the ETag is not made of MD5s: under SSE-KMS and SSE-C."""
+        customer = "x-amz-server-side-encryption-customer-algorithm" in self.headers
+        return customer or self.headers.get("x-amz-server-side-encryption", "") in ENCRYPTED
+
+    @property
     def retry_after(self) -> float | None:
         """Retry-After in seconds (a number, or a date against this answer's own Date); None where absent."""
-        value = self.headers.get("retry-after", "")
-        if value.isdigit():
+        value = self.headers.get("retry-after", "").strip()
+        if re.fullmatch(r"[0-9]{1,18}", value):
             return float(value)
-        try:
-            until = parsedate_to_datetime(value) if value else None
-        except ValueError:
-            return None
+        until = _read_date(value)
         return max(0.0, (until - self.date).total_seconds()) if until and self.date else None
+
+
+def _read_date(value: str) -> datetime | None:
+    """Read an HTTP date in UTC; None for anything else, whatever a server may send there."""
+    try:
+        found = parsedate_to_datetime(value)
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
 
 
 def fault_of(answer: Answer, *, expires_at: datetime, now: datetime, clock_offset: float | None) -> Fault:
@@ -112,16 +133,25 @@ def fault_of(answer: Answer, *, expires_at: datetime, now: datetime, clock_offse
     Expiry is judged from the grant's own end, never from the status: servers answer 400 or 403 with
     different codes.
     """
-    code, detail = answer.code, _detail(answer)
-    if answer.status in (400, 403):
+    detail = _detail(answer)
+    ours = S3_CODES.get(answer.code) or _by_status(answer)
+    if answer.status in (400, 403) and ours not in NOT_ABOUT_TIME:
         if now >= expires_at - timedelta(seconds=1):
             return fault("expired_grant", detail)
-        if _skewed(answer, clock_offset):
+        if _skewed(answer, clock_offset) and ours != "signature_mismatch":
             return fault("clock_skew", f"{clock_offset:+.0f} s")
-    if code.startswith("Authorization") or (300 <= answer.status < 400):  # noqa: PLR2004 - 3xx
-        return fault("wrong_region" if answer.element("Region") else "redirected", detail)
-    ours = S3_CODES.get(code) or _by_status(answer)
-    return fault(ours, detail, retry_after=answer.retry_after)
+    return fault(_elsewhere(answer) or ours, detail, retry_after=answer.retry_after)
+
+
+def _elsewhere(answer: Answer) -> str:
+    """Return the code of an answer that sends us to another region or host; "" for any other.
+
+    MinIO names its region in every refusal: there only what the message is about tells.
+    """
+    redirect = 300 <= answer.status < 400  # noqa: PLR2004 - 3xx
+    if answer.element("Region") and (redirect or "region" in answer.element("Message").lower()):
+        return "wrong_region"
+    return "redirected" if redirect else ""
 
 
 def _by_status(answer: Answer) -> str:

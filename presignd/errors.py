@@ -167,6 +167,9 @@ CODES: dict[str, Code] = {
     "missing_object": Code(
         RetryFault, "the object is not there after the store took it", "look at the store's lifecycle rules and its log"
     ),
+    "upload_lost": Code(
+        RetryFault, "the store lost the multipart upload", "none: it begins again; look at lifecycle rules if it stays"
+    ),
     "rejected": Code(RetryFault, "the store rejected this request", "see the status and S3 code in the message"),
     "precondition_failed": Code(
         RetryFault, "the object changed between looking and writing", "none: it is looked at again"

@@ -27,6 +27,11 @@ class RateLimit:
         self._monotonic, self._sleep = monotonic, sleep
         self._free_at = 0.0
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit."""
+        return self._rate is not None
+
     def chunk(self, most: int) -> int:
         """Return the size in bytes that bodies should be cut into: ``most``, less under a low limit."""
         return most if self._rate is None else max(1024, min(most, int(self._rate * BURST)))

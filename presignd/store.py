@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -25,8 +26,9 @@ from presignd.answers import Answer, fault_of
 from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import Fault, UsageError, fault
 from presignd.presign import Grant
+from presignd.rate import RateLimit
 
-__all__ = ["Answer", "FileBody", "StoreClient"]
+__all__ = ["Answer", "FileBody", "Slice", "StoreClient"]
 
 KEPT_BODY = 64 << 10
 """Bytes of an answer's body that are read; an error body of 100 MB is cut here."""
@@ -35,19 +37,29 @@ CHUNK = 1 << 20
 """Bytes a read of a streamed body: the page cache holds what the hash pass has just read."""
 
 
-class FileBody(payload.Payload):
-    """``size`` bytes of a descriptor as a request body, read in chunks beside the event loop.
+class Slice(NamedTuple):
+    """``size`` bytes of a descriptor from ``offset``; ``whole`` when the file ends there."""
 
-    A file shorter or longer than ``size`` is a ``changed_while_uploading`` kept in ``fault``: aiohttp cuts
-    a longer body silently and waits for ever on a shorter one. The look for more comes before the last
-    chunk is sent, so a body of a changed file stays incomplete and no store keeps it.
+    fd: int
+    offset: int
+    size: int
+    whole: bool
+
+
+class FileBody(payload.Payload):
+    """A slice of a file as a request body, read in chunks beside the event loop.
+
+    A file shorter than that, or for a ``whole`` one longer, is a ``changed_while_uploading`` kept in
+    ``fault``: aiohttp cuts a longer body silently and waits for ever on a shorter one. The look for more
+    comes before the last chunk is sent, so a body of a changed file stays incomplete and no store keeps it.
     """
 
     _value: int
 
-    def __init__(self, fd: int, size: int, *, on_sent: Callable[[int], None], chunk: int = CHUNK) -> None:
-        super().__init__(fd, headers={})
-        self._size = size
+    def __init__(self, of: Slice, *, rate: RateLimit, on_sent: Callable[[int], None], chunk: int = CHUNK) -> None:
+        super().__init__(of.fd, headers={})
+        self._size = of.size
+        self._offset, self._whole, self._rate = of.offset, of.whole, rate
         self._chunk = chunk
         self._on_sent = on_sent
         self.fault: Fault | None = None
@@ -63,16 +75,17 @@ class FileBody(payload.Payload):
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:  # noqa: ARG002
         """Send the whole body (always its own length: the grant's signature binds it)."""
         size = self._size or 0
-        for offset in range(0, size, self._chunk):
-            want = min(self._chunk, size - offset)
-            data = await asyncio.to_thread(self._read, offset, want, last=offset + want == size)
+        for done in range(0, size, self._chunk):
+            want = min(self._chunk, size - done)
+            data = await asyncio.to_thread(self._read, self._offset + done, want, last=done + want == size)
+            await self._rate.take(want)
             await writer.write(data)
-            self._on_sent(offset + want)
+            self._on_sent(done + want)
 
     def _read(self, offset: int, want: int, *, last: bool) -> bytes:
         try:
             data = os.pread(self._value, want, offset)
-            grown = last and bool(os.pread(self._value, 1, offset + want))
+            grown = self._whole and last and bool(os.pread(self._value, 1, offset + want))
         except OSError as problem:
             raise self._failed("read_error", os.strerror(problem.errno or 0)) from None
         if len(data) != want or grown:
@@ -113,7 +126,8 @@ class StoreClient:
     ) -> None:
         self._timeout = upload.timeout
         # Streamed bodies together stay within upload.memory: one chunk each is being read, one being sent.
-        self._chunk = max(64 << 10, min(CHUNK, upload.memory // (2 * upload.concurrency)))
+        self._rate = RateLimit(upload.max_rate)
+        self._chunk = self._rate.chunk(max(64 << 10, min(CHUNK, upload.memory // (2 * upload.concurrency))))
         self._presign = presign
         self._clock = clock
         self._tls = tls_context(presign) if presign.endpoint.startswith("https:") or presign.public_endpoint else None
@@ -121,10 +135,15 @@ class StoreClient:
         self._limit = upload.concurrency + 4
         self.clock_offset: float | None = None
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is a rate limit: then even small files are streamed, a piece at a time."""
+        return self._rate.limited
+
     async def send(
         self,
         grant: Grant,
-        body: bytes | tuple[int, int] | None = None,
+        body: bytes | Slice | None = None,
         *,
         accept: Collection[int] = (),
         on_sent: Callable[[int], None] | None = None,
@@ -132,7 +151,7 @@ class StoreClient:
     ) -> Answer:
         """Send one granted request; 2xx and statuses in ``accept`` are answers, all else raises ``Fault``.
 
-        ``body`` is bytes, or (descriptor, size) to be streamed; ``on_sent`` hears of the bytes sent so
+        ``body`` is bytes, or a slice of a file to be streamed; ``on_sent`` hears of the bytes sent so
         far. ``timeout`` is in seconds without progress. Redirects are not followed.
         """
         seconds = timeout or self._timeout
@@ -140,9 +159,9 @@ class StoreClient:
         try:
             async with asyncio.timeout(seconds) as deadline:
                 data: bytes | FileBody | None
-                if isinstance(body, tuple):
+                if isinstance(body, Slice):
                     progress = _Progress(deadline, seconds, on_sent)
-                    data = file = FileBody(*body, on_sent=progress, chunk=self._chunk)
+                    data = file = FileBody(body, rate=self._rate, on_sent=progress, chunk=self._chunk)
                 else:
                     data = body
                 answer = await self._exchange(grant, data)

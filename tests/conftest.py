@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from tests.canary import assert_no_secrets, canary
 from tests.faulty_s3 import faulty_s3
-from tests.stores import juicefs, own_juicefs, own_seaweedfs, own_store, seaweedfs, store
+from tests.stores import juicefs, own_juicefs, own_seaweedfs, own_store, rclone, seaweedfs, store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +31,7 @@ __all__ = [
     "own_juicefs",
     "own_seaweedfs",
     "own_store",
+    "rclone",
     "seaweedfs",
     "store",
 ]

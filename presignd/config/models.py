@@ -232,13 +232,6 @@ class UploadConfig(Section):
     attempts: Annotated[kinds.Count, _at_least_one()] = 10
     """For one file's own faults; an absent store is waited for without limit."""
 
-    @field_validator("max_rate")
-    @classmethod
-    def _no_rate(cls, rate: int | None) -> int | None:
-        if rate is not None:
-            raise ValueError(NOT_YET)
-        return rate
-
 
 class LedgerConfig(Section):
     """[ledger]: ``path`` is a folder, resolved to its default when not given; ``keep`` in seconds."""

@@ -181,6 +181,10 @@ def apply(
     if event is Event.VERIFY:
         row["verified"] = 1
     _change(connection, version, row)
+    if row.get("upload_id") == "":
+        connection.execute(
+            "DELETE FROM part WHERE version = (SELECT id FROM version WHERE file_id = ?)", (version.file_id,)
+        )
     if state in _LEFT:
         connection.execute(
             "UPDATE version SET gone_at = coalesce(gone_at, done_at, queued_at) WHERE file_id = ?",

@@ -13,7 +13,7 @@ from presignd.config import PresignConfig, UploadConfig, WatchConfig
 from presignd.errors import Fault, WatchFault, fault
 from presignd.pipeline.keys import check_key
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
-from presignd.store import StoreClient
+from presignd.store import Slice, StoreClient
 
 SHORT = 300
 """Seconds a grant for a HEAD, a DELETE or a probe lives."""
@@ -37,11 +37,12 @@ class Honours:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An object that is there: its size in bytes, ETag without quotes, version, and how it is encrypted."""
+    """An object that is there: its size in bytes, ETag without quotes (``opaque``: not made of MD5s), version."""
 
     size: int
     etag: str
     version_id: str = ""
+    opaque: bool = False
 
 
 class Bucket:
@@ -58,6 +59,11 @@ class Bucket:
         self._probing = asyncio.Lock()
         self._honours: Honours | None = None
 
+    @property
+    def limited(self) -> bool:
+        """Whether bodies are sent under a rate limit."""
+        return self._store.limited
+
     async def grant(self, request: GrantRequest) -> Grant:
         """Mint one grant; raise its refusal, or ``PresignerFault``."""
         (grant,) = await self._presigner.grant([request])
@@ -68,7 +74,7 @@ class Bucket:
     async def send(
         self,
         request: GrantRequest,
-        body: bytes | tuple[int, int] | None = None,
+        body: bytes | Slice | None = None,
         *,
         accept: Collection[int] = (),
         on_sent: Callable[[int], None] | None = None,
@@ -98,7 +104,7 @@ class Bucket:
         if answer.status != 200:  # noqa: PLR2004
             return None
         size = int(answer.headers.get("content-length", "-1"))
-        return Found(size, answer.etag, answer.headers.get("x-amz-version-id", ""))
+        return Found(size, answer.etag, answer.headers.get("x-amz-version-id", ""), answer.opaque_etag)
 
     async def honours(self) -> Honours:
         """Return what the store honours, probed once by writing the check key; raise a ``Fault``."""

@@ -61,18 +61,12 @@ def plan_unseen(previous: FileVersion | None, policy: Policy) -> Plan:
 
 
 def plan_seen(
-    found: Found | None,
-    version: FileVersion,
-    md5: str,
-    previous: FileVersion | None,
-    policy: Policy,
-    *,
-    conditional: bool,
+    found: Found | None, previous: FileVersion | None, policy: Policy, *, same: bool, conditional: bool
 ) -> Plan:
-    """Plan after a HEAD."""
+    """Plan after a HEAD; ``same`` says that what is there holds the same bytes."""
     if found is None:
         return Plan(Act.PUT, if_none_match=conditional and policy != "overwrite")
-    if same_bytes(found, version.size, md5):
+    if same:
         return Plan(Act.ADOPT, found)
     if policy == "overwrite":
         return Plan(Act.PUT)

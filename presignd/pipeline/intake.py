@@ -12,9 +12,7 @@ from presignd.errors import fault as fault_for
 from presignd.model import Fingerprint, NewVersion, Source, State
 from presignd.pipeline.announce import utcnow
 from presignd.pipeline.keys import content_type, key_problem, may_number, needs_hash, render_for
-
-LARGEST_PUT = 5 << 30
-"""Bytes in one PUT (S3 user guide, "Uploading objects")."""
+from presignd.pipeline.plan import LARGEST_OBJECT
 
 PRIORITIES = {Source.PUT: 0, Source.EVENT: 1, Source.SCAN: 1, Source.BACKLOG: 2}
 
@@ -61,7 +59,7 @@ class Intake:
     def _checked_key(self, rules: WatchConfig, version: NewVersion, problem: Fault | None) -> str | None:
         if problem:
             raise problem
-        largest = min(rules.max_size or LARGEST_PUT, LARGEST_PUT)
+        largest = min(rules.max_size or LARGEST_OBJECT, LARGEST_OBJECT)
         if version.fingerprint.size > largest:
             raise fault_for("too_large", f"{version.fingerprint.size} bytes, at most {largest}")
         # A put from outside the folder is named by its last component alone.

@@ -12,19 +12,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from presignd.answers import Answer
 from presignd.config import UploadConfig, WatchConfig
-from presignd.crash_points import passed
 from presignd.errors import fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline import collision
 from presignd.pipeline.bucket import Bucket, Found, Honours
 from presignd.pipeline.collision import Act, Plan
+from presignd.pipeline.content import Content, InParts, Whole
+from presignd.pipeline.digest import checksum_like
 from presignd.pipeline.folder import Folder, Gone, NotRegular
 from presignd.pipeline.gate import Gate
 from presignd.pipeline.keys import may_number, needs_hash, render_for
-from presignd.pipeline.upload import Prepared, prepare, put, verify
+from presignd.pipeline.slots import Slots
+from presignd.pipeline.upload import prepare
 from presignd.pipeline.writer_check import has_writer
 
 ROUNDS = 6
@@ -64,7 +65,18 @@ class Running:
 
     version: FileVersion
     sent: int = 0
+    stood: int = 0
     began: float = field(default_factory=time.monotonic)
+
+    def moved(self, total: int) -> None:
+        """Hear of the bytes that the store has or gets; the first word is where a resumed upload stood."""
+        if not self.sent:
+            self.stood, self.began = total, time.monotonic()
+        self.sent = total
+
+    def rate(self, now: float) -> float:
+        """Return bytes a second since this run began to send."""
+        return (self.sent - self.stood) / max(now - self.began, 0.001)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,7 @@ class Stored:
     version: FileVersion
     fingerprint: Fingerprint
     checksum: str
+    part_size: int
     etag: str
     version_id: str
     adopted: bool
@@ -89,13 +102,15 @@ class Transfer:
         ledger: Ledger,
         upload: UploadConfig,
         *,
+        slots: Slots,
         host: str,
         held: Held | None,
         running: Running,
     ) -> None:
         self._room, self._version, self._ledger, self._upload = room, version, ledger, upload
-        self._host, self._held, self._running = host, held, running
-        self._prepared: Prepared
+        self._slots, self._host, self._held, self._running = slots, host, held, running
+        self._fd: int
+        self._content: Content
         self._honours: Honours
 
     async def run(self) -> Stored:
@@ -107,20 +122,38 @@ class Transfer:
             os.close(fd)
 
     async def _run(self, fd: int) -> Stored:
-        by_hash = self._version.base_key is None and needs_hash(self._room.watch.key)
-        sha256 = by_hash or self._upload.checksum == "sha256"
-        self._prepared = await asyncio.to_thread(prepare, fd, self._version.size, sha256=sha256)
+        self._fd = fd
+        self._content = await self._read_content()
         self._require_settled_content()
         self._honours = await self._room.bucket.honours()
         if self._version.base_key is None:
             await self._reserve_key()
         found, adopted = await self._store()
         fingerprint = await asyncio.to_thread(self._recheck)
-        return Stored(self._version, fingerprint, self._checksum, found.etag, found.version_id, adopted)
+        content = self._content
+        return Stored(
+            self._version, fingerprint, content.checksum, content.part_size, found.etag, found.version_id, adopted
+        )
 
-    @property
-    def _checksum(self) -> str:
-        return self._prepared.checksum(self._upload.checksum)
+    async def _read_content(self) -> Content:
+        """Hash the file as far as its way needs it: a small one whole, parts as they are sent."""
+        bucket, upload, size = self._room.bucket, self._upload, self._version.size
+        by_hash = self._version.base_key is None and needs_hash(self._room.watch.key)
+        if size <= upload.multipart_threshold:
+            sha256 = by_hash or upload.checksum == "sha256"
+            prepared = await asyncio.to_thread(prepare, self._fd, size, sha256=sha256)
+            return Whole(bucket, self._slots, upload, prepared, self._sent)
+        named = await asyncio.to_thread(checksum_like, self._fd, "sha256:", size) if by_hash else ""
+        return InParts(
+            bucket,
+            self._ledger,
+            self._slots,
+            upload,
+            fd=self._fd,
+            sha256=named.removeprefix("sha256:"),
+            recheck=self._recheck,
+            on_sent=self._sent,
+        )
 
     def _open(self) -> int:
         """Open the file, below the watch's root and nowhere else. Blocking."""
@@ -139,7 +172,7 @@ class Transfer:
 
     def _require_settled_content(self) -> None:
         """Go on only with what was settled; a chmod, another link or a restore is no change."""
-        if not self._prepared.fingerprint.same_data(self._version.fingerprint):
+        if not self._content.fingerprint.same_data(self._version.fingerprint):
             raise fault("changed_while_uploading", "it changed after it was settled")
 
     async def _reserve_key(self, *, beyond: str = "") -> None:
@@ -152,7 +185,7 @@ class Transfer:
             version.fingerprint,
             version.queued_at,
             host=self._host,
-            sha256=self._prepared.sha256,
+            sha256=self._content.sha256,
         )
         named = await self._ledger.assign_key(
             version, base, fresh=watch.collision == "rename", next_key=may_number(watch), beyond=beyond
@@ -172,7 +205,8 @@ class Transfer:
                 await self._reserve_key(beyond=self._key)
                 look = False
                 continue
-            if stored := await self._put(plan):
+            self._version, stored = await self._content.send(self._version, plan, self._honours)
+            if stored:
                 return stored, False
             look = True
         raise fault("precondition_failed")
@@ -185,34 +219,22 @@ class Transfer:
     async def _plan(self, *, look: bool) -> Plan:
         policy, conditional = self._room.watch.collision, self._honours.conditional
         previous = await self._ledger.previous_receipt(self._version)
-        if not look and not collision.must_look(self._version, previous, self._checksum, conditional=conditional):
+        checksum = self._content.checksum
+        if (
+            not look
+            and checksum
+            and not collision.must_look(self._version, previous, checksum, conditional=conditional)
+        ):
             return collision.plan_unseen(previous, policy)
         found = await self._room.bucket.find(self._key, denied_is_absent=conditional)
-        plan = collision.plan_seen(found, self._version, self._prepared.md5, previous, policy, conditional=conditional)
+        same = found is not None and await self._content.is_in(found)
+        plan = collision.plan_seen(found, previous, policy, same=same, conditional=conditional)
         if plan.act is Act.REFUSE:
             raise fault("exists", self._key)
         return plan
 
-    async def _put(self, plan: Plan) -> Found | None:
-        """PUT and verify; None when the key changed hands meanwhile (404, 412)."""
-        passed("put.before")
-        answer: Answer = await put(
-            self._room.bucket,
-            self._version,
-            self._prepared,
-            plan,
-            checksum=self._checksum,
-            also_md5=self._upload.checksum != "md5" and not self._honours.sha256,
-            on_sent=self._sent,
-        )
-        passed("put.after")
-        if answer.status in (404, 412):
-            return None
-        verify(answer, self._prepared.md5)
-        return Found(self._version.size, answer.etag, answer.headers.get("x-amz-version-id", ""))
-
     def _sent(self, total: int) -> None:
-        self._running.sent = total
+        self._running.moved(total)
         if self._held:
             self._held.progress(total)
 
@@ -222,12 +244,8 @@ class Transfer:
         Only inode or ctime moved (chmod, another link): the content is hashed once more. A path that is
         gone now was whole when it was read: the object is its last content.
         """
-        prepared = self._prepared
-        now = Fingerprint.of(os.fstat(prepared.fd))
-        if now != prepared.fingerprint and (
-            not now.same_data(prepared.fingerprint)
-            or prepare(prepared.fd, self._version.size, sha256=False).md5 != prepared.md5
-        ):
+        was, now = self._content.fingerprint, Fingerprint.of(os.fstat(self._fd))
+        if now != was and not (now.same_data(was) and self._content.is_unchanged()):
             raise fault("changed_while_uploading", "its content changed")
         if not self._held and not self._version.path.startswith(b"/"):
             self._require_same_path(now)

@@ -14,14 +14,12 @@ from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.bucket import Bucket
 from presignd.pipeline.collision import Plan, is_md5
 from presignd.presign import Operation
+from presignd.store import Slice
 
 SMALL = 1 << 20
 """Bytes up to which a file is read once into memory; larger ones are hashed, then streamed."""
 
 READ = 1 << 20
-
-ENCRYPTED = ("aws:kms", "aws:kms:dsse")
-"""Server-side encryption under which an ETag is no MD5 (S3 API, "Object", ETag)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,8 @@ async def put(
     )
     # An If-Match whose object is gone is answered 404 NoSuchKey (S3) or 412.
     accept = (404, 412) if plan.if_match else (412,)
-    body = prepared.data if prepared.data is not None else (prepared.fd, version.size)
+    streamed = prepared.data is None or bucket.limited
+    body = Slice(prepared.fd, 0, version.size, whole=True) if streamed else prepared.data
     answer = await bucket.send(request, body, accept=accept, on_sent=on_sent)
     if answer.status == 404 and answer.code == "NoSuchBucket":  # noqa: PLR2004
         raise fault("no_such_bucket", "404 NoSuchBucket")
@@ -102,7 +101,5 @@ def verify(answer: Answer, md5: str) -> None:
 
     Under SSE-KMS and SSE-C it isn't one: there the checked Content-MD5 or SHA-256 of the request counts.
     """
-    encrypted = answer.headers.get("x-amz-server-side-encryption", "") in ENCRYPTED
-    customer = "x-amz-server-side-encryption-customer-algorithm" in answer.headers
-    if is_md5(answer.etag) and not encrypted and not customer and answer.etag.lower() != md5:
+    if is_md5(answer.etag) and not answer.opaque_etag and answer.etag.lower() != md5:
         raise fault("bad_digest", "the ETag differs from the MD5 of what was sent")

@@ -22,6 +22,7 @@ from presignd.pipeline.finish import finish
 from presignd.pipeline.gate import Gate
 from presignd.pipeline.link_file import write_link_file
 from presignd.pipeline.linker import Linker
+from presignd.pipeline.slots import Slots
 from presignd.pipeline.transfer import Held, Room, Running, Transfer, Vanished, Writing
 from presignd.pipeline.writer_check import has_writer
 from presignd.states import Event, backoff
@@ -60,6 +61,7 @@ class Worker:
         self._offer, self._on_link = offer, on_link
         self.held: dict[str, Held] = {}
         self.running: dict[str, Running] = {}
+        self._slots = Slots(config.upload.concurrency)
         self._later: set[asyncio.Task[None]] = set()
 
     async def process(self, version: FileVersion) -> None:
@@ -93,7 +95,14 @@ class Worker:
         running = self.running[version.file_id]
         try:
             transfer = Transfer(
-                room, version, self._ledger, self._config.upload, host=self._host, held=held, running=running
+                room,
+                version,
+                self._ledger,
+                self._config.upload,
+                slots=self._slots,
+                host=self._host,
+                held=held,
+                running=running,
             )
             stored = await transfer.run()
         except Vanished:
@@ -108,6 +117,8 @@ class Worker:
                 Event.VERIFY,
                 fingerprint=stored.fingerprint,
                 checksum=stored.checksum,
+                part_size=stored.part_size,
+                upload_id="",
                 etag=stored.etag,
                 version_id=stored.version_id,
                 adopted=stored.adopted,

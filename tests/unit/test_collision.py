@@ -31,7 +31,8 @@ OURS_BEFORE = replace(VERSION, file_id="0", state=State.FINISHED, etag=OTHER, ch
 
 
 def seen(found: Found | None, policy: Policy, previous: FileVersion | None = None, *, conditional: bool = True) -> Plan:
-    return plan_seen(found, VERSION, MD5, previous, policy, conditional=conditional)
+    same = found is not None and same_bytes(found, VERSION.size, MD5)
+    return plan_seen(found, previous, policy, same=same, conditional=conditional)
 
 
 @pytest.mark.parametrize("policy", ["update", "rename", "refuse", "overwrite"])

@@ -265,7 +265,6 @@ def test_every_problem_is_told_at_once_each_with_its_key(home: Home) -> None:
     [
         ('[presign]\nkind = "broker"', 'presign.kind: "broker": not in presignd 0.1'),
         ('[presign]\nurl = "https://b"', "presign.url: is for kind = "),
-        ('[upload]\nmax_rate = "1MB"', "upload.max_rate: not in presignd 0.1"),
         ('[web]\nlisten = "127.0.0.1:8321"', "web.listen: not in presignd 0.1"),
         ('[log]\nlevel = "trace"', 'log.level: must be "debug", "info", "warning" or "error", not "trace"'),
         ("[upload]\nconcurrency = true", "upload.concurrency: must be a whole number"),

@@ -1,0 +1,147 @@
+"""The two ways a file's content goes under its key: whole, in one PUT, or in parts.
+
+Both are asked the same: what the content is, whether an object holds the same bytes, and to send it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Protocol
+
+from presignd.config import UploadConfig
+from presignd.crash_points import passed
+from presignd.ledger import Ledger
+from presignd.model import FileVersion, Fingerprint
+from presignd.pipeline.bucket import Bucket, Found, Honours
+from presignd.pipeline.collision import Plan, is_md5, same_bytes
+from presignd.pipeline.digest import checksum_like
+from presignd.pipeline.multipart import Multipart
+from presignd.pipeline.plan import part_size_for, pieces
+from presignd.pipeline.slots import Slots
+from presignd.pipeline.upload import Prepared, prepare, put, verify
+
+
+class Content(Protocol):
+    """An open file on its way. ``fingerprint`` was taken before the first byte was read."""
+
+    fingerprint: Fingerprint
+    sha256: str
+
+    @property
+    def checksum(self) -> str:
+        """The receipt's checksum; "" while it isn't known yet."""
+        ...
+
+    @property
+    def part_size(self) -> int:
+        """Bytes in a part, which a checksum of parts is made of; 0 for a whole file."""
+        ...
+
+    async def is_in(self, found: Found) -> bool:
+        """Tell whether an object holds the same bytes, by its size and an ETag that is made of MD5s."""
+        ...
+
+    async def send(self, version: FileVersion, plan: Plan, honours: Honours) -> tuple[FileVersion, Found | None]:
+        """Bring the content under the version's key; None when the key changed hands meanwhile (412)."""
+        ...
+
+    def is_unchanged(self) -> bool:
+        """Read the content once more and tell whether it is what was sent. Blocking."""
+        ...
+
+
+class Whole:
+    """A file that goes as one PUT."""
+
+    def __init__(
+        self, bucket: Bucket, slots: Slots, upload: UploadConfig, prepared: Prepared, on_sent: Callable[[int], None]
+    ) -> None:
+        self._bucket, self._slots, self._kind = bucket, slots, upload.checksum
+        self._prepared, self._on_sent = prepared, on_sent
+        self.fingerprint, self.sha256 = prepared.fingerprint, prepared.sha256
+
+    part_size = 0
+
+    @property
+    def checksum(self) -> str:
+        """``md5:…`` or ``sha256:…``, as ``upload.checksum`` says."""
+        return self._prepared.checksum(self._kind)
+
+    async def is_in(self, found: Found) -> bool:
+        """Compare with the MD5."""
+        return not found.opaque and same_bytes(found, self.fingerprint.size, self._prepared.md5)
+
+    async def send(self, version: FileVersion, plan: Plan, honours: Honours) -> tuple[FileVersion, Found | None]:
+        """PUT and verify."""
+        passed("put.before")
+        async with self._slots.small():
+            answer = await put(
+                self._bucket,
+                version,
+                self._prepared,
+                plan,
+                checksum=self.checksum,
+                also_md5=self._kind != "md5" and not honours.sha256,
+                on_sent=self._on_sent,
+            )
+        passed("put.after")
+        if answer.status in (404, 412):
+            return version, None
+        verify(answer, self._prepared.md5)
+        return version, Found(version.size, answer.etag, answer.headers.get("x-amz-version-id", ""))
+
+    def is_unchanged(self) -> bool:
+        """Hash it again."""
+        return prepare(self._prepared.fd, self.fingerprint.size, sha256=False).md5 == self._prepared.md5
+
+
+class InParts:
+    """A file above ``multipart_threshold``. ``recheck`` raises when the file is not what was settled."""
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        ledger: Ledger,
+        slots: Slots,
+        upload: UploadConfig,
+        *,
+        fd: int,
+        sha256: str,
+        recheck: Callable[[], object],
+        on_sent: Callable[[int], None],
+    ) -> None:
+        self._multipart = Multipart(bucket, ledger, slots, upload, fd=fd, on_sent=on_sent)
+        self._fd, self._recheck = fd, recheck
+        self.fingerprint, self.sha256 = Fingerprint.of(os.fstat(fd)), sha256
+        self.part_size = part_size_for(self.fingerprint.size, upload.part_size)
+        self.checksum = ""
+
+    async def is_in(self, found: Found) -> bool:
+        """Compare with the MD5 of the whole, or of the parts where it was stored in as many as ours would be."""
+        parts = sum(1 for _ in pieces(self.fingerprint.size, self.part_size))
+        comparable = is_md5(found.etag) or found.etag.endswith(f"-{parts}")
+        if found.opaque or found.size != self.fingerprint.size or not comparable:
+            return False
+        there = f"md5:{found.etag.lower()}"
+        ours = await asyncio.to_thread(checksum_like, self._fd, there, found.size, self.part_size)
+        self.checksum = ours if ours == there else ""
+        return ours == there
+
+    async def send(self, version: FileVersion, plan: Plan, honours: Honours) -> tuple[FileVersion, Found | None]:  # noqa: ARG002 - parts always carry their MD5
+        """Send what is missing, look at the file once more, and complete."""
+        version = await self._multipart.send_parts(version)
+        self.part_size, self.checksum = version.part_size, f"md5:{self._multipart.etag}"
+        await asyncio.to_thread(self._recheck)
+        passed("complete.before")
+        found = await self._multipart.complete(version, plan)
+        passed("complete.after")
+        if found is None:
+            version = await self._multipart.abort(version)
+        return version, found
+
+    def is_unchanged(self) -> bool:
+        """Hash the parts again."""
+        now = checksum_like(self._fd, self.checksum, self.fingerprint.size, self.part_size)
+        return now == self.checksum

@@ -1,0 +1,34 @@
+"""The checksum of a file's content, in the forms that receipts have. Blocking."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+
+READ = 1 << 20
+
+
+def checksum_like(fd: int, like: str, size: int, part_size: int = 0, *, stop: threading.Event | None = None) -> str:
+    """Return the checksum of the first ``size`` bytes of ``fd``, in the form of ``like``.
+
+    That is ``md5:…`` or ``sha256:…`` of the whole, or ``md5:…-N``: the MD5 of the N parts' MD5s, ``part_size``
+    bytes each, as the ETags of multipart objects are made. A shorter file, or ``stop`` set under way, gives
+    the checksum of what was read.
+    """
+    algorithm, _, value = like.partition(":")
+    if "-" not in value:
+        return f"{algorithm}:{digest(fd, algorithm, 0, size, stop).hex()}"
+    cuts = range(0, max(size, 1), part_size or max(size, 1))
+    parts = b"".join(digest(fd, algorithm, at, min(cuts.step, size - at), stop) for at in cuts)
+    return f"{algorithm}:{hashlib.new(algorithm, parts, usedforsecurity=False).hexdigest()}-{len(cuts)}"
+
+
+def digest(fd: int, algorithm: str, offset: int, size: int, stop: threading.Event | None = None) -> bytes:
+    """Return the digest of ``size`` bytes from ``offset``, or of as many as there are."""
+    made = hashlib.new(algorithm, usedforsecurity=False)
+    end = offset + size
+    while offset < end and not (stop and stop.is_set()) and (data := os.pread(fd, min(READ, end - offset), offset)):
+        made.update(data)
+        offset += len(data)
+    return made.digest()

@@ -1,0 +1,236 @@
+"""A large file in parts, by grants alone: create, send what is missing, complete; every step durable.
+
+The ledger knows the upload before its first part is sent and each part once the store has it, so after a
+crash only the parts that were in flight go again. Trust is in those records, not in ListParts, which some
+servers answer with duplicates; it is asked only about a part that a server refuses to take twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+
+from presignd.answers import Answer
+from presignd.config import UploadConfig
+from presignd.crash_points import passed
+from presignd.errors import Fault, RetryFault, StoreFault, fault
+from presignd.ledger import Ledger
+from presignd.log import get_logger
+from presignd.model import FileVersion, Part
+from presignd.pipeline.bucket import Bucket, Found
+from presignd.pipeline.collision import Plan, is_md5
+from presignd.pipeline.digest import checksum_like, digest
+from presignd.pipeline.plan import Piece, complete_body, etag_of_parts, part_size_for, pieces
+from presignd.pipeline.slots import Slots
+from presignd.pipeline.upload import verify
+from presignd.presign import Operation
+from presignd.store import Slice
+
+log = get_logger()
+
+
+class Multipart:
+    """One version's upload in parts, from an open descriptor. ``on_sent`` hears the bytes the store has or gets.
+
+    Raises ``Fault``; ``upload_lost`` when the store knows the upload no more: the version begins again.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        ledger: Ledger,
+        slots: Slots,
+        upload: UploadConfig,
+        *,
+        fd: int,
+        on_sent: Callable[[int], None],
+    ) -> None:
+        self._bucket, self._ledger, self._slots, self._upload = bucket, ledger, slots, upload
+        self._fd, self._on_sent = fd, on_sent
+        self._parts: dict[int, Part] = {}
+        self._moving: dict[int, int] = {}
+        self._forgotten = False
+
+    async def send_parts(self, version: FileVersion) -> FileVersion:
+        """Create the upload unless there is one, and send every part the store doesn't have."""
+        version = await self._created(version)
+        self._parts = {part.number: part for part in await self._ledger.parts(version)}
+        self._told()
+        if self._parts:
+            log.info("upload.resumed", file_id=version.file_id, key=version.key, parts=len(self._parts))
+        cut = pieces(version.size, version.part_size)
+        missing = iter([piece for piece in cut if piece.number not in self._parts])
+        try:
+            async with asyncio.TaskGroup() as runners:
+                for _ in range(self._upload.part_concurrency):
+                    runners.create_task(self._run(version, missing))
+        except* Fault as group:
+            raise _first(group) from None
+        return version
+
+    async def _created(self, version: FileVersion) -> FileVersion:
+        """Return the version with its upload; crash window: one created but not recorded is nobody's.
+
+        Its id is known to the store alone then; S3's lifecycle rule AbortIncompleteMultipartUpload is for it.
+        """
+        if version.upload_id:
+            return version
+        request = self._bucket.request(
+            Operation.MULTIPART_CREATE,
+            _key(version),
+            content_type=version.content_type,
+            headers=self._bucket.watch.headers,
+        )
+        answer = await self._bucket.send(request)
+        upload_id = answer.element("UploadId")
+        if not upload_id:
+            raise fault("bad_response", "no UploadId")
+        return await self._ledger.begin_upload(version, upload_id, part_size_for(version.size, self._upload.part_size))
+
+    async def _run(self, version: FileVersion, missing: Iterator[Piece]) -> None:
+        """Send parts until none is left; several run side by side."""
+        for piece in missing:
+            md5 = await asyncio.to_thread(hash_piece, self._fd, piece)
+            async with self._slots.large():
+                passed("part.before")
+                part = await self._send(version, piece, md5)
+            passed("part.after")
+            # Crash window: a part that the store has and the ledger doesn't goes once more.
+            await self._ledger.part_done(version, part)
+            self._moving.pop(piece.number, None)
+            self._parts[piece.number] = part
+            self._told()
+
+    async def _send(self, version: FileVersion, piece: Piece, md5: str) -> Part:
+        def sent(total: int) -> None:
+            self._moving[piece.number] = total
+            self._told()
+
+        request = self._bucket.request(
+            Operation.MULTIPART_PART,
+            _key(version),
+            size=piece.size,
+            checksum=f"md5:{md5}",
+            upload_id=version.upload_id,
+            part_number=piece.number,
+        )
+        answer = await self._bucket.send(
+            request, Slice(self._fd, piece.offset, piece.size, whole=False), accept=(404, 501), on_sent=sent
+        )
+        if answer.status == 404:  # noqa: PLR2004
+            raise await self._lost(version, answer)
+        if answer.status == 501:  # noqa: PLR2004 - it has a part of this number, and takes none twice
+            return await self._listed(version, piece, md5)
+        verify(answer, md5)
+        return Part(piece.number, piece.size, md5, answer.etag)
+
+    async def _listed(self, version: FileVersion, piece: Piece, md5: str) -> Part:
+        """Find a part that went through unseen; any other content under its number means to begin again."""
+        request = self._bucket.request(
+            Operation.MULTIPART_LIST, _key(version), upload_id=version.upload_id, part_number=piece.number - 1
+        )
+        listing = await self._bucket.send(request, accept=(404,))
+        row = rb"<Part>(?:(?!</Part>).)*<PartNumber>%d</PartNumber>.*?</Part>" % piece.number
+        for found in re.findall(row, listing.body, re.DOTALL):
+            if Answer(200, {}, found).element("ETag").replace("&quot;", "").strip('"').lower() == md5:
+                return Part(piece.number, piece.size, md5, md5)
+        await self._forget(version)
+        raise fault("upload_lost", f"part {piece.number} can't be sent again")
+
+    async def _lost(self, version: FileVersion, answer: Answer) -> Fault:
+        """Forget an upload that the store knows no more, so that the next attempt begins anew."""
+        if answer.code == "NoSuchBucket":
+            return fault("no_such_bucket", "404 NoSuchBucket")
+        await self._forget(version)
+        return fault("upload_lost", answer.code)
+
+    async def _forget(self, version: FileVersion) -> None:
+        """Several parts may find it lost at once: only the first has something to forget."""
+        if not self._forgotten:
+            self._forgotten = True
+            await self._ledger.end_upload(version)
+
+    def _told(self) -> None:
+        self._on_sent(sum(part.size for part in self._parts.values()) + sum(self._moving.values()))
+
+    @property
+    def etag(self) -> str:
+        """The ETag that the object must have, by the parts."""
+        return etag_of_parts([self._parts[number].md5 for number in sorted(self._parts)])
+
+    async def complete(self, version: FileVersion, plan: Plan) -> Found | None:
+        """Complete the upload and compare the object; None when the key changed hands meanwhile (412).
+
+        An unclear answer (500, a timeout, 404 after it was done) is settled by what is there.
+        """
+        try:
+            answer = await self._complete(version, plan)
+        except (StoreFault, RetryFault):
+            if found := await self._there(version):
+                return found
+            raise
+        if answer.status == 412:  # noqa: PLR2004
+            return None
+        if answer.status == 404 or answer.code:  # noqa: PLR2004 - S3 answers 200 with an <Error>, too
+            found = await self._there(version)
+            if found is None:
+                raise await self._lost(version, answer) if answer.status == 404 else fault("server_error", answer.code)  # noqa: PLR2004
+            return found
+        found = await self._there(version)
+        if found is None:
+            raise fault("bad_digest", "the completed object is not what its parts make")
+        return found
+
+    async def _complete(self, version: FileVersion, plan: Plan) -> Answer:
+        body = complete_body([(part.number, part.etag) for part in self._parts.values()])
+        request = self._bucket.request(
+            Operation.MULTIPART_COMPLETE,
+            _key(version),
+            size=len(body),
+            content_type="application/xml",
+            upload_id=version.upload_id,
+            if_none_match=plan.if_none_match,
+            if_match=plan.if_match,
+        )
+        return await self._bucket.send(request, body, accept=(404, 412))
+
+    async def _there(self, version: FileVersion) -> Found | None:
+        """Return the object under the key when it is ours: the size, and the ETag where it tells."""
+        found = await self._bucket.find(_key(version), denied_is_absent=False)
+        if found is None or found.size != version.size:
+            return None
+        if found.opaque or found.etag.lower() == self.etag:
+            return found
+        if not is_md5(found.etag):
+            return None
+        whole = await asyncio.to_thread(checksum_like, self._fd, "md5:", version.size)
+        return found if whole == f"md5:{found.etag.lower()}" else None
+
+    async def abort(self, version: FileVersion) -> FileVersion:
+        """Abort the upload, if there is one, and forget it."""
+        if not version.upload_id:
+            return version
+        await abort(self._bucket, version)
+        return await self._ledger.end_upload(version)
+
+
+async def abort(bucket: Bucket, version: FileVersion) -> None:
+    """Abort a version's upload; one that the store doesn't know is as good as aborted. Raises ``Fault``."""
+    request = bucket.request(Operation.MULTIPART_ABORT, _key(version), upload_id=version.upload_id)
+    await bucket.send(request, accept=(404,))
+
+
+def hash_piece(fd: int, piece: Piece) -> str:
+    """Return the MD5 (hex) of one part. Blocking."""
+    return digest(fd, "md5", piece.offset, piece.size).hex()
+
+
+def _key(version: FileVersion) -> str:
+    assert version.key is not None
+    return version.key
+
+
+def _first(group: BaseExceptionGroup[Fault]) -> Fault:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,0 +1,50 @@
+"""No orphans: multipart uploads of versions that went another way are aborted, over crashes too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+
+from presignd.errors import Fault
+from presignd.ledger import Ledger, LostUpdate
+from presignd.log import get_logger
+from presignd.model import FileVersion
+from presignd.pipeline.bucket import Bucket
+from presignd.pipeline.multipart import abort
+
+EVERY = 60.0
+"""Seconds between looks without a reason: a store that was away gets its aborts then."""
+
+log = get_logger()
+
+
+class Sweeper:
+    """Aborts what the ledger says is left; only uploads of our own, by their id."""
+
+    def __init__(self, ledger: Ledger, buckets: Mapping[str, Bucket]) -> None:
+        self._ledger, self._buckets = ledger, buckets
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look now: a version with an upload ended or was quarantined."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Sweep at the start, when woken, and now and then, for ever."""
+        while True:
+            self._wake.clear()
+            for version in await self._ledger.uploads_left():
+                await self._sweep(version)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), EVERY)
+
+    async def _sweep(self, version: FileVersion) -> None:
+        bucket = self._buckets.get(version.watch)
+        if bucket is None or version.key is None:
+            return
+        try:
+            await abort(bucket, version)
+            await self._ledger.end_upload(version)
+        except (Fault, LostUpdate) as problem:
+            log.debug("upload.abort_failed", file_id=version.file_id, key=version.key, error=str(problem))
