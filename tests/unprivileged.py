@@ -33,6 +33,23 @@ root = Path(sys.argv[1])
 """
 
 
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """Act as nobody where the tests run as root, who reads everything; else as whoever runs them."""
+    groups = os.getgroups()
+    if as_root := os.geteuid() == 0:
+        os.setgroups([])
+        os.setegid(NOBODY)
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if as_root:
+            os.seteuid(0)
+            os.setegid(0)
+            os.setgroups(groups)
+
+
 def as_nobody(*capabilities: str) -> list[str]:
     """Return what stands before a command that root has a user without rights run, with these at most."""
     kept = ",".join(f"+{name}" for name in capabilities)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 
 from presignd.config import Config, folder_problems
 from presignd.config import folders as module
+from tests.unprivileged import without_rights, world_readable
 
 
 def make(tmp_path: Path, *watches: dict[str, Any], **sections: dict[str, Any]) -> Config:
@@ -42,27 +42,22 @@ def test_a_folder_that_is_missing_or_a_file_says_what_to_do(tmp_path: Path, drop
     assert below.startswith("watch.w2.path: ")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-@pytest.mark.parametrize("mode", [0o000, 0o300, 0o600])
-def test_a_folder_that_can_not_be_read_says_what_to_do(tmp_path: Path, drop: Path, mode: int) -> None:
-    drop.chmod(mode)
-    try:
-        (problem,) = folder_problems(make(tmp_path, {"path": drop}))
-    finally:
-        drop.chmod(0o700)
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        (0o000, "can't be listed; give the daemon's user r and x"),
+        (0o300, "can't be listed; give the daemon's user r and x"),
+        (0o600, "can't be reached; give the daemon's user x"),
+    ],
+)
+def test_a_folder_that_can_not_be_read_says_what_to_do(mode: int, words: str) -> None:
+    with world_readable() as place:
+        place.chmod(0o777)
+        with without_rights():
+            (place / "drop").mkdir(mode)
+            (problem,) = folder_problems(make(place, {"path": place / "drop"}))
     assert problem.startswith("watch.w0.path: ")
-    assert "give the daemon's user" in problem
-
-
-def test_a_folder_that_is_refused_is_told_as_that(tmp_path: Path, drop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same as above where the tests run as root."""
-
-    def refuse(path: Path) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    (problem,) = folder_problems(make(tmp_path, {"path": drop}))
-    assert "can't be listed; give the daemon's user r and x" in problem
+    assert words in problem
 
 
 def test_two_watches_on_one_folder_are_refused(tmp_path: Path, drop: Path) -> None:
