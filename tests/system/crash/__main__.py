@@ -1,0 +1,43 @@
+"""``python -m tests.system.crash --kills 500 --store seaweedfs --seed 1``: one long run, and its report."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.stores import JuiceFS, SeaweedFS, Store
+from tests.system.crash.run import Options, crash
+
+
+def main() -> int:
+    """Run, print the report, and return 1 when a promise was broken."""
+    given = _arguments()
+    options = Options(given.seed, given.kills, given.audit_every, given.seconds, given.broken)
+    print(f"{given.store}, seed {given.seed}", flush=True)  # noqa: T201 - the command's output
+    with tempfile.TemporaryDirectory(prefix="presignd-store.") as folder:
+        store: Store = {"seaweedfs": SeaweedFS, "juicefs": JuiceFS}[given.store](Path(folder) / "store")
+        store.start()
+        try:
+            report = crash(store, options)
+        finally:
+            store.kill()
+    print(report.text(), flush=True)  # noqa: T201 - the command's output
+    return 1 if report.violations else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.system.crash", description=__doc__)
+    parser.add_argument("--store", choices=("seaweedfs", "juicefs"), default="seaweedfs")
+    parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--audit-every", type=int, default=50, help="kills between two audits")
+    parser.add_argument("--seconds", type=float, default=None, help="end after so long, whatever was killed")
+    parser.add_argument("--broken", choices=("", "intent", "fingerprint", "link"), default="", help="a broken build")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

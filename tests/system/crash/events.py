@@ -1,0 +1,71 @@
+"""What the daemon said over all its runs: its log read on from where it was read last, and its links files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from tests.canary import assert_no_secrets
+
+Event = dict[str, Any]
+
+
+class Log:
+    """The events of a growing log. A line that a SIGKILL cut is counted, and what follows it is read."""
+
+    def __init__(self, path: Path, secrets: tuple[str, ...]) -> None:
+        self._path, self._secrets = path, secrets
+        self._offset = 0
+        self.cut = 0
+        self.done: dict[str, list[Event]] = defaultdict(list)
+        self.seen: set[str] = set()
+        self.quarantined: list[Event] = []
+        self.counts: Counter[str] = Counter()
+        self.leaks: list[str] = []
+
+    def read(self) -> None:
+        """Take in what was written since."""
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        try:
+            assert_no_secrets(whole, *self._secrets)
+        except AssertionError as leak:
+            self.leaks.append(str(leak))
+        for line in whole.splitlines():
+            self._take(line)
+
+    def tail(self, size: int = 3000) -> str:
+        """Return the end of the log as text."""
+        return self._path.read_text("utf-8", "replace")[-size:]
+
+    def _take(self, line: bytes) -> None:
+        start = line.find(b"{")
+        while start >= 0:
+            try:
+                return self._note(json.loads(line[start:]))
+            except ValueError:
+                self.cut += 1
+                start = line.find(b'{"', start + 1)
+        return None
+
+    def _note(self, event: Event) -> None:
+        self.counts[event["event"]] += 1
+        if "file_id" in event:
+            self.seen.add(event["file_id"])
+        if event["event"] == "file.done":
+            self.done[event["file_id"]].append(event)
+        if event["event"] == "file.quarantined":
+            self.quarantined.append(event)
+
+
+def read_links(file: Path) -> list[dict[str, Any]]:
+    """Return every line of the links files, rotated ones included, oldest first."""
+    rotated = sorted(file.parent.glob(f"{file.name}.*"), key=lambda path: -int(path.name.rpartition(".")[2]))
+    return [
+        json.loads(line) for path in (*rotated, file) if path.exists() for line in path.read_text("utf-8").splitlines()
+    ]

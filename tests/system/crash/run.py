@@ -1,0 +1,294 @@
+"""Kills the daemon again and again under a seeded workload and a misbehaving proxy, and audits in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from presignd import crash_points
+from tests.stores import Store
+from tests.system.crash.audit import LINK_FILE, Audit, Watched
+from tests.system.crash.events import Log
+from tests.system.crash.tree import Kept, Taken
+from tests.system.crash.workload import Workload
+from tests.system.harness import Presignd
+from tests.system.proxy import Proxy, calm, stormy
+
+BROKEN = Path(__file__).with_name("broken")
+FAULT_RATE = 0.12
+"""Share of the requests that meet a fault of the proxy's."""
+LONGEST_LIFE = 2.5
+"""Seconds a daemon lives at most once it has started."""
+POINT_SHARE = 0.6
+"""Share of the kills that aim at a named point; one that isn't reached in its life becomes a random one."""
+SETTLE_TIMEOUT = 120.0
+EXPECTED_STOPS = frozenset({"internal_error", "bad_digest", "connection_reset", "rejected", "precondition_failed"})
+"""What may quarantine a file under all this: three unclean exits in flight, ten faults of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """One run, replayable as far as threads and processes are: the same seed makes the same decisions."""
+
+    seed: int
+    kills: int
+    audit_every: int = 50
+    seconds: float | None = None
+    broken: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """What came out."""
+
+    options: Options
+    store: str
+    kills: int = 0
+    at_points: Counter[str] = field(default_factory=Counter)
+    met: Counter[str] = field(default_factory=Counter)
+    audits: int = 0
+    acts: int = 0
+    links: int = 0
+    stopped: Counter[str] = field(default_factory=Counter)
+    began: float = field(default_factory=time.monotonic)
+    ended: float = 0.0
+    violations: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """Say it in lines."""
+        missed = sorted(set(all_points()) - set(self.at_points))
+        lines = [
+            f"store {self.store}, seed {self.options.seed}{self.options.broken and ', broken: ' + self.options.broken}",
+            f"{self.kills} kills survived, {self.at_points.total()} of them at {len(self.at_points)} named points",
+            f"{self.acts} acts, {self.links} links, {self.audits} audits, {self.ended - self.began:.0f} s",
+            f"faults met: {', '.join(f'{number} {kind}' for kind, number in sorted(self.met.items()))}",
+            f"quarantined and taken back: {dict(self.stopped)}",
+            f"points never reached: {missed}",
+            f"{len(self.violations)} violations",
+            *(f"  {violation}" for violation in self.violations),
+        ]
+        return "\n".join(lines)
+
+
+def all_points() -> list[str]:
+    """Return every named point."""
+    return [*crash_points.POINTS, *crash_points.commits()]
+
+
+class Victim(Presignd):
+    """The daemon, armed for one run, and perhaps a broken build."""
+
+    armed = ""
+    broken = ""
+
+    @property
+    def environ(self) -> dict[str, str]:
+        more = {crash_points.VARIABLE: self.armed} if self.armed else {}
+        if self.broken:
+            more |= {"PYTHONPATH": str(BROKEN), "PRESIGND_TEST_BROKEN": self.broken}
+        return super().environ | more
+
+    def started_at(self, point: str) -> subprocess.Popen[bytes]:
+        """Start it with ``point`` armed, and return at once."""
+        self.armed = point
+        self.start(ready=False)
+        self.armed = ""
+        assert self.process is not None
+        return self.process
+
+
+class Harness:
+    """One store, one proxy, one daemon over many lives, three watches."""
+
+    def __init__(self, base: Path, far: Path, store: Store, proxy: Proxy, options: Options) -> None:
+        self._rng = random.Random(options.seed)
+        self._options, self._proxy = options, proxy
+        self.report = Report(options, store.name)
+        self.watches = [
+            self._watch(Kept, base, store.new_bucket(), name="keep", after="keep"),
+            self._watch(Taken, base, store.new_bucket(), name="delete", after="delete"),
+            self._watch(Taken, base, store.new_bucket(), name="move", after="move", move_to=base / "moved"),
+            self._watch(Taken, base, store.new_bucket(), name="far", after="move", move_to=far),
+        ]
+        self.workload = Workload([watch.folder for watch in self.watches], self._fork())
+        self.daemon = Victim(base, config(self.watches, store, proxy.endpoint, base), secrets=(store.secret_key,))
+        self.daemon.broken = options.broken
+        self.daemon.log.touch()
+        self.log = Log(self.daemon.log, (store.secret_key,))
+        self._audit = Audit(self.watches, store, self.log, self.daemon.state / "links" / "links.jsonl")
+        self._points: list[str] = []
+
+    def _fork(self) -> random.Random:
+        return random.Random(self._rng.getrandbits(64))
+
+    def _watch(
+        self, kind: type[Kept | Taken], base: Path, bucket: str, *, name: str, after: str, move_to: Path | None = None
+    ) -> Watched:
+        folder = kind(base / "watched" / name, base / "staging" / name, self._fork())
+        return Watched(name, folder, bucket, after, move_to)
+
+    # --- the run --------------------------------------------------------------------------------
+    def run(self) -> Report:
+        """Kill as often as asked, audit in between and at the end, until the first violations."""
+        self.workload.start()
+        try:
+            while not self.report.violations and self._goes_on():
+                self._proxy.plan = stormy(self._fork(), FAULT_RATE)
+                for _ in range(min(self._options.audit_every, self._options.kills - self.report.kills)):
+                    if self.report.violations or not self._goes_on():
+                        break
+                    self._live_and_die()
+                self._check()
+        finally:
+            self.workload.end()
+            self.daemon.end()
+            self.report.met = self._proxy.met
+            self.report.acts, self.report.links = self.workload.acts, self.log.counts["link.created"]
+            self.report.ended = time.monotonic()
+        return self.report
+
+    def _goes_on(self) -> bool:
+        late = self._options.seconds is not None and time.monotonic() - self.report.began > self._options.seconds
+        return self.report.kills < self._options.kills and not late
+
+    def _live_and_die(self) -> None:
+        aimed = self._rng.random() < POINT_SHARE
+        point = self._next_point() if aimed else ""
+        process = self.daemon.started_at(f"{point}:{self._rng.choice((1, 1, 2, 3, 5))}" if aimed else "")
+        try:
+            code = process.wait(LONGEST_LIFE + 1.0 if aimed else self._rng.uniform(0.2, LONGEST_LIFE))
+        except subprocess.TimeoutExpired:
+            self.daemon.kill()
+        else:
+            self._died(code, point)
+        self.report.kills += 1
+
+    def _died(self, code: int, point: str) -> None:
+        if code == -9 and point:
+            self.report.at_points[point] += 1
+        else:
+            self.report.violations.append(f"the daemon ended by itself with {code}:\n{self.log.tail()}")
+
+    def _next_point(self) -> str:
+        """Take each point once in a shuffled round, then the next round."""
+        if not self._points:
+            self._points = all_points()
+            self._rng.shuffle(self._points)
+        return self._points.pop()
+
+    # --- audits ---------------------------------------------------------------------------------
+    def _check(self) -> None:
+        """Let everything settle with the faults off, look, and kill what looked."""
+        if self.report.violations:
+            return
+        with self.workload.still():
+            self._proxy.plan = calm
+            self.daemon.start(ready=False)
+            problem = self._settle()
+            self.report.violations += [problem] if problem else self._audit.violations()
+            self.report.audits += 1
+            self.daemon.kill()
+
+    def _settle(self) -> str:
+        """Wait until nothing is under way any more; "" or why that did not come."""
+        scans = self.log.counts["scan.finished"]
+        deadline = time.monotonic() + SETTLE_TIMEOUT
+        idle = 0
+        while idle < 2:
+            if self.daemon.process is None or self.daemon.process.poll() is not None:
+                return f"the daemon ended by itself during an audit:\n{self.log.tail()}"
+            if time.monotonic() > deadline:
+                return f"it did not settle in {SETTLE_TIMEOUT:.0f} s: {self._status()}\n{self.log.tail()}"
+            time.sleep(0.3)
+            self.log.read()
+            if self.log.counts["scan.finished"] >= scans + len(self.watches):
+                idle = idle + 1 if self._is_idle(self._status()) else 0
+        return ""
+
+    def _status(self) -> dict[str, object]:
+        shown = self.daemon.run("status", "--json", "-c", self.daemon.config).stdout
+        found: dict[str, object] = json.loads(shown) if shown else {}
+        return found
+
+    def _is_idle(self, status: Mapping[str, object]) -> bool:
+        if not status or self._took_back(status):
+            return False
+        counts = Counter[str]()
+        for watch in status["watches"]:  # type: ignore[attr-defined] # JSON
+            counts.update(watch["counts"])
+        under_way = sum(counts[state] for state in ("queued", "uploading", "verified", "linked"))
+        return not (under_way or status["settling_count"] or status["in_flight"] or status["blocked"])
+
+    def _took_back(self, status: Mapping[str, object]) -> bool:
+        """Give quarantined files another chance, as a person would; one that may not be there is a violation."""
+        stopped: Sequence[Mapping[str, dict[str, str]]] = status["quarantined"]  # type: ignore[assignment] # JSON
+        for version in stopped:
+            error = version["error"]
+            self.report.stopped[error["code"]] += 1
+            if error["code"] not in EXPECTED_STOPS or ("internal" in error["code"] and "unclean" not in error["cause"]):
+                self.report.violations.append(f"quarantined: {version['watch']} {version['path']}: {error}")
+        if stopped:
+            self.daemon.run("retry", "--all", "-c", self.daemon.config)
+        return bool(stopped)
+
+
+def config(watches: Sequence[Watched], store: Store, endpoint: str, base: Path) -> str:
+    """Return the daemon's configuration: short settling, small link files, everything told."""
+    head = f"""
+[presign]
+endpoint = "{endpoint}"
+access_key = "{store.access_key}"
+secret_key = "{store.secret_key}"
+get_expires = "12h"
+[ledger]
+path = "{base}/state"
+[links]
+rotate_size = "24KiB"
+keep = 100000
+[log]
+level = "debug"
+format = "json"
+"""
+    return head + "".join(_watch_table(watch) for watch in watches)
+
+
+def _watch_table(watch: Watched) -> str:
+    more = f'link_file = "{LINK_FILE}"' if watch.keeps else ""
+    more += f'move_to = "{watch.move_to}"' if watch.move_to else ""
+    return f"""
+[[watch]]
+name = "{watch.name}"
+path = "{watch.folder.root}"
+bucket = "{watch.bucket}"
+after = "{watch.after}"
+settle = "0s"
+{more}
+"""
+
+
+@contextmanager
+def places() -> Iterator[tuple[Path, Path]]:
+    """Give a folder for everything, and one that files are moved to, on another filesystem where there is one."""
+    with ExitStack() as stack:
+        base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="presignd-crash.")))
+        shm = Path("/dev/shm")
+        elsewhere = shm if os.access(shm, os.W_OK) else base
+        far = Path(tempfile.mkdtemp(prefix="presignd-crash.", dir=elsewhere))
+        stack.callback(shutil.rmtree, far, ignore_errors=True)
+        yield base, far
+
+
+def crash(store: Store, options: Options) -> Report:
+    """Run the harness on a started store and return what came out."""
+    with places() as (base, far), Proxy(store.endpoint) as proxy:
+        return Harness(base, far, store, proxy, options).run()

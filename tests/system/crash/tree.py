@@ -1,0 +1,218 @@
+"""What the harness does to the watched folders, seeded, and what it remembers of it.
+
+Contents are unique, so each is told apart wherever it turns up. A content counts as written once it is
+closed (or moved in): nothing else may ever become an object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+_serial = count(1)
+
+
+def digest(content: bytes) -> str:
+    """Return the name that the harness knows a content by: its checksum as a link's line has it."""
+    return f"md5:{hashlib.md5(content).hexdigest()}"
+
+
+class Folder:
+    """One watched folder and the ways to write into it. ``last`` has each path's last whole content."""
+
+    def __init__(self, root: Path, staging: Path, rng: random.Random) -> None:
+        self.root, self._staging, self.rng = root, staging, rng
+        self.last: dict[str, str] = {}
+        self.written: dict[str, set[str]] = defaultdict(set)
+        root.mkdir(parents=True)
+        staging.mkdir(parents=True)
+
+    def content(self, *, size: int | None = None) -> bytes:
+        """Make bytes that no other file has: most are small, some are streamed in pieces."""
+        rng = self.rng
+        sizes = (0, rng.randint(1, 200), rng.randint(1, 60_000), rng.randint(1, 60_000), rng.randint(1 << 20, 3 << 20))
+        wanted = rng.choices(sizes, (1, 30, 30, 30, 9))[0] if size is None else size
+        head = b"%d " % next(_serial)
+        return (head + rng.randbytes(wanted))[: max(wanted, len(head))] if wanted else b""
+
+    def note(self, path: str, content: bytes) -> None:
+        """Remember a whole content at its path."""
+        self.last[path] = digest(content)
+        self.written[path].add(self.last[path])
+
+    def place(self, path: str) -> Path:
+        """Return where a path is, its folder made."""
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    # --- ways to write --------------------------------------------------------------------------
+    def write(self, path: str) -> None:
+        """Write in place, in pieces with pauses, as a slow writer does."""
+        content = self.content()
+        step = max(1, len(content) // self.rng.randint(1, 3))
+        with self.place(path).open("wb", buffering=0) as file:
+            for start in range(0, len(content), step):
+                file.write(content[start : start + step])
+                time.sleep(self.rng.choice((0, 0, 0.02)))
+        self.note(path, content)
+
+    def move_in(self, path: str) -> None:
+        """Rename a whole file over the path."""
+        content = self.content()
+        self._stage(content).replace(self.place(path))
+        self.note(path, content)
+
+    def sneak_in(self, path: str) -> None:
+        """Rename another content of the same size and mtime over the path, as ``cp -p`` and ``touch -r`` can."""
+        target = self.root / path
+        if not target.is_file():
+            return self.write(path)
+        before = target.stat()
+        content = self.content(size=before.st_size)
+        source = self._stage(content)
+        os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+        source.replace(target)
+        return self.note(path, content)
+
+    def append(self, path: str) -> None:
+        """Add to the file, whole or new; what is there then is read from the same descriptor."""
+        with self.place(path).open("ab+", buffering=0) as file:
+            file.write(self.content(size=self.rng.randint(20, 5000)))
+            file.seek(0)
+            content = file.read()
+        self.note(path, content)
+
+    def rewrite_hotly(self, path: str) -> None:
+        """Write several contents one after the other, to meet every moment of an upload."""
+        for _ in range(self.rng.randint(3, 6)):
+            self.rng.choice((self.write, self.move_in, self.append))(path)
+            time.sleep(self.rng.uniform(0.02, 0.25))
+
+    def _stage(self, content: bytes) -> Path:
+        source = self._staging / "source"
+        source.write_bytes(content)
+        return source
+
+    def _any(self) -> str | None:
+        return self.rng.choice(sorted(self.last)) if self.last else None
+
+    def _step(self, weighted: dict[Callable[[], object], int]) -> None:
+        self.rng.choices(list(weighted), list(weighted.values()))[0]()
+
+
+class Kept(Folder):
+    """A folder whose files stay (``after = "keep"``): they are created, changed, renamed, moved and deleted."""
+
+    MOST = 80
+
+    def act(self) -> None:
+        """Do one thing."""
+        full = len(self.last) >= self.MOST
+        self._step(
+            {
+                lambda: self.write(self._path()): 2 if full else 8,
+                lambda: self.move_in(self._path()): 2 if full else 6,
+                lambda: self.append(self._any() or self._path()): 5,
+                lambda: self.rewrite_hotly(self._any() or self._path()): 4,
+                lambda: self.sneak_in(self._any() or self._path()): 2,
+                self._touch: 1,
+                self._rename: 4,
+                self._delete: 9 if full else 2,
+                self._move_directory: 3,
+                self._move_out_and_in: 1,
+            }
+        )
+
+    def _path(self) -> str:
+        where = self.rng.choice(
+            ("", f"d{self.rng.randrange(6)}/", f"d{self.rng.randrange(6)}/e{self.rng.randrange(2)}/")
+        )
+        return f"{where}f{self.rng.randrange(16)}.bin"
+
+    def _touch(self) -> None:
+        if (path := self._any()) is not None:
+            (self.root / path).touch()
+
+    def _rename(self) -> None:
+        old, new = self._any(), self._path()
+        if old is not None and old != new:
+            (self.root / old).rename(self.place(new))
+            self._moved(old, new)
+
+    def _delete(self) -> None:
+        if (path := self._any()) is not None:
+            (self.root / path).unlink()
+            del self.last[path]
+
+    def _move_directory(self) -> None:
+        old, new = (f"d{number}" for number in self.rng.sample(range(8), 2))
+        if (self.root / old).is_dir() and not (self.root / new).exists():
+            (self.root / old).rename(self.root / new)
+            self._moved_below(old, new)
+
+    def _move_out_and_in(self) -> None:
+        """Move a directory out of the watch and back in, under another name where that is free."""
+        old, new = (f"d{number}" for number in self.rng.sample(range(8), 2))
+        if not (self.root / old).is_dir():
+            return
+        outside = self._staging / "outside"
+        (self.root / old).rename(outside)
+        time.sleep(self.rng.uniform(0, 0.3))
+        back = old if (self.root / new).exists() else new
+        outside.rename(self.root / back)
+        self._moved_below(old, back)
+
+    def _moved_below(self, old: str, new: str) -> None:
+        for path in [path for path in self.last if path.startswith(f"{old}/")]:
+            self._moved(path, new + path[len(old) :])
+
+    def was_whole(self, path: str, content: str) -> bool:
+        """Tell whether such a content was ever whole at ``path``."""
+        return content in self.written[path]
+
+    def _moved(self, old: str, new: str) -> None:
+        self.last[new] = self.last.pop(old)
+        self.written[new].add(self.last[new])
+
+
+class Taken(Folder):
+    """A folder whose files the daemon takes away (move, delete): dropped, dropped anew, changed meanwhile.
+
+    A directory gets another name now and then, and is not written to any more: nobody outside can tell
+    which of its files were taken under the old name.
+    """
+
+    _generation = 0
+
+    def act(self) -> None:
+        """Do one thing."""
+        self._step(
+            {
+                lambda: self.write(self._path()): 8,
+                lambda: self.move_in(self._path()): 8,
+                lambda: self.append(self._path()): 6,
+                lambda: self.rewrite_hotly(self._path()): 4,
+                self._move_directory: 1,
+            }
+        )
+
+    def was_whole(self, _: str, content: str) -> bool:
+        """Tell whether such a content was ever whole in this folder."""
+        return any(content in contents for contents in self.written.values())
+
+    def _path(self) -> str:
+        where = self.rng.choice(("", f"d{self._generation}/"))
+        return f"{where}f{self.rng.randrange(12)}.bin"
+
+    def _move_directory(self) -> None:
+        old = self.root / f"d{self._generation}"
+        if old.is_dir():
+            old.rename(self.root / f"moved{self._generation}")
+            self._generation += 1
