@@ -121,6 +121,10 @@ class Ledger(Protocol):
         """Return the newest version before this one, of the same path, bucket and key, that was verified."""
         ...
 
+    async def sent_etags(self, version: FileVersion) -> frozenset[str]:
+        """Return the ETags of all that was sent under this version's key from its path, verified or not."""
+        ...
+
     async def apply(self, version: FileVersion, event: Event, **changes: Any) -> FileVersion:
         """Move ``version`` by ``event`` from the state it has, with column ``changes``; return it as it is now."""
         ...

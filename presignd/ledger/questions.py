@@ -64,6 +64,15 @@ def previous_receipt(connection: sqlite3.Connection, version: FileVersion) -> Fi
     )
 
 
+def sent_etags(connection: sqlite3.Connection, version: FileVersion) -> frozenset[str]:
+    """Return the ETags of all that was sent under this version's key from its path, verified or not."""
+    rows = connection.execute(
+        "SELECT etag FROM version WHERE key = ? AND bucket = ? AND watch = ? AND path = ? AND etag != ''",
+        (to_sql(version.key), version.bucket, version.watch, version.path),
+    )
+    return frozenset(etag for (etag,) in rows)
+
+
 def in_state(connection: sqlite3.Connection, state: State) -> list[FileVersion]:
     """Return every version in ``state``, oldest first."""
     return select(connection, "state = ? ORDER BY id", str(state))

@@ -118,6 +118,9 @@ class SqliteLedger(Ledger):
     async def previous_receipt(self, version: FileVersion) -> FileVersion | None:
         return await self._ask(questions.previous_receipt, version)
 
+    async def sent_etags(self, version: FileVersion) -> frozenset[str]:
+        return await self._ask(questions.sent_etags, version)
+
     async def apply(self, version: FileVersion, event: Event, **changed: Any) -> FileVersion:
         return await self._do(changes.apply, version, event, changed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
@@ -60,16 +61,17 @@ def plan_unseen(previous: FileVersion | None, policy: Policy) -> Plan:
     return Plan(Act.PUT, if_none_match=True)
 
 
-def plan_seen(
-    found: Found | None, previous: FileVersion | None, policy: Policy, *, same: bool, conditional: bool
-) -> Plan:
-    """Plan after a HEAD; ``same`` says that what is there holds the same bytes."""
+def plan_seen(found: Found | None, ours: Collection[str], policy: Policy, *, same: bool, conditional: bool) -> Plan:
+    """Plan after a HEAD; ``same`` says that what is there holds the same bytes.
+
+    ``ours`` are the ETags of all that this path sent there, verified or not.
+    """
     if found is None:
         return Plan(Act.PUT, if_none_match=conditional and policy != "overwrite")
     if same:
         return Plan(Act.ADOPT, found)
     if policy == "overwrite":
         return Plan(Act.PUT)
-    if previous is not None and previous.etag and found.etag == previous.etag:
-        return Plan(Act.PUT, if_match=previous.etag if conditional else "")
+    if found.etag in ours:
+        return Plan(Act.PUT, if_match=found.etag if conditional else "")
     return Plan(Act.REFUSE if policy == "refuse" else Act.NEXT_KEY)

@@ -56,9 +56,16 @@ class Whole:
     """A file that goes as one PUT."""
 
     def __init__(
-        self, bucket: Bucket, slots: Slots, upload: UploadConfig, prepared: Prepared, on_sent: Callable[[int], None]
+        self,
+        bucket: Bucket,
+        ledger: Ledger,
+        slots: Slots,
+        upload: UploadConfig,
+        *,
+        prepared: Prepared,
+        on_sent: Callable[[int], None],
     ) -> None:
-        self._bucket, self._slots, self._kind = bucket, slots, upload.checksum
+        self._bucket, self._ledger, self._slots, self._kind = bucket, ledger, slots, upload.checksum
         self._prepared, self._on_sent = prepared, on_sent
         self.fingerprint, self.sha256 = prepared.fingerprint, prepared.sha256
 
@@ -75,6 +82,7 @@ class Whole:
 
     async def send(self, version: FileVersion, plan: Plan, honours: Honours) -> tuple[FileVersion, Found | None]:
         """PUT and verify."""
+        version = await _intend(self._ledger, version, self._prepared.md5)
         passed("put.before")
         async with self._slots.small():
             answer = await put(
@@ -113,7 +121,7 @@ class InParts:
         on_sent: Callable[[int], None],
     ) -> None:
         self._multipart = Multipart(bucket, ledger, slots, upload, fd=fd, on_sent=on_sent)
-        self._fd, self._recheck = fd, recheck
+        self._ledger, self._fd, self._recheck = ledger, fd, recheck
         self.fingerprint, self.sha256 = Fingerprint.of(os.fstat(fd)), sha256
         self.part_size = part_size_for(self.fingerprint.size, upload.part_size)
         self.checksum = ""
@@ -134,6 +142,7 @@ class InParts:
         version = await self._multipart.send_parts(version)
         self.part_size, self.checksum = version.part_size, f"md5:{self._multipart.etag}"
         await asyncio.to_thread(self._recheck)
+        version = await _intend(self._ledger, version, self._multipart.etag)
         passed("complete.before")
         found = await self._multipart.complete(version, plan)
         passed("complete.after")
@@ -145,3 +154,12 @@ class InParts:
         """Hash the parts again."""
         now = checksum_like(self._fd, self.checksum, self.fingerprint.size, self.part_size)
         return now == self.checksum
+
+
+async def _intend(ledger: Ledger, version: FileVersion, etag: str) -> FileVersion:
+    """Commit the ETag that the object will have.
+
+    Crash window: the object is there and its receipt isn't. When the file has other content by then, its
+    newer version knows the object for its own path's by this ETag, and replaces it.
+    """
+    return version if version.etag == etag else await ledger.update(version, etag=etag)

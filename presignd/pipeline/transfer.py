@@ -142,7 +142,7 @@ class Transfer:
         if size <= upload.multipart_threshold:
             sha256 = by_hash or upload.checksum == "sha256"
             prepared = await asyncio.to_thread(prepare, self._fd, size, sha256=sha256)
-            return Whole(bucket, self._slots, upload, prepared, self._sent)
+            return Whole(bucket, self._ledger, self._slots, upload, prepared=prepared, on_sent=self._sent)
         named = await asyncio.to_thread(checksum_like, self._fd, "sha256:", size) if by_hash else ""
         return InParts(
             bucket,
@@ -228,7 +228,8 @@ class Transfer:
             return collision.plan_unseen(previous, policy)
         found = await self._room.bucket.find(self._key, denied_is_absent=conditional)
         same = found is not None and await self._content.is_in(found)
-        plan = collision.plan_seen(found, previous, policy, same=same, conditional=conditional)
+        ours = await self._ledger.sent_etags(self._version)
+        plan = collision.plan_seen(found, ours, policy, same=same, conditional=conditional)
         if plan.act is Act.REFUSE:
             raise fault("exists", self._key)
         return plan

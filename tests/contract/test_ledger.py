@@ -293,6 +293,15 @@ async def test_the_previous_receipt_is_the_newest_verified_one_of_the_same_path_
     assert await ledger.previous_receipt(moved) is None
 
 
+async def test_what_a_path_sent_is_known_by_its_etag_though_it_was_never_verified(ledger: Ledger) -> None:
+    """The crash between a PUT and its receipt: the object is there, and must be known for the path's own."""
+    sent = await ledger.update(await uploading(ledger), etag="sent")
+    await ledger.apply(sent, Event.SUPERSEDE)
+    await finished(ledger)
+    assert await ledger.sent_etags(await uploading(ledger)) == {"sent", "e"}
+    assert await ledger.sent_etags(await uploading(ledger, b"2", key="other")) == frozenset()
+
+
 # --- settle -------------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,8 @@ OURS_BEFORE = replace(VERSION, file_id="0", state=State.FINISHED, etag=OTHER, ch
 
 def seen(found: Found | None, policy: Policy, previous: FileVersion | None = None, *, conditional: bool = True) -> Plan:
     same = found is not None and same_bytes(found, VERSION.size, MD5)
-    return plan_seen(found, previous, policy, same=same, conditional=conditional)
+    ours = {previous.etag} if previous else ()
+    return plan_seen(found, ours, policy, same=same, conditional=conditional)
 
 
 @pytest.mark.parametrize("policy", ["update", "rename", "refuse", "overwrite"])

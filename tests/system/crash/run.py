@@ -25,6 +25,7 @@ from tests.system.harness import Presignd
 from tests.system.proxy import Proxy, calm, stormy
 
 BROKEN = Path(__file__).with_name("broken")
+CHECKOUT = Path(__file__).parents[3]
 FAULT_RATE = 0.12
 """Share of the requests that meet a fault of the proxy's."""
 LONGEST_LIFE = 2.5
@@ -94,8 +95,9 @@ class Victim(Presignd):
     @property
     def environ(self) -> dict[str, str]:
         more = {crash_points.VARIABLE: self.armed} if self.armed else {}
+        more["PYTHONPATH"] = str(CHECKOUT)  # a copy of the project tests itself, not what is installed
         if self.broken:
-            more |= {"PYTHONPATH": str(BROKEN), "PRESIGND_TEST_BROKEN": self.broken}
+            more |= {"PYTHONPATH": f"{BROKEN}:{CHECKOUT}", "PRESIGND_TEST_BROKEN": self.broken}
         return super().environ | more
 
     def started_at(self, point: str) -> subprocess.Popen[bytes]:
