@@ -123,10 +123,11 @@ def _ledger(folder: Path) -> CheckResult:
     return ok("ledger", f"{folder} opens")
 
 
-WRITER_FIX = (
+OWN_FIX = (
     "let the files belong to the daemon's user, give it CAP_LEASE (the systemd unit does), "
     "or set ready_marker where writers pause for longer"
 )
+QUIET_FIX = "set ready_marker, or settle to more than writers pause; or watch a folder on a local filesystem"
 
 
 async def check_writers(context: Context) -> AsyncIterator[CheckResult]:
@@ -147,8 +148,8 @@ def writer_result(watch: WatchConfig) -> CheckResult:
     if mode == "lease" and not reason:
         return ok(name, "works: a file that is open for writing is waited for")
     if mode == "lease":
-        return warn(name, f"works for own files only: {reason} ({_quiet(watch)})", WRITER_FIX)
-    return warn(name, f"can't work here: {reason}; {_quiet(watch)} decides", WRITER_FIX)
+        return warn(name, f"works for own files only: {reason} ({_quiet(watch)})", OWN_FIX)
+    return warn(name, f"can't work here: {reason}; {_quiet(watch)} decides", QUIET_FIX)
 
 
 def _quiet(watch: WatchConfig) -> str:
