@@ -46,7 +46,7 @@ class Large:
         return [upload["UploadId"] for upload in answer.get("Uploads", ())]
 
     def until_linked(self) -> None:
-        self.daemon.until(lambda: self.daemon.links(), "a link")
+        self.daemon.until(self.daemon.links, "a link")
         assert self.store.read(self.bucket, "large.bin") == self.content
         assert fetch(self.daemon.links()[-1]["url"]) == self.content
 
