@@ -166,7 +166,7 @@ class Harness:
     def _live_and_die(self) -> None:
         aimed = self._rng.random() < POINT_SHARE
         point = self._next_point() if aimed else ""
-        process = self.daemon.started_at(f"{point}:{self._rng.choice((1, 1, 2, 3, 5))}" if aimed else "")
+        process = self.daemon.started_at(f"{point}:{self._rng.choice((1, 1, 1, 2, 4))}" if aimed else "")
         try:
             code = process.wait(LONGEST_LIFE + 1.0 if aimed else self._rng.uniform(0.2, LONGEST_LIFE))
         except subprocess.TimeoutExpired:
@@ -257,6 +257,9 @@ path = "{base}/state"
 [links]
 rotate_size = "24KiB"
 keep = 100000
+[upload]
+multipart_threshold = "5MiB"
+part_size = "5MiB"
 [log]
 level = "debug"
 format = "json"

@@ -17,10 +17,17 @@ from pathlib import Path
 
 _serial = count(1)
 
+PART = 5 << 20
+"""Bytes in a part, and from which on a file goes in parts: the smallest size that S3 takes."""
+IN_PARTS = (6 << 20, 11 << 20)
+
 
 def digest(content: bytes) -> str:
     """Return the name that the harness knows a content by: its checksum as a link's line has it."""
-    return f"md5:{hashlib.md5(content).hexdigest()}"
+    if len(content) <= PART:
+        return f"md5:{hashlib.md5(content).hexdigest()}"
+    parts = [hashlib.md5(content[start : start + PART]).digest() for start in range(0, len(content), PART)]
+    return f"md5:{hashlib.md5(b''.join(parts)).hexdigest()}-{len(parts)}"
 
 
 class Folder:
@@ -34,10 +41,10 @@ class Folder:
         staging.mkdir(parents=True)
 
     def content(self, *, size: int | None = None) -> bytes:
-        """Make bytes that no other file has: most are small, some are streamed in pieces."""
+        """Make bytes that no other file has: most are small, some are streamed, a few go in parts."""
         rng = self.rng
-        sizes = (0, rng.randint(1, 200), rng.randint(1, 60_000), rng.randint(1, 60_000), rng.randint(1 << 20, 3 << 20))
-        wanted = rng.choices(sizes, (1, 30, 30, 30, 9))[0] if size is None else size
+        sizes = (0, rng.randint(1, 200), rng.randint(1, 60_000), rng.randint(1 << 20, 3 << 20), rng.randint(*IN_PARTS))
+        wanted = rng.choices(sizes, (1, 30, 60, 7, 2))[0] if size is None else size
         head = b"%d " % next(_serial)
         return (head + rng.randbytes(wanted))[: max(wanted, len(head))] if wanted else b""
 
