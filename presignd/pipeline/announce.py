@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from presignd import metrics
 from presignd.config import WatchConfig
 from presignd.crash_points import passed
 from presignd.ledger import Ledger
@@ -66,6 +67,8 @@ class Announcer:
             if not replayed and version.done_at:
                 more["duration_ms"] = round((version.done_at - version.queued_at).total_seconds() * 1000)
             self.event("file.done", version, attempt=version.attempt, status=done_status(version), **more)
+            if not replayed:
+                _count(version)
             passed("done.said")
             self._said.append(version.file_id)
             self._on_end(version)
@@ -84,6 +87,7 @@ class Announcer:
             fix=fix,
             **more,
         )
+        metrics.UPLOADS.labels(version.watch, "quarantined").inc()
         self._on_end(version)
 
     async def replay(self) -> None:
@@ -102,6 +106,16 @@ class Announcer:
         said, self._said = self._said, []
         if said:
             await self._ledger.announced(said)
+
+
+def _count(version: FileVersion) -> None:
+    """Move the metrics of a version that ended in this run."""
+    status = done_status(version)
+    metrics.UPLOADS.labels(version.watch, status).inc()
+    if status == "linked" and version.done_at:
+        metrics.UPLOAD_BYTES.labels(version.watch).inc(version.size)
+        metrics.UPLOAD_DURATION.labels(version.watch).observe((version.done_at - version.queued_at).total_seconds())
+        metrics.LAST_UPLOAD.labels(version.watch).set(version.done_at.timestamp())
 
 
 def utcnow() -> datetime:

@@ -15,6 +15,7 @@ from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from presignd import metrics
 from presignd.filesystem import is_network
 from presignd.model import Candidate, Source
 from presignd.pipeline.decide import worth_a_look
@@ -205,6 +206,7 @@ class Watcher:
             self._wake_directories.set()
         await self._gone(sorted(news.gone))
         if len(hints) >= BURST:
+            metrics.WATCH_OVERFLOWS.labels(self.name).inc()
             self.request_scan("burst")
 
     async def _gone(self, paths: Sequence[bytes]) -> None:
@@ -214,6 +216,7 @@ class Watcher:
                 await self._on_vanished(vanished)
 
     def _source_ended(self, error: SourceEnded) -> None:
+        metrics.WATCH_OVERFLOWS.labels(self.name).inc()
         if not error.limit:
             self._log.warning("watch.overflow", reason=f"events may be lost: {error.message}")
             return
@@ -293,6 +296,8 @@ class Watcher:
         began, scan = time.monotonic(), self._scan_of(b"", recursive=self._config.recursive)
         candidates, cost = await self._offer(scan, source, "_scanning", ignore_before)
         await self._mind_watches(scan.directories)
+        if reason == "timer":
+            metrics.RESCAN_FOUND.labels(self.name).inc(candidates)
         fresh_problems = scan.problems != self._problems
         self._problems = scan.problems
         tell = self._log.warning if scan.problems and fresh_problems else self._log.debug

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import configparser
+import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +22,7 @@ from pathlib import Path
 from minio.credentials.providers import IamAwsProvider
 from urllib3 import PoolManager, Retry, Timeout
 
-from presignd import redact
+from presignd import metrics, redact
 from presignd.config import PresignConfig
 from presignd.errors import Fault, PresignerFault, UsageError, fault
 from presignd.presign.sigv4 import Keys
@@ -99,6 +100,7 @@ class CredentialSource:
             self._failed(problem)
         else:
             self._problem = None
+            metrics.CREDENTIAL_EXPIRY.set(self._held.expires_at.timestamp() if self._held.expires_at else math.inf)
             redact.register(self._held.keys.secret_key)
             redact.register(self._held.keys.session_token)
             self._fresh_until = fresh_until(self._held, self._clock())

@@ -7,6 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
+from presignd import metrics
 from presignd.config import PresignConfig
 from presignd.errors import Fault, fault
 from presignd.presign import Grant, GrantRequest, Operation
@@ -73,7 +74,10 @@ class LocalPresigner:
         credentials = await self.credentials.get()
         regions = {bucket: await self._region(bucket) for bucket in {each.bucket for each in requests}}
         now = self._clock()
-        return [self._answer(each, credentials, regions[each.bucket], now) for each in requests]
+        answers = [self._answer(each, credentials, regions[each.bucket], now) for each in requests]
+        for each, answer in zip(requests, answers, strict=True):
+            metrics.PRESIGN_REQUESTS.labels(each.operation, "granted" if isinstance(answer, Grant) else "refused").inc()
+        return answers
 
     async def credential_expiry(self) -> datetime | None:
         """Return when the signing credential ends (UTC), None for one that doesn't."""

@@ -1,0 +1,73 @@
+"""Every metric, declared once. Counters are moved on where things happen; gauges by whoever is asked for them.
+
+No label holds a path, a key or a URL: watches are named in the configuration, the rest are fixed words.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+import presignd
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client leaves it unannotated
+
+REGISTRY = CollectorRegistry()
+"""Ours alone: nothing is exported that isn't declared here."""
+
+STATUSES = ("linked", "adopted", "vanished", "superseded", "quarantined")
+"""How a version ends (``file.done``), or stops (``file.quarantined``)."""
+
+_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
+
+
+def _counter(name: str, words: str, *labels: str) -> Counter:
+    return Counter(name, words, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, words: str, *labels: str) -> Gauge:
+    return Gauge(name, words, labels, registry=REGISTRY)
+
+
+# --- counted where it happens -----------------------------------------------------------------------
+UPLOADS = _counter("presignd_uploads_total", "Versions that ended, or were quarantined.", "watch", "status")
+UPLOAD_BYTES = _counter("presignd_upload_bytes_total", "Bytes of versions that ended as linked.", "watch")
+UPLOAD_DURATION = Histogram(
+    "presignd_upload_duration_seconds",
+    "From queued to done, of versions that ended as linked: duration_ms of file.done.",
+    ("watch",),
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+LAST_UPLOAD = _gauge("presignd_last_upload_timestamp_seconds", "When a version last ended as linked.", "watch")
+PRESIGN_REQUESTS = _counter("presignd_presign_requests_total", "Grants asked for.", "operation", "result")
+WATCH_OVERFLOWS = _counter("presignd_watch_overflows_total", "Times that events may have been lost.", "watch")
+RESCAN_FOUND = _counter("presignd_rescan_found_total", "Files that only a scan on the timer found.", "watch")
+CREDENTIAL_EXPIRY = _gauge(
+    "presignd_credential_expiry_timestamp_seconds", "When the signing credential ends; +Inf when it does not."
+)
+
+# --- looked up when asked for -----------------------------------------------------------------------
+PENDING = _gauge("presignd_pending_files", "Versions queued or under way to their link.", "watch")
+OLDEST_PENDING = _gauge("presignd_oldest_pending_seconds", "Age of the oldest queued version; 0 without any.", "watch")
+QUARANTINED = _gauge("presignd_quarantined_files", "Versions that wait for a person.", "watch")
+SETTLING = _gauge("presignd_settling_files", "Paths that are not complete yet.", "watch")
+OLDEST_SETTLING = _gauge("presignd_oldest_settling_seconds", "Age of the oldest of them; 0 without any.", "watch")
+INFLIGHT = _gauge("presignd_inflight_uploads", "Uploads under way.")
+STORE_UP = _gauge("presignd_store_up", "1 while the store answers, 0 while it is waited for.")
+
+BUILD = _gauge("presignd_build_info", "Always 1; what runs stands in the labels.", "version", "python")
+
+BUILD.labels(presignd.__version__, platform.python_version()).set(1)
+CREDENTIAL_EXPIRY.set(math.inf)
+STORE_UP.set(1)
+
+
+def know_watch(watch: str) -> None:
+    """Export a watch's counters from zero on: a rate over a series that appears late misses its first step."""
+    for status in STATUSES:
+        UPLOADS.labels(watch, status)
+    for metric in (UPLOAD_BYTES, UPLOAD_DURATION, WATCH_OVERFLOWS, RESCAN_FOUND):
+        metric.labels(watch)
