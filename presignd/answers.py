@@ -16,6 +16,9 @@ ENCRYPTED = ("aws:kms", "aws:kms:dsse")
 SKEW_LIMIT = 900.0
 """Seconds of clock difference that S3 tolerates (RequestTimeTooSkewed)."""
 
+LONGEST_RETRY_AFTER = 300.0
+"""Seconds of a Retry-After that are waited out: after that one small probe may ask again, whatever was said."""
+
 S3_CODES: dict[str, str] = {
     "SignatureDoesNotMatch": "signature_mismatch",
     "InvalidAccessKeyId": "invalid_access_key",
@@ -112,10 +115,11 @@ class Answer:
     def retry_after(self) -> float | None:
         """Retry-After in seconds (a number, or a date against this answer's own Date); None where absent."""
         value = self.headers.get("retry-after", "").strip()
-        if re.fullmatch(r"[0-9]{1,18}", value):
-            return float(value)
+        if re.fullmatch("[0-9]+", value):
+            return min(float(value[:9]), LONGEST_RETRY_AFTER)
         until = _read_date(value)
-        return max(0.0, (until - self.date).total_seconds()) if until and self.date else None
+        wanted = (until - self.date).total_seconds() if until and self.date else None
+        return None if wanted is None else min(max(0.0, wanted), LONGEST_RETRY_AFTER)
 
 
 def _read_date(value: str) -> datetime | None:
@@ -157,11 +161,9 @@ def _elsewhere(answer: Answer) -> str:
 def _by_status(answer: Answer) -> str:
     if answer.status == 503 and answer.retry_after is not None:  # noqa: PLR2004
         return "slow_down"
-    if answer.status >= 500:  # noqa: PLR2004
-        return "server_error"
     if answer.status == 404 and not answer.code and answer.body:  # noqa: PLR2004
         return "bad_response"
-    return STATUSES.get(answer.status, "rejected")
+    return STATUSES.get(answer.status) or ("server_error" if answer.status >= 500 else "rejected")  # noqa: PLR2004
 
 
 def _skewed(answer: Answer, offset: float | None) -> bool:

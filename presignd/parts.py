@@ -26,7 +26,7 @@ from presignd.pipeline.intake import Intake
 from presignd.pipeline.linker import Linker, mint
 from presignd.pipeline.puts import Puts
 from presignd.pipeline.transfer import Room
-from presignd.pipeline.worker import Doors, Worker
+from presignd.pipeline.worker import Worker
 from presignd.pipeline.writer_check import ignore_sigio
 from presignd.presign import Presigner
 from presignd.presign.local import local_presigner
@@ -71,11 +71,8 @@ class Parts:
             self.ledger,
             linker=self.linker,
             announcer=self.announcer,
-            rooms={
-                name: Room(bucket.watch, self.opened[name], bucket, self.gates.watches[name])
-                for name, bucket in self.buckets.items()
-            },
-            doors=Doors(self.gates.store, self.gates.presigner),
+            rooms={name: Room(bucket.watch, self.opened[name], bucket) for name, bucket in self.buckets.items()},
+            gates=self.gates,
             host=host,
             offer=lambda candidates: self.offer(candidates),  # noqa: PLW0108 - a daemon sets it later
             on_link=self._linked,

@@ -38,18 +38,35 @@ QUICK = 0.02
 """Seconds in place of each pause between probes and between retries."""
 
 
+class Said(io.TextIOBase):
+    """The log as it is written, line by line, by any thread."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.lines: list[str] = []
+
+    def write(self, line: str) -> int:
+        self.lines.append(line)
+        self.events.append(json.loads(line))
+        return len(line)
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(self.lines)
+
+
 @dataclass
 class Running:
     """A daemon that runs, and all it has said."""
 
     folder: Path
-    parts: Parts
-    said: io.StringIO = field(repr=False)
+    parts: Parts = field(repr=False)
+    said: Said = field(repr=False)
 
     def events(self, *names: str) -> list[Event]:
         """Return what was logged so far, of these names (all of them without any)."""
-        events = [json.loads(line) for line in self.said.getvalue().splitlines()]
-        return [event for event in events if not names or event["event"] in names]
+        return [event for event in self.said.events if not names or event["event"] in names]
 
     def codes(self, *names: str) -> list[str]:
         """Return the error codes of these events, in order."""
@@ -65,7 +82,7 @@ class Running:
         """Wait until ``true()``, or fail with the end of the log."""
         deadline = time.monotonic() + seconds
         while not true():
-            assert time.monotonic() < deadline, f"no {what} in {seconds} s; log:\n{self.said.getvalue()[-4000:]}"
+            assert time.monotonic() < deadline, f"no {what} in {seconds} s; log:\n{self.said.text[-4000:]}"
             await asyncio.sleep(0.01)
 
     async def done(self, count: int = 1) -> list[Event]:
@@ -121,11 +138,14 @@ def quickly() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def running(configured: Config, *, quick: bool = True) -> AsyncIterator[Running]:
-    """Run a daemon until the block is left; at the end, search all it said for anything secret."""
-    said = io.StringIO()
+async def running(configured: Config, *, quick: bool = True, debug: bool = True) -> AsyncIterator[Running]:
+    """Run a daemon until the block is left; at the end, search all it said for anything secret.
+
+    ``debug`` has asyncio log all it does, too, at the price of its pace.
+    """
+    said = Said()
     log.setup(configured.log, stream=said)
-    asyncio.get_running_loop().set_debug(True)
+    asyncio.get_running_loop().set_debug(debug)
     with quickly() if quick else pytest.MonkeyPatch.context(), DaemonLock(configured.ledger.path):
         async with open_parts(configured) as parts:
             daemon = Daemon(parts)
@@ -136,4 +156,4 @@ async def running(configured: Config, *, quick: bool = True) -> AsyncIterator[Ru
                 daemon.stop()
                 await serving
     secret = configured.presign.secret_key
-    assert_no_secrets(said.getvalue(), *([secret.get_secret_value()] if secret else []))
+    assert_no_secrets(said.text, *([secret.get_secret_value()] if secret else []))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from presignd.answers import Answer
 from presignd.config import PresignConfig, UploadConfig, WatchConfig
-from presignd.errors import Fault, WatchFault, fault
+from presignd.errors import Fault, GrantFault, PresignerFault, WatchFault, fault
 from presignd.pipeline.keys import check_key
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
 from presignd.store import Slice, StoreClient
@@ -56,8 +56,10 @@ class Bucket:
         self._sha256 = upload.checksum == "sha256"
         self._presigner = presigner
         self._store = store
+        self._probe_timeout = min(PROBE_TIMEOUT, upload.timeout)
         self._probing = asyncio.Lock()
         self._honours: Honours | None = None
+        self._refusal: Fault | None = None
 
     @property
     def limited(self) -> bool:
@@ -65,10 +67,14 @@ class Bucket:
         return self._store.limited
 
     async def grant(self, request: GrantRequest) -> Grant:
-        """Mint one grant; raise its refusal, or ``PresignerFault``."""
+        """Mint one grant; raise its refusal, ``PresignerFault``, or ``expired_grant`` for one that is almost dead."""
+        asked = time.monotonic()
         (grant,) = await self._presigner.grant([request])
         if isinstance(grant, Exception):
             raise grant
+        left = (grant.expires_at - grant.signer_date).total_seconds() - (time.monotonic() - asked)
+        if left < LEAST_LEFT:
+            raise fault("expired_grant", f"{left:.0f} s left when it came")
         return grant
 
     async def send(
@@ -81,11 +87,7 @@ class Bucket:
         timeout: float | None = None,
     ) -> Answer:
         """Mint a grant for ``request`` and send it at once; raise a ``Fault`` on anything but success."""
-        asked = time.monotonic()
         grant = await self.grant(request)
-        left = (grant.expires_at - grant.signer_date).total_seconds() - (time.monotonic() - asked)
-        if left < LEAST_LEFT:
-            raise fault("expired_grant", f"{left:.0f} s left when it came")
         return await self._store.send(grant, body, accept=accept, on_sent=on_sent, timeout=timeout)
 
     def request(self, operation: Operation, key: str, **more: object) -> GrantRequest:
@@ -107,25 +109,63 @@ class Bucket:
         return Found(size, answer.etag, answer.headers.get("x-amz-version-id", ""), answer.opaque_etag)
 
     async def honours(self) -> Honours:
-        """Return what the store honours, probed once by writing the check key; raise a ``Fault``."""
+        """Return what the store honours, proven once by writing the check key; raise a ``Fault``.
+
+        Whoever waits for a proof that fails has its fault: each for itself would meet a dead store in turn.
+        """
+        before = self._refusal
         async with self._probing:
-            if self._honours is None:
-                conditional = await self._honours_conditions()
-                sha256 = self._sha256 and await self._refuses_wrong_sha256()
-                await self._forget_check()
-                self._honours = Honours(conditional, sha256)
+            if self._honours is None and self._refusal is not before and self._refusal:
+                raise self._refusal
+            try:
+                self._honours = self._honours or await self._prove()
+            except Fault as refused:
+                self._refusal = refused
+                raise
         return self._honours
 
+    async def _prove(self) -> Honours:
+        conditional = await self._honours_conditions()
+        if not conditional:
+            await self._write_kept_check()
+        sha256 = self._sha256 and await self._refuses_wrong_sha256()
+        await self._forget_check()
+        return Honours(conditional, sha256)
+
     async def probe(self) -> Fault | None:
-        """Write the fixed check key; return the fault, None when it went through."""
+        """Write the fixed check key and see it there; return the fault, None when it went through."""
         try:
-            await self._write_check()
+            await self._write_kept_check()
             await self._forget_check()
         except Fault as problem:
             if isinstance(problem, WatchFault):
                 self._presigner.look_again(self.watch.bucket)  # a rotated key or a moved bucket is found so
             return problem
         return None
+
+    async def probe_grant(self) -> Fault | None:
+        """Ask for a grant; return the fault, None when the presigner gives one that can be used."""
+        try:
+            await self.grant(self.request(Operation.HEAD, check_key(self.watch)))
+        except (PresignerFault, GrantFault) as problem:
+            return problem
+        except Fault:
+            return None  # the presigner is there, and the store or this request is the matter
+        return None
+
+    async def _write_kept_check(self) -> None:
+        """Write the check key, and find it: what takes everything and keeps nothing is no store.
+
+        Another daemon may remove it in between: only three misses in a row count. A HEAD that is refused
+        tells nothing.
+        """
+        for _ in range(3):
+            await self._write_check()
+            request = self.request(Operation.HEAD, check_key(self.watch))
+            answer = await self.send(request, accept=(403, 404), timeout=self._probe_timeout)
+            if answer.status != 404:  # noqa: PLR2004
+                return
+        raise fault("missing_object", check_key(self.watch))
 
     async def _write_check(
         self, *, accept: Collection[int] = (), body: bytes = CHECK_BODY, checksum: str = "", only_new: bool = False
@@ -139,7 +179,13 @@ class Bucket:
             headers=self.watch.headers,
             if_none_match=only_new,
         )
-        return await self.send(request, body, accept=accept, timeout=PROBE_TIMEOUT)
+        try:
+            return await self.send(request, body, accept=accept, timeout=self._probe_timeout)
+        except WatchFault as refused:
+            if refused.code != "access_denied":
+                raise
+            # A policy that covers other keys than this one looks like keys that are wrong, without its name.
+            raise fault(refused.code, f"{refused.detail} for {check_key(self.watch)}") from None
 
     async def _honours_conditions(self) -> bool:
         # Another daemon may remove the check object in between: only three misses in a row mean no.
@@ -156,6 +202,6 @@ class Bucket:
     async def _forget_check(self) -> None:
         try:
             request = self.request(Operation.DELETE, check_key(self.watch))
-            await self.send(request, accept=(403, 404, 405), timeout=PROBE_TIMEOUT)
+            await self.send(request, accept=(403, 404, 405), timeout=self._probe_timeout)
         except Fault:
             return  # it may stay: the next one overwrites it

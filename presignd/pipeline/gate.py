@@ -12,8 +12,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from presignd.errors import Fault
+from presignd.errors import Fault, fault
+from presignd.log import get_logger
 from presignd.states import backoff
+
+log = get_logger()
 
 PROBE_BASE = 0.5
 PROBE_CAP = 15.0
@@ -29,7 +32,7 @@ class Shut:
 
 
 class Gate:
-    """One door. ``probe`` returns None when requests go through, else the fault; it never raises.
+    """One door. ``probe`` returns None when requests go through, else the fault.
 
     ``on_shut`` hears the fault and ``on_open`` how many seconds it was shut; ``changed`` is called after
     either, so that whoever waits looks again.
@@ -52,24 +55,26 @@ class Gate:
         self._waiting: asyncio.Task[None] | None = None
         self.shut: Shut | None = None
 
-    async def is_files_own(self, fault: Fault) -> bool:
-        """Decide about ``fault``: True when the store serves others meanwhile, so that it is the file's own.
+    async def is_files_own(self, problem: Fault, *, again: bool = False) -> bool:
+        """Decide about ``problem``: True when the store serves others meanwhile, so that it is the file's own.
 
-        False when the gate is shut, or was shut by this look: nobody's attempt counts.
+        False when the gate is shut, or was shut by this look: nobody's attempt counts. ``again``: the file
+        met the same before; then the probe is asked also where the store said when to come back, or one
+        key that always answers so would hold up all others again and again.
         """
         if self.shut:
             return False
         if self._looking is None:
-            self._looking = asyncio.create_task(self._look(fault), name="gate look")
+            self._looking = asyncio.create_task(self._look(problem, again=again), name="gate look")
             self._looking.add_done_callback(self._looked)
         return await asyncio.shield(self._looking)
 
     def _looked(self, _: asyncio.Task[bool]) -> None:
         self._looking = None
 
-    async def _look(self, fault: Fault) -> bool:
+    async def _look(self, met: Fault, *, again: bool) -> bool:
         # A store that says when to come back is not probed before.
-        problem = fault if fault.retry_after else await self._probe()
+        problem = met if met.retry_after and not again else await self._ask()
         if problem is None:
             return True
         self.shut = Shut(problem, self._now())
@@ -83,13 +88,21 @@ class Gate:
         while problem is not None:
             failures += 1
             await self._sleep(problem.retry_after or backoff(failures, base=PROBE_BASE, cap=PROBE_CAP))
-            problem = await self._probe()
+            problem = await self._ask()
             if problem is not None and self.shut is not None:
                 self.shut = Shut(problem, self.shut.since)
         since = self.shut.since if self.shut else self._now()
         self.shut = None
         self._on_open((self._now() - since).total_seconds())
         self._changed()
+
+    async def _ask(self) -> Fault | None:
+        """Probe. A bug there is told and waited out: one that ended the probing would leave the gate shut for ever."""
+        try:
+            return await self._probe()
+        except Exception as bug:
+            log.exception("unexpected_error")
+            return fault("internal_error", type(bug).__name__)
 
     async def close(self) -> None:
         """Stop probing."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from presignd.errors import Fault, PresignerFault, StoreFault
+from presignd.errors import Fault, GrantFault, PresignerFault, StoreFault, WatchFault
 from presignd.log import get_logger
-from presignd.pipeline.bucket import SHORT, Bucket
+from presignd.pipeline.bucket import Bucket
 from presignd.pipeline.gate import Gate
-from presignd.pipeline.keys import check_key
-from presignd.presign import GrantRequest, Operation, Presigner
+from presignd.presign import Presigner
 
 log = get_logger()
+
+LOCAL = ("read_error", "disk_full")
+"""Faults of this machine's disk: no probe of the store tells anything about them."""
 
 
 class Gates:
@@ -22,6 +25,8 @@ class Gates:
         self._buckets = buckets
         self._presigner = presigner
         self._changed = changed
+        self._suspect = next(iter(buckets), "")
+        self._turns = itertools.cycle({bucket.watch.bucket: bucket for bucket in buckets.values()}.values())
         self.store = self._gate(self._probe_store, "store.unreachable", "store.back")
         self.presigner = self._gate(self._probe_presigner, "presigner.unreachable", "presigner.back")
         self.watches = {
@@ -33,6 +38,27 @@ class Gates:
         """Tell whether requests of ``watch`` may go now."""
         return not (self.store.shut or self.presigner.shut or self.watches[watch].shut)
 
+    async def is_files_own(self, watch: str, problem: Fault, *, again: bool = False) -> bool:
+        """Tell whether a fault counts against the file: only when another request to its bucket goes through now.
+
+        What may concern all is looked at first: the presigner by a grant, the store by another bucket. The
+        watch's own bucket has the last word, so one that fails or is refused as a whole blocks its watch
+        alone. ``again``: the file met the same fault before.
+        """
+        if problem.code in LOCAL:
+            return True
+        if isinstance(problem, (PresignerFault, GrantFault)):
+            return await self.presigner.is_files_own(problem)
+        if isinstance(problem, StoreFault):
+            self._suspect = watch
+            if not await self.store.is_files_own(problem, again=again):
+                return False
+        gate = self.watches[watch]
+        if isinstance(problem, WatchFault) and not gate.shut:
+            # Keys that were rotated, or a bucket that moved, are found before anyone calls it blocked.
+            self._presigner.look_again(self._buckets[watch].watch.bucket)
+        return await gate.is_files_own(problem, again=True)
+
     def _gate(self, probe: Callable[[], Awaitable[Fault | None]], shut: str, back: str, **fields: Any) -> Gate:
         def on_shut(problem: Fault) -> None:
             log.error(shut, error_code=problem.code, error=problem.message, fix=problem.fix, **fields)
@@ -43,19 +69,18 @@ class Gates:
         return Gate(probe, on_shut=on_shut, on_open=on_open, changed=self._changed)
 
     async def _probe_store(self) -> Fault | None:
-        """Ask by a watch that is not refused itself; only an absent store is the store's fault."""
-        names = [name for name, gate in self.watches.items() if not gate.shut] or list(self.watches)
-        problem = await self._buckets[names[0]].probe()
+        """Ask by another bucket than the one that met the fault, if there is one; while shut, by each in turn."""
+        bucket = next(self._turns) if self.store.shut else self._witness()
+        problem = await bucket.probe()
         return problem if isinstance(problem, StoreFault) else None
 
+    def _witness(self) -> Bucket:
+        suspect = self._buckets[self._suspect].watch.bucket
+        return min(self._buckets.values(), key=lambda bucket: bucket.watch.bucket == suspect)
+
     async def _probe_presigner(self) -> Fault | None:
-        bucket = next(iter(self._buckets.values()))
-        request = GrantRequest(Operation.HEAD, bucket.watch.bucket, check_key(bucket.watch), SHORT)
-        try:
-            await self._presigner.grant([request])
-        except PresignerFault as problem:
-            return problem
-        return None
+        """Ask for a grant; one that is almost dead as it comes is none. Any watch's will do."""
+        return await next(iter(self._buckets.values())).probe_grant()
 
     async def close(self) -> None:
         """Stop every probe."""

@@ -22,7 +22,6 @@ from presignd.pipeline.collision import Act, Plan
 from presignd.pipeline.content import Content, InParts, Whole
 from presignd.pipeline.digest import checksum_like
 from presignd.pipeline.folder import Folder, Gone, NotRegular
-from presignd.pipeline.gate import Gate
 from presignd.pipeline.keys import may_number, needs_hash, render_for
 from presignd.pipeline.slots import Slots
 from presignd.pipeline.upload import prepare
@@ -47,7 +46,6 @@ class Room:
     watch: WatchConfig
     folder: Folder
     bucket: Bucket
-    gate: Gate
 
 
 @dataclass(slots=True)

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 
 from presignd.config import Config
-from presignd.errors import ChangedFault, Fault, FileFault, GrantFault, PresignerFault, StoreFault, fault
+from presignd.errors import ChangedFault, Fault, FileFault, fault
 from presignd.ledger import Ledger
 from presignd.log import render_exception
 from presignd.model import Candidate, FileVersion, Link, Source, State
 from presignd.pipeline.announce import Announcer, utcnow
 from presignd.pipeline.finish import finish
-from presignd.pipeline.gate import Gate
+from presignd.pipeline.gates import Gates
 from presignd.pipeline.link_file import write_link_file
 from presignd.pipeline.linker import Linker
 from presignd.pipeline.slots import Slots
@@ -32,12 +31,8 @@ BUSY_FIRST, BUSY_LONGEST = 0.5, 10.0
 """Seconds between looks at a linked file that somebody opened for writing before it was moved or deleted."""
 
 
-@dataclass(slots=True)
-class Doors:
-    """The gates that all watches share."""
-
-    store: Gate
-    presigner: Gate
+UNCOUNTED = ("slow_down", "store_full")
+"""Faults that are retried without limit: of a store that is busy or full a small probe tells little."""
 
 
 class Worker:
@@ -51,13 +46,13 @@ class Worker:
         linker: Linker,
         announcer: Announcer,
         rooms: dict[str, Room],
-        doors: Doors,
+        gates: Gates,
         host: str,
         offer: Callable[[list[Candidate]], None],
         on_link: Callable[[Link], None],
     ) -> None:
         self._config, self._ledger, self._linker, self._announcer = config, ledger, linker, announcer
-        self._rooms, self._doors, self._host = rooms, doors, host
+        self._rooms, self._gates, self._host = rooms, gates, host
         self._offer, self._on_link = offer, on_link
         self.held: dict[str, Held] = {}
         self.running: dict[str, Running] = {}
@@ -110,7 +105,7 @@ class Worker:
         except Writing:
             await self._ledger.apply(version, Event.RETRY, not_before=utcnow() + WRITER_PAUSE)
         except Fault as problem:
-            await self._decide(room, version, problem)
+            await self._decide(version, problem)
         else:
             return await self._ledger.apply(
                 stored.version,
@@ -184,7 +179,7 @@ class Worker:
 
     # --- faults ---------------------------------------------------------------------------------
 
-    async def _decide(self, room: Room, version: FileVersion, problem: Fault) -> None:
+    async def _decide(self, version: FileVersion, problem: Fault) -> None:
         """Do what the fault's class says."""
         version = await self._ledger.by_id(version.file_id) or version  # its key may have moved on
         if isinstance(problem, ChangedFault):
@@ -192,28 +187,19 @@ class Worker:
             self._offer([Candidate(version.watch, version.path, Source.EVENT)])
         elif isinstance(problem, FileFault):
             await self._quarantine(version, problem)
-        elif await self._is_files_own(room, problem):
+        elif await self._gates.is_files_own(version.watch, problem, again=problem.code == version.error_code):
             await self._count(version, problem)
         else:
             await self._ledger.apply(version, Event.RETRY, not_before=None, error_code=problem.code, error="")
 
-    async def _is_files_own(self, room: Room, problem: Fault) -> bool:
-        """Tell whether a fault counts against the file: only while the store serves others, or it is local."""
-        if isinstance(problem, GrantFault) or problem.code in ("read_error", "disk_full"):
-            return True
-        if isinstance(problem, StoreFault):
-            return await self._doors.store.is_files_own(problem)
-        if isinstance(problem, PresignerFault):
-            return await self._doors.presigner.is_files_own(problem)
-        return await room.gate.is_files_own(problem)
-
     async def _count(self, version: FileVersion, problem: Fault) -> None:
         """Try again with backoff, or quarantine after ``attempts``."""
-        faults = version.faults + 1
+        counts = problem.code not in UNCOUNTED
+        faults = version.faults + counts
         if faults >= self._config.upload.attempts:
             await self._quarantine(version, problem)
             return
-        pause = problem.retry_after or backoff(faults)
+        pause = problem.retry_after or backoff(faults if counts else version.attempt)
         later = await self._ledger.apply(
             version,
             Event.RETRY,
