@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from presignd.errors import RetryFault
 from presignd.ledger import Ledger
 from presignd.ledger.sqlite import open_ledger
+from tests.mounts import tmpfs
 from tests.versions import NOW, new
 
 
@@ -20,13 +20,8 @@ from tests.versions import NOW, new
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a filesystem of 2 MiB."""
     folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"mounting needs privileges: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with tmpfs(folder, "2m"):
+        yield folder
 
 
 def fill(path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +16,12 @@ from presignd.links import LinksFile, encode
 from presignd.links import writer as writer_module
 from presignd.model import Link, LinksMark
 from tests.links import LINE, batch, config, link, numbers, opened
+from tests.mounts import tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["config"]
-ROOT = os.geteuid() == 0
 
 
 def reopened(config: LinksConfig, mark: LinksMark | None) -> list[Link]:
@@ -232,13 +231,9 @@ def test_a_batch_that_could_not_be_synced_is_taken_back(config: LinksConfig, mon
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """Mount a filesystem of 256 KiB."""
-    if not ROOT:
-        pytest.skip("mounting a tmpfs needs root")
     folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=True)
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with tmpfs(folder, "256k"):
+        yield folder
 
 
 def test_on_a_disk_that_is_really_full_a_reader_sees_whole_batches_only(small: Path) -> None:

@@ -18,8 +18,8 @@ import trustme
 from presignd.embedded import free_ports
 from tests.canary import assert_no_secrets
 from tests.faulty_s3 import FaultyS3
+from tests.mounts import fuse
 from tests.stores import Store
-from tests.system.fuse import fuse
 from tests.system.harness import COMMAND
 from tests.unprivileged import NOBODY, as_nobody, needs_nobody, world_readable
 

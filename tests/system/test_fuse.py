@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.mounts import fuse
 from tests.stores import Store
-from tests.system.fuse import fuse
 from tests.system.harness import Presignd, config_for, fetch
 
 WATCH = 'settle = "500ms"\npoll_interval = "1s"'

@@ -1,4 +1,4 @@
-"""A real FUSE filesystem: no leases, no events for what others do, and served by a process."""
+"""Filesystems that a test mounts for itself; without the right to mount it is skipped, and says so."""
 
 from __future__ import annotations
 
@@ -17,8 +17,22 @@ FUSE = Path("/dev/fuse")
 
 
 @contextmanager
+def tmpfs(target: Path, size: str) -> Iterator[None]:
+    """Mount a filesystem of so little ("256k") that it can be filled."""
+    target.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", target]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"mounting needs privileges: {mounted.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", target], check=True)
+
+
+@contextmanager
 def fuse(target: Path) -> Iterator[None]:
-    """Mount JuiceFS, its data in a folder beside ``target``; skip the test where nothing may be mounted."""
+    """Mount JuiceFS, its data in a folder beside ``target``: no leases, no events, and a process behind it."""
     if os.geteuid() != 0 or not FUSE.exists():
         pytest.skip("mounting FUSE needs root and /dev/fuse")
     data = target.with_name(f"{target.name}-data")
