@@ -16,6 +16,7 @@ import presignd
 from presignd.config import Config
 from presignd.errors import PresigndError
 from presignd.ledger.lock import DaemonLock
+from presignd.ledger.patience import Patience
 from presignd.log import get_logger, install_loop_handler
 from presignd.model import Link, Source
 from presignd.parts import Parts, open_parts
@@ -30,13 +31,26 @@ from presignd.web.view import FolderView, SettlingView, View
 log = get_logger()
 
 
-class Daemon:
-    """One run: watchers, settler, dispatcher, linker, announcer, and the control socket beside them."""
+class Stop:
+    """Asked to end: once to drain, twice to end at once."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.at_once = asyncio.Event()
+
+    def __call__(self) -> None:
+        """Ask, or ask again."""
+        if self.asked.is_set():
+            self.at_once.set()
+        self.asked.set()
+
+
+class Daemon:
+    """One run: watchers, settler, dispatcher, linker, announcer. ``stop`` drains; called again, it ends at once."""
+
+    def __init__(self, parts: Parts, stop: Stop | None = None) -> None:
         self.parts = parts
-        self._stop = asyncio.Event()
-        self._stop_now = asyncio.Event()
+        self.stop = stop or Stop()
         self.settler = Settler(parts.ledger, parts.intake.make_version, parts.note_enqueued)
         self.watchers = [
             Watcher(watch, parts.opened[watch.name], self.settler, parts.ledger, log, on_vanished=parts.note_vanished)
@@ -47,14 +61,10 @@ class Daemon:
         parts.settling_views = self._settling_views
         parts.started_at = utcnow()
 
-    def stop(self) -> None:
-        """Drain and end; called again, end at once."""
-        if self._stop.is_set():
-            self._stop_now.set()
-        self._stop.set()
-
     async def serve(self) -> None:
-        """Run until stopped; raise what ended a loop."""
+        """Take up what the last run left, and run until stopped; raise what ended a loop."""
+        if not await _unless(self.stop.asked, self.parts.recover()):
+            return
         parts = self.parts
         inputs = [self.settler.run(), *(watcher.run() for watcher in self.watchers)]
         work = [
@@ -65,22 +75,16 @@ class Daemon:
         ]
         async with _supervised(inputs) as watching, _supervised(work):
             log.info("daemon.ready", watches=len(self.watchers))
-            await self._stop.wait()
+            await self.stop.asked.wait()
             for task in watching:
                 task.cancel()
             await self._drain()
 
     async def _drain(self) -> None:
-        seconds = self.parts.config.upload.drain_timeout
+        dispatcher, seconds = self.parts.dispatcher, self.parts.config.upload.drain_timeout
         log.info("daemon.draining", in_flight=len(self.parts.worker.running), timeout=seconds)
-        draining = asyncio.create_task(self.parts.dispatcher.drain(seconds), name="drain")
-        at_once = asyncio.create_task(self._stop_now.wait(), name="second signal")
-        await asyncio.wait({draining, at_once}, return_when=asyncio.FIRST_COMPLETED)
-        if at_once.done():
-            draining.cancel()
-            await self.parts.dispatcher.drain(0)
-        at_once.cancel()
-        await asyncio.gather(draining, at_once, return_exceptions=True)
+        if not await _unless(self.stop.at_once, dispatcher.drain(seconds)):
+            await dispatcher.drain(0)
 
     def _folder_views(self) -> Sequence[FolderView]:
         return [
@@ -102,36 +106,54 @@ async def _supervised(loops: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterat
             task.cancel()
 
 
-async def run(
-    config: Config, *, print_links: bool = False, on_link: Callable[[Link], None] | None = None, signals: bool = True
-) -> None:
+async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
+    """Do ``work``, unless ``event`` comes first: then it is cancelled. Tell whether it was done."""
+    doing, waiting = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({doing, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        doing.cancel()
+        waiting.cancel()
+        await asyncio.gather(doing, waiting, return_exceptions=True)
+    if doing.cancelled():
+        return False
+    doing.result()
+    return True
+
+
+async def run(config: Config, *, on_link: Callable[[Link], None] | None = None) -> None:
     """Run the daemon until SIGTERM or SIGINT; a second one ends it at once.
 
-    ``print_links`` writes each link's URL on stdout. Raises ``Unavailable`` (another daemon has the ledger
-    or a folder), ``UsageError``, or what ended a loop.
+    ``on_link`` hears each new link; it must neither block nor raise. Raises ``Unavailable`` (another daemon
+    has the ledger or a folder), ``UsageError``, or what ended a loop.
     """
-    loop = asyncio.get_running_loop()
+    loop, stop = asyncio.get_running_loop(), Stop()
     install_loop_handler(loop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
     log.info("daemon.started", version=presignd.__version__, pid=os.getpid())
+    try:
+        await _run(config, stop, on_link)
+    except BaseExceptionGroup as group:
+        expected, bugs = group.split(PresigndError)
+        if bugs or expected is None:
+            raise
+        raise _first(expected) from None
+    log.info("daemon.stopped")
+
+
+async def _run(config: Config, stop: Stop, on_link: Callable[[Link], None] | None) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(DaemonLock(config.ledger.path))
-        parts = await stack.enter_async_context(open_parts(config))
+        parts = await stack.enter_async_context(open_parts(config, patience=Patience()))
+        # Before anything is taken up: what another daemon watches is not ours to move or delete.
         for folder in parts.opened.values():
             folder.lock()
-        daemon = Daemon(parts)
-        if print_links:
-            parts.on_link.append(lambda link: print(link.url, flush=True))  # noqa: T201 - results go to stdout
+        daemon = Daemon(parts, stop)
         if on_link:
             parts.on_link.append(on_link)
-        if signals:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, daemon.stop)
         await stack.enter_async_context(_control(parts))
-        try:
-            await daemon.serve()
-        except* PresigndError as group:
-            raise _first(group) from None
-    log.info("daemon.stopped")
+        await daemon.serve()
 
 
 def _first(group: BaseExceptionGroup[PresigndError]) -> PresigndError:
@@ -159,12 +181,12 @@ async def local_view(config: Config, *, work: bool) -> AsyncIterator[View]:
         async with open_parts(config, work=False) as parts:
             yield parts
         return
-    async with (
-        open_parts(config) as parts,
-        _supervised([parts.linker.run(), parts.announcer.run(), parts.dispatcher.run()]),
-    ):
-        yield parts
-        await parts.dispatcher.drain(config.upload.drain_timeout)
+    # This run's log is nobody's: each ``file.done`` is left for the daemon's next start to say.
+    async with open_parts(config, heard=False) as parts:
+        await parts.recover()
+        async with _supervised([parts.linker.run(), parts.dispatcher.run()]):
+            yield parts
+            await parts.dispatcher.drain(config.upload.drain_timeout)
 
 
 async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:

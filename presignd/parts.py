@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -13,6 +14,7 @@ from presignd import redact
 from presignd.config import Config
 from presignd.errors import fault
 from presignd.ledger import Enqueued, Ledger, Selection
+from presignd.ledger.patience import Patience
 from presignd.ledger.sqlite import open_ledger
 from presignd.links import LinksFile
 from presignd.log import Disclosed, get_logger
@@ -40,7 +42,8 @@ log = get_logger()
 class Parts:
     """The built pipeline; it is the ``View`` that the control socket answers from.
 
-    Only a ``working`` one starts anything by itself. ``offer`` takes candidates (a daemon's
+    Only a ``working`` one starts anything by itself, from ``recover`` on. ``heard`` says that its log reaches
+    someone. ``read_back`` are the links past the ledger's mark. ``offer`` takes candidates (a daemon's
     settler; nothing without one); ``on_link`` hears each new link.
     """
 
@@ -52,7 +55,10 @@ class Parts:
     opened: dict[str, Folder]
     buckets: dict[str, Bucket]
     intake: Intake
+    read_back: Iterator[Link]
     working: bool = True
+    heard: bool = True
+    recovered: bool = False
     started_at: datetime | None = None
     offer: Callable[[Sequence[Candidate]], None] = lambda _: None
     on_link: list[Callable[[Link], None]] = field(default_factory=list)
@@ -137,25 +143,34 @@ class Parts:
 
     # --- starting where the last run stopped ----------------------------------------------------
 
-    async def recover(self, read_back: Sequence[Link]) -> None:
+    async def recover(self) -> None:
         """Take the ledger from wherever it stood: restart is ordinary input."""
         unclean = not await self.ledger.was_clean()
-        await self._take_links_back(read_back)
+        self.recovered = True
+        await self._take_links_back()
         for version in await self.ledger.release(unclean=unclean):
             self.announcer.quarantined(version, fix=fault("internal_error").fix)
-        await self.announcer.replay()
+        if self.heard:
+            await self.announcer.replay()
         await self._resume()
 
-    async def _take_links_back(self, read_back: Sequence[Link]) -> None:
+    async def _take_links_back(self) -> None:
         """Take a line on disk whose commit a crash prevented for what it is: its version is linked."""
         verified = {version.file_id: version for version in await self.ledger.in_state(State.VERIFIED)}
-        done = [
-            replace(verified[link.file_id], expires_at=link.expires_at)
-            for link in read_back
-            if link.file_id in verified
-        ]
-        if done:
+        links = {link.file_id: link for link in self.read_back if link.file_id in verified}
+        if links:
+            done = [replace(verified[file_id], expires_at=link.expires_at) for file_id, link in links.items()]
             await self.ledger.linked(done, self.links.mark)
+        for link in links.values():
+            self._linked(link)
+
+    async def settle_up(self) -> None:
+        """Leave the ledger so that the next start has nothing to wonder about: this was no crash."""
+        await self.dispatcher.drain(0)
+        if self.recovered:
+            await self.ledger.release(unclean=False)
+        if self.heard:
+            await self.announcer.flush()
 
     async def _resume(self) -> None:
         """Carry on with what is verified or linked but not finished."""
@@ -236,12 +251,14 @@ class Parts:
 
 
 @asynccontextmanager
-async def open_parts(config: Config, *, work: bool = True) -> AsyncIterator[Parts]:
-    """Open folders, ledger and links file, wire the pipeline, and take it from wherever it stood.
+async def open_parts(
+    config: Config, *, work: bool = True, heard: bool = True, patience: Patience | None = None
+) -> AsyncIterator[Parts]:
+    """Open folders, ledger and links file, and wire the pipeline.
 
-    The caller holds the ledger's lock (``DaemonLock``). On the way out the ledger is closed clean, unless
-    an error ended the run; ``work=False`` takes up nothing that waits in it: for questions. Raises
-    ``UsageError`` or ``Unavailable`` for what can't be opened.
+    The caller holds the ledger's lock (``DaemonLock``), and has it taken up by ``recover``. On the way out
+    the ledger is closed clean, unless an error ended the run; ``work=False`` takes up nothing that waits in
+    it: for questions. Raises ``UsageError`` or ``Unavailable`` for what can't be opened.
     """
     ignore_sigio()
     _register_secrets(config)
@@ -250,7 +267,7 @@ async def open_parts(config: Config, *, work: bool = True) -> AsyncIterator[Part
         for watch in config.watches:
             opened[watch.name] = folder = Folder(watch)
             stack.callback(folder.close)
-        ledger = await open_ledger(config.ledger.path)
+        ledger = await open_ledger(config.ledger.path, patience)
         clean = False
 
         async def close_ledger() -> None:
@@ -266,18 +283,26 @@ async def open_parts(config: Config, *, work: bool = True) -> AsyncIterator[Part
         buckets = {
             watch.name: Bucket(watch, config.presign, config.upload, presigner, store) for watch in config.watches
         }
+        intake = Intake(config.watches, socket.gethostname())
         parts = Parts(
-            config, ledger, links, presigner, store, opened, buckets, Intake(config.watches, socket.gethostname())
+            config, ledger, links, presigner, store, opened, buckets, intake, read_back, working=work, heard=heard
         )
         stack.push_async_callback(parts.gates.close)
         stack.push_async_callback(parts.worker.close)
+        stack.push_async_callback(parts.dispatcher.drain, 0)
+        interrupted = None
+        try:
+            yield parts
+        except asyncio.CancelledError as error:
+            interrupted = error
+        finally:
+            if patience:
+                patience.end()
         if work:
-            await parts.recover(list(read_back))
-        yield parts
-        if work:
-            await ledger.release(unclean=False)
-            await parts.announcer.flush()
-        clean = work
+            await parts.settle_up()
+            clean = True
+        if interrupted:
+            raise interrupted
 
 
 def _register_secrets(config: Config) -> None:

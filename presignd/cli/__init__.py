@@ -4,6 +4,8 @@ Each command's module is imported when it is called, so help and completion need
 """
 
 import inspect
+import os
+import sys
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -53,6 +55,8 @@ def _help_of(command: Any) -> str:
     return inspect.cleandoc(command.__doc__).replace("\n\nExample:", "\n\n\b\nExample:")
 
 
+_STDERR = 2
+
 app = typer.Typer(
     cls=LazyGroup,
     no_args_is_help=True,
@@ -92,4 +96,18 @@ for _name, (_where, _help) in COMMANDS.items():
 
 def main() -> None:
     """Run the ``presignd`` command."""
+    open_standard_streams()
     app(prog_name="presignd")
+
+
+def open_standard_streams() -> None:
+    """Give what was started without stdin, stdout or stderr (``>&-``) one that leads nowhere.
+
+    Else the next file to be opened, a ledger or a socket, would have its number, and be written to as it.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: PTH123, SIM115 - for the whole run

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from presignd import daemon, log
+from presignd.cli.printer import Printer
 from presignd.config import (
     Config,
     ControlConfig,
@@ -49,7 +50,8 @@ async def serve(folder: Path, *, shown: Path) -> None:
         say(f"Drop files into {shown / 'drop'}: their links come here, and work for an hour. Ctrl-C stops all.")
         say(f"Try:  echo hi > {shown / 'drop' / 'hi.txt'}   then curl its link, or open it in a browser")
         say(f"Ask:  PRESIGND_SOCKET={shown / 'state' / 'control.sock'} presignd status")
-        await daemon.run(config, on_link=show)
+        with Printer(show) as printer:
+            await daemon.run(config, on_link=printer)
 
 
 def demo_config(folder: Path, store: EmbeddedStore) -> Config:

@@ -45,10 +45,15 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _reader_gone() -> NoReturn:
-    """End quietly: nothing more can be said on stdout, the flush at exit included."""
+    """End quietly."""
+    mute_stdout()
+    raise SystemExit(0)
+
+
+def mute_stdout() -> None:
+    """Let nothing more be said on stdout, the flush at exit included: its reader went away."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise SystemExit(0)
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -11,11 +15,53 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LEFT_SECONDS = 0.5
+"""What threads have to end in, once nobody waits for them any more."""
+
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run ``work`` to its end and return what it returns; Ctrl-C cancels it and raises KeyboardInterrupt."""
     with asyncio.Runner(loop_factory=_factory()) as runner:
         return runner.run(work)
+
+
+def run_daemon(work: Coroutine[Any, Any, None], *, threads: int) -> None:
+    """Run ``work`` with up to ``threads`` threads beside it, and end the process with it.
+
+    A thread may read a file for minutes, or for ever on a server that is gone. What it would return is
+    nothing to anyone once ``work`` is through, so the process doesn't wait for it: it ends with 0.
+    """
+    executor = _Threads(threads)
+    with asyncio.Runner(loop_factory=_factory()) as runner:
+        runner.get_loop().set_default_executor(executor)
+        runner.run(work)
+        if executor.are_left(LEFT_SECONDS):
+            _leave()
+
+
+class _Threads(ThreadPoolExecutor):
+    """Knows what it has not finished."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most, "presignd")
+        self._unfinished: set[Future[Any]] = set()
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = super().submit(*args, **kwargs)
+        self._unfinished.add(future)
+        future.add_done_callback(self._unfinished.discard)
+        return future
+
+    def are_left(self, seconds: float) -> bool:
+        """Tell whether any still works after ``seconds``."""
+        return bool(wait(list(self._unfinished), seconds).not_done)
+
+
+def _leave() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(0)
 
 
 def _factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

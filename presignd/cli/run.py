@@ -1,16 +1,19 @@
 """``presignd run``: the daemon, in the foreground."""
 
 import os
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from presignd import daemon, log
 from presignd.cli import loop, show
+from presignd.cli.guard import BUG
 from presignd.cli.options import ConfigFile
+from presignd.cli.printer import Printer
 from presignd.config.folders import folder_problems
 from presignd.config.load import load
-from presignd.errors import UsageError
+from presignd.errors import PresigndError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +48,24 @@ def run_command(
     if dry_run:
         loop.run(_dry_run(loaded.config))
     else:
-        loop.run(daemon.run(loaded.config, print_links=print_links))
+        serve(loaded.config, print_links=print_links)
+
+
+def serve(config: "Config", *, print_links: bool) -> None:
+    """Run the daemon; a bug is told as an event, for stderr is the event log, and ends with 1."""
+    with Printer(lambda link: show.result(link.url)) if print_links else nullcontext() as printer:
+        try:
+            loop.run_daemon(daemon.run(config, on_link=printer), threads=threads_for(config))
+        except PresigndError:
+            raise
+        except Exception as bug:  # noqa: BLE001 - what ended a loop ends the process, and its log says why
+            log.get_logger().critical("daemon.crashed", exc_info=bug)
+            raise SystemExit(BUG) from None
+
+
+def threads_for(config: "Config") -> int:
+    """Return the threads that file work may take: each upload reads beside its hash, each watch scans and looks."""
+    return 2 * config.upload.concurrency + 4 * len(config.watches) + 8
 
 
 async def _dry_run(config: "Config") -> None:

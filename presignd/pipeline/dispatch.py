@@ -80,6 +80,8 @@ class Dispatcher:
             share = -(-free // (len(open_watches) - turn))
             below_size, limit = self._room_for(share)
             versions = await self._ledger.claim(name, limit, utcnow(), below_size=below_size)
+            if self.draining:
+                return 0  # claimed while the drain began: they go back with what it cancels
             for version in versions:
                 self.start(version)
             total += len(versions)

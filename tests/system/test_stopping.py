@@ -1,0 +1,166 @@
+"""Starting and stopping as a user, a shell or systemd does it, at good moments and at bad ones."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.stores import Store
+from tests.system.harness import COMMAND, Presignd, config_for
+
+Make = Callable[..., Presignd]
+QUICK = 'settle = "0s"\n'
+
+
+@pytest.fixture
+def make(tmp_path: Path, seaweedfs: Store) -> Iterator[Make]:
+    """``make()`` a daemon on ``tmp_path/drop`` and a bucket of its own."""
+    made: list[Presignd] = []
+
+    def build(watch: str = QUICK, more: str = "", folder: Path = tmp_path) -> Presignd:
+        folder.mkdir(exist_ok=True)
+        text = config_for(seaweedfs, folder, seaweedfs.new_bucket(), watch=watch, more=more)
+        made.append(Presignd(folder, text, secrets=(seaweedfs.secret_key,)))
+        return made[-1]
+
+    yield build
+    for daemon in made:
+        daemon.end()
+
+
+def linked(daemon: Presignd, count: int) -> None:
+    daemon.until(lambda: len(daemon.events("file.done")) >= count, f"{count} of file.done")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_right_at_the_start_is_a_clean_end(make: Make, number: signal.Signals) -> None:
+    daemon = make()
+    daemon.start(ready=False)
+    daemon.until(lambda: daemon.events("daemon.started"), "daemon.started")
+    assert daemon.stop(number) == 0
+    assert daemon.events("daemon.stopped")
+    daemon.start()
+    assert daemon.stop() == 0
+
+
+def test_a_reader_of_the_links_that_went_away_stops_no_upload(make: Make, tmp_path: Path) -> None:
+    """``presignd run --print-links | head -1``: what can't be printed is in the links file all the same."""
+    daemon = make()
+    ours, theirs = os.pipe()
+    with daemon.log.open("ab") as stderr:
+        daemon.process = subprocess.Popen(
+            [COMMAND, "run", "-c", daemon.config, "--print-links"],
+            env=daemon.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=stderr,
+        )
+    os.close(theirs)
+    daemon.until(lambda: daemon.events("watch.started"), "watch.started")
+    (tmp_path / "drop" / "one").write_bytes(b"1")
+    assert os.read(ours, 4096).startswith(b"http")
+    os.close(ours)
+    for number in range(2, 5):
+        (tmp_path / "drop" / f"{number}").write_bytes(b"%d" % number)
+        linked(daemon, number)
+    assert daemon.events("file.quarantined") == []
+    assert len(daemon.events("stdout.lost")) == 1
+    assert daemon.stop() == 0
+
+
+def test_it_runs_without_stdin_stdout_and_stderr(make: Make, tmp_path: Path) -> None:
+    """Else the next file it opens, a ledger or a socket, would have their numbers."""
+    daemon = make()
+    shell = f'exec "{COMMAND}" run -c "{daemon.config}" --print-links <&- >&- 2>&-'
+    daemon.process = subprocess.Popen(["sh", "-c", shell], env=daemon.environ)
+    (tmp_path / "drop" / "one").write_bytes(b"1")
+    daemon.until(daemon.links, "a link", 30)
+    assert daemon.run("status").returncode == 0
+    assert daemon.stop() == 0
+
+
+def test_a_second_daemon_on_the_same_folder_is_refused_and_touches_nothing(make: Make, tmp_path: Path) -> None:
+    first = make()
+    first.start()
+    other = tmp_path / "other"
+    second = make(folder=other)
+    second.config.write_text(second.config.read_text().replace(f"{other}/drop", f"{tmp_path}/drop"))
+    refused = second.run("run", "-c", second.config)
+    assert refused.returncode == 3
+    assert str(first.process.pid if first.process else "") in refused.stderr
+    assert "another presignd" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert first.stop() == 0
+
+
+def test_what_a_put_without_a_daemon_did_is_told_by_the_next_daemon(make: Make, tmp_path: Path) -> None:
+    """The log of a command is nobody's: the event log says ``file.done`` for it, as for every version."""
+    daemon = make()
+    (tmp_path / "elsewhere").write_bytes(b"put")
+    assert daemon.run("put", tmp_path / "elsewhere", "-c", daemon.config, check=True).stdout.startswith("http")
+    daemon.start()
+    linked(daemon, 1)
+    [event] = daemon.events("file.done")
+    assert event["replayed"]
+    assert event["path"] == str(tmp_path / "elsewhere")
+    assert daemon.stop() == 0
+    daemon.start()
+    assert daemon.stop() == 0
+    assert len(daemon.events("file.done")) == 1
+
+
+def test_a_full_disk_under_ledger_and_links_is_waited_for(make: Make, tmp_path: Path) -> None:
+    disk = tmp_path / "state"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"mounting needs privileges: {mounted.stderr.strip()}")
+    daemon = make()
+    try:
+        daemon.start()
+        with (disk / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):
+            filler.writelines(itertools.repeat(bytes(4096)))
+        for number in range(200):
+            (tmp_path / "drop" / f"{number}").write_bytes(b"x" * number)
+        daemon.until(lambda: daemon.events("ledger.blocked", "links.blocked"), "a blocked disk")
+        time.sleep(2)
+        assert daemon.process is not None
+        assert daemon.process.poll() is None
+        (disk / "filler").unlink()
+        linked(daemon, 200)
+        assert len(daemon.links()) == len({link["file_id"] for link in daemon.links()}) == 200
+        assert daemon.events("file.quarantined") == []
+        blocked = daemon.events("ledger.blocked", "links.blocked")
+        assert len(blocked) == len(daemon.events("ledger.unblocked", "links.unblocked")) <= 4
+        assert {event["error_code"] for event in blocked} == {"disk_full"}
+        assert daemon.stop() == 0
+    finally:
+        daemon.end()
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_the_process_ends_though_a_thread_still_reads() -> None:
+    """As one does whose file lies on a server that is gone: nobody waits for what it would return."""
+    program = (
+        "import asyncio, time\n"
+        "from presignd.cli.loop import run_daemon\n"
+        "async def work():\n"
+        "    asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)\n"
+        "    await asyncio.sleep(0.1)\n"
+        "    print('through')\n"
+        "run_daemon(work(), threads=2)\n"
+    )
+    began = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "through\n", "")
+    assert time.monotonic() - began < 15
