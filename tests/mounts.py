@@ -20,7 +20,7 @@ FUSE = Path("/dev/fuse")
 def tmpfs(target: Path, size: str) -> Iterator[None]:
     """Mount a filesystem of so little ("256k") that it can be filled."""
     target.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", target]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", os.fspath(target)]
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"mounting needs privileges: {mounted.stderr.strip()}")
