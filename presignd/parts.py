@@ -24,6 +24,7 @@ from presignd.pipeline.bucket import Bucket
 from presignd.pipeline.dispatch import Dispatcher
 from presignd.pipeline.folder import Folder
 from presignd.pipeline.gates import Gates
+from presignd.pipeline.ignore import Ignore
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.linker import Linker, mint
 from presignd.pipeline.puts import Puts
@@ -68,6 +69,7 @@ class Parts:
     def __post_init__(self) -> None:
         """Wire the stages together."""
         host = socket.gethostname()
+        self.ignores = {watch.name: Ignore.of(watch) for watch in self.config.watches}
         roots = {name: folder.root for name, folder in self.opened.items()}
         self.announcer = Announcer(self.ledger, roots, self._ended)
         self.linker = Linker(self.ledger, self.links, self.presigner, self.announcer.path)
@@ -212,8 +214,10 @@ class Parts:
         ]
 
     def hint(self, watch: str, path: bytes) -> None:
-        """Look at a path now: someone waits for it."""
-        self.offer([Candidate(watch, path, Source.EVENT)])
+        """Look at a path now: someone waits for it. What the watch ignores it goes on ignoring."""
+        recursive = self.buckets[watch].watch.recursive
+        if (recursive or b"/" not in path) and not self.ignores[watch].file(path):
+            self.offer([Candidate(watch, path, Source.EVENT)])
 
     async def link(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
         """Make a fresh link for a version with a receipt."""

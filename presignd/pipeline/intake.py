@@ -59,11 +59,14 @@ class Intake:
     def _checked_key(self, rules: WatchConfig, version: NewVersion, problem: Fault | None) -> str | None:
         if problem:
             raise problem
-        largest = min(rules.max_size or LARGEST_OBJECT, LARGEST_OBJECT)
-        if version.fingerprint.size > largest:
-            raise fault_for("too_large", f"{version.fingerprint.size} bytes, at most {largest}")
-        # A put from outside the folder is named by its last component alone.
-        path = version.path.rsplit(b"/", 1)[-1] if version.path.startswith(b"/") else version.path
+        refuse_too_large(rules, version.fingerprint.size)
         if needs_hash(rules.key):
             return None
-        return render_for(rules, path, version.file_id, version.fingerprint, version.queued_at, host=self._host)
+        return render_for(rules, version.path, version.file_id, version.fingerprint, version.queued_at, host=self._host)
+
+
+def refuse_too_large(rules: WatchConfig, size: int) -> None:
+    """Raise ``too_large`` for a file of ``size`` bytes that the watch or S3 doesn't take."""
+    largest = min(rules.max_size or LARGEST_OBJECT, LARGEST_OBJECT)
+    if size > largest:
+        raise fault_for("too_large", f"{size} bytes, at most {largest}")

@@ -99,8 +99,12 @@ def render_for(
     host: str,
     sha256: str = "",
 ) -> str:
-    """Render the key of one version of a watch; raise ``key_refused`` where it is no storable key."""
+    """Render the key of one version of a watch; raise ``key_refused`` where it is no storable key.
+
+    A file put from elsewhere (an absolute ``path``) is named by its last component alone.
+    """
     zone = ZoneInfo(watch.timezone)
+    path = path.rsplit(b"/", 1)[-1] if path.startswith(b"/") else path
     return render(watch.key, KeyParts(path, watch.name, host, file_id, fingerprint.mtime_ns, queued_at, zone, sha256))
 
 

@@ -91,9 +91,12 @@ class Linker:
         self._more.set()
         return await future
 
-    async def again(self, version: FileVersion, expires: int) -> Link:
-        """Make the link of a linked version once more: the same URL, by its committed signing date."""
-        return await mint(self._presigner, version, expires, self._path_of(version))
+    async def again(self, version: FileVersion) -> Link:
+        """Make the link of a linked version once more: the same URL, by its committed dates."""
+        assert version.signed_at is not None
+        assert version.expires_at is not None
+        lived = version.expires_at - version.signed_at.replace(microsecond=0)
+        return await mint(self._presigner, version, int(lived.total_seconds()), self._path_of(version))
 
     async def run(self) -> None:
         """Link whatever waits, as one batch, for ever."""

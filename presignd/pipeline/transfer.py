@@ -22,6 +22,7 @@ from presignd.pipeline.collision import Act, Plan
 from presignd.pipeline.content import Content, InParts, Whole
 from presignd.pipeline.digest import checksum_like
 from presignd.pipeline.folder import Folder, Gone, NotRegular
+from presignd.pipeline.intake import refuse_too_large
 from presignd.pipeline.keys import may_number, needs_hash, render_for
 from presignd.pipeline.slots import Slots
 from presignd.pipeline.upload import prepare
@@ -121,10 +122,11 @@ class Transfer:
 
     async def _run(self, fd: int) -> Stored:
         self._fd = fd
+        refuse_too_large(self._room.watch, self._version.size)  # a retry, or a put's own key, changes no limit
         self._content = await self._read_content()
         self._require_settled_content()
         self._honours = await self._room.bucket.honours()
-        if self._version.base_key is None:
+        if self._version.key is None:
             await self._reserve_key()
         found, adopted = await self._store()
         fingerprint = await asyncio.to_thread(self._recheck)

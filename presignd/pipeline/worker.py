@@ -77,10 +77,11 @@ class Worker:
             if verified is None:
                 return
             version = verified
+        link = None
         if version.state is State.VERIFIED:
             version, link = await self._linker.link(version, self._expires(version))
             self._on_link(link)
-        await self._leave_link_file(version)
+        await self._leave_link_file(version, link)
         await self._finish(version)
 
     async def _upload(self, version: FileVersion) -> FileVersion | None:
@@ -128,14 +129,14 @@ class Worker:
         asked = held.expires if held else None
         return asked or self._rooms[version.watch].watch.link_expires or self._config.presign.get_expires
 
-    async def _leave_link_file(self, version: FileVersion) -> None:
+    async def _leave_link_file(self, version: FileVersion, link: Link | None) -> None:
         """Leave the link beside the file too; the one in links.jsonl stands whether this works or not."""
         room = self._rooms[version.watch]
         if not room.watch.link_file or version.path.startswith(b"/"):
             return
         try:
-            # Minted again from the committed signing date, so a resumed version leaves the same link.
-            link = await self._linker.again(version, self._expires(version))
+            # Resumed: minted again as it was committed, so it is the same link.
+            link = link or await self._linker.again(version)
             await asyncio.to_thread(write_link_file, room.folder, room.watch, version, link.url)
         except Fault as problem:
             told = {"error_code": problem.code, "error": problem.message, "fix": problem.fix}
@@ -161,7 +162,10 @@ class Worker:
 
         async def again() -> None:
             await asyncio.sleep(pause)
-            await self._finish(version, min(BUSY_LONGEST, 2 * pause))
+            try:
+                await self._finish(version, min(BUSY_LONGEST, 2 * pause))
+            except Exception as bug:  # noqa: BLE001 - as in process
+                await self._quarantine_bug(version, bug)
 
         task = asyncio.create_task(again(), name=f"finish {version.file_id}")
         self._later.add(task)

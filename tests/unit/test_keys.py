@@ -111,3 +111,8 @@ def test_only_a_template_with_the_hash_needs_it() -> None:
 def test_the_content_type_is_guessed_from_the_name(name: bytes, kind: str) -> None:
     assert content_type(watch(), name) == kind
     assert content_type(watch(content_type="video/x"), name) == "video/x"
+
+
+def test_a_file_put_from_elsewhere_is_named_by_its_last_component_alone() -> None:
+    """Where it lies on somebody's machine is nobody's business, whatever the template needs."""
+    assert rendered("{sha256}-{path}", "/home/me/a.txt") == "5a-a.txt"

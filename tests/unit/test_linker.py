@@ -103,8 +103,9 @@ class World:
 
 def granted(request: GrantRequest) -> Grant:
     assert request.date is not None
-    url = f"http://h/{request.key}?X-Amz-Date={request.date:%H%M%S}"
-    return Grant("GET", url, {}, request.date + timedelta(seconds=request.expires), request.date)
+    url = f"http://h/{request.key}?X-Amz-Date={request.date:%H%M%S}&X-Amz-Expires={request.expires}"
+    date = request.date.replace(microsecond=0)
+    return Grant("GET", url, {}, date + timedelta(seconds=request.expires), date)
 
 
 async def test_a_commit_that_fails_is_tried_again_without_writing_the_lines_again() -> None:
@@ -152,7 +153,7 @@ async def test_a_link_that_had_to_wait_lives_from_when_it_is_written(age: timede
     assert not isinstance(found, BaseException)
     version, link = found
     assert (version.signed_at != signed_at) is anew
-    assert version.expires_at == link.expires_at == link.time + timedelta(seconds=900)
+    assert version.expires_at == link.expires_at == link.time.replace(microsecond=0) + timedelta(seconds=900)
 
 
 async def test_a_linker_that_is_stopped_lets_the_line_under_way_be_written_whole() -> None:
@@ -176,3 +177,12 @@ async def test_a_linker_that_is_stopped_lets_the_line_under_way_be_written_whole
     assert world.committed == []
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_a_link_made_again_is_the_same_whatever_it_was_asked_for_then() -> None:
+    world = World()
+    [found] = await world.link(verified(1))
+    assert not isinstance(found, BaseException)
+    version, link = found
+    again = await world.linker.again(version)
+    assert (again.url, again.expires_at) == (link.url, link.expires_at)

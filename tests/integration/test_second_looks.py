@@ -1,0 +1,62 @@
+"""What people ask of a running daemon changes no rule: a retry, a wait, a key given by hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from presignd.errors import Refused
+from presignd.ledger import Selection
+from tests.faulty_s3 import FaultyS3
+from tests.running import config, running, watch
+
+
+async def test_a_file_whose_key_is_taken_is_retried_like_any_other(tmp_path: Path, faulty_s3: FaultyS3) -> None:
+    """It was recorded without a key: that is no bug to stumble over."""
+    async with running(config(tmp_path, faulty_s3, watch(tmp_path, collision="refuse", key="{name}"))) as daemon:
+        (tmp_path / "drop" / "a").mkdir()
+        (tmp_path / "drop" / "b").mkdir()
+        daemon.drop("a/x")
+        await daemon.done(1)
+        daemon.drop("b/x")
+        await daemon.said_by_now("file.quarantined", 1)
+        await daemon.parts.requeue(Selection(watch="drop"))
+        await daemon.said_by_now("file.quarantined", 2)
+        assert daemon.codes("file.quarantined") == ["key_taken", "key_taken"]
+
+
+async def test_a_retry_doesn_t_get_past_max_size(tmp_path: Path, faulty_s3: FaultyS3) -> None:
+    async with running(config(tmp_path, faulty_s3, watch(tmp_path, max_size=4))) as daemon:
+        daemon.drop("large", b"12345")
+        await daemon.said_by_now("file.quarantined", 1)
+        await daemon.parts.requeue(Selection(watch="drop"))
+        await daemon.said_by_now("file.quarantined", 2)
+        assert daemon.codes("file.quarantined") == ["too_large", "too_large"]
+
+
+async def test_a_key_given_by_hand_doesn_t_get_past_max_size(tmp_path: Path, faulty_s3: FaultyS3) -> None:
+    (tmp_path / "large").write_bytes(b"12345")
+    fd = os.open(tmp_path / "large", os.O_RDONLY)
+    async with running(config(tmp_path, faulty_s3, watch(tmp_path, max_size=4))) as daemon:
+        put = daemon.parts.put(
+            fd, os.fsencode(tmp_path / "large"), "drop", key="k", expires=None, by_uid=0, progress=lambda _: None
+        )
+        with pytest.raises(Refused, match="at most 4"):
+            await put
+    os.close(fd)
+
+
+@pytest.mark.parametrize("name", ["file.part", "sub/file", "file.ok", ".presignd-x", "file.link.txt"])
+async def test_waiting_for_an_ignored_file_uploads_it_not(tmp_path: Path, faulty_s3: FaultyS3, name: str) -> None:
+    rules = watch(tmp_path, recursive=False, ready_marker="{name}.ok", link_file="{name}.link.txt")
+    async with running(config(tmp_path, faulty_s3, rules)) as daemon:
+        await daemon.said_by_now("watch.started")
+        (tmp_path / "drop" / "sub").mkdir()
+        for each in (name, f"{name}.ok", "wanted", "wanted.ok"):
+            daemon.drop(each)
+        for each in (name, "wanted"):
+            daemon.parts.hint("drop", os.fsencode(each))
+        await daemon.until(lambda: not daemon.parts.settling() and daemon.links(), "a link and no more to come")
+        assert daemon.links() == ["wanted"]
