@@ -71,6 +71,7 @@ class Daemon:
             parts.dispatcher.run(),
             parts.linker.run(),
             parts.announcer.run(),
+            parts.sweeper.run(),
             upkeep(parts.ledger, parts.opened, parts.config.ledger.keep, parts.note_vanished),
         ]
         async with _supervised(inputs) as watching, _supervised(work):

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from presignd.config import UploadConfig
 from presignd.crash_points import passed
+from presignd.errors import fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.bucket import Bucket, Found, Honours
@@ -120,7 +121,7 @@ class InParts:
         recheck: Callable[[], object],
         on_sent: Callable[[int], None],
     ) -> None:
-        self._multipart = Multipart(bucket, ledger, slots, upload, fd=fd, on_sent=on_sent)
+        self._multipart = Multipart(bucket, ledger, slots, upload, fd=fd, check=self._check, on_sent=on_sent)
         self._ledger, self._fd, self._recheck = ledger, fd, recheck
         self.fingerprint, self.sha256 = Fingerprint.of(os.fstat(fd)), sha256
         self.part_size = part_size_for(self.fingerprint.size, upload.part_size)
@@ -149,6 +150,11 @@ class InParts:
         if found is None:
             version = await self._multipart.abort(version)
         return version, found
+
+    def _check(self) -> None:
+        """Raise as soon as the file is seen to change: the parts still to come would be for nothing."""
+        if not Fingerprint.of(os.fstat(self._fd)).same_data(self.fingerprint):
+            raise fault("changed_while_uploading", "its size or mtime changed")
 
     def is_unchanged(self) -> bool:
         """Hash the parts again."""

@@ -31,7 +31,10 @@ log = get_logger()
 
 
 class Multipart:
-    """One version's upload in parts, from an open descriptor. ``on_sent`` hears the bytes the store has or gets.
+    """One version's upload in parts, from an open descriptor.
+
+    ``check`` is asked before each part and raises once the file is not what it was; ``on_sent`` hears the
+    bytes that the store has or gets.
 
     Raises ``Fault``; ``upload_lost`` when the store knows the upload no more: the version begins again.
     """
@@ -44,10 +47,11 @@ class Multipart:
         upload: UploadConfig,
         *,
         fd: int,
+        check: Callable[[], None],
         on_sent: Callable[[int], None],
     ) -> None:
         self._bucket, self._ledger, self._slots, self._upload = bucket, ledger, slots, upload
-        self._fd, self._on_sent = fd, on_sent
+        self._fd, self._check, self._on_sent = fd, check, on_sent
         self._parts: dict[int, Part] = {}
         self._moving: dict[int, int] = {}
         self._forgotten = False
@@ -91,7 +95,7 @@ class Multipart:
     async def _run(self, version: FileVersion, missing: Iterator[Piece]) -> None:
         """Send parts until none is left; several run side by side."""
         for piece in missing:
-            md5 = await asyncio.to_thread(hash_piece, self._fd, piece)
+            md5 = await asyncio.to_thread(self._hash, piece)
             async with self._slots.large():
                 passed("part.before")
                 part = await self._send(version, piece, md5)
@@ -101,6 +105,11 @@ class Multipart:
             self._moving.pop(piece.number, None)
             self._parts[piece.number] = part
             self._told()
+
+    def _hash(self, piece: Piece) -> str:
+        """Return the MD5 (hex) of one part of the unchanged file. Blocking."""
+        self._check()
+        return digest(self._fd, "md5", piece.offset, piece.size).hex()
 
     async def _send(self, version: FileVersion, piece: Piece, md5: str) -> Part:
         def sent(total: int) -> None:
@@ -219,11 +228,6 @@ async def abort(bucket: Bucket, version: FileVersion) -> None:
     """Abort a version's upload; one that the store doesn't know is as good as aborted. Raises ``Fault``."""
     request = bucket.request(Operation.MULTIPART_ABORT, _key(version), upload_id=version.upload_id)
     await bucket.send(request, accept=(404,))
-
-
-def hash_piece(fd: int, piece: Piece) -> str:
-    """Return the MD5 (hex) of one part. Blocking."""
-    return digest(fd, "md5", piece.offset, piece.size).hex()
 
 
 def _key(version: FileVersion) -> str:

@@ -1,0 +1,167 @@
+#!/bin/sh
+# Makes presignd a service of this machine, or takes it away again. As root; it may be run any number of times,
+# says what it did, and changes nothing that is right already.
+#
+#   systemd/install.sh [WHEEL]      program, user, unit; once there is a configuration, enabled and started too
+#   systemd/install.sh --remove     all of that away; configuration, ledger and links stay
+#   systemd/install.sh --purge      those and the user, too
+#
+# Without WHEEL the program comes from the checkout that this script is in.
+set -eu
+umask 022
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+program=/opt/presignd
+config=/etc/presignd
+units=/etc/systemd/system
+link=/usr/local/bin/presignd
+changed=
+
+say() { printf 'presignd: %s\n' "$*"; }
+die() { say "$*" >&2; exit 1; }
+booted() { [ -d /run/systemd/system ]; }
+
+# put FILE TARGET: have TARGET be as FILE, 0644.
+put() {
+  if cmp -s "$here/$1" "$2"; then return; fi
+  install -D -m 0644 "$here/$1" "$2"
+  changed=yes
+  say "wrote $2"
+}
+
+# drop PATH…: remove what is there of it.
+drop() {
+  for path; do
+    if [ -e "$path" ] || [ -L "$path" ]; then
+      rm -rf -- "$path"
+      say "removed $path"
+    fi
+  done
+}
+
+# The checkout without what isn't part of it: stale build output would end up in the program.
+checkout_copy() {
+  tar -C "$here/.." --exclude=./.git --exclude=./.venv --exclude=./build --exclude=__pycache__ \
+    --exclude=./*.egg-info -cf - ./pyproject.toml ./README.md ./LICENSE ./presignd ./systemd | tar -C "$1" -xf -
+}
+
+# source_sum PATH: what a wheel, or a folder, holds.
+source_sum() {
+  if [ -f "$1" ]; then
+    sha256sum < "$1"
+  else
+    (cd "$1" && find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum)
+  fi
+}
+
+install_program() {
+  case $here in "$program"/*) return ;; esac # it came by pip, this script within it
+  copy=$(mktemp -d)
+  trap 'rm -rf "$copy"' EXIT
+  if [ -n "$1" ]; then from=$1; else from=$copy && checkout_copy "$copy"; fi
+  sum=$(source_sum "$from")
+  if [ "$(cat "$program/.source" 2>/dev/null)" = "$sum" ] && "$program/bin/presignd" --version >/dev/null 2>&1; then
+    return
+  fi
+  python=${PYTHON:-/usr/bin/python3}
+  "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+    die "$python is no Python 3.11 or later with its venv module (apt-get install python3-venv, or set PYTHON)"
+  [ -x "$program/bin/python" ] || "$python" -m venv "$program"
+  "$program/bin/pip" install --quiet --disable-pip-version-check --upgrade "$from"
+  printf '%s\n' "$sum" > "$program/.source"
+  changed=yes
+  say "installed $("$program/bin/presignd" --version) in $program"
+}
+
+install_units() {
+  put presignd.sysusers.conf /etc/sysusers.d/presignd.conf
+  put presignd.tmpfiles.conf /etc/tmpfiles.d/presignd.conf
+  systemd-sysusers presignd.conf
+  systemd-tmpfiles --create presignd.conf
+  put presignd.service "$units/presignd.service"
+  put presignd@.service "$units/presignd@.service"
+  version=$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
+  for unit in presignd.service presignd@.service; do
+    if [ "$version" -ge 253 ]; then
+      put notify-reload.conf "$units/$unit.d/notify-reload.conf"
+    fi
+  done
+  if [ ! -e "$link" ]; then
+    ln -s "$program/bin/presignd" "$link"
+    say "linked $link"
+  fi
+}
+
+# Configurations and secret files in /etc/presignd: root writes them, the daemon's group reads them, nobody else.
+guard_config() {
+  install -d -o root -g presignd -m 0750 "$config"
+  for file in "$config"/*; do
+    if [ -f "$file" ] && [ "$(stat -c %a:%U:%G "$file")" != 640:root:presignd ]; then
+      chown root:presignd "$file"
+      chmod 0640 "$file"
+      say "$file is root's, and the group presignd may read it (0640)"
+    fi
+  done
+}
+
+start() {
+  if [ ! -e "$config/config.toml" ]; then
+    say "next: presignd init $config/config.toml, then this script once more"
+    return
+  fi
+  if ! systemctl is-enabled --quiet presignd 2>/dev/null; then
+    systemctl --quiet enable presignd
+    say "enabled presignd.service"
+  fi
+  if ! booted; then
+    say "systemd does not run here: presignd starts at the next boot"
+    return
+  fi
+  systemctl daemon-reload
+  if ! systemctl is-active --quiet presignd; then
+    systemctl start presignd || die "it did not start; see: journalctl -u presignd -n 20"
+    say "started presignd.service"
+  elif [ -n "$changed" ]; then
+    systemctl restart presignd || die "it did not start again; see: journalctl -u presignd -n 20"
+    say "restarted presignd.service"
+  fi
+}
+
+remove() {
+  # Each instance by its name: a pattern only matches what is loaded.
+  for unit in presignd.service $(cd "$units/multi-user.target.wants" 2>/dev/null && ls -d presignd@*.service 2>/dev/null); do
+    if [ -e "$units/$unit" ] || [ -L "$units/multi-user.target.wants/$unit" ]; then
+      if booted; then systemctl stop "$unit"; fi
+      systemctl --quiet disable "$unit"
+      say "stopped and disabled $unit"
+    fi
+  done
+  if [ "$(readlink "$link" 2>/dev/null)" = "$program/bin/presignd" ]; then drop "$link"; fi
+  drop "$units/presignd.service" "$units/presignd@.service" \
+    "$units/presignd.service.d/notify-reload.conf" "$units/presignd@.service.d/notify-reload.conf" \
+    /etc/sysusers.d/presignd.conf /etc/tmpfiles.d/presignd.conf "$program"
+  rmdir "$units/presignd.service.d" "$units/presignd@.service.d" 2>/dev/null || true # drop-ins of yours stay
+  if booted; then systemctl daemon-reload; fi
+}
+
+purge() {
+  drop "$units/presignd.service.d" "$units/presignd@.service.d" "$config" /var/lib/presignd /var/lib/presignd-*
+  if getent passwd presignd >/dev/null; then userdel presignd 2>/dev/null && say "removed the user presignd"; fi
+  for group in presignd presignd-links; do
+    if getent group "$group" >/dev/null; then groupdel "$group" && say "removed the group $group"; fi
+  done
+}
+
+[ "$(id -u)" = 0 ] || die "run this as root"
+case ${1-} in
+  --remove) remove && say "configuration, ledger and links stay: $config, /var/lib/presignd (--purge takes them too)" ;;
+  --purge) remove && purge ;;
+  -*) die "usage: $0 [WHEEL | --remove | --purge]" ;;
+  *)
+    install_program "${1-}"
+    install_units
+    guard_config
+    start
+    say "all is in place: $("$program/bin/presignd" --version)"
+    ;;
+esac
