@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -48,8 +51,8 @@ async def serve(folder: Path, *, shown: Path) -> None:
     async with EmbeddedStore(folder / "store") as store:
         config = demo_config(folder, store)
         say(f"Drop files into {shown / 'drop'}: their links come here, and work for an hour. Ctrl-C stops all.")
-        say(f"Try:  echo hi > {shown / 'drop' / 'hi.txt'}   then curl its link, or open it in a browser")
-        say(f"Ask:  PRESIGND_SOCKET={shown / 'state' / 'control.sock'} presignd status")
+        say(f"Try:  echo hi > {quoted(shown / 'drop' / 'hi.txt')}   then curl its link, or open it in a browser")
+        say(f"Ask:  PRESIGND_SOCKET={quoted(shown / 'state' / 'control.sock')} {quoted(own_name())} status")
         with Printer(show) as printer:
             await daemon.run(config, on_link=printer)
 
@@ -79,6 +82,18 @@ def show(link: Link) -> None:
     """Print a link: its name beside it on stderr, the URL alone on stdout."""
     say(f"{Path(link.path).name}  ({link.size:,} bytes)")
     typer.echo(link.url)
+
+
+def quoted(what: Path | str) -> str:
+    """Return it as one word for a shell."""
+    return shlex.quote(str(what))
+
+
+def own_name() -> str:
+    """Return what to type for this command: as it was called, by its bare name where PATH finds it."""
+    called, found = Path(sys.argv[0]), shutil.which("presignd")
+    away = called.name == "presignd" and called.exists() and not (found and called.samefile(found))
+    return str(called) if away else "presignd"
 
 
 def say(line: str) -> None:

@@ -18,12 +18,12 @@ from tests.system.processes import NOTHING, Held, held_by
 
 
 class Demo:
-    """``presignd demo`` in a process group of its own, as a shell starts it."""
+    """``presignd demo`` in a process group of its own, as a shell starts it; PATH doesn't find the command."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self._folder = folder
         self._out, self._err = folder / "stdout", folder / "stderr"
-        self._environ = {"PATH": f"{COMMAND.parent}:{os.defpath}", "HOME": str(folder)}
+        self._environ = {"PATH": os.defpath, "HOME": str(folder)}
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 [COMMAND, "demo", *arguments],
@@ -120,12 +120,12 @@ def test_a_drop_gets_a_link_and_ctrl_c_leaves_nothing_behind(start: Start, tmp_p
 
 def test_a_second_start_on_the_same_folder_goes_on(start: Start) -> None:
     """Files there are not uploaded again, and what is dropped meanwhile gets its link."""
-    first = start("here").ready()
+    first = start("with a space").ready()
     first.link_of("one.txt")
     first.ctrl_c()
     assert first.process.wait(30) == 0
-    first.shell("echo meanwhile > here/drop/two.txt")
-    second = start("here")
+    first.shell("echo meanwhile > 'with a space/drop/two.txt'")
+    second = start("with a space")
     second.until(lambda: second.links, "link")
     assert fetch(second.links[0]) == b"meanwhile\n"
     assert fetch(second.ready().link_of("three.txt")) == b"hi\n"

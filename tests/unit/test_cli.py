@@ -204,3 +204,18 @@ def test_links_are_not_printed_into_the_journal(tmp_path: Path) -> None:
         assert is_journal(out.fileno(), {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"})
         assert not is_journal(out.fileno(), {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino + 1}"})
         assert not is_journal(out.fileno(), {})
+
+
+def test_the_demo_names_itself_as_it_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from presignd.cli.demo import own_name  # noqa: PLC0415 - imports the daemon
+
+    command = tmp_path / "bin/presignd"
+    command.parent.mkdir()
+    command.touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", [str(command), "demo"])
+    monkeypatch.setenv("PATH", os.defpath)
+    assert own_name() == str(command)
+    monkeypatch.setenv("PATH", str(command.parent))
+    assert own_name() == "presignd"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/__main__.py", "demo"])
+    assert own_name() == "presignd"
