@@ -1,19 +1,22 @@
-"""Named points, one beside each commit and each effect, where a test can have this process killed.
+"""Named points, one beside each commit and each effect, where a test can have this process killed or hang.
 
 With ``PRESIGND_CRASH_AT=name`` (or ``name:nth``) in the environment at start, the ``nth`` time that the
-point is passed is the process's last moment: SIGKILL, so that nothing tidies up. Without it ``passed`` does
-nothing. The crash harness (``tests/system/crash``) kills at each of ``POINTS``; a test finds each one in
-the code, and the other way round.
+point is passed is the process's last moment: SIGKILL, so that nothing tidies up. With ``PRESIGND_WEDGE_AT``
+whoever passes there hangs for ever, as by a bug or a dead disk: that is for the watchdog. Without them
+``passed`` does nothing. The crash harness (``tests/system/crash``) kills at each of ``POINTS``; a test finds
+each one in the code, and the other way round.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from itertools import count
 
 VARIABLE = "PRESIGND_CRASH_AT"
+WEDGE = "PRESIGND_WEDGE_AT"
 
 POINTS = (
     "put.before",
@@ -97,5 +100,16 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-passed = armed(os.environ[VARIABLE], _die) if os.environ.get(VARIABLE) else _nothing
+def _hang() -> None:
+    threading.Event().wait()
+
+
+def _by_environment() -> Callable[[str], None]:
+    for variable, act in ((VARIABLE, _die), (WEDGE, _hang)):
+        if spec := os.environ.get(variable):
+            return armed(spec, act)
+    return _nothing
+
+
+passed = _by_environment()
 """``passed("put.before")``: one line at each point."""

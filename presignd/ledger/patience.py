@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from presignd.errors import Fault, PresigndError, Unavailable
+from presignd.heartbeat import beat
 from presignd.log import get_logger
 
 T = TypeVar("T")
@@ -36,6 +37,7 @@ class Patience:
         """Return what ``call`` returns once it works."""
         waited = False
         while True:
+            beat()
             try:
                 found = await call()
             except (Fault, Unavailable) as problem:

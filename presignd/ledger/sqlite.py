@@ -69,11 +69,6 @@ class SqliteLedger(Ledger):
         self._reader = ThreadPoolExecutor(1, "presignd-ledger-questions")
         self._running = False
 
-    @property
-    def heartbeat(self) -> float:
-        """Return the monotonic time (seconds) of the writer's last turn; it turns each second when idle."""
-        return self._writer.heartbeat
-
     # --- settle -------------------------------------------------------------------------------------
 
     async def known(self, watch: str, paths: Sequence[bytes]) -> dict[bytes, FileVersion]:

@@ -10,12 +10,12 @@ import asyncio
 import queue
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from presignd.crash_points import passed
+from presignd.heartbeat import Heart, alive
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
@@ -47,12 +47,11 @@ class _Job:
 class Writer:
     """Runs operations on ``connection`` in a thread of its own; made and called in an event loop.
 
-    ``explain`` turns an error of SQLite's into an expected one, or returns None. ``heartbeat`` is the
-    monotonic time (seconds) of the thread's last turn; idle, it turns each second.
+    ``explain`` turns an error of SQLite's into an expected one, or returns None. Its thread has a heart of
+    its own and turns each second when idle.
     """
 
     def __init__(self, connection: sqlite3.Connection, explain: Explain) -> None:
-        self.heartbeat = time.monotonic()
         self._connection = connection
         self._explain = explain
         self._loop = asyncio.get_running_loop()
@@ -93,16 +92,17 @@ class Writer:
     def _run(self) -> None:
         batch: list[_Job] = []
         try:
-            while self._turn(batch):
-                pass
+            with alive("ledger") as heart:
+                while self._turn(batch, heart):
+                    pass
         except BaseException as error:  # noqa: BLE001 - whatever it is, the callers must hear of it
             self._tell(self._die, error, batch)
         finally:
             self._connection.close()
 
-    def _turn(self, batch: list[_Job]) -> bool:
+    def _turn(self, batch: list[_Job], heart: Heart) -> bool:
         """Do one batch; False once told to end."""
-        self.heartbeat = time.monotonic()
+        heart.beat()
         batch.clear()
         more = self._collect(batch)
         if batch:

@@ -13,6 +13,7 @@ from typing import Any
 from presignd import metrics
 from presignd.config import WatchConfig
 from presignd.crash_points import passed
+from presignd.heartbeat import alive
 from presignd.ledger import Ledger
 from presignd.log import get_logger
 from presignd.model import FileVersion
@@ -96,9 +97,11 @@ class Announcer:
 
     async def run(self) -> None:
         """Record what was said, many at a time."""
-        while True:
-            await self._more.wait()
-            await self.flush()
+        with alive("announcer") as heart:
+            while True:
+                with heart.resting():
+                    await self._more.wait()
+                await self.flush()
 
     async def flush(self) -> None:
         """Record now what was said."""

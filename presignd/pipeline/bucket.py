@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from presignd.answers import Answer
 from presignd.config import PresignConfig, UploadConfig, WatchConfig
 from presignd.errors import Fault, GrantFault, PresignerFault, WatchFault, fault
+from presignd.heartbeat import holding
 from presignd.pipeline.keys import check_key
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
 from presignd.store import Slice, StoreClient
@@ -114,7 +115,7 @@ class Bucket:
         Whoever waits for a proof that fails has its fault: each for itself would meet a dead store in turn.
         """
         before = self._refusal
-        async with self._probing:
+        async with holding(self._probing):
             if self._honours is None and self._refusal is not before and self._refusal:
                 raise self._refusal
             try:

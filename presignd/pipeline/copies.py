@@ -7,10 +7,15 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from presignd.heartbeat import beat
 from presignd.pipeline.digest import READ, checksum_like
 
 if TYPE_CHECKING:
     from presignd.model import FileVersion
+
+
+SYNC_SECONDS = 600.0
+"""What a large copy may take to reach the disk: as one call, which can't beat."""
 
 
 def content_checksum(fd: int, version: FileVersion) -> str:
@@ -25,6 +30,7 @@ def copy_file(fd: int, copy: int, size: int) -> None:
     """Copy ``size`` bytes, mode, mtime and (where we may) owner from ``fd`` to ``copy``, durably."""
     offset = 0
     while offset < size and (piece := os.pread(fd, min(READ, size - offset), offset)):
+        beat()
         write_all(copy, piece)
         offset += len(piece)
     st = os.fstat(fd)
@@ -33,6 +39,7 @@ def copy_file(fd: int, copy: int, size: int) -> None:
     with suppress(PermissionError):
         os.fchmod(copy, stat.S_IMODE(st.st_mode) & 0o777)
     os.utime(copy, ns=(st.st_atime_ns, st.st_mtime_ns))
+    beat(within=SYNC_SECONDS)
     os.fsync(copy)
 
 

@@ -6,6 +6,8 @@ import hashlib
 import os
 import threading
 
+from presignd.heartbeat import beat
+
 READ = 1 << 20
 
 
@@ -29,6 +31,7 @@ def digest(fd: int, algorithm: str, offset: int, size: int, stop: threading.Even
     made = hashlib.new(algorithm, usedforsecurity=False)
     end = offset + size
     while offset < end and not (stop and stop.is_set()) and (data := os.pread(fd, min(READ, end - offset), offset)):
+        beat()
         made.update(data)
         offset += len(data)
     return made.digest()

@@ -7,11 +7,11 @@ hold at most half of the slots, so small ones always get through.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Collection
 from datetime import datetime
 
 from presignd.config import UploadConfig
+from presignd.heartbeat import alive
 from presignd.ledger import Ledger
 from presignd.model import FileVersion
 from presignd.pipeline.announce import utcnow
@@ -40,7 +40,6 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._bug: BaseException | None = None
         self.draining = False
-        self.heartbeat = time.monotonic()
 
     def wake(self) -> None:
         """Look at the queue now: something was queued, ended, or came back."""
@@ -60,14 +59,15 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Claim and start, until draining; raise what a worker could not even record (the ledger failing)."""
-        while not self.draining:
-            self.heartbeat = time.monotonic()
-            self._wake.clear()
-            claimed = await self._claim()
-            if self._bug:
-                raise self._bug
-            if not claimed:
-                await self._rest()
+        with alive("dispatcher") as heart:
+            while not self.draining:
+                heart.beat(within=LOOK_SECONDS)
+                self._wake.clear()
+                claimed = await self._claim()
+                if self._bug:
+                    raise self._bug
+                if not claimed:
+                    await self._rest()
 
     async def _claim(self) -> int:
         """Give free slots out in turns; return how many versions were started."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from presignd.errors import Fault, fault
+from presignd.heartbeat import resting
 from presignd.log import get_logger
 from presignd.states import backoff
 
@@ -67,7 +68,8 @@ class Gate:
         if self._looking is None:
             self._looking = asyncio.create_task(self._look(problem, again=again), name="gate look")
             self._looking.add_done_callback(self._looked)
-        return await asyncio.shield(self._looking)
+        with resting():  # a look is requests, each with a deadline, and may be another worker's
+            return await asyncio.shield(self._looking)
 
     def _looked(self, _: asyncio.Task[bool]) -> None:
         self._looking = None

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from presignd.heartbeat import alive, resting
 from presignd.ledger import LostUpdate
 from presignd.model import Source
 from presignd.pipeline.decide import Rules, Seen, Settled, Verdict, Wait, against, decide, step
@@ -120,7 +121,7 @@ class _Due(NamedTuple):
 
 
 class Lane:
-    """The settling of one watch. ``heartbeat`` is the monotonic time of its last turn."""
+    """The settling of one watch."""
 
     def __init__(self, watch: WatchConfig, rules: Rules, look: Look, tools: Tools) -> None:
         self.watch = watch.name
@@ -137,7 +138,6 @@ class Lane:
         self._fresh = 0
         self._stop = threading.Event()
         self._one_hash = asyncio.Semaphore(1)
-        self.heartbeat = tools.monotonic()
 
     def look_by(self, rules: Rules, look: Look) -> None:
         """Look at files another way from now on."""
@@ -176,7 +176,8 @@ class Lane:
 
     async def room(self) -> None:
         """Return once there is room for more of a scan."""
-        await self._room.wait()
+        with resting():  # its own heart says whether it goes on
+            await self._room.wait()
 
     def _enter(self, entry: _Entry) -> None:
         self._entries[entry.path] = entry
@@ -194,11 +195,12 @@ class Lane:
     async def run(self) -> None:
         """Settle until cancelled."""
         try:
-            async with asyncio.TaskGroup() as tasks:
-                while True:
-                    self.heartbeat = self._tools.monotonic()
-                    if not await self.turn(tasks):
-                        await self._sleep()
+            with alive(f"settling of {self.watch}") as heart:
+                async with asyncio.TaskGroup() as tasks:
+                    while True:
+                        heart.beat(within=_IDLE)
+                        if not await self.turn(tasks):
+                            await self._sleep()
         finally:
             self._stop.set()  # a hash under way in a thread ends here, not with its file
 

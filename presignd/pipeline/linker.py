@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from presignd.errors import Fault, FileFault
+from presignd.heartbeat import alive, beat, resting
 from presignd.ledger import Ledger
 from presignd.links import LinksFile
 from presignd.log import get_logger
@@ -89,7 +90,8 @@ class Linker:
         future: asyncio.Future[tuple[FileVersion, Link]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(version, expires, future))
         self._more.set()
-        return await future
+        with resting():  # the linker's own heart says whether it goes on
+            return await future
 
     async def again(self, version: FileVersion) -> Link:
         """Make the link of a linked version once more: the same URL, by its committed dates."""
@@ -100,12 +102,14 @@ class Linker:
 
     async def run(self) -> None:
         """Link whatever waits, as one batch, for ever."""
-        while True:
-            await self._more.wait()
-            self._more.clear()
-            batch, self._waiting = self._waiting, []
-            if batch:
-                await self._link(batch)
+        with alive("linker") as heart:
+            while True:
+                with heart.resting():
+                    await self._more.wait()
+                self._more.clear()
+                batch, self._waiting = self._waiting, []
+                if batch:
+                    await self._link(batch)
 
     async def _link(self, batch: list[_Waiting]) -> None:
         """Write, then commit: each is tried until it works, and a line that is on disk isn't written again."""
@@ -124,6 +128,7 @@ class Linker:
                 done = await step()
             except Fault as problem:
                 self._tell(problem)
+                beat(within=RETRY_SECONDS)
                 await self._sleep(RETRY_SECONDS)
             else:
                 self._tell(None)

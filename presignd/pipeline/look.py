@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from presignd.errors import Fault
+from presignd.heartbeat import beat
 from presignd.model import Fingerprint
 from presignd.pipeline.decide import Sight
 from presignd.pipeline.digest import checksum_like
@@ -44,6 +45,7 @@ class Looker:
         return [self._look(path) for path in paths]
 
     def _look(self, path: bytes) -> Sight:
+        beat()
         read_ns, seen_at = self._time_ns(), self._monotonic()
         try:
             fingerprint, writer, fault = self._read(path)

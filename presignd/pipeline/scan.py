@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from presignd.errors import Fault
+from presignd.heartbeat import beat
 from presignd.model import Fingerprint
 from presignd.pipeline.folder import Folder, Gone, NotRegular
 
@@ -91,6 +92,7 @@ class Scan:
             os.close(fd)
 
     def _entry(self, directory: bytes, entry: os.DirEntry[str]) -> Iterator[Found]:
+        beat()
         name = os.fsencode(entry.name)
         path = directory + b"/" + name if directory else name
         with self._surviving(path):

@@ -73,11 +73,6 @@ class Settler:
                 tasks.create_task(lane.run(), name=f"settle:{lane.watch}")
             await asyncio.Event().wait()
 
-    @property
-    def heartbeat(self) -> float:
-        """The monotonic time at which the slowest lane last took a turn."""
-        return min((lane.heartbeat for lane in self._lanes.values()), default=self._tools.monotonic())
-
     def offer(self, candidates: Iterable[Candidate]) -> None:
         """Take hints: cheap, many for one path are one. Those of unknown watches are dropped."""
         for candidate in candidates:

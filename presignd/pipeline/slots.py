@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from presignd.heartbeat import holding
+
 
 class Slots:
     """Hands out slots in the order they are asked for; large bodies hold at most half of them together.
@@ -20,11 +22,11 @@ class Slots:
     @asynccontextmanager
     async def small(self) -> AsyncIterator[None]:
         """Hold a slot for a file that goes as one PUT."""
-        async with self._all:
+        async with holding(self._all):
             yield
 
     @asynccontextmanager
     async def large(self) -> AsyncIterator[None]:
         """Hold a slot for a part."""
-        async with self._large, self._all:
+        async with holding(self._large), holding(self._all):
             yield

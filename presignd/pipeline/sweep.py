@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from presignd.errors import Fault
+from presignd.heartbeat import alive
 from presignd.ledger import Ledger, LostUpdate
 from presignd.log import get_logger
 from presignd.model import FileVersion
@@ -32,12 +33,14 @@ class Sweeper:
 
     async def run(self) -> None:
         """Sweep at the start, when woken, and now and then, for ever."""
-        while True:
-            self._wake.clear()
-            for version in await self._ledger.uploads_left():
-                await self._sweep(version)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), EVERY)
+        with alive("sweeper") as heart:
+            while True:
+                self._wake.clear()
+                for version in await self._ledger.uploads_left():
+                    await self._sweep(version)
+                heart.beat(within=EVERY)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), EVERY)
 
     async def _sweep(self, version: FileVersion) -> None:
         bucket = self._buckets.get(version.watch)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 
+from presignd.heartbeat import alive, beat
 from presignd.ledger import Ledger
 from presignd.model import FileVersion
 from presignd.pipeline.announce import utcnow
@@ -24,11 +25,13 @@ async def upkeep(
     on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]],
 ) -> None:
     """Go round for ever; files gone for ``keep`` seconds are forgotten."""
-    while True:
-        for watch, folder in folders.items():
-            await note_gone(ledger, watch, folder, on_vanished)
-        await ledger.prune(utcnow() - timedelta(seconds=keep))
-        await asyncio.sleep(EVERY)
+    with alive("upkeep") as heart:
+        while True:
+            for watch, folder in folders.items():
+                await note_gone(ledger, watch, folder, on_vanished)
+            await ledger.prune(utcnow() - timedelta(seconds=keep))
+            with heart.resting():
+                await asyncio.sleep(EVERY)
 
 
 async def note_gone(
@@ -37,6 +40,7 @@ async def note_gone(
     """Compare the ledger's paths of one watch with its folder, page by page."""
     after = b""
     while paths := await ledger.paths(watch, after, PAGE):
+        beat()
         gone = await asyncio.to_thread(_missing, folder, paths)
         if gone:
             await on_vanished(await ledger.gone(watch, gone, utcnow()))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from presignd import metrics
 from presignd.filesystem import is_network
+from presignd.heartbeat import alive, beat
 from presignd.model import Candidate, Source
 from presignd.pipeline.decide import worth_a_look
 from presignd.pipeline.events import (
@@ -102,17 +103,11 @@ class Watcher:
         self._wake_scan = asyncio.Event()
         self._directories: dict[bytes, bool] = {}
         self._wake_directories = asyncio.Event()
-        self._beats: dict[str, float] = {}
         self._problems: list[str] = []
         self._announced: bool | None = None
         self._no_inotify_until = float("-inf")
         self._short_of_watches = False
         self._restart = False
-
-    @property
-    def heartbeat(self) -> float:
-        """The monotonic time at which the slowest of its loops last took a turn."""
-        return min(self._beats.values(), default=time.monotonic())
 
     @property
     def next_scan_at(self) -> datetime | None:
@@ -130,8 +125,8 @@ class Watcher:
         """Watch until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for loop in (self._watching, self._scanning, self._scanning_directories):
-                self._beat(loop.__name__)
-                tasks.create_task(loop(), name=f"{loop.__name__.strip('_')}:{self.name}")
+                name = f"{loop.__name__.strip('_').replace('_', ' ')} of {self.name}"
+                tasks.create_task(_alive(name, loop), name=name)
 
     async def scan_once(self) -> list[Found]:
         """Return the files that would go: not ignored, and not in the ledger as they are. Changes nothing."""
@@ -140,9 +135,6 @@ class Watcher:
             known = await self._ledger.known(self.name, [path for path, _ in batch])
             found += [one for one in batch if worth_a_look(known.get(one[0]), one[1])]
         return found
-
-    def _beat(self, loop: str) -> None:
-        self._beats[loop] = time.monotonic()
 
     # --- events ---------------------------------------------------------------------------------
     async def _watching(self) -> None:
@@ -156,7 +148,7 @@ class Watcher:
             except SourceEnded as error:
                 self._source_ended(error)
             pause = _FIRST_PAUSE if time.monotonic() - began > _LIVED else min(_LAST_PAUSE, pause * 2)
-            self._beat("_watching")
+            beat(within=pause)
             await asyncio.sleep(0 if self.lost else pause)
 
     async def _follow(self, source: AsyncGenerator[list[bytes], None]) -> None:
@@ -164,7 +156,7 @@ class Watcher:
         started = self._restart = False
         async with aclosing(source) as batches:
             async for hints in batches:
-                self._beat("_watching")
+                beat(within=TURN)
                 if not await asyncio.to_thread(self._folder.still_there):
                     self._lose()
                     return
@@ -257,7 +249,7 @@ class Watcher:
                 await self._settle_here()
                 self.lost = False
                 return
-            self._beat("_watching")
+            beat(within=TURN)
             await asyncio.sleep(TURN)
 
     def _path(self) -> str:
@@ -282,7 +274,7 @@ class Watcher:
 
     async def _scan_due(self) -> str:
         while True:
-            self._beat("_scanning")
+            beat(within=TURN)
             due = self._scan_at is not None and time.monotonic() >= self._scan_at
             if (self._wanted or due) and not self.lost:
                 reason, self._wanted = self._wanted or "timer", ""
@@ -294,7 +286,7 @@ class Watcher:
     async def _scan_all(self, reason: str, source: Source, ignore_before: datetime | None) -> float:
         """Scan everything; return what it cost in seconds, waiting left out."""
         began, scan = time.monotonic(), self._scan_of(b"", recursive=self._config.recursive)
-        candidates, cost = await self._offer(scan, source, "_scanning", ignore_before)
+        candidates, cost = await self._offer(scan, source, ignore_before)
         await self._mind_watches(scan.directories)
         if reason == "timer":
             metrics.RESCAN_FOUND.labels(self.name).inc(candidates)
@@ -315,25 +307,23 @@ class Watcher:
 
     async def _scanning_directories(self) -> None:
         while True:
-            self._beat("_scanning_directories")
+            beat(within=TURN)
             if not self._directories:
                 await _woken(self._wake_directories, TURN)
                 continue
             wanted, self._directories = self._directories, {}
             for directory, below in topmost(wanted).items():
-                await self._offer(self._scan_of(directory, recursive=below), Source.EVENT, "_scanning_directories")
+                await self._offer(self._scan_of(directory, recursive=below), Source.EVENT)
 
     def _scan_of(self, directory: bytes, *, recursive: bool) -> Scan:
         return Scan(self._folder, self._ignore, directory, recursive=recursive, stop=threading.Event())
 
-    async def _offer(
-        self, scan: Scan, source: Source, loop: str, ignore_before: datetime | None = None
-    ) -> tuple[int, float]:
+    async def _offer(self, scan: Scan, source: Source, ignore_before: datetime | None = None) -> tuple[int, float]:
         """Hand a scan to settling; return the candidates, and the seconds it cost, waiting left out."""
         candidates, asking = 0, 0.0
         async for batch in _batches(scan):
             await self._settler.room(self.name)
-            self._beat(loop)
+            beat()
             began = time.monotonic()
             candidates += await self._settler.offer_scanned(self.name, batch, source, ignore_before=ignore_before)
             asking += time.monotonic() - began
@@ -358,6 +348,11 @@ async def _batches(scan: Scan) -> AsyncIterator[list[Found]]:
             yield batch
     finally:
         scan.stop.set()
+
+
+async def _alive(name: str, loop: Callable[[], Awaitable[None]]) -> None:
+    with alive(name):
+        await loop()
 
 
 async def _woken(event: asyncio.Event, seconds: float) -> None:

@@ -13,6 +13,7 @@ from datetime import timedelta
 
 from presignd.config import Config
 from presignd.errors import ChangedFault, Fault, FileFault, fault
+from presignd.heartbeat import alive
 from presignd.ledger import Ledger
 from presignd.log import render_exception
 from presignd.model import Candidate, FileVersion, Link, Source, State
@@ -63,13 +64,18 @@ class Worker:
         """Take ``version`` from the state it has as far as it goes; a bug quarantines it alone."""
         self.running[version.file_id] = Running(version)
         try:
+            with alive(f"worker of {version.file_id}"):
+                await self._process(version)
+        finally:
+            del self.running[version.file_id]
+
+    async def _process(self, version: FileVersion) -> None:
+        try:
             await self._advance(version)
         except Fault as problem:
             await self._quarantine(await self._ledger.by_id(version.file_id) or version, problem)
         except Exception as bug:  # noqa: BLE001 - contract §4: a bug met in one file's work quarantines that file
             await self._quarantine_bug(version, bug)
-        finally:
-            del self.running[version.file_id]
 
     async def _advance(self, version: FileVersion) -> None:
         if version.state is State.UPLOADING:

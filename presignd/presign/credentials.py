@@ -25,6 +25,7 @@ from urllib3 import PoolManager, Retry, Timeout
 from presignd import metrics, redact
 from presignd.config import PresignConfig
 from presignd.errors import Fault, PresignerFault, UsageError, fault
+from presignd.heartbeat import beat, holding
 from presignd.presign.sigv4 import Keys
 
 REFRESH_BEFORE = timedelta(minutes=5)
@@ -81,7 +82,7 @@ class CredentialSource:
     async def get(self) -> Credentials:
         """Return credentials that are valid now; raise ``PresignerFault`` (no_credentials) without any."""
         if self._clock() >= self._fresh_until:
-            async with self._lock:
+            async with holding(self._lock):
                 if self._clock() >= self._fresh_until:
                     await self._renew()
         return self._valid()
@@ -92,6 +93,7 @@ class CredentialSource:
 
     async def _renew(self) -> None:
         """Ask for new ones. A failure leaves the old ones in place: they may have minutes to live."""
+        beat(within=self._wait)
         try:
             self._held = await asyncio.wait_for(asyncio.to_thread(self._find), self._wait)
         except TimeoutError:

@@ -1,0 +1,98 @@
+"""Hearts: how the watchdog knows that each loop and each worker still takes its turns.
+
+Whoever turns is ``alive`` and calls ``beat`` each turn; so does whatever it calls, in tasks and threads of
+its own too, without being handed anything (a context variable goes there with it). Before a wait that has a
+deadline, ``beat(within=seconds)`` says until when; a wait for someone who has a heart of his own is
+``resting``. A store that is slow or away is waited for with deadlines, so it never stops a heart; a loop
+that hangs does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+
+SLACK = 10.0
+"""Seconds that a wait may last beyond its deadline: a busy machine is no wedged one."""
+
+
+class Heart:
+    """One loop or worker. Safe to beat from any thread."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._rests = 0
+        self._beat_at = time.monotonic()
+        self._until = 0.0
+
+    def beat(self, within: float = 0.0) -> None:
+        """Say that it turns, and will again: within the usual time, or ``within`` seconds."""
+        self._beat_at = time.monotonic()
+        self._until = self._beat_at + within + SLACK if within else 0.0
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Wait for something that need not come: not overdue meanwhile."""
+        self._rests += 1
+        try:
+            yield
+        finally:
+            self._rests -= 1
+            self.beat()
+
+    def is_overdue(self, now: float, usual: float) -> bool:
+        """Tell whether its next turn should have come by ``now`` (monotonic), ``usual`` seconds being the longest."""
+        return not self._rests and now > max(self._until, self._beat_at + usual)
+
+
+_hearts: set[Heart] = set()
+_current: ContextVar[Heart | None] = ContextVar("heart", default=None)
+
+
+@contextmanager
+def alive(name: str) -> Iterator[Heart]:
+    """Have a heart from here on, for this task and what it starts."""
+    heart = Heart(name)
+    token = _current.set(heart)
+    _hearts.add(heart)
+    try:
+        yield heart
+    finally:
+        _hearts.discard(heart)
+        _current.reset(token)
+
+
+def beat(within: float = 0.0) -> None:
+    """Beat for whoever this is done for; nothing where nobody is alive."""
+    if (heart := _current.get()) is not None:
+        heart.beat(within)
+
+
+@contextmanager
+def resting() -> Iterator[None]:
+    """Rest for whoever this is done for."""
+    if (heart := _current.get()) is None:
+        yield
+        return
+    with heart.resting():
+        yield
+
+
+@asynccontextmanager
+async def holding(lock: asyncio.Lock | asyncio.Semaphore) -> AsyncIterator[None]:
+    """Hold ``lock``; while others have it, their hearts are watched and not the one that waits."""
+    with resting():
+        await lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def overdue(usual: float) -> list[str]:
+    """Return the names of those that should have turned by now."""
+    now = time.monotonic()
+    return sorted(heart.name for heart in tuple(_hearts) if heart.is_overdue(now, usual))

@@ -1,0 +1,153 @@
+"""What systemd is told (sd_notify(3)), and when: by one loop, so that a wedged event loop tells nothing.
+
+A dozen lines of our own: the libraries for it are dead, need compiling, or bring a libsystemd along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from enum import StrEnum
+
+TURN = 2.0
+"""Seconds at most between two looks at the hearts and the status line."""
+
+EXTENSION = 30.0
+"""Seconds that a start or a drain is given beyond each word that it goes on."""
+
+
+class Phase(StrEnum):
+    """Where the daemon stands, in systemd's words."""
+
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+
+
+class Notifier:
+    """Sends to ``$NOTIFY_SOCKET``, a path or an abstract name ("@…"); without one, says nothing to nobody.
+
+    ``watchdog`` is in seconds, None where systemd asks for none of this process.
+    """
+
+    def __init__(self, address: str = "", watchdog: float | None = None) -> None:
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self.watchdog = watchdog if address else None
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str], pid: int) -> Notifier:
+        """Return the one that systemd set up, by the variables of sd_notify(3) and sd_watchdog_enabled(3)."""
+        microseconds = environ.get("WATCHDOG_USEC", "")
+        ours = environ.get("WATCHDOG_PID", "") in ("", str(pid))
+        watchdog = int(microseconds) / 1e6 if microseconds.isdigit() and int(microseconds) and ours else None
+        return cls(environ.get("NOTIFY_SOCKET", ""), watchdog)
+
+    @property
+    def listens(self) -> bool:
+        """Whether anybody is told."""
+        return bool(self._address)
+
+    def send(self, **fields: str | int) -> None:
+        """Send ``NAME=value`` lines as one message. Nobody there, or a full queue, stops nothing."""
+        if not self._address:
+            return
+        message = "\n".join(f"{name}={_one_line(str(value))}" for name, value in fields.items())
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.setblocking(False)
+            sock.sendto(message.encode("utf-8", "backslashreplace"), self._address)
+
+
+def _one_line(value: str) -> str:
+    """Return ``value`` without line breaks: each would begin a field of its own."""
+    return " ".join(value.splitlines())
+
+
+class Service:
+    """The daemon as systemd sees it: ``run`` tells the rest, ``ready``, ``reloading`` and ``stopping`` at once.
+
+    ``status`` makes the line of ``systemctl status``; ``overdue`` names the hearts that have missed a turn,
+    given the longest usual one in seconds, and ``on_overdue`` hears of them once.
+    """
+
+    def __init__(
+        self,
+        notifier: Notifier,
+        *,
+        status: Callable[[], Awaitable[str]],
+        overdue: Callable[[float], list[str]],
+        on_overdue: Callable[[list[str]], None],
+    ) -> None:
+        self._notifier = notifier
+        self._status, self._overdue, self._on_overdue = status, overdue, on_overdue
+        self._phase = Phase.STARTING
+        self._told = ""
+        self._missed: list[str] = []
+
+    def ready(self) -> None:
+        """Say that it serves."""
+        self._phase = Phase.READY
+        self._notifier.send(READY=1)
+
+    def reloading(self) -> None:
+        """Say that the configuration is read again; ``ready`` says the end of it."""
+        self._notifier.send(RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
+
+    def stopping(self) -> None:
+        """Say that it drains."""
+        self._phase = Phase.STOPPING
+        self._notifier.send(STOPPING=1, STATUS="draining", **_extension())
+
+    async def run(self) -> None:
+        """Feed the watchdog and renew the status line, for ever."""
+        if not self._notifier.listens:
+            return
+        while True:
+            self.feed()
+            await self._tell_status()
+            await asyncio.sleep(pause(self._notifier.watchdog))
+
+    def feed(self) -> None:
+        """Feed the watchdog while every heart beats; ask for more time while it starts or drains."""
+        if self._phase is not Phase.READY:
+            self._notifier.send(**_extension())
+        if self._notifier.watchdog is None:
+            return
+        missed = self._overdue(self._notifier.watchdog / 2)
+        if not missed:
+            self._notifier.send(WATCHDOG=1)
+        elif missed != self._missed:
+            self._on_overdue(missed)
+        self._missed = missed
+
+    async def _tell_status(self) -> None:
+        line = await self._status()
+        if line != self._told:
+            self._told = line
+            self._notifier.send(STATUS=line)
+
+
+def pause(watchdog: float | None) -> float:
+    """Return the seconds between two turns: four at least in the time that the watchdog waits."""
+    return TURN if watchdog is None else min(TURN, watchdog / 4)
+
+
+def _extension() -> dict[str, int]:
+    return {"EXTEND_TIMEOUT_USEC": int(EXTENSION * 1e6)}
+
+
+def status_line(
+    *, uploading: int, queued: int, oldest: float | None, settling: int, quarantined: int, troubles: list[str]
+) -> str:
+    """Return the queue in one line; ``oldest`` is the age in seconds of what was queued first.
+
+    ``troubles`` are in words, the worst first.
+    """
+    parts = [f"{uploading} uploading", f"{queued} queued", f"{settling} settling"]
+    if oldest is not None:
+        parts[1] += f" (oldest {oldest:.0f} s)"
+    if quarantined:
+        parts.append(f"{quarantined} quarantined")
+    return "; ".join([*troubles, ", ".join(parts)])
