@@ -25,6 +25,7 @@ import presignd
 from presignd.answers import Answer, fault_of
 from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import Fault, UsageError, fault
+from presignd.heartbeat import beat
 from presignd.presign import Grant
 from presignd.rate import RateLimit
 
@@ -106,6 +107,7 @@ class _Progress:
     sent: Callable[[int], None] | None
 
     def __call__(self, sent: int) -> None:
+        beat(within=self.timeout)
         self.deadline.reschedule(asyncio.get_running_loop().time() + self.timeout)
         if self.sent:
             self.sent(sent)
@@ -156,6 +158,7 @@ class StoreClient:
         """
         seconds = timeout or self._timeout
         file: FileBody | None = None
+        beat(within=seconds)
         try:
             async with asyncio.timeout(seconds) as deadline:
                 data: bytes | FileBody | None
@@ -167,6 +170,8 @@ class StoreClient:
                 answer = await self._exchange(grant, data)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
             raise (file.fault if file and file.fault else connection_fault(problem)) from None
+        finally:
+            beat()
         self._compare_clocks(answer)
         if answer.status // 100 == 2 or answer.status in accept:  # noqa: PLR2004 - 2xx
             return answer

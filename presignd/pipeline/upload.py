@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from presignd.answers import Answer
 from presignd.errors import fault
+from presignd.heartbeat import beat
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.bucket import Bucket
 from presignd.pipeline.collision import Plan, is_md5
@@ -52,6 +53,7 @@ def prepare(fd: int, size: int, *, sha256: bool) -> Prepared:
     digests = [hashlib.md5(usedforsecurity=False)] + ([hashlib.sha256()] if sha256 else [])
     data, offset = b"", 0
     while piece := os.pread(fd, READ, offset):
+        beat()
         for digest in digests:
             digest.update(piece)
         data, offset = piece, offset + len(piece)
