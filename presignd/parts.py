@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from presignd import redact
 from presignd.config import Config
-from presignd.errors import fault
+from presignd.errors import Unavailable, fault
 from presignd.ledger import Enqueued, Ledger, Selection
 from presignd.ledger.patience import Patience
 from presignd.ledger.sqlite import open_ledger
@@ -28,6 +28,7 @@ from presignd.pipeline.ignore import Ignore
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.linker import Linker, mint
 from presignd.pipeline.puts import Puts
+from presignd.pipeline.sweep import Sweeper
 from presignd.pipeline.transfer import Room
 from presignd.pipeline.worker import Worker
 from presignd.pipeline.writer_check import ignore_sigio
@@ -37,6 +38,11 @@ from presignd.store import StoreClient
 from presignd.web.view import BlockedView, FolderView, InFlightView, SettlingView
 
 log = get_logger()
+
+
+def no_page() -> str:
+    """Stand in for the login address of a status page that is off, or has no daemon."""
+    raise Unavailable("web: there is no status page", fix="set web.listen, and start the daemon anew")
 
 
 @dataclass
@@ -65,6 +71,8 @@ class Parts:
     on_link: list[Callable[[Link], None]] = field(default_factory=list)
     folder_views: Callable[[], Sequence[FolderView]] | None = None
     settling_views: Callable[[], Sequence[SettlingView]] = tuple
+    heartbeats: Callable[[], Mapping[str, float]] = dict
+    login_url: Callable[[], str] = no_page
 
     def __post_init__(self) -> None:
         """Wire the stages together."""
@@ -88,6 +96,7 @@ class Parts:
         self.dispatcher = Dispatcher(
             self.ledger, self.worker, self.config.upload, list(self.buckets), is_open=self.gates.is_open
         )
+        self.sweeper = Sweeper(self.ledger, self.buckets)
         self.puts = Puts(
             self.ledger,
             self.intake,
@@ -123,6 +132,8 @@ class Parts:
 
     def _ended(self, version: FileVersion) -> None:
         self.puts.ended(version)
+        if version.upload_id:
+            self.sweeper.wake()
 
     async def note_enqueued(self, done: Sequence[Enqueued]) -> None:
         """Hear from the settler what it enqueued."""
@@ -199,10 +210,7 @@ class Parts:
     def in_flight(self) -> Sequence[InFlightView]:
         """Return what is being uploaded now."""
         now = time.monotonic()
-        return [
-            InFlightView(run.version, run.sent, run.sent / max(now - run.began, 0.001))
-            for run in self.worker.running.values()
-        ]
+        return [InFlightView(run.version, run.sent, run.rate(now)) for run in self.worker.running.values()]
 
     def blocked(self) -> Sequence[BlockedView]:
         """Return the watches and stores that wait as a whole."""
