@@ -62,6 +62,7 @@ S3_CODES: dict[str, str] = {
 STATUSES: dict[int, str] = {
     403: "access_denied",
     404: "no_such_bucket",
+    408: "timeout",
     412: "precondition_failed",
     413: "too_large",
     429: "slow_down",

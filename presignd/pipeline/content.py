@@ -21,7 +21,7 @@ from presignd.pipeline.digest import checksum_like
 from presignd.pipeline.multipart import Multipart
 from presignd.pipeline.plan import part_size_for, pieces
 from presignd.pipeline.slots import Slots
-from presignd.pipeline.upload import Prepared, prepare, put, verify
+from presignd.pipeline.upload import Prepared, prepare, put, verify, verify_found
 
 
 class Content(Protocol):
@@ -98,8 +98,10 @@ class Whole:
         passed("put.after")
         if answer.status in (404, 412):
             return version, None
-        verify(answer, self._prepared.md5)
-        return version, Found(version.size, answer.etag, answer.headers.get("x-amz-version-id", ""))
+        if verify(answer, self._prepared.md5):
+            return version, Found(version.size, answer.etag, answer.headers.get("x-amz-version-id", ""))
+        found = await self._bucket.find(version.key or "", denied_is_absent=False)
+        return version, verify_found(found, version.size, self._prepared.md5)
 
     def is_unchanged(self) -> bool:
         """Hash it again."""

@@ -12,7 +12,7 @@ from presignd.answers import Answer
 from presignd.errors import fault
 from presignd.heartbeat import beat
 from presignd.model import FileVersion, Fingerprint
-from presignd.pipeline.bucket import Bucket
+from presignd.pipeline.bucket import Bucket, Found
 from presignd.pipeline.collision import Plan, is_md5
 from presignd.presign import Operation
 from presignd.store import Slice
@@ -98,10 +98,25 @@ async def put(
     return answer
 
 
-def verify(answer: Answer, md5: str) -> None:
-    """Compare the stored object's ETag with what was sent, where it is an MD5; raise ``bad_digest``.
+def verify(answer: Answer, md5: str) -> bool:
+    """Compare the stored object's ETag with what was sent, where it is made of MD5s; raise ``bad_digest``.
 
-    Under SSE-KMS and SSE-C it isn't one: there the checked Content-MD5 or SHA-256 of the request counts.
+    Under SSE-KMS and SSE-C it isn't: there the checked Content-MD5 or SHA-256 of the request counts. Return
+    whether the answer proves that this very body was stored; where it doesn't (no ETag, or one of another
+    make) a HEAD has to. One after each PUT would tell nothing more of a store whose ETag is the MD5 of what
+    it took, and took 30 to 45 % of the files a second (SeaweedFS, 1 kB files, 16 at a time).
     """
-    if is_md5(answer.etag) and not answer.opaque_etag and answer.etag.lower() != md5:
+    if answer.opaque_etag:
+        return True
+    if is_md5(answer.etag) and answer.etag.lower() != md5:
         raise fault("bad_digest", "the ETag differs from the MD5 of what was sent")
+    return is_md5(answer.etag)
+
+
+def verify_found(found: Found | None, size: int, md5: str) -> Found:
+    """Take an object found after its PUT for what was sent; raise ``missing_object`` or ``bad_digest``."""
+    if found is None:
+        raise fault("missing_object")
+    if found.size != size or (is_md5(found.etag) and not found.opaque and found.etag.lower() != md5):
+        raise fault("bad_digest", "the object is not what was sent")
+    return found

@@ -1,0 +1,413 @@
+"""The HTTP seam against servers that misbehave below S3: each failure has its code, its bound and its limit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+import ssl
+import tempfile
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import trustme
+
+from presignd.config import PresignConfig, UploadConfig
+from presignd.errors import Fault
+from presignd.presign import Grant
+from presignd.store import KEPT_BODY, Answer, Slice, StoreClient, proxy_for
+from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
+
+QUERY = f"X-Amz-Date={datetime.now(UTC):%Y%m%dT%H%M%SZ}&X-Amz-Expires=3600&X-Amz-SignedHeaders=host"
+SIGNED = f"{QUERY}&X-Amz-Signature={'ab' * 32}"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speak to the servers of the test themselves, whatever the machine's environment says."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def grant_for(endpoint: str, size: int = 0, method: str = "PUT") -> Grant:
+    now = datetime.now(UTC)
+    headers = {"Content-Length": str(size)} if method == "PUT" else {}
+    return Grant(method, f"{endpoint}/{BUCKET}/key?{SIGNED}", headers, now + timedelta(hours=1), now)
+
+
+@asynccontextmanager
+async def client(endpoint: str, *, timeout: float = 5.0, **presign: object) -> AsyncIterator[StoreClient]:
+    config = PresignConfig.model_validate({"endpoint": endpoint, **presign})
+    made = StoreClient(config, UploadConfig(timeout=timeout))
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def fault_at(endpoint: str, *, timeout: float = 5.0, **presign: object) -> Fault:
+    """Send four bytes there and return what goes wrong, with no address in it but the host's."""
+    async with client(endpoint, timeout=timeout, **presign) as store:
+        with pytest.raises(Fault) as met:
+            await store.send(grant_for(endpoint, 4), b"body")
+    for told in (str(met.value), repr(met.value), met.value.message):
+        assert "X-Amz" not in told
+    assert met.value.__cause__ is None
+    assert met.value.__suppress_context__ or met.value.__context__ is None
+    return met.value
+
+
+@asynccontextmanager
+async def server(talk: Talk, *, receive: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """Serve each connection by ``talk``; yield the endpoint. ``receive`` bounds the kernel's buffer."""
+    listening = socket.socket()
+    if receive:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
+    listening.bind(("127.0.0.1", 0))
+
+    async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await talk(reader, writer)
+        except OSError:
+            return
+        finally:
+            writer.close()
+
+    serving = await asyncio.start_server(guarded, sock=listening, ssl=tls)
+    try:
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        serving.close()
+
+
+def says(answer: bytes) -> Talk:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+
+    return talk
+
+
+@contextmanager
+def file_of(content: bytes) -> Iterator[int]:
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        yield file.fileno()
+
+
+# --- no connection ----------------------------------------------------------------------------------
+
+
+async def test_nothing_listens(faulty_s3: FaultyS3) -> None:
+    faulty_s3.stop()
+    problem = await fault_at(faulty_s3.endpoint)
+    assert problem.code == "connection_refused"
+    assert problem.detail == faulty_s3.endpoint.removeprefix("http://")
+
+
+async def test_a_name_that_is_none() -> None:
+    problem = await fault_at("http://store.invalid:9000")
+    assert (problem.code, problem.detail) == ("dns", "store.invalid")
+
+
+async def test_an_address_without_a_route() -> None:
+    """The kernel refuses a connection to the broadcast address by itself."""
+    assert (await fault_at("http://255.255.255.255:9000")).code == "no_route"
+
+
+async def test_a_proxy_that_is_not_there(faulty_s3: FaultyS3) -> None:
+    assert (await fault_at(faulty_s3.endpoint, proxy="http://127.0.0.1:9")).code == "proxy"
+
+
+def test_the_configured_proxy_wins_over_the_environments() -> None:
+    environ = {"https": "http://env:1"}
+    assert proxy_for("https://store/b", "http://own:1", environ) == "http://own:1"
+    assert proxy_for("https://store/b", "", environ) == "http://env:1"
+    assert proxy_for("http://store/b", "", environ) is None
+
+
+@pytest.mark.parametrize("moment", ["before", "during", "after"])
+async def test_a_connection_that_breaks(faulty_s3: FaultyS3, moment: str) -> None:
+    faulty_s3.fault(times=FOREVER, reset=moment)
+    assert (await fault_at(faulty_s3.endpoint)).code == "connection_reset"
+
+
+async def test_a_connection_that_ends_without_a_word() -> None:
+    async with server(says(b"")) as endpoint:
+        assert (await fault_at(endpoint)).code == "connection_reset"
+
+
+async def test_an_answer_that_breaks_off_in_its_body() -> None:
+    async with server(says(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")) as endpoint:
+        assert (await fault_at(endpoint)).code == "connection_reset"
+
+
+# --- TLS --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def tls_store(certificate: trustme.LeafCert) -> Iterator[FaultyS3]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    store = FaultyS3(tls=context)
+    store.start()
+    try:
+        yield store
+    finally:
+        store.stop()
+
+
+@pytest.fixture(scope="module")
+def ca() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def ca_file(ca: trustme.CA, tmp_path: Path) -> Path:
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    return tmp_path / "ca.pem"
+
+
+async def test_a_plain_port_spoken_to_by_https(faulty_s3: FaultyS3) -> None:
+    problem = await fault_at(faulty_s3.endpoint.replace("http:", "https:"))
+    assert problem.code == "tls"
+    assert "http://" in problem.fix
+
+
+async def test_a_tls_port_spoken_to_by_http(ca: trustme.CA) -> None:
+    with tls_store(ca.issue_cert("127.0.0.1")) as store:
+        problem = await fault_at(store.endpoint.replace("https:", "http:"))
+    assert problem.code in ("bad_response", "connection_reset")
+
+
+async def test_an_unknown_ca(ca: trustme.CA) -> None:
+    with tls_store(ca.issue_cert("127.0.0.1")) as store:
+        problem = await fault_at(store.endpoint)
+    assert problem.code == "tls"
+    assert "unable to get local issuer certificate" in problem.message
+
+
+async def test_an_expired_certificate(ca: trustme.CA, ca_file: Path) -> None:
+    ended = datetime.now(UTC) - timedelta(days=1)
+    with tls_store(ca.issue_cert("127.0.0.1", not_after=ended, not_before=ended - timedelta(days=1))) as store:
+        problem = await fault_at(store.endpoint, ca_file=ca_file)
+    assert problem.code == "tls"
+    assert "expired" in problem.message
+
+
+async def test_a_certificate_of_another_host(ca: trustme.CA, ca_file: Path) -> None:
+    with tls_store(ca.issue_cert("other.example.org")) as store:
+        problem = await fault_at(store.endpoint, ca_file=ca_file)
+    assert problem.code == "tls"
+    assert "mismatch" in problem.message
+
+
+async def test_a_certificate_of_the_given_ca_passes(ca: trustme.CA, ca_file: Path) -> None:
+    with tls_store(ca.issue_cert("127.0.0.1")) as store:
+        async with client(store.endpoint, ca_file=ca_file) as ours:
+            assert (await ours.send(grant_for(store.endpoint, 4), b"body")).status == 200
+
+
+# --- answers that are none ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"\x15\x03\x01\x00\x02\x02F",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X-Long: " + b"x" * 100_000 + b"\r\n\r\n",
+    ],
+    ids=["ssh", "a TLS alert", "no status", "no length", "a header without end"],
+)
+async def test_what_is_not_http_is_told_as_that(answer: bytes) -> None:
+    async with server(says(answer)) as endpoint:
+        problem = await fault_at(endpoint)
+    assert problem.code == "bad_response"
+    assert "TLS port" in problem.message
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_never_followed(faulty_s3: FaultyS3, status: int) -> None:
+    other = FaultyS3()
+    other.start()
+    try:
+        faulty_s3.fault(status=status, headers={"Location": f"{other.endpoint}/{BUCKET}/key?{SIGNED}"})
+        assert (await fault_at(faulty_s3.endpoint)).code == "redirected"
+    finally:
+        other.stop()
+    assert other.requests == []
+
+
+async def test_a_cookie_is_not_kept() -> None:
+    seen: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            seen.append(await reader.readuntil(b"\r\n\r\nbody"))
+            writer.write(OK.replace(b"OK\r\n", b"OK\r\nSet-Cookie: a=b\r\n"))
+
+    async with server(talk) as endpoint, client(endpoint) as store:
+        for _ in range(2):
+            await store.send(grant_for(endpoint, 4), b"body")
+    assert len(seen) == 2
+    assert b"cookie" not in seen[1].lower()
+
+
+# --- bodies of answers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [100 << 20, FOREVER], ids=["100 MB", "without end"])
+async def test_an_error_body_is_read_to_its_bound_and_costs_its_connection(faulty_s3: FaultyS3, size: float) -> None:
+    faulty_s3.fault(status=400, body_size=size)
+    tracemalloc.start()
+    try:
+        async with client(faulty_s3.endpoint) as store:
+            answer = await store.send(grant_for(faulty_s3.endpoint, 4), b"body", accept=(400,))
+            assert len(answer.body) == KEPT_BODY
+            assert (await store.send(grant_for(faulty_s3.endpoint, 4), b"body")).status == 200
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 << 20
+
+
+async def test_an_answer_that_drips_ends_by_the_timeout() -> None:
+    """Only what we send is progress: a store that answers a byte a second holds a slot no longer than that."""
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        while True:
+            writer.write(b".")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    began = time.monotonic()
+    async with server(drip) as endpoint:
+        assert (await fault_at(endpoint, timeout=0.3)).code == "timeout"
+    assert time.monotonic() - began < 2
+
+
+async def test_an_answer_that_never_comes_ends_by_the_timeout(faulty_s3: FaultyS3) -> None:
+    faulty_s3.fault(hang="after")
+    assert (await fault_at(faulty_s3.endpoint, timeout=0.2)).code == "timeout"
+
+
+async def test_a_connection_that_is_never_accepted_ends_by_the_timeout() -> None:
+    full = socket.socket()
+    full.bind(("127.0.0.1", 0))
+    full.listen(0)
+    waiting = [socket.socket() for _ in range(4)]
+    for one in waiting:
+        one.setblocking(False)
+        one.connect_ex(full.getsockname())
+    try:
+        assert (await fault_at(f"http://127.0.0.1:{full.getsockname()[1]}", timeout=0.3)).code == "timeout"
+    finally:
+        for one in (full, *waiting):
+            one.close()
+
+
+# --- bodies of requests ---------------------------------------------------------------------------------
+
+
+async def send_slowly(body: Callable[[int], bytes | Slice], size: int, *, timeout: float, rate: int) -> Answer:
+    """Send to a server that reads ``rate`` bytes a second; return its answer."""
+
+    async def read_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        left = size
+        while left:
+            left -= len(await reader.read(min(left, 16 << 10)))
+            await asyncio.sleep((16 << 10) / rate)
+        writer.write(OK)
+
+    with file_of(os.urandom(size)) as fd:
+        async with server(read_slowly, receive=16 << 10) as endpoint, client(endpoint, timeout=timeout) as store:
+            return await store.send(grant_for(endpoint, size), body(fd))
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["from memory", "from the file"])
+async def test_a_slow_line_is_no_timeout_while_bytes_move(*, streamed: bool) -> None:
+    size = 900 << 10
+
+    def body(fd: int) -> bytes | Slice:
+        return Slice(fd, 0, size, whole=True) if streamed else os.pread(fd, size, 0)
+
+    began = time.monotonic()
+    answer = await send_slowly(body, size, timeout=0.7, rate=600 << 10)
+    assert answer.status == 200
+    assert time.monotonic() - began > 1.2, "the line was not slow: the test shows nothing"
+
+
+async def test_a_line_that_stops_is_a_timeout_though_much_was_sent() -> None:
+    async def stop(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.readexactly(100 << 10)
+        await asyncio.Event().wait()
+
+    with file_of(bytes(8 << 20)) as fd:
+        async with server(stop, receive=16 << 10) as endpoint, client(endpoint, timeout=0.3) as store:
+            with pytest.raises(Fault) as met:
+                await store.send(grant_for(endpoint, 8 << 20), Slice(fd, 0, 8 << 20, whole=True))
+    assert met.value.code == "timeout"
+
+
+@pytest.mark.parametrize("found", [(3 << 20) - 1, (3 << 20) + 1, 0], ids=["shorter", "longer", "empty"])
+async def test_a_file_that_is_not_as_long_as_it_was_leaves_no_object(faulty_s3: FaultyS3, found: int) -> None:
+    with file_of(bytes(found)) as fd:
+        async with client(faulty_s3.endpoint) as store:
+            with pytest.raises(Fault) as met:
+                await store.send(grant_for(faulty_s3.endpoint, 3 << 20), Slice(fd, 0, 3 << 20, whole=True))
+    assert met.value.code == "changed_while_uploading"
+    assert faulty_s3.objects == {}
+
+
+async def test_progress_is_told_up_to_the_last_byte(faulty_s3: FaultyS3) -> None:
+    size, told = (3 << 20) + 5, list[int]()
+    with file_of(bytes(size)) as fd:
+        async with client(faulty_s3.endpoint) as store:
+            await store.send(grant_for(faulty_s3.endpoint, size), Slice(fd, 0, size, whole=True), on_sent=told.append)
+    assert told == sorted(told)
+    assert told[-1] == size
+    assert len(told) > 40
+
+
+async def test_a_large_body_takes_no_memory_of_its_size(faulty_s3: FaultyS3) -> None:
+    faulty_s3.fault(status=403, code="AccessDenied", early=True)
+    before, grant = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, grant_for(faulty_s3.endpoint, 1 << 30)
+    with tempfile.TemporaryFile() as file:
+        file.truncate(1 << 30)
+        async with client(faulty_s3.endpoint) as store:
+            with pytest.raises(Fault) as met:
+                await store.send(grant, Slice(file.fileno(), 0, 1 << 30, whole=True))
+    assert met.value.code in ("access_denied", "connection_reset")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
+
+
+async def test_the_stores_clock_is_known_by_its_last_date(faulty_s3: FaultyS3) -> None:
+    faulty_s3.clock_skew = timedelta(minutes=10)
+    async with client(faulty_s3.endpoint) as store:
+        assert store.clock_offset is None
+        await store.send(grant_for(faulty_s3.endpoint, 4), b"body")
+        assert store.clock_offset == pytest.approx(600, abs=2)
+
+
+@pytest.mark.parametrize("date", ["Fri, 02 Jan 2026 03:04:05 -0000", "yesterday", "Fri, 99 Jan 99999999999999"])
+async def test_a_date_of_any_shape_breaks_nothing(date: str) -> None:
+    dated = says(OK.replace(b"OK\r\n", f"OK\r\nDate: {date}\r\n".encode()))
+    async with server(dated) as endpoint, client(endpoint) as store:
+        assert (await store.send(grant_for(endpoint, 4), b"body")).status == 200

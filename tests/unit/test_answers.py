@@ -1,0 +1,205 @@
+"""Answers read: which fault a refusal is, and that nothing a server may send breaks the reading."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from presignd.answers import LONGEST_RETRY_AFTER, S3_CODES, STATUSES, Answer, fault_of
+from presignd.errors import CODES, Fault, RetryFault, StoreFault, WatchFault
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+DATE = "Fri, 02 Jan 2026 03:04:05 GMT"
+
+
+def xml(code: str = "", message: str = "", more: str = "") -> bytes:
+    return f"<Error><Code>{code}</Code><Message>{message}</Message>{more}</Error>".encode()
+
+
+def read(
+    status: int,
+    body: bytes = b"",
+    headers: dict[str, str] | None = None,
+    *,
+    left: float = 3600,
+    offset: float | None = 0.0,
+) -> Fault:
+    """Read a refusal of a grant that has ``left`` seconds to live, from a store ``offset`` seconds ahead."""
+    answer = Answer(status, headers or {}, body)
+    return fault_of(answer, expires_at=NOW + timedelta(seconds=left), now=NOW, clock_offset=offset)
+
+
+def test_every_code_there_is_has_a_row_in_the_one_table() -> None:
+    assert {*S3_CODES.values(), *STATUSES.values()} <= set(CODES)
+
+
+@pytest.mark.parametrize(
+    ("status", "s3_code", "ours", "kind"),
+    [
+        (403, "AccessDenied", "access_denied", WatchFault),
+        (403, "SignatureDoesNotMatch", "signature_mismatch", WatchFault),
+        (403, "InvalidAccessKeyId", "invalid_access_key", WatchFault),
+        (403, "RequestTimeTooSkewed", "clock_skew", WatchFault),
+        (400, "ExpiredToken", "expired_credentials", WatchFault),
+        (403, "InvalidToken", "expired_credentials", WatchFault),
+        (404, "NoSuchBucket", "no_such_bucket", WatchFault),
+        (403, "", "access_denied", WatchFault),
+        (404, "", "no_such_bucket", WatchFault),
+        (429, "", "slow_down", StoreFault),
+        (503, "SlowDown", "slow_down", StoreFault),
+        (503, "", "server_error", StoreFault),
+        (500, "InternalError", "server_error", StoreFault),
+        (599, "", "server_error", StoreFault),
+        (507, "", "store_full", StoreFault),
+        (507, "XMinioStorageFull", "store_full", StoreFault),
+        (400, "BadDigest", "bad_digest", RetryFault),
+        (400, "XAmzContentSHA256Mismatch", "bad_digest", RetryFault),
+        (409, "ConditionalRequestConflict", "precondition_failed", RetryFault),
+        (409, "OperationAborted", "precondition_failed", RetryFault),
+        (412, "", "precondition_failed", RetryFault),
+        (411, "MissingContentLength", "rejected", RetryFault),
+        (405, "", "rejected", RetryFault),
+        (400, "SomethingNew", "rejected", RetryFault),
+        (301, "PermanentRedirect", "redirected", WatchFault),
+        (307, "", "redirected", WatchFault),
+    ],
+)
+def test_each_refusal_has_its_code(status: int, s3_code: str, ours: str, kind: type[Fault]) -> None:
+    problem = read(status, xml(s3_code) if s3_code else b"")
+    assert problem.code == ours
+    assert isinstance(problem, kind)
+    assert str(status) in problem.message
+
+
+def test_a_website_is_told_from_a_missing_bucket() -> None:
+    assert read(404, b"<html>Not here</html>").code == "bad_response"
+
+
+# --- time -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [400, 403])
+@pytest.mark.parametrize("s3_code", ["AccessDenied", "RequestExpired", "SignatureDoesNotMatch", ""])
+def test_a_refused_grant_that_has_ended_is_expired_whatever_words_the_server_has(status: int, s3_code: str) -> None:
+    assert read(status, xml(s3_code), left=0.5).code == "expired_grant"
+    assert read(status, xml(s3_code), left=60).code != "expired_grant"
+
+
+@pytest.mark.parametrize("s3_code", ["BadDigest", "NoSuchBucket", "QuotaExceeded", "InvalidAccessKeyId"])
+def test_what_names_another_cause_is_that_however_old_the_grant_and_whatever_the_clocks_say(s3_code: str) -> None:
+    assert read(400, xml(s3_code), left=-10, offset=3600).code == S3_CODES[s3_code]
+
+
+def test_clocks_that_differ_explain_a_refusal_that_names_no_other_cause() -> None:
+    assert read(403, xml("AccessDenied"), offset=3600).code == "clock_skew"
+    assert read(403, xml("AccessDenied"), offset=-3600).code == "clock_skew"
+    assert read(403, xml("AccessDenied", "Request has expired"), offset=60).code == "clock_skew"
+    assert read(403, xml("AccessDenied", "no such luck"), offset=60).code == "access_denied"
+    assert read(403, xml("AccessDenied", "Request has expired"), offset=5).code == "access_denied"
+    assert read(403, xml("AccessDenied", "Request has expired"), offset=None).code == "access_denied"
+
+
+def test_a_wrong_secret_key_is_that_though_the_store_shows_another_time() -> None:
+    assert read(403, xml("SignatureDoesNotMatch"), offset=3600).code == "signature_mismatch"
+
+
+# --- elsewhere --------------------------------------------------------------------------------------
+
+
+def test_another_region_is_named() -> None:
+    wrong = xml("AuthorizationHeaderMalformed", "the region 'us-east-1' is wrong", "<Region>eu-7</Region>")
+    assert read(400, wrong).code == "wrong_region"
+    assert read(301, xml("PermanentRedirect", "", "<Region>eu-7</Region>")).code == "wrong_region"
+
+
+def test_a_region_that_stands_in_every_refusal_tells_nothing() -> None:
+    """MinIO with a region set puts it into each error."""
+    assert read(403, xml("AccessDenied", "Access Denied.", "<Region>eu-7</Region>")).code == "access_denied"
+    assert read(400, xml("AuthorizationQueryParametersError", "Expires is too large")).code == "rejected"
+
+
+# --- Retry-After and dates ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("7", 7.0),
+        (" 7 ", 7.0),
+        ("0", 0.0),
+        ("Fri, 02 Jan 2026 03:04:35 GMT", 30.0),
+        ("Fri, 02 Jan 2026 03:04:35 -0000", 30.0),
+        ("Fri, 02 Jan 2026 03:00:00 GMT", 0.0),
+        ("3600", LONGEST_RETRY_AFTER),
+        ("Sat, 03 Jan 2026 03:04:05 GMT", LONGEST_RETRY_AFTER),
+        ("9" * 400, LONGEST_RETRY_AFTER),
+        ("", None),
+        ("soon", None),
+        ("-5", None),
+        ("²", None),
+        ("1.5", None),
+        ("Fri, 02 Jan 99999999999999999999 03:04:35 GMT", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date_by_the_stores_own_clock(value: str, seconds: float | None) -> None:
+    """Never more than a few minutes: a store that is back sooner is noticed by one small probe."""
+    assert Answer(503, {"retry-after": value, "date": DATE}).retry_after == seconds
+
+
+def test_a_retry_after_date_without_a_date_to_compare_it_with_tells_nothing() -> None:
+    assert Answer(503, {"retry-after": DATE}).retry_after is None
+
+
+def test_retry_after_goes_with_the_fault() -> None:
+    assert read(503, xml("SlowDown"), {"retry-after": "7"}).retry_after == 7.0
+
+
+@pytest.mark.parametrize("zone", ["GMT", "+0000", "-0000", ""])
+def test_a_date_is_utc_whatever_its_zone_is_called(zone: str) -> None:
+    assert Answer(200, {"date": f"Fri, 02 Jan 2026 03:04:05 {zone}"}).date == NOW
+
+
+# --- hostile ----------------------------------------------------------------------------------------
+
+_words = st.text(st.characters(max_codepoint=0x2FF), max_size=60) | st.from_regex(
+    r"\A[A-Z][a-z]{2}, [0-9]{1,30} [A-Z][a-z]{2} [0-9]{1,30} [0-9]{1,9}:[0-9]{2}:[0-9]{2} ([-+][0-9]{1,9}|GMT)?\Z"
+)
+
+
+@given(
+    status=st.integers(300, 599),
+    headers=st.dictionaries(st.sampled_from(["date", "retry-after", "etag", "x-amz-server-side-encryption"]), _words),
+    body=st.binary(max_size=200) | st.builds(xml, st.sampled_from(sorted(S3_CODES)), _words),
+    offset=st.none() | st.floats(-1e9, 1e9),
+)
+def test_whatever_a_server_answers_is_read_as_a_fault(status: int, body: bytes, **rest: Any) -> None:
+    problem = read(status, body, rest["headers"], offset=rest["offset"])
+    assert problem.code in CODES
+    assert problem.retry_after is None or 0 <= problem.retry_after <= LONGEST_RETRY_AFTER
+    answer = Answer(status, rest["headers"], body)
+    assert answer.date is None or answer.date.utcoffset() == timedelta(0)
+
+
+def test_an_error_message_that_holds_a_signed_query_is_not_told() -> None:
+    told = read(403, xml("AccessDenied", "refused http://s/b/k?X-Amz-Signature=abc&amp;X-Amz-Date=1")).message
+    assert "X-Amz" not in told
+    assert "403 AccessDenied" in told
+
+
+def test_an_answer_shows_its_body_to_nobody() -> None:
+    assert "secret" not in repr(Answer(403, {}, b"secret"))
+
+
+@pytest.mark.parametrize("value", ['"abc"', 'W/"abc"', "abc"])
+def test_an_etag_has_no_quotes(value: str) -> None:
+    assert Answer(200, {"etag": value}).etag == "abc"
+
+
+def test_an_etag_under_kms_or_a_customers_key_is_opaque() -> None:
+    assert Answer(200, {"x-amz-server-side-encryption": "aws:kms"}).opaque_etag
+    assert Answer(200, {"x-amz-server-side-encryption-customer-algorithm": "AES256"}).opaque_etag
+    assert not Answer(200, {"x-amz-server-side-encryption": "AES256"}).opaque_etag
