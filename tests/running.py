@@ -38,7 +38,7 @@ QUICK = 0.02
 """Seconds in place of each pause between probes and between retries."""
 
 
-class Said(io.TextIOBase):
+class Said(io.StringIO):
     """The log as it is written, line by line, by any thread."""
 
     def __init__(self) -> None:

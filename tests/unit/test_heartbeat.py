@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 
-from presignd import heartbeat
 from presignd.heartbeat import SLACK, Heart, alive, beat, holding, overdue, resting
 
 USUAL = 30.0
@@ -17,7 +17,7 @@ USUAL = 30.0
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return a clock that moves when the test says so."""
     now = [100.0]
-    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -130,7 +131,7 @@ def test_a_reload_carries_its_time_for_notify_reload(
     systemd: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, sock = systemd
-    monkeypatch.setattr(notify.time, "clock_gettime_ns", lambda _: 5_000_000_123)
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda _: 5_000_000_123)
     Daemon(Notifier(address)).service.reloading()
     assert heard(sock) == ["RELOADING=1\nMONOTONIC_USEC=5000000"]
 
