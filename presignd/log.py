@@ -44,6 +44,9 @@ ORDER = (
 MAX_TEXT = 64 << 10
 """Characters of one value that are kept; a store's error body can be of any size."""
 
+PRIORITY = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
+"""Syslog's numbers (sd-daemon(3)): in the journal a line begins with its ``<N>``, which is taken off there."""
+
 _RANK = {name: place for place, name in enumerate(ORDER)}
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31"}
 _STUCK_SECONDS = 1.0
@@ -78,6 +81,15 @@ def setup(config: LogConfig, *, stream: TextIO | None = None) -> None:
     _route_unhandled()
 
 
+def is_journal(fd: int, environ: Mapping[str, str]) -> bool:
+    """Tell whether ``fd`` is systemd's journal: $JOURNAL_STREAM names its device and inode (systemd.exec(5))."""
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
 def install_loop_handler(loop: asyncio.AbstractEventLoop) -> None:
     """Log what asyncio could give to nobody as ``unexpected_error``, with its traceback."""
     loop.set_exception_handler(_on_loop_error)
@@ -100,6 +112,12 @@ class _Output:
         try:
             return self._target().isatty()
         except ValueError:
+            return False
+
+    def is_journal(self) -> bool:
+        try:
+            return is_journal(self._target().fileno(), os.environ)
+        except (OSError, ValueError, AttributeError):  # closed, or no file, or no stderr at all
             return False
 
     def has_colour(self) -> bool:
@@ -251,13 +269,18 @@ class _Line:
     def __init__(self, render: Callable[[EventDict], str], output: _Output) -> None:
         self._render = render
         self._output = output
+        self._in_journal = output.is_journal()
 
     def msg(self, /, **event: Any) -> None:
         try:
-            line = self._render(_scrub(event))
+            line = self._prefix(event) + self._render(_scrub(event))
         except Exception as error:  # noqa: BLE001 - whatever a value did, logging never breaks the work
-            line = self._render(_scrub({"time": datetime.now(UTC), "level": "error", **_failed(error)}))
+            event = {"time": datetime.now(UTC), "level": "error", **_failed(error)}
+            line = self._prefix(event) + self._render(_scrub(event))
         self._output.write(line)
+
+    def _prefix(self, event: Mapping[str, Any]) -> str:
+        return f"<{PRIORITY.get(str(event.get('level')), PRIORITY['info'])}>" if self._in_journal else ""
 
     debug = info = warning = warn = error = exception = critical = fatal = msg
 

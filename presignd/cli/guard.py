@@ -62,8 +62,7 @@ def _fail(error: Exception) -> NoReturn:
 
     found = _expected(error)
     if isinstance(found, PresigndError):
-        for line in error_lines(found):
-            print(line, file=sys.stderr)  # noqa: T201 - this is where errors are told
+        tell(error_lines(found), level="error")
         raise SystemExit(exit_code(found)) from None
     print(_traceback(found), end="", file=sys.stderr)  # noqa: T201 - a bug is told in full
     raise SystemExit(BUG) from None
@@ -74,6 +73,15 @@ def _expected(error: Exception) -> Exception:
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def tell(lines: list[str], *, level: str) -> None:
+    """Print lines for a person on stderr; in the journal each has its priority."""
+    from presignd.log import PRIORITY, is_journal  # noqa: PLC0415 - help is to be fast
+
+    prefix = f"<{PRIORITY[level]}>" if is_journal(2, os.environ) else ""
+    for line in lines:
+        print(prefix + one_line(line), file=sys.stderr)  # noqa: T201 - this is where errors are told
 
 
 def error_lines(error: PresigndError) -> list[str]:

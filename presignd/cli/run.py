@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from presignd import daemon, log
-from presignd.cli import loop, show
+from presignd.cli import guard, loop, show
 from presignd.cli.guard import BUG
 from presignd.cli.options import ConfigFile
 from presignd.cli.printer import Printer
@@ -16,8 +16,6 @@ from presignd.config.load import load
 from presignd.errors import PresigndError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from presignd.config import Config
 
 
@@ -34,7 +32,7 @@ def run_command(
 
     Example: presignd run -c /etc/presignd/config.toml
     """
-    if print_links and is_journal(1, os.environ):
+    if print_links and log.is_journal(1, os.environ):
         raise UsageError(
             "--print-links: stdout is the journal, where links don't belong",
             fix="read them by presignd links --follow, or from the links file",
@@ -42,7 +40,7 @@ def run_command(
     loaded = load(config)
     log.setup(loaded.config.log)
     for warning in loaded.warnings:
-        show.say(f"presignd: {warning}")
+        guard.tell([f"presignd: {warning}"], level="warning")
     if problems := folder_problems(loaded.config):
         raise UsageError("watch", problems=tuple(problems))
     if dry_run:
@@ -72,9 +70,3 @@ async def _dry_run(config: "Config") -> None:
     async for found in daemon.dry_run(config):
         target = f"{found['bucket']}/{found['key']}" if found["key"] else ""
         show.row([found["action"], found["watch"], found["path"], target, str(found["size"])])
-
-
-def is_journal(fd: int, environ: "Mapping[str, str]") -> bool:
-    """Tell whether ``fd`` is systemd's journal: $JOURNAL_STREAM names its device and inode (systemd.exec(5))."""
-    found = os.fstat(fd)
-    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"

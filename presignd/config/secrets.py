@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +19,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "token": ("token", "token_file"),
 }
 """What each secret may be given as; the first is where it lands."""
+
+DAEMON_GROUP = "presignd"
+"""The group that systemd/presignd.sysusers.conf makes, with the daemon's user alone in it."""
 
 _LONGEST = 64 * 1024
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -81,12 +86,24 @@ def incomplete(layer: Layer) -> list[str]:
 
 
 def readable_by_others(file: Path) -> bool:
-    """Tell whether ``file`` is a regular file with any permission for its group or others."""
+    """Tell whether ``file`` is a regular file with any permission for others, or its group.
+
+    The daemon's own group, or a user's own, may read it: 0640 root:presignd is how a service has it.
+    """
     try:
-        mode = file.stat().st_mode
+        found = file.stat()
     except OSError:
         return False
-    return stat.S_ISREG(mode) and bool(mode & _OTHERS)
+    allowed = stat.S_IRGRP if _is_private(found.st_gid) else 0
+    return stat.S_ISREG(found.st_mode) and bool(found.st_mode & _OTHERS & ~allowed)
+
+
+def _is_private(group: int) -> bool:
+    """Tell whether ``group`` is the daemon's, or the one that has the user's own name."""
+    try:
+        return grp.getgrgid(group).gr_name in (DAEMON_GROUP, pwd.getpwuid(os.geteuid()).pw_name)
+    except KeyError:
+        return False
 
 
 def _at(name: str) -> Address:

@@ -197,7 +197,7 @@ def test_put_refuses_what_one_request_cannot_mean() -> None:
 
 def test_links_are_not_printed_into_the_journal(tmp_path: Path) -> None:
     """$JOURNAL_STREAM names the device and inode of the journal's stream (systemd.exec(5))."""
-    from presignd.cli.run import is_journal  # noqa: PLC0415 - imports the daemon
+    from presignd.log import is_journal  # noqa: PLC0415 - the command imports it late
 
     with (tmp_path / "out").open("wb") as out:
         found = os.fstat(out.fileno())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import json
+import os
+import pwd
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +39,10 @@ def secret_file(folder: Path, name: str, text: str, mode: int = 0o600) -> Path:
     file.write_text(text)
     file.chmod(mode)
     return file
+
+
+def group_named(name: str) -> grp.struct_group:
+    return grp.struct_group((name, "x", 4711, []))
 
 
 def value(secret: SecretStr | None) -> str:
@@ -142,10 +149,23 @@ def test_a_secrets_file_that_is_missing_or_binary_is_one_problem(config: Load, t
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
-def test_a_file_of_secrets_that_others_can_read_is_warned_of(config: Load, tmp_path: Path, mode: int) -> None:
+def test_a_file_of_secrets_that_others_can_read_is_warned_of(
+    config: Load, tmp_path: Path, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grp, "getgrgid", lambda _: group_named("users"))
     secret_file(tmp_path, "sk", "SK", mode)
     (warning,) = config('access_key = "A"\nsecret_key_file = "sk"').warnings
     assert warning == (f"presign.secret_key_file: {tmp_path / 'sk'} can be read by others; chmod 600 {tmp_path / 'sk'}")
+
+
+@pytest.mark.parametrize("group", ["presignd", pwd.getpwuid(os.geteuid()).pw_name])
+@pytest.mark.parametrize(("mode", "warned"), [(0o640, False), (0o600, False), (0o660, True), (0o644, True)])
+def test_the_daemons_group_and_a_users_own_may_read_a_file_of_secrets(
+    config: Load, tmp_path: Path, group: str, mode: int, monkeypatch: pytest.MonkeyPatch, *, warned: bool
+) -> None:
+    monkeypatch.setattr(grp, "getgrgid", lambda _: group_named(group))
+    secret_file(tmp_path, "sk", "SK", mode)
+    assert bool(config('access_key = "A"\nsecret_key_file = "sk"').warnings) is warned
 
 
 @pytest.mark.parametrize(

@@ -368,3 +368,24 @@ def test_lines_of_many_threads_do_not_mix() -> None:
     done = run(code, capture_output=True)
     seen = [(line["n"], line["i"]) for line in map(json.loads, done.stderr.splitlines())]
     assert sorted(seen) == [(n, i) for n in range(4) for i in range(200)]
+
+
+def test_in_the_journal_each_line_begins_with_its_priority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``journalctl -p warning`` goes by it; journald takes it off, so that what is left is JSON (sd-daemon(3))."""
+    with (tmp_path / "journal").open("w+", encoding="utf-8") as journal:
+        found = os.fstat(journal.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        setup(LogConfig(level="debug"), stream=journal)
+        for level in ("debug", "info", "warning", "error", "critical"):
+            getattr(get_logger(), level)("an event\n<0>forged")
+        said = (tmp_path / "journal").read_text(encoding="utf-8").splitlines()
+    assert [line[:3] for line in said] == ["<7>", "<6>", "<4>", "<3>", "<2>"]
+    assert {json.loads(line[3:])["event"] for line in said} == {"an event\n<0>forged"}
+
+
+def test_elsewhere_no_line_has_a_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "1:2")
+    with (tmp_path / "log").open("w", encoding="utf-8") as file:
+        setup(LogConfig(format="json"), stream=file)
+        get_logger().info("an event")
+    assert (tmp_path / "log").read_text(encoding="utf-8").startswith("{")
