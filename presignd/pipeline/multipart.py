@@ -54,7 +54,6 @@ class Multipart:
         self._fd, self._check, self._on_sent = fd, check, on_sent
         self._parts: dict[int, Part] = {}
         self._moving: dict[int, int] = {}
-        self._forgotten = False
 
     async def send_parts(self, version: FileVersion) -> FileVersion:
         """Create the upload unless there is one, and send every part the store doesn't have."""
@@ -70,7 +69,7 @@ class Multipart:
                 for _ in range(self._upload.part_concurrency):
                     runners.create_task(self._run(version, missing))
         except* Fault as group:
-            raise _first(group) from None
+            raise await self._lost(version, _first(group)) from None
         return version
 
     async def _created(self, version: FileVersion) -> FileVersion:
@@ -128,7 +127,7 @@ class Multipart:
             request, Slice(self._fd, piece.offset, piece.size, whole=False), accept=(404, 501), on_sent=sent
         )
         if answer.status == 404:  # noqa: PLR2004
-            raise await self._lost(version, answer)
+            raise _no_upload(answer)
         if answer.status == 501:  # noqa: PLR2004 - it has a part of this number, and takes none twice
             return await self._listed(version, piece, md5)
         verify(answer, md5)
@@ -144,21 +143,13 @@ class Multipart:
         for found in re.findall(row, listing.body, re.DOTALL):
             if Answer(200, {}, found).element("ETag").replace("&quot;", "").strip('"').lower() == md5:
                 return Part(piece.number, piece.size, md5, md5)
-        await self._forget(version)
         raise fault("upload_lost", f"part {piece.number} can't be sent again")
 
-    async def _lost(self, version: FileVersion, answer: Answer) -> Fault:
-        """Forget an upload that the store knows no more, so that the next attempt begins anew."""
-        if answer.code == "NoSuchBucket":
-            return fault("no_such_bucket", "404 NoSuchBucket")
-        await self._forget(version)
-        return fault("upload_lost", answer.code)
-
-    async def _forget(self, version: FileVersion) -> None:
-        """Several parts may find it lost at once: only the first has something to forget."""
-        if not self._forgotten:
-            self._forgotten = True
+    async def _lost(self, version: FileVersion, problem: Fault) -> Fault:
+        """Forget an upload that is lost, once no part of it moves any more: the next attempt begins anew."""
+        if problem.code == "upload_lost":
             await self._ledger.end_upload(version)
+        return problem
 
     def _told(self) -> None:
         self._on_sent(sum(part.size for part in self._parts.values()) + sum(self._moving.values()))
@@ -184,7 +175,7 @@ class Multipart:
         if answer.status == 404 or answer.code:  # noqa: PLR2004 - S3 answers 200 with an <Error>, too
             found = await self._there(version)
             if found is None:
-                raise await self._lost(version, answer) if answer.status == 404 else fault("server_error", answer.code)  # noqa: PLR2004
+                raise await self._lost(version, _no_upload(answer))
             return found
         found = await self._there(version)
         if found is None:
@@ -233,6 +224,15 @@ async def abort(bucket: Bucket, version: FileVersion) -> None:
 def _key(version: FileVersion) -> str:
     assert version.key is not None
     return version.key
+
+
+def _no_upload(answer: Answer) -> Fault:
+    """Say what a 404, or an error in a 200, means for the upload."""
+    if answer.status != 404:  # noqa: PLR2004
+        return fault("server_error", answer.code)
+    if answer.code == "NoSuchBucket":
+        return fault("no_such_bucket", "404 NoSuchBucket")
+    return fault("upload_lost", answer.code)
 
 
 def _first(group: BaseExceptionGroup[Fault]) -> Fault:
