@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LONGEST_PAUSE = 3600.0
+"""Seconds at most between two tries, whatever a store asks for. A time further ahead than this was written
+by another clock."""
+
 
 class PresigndError(Exception):
     """An expected failure: one line for the user, never a traceback."""
@@ -57,7 +61,7 @@ class Fault(PresigndError):
         super().__init__(f"{entry.cause}: {detail}" if detail else entry.cause, fix=entry.fix)
         self.code = code
         self.detail = detail
-        self.retry_after = retry_after
+        self.retry_after = None if retry_after is None else min(retry_after, LONGEST_PAUSE)
 
 
 class StoreFault(Fault):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from presignd.errors import fault
+from presignd.errors import LONGEST_PAUSE, fault
 from presignd.ledger import Enqueued, LostUpdate, Selection, keys
 from presignd.ledger.questions import by_id, by_path, marks, select
 from presignd.ledger.rows import columns_of, from_micros, to_micros, to_sql
@@ -16,6 +16,8 @@ from presignd.states import IN_FLIGHT, TRANSITIONS, UNCLEAN_LIMIT, Event, after,
 
 CHUNK = 1000
 """Versions noted as gone or forgotten in one commit, so that the uploads never wait long for these."""
+
+LONGEST = timedelta(seconds=LONGEST_PAUSE)
 
 _LEFT = frozenset({State.VANISHED, State.SUPERSEDED})
 _AGAIN = {"attempt": 0, "faults": 0, "unclean": 0, "not_before": None, "error_code": "", "error": ""}
@@ -138,12 +140,15 @@ def _leave(connection: sqlite3.Connection, version: FileVersion, now: datetime) 
 def claim(
     connection: sqlite3.Connection, watch: str, limit: int, now: datetime, below_size: int | None
 ) -> list[FileVersion]:
-    """Move up to ``limit`` due queued versions of ``watch`` to uploading, by priority, then age."""
+    """Move up to ``limit`` due queued versions of ``watch`` to uploading, by priority, then age.
+
+    One that is to wait for longer than any pause is due: the clock was set back since that was written.
+    """
     due = connection.execute(
         "SELECT id FROM version WHERE state = 'queued' AND watch = ?"
-        " AND (not_before IS NULL OR not_before <= ?) AND (? IS NULL OR size < ?)"
+        " AND (not_before IS NULL OR not_before NOT BETWEEN ? AND ?) AND (? IS NULL OR size < ?)"
         " ORDER BY priority, id LIMIT ?",
-        (watch, to_micros(now), below_size, below_size, limit),
+        (watch, to_micros(now) + 1, to_micros(now + LONGEST), below_size, below_size, limit),
     ).fetchall()
     uploading = str(after(State.QUEUED, Event.CLAIM))
     connection.executemany(

@@ -66,7 +66,8 @@ class Announcer:
             if version.expires_at:
                 more["expires_at"] = version.expires_at
             if not replayed and version.done_at:
-                more["duration_ms"] = round((version.done_at - version.queued_at).total_seconds() * 1000)
+                took = (version.done_at - version.queued_at).total_seconds()
+                more["duration_ms"] = max(0, round(took * 1000))  # the clock may have been set back meanwhile
             self.event("file.done", version, attempt=version.attempt, status=done_status(version), **more)
             if not replayed:
                 _count(version)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from weakref import WeakValueDictionary
 
-from presignd.errors import CODES, Refused, fault
+from presignd.errors import CODES, PresigndError, Refused, fault
 from presignd.ledger import Enqueued, Ledger, LostUpdate
 from presignd.model import FileVersion, Fingerprint, Link, NewVersion, Source, State
 from presignd.pipeline.announce import utcnow
@@ -14,7 +15,8 @@ from presignd.pipeline.folder import Folder
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.transfer import Held
 
-BUSY_SECONDS = 0.05
+BUSY_FIRST, BUSY_LONGEST = 0.05, 1.0
+"""Seconds between looks whether an earlier version of the path is through."""
 
 
 class Puts:
@@ -33,6 +35,7 @@ class Puts:
         self._ledger, self._intake, self._folders, self._held = ledger, intake, folders, held
         self._on_enqueued, self._on_vanished = on_enqueued, on_vanished
         self._waiting: dict[str, asyncio.Future[Link]] = {}
+        self._turns: WeakValueDictionary[tuple[str, bytes], asyncio.Lock] = WeakValueDictionary()
 
     async def put(
         self,
@@ -55,13 +58,18 @@ class Puts:
         version = self._intake.make_version(watch, path, fingerprint, Source.PUT)
         if key:
             version = self._intake.named(version, key)
+        # Two of one path go one after the other: neither takes the other's place while somebody waits for it.
+        async with self._turns.setdefault((watch, path), asyncio.Lock()):
+            return await self._upload(version, Held(fd, expires, progress))
+
+    async def _upload(self, version: NewVersion, held: Held) -> Link:
         future: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
         self._waiting[version.file_id] = future
-        self._held[version.file_id] = Held(fd, expires, progress)
+        self._held[version.file_id] = held
         try:
             self._on_enqueued(await self._enqueue(version))
             return await future
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, PresigndError):
             await asyncio.shield(self._withdraw(version))
             raise
         finally:
@@ -77,14 +85,16 @@ class Puts:
 
     async def _enqueue(self, version: NewVersion) -> list[Enqueued]:
         """Record the version, once no earlier one of its path is in flight: two of one key never race."""
+        pause = BUSY_FIRST
         while True:
             try:
                 return await self._ledger.enqueue([version])
             except LostUpdate:
-                await asyncio.sleep(BUSY_SECONDS)
+                await asyncio.sleep(pause)
+                pause = min(BUSY_LONGEST, 2 * pause)
 
     async def _withdraw(self, version: NewVersion) -> None:
-        """Nobody waits any more: what is only queued, and no watch's own file, ends here."""
+        """Nobody waits any more, or was told why not: what is no watch's own file can't be retried, and ends."""
         if version.path.startswith(b"/"):
             self._on_vanished(await self._ledger.gone(version.watch, [version.path], utcnow()))
 

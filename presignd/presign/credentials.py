@@ -76,16 +76,21 @@ class CredentialSource:
         self._wait = wait
         self._lock = asyncio.Lock()
         self._held: Credentials | None = None
+        self._asked_at = _NEVER
         self._fresh_until = _NEVER
         self._problem: Fault | None = None
 
     async def get(self) -> Credentials:
         """Return credentials that are valid now; raise ``PresignerFault`` (no_credentials) without any."""
-        if self._clock() >= self._fresh_until:
+        if not self._is_fresh():
             async with holding(self._lock):
-                if self._clock() >= self._fresh_until:
+                if not self._is_fresh():
                     await self._renew()
         return self._valid()
+
+    def _is_fresh(self) -> bool:
+        """Tell whether what is held needs no new look; a clock that was set back says nothing of that."""
+        return self._asked_at <= self._clock() < self._fresh_until
 
     def renew_now(self) -> None:
         """Look for newer ones next time: the store says that these have ended (``expired_credentials``)."""
@@ -93,6 +98,7 @@ class CredentialSource:
 
     async def _renew(self) -> None:
         """Ask for new ones. A failure leaves the old ones in place: they may have minutes to live."""
+        self._asked_at = self._clock()
         beat(within=self._wait)
         try:
             self._held = await asyncio.wait_for(asyncio.to_thread(self._find), self._wait)

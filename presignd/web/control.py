@@ -96,7 +96,7 @@ class _Server:
 
     async def _exchange(self, sock: socket.socket) -> None:
         fds: list[int] = []
-        with sock:
+        with sock, contextlib.suppress(OSError, TimeoutError):  # a client that went, or is too slow
             try:
                 sock.setblocking(False)
                 peer = Peer.of(sock)
@@ -106,8 +106,6 @@ class _Server:
                     await _unless_gone(sock, self._answer(sock, request, peer, fds))
             except UsageError as error:
                 await _send(sock, failure(error))
-            except (OSError, TimeoutError):
-                return
             finally:
                 _close_all(fds)
 

@@ -388,6 +388,13 @@ async def test_a_claim_leaves_other_watches_large_files_and_those_not_due(ledger
     assert [version.path for version in await ledger.claim("drop", 10, LATER)] == [b"early"]
 
 
+async def test_a_clock_that_is_set_back_doesn_t_keep_a_version_waiting(ledger: Ledger) -> None:
+    """No pause is longer than an hour: what should wait for longer was written by another clock."""
+    await ledger.update(await queued(ledger, b"late"), not_before=NOW + timedelta(hours=1))
+    await ledger.update(await queued(ledger, b"written later"), not_before=NOW + timedelta(hours=1, seconds=1))
+    assert [version.path for version in await ledger.claim("drop", 10, NOW)] == [b"written later"]
+
+
 async def test_no_version_is_ever_claimed_twice(ledger: Ledger) -> None:
     await ledger.enqueue([new(b"%d" % number) for number in range(100)])
     batches = await asyncio.gather(*(ledger.claim("drop", 3, NOW) for _ in range(50)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import json
 import os
 import socket
@@ -441,3 +442,15 @@ async def test_many_at_once_each_get_their_own(served: Served, tmp_path: Path) -
                 *(served.ask({"op": "put", "path": "/x", "key": f"k{n}"}, [fd]) for n in range(40))
             )
     assert [one[-1]["link"]["key"] for one in found] == [f"k{n}" for n in range(40)]
+
+
+async def test_a_client_that_says_nonsense_and_goes_is_no_error_of_ours(served: Served) -> None:
+    loop, errors = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+    for _ in range(20):
+        with socket_file.connect(served.path) as sock:
+            sock.sendall(b"nonsense\n")
+    assert await served.ask({"op": "ping"})
+    gc.collect()
+    await asyncio.sleep(0)
+    assert errors == []

@@ -313,6 +313,16 @@ async def test_credentials_the_store_calls_ended_are_renewed_next_time() -> None
     assert (await source.get()).keys.access_key == "new"
 
 
+async def test_a_clock_that_is_set_back_keeps_nobody_waiting() -> None:
+    places, clock = Places(no_credentials(), ending(hours=1)), Clock()
+    source = source_of(places, clock)
+    with pytest.raises(PresignerFault):
+        await source.get()
+    clock.now -= timedelta(days=1)
+    await source.get()
+    assert places.asked == 2
+
+
 async def test_callers_at_the_same_time_share_one_lookup() -> None:
     places = Places(ending(1))
     source = source_of(places, Clock())
