@@ -30,6 +30,7 @@ DEFAULTS = (
 )
 """Contract §3, ``ignore_defaults``: what programs write while a file is not whole yet, and litter."""
 
+OWN_PREFIX = b".presignd-"
 OWN = (".presignd-*",)
 """Our own names: ignored whatever the configuration says."""
 
@@ -56,6 +57,11 @@ class Ignore:
         """Make the rules of a watch: its patterns, and what it writes beside or below its files."""
         extra = [*_glob(watch.link_file), *_inside(watch)]
         return cls(watch.ignore, defaults=watch.ignore_defaults, extra=extra, marker=watch.ready_marker)
+
+    @staticmethod
+    def own(name: bytes) -> bool:
+        """Tell whether a name is one of our own, given to a file for the time of one step."""
+        return name.startswith(OWN_PREFIX)
 
     def file(self, path: bytes) -> bool:
         """Tell whether the file at ``path`` (below the watch's root) is ignored."""

@@ -32,8 +32,8 @@ class Scan:
     """One walk from ``start`` (below the root; b"" for all) over the regular files that are not ignored.
 
     Symlinks are not followed, what vanishes under way is left out, and what can't be read is named in
-    ``problems``, once each. Setting ``stop`` ends it early. ``files``, ``directories`` and ``seconds`` (spent
-    walking, not waiting) count up as it goes.
+    ``problems``, once each; ``own`` are the paths with names of our own. Setting ``stop`` ends it early.
+    ``files``, ``directories`` and ``seconds`` (spent walking, not waiting) count up as it goes.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Scan:
         self.directories = 0
         self.seconds = 0.0
         self.problems: list[str] = []
+        self.own: list[bytes] = []
 
     def batches(self) -> Iterator[list[Found]]:
         """Yield what is found, at most ``BATCH`` at a time."""
@@ -99,8 +100,11 @@ class Scan:
             if entry.is_dir(follow_symlinks=False):
                 if self._recursive and not self._ignore.directory(path):
                     self._waiting.append(path)
-            elif entry.is_file(follow_symlinks=False) and not self._ignore.file(path):
-                yield path, Fingerprint.of(entry.stat(follow_symlinks=False))
+            elif entry.is_file(follow_symlinks=False):
+                if self._ignore.own(name):
+                    self.own.append(path)
+                elif not self._ignore.file(path):
+                    yield path, Fingerprint.of(entry.stat(follow_symlinks=False))
 
     @contextmanager
     def _surviving(self, path: bytes) -> Iterator[None]:

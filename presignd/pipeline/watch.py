@@ -31,6 +31,7 @@ from presignd.pipeline.events import (
 )
 from presignd.pipeline.ignore import Ignore
 from presignd.pipeline.scan import BATCH, Found, Scan
+from presignd.pipeline.strays import Strays
 from presignd.pipeline.writer_check import mode
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def rescan_interval(watch: WatchConfig, cost: float, *, events: bool) -> float:
 class Watcher:
     """Watches one folder. ``lost``: its root is away. ``events``: whether there are any, or scans alone do.
 
+    ``watching`` is set once changes are seen, or the root is known to be away.
+
     ``on_vanished`` gets the versions that ended because their file went. ``check`` is how files here
     settle, known once ``run`` has begun.
     """
@@ -90,6 +93,7 @@ class Watcher:
         self.name = config.name
         self.lost = False
         self.events = True
+        self.watching = asyncio.Event()
         self.check: WriterCheck | None = None
         self._config = config
         self._folder = folder
@@ -98,6 +102,7 @@ class Watcher:
         self._log = log.bind(watch=config.name)
         self._on_vanished = on_vanished
         self._ignore = Ignore.of(config)
+        self._strays = Strays(config.name, folder, ledger, settler.offer)
         self._wanted = ""
         self._scan_at: float | None = None
         self._wake_scan = asyncio.Event()
@@ -124,7 +129,7 @@ class Watcher:
     async def run(self) -> None:
         """Watch until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for loop in (self._watching, self._scanning, self._scanning_directories):
+            for loop in (self._watching, self._scanning, self._scanning_directories, self._putting_right):
                 name = f"{loop.__name__.strip('_').replace('_', ' ')} of {self.name}"
                 tasks.create_task(_alive(name, loop), name=name)
 
@@ -177,6 +182,7 @@ class Watcher:
 
     def _started(self) -> None:
         """Scan, now that changes are seen: what was there before shows only so. Say how this folder works."""
+        self.watching.set()
         self.request_scan("start" if self._scan_at is None else "restart")
         if self._announced is not self.events and self.check is not None:
             self._announced = self.events
@@ -240,6 +246,7 @@ class Watcher:
         if not self.lost:
             self._log.error("watch.lost", path=self._path(), fix="bring the folder back; it is looked for each second")
         self.lost, self._announced = True, None
+        self.watching.set()
 
     async def _root_there(self) -> None:
         """Return once the root is there; a new one is opened, as it may be another filesystem's."""
@@ -315,6 +322,9 @@ class Watcher:
             for directory, below in topmost(wanted).items():
                 await self._offer(self._scan_of(directory, recursive=below), Source.EVENT)
 
+    async def _putting_right(self) -> None:
+        await self._strays.run()
+
     def _scan_of(self, directory: bytes, *, recursive: bool) -> Scan:
         return Scan(self._folder, self._ignore, directory, recursive=recursive, stop=threading.Event())
 
@@ -327,6 +337,7 @@ class Watcher:
             began = time.monotonic()
             candidates += await self._settler.offer_scanned(self.name, batch, source, ignore_before=ignore_before)
             asking += time.monotonic() - began
+        self._strays.found(scan.own)
         return candidates, scan.seconds + asking
 
 
