@@ -15,7 +15,7 @@ from tests.system.crash.run import Options, crash
 def main() -> int:
     """Run, print the report, and return 1 when a promise was broken."""
     given = _arguments()
-    options = Options(given.seed, given.kills, given.audit_every, given.seconds, given.broken)
+    options = Options(given.seed, given.kills, given.audit_every, given.seconds, given.broken, given.keep_log)
     print(f"{given.store}, seed {given.seed}", flush=True)  # noqa: T201 - the command's output
     with tempfile.TemporaryDirectory(prefix="presignd-store.") as folder:
         store: Store = {"seaweedfs": SeaweedFS, "juicefs": JuiceFS}[given.store](Path(folder) / "store")
@@ -36,6 +36,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--audit-every", type=int, default=50, help="kills between two audits")
     parser.add_argument("--seconds", type=float, default=None, help="end after so long, whatever was killed")
     parser.add_argument("--broken", choices=("", "intent", "fingerprint", "link"), default="", help="a broken build")
+    parser.add_argument("--keep-log", type=Path, help="where the daemon's log goes when a promise was broken")
     return parser.parse_args()
 
 

@@ -21,7 +21,7 @@ class Log:
         self.cut = 0
         self.done: dict[str, list[Event]] = defaultdict(list)
         self.seen: set[str] = set()
-        self.quarantined: list[Event] = []
+        self.exceptions: dict[str, str] = {}
         self.counts: Counter[str] = Counter()
         self.leaks: list[str] = []
 
@@ -59,8 +59,8 @@ class Log:
             self.seen.add(event["file_id"])
         if event["event"] == "file.done":
             self.done[event["file_id"]].append(event)
-        if event["event"] == "file.quarantined":
-            self.quarantined.append(event)
+        if event["event"] == "file.quarantined" and "exception" in event:
+            self.exceptions[event["file_id"]] = event["exception"]
 
 
 def read_links(file: Path) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from tests.system.proxy import Proxy, calm, stormy
 
 BROKEN = Path(__file__).with_name("broken")
 CHECKOUT = Path(__file__).parents[3]
-FAULT_RATE = 0.12
+FAULT_RATE = 0.3
 """Share of the requests that meet a fault of the proxy's."""
 LONGEST_LIFE = 2.5
 """Seconds a daemon lives at most once it has started."""
@@ -46,6 +46,8 @@ class Options:
     audit_every: int = 50
     seconds: float | None = None
     broken: str = ""
+    keep_log: Path | None = None
+    """Where the daemon's log goes when a promise was broken."""
 
 
 @dataclass(slots=True)
@@ -122,7 +124,7 @@ class Harness:
             self._watch(Taken, base, store.new_bucket(), name="move", after="move", move_to=base / "moved"),
             self._watch(Taken, base, store.new_bucket(), name="far", after="move", move_to=far),
         ]
-        self.workload = Workload([watch.folder for watch in self.watches], self._fork())
+        self.workload = Workload([watch.folder for watch in (self.watches[0], *self.watches)], self._fork())
         self.daemon = Victim(base, config(self.watches, store, proxy.endpoint, base), secrets=(store.secret_key,))
         self.daemon.broken = options.broken
         self.daemon.log.touch()
@@ -154,6 +156,8 @@ class Harness:
         finally:
             self.workload.end()
             self.daemon.end()
+            if self.report.violations and self._options.keep_log:
+                shutil.copy(self.daemon.log, self._options.keep_log)
             self.report.met = self._proxy.met
             self.report.acts, self.report.links = self.workload.acts, self.log.counts["link.created"]
             self.report.ended = time.monotonic()
@@ -238,7 +242,8 @@ class Harness:
             error = version["error"]
             self.report.stopped[error["code"]] += 1
             if error["code"] not in EXPECTED_STOPS or ("internal" in error["code"] and "unclean" not in error["cause"]):
-                self.report.violations.append(f"quarantined: {version['watch']} {version['path']}: {error}")
+                told = self.log.exceptions.get(version["file_id"], "")  # type: ignore[call-overload] # JSON
+                self.report.violations.append(f"quarantined: {version['watch']} {version['path']}: {error}\n{told}")
         if stopped:
             self.daemon.run("retry", "--all", "-c", self.daemon.config)
         return bool(stopped)

@@ -98,17 +98,14 @@ class Folder:
 
     def rewrite_hotly(self, path: str) -> None:
         """Write several contents one after the other, to meet every moment of an upload."""
-        for _ in range(self.rng.randint(3, 6)):
-            self.rng.choice((self.write, self.move_in, self.append))(path)
-            time.sleep(self.rng.uniform(0.02, 0.25))
+        for _ in range(self.rng.randint(2, 5)):
+            self.rng.choice((self.write, self.write, self.append, self.move_in))(path)
+            time.sleep(self.rng.uniform(0.02, 0.4))
 
     def _stage(self, content: bytes) -> Path:
         source = self._staging / "source"
         source.write_bytes(content)
         return source
-
-    def _any(self) -> str | None:
-        return self.rng.choice(sorted(self.last)) if self.last else None
 
     def _step(self, weighted: dict[Callable[[], object], int]) -> None:
         self.rng.choices(list(weighted), list(weighted.values()))[0]()
@@ -118,16 +115,23 @@ class Kept(Folder):
     """A folder whose files stay (``after = "keep"``): they are created, changed, renamed, moved and deleted."""
 
     MOST = 80
+    FEW = 30
+
+    def __init__(self, root: Path, staging: Path, rng: random.Random) -> None:
+        super().__init__(root, staging, rng)
+        self._overtaken: list[str] = []
+        self._numbers = count(1)
 
     def act(self) -> None:
         """Do one thing."""
         full = len(self.last) >= self.MOST
         self._step(
             {
+                self._overtake: 10,
                 lambda: self.write(self._path()): 2 if full else 8,
                 lambda: self.move_in(self._path()): 2 if full else 6,
                 lambda: self.append(self._any() or self._path()): 5,
-                lambda: self.rewrite_hotly(self._any() or self._path()): 4,
+                lambda: self.rewrite_hotly(self._any() or self._path()): 8,
                 lambda: self.sneak_in(self._any() or self._path()): 2,
                 self._touch: 1,
                 self._rename: 4,
@@ -143,6 +147,20 @@ class Kept(Folder):
         )
         return f"{where}f{self.rng.randrange(16)}.bin"
 
+    def _any(self) -> str | None:
+        free = sorted(self.last.keys() - self._overtaken)
+        return self.rng.choice(free) if free else None
+
+    def _overtake(self) -> None:
+        """Write a file, write it once more while the first content is on its way, and leave it alone after that."""
+        path = f"o{next(self._numbers)}.bin"
+        self.write(path)
+        time.sleep(self.rng.uniform(0.05, 0.4))
+        self.rng.choice((self.write, self.append))(path)
+        self._overtaken.append(path)
+        if len(self._overtaken) > self.FEW:
+            self._forget(self._overtaken.pop(0))
+
     def _touch(self) -> None:
         if (path := self._any()) is not None:
             (self.root / path).touch()
@@ -155,8 +173,11 @@ class Kept(Folder):
 
     def _delete(self) -> None:
         if (path := self._any()) is not None:
-            (self.root / path).unlink()
-            del self.last[path]
+            self._forget(path)
+
+    def _forget(self, path: str) -> None:
+        (self.root / path).unlink()
+        del self.last[path]
 
     def _move_directory(self) -> None:
         old, new = (f"d{number}" for number in self.rng.sample(range(8), 2))
