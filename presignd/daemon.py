@@ -13,22 +13,31 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import presignd
+from presignd import heartbeat
 from presignd.config import Config
 from presignd.errors import PresigndError
 from presignd.ledger.lock import DaemonLock
 from presignd.ledger.patience import Patience
 from presignd.log import get_logger, install_loop_handler
 from presignd.model import Link, Source
+from presignd.notify import Notifier, Service
 from presignd.parts import Parts, open_parts
 from presignd.pipeline.announce import shown_path, utcnow
 from presignd.pipeline.settle import Settler
 from presignd.pipeline.upkeep import upkeep
 from presignd.pipeline.watch import Watcher
-from presignd.web import control, socket_file
+from presignd.status_line import StatusLine
+from presignd.web import control, serving, socket_file
 from presignd.web.answers import Answers
 from presignd.web.view import FolderView, SettlingView, View
 
 log = get_logger()
+
+PRESIGNER_SECONDS = 5.0
+"""How long the start waits for the presigner's first answer."""
+
+GRACE_SECONDS = 10.0
+"""What ending takes at most beyond the drain, as systemd is told."""
 
 
 class Stop:
@@ -48,9 +57,11 @@ class Stop:
 class Daemon:
     """One run: watchers, settler, dispatcher, linker, announcer. ``stop`` drains; called again, it ends at once."""
 
-    def __init__(self, parts: Parts, stop: Stop | None = None) -> None:
+    def __init__(self, parts: Parts, stop: Stop | None = None, service: Service | None = None) -> None:
         self.parts = parts
         self.stop = stop or Stop()
+        self.service = service or unwatched()
+        self.service.status = StatusLine(parts)
         self.settler = Settler(parts.ledger, parts.intake.make_version, parts.note_enqueued)
         self.watchers = [
             Watcher(watch, parts.opened[watch.name], self.settler, parts.ledger, log, on_vanished=parts.note_vanished)
@@ -75,14 +86,29 @@ class Daemon:
             upkeep(parts.ledger, parts.opened, parts.config.ledger.keep, parts.note_vanished),
         ]
         async with _supervised(inputs) as watching, _supervised(work):
-            log.info("daemon.ready", watches=len(self.watchers))
+            if await _unless(self.stop.asked, self._watching()):
+                log.info("daemon.ready", watches=len(self.watchers))
+                self.service.ready()
             await self.stop.asked.wait()
             for task in watching:
                 task.cancel()
             await self._drain()
 
+    async def _watching(self) -> None:
+        """Return once every folder is watched, and the presigner has answered or is known to be waited for."""
+        asking = asyncio.create_task(self.parts.gates.ask_presigner(), name="first grant")
+        try:
+            await asyncio.gather(*(watcher.watching.wait() for watcher in self.watchers))
+            await asyncio.wait({asking}, timeout=PRESIGNER_SECONDS)
+        finally:
+            if not asking.done():
+                log.warning("presigner.slow", timeout=PRESIGNER_SECONDS)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
     async def _drain(self) -> None:
         dispatcher, seconds = self.parts.dispatcher, self.parts.config.upload.drain_timeout
+        self.service.stopping(seconds + GRACE_SECONDS)
         log.info("daemon.draining", in_flight=len(self.parts.worker.running), timeout=seconds)
         if not await _unless(self.stop.at_once, dispatcher.drain(seconds)):
             await dispatcher.drain(0)
@@ -132,9 +158,11 @@ async def run(config: Config, *, on_link: Callable[[Link], None] | None = None) 
     install_loop_handler(loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    service = Service(Notifier.of(os.environ, os.getpid()), overdue=heartbeat.overdue, on_overdue=_wedged)
     log.info("daemon.started", version=presignd.__version__, pid=os.getpid())
     try:
-        await _run(config, stop, on_link)
+        async with _supervised([service.run()]):
+            await _run(config, stop, on_link, service)
     except BaseExceptionGroup as group:
         expected, bugs = group.split(PresigndError)
         if bugs or expected is None:
@@ -143,17 +171,27 @@ async def run(config: Config, *, on_link: Callable[[Link], None] | None = None) 
     log.info("daemon.stopped")
 
 
-async def _run(config: Config, stop: Stop, on_link: Callable[[Link], None] | None) -> None:
+def unwatched() -> Service:
+    """Return a service that nobody is told of."""
+    return Service(Notifier(), overdue=heartbeat.overdue, on_overdue=_wedged)
+
+
+def _wedged(names: list[str]) -> None:
+    log.critical("daemon.wedged", loops=names, fix="systemd starts it again; report what hangs, if it is no dead disk")
+
+
+async def _run(config: Config, stop: Stop, on_link: Callable[[Link], None] | None, service: Service) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(DaemonLock(config.ledger.path))
         parts = await stack.enter_async_context(open_parts(config, patience=Patience()))
         # Before anything is taken up: what another daemon watches is not ours to move or delete.
         for folder in parts.opened.values():
             folder.lock()
-        daemon = Daemon(parts, stop)
+        daemon = Daemon(parts, stop, service)
         if on_link:
             parts.on_link.append(on_link)
         await stack.enter_async_context(_control(parts))
+        await stack.enter_async_context(_status_page(parts))
         await daemon.serve()
 
 
@@ -169,6 +207,18 @@ async def _control(parts: Parts) -> AsyncIterator[None]:
     path = socket_file.socket_path(parts.config, os.environ)
     answers = Answers(parts)
     async with control.serve(path, parts.config.control.group, answers.answer):
+        yield
+
+
+@asynccontextmanager
+async def _status_page(parts: Parts) -> AsyncIterator[None]:
+    """Serve the status page, where the configuration wants one."""
+    if not parts.config.web.listen:
+        yield
+        return
+    async with serving.serving(parts) as page:
+        parts.login_url = page.login_url
+        parts.on_link.append(page.hear)
         yield
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -71,7 +71,6 @@ class Parts:
     on_link: list[Callable[[Link], None]] = field(default_factory=list)
     folder_views: Callable[[], Sequence[FolderView]] | None = None
     settling_views: Callable[[], Sequence[SettlingView]] = tuple
-    heartbeats: Callable[[], Mapping[str, float]] = dict
     login_url: Callable[[], str] = no_page
 
     def __post_init__(self) -> None:

@@ -63,6 +63,9 @@ class FakeView:
     def blocked(self) -> Sequence[BlockedView]:
         return self.held_up
 
+    def login_url(self) -> str:
+        return f"http://127.0.0.1:8321/login?token={SECRET}"
+
     def hint(self, watch: str, path: bytes) -> None:
         self.hints.append((watch, path))
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "links": ("presignd.cli.links:links_command", "Print the links issued, or follow them as they come."),
     "link": ("presignd.cli.link:link_command", "Make a fresh link for something uploaded."),
     "retry": ("presignd.cli.status:retry_command", "Put quarantined files back into the queue."),
+    "web": ("presignd.cli.web:web_command", "Print the status page's address, to log in with."),
     "config": ("presignd.cli.config:config_command", "Show the effective configuration and where it came from."),
 }
 """Name → where its function is, and its line in the help."""

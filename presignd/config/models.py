@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 import presignd
 from presignd.config import kinds, rules
 from presignd.config.endpoint import mask_userinfo, parse_endpoint, parse_proxy
+from presignd.config.listen import check_listen
 from presignd.config.templates import check_key_template, check_name_template
 
 NOT_YET = "not in presignd " + ".".join(presignd.__version__.split(".")[:2])
@@ -278,19 +279,12 @@ class LogConfig(Section):
 class WebConfig(Section):
     """[web]: the status page."""
 
-    listen: str = ""
+    listen: Annotated[str, _unless_empty(check_listen)] = ""
     """Where it listens, e.g. "127.0.0.1:8321" or unix:/path; "" = nowhere."""
     token_file: kinds.UnsetPath = None
-    """Its token; made when missing."""
+    """Its token; made when missing; "" = web.token beside the ledger."""
     metrics_auth: bool = False
     """Whether the metrics ask for the token too."""
-
-    @field_validator("listen")
-    @classmethod
-    def _no_page(cls, listen: str) -> str:
-        if listen:
-            raise ValueError(NOT_YET)
-        return listen
 
 
 class Config(Section):

@@ -6,8 +6,19 @@ One JSON object a line, the newest file without a number, older ones as ``.1`` (
 
 from presignd.links.answers import links_answers
 from presignd.links.cursor import Cursor, load_cursor, save_cursor
+from presignd.links.last import last_links
 from presignd.links.line import encode
 from presignd.links.tail import follow, read
 from presignd.links.writer import LinksFile
 
-__all__ = ["Cursor", "LinksFile", "encode", "follow", "links_answers", "load_cursor", "read", "save_cursor"]
+__all__ = [
+    "Cursor",
+    "LinksFile",
+    "encode",
+    "follow",
+    "last_links",
+    "links_answers",
+    "load_cursor",
+    "read",
+    "save_cursor",
+]

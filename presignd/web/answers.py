@@ -22,6 +22,7 @@ from presignd.model import State
 from presignd.web import documents
 from presignd.web.fields import flag, number, paths, text
 from presignd.web.locate import Place, fingerprint_at, locate
+from presignd.web.overview import LISTED, of_daemon, overview
 from presignd.web.waiting import Outcome, outcome, pause
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     Request = Mapping[str, Any]
     Answering = Callable[[Request, Peer, Sequence[int]], AsyncGenerator[Document, None]]
 
-LISTED = 1000
-"""At most so many files are listed one by one in an answer; the totals are beside them."""
 LONGEST_LINK = 7 * 86400
 LONGEST_WAIT = 7 * 86400.0
 PROGRESS_EVERY = 0.2
@@ -60,6 +59,7 @@ class Answers:
             "link": self._link,
             "put": self._put,
             "retry": self._retry,
+            "web": self._web,
         }
 
     async def answer(self, request: Request, peer: Peer, fds: Sequence[int]) -> AsyncGenerator[Document, None]:
@@ -79,34 +79,11 @@ class Answers:
 
     async def _ping(self, _request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         """Answer that someone is here."""
-        yield {"daemon": self._daemon()}
+        yield {"daemon": of_daemon(self.view)}
 
     # --- looking ------------------------------------------------------------------------------------
     async def _status(self, _request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
-        view = self.view
-        summaries = {found.watch: found for found in await view.ledger.summary()}
-        configs = {watch.name: watch for watch in view.config.watches}
-        stopped = await view.ledger.quarantined()
-        settling, uploads = view.settling(), view.in_flight()
-        yield {
-            "daemon": self._daemon(),
-            "watches": [
-                documents.of_watch(folder, configs.get(folder.watch), summaries.get(folder.watch))
-                for folder in view.folders()
-            ],
-            "settling_count": len(settling),
-            "settling": [documents.of_settling(found) for found in settling[:LISTED]],
-            "in_flight": [documents.of_in_flight(found) for found in uploads[:LISTED]],
-            "blocked": [documents.of_blocked(found) for found in view.blocked()],
-            "quarantined_count": len(stopped),
-            "quarantined": [documents.of_version(found) for found in stopped[:LISTED]],
-            "ledger": str(view.config.ledger.path),
-            "links_file": str(view.config.links.file),
-        }
-
-    def _daemon(self) -> Document | None:
-        started = self.view.started_at
-        return {"pid": os.getpid(), "started_at": documents.time_text(started)} if started else None
+        yield await overview(self.view)
 
     async def _path(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         place = await self._one_place(request, "status")
@@ -179,6 +156,11 @@ class Answers:
         expires = _expiry(request)
         version = await self._uploaded(paths(request, "path"), text(request, "key"))
         yield {"link": documents.of_link(await self.view.link(version, expires, by_uid=peer.uid))}
+
+    async def _web(self, _request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Yield ``{"url"}``: the status page's address to log in with, which leads to links."""
+        self._may_have_links(peer, "web")
+        yield {"url": self.view.login_url()}
 
     def _may_have_links(self, peer: Peer, op: str) -> None:
         group = self.view.config.links.group

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from presignd.config import Config
 
 NAME = "control.sock"
+CONTROL = "control.socket"
 SYSTEM = Path("/run/presignd") / NAME
 LONGEST = 107
 """Bytes in sun_path without the final NUL (unix(7)); longer ones go over a descriptor of the folder."""
@@ -72,15 +73,15 @@ def _usable(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def listening(path: Path, group: str) -> Iterator[socket.socket]:
+def listening(path: Path, group: str, *, option: str = CONTROL) -> Iterator[socket.socket]:
     """Listen at ``path``, 0660 and of ``group`` ("" leaves it), non-blocking; at the end the file goes.
 
     A file left by a daemon that is gone is replaced; a live daemon's raises ``Unavailable``; an unknown
-    group or an impossible path ``UsageError``.
+    group or an impossible path ``UsageError``. ``option`` is what the configuration calls this socket.
     """
-    _clear_stale(path)
+    _clear_stale(path, option)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        _bind(sock, path)
+        _bind(sock, path, option)
         made = path.lstat().st_ino
         try:
             _hand_to(path, group)
@@ -111,7 +112,7 @@ def connect(path: Path) -> socket.socket:
     return sock
 
 
-def _clear_stale(path: Path) -> None:
+def _clear_stale(path: Path, option: str) -> None:
     """Remove a socket file nobody listens on; what else is in the way is not ours to remove."""
     try:
         connect(path).close()
@@ -119,27 +120,28 @@ def _clear_stale(path: Path) -> None:
         return
     except ConnectionRefusedError:
         if not path.is_socket():
-            raise _cannot(path, "something that is no socket is in the way") from None
+            raise _cannot(path, "something that is no socket is in the way", option) from None
         path.unlink(missing_ok=True)
         return
     except TimeoutError:
         pass  # a full backlog: alive, only busy
     except OSError as error:
-        raise _cannot(path, os.strerror(error.errno or 0)) from None
+        raise _cannot(path, os.strerror(error.errno or 0), option) from None
+    own = f"{option} (or $PRESIGND_SOCKET)" if option == CONTROL else option
     raise Unavailable(
-        f"control socket: another presignd answers at {path}",
-        fix="stop that one, or give this one a control.socket (or $PRESIGND_SOCKET) of its own",
+        f"{_words(option)}: another presignd answers at {path}",
+        fix=f"stop that one, or give this one a {own} of its own",
     )
 
 
-def _bind(sock: socket.socket, path: Path) -> None:
+def _bind(sock: socket.socket, path: Path, option: str) -> None:
     """Bind with no rights for others from the first instant on; umask is the only way that is portable."""
     before = os.umask(0o177)
     try:
         with _address(path) as address:
             sock.bind(address)
     except OSError as error:
-        raise _cannot(path, os.strerror(error.errno or 0)) from None
+        raise _cannot(path, os.strerror(error.errno or 0), option) from None
     finally:
         os.umask(before)
 
@@ -174,5 +176,9 @@ def _address(path: Path) -> Iterator[str]:
         os.close(folder)
 
 
-def _cannot(path: Path, why: str) -> UsageError:
-    return UsageError("control socket", problems=(f"control.socket: can't listen at {path}: {why}",))
+def _cannot(path: Path, why: str, option: str) -> UsageError:
+    return UsageError(_words(option), problems=(f"{option}: can't listen at {path}: {why}",))
+
+
+def _words(option: str) -> str:
+    return "control socket" if option == CONTROL else option

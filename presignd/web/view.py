@@ -98,6 +98,10 @@ class View(Protocol):
         """Return the watches and stores that wait as a whole."""
         ...
 
+    def login_url(self) -> str:
+        """Return the status page's address, its token in it (secret); raise ``Unavailable`` where there is no page."""
+        ...
+
     def hint(self, watch: str, path: bytes) -> None:
         """Offer a candidate: someone waits for ``path`` (below the watch's root), so look at it now."""
         ...

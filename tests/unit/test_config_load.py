@@ -265,7 +265,11 @@ def test_every_problem_is_told_at_once_each_with_its_key(home: Home) -> None:
     [
         ('[presign]\nkind = "broker"', 'presign.kind: "broker": not in presignd 0.1'),
         ('[presign]\nurl = "https://b"', "presign.url: is for kind = "),
-        ('[web]\nlisten = "127.0.0.1:8321"', "web.listen: not in presignd 0.1"),
+        ('[web]\nlisten = ":8321"', "web.listen: must be host:port"),
+        ('[web]\nlisten = "8321"', "web.listen: must be host:port"),
+        ('[web]\nlisten = "127.0.0.1:65536"', "web.listen: must be host:port"),
+        ('[web]\nlisten = "http://127.0.0.1:8321"', "web.listen: must be host:port"),
+        ('[web]\nlisten = "unix:web.sock"', "web.listen: must name an absolute path after unix:"),
         ('[log]\nlevel = "trace"', 'log.level: must be "debug", "info", "warning" or "error", not "trace"'),
         ("[upload]\nconcurrency = true", "upload.concurrency: must be a whole number"),
         ("[upload]\nconcurrency = 1.5", "upload.concurrency: must be a whole number"),

@@ -1,0 +1,20 @@
+"""``presignd web``: the status page's address."""
+
+from presignd.cli import loop, show
+from presignd.cli.one import only
+from presignd.cli.options import AsJson, ConfigFile
+
+
+def web_command(as_json: AsJson = False, config: ConfigFile = None) -> None:
+    """Print the address of the status page, to log in with.
+
+    The token is in it: whoever opens it sees links and may retry files. It is for root, the daemon's user,
+    and the links group. The page is off until web.listen is set.
+
+    Example: xdg-open "$(presignd web)"
+    """
+    found = loop.run(only({"op": "web"}, config))
+    if as_json:
+        show.document(found)
+    else:
+        show.result(found["url"])

@@ -1,0 +1,128 @@
+"""Who may see what of the status page: its token, and what a browser can be made to send by another site."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import ipaddress
+import os
+import secrets
+import socket
+import stat
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from presignd.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from presignd.config import Config
+    from presignd.config.listen import Listen
+
+NAME = "web.token"
+SHORTEST = 16
+"""Characters: a shorter token could be guessed."""
+
+
+def token_path(config: Config) -> Path:
+    """Return where the token is: ``web.token_file``, else beside the ledger."""
+    return config.web.token_file or config.ledger.path / NAME
+
+
+def load_token(path: Path) -> str:
+    """Read the token, made (0600) when missing. Blocking; raises ``UsageError`` where there can be none."""
+    try:
+        token = _read(path) or _make(path)
+    except OSError as error:
+        raise _unusable(path, os.strerror(error.errno or 0)) from None
+    except UnicodeDecodeError:
+        raise _unusable(path, "is no text") from None
+    if len(token) < SHORTEST:
+        raise _unusable(path, f"must hold at least {SHORTEST} characters")
+    return token
+
+
+def readable_by_others(path: Path) -> bool:
+    """Tell whether any user of this machine may read the token."""
+    return bool(path.stat().st_mode & stat.S_IROTH)
+
+
+def _read(path: Path) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_bytes()[:4096].decode("ascii").strip()
+    return ""
+
+
+def _make(path: Path) -> str:
+    """Write a new token; one that a crash left empty is filled."""
+    token = secrets.token_urlsafe(32)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="ascii") as file:
+        os.fchmod(fd, 0o600)
+        file.write(token + "\n")
+        file.flush()
+        os.fsync(fd)
+    return token
+
+
+def _unusable(path: Path, why: str) -> UsageError:
+    return UsageError(f"web.token_file: {path}: {why}", fix="correct it, or remove it: then a new one is made")
+
+
+class Access:
+    """The token, and the cookie that stands for it in a browser: derived, so that it isn't the token."""
+
+    def __init__(self, token: str, port: int | None) -> None:
+        self.token = token
+        self.cookie = hmac.new(token.encode(), b"presignd status page", hashlib.sha256).hexdigest()
+        # Cookies know no ports: two daemons on one machine must not log each other out.
+        self.cookie_name = f"presignd-{port}" if port else "presignd"
+
+    def is_token(self, given: str) -> bool:
+        """Compare in constant time."""
+        return hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
+
+    def has_cookie(self, cookies: Mapping[str, str]) -> bool:
+        """Tell whether a browser that logged in asks."""
+        given = cookies.get(self.cookie_name, "")
+        return hmac.compare_digest(given.encode("utf-8", "replace"), self.cookie.encode())
+
+    def has_bearer(self, headers: Mapping[str, str]) -> bool:
+        """Tell whether ``Authorization: Bearer`` carries the token, which no site can make a browser send."""
+        scheme, _, given = headers.get("Authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and self.is_token(given.strip())
+
+
+def is_our_host(host: str, listen: Listen) -> bool:
+    """Tell whether ``Host`` names this server: an address, localhost, this machine's or the configured name.
+
+    Any other name may be a stranger's that resolves to here (DNS rebinding). Behind a Unix socket the
+    proxy decides.
+    """
+    if listen.path is not None:
+        return True
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    machine = socket.gethostname().lower()
+    return _is_address(name) or name in {"localhost", machine, machine.partition(".")[0], listen.host} - {""}
+
+
+def is_same_origin(headers: Mapping[str, str]) -> bool:
+    """Tell whether the page itself sent a request that changes something: by Origin, and by Sec-Fetch-Site."""
+    origin = urlsplit(headers.get("Origin", ""))
+    if headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
+        return False
+    return origin.scheme in {"http", "https"} and origin.netloc.lower() == headers.get("Host", "").lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,83 @@
+"""HTML that can't be forged: every text is escaped, unless it is ``Html`` already. Pure."""
+
+from __future__ import annotations
+
+import html
+from datetime import UTC, datetime
+
+_VOID = frozenset({"input", "link", "meta"})
+
+
+class Html(str):
+    """Text that is markup."""
+
+    __slots__ = ()
+
+
+def tag(element: str, /, *children: str | None, **attributes: str | float | bool | None) -> Html:
+    """Return an element: ``class_`` and ``data_x`` stand for ``class`` and ``data-x``; False and None leave out."""
+    given = "".join(_attribute(key, value) for key, value in attributes.items() if value is not None)
+    closing = "" if element in _VOID else f"{join(*children)}</{element}>"
+    return Html(f"<{element}{given}>{closing}")
+
+
+def join(*parts: str | None) -> Html:
+    """Put parts one after the other, texts escaped."""
+    return Html("".join(part if isinstance(part, Html) else html.escape(part) for part in parts if part))
+
+
+def _attribute(key: str, value: str | float | bool) -> str:
+    name = key.rstrip("_").replace("_", "-")
+    if isinstance(value, bool):
+        return f" {name}" if value else ""
+    return f' {name}="{html.escape(str(value))}"'
+
+
+def shown(name: str) -> str:
+    r"""Return a file's name to look at: bytes that are no UTF-8, control and direction characters as escapes."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() or c == "\u200d" else ascii(c)[1:-1] for c in text)
+
+
+def name_of(path: str) -> Html:
+    """Return a file's name, kept apart from the reading direction around it."""
+    return tag("bdi", shown(path), class_="name")
+
+
+def size(count: float) -> str:
+    """Render bytes for a person: "1.2 MB"."""
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":  # noqa: PLR2004 - the step between decimal units
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"  # noqa: PLR2004 - three digits
+
+
+def span(seconds: float) -> str:
+    """Render seconds in the largest unit that holds two of them; ``live.js`` has the same rule."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def ago(time: str | None, now: datetime) -> Html | None:
+    """Return how long ago an RFC 3339 time was, counting on where JavaScript runs; None for none."""
+    return _time(time, now, 1) if time else None
+
+
+def until(time: str | None, now: datetime) -> Html | None:
+    """Return in how long a time is, counting down; None for none."""
+    return _time(time, now, -1) if time else None
+
+
+def _time(time: str, now: datetime, direction: int) -> Html:
+    passed = (now - datetime.fromisoformat(time)).total_seconds() * direction
+    kind = "ago" if direction > 0 else "until"
+    whole = datetime.fromisoformat(time).astimezone(UTC).isoformat(" ", "seconds")
+    return tag("time", span(max(0.0, passed)), datetime=time, data_kind=kind, title=whole)
+
+
+def count(number: int, noun: str) -> str:
+    """Return "1 file", "1,234 files"."""
+    return f"{number:,} {noun}" + "s" * (number != 1)

@@ -1,0 +1,207 @@
+"""The parts of the status page, each HTML over the status document. Pure; a URL stands in ``links`` alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from presignd.web.page.chart import chart, in_words
+from presignd.web.page.html import Html, ago, count, join, name_of, shown, size, tag, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from presignd.web.throughput import Minute
+
+    Document = dict[str, Any]
+
+LISTED = 50
+"""At most so many files in a list; how many more there are stands below it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What the page shows: the status document, the newest links and the last hour, as of ``now`` (UTC).
+
+    ``links`` are lines of ``links.jsonl`` with their URLs; they are shown only where ``full``.
+    """
+
+    status: Document
+    links: Sequence[Document]
+    minutes: Sequence[Minute]
+    now: datetime
+
+
+def headline(status: Document) -> str:
+    """Say in one sentence how it stands."""
+    counts = [watch["counts"] for watch in status["watches"]]
+    waiting = sum(c["queued"] for c in counts)
+    under_way = sum(c[state] for c in counts for state in ("uploading", "verified", "linked"))
+    said = [
+        "The store is waited for" if any(not found["watch"] for found in status["blocked"]) else "",
+        _need_you(status["quarantined_count"]),
+        f"{under_way:,} under way" if under_way else "",
+        f"{waiting:,} waiting" if waiting else "",
+        f"{status['settling_count']:,} not complete yet" if status["settling_count"] else "",
+    ]
+    return ", ".join(filter(None, said)) or "All that came has its link"
+
+
+def _need_you(stopped: int) -> str:
+    return count(stopped, "file") + (" needs you" if stopped == 1 else " need you") if stopped else ""
+
+
+def sections(picture: Picture, *, full: bool) -> dict[str, Html]:
+    """Return every section by its id, empty where it has nothing to say; ``full`` is for who gave the token."""
+    return {
+        "blocked": _blocked(picture),
+        "uploads": _uploads(picture),
+        "stopped": _stopped(picture, full=full),
+        "links": _links(picture, full=full),
+        "settling": _settling(picture),
+        "hour": _hour(picture),
+        "watches": _watches(picture),
+    }
+
+
+# --- what goes on -----------------------------------------------------------------------------------
+def _blocked(picture: Picture) -> Html:
+    def item(found: Document) -> Html:
+        what = f"The watch {found['watch']} is refused" if found["watch"] else "The store is waited for"
+        since = tag("p", "for ", ago(found["since"], picture.now), "; nothing is lost, all goes on by itself then")
+        return join(tag("h3", what), _cause(found), since)
+
+    return _titled("Blocked", _list(picture.status["blocked"], item, class_="bad"))
+
+
+def _uploads(picture: Picture) -> Html:
+    found = picture.status["in_flight"]
+    rate = sum(upload["rate"] for upload in found if upload["sent"] < upload["size"])
+    title = f"Uploading {count(len(found), 'file')}" + (f", {size(rate)}/s" if rate else "")
+    return _titled(title, _list(found, _upload)) if found else Html("")
+
+
+def _upload(upload: Document) -> Html:
+    whole, sent = upload["size"], upload["sent"]
+    words = f"{size(sent)} of {size(whole)}" + (f", {size(upload['rate'])}/s" if 0 < sent < whole else "")
+    bar = tag("progress", words, value=sent, max=max(1, whole), aria_label=f"sent of {shown(upload['path'])}")
+    return join(_file(upload), bar, tag("p", words))
+
+
+def _settling(picture: Picture) -> Html:
+    def item(found: Document) -> Html:
+        return join(_file(found), tag("p", found["why"], ", for ", ago(found["since"], picture.now)))
+
+    return _titled("Not complete yet", _list(picture.status["settling"], item, total=picture.status["settling_count"]))
+
+
+def _stopped(picture: Picture, *, full: bool) -> Html:
+    """Quarantined files: cause, fix, and who is logged in may retry."""
+
+    def item(found: Document) -> Html:
+        error = found["error"] or {"code": "", "cause": "", "fix": ""}
+        return join(_file(found), _cause(error), retry_form(found["file_id"], found["path"]) if full else None)
+
+    total = picture.status["quarantined_count"]
+    every = retry_form("", "") if full and total > 1 else None
+    stopped = _list(picture.status["quarantined"], item, total=total, class_="bad")
+    return _titled(f"Quarantined: {count(total, 'file')}", stopped, every)
+
+
+def retry_form(file_id: str, path: str) -> Html:
+    """Return the button that puts one file (or with "" every one) back into the queue."""
+    words = join("Retry ", tag("span", shown(path), class_="unseen")) if file_id else Html("Retry all")
+    hidden = tag("input", type="hidden", name="file_id", value=file_id)
+    return tag("form", hidden, tag("button", words, id=f"retry-{file_id or 'all'}"), method="post", action="retry")
+
+
+# --- links ------------------------------------------------------------------------------------------
+def _links(picture: Picture, *, full: bool) -> Html:
+    def item(found: Document) -> Html:
+        return _link(found, picture.now) if full else _hidden_link(found, picture.now)
+
+    if not picture.links:
+        return _titled("Last links", tag("p", "None yet: drop a file into a watched folder."))
+    note = None if full else tag("p", "The links themselves are shown after logging in: ", tag("code", "presignd web"))
+    return _titled("Last links", note, _list(picture.links, item))
+
+
+def _link(found: Document, now: datetime) -> Html:
+    alive = datetime.fromisoformat(found["expires_at"]) > now
+    if not alive:
+        return _hidden_link(found, now)
+    url, name = found["url"], found["path"]
+    # noreferrer: the address of this page is nothing to the store.
+    link = tag("a", name_of(name), href=url, rel="noreferrer noopener", target="_blank", id=f"link-{found['file_id']}")
+    words = join("Copy link", tag("span", " of ", shown(name), class_="unseen"))
+    copy = tag("button", words, type="button", data_copy=url, hidden=True, id=f"copy-{found['file_id']}")
+    return join(link, _about(found, now), copy)
+
+
+def _hidden_link(found: Document, now: datetime) -> Html:
+    return join(name_of(found["path"]), _about(found, now))
+
+
+def _about(found: Document, now: datetime) -> Html:
+    alive = datetime.fromisoformat(found["expires_at"]) > now
+    end = (
+        ("expires in ", until(found["expires_at"], now))
+        if alive
+        else ("expired ", ago(found["expires_at"], now), " ago")
+    )
+    made = (", made ", ago(found["time"], now), " ago, ")
+    return tag("p", size(found["size"]), *made, tag("span", *end, class_=None if alive else "over"))
+
+
+# --- the rest ---------------------------------------------------------------------------------------
+def _hour(picture: Picture) -> Html:
+    return _titled("The last hour", chart(picture.minutes), tag("p", in_words(picture.minutes)))
+
+
+def _watches(picture: Picture) -> Html:
+    def item(watch: Document) -> Html:
+        counts = watch["counts"]
+        lost = tag("p", "Its folder is away; it is looked for each second.", class_="bad") if watch["lost"] else None
+        oldest = ago(watch["oldest_queued_at"], picture.now)
+        under_way = counts["uploading"] + counts["verified"] + counts["linked"]
+        numbers = tag(
+            "dl",
+            _number("waiting", f"{counts['queued']:,}"),
+            _number("oldest", oldest) if oldest else None,
+            _number("under way", f"{under_way:,}"),
+            _number("done", f"{counts['finished']:,}"),
+            _number("quarantined", f"{counts['quarantined']:,}"),
+            _number("next scan", join("in ", until(watch["next_scan"], picture.now))) if watch["next_scan"] else None,
+        )
+        place = tag("p", tag("code", shown(watch["path"])), " to bucket ", tag("code", watch["bucket"]))
+        return join(tag("h3", watch["name"]), lost, place, numbers)
+
+    return _titled("Watches", _list(picture.status["watches"], item))
+
+
+def _number(words: str, value: str) -> Html:
+    return tag("div", tag("dt", words), tag("dd", value))
+
+
+def _file(found: Document) -> Html:
+    return join(name_of(found["path"]), tag("span", found["watch"], class_="watch"))
+
+
+def _cause(found: Document) -> Html:
+    fix = tag("p", tag("strong", "Fix: "), found["fix"]) if found["fix"] else None
+    return join(tag("p", found["cause"], " (", tag("code", found["code"]), ")"), fix)
+
+
+def _titled(title: str, *content: Html | None) -> Html:
+    """Return a title over its content, nothing where there is none."""
+    return join(tag("h2", title), *content) if any(content) else Html("")
+
+
+def _list(
+    found: Sequence[Document], item: Callable[[Document], Html], *, total: int = 0, class_: str | None = None
+) -> Html:
+    items: Iterable[Html] = (tag("li", item(each)) for each in found[:LISTED])
+    more = max(total, len(found)) - LISTED
+    below = tag("p", f"and {more:,} more: ", tag("code", "presignd status")) if more > 0 else None
+    return join(tag("ul", *items, class_=class_), below) if found else Html("")

@@ -1,0 +1,166 @@
+"""Listening for the status page, so that it can't hurt the uploads: bounded, beside them, started again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from presignd import redact
+from presignd.config.listen import parse_listen
+from presignd.errors import PresigndError, Unavailable
+from presignd.log import get_logger
+from presignd.web import access as rights
+from presignd.web import socket_file
+from presignd.web.access import Access
+from presignd.web.pictures import Pictures
+from presignd.web.site import Site
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from presignd.config.listen import Listen
+    from presignd.model import Link
+    from presignd.web.view import View
+
+CONNECTIONS = 40
+"""Descriptors and memory for more are the uploads'; one client too many is closed at once."""
+IDLE_SECONDS = 15.0
+"""Also the time that a request's headers may take."""
+AGAIN_SECONDS = 30.0
+"""How long the page stays away after a port was taken, or after a bug."""
+SHUTDOWN_SECONDS = 1.0
+EVERY = "0.0.0.0"  # noqa: S104 - looked for, not bound
+
+log = get_logger()
+# A stranger's malformed request is no event of ours, and its text could be anything.
+_silent = logging.getLogger("presignd.web.http")
+_silent.disabled = True
+
+
+class StatusPage:
+    """The status page of one daemon; ``run`` never ends by an error."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._listen = parse_listen(view.config.web.listen)
+        self._pictures: Pictures | None = None
+        self._url = ""
+        self._told = ""
+
+    def hear(self, link: Link) -> None:
+        """Count a new link; neither blocks nor raises."""
+        if self._pictures is not None:
+            self._pictures.hear(link)
+
+    def login_url(self) -> str:
+        """Return the address to log in with, the token in it; raise ``Unavailable`` while the page is away."""
+        if not self._url:
+            raise Unavailable(f"web: the status page is not up: {self._told or 'it is being started'}")
+        return self._url
+
+    async def run(self) -> None:
+        """Serve until cancelled; what goes wrong is told once, and tried again."""
+        while True:
+            try:
+                await self._serve()
+            except PresigndError as error:
+                self._unavailable("; ".join([error.message, *getattr(error, "problems", ())]), error.fix)
+            except OSError as error:
+                fix = "end what listens there, or give web.listen another port"
+                self._unavailable(f"{self._view.config.web.listen}: {error.strerror}", fix)
+            except Exception as error:
+                log.exception("web.crashed")
+                self._told = f"a bug ({type(error).__name__})"
+            finally:
+                self._url, self._pictures = "", None
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    def _unavailable(self, error: str, fix: str) -> None:
+        if error != self._told:
+            log.warning("web.unavailable", error=error, fix=fix)
+        self._told = error
+
+    async def _serve(self) -> None:
+        path = rights.token_path(self._view.config)
+        token = await asyncio.to_thread(rights.load_token, path)
+        access = Access(token, None if self._listen.path else self._listen.port)
+        for secret in (access.token, access.cookie):
+            redact.register(secret)
+        pictures = Pictures(self._view)
+        runner = web.AppRunner(
+            Site(self._view, access, self._listen, pictures).app(),
+            handler_cancellation=True,
+            access_log=None,
+            logger=_silent,
+            keepalive_timeout=IDLE_SECONDS,
+            shutdown_timeout=SHUTDOWN_SECONDS,
+        )
+        await runner.setup()
+        try:
+            assert runner.server is not None
+            async with _listening(self._listen, runner.server) as place:
+                self._started(place, token)
+                if await asyncio.to_thread(rights.readable_by_others, path):
+                    log.warning("web.token_readable", path=str(path), fix=f"chmod o-r {path}")
+                self._pictures = pictures
+                await pictures.run()
+        finally:
+            await pictures.close()
+            await runner.cleanup()
+
+    def _started(self, place: str, token: str) -> None:
+        self._told = ""
+        # Behind a Unix socket the proxy has the name; for every interface the nearest does.
+        name = "localhost" if self._listen.path else place.replace(EVERY, "127.0.0.1").replace("[::]", "[::1]")
+        self._url = f"http://{name}/login?token={token}"
+        exposed = (
+            {} if self._listen.is_local else {"fix": "the token travels unencrypted: put a proxy with TLS before it"}
+        )
+        (log.warning if exposed else log.info)("web.started", listen=place, **exposed)
+
+
+@contextlib.asynccontextmanager
+async def serving(view: View) -> AsyncIterator[StatusPage]:
+    """Run the status page beside the body."""
+    page = StatusPage(view)
+    running = asyncio.create_task(page.run(), name="status page")
+    try:
+        yield page
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _listening(listen: Listen, server: web.Server) -> AsyncIterator[str]:
+    """Accept for ``server``; gives where. Raises ``OSError``, or for a Unix socket as ``socket_file``."""
+    loop = asyncio.get_running_loop()
+
+    def connection() -> asyncio.Protocol:
+        return server() if len(server.connections) < CONNECTIONS else _TurnedAway()
+
+    with contextlib.ExitStack() as stack:
+        if listen.path is not None:
+            sock = stack.enter_context(socket_file.listening(listen.path, "", option="web.listen"))
+            listener = await loop.create_unix_server(connection, sock=sock)
+            place = f"unix:{listen.path}"
+        else:
+            listener = await loop.create_server(connection, listen.host, listen.port)
+            host = f"[{listen.host}]" if ":" in listen.host else listen.host
+            place = f"{host}:{listener.sockets[0].getsockname()[1]}"
+        # Not waited for: connections are ended by the runner, after this.
+        stack.callback(listener.close)
+        yield place
+
+
+class _TurnedAway(asyncio.Protocol):
+    """A client too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        transport.close()
