@@ -42,6 +42,8 @@ class Presignd:
         self.state = folder / "state"
         self._secrets = secrets
         self._prefix = list(prefix)
+        self._events: list[Event] = []
+        self._parsed = 0
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -102,11 +104,18 @@ class Presignd:
 
     def events(self, *names: str) -> list[Event]:
         """Return what was logged so far, of these names (all of them without any)."""
+        self._read_log()
+        return [event for event in self._events if not names or event["event"] in names]
+
+    def _read_log(self) -> None:
+        """Parse what was logged since the last time; a last line that is still being written can wait."""
         if not self.log.exists():
-            return []
-        lines = self.log.read_bytes().splitlines()
-        events = [json.loads(line) for line in lines if line.startswith(b"{")]
-        return [event for event in events if not names or event["event"] in names]
+            return
+        with self.log.open("rb") as log:
+            log.seek(self._parsed)
+            whole = log.read().rpartition(b"\n")[0]
+        self._parsed += len(whole) + bool(whole)
+        self._events += [json.loads(line) for line in whole.splitlines() if line.startswith(b"{")]
 
     def until(self, true: Callable[[], object], what: str, seconds: float = 120) -> None:
         """Wait until ``true()``, or fail with the end of the log."""
