@@ -103,8 +103,8 @@ class Ledger(Protocol):
         """
         ...
 
-    async def next_due(self, watches: Collection[str]) -> datetime | None:
-        """Return the earliest ``not_before`` among queued versions of ``watches``; None if there is none."""
+    async def next_due(self, watches: Collection[str], after: datetime) -> datetime | None:
+        """Return the earliest ``not_before`` past ``after`` among queued versions of ``watches``; None without any."""
         ...
 
     async def assign_key(

@@ -9,7 +9,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from presignd.ledger import WatchSummary
-from presignd.ledger.rows import SELECT, from_micros, to_sql, version_of
+from presignd.ledger.rows import SELECT, from_micros, to_micros, to_sql, version_of
 from presignd.ledger.schema import ENDED_UNSAID
 from presignd.model import FileVersion, LinksMark, State
 
@@ -47,10 +47,10 @@ def paths(connection: sqlite3.Connection, watch: str, after: bytes, limit: int) 
     return [path for (path,) in rows]
 
 
-def next_due(connection: sqlite3.Connection, watches: Collection[str]) -> datetime | None:
-    """Return the earliest ``not_before`` among queued versions of ``watches``."""
-    question = "SELECT min(not_before) FROM version WHERE state = 'queued' AND watch = ? AND not_before > 0"
-    found = (connection.execute(question, (watch,)).fetchone()[0] for watch in watches)
+def next_due(connection: sqlite3.Connection, watches: Collection[str], after: datetime) -> datetime | None:
+    """Return the earliest ``not_before`` past ``after`` among queued versions of ``watches``."""
+    question = "SELECT min(not_before) FROM version WHERE state = 'queued' AND watch = ? AND not_before > ?"
+    found = (connection.execute(question, (watch, to_micros(after))).fetchone()[0] for watch in watches)
     return from_micros(min((micros for micros in found if micros is not None), default=None))
 
 

@@ -102,8 +102,8 @@ class SqliteLedger(Ledger):
     async def claim(self, watch: str, limit: int, now: datetime, *, below_size: int | None = None) -> list[FileVersion]:
         return await self._do(changes.claim, watch, limit, now, below_size)
 
-    async def next_due(self, watches: Collection[str]) -> datetime | None:
-        return await self._ask(questions.next_due, watches)
+    async def next_due(self, watches: Collection[str], after: datetime) -> datetime | None:
+        return await self._ask(questions.next_due, watches, after)
 
     async def assign_key(
         self, version: FileVersion, base_key: str, *, fresh: bool, next_key: bool, beyond: str = ""

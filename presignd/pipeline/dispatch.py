@@ -63,13 +63,14 @@ class Dispatcher:
             while not self.draining:
                 heart.beat(within=LOOK_SECONDS)
                 self._wake.clear()
-                claimed = await self._claim()
+                now = utcnow()
+                claimed = await self._claim(now)
                 if self._bug:
                     raise self._bug
                 if not claimed:
-                    await self._rest()
+                    await self._rest(now)
 
-    async def _claim(self) -> int:
+    async def _claim(self, now: datetime) -> int:
         """Give free slots out in turns; return how many versions were started."""
         total = 0
         open_watches = [name for name in self._watches if self._is_open(name)]
@@ -79,7 +80,7 @@ class Dispatcher:
                 break
             share = -(-free // (len(open_watches) - turn))
             below_size, limit = self._room_for(share)
-            versions = await self._ledger.claim(name, limit, utcnow(), below_size=below_size)
+            versions = await self._ledger.claim(name, limit, now, below_size=below_size)
             if self.draining:
                 return 0  # claimed while the drain began: they go back with what it cancels
             for version in versions:
@@ -94,11 +95,14 @@ class Dispatcher:
         large = sum(size >= self._large_size for size in self._tasks.values())
         return (self._large_size, share) if large >= half else (None, min(share, half - large))
 
-    async def _rest(self) -> None:
-        """Wait until something happens, a retry is due, or a few seconds are over."""
+    async def _rest(self, looked_at: datetime) -> None:
+        """Wait until something happens, a retry is due that was not at ``looked_at``, or a few seconds are over.
+
+        What was due then and not claimed waits for a slot, whose end wakes us: it asks for no look before.
+        """
         seconds = LOOK_SECONDS
         if len(self._tasks) < self._slots:
-            due = await self._ledger.next_due([name for name in self._watches if self._is_open(name)])
+            due = await self._ledger.next_due([name for name in self._watches if self._is_open(name)], looked_at)
             seconds = _until(due, utcnow())
         try:
             async with asyncio.timeout(seconds):

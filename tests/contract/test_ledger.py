@@ -403,14 +403,22 @@ async def test_no_version_is_ever_claimed_twice(ledger: Ledger) -> None:
 
 
 async def test_the_next_due_time_is_the_earliest_of_the_queued_ones_asked_for(ledger: Ledger) -> None:
-    assert await ledger.next_due(["drop", "other"]) is None
+    assert await ledger.next_due(["drop", "other"], NOW) is None
     for path, watch, minutes in ((b"a", "drop", 9), (b"b", "drop", 5), (b"c", "other", 2), (b"d", "third", 1)):
         not_before = NOW + timedelta(minutes=minutes)
         await ledger.update(await queued(ledger, path, watch=watch), not_before=not_before)
     await queued(ledger, b"e")
-    assert await ledger.next_due(["drop", "other"]) == NOW + timedelta(minutes=2)
+    assert await ledger.next_due(["drop", "other"], NOW) == NOW + timedelta(minutes=2)
     await ledger.claim("other", 1, LATER)
-    assert await ledger.next_due(["drop", "other"]) == NOW + timedelta(minutes=5)
+    assert await ledger.next_due(["drop", "other"], NOW) == NOW + timedelta(minutes=5)
+
+
+async def test_what_is_due_already_is_no_next_due_time(ledger: Ledger) -> None:
+    """It waits for a slot: to look again for its sake would be to look without a pause."""
+    await ledger.update(await queued(ledger, b"due"), not_before=NOW)
+    assert await ledger.next_due(["drop"], NOW) is None
+    await ledger.update(await queued(ledger, b"to come"), not_before=LATER)
+    assert await ledger.next_due(["drop"], NOW) == LATER
 
 
 @pytest.mark.parametrize("state", MAKE)

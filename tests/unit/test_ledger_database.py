@@ -237,7 +237,7 @@ def test_no_statement_of_the_daily_work_scans_or_sorts_the_versions(recorder: An
     changes.apply(recorder, three, Event.QUARANTINE, {})
     questions.known(recorder, "drop", [b"1/a", b"2/a"])
     questions.paths(recorder, "drop", b"", 100)
-    questions.next_due(recorder, ["drop"])
+    questions.next_due(recorder, ["drop"], NOW)
     questions.previous_receipt(recorder, two)
     questions.sent_etags(recorder, two)
     questions.unannounced(recorder)

@@ -1,0 +1,149 @@
+"""One ``file.done`` for each version, after its commit, and what the contract's fields hold."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+
+from presignd import log
+from presignd.config import LogConfig
+from presignd.ledger import Ledger
+from presignd.model import FileVersion, Fingerprint, State
+from presignd.pipeline.announce import Announcer, shown_path
+from tests.versions import NOW
+
+Lines = Callable[[], list[dict[str, Any]]]
+
+DONE = FileVersion(
+    file_id="id-1",
+    watch="drop",
+    path=b"a/caf\xe9.txt",
+    fingerprint=Fingerprint(1, 0, 1, 1),
+    state=State.FINISHED,
+    bucket="bucket",
+    base_key="a.txt",
+    key="a.txt",
+    content_type="text/plain",
+    priority=1,
+    queued_at=NOW,
+    attempt=2,
+    checksum="md5:00",
+    etag="e",
+    done_at=NOW + timedelta(seconds=1.5),
+    expires_at=NOW + timedelta(hours=1),
+)
+
+
+class World:
+    def __init__(self, *unsaid: FileVersion) -> None:
+        self.unsaid, self.recorded, self.ended = list(unsaid), list[str](), list[str]()
+        self.announcer = Announcer(cast("Ledger", self), {"drop": b"/srv/drop"}, self.hear)
+
+    def hear(self, version: FileVersion) -> None:
+        self.ended.append(version.file_id)
+
+    async def unannounced(self) -> list[FileVersion]:
+        return self.unsaid
+
+    async def announced(self, file_ids: Sequence[str]) -> None:
+        self.recorded += file_ids
+
+
+@pytest.fixture(autouse=True)
+def lines() -> Lines:
+    """Set the log up as a daemon does; return its events."""
+    stream = io.StringIO()
+    log.setup(LogConfig(format="json"), stream=stream)
+    return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def said(version: FileVersion, lines: Lines) -> dict[str, Any]:
+    World().announcer.done([version])
+    [event] = lines()
+    return event
+
+
+def test_the_fields_are_the_contract_s_in_its_order(lines: Lines) -> None:
+    event = said(DONE, lines)
+    assert event.pop("time").endswith("Z")
+    assert list(event.items()) == list(
+        {
+            "level": "info",
+            "event": "file.done",
+            "file_id": "id-1",
+            "watch": "drop",
+            "path": "/srv/drop/a/caf\\xe9.txt",
+            "bucket": "bucket",
+            "key": "a.txt",
+            "size": 0,
+            "checksum": "md5:00",
+            "etag": "e",
+            "attempt": 2,
+            "duration_ms": 1500,
+            "status": "linked",
+            "expires_at": "2026-03-04T06:06:07.891011Z",
+        }.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [
+        (DONE, "linked"),
+        (replace(DONE, adopted=True), "adopted"),
+        (replace(DONE, state=State.VANISHED, expires_at=None), "vanished"),
+        (replace(DONE, state=State.SUPERSEDED, expires_at=None), "superseded"),
+    ],
+)
+def test_the_status_says_how_it_ended(version: FileVersion, status: str, lines: Lines) -> None:
+    assert said(version, lines)["status"] == status
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_duration(lines: Lines) -> None:
+    assert said(replace(DONE, done_at=NOW - timedelta(hours=1)), lines)["duration_ms"] == 0
+
+
+async def test_what_was_said_is_recorded_many_at_a_time_and_once() -> None:
+    world = World()
+    recording = asyncio.create_task(world.announcer.run())
+    world.announcer.done([DONE, replace(DONE, file_id="id-2")])
+    while len(world.recorded) < 2:  # noqa: ASYNC110 - turns of the loop, no time
+        await asyncio.sleep(0)
+    recording.cancel()
+    await asyncio.gather(recording, return_exceptions=True)
+    await world.announcer.flush()
+    assert world.recorded == world.ended == ["id-1", "id-2"]
+
+
+async def test_what_an_earlier_run_may_not_have_said_is_said_again_as_such(lines: Lines) -> None:
+    """Its duration would count the time that nothing ran."""
+    world = World(DONE)
+    await world.announcer.replay()
+    await world.announcer.flush()
+    [event] = lines()
+    assert event["replayed"] is True
+    assert event["file_id"] == "id-1"
+    assert "duration_ms" not in event
+    assert world.recorded == ["id-1"]
+
+
+def test_a_quarantined_file_is_told_with_cause_and_fix_and_is_no_end(lines: Lines) -> None:
+    world = World()
+    stopped = replace(DONE, state=State.QUARANTINED, error_code="too_large", error="too large: 6 GiB")
+    world.announcer.quarantined(stopped, fix="split it")
+    [event] = lines()
+    assert (event["event"], event["level"]) == ("file.quarantined", "error")
+    assert (event["error_code"], event["error"], event["fix"]) == ("too_large", "too large: 6 GiB", "split it")
+    assert world.ended == ["id-1"]
+    assert world.recorded == []
+
+
+def test_a_put_from_elsewhere_is_shown_by_its_own_path() -> None:
+    assert shown_path(b"/srv/drop", b"/home/me/a.txt") == "/home/me/a.txt"

@@ -1,0 +1,83 @@
+"""A settled content becomes a version: its key, its type, its priority, and what it may not be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from presignd.config import WatchConfig
+from presignd.errors import Fault, fault
+from presignd.model import Fingerprint, NewVersion, Source, State
+from presignd.pipeline.intake import Intake
+from presignd.pipeline.plan import LARGEST_OBJECT
+
+
+def made(path: bytes = b"a/b.txt", source: Source = Source.EVENT, size: int = 5, **watch: Any) -> NewVersion:
+    rules = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket", **watch)
+    return Intake([rules], "box").make_version("drop", path, Fingerprint(1, size, 1, 1), source)
+
+
+def test_a_version_is_queued_under_the_key_of_its_template() -> None:
+    version = made(key="{host}/{path}")
+    assert (version.state, version.key, version.content_type) == (State.QUEUED, "box/a/b.txt", "text/plain")
+
+
+def test_each_version_has_an_id_of_its_own() -> None:
+    assert made().file_id != made().file_id
+
+
+def test_a_key_that_needs_the_content_is_left_to_the_upload() -> None:
+    assert (made(key="{sha256}").key, made(key="{sha256}").state) == (None, State.QUEUED)
+
+
+def test_new_events_go_before_the_backlog_and_a_put_before_both() -> None:
+    assert made(source=Source.PUT).priority < made(source=Source.EVENT).priority < made(source=Source.BACKLOG).priority
+    assert made(source=Source.SCAN).priority == made(source=Source.EVENT).priority
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"size": 11, "max_size": 10}, "too_large"),
+        ({"size": LARGEST_OBJECT + 1}, "too_large"),
+        ({"path": b"caf\xe9"}, "key_refused"),
+        ({"path": b"a\\b"}, "key_refused"),
+        ({"path": b"x" * 255, "key": "y" * 800 + "{path}"}, "key_refused"),
+    ],
+)
+def test_what_can_t_go_is_quarantined_from_the_start_with_its_cause(given: dict[str, Any], code: str) -> None:
+    version = made(**given)
+    assert (version.state, version.error_code, version.key) == (State.QUARANTINED, code, None)
+    assert version.error.startswith(fault(code).message)
+
+
+@pytest.mark.parametrize("size", [0, 10])
+def test_a_file_of_just_max_size_goes(size: int) -> None:
+    assert made(size=size, max_size=10).state is State.QUEUED
+
+
+def test_what_was_met_while_it_settled_stops_it() -> None:
+    rules = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket")
+    unreadable = fault("unreadable")
+    version = Intake([rules], "box").make_version("drop", b"a", Fingerprint(1, 1, 1, 1), Source.EVENT, fault=unreadable)
+    assert (version.state, version.error_code) == (State.QUARANTINED, "unreadable")
+
+
+@pytest.mark.parametrize(
+    ("policy", "fresh", "numbered"),
+    [("update", False, True), ("rename", True, True), ("refuse", False, False), ("overwrite", False, False)],
+)
+def test_the_policy_says_whether_keys_are_fresh_or_numbered(policy: str, *, fresh: bool, numbered: bool) -> None:
+    version = made(collision=policy)
+    assert (version.fresh_key, version.next_key) == (fresh, numbered)
+
+
+def test_a_key_by_hand_takes_the_place_of_one_the_name_doesn_t_make() -> None:
+    rules = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket")
+    intake = Intake([rules], "box")
+    version = intake.named(made(path=b"caf\xe9"), "cafe")
+    assert (version.state, version.key, version.error_code) == (State.QUEUED, "cafe", "")
+    with pytest.raises(Fault, match="storable"):
+        intake.named(version, "/cafe")
