@@ -190,11 +190,13 @@ class StoreClient:
         try:
             async with asyncio.timeout(seconds) as deadline:
                 progress = _Progress(deadline, seconds, on_sent)
-                data: bytes | payload.Payload | None = body
+                data: bytes | payload.Payload | None
                 if isinstance(body, Slice):
                     data = file = FileBody(body, rate=self._rate, on_sent=progress, chunk=self._chunk)
                 elif body and len(body) > PIECE:
                     data = MemoryBody(body, on_sent=progress)
+                else:
+                    data = body
                 answer = await self._exchange(grant, data)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
             raise (file.fault if file and file.fault else connection_fault(problem)) from None

@@ -112,3 +112,36 @@ async def test_the_shut_gate_tells_its_latest_cause(code: str) -> None:
     assert store.gate.shut.fault.code == code
     hold.set()
     await store.reopened()
+
+
+async def test_a_file_that_meets_retry_after_again_is_probed_for_at_once() -> None:
+    """Else one key that always answers so would hold up all others each time."""
+    store = Store(None)
+    assert await store.gate.is_files_own(fault("slow_down", retry_after=7.0), again=True)
+    assert (store.probes, store.slept, store.told) == (1, [], [])
+
+
+async def test_a_bug_in_a_probe_is_told_and_probed_past() -> None:
+    """A gate that never opens again is the worst there is: nothing would ever be sent, and nobody told."""
+    store = Store()
+    bugs = [ValueError("a bug"), ValueError("again")]
+
+    async def probe() -> Fault | None:
+        if bugs:
+            raise bugs.pop()
+        return None
+
+    store.gate._probe = probe
+    assert not await store.gate.is_files_own(REFUSED)
+    await store.reopened()
+    assert store.told == ["internal_error", "open"]
+
+
+async def test_a_caller_that_is_cancelled_takes_no_answer_from_the_others() -> None:
+    store = Store(None)
+    first = asyncio.create_task(store.gate.is_files_own(REFUSED))
+    second = asyncio.create_task(store.gate.is_files_own(REFUSED))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second
+    assert store.probes == 1

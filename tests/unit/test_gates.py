@@ -1,0 +1,167 @@
+"""The gates together: who is asked about which fault, and what is shut for it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from presignd.errors import CODES, Fault, GrantFault, PresignerFault, StoreFault, WatchFault, fault
+from presignd.pipeline.bucket import Bucket
+from presignd.pipeline.gates import LOCAL, Gates
+from presignd.presign import Presigner
+
+
+@dataclass
+class FakeBucket:
+    """A watch's bucket that answers its probes as told; ``looks`` counts what the presigner was told to forget."""
+
+    name: str
+    problem: Fault | None = None
+    grant_problem: Fault | None = None
+    probes: int = 0
+    watch: Any = None
+
+    def __post_init__(self) -> None:
+        self.watch = SimpleNamespace(bucket=self.name)
+
+    async def probe(self) -> Fault | None:
+        self.probes += 1
+        return self.problem
+
+    async def probe_grant(self) -> Fault | None:
+        return self.grant_problem
+
+
+@dataclass
+class Setup:
+    """Watches named like their buckets, and the gates over them, whose probing while shut never goes on."""
+
+    buckets: dict[str, FakeBucket]
+    forgotten: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        presigner = SimpleNamespace(look_again=self.forgotten.append)
+        self.gates = Gates(cast("dict[str, Bucket]", self.buckets), cast("Presigner", presigner), lambda: None)
+        for gate in self.all:
+            gate._sleep = lambda _: asyncio.Event().wait()
+
+    @property
+    def all(self) -> list[Any]:
+        return [self.gates.store, self.gates.presigner, *self.gates.watches.values()]
+
+    @property
+    def shut(self) -> set[str]:
+        named = {"store": self.gates.store, "presigner": self.gates.presigner, **self.gates.watches}
+        return {name for name, gate in named.items() if gate.shut}
+
+
+def setup(**problems: Fault | None) -> Setup:
+    return Setup({name: FakeBucket(name, problem) for name, problem in problems.items()})
+
+
+DEAD, DENIED = fault("server_error"), fault("access_denied")
+
+
+@pytest.mark.parametrize("code", [code for code, row in CODES.items() if row.kind in (StoreFault, WatchFault)])
+async def test_a_fault_counts_while_the_bucket_serves(code: str) -> None:
+    made = setup(a=None, b=None)
+    assert await made.gates.is_files_own("a", fault(code))
+    assert made.shut == set()
+    assert made.buckets["a"].probes == 1
+
+
+@pytest.mark.parametrize("code", LOCAL)
+async def test_a_fault_of_this_machines_disk_asks_nobody(code: str) -> None:
+    made = setup(a=DEAD)
+    assert await made.gates.is_files_own("a", fault(code))
+    assert made.buckets["a"].probes == 0
+
+
+async def test_a_store_that_fails_two_buckets_is_shut_for_all() -> None:
+    made = setup(a=DEAD, b=DEAD, c=DEAD)
+    assert not await made.gates.is_files_own("a", DEAD)
+    assert made.shut == {"store"}
+    assert not made.gates.is_open("c")
+    await made.gates.close()
+
+
+async def test_a_bucket_that_fails_alone_shuts_its_own_watch() -> None:
+    made = setup(a=DEAD, b=None)
+    assert not await made.gates.is_files_own("a", DEAD)
+    assert made.shut == {"a"}
+    assert made.gates.is_open("b")
+    await made.gates.close()
+
+
+async def test_a_bucket_that_refuses_proves_that_the_store_serves() -> None:
+    made = setup(a=None, b=DENIED)
+    assert await made.gates.is_files_own("a", DEAD)
+    assert made.shut == set()
+
+
+async def test_a_broken_connection_of_a_watch_that_is_refused_blocks_it_and_charges_no_file() -> None:
+    """A large body that is refused early may look like a connection that broke."""
+    made = setup(a=DENIED)
+    assert not await made.gates.is_files_own("a", fault("connection_reset"))
+    assert made.shut == {"a"}
+    await made.gates.close()
+
+
+async def test_a_refusal_has_credentials_and_region_looked_for_before_the_probe() -> None:
+    made = setup(a=None)
+    assert await made.gates.is_files_own("a", DENIED)
+    assert made.forgotten == ["a"]
+
+
+async def test_a_shut_watch_looks_for_no_credentials_at_each_late_refusal() -> None:
+    made = setup(a=DENIED)
+    for _ in range(5):
+        assert not await made.gates.is_files_own("a", DENIED)
+    assert made.forgotten == ["a"]
+    assert made.buckets["a"].probes == 1
+    await made.gates.close()
+
+
+@pytest.mark.parametrize(
+    "problem", [fault(code) for code, row in CODES.items() if row.kind in (PresignerFault, GrantFault)]
+)
+async def test_faults_of_grants_are_the_presigners_unless_it_gives_good_ones(problem: Fault) -> None:
+    made = setup(a=None)
+    assert await made.gates.is_files_own("a", problem)
+    made.buckets["a"].grant_problem = problem
+    assert not await made.gates.is_files_own("a", problem)
+    assert made.shut == {"presigner"}
+    assert made.buckets["a"].probes == 0
+    await made.gates.close()
+
+
+async def test_a_store_that_is_shut_is_asked_by_each_bucket_in_turn() -> None:
+    """The one it was asked by first may be broken by itself: then it would never count as back."""
+    made = setup(a=DEAD, b=DEAD)
+    pauses = 0
+
+    async def sleep(_: float) -> None:
+        nonlocal pauses
+        pauses += 1
+        made.buckets["a"].problem = None
+        await asyncio.sleep(0)
+
+    made.gates.store._sleep = sleep
+    assert not await made.gates.is_files_own("a", DEAD)
+    while made.gates.store.shut:  # noqa: ASYNC110 - turns of the loop, no time
+        await asyncio.sleep(0)
+    assert pauses <= 2
+    await made.gates.close()
+
+
+async def test_a_retry_after_met_again_is_asked_about() -> None:
+    busy = fault("slow_down", retry_after=60.0)
+    made = setup(a=None)
+    assert not await made.gates.is_files_own("a", busy)
+    await made.gates.close()
+    made = setup(a=None)
+    assert await made.gates.is_files_own("a", busy, again=True)
