@@ -13,6 +13,7 @@ import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -341,17 +342,15 @@ async def send_slowly(body: Callable[[int], bytes | Slice], size: int, *, timeou
             return await store.send(grant_for(endpoint, size), body(fd))
 
 
-@pytest.mark.parametrize("streamed", [False, True], ids=["from memory", "from the file"])
-async def test_a_slow_line_is_no_timeout_while_bytes_move(*, streamed: bool) -> None:
-    size = 900 << 10
-
-    def body(fd: int) -> bytes | Slice:
-        return Slice(fd, 0, size, whole=True) if streamed else os.pread(fd, size, 0)
-
-    began = time.monotonic()
-    answer = await send_slowly(body, size, timeout=0.7, rate=600 << 10)
-    assert answer.status == 200
-    assert time.monotonic() - began > 1.2, "the line was not slow: the test shows nothing"
+async def test_a_slow_line_is_no_timeout_while_bytes_move() -> None:
+    """From memory and from the file: each takes twice its timeout, and is never quiet for that long."""
+    size, began = 900 << 10, time.monotonic()
+    slowly = partial(send_slowly, size=size, timeout=1.5, rate=300 << 10)
+    answers = await asyncio.gather(
+        slowly(lambda fd: os.pread(fd, size, 0)), slowly(lambda fd: Slice(fd, 0, size, whole=True))
+    )
+    assert [answer.status for answer in answers] == [200, 200]
+    assert time.monotonic() - began > 2.5, "the line was not slow: the test shows nothing"
 
 
 async def test_a_line_that_stops_is_a_timeout_though_much_was_sent() -> None:
