@@ -68,8 +68,11 @@ class Multipart:
             async with asyncio.TaskGroup() as runners:
                 for _ in range(self._upload.part_concurrency):
                     runners.create_task(self._run(version, missing))
-        except* Fault as group:
-            raise await self._lost(version, _first(group)) from None
+        except BaseExceptionGroup as group:  # what an "except*" raises would come wrapped in a group again
+            faults, bugs = group.split(Fault)
+            if faults is None or bugs is not None:
+                raise
+            raise await self._lost(version, _first(faults)) from None
         return version
 
     async def _created(self, version: FileVersion) -> FileVersion:
