@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from tests.stores import Store
 from tests.system.crash.run import Options, Victim, crash
 from tests.system.harness import config_for
+from tests.system.proxy import Fault, Kind, Proxy, Request
 
 KILLS = int(os.environ.get("PRESIGND_CRASH_KILLS", "20"))
 SEED = int(os.environ.get("PRESIGND_CRASH_SEED", "7"))
@@ -37,6 +39,15 @@ def test_nothing_is_lost_torn_or_doubled_whenever_it_is_killed(store: Store) -> 
     assert report.kills == KILLS
 
 
+@pytest.mark.parametrize("broken", ["intent", "fingerprint", "link"])
+def test_a_broken_build_is_caught_within_a_minute(seaweedfs: Store, broken: str) -> None:
+    """What the harness finds in a build that sends before the commit, compares nothing, links after the state."""
+    report = crash(seaweedfs, Options(SEED, kills=100, audit_every=6, seconds=60, broken=broken))
+    print(report.text())  # noqa: T201 - shown when it fails, and with -s
+    assert report.violations
+    assert not any("ended by itself" in violation for violation in report.violations)
+
+
 def test_content_that_changed_after_a_crash_still_replaces_its_own_object(
     victim: tuple[Victim, str], store: Store, tmp_path: Path
 ) -> None:
@@ -50,3 +61,30 @@ def test_content_that_changed_after_a_crash_still_replaces_its_own_object(
     daemon.until(lambda: any(link["size"] == len(b"second, longer") for link in daemon.links()), "the second link")
     assert store.read(bucket, "a.txt") == b"second, longer"
     assert [key for key in store.list(bucket) if "~" in key] == []
+
+
+def test_a_fault_of_one_part_among_several_is_waited_out(store: Store, tmp_path: Path) -> None:
+    """The harness found it: raised out of a group of parts, a fault came wrapped, and passed for a bug."""
+    failed: list[str] = []
+
+    def fail_one_part(request: Request) -> Fault:
+        if "partNumber=2" not in request.target or failed:
+            return Fault()
+        failed.append(request.target)
+        return Fault(Kind.ANSWER, status=500)
+
+    with Proxy(store.endpoint, fail_one_part) as proxy:
+        more = '[upload]\nmultipart_threshold = "5MiB"\npart_size = "5MiB"'
+        bucket = store.new_bucket()
+        config = config_for(store, tmp_path, bucket, watch='settle = "0s"', more=more)
+        daemon = Victim(tmp_path, config.replace(store.endpoint, proxy.endpoint), secrets=(store.secret_key,))
+        content = random.Random(1).randbytes(11 << 20)
+        (tmp_path / "drop" / "a.bin").write_bytes(content)
+        daemon.start()
+        try:
+            daemon.until(lambda: daemon.events("file.done", "file.quarantined"), "an end")
+            assert daemon.events("file.quarantined") == []
+            assert store.read(bucket, "a.bin") == content
+            assert len(failed) == 1
+        finally:
+            daemon.end()
