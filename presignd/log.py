@@ -25,6 +25,7 @@ import structlog
 
 from presignd.errors import PresigndError
 from presignd.redact import REDACTED, redact, redact_item, redact_key
+from presignd.units import rfc3339
 
 if TYPE_CHECKING:
     import asyncio
@@ -207,7 +208,7 @@ def _plain(value: Any) -> Any:
 
 def _scalar(value: Any) -> Any:
     if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return rfc3339(value)
     if isinstance(value, (date, day_time)):
         return value.isoformat()
     if isinstance(value, timedelta):

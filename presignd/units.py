@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them: ``"90s" "15m" "1h" "7d"``, ``"64MiB" "5GB"``. Pure.
+"""Durations and sizes as people write them: ``"90s" "15m" "1h" "7d"``, ``"64MiB" "5GB"``; times as RFC 3339. Pure.
 
 Durations are seconds, sizes bytes. Every refusal is a ``ValueError`` whose text is fit for the user.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import UTC, datetime
 from decimal import Decimal
 
 DAY = 86400.0
@@ -23,6 +24,11 @@ _SIZES |= {f"{prefix}B": 1000**n for n, prefix in enumerate(_PREFIXES, 1)} | {"B
 _SIZES = dict(sorted(_SIZES.items(), key=lambda item: -item[1]))
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)")
 _LARGEST = 1 << 63
+
+
+def rfc3339(time: datetime) -> str:
+    """Return ``time`` in UTC with microseconds: "2026-03-04T05:06:07.891011Z"."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_duration(value: object) -> float:

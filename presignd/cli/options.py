@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from presignd.errors import UsageError
+from presignd.limits import MAX_EXPIRES
 from presignd.units import parse_duration
 
 ConfigFile = Annotated[
@@ -24,7 +25,6 @@ Expires = Annotated[
     str | None,
     typer.Option("--expires", "--expire", metavar="DURATION", help='How long the link lives, e.g. "15m"; at most 7d.'),
 ]
-LONGEST_LINK = 7 * 86400
 
 
 def seconds(option: str, value: str) -> float:
@@ -40,7 +40,7 @@ def expiry(value: str | None) -> int | None:
     if value is None:
         return None
     found = seconds("--expires", value)
-    if not 1 <= found <= LONGEST_LINK:
+    if not 1 <= found <= MAX_EXPIRES:
         raise UsageError(f"--expires: {value!r} is not from 1s to 7d", fix="7 days are the most that S3 signs for")
     return int(found)
 

@@ -10,10 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from pathspec import GitIgnoreSpec
 
-from presignd.units import DAY
-
-MAX_EXPIRES = int(7 * DAY)
-"""A presigned URL lives 7 days at most (AWS Signature Version 4)."""
+from presignd.limits import MAX_EXPIRES
 
 _HEADER_NAMES = {
     "cache-control",

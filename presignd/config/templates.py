@@ -7,6 +7,8 @@ import string
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from presignd.limits import MAX_KEY
+
 KEY_FIELDS = ("path", "name", "stem", "suffix", "parent", "watch", "host", "uuid", "sha256", "mtime", "queued")
 """Fields of a watch's ``key``; ``mtime`` and ``queued`` take a strftime format in the watch's timezone."""
 
@@ -14,8 +16,6 @@ TIME_FIELDS = ("mtime", "queued")
 
 NAME_FIELDS = ("name", "stem", "suffix")
 """Fields of ``ready_marker`` and ``link_file``."""
-
-_MAX_KEY = 1024
 
 
 class Piece(NamedTuple):
@@ -100,5 +100,5 @@ def _check_key_text(literals: str, template: str) -> None:
         raise ValueError('has a "/" at its start or end, or two in a row; stores refuse or change such keys')
     if "\\" in literals or not literals.replace("\0", "").isprintable():
         raise ValueError("has a backslash or a control character; stores refuse or change such keys")
-    if len(literals.encode()) > _MAX_KEY:
-        raise ValueError(f"is longer than a key may be ({_MAX_KEY} bytes)")
+    if len(literals.encode()) > MAX_KEY:
+        raise ValueError(f"is longer than a key may be ({MAX_KEY} bytes)")

@@ -8,8 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 
-MAX_KEY = 1024
-"""Bytes of UTF-8 in an S3 key (S3 user guide, "Naming Amazon S3 objects")."""
+from presignd.limits import MAX_KEY
 
 _DOUBLE = re.compile(r"\.tar\.(gz|bz2|xz|zst|lz|lz4|lzma|Z|br)$", re.IGNORECASE)
 _NUMBER = re.compile(r"~(\d{1,18})(?=\.|$)")

@@ -29,7 +29,7 @@ class DaemonLock:
             raise
 
     def _take(self, folder: Path) -> None:
-        if not _flock(self._fd):
+        if not flock(self._fd):
             raise Unavailable(
                 f"the ledger in {folder} is in use by {_named(lock_holder(self._fd) or _written(self._fd))}",
                 fix="stop that one, or give this one a ledger.path of its own",
@@ -57,7 +57,7 @@ def lock_folder(fd: int) -> bool:
     filesystem has no such locks (NFS refuses them on a directory): then nothing is locked.
     """
     try:
-        taken = _flock(fd)
+        taken = flock(fd)
     except OSError:
         return False
     if not taken:
@@ -108,7 +108,8 @@ def _open(path: Path) -> int:
         ) from None
 
 
-def _flock(fd: int) -> bool:
+def flock(fd: int) -> bool:
+    """Take the lock on what ``fd`` refers to, until it is closed; False when another has it."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from presignd.model import Link
+from presignd.units import rfc3339
 
 
 def encode(link: Link) -> bytes:
@@ -19,7 +20,7 @@ def encode(link: Link) -> bytes:
 
 def _document(link: Link) -> dict[str, Any]:
     document = {
-        "time": _rfc3339(link.time),
+        "time": rfc3339(link.time),
         "file_id": link.file_id,
         "watch": link.watch,
         "path": link.path,
@@ -30,13 +31,9 @@ def _document(link: Link) -> dict[str, Any]:
         "etag": link.etag,
         "checksum": link.checksum,
         "url": link.url,
-        "expires_at": _rfc3339(link.expires_at),
+        "expires_at": rfc3339(link.expires_at),
     }
     return document | ({"version_id": link.version_id} if link.version_id else {})
-
-
-def _rfc3339(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def decode(line: bytes) -> dict[str, Any] | None:

@@ -9,13 +9,13 @@ opening a FIFO would block and opening a device would act.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from presignd.errors import PresigndError, Unavailable, UsageError, fault
+from presignd.errors import PresigndError, UsageError, fault
+from presignd.ledger.lock import flock, lock_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,8 +91,8 @@ class Folder:
         except OSError:
             return False
         try:
-            if self._locked:
-                fcntl.flock(fresh, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._locked and not flock(fresh):
+                return False
             os.dup2(fresh, self.fd, inheritable=False)
             self._identity = _identity(os.fstat(fresh))
         except OSError:
@@ -106,17 +106,7 @@ class Folder:
 
         A filesystem without flock is taken as it is.
         """
-        try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = _lock_holder(self._identity)
-            raise Unavailable(
-                f"watch {self.watch}: another presignd{holder} watches {os.fsdecode(self.root)}",
-                fix="stop that one, or watch another folder",
-            ) from None
-        except OSError:
-            return
-        self._locked = True
+        self._locked = lock_folder(self.fd)
 
     # --- paths ----------------------------------------------------------------------------------
     def absolute(self, path: bytes) -> bytes:
@@ -244,14 +234,3 @@ def _no_root(watch: WatchConfig, error: OSError) -> UsageError:
         errno.EACCES: "give the daemon's user read and search permission on it and its parents",
     }.get(error.errno or 0, "see the system's message")
     return UsageError(f"watch {watch.name}: {watch.path}: {error.strerror}", fix=fix)
-
-
-def _lock_holder(identity: tuple[int, int]) -> str:
-    """Return " (pid N)" of whoever holds a flock on the inode, from /proc/locks; "" where it can't be told."""
-    device, inode = identity
-    place = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
-    with suppress(OSError), open("/proc/locks", encoding="ascii") as locks:  # noqa: PTH123 - a proc file
-        for fields in map(str.split, locks):
-            if place in fields and "FLOCK" in fields:
-                return f" (pid {fields[fields.index(place) - 1]})"
-    return ""

@@ -12,10 +12,8 @@ from zoneinfo import ZoneInfo
 
 from presignd.config import WatchConfig
 from presignd.errors import fault
+from presignd.limits import MAX_KEY
 from presignd.model import Fingerprint
-
-MAX_KEY = 1024
-"""Bytes of UTF-8 in an S3 key (S3 user guide, "Naming Amazon S3 objects")."""
 
 _UNSTORABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
 """Characters that XML 1.0 can't carry, so no listing can name them; and DEL."""

@@ -10,10 +10,11 @@ from datetime import datetime, timedelta
 from presignd import metrics
 from presignd.config import PresignConfig
 from presignd.errors import Fault, fault
+from presignd.limits import MAX_EXPIRES
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.presign.credentials import Credentials, CredentialSource
 from presignd.presign.region import FALLBACK_REGION, RegionFinder, Send, region_in_host
-from presignd.presign.sigv4 import MAX_EXPIRES, choose_addressing, presign
+from presignd.presign.sigv4 import choose_addressing, presign
 
 LOCATION_EXPIRES = 300
 """Seconds that the request for a bucket's region stays valid: it is sent at once, and once."""

@@ -20,9 +20,6 @@ from urllib.parse import quote, urlsplit
 
 Addressing = Literal["path", "virtual"]
 
-MAX_EXPIRES = 7 * 86400
-"""The longest life of a presigned request, in seconds."""
-
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _AWS_HOST = re.compile(r"(^|\.)amazonaws\.com(\.cn)?$")
@@ -55,7 +52,7 @@ def presign(
     """Return the presigned URL of one request.
 
     ``endpoint`` is ``scheme://host[:port]``, ``date`` is UTC, ``expires`` is in seconds (1 to
-    ``MAX_EXPIRES``). ``headers`` must be sent as given, no name twice in different case. An empty ``key``
+    ``limits.MAX_EXPIRES``). ``headers`` must be sent as given, no name twice in different case. An empty ``key``
     means the bucket. Raises ``UnicodeEncodeError`` for text that is no UTF-8.
     """
     site = _site(endpoint, bucket, addressing)

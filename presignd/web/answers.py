@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from presignd.errors import CODES, Refused, TimedOut, Unavailable, UsageError
 from presignd.ledger import Selection
+from presignd.limits import MAX_EXPIRES
 from presignd.links import links_answers
 from presignd.log import get_logger
 from presignd.model import State
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     Request = Mapping[str, Any]
     Answering = Callable[[Request, Peer, Sequence[int]], AsyncGenerator[Document, None]]
 
-LONGEST_LINK = 7 * 86400
 LONGEST_WAIT = 7 * 86400.0
 PROGRESS_EVERY = 0.2
 PATIENCE = 5.0
@@ -312,7 +312,7 @@ def _waited(place: Place, result: Outcome, version: FileVersion | None) -> Docum
 
 
 def _expiry(request: Request) -> int | None:
-    seconds = number(request, "expires", most=LONGEST_LINK)
+    seconds = number(request, "expires", most=MAX_EXPIRES)
     if seconds is not None and seconds < 1:
         raise UsageError("--expires: a link lives for 1s at least")
     return None if seconds is None else int(seconds)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from presignd.errors import CODES
 from presignd.links import encode
 from presignd.model import State
+from presignd.units import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,9 +28,7 @@ Document = dict[str, Any]
 
 def time_text(time: datetime | None) -> str | None:
     """Render a time as RFC 3339 in UTC with microseconds."""
-    if time is None:
-        return None
-    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return None if time is None else rfc3339(time)
 
 
 def of_link(link: Link) -> Document:

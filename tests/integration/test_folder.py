@@ -167,7 +167,7 @@ def test_a_replaced_root_is_noticed_and_opened_in_place(folder: Folder, tmp_path
 def test_a_second_daemon_is_refused_with_the_pid_of_the_first(folder: Folder, tmp_path: Path) -> None:
     folder.lock()
     second = Folder(watch(tmp_path / "drop"))
-    with pytest.raises(Unavailable, match=rf"another presignd \(pid {os.getpid()}\) watches"):
+    with pytest.raises(Unavailable, match=rf"is watched by another presignd \(pid {os.getpid()}\)"):
         second.lock()
     second.close()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presignd.units import format_duration, format_size, parse_duration, parse_size, parse_whole_seconds
+from presignd.units import format_duration, format_size, parse_duration, parse_size, parse_whole_seconds, rfc3339
 
 
 @pytest.mark.parametrize(
@@ -115,3 +116,8 @@ def test_any_text_is_a_duration_and_a_size_or_a_value_error(text: str) -> None:
     for parse in (parse_duration, parse_size):
         with contextlib.suppress(ValueError):
             assert parse(text) >= 0
+
+
+def test_times_are_written_in_utc_with_all_their_microseconds() -> None:
+    east = timezone(timedelta(hours=2))
+    assert rfc3339(datetime(2026, 3, 4, 5, 6, 7, tzinfo=east)) == "2026-03-04T03:06:07.000000Z"
