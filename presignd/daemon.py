@@ -96,15 +96,14 @@ class Daemon:
 
     async def _watching(self) -> None:
         """Return once every folder is watched, and the presigner has answered or is known to be waited for."""
-        asking = asyncio.create_task(self.parts.gates.ask_presigner(), name="first grant")
+        await asyncio.gather(self._first_grant(), *(watcher.watching.wait() for watcher in self.watchers))
+
+    async def _first_grant(self) -> None:
         try:
-            await asyncio.gather(*(watcher.watching.wait() for watcher in self.watchers))
-            await asyncio.wait({asking}, timeout=PRESIGNER_SECONDS)
-        finally:
-            if not asking.done():
-                log.warning("presigner.slow", timeout=PRESIGNER_SECONDS)
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+            async with asyncio.timeout(PRESIGNER_SECONDS):
+                await self.parts.gates.ask_presigner()
+        except TimeoutError:
+            log.warning("presigner.slow", timeout=PRESIGNER_SECONDS)
 
     async def _drain(self) -> None:
         dispatcher, seconds = self.parts.dispatcher, self.parts.config.upload.drain_timeout

@@ -10,21 +10,12 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from enum import StrEnum
 
 TURN = 2.0
 """Seconds at most between two looks at the hearts and the status line."""
 
-EXTENSION = 30.0
-"""Seconds that a start or a drain is given beyond each word that it goes on."""
-
-
-class Phase(StrEnum):
-    """Where the daemon stands, in systemd's words."""
-
-    STARTING = "starting"
-    READY = "ready"
-    STOPPING = "stopping"
+EXTENSION = 10.0
+"""Seconds that a start or a drain is given beyond each word that it goes on: a few turns."""
 
 
 class Notifier:
@@ -68,50 +59,62 @@ def _one_line(value: str) -> str:
 class Service:
     """The daemon as systemd sees it: ``run`` tells the rest, ``ready``, ``reloading`` and ``stopping`` at once.
 
-    ``status`` makes the line of ``systemctl status``; ``overdue`` names the hearts that have missed a turn,
-    given the longest usual one in seconds, and ``on_overdue`` hears of them once.
+    ``overdue`` names the hearts that have missed a turn, given the longest usual one in seconds, and
+    ``on_overdue`` hears of them once. ``status`` makes the line of ``systemctl status``; it may hang.
     """
 
     def __init__(
         self,
         notifier: Notifier,
         *,
-        status: Callable[[], Awaitable[str]],
         overdue: Callable[[float], list[str]],
         on_overdue: Callable[[list[str]], None],
     ) -> None:
         self._notifier = notifier
-        self._status, self._overdue, self._on_overdue = status, overdue, on_overdue
-        self._phase = Phase.STARTING
+        self._overdue, self._on_overdue = overdue, on_overdue
+        self.status: Callable[[], Awaitable[str]] = _starting
+        self._extend_until = float("inf")
         self._told = ""
         self._missed: list[str] = []
 
     def ready(self) -> None:
-        """Say that it serves."""
-        self._phase = Phase.READY
+        """Say that it serves: started, or with its configuration read again."""
+        self._extend_until = 0.0
         self._notifier.send(READY=1)
 
     def reloading(self) -> None:
         """Say that the configuration is read again; ``ready`` says the end of it."""
         self._notifier.send(RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
 
-    def stopping(self) -> None:
-        """Say that it drains."""
-        self._phase = Phase.STOPPING
-        self._notifier.send(STOPPING=1, STATUS="draining", **_extension())
+    def stopping(self, within: float) -> None:
+        """Say that it drains, which takes ``within`` seconds at most: beyond that systemd may end it."""
+        self._extend_until = time.monotonic() + within
+        self._notifier.send(STOPPING=1, **_extension())
 
     async def run(self) -> None:
-        """Feed the watchdog and renew the status line, for ever."""
+        """Feed the watchdog, ask for time, and renew the status line, for ever."""
         if not self._notifier.listens:
             return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._feeding())
+            tasks.create_task(self._telling())
+
+    async def _feeding(self) -> None:
         while True:
             self.feed()
-            await self._tell_status()
             await asyncio.sleep(pause(self._notifier.watchdog))
+
+    async def _telling(self) -> None:
+        while True:
+            line = await self.status()
+            if line != self._told:
+                self._told = line
+                self._notifier.send(STATUS=line)
+            await asyncio.sleep(TURN)
 
     def feed(self) -> None:
         """Feed the watchdog while every heart beats; ask for more time while it starts or drains."""
-        if self._phase is not Phase.READY:
+        if time.monotonic() < self._extend_until:
             self._notifier.send(**_extension())
         if self._notifier.watchdog is None:
             return
@@ -122,11 +125,9 @@ class Service:
             self._on_overdue(missed)
         self._missed = missed
 
-    async def _tell_status(self) -> None:
-        line = await self._status()
-        if line != self._told:
-            self._told = line
-            self._notifier.send(STATUS=line)
+
+async def _starting() -> str:
+    return "starting"
 
 
 def pause(watchdog: float | None) -> float:
@@ -136,18 +137,3 @@ def pause(watchdog: float | None) -> float:
 
 def _extension() -> dict[str, int]:
     return {"EXTEND_TIMEOUT_USEC": int(EXTENSION * 1e6)}
-
-
-def status_line(
-    *, uploading: int, queued: int, oldest: float | None, settling: int, quarantined: int, troubles: list[str]
-) -> str:
-    """Return the queue in one line; ``oldest`` is the age in seconds of what was queued first.
-
-    ``troubles`` are in words, the worst first.
-    """
-    parts = [f"{uploading} uploading", f"{queued} queued", f"{settling} settling"]
-    if oldest is not None:
-        parts[1] += f" (oldest {oldest:.0f} s)"
-    if quarantined:
-        parts.append(f"{quarantined} quarantined")
-    return "; ".join([*troubles, ", ".join(parts)])

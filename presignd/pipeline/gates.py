@@ -82,6 +82,12 @@ class Gates:
         """Ask for a grant; one that is almost dead as it comes is none. Any watch's will do."""
         return await next(iter(self._buckets.values())).probe_grant()
 
+    async def ask_presigner(self) -> None:
+        """Ask for a grant before one is needed; where none comes, the gate is shut from the start, and says so."""
+        problem = await self._probe_presigner()
+        if problem is not None:
+            await self.presigner.is_files_own(problem)
+
     async def close(self) -> None:
         """Stop every probe."""
         for gate in (self.store, self.presigner, *self.watches.values()):

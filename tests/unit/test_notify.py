@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from presignd import notify
-from presignd.notify import Notifier, Service, pause, status_line
+from presignd.notify import Notifier, Service, pause
 
 _numbers = itertools.count()
 
@@ -44,7 +44,8 @@ class Daemon:
         self.line = "0 uploading"
         self.told: list[list[str]] = []
         self.usual: list[float] = []
-        self.service = Service(notifier, status=self.status, overdue=self.overdue, on_overdue=self.told.append)
+        self.service = Service(notifier, overdue=self.overdue, on_overdue=self.told.append)
+        self.service.status = self.status
 
     async def status(self) -> str:
         return self.line
@@ -114,17 +115,49 @@ def test_the_watchdog_starves_while_one_is_overdue_and_the_log_says_who_once(
     assert heard(sock) == ["WATCHDOG=1"]
 
 
-def test_a_start_and_a_drain_ask_for_more_time_and_what_runs_does_not(systemd: tuple[str, socket.socket]) -> None:
+def test_a_start_and_a_drain_ask_for_more_time_and_what_runs_does_not(
+    systemd: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     address, sock = systemd
-    daemon = Daemon(Notifier(address))
-    daemon.service.feed()
-    assert heard(sock) == ["EXTEND_TIMEOUT_USEC=30000000"]
-    daemon.service.ready()
-    daemon.service.feed()
+    service = Daemon(Notifier(address)).service
+    service.feed()
+    assert heard(sock) == ["EXTEND_TIMEOUT_USEC=10000000"]
+    service.ready()
+    service.feed()
     assert heard(sock) == ["READY=1"]
-    daemon.service.stopping()
-    daemon.service.feed()
-    assert heard(sock) == ["STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=30000000", "EXTEND_TIMEOUT_USEC=30000000"]
+    service.stopping(30)
+    now[0] += 29
+    service.feed()
+    assert heard(sock) == ["STOPPING=1\nEXTEND_TIMEOUT_USEC=10000000", "EXTEND_TIMEOUT_USEC=10000000"]
+    now[0] += 1
+    service.feed()
+    assert heard(sock) == []
+
+
+async def test_a_status_that_hangs_starves_no_watchdog(
+    systemd: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger may be waited for, e.g. while its disk is full."""
+    address, sock = systemd
+    daemon = Daemon(Notifier(address, 0.01))
+    daemon.service.ready()
+
+    async def hang() -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    daemon.service.status = hang
+    running = asyncio.create_task(daemon.service.run())
+    said: list[str] = []
+    async with asyncio.timeout(60):
+        while said.count("WATCHDOG=1") < 3:
+            await asyncio.sleep(0)
+            said += heard(sock)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert set(said) == {"READY=1", "WATCHDOG=1"}
 
 
 def test_a_reload_carries_its_time_for_notify_reload(
@@ -159,15 +192,3 @@ async def test_the_status_line_is_sent_when_it_changes(
 def test_a_short_watchdog_is_fed_four_times_in_its_time() -> None:
     assert pause(None) == pause(60) == notify.TURN
     assert pause(2) == 0.5
-
-
-def test_the_status_line_puts_trouble_first() -> None:
-    line = status_line(
-        uploading=2, queued=5, oldest=31.4, settling=1, quarantined=3, troubles=["the store is away (dns)"]
-    )
-    assert line == "the store is away (dns); 2 uploading, 5 queued (oldest 31 s), 1 settling, 3 quarantined"
-
-
-def test_the_status_line_of_a_quiet_daemon_is_short() -> None:
-    line = status_line(uploading=0, queued=0, oldest=None, settling=0, quarantined=0, troubles=[])
-    assert line == "0 uploading, 0 queued, 0 settling"
