@@ -20,6 +20,7 @@ from presignd.links import encode
 from presignd.model import FileVersion, Fingerprint, Link, NewVersion, State
 from presignd.pipeline.announce import utcnow
 from presignd.states import Event
+from presignd.web.pictures import Pictures
 from presignd.web.serving import StatusPage, serving
 from presignd.web.view import FolderView, InFlightView, SettlingView
 from tests.served import SECRET, FakeView
@@ -62,6 +63,11 @@ class Page:
     def root(self) -> str:
         return self.login_url.partition("/login")[0]
 
+    @property
+    def pictures(self) -> Pictures:
+        assert self.page._pictures is not None
+        return self.page._pictures
+
     async def ask(self, path: str, *, method: str = "GET", **given: Any) -> tuple[int, str, Mapping[str, str]]:
         """Return status, body and headers; redirects are not followed."""
         async with self.session.request(method, self.root + path, allow_redirects=False, **given) as answer:
@@ -74,9 +80,9 @@ class Page:
             [(name, morsel)] = answer.cookies.items()
             return {name: morsel.value}
 
-    async def recorded(self, name: str, *events: Event, size: int = 5, **changes: Any) -> FileVersion:
-        """Record a version and move it through ``events``."""
-        ledger, now = self.view.ledger, utcnow()
+    async def recorded(self, name: str, *events: Event, size: int = 5, age: float = 0, **changes: Any) -> FileVersion:
+        """Record a version, queued ``age`` seconds ago, and move it through ``events``."""
+        ledger, now = self.view.ledger, utcnow() - timedelta(seconds=age)
         print_ = Fingerprint(abs(hash(name)) % (1 << 40), size, 1, 1)
         path = os.fsencode(name)
         new = NewVersion(f"id-{path.hex()}", "drop", path, print_, "bucket", path.hex(), "", 0, now)

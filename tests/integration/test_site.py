@@ -288,7 +288,7 @@ async def test_readiness_names_what_files_wait_for(page: Page) -> None:
     assert (await page.ask("/readyz"))[:2] == (200, "ok\n")
     page.view.held_up = [BlockedView("", "dns", "the endpoint's name does not resolve", utcnow())]
     page.view.lost = True
-    page.page._pictures.stale()  # type: ignore[union-attr]  # it is up
+    page.pictures.stale()
     status, words, _ = await page.ask("/readyz")
     assert status == 503
     assert words == "watch drop: its folder is away\nstore: dns: the endpoint's name does not resolve\n"

@@ -14,7 +14,7 @@ from presignd.web.page.sections import Picture, headline, sections
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ASSETS", "Picture", "asset", "document", "headline", "live", "notice", "sections", "versions"]
+__all__ = ["ASSETS", "Picture", "asset", "document", "headline", "live", "sections", "versions"]
 
 ASSETS = {"style.css": "text/css", "live.js": "text/javascript", "icon.svg": "image/svg+xml"}
 """What the page loads beside itself, and its type."""
@@ -46,11 +46,7 @@ def document(picture: Picture, *, full: bool) -> str:
         tag("header", _heading(picture), tag("p", said, id="headline"), None if full else _login()),
         tag("p", id="note", role="status"),
         tag("main", *(tag("section", part, id=name, data_version=version[name]) for name, part in parts.items())),
-        tag(
-            "footer",
-            tag("noscript", "This page stands still without JavaScript: reload it to see what is new. "),
-            _foot(),
-        ),
+        tag("footer", tag("p", "This page stands still: reload it to see what is new.", id="still"), _foot()),
     )
 
 
@@ -59,11 +55,6 @@ def live(picture: Picture, *, full: bool) -> dict[str, tuple[str, str]]:
     parts = sections(picture, full=full)
     version = versions(parts)
     return {name: (version[name], text) for name, text in parts.items()} | {"headline": ("", headline(picture.status))}
-
-
-def notice(title: str, *lines: str) -> str:
-    """Return a small page with a few words."""
-    return _html(title, tag("main", tag("h1", title), *(tag("p", line) for line in lines)))
 
 
 def _html(title: str, *body: str) -> str:

@@ -41,6 +41,8 @@ const show = (event) => {
       document.title = `${part[1]} - presignd`;
     }
   }
+  document.documentElement.dataset.live = "yes";
+  document.getElementById("still").hidden = true;
   tick();
 };
 

@@ -124,7 +124,7 @@ def _links(picture: Picture, *, full: bool) -> Html:
     if not picture.links:
         return _titled("Last links", tag("p", "None yet: drop a file into a watched folder."))
     note = None if full else tag("p", "The links themselves are shown after logging in: ", tag("code", "presignd web"))
-    return _titled("Last links", note, _list(picture.links, item))
+    return _titled("Last links", note, _list(picture.links, item, class_="links"))
 
 
 def _link(found: Document, now: datetime) -> Html:
@@ -156,7 +156,8 @@ def _about(found: Document, now: datetime) -> Html:
 
 # --- the rest ---------------------------------------------------------------------------------------
 def _hour(picture: Picture) -> Html:
-    return _titled("The last hour", chart(picture.minutes), tag("p", in_words(picture.minutes)))
+    moved = any(minute.sent for minute in picture.minutes)
+    return _titled("The last hour", chart(picture.minutes) if moved else None, tag("p", in_words(picture.minutes)))
 
 
 def _watches(picture: Picture) -> Html:

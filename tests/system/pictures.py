@@ -1,0 +1,65 @@
+"""The status page's pictures in docs/: ``python -m tests.system.pictures [FOLDER]``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from playwright.async_api import Browser
+
+from tests.pages import Page
+from tests.system.scenes import busy, chromium, errors, stage
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+async def empty(_page: Page) -> None:
+    """Nothing at all."""
+
+
+class Shot(NamedTuple):
+    """One picture: its scene, colours and width."""
+
+    name: str
+    scenes: Sequence[Callable[[Page], Awaitable[None]]]
+    colours: Literal["light", "dark"] = "light"
+    width: int = 760
+    height: int = 300
+
+
+SHOTS = (
+    Shot("empty", [empty]),
+    Shot("busy", [busy]),
+    Shot("errors", [errors]),
+    Shot("dark", [busy], "dark"),
+    Shot("phone", [busy, errors], width=390, height=844),
+)
+
+
+async def take(browser: Browser, shot: Shot, folder: Path, target: Path) -> None:
+    """Take one picture into ``target``."""
+    async with stage(folder) as page:
+        for scene in shot.scenes:
+            await scene(page)
+        size = {"width": shot.width, "height": shot.height}
+        context = await browser.new_context(viewport=size, color_scheme=shot.colours)  # type: ignore[arg-type]  # a TypedDict
+        tab = await context.new_page()
+        await tab.goto(page.login_url)
+        await tab.screenshot(path=target, full_page=shot.name != "phone")
+        await context.close()
+
+
+async def main(target: Path) -> None:
+    """Take them all."""
+    async with chromium() as browser:
+        for shot in SHOTS:
+            with tempfile.TemporaryDirectory() as folder:
+                await take(browser, shot, Path(folder), target / f"page-{shot.name}.png")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]) if sys.argv[1:] else DOCS))
