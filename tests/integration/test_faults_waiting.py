@@ -124,6 +124,38 @@ async def test_a_refused_connection_is_waited_for(faulty_s3: FaultyS3, tmp_path:
         await assert_waited_for(daemon, faulty_s3, "store.unreachable", "store.back", "connection_refused")
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "code"),
+    [
+        ("http://store.invalid:9000", "dns"),
+        ("https://127.0.0.1:{port}", "tls"),
+        ("http://127.0.0.1:{ssh}", "bad_response"),
+    ],
+    ids=["a name that is none", "https to a plain port", "not HTTP"],
+)
+async def test_an_endpoint_that_is_none_is_told_once_and_waited_for(
+    faulty_s3: FaultyS3, tmp_path: Path, endpoint: str, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+        writer.close()
+
+    ssh = await asyncio.start_server(greet, "127.0.0.1", 0)
+    ports = {"port": faulty_s3.endpoint.rpartition(":")[2], "ssh": ssh.sockets[0].getsockname()[1]}
+    async with running(config(tmp_path, faulty_s3, endpoint=endpoint.format(**ports))) as daemon:
+        drop_all(daemon)
+        await daemon.said_by_now("store.unreachable")
+        await asyncio.sleep(0.3)
+        assert daemon.codes("store.unreachable") == [code]
+        assert daemon.events("store.back", "file.quarantined", "upload.retry", "file.done") == []
+        [blocked] = daemon.parts.blocked()
+        assert blocked.code == code
+    ssh.close()
+
+
 @pytest.mark.parametrize("how", [{"status": 500}, {"status": 403, "code": "AccessDenied"}, {"reset": "during"}])
 async def test_hundreds_of_files_meet_an_absent_store_with_one_event_each_way(
     faulty_s3: FaultyS3, tmp_path: Path, how: dict[str, Any]
