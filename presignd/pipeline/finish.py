@@ -142,9 +142,22 @@ def finish(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer:
         with folder.dir_fd(version.path) as directory:
             return _Finish(folder, directory, watch, version, has_writer).run()
     except (Gone, NotRegular):
+        _forget_copy_of_gone(watch, version)
         return Finished(Outcome.GONE)
     except (OSError, PresigndError) as error:
         raise fault("finish_failed", _reason(error)) from None
+
+
+def _forget_copy_of_gone(watch: WatchConfig, version: FileVersion) -> None:
+    """Remove the half copy of a crash where the file's folder moved meanwhile: nobody else knows of it."""
+    if watch.move_to is not None:
+        name = os.fsdecode(_aside_name(version) + b".copy")
+        with suppress(OSError):
+            (watch.move_to / os.fsdecode(version.path)).with_name(name).unlink()
+
+
+def _aside_name(version: FileVersion) -> bytes:
+    return b".presignd-" + version.file_id.encode()
 
 
 class _UnsafeError(Exception):
@@ -163,7 +176,7 @@ class _Finish:
         self._folder, self._directory, self._watch = folder, directory, watch
         self._version, self._has_writer = version, has_writer
         self._parent, self._name = posixpath.split(version.path)
-        self._aside = b".presignd-" + version.file_id.encode()
+        self._aside = _aside_name(version)
         self._copy_name = self._aside + b".copy"
 
     def run(self) -> Finished:

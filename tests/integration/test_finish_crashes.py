@@ -135,6 +135,23 @@ def test_a_crash_at_any_step_is_gone_on_from_and_loses_nothing(
     assert step > (3 if after == "delete" else 6)
 
 
+def test_half_a_copy_goes_though_the_file_s_folder_moved_after_the_crash(
+    moving: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash() -> None:
+        raise CrashError
+
+    two_filesystems(monkeypatch)
+    with monkeypatch.context() as crashing:
+        during(crashing, "copy_file", crash, then=True)
+        with pytest.raises(CrashError):
+            moving.finish()
+    assert any(name.endswith(".copy") for name in moving.tree)
+    moving.file.parent.rename(moving.file.parent.with_name("other"))
+    assert moving.finish().outcome is Outcome.GONE
+    assert [name for name in moving.tree if name.endswith(".copy")] == []
+
+
 @pytest.mark.parametrize("way", ["renameat2", "links"])
 @pytest.mark.parametrize("after", ["delete", "across"])
 def test_a_crash_at_any_step_of_putting_back_loses_no_newer_content(

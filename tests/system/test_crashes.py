@@ -40,9 +40,12 @@ def test_nothing_is_lost_torn_or_doubled_whenever_it_is_killed(store: Store) -> 
 
 
 @pytest.mark.parametrize("broken", ["intent", "fingerprint", "link"])
-def test_a_broken_build_is_caught_within_a_minute(seaweedfs: Store, broken: str) -> None:
-    """What the harness finds in a build that sends before the commit, compares nothing, links after the state."""
-    report = crash(seaweedfs, Options(SEED, kills=100, audit_every=6, seconds=60, broken=broken))
+def test_a_broken_build_is_caught(seaweedfs: Store, broken: str) -> None:
+    """One that sends before the commit, one that compares nothing, one that links after the state.
+
+    It takes 10 to 40 seconds; the bound is for a machine that does other things too.
+    """
+    report = crash(seaweedfs, Options(SEED, kills=200, audit_every=6, seconds=180, broken=broken))
     print(report.text())  # noqa: T201 - shown when it fails, and with -s
     assert report.violations
     assert not any("ended by itself" in violation for violation in report.violations)

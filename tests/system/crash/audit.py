@@ -75,6 +75,7 @@ class Audit:
             look = self._kept if watch.keeps else self._taken
             problems = [*_litter(there), *look(watch, objects), *_linked(watch, objects, links)]
             problems += _link_files(there, links) if watch.keeps else ()
+            problems += _litter(dict(_files(watch.move_to))) if watch.move_to else ()
             found += [f"{watch.name}: {problem}" for problem in problems]
         return found
 
