@@ -15,17 +15,21 @@ from tests.system.crash.run import Options, crash
 def main() -> int:
     """Run, print the report, and return 1 when a promise was broken."""
     given = _arguments()
-    options = Options(given.seed, given.kills, given.audit_every, given.seconds, given.broken, given.keep_log)
-    print(f"{given.store}, seed {given.seed}", flush=True)  # noqa: T201 - the command's output
+    wanted = Options(given.seed, given.kills, given.audit_every, given.seconds, given.broken, given.keep_log, _tell)
+    _tell(f"{given.store}, seed {given.seed}")
     with tempfile.TemporaryDirectory(prefix="presignd-store.") as folder:
         store: Store = {"seaweedfs": SeaweedFS, "juicefs": JuiceFS}[given.store](Path(folder) / "store")
         store.start()
         try:
-            report = crash(store, options)
+            report = crash(store, wanted)
         finally:
             store.kill()
-    print(report.text(), flush=True)  # noqa: T201 - the command's output
+    _tell(report.text())
     return 1 if report.violations else 0
+
+
+def _tell(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - the command's output
 
 
 def _arguments() -> argparse.Namespace:

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +48,8 @@ class Options:
     broken: str = ""
     keep_log: Path | None = None
     """Where the daemon's log goes when a promise was broken."""
+    tell: Callable[[str], None] = lambda _: None
+    """Hears how far it is, after each audit."""
 
 
 @dataclass(slots=True)
@@ -204,6 +206,7 @@ class Harness:
             self.report.violations += [problem] if problem else self._audit.violations()
             self.report.audits += 1
             self.daemon.kill()
+        self._options.tell(f"{self.report.kills} kills, {len(self.report.violations)} violations")
 
     def _settle(self) -> str:
         """Wait until nothing is under way any more; "" or why that did not come."""
