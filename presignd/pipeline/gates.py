@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from presignd.errors import Fault, GrantFault, PresignerFault, StoreFault, WatchFault
@@ -30,7 +31,13 @@ class Gates:
         self.store = self._gate(self._probe_store, "store.unreachable", "store.back")
         self.presigner = self._gate(self._probe_presigner, "presigner.unreachable", "presigner.back")
         self.watches = {
-            name: self._gate(bucket.probe, "watch.blocked", "watch.unblocked", watch=name, bucket=bucket.watch.bucket)
+            name: self._gate(
+                partial(self._probe_watch, name),
+                "watch.blocked",
+                "watch.unblocked",
+                watch=name,
+                bucket=bucket.watch.bucket,
+            )
             for name, bucket in buckets.items()
         }
 
@@ -57,7 +64,7 @@ class Gates:
         if isinstance(problem, WatchFault) and not gate.shut:
             # Keys that were rotated, or a bucket that moved, are found before anyone calls it blocked.
             self._presigner.look_again(self._buckets[watch].watch.bucket)
-        return await gate.is_files_own(problem, again=True)
+        return await gate.is_files_own(problem, again=True) and not self.store.shut
 
     def _gate(self, probe: Callable[[], Awaitable[Fault | None]], shut: str, back: str, **fields: Any) -> Gate:
         def on_shut(problem: Fault) -> None:
@@ -67,6 +74,14 @@ class Gates:
             log.info(back, duration_ms=round(seconds * 1000), **fields)
 
         return Gate(probe, on_shut=on_shut, on_open=on_open, changed=self._changed)
+
+    async def _probe_watch(self, watch: str) -> Fault | None:
+        """Ask by the watch's own bucket. A store that went away since it was looked at is shut, and not the watch."""
+        problem = await self._buckets[watch].probe()
+        if not isinstance(problem, StoreFault) or self.watches[watch].shut:
+            return problem
+        self._suspect = watch
+        return problem if await self.store.is_files_own(problem, again=True) else None
 
     async def _probe_store(self) -> Fault | None:
         """Ask by another bucket than the one that met the fault, if there is one; while shut, by each in turn."""

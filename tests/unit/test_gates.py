@@ -97,6 +97,20 @@ async def test_a_bucket_that_fails_alone_shuts_its_own_watch() -> None:
     await made.gates.close()
 
 
+async def test_a_store_that_goes_away_between_two_looks_shuts_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would stay blocked, for a reason that isn't its own, until a probe of its own found the store back."""
+    made = setup(a=None)
+    answers = iter([None, DEAD, DEAD])
+
+    async def probe() -> Fault | None:
+        return next(answers)
+
+    monkeypatch.setattr(made.buckets["a"], "probe", probe)
+    assert not await made.gates.is_files_own("a", DEAD)
+    assert made.shut == {"store"}
+    await made.gates.close()
+
+
 async def test_a_bucket_that_refuses_proves_that_the_store_serves() -> None:
     made = setup(a=None, b=DENIED)
     assert await made.gates.is_files_own("a", DEAD)
