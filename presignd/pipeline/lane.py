@@ -11,6 +11,7 @@ import heapq
 import itertools
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -33,7 +34,11 @@ TURN = 500
 """Files in one turn: one hop to a thread, one ledger query, one commit."""
 
 ROOM = 5_000
-"""Scanned files that may wait for their first look: a scan goes no faster than settling."""
+"""Scanned files that may wait for their first look or to be compared: a scan goes no faster than settling."""
+
+COMPARING = 500
+"""Files at most that have a task to compare their content (``chmod -R`` over a folder); the others wait for
+their turn, which costs less memory than a task."""
 
 _AGAIN = 0.1
 """Seconds between two looks at the same file, however many events tell of it."""
@@ -44,7 +49,7 @@ _HOLD_LONGEST = 2.0
 _IDLE = 1.0
 """Seconds at most that a lane sleeps: its heartbeat."""
 
-_NEVER = float("-inf")
+_NEVER, _EVER = float("-inf"), float("inf")
 
 _RANK = {Source.EVENT: 0, Source.PUT: 0, Source.SCAN: 1, Source.BACKLOG: 2}
 
@@ -110,6 +115,7 @@ class _Entry:
     held: int = 0
     busy: bool = False
     again: bool = False
+    compares: bool = False
 
 
 class _Due(NamedTuple):
@@ -136,6 +142,9 @@ class Lane:
         self._room = asyncio.Event()
         self._room.set()
         self._fresh = 0
+        self._compares = 0
+        self._comparing = 0
+        self._parked: deque[_Entry] = deque()
         self._stop = threading.Event()
         self._one_hash = asyncio.Semaphore(1)
 
@@ -182,9 +191,14 @@ class Lane:
     def _enter(self, entry: _Entry) -> None:
         self._entries[entry.path] = entry
         self._fresh += 1
-        if self._fresh >= ROOM:
-            self._room.clear()
+        self._mind_room()
         self._queue(entry, entry.due)
+
+    def _mind_room(self) -> None:
+        if self._fresh + self._compares >= ROOM:
+            self._room.clear()
+        else:
+            self._room.set()
 
     def _queue(self, entry: _Entry, due: float) -> None:
         entry.due, entry.busy = due, False
@@ -235,11 +249,10 @@ class Lane:
         return entry if entry is not None and not entry.busy and entry.due == place.at else None
 
     def _looked(self, entry: _Entry, sight: Sight) -> None:
-        if entry.looked_at == _NEVER:
-            self._fresh -= 1
-            if self._fresh < ROOM:
-                self._room.set()
-        entry.looked_at = sight.seen_at
+        self._fresh -= entry.looked_at == _NEVER
+        self._compares -= entry.compares
+        entry.looked_at, entry.compares = sight.seen_at, False
+        self._mind_room()
 
     def _put_back(self, entry: _Entry, outcome: Wait | None) -> None:
         if outcome is None:
@@ -293,23 +306,44 @@ class Lane:
     def _same_data(
         self, entry: _Entry, settled: Settled, known: FileVersion, tasks: asyncio.TaskGroup, *, compare: bool
     ) -> None:
-        if compare:
-            entry.why = "its content is compared with the version before it"
-            tasks.create_task(self._compare(entry, settled, known), name=f"compare:{known.file_id}")
-        else:  # as a task: many share one commit
+        if not compare:  # as a task: many share one commit
             tasks.create_task(self._refingerprint(entry, settled, known), name=f"refingerprint:{known.file_id}")
+            return
+        entry.seen, entry.why = settled.seen, "its content is compared with the version before it"
+        entry.compares = True
+        self._compares += 1
+        self._mind_room()
+        if self._comparing < COMPARING:
+            self._comparing += 1
+            tasks.create_task(self._compare(entry, settled, known), name=f"compare:{known.file_id}")
+        else:
+            entry.due, entry.busy = _EVER, False
+            self._parked.append(entry)
 
     async def _compare(self, entry: _Entry, settled: Settled, known: FileVersion) -> None:
         async with self._one_hash:
             same = await asyncio.to_thread(
                 self._look.same_content, entry.path, settled.seen.fingerprint, known, self._stop
             )
+        self._compared(entry)
         if same:
             await self._refingerprint(entry, settled, known)
         elif same is False:
             await self._enqueue([(entry, settled)])
         else:
             self._queue(entry, self._tools.monotonic() + step(0))
+
+    def _compared(self, entry: _Entry) -> None:
+        """Be through with a comparison: the next one that waited for it is looked at once more, and compared."""
+        self._comparing -= 1
+        self._compares -= 1
+        entry.compares = False
+        self._mind_room()
+        while self._parked:
+            parked = self._parked.popleft()
+            if parked.due == _EVER and self._entries.get(parked.path) is parked:
+                self._queue(parked, self._tools.monotonic())
+                return
 
     async def _refingerprint(self, entry: _Entry, settled: Settled, known: FileVersion) -> None:
         try:

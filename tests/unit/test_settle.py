@@ -16,8 +16,9 @@ from presignd.config import WatchConfig
 from presignd.errors import FileFault, fault
 from presignd.ledger import Enqueued, LostUpdate
 from presignd.model import Candidate, FileVersion, Fingerprint, NewVersion, Source, State
+from presignd.pipeline import lane
 from presignd.pipeline.decide import Rules, Sight
-from presignd.pipeline.lane import ROOM, TURN, Lane, Tools
+from presignd.pipeline.lane import COMPARING, ROOM, TURN, Lane, Tools
 from presignd.pipeline.settle import Settler
 from presignd.states import IN_FLIGHT
 
@@ -48,6 +49,8 @@ class Files:
         self.same: bool | None = True
         self.looks: list[list[bytes]] = []
         self.during: Callable[[], None] = lambda: None
+        self.compared = threading.Event()
+        self.compared.set()
 
     def __call__(self, paths: Sequence[bytes]) -> list[Sight]:
         self.looks.append(list(paths))
@@ -66,6 +69,7 @@ class Files:
         known: FileVersion,  # noqa: ARG002
         stop: threading.Event,  # noqa: ARG002
     ) -> bool | None:
+        self.compared.wait()
         return self.same if path in self.there else None
 
 
@@ -336,6 +340,48 @@ async def test_a_file_that_changes_while_it_is_compared_is_looked_at_again(bench
     bench.files.same = True
     await bench.turn(1)
     assert bench.settler.snapshot() == []
+
+
+async def test_a_folder_that_is_touched_whole_is_compared_a_few_files_at_a_time(bench: Bench) -> None:
+    """``chmod -R`` over a million files: no million tasks, and a scan that waits for them."""
+    paths = [b"%d" % number for number in range(COMPARING + 50)]
+    for path in paths:
+        bench.file(path)
+    while await bench.turn():
+        pass
+    touched = replace(OLD, ctime_ns=OLD.ctime_ns + 1)
+    for path in paths:
+        bench.ledger.move(path, State.FINISHED, checksum="md5:0")
+        bench.file(path, touched)
+    async with asyncio.TaskGroup() as tasks:
+        while await bench.lane.turn(tasks):
+            assert bench.lane._comparing <= COMPARING
+        assert bench.settler.counts() == {"drop": len(paths)}
+    assert bench.settler.counts() == {"drop": 50}
+    while await bench.turn():
+        pass
+    assert bench.settler.snapshot() == []
+    assert {one.fingerprint for one in bench.ledger.current.values()} == {touched}
+
+
+async def test_a_scan_waits_while_too_much_is_to_be_compared(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane, "ROOM", 10)
+    monkeypatch.setattr(lane, "COMPARING", 1)
+    bench.files.compared.clear()
+    paths = [b"%d" % number for number in range(10)]
+    for path in paths:
+        bench.file(path)
+    await bench.turn()
+    for path in paths:
+        bench.ledger.move(path, State.FINISHED, checksum="md5:0")
+        bench.file(path, replace(OLD, ctime_ns=OLD.ctime_ns + 1))
+    async with asyncio.TaskGroup() as tasks:
+        await bench.lane.turn(tasks)
+        waiting = asyncio.ensure_future(bench.settler.room("drop"))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        bench.files.compared.set()
+    await waiting
 
 
 async def test_an_unreadable_file_is_recorded_as_quarantined(bench: Bench) -> None:
