@@ -60,8 +60,10 @@ S3_CODES: dict[str, str] = {
 """S3's error codes (the API reference's list of error codes, and MinIO's own) by ours."""
 
 STATUSES: dict[int, str] = {
+    401: "access_denied",
     403: "access_denied",
     404: "no_such_bucket",
+    407: "proxy",
     408: "timeout",
     412: "precondition_failed",
     413: "too_large",
