@@ -89,6 +89,7 @@ class Daemon:
             if await _unless(self.stop.asked, self._watching()):
                 log.info("daemon.ready", watches=len(self.watchers))
                 self.service.ready()
+                parts.phase = "ready"
             await self.stop.asked.wait()
             for task in watching:
                 task.cancel()
@@ -108,6 +109,7 @@ class Daemon:
     async def _drain(self) -> None:
         dispatcher, seconds = self.parts.dispatcher, self.parts.config.upload.drain_timeout
         self.service.stopping(seconds + GRACE_SECONDS)
+        self.parts.phase = "draining"
         log.info("daemon.draining", in_flight=len(self.parts.worker.running), timeout=seconds)
         if not await _unless(self.stop.at_once, dispatcher.drain(seconds)):
             await dispatcher.drain(0)

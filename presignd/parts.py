@@ -72,6 +72,7 @@ class Parts:
     folder_views: Callable[[], Sequence[FolderView]] | None = None
     settling_views: Callable[[], Sequence[SettlingView]] = tuple
     login_url: Callable[[], str] = no_page
+    phase: str = "starting"
 
     def __post_init__(self) -> None:
         """Wire the stages together."""

@@ -46,6 +46,7 @@ class FakeView:
     config: Config
     ledger: Ledger
     started_at: datetime | None = NOW
+    phase: str = "ready"
     hints: list[tuple[str, bytes]] = field(default_factory=list)
     held_up: list[BlockedView] = field(default_factory=list)
     on_put: Callable[[int, Callable[[int], None]], Any] | None = None

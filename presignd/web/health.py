@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     Document = dict[str, Any]
 
 
-def unready(status: Document) -> list[str]:
+def unready(status: Document, phase: str) -> list[str]:
     """Name what keeps files from getting their links now: lost folders, a store or a watch that is waited for."""
+    if phase != "ready":
+        return [phase]
     lost = [f"watch {watch['name']}: its folder is away" for watch in status["watches"] if watch["lost"]]
     return lost + [f"{_what(found)}: {found['code']}: {found['cause']}" for found in status["blocked"]]
 

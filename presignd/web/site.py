@@ -176,7 +176,7 @@ class Site:
 
     async def _readyz(self, _request: web.Request) -> web.Response:
         picture = await self._pictures.now()
-        return _verdict(health.unready(picture.status))
+        return _verdict(health.unready(picture.status, self._view.phase))
 
     async def _metrics(self, request: web.Request) -> web.Response:
         if self._view.config.web.metrics_auth and not self._is_known(request):

@@ -82,6 +82,11 @@ class View(Protocol):
         """When the daemon started (UTC); None where there is none, so nothing goes on by itself."""
         ...
 
+    @property
+    def phase(self) -> str:
+        """``starting``, ``ready`` (every folder is watched), or ``draining``."""
+        ...
+
     def folders(self) -> Sequence[FolderView]:
         """Return every watch, in the configuration's order."""
         ...

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import math
 import re
 import socket
 import stat
@@ -19,7 +20,7 @@ import pytest
 import pytest_asyncio
 
 from presignd import log, metrics
-from presignd.config import LogConfig
+from presignd.config import LogConfig, WebConfig
 from presignd.ledger.sqlite import open_ledger
 from presignd.model import State
 from presignd.pipeline.announce import utcnow
@@ -27,7 +28,9 @@ from presignd.web import serving, site
 from presignd.web.answers import Answers
 from presignd.web.peer import Peer
 from presignd.web.view import BlockedView, InFlightView, SettlingView
+from tests import running
 from tests.canary import assert_no_secrets
+from tests.faulty_s3 import FOREVER, FaultyS3
 from tests.pages import TOKEN, Page, Stage, is_up, page_of, texts, until
 from tests.served import SECRET, Served, configuration, served
 
@@ -294,6 +297,12 @@ async def test_readiness_names_what_files_wait_for(page: Page) -> None:
     assert words == "watch drop: its folder is away\nstore: dns: the endpoint's name does not resolve\n"
 
 
+@pytest.mark.parametrize("phase", ["starting", "draining"])
+async def test_a_daemon_that_starts_or_drains_is_not_ready(page: Page, phase: str) -> None:
+    page.view.phase = phase
+    assert (await page.ask("/readyz"))[:2] == (503, f"{phase}\n")
+
+
 async def test_health_is_every_loop_s_turn(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(site, "overdue", lambda _: [])
     assert (await page.ask("/healthz"))[:2] == (200, "ok\n")
@@ -441,6 +450,52 @@ async def test_the_ledger_is_asked_once_for_all_who_look_at_the_same_time(
     monkeypatch.setattr(page.view.ledger, "summary", counted)
     await asyncio.gather(*(page.ask(path) for path in ("/", "/api/status", "/readyz", "/metrics") * 3))
     assert asked == 1
+
+
+# --- a whole daemon ---------------------------------------------------------------------------------
+async def test_a_daemon_s_work_is_counted_and_its_store_s_absence_is_told(
+    tmp_path: Path, faulty_s3: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("presignd.web.pictures.AGE", 0.0)
+    monkeypatch.setattr("presignd.web.pictures.SHARE", math.inf)
+    named = running.watch(tmp_path, "counted-here")
+    web = WebConfig(listen="127.0.0.1:0")
+    configured = running.config(tmp_path, faulty_s3, named).model_copy(update={"web": web})
+    async with (
+        running.running(configured) as daemon,
+        serving.serving(daemon.parts) as up,
+        aiohttp.ClientSession() as session,
+    ):
+        daemon.parts.on_link.append(up.hear)
+        await until(lambda: is_up(up))
+        root = up.login_url().partition("/login")[0]
+
+        async def answer(path: str) -> tuple[int, str]:
+            async with session.get(root + path) as got:
+                return got.status, await got.text()
+
+        await daemon.said_by_now("daemon.ready")
+        daemon.drop("a.txt", b"12345", watch="counted-here")
+        await daemon.done()
+        assert await answer("/healthz") == (200, "ok\n")
+        assert await answer("/readyz") == (200, "ok\n")
+        counted = (await answer("/metrics"))[1].splitlines()
+        assert 'presignd_uploads_total{status="linked",watch="counted-here"} 1.0' in counted
+        assert 'presignd_upload_bytes_total{watch="counted-here"} 5.0' in counted
+        assert "presignd_store_up 1.0" in counted
+        assert "1 file with 5 bytes in the last hour" in (await answer("/"))[1]
+
+        faulty_s3.fault(times=FOREVER, status=503, code="InternalError")
+        daemon.drop("b.txt", watch="counted-here")
+        await daemon.said_by_now("store.unreachable")
+        status, why = await answer("/readyz")
+        assert status == 503
+        assert "server_error" in why
+        assert "presignd_store_up 0.0" in (await answer("/metrics"))[1].splitlines()
+        assert await answer("/healthz") == (200, "ok\n")
+        faulty_s3.heal()
+        await daemon.done(2)
+        assert await answer("/readyz") == (200, "ok\n")
 
 
 # --- the token, the socket, the command -------------------------------------------------------------

@@ -1,0 +1,87 @@
+"""Who is let in: the token, the cookie made of it, names that are this machine's, and where a request began."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from presignd.config.listen import parse_listen
+from presignd.errors import UsageError
+from presignd.web.access import Access, is_our_host, is_same_origin, load_token
+
+PORT = parse_listen("127.0.0.1:8321")
+NAMED = parse_listen("status.example.org:8321")
+UNIX = parse_listen("unix:/run/web.sock")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8321", "[::1]:8321", "localhost", "LOCALHOST:9", socket.gethostname()])
+def test_this_machines_names_are_ours(host: str) -> None:
+    assert is_our_host(host, PORT)
+
+
+@pytest.mark.parametrize(
+    "host", ["", ":80", "evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "[::1"]
+)
+def test_a_strangers_name_is_not(host: str) -> None:
+    assert not is_our_host(host, PORT)
+
+
+def test_the_configured_name_is_ours_and_behind_a_socket_every_name() -> None:
+    assert is_our_host("status.example.org:8321", NAMED)
+    assert not is_our_host("status.example.org", PORT)
+    assert is_our_host("any.example", UNIX)
+
+
+def test_only_the_page_itself_is_the_same_origin() -> None:
+    host = {"Host": "localhost:8321"}
+    assert is_same_origin({**host, "Origin": "http://localhost:8321"})
+    assert is_same_origin({**host, "Origin": "https://LOCALHOST:8321", "Sec-Fetch-Site": "same-origin"})
+    for origin in ("", "null", "http://localhost", "http://127.0.0.1:8321", "ftp://localhost:8321", "localhost:8321"):
+        assert not is_same_origin({**host, "Origin": origin}), origin
+    for site in ("same-site", "cross-site", "none"):
+        assert not is_same_origin({**host, "Origin": "http://localhost:8321", "Sec-Fetch-Site": site})
+
+
+def test_the_cookie_changes_with_the_token_and_is_not_it() -> None:
+    one, other = Access("a" * 20, 1), Access("b" * 20, 1)
+    assert one.cookie != other.cookie
+    assert one.has_cookie({one.cookie_name: one.cookie})
+    assert not other.has_cookie({one.cookie_name: one.cookie})
+    assert not one.has_cookie({one.cookie_name: one.token})
+    assert not one.has_cookie({})
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [("Bearer " + "a" * 20, True), ("bearer  " + "a" * 20, True), ("Basic " + "a" * 20, False), ("Bearer ", False)],
+)
+def test_a_program_shows_the_token_as_bearer(given: str, known: bool) -> None:
+    assert Access("a" * 20, 1).has_bearer({"Authorization": given}) is known
+
+
+def test_a_token_is_made_once_and_an_empty_file_is_filled(tmp_path: Path) -> None:
+    place = tmp_path / "token"
+    place.touch(0o644)
+    token = load_token(place)
+    assert place.stat().st_mode & 0o777 == 0o600
+    assert load_token(place) == token
+    assert len(token) >= 40
+
+
+@pytest.mark.parametrize("content", [b"short", b"\xff" * 40, b" " * 10 + b"x"])
+def test_what_is_no_token_is_refused_without_showing_it(tmp_path: Path, content: bytes) -> None:
+    place = tmp_path / "token"
+    place.write_bytes(content)
+    with pytest.raises(UsageError, match=r"web\.token_file") as refused:
+        load_token(place)
+    assert "short" not in str(refused.value)
+
+
+def test_a_token_file_where_none_can_be_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file or directory"):
+        load_token(tmp_path / "missing" / "token")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="Too many levels of symbolic links"):
+        load_token(tmp_path / "link")
