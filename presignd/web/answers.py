@@ -95,9 +95,9 @@ class Answers:
         yield {
             "path": os.fsdecode(place.absolute),
             "watch": place.watch or (version.watch if version else ""),
-            "version": documents.of_version(version) if version else None,
-            "settling": documents.of_settling(settling[0]) if settling else None,
-            "in_flight": documents.of_in_flight(uploads[0]) if uploads else None,
+            "version": documents.of_version(version, self._roots) if version else None,
+            "settling": documents.of_settling(settling[0], self._roots) if settling else None,
+            "in_flight": documents.of_in_flight(uploads[0], self._roots) if uploads else None,
         }
 
     async def _links(self, request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
@@ -121,13 +121,24 @@ class Answers:
             over = self.view.started_at is None or time.monotonic() - began >= limit
             for place, (result, version) in found.items():
                 if result is not Outcome.PENDING or over:
-                    yield _waited(place, result, version)
+                    yield self._waited(place, result, version)
             pending = [place for place, (result, _) in found.items() if result is Outcome.PENDING]
             if over or not pending:
                 break
             waited = time.monotonic() - began
             await asyncio.sleep(max(0.0, min(pause(waited), limit - waited)))
         self._still_pending(pending)
+
+    def _waited(self, place: Place, result: Outcome, version: FileVersion | None) -> Document:
+        return {
+            "path": os.fsdecode(place.absolute),
+            "outcome": str(result),
+            "version": documents.of_version(version, self._roots) if version else None,
+        }
+
+    @property
+    def _roots(self) -> Mapping[str, str]:
+        return documents.roots_of(self.view.config)
 
     def _still_pending(self, pending: Sequence[Place]) -> None:
         if not pending:
@@ -251,7 +262,7 @@ class Answers:
             back += await self.view.requeue(narrowed)
         if not back and not flag(request, "all"):
             raise Refused("retry: nothing quarantined matches", fix="presignd status lists what is quarantined")
-        yield {"count": len(back), "files": [documents.of_version(version) for version in back[:LISTED]]}
+        yield {"count": len(back), "files": [documents.of_version(version, self._roots) for version in back[:LISTED]]}
 
     async def _selections(self, named: Sequence[bytes]) -> list[Selection]:
         places = await self._places(named)
@@ -301,14 +312,6 @@ def _fingerprints(places: Iterable[Place]) -> dict[Place, Any]:
         except OSError as error:
             found[place] = error
     return found
-
-
-def _waited(place: Place, result: Outcome, version: FileVersion | None) -> Document:
-    return {
-        "path": os.fsdecode(place.absolute),
-        "outcome": str(result),
-        "version": documents.of_version(version) if version else None,
-    }
 
 
 def _expiry(request: Request) -> int | None:

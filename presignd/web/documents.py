@@ -18,10 +18,12 @@ from presignd.units import rfc3339
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from presignd.config import WatchConfig
+    from presignd.config import Config, WatchConfig
     from presignd.ledger import WatchSummary
     from presignd.model import FileVersion, Link
     from presignd.web.view import BlockedView, FolderView, InFlightView, SettlingView
+
+    Roots = Mapping[str, str]
 
 Document = dict[str, Any]
 
@@ -29,6 +31,16 @@ Document = dict[str, Any]
 def time_text(time: datetime | None) -> str | None:
     """Render a time as RFC 3339 in UTC with microseconds."""
     return None if time is None else rfc3339(time)
+
+
+def roots_of(config: Config) -> Roots:
+    """Return where each watch's paths begin."""
+    return {watch.name: os.path.abspath(watch.path) for watch in config.watches}  # noqa: PTH100 - resolve() would follow symlinks
+
+
+def absolute(roots: Roots, watch: str, path: bytes) -> str:
+    """Return the absolute path of a file; one of a watch that is configured no more stays as it was below it."""
+    return os.path.join(roots.get(watch, ""), os.fsdecode(path))  # noqa: PTH118 - a put's own path is absolute
 
 
 def of_link(link: Link) -> Document:
@@ -70,12 +82,12 @@ def of_receipt(version: FileVersion) -> Document | None:
     return receipt | ({"version_id": version.version_id} if version.version_id else {})
 
 
-def of_version(version: FileVersion) -> Document:
+def of_version(version: FileVersion, roots: Roots) -> Document:
     """Render where a version stands; the URL of its link is not in it, only when that dies."""
     return {
         "file_id": version.file_id,
         "watch": version.watch,
-        "path": os.fsdecode(version.path),
+        "path": absolute(roots, version.watch, version.path),
         "state": str(version.state),
         "bucket": version.bucket,
         "key": version.key,
@@ -89,23 +101,23 @@ def of_version(version: FileVersion) -> Document:
     }
 
 
-def of_settling(settling: SettlingView) -> Document:
+def of_settling(settling: SettlingView, roots: Roots) -> Document:
     """Render one path that settles."""
     return {
         "watch": settling.watch,
-        "path": os.fsdecode(settling.path),
+        "path": absolute(roots, settling.watch, settling.path),
         "since": time_text(settling.since),
         "why": settling.why,
     }
 
 
-def of_in_flight(upload: InFlightView) -> Document:
+def of_in_flight(upload: InFlightView, roots: Roots) -> Document:
     """Render one upload under way: bytes sent, bytes a second."""
     version = upload.version
     return {
         "file_id": version.file_id,
         "watch": version.watch,
-        "path": os.fsdecode(version.path),
+        "path": absolute(roots, version.watch, version.path),
         "size": version.size,
         "sent": upload.sent,
         "rate": upload.rate,

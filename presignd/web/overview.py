@@ -19,6 +19,7 @@ async def overview(view: View) -> Document:
     """Return the document; no URL is in it."""
     summaries = {found.watch: found for found in await view.ledger.summary()}
     configs = {watch.name: watch for watch in view.config.watches}
+    roots = documents.roots_of(view.config)
     stopped = await view.ledger.quarantined()
     settling, uploads = view.settling(), view.in_flight()
     return {
@@ -28,11 +29,11 @@ async def overview(view: View) -> Document:
             for folder in view.folders()
         ],
         "settling_count": len(settling),
-        "settling": [documents.of_settling(found) for found in settling[:LISTED]],
-        "in_flight": [documents.of_in_flight(found) for found in uploads[:LISTED]],
+        "settling": [documents.of_settling(found, roots) for found in settling[:LISTED]],
+        "in_flight": [documents.of_in_flight(found, roots) for found in uploads[:LISTED]],
         "blocked": [documents.of_blocked(found) for found in view.blocked()],
         "quarantined_count": len(stopped),
-        "quarantined": [documents.of_version(found) for found in stopped[:LISTED]],
+        "quarantined": [documents.of_version(found, roots) for found in stopped[:LISTED]],
         "ledger": str(view.config.ledger.path),
         "links_file": str(view.config.links.file),
     }

@@ -56,7 +56,7 @@ async def test_status_prints_one_document_and_4_when_something_is_stuck(served: 
     await recorded(served, "stuck", Event.QUARANTINE, error_code="too_large", error="over 5 GiB")
     done = await presignd(served, "status", "--json")
     assert done.code == 4
-    assert json.loads(done.out)["quarantined"][0]["path"] == "stuck"
+    assert json.loads(done.out)["quarantined"][0]["path"] == str(drop(served) / "stuck")
     plain = await presignd(served, "status")
     assert "over 5 GiB" in plain.out
 

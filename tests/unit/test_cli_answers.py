@@ -197,7 +197,7 @@ def test_what_lies_behind_a_symlink_is_nothing_of_a_watch(tmp_path: Path) -> Non
 
 # --- documents --------------------------------------------------------------------------------------
 def test_a_version_shows_its_error_with_the_fix() -> None:
-    stopped = documents.of_version(in_state(State.QUARANTINED, error_code="too_large", error="over max_size"))
+    stopped = documents.of_version(in_state(State.QUARANTINED, error_code="too_large", error="over max_size"), {})
     assert stopped["error"]["cause"] == "over max_size"
     assert "max_size" in stopped["error"]["fix"]
     assert stopped["receipt"] is None
@@ -214,3 +214,12 @@ def test_a_file_that_could_not_be_moved_keeps_its_receipt() -> None:
     """Its upload was verified and linked; only ``after`` failed (finish_failed)."""
     assert documents.has_receipt(in_state(State.QUARANTINED, expires_at=NOW))
     assert not documents.has_receipt(in_state(State.QUARANTINED))
+
+
+def test_paths_are_absolute_wherever_they_stand() -> None:
+    """One list's path can be given to the next command as it is."""
+    version = in_state(State.QUEUED)
+    shown = documents.of_version(version, {version.watch: "/srv/drop"})
+    assert shown["path"] == f"/srv/drop/{os.fsdecode(version.path)}"
+    put = documents.of_version(replace(version, path=b"/home/me/a"), {version.watch: "/srv/drop"})
+    assert put["path"] == "/home/me/a"
