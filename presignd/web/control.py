@@ -50,15 +50,16 @@ def encode(document: Mapping[str, Any]) -> bytes:
 async def serve(path: Path, group: str, answering: Answering) -> AsyncIterator[None]:
     """Answer at ``path`` (0660, of ``group``) while the context lasts; then the file is removed.
 
-    Raises as ``socket_file.listening`` does. ``answering`` may raise ``PresigndError``, which the client gets.
+    Raises as ``socket_file.listening`` does, and ends the context where the server dies of a bug.
+    ``answering`` may raise ``PresigndError``, which the client gets.
     """
     with socket_file.listening(path, group) as listener:
-        server = asyncio.create_task(_Server(listener, answering).run(), name="control socket")
-        try:
-            yield
-        finally:
-            server.cancel()
-            await asyncio.gather(server, return_exceptions=True)
+        async with asyncio.TaskGroup() as tasks:
+            server = tasks.create_task(_Server(listener, answering).run(), name="control socket")
+            try:
+                yield
+            finally:
+                server.cancel()
 
 
 @dataclass
