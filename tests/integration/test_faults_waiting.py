@@ -74,6 +74,13 @@ def drop_all(daemon: Running) -> None:
         daemon.drop(name, content)
 
 
+async def idle(daemon: Running) -> None:
+    """Wait until nothing is in flight: all that was begun has met the fault."""
+    await daemon.said_by_now("file.queued")
+    await daemon.until(lambda: not daemon.parts.worker.running, "an end of what was in flight")
+    await asyncio.sleep(0.1)
+
+
 async def assert_waited_for(daemon: Running, store: FaultyS3, away: str, back: str, code: str) -> None:
     """After healing: all there, nobody charged, one event each way."""
     await daemon.done(len(FILES))
@@ -91,10 +98,11 @@ async def test_a_store_that_does_not_serve_is_waited_for(
     faulty_s3: FaultyS3, tmp_path: Path, how: dict[str, Any], code: str
 ) -> None:
     faulty_s3.fault(times=FOREVER, **how)
-    async with running(config(tmp_path, faulty_s3, upload={"timeout": 0.2})) as daemon:
+    timeout = 0.4 if "hang" in how else 20.0
+    async with running(config(tmp_path, faulty_s3, upload={"timeout": timeout})) as daemon:
         drop_all(daemon)
         await daemon.said_by_now("store.unreachable")
-        await asyncio.sleep(0.2)
+        await idle(daemon)
         assert daemon.events("file.done") == []
         faulty_s3.heal()
         await assert_waited_for(daemon, faulty_s3, "store.unreachable", "store.back", code)
@@ -109,7 +117,7 @@ async def test_a_watch_that_is_refused_is_blocked_until_it_no_longer_is(
         drop_all(daemon)
         [blocked] = await daemon.said_by_now("watch.blocked")
         assert (blocked["watch"], blocked["bucket"]) == ("drop", BUCKET)
-        await asyncio.sleep(0.2)
+        await idle(daemon)
         assert daemon.events("file.done", "store.unreachable") == []
         faulty_s3.heal()
         await assert_waited_for(daemon, faulty_s3, "watch.blocked", "watch.unblocked", code)
@@ -164,6 +172,7 @@ async def test_hundreds_of_files_meet_an_absent_store_with_one_event_each_way(
     async with running(config(tmp_path, faulty_s3), debug=False) as daemon:
         daemon.drop("first")
         await daemon.until(daemon.parts.blocked, "a shut gate")
+        await idle(daemon)
         for number in range(500):
             daemon.drop(f"{number:04}")
         await daemon.said_by_now("file.queued", 501)
@@ -215,7 +224,7 @@ async def test_a_store_that_dies_while_the_keys_change_tells_each_once(faulty_s3
         faulty_s3.fault(status=403, code="InvalidAccessKeyId", times=FOREVER)
         faulty_s3.start()
         await daemon.said_by_now("watch.blocked")
-        await daemon.until(lambda: not daemon.parts.worker.running, "an end of what was in flight")
+        await idle(daemon)
         faulty_s3.stop()
         await asyncio.sleep(0.2)
         faulty_s3.heal()
