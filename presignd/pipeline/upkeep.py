@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 
 from presignd.heartbeat import alive, beat
 from presignd.ledger import Ledger
-from presignd.model import FileVersion
+from presignd.model import FileVersion, State
 from presignd.pipeline.announce import utcnow
 from presignd.pipeline.folder import Folder, Gone
 
@@ -41,22 +42,25 @@ async def note_gone(
     after = b""
     while paths := await ledger.paths(watch, after, PAGE):
         beat()
-        gone = await asyncio.to_thread(_missing, folder, paths)
-        if gone:
-            await on_vanished(await ledger.gone(watch, gone, utcnow()))
+        if gone := await asyncio.to_thread(_missing, folder, paths):
+            known = await ledger.known(watch, [path for path in gone if path.startswith(b"/")])
+            # A put that is not through reads from its descriptor, whatever became of its path.
+            through = [path for path in gone if path not in known or known[path].state is State.FINISHED]
+            await on_vanished(await ledger.gone(watch, through, utcnow()))
         after = paths[-1]
 
 
 def _missing(folder: Folder, paths: Sequence[bytes]) -> list[bytes]:
     """Return which are not there; none while the folder itself is away (unmounted, renamed). Blocking."""
-    missing = [path for path in paths if not path.startswith(b"/") and _is_gone(folder, path)]
+    missing = [path for path in paths if _is_gone(folder, path)]
     return missing if folder.still_there() else []
 
 
 def _is_gone(folder: Folder, path: bytes) -> bool:
+    """Tell whether nothing is at ``path``, which is absolute for a put from elsewhere."""
     try:
-        folder.stat(path)
-    except Gone:
+        os.lstat(path) if path.startswith(b"/") else folder.stat(path)
+    except (Gone, FileNotFoundError, NotADirectoryError):
         return True
     except Exception:  # noqa: BLE001 - unreadable or special: something is there
         return False

@@ -195,7 +195,7 @@ class Answers:
             raise Refused(f"link: nothing was uploaded from or as {key}", fix="presignd links tells what was")
         if documents.has_receipt(version):
             return version
-        raise _not_uploaded(version)
+        raise _not_uploaded(version, documents.absolute(self._roots, version.watch, version.path))
 
     async def _put(self, request: Request, peer: Peer, fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         """Yield ``{"sent", "size"}`` now and then, and ``{"link": …}`` at the end."""
@@ -360,8 +360,7 @@ def _unknown(place: Place) -> Refused:
     )
 
 
-def _not_uploaded(version: FileVersion) -> Refused | TimedOut:
-    path = os.fsdecode(version.path)
+def _not_uploaded(version: FileVersion, path: str) -> Refused | TimedOut:
     error = documents.of_error(version)
     if error and version.state is State.QUARANTINED:
         return Refused(f"link: {path} is quarantined: {error['cause']}", fix=error["fix"])

@@ -1,0 +1,111 @@
+"""What left its folder unseen is noted, and forgotten long after; what only seems away is not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from presignd.config import WatchConfig
+from presignd.ledger.sqlite import SqliteLedger, open_ledger
+from presignd.model import FileVersion, Fingerprint
+from presignd.pipeline.announce import utcnow
+from presignd.pipeline.folder import Folder
+from presignd.pipeline.upkeep import note_gone
+from presignd.states import Event
+from tests.versions import MARK, NOW, new
+
+
+def written(file: Path) -> Fingerprint:
+    file.write_bytes(b"content")
+    return Fingerprint.of(file.stat())
+
+
+class World:
+    def __init__(self, root: Path, ledger: SqliteLedger) -> None:
+        self.drop, self.ledger = root / "drop", ledger
+        self.drop.mkdir()
+        self.folder = Folder(WatchConfig(name="drop", path=self.drop, bucket="bucket"))
+        self.vanished: list[bytes] = []
+
+    async def hear(self, versions: Sequence[FileVersion]) -> None:
+        self.vanished += [version.path for version in versions]
+
+    async def uploaded(self, file: Path) -> bytes:
+        """Write a file, record it and take it to its end; return its path as the ledger has it."""
+        path = await self.queued(file)
+        (version,) = await self.ledger.claim("drop", 1, NOW)
+        version = await self.ledger.apply(version, Event.VERIFY)
+        (version,) = await self.ledger.linked([version], MARK)
+        version = await self.ledger.apply(version, Event.FINISH, done_at=NOW)
+        await self.ledger.announced([version.file_id])
+        return path
+
+    async def queued(self, file: Path) -> bytes:
+        path = os.fsencode(file.relative_to(self.drop) if file.is_relative_to(self.drop) else file)
+        await self.ledger.enqueue([new(path, key=file.name, fingerprint=written(file))])
+        return path
+
+    async def round(self) -> None:
+        await note_gone(self.ledger, "drop", self.folder, self.hear)
+
+    async def is_noted(self, path: bytes) -> bool:
+        version = await self.ledger.by_path("drop", path)
+        return version is not None and version.gone_at is not None
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    ledger = await open_ledger(tmp_path / "ledger")
+    made = World(tmp_path, ledger)
+    yield made
+    made.folder.close()
+    await ledger.close(clean=True)
+
+
+async def test_what_was_deleted_unseen_is_noted_and_forgotten_in_time(world: World) -> None:
+    path, kept = await world.uploaded(world.drop / "a"), await world.uploaded(world.drop / "b")
+    (world.drop / "a").unlink()
+    await world.round()
+    assert await world.is_noted(path)
+    assert not await world.is_noted(kept)
+    assert await world.ledger.prune(utcnow() + timedelta(seconds=1)) == 1
+    assert set(await world.ledger.known("drop", [path, kept])) == {kept}
+
+
+async def test_what_was_still_queued_ends_as_vanished(world: World) -> None:
+    path = await world.queued(world.drop / "a")
+    (world.drop / "a").unlink()
+    await world.round()
+    assert world.vanished == [path]
+
+
+async def test_a_folder_that_is_away_takes_nothing_with_it(world: World) -> None:
+    """Unmounted or renamed: its files are where it is."""
+    path = await world.uploaded(world.drop / "a")
+    world.drop.rename(world.drop.with_name("elsewhere"))
+    await world.round()
+    assert not await world.is_noted(path)
+    world.drop.mkdir()
+    await world.round()
+    assert not await world.is_noted(path)
+
+
+async def test_a_file_put_from_elsewhere_is_remembered_as_long_as_it_is_there(world: World, tmp_path: Path) -> None:
+    """Else every put would be remembered for ever."""
+    gone, kept = await world.uploaded(tmp_path / "gone"), await world.uploaded(tmp_path / "kept")
+    (tmp_path / "gone").unlink()
+    await world.round()
+    assert await world.is_noted(gone)
+    assert not await world.is_noted(kept)
+
+
+async def test_a_put_under_way_goes_on_though_its_path_is_gone(world: World, tmp_path: Path) -> None:
+    path = await world.queued(tmp_path / "a")
+    (tmp_path / "a").unlink()
+    await world.round()
+    assert world.vanished == []
+    assert not await world.is_noted(path)
