@@ -127,15 +127,22 @@ start() {
   fi
 }
 
+# instances: those that run, and those that are enabled.
+instances() {
+  if booted; then systemctl list-units --plain --no-legend --all 'presignd@*.service' | cut -d ' ' -f 1; fi
+  for unit in "$units"/multi-user.target.wants/presignd@*.service; do
+    if [ -L "$unit" ]; then basename "$unit"; fi
+  done
+}
+
 remove() {
-  # Each instance by its name: a pattern only matches what is loaded.
-  for unit in presignd.service $(cd "$units/multi-user.target.wants" 2>/dev/null && ls -d presignd@*.service 2>/dev/null); do
-    if [ -e "$units/$unit" ] || [ -L "$units/multi-user.target.wants/$unit" ]; then
+  if [ -e "$units/presignd.service" ]; then
+    for unit in presignd.service $(instances | sort -u); do
       if booted; then systemctl stop "$unit"; fi
       systemctl --quiet disable "$unit"
       say "stopped and disabled $unit"
-    fi
-  done
+    done
+  fi
   if [ "$(readlink "$link" 2>/dev/null)" = "$program/bin/presignd" ]; then drop "$link"; fi
   drop "$units/presignd.service" "$units/presignd@.service" \
     "$units/presignd.service.d/notify-reload.conf" "$units/presignd@.service.d/notify-reload.conf" \
@@ -146,16 +153,28 @@ remove() {
 
 purge() {
   drop "$units/presignd.service.d" "$units/presignd@.service.d" "$config" /var/lib/presignd /var/lib/presignd-*
-  if getent passwd presignd >/dev/null; then userdel presignd 2>/dev/null && say "removed the user presignd"; fi
+  if getent passwd presignd >/dev/null; then
+    userdel presignd
+    say "removed the user presignd"
+  fi
   for group in presignd presignd-links; do
-    if getent group "$group" >/dev/null; then groupdel "$group" && say "removed the group $group"; fi
+    if getent group "$group" >/dev/null; then
+      groupdel "$group"
+      say "removed the group $group"
+    fi
   done
 }
 
 [ "$(id -u)" = 0 ] || die "run this as root"
 case ${1-} in
-  --remove) remove && say "configuration, ledger and links stay: $config, /var/lib/presignd (--purge takes them too)" ;;
-  --purge) remove && purge ;;
+  --remove)
+    remove
+    say "configuration, ledger and links stay: $config, /var/lib/presignd (--purge takes them too)"
+    ;;
+  --purge)
+    remove
+    purge
+    ;;
   -*) die "usage: $0 [WHEEL | --remove | --purge]" ;;
   *)
     install_program "${1-}"

@@ -56,7 +56,7 @@ def wait_command(
 
     Example: cp report.pdf /srv/drop/ && presignd wait /srv/drop/report.pdf
     """
-    folders = [f"{path} is a folder: name the files in it" for path in paths if path.is_dir()]
+    folders = [f"{path} is a folder: name the files in it" for path in paths if _is_folder(path)]
     if folders:
         raise UsageError("wait", problems=tuple(folders))
     limit = seconds("--timeout", timeout)
@@ -70,6 +70,13 @@ def wait_command(
         raise SystemExit(REFUSED)
     if failure:
         raise failure
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a folder of others: what is in it is the daemon's to know
+        return False
 
 
 def _why(found: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from datetime import datetime
 
 from presignd.config import UploadConfig
-from presignd.heartbeat import alive
+from presignd.heartbeat import alive, beat
 from presignd.ledger import Ledger
 from presignd.model import FileVersion
 from presignd.pipeline.announce import utcnow
@@ -61,7 +61,7 @@ class Dispatcher:
         """Claim and start, until draining; raise what a worker could not even record (the ledger failing)."""
         with alive("dispatcher") as heart:
             while not self.draining:
-                heart.beat(within=LOOK_SECONDS)
+                heart.beat()
                 self._wake.clear()
                 now = utcnow()
                 claimed = await self._claim(now)
@@ -104,6 +104,7 @@ class Dispatcher:
         if len(self._tasks) < self._slots:
             due = await self._ledger.next_due([name for name in self._watches if self._is_open(name)], looked_at)
             seconds = _until(due, utcnow())
+        beat(within=seconds)
         try:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()

@@ -91,6 +91,8 @@ class Folder:
         except OSError:
             return False
         try:
+            if _identity(os.fstat(fresh)) == self._identity:
+                return True  # the very one that is open: a second lock on it would meet our own
             if self._locked and not flock(fresh):
                 return False
             os.dup2(fresh, self.fd, inheritable=False)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from presignd.heartbeat import alive, resting
+from presignd.heartbeat import alive, beat, resting
 from presignd.ledger import LostUpdate
 from presignd.model import Source
 from presignd.pipeline.decide import Rules, Seen, Settled, Verdict, Wait, against, decide, step
@@ -212,7 +212,7 @@ class Lane:
             with alive(f"settling of {self.watch}") as heart:
                 async with asyncio.TaskGroup() as tasks:
                     while True:
-                        heart.beat(within=_IDLE)
+                        heart.beat()
                         if not await self.turn(tasks):
                             await self._sleep()
         finally:
@@ -279,6 +279,7 @@ class Lane:
         earliest = min((queue[0].at for queue in self._queues if queue), default=float("inf"))
         pause = min(_IDLE, earliest - self._tools.monotonic())
         if pause > 0:
+            beat(within=pause)
             try:
                 await asyncio.wait_for(self._wake.wait(), pause)
             except TimeoutError:

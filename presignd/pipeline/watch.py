@@ -169,6 +169,7 @@ class Watcher:
                     started = True
                     self._started()
                 await self._take(hints)
+                beat(within=TURN)
                 if self._restart:
                     return
 
@@ -314,8 +315,8 @@ class Watcher:
 
     async def _scanning_directories(self) -> None:
         while True:
-            beat(within=TURN)
             if not self._directories:
+                beat(within=TURN)
                 await _woken(self._wake_directories, TURN)
                 continue
             wanted, self._directories = self._directories, {}

@@ -172,6 +172,16 @@ def test_a_second_daemon_is_refused_with_the_pid_of_the_first(folder: Folder, tm
     second.close()
 
 
+def test_a_locked_root_that_was_away_is_taken_again_when_it_is_back(folder: Folder, tmp_path: Path) -> None:
+    folder.lock()
+    root = Path(os.fsdecode(folder.root))
+    root.rename(tmp_path / "elsewhere")
+    assert not folder.reopen()
+    (tmp_path / "elsewhere").rename(root)
+    assert folder.reopen()
+    assert folder.still_there()
+
+
 def test_a_lock_survives_the_replacement_of_the_root(folder: Folder, tmp_path: Path) -> None:
     folder.lock()
     (tmp_path / "drop").rename(tmp_path / "old")

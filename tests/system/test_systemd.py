@@ -1,0 +1,417 @@
+"""The units under a real systemd: installed as documented, booted, used, reloaded, killed, wedged, rebooted.
+
+One machine serves all of these tests, in their order; each leaves it running as it found it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stores import SeaweedFS, Store
+from tests.system.machine import Machine, until, why_not
+
+CHECKOUT = Path(__file__).parents[2]
+PARTS = ("pyproject.toml", "README.md", "LICENSE", "presignd", "systemd")
+INSTALL = "/srv/checkout/systemd/install.sh"
+DROPIN = "/etc/systemd/system/presignd.service.d"
+FOLDERS = "[Service]\nReadWritePaths=-/srv/gone\n"
+
+CONFIG = """
+[presign]
+endpoint = "{endpoint}"
+[links]
+group = "presignd-links"
+[control]
+group = "presignd-links"
+[upload]
+drain_timeout = "2s"
+[[watch]]
+name = "drop"
+path = "/srv/drop"
+bucket = "{bucket}"
+{more}
+[[watch]]
+name = "gone"
+path = "/srv/gone"
+bucket = "{bucket}"
+key = "gone/{{path}}"
+after = "delete"
+"""
+
+
+class Host:
+    """The machine with presignd on it, and its store."""
+
+    def __init__(self, machine: Machine, store: Store) -> None:
+        self.machine, self.store = machine, store
+        self.run, self.sh, self.write = machine.run, machine.sh, machine.write
+        self.said: list[str] = []
+
+    def configure(self, more: str = "", *, into: str = "/etc/presignd/config.toml") -> None:
+        text = CONFIG.format(endpoint=self.store.endpoint, bucket=self.store.bucket, more=more)
+        self.write(into, text)
+
+    def install(self) -> str:
+        """Run the script in the machine that is off, with the network of this host, and return what it said."""
+        environ = {**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        self.said.append(self.machine.chroot(INSTALL, environ=environ))
+        return self.said[-1]
+
+    def show(self, name: str, unit: str = "presignd") -> str:
+        return self.machine.show(unit, name)[name]
+
+    @property
+    def status(self) -> str:
+        return self.show("StatusText")
+
+    @property
+    def pid(self) -> int:
+        return int(self.show("MainPID"))
+
+    def until_active(self, unit: str = "presignd", restarts: str = "0") -> None:
+        until(
+            lambda: (self.show("ActiveState", unit), self.show("NRestarts", unit)) == ("active", restarts),
+            f"active {unit} after {restarts} restarts",
+        )
+
+    def drop(self, name: str, content: str = "", folder: str = "/srv/drop") -> None:
+        """Have ann drop a file."""
+        self.run("sh", "-euc", 'cat > "$1"', "sh", f"{folder}/{name}", user="ann", stdin=content or name)
+
+    def links(self, user: str = "olga") -> dict[str, str]:
+        """Return the links by key, as olga gets them, an operator in the group presignd-links."""
+        said = self.run("presignd", "links", "--json", user=user).splitlines()
+        return {link["key"]: link["url"] for link in map(json.loads, said)}
+
+    def until_linked(self, *keys: str, seconds: float = 30) -> None:
+        until(lambda: set(keys) <= set(self.links()), f"links of {keys}; {self.status}", seconds)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return the unit's events of this name, with journald's priority as ``priority``."""
+        entries = self.machine.journal("presignd")
+        lines = [(entry["MESSAGE"], entry["PRIORITY"]) for entry in entries if str(entry["MESSAGE"]).startswith("{")]
+        events = [{**json.loads(message), "priority": priority} for message, priority in lines]
+        return [event for event in events if event["event"] == name]
+
+    def restart(self) -> None:
+        """Start the unit anew, with its counters at nothing."""
+        self.sh("systemctl daemon-reload; systemctl reset-failed presignd || true; systemctl restart presignd")
+        self.until_active()
+
+    @contextmanager
+    def drop_in(self, text: str) -> Iterator[None]:
+        """Run the unit with more settings, and then without them."""
+        self.write(f"{DROPIN}/test.conf", f"[Service]\n{text}\n")
+        self.restart()
+        try:
+            yield
+        finally:
+            self.run("rm", "-f", f"{DROPIN}/test.conf")
+            self.restart()
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """Yield a machine on which the documented sequence was run, booted."""
+    if why := why_not():
+        assert not os.environ.get("CI"), why
+        pytest.skip(why)
+    store = SeaweedFS(tmp_path_factory.mktemp("store"))
+    machine = Machine(tmp_path_factory.mktemp("machine"))
+    host = Host(machine, store)
+    try:
+        store.start()
+        _install(host)
+        machine.boot()
+        host.until_active()
+        yield host
+    finally:
+        machine.close()
+        store.kill()
+
+
+def _install(host: Host) -> None:
+    """Install as the README says: the script, a configuration, the script again."""
+    machine, store = host.machine, host.store
+    machine.chroot("mkdir", "-p", "/srv/checkout", "/etc/credstore")
+    for part in PARTS:
+        machine.copy(CHECKOUT / part, "/srv/checkout/")
+    host.install()
+    config = CONFIG.format(endpoint=store.endpoint, bucket=store.bucket, more="")
+    setup = """
+        for user in ann olga rita; do useradd --create-home $user; done
+        usermod -aG presignd-links olga; usermod -aG systemd-journal rita
+        install -d -o ann -g presignd -m 2770 /srv/drop /srv/gone
+        printf %s "$1" > /etc/presignd/config.toml
+        mkdir -p "$4"; printf %s "$5" > "$4/folders.conf"
+        umask 077
+        printf %s "$2" > /etc/credstore/presignd.access_key
+        printf %s "$3" > /etc/credstore/presignd.secret_key
+    """
+    machine.chroot("sh", "-euc", setup, "sh", config, store.access_key, store.secret_key, DROPIN, FOLDERS)
+    host.install()
+    host.install()
+
+
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        content: bytes = answer.read()
+    return content.decode()
+
+
+# --- installed -------------------------------------------------------------------------------------
+def test_installing_says_what_it_did_and_once_more_changes_nothing(host: Host) -> None:
+    first, second, third = host.said
+    assert "installed presignd" in first
+    assert "wrote /etc/systemd/system/presignd.service" in first
+    assert "next: presignd init /etc/presignd/config.toml" in first
+    assert "(0640)" in second
+    assert "enabled presignd.service" in second
+    assert "wrote" not in second
+    assert [line.partition(": ")[2][:15] for line in third.splitlines()] == ["systemd does no", "all is in place"]
+
+
+def test_the_configuration_is_the_daemons_to_read_and_draws_no_warning(host: Host) -> None:
+    assert host.run("stat", "-c", "%a %U:%G", "/etc/presignd/config.toml").strip() == "640 root:presignd"
+    assert "can be read by others" not in host.run("journalctl", "-u", "presignd", "-o", "cat")
+
+
+def test_systemd_finds_nothing_wrong_with_the_units(host: Host) -> None:
+    """``verify`` exits 0 on unknown keys and bad values: only silence is good."""
+    done = host.machine.try_run("systemd-analyze", "verify", "presignd.service", "presignd@x.service")
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+@pytest.mark.parametrize("unit", ["presignd.service", "presignd@.service"])
+def test_the_exposure_of_the_units_is_at_most_1_4(host: Host, unit: str) -> None:
+    host.run("systemd-analyze", "security", "--offline=true", "--threshold=14", f"/etc/systemd/system/{unit}")
+
+
+# --- running ---------------------------------------------------------------------------------------
+def test_after_the_boot_it_is_ready_and_says_how_the_queue_is(host: Host) -> None:
+    until(lambda: host.status == "0 uploading, 0 queued, 0 settling", f"a quiet status line: {host.status}")
+    assert host.events("daemon.ready")
+    modes = {event["watch"]: event["writer_check"] for event in host.events("watch.started")}
+    assert modes == {"drop": "lease", "gone": "lease"}, "CAP_LEASE should work on another user's files"
+
+
+def test_a_dropped_file_gets_its_link(host: Host) -> None:
+    host.drop("hello.txt", "hello")
+    host.until_linked("hello.txt")
+    assert fetch(host.links()["hello.txt"]) == "hello"
+
+
+def test_a_folder_to_be_changed_is_named_in_a_drop_in(host: Host) -> None:
+    host.drop("away.txt", folder="/srv/gone")
+    host.until_linked("gone/away.txt")
+    until(lambda: host.run("ls", "/srv/gone") == "", "deleted file")
+
+
+def test_operators_see_the_links_and_readers_of_the_journal_do_not(host: Host) -> None:
+    assert "hello.txt" in host.links("olga")
+    refused = host.machine.try_run("presignd", "links", "--json", user="rita")
+    assert (refused.returncode, refused.stdout) == (3, "")
+    said = host.run("journalctl", "-u", "presignd", "-o", "cat", user="rita")
+    assert '"file.done"' in said
+    assert "X-Amz-Signature=" not in said
+    assert host.run("stat", "-c", "%a %U:%G", "/var/lib/presignd/links").strip() == "2750 presignd:presignd-links"
+    assert host.run("stat", "-c", "%a %G", "/var/lib/presignd/links/links.jsonl").strip() == "640 presignd-links"
+
+
+def test_the_journal_knows_each_lines_level_and_holds_json(host: Host) -> None:
+    everything = [event for name in ("daemon.ready", "file.done") for event in host.events(name)]
+    assert {event["priority"] for event in everything} == {"6"}
+    host.sh("mv /srv/drop /srv/elsewhere")
+    until(lambda: host.events("watch.lost"), "watch.lost")
+    until(lambda: "the folder of watch drop is away" in host.status, "the trouble in the status line")
+    host.sh("mv /srv/elsewhere /srv/drop")
+    said = host.run("journalctl", "-u", "presignd", "-p", "warning", "-o", "cat").splitlines()
+    assert [json.loads(line)["event"] for line in said] == ["watch.lost"]
+    until(lambda: "away" not in host.status, "the end of the trouble")
+
+
+# --- the sandbox -----------------------------------------------------------------------------------
+PROBE = """
+import ctypes, json, mmap, os, socket
+def tried(what):
+    try:
+        return what() or "done"
+    except OSError as error:
+        return error.strerror
+def unshare():
+    return ctypes.CDLL(None, use_errno=True).unshare(0x10000000) and os.strerror(ctypes.get_errno())
+def mine(pid):
+    return os.stat("/proc/" + pid).st_uid == os.getuid()
+def caps():
+    return next(line.split()[1] for line in open("/proc/self/status") if line.startswith("CapEff"))
+found = {
+    "write /etc": tried(lambda: open("/etc/x", "w")),
+    "write /opt/presignd": tried(lambda: open("/opt/presignd/x", "w")),
+    "write the watched folder": tried(lambda: open("/srv/drop/x", "w")),
+    "read /home": tried(lambda: os.listdir("/home/ann")),
+    "read the key's source": tried(lambda: open("/etc/credstore/presignd.secret_key")),
+    "packet socket": tried(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)),
+    "netlink socket": tried(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)),
+    "become root": tried(lambda: os.setuid(0)),
+    "setuid file": tried(lambda: os.chmod(os.environ["STATE_DIRECTORY"], 0o4711)),
+    "writable code": tried(lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC)),
+    "namespace": tried(unshare),
+    "devices": sorted(set(os.listdir("/dev")) & {"sda", "vda", "kmsg", "mem", "null"}),
+    "others' processes": [pid for pid in os.listdir("/proc") if pid.isdigit() and not mine(pid)],
+    "capabilities": caps(),
+    "umask": oct(os.umask(0o77)),
+}
+print(json.dumps(found), file=open(os.environ["STATE_DIRECTORY"] + "/probe.json", "w"))
+"""
+
+
+def test_what_runs_in_the_unit_can_do_nothing_but_its_work(host: Host) -> None:
+    """Tried from inside: ExecStartPre runs in the very sandbox of the daemon."""
+    host.write("/srv/probe.py", PROBE)
+    with host.drop_in("ExecStartPre=/opt/presignd/bin/python /srv/probe.py"):
+        found = json.loads(host.run("cat", "/var/lib/presignd/probe.json"))
+    host.sh("rm /var/lib/presignd/probe.json")
+    assert found == {
+        "write /etc": "Read-only file system",
+        "write /opt/presignd": "Read-only file system",
+        "write the watched folder": "Read-only file system",
+        "read /home": "Permission denied",
+        "read the key's source": "Permission denied",
+        "packet socket": "Address family not supported by protocol",
+        "netlink socket": "Address family not supported by protocol",
+        "become root": "Operation not permitted",
+        "setuid file": "Operation not permitted",
+        "writable code": "Operation not permitted",
+        "namespace": "Operation not permitted",
+        "devices": ["null"],
+        "others' processes": [],
+        "capabilities": f"{1 << 28:016x}",  # CAP_LEASE alone
+        "umask": "0o77",
+    }
+
+
+# --- ends ------------------------------------------------------------------------------------------
+def test_after_sigkill_it_is_back_and_takes_what_was_dropped_meanwhile(host: Host) -> None:
+    host.restart()
+    host.run("kill", "-KILL", str(host.pid))
+    host.drop("after-kill.txt")
+    host.until_active(restarts="1")
+    host.until_linked("after-kill.txt")
+
+
+def test_a_configuration_error_is_told_at_its_level_and_not_tried_again(host: Host) -> None:
+    host.configure(more='afer = "keep"')
+    assert host.machine.try_run("systemctl", "restart", "presignd").returncode != 0
+    assert (host.show("ExecMainStatus"), host.show("NRestarts")) == ("2", "0")
+    said = host.run("journalctl", "-u", "presignd", "-p", "err", "-o", "cat")
+    assert "afer" in said
+    host.configure()
+    host.restart()
+
+
+def test_a_wedged_worker_trips_the_watchdog_and_the_next_start_carries_on(host: Host) -> None:
+    with host.drop_in("WatchdogSec=5s\nEnvironment=PRESIGND_WEDGE_AT=finish.unlink.before"):
+        host.drop("wedged.txt", folder="/srv/gone")
+        until(lambda: host.events("daemon.wedged"), "daemon.wedged")
+        host.sh(f"rm {DROPIN}/test.conf; systemctl daemon-reload")
+        host.until_active(restarts="1")
+        host.until_linked("gone/wedged.txt")
+        until(lambda: host.run("ls", "/srv/gone") == "", "deleted file")
+    (event,) = host.events("daemon.wedged")
+    assert event["priority"] == "2"
+    assert event["loops"][0].startswith("worker of ")
+    assert "watchdog" in host.run("journalctl", "-u", "presignd", "-o", "cat")
+
+
+@contextmanager
+def paused(store: Store) -> Iterator[None]:
+    """Have the store answer nothing, for as long as it takes."""
+    assert store.pid is not None
+    os.kill(store.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(store.pid, signal.SIGCONT)
+
+
+def test_a_store_that_is_slow_or_away_trips_no_watchdog_and_is_named_in_the_status(host: Host) -> None:
+    with host.drop_in("WatchdogSec=4s"):
+        before = host.pid
+        with paused(host.store):
+            host.drop("slow.txt")
+            time.sleep(8)
+        host.until_linked("slow.txt")
+        host.store.stop()
+        host.drop("away.txt")
+        until(lambda: "waiting for the store (connection_refused)" in host.status, "the store in the status line")
+        time.sleep(6)
+        host.store.start()
+        host.until_linked("away.txt")
+        assert host.pid == before
+
+
+def test_stopping_ends_within_its_deadline_while_the_store_hangs(host: Host) -> None:
+    with paused(host.store):
+        host.drop("cut-off.txt")
+        until(lambda: host.status.startswith("1 uploading"), "an upload")
+        began = time.monotonic()
+        host.run("systemctl", "stop", "presignd")
+        took = time.monotonic() - began
+    assert took < 8, "drain_timeout is 2 s"
+    assert (host.show("Result"), host.show("ExecMainStatus")) == ("success", "0")
+    host.restart()
+    host.until_linked("cut-off.txt")
+
+
+@pytest.mark.parametrize("how", ["power_off", "cut_power"])
+def test_work_that_was_pending_goes_on_after_a_reboot(host: Host, how: str) -> None:
+    host.store.stop()
+    names = [f"{how}-{number}.txt" for number in range(20)]
+    for name in names:
+        host.drop(name)
+    until(lambda: "20 queued" in host.status, f"a queue: {host.status}")
+    getattr(host.machine, how)()
+    host.machine.boot()
+    host.until_active()
+    until(lambda: "waiting for the store" in host.status, f"a wait: {host.status}")
+    host.store.start()
+    host.until_linked(*names)
+
+
+# --- more than one, and none -----------------------------------------------------------------------
+def test_each_instance_has_a_configuration_and_a_state_of_its_own(host: Host) -> None:
+    host.sh("install -d -o ann -g presignd -m 2770 /srv/second")
+    text = CONFIG.format(endpoint=host.store.endpoint, bucket=host.store.bucket, more="").split("[[watch]]")[0]
+    watch = f'[[watch]]\nname = "second"\npath = "/srv/second"\nbucket = "{host.store.bucket}"\n'
+    host.write("/etc/presignd/second.toml", text + watch)
+    for key in ("access_key", "secret_key"):
+        host.sh(f"cp -p /etc/credstore/presignd.{key} /etc/credstore/presignd-second.{key}")
+    host.sh("chgrp presignd /etc/presignd/second.toml; systemctl start presignd@second")
+    host.until_active("presignd@second")
+    host.drop("second.txt", folder="/srv/second")
+    ask = ["env", "PRESIGND_SOCKET=/run/presignd-second/control.sock", "presignd", "wait", "/srv/second/second.txt"]
+    host.run(*ask, user="olga")
+    assert host.run("stat", "-c", "%a %G", "/var/lib/presignd-second/links").strip() == "2750 presignd-links"
+    host.sh("systemctl stop presignd@second")
+
+
+def test_removing_leaves_what_is_yours_and_purging_leaves_nothing(host: Host) -> None:
+    said = host.run(INSTALL, "--remove")
+    assert "stopped and disabled presignd.service" in said
+    assert host.sh("ls /etc/presignd/config.toml /var/lib/presignd/links/links.jsonl").count("\n") == 2
+    assert host.machine.try_run("systemctl", "cat", "presignd").returncode != 0
+    host.run(INSTALL, "--purge")
+    left = host.sh("ls -d /etc/presignd /var/lib/presignd* /opt/presignd /usr/local/bin/presignd 2>/dev/null || true")
+    assert left == ""
+    assert host.machine.try_run("id", "presignd").returncode != 0
+    host.run(INSTALL, "--purge")
