@@ -254,7 +254,7 @@ async def test_the_last_hour_is_there_after_a_restart(tmp_path: Path, said: io.S
         page.add_link("too-old.bin", size=9_000_000, age=3700)
     (tmp_path / "drop").rmdir()
     async with page_of(configuration(tmp_path)) as page:
-        await asyncio.sleep(0.05)
+        await until(lambda: page.pictures._throughput._files)
         assert "1 file with 3.0 MB in the last hour" in await text_of(page)
     assert "error" not in said.getvalue()
 
@@ -262,17 +262,19 @@ async def test_the_last_hour_is_there_after_a_restart(tmp_path: Path, said: io.S
 async def test_an_open_page_gets_only_what_changed(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(site, "EACH", 0.02)
     monkeypatch.setattr("presignd.web.pictures.AGE", 0.0)
+    wanted = {"stopped", "headline", "watches"}
     async with page.session.get(page.root + "/events") as answer:
         events: list[dict[str, Any]] = []
-        while len(events) < 2:
+        while not (events and wanted <= {name for event in events[1:] for name in event}):
             line = await answer.content.readline()
             if line.startswith(b"data: "):
                 events.append(json.loads(line.removeprefix(b"data: "))["parts"])
                 if len(events) == 1:
                     await page.quarantined("big.iso")
-    assert {"links", "stopped", "headline", "watches"} <= set(events[0])
-    assert set(events[1]) == {"stopped", "headline", "watches"}
-    assert "big.iso" in events[1]["stopped"][1]
+    assert wanted | {"links", "hour"} <= set(events[0])
+    # The ledger is asked twice for one picture, so that the change may come in two pieces.
+    assert {name for event in events[1:] for name in event} == wanted
+    assert "big.iso" in json.dumps(events[1:])
 
 
 async def test_the_status_document_is_the_one_of_the_status_command(page: Page) -> None:
@@ -352,6 +354,16 @@ async def test_metrics_may_ask_for_the_token_too(tmp_path: Path, said: io.String
     assert TOKEN not in said.getvalue()
 
 
+async def comes_to(page: Page, path: str, wanted: int) -> None:
+    """Ask until the answer is ``wanted``, each time over a connection of its own."""
+    async with asyncio.timeout(10):
+        while True:
+            async with page.session.get(page.root + path, headers={"Connection": "close"}) as answer:
+                if answer.status == wanted:
+                    return
+            await asyncio.sleep(0.02)
+
+
 # --- it hurts nobody --------------------------------------------------------------------------------
 async def test_a_taken_port_is_a_warning_and_the_page_comes_when_it_is_free(
     tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch
@@ -402,17 +414,15 @@ async def test_clients_are_bounded_and_the_idle_are_let_go(
     tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "CONNECTIONS", 3)
-    monkeypatch.setattr(serving, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(serving, "IDLE_SECONDS", 1.0)
     async with page_of(configuration(tmp_path)) as page, contextlib.AsyncExitStack() as stack:
         address = page.root.removeprefix("http://").split(":")
         for _ in range(3):
             _, writer = await asyncio.open_connection(*address)
             writer.write(b"GET / HT")  # and then nothing more
             stack.callback(writer.close)
-        await asyncio.sleep(0.05)
-        assert (await page.ask("/"))[0] == 503
-        await asyncio.sleep(0.5)
-        assert (await page.ask("/"))[0] == 200
+        await comes_to(page, "/", 503)
+        await comes_to(page, "/", 200)
     assert "error" not in said.getvalue()
 
 
@@ -421,8 +431,7 @@ async def test_open_pages_are_bounded(page: Page, monkeypatch: pytest.MonkeyPatc
     async with page.session.get(page.root + "/events") as first:
         assert await first.content.readline()
         assert (await page.ask("/events"))[0] == 503
-    await asyncio.sleep(0.05)
-    await first_event(page)
+    await comes_to(page, "/events", 200)
 
 
 async def test_rubbish_is_answered_and_no_event(page: Page, said: io.StringIO) -> None:
