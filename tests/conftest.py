@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import threading
 import warnings
@@ -18,6 +19,9 @@ from tests.stores import juicefs, own_juicefs, own_seaweedfs, own_store, rclone,
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# A shell without job control has what it starts in the background ignore SIGINT, and that is inherited.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The machine's pace decides nothing, and every run tries the same examples.
 settings.register_profile("presignd", deadline=None, derandomize=True)
