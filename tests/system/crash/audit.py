@@ -31,6 +31,11 @@ class Watched:
     move_to: Path | None = None
 
     @property
+    def key(self) -> str:
+        """The key's template; one is known only once the file is read."""
+        return "{path}/{sha256}" if self.after == "delete" else "{path}"
+
+    @property
     def keeps(self) -> bool:
         """Whether the files stay."""
         return self.after == "keep"

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -29,7 +30,7 @@ CHECKOUT = Path(__file__).parents[3]
 FAULT_RATE = 0.3
 """Share of the requests that meet a fault of the proxy's."""
 LONGEST_LIFE = 2.5
-"""Seconds a daemon lives at most once it has started."""
+"""Seconds a daemon lives at most; twice that where it waits for a named point."""
 POINT_SHARE = 0.6
 """Share of the kills that aim at a named point; one that isn't reached in its life becomes a random one."""
 SETTLE_TIMEOUT = 120.0
@@ -173,24 +174,37 @@ class Harness:
         aimed = self._rng.random() < POINT_SHARE
         point = self._next_point() if aimed else ""
         process = self.daemon.started_at(f"{point}:{self._rng.choice((1, 1, 1, 2, 4))}" if aimed else "")
+        self._provoke(point)
         try:
-            code = process.wait(LONGEST_LIFE + 1.0 if aimed else self._rng.uniform(0.2, LONGEST_LIFE))
+            code = process.wait(2 * LONGEST_LIFE if aimed else self._rng.uniform(0.2, LONGEST_LIFE))
         except subprocess.TimeoutExpired:
             self.daemon.kill()
         else:
             self._died(code, point)
         self.report.kills += 1
 
+    def _provoke(self, point: str) -> None:
+        """Ask for what leads to a point that no file does: the commits of ``retry`` and of a clean end."""
+        asked = point.split(".")[1] if point.startswith("commit.") else ""
+        if asked in ("requeue", "set_meta"):
+            time.sleep(self._rng.uniform(1.0, 2.0))
+        if asked == "requeue":
+            self.daemon.run("retry", "--all", "-c", self.daemon.config)
+        if asked == "set_meta" and self.daemon.process is not None:
+            self.daemon.process.terminate()
+
     def _died(self, code: int, point: str) -> None:
-        if code == -9 and point:
+        asked_to_end = "set_meta" in point and code in (0, -signal.SIGTERM)
+        if code == -signal.SIGKILL and point:
             self.report.at_points[point] += 1
-        else:
+        elif not asked_to_end:
             self.report.violations.append(f"the daemon ended by itself with {code}:\n{self.log.tail()}")
 
     def _next_point(self) -> str:
-        """Take each point once in a shuffled round, then the next round."""
+        """Take each point in a shuffled round, those not reached so far three times, then the next round."""
         if not self._points:
-            self._points = all_points()
+            points = all_points()
+            self._points = points + 2 * [point for point in points if point not in self.report.at_points]
             self._rng.shuffle(self._points)
         return self._points.pop()
 
@@ -283,6 +297,7 @@ def _watch_table(watch: Watched) -> str:
 name = "{watch.name}"
 path = "{watch.folder.root}"
 bucket = "{watch.bucket}"
+key = "{watch.key}"
 after = "{watch.after}"
 settle = "0s"
 {more}

@@ -44,7 +44,7 @@ class Folder:
         """Make bytes that no other file has: most are small, some are streamed, a few go in parts."""
         rng = self.rng
         sizes = (0, rng.randint(1, 200), rng.randint(1, 60_000), rng.randint(1 << 20, 3 << 20), rng.randint(*IN_PARTS))
-        wanted = rng.choices(sizes, (1, 30, 60, 7, 2))[0] if size is None else size
+        wanted = rng.choices(sizes, (1, 30, 60, 7, 4))[0] if size is None else size
         head = b"%d " % next(_serial)
         return (head + rng.randbytes(wanted))[: max(wanted, len(head))] if wanted else b""
 
