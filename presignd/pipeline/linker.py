@@ -94,11 +94,24 @@ class Linker:
             return await future
 
     async def again(self, version: FileVersion) -> Link:
-        """Make the link of a linked version once more: the same URL, by its committed dates."""
+        """Make the link of a linked version once more: the same URL, by its committed dates.
+
+        Waits as long as the presigner is away. Raises ``FileFault``.
+        """
         assert version.signed_at is not None
         assert version.expires_at is not None
         lived = version.expires_at - version.signed_at.replace(microsecond=0)
-        return await mint(self._presigner, version, int(lived.total_seconds()), self._path_of(version))
+
+        async def minted() -> Link | FileFault:
+            try:
+                return await mint(self._presigner, version, int(lived.total_seconds()), self._path_of(version))
+            except FileFault as refused:
+                return refused
+
+        link = await self._persist(minted)
+        if isinstance(link, FileFault):
+            raise link
+        return link
 
     async def run(self) -> None:
         """Link whatever waits, as one batch, for ever."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -24,6 +25,17 @@ COMMAND = Path(sys.executable).with_name("presignd")
 """The command as pip installed it beside this interpreter."""
 
 Event = dict[str, Any]
+
+
+def last_event(line: bytes) -> Event | None:
+    """Return the event that a line of the log ends with; before it may stand what a SIGKILL left of another."""
+    start = line.find(b'{"time"')
+    while start >= 0:
+        with contextlib.suppress(ValueError):
+            event: Event = json.loads(line[start:])
+            return event
+        start = line.find(b'{"time"', start + 1)
+    return None
 
 
 class Presignd:
@@ -115,7 +127,7 @@ class Presignd:
             log.seek(self._parsed)
             whole = log.read().rpartition(b"\n")[0]
         self._parsed += len(whole) + bool(whole)
-        self._events += [json.loads(line) for line in whole.splitlines() if line.startswith(b"{")]
+        self._events += [event for line in whole.splitlines() if (event := last_event(line)) is not None]
 
     def until(self, true: Callable[[], object], what: str, seconds: float = 120) -> None:
         """Wait until ``true()``, or fail with the end of the log."""

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from presignd.errors import Fault, fault
+from presignd.errors import Fault, FileFault, fault
 from presignd.ledger import Ledger
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Fingerprint, Link, LinksMark, State
@@ -186,3 +186,16 @@ async def test_a_link_made_again_is_the_same_whatever_it_was_asked_for_then() ->
     version, link = found
     again = await world.linker.again(version)
     assert (again.url, again.expires_at) == (link.url, link.expires_at)
+
+
+async def test_a_link_made_again_waits_for_an_absent_store_and_not_for_a_refusal() -> None:
+    """Else a store that is away for a moment after a crash would cost the link beside the file for ever."""
+    world = World()
+    [found] = await world.link(verified(1))
+    assert not isinstance(found, BaseException)
+    version, link = found
+    world.grants = [fault("server_error"), fault("connection_refused")]
+    assert (await world.linker.again(version)).url == link.url
+    world.refused[version.key or ""] = fault("key_refused")
+    with pytest.raises(FileFault):
+        await world.linker.again(version)

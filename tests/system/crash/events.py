@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.canary import assert_no_secrets
-
-Event = dict[str, Any]
+from tests.system.harness import Event, last_event
 
 
 class Log:
-    """The events of a growing log. A line that a SIGKILL cut is counted, and what follows it is read."""
+    """The events of a growing log."""
 
     def __init__(self, path: Path, secrets: tuple[str, ...]) -> None:
         self._path, self._secrets = path, secrets
         self._offset = 0
-        self.cut = 0
         self.done: dict[str, list[Event]] = defaultdict(list)
         self.seen: set[str] = set()
         self.exceptions: dict[str, str] = {}
@@ -44,14 +42,9 @@ class Log:
         return self._path.read_text("utf-8", "replace")[-size:]
 
     def _take(self, line: bytes) -> None:
-        start = line.find(b"{")
-        while start >= 0:
-            try:
-                return self._note(json.loads(line[start:]))
-            except ValueError:
-                self.cut += 1
-                start = line.find(b'{"', start + 1)
-        return None
+        event = last_event(line)
+        if event is not None:
+            self._note(event)
 
     def _note(self, event: Event) -> None:
         self.counts[event["event"]] += 1
