@@ -63,6 +63,7 @@ class Running:
     folder: Path
     parts: Parts = field(repr=False)
     said: Said = field(repr=False)
+    stop: Callable[[], None] = field(repr=False)
 
     def events(self, *names: str) -> list[Event]:
         """Return what was logged so far, of these names (all of them without any)."""
@@ -151,7 +152,7 @@ async def running(configured: Config, *, quick: bool = True, debug: bool = True)
             daemon = Daemon(parts)
             serving = asyncio.create_task(daemon.serve())
             try:
-                yield Running(configured.watches[0].path.parent, parts, said)
+                yield Running(configured.watches[0].path.parent, parts, said, daemon.stop)
             finally:
                 daemon.stop()
                 await serving
