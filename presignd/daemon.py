@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import presignd
 from presignd import heartbeat
-from presignd.config import Config
+from presignd.config import Config, WatchConfig
+from presignd.config.change import Change, change
 from presignd.errors import PresigndError
 from presignd.ledger.lock import DaemonLock
 from presignd.ledger.patience import Patience
-from presignd.log import get_logger, install_loop_handler
+from presignd.log import get_logger, install_loop_handler, setup
+from presignd.loops import Loops, Stop, looping, unless
 from presignd.model import Link, Source
 from presignd.notify import Notifier, Service
 from presignd.parts import Parts, open_parts
@@ -30,6 +32,7 @@ from presignd.status_line import StatusLine
 from presignd.web import control, serving, socket_file
 from presignd.web.answers import Answers
 from presignd.web.view import FolderView, SettlingView, View
+from presignd.work import Work
 
 log = get_logger()
 
@@ -40,60 +43,127 @@ GRACE_SECONDS = 10.0
 """What ending takes at most beyond the drain, as systemd is told."""
 
 
-class Stop:
-    """Asked to end: once to drain, twice to end at once."""
-
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.at_once = asyncio.Event()
-
-    def __call__(self) -> None:
-        """Ask, or ask again."""
-        if self.asked.is_set():
-            self.at_once.set()
-        self.asked.set()
-
-
 class Daemon:
-    """One run: watchers, settler, dispatcher, linker, announcer. ``stop`` drains; called again, it ends at once."""
+    """One run: watchers, settler, dispatcher, linker, announcer. ``stop`` drains; called again, it ends at once.
 
-    def __init__(self, parts: Parts, stop: Stop | None = None, service: Service | None = None) -> None:
+    ``load`` reads the configuration again, in a thread, when ``reload`` is set.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        stop: Stop | None = None,
+        service: Service | None = None,
+        load: Callable[[], Config] | None = None,
+    ) -> None:
         self.parts = parts
         self.stop = stop or Stop()
+        self.reload = asyncio.Event()
         self.service = service or unwatched()
         self.service.status = StatusLine(parts)
-        self.settler = Settler(parts.ledger, parts.intake.make_version, parts.note_enqueued)
-        self.watchers = [
-            Watcher(watch, parts.opened[watch.name], self.settler, parts.ledger, log, on_vanished=parts.note_vanished)
-            for watch in parts.config.watches
-        ]
+        self.settler = Settler(parts.ledger, parts.make_version, parts.note_enqueued)
+        self._load = load
+        self._watchers = {watch.name: self._watcher(watch) for watch in parts.config.watches}
         parts.offer = self.settler.offer
         parts.folder_views = self._folder_views
         parts.settling_views = self._settling_views
         parts.started_at = utcnow()
 
+    @property
+    def watchers(self) -> list[Watcher]:
+        """One for each watch, in the configuration's order."""
+        return [self._watchers[watch.name] for watch in self.parts.config.watches]
+
+    def _watcher(self, watch: WatchConfig) -> Watcher:
+        parts = self.parts
+        folder = parts.work.opened[watch.name]
+        return Watcher(watch, folder, self.settler, parts.ledger, log, on_vanished=parts.note_vanished)
+
     async def serve(self) -> None:
         """Take up what the last run left, and run until stopped; raise what ended a loop."""
-        if not await _unless(self.stop.asked, self.parts.recover()):
+        if not await unless(self.stop.asked, self.parts.recover()):
             return
         parts = self.parts
-        inputs = [self.settler.run(), *(watcher.run() for watcher in self.watchers)]
-        work = [
-            parts.dispatcher.run(),
-            parts.linker.run(),
-            parts.announcer.run(),
-            parts.sweeper.run(),
-            upkeep(parts.ledger, parts.opened, parts.config.ledger.keep, parts.note_vanished),
-        ]
-        async with _supervised(inputs) as watching, _supervised(work):
-            if await _unless(self.stop.asked, self._watching()):
+        async with looping() as inputs, looping() as loops:
+            inputs.start("settler", self.settler.run())
+            for name, watcher in self._watchers.items():
+                inputs.start(_of_watch(name), watcher.run())
+            loops.start("linker", parts.linker.run())
+            loops.start("announcer", parts.announcer.run())
+            self._start_work(loops)
+            if await unless(self.stop.asked, self._watching()):
                 log.info("daemon.ready", watches=len(self.watchers))
                 self.service.ready()
                 parts.phase = "ready"
-            await self.stop.asked.wait()
-            for task in watching:
-                task.cancel()
+            await unless(self.stop.asked, self._reloading(inputs, loops))
+            inputs.stop_all()
             await self._drain()
+
+    def _start_work(self, loops: Loops) -> None:
+        """Run what goes by the configuration in effect."""
+        parts, work = self.parts, self.parts.work
+        loops.start("dispatcher", work.dispatcher.run())
+        loops.start("sweeper", work.sweeper.run())
+        loops.start("upkeep", upkeep(parts.ledger, work.opened, work.config.ledger.keep, parts.note_vanished))
+
+    # --- a configuration that is read again -----------------------------------------------------
+
+    async def _reloading(self, inputs: Loops, loops: Loops) -> None:
+        """Reload whenever asked, for ever. A configuration that can't be used changes nothing."""
+        while True:
+            await self.reload.wait()
+            self.reload.clear()
+            self.service.reloading()
+            try:
+                found, work = await self._read_again(self._load or (lambda: self.parts.config))
+            except Exception as refused:  # noqa: BLE001 - whatever is wrong with it, the old one goes on
+                _say_refused(refused)
+            else:
+                await self._switch(found, work, inputs, loops)
+            self.service.ready()
+
+    async def _read_again(self, load: Callable[[], Config]) -> tuple[Change, Work]:
+        """Read and prepare all that may fail: folders opened and locked, keys, certificates. Or nothing."""
+        found = change(self.parts.config, await asyncio.to_thread(load))
+        opened = self.parts.folders_open.open(found.config.watches, lock=True)
+        try:
+            return found, self.parts.build(found.config, opened)
+        except BaseException:
+            self._close_unused()
+            raise
+
+    async def _switch(self, found: Change, work: Work, inputs: Loops, loops: Loops) -> None:
+        """Go on by the new configuration; what is in flight, and watches that stay as they are, go on as they do."""
+        parts, stale = self.parts, [*found.removed, *found.changed]
+        await inputs.stop(*map(_of_watch, stale))
+        for name in stale:
+            await self.settler.remove(name)
+        before = parts.switch(work)
+        self._watchers = {w.name: self._kept(w, stale) or self._watcher(w) for w in work.config.watches}
+        await loops.stop("sweeper", "upkeep")
+        loops.start("retired", self._finish(before))
+        self._start_work(loops)
+        await parts.resume(found.added)
+        for name in (*found.added, *found.changed):
+            inputs.start(_of_watch(name), self._watchers[name].run())
+        if before.config.log != work.config.log:
+            setup(work.config.log)
+        _say_reloaded(found)
+
+    def _kept(self, watch: WatchConfig, stale: Collection[str]) -> Watcher | None:
+        return None if watch.name in stale else self._watchers.get(watch.name)
+
+    async def _finish(self, before: Work) -> None:
+        """Let a retired work end, and close what nobody else uses."""
+        await before.finish()
+        self.parts.retired.remove(before)
+        await before.close()
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        self.parts.folders_open.keep({folder for work in self.parts.works for folder in work.opened.values()})
+
+    # --- the beginning and the end --------------------------------------------------------------
 
     async def _watching(self) -> None:
         """Return once every folder is watched, and the presigner has answered or is known to be waited for."""
@@ -102,17 +172,17 @@ class Daemon:
     async def _first_grant(self) -> None:
         try:
             async with asyncio.timeout(PRESIGNER_SECONDS):
-                await self.parts.gates.ask_presigner()
+                await self.parts.work.gates.ask_presigner()
         except TimeoutError:
             log.warning("presigner.slow", timeout=PRESIGNER_SECONDS)
 
     async def _drain(self) -> None:
-        dispatcher, seconds = self.parts.dispatcher, self.parts.config.upload.drain_timeout
+        seconds, works = self.parts.config.upload.drain_timeout, self.parts.works
         self.service.stopping(seconds + GRACE_SECONDS)
         self.parts.phase = "draining"
-        log.info("daemon.draining", in_flight=len(self.parts.worker.running), timeout=seconds)
-        if not await _unless(self.stop.at_once, dispatcher.drain(seconds)):
-            await dispatcher.drain(0)
+        log.info("daemon.draining", in_flight=sum(len(work.worker.running) for work in works), timeout=seconds)
+        if not await unless(self.stop.at_once, _drained(works, seconds)):
+            await _drained(works, 0)
 
     def _folder_views(self) -> Sequence[FolderView]:
         return [
@@ -124,46 +194,47 @@ class Daemon:
         return [SettlingView(s.watch, s.path, s.since, s.why) for s in self.settler.snapshot()]
 
 
-@asynccontextmanager
-async def _supervised(loops: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[list[asyncio.Task[None]]]:
-    """Run loops beside the body; one that fails ends the body with its error, the body's end ends them."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(loop) for loop in loops]
-        yield tasks
-        for task in tasks:
-            task.cancel()
+def _of_watch(name: str) -> str:
+    return f"watch {name}"
 
 
-async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
-    """Do ``work``, unless ``event`` comes first: then it is cancelled. Tell whether it was done."""
-    doing, waiting = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
-    try:
-        await asyncio.wait({doing, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        doing.cancel()
-        waiting.cancel()
-        await asyncio.gather(doing, waiting, return_exceptions=True)
-    if doing.cancelled():
-        return False
-    doing.result()
-    return True
+def _say_refused(refused: Exception) -> None:
+    problems, fix = getattr(refused, "problems", ()), getattr(refused, "fix", "")
+    log.error("config.refused", exc_info=refused, problems=list(problems), fix=fix)
 
 
-async def run(config: Config, *, on_link: Callable[[Link], None] | None = None) -> None:
+def _say_reloaded(found: Change) -> None:
+    said: dict[str, Any] = {"added": found.added, "removed": found.removed, "changed": found.changed}
+    if found.restart:
+        log.warning("config.reloaded", **said, restart_needed=found.restart, fix="these options take a restart")
+    else:
+        log.info("config.reloaded", **said)
+
+
+async def _drained(works: Sequence[Work], seconds: float) -> None:
+    await asyncio.gather(*(work.dispatcher.drain(seconds) for work in works))
+
+
+async def run(
+    config: Config, *, on_link: Callable[[Link], None] | None = None, load: Callable[[], Config] | None = None
+) -> None:
     """Run the daemon until SIGTERM or SIGINT; a second one ends it at once.
 
-    ``on_link`` hears each new link; it must neither block nor raise. Raises ``Unavailable`` (another daemon
-    has the ledger or a folder), ``UsageError``, or what ended a loop.
+    ``on_link`` hears each new link; it must neither block nor raise. ``load`` reads the configuration again
+    on SIGHUP (in a thread) and raises ``UsageError`` for a bad one; without it, SIGHUP is as SIGTERM.
+    Raises ``Unavailable`` (another daemon has the ledger or a folder), ``UsageError``, or what ended a loop.
     """
     loop, stop = asyncio.get_running_loop(), Stop()
     install_loop_handler(loop)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    # Until there is something to reload, and on a terminal that is closed, SIGHUP ends it as SIGTERM does.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop)
     service = Service(Notifier.of(os.environ, os.getpid()), overdue=heartbeat.overdue, on_overdue=_wedged)
     log.info("daemon.started", version=presignd.__version__, pid=os.getpid())
     try:
-        async with _supervised([service.run()]):
-            await _run(config, stop, on_link, service)
+        async with looping() as loops:
+            loops.start("systemd", service.run())
+            await _run(config, stop, on_link, service, load)
     except BaseExceptionGroup as group:
         expected, bugs = group.split(PresigndError)
         if bugs or expected is None:
@@ -181,14 +252,21 @@ def _wedged(names: list[str]) -> None:
     log.critical("daemon.wedged", loops=names, fix="systemd starts it again; report what hangs, if it is no dead disk")
 
 
-async def _run(config: Config, stop: Stop, on_link: Callable[[Link], None] | None, service: Service) -> None:
+async def _run(
+    config: Config,
+    stop: Stop,
+    on_link: Callable[[Link], None] | None,
+    service: Service,
+    load: Callable[[], Config] | None,
+) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(DaemonLock(config.ledger.path))
         parts = await stack.enter_async_context(open_parts(config, patience=Patience()))
         # Before anything is taken up: what another daemon watches is not ours to move or delete.
-        for folder in parts.opened.values():
-            folder.lock()
-        daemon = Daemon(parts, stop, service)
+        parts.folders_open.open(config.watches, lock=True)
+        daemon = Daemon(parts, stop, service, load)
+        if load is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, daemon.reload.set)
         if on_link:
             parts.on_link.append(on_link)
         await stack.enter_async_context(_control(parts))
@@ -236,9 +314,11 @@ async def local_view(config: Config, *, work: bool) -> AsyncIterator[View]:
     # This run's log is nobody's: each ``file.done`` is left for the daemon's next start to say.
     async with open_parts(config, heard=False) as parts:
         await parts.recover()
-        async with _supervised([parts.linker.run(), parts.dispatcher.run()]):
+        async with looping() as loops:
+            loops.start("linker", parts.linker.run())
+            loops.start("dispatcher", parts.work.dispatcher.run())
             yield parts
-            await parts.dispatcher.drain(config.upload.drain_timeout)
+            await parts.work.dispatcher.drain(config.upload.drain_timeout)
 
 
 async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:
@@ -249,10 +329,10 @@ async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:
         daemon = Daemon(parts)
         for watcher in daemon.watchers:
             for path, fingerprint in await watcher.scan_once():
-                version = parts.intake.make_version(watcher.name, path, fingerprint, Source.SCAN)
+                version = parts.make_version(watcher.name, path, fingerprint, Source.SCAN)
                 yield {
                     "watch": watcher.name,
-                    "path": shown_path(parts.opened[watcher.name].root, path),
+                    "path": shown_path(parts.work.opened[watcher.name].root, path),
                     "bucket": version.bucket,
                     "key": version.key or "",
                     "size": fingerprint.size,

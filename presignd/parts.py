@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from datetime import datetime
 
 from presignd import redact
 from presignd.config import Config
-from presignd.errors import Unavailable, fault
+from presignd.errors import Fault, Unavailable, fault
 from presignd.ledger import Enqueued, Ledger, Selection
 from presignd.ledger.patience import Patience
 from presignd.ledger.sqlite import open_ledger
 from presignd.links import LinksFile
 from presignd.log import Disclosed, get_logger
-from presignd.model import Candidate, FileVersion, Link, Source, State
+from presignd.model import Candidate, FileVersion, Fingerprint, Link, NewVersion, Source, State
 from presignd.pipeline.announce import Announcer, shown_path, utcnow
-from presignd.pipeline.bucket import Bucket
-from presignd.pipeline.dispatch import Dispatcher
 from presignd.pipeline.folder import Folder
-from presignd.pipeline.gates import Gates
-from presignd.pipeline.ignore import Ignore
-from presignd.pipeline.intake import Intake
+from presignd.pipeline.folders import Folders
 from presignd.pipeline.linker import Linker, mint
 from presignd.pipeline.puts import Puts
-from presignd.pipeline.sweep import Sweeper
-from presignd.pipeline.transfer import Room
-from presignd.pipeline.worker import Worker
 from presignd.pipeline.writer_check import ignore_sigio
-from presignd.presign import Presigner
-from presignd.presign.local import local_presigner
-from presignd.store import StoreClient
+from presignd.presign import Grant, GrantRequest
 from presignd.web.view import BlockedView, FolderView, InFlightView, SettlingView
+from presignd.work import Shared, Work
 
 log = get_logger()
 
@@ -51,18 +42,15 @@ class Parts:
 
     Only a ``working`` one starts anything by itself, from ``recover`` on. ``heard`` says that its log reaches
     someone. ``read_back`` are the links past the ledger's mark. ``offer`` takes candidates (a daemon's
-    settler; nothing without one); ``on_link`` hears each new link.
+    settler; nothing without one); ``on_link`` hears each new link. ``work`` is made by the configuration in
+    effect, ``first`` to begin with; those ``retired`` by a reload have something in flight still.
     """
 
-    config: Config
+    first: InitVar[tuple[Config, Mapping[str, Folder]]]
     ledger: Ledger
     links: LinksFile
-    presigner: Presigner
-    store: StoreClient
-    opened: dict[str, Folder]
-    buckets: dict[str, Bucket]
-    intake: Intake
     read_back: Iterator[Link]
+    folders_open: Folders
     working: bool = True
     heard: bool = True
     recovered: bool = False
@@ -74,40 +62,67 @@ class Parts:
     login_url: Callable[[], str] = no_page
     phase: str = "starting"
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, first: tuple[Config, Mapping[str, Folder]]) -> None:
         """Wire the stages together."""
-        host = socket.gethostname()
-        self.ignores = {watch.name: Ignore.of(watch) for watch in self.config.watches}
-        roots = {name: folder.root for name, folder in self.opened.items()}
+        config, opened = first
+        roots = {name: folder.root for name, folder in opened.items()}
         self.announcer = Announcer(self.ledger, roots, self._ended)
-        self.linker = Linker(self.ledger, self.links, self.presigner, self.announcer.path)
-        self.gates = Gates(self.buckets, self.presigner, self._wake)
-        self.worker = Worker(
-            self.config,
+        self.linker = Linker(self.ledger, self.links, self, self.announcer.path)
+        self._shared = Shared(
             self.ledger,
-            linker=self.linker,
-            announcer=self.announcer,
-            rooms={name: Room(bucket.watch, self.opened[name], bucket) for name, bucket in self.buckets.items()},
-            gates=self.gates,
-            host=host,
+            self.linker,
+            self.announcer,
             offer=lambda candidates: self.offer(candidates),  # noqa: PLW0108 - a daemon sets it later
             on_link=self._linked,
         )
-        self.dispatcher = Dispatcher(
-            self.ledger, self.worker, self.config.upload, list(self.buckets), is_open=self.gates.is_open
-        )
-        self.sweeper = Sweeper(self.ledger, self.buckets)
+        self.work = self.build(config, opened)
+        self.retired: list[Work] = []
         self.puts = Puts(
             self.ledger,
-            self.intake,
-            self.opened,
-            self.worker.held,
+            self.work.intake,
+            opened,
+            self._shared.held,
             on_enqueued=self.enqueued,
             on_vanished=self.announcer.done,
         )
 
-    def _wake(self) -> None:
-        self.dispatcher.wake()
+    # --- the configuration in effect ------------------------------------------------------------
+
+    @property
+    def config(self) -> Config:
+        """The configuration in effect."""
+        return self.work.config
+
+    @property
+    def works(self) -> list[Work]:
+        """The work in effect, and those that a reload retired and that have something in flight still."""
+        return [self.work, *self.retired]
+
+    def build(self, config: Config, opened: Mapping[str, Folder]) -> Work:
+        """Make the work of a configuration; nothing of it runs yet. Raises ``UsageError``."""
+        register_secrets(config)
+        return Work(config, opened, self._shared)
+
+    def switch(self, work: Work) -> Work:
+        """Have ``work`` in effect; return the one before, retired: it is to be let ``finish``."""
+        before, self.work = self.work, work
+        self.retired.append(before)
+        for watch in work.config.watches:
+            self.announcer.add_watch(watch, work.opened[watch.name].root)
+        self.puts.now_by(work.intake, work.opened)
+        return before
+
+    async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant | Exception]:
+        """Have the presigner in effect sign: for links."""
+        return await self.work.presigner.grant(requests)
+
+    def make_version(
+        self, watch: str, path: bytes, fingerprint: Fingerprint, source: Source, *, fault: Fault | None = None
+    ) -> NewVersion:
+        """Make a version by the configuration in effect (``Intake.make_version``)."""
+        return self.work.intake.make_version(watch, path, fingerprint, source, fault=fault)
+
+    # --- what befalls versions ------------------------------------------------------------------
 
     def _linked(self, link: Link) -> None:
         self._log_link(link)
@@ -133,7 +148,7 @@ class Parts:
     def _ended(self, version: FileVersion) -> None:
         self.puts.ended(version)
         if version.upload_id:
-            self.sweeper.wake()
+            self.work.sweeper.wake()
 
     async def note_enqueued(self, done: Sequence[Enqueued]) -> None:
         """Hear from the settler what it enqueued."""
@@ -152,7 +167,7 @@ class Parts:
                 self.announcer.quarantined(entry.version, fix=fault(entry.version.error_code).fix)
             elif entry.version.state is State.QUEUED:
                 self.announcer.event("file.queued", entry.version)
-        self._wake()
+        self.work.dispatcher.wake()
 
     # --- starting where the last run stopped ----------------------------------------------------
 
@@ -165,7 +180,7 @@ class Parts:
             self.announcer.quarantined(version, fix=fault("internal_error").fix)
         if self.heard:
             await self.announcer.replay()
-        await self._resume()
+        await self.resume(self.work.buckets)
 
     async def _take_links_back(self) -> None:
         """Take a line on disk whose commit a crash prevented for what it is: its version is linked."""
@@ -177,23 +192,32 @@ class Parts:
         for link in links.values():
             self._linked(link)
 
+    async def close(self) -> None:
+        """End every work."""
+        for work in self.works:
+            await work.close()
+
     async def settle_up(self) -> None:
         """Leave the ledger so that the next start has nothing to wonder about: this was no crash."""
-        await self.dispatcher.drain(0)
+        for work in self.works:
+            await work.dispatcher.drain(0)
         if self.recovered:
             await self.ledger.release(unclean=False)
         if self.heard:
             await self.announcer.flush()
 
-    async def _resume(self) -> None:
-        """Carry on with what is verified or linked but not finished."""
+    async def resume(self, watches: Collection[str]) -> None:
+        """Carry on with what is verified or linked but not finished, of these watches."""
         for version in await self.ledger.in_state(State.VERIFIED):
-            if version.watch in self.buckets:
+            if version.watch in watches and not self._is_at_work(version):
                 # No line of it is on disk, so its link may get a new date: an old one may be dead already.
-                self.dispatcher.start(await self.ledger.update(version, signed_at=utcnow()))
+                self.work.dispatcher.start(await self.ledger.update(version, signed_at=utcnow()))
         for version in await self.ledger.in_state(State.LINKED):
-            if version.watch in self.buckets:
-                self.dispatcher.start(version)
+            if version.watch in watches and not self._is_at_work(version):
+                self.work.dispatcher.start(version)
+
+    def _is_at_work(self, version: FileVersion) -> bool:
+        return any(work.worker.has(version.file_id) for work in self.works)
 
     # --- the View -------------------------------------------------------------------------------
 
@@ -210,11 +234,16 @@ class Parts:
     def in_flight(self) -> Sequence[InFlightView]:
         """Return what is being uploaded now."""
         now = time.monotonic()
-        return [InFlightView(run.version, run.sent, run.rate(now)) for run in self.worker.running.values()]
+        return [
+            InFlightView(run.version, run.sent, run.rate(now))
+            for work in self.works
+            for run in work.worker.running.values()
+        ]
 
     def blocked(self) -> Sequence[BlockedView]:
         """Return the watches and stores that wait as a whole."""
-        named = [("", self.gates.store), ("", self.gates.presigner), *self.gates.watches.items()]
+        gates = self.work.gates
+        named = [("", gates.store), ("", gates.presigner), *gates.watches.items()]
         return [
             BlockedView(name, gate.shut.fault.code, gate.shut.fault.message, gate.shut.since)
             for name, gate in named
@@ -223,17 +252,16 @@ class Parts:
 
     def hint(self, watch: str, path: bytes) -> None:
         """Look at a path now: someone waits for it. What the watch ignores it goes on ignoring."""
-        recursive = self.buckets[watch].watch.recursive
-        if (recursive or b"/" not in path) and not self.ignores[watch].file(path):
+        recursive = self.work.buckets[watch].watch.recursive
+        if (recursive or b"/" not in path) and not self.work.ignores[watch].file(path):
             self.offer([Candidate(watch, path, Source.EVENT)])
 
     async def link(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
         """Make a fresh link for a version with a receipt."""
         watch = next((w for w in self.config.watches if w.name == version.watch), None)
         seconds = expires or (watch.link_expires if watch else None) or self.config.presign.get_expires
-        root = self.opened[version.watch].root if version.watch in self.opened else b""
         fresh = replace(version, signed_at=utcnow())
-        link = await mint(self.presigner, fresh, seconds, shown_path(root, version.path))
+        link = await mint(self, fresh, seconds, self.announcer.path(version))
         self._log_link(link, by_uid)
         return link
 
@@ -249,16 +277,16 @@ class Parts:
         progress: Callable[[int], None],
     ) -> Link:
         """Upload what ``fd`` reads, through the same pipeline, and return its link."""
-        log.info("put.received", watch=watch, path=shown_path(self.opened[watch].root, path), by_uid=by_uid)
+        log.info("put.received", watch=watch, path=shown_path(self.work.opened[watch].root, path), by_uid=by_uid)
         return await self.puts.put(fd, path, watch, key=key, expires=expires, progress=progress)
 
     async def requeue(self, selection: Selection) -> list[FileVersion]:
         """Take quarantined versions back and get them worked on."""
         back = await self.ledger.requeue(selection, utcnow())
         for version in back:
-            if version.state is State.LINKED and self.working:
-                self.dispatcher.start(version)
-        self._wake()
+            if version.state is State.LINKED and self.working and version.watch in self.work.buckets:
+                self.work.dispatcher.start(version)
+        self.work.dispatcher.wake()
         return back
 
 
@@ -273,12 +301,10 @@ async def open_parts(
     it: for questions. Raises ``UsageError`` or ``Unavailable`` for what can't be opened.
     """
     ignore_sigio()
-    _register_secrets(config)
+    register_secrets(config)
     async with AsyncExitStack() as stack:
-        opened = {}
-        for watch in config.watches:
-            opened[watch.name] = folder = Folder(watch)
-            stack.callback(folder.close)
+        folders = stack.enter_context(Folders())
+        opened = folders.open(config.watches)
         ledger = await open_ledger(config.ledger.path, patience)
         clean = False
 
@@ -288,20 +314,8 @@ async def open_parts(
         stack.push_async_callback(close_ledger)
         links, read_back = LinksFile.open(config.links, await ledger.links_mark())
         stack.callback(links.close)
-        store = StoreClient(config.presign, config.upload)
-        stack.push_async_callback(store.close)
-        presigner = local_presigner(config.presign, send=store.send, clock=utcnow)
-        stack.push_async_callback(presigner.close)
-        buckets = {
-            watch.name: Bucket(watch, config.presign, config.upload, presigner, store) for watch in config.watches
-        }
-        intake = Intake(config.watches, socket.gethostname())
-        parts = Parts(
-            config, ledger, links, presigner, store, opened, buckets, intake, read_back, working=work, heard=heard
-        )
-        stack.push_async_callback(parts.gates.close)
-        stack.push_async_callback(parts.worker.close)
-        stack.push_async_callback(parts.dispatcher.drain, 0)
+        parts = Parts((config, opened), ledger, links, read_back, folders, working=work, heard=heard)
+        stack.push_async_callback(parts.close)
         interrupted = None
         try:
             yield parts
@@ -317,7 +331,7 @@ async def open_parts(
             raise interrupted
 
 
-def _register_secrets(config: Config) -> None:
+def register_secrets(config: Config) -> None:
     """Have redaction know the configured secrets by their letters, beside what secrets look like."""
     presign = config.presign
     for secret in (presign.secret_key, presign.session_token, presign.token):

@@ -64,6 +64,7 @@ class Running:
     parts: Parts = field(repr=False)
     said: Said = field(repr=False)
     stop: Callable[[], None] = field(repr=False)
+    reload: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
     def events(self, *names: str) -> list[Event]:
         """Return what was logged so far, of these names (all of them without any)."""
@@ -139,20 +140,23 @@ def quickly() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def running(configured: Config, *, quick: bool = True, debug: bool = True) -> AsyncIterator[Running]:
+async def running(
+    configured: Config, *, quick: bool = True, debug: bool = True, load: Callable[[], Config] | None = None
+) -> AsyncIterator[Running]:
     """Run a daemon until the block is left; at the end, search all it said for anything secret.
 
-    ``debug`` has asyncio log all it does, too, at the price of its pace.
+    ``debug`` has asyncio log all it does, too, at the price of its pace. ``load`` gives what it reads when
+    it is to ``reload``.
     """
     said = Said()
     log.setup(configured.log, stream=said)
     asyncio.get_running_loop().set_debug(debug)
     with quickly() if quick else pytest.MonkeyPatch.context(), DaemonLock(configured.ledger.path):
         async with open_parts(configured) as parts:
-            daemon = Daemon(parts)
+            daemon = Daemon(parts, load=load)
             serving = asyncio.create_task(daemon.serve())
             try:
-                yield Running(configured.watches[0].path.parent, parts, said, daemon.stop)
+                yield Running(configured.watches[0].path.parent, parts, said, daemon.stop, daemon.reload)
             finally:
                 daemon.stop()
                 await serving

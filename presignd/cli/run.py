@@ -16,6 +16,9 @@ from presignd.config.load import load
 from presignd.errors import PresigndError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from presignd.config import Config
 
 
@@ -37,23 +40,33 @@ def run_command(
             "--print-links: stdout is the journal, where links don't belong",
             fix="read them by presignd links --follow, or from the links file",
         )
-    loaded = load(config)
-    log.setup(loaded.config.log)
+    found = read(config)
+    log.setup(found.log)
+    if dry_run:
+        loop.run(_dry_run(found))
+    else:
+        # A terminal that is closed sends SIGHUP, too: there it is to end.
+        serve(found, print_links=print_links, load=None if _on_terminal() else lambda: read(config))
+
+
+def read(file: "Path | None") -> "Config":
+    """Return the configuration and tell its warnings; raise ``UsageError`` with all that is wrong with it."""
+    loaded = load(file)
     for warning in loaded.warnings:
         guard.tell([f"presignd: {warning}"], level="warning")
     if problems := folder_problems(loaded.config):
         raise UsageError("watch", problems=tuple(problems))
-    if dry_run:
-        loop.run(_dry_run(loaded.config))
-    else:
-        serve(loaded.config, print_links=print_links)
+    return loaded.config
 
 
-def serve(config: "Config", *, print_links: bool) -> None:
-    """Run the daemon; a bug is told as an event, for stderr is the event log, and ends with 1."""
+def serve(config: "Config", *, print_links: bool, load: "Callable[[], Config] | None" = None) -> None:
+    """Run the daemon; a bug is told as an event, for stderr is the event log, and ends with 1.
+
+    ``load`` reads the configuration again, on SIGHUP.
+    """
     with Printer(lambda link: show.result(link.url)) if print_links else nullcontext() as printer:
         try:
-            loop.run_daemon(daemon.run(config, on_link=printer), threads=threads_for(config))
+            loop.run_daemon(daemon.run(config, on_link=printer, load=load), threads=threads_for(config))
         except PresigndError:
             raise
         except Exception as bug:  # noqa: BLE001 - what ended a loop ends the process, and its log says why
@@ -64,6 +77,10 @@ def serve(config: "Config", *, print_links: bool) -> None:
 def threads_for(config: "Config") -> int:
     """Return the threads that file work may take: each upload reads beside its hash, each watch scans and looks."""
     return 2 * config.upload.concurrency + 4 * len(config.watches) + 8
+
+
+def _on_terminal() -> bool:
+    return os.isatty(0) or os.isatty(2)
 
 
 async def _dry_run(config: "Config") -> None:

@@ -53,6 +53,8 @@ class Bucket:
         self, watch: WatchConfig, presign: PresignConfig, upload: UploadConfig, presigner: Presigner, store: StoreClient
     ) -> None:
         self.watch = watch
+        self._named = {watch.bucket: self}
+        self._made_of = (presign, upload, presigner, store)
         self._put_expires = presign.put_expires
         self._sha256 = upload.checksum == "sha256"
         self._presigner = presigner
@@ -61,6 +63,12 @@ class Bucket:
         self._probing = asyncio.Lock()
         self._honours: Honours | None = None
         self._refusal: Fault | None = None
+
+    def named(self, name: str) -> Bucket:
+        """Return the same for the bucket ``name``: this one, or one with proofs of its own."""
+        if name not in self._named:
+            self._named[name] = Bucket(self.watch.model_copy(update={"bucket": name}), *self._made_of)
+        return self._named[name]
 
     @property
     def limited(self) -> bool:

@@ -39,6 +39,9 @@ class Dispatcher:
         self._tasks: dict[asyncio.Task[None], int] = {}
         self._wake = asyncio.Event()
         self._bug: BaseException | None = None
+        self._retired = False
+        self._claiming_ended = asyncio.Event()
+        self._claiming_ended.set()
         self.draining = False
 
     def wake(self) -> None:
@@ -59,8 +62,15 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Claim and start, until draining; raise what a worker could not even record (the ledger failing)."""
+        self._claiming_ended.clear()
+        try:
+            await self._run()
+        finally:
+            self._claiming_ended.set()
+
+    async def _run(self) -> None:
         with alive("dispatcher") as heart:
-            while not self.draining:
+            while not (self.draining or self._retired):
                 heart.beat()
                 self._wake.clear()
                 now = utcnow()
@@ -110,6 +120,16 @@ class Dispatcher:
                 await self._wake.wait()
         except TimeoutError:
             return
+
+    async def retire(self) -> None:
+        """Claim nothing more, and return once all that was claimed has ended; raise as ``run`` does."""
+        self._retired = True
+        self.wake()
+        await self._claiming_ended.wait()
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
+        if self._bug:
+            raise self._bug
 
     async def drain(self, seconds: float) -> bool:
         """Claim nothing more and wait for what is in flight; cancel it after ``seconds``. True when all ended."""

@@ -57,7 +57,7 @@ class Folder:
     def __init__(self, watch: WatchConfig) -> None:
         """Open the root; raise ``UsageError`` where it is missing, no directory, or unreadable."""
         self.watch = watch.name
-        self.root = os.path.abspath(os.fsencode(watch.path))  # noqa: PTH100 - resolve() would follow symlinks
+        self.root = root_of(watch)
         self._locked = False
         try:
             self.fd = _open_root(self.root)
@@ -169,6 +169,11 @@ class Folder:
     def _release(self, fd: int) -> None:
         if fd != self.fd:
             os.close(fd)
+
+
+def root_of(watch: WatchConfig) -> bytes:
+    """Return a watch's root as its configuration names it."""
+    return os.path.abspath(os.fsencode(watch.path))  # noqa: PTH100 - resolve() would follow symlinks
 
 
 def _components(path: bytes) -> list[bytes]:

@@ -281,7 +281,8 @@ class Lane:
         if pause > 0:
             beat(within=pause)
             try:
-                await asyncio.wait_for(self._wake.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
             except TimeoutError:
                 return
 
@@ -364,13 +365,16 @@ class Lane:
             for entry, settled in new
         ]
         try:
-            enqueued = await self._tools.ledger.enqueue(versions)
+            await asyncio.shield(self._record_all(versions))
         except LostUpdate:
             await self._one_by_one(new)
             return
         for entry, _ in new:
             self._drop(entry)
-        await self._tools.on_enqueued(enqueued)
+
+    async def _record_all(self, versions: list[NewVersion]) -> None:
+        """Record and tell: whoever is cancelled in between, what is in the ledger is told."""
+        await self._tools.on_enqueued(await self._tools.ledger.enqueue(versions))
 
     async def _one_by_one(self, new: Sequence[tuple[_Entry, Settled]]) -> None:
         if len(new) == 1:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from presignd.errors import Fault, FileFault
 from presignd.heartbeat import alive, beat, resting
@@ -15,7 +15,7 @@ from presignd.links import LinksFile
 from presignd.log import get_logger
 from presignd.model import FileVersion, Link, LinksMark
 from presignd.pipeline.announce import utcnow
-from presignd.presign import Grant, GrantRequest, Operation, Presigner
+from presignd.presign import Grant, GrantRequest, Operation
 
 T = TypeVar("T")
 
@@ -32,7 +32,15 @@ class _Waiting:
     future: asyncio.Future[tuple[FileVersion, Link]]
 
 
-async def mint(presigner: Presigner, version: FileVersion, expires: int, path: str) -> Link:
+class Minter(Protocol):
+    """What linking needs of a presigner."""
+
+    async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant | Exception]:
+        """Answer each request, in order."""
+        ...
+
+
+async def mint(presigner: Minter, version: FileVersion, expires: int, path: str) -> Link:
     """Make the link of one version with a receipt; ``expires`` in seconds. Raises ``Fault``."""
     (grant,) = await presigner.grant([link_request(version, expires)])
     if isinstance(grant, Exception):
@@ -73,7 +81,7 @@ class Linker:
         self,
         ledger: Ledger,
         links: LinksFile,
-        presigner: Presigner,
+        presigner: Minter,
         path_of: Callable[[FileVersion], str],
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,

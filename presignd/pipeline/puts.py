@@ -37,6 +37,10 @@ class Puts:
         self._waiting: dict[str, asyncio.Future[Link]] = {}
         self._turns: WeakValueDictionary[tuple[str, bytes], asyncio.Lock] = WeakValueDictionary()
 
+    def now_by(self, intake: Intake, folders: Mapping[str, Folder]) -> None:
+        """Take what is handed over from now on by these."""
+        self._intake, self._folders = intake, folders
+
     async def put(
         self,
         fd: int,

@@ -45,6 +45,7 @@ class Settler:
         self._tools = Tools(ledger, make_version, on_enqueued, monotonic, time_ns)
         self._lanes: dict[str, Lane] = {}
         self._tasks: asyncio.TaskGroup | None = None
+        self._running: dict[str, asyncio.Task[None]] = {}
 
     def add(self, watch: WatchConfig, folder: Folder, check: WriterCheck) -> None:
         """Settle a watch's candidates from now on, before ``run`` or while it runs.
@@ -63,14 +64,24 @@ class Settler:
         """Take a lane as it is."""
         self._lanes[lane.watch] = lane
         if self._tasks is not None:
-            self._tasks.create_task(lane.run(), name=f"settle:{lane.watch}")
+            self._start(lane, self._tasks)
+
+    def _start(self, lane: Lane, tasks: asyncio.TaskGroup) -> None:
+        self._running[lane.watch] = tasks.create_task(lane.run(), name=f"settle:{lane.watch}")
+
+    async def remove(self, watch: str) -> None:
+        """Settle nothing more of a watch; what it was about to record is recorded."""
+        self._lanes.pop(watch, None)
+        if (task := self._running.pop(watch, None)) is not None:
+            task.cancel()
+            await asyncio.wait({task})
 
     async def run(self) -> None:
         """Run every lane until cancelled; a lane that crashes ends all (the process restarts)."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             for lane in self._lanes.values():
-                tasks.create_task(lane.run(), name=f"settle:{lane.watch}")
+                self._start(lane, tasks)
             await asyncio.Event().wait()
 
     def offer(self, candidates: Iterable[Candidate]) -> None:

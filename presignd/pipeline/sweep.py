@@ -40,14 +40,15 @@ class Sweeper:
                     await self._sweep(version)
                 heart.beat(within=EVERY)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), EVERY)
+                    async with asyncio.timeout(EVERY):
+                        await self._wake.wait()
 
     async def _sweep(self, version: FileVersion) -> None:
         bucket = self._buckets.get(version.watch)
         if bucket is None or version.key is None:
             return
         try:
-            await abort(bucket, version)
+            await abort(bucket.named(version.bucket), version)
             await self._ledger.end_upload(version)
         except (Fault, LostUpdate) as problem:
             log.debug("upload.abort_failed", file_id=version.file_id, key=version.key, error=str(problem))

@@ -46,8 +46,15 @@ async def note_gone(
             known = await ledger.known(watch, [path for path in gone if path.startswith(b"/")])
             # A put that is not through reads from its descriptor, whatever became of its path.
             through = [path for path in gone if path not in known or known[path].state is State.FINISHED]
-            await on_vanished(await ledger.gone(watch, through, utcnow()))
+            await asyncio.shield(_tell_gone(ledger, watch, through, on_vanished))
         after = paths[-1]
+
+
+async def _tell_gone(
+    ledger: Ledger, watch: str, gone: Sequence[bytes], on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]]
+) -> None:
+    """Record and tell: whoever is cancelled in between, what is in the ledger is told."""
+    await on_vanished(await ledger.gone(watch, gone, utcnow()))
 
 
 def _missing(folder: Folder, paths: Sequence[bytes]) -> list[bytes]:

@@ -210,9 +210,12 @@ class Watcher:
 
     async def _gone(self, paths: Sequence[bytes]) -> None:
         for start in range(0, len(paths), BATCH):
-            vanished = await self._ledger.gone(self.name, paths[start : start + BATCH], datetime.now(UTC))
-            if vanished:
-                await self._on_vanished(vanished)
+            await asyncio.shield(self._note_gone(paths[start : start + BATCH]))
+
+    async def _note_gone(self, paths: Sequence[bytes]) -> None:
+        """Record and tell: whoever is cancelled in between, what is in the ledger is told."""
+        if vanished := await self._ledger.gone(self.name, paths, datetime.now(UTC)):
+            await self._on_vanished(vanished)
 
     def _source_ended(self, error: SourceEnded) -> None:
         metrics.WATCH_OVERFLOWS.labels(self.name).inc()
@@ -368,6 +371,8 @@ async def _alive(name: str, loop: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _woken(event: asyncio.Event, seconds: float) -> None:
+    """Wait. Not by ``wait_for``: before Python 3.12 it loses a cancellation that comes with the event."""
     with suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), max(0.0, seconds))
+        async with asyncio.timeout(max(0.0, seconds)):
+            await event.wait()
     event.clear()

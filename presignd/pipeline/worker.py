@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 from presignd.config import Config
@@ -58,7 +59,7 @@ class Worker:
         self.held: dict[str, Held] = {}
         self.running: dict[str, Running] = {}
         self._slots = Slots(config.upload.concurrency)
-        self._later: set[asyncio.Task[None]] = set()
+        self._later: dict[str, asyncio.Task[None]] = {}
 
     async def process(self, version: FileVersion) -> None:
         """Take ``version`` from the state it has as far as it goes; a bug quarantines it alone."""
@@ -93,6 +94,8 @@ class Worker:
     async def _upload(self, version: FileVersion) -> FileVersion | None:
         """Upload; return the verified version, or None when it went another way."""
         room = self._rooms[version.watch]
+        # A queued version goes where it was queued for, though its watch has another bucket by now.
+        room = replace(room, bucket=room.bucket.named(version.bucket))
         held = self.held.get(version.file_id)
         running = self.running[version.file_id]
         try:
@@ -174,14 +177,28 @@ class Worker:
                 await self._quarantine_bug(version, bug)
 
         task = asyncio.create_task(again(), name=f"finish {version.file_id}")
-        self._later.add(task)
-        task.add_done_callback(self._later.discard)
+        self._later[version.file_id] = task
+        task.add_done_callback(lambda ended: self._forget(version.file_id, ended))
+
+    def _forget(self, file_id: str, ended: asyncio.Task[None]) -> None:
+        if self._later.get(file_id) is ended:  # else one look later is planned by now
+            del self._later[file_id]
+
+    def has(self, file_id: str) -> bool:
+        """Tell whether a version is worked on, or waits for a writer to be finished."""
+        return file_id in self.running or file_id in self._later
+
+    async def finished(self) -> None:
+        """Return once no finish waits for a writer any more."""
+        while self._later:
+            await asyncio.wait(self._later.values())
 
     async def close(self) -> None:
         """Let go of finishes that wait for a writer: the next start takes them up."""
-        for task in self._later:
+        later = list(self._later.values())
+        for task in later:
             task.cancel()
-        await asyncio.gather(*self._later, return_exceptions=True)
+        await asyncio.gather(*later, return_exceptions=True)
 
     async def _end(self, version: FileVersion, event: Event) -> None:
         ended = await self._ledger.apply(version, event, done_at=utcnow())

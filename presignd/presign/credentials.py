@@ -101,7 +101,8 @@ class CredentialSource:
         self._asked_at = self._clock()
         beat(within=self._wait)
         try:
-            self._held = await asyncio.wait_for(asyncio.to_thread(self._find), self._wait)
+            async with asyncio.timeout(self._wait):
+                self._held = await asyncio.to_thread(self._find)
         except TimeoutError:
             self._failed(fault("no_credentials", f"the lookup took over {self._wait:g} s"))
         except PresignerFault as problem:

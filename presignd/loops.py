@@ -1,0 +1,73 @@
+"""Loops that run side by side, and what ends them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+
+class Stop:
+    """Asked to end: once to drain, twice to end at once."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.at_once = asyncio.Event()
+
+    def __call__(self) -> None:
+        """Ask, or ask again."""
+        if self.asked.is_set():
+            self.at_once.set()
+        self.asked.set()
+
+
+class Loops:
+    """Named loops; one that fails ends the body beside them, with its error."""
+
+    def __init__(self, group: asyncio.TaskGroup) -> None:
+        self._group = group
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, name: str, loop: Coroutine[Any, Any, None]) -> None:
+        """Run one more."""
+        task = self._group.create_task(loop, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self, *names: str) -> None:
+        """End those of these names."""
+        tasks = [task for task in self._tasks if task.get_name() in names]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def stop_all(self) -> None:
+        """Have all end."""
+        for task in self._tasks:
+            task.cancel()
+
+
+@asynccontextmanager
+async def looping() -> AsyncIterator[Loops]:
+    """Run loops beside the body, whose end ends them."""
+    async with asyncio.TaskGroup() as group:
+        loops = Loops(group)
+        yield loops
+        loops.stop_all()
+
+
+async def unless(event: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
+    """Do ``work``, unless ``event`` comes first: then it is cancelled. Tell whether it was done."""
+    doing, waiting = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({doing, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        doing.cancel()
+        waiting.cancel()
+        await asyncio.gather(doing, waiting, return_exceptions=True)
+    if doing.cancelled():
+        return False
+    doing.result()
+    return True

@@ -1,0 +1,89 @@
+"""The half of the pipeline that one configuration makes: a reload builds another, and this one finishes."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from presignd.config import Config
+from presignd.ledger import Ledger
+from presignd.model import Candidate, Link
+from presignd.pipeline.announce import Announcer, utcnow
+from presignd.pipeline.bucket import Bucket
+from presignd.pipeline.dispatch import Dispatcher
+from presignd.pipeline.folder import Folder
+from presignd.pipeline.gates import Gates
+from presignd.pipeline.ignore import Ignore
+from presignd.pipeline.intake import Intake
+from presignd.pipeline.linker import Linker
+from presignd.pipeline.sweep import Sweeper
+from presignd.pipeline.transfer import Held, Room
+from presignd.pipeline.worker import Worker
+from presignd.presign import Presigner
+from presignd.presign.local import local_presigner
+from presignd.store import StoreClient
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What outlives a reload. ``held`` is what ``put`` handed over, by file_id."""
+
+    ledger: Ledger
+    linker: Linker
+    announcer: Announcer
+    offer: Callable[[list[Candidate]], None]
+    on_link: Callable[[Link], None]
+    held: dict[str, Held] = field(default_factory=dict)
+
+
+class Work:
+    """Who signs, where to, and the work on claimed versions, by one configuration.
+
+    ``opened`` are its folders by watch. Raises ``UsageError`` for TLS files or credentials that can't be used.
+    """
+
+    def __init__(self, config: Config, opened: Mapping[str, Folder], shared: Shared) -> None:
+        host = socket.gethostname()
+        self.config, self.opened = config, opened
+        self.store = StoreClient(config.presign, config.upload)
+        self.presigner: Presigner = local_presigner(config.presign, send=self.store.send, clock=utcnow)
+        self.buckets = {
+            watch.name: Bucket(watch, config.presign, config.upload, self.presigner, self.store)
+            for watch in config.watches
+        }
+        self.ignores = {watch.name: Ignore.of(watch) for watch in config.watches}
+        self.intake = Intake(config.watches, host)
+        self.gates = Gates(self.buckets, self.presigner, self._wake)
+        self.worker = Worker(
+            config,
+            shared.ledger,
+            linker=shared.linker,
+            announcer=shared.announcer,
+            rooms={name: Room(bucket.watch, opened[name], bucket) for name, bucket in self.buckets.items()},
+            gates=self.gates,
+            host=host,
+            offer=shared.offer,
+            on_link=shared.on_link,
+        )
+        self.worker.held = shared.held
+        self.dispatcher = Dispatcher(
+            shared.ledger, self.worker, config.upload, list(self.buckets), is_open=self.gates.is_open
+        )
+        self.sweeper = Sweeper(shared.ledger, self.buckets)
+
+    def _wake(self) -> None:
+        self.dispatcher.wake()
+
+    async def finish(self) -> None:
+        """Claim nothing more; return once what was claimed is through, however long that takes."""
+        await self.dispatcher.retire()
+        await self.worker.finished()
+
+    async def close(self) -> None:
+        """End what is in flight, and every connection."""
+        await self.dispatcher.drain(0)
+        await self.worker.close()
+        await self.gates.close()
+        await self.presigner.close()
+        await self.store.close()
