@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SYSTEM_FILE = Path("/etc/presignd/config.toml")
+LINKS_GROUP = "presignd-links"
+"""The group of systemd/presignd.sysusers.conf."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def init_command(
 
         raise UsageError(f"{target} is there already and was kept", fix="name another: presignd init FILE")
     answers = ask_all()
-    write(target, render(answers), replace=replace)
+    write(target, render(answers, group=links_group(target)), replace=replace)
     show.say(f"wrote {target}")
     code = check(target)
     if code == 0:
@@ -212,9 +214,20 @@ async def _find_region(answers: Answers) -> str:
 # --- writing ------------------------------------------------------------------------------------
 
 
-def render(answers: Answers) -> str:
-    """Return the configuration as TOML."""
+def links_group(target: Path) -> str:
+    """Return who may have the links of the system's service: the group that its installation makes, if it did."""
+    import grp  # noqa: PLC0415 - help is to be fast
+
+    try:
+        return grp.getgrnam(LINKS_GROUP).gr_name if target == SYSTEM_FILE else ""
+    except KeyError:
+        return ""
+
+
+def render(answers: Answers, group: str = "") -> str:
+    """Return the configuration as TOML; ``group`` may have the links, and use the control socket."""
     keys = ""
+    groups = f"\n[links]\ngroup = {_text(group)}\n\n[control]\ngroup = {_text(group)}\n" if group else ""
     if answers.access_key:
         keys = f"access_key = {_text(answers.access_key)}\nsecret_key = {_text(answers.secret_key)}\n"
     return f"""\
@@ -229,7 +242,7 @@ region = {_text(answers.region)}
 name = "drop"
 path = {_text(str(answers.folder))}
 bucket = {_text(answers.bucket)}
-"""
+{groups}"""
 
 
 def _text(value: str) -> str:

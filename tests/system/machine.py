@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+_OF_NSPAWN = ("payload", "supervisor")
 _PREPARE = """
 set -e
 mount -t tmpfs -o size=3g,mode=0755 tmpfs "$1"
@@ -45,6 +46,9 @@ exec chroot "$root" "$@"
 
 READY_SECONDS = 60.0
 
+_CGROUPS = [Path("/sys/fs/cgroup", *more, name) for more in ((), ("systemd",), ("unified",)) for name in _OF_NSPAWN]
+"""Where systemd-nspawn leaves empty control groups behind."""
+
 
 class Machine:
     """Prepared when made; ``boot`` and ``power_off`` it any number of times, ``close`` it at the end."""
@@ -61,6 +65,7 @@ class Machine:
         assert self._holder.stdout.readline() == "ready\n", "no overlay could be mounted"
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._leader = 0
+        self._cgroups = [path for path in _CGROUPS if not path.exists()]
 
     # --- while it is off ------------------------------------------------------------------------
     def _here(self) -> list[str]:
@@ -158,6 +163,10 @@ class Machine:
         self._holder.wait(10)
         assert self._holder.stdout is not None
         self._holder.stdout.close()
+        for top in self._cgroups:
+            for folder, _, _ in os.walk(top, topdown=False):
+                with suppress(OSError):  # not empty yet, or gone by itself
+                    Path(folder).rmdir()
 
 
 def _captured(command: Sequence[str | Path], **more: Any) -> subprocess.CompletedProcess[str]:

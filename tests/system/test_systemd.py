@@ -300,6 +300,38 @@ def test_what_runs_in_the_unit_can_do_nothing_but_its_work(host: Host) -> None:
     }
 
 
+# --- reloads ---------------------------------------------------------------------------------------
+def test_a_reload_takes_a_new_watch_and_keeps_the_process(host: Host) -> None:
+    before = host.pid
+    host.sh("install -d -o ann -g presignd -m 2770 /srv/extra")
+    extra = f'[[watch]]\nname = "extra"\npath = "/srv/extra"\nbucket = "{host.store.bucket}"\nkey = "extra/{{path}}"\n'
+    host.configure(extra)
+    host.drop("there.txt", folder="/srv/extra")
+    host.run("systemctl", "reload", "presignd")
+    host.until_linked("extra/there.txt")
+    until(lambda: host.show("SubState") == "running", "an end of the reload")
+    assert host.pid == before
+    (event,) = host.events("config.reloaded")
+    assert event["added"] == ["extra"]
+
+
+def test_a_broken_configuration_is_refused_whole_and_the_old_one_stays(host: Host) -> None:
+    before = host.pid
+    host.configure('afer = "keep"')
+    host.run("systemctl", "reload", "presignd")
+    until(lambda: host.events("config.refused"), "config.refused")
+    until(lambda: host.show("SubState") == "running", "an end of the reload")
+    (event,) = host.events("config.refused")
+    assert event["priority"] == "3"
+    assert "afer" in str(event["problems"])
+    host.drop("still.txt", folder="/srv/extra")
+    host.until_linked("extra/still.txt")
+    host.configure()
+    host.run("systemctl", "reload", "presignd")
+    until(lambda: len(host.events("config.reloaded")) == 2, "config.reloaded")
+    assert host.pid == before
+
+
 # --- ends ------------------------------------------------------------------------------------------
 def test_after_sigkill_it_is_back_and_takes_what_was_dropped_meanwhile(host: Host) -> None:
     host.restart()

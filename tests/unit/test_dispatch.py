@@ -207,3 +207,19 @@ async def test_never_more_at_work_than_slots(slots: int) -> None:
             await world.end(next(iter(world.at_work)))
     assert max(most) == slots
     assert len(world.begun) == len(set(world.begun)) == 120
+
+
+async def test_one_that_retires_claims_nothing_more_and_ends_with_what_it_claimed() -> None:
+    """Also what a claim brings that was under way: else it would be nobody's."""
+    world = World(4, a=[SMALL] * 4)
+    world.claiming.clear()
+    async with world.running() as task:
+        retiring = asyncio.create_task(world.dispatcher.retire())
+        await turns()
+        world.claiming.set()
+        await turns()
+        assert (len(world.at_work), retiring.done(), task.done()) == (2, False, True)
+        for work in list(world.at_work.values()):
+            work.set_result(None)
+        await retiring
+        assert len(world.begun) == 2

@@ -1,0 +1,72 @@
+"""The files of systemd/ agree with each other and with the program; what they do is tests/system/test_systemd.py's."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from presignd.cli.init import LINKS_GROUP, SYSTEM_FILE, Answers, links_group, render
+from presignd.config.secrets import DAEMON_GROUP, GROUPS
+
+SYSTEMD = Path(__file__).parents[2] / "systemd"
+
+
+def lines(name: str) -> list[str]:
+    """Return a unit's settings, without its comments."""
+    return [line for line in (SYSTEMD / name).read_text("utf-8").splitlines() if line and not line.startswith("#")]
+
+
+def test_the_template_is_the_unit_but_for_what_each_instance_has_for_itself() -> None:
+    template = [line for line in lines("presignd@.service") if not line.startswith("ExecStartPre=")]
+    told = [line for line in template if "%i" in line]
+    assert [line for line in lines("presignd.service") if line in template] == [
+        line for line in template if line not in told
+    ]
+    plain = [re.sub(r":presignd-%i\.\w+$| \(%i\)$|-%i$", "", line).replace("/%i.toml", "/config.toml") for line in told]
+    assert plain == [line for line in lines("presignd.service") if line not in template]
+
+
+def test_the_units_name_the_files_groups_and_credentials_of_the_program() -> None:
+    unit = lines("presignd.service")
+    assert f"ExecStart=/opt/presignd/bin/presignd run -c {SYSTEM_FILE}" in unit
+    assert f"Group={DAEMON_GROUP}" in unit
+    assert {line for line in unit if line.startswith("LoadCredential=")} == {
+        f"LoadCredential=presignd.{secret}" for secret in GROUPS
+    }
+    assert f"m presignd {LINKS_GROUP}" in lines("presignd.sysusers.conf")
+    assert f"d /var/lib/presignd/links 2750 presignd {LINKS_GROUP}" in lines("presignd.tmpfiles.conf")
+
+
+@pytest.mark.parametrize("unit", ["presignd.service", "presignd@.service"])
+def test_the_one_capability_is_cap_lease(unit: str) -> None:
+    found = [line for line in lines(unit) if "apabilit" in line]
+    assert found == ["AmbientCapabilities=CAP_LEASE", "CapabilityBoundingSet=CAP_LEASE"]
+
+
+@pytest.mark.parametrize("name", ["notify-reload.conf", "folders.conf.example"])
+def test_drop_ins_can_be_read(name: str) -> None:
+    parser = configparser.RawConfigParser(strict=False, allow_no_value=False)
+    parser.read_string((SYSTEMD / name).read_text("utf-8"))
+    assert parser.sections() == ["Service"]
+
+
+def test_the_script_is_plain_shell_and_refuses_what_it_does_not_know() -> None:
+    script = SYSTEMD / "install.sh"
+    assert script.stat().st_mode & 0o111
+    subprocess.run(["sh", "-n", script], check=True)
+    done = subprocess.run(["sh", script, "--nonsense"], check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "usage" in done.stderr or "as root" in done.stderr
+
+
+def test_init_gives_the_links_to_the_services_group_only_where_there_is_one(tmp_path: Path) -> None:
+    answers = Answers("http://127.0.0.1:9000", "A", "S", "bucket", Path("/srv/drop"), "15m")
+    assert links_group(tmp_path / "config.toml") == ""
+    with_group = tomllib.loads(render(answers, group=LINKS_GROUP))
+    assert (with_group["links"], with_group["control"]) == ({"group": LINKS_GROUP}, {"group": LINKS_GROUP})
+    assert {"links", "control"}.isdisjoint(tomllib.loads(render(answers)))
