@@ -163,10 +163,13 @@ class Machine:
         self._holder.wait(10)
         assert self._holder.stdout is not None
         self._holder.stdout.close()
-        for top in self._cgroups:
-            for folder, _, _ in os.walk(top, topdown=False):
-                with suppress(OSError):  # not empty yet, or gone by itself
+        for _ in range(20):  # the last of its processes may not be gone yet
+            for folder in (path for top in self._cgroups for path, _, _ in os.walk(top, topdown=False)):
+                with suppress(OSError):
                     Path(folder).rmdir()
+            if not any(path.exists() for path in self._cgroups):
+                return
+            time.sleep(0.1)
 
 
 def _captured(command: Sequence[str | Path], **more: Any) -> subprocess.CompletedProcess[str]:
