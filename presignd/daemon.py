@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -16,7 +17,7 @@ import presignd
 from presignd import heartbeat
 from presignd.config import Config, WatchConfig
 from presignd.config.change import Change, change
-from presignd.errors import PresigndError
+from presignd.errors import PresigndError, Unavailable
 from presignd.ledger.lock import DaemonLock
 from presignd.ledger.patience import Patience
 from presignd.log import get_logger, install_loop_handler, setup
@@ -38,6 +39,9 @@ log = get_logger()
 
 PRESIGNER_SECONDS = 5.0
 """How long the start waits for the presigner's first answer."""
+
+LOCK_SECONDS = 3.0
+"""How long the start waits for the ledger's lock: a command holds it for moments, another daemon keeps it."""
 
 GRACE_SECONDS = 10.0
 """What ending takes at most beyond the drain, as systemd is told."""
@@ -252,6 +256,18 @@ def _wedged(names: list[str]) -> None:
     log.critical("daemon.wedged", loops=names, fix="systemd starts it again; report what hangs, if it is no dead disk")
 
 
+async def _ledger_lock(config: Config) -> DaemonLock:
+    """Take the ledger's lock; a command that looked in while no daemon ran is waited for, a daemon is not long."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            return DaemonLock(config.ledger.path)
+        except Unavailable:
+            if time.monotonic() >= deadline:
+                raise
+        await asyncio.sleep(0.1)
+
+
 async def _run(
     config: Config,
     stop: Stop,
@@ -260,7 +276,7 @@ async def _run(
     load: Callable[[], Config] | None,
 ) -> None:
     async with AsyncExitStack() as stack:
-        stack.enter_context(DaemonLock(config.ledger.path))
+        stack.enter_context(await _ledger_lock(config))
         parts = await stack.enter_async_context(open_parts(config, patience=Patience()))
         # Before anything is taken up: what another daemon watches is not ours to move or delete.
         parts.folders_open.open(config.watches, lock=True)

@@ -149,13 +149,17 @@ def free_ports(count: int) -> list[int]:
 class EmbeddedStore:
     """A real SeaweedFS with one bucket and one key pair, its data in ``data_dir``, on loopback only.
 
-    Keys are random unless given. After ``stop`` a ``start`` serves the same data on the same ports.
+    Keys are random unless given. ``volumes`` is how many it may make (0: as many as the disk has room for,
+    128 MiB each, which a bucket takes several of). After ``stop`` a ``start`` serves the same data on the same ports.
     ``start_sync`` and ``stop_sync`` are the same for code without a loop. Call ``start`` from the main
     thread: the server dies with the thread that started it.
     """
 
-    def __init__(self, data_dir: Path, *, bucket: str = "demo", access_key: str = "", secret_key: str = "") -> None:
+    def __init__(
+        self, data_dir: Path, *, bucket: str = "demo", access_key: str = "", secret_key: str = "", volumes: int = 0
+    ) -> None:
         self.bucket = bucket
+        self._volumes = volumes
         self.access_key = access_key or secrets.token_hex(10).upper()
         self.secret_key = secret_key or secrets.token_urlsafe(30)
         self._dir = data_dir.absolute()
@@ -264,6 +268,7 @@ class EmbeddedStore:
             "-s3.port.lance=0",
             "-s3.autoCreateBucket=false",
             f"-bucket={self.bucket}",
+            f"-volume.max={self._volumes}",
             "-s3.localSocket=run/s3.sock",  # the one socket that weed leaves behind after SIGTERM
             *(f"-{flag}={port}" for flag, port in self._ports.items()),
         ]

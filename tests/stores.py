@@ -121,13 +121,17 @@ class Store(ABC):
         self.client.delete_object(Bucket=bucket, Key=key)
 
 
+VOLUMES = 20_000
+"""Each bucket takes several, and a session makes hundreds of buckets: by the disk's room they would run out."""
+
+
 class SeaweedFS(Store):
     """The embedded store of ``presignd demo``."""
 
     name = "seaweedfs"
 
     def __init__(self, folder: Path) -> None:
-        self._weed = EmbeddedStore(folder, bucket="test-bucket")
+        self._weed = EmbeddedStore(folder, bucket="test-bucket", volumes=VOLUMES)
         self.bucket = self._weed.bucket
         self.access_key = self._weed.access_key
         self.secret_key = self._weed.secret_key
