@@ -338,9 +338,10 @@ async def test_metrics_are_what_the_status_document_says(page: Page) -> None:
         'presignd_settling_files{watch="drop"} 1.0',
         "presignd_store_up 0.0",
         "presignd_inflight_uploads 0.0",
-        'presignd_uploads_total{status="adopted",watch="drop"} 0.0',
     ):
         assert line in lines, line
+    # Counted over the whole process: other tests' daemons count too, so here only that it is there.
+    assert any(line.startswith('presignd_uploads_total{status="adopted",watch="drop"} ') for line in lines)
     age = metrics.REGISTRY.get_sample_value("presignd_oldest_settling_seconds", {"watch": "drop"})
     assert age == pytest.approx(60, abs=5)
 
