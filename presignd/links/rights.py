@@ -64,6 +64,7 @@ def _made(folder: Path) -> bool:
         folder.mkdir(mode=0o700)
     except FileExistsError:
         return False
+    folder.chmod(0o700)  # whatever the umask: without r and x it could not even be opened
     sync_folder(folder.parent)
     return True
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -315,7 +316,9 @@ def test_a_directory_swapped_under_a_walk_cannot_lead_outside(folder: Folder, tm
     swapper = threading.Thread(target=swap)
     swapper.start()
     try:
-        for _ in range(3000):
+        turns, deadline = 0, time.monotonic() + 60
+        while turns < 3000 or (len(seen) < 2 and time.monotonic() < deadline):
+            turns += 1
             try:
                 seen.add(content(folder, b"a/b/file"))
             except (Gone, NotRegular):

@@ -17,6 +17,7 @@ from presignd.config import LinksConfig
 from presignd.errors import UsageError
 from presignd.links import LinksFile
 from tests.links import batch, config, opened
+from tests.unprivileged import without_rights, world_readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +50,19 @@ def test_only_the_daemons_user_reads_the_links_whatever_the_umask(config: LinksC
         links.append(batch(2))
     assert modes(config) == (0o700, 0o600)
     assert stat.S_IMODE(config.file.with_name("links.jsonl.1").stat().st_mode) == 0o600
+
+
+def test_a_umask_that_takes_every_right_keeps_nobody_out_of_his_own_folder() -> None:
+    with world_readable() as place:
+        place.chmod(0o777)
+        config = LinksConfig(file=place / "links" / "links.jsonl")
+        before = os.umask(0o777)
+        try:
+            with without_rights(), opened(config) as links:
+                links.append(batch(1))
+        finally:
+            os.umask(before)
+        assert modes(config) == (0o700, 0o600)
 
 
 @pytest.mark.usefixtures("umask")
