@@ -32,7 +32,8 @@ def modes(config: LinksConfig) -> tuple[int, int]:
 
 
 @pytest.fixture(params=[0, 0o077, 0o777])
-def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+def umask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
+    """Set it once the test's own folder is made."""
     before = os.umask(request.param)
     yield request.param
     os.umask(before)
