@@ -21,11 +21,12 @@ from presignd.model import Candidate, FileVersion, Fingerprint, Link, NewVersion
 from presignd.pipeline.announce import Announcer, shown_path, utcnow
 from presignd.pipeline.folder import Folder
 from presignd.pipeline.folders import Folders
+from presignd.pipeline.gate import Shut
 from presignd.pipeline.linker import Linker, mint
 from presignd.pipeline.puts import Puts
 from presignd.pipeline.writer_check import ignore_sigio
 from presignd.presign import Grant, GrantRequest
-from presignd.web.view import BlockedView, FolderView, InFlightView, SettlingView
+from presignd.web.view import BlockedView, FolderView, InFlightView, Part, SettlingView
 from presignd.work import Shared, Work
 
 log = get_logger()
@@ -53,6 +54,7 @@ class Parts:
     folders_open: Folders
     working: bool = True
     heard: bool = True
+    patience: Patience | None = None
     recovered: bool = False
     started_at: datetime | None = None
     offer: Callable[[Sequence[Candidate]], None] = lambda _: None
@@ -241,13 +243,21 @@ class Parts:
         ]
 
     def blocked(self) -> Sequence[BlockedView]:
-        """Return the watches and stores that wait as a whole."""
+        """Return what is waited for as a whole: watches, the store, the presigner, the ledger, the links file."""
         gates = self.work.gates
-        named = [("", gates.store), ("", gates.presigner), *gates.watches.items()]
+        shut: list[tuple[Part, str, Shut | None]] = [
+            ("store", "", gates.store.shut),
+            ("presigner", "", gates.presigner.shut),
+            *(("bucket", name, gate.shut) for name, gate in gates.watches.items()),
+        ]
+        troubles = [self.linker.trouble, *([self.patience.trouble] if self.patience else [])]
         return [
-            BlockedView(name, gate.shut.fault.code, gate.shut.fault.message, gate.shut.since)
-            for name, gate in named
-            if gate.shut
+            *(
+                BlockedView(met.part, "", met.problem.code, met.problem.message, met.since)
+                for met in troubles
+                if met.problem
+            ),
+            *(BlockedView(part, name, at.fault.code, at.fault.message, at.since) for part, name, at in shut if at),
         ]
 
     def hint(self, watch: str, path: bytes) -> None:
@@ -314,7 +324,7 @@ async def open_parts(
         stack.push_async_callback(close_ledger)
         links, read_back = LinksFile.open(config.links, await ledger.links_mark())
         stack.callback(links.close)
-        parts = Parts((config, opened), ledger, links, read_back, folders, working=work, heard=heard)
+        parts = Parts((config, opened), ledger, links, read_back, folders, working=work, heard=heard, patience=patience)
         stack.push_async_callback(parts.close)
         interrupted = None
         try:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
-from presignd.errors import CODES, GrantFault, PresignerFault
 from presignd.ledger import WatchSummary
 from presignd.model import State
 from presignd.pipeline.announce import utcnow
@@ -17,7 +16,7 @@ SHARE = 0.005
 """Counting a large ledger takes its time: it is asked so seldom that this share of a core is enough."""
 
 PATIENCE = 5.0
-"""Seconds after which the ledger counts as away: a full disk, or another program's lock."""
+"""Seconds after which the ledger is said not to answer."""
 
 
 class StatusLine:
@@ -27,7 +26,7 @@ class StatusLine:
         self._view = view
         self._summaries: Sequence[WatchSummary] = ()
         self._ask_at = 0.0
-        self._away = False
+        self._slow = False
 
     async def __call__(self) -> str:
         """Return the line as of now."""
@@ -39,7 +38,7 @@ class StatusLine:
             self._summaries,
             uploading=len(view.in_flight()),
             settling=len(view.settling()),
-            troubles=troubles(view.blocked(), lost, ledger_away=self._away),
+            troubles=troubles(view.blocked(), lost, ledger_slow=self._slow),
             now=utcnow(),
         )
 
@@ -48,9 +47,9 @@ class StatusLine:
         try:
             async with asyncio.timeout(PATIENCE):
                 self._summaries = await self._view.ledger.summary()
-                self._away = False
+                self._slow = False
         except TimeoutError:
-            self._away = True
+            self._slow = True
         now = time.monotonic()
         self._ask_at = now + (now - began) / SHARE
 
@@ -69,19 +68,10 @@ def line(
     return "; ".join([*troubles, ", ".join(parts)])
 
 
-def troubles(blocked: Sequence[BlockedView], lost: Sequence[str], *, ledger_away: bool) -> list[str]:
+def troubles(blocked: Sequence[BlockedView], lost: Sequence[str], *, ledger_slow: bool) -> list[str]:
     """Return what is waited for, in words and codes: nothing a store or a file name says stands here."""
-    ledger = ["the ledger is away"] if ledger_away else []
     return [
-        *ledger,
-        *(f"waiting for {_what(found)} ({found.code})" for found in blocked),
+        *(["the ledger does not answer"] if ledger_slow else []),
+        *(f"waiting for {found.what} ({found.code})" for found in blocked),
         *(f"the folder of watch {watch} is away" for watch in lost),
     ]
-
-
-def _what(found: BlockedView) -> str:
-    if found.watch:
-        return f"the bucket of watch {found.watch}"
-    known = CODES.get(found.code)
-    of_presigner = known is not None and issubclass(known.kind, (PresignerFault, GrantFault))
-    return "the presigner" if of_presigner else "the store"

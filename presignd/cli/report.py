@@ -48,8 +48,7 @@ def _watch_row(watch: Document) -> list[str]:
 
 
 def _blocked_row(found: Document) -> list[str]:
-    what = found["watch"] or "the store"
-    return [what, found["code"], show.ago(found["since"]), found["cause"], found["fix"]]
+    return [found["what"], found["code"], show.ago(found["since"]), found["cause"], found["fix"]]
 
 
 def _upload_row(found: Document) -> list[str]:

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from presignd.errors import Fault, PresigndError, Unavailable
+from presignd.errors import Fault, Unavailable
 from presignd.heartbeat import beat
-from presignd.log import get_logger
+from presignd.trouble import Trouble
 
 T = TypeVar("T")
 
@@ -26,8 +26,7 @@ class Patience:
     def __init__(self, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._sleep = sleep
         self._ended = False
-        self._blocked = False
-        self._log = get_logger()
+        self.trouble = Trouble("ledger")
 
     def end(self) -> None:
         """Wait no more: the daemon stops, and what is not written is carried on at the next start."""
@@ -43,21 +42,11 @@ class Patience:
             except (Fault, Unavailable) as problem:
                 if self._ended:
                     raise
-                self._block(problem)
+                self.trouble.met(problem)
                 waited = True
                 await self._sleep(PAUSE)
             else:
                 # A question that is answered meanwhile doesn't say that changes can be written again.
                 if waited:
-                    self._unblock()
+                    self.trouble.over()
                 return found
-
-    def _block(self, problem: PresigndError) -> None:
-        if not self._blocked:
-            self._log.error("ledger.blocked", error_code=problem.code, error=problem.message, fix=problem.fix)
-        self._blocked = True
-
-    def _unblock(self) -> None:
-        if self._blocked:
-            self._log.info("ledger.unblocked")
-        self._blocked = False

@@ -12,10 +12,10 @@ from presignd.errors import Fault, FileFault
 from presignd.heartbeat import alive, beat, resting
 from presignd.ledger import Ledger
 from presignd.links import LinksFile
-from presignd.log import get_logger
 from presignd.model import FileVersion, Link, LinksMark
 from presignd.pipeline.announce import utcnow
 from presignd.presign import Grant, GrantRequest, Operation
+from presignd.trouble import Trouble
 
 T = TypeVar("T")
 
@@ -90,8 +90,7 @@ class Linker:
         self._sleep = sleep
         self._waiting: list[_Waiting] = []
         self._more = asyncio.Event()
-        self._log = get_logger()
-        self._told = ""
+        self.trouble = Trouble("links")
 
     async def link(self, version: FileVersion, expires: int) -> tuple[FileVersion, Link]:
         """Link one verified version; waits as long as the disk or the presigner is away."""
@@ -143,24 +142,17 @@ class Linker:
                 waiting.future.set_result((version, link))
 
     async def _persist(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Try ``step`` until it works; what keeps it from working is told once, and its end once."""
+        """Try ``step`` until it works."""
         while True:
             try:
                 done = await step()
             except Fault as problem:
-                self._tell(problem)
+                self.trouble.met(problem)
                 beat(within=RETRY_SECONDS)
                 await self._sleep(RETRY_SECONDS)
             else:
-                self._tell(None)
+                self.trouble.over()
                 return done
-
-    def _tell(self, problem: Fault | None) -> None:
-        if problem and problem.code != self._told:
-            self._log.error("links.blocked", error_code=problem.code, error=problem.message, fix=problem.fix)
-        elif self._told and not problem:
-            self._log.info("links.unblocked")
-        self._told = problem.code if problem else ""
 
     async def _write(self, batch: list[_Waiting]) -> tuple[list[tuple[_Waiting, Link]], LinksMark]:
         """Put the lines on disk; return the links with where the file ends now."""

@@ -125,10 +125,12 @@ def of_in_flight(upload: InFlightView, roots: Roots) -> Document:
 
 
 def of_blocked(blocked: BlockedView) -> Document:
-    """Render what waits as a whole; ``watch`` is "" for a store or presigner that is away."""
+    """Render what is waited for as a whole; ``watch`` is "" for what all of them need."""
     known = CODES.get(blocked.code)
     return {
+        "part": blocked.part,
         "watch": blocked.watch,
+        "what": blocked.what,
         "code": blocked.code,
         "cause": blocked.cause,
         "fix": known.fix if known else "",

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from presignd import metrics
-from presignd.errors import CODES, StoreFault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,15 +15,11 @@ if TYPE_CHECKING:
 
 
 def unready(status: Document, phase: str) -> list[str]:
-    """Name what keeps files from getting their links now: lost folders, a store or a watch that is waited for."""
+    """Name what keeps files from getting their links now: lost folders, and what is waited for."""
     if phase != "ready":
         return [phase]
     lost = [f"watch {watch['name']}: its folder is away" for watch in status["watches"] if watch["lost"]]
-    return lost + [f"{_what(found)}: {found['code']}: {found['cause']}" for found in status["blocked"]]
-
-
-def _what(found: Document) -> str:
-    return f"watch {found['watch']}" if found["watch"] else "store"
+    return lost + [f"{found['what']}: {found['code']}: {found['cause']}" for found in status["blocked"]]
 
 
 def show_gauges(status: Document, now: datetime) -> None:
@@ -49,12 +44,7 @@ def show_gauges(status: Document, now: datetime) -> None:
         since = (found["since"] for found in status["settling"] if found["watch"] == name)
         metrics.OLDEST_SETTLING.labels(name).set(_age(since, now))
     metrics.INFLIGHT.set(len(status["in_flight"]))
-    metrics.STORE_UP.set(not any(_is_store(found) for found in status["blocked"]))
-
-
-def _is_store(found: Document) -> bool:
-    known = CODES.get(found["code"])
-    return not found["watch"] and known is not None and issubclass(known.kind, StoreFault)
+    metrics.STORE_UP.set(not any(found["part"] == "store" for found in status["blocked"]))
 
 
 def _age(times: Iterable[str | None], now: datetime) -> float:

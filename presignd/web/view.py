@@ -8,7 +8,7 @@ snapshot method is synchronous, cheap, and safe to call at any time from the eve
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,17 +51,33 @@ class InFlightView:
     rate: float
 
 
+Part = Literal["bucket", "store", "presigner", "ledger", "links"]
+
+_WORDS: dict[Part, str] = {
+    "store": "the store",
+    "presigner": "the presigner",
+    "ledger": "the ledger",
+    "links": "the links file",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class BlockedView:
-    """What is held up as a whole: ``watch`` is its name, or "" where the store (or presigner) is away.
+    """What is held up as a whole: one ``watch``, or, where that is "", a ``part`` that all of them need.
 
-    ``code`` is one of ``errors.CODES``, ``cause`` the message of the last probe, ``since`` UTC.
+    ``code`` is one of ``errors.CODES``, ``cause`` the message of what was met last, ``since`` UTC.
     """
 
+    part: Part
     watch: str
     code: str
     cause: str
     since: datetime
+
+    @property
+    def what(self) -> str:
+        """Say what is waited for, in words."""
+        return f"the bucket of watch {self.watch}" if self.watch else _WORDS[self.part]
 
 
 class View(Protocol):
@@ -100,7 +116,7 @@ class View(Protocol):
         ...
 
     def blocked(self) -> Sequence[BlockedView]:
-        """Return the watches and stores that wait as a whole."""
+        """Return what is waited for as a whole: watches, the store, the presigner, the ledger, the links file."""
         ...
 
     def login_url(self) -> str:

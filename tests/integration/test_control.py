@@ -100,7 +100,7 @@ async def test_an_unknown_group_is_named(tmp_path: Path) -> None:
 async def test_status_tells_the_queue_and_what_is_stuck(served: Served) -> None:
     await recorded(served, "queued")
     await recorded(served, "stuck", Event.QUARANTINE, error_code="too_large", error="over 5 GiB")
-    served.view.held_up.append(BlockedView("drop", "access_denied", "403", NOW))
+    served.view.held_up.append(BlockedView("bucket", "drop", "access_denied", "403", NOW))
     found = (await served.ask({"op": "status"}))[0]
     assert found["watches"][0]["counts"]["queued"] == 1
     assert found["quarantined"][0]["error"]["cause"] == "over 5 GiB"
@@ -278,7 +278,7 @@ async def test_a_put_does_not_wait_for_ever_for_a_store_that_is_away(
 
     monkeypatch.setattr(answers, "PATIENCE", 0.3)
     served.view.on_put = for_ever
-    served.view.held_up = [BlockedView("", "connection_refused", "nothing listens at 127.0.0.1:1", NOW)]
+    served.view.held_up = [BlockedView("store", "", "connection_refused", "nothing listens at 127.0.0.1:1", NOW)]
     with a_file(tmp_path) as fd:
         refused = await served.refusal({"op": "put", "path": "/x"}, [fd])
     assert (refused.exit_code, refused.code) == (3, "connection_refused")
@@ -403,7 +403,7 @@ async def answered(served: Served) -> bool:
 async def test_a_client_that_reads_nothing_holds_up_no_other(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its answer is far larger than the socket's buffer."""
     monkeypatch.setattr(control, "ANSWER_TIMEOUT", 0.3)
-    served.view.held_up = [BlockedView("drop", "dns", "x" * 1000, NOW)] * 5000
+    served.view.held_up = [BlockedView("bucket", "drop", "dns", "x" * 1000, NOW)] * 5000
     async with no_descriptor_stays():
         deaf = socket_file.connect(served.path)
         deaf.sendall(b'{"op": "status"}\n')

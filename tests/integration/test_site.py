@@ -221,7 +221,7 @@ async def test_what_goes_on_is_shown(page: Page) -> None:
     moving = await page.recorded("film.mkv", size=4_000_000_000)
     page.view.uploads = [InFlightView(moving, 1_000_000_000, 25e6)]
     page.view.unsettled = [SettlingView("drop", b"slow.log", utcnow() - timedelta(minutes=9), "open for writing")]
-    page.view.held_up = [BlockedView("", "connection_refused", "nothing listens", utcnow())]
+    page.view.held_up = [BlockedView("store", "", "connection_refused", "nothing listens", utcnow())]
     await page.quarantined("huge.bin")
     page.add_link("old.txt", lives=-5)
     shown = await text_of(page, known=True)
@@ -291,12 +291,12 @@ async def test_the_status_document_is_the_one_of_the_status_command(page: Page) 
 # --- for other programs -----------------------------------------------------------------------------
 async def test_readiness_names_what_files_wait_for(page: Page) -> None:
     assert (await page.ask("/readyz"))[:2] == (200, "ok\n")
-    page.view.held_up = [BlockedView("", "dns", "the endpoint's name does not resolve", utcnow())]
+    page.view.held_up = [BlockedView("store", "", "dns", "the endpoint's name does not resolve", utcnow())]
     page.view.lost = True
     page.pictures.stale()
     status, words, _ = await page.ask("/readyz")
     assert status == 503
-    assert words == "watch drop: its folder is away\nstore: dns: the endpoint's name does not resolve\n"
+    assert words == "watch drop: its folder is away\nthe store: dns: the endpoint's name does not resolve\n"
 
 
 @pytest.mark.parametrize("phase", ["starting", "draining"])
@@ -326,7 +326,7 @@ async def test_a_ledger_that_hangs_is_told_and_health_still_answers(
 async def test_metrics_are_what_the_status_document_says(page: Page) -> None:
     await page.quarantined("big.iso")
     await page.recorded("waits.txt")
-    page.view.held_up = [BlockedView("", "connection_refused", "", utcnow())]
+    page.view.held_up = [BlockedView("store", "", "connection_refused", "", utcnow())]
     page.view.unsettled = [SettlingView("drop", b"slow.log", utcnow() - timedelta(seconds=60), "open")]
     status, body, headers = await page.ask("/metrics")
     assert status == 200

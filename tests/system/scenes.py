@@ -74,7 +74,9 @@ async def busy(page: Page) -> None:
 async def errors(page: Page) -> None:
     """Set a store that is away, quarantined files, a link that has died."""
     since = utcnow() - timedelta(minutes=4)
-    page.view.held_up = [BlockedView("", "connection_refused", "nothing listens at the endpoint: 10.0.0.5:9000", since)]
+    page.view.held_up = [
+        BlockedView("store", "", "connection_refused", "nothing listens at the endpoint: 10.0.0.5:9000", since)
+    ]
     await page.quarantined("vm-image.qcow2", "too_large", "the file is larger than what can be stored: 6.1 TB")
     await page.quarantined("a\\b.txt", "key_refused", "the name makes no storable key: a backslash")
     await page.quarantined("payroll.xlsx", "unreadable", "the file can't be read: Permission denied")

@@ -7,117 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.stores import SeaweedFS, Store
+from tests.stores import SeaweedFS
+from tests.system.host import CONFIG, DROPIN, INSTALL, Host, fetch, install_checkout, paused
 from tests.system.machine import Machine, until, why_not
-
-CHECKOUT = Path(__file__).parents[2]
-PARTS = ("pyproject.toml", "README.md", "LICENSE", "presignd", "systemd")
-INSTALL = "/srv/checkout/systemd/install.sh"
-DROPIN = "/etc/systemd/system/presignd.service.d"
-FOLDERS = "[Service]\nReadWritePaths=-/srv/gone\n"
-
-CONFIG = """
-[presign]
-endpoint = "{endpoint}"
-[links]
-group = "presignd-links"
-[control]
-group = "presignd-links"
-[upload]
-drain_timeout = "2s"
-[[watch]]
-name = "drop"
-path = "/srv/drop"
-bucket = "{bucket}"
-{more}
-[[watch]]
-name = "gone"
-path = "/srv/gone"
-bucket = "{bucket}"
-key = "gone/{{path}}"
-after = "delete"
-"""
-
-
-class Host:
-    """The machine with presignd on it, and its store."""
-
-    def __init__(self, machine: Machine, store: Store) -> None:
-        self.machine, self.store = machine, store
-        self.run, self.sh, self.write = machine.run, machine.sh, machine.write
-        self.said: list[str] = []
-
-    def configure(self, more: str = "", *, into: str = "/etc/presignd/config.toml") -> None:
-        text = CONFIG.format(endpoint=self.store.endpoint, bucket=self.store.bucket, more=more)
-        self.write(into, text)
-
-    def install(self) -> str:
-        """Run the script in the machine that is off, with the network of this host, and return what it said."""
-        environ = {**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-        self.said.append(self.machine.chroot(INSTALL, environ=environ))
-        return self.said[-1]
-
-    def show(self, name: str, unit: str = "presignd") -> str:
-        return self.machine.show(unit, name)[name]
-
-    @property
-    def status(self) -> str:
-        return self.show("StatusText")
-
-    @property
-    def pid(self) -> int:
-        return int(self.show("MainPID"))
-
-    def until_active(self, unit: str = "presignd", restarts: str = "0") -> None:
-        until(
-            lambda: (self.show("ActiveState", unit), self.show("NRestarts", unit)) == ("active", restarts),
-            f"active {unit} after {restarts} restarts",
-        )
-
-    def drop(self, name: str, content: str = "", folder: str = "/srv/drop") -> None:
-        """Have ann drop a file."""
-        self.run("sh", "-euc", 'cat > "$1"', "sh", f"{folder}/{name}", user="ann", stdin=content or name)
-
-    def links(self, user: str = "olga") -> dict[str, str]:
-        """Return the links by key, as olga gets them, an operator in the group presignd-links."""
-        said = self.run("presignd", "links", "--json", user=user).splitlines()
-        return {link["key"]: link["url"] for link in map(json.loads, said)}
-
-    def until_linked(self, *keys: str, seconds: float = 30) -> None:
-        until(lambda: set(keys) <= set(self.links()), f"links of {keys}; {self.status}", seconds)
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        """Return the unit's events of this name, with journald's priority as ``priority``."""
-        entries = self.machine.journal("presignd")
-        lines = [(entry["MESSAGE"], entry["PRIORITY"]) for entry in entries if str(entry["MESSAGE"]).startswith("{")]
-        events = [{**json.loads(message), "priority": priority} for message, priority in lines]
-        return [event for event in events if event["event"] == name]
-
-    def restart(self) -> None:
-        """Start the unit anew, with its counters at nothing."""
-        self.sh("systemctl daemon-reload; systemctl reset-failed presignd || true; systemctl restart presignd")
-        self.until_active()
-
-    @contextmanager
-    def drop_in(self, text: str) -> Iterator[None]:
-        """Run the unit with more settings, and then without them."""
-        self.write(f"{DROPIN}/test.conf", f"[Service]\n{text}\n")
-        self.restart()
-        try:
-            yield
-        finally:
-            self.run("rm", "-f", f"{DROPIN}/test.conf")
-            self.restart()
 
 
 @pytest.fixture(scope="module")
@@ -131,42 +28,13 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     host = Host(machine, store)
     try:
         store.start()
-        _install(host)
+        install_checkout(host)
         machine.boot()
         host.until_active()
         yield host
     finally:
         machine.close()
         store.kill()
-
-
-def _install(host: Host) -> None:
-    """Install as the README says: the script, a configuration, the script again."""
-    machine, store = host.machine, host.store
-    machine.chroot("mkdir", "-p", "/srv/checkout", "/etc/credstore")
-    for part in PARTS:
-        machine.copy(CHECKOUT / part, "/srv/checkout/")
-    host.install()
-    config = CONFIG.format(endpoint=store.endpoint, bucket=store.bucket, more="")
-    setup = """
-        for user in ann olga rita; do useradd --create-home $user; done
-        usermod -aG presignd-links olga; usermod -aG systemd-journal rita
-        install -d -o ann -g presignd -m 2770 /srv/drop /srv/gone
-        printf %s "$1" > /etc/presignd/config.toml
-        mkdir -p "$4"; printf %s "$5" > "$4/folders.conf"
-        umask 077
-        printf %s "$2" > /etc/credstore/presignd.access_key
-        printf %s "$3" > /etc/credstore/presignd.secret_key
-    """
-    machine.chroot("sh", "-euc", setup, "sh", config, store.access_key, store.secret_key, DROPIN, FOLDERS)
-    host.install()
-    host.install()
-
-
-def fetch(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=60) as answer:
-        content: bytes = answer.read()
-    return content.decode()
 
 
 # --- installed -------------------------------------------------------------------------------------
@@ -363,17 +231,6 @@ def test_a_wedged_worker_trips_the_watchdog_and_the_next_start_carries_on(host: 
     assert event["priority"] == "2"
     assert event["loops"][0].startswith("worker of ")
     assert "watchdog" in host.run("journalctl", "-u", "presignd", "-o", "cat")
-
-
-@contextmanager
-def paused(store: Store) -> Iterator[None]:
-    """Have the store answer nothing, for as long as it takes."""
-    assert store.pid is not None
-    os.kill(store.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(store.pid, signal.SIGCONT)
 
 
 def test_a_store_that_is_slow_or_away_trips_no_watchdog_and_is_named_in_the_status(host: Host) -> None:

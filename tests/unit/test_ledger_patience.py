@@ -20,7 +20,7 @@ class Disk:
         self.failures = list(failures)
         self.told: list[str] = []
         self.patience = Patience(sleep=self.sleep)
-        self.patience._log = self  # type: ignore[assignment]  # two of its methods are all that is called
+        self.patience.trouble._log = self  # type: ignore[assignment]  # two of its methods are all that is called
 
     async def sleep(self, _seconds: float) -> None:
         await asyncio.sleep(0)

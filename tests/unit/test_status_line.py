@@ -29,15 +29,15 @@ def test_the_queue_is_that_of_all_watches_with_the_age_of_its_oldest() -> None:
 def test_what_is_waited_for_is_named_with_its_code_and_without_its_words() -> None:
     words = "in the store's words"
     blocked = [
-        BlockedView("", "connection_refused", words, NOW),
-        BlockedView("", "no_credentials", words, NOW),
-        BlockedView("scans", "access_denied", words, NOW),
+        BlockedView("store", "", "connection_refused", words, NOW),
+        BlockedView("presigner", "", "no_credentials", words, NOW),
+        BlockedView("bucket", "scans", "access_denied", words, NOW),
     ]
-    assert troubles(blocked, ["mail"], ledger_away=True) == [
-        "the ledger is away",
+    assert troubles(blocked, ["mail"], ledger_slow=True) == [
+        "the ledger does not answer",
         "waiting for the store (connection_refused)",
         "waiting for the presigner (no_credentials)",
         "waiting for the bucket of watch scans (access_denied)",
         "the folder of watch mail is away",
     ]
-    assert troubles([], [], ledger_away=False) == []
+    assert troubles([], [], ledger_slow=False) == []

@@ -39,13 +39,17 @@ def headline(status: Document) -> str:
     waiting = sum(c["queued"] for c in counts)
     under_way = sum(c[state] for c in counts for state in ("uploading", "verified", "linked"))
     said = [
-        "The store is waited for" if any(not found["watch"] for found in status["blocked"]) else "",
+        _waited_for([found["what"] for found in status["blocked"] if not found["watch"]]),
         _need_you(status["quarantined_count"]),
         f"{under_way:,} under way" if under_way else "",
         f"{waiting:,} waiting" if waiting else "",
         f"{status['settling_count']:,} not complete yet" if status["settling_count"] else "",
     ]
     return ", ".join(filter(None, said)) or "All that came has its link"
+
+
+def _waited_for(what: list[str]) -> str:
+    return f"{' and '.join(what).capitalize()} {'are' if what[1:] else 'is'} waited for" if what else ""
 
 
 def _need_you(stopped: int) -> str:
@@ -68,7 +72,7 @@ def sections(picture: Picture, *, full: bool) -> dict[str, Html]:
 # --- what goes on -----------------------------------------------------------------------------------
 def _blocked(picture: Picture) -> Html:
     def item(found: Document) -> Html:
-        what = f"The watch {found['watch']} is refused" if found["watch"] else "The store is waited for"
+        what = f"The watch {found['watch']} is refused" if found["watch"] else _waited_for([found["what"]])
         since = tag("p", "for ", ago(found["since"], picture.now), "; nothing is lost, all goes on by itself then")
         return join(tag("h3", what), _cause(found), since)
 
