@@ -8,15 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import ssl
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp import hdrs, payload
@@ -27,7 +23,8 @@ from yarl import URL
 import presignd
 from presignd.answers import Answer, fault_of
 from presignd.config import PresignConfig, UploadConfig
-from presignd.errors import Fault, UsageError, fault
+from presignd.connection import connection_fault, proxy_for, read_at_most, tls_context
+from presignd.errors import Fault, fault
 from presignd.heartbeat import beat
 from presignd.presign import Grant
 from presignd.rate import RateLimit
@@ -218,7 +215,7 @@ class StoreClient:
             allow_redirects=False,
             proxy=proxy_for(grant.url, self._presign.proxy),
         ) as response:
-            kept = await _read_at_most(response, KEPT_BODY)
+            kept = await read_at_most(response, KEPT_BODY)
             headers = {name.lower(): value for name, value in response.headers.items()}
             return Answer(response.status, headers, kept)
 
@@ -254,92 +251,3 @@ def _socket(address: AddrInfoType) -> socket.socket:
     with suppress(OSError, AttributeError):  # a kernel or a Python that has no such option goes without
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 2 * PIECE)
     return made
-
-
-async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """Read up to ``limit`` bytes; a longer body costs its connection, not our memory."""
-    kept = bytearray()
-    while len(kept) < limit:
-        piece = await response.content.read(limit - len(kept))
-        if not piece:
-            return bytes(kept)
-        kept += piece
-    response.close()
-    return bytes(kept)
-
-
-def tls_context(presign: PresignConfig) -> ssl.SSLContext:
-    """Trust the system's CAs, and ``ca_file`` too; show the client certificate if there is one.
-
-    Raises ``UsageError`` for a file that holds no such thing.
-    """
-    context = ssl.create_default_context()
-    try:
-        if presign.ca_file:
-            context.load_verify_locations(cafile=presign.ca_file)
-    except OSError:  # OpenSSL's errors are OSErrors too
-        raise _no_pem("ca_file", presign.ca_file, "the CA's certificate") from None
-    try:
-        if presign.client_cert:
-            context.load_cert_chain(presign.client_cert, presign.client_key)
-    except OSError:
-        raise _no_pem(
-            "client_cert", presign.client_cert, "a certificate and its key (or name it in client_key)"
-        ) from None
-    return context
-
-
-def _no_pem(key: str, file: Path | None, wanted: str) -> UsageError:
-    problem = f"presign.{key}: {file} can't be used; it must be a PEM file with {wanted}"
-    return UsageError(problem, problems=(problem,))
-
-
-def proxy_for(url: str, configured: str, environ: Mapping[str, str] | None = None) -> str | None:
-    """Return the proxy for ``url``: the configured one, else HTTPS_PROXY or HTTP_PROXY unless NO_PROXY says no."""
-    if configured:
-        return configured
-    parts = urlsplit(url)
-    proxies = getproxies() if environ is None else environ
-    if proxy_bypass(parts.netloc):
-        return None
-    return proxies.get(parts.scheme) or None
-
-
-def connection_fault(problem: Exception) -> Fault:  # noqa: PLR0911 - one row a kind
-    """Translate a client's failure into a fault, without its text where that may hold the URL."""
-    match problem:
-        case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
-            return fault("proxy")
-        case aiohttp.ClientConnectorDNSError():
-            return fault("dns", str(problem.host))
-        case (
-            aiohttp.ClientConnectorCertificateError()
-            | aiohttp.ClientSSLError()
-            | aiohttp.ServerFingerprintMismatch()
-            | ssl.SSLError()
-        ):
-            return fault("tls", _tls_reason(problem))
-        case TimeoutError():
-            return fault("timeout")
-        case aiohttp.ClientConnectorError():
-            return _connect_fault(problem)
-        case aiohttp.ClientResponseError() | aiohttp.InvalidURL():
-            return fault("bad_response", "not HTTP; is it a TLS port spoken to without https://?")
-        case _:
-            return fault("connection_reset")
-
-
-def _connect_fault(problem: aiohttp.ClientConnectorError) -> Fault:
-    if isinstance(problem.os_error, ConnectionRefusedError):
-        return fault("connection_refused", f"{problem.host}:{problem.port}")
-    return fault("no_route", os.strerror(problem.os_error.errno or 0))
-
-
-def _tls_reason(problem: Exception) -> str:
-    """Say why the handshake failed in OpenSSL's words, which hold host names at most."""
-    for cause in (getattr(problem, "certificate_error", None), getattr(problem, "os_error", None), problem):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return cause.verify_message
-        if isinstance(cause, ssl.SSLError):
-            return (cause.reason or "handshake failed").replace("_", " ").lower()
-    return ""

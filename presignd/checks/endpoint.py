@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 from presignd.checks.base import CheckResult, Context, fail, ok, warn
 from presignd.config import PresignConfig
+from presignd.connection import proxy_for, tls_context
 from presignd.errors import CODES, fault
-from presignd.store import proxy_for, tls_context
 
 LIMIT = 5.0
 """Seconds for each of: resolving, connecting, one greeting. A store that needs longer is not healthy."""

@@ -20,9 +20,10 @@ import pytest
 import trustme
 
 from presignd.config import PresignConfig, UploadConfig
+from presignd.connection import proxy_for
 from presignd.errors import Fault
 from presignd.presign import Grant
-from presignd.store import KEPT_BODY, Answer, Slice, StoreClient, proxy_for
+from presignd.store import KEPT_BODY, Answer, Slice, StoreClient
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
 
 QUERY = f"X-Amz-Date={datetime.now(UTC):%Y%m%dT%H%M%SZ}&X-Amz-Expires=3600&X-Amz-SignedHeaders=host"

@@ -1,0 +1,107 @@
+"""What every HTTP client here needs: TLS, proxy, bounded answers, and failures translated into faults.
+
+aiohttp's client errors carry the URL in ``str`` and ``repr``: none of them goes further than its client.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+
+from presignd.config import PresignConfig
+from presignd.errors import Fault, UsageError, fault
+
+
+async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """Read up to ``limit`` bytes; a longer body costs its connection, not our memory."""
+    kept = bytearray()
+    while len(kept) < limit:
+        piece = await response.content.read(limit - len(kept))
+        if not piece:
+            return bytes(kept)
+        kept += piece
+    response.close()
+    return bytes(kept)
+
+
+def tls_context(presign: PresignConfig) -> ssl.SSLContext:
+    """Trust the system's CAs, and ``ca_file`` too; show the client certificate if there is one.
+
+    Raises ``UsageError`` for a file that holds no such thing.
+    """
+    context = ssl.create_default_context()
+    try:
+        if presign.ca_file:
+            context.load_verify_locations(cafile=presign.ca_file)
+    except OSError:  # OpenSSL's errors are OSErrors too
+        raise _no_pem("ca_file", presign.ca_file, "the CA's certificate") from None
+    try:
+        if presign.client_cert:
+            context.load_cert_chain(presign.client_cert, presign.client_key)
+    except OSError:
+        raise _no_pem(
+            "client_cert", presign.client_cert, "a certificate and its key (or name it in client_key)"
+        ) from None
+    return context
+
+
+def _no_pem(key: str, file: Path | None, wanted: str) -> UsageError:
+    problem = f"presign.{key}: {file} can't be used; it must be a PEM file with {wanted}"
+    return UsageError(problem, problems=(problem,))
+
+
+def proxy_for(url: str, configured: str, environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the proxy for ``url``: the configured one, else HTTPS_PROXY or HTTP_PROXY unless NO_PROXY says no."""
+    if configured:
+        return configured
+    parts = urlsplit(url)
+    proxies = getproxies() if environ is None else environ
+    if proxy_bypass(parts.netloc):
+        return None
+    return proxies.get(parts.scheme) or None
+
+
+def connection_fault(problem: Exception) -> Fault:  # noqa: PLR0911 - one row a kind
+    """Translate a client's failure into a fault, without its text where that may hold the URL."""
+    match problem:
+        case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
+            return fault("proxy")
+        case aiohttp.ClientConnectorDNSError():
+            return fault("dns", str(problem.host))
+        case (
+            aiohttp.ClientConnectorCertificateError()
+            | aiohttp.ClientSSLError()
+            | aiohttp.ServerFingerprintMismatch()
+            | ssl.SSLError()
+        ):
+            return fault("tls", _tls_reason(problem))
+        case TimeoutError():
+            return fault("timeout")
+        case aiohttp.ClientConnectorError():
+            return _connect_fault(problem)
+        case aiohttp.ClientResponseError() | aiohttp.InvalidURL():
+            return fault("bad_response", "not HTTP; is it a TLS port spoken to without https://?")
+        case _:
+            return fault("connection_reset")
+
+
+def _connect_fault(problem: aiohttp.ClientConnectorError) -> Fault:
+    if isinstance(problem.os_error, ConnectionRefusedError):
+        return fault("connection_refused", f"{problem.host}:{problem.port}")
+    return fault("no_route", os.strerror(problem.os_error.errno or 0))
+
+
+def _tls_reason(problem: Exception) -> str:
+    """Say why the handshake failed in OpenSSL's words, which hold host names at most."""
+    for cause in (getattr(problem, "certificate_error", None), getattr(problem, "os_error", None), problem):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return cause.verify_message
+        if isinstance(cause, ssl.SSLError):
+            return (cause.reason or "handshake failed").replace("_", " ").lower()
+    return ""
