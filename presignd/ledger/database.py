@@ -123,8 +123,7 @@ def _migrate(connection: sqlite3.Connection, application_id: int, migrations: Se
             connection.execute(f"PRAGMA user_version = {number + 1}")
             connection.execute("COMMIT")
         except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            connection.rollback()  # some errors rolled back already: then it does nothing
             raise
 
 

@@ -11,6 +11,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -131,8 +132,7 @@ class Writer:
             self._connection.execute("COMMIT")
             _pass(batch, "after")
         except sqlite3.Error as error:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            self._connection.rollback()  # some errors rolled back already: then it does nothing
             for job in batch:
                 job.error = self._explain(error) or error
 
@@ -150,11 +150,8 @@ class Writer:
         self._connection.execute("RELEASE job")
 
     def _tell(self, function: Callable[..., None], *args: Any) -> None:
-        try:
+        with suppress(RuntimeError):  # the loop ended: nobody is left to tell
             self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:
-            if not self._loop.is_closed():  # a loop that ended has nobody left to tell
-                raise
 
     # --- in the loop --------------------------------------------------------------------------------
 

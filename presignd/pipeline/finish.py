@@ -16,6 +16,7 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
 
 from presignd.crash_points import passed
@@ -180,20 +181,13 @@ class _Finish:
         self._copy_name = self._aside + b".copy"
 
     def run(self) -> Finished:
-        if self._is_there(self._aside):
+        if _is_there(self._directory, self._aside):
             self._forget_half_a_copy()
         else:
             early = self._set_aside()
             if early is not None:
                 return early
         return self._let_go()
-
-    def _is_there(self, name: bytes) -> bool:
-        try:
-            os.stat(name, dir_fd=self._directory, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return True
 
     def _set_aside(self) -> Finished | None:
         """Take the name away from the file, unless a first look says already that it isn't to go."""
@@ -229,7 +223,7 @@ class _Finish:
         except _UnsafeError as unsafe:
             return Finished(Outcome(unsafe.verdict.value), self._put_back())
         except (OSError, PresigndError) as error:
-            if self._is_there(self._aside):  # else it is where it belongs already
+            if _is_there(self._directory, self._aside):  # else it is where it belongs already
                 self._put_back(_reason(error))
             raise
 
@@ -301,17 +295,11 @@ class _Finish:
 
     def _finished_copy(self, target: int) -> bytes | None:
         """Return the name under which an earlier run's copy stands, None when there is none."""
-        for name in names(self._name):
-            try:
-                st = os.stat(name, dir_fd=target, follow_symlinks=False)
-            except FileNotFoundError:
-                return None
-            if self._may_be_copy(st) and self._is_copy(target, name):
-                return name
-        return None
+        taken = takewhile(lambda name: _is_there(target, name), names(self._name))
+        return next((name for name in taken if self._may_be_copy(target, name) and self._is_copy(target, name)), None)
 
-    def _may_be_copy(self, st: os.stat_result) -> bool:
-        verified = self._version.fingerprint
+    def _may_be_copy(self, target: int, name: bytes) -> bool:
+        verified, st = self._version.fingerprint, os.stat(name, dir_fd=target, follow_symlinks=False)
         same_time = abs(st.st_mtime_ns - verified.mtime_ns) <= COARSEST_MTIME_NS
         return stat.S_ISREG(st.st_mode) and st.st_size == verified.size and same_time
 
@@ -366,6 +354,14 @@ class _Finish:
             where = f"it lies as {os.fsdecode(self._aside)}: {_reason(error)}"
             raise fault("finish_failed", f"{why}; {where}" if why else where) from None
         return posixpath.join(self._parent, name)
+
+
+def _is_there(directory: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _require_safe(verdict: Verdict) -> None:

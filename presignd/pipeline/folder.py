@@ -70,10 +70,6 @@ class Folder:
         os.close(self.fd)
 
     # --- the root -------------------------------------------------------------------------------
-    def identity(self) -> tuple[int, int]:
-        """Return device and inode of the root."""
-        return self._identity
-
     def still_there(self) -> bool:
         """Tell whether the root's path still leads to the directory that is open."""
         try:

@@ -12,6 +12,7 @@ import itertools
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -277,14 +278,11 @@ class Lane:
     async def _sleep(self) -> None:
         self._wake.clear()
         earliest = min((queue[0].at for queue in self._queues if queue), default=float("inf"))
-        pause = min(_IDLE, earliest - self._tools.monotonic())
-        if pause > 0:
-            beat(within=pause)
-            try:
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
-            except TimeoutError:
-                return
+        pause = max(0.0, min(_IDLE, earliest - self._tools.monotonic()))
+        beat(within=pause)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._wake.wait()
 
     # --- the ledger -----------------------------------------------------------------------------
     async def _record(self, settled: Sequence[tuple[_Entry, Settled]], tasks: asyncio.TaskGroup) -> None:
@@ -301,7 +299,8 @@ class Lane:
                 self._drop(entry)
             elif verdict is Verdict.HOLD:
                 self._hold(entry, outcome)
-            elif version is not None:
+            else:
+                assert version is not None, "what is unknown is new"
                 self._same_data(entry, outcome, version, tasks, compare=verdict is Verdict.COMPARE)
         await self._enqueue(new)
 

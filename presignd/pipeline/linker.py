@@ -128,8 +128,7 @@ class Linker:
                     await self._more.wait()
                 self._more.clear()
                 batch, self._waiting = self._waiting, []
-                if batch:
-                    await self._link(batch)
+                await self._link(batch)
 
     async def _link(self, batch: list[_Waiting]) -> None:
         """Write, then commit: each is tried until it works, and a line that is on disk isn't written again."""

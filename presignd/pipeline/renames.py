@@ -81,7 +81,9 @@ def place(from_dir: int, name: bytes, to_dir: int, wanted: bytes) -> bytes:
 
     A name that is this same file already (a crash between link and unlink) is taken as the place.
     """
-    for candidate in names(wanted):
+    candidates = names(wanted)
+    while True:
+        candidate = next(candidates)
         try:
             rename_noreplace(from_dir, name, to_dir, candidate)
         except FileExistsError:
@@ -89,7 +91,6 @@ def place(from_dir: int, name: bytes, to_dir: int, wanted: bytes) -> bytes:
                 continue
             os.unlink(name, dir_fd=from_dir)
         return candidate
-    raise AssertionError  # names() doesn't end
 
 
 def _is_same(from_dir: int, name: bytes, to_dir: int, other: bytes) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from presignd.errors import Fault
 from presignd.model import Fingerprint
+from presignd.pipeline import finish as finish_module
 from presignd.pipeline import renames
 from presignd.pipeline.finish import Finished, Outcome
 from presignd.pipeline.writer_check import has_writer
@@ -322,6 +324,35 @@ def test_a_file_that_can_not_be_put_back_is_told_of_with_its_name(
             either.finish()
     assert either.tree == {f"drop/sub/{ASIDE}": CONTENT}
     assert either.finish().outcome in {Outcome.DELETED, Outcome.MOVED}
+
+
+def test_a_file_that_went_is_not_looked_for_when_its_folder_can_not_be_synced(
+    deleting: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The delete stands; that it may not be durable is told."""
+    monkeypatch.setattr(finish_module, "sync", failing(errno.EIO))
+    with pytest.raises(Fault, match="Input/output error"):
+        deleting.finish()
+    assert deleting.tree == {}
+
+
+def test_a_file_in_the_way_that_can_not_be_read_is_no_copy_of_ours(
+    tmp_path: Path, far: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the size and the time of ours; only what can be compared may stand for the original."""
+    with place(tmp_path, "move", far) as here:
+        (far / "sub").mkdir(parents=True)
+        shutil.copy2(here.file, far / "sub/a.txt")
+        opened = os.open
+
+        def refusing(path: str | bytes, flags: int, *args: int, dir_fd: int | None = None) -> int:
+            if path == b"a.txt" and flags & os.O_NONBLOCK:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return opened(path, flags, *args, dir_fd=dir_fd)
+
+        monkeypatch.setattr(os, "open", refusing)
+        assert here.finish().path == os.fsencode(far / "sub/a~2.txt")
+        assert here.tree == {str(far / "sub/a.txt"): CONTENT, str(far / "sub/a~2.txt"): CONTENT}
 
 
 def test_a_version_without_a_checksum_is_never_deleted(deleting: Place) -> None:

@@ -19,7 +19,8 @@ from presignd.pipeline import folder as module
 from presignd.pipeline.folder import Folder, Gone, NotRegular
 from presignd.pipeline.ignore import Ignore
 from presignd.pipeline.scan import BATCH, Scan
-from tests.unprivileged import unprivileged, world_readable
+from tests.finishing import failing
+from tests.unprivileged import unprivileged, without_rights, world_readable
 
 
 def watch(root: Path) -> WatchConfig:
@@ -125,6 +126,50 @@ def test_another_fault_of_the_disk_is_the_files_passing_one(folder: Folder, monk
     assert caught.value.code == "read_error"
 
 
+def test_a_file_replaced_between_the_look_and_the_opening_is_gone(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without O_PATH the name is opened a second time: another file's content must not pass for the one seen."""
+    opened = os.open
+
+    def replacing(path: bytes, flags: int, *, dir_fd: int) -> int:
+        if path == b"file":
+            (tmp_path / "outside" / "file").replace(tmp_path / "drop" / "a" / "b" / "file")
+        return opened(path, flags, dir_fd=dir_fd)
+
+    monkeypatch.setattr(module, "_O_PATH", 0)
+    monkeypatch.setattr(os, "open", replacing)
+    with pytest.raises(Gone, match="replaced"):
+        folder.open(b"a/b/file")
+
+
+def test_without_proc_a_file_is_opened_by_its_name_and_compared(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chroot may have none."""
+    opened = os.open
+
+    def without_proc(path: str | bytes, flags: int, *, dir_fd: int | None = None) -> int:
+        if isinstance(path, str) and path.startswith("/proc/"):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return opened(path, flags, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", without_proc)
+    assert content(folder, b"a/b/file") == b"inside"
+    (tmp_path / "drop" / "link").symlink_to("a/b/file")
+    with pytest.raises(NotRegular):
+        folder.open(b"link")
+
+
+@pytest.mark.parametrize("number", [errno.ELOOP, errno.ENXIO])
+def test_what_became_a_link_or_a_device_while_it_was_opened_is_no_file(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(module, "_open_regular", failing(number))
+    with pytest.raises(NotRegular):
+        folder.open(b"a/b/file")
+
+
 def test_no_descriptor_is_left_open_whatever_comes_of_it(folder: Folder, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "drop" / "fifo")
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -192,6 +237,30 @@ def test_a_lock_survives_the_replacement_of_the_root(folder: Folder, tmp_path: P
     with pytest.raises(Unavailable):
         second.lock()
     second.close()
+
+
+def test_a_root_that_another_daemon_took_meanwhile_is_left_to_it(folder: Folder, tmp_path: Path) -> None:
+    folder.lock()
+    (tmp_path / "drop").rename(tmp_path / "old")
+    (tmp_path / "drop").mkdir()
+    second = Folder(watch(tmp_path / "drop"))
+    second.lock()
+    assert not folder.reopen()
+    assert not folder.still_there()
+    second.close()
+    assert folder.reopen()
+
+
+def test_a_root_that_fails_while_it_is_opened_anew_is_away(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network folder comes and goes: the next look tries again."""
+    (tmp_path / "drop").rename(tmp_path / "old")
+    (tmp_path / "drop").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "dup2", failing(errno.EIO))
+        assert not folder.reopen()
+    assert folder.reopen()
 
 
 @pytest.mark.parametrize("kind", ["missing", "file"])
@@ -285,17 +354,14 @@ def test_a_scan_names_what_it_cannot_read_and_goes_on(shared: Path) -> None:
     for name in ("closed", "open"):
         (shared / "drop" / name).mkdir(parents=True)
         (shared / "drop" / name / "file").touch()
+    (shared / "drop" / "closed").chmod(0)
+    opened = Folder(watch(shared / "drop"))
+    scan = Scan(opened, Ignore())
+    with without_rights():
+        assert found(scan) == [b"open/file"]
     (shared / "drop" / "closed").chmod(0o700)
-    lines = unprivileged(
-        shared,
-        """
-        scan = Scan(Folder(WatchConfig(name="drop", path=root / "drop", bucket="test-bucket")), Ignore())
-        print([path for batch in scan.batches() for path, _ in batch])
-        print(*scan.problems)
-        """,
-    )
-    assert lines[0] == "[b'open/file']"
-    assert lines[1].startswith("closed: the file can't be read: Permission denied")
+    opened.close()
+    assert scan.problems == ["closed: the file can't be read: Permission denied"]
 
 
 def test_a_directory_swapped_under_a_walk_cannot_lead_outside(folder: Folder, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -18,6 +19,7 @@ from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.folder import Folder
 from presignd.pipeline.look import Looker
 from presignd.pipeline.writer_check import WriterCheck, ignore_sigio
+from tests.finishing import failing
 
 CONTENT = os.urandom(3_000_000)
 PART = 1 << 20
@@ -100,6 +102,13 @@ def test_a_comparison_that_was_stopped_or_finds_nothing_is_none(place: Place) ->
     stopped.set()
     assert place.look.same_content(b"a", fingerprint, known, stopped) is None
     (place.root / "a").unlink()
+    assert place.look.same_content(b"a", fingerprint, known, threading.Event()) is None
+
+
+def test_a_comparison_of_a_file_that_can_not_be_read_is_none(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails in the middle says nothing of the content: it must not go up as a new version."""
+    known, fingerprint = place.known(CHECKSUMS["md5"]), place.fingerprint()
+    monkeypatch.setattr(os, "pread", failing(errno.EIO))
     assert place.look.same_content(b"a", fingerprint, known, threading.Event()) is None
 
 

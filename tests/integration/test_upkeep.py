@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from presignd.config import WatchConfig
+from presignd.errors import fault
 from presignd.ledger.sqlite import SqliteLedger, open_ledger
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.announce import utcnow
@@ -91,6 +92,19 @@ async def test_a_folder_that_is_away_takes_nothing_with_it(world: World) -> None
     assert not await world.is_noted(path)
     world.drop.mkdir()
     await world.round()
+    assert not await world.is_noted(path)
+
+
+async def test_what_can_not_be_looked_at_is_no_deleted_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk with errors, or a folder whose rights were taken away: its files are there."""
+    path = await world.uploaded(world.drop / "a")
+
+    def broken(_path: bytes) -> os.stat_result:
+        raise fault("read_error", "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.folder, "stat", broken)
+        await world.round()
     assert not await world.is_noted(path)
 
 

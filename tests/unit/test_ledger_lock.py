@@ -101,6 +101,16 @@ def test_a_holder_that_cannot_be_seen_is_said_to_be_so(tmp_path: Path, monkeypat
         os.close(fd)
 
 
+def test_without_proc_a_holder_is_refused_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "Path", lambda _path: tmp_path / "missing")
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with holder("folder", tmp_path), pytest.raises(Unavailable, match=r"\(unknown\) is watched by another process"):
+            lock_folder(fd)
+    finally:
+        os.close(fd)
+
+
 def test_a_filesystem_without_such_locks_is_told_and_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """NFS answers EBADF for a lock on a directory: it can't be opened for writing."""
 

@@ -169,6 +169,54 @@ async def test_a_thread_that_dies_fails_every_call_with_the_cause(path: Path) ->
     assert stored(path) == set()
 
 
+async def test_a_thread_that_dies_fails_what_waits_behind_it_too(path: Path) -> None:
+    """Else a caller would wait for ever, and the daemon would hang instead of starting again."""
+    gate = Gate()
+
+    def die(connection: sqlite3.Connection) -> None:
+        gate(connection)
+        raise SystemExit("the cause")
+
+    writer = Writer(connect(path), lambda _error: None)
+    calls = [asyncio.create_task(writer.do(die))]
+    await gate.entered()
+    calls.append(asyncio.create_task(writer.do(add(1))))
+    closing = asyncio.create_task(writer.close())
+    await asyncio.sleep(0)
+    gate.open()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [(type(answer), type(answer.__cause__)) for answer in answers if isinstance(answer, BaseException)] == [
+        (RuntimeError, SystemExit)
+    ] * 2
+    await closing
+    assert stored(path) == set()
+
+
+def test_a_loop_that_ends_first_takes_nothing_back(path: Path) -> None:
+    """A daemon that goes down with a change under way: it is made, and nobody is there to be told."""
+    gate = Gate()
+
+    async def leave() -> Writer:
+        writer = Writer(connect(path), lambda _error: None)
+        operations: list[Callable[[sqlite3.Connection], object]] = [gate, add(1)]
+        calls = [asyncio.create_task(writer.do(operation)) for operation in operations]
+        await gate.entered()
+        closing = asyncio.create_task(writer.close())
+        await asyncio.sleep(0)
+        for call in (*calls, closing):
+            call.cancel()
+        return writer
+
+    # Its default executor waits for the thread, so the gate opens as the loop is closed.
+    loop = asyncio.new_event_loop()
+    writer = loop.run_until_complete(leave())
+    loop.close()
+    gate.open()
+    writer._thread.join(60)
+    assert not writer._thread.is_alive()
+    assert stored(path) == {1}
+
+
 async def test_closing_does_what_is_pending_first(path: Path) -> None:
     writer = Writer(connect(path), lambda _error: None)
     calls = [asyncio.create_task(writer.do(add(number))) for number in range(500)]

@@ -145,6 +145,24 @@ async def test_a_version_s_own_refusal_stops_no_other() -> None:
     assert world.lines == ["id-2"]
 
 
+async def test_a_caller_who_went_stops_no_other() -> None:
+    """A worker is cancelled by a drain: whoever shares its batch gets his link, or his refusal, all the same."""
+    world = World()
+    world.refused = {"2": fault("grant_refused"), "3": fault("grant_refused")}
+    calls = [asyncio.create_task(world.linker.link(verified(number), 900)) for number in (1, 2, 3, 4)]
+    await asyncio.sleep(0)
+    for gone in calls[:2]:
+        gone.cancel()
+    await asyncio.sleep(0)
+    running = asyncio.create_task(world.linker.run())
+    refused, found = await asyncio.gather(*calls[2:], return_exceptions=True)
+    assert isinstance(refused, Fault)
+    assert isinstance(found, tuple)
+    assert world.committed == world.lines == ["id-1", "id-4"]
+    running.cancel()
+    await asyncio.gather(running, *calls, return_exceptions=True)
+
+
 @pytest.mark.parametrize(("age", "anew"), [(STALE / 2, False), (STALE * 2, True), (-STALE * 2, True)])
 async def test_a_link_that_had_to_wait_lives_from_when_it_is_written(age: timedelta, *, anew: bool) -> None:
     """And one that had not keeps its committed date, so that the same URL comes again after a crash."""
