@@ -30,16 +30,22 @@ def give(fd: int, group: int | None, mode: int) -> None:
 
     The group first: a change of owner clears the setgid bit. Raises ``UsageError`` where that is refused.
     """
-    try:
-        if group is not None and os.fstat(fd).st_gid != group:
+    if group is not None and os.fstat(fd).st_gid != group:
+        try:
             os.fchown(fd, -1, group)
-        if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
+        except PermissionError:
+            raise UsageError(
+                f"links.group: the daemon's user may not give files to group {group}",
+                fix="add the daemon's user to that group (usermod -aG, then start anew)",
+            ) from None
+    if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
+        try:
             os.fchmod(fd, mode)
-    except PermissionError:
-        raise UsageError(
-            f"links.group: the daemon's user may not give files to group {group}",
-            fix="add the daemon's user to that group (usermod -aG, then start anew)",
-        ) from None
+        except PermissionError:  # systemd's RestrictSUIDSGID= lets nobody set the setgid bit
+            raise UsageError(
+                f"links.file: the daemon may not give its folder the mode {mode:o}",
+                fix=f"make that folder before: install -d -o presignd -g {group} -m {mode:o} FOLDER",
+            ) from None
 
 
 def make_folder(folder: Path, links_name: str, group: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from presignd.config import LinksConfig
 from presignd.errors import UsageError
 from presignd.links import LinksFile
+from presignd.links.rights import make_folder
 from tests.links import batch, config, opened
 from tests.unprivileged import without_rights, world_readable
 
@@ -119,6 +121,7 @@ from pathlib import Path
 from presignd.config import LinksConfig
 from presignd.errors import PresigndError
 from presignd.links import LinksFile
+from presignd.links.rights import make_folder
 try:
     LinksFile.open(LinksConfig(file=Path(sys.argv[1]), group=sys.argv[2]), None)
 except PresigndError as error:
@@ -149,3 +152,17 @@ def test_a_folder_that_can_not_be_written_to_is_a_clear_error(nobodys: Path) -> 
     done = unprivileged(OPEN, nobodys / "links" / "links.jsonl", "")
     assert "links.file: " in done.stdout, done.stderr
     assert "Permission denied" in done.stdout
+
+
+def test_a_folder_that_may_not_be_made_setgid_is_told_with_the_command_that_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under systemd's RestrictSUIDSGID= nobody sets that bit, whoever he is."""
+
+    def refused(_fd: int, _mode: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchmod", refused)
+    with pytest.raises(UsageError, match="may not give its folder the mode 2750") as told:
+        make_folder(tmp_path / "links", "links.jsonl", os.getegid())
+    assert f"install -d -o presignd -g {os.getegid()} -m 2750" in told.value.fix

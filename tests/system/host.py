@@ -17,6 +17,7 @@ from tests.system.machine import Machine, until
 CHECKOUT = Path(__file__).parents[2]
 PARTS = ("pyproject.toml", "README.md", "LICENSE", "presignd", "systemd")
 INSTALL = "/srv/checkout/systemd/install.sh"
+CONFIGURED = "/etc/presignd/config.toml"
 DROPIN = "/etc/systemd/system/presignd.service.d"
 FOLDERS = "[Service]\nReadWritePaths=-/srv/gone\n"
 
@@ -51,9 +52,13 @@ class Host:
         self.run, self.sh, self.write = machine.run, machine.sh, machine.write
         self.said: list[str] = []
 
-    def configure(self, more: str = "", *, into: str = "/etc/presignd/config.toml") -> None:
-        text = CONFIG.format(endpoint=self.store.endpoint, bucket=self.store.bucket, more=more)
-        self.write(into, text)
+    def text(self, more: str = "") -> str:
+        """Return the configuration."""
+        return CONFIG.format(endpoint=self.store.endpoint, bucket=self.store.bucket, more=more)
+
+    def configure(self, more: str = "") -> None:
+        """Write the configuration where the daemon reads it."""
+        self.write(CONFIGURED, self.text(more))
 
     def install(self) -> str:
         """Run the script in the machine that is off, with the network of this host, and return what it said."""
@@ -99,7 +104,9 @@ class Host:
 
     def restart(self) -> None:
         """Start the unit anew, with its counters at nothing."""
-        self.sh("systemctl daemon-reload; systemctl reset-failed presignd || true; systemctl restart presignd")
+        self.sh("systemctl daemon-reload; systemctl reset-failed presignd || true")
+        done = self.machine.try_run("systemctl", "restart", "presignd")
+        assert done.returncode == 0, self.run("journalctl", "-u", "presignd", "-n", "5", "-o", "cat")
         self.until_active()
 
     @contextmanager
@@ -116,25 +123,34 @@ class Host:
 
 def install_checkout(host: Host) -> None:
     """Install as the README says: the script, a configuration, the script again."""
-    machine, store = host.machine, host.store
-    machine.chroot("mkdir", "-p", "/srv/checkout", "/etc/credstore")
+    copy_checkout(host.machine)
+    host.install()
+    prepare(host)
+    host.install()
+    host.install()
+
+
+def copy_checkout(machine: Machine) -> None:
+    """Have this checkout on the machine, without what isn't part of it."""
+    machine.chroot("mkdir", "-p", "/srv/checkout")
     for part in PARTS:
         machine.copy(CHECKOUT / part, "/srv/checkout/")
-    host.install()
-    config = CONFIG.format(endpoint=store.endpoint, bucket=store.bucket, more="")
+
+
+def prepare(host: Host) -> None:
+    """Do an administrator's part: users, folders, keys, the configuration."""
     setup = """
         for user in ann olga rita; do useradd --create-home $user; done
         usermod -aG presignd-links olga; usermod -aG systemd-journal rita
         install -d -o ann -g presignd -m 2770 /srv/drop /srv/gone
         printf %s "$1" > /etc/presignd/config.toml
-        mkdir -p "$4"; printf %s "$5" > "$4/folders.conf"
+        mkdir -p "$4" /etc/credstore; printf %s "$5" > "$4/folders.conf"
         umask 077
         printf %s "$2" > /etc/credstore/presignd.access_key
         printf %s "$3" > /etc/credstore/presignd.secret_key
     """
-    machine.chroot("sh", "-euc", setup, "sh", config, store.access_key, store.secret_key, DROPIN, FOLDERS)
-    host.install()
-    host.install()
+    keys = (host.store.access_key, host.store.secret_key)
+    host.machine.chroot("sh", "-euc", setup, "sh", host.text(), *keys, DROPIN, FOLDERS)
 
 
 def fetch(url: str) -> str:

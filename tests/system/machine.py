@@ -192,5 +192,5 @@ def until(true: Callable[[], object], what: str, seconds: float = 30.0) -> None:
     """Wait until ``true()``."""
     deadline = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < deadline, f"no {what} in {seconds:.0f} s"
+        assert time.monotonic() < deadline, f"{what}: not in {seconds:.0f} s"
         time.sleep(0.05)
