@@ -173,7 +173,7 @@ async def test_a_thread_that_dies_fails_what_waits_behind_it_too(path: Path) -> 
     """Else a caller would wait for ever, and the daemon would hang instead of starting again."""
     gate = Gate()
 
-    def die(connection: sqlite3.Connection) -> None:
+    def die(connection: sqlite3.Connection) -> int:
         gate(connection)
         raise SystemExit("the cause")
 
