@@ -178,16 +178,15 @@ async def test_a_thread_that_dies_fails_what_waits_behind_it_too(path: Path) -> 
         raise SystemExit("the cause")
 
     writer = Writer(connect(path), lambda _error: None)
-    calls = [asyncio.create_task(writer.do(die))]
+    first = asyncio.create_task(writer.do(die))
     await gate.entered()
-    calls.append(asyncio.create_task(writer.do(add(1))))
+    second = asyncio.create_task(writer.do(add(1)))
     closing = asyncio.create_task(writer.close())
     await asyncio.sleep(0)
     gate.open()
-    answers = await asyncio.gather(*calls, return_exceptions=True)
-    assert [(type(answer), type(answer.__cause__)) for answer in answers if isinstance(answer, BaseException)] == [
-        (RuntimeError, SystemExit)
-    ] * 2
+    for answer in await asyncio.gather(first, second, return_exceptions=True):
+        assert isinstance(answer, RuntimeError)
+        assert isinstance(answer.__cause__, SystemExit)
     await closing
     assert stored(path) == set()
 
