@@ -68,12 +68,18 @@ def _link_over(from_dir: int, name: bytes, to_dir: int, to_name: bytes) -> None:
 
 
 def _reserve_and_rename(from_dir: int, name: bytes, to_dir: int, to_name: bytes) -> None:
-    os.close(os.open(to_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=to_dir))
+    reserved = os.open(to_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=to_dir)
     try:
-        os.rename(name, to_name, src_dir_fd=from_dir, dst_dir_fd=to_dir)
+        taken = os.fstat(reserved).st_size > 0  # somebody saw a file there, and wrote into it: it is his now
+        if not taken:
+            os.rename(name, to_name, src_dir_fd=from_dir, dst_dir_fd=to_dir)
     except OSError:
         os.unlink(to_name, dir_fd=to_dir)
         raise
+    finally:
+        os.close(reserved)
+    if taken:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 
 def place(from_dir: int, name: bytes, to_dir: int, wanted: bytes) -> bytes:

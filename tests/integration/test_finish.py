@@ -9,7 +9,7 @@ import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -34,6 +34,7 @@ from tests.finishing import (
     far,
     leases,
     moving,
+    only,
     place,
     rewrite,
     verified,
@@ -367,3 +368,22 @@ def test_modes_of_a_copy_are_no_wider_than_the_files(tmp_path: Path, far: Path) 
         here.file.chmod(0o4700)
         here.finish()
         assert stat.S_IMODE((far / "sub/a.txt").stat().st_mode) == 0o700
+
+
+def test_what_is_written_into_a_name_that_was_only_reserved_stays(
+    moving: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without RENAME_NOREPLACE and hard links the name is taken by an empty file first: others see that one."""
+    only("names", monkeypatch)
+    (moving.done / "sub").mkdir(parents=True)
+    target, real = moving.done / "sub/a.txt", os.open
+
+    def opened(path: Any, flags: int, *args: Any, **more: Any) -> int:
+        fd = real(path, flags, *args, **more)
+        if path == b"a.txt" and flags & os.O_EXCL:
+            target.write_bytes(b"another's")
+        return fd
+
+    monkeypatch.setattr(os, "open", opened)
+    assert moving.finish().outcome is Outcome.MOVED
+    assert moving.tree == {"done/sub/a.txt": b"another's", "done/sub/a~2.txt": CONTENT}
