@@ -160,6 +160,29 @@ CODES: dict[str, Code] = {
         "no credentials were found",
         "set presign.access_key and presign.secret_key (or secret_key_file), AWS_* or a shared credentials file",
     ),
+    "token_refused": Code(
+        PresignerFault,
+        "the broker refuses the token",
+        "put a valid one into presign.token_file and reload; `presignd broker token create` makes one",
+    ),
+    "presigner_busy": Code(
+        PresignerFault, "the broker asks to slow down", "wait; have the token's rate raised at the broker if it stays"
+    ),
+    "bad_broker": Code(
+        PresignerFault,
+        "what answers at presign.url is no presignd broker",
+        "correct presign.url (redirects are not followed), and look at proxies on the way to it",
+    ),
+    "wrong_grant": Code(
+        PresignerFault,
+        "the broker granted something else than was asked for",
+        "let presign.endpoint, public_endpoint and addressing be as in the broker's [store]; if they are, distrust it",
+    ),
+    "not_allowed": Code(
+        WatchFault,
+        "the broker's token does not allow this",
+        "correct the watch's bucket and key, or have the token's bucket and operations changed at the broker",
+    ),
     # A grant.
     "expired_grant": Code(
         GrantFault, "the presigned request expired before it was served", "none: a new one is asked for"
@@ -213,6 +236,11 @@ CODES: dict[str, Code] = {
         FileFault,
         "the presign component refuses this request",
         "see in the message what it refuses (a header, a checksum, an expiry), and correct that in the watch",
+    ),
+    "outside_prefix": Code(
+        FileFault,
+        "the key is outside what the broker's token may write",
+        'begin the watch\'s key with "{prefix}", then presignd retry',
     ),
     "finish_failed": Code(
         FileFault,

@@ -20,9 +20,7 @@ from presignd.pipeline.linker import Linker
 from presignd.pipeline.sweep import Sweeper
 from presignd.pipeline.transfer import Held, Room
 from presignd.pipeline.worker import Worker
-from presignd.presign import Presigner
-from presignd.presign.local import local_presigner
-from presignd.store import StoreClient
+from presignd.signers import signer_and_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +44,7 @@ class Work:
     def __init__(self, config: Config, opened: Mapping[str, Folder], shared: Shared) -> None:
         host = socket.gethostname()
         self.config, self.opened = config, opened
-        self.store = StoreClient(config.presign, config.upload)
-        self.presigner: Presigner = local_presigner(config.presign, send=self.store.send, clock=utcnow)
+        self.presigner, self.store = signer_and_store(config, clock=utcnow)
         self.buckets = {
             watch.name: Bucket(watch, config.presign, config.upload, self.presigner, self.store)
             for watch in config.watches

@@ -21,7 +21,7 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -133,7 +133,7 @@ class FaultyS3:
         self._orders: list[Order] = []
         self._tls = tls
         (self._port,) = free_ports(1)
-        self._thread: _ServerThread | None = None
+        self._thread: ServerThread | None = None
 
     @property
     def endpoint(self) -> str:
@@ -142,7 +142,7 @@ class FaultyS3:
 
     def start(self) -> None:
         """Listen; returns once it does."""
-        self._thread = _ServerThread(_Handler(self), self._port, self._tls)
+        self._thread = ServerThread(_Handler(self), self._port, self._tls)
 
     def stop(self) -> None:
         """Cut every connection and stop listening: from now on connections are refused."""
@@ -184,10 +184,13 @@ class FaultyS3:
         return Order()
 
 
-class _ServerThread:
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class ServerThread:
     """An aiohttp server with a loop and a thread of its own."""
 
-    def __init__(self, handler: _Handler, port: int, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, handler: Handler, port: int, tls: ssl.SSLContext | None) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="FaultyS3", daemon=True)
         self._thread.start()
@@ -210,7 +213,7 @@ class _ServerThread:
         self._loop.close()
 
 
-async def _listen(handler: _Handler, port: int, tls: ssl.SSLContext | None) -> web.ServerRunner:
+async def _listen(handler: Handler, port: int, tls: ssl.SSLContext | None) -> web.ServerRunner:
     runner = web.ServerRunner(web.Server(handler, access_log=None), shutdown_timeout=0.05)
     await runner.setup()
     await web.TCPSite(runner, LOOPBACK, port, ssl_context=tls).start()

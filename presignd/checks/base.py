@@ -12,7 +12,7 @@ from presignd.config import Config
 from presignd.errors import Fault
 from presignd.presign import Presigner
 from presignd.presign.credentials import CredentialSource
-from presignd.presign.local import local_presigner
+from presignd.signers import signer_and_store
 from presignd.store import StoreClient
 
 
@@ -43,21 +43,24 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What checks look at, and what they ask; only remote checks touch the last three."""
+    """What checks look at, and what they ask; only remote checks touch the last three.
+
+    ``credentials`` is None where a broker signs.
+    """
 
     config: Config
     presigner: Presigner
     store: StoreClient
-    credentials: CredentialSource
+    credentials: CredentialSource | None
 
 
 @asynccontextmanager
 async def context_of(config: Config) -> AsyncIterator[Context]:
     """Build the parts that checks ask; nothing is sent yet. Raises ``UsageError`` as those do."""
-    store = StoreClient(config.presign, config.upload)
-    presigner = local_presigner(config.presign, send=store.send, clock=_utc_now)
+    presigner, store = signer_and_store(config, clock=_utc_now)
+    local = config.presign.kind == "local"
     try:
-        yield Context(config, presigner, store, CredentialSource(config.presign, clock=_utc_now))
+        yield Context(config, presigner, store, CredentialSource(config.presign, clock=_utc_now) if local else None)
     finally:
         await presigner.close()
         await store.close()

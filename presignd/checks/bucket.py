@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 
 from presignd.answers import Answer
 from presignd.checks.base import CheckResult, Context, fail, failed, ok, warn
+from presignd.checks.broker import judge_token
 from presignd.config import WatchConfig
 from presignd.errors import CODES, Fault, fault
 from presignd.pipeline.bucket import PROBE_TIMEOUT, Bucket
 from presignd.pipeline.keys import check_key
 from presignd.presign import Operation
+from presignd.presign.broker import BrokerPresigner
 
 BODY = b"presignd check\n"
 OTHER = b"other bytes 15\n"
@@ -27,36 +30,44 @@ FAILING_OFFSET, WARNING_OFFSET = 300.0, 30.0
 
 
 async def check_credentials(context: Context) -> AsyncIterator[CheckResult]:
-    """Tell where the signing credentials come from, and when they end."""
+    """Tell where the signing credentials come from, and when they end; of a broker, what its token may do."""
+    if isinstance(context.presigner, BrokerPresigner):
+        for result in judge_token(context.config, await context.presigner.me(), datetime.now(UTC)):
+            yield result
+        return
+    assert context.credentials is not None
     found = await context.credentials.get()
     ends = f", good until {found.expires_at:%Y-%m-%d %H:%M} UTC" if found.expires_at else ""
     yield ok("credentials", f"from {found.source}{ends}")
 
 
 async def check_clock(context: Context) -> AsyncIterator[CheckResult]:
-    """Compare this machine's clock with the store's Date: any answer has one, a refusal too."""
-    probe = _Probe(context, context.config.watches[0])
+    """Compare the signer's clock with the store's Date: any answer has one, a refusal too. And ours with a broker's."""
+    probe = await _Probe.of(context, context.config.watches[0])
     await probe.ask(Operation.HEAD, accept=ANY_STATUS)
-    offset = context.store.clock_offset
-    if offset is None:
-        yield warn("clock", "the store's answer has no Date: the clocks can't be compared")
+    if isinstance(context.presigner, BrokerPresigner):
+        yield judge_clock(context.presigner.clock_offset, there="the broker")
+        yield judge_clock(context.store.clock_offset, here="the broker")
     else:
-        yield judge_clock(offset)
+        yield judge_clock(context.store.clock_offset)
 
 
-def judge_clock(offset: float) -> CheckResult:
-    """Judge ``offset``, the store's clock less ours, in seconds."""
+def judge_clock(offset: float | None, *, here: str = "this machine", there: str = "the store") -> CheckResult:
+    """Judge ``offset``, the clock there less the one here, in seconds; None: unknown."""
+    if offset is None:
+        return warn("clock", f"the answer of {there} has no Date: the clocks can't be compared")
     if abs(offset) <= WARNING_OFFSET:
-        return ok("clock", f"within {abs(offset):.0f} s of the store's")
-    told = f"this machine is {abs(offset):.0f} s {'behind' if offset > 0 else 'ahead of'} the store"
+        return ok("clock", f"{'' if here == 'this machine' else here + ' is '}within {abs(offset):.0f} s of {there}'s")
+    told = f"{here} is {abs(offset):.0f} s {'behind' if offset > 0 else 'ahead of'} {there}"
+    where = "here" if here == "this machine" else f"at {here}"
     judge = fail if abs(offset) > FAILING_OFFSET else warn
-    return judge("clock", told, f"{CODES['clock_skew'].fix}, here or at the store", code="clock_skew")
+    return judge("clock", told, f"{CODES['clock_skew'].fix}, {where} or at {there}", code="clock_skew")
 
 
 async def check_buckets(context: Context) -> AsyncIterator[CheckResult]:
     """PUT, HEAD, GET and DELETE the check key of each bucket, and learn what the store honours."""
     for watch in distinct(context.config.watches):
-        probe = _Probe(context, watch)
+        probe = await _Probe.of(context, watch)
         result = await probe.round_trip()
         yield result
         if result.outcome == "ok":
@@ -74,12 +85,17 @@ def distinct(watches: Sequence[WatchConfig]) -> list[WatchConfig]:
 class _Probe:
     """The requests on one watch's check key, sent as its uploads and links are."""
 
-    def __init__(self, context: Context, watch: WatchConfig) -> None:
+    def __init__(self, context: Context, watch: WatchConfig, prefix: str) -> None:
         config = context.config
         self._bucket = Bucket(watch, config.presign, config.upload, context.presigner, context.store)
         self._checksum = config.upload.checksum
         self._watch = watch
-        self._key = check_key(watch)
+        self._key = check_key(watch, prefix)
+
+    @classmethod
+    async def of(cls, context: Context, watch: WatchConfig) -> _Probe:
+        """Make the probe of a watch; raise ``PresignerFault`` where a broker does not tell its prefix."""
+        return cls(context, watch, await context.presigner.prefix())
 
     async def ask(self, operation: Operation, accept: tuple[int, ...] | range = ()) -> Answer:
         """Send a request without a body."""

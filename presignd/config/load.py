@@ -17,6 +17,7 @@ from presignd.config import secrets
 from presignd.config.models import Config
 from presignd.config.options import SECTIONS, Address, keys
 from presignd.config.problems import describe
+from presignd.config.signing import signing_problems, signing_warnings, with_broker_keys
 from presignd.config.sources import (
     Folders,
     Given,
@@ -68,7 +69,9 @@ def load(
     if file is None and not _watches(merged):
         raise _nothing_found(environ, here.home)
     merged = secrets.resolve(merged, environ, findings.problems, findings.warnings)
-    findings.problems += secrets.incomplete(merged)
+    findings.problems += secrets.incomplete(merged) + signing_problems(merged, _watches(merged))
+    findings.warnings += signing_warnings(merged)
+    merged = with_broker_keys(merged, _watches(merged))
     merged = _with_state(merged, environ, here.home)
     config = _validated(merged, file, findings)
     return Loaded(config, _sources(config, merged), file, tuple(findings.warnings))

@@ -68,7 +68,7 @@ class PresignConfig(Section):
     public_endpoint: Annotated[str, _unless_empty(parse_endpoint)] = ""
     """The name links are signed for, where clients see the store under another one; "" = endpoint."""
     region: str = ""
-    """The store's region; "" asks the store."""
+    """The store's region; "" asks the store. A broker knows its own."""
     addressing: Literal["auto", "path", "virtual"] = "auto"
     """Where the bucket stands in a URL: in the path or in the host name."""
     access_key: kinds.AccessKey = Field("", repr=False)
@@ -85,8 +85,8 @@ class PresignConfig(Section):
     """A file that holds the secret key, mode 0600."""
     session_token: kinds.Secret = None
     """The session token of temporary keys."""
-    url: str = ""
-    """With kind = "broker": the broker's address."""
+    url: Annotated[str, _unless_empty(parse_endpoint)] = ""
+    """With kind = "broker": the broker's address; a bare host:port means https."""
     token: kinds.Secret = None
     """With kind = "broker": the token it gave this daemon; better in token_file."""
     token_file: kinds.UnsetPath = None
@@ -94,7 +94,7 @@ class PresignConfig(Section):
     ca_file: kinds.UnsetPath = None
     """PEM file of the CAs to trust, for a private CA; "" = the system's."""
     client_cert: kinds.UnsetPath = None
-    """PEM file of the certificate to show to the store."""
+    """PEM file of the certificate to show to the store, and to the broker."""
     client_key: kinds.UnsetPath = None
     """PEM file of client_cert's key, when it is not in the same file."""
     proxy: Annotated[kinds.ProxyUrl, _unless_empty(parse_proxy)] = ""
@@ -103,20 +103,6 @@ class PresignConfig(Section):
     """How long a presigned upload lives: over 60s, 7d at most."""
     get_expires: Annotated[kinds.WholeSeconds, AfterValidator(rules.check_expiry)] = 900
     """How long a link lives where a watch says nothing: 1s to 7d."""
-
-    @field_validator("kind")
-    @classmethod
-    def _only_local(cls, kind: str) -> str:
-        if kind == "broker":
-            raise ValueError(f'"broker": {NOT_YET}')
-        return kind
-
-    @field_validator("url")
-    @classmethod
-    def _no_broker_url(cls, url: str, info: ValidationInfo) -> str:
-        if url and "kind" in info.data:
-            raise ValueError(f'is for kind = "broker": {NOT_YET}')
-        return url
 
     @field_validator("client_key")
     @classmethod
@@ -140,7 +126,8 @@ class WatchConfig(Section):
     bucket: Annotated[str, AfterValidator(rules.check_bucket)]
     """Where its files go."""
     key: Annotated[str, AfterValidator(check_key_template)] = "{path}"
-    """The object's key: a template over the file's path, names, times and content."""
+    """The object's key: a template over the file's path, names, times and content; with kind = "broker" the
+    default is "{prefix}{path}"."""
     timezone: Annotated[str, AfterValidator(rules.check_timezone)] = "UTC"
     """The time zone of {mtime:…} and {queued:…}."""
     recursive: bool = True

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from presignd.config.options import Address
+from presignd.config.signing import by_broker
 from presignd.config.sources import Given, Layer
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -58,10 +59,13 @@ def clashes(layer: Layer) -> list[str]:
 def resolve(layer: Layer, environ: Mapping[str, str], problems: list[str], warnings: list[str]) -> Layer:
     """Return ``layer`` with every secret's value where it belongs, from wherever it is given.
 
+    Where a broker signs, no file or credential of a storage key is opened.
+
     Files that can't be used are added to ``problems``, files that others can read to ``warnings``.
     """
     resolved = dict(layer)
-    for target, names in GROUPS.items():
+    wanted = {"token": GROUPS["token"]} if by_broker(layer) else GROUPS
+    for target, names in wanted.items():
         try:
             secret = _find(names, layer, environ, warnings)
         except ValueError as error:
@@ -77,6 +81,8 @@ def resolve(layer: Layer, environ: Mapping[str, str], problems: list[str], warni
 
 def incomplete(layer: Layer) -> list[str]:
     """Return a problem for an access key without its secret key, and the other way round."""
+    if by_broker(layer):
+        return []
     access, secret = (_at(name) in layer for name in ("access_key", "secret_key"))
     if access and not secret:
         return ["presign.secret_key: is missing; access_key is given without it (secret_key_file will do too)"]

@@ -12,6 +12,9 @@ from presignd.limits import MAX_KEY
 KEY_FIELDS = ("path", "name", "stem", "suffix", "parent", "watch", "host", "uuid", "sha256", "mtime", "queued")
 """Fields of a watch's ``key``; ``mtime`` and ``queued`` take a strftime format in the watch's timezone."""
 
+PREFIX = "prefix"
+"""The field that only a broker fills, at the very start of a ``key``: what its token may write lies below."""
+
 TIME_FIELDS = ("mtime", "queued")
 
 NAME_FIELDS = ("name", "stem", "suffix")
@@ -46,10 +49,19 @@ def check_key_template(template: str) -> str:
         raise ValueError('is empty; "{path}" is the default')
     pieces = template_fields(template)
     for field, spec in _fields(pieces):
-        _check_field(field, KEY_FIELDS)
+        _check_field(field, (*KEY_FIELDS, PREFIX))
         _check_format(field, spec)
+    if uses_prefix(template) and not template.startswith("{prefix}"):
+        raise ValueError("has {prefix} further on; a key begins with it")
+    if template.count("{prefix}") > 1:
+        raise ValueError("has {prefix} twice")
     _check_key_text("\0".join(piece.literal for piece in pieces), template)
     return template
+
+
+def uses_prefix(template: str) -> bool:
+    """Tell whether the key needs a broker's prefix; raises ``ValueError`` for unbalanced braces."""
+    return any(piece.field == PREFIX for piece in template_fields(template))
 
 
 def check_name_template(template: str) -> str:
@@ -76,8 +88,6 @@ def _fields(pieces: tuple[Piece, ...]) -> list[tuple[str, str]]:
 def _check_field(field: str, known: tuple[str, ...]) -> None:
     if field in known:
         return
-    if field == "prefix":
-        raise ValueError('has {prefix}, which is only there with presign.kind = "broker"')
     near = difflib.get_close_matches(field, known, 1)
     hint = f"did you mean {{{near[0]}}}?" if near else "known: " + " ".join(f"{{{name}}}" for name in known)
     raise ValueError(f"has the unknown field {{{field}}}; {hint}")

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 from presignd.answers import Answer
 from presignd.config import PresignConfig, UploadConfig, WatchConfig
-from presignd.errors import Fault, GrantFault, PresignerFault, WatchFault, fault
+from presignd.errors import Fault, FileFault, GrantFault, PresignerFault, WatchFault, fault
 from presignd.heartbeat import holding
-from presignd.pipeline.keys import check_key
+from presignd.pipeline.keys import check_key, needs_prefix
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
 from presignd.store import Slice, StoreClient
 
@@ -24,6 +24,9 @@ LEAST_LEFT = 30.0
 
 PROBE_TIMEOUT = 15.0
 """Seconds a probe may take: one that hangs must not hold up the news for a whole upload.timeout."""
+
+NAMED_KEY = {"access_denied": "access_denied", "outside_prefix": "not_allowed"}
+"""Refusals of the check key, and what they mean for the watch: all its keys are refused like this one."""
 
 CHECK_BODY = b"presignd wrote this to see whether it may; it can go.\n"
 
@@ -74,6 +77,14 @@ class Bucket:
     def limited(self) -> bool:
         """Whether bodies are sent under a rate limit."""
         return self._store.limited
+
+    async def prefix(self) -> str:
+        """Return what the presigner has the watch's keys begin with; raise ``PresignerFault``."""
+        return await self._presigner.prefix() if needs_prefix(self.watch.key) else ""
+
+    async def check_key(self) -> str:
+        """Return the key that probes write; raise ``PresignerFault``."""
+        return check_key(self.watch, await self.prefix())
 
     async def grant(self, request: GrantRequest) -> Grant:
         """Mint one grant; raise its refusal, ``PresignerFault``, or ``expired_grant`` for one that is almost dead."""
@@ -155,7 +166,7 @@ class Bucket:
     async def probe_grant(self) -> Fault | None:
         """Ask for a grant; return the fault, None when the presigner gives one that can be used."""
         try:
-            await self.grant(self.request(Operation.HEAD, check_key(self.watch)))
+            await self.grant(self.request(Operation.HEAD, await self.check_key()))
         except (PresignerFault, GrantFault) as problem:
             return problem
         except Fault:
@@ -170,18 +181,19 @@ class Bucket:
         """
         for _ in range(3):
             await self._write_check()
-            request = self.request(Operation.HEAD, check_key(self.watch))
+            request = self.request(Operation.HEAD, await self.check_key())
             answer = await self.send(request, accept=(403, 404), timeout=self._probe_timeout)
             if answer.status != 404:  # noqa: PLR2004
                 return
-        raise fault("missing_object", check_key(self.watch))
+        raise fault("missing_object", await self.check_key())
 
     async def _write_check(
         self, *, accept: Collection[int] = (), body: bytes = CHECK_BODY, checksum: str = "", only_new: bool = False
     ) -> Answer:
+        key = await self.check_key()
         request = self.request(
             Operation.PUT,
-            check_key(self.watch),
+            key,
             size=len(body),
             content_type="text/plain",
             checksum=checksum or f"md5:{hashlib.md5(body, usedforsecurity=False).hexdigest()}",
@@ -190,11 +202,11 @@ class Bucket:
         )
         try:
             return await self.send(request, body, accept=accept, timeout=self._probe_timeout)
-        except WatchFault as refused:
-            if refused.code != "access_denied":
+        except (WatchFault, FileFault) as refused:
+            if refused.code not in NAMED_KEY:
                 raise
             # A policy that covers other keys than this one looks like keys that are wrong, without its name.
-            raise fault(refused.code, f"{refused.detail} for {check_key(self.watch)}") from None
+            raise fault(NAMED_KEY[refused.code], f"{refused.detail} for {key}".lstrip()) from None
 
     async def _honours_conditions(self) -> bool:
         # Another daemon may remove the check object in between: only three misses in a row mean no.
@@ -210,7 +222,7 @@ class Bucket:
 
     async def _forget_check(self) -> None:
         try:
-            request = self.request(Operation.DELETE, check_key(self.watch))
+            request = self.request(Operation.DELETE, await self.check_key())
             await self.send(request, accept=(403, 404, 405), timeout=self._probe_timeout)
         except Fault:
             return  # it may stay: the next one overwrites it

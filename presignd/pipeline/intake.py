@@ -11,7 +11,7 @@ from presignd.errors import Fault
 from presignd.errors import fault as fault_for
 from presignd.model import Fingerprint, NewVersion, Source, State
 from presignd.pipeline.announce import utcnow
-from presignd.pipeline.keys import content_type, key_problem, may_number, needs_hash, render_for
+from presignd.pipeline.keys import content_type, key_problem, may_number, needs_hash, needs_prefix, render_for
 from presignd.pipeline.plan import LARGEST_OBJECT
 
 PRIORITIES = {Source.PUT: 0, Source.EVENT: 1, Source.SCAN: 1, Source.BACKLOG: 2}
@@ -60,8 +60,8 @@ class Intake:
         if problem:
             raise problem
         refuse_too_large(rules, version.fingerprint.size)
-        if needs_hash(rules.key):
-            return None
+        if needs_hash(rules.key) or needs_prefix(rules.key):
+            return None  # known once it is about to be sent
         return render_for(rules, version.path, version.file_id, version.fingerprint, version.queued_at, host=self._host)
 
 

@@ -96,6 +96,7 @@ def render_for(
     *,
     host: str,
     sha256: str = "",
+    prefix: str = "",
 ) -> str:
     """Render the key of one version of a watch; raise ``key_refused`` where it is no storable key.
 
@@ -103,7 +104,8 @@ def render_for(
     """
     zone = ZoneInfo(watch.timezone)
     path = path.rsplit(b"/", 1)[-1] if path.startswith(b"/") else path
-    return render(watch.key, KeyParts(path, watch.name, host, file_id, fingerprint.mtime_ns, queued_at, zone, sha256))
+    parts = KeyParts(path, watch.name, host, file_id, fingerprint.mtime_ns, queued_at, zone, sha256, prefix)
+    return render(watch.key, parts)
 
 
 def needs_hash(template: str) -> bool:
@@ -111,13 +113,21 @@ def needs_hash(template: str) -> bool:
     return any(field == "sha256" for _, field, _, _ in Formatter().parse(template))
 
 
+def needs_prefix(template: str) -> bool:
+    """Tell whether the key depends on what the presigner's token may write."""
+    return template.startswith("{prefix}")
+
+
 def check_key(watch: WatchConfig, prefix: str = "") -> str:
     """Return the fixed check key of a watch: below the literal folder its template begins with.
 
-    So a credential that may write only below that folder can still be proven.
+    So a credential that may write only below that folder can still be proven. It stays inside ``prefix``, also
+    where that ends within a name.
     """
-    literal = watch.key.replace("{prefix}", prefix).split("{", 1)[0]
-    return literal.rpartition("/")[0].rstrip("/") + "/" * ("/" in literal) + CHECK_NAME
+    begin, template = (prefix, watch.key.removeprefix("{prefix}")) if needs_prefix(watch.key) else ("", watch.key)
+    folder, slash, _ = (begin + template.split("{", 1)[0]).rpartition("/")
+    inside = folder.rstrip("/") + slash
+    return (inside if inside.startswith(begin) else begin) + CHECK_NAME
 
 
 def content_type(watch: WatchConfig, path: bytes) -> str:

@@ -186,6 +186,7 @@ class Transfer:
             version.queued_at,
             host=self._host,
             sha256=self._content.sha256,
+            prefix=await self._room.bucket.prefix(),
         )
         named = await self._ledger.assign_key(
             version, base, fresh=watch.collision == "rename", next_key=may_number(watch), beyond=beyond

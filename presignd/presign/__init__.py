@@ -113,6 +113,10 @@ class Presigner(Protocol):
         """Sign ``requests``."""
         ...
 
+    async def prefix(self) -> str:
+        """Return what each key must begin with, "" where it may be any; raise ``PresignerFault``."""
+        ...
+
     async def credential_expiry(self) -> datetime | None:
         """Return when the signing credential ends (UTC), None for one that doesn't."""
         ...

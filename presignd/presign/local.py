@@ -22,7 +22,7 @@ LOCATION_EXPIRES = 300
 MAX_PART_NUMBER = 10_000
 """S3's limit on the parts of one upload."""
 
-_METHODS = {
+METHODS = {
     Operation.PUT: "PUT",
     Operation.GET: "GET",
     Operation.HEAD: "HEAD",
@@ -33,6 +33,8 @@ _METHODS = {
     Operation.MULTIPART_COMPLETE: "POST",
     Operation.MULTIPART_ABORT: "DELETE",
 }
+"""The HTTP method of each operation (S3 API reference)."""
+
 _ON_AN_UPLOAD = frozenset(
     {
         Operation.MULTIPART_PART,
@@ -79,6 +81,10 @@ class LocalPresigner:
         for each, answer in zip(requests, answers, strict=True):
             metrics.PRESIGN_REQUESTS.labels(each.operation, "granted" if isinstance(answer, Grant) else "refused").inc()
         return answers
+
+    async def prefix(self) -> str:
+        """Return "": keys held here may write what the store lets them."""
+        return ""
 
     async def credential_expiry(self) -> datetime | None:
         """Return when the signing credential ends (UTC), None for one that doesn't."""
@@ -134,7 +140,7 @@ class LocalPresigner:
         endpoint = self._config.endpoint
         if request.public and self._config.public_endpoint:
             endpoint = self._config.public_endpoint
-        method = _METHODS[request.operation]
+        method = METHODS[request.operation]
         url = presign(
             method,
             endpoint,

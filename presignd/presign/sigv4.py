@@ -59,7 +59,7 @@ def presign(
     stamp = _stamp(date)
     scope = _scope(keys, region, stamp[:8])
     header_lines, names = _signed_headers(site.host, headers)
-    path = site.root + quote(key) if key else site.bucket_path
+    path = _path(site, key)
     params = (
         f"{scope.credential}&X-Amz-Date={stamp}&X-Amz-Expires={expires}"
         f"{scope.token}&X-Amz-SignedHeaders={_quote_names(names)}"
@@ -71,6 +71,15 @@ def presign(
     to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope.text}\n{digest}"
     signature = hmac.digest(scope.signing_key, to_sign.encode(), "sha256").hex()
     return f"{site.origin}{path}?{params}&X-Amz-Signature={signature}"
+
+
+def target(endpoint: str, bucket: str, key: str, addressing: Addressing) -> str:
+    """Return what stands before the query in the URL that ``presign`` makes of these.
+
+    Raises ``UnicodeEncodeError`` for text that is no UTF-8.
+    """
+    site = _site(endpoint, bucket, addressing)
+    return site.origin + _path(site, key)
 
 
 @lru_cache(maxsize=256)
@@ -115,6 +124,10 @@ def _site(endpoint: str, bucket: str, addressing: Addressing) -> _Site:
         return _Site(f"{parts.scheme}://{host}", host, "/", "/")
     path = f"/{quote(bucket, safe='')}"
     return _Site(f"{parts.scheme}://{host}", host, f"{path}/", path)
+
+
+def _path(site: _Site, key: str) -> str:
+    return site.root + quote(key) if key else site.bucket_path
 
 
 @lru_cache(maxsize=64)

@@ -263,7 +263,7 @@ def test_every_problem_is_told_at_once_each_with_its_key(home: Home) -> None:
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ('[presign]\nkind = "broker"', 'presign.kind: "broker": not in presignd 0.1'),
+        ('[presign]\nkind = "broke"', 'presign.kind: must be "local" or "broker", not "broke"'),
         ('[presign]\nurl = "https://b"', "presign.url: is for kind = "),
         ('[web]\nlisten = ":8321"', "web.listen: must be host:port"),
         ('[web]\nlisten = "8321"', "web.listen: must be host:port"),

@@ -1,0 +1,157 @@
+"""The HTTP seam to a broker: one document out, one back, and whatever goes wrong a ``PresignerFault``.
+
+The broker is trusted with nothing: no redirect is followed, no answer is longer or later than it may be, and
+no text of its goes further but in a fault's detail, cut and redacted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+from pydantic_core import from_json
+from yarl import URL
+
+import presignd
+from presignd import redact
+from presignd.answers import Answer
+from presignd.config import PresignConfig
+from presignd.connection import connection_fault, proxy_for, read_at_most, tls_context
+from presignd.errors import Fault, fault
+
+TIMEOUT = 15.0
+"""Seconds for one exchange, connection and all: signing takes milliseconds."""
+
+LEAST_BODY = 64 << 10
+"""Bytes of an answer that are read at least; more where many grants were asked for."""
+
+CONNECTIONS = 4
+_SHOWN = 200
+
+OK, UNAUTHORIZED, FORBIDDEN, TOO_LARGE, TOO_MANY = 200, 401, 403, 413, 429
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An answer: its status, its JSON (None where it is none), its Date in UTC, its Retry-After in seconds."""
+
+    status: int
+    document: Any = field(repr=False)
+    date: datetime | None
+    retry_after: float | None
+
+
+class BrokerClient:
+    """Speaks to one broker, with its token or a client certificate.
+
+    ``clock_offset`` is the broker's clock less ours in seconds, by the last answer's Date (whole seconds).
+    Raises ``UsageError`` for TLS files that can't be used.
+    """
+
+    def __init__(self, config: PresignConfig, *, clock: Callable[[], datetime], timeout: float = TIMEOUT) -> None:
+        self._config, self._clock, self._timeout = config, clock, timeout
+        self._tls = tls_context(config) if config.url.startswith("https:") else None
+        self._session: aiohttp.ClientSession | None = None
+        self.clock_offset: float | None = None
+
+    def now(self) -> datetime:
+        """Return the broker's time, as far as it is known; ours until then."""
+        offset = self.clock_offset or 0.0
+        return datetime.fromtimestamp(self._clock().timestamp() + offset, UTC)
+
+    async def ask(self, path: str, document: Mapping[str, Any] | None = None, *, most: int = LEAST_BODY) -> Told:
+        """GET ``path``, or POST ``document`` to it; return an answer of 200, 403 or 413.
+
+        ``most`` is the longest body in bytes that is read. Raises ``PresignerFault`` for anything else.
+        """
+        try:
+            answer = await self._ask_again(path, document, most)
+        except TimeoutError:
+            raise fault("presigner_unreachable", f"no answer within {self._timeout:g} s") from None
+        except (aiohttp.ClientError, OSError, ValueError) as problem:
+            raise fault("presigner_unreachable", connection_fault(problem).message) from None
+        if answer.date is not None:
+            self.clock_offset = (answer.date - self._clock()).total_seconds()
+        if len(answer.body) >= most:
+            raise fault("bad_broker", "its answer has no end")
+        told = Told(answer.status, _parsed(answer.body), answer.date, answer.retry_after)
+        if told.status not in (OK, FORBIDDEN, TOO_LARGE):
+            raise _refusal(told)
+        return told
+
+    async def _ask_again(self, path: str, document: Mapping[str, Any] | None, most: int) -> Answer:
+        """Ask once more where a kept connection turns out to be closed: signing twice does no harm."""
+        try:
+            return await self._exchange(path, document, most)
+        except (aiohttp.ServerDisconnectedError, ConnectionResetError):
+            return await self._exchange(path, document, most)
+
+    async def _exchange(self, path: str, document: Mapping[str, Any] | None, most: int) -> Answer:
+        url = URL(self._config.url + path, encoded=True)
+        async with (
+            asyncio.timeout(self._timeout),
+            self._open_session().request(
+                "GET" if document is None else "POST",
+                url,
+                json=document,
+                headers=self._authorization(),
+                allow_redirects=False,
+                proxy=proxy_for(self._config.url, self._config.proxy),
+            ) as response,
+        ):
+            body = await read_at_most(response, most)
+            return Answer(response.status, {name.lower(): value for name, value in response.headers.items()}, body)
+
+    def _authorization(self) -> dict[str, str]:
+        token = self._config.token
+        return {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=self._tls or True, keepalive_timeout=20),
+                timeout=aiohttp.ClientTimeout(total=None),
+                headers={"User-Agent": f"presignd/{presignd.__version__}", "Accept-Encoding": "identity"},
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return from_json(body)
+    except ValueError:
+        return None
+
+
+def _refusal(told: Told) -> Fault:
+    """Say what a status means that no answer has."""
+    detail = f"{told.status} {said(told.document)}".strip()
+    if told.status == UNAUTHORIZED:
+        return fault("token_refused", detail, retry_after=told.retry_after)
+    if told.status == TOO_MANY:
+        return fault("presigner_busy", detail, retry_after=told.retry_after)
+    if told.status >= 500:  # noqa: PLR2004 - 5xx
+        return fault("presigner_unreachable", detail, retry_after=told.retry_after)
+    return fault("bad_broker", f"{told.status}, a redirect" if told.status // 100 == 3 else detail)  # noqa: PLR2004
+
+
+def said(document: Any) -> str:
+    """Return the message of an error document, one short line without anything secret; "" where there is none."""
+    error = document.get("error") if isinstance(document, dict) else None
+    message = error.get("message") if isinstance(error, dict) else None
+    if not isinstance(message, str):
+        return ""
+    line = "".join(char if char.isprintable() else " " for char in message[: 2 * _SHOWN])
+    return redact.redact(line)[:_SHOWN]
