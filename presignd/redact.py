@@ -73,12 +73,13 @@ _FIELD = _pattern(rf"({_FIELD_NAMES}(?:(?:{_QUOTE})?\s*[:=]|{_QUOTE}\s*,){_OPEN}
 _AUTHORIZATION = _pattern(rf"(authorization(?:(?:{_QUOTE})?\s*[:=]|{_QUOTE}\s*,){_OPEN}){_LINE}")
 _SCHEME = _pattern(rf"(AWS4-[A-Z0-9-]+\s+)Credential={_LINE}|(\bBearer\s+)[\w.~+/=-]{{8,}}")
 _USERINFO = _pattern(rf"(?<=\w)({_SLASHES})(?:(?!{_PCT}2f)[^\s/?#\"'<>\\])+(@|{_PCT}40)")
+_TOKEN = _pattern(r"\bpsd_[\w-]{8,}")  # a broker's (presignd/broker/tokens.py)
 _ELEMENT = _pattern(
     r"(?s)<((?:AWS)?AccessKeyId|SignatureProvided|StringToSign(?:Bytes)?|CanonicalRequest(?:Bytes)?"
     r"|SecretAccessKey|SessionToken|Token-\d+)>.*?(</\1>|$)"
 )
 _SUSPECT = _pattern(
-    rf"amz|goog|signature|credential|access_?key|secret|authorization|bearer|token|sig{_EQ}|<canon|@|{_PCT}40"
+    rf"amz|goog|signature|credential|access_?key|secret|psd_|authorization|bearer|token|sig{_EQ}|<canon|@|{_PCT}40"
 )
 _WRAP = _pattern(_BREAK)
 _MAY_WRAP = _pattern(r"[\r\n\\]")
@@ -106,6 +107,7 @@ def _hide_shapes(text: str) -> str:
     text = _ELEMENT.sub(rf"<\1>{REDACTED}\2", text)
     text = _AUTHORIZATION.sub(rf"\1{REDACTED}", text)
     text = _SCHEME.sub(lambda match: f"{match[1] or match[2]}{REDACTED}", text)
+    text = _TOKEN.sub(REDACTED, text)
     text = _USERINFO.sub(rf"\1{REDACTED}\2", text)
     text = _QUERY.sub(_hide_query, text)
     text = _FRAGMENT.sub(_hide_value, text)

@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them: ``"90s" "15m" "1h" "7d"``, ``"64MiB" "5GB"``; times as RFC 3339. Pure.
+"""Durations, sizes and rates as people write them: ``"90s" "7d" "64MiB" "5GB" "200/s"``; times as RFC 3339. Pure.
 
 Durations are seconds, sizes bytes. Every refusal is a ``ValueError`` whose text is fit for the user.
 """
@@ -16,6 +16,7 @@ DAY = 86400.0
 _DURATIONS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|d|h|m|s))+")
 _DURATION_PART = re.compile(r"([0-9.]+)(ms|d|h|m|s)")
+_RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?/ ?(s|m|h)")
 _LONGEST = 36500 * DAY
 
 _PREFIXES = "KMGTP"
@@ -64,6 +65,22 @@ def parse_size(value: object) -> int:
     if size != int(size):
         raise ValueError("must come to whole bytes")
     return int(size)
+
+
+def parse_rate(value: object) -> float:
+    """Return how many a second ``"200/s" "1000/m" "5000/h"`` are; raises ``ValueError`` for anything else."""
+    match = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None or not float(match[1]):
+        raise ValueError('must be a rate such as "200/s", "1000/m" or "5000/h"')
+    return float(match[1]) / _DURATIONS[match[2]]
+
+
+def format_rate(rate: float) -> str:
+    """Return ``rate`` (a second) in the unit that has it whole, which ``parse_rate`` reads back."""
+    for unit in ("s", "m", "h"):
+        if (count := rate * _DURATIONS[unit]).is_integer():
+            return f"{int(count)}/{unit}"
+    return f"{_plain(Decimal(repr(rate)))}/s"
 
 
 def format_duration(seconds: float) -> str:

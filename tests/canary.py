@@ -12,6 +12,7 @@ import pytest
 
 _SIGNED = re.compile(
     r"(?i)x-amz-(signature|credential|security-token)(=|%(25)*3d)(?!redacted)[^\s\"'&\\]"
+    r"|psd_[\w-]{20}"
     r"|AWS4-HMAC-SHA256 +Credential|Bearer +(?!REDACTED)[\w.~+/-]{8}"
 )
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "link": ("presignd.cli.link:link_command", "Make a fresh link for something uploaded."),
     "retry": ("presignd.cli.status:retry_command", "Put quarantined files back into the queue."),
     "web": ("presignd.cli.web:web_command", "Print the status page's address, to log in with."),
+    "broker": ("presignd.cli.broker:app", "Serve grants to uploaders without keys, and make their tokens."),
     "config": ("presignd.cli.config:config_command", "Show the effective configuration and where it came from."),
 }
 """Name → where its function is, and its line in the help."""
@@ -47,11 +48,13 @@ def load(name: str) -> Any:
     module, _, function = COMMANDS[name][0].partition(":")
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
     command = getattr(import_module(module), function)
-    alone.command(name, help=_help_of(command), **getattr(command, "settings", {}))(guarded(command))
+    if isinstance(command, typer.Typer):  # a group, whose commands are guarded
+        return typer.main.get_command(command)
+    alone.command(name, help=help_of(command), **getattr(command, "settings", {}))(guarded(command))
     return typer.main.get_command(alone)
 
 
-def _help_of(command: Any) -> str:
+def help_of(command: Any) -> str:
     """Return the docstring as help; its example keeps its lines, so that it can be copied."""
     return inspect.cleandoc(command.__doc__).replace("\n\nExample:", "\n\n\b\nExample:")
 

@@ -42,7 +42,7 @@ def _line(error: Any, slots: Sequence[str], sources: Mapping[str, str]) -> str:
     address, rest = _address(error["loc"], slots)
     source = sources.get(address.dotted, "")
     origin = "" if source.startswith("file ") or source in ("", "default") else f" (from {source})"
-    return f"{address.dotted}{rest}{origin}: {_words(error, address)}"
+    return f"{address.dotted}{rest}{origin}: {words(error, address.key)}"
 
 
 def _address(loc: tuple[int | str, ...], slots: Sequence[str]) -> tuple[Address, str]:
@@ -53,17 +53,18 @@ def _address(loc: tuple[int | str, ...], slots: Sequence[str]) -> tuple[Address,
     return Address(str(section), watch, key), rest
 
 
-def _words(error: Any, address: Address) -> str:
+def words(error: Any, key: str, needed: Mapping[str, str] = _NEEDED) -> str:
+    """Say what is wrong with an option, by pydantic's finding; ``needed`` has words for one that is missing."""
     kind, value = error["type"], error["input"]
     if kind == "value_error":
         return str(error["ctx"]["error"])
     if kind == "missing":
-        return _NEEDED.get(address.key, "is missing")
+        return needed.get(key, "is missing")
     if kind == "literal_error":
         wanted = "must be " + error["ctx"]["expected"].replace("'", '"')
     else:
         wanted = _WANTED.get(kind.split("_")[0], error["msg"])
-    return wanted if address.key in _SECRETS else f"{wanted}, not {_shown(value)}"
+    return wanted if key in _SECRETS else f"{wanted}, not {_shown(value)}"
 
 
 def _shown(value: Any) -> str:

@@ -103,7 +103,7 @@ def check_content_type(value: str) -> str:
 def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Return ``headers`` when each may be sent with an upload, once, with a printable value."""
     for name, value in headers.items():
-        _check_header_name(name)
+        check_header_name(name)
         if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", value):
             raise ValueError(f"{name}: its value must be printable ASCII, with no space at either end")
     if len({name.lower() for name in headers}) < len(headers):
@@ -111,7 +111,8 @@ def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return dict(headers)
 
 
-def _check_header_name(name: str) -> None:
+def check_header_name(name: str) -> None:
+    """Raise ``ValueError`` unless a header of this name may be sent with an upload."""
     lower = name.lower()
     if lower == "x-amz-acl" or lower.startswith("x-amz-grant-"):
         raise ValueError(f"{name}: ACLs are never sent; who may read is what links and bucket policies say")

@@ -9,9 +9,10 @@ from dataclasses import replace
 from presignd.config import WatchConfig
 from presignd.errors import Fault
 from presignd.errors import fault as fault_for
+from presignd.keys import key_problem
 from presignd.model import Fingerprint, NewVersion, Source, State
 from presignd.pipeline.announce import utcnow
-from presignd.pipeline.keys import content_type, key_problem, may_number, needs_hash, needs_prefix, render_for
+from presignd.pipeline.keys import content_type, may_number, needs_hash, needs_prefix, render_for
 from presignd.pipeline.plan import LARGEST_OBJECT
 
 PRIORITIES = {Source.PUT: 0, Source.EVENT: 1, Source.SCAN: 1, Source.BACKLOG: 2}

@@ -1,10 +1,9 @@
-"""Key templates rendered, and which keys no store can be trusted with. Pure."""
+"""Key templates rendered into keys that every store can be trusted with. Pure."""
 
 from __future__ import annotations
 
 import mimetypes
 import posixpath
-import re
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from string import Formatter
@@ -12,13 +11,8 @@ from zoneinfo import ZoneInfo
 
 from presignd.config import WatchConfig
 from presignd.errors import fault
-from presignd.limits import MAX_KEY
+from presignd.keys import CHECK_NAME, key_problem
 from presignd.model import Fingerprint
-
-_UNSTORABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
-"""Characters that XML 1.0 can't carry, so no listing can name them; and DEL."""
-
-CHECK_NAME = ".presignd-check"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,27 +28,6 @@ class KeyParts:
     zone: tzinfo
     sha256: str = ""
     prefix: str = ""
-
-
-def key_problem(key: str) -> str | None:  # noqa: PLR0911 - one line a rule
-    r"""Say why ``key`` can't be stored the same on every server; None when it can.
-
-    The rules are what real servers were seen to do with such keys: ``//`` and a leading ``/`` are folded,
-    a trailing ``/`` loses the body, ``\`` becomes ``/``, dot segments are refused or resolved.
-    """
-    if not key:
-        return "it is empty"
-    if _UNSTORABLE.search(key):
-        return "it holds a character that XML can't carry, or is no UTF-8"
-    if len(key.encode()) > MAX_KEY:
-        return f"it is longer than {MAX_KEY} bytes"
-    if key.startswith("/") or key.endswith("/") or "//" in key:
-        return "it has an empty segment (//, a leading or trailing /)"
-    if "\\" in key:
-        return "it holds a backslash"
-    if {".", ".."} & set(key.split("/")):
-        return "it has a dot segment"
-    return None
 
 
 def render(template: str, parts: KeyParts) -> str:

@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 
 class Operation(StrEnum):
@@ -39,6 +39,8 @@ class GrantRequest:
     (UTC) where it must be a given one, so that the same URL comes again; None means now. ``public`` asks
     for the name that links are signed for. ``part_number`` with a list asks for the parts after that one.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     operation: Operation
     bucket: str

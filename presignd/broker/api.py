@@ -1,0 +1,254 @@
+"""The broker's HTTP: who is answered what (contract §7). Nothing here asks the store anything.
+
+Every refusal of a whole call is ``{"error": {"code", "message"}}`` with its status; refusals of single
+requests stand in their place in a 200. Nothing tells whether an object exists: the broker doesn't know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+from prometheus_client.exposition import choose_encoder
+
+from presignd.broker import audit, metrics, openapi, wire
+from presignd.broker.access import Rejected, Room, authenticate, client_of
+from presignd.broker.models import BrokerSection, TokenConfig
+from presignd.broker.policy import Refusal, decide
+from presignd.broker.rates import Rates
+from presignd.broker.tokens import Tokens
+from presignd.config.listen import parse_listen
+from presignd.errors import Fault, PresignerFault
+from presignd.log import get_logger
+from presignd.presign import Grant, GrantRequest, Presigner
+
+BODY_SECONDS = 10.0
+"""What a body may take, and an answer to be taken: who is slower is cut off."""
+
+AT_A_TIME, OF_ONE_TOKEN, WAIT_SECONDS = 64, 16, 5.0
+"""Calls for grants that are answered at a time, and how long one waits for its turn. Together with
+``wire.MAX_BODY`` they bound what bodies take of memory."""
+
+STEP = 50
+"""Requests signed before others have their turn: a call of a thousand holds nobody up."""
+
+CREDENTIALS_RETRY = 5
+"""Seconds after which to ask again where there are no credentials to sign with."""
+
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "presignd"}
+
+log = get_logger()
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Answer = Grant | Refusal | Fault
+
+
+class Api:
+    """Answers by ``tokens`` and ``presigner``, which may be replaced by another at any time."""
+
+    def __init__(self, config: BrokerSection, tokens: Tokens, presigner: Presigner) -> None:
+        self.config, self.tokens, self.presigner = config, tokens, presigner
+        self.draining = False
+        self.in_flight = 0
+        self._rates = Rates()
+        self._room = Room(AT_A_TIME, OF_ONE_TOKEN, WAIT_SECONDS)
+        self._strangers = audit.Strangers()
+
+    def app(self) -> web.Application:
+        """Return the application that is reached from outside."""
+        app = self._application()
+        app.add_routes(
+            [
+                web.post("/v1/grants", self._grants),
+                web.get("/v1/me", self._me, allow_head=False),
+                web.get("/openapi.json", _openapi, allow_head=False),
+                web.get("/healthz", _healthz),
+                web.get("/readyz", self._readyz),
+            ]
+        )
+        if not self.config.metrics_listen and parse_listen(self.config.listen).is_local:
+            app.add_routes([] if self.config.behind_proxy else [web.get("/metrics", self._metrics)])
+        return app
+
+    def metrics_app(self) -> web.Application:
+        """Return the application at ``metrics_listen``."""
+        app = self._application()
+        app.add_routes([web.get("/metrics", self._metrics), web.get("/healthz", _healthz)])
+        return app
+
+    def _application(self) -> web.Application:
+        app = web.Application(middlewares=[self._answered], client_max_size=wire.MAX_BODY)
+        app.on_response_prepare.append(_add_headers)
+        return app
+
+    @web.middleware
+    async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer whatever comes, in words and without a traceback; cut off who doesn't take the answer."""
+        response = await self._response(request, handler)
+        metrics.REQUESTS.labels(_path_label(request), response.status).inc()
+        with suppress(ConnectionError):
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    await response.prepare(request)
+                    await response.write_eof()
+            except TimeoutError:
+                if request.transport is not None:
+                    request.transport.abort()
+        return response
+
+    async def _response(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Rejected as rejected:
+            return self._rejected(request, rejected)
+        except web.HTTPRequestEntityTooLarge:
+            return self._rejected(request, Rejected(413, "body_too_large", f"at most {wire.MAX_BODY} bytes"))
+        except web.HTTPException as answer:
+            allowed = {"Allow": answer.headers["Allow"]} if "Allow" in answer.headers else {}
+            return _json(wire.error("no_such_path", answer.reason), answer.status, allowed)
+        except ConnectionError:
+            return _json(wire.error("gone", "the connection broke off"), 400)
+        except Exception:
+            log.exception("broker.internal_error", path=request.path[:200])
+            return _json(wire.error("internal_error", "a bug in presignd; its log has the traceback"), 500)
+
+    def _rejected(self, request: web.Request, rejected: Rejected) -> web.Response:
+        self._strangers.refused(
+            self._client(request), request.path, rejected.status, rejected.code, request.get("token", "")
+        )
+        headers = {"Retry-After": str(rejected.retry_after)} if rejected.retry_after else {}
+        if rejected.status == 401:  # noqa: PLR2004
+            headers["WWW-Authenticate"] = 'Bearer realm="presignd"'
+        return _json(wire.error(rejected.code, rejected.message), rejected.status, headers)
+
+    def _client(self, request: web.Request) -> str:
+        return client_of(request, behind_proxy=self.config.behind_proxy)
+
+    def _who(self, request: web.Request) -> TokenConfig:
+        token = authenticate(request, self.tokens, datetime.now(UTC))
+        request["token"] = token.name
+        return token
+
+    # --- the two calls ----------------------------------------------------------------------------
+    async def _me(self, request: web.Request) -> web.Response:
+        token = self._who(request)
+        ends = None
+        with suppress(PresignerFault):  # that there are no credentials is told to who asks for a grant
+            ends = await self.presigner.credential_expiry()
+        return _json(wire.me(token, credential_ends=ends))
+
+    async def _grants(self, request: web.Request) -> web.Response:
+        """Answer a batch. Who it is is known before a byte of the body is read."""
+        token = self._who(request)
+        began = time.monotonic()
+        self.in_flight += 1
+        try:
+            async with self._room.of(token.name):
+                asked = await self._asked(request)
+                if wait := self._rates.take(token.name, token.rate, len(asked), time.monotonic()):
+                    raise Rejected(429, "rate_limited", "too many grants for this token", retry_after=wait)
+                answers = await self._answers(token, asked)
+        finally:
+            self.in_flight -= 1
+        audit.grants(token.name, self._client(request), asked, answers)
+        metrics.SECONDS.observe(time.monotonic() - began)
+        return web.Response(body=wire.write_answers(answers), content_type="application/json")
+
+    async def _asked(self, request: web.Request) -> list[GrantRequest]:
+        if request.content_type != "application/json":
+            raise Rejected(415, "unsupported_media_type", "send application/json")
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await request.read()
+        except TimeoutError:
+            raise Rejected(408, "timeout", f"the body took over {BODY_SECONDS:g} s") from None
+        try:
+            asked = wire.read_batch(body)
+        except ValueError as problem:
+            raise Rejected(400, "bad_request", str(problem)[:1000]) from None
+        if len(asked) > wire.MAX_GRANTS:
+            raise Rejected(413, "too_many_grants", f"at most {wire.MAX_GRANTS} grants in one call")
+        return asked
+
+    async def _answers(self, token: TokenConfig, asked: Sequence[GrantRequest]) -> list[Answer]:
+        answers: list[Answer] = []
+        for start in range(0, len(asked), STEP):
+            answers += await self._step(token, asked[start : start + STEP])
+            await asyncio.sleep(0)
+        return answers
+
+    async def _step(self, token: TokenConfig, asked: Sequence[GrantRequest]) -> list[Answer]:
+        now = datetime.now(UTC)
+        decided = [decide(token, each, now) for each in asked]
+        try:
+            signed = iter(await self.presigner.grant([each for each in decided if isinstance(each, GrantRequest)]))
+        except PresignerFault as fault:
+            raise Rejected(503, fault.code, fault.message, retry_after=CREDENTIALS_RETRY) from None
+        return [_told(next(signed)) if isinstance(each, GrantRequest) else each for each in decided]
+
+    # --- for other programs -------------------------------------------------------------------------
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        """Tell whether it can sign now, and isn't about to end: what a proxy asks."""
+        if self.draining:
+            return _json(wire.error("draining", "it is about to end"), 503)
+        try:
+            await self.presigner.credential_expiry()
+        except PresignerFault as fault:
+            return _json(wire.error(fault.code, fault.message), 503)
+        return _json({"status": "ok"})
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        self.show_gauges()
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(metrics.REGISTRY), headers={"Content-Type": content_type})
+
+    def show_gauges(self) -> None:
+        """Set the metrics that are looked up."""
+        self.tokens.refresh()
+        metrics.IN_FLIGHT.set(self.in_flight)
+        metrics.TOKENS.set(self.tokens.count)
+        metrics.BROKEN_FILES.set(len(self.tokens.broken))
+        metrics.TOKEN_ENDS.clear()
+        for token, _ in self.tokens.all():
+            if token.valid_until is not None:
+                metrics.TOKEN_ENDS.labels(token.name).set(token.valid_until.timestamp())
+
+
+def _told(answer: Grant | Exception) -> Answer:
+    """Take what a presigner answers one request with; anything but a fault is a bug."""
+    if isinstance(answer, (Grant, Fault)):
+        return answer
+    raise answer
+
+
+def _json(document: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    body = json.dumps(document).encode()
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
+
+
+async def _healthz(_request: web.Request) -> web.Response:
+    return _json({"status": "ok"})
+
+
+async def _openapi(_request: web.Request) -> web.Response:
+    return _json(openapi.DOCUMENT)
+
+
+async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)
+
+
+def _path_label(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "other"
+
+
+def credential_gauge(ends: datetime | None) -> None:
+    """Set when the signing credential ends."""
+    metrics.CREDENTIAL_ENDS.set(ends.timestamp() if ends else math.inf)

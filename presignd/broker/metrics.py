@@ -1,0 +1,48 @@
+"""The broker's metrics, in a registry of their own. Labels are fixed words and the names of tokens."""
+
+from __future__ import annotations
+
+import math
+import platform
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+import presignd
+
+REGISTRY = CollectorRegistry()
+
+REQUESTS = Counter("presignd_broker_requests_total", "Requests answered.", ("path", "status"), registry=REGISTRY)
+GRANTS = Counter(
+    "presignd_broker_grants_total",
+    'Grants answered; result is "granted" or the code of the refusal.',
+    ("token", "operation", "result"),
+    registry=REGISTRY,
+)
+SECONDS = Histogram(
+    "presignd_broker_request_duration_seconds",
+    "From the head of a request for grants to its answer.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0),
+    registry=REGISTRY,
+)
+IN_FLIGHT = Gauge("presignd_broker_requests_in_flight", "Requests for grants being answered.", registry=REGISTRY)
+TOKENS = Gauge("presignd_broker_tokens", "Tokens known.", registry=REGISTRY)
+BROKEN_FILES = Gauge(
+    "presignd_broker_token_files_refused", "Token files that grant nothing until they are put right.", registry=REGISTRY
+)
+TOKEN_ENDS = Gauge(
+    "presignd_broker_token_expiry_timestamp_seconds",
+    "When a token ends; none for one that does not.",
+    ("token",),
+    registry=REGISTRY,
+)
+CREDENTIAL_ENDS = Gauge(
+    "presignd_broker_credential_expiry_timestamp_seconds",
+    "When the signing credential ends; +Inf when it does not.",
+    registry=REGISTRY,
+)
+BUILD = Gauge(
+    "presignd_broker_build_info", "Always 1; what runs stands in the labels.", ("version", "python"), registry=REGISTRY
+)
+
+BUILD.labels(presignd.__version__, platform.python_version()).set(1)
+CREDENTIAL_ENDS.set(math.inf)

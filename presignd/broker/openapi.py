@@ -1,0 +1,147 @@
+"""The OpenAPI document of the broker; the shapes of its bodies are those of the models that read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import presignd
+from presignd.broker.wire import BATCH, MAX_GRANTS
+from presignd.presign import Operation
+
+_REF = "#/components/schemas/"
+
+WHOLE_CALL = {
+    400: ("bad_request", "The body is no batch: it names the wrong field."),
+    401: ("unauthorized", "No valid token, or one that has ended (token_expired)."),
+    408: ("timeout", "The body took too long."),
+    413: ("too_many_grants", f"More than {MAX_GRANTS} requests, or a body too large (body_too_large)."),
+    415: ("unsupported_media_type", "The body is not application/json."),
+    429: ("rate_limited", "Too many grants for this token: Retry-After says when to ask again."),
+    500: ("internal_error", "A bug; the broker's log has it."),
+    503: ("busy", "Too many requests at a time, no credentials, or the end is near: see Retry-After."),
+}
+"""Why a call is refused as a whole: by status, the usual code and words."""
+
+
+def _json(schema: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"{_REF}{schema}"}}}
+
+
+def _answer(words: str, schema: str, *headers: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"description": words, "content": _json(schema)}
+    if headers:
+        found["headers"] = {name: {"schema": {"type": "string"}} for name in headers}
+    return found
+
+
+def _refusals(*statuses: int) -> dict[str, Any]:
+    headers = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
+    return {str(status): _answer(WHOLE_CALL[status][1], "Refusal", *headers.get(status, ())) for status in statuses}
+
+
+def _nullable(kind: str, words: str) -> dict[str, Any]:
+    return {"type": [kind, "null"], "description": words}
+
+
+def _object(properties: dict[str, Any], words: str) -> dict[str, Any]:
+    return {"type": "object", "description": words, "properties": properties, "required": list(properties)}
+
+
+_TEXTS = {"type": "array", "items": {"type": "string"}}
+_TIME = {"type": "string", "format": "date-time"}
+
+_ME = _object(
+    {
+        "name": {"type": "string"},
+        "bucket": {"type": "string"},
+        "prefix": {"type": "string", "description": "What every key begins with."},
+        "operations": _TEXTS,
+        "headers": _TEXTS | {"description": "Headers it may bind beside Content-*; a final * stands for any end."},
+        "max_size": _nullable("integer", "Bytes of the largest object."),
+        "max_put_expires": {"type": "integer", "description": "Seconds; longer expiries are cut to it."},
+        "max_link_expires": {"type": "integer", "description": "The same, for get."},
+        "max_grants": {"type": "integer", "description": "Requests in one call."},
+        "rate": _nullable("number", "Grants a second."),
+        "valid_until": _nullable("string", "When the token ends."),
+        "credential_expires_at": _nullable("string", "When the signing credential ends."),
+    },
+    "Who a token is, and what it may have.",
+)
+_GRANT = _object(
+    {
+        "method": {"type": "string"},
+        "url": {"type": "string", "description": "Secret: it is the right itself."},
+        "headers": {"type": "object", "additionalProperties": {"type": "string"}, "description": "Send exactly these."},
+        "expires_at": _TIME | {"description": "When it really dies."},
+        "signer_date": _TIME | {"description": "The signing date."},
+    },
+    "One presigned request.",
+)
+_REFUSAL = _object(
+    {"error": _object({"code": {"type": "string"}, "message": {"type": "string"}}, "A fixed word, and its words.")},
+    "Why not.",
+)
+
+
+def _schemas() -> dict[str, Any]:
+    batch = BATCH.json_schema(ref_template=_REF + "{model}")
+    found: dict[str, Any] = batch.pop("$defs")
+    answers = {"type": "array", "items": {"anyOf": [{"$ref": f"{_REF}{name}"} for name in ("Grant", "Refusal")]}}
+    return found | {
+        "Batch": batch,
+        "Answers": _object({"grants": answers}, "In the order of the requests."),
+        "Grant": _GRANT,
+        "Refusal": _REFUSAL,
+        "Me": _ME,
+        "Status": _object({"status": {"type": "string"}}, "All is well."),
+    }
+
+
+def _get(words: str, schema: str, *refusals: int, secured: bool = False) -> dict[str, Any]:
+    call: dict[str, Any] = {
+        "summary": words,
+        "responses": {"200": _answer("So it is.", schema)} | _refusals(*refusals),
+    }
+    return {"get": call if secured else call | {"security": []}}
+
+
+DOCUMENT: dict[str, Any] = {
+    "openapi": "3.1.0",
+    "info": {
+        "title": "presignd broker",
+        "version": presignd.__version__,
+        "description": "Presigned S3 requests for whoever holds a token, within what the token may have.",
+        "license": {"name": "MIT", "identifier": "MIT"},
+    },
+    "security": [{"token": []}, {"certificate": []}],
+    "paths": {
+        "/v1/grants": {
+            "post": {
+                "summary": "Ask for presigned requests.",
+                "description": f"Up to {MAX_GRANTS} at a time. A refused one is an error in its place. Operations: "
+                + ", ".join(Operation),
+                "requestBody": {"required": True, "content": _json("Batch")},
+                "responses": {"200": _answer("An answer for each, in order.", "Answers")}
+                | _refusals(400, 401, 408, 413, 415, 429, 500, 503),
+            }
+        },
+        "/v1/me": _get("Tell who the token is, and what it may have.", "Me", 401, 500, secured=True),
+        "/healthz": _get("Tell whether it runs.", "Status"),
+        "/readyz": _get("Tell whether it can sign now.", "Status", 503),
+        "/openapi.json": {
+            "get": {
+                "summary": "This document.",
+                "security": [],
+                "responses": {"200": {"description": "So it is.", "content": {"application/json": {}}}},
+            }
+        },
+    },
+    "components": {
+        "securitySchemes": {
+            "token": {"type": "http", "scheme": "bearer"},
+            "certificate": {"type": "mutualTLS"},
+        },
+        "schemas": _schemas(),
+    },
+}
+"""What ``GET /openapi.json`` answers."""

@@ -1,0 +1,160 @@
+"""What a token may have: one function from a request to the one that may be signed, or to why not. Pure.
+
+Whatever is signed lies in the token's bucket and below its prefix, in every way that the key could be read;
+is one of its operations; binds the size and checksum of its body, and no header that the token may not
+bind; and dies within its limits. tests/unit/test_broker_policy.py tries to find a request that gets more.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import unicodedata
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from urllib.parse import unquote
+
+from presignd.broker.models import TokenConfig
+from presignd.keys import CHECK_NAME, key_problem
+from presignd.presign import GrantRequest, Operation
+
+CLOCK_SLACK = timedelta(minutes=5)
+"""How far ahead of the broker's clock a signing date may lie: a link is dated by whoever asks for it."""
+
+CONTENT_HEADERS = frozenset(
+    {"content-type", "content-md5", "content-disposition", "content-encoding", "content-language"}
+)
+"""Headers that every token may bind."""
+
+_BODIES = frozenset({Operation.PUT, Operation.MULTIPART_PART})
+_UNQUOTED = 3
+"""How often a chain of careless proxies is taken to decode a path."""
+
+
+class Code(StrEnum):
+    """Why a request is refused: the fixed words of an answer's ``error.code``."""
+
+    OUTSIDE_BUCKET = "outside_bucket"
+    OUTSIDE_PREFIX = "outside_prefix"
+    KEY_REFUSED = "key_refused"
+    OPERATION_REFUSED = "operation_refused"
+    HEADER_REFUSED = "header_refused"
+    SIZE_REQUIRED = "size_required"
+    CHECKSUM_REQUIRED = "checksum_required"
+    TOO_LARGE = "too_large"
+    DATE_REFUSED = "date_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a token may not have a grant; ``message`` is for whoever asked, and tells only of the request."""
+
+    code: Code
+    message: str
+
+
+def decide(token: TokenConfig, request: GrantRequest, now: datetime) -> GrantRequest | Refusal:
+    """Return ``request`` as it may be signed, its expiry cut to the token's limit, or why it may not.
+
+    ``now`` is the broker's clock (UTC). What makes no sense whoever asks (an empty checksum, a part 0) is
+    left to the presigner, which refuses it.
+    """
+    for rule in (_bucket, _key, _operation, _body, _headers):
+        if refusal := rule(token, request):
+            return refusal
+    if request.date is not None and (refusal := _date(request.date, now)):
+        return refusal
+    limit = token.max_link_expires if request.operation is Operation.GET else token.max_put_expires
+    return request if request.expires <= limit else replace(request, expires=limit)
+
+
+def _bucket(token: TokenConfig, request: GrantRequest) -> Refusal | None:
+    if request.bucket == token.bucket:
+        return None
+    return Refusal(Code.OUTSIDE_BUCKET, f"this token is for the bucket {token.bucket}")
+
+
+def _key(token: TokenConfig, request: GrantRequest) -> Refusal | None:
+    if problem := key_problem(request.key):
+        return Refusal(Code.KEY_REFUSED, f"the key can't be stored: {problem}")
+    if not request.key.startswith(token.prefix) or _escapes(request.key, token.prefix):
+        return Refusal(Code.OUTSIDE_PREFIX, f'keys of this token begin with "{token.prefix}", however they are read')
+    return None
+
+
+def _escapes(key: str, prefix: str) -> bool:
+    """Tell whether a proxy or a store that decodes, folds or normalises keys could read it outside ``prefix``."""
+    if key.isascii() and "%" not in key:
+        return False  # as it stands it is below the prefix, and there is no other way to read it
+    for form in ("", "NFC", "NFD", "NFKC", "NFKD"):
+        read_key, read_prefix = _read(key, form), _read(prefix, form)
+        for _ in range(_UNQUOTED + 1):
+            if not _resolved(read_key).startswith(_resolved(read_prefix)):
+                return True
+            read_key, read_prefix = unquote(read_key), unquote(read_prefix)
+    return False
+
+
+def _read(text: str, form: str) -> str:
+    return unicodedata.normalize(form, text) if form else text  # type: ignore[arg-type] # one of the four
+
+
+def _resolved(path: str) -> str:
+    r"""Return a path as a server that resolves it would: ``\`` as ``/``, cut at a NUL, without dot segments."""
+    folded = path.replace("\\", "/").partition("\0")[0]
+    resolved = posixpath.normpath(f"/{folded}").lstrip("/")
+    return f"{resolved}/" if folded.endswith("/") and resolved else resolved
+
+
+def _operation(token: TokenConfig, request: GrantRequest) -> Refusal | None:
+    operation = request.operation
+    if operation is Operation.DELETE:
+        # Who may write the check object may remove it; nothing else is ever deleted through a broker.
+        if request.key.rpartition("/")[2] == CHECK_NAME and {"put", "delete"} & set(token.operations):
+            return None
+        return Refusal(Code.OPERATION_REFUSED, f"only the check object ({CHECK_NAME}) can be deleted")
+    if operation.partition(".")[0] in token.operations:
+        return None
+    return Refusal(Code.OPERATION_REFUSED, f"this token may not {operation}; it may {', '.join(token.operations)}")
+
+
+def _body(token: TokenConfig, request: GrantRequest) -> Refusal | None:
+    """Have what is uploaded bound: its size, within the limit, and its checksum.
+
+    A broker keeps no state, so it can't add up the parts of an upload. Parts before the last have one size
+    in an honest one, so ``part_number * size`` never exceeds the whole: what does is refused, and all parts
+    that can be signed come to max_size * (1 + 1/2 + 1/3 + …) at most, under ten times for 10,000 parts.
+    """
+    if request.operation not in _BODIES:
+        return None
+    if request.size is None:
+        return Refusal(Code.SIZE_REQUIRED, "an upload needs its size, in bytes")
+    if not request.checksum:
+        return Refusal(Code.CHECKSUM_REQUIRED, "an upload needs its checksum, md5:… or sha256:…, in hexadecimal")
+    whole = request.size * (request.part_number if request.operation is Operation.MULTIPART_PART else 1)
+    if token.max_size is not None and whole > token.max_size:
+        return Refusal(Code.TOO_LARGE, f"an object of this token has {token.max_size} bytes at most")
+    return None
+
+
+def _headers(token: TokenConfig, request: GrantRequest) -> Refusal | None:
+    refused = [name for name in request.headers if not may_bind(token, name.lower())]
+    if not refused:
+        return None
+    return Refusal(Code.HEADER_REFUSED, f"this token may not bind the header {refused[0][:100]!r}")
+
+
+def may_bind(token: TokenConfig, name: str) -> bool:
+    """Tell whether a token may have a header of this (lower-case) name signed."""
+    return name in CONTENT_HEADERS or any(
+        name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in token.headers
+    )
+
+
+def _date(date: datetime, now: datetime) -> Refusal | None:
+    """Refuse a date ahead: some stores take a request before its date, and it would outlive its limit."""
+    if date.utcoffset() != timedelta(0):
+        return Refusal(Code.DATE_REFUSED, "the date must be in UTC")
+    if date > now + CLOCK_SLACK:
+        return Refusal(Code.DATE_REFUSED, "the date lies ahead of the broker's clock")
+    return None

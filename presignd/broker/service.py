@@ -1,0 +1,257 @@
+"""One broker: listens, answers, reads again what changes, and ends in named steps."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+
+from aiohttp import web
+
+import presignd
+from presignd import heartbeat
+from presignd.broker.api import Api, credential_gauge
+from presignd.broker.listening import Listener, TurnedAway, tls_context, tls_stamps
+from presignd.broker.models import BrokerConfig
+from presignd.broker.tokens import Tokens
+from presignd.config import PresignConfig, UploadConfig
+from presignd.errors import PresigndError, PresignerFault
+from presignd.log import get_logger, install_loop_handler, setup
+from presignd.loops import Stop, looping, unless
+from presignd.notify import Notifier, Service
+from presignd.presign.local import LocalPresigner, local_presigner
+from presignd.store import StoreClient
+
+CONNECTIONS = 1024
+"""More are turned away: descriptors and memory have an end."""
+IDLE_SECONDS = 30.0
+"""How long a connection may be idle; also what the head of a request may take."""
+LOOK_SECONDS = 1.0
+"""How often files of tokens and certificates are looked at without being asked."""
+CREDENTIALS_SECONDS = 5.0
+"""How long the start waits for credentials; it listens without them too, and says so."""
+RETIRE_SECONDS = 60.0
+"""After a reload: when what signed before it is let go."""
+GRACE_SECONDS = 5.0
+"""What ending takes at most beyond the drain, as systemd is told."""
+
+log = get_logger()
+# A stranger's malformed request is no event of ours, and its text could be anything.
+_silent = logging.getLogger("presignd.broker.http")
+_silent.disabled = True
+
+
+class Signer:
+    """The presigner of one [store], with its client for the one question it may have: a bucket's region."""
+
+    def __init__(self, config: PresignConfig) -> None:
+        self._client = StoreClient(config, UploadConfig())
+        self.presigner: LocalPresigner = local_presigner(config, send=self._client.send, clock=_utcnow)
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._client.close()
+
+
+class Broker:
+    """What serves between start and end; ``load`` reads the configuration again, in a thread."""
+
+    def __init__(self, config: BrokerConfig, load: Callable[[], BrokerConfig]) -> None:
+        self._load = load
+        self.config = config
+        self.tokens = Tokens(config.file, config.broker.token_files)
+        self.signer = Signer(config.store)
+        self.api = Api(config.broker, self.tokens, self.signer.presigner)
+        self.reload = asyncio.Event()
+        self.listeners: list[Listener] = []
+        self._main: Listener | None = None
+        self._stamps = tls_stamps(config.broker)
+        self._problem = ""
+
+    async def open(self, stack: AsyncExitStack) -> list[str]:
+        """Listen, until ``stack`` closes: then what is being answered is, within ``drain_timeout``."""
+        context = tls_context(self.config.broker)
+        self._main = await self._listen(stack, self.api.app(), "listen")
+        if self.config.broker.metrics_listen:
+            await self._listen(stack, self.api.metrics_app(), "metrics_listen")
+        for listener in self.listeners:
+            await listener.serve(context if listener is self._main else None)
+        return [listener.place for listener in self.listeners]
+
+    async def _listen(self, stack: AsyncExitStack, app: web.Application, option: str) -> Listener:
+        runner = web.AppRunner(
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            logger=_silent,
+            keepalive_timeout=IDLE_SECONDS,
+            lingering_time=1.0,
+            shutdown_timeout=self.config.broker.drain_timeout,
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        server = runner.server
+        assert server is not None
+
+        def connection() -> asyncio.Protocol:
+            return server() if len(server.connections) < CONNECTIONS else TurnedAway()
+
+        listener = Listener(getattr(self.config.broker, option), option, connection)
+        listener.open()
+        stack.callback(listener.close)
+        self.listeners.append(listener)
+        return listener
+
+    # --- what changes while it runs -------------------------------------------------------------
+    async def looking(self) -> None:
+        """Look at files of tokens and certificates, for ever; each request looks at its own token's too."""
+        with heartbeat.alive("files"):
+            while True:
+                heartbeat.beat()
+                self.tokens.refresh()
+                await self._look_at_certificate()
+                await self._look_at_credentials()
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look_at_certificate(self) -> None:
+        stamps = tls_stamps(self.config.broker)
+        if stamps == self._stamps:
+            return
+        if await self._take_certificate():
+            self._stamps = stamps
+
+    async def _take_certificate(self) -> bool:
+        """Go on with the certificate as it is now; one that can't be used is told of once, and tried again."""
+        assert self._main is not None
+        try:
+            await self._main.serve(tls_context(self.config.broker))
+        except PresigndError as error:
+            self._say(error.message, "certificate.refused", error)
+            return False
+        self._problem = ""
+        log.info("certificate.loaded")
+        return True
+
+    def _say(self, problem: str, event: str, error: PresigndError) -> None:
+        if problem != self._problem:
+            log.error(event, exc_info=error, fix=error.fix)
+        self._problem = problem
+
+    async def _look_at_credentials(self) -> None:
+        try:
+            credential_gauge(await self.api.presigner.credential_expiry())
+        except PresignerFault as fault:
+            self._say(fault.message, "presigner.unreachable", fault)
+
+    async def reloading(self, service: Service) -> None:
+        """Reload whenever asked, for ever. A configuration that can't be used changes nothing but tokens."""
+        while True:
+            await self.reload.wait()
+            self.reload.clear()
+            service.reloading()
+            try:
+                await self._take(await asyncio.to_thread(self._load))
+            except PresigndError as refused:
+                problems = list(getattr(refused, "problems", ()))
+                log.error("config.refused", exc_info=refused, problems=problems, fix=refused.fix)  # noqa: TRY400 - expected
+            service.ready()
+
+    async def _take(self, config: BrokerConfig) -> None:
+        """Go on by another configuration; all that may fail comes first."""
+        tls_context(config.broker)
+        signer = Signer(config.store)
+        before, retired = self.config, self.signer
+        self.config = config
+        self.api.config = config.broker
+        self.signer, self.api.presigner = signer, signer.presigner
+        self.tokens.configure(config.file, config.broker.token_files)
+        self._stamps = tls_stamps(config.broker)
+        await self._take_certificate()
+        if config.log != before.log:
+            setup(config.log)
+        asyncio.get_running_loop().call_later(RETIRE_SECONDS, _retire, retired)
+        self._say_reloaded(before)
+
+    def _say_reloaded(self, before: BrokerConfig) -> None:
+        names = ("listen", "metrics_listen")
+        restart = [f"broker.{n}" for n in names if getattr(before.broker, n) != getattr(self.config.broker, n)]
+        if restart:
+            log.warning("config.reloaded", restart_needed=restart, fix="these options take a restart")
+        else:
+            log.info("config.reloaded")
+
+    async def status(self) -> str:
+        """Return the line of ``systemctl status``."""
+        broken = f", {len(self.tokens.broken)} token files refused" if self.tokens.broken else ""
+        phase = "draining, " if self.api.draining else ""
+        return f"{phase}{self.tokens.count} tokens{broken}, {self.api.in_flight} requests in flight"
+
+
+_retiring: set[asyncio.Task[None]] = set()
+
+
+def _retire(signer: Signer) -> None:
+    task = asyncio.ensure_future(signer.close())
+    _retiring.add(task)
+    task.add_done_callback(_retiring.discard)
+
+
+def _utcnow() -> datetime:
+    return datetime.now(UTC)
+
+
+async def run(config: BrokerConfig, *, load: Callable[[], BrokerConfig]) -> None:
+    """Serve until SIGTERM or SIGINT, which drain; a second one ends at once. SIGHUP reads everything again.
+
+    Raises ``UsageError`` and ``Unavailable`` for what keeps it from listening.
+    """
+    loop, stop = asyncio.get_running_loop(), Stop()
+    install_loop_handler(loop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    service = Service(Notifier.of(os.environ, os.getpid()), overdue=heartbeat.overdue, on_overdue=_wedged)
+    log.info("broker.started", version=presignd.__version__, pid=os.getpid())
+    async with looping() as loops:
+        loops.start("systemd", service.run())
+        broker = Broker(config, load)
+        loop.add_signal_handler(signal.SIGHUP, broker.reload.set)
+        service.status = broker.status
+        try:
+            await _serve(broker, stop, service, loops.start)
+        finally:
+            await broker.signer.close()
+    log.info("broker.stopped")
+
+
+async def _serve(broker: Broker, stop: Stop, service: Service, start: Callable[..., None]) -> None:
+    async with AsyncExitStack() as stack:
+        places = await broker.open(stack)
+        await unless(stop.asked, _first_look(broker))
+        start("files", broker.looking())
+        start("reload", broker.reloading(service))
+        log.info("broker.ready", listen=places, tokens=broker.tokens.count)
+        service.ready()
+        await stop.asked.wait()
+        broker.api.draining = True
+        seconds = broker.config.broker.drain_timeout
+        service.stopping(seconds + GRACE_SECONDS)
+        log.info("broker.draining", in_flight=broker.api.in_flight, timeout=seconds)
+        await unless(stop.at_once, stack.aclose())
+
+
+async def _first_look(broker: Broker) -> None:
+    try:
+        async with asyncio.timeout(CREDENTIALS_SECONDS):
+            credential_gauge(await broker.api.presigner.credential_expiry())
+    except PresignerFault as fault:
+        log.error("presigner.unreachable", exc_info=fault, fix=fault.fix)  # noqa: TRY400 - expected: no traceback
+    except TimeoutError:
+        log.warning("presigner.slow", timeout=CREDENTIALS_SECONDS)
+
+
+def _wedged(names: list[str]) -> None:
+    log.critical("broker.wedged", loops=names, fix="systemd starts it again; report what hangs")

@@ -1,0 +1,203 @@
+"""Tokens: made once, stored as their hash, and looked up as the files that hold them stand now.
+
+A token is 256 random bits, so its plain SHA-256 can't be turned back by trying: a slow hash is for
+passwords, which can. It is looked up by its digest, which nobody can steer without knowing the token, and
+then compared in constant time.
+"""
+
+from __future__ import annotations
+
+import glob
+import hmac
+import secrets
+import stat
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from presignd.broker.config import read_document, read_tokens
+from presignd.broker.models import TokenConfig
+from presignd.config.options import nearest
+from presignd.errors import UsageError
+from presignd.log import get_logger
+
+PREFIX = "psd_"
+"""What tokens begin with, so that redaction and scanners of leaked secrets know one."""
+
+SETTLED_NS = 2_000_000_000
+"""A file read so soon after its last change could change once more within one tick of its clock (a network
+filesystem's is the coarsest): until then it is read at each request."""
+
+LOOK_SECONDS = 0.1
+"""How often at most all files are looked at for tokens that nobody knows."""
+
+log = get_logger()
+
+Stamp = tuple[int, int, int, int, int]
+
+
+def new_token() -> str:
+    """Return a new token: 256 random bits."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def hash_of(token: str) -> str:
+    """Return what is stored of a token."""
+    return "sha256:" + sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFile:
+    """A file as it was read; with a problem it has no tokens: what can't be read may have revoked them."""
+
+    path: Path
+    stamp: Stamp | None
+    settled: bool
+    tokens: tuple[TokenConfig, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def changed(self) -> bool:
+        """Look whether it is another now."""
+        return not self.settled or _stamp(self.path) != self.stamp
+
+
+def read_file(path: Path, *, only_tokens: bool = True) -> TokenFile:
+    """Read a file's tokens; ``only_tokens`` says that it may hold nothing else. Never raises."""
+    before = time.time_ns()
+    stamp = _stamp(path)
+    settled = stamp is None or before - max(stamp[3], stamp[4]) > SETTLED_NS
+    try:
+        tokens, problems = _tokens(path, only_tokens=only_tokens)
+    except UsageError as error:
+        tokens, problems = [], [error.message]
+    return TokenFile(path, stamp, settled, () if problems else tuple(tokens), tuple(problems))
+
+
+def _tokens(path: Path, *, only_tokens: bool) -> tuple[list[TokenConfig], list[str]]:
+    problems: list[str] = []
+    document = read_document(path)
+    if only_tokens:
+        problems += [f"{name}: is no section{nearest(name, ['token'])}" for name in document if name != "token"]
+    if path.stat().st_mode & stat.S_IWOTH:
+        problems.append(f"anybody may write it, and give themselves tokens; chmod o-w {path}")
+    return read_tokens(document, problems), problems
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+class Tokens:
+    """The tokens in ``main`` (broker.toml) and in the files that ``patterns`` name, as they stand at each call.
+
+    A known token costs a stat of its file. A file that can't be read, or whose tokens clash with those of a
+    file before it, grants nothing until it is put right, and the log says so once.
+    """
+
+    def __init__(self, main: Path, patterns: Sequence[str]) -> None:
+        self._main, self._patterns = main, tuple(patterns)
+        self._read: dict[Path, TokenFile] = {}
+        self._files: list[TokenFile] = []
+        self._by_hash: dict[str, tuple[TokenConfig, TokenFile]] = {}
+        self._by_certificate: dict[str, tuple[TokenConfig, TokenFile]] = {}
+        self._look_at = 0.0
+        self.refresh()
+
+    @property
+    def count(self) -> int:
+        """How many tokens there are."""
+        return sum(len(file.tokens) for file in self._files)
+
+    @property
+    def broken(self) -> list[TokenFile]:
+        """Files that grant nothing because of a problem."""
+        return [file for file in self._files if file.problems]
+
+    def all(self) -> list[tuple[TokenConfig, Path]]:
+        """Return each token with its file."""
+        return [(token, file.path) for file in self._files for token in file.tokens]
+
+    def configure(self, main: Path, patterns: Sequence[str]) -> None:
+        """Look in other files from now on."""
+        self._main, self._patterns = main, tuple(patterns)
+        self.refresh()
+
+    def of_secret(self, secret: str) -> TokenConfig | None:
+        """Return the token whose secret this is."""
+        wanted = hash_of(secret)
+        found = self._find(wanted, certificate=False)
+        return found if found is not None and hmac.compare_digest(found.hash, wanted) else None
+
+    def of_certificate(self, names: Iterable[str]) -> TokenConfig | None:
+        """Return the token of the first of a verified client certificate's names that has one."""
+        return next((found for name in names if (found := self._find(name, certificate=True))), None)
+
+    def _find(self, key: str, *, certificate: bool) -> TokenConfig | None:
+        found = (self._by_certificate if certificate else self._by_hash).get(key)
+        if found is not None and not found[1].changed():
+            return found[0]
+        if found is not None or time.monotonic() >= self._look_at:
+            self.refresh()
+        # refresh() makes new tables
+        found = (self._by_certificate if certificate else self._by_hash).get(key)
+        return found[0] if found else None
+
+    def refresh(self) -> None:
+        """Read what changed; costs a stat for each file."""
+        paths = [self._main, *sorted({Path(each) for pattern in self._patterns for each in glob.glob(pattern)})]  # noqa: PTH207 - Path.glob takes no absolute pattern
+        read = {path: self._as_it_is(path) for path in dict.fromkeys(paths)}
+        if read != self._read:
+            self._read = read
+            self._take(read.values())
+        self._look_at = time.monotonic() + LOOK_SECONDS
+
+    def _as_it_is(self, path: Path) -> TokenFile:
+        known = self._read.get(path)
+        if known is not None and not known.changed():
+            return known
+        return read_file(path, only_tokens=path != self._main)
+
+    def _take(self, files: Iterable[TokenFile]) -> None:
+        before, self._files = self._files, []
+        self._by_hash, self._by_certificate = {}, {}
+        names: set[str] = set()
+        for file in files:
+            valid = self._without_clash(file, names)
+            self._files.append(valid)
+            names |= {token.name for token in valid.tokens}
+            self._by_hash |= {token.hash: (token, valid) for token in valid.tokens if token.hash}
+            self._by_certificate |= {token.certificate: (token, valid) for token in valid.tokens if token.certificate}
+        self._tell(before)
+
+    def _without_clash(self, file: TokenFile, names: set[str]) -> TokenFile:
+        """Return the file, without its tokens where one of them is another's too."""
+        problems = []
+        for number, token in enumerate(file.tokens):
+            before = file.tokens[:number]
+            if token.name in names or any(token.name == each.name for each in before):
+                problems.append(f"token.{token.name}: another token has this name")
+            if token.hash and (token.hash in self._by_hash or any(token.hash == each.hash for each in before)):
+                problems.append(f"token.{token.name}.hash: another token has it")
+            if token.certificate and (
+                token.certificate in self._by_certificate
+                or any(token.certificate == each.certificate for each in before)
+            ):
+                problems.append(f"token.{token.name}.certificate: another token has it")
+        if not problems:
+            return file
+        return TokenFile(file.path, file.stamp, file.settled, (), tuple(problems))
+
+    def _tell(self, before: Sequence[TokenFile]) -> None:
+        told = {file.path: file.problems for file in before}
+        for file in self.broken:
+            if told.get(file.path) != file.problems:
+                fix = "none of its tokens is valid until it is put right"
+                log.error("tokens.refused", path=str(file.path), problems=list(file.problems), fix=fix)
+        if [(file.path, file.tokens) for file in before] != [(file.path, file.tokens) for file in self._files]:
+            log.info("tokens.loaded", count=self.count, files=len(self._files))

@@ -1,0 +1,81 @@
+"""What the broker is asked and answers, as JSON (contract §7)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from presignd.broker.models import TokenConfig
+from presignd.broker.policy import Refusal
+from presignd.errors import Fault
+from presignd.presign import Grant, GrantRequest
+from presignd.units import rfc3339
+
+MAX_GRANTS = 1000
+"""Requests in one call."""
+
+MAX_BODY = 4 << 20
+"""Bytes of a body: a thousand requests whose keys have a thousand bytes each, and room for their headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The body of ``POST /v1/grants``."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    grants: list[GrantRequest]
+
+
+BATCH = TypeAdapter(Batch)
+
+
+def read_batch(body: bytes) -> list[GrantRequest]:
+    """Return the requests in a body; raise ``ValueError`` that names the wrong field, never its value.
+
+    Unknown fields and values of another type are errors: ignored or guessed at, a mistyped condition would
+    leave unbound what it should bind.
+    """
+    try:
+        return BATCH.validate_json(body, strict=True).grants
+    except ValidationError as problem:
+        first = problem.errors(include_input=False, include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+def write_answers(answers: Sequence[Grant | Refusal | Fault]) -> bytes:
+    """Return the body that answers a batch."""
+    return json.dumps({"grants": [_answer(each) for each in answers]}).encode()
+
+
+def _answer(answer: Grant | Refusal | Fault) -> dict[str, Any]:
+    return answer.to_json() if isinstance(answer, Grant) else error(answer.code, answer.message)
+
+
+def error(code: str, message: str) -> dict[str, Any]:
+    """Return a refusal, of one request in its place or of the whole call."""
+    return {"error": {"code": code, "message": message}}
+
+
+def me(token: TokenConfig, *, credential_ends: datetime | None) -> dict[str, Any]:
+    """Return what ``GET /v1/me`` tells a token: sizes in bytes, times in seconds, null for no limit."""
+    return {
+        "name": token.name,
+        "bucket": token.bucket,
+        "prefix": token.prefix,
+        "operations": list(token.operations),
+        "headers": list(token.headers),
+        "max_size": token.max_size,
+        "max_put_expires": token.max_put_expires,
+        "max_link_expires": token.max_link_expires,
+        "max_grants": MAX_GRANTS,
+        "rate": token.rate,
+        "valid_until": rfc3339(token.valid_until) if token.valid_until else None,
+        "credential_expires_at": rfc3339(credential_ends) if credential_ends else None,
+    }
