@@ -160,5 +160,5 @@ async def running(
             finally:
                 daemon.stop()
                 await serving
-    secret = configured.presign.secret_key
-    assert_no_secrets(said.text, *([secret.get_secret_value()] if secret else []))
+    given = (configured.presign.secret_key, configured.presign.token)
+    assert_no_secrets(said.text, *(secret.get_secret_value() for secret in given if secret))

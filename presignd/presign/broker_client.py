@@ -87,7 +87,9 @@ class BrokerClient:
         """Ask once more where a kept connection turns out to be closed: signing twice does no harm."""
         try:
             return await self._exchange(path, document, most)
-        except (aiohttp.ServerDisconnectedError, ConnectionResetError):
+        except aiohttp.ClientConnectorError:
+            raise  # nobody is there
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             return await self._exchange(path, document, most)
 
     async def _exchange(self, path: str, document: Mapping[str, Any] | None, most: int) -> Answer:
