@@ -1,5 +1,7 @@
 """Which filesystem a path or descriptor lies on: there locks, leases and inotify work, or they don't.
 
+Folders are made here too, so that power loss doesn't take them away again.
+
 ``statfs`` tells by a number (linux/magic.h, and coreutils' stat.c for those outside the kernel). Only
 Linux has these numbers; elsewhere the type is 0, which is neither known to be local nor a network's.
 """
@@ -10,6 +12,7 @@ import ctypes
 import os
 import platform
 import sys
+from pathlib import Path
 
 NETWORK = {
     0x6969: "NFS",
@@ -96,3 +99,32 @@ def is_local(target: int | str | bytes | os.PathLike[str]) -> bool:
     """Tell whether ``target`` surely lies on a local filesystem (False where this can't be told)."""
     number = fs_type(target)
     return number != 0 and number not in NETWORK
+
+
+def make_folder(folder: Path, mode: int | None = None) -> bool:
+    """Make ``folder`` (``mode`` whatever the umask), and what is missing above it, durably.
+
+    False where it was there. Raises ``FileExistsError`` where something else has its name, ``OSError``.
+    """
+    try:
+        folder.mkdir(mode=mode or 0o777)
+    except FileNotFoundError:
+        make_folder(folder.parent)
+        return make_folder(folder, mode)
+    except FileExistsError:
+        if folder.is_dir():
+            return False
+        raise
+    if mode is not None:
+        folder.chmod(mode)
+    sync_folder(folder.parent)
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable: power loss must not take a new file away again."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

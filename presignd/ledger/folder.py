@@ -16,7 +16,7 @@ def prepare(folder: Path) -> None:
     needs memory that every opener shares (sqlite.org/wal.html), and locks there hold one host at most.
     """
     try:
-        _make(folder)
+        filesystem.make_folder(folder, 0o700)
         name = filesystem.kind(folder) if filesystem.is_network(folder) else ""
     except OSError as error:
         raise UsageError(
@@ -42,23 +42,5 @@ def make_private(path: Path) -> None:
         os.close(fd)
 
 
-def sync(folder: Path) -> None:
-    """Make the names in ``folder`` durable: power loss must not take a new file away again."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _reason(error: OSError) -> str | None:
     return "a file is in the way" if isinstance(error, FileExistsError) else error.strerror
-
-
-def _make(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    folder.chmod(0o700)
-    sync(folder.parent)

@@ -16,9 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from presignd.filesystem import sync_folder
 from presignd.ledger import Enqueued, Ledger, Selection, WatchSummary, changes, multipart, questions
 from presignd.ledger.database import connect, explain, open_database, translated
-from presignd.ledger.folder import prepare, sync
+from presignd.ledger.folder import prepare
 from presignd.ledger.patience import Patience
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.ledger.writer import Writer
@@ -45,7 +46,7 @@ async def open_ledger(folder: Path, patience: Patience | None = None) -> SqliteL
 def _open(folder: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     prepare(folder)
     writing = open_database(folder / FILE, APPLICATION_ID, MIGRATIONS)
-    sync(folder)
+    sync_folder(folder)
     reading = connect(folder / FILE)
     reading.execute("PRAGMA query_only = ON")
     return writing, reading

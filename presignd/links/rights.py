@@ -7,6 +7,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from presignd import filesystem
 from presignd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def make_folder(folder: Path, links_name: str, group: int | None) -> None:
     One that exists is opened to the group only when it is ours and holds links files and nothing else:
     a home or /var/log named in links.file keeps its mode. Raises ``OSError`` and ``UsageError``.
     """
-    made = _made(folder)
+    made = filesystem.make_folder(folder, 0o700)  # without r and x it could not even be opened
     if not made and (group is None or not _is_ours_alone(folder, links_name)):
         return
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -64,27 +65,7 @@ def make_folder(folder: Path, links_name: str, group: int | None) -> None:
         os.close(fd)
 
 
-def _made(folder: Path) -> bool:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        folder.mkdir(mode=0o700)
-    except FileExistsError:
-        return False
-    folder.chmod(0o700)  # whatever the umask: without r and x it could not even be opened
-    sync_folder(folder.parent)
-    return True
-
-
 def _is_ours_alone(folder: Path, links_name: str) -> bool:
     return folder.stat().st_uid == os.geteuid() and all(
         path.name == links_name or path.name.startswith(links_name + ".") for path in folder.iterdir()
     )
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names in ``folder`` durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from presignd.crash_points import passed
 from presignd.errors import UsageError, fault
+from presignd.filesystem import sync_folder
 from presignd.links.cursor import Cursor
 from presignd.links.line import decode, encode, to_link
-from presignd.links.rights import give, group_id, make_folder, sync_folder
+from presignd.links.rights import give, group_id, make_folder
 from presignd.links.tail import BLOCK, close_all, highest, name_of, open_all, read
 from presignd.model import LinksMark
 

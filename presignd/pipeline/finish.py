@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from presignd.crash_points import passed
 from presignd.errors import PresigndError, fault
+from presignd.filesystem import sync_folder
 from presignd.model import Fingerprint
 from presignd.pipeline.copies import content_checksum, copy_file
 from presignd.pipeline.folder import Gone, NotRegular
@@ -379,6 +380,7 @@ def _open_root(move_to: Path) -> int:
     """Open move_to, as the configuration names it; its last folder is made where it is missing."""
     with suppress(FileExistsError):
         move_to.mkdir()
+        sync_folder(move_to.parent)
     return os.open(move_to, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 

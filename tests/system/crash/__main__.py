@@ -1,4 +1,8 @@
-"""``python -m tests.system.crash --kills 500 --store seaweedfs --seed 1``: one long run, and its report."""
+"""``python -m tests.system.crash --kills 500 --store seaweedfs --seed 1``: one long run, and its report.
+
+With ``--power ledger links folder`` (or some of them) these lie on disks that lose, with each kill, what was not
+synced (``tests/power``).
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,14 @@ import tempfile
 from pathlib import Path
 
 from tests.stores import JuiceFS, SeaweedFS, Store
-from tests.system.crash.run import Options, crash
+from tests.system.crash.run import ON_POWER, Options, crash
 
 
 def main() -> int:
     """Run, print the report, and return 1 when a promise was broken."""
     given = _arguments()
-    wanted = Options(given.seed, given.kills, given.audit_every, given.seconds, given.broken, given.keep_log, _tell)
+    limits = (given.seed, given.kills, given.audit_every, given.seconds)
+    wanted = Options(*limits, given.broken, given.power, given.keep_log, _tell)
     _tell(f"{given.store}, seed {given.seed}")
     with tempfile.TemporaryDirectory(prefix="presignd-store.") as folder:
         store: Store = {"seaweedfs": SeaweedFS, "juicefs": JuiceFS}[given.store](Path(folder) / "store")
@@ -39,7 +44,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--audit-every", type=int, default=50, help="kills between two audits")
     parser.add_argument("--seconds", type=float, default=None, help="end after so long, whatever was killed")
-    parser.add_argument("--broken", choices=("", "intent", "fingerprint", "link"), default="", help="a broken build")
+    parser.add_argument("--broken", default="", help="a broken build, of broken/sitecustomize.py")
+    parser.add_argument("--power", nargs="*", choices=ON_POWER, default=(), help="what loses power with each kill")
     parser.add_argument("--keep-log", type=Path, help="where the daemon's log goes when a promise was broken")
     return parser.parse_args()
 

@@ -11,12 +11,14 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from presignd import crash_points
+from tests.power.disk import Cut
+from tests.power.mounted import PowerDisk, power_disk
 from tests.stores import Store
 from tests.system.crash.audit import LINK_FILE, Audit, Watched
 from tests.system.crash.events import Log
@@ -29,6 +31,7 @@ BROKEN = Path(__file__).with_name("broken")
 CHECKOUT = Path(__file__).parents[3]
 FAULT_RATE = 0.3
 """Share of the requests that meet a fault of the proxy's."""
+ON_POWER = ("ledger", "links", "folder")
 LONGEST_LIFE = 2.5
 """Seconds a daemon lives at most; twice that where it waits for a named point."""
 POINT_SHARE = 0.6
@@ -47,6 +50,8 @@ class Options:
     audit_every: int = 50
     seconds: float | None = None
     broken: str = ""
+    power: Collection[str] = ()
+    """What is on a disk that loses its power with each kill, of ``ON_POWER``."""
     keep_log: Path | None = None
     """Where the daemon's log goes when a promise was broken."""
     tell: Callable[[str], None] = lambda _: None
@@ -75,6 +80,7 @@ class Report:
         missed = sorted(set(all_points()) - set(self.at_points))
         lines = [
             f"store {self.store}, seed {self.options.seed}{self.options.broken and ', broken: ' + self.options.broken}",
+            *([f"power lost with each kill under: {', '.join(self.options.power)}"] if self.options.power else []),
             f"{self.kills} kills survived, {self.at_points.total()} of them at {len(self.at_points)} named points",
             f"{self.acts} acts, {self.links} links, {self.audits} audits, {self.ended - self.began:.0f} s",
             f"faults met: {', '.join(f'{number} {kind}' for kind, number in sorted(self.met.items()))}",
@@ -114,34 +120,49 @@ class Victim(Presignd):
         return self.process
 
 
-class Harness:
-    """One store, one proxy, one daemon over many lives, three watches."""
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where everything lies: ``base`` keeps the configuration and the log, ``far`` is another filesystem."""
 
-    def __init__(self, base: Path, far: Path, store: Store, proxy: Proxy, options: Options) -> None:
+    base: Path
+    state: Path
+    links: Path
+    files: Path
+    far: Path
+    disks: Sequence[PowerDisk] = ()
+    """Those that lose their power with each kill."""
+
+
+class Harness:
+    """One store, one proxy, one daemon over many lives, four watches."""
+
+    def __init__(self, places: Places, store: Store, proxy: Proxy, options: Options) -> None:
         self._rng = random.Random(options.seed)
-        self._options, self._proxy = options, proxy
+        self._options, self._proxy, self._places = options, proxy, places
         self.report = Report(options, store.name)
         self.watches = [
-            self._watch(Kept, base, store.new_bucket(), name="keep", after="keep"),
-            self._watch(Taken, base, store.new_bucket(), name="delete", after="delete"),
-            self._watch(Taken, base, store.new_bucket(), name="move", after="move", move_to=base / "moved"),
-            self._watch(Taken, base, store.new_bucket(), name="far", after="move", move_to=far),
+            self._watch(Kept, store.new_bucket(), name="keep", after="keep"),
+            self._watch(Taken, store.new_bucket(), name="delete", after="delete"),
+            self._watch(Taken, store.new_bucket(), name="move", after="move", move_to=places.files / "moved"),
+            self._watch(Taken, store.new_bucket(), name="far", after="move", move_to=places.far / "moved"),
         ]
         self.workload = Workload([watch.folder for watch in (self.watches[0], *self.watches)], self._fork())
-        self.daemon = Victim(base, config(self.watches, store, proxy.endpoint, base), secrets=(store.secret_key,))
-        self.daemon.broken = options.broken
+        text = config(self.watches, store, proxy.endpoint, places)
+        self.daemon = Victim(places.base, text, secrets=(store.secret_key,))
+        self.daemon.broken = ",".join(filter(None, [options.broken, "on_fuse" if places.disks else ""]))
         self.daemon.log.touch()
         self.log = Log(self.daemon.log, (store.secret_key,))
-        self._audit = Audit(self.watches, store, self.log, self.daemon.state / "links" / "links.jsonl")
+        self._audit = Audit(self.watches, store, self.log, places.links)
         self._points: list[str] = []
 
     def _fork(self) -> random.Random:
         return random.Random(self._rng.getrandbits(64))
 
     def _watch(
-        self, kind: type[Kept | Taken], base: Path, bucket: str, *, name: str, after: str, move_to: Path | None = None
+        self, kind: type[Kept | Taken], bucket: str, *, name: str, after: str, move_to: Path | None = None
     ) -> Watched:
-        folder = kind(base / "watched" / name, base / "staging" / name, self._fork())
+        files, durable = self._places.files, bool(self._places.disks)
+        folder = kind(files / "watched" / name, files / "staging" / name, self._fork(), durable=durable)
         return Watched(name, folder, bucket, after, move_to)
 
     # --- the run --------------------------------------------------------------------------------
@@ -182,6 +203,13 @@ class Harness:
         else:
             self._died(code, point)
         self.report.kills += 1
+        with self.workload.still():
+            self._cut_power()
+
+    def _cut_power(self) -> None:
+        """Lose, on disks that can, what was not synced when the daemon was killed."""
+        for disk in self._places.disks:
+            disk.cut(self._rng.choice(list(Cut)), self._rng.getrandbits(32))
 
     def _provoke(self, point: str) -> None:
         """Ask for what leads to a point that no file does: the commits of ``retry`` and of a clean end."""
@@ -220,6 +248,7 @@ class Harness:
             self.report.violations += [problem] if problem else self._audit.violations()
             self.report.audits += 1
             self.daemon.kill()
+            self._cut_power()
         self._options.tell(f"{self.report.kills} kills, {len(self.report.violations)} violations")
 
     def _settle(self) -> str:
@@ -266,7 +295,7 @@ class Harness:
         return bool(stopped)
 
 
-def config(watches: Sequence[Watched], store: Store, endpoint: str, base: Path) -> str:
+def config(watches: Sequence[Watched], store: Store, endpoint: str, places: Places) -> str:
     """Return the daemon's configuration: short settling, small link files, everything told."""
     head = f"""
 [presign]
@@ -275,8 +304,9 @@ access_key = "{store.access_key}"
 secret_key = "{store.secret_key}"
 get_expires = "12h"
 [ledger]
-path = "{base}/state"
+path = "{places.state}"
 [links]
+file = "{places.links}"
 rotate_size = "24KiB"
 keep = 100000
 [upload]
@@ -305,18 +335,28 @@ settle = "0s"
 
 
 @contextmanager
-def places() -> Iterator[tuple[Path, Path]]:
-    """Give a folder for everything, and one that files are moved to, on another filesystem where there is one."""
+def places(power: Collection[str] = ()) -> Iterator[Places]:
+    """Give a folder for everything, and one that files are moved to, on another filesystem where there is one.
+
+    ``power`` names what lies on disks that can lose their power, of ``ON_POWER``.
+    """
     with ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="presignd-crash.")))
         shm = Path("/dev/shm")
         elsewhere = shm if os.access(shm, os.W_OK) else base
         far = Path(tempfile.mkdtemp(prefix="presignd-crash.", dir=elsewhere))
         stack.callback(shutil.rmtree, far, ignore_errors=True)
-        yield base, far
+        on = {what: stack.enter_context(power_disk(base / f"disk-of-{what}")) for what in power}
+        if "folder" in on:
+            on["far"] = stack.enter_context(power_disk(base / "far"))
+        where = {what: disk.path for what, disk in on.items()}
+        state = where.get("ledger", base) / "state"
+        links = where["links"] / "links" if "links" in on else base / "links"
+        files, far = where.get("folder", base), where.get("far", far)
+        yield Places(base, state, links / "links.jsonl", files, far, list(on.values()))
 
 
 def crash(store: Store, options: Options) -> Report:
     """Run the harness on a started store and return what came out."""
-    with places() as (base, far), Proxy(store.endpoint) as proxy:
-        return Harness(base, far, store, proxy, options).run()
+    with places(options.power) as where, Proxy(store.endpoint) as proxy:
+        return Harness(where, store, proxy, options).run()

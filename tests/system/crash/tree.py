@@ -1,7 +1,8 @@
 """What the harness does to the watched folders, seeded, and what it remembers of it.
 
 Contents are unique, so each is told apart wherever it turns up. A content counts as written once it is
-closed (or moved in): nothing else may ever become an object.
+closed (or moved in): nothing else may ever become an object. Where power may be lost, each content and each name
+is synced before it counts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import os
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -33,12 +35,14 @@ def digest(content: bytes) -> str:
 class Folder:
     """One watched folder and the ways to write into it. ``last`` has each path's last whole content."""
 
-    def __init__(self, root: Path, staging: Path, rng: random.Random) -> None:
+    def __init__(self, root: Path, staging: Path, rng: random.Random, *, durable: bool = False) -> None:
         self.root, self._staging, self.rng = root, staging, rng
+        self._durable = durable
         self.last: dict[str, str] = {}
         self.written: dict[str, set[str]] = defaultdict(set)
-        root.mkdir(parents=True)
-        staging.mkdir(parents=True)
+        for folder in (root, staging):
+            folder.mkdir(parents=True)
+            self._sync_directories({folder, *folder.parents})
 
     def content(self, *, size: int | None = None) -> bytes:
         """Make bytes that no other file has: most are small, some are streamed, a few go in parts."""
@@ -50,6 +54,7 @@ class Folder:
 
     def note(self, path: str, content: bytes) -> None:
         """Remember a whole content at its path."""
+        self._sync_names(path)
         self.last[path] = digest(content)
         self.written[path].add(self.last[path])
 
@@ -68,6 +73,7 @@ class Folder:
             for start in range(0, len(content), step):
                 file.write(content[start : start + step])
                 time.sleep(self.rng.choice((0, 0, 0.02)))
+            self._sync(file.fileno())
         self.note(path, content)
 
     def move_in(self, path: str) -> None:
@@ -94,6 +100,7 @@ class Folder:
             file.write(self.content(size=self.rng.randint(20, 5000)))
             file.seek(0)
             content = file.read()
+            self._sync(file.fileno())
         self.note(path, content)
 
     def rewrite_hotly(self, path: str) -> None:
@@ -104,8 +111,28 @@ class Folder:
 
     def _stage(self, content: bytes) -> Path:
         source = self._staging / "source"
-        source.write_bytes(content)
+        with source.open("wb") as file:
+            file.write(content)
+            file.flush()
+            self._sync(file.fileno())
         return source
+
+    # --- as a careful writer does, where power may be lost ------------------------------------------
+    def _sync(self, fd: int) -> None:
+        if self._durable:
+            os.fsync(fd)
+
+    def _sync_names(self, *paths: str) -> None:
+        """Make durable what became of these names; the daemon may have taken a directory's name meanwhile."""
+        above = {folder for path in paths for folder in (self.root / path).parents if folder.is_relative_to(self.root)}
+        self._sync_directories(above)
+
+    def _sync_directories(self, folders: Iterable[Path]) -> None:
+        for folder in sorted(folders) if self._durable else ():
+            with suppress(FileNotFoundError):
+                fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+                self._sync(fd)
+                os.close(fd)
 
     def _step(self, weighted: dict[Callable[[], object], int]) -> None:
         self.rng.choices(list(weighted), list(weighted.values()))[0]()
@@ -117,8 +144,8 @@ class Kept(Folder):
     MOST = 80
     FEW = 30
 
-    def __init__(self, root: Path, staging: Path, rng: random.Random) -> None:
-        super().__init__(root, staging, rng)
+    def __init__(self, root: Path, staging: Path, rng: random.Random, *, durable: bool = False) -> None:
+        super().__init__(root, staging, rng, durable=durable)
         self._overtaken: list[str] = []
         self._numbers = count(1)
 
@@ -178,6 +205,7 @@ class Kept(Folder):
     def _forget(self, path: str) -> None:
         (self.root / path).unlink()
         del self.last[path]
+        self._sync_names(path)
 
     def _move_directory(self) -> None:
         old, new = (f"d{number}" for number in self.rng.sample(range(8), 2))
@@ -208,6 +236,7 @@ class Kept(Folder):
     def _moved(self, old: str, new: str) -> None:
         self.last[new] = self.last.pop(old)
         self.written[new].add(self.last[new])
+        self._sync_names(old, new)
 
 
 class Taken(Folder):
@@ -243,4 +272,5 @@ class Taken(Folder):
         old = self.root / f"d{self._generation}"
         if old.is_dir():
             old.rename(self.root / f"moved{self._generation}")
+            self._sync_names(old.name)
             self._generation += 1

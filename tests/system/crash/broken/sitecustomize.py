@@ -1,16 +1,20 @@
 """Deliberately broken builds of the daemon, for the harness to catch: Python loads this before anything else.
 
-``PRESIGND_TEST_BROKEN`` names one; the folder is put on the daemon's ``PYTHONPATH`` only then.
+``PRESIGND_TEST_BROKEN`` names them, with commas; the folder is put on the daemon's ``PYTHONPATH`` only then.
 """
 
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 from typing import Any
 
+from presignd import filesystem
+from presignd.ledger import database, sqlite
 from presignd.ledger.sqlite import SqliteLedger
-from presignd.links import LinksFile
+from presignd.links import LinksFile, writer
 from presignd.model import Fingerprint
+from presignd.pipeline import copies, finish, link_file, strays
 from presignd.pipeline.transfer import Transfer
 
 
@@ -52,4 +56,52 @@ def link() -> None:
     SqliteLedger.linked = linked  # type: ignore[method-assign] # as above
 
 
-{"intent": intent, "fingerprint": fingerprint, "link": link}[os.environ["PRESIGND_TEST_BROKEN"]]()
+def unsynced_links() -> None:
+    """Append, and let the disk come to it when it likes."""
+    _without_fsync(writer)
+
+
+def unsynced_rotation() -> None:
+    """Rotate and make links files without making their names durable."""
+    vars(writer)["sync_folder"] = _nothing
+
+
+def unsynced_names() -> None:
+    """Move files, and leave links beside them, without making their names durable."""
+    for module in (finish, link_file, strays):
+        vars(module)["sync"] = _nothing
+
+
+def unsynced_copies() -> None:
+    """Copy to another filesystem, and remove the original before the copy is durable."""
+    _without_fsync(copies)
+
+
+def unsynced_ledger() -> None:
+    """Let the ledger's commits come to the disk when it likes."""
+    connected = database.connect
+
+    def connect(path: Any) -> Any:
+        connection = connected(path)
+        connection.execute("PRAGMA synchronous = OFF")
+        return connection
+
+    for module in (database, sqlite):
+        vars(module)["connect"] = connect
+
+
+def _without_fsync(module: Any) -> None:
+    module.os = SimpleNamespace(**{**vars(os), "fsync": _nothing})
+
+
+def _nothing(_: Any) -> None:
+    """Stand in for a sync."""
+
+
+def on_fuse() -> None:
+    """Take FUSE for a local filesystem: no breakage, but what the tests of power loss need."""
+    del filesystem.NETWORK[0x65735546]
+
+
+for name in os.environ["PRESIGND_TEST_BROKEN"].split(","):
+    globals()[name]()
