@@ -92,6 +92,7 @@ class Daemon:
             inputs.start("settler", self.settler.run())
             for name, watcher in self._watchers.items():
                 inputs.start(_of_watch(name), watcher.run())
+            loops.start("ledger", parts.ledger.died())
             loops.start("linker", parts.linker.run())
             loops.start("announcer", parts.announcer.run())
             self._start_work(loops)

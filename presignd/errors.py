@@ -41,6 +41,15 @@ class Unavailable(PresigndError):
     code = "unavailable"
 
 
+class LedgerLost(PresigndError):
+    """The ledger's file was taken away under the daemon (exit 3): what is written goes nowhere.
+
+    Nothing can be waited for; the next start makes a new one.
+    """
+
+    code = "ledger_lost"
+
+
 class Refused(PresigndError):
     """A file is quarantined, missing or refused (exit 4)."""
 

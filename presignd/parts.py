@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mappi
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import InitVar, dataclass, field, replace
 from datetime import datetime
+from itertools import chain
 
 from presignd import redact
 from presignd.config import Config
@@ -30,6 +31,13 @@ from presignd.web.view import BlockedView, FolderView, InFlightView, Part, Settl
 from presignd.work import Shared, Work
 
 log = get_logger()
+
+
+REBUILT_FIX = (
+    "none: the files that are there are looked at anew, what the store has already is adopted and gets another link, "
+    'and links.jsonl keeps its lines; where a watch says existing = "ignore", touch what was still to be sent'
+)
+"""For a ledger that knows nothing of links which were issued: it was deleted, or is an older copy."""
 
 
 def no_page() -> str:
@@ -177,6 +185,7 @@ class Parts:
         """Take the ledger from wherever it stood: restart is ordinary input."""
         unclean = not await self.ledger.was_clean()
         self.recovered = True
+        await self._tell_if_rebuilt()
         await self._take_links_back()
         for version in await self.ledger.release(unclean=unclean):
             self.announcer.quarantined(version, fix=fault("internal_error").fix)
@@ -193,6 +202,17 @@ class Parts:
             await self.ledger.linked(done, self.links.mark)
         for link in links.values():
             self._linked(link)
+
+    async def _tell_if_rebuilt(self) -> None:
+        """Say so where the ledger knows nothing of links that were issued: nothing of that is silent."""
+        if await self.ledger.links_mark() is not None:
+            return
+        first = next(self.read_back, None)
+        if first is None:
+            return
+        self.read_back = chain([first], self.read_back)
+        if await self.ledger.by_id(first.file_id) is None:
+            log.warning("ledger.rebuilt", links_file=str(self.config.links.file), fix=REBUILT_FIX)
 
     async def close(self) -> None:
         """End every work."""

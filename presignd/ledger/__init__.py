@@ -222,6 +222,10 @@ class Ledger(Protocol):
         """
         ...
 
+    async def died(self) -> None:
+        """Wait for ever, unless nothing can be recorded any more: then raise why (``LedgerLost``, or a bug)."""
+        ...
+
     async def close(self, *, clean: bool) -> None:
         """Write what is pending and close; ``clean`` is remembered for the next start."""
         ...

@@ -21,6 +21,7 @@ from presignd.ledger import Enqueued, Ledger, Selection, WatchSummary, changes, 
 from presignd.ledger.database import connect, explain, open_database, translated
 from presignd.ledger.folder import prepare
 from presignd.ledger.patience import Patience
+from presignd.ledger.presence import presence
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.ledger.writer import Writer
 from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, Part, State
@@ -65,7 +66,7 @@ class SqliteLedger(Ledger):
     ) -> None:
         self._path = path
         self._patience = patience
-        self._writer = Writer(writing, lambda error: explain(error, path))
+        self._writer = Writer(writing, lambda error: explain(error, path), presence(path))
         self._reading = reading
         self._reader = ThreadPoolExecutor(1, "presignd-ledger-questions")
         self._running = False
@@ -190,6 +191,9 @@ class SqliteLedger(Ledger):
 
     async def requeue(self, selection: Selection, now: datetime) -> list[FileVersion]:
         return await self._do(changes.requeue, selection, now)
+
+    async def died(self) -> None:
+        await self._writer.died()
 
     async def close(self, *, clean: bool) -> None:
         try:

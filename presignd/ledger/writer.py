@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from presignd.crash_points import passed
+from presignd.errors import PresigndError
 from presignd.heartbeat import Heart, alive
 
 T = TypeVar("T")
@@ -26,6 +27,10 @@ BATCH = 256
 """Changes in one commit at most: what a crash may make presignd do again (contract, guarantee 3)."""
 
 IDLE_SECONDS = 1.0
+
+
+def _trust() -> None:
+    """Stand in for a look at the files."""
 
 
 @dataclass(slots=True)
@@ -48,17 +53,20 @@ class _Job:
 class Writer:
     """Runs operations on ``connection`` in a thread of its own; made and called in an event loop.
 
-    ``explain`` turns an error of SQLite's into an expected one, or returns None. Its thread has a heart of
-    its own and turns each second when idle.
+    ``explain`` turns an error of SQLite's into an expected one, or returns None. ``look`` is called each turn,
+    before what was committed is answered; what it raises ends the thread, and everything with it. Its thread has
+    a heart of its own and turns each second when idle.
     """
 
-    def __init__(self, connection: sqlite3.Connection, explain: Explain) -> None:
+    def __init__(self, connection: sqlite3.Connection, explain: Explain, look: Callable[[], None] = _trust) -> None:
         self._connection = connection
         self._explain = explain
+        self._look = look
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
         self._cause: BaseException | None = None
+        self._dead = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="presignd-ledger", daemon=True)
         self._thread.start()
 
@@ -66,7 +74,7 @@ class Writer:
         """Run ``operation`` and return its result after the commit; raise what it raised.
 
         ``name`` is the operation's, for ``crash_points``. Cancelling the caller does not take the operation
-        back. Raises ``RuntimeError`` once the writer is closed or its thread has died.
+        back. Raises as ``check`` does once the writer is closed or its thread has died.
         """
         self.check()
         job = _Job(operation, self._loop.create_future(), name)
@@ -75,11 +83,16 @@ class Writer:
         return result
 
     def check(self) -> None:
-        """Raise ``RuntimeError`` when nothing can be done any more, with the cause."""
+        """Raise when nothing can be done any more: an expected error as it is, else ``RuntimeError`` with the cause."""
         if self._cause is not None:
-            raise RuntimeError("the ledger's thread has died") from self._cause
+            raise _death(self._cause)
         if self._closed:
             raise RuntimeError("the ledger is closed")
+
+    async def died(self) -> None:
+        """Wait until the thread has died, and raise as ``check`` does; for ever, where it doesn't."""
+        await self._dead.wait()
+        self.check()
 
     async def close(self) -> None:
         """Do what is pending, close the connection and end the thread."""
@@ -108,6 +121,9 @@ class Writer:
         more = self._collect(batch)
         if batch:
             self._commit(batch)
+        # After the commit: what is answered was written to a file that was there.
+        self._look()
+        if batch:
             self._tell(_answer, batch.copy())
         return more
 
@@ -162,9 +178,18 @@ class Writer:
             job = self._jobs.get_nowait()
             batch += [job] if job else []
         for job in batch:
-            job.error = RuntimeError("the ledger's thread has died")
-            job.error.__cause__ = cause
+            job.error = _death(cause)
         _answer(batch)
+        self._dead.set()
+
+
+def _death(cause: BaseException) -> Exception:
+    """Return what callers of a dead thread are told."""
+    if isinstance(cause, PresigndError):
+        return cause
+    died = RuntimeError("the ledger's thread has died")
+    died.__cause__ = cause
+    return died
 
 
 def _pass(batch: list[_Job], side: str) -> None:

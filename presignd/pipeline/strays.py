@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 from presignd.errors import PresigndError
 from presignd.heartbeat import beat
+from presignd.log import get_logger
 from presignd.model import Candidate, Source
+from presignd.pipeline.announce import shown_path
 from presignd.pipeline.renames import place, sync
 from presignd.states import ENDED
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from presignd.ledger import Ledger
     from presignd.model import FileVersion
     from presignd.pipeline.folder import Folder
+
+log = get_logger()
 
 PAUSE = 1.0
 """Seconds between two looks at names that somebody still works with."""
@@ -38,6 +42,7 @@ class Strays:
     def __init__(self, watch: str, folder: Folder, ledger: Ledger, offer: Callable[[list[Candidate]], None]) -> None:
         self._watch, self._folder, self._ledger, self._offer = watch, folder, ledger, offer
         self._paths: set[bytes] = set()
+        self._strangers: set[bytes] = set()
 
     def found(self, paths: Iterable[bytes]) -> None:
         """Take paths (below the root) whose names are ours: most are in use just now, and are left alone."""
@@ -60,13 +65,21 @@ class Strays:
         named = _OURS.fullmatch(posixpath.basename(path))
         version = await self._ledger.by_id(named[1].decode()) if named else None
         if version is None or named is None:
-            return False  # another program's, or a forgotten version's: nobody knows its name
+            self._tell(path)
+            return False
         if version.state not in ENDED:
             return await asyncio.to_thread(self._is_there, path)
         back = await asyncio.to_thread(self._put_right, path, version, is_link=named[2] is not None)
         if back:
             self._offer([Candidate(self._watch, back, Source.EVENT)])
         return False
+
+    def _tell(self, path: bytes) -> None:
+        """Say once of a name that nobody knows that it lies there: its version was forgotten, or its ledger lost."""
+        if path not in self._strangers:
+            self._strangers.add(path)
+            told = {"watch": self._watch, "path": shown_path(self._folder.root, path)}
+            log.warning("file.left_aside", **told, fix="give it its name back, and it is looked at; or remove it")
 
     def _is_there(self, path: bytes) -> bool:
         try:

@@ -52,6 +52,7 @@ class Presignd:
         self.log = folder / "stderr.log"
         self.stdout = folder / "stdout"
         self.state = folder / "state"
+        self.links_file: Path | None = None
         self._secrets = secrets
         self._prefix = list(prefix)
         self._events: list[Event] = []
@@ -146,7 +147,7 @@ class Presignd:
 
     def links(self) -> list[dict[str, Any]]:
         """Return the lines of links.jsonl."""
-        file = self.state / "links" / "links.jsonl"
+        file = self.links_file or self.state / "links" / "links.jsonl"
         return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
 
 

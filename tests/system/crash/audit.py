@@ -72,8 +72,9 @@ class Audit:
     def violations(self) -> list[str]:
         """Look at everything; the daemon runs and is idle, and nothing writes."""
         self._log.read()
-        links = read_links(self._links_file)
-        found = [*self._log_violations(), *self._link_violations(links)]
+        links, torn = read_links(self._links_file)
+        found = [f"links: no whole line: {line}" for line in torn]
+        found += [*self._log_violations(), *self._link_violations(links)]
         for watch in self._watches:
             objects = self._objects.of(watch.bucket)
             there = dict(_files(watch.folder.root))

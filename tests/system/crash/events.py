@@ -56,9 +56,14 @@ class Log:
             self.exceptions[event["file_id"]] = event["exception"]
 
 
-def read_links(file: Path) -> list[dict[str, Any]]:
-    """Return every line of the links files, rotated ones included, oldest first."""
+def read_links(file: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return every line of the links files, rotated ones included, oldest first; and those that are no JSON."""
     rotated = sorted(file.parent.glob(f"{file.name}.*"), key=lambda path: -int(path.name.rpartition(".")[2]))
-    return [
-        json.loads(line) for path in (*rotated, file) if path.exists() for line in path.read_text("utf-8").splitlines()
-    ]
+    links, torn = list[dict[str, Any]](), list[str]()
+    for path in (*rotated, file):
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            try:
+                links.append(json.loads(line))
+            except ValueError:
+                torn.append(f"{path.name}: {line[:80]!r}")
+    return links, torn

@@ -1,0 +1,63 @@
+"""A ledger whose file was taken away is no ledger: said at once, and nothing is answered that went nowhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from presignd.errors import LedgerLost
+from presignd.ledger.sqlite import open_ledger
+from tests.versions import new
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def replace(path: Path) -> None:
+    shutil.copy(path, path.with_name("copy"))
+    path.with_name("copy").replace(path)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 10)
+
+
+def delete_log(path: Path) -> None:
+    path.with_name(f"{path.name}-wal").unlink()
+
+
+@pytest.mark.parametrize(
+    ("lose", "told"),
+    [
+        (delete, "sqlite3 is not there any more"),
+        (replace, "sqlite3 was replaced"),
+        (cut, "sqlite3 was cut short"),
+        (delete_log, "sqlite3-wal is not there"),
+    ],
+)
+async def test_a_change_that_went_into_a_lost_ledger_is_not_answered(
+    tmp_path: Path, lose: Callable[[Path], None], told: str
+) -> None:
+    ledger = await open_ledger(tmp_path)
+    await ledger.enqueue([new(b"before")])
+    lose(tmp_path / "ledger.sqlite3")
+    with pytest.raises(LedgerLost, match=told):
+        await ledger.enqueue([new(b"after")])
+    with pytest.raises(LedgerLost):  # from then on, whatever is asked
+        await ledger.known("drop", [b"before"])
+    with pytest.raises(LedgerLost):
+        await ledger.died()
+    await ledger.close(clean=False)
+
+
+async def test_it_is_noticed_while_nothing_is_asked(tmp_path: Path) -> None:
+    ledger = await open_ledger(tmp_path)
+    delete(tmp_path / "ledger.sqlite3")
+    with pytest.raises(LedgerLost):
+        await ledger.died()
+    await ledger.close(clean=False)
