@@ -345,8 +345,11 @@ async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:
         parts = await stack.enter_async_context(open_parts(config, work=False))
         daemon = Daemon(parts)
         for watcher in daemon.watchers:
+            prefix = await parts.work.buckets[watcher.name].prefix()
             for path, fingerprint in await watcher.scan_once():
-                version = parts.make_version(watcher.name, path, fingerprint, Source.SCAN)
+                version = parts.work.intake.planned(
+                    parts.make_version(watcher.name, path, fingerprint, Source.SCAN), prefix
+                )
                 yield {
                     "watch": watcher.name,
                     "path": shown_path(parts.work.opened[watcher.name].root, path),

@@ -28,7 +28,7 @@ class RealBroker:
         self.log = folder / "broker.log"
         self.process: subprocess.Popen[bytes] | None = None
         self._folder = folder
-        self._secrets = (store.secret_key, self.token)
+        self._secrets: tuple[str, ...] = (store.secret_key, self.token)
         (self._port,) = free_ports(1)
         self.file = folder / "broker.toml"
         self.file.write_text(
@@ -57,6 +57,24 @@ headers = ["x-amz-meta-*", "cache-control"]
     def url(self) -> str:
         """``http://127.0.0.1:PORT``, the same after every start."""
         return f"http://{LOOPBACK}:{self._port}"
+
+    @property
+    def presign(self) -> str:
+        """What a daemon's [presign] has in place of keys."""
+        token_file = self._folder / "token"
+        token_file.touch(0o600)
+        token_file.write_text(f"{self.token}\n", encoding="utf-8")
+        return f'kind = "broker"\nurl = "{self.url}"\ntoken_file = "{token_file}"'
+
+    def renew_token(self) -> None:
+        """Replace the token by another: the broker reads its file again by itself."""
+        before, self.token = self.token, new_token()
+        self._secrets = (*self._secrets, self.token)
+        written = self.file.read_text("utf-8").replace(hash_of(before), hash_of(self.token))
+        draft = self.file.with_suffix(".new")
+        draft.touch(0o600)
+        draft.write_text(written, encoding="utf-8")
+        draft.replace(self.file)
 
     def start(self, *, ready: bool = True) -> None:
         """Start it (again); with ``ready`` return once it serves."""

@@ -49,7 +49,20 @@ class Intake:
         try:
             return replace(version, key=self._checked_key(rules, version, fault))
         except Fault as refused:
-            return replace(version, state=State.QUARANTINED, error_code=refused.code, error=refused.message)
+            return _quarantined(version, refused)
+
+    def planned(self, version: NewVersion, prefix: str) -> NewVersion:
+        """Return a version with the key it would get below the presigner's ``prefix``, to be shown.
+
+        One whose key only its content tells has none yet.
+        """
+        rules = self._watches[version.watch]
+        if version.key or version.state is State.QUARANTINED or needs_hash(rules.key):
+            return version
+        try:
+            return replace(version, key=self._rendered(rules, version, prefix))
+        except Fault as refused:
+            return _quarantined(version, refused)
 
     def named(self, version: NewVersion, key: str) -> NewVersion:
         """Give a version the key that a ``put`` asked for; raise ``key_refused``."""
@@ -63,7 +76,22 @@ class Intake:
         refuse_too_large(rules, version.fingerprint.size)
         if needs_hash(rules.key) or needs_prefix(rules.key):
             return None  # known once it is about to be sent
-        return render_for(rules, version.path, version.file_id, version.fingerprint, version.queued_at, host=self._host)
+        return self._rendered(rules, version)
+
+    def _rendered(self, rules: WatchConfig, version: NewVersion, prefix: str = "") -> str:
+        return render_for(
+            rules,
+            version.path,
+            version.file_id,
+            version.fingerprint,
+            version.queued_at,
+            host=self._host,
+            prefix=prefix,
+        )
+
+
+def _quarantined(version: NewVersion, refused: Fault) -> NewVersion:
+    return replace(version, state=State.QUARANTINED, error_code=refused.code, error=refused.message)
 
 
 def refuse_too_large(rules: WatchConfig, size: int) -> None:

@@ -151,15 +151,17 @@ class Presignd:
         return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
 
 
-def config_for(store: Store, folder: Path, bucket: str, *, watch: str = "", more: str = "") -> str:
-    """Return a configuration: one watch on ``folder/drop`` at debug level."""
+def config_for(
+    store: Store, folder: Path, bucket: str, *, watch: str = "", more: str = "", presign: str | None = None
+) -> str:
+    """Return a configuration: one watch on ``folder/drop`` at debug level; ``presign`` in place of the store's keys."""
     (folder / "drop").mkdir(exist_ok=True)
+    keys = f'access_key = "{store.access_key}"\nsecret_key = "{store.secret_key}"'
     return f"""
 {more}
 [presign]
 endpoint = "{store.endpoint}"
-access_key = "{store.access_key}"
-secret_key = "{store.secret_key}"
+{keys if presign is None else presign}
 [ledger]
 path = "{folder}/state"
 [log]
