@@ -7,6 +7,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -14,12 +15,24 @@ import pytest
 
 from presignd.checks import Outcome, exit_code, run_checks
 from presignd.checks.base import Check, CheckResult, Context, fail, ok, warn
+from presignd.checks.broker import judge_token
 from presignd.checks.bucket import distinct, judge_clock
 from presignd.checks.endpoint import Address
 from presignd.checks.local import inotify_result, judge_inotify, ledger_result, told, writable_result, writer_result
-from presignd.config import PresignConfig, WatchConfig
+from presignd.config import (
+    Config,
+    ControlConfig,
+    LedgerConfig,
+    LinksConfig,
+    LogConfig,
+    PresignConfig,
+    UploadConfig,
+    WatchConfig,
+    WebConfig,
+)
 from presignd.errors import fault
 from presignd.pipeline import writer_check
+from presignd.presign.broker import Me
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -105,6 +118,76 @@ def test_a_clock_is_judged_by_how_far_it_is_off(offset: float, outcome: Outcome,
     result = judge_clock(offset)
     assert result.outcome is outcome
     assert told in result.detail
+
+
+@pytest.mark.parametrize(
+    ("offset", "told", "fix"),
+    [
+        (3.0, "the broker is within 3 s of the store's", ""),
+        (40.0, "the broker is 40 s behind the store", "at the broker or at the store"),
+        (None, "the answer of the store has no Date", ""),
+    ],
+)
+def test_a_broker_s_clock_is_told_apart_from_ours(offset: float | None, told: str, fix: str) -> None:
+    result = judge_clock(offset, here="the broker")
+    assert told in result.detail
+    assert fix in result.fix
+    assert "this machine is 40 s behind the broker" in judge_clock(40.0, there="the broker").detail
+
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+def judged(told: dict[str, object], **of_watch: object) -> list[CheckResult]:
+    section = PresignConfig(kind="broker", url="https://broker:8420")
+    watches = (watch(Path("/srv/drop"), **{"key": "{prefix}{path}", **of_watch}),)
+    config = Config(
+        presign=section,
+        watches=watches,
+        upload=UploadConfig(),
+        ledger=LedgerConfig(path=Path("/state")),
+        links=LinksConfig(file=Path("/state/links.jsonl")),
+        control=ControlConfig(),
+        log=LogConfig(),
+        web=WebConfig(),
+    )
+    return list(judge_token(config, Me.model_validate(told), NOW))
+
+
+def test_a_token_that_may_all_is_told_with_its_name_and_end() -> None:
+    token, operations = judged(
+        {"name": "box", "operations": ["put", "multipart", "head", "get"], "valid_until": "2027-06-30T00:00:00Z"}
+    )
+    assert (token.outcome, operations.outcome) == (Outcome.OK, Outcome.OK)
+    assert token.detail == "https://broker:8420 knows the token box, good until 2027-06-30 00:00 UTC"
+    assert operations.detail == "put, multipart, head, get"
+
+
+def test_a_token_that_ends_soon_is_a_warning() -> None:
+    [token] = judged({"valid_until": "2026-12-01T00:00:00+01:00"})
+    assert token.outcome is Outcome.WARN
+    assert "2026-11-30 23:00 UTC" in token.detail
+
+
+@pytest.mark.parametrize(
+    ("told", "of_watch", "outcome", "words"),
+    [
+        ({"operations": ["put", "head"]}, {}, Outcome.FAIL, "lacks get"),
+        ({"operations": []}, {}, Outcome.FAIL, "lacks put, head, get"),
+        ({"operations": ["put", "head", "get"]}, {}, Outcome.WARN, "lacks multipart"),
+        ({"bucket": "theirs"}, {}, Outcome.FAIL, "its bucket is bucket, the token's is theirs"),
+        ({"prefix": "box-1/"}, {"key": "{path}"}, Outcome.FAIL, "do not begin with the token's prefix box-1/"),
+        ({"prefix": "box-1/"}, {"key": "box-1/{path}"}, Outcome.OK, "knows the token"),
+        ({"prefix": "box-1/"}, {"key": "box-10/{path}"}, Outcome.FAIL, "do not begin with"),
+    ],
+)
+def test_what_a_token_lacks_for_the_watches_is_told_before_a_file_meets_it(
+    told: dict[str, object], of_watch: dict[str, object], outcome: Outcome, words: str
+) -> None:
+    result = judged(told, **of_watch)[-1]
+    assert result.outcome is outcome
+    assert words in result.detail
+    assert bool(result.fix) == (outcome is not Outcome.OK)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,29 @@ def test_a_key_that_needs_the_content_is_left_to_the_upload() -> None:
     assert (made(key="{sha256}").key, made(key="{sha256}").state) == (None, State.QUEUED)
 
 
+def test_a_key_that_needs_the_presigner_s_prefix_is_left_to_the_upload() -> None:
+    """A broker that is away keeps nothing from being queued."""
+    assert (made(key="{prefix}{path}").key, made(key="{prefix}{path}").state) == (None, State.QUEUED)
+
+
+@pytest.mark.parametrize(
+    ("template", "path", "key", "code"),
+    [
+        ("{prefix}{path}", b"a.txt", "box-1/a.txt", ""),
+        ("{path}", b"a.txt", "a.txt", ""),
+        ("{prefix}{sha256}", b"a.txt", None, ""),
+        ("{prefix}{path}", b"caf\xe9", None, "key_refused"),
+        ("{path}", b"caf\xe9", None, "key_refused"),
+    ],
+)
+def test_what_is_planned_shows_the_key_below_the_prefix(template: str, path: bytes, key: str | None, code: str) -> None:
+    rules = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket", key=template)
+    intake = Intake([rules], "box")
+    version = intake.make_version("drop", path, Fingerprint(1, 5, 1, 1), Source.SCAN)
+    planned = intake.planned(version, "box-1/")
+    assert (planned.key, planned.error_code) == (key, code)
+
+
 def test_new_events_go_before_the_backlog_and_a_put_before_both() -> None:
     assert made(source=Source.PUT).priority < made(source=Source.EVENT).priority < made(source=Source.BACKLOG).priority
     assert made(source=Source.SCAN).priority == made(source=Source.EVENT).priority

@@ -117,3 +117,43 @@ def test_the_content_type_is_guessed_from_the_name(name: bytes, kind: str) -> No
 def test_a_file_put_from_elsewhere_is_named_by_its_last_component_alone() -> None:
     """Where it lies on somebody's machine is nobody's business, whatever the template needs."""
     assert rendered("{sha256}-{path}", "/home/me/a.txt") == "5a-a.txt"
+
+
+@pytest.mark.parametrize(
+    ("template", "prefix", "key"),
+    [
+        ("{prefix}{path}", "scanner-1/", "scanner-1/a.txt"),
+        ("{prefix}{path}", "", "a.txt"),
+        ("{prefix}in/{parent}/{name}", "scanner-1/", "scanner-1/in/a.txt"),
+        ("{prefix}{path}", "odd {path}/{0}/", "odd {path}/{0}/a.txt"),
+    ],
+)
+def test_a_presigner_s_prefix_begins_the_key(template: str, prefix: str, key: str) -> None:
+    fingerprint = Fingerprint(1, 2, MTIME_NS, 4)
+    assert render_for(watch(template), b"a.txt", "id-1", fingerprint, QUEUED, host="box", prefix=prefix) == key
+
+
+@pytest.mark.parametrize("prefix", ["../", "/", "a//", "a\\", "a\x01/"])
+def test_a_prefix_that_makes_no_storable_key_is_refused(prefix: str) -> None:
+    """It is told by a broker, which is believed nothing."""
+    with pytest.raises(FileFault):
+        render_for(
+            watch("{prefix}{path}"), b"a", "id-1", Fingerprint(1, 2, MTIME_NS, 4), QUEUED, host="box", prefix=prefix
+        )
+
+
+@pytest.mark.parametrize(
+    ("template", "prefix", "key"),
+    [
+        ("{prefix}{path}", "scanner-1/", "scanner-1/.presignd-check"),
+        ("{prefix}in/b-{path}", "scanner-1/", "scanner-1/in/.presignd-check"),
+        ("{prefix}{path}", "", ".presignd-check"),
+        ("{prefix}{path}", "scan", "scan.presignd-check"),
+        ("{prefix}{path}", "a/scan", "a/scan.presignd-check"),
+        ("{prefix}/in/{path}", "a/scan", "a/scan/in/.presignd-check"),
+        ("{prefix}{path}", "odd{/", "odd{/.presignd-check"),
+        ("other/{path}", "scanner-1/", "other/.presignd-check"),
+    ],
+)
+def test_the_check_key_lies_inside_the_prefix(template: str, prefix: str, key: str) -> None:
+    assert check_key(watch(template), prefix) == key
