@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,35 @@ def fuse(target: Path) -> Iterator[None]:
     finally:
         subprocess.run(["umount", "--lazy", target], check=False, capture_output=True)
         child.stop()
+
+
+@contextmanager
+def bind(source: Path, target: Path) -> Iterator[Callable[[], None]]:
+    """Mount one folder at the place of another; yield what unmounts it, busy or not."""
+    mounted = subprocess.run(["mount", "--bind", source, target], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"mounting needs privileges: {mounted.stderr.strip()}")
+
+    def umount() -> None:
+        if target.is_mount() or source.samefile(target):
+            subprocess.run(["umount", "--lazy", target], check=False, capture_output=True)
+
+    try:
+        yield umount
+    finally:
+        umount()
+
+
+@contextmanager
+def short_queue(length: int) -> Iterator[Callable[[], int]]:
+    """Have the kernel queue so few inotify events for whoever begins to watch now; yield what ends that."""
+    setting = Path("/proc/sys/fs/inotify/max_queued_events")
+    before = setting.read_text("ascii")
+    try:
+        setting.write_text(str(length), "ascii")
+    except OSError as error:
+        pytest.skip(f"setting {setting} needs privileges: {error}")
+    try:
+        yield partial(setting.write_text, before, "ascii")
+    finally:
+        setting.write_text(before, "ascii")

@@ -30,6 +30,7 @@ from presignd.daemon import Daemon
 from presignd.ledger.lock import DaemonLock
 from presignd.parts import Parts, open_parts
 from presignd.pipeline import gate, worker
+from presignd.pipeline.watch import Watcher
 from tests.canary import assert_no_secrets
 from tests.faulty_s3 import FaultyS3
 
@@ -65,6 +66,7 @@ class Running:
     said: Said = field(repr=False)
     stop: Callable[[], None] = field(repr=False)
     reload: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    watchers: Callable[[], list[Watcher]] = field(default=list, repr=False)
 
     def events(self, *names: str) -> list[Event]:
         """Return what was logged so far, of these names (all of them without any)."""
@@ -100,6 +102,13 @@ class Running:
         """Wait for so many events of a name."""
         await self.until(lambda: len(self.events(name)) >= count, f"{count} of {name}")
         return self.events(name)
+
+    async def rescan(self) -> None:
+        """Return after a whole scan that began later than this call, of each watch."""
+        before, watchers = len(self.events("scan.finished")), self.watchers()
+        for watcher in watchers:
+            watcher.request_scan("test")
+        await self.said_by_now("scan.finished", before + len(watchers))
 
     def links(self) -> list[str]:
         """Return the keys in links.jsonl."""
@@ -156,7 +165,9 @@ async def running(
             daemon = Daemon(parts, load=load)
             serving = asyncio.create_task(daemon.serve())
             try:
-                yield Running(configured.watches[0].path.parent, parts, said, daemon.stop, daemon.reload)
+                yield Running(
+                    configured.watches[0].path.parent, parts, said, daemon.stop, daemon.reload, lambda: daemon.watchers
+                )
             finally:
                 daemon.stop()
                 await serving

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from presignd.pipeline.ignore import Ignore
 
 WATCHES, INSTANCES = "fs.inotify.max_user_watches", "fs.inotify.max_user_instances"
+QUEUE = "fs.inotify.max_queued_events"
 
 _TURN_MS = 1000
 _START_LOOK = 0.005

@@ -21,6 +21,7 @@ from presignd.heartbeat import alive, beat
 from presignd.model import Candidate, Source
 from presignd.pipeline.decide import worth_a_look
 from presignd.pipeline.events import (
+    QUEUE,
     WATCHES,
     SourceEnded,
     limit_value,
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
     from presignd.pipeline.writer_check import WriterCheck
 
 BURST = 1000
-"""Changes in one batch after which the kernel's queue may have overflowed: everything is scanned."""
+EVENTS_A_CHANGE = 16
+"""A batch of so many changes, or of the kernel's queue's length by this, may be what an overflow left."""
 
 TURN = 1.0
 """Seconds at most between two looks at the root, and between two heartbeats."""
@@ -113,6 +115,7 @@ class Watcher:
         self._no_inotify_until = float("-inf")
         self._short_of_watches = False
         self._restart = False
+        self._burst, self._in_burst = BURST, False
 
     @property
     def next_scan_at(self) -> datetime | None:
@@ -159,6 +162,7 @@ class Watcher:
     async def _follow(self, source: AsyncGenerator[list[bytes], None]) -> None:
         """Take what the source yields, until it ends or the root is lost."""
         started = self._restart = False
+        self._burst = await asyncio.to_thread(burst_of_queue)
         async with aclosing(source) as batches:
             async for hints in batches:
                 beat(within=TURN)
@@ -196,6 +200,7 @@ class Watcher:
             )
 
     async def _take(self, hints: Sequence[bytes]) -> None:
+        self._mind_overflow(len(hints))
         if not hints:
             return
         news = await asyncio.to_thread(sort_out, self._config, self._folder, self._ignore, hints)
@@ -204,9 +209,18 @@ class Watcher:
             self._directories[directory] = below or self._directories.get(directory, False)
             self._wake_directories.set()
         await self._gone(sorted(news.gone))
-        if len(hints) >= BURST:
+
+    def _mind_overflow(self, changes: int) -> None:
+        """Scan at each batch that may be what an overflow left, and once more after it, when all is there.
+
+        watchfiles doesn't tell of overflows.
+        """
+        in_burst = changes >= self._burst
+        if in_burst:
             metrics.WATCH_OVERFLOWS.labels(self.name).inc()
+        if in_burst or self._in_burst:
             self.request_scan("burst")
+        self._in_burst = in_burst
 
     async def _gone(self, paths: Sequence[bytes]) -> None:
         for start in range(0, len(paths), BATCH):
@@ -343,6 +357,12 @@ class Watcher:
             asking += time.monotonic() - began
         self._strays.found(scan.own)
         return candidates, scan.seconds + asking
+
+
+def burst_of_queue() -> int:
+    """Return how many changes in one batch may be what an overflow of the kernel's queue left."""
+    length = limit_value(QUEUE)
+    return max(1, min(BURST, int(length) // EVENTS_A_CHANGE)) if length.isdecimal() else BURST
 
 
 def topmost(directories: Mapping[bytes, bool]) -> dict[bytes, bool]:

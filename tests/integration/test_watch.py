@@ -11,11 +11,13 @@ import sys
 import time
 from collections import Counter
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from presignd.model import State
+from tests.mounts import short_queue
 from tests.watching import watching
 
 
@@ -80,6 +82,31 @@ async def test_a_burst_of_5000_files_is_queued_whole_and_once_each(tmp_path: Pat
         await drop.through()
         assert len(set(drop.paths())) == len(drop.versions) == 5000
         assert {entry["reason"] for entry in drop.events("scan.finished")} >= {"start", "burst"}
+
+
+MAKE = """
+import os, sys
+for number in range(int(sys.argv[2]), int(sys.argv[3])):
+    os.close(os.open(f"{sys.argv[1]}/{number:05}", os.O_CREAT | os.O_WRONLY))
+"""
+
+
+@pytest.mark.parametrize("count", [20, 300, 20_000])
+async def test_a_burst_that_overflows_the_shortest_queue_is_queued_whole(tmp_path: Path, count: int) -> None:
+    """Sixteen events fit. The library says nothing of the others, and no scan but the overflow's own would come."""
+    with short_queue(16) as restore:
+        async with watching(tmp_path, rescan="1h") as drop:
+            await drop.scanned()
+            restore()
+            parts = [str(count * quarter // 4) for quarter in range(5)]
+            makers = [
+                await asyncio.create_subprocess_exec(sys.executable, "-c", MAKE, drop.root, begin, end)
+                for begin, end in pairwise(parts)
+            ]
+            assert [await maker.wait() for maker in makers] == [0] * 4
+            await drop.until(lambda: len(drop.versions) >= count)
+            await drop.through()
+            assert len(set(drop.paths())) == len(drop.versions) == count
 
 
 async def test_a_folder_that_is_replaced_is_followed(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from presignd.config import WatchConfig
-from presignd.pipeline.watch import rescan_interval, topmost
+from presignd.pipeline import watch as module
+from presignd.pipeline.watch import burst_of_queue, rescan_interval, topmost
 
 
 def watch(**options: object) -> WatchConfig:
@@ -36,3 +37,13 @@ def test_a_directory_below_another_is_scanned_with_it() -> None:
 
 def test_a_directory_whose_parent_is_scanned_at_its_top_only_is_scanned_itself() -> None:
     assert topmost({b"": False, b"a": True, b"a/b": False}) == {b"": False, b"a": True}
+
+
+@pytest.mark.parametrize(
+    ("length", "changes"), [("16384", 1000), ("1048576", 1000), ("1600", 100), ("16", 1), ("1", 1), ("?", 1000)]
+)
+def test_the_shorter_the_kernel_s_queue_the_fewer_changes_may_have_overflown_it(
+    monkeypatch: pytest.MonkeyPatch, length: str, changes: int
+) -> None:
+    monkeypatch.setattr(module, "limit_value", lambda _: length)
+    assert burst_of_queue() == changes

@@ -227,6 +227,17 @@ async def test_a_young_file_is_looked_at_again_when_its_quiet_time_is_over_and_n
     assert bench.paths() == [b"a"]
 
 
+async def test_a_file_that_grows_for_a_minute_settles_once_it_has_stopped(bench: Bench) -> None:
+    """By a writer that opens and closes it each time, with pauses shorter than the quiet time."""
+    for piece in range(75):
+        bench.file(b"a", replace(OLD, size=piece, ctime_ns=bench.clock.time_ns()))
+        for _ in range(4):
+            await bench.turn(0.2)
+    assert bench.paths() == []
+    await bench.turn(0.2)
+    assert [one.fingerprint.size for one in bench.ledger.enqueued] == [74]
+
+
 async def test_a_held_file_waits_and_an_event_brings_the_look_forward(bench: Bench) -> None:
     bench.files.writers.add(b"a")
     bench.file(b"a")
