@@ -10,8 +10,8 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,6 +56,8 @@ class Api:
         self.config, self.tokens, self.presigner = config, tokens, presigner
         self.draining = False
         self.in_flight = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
         self._rates = Rates()
         self._room = Room(AT_A_TIME, OF_ONE_TOKEN, WAIT_SECONDS)
         self._strangers = audit.Strangers()
@@ -91,6 +93,8 @@ class Api:
     async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer whatever comes, in words and without a traceback; cut off who doesn't take the answer."""
         response = await self._response(request, handler)
+        if self.draining:
+            response.force_close()
         metrics.REQUESTS.labels(_path_label(request), response.status).inc()
         with suppress(ConnectionError):
             try:
@@ -112,7 +116,7 @@ class Api:
         except web.HTTPException as answer:
             allowed = {"Allow": answer.headers["Allow"]} if "Allow" in answer.headers else {}
             return _json(wire.error("no_such_path", answer.reason), answer.status, allowed)
-        except ConnectionError:
+        except (ConnectionError, web.RequestPayloadError):
             return _json(wire.error("gone", "the connection broke off"), 400)
         except Exception:
             log.exception("broker.internal_error", path=request.path[:200])
@@ -147,18 +151,26 @@ class Api:
         """Answer a batch. Who it is is known before a byte of the body is read."""
         token = self._who(request)
         began = time.monotonic()
-        self.in_flight += 1
-        try:
+        with self._in_flight():
             async with self._room.of(token.name):
                 asked = await self._asked(request)
                 if wait := self._rates.take(token.name, token.rate, len(asked), time.monotonic()):
                     raise Rejected(429, "rate_limited", "too many grants for this token", retry_after=wait)
                 answers = await self._answers(token, asked)
-        finally:
-            self.in_flight -= 1
         audit.grants(token.name, self._client(request), asked, answers)
         metrics.SECONDS.observe(time.monotonic() - began)
         return web.Response(body=wire.write_answers(answers), content_type="application/json")
+
+    @contextmanager
+    def _in_flight(self) -> Iterator[None]:
+        self.in_flight += 1
+        self.idle.clear()
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self.idle.set()
 
     async def _asked(self, request: web.Request) -> list[GrantRequest]:
         if request.content_type != "application/json":

@@ -34,13 +34,11 @@ def without(text: str, name: str) -> str:
 
     What is left must read as the same file without that token: else a person has to look.
     """
-    before = tomllib.loads(text)
-    left = [token for token in before["token"] if token.get("name") != name]
-    kept = [block for block in _blocks(text) if not _is_of(block, name)]
-    after = "".join(kept)
+    after = "".join(block for block in _blocks(text) if not _is_of(block, name))
+    wanted = tomllib.loads(text)
+    wanted["token"] = [token for token in wanted["token"] if token.get("name") != name]
     try:
-        same = tomllib.loads(after) == {**before, "token": left} | ({} if left else {"token": []})
-        same = same or (not left and tomllib.loads(after) == {k: v for k, v in before.items() if k != "token"})
+        same = {"token": [], **tomllib.loads(after)} == wanted
     except tomllib.TOMLDecodeError:
         same = False
     if not same:

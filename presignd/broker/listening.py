@@ -120,6 +120,8 @@ class Listener:
         for server in self._servers:
             server.close()
         for sock in self._sockets:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # for the copies, too: a loop may let go of its own later
             sock.close()
         if self._listen.path is not None and self._sockets:
             with contextlib.suppress(OSError):

@@ -8,10 +8,13 @@ bind; and dies within its limits. tests/unit/test_broker_policy.py tries to find
 from __future__ import annotations
 
 import posixpath
+import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from urllib.parse import unquote
 
 from presignd.broker.models import TokenConfig
@@ -27,8 +30,12 @@ CONTENT_HEADERS = frozenset(
 """Headers that every token may bind."""
 
 _BODIES = frozenset({Operation.PUT, Operation.MULTIPART_PART})
-_UNQUOTED = 3
-"""How often a chain of careless proxies is taken to decode a path."""
+_DECODINGS = 3
+"""How often a chain of careless proxies is taken to decode or normalise a path."""
+
+_ODD = re.compile(r"[^ -~]|%|\.;")
+_OVERLONG = re.compile(r"%(?:c0|e0%80|f0%80%80)%(ae|af)", re.IGNORECASE)
+_PARAMETERS = re.compile(r"(\.);[^/]*")
 
 
 class Code(StrEnum):
@@ -77,33 +84,39 @@ def _bucket(token: TokenConfig, request: GrantRequest) -> Refusal | None:
 def _key(token: TokenConfig, request: GrantRequest) -> Refusal | None:
     if problem := key_problem(request.key):
         return Refusal(Code.KEY_REFUSED, f"the key can't be stored: {problem}")
-    if not request.key.startswith(token.prefix) or _escapes(request.key, token.prefix):
+    if not request.key.startswith(token.prefix) or _escapes(request.key, token):
         return Refusal(Code.OUTSIDE_PREFIX, f'keys of this token begin with "{token.prefix}", however they are read')
     return None
 
 
-def _escapes(key: str, prefix: str) -> bool:
-    """Tell whether a proxy or a store that decodes, folds or normalises keys could read it outside ``prefix``."""
-    if key.isascii() and "%" not in key:
-        return False  # as it stands it is below the prefix, and there is no other way to read it
-    for form in ("", "NFC", "NFD", "NFKC", "NFKD"):
-        read_key, read_prefix = _read(key, form), _read(prefix, form)
-        for _ in range(_UNQUOTED + 1):
-            if not _resolved(read_key).startswith(_resolved(read_prefix)):
-                return True
-            read_key, read_prefix = unquote(read_key), unquote(read_prefix)
-    return False
+def _unquote(path: str) -> str:
+    return unquote(_OVERLONG.sub(lambda match: "./"[match[1].lower() == "af"], path))
 
 
-def _read(text: str, form: str) -> str:
-    return unicodedata.normalize(form, text) if form else text  # type: ignore[arg-type] # one of the four
+_READINGS: tuple[Callable[[str], str], ...] = (
+    _unquote,
+    partial(unicodedata.normalize, "NFC"),
+    partial(unicodedata.normalize, "NFD"),
+    partial(unicodedata.normalize, "NFKC"),
+    partial(unicodedata.normalize, "NFKD"),
+)
+
+
+def _escapes(key: str, token: TokenConfig) -> bool:
+    """Tell whether a proxy or a store that decodes, folds or normalises paths could read the key elsewhere."""
+    if not _ODD.search(key):
+        return False  # there is one way to read it
+    read = {(f"{token.bucket}/{key}", f"{token.bucket}/{token.prefix}")}
+    for _ in range(_DECODINGS):
+        read |= {(change(one), change(other)) for one, other in read for change in _READINGS}
+    return any(not _resolved(one).startswith(_resolved(other)) for one, other in read)
 
 
 def _resolved(path: str) -> str:
-    r"""Return a path as a server that resolves it would: ``\`` as ``/``, cut at a NUL, without dot segments."""
-    folded = path.replace("\\", "/").partition("\0")[0]
-    resolved = posixpath.normpath(f"/{folded}").lstrip("/")
-    return f"{resolved}/" if folded.endswith("/") and resolved else resolved
+    r"""Return a path as a server that resolves it would: ``\`` as ``/``, cut at a NUL, no ``;…``, no dot segments."""
+    folded = _PARAMETERS.sub(r"\1", path.replace("\\", "/").partition("\0")[0])
+    resolved = posixpath.normpath(folded)
+    return f"{resolved}/" if folded.endswith("/") else resolved
 
 
 def _operation(token: TokenConfig, request: GrantRequest) -> Refusal | None:

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 
 from aiohttp import web
@@ -36,6 +36,8 @@ CREDENTIALS_SECONDS = 5.0
 """How long the start waits for credentials; it listens without them too, and says so."""
 RETIRE_SECONDS = 60.0
 """After a reload: when what signed before it is let go."""
+CUT_SECONDS = 1.0
+"""What an answer has, once the drain is over, before it is cut off."""
 GRACE_SECONDS = 5.0
 """What ending takes at most beyond the drain, as systemd is told."""
 
@@ -73,7 +75,7 @@ class Broker:
         self._problem = ""
 
     async def open(self, stack: AsyncExitStack) -> list[str]:
-        """Listen, until ``stack`` closes: then what is being answered is, within ``drain_timeout``."""
+        """Listen, until ``stack`` closes."""
         context = tls_context(self.config.broker)
         self._main = await self._listen(stack, self.api.app(), "listen")
         if self.config.broker.metrics_listen:
@@ -90,7 +92,8 @@ class Broker:
             logger=_silent,
             keepalive_timeout=IDLE_SECONDS,
             lingering_time=1.0,
-            shutdown_timeout=self.config.broker.drain_timeout,
+            auto_decompress=False,  # nobody sends such a body, and a small one could become a large one
+            shutdown_timeout=CUT_SECONDS,
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -105,6 +108,18 @@ class Broker:
         stack.callback(listener.close)
         self.listeners.append(listener)
         return listener
+
+    async def drain(self) -> None:
+        """Accept no more, and wait until what came is answered, ``drain_timeout`` at most.
+
+        aiohttp's own shutdown reads no more of a body that is under way, so it comes after.
+        """
+        self.api.draining = True
+        for listener in self.listeners:
+            listener.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.config.broker.drain_timeout):
+                await self.api.idle.wait()
 
     # --- what changes while it runs -------------------------------------------------------------
     async def looking(self) -> None:
@@ -236,11 +251,10 @@ async def _serve(broker: Broker, stop: Stop, service: Service, start: Callable[.
         log.info("broker.ready", listen=places, tokens=broker.tokens.count)
         service.ready()
         await stop.asked.wait()
-        broker.api.draining = True
         seconds = broker.config.broker.drain_timeout
         service.stopping(seconds + GRACE_SECONDS)
         log.info("broker.draining", in_flight=broker.api.in_flight, timeout=seconds)
-        await unless(stop.at_once, stack.aclose())
+        await unless(stop.at_once, broker.drain())
 
 
 async def _first_look(broker: Broker) -> None:

@@ -30,8 +30,9 @@ SETTLED_NS = 2_000_000_000
 """A file read so soon after its last change could change once more within one tick of its clock (a network
 filesystem's is the coarsest): until then it is read at each request."""
 
-LOOK_SECONDS = 0.1
-"""How often at most all files are looked at for tokens that nobody knows."""
+LOOK_SHARE, LOOK_FREE = 10, 0.01
+"""Looking at all files for a token that nobody knows is not done again for so many times what it took, but for
+the first seconds: nobody can keep a broker of thousands of files busy by guessing."""
 
 log = get_logger()
 
@@ -150,12 +151,14 @@ class Tokens:
 
     def refresh(self) -> None:
         """Read what changed; costs a stat for each file."""
+        began = time.monotonic()
         paths = [self._main, *sorted({Path(each) for pattern in self._patterns for each in glob.glob(pattern)})]  # noqa: PTH207 - Path.glob takes no absolute pattern
         read = {path: self._as_it_is(path) for path in dict.fromkeys(paths)}
         if read != self._read:
             self._read = read
             self._take(read.values())
-        self._look_at = time.monotonic() + LOOK_SECONDS
+        now = time.monotonic()
+        self._look_at = now + LOOK_SHARE * (now - began) - LOOK_FREE
 
     def _as_it_is(self, path: Path) -> TokenFile:
         known = self._read.get(path)

@@ -144,7 +144,8 @@ def _scope(keys: Keys, region: str, day: str) -> _Scope:
 
 @lru_cache(maxsize=64)
 def _stamp(date: datetime) -> str:
-    return date.strftime("%Y%m%dT%H%M%SZ")
+    # %Y alone leaves out leading zeros: year 999 would read as 9990.
+    return f"{date.year:04}{date:%m%dT%H%M%SZ}"
 
 
 @lru_cache(maxsize=256)

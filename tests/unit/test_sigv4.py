@@ -197,5 +197,11 @@ def test_auto_names_the_bucket_in_the_host_at_aws_only(setting: Any, endpoint: s
     assert choose_addressing(setting, endpoint, bucket) == expected
 
 
+def test_a_year_has_four_digits_always() -> None:
+    """Else the year 999 would be signed as 9990, and the request would live for ever."""
+    url = presign("GET", "http://h", "b", "k", keys=KEYS, region="r", date=datetime(999, 1, 2, tzinfo=UTC), expires=60)
+    assert "&X-Amz-Date=09990102T000000Z&" in url
+
+
 def test_keys_show_nothing_of_themselves() -> None:
     assert repr(Keys("the-access", "the-secret", "the-token")) == "Keys()"

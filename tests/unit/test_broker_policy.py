@@ -1,0 +1,359 @@
+"""The policy: no request, however it is written, yields a grant outside what its token may have.
+
+``PRESIGND_POLICY_DECISIONS=1000000 pytest --timeout=0 tests/unit/test_broker_policy.py`` is the long run: nine
+minutes or so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import posixpath
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from presignd.broker.models import TokenConfig
+from presignd.broker.policy import CLOCK_SLACK, CONTENT_HEADERS, Code, Refusal, decide
+from presignd.config import PresignConfig
+from presignd.presign import Grant, GrantRequest, Operation
+from presignd.presign.credentials import Credentials, CredentialSource
+from presignd.presign.local import LocalPresigner
+from presignd.presign.sigv4 import Keys
+
+NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
+MD5, SHA256 = "md5:" + "00" * 16, "sha256:" + "00" * 32
+ENDPOINT = "http://127.0.0.1:9000"
+EXAMPLES = max(1, int(os.environ.get("PRESIGND_POLICY_DECISIONS", "4500")) // len(Operation))
+
+
+def token(**options: Any) -> TokenConfig:
+    given = {"name": "scanner-1", "hash": "sha256:" + "0" * 64, "bucket": "bucket", **options}
+    return TokenConfig.model_validate(given)
+
+
+TOKEN = token(max_size="1MiB", max_put_expires="1h", max_link_expires="1d")
+PUT = GrantRequest(Operation.PUT, "bucket", "scanner-1/a", 60, size=5, checksum=MD5)
+
+
+def code_of(answer: GrantRequest | Refusal) -> str:
+    return answer.code if isinstance(answer, Refusal) else ""
+
+
+# --- what hypothesis tries ------------------------------------------------------------------------------
+
+PREFIXES = ("scanner-1/", "", "a/b c/", "caf\u00e9/", "cafe\u0301/", "100%/")
+PIECES = st.sampled_from(
+    [
+        *("/", "\\", "//", ".", "..", "...", "../", "..\\", "%2e%2e/", "%2E%2e%2f", "%252e%252e%252f", "%5c", "%00"),
+        *(
+            "\x00",
+            "\n",
+            "\r\n",
+            "\uff0e\uff0e/",
+            "\uff0e\uff0e\uff0f",
+            "\u2025/",
+            "\u2024\u2024/",
+            "\uff05%2e",
+            "%ef%bc%8e",
+        ),
+        *("%c0%ae%c0%ae%c0%af", "..;/", "..;x=1/", ";", "?", "#", "&", "=", "+", " ", "%", "%2", "%zz", "\ud800"),
+        *(
+            "scanner-1",
+            "scanner-2",
+            "scanner-10/",
+            "secret",
+            "a",
+            ".presignd-check",
+            "caf\u00e9",
+            "cafe\u0301",
+            "\u212b",
+        ),
+        *("?X-Amz-Signature=x", "uploads", "\u202e", "\ufeff", "\ufffe", "bucket/", "http://h/"),
+    ]
+)
+SCRAPS = st.lists(PIECES | st.text(max_size=4), max_size=8).map("".join)
+KEYS = st.one_of(
+    st.tuples(st.sampled_from(PREFIXES), SCRAPS).map("".join), SCRAPS, st.text(max_size=30), st.just("x" * 1100)
+)
+HEADER_NAMES = st.sampled_from(
+    [
+        *("x-amz-acl", "X-Amz-Grant-Read", "x-amz-copy-source", "x-amz-copy-source-range", "Host", "Content-Length"),
+        *("x-amz-meta-a", "X-AMZ-META-B", "x-amz-tagging", "x-amz-storage-class", "Cache-Control", "content-md5"),
+        *("Content-Disposition", "x-amz-website-redirect-location", "x-amz-object-lock-mode", "Transfer-Encoding"),
+        *("x-amz-server-side-encryption", "x-amz-server-side-encryption-customer-key", "x-amz-checksum-sha256", ""),
+        *("x-amz-meta-a\r\nx-amz-acl", "x-amz-security-token", "x-amz-content-sha256", "Authorization", "Range"),
+    ]
+)
+HEADERS = st.dictionaries(
+    HEADER_NAMES | st.text(max_size=8), st.sampled_from(["1", "a b", "x\r\ny: z", "é"]), max_size=3
+)
+TOKENS = st.builds(
+    token,
+    prefix=st.sampled_from(PREFIXES),
+    operations=st.lists(st.sampled_from(["put", "multipart", "head", "get", "delete"]), unique=True).map(tuple),
+    headers=st.lists(
+        st.sampled_from(["x-amz-meta-*", "x-amz-tagging", "cache-control", "x-amz-server-side-encryption*"]),
+        unique=True,
+    ),
+    max_size=st.sampled_from(["", 0, 5, "1MiB"]),
+    max_put_expires=st.sampled_from(["1s", "1h", "7d"]),
+    max_link_expires=st.sampled_from(["1s", "15m", "7d"]),
+)
+NUMBERS = st.sampled_from([0, 1, 5, 6, 1 << 20, (1 << 20) + 1, 1 << 63, -1]) | st.integers()
+REQUESTS = st.builds(
+    GrantRequest,
+    st.just(Operation.PUT),
+    st.sampled_from(["bucket", "bucket", "bucket", "other", "", "Bucket", "bucket/", "bucket/../other", "."]),
+    KEYS,
+    st.sampled_from([1, 60, 3600, 3601, 604_800, 604_801, 1 << 70, 0, -1]),
+    size=st.none() | NUMBERS,
+    content_type=st.sampled_from(["", "text/plain", "a\r\nb"]),
+    checksum=st.sampled_from(["", MD5, SHA256, MD5, "md5:", "crc32:00000000", "sha256:" + "zz" * 32]),
+    headers=st.just({}) | HEADERS,
+    if_none_match=st.booleans(),
+    if_match=st.sampled_from(["", '"x"', "a\nb"]),
+    date=st.none()
+    | st.sampled_from([NOW, NOW + timedelta(minutes=5), NOW + timedelta(minutes=6), NOW + timedelta(days=365)])
+    | st.datetimes(timezones=st.sampled_from([UTC, None])),
+    public=st.booleans(),
+    upload_id=st.sampled_from(["", "u", "u&partNumber=1", "../x", "?"]),
+    part_number=NUMBERS,
+)
+
+
+# --- and what no grant may be ---------------------------------------------------------------------------
+
+SETTINGS = PresignConfig(
+    endpoint=ENDPOINT,
+    access_key="a",
+    secret_key=SecretStr("secret-key"),
+    region="r",
+    public_endpoint="https://p.example",
+)
+CREDENTIALS = Credentials(Keys("a", "secret-key"), "test")
+
+
+async def _region(_: str) -> str:
+    return "r"
+
+
+SIGNER = LocalPresigner(
+    SETTINGS,
+    region_of=_region,
+    credentials=CredentialSource(SETTINGS, clock=lambda: NOW, find=lambda: CREDENTIALS),
+    clock=lambda: NOW,
+)
+CHANGES: tuple[Callable[[str], str], ...] = (
+    unquote,
+    lambda path: unicodedata.normalize("NFKC", path),
+    lambda path: unicodedata.normalize("NFC", path),
+    lambda path: path.replace("\\", "/"),
+    lambda path: path.partition("\0")[0],
+    lambda path: re.sub(r";[^/]*", "", path),
+)
+
+
+def readings(path: str) -> set[str]:
+    """Return how any chain of three careless servers could read a path, resolved; an oracle of its own."""
+    found = {path}
+    for chain in itertools.product(CHANGES, repeat=3):
+        text = path
+        for change in chain:
+            text = change(text)
+            found.add(text)
+    return {posixpath.normpath(text) for text in found}
+
+
+def assert_within(of: TokenConfig, asked: GrantRequest, grant: Grant) -> None:
+    """Judge a grant by what is sent alone: its method, URL and headers."""
+    parts = urlsplit(grant.url)
+    query = parse_qs(parts.query, keep_blank_values=True)
+    assert f"{parts.scheme}://{parts.netloc}" == ("https://p.example" if asked.public else ENDPOINT)
+    assert grant.url.isascii()
+    assert grant.url.isprintable()
+    root = f"/{of.bucket}/{of.prefix}"
+    sent = unquote(parts.path)
+    assert sent.startswith(root)
+    for path in readings(sent) if not re.fullmatch(r"[\w./ -]*", sent, re.ASCII) else {posixpath.normpath(sent)}:
+        assert any(path.startswith(start.rstrip("/")) for start in readings(root)), path
+    _assert_operation(of, asked.operation, grant.method, sent, query)
+    _assert_bound(of, asked.operation, grant, query)
+
+
+def _assert_operation(of: TokenConfig, asked: Operation, method: str, path: str, query: dict[str, list[str]]) -> None:
+    own = {name for name in query if not name.startswith("X-Amz-")}
+    many = {name: values for name, values in query.items() if len(values) > 1}
+    assert not many
+    what = {
+        ("PUT", frozenset()): "put",
+        ("GET", frozenset()): "get",
+        ("HEAD", frozenset()): "head",
+        ("DELETE", frozenset()): "delete",
+        ("POST", frozenset({"uploads"})): "multipart",
+        ("PUT", frozenset({"uploadId", "partNumber"})): "multipart",
+        ("GET", frozenset({"uploadId"})): "multipart",
+        ("GET", frozenset({"uploadId", "part-number-marker"})): "multipart",
+        ("POST", frozenset({"uploadId"})): "multipart",
+        ("DELETE", frozenset({"uploadId"})): "multipart",
+    }[method, frozenset(own)]
+    assert what == asked.partition(".")[0]
+    if what == "delete":
+        assert path.endswith("/.presignd-check")
+        assert {"put", "delete"} & set(of.operations)
+    else:
+        assert what in of.operations
+
+
+def _assert_bound(of: TokenConfig, asked: Operation, grant: Grant, query: dict[str, list[str]]) -> None:
+    names = [name.lower() for name in grant.headers]
+    assert sorted([*names, "host"]) == query["X-Amz-SignedHeaders"][0].split(";")
+    own = {"content-length", "if-none-match", "if-match", "x-amz-checksum-sha256"} | CONTENT_HEADERS
+    for name in set(names) - own:
+        assert any(re.fullmatch(pattern.replace("*", ".*"), name) for pattern in of.headers), name
+        assert not re.match(r"x-amz-(acl|grant|copy)", name)
+    for value in grant.headers.values():
+        assert not re.search(r"[\r\n\0]", value)
+    sent = {name.lower(): value for name, value in grant.headers.items()}
+    if asked in (Operation.PUT, Operation.MULTIPART_PART):
+        part = int(query.get("partNumber", ["1"])[0])
+        assert of.max_size is None or int(sent["content-length"]) * part <= of.max_size
+        assert "content-md5" in sent or "x-amz-checksum-sha256" in sent
+    limit = of.max_link_expires if asked is Operation.GET else of.max_put_expires
+    date = datetime.strptime(query["X-Amz-Date"][0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    ends = date + timedelta(seconds=int(query["X-Amz-Expires"][0]))
+    assert ends <= NOW + CLOCK_SLACK + timedelta(seconds=limit)
+    assert grant.expires_at == ends
+
+
+@settings(max_examples=EXAMPLES)
+@given(TOKENS, REQUESTS)
+def test_no_request_yields_a_grant_outside_what_its_token_may_have(of: TokenConfig, request: GrantRequest) -> None:
+    for operation in Operation:
+        asked = replace(request, operation=operation)
+        decided = decide(of, asked, NOW)
+        if isinstance(decided, Refusal):
+            assert decided.code in Code
+            continue
+        answer = SIGNER._answer(decided, CREDENTIALS, "r", NOW)
+        if isinstance(answer, Grant):
+            assert_within(of, asked, answer)
+
+
+# --- and that it grants what it should ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operation", [each for each in Operation if each is not Operation.DELETE])
+def test_what_a_token_may_do_is_granted_as_it_was_asked(operation: Operation) -> None:
+    asked = replace(PUT, operation=operation, upload_id="u", part_number=1)
+    assert decide(TOKEN, asked, NOW) == asked
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "a",
+        "a/b c/100%.txt",
+        "a%2Fb%20c%41",
+        "cafe\u0301",
+        "caf\u00e9",
+        "...",
+        "a..b",
+        "\U0001f5c2\ufe0f",
+        "x;y",
+        "\u202e",
+    ],
+)
+def test_odd_names_below_the_prefix_are_granted(key: str) -> None:
+    asked = replace(PUT, key=f"scanner-1/{key}")
+    assert decide(TOKEN, asked, NOW) == asked
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"bucket": "other"}, Code.OUTSIDE_BUCKET),
+        ({"key": "scanner-10/a"}, Code.OUTSIDE_PREFIX),
+        ({"key": "scanner-1"}, Code.OUTSIDE_PREFIX),
+        ({"key": "SCANNER-1/a"}, Code.OUTSIDE_PREFIX),
+        ({"key": "scanner-1/../a"}, Code.KEY_REFUSED),
+        ({"key": "scanner-1/..\\a"}, Code.KEY_REFUSED),
+        ({"key": "scanner-1/%2e%2e/a"}, Code.OUTSIDE_PREFIX),
+        ({"key": "scanner-1/%252e%252e%252fa"}, Code.OUTSIDE_PREFIX),
+        ({"key": "scanner-1/\uff0e\uff0e/a"}, Code.OUTSIDE_PREFIX),
+        ({"key": "scanner-1/%ef%bc%8e%ef%bc%8e/a"}, Code.OUTSIDE_PREFIX),
+        ({"key": "scanner-1/\uff052e\uff052e/a"}, Code.OUTSIDE_PREFIX),
+        ({"key": "scanner-1/%c0%ae%c0%ae/a"}, Code.OUTSIDE_PREFIX),
+        ({"key": "scanner-1/..;/a"}, Code.OUTSIDE_PREFIX),
+        ({"key": "scanner-1/a\0"}, Code.KEY_REFUSED),
+        ({"key": "scanner-1/\ud800"}, Code.KEY_REFUSED),
+        ({"size": None}, Code.SIZE_REQUIRED),
+        ({"checksum": ""}, Code.CHECKSUM_REQUIRED),
+        ({"size": (1 << 20) + 1}, Code.TOO_LARGE),
+        ({"headers": {"x-amz-meta-a": "1"}}, Code.HEADER_REFUSED),
+        ({"headers": {"x-amz-copy-source": "/bucket/other"}}, Code.HEADER_REFUSED),
+        ({"headers": {"Content-Length": "1"}}, Code.HEADER_REFUSED),
+        ({"operation": Operation.DELETE}, Code.OPERATION_REFUSED),
+        ({"date": NOW + CLOCK_SLACK + timedelta(seconds=1)}, Code.DATE_REFUSED),
+        ({"date": NOW.replace(tzinfo=None)}, Code.DATE_REFUSED),
+    ],
+    ids=repr,
+)
+def test_each_refusal_has_its_code(change: dict[str, Any], code: Code) -> None:
+    assert code_of(decide(TOKEN, replace(PUT, **change), NOW)) == code
+
+
+def test_a_token_may_do_only_its_operations() -> None:
+    may = token(operations=["get"])
+    allowed = [each for each in Operation if not code_of(decide(may, replace(PUT, operation=each), NOW))]
+    assert allowed == [Operation.GET]
+
+
+@pytest.mark.parametrize("key", ["scanner-1/.presignd-check", "scanner-1/photos/.presignd-check"])
+def test_a_token_that_may_put_may_delete_its_check_objects_alone(key: str) -> None:
+    asked = GrantRequest(Operation.DELETE, "bucket", key, 60)
+    assert decide(TOKEN, asked, NOW) == asked
+    assert code_of(decide(token(operations=["get", "head"]), asked, NOW)) == Code.OPERATION_REFUSED
+    assert code_of(decide(token(operations=["delete"]), replace(asked, key="scanner-1/a"), NOW)) == (
+        Code.OPERATION_REFUSED
+    )
+
+
+def test_expiries_are_cut_to_the_tokens_limits() -> None:
+    long = replace(PUT, expires=1 << 40)
+    assert decide(TOKEN, long, NOW) == replace(long, expires=3600)
+    link = replace(long, operation=Operation.GET)
+    assert decide(TOKEN, link, NOW) == replace(link, expires=86400)
+
+
+def test_the_parts_of_an_honest_upload_are_never_too_large() -> None:
+    """The last part is shorter; it stands at the end."""
+    for size in (1, 5, 64, 99, 100):
+        for part in (1, 3, 7, 100):
+            cut = [(number + 1, min(part, size - start)) for number, start in enumerate(range(0, size, part))]
+            for number, length in cut:
+                asked = replace(PUT, operation=Operation.MULTIPART_PART, upload_id="u", part_number=number, size=length)
+                assert not code_of(decide(token(max_size=size), asked, NOW))
+
+
+def test_all_parts_that_can_be_signed_are_under_ten_times_the_limit() -> None:
+    """The bound that a broker without state can keep (docs/security.md)."""
+    limit = 50 << 30
+    assert sum(limit // number for number in range(1, 10_001)) < 10 * limit
+
+
+def test_headers_are_known_in_any_case_and_patterns_have_one_star_at_the_end() -> None:
+    may = token(headers=["X-Amz-Meta-*", "cache-control"])
+    for name in ("x-amz-meta-a", "X-AMZ-META-A", "Cache-Control", "Content-Disposition"):
+        assert not code_of(decide(may, replace(PUT, headers={name: "1"}), NOW))
+    for name in ("x-amz-tagging", "cache-control2", "x-amz-met"):
+        assert code_of(decide(may, replace(PUT, headers={name: "1"}), NOW)) == Code.HEADER_REFUSED

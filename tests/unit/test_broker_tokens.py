@@ -1,0 +1,270 @@
+"""Tokens: stored as hashes, found as their files stand now, and never granted by a file that can't be read."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from presignd.broker import blocks, tokens
+from presignd.broker.rates import Rates
+from presignd.broker.tokens import Tokens, hash_of, new_token
+from presignd.errors import UsageError
+from presignd.redact import redact
+
+ONE, TWO = new_token(), new_token()
+
+
+def block(name: str, secret: str = "", **options: Any) -> str:
+    given = {"name": name, "hash": hash_of(secret) if secret else "", "bucket": "bucket", **options}
+    return blocks.render({key: value for key, value in given.items() if value})
+
+
+@pytest.fixture(params=[tokens.SETTLED_NS, -1], ids=["just written", "settled"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a folder with broker.toml and tokens.d/one.toml; files count as settled at once, or not at all."""
+    monkeypatch.setattr(tokens, "SETTLED_NS", request.param)
+    monkeypatch.setattr(tokens, "LOOK_SHARE", 0)
+    (tmp_path / "tokens.d").mkdir()
+    (tmp_path / "broker.toml").write_text(f'[broker]\nlisten = "127.0.0.1:0"\n{block("main", "in-main")}')
+    (tmp_path / "tokens.d" / "one.toml").write_text(block("one", ONE))
+    return tmp_path
+
+
+def registry(folder: Path) -> Tokens:
+    return Tokens(folder / "broker.toml", [f"{folder}/tokens.d/*.toml"])
+
+
+def name_of(found: Tokens, secret: str) -> str:
+    token = found.of_secret(secret)
+    return token.name if token else ""
+
+
+# --- made -----------------------------------------------------------------------------------------------
+
+
+def test_a_token_is_256_random_bits_that_redaction_knows() -> None:
+    assert re.fullmatch(r"psd_[\w-]{43}", ONE)
+    assert new_token() != new_token()
+    assert ONE not in redact(f"it said {ONE}, and went on")
+
+
+def test_what_is_stored_is_the_hash_alone() -> None:
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", hash_of(ONE))
+    assert ONE not in block("one", ONE)
+
+
+# --- found ----------------------------------------------------------------------------------------------
+
+
+def test_a_token_is_found_by_its_secret_alone(folder: Path) -> None:
+    found = registry(folder)
+    assert name_of(found, ONE) == "one"
+    assert name_of(found, "in-main") == "main"
+    for wrong in ("", TWO, ONE[:-1], ONE + "x", hash_of(ONE), "one", "\ud800", "\0"):
+        assert name_of(found, wrong) == ""
+
+
+def test_a_certificates_names_stand_for_a_token_that_says_so(folder: Path) -> None:
+    (folder / "tokens.d" / "two.toml").write_text(block("two", certificate="two.example"))
+    token = registry(folder).of_certificate(["x", "two.example"])
+    assert token is not None
+    assert token.name == "two"
+    assert registry(folder).of_certificate(["one", "x"]) is None
+
+
+def test_a_token_without_a_hash_is_nobodys_secret(folder: Path) -> None:
+    (folder / "tokens.d" / "two.toml").write_text(block("two", certificate="two.example"))
+    assert name_of(registry(folder), "") == ""
+
+
+# --- as the files stand now -----------------------------------------------------------------------------
+
+
+def test_a_new_file_is_found_without_being_told(folder: Path) -> None:
+    found = registry(folder)
+    assert name_of(found, TWO) == ""
+    (folder / "tokens.d" / "two.toml").write_text(block("two", TWO))
+    assert name_of(found, TWO) == "two"
+
+
+def test_a_removed_file_revokes_at_once(folder: Path) -> None:
+    found = registry(folder)
+    assert name_of(found, ONE) == "one"
+    (folder / "tokens.d" / "one.toml").unlink()
+    assert name_of(found, ONE) == ""
+
+
+def test_a_file_that_is_replaced_or_rewritten_revokes_at_once(folder: Path) -> None:
+    found, file = registry(folder), folder / "tokens.d" / "one.toml"
+    assert name_of(found, ONE) == "one"
+    (folder / "draft").write_text(block("one", TWO))
+    (folder / "draft").replace(file)
+    assert (name_of(found, ONE), name_of(found, TWO)) == ("", "one")
+    file.write_text(block("one", ONE, prefix="elsewhere/"))
+    assert (name_of(found, ONE), name_of(found, TWO)) == ("one", "")
+
+
+def test_a_file_behind_a_symlink_that_is_switched_revokes_at_once(folder: Path) -> None:
+    """Kubernetes mounts secrets so."""
+    (folder / "first").mkdir()
+    (folder / "second").mkdir()
+    (folder / "first" / "t.toml").write_text(block("linked", TWO))
+    (folder / "second" / "t.toml").write_text(block("other", "other-secret"))
+    (folder / "data").symlink_to("first")
+    (folder / "tokens.d" / "linked.toml").symlink_to("../data/t.toml")
+    found = registry(folder)
+    assert name_of(found, TWO) == "linked"
+    (folder / "data2").symlink_to("second")
+    (folder / "data2").replace(folder / "data")
+    assert name_of(found, TWO) == ""
+
+
+def test_a_change_that_the_clock_cannot_tell_is_seen(tmp_path: Path) -> None:
+    """The same size, inode and times within one tick: a file that was just written is read each time."""
+    main = tmp_path / "broker.toml"
+    main.write_text(block("one", ONE))
+    found = Tokens(main, [])
+    assert name_of(found, ONE) == "one"
+    times = (main.stat().st_atime_ns, main.stat().st_mtime_ns)
+    main.write_text(block("one", TWO))
+    os.utime(main, ns=times)
+    assert name_of(found, ONE) == ""
+
+
+def test_tokens_in_the_main_file_are_revoked_as_the_others(folder: Path) -> None:
+    found = registry(folder)
+    assert name_of(found, "in-main") == "main"
+    (folder / "broker.toml").write_text('[broker]\nlisten = "127.0.0.1:0"\n')
+    assert name_of(found, "in-main") == ""
+
+
+# --- files that can't be read grant nothing -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[token]\n",
+        "[[token]]\nname = 5\n",
+        "{good}[[token]]\n",
+        "{good}x = 1\n",
+        "{good}[tokn]\n",
+        "\udcff{good}",
+        '{good}[[token]]\nname = "one"\nhash = "sha256:{zeros}"\nbucket = "bucket"\n',
+    ],
+)
+def test_a_broken_file_grants_nothing_and_the_others_go_on(folder: Path, text: str) -> None:
+    """It may be the one that revokes: what it said before counts for nothing."""
+    found, file = registry(folder), folder / "tokens.d" / "one.toml"
+    assert name_of(found, ONE) == "one"
+    whole = text.format(good=block("one", ONE), zeros="0" * 64)
+    file.write_text(whole, encoding="utf-8", errors="surrogateescape")
+    assert name_of(found, ONE) == ""
+    assert name_of(found, "in-main") == "main"
+    assert [each.path for each in found.broken] == [file]
+    file.write_text(block("one", ONE))
+    assert name_of(found, ONE) == "one"
+    assert found.broken == []
+
+
+def test_a_file_that_anybody_may_write_grants_nothing(folder: Path) -> None:
+    file = folder / "tokens.d" / "one.toml"
+    file.chmod(0o646)
+    found = registry(folder)
+    assert name_of(found, ONE) == ""
+    assert "chmod o-w" in found.broken[0].problems[0]
+    file.chmod(0o640)
+    assert name_of(found, ONE) == "one"
+
+
+@pytest.mark.parametrize(
+    "second",
+    [block("one", TWO), block("two", ONE), block("two", TWO, certificate="c")],
+    ids=["name", "hash", "certificate"],
+)
+def test_of_two_files_that_clash_the_later_grants_nothing(folder: Path, second: str) -> None:
+    (folder / "tokens.d" / "a.toml").write_text(block("first", "first", certificate="c"))
+    found = registry(folder)
+    (folder / "tokens.d" / "z.toml").write_text(second)
+    assert name_of(found, TWO) == ""
+    assert (name_of(found, ONE), name_of(found, "first")) == ("one", "first")
+    assert [each.path.name for each in found.broken] == ["z.toml"]
+
+
+def test_a_main_file_in_a_broken_moment_grants_nothing(folder: Path) -> None:
+    found = registry(folder)
+    (folder / "broker.toml").write_text("[broker\n")
+    assert name_of(found, "in-main") == ""
+    assert name_of(found, ONE) == "one"
+
+
+# --- blocks ---------------------------------------------------------------------------------------------
+
+
+def test_a_block_is_cut_out_and_the_rest_stays_byte_for_byte(tmp_path: Path) -> None:
+    file = tmp_path / "t.toml"
+    first = "# kept\n" + block("one", ONE) + "\n# about two\n"
+    file.write_text(first + block("two", TWO, prefix="[[token]]/") + block("three", "three"))
+    file.chmod(0o640)
+    blocks.revoke(file, "two")
+    assert file.read_text() == first + block("three", "three")
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_file_with_nothing_left_goes(tmp_path: Path) -> None:
+    blocks.create(tmp_path / "t.toml", block("one", ONE))
+    assert (tmp_path / "t.toml").stat().st_mode & 0o777 == 0o640
+    blocks.revoke(tmp_path / "t.toml", "one")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'token = [{name = "one", bucket = "b"}, {name = "two", bucket = "b"}]\n',
+        '[[token]]\nname = "one"\ntext = """\n[[token]]\nname = "two"\n"""\n',
+    ],
+)
+def test_a_block_that_cannot_be_told_from_the_rest_is_left_to_a_person(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match="can't be told"):
+        blocks.revoke(file, "one")
+    assert tomllib.loads(file.read_text()) == tomllib.loads(text)
+
+
+def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text("x = 1\n")
+    with pytest.raises(UsageError, match="there already"):
+        blocks.create(tmp_path / "t.toml", block("one", ONE))
+    assert [each.name for each in tmp_path.iterdir()] == ["t.toml"]
+
+
+# --- rates ----------------------------------------------------------------------------------------------
+
+
+def test_a_rate_holds_over_time_and_lets_a_batch_of_any_size_through() -> None:
+    rates = Rates()
+    assert rates.take("one", 100.0, 1000, 0.0) == 0
+    assert rates.take("one", 100.0, 1, 1.0) == 9
+    assert rates.take("two", 100.0, 1, 1.0) == 0
+    assert rates.take("one", 100.0, 100, 9.2) == 0
+
+
+def test_over_a_long_time_no_more_is_granted_than_the_rate_and_one_batch() -> None:
+    rates, now, granted = Rates(), 0.0, 0
+    for _ in range(2000):
+        wait = rates.take("one", 50.0, 30, now)
+        granted += 0 if wait else 30
+        now += wait or 0.1
+    assert granted <= 50 * now + 50 + 30
+    assert granted >= 0.9 * 50 * now
+
+
+def test_without_a_rate_nothing_is_counted() -> None:
+    assert not any(Rates().take("one", None, 1000, 0.0) for _ in range(100))
