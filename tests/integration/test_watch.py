@@ -16,8 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from presignd.config import WatchConfig
 from presignd.model import State
+from presignd.pipeline.events import News, sort_out
+from presignd.pipeline.folder import Folder
+from presignd.pipeline.ignore import Ignore
 from tests.mounts import short_queue
+from tests.unprivileged import without_rights, world_readable
 from tests.watching import watching
 
 
@@ -271,6 +276,7 @@ async def test_a_folder_that_is_uploaded_already_costs_no_candidates(tmp_path: P
 
 async def test_the_next_scan_is_told_and_lies_ahead(tmp_path: Path) -> None:
     async with watching(tmp_path) as drop:
+        assert drop.watcher.next_scan_at is None  # the first is due at once
         await drop.scanned()
         await drop.until(lambda: drop.watcher.next_scan_at is not None)
         assert drop.watcher.next_scan_at is not None
@@ -332,3 +338,25 @@ asyncio.run(main(Path(sys.argv[1])))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("raise fs.inotify.max_user_watches (now ")
     assert done.stdout.endswith("; this watch has 3 directories)\n")
+
+
+def test_what_lies_outside_or_deeper_than_it_is_watched_is_no_news(tmp_path: Path) -> None:
+    config = WatchConfig(name="drop", path=tmp_path, bucket="test-bucket", recursive=False)
+    (tmp_path / "sub").mkdir()
+    folder = Folder(config)
+    hints = [folder.root, b"/elsewhere/a", folder.absolute(b"sub/a"), folder.absolute(b"sub")]
+    assert sort_out(config, folder, Ignore.of(config), hints) == News()
+    folder.close()
+
+
+def test_what_can_not_be_looked_at_is_not_taken_for_gone() -> None:
+    """Its version would end as vanished; the next scan names what it can't read."""
+    with world_readable() as root:
+        (root / "closed").mkdir()
+        (root / "closed").chmod(0)
+        config = WatchConfig(name="drop", path=root, bucket="test-bucket")
+        folder = Folder(config)
+        with without_rights():
+            assert sort_out(config, folder, Ignore.of(config), [folder.absolute(b"closed/a")]) == News()
+        (root / "closed").chmod(0o700)
+        folder.close()

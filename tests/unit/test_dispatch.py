@@ -223,3 +223,14 @@ async def test_one_that_retires_claims_nothing_more_and_ends_with_what_it_claime
             work.set_result(None)
         await retiring
         assert len(world.begun) == 2
+
+
+async def test_one_that_retires_tells_what_a_worker_could_not_even_record() -> None:
+    """The process must end then: the file's last state is recorded nowhere."""
+    world = World(1, a=[SMALL])
+    async with world.running():
+        retiring = asyncio.create_task(world.dispatcher.retire())
+        await turns()
+        world.at_work["a0"].set_exception(RuntimeError("the ledger's thread has died"))
+        with pytest.raises(RuntimeError, match="died"):
+            await retiring

@@ -49,6 +49,7 @@ class Files:
         self.same: bool | None = True
         self.looks: list[list[bytes]] = []
         self.during: Callable[[], None] = lambda: None
+        self.comparing: Callable[[], None] = lambda: None
         self.compared = threading.Event()
         self.compared.set()
 
@@ -69,6 +70,7 @@ class Files:
         known: FileVersion,  # noqa: ARG002
         stop: threading.Event,  # noqa: ARG002
     ) -> bool | None:
+        self.comparing()
         self.compared.wait()
         return self.same if path in self.there else None
 
@@ -375,6 +377,50 @@ async def test_a_folder_that_is_touched_whole_is_compared_a_few_files_at_a_time(
     assert {one.fingerprint for one in bench.ledger.current.values()} == {touched}
 
 
+async def test_a_file_that_waits_to_be_compared_is_looked_at_when_an_event_tells_of_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves its place among those that wait, and the one behind it gets its turn."""
+    monkeypatch.setattr(lane, "COMPARING", 1)
+    bench.files.compared.clear()
+    paths = [b"first", b"told of", b"behind"]
+    for path in paths:
+        bench.file(path)
+    await bench.turn()
+    for path in paths:
+        bench.ledger.move(path, State.FINISHED, checksum="md5:0")
+        bench.file(path, replace(OLD, ctime_ns=OLD.ctime_ns + 1))
+    async with asyncio.TaskGroup() as tasks:
+        await bench.lane.turn(tasks)
+        newer = replace(OLD, size=6)
+        bench.file(b"told of", newer)
+        bench.clock.now += 1
+        await bench.lane.turn(tasks)
+        assert bench.ledger.enqueued[-1].fingerprint == newer
+        bench.files.compared.set()
+    while await bench.turn():
+        pass
+    assert bench.settler.snapshot() == []
+
+
+async def test_a_version_that_moves_on_while_its_file_is_compared_is_asked_for_again(bench: Bench) -> None:
+    """A retry by hand may take it up just then: which version the file is has to be asked anew."""
+    bench.file(b"a")
+    await bench.turn()
+    bench.ledger.move(b"a", State.FINISHED, checksum="md5:0")
+    touched = replace(OLD, ctime_ns=OLD.ctime_ns + 1)
+    file_id = bench.ledger.current[b"a"].file_id
+    bench.files.comparing = lambda: bench.ledger.move(b"a", State.QUEUED, file_id="another")
+    bench.file(b"a", touched)
+    await bench.turn()
+    assert [one.path for one in bench.settler.snapshot()] == [b"a"]
+    bench.files.comparing = lambda: None
+    bench.ledger.move(b"a", State.FINISHED, file_id=file_id)
+    await bench.turn(1)
+    assert bench.settler.snapshot() == []
+    assert bench.ledger.current[b"a"].fingerprint == touched
+
+
 async def test_a_scan_waits_while_too_much_is_to_be_compared(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane, "ROOM", 10)
     monkeypatch.setattr(lane, "COMPARING", 1)
@@ -418,6 +464,14 @@ async def test_files_older_than_the_first_start_are_recorded_as_ignored_and_keep
     assert [one.path for one in bench.settler.snapshot()] == [b"young"]
 
 
+async def test_a_first_scan_ignores_no_file_that_came_after_the_first_start(bench: Bench) -> None:
+    first_start = datetime.fromtimestamp(EPOCH / 1e9 - 60, UTC)
+    found = [(b"young", replace(OLD, ctime_ns=EPOCH))]
+    assert await bench.settler.offer_scanned("drop", found, Source.BACKLOG, ignore_before=first_start) == 1
+    assert bench.ledger.enqueued == []
+    assert [one.path for one in bench.settler.snapshot()] == [b"young"]
+
+
 async def test_a_scan_waits_while_too_much_has_not_been_looked_at(bench: Bench) -> None:
     for number in range(ROOM):
         bench.file(b"%d" % number, source=Source.BACKLOG)
@@ -433,15 +487,26 @@ async def test_hints_of_unknown_watches_are_dropped(bench: Bench) -> None:
     assert bench.settler.counts() == {"drop": 0}
 
 
-async def test_a_lane_that_is_added_while_others_run_runs_too(bench: Bench) -> None:
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_lane_that_is_added_runs_whether_others_do_already(bench: Bench, *, before: bool) -> None:
     bench.file(b"a")
     settler = Settler(bench.ledger, make_version, bench.tell)  # type: ignore[arg-type] # the methods it calls
+    if before:
+        settler.add_lane(bench.lane)
     running = asyncio.ensure_future(settler.run())
     await asyncio.sleep(0)
-    settler.add_lane(bench.lane)
+    if not before:
+        settler.add_lane(bench.lane)
     async with asyncio.timeout(10):
         while not bench.told:  # noqa: ASYNC110 - the lane looks in a thread
             await asyncio.sleep(0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert bench.paths() == [b"a"]
+
+
+async def test_a_watch_that_is_removed_before_it_ran_settles_nothing_more(bench: Bench) -> None:
+    bench.file(b"a")
+    await bench.settler.remove("drop")
+    assert bench.settler.counts() == {}
+    assert bench.settler.settling("drop", b"a") is None

@@ -1,0 +1,91 @@
+"""What the event source's ends and the system's limits mean."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from watchfiles import Change
+
+from presignd.config import WatchConfig
+from presignd.pipeline import events
+from presignd.pipeline.events import (
+    INSTANCES,
+    WATCHES,
+    SourceEnded,
+    limit_value,
+    no_events,
+    watches_left,
+    watchfiles_source,
+)
+
+Changes = set[tuple[Change, str]]
+
+
+def ending(monkeypatch: pytest.MonkeyPatch, error: BaseException | None, *batches: Changes) -> None:
+    """Have watchfiles give these batches, and end: with an error, or by itself."""
+
+    async def awatch(*_args: object, **_options: object) -> AsyncGenerator[Changes, None]:
+        for batch in batches:
+            yield batch
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(events, "awatch", awatch)
+
+
+async def until_its_end(found: list[bytes]) -> SourceEnded:
+    watch = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="test-bucket")
+    source = watchfiles_source(watch, b"/srv/drop")
+    try:
+        while True:
+            found += await anext(source)
+    except SourceEnded as ended:
+        return ended
+
+
+@pytest.mark.parametrize(
+    ("error", "limit"),
+    [
+        (OSError('OS file watch limit reached. about ["/srv/drop"]'), WATCHES),
+        (RuntimeError("Error in underlying watcher: No space left on device (os error 28)"), WATCHES),
+        (OSError("Too many open files (os error 24)"), INSTANCES),
+        (ExceptionGroup("", [ExceptionGroup("", [OSError("Too many open files (os error 24)")])]), INSTANCES),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), ""),
+    ],
+)
+async def test_an_error_of_the_source_ends_it_and_a_limit_is_named(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, limit: str
+) -> None:
+    ending(monkeypatch, error)
+    assert (await until_its_end([])).limit == limit
+
+
+async def test_a_source_that_ends_by_itself_is_an_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Watchfiles ends without a word in some cases: nobody would look at the folder any more."""
+    ending(monkeypatch, None, {(Change.added, "/srv/drop/a")}, {(Change.deleted, "/srv/drop/b")})
+    found: list[bytes] = []
+    assert (await until_its_end(found)).limit == ""
+    assert found == [b"/srv/drop/a", b"/srv/drop/b"]
+
+
+async def test_polling_for_a_while_comes_to_an_end() -> None:
+    """Inotify is tried again then."""
+    assert [batch async for batch in no_events(0.0)] == []
+
+
+def test_a_limit_that_can_not_be_read_is_a_question_mark() -> None:
+    assert limit_value("fs.inotify.no_such_limit") == "?"
+
+
+def test_on_other_systems_and_without_instances_nothing_is_known_of_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No limit may be blamed that was not met."""
+    with monkeypatch.context() as patched:
+        patched.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace(inotify_init1=lambda _flags: -1))
+        assert watches_left(b"/")
+        patched.setattr(sys, "platform", "darwin")
+        assert watches_left(b"/nowhere")
