@@ -83,6 +83,29 @@ _REFUSAL = _object(
 )
 
 
+_BATCH = {
+    "schema": {"$ref": f"{_REF}Batch"},
+    "examples": {
+        "an upload and its link": {
+            "value": {
+                "grants": [
+                    {
+                        "operation": "put",
+                        "bucket": "test-bucket",
+                        "key": "scanner-1/hello.txt",
+                        "size": 5,
+                        "checksum": "md5:5d41402abc4b2a76b9719d911017c592",
+                        "content_type": "text/plain",
+                        "expires": 600,
+                    },
+                    {"operation": "get", "bucket": "test-bucket", "key": "scanner-1/hello.txt", "expires": 86400},
+                ]
+            }
+        }
+    },
+}
+
+
 def _schemas() -> dict[str, Any]:
     batch = BATCH.json_schema(ref_template=_REF + "{model}")
     found: dict[str, Any] = batch.pop("$defs")
@@ -120,7 +143,7 @@ DOCUMENT: dict[str, Any] = {
                 "summary": "Ask for presigned requests.",
                 "description": f"Up to {MAX_GRANTS} at a time. A refused one is an error in its place. Operations: "
                 + ", ".join(Operation),
-                "requestBody": {"required": True, "content": _json("Batch")},
+                "requestBody": {"required": True, "content": {"application/json": _BATCH}},
                 "responses": {"200": _answer("An answer for each, in order.", "Answers")}
                 | _refusals(400, 401, 408, 413, 415, 429, 500, 503),
             }

@@ -1,0 +1,75 @@
+"""The OpenAPI document says what the broker does: compared with the code, and fuzzed against a running one."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import presignd.broker
+from presignd.broker.api import Api
+from presignd.broker.models import BrokerSection
+from presignd.broker.openapi import DOCUMENT, WHOLE_CALL
+from presignd.broker.tokens import Tokens
+from presignd.config import PresignConfig
+from presignd.presign import Operation
+from presignd.presign.credentials import CredentialSource
+from presignd.presign.local import LocalPresigner
+from tests.contract.test_presigner_local import utc_now
+from tests.stores import Store
+from tests.token_brokers import broker_for
+
+EXAMPLES = os.environ.get("PRESIGND_FUZZ_EXAMPLES", "20")
+"""A longer run: PRESIGND_FUZZ_EXAMPLES=1000 pytest tests/integration/test_broker_openapi.py."""
+
+
+def test_it_names_every_path_and_method_and_no_other(tmp_path: Path) -> None:
+    async def region(_: str) -> str:
+        return ""
+
+    config = PresignConfig()
+    signer = LocalPresigner(
+        config, region_of=region, credentials=CredentialSource(config, clock=utc_now), clock=utc_now
+    )
+    app = Api(BrokerSection(behind_proxy=True), Tokens(tmp_path / "none", []), signer).app()
+    routes = {(route.resource.canonical, route.method) for route in app.router.routes() if route.resource}
+    told = {(path, method.upper()) for path, calls in DOCUMENT["paths"].items() for method in calls}
+    assert {route for route in routes if route[1] != "HEAD"} == told
+
+
+def test_it_names_every_status_that_the_code_refuses_with() -> None:
+    source = "".join(file.read_text("utf-8") for file in Path(presignd.broker.__path__[0]).glob("*.py"))
+    raised = {int(status) for status in re.findall(r"Rejected\(\s*(\d{3})", source)}
+    assert raised >= {400, 401, 413, 429, 503}
+    assert raised | {500} == set(WHOLE_CALL)
+    assert {str(status) for status in WHOLE_CALL} | {"200"} == set(DOCUMENT["paths"]["/v1/grants"]["post"]["responses"])
+
+
+def test_its_shapes_are_those_of_the_code() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    assert schemas["Operation"]["enum"] == list(Operation)
+    assert schemas["GrantRequest"]["required"] == ["operation", "bucket", "key", "expires"]
+    assert schemas["GrantRequest"]["additionalProperties"] is False
+
+
+def test_a_fuzzer_that_reads_it_finds_nothing(tmp_path: Path, seaweedfs: Store) -> None:
+    """schemathesis: every status and shape as documented, no 500, no way around the token."""
+    with broker_for(tmp_path, seaweedfs) as broker:
+        secret = broker.token("scanner-1", "test-bucket", prefix="")
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "schemathesis.cli", "run", f"{broker.url}/openapi.json", "--checks", "all"),
+                *("--header", f"Authorization: Bearer {secret}", "--max-examples", EXAMPLES, "--seed", "1"),
+                *("--continue-on-failure", "--no-color"),
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+        assert "No issues found" in done.stdout
+        assert broker.events("grant.issued"), "the document's example is granted"
+        assert not broker.events("broker.internal_error")
