@@ -168,6 +168,11 @@ async def _intend(ledger: Ledger, version: FileVersion, etag: str) -> FileVersio
     """Commit the ETag that the object will have.
 
     Crash window: the object is there and its receipt isn't. When the file has other content by then, its
-    newer version knows the object for its own path's by this ETag, and replaces it.
+    newer version knows the object for its own path's by this ETag, and replaces it. So an ETag is never given up:
+    other content of the same size and mtime, renamed over the file while it waited, is another version too.
     """
-    return version if version.etag == etag else await ledger.update(version, etag=etag)
+    if version.etag == etag:
+        return version
+    if version.etag:
+        raise fault("changed_while_uploading", "it was sent with other content before")
+    return await ledger.update(version, etag=etag)

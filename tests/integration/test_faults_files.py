@@ -17,7 +17,7 @@ from presignd.ledger import Selection
 from presignd.model import State
 from presignd.pipeline.bucket import Bucket
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
-from tests.running import config, running
+from tests.running import Running, config, running
 
 OTHERS = [f"other-{number}" for number in range(20)]
 HELD_UP = ("store.unreachable", "watch.blocked", "presigner.unreachable")
@@ -295,3 +295,34 @@ async def test_retries_and_their_faults_survive_a_restart(faulty_s3: FaultyS3, t
         [stopped] = await daemon.said_by_now("file.quarantined")
         assert stopped["error_code"] == "bad_digest"
         assert len(daemon.events("upload.retry")) <= 1
+
+
+async def test_content_renamed_over_with_the_same_size_and_mtime_while_it_waits_replaces_its_own_object(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    """What was sent and never answered stays known for this path's own, however often it is tried again.
+
+    The harness of power loss found it taken for a stranger's object, and the newer content put beside it.
+    """
+    faulty_s3.fault(method="PUT", key="a", reset="after")
+    faulty_s3.fault(times=FOREVER, status=503, code="SlowDown", when=lambda *_: bool(faulty_s3.seen("PUT", "a")))
+    async with running(config(tmp_path, faulty_s3)) as daemon:
+        file, other = daemon.drop("a", b"first"), tmp_path / "other"
+        await daemon.until(lambda: daemon.events("store.unreachable"), "an unclear end")
+        other.write_bytes(b"other")
+        os.utime(other, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
+        ino = other.stat().st_ino
+        other.replace(file)
+        async with asyncio.timeout(20):
+            while not await is_known_as(daemon, ino):  # noqa: ASYNC110 - the daemon tells nobody
+                await asyncio.sleep(0.01)
+        faulty_s3.heal()
+        faulty_s3.fault(method="PUT", key="a", status=500, code="InternalError")
+        await daemon.done()
+    assert {key: found.body for (_, key), found in faulty_s3.objects.items() if "check" not in key} == {"a": b"other"}
+
+
+async def is_known_as(daemon: Running, ino: int) -> bool:
+    """Tell whether the ledger has the fingerprint of the file that is there now."""
+    version = await daemon.parts.ledger.by_path("drop", b"a")
+    return version is not None and version.fingerprint.ino == ino

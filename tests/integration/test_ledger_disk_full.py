@@ -11,6 +11,7 @@ import pytest
 
 from presignd.errors import RetryFault
 from presignd.ledger import Ledger
+from presignd.ledger.database import pages_between_checkpoints
 from presignd.ledger.sqlite import open_ledger
 from tests.mounts import tmpfs
 from tests.versions import NOW, new
@@ -63,3 +64,23 @@ async def test_a_ledger_is_not_made_on_a_full_disk_and_the_reason_is_told(small_
     ledger = await open_ledger(small_disk)
     assert await ledger.was_clean()
     await ledger.close(clean=True)
+
+
+async def test_a_small_disk_is_filled_by_what_is_recorded_and_not_by_the_log_of_it(tmp_path: Path) -> None:
+    """A log that fills the disk would stay: what it holds fits into the database only while there is room."""
+    with tmpfs(tmp_path / "disk", "1m"):
+        ledger = await open_ledger(tmp_path / "disk" / "ledger")
+        recorded: list[bytes] = []
+        with pytest.raises(RetryFault):
+            await enqueue_until_refused(ledger, recorded)
+        database, log = (
+            (tmp_path / "disk" / "ledger" / f"ledger.sqlite3{more}").stat().st_size for more in ("", "-wal")
+        )
+        assert database > log
+        assert len(recorded) > 500
+        await ledger.close(clean=False)
+
+
+@pytest.mark.parametrize(("free", "pages"), [(0, 32), (2 << 20, 64), (1 << 40, 1000)])
+def test_the_log_takes_an_eighth_of_what_is_free_and_4_mib_at_most(free: int, pages: int) -> None:
+    assert pages_between_checkpoints(free) == pages

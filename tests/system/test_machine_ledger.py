@@ -6,6 +6,7 @@ and every link that was issued is in ``links.jsonl`` still.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mounts import tmpfs
 from tests.stores import Store
 from tests.system.harness import Presignd, config_for, fetch
 
@@ -179,6 +181,40 @@ def test_a_ledger_corrupted_while_it_does_not_run_is_refused_with_2_and_the_way_
         assert "Traceback" not in refused.stderr
     move_all_away(ledger)
     assert_goes_on(daemon, ids(daemon))
+
+
+def test_sigterm_while_the_ledgers_disk_is_full_ends_with_3_and_the_next_start_goes_on(
+    seaweedfs: Store, tmp_path: Path
+) -> None:
+    """A clean end could not be recorded, and nobody is told otherwise."""
+    with tmpfs(tmp_path / "state", "4m"):
+        daemon = Presignd(
+            tmp_path,
+            config_for(seaweedfs, tmp_path, seaweedfs.new_bucket(), watch=QUICK),
+            secrets=(seaweedfs.secret_key,),
+        )
+        try:
+            daemon.start()
+            fill(tmp_path / "state" / "filler")
+            for number in range(300):
+                (tmp_path / "drop" / f"{number}").write_bytes(b"%d" % number)
+            daemon.until(lambda: daemon.events("ledger.blocked"), "ledger.blocked")
+            assert daemon.stop() == 3
+            _, line = ended(daemon)
+            assert line.startswith(f"presignd: the disk is full: the ledger {daemon.state}/ledger.sqlite3")
+            (tmp_path / "state" / "filler").unlink()
+            daemon.start()
+            done(daemon, 300)
+            assert daemon.stop() == 0
+            assert len({link["key"] for link in daemon.links()}) == len(ids(daemon)) == 300
+            assert daemon.events("file.quarantined") == []
+        finally:
+            daemon.end()
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        file.writelines(itertools.repeat(bytes(4096)))
 
 
 def move_all_away(ledger: Path) -> None:
