@@ -3,8 +3,9 @@
 # says what it did, and changes nothing that is right already.
 #
 #   systemd/install.sh [WHEEL]      program, user, unit; once there is a configuration, enabled and started too
+#   systemd/install.sh --broker [WHEEL]   the same for the broker (/etc/presignd-broker/broker.toml), a service of its own
 #   systemd/install.sh --remove     all of that away; configuration, ledger and links stay
-#   systemd/install.sh --purge      those and the user, too
+#   systemd/install.sh --purge      those and the users, too
 #
 # Without WHEEL the program comes from the checkout that this script is in.
 set -eu
@@ -12,7 +13,9 @@ umask 022
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 program=/opt/presignd
+service=presignd
 config=/etc/presignd
+file=config.toml
 units=/etc/systemd/system
 link=/usr/local/bin/presignd
 changed=
@@ -73,57 +76,63 @@ install_program() {
   say "installed $("$program/bin/presignd" --version) in $program"
 }
 
+# unit NAME: have a unit in place, with what goes with it on a later systemd.
+unit() {
+  put "$1" "$units/$1"
+  if [ "$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')" -ge 253 ]; then
+    put notify-reload.conf "$units/$1.d/notify-reload.conf"
+  fi
+}
+
 install_units() {
-  put presignd.sysusers.conf /etc/sysusers.d/presignd.conf
-  put presignd.tmpfiles.conf /etc/tmpfiles.d/presignd.conf
-  systemd-sysusers presignd.conf
-  systemd-tmpfiles --create presignd.conf
-  put presignd.service "$units/presignd.service"
-  put presignd@.service "$units/presignd@.service"
-  version=$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
-  for unit in presignd.service presignd@.service; do
-    if [ "$version" -ge 253 ]; then
-      put notify-reload.conf "$units/$unit.d/notify-reload.conf"
-    fi
-  done
+  put "$service.sysusers.conf" "/etc/sysusers.d/$service.conf"
+  systemd-sysusers "$service.conf"
+  if [ $service = presignd ]; then
+    put presignd.tmpfiles.conf /etc/tmpfiles.d/presignd.conf
+    systemd-tmpfiles --create presignd.conf
+    unit presignd@.service
+  fi
+  unit "$service.service"
   if [ ! -e "$link" ]; then
     ln -s "$program/bin/presignd" "$link"
     say "linked $link"
   fi
 }
 
-# Configurations and secret files in /etc/presignd: root writes them, the daemon's group reads them, nobody else.
+# Configurations and secret files in $config: root writes them, the service's group reads them, nobody else.
 guard_config() {
-  install -d -o root -g presignd -m 0750 "$config"
-  for file in "$config"/*; do
-    if [ -f "$file" ] && [ "$(stat -c %a:%U:%G "$file")" != 640:root:presignd ]; then
-      chown root:presignd "$file"
-      chmod 0640 "$file"
-      say "$file is root's, and the group presignd may read it (0640)"
+  install -d -o root -g "$service" -m 0750 "$config"
+  if [ $service = presignd-broker ]; then install -d -o root -g "$service" -m 2750 "$config/tokens.d"; fi
+  for each in "$config"/* "$config"/tokens.d/*; do
+    if [ -f "$each" ] && [ "$(stat -c %a:%U:%G "$each")" != "640:root:$service" ]; then
+      chown "root:$service" "$each"
+      chmod 0640 "$each"
+      say "$each is root's, and the group $service may read it (0640)"
     fi
   done
 }
 
 start() {
-  if [ ! -e "$config/config.toml" ]; then
-    say "next: presignd init $config/config.toml, then this script once more"
+  if [ ! -e "$config/$file" ]; then
+    if [ $service = presignd ]; then next="presignd init $config/$file"; else next="write $config/$file"; fi
+    say "next: $next, then this script once more"
     return
   fi
-  if ! systemctl is-enabled --quiet presignd 2>/dev/null; then
-    systemctl --quiet enable presignd
-    say "enabled presignd.service"
+  if ! systemctl is-enabled --quiet "$service" 2>/dev/null; then
+    systemctl --quiet enable "$service"
+    say "enabled $service.service"
   fi
   if ! booted; then
-    say "systemd does not run here: presignd starts at the next boot"
+    say "systemd does not run here: $service starts at the next boot"
     return
   fi
   systemctl daemon-reload
-  if ! systemctl is-active --quiet presignd; then
-    systemctl start presignd || die "it did not start; see: journalctl -u presignd -n 20"
-    say "started presignd.service"
+  if ! systemctl is-active --quiet "$service"; then
+    systemctl start "$service" || die "it did not start; see: journalctl -u $service -n 20"
+    say "started $service.service"
   elif [ -n "$changed" ]; then
-    systemctl restart presignd || die "it did not start again; see: journalctl -u presignd -n 20"
-    say "restarted presignd.service"
+    systemctl restart "$service" || die "it did not start again; see: journalctl -u $service -n 20"
+    say "restarted $service.service"
   fi
 }
 
@@ -136,28 +145,31 @@ instances() {
 }
 
 remove() {
-  if [ -e "$units/presignd.service" ]; then
-    for unit in presignd.service $(instances | sort -u); do
-      if booted; then systemctl stop "$unit"; fi
-      systemctl --quiet disable "$unit"
-      say "stopped and disabled $unit"
-    done
-  fi
+  for unit in presignd-broker.service presignd.service $(instances | sort -u); do
+    if [ ! -e "$units/$(printf %s "$unit" | sed 's/@.*[.]/@./')" ]; then continue; fi
+    if booted; then systemctl stop "$unit"; fi
+    systemctl --quiet disable "$unit"
+    say "stopped and disabled $unit"
+  done
   if [ "$(readlink "$link" 2>/dev/null)" = "$program/bin/presignd" ]; then drop "$link"; fi
-  drop "$units/presignd.service" "$units/presignd@.service" \
-    "$units/presignd.service.d/notify-reload.conf" "$units/presignd@.service.d/notify-reload.conf" \
-    /etc/sysusers.d/presignd.conf /etc/tmpfiles.d/presignd.conf "$program"
-  rmdir "$units/presignd.service.d" "$units/presignd@.service.d" 2>/dev/null || true # drop-ins of yours stay
+  for unit in presignd.service presignd@.service presignd-broker.service; do
+    drop "$units/$unit" "$units/$unit.d/notify-reload.conf"
+    rmdir "$units/$unit.d" 2>/dev/null || true # drop-ins of yours stay
+  done
+  drop /etc/sysusers.d/presignd.conf /etc/sysusers.d/presignd-broker.conf /etc/tmpfiles.d/presignd.conf "$program"
   if booted; then systemctl daemon-reload; fi
 }
 
 purge() {
-  drop "$units/presignd.service.d" "$units/presignd@.service.d" "$config" /var/lib/presignd /var/lib/presignd-*
-  if getent passwd presignd >/dev/null; then
-    userdel presignd
-    say "removed the user presignd"
-  fi
-  for group in presignd presignd-links; do
+  drop "$units/presignd.service.d" "$units/presignd@.service.d" "$units/presignd-broker.service.d" \
+    /etc/presignd /etc/presignd-broker /var/lib/presignd /var/lib/presignd-*
+  for user in presignd presignd-broker; do
+    if getent passwd "$user" >/dev/null; then
+      userdel "$user"
+      say "removed the user $user"
+    fi
+  done
+  for group in presignd presignd-broker presignd-links; do
     if getent group "$group" >/dev/null; then
       groupdel "$group"
       say "removed the group $group"
@@ -166,16 +178,20 @@ purge() {
 }
 
 [ "$(id -u)" = 0 ] || die "run this as root"
+if [ "${1-}" = --broker ]; then
+  service=presignd-broker config=/etc/presignd-broker file=broker.toml
+  shift
+fi
 case ${1-} in
   --remove)
     remove
-    say "configuration, ledger and links stay: $config, /var/lib/presignd (--purge takes them too)"
+    say "configuration, ledger and links stay: $config, $config-broker, /var/lib/presignd (--purge takes them too)"
     ;;
   --purge)
     remove
     purge
     ;;
-  -*) die "usage: $0 [WHEEL | --remove | --purge]" ;;
+  -*) die "usage: $0 [[--broker] [WHEEL] | --remove | --purge]" ;;
   *)
     install_program "${1-}"
     install_units

@@ -8,10 +8,14 @@ from __future__ import annotations
 import json
 import os
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
+from presignd.embedded import free_ports
+from tests.canary import assert_no_secrets
 from tests.stores import SeaweedFS
 from tests.system.host import CONFIG, DROPIN, INSTALL, Host, fetch, install_checkout, paused
 from tests.system.machine import Machine, until, why_not
@@ -277,6 +281,95 @@ def test_work_that_was_pending_goes_on_after_a_reboot(host: Host, how: str) -> N
     host.until_linked(*names)
 
 
+# --- the broker -------------------------------------------------------------------------------------
+BROKER = """
+[broker]
+listen = "127.0.0.1:{port}"
+token_files = ["tokens.d/*.toml"]
+[store]
+endpoint = "{endpoint}"
+"""
+BROKER_UNIT = "presignd-broker"
+
+
+def test_the_broker_is_a_service_of_its_own_user_ready_when_it_listens(host: Host) -> None:
+    assert "write /etc/presignd-broker/broker.toml" in host.run(INSTALL, "--broker")
+    (port,) = free_ports(1)
+    host.write("/etc/presignd-broker/broker.toml", BROKER.format(port=port, endpoint=host.store.endpoint))
+    for name, key in (("access_key", host.store.access_key), ("secret_key", host.store.secret_key)):
+        host.write(f"/etc/credstore/presignd-broker.{name}", key)
+    host.sh("chmod 600 /etc/credstore/presignd-broker.*")
+    said = host.run(INSTALL, "--broker")
+    assert "broker.toml is root's, and the group presignd-broker may read it (0640)" in said
+    assert "started presignd-broker.service" in said
+    assert host.machine.show(BROKER_UNIT, "ActiveState")["ActiveState"] == "active"
+    until(lambda: host.show("StatusText", BROKER_UNIT) == "0 tokens, 0 requests in flight", "a status line")
+    assert host.run("ps", "-o", "user=", "-p", host.show("MainPID", BROKER_UNIT)).strip() == "presignd-broker"
+    done = host.machine.try_run("systemd-analyze", "verify", "presignd-broker.service")
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_the_exposure_of_the_broker_is_less_than_the_daemons(host: Host) -> None:
+    unit = "/etc/systemd/system/presignd-broker.service"
+    host.run("systemd-analyze", "security", "--offline=true", "--threshold=12", unit)
+
+
+def test_a_token_made_on_the_machine_uploads_through_the_service(host: Host) -> None:
+    folder = "/etc/presignd-broker"
+    created = ["presignd", "broker", "token", "create", "one", "--bucket", host.store.bucket, "--write"]
+    secret = host.run(*created, f"{folder}/tokens.d").strip()
+    owner = host.run("stat", "-c", "%a %U:%G", f"{folder}/tokens.d/one.toml").strip()
+    assert owner == "640 root:presignd-broker", "the broker reads it, and writes it not"
+    url = host.run("sed", "-n", 's/^listen = "\\(.*\\)"/http:\\/\\/\\1/p', f"{folder}/broker.toml").strip()
+    asked = {"operation": "get", "bucket": host.store.bucket, "key": "one/x", "expires": 60}
+    body = json.dumps({"grants": [asked]}).encode()
+    headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/v1/grants", data=body, headers=headers)
+    host.store.write(host.store.bucket, "one/x", b"through the broker")
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        (grant,) = json.loads(answer.read())["grants"]
+    assert fetch(grant["url"]) == "through the broker"
+    host.run("presignd", "broker", "token", "revoke", "one", "-c", f"{folder}/broker.toml")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(request, timeout=60)
+    said = host.run("journalctl", "-u", BROKER_UNIT, "-o", "cat")
+    assert '"grant.issued"' in said
+    assert_no_secrets(said, secret, host.store.secret_key)
+
+
+def test_what_runs_in_the_brokers_unit_can_do_nothing_but_its_work(host: Host) -> None:
+    probe = PROBE.replace("STATE_DIRECTORY", "RUNTIME_DIRECTORY").replace(
+        "/etc/credstore/", "/etc/presignd/../credstore/"
+    )
+    host.write("/srv/probe.py", probe)
+    dropin = f"/etc/systemd/system/{BROKER_UNIT}.service.d/test.conf"
+    host.write(dropin, "[Service]\nExecStartPre=/opt/presignd/bin/python /srv/probe.py\n")
+    host.sh(f"systemctl daemon-reload; systemctl restart {BROKER_UNIT}")
+    found = json.loads(host.run("cat", f"/run/{BROKER_UNIT}/probe.json"))
+    host.sh(f"rm -r {dropin}; systemctl daemon-reload; systemctl restart {BROKER_UNIT}")
+    assert found["capabilities"] == f"{0:016x}"
+    assert found["others' processes"] == []
+    assert found["devices"] == ["null"]
+    assert {found[what] for what in ("write /etc", "write /opt/presignd")} == {"Read-only file system"}
+    refused = ("become root", "setuid file", "writable code", "namespace")
+    assert {found[what] for what in refused} <= {"Operation not permitted", "Invalid argument"}
+    assert found["read the key's source"] == "Permission denied"
+    assert {found[what] for what in ("packet socket", "netlink socket")} == {"Address family not supported by protocol"}
+
+
+def test_the_broker_reloads_drains_and_is_started_again_when_killed(host: Host) -> None:
+    before = host.show("MainPID", BROKER_UNIT)
+    host.run("systemctl", "reload", BROKER_UNIT)
+    until(lambda: '"config.reloaded"' in host.run("journalctl", "-u", BROKER_UNIT, "-o", "cat"), "config.reloaded")
+    assert host.show("MainPID", BROKER_UNIT) == before
+    host.run("kill", "-KILL", before)
+    until(lambda: host.show("NRestarts", BROKER_UNIT) == "1", "a restart")
+    host.until_active(BROKER_UNIT, restarts="1")
+    host.run("systemctl", "stop", BROKER_UNIT)
+    assert host.show("ExecMainStatus", BROKER_UNIT) == "0"
+    host.run("systemctl", "start", BROKER_UNIT)
+
+
 # --- more than one, and none -----------------------------------------------------------------------
 def test_each_instance_has_a_configuration_and_a_state_of_its_own(host: Host) -> None:
     host.sh("install -d -o ann -g presignd -m 2770 /srv/second")
@@ -297,10 +390,11 @@ def test_each_instance_has_a_configuration_and_a_state_of_its_own(host: Host) ->
 def test_removing_leaves_what_is_yours_and_purging_leaves_nothing(host: Host) -> None:
     said = host.run(INSTALL, "--remove")
     assert "stopped and disabled presignd.service" in said
+    assert "stopped and disabled presignd-broker.service" in said
     assert host.sh("ls /etc/presignd/config.toml /var/lib/presignd/links/links.jsonl").count("\n") == 2
     assert host.machine.try_run("systemctl", "cat", "presignd").returncode != 0
     host.run(INSTALL, "--purge")
-    left = host.sh("ls -d /etc/presignd /var/lib/presignd* /opt/presignd /usr/local/bin/presignd 2>/dev/null || true")
+    left = host.sh("ls -d /etc/presignd* /var/lib/presignd* /opt/presignd /usr/local/bin/presignd 2>/dev/null || true")
     assert left == ""
-    assert host.machine.try_run("id", "presignd").returncode != 0
+    assert {host.machine.try_run("id", user).returncode for user in ("presignd", "presignd-broker")} == {1}
     host.run(INSTALL, "--purge")

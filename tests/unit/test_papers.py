@@ -117,7 +117,9 @@ def test_no_file_names_a_registry_host_or_a_path_of_the_machine_it_was_made_on()
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-@pytest.mark.parametrize(("unit", "scope"), [("presignd", "--system"), ("presignd-notify", "--user")])
+@pytest.mark.parametrize(
+    ("unit", "scope"), [("presignd", "--system"), ("presignd-broker", "--system"), ("presignd-notify", "--user")]
+)
 def test_units_hold_nothing_that_systemd_does_not_know(unit: str, scope: str, tmp_path: Path) -> None:
     """Its exit code is 0 for unknown keys: only silence is good, but for the program not installed here."""
     done = subprocess.run(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from presignd.broker.config import SYSTEM_FILE as BROKER_FILE
 from presignd.cli.init import LINKS_GROUP, SYSTEM_FILE, Answers, links_group, render
 from presignd.config.secrets import DAEMON_GROUP, GROUPS
 
@@ -40,6 +41,23 @@ def test_the_units_name_the_files_groups_and_credentials_of_the_program() -> Non
     }
     assert f"m presignd {LINKS_GROUP}" in lines("presignd.sysusers.conf")
     assert f"d /var/lib/presignd/links 2750 presignd {LINKS_GROUP}" in lines("presignd.tmpfiles.conf")
+
+
+def test_the_brokers_unit_names_the_files_user_and_credentials_of_the_program() -> None:
+    unit = lines("presignd-broker.service")
+    assert f"ExecStart=/opt/presignd/bin/presignd broker run -c {BROKER_FILE}" in unit
+    assert "User=presignd-broker" in unit
+    assert {line for line in unit if line.startswith("LoadCredential=")} == {
+        f"LoadCredential=presignd.{secret}:presignd-broker.{secret}" for secret in GROUPS if secret != "token"
+    }
+
+
+def test_the_broker_is_hardened_as_the_daemon_and_has_no_capability() -> None:
+    both = ("Protect", "Restrict", "Private", "Memory", "Lock", "Keyring", "RemoveIPC", "NoNew", "Device", "SystemCall")
+    daemon = {line for line in lines("presignd.service") if line.startswith(both)} - {"SystemCallFilter=@chown"}
+    broker = lines("presignd-broker.service")
+    assert daemon <= set(broker)
+    assert {"PrivateUsers=yes", "AmbientCapabilities=", "CapabilityBoundingSet="} <= set(broker)
 
 
 @pytest.mark.parametrize("unit", ["presignd.service", "presignd@.service"])
