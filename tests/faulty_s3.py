@@ -1,8 +1,9 @@
 """FaultyS3: a real HTTP server on loopback that is a correct small S3, and misbehaves on order.
 
 Correct: objects in memory, MD5 ETags, Content-MD5 and x-amz-checksum-sha256 checked, If-None-Match and
-If-Match honoured, a presigned query demanded, its expiry and its signed headers judged. It runs in a
-thread, so that blocking tests and daemons in other processes can use it. On order::
+If-Match honoured, a presigned query demanded, its expiry and its signed headers judged, multipart uploads
+(``tests/faulty_uploads.py``). It runs in a thread, so that blocking tests and daemons in other processes can
+use it. On order::
 
     faulty_s3.fault(method="PUT", status=503, code="SlowDown", headers={"Retry-After": "1"})
     faulty_s3.fault(method="PUT", key="a", times=3, reset="during")
@@ -21,7 +22,7 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -33,6 +34,7 @@ import pytest
 from aiohttp import web
 
 from presignd.embedded import LOOPBACK, free_ports
+from tests.faulty_uploads import Uploads
 
 if TYPE_CHECKING:
     import ssl
@@ -90,14 +92,17 @@ class Order:
     etag: str | None = ""
     lose: bool = False
     early: bool = False
+    late: bool = False
+    asks: str = ""
 
-    def meets(self, method: str, bucket: str, key: str) -> bool:
+    def meets(self, method: str, bucket: str, key: str, query: Collection[str]) -> bool:
         return (
             self.times > 0
             and self.method in {"", method}
             and self.key in {None, key}
             and self.bucket in {None, bucket}
             and (self.when is None or self.when(method, key))
+            and (not self.asks or self.asks in query)
         )
 
 
@@ -130,6 +135,7 @@ class FaultyS3:
         self.digests = True
         self.region = "us-east-1"
         self.busy = self.busiest = 0
+        self.uploads = Uploads()
         self._orders: list[Order] = []
         self._tls = tls
         (self._port,) = free_ports(1)
@@ -153,11 +159,11 @@ class FaultyS3:
     def fault(self, method: str = "", key: str | None = None, **how: object) -> Order:
         """Order a fault for the next ``times`` requests with this method and key (any, when not given).
 
-        ``bucket`` and ``when(method, key)`` narrow it further. Then one of: ``status`` with ``code``,
-        ``message``, ``headers`` and ``body`` (raw, else S3's XML) or ``body_size`` bytes (FOREVER: never
-        ends), ``early`` for before the body was read; ``reset`` or ``hang`` before, during or after the
-        body; ``etag`` in place of the true one (None: no ETag); ``lose``: answer 200 and store nothing. A redirect is
-        ``status=307, headers={"Location": …}``.
+        ``bucket``, ``when(method, key)`` and ``asks`` (a parameter of the query) narrow it further. Then one
+        of: ``status`` with ``code``, ``message``, ``headers`` and ``body`` (raw, else S3's XML) or ``body_size``
+        bytes (FOREVER: never ends), ``early`` for before the body was read, ``late`` for after it was done;
+        ``reset`` or ``hang`` before, during or after the body; ``etag`` in place of the true one (None: no
+        ETag); ``lose``: answer 200 and store nothing. A redirect is ``status=307, headers={"Location": …}``.
         """
         order = Order(method=method, key=key, **how)  # type: ignore[arg-type] # checked by the dataclass
         self._orders.append(order)
@@ -175,10 +181,10 @@ class FaultyS3:
         """Return the server's time."""
         return datetime.now(UTC) + self.clock_skew
 
-    def take_order(self, method: str, bucket: str, key: str) -> Order:
+    def take_order(self, method: str, bucket: str, key: str, query: Collection[str]) -> Order:
         """Return the order for a request, or one that asks for nothing; counts it as carried out."""
         for order in self._orders:
-            if order.meets(method, bucket, key):
+            if order.meets(method, bucket, key, query):
                 order.times -= 1
                 return order
         return Order()
@@ -228,7 +234,7 @@ class _Handler:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         bucket, key, query = _target(request)
-        order = self._store.take_order(request.method, bucket, key)
+        order = self._store.take_order(request.method, bucket, key, query)
         body = bytearray()
         answer: web.Response | None = None
         status = 0
@@ -238,9 +244,11 @@ class _Handler:
             await self._mishap(order, "before", request)
             if not order.early:
                 await self._take(request, order, body)
-            if not order.status:
+            if not order.status or order.late:
                 answer = self._serve(request, (bucket, key), query, bytes(body), order)
                 await self._mishap(order, "after", request)
+            if order.late:
+                answer = None
             status = order.status if answer is None else answer.status
         finally:  # before anything is answered: whoever has the answer finds the request remembered
             headers = {name.lower(): value for name, value in request.headers.items()}
@@ -292,6 +300,8 @@ class _Handler:
             self._demand_bucket(where[0])
             if not where[1]:
                 return self._bucket(query)
+            if {"uploads", "uploadId"} & set(query):
+                return self._upload(request, where, query, body, order)
             return self._object(request, where, body, order)
         except Refusal as refusal:
             xml = _error_xml(refusal.code, refusal.message)
@@ -344,6 +354,47 @@ class _Handler:
         if request.method == "HEAD":
             return web.Response(headers={**headers, "Content-Length": str(len(found.body))})
         return web.Response(headers=headers, body=found.body)
+
+    def _upload(
+        self,
+        request: web.BaseRequest,
+        where: tuple[str, str],
+        query: dict[str, str],
+        body: bytes,
+        order: Order,
+    ) -> web.Response:
+        """Do what S3 does with a multipart upload."""
+        uploads, upload_id, headers = self._store.uploads, query.get("uploadId", ""), self._common()
+        try:
+            match request.method:
+                case "PUT":
+                    _check_digests(request, body)
+                    etag = uploads.part(upload_id, int(query["partNumber"]), body, lose=order.lose)
+                    return web.Response(headers={**headers, **_etag(order, etag)})
+                case "GET":
+                    after = int(query.get("part-number-marker", "0"))
+                    return web.Response(headers=headers, body=uploads.listed(upload_id, after))
+                case "DELETE":
+                    uploads.abort(upload_id)
+                    return web.Response(status=204, headers=headers)
+                case _ if "uploads" in query:
+                    return web.Response(headers=headers, body=uploads.create())
+        except KeyError:
+            raise Refusal(404, "NoSuchUpload") from None
+        return self._complete(request, where, upload_id, body, order)
+
+    def _complete(
+        self, request: web.BaseRequest, where: tuple[str, str], upload_id: str, body: bytes, order: Order
+    ) -> web.Response:
+        if upload_id not in self._store.uploads.under_way:
+            raise Refusal(404, "NoSuchUpload")
+        if self._store.conditions:
+            _check_conditions(request, self._store.objects.get(where))
+        content, etag = self._store.uploads.complete(upload_id, body)
+        if not order.lose:
+            self._store.objects[where] = Object(content, order.etag or etag, order.headers, self._store.now())
+        xml = f"<CompleteMultipartUploadResult><ETag>{escape(etag)}</ETag></CompleteMultipartUploadResult>"
+        return web.Response(headers=self._common(), body=xml.encode())
 
     def _put(self, request: web.BaseRequest, where: tuple[str, str], body: bytes, order: Order) -> web.Response:
         if "Content-Length" not in request.headers:
