@@ -1,0 +1,197 @@
+"""Three brokers behind nginx, one killed and restarted under load: whoever asks is answered rightly."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import ssl
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import trustme
+
+from presignd.embedded import LOOPBACK, free_ports
+from tests.stores import Store
+from tests.system.host import fetch
+from tests.system.machine import until
+from tests.token_brokers import Broker, broker_for
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "nginx-broker.conf.example"
+MAIN = """
+pid {folder}/nginx.pid;
+error_log stderr warn;
+worker_processes 1;
+events {{ worker_connections 256; }}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  include {folder}/brokers.conf;
+}}
+"""
+
+
+def nginx() -> str:
+    found = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+    if not found:
+        assert not os.environ.get("CI"), "CI has nginx"
+        pytest.skip("needs nginx (apt-get install nginx-light)")
+    return found
+
+
+class Site:
+    """The example's nginx over three brokers that share a folder of tokens."""
+
+    def __init__(self, folder: Path, brokers: list[Broker]) -> None:
+        self.brokers = brokers
+        self.ca = trustme.CA()
+        self.context = ssl.create_default_context()
+        self.ca.configure_trust(self.context)
+        (self.port,) = free_ports(1)
+        certificate = self.ca.issue_cert(LOOPBACK)
+        certificate.private_key_pem.write_to_path(folder / "broker.key")
+        certificate.cert_chain_pems[0].write_to_path(folder / "broker.pem")
+        text = EXAMPLE.read_text("utf-8").replace("/etc/ssl/", f"{folder}/").replace(":8420", f":{self.port}")
+        for number, broker in enumerate(brokers, 1):
+            text = text.replace(f":842{number}", f":{broker.port}")
+        assert not re.search(r":842\d", text)
+        (folder / "brokers.conf").write_text(text)
+        (folder / "nginx.conf").write_text(MAIN.format(folder=folder))
+        self.log = (folder / "nginx.log").open("wb")
+        command: list[str | Path] = [nginx(), "-p", folder, "-c", folder / "nginx.conf", "-g", "daemon off;"]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+
+    def end(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+        self.log.close()
+
+    def ask(self, secret: str, key: str) -> tuple[int, dict[str, str]]:
+        """Ask for a link; return the status, and the answer to the one grant."""
+        asked = {"operation": "get", "bucket": "test-bucket", "key": key, "expires": 60}
+        request = urllib.request.Request(
+            f"https://{LOOPBACK}:{self.port}/v1/grants",
+            data=json.dumps({"grants": [asked]}).encode(),
+            headers={
+                "Authorization": f"Bearer {secret}",
+                "Content-Type": "application/json",
+                "X-Forwarded-For": "192.0.2.9",
+            },
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30, context=self.context) as answer:
+                return answer.status, json.loads(answer.read())["grants"][0]
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, {}
+
+    def ask_until_answered(self, secret: str, key: str) -> dict[str, str]:
+        """Ask as a client does: again, after what says that it is for now."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                status, grant = self.ask(secret, key)
+                if status == 200:
+                    return grant
+                assert status in {502, 503, 504}, status
+            except (OSError, ValueError):
+                pass  # cut off in the middle
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def site(tmp_path: Path, seaweedfs: Store) -> Iterator[Site]:
+    tokens = tmp_path / "tokens"
+    tokens.mkdir()
+    with ExitStack() as stack:
+        brokers = []
+        for number in range(3):
+            folder = tmp_path / f"broker{number}"
+            folder.mkdir()
+            (folder / "tokens.d").symlink_to(tokens)
+            brokers.append(stack.enter_context(broker_for(folder, seaweedfs, options="behind_proxy = true")))
+        site = Site(tmp_path, brokers)
+        stack.callback(site.end)
+        yield site
+
+
+def issued(broker: Broker) -> int:
+    return len(broker.events("grant.issued"))
+
+
+def until_it_issues_more(broker: Broker) -> None:
+    """Wait for its share of the load."""
+    before = issued(broker)
+    broker.until(lambda: issued(broker) > before + 5, "its share of the load")
+
+
+def test_killing_and_restarting_a_broker_costs_no_client_its_answer(site: Site, seaweedfs: Store) -> None:
+    secret = site.brokers[0].token("one", "test-bucket")
+    for broker in site.brokers:
+        broker.secrets.append(secret)
+    site.ask_until_answered(secret, "one/first")
+    done, answered, wrong = threading.Event(), [0] * 4, []
+
+    def load(worker: int) -> None:
+        while not done.is_set():
+            key = f"one/{worker}/{answered[worker]}"
+            grant = site.ask_until_answered(secret, key)
+            if f"/test-bucket/{key}?" not in grant.get("url", ""):
+                wrong.append((key, grant))
+            answered[worker] += 1
+
+    workers = [threading.Thread(target=load, args=(number,)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    try:
+        for broker in site.brokers:
+            until_it_issues_more(broker)
+            broker.kill()
+            asked = sum(answered)
+            until(lambda asked=asked: sum(answered) > asked + 20, "answers without it")  # type: ignore[misc] # each turn its own
+            broker.start()
+            until_it_issues_more(broker)
+    finally:
+        done.set()
+        for worker in workers:
+            worker.join(60)
+    assert wrong == []
+    assert min(answered) > 0
+    seaweedfs.write("test-bucket", "one/object", b"fetched")
+    assert fetch(site.ask_until_answered(secret, "one/object")["url"]) == "fetched"
+
+
+def test_what_one_broker_is_told_all_of_them_know(site: Site) -> None:
+    """A revoked token is refused by each at once; who asks is the proxy's word, not the client's."""
+    secret = site.brokers[0].token("one", "test-bucket")
+    for broker in site.brokers:
+        broker.secrets.append(secret)
+    site.ask_until_answered(secret, "one/a")
+    assert {site.ask(secret, "one/a")[0] for _ in range(12)} == {200}
+    assert all(issued(broker) for broker in site.brokers)
+    site.brokers[0].revoke("one")
+    assert {site.ask(secret, "one/a")[0] for _ in range(12)} == {401}
+    assert {event["client"] for broker in site.brokers for event in broker.events("grant.issued")} == {LOOPBACK}
+
+
+def test_a_drained_broker_costs_no_client_its_answer(site: Site) -> None:
+    secret = site.brokers[0].token("one", "test-bucket")
+    for broker in site.brokers:
+        broker.secrets.append(secret)
+    site.ask_until_answered(secret, "one/a")
+    for broker in site.brokers[:2]:
+        assert broker.stop() == 0
+        assert {site.ask(secret, "one/a")[0] for _ in range(6)} == {200}
