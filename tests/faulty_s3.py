@@ -405,8 +405,9 @@ class _Handler:
             _check_conditions(request, self._store.objects.get(where))
         etag = f'"{hashlib.md5(body).hexdigest()}"'
         if not order.lose:
-            self._store.objects[where] = Object(body, etag, _kept(request), self._store.now())
-        return web.Response(headers={**self._common(), **_etag(order, etag)})
+            kept = {**_kept(request), **order.headers}
+            self._store.objects[where] = Object(body, etag, kept, self._store.now())
+        return web.Response(headers={**self._common(), **order.headers, **_etag(order, etag)})
 
     def _common(self) -> dict[str, str]:
         date = format_datetime(self._store.now(), usegmt=True)

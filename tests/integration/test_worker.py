@@ -1,0 +1,382 @@
+"""What becomes of one file where its way is not the straight one: each end is recorded, and said once."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from presignd.config import Config
+from presignd.errors import Refused, fault
+from presignd.ledger.sqlite import open_ledger
+from presignd.model import Fingerprint
+from presignd.pipeline import worker
+from presignd.pipeline.finish import Finished, finish
+from presignd.pipeline.linker import Linker
+from presignd.pipeline.transfer import ROUNDS
+from tests.faulty_s3 import BUCKET, FaultyS3, Object
+from tests.running import Running, config, running, watch
+from tests.versions import new
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "BUSY_FIRST", 0.02)
+    monkeypatch.setattr(worker, "WRITER_PAUSE", worker.WRITER_PAUSE / 20)
+
+
+def theirs(store: FaultyS3, key: str = "a") -> None:
+    store.objects[BUCKET, key] = Object(b"theirs", f'"{hashlib.md5(b"theirs").hexdigest()}"', {}, store.now())
+
+
+def stored(store: FaultyS3) -> dict[str, bytes]:
+    return {key: found.body for (_, key), found in store.objects.items()}
+
+
+async def queued(configured: Config, path: bytes, fingerprint: Fingerprint) -> None:
+    """Record a version, as a daemon did that is gone."""
+    ledger = await open_ledger(configured.ledger.path)
+    await ledger.enqueue([new(path, fingerprint=fingerprint, bucket=BUCKET, key="a")])
+    await ledger.close(clean=True)
+
+
+# --- before it is sent --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [b"a", b"/elsewhere/a"], ids=["its path is gone", "put from elsewhere"])
+async def test_a_queued_version_without_a_file_ends_as_vanished(
+    faulty_s3: FaultyS3, tmp_path: Path, path: bytes
+) -> None:
+    """A put from elsewhere is read from what its client handed over, and that is gone with the daemon."""
+    configured = config(tmp_path, faulty_s3)
+    await queued(configured, path, Fingerprint(1, 5, 1, 1))
+    async with running(configured) as daemon:
+        [done] = await daemon.said_by_now("file.done")
+        assert done["status"] == "vanished"
+    assert stored(faulty_s3) == {}
+
+
+async def test_a_queued_version_with_a_writer_waits_for_him(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    configured = config(tmp_path, faulty_s3)
+    path = tmp_path / "drop" / "a"
+    path.write_bytes(b"content")
+    await queued(configured, b"a", Fingerprint.of(path.stat()))
+    with path.open("ab"):
+        async with running(configured) as daemon:
+            await daemon.until(lambda: daemon.parts.work.worker.running, "the first try")
+            await daemon.until(lambda: not daemon.parts.work.worker.running, "its end")
+            assert daemon.events("file.done", "upload.retry") == []
+    async with running(configured) as daemon:
+        [done] = await daemon.done()
+        assert done["status"] == "linked"
+
+
+async def test_a_file_that_grew_after_it_was_queued_goes_as_what_it_is_now(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    configured = config(tmp_path, faulty_s3)
+    path = tmp_path / "drop" / "a"
+    path.write_bytes(b"content")
+    await queued(configured, b"a", Fingerprint.of(path.stat()))
+    path.write_bytes(b"more content")
+    async with running(configured) as daemon:
+        await daemon.done()
+        assert [event["status"] for event in daemon.events("file.done")] == ["superseded", "linked"]
+    assert stored(faulty_s3) == {"a": b"more content"}
+
+
+# --- under its key ------------------------------------------------------------------------------------
+
+
+async def test_somebody_elses_object_keeps_its_key(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    theirs(faulty_s3)
+    async with running(config(tmp_path, faulty_s3)) as daemon:
+        daemon.drop("a")
+        await daemon.done()
+        assert daemon.links() == ["a~2"]
+    assert stored(faulty_s3) == {"a": b"theirs", "a~2": b"content"}
+
+
+async def test_where_collisions_are_refused_the_file_is_quarantined(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    theirs(faulty_s3)
+    async with running(config(tmp_path, faulty_s3, watch(tmp_path, collision="refuse"))) as daemon:
+        daemon.drop("a")
+        await daemon.said_by_now("file.quarantined")
+        assert daemon.codes("file.quarantined") == ["exists"]
+    assert stored(faulty_s3) == {"a": b"theirs"}
+
+
+async def test_a_key_that_changes_hands_all_the_time_is_tried_again_later(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    faulty_s3.fault(method="PUT", key="a", times=ROUNDS, status=412, code="PreconditionFailed")
+    async with running(config(tmp_path, faulty_s3)) as daemon:
+        daemon.drop("a")
+        await daemon.done()
+        assert daemon.codes("upload.retry") == ["precondition_failed"]
+
+
+async def test_a_bucket_that_is_gone_is_no_changed_object(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    """Both are 404 to a PUT that is to replace what is there."""
+    async with running(config(tmp_path, faulty_s3)) as daemon:
+        path = daemon.drop("a")
+        await daemon.done()
+        faulty_s3.fault(method="PUT", key="a", status=404, code="NoSuchBucket")
+        path.write_bytes(b"newer")
+        await daemon.done(2)
+        assert daemon.codes("upload.retry") == ["no_such_bucket"]
+    assert stored(faulty_s3) == {"a": b"newer"}
+
+
+async def test_an_etag_that_tells_nothing_of_the_content_is_no_fault(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    """Under SSE-KMS it has the shape of an MD5, and is none; the store has checked the one it was sent."""
+    faulty_s3.fault(method="PUT", key="a", etag=f'"{"0" * 32}"', headers={"x-amz-server-side-encryption": "aws:kms"})
+    async with running(config(tmp_path, faulty_s3)) as daemon:
+        daemon.drop("a")
+        [done] = await daemon.done()
+        assert (done["attempt"], daemon.events("upload.retry")) == (1, [])
+
+
+async def test_an_older_object_under_the_key_does_not_pass_for_what_was_sent(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    theirs(faulty_s3)
+    faulty_s3.fault(method="PUT", key="a", etag=None, lose=True)
+    async with running(config(tmp_path, faulty_s3, watch(tmp_path, collision="overwrite"))) as daemon:
+        daemon.drop("a")
+        await daemon.done()
+        assert daemon.codes("upload.retry") == ["bad_digest"]
+    assert stored(faulty_s3) == {"a": b"content"}
+
+
+async def test_a_store_that_removes_nothing_hinders_nothing(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    """The check key stays then."""
+    faulty_s3.fault(method="DELETE", times=10, status=500, code="InternalError")
+    async with running(config(tmp_path, faulty_s3)) as daemon:
+        daemon.drop("a")
+        await daemon.done()
+        assert daemon.events("upload.retry", "watch.blocked", "store.unreachable") == []
+    assert set(stored(faulty_s3)) > {"a"}
+
+
+# --- from verified to finished ------------------------------------------------------------------------
+
+
+async def test_a_verified_version_is_linked_after_a_stop_and_not_sent_again(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured, reached = config(tmp_path, faulty_s3), asyncio.Event()
+
+    async def hang(*_: object) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Linker, "link", hang)
+        async with running(configured) as daemon:
+            daemon.drop("a")
+            async with asyncio.timeout(20):
+                await reached.wait()
+    async with running(configured) as daemon:
+        await daemon.done()
+        assert daemon.links() == ["a"]
+    assert len(faulty_s3.seen("PUT", "a")) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(fault("grant_refused"), "grant_refused"), (ZeroDivisionError(), "internal_error")]
+)
+async def test_a_link_that_can_not_be_made_stops_its_file_alone(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
+) -> None:
+    real = Linker.link
+
+    async def refusing(self: Linker, version: Any, expires: int) -> Any:
+        if version.path == b"a":
+            raise error
+        return await real(self, version, expires)
+
+    monkeypatch.setattr(Linker, "link", refusing)
+    async with running(config(tmp_path, faulty_s3)) as daemon:
+        daemon.drop("a")
+        daemon.drop("b")
+        [stopped] = await daemon.said_by_now("file.quarantined")
+        await daemon.done()
+        assert (stopped["key"], stopped["error_code"]) == ("a", code)
+        assert daemon.links() == ["b"]
+
+
+async def test_a_link_file_that_can_not_be_written_is_told_and_the_link_stands(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    async with running(config(tmp_path, faulty_s3, watch(tmp_path, link_file="{name}.link.txt"))) as daemon:
+        daemon.drop("a.link.txt", b"somebody's notes")
+        daemon.drop("a")
+        await daemon.done()
+        assert daemon.codes("link_file.failed") == ["finish_failed"]
+        assert daemon.links() == ["a"]
+        assert (tmp_path / "drop" / "a.link.txt").read_bytes() == b"somebody's notes"
+
+
+async def test_a_file_that_can_not_be_moved_is_quarantined_and_its_link_stands(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise fault("finish_failed", "Read-only file system")
+
+    monkeypatch.setattr(worker, "finish", failing)
+    moving = watch(tmp_path, after="move", move_to=tmp_path / "done")
+    async with running(config(tmp_path, faulty_s3, moving)) as daemon:
+        path = daemon.drop("a")
+        await daemon.said_by_now("file.quarantined")
+        assert daemon.codes("file.quarantined") == ["finish_failed"]
+        assert daemon.links() == ["a"]
+        assert path.exists()
+
+
+def before_it_is_finished(patched: pytest.MonkeyPatch, *acts: Callable[[], object]) -> list[Finished]:
+    """Have each of these happen before one more try to finish a file; return what came of the tries."""
+    waiting, tried = list(acts), list[Finished]()
+
+    def finishing(*args: Any) -> Finished:
+        if waiting:
+            waiting.pop(0)()
+        tried.append(finish(*args))
+        return tried[-1]
+
+    patched.setattr(worker, "finish", finishing)
+    return tried
+
+
+class Writer:
+    """Somebody who opens the file again once it is uploaded."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._fd = path, -1
+
+    def open(self) -> None:
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def write_and_close(self) -> None:
+        os.write(self._fd, b" and more")
+        self.close()
+
+
+def deleting(folder: Path, store: FaultyS3) -> tuple[Config, Writer]:
+    return config(folder, store, watch(folder, after="delete")), Writer(folder / "drop" / "a")
+
+
+def nothing() -> None:
+    """Let one try pass."""
+
+
+async def test_a_linked_file_with_a_writer_goes_once_he_is_through(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured, writer = deleting(tmp_path, faulty_s3)
+    tried = before_it_is_finished(monkeypatch, writer.open, nothing, writer.close)
+    async with running(configured) as daemon:
+        path = daemon.drop("a")
+        await daemon.done()
+        assert [each.busy for each in tried] == [True, True, False]
+        assert not path.exists()
+
+
+async def test_what_he_wrote_is_another_version(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured, writer = deleting(tmp_path, faulty_s3)
+    before_it_is_finished(monkeypatch, writer.open, writer.write_and_close)
+    async with running(configured) as daemon:
+        daemon.drop("a")
+        await daemon.done(2)
+    assert stored(faulty_s3) == {"a": b"content and more"}
+
+
+async def test_a_writer_outlives_the_daemon_and_the_file_goes_after_the_next_start(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured, writer = deleting(tmp_path, faulty_s3)
+    tried = before_it_is_finished(monkeypatch, writer.open)
+    async with running(configured) as daemon:
+        path = daemon.drop("a")
+        await daemon.until(lambda: tried, "the first try")
+        assert daemon.events("file.done") == []
+    assert path.exists()
+    writer.close()
+    async with running(configured) as daemon:
+        await daemon.done()
+        assert not path.exists()
+        assert daemon.links() == ["a"]
+    assert len(faulty_s3.seen("PUT", "a")) == 1
+
+
+async def test_a_bug_in_a_later_try_quarantines_the_file(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured, writer = deleting(tmp_path, faulty_s3)
+
+    def stumble() -> None:
+        writer.close()
+        raise ZeroDivisionError
+
+    before_it_is_finished(monkeypatch, writer.open, stumble)
+    async with running(configured) as daemon:
+        path = daemon.drop("a")
+        await daemon.said_by_now("file.quarantined")
+        assert daemon.codes("file.quarantined") == ["internal_error"]
+        assert path.exists()
+
+
+# --- put ----------------------------------------------------------------------------------------------
+
+
+def put(daemon: Running, file: Path, path: bytes, told: list[int]) -> Any:
+    fd = os.open(file, os.O_RDONLY)
+    return fd, daemon.parts.put(fd, path, "drop", key=None, expires=None, by_uid=0, progress=told.append)
+
+
+async def test_a_put_tells_how_far_it_is_and_gets_its_link(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(3 << 20))
+    told: list[int] = []
+    async with running(config(tmp_path, faulty_s3)) as daemon:
+        fd, uploading = put(daemon, tmp_path / "a", os.fsencode(tmp_path / "a"), told)
+        link = await uploading
+        os.close(fd)
+        assert (link.key, told[-1]) == ("a", 3 << 20)
+
+
+async def test_a_put_of_another_content_under_a_watched_name_is_a_path_of_its_own(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    """Nobody who may use the socket can have a watched path recorded with what it doesn't hold."""
+    (tmp_path / "other").write_bytes(b"other")
+    async with running(config(tmp_path, faulty_s3)) as daemon:
+        fd, uploading = put(daemon, tmp_path / "other", b"not/there", [])
+        link = await uploading
+        os.close(fd)
+        assert link.path == os.fspath(tmp_path / "drop" / "not" / "there")
+        assert await daemon.parts.ledger.by_path("drop", b"not/there") is None
+
+
+async def test_a_put_of_a_watched_file_that_is_deleted_meanwhile_is_told_so(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    held = faulty_s3.fault(method="PUT", key="first", hang="before")
+    configured = config(tmp_path, faulty_s3, watch(tmp_path, ignore=["a"]), upload={"concurrency": 1})
+    async with running(configured) as daemon:
+        daemon.drop("first")
+        await daemon.until(lambda: held.times == 0, "another upload under way")
+        path = daemon.drop("a")
+        fd, uploading = put(daemon, path, b"a", [])
+        waiting = asyncio.ensure_future(uploading)
+        await daemon.said_by_now("file.queued", 2)
+        gone = await daemon.parts.ledger.gone("drop", [b"a"], faulty_s3.now())
+        daemon.parts.announcer.done(gone)
+        with pytest.raises(Refused, match="the file is gone"):
+            await waiting
+        os.close(fd)
