@@ -32,7 +32,7 @@ _MAX_DEPTH = 12
 _PCT = r"%(?:25)*"
 _ESC = r"\\{1,8}"
 _EQ = rf"(?:=|{_PCT}3d|{_ESC}u003d)"
-_BREAK = rf"(?:\\{{0,8}}[\r\n]|{_ESC}[rn])+[ \t]*"
+_BREAK = rf"(?:\\{{0,8}}[\r\n]|{_ESC}[rn])+[ \t|]*"  # the tracebacks of exception groups have a margin of bars
 _QUOTE = r"\\{0,8}[\"']"
 _OPEN = rf"\s*[\[(]?(?:b?{_QUOTE})?"
 _SLASHES = rf"(?::(?:\\{{0,8}}/){{2}}|{_PCT}3a(?:{_PCT}2f){{2}})"
@@ -57,7 +57,9 @@ _PARAMETERS = _any("Signature", "AWSAccessKeyId", "GoogleAccessId", "sig", "(?:a
 # A character of a query, which another URL's start ends; and a line that goes on with a wrapped query.
 _CHAR = rf"(?:(?!https?{_SLASHES})[^\s\"'<>\\`{{}}|^]|{_ESC}(?:u00|x)[0-9a-f]{{2}}|{_ESC}/)"
 _LINE_END = rf"(?=[ \t]*(?:\\{{0,8}}[\r\n\"'>)]|{_ESC}[rn]|$))"
-_MORE = rf"{_BREAK}(?=[a-f]+{_LINE_END}|[\w.~+/-]*[0-9%&=])[\w%&=.~+/-]++{_LINE_END}"
+_WHOLE_LINE = rf"(?=[a-f]+{_LINE_END}|[\w.~+/-]*[0-9%&=])[\w%&=.~+/-]++{_LINE_END}"
+_BEFORE_WORDS = r"(?=[\w%&=.~+/-]*?(?:[0-9a-f]{8}|%2f|&x-))[\w%&=.~+/-]++"
+_MORE = rf"{_BREAK}(?:{_WHOLE_LINE}|{_BEFORE_WORDS})"
 _VALUE = rf"(?:(?![&,;]){_CHAR})"
 _LINE = rf"(?:(?!{_ESC}[rn\"'])[^\r\n\"'])+"
 

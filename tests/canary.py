@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Iterable
 from typing import Protocol
 from urllib.parse import quote
 
@@ -29,6 +30,24 @@ def assert_no_secrets(text: str | bytes, *secrets: str) -> None:
     for secret in secrets:
         for coat in _coats(secret):
             assert coat not in shown, f"a secret leaked: …{shown[max(0, shown.index(coat) - 80) :][:160]}…"
+
+
+PIECE = 12
+"""Hex digits of a signature that are a leak, wherever the rest of it is."""
+
+_NO_TEXT = re.compile(r"\\+[nr]|%(25)*0[ad]|[\s\\\"',|]+", re.IGNORECASE)
+
+
+def assert_no_signatures(text: str | bytes, signatures: Iterable[str]) -> None:
+    """Fail when ``text`` holds a piece of one of these signatures (hex), wrapped over lines or not."""
+    shown = text.decode(errors="backslashreplace") if isinstance(text, bytes) else text
+    pieces = {one[at : at + PIECE] for one in signatures for at in range(len(one) - PIECE + 1)}
+    for whole in (shown, _NO_TEXT.sub("", shown)):
+        for run in re.finditer(rf"[0-9a-f]{{{PIECE},}}", whole):
+            leaked = [
+                run[0][at : at + PIECE] for at in range(len(run[0]) - PIECE + 1) if run[0][at : at + PIECE] in pieces
+            ]
+            assert not leaked, f"a signature leaked: …{whole[max(0, run.start() - 200) : run.end() + 40]}…"
 
 
 def _coats(secret: str) -> set[str]:

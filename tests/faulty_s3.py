@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 import math
 import re
 import socket
@@ -27,7 +28,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 from xml.sax.saxutils import escape
 
 import pytest
@@ -94,6 +95,7 @@ class Order:
     early: bool = False
     late: bool = False
     asks: str = ""
+    echo: bool = False
 
     def meets(self, method: str, bucket: str, key: str, query: Collection[str]) -> bool:
         return (
@@ -161,7 +163,7 @@ class FaultyS3:
 
         ``bucket``, ``when(method, key)`` and ``asks`` (a parameter of the query) narrow it further. Then one
         of: ``status`` with ``code``, ``message``, ``headers`` and ``body`` (raw, else S3's XML) or ``body_size``
-        bytes (FOREVER: never ends), ``early`` for before the body was read, ``late`` for after it was done;
+        bytes (FOREVER: never ends) or ``echo`` (the caller's own signed URL in every coat), ``early`` for before the body was read, ``late`` for after it was done;
         ``reset`` or ``hang`` before, during or after the body; ``etag`` in place of the true one (None: no
         ETag); ``lose``: answer 200 and store nothing. A redirect is ``status=307, headers={"Location": …}``.
         """
@@ -277,6 +279,8 @@ class _Handler:
         headers = {"Content-Type": "application/xml", **self._common(), **order.headers}
         if not order.body_size:
             body = _error_xml(order.code, order.message) if order.body is None else order.body
+            if order.echo:
+                body = _echo(order.code, f"{self._store.endpoint}{request.raw_path}")
             return web.Response(status=order.status, headers=headers, body=_none_for(request, body))
         answer = web.StreamResponse(status=order.status, headers=headers)
         await answer.prepare(request)
@@ -459,6 +463,17 @@ def _error_xml(code: str, message: str) -> bytes:
         '<?xml version="1.0" encoding="UTF-8"?>'
         f"<Error><Code>{escape(code)}</Code><Message>{escape(message)}</Message></Error>"
     ).encode()
+
+
+def _echo(code: str, url: str) -> bytes:
+    """Tell the caller his own signed URL, in an error's every field and in every coat."""
+    quoted, parts = quote(url, safe=""), url.replace("&", "\n")
+    coats = (url, quoted, quote(quoted, safe=""), json.dumps(url), json.dumps(json.dumps(url)), repr(url.encode()))
+    wrapped = [width.join(url[at : at + 60] for at in range(0, len(url), 60)) for width in ("\n", "\\n", "\r\n    ")]
+    told = " | ".join([*coats, *wrapped, parts, url.partition("?")[2]])
+    fields = ("Message", "StringToSign", "CanonicalRequest", "SignatureProvided", "Resource", "RequestId", "HostId")
+    filled = "".join(f"<{name}>{escape(told)}</{name}>" for name in fields)
+    return f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code or escape(url)}</Code>{filled}</Error>'.encode()
 
 
 @pytest.fixture

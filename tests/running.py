@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from presignd import log
 from presignd.config import (
@@ -31,7 +32,9 @@ from presignd.ledger.lock import DaemonLock
 from presignd.parts import Parts, open_parts
 from presignd.pipeline import gate, worker
 from presignd.pipeline.watch import Watcher
-from tests.canary import assert_no_secrets
+from presignd.presign import local
+from presignd.presign.sigv4 import presign
+from tests.canary import assert_no_secrets, assert_no_signatures
 from tests.faulty_s3 import FaultyS3
 
 Event = dict[str, Any]
@@ -148,11 +151,26 @@ def quickly() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def signatures() -> Iterator[set[str]]:
+    """Hear of every signature that is made meanwhile."""
+    made: set[str] = set()
+
+    def signing(*args: Any, **more: Any) -> str:
+        url = presign(*args, **more)
+        made.add(url.rpartition("X-Amz-Signature=")[2])
+        return url
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(local, "presign", signing)
+        yield made
+
+
 @asynccontextmanager
 async def running(
     configured: Config, *, quick: bool = True, debug: bool = True, load: Callable[[], Config] | None = None
 ) -> AsyncIterator[Running]:
-    """Run a daemon until the block is left; at the end, search all it said for anything secret.
+    """Run a daemon until the block is left; at the end, search all it said, and its metrics, for anything secret.
 
     ``debug`` has asyncio log all it does, too, at the price of its pace. ``load`` gives what it reads when
     it is to ``reload``.
@@ -160,16 +178,18 @@ async def running(
     said = Said()
     log.setup(configured.log, stream=said)
     asyncio.get_running_loop().set_debug(debug)
-    with quickly() if quick else pytest.MonkeyPatch.context(), DaemonLock(configured.ledger.path):
+    pace = quickly() if quick else pytest.MonkeyPatch.context()
+    with signatures() as made, pace, DaemonLock(configured.ledger.path):
         async with open_parts(configured) as parts:
             daemon = Daemon(parts, load=load)
             serving = asyncio.create_task(daemon.serve())
             try:
-                yield Running(
-                    configured.watches[0].path.parent, parts, said, daemon.stop, daemon.reload, lambda: daemon.watchers
-                )
+                folder = configured.watches[0].path.parent
+                yield Running(folder, parts, said, daemon.stop, daemon.reload, lambda: daemon.watchers)
             finally:
                 daemon.stop()
                 await serving
-    given = (configured.presign.secret_key, configured.presign.token)
-    assert_no_secrets(said.text, *(secret.get_secret_value() for secret in given if secret))
+    secret = configured.presign.secret_key
+    for text in (said.text, generate_latest()):
+        assert_no_secrets(text, *([secret.get_secret_value()] if secret else []))
+        assert_no_signatures(text, made)

@@ -101,7 +101,7 @@ for _name, (_where, _help) in COMMANDS.items():
 def main() -> None:
     """Run the ``presignd`` command."""
     open_standard_streams()
-    app(prog_name="presignd")
+    guarded(app)(prog_name="presignd")  # a command that can't even be loaded has its traceback redacted, too
 
 
 def open_standard_streams() -> None:

@@ -135,6 +135,24 @@ def test_a_bug_shows_its_traceback_without_secrets(capsys: pytest.CaptureFixture
     assert "c0ffee" not in told
 
 
+def test_a_command_that_can_not_be_loaded_shows_its_traceback_without_secrets(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails at import is no command yet: nothing has wrapped it."""
+
+    def broken(_: str) -> None:
+        raise ImportError("no module at http://h/b/k?X-Amz-Signature=0123456789abcdef")
+
+    monkeypatch.setattr(cli, "import_module", broken)
+    monkeypatch.setattr(sys, "argv", ["presignd", "status"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert "ImportError: no module at http://h/b/k?REDACTED" in told
+    assert "0123456789abcdef" not in told
+
+
 def test_a_reader_that_went_away_is_no_failure() -> None:
     program = "from presignd.cli.guard import guarded\nguarded(lambda: [print('x' * 1000) for _ in range(1000)])()"
     reader, writer = os.pipe()

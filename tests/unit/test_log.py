@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -26,9 +27,9 @@ from presignd import log, redact
 from presignd.config import LogConfig
 from presignd.errors import CODES, Fault
 from presignd.log import Disclosed, get_logger, setup
-from tests.canary import assert_no_secrets
+from tests.canary import assert_no_secrets, assert_no_signatures
 
-SIGNATURE = "0123456789abcdef" * 4
+SIGNATURE = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 URL = f"http://h:9000/b/k.txt?X-Amz-Credential=AKID%2Fx&X-Amz-Signature={SIGNATURE}"
 CLEAN = "http://h:9000/b/k.txt?REDACTED"
 
@@ -142,6 +143,53 @@ def test_an_unexpected_error_has_its_traceback_with_causes_redacted(lines: Lines
     assert "Traceback (most recent call last)" in line["exception"]
     assert f"ValueError: cause with {CLEAN}" in line["exception"]
     assert line["exception"].endswith(f"RuntimeError: GET {CLEAN}")
+
+
+COATS: st.SearchStrategy[Callable[[str], str]] = st.sampled_from(
+    [str, repr, json.dumps, quote, lambda text: quote(quote(text)), lambda text: json.dumps([text])]
+)
+WRAPS = st.sampled_from(["", "\n", "\r\n  ", "\\n"])
+
+
+@st.composite
+def told(draw: st.DrawFn) -> str:
+    """Return a signed URL in some coat, wrapped over lines or not."""
+    text, wrap = draw(COATS)(URL), draw(WRAPS)
+    return wrap.join(text[at : at + 70] for at in range(0, len(text), 70)) if wrap else text
+
+
+def trees() -> st.SearchStrategy[Exception]:
+    """Return exceptions with causes, contexts, notes and groups, each of which tells the URL."""
+
+    def grown(below: st.SearchStrategy[Exception]) -> st.SearchStrategy[Exception]:
+        groups = st.builds(ExceptionGroup, told(), st.lists(below, min_size=1, max_size=3))
+        return groups | st.builds(_chained, below | st.builds(KeyError, told()), below, st.sampled_from(CHAINS))
+
+    leaves = st.builds(ValueError, told()) | st.builds(OSError, st.just(5), told(), told())
+    return st.recursive(leaves, grown, max_leaves=6)
+
+
+CHAINS = ("__cause__", "__context__", "__notes__")
+
+
+def _chained(error: Exception, other: Exception, how: str) -> Exception:
+    if how == "__notes__":
+        error.add_note(f"seen with {other!r}")
+    else:
+        setattr(error, how, other)
+    return error
+
+
+@given(trees(), st.sampled_from(["json", "console"]))
+def test_no_piece_of_a_signature_passes_in_any_cause_note_or_group(error: Exception, form: Any) -> None:
+    stream = io.StringIO()
+    setup(LogConfig(format=form), stream=stream)
+    get_logger().error("failed", exc_info=error, error=error, errors=[error, {"nested": error}])
+    log.install_loop_handler(loop := asyncio.new_event_loop())
+    loop.call_exception_handler({"message": str(error), "exception": error})
+    loop.close()
+    assert_no_secrets(stream.getvalue())
+    assert_no_signatures(stream.getvalue(), {SIGNATURE})
 
 
 def test_an_expected_error_is_one_line_with_its_code_and_no_traceback(lines: Lines) -> None:

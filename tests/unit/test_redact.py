@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from presignd.redact import MIN_LITERAL, REDACTED, forget_all, redact, redact_value, register
@@ -172,6 +172,17 @@ def test_no_part_of_a_signed_url_stays_in_any_coat_and_the_rest_does(
     assert shown.endswith(after)
     assert REDACTED in shown
     assert "bucket" in shown
+
+
+@given(PLACES, HEX, KEY_ID, st.tuples(WORDS, WORDS))
+def test_of_a_signed_url_in_a_sentence_only_the_query_goes(
+    place: str, signature: str, key_id: str, around: tuple[str, str]
+) -> None:
+    """Of a key that has a question mark of its own the rest may go with it: it looks like an encoded URL."""
+    assume("%3F" not in place)
+    before, after = around
+    url = signed(place, signature, f"{key_id}/20261123/r/s3/aws4_request")
+    assert redact(before + url + after) == f"{before}{place}?{REDACTED}{after}"
 
 
 @given(HEX, st.integers(20, 120), st.sampled_from(["\n", "\r\n", "\n    ", "\\\n", "\\n", "\\n\t"]))
