@@ -18,6 +18,8 @@ from tests.canary import assert_no_secrets
 from tests.stores import Store
 from tests.system.harness import COMMAND
 
+CHECKOUT = Path(__file__).parents[1]
+
 
 class RealBroker:
     """One broker over as many runs as the test needs; its stderr of all runs goes to one file."""
@@ -78,13 +80,20 @@ headers = ["x-amz-meta-*", "cache-control"]
 
     def start(self, *, ready: bool = True) -> None:
         """Start it (again); with ``ready`` return once it serves."""
-        environ = {"PATH": os.defpath, "HOME": str(self._folder)}
+        # A copy of the project tests itself, not what is installed.
+        environ = {"PATH": os.defpath, "HOME": str(self._folder), "PYTHONPATH": str(CHECKOUT)}
         with self.log.open("ab") as stderr:
             self.process = subprocess.Popen(
                 [COMMAND, "broker", "run", "-c", self.file], env=environ, stderr=stderr, stdin=subprocess.DEVNULL
             )
+        if ready:
+            self.wait()
+
+    def wait(self) -> None:
+        """Return once it serves."""
         deadline = time.monotonic() + 60
-        while ready and not self._serves():
+        while not self._serves():
+            assert self.process is not None
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)

@@ -20,8 +20,8 @@ def main() -> int:
     """Run, print the report, and return 1 when a promise was broken."""
     given = _arguments()
     limits = (given.seed, given.kills, given.audit_every, given.seconds)
-    wanted = Options(*limits, given.broken, given.power, given.keep_log, _tell)
-    _tell(f"{given.store}, seed {given.seed}")
+    wanted = Options(*limits, given.broken, given.power, given.presigner, given.keep_log, _tell)
+    _tell(f"{given.store}, seed {given.seed}, {given.presigner}")
     with tempfile.TemporaryDirectory(prefix="presignd-store.") as folder:
         store: Store = {"seaweedfs": SeaweedFS, "juicefs": JuiceFS}[given.store](Path(folder) / "store")
         store.start()
@@ -46,6 +46,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=None, help="end after so long, whatever was killed")
     parser.add_argument("--broken", default="", help="a broken build, of broken/sitecustomize.py")
     parser.add_argument("--power", nargs="*", choices=ON_POWER, default=(), help="what loses power with each kill")
+    parser.add_argument("--presigner", choices=("local", "broker"), default="local", help="a broker is killed too")
     parser.add_argument("--keep-log", type=Path, help="where the daemon's log goes when a promise was broken")
     return parser.parse_args()
 

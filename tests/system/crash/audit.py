@@ -29,11 +29,15 @@ class Watched:
     bucket: str
     after: str
     move_to: Path | None = None
+    begin: str = ""
+    """What its key template begins with."""
+    prefix: str = ""
+    """What that becomes in keys."""
 
     @property
     def key(self) -> str:
         """The key's template; one is known only once the file is read."""
-        return "{path}/{sha256}" if self.after == "delete" else "{path}"
+        return self.begin + ("{path}/{sha256}" if self.after == "delete" else "{path}")
 
     @property
     def keeps(self) -> bool:
@@ -48,13 +52,16 @@ class Objects:
     store: Store
     _read: dict[tuple[str, str, str], str] = field(default_factory=dict)
 
-    def of(self, bucket: str) -> dict[str, tuple[str, str]]:
-        """Return each key's ETag and content (as ``digest`` names it); the check key left out."""
-        pages = self.store.client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    def of(self, bucket: str, prefix: str) -> dict[str, tuple[str, str]]:
+        """Return each key's ETag and content (as ``digest`` names it), keys without ``prefix``; no check key."""
+        pages = self.store.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         items = [item for page in pages for item in page.get("Contents", ()) if not _is_check(item["Key"])]
         with ThreadPoolExecutor(THREADS) as pool:
             found = pool.map(lambda item: self._digest(bucket, item["Key"], item["ETag"].strip('"')), items)
-        return {item["Key"]: (item["ETag"].strip('"'), content) for item, content in zip(items, found, strict=True)}
+        return {
+            item["Key"].removeprefix(prefix): (item["ETag"].strip('"'), content)
+            for item, content in zip(items, found, strict=True)
+        }
 
     def _digest(self, bucket: str, key: str, etag: str) -> str:
         if (bucket, key, etag) not in self._read:
@@ -76,7 +83,7 @@ class Audit:
         found = [f"links: no whole line: {line}" for line in torn]
         found += [*self._log_violations(), *self._link_violations(links)]
         for watch in self._watches:
-            objects = self._objects.of(watch.bucket)
+            objects = self._objects.of(watch.bucket, watch.prefix)
             there = dict(_files(watch.folder.root))
             look = self._kept if watch.keeps else self._taken
             problems = [*_litter(there), *look(watch, objects), *_linked(watch, objects, links)]
@@ -141,7 +148,7 @@ class Audit:
 
 def _linked(watch: Watched, objects: dict[str, tuple[str, str]], links: Links) -> Iterator[str]:
     """No link was issued for half a file; each last content has one; all whose object is current fetch just that."""
-    mine = [link for link in links if link["watch"] == watch.name]
+    mine = [{**link, "key": link["key"].removeprefix(watch.prefix)} for link in links if link["watch"] == watch.name]
     for link in mine:
         if not watch.folder.was_whole(str(Path(link["path"]).relative_to(watch.folder.root)), link["checksum"]):
             yield f"the link of {link['key']} is for what was never a whole file there ({link['file_id']})"

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from tests.power.mounted import PowerDisk, power_disk
 from tests.stores import Store
 from tests.system.crash.audit import LINK_FILE, Audit, Watched
 from tests.system.crash.events import Log
+from tests.system.crash.signers import ByBroker, OwnKeys, Presigner
 from tests.system.crash.tree import Kept, Taken
 from tests.system.crash.workload import Workload
 from tests.system.harness import Presignd
@@ -52,6 +53,8 @@ class Options:
     broken: str = ""
     power: Collection[str] = ()
     """What is on a disk that loses its power with each kill, of ``ON_POWER``."""
+    presigner: Presigner = "local"
+    """Who signs; a broker is killed as often as the daemon."""
     keep_log: Path | None = None
     """Where the daemon's log goes when a promise was broken."""
     tell: Callable[[str], None] = lambda _: None
@@ -65,6 +68,7 @@ class Report:
     options: Options
     store: str
     kills: int = 0
+    broker_kills: int = 0
     at_points: Counter[str] = field(default_factory=Counter)
     met: Counter[str] = field(default_factory=Counter)
     audits: int = 0
@@ -81,6 +85,7 @@ class Report:
         lines = [
             f"store {self.store}, seed {self.options.seed}{self.options.broken and ', broken: ' + self.options.broken}",
             *([f"power lost with each kill under: {', '.join(self.options.power)}"] if self.options.power else []),
+            *([f"{self.broker_kills} kills of the broker"] if self.options.presigner == "broker" else []),
             f"{self.kills} kills survived, {self.at_points.total()} of them at {len(self.at_points)} named points",
             f"{self.acts} acts, {self.links} links, {self.audits} audits, {self.ended - self.began:.0f} s",
             f"faults met: {', '.join(f'{number} {kind}' for kind, number in sorted(self.met.items()))}",
@@ -136,34 +141,33 @@ class Places:
 class Harness:
     """One store, one proxy, one daemon over many lives, four watches."""
 
-    def __init__(self, places: Places, store: Store, proxy: Proxy, options: Options) -> None:
+    def __init__(self, places: Places, store: Store, proxy: Proxy, options: Options, signer: OwnKeys) -> None:
         self._rng = random.Random(options.seed)
-        self._options, self._proxy, self._places = options, proxy, places
+        self._options, self._proxy, self._places, self._signer = options, proxy, places, signer
         self.report = Report(options, store.name)
         self.watches = [
-            self._watch(Kept, store.new_bucket(), name="keep", after="keep"),
-            self._watch(Taken, store.new_bucket(), name="delete", after="delete"),
-            self._watch(Taken, store.new_bucket(), name="move", after="move", move_to=places.files / "moved"),
-            self._watch(Taken, store.new_bucket(), name="far", after="move", move_to=places.far / "moved"),
+            self._watch(Kept, name="keep", after="keep"),
+            self._watch(Taken, name="delete", after="delete"),
+            self._watch(Taken, name="move", after="move", move_to=places.files / "moved"),
+            self._watch(Taken, name="far", after="move", move_to=places.far / "moved"),
         ]
         self.workload = Workload([watch.folder for watch in (self.watches[0], *self.watches)], self._fork())
-        text = config(self.watches, store, proxy.endpoint, places)
-        self.daemon = Victim(places.base, text, secrets=(store.secret_key,))
+        text = config(self.watches, signer, proxy.endpoint, places)
+        self.daemon = Victim(places.base, text, secrets=signer.secrets)
         self.daemon.broken = ",".join(filter(None, [options.broken, "on_fuse" if places.disks else ""]))
         self.daemon.log.touch()
-        self.log = Log(self.daemon.log, (store.secret_key,))
+        self.log = Log(self.daemon.log, signer.secrets)
         self._audit = Audit(self.watches, store, self.log, places.links)
         self._points: list[str] = []
 
     def _fork(self) -> random.Random:
         return random.Random(self._rng.getrandbits(64))
 
-    def _watch(
-        self, kind: type[Kept | Taken], bucket: str, *, name: str, after: str, move_to: Path | None = None
-    ) -> Watched:
+    def _watch(self, kind: type[Kept | Taken], *, name: str, after: str, move_to: Path | None = None) -> Watched:
+        bucket, begin, prefix = self._signer.place(name)
         files, durable = self._places.files, bool(self._places.disks)
         folder = kind(files / "watched" / name, files / "staging" / name, self._fork(), durable=durable)
-        return Watched(name, folder, bucket, after, move_to)
+        return Watched(name, folder, bucket, after, move_to, begin, prefix)
 
     # --- the run --------------------------------------------------------------------------------
     def run(self) -> Report:
@@ -180,6 +184,7 @@ class Harness:
         finally:
             self.workload.end()
             self.daemon.end()
+            self._signer.end()
             if self.report.violations and self._options.keep_log:
                 shutil.copy(self.daemon.log, self._options.keep_log)
             self.report.met = self._proxy.met
@@ -192,6 +197,14 @@ class Harness:
         return self.report.kills < self._options.kills and not late
 
     def _live_and_die(self) -> None:
+        with self._signer.dying(self._fork()) if self._options.presigner == "broker" else nullcontext():
+            self._live_and_be_killed()
+        self.report.broker_kills = self._signer.deaths
+        self.report.violations += [self._signer.problem] if self._signer.problem else []
+        with self.workload.still():
+            self._cut_power()
+
+    def _live_and_be_killed(self) -> None:
         aimed = self._rng.random() < POINT_SHARE
         point = self._next_point() if aimed else ""
         process = self.daemon.started_at(f"{point}:{self._rng.choice((1, 1, 1, 2, 4))}" if aimed else "")
@@ -203,8 +216,6 @@ class Harness:
         else:
             self._died(code, point)
         self.report.kills += 1
-        with self.workload.still():
-            self._cut_power()
 
     def _cut_power(self) -> None:
         """Lose, on disks that can, what was not synced when the daemon was killed."""
@@ -243,6 +254,7 @@ class Harness:
             return
         with self.workload.still():
             self._proxy.plan = calm
+            self._signer.wait()
             self.daemon.start(ready=False)
             problem = self._settle()
             self.report.violations += [problem] if problem else self._audit.violations()
@@ -295,13 +307,12 @@ class Harness:
         return bool(stopped)
 
 
-def config(watches: Sequence[Watched], store: Store, endpoint: str, places: Places) -> str:
+def config(watches: Sequence[Watched], signer: OwnKeys, endpoint: str, places: Places) -> str:
     """Return the daemon's configuration: short settling, small link files, everything told."""
     head = f"""
 [presign]
 endpoint = "{endpoint}"
-access_key = "{store.access_key}"
-secret_key = "{store.secret_key}"
+{signer.presign}
 get_expires = "12h"
 [ledger]
 path = "{places.state}"
@@ -359,4 +370,6 @@ def places(power: Collection[str] = ()) -> Iterator[Places]:
 def crash(store: Store, options: Options) -> Report:
     """Run the harness on a started store and return what came out."""
     with places(options.power) as where, Proxy(store.endpoint) as proxy:
-        return Harness(where, store, proxy, options).run()
+        by_broker = options.presigner == "broker"
+        signer = ByBroker(store, where.base, proxy.endpoint) if by_broker else OwnKeys(store)
+        return Harness(where, store, proxy, options, signer).run()
