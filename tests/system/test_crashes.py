@@ -39,6 +39,13 @@ def test_nothing_is_lost_torn_or_doubled_whenever_it_is_killed(store: Store) -> 
     assert report.kills == KILLS
 
 
+def test_nothing_is_lost_torn_or_doubled_with_a_broker_that_dies_as_often(store: Store) -> None:
+    report = crash(store, Options(SEED, KILLS // 2, audit_every=KILLS, presigner="broker"))
+    print(report.text())  # noqa: T201 - shown when it fails, and with -s
+    assert report.violations == []
+    assert report.kills == report.broker_kills == KILLS // 2
+
+
 @pytest.mark.parametrize("broken", ["intent", "fingerprint", "link"])
 def test_a_broken_build_is_caught(seaweedfs: Store, broken: str) -> None:
     """One that sends before the commit, one that compares nothing, one that links after the state.
