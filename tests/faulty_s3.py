@@ -162,10 +162,11 @@ class FaultyS3:
         """Order a fault for the next ``times`` requests with this method and key (any, when not given).
 
         ``bucket``, ``when(method, key)`` and ``asks`` (a parameter of the query) narrow it further. Then one
-        of: ``status`` with ``code``, ``message``, ``headers`` and ``body`` (raw, else S3's XML) or ``body_size``
-        bytes (FOREVER: never ends) or ``echo`` (the caller's own signed URL in every coat), ``early`` for
-        before the body was read, ``late`` for after it was done; ``reset`` or ``hang`` before, during or after the body; ``etag`` in place of the true one (None: no
-        ETag); ``lose``: answer 200 and store nothing. A redirect is ``status=307, headers={"Location": …}``.
+        of: ``status`` with ``code``, ``message``, ``headers`` and ``body`` (raw, else S3's XML) or
+        ``body_size`` bytes (FOREVER: never ends) or ``echo`` (the caller's own signed URL in every coat),
+        ``early`` for before the body was read, ``late`` for after it was done; ``reset`` or ``hang`` before,
+        during or after the body; ``etag`` in place of the true one (None: no ETag); ``lose``: answer 200 and
+        store nothing. A redirect is ``status=307, headers={"Location": …}``.
         """
         order = Order(method=method, key=key, **how)  # type: ignore[arg-type] # checked by the dataclass
         self._orders.append(order)
