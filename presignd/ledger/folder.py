@@ -43,4 +43,4 @@ def make_private(path: Path) -> None:
 
 
 def _reason(error: OSError) -> str | None:
-    return "a file is in the way" if isinstance(error, FileExistsError) else error.strerror
+    return "a file is in the way" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
