@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from presignd.errors import Fault
+from presignd.errors import Fault, fault
 from presignd.pipeline.finish import write_link_file
 from tests.finishing import CONTENT, Place, place
 
@@ -96,6 +97,18 @@ def test_a_folder_that_is_gone_or_swapped_for_a_symlink_gets_none(here: Place, t
     here.file.parent.symlink_to(tmp_path / "elsewhere")
     write(here)
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["a.txt"]
+
+
+def test_a_folder_that_can_not_be_entered_is_told(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def closed(_path: bytes) -> Iterator[int]:
+        raise fault("unreadable", "Permission denied")
+        yield 0
+
+    monkeypatch.setattr(here.folder, "dir_fd", closed)
+    with pytest.raises(Fault, match="a.txt.link.txt: the file can't be read: Permission denied") as caught:
+        write(here)
+    assert caught.value.code == "finish_failed"
 
 
 def test_the_file_itself_may_be_gone_by_then(here: Place) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from presignd.model import FileVersion, LinksMark
+from presignd.model import Candidate, FileVersion, LinksMark
 from presignd.pipeline import strays
 from presignd.states import Event
 from tests.watching import Drop, watching
@@ -94,3 +94,17 @@ async def test_names_that_nobody_remembers_stay(tmp_path: Path) -> None:
         await drop.rescan()
         await drop.until(lambda: not known.exists())
         assert unknown.exists()
+
+
+async def test_what_went_meanwhile_is_looked_for_no_more(tmp_path: Path) -> None:
+    """Its version may be under work for long, or through: nothing is there to be offered."""
+    async with watching(tmp_path) as drop:
+        version = await linked(drop, "old/a.txt")
+        offered: list[Candidate] = []
+        looked_after = strays.Strays("drop", drop.folder, drop.ledger, offered.extend)
+        for through in (False, True):
+            if through:
+                await drop.ledger.apply(version, Event.FINISH, done_at=NOW)
+            looked_after.found([b"old/.presignd-" + version.file_id.encode()])
+            await looked_after.turn()
+            assert (looked_after._paths, offered) == (set(), [])

@@ -18,9 +18,10 @@ import pytest
 from presignd import filesystem
 from presignd.config import WatchConfig
 from presignd.model import State
+from presignd.pipeline import writer_check
 from presignd.pipeline.folder import Folder
-from presignd.pipeline.writer_check import has_writer, ignore_sigio, mode
-from tests.unprivileged import NOBODY, unprivileged, world_readable
+from presignd.pipeline.writer_check import WriterCheck, has_writer, ignore_sigio, mode
+from tests.unprivileged import NOBODY, unprivileged, without_rights, world_readable
 from tests.watching import watching
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="leases are Linux's")
@@ -166,6 +167,59 @@ def test_on_a_network_filesystem_quiet_time_decides_and_the_reason_names_it(
     folder.close()
     assert check.mode == "quiet"
     assert "NFS" in check.reason
+
+
+def test_on_other_systems_nothing_is_known_of_writers(
+    file: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MacOS has no leases: "no writer" would be a guess, and a half-written file would go."""
+    folder = Folder(watch(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "platform", "darwin")
+        assert has_writer(file) is None
+        assert mode(folder) == WriterCheck("quiet", "the writer check needs Linux")
+    folder.close()
+
+
+@pytest.mark.parametrize("answer", [None, False])
+def test_a_filesystem_whose_leases_tell_of_no_writer_has_quiet_time_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, answer: bool | None
+) -> None:
+    """Some refuse every lease, some grant every one: the check is believed only where it was seen to work."""
+    monkeypatch.setattr(writer_check, "has_writer", lambda _fd: answer)
+    folder = Folder(watch(tmp_path))
+    check = mode(folder)
+    folder.close()
+    assert check.mode == "quiet"
+    assert check.reason.endswith("has no leases that tell of writers")
+
+
+def test_where_the_folder_takes_no_file_the_check_is_believed_unproven() -> None:
+    with world_readable() as root:
+        root.chmod(0o555)
+        folder = Folder(watch(root))
+        with without_rights():
+            check = mode(folder)
+        root.chmod(0o755)
+        folder.close()
+    assert check == WriterCheck("lease", "other users' files settle by quiet time: no CAP_LEASE")
+
+
+def test_without_proc_the_check_is_believed_for_ones_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def without_proc(path: str, flags: int, *args: int, dir_fd: int | None = None) -> int:
+        if path.startswith("/proc/"):
+            raise FileNotFoundError(path)
+        return opened(path, flags, *args, dir_fd=dir_fd)
+
+    folder = Folder(watch(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", without_proc)
+        patched.setattr(writer_check, "Path", lambda _path: tmp_path / "missing")
+        check = mode(folder)
+    folder.close()
+    assert check == WriterCheck("lease", "other users' files settle by quiet time: no CAP_LEASE")
 
 
 # --- settling with a writer there ---------------------------------------------------------------

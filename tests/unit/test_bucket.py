@@ -1,0 +1,51 @@
+"""What a bucket makes of its presigner's answers; the store is never reached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from presignd.config import PresignConfig, UploadConfig, WatchConfig
+from presignd.errors import Fault, fault
+from presignd.pipeline.bucket import Bucket
+from presignd.presign import Grant, GrantRequest, Operation, Presigner
+from presignd.store import StoreClient
+
+
+class Refusing:
+    """A presigner that answers, or raises, this one fault."""
+
+    def __init__(self, problem: Fault, *, raises: bool) -> None:
+        self._problem, self._raises = problem, raises
+
+    async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant | Exception]:
+        if self._raises:
+            raise self._problem
+        return [self._problem for _ in requests]
+
+
+def bucket(problem: Fault, *, raises: bool) -> Bucket:
+    watch = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="test-bucket")
+    presigner: Any = Refusing(problem, raises=raises)
+    return Bucket(watch, PresignConfig(), UploadConfig(), cast("Presigner", presigner), cast("StoreClient", None))
+
+
+@pytest.mark.parametrize("raises", [True, False])
+async def test_a_refused_grant_is_its_requests_fault(*, raises: bool) -> None:
+    refused = bucket(fault("key_refused", "no such key"), raises=raises)
+    with pytest.raises(Fault) as caught:
+        await refused.send(refused.request(Operation.HEAD, "a"))
+    assert caught.value.code == "key_refused"
+
+
+@pytest.mark.parametrize(
+    ("code", "there"),
+    [("no_credentials", False), ("expired_grant", False), ("key_refused", True), ("connection_refused", True)],
+)
+@pytest.mark.parametrize("raises", [True, False])
+async def test_a_presigner_that_answers_is_there_whatever_it_refuses(code: str, *, there: bool, raises: bool) -> None:
+    """Else a store that is away, or one refused key, would shut the presigner's gate for every file."""
+    assert (await bucket(fault(code), raises=raises).probe_grant() is None) is there
