@@ -106,7 +106,7 @@ def test_a_folder_that_can_not_be_entered_is_told(here: Place, monkeypatch: pyte
         yield 0
 
     monkeypatch.setattr(here.folder, "dir_fd", closed)
-    with pytest.raises(Fault, match="a.txt.link.txt: the file can't be read: Permission denied") as caught:
+    with pytest.raises(Fault, match=r"a\.txt\.link\.txt: the file can't be read: Permission denied") as caught:
         write(here)
     assert caught.value.code == "finish_failed"
 

@@ -172,7 +172,7 @@ def test_on_a_network_filesystem_quiet_time_decides_and_the_reason_names_it(
 def test_on_other_systems_nothing_is_known_of_writers(
     file: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MacOS has no leases: "no writer" would be a guess, and a half-written file would go."""
+    """There are no leases on macOS: "no writer" would be a guess, and a half-written file would go."""
     folder = Folder(watch(tmp_path))
     with monkeypatch.context() as patched:
         patched.setattr(sys, "platform", "darwin")
