@@ -1,0 +1,226 @@
+"""What is said in docs/security.md of stolen grants, of the broker's own key, and of stores, tried on real ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from tests.stores import SeaweedFS, Store
+from tests.token_brokers import Broker, broker_for
+
+DOCS = Path(__file__).parents[2] / "docs"
+BODY = b"what was sent\n"
+MD5 = "md5:" + hashlib.md5(BODY).hexdigest()
+Grant = dict[str, Any]
+
+
+def send(grant: Grant, body: bytes | None = None, *, method: str = "", **headers: str) -> tuple[int, bytes, str]:
+    """Send a grant, changed or not; return the status, the body, and the ETag."""
+    given = {**grant["headers"], **{name.replace("_", "-"): value for name, value in headers.items()}}
+    request = urllib.request.Request(grant["url"], data=body, method=method or grant["method"], headers=given)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read(), answer.headers.get("ETag", "")
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code, refused.read(), ""
+
+
+def changed(grant: Grant, before: str, after: str) -> Grant:
+    """Return the grant with something else in its URL."""
+    assert before in grant["url"]
+    return {**grant, "url": grant["url"].replace(before, after)}
+
+
+@pytest.fixture
+def bucket(seaweedfs: Store) -> str:
+    return seaweedfs.new_bucket()
+
+
+@pytest.fixture
+def broker(seaweedfs: Store, tmp_path: Path) -> Iterator[Broker]:
+    with broker_for(tmp_path / "broker", seaweedfs) as broker:
+        yield broker
+
+
+def put(bucket: str, key: str, **more: Any) -> dict[str, Any]:
+    asked = {"operation": "put", "bucket": bucket, "key": key, "size": len(BODY), "checksum": MD5, "expires": 600}
+    return {**asked, **more}
+
+
+def of(operation: str, bucket: str, key: str, **more: Any) -> dict[str, Any]:
+    return {"operation": operation, "bucket": bucket, "key": key, "expires": 600, **more}
+
+
+# --- what a stolen grant opens --------------------------------------------------------------------------
+
+
+def test_a_link_opens_one_object_and_nothing_else(broker: Broker, bucket: str, seaweedfs: Store) -> None:
+    secret = broker.token("one", bucket)
+    seaweedfs.write(bucket, "one/a", BODY)
+    seaweedfs.write(bucket, "one/b", b"other")
+    (link,) = broker.grants(secret, of("get", bucket, "one/a"))
+    assert send(link)[:2] == (200, BODY)
+    assert send(changed(link, "/one/a?", "/one/b?"))[0] == 403
+    assert send(changed(link, "/one/a?", "?"))[0] == 403
+    assert send(changed(link, "X-Amz-Expires=600", "X-Amz-Expires=604800"))[0] == 403
+    assert send({**link, "url": link["url"] + "&response-content-type=text/html"})[0] == 403
+    for method in ("PUT", "DELETE", "POST"):
+        assert send(link, BODY if method != "DELETE" else None, method=method)[0] in {403, 405}
+    assert seaweedfs.read(bucket, "one/a") == BODY
+
+
+def test_an_upload_grant_is_for_its_own_request_alone(broker: Broker, bucket: str, seaweedfs: Store) -> None:
+    secret = broker.token("one", bucket, headers=["x-amz-meta-*"])
+    seaweedfs.write(bucket, "two/secret", b"another's")
+    (grant,) = broker.grants(secret, put(bucket, "one/a", content_type="text/plain"))
+    for added in (
+        {"x_amz_copy_source": f"/{bucket}/two/secret"},
+        {"x_amz_acl": "public-read"},
+        {"x_amz_meta_owner": "mallory"},
+        {"x_amz_tagging": "a=b"},
+    ):
+        assert send(grant, BODY, **added)[0] == 403
+    assert send(grant, BODY, Content_Type="text/html")[0] == 403
+    assert send(grant, BODY, method="GET")[0] == 403
+    assert send(grant, BODY, method="DELETE")[0] == 403
+    assert send(changed(grant, "/one/a?", "/one/a?uploads=&"), BODY, method="POST")[0] == 403
+    assert "one/a" not in seaweedfs.list(bucket)
+    assert [send(grant, BODY)[0] for _ in range(2)] == [200, 200], "the same bytes, as often as one likes"
+
+
+def test_a_store_that_takes_unsigned_headers_is_told_of(juicefs: Store, tmp_path: Path) -> None:
+    """It copies another's object for whoever may PUT: docs/security.md says what to do there."""
+    bucket = juicefs.new_bucket()
+    juicefs.write(bucket, "two/secret", b"another's")
+    with broker_for(tmp_path / "broker", juicefs) as broker:
+        secret = broker.token("one", bucket)
+        grant, link = broker.grants(secret, put(bucket, "one/a"), of("get", bucket, "one/a"))
+        assert send(grant, BODY, x_amz_copy_source=f"/{bucket}/two/secret")[0] == 200
+        assert send(link)[1] == b"another's"
+    assert "JuiceFS gateway" in (DOCS / "security.md").read_text("utf-8")
+
+
+def test_errors_of_a_store_that_lies_hold_no_secret(broker: Broker, bucket: str) -> None:
+    """What it repeats of a signed request stays between it and whoever sent it: no log has it (``Broker.end``)."""
+    secret = broker.token("one", bucket)
+    (grant,) = broker.grants(secret, put(bucket, "one/a"))
+    status, answer, _ = send(changed(grant, "X-Amz-Expires=600", "X-Amz-Expires=601"), BODY)
+    assert (status, b"SignatureDoesNotMatch" in answer) == (403, True)
+    assert "X-Amz-Signature=" not in broker.log.read_text()
+
+
+# --- the key that a broker needs ------------------------------------------------------------------------
+
+
+class Scoped(SeaweedFS):
+    """SeaweedFS with an identity that has the documented policy, beside the root key that the tests use."""
+
+    def __init__(self, folder: Path, policy: str) -> None:
+        super().__init__(folder / "store")
+        self.root = (self.access_key, self.secret_key)
+        self.scoped = ("broker-key", "broker-secret-0123456789")
+        config = folder / "s3.json"
+        identities = [
+            self._identity("root", *self.root, actions=["Admin", "Read", "Write", "List", "Tagging"]),
+            self._identity("broker", *self.scoped, policyNames=["broker"]),
+        ]
+        document = {"identities": identities, "policies": [{"name": "broker", "content": policy}]}
+        config.write_text(json.dumps(document), encoding="utf-8")
+        flags = self._weed._flags
+        self._weed._flags = lambda: [*flags(), f"-s3.config={config}"]  # type: ignore[method-assign] # this one store's
+
+    def _identity(self, name: str, access_key: str, secret_key: str, **more: Any) -> dict[str, Any]:
+        return {"name": name, "credentials": [{"accessKey": access_key, "secretKey": secret_key}], **more}
+
+    def use(self, keys: tuple[str, str]) -> None:
+        """Take another key from here on."""
+        self.access_key, self.secret_key = keys
+
+
+@pytest.fixture
+def scoped(tmp_path: Path) -> Iterator[Scoped]:
+    policy = (DOCS / "broker-policy.example.json").read_text("utf-8")
+    store = Scoped(tmp_path, policy)
+    store.start()
+    try:
+        yield store
+    finally:
+        store.kill()
+
+
+def test_a_broker_with_the_least_key_does_all_its_work_and_the_key_does_nothing_else(
+    scoped: Scoped, tmp_path: Path
+) -> None:
+    bucket = "test-bucket"  # the one in the document
+    scoped.client.create_bucket(Bucket="other")
+    scoped.write("other", "k", b"another's")
+    scoped.use(scoped.scoped)
+    with broker_for(tmp_path / "broker", scoped) as broker:
+        _does_all_its_work(broker, broker.token("one", bucket), bucket)
+    client = scoped.client
+    refused: list[Callable[[], Any]] = [
+        lambda: client.put_object(Bucket="other", Key="k", Body=b""),
+        lambda: client.get_object(Bucket="other", Key="k"),
+        lambda: client.copy_object(Bucket=bucket, Key="one/c", CopySource="other/k"),
+        lambda: client.delete_object(Bucket=bucket, Key="one/a"),
+        lambda: client.list_objects_v2(Bucket=bucket),
+        lambda: client.list_multipart_uploads(Bucket=bucket),
+        lambda: client.put_object_acl(Bucket=bucket, Key="one/a", ACL="public-read"),
+        lambda: client.put_object_tagging(Bucket=bucket, Key="one/a", Tagging={"TagSet": []}),
+        lambda: client.put_bucket_policy(Bucket=bucket, Policy="{}"),
+        lambda: client.delete_bucket(Bucket=bucket),
+        lambda: client.create_bucket(Bucket="third"),
+    ]
+    for attempt in refused:
+        with pytest.raises(ClientError, match="AccessDenied"):
+            attempt()
+
+
+def _does_all_its_work(broker: Broker, secret: str, bucket: str) -> None:
+    """Do what a daemon does: upload whole and in parts, look, fetch, and remove the check object."""
+
+    def ask(operation: str, key: str, **more: Any) -> Grant:
+        (grant,) = broker.grants(secret, of(operation, bucket, key, **more))
+        assert "url" in grant, grant
+        return grant
+
+    (upload,) = broker.grants(secret, put(bucket, "one/a", if_none_match=True))
+    assert send(upload, BODY)[0] == 200
+    assert send(ask("head", "one/a"))[0] == 200
+    assert send(ask("get", "one/a"))[1] == BODY
+    created = send(ask("multipart.create", "one/m"), b"")[1]
+    upload_id = re.findall(rb"<UploadId>([^<]+)</UploadId>", created)[0].decode()
+    size = {"size": len(BODY), "checksum": MD5, "upload_id": upload_id}
+    status, _, etag = send(ask("multipart.part", "one/m", part_number=1, **size), BODY)
+    assert status == 200
+    assert send(ask("multipart.list", "one/m", upload_id=upload_id))[0] == 200
+    parts = f"<Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part>"
+    document = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
+    assert send(ask("multipart.complete", "one/m", upload_id=upload_id, size=len(document)), document)[0] == 200
+    assert send(ask("get", "one/m"))[1] == BODY
+    created = send(ask("multipart.create", "one/m"), b"")[1]
+    upload_id = re.findall(rb"<UploadId>([^<]+)</UploadId>", created)[0].decode()
+    assert send(ask("multipart.abort", "one/m", upload_id=upload_id))[0] == 204
+    (check,) = broker.grants(secret, put(bucket, "one/.presignd-check"))
+    assert send(check, BODY)[0] == 200
+    assert send(ask("delete", "one/.presignd-check"))[0] == 204
+
+
+# --- the page itself ------------------------------------------------------------------------------------
+
+
+def test_every_test_that_the_page_names_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (DOCS / "security.md").read_text("utf-8")))
+    tests = "".join(file.read_text("utf-8") for file in Path(__file__).parents[1].rglob("test_*.py"))
+    assert {name for name in named if f"def {name}(" not in tests} == set()
