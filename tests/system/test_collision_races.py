@@ -22,13 +22,13 @@ HOSTS = ("left", "right")
 class Pair:
     """Two daemons with folders and ledgers of their own, on one bucket."""
 
-    def __init__(self, store: Store, folder: Path, policy: str) -> None:
+    def __init__(self, store: Store, folder: Path, policy: str, more: str = "") -> None:
         self.store, self.bucket = store, store.new_bucket()
         self.daemons = {}
         for host in HOSTS:
             own = folder / host
             own.mkdir()
-            watch = f'settle = "0s"\ncollision = "{policy}"'
+            watch = f'settle = "0s"\ncollision = "{policy}"\n' + more.format(own=own)
             text = config_for(store, own, self.bucket, watch=watch)
             self.daemons[host] = Presignd(own, text, secrets=(store.secret_key,))
 
@@ -134,3 +134,111 @@ def test_what_is_dropped_again_while_it_uploads_ends_as_its_last_content(pair: P
         assert {name: fetch(url) for name, url in pair.links(host).items()} == wanted
         assert daemon.events("file.quarantined") == []
     assert len(pair.objects()) == 2 * len(NAMES)
+
+
+# --- every policy with every end ------------------------------------------------------------------
+
+FEW = NAMES[:10]
+ENDS = {
+    "keep": 'link_file = "{{name}}.link.txt"',
+    "move": 'after = "move"\nmove_to = "{own}/done"\nlink_file = "{{name}}.link.txt"',
+    "delete": 'after = "delete"\nlink_file = "{{name}}.link.txt"',
+}
+DROPS = ("{host} {name}", "{host} {name}, again", "{host} {name}, the last content")
+"""Each longer than the one before, so that sizes tell them apart."""
+
+
+class Contest:
+    """A pair in which everything is dropped again while it uploads, and what stands at the end."""
+
+    def __init__(self, pair: Pair, policy: str, after: str) -> None:
+        self.pair, self.policy, self.after = pair, policy, after
+
+    def wanted(self, host: str, name: str) -> bytes:
+        """Return the last content that was dropped."""
+        return text(host, name, DROPS[-1])
+
+    def drop_all(self) -> None:
+        """Drop every name on both sides three times, in orders of their own."""
+        rng = random.Random(f"{self.policy}/{self.after}")
+        for content in DROPS:
+            for name, host in rng.sample([(name, host) for name in FEW for host in HOSTS], 2 * len(FEW)):
+                path = self.pair.daemons[host].folder / "drop" / name
+                fresh = path.with_name(f".{name}.fresh")  # whole at once: each content is a version, or none
+                fresh.write_bytes(text(host, name, content))
+                fresh.rename(path)
+
+    def ends(self, host: str) -> dict[str, str]:
+        """Return how the last content of each name ended: linked, adopted or quarantined."""
+        found: dict[str, str] = {}
+        for event in self.pair.daemons[host].events("file.queued", "file.done", "file.quarantined"):
+            name = Path(event["path"]).name
+            if event["size"] == len(self.wanted(host, name)):
+                found[name] = event.get("status") or event.get("error_code", "")
+            else:
+                found.pop(name, None)
+        return {name: status for name, status in found.items() if status}
+
+    def until_all_ended(self) -> None:
+        """Wait until the last content of each name on both sides has its end."""
+        for host, daemon in self.pair.daemons.items():
+            daemon.until(lambda host=host: set(self.ends(host)) == set(FEW), f"an end of all on the {host}")  # type: ignore[misc] # mypy infers no lambda with a default
+
+    def local(self, host: str) -> dict[str, set[bytes]]:
+        """Return the contents that lie on a side, by folder, link files left out."""
+        own = self.pair.daemons[host].folder
+        return {
+            folder: {path.read_bytes() for path in (own / folder).glob("*") if not path.name.endswith(".link.txt")}
+            for folder in ("drop", "done")
+        }
+
+
+@pytest.fixture
+def contest(request: pytest.FixtureRequest, seaweedfs: Store, tmp_path: Path) -> Iterator[Contest]:
+    policy, after = request.param
+    pair = Pair(seaweedfs, tmp_path, policy, ENDS[after])
+    pair.start()
+    yield Contest(pair, policy, after)
+    for daemon in pair.daemons.values():
+        daemon.end()
+
+
+CONTESTS = [
+    *(("update", after) for after in ENDS),
+    *(("refuse", after) for after in ("keep", "delete")),
+    *(("overwrite", after) for after in ("keep", "delete")),
+    ("rename", "move"),
+]
+
+
+@pytest.mark.parametrize("contest", CONTESTS, indirect=True, ids="-".join)
+def test_whatever_the_policy_and_the_end_no_last_content_is_lost_torn_or_another_s(contest: Contest) -> None:
+    """Each link leads to what it was issued for, save where another host may overwrite it by the policy."""
+    contest.drop_all()
+    contest.until_all_ended()
+    pair, objects = contest.pair, contest.pair.objects()
+    whole = {text(host, name, content) for host in HOSTS for name in FEW for content in DROPS}
+    assert set(objects.values()) <= whole
+    for host in HOSTS:
+        ended, links, local = contest.ends(host), pair.links(host), contest.local(host)
+        stopped = {name for name, status in ended.items() if status not in ("linked", "adopted")}
+        assert stopped == set() or contest.policy == "refuse"
+        assert {ended[name] for name in stopped} <= {"exists"}
+        for name in FEW:
+            check_one(contest, host, name, stopped=name in stopped, url=links.get(name, ""), local=local)
+    if contest.policy == "refuse":
+        assert all(len([host for host in HOSTS if contest.ends(host)[name] == "exists"]) == 1 for name in FEW)
+
+
+def check_one(contest: Contest, host: str, name: str, *, stopped: bool, url: str, local: dict[str, set[bytes]]) -> None:
+    """Check one name of one side: its object, its file, and the link beside it."""
+    wanted = contest.wanted(host, name)
+    if stopped:
+        assert wanted in local["drop"], "what is not uploaded stays where it is"
+        return
+    either = {contest.wanted(each, name) for each in HOSTS} if contest.policy == "overwrite" else {wanted}
+    assert fetch(url) in either
+    assert (wanted in local["drop"]) == (contest.after == "keep")
+    assert (wanted in local["done"]) == (contest.after == "move")
+    beside = contest.pair.daemons[host].folder / "drop" / f"{name}.link.txt"
+    assert beside.read_text("utf-8").strip() == url
