@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
+GUARANTEES = ROOT / "docs" / "guarantees.md"
 BORN = (State.QUEUED, State.QUARANTINED, State.IGNORED)
 """A settled content is recorded in one of these (``Ledger.enqueue``)."""
 
@@ -85,7 +86,27 @@ def test_the_architecture_page_names_each_part_and_none_that_is_gone() -> None:
     assert not gone, "docs/architecture.md names what is not there"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "CHANGELOG.md"])
+def test_the_guarantees_page_has_each_guarantee_with_its_mechanisms() -> None:
+    text = GUARANTEES.read_text("utf-8")
+    assert [int(number) for number in re.findall(r"^## (\d+)\. ", text, re.MULTILINE)] == list(range(1, 12))
+    for section in text.split("\n## ")[1:]:
+        assert re.search(r"^\|.*`test_", section, re.MULTILINE), f"no test tries this: {section.splitlines()[0]}"
+    modules = set(re.findall(r"`(?:presignd/)?((?:\w+/)*\w+\.py|\w+/)`", text))
+    assert {name for name in modules - {"tests/"} if not (ROOT / "presignd" / name).exists()} == set()
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_every_test_that_a_page_names_is_there(page: str) -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / page).read_text("utf-8")))
+    sources = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    written = set(re.findall(r"\bdef (test_\w+)\(", sources)) | {path.stem for path in (ROOT / "tests").rglob("*.py")}
+    assert named - written == set()
+
+
+PAGES = ["README.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_relative_link_leads_somewhere(page: str) -> None:
     path = ROOT / page
     links = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", path.read_text("utf-8"))
