@@ -113,7 +113,8 @@ async def measure(broker: Broker, secret: str, *, seconds: float, batch: int, ta
         took = await load.at(target / 2, seconds)
     p50, p99 = took[len(took) // 2], took[int(len(took) * 0.99)]
     print(
-        f"at {target / 2:,.0f} grants/s: p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms, most {took[-1] * 1000:.1f} ms"
+        f"at {target / 2:,.0f} grants/s: p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms,"
+        f" most {took[-1] * 1000:.1f} ms"
     )
     return per_core >= target and p99 <= P99_SECONDS
 
