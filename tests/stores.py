@@ -131,28 +131,28 @@ class SeaweedFS(Store):
     name = "seaweedfs"
 
     def __init__(self, folder: Path) -> None:
-        self._weed = EmbeddedStore(folder, bucket="test-bucket", volumes=VOLUMES)
-        self.bucket = self._weed.bucket
-        self.access_key = self._weed.access_key
-        self.secret_key = self._weed.secret_key
+        self.folder, self.weed = folder, EmbeddedStore(folder, bucket="test-bucket", volumes=VOLUMES)
+        self.bucket = self.weed.bucket
+        self.access_key = self.weed.access_key
+        self.secret_key = self.weed.secret_key
 
     @property
     def endpoint(self) -> str:
-        return self._weed.endpoint
+        return self.weed.endpoint
 
     @property
     def pid(self) -> int | None:
-        return self._weed.pid
+        return self.weed.pid
 
     def start(self) -> None:
-        self._weed.secret_key = self.secret_key
-        self._weed.start_sync()
+        self.weed.secret_key = self.secret_key
+        self.weed.start_sync()
 
     def stop(self) -> None:
-        self._weed.stop_sync()
+        self.weed.stop_sync()
 
     def kill(self) -> None:
-        self._weed.kill()
+        self.weed.kill()
 
 
 class JuiceFS(Store):

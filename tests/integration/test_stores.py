@@ -19,7 +19,7 @@ from presignd.embedded import Child, EmbeddedStore, is_free
 from presignd.errors import Unavailable, UsageError
 
 if TYPE_CHECKING:
-    from tests.stores import Store
+    from tests.stores import SeaweedFS, Store
 
 
 def sockets_of(ports: tuple[int, ...]) -> list[Path]:
@@ -102,17 +102,14 @@ async def test_stop_leaves_no_process_socket_or_port(tmp_path: Path) -> None:
     assert not weed.running
 
 
-async def test_keys_stand_in_no_argument_and_no_repr(tmp_path: Path) -> None:
-    weed = EmbeddedStore(tmp_path)
-    async with weed:
-        shown = told_outside(weed, tmp_path)
-    assert weed.secret_key not in shown
-    assert weed.access_key not in shown
+def test_keys_stand_in_no_argument_and_no_repr(seaweedfs: SeaweedFS) -> None:
+    shown = told_outside(seaweedfs.weed, seaweedfs.folder)
+    assert seaweedfs.secret_key not in shown
+    assert seaweedfs.access_key not in shown
 
 
-async def test_it_listens_on_loopback_only(tmp_path: Path) -> None:
-    async with EmbeddedStore(tmp_path) as weed:
-        assert listening(weed) == ["0100007F"] * 10
+def test_it_listens_on_loopback_only(seaweedfs: SeaweedFS) -> None:
+    assert listening(seaweedfs.weed) == ["0100007F"] * 10
 
 
 async def test_a_port_taken_in_between_makes_it_try_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
