@@ -137,8 +137,8 @@ class Scoped(SeaweedFS):
         ]
         document = {"identities": identities, "policies": [{"name": "broker", "content": policy}]}
         config.write_text(json.dumps(document), encoding="utf-8")
-        flags = self._weed._flags
-        self._weed._flags = lambda: [*flags(), f"-s3.config={config}"]  # type: ignore[method-assign] # this one store's
+        flags = self.weed._flags
+        self.weed._flags = lambda: [*flags(), f"-s3.config={config}"]  # type: ignore[method-assign] # this one store's
 
     def _identity(self, name: str, access_key: str, secret_key: str, **more: Any) -> dict[str, Any]:
         return {"name": name, "credentials": [{"accessKey": access_key, "secretKey": secret_key}], **more}
