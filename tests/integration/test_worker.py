@@ -266,8 +266,8 @@ class Writer:
         self.close()
 
 
-def deleting(folder: Path, store: FaultyS3) -> tuple[Config, Writer]:
-    return config(folder, store, watch(folder, after="delete")), Writer(folder / "drop" / "a")
+def deleting(folder: Path, store: FaultyS3, **more: Any) -> tuple[Config, Writer]:
+    return config(folder, store, watch(folder, after="delete", **more)), Writer(folder / "drop" / "a")
 
 
 def nothing() -> None:
@@ -289,10 +289,11 @@ async def test_a_linked_file_with_a_writer_goes_once_he_is_through(
 async def test_what_he_wrote_is_another_version(
     faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configured, writer = deleting(tmp_path, faulty_s3)
+    """Found by who sees it, whatever events and scans do."""
+    configured, writer = deleting(tmp_path, faulty_s3, polling="always", poll_interval=3600)
     before_it_is_finished(monkeypatch, writer.open, writer.write_and_close)
+    (tmp_path / "drop" / "a").write_bytes(b"content")
     async with running(configured) as daemon:
-        daemon.drop("a")
         await daemon.done(2)
     assert stored(faulty_s3) == {"a": b"content and more"}
 
