@@ -211,9 +211,7 @@ class Multipart:
         return found if whole == f"md5:{found.etag.lower()}" else None
 
     async def abort(self, version: FileVersion) -> FileVersion:
-        """Abort the upload, if there is one, and forget it."""
-        if not version.upload_id:
-            return version
+        """Abort the upload that ``send_parts`` began, and forget it."""
         await abort(self._bucket, version)
         return await self._ledger.end_upload(version)
 

@@ -143,13 +143,23 @@ async def test_a_stop_in_the_middle_sends_only_what_is_missing_after_it(faulty_s
     assert stored(faulty_s3) == {"a": CONTENT}
 
 
-@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("there", ["ours", "another", "none"])
 async def test_a_part_that_the_store_takes_no_second_time_is_looked_for(
-    faulty_s3: FaultyS3, tmp_path: Path, *, kept: bool
+    faulty_s3: FaultyS3, tmp_path: Path, there: str
 ) -> None:
     """Some servers answer 501 then. The one that went through unseen counts; another one ends the upload."""
-    faulty_s3.fault(**ONE_PART, when=lambda *_: len(parts_sent(faulty_s3)) == 1, etag=f'"{"0" * 32}"', lose=not kept)
-    faulty_s3.fault(**ONE_PART, when=lambda *_: len(parts_sent(faulty_s3)) == 2, status=501, code="NotImplemented")
+    kept = there == "ours"
+
+    def second_time(*_: str) -> bool:
+        if there == "another":
+            for parts in faulty_s3.uploads.under_way.values():
+                parts[2] = b"another"
+        return len(parts_sent(faulty_s3)) == 2
+
+    faulty_s3.fault(
+        **ONE_PART, when=lambda *_: len(parts_sent(faulty_s3)) == 1, etag=f'"{"0" * 32}"', lose=there == "none"
+    )
+    faulty_s3.fault(**ONE_PART, when=second_time, status=501, code="NotImplemented")
     async with running(in_parts(tmp_path, faulty_s3, part_concurrency=1)) as daemon:
         daemon.drop("a", CONTENT)
         await daemon.done()

@@ -316,6 +316,23 @@ async def test_a_writer_outlives_the_daemon_and_the_file_goes_after_the_next_sta
     assert len(faulty_s3.seen("PUT", "a")) == 1
 
 
+async def test_work_that_was_replaced_ends_only_when_its_last_writer_is_through(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload closes it then: a file that still waits to be finished would be nobody's."""
+    configured, writer = deleting(tmp_path, faulty_s3)
+    tried = before_it_is_finished(monkeypatch, writer.open)
+    async with running(configured) as daemon:
+        path = daemon.drop("a")
+        await daemon.until(lambda: len(tried) > 1, "two tries")
+        ended = asyncio.ensure_future(daemon.parts.work.worker.finished())
+        await asyncio.sleep(0)
+        assert not ended.done()
+        writer.close()
+        await ended
+        assert not path.exists()
+
+
 async def test_a_bug_in_a_later_try_quarantines_the_file(
     faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
