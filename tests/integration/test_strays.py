@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from presignd.model import Candidate, FileVersion, LinksMark
 from presignd.pipeline import strays
@@ -108,3 +109,13 @@ async def test_what_went_meanwhile_is_looked_for_no_more(tmp_path: Path) -> None
             looked_after.found([b"old/.presignd-" + version.file_id.encode()])
             await looked_after.turn()
             assert (looked_after._paths, offered) == (set(), [])
+
+
+async def test_a_name_that_nobody_knows_is_told_of_once_however_often_scans_find_it(tmp_path: Path) -> None:
+    async with watching(tmp_path) as drop:
+        looked_after = strays.Strays("drop", drop.folder, drop.ledger, lambda _: None)
+        with capture_logs() as told:
+            for _ in range(3):
+                looked_after.found([b".presignd-another-one"])
+                await looked_after.turn()
+        assert [entry["event"] for entry in told] == ["file.left_aside"]
