@@ -278,7 +278,8 @@ class _Finish:
         """
         name = self._finished_copy(target) or self._publish_copy(fd, before, target)
         passed("finish.copy.published")
-        sync(target)
+        sync(target)  # may take its time: what was written since is no copy's
+        _require_safe(judge(self._version, before, self._version.checksum, self._look_again(fd)))
         os.unlink(self._aside, dir_fd=self._directory)
         return name
 

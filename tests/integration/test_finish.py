@@ -242,6 +242,18 @@ def test_a_write_during_a_copy_to_another_filesystem_is_never_lost(
         assert here.tree == {"drop/sub/a.txt": CONTENT[::-1]}
 
 
+def test_a_write_while_the_copy_goes_to_the_disk_is_never_lost(
+    tmp_path: Path, far: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy has its name already, and is what was verified; what was written since stays, too."""
+    with place(tmp_path, "move", far) as here:
+        (far / "sub").mkdir(parents=True)
+        aside = here.file.with_name(ASIDE)
+        during(monkeypatch, "sync", lambda: rewrite(aside, CONTENT[::-1], hide=True), then=True)
+        assert here.finish() == Finished(Outcome.CHANGED, b"sub/a.txt")
+        assert here.tree == {"drop/sub/a.txt": CONTENT[::-1], str(far / "sub/a.txt"): CONTENT}
+
+
 def test_a_new_file_that_took_the_name_meanwhile_is_not_overwritten(
     either: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ from tests.system.comeback.tries import Scene, stepwise
 
 __all__ = ["far"]
 
-TRIES = int(os.environ.get("PRESIGND_COMEBACK_TRIES", "600"))
+TRIES = int(os.environ.get("PRESIGND_COMEBACK_TRIES", "400"))
 SEED = int(os.environ.get("PRESIGND_COMEBACK_SEED", "0")) or random.randrange(10**6)
 
 pytestmark = pytest.mark.timeout(3600)
