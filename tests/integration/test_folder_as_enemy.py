@@ -357,6 +357,8 @@ async def test_a_folder_that_comes_back_with_its_files_sends_nothing_again(fault
         await daemon.said_by_now("scan.finished", before + 1)
         daemon.drop("d")
         await daemon.done(4)
+        await daemon.until(lambda: not daemon.parts.settling(), "an end of settling")
+        assert sorted(daemon.links()) == ["a", "b", "c", "d"], "each is linked once"
     assert len([seen for seen in faulty_s3.requests if seen.method == "PUT" and seen.key in "abc"]) == 3
 
 
