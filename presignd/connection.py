@@ -15,7 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from presignd.config import PresignConfig
-from presignd.errors import Fault, UsageError, fault
+from presignd.errors import NO_DESCRIPTORS, Fault, UsageError, fault
 
 
 async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -94,6 +94,8 @@ def connection_fault(problem: Exception) -> Fault:  # noqa: PLR0911 - one row a 
 def _connect_fault(problem: aiohttp.ClientConnectorError) -> Fault:
     if isinstance(problem.os_error, ConnectionRefusedError):
         return fault("connection_refused", f"{problem.host}:{problem.port}")
+    if problem.os_error.errno in NO_DESCRIPTORS:
+        return fault("too_many_files")
     return fault("no_route", os.strerror(problem.os_error.errno or 0))
 
 

@@ -7,7 +7,11 @@ troubleshooting rows are tested against it. No message here ever holds a URL or 
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
+
+NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+"""The system's errors that are ``too_many_files``."""
 
 LONGEST_PAUSE = 3600.0
 """Seconds at most between two tries, whatever a store asks for. A time further ahead than this was written
@@ -211,6 +215,11 @@ CODES: dict[str, Code] = {
         RetryFault, "the object changed between looking and writing", "none: it is looked at again"
     ),
     "read_error": Code(RetryFault, "reading the file failed", "look at the disk (dmesg)"),
+    "too_many_files": Code(
+        RetryFault,
+        "this process or machine has too many files open",
+        "raise the limit (LimitNOFILE= in the unit, ulimit -n, sysctl fs.file-max); it is tried again",
+    ),
     "disk_full": Code(RetryFault, "the disk is full", "make room; it is tried again"),
     "links_failed": Code(
         RetryFault,

@@ -88,11 +88,11 @@ class Bucket:
 
     async def grant(self, request: GrantRequest) -> Grant:
         """Mint one grant; raise its refusal, ``PresignerFault``, or ``expired_grant`` for one that is almost dead."""
-        asked = time.monotonic()
+        asked = since_boot()
         (grant,) = await self._presigner.grant([request])
         if isinstance(grant, Exception):
             raise grant
-        left = (grant.expires_at - grant.signer_date).total_seconds() - (time.monotonic() - asked)
+        left = (grant.expires_at - grant.signer_date).total_seconds() - (since_boot() - asked)
         if left < LEAST_LEFT:
             raise fault("expired_grant", f"{left:.0f} s left when it came")
         return grant
@@ -226,3 +226,8 @@ class Bucket:
             await self.send(request, accept=(403, 404, 405), timeout=self._probe_timeout)
         except Fault:
             return  # it may stay: the next one overwrites it
+
+
+def since_boot() -> float:
+    """Return seconds that go on while the machine sleeps, which monotonic ones don't, and know no wall clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -14,7 +14,7 @@ import stat
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from presignd.errors import PresigndError, UsageError, fault
+from presignd.errors import NO_DESCRIPTORS, PresigndError, UsageError, fault
 from presignd.ledger.lock import flock, lock_folder
 
 if TYPE_CHECKING:
@@ -219,7 +219,13 @@ def _translated() -> Iterator[None]:
             raise Gone(reason) from None
         if error.errno in _NOT_REGULAR:
             raise NotRegular(reason) from None
-        raise fault("unreadable" if error.errno in _UNREADABLE else "read_error", reason) from None
+        raise fault(_code(error), reason) from None
+
+
+def _code(error: OSError) -> str:
+    if error.errno in NO_DESCRIPTORS:
+        return "too_many_files"
+    return "unreadable" if error.errno in _UNREADABLE else "read_error"
 
 
 def _open_root(root: bytes) -> int:

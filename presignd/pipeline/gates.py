@@ -15,8 +15,8 @@ from presignd.presign import Presigner
 
 log = get_logger()
 
-LOCAL = ("read_error", "disk_full")
-"""Faults of this machine's disk: no probe of the store tells anything about them."""
+LOCAL = ("read_error", "too_many_files", "disk_full")
+"""Faults of this machine: no probe of the store tells anything about them."""
 
 
 class Gates:

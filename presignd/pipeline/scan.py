@@ -12,13 +12,13 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from presignd.errors import Fault
+from presignd.errors import NO_DESCRIPTORS, Fault
 from presignd.heartbeat import beat
 from presignd.model import Fingerprint
 from presignd.pipeline.folder import Folder, Gone, NotRegular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from presignd.pipeline.ignore import Ignore
 
@@ -32,7 +32,8 @@ class Scan:
     """One walk from ``start`` (below the root; b"" for all) over the regular files that are not ignored.
 
     Symlinks are not followed, what vanishes under way is left out, and what can't be read is named in
-    ``problems``, once each; ``own`` are the paths with names of our own. Setting ``stop`` ends it early.
+    ``problems``, once each, and ``cut_short`` tells that too many files were open for
+    it; ``own`` are the paths with names of our own. Setting ``stop`` ends it early.
     ``files``, ``directories`` and ``seconds`` (spent walking, not waiting) count up as it goes.
     """
 
@@ -54,6 +55,7 @@ class Scan:
         self.directories = 0
         self.seconds = 0.0
         self.problems: list[str] = []
+        self.cut_short = False
         self.own: list[bytes] = []
 
     def batches(self) -> Iterator[list[Found]]:
@@ -114,4 +116,19 @@ class Scan:
         except (Gone, NotRegular, FileNotFoundError):
             return
         except (Fault, OSError) as error:
+            self.cut_short |= _is_for_descriptors(error)
             self.problems.append(f"{path.decode('utf-8', 'backslashreplace') or '.'}: {error}")
+
+
+def _is_for_descriptors(error: Fault | OSError) -> bool:
+    return error.code == "too_many_files" if isinstance(error, Fault) else error.errno in NO_DESCRIPTORS
+
+
+def topmost(directories: Mapping[bytes, bool]) -> dict[bytes, bool]:
+    """Leave out directories that the scan of another one (True: with all below) covers."""
+    chosen: dict[bytes, bool] = {}
+    for directory in sorted(directories):
+        above = (directory[:at] for at, byte in enumerate(directory) if byte == ord("/"))
+        if not any(chosen.get(parent) for parent in above) and not (directory and chosen.get(b"")):
+            chosen[directory] = directories[directory]
+    return chosen

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from presignd import metrics
+from presignd.errors import fault
 from presignd.filesystem import is_network
 from presignd.heartbeat import alive, beat
 from presignd.model import Candidate, Source
@@ -31,12 +32,12 @@ from presignd.pipeline.events import (
     watchfiles_source,
 )
 from presignd.pipeline.ignore import Ignore
-from presignd.pipeline.scan import BATCH, Found, Scan
+from presignd.pipeline.scan import BATCH, Found, Scan, topmost
 from presignd.pipeline.strays import Strays
 from presignd.pipeline.writer_check import mode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -62,6 +63,7 @@ _WITHOUT_EVENTS = 600.0
 """Seconds of polling before inotify is tried again after one of its limits was met."""
 
 _PROBLEMS_SHOWN = 5
+_AGAIN = 2.0  # seconds until everything is scanned again after a scan that could open no more
 
 _FIRST_PAUSE, _LAST_PAUSE, _LIVED = 0.05, 5.0, 60.0
 """Seconds: the growing pause before the source is started again, from the first once it had lived so long."""
@@ -110,7 +112,7 @@ class Watcher:
         self._wake_scan = asyncio.Event()
         self._directories: dict[bytes, bool] = {}
         self._wake_directories = asyncio.Event()
-        self._problems: list[str] = []
+        self._problems, self._cut_short = list[str](), False
         self._announced: bool | None = None
         self._no_inotify_until = float("-inf")
         self._short_of_watches = False
@@ -316,7 +318,7 @@ class Watcher:
         if reason == "timer":
             metrics.RESCAN_FOUND.labels(self.name).inc(candidates)
         fresh_problems = scan.problems != self._problems
-        self._problems = scan.problems
+        self._problems, self._cut_short = scan.problems, scan.cut_short
         tell = self._log.warning if scan.problems and fresh_problems else self._log.debug
         if not scan.problems and (candidates or reason != "timer"):
             tell = self._log.info
@@ -356,23 +358,23 @@ class Watcher:
             candidates += await self._settler.offer_scanned(self.name, batch, source, ignore_before=ignore_before)
             asking += time.monotonic() - began
         self._strays.found(scan.own)
+        if scan.cut_short:
+            self._scan_later()
         return candidates, scan.seconds + asking
+
+    def _scan_later(self) -> None:
+        """Say that nothing more could be opened, and scan everything again once something can be."""
+        if not self._cut_short:
+            problem = fault("too_many_files")
+            self._log.warning("scan.cut_short", error_code=problem.code, error=problem.message, fix=problem.fix)
+        self._cut_short = True
+        asyncio.get_running_loop().call_later(_AGAIN, self.request_scan, "too_many_files")
 
 
 def burst_of_queue() -> int:
     """Return how many changes in one batch may be what an overflow of the kernel's queue left."""
     length = limit_value(QUEUE)
     return max(1, min(BURST, int(length) // EVENTS_A_CHANGE)) if length.isdecimal() else BURST
-
-
-def topmost(directories: Mapping[bytes, bool]) -> dict[bytes, bool]:
-    """Leave out directories that the scan of another one (True: with all below) covers."""
-    chosen: dict[bytes, bool] = {}
-    for directory in sorted(directories):
-        above = (directory[:at] for at, byte in enumerate(directory) if byte == ord("/"))
-        if not any(chosen.get(parent) for parent in above) and not (directory and chosen.get(b"")):
-            chosen[directory] = directories[directory]
-    return chosen
 
 
 async def _batches(scan: Scan) -> AsyncIterator[list[Found]]:

@@ -33,7 +33,7 @@ BUSY_FIRST, BUSY_LONGEST = 0.5, 10.0
 """Seconds between looks at a linked file that somebody opened for writing before it was moved or deleted."""
 
 
-UNCOUNTED = ("slow_down", "store_full", "presigner_unreachable", "presigner_busy", "token_refused")
+UNCOUNTED = ("slow_down", "store_full", "presigner_unreachable", "presigner_busy", "token_refused", "too_many_files")
 """Faults that are retried without limit: of a store that is busy or full a small probe tells little, and that
 the presigner was away for a moment tells nothing of a file."""
 

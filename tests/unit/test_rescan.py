@@ -8,7 +8,8 @@ import pytest
 
 from presignd.config import WatchConfig
 from presignd.pipeline import watch as module
-from presignd.pipeline.watch import burst_of_queue, rescan_interval, topmost
+from presignd.pipeline.scan import topmost
+from presignd.pipeline.watch import burst_of_queue, rescan_interval
 
 
 def watch(**options: object) -> WatchConfig:
