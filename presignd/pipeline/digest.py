@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 
+from presignd.errors import fault
 from presignd.heartbeat import beat
 
 READ = 1 << 20
@@ -26,11 +27,19 @@ def checksum_like(fd: int, like: str, size: int, part_size: int = 0, *, stop: th
     return f"{algorithm}:{hashlib.new(algorithm, parts, usedforsecurity=False).hexdigest()}-{len(cuts)}"
 
 
+def read_at(fd: int, length: int, offset: int) -> bytes:
+    """Read as ``os.pread`` does; raise the fault ``read_error`` where the disk fails: that is no bug."""
+    try:
+        return os.pread(fd, length, offset)
+    except OSError as error:
+        raise fault("read_error", error.strerror or type(error).__name__) from None
+
+
 def digest(fd: int, algorithm: str, offset: int, size: int, stop: threading.Event | None = None) -> bytes:
     """Return the digest of ``size`` bytes from ``offset``, or of as many as there are."""
     made = hashlib.new(algorithm, usedforsecurity=False)
     end = offset + size
-    while offset < end and not (stop and stop.is_set()) and (data := os.pread(fd, min(READ, end - offset), offset)):
+    while offset < end and not (stop and stop.is_set()) and (data := read_at(fd, min(READ, end - offset), offset)):
         beat()
         made.update(data)
         offset += len(data)

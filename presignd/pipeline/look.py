@@ -89,7 +89,7 @@ class Looker:
         try:
             checksum = checksum_like(fd, known.checksum, known.size, known.part_size, stop=stop)
             unchanged = not stop.is_set() and Fingerprint.of(os.fstat(fd)) == fingerprint
-        except OSError:
+        except (OSError, Fault):
             return None
         finally:
             os.close(fd)

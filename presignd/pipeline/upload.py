@@ -14,6 +14,7 @@ from presignd.heartbeat import beat
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.bucket import Bucket, Found
 from presignd.pipeline.collision import Plan, is_md5
+from presignd.pipeline.digest import read_at
 from presignd.presign import Operation
 from presignd.store import Slice
 
@@ -52,7 +53,7 @@ def prepare(fd: int, size: int, *, sha256: bool) -> Prepared:
     fingerprint = Fingerprint.of(os.fstat(fd))
     digests = [hashlib.md5(usedforsecurity=False)] + ([hashlib.sha256()] if sha256 else [])
     data, offset = b"", 0
-    while piece := os.pread(fd, READ, offset):
+    while piece := read_at(fd, READ, offset):
         beat()
         for digest in digests:
             digest.update(piece)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes.util import find_library
 from pathlib import Path
@@ -45,9 +45,10 @@ class PowerDisk:
         self._unmount()
         self._mount_again(f"keep {how} {seed}")
 
-    def remount(self) -> None:
-        """Unmount it cleanly and mount it again: all is there, under another device number."""
+    def remount(self, meanwhile: Callable[[], object]) -> None:
+        """Unmount it cleanly and mount it again, as it was; ``meanwhile`` may take its device number."""
         self._unmount()
+        meanwhile()
         self._mount_again("keep all 0")
 
     def _mount_again(self, command: str) -> None:
@@ -65,6 +66,7 @@ class PowerDisk:
         try:
             self._unmount()
         finally:
+            subprocess.run(["umount", "--lazy", self.path], check=False, capture_output=True)
             self._let_go()
             self._server.wait(SECONDS)
 
