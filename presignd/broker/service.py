@@ -52,7 +52,8 @@ class Signer:
 
     def __init__(self, config: PresignConfig) -> None:
         self._client = StoreClient(config, UploadConfig())
-        self.presigner: LocalPresigner = local_presigner(config, send=self._client.send, clock=_utcnow)
+        self.send = self._client.send
+        self.presigner: LocalPresigner = local_presigner(config, send=self.send, clock=_utcnow)
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -1,6 +1,7 @@
 """``presignd broker``: the presign broker, and the tokens it believes."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,14 +10,17 @@ import typer
 
 from presignd import log
 from presignd.broker import blocks, service
+from presignd.broker.check import Line, run_checks
 from presignd.broker.config import SYSTEM_FILE, load, read_tokens
 from presignd.broker.models import BrokerConfig, TokenConfig
 from presignd.broker.tokens import Tokens, hash_of, new_token
 from presignd.cli import guard, help_of, loop, show
+from presignd.cli.check import LABELS
 from presignd.cli.guard import BUG, guarded
 from presignd.cli.options import AsJson, seconds
 from presignd.errors import PresigndError, Refused, UsageError
 from presignd.units import rfc3339
+from presignd.web.failure import UNAVAILABLE
 
 THREADS = 8
 
@@ -62,6 +66,31 @@ def _read(file: Path) -> BrokerConfig:
     for warning in found.warnings:
         guard.tell([f"presignd: {warning}"], level="warning")
     return found
+
+
+def check_command(config: ConfigFile = SYSTEM_FILE, as_json: AsJson = False) -> None:
+    """Prove each part: configuration, certificate, tokens, keys, and each prefix with real requests.
+
+    Ends with 0 when nothing failed, else with 3.
+
+    Example: presignd broker check -c broker.toml
+    """
+    lines = loop.run(_checked_lines(load(config), as_json=as_json))
+    failed = any(line.outcome == "fail" for line in lines)
+    if as_json:
+        show.document({"ok": not failed, "checks": [asdict(line) for line in lines]})
+    if failed:
+        raise SystemExit(UNAVAILABLE)
+
+
+async def _checked_lines(config: BrokerConfig, *, as_json: bool) -> list[Line]:
+    lines = []
+    async for line in run_checks(config):
+        lines.append(line)
+        if not as_json:
+            fix = f" (fix: {line.fix})" if line.fix else ""
+            show.result(f"{LABELS[line.outcome]} {line.name}: {line.detail}{fix}")
+    return lines
 
 
 def create_command(
@@ -201,6 +230,7 @@ def _add(to: typer.Typer, name: str, command: Callable[..., Any]) -> None:
 
 
 _add(app, "run", run_command)
+_add(app, "check", check_command)
 _add(token_app, "create", create_command)
 _add(token_app, "list", list_command)
 _add(token_app, "revoke", revoke_command)

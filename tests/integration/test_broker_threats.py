@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -16,6 +17,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.stores import SeaweedFS, Store
+from tests.system.harness import COMMAND
 from tests.token_brokers import Broker, broker_for
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -108,7 +110,35 @@ def test_a_store_that_takes_unsigned_headers_is_told_of(juicefs: Store, tmp_path
         grant, link = broker.grants(secret, put(bucket, "one/a"), of("get", bucket, "one/a"))
         assert send(grant, BODY, x_amz_copy_source=f"/{bucket}/two/secret")[0] == 200
         assert send(link)[1] == b"another's"
+        said = check(broker)
+        assert said.returncode == 0
+        assert f"warn bucket {bucket}/one/: the store takes headers that were not signed" in said.stdout
     assert "JuiceFS gateway" in (DOCS / "security.md").read_text("utf-8")
+
+
+def check(broker: Broker) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, "broker", "check", "-c", broker.file], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_check_proves_each_part_and_names_what_fails(broker: Broker, bucket: str, seaweedfs: Store) -> None:
+    broker.token("one", bucket)
+    said = check(broker)
+    assert (said.returncode, said.stderr) == (0, "")
+    assert [line.split(":")[0] for line in said.stdout.splitlines()] == [
+        *("ok   config", "ok   certificate", "ok   tokens", "ok   credentials", f"ok   bucket {bucket}/one/")
+    ]
+    assert seaweedfs.list(bucket) == []
+    broker.token("two", "no-such-bucket")
+    (broker.folder / "tokens.d" / "three.toml").write_text("[[token]]")
+    said = check(broker)
+    assert said.returncode == 3
+    failed = [line for line in said.stdout.splitlines() if line.startswith("FAIL")]
+    assert ["tokens" in line or "no-such-bucket/two/: the bucket does not exist" in line for line in failed] == [
+        True
+    ] * len(failed)
+    assert failed
 
 
 def test_errors_of_a_store_that_lies_hold_no_secret(broker: Broker, bucket: str) -> None:
