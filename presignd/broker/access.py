@@ -17,7 +17,9 @@ LONGEST_SECRET = 4096
 
 
 class Rejected(Exception):
-    """A call refused as a whole: ``status``, one of the fixed ``code`` words, and seconds to wait, 0 for none."""
+    """A call refused as a whole: ``status``, a fixed ``code``, seconds to wait (0: none); ``by`` names the token."""
+
+    by = ""
 
     def __init__(self, status: int, code: str, message: str, *, retry_after: int = 0) -> None:
         super().__init__(message)

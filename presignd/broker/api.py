@@ -123,9 +123,7 @@ class Api:
             return _json(wire.error("internal_error", "a bug in presignd; its log has the traceback"), 500)
 
     def _rejected(self, request: web.Request, rejected: Rejected) -> web.Response:
-        self._strangers.refused(
-            self._client(request), request.path, rejected.status, rejected.code, request.get("token", "")
-        )
+        self._strangers.refused(self._client(request), request.path, rejected.status, rejected.code, rejected.by)
         headers = {"Retry-After": str(rejected.retry_after)} if rejected.retry_after else {}
         if rejected.status == 401:  # noqa: PLR2004
             headers["WWW-Authenticate"] = 'Bearer realm="presignd"'
@@ -135,9 +133,7 @@ class Api:
         return client_of(request, behind_proxy=self.config.behind_proxy)
 
     def _who(self, request: web.Request) -> TokenConfig:
-        token = authenticate(request, self.tokens, datetime.now(UTC))
-        request["token"] = token.name
-        return token
+        return authenticate(request, self.tokens, datetime.now(UTC))
 
     # --- the two calls ----------------------------------------------------------------------------
     async def _me(self, request: web.Request) -> web.Response:
@@ -151,15 +147,24 @@ class Api:
         """Answer a batch. Who it is is known before a byte of the body is read."""
         token = self._who(request)
         began = time.monotonic()
-        with self._in_flight():
-            async with self._room.of(token.name):
-                asked = await self._asked(request)
-                if wait := self._rates.take(token.name, token.rate, len(asked), time.monotonic()):
-                    raise Rejected(429, "rate_limited", "too many grants for this token", retry_after=wait)
-                answers = await self._answers(token, asked)
+        try:
+            with self._in_flight():
+                asked, answers = await self._answered_in_turn(request, token)
+        except Rejected as rejected:
+            rejected.by = token.name
+            raise
         audit.grants(token.name, self._client(request), asked, answers)
         metrics.SECONDS.observe(time.monotonic() - began)
         return web.Response(body=wire.write_answers(answers), content_type="application/json")
+
+    async def _answered_in_turn(
+        self, request: web.Request, token: TokenConfig
+    ) -> tuple[list[GrantRequest], list[Answer]]:
+        async with self._room.of(token.name):
+            asked = await self._asked(request)
+            if wait := self._rates.take(token.name, token.rate, len(asked), time.monotonic()):
+                raise Rejected(429, "rate_limited", "too many grants for this token", retry_after=wait)
+            return asked, await self._answers(token, asked)
 
     @contextmanager
     def _in_flight(self) -> Iterator[None]:

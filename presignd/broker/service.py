@@ -72,6 +72,7 @@ class Broker:
         self.reload = asyncio.Event()
         self.listeners: list[Listener] = []
         self._main: Listener | None = None
+        self._servers: list[web.Server] = []
         self._stamps = tls_stamps(config.broker)
         self._problem = ""
 
@@ -101,6 +102,8 @@ class Broker:
         server = runner.server
         assert server is not None
 
+        self._servers.append(server)
+
         def connection() -> asyncio.Protocol:
             return server() if len(server.connections) < CONNECTIONS else TurnedAway()
 
@@ -109,6 +112,11 @@ class Broker:
         stack.callback(listener.close)
         self.listeners.append(listener)
         return listener
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return sum(len(server.connections) for server in self._servers)
 
     async def drain(self) -> None:
         """Accept no more, and wait until what came is answered, ``drain_timeout`` at most.

@@ -1,0 +1,141 @@
+"""Slow clients and too many of them, with limits that a test can reach: the broker's own parts, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from presignd.broker import api, service, tokens
+from presignd.broker.access import Rejected, Room
+from presignd.broker.config import load
+from presignd.broker.service import Broker
+from presignd.embedded import LOOPBACK, free_ports
+
+SECRET = tokens.new_token()
+
+
+@pytest.fixture
+def port() -> int:
+    return free_ports(1)[0]
+
+
+@pytest.fixture(autouse=True)
+async def broker(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Broker]:
+    """Serve with three connections at most, half a second of patience, and one token."""
+    monkeypatch.setattr(service, "CONNECTIONS", 3)
+    monkeypatch.setattr(service, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(api, "BODY_SECONDS", 0.5)
+    file = tmp_path / "broker.toml"
+    file.write_text(
+        f"""
+[broker]
+listen = "{LOOPBACK}:{port}"
+[store]
+access_key = "a"
+secret_key = "secret-key"
+region = "r"
+[[token]]
+name = "one"
+hash = "{tokens.hash_of(SECRET)}"
+bucket = "bucket"
+""",
+        encoding="utf-8",
+    )
+    file.chmod(0o600)
+    broker = Broker(load(file, environ={}), lambda: load(file, environ={}))
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(broker.signer.close)
+        await broker.open(stack)
+        yield broker
+
+
+def head(length: int) -> bytes:
+    lines = ["POST /v1/grants HTTP/1.1", "Host: x", f"Authorization: Bearer {SECRET}"]
+    lines += ["Content-Type: application/json", f"Content-Length: {length}", "", ""]
+    return "\r\n".join(lines).encode()
+
+
+async def until_closed(reader: asyncio.StreamReader) -> bytes:
+    """Read until the other side ends it, whichever way."""
+    answer = b""
+    async with asyncio.timeout(30):
+        try:
+            while chunk := await reader.read(65536):
+                answer += chunk
+        except ConnectionError:
+            pass
+    return answer
+
+
+async def test_the_head_of_a_request_that_takes_too_long_is_cut_off(port: int) -> None:
+    reader, writer = await asyncio.open_connection(LOOPBACK, port)
+    writer.write(b"GET /v1/me HTTP/1.1\r\nHost: x\r\n")
+    assert await until_closed(reader) == b""
+    writer.close()
+
+
+async def test_a_body_that_takes_too_long_is_cut_off_and_told(port: int) -> None:
+    reader, writer = await asyncio.open_connection(LOOPBACK, port)
+    writer.write(head(1000) + b"{")
+    assert (await until_closed(reader)).startswith(b"HTTP/1.1 408 ")
+    writer.close()
+
+
+async def test_an_idle_connection_is_closed(port: int) -> None:
+    reader, writer = await asyncio.open_connection(LOOPBACK, port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await until_closed(reader)).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+
+
+async def test_an_answer_that_nobody_takes_is_cut_off(broker: Broker, port: int) -> None:
+    """Eight answers of half a megabyte each are more than the kernel holds for who reads nothing."""
+    asked = {"operation": "get", "bucket": "bucket", "key": "one/" + "x" * 1000, "expires": 60}
+    body = json.dumps({"grants": [asked] * 1000}).encode()
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect((LOOPBACK, port))
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(60):
+            with contextlib.suppress(ConnectionError):
+                for _ in range(8):
+                    await loop.sock_sendall(sock, head(len(body)) + body)
+            while broker.connections:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.02)
+
+
+async def test_a_connection_too_many_is_told_when_to_come_back(port: int) -> None:
+    held = [await asyncio.open_connection(LOOPBACK, port) for _ in range(3)]
+    for _, writer in held:
+        writer.write(b"GET /healthz HTTP/1.1\r\n")
+    await asyncio.sleep(0.05)
+    reader, writer = await asyncio.open_connection(LOOPBACK, port)
+    answer = await until_closed(reader)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"Retry-After: 1\r\n" in answer
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "busy"
+    for each in (writer, *(writer for _, writer in held)):
+        each.close()
+
+
+async def test_calls_that_wait_too_long_for_their_turn_are_told_and_the_places_come_back() -> None:
+    room = Room(2, 1, 0.05)
+    async with room.of("one"):
+        with pytest.raises(Rejected) as refused:
+            async with room.of("one"):
+                pass
+        async with room.of("two"):
+            with pytest.raises(Rejected):
+                async with room.of("three"):
+                    pass
+    assert (refused.value.status, refused.value.retry_after) == (503, 1)
+    async with room.of("three"):
+        assert list(room._of) == ["three"]
