@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import ssl
 from collections.abc import Callable
@@ -153,12 +154,22 @@ def _bound(listen: Listen) -> list[socket.socket]:
     return sockets
 
 
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except TimeoutError:
+            return True  # a full backlog: alive, only busy
+        except OSError:
+            return False
+    return True
+
+
 def _unix(path: Path) -> socket.socket:
     """Listen at a path; a socket that a broker left behind is replaced, one that answers is not."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
-        probe.connect(str(path))
-        raise OSError(98, "another process listens there")
+    if _answers(path):
+        raise OSError(errno.EADDRINUSE, "another process listens there")
     if path.is_socket():
         path.unlink()
     sock = socket.socket(socket.AF_UNIX)

@@ -20,6 +20,7 @@ import pytest
 import trustme
 
 from presignd.broker.tokens import new_token
+from presignd.embedded import free_ports
 from tests.stores import Store
 from tests.system.harness import COMMAND
 from tests.token_brokers import Broker, broker_for
@@ -367,6 +368,37 @@ def test_metrics_hold_no_key_path_or_secret(broker: Broker, token: str, bucket: 
     assert 'presignd_broker_grants_total{operation="put",result="granted",token="one"}' in shown
     assert "a-path-nobody-shall-see" not in shown
     assert token not in shown
+
+
+def test_metrics_are_served_where_strangers_do_not_come(tmp_path: Path, seaweedfs: Store) -> None:
+    (port,) = free_ports(1)
+    options = f'behind_proxy = true\nmetrics_listen = "127.0.0.1:{port}"'
+    with broker_for(tmp_path, seaweedfs, options=options) as broker:
+        assert broker.call("/metrics")[0] == 404
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+            assert b"presignd_broker_tokens 0.0" in answer.read()
+    with broker_for(tmp_path, seaweedfs, options="behind_proxy = true") as broker:
+        assert broker.call("/metrics")[0] == 404
+
+
+def test_it_listens_at_a_unix_socket_that_a_killed_one_left_behind(tmp_path: Path, seaweedfs: Store) -> None:
+    path = tmp_path / "broker.sock"
+    broker = Broker(tmp_path, seaweedfs)
+    broker.configure(broker.file.read_text().replace(f"127.0.0.1:{broker.port}", f"unix:{path}"))
+    try:
+        broker.start()
+        broker.kill()
+        assert path.is_socket()
+        broker.start()
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(path))
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert presignd("run", "-c", broker.file).returncode == 3
+        assert broker.stop() == 0
+        assert not path.exists()
+    finally:
+        broker.end()
 
 
 def test_health_and_readiness_are_told_to_anybody(broker: Broker) -> None:
