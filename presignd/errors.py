@@ -148,10 +148,12 @@ CODES: dict[str, Code] = {
     "signature_mismatch": Code(
         WatchFault,
         "the signature does not match (403)",
-        "correct presign.secret_key; if a proxy rewrites Host, set presign.public_endpoint",
+        "correct presign.secret_key, or the broker's; if a proxy rewrites Host, set presign.public_endpoint",
     ),
     "invalid_access_key": Code(
-        WatchFault, "the store does not know the access key (403)", "correct presign.access_key"
+        WatchFault,
+        "the store does not know the access key (403)",
+        "correct presign.access_key, or the broker's",
     ),
     "expired_credentials": Code(
         WatchFault, "the signing credential has ended", "renew it; a refreshed one is picked up by itself"

@@ -122,6 +122,10 @@ class Parts:
         self.puts.now_by(work.intake, work.opened)
         return before
 
+    def now(self) -> datetime:
+        """Return the time of the presigner in effect: for links."""
+        return self.work.presigner.now()
+
     async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant | Exception]:
         """Have the presigner in effect sign: for links."""
         return await self.work.presigner.grant(requests)
@@ -233,7 +237,7 @@ class Parts:
         for version in await self.ledger.in_state(State.VERIFIED):
             if version.watch in watches and not self._is_at_work(version):
                 # No line of it is on disk, so its link may get a new date: an old one may be dead already.
-                self.work.dispatcher.start(await self.ledger.update(version, signed_at=utcnow()))
+                self.work.dispatcher.start(await self.ledger.update(version, signed_at=self.now()))
         for version in await self.ledger.in_state(State.LINKED):
             if version.watch in watches and not self._is_at_work(version):
                 self.work.dispatcher.start(version)
@@ -290,7 +294,7 @@ class Parts:
         """Make a fresh link for a version with a receipt."""
         watch = next((w for w in self.config.watches if w.name == version.watch), None)
         seconds = expires or (watch.link_expires if watch else None) or self.config.presign.get_expires
-        fresh = replace(version, signed_at=utcnow())
+        fresh = replace(version, signed_at=self.now())
         link = await mint(self, fresh, seconds, self.announcer.path(version))
         self._log_link(link, by_uid)
         return link

@@ -149,11 +149,15 @@ class FakeBroker:
 
         credentials = CredentialSource(self.sign, clock=self.now)
         signer = LocalPresigner(self.sign, region_of=region, credentials=credentials, clock=self.now)
-        answers = await signer.grant([GrantRequest.from_json(each) for each in asked])
-        return [
-            answer.to_json() if isinstance(answer, Grant) else {"error": {"code": "grant_refused", "message": "no"}}
-            for answer in answers
-        ]
+        requests = [GrantRequest.from_json(each) for each in asked]
+        answers = zip(requests, await signer.grant(requests), strict=True)
+        return [self._told(request, answer) for request, answer in answers]
+
+    def _told(self, request: GrantRequest, answer: Grant | Exception) -> dict[str, Any]:
+        if request.date and request.date > self.now() + timedelta(minutes=5):
+            return {"error": {"code": "date_refused", "message": "the date lies ahead of the broker's clock"}}
+        refused = {"error": {"code": "grant_refused", "message": "no"}}
+        return answer.to_json() if isinstance(answer, Grant) else refused
 
     def _take_order(self, path: str) -> Order:
         for order in self._orders:

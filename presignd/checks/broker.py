@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from presignd.checks.base import CheckResult, fail, ok, warn
+from presignd.checks.base import CheckResult, fail, failed, ok, warn
 from presignd.config import Config, WatchConfig
-from presignd.errors import CODES
+from presignd.errors import CODES, Fault
 from presignd.pipeline.keys import check_key
-from presignd.presign import Operation
+from presignd.presign import GrantRequest, Operation, Presigner
 from presignd.presign.broker import Me
 
 RENEW_WITHIN = timedelta(days=14)
@@ -31,6 +31,15 @@ def judge_token(config: Config, me: Me, now: datetime) -> Iterator[CheckResult]:
         yield ok("operations", ", ".join(me.operations))
     for watch in config.watches:
         yield from _watch(watch, me)
+
+
+async def judge_link(presigner: Presigner, watch: WatchConfig) -> CheckResult:
+    """Have a link signed as it will be: for the public endpoint, dated as links are. Raises ``PresignerFault``."""
+    key, date = check_key(watch, await presigner.prefix()), presigner.now()
+    [grant] = await presigner.grant([GrantRequest(Operation.GET, watch.bucket, key, 60, date=date, public=True)])
+    if isinstance(grant, Fault):
+        return failed("links", grant)
+    return ok("links", "the broker signs them")
 
 
 def _token(url: str, me: Me, now: datetime) -> CheckResult:

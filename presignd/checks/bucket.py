@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from presignd.answers import Answer
 from presignd.checks.base import CheckResult, Context, fail, failed, ok, warn
-from presignd.checks.broker import judge_token
+from presignd.checks.broker import judge_link, judge_token
 from presignd.config import WatchConfig
 from presignd.errors import CODES, Fault, fault
 from presignd.pipeline.bucket import PROBE_TIMEOUT, Bucket
@@ -34,6 +34,7 @@ async def check_credentials(context: Context) -> AsyncIterator[CheckResult]:
     if isinstance(context.presigner, BrokerPresigner):
         for result in judge_token(context.config, await context.presigner.me(), datetime.now(UTC)):
             yield result
+        yield await judge_link(context.presigner, context.config.watches[0])
         return
     assert context.credentials is not None
     found = await context.credentials.get()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
 from presignd.errors import Fault, FileFault
@@ -34,6 +34,10 @@ class _Waiting:
 
 class Minter(Protocol):
     """What linking needs of a presigner."""
+
+    def now(self) -> datetime:
+        """Return the signer's time (UTC)."""
+        ...
 
     async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant | Exception]:
         """Answer each request, in order."""
@@ -91,6 +95,10 @@ class Linker:
         self._waiting: list[_Waiting] = []
         self._more = asyncio.Event()
         self.trouble = Trouble("links")
+
+    def now(self) -> datetime:
+        """Return what a link is dated by: the signer's clock, for the store asks nothing of this machine's."""
+        return self._presigner.now()
 
     async def link(self, version: FileVersion, expires: int) -> tuple[FileVersion, Link]:
         """Link one verified version; waits as long as the disk or the presigner is away."""
@@ -162,7 +170,7 @@ class Linker:
 
     async def _date_anew(self, waiting: _Waiting) -> None:
         """Let a link that had to wait live from now on: it could be dead by the time it is written."""
-        version, now = waiting.version, utcnow()
+        version, now = waiting.version, self.now()
         if version.signed_at is None or abs(now - version.signed_at) > STALE:
             waiting.version = await self._ledger.update(version, signed_at=now)
 

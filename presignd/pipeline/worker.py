@@ -128,7 +128,7 @@ class Worker:
                 etag=stored.etag,
                 version_id=stored.version_id,
                 adopted=stored.adopted,
-                signed_at=utcnow(),
+                signed_at=self._linker.now(),
                 error_code="",
                 error="",
             )

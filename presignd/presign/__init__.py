@@ -115,6 +115,10 @@ class Presigner(Protocol):
         """Sign ``requests``."""
         ...
 
+    def now(self) -> datetime:
+        """Return the signer's time (UTC), as far as it is known: what links are dated by."""
+        ...
+
     async def prefix(self) -> str:
         """Return what each key must begin with, "" where it may be any; raise ``PresignerFault``."""
         ...

@@ -82,6 +82,10 @@ class LocalPresigner:
             metrics.PRESIGN_REQUESTS.labels(each.operation, "granted" if isinstance(answer, Grant) else "refused").inc()
         return answers
 
+    def now(self) -> datetime:
+        """Return this machine's time (UTC)."""
+        return self._clock()
+
     async def prefix(self) -> str:
         """Return "": keys held here may write what the store lets them."""
         return ""

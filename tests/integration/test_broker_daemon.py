@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -241,13 +241,16 @@ async def test_a_new_token_is_taken_by_a_reload(faulty_s3: FaultyS3, broker: Fak
         assert "a-new-token" not in daemon.said.text
 
 
+@pytest.mark.parametrize("skew", [-5, 5])
 async def test_a_daemon_with_a_wrong_clock_uploads_all_the_same(
-    faulty_s3: FaultyS3, broker: FakeBroker, tmp_path: Path
+    faulty_s3: FaultyS3, broker: FakeBroker, tmp_path: Path, skew: int
 ) -> None:
-    """The broker signs by its own clock, and the store judges by its own: here both differ from this machine's."""
-    broker.skew = faulty_s3.clock_skew = timedelta(hours=-5)
+    """The broker signs by its own clock, links too, and the store judges by its own: this machine's decides nothing."""
+    broker.skew = faulty_s3.clock_skew = timedelta(hours=skew)
     async with running(by_broker(tmp_path, faulty_s3, broker)) as daemon:
         for name, content in FILES.items():
             daemon.drop(name, content)
         await all_arrive(daemon, faulty_s3, FILES)
         assert daemon.events(*HELD_UP) == []
+        ends = {datetime.fromisoformat(event["expires_at"]) for event in daemon.events("link.created")}
+        assert all(abs(end - broker.now() - timedelta(minutes=15)) < timedelta(minutes=2) for end in ends)

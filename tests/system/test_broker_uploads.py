@@ -158,6 +158,7 @@ def test_check_tells_what_the_token_may_do(make: Callable[..., Box]) -> None:
     assert f"{box.broker.url} knows the token tests" in told
     assert "put, multipart, head, get" in told
     assert "of the broker's" in told
+    assert "the broker signs them" in told
     assert f"PUT, HEAD and GET of {PREFIX}.presignd-check went through" in told
     box.broker.kill()
     checked = box.daemon.run("check", "-c", box.daemon.config)

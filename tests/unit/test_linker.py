@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
@@ -86,6 +86,9 @@ class World:
             raise self.appends.pop(0)
         self.lines += [link.file_id for link in links]
         return LinksMark(1, len(self.lines))
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
 
     async def grant(self, requests: Sequence[GrantRequest]) -> list[Grant | Exception]:
         if self.grants:
