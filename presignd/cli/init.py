@@ -27,7 +27,10 @@ LINKS_GROUP = "presignd-links"
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a configuration needs at least; ``region`` "" asks the store at each start."""
+    """What a configuration needs at least; ``region`` "" asks the store at each start.
+
+    With a ``broker`` and its ``token`` there are no keys.
+    """
 
     endpoint: str
     access_key: str
@@ -36,6 +39,8 @@ class Answers:
     folder: Path
     link_expires: str
     region: str = ""
+    broker: str = ""
+    token: str = field(default="", repr=False)
 
 
 def init_command(
@@ -47,6 +52,9 @@ def init_command(
             "(or ~/.config), as root /etc/presignd/config.toml.",
         ),
     ] = None,
+    broker: Annotated[
+        str, typer.Option("--broker", metavar="URL", help="A presignd broker signs: its token is asked for, not keys.")
+    ] = "",
 ) -> None:
     """Ask what is needed, write the configuration (mode 0600), and check it.
 
@@ -58,7 +66,7 @@ def init_command(
         from presignd.errors import UsageError  # noqa: PLC0415 - help is to be fast
 
         raise UsageError(f"{target} is there already and was kept", fix="name another: presignd init FILE")
-    answers = ask_all()
+    answers = ask_all(broker)
     write(target, render(answers, group=links_group(target)), replace=replace)
     show.say(f"wrote {target}")
     code = check(target)
@@ -80,18 +88,20 @@ def default_file() -> Path:
 # --- asking -------------------------------------------------------------------------------------
 
 
-def ask_all() -> Answers:
+def ask_all(broker: str = "") -> Answers:
     """Ask every question on stderr; each answer is looked at before the next question."""
     from presignd.config.endpoint import parse_endpoint  # noqa: PLC0415 - help is to be fast
     from presignd.config.rules import check_bucket  # noqa: PLC0415 - as above
 
     endpoint = ask("The store's endpoint", parse_endpoint, default="http://127.0.0.1:9000")
-    access_key = ask("Access key (empty: AWS_* variables and the usual places)", _key, default="")
+    token = ask("The broker's token (not shown)", _secret, hidden=True) if broker else ""
+    access_key = "" if broker else ask("Access key (empty: AWS_* variables and the usual places)", _key, default="")
     secret_key = ask("Secret key (not shown)", _secret, hidden=True) if access_key else ""
     bucket = ask("Bucket", check_bucket, default="test-bucket")
     folder = ask("Folder to watch", _folder, default=str(default_folder()))
     expires = ask("How long a link lives (7d at most)", _expiry, default="15m")
-    return with_region(Answers(endpoint, access_key, secret_key, bucket, folder, expires))
+    answers = Answers(endpoint, access_key, secret_key, bucket, folder, expires, broker=broker, token=token)
+    return answers if broker else with_region(answers)
 
 
 def ask(question: str, parse: Callable[[str], T], *, default: str | None = None, hidden: bool = False) -> T:
@@ -140,7 +150,7 @@ def _key(text: str) -> str:
 
 def _secret(text: str) -> str:
     if not text:
-        raise ValueError("is empty; the access key needs its secret")
+        raise ValueError("is empty")
     return _key(text)
 
 
@@ -228,7 +238,9 @@ def render(answers: Answers, group: str = "") -> str:
     """Return the configuration as TOML; ``group`` may have the links, and use the control socket."""
     keys = ""
     groups = f"\n[links]\ngroup = {_text(group)}\n\n[control]\ngroup = {_text(group)}\n" if group else ""
-    if answers.access_key:
+    if answers.broker:
+        keys = f'kind = "broker"\nurl = {_text(answers.broker)}\ntoken = {_text(answers.token)}\n'
+    elif answers.access_key:
         keys = f"access_key = {_text(answers.access_key)}\nsecret_key = {_text(answers.secret_key)}\n"
     return f"""\
 # Written by presignd init. Every option, its default and unit: config.example.toml

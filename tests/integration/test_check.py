@@ -29,9 +29,11 @@ from presignd.config import (
     UploadConfig,
     WatchConfig,
     WebConfig,
+    load,
 )
 from presignd.ledger.lock import DaemonLock
 from presignd.ledger.sqlite import open_ledger
+from tests.brokers import real_broker
 from tests.faulty_s3 import FaultyS3
 
 if TYPE_CHECKING:
@@ -345,6 +347,19 @@ def test_init_writes_a_private_configuration_that_passes_its_check(
     assert [path.name for path in target.parent.iterdir()] == ["presignd.toml"]
     canary(done.stdout + done.stderr, store.secret_key)
     assert presignd("check", "-c", target, HOME=str(tmp_path)).returncode == 0
+
+
+def test_init_with_a_broker_asks_for_its_token_and_no_key(seaweedfs: Store, tmp_path: Path, canary: Canary) -> None:
+    store = seaweedfs
+    target, bucket = tmp_path / "presignd.toml", store.new_bucket()
+    with real_broker(tmp_path / "broker", store, bucket, prefix="box-1/") as broker:
+        given = (store.endpoint, broker.token, bucket, str(tmp_path / "drop"), "y", "1h")
+        stdin = "".join(f"{answer}\n" for answer in given)
+        done = presignd("init", target, "--broker", broker.url, stdin=stdin, HOME=str(tmp_path))
+        assert done.returncode == 0, done.stdout + done.stderr
+        presign = load(target).config.presign
+        assert (presign.kind, presign.url, presign.secret_key) == ("broker", broker.url, None)
+        canary(done.stdout + done.stderr, broker.token)
 
 
 def test_init_asks_again_for_what_can_not_be_and_says_why(seaweedfs: Store, tmp_path: Path) -> None:
