@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from presignd.checks.base import CheckResult, fail, failed, ok, warn
 from presignd.config import Config, WatchConfig
@@ -46,7 +46,7 @@ def _token(url: str, me: Me, now: datetime) -> CheckResult:
     told = f"{url} knows the token{me.name and ' ' + me.name}"
     if me.valid_until is None:
         return ok("broker", told)
-    told += f", good until {me.valid_until.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    told += f", good until {me.valid_until:%Y-%m-%d %H:%M} UTC"
     if me.valid_until - now < RENEW_WITHIN:
         return warn("broker", told, "have a new token made: presignd broker token create")
     return ok("broker", told)
@@ -57,5 +57,5 @@ def _watch(watch: WatchConfig, me: Me) -> Iterator[CheckResult]:
         told = f"its bucket is {watch.bucket}, the token's is {me.bucket}"
         yield fail(f"watch {watch.name}", told, CODES["not_allowed"].fix, code="not_allowed")
     if not check_key(watch, me.prefix).startswith(me.prefix):
-        told = f"its keys do not begin with the token's prefix {me.prefix}"
+        told = f"its keys do not begin with the token's prefix {me.prefix!r}"
         yield fail(f"watch {watch.name}", told, CODES["outside_prefix"].fix, code="outside_prefix")

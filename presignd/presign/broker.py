@@ -10,10 +10,10 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from presignd import metrics
 from presignd.config import PresignConfig
@@ -45,17 +45,27 @@ _OF_ONE_FILE = ("outside_prefix", "too_large", "key_refused", "grant_refused")
 """Codes of a refusal that concern one file alone. A broker may not choose any other class than to wait."""
 
 
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is no time") from None
+
+
 class Me(BaseModel):
-    """What ``GET /v1/me`` tells of the token: where it may write, what it may do, and until when."""
+    """What ``GET /v1/me`` tells of the token: where it may write, what it may do, and until when (UTC).
+
+    A broker is believed nothing: names are what tokens are called, for these get into what people read.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    name: str = ""
-    bucket: str = ""
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = ""
+    bucket: Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]{0,63}$")] = ""
     prefix: Annotated[str, StringConstraints(max_length=MAX_KEY)] = ""
-    operations: tuple[str, ...] | None = None
+    operations: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z.]{1,32}$")], ...] | None = None
     max_size: int | None = None
-    valid_until: AwareDatetime | None = None
+    valid_until: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = None
 
     def lacks(self, operation: Operation) -> bool:
         """Tell whether the token does not allow ``operation``; one that tells none is not asked."""

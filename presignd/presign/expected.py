@@ -64,7 +64,7 @@ def checked(expected: Expected, answer: Mapping[str, Any], now: datetime) -> Gra
     params = _params(told.url[len(expected.target) + 1 :])
     _require_query(expected, params)
     date = _date(params["X-Amz-Date"])
-    ends = date + _lifetime(expected.request, params["X-Amz-Expires"])
+    ends = _ends(expected.request, date, params["X-Amz-Expires"])
     _require_times(expected.request, told, date, ends, now)
     return Grant(expected.method, told.url, expected.headers, ends, date)
 
@@ -122,11 +122,14 @@ def _date(text: str) -> datetime:
         raise _wrong("no date") from None
 
 
-def _lifetime(request: GrantRequest, text: str) -> timedelta:
-    """Return how long the URL lives: not longer than asked for, or it could be used behind our back."""
+def _ends(request: GrantRequest, date: datetime, text: str) -> datetime:
+    """Return when the URL dies: not later than asked for, or it could be used behind our back."""
     if not _EXPIRES.fullmatch(text) or int(text) > min(request.expires, MAX_EXPIRES):
         raise _wrong("an expiry that was not asked for")
-    return timedelta(seconds=int(text))
+    try:
+        return date + timedelta(seconds=int(text))
+    except OverflowError:
+        raise _wrong("no date") from None
 
 
 def _require_times(request: GrantRequest, told: Grant, date: datetime, ends: datetime, now: datetime) -> None:

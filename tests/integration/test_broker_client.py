@@ -372,7 +372,20 @@ async def test_a_broker_that_is_away_is_told_with_its_address(broker: FakeBroker
 
 
 @pytest.mark.parametrize(
-    "me", [[], "me", {"prefix": 5}, {"prefix": "x" * 2000}, {"operations": "put"}, {"valid_until": "soon"}], ids=repr
+    "me",
+    [
+        [],
+        "me",
+        {"prefix": 5},
+        {"prefix": "x" * 2000},
+        {"operations": "put"},
+        {"valid_until": "soon"},
+        {"valid_until": "9999-12-31T23:59:59-23:59"},
+        {"name": "forged\nline"},
+        {"operations": ["\x1b[31m"]},
+        {"bucket": "A\n"},
+    ],
+    ids=repr,
 )
 async def test_a_token_told_of_in_no_known_words_is_refused(broker: FakeBroker, asking: Asking, me: Any) -> None:
     broker.me = me

@@ -176,7 +176,7 @@ def test_a_token_that_ends_soon_is_a_warning() -> None:
         ({"operations": []}, {}, Outcome.FAIL, "lacks put, head, get"),
         ({"operations": ["put", "head", "get"]}, {}, Outcome.WARN, "lacks multipart"),
         ({"bucket": "theirs"}, {}, Outcome.FAIL, "its bucket is bucket, the token's is theirs"),
-        ({"prefix": "box-1/"}, {"key": "{path}"}, Outcome.FAIL, "do not begin with the token's prefix box-1/"),
+        ({"prefix": "box-1/"}, {"key": "{path}"}, Outcome.FAIL, "do not begin with the token's prefix 'box-1/'"),
         ({"prefix": "box-1/"}, {"key": "box-1/{path}"}, Outcome.OK, "knows the token"),
         ({"prefix": "box-1/"}, {"key": "box-10/{path}"}, Outcome.FAIL, "do not begin with"),
     ],
