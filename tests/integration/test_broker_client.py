@@ -383,7 +383,7 @@ async def test_a_broker_that_is_away_is_told_with_its_address(broker: FakeBroker
         {"valid_until": "9999-12-31T23:59:59-23:59"},
         {"name": "forged\nline"},
         {"operations": ["\x1b[31m"]},
-        {"bucket": "A\n"},
+        {"bucket": "a\n"},
     ],
     ids=repr,
 )
