@@ -87,8 +87,6 @@ class BrokerClient:
         """Ask once more where a kept connection turns out to be closed: signing twice does no harm."""
         try:
             return await self._exchange(path, document, most)
-        except aiohttp.ClientConnectorError:
-            raise  # nobody is there
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             return await self._exchange(path, document, most)
 

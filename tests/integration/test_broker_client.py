@@ -140,6 +140,7 @@ async def test_whoever_gives_up_waiting_takes_nobody_along(broker: FakeBroker, a
     goes.cancel()
     [grant] = await stays
     assert isinstance(grant, Grant)
+    assert keys(broker) == [["a"]]
 
 
 async def test_a_batch_that_is_too_much_is_asked_for_in_halves(broker: FakeBroker, asking: Asking) -> None:
@@ -336,7 +337,8 @@ async def test_a_redirect_is_never_followed(broker: FakeBroker, asking: Asking, 
 
 async def test_an_endless_answer_is_cut(broker: FakeBroker, asking: Asking) -> None:
     broker.fault(endless=True)
-    assert (await refusal(asking(broker))).code == "bad_broker"
+    refused = await refusal(asking(broker))
+    assert (refused.code, refused.detail) == ("bad_broker", "its answer has no end")
 
 
 async def test_an_answer_of_100_mb_is_cut(broker: FakeBroker, asking: Asking) -> None:

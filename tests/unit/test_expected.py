@@ -196,6 +196,7 @@ def test_a_grant_for_another_part_or_upload_is_refused(other: dict[str, Any]) ->
     [
         lambda url: url + "&X-Amz-Expires=60",
         lambda url: url + "&X-Amz-Expires=604800",
+        lambda url: url + "&X-Amz-Expires=3600",
         lambda url: url + "#fragment",
         lambda url: url + " ",
         lambda url: url + "\r\nHost: evil",
