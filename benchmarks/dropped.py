@@ -1,0 +1,152 @@
+"""presignd as shipped, as a contender: files are moved into its folder, and it is through at the last link.
+
+Ledger durable (each commit fsynced), Content-MD5 with each body, ETags compared, links written. Its log goes
+to a file, at the level it ships with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+from benchmarks.harness import BUCKET, Server, Usage, on_client_core, until
+
+COMMAND = Path(sys.executable).with_name("presignd")
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+class Daemon:
+    """``presignd run`` on the client's core, with a new ledger, for the time of a ``with``.
+
+    ``watch`` and ``more`` are lines of TOML: the watch's options, and other sections.
+    """
+
+    def __init__(self, folder: Path, server: Server, *, watch: str = "", more: str = "", core: bool = True) -> None:
+        self.folder = folder / "presignd"
+        self.drop = self.folder / "drop"
+        self._server, self._watch, self._more, self._core = server, watch, more, core
+        self._read = 0
+        self.links: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.drop.mkdir(parents=True)
+        self.configure()
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+            self.process.wait()
+
+    def configure(self) -> None:
+        """Write the configuration."""
+        config = self.folder / "config.toml"
+        config.touch(0o600)
+        server = self._server
+        config.write_text(
+            f"""
+[presign]
+endpoint = "{server.endpoint}"
+access_key = "{server.access_key}"
+secret_key = "{server.secret_key}"
+region = "us-east-1"
+[ledger]
+path = "{self.folder}/state"
+{self._more}
+[[watch]]
+name = "drop"
+path = "{self.drop}"
+bucket = "{BUCKET}"
+settle = "0s"
+{self._watch}
+""",
+            encoding="utf-8",
+        )
+
+    def start(self, environ: Mapping[str, str] | None = None) -> None:
+        """Start it, and return once it is ready; ``cpu_at_ready`` is what that took, in seconds."""
+        argv = [str(COMMAND), "run", "-c", str(self.folder / "config.toml")]
+        env = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **(environ or {})}
+        env["PRESIGND_SOCKET"] = str(self.folder / "control.sock")
+        log = self.folder / "log"
+        begun = log.stat().st_size if log.exists() else 0
+        with log.open("ab") as said:
+            command = on_client_core(argv) if self._core else argv
+            self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        until(lambda: b'"daemon.ready"' in log.read_bytes()[begun:], "daemon.ready", 60)
+        self.cpu_at_ready = self.cpu()
+
+    def cpu(self) -> float:
+        """Return the CPU seconds that it took so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICK
+
+    def move_in(self, files: Sequence[Path]) -> float:
+        """Move files into the watched folder; return the time (``perf_counter``) just before the first."""
+        began = time.perf_counter()
+        for path in files:
+            path.rename(self.drop / path.name)
+        return began
+
+    def give_back(self, files: Sequence[Path]) -> None:
+        """Move the files to where they were."""
+        for path in files:
+            (self.drop / path.name).rename(path)
+
+    def until_linked(self, count: int, seconds: float = 600) -> float:
+        """Return the time (``perf_counter``) at which the links file had ``count`` lines."""
+        until(lambda: self._count() >= count, f"{count} links", seconds, step=0.004)
+        return time.perf_counter()
+
+    def _count(self) -> int:
+        file = self.folder / "state" / "links" / "links.jsonl"
+        if self.process.poll() is not None:
+            raise RuntimeError(f"presignd ended: {(self.folder / 'log').read_text(errors='replace')[-2000:]}")
+        if not file.exists() or file.stat().st_size == self._read:
+            return len(self.links)
+        with file.open("rb") as lines:
+            lines.seek(self._read)
+            whole = lines.read().rpartition(b"\n")[0]
+        self._read += len(whole) + bool(whole)
+        self.links += [json.loads(line) for line in whole.splitlines()]
+        return len(self.links)
+
+    def linked_at(self) -> dict[str, float]:
+        """Return when each path got its link, in seconds since the epoch."""
+        return {link["path"]: datetime.fromisoformat(link["time"]).timestamp() for link in self.links}
+
+    def stop(self) -> tuple[float, int]:
+        """End it by SIGTERM; return its whole CPU seconds and its peak RSS in bytes."""
+        self.process.send_signal(signal.SIGTERM)
+        _, status, used = os.wait4(self.process.pid, 0)
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        if self.process.returncode:
+            raise RuntimeError(f"presignd ended with {self.process.returncode}")
+        return used.ru_utime + used.ru_stime, used.ru_maxrss << 10
+
+
+def dropped(folder: Path, server: Server, files: Sequence[Path], *, watch: str = "", more: str = "") -> Usage:
+    """Move ``files`` in and wait for all links.
+
+    ``wall`` is from the move to the last link; ``cpu`` is that of the whole process, its start and its end
+    included; ``more["cpu_at_work"]`` is without the start.
+    """
+    with Daemon(folder, server, watch=watch, more=more) as daemon:
+        began = daemon.move_in(files)
+        try:
+            wall = daemon.until_linked(len(files)) - began
+        finally:
+            daemon.give_back(files)
+        cpu, rss = daemon.stop()
+        return Usage(wall, cpu, rss, {"cpu_at_work": cpu - daemon.cpu_at_ready})

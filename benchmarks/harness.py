@@ -1,0 +1,276 @@
+"""What every table stands on: data, servers apart from clients, whole processes measured, ratios of one run.
+
+The server runs on core 0, with this harness, and the client on core 1. Contenders take turns, round by round,
+on the same data with warm caches, each with a server that has stored nothing yet.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import presignd
+from presignd.embedded import LOOPBACK, Child, EmbeddedStore, find_program, free_ports
+
+SERVER_CORE, CLIENT_CORE = 0, 1
+BUCKET = "bench"
+ACCESS_KEY, SECRET_KEY = "bench-access-key", "bench-secret-key-0123456789"
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one contender took: seconds of wall time and CPU (children included), peak RSS in bytes.
+
+    The RSS is that of the largest process of a tree. ``more`` is what a contender tells beside.
+    """
+
+    wall: float
+    cpu: float
+    rss: int
+    more: Mapping[str, float] = field(default_factory=dict)
+
+
+class Server(Protocol):
+    """An S3 server that a contender uploads to."""
+
+    name: str
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+
+class Sink:
+    """The server of ``benchmarks.sink``, for the time of a ``with``."""
+
+    name = "sink"
+    access_key, secret_key = ACCESS_KEY, SECRET_KEY
+
+    def __init__(self, folder: Path) -> None:
+        (self._port,) = free_ports(1)
+        self.endpoint = f"http://{LOOPBACK}:{self._port}"
+        self._log = folder / "sink.log"
+
+    def __enter__(self) -> Self:
+        argv = [sys.executable, "-m", "benchmarks.sink", "--port", str(self._port)]
+        self._child = Child(argv, env=dict(os.environ), cwd=_root(), log=self._log)
+        until(self._answers, "the sink's answer", 10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.stop()
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.stats())
+        except OSError:
+            return False
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the sink has counted: requests by method, bytes off the wire, its own CPU seconds."""
+        with urllib.request.urlopen(f"{self.endpoint}/-/stats", timeout=10) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
+
+class Seaweed:
+    """A fresh SeaweedFS, for the time of a ``with``; its data goes with it."""
+
+    name = "SeaweedFS"
+    access_key, secret_key = ACCESS_KEY, SECRET_KEY
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "weed"
+
+    def __enter__(self) -> Self:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir()
+        self.store = EmbeddedStore(self._folder, bucket=BUCKET, access_key=ACCESS_KEY, secret_key=SECRET_KEY)
+        self.store.start_sync()
+        self.endpoint = self.store.endpoint
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.store.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+SERVERS: dict[str, type[Sink | Seaweed]] = {"sink": Sink, "seaweedfs": Seaweed}
+
+
+@contextmanager
+def bench_folder(parent: Path | None) -> Iterator[Path]:
+    """Give a folder for data and servers, and stay on the servers' core meanwhile: servers inherit it."""
+    os.sched_setaffinity(0, {SERVER_CORE})
+    with tempfile.TemporaryDirectory(prefix="presignd-bench-", dir=parent) as folder:
+        yield Path(folder)
+
+
+def make_files(folder: Path, count: int, size: int, prefix: str = "file") -> list[Path]:
+    """Make ``count`` files of ``size`` random bytes, written to the disk, and left in the page cache."""
+    folder.mkdir(exist_ok=True)
+    made = [folder / f"{prefix}-{number:06}.bin" for number in range(count)]
+    for path in made:
+        with path.open("wb") as file:
+            for start in range(0, size, BLOCK):
+                file.write(os.urandom(min(BLOCK, size - start)))
+            file.flush()
+            os.fsync(file.fileno())  # else its writing back falls into somebody's time
+    return made
+
+
+def warm(paths: Sequence[Path]) -> None:
+    """Read files through, so that every contender finds them in the page cache."""
+    for path in paths:
+        with path.open("rb", buffering=0) as file:
+            while file.read(BLOCK):
+                pass
+
+
+def on_client_core(argv: Sequence[str | Path]) -> list[str]:
+    """Return the command line that runs ``argv`` on the client's core."""
+    return ["taskset", "-c", str(CLIENT_CORE), *map(str, argv)]
+
+
+def measure(argv: Sequence[str | Path], env: Mapping[str, str], *, stdin: bytes = b"") -> Usage:
+    """Run a command on the client's core to its end; raise ``RuntimeError`` when it fails."""
+    began = time.perf_counter()
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as given:
+        given.write(stdin)
+        given.seek(0)
+        child = subprocess.Popen(on_client_core(argv), env=dict(env), stdin=given, stdout=said, stderr=said)
+        _, status, used = os.wait4(child.pid, 0)
+        wall = time.perf_counter() - began
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            said.seek(0)
+            raise RuntimeError(f"{argv[0]} ended with {child.returncode}: {said.read()[-2000:].decode()}")
+    return Usage(wall, used.ru_utime + used.ru_stime, used.ru_maxrss << 10)
+
+
+def until(true: Callable[[], object], what: str, seconds: float, step: float = 0.02) -> None:
+    """Wait until ``true()``; raise ``RuntimeError`` when ``seconds`` are over."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"no {what} in {seconds:.0f} s")
+        time.sleep(step)
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+Contender = Callable[[Server], Usage]
+Rounds = dict[str, list[Usage]]
+
+
+def run_rounds(server: str, contenders: Mapping[str, Contender], rounds: int, folder: Path) -> Rounds:
+    """Have the contenders take turns, ``rounds`` times, each with a fresh server."""
+    found: Rounds = {name: [] for name in contenders}
+    for number in range(rounds):
+        for name, contender in contenders.items():
+            with SERVERS[server](folder) as fresh:
+                found[name].append(contender(fresh))
+            one = found[name][-1]
+            told = f"{one.wall:.2f} s wall, {one.cpu:.2f} s CPU, {one.rss >> 20} MiB"
+            print(f"  round {number + 1} {name}: {told}", file=sys.stderr, flush=True)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A ratio of presignd to a peer: of ``what`` (a number of a ``Usage``), at most ``most``."""
+
+    words: str
+    peer: str
+    what: Callable[[Usage], float]
+    most: float | None = None
+    inverse: bool = False
+    """True where more is better (files a second): the ratio is then at least ``most``."""
+
+
+def spread(values: Sequence[float], form: str = "{:.2f}") -> str:
+    """Return min / median / max."""
+    return " / ".join(form.format(value) for value in (min(values), statistics.median(values), max(values)))
+
+
+def print_usages(rounds: Rounds, columns: Mapping[str, Callable[[Usage], float]]) -> None:
+    """Print each contender's figures as a Markdown table: min / median / max of its rounds."""
+    print(f"| | {' | '.join(columns)} |")
+    print("| --- |" + " --- |" * len(columns))
+    for name, usages in rounds.items():
+        print(f"| {name} | {' | '.join(spread([of(u) for u in usages]) for of in columns.values())} |")
+    print()
+
+
+def print_goals(rounds: Rounds, goals: Sequence[Goal], mine: str = "presignd") -> None:
+    """Print presignd's ratios to its peers, each of the same round, with the goals: met by the median or not."""
+    print("| presignd to its peer | min / median / max | goal | |")
+    print("| --- | --- | --- | --- |")
+    for goal in goals:
+        if goal.peer not in rounds:
+            continue
+        pairs = zip(rounds[mine], rounds[goal.peer], strict=True)
+        ratios = [goal.what(ours) / goal.what(theirs) for ours, theirs in pairs]
+        print(f"| {goal.words} | {spread(ratios)} | {_judged(goal, statistics.median(ratios))} |")
+    print()
+
+
+def _judged(goal: Goal, median: float) -> str:
+    if goal.most is None:
+        return "| "
+    met = median >= goal.most if goal.inverse else median <= goal.most
+    return f"{'≥' if goal.inverse else '≤'} {goal.most} | {'met' if met else '**not met**'}"
+
+
+def print_head(title: str, rounds: int) -> None:
+    """Print what was measured, with what, and on what kind of machine."""
+    print(f"## {title}\n")
+    versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
+    print(f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC; {versions}.")
+    load = ", ".join(f"{one:.2f}" for one in os.getloadavg())
+    machine = f"{_processor()}, {os.cpu_count()} cores, Linux {platform.release()}"
+    print(f"{machine}; load average at the start {load}; {rounds} rounds.\n", flush=True)
+
+
+def _versions() -> dict[str, str]:
+    told = {"presignd": f"{presignd.__version__} ({_commit()})", "Python": platform.python_version()}
+    asked = {"s5cmd": ["version"], "rclone": ["version"], "curl": ["--version"], "aws": ["--version"]}
+    for name, arguments in {**asked, "weed": ["version"]}.items():
+        if program := find_program(name):
+            done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+            told[name] = _version_in(done.stdout)
+    return told
+
+
+def _version_in(text: str) -> str:
+    """Return the first word with a digit and a dot in it."""
+    return next((word for word in text.split() if "." in word and any(c.isdigit() for c in word)), "?")
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=_root(), capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "no commit"
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "a processor")
+
+
+def _root() -> Path:
+    return Path(__file__).resolve().parent.parent

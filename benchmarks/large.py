@@ -1,0 +1,78 @@
+"""Large files, 4 x 1 GiB: presignd beside s5cmd, ``rclone copy`` and parallel ``curl -T``.
+
+``python -m benchmarks.large [--server sink|seaweedfs] [--rounds N] [--files N] [--size BYTES]``
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks import peers
+from benchmarks.dropped import dropped
+from benchmarks.harness import (
+    Goal,
+    Usage,
+    bench_folder,
+    make_files,
+    print_goals,
+    print_head,
+    print_usages,
+    run_rounds,
+    warm,
+)
+from benchmarks.options import options
+
+GIB = 1 << 30
+
+
+def wall(usage: Usage) -> float:
+    """Return seconds of wall time."""
+    return usage.wall
+
+
+def cpu(usage: Usage) -> float:
+    """Return CPU seconds of the whole process tree."""
+    return usage.cpu
+
+
+def main() -> None:
+    """Measure, and print the tables."""
+    asked = options(__doc__, files=4, size=GIB)
+    with bench_folder(asked.folder) as folder:
+        for server in asked.servers:
+            print_head(f"{asked.files} x {asked.size / GIB:.3g} GiB on {server}", asked.rounds)
+            _measure(server, folder, asked.files, asked.size, asked.rounds)
+
+
+def _measure(server: str, folder: Path, count: int, size: int, rounds: int) -> None:
+    files = make_files(folder / "data", count, size)
+    warm(files)
+    md5 = peers.md5sum(files)
+    contenders = {
+        "presignd": lambda to: dropped(folder, to, files),
+        "s5cmd": lambda to: peers.s5cmd(to, files[0].parent),
+        "rclone copy": lambda to: peers.rclone(to, files[0].parent),
+        "curl -T, unchecked": lambda to: peers.curl(to, files),
+    }
+    found = run_rounds(server, contenders, rounds, folder)
+    found["curl -T and an MD5"] = [
+        Usage(u.wall + md5.wall, u.cpu + md5.cpu, max(u.rss, md5.rss)) for u in found["curl -T, unchecked"]
+    ]
+    gib = count * size / GIB
+    print_usages(
+        found,
+        {"wall s": wall, "CPU s/GiB": lambda u: u.cpu / gib, "peak RSS MiB": lambda u: u.rss / (1 << 20)},
+    )
+    goals = [
+        Goal("wall, s5cmd", "s5cmd", wall, 0.85),
+        Goal("wall, rclone copy", "rclone copy", wall),
+        Goal("wall, curl and an MD5", "curl -T and an MD5", wall, 1.0),
+        Goal("wall, curl unchecked", "curl -T, unchecked", wall, 1.3),
+        Goal("CPU, s5cmd", "s5cmd", cpu, 1.0),
+        Goal("CPU, rclone copy", "rclone copy", cpu),
+    ]
+    print_goals(found, goals)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""A server that reads every body, keeps none, and answers as S3 does: so cheap that the client is measured.
+
+``python -m benchmarks.sink --port N``. It knows each object's size and ETag (the Content-MD5 that came with
+it; without one an ETag that is no MD5), lists, heads, takes uploads in parts, and honours If-None-Match and
+If-Match. It checks no signature. A GET gives small bodies back, and zeros for what it didn't keep.
+``GET /-/stats`` tells what it has counted, as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import hashlib
+import json
+import resource
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from typing import cast
+from urllib.parse import parse_qsl, unquote
+from xml.sax.saxutils import escape
+
+import uvloop
+
+BUFFER = 256 << 10
+KEPT = 1 << 10
+"""Bytes up to which a body is kept, for a GET of it; a check's small object is one."""
+
+LIST_PAGE = 1000
+_buffer = memoryview(bytearray(BUFFER))
+"""One for all connections: between ``get_buffer`` and ``buffer_updated`` nothing else runs."""
+
+
+@dataclass(slots=True)
+class Object:
+    """What is known of one object, or of one part."""
+
+    size: int
+    etag: str
+    body: bytes = b""
+    modified: float = field(default_factory=time.time)
+
+
+@dataclass(slots=True)
+class Request:
+    """One request: its head, and the beginning of its body."""
+
+    method: str
+    bucket: str
+    key: str
+    query: dict[str, str]
+    headers: dict[bytes, bytes]
+    size: int = 0
+    body: bytearray = field(default_factory=bytearray)
+
+    @classmethod
+    def of(cls, head: bytes) -> Request:
+        """Parse a head (without its empty line)."""
+        first, *lines = head.split(b"\r\n")
+        method, target, _ = first.decode("latin-1").split(" ", 2)
+        path, _, query = target.partition("?")
+        bucket, _, key = path.lstrip("/").partition("/")
+        pairs = (line.partition(b":") for line in lines)
+        headers = {name.lower(): value.strip() for name, _, value in pairs}
+        asked = dict(parse_qsl(query, keep_blank_values=True)) if query else {}
+        return cls(method, bucket, unquote(key), asked, headers, int(headers.get(b"content-length", b"0")))
+
+    def made(self) -> Object:
+        """Return the object, or the part, that this request's body makes."""
+        md5 = self.headers.get(b"content-md5")
+        etag = base64.b64decode(md5).hex() if md5 else "not-hashed"
+        size = int(self.headers.get(b"x-amz-decoded-content-length", self.size))
+        return Object(size, etag, bytes(self.body) if size <= KEPT else b"")
+
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+class Bucket:
+    """All objects and uploads, of whatever bucket: nobody looks at two of them at once."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Object] = {}
+        self.uploads: dict[str, dict[int, Object]] = {}
+        self.counted: Counter[str] = Counter()
+
+    def answer(self, request: Request) -> Answer:
+        """Do what a request asks."""
+        self.counted[request.method] += 1
+        if request.bucket == "-":
+            return 200, {}, json.dumps(self._stats()).encode()
+        if not request.key:
+            return self._list(request) if request.method == "GET" else (200, {}, b"")
+        if "uploads" in request.query or "uploadId" in request.query:
+            return self._multipart(request)
+        return {"PUT": self._put, "GET": self._get, "HEAD": self._get, "DELETE": self._delete}[request.method](request)
+
+    def _stats(self) -> dict[str, object]:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return {"requests": dict(self.counted), "cpu": used.ru_utime + used.ru_stime, "objects": len(self.objects)}
+
+    def _refused(self, request: Request) -> bool:
+        there = self.objects.get(request.key)
+        if request.headers.get(b"if-none-match") == b"*" and there:
+            return True
+        wanted = request.headers.get(b"if-match", b"").decode().strip('"')
+        return bool(wanted) and (there is None or there.etag != wanted)
+
+    def _put(self, request: Request) -> Answer:
+        if self._refused(request):
+            return _error(412, "PreconditionFailed")
+        made = self.objects[request.key] = request.made()
+        return 200, {"ETag": f'"{made.etag}"'}, b""
+
+    def _get(self, request: Request) -> Answer:
+        there = self.objects.get(request.key)
+        if there is None:
+            return _error(404, "NoSuchKey")
+        headers = {"ETag": f'"{there.etag}"', "Last-Modified": formatdate(there.modified, usegmt=True)}
+        if request.method == "HEAD":
+            return 200, {**headers, "Content-Length": str(there.size)}, b""
+        return 200, headers, there.body or bytes(there.size)
+
+    def _delete(self, request: Request) -> Answer:
+        self.objects.pop(request.key, None)
+        return 204, {}, b""
+
+    def _multipart(self, request: Request) -> Answer:
+        upload = request.query.get("uploadId", "")
+        if "uploads" in request.query:
+            upload = hashlib.md5(f"{request.key} {len(self.uploads)} {time.time()}".encode()).hexdigest()
+            self.uploads[upload] = {}
+            return 200, {}, _xml("InitiateMultipartUploadResult", f"<UploadId>{upload}</UploadId>")
+        parts = self.uploads.get(upload)
+        if parts is None:
+            return _error(404, "NoSuchUpload")
+        if request.method == "PUT":
+            part = parts[int(request.query["partNumber"])] = request.made()
+            return 200, {"ETag": f'"{part.etag}"'}, b""
+        if request.method == "POST":
+            return self._complete(request, upload, parts)
+        if request.method == "DELETE":
+            del self.uploads[upload]
+            return 204, {}, b""
+        return 200, {}, _parts_listed(parts)
+
+    def _complete(self, request: Request, upload: str, parts: dict[int, Object]) -> Answer:
+        if self._refused(request):
+            return _error(412, "PreconditionFailed")
+        del self.uploads[upload]
+        made = self.objects[request.key] = Object(sum(part.size for part in parts.values()), _etag_of(parts))
+        return 200, {}, _xml("CompleteMultipartUploadResult", f"<ETag>&quot;{made.etag}&quot;</ETag>")
+
+    def _list(self, request: Request) -> Answer:
+        """ListObjectsV2, and V1 as far as clients here ask for it."""
+        asked = request.query
+        if "location" in asked:
+            return 200, {}, _xml("LocationConstraint", "")
+        prefix = asked.get("prefix", "")
+        after = asked.get("continuation-token") or asked.get("start-after") or asked.get("marker") or ""
+        keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
+        page = keys[: int(asked.get("max-keys", LIST_PAGE))]
+        more = len(keys) > len(page)
+        rows = "".join(_row(key, self.objects[key]) for key in page)
+        token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
+        head = f"<IsTruncated>{str(more).lower()}</IsTruncated><KeyCount>{len(page)}</KeyCount>"
+        return 200, {}, _xml("ListBucketResult", head + token + rows)
+
+
+def _row(key: str, there: Object) -> str:
+    modified = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(there.modified))
+    about = f"<LastModified>{modified}</LastModified><ETag>&quot;{there.etag}&quot;</ETag><Size>{there.size}</Size>"
+    return f"<Contents><Key>{escape(key)}</Key>{about}<StorageClass>STANDARD</StorageClass></Contents>"
+
+
+def _parts_listed(parts: dict[int, Object]) -> bytes:
+    rows = (
+        f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{part.etag}&quot;</ETag><Size>{part.size}</Size></Part>"
+        for number, part in sorted(parts.items())
+    )
+    return _xml("ListPartsResult", "".join(rows))
+
+
+def _etag_of(parts: dict[int, Object]) -> str:
+    """Return the ETag as S3 makes it of parts' MD5s; of others one that is none."""
+    etags = [parts[number].etag for number in sorted(parts)]
+    if "not-hashed" in etags:
+        return "not-hashed"
+    return f"{hashlib.md5(bytes.fromhex(''.join(etags))).hexdigest()}-{len(etags)}"
+
+
+def _xml(name: str, inside: str) -> bytes:
+    space = "http://s3.amazonaws.com/doc/2006-03-01/"
+    return f'<?xml version="1.0" encoding="UTF-8"?><{name} xmlns="{space}">{inside}</{name}>'.encode()
+
+
+def _error(status: int, code: str) -> Answer:
+    return status, {}, f"<Error><Code>{code}</Code></Error>".encode()
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One client: reads heads, lets bodies go by, answers in order."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self._head = bytearray()
+        self._request: Request | None = None
+        self._left = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the way back."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by class
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        """Give the one buffer."""
+        return _buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what came: a body's bytes are counted, and gone."""
+        self._bucket.counted["bytes"] += nbytes
+        if self._request and nbytes < self._left and self._request.size > KEPT:
+            self._left -= nbytes
+            return
+        self._feed(bytes(_buffer[:nbytes]))
+
+    def _feed(self, data: bytes) -> None:
+        while data:
+            data = self._read_head(data) if self._request is None else self._read_body(data)
+
+    def _read_head(self, data: bytes) -> bytes:
+        self._head += data
+        end = self._head.find(b"\r\n\r\n")
+        if end < 0:
+            return b""
+        request = self._request = Request.of(bytes(self._head[:end]))
+        rest = bytes(self._head[end + 4 :])
+        self._head.clear()
+        self._left = request.size
+        if request.headers.get(b"expect", b"").lower() == b"100-continue":
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if not self._left:
+            self._answer(request)
+        return rest
+
+    def _read_body(self, data: bytes) -> bytes:
+        request = self._request
+        assert request is not None
+        taken, rest = data[: self._left], data[self._left :]
+        self._left -= len(taken)
+        if request.size <= KEPT:
+            request.body += taken
+        if not self._left:
+            self._answer(request)
+        return rest
+
+    def _answer(self, request: Request) -> None:
+        self._request = None
+        status, headers, body = self._bucket.answer(request)
+        headers = {"Content-Length": str(len(body)), "Date": formatdate(usegmt=True), **headers}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self._transport.write(f"HTTP/1.1 {status} -\r\n{lines}\r\n".encode() + body)
+        if request.headers.get(b"connection", b"").lower() == b"close":
+            self._transport.close()
+
+
+async def serve(port: int) -> None:
+    """Serve on loopback, for ever."""
+    bucket = Bucket()
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(bucket), "127.0.0.1", port, backlog=4096)
+    await server.serve_forever()
+
+
+def main() -> None:
+    """Serve on the port that is asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--port", type=int, required=True)
+    uvloop.run(serve(parser.parse_args().port))
+
+
+if __name__ == "__main__":
+    main()
