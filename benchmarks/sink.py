@@ -260,7 +260,8 @@ class Connection(asyncio.BufferedProtocol):
         status, headers, body = self._bucket.answer(request)
         headers = {"Content-Length": str(len(body)), "Date": formatdate(usegmt=True), **headers}
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        self._transport.write(f"HTTP/1.1 {status} -\r\n{lines}\r\n".encode() + body)
+        said = f"HTTP/1.1 {status} -\r\n{lines}\r\n".encode()
+        self._transport.write(said if request.method == "HEAD" else said + body)
         if request.headers.get(b"connection", b"").lower() == b"close":
             self._transport.close()
 

@@ -40,6 +40,9 @@ CHUNK = 1 << 20
 PIECE = 64 << 10
 """Bytes that count as progress: sixteen uploads on a line of 1 Mbit/s take eight seconds for one each."""
 
+LARGEST_PIECE, QUICK = 4 * PIECE, 0.05
+"""What a piece grows to while each goes in so many seconds."""
+
 
 class Slice(NamedTuple):
     """``size`` bytes of a descriptor from ``offset``; ``whole`` when the file ends there."""
@@ -60,11 +63,13 @@ class FileBody(payload.Payload):
 
     _value: int
 
-    def __init__(self, of: Slice, *, rate: RateLimit, on_sent: Callable[[int], None], chunk: int = CHUNK) -> None:
+    def __init__(
+        self, of: Slice, *, rate: RateLimit, on_sent: Callable[[int], None], chunk: int = CHUNK, file: str = ""
+    ) -> None:
         super().__init__(of.fd, headers={})
         self._size = of.size
         self._offset, self._whole, self._rate = of.offset, of.whole, rate
-        self._chunk = chunk
+        self._chunk, self._file = chunk, file
         self._on_sent = on_sent
         self.fault: Fault | None = None
 
@@ -82,7 +87,7 @@ class FileBody(payload.Payload):
         for done in range(0, size, self._chunk):
             want = min(self._chunk, size - done)
             data = await asyncio.to_thread(self._read, self._offset + done, want, last=done + want == size)
-            await self._rate.take(want)
+            await self._rate.take(want, self._file)
             await _write_in_pieces(writer, data, done, self._on_sent)
 
     def _read(self, offset: int, want: int, *, last: bool) -> bytes:
@@ -116,11 +121,15 @@ async def _write_in_pieces(
     writer: AbstractStreamWriter, data: bytes, before: int, on_sent: Callable[[int], None]
 ) -> None:
     """Write ``data``, and tell after each piece how far it is, with ``before`` bytes sent earlier."""
-    view = memoryview(data)
-    for start in range(0, len(data), PIECE):
-        piece = view[start : start + PIECE]
+    view, time = memoryview(data), asyncio.get_running_loop().time
+    start, size = 0, PIECE
+    while start < len(data):
+        began, piece = time(), view[start : start + size]
         await writer.write(piece)
-        on_sent(before + start + len(piece))
+        start += len(piece)
+        on_sent(before + start)
+        # Each piece costs a turn of the loop: on a fast line fewer of them do.
+        size = min(2 * size, LARGEST_PIECE) if time() - began < QUICK else PIECE
 
 
 @dataclass(slots=True)
@@ -175,11 +184,13 @@ class StoreClient:
         accept: Collection[int] = (),
         on_sent: Callable[[int], None] | None = None,
         timeout: float | None = None,
+        file_of: str = "",
     ) -> Answer:
         """Send one granted request; 2xx and statuses in ``accept`` are answers, all else raises ``Fault``.
 
         ``body`` is bytes, or a slice of a file to be streamed; ``on_sent`` hears of the bytes sent so
-        far. ``timeout`` is in seconds without progress. Redirects are not followed.
+        far. ``timeout`` is in seconds without progress. ``file_of`` is what shares in the rate limit as
+        one: all requests under a key. Redirects are not followed.
         """
         seconds = timeout or self._timeout
         file: FileBody | None = None
@@ -189,11 +200,12 @@ class StoreClient:
                 progress = _Progress(deadline, seconds, on_sent)
                 data: bytes | payload.Payload | None
                 if isinstance(body, Slice):
-                    data = file = FileBody(body, rate=self._rate, on_sent=progress, chunk=self._chunk)
+                    data = file = FileBody(body, rate=self._rate, on_sent=progress, chunk=self._chunk, file=file_of)
                 elif body and len(body) > PIECE:
                     data = MemoryBody(body, on_sent=progress)
                 else:
                     data = body
+                await self._rate.take(_head_size(grant), file_of)
                 answer = await self._exchange(grant, data)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
             raise (file.fault if file and file.fault else connection_fault(problem)) from None
@@ -242,6 +254,11 @@ class StoreClient:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+def _head_size(grant: Grant) -> int:
+    """Return about how many bytes a request's head has; some 100 of them are aiohttp's and our name."""
+    return len(grant.url) + sum(len(name) + len(value) + 4 for name, value in grant.headers.items()) + 100
 
 
 def _socket(address: AddrInfoType) -> socket.socket:

@@ -18,7 +18,7 @@ def print_status(found: Document) -> None:
     show.say(f"daemon: pid {daemon['pid']}, up {show.ago(daemon['started_at'])}" if daemon else "daemon: not running")
     show.table("watch", _WATCH, map(_watch_row, found["watches"]))
     show.table("blocked", ("what", "error", "since", "cause", "fix"), map(_blocked_row, found["blocked"]))
-    show.table("in flight", ("watch", "path", "sent", "of", "rate"), map(_upload_row, found["in_flight"]))
+    show.table("in flight", ("watch", "path", "sent", "of", "rate", "left"), map(_upload_row, found["in_flight"]))
     show.table("settling", ("watch", "path", "since", "why"), map(_settling_row, found["settling"]))
     show.table("quarantined", ("watch", "path", "error", "cause", "fix"), map(_stopped_row, found["quarantined"]))
     for name in ("settling", "quarantined"):
@@ -53,7 +53,8 @@ def _blocked_row(found: Document) -> list[str]:
 
 def _upload_row(found: Document) -> list[str]:
     rate = f"{show.size(found['rate'])}/s"
-    return [found["watch"], found["path"], show.size(found["sent"]), show.size(found["size"]), rate]
+    left = "" if found["seconds_left"] is None else show.span(found["seconds_left"])
+    return [found["watch"], found["path"], show.size(found["sent"]), show.size(found["size"]), rate, left]
 
 
 def _settling_row(found: Document) -> list[str]:

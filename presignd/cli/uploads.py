@@ -164,5 +164,14 @@ def _bar(progress: Progress | None, file: Path, size: int) -> Iterator[Report]:
         yield lambda _sent, _size: None
         return
     bar = progress.add_task(one_line(file.name), total=size)
-    yield lambda sent, total: progress.update(bar, completed=sent, total=total)
+    begun = False
+
+    def report(sent: int, total: int) -> None:
+        nonlocal begun
+        if sent and not begun:  # where a resumed upload stood: what went before is no speed of this one
+            progress.reset(bar, total=total, completed=sent)
+            begun = True
+        progress.update(bar, completed=sent, total=total)
+
+    yield report
     progress.update(bar, completed=size)

@@ -28,6 +28,8 @@ PROBE_TIMEOUT = 15.0
 NAMED_KEY = {"access_denied": "access_denied", "outside_prefix": "not_allowed"}
 """Refusals of the check key, and what they mean for the watch: all its keys are refused like this one."""
 
+CUSTOMER_KEY = "x-amz-server-side-encryption-customer-"
+
 CHECK_BODY = b"presignd wrote this to see whether it may; it can go.\n"
 
 
@@ -60,6 +62,9 @@ class Bucket:
         self._made_of = (presign, upload, presigner, store)
         self._put_expires = presign.put_expires
         self._sha256 = upload.checksum == "sha256"
+        self._customer_key = {
+            name: value for name, value in watch.headers.items() if name.lower().startswith(CUSTOMER_KEY)
+        }
         self._presigner = presigner
         self._store = store
         self._probe_timeout = min(PROBE_TIMEOUT, upload.timeout)
@@ -108,11 +113,16 @@ class Bucket:
     ) -> Answer:
         """Mint a grant for ``request`` and send it at once; raise a ``Fault`` on anything but success."""
         grant = await self.grant(request)
-        return await self._store.send(grant, body, accept=accept, on_sent=on_sent, timeout=timeout)
+        return await self._store.send(grant, body, accept=accept, on_sent=on_sent, timeout=timeout, file_of=request.key)
 
     def request(self, operation: Operation, key: str, **more: object) -> GrantRequest:
-        """Make a request on this watch's bucket; a PUT lives ``put_expires``, anything else 300 s."""
+        """Make a request on this watch's bucket; a PUT lives ``put_expires``, anything else 300 s.
+
+        A customer's key (SSE-C) goes with parts and HEADs too: S3 refuses them without.
+        """
         expires = self._put_expires if operation is Operation.PUT else SHORT
+        if operation in (Operation.MULTIPART_PART, Operation.HEAD):
+            more = {"headers": self._customer_key, **more}
         return replace(GrantRequest(operation, self.watch.bucket, key, expires), **more)  # type: ignore[arg-type] # fields by name
 
     async def find(self, key: str, *, denied_is_absent: bool) -> Found | None:

@@ -53,12 +53,14 @@ class Multipart:
         self._bucket, self._ledger, self._slots, self._upload = bucket, ledger, slots, upload
         self._fd, self._check, self._on_sent = fd, check, on_sent
         self._parts: dict[int, Part] = {}
+        self._stored = 0
         self._moving: dict[int, int] = {}
 
     async def send_parts(self, version: FileVersion) -> FileVersion:
         """Create the upload unless there is one, and send every part the store doesn't have."""
         version = await self._created(version)
         self._parts = {part.number: part for part in await self._ledger.parts(version)}
+        self._stored = sum(part.size for part in self._parts.values())
         self._told()
         if self._parts:
             log.info("upload.resumed", file_id=version.file_id, key=version.key, parts=len(self._parts))
@@ -106,6 +108,7 @@ class Multipart:
             await self._ledger.part_done(version, part)
             self._moving.pop(piece.number, None)
             self._parts[piece.number] = part
+            self._stored += part.size
             self._told()
 
     def _hash(self, piece: Piece) -> str:
@@ -155,7 +158,7 @@ class Multipart:
         return problem
 
     def _told(self) -> None:
-        self._on_sent(sum(part.size for part in self._parts.values()) + sum(self._moving.values()))
+        self._on_sent(self._stored + sum(self._moving.values()))
 
     @property
     def etag(self) -> str:

@@ -141,7 +141,8 @@ class Transfer:
         by_hash = self._version.base_key is None and needs_hash(self._room.watch.key)
         if size <= upload.multipart_threshold:
             sha256 = by_hash or upload.checksum == "sha256"
-            prepared = await asyncio.to_thread(prepare, self._fd, size, sha256=sha256)
+            most = upload.memory // (2 * upload.concurrency)  # as streamed bodies have it
+            prepared = await asyncio.to_thread(prepare, self._fd, size, sha256=sha256, most=most)
             return Whole(bucket, self._ledger, self._slots, upload, prepared=prepared, on_sent=self._sent)
         named = await asyncio.to_thread(checksum_like, self._fd, "sha256:", size) if by_hash else ""
         return InParts(

@@ -44,11 +44,11 @@ class Prepared:
         return base64.b64encode(bytes.fromhex(self.md5)).decode()
 
 
-def prepare(fd: int, size: int, *, sha256: bool) -> Prepared:
+def prepare(fd: int, size: int, *, sha256: bool, most: int = SMALL) -> Prepared:
     """Hash ``size`` bytes of ``fd``; raise ``changed_while_uploading`` when it isn't that size throughout.
 
-    Blocking. The fingerprint is taken before the first byte is read, so a change during the pass differs
-    from it.
+    Blocking. A file of at most ``most`` bytes, and ``SMALL``, is kept. The fingerprint is taken before the
+    first byte is read, so a change during the pass differs from it.
     """
     fingerprint = Fingerprint.of(os.fstat(fd))
     digests = [hashlib.md5(usedforsecurity=False)] + ([hashlib.sha256()] if sha256 else [])
@@ -60,7 +60,7 @@ def prepare(fd: int, size: int, *, sha256: bool) -> Prepared:
         data, offset = piece, offset + len(piece)
     if not offset == size == fingerprint.size:
         raise fault("changed_while_uploading", "its size changed")
-    kept = data if size <= SMALL else None
+    kept = data if size <= min(most, SMALL) else None
     return Prepared(fd, fingerprint, digests[0].hexdigest(), digests[-1].hexdigest() if sha256 else "", kept)
 
 

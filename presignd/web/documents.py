@@ -112,7 +112,7 @@ def of_settling(settling: SettlingView, roots: Roots) -> Document:
 
 
 def of_in_flight(upload: InFlightView, roots: Roots) -> Document:
-    """Render one upload under way: bytes sent, bytes a second."""
+    """Render one upload under way: bytes sent, bytes a second, and the seconds it takes yet at that rate."""
     version = upload.version
     return {
         "file_id": version.file_id,
@@ -121,6 +121,7 @@ def of_in_flight(upload: InFlightView, roots: Roots) -> Document:
         "size": version.size,
         "sent": upload.sent,
         "rate": upload.rate,
+        "seconds_left": (version.size - upload.sent) / upload.rate if upload.rate >= 1 else None,
     }
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from presignd.web.page.chart import chart, in_words
-from presignd.web.page.html import Html, ago, count, join, name_of, shown, size, tag, until
+from presignd.web.page.html import Html, ago, count, join, name_of, shown, size, span, tag, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -88,9 +88,14 @@ def _uploads(picture: Picture) -> Html:
 
 def _upload(upload: Document) -> Html:
     whole, sent = upload["size"], upload["sent"]
-    words = f"{size(sent)} of {size(whole)}" + (f", {size(upload['rate'])}/s" if 0 < sent < whole else "")
+    words = f"{size(sent)} of {size(whole)}" + (_speed(upload) if 0 < sent < whole else "")
     bar = tag("progress", words, value=sent, max=max(1, whole), aria_label=f"sent of {shown(upload['path'])}")
     return join(_file(upload), bar, tag("p", words))
+
+
+def _speed(upload: Document) -> str:
+    left = upload["seconds_left"]
+    return f", {size(upload['rate'])}/s" + ("" if left is None else f", {span(left)} left")
 
 
 def _settling(picture: Picture) -> Html:
