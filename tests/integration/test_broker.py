@@ -515,25 +515,7 @@ def test_a_certificate_that_cannot_be_used_keeps_it_from_starting(
     assert "broker.tls_cert: " in done.stderr
 
 
-# --- slow and many clients ------------------------------------------------------------------------------
-
-
-def test_one_token_with_stuck_bodies_does_not_keep_others_out(broker: Broker, token: str, bucket: str) -> None:
-    stuck = broker.token("stuck", bucket)
-    head = f"POST /v1/grants HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {stuck}\r\n"
-    head += "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
-    socks = [socket.create_connection(("127.0.0.1", broker.port), timeout=60) for _ in range(40)]
-    try:
-        for sock in socks:
-            sock.sendall(head.encode())
-        broker.until(lambda: "in_flight 40.0" in metrics_of(broker), "requests in flight")
-        assert len(broker.grants(token, get(bucket, "one/a"))) == 1
-        status = {sock.recv(65536)[9:12] for sock in socks}
-        assert status == {b"408", b"503"}, "who is slow is cut off, who waits too long is told"
-    finally:
-        for sock in socks:
-            sock.close()
-    assert len(broker.grants(stuck, get(bucket, "stuck/a"))) == 1
+# --- guesses ------------------------------------------------------------------------------
 
 
 def test_an_unknown_token_costs_no_look_at_every_file(broker: Broker) -> None:

@@ -18,7 +18,8 @@ from presignd.broker.config import load
 from presignd.broker.service import Broker
 from presignd.embedded import LOOPBACK, free_ports
 
-SECRET = tokens.new_token()
+SECRET, OTHER = tokens.new_token(), tokens.new_token()
+ASKED = {"operation": "get", "bucket": "bucket", "key": "two/a", "expires": 60}
 
 
 @pytest.fixture
@@ -26,12 +27,18 @@ def port() -> int:
     return free_ports(1)[0]
 
 
+@pytest.fixture
+def connections() -> int:
+    return 3
+
+
 @pytest.fixture(autouse=True)
-async def broker(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Broker]:
-    """Serve with three connections at most, half a second of patience, and one token."""
-    monkeypatch.setattr(service, "CONNECTIONS", 3)
+async def broker(port: int, connections: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Broker]:
+    """Serve with few connections, half a second of patience, and two tokens."""
+    monkeypatch.setattr(service, "CONNECTIONS", connections)
     monkeypatch.setattr(service, "IDLE_SECONDS", 0.5)
     monkeypatch.setattr(api, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(api, "WAIT_SECONDS", 0.25)
     file = tmp_path / "broker.toml"
     file.write_text(
         f"""
@@ -45,6 +52,10 @@ region = "r"
 name = "one"
 hash = "{tokens.hash_of(SECRET)}"
 bucket = "bucket"
+[[token]]
+name = "two"
+hash = "{tokens.hash_of(OTHER)}"
+bucket = "bucket"
 """,
         encoding="utf-8",
     )
@@ -56,8 +67,8 @@ bucket = "bucket"
         yield broker
 
 
-def head(length: int) -> bytes:
-    lines = ["POST /v1/grants HTTP/1.1", "Host: x", f"Authorization: Bearer {SECRET}"]
+def head(length: int, secret: str = SECRET) -> bytes:
+    lines = ["POST /v1/grants HTTP/1.1", "Host: x", f"Authorization: Bearer {secret}"]
     lines += ["Content-Type: application/json", f"Content-Length: {length}", "", ""]
     return "\r\n".join(lines).encode()
 
@@ -124,6 +135,30 @@ async def test_a_connection_too_many_is_told_when_to_come_back(port: int) -> Non
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "busy"
     for each in (writer, *(writer for _, writer in held)):
         each.close()
+
+
+async def asked_of(port: int, secret: str) -> bytes:
+    """Ask for one grant; return the head of the answer."""
+    body = json.dumps({"grants": [ASKED]}).encode()
+    reader, writer = await asyncio.open_connection(LOOPBACK, port)
+    writer.write(head(len(body), secret) + body)
+    async with asyncio.timeout(30):
+        answer = await reader.readline()
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize("connections", [100])
+async def test_one_token_with_stuck_bodies_does_not_keep_others_out(port: int) -> None:
+    stuck = [await asyncio.open_connection(LOOPBACK, port) for _ in range(80)]
+    for _, writer in stuck:
+        writer.write(head(1000))
+    assert (await asked_of(port, OTHER)).startswith(b"HTTP/1.1 200 ")
+    told = {(await until_closed(reader))[9:12] for reader, _ in stuck}
+    assert told == {b"408", b"503"}, "who is slow is cut off, who waits too long is told"
+    assert (await asked_of(port, SECRET)).startswith(b"HTTP/1.1 200 ")
+    for _, writer in stuck:
+        writer.close()
 
 
 async def test_calls_that_wait_too_long_for_their_turn_are_told_and_the_places_come_back() -> None:
