@@ -188,6 +188,7 @@ class Parts:
     async def recover(self) -> None:
         """Take the ledger from wherever it stood: restart is ordinary input."""
         unclean = not await self.ledger.was_clean()
+        self.work.dispatcher.careful = unclean
         self.recovered = True
         await self._tell_if_rebuilt()
         await self._take_links_back()

@@ -83,6 +83,11 @@ _ELEMENT = _pattern(
 _SUSPECT = _pattern(
     rf"amz|goog|signature|credential|access_?key|secret|psd_|authorization|bearer|token|sig{_EQ}|<canon|@|{_PCT}40"
 )
+_SUSPECT_WORDS = (
+    *("amz", "goog", "signature", "credential", "accesskey", "access_key", "secret", "authorization", "bearer"),
+    *("token", "sig=", "sig%", "<canon", "@", "%40", "%25", "\\", "\r", "\n", "\x7f"),
+)
+"""What ``_SUSPECT`` looks for, and what may wrap it, as plain words: to look for these is ten times as quick."""
 _WRAP = _pattern(_BREAK)
 _MAY_WRAP = _pattern(r"[\r\n\\]")
 
@@ -190,6 +195,17 @@ def redact(text: str) -> str:
     if _SUSPECT.search(text) or (_MAY_WRAP.search(text) and _SUSPECT.search(_WRAP.sub("", text))):
         return _hide_shapes(text)
     return text
+
+
+def is_clean(text: str) -> bool:
+    """Tell of plain ASCII on one line, quickly, that ``redact`` would change nothing in it nor in a part of it.
+
+    False means: look closely. Each word that a secret's shape needs is in ``_SUSPECT_WORDS``, in lower case.
+    """
+    if not text.isascii() or any(form in text for form in _literals.forms):
+        return False
+    lower = text.lower()
+    return not any(word in lower for word in _SUSPECT_WORDS)
 
 
 def redact_value(value: Any, *, depth: int = 0) -> Any:

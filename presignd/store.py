@@ -169,6 +169,7 @@ class StoreClient:
         self._tls = tls_context(presign) if presign.endpoint.startswith("https:") or presign.public_endpoint else None
         self._session: aiohttp.ClientSession | None = None
         self._limit = upload.concurrency + 4
+        self._proxies: dict[str, str | None] = {}
         self.clock_offset: float | None = None
 
     @property
@@ -225,7 +226,7 @@ class StoreClient:
             headers=dict(grant.headers),
             skip_auto_headers=[hdrs.CONTENT_TYPE],
             allow_redirects=False,
-            proxy=proxy_for(grant.url, self._presign.proxy),
+            proxy=self._proxy(url),
         ) as response:
             kept = await read_at_most(response, KEPT_BODY)
             headers = {name.lower(): value for name, value in response.headers.items()}
@@ -243,6 +244,13 @@ class StoreClient:
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
+
+    def _proxy(self, url: URL) -> str | None:
+        """Look once an origin: the environment doesn't change, and reading all of it took as long as signing."""
+        origin = f"{url.scheme}://{url.raw_authority}"
+        if origin not in self._proxies:
+            self._proxies[origin] = proxy_for(origin, self._presign.proxy)
+        return self._proxies[origin]
 
     def _compare_clocks(self, answer: Answer) -> None:
         date = answer.date

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from presignd.errors import LONGEST_PAUSE, fault
-from presignd.ledger import Enqueued, LostUpdate, Selection, keys
+from presignd.ledger import Enqueued, LostUpdate, Selection, bulk, keys
 from presignd.ledger.questions import by_id, by_path, marks, select
-from presignd.ledger.rows import columns_of, from_micros, to_micros, to_sql
+from presignd.ledger.rows import columns_of, columns_of_new, from_micros, to_micros, to_sql
 from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, State
 from presignd.states import IN_FLIGHT, TRANSITIONS, UNCLEAN_LIMIT, Event, after, retry_event
 
@@ -42,18 +43,18 @@ def first_scan_done(connection: sqlite3.Connection, watch: str) -> None:
 
 def enqueue(connection: sqlite3.Connection, versions: Sequence[NewVersion]) -> list[Enqueued]:
     """Record new versions, each the current one of its path from now on; all of them or none."""
-    return [_enqueue(connection, new) for new in versions]
-
-
-_GIVEN = ("watch", "path", "fingerprint", "bucket", "content_type", "priority", "queued_at", "error_code", "error")
+    done: list[Enqueued] = []
+    for start in range(0, len(versions), bulk.ROWS):
+        some = versions[start : start + bulk.ROWS]
+        done += bulk.enqueue(connection, some) or [_enqueue(connection, new) for new in some]
+    return done
 
 
 def _enqueue(connection: sqlite3.Connection, new: NewVersion) -> Enqueued:
     before = by_path(connection, new.watch, new.path)
     superseded = _replace(connection, before, new.queued_at) if before else None
     key = _key_for(connection, new, before)
-    row = {"file_id": new.file_id, "state": str(new.state), "base_key": to_sql(new.key), "key": key, "current": 1}
-    row |= columns_of({name: getattr(new, name) for name in _GIVEN})
+    row = columns_of_new(new, key)
     if new.state is State.QUEUED and new.key is not None and key is None:
         row |= _taken(connection, new)
     sql = f"INSERT INTO version ({', '.join(row)}) VALUES ({marks(row)})"  # noqa: S608 - our own column names
@@ -145,16 +146,17 @@ def claim(
     One that is to wait for longer than any pause is due: the clock was set back since that was written.
     """
     due = connection.execute(
-        "SELECT id FROM version WHERE state = 'queued' AND watch = ?"
+        "SELECT id, file_id FROM version WHERE state = 'queued' AND watch = ?"
         " AND (not_before IS NULL OR not_before NOT BETWEEN ? AND ?) AND (? IS NULL OR size < ?)"
         " ORDER BY priority, id LIMIT ?",
         (watch, to_micros(now) + 1, to_micros(now + LONGEST), below_size, below_size, limit),
     ).fetchall()
     uploading = str(after(State.QUEUED, Event.CLAIM))
-    connection.executemany(
-        "UPDATE version SET state = ?, attempt = attempt + 1 WHERE id = ?", [(uploading, id_) for (id_,) in due]
-    )
-    return [select(connection, "id = ?", id_)[0] for (id_,) in due]
+    chosen = "id IN (SELECT value FROM json_each(?))"
+    ids = json.dumps([id_ for id_, _ in due])
+    connection.execute(f"UPDATE version SET state = ?, attempt = attempt + 1 WHERE {chosen}", (uploading, ids))  # noqa: S608 - no text of anybody's
+    claimed = {version.file_id: version for version in select(connection, chosen, ids)}
+    return [claimed[file_id] for _, file_id in due]
 
 
 def assign_key(
@@ -208,7 +210,9 @@ def update(connection: sqlite3.Connection, version: FileVersion, changes: Mappin
 
 def linked(connection: sqlite3.Connection, versions: Sequence[FileVersion], mark: LinksMark) -> list[FileVersion]:
     """Move verified versions to linked, with the ``expires_at`` they carry and the links file's mark."""
-    moved = [apply(connection, v, Event.LINK, {"expires_at": v.expires_at}) for v in versions]
+    plain = all(bulk.is_plain(version, Event.LINK) for version in versions)
+    moves = [(version, Event.LINK, {"expires_at": version.expires_at}) for version in versions]
+    moved = bulk.apply(connection, moves) if plain else [apply(connection, *move) for move in moves]
     set_meta(connection, links_inode=mark.inode, links_offset=mark.offset)
     return moved
 
@@ -239,8 +243,13 @@ def begin_run(connection: sqlite3.Connection) -> bool:
 
 def announced(connection: sqlite3.Connection, file_ids: Sequence[str]) -> None:
     """Record that ``file.done`` was said for these."""
-    for file_id in file_ids:
-        _one(connection.execute("UPDATE version SET announced = 1 WHERE file_id = ?", (file_id,)), file_id)
+    said = "SELECT value FROM json_each(?)"
+    cursor = connection.execute(
+        f"UPDATE version SET announced = 1 WHERE file_id IN ({said})",  # noqa: S608 - no text of anybody's
+        (json.dumps(list(file_ids)),),
+    )
+    if cursor.rowcount != len(file_ids):
+        raise LostUpdate(f"{cursor.rowcount} of {len(file_ids)} versions are there to be announced")
 
 
 def prune(connection: sqlite3.Connection, before: datetime) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
@@ -62,6 +63,14 @@ def previous_receipt(connection: sqlite3.Connection, version: FileVersion) -> Fi
         " AND id < (SELECT id FROM version WHERE file_id = ?) ORDER BY id DESC",
         *(to_sql(version.key), version.bucket, version.watch, version.path, version.file_id),
     )
+
+
+def firsts(connection: sqlite3.Connection, versions: Collection[FileVersion]) -> dict[str, str]:
+    """Return, by ``file_id``, the keys of those of ``versions`` under whose key nothing was ever verified."""
+    keys = json.dumps(sorted({to_sql(version.key) for version in versions if version.key is not None}))
+    used = "SELECT DISTINCT key FROM version WHERE key IN (SELECT value FROM json_each(?)) AND verified = 1"
+    taken = {key for (key,) in connection.execute(used, (keys,))}
+    return {version.file_id: version.key for version in versions if version.key and to_sql(version.key) not in taken}
 
 
 def sent_etags(connection: sqlite3.Connection, version: FileVersion) -> frozenset[str]:

@@ -7,14 +7,16 @@ from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from presignd.model import FileVersion, Fingerprint, State
+from presignd.model import FileVersion, Fingerprint, NewVersion, State
 
 FINGERPRINT = tuple(field.name for field in fields(Fingerprint))
 PLAIN = tuple(field.name for field in fields(FileVersion) if field.name != "fingerprint")
 COLUMNS = (*FINGERPRINT, *PLAIN)
+_CHANGEABLE = frozenset({"fingerprint", *PLAIN} - {"state", "file_id"})
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM version"  # noqa: S608 - our own column names
 
 _TIMES = ("queued_at", "not_before", "done_at", "signed_at", "expires_at", "gone_at")
+_GIVEN = ("watch", "path", "fingerprint", "bucket", "content_type", "priority", "queued_at", "error_code", "error")
 _FLAGS = ("adopted", "announced")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -38,13 +40,24 @@ def columns_of(changes: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ``TypeError`` for a name that is no field, or that moves the version.
     """
-    changes = dict(changes)
-    fingerprint: Fingerprint | None = changes.pop("fingerprint", None)
-    if unknown := changes.keys() - PLAIN | changes.keys() & {"state", "file_id"}:
+    if unknown := changes.keys() - _CHANGEABLE:
         raise TypeError(f"not to be changed like this: {', '.join(sorted(unknown))}")
-    if fingerprint is not None:
-        changes |= {name: getattr(fingerprint, name) for name in FINGERPRINT}
-    return {name: to_sql(value) for name, value in changes.items()}
+    row = {name: to_sql(value) for name, value in changes.items() if name != "fingerprint"}
+    if (fingerprint := changes.get("fingerprint")) is not None:
+        row |= {name: to_sql(getattr(fingerprint, name)) for name in FINGERPRINT}
+    return row
+
+
+def columns_of_new(new: NewVersion, key: str | None) -> dict[str, Any]:
+    """Return the columns of a new version that has ``key``."""
+    row = {"file_id": new.file_id, "state": str(new.state), "base_key": to_sql(new.key), "key": key, "current": 1}
+    return row | columns_of({name: getattr(new, name) for name in _GIVEN})
+
+
+def as_recorded(new: NewVersion, key: str | None) -> FileVersion:
+    """Return what is read back of a new version that has ``key``."""
+    given = {name: getattr(new, name) for name in _GIVEN}
+    return FileVersion(file_id=new.file_id, state=new.state, base_key=to_sql(new.key), key=key, **given)
 
 
 def to_sql(value: Any) -> Any:
@@ -53,14 +66,14 @@ def to_sql(value: Any) -> Any:
     Lone surrogates (from names that are no UTF-8) are escaped: SQLite's text has none.
     """
     match value:
+        case str():
+            return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
         case datetime():
             return to_micros(value)
         case bool():
             return int(value)
         case int() if value not in _INTEGER:
             return str(value)
-        case str():
-            return value.encode("utf-8", "backslashreplace").decode()
         case _:
             return value
 

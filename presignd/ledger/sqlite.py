@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from presignd.filesystem import sync_folder
-from presignd.ledger import Enqueued, Ledger, Selection, WatchSummary, changes, multipart, questions
-from presignd.ledger.database import connect, explain, open_database, translated
+from presignd.ledger import Enqueued, Ledger, Selection, WatchSummary, bulk, changes, multipart, questions
+from presignd.ledger.database import connect, explain, open_database
 from presignd.ledger.folder import prepare
 from presignd.ledger.patience import Patience
 from presignd.ledger.presence import presence
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
-from presignd.ledger.writer import Writer
+from presignd.ledger.writer import Many, Operation, Reader, Writer
 from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, Part, State
 from presignd.states import Event
 
 T = TypeVar("T")
 FILE = "ledger.sqlite3"
+
+FIRSTS = 1000
+"""Claimed versions remembered as the first under their key; of one that is forgotten, the tables are asked."""
 
 
 async def open_ledger(folder: Path, patience: Patience | None = None) -> SqliteLedger:
@@ -67,9 +68,9 @@ class SqliteLedger(Ledger):
         self._path = path
         self._patience = patience
         self._writer = Writer(writing, lambda error: explain(error, path), presence(path))
-        self._reading = reading
-        self._reader = ThreadPoolExecutor(1, "presignd-ledger-questions")
+        self._reader = Reader(reading, lambda error: explain(error, path), name="ledger-questions")
         self._running = False
+        self._firsts: dict[str, str] = {}
 
     # --- settle -------------------------------------------------------------------------------------
 
@@ -102,7 +103,15 @@ class SqliteLedger(Ledger):
     # --- worker -------------------------------------------------------------------------------------
 
     async def claim(self, watch: str, limit: int, now: datetime, *, below_size: int | None = None) -> list[FileVersion]:
-        return await self._do(changes.claim, watch, limit, now, below_size)
+        def claim(connection: sqlite3.Connection) -> tuple[list[FileVersion], dict[str, str]]:
+            claimed = changes.claim(connection, watch, limit, now, below_size)
+            return claimed, questions.firsts(connection, claimed)
+
+        claimed, firsts = await self._write(claim, "claim")
+        if len(self._firsts) > FIRSTS:
+            self._firsts.clear()
+        self._firsts |= firsts
+        return claimed
 
     async def next_due(self, watches: Collection[str], after: datetime) -> datetime | None:
         return await self._ask(questions.next_due, watches, after)
@@ -113,16 +122,28 @@ class SqliteLedger(Ledger):
         return await self._do(changes.assign_key, version, base_key, fresh=fresh, next_key=next_key, beyond=beyond)
 
     async def previous_receipt(self, version: FileVersion) -> FileVersion | None:
+        if version.key is not None and self._firsts.pop(version.file_id, None) == version.key:
+            return None  # as its claim saw: nothing before it can be verified while it is in flight
         return await self._ask(questions.previous_receipt, version)
 
     async def sent_etags(self, version: FileVersion) -> frozenset[str]:
         return await self._ask(questions.sent_etags, version)
 
     async def apply(self, version: FileVersion, event: Event, **changed: Any) -> FileVersion:
-        return await self._do(changes.apply, version, event, changed)
+        return await self._write(
+            lambda connection: changes.apply(connection, version, event, changed),
+            f"apply.{event}",
+            many=bulk.apply if bulk.is_plain(version, event) else None,
+            one=(version, event, changed),
+        )
 
     async def update(self, version: FileVersion, **changed: Any) -> FileVersion:
-        return await self._do(changes.update, version, changed)
+        return await self._write(
+            lambda connection: changes.update(connection, version, changed),
+            "update",
+            many=bulk.apply,
+            one=(version, None, changed),
+        )
 
     # --- multipart ----------------------------------------------------------------------------------
 
@@ -201,29 +222,23 @@ class SqliteLedger(Ledger):
             if clean and self._running:
                 await self._do(changes.set_meta, clean=1)
         finally:
-            self._reader.shutdown()
-            self._reading.close()
+            await self._reader.close()
             await self._writer.close()
 
     # --- the two threads ----------------------------------------------------------------------------
 
     async def _do(self, change: Callable[..., T], *args: Any, **more: Any) -> T:
         name = ".".join([change.__name__, *(arg for arg in args if isinstance(arg, Event))])
-        return await self._patiently(
-            lambda: self._writer.do(lambda connection: change(connection, *args, **more), name)
-        )
+        return await self._write(lambda connection: change(connection, *args, **more), name)
+
+    async def _write(self, operation: Operation[T], name: str, *, many: Many | None = None, one: Any = None) -> T:
+        if self._patience is None:
+            return await self._writer.do(operation, name, many=many, one=one)
+        return await self._patience(lambda: self._writer.do(operation, name, many=many, one=one))
 
     async def _ask(self, question: Callable[..., T], *args: Any) -> T:
-        asked = partial(self._answer, question, *args)
-        return await self._patiently(lambda: self._in_reader(asked))
+        def asked(connection: sqlite3.Connection) -> T:
+            return question(connection, *args)
 
-    async def _in_reader(self, asked: Callable[[], T]) -> T:
         self._writer.check()
-        return await asyncio.get_running_loop().run_in_executor(self._reader, asked)
-
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        return await (self._patience(call) if self._patience else call())
-
-    def _answer(self, question: Callable[..., T], *args: Any) -> T:
-        with translated(self._path):
-            return question(self._reading, *args)
+        return await (self._patience(lambda: self._reader.do(asked)) if self._patience else self._reader.do(asked))

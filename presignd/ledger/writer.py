@@ -20,6 +20,7 @@ from presignd.errors import PresigndError
 from presignd.heartbeat import Heart, alive
 
 T = TypeVar("T")
+Many = Callable[[sqlite3.Connection, list[Any]], list[Any]]
 Operation = Callable[[sqlite3.Connection], T]
 Explain = Callable[[BaseException], BaseException | None]
 
@@ -38,6 +39,8 @@ class _Job:
     operation: Operation[Any]
     future: asyncio.Future[Any]
     name: str
+    many: Many | None = None
+    one: Any = None
     result: Any = None
     error: BaseException | None = None
 
@@ -58,7 +61,15 @@ class Writer:
     a heart of its own and turns each second when idle.
     """
 
-    def __init__(self, connection: sqlite3.Connection, explain: Explain, look: Callable[[], None] = _trust) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        explain: Explain,
+        look: Callable[[], None] = _trust,
+        *,
+        name: str = "ledger",
+    ) -> None:
+        self._name = name
         self._connection = connection
         self._explain = explain
         self._look = look
@@ -67,17 +78,19 @@ class Writer:
         self._closed = False
         self._cause: BaseException | None = None
         self._dead = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="presignd-ledger", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"presignd-{name}", daemon=True)
         self._thread.start()
 
-    async def do(self, operation: Operation[T], name: str = "") -> T:
+    async def do(self, operation: Operation[T], name: str = "", *, many: Many | None = None, one: Any = None) -> T:
         """Run ``operation`` and return its result after the commit; raise what it raised.
 
-        ``name`` is the operation's, for ``crash_points``. Cancelling the caller does not take the operation
-        back. Raises as ``check`` does once the writer is closed or its thread has died.
+        ``name`` is the operation's, for ``crash_points``. With ``many``, all that wait with the same one may
+        be done in its one call, given what each has for ``one``: all of them, or it raises and each goes
+        alone. Cancelling the caller does not take the operation back. Raises as ``check`` does once the writer
+        is closed or its thread has died.
         """
         self.check()
-        job = _Job(operation, self._loop.create_future(), name)
+        job = _Job(operation, self._loop.create_future(), name, many, one)
         self._jobs.put(job)
         result: T = await job.future
         return result
@@ -106,7 +119,7 @@ class Writer:
     def _run(self) -> None:
         batch: list[_Job] = []
         try:
-            with alive("ledger") as heart:
+            with alive(self._name) as heart:
                 while self._turn(batch, heart):
                     pass
         except BaseException as error:  # noqa: BLE001 - whatever it is, the callers must hear of it
@@ -142,8 +155,10 @@ class Writer:
     def _commit(self, batch: list[_Job]) -> None:
         try:
             self._connection.execute("BEGIN")
-            for job in batch:
-                self._attempt(job)
+            for many, jobs in _together(batch):
+                if many is None or len(jobs) == 1 or not self._attempt_all(many, jobs):
+                    for job in jobs:
+                        self._attempt(job)
             _pass(batch, "before")
             self._connection.execute("COMMIT")
             _pass(batch, "after")
@@ -151,6 +166,22 @@ class Writer:
             self._connection.rollback()  # some errors rolled back already: then it does nothing
             for job in batch:
                 job.error = self._explain(error) or error
+
+    def _attempt_all(self, many: Many, jobs: list[_Job]) -> bool:
+        """Do ``jobs`` in one call; False, and nothing done, where that can't be."""
+        self._connection.execute("SAVEPOINT jobs")
+        try:
+            results = many(self._connection, [job.one for job in jobs])
+        except Exception:
+            if not self._connection.in_transaction:
+                raise
+            self._connection.execute("ROLLBACK TO jobs")
+            self._connection.execute("RELEASE jobs")
+            return False
+        self._connection.execute("RELEASE jobs")
+        for job, result in zip(jobs, results, strict=True):
+            job.result = result
+        return True
 
     def _attempt(self, job: _Job) -> None:
         self._connection.execute("SAVEPOINT job")
@@ -190,6 +221,25 @@ def _death(cause: BaseException) -> Exception:
     died = RuntimeError("the ledger's thread has died")
     died.__cause__ = cause
     return died
+
+
+def _together(batch: list[_Job]) -> list[tuple[Many | None, list[_Job]]]:
+    """Put those with the same ``many`` together. All of a batch wait side by side, so their order is nobody's."""
+    groups: dict[Many | None, list[_Job]] = {}
+    for job in batch:
+        groups.setdefault(job.many, []).append(job)
+    return list(groups.items())
+
+
+class Reader(Writer):
+    """Runs questions on ``connection`` in a thread of its own: whatever waits in one turn, answered in one."""
+
+    def _commit(self, batch: list[_Job]) -> None:
+        for job in batch:
+            try:
+                job.result = job.operation(self._connection)
+            except Exception as error:  # noqa: BLE001 - it is its caller's
+                job.error = self._explain(error) or error
 
 
 def _pass(batch: list[_Job], side: str) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from presignd.answers import Answer
 from presignd.config import PresignConfig, UploadConfig, WatchConfig
@@ -123,7 +123,7 @@ class Bucket:
         expires = self._put_expires if operation is Operation.PUT else SHORT
         if operation in (Operation.MULTIPART_PART, Operation.HEAD):
             more = {"headers": self._customer_key, **more}
-        return replace(GrantRequest(operation, self.watch.bucket, key, expires), **more)  # type: ignore[arg-type] # fields by name
+        return GrantRequest(operation, self.watch.bucket, key, expires, **more)  # type: ignore[arg-type] # fields by name
 
     async def find(self, key: str, *, denied_is_absent: bool) -> Found | None:
         """HEAD a key; None when nothing is there.
@@ -143,6 +143,9 @@ class Bucket:
 
         Whoever waits for a proof that fails has its fault: each for itself would meet a dead store in turn.
         """
+        known = self._honours
+        if known is not None:
+            return known
         before = self._refusal
         async with holding(self._probing):
             if self._honours is None and self._refusal is not before and self._refusal:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Protocol
 
 from presignd.config import UploadConfig
@@ -21,7 +22,7 @@ from presignd.pipeline.digest import checksum_like
 from presignd.pipeline.multipart import Multipart
 from presignd.pipeline.plan import part_size_for, pieces
 from presignd.pipeline.slots import Slots
-from presignd.pipeline.upload import Prepared, prepare, put, verify, verify_found
+from presignd.pipeline.upload import TINY, Prepared, prepare, put, verify, verify_found
 
 
 class Content(Protocol):
@@ -85,7 +86,7 @@ class Whole:
         """PUT and verify."""
         version = await _intend(self._ledger, version, self._prepared.md5)
         passed("put.before")
-        async with self._slots.small():
+        async with self._slots.small() if self.fingerprint.size <= TINY else nullcontext():
             answer = await put(
                 self._bucket,
                 version,

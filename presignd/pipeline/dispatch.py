@@ -1,7 +1,8 @@
 """Claims queued versions for free slots, fairly, and runs a worker task for each.
 
 Watches take turns; within one, new events go before the backlog (the ledger's priority); large files
-hold at most half of the slots, so small ones always get through.
+hold at most half of the slots, so small ones always get through. Tiny files are claimed ahead of their slot,
+which they hold for one request only: many of them share a commit and an fsync, where each waited for its own.
 """
 
 from __future__ import annotations
@@ -9,20 +10,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from datetime import datetime
+from itertools import chain
 
 from presignd.config import UploadConfig
 from presignd.heartbeat import alive, beat
 from presignd.ledger import Ledger
 from presignd.model import FileVersion
 from presignd.pipeline.announce import utcnow
+from presignd.pipeline.upload import TINY
 from presignd.pipeline.worker import Worker
+
+AHEAD = 128
+"""Versions at work at most, tiny ones among them: a crash may have these to do again (contract, guarantee 3)."""
+
+FEW = 32
+"""Fewer are not claimed ahead: that would be a commit for each that ends."""
 
 LOOK_SECONDS = 5.0
 """How often the queue is looked at without a reason, at the latest."""
 
 
 class Dispatcher:
-    """Keeps up to ``concurrency`` workers busy with what is due and whose watch is not blocked."""
+    """Keeps up to ``concurrency`` workers busy with what is due and whose watch is not blocked.
+
+    ``tiny`` (bytes) is what counts as tiny; with 0, nothing does. ``careful``, after an unclean end, claims none
+    ahead until all is through: what was in flight at three of these is quarantined, so that should be few.
+    """
 
     def __init__(
         self,
@@ -31,10 +44,13 @@ class Dispatcher:
         upload: UploadConfig,
         watches: Collection[str],
         is_open: Callable[[str], bool],
+        *,
+        tiny: int = TINY,
     ) -> None:
         self._ledger, self._worker, self._is_open = ledger, worker, is_open
         self._slots = upload.concurrency
         self._large_size = upload.multipart_threshold
+        self._tiny = min(tiny, upload.memory // AHEAD)
         self._watches = list(watches)
         self._tasks: dict[asyncio.Task[None], int] = {}
         self._wake = asyncio.Event()
@@ -43,6 +59,7 @@ class Dispatcher:
         self._claiming_ended = asyncio.Event()
         self._claiming_ended.set()
         self.draining = False
+        self.careful = False
 
     def wake(self) -> None:
         """Look at the queue now: something was queued, ended, or came back."""
@@ -85,12 +102,9 @@ class Dispatcher:
         total = 0
         open_watches = [name for name in self._watches if self._is_open(name)]
         for turn, name in enumerate(open_watches):
-            free = self._slots - len(self._tasks)
-            if free <= 0:
-                break
-            share = -(-free // (len(open_watches) - turn))
-            below_size, limit = self._room_for(share)
-            versions = await self._ledger.claim(name, limit, now, below_size=below_size)
+            rooms = self._rooms(len(open_watches) - turn)
+            claims = [self._ledger.claim(name, limit, now, below_size=below_size) for below_size, limit in rooms]
+            versions = list(chain.from_iterable(await asyncio.gather(*claims)))
             if self.draining:
                 return 0  # claimed while the drain began: they go back with what it cancels
             for version in versions:
@@ -99,11 +113,19 @@ class Dispatcher:
         self._watches.append(self._watches.pop(0))
         return total
 
-    def _room_for(self, share: int) -> tuple[int | None, int]:
-        """Return the size a claim must stay below, if large files hold their half, and its limit."""
-        half = max(1, self._slots // 2)
-        large = sum(size >= self._large_size for size in self._tasks.values())
-        return (self._large_size, share) if large >= half else (None, min(share, half - large))
+    def _rooms(self, watches: int) -> list[tuple[int | None, int]]:
+        """Return what one of so many ``watches`` may claim now: the size to stay below, and how many."""
+        sizes = self._tasks.values()
+        whole = self._slots - sum(size > self._tiny for size in sizes)
+        half = max(1, self._slots // 2) - sum(size >= self._large_size for size in sizes)
+        most = max(AHEAD, self._slots) if self._tiny and not self.careful else self._slots
+        free = min(whole, most - len(self._tasks))
+        share = -(-free // watches)
+        rooms = [(self._large_size, share) if half <= 0 else (None, min(share, half))]
+        ahead = (most - len(self._tasks)) // watches - rooms[0][1]
+        if most > self._slots and (ahead >= FEW or len(self._tasks) < self._slots):
+            rooms.append((self._tiny + 1, ahead))
+        return [(below_size, limit) for below_size, limit in rooms if limit > 0]
 
     async def _rest(self, looked_at: datetime) -> None:
         """Wait until something happens, a retry is due that was not at ``looked_at``, or a few seconds are over.
@@ -111,7 +133,9 @@ class Dispatcher:
         What was due then and not claimed waits for a slot, whose end wakes us: it asks for no look before.
         """
         seconds = LOOK_SECONDS
-        if len(self._tasks) < self._slots:
+        if not self._tasks:
+            self.careful = False
+        if self._rooms(1):
             due = await self._ledger.next_due([name for name in self._watches if self._is_open(name)], looked_at)
             seconds = _until(due, utcnow())
         beat(within=seconds)

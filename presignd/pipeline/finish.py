@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     HasWriter = Callable[[int], bool | None]
 
-__all__ = ["Finished", "Outcome", "finish", "write_link_file"]
+__all__ = ["Finished", "Outcome", "finish", "takes_away", "write_link_file"]
 
 COARSE_CLOCK = 0.02
 """Seconds after which another change surely has another timestamp (coarse before Linux 6.13)."""
@@ -127,6 +127,11 @@ def judge(version: FileVersion, before: Look, checksum: str, after: Look) -> Ver
     return Verdict.BUSY if before.writer or after.writer else Verdict.SAFE
 
 
+def takes_away(watch: WatchConfig, version: FileVersion) -> bool:
+    """Tell whether the file is to be moved or deleted; a put from elsewhere never is."""
+    return watch.after != "keep" and not version.path.startswith(b"/")
+
+
 # --- effects ------------------------------------------------------------------------------------
 
 
@@ -136,7 +141,7 @@ def finish(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer:
     May be called again after a crash or failure at any point. A put from elsewhere is never touched.
     Raises ``fault("finish_failed")`` with the file back under its name (or a free one beside it).
     """
-    if watch.after == "keep" or version.path.startswith(b"/"):
+    if not takes_away(watch, version):
         return Finished(Outcome.KEPT)
     if not version.checksum:
         raise fault("finish_failed", "no checksum of it is known to compare with")

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from presignd.errors import NO_DESCRIPTORS, PresigndError, UsageError, fault
+from presignd.filesystem import is_network
 from presignd.ledger.lock import flock, lock_folder
 
 if TYPE_CHECKING:
@@ -64,6 +65,12 @@ class Folder:
         except OSError as error:
             raise _no_root(watch, error) from None
         self._identity = _identity(os.fstat(self.fd))
+        self._slow = is_network(self.fd)
+
+    @property
+    def slow(self) -> bool:
+        """Whether a look at a file may have to ask another host or process: a network's folder, or FUSE's."""
+        return self._slow
 
     def close(self) -> None:
         """Close the root, and with it the lock."""
@@ -93,6 +100,7 @@ class Folder:
                 return False
             os.dup2(fresh, self.fd, inheritable=False)
             self._identity = _identity(os.fstat(fresh))
+            self._slow = is_network(fresh)
         except OSError:
             return False
         finally:

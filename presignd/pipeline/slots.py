@@ -19,11 +19,9 @@ class Slots:
         self._all = asyncio.Semaphore(concurrency)
         self._large = asyncio.Semaphore(max(1, concurrency // 2))
 
-    @asynccontextmanager
-    async def small(self) -> AsyncIterator[None]:
+    def small(self) -> holding:
         """Hold a slot for a file that goes as one PUT."""
-        async with holding(self._all):
-            yield
+        return holding(self._all)
 
     @asynccontextmanager
     async def large(self) -> AsyncIterator[None]:

@@ -10,7 +10,9 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from presignd.config import UploadConfig, WatchConfig
 from presignd.errors import fault
@@ -25,8 +27,10 @@ from presignd.pipeline.folder import Folder, Gone, NotRegular
 from presignd.pipeline.intake import refuse_too_large
 from presignd.pipeline.keys import may_number, needs_hash, render_for
 from presignd.pipeline.slots import Slots
-from presignd.pipeline.upload import prepare
+from presignd.pipeline.upload import TINY, Prepared, prepare, read_cached
 from presignd.pipeline.writer_check import has_writer
+
+T = TypeVar("T")
 
 ROUNDS = 6
 """Looks at a key that changes hands before the file backs off."""
@@ -114,7 +118,7 @@ class Transfer:
 
     async def run(self) -> Stored:
         """Upload the file, or find that its bytes are there; its content is unchanged at the end."""
-        fd = await asyncio.to_thread(self._open)
+        fd = await self._soon(self._open)
         try:
             return await self._run(fd)
         finally:
@@ -122,6 +126,12 @@ class Transfer:
 
     async def _run(self, fd: int) -> Stored:
         self._fd = fd
+        if TINY < self._version.size <= self._upload.multipart_threshold:
+            async with self._slots.small():  # before it is read: what waits holds none of its bytes
+                return await self._bring()
+        return await self._bring()
+
+    async def _bring(self) -> Stored:
         refuse_too_large(self._room.watch, self._version.size)  # a retry, or a put's own key, changes no limit
         self._content = await self._read_content()
         self._require_settled_content()
@@ -129,7 +139,7 @@ class Transfer:
         if self._version.key is None:
             await self._reserve_key()
         found, adopted = await self._store()
-        fingerprint = await asyncio.to_thread(self._recheck)
+        fingerprint = await self._soon(self._recheck)
         content = self._content
         return Stored(
             self._version, fingerprint, content.checksum, content.part_size, found.etag, found.version_id, adopted
@@ -141,8 +151,7 @@ class Transfer:
         by_hash = self._version.base_key is None and needs_hash(self._room.watch.key)
         if size <= upload.multipart_threshold:
             sha256 = by_hash or upload.checksum == "sha256"
-            most = upload.memory // (2 * upload.concurrency)  # as streamed bodies have it
-            prepared = await asyncio.to_thread(prepare, self._fd, size, sha256=sha256, most=most)
+            prepared = await self._prepare(size, sha256=sha256)
             return Whole(bucket, self._ledger, self._slots, upload, prepared=prepared, on_sent=self._sent)
         named = await asyncio.to_thread(checksum_like, self._fd, "sha256:", size) if by_hash else ""
         return InParts(
@@ -155,6 +164,19 @@ class Transfer:
             recheck=self._recheck,
             on_sent=self._sent,
         )
+
+    async def _soon(self, call: Callable[[], T]) -> T:
+        """Do what looks at the file: at once for a tiny local one, which settling had in hand; else in a thread."""
+        quick = self._version.size <= TINY and not self._room.folder.slow
+        return call() if quick else await asyncio.to_thread(call)
+
+    async def _prepare(self, size: int, *, sha256: bool) -> Prepared:
+        """Hash a file: at once where it is tiny and the page cache has it; else in a thread."""
+        most = self._upload.memory // (2 * self._upload.concurrency)  # as streamed bodies have it
+        if size <= TINY:
+            with suppress(BlockingIOError):
+                return prepare(self._fd, size, sha256=sha256, most=most, read=read_cached)
+        return await asyncio.to_thread(prepare, self._fd, size, sha256=sha256, most=most)
 
     def _open(self) -> int:
         """Open the file, below the watch's root and nowhere else. Blocking."""

@@ -19,7 +19,7 @@ from presignd.ledger import Ledger
 from presignd.log import render_exception
 from presignd.model import Candidate, FileVersion, Link, Source, State
 from presignd.pipeline.announce import Announcer, utcnow
-from presignd.pipeline.finish import finish
+from presignd.pipeline.finish import Finished, Outcome, finish, takes_away
 from presignd.pipeline.gates import Gates
 from presignd.pipeline.link_file import write_link_file
 from presignd.pipeline.linker import Linker
@@ -156,7 +156,9 @@ class Worker:
         """Keep, move or delete the linked file. A failure waits for a person; the link stands."""
         room = self._rooms[version.watch]
         try:
-            done = await asyncio.to_thread(finish, room.folder, room.watch, version, has_writer)
+            done = Finished(Outcome.KEPT)
+            if takes_away(room.watch, version):
+                done = await asyncio.to_thread(finish, room.folder, room.watch, version, has_writer)
         except FileFault as problem:
             await self._quarantine(version, problem)
             return

@@ -747,3 +747,38 @@ async def test_every_acknowledged_version_is_there_after_sigkill(name: str, line
         assert set(await ledger.known("drop", told)) == set(told)
     finally:
         await ledger.close(clean=True)
+
+
+# --- many at once: they share statements, and nobody may see that -------------------------------------
+
+
+async def test_many_changes_at_once_are_what_each_alone_would_be(ledger: Ledger) -> None:
+    first = [await uploading(ledger, f"ü{number}.txt".encode()) for number in range(9)]
+    sent = await asyncio.gather(*(ledger.update(one, etag=f"e{one.file_id}") for one in first))
+    changes = {"checksum": "md5:c", "signed_at": NOW, "upload_id": "", "adopted": True, "fingerprint": PRINT}
+    verified = await asyncio.gather(*(ledger.apply(one, Event.VERIFY, **changes) for one in sent))
+    assert verified == [await ledger.by_id(one.file_id) for one in first]
+    assert {one.etag for one in verified} == {f"e{one.file_id}" for one in first}
+    linked = await ledger.linked([replace(one, expires_at=LATER) for one in verified], MARK)
+    ended = await asyncio.gather(*(ledger.apply(one, Event.FINISH, done_at=LATER) for one in linked))
+    assert ended == [await ledger.by_id(one.file_id) for one in first]
+    assert [one.file_id for one in await ledger.unannounced()] == [one.file_id for one in first]
+
+
+async def test_of_many_changes_at_once_one_that_lost_its_version_fails_alone(ledger: Ledger) -> None:
+    first = [await uploading(ledger, f"{number}.txt".encode()) for number in range(9)]
+    await ledger.apply(first[4], Event.VANISH, done_at=NOW)
+    verifying = (ledger.apply(one, Event.VERIFY, etag="e", checksum="md5:c", signed_at=NOW) for one in first)
+    done = await asyncio.gather(*verifying, return_exceptions=True)
+    assert [number for number, one in enumerate(done) if isinstance(one, LostUpdate)] == [4]
+    assert len(await ledger.in_state(State.VERIFIED)) == 8
+
+
+async def test_many_new_versions_at_once_are_read_back_as_they_were_returned(ledger: Ledger) -> None:
+    huge = Fingerprint(2**64 - 1, 5, 2**63, 1)
+    versions = [new(f"ä{number}.txt".encode(), fingerprint=huge) for number in range(100)]
+    recorded = [one.version for one in await ledger.enqueue(versions)]
+    assert recorded == [await ledger.by_id(one.file_id) for one in versions]
+    again = await ledger.enqueue([new(b"fresh.txt"), new(versions[0].path), new(b"other.txt", key="ä5.txt")])
+    assert [bool(one.superseded) for one in again] == [False, True, False]
+    assert [one.version.key for one in again] == ["fresh.txt", "ä0.txt", "ä5~2.txt"]

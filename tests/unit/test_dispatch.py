@@ -14,7 +14,7 @@ import pytest
 from presignd.config import UploadConfig
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint, State
-from presignd.pipeline.dispatch import Dispatcher
+from presignd.pipeline.dispatch import AHEAD, FEW, Dispatcher
 from presignd.pipeline.worker import Worker
 from tests.versions import NOW
 
@@ -30,7 +30,7 @@ def version(watch: str, number: int, size: int) -> FileVersion:
 class World:
     """A queue for each watch, and workers that work until they are told to end."""
 
-    def __init__(self, slots: int, **queues: Sequence[int]) -> None:
+    def __init__(self, slots: int, *, tiny: int = 0, **queues: Sequence[int]) -> None:
         self.queues = {
             watch: [version(watch, number, size) for number, size in enumerate(sizes)]
             for watch, sizes in queues.items()
@@ -43,7 +43,12 @@ class World:
         self.claiming.set()
         upload = UploadConfig(concurrency=slots, multipart_threshold=LARGE)
         self.dispatcher = Dispatcher(
-            cast("Ledger", self), cast("Worker", self), upload, list(queues), lambda watch: watch not in self.shut
+            cast("Ledger", self),
+            cast("Worker", self),
+            upload,
+            list(queues),
+            lambda watch: watch not in self.shut,
+            tiny=tiny,
         )
 
     # --- the ledger ---
@@ -234,3 +239,35 @@ async def test_one_that_retires_tells_what_a_worker_could_not_even_record() -> N
         world.at_work["a0"].set_exception(RuntimeError("the ledger's thread has died"))
         with pytest.raises(RuntimeError, match="died"):
             await retiring
+
+
+async def test_tiny_files_are_claimed_ahead_of_their_slots_up_to_a_limit() -> None:
+    """So many share a commit; and not more than guarantee 3 lets a crash do again."""
+    world = World(4, tiny=SMALL, a=[SMALL] * 200, b=[SMALL] * 200)
+    async with world.running():
+        assert AHEAD - FEW < len(world.at_work) <= AHEAD <= 256
+        assert set(world.watches_at_work()) == {"a", "b"}
+
+
+async def test_larger_files_have_their_slots_among_however_many_tiny_ones() -> None:
+    world = World(4, tiny=SMALL, a=[SMALL] * 300 + [SMALL + 1] * 9)
+    async with world.running():
+        while not (whole := [name for name in world.at_work if int(name[1:]) >= 300]):
+            await world.end(*list(world.at_work)[:FEW])
+        assert len(whole) <= 4
+        await world.end(*[name for name in world.at_work if name not in whole])
+        assert len(world.at_work) == 4
+
+
+async def test_none_is_claimed_ahead_after_an_unclean_end_until_all_is_through() -> None:
+    """What was in flight at three unclean ends is quarantined: that should be few besides the one that kills."""
+    world = World(4, tiny=SMALL, a=[SMALL] * 9)
+    world.dispatcher.careful = True
+    async with world.running():
+        while world.at_work:
+            assert len(world.at_work) <= 4
+            await world.end(next(iter(world.at_work)))
+        world.queues["a"] = [version("a", 100 + number, SMALL) for number in range(50)]
+        world.dispatcher.wake()
+        await turns()
+        assert len(world.at_work) == 50

@@ -251,3 +251,42 @@ async def test_its_heart_stands_still_while_the_thread_is_stuck(path: Path, monk
     gate.open()
     await held
     await writer.close()
+
+
+def several(connection: sqlite3.Connection, numbers: list[int]) -> list[int]:
+    return [add(number)(connection) for number in numbers]
+
+
+async def test_what_waits_of_one_kind_is_done_in_one_call(path: Path) -> None:
+    writer, gate = Writer(connect(path), lambda _error: None), Gate()
+    calls: list[list[int]] = []
+
+    def noted(connection: sqlite3.Connection, numbers: list[int]) -> list[int]:
+        calls.append(numbers)
+        return several(connection, numbers)
+
+    held = asyncio.create_task(writer.do(gate))
+    await gate.entered()
+    tasks = [asyncio.create_task(writer.do(add(n), many=noted, one=n)) for n in range(5)]
+    await asyncio.sleep(0)
+    gate.open()
+    assert await asyncio.gather(held, *tasks) == [None, 0, 1, 2, 3, 4]
+    assert calls == [[0, 1, 2, 3, 4]]
+    assert stored(path) == {0, 1, 2, 3, 4}
+    await writer.close()
+
+
+async def test_where_one_of_many_fails_it_fails_alone(path: Path) -> None:
+    """What the one call did before it failed is undone: nothing is done twice."""
+    writer, gate = Writer(connect(path), lambda _error: None), Gate()
+    await writer.do(add(1))
+    held = asyncio.create_task(writer.do(gate))
+    await gate.entered()
+    tasks = [asyncio.create_task(writer.do(add(n), many=several, one=n)) for n in (0, 1, 2)]
+    await asyncio.sleep(0)
+    gate.open()
+    _, first, second, third = await asyncio.gather(held, *tasks, return_exceptions=True)
+    assert (first, third) == (0, 2)
+    assert isinstance(second, sqlite3.IntegrityError)
+    assert stored(path) == {0, 1, 2}
+    await writer.close()
