@@ -52,11 +52,15 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A path that may hold something new: a hint, never a fact. ``path`` is below the watch's root."""
+    """A path that may hold something new: a hint, never a fact. ``path`` is below the watch's root.
+
+    ``closed``: a writer just closed it, or it was moved in, so a look is worth it now.
+    """
 
     watch: str
     path: bytes
     source: Source
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

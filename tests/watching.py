@@ -7,10 +7,11 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from structlog.testing import LogCapture
@@ -27,6 +28,9 @@ from presignd.pipeline.writer_check import ignore_sigio
 
 PATIENCE = 20.0
 """Seconds after which a promise counts as broken: far more than any of them takes."""
+
+EVENTS: ContextVar[Literal["auto", "inotify", "watchfiles"]] = ContextVar("EVENTS", default="auto")
+"""Where hints come from, unless a test says."""
 
 _numbers = itertools.count()
 
@@ -103,7 +107,9 @@ async def watching(tmp_path: Path, **options: Any) -> AsyncIterator[Drop]:
     ignore_sigio()
     root = tmp_path / "drop"
     root.mkdir(exist_ok=True)
-    config = WatchConfig(**{"name": "drop", "path": root, "bucket": "test-bucket", "settle": 0.05} | options)
+    config = WatchConfig(
+        **{"name": "drop", "path": root, "bucket": "test-bucket", "settle": 0.05, "events": EVENTS.get()} | options
+    )
     ledger, folder, capture = await open_ledger(tmp_path / "ledger"), Folder(config), LogCapture()
     log = structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.make_filtering_bound_logger(0))
     versions: list[FileVersion] = []

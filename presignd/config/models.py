@@ -158,7 +158,7 @@ class WatchConfig(Section):
     """How long this watch's links live, 1s to 7d; "" = presign.get_expires."""
     link_file: Annotated[str, _unless_empty(check_name_template)] = ""
     """The link is also left in a file of this name beside the one dropped, e.g. "{name}.link.txt"."""
-    events: Literal["auto", "watchfiles"] = "auto"
+    events: Literal["auto", "inotify", "watchfiles"] = "auto"
     """Where change hints come from."""
     content_type: Annotated[str, AfterValidator(rules.check_content_type)] = "auto"
     """The objects' media type; "auto" guesses it from the name."""

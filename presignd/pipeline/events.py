@@ -1,9 +1,4 @@
-"""Where hints come from, and what a batch of them means: look there; nothing more is believed.
-
-A source is an async iterator of batches of absolute paths. Its first batch, an empty one, says that from
-now on changes are seen; it yields at least once a second. It raises ``SourceEnded`` when it can't go on:
-then events may be lost, and only a scan tells what is there.
-"""
+"""Hints from watchfiles, and what a batch of any source's means: look there; nothing more is believed."""
 
 from __future__ import annotations
 
@@ -17,14 +12,18 @@ import time
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import anyio.to_thread
 from watchfiles import awatch
 
-from presignd.errors import Fault, PresigndError
+from presignd.errors import Fault
+from presignd.filesystem import is_local
 from presignd.pipeline.folder import Folder, Gone, NotRegular
+from presignd.pipeline.hints import INSTANCES, WATCHES, SourceEnded
 from presignd.pipeline.ignore import marked
+
+__all__ = ["INSTANCES", "WATCHES", "SourceEnded"]
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Iterator
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from presignd.config import WatchConfig
     from presignd.pipeline.ignore import Ignore
 
-WATCHES, INSTANCES = "fs.inotify.max_user_watches", "fs.inotify.max_user_instances"
 QUEUE = "fs.inotify.max_queued_events"
 
 _TURN_MS = 1000
@@ -52,14 +50,15 @@ _QUICK_SETTLE = 0.5
 """Watches that settle faster than this, in seconds, get the quick pair."""
 
 
-class SourceEnded(PresigndError):
-    """The source can't go on: events may be lost from here to the next scan. ``limit``: a system limit stops it."""
+def source_for(wanted: str, folder: int) -> Literal["inotify", "watchfiles"]:
+    """Choose the event source of a folder (its descriptor): inotify itself on Linux' own filesystems.
 
-    code = "source_ended"
-
-    def __init__(self, message: str, *, limit: str = "") -> None:
-        super().__init__(message)
-        self.limit = limit
+    Measured on 2 cores, Linux 6.18: inotify 0.1 ms from a close to its hint and 0.01 % of a core idle, watchfiles
+    15 ms and 0.5 %, or 80 ms and 0.16 %. watchfiles serves every other system, and filesystems that nobody knows.
+    """
+    if wanted == "watchfiles" or sys.platform != "linux":
+        return "watchfiles"
+    return "inotify" if wanted == "inotify" or is_local(folder) else "watchfiles"
 
 
 async def watchfiles_source(watch: WatchConfig, root: bytes) -> AsyncGenerator[list[bytes], None]:

@@ -169,8 +169,8 @@ class Lane:
         return [Settling(self.watch, entry.path, entry.since, entry.why) for entry in oldest]
 
     # --- in -------------------------------------------------------------------------------------
-    def offer(self, path: bytes, source: Source) -> None:
-        """Take a hint; many for one path are one, at the best of their priorities."""
+    def offer(self, path: bytes, source: Source, *, closed: bool = False) -> None:
+        """Take a hint; many for one path are one, at the best of their priorities. One just ``closed`` is due now."""
         now = self._tools.monotonic()
         entry = self._entries.get(path)
         if entry is None:
@@ -180,7 +180,7 @@ class Lane:
         if better:
             entry.source = source
         entry.again = entry.busy
-        soon = max(now, entry.looked_at + _AGAIN)
+        soon = now if closed else max(now, entry.looked_at + _AGAIN)
         if not entry.busy and (better or soon < entry.due):
             self._queue(entry, min(entry.due, soon))
 

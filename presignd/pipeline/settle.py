@@ -88,7 +88,7 @@ class Settler:
         """Take hints: cheap, many for one path are one. Those of unknown watches are dropped."""
         for candidate in candidates:
             if (lane := self._lanes.get(candidate.watch)) is not None:
-                lane.offer(candidate.path, candidate.source)
+                lane.offer(candidate.path, candidate.source, closed=candidate.closed)
 
     async def room(self, watch: str) -> None:
         """Return once not too many scanned files wait for their first look."""

@@ -28,10 +28,13 @@ from presignd.pipeline.events import (
     limit_value,
     no_events,
     sort_out,
+    source_for,
     watches_left,
     watchfiles_source,
 )
+from presignd.pipeline.hints import Hints
 from presignd.pipeline.ignore import Ignore
+from presignd.pipeline.inotify import inotify_source
 from presignd.pipeline.scan import BATCH, Found, Scan, topmost
 from presignd.pipeline.strays import Strays
 from presignd.pipeline.writer_check import mode
@@ -113,7 +116,8 @@ class Watcher:
         self._directories: dict[bytes, bool] = {}
         self._wake_directories = asyncio.Event()
         self._problems, self._cut_short = list[str](), False
-        self._announced: bool | None = None
+        self._announced: str | None = None
+        self._told_by = ""
         self._no_inotify_until = float("-inf")
         self._short_of_watches = False
         self._restart = False
@@ -185,38 +189,43 @@ class Watcher:
         forced = polling == "always" or (polling == "auto" and is_network(self._folder.fd))
         left = float("inf") if forced else self._no_inotify_until - time.monotonic()
         self.events = left <= 0
-        return watchfiles_source(self._config, self._folder.root) if self.events else no_events(left)
+        if not self.events:
+            self._told_by = "polling"
+            return no_events(left)
+        self._told_by = source_for(self._config.events, self._folder.fd)
+        if self._told_by == "inotify":
+            return inotify_source(self._config, self._folder, self._ignore)
+        return watchfiles_source(self._config, self._folder.root)
 
     def _started(self) -> None:
         """Scan, now that changes are seen: what was there before shows only so. Say how this folder works."""
         self.watching.set()
         self.request_scan("start" if self._scan_at is None else "restart")
-        if self._announced is not self.events and self.check is not None:
-            self._announced = self.events
+        if self._announced != self._told_by and self.check is not None:
+            self._announced = self._told_by
             self._log.info(
                 "watch.started",
                 path=self._path(),
                 writer_check=self.check.mode,
-                events="inotify" if self.events else "polling",
+                events=self._told_by,
                 **({"reason": self.check.reason} if self.check.reason else {}),
             )
 
     async def _take(self, hints: Sequence[bytes]) -> None:
-        self._mind_overflow(len(hints))
+        if self._told_by == "watchfiles":  # the others tell of overflows, or have none
+            self._mind_overflow(len(hints))
         if not hints:
             return
         news = await asyncio.to_thread(sort_out, self._config, self._folder, self._ignore, hints)
-        self._settler.offer(Candidate(self.name, path, Source.EVENT) for path in news.files)
+        closed = hints.closed if isinstance(hints, Hints) else ()
+        self._settler.offer(Candidate(self.name, path, Source.EVENT, path in closed) for path in news.files)
         for directory, below in news.directories.items():
             self._directories[directory] = below or self._directories.get(directory, False)
             self._wake_directories.set()
         await self._gone(sorted(news.gone))
 
     def _mind_overflow(self, changes: int) -> None:
-        """Scan at each batch that may be what an overflow left, and once more after it, when all is there.
-
-        watchfiles doesn't tell of overflows.
-        """
+        """Scan at each batch that may be what an overflow left, and once more after it, when all is there."""
         in_burst = changes >= self._burst
         if in_burst:
             metrics.WATCH_OVERFLOWS.labels(self.name).inc()

@@ -1,0 +1,188 @@
+"""inotify read directly: an event source for local Linux folders that sees what watchfiles can't tell.
+
+That is a file's close after writing, names that are no UTF-8, the overflow of the kernel's queue, and the end of
+the root. It costs nothing while nothing happens. One watch a directory (inotify(7)): each that appears is watched
+first and hinted at after, with all below, so whatever is made in it meanwhile is found by its scan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import os
+import struct
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from presignd.errors import Fault
+from presignd.pipeline.folder import Folder, Gone, NotRegular
+from presignd.pipeline.hints import INSTANCES, WATCHES, Hints, SourceEnded
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+
+    from presignd.config import WatchConfig
+    from presignd.pipeline.ignore import Ignore
+
+# linux/inotify.h
+_ATTRIB, _CLOSE_WRITE, _MOVED_FROM, _MOVED_TO = 0x4, 0x8, 0x40, 0x80
+_CREATE, _DELETE, _DELETE_SELF, _MOVE_SELF = 0x100, 0x200, 0x400, 0x800
+_UNMOUNT, _OVERFLOW, _IGNORED = 0x2000, 0x4000, 0x8000
+_ONLYDIR, _ISDIR = 0x01000000, 0x40000000
+
+_WANTED = _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
+"""Not each write: whoever writes closes, and who doesn't is found by a scan."""
+
+_HEAD = struct.Struct("iIII")
+_READ = 256 << 10
+_TURN = 1.0
+"""Seconds at most between two batches."""
+
+_LEAF_LINKS = 2
+"""A directory's links where it has none below it: its name and its own "." (not so on every filesystem)."""
+
+
+async def inotify_source(watch: WatchConfig, folder: Folder, ignore: Ignore) -> AsyncGenerator[Hints, None]:
+    """Yield what inotify tells of ``folder``; end when its root is gone, moved or unmounted."""
+    tree = _Tree(folder, ignore, recursive=watch.recursive)
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(tree.fd, ready.set)
+    try:
+        await asyncio.to_thread(tree.add, b"")
+        yield Hints()
+        while not tree.ended:
+            await _until(ready)
+            yield await tree.read()
+    finally:
+        loop.remove_reader(tree.fd)
+        os.close(tree.fd)
+
+
+async def _until(ready: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_TURN):
+            await ready.wait()
+    ready.clear()
+
+
+class _Tree:
+    """The watches of one folder: a number each, and the directory it stands for (bytes below the root)."""
+
+    def __init__(self, folder: Folder, ignore: Ignore, *, recursive: bool) -> None:
+        self._folder, self._ignore, self._recursive = folder, ignore, recursive
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._paths: dict[int, bytes] = {}
+        self._numbers: dict[bytes, int] = {}
+        self._out_of_watches = False
+        self.ended = False
+        self.fd: int = self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        if self.fd < 0:
+            raise _refused(ctypes.get_errno())
+
+    # --- watches --------------------------------------------------------------------------------
+    def add(self, directory: bytes) -> None:
+        """Watch ``directory`` and all below it, as far as there are watches. Blocking.
+
+        Where these run out, the next scan sees it (``events.watches_left``): it says so, and polling takes over.
+        Raises ``SourceEnded`` when not even the root got one.
+        """
+        waiting = [directory]
+        while waiting:
+            below = waiting.pop()
+            with suppress(Gone, NotRegular, Fault, OSError):  # the scan tells of what can't be read
+                waiting += self._add(below)
+        if not self._paths and self._out_of_watches:
+            raise _refused(errno.ENOSPC)
+
+    def _add(self, directory: bytes) -> list[bytes]:
+        """Watch one directory, then list what is below: what is made in between is told of."""
+        fd = self._folder.open_directory(directory)
+        try:
+            # By descriptor: nothing outside the folder is watched, whatever is swapped meanwhile.
+            number = self._libc.inotify_add_watch(self.fd, b"/proc/self/fd/%d" % fd, _WANTED)
+            if number >= 0:
+                self._know(number, directory)
+            elif ctypes.get_errno() == errno.ENOSPC:
+                self._out_of_watches = True
+                return []
+            if not self._recursive or os.fstat(fd).st_nlink == _LEAF_LINKS:
+                return []
+            return [path for path in _directories(fd, directory) if not self._ignore.directory(path)]
+        finally:
+            os.close(fd)
+
+    def _know(self, number: int, directory: bytes) -> None:
+        before = self._paths.get(number)
+        if before is not None and self._numbers.get(before) == number:
+            del self._numbers[before]
+        self._paths[number] = directory
+        self._numbers[directory] = number
+
+    def _forget(self, number: int) -> None:
+        path = self._paths.pop(number, None)
+        if path is not None and self._numbers.get(path) == number:
+            del self._numbers[path]
+
+    def _leave(self, directory: bytes) -> None:
+        """Watch no more what was moved away with all below: its paths are others now, or none of ours."""
+        for path in [path for path in self._numbers if path == directory or path.startswith(directory + b"/")]:
+            number = self._numbers[path]
+            self._libc.inotify_rm_watch(self.fd, number)
+            self._forget(number)
+
+    # --- events ---------------------------------------------------------------------------------
+    async def read(self) -> Hints:
+        """Take what has come; watch each directory that appeared before it is hinted at."""
+        looks, closed, fresh = set[bytes](), set[bytes](), dict[bytes, None]()
+        for mask, path in self._events():
+            if mask & _ISDIR and mask & (_CREATE | _MOVED_TO | _ATTRIB):
+                fresh[path] = None
+            elif mask & (_CLOSE_WRITE | _MOVED_TO):
+                closed.add(path)
+            looks.add(path)
+        for path in fresh if self._recursive else ():
+            if not self._ignore.directory(path):
+                await asyncio.to_thread(self.add, path)
+        return Hints(map(self._folder.absolute, looks), closed)
+
+    def _events(self) -> Iterator[tuple[int, bytes]]:
+        """Yield each event's mask and path; what concerns the watches themselves is done here."""
+        for number, mask, name in self._raw():
+            if mask & _OVERFLOW:
+                raise SourceEnded("the kernel's queue overflowed")
+            directory = self._paths.get(number)
+            if directory is None:
+                continue
+            if mask & (_DELETE_SELF | _MOVE_SELF | _UNMOUNT | _IGNORED):
+                self.ended = self.ended or directory == b""
+                if mask & _IGNORED:
+                    self._forget(number)
+            elif name:
+                path = directory + b"/" + name if directory else name
+                if mask & _ISDIR and mask & _MOVED_FROM:
+                    self._leave(path)
+                yield mask, path
+
+    def _raw(self) -> Iterator[tuple[int, int, bytes]]:
+        with suppress(BlockingIOError):
+            data = os.read(self.fd, _READ)
+            at = 0
+            while at < len(data):
+                number, mask, _, length = _HEAD.unpack_from(data, at)
+                at += _HEAD.size + length
+                yield number, mask, data[at - length : at].rstrip(b"\0")
+
+
+def _directories(fd: int, directory: bytes) -> list[bytes]:
+    with os.scandir(fd) as entries:
+        names = [os.fsencode(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return [directory + b"/" + name if directory else name for name in names]
+
+
+def _refused(number: int) -> SourceEnded:
+    if number == errno.ENOSPC:
+        return SourceEnded("no inotify watches are left", limit=WATCHES)
+    if number in (errno.EMFILE, errno.ENFILE):
+        return SourceEnded("no inotify instances are left", limit=INSTANCES)
+    return SourceEnded(os.strerror(number))
