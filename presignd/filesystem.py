@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -93,6 +94,21 @@ def kind(target: int | str | bytes | os.PathLike[str]) -> str:
 def is_network(target: int | str | bytes | os.PathLike[str]) -> bool:
     """Tell whether ``target`` lies on a network filesystem or one served by a process (FUSE)."""
     return fs_type(target) in NETWORK
+
+
+_FINE = frozenset({"ext4", "XFS", "Btrfs", "tmpfs"})
+_FINE_SINCE = (6, 13)
+
+
+def has_fine_times(target: int | str | bytes | os.PathLike[str], release: str | None = None) -> bool:
+    """Tell whether a change after a stat surely has another ctime than that stat saw, however soon it comes.
+
+    So it is under Linux 6.13 or later (Documentation/filesystems/multigrain-ts.rst) on the filesystems that take
+    part; elsewhere the clock of timestamps ticks every 4 to 10 ms. ``release`` is the kernel's, this one's by default.
+    """
+    number = re.match(r"(\d+)\.(\d+)", release or platform.release())
+    new = number is not None and (int(number[1]), int(number[2])) >= _FINE_SINCE
+    return new and LOCAL.get(fs_type(target)) in _FINE
 
 
 def is_local(target: int | str | bytes | os.PathLike[str]) -> bool:

@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from presignd.filesystem import is_network
+from presignd.filesystem import has_fine_times, is_network
 from presignd.model import Candidate, Source, State
 from presignd.pipeline.decide import LOCAL_GRAIN, NETWORK_GRAIN, Rules, worth_a_look
 from presignd.pipeline.lane import Lane, MakeVersion, Settling, Tools
@@ -52,7 +52,7 @@ class Settler:
 
         Said again, it changes how: the folder may be on another filesystem by now.
         """
-        rules = Rules(watch.settle, NETWORK_GRAIN if is_network(folder.fd) else LOCAL_GRAIN)
+        rules = Rules(watch.settle, _grain(folder.fd))
         tools = self._tools
         look = Looker(folder, check, watch.ready_marker, monotonic=tools.monotonic, time_ns=tools.time_ns)
         if (lane := self._lanes.get(watch.name)) is not None:
@@ -139,3 +139,10 @@ class Settler:
     def snapshot(self, limit: int = 1000) -> list[Settling]:
         """Return up to ``limit`` paths a watch that are settling, and why each waits."""
         return [one for lane in self._lanes.values() for one in lane.snapshot(limit)]
+
+
+def _grain(folder: int) -> float:
+    """Return for how many seconds after its last change a file may change again and look the same."""
+    if is_network(folder):
+        return NETWORK_GRAIN
+    return 0.0 if has_fine_times(folder) else LOCAL_GRAIN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -78,8 +79,7 @@ class LocalPresigner:
         regions = {bucket: await self._region(bucket) for bucket in {each.bucket for each in requests}}
         now = self._clock()
         answers = [self._answer(each, credentials, regions[each.bucket], now) for each in requests]
-        for each, answer in zip(requests, answers, strict=True):
-            metrics.PRESIGN_REQUESTS.labels(each.operation, "granted" if isinstance(answer, Grant) else "refused").inc()
+        _count(requests, answers)
         return answers
 
     def now(self) -> datetime:
@@ -159,6 +159,14 @@ class LocalPresigner:
             addressing=choose_addressing(self._config.addressing, endpoint, request.bucket),
         )
         return Grant(method, url, headers, date + timedelta(seconds=expires), date)
+
+
+def _count(requests: Sequence[GrantRequest], answers: Sequence[Grant | Exception]) -> None:
+    """Move the metric once a kind: a label's look-up takes half as long as signing."""
+    results = ["granted" if isinstance(answer, Grant) else "refused" for answer in answers]
+    kinds = Counter((each.operation, result) for each, result in zip(requests, results, strict=True))
+    for (operation, result), number in kinds.items():
+        metrics.PRESIGN_REQUESTS.labels(operation, result).inc(number)
 
 
 def local_presigner(config: PresignConfig, *, send: Send, clock: Callable[[], datetime]) -> LocalPresigner:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from presignd import filesystem
+from presignd.model import Fingerprint
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux numbers its filesystems")
 
@@ -68,3 +69,32 @@ def test_where_the_system_does_not_tell_a_path_is_neither(monkeypatch: pytest.Mo
 
 def test_no_number_is_in_both_tables() -> None:
     assert not filesystem.NETWORK.keys() & filesystem.LOCAL.keys()
+
+
+@pytest.mark.parametrize(
+    ("release", "kind", "fine"),
+    [
+        ("6.13.0-generic", 0xEF53, True),
+        ("7.0-rc1", 0x01021994, True),
+        ("6.12.48+deb13-amd64", 0xEF53, False),
+        ("6.18.1", 0x4D44, False),
+        ("not Linux", 0xEF53, False),
+    ],
+)
+def test_times_are_fine_from_linux_6_13_on_where_the_filesystem_takes_part(
+    monkeypatch: pytest.MonkeyPatch, release: str, kind: int, fine: bool
+) -> None:
+    monkeypatch.setattr(filesystem, "fs_type", lambda _target: kind)
+    assert filesystem.has_fine_times(0, release) is fine
+
+
+def test_where_times_are_fine_a_change_after_a_look_always_shows(tmp_path: Path) -> None:
+    """What settling at once relies on: no two contents of one size with one fingerprint between looks."""
+    if not filesystem.has_fine_times(tmp_path):
+        pytest.skip("coarse timestamps here")
+    file = tmp_path / "file"
+    seen = set()
+    for number in range(500):
+        file.write_bytes(b"%03d" % number)
+        seen.add(Fingerprint.of(file.stat()))
+    assert len(seen) == 500
