@@ -116,25 +116,6 @@ def _leaves(path: str, start: str) -> bool:
     return not whole.startswith(start) or ".." in {segment.partition(";")[0] for segment in whole.split("/")}
 
 
-_READINGS: tuple[Callable[[str], str], ...] = (
-    _unquote,
-    partial(unicodedata.normalize, "NFC"),
-    partial(unicodedata.normalize, "NFD"),
-    partial(unicodedata.normalize, "NFKC"),
-    partial(unicodedata.normalize, "NFKD"),
-)
-
-
-def _escapes(key: str, token: TokenConfig) -> bool:
-    """Tell whether a proxy or a store that decodes, folds or normalises paths could read the key elsewhere."""
-    if not _ODD.search(key):
-        return False  # there is one way to read it
-    read = {(f"{token.bucket}/{key}", f"{token.bucket}/{token.prefix}")}
-    for _ in range(_DECODINGS):
-        read |= {(change(one), change(other)) for one, other in read for change in _READINGS}
-    return any(_leaves(one, other) for one, other in read)
-
-
 def _operation(token: TokenConfig, request: GrantRequest) -> Refusal | None:
     operation = request.operation
     if operation is Operation.DELETE:
