@@ -23,6 +23,7 @@ from presignd.limits import MAX_KEY
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.presign.broker_client import FORBIDDEN, LEAST_BODY, OK, TOO_LARGE, BrokerClient, said
 from presignd.presign.expected import Expected, checked, expect
+from presignd.presign.local import count
 
 MOST = 1000
 """Grants in one request (contract §7)."""
@@ -110,8 +111,7 @@ class BrokerPresigner:
         asked = [self._ask(each) for each in requests]
         with resting():  # each exchange has its deadline
             answers = await asyncio.gather(*asked)
-        for each, answer in zip(requests, answers, strict=True):
-            metrics.PRESIGN_REQUESTS.labels(each.operation, "granted" if isinstance(answer, Grant) else "refused").inc()
+        count(requests, answers)
         return answers
 
     def _ask(self, request: GrantRequest) -> asyncio.Future[Grant | Exception]:

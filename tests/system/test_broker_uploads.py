@@ -92,7 +92,10 @@ def test_a_large_file_in_parts_goes_through_kills_of_either_side(make: Callable[
         kill()
         (box.broker if box.broker.process is None else box.daemon).start()
     box.daemon.until(box.daemon.links, "a link", 900)
-    assert [event["parts"] > 0 for event in box.daemon.events("upload.resumed")] == [True, True]
+    resumed = [event["parts"] for event in box.daemon.events("upload.resumed")]
+    assert len(resumed) >= 2  # a broker that dies may send a file back to the queue, too
+    assert min(resumed) >= parts // 4
+    assert resumed == sorted(resumed)
     assert box.daemon.events("file.quarantined") == []
     [link] = box.daemon.links()
     assert link["key"] == f"{PREFIX}large.bin"
