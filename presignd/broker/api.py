@@ -186,12 +186,11 @@ class Api:
         except TimeoutError:
             raise Rejected(408, "timeout", f"the body took over {BODY_SECONDS:g} s") from None
         try:
-            asked = wire.read_batch(body)
+            return wire.read_batch(body)
+        except wire.TooMany as problem:
+            raise Rejected(413, "too_many_grants", str(problem)) from None
         except ValueError as problem:
             raise Rejected(400, "bad_request", str(problem)[:1000]) from None
-        if len(asked) > wire.MAX_GRANTS:
-            raise Rejected(413, "too_many_grants", f"at most {wire.MAX_GRANTS} grants in one call")
-        return asked
 
     async def _answers(self, token: TokenConfig, asked: Sequence[GrantRequest]) -> list[Answer]:
         answers: list[Answer] = []

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, FailFast, TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
 
 from presignd.broker.models import TokenConfig
 from presignd.broker.policy import Refusal
@@ -22,6 +23,9 @@ MAX_GRANTS = 1000
 MAX_BODY = 4 << 20
 """Bytes of a body: a thousand requests whose keys have a thousand bytes each, and room for their headers."""
 
+MAX_HEADERS = 100
+"""Headers of one request, far more than a store takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -29,24 +33,61 @@ class Batch:
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
-    grants: list[GrantRequest]
+    grants: Annotated[list[GrantRequest], FailFast()]
+
+
+class TooMany(ValueError):
+    """More requests than one call may have."""
 
 
 BATCH = TypeAdapter(Batch)
+_OF_BATCH, _OF_REQUEST = (frozenset(each.name for each in fields(model)) for model in (Batch, GrantRequest))
 
 
 def read_batch(body: bytes) -> list[GrantRequest]:
-    """Return the requests in a body; raise ``ValueError`` that names the wrong field, never its value.
+    """Return the requests in a body; raise ``ValueError`` that names the wrong field, never its value, or ``TooMany``.
 
     Unknown fields and values of another type are errors: ignored or guessed at, a mistyped condition would
     leave unbound what it should bind.
     """
     try:
-        return BATCH.validate_json(body, strict=True).grants
+        document = from_json(body)
+    except ValueError as problem:
+        raise ValueError(f"Invalid JSON: {problem}") from None
+    _refuse_excess(document)
+    try:
+        return BATCH.validate_json(to_json(document), strict=True).grants
     except ValidationError as problem:
         first = problem.errors(include_input=False, include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+def _refuse_excess(document: Any) -> None:
+    """Refuse what can be wrong so often that telling each mistake, as pydantic does, takes seconds and gigabytes.
+
+    Whatever else is wrong stays to be named. A name that stands twice in one object counts once, the last time.
+    """
+    if not isinstance(document, dict):
+        return
+    _refuse_unknown("", document, _OF_BATCH)
+    grants = document.get("grants")
+    if not isinstance(grants, list):
+        return
+    if len(grants) > MAX_GRANTS:
+        raise TooMany(f"at most {MAX_GRANTS} grants in one call")
+    for number, grant in enumerate(grants):
+        if isinstance(grant, dict):
+            _refuse_unknown(f"grants.{number}.", grant, _OF_REQUEST)
+            headers = grant.get("headers")
+            if isinstance(headers, dict) and len(headers) > MAX_HEADERS:
+                raise ValueError(f"grants.{number}.headers: at most {MAX_HEADERS}")
+
+
+def _refuse_unknown(where: str, found: dict[str, Any], known: frozenset[str]) -> None:
+    unknown = next((name for name in found if name not in known), None)
+    if unknown is not None:
+        raise ValueError(f"{where}{unknown[:100]}: no such field")
 
 
 def write_answers(answers: Sequence[Grant | Refusal | Fault]) -> bytes:
