@@ -139,7 +139,7 @@ class Ledger(Protocol):
         ...
 
     async def part_done(self, version: FileVersion, part: Part) -> None:
-        """Record one part that the store has."""
+        """Record one part that the store has; unclean exits before it count no more."""
         ...
 
     async def parts(self, version: FileVersion) -> list[Part]:

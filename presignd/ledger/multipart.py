@@ -28,6 +28,8 @@ def part_done(connection: sqlite3.Connection, version: FileVersion, part: Part) 
     )
     if done.rowcount != 1:
         raise LostUpdate(f"{version.file_id}: part {part.number} of an upload that is not its own")
+    # What gets on is not what kills the daemon: a large file may be in flight at any number of exits.
+    connection.execute("UPDATE version SET unclean = 0 WHERE file_id = ? AND unclean > 0", (version.file_id,))
 
 
 def parts(connection: sqlite3.Connection, version: FileVersion) -> list[Part]:

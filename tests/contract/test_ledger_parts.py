@@ -11,7 +11,7 @@ import pytest
 from presignd.ledger import Ledger, LostUpdate
 from presignd.ledger.sqlite import open_ledger
 from presignd.model import FileVersion, Part
-from presignd.states import Event
+from presignd.states import UNCLEAN_LIMIT, Event
 from tests.versions import LATER, NOW, new
 
 PARTS = [Part(number, 5, f"md5-{number}", f"etag-{number}") for number in (2, 1, 3)]
@@ -45,6 +45,18 @@ async def test_parts_survive_a_restart_of_the_upload_s_version(ledger: Ledger) -
     (again,) = await ledger.claim("drop", 1, LATER)
     assert again.upload_id == "upload-1"
     assert await ledger.parts(again) == [PARTS[0]]
+
+
+async def test_a_large_file_that_gets_on_between_unclean_exits_is_never_quarantined_for_them(ledger: Ledger) -> None:
+    await begun(ledger)
+    for part in PARTS * 4:
+        assert await ledger.release(unclean=True) == []
+        (version,) = await ledger.claim("drop", 1, LATER)
+        await ledger.part_done(version, part)
+    for _ in range(UNCLEAN_LIMIT - 1):
+        assert await ledger.release(unclean=True) == []
+        await ledger.claim("drop", 1, LATER)
+    assert len(await ledger.release(unclean=True)) == 1
 
 
 async def test_a_part_sent_again_replaces_its_row(ledger: Ledger) -> None:

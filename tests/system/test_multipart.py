@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.stores import Store
 from tests.system.harness import Presignd, config_for, fetch
+from tests.system.proxy import Fault, Proxy, Request
 
 PART = 5 << 20
 SIZE = 6 * PART + 12345
@@ -57,6 +59,14 @@ def large(folder: Path, store: Store, more: str) -> Iterator[Large]:
     made.daemon.end()
 
 
+@contextmanager
+def closing_daemon(made: Large) -> Iterator[Large]:
+    try:
+        yield made
+    finally:
+        made.daemon.end()
+
+
 @pytest.fixture
 def quick(tmp_path: Path, any_store: Store) -> Iterator[Large]:
     yield from large(tmp_path, any_store, PARTS)
@@ -94,6 +104,31 @@ def test_after_a_sigkill_only_what_was_in_flight_goes_again(slow: Large) -> None
     resumed = slow.daemon.events("upload.resumed")
     assert [event["parts"] for event in resumed] == [stood]
     assert slow.daemon.events("upload.retry") == []
+
+
+def test_killed_again_and_again_it_sends_no_more_than_the_file_and_what_was_in_flight(
+    tmp_path: Path, seaweedfs: Store
+) -> None:
+    """More kills than a version may meet that gets nowhere (``states.UNCLEAN_LIMIT``)."""
+    bodies: list[int] = []
+
+    def counted(request: Request) -> Fault:
+        if b"partNumber=" in request.target.encode():
+            bodies.append(len(request.body))
+        return Fault()
+
+    kills, at_once = 5, 2
+    with Proxy(seaweedfs.endpoint, counted) as proxy, closing_daemon(Large(tmp_path, seaweedfs, SLOWLY)) as it:
+        it.daemon.config.write_text(it.daemon.config.read_text().replace(seaweedfs.endpoint, proxy.endpoint))
+        it.path.write_bytes(it.content)
+        for kill in range(kills):
+            it.daemon.start()
+            it.daemon.until(lambda kill=kill: it.parts() > kill, "another part")  # type: ignore[misc] # bound by its default
+            it.daemon.kill()
+        it.daemon.start()
+        it.until_linked()
+        assert it.daemon.events("file.quarantined") == []
+    assert SIZE <= sum(bodies) <= SIZE + kills * at_once * PART
 
 
 def test_a_file_that_changes_between_its_parts_is_never_completed(slow_here: Large) -> None:
