@@ -102,6 +102,7 @@ def recipe(folder: Path, server: Server, tool: str) -> Iterator[tuple[Path, Call
         on_client_core(["sh", "-c", script]),
         env=peers.environ(server),
         start_new_session=True,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
