@@ -75,7 +75,7 @@ class Api:
             ]
         )
         if not self.config.metrics_listen and parse_listen(self.config.listen).is_local:
-            app.add_routes([] if self.config.behind_proxy else [web.get("/metrics", self._metrics)])
+            app.add_routes([web.get("/metrics", self._metrics_beside)])
         return app
 
     def metrics_app(self) -> web.Application:
@@ -223,6 +223,12 @@ class Api:
         self.show_gauges()
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(metrics.REGISTRY), headers={"Content-Type": content_type})
+
+    async def _metrics_beside(self, request: web.Request) -> web.Response:
+        """Not for whoever comes through a proxy, which a reload may put before it."""
+        if self.config.behind_proxy:
+            raise web.HTTPNotFound
+        return await self._metrics(request)
 
     def show_gauges(self) -> None:
         """Set the metrics that are looked up."""

@@ -60,9 +60,13 @@ def _is_of(block: str, name: str) -> bool:
 
 
 def revoke(path: Path, name: str) -> None:
-    """Take the token ``name`` out of a file, which is gone when nothing is left in it."""
-    after = without(path.read_text("utf-8"), name)
-    if not tomllib.loads(after) and not after.strip():
+    """Take the token ``name`` out of a file, which is gone when nothing is left in it.
+
+    Behind a symlink it is the file itself that changes, for whoever reads it by another name.
+    """
+    linked, path = path.is_symlink(), path.resolve()
+    after = without(path.read_text("utf-8-sig"), name)
+    if not after.strip() and not linked:
         path.unlink()
         return
     found = path.stat()

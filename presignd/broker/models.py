@@ -61,8 +61,7 @@ class BrokerSection(Section):
     @classmethod
     def _no_token_in_the_clear(cls, listen: str, info: ValidationInfo) -> str:
         """Tokens and URLs in plain text are for loopback alone."""
-        encrypted = info.data.get("tls_cert", True) is not None or info.data.get("behind_proxy", True)
-        if not encrypted and not parse_listen(listen).is_local:
+        if is_in_the_clear(info.data.get("tls_cert", True), listen, behind_proxy=info.data.get("behind_proxy", True)):
             raise ValueError(
                 "is no loopback address, and tokens would travel unencrypted: set tls_cert and tls_key, "
                 "or behind_proxy = true where a proxy with TLS is all that can reach it"
@@ -170,6 +169,11 @@ class BrokerConfig:
     store: PresignConfig
     log: LogConfig
     warnings: tuple[str, ...] = ()
+
+
+def is_in_the_clear(tls_cert: object, listen: str, *, behind_proxy: bool) -> bool:
+    """Tell whether tokens would travel unencrypted to a broker that listens there."""
+    return tls_cert is None and not behind_proxy and not parse_listen(listen).is_local
 
 
 def _at_most(value: float, most: float, words: str) -> float:

@@ -16,10 +16,10 @@ import presignd
 from presignd import heartbeat
 from presignd.broker.api import Api, credential_gauge
 from presignd.broker.listening import Listener, TurnedAway, tls_context, tls_stamps
-from presignd.broker.models import BrokerConfig
+from presignd.broker.models import BrokerConfig, BrokerSection, is_in_the_clear
 from presignd.broker.tokens import Tokens
 from presignd.config import PresignConfig, UploadConfig
-from presignd.errors import PresigndError, PresignerFault
+from presignd.errors import PresigndError, PresignerFault, UsageError
 from presignd.log import get_logger, install_loop_handler, setup
 from presignd.loops import Stop, looping, unless
 from presignd.notify import Notifier, Service
@@ -74,7 +74,8 @@ class Broker:
         self._main: Listener | None = None
         self._servers: list[web.Server] = []
         self._stamps = tls_stamps(config.broker)
-        self._problem = ""
+        self._problems: dict[str, str] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
 
     async def open(self, stack: AsyncExitStack) -> list[str]:
         """Listen, until ``stack`` closes."""
@@ -138,7 +139,7 @@ class Broker:
                 heartbeat.beat()
                 self.tokens.refresh()
                 await self._look_at_certificate()
-                await self._look_at_credentials()
+                await self.look_at_credentials()
                 await asyncio.sleep(LOOK_SECONDS)
 
     async def _look_at_certificate(self) -> None:
@@ -154,22 +155,26 @@ class Broker:
         try:
             await self._main.serve(tls_context(self.config.broker))
         except PresigndError as error:
-            self._say(error.message, "certificate.refused", error)
+            self._met("certificate.refused", error)
             return False
-        self._problem = ""
+        self._problems.pop("certificate.refused", None)
         log.info("certificate.loaded")
         return True
 
-    def _say(self, problem: str, event: str, error: PresigndError) -> None:
-        if problem != self._problem:
-            log.error(event, exc_info=error, fix=error.fix)
-        self._problem = problem
-
-    async def _look_at_credentials(self) -> None:
+    async def look_at_credentials(self) -> None:
+        """Ask when they end; that there are none, or some again, is told once each way."""
         try:
             credential_gauge(await self.api.presigner.credential_expiry())
         except PresignerFault as fault:
-            self._say(fault.message, "presigner.unreachable", fault)
+            self._met("presigner.unreachable", fault)
+            return
+        if self._problems.pop("presigner.unreachable", None):
+            log.info("presigner.back")
+
+    def _met(self, event: str, error: PresigndError) -> None:
+        if self._problems.get(event) != error.message:
+            log.error(event, exc_info=error, fix=error.fix)
+        self._problems[event] = error.message
 
     async def reloading(self, service: Service) -> None:
         """Reload whenever asked, for ever. A configuration that can't be used changes nothing but tokens."""
@@ -186,6 +191,7 @@ class Broker:
 
     async def _take(self, config: BrokerConfig) -> None:
         """Go on by another configuration; all that may fail comes first."""
+        self._refuse_in_the_clear(config.broker)
         tls_context(config.broker)
         signer = Signer(config.store)
         before, retired = self.config, self.signer
@@ -197,8 +203,17 @@ class Broker:
         await self._take_certificate()
         if config.log != before.log:
             setup(config.log)
-        asyncio.get_running_loop().call_later(RETIRE_SECONDS, _retire, retired)
+        retiring = asyncio.create_task(_retire(retired))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
         self._say_reloaded(before)
+
+    def _refuse_in_the_clear(self, config: BrokerSection) -> None:
+        """Compare with where it does listen: another ``listen`` takes a restart."""
+        assert self._main is not None
+        if is_in_the_clear(config.tls_cert, self._main.place, behind_proxy=config.behind_proxy):
+            problem = f"broker.tls_cert: is not there, but it listens at {self._main.place} until a restart"
+            raise UsageError(problem, problems=(problem,), fix="restart it, or give it its certificate back")
 
     def _say_reloaded(self, before: BrokerConfig) -> None:
         names = ("listen", "metrics_listen")
@@ -208,6 +223,13 @@ class Broker:
         else:
             log.info("config.reloaded")
 
+    async def close(self) -> None:
+        """Let go of every signer's connections."""
+        for retiring in self._retiring:
+            retiring.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        await self.signer.close()
+
     async def status(self) -> str:
         """Return the line of ``systemctl status``."""
         broken = f", {len(self.tokens.broken)} token files refused" if self.tokens.broken else ""
@@ -215,13 +237,12 @@ class Broker:
         return f"{phase}{self.tokens.count} tokens{broken}, {self.api.in_flight} requests in flight"
 
 
-_retiring: set[asyncio.Task[None]] = set()
-
-
-def _retire(signer: Signer) -> None:
-    task = asyncio.ensure_future(signer.close())
-    _retiring.add(task)
-    task.add_done_callback(_retiring.discard)
+async def _retire(signer: Signer) -> None:
+    """Let go of a signer once nothing waits for it any more."""
+    try:
+        await asyncio.sleep(RETIRE_SECONDS)
+    finally:
+        await signer.close()
 
 
 def _utcnow() -> datetime:
@@ -247,7 +268,7 @@ async def run(config: BrokerConfig, *, load: Callable[[], BrokerConfig]) -> None
         try:
             await _serve(broker, stop, service, loops.start)
         finally:
-            await broker.signer.close()
+            await broker.close()
     log.info("broker.stopped")
 
 
@@ -269,9 +290,7 @@ async def _serve(broker: Broker, stop: Stop, service: Service, start: Callable[.
 async def _first_look(broker: Broker) -> None:
     try:
         async with asyncio.timeout(CREDENTIALS_SECONDS):
-            credential_gauge(await broker.api.presigner.credential_expiry())
-    except PresignerFault as fault:
-        log.error("presigner.unreachable", exc_info=fault, fix=fault.fix)  # noqa: TRY400 - expected: no traceback
+            await broker.look_at_credentials()
     except TimeoutError:
         log.warning("presigner.slow", timeout=CREDENTIALS_SECONDS)
 

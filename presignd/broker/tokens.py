@@ -30,9 +30,10 @@ SETTLED_NS = 2_000_000_000
 """A file read so soon after its last change could change once more within one tick of its clock (a network
 filesystem's is the coarsest): until then it is read at each request."""
 
-LOOK_SHARE, LOOK_FREE = 10, 0.01
-"""Looking at all files for a token that nobody knows is not done again for so many times what it took, but for
-the first seconds: nobody can keep a broker of thousands of files busy by guessing."""
+LOOK_SHARE, LOOK_AHEAD = 10, 1.0
+"""Looking at all files for a token that nobody knows is paid for with so many times what it took, and that many
+seconds may be owed: a new token is known at once, and nobody can keep a broker of thousands of files busy by
+guessing."""
 
 log = get_logger()
 
@@ -107,7 +108,7 @@ class Tokens:
         self._files: list[TokenFile] = []
         self._by_hash: dict[str, tuple[TokenConfig, TokenFile]] = {}
         self._by_certificate: dict[str, tuple[TokenConfig, TokenFile]] = {}
-        self._look_at = 0.0
+        self._paid_at = 0.0
         self.refresh()
 
     @property
@@ -143,22 +144,27 @@ class Tokens:
         found = (self._by_certificate if certificate else self._by_hash).get(key)
         if found is not None and not found[1].changed():
             return found[0]
-        if found is not None or time.monotonic() >= self._look_at:
+        if found is not None:
             self.refresh()
+        else:
+            self._look_for_unknown()
         # refresh() makes new tables
         found = (self._by_certificate if certificate else self._by_hash).get(key)
         return found[0] if found else None
 
+    def _look_for_unknown(self) -> None:
+        began = time.monotonic()
+        if self._paid_at <= began + LOOK_AHEAD:
+            self.refresh()
+            self._paid_at = max(self._paid_at, began) + LOOK_SHARE * (time.monotonic() - began)
+
     def refresh(self) -> None:
         """Read what changed; costs a stat for each file."""
-        began = time.monotonic()
         paths = [self._main, *sorted({Path(each) for pattern in self._patterns for each in glob.glob(pattern)})]  # noqa: PTH207 - Path.glob takes no absolute pattern
         read = {path: self._as_it_is(path) for path in dict.fromkeys(paths)}
         if read != self._read:
             self._read = read
             self._take(read.values())
-        now = time.monotonic()
-        self._look_at = now + LOOK_SHARE * (now - began) - LOOK_FREE
 
     def _as_it_is(self, path: Path) -> TokenFile:
         known = self._read.get(path)

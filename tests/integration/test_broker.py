@@ -306,6 +306,43 @@ def test_a_reload_takes_a_new_key_and_a_broken_file_changes_nothing(tmp_path: Pa
         assert broker.events("config.reloaded")[-1]["restart_needed"] == ["broker.listen"]
 
 
+def test_a_reload_puts_no_token_on_an_open_address_in_the_clear(
+    tmp_path: Path, seaweedfs: Store, certificates: Certificates
+) -> None:
+    """Another address takes a restart, so what counts is where it does listen."""
+    broker = Broker(tmp_path, seaweedfs, tls=certificates.options)
+    text = broker.file.read_text()
+    broker.configure(text.replace(f"127.0.0.1:{broker.port}", f"0.0.0.0:{broker.port}"))
+    try:
+        broker.start()
+        broker.configure(text.replace(certificates.options, ""))
+        broker.reload()
+        (refused,) = broker.events("config.refused")
+        assert "broker.tls_cert" in refused["problems"][0]
+        assert served_certificate(broker, certificates.context())
+    finally:
+        broker.end()
+
+
+def test_a_reload_that_puts_a_proxy_before_it_ends_the_metrics_there(broker: Broker) -> None:
+    assert "presignd_broker_tokens" in metrics_of(broker)
+    text = broker.file.read_text()
+    broker.configure(text.replace("[store]", "behind_proxy = true\n[store]"))
+    broker.reload()
+    assert broker.call("/metrics")[0] == 404
+    broker.configure(text)
+    broker.reload()
+
+
+def test_a_reload_leaves_no_connection_of_the_former_key_behind(tmp_path: Path, seaweedfs: Store) -> None:
+    with broker_for(tmp_path, seaweedfs) as broker:
+        secret = broker.token("one", seaweedfs.bucket)
+        broker.grants(secret, get(seaweedfs.bucket, "one/a"))  # asks the store for the bucket's region
+        broker.reload()
+        assert broker.stop() == 0
+        assert [event for event in broker.events() if event["level"] in {"warning", "error"}] == []
+
+
 def test_on_sigterm_what_is_being_answered_is_and_nothing_new(tmp_path: Path, seaweedfs: Store) -> None:
     with broker_for(tmp_path, seaweedfs) as broker:
         secret = broker.token("one", "bucket-x")
@@ -421,6 +458,8 @@ def test_without_credentials_it_runs_and_says_so(tmp_path: Path, seaweedfs: Stor
             "[default]\naws_access_key_id = whole\naws_secret_access_key = whole-secret\n"
         )
         broker.until(lambda: broker.call("/readyz")[0] == 200, "credentials")
+        broker.until(lambda: broker.events("presigner.back"), "presigner.back")
+        assert len(broker.events("presigner.unreachable")) == 1
     finally:
         broker.end()
 
@@ -503,6 +542,7 @@ def test_a_renewed_certificate_is_served_without_a_restart_and_a_broken_one_is_n
         broker.until(lambda: broker.events("certificate.refused"), "certificate.refused")
         assert served_certificate(broker, context) == after
         assert broker.call("/v1/me", secret, tls=context)[0] == 200
+        assert len(broker.events("certificate.refused")) == 1
 
 
 def test_a_certificate_that_cannot_be_used_keeps_it_from_starting(

@@ -92,6 +92,37 @@ def test_a_new_file_is_found_without_being_told(folder: Path) -> None:
     assert name_of(found, TWO) == "two"
 
 
+class Clock:
+    """Stands still, but for the looks at files: these take 50 ms, as on a busy machine."""
+
+    def __init__(self) -> None:
+        self.now, self.looks = 1000.0, 0
+
+    def look(self, pattern: str) -> list[str]:
+        self.now, self.looks = self.now + 0.05, self.looks + 1
+        return [str(path) for path in Path(pattern).parent.iterdir()]
+
+
+def test_a_new_token_is_known_at_once_and_guessing_takes_a_tenth_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("presignd.broker.tokens.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("presignd.broker.tokens.glob.glob", clock.look)
+    (tmp_path / "broker.toml").write_text("")
+    (tmp_path / "tokens.d").mkdir()
+    found = registry(tmp_path)
+    assert name_of(found, TWO) == ""
+    (tmp_path / "tokens.d" / "one.toml").write_text(block("one", ONE))
+    assert name_of(found, ONE) == "one"
+    clock.looks = 0
+    for _ in range(100):
+        for _ in range(100):
+            name_of(found, TWO)
+        clock.now += 0.1
+    assert 10 <= clock.looks <= 25  # of ten seconds and what they took
+
+
 def test_a_removed_file_revokes_at_once(folder: Path) -> None:
     found = registry(folder)
     assert name_of(found, ONE) == "one"
@@ -221,6 +252,22 @@ def test_a_file_with_nothing_left_goes(tmp_path: Path) -> None:
     assert (tmp_path / "t.toml").stat().st_mode & 0o777 == 0o640
     blocks.revoke(tmp_path / "t.toml", "one")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_token_behind_a_symlink_is_taken_out_of_the_file_itself(tmp_path: Path) -> None:
+    """Another broker may read that file by its own name."""
+    (tmp_path / "shared.toml").write_text(block("one", ONE))
+    (tmp_path / "one.toml").symlink_to("shared.toml")
+    blocks.revoke(tmp_path / "one.toml", "one")
+    assert (tmp_path / "one.toml").is_symlink()
+    assert tomllib.loads((tmp_path / "shared.toml").read_text()).get("token") is None
+
+
+def test_a_token_is_revoked_in_a_file_that_windows_wrote(tmp_path: Path) -> None:
+    both = f"\ufeff{block('one', ONE)}\n{block('two', TWO)}".replace("\n", "\r\n")
+    (tmp_path / "t.toml").write_bytes(both.encode())
+    blocks.revoke(tmp_path / "t.toml", "one")
+    assert [each["name"] for each in tomllib.loads((tmp_path / "t.toml").read_text())["token"]] == ["two"]
 
 
 @pytest.mark.parametrize(
