@@ -125,13 +125,18 @@ class Answer:
         return None if wanted is None else min(max(0.0, wanted), LONGEST_RETRY_AFTER)
 
 
+_YEARS = range(1970, 9000)
+"""What is a date: time goes on from it, and is to stay within the calendar."""
+
+
 def _read_date(value: str) -> datetime | None:
     """Read an HTTP date in UTC; None for anything else, whatever a server may send there."""
     try:
         found = parsedate_to_datetime(value)
-        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+        found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
+    return found if found.year in _YEARS else None
 
 
 def fault_of(answer: Answer, *, expires_at: datetime, now: datetime, clock_offset: float | None) -> Fault:

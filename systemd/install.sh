@@ -177,11 +177,15 @@ purge() {
   done
 }
 
-[ "$(id -u)" = 0 ] || die "run this as root"
+usage() { die "usage: $0 [[--broker] [WHEEL] | --remove | --purge]"; }
+
 if [ "${1-}" = --broker ]; then
   service=presignd-broker config=/etc/presignd-broker file=broker.toml
   shift
+  case ${1-} in -*) usage ;; esac # --remove and --purge take the daemon, too
 fi
+[ $# -le 1 ] || usage
+[ "$(id -u)" = 0 ] || die "run this as root"
 case ${1-} in
   --remove)
     remove
@@ -191,7 +195,7 @@ case ${1-} in
     remove
     purge
     ;;
-  -*) die "usage: $0 [[--broker] [WHEEL] | --remove | --purge]" ;;
+  -*) usage ;;
   *)
     install_program "${1-}"
     install_units

@@ -115,7 +115,8 @@ def create_command(
         str, typer.Option("--certificate", metavar="NAME", help="A client certificate's name that stands for it, too.")
     ] = "",
     write: Annotated[
-        Path | None, typer.Option("--write", metavar="PATH", help="Write the block to this new file, or folder.")
+        Path | None,
+        typer.Option("--write", metavar="PATH", help="Write the block to this new file (*.toml), or into this folder."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -173,6 +174,10 @@ def _checked(options: dict[str, Any]) -> None:
 
 def _written(place: Path, name: str, block: str) -> Path:
     file = place / f"{name}.toml" if place.is_dir() else place
+    if file.suffix != ".toml":  # token_files would not find it
+        raise UsageError(
+            f"{place}: is no folder, and no name of a file of tokens", fix=f"mkdir {place}, or name *.toml"
+        )
     if not file.parent.is_dir():
         raise UsageError(f"{file.parent}: is no folder", fix="create it, or name another")
     blocks.create(file, block)

@@ -38,7 +38,7 @@ def _seen(file: Path) -> tuple[int, int, int] | None:
     """Return a file's device, inode and size; None when it isn't there."""
     try:
         st = file.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return st.st_dev, st.st_ino, st.st_size
 

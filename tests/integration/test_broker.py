@@ -274,6 +274,13 @@ def test_tokens_are_made_listed_and_revoked_by_commands(broker: Broker, bucket: 
     assert presignd("token", "revoke", "made", "-c", broker.file).returncode == 4
 
 
+def test_a_token_is_not_written_where_no_broker_looks_for_it(tmp_path: Path) -> None:
+    """A folder that is still to be made would become a file."""
+    made = presignd("token", "create", "x", "--bucket", "bucket", "--write", tmp_path / "tokens.d")
+    assert (made.returncode, made.stdout, list(tmp_path.iterdir())) == (2, "", [])
+    assert "mkdir" in made.stderr
+
+
 def test_a_new_token_is_printed_once_with_the_block_that_holds_its_hash() -> None:
     made = presignd("token", "create", "x", "--bucket", "bucket", "--json")
     found = json.loads(made.stdout)

@@ -161,6 +161,11 @@ def test_retry_after_goes_with_the_fault() -> None:
     assert read(503, xml("SlowDown"), {"retry-after": "7"}).retry_after == 7.0
 
 
+def test_a_date_at_the_calendars_end_is_none() -> None:
+    """A broker's clock goes on from its Date: a second later there would be no such time."""
+    assert Answer(200, {"date": "Fri, 31 Dec 9999 23:59:59 GMT"}).date is None
+
+
 @pytest.mark.parametrize("zone", ["GMT", "+0000", "-0000", ""])
 def test_a_date_is_utc_whatever_its_zone_is_called(zone: str) -> None:
     assert Answer(200, {"date": f"Fri, 02 Jan 2026 03:04:05 {zone}"}).date == NOW

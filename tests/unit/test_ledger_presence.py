@@ -27,6 +27,11 @@ def cut(path: Path) -> None:
     os.truncate(path, 10)
 
 
+def put_a_file_in_the_way(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("away"))
+    path.parent.touch()
+
+
 def delete_log(path: Path) -> None:
     path.with_name(f"{path.name}-wal").unlink()
 
@@ -35,6 +40,7 @@ def delete_log(path: Path) -> None:
     ("lose", "told"),
     [
         (delete, "sqlite3 is not there any more"),
+        (put_a_file_in_the_way, "sqlite3 is not there any more"),
         (replace, "sqlite3 was replaced"),
         (cut, "sqlite3 was cut short"),
         (delete_log, "sqlite3-wal is not there"),

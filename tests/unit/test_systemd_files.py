@@ -88,3 +88,16 @@ def test_init_gives_the_links_to_the_services_group_only_where_there_is_one(tmp_
     with_group = tomllib.loads(render(answers, group=LINKS_GROUP))
     assert (with_group["links"], with_group["control"]) == ({"group": LINKS_GROUP}, {"group": LINKS_GROUP})
     assert {"links", "control"}.isdisjoint(tomllib.loads(render(answers)))
+
+
+@pytest.mark.parametrize("arguments", [["--broker", "--purge"], ["--broker", "--remove"], ["a.whl", "--purge"]])
+def test_the_installer_never_takes_away_more_than_it_was_told(tmp_path: Path, arguments: list[str]) -> None:
+    """``--broker --purge`` would be the end of the daemon's ledger beside it. Here nobody is root, to be sure."""
+    (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tmp_path / "id").chmod(0o755)
+    script = ["sh", str(SYSTEMD / "install.sh"), *arguments]
+    done = subprocess.run(
+        script, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert "usage: " in done.stderr
