@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, replace
 
+from presignd.broker.config import of_store
 from presignd.broker.listening import tls_context
 from presignd.broker.models import BrokerConfig, TokenConfig
 from presignd.broker.service import Signer
@@ -60,7 +61,7 @@ async def _store(signer: Signer, tokens: Iterable[TokenConfig]) -> AsyncIterator
     try:
         found = await signer.presigner.credentials.get()
     except Fault as fault:
-        yield Line("fail", "credentials", fault.message, fault.fix)
+        yield _failed("credentials", fault)
         return
     yield Line("ok", "credentials", f"from {found.source}")
     for bucket, prefix in sorted({(token.bucket, token.prefix) for token in tokens}):
@@ -78,13 +79,17 @@ async def _prefix(signer: Signer, bucket: str, prefix: str) -> Line:
         takes_unsigned = await probe.copies_unsigned()
         await probe.forget()
     except Fault as fault:
-        return Line("fail", name, fault.message, fault.fix)
+        return _failed(name, fault)
     if takes_unsigned:
         told = (
             "the store takes headers that were not signed: whoever may PUT can copy any object that this key may read"
         )
         return Line("warn", name, told, "a bucket and a broker of its own for each who must not read the others' files")
     return Line("ok", name, "PUT, HEAD, GET went through, and no header that was not signed")
+
+
+def _failed(name: str, fault: Fault) -> Line:
+    return Line("fail", name, fault.message, of_store(fault.fix))
 
 
 class _Probe:

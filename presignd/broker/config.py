@@ -137,6 +137,11 @@ def _renamed(line: str) -> str:
     return line.replace("presign.", "store.", 1) if line.startswith("presign") else line
 
 
+def of_store(fix: str) -> str:
+    """Return what to do about a daemon's [presign], said of a broker's [store]."""
+    return fix.replace("presign.", "store.")
+
+
 def _refusal(file: Path, problems: list[str]) -> UsageError:
     unique = tuple(dict.fromkeys("".join(c if c.isprintable() else ascii(c)[1:-1] for c in each) for each in problems))
     count = "a problem" if len(unique) == 1 else f"{len(unique)} problems"

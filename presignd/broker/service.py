@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
@@ -15,6 +16,7 @@ from aiohttp import web
 import presignd
 from presignd import heartbeat
 from presignd.broker.api import Api, credential_gauge
+from presignd.broker.config import of_store
 from presignd.broker.listening import Listener, TurnedAway, tls_context, tls_stamps
 from presignd.broker.models import BrokerConfig, BrokerSection, is_in_the_clear
 from presignd.broker.tokens import Tokens
@@ -27,7 +29,9 @@ from presignd.presign.local import LocalPresigner, local_presigner
 from presignd.store import StoreClient
 
 CONNECTIONS = 1024
-"""More are turned away: descriptors and memory have an end."""
+"""More are turned away: memory has an end."""
+SPARE_FILES = 128
+"""Descriptors that connections leave: a folder of tokens that can't be opened would look empty."""
 IDLE_SECONDS = 30.0
 """How long a connection may be idle; also what the head of a request may take."""
 LOOK_SECONDS = 1.0
@@ -106,7 +110,7 @@ class Broker:
         self._servers.append(server)
 
         def connection() -> asyncio.Protocol:
-            return server() if len(server.connections) < CONNECTIONS else TurnedAway()
+            return server() if len(server.connections) < most_connections() else TurnedAway()
 
         listener = Listener(getattr(self.config.broker, option), option, connection)
         listener.open()
@@ -173,7 +177,7 @@ class Broker:
 
     def _met(self, event: str, error: PresigndError) -> None:
         if self._problems.get(event) != error.message:
-            log.error(event, exc_info=error, fix=error.fix)
+            log.error(event, exc_info=error, fix=of_store(error.fix))
         self._problems[event] = error.message
 
     async def reloading(self, service: Service) -> None:
@@ -243,6 +247,12 @@ async def _retire(signer: Signer) -> None:
         await asyncio.sleep(RETIRE_SECONDS)
     finally:
         await signer.close()
+
+
+def most_connections() -> int:
+    """Return how many there may be, with as many files open as this process may have (``ulimit -n``)."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(CONNECTIONS, files - SPARE_FILES))
 
 
 def _utcnow() -> datetime:
