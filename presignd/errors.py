@@ -39,6 +39,10 @@ class UsageError(PresigndError):
         self.problems = problems
 
 
+class NotConfigured(UsageError):
+    """There is no configuration at all, neither in a file nor in the environment (exit 2)."""
+
+
 class Unavailable(PresigndError):
     """What is needed can't be reached or taken now (exit 3): a daemon, a lock, the store."""
 

@@ -11,7 +11,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, Protocol
 
-from presignd.errors import Unavailable, UsageError
+from presignd.errors import NotConfigured, Unavailable, UsageError
 from presignd.web.control import exchange
 from presignd.web.failure import Answered
 from presignd.web.peer import Peer
@@ -141,13 +141,16 @@ async def _is_meant(remote: Remote) -> bool:
 
 
 def _configuration(closed: Path | None) -> Config:
-    """Load the configuration; where a daemon's socket is there but closed to us, that is the better cause."""
+    """Load the configuration; a daemon's socket that is closed to us, or named and silent, is the better cause."""
     try:
         return _load(None)
-    except UsageError:
-        if closed is None:
-            raise
-        raise _not_allowed(closed) from None
+    except UsageError as error:
+        if closed is not None:
+            raise _not_allowed(closed) from None
+        named = os.environ.get("PRESIGND_SOCKET")
+        if named and isinstance(error, NotConfigured):
+            raise _silent(named) from None
+        raise
 
 
 def _load(path: Path | None) -> Config:
@@ -170,6 +173,13 @@ async def _local(config: Config, closed: Path | None, *, work: bool) -> AsyncIte
     with DaemonLock(folder):
         async with daemon.local_view(config, work=work) as view:
             yield Local(Answers(view))
+
+
+def _silent(socket: str) -> Unavailable:
+    return Unavailable(
+        f"no daemon answers at PRESIGND_SOCKET={socket}, and there is no configuration to do without",
+        fix="start that daemon, correct PRESIGND_SOCKET, or give -c FILE",
+    )
 
 
 def _not_allowed(socket: Path) -> Unavailable:

@@ -69,7 +69,9 @@ def _read(file: Path) -> BrokerConfig:
 
 
 def check_command(config: ConfigFile = SYSTEM_FILE, as_json: AsJson = False) -> None:
-    """Prove each part: configuration, certificate, tokens, keys, and each prefix with real requests.
+    """Prove each part before it is needed.
+
+    Configuration, certificate, tokens, keys, and each prefix with real requests.
 
     Ends with 0 when nothing failed, else with 3.
 
@@ -120,7 +122,9 @@ def create_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a token: print it, this once, and the [[token]] block for the broker.
+    """Make a token, and print it this once.
+
+    Its [[token]] block, which holds only a hash, is for the broker: printed too, or written by --write.
 
     Example: presignd broker token create scanner-1 --bucket scans --valid 90d --write /etc/presignd-broker/tokens.d
     """
@@ -185,7 +189,9 @@ def _written(place: Path, name: str, block: str) -> Path:
 
 
 def list_command(config: ConfigFile = SYSTEM_FILE, as_json: AsJson = False) -> None:
-    """List the tokens that a broker with this configuration believes: what each may have, and where it stands.
+    """List the tokens that a broker believes.
+
+    What each may have, and where it stands, by this configuration.
 
     Example: presignd broker token list -c broker.toml
     """

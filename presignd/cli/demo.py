@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from presignd import daemon, log
+from presignd.cli.guard import one_line
 from presignd.cli.printer import Printer
 from presignd.config import (
     Config,
@@ -25,6 +26,8 @@ from presignd.config import (
     WebConfig,
 )
 from presignd.embedded import EmbeddedStore
+from presignd.errors import Unavailable, UsageError
+from presignd.ledger.lock import DaemonLock
 from presignd.model import Link
 
 LINK_SECONDS = 3600
@@ -46,8 +49,7 @@ def demo_command(
 
 async def serve(folder: Path, *, shown: Path) -> None:
     """Run store and daemon below ``folder`` until SIGINT or SIGTERM."""
-    drop = folder / "drop"
-    await asyncio.to_thread(drop.mkdir, parents=True, exist_ok=True)
+    await asyncio.to_thread(claim, folder)
     async with EmbeddedStore(folder / "store") as store:
         config = demo_config(folder, store)
         say(f"Drop files into {shown / 'drop'}: their links come here, and work for an hour. Ctrl-C stops all.")
@@ -55,6 +57,21 @@ async def serve(folder: Path, *, shown: Path) -> None:
         say(f"Ask:  PRESIGND_SOCKET={quoted(shown / 'state' / 'control.sock')} {quoted(own_name())} status")
         with Printer(show) as printer:
             await daemon.run(config, on_link=printer)
+
+
+def claim(folder: Path) -> None:
+    """Make ``folder`` with its drop; raises ``UsageError`` where it can't be, ``Unavailable`` while a demo runs there.
+
+    Looked at before the store starts: two stores on the same files would spoil them.
+    """
+    try:
+        (folder / "drop").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"demo: {folder} can't be used: {error.strerror}", fix="name another DIR") from None
+    try:
+        DaemonLock(folder / "state").close()
+    except Unavailable as error:
+        raise Unavailable(f"demo: {error.message}", fix="stop that one, or name another DIR") from None
 
 
 def demo_config(folder: Path, store: EmbeddedStore) -> Config:
@@ -80,7 +97,7 @@ def demo_config(folder: Path, store: EmbeddedStore) -> Config:
 
 def show(link: Link) -> None:
     """Print a link: its name beside it on stderr, the URL alone on stdout."""
-    say(f"{Path(link.path).name}  ({link.size:,} bytes)")
+    say(f"{one_line(Path(link.path).name)}  ({link.size:,} bytes)")
     typer.echo(link.url)
 
 

@@ -27,7 +27,7 @@ from presignd.config.sources import (
     file_layer,
     flag_layer,
 )
-from presignd.errors import UsageError
+from presignd.errors import NotConfigured, UsageError
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 _SYSTEM_FILE = Path("/etc/presignd/config.toml")
@@ -110,9 +110,9 @@ def _find(path: Path | None, environ: Mapping[str, str], here: Folders) -> Path 
     return next((place for place in places(environ, here.home) if os.path.lexists(place)), None)
 
 
-def _nothing_found(environ: Mapping[str, str], home: Path) -> UsageError:
+def _nothing_found(environ: Mapping[str, str], home: Path) -> NotConfigured:
     looked = ", ".join(str(place) for place in places(environ, home))
-    return UsageError(
+    return NotConfigured(
         f"no configuration found: there is no {looked}, and no PRESIGND_WATCH__<NAME>__PATH is set",
         fix="run `presignd init` to write one, `presignd demo` to try without, or give -c FILE",
     )

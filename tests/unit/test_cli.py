@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from importlib import import_module
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import typer
@@ -15,9 +17,12 @@ from presignd import __version__, cli
 from presignd.cli import guard, options, show
 from presignd.cli.waits import REQUEST_BYTES, batches
 from presignd.errors import Refused, TimedOut, Unavailable, UsageError, fault
+from presignd.ledger.lock import DaemonLock
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from presignd.model import Link
 
 
 def ended(error: BaseException) -> int:
@@ -237,3 +242,54 @@ def test_the_demo_names_itself_as_it_can_be_typed(tmp_path: Path, monkeypatch: p
     assert own_name() == "presignd"
     monkeypatch.setattr(sys, "argv", ["/somewhere/__main__.py", "demo"])
     assert own_name() == "presignd"
+
+
+def test_a_name_in_the_demo_forges_no_line_and_no_colour(capsys: pytest.CaptureFixture[str]) -> None:
+    from presignd.cli.demo import show as show_link  # noqa: PLC0415 - imports the daemon
+
+    show_link(cast("Link", SimpleNamespace(path="/drop/a\n\x9b31mb", size=1, url="http://link")))
+    shown = capsys.readouterr()
+    assert shown.err == "a\\n\\x9b31mb  (1 bytes)\n"
+    assert shown.out == "http://link\n"
+
+
+def test_the_demo_starts_no_second_store_on_the_same_files(tmp_path: Path) -> None:
+    from presignd.cli.demo import claim  # noqa: PLC0415 - imports the daemon
+
+    claim(tmp_path / "demo")
+    claim(tmp_path / "demo")
+    with DaemonLock(tmp_path / "demo/state"), pytest.raises(Unavailable, match="in use by another presignd") as caught:
+        claim(tmp_path / "demo")
+    assert "name another DIR" in caught.value.fix
+
+
+def test_a_demo_where_no_folder_can_be_made_is_usage(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = CliRunner().invoke(cli.app, ["demo", str(tmp_path / "file")])
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"presignd: demo: {tmp_path / 'file'} can't be used: ")
+
+
+def test_a_named_socket_without_a_daemon_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not "no configuration": who sets PRESIGND_SOCKET has none, and needs none."""
+    for name in ("HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr(import_module("presignd.config.load"), "_SYSTEM_FILE", tmp_path / "none.toml")
+    monkeypatch.delenv("PRESIGND_CONFIG", raising=False)
+    monkeypatch.setenv("PRESIGND_SOCKET", str(tmp_path / "gone.sock"))
+    done = CliRunner().invoke(cli.app, ["status"])
+    assert done.exit_code == 3
+    assert f"no daemon answers at PRESIGND_SOCKET={tmp_path / 'gone.sock'}" in done.stderr
+    monkeypatch.delenv("PRESIGND_SOCKET")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(import_module("presignd.web.socket_file"), "SYSTEM", tmp_path / "system.sock")
+    done = CliRunner().invoke(cli.app, ["status"])
+    assert done.exit_code == 2
+    assert "no configuration found" in done.stderr
+
+
+@pytest.mark.parametrize("group", [["broker"], ["broker", "token"]])
+def test_the_line_of_each_command_of_a_group_fits(group: list[str]) -> None:
+    _, _, commands = CliRunner().invoke(cli.app, [*group, "--help"]).output.partition("Commands:")
+    assert commands.strip()
+    assert "..." not in commands
