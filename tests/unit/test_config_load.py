@@ -298,7 +298,7 @@ def test_a_refused_option_says_what_it_must_be(home: Home, option: str, words: s
         ('link_expires = "8d"', "link_expires: must be at most 7d"),
         ('settle = "soon"', 'settle: must be "auto" or a duration'),
         ('settle = ""', 'settle: must be "auto" or a duration'),
-        ('events = "inotify"', 'events: must be "auto" or "watchfiles"'),
+        ('events = "fanotify"', 'events: must be "auto", "inotify" or "watchfiles"'),
         ('collision = "replace"', 'collision: must be "update"'),
         ('ready_marker = "done"', "ready_marker: needs {name} or {stem}"),
         ('link_file = "links/{name}"', 'link_file: has a "/"'),
