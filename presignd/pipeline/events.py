@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 QUEUE = "fs.inotify.max_queued_events"
 
+BURST = 1000
+EVENTS_A_CHANGE = 16
+"""A batch of so many changes, or of the kernel's queue's length by this, may be what an overflow left."""
+
 _TURN_MS = 1000
 _START_LOOK = 0.005
 
@@ -162,6 +166,12 @@ def watches_left(root: bytes) -> bool:
         return libc.inotify_add_watch(fd, root, _IN_ATTRIB) >= 0 or ctypes.get_errno() != errno.ENOSPC
     finally:
         os.close(fd)
+
+
+def burst_of_queue() -> int:
+    """Return how many changes in one batch may be what an overflow of the kernel's queue left."""
+    length = limit_value(QUEUE)
+    return max(1, min(BURST, int(length) // EVENTS_A_CHANGE)) if length.isdecimal() else BURST
 
 
 def limit_value(name: str) -> str:

@@ -6,6 +6,7 @@ batches are taken.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -18,7 +19,7 @@ from presignd.model import Fingerprint
 from presignd.pipeline.folder import Folder, Gone, NotRegular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
     from presignd.pipeline.ignore import Ignore
 
@@ -71,6 +72,15 @@ class Scan:
         self._count(batch, began)
         if batch:
             yield batch
+
+    async def in_thread(self) -> AsyncIterator[list[Found]]:
+        """Yield the batches, each found in a thread; the walk ends when nobody takes them any more."""
+        batches = self.batches()
+        try:
+            while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+                yield batch
+        finally:
+            self.stop.set()
 
     def _count(self, batch: list[Found], began: float) -> None:
         self.files += len(batch)

@@ -22,9 +22,10 @@ from presignd.heartbeat import alive, beat
 from presignd.model import Candidate, Source
 from presignd.pipeline.decide import worth_a_look
 from presignd.pipeline.events import (
-    QUEUE,
+    BURST,
     WATCHES,
     SourceEnded,
+    burst_of_queue,
     limit_value,
     no_events,
     sort_out,
@@ -40,7 +41,7 @@ from presignd.pipeline.strays import Strays
 from presignd.pipeline.writer_check import mode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -50,10 +51,6 @@ if TYPE_CHECKING:
     from presignd.pipeline.folder import Folder
     from presignd.pipeline.settle import Settler
     from presignd.pipeline.writer_check import WriterCheck
-
-BURST = 1000
-EVENTS_A_CHANGE = 16
-"""A batch of so many changes, or of the kernel's queue's length by this, may be what an overflow left."""
 
 TURN = 1.0
 """Seconds at most between two looks at the root, and between two heartbeats."""
@@ -145,7 +142,7 @@ class Watcher:
     async def scan_once(self) -> list[Found]:
         """Return the files that would go: not ignored, and not in the ledger as they are. Changes nothing."""
         found: list[Found] = []
-        async for batch in _batches(self._scan_of(b"", recursive=self._config.recursive)):
+        async for batch in self._scan_of(b"", recursive=self._config.recursive).in_thread():
             known = await self._ledger.known(self.name, [path for path, _ in batch])
             found += [one for one in batch if worth_a_look(known.get(one[0]), one[1])]
         return found
@@ -360,7 +357,7 @@ class Watcher:
     async def _offer(self, scan: Scan, source: Source, ignore_before: datetime | None = None) -> tuple[int, float]:
         """Hand a scan to settling; return the candidates, and the seconds it cost, waiting left out."""
         candidates, asking = 0, 0.0
-        async for batch in _batches(scan):
+        async for batch in scan.in_thread():
             await self._settler.room(self.name)
             beat()
             began = time.monotonic()
@@ -378,22 +375,6 @@ class Watcher:
             self._log.warning("scan.cut_short", error_code=problem.code, error=problem.message, fix=problem.fix)
         self._cut_short = True
         asyncio.get_running_loop().call_later(_AGAIN, self.request_scan, "too_many_files")
-
-
-def burst_of_queue() -> int:
-    """Return how many changes in one batch may be what an overflow of the kernel's queue left."""
-    length = limit_value(QUEUE)
-    return max(1, min(BURST, int(length) // EVENTS_A_CHANGE)) if length.isdecimal() else BURST
-
-
-async def _batches(scan: Scan) -> AsyncIterator[list[Found]]:
-    """Run a scan in a thread, a batch at a time; end it when nobody takes them any more."""
-    batches = scan.batches()
-    try:
-        while (batch := await asyncio.to_thread(next, batches, None)) is not None:
-            yield batch
-    finally:
-        scan.stop.set()
 
 
 async def _alive(name: str, loop: Callable[[], Awaitable[None]]) -> None:

@@ -28,9 +28,9 @@ async def test_while_a_limit_forbids_events_scans_go_on_and_then_events_are_trie
 
     monkeypatch.setattr(events, "awatch", limited)
     monkeypatch.setattr(watch, "_WITHOUT_EVENTS", 0.5)
-    async with watching(tmp_path, poll_interval=1) as drop:
+    async with watching(tmp_path, poll_interval=1, events="watchfiles") as drop:
         await drop.until(lambda: len(drop.events("watch.started")) == 2)
-        assert [entry["events"] for entry in drop.events("watch.started")] == ["polling", "inotify"]
+        assert [entry["events"] for entry in drop.events("watch.started")] == ["polling", "watchfiles"]
         [overflow] = drop.events("watch.overflow")
         assert "raise fs.inotify.max_user_watches (now " in overflow["fix"]
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from presignd.config import WatchConfig
-from presignd.pipeline import watch as module
+from presignd.pipeline import events as module
+from presignd.pipeline.events import burst_of_queue
 from presignd.pipeline.scan import topmost
-from presignd.pipeline.watch import burst_of_queue, rescan_interval
+from presignd.pipeline.watch import rescan_interval
 
 
 def watch(**options: object) -> WatchConfig:
