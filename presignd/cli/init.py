@@ -93,6 +93,8 @@ def ask_all(broker: str = "") -> Answers:
     from presignd.config.endpoint import parse_endpoint  # noqa: PLC0415 - help is to be fast
     from presignd.config.rules import check_bucket  # noqa: PLC0415 - as above
 
+    if broker:
+        _require_address(broker)
     endpoint = ask("The store's endpoint", parse_endpoint, default="http://127.0.0.1:9000")
     token = ask("The broker's token (not shown)", _secret, hidden=True) if broker else ""
     access_key = "" if broker else ask("Access key (empty: AWS_* variables and the usual places)", _key, default="")
@@ -102,6 +104,16 @@ def ask_all(broker: str = "") -> Answers:
     expires = ask("How long a link lives (7d at most)", _expiry, default="15m")
     answers = Answers(endpoint, access_key, secret_key, bucket, folder, expires, broker=broker, token=token)
     return answers if broker else with_region(answers)
+
+
+def _require_address(broker: str) -> None:
+    from presignd.config.endpoint import parse_endpoint  # noqa: PLC0415 - help is to be fast
+    from presignd.errors import UsageError  # noqa: PLC0415 - as above
+
+    try:
+        parse_endpoint(broker)
+    except ValueError as problem:
+        raise UsageError(f"--broker {problem}") from None
 
 
 def ask(question: str, parse: Callable[[str], T], *, default: str | None = None, hidden: bool = False) -> T:

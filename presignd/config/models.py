@@ -12,14 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-import presignd
 from presignd.config import kinds, rules
 from presignd.config.endpoint import mask_userinfo, parse_endpoint, parse_proxy
 from presignd.config.listen import check_listen
 from presignd.config.templates import check_key_template, check_name_template
-
-NOT_YET = "not in presignd " + ".".join(presignd.__version__.split(".")[:2])
-"""Said of what the contract names and this version doesn't do: nobody shall rely on it silently."""
 
 _MIB, _GIB = 1 << 20, 1 << 30
 _MIN_EXPIRES = 60

@@ -362,6 +362,12 @@ def test_init_with_a_broker_asks_for_its_token_and_no_key(seaweedfs: Store, tmp_
         canary(done.stdout + done.stderr, broker.token)
 
 
+def test_init_refuses_a_brokers_address_that_is_none_before_it_asks(tmp_path: Path) -> None:
+    done = presignd("init", tmp_path / "c.toml", "--broker", "ftp://broker:8420", stdin="", HOME=str(tmp_path))
+    assert (done.returncode, done.stderr.count("\n"), list(tmp_path.iterdir())) == (2, 1, [])
+    assert "--broker " in done.stderr
+
+
 def test_init_asks_again_for_what_can_not_be_and_says_why(seaweedfs: Store, tmp_path: Path) -> None:
     wrong_first = answers(seaweedfs, tmp_path / "drop", endpoint=f"{seaweedfs.endpoint}/bucket\n{seaweedfs.endpoint}")
     done = presignd("init", tmp_path / "c.toml", stdin=wrong_first, HOME=str(tmp_path))
