@@ -33,7 +33,7 @@ def test_it_names_every_path_and_method_and_no_other(tmp_path: Path) -> None:
     signer = LocalPresigner(
         config, region_of=region, credentials=CredentialSource(config, clock=utc_now), clock=utc_now
     )
-    app = Api(BrokerSection(behind_proxy=True), Tokens(tmp_path / "none", []), signer).app()
+    app = Api(BrokerSection(metrics_listen="127.0.0.1:0"), Tokens(tmp_path / "none", []), signer).app()
     routes = {(route.resource.canonical, route.method) for route in app.router.routes() if route.resource}
     told = {(path, method.upper()) for path, calls in DOCUMENT["paths"].items() for method in calls}
     assert {route for route in routes if route[1] != "HEAD"} == told
