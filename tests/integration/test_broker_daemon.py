@@ -33,7 +33,7 @@ def by_broker(folder: Path, store: FaultyS3, broker: FakeBroker, *watches: Watch
         folder,
         store,
         *(watches or [watch(folder, key="{prefix}{path}")]),
-        upload={"timeout": 0.5, **upload},
+        upload={"timeout": 10.0, **upload},
         kind="broker",
         url=broker.url,
         token=SecretStr(TOKEN),
@@ -122,7 +122,9 @@ def elsewhere(grants: Grants) -> Grants:
 async def test_a_broker_in_trouble_holds_the_queue_and_is_told_once_each_way(
     faulty_s3: FaultyS3, broker: FakeBroker, tmp_path: Path, how: dict[str, Any], code: str
 ) -> None:
-    async with running(by_broker(tmp_path, faulty_s3, broker, attempts=2)) as daemon:
+    async with running(
+        by_broker(tmp_path, faulty_s3, broker, attempts=2, timeout=0.5 if "hang" in how else 10.0)
+    ) as daemon:
         daemon.drop("first")
         await daemon.done()
         order = broker.fault(times=FOREVER, **how)

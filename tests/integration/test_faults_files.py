@@ -56,7 +56,7 @@ UNCLEAR: Matrix = {
 
 def patience(how: dict[str, Any]) -> dict[str, float]:
     """Wait shortly for what never comes, and long for a machine that is only busy."""
-    return {"timeout": 0.4 if "hang" in how else 20.0}
+    return {"timeout": 2.0 if "hang" in how else 20.0}
 
 
 def rows(matrix: Matrix) -> pytest.MarkDecorator:

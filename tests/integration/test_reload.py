@@ -90,7 +90,7 @@ async def test_a_removed_watch_finishes_what_is_in_flight_and_parks_its_queue(
     async with reloadable(config(tmp_path, faulty_s3, one, two, upload=slow)) as it:
         it.daemon.drop("large", b"x" * 300_000, watch="two")
         await in_flight(it.daemon)
-        it.daemon.drop("parked", watch="two")
+        it.daemon.drop("parked", bytes(100_000), watch="two")  # not so small that it is claimed ahead
         await it.daemon.said_by_now("file.queued", 2)
         assert (await it.reload(config(tmp_path, faulty_s3, one)))["removed"] == ["two"]
         it.daemon.drop("unseen", watch="two")

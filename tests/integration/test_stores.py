@@ -102,10 +102,10 @@ async def test_stop_leaves_no_process_socket_or_port(tmp_path: Path) -> None:
     assert not weed.running
 
 
-def test_keys_stand_in_no_argument_and_no_repr(seaweedfs: SeaweedFS) -> None:
-    shown = told_outside(seaweedfs.weed, seaweedfs.folder)
-    assert seaweedfs.secret_key not in shown
-    assert seaweedfs.access_key not in shown
+def test_keys_stand_in_no_argument_repr_or_log(own_seaweedfs: SeaweedFS) -> None:
+    shown = told_outside(own_seaweedfs.weed, own_seaweedfs.folder)
+    assert own_seaweedfs.secret_key not in shown
+    assert own_seaweedfs.access_key not in shown
 
 
 def test_it_listens_on_loopback_only(seaweedfs: SeaweedFS) -> None:

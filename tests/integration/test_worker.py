@@ -389,7 +389,7 @@ async def test_a_put_of_a_watched_file_that_is_deleted_meanwhile_is_told_so(
     async with running(configured) as daemon:
         daemon.drop("first")
         await daemon.until(lambda: held.times == 0, "another upload under way")
-        path = daemon.drop("a")
+        path = daemon.drop("a", bytes(100_000))  # not so small that it is claimed ahead
         fd, uploading = put(daemon, path, b"a", [])
         waiting = asyncio.ensure_future(uploading)
         await daemon.said_by_now("file.queued", 2)
