@@ -201,6 +201,7 @@ async def test_a_key_that_somebody_takes_meanwhile_is_left_to_him(faulty_s3: Fau
         daemon.drop("a", CONTENT)
         await daemon.done()
         await none_left(daemon, faulty_s3)
+        assert daemon.events("upload.retry", "file.quarantined") == [], "a 412 is no fault"
     assert stored(faulty_s3) == {"a": b"theirs", "a~2": CONTENT}
 
 
