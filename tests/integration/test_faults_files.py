@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -15,7 +16,9 @@ import pytest
 
 from presignd.ledger import Selection
 from presignd.model import State
+from presignd.pipeline import folder
 from presignd.pipeline.bucket import Bucket
+from presignd.pipeline.transfer import Transfer
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
 from tests.running import Running, config, running
 
@@ -152,6 +155,31 @@ async def test_retry_after_on_one_key_for_ever_holds_up_the_others_once(faulty_s
         await daemon.said_by_now("upload.retry", 2)
         assert len(daemon.events("store.unreachable", "store.back")) == 2
         assert daemon.events("file.quarantined") == []
+
+
+async def test_a_file_that_cannot_be_opened_as_too_many_are_is_tried_again_for_ever(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Far more often than ``upload.attempts``: the limit is the machine's, and no fault of the file."""
+    real, left = Transfer._open, 10
+
+    def refused(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def short(self: Transfer) -> int:
+        nonlocal left
+        left -= 1
+        with pytest.MonkeyPatch.context() as patched:
+            if left >= 0:
+                patched.setattr(folder, "_open_regular", refused)
+            return real(self)
+
+    monkeypatch.setattr(Transfer, "_open", short)
+    async with running(config(tmp_path, faulty_s3, upload={"attempts": 2})) as daemon:
+        daemon.drop("a")
+        await daemon.done()
+        assert daemon.codes("upload.retry") == ["too_many_files"] * 10
+        assert daemon.events("file.quarantined", "store.unreachable", "watch.blocked") == []
 
 
 async def test_a_store_without_etags_is_believed_by_its_head(faulty_s3: FaultyS3, tmp_path: Path) -> None:
