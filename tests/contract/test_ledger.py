@@ -782,3 +782,14 @@ async def test_many_new_versions_at_once_are_read_back_as_they_were_returned(led
     again = await ledger.enqueue([new(b"fresh.txt"), new(versions[0].path), new(b"other.txt", key="ä5.txt")])
     assert [bool(one.superseded) for one in again] == [False, True, False]
     assert [one.version.key for one in again] == ["fresh.txt", "ä0.txt", "ä5~2.txt"]
+
+
+async def test_what_a_claim_saw_is_asked_for_again_where_too_much_was_claimed_to_remember(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("presignd.ledger.sqlite.FIRSTS", 0)
+    receipt = await finished(ledger)
+    await ledger.enqueue([new(b"other.txt"), new()])
+    claimed = [*await ledger.claim("drop", 1, NOW), *await ledger.claim("drop", 1, NOW)]
+    found = [await ledger.previous_receipt(version) for version in sorted(claimed, key=lambda version: version.path)]
+    assert [one and one.file_id for one in found] == [receipt.file_id, None]

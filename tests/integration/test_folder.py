@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from presignd.pipeline import folder as module
 from presignd.pipeline.folder import Folder, Gone, NotRegular
 from presignd.pipeline.ignore import Ignore
 from presignd.pipeline.scan import BATCH, Scan
+from presignd.pipeline.upload import read_cached
 from tests.finishing import failing
 from tests.unprivileged import unprivileged, without_rights, world_readable
 
@@ -393,3 +395,19 @@ def test_a_directory_swapped_under_a_walk_cannot_lead_outside(folder: Folder, tm
         stop.set()
         swapper.join()
     assert seen == {b"inside", b""}
+
+
+def test_too_many_open_files_are_no_file_s_own_fault(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_args: Any, **_options: Any) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(Fault) as met:
+        folder.open_directory(b"")
+    assert met.value.code == "too_many_files"
+
+
+def test_what_no_cache_can_give_is_read_in_a_thread(folder: Folder) -> None:
+    """``read_cached`` says so by one error, whatever the reason: no flag, no filesystem for it, no file."""
+    with pytest.raises(BlockingIOError):
+        read_cached(folder.fd, 1, 0)

@@ -70,3 +70,23 @@ async def test_scans_that_change_nothing_are_told_of_at_debug_and_problems_once(
         assert {entry["log_level"] for entry in timed if "problems" not in entry} == {"debug"}
         levels = [entry["log_level"] for entry in timed if "problems" in entry]
         assert levels == ["warning", *["debug"] * (len(levels) - 1)]
+
+
+async def test_a_scan_that_can_open_no_more_is_told_once_and_comes_again_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, refusals = Folder.open_directory, [fault("too_many_files")] * 2
+
+    def refusing(self: Folder, path: bytes) -> int:
+        if path and refusals:
+            raise refusals.pop()
+        return opened(self, path)
+
+    (tmp_path / "drop" / "below").mkdir(parents=True)
+    (tmp_path / "drop" / "below" / "a").touch()
+    monkeypatch.setattr(Folder, "open_directory", refusing)
+    monkeypatch.setattr(watch, "_AGAIN", 0.05)
+    async with watching(tmp_path, polling="always", poll_interval=3600) as drop:
+        await drop.has("below/a")
+        [told] = drop.events("scan.cut_short")
+        assert told["error_code"] == "too_many_files"

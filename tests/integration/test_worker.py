@@ -387,7 +387,7 @@ async def test_a_put_of_a_watched_file_that_is_deleted_meanwhile_is_told_so(
     held = faulty_s3.fault(method="PUT", key="first", hang="before")
     configured = config(tmp_path, faulty_s3, watch(tmp_path, ignore=["a"]), upload={"concurrency": 1})
     async with running(configured) as daemon:
-        daemon.drop("first")
+        daemon.drop("first", bytes(100_000))
         await daemon.until(lambda: held.times == 0, "another upload under way")
         path = daemon.drop("a", bytes(100_000))  # not so small that it is claimed ahead
         fd, uploading = put(daemon, path, b"a", [])

@@ -290,3 +290,23 @@ async def test_where_one_of_many_fails_it_fails_alone(path: Path) -> None:
     assert isinstance(second, sqlite3.IntegrityError)
     assert stored(path) == {0, 1, 2}
     await writer.close()
+
+
+async def test_what_undoes_the_whole_transaction_fails_every_one_of_many(path: Path) -> None:
+    """SQLite rolls everything back on some errors: none of them may be told that it was done."""
+    writer, gate = Writer(connect(path), lambda _error: None), Gate()
+
+    def undone(connection: sqlite3.Connection, numbers: list[int]) -> list[int]:
+        several(connection, numbers)
+        connection.execute("ROLLBACK")
+        raise sqlite3.OperationalError("disk I/O error")
+
+    held = asyncio.create_task(writer.do(gate))
+    await gate.entered()
+    tasks = [asyncio.create_task(writer.do(add(n), many=undone, one=n)) for n in range(3)]
+    await asyncio.sleep(0)
+    gate.open()
+    answers = await asyncio.gather(held, *tasks, return_exceptions=True)
+    assert [type(answer) for answer in answers[1:]] == [sqlite3.OperationalError] * 3
+    assert stored(path) == set()
+    await writer.close()

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from presignd.redact import MIN_LITERAL, REDACTED, forget_all, redact, redact_value, register
+from presignd.redact import MIN_LITERAL, REDACTED, forget_all, is_clean, redact, redact_value, register
 
 SIGNATURE = "0123456789abcdef" * 4
 CREDENTIAL = "AKIDEXAMPLE12345/20261123/us-east-1/s3/aws4_request"
@@ -343,3 +343,10 @@ def test_no_text_takes_more_than_linear_time(text: str) -> None:
     started = time.process_time()
     redact(text)
     assert time.process_time() - started < 2
+
+
+def test_a_text_with_a_registered_secret_is_looked_at_closely() -> None:
+    """Whatever it looks like: no shape tells that it is one."""
+    assert is_clean("an everyday word")
+    register("an everyday word")
+    assert not is_clean("about an everyday word, quickly")

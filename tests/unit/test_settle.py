@@ -16,8 +16,8 @@ from presignd.config import WatchConfig
 from presignd.errors import FileFault, fault
 from presignd.ledger import Enqueued, LostUpdate
 from presignd.model import Candidate, FileVersion, Fingerprint, NewVersion, Source, State
-from presignd.pipeline import lane
-from presignd.pipeline.decide import Rules, Sight
+from presignd.pipeline import lane, settle
+from presignd.pipeline.decide import LOCAL_GRAIN, NETWORK_GRAIN, Rules, Sight
 from presignd.pipeline.lane import COMPARING, ROOM, TURN, Lane, Tools
 from presignd.pipeline.settle import Settler
 from presignd.states import IN_FLIGHT
@@ -510,3 +510,14 @@ async def test_a_watch_that_is_removed_before_it_ran_settles_nothing_more(bench:
     await bench.settler.remove("drop")
     assert bench.settler.counts() == {}
     assert bench.settler.settling("drop", b"a") is None
+
+
+@pytest.mark.parametrize(
+    ("network", "fine", "grain"), [(True, True, NETWORK_GRAIN), (False, False, LOCAL_GRAIN), (False, True, 0.0)]
+)
+def test_file_times_are_trusted_as_far_as_their_filesystem_tells_them(
+    monkeypatch: pytest.MonkeyPatch, *, network: bool, fine: bool, grain: float
+) -> None:
+    monkeypatch.setattr(settle, "is_network", lambda _folder: network)
+    monkeypatch.setattr(settle, "has_fine_times", lambda _folder: fine)
+    assert settle._grain(0) == grain

@@ -1,0 +1,102 @@
+"""What the kernel may refuse an inotify source: said with the limit it ran into. No kernel is asked here."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from presignd.config import WatchConfig
+from presignd.pipeline import inotify
+from presignd.pipeline.folder import Folder
+from presignd.pipeline.hints import INSTANCES, WATCHES, SourceEnded
+from presignd.pipeline.ignore import Ignore
+
+
+class Kernel:
+    """Stands in for libc: refuses instances or watches with these numbers, gives watches after them."""
+
+    def __init__(self, *, instance: int = 0, watches: tuple[int, ...] = ()) -> None:
+        self._instance, self._watches = instance, list(watches)
+        self.watched = 0
+
+    def inotify_init1(self, _flags: int) -> int:
+        if self._instance:
+            ctypes.set_errno(self._instance)
+            return -1
+        return os.memfd_create("inotify")
+
+    def inotify_add_watch(self, _fd: int, _path: bytes, _mask: int) -> int:
+        if self._watches:
+            ctypes.set_errno(self._watches.pop(0))
+            return -1
+        self.watched += 1
+        return self.watched
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Folder]:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    made = Folder(WatchConfig(name="drop", path=tmp_path, bucket="test-bucket"))
+    yield made
+    made.close()
+
+
+def tree(folder: Folder, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> inotify._Tree:
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_args, **_options: kernel)
+    return inotify._Tree(folder, Ignore(), recursive=True)
+
+
+@pytest.mark.parametrize(("number", "limit"), [(errno.EMFILE, INSTANCES), (errno.ENFILE, INSTANCES), (errno.EPERM, "")])
+def test_an_instance_that_is_refused_names_its_limit(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, number: int, limit: str
+) -> None:
+    with pytest.raises(SourceEnded) as ended:
+        tree(folder, Kernel(instance=number), monkeypatch)
+    assert ended.value.limit == limit
+    assert ended.value.message
+
+
+def test_a_root_without_a_watch_ends_the_source_and_names_the_limit(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watches = tree(folder, Kernel(watches=(errno.ENOSPC,)), monkeypatch)
+    try:
+        with pytest.raises(SourceEnded, match="no inotify watches are left") as ended:
+            watches.add(b"")
+    finally:
+        os.close(watches.fd)
+    assert ended.value.limit == WATCHES
+
+
+def test_a_directory_that_can_not_be_watched_costs_no_other_its_watch(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For any other reason than the limit: what is below it is watched all the same."""
+    kernel = Kernel(watches=(errno.EACCES,))
+    watches = tree(folder, kernel, monkeypatch)
+    try:
+        watches.add(b"")
+    finally:
+        os.close(watches.fd)
+    assert sorted(watches._numbers) == [b"a", b"a/b"]
+
+
+def test_a_watch_that_stands_for_another_path_now_forgets_the_first(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel gives a directory that was moved within the folder the number it had."""
+    watches = tree(folder, Kernel(), monkeypatch)
+    try:
+        watches._know(7, b"before")
+        watches._know(7, b"after")
+        watches._know(8, b"after")
+        watches._forget(7)
+        watches._forget(7)
+        assert (watches._numbers, watches._paths) == ({b"after": 8}, {8: b"after"})
+    finally:
+        os.close(watches.fd)
