@@ -68,6 +68,7 @@ name = "drop"
 path = "{folder}/drop"
 bucket = "{BUCKET}"
 settle = "0s"
+events = "watchfiles"
 """
         self.daemon = Presignd(folder, text, secrets=(store.secret_key, TOKEN))
 
