@@ -245,29 +245,31 @@ async def test_a_file_that_changes_during_its_upload_goes_again(faulty_s3: Fault
 
 
 @pytest.mark.parametrize("size", [100, 3 << 20], ids=["small", "streamed"])
+@pytest.mark.parametrize("times", [1, 6], ids=["once", "again and again"])
 async def test_a_file_that_changed_after_the_store_took_it_keeps_its_key(
-    faulty_s3: FaultyS3, tmp_path: Path, size: int
+    faulty_s3: FaultyS3, tmp_path: Path, size: int, times: int
 ) -> None:
-    """The older content under the key is this path's own: it is replaced, not evaded."""
+    """The older content under the key is this path's own: it is replaced, not evaded, and was never linked."""
     async with running(config(tmp_path, faulty_s3)) as daemon:
         real, path = Bucket.send, daemon.folder / "drop" / "a"
-        changed = False
+        left = times
 
         async def send(self: Bucket, request: Any, *args: Any, **more: Any) -> Any:
-            nonlocal changed
+            nonlocal left
             answer = await real(self, request, *args, **more)
-            if request.operation == "put" and request.key == "a" and not changed:
-                changed = True
-                path.write_bytes(b"2" * size)
+            if request.operation == "put" and request.key == "a" and answer.status == 200 and left:
+                left -= 1
+                path.write_bytes(b"%d" % left * size)
             return answer
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(Bucket, "send", send)
-            path.write_bytes(b"1" * size)
+            path.write_bytes(b"x" * size)
             await daemon.done()
-        assert [event["status"] for event in daemon.events("file.done")] == ["superseded", "linked"]
+        assert [event["status"] for event in daemon.events("file.done")] == [*["superseded"] * times, "linked"]
+        assert daemon.links() == ["a"]
     stored = {key: found.body for (_, key), found in faulty_s3.objects.items() if not key.startswith(".")}
-    assert stored == {"a": b"2" * size}
+    assert stored == {"a": b"0" * size}
 
 
 async def test_a_file_that_never_stops_changing_is_never_linked_torn(faulty_s3: FaultyS3, tmp_path: Path) -> None:
