@@ -20,7 +20,7 @@ from presignd.pipeline import folder
 from presignd.pipeline.bucket import Bucket
 from presignd.pipeline.transfer import Transfer
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
-from tests.running import Running, config, running
+from tests.running import Running, config, running, watch
 
 OTHERS = [f"other-{number}" for number in range(20)]
 HELD_UP = ("store.unreachable", "watch.blocked", "presigner.unreachable")
@@ -242,6 +242,23 @@ async def test_a_file_that_changes_during_its_upload_goes_again(faulty_s3: Fault
         assert ended == [("first", "linked"), ("a", "superseded"), ("a", "linked")]
         assert daemon.links() == ["first", "a"]
     assert faulty_s3.objects[BUCKET, "a"].body == b"2" * (3 << 20)
+
+
+async def test_a_file_that_changes_while_it_waits_is_settled_again_before_it_goes(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    """Of the same size even, and before any event tells: what was never seen quiet may be half of something."""
+    faulty_s3.stop()
+    path = tmp_path / "drop" / "a"
+    unwatched = watch(tmp_path, polling="always")
+    path.write_bytes(b"first")
+    async with running(config(tmp_path, faulty_s3, unwatched)) as daemon:
+        await daemon.said_by_now("store.unreachable")
+        path.write_bytes(b"other")
+        faulty_s3.start()
+        await daemon.done()
+        assert [event["status"] for event in daemon.events("file.done")] == ["superseded", "linked"]
+    assert faulty_s3.objects[BUCKET, "a"].body == b"other"
 
 
 @pytest.mark.parametrize("size", [100, 3 << 20], ids=["small", "streamed"])
