@@ -46,9 +46,11 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
     made.close()
 
 
-def tree(folder: Folder, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> inotify._Tree:
+def tree(
+    folder: Folder, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, ignore: Ignore | None = None
+) -> inotify._Tree:
     monkeypatch.setattr(ctypes, "CDLL", lambda *_args, **_options: kernel)
-    return inotify._Tree(folder, Ignore(), recursive=True)
+    return inotify._Tree(folder, ignore or Ignore(), recursive=True)
 
 
 @pytest.mark.parametrize(("number", "limit"), [(errno.EMFILE, INSTANCES), (errno.ENFILE, INSTANCES), (errno.EPERM, "")])
@@ -98,5 +100,26 @@ def test_a_watch_that_stands_for_another_path_now_forgets_the_first(
         watches._forget(7)
         watches._forget(7)
         assert (watches._numbers, watches._paths) == ({b"after": 8}, {8: b"after"})
+    finally:
+        os.close(watches.fd)
+
+
+async def test_an_ignored_directory_is_not_watched_and_what_has_no_name_is_no_hint(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change of a watched directory's own attributes comes without a name: its parent's watch tells of it."""
+    for name in ("skip", "take"):
+        (tmp_path / name).mkdir()
+    ignore = Ignore.of(WatchConfig(name="drop", path=tmp_path, bucket="test-bucket", ignore=["skip/"]))
+    watches = tree(folder, Kernel(), monkeypatch, ignore)
+    try:
+        watches._know(100, b"")
+        made = inotify._CREATE | inotify._ISDIR
+        told = [(inotify._ATTRIB | inotify._ISDIR, b""), (made, b"skip"), (made, b"take")]
+        data = b"".join(inotify._HEAD.pack(100, mask, 0, len(name)) + name for mask, name in told)
+        os.pwrite(watches.fd, data, 0)
+        hints = await watches.read()
+        assert sorted(hints) == [os.fsencode(tmp_path / name) for name in ("skip", "take")]
+        assert sorted(watches._numbers) == [b"", b"take"]
     finally:
         os.close(watches.fd)
