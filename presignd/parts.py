@@ -287,9 +287,14 @@ class Parts:
 
     def hint(self, watch: str, path: bytes) -> None:
         """Look at a path now: someone waits for it. What the watch ignores it goes on ignoring."""
-        recursive = self.work.buckets[watch].watch.recursive
-        if (recursive or b"/" not in path) and not self.work.ignores[watch].file(path):
+        if not self.ignored(watch, path):
             self.offer([Candidate(watch, path, Source.EVENT)])
+
+    def ignored(self, watch: str, path: bytes) -> str:
+        """Tell why a watch ignores ``path``, in words; "" where it doesn't."""
+        if b"/" in path and not self.work.buckets[watch].watch.recursive:
+            return "recursive = false: it lies in a folder below"
+        return self.work.ignores[watch].why(path)
 
     async def link(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
         """Make a fresh link for a version with a receipt."""

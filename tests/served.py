@@ -70,6 +70,9 @@ class FakeView:
     def hint(self, watch: str, path: bytes) -> None:
         self.hints.append((watch, path))
 
+    def ignored(self, watch: str, path: bytes) -> str:  # noqa: ARG002 - the port's
+        return "the rule *.part of ignore_defaults" if path.endswith(b".part") else ""
+
     async def link(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
         assert by_uid >= 0
         return link_for(version.key or "", expires or 900)

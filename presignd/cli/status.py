@@ -86,6 +86,8 @@ def _why(found: dict[str, Any]) -> str:
             return f"quarantined: {error['cause']} ({error['fix']})"
         case "missing":
             return "there is no such file"
+        case "ignored" if found.get("why"):
+            return f"ignored by {found['why']} (presignd put uploads it all the same)"
         case "ignored":
             return 'recorded, not sent: it was there before the first start (existing = "ignore")'
         case "unreadable":

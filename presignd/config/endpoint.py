@@ -54,7 +54,7 @@ def _split(text: str) -> SplitResult:
     scheme, separator, _ = text.partition("://")
     if not separator and re.match(r"https?:(?![0-9])", text, re.IGNORECASE):
         raise ValueError('lacks the "//" after its scheme: write http://host:port')
-    if separator and scheme.lower() not in _DEFAULT_PORT:
+    if scheme.lower() not in _DEFAULT_PORT if separator else re.match(r"[^:/]*:/", text):  # "htp:/host" too
         raise ValueError("has an unknown scheme; it is http or https (a bare host:port means https)")
     try:
         return urlsplit(text if separator else f"https://{text}")

@@ -14,6 +14,8 @@ from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pathspec.util import CheckResult
+
     from presignd.config import WatchConfig
 
 DEFAULTS = (
@@ -47,7 +49,8 @@ class Ignore:
     def __init__(
         self, patterns: Iterable[str] = (), *, defaults: bool = True, extra: Iterable[str] = (), marker: str = ""
     ) -> None:
-        self._chosen = _spec([*(DEFAULTS if defaults else ()), *patterns])
+        self._defaults = len(DEFAULTS) if defaults else 0
+        self._chosen = _spec([*DEFAULTS[: self._defaults], *patterns])
         self._always = _spec([*OWN, *extra, *_glob(marker)])
         self._markers = _spec(_glob(marker))
         self._directory = lru_cache(_CACHED_DIRECTORIES)(self._judge_directory)
@@ -71,6 +74,21 @@ class Ignore:
     def directory(self, path: bytes) -> bool:
         """Tell whether everything below ``path`` is ignored; never so for the root, b""."""
         return self._directory(_text(path))
+
+    def why(self, path: bytes) -> str:
+        """Tell, for a person, which rule ignores the file at ``path``; "" where it is not ignored."""
+        parts = _text(path).split("/")
+        above = ["/".join(parts[:count]) + "/" for count in range(1, len(parts))]
+        return next((why for text in (*above, _text(path)) if (why := self._rule(text))), "")
+
+    def _rule(self, text: str) -> str:
+        always, chosen = self._always.check_file(text), self._chosen.check_file(text)
+        if always.include:
+            return f"the rule {_pattern(self._always, always)} for names that presignd and its markers use"
+        if not chosen.include:
+            return ""
+        default = (chosen.index or 0) < self._defaults
+        return f"the rule {_pattern(self._chosen, chosen)} of {'ignore_defaults' if default else 'ignore'}"
 
     def marker(self, path: bytes) -> bool:
         """Tell whether ``path`` is a ready marker of some file beside it."""
@@ -106,6 +124,11 @@ def marked(template: str, marker: bytes) -> bytes | None:
 def _spec(patterns: list[str]) -> GitIgnoreSpec:
     # "simple": the faster backends take no names that are no UTF-8.
     return GitIgnoreSpec.from_lines(patterns, backend="simple")
+
+
+def _pattern(spec: GitIgnoreSpec, found: CheckResult[str]) -> str:
+    """Return the rule that decided, as it is written."""
+    return str(getattr(spec.patterns[found.index or 0], "pattern", ""))
 
 
 def _text(path: bytes) -> str:

@@ -91,7 +91,7 @@ class Answers:
         settling = [s for s in self.view.settling() if (s.watch, s.path) == (place.watch, place.path)]
         uploads = [u for u in self.view.in_flight() if version and u.version.file_id == version.file_id]
         if version is None and not settling:
-            raise _unknown(place)
+            raise self._unknown(place)
         yield {
             "path": os.fsdecode(place.absolute),
             "watch": place.watch or (version.watch if version else ""),
@@ -109,7 +109,10 @@ class Answers:
 
     # --- waiting ------------------------------------------------------------------------------------
     async def _wait(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
-        """Yield ``{"path", "outcome", …}`` as each path gets its answer; pending ones at the timeout too."""
+        """Yield ``{"path", "outcome", …}`` as each path gets its answer; pending ones at the timeout too.
+
+        ``why`` is there where the watch ignores it: the rule, in words.
+        """
         limit = number(request, "timeout", most=LONGEST_WAIT) or 0.0
         pending = await self._places(paths(request, "paths"))
         for place in pending:
@@ -130,11 +133,16 @@ class Answers:
         self._still_pending(pending)
 
     def _waited(self, place: Place, result: Outcome, version: FileVersion | None) -> Document:
+        why = self._rule(place) if result is Outcome.IGNORED else ""
         return {
             "path": os.fsdecode(place.absolute),
             "outcome": str(result),
             "version": documents.of_version(version, self._roots) if version else None,
-        }
+        } | ({"why": why} if why else {})
+
+    def _rule(self, place: Place) -> str:
+        """Tell which rule of its watch ignores a path; "" where none does."""
+        return self.view.ignored(place.watch, place.path) if place.watch else ""
 
     @property
     def _roots(self) -> Mapping[str, str]:
@@ -158,7 +166,8 @@ class Answers:
             if isinstance(now, OSError):
                 found[place] = Outcome.UNREADABLE, version
             else:
-                found[place] = outcome(version, now, leaves=place.watch in leaves), version
+                ignored = bool(self._rule(place))
+                found[place] = outcome(version, now, leaves=place.watch in leaves, ignored=ignored), version
         return found
 
     # --- links --------------------------------------------------------------------------------------
@@ -269,7 +278,7 @@ class Answers:
         known = await self._versions(places)
         for place in places:
             if place not in known:
-                raise _unknown(place)
+                raise self._unknown(place)
             if (state := known[place].state) is not State.QUARANTINED:
                 raise Refused(f"retry: {os.fsdecode(place.absolute)} is not quarantined, it is {state}")
         return [Selection(path=(version.watch, version.path)) for version in known.values()]
@@ -284,6 +293,20 @@ class Answers:
         if len(places) != 1:
             raise UsageError(f"{op}: the request names no path")
         return places[0]
+
+    def _unknown(self, place: Place) -> Refused:
+        path = os.fsdecode(place.absolute)
+        if not place.watch:
+            return Refused(
+                f"{path}: not in a watched folder", fix="presignd status lists those; presignd put uploads others"
+            )
+        if why := self._rule(place):
+            return Refused(
+                f"{path}: the watch {place.watch} ignores it: {why}", fix="presignd put uploads it all the same"
+            )
+        return Refused(
+            f"{path}: nothing is known of it in the watch {place.watch}", fix="it is missing, or not noticed yet"
+        )
 
     async def _version(self, place: Place) -> FileVersion | None:
         return (await self._versions([place])).get(place)
@@ -346,18 +369,6 @@ def _away(held_up: BlockedView) -> Unavailable:
     error = Unavailable(f"put: {held_up.cause}", fix=known.fix if known else "")
     error.code = held_up.code
     return error
-
-
-def _unknown(place: Place) -> Refused:
-    path = os.fsdecode(place.absolute)
-    if not place.watch:
-        return Refused(
-            f"{path}: not in a watched folder", fix="presignd status lists those; presignd put uploads others"
-        )
-    return Refused(
-        f"{path}: nothing is known of it in the watch {place.watch}",
-        fix="it is missing, ignored by a rule, or not noticed yet",
-    )
 
 
 def _not_uploaded(version: FileVersion, path: str) -> Refused | TimedOut:

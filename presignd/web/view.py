@@ -127,6 +127,10 @@ class View(Protocol):
         """Offer a candidate: someone waits for ``path`` (below the watch's root), so look at it now."""
         ...
 
+    def ignored(self, watch: str, path: bytes) -> str:
+        """Tell why a watch ignores ``path`` (below its root), in words; "" where it doesn't."""
+        ...
+
     async def link(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
         """Make a fresh link for a version with a receipt and log ``link.created`` with ``by_uid``.
 

@@ -24,16 +24,17 @@ class Outcome(StrEnum):
     UNREADABLE = "unreadable"
 
 
-def outcome(version: FileVersion | None, now: Fingerprint | None, *, leaves: bool) -> Outcome:
+def outcome(version: FileVersion | None, now: Fingerprint | None, *, leaves: bool, ignored: bool = False) -> Outcome:
     """Judge one path by its current version and the fingerprint that lies there (None: nothing does).
 
-    ``leaves`` says that the watch moves or deletes what it has linked, so a file that is gone may be done.
+    ``leaves`` says that the watch moves or deletes what it has linked, so a file that is gone may be done;
+    ``ignored`` that a rule of it ignores the path, so nothing will come of what isn't known yet.
     ``now`` must have been read before ``version``: a file that ``after`` took away is then known as linked.
     """
     if now is None:
         return Outcome.LINKED if leaves and version and version.state in LINKED_STATES else Outcome.MISSING
     if version is None or version.fingerprint != now:
-        return Outcome.PENDING
+        return Outcome.IGNORED if ignored else Outcome.PENDING
     if version.state in LINKED_STATES:
         return Outcome.LINKED
     return _STOPPED.get(version.state, Outcome.PENDING)

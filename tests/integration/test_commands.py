@@ -80,6 +80,17 @@ async def test_wait_ends_by_what_became_of_each_file(served: Served) -> None:
     assert (await presignd(served, "wait", drop(served))).code == 2
 
 
+async def test_what_a_rule_ignores_is_not_waited_for_and_the_rule_is_named(served: Served) -> None:
+    (drop(served) / "a.part").write_bytes(b"hello")
+    waited = await presignd(served, "wait", drop(served) / "a.part")
+    shown = await presignd(served, "status", drop(served) / "a.part")
+    for done in (waited, shown):
+        assert (done.code, done.out) == (4, "")
+        assert "the rule *.part of ignore_defaults" in done.err
+    await recorded(served, "put.part", *DONE)
+    assert (await presignd(served, "wait", drop(served) / "put.part")).code == 0, "it has its link: it was put"
+
+
 async def test_link_prints_the_link_and_nothing_else(served: Served) -> None:
     await recorded(served, "a", *UPLOADED)
     done = await presignd(served, "link", "a", "--expires", "1h")

@@ -54,6 +54,7 @@ def test_a_verdict_on_older_content_says_nothing_about_newer(state: State) -> No
 
 def test_a_file_the_ledger_does_not_know_yet_is_pending() -> None:
     assert outcome(None, PRINT, leaves=False) is Outcome.PENDING
+    assert outcome(None, PRINT, leaves=False, ignored=True) is Outcome.IGNORED
 
 
 def test_a_file_that_after_took_away_has_its_link() -> None:

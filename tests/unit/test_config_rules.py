@@ -56,6 +56,7 @@ def test_the_schemes_own_port_is_left_out_as_clients_leave_it_out_of_the_signed_
         ("http://minio:9000?", "has a query"),
         ("ftp://minio", "unknown scheme"),
         ("s3://bucket", "unknown scheme"),
+        ("htp:/minio", "unknown scheme"),
         ("http:minio", 'lacks the "//"'),
         ("https:/minio", 'lacks the "//"'),
         ("http://minio:0", "bad port"),

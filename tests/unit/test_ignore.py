@@ -150,3 +150,28 @@ def test_a_marker_leads_back_to_its_file(name: bytes) -> None:
 )
 def test_a_marker_that_may_be_of_several_files_or_none_names_none(template: str, marker: bytes) -> None:
     assert marked(template, marker) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        (b"a.part", "the rule *.part of ignore_defaults"),
+        (b".git/sub/config", "the rule .* of ignore_defaults"),
+        (b"a.log", "the rule *.log of ignore"),
+        (b"old/new/a", "the rule old/ of ignore"),
+        (b".presignd-x", "the rule .presignd-* for names that presignd and its markers use"),
+        (b"a.ok", "the rule *.ok for names that presignd and its markers use"),
+        (b"keep.tmp", ""),
+        (b"a", ""),
+    ],
+)
+def test_the_rule_that_ignores_a_file_is_named(path: bytes, why: str) -> None:
+    rules = Ignore.of(watch(ignore=["*.log", "old/", "!keep.tmp"], ready_marker="{name}.ok"))
+    assert rules.why(path) == why
+
+
+@given(st.lists(st.sampled_from(["a", "old", ".x", "b.part", "c.log", "keep.tmp", ".presignd-1"]), min_size=1))
+def test_a_rule_is_named_for_what_is_ignored_and_for_nothing_else(parts: list[str]) -> None:
+    rules = Ignore.of(watch(ignore=["*.log", "old/", "!keep.tmp", "/a/*/b.part"]))
+    path = "/".join(parts).encode()
+    assert bool(rules.why(path)) == rules.file(path)
