@@ -19,7 +19,7 @@ FUSE = Path("/dev/fuse")
 
 @contextmanager
 def tmpfs(target: Path, size: str) -> Iterator[None]:
-    """Mount a filesystem of so little ("256k") that it can be filled."""
+    """Mount a filesystem of so little ("256k") that it can be filled; busy or not, it is gone at the end."""
     target.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", os.fspath(target)]
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -28,7 +28,7 @@ def tmpfs(target: Path, size: str) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", target], check=True)
+        subprocess.run(["umount", "--lazy", target], check=True)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.canary import assert_no_secrets
+from tests.faulty_s3 import FaultyS3
 from tests.stores import Store
 
 COMMAND = Path(sys.executable).with_name("presignd")
@@ -151,10 +152,30 @@ class Presignd:
         return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
 
 
+@contextlib.contextmanager
+def all_ended() -> Iterator[list[Presignd]]:
+    """Lend a list: the daemons in it are ended at the end, and all they wrote is searched for secrets."""
+    made: list[Presignd] = []
+    yield made
+    for daemon in made:
+        daemon.end()
+
+
 def config_for(
-    store: Store, folder: Path, bucket: str, *, watch: str = "", more: str = "", presign: str | None = None
+    store: Store | FaultyS3,
+    folder: Path,
+    bucket: str,
+    *,
+    watch: str = "",
+    more: str = "",
+    presign: str | None = None,
+    drop: Path | None = None,
+    log: str = "json",
 ) -> str:
-    """Return a configuration: one watch on ``folder/drop`` at debug level; ``presign`` in place of the store's keys."""
+    """Return a configuration: one watch at debug level, on ``folder/drop``, which is made, or on ``drop``.
+
+    ``presign`` stands in place of the store's keys, ``more`` before all tables.
+    """
     (folder / "drop").mkdir(exist_ok=True)
     keys = f'access_key = "{store.access_key}"\nsecret_key = "{store.secret_key}"'
     return f"""
@@ -166,10 +187,10 @@ endpoint = "{store.endpoint}"
 path = "{folder}/state"
 [log]
 level = "debug"
-format = "json"
+format = "{log}"
 [[watch]]
 name = "drop"
-path = "{folder}/drop"
+path = "{drop or folder / "drop"}"
 bucket = "{bucket}"
 {watch}
 """

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
-from tests.system.harness import Presignd, fetch
+from tests.system.harness import Presignd, all_ended, config_for, fetch
 
 Make = Callable[..., Presignd]
 
@@ -47,35 +47,16 @@ STORM: list[dict[str, Any]] = [
 
 @pytest.fixture
 def make(tmp_path: Path, faulty_s3: FaultyS3) -> Iterator[Make]:
-    """``make(upload="…", log="json")`` a daemon on ``tmp_path/drop``; at the end it is searched for secrets."""
-    made: list[Presignd] = []
+    """``make(upload="…", log="json")`` a daemon on ``tmp_path/drop``."""
+    with all_ended() as made:
 
-    def build(upload: str = "", log: str = "json") -> Presignd:
-        (tmp_path / "drop").mkdir(exist_ok=True)
-        text = f"""
-[presign]
-endpoint = "{faulty_s3.endpoint}"
-access_key = "{faulty_s3.access_key}"
-secret_key = "{faulty_s3.secret_key}"
-[upload]
-{upload}
-[ledger]
-path = "{tmp_path}/state"
-[log]
-level = "debug"
-format = "{log}"
-[[watch]]
-name = "drop"
-path = "{tmp_path}/drop"
-bucket = "{BUCKET}"
-settle = "0s"
-"""
-        made.append(Presignd(tmp_path, text, secrets=(faulty_s3.secret_key,)))
-        return made[-1]
+        def build(upload: str = "", log: str = "json") -> Presignd:
+            more = f"[upload]\n{upload}"
+            text = config_for(faulty_s3, tmp_path, BUCKET, watch='settle = "0s"', more=more, log=log)
+            made.append(Presignd(tmp_path, text, secrets=(faulty_s3.secret_key,)))
+            return made[-1]
 
-    yield build
-    for daemon in made:
-        daemon.end()
+        yield build
 
 
 def drop(folder: Path, count: int, rng: random.Random, largest: int = 200_000) -> dict[str, bytes]:

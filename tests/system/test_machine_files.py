@@ -16,7 +16,7 @@ from tests.faulty_s3 import BUCKET, FaultyS3
 from tests.mounts import tmpfs
 from tests.power.mounted import PowerDisk, power_disk
 from tests.system.crash.run import Victim
-from tests.system.harness import Presignd, fetch
+from tests.system.harness import Presignd, all_ended, config_for, fetch
 
 Make = Callable[..., Presignd]
 
@@ -24,33 +24,16 @@ Make = Callable[..., Presignd]
 @pytest.fixture
 def make(tmp_path: Path, faulty_s3: FaultyS3) -> Iterator[Make]:
     """``make(drop, more="…")`` a daemon on that folder, which it takes for local even where it is FUSE."""
-    made: list[Victim] = []
+    with all_ended() as made:
 
-    def build(drop: Path, more: str = "") -> Presignd:
-        text = f"""
-{more}
-[presign]
-endpoint = "{faulty_s3.endpoint}"
-access_key = "{faulty_s3.access_key}"
-secret_key = "{faulty_s3.secret_key}"
-[ledger]
-path = "{tmp_path}/state"
-[log]
-level = "debug"
-format = "json"
-[[watch]]
-name = "drop"
-path = "{drop}"
-bucket = "{BUCKET}"
-settle = "0s"
-"""
-        made.append(Victim(tmp_path, text, secrets=(faulty_s3.secret_key,)))
-        made[-1].broken = "on_fuse"
-        return made[-1]
+        def build(drop: Path, more: str = "") -> Presignd:
+            text = config_for(faulty_s3, tmp_path, BUCKET, watch='settle = "0s"', more=more, drop=drop)
+            daemon = Victim(tmp_path, text, secrets=(faulty_s3.secret_key,))
+            daemon.broken = "on_fuse"
+            made.append(daemon)
+            return daemon
 
-    yield build
-    for daemon in made:
-        daemon.end()
+        yield build
 
 
 @pytest.fixture

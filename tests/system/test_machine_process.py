@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.faulty_s3 import BUCKET, FaultyS3
-from tests.system.harness import Presignd, fetch
+from tests.system.harness import Presignd, all_ended, config_for, fetch
 
 LIBFAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 HOUR = 3600
@@ -50,35 +50,15 @@ Make = Callable[..., Presignd]
 @pytest.fixture
 def make(tmp_path: Path, faulty_s3: FaultyS3) -> Iterator[Make]:
     """``make(kind, upload="…")`` a daemon on ``tmp_path/drop``."""
-    made: list[Presignd] = []
+    with all_ended() as made:
 
-    def build(kind: type[Presignd] = Presignd, upload: str = "") -> Presignd:
-        (tmp_path / "drop").mkdir()
-        text = f"""
-[presign]
-endpoint = "{faulty_s3.endpoint}"
-access_key = "{faulty_s3.access_key}"
-secret_key = "{faulty_s3.secret_key}"
-get_expires = "2h"
-[upload]
-{upload}
-[ledger]
-path = "{tmp_path}/state"
-[log]
-level = "debug"
-format = "json"
-[[watch]]
-name = "drop"
-path = "{tmp_path}/drop"
-bucket = "{BUCKET}"
-settle = "0s"
-"""
-        made.append(kind(tmp_path, text, secrets=(faulty_s3.secret_key,)))
-        return made[-1]
+        def build(kind: type[Presignd] = Presignd, upload: str = "") -> Presignd:
+            watch = 'settle = "0s"\nlink_expires = "2h"'
+            text = config_for(faulty_s3, tmp_path, BUCKET, watch=watch, more=f"[upload]\n{upload}")
+            made.append(kind(tmp_path, text, secrets=(faulty_s3.secret_key,)))
+            return made[-1]
 
-    yield build
-    for daemon in made:
-        daemon.end()
+        yield build
 
 
 def drop(daemon: Presignd, *names: str) -> None:
