@@ -50,6 +50,10 @@ class Fingerprint:
         return (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
 
 
+Listed = tuple[bytes, int, int, int, int]
+"""A file as a scan lists it: its path, and what its ``Fingerprint`` is made of. A tuple, for there may be a million."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A path that may hold something new: a hint, never a fact. ``path`` is below the watch's root.

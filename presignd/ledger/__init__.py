@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, Part, State
+from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, State
 from presignd.states import Event
 
 
@@ -51,6 +51,14 @@ class Ledger(Protocol):
     # --- settle ---------------------------------------------------------------------------------
     async def known(self, watch: str, paths: Sequence[bytes]) -> dict[bytes, FileVersion]:
         """Return the current version at each of ``paths`` that has one."""
+        ...
+
+    async def differing(self, watch: str, listed: Sequence[Listed]) -> list[Listed]:
+        """Return those of ``listed`` that may need settling, in their order: nearly none in a folder that is uploaded.
+
+        Left out is what is surely recorded as it is: the path's current version has this fingerprint, is not noted
+        as gone and was readable. Of what is returned, ``known`` tells exactly. Cheapest for the whole of a directory.
+        """
         ...
 
     async def paths(self, watch: str, after: bytes, limit: int) -> list[bytes]:

@@ -12,7 +12,7 @@ from operator import itemgetter
 from presignd.ledger import WatchSummary
 from presignd.ledger.rows import SELECT, from_micros, to_micros, to_sql, version_of
 from presignd.ledger.schema import ENDED_UNSAID
-from presignd.model import FileVersion, LinksMark, State
+from presignd.model import FileVersion, LinksMark, Listed, State
 
 CHUNK = 500
 """Parameters in one statement: older SQLite takes 999."""
@@ -36,6 +36,28 @@ def known(connection: sqlite3.Connection, watch: str, paths: Sequence[bytes]) ->
         where = f"current = 1 AND watch = ? AND path IN ({marks(chunk)})"
         found |= {version.path: version for version in select(connection, where, watch, *chunk)}
     return found
+
+
+_LISTED = """
+SELECT CASE WHEN gone_at IS NULL AND error_code != 'unreadable' THEN path END, ino, size, mtime_ns, ctime_ns
+FROM version WHERE current = 1 AND watch = ? AND path"""
+"""The current versions at some paths as a scan would list them; a path is NULL where its file needs a look anyway."""
+
+
+def differing(connection: sqlite3.Connection, watch: str, listed: Sequence[Listed]) -> list[Listed]:
+    """Return those of ``listed`` that aren't surely recorded as they are."""
+    if not listed:
+        return []
+    left = set(listed)
+    lowest, highest = min(listed)[0], max(listed)[0]
+    # All between, in one walk through the index, is the fastest way where that is hardly more than what was listed.
+    most = len(listed) * 5 // 4
+    rows = connection.execute(f"{_LISTED} BETWEEN ? AND ? LIMIT ?", (watch, lowest, highest, most)).fetchall()
+    left.difference_update(rows)
+    if len(rows) == most:
+        for chunk in chunks([path for path, *_ in left]):
+            left.difference_update(connection.execute(f"{_LISTED} IN ({marks(chunk)})", (watch, *chunk)))
+    return [one for one in listed if one in left] if left else []
 
 
 def paths(connection: sqlite3.Connection, watch: str, after: bytes, limit: int) -> list[bytes]:

@@ -22,7 +22,7 @@ from presignd.ledger.patience import Patience
 from presignd.ledger.presence import presence
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.ledger.writer import Many, Operation, Reader, Writer
-from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, Part, State
+from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, State
 from presignd.states import Event
 
 T = TypeVar("T")
@@ -76,6 +76,9 @@ class SqliteLedger(Ledger):
 
     async def known(self, watch: str, paths: Sequence[bytes]) -> dict[bytes, FileVersion]:
         return await self._ask(questions.known, watch, paths)
+
+    async def differing(self, watch: str, listed: Sequence[Listed]) -> list[Listed]:
+        return await self._ask(questions.differing, watch, listed)
 
     async def paths(self, watch: str, after: bytes, limit: int) -> list[bytes]:
         return await self._ask(questions.paths, watch, after, limit)

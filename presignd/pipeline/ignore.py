@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import string
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -12,8 +13,9 @@ from pathspec import GitIgnoreSpec
 from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+    from pathspec.pattern import Pattern
     from pathspec.util import CheckResult
 
     from presignd.config import WatchConfig
@@ -38,6 +40,10 @@ OWN = (".presignd-*",)
 
 _CACHED_DIRECTORIES = 4096
 
+_LITERAL = r"[^*?\[\]\\/!#\s]+"
+_PLAIN = re.compile(rf"(?P<name>{_LITERAL})|\*(?P<end>{_LITERAL})|(?P<start>{_LITERAL})\*")
+"""A pattern that plain string methods can say: a whole name, its end, or its beginning."""
+
 
 class Ignore:
     """The rules of one watch. A file below an ignored directory is ignored, as in git.
@@ -53,6 +59,8 @@ class Ignore:
         self._chosen = _spec([*DEFAULTS[: self._defaults], *patterns])
         self._always = _spec([*OWN, *extra, *_glob(marker)])
         self._markers = _spec(_glob(marker))
+        self.ordinary = _ordinary([*self._always.patterns, *self._chosen.patterns])
+        """Tells cheaply of a name that no pattern means it: a file of that name is as ignored as its directory."""
         self._directory = lru_cache(_CACHED_DIRECTORIES)(self._judge_directory)
 
     @classmethod
@@ -69,7 +77,8 @@ class Ignore:
     def file(self, path: bytes) -> bool:
         """Tell whether the file at ``path`` (below the watch's root) is ignored."""
         text = _text(path)
-        return self._directory(posixpath.dirname(text)) or self._matches(text)
+        directory, name = posixpath.split(text)
+        return self._directory(directory) or (not self.ordinary(name) and self._matches(text))
 
     def directory(self, path: bytes) -> bool:
         """Tell whether everything below ``path`` is ignored; never so for the root, b""."""
@@ -129,6 +138,23 @@ def _spec(patterns: list[str]) -> GitIgnoreSpec:
 def _pattern(spec: GitIgnoreSpec, found: CheckResult[str]) -> str:
     """Return the rule that decided, as it is written."""
     return str(getattr(spec.patterns[found.index or 0], "pattern", ""))
+
+
+def _ordinary(patterns: Iterable[Pattern]) -> Callable[[str], bool]:
+    """Return the test for names that no pattern means, by plain string methods; none passes it where these can't say.
+
+    A negation only takes back what another pattern took, and one for directories takes a file with its directory.
+    """
+    plain: dict[str | None, list[str]] = {"name": [], "end": [], "start": []}
+    for pattern in patterns:
+        text = getattr(pattern, "pattern", "")
+        if not pattern.include or text.endswith("/"):
+            continue
+        if (found := _PLAIN.fullmatch(text)) is None:
+            return lambda _: False
+        plain[found.lastgroup].append(found[found.lastgroup or 0])
+    names, ends, starts = frozenset(plain["name"]), tuple(plain["end"]), tuple(plain["start"])
+    return lambda name: not (name.endswith(ends) or name.startswith(starts) or name in names)
 
 
 def _text(path: bytes) -> str:

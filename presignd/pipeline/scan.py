@@ -10,23 +10,22 @@ import asyncio
 import os
 import threading
 import time
-from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from presignd.errors import NO_DESCRIPTORS, Fault
 from presignd.heartbeat import beat
-from presignd.model import Fingerprint
 from presignd.pipeline.folder import Folder, Gone, NotRegular
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Iterator, Mapping
 
+    from presignd.errors import PresigndError
+    from presignd.model import Listed
     from presignd.pipeline.ignore import Ignore
 
-BATCH = 500
-"""Files in a batch: one ledger query answers for them."""
-
-Found = tuple[bytes, Fingerprint]
+BATCH, MOST = 1000, 4000
+"""Files in a batch: one question to the ledger answers for them, fastest for whole directories."""
 
 
 class Scan:
@@ -35,7 +34,8 @@ class Scan:
     Symlinks are not followed, what vanishes under way is left out, and what can't be read is named in
     ``problems``, once each, and ``cut_short`` tells that too many files were open for
     it; ``own`` are the paths with names of our own. Setting ``stop`` ends it early.
-    ``files``, ``directories`` and ``seconds`` (spent walking, not waiting) count up as it goes.
+    ``files``, ``directories`` and ``seconds`` (spent walking, not waiting; whoever asks the ledger of what is found
+    may add that) count up as it goes.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Scan:
         self._ignore = ignore
         self._recursive = recursive
         self.stop = stop or threading.Event()
-        self._waiting = [start]
+        self._waiting = [] if ignore.directory(start) else [start]
         self.files = 0
         self.directories = 0
         self.seconds = 0.0
@@ -59,13 +59,13 @@ class Scan:
         self.cut_short = False
         self.own: list[bytes] = []
 
-    def batches(self) -> Iterator[list[Found]]:
-        """Yield what is found, at most ``BATCH`` at a time."""
+    def batches(self) -> Iterator[list[Listed]]:
+        """Yield what is found: a batch ends with the directory that fills it, ``MOST`` files of one at the latest."""
         began = time.perf_counter()
-        batch: list[Found] = []
-        for found in self._walk():
-            batch.append(found)
-            if len(batch) == BATCH:
+        batch: list[Listed] = []
+        for some in self._walk():
+            batch += some
+            if len(batch) >= BATCH:
                 self._count(batch, began)
                 yield batch
                 batch, began = [], time.perf_counter()
@@ -73,7 +73,7 @@ class Scan:
         if batch:
             yield batch
 
-    async def in_thread(self) -> AsyncIterator[list[Found]]:
+    async def in_thread(self) -> AsyncGenerator[list[Listed], None]:
         """Yield the batches, each found in a thread; the walk ends when nobody takes them any more."""
         batches = self.batches()
         try:
@@ -82,56 +82,61 @@ class Scan:
         finally:
             self.stop.set()
 
-    def _count(self, batch: list[Found], began: float) -> None:
+    def _count(self, batch: list[Listed], began: float) -> None:
         self.files += len(batch)
         self.seconds += time.perf_counter() - began
 
-    def _walk(self) -> Iterator[Found]:
+    def _walk(self) -> Iterator[list[Listed]]:
         while self._waiting and not self.stop.is_set():
             directory = self._waiting.pop()
-            with self._surviving(directory):
-                yield from self._list(directory)
+            try:
+                listed = self._list(directory)
+                while some := list(islice(listed, MOST)):
+                    yield some
+            except (Gone, NotRegular, Fault, OSError) as error:
+                self._trouble(directory, error)
 
-    def _list(self, directory: bytes) -> Iterator[Found]:
+    def _list(self, directory: bytes) -> Iterator[Listed]:
+        """Yield one directory's files. Each costs a ``stat`` and hardly more: no object, and no pattern as a rule."""
         fd = self._folder.open_directory(directory)
         self.directories += 1
+        inside, below = directory + b"/" if directory else b"", list[bytes]()
         try:
             with os.scandir(fd) as entries:
                 for entry in entries:
                     if self.stop.is_set():
                         return
-                    yield from self._entry(directory, entry)
+                    beat()
+                    path = inside + os.fsencode(entry.name)
+                    try:
+                        if entry.is_file(follow_symlinks=False):
+                            if self._ignore.ordinary(entry.name) or self._is_taken(path):
+                                st = entry.stat(follow_symlinks=False)
+                                yield path, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns
+                        elif self._recursive and entry.is_dir(follow_symlinks=False):
+                            below.append(path)
+                    except OSError as error:
+                        self._trouble(path, error)
         finally:
             os.close(fd)
+            # By name, so that batches of neighbours are neighbours in the ledger's index too.
+            self._waiting += sorted((path for path in below if not self._ignore.directory(path)), reverse=True)
 
-    def _entry(self, directory: bytes, entry: os.DirEntry[str]) -> Iterator[Found]:
-        beat()
-        name = os.fsencode(entry.name)
-        path = directory + b"/" + name if directory else name
-        with self._surviving(path):
-            if entry.is_dir(follow_symlinks=False):
-                if self._recursive and not self._ignore.directory(path):
-                    self._waiting.append(path)
-            elif entry.is_file(follow_symlinks=False):
-                if self._ignore.own(name):
-                    self.own.append(path)
-                elif not self._ignore.file(path):
-                    yield path, Fingerprint.of(entry.stat(follow_symlinks=False))
+    def _is_taken(self, path: bytes) -> bool:
+        if self._ignore.own(path.rpartition(b"/")[2]):
+            self.own.append(path)
+            return False
+        return not self._ignore.file(path)
 
-    @contextmanager
-    def _surviving(self, path: bytes) -> Iterator[None]:
+    def _trouble(self, path: bytes, error: PresigndError | OSError) -> None:
         """Go on with the next one where this one vanished or can't be read."""
-        try:
-            yield
-        except (Gone, NotRegular, FileNotFoundError):
-            return
-        except (Fault, OSError) as error:
+        if not isinstance(error, (Gone, NotRegular, FileNotFoundError)):
             self.cut_short |= _is_for_descriptors(error)
             self.problems.append(f"{path.decode('utf-8', 'backslashreplace') or '.'}: {error}")
 
 
-def _is_for_descriptors(error: Fault | OSError) -> bool:
-    return error.code == "too_many_files" if isinstance(error, Fault) else error.errno in NO_DESCRIPTORS
+def _is_for_descriptors(error: PresigndError | OSError) -> bool:
+    return error.errno in NO_DESCRIPTORS if isinstance(error, OSError) else error.code == "too_many_files"
 
 
 def topmost(directories: Mapping[bytes, bool]) -> dict[bytes, bool]:

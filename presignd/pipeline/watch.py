@@ -19,7 +19,7 @@ from presignd import metrics
 from presignd.errors import fault
 from presignd.filesystem import is_network
 from presignd.heartbeat import alive, beat
-from presignd.model import Candidate, Source
+from presignd.model import Candidate, Fingerprint, Source
 from presignd.pipeline.decide import worth_a_look
 from presignd.pipeline.events import (
     BURST,
@@ -36,7 +36,7 @@ from presignd.pipeline.events import (
 from presignd.pipeline.hints import Hints
 from presignd.pipeline.ignore import Ignore
 from presignd.pipeline.inotify import inotify_source
-from presignd.pipeline.scan import BATCH, Found, Scan, topmost
+from presignd.pipeline.scan import Scan, topmost
 from presignd.pipeline.strays import Strays
 from presignd.pipeline.writer_check import mode
 
@@ -63,6 +63,7 @@ _WITHOUT_EVENTS = 600.0
 """Seconds of polling before inotify is tried again after one of its limits was met."""
 
 _PROBLEMS_SHOWN = 5
+_AT_ONCE = 500  # paths in one question to the ledger, or one change of it
 _AGAIN = 2.0  # seconds until everything is scanned again after a scan that could open no more
 
 _FIRST_PAUSE, _LAST_PAUSE, _LIVED = 0.05, 5.0, 60.0
@@ -139,12 +140,12 @@ class Watcher:
                 name = f"{loop.__name__.strip('_').replace('_', ' ')} of {self.name}"
                 tasks.create_task(_alive(name, loop), name=name)
 
-    async def scan_once(self) -> list[Found]:
+    async def scan_once(self) -> list[tuple[bytes, Fingerprint]]:
         """Return the files that would go: not ignored, and not in the ledger as they are. Changes nothing."""
-        found: list[Found] = []
-        async for batch in self._scan_of(b"", recursive=self._config.recursive).in_thread():
-            known = await self._ledger.known(self.name, [path for path, _ in batch])
-            found += [one for one in batch if worth_a_look(known.get(one[0]), one[1])]
+        found: list[tuple[bytes, Fingerprint]] = []
+        async for some in self._differing(self._scan_of(b"", recursive=self._config.recursive)):
+            known = await self._ledger.known(self.name, [path for path, _ in some])
+            found += [one for one in some if worth_a_look(known.get(one[0]), one[1])]
         return found
 
     # --- events ---------------------------------------------------------------------------------
@@ -231,8 +232,8 @@ class Watcher:
         self._in_burst = in_burst
 
     async def _gone(self, paths: Sequence[bytes]) -> None:
-        for start in range(0, len(paths), BATCH):
-            await asyncio.shield(self._note_gone(paths[start : start + BATCH]))
+        for start in range(0, len(paths), _AT_ONCE):
+            await asyncio.shield(self._note_gone(paths[start : start + _AT_ONCE]))
 
     async def _note_gone(self, paths: Sequence[bytes]) -> None:
         """Record and tell: whoever is cancelled in between, what is in the ledger is told."""
@@ -357,16 +358,28 @@ class Watcher:
     async def _offer(self, scan: Scan, source: Source, ignore_before: datetime | None = None) -> tuple[int, float]:
         """Hand a scan to settling; return the candidates, and the seconds it cost, waiting left out."""
         candidates, asking = 0, 0.0
-        async for batch in scan.in_thread():
-            await self._settler.room(self.name)
-            beat()
-            began = time.monotonic()
-            candidates += await self._settler.offer_scanned(self.name, batch, source, ignore_before=ignore_before)
-            asking += time.monotonic() - began
+        async with aclosing(self._differing(scan)) as differing:
+            async for some in differing:
+                await self._settler.room(self.name)
+                beat()
+                began = time.monotonic()
+                candidates += await self._settler.offer_scanned(self.name, some, source, ignore_before=ignore_before)
+                asking += time.monotonic() - began
         self._strays.found(scan.own)
         if scan.cut_short:
             self._scan_later()
         return candidates, scan.seconds + asking
+
+    async def _differing(self, scan: Scan) -> AsyncGenerator[list[tuple[bytes, Fingerprint]], None]:
+        """Yield, some at a time, what a scan finds that the ledger may not have as it is."""
+        async with aclosing(scan.in_thread()) as batches:
+            async for batch in batches:
+                beat()
+                began = time.monotonic()
+                listed = await self._ledger.differing(self.name, batch)
+                scan.seconds += time.monotonic() - began
+                for start in range(0, len(listed), _AT_ONCE):
+                    yield [(path, Fingerprint(*rest)) for path, *rest in listed[start : start + _AT_ONCE]]
 
     def _scan_later(self) -> None:
         """Say that nothing more could be opened, and scan everything again once something can be."""

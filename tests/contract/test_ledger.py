@@ -16,7 +16,7 @@ import pytest
 
 from presignd.ledger import Ledger, LostUpdate, Selection
 from presignd.ledger.sqlite import open_ledger
-from presignd.model import FileVersion, Fingerprint, LinksMark, State
+from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, State
 from presignd.states import TRANSITIONS, UNCLEAN_LIMIT, BadTransition, Event
 from tests.versions import LATER, MARK, NOW, PRINT, new
 
@@ -109,6 +109,63 @@ async def test_known_finds_each_path_that_has_a_version_and_no_other(ledger: Led
     found = await ledger.known("drop", [*paths, b"elsewhere", b"missing"])
     assert sorted(found) == sorted(paths)
     assert all(version.path == path for path, version in found.items())
+
+
+def listed(path: bytes, fingerprint: Fingerprint = PRINT) -> Listed:
+    return (path, fingerprint.ino, fingerprint.size, fingerprint.mtime_ns, fingerprint.ctime_ns)
+
+
+@pytest.mark.parametrize("state", [*MAKE, State.IGNORED])
+async def test_a_file_that_is_recorded_as_it_is_does_not_differ_wherever_its_version_stands(
+    ledger: Ledger, state: State
+) -> None:
+    await (MAKE[state](ledger) if state in MAKE else queued(ledger, state=state))
+    assert await ledger.differing("drop", [listed(b"a.txt")]) == []
+
+
+@pytest.mark.parametrize("column", ["ino", "size", "mtime_ns", "ctime_ns"])
+async def test_a_file_differs_by_anything_of_its_fingerprint(ledger: Ledger, column: str) -> None:
+    await finished(ledger)
+    changed = listed(b"a.txt", replace(PRINT, **{column: getattr(PRINT, column) + 1}))
+    assert await ledger.differing("drop", [changed]) == [changed]
+
+
+async def test_a_file_differs_from_what_is_gone_or_was_unreadable_or_another_watch_s(ledger: Ledger) -> None:
+    """Each is to be settled again, though its fingerprint be the same."""
+    for path in (b"gone", b"vanished", b"unreadable"):
+        await queued(ledger, path)
+    for version in await ledger.claim("drop", 10, LATER):
+        if version.path == b"unreadable":
+            await ledger.apply(version, Event.QUARANTINE, error_code="unreadable", error="why")
+        elif version.path == b"vanished":
+            await ledger.apply(version, Event.VANISH, done_at=NOW)
+        else:
+            await ledger.apply(version, Event.QUARANTINE, error_code="exists")
+            await ledger.update(await existing(ledger, b"gone"), gone_at=NOW)
+    await queued(ledger, b"elsewhere", watch="other")
+    there = [listed(path) for path in (b"unreadable", b"elsewhere", b"gone", b"new", b"vanished")]
+    assert await ledger.differing("drop", there) == there
+
+
+async def existing(ledger: Ledger, path: bytes) -> FileVersion:
+    version = await ledger.by_path("drop", path)
+    assert version is not None
+    return version
+
+
+@pytest.mark.parametrize("others", [0, 5000])
+async def test_of_thousands_only_those_that_differ_are_told_in_their_order(ledger: Ledger, others: int) -> None:
+    """Whether the ledger knows much more between them or not; names that are no UTF-8 too."""
+    paths = [b"\xff%05d" % number for number in range(1500, 0, -1)]
+    await ledger.enqueue([new(path) for path in paths])
+    await ledger.enqueue([new(b"\xff%05d~" % number) for number in range(others)])
+    changed = {paths[3], paths[0], paths[-1]}
+    found = [listed(path, replace(PRINT, size=1) if path in changed else PRINT) for path in paths]
+    assert [path for path, *_ in await ledger.differing("drop", found)] == [paths[0], paths[3], paths[-1]]
+
+
+async def test_nothing_differs_from_nothing(ledger: Ledger) -> None:
+    assert await ledger.differing("drop", []) == []
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.QUARANTINED])

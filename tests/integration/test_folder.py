@@ -16,10 +16,12 @@ import pytest
 
 from presignd.config import WatchConfig
 from presignd.errors import Fault, Unavailable, UsageError
+from presignd.model import Fingerprint
 from presignd.pipeline import folder as module
+from presignd.pipeline import scan as scan_module
 from presignd.pipeline.folder import Folder, Gone, NotRegular
 from presignd.pipeline.ignore import Ignore
-from presignd.pipeline.scan import BATCH, Scan
+from presignd.pipeline.scan import BATCH, MOST, Scan
 from presignd.pipeline.upload import read_cached
 from tests.finishing import failing
 from tests.unprivileged import unprivileged, without_rights, world_readable
@@ -296,7 +298,7 @@ def test_a_file_without_read_permission_is_unreadable_and_below_a_closed_directo
 
 # --- scans --------------------------------------------------------------------------------------
 def found(scan: Scan) -> list[bytes]:
-    return sorted(path for batch in scan.batches() for path, _ in batch)
+    return sorted(path for batch in scan.batches() for path, *_ in batch)
 
 
 def test_a_scan_finds_regular_files_of_any_name_and_nothing_else(folder: Folder, tmp_path: Path) -> None:
@@ -316,9 +318,9 @@ def test_a_scan_yields_fingerprints_in_batches(folder: Folder, tmp_path: Path) -
     for number in range(BATCH + 1):
         (tmp_path / "drop" / str(number)).touch()
     batches = list(Scan(folder, Ignore()).batches())
-    assert [len(batch) for batch in batches] == [BATCH, 2]
-    path, fingerprint = batches[0][0]
-    assert fingerprint.ino == folder.stat(path).st_ino
+    assert [len(batch) for batch in batches] == [BATCH + 1, 1]
+    path, *rest = batches[0][0]
+    assert Fingerprint(*rest) == Fingerprint.of(folder.stat(path))
 
 
 def test_a_scan_of_a_part_stays_in_it_and_at_its_top_if_asked(folder: Folder, tmp_path: Path) -> None:
@@ -330,7 +332,7 @@ def test_a_scan_of_a_part_stays_in_it_and_at_its_top_if_asked(folder: Folder, tm
 
 
 def test_a_scan_ends_when_it_is_told_to(folder: Folder, tmp_path: Path) -> None:
-    for number in range(3 * BATCH):
+    for number in range(MOST + 1):
         (tmp_path / "drop" / str(number)).touch()
     stop = threading.Event()
     scan = Scan(folder, Ignore(), stop=stop)
@@ -349,6 +351,32 @@ def test_a_directory_that_vanishes_under_a_scan_is_left_out(folder: Folder, tmp_
     shutil.rmtree(tmp_path / "drop" / "a")
     assert list(batches) == []
     assert scan.problems == []
+
+
+def test_a_file_that_vanishes_under_a_scan_is_left_out(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its name was listed, before it is looked at."""
+    monkeypatch.setattr(scan_module, "MOST", 1)
+    monkeypatch.setattr(scan_module, "BATCH", 1)
+    shutil.rmtree(tmp_path / "drop" / "a")
+    for number in range(3):
+        (tmp_path / "drop" / str(number)).touch()
+    scan = Scan(folder, Ignore())
+    batches = scan.batches()
+    ((first, *_),) = next(batches)
+    for number in {0, 1, 2} - {int(first)}:
+        (tmp_path / "drop" / str(number)).unlink()
+    assert list(batches) == []
+    assert (scan.files, scan.problems) == (1, [])
+
+
+def test_nothing_below_an_ignored_directory_is_scanned_even_when_it_is_asked_for(
+    folder: Folder, tmp_path: Path
+) -> None:
+    (tmp_path / "drop" / ".hidden").mkdir()
+    (tmp_path / "drop" / ".hidden" / "x").touch()
+    assert found(Scan(folder, Ignore(), b".hidden")) == []
 
 
 def test_a_scan_names_what_it_cannot_read_and_goes_on(shared: Path) -> None:

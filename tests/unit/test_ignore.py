@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pathspec import GitIgnoreSpec
 
 from presignd.config import WatchConfig
 from presignd.pipeline.ignore import Ignore, beside, marked
@@ -76,6 +77,30 @@ def test_own_names_are_ignored_whatever_the_configuration_says() -> None:
     ignore = Ignore(["!.presignd-x", "!.presignd-*"], defaults=False)
     assert ignore.file(b".presignd-x")
     assert ignore.file(b"sub/.presignd-check")
+
+
+LINES = st.lists(
+    st.sampled_from(["a", "b", "a/", "b/", "/a", "a/b", "*b", "a*", "*a*", "*", "**", "a/**", "**/b", "?a", "[ab]"])
+    | st.sampled_from(["a\\*", "*.b", "a.*", "/a/", "!a/", "!*b", "!b"]),
+    max_size=4,
+)
+PATHS = st.lists(st.sampled_from(["a", "b", "ab", "a.b", "ba", "*", "a\nb"]), min_size=1, max_size=3).map("/".join)
+
+
+@given(LINES, PATHS)
+def test_the_short_way_for_ordinary_names_comes_to_what_the_patterns_say(patterns: list[str], path: str) -> None:
+    ignore = Ignore(patterns, defaults=False)
+    spec = GitIgnoreSpec.from_lines(patterns, backend="simple")
+    parts = path.replace("\n", "\ufdd0").split("/")
+    directories = ["/".join(parts[:count]) + "/" for count in range(1, len(parts))]
+    assert ignore.file(path.encode()) == any(spec.match_file(text) for text in [*directories, "/".join(parts)])
+
+
+def test_names_that_only_the_defaults_mean_are_told_from_ordinary_ones_without_a_pattern() -> None:
+    ignore = Ignore(["*.log", "docs/", "!keep.tmp"])
+    assert ignore.ordinary("a.pdf")
+    assert not any(ignore.ordinary(name) for name in ("a.log", ".hidden", "a.part", "Thumbs.db", "keep.tmp"))
+    assert not Ignore(["docs/*.pdf"]).ordinary("a.txt")
 
 
 def test_a_line_feed_in_a_name_is_no_end_of_the_name() -> None:

@@ -236,6 +236,7 @@ def test_no_statement_of_the_daily_work_scans_or_sorts_the_versions(recorder: An
     assert changes.assign_key(recorder, two, "a", fresh=True, next_key=True, beyond="a~2")
     changes.apply(recorder, three, Event.QUARANTINE, {})
     questions.known(recorder, "drop", [b"1/a", b"2/a"])
+    questions.differing(recorder, "drop", [(b"1/a", 0, 0, 0, 0)])
     questions.paths(recorder, "drop", b"", 100)
     questions.next_due(recorder, ["drop"], NOW)
     questions.previous_receipt(recorder, two)

@@ -12,8 +12,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from presignd.ledger import LostUpdate, Selection, changes, questions
 from presignd.ledger.schema import MIGRATIONS
 from presignd.model import FileVersion, LinksMark, State
+from presignd.pipeline.decide import worth_a_look
 from presignd.states import ENDED, IN_FLIGHT, TRANSITIONS, Event
-from tests.versions import NOW, new
+from tests.versions import NOW, PRINT, new
 
 PATHS = st.sampled_from([b"a", b"d/a", b"d/b"])
 KEYS = st.sampled_from(["k", "k.txt", None])
@@ -176,6 +177,14 @@ class LedgerMachine(RuleBasedStateMachine):
         assert others.fetchone() == (0,)
         paths = [row[0] for row in self.connection.execute("SELECT path FROM version WHERE current = 1")]
         assert len(paths) == len(set(paths))
+
+    @invariant()
+    def what_a_scan_takes_for_recorded_needs_no_settling(self) -> None:
+        for path in (b"a", b"d/a", b"d/b"):
+            known = questions.by_path(self.connection, "drop", path)
+            listed = (path, PRINT.ino, PRINT.size, PRINT.mtime_ns, PRINT.ctime_ns)
+            differs = questions.differing(self.connection, "drop", [listed]) == [listed]
+            assert differs == worth_a_look(known, PRINT)
 
     @invariant()
     def no_key_with_an_object_or_an_upload_to_come_is_another_paths(self) -> None:
