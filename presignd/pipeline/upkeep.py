@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 
@@ -16,6 +17,10 @@ from presignd.pipeline.folder import Folder, Gone
 EVERY = 6 * 3600.0
 """Seconds between two rounds; the first comes at the start, for what was deleted while the daemon was down."""
 
+SOON, SHARE = 60.0, 1000
+"""Seconds between two looks at what is quarantined, or so many times what one takes: a person deletes such a file
+and looks at ``status``, and no event tells of it on network folders, or told while it was in flight."""
+
 PAGE = 1000
 
 
@@ -26,13 +31,34 @@ async def upkeep(
     on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]],
 ) -> None:
     """Go round for ever; files gone for ``keep`` seconds are forgotten."""
+    due = 0.0
     with alive("upkeep") as heart:
         while True:
-            for watch, folder in folders.items():
-                await note_gone(ledger, watch, folder, on_vanished)
-            await ledger.prune(utcnow() - timedelta(seconds=keep))
+            if time.monotonic() >= due:
+                for watch, folder in folders.items():
+                    await note_gone(ledger, watch, folder, on_vanished)
+                await ledger.prune(utcnow() - timedelta(seconds=keep))
+                due = time.monotonic() + EVERY
+            began = time.monotonic()
+            await note_stopped_gone(ledger, folders, on_vanished)
             with heart.resting():
-                await asyncio.sleep(EVERY)
+                await asyncio.sleep(max(SOON, SHARE * (time.monotonic() - began)))
+
+
+async def note_stopped_gone(
+    ledger: Ledger, folders: Mapping[str, Folder], on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]]
+) -> None:
+    """Let quarantined versions end whose files are gone from their watches.
+
+    Not those that could not be finished: such a file may lie aside, under a name of ours.
+    """
+    stopped = [version for version in await ledger.in_state(State.QUARANTINED) if version.error_code != "finish_failed"]
+    for watch, folder in folders.items():
+        paths = [v.path for v in stopped if v.watch == watch and not v.path.startswith(b"/")]
+        for start in range(0, len(paths), PAGE):
+            beat()
+            if gone := await asyncio.to_thread(_missing, folder, paths[start : start + PAGE]):
+                await asyncio.shield(_tell_gone(ledger, watch, gone, on_vanished))
 
 
 async def note_gone(

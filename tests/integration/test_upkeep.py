@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
@@ -12,10 +13,11 @@ import pytest
 from presignd.config import WatchConfig
 from presignd.errors import fault
 from presignd.ledger.sqlite import SqliteLedger, open_ledger
-from presignd.model import FileVersion, Fingerprint
+from presignd.model import FileVersion, Fingerprint, State
+from presignd.pipeline import upkeep as upkeep_module
 from presignd.pipeline.announce import utcnow
 from presignd.pipeline.folder import Folder
-from presignd.pipeline.upkeep import note_gone
+from presignd.pipeline.upkeep import note_gone, upkeep
 from presignd.states import Event
 from tests.versions import MARK, NOW, new
 
@@ -31,9 +33,11 @@ class World:
         self.drop.mkdir()
         self.folder = Folder(WatchConfig(name="drop", path=self.drop, bucket="bucket"))
         self.vanished: list[bytes] = []
+        self.heard = asyncio.Event()
 
     async def hear(self, versions: Sequence[FileVersion]) -> None:
         self.vanished += [version.path for version in versions]
+        self.heard.set()
 
     async def uploaded(self, file: Path) -> bytes:
         """Write a file, record it and take it to its end; return its path as the ledger has it."""
@@ -93,6 +97,31 @@ async def test_a_folder_that_is_away_takes_nothing_with_it(world: World) -> None
     world.drop.mkdir()
     await world.round()
     assert not await world.is_noted(path)
+
+
+async def test_a_quarantined_file_that_is_gone_ends_though_no_event_told_of_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a network folder none does. One that went while it was in flight was noted then, and told of no more."""
+    monkeypatch.setattr(upkeep_module, "SOON", 0.01)
+    names = ["unseen", "in flight", "there"]
+    for name in names:
+        await world.queued(world.drop / name)
+    for version in await world.ledger.claim("drop", 3, NOW):
+        if version.path == b"in flight":
+            await world.ledger.gone("drop", [version.path], NOW)
+        await world.ledger.apply(version, Event.QUARANTINE, error_code="rejected", error="no")
+    round_and_round = asyncio.create_task(upkeep(world.ledger, {"drop": world.folder}, 3600.0, world.hear))
+    (world.drop / "in flight").unlink()
+    async with asyncio.timeout(20):
+        await world.heard.wait()
+        world.heard.clear()
+        (world.drop / "unseen").unlink()
+        await world.heard.wait()
+    round_and_round.cancel()
+    await asyncio.gather(round_and_round, return_exceptions=True)
+    assert world.vanished == [b"in flight", b"unseen"]
+    assert [version.path for version in await world.ledger.in_state(State.QUARANTINED)] == [b"there"]
 
 
 async def test_what_can_not_be_looked_at_is_no_deleted_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
