@@ -1,4 +1,8 @@
-"""Options that several commands share, and their values turned into what requests hold."""
+"""Options that several commands share, and their values turned into what requests hold.
+
+Arguments that name files are ``readable=False``: typer would refuse as bad usage (2) a file that may not be read
+here, where it is this file that is refused (4), or only the daemon's to read.
+"""
 
 import os
 from pathlib import Path

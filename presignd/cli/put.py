@@ -12,7 +12,7 @@ from presignd.errors import UsageError
 
 
 def put_command(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Files to upload.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", readable=False, help="Files to upload.")],
     *,
     watch: Annotated[
         str,

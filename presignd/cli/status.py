@@ -15,7 +15,9 @@ from presignd.web.failure import REFUSED
 
 
 def status_command(
-    path: Annotated[Path | None, typer.Argument(metavar="PATH", help="A file: where it stands, its receipt.")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(metavar="PATH", readable=False, help="A file: where it stands, its receipt.")
+    ] = None,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
@@ -44,7 +46,7 @@ def _is_stopped(found: dict[str, Any]) -> bool:
 
 
 def wait_command(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files in watched folders.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", readable=False, help="Files in watched folders.")],
     timeout: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait.")] = "60s",
     as_json: AsJson = False,
     config: ConfigFile = None,
@@ -96,7 +98,9 @@ def _why(found: dict[str, Any]) -> str:
 
 
 def retry_command(
-    paths: Annotated[list[Path] | None, typer.Argument(metavar="PATH", help="Quarantined files.")] = None,
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH", readable=False, help="Quarantined files.")
+    ] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="All that are quarantined.")] = False,
     watch: Annotated[str, typer.Option(metavar="NAME", help="Those of one watch.")] = "",

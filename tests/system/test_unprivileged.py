@@ -117,6 +117,9 @@ def test_a_file_that_may_not_be_read_is_quarantined_alone_and_goes_through_once_
     assert (event["error_code"], event["path"]) == ("unreadable", str(private))
     assert "read permission" in event["fix"]
     assert daemon.run("status").returncode == 4
+    for command in ("put", "status", "wait"):  # refused for what it is, and not as bad usage
+        assert daemon.run(command, private).returncode == 4
+    assert daemon.run("put", private).stderr == f"presignd: put: {private}: Permission denied\n"
     dropped(place, "other", 0)
     daemon.until(lambda: "other" in done(daemon), "other", 20)
     private.chmod(0o644)
