@@ -28,7 +28,7 @@ from presignd.pipeline.puts import Puts
 from presignd.pipeline.writer_check import ignore_sigio
 from presignd.presign import Grant, GrantRequest
 from presignd.web.view import BlockedView, FolderView, InFlightView, Part, SettlingView
-from presignd.work import Shared, Work
+from presignd.work import Limits, Shared, Work
 
 log = get_logger()
 
@@ -79,6 +79,7 @@ class Parts:
         self.announcer = Announcer(self.ledger, roots, self._ended)
         self.linker = Linker(self.ledger, self.links, self, self.announcer.path)
         self._shared = Shared(
+            Limits(config.upload),
             self.ledger,
             self.linker,
             self.announcer,
@@ -117,6 +118,7 @@ class Parts:
         """Have ``work`` in effect; return the one before, retired: it is to be let ``finish``."""
         before, self.work = self.work, work
         self.retired.append(before)
+        self._shared.limits.switch(work)
         for watch in work.config.watches:
             self.announcer.add_watch(watch, work.opened[watch.name].root)
         self.puts.now_by(work.intake, work.opened)

@@ -25,7 +25,7 @@ class RateLimit:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._rate = rate
+        self.rate = rate
         self._monotonic, self._sleep = monotonic, sleep
         self._free_at = 0.0
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -33,20 +33,20 @@ class RateLimit:
     @property
     def limited(self) -> bool:
         """Whether there is a limit."""
-        return self._rate is not None
+        return self.rate is not None
 
     def chunk(self, most: int) -> int:
         """Return the size in bytes that bodies should be cut into: ``most``, less under a low limit."""
-        return most if self._rate is None else max(1024, min(most, int(self._rate * BURST)))
+        return most if self.rate is None else max(1024, min(most, int(self.rate * BURST)))
 
     async def take(self, size: int, file: str = "") -> None:
         """Return when ``size`` more bytes of ``file`` may be sent."""
-        if self._rate is None:
+        if self.rate is None:
             return
         # One of a file's parts at most stands in the queue of all: the files are what takes turns there.
         turn = self._turns.setdefault(file, asyncio.Lock())
         async with turn:
-            await self._wait(size, self._rate)
+            await self._wait(size, self.rate)
 
     async def _wait(self, size: int, rate: int) -> None:
         now = self._monotonic()

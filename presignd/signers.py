@@ -10,16 +10,21 @@ from presignd.presign import Presigner
 from presignd.presign.broker import BrokerPresigner
 from presignd.presign.broker_client import TIMEOUT, BrokerClient
 from presignd.presign.local import local_presigner
+from presignd.rate import RateLimit
 from presignd.store import StoreClient
 
 
-def signer_and_store(config: Config, *, clock: Callable[[], datetime]) -> tuple[Presigner, StoreClient]:
+def signer_and_store(
+    config: Config, *, clock: Callable[[], datetime], rate: RateLimit | None = None
+) -> tuple[Presigner, StoreClient]:
     """Build both; nothing is sent yet. Raises ``UsageError`` for TLS files or credentials that can't be used.
 
+    ``rate`` limits what is sent, by default to what the configuration says.
     The store's client judges the age of grants by the signer's clock, which with a broker is the broker's.
     """
     if config.presign.kind == "broker":
         client = BrokerClient(config.presign, clock=clock, timeout=min(TIMEOUT, config.upload.timeout))
-        return BrokerPresigner(config.presign, client), StoreClient(config.presign, config.upload, clock=client.now)
-    store = StoreClient(config.presign, config.upload, clock=clock)
+        store = StoreClient(config.presign, config.upload, clock=client.now, rate=rate)
+        return BrokerPresigner(config.presign, client), store
+    store = StoreClient(config.presign, config.upload, clock=clock, rate=rate)
     return local_presigner(config.presign, send=store.send, clock=clock), store

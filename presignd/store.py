@@ -159,10 +159,11 @@ class StoreClient:
         upload: UploadConfig,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        rate: RateLimit | None = None,
     ) -> None:
         self._timeout = upload.timeout
         # Streamed bodies together stay within upload.memory: one chunk each is being read, one being sent.
-        self._rate = RateLimit(upload.max_rate)
+        self._rate = rate or RateLimit(upload.max_rate)
         self._chunk = self._rate.chunk(max(64 << 10, min(CHUNK, upload.memory // (2 * upload.concurrency))))
         self._presign = presign
         self._clock = clock

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from presignd.config import Config
+from presignd.config import Config, UploadConfig
 from presignd.ledger import Ledger
 from presignd.model import Candidate, Link
 from presignd.pipeline.announce import Announcer, utcnow
@@ -17,16 +17,35 @@ from presignd.pipeline.gates import Gates
 from presignd.pipeline.ignore import Ignore
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.linker import Linker
+from presignd.pipeline.slots import Slots
 from presignd.pipeline.sweep import Sweeper
 from presignd.pipeline.transfer import Held, Room
 from presignd.pipeline.worker import Worker
+from presignd.rate import RateLimit
 from presignd.signers import signer_and_store
+
+
+class Limits:
+    """What all that is in flight may take together: by the newest configuration, and by those before it."""
+
+    def __init__(self, upload: UploadConfig) -> None:
+        self.slots, self.rate = Slots(upload.concurrency), RateLimit(upload.max_rate)
+
+    def rate_for(self, upload: UploadConfig) -> RateLimit:
+        """Return the one there is, unless another is asked for: what is in flight keeps that which it began by."""
+        return self.rate if self.rate.rate == upload.max_rate else RateLimit(upload.max_rate)
+
+    def switch(self, work: Work) -> None:
+        """Go by the limits of ``work`` from now on."""
+        self.slots.resize(work.config.upload.concurrency)
+        self.rate = work.rate
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
     """What outlives a reload. ``held`` is what ``put`` handed over, by file_id."""
 
+    limits: Limits
     ledger: Ledger
     linker: Linker
     announcer: Announcer
@@ -44,7 +63,8 @@ class Work:
     def __init__(self, config: Config, opened: Mapping[str, Folder], shared: Shared) -> None:
         host = socket.gethostname()
         self.config, self.opened = config, opened
-        self.presigner, self.store = signer_and_store(config, clock=utcnow)
+        self.rate = shared.limits.rate_for(config.upload)
+        self.presigner, self.store = signer_and_store(config, clock=utcnow, rate=self.rate)
         self.buckets = {
             watch.name: Bucket(watch, config.presign, config.upload, self.presigner, self.store)
             for watch in config.watches
@@ -59,6 +79,7 @@ class Work:
             announcer=shared.announcer,
             rooms={name: Room(bucket.watch, opened[name], bucket) for name, bucket in self.buckets.items()},
             gates=self.gates,
+            slots=shared.limits.slots,
             host=host,
             offer=shared.offer,
             on_link=shared.on_link,

@@ -16,8 +16,12 @@ class Slots:
     """
 
     def __init__(self, concurrency: int) -> None:
-        self._all = asyncio.Semaphore(concurrency)
-        self._large = asyncio.Semaphore(max(1, concurrency // 2))
+        self._all, self._large = _Semaphore(concurrency), _Semaphore(max(1, concurrency // 2))
+
+    def resize(self, concurrency: int) -> None:
+        """Have so many from now on; what is held beyond them ends first. On the event loop."""
+        self._all.resize(concurrency)
+        self._large.resize(max(1, concurrency // 2))
 
     def small(self) -> holding:
         """Hold a slot for a file that goes as one PUT."""
@@ -28,3 +32,18 @@ class Slots:
         """Hold a slot for a part."""
         async with holding(self._large), holding(self._all):
             yield
+
+
+class _Semaphore(asyncio.Semaphore):
+    """One whose size changes: what it has too much of is taken, as anybody takes it, and given back when it grows."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._size = size
+        self._taken: list[asyncio.Task[bool]] = []
+
+    def resize(self, size: int) -> None:
+        self._taken += [asyncio.ensure_future(self.acquire()) for _ in range(size, self._size)]
+        for _ in range(self._size, size):
+            self.release()
+        self._size = size

@@ -50,16 +50,16 @@ class Worker:
         announcer: Announcer,
         rooms: dict[str, Room],
         gates: Gates,
+        slots: Slots,
         host: str,
         offer: Callable[[list[Candidate]], None],
         on_link: Callable[[Link], None],
     ) -> None:
         self._config, self._ledger, self._linker, self._announcer = config, ledger, linker, announcer
-        self._rooms, self._gates, self._host = rooms, gates, host
+        self._rooms, self._gates, self._slots, self._host = rooms, gates, slots, host
         self._offer, self._on_link = offer, on_link
         self.held: dict[str, Held] = {}
         self.running: dict[str, Running] = {}
-        self._slots = Slots(config.upload.concurrency)
         self._later: dict[str, asyncio.Task[None]] = {}
 
     async def process(self, version: FileVersion) -> None:

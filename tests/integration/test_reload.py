@@ -206,3 +206,29 @@ async def test_many_reloads_in_a_row_lose_nothing(faulty_s3: FaultyS3, tmp_path:
         ended = it.daemon.events("file.done")
         assert len({event["file_id"] for event in ended}) == len(ended)
         await it.daemon.until(lambda: not it.daemon.parts.retired, "an end of the old works")
+
+
+async def test_old_and_new_work_together_stay_within_concurrency(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    """And so within ``memory``, which bounds each body by it; another number holds as bodies end."""
+
+    def at_most(slots: int) -> Config:
+        return config(tmp_path, faulty_s3, upload={**SLOW, "concurrency": slots})
+
+    async with reloadable(at_most(3)) as it:
+        for number in range(3):
+            it.daemon.drop(f"first-{number}", b"x" * 150_000)
+        await it.daemon.until(lambda: faulty_s3.busy == 3, "three bodies in flight")
+        await it.reload(at_most(2))
+        for number in range(3):
+            it.daemon.drop(f"second-{number}", b"x" * 100_000)
+        await it.daemon.until(lambda: len(it.daemon.parts.in_flight()) == 5, "two of the new work claimed")
+        assert len(it.daemon.parts.retired) == 1
+        await it.daemon.done(4)
+        assert faulty_s3.busiest == 3
+        faulty_s3.busiest = 0
+        await it.daemon.done(6)
+        assert faulty_s3.busiest <= 2
+        await it.reload(at_most(4))
+        for number in range(4):
+            it.daemon.drop(f"third-{number}", b"x" * 100_000)
+        await it.daemon.until(lambda: faulty_s3.busy == 4, "four bodies in flight")
