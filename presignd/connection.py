@@ -17,6 +17,9 @@ import aiohttp
 from presignd.config import PresignConfig
 from presignd.errors import NO_DESCRIPTORS, Fault, UsageError, fault
 
+CERTIFICATE_DAYS = 14
+"""Fewer days left of a certificate than this are a warning."""
+
 
 async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """Read up to ``limit`` bytes; a longer body costs its connection, not our memory."""

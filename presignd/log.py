@@ -49,7 +49,7 @@ PRIORITY = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
 """Syslog's numbers (sd-daemon(3)): in the journal a line begins with its ``<N>``, which is taken off there."""
 
 _PLAIN_TYPES = frozenset({str, int, bool, type(None), datetime})
-_RANK = {name: place for place, name in enumerate(ORDER)}
+_PLAIN_NAMES = frozenset(ORDER) | {"by", "client", "operation", "count"}
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31"}
 _STUCK_SECONDS = 1.0
 
@@ -191,7 +191,7 @@ def _clean_line(event: EventDict) -> str | None:
 
     A dozen fields looked at one by one took as long as sending the file they tell of.
     """
-    if not (event.keys() <= _RANK.keys() and {type(value) for value in event.values()} <= _PLAIN_TYPES):
+    if not (event.keys() <= _PLAIN_NAMES and {type(value) for value in event.values()} <= _PLAIN_TYPES):
         return None
     line = _ENCODER.encode(event)
     return line if len(line) <= MAX_TEXT and is_clean(line) else None

@@ -15,6 +15,9 @@ from presignd.broker.tokens import Tokens
 
 LONGEST_SECRET = 4096
 
+UNREADABLE_RETRY = 1
+"""Seconds after which to ask again where the token could be one of those that can't be read."""
+
 
 class Rejected(Exception):
     """A call refused as a whole: ``status``, a fixed ``code``, seconds to wait (0: none); ``by`` names the token."""
@@ -27,12 +30,17 @@ class Rejected(Exception):
 
 
 def authenticate(request: web.Request, tokens: Tokens, now: datetime) -> TokenConfig:
-    """Return whose request it is; raise ``Rejected`` (401), which doesn't tell a revoked token from none."""
+    """Return whose request it is; raise ``Rejected`` (401), which doesn't tell a revoked token from none.
+
+    While a folder of tokens can't be opened, a token that isn't known may be in it: then it is 503.
+    """
     given = request.headers.getall("Authorization", [])
     if given:
         token = tokens.of_secret(_bearer(given))
     else:
         token = tokens.of_certificate(certificate_names(request.get_extra_info("peercert")))
+    if token is None and tokens.unlisted:
+        raise Rejected(503, "tokens_unreadable", "not all tokens can be read now", retry_after=UNREADABLE_RETRY)
     if token is None:
         raise Rejected(401, "unauthorized", "no valid token: send Authorization: Bearer TOKEN")
     if token.valid_until is not None and now >= token.valid_until:

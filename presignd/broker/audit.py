@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from presignd.broker import metrics
 from presignd.broker.policy import Refusal
+from presignd.broker.turns import in_turn
 from presignd.errors import Fault
 from presignd.limits import MAX_KEY
 from presignd.log import get_logger
@@ -16,26 +19,28 @@ from presignd.presign import Grant, GrantRequest
 EACH_SECONDS = 1.0
 """How often at most strangers' requests are told of: they must not fill the disk."""
 
+Answer = Grant | Refusal | Fault
+
 log = get_logger()
 
 
-def grants(
-    token: str, client: str, requests: Sequence[GrantRequest], answers: Sequence[Grant | Refusal | Fault]
-) -> None:
+async def grants(token: str, client: str, requests: Sequence[GrantRequest], answers: Sequence[Answer]) -> None:
     """Tell of a batch: one event for each object and outcome; parts of one upload are one, with their ``count``."""
-    told: dict[tuple[str, str, str, str], tuple[int, GrantRequest, Grant | Refusal | Fault]] = {}
-    for request, answer in zip(requests, answers, strict=True):
-        code = "" if isinstance(answer, Grant) else str(answer.code)
-        at = (request.operation, request.bucket, request.key, code)
-        count = told[at][0] if at in told else 0
-        told[at] = count + 1, request, answer
-        metrics.GRANTS.labels(token, request.operation, code or "granted").inc()
-    for count, request, answer in told.values():
-        _tell(token, client, request, answer, count)
+    outcomes = [
+        (each.operation, "" if isinstance(told, Grant) else str(told.code))
+        for each, told in zip(requests, answers, strict=True)
+    ]
+    for (operation, code), number in Counter(outcomes).items():
+        metrics.GRANTS.labels(token, operation, code or "granted").inc(number)
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for place, (request, outcome) in enumerate(zip(requests, outcomes, strict=True)):
+        alike.setdefault((request.bucket, request.key, *outcome), []).append(place)
+    async for places in in_turn(alike.values()):
+        _tell(token, client, requests[places[-1]], answers[places[-1]], len(places))
 
 
-def _tell(token: str, client: str, request: GrantRequest, answer: Grant | Refusal | Fault, count: int) -> None:
-    fields = {
+def _tell(token: str, client: str, request: GrantRequest, answer: Answer, count: int) -> None:
+    fields: dict[str, Any] = {
         "by": token,
         "client": client,
         "operation": str(request.operation),
@@ -43,9 +48,9 @@ def _tell(token: str, client: str, request: GrantRequest, answer: Grant | Refusa
         "key": request.key[:MAX_KEY],
     }
     if request.size is not None:
-        fields["size"] = request.size  # type: ignore[assignment] # a number among texts
+        fields["size"] = request.size
     if count > 1:
-        fields["count"] = count  # type: ignore[assignment] # as above
+        fields["count"] = count
     if isinstance(answer, Grant):
         log.info("grant.issued", **fields, expires_at=answer.expires_at)
     else:

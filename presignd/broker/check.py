@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
+from presignd.broker.certificate import certificate_end, end_problem, tls_context
 from presignd.broker.config import of_store
-from presignd.broker.listening import tls_context
 from presignd.broker.models import BrokerConfig, TokenConfig
 from presignd.broker.service import Signer
 from presignd.broker.tokens import Tokens
@@ -37,9 +38,8 @@ async def run_checks(config: BrokerConfig) -> AsyncIterator[Line]:
     yield Line("ok", "config", str(config.file))
     yield _certificate(config)
     tokens = Tokens(config.file, config.broker.token_files)
-    for file in tokens.broken:
-        for problem in file.problems:
-            yield Line("fail", "tokens", f"{file.path}: {problem}", "none of its tokens is valid until it is put right")
+    for problem in tokens.unreadable():
+        yield Line("fail", "tokens", problem, "none of its tokens is valid until it is put right")
     yield Line("ok" if tokens.count else "warn", "tokens", f"{tokens.count} of them")
     signer = Signer(config.store)
     try:
@@ -51,10 +51,16 @@ async def run_checks(config: BrokerConfig) -> AsyncIterator[Line]:
 
 def _certificate(config: BrokerConfig) -> Line:
     try:
-        context = tls_context(config.broker)
+        tls_context(config.broker)
+        ends = certificate_end(config.broker)
     except PresigndError as error:
         return Line("fail", "certificate", error.message, error.fix)
-    return Line("ok", "certificate", "can be used" if context else "none: loopback, or a proxy with TLS before it")
+    if ends is None:
+        return Line("ok", "certificate", "none: loopback, or a proxy with TLS before it")
+    now = datetime.now(UTC)
+    if problem := end_problem(ends, now):
+        return Line("warn" if ends > now else "fail", "certificate", problem, "renew broker.tls_cert")
+    return Line("ok", "certificate", f"can be used, {(ends - now).days} days left")
 
 
 async def _store(signer: Signer, tokens: Iterable[TokenConfig]) -> AsyncIterator[Line]:

@@ -1,4 +1,4 @@
-"""Sockets and TLS: listening so that a new certificate takes no restart and loses no connection."""
+"""Sockets: listening so that a new certificate takes no restart and loses no connection."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
-from presignd.broker.models import BrokerSection
 from presignd.config.listen import Listen, parse_listen
-from presignd.errors import Unavailable, UsageError
+from presignd.errors import Unavailable
 
 BACKLOG = 512
 HANDSHAKE_SECONDS = 10.0
@@ -35,40 +34,6 @@ class TurnedAway(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         transport.write(_BUSY)
         transport.close()
-
-
-def tls_context(config: BrokerSection) -> ssl.SSLContext | None:
-    """Return the context of the certificate as it is now, None where there is none; raise ``UsageError``."""
-    if config.tls_cert is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    option = "tls_cert"
-    try:
-        context.load_cert_chain(config.tls_cert, config.tls_key)
-        if config.client_ca is not None:
-            option = "client_ca"
-            context.load_verify_locations(config.client_ca)
-            context.verify_mode = ssl.CERT_OPTIONAL
-    except (OSError, ssl.SSLError) as error:
-        reason = getattr(error, "reason", None) or error.strerror or "can't be read"
-        problem = f"broker.{option}: {getattr(config, option)} can't be used: {reason}"
-        raise UsageError(problem, problems=(problem,), fix="give PEM files that belong together") from None
-    return context
-
-
-def tls_stamps(config: BrokerSection) -> list[tuple[int, int, int] | None]:
-    """Return what tells another certificate from this one."""
-    return [_stamp(path) for path in (config.tls_cert, config.tls_key, config.client_ca) if path is not None]
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class Listener:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -29,6 +30,11 @@ TOKENS = Gauge("presignd_broker_tokens", "Tokens known.", registry=REGISTRY)
 BROKEN_FILES = Gauge(
     "presignd_broker_token_files_refused", "Token files that grant nothing until they are put right.", registry=REGISTRY
 )
+UNLISTED = Gauge(
+    "presignd_broker_token_folders_unreadable",
+    "Patterns of token_files whose folder can't be looked into: new tokens in it wait.",
+    registry=REGISTRY,
+)
 TOKEN_ENDS = Gauge(
     "presignd_broker_token_expiry_timestamp_seconds",
     "When a token ends; none for one that does not.",
@@ -40,9 +46,21 @@ CREDENTIAL_ENDS = Gauge(
     "When the signing credential ends; +Inf when it does not.",
     registry=REGISTRY,
 )
+CERTIFICATE_ENDS = Gauge(
+    "presignd_broker_certificate_expiry_timestamp_seconds",
+    "When the broker's own certificate ends; +Inf where it has none.",
+    registry=REGISTRY,
+)
 BUILD = Gauge(
     "presignd_broker_build_info", "Always 1; what runs stands in the labels.", ("version", "python"), registry=REGISTRY
 )
 
+
+def show_end(gauge: Gauge, ends: datetime | None) -> None:
+    """Set when something ends (UTC), None for never."""
+    gauge.set(ends.timestamp() if ends else math.inf)
+
+
 BUILD.labels(presignd.__version__, platform.python_version()).set(1)
-CREDENTIAL_ENDS.set(math.inf)
+for _gauge in (CREDENTIAL_ENDS, CERTIFICATE_ENDS):
+    show_end(_gauge, None)

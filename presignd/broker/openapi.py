@@ -18,7 +18,10 @@ WHOLE_CALL = {
     415: ("unsupported_media_type", "The body is not application/json."),
     429: ("rate_limited", "Too many grants for this token: Retry-After says when to ask again."),
     500: ("internal_error", "A bug; the broker's log has it."),
-    503: ("busy", "Too many requests at a time, no credentials, or the end is near: see Retry-After."),
+    503: (
+        "busy",
+        "Too many requests at a time, no credentials or tokens that can be read, or the end is near: see Retry-After.",
+    ),
 }
 """Why a call is refused as a whole: by status, the usual code and words."""
 
@@ -148,7 +151,7 @@ DOCUMENT: dict[str, Any] = {
                 | _refusals(400, 401, 408, 413, 415, 429, 500, 503),
             }
         },
-        "/v1/me": _get("Tell who the token is, and what it may have.", "Me", 401, 500, secured=True),
+        "/v1/me": _get("Tell who the token is, and what it may have.", "Me", 401, 500, 503, secured=True),
         "/healthz": _get("Tell whether it runs.", "Status"),
         "/readyz": _get("Tell whether it can sign now.", "Status", 503),
         "/openapi.json": {

@@ -15,9 +15,11 @@ from aiohttp import web
 
 import presignd
 from presignd import heartbeat
-from presignd.broker.api import Api, credential_gauge
+from presignd.broker import metrics
+from presignd.broker.api import Api
+from presignd.broker.certificate import certificate_end, end_problem, tls_context, tls_stamps
 from presignd.broker.config import of_store
-from presignd.broker.listening import Listener, TurnedAway, tls_context, tls_stamps
+from presignd.broker.listening import Listener, TurnedAway
 from presignd.broker.models import BrokerConfig, BrokerSection, is_in_the_clear
 from presignd.broker.tokens import Tokens
 from presignd.config import PresignConfig, UploadConfig
@@ -31,7 +33,7 @@ from presignd.store import StoreClient
 CONNECTIONS = 1024
 """More are turned away: memory has an end."""
 SPARE_FILES = 128
-"""Descriptors that connections leave: a folder of tokens that can't be opened would look empty."""
+"""Descriptors that connections leave: files and folders of tokens are to be opened, too."""
 IDLE_SECONDS = 30.0
 """How long a connection may be idle; also what the head of a request may take."""
 LOOK_SECONDS = 1.0
@@ -78,6 +80,7 @@ class Broker:
         self._main: Listener | None = None
         self._servers: list[web.Server] = []
         self._stamps = tls_stamps(config.broker)
+        self._certificate_ends: datetime | None = None
         self._problems: dict[str, str] = {}
         self._retiring: set[asyncio.Task[None]] = set()
 
@@ -89,6 +92,7 @@ class Broker:
             await self._listen(stack, self.api.metrics_app(), "metrics_listen")
         for listener in self.listeners:
             await listener.serve(context if listener is self._main else None)
+        self.note_certificate_end()
         return [listener.place for listener in self.listeners]
 
     async def _listen(self, stack: AsyncExitStack, app: web.Application, option: str) -> Listener:
@@ -143,6 +147,7 @@ class Broker:
                 heartbeat.beat()
                 self.tokens.refresh()
                 await self._look_at_certificate()
+                self.look_at_certificate_end()
                 await self.look_at_credentials()
                 await asyncio.sleep(LOOK_SECONDS)
 
@@ -162,13 +167,29 @@ class Broker:
             self._met("certificate.refused", error)
             return False
         self._problems.pop("certificate.refused", None)
+        self.note_certificate_end()
         log.info("certificate.loaded")
         return True
+
+    def note_certificate_end(self) -> None:
+        """Remember it of what is served: a renewed file may be one that can't be."""
+        self._certificate_ends = None
+        with suppress(UsageError):
+            self._certificate_ends = certificate_end(self.config.broker)
+        metrics.show_end(metrics.CERTIFICATE_ENDS, self._certificate_ends)
+
+    def look_at_certificate_end(self) -> None:
+        """Tell once that it ends soon, and once that it did."""
+        problem = end_problem(self._certificate_ends, _utcnow())
+        if problem and self._problems.get("certificate.ends") != problem:
+            fix = "renew broker.tls_cert: it is read again when it changes"
+            log.warning("certificate.ends", error=problem, expires_at=self._certificate_ends, fix=fix)
+        self._problems["certificate.ends"] = problem
 
     async def look_at_credentials(self) -> None:
         """Ask when they end; that there are none, or some again, is told once each way."""
         try:
-            credential_gauge(await self.api.presigner.credential_expiry())
+            metrics.show_end(metrics.CREDENTIAL_ENDS, await self.api.presigner.credential_expiry())
         except PresignerFault as fault:
             self._met("presigner.unreachable", fault)
             return
@@ -237,6 +258,7 @@ class Broker:
     async def status(self) -> str:
         """Return the line of ``systemctl status``."""
         broken = f", {len(self.tokens.broken)} token files refused" if self.tokens.broken else ""
+        broken += ", not all folders of tokens can be read" if self.tokens.unlisted else ""
         phase = "draining, " if self.api.draining else ""
         return f"{phase}{self.tokens.count} tokens{broken}, {self.api.in_flight} requests in flight"
 

@@ -7,7 +7,6 @@ then compared in constant time.
 
 from __future__ import annotations
 
-import glob
 import hmac
 import secrets
 import stat
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from presignd.broker.config import read_document, read_tokens
 from presignd.broker.models import TokenConfig
+from presignd.broker.patterns import named_by
 from presignd.config.options import nearest
 from presignd.errors import UsageError
 from presignd.log import get_logger
@@ -52,7 +52,11 @@ def hash_of(token: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TokenFile:
-    """A file as it was read; with a problem it has no tokens: what can't be read may have revoked them."""
+    """A file as it was read; with a problem it has no tokens: what can't be read may have revoked them.
+
+    ``settled`` tells that an equal stamp means the same content. What could not be read isn't: it may be read the
+    next time, without any change to it.
+    """
 
     path: Path
     stamp: Stamp | None
@@ -69,11 +73,11 @@ def read_file(path: Path, *, only_tokens: bool = True) -> TokenFile:
     """Read a file's tokens; ``only_tokens`` says that it may hold nothing else. Never raises."""
     before = time.time_ns()
     stamp = _stamp(path)
-    settled = stamp is None or before - max(stamp[3], stamp[4]) > SETTLED_NS
+    settled = stamp is not None and before - max(stamp[3], stamp[4]) > SETTLED_NS
     try:
         tokens, problems = _tokens(path, only_tokens=only_tokens)
     except UsageError as error:
-        tokens, problems = [], [error.message]
+        tokens, problems, settled = [], [error.message], False
     return TokenFile(path, stamp, settled, () if problems else tuple(tokens), tuple(problems))
 
 
@@ -100,10 +104,17 @@ class Tokens:
 
     A known token costs a stat of its file. A file that can't be read, or whose tokens clash with those of a
     file before it, grants nothing until it is put right, and the log says so once.
+
+    A folder that can't be opened hides which files it has. Those known before go on while each by itself can be
+    seen to be there and unchanged, so one that is removed is revoked all the same; new ones wait, and ``unlisted``
+    tells, so that a token that nobody knows isn't called wrong.
     """
 
     def __init__(self, main: Path, patterns: Sequence[str]) -> None:
         self._main, self._patterns = main, tuple(patterns)
+        self._named: dict[str, list[Path]] = {}
+        self.unlisted: dict[str, str] = {}
+        """Why a pattern's folder can't be looked into, by pattern."""
         self._read: dict[Path, TokenFile] = {}
         self._files: list[TokenFile] = []
         self._by_hash: dict[str, tuple[TokenConfig, TokenFile]] = {}
@@ -120,6 +131,11 @@ class Tokens:
     def broken(self) -> list[TokenFile]:
         """Files that grant nothing because of a problem."""
         return [file for file in self._files if file.problems]
+
+    def unreadable(self) -> list[str]:
+        """Return a line for each thing that keeps tokens from being known."""
+        lines = [f"{file.path}: {problem}" for file in self.broken for problem in file.problems]
+        return lines + [f"{pattern}: its folder can't be looked into: {why}" for pattern, why in self.unlisted.items()]
 
     def all(self) -> list[tuple[TokenConfig, Path]]:
         """Return each token with its file."""
@@ -159,12 +175,31 @@ class Tokens:
             self._paid_at = max(self._paid_at, began) + LOOK_SHARE * (time.monotonic() - began)
 
     def refresh(self) -> None:
-        """Read what changed; costs a stat for each file."""
-        paths = [self._main, *sorted({Path(each) for pattern in self._patterns for each in glob.glob(pattern)})]  # noqa: PTH207 - Path.glob takes no absolute pattern
-        read = {path: self._as_it_is(path) for path in dict.fromkeys(paths)}
+        """Read what changed; costs a look into each folder and a stat for each file."""
+        read = {path: self._as_it_is(path) for path in dict.fromkeys([self._main, *self._listed()])}
         if read != self._read:
             self._read = read
             self._take(read.values())
+
+    def _listed(self) -> list[Path]:
+        """Return the files that the patterns name, of a folder that can't be opened those it had before."""
+        before, self.unlisted = self.unlisted, {}
+        named = {pattern: self._named_by(pattern) for pattern in self._patterns}
+        self._named = named
+        for pattern, reason in self.unlisted.items():
+            if before.get(pattern) != reason:
+                fix = "tokens in it that are known go on, new ones wait until it can be opened"
+                log.error("tokens.unlisted", pattern=pattern, error=reason, fix=fix)
+        if before and not self.unlisted:
+            log.info("tokens.listed")
+        return sorted({path for paths in named.values() for path in paths})
+
+    def _named_by(self, pattern: str) -> list[Path]:
+        try:
+            return named_by(Path(pattern))
+        except OSError as error:
+            self.unlisted[pattern] = error.strerror or type(error).__name__
+            return self._named.get(pattern, [])
 
     def _as_it_is(self, path: Path) -> TokenFile:
         known = self._read.get(path)

@@ -13,14 +13,11 @@ from urllib.parse import urlsplit
 
 from presignd.checks.base import CheckResult, Context, fail, ok, warn
 from presignd.config import PresignConfig
-from presignd.connection import proxy_for, tls_context
+from presignd.connection import CERTIFICATE_DAYS, proxy_for, tls_context
 from presignd.errors import CODES, fault
 
 LIMIT = 5.0
 """Seconds for each of: resolving, connecting, one greeting. A store that needs longer is not healthy."""
-
-CERTIFICATE_DAYS = 14
-"""Fewer days left than this are a warning."""
 
 TLS_FIXES = {
     9: "its validity begins in the future: look at this machine's clock",

@@ -196,14 +196,14 @@ def list_command(config: ConfigFile = SYSTEM_FILE, as_json: AsJson = False) -> N
     Example: presignd broker token list -c broker.toml
     """
     tokens = _tokens(config)
-    for file in tokens.broken:
-        guard.tell([f"presignd: {file.path}: {problem}" for problem in file.problems], level="error")
+    unknown = tokens.unreadable()
+    guard.tell([f"presignd: {problem}" for problem in unknown], level="error")
     if as_json:
         show.document([{**token.model_dump(mode="json"), "file": str(file)} for token, file in tokens.all()])
     else:
         columns = ("name", "bucket", "prefix", "operations", "ends", "file")
         show.table("", columns, [_row(token, file) for token, file in tokens.all()])
-    if tokens.broken:
+    if unknown:
         raise SystemExit(2)
 
 
@@ -229,8 +229,8 @@ def revoke_command(
     tokens = _tokens(config)
     file = next((file for token, file in tokens.all() if token.name == name), None)
     if file is None:
-        broken = ", ".join(str(each.path) for each in tokens.broken)
-        more = f" in the files that can be read; these can't: {broken}" if broken else ""
+        unknown = "; ".join(tokens.unreadable())
+        more = f" in what can be read; this can't: {unknown}" if unknown else ""
         raise Refused(f"there is no token {name!r}{more}", fix="see presignd broker token list")
     blocks.revoke(file, name)
     show.say(f"revoked {name}, in {file}")

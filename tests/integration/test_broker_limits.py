@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from presignd.broker import api, service, tokens
 from presignd.broker.access import Rejected, Room
@@ -44,6 +47,7 @@ async def broker(port: int, connections: int, tmp_path: Path, monkeypatch: pytes
         f"""
 [broker]
 listen = "{LOOPBACK}:{port}"
+token_files = ["tokens.d/*.toml"]
 [store]
 access_key = "a"
 secret_key = "secret-key"
@@ -60,6 +64,7 @@ bucket = "bucket"
         encoding="utf-8",
     )
     file.chmod(0o600)
+    (tmp_path / "tokens.d").mkdir()
     broker = Broker(load(file, environ={}), lambda: load(file, environ={}))
     async with AsyncExitStack() as stack:
         stack.push_async_callback(broker.signer.close)
@@ -137,9 +142,9 @@ async def test_a_connection_too_many_is_told_when_to_come_back(port: int) -> Non
         each.close()
 
 
-async def asked_of(port: int, secret: str) -> bytes:
-    """Ask for one grant; return the head of the answer."""
-    body = json.dumps({"grants": [ASKED]}).encode()
+async def asked_of(port: int, secret: str, *asked: dict[str, object]) -> bytes:
+    """Ask for grants, one without any given; return the first line of the answer."""
+    body = json.dumps({"grants": asked or [ASKED]}).encode()
     reader, writer = await asyncio.open_connection(LOOPBACK, port)
     writer.write(head(len(body), secret) + body)
     async with asyncio.timeout(30):
@@ -174,3 +179,54 @@ async def test_calls_that_wait_too_long_for_their_turn_are_told_and_the_places_c
     assert (refused.value.status, refused.value.retry_after) == (503, 1)
     async with room.of("three"):
         assert list(room._of) == ["three"]
+
+
+async def test_a_call_of_many_keys_that_take_long_to_judge_lets_others_in_between(port: int) -> None:
+    """A millisecond a key in a hundred ways to read it: without turns, whoever else asks waits for a second."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with asyncio.TaskGroup() as tasks:
+        other = tasks.create_task(others())
+        before = turns
+        asked = {**ASKED, "key": "one/" + "\ufdfa%2565\u00e9" * 70}
+        assert (await asked_of(port, SECRET, *[asked] * 600)).startswith(b"HTTP/1.1 200 ")
+        alone = turns - before
+        before = turns
+        assert (await asked_of(port, SECRET, *[ASKED] * 1)).startswith(b"HTTP/1.1 200 ")
+        assert alone > 5 * (turns - before)
+        other.cancel()
+
+
+async def test_while_a_folder_of_tokens_cannot_be_opened_unknown_tokens_are_not_called_wrong(
+    broker: Broker, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be in it. Another broker that can read it may answer: a proxy goes on to it after a 503."""
+
+    def refused(_: Path) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def status(path: str, secret: str) -> bytes:
+        reader, writer = await asyncio.open_connection(LOOPBACK, port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\n\r\n".encode())
+        told = (await reader.readline())[9:12]
+        writer.close()
+        return told
+
+    stranger = tokens.new_token()
+    assert [await status("/readyz", ""), await status("/v1/me", stranger)] == [b"200", b"401"]
+    with capture_logs() as told, monkeypatch.context() as broken:
+        broken.setattr(Path, "iterdir", refused)
+        for _ in range(3):
+            broker.tokens.refresh()
+        assert [await status("/readyz", ""), await status("/v1/me", stranger)] == [b"503", b"503"]
+        assert (await status("/v1/me", SECRET)) == b"200"
+        assert "not all folders of tokens can be read" in await broker.status()
+    broker.tokens.refresh()
+    assert [await status("/readyz", ""), await status("/v1/me", stranger)] == [b"200", b"401"]
+    assert [event["event"] for event in told if event["event"].startswith("tokens.")] == ["tokens.unlisted"]

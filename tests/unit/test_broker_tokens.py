@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
 import re
-import tomllib
+import shutil
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from presignd.broker import blocks, tokens
+from presignd.broker.patterns import named_by
 from presignd.broker.rates import Rates
 from presignd.broker.tokens import Tokens, hash_of, new_token
-from presignd.errors import UsageError
 from presignd.redact import redact
+from tests.unprivileged import without_rights
 
 ONE, TWO = new_token(), new_token()
 
@@ -98,9 +105,9 @@ class Clock:
     def __init__(self) -> None:
         self.now, self.looks = 1000.0, 0
 
-    def look(self, pattern: str) -> list[str]:
+    def look(self, pattern: Path) -> list[Path]:
         self.now, self.looks = self.now + 0.05, self.looks + 1
-        return [str(path) for path in Path(pattern).parent.iterdir()]
+        return list(pattern.parent.iterdir())
 
 
 def test_a_new_token_is_known_at_once_and_guessing_takes_a_tenth_of_the_time(
@@ -108,7 +115,7 @@ def test_a_new_token_is_known_at_once_and_guessing_takes_a_tenth_of_the_time(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr("presignd.broker.tokens.time.monotonic", lambda: clock.now)
-    monkeypatch.setattr("presignd.broker.tokens.glob.glob", clock.look)
+    monkeypatch.setattr("presignd.broker.tokens.named_by", clock.look)
     (tmp_path / "broker.toml").write_text("")
     (tmp_path / "tokens.d").mkdir()
     found = registry(tmp_path)
@@ -234,62 +241,92 @@ def test_a_main_file_in_a_broken_moment_grants_nothing(folder: Path) -> None:
     assert name_of(found, ONE) == "one"
 
 
-# --- blocks ---------------------------------------------------------------------------------------------
+def test_a_file_that_could_not_be_read_for_a_moment_is_read_again_though_nothing_changed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, opened = registry(folder), Path.read_bytes
+    refuse(monkeypatch, "read_bytes", errno.EMFILE)
+    (folder / "tokens.d" / "two.toml").write_text(block("two", TWO))
+    os.utime(folder / "tokens.d" / "two.toml", (0, 0))
+    assert name_of(found, TWO) == ""
+    monkeypatch.setattr(Path, "read_bytes", opened)
+    assert name_of(found, TWO) == "two"
 
 
-def test_a_block_is_cut_out_and_the_rest_stays_byte_for_byte(tmp_path: Path) -> None:
-    file = tmp_path / "t.toml"
-    first = "# kept\n" + block("one", ONE) + "\n# about two\n"
-    file.write_text(first + block("two", TWO, prefix="[[token]]/") + block("three", "three"))
-    file.chmod(0o640)
-    blocks.revoke(file, "two")
-    assert file.read_text() == first + block("three", "three")
-    assert file.stat().st_mode & 0o777 == 0o640
+# --- folders that can't be opened -----------------------------------------------------------------------
 
 
-def test_a_file_with_nothing_left_goes(tmp_path: Path) -> None:
-    blocks.create(tmp_path / "t.toml", block("one", ONE))
-    assert (tmp_path / "t.toml").stat().st_mode & 0o777 == 0o640
-    blocks.revoke(tmp_path / "t.toml", "one")
-    assert list(tmp_path.iterdir()) == []
+def refuse(monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
+    def refused(path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, call, refused)
 
 
-def test_a_token_behind_a_symlink_is_taken_out_of_the_file_itself(tmp_path: Path) -> None:
-    """Another broker may read that file by its own name."""
-    (tmp_path / "shared.toml").write_text(block("one", ONE))
-    (tmp_path / "one.toml").symlink_to("shared.toml")
-    blocks.revoke(tmp_path / "one.toml", "one")
-    assert (tmp_path / "one.toml").is_symlink()
-    assert tomllib.loads((tmp_path / "shared.toml").read_text()).get("token") is None
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.EIO])
+def test_a_folder_that_cannot_be_opened_is_not_an_empty_one(
+    folder: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is known goes on while its file is there, what is removed is revoked all the same, what is new waits."""
+    (folder / "tokens.d" / "gone.toml").write_text(block("gone", "gone-secret"))
+    found, listed, pattern = registry(folder), Path.iterdir, f"{folder}/tokens.d/*.toml"
+    refuse(monkeypatch, "iterdir", number)
+    (folder / "tokens.d" / "gone.toml").unlink()
+    (folder / "tokens.d" / "two.toml").write_text(block("two", TWO))
+    assert [name_of(found, secret) for secret in (ONE, "in-main", "gone-secret", TWO)] == ["one", "main", "", ""]
+    assert found.unlisted == {pattern: os.strerror(number)}
+    monkeypatch.setattr(Path, "iterdir", listed)
+    assert [name_of(found, secret) for secret in (ONE, "gone-secret", TWO)] == ["one", "", "two"]
+    assert found.unlisted == {}
 
 
-def test_a_token_is_revoked_in_a_file_that_windows_wrote(tmp_path: Path) -> None:
-    both = f"\ufeff{block('one', ONE)}\n{block('two', TWO)}".replace("\n", "\r\n")
-    (tmp_path / "t.toml").write_bytes(both.encode())
-    blocks.revoke(tmp_path / "t.toml", "one")
-    assert [each["name"] for each in tomllib.loads((tmp_path / "t.toml").read_text())["token"]] == ["two"]
+def test_a_file_in_a_folder_that_may_not_even_be_entered_grants_nothing(folder: Path) -> None:
+    """Nobody can tell whether it was removed."""
+    found = registry(folder)
+    for place in (folder, *folder.parents):
+        if place.stat().st_uid == os.geteuid():
+            place.chmod(place.stat().st_mode | 0o755)
+    (folder / "tokens.d").chmod(0)
+    with without_rights():
+        assert (name_of(found, ONE), name_of(found, "in-main")) == ("", "main")
+        assert list(found.unlisted.values()) == ["Permission denied"]
+    (folder / "tokens.d").chmod(0o700)
+    assert name_of(found, ONE) == "one"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        'token = [{name = "one", bucket = "b"}, {name = "two", bucket = "b"}]\n',
-        '[[token]]\nname = "one"\ntext = """\n[[token]]\nname = "two"\n"""\n',
-    ],
-)
-def test_a_block_that_cannot_be_told_from_the_rest_is_left_to_a_person(tmp_path: Path, text: str) -> None:
-    file = tmp_path / "t.toml"
-    file.write_text(text)
-    with pytest.raises(UsageError, match="can't be told"):
-        blocks.revoke(file, "one")
-    assert tomllib.loads(file.read_text()) == tomllib.loads(text)
+def test_a_folder_that_is_not_there_is_empty(folder: Path) -> None:
+    """Its removal revokes what it held."""
+    found = registry(folder)
+    shutil.rmtree(folder / "tokens.d")
+    assert name_of(found, ONE) == ""
+    assert found.unlisted == {}
 
 
-def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "t.toml").write_text("x = 1\n")
-    with pytest.raises(UsageError, match="there already"):
-        blocks.create(tmp_path / "t.toml", block("one", ONE))
-    assert [each.name for each in tmp_path.iterdir()] == ["t.toml"]
+@given(st.lists(st.sampled_from(["a.toml", ".a.toml", "b/a.toml", "b/c.toml", "[d].toml", "b/.e/a.toml", "a/b"])))
+@example(["b/a.toml", "a.toml"])
+def test_a_pattern_names_the_files_that_glob_says(names: list[str]) -> None:
+    patterns = (
+        "*.toml",
+        "a.toml",
+        "*/a.toml",
+        "b/*.toml",
+        ".*.toml",
+        "*/*",
+        "[[]d].toml",
+        "?.toml",
+        "*/.e/*",
+        "b/*/a*",
+    )
+    with TemporaryDirectory() as folder:
+        for name in names:
+            path = Path(folder, name)
+            with suppress(FileExistsError, NotADirectoryError, IsADirectoryError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+        for pattern in patterns:
+            assert sorted(map(str, named_by(Path(folder, pattern)))) == sorted(
+                glob.glob(f"{folder}/{pattern}")  # noqa: PTH207 - the one to agree with
+            )
 
 
 # --- rates ----------------------------------------------------------------------------------------------
