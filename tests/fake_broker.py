@@ -10,6 +10,7 @@ It keeps contract §7's HTTP API and no policy but one token::
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import socket
 import struct
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from presignd.broker.wire import read_batch
 from presignd.config import PresignConfig
 from presignd.embedded import LOOPBACK, free_ports
 from presignd.presign import Grant, GrantRequest
@@ -149,7 +151,7 @@ class FakeBroker:
 
         credentials = CredentialSource(self.sign, clock=self.now)
         signer = LocalPresigner(self.sign, region_of=region, credentials=credentials, clock=self.now)
-        requests = [GrantRequest.from_json(each) for each in asked]
+        requests = read_batch(json.dumps({"grants": asked}).encode())
         answers = zip(requests, await signer.grant(requests), strict=True)
         return [self._told(request, answer) for request, answer in answers]
 

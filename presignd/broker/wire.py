@@ -14,7 +14,7 @@ from pydantic_core import from_json, to_json
 from presignd.broker.models import TokenConfig
 from presignd.broker.policy import Refusal
 from presignd.errors import Fault
-from presignd.presign import Grant, GrantRequest
+from presignd.presign import Grant, GrantRequest, reason_of
 from presignd.units import rfc3339
 
 MAX_GRANTS = 1000
@@ -58,9 +58,7 @@ def read_batch(body: bytes) -> list[GrantRequest]:
     try:
         return BATCH.validate_json(to_json(document), strict=True).grants
     except ValidationError as problem:
-        first = problem.errors(include_input=False, include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from None
+        raise ValueError(reason_of(problem)) from None
 
 
 def _refuse_excess(document: Any) -> None:

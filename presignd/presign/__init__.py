@@ -7,7 +7,7 @@ process; a broker signs elsewhere, over HTTP, with the same requests and answers
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
@@ -58,22 +58,12 @@ class GrantRequest:
     part_number: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the request as a broker is sent it, without the fields that are at their default."""
+        """Return the request as a broker is sent it, without the fields that are at their default.
+
+        A broker reads it (``presignd.broker.wire.read_batch``), and nobody else does.
+        """
         document: dict[str, Any] = _REQUEST.dump_python(self, mode="json", exclude_defaults=True)
         return document
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> GrantRequest:
-        """Read what ``to_json`` made; raise ``ValueError`` with one line that names the wrong field.
-
-        An unknown field is an error: ignored, a mistyped one would leave unbound what it should bind.
-        """
-        if unknown := sorted(set(data) - {each.name for each in fields(GrantRequest)}):
-            raise ValueError(f"{unknown[0]}: no such field")
-        try:
-            return _REQUEST.validate_python(data)
-        except ValidationError as problem:
-            raise ValueError(_reason(problem)) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +91,7 @@ class Grant:
         try:
             return _GRANT.validate_python(data)
         except ValidationError as problem:
-            raise ValueError(_reason(problem)) from None
+            raise ValueError(reason_of(problem)) from None
 
 
 class Presigner(Protocol):
@@ -140,7 +130,7 @@ _REQUEST = TypeAdapter(GrantRequest)
 _GRANT = TypeAdapter(Grant)
 
 
-def _reason(problem: ValidationError) -> str:
+def reason_of(problem: ValidationError) -> str:
     """Say which field is wrong and why, without its value: that may be a signed URL."""
     first = problem.errors(include_input=False, include_url=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"])
