@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mappi
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import InitVar, dataclass, field, replace
 from datetime import datetime
-from itertools import chain
 
 from presignd import redact
 from presignd.config import Config
@@ -27,6 +26,7 @@ from presignd.pipeline.linker import Linker, mint
 from presignd.pipeline.puts import Puts
 from presignd.pipeline.writer_check import ignore_sigio
 from presignd.presign import Grant, GrantRequest
+from presignd.states import Event
 from presignd.web.view import BlockedView, FolderView, InFlightView, Part, SettlingView
 from presignd.work import Limits, Shared, Work
 
@@ -38,6 +38,9 @@ REBUILT_FIX = (
     'and links.jsonl keeps its lines; where a watch says existing = "ignore", touch what was still to be sent'
 )
 """For a ledger that knows nothing of links which were issued: it was deleted, or is an older copy."""
+
+
+_UNLINKED = (State.QUEUED, State.UPLOADING, State.QUARANTINED)
 
 
 def no_page() -> str:
@@ -192,7 +195,6 @@ class Parts:
         unclean = not await self.ledger.was_clean()
         self.work.dispatcher.careful = unclean
         self.recovered = True
-        await self._tell_if_rebuilt()
         await self._take_links_back()
         for version in await self.ledger.release(unclean=unclean):
             self.announcer.quarantined(version, fix=fault("internal_error").fix)
@@ -203,22 +205,36 @@ class Parts:
     async def _take_links_back(self) -> None:
         """Take a line on disk whose commit a crash prevented for what it is: its version is linked."""
         verified = {version.file_id: version for version in await self.ledger.in_state(State.VERIFIED)}
-        links = {link.file_id: link for link in self.read_back if link.file_id in verified}
+        links: dict[str, Link] = {}
+        others: list[str] = []
+        for link in self.read_back:
+            if link.file_id in verified:
+                links[link.file_id] = link
+            else:
+                others.append(link.file_id)
         if links:
             done = [replace(verified[file_id], expires_at=link.expires_at) for file_id, link in links.items()]
             await self.ledger.linked(done, self.links.mark)
         for link in links.values():
             self._linked(link)
+        if others:
+            await self._mind_older_ledger(others)
 
-    async def _tell_if_rebuilt(self) -> None:
-        """Say so where the ledger knows nothing of links that were issued: nothing of that is silent."""
-        if await self.ledger.links_mark() is not None:
-            return
-        first = next(self.read_back, None)
-        if first is None:
-            return
-        self.read_back = chain([first], self.read_back)
-        if await self.ledger.by_id(first.file_id) is None:
+    async def _mind_older_ledger(self, linked: Sequence[str]) -> None:
+        """Go on where the ledger knows nothing of links that were issued: nothing of that is silent.
+
+        It was deleted, or is an older copy. What such a copy takes for not linked yet, it would link again under
+        the same ``file_id``: those versions end, and the scan makes others of their files.
+        """
+        rebuilt = await self.ledger.links_mark() is None and await self.ledger.by_id(linked[0]) is None
+        counts = [watch.counts for watch in await self.ledger.summary()]
+        if any(count.get(state) for count in counts for state in _UNLINKED):
+            for file_id in linked:
+                version = await self.ledger.by_id(file_id)
+                if version and version.state in _UNLINKED:
+                    rebuilt = True
+                    await self.ledger.apply(version, Event.SUPERSEDE, done_at=utcnow())  # told by the replay
+        if rebuilt:
             log.warning("ledger.rebuilt", links_file=str(self.config.links.file), fix=REBUILT_FIX)
 
     async def close(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faulty_s3 import BUCKET, FaultyS3
 from tests.mounts import tmpfs
 from tests.stores import Store
 from tests.system.harness import Presignd, config_for, fetch
@@ -125,6 +126,29 @@ def test_a_half_of_the_ledger_lost_while_it_runs_ends_it_with_3_and_is_made_good
     assert daemon.stop() == 0
     assert ids(daemon) == before
     assert daemon.events("ledger.rebuilt") == []
+
+
+def test_an_older_ledger_links_nothing_twice_under_one_name(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    """SIGKILL and only the write-ahead log lost, or a backup put back: it knows the files, but of no link."""
+    text = config_for(faulty_s3, tmp_path, BUCKET, watch=QUICK)
+    daemon = Presignd(tmp_path, text, secrets=(faulty_s3.secret_key,))
+    try:
+        faulty_s3.stop()
+        for name, content in FILES.items():
+            (tmp_path / "drop" / name).write_bytes(content)
+        daemon.start()
+        daemon.until(lambda: len(daemon.events("file.queued")) == len(FILES), "all queued")
+        assert daemon.stop() == 0
+        faulty_s3.start()
+        daemon.start()
+        done(daemon, len(FILES))
+        before = ids(daemon)
+        daemon.kill()
+        for suffix in ("-wal", "-shm"):
+            (daemon.state / f"ledger.sqlite3{suffix}").unlink()
+        assert_goes_on(daemon, before)
+    finally:
+        daemon.end()
 
 
 def test_nothing_is_told_as_done_that_went_into_a_lost_ledger(daemon: Presignd, tmp_path: Path) -> None:
