@@ -95,6 +95,7 @@ class Linker:
         self._waiting: list[_Waiting] = []
         self._more = asyncio.Event()
         self.trouble = Trouble("links")
+        self._held = False
 
     def now(self) -> datetime:
         """Return what a link is dated by: the signer's clock, for the store asks nothing of this machine's."""
@@ -158,15 +159,34 @@ class Linker:
                 beat(within=RETRY_SECONDS)
                 await self._sleep(RETRY_SECONDS)
             else:
-                self.trouble.over()
+                if not self._held:
+                    self.trouble.over()
                 return done
 
     async def _write(self, batch: list[_Waiting]) -> tuple[list[tuple[_Waiting, Link]], LinksMark]:
-        """Put the lines on disk; return the links with where the file ends now."""
+        """Put the lines on disk; return the links with where the file ends now.
+
+        Links that wait for something of their own, such as a bucket that is away, come again with those that came
+        meanwhile.
+        """
+        batch += self._waiting
+        self._waiting = []
         for waiting in batch:
             await self._date_anew(waiting)
-        good = await self._minted(batch)
-        return good, await self._append([link for _, link in good])
+        good, held = await self._minted(batch)
+        if held and not good:
+            batch[:] = [waiting for waiting, _ in held]
+            raise held[0][1]
+        mark = await self._append([link for _, link in good])
+        self._come_again(held)
+        return good, mark
+
+    def _come_again(self, held: list[tuple[_Waiting, Fault]]) -> None:
+        self._held = bool(held)
+        if held:
+            self.trouble.met(held[0][1])
+            self._waiting = [waiting for waiting, _ in held] + self._waiting
+            self._more.set()
 
     async def _date_anew(self, waiting: _Waiting) -> None:
         """Let a link that had to wait live from now on: it could be dead by the time it is written."""
@@ -174,18 +194,21 @@ class Linker:
         if version.signed_at is None or abs(now - version.signed_at) > STALE:
             waiting.version = await self._ledger.update(version, signed_at=now)
 
-    async def _minted(self, batch: list[_Waiting]) -> list[tuple[_Waiting, Link]]:
-        """Mint the links of ``batch``: a version's own refusal goes to its worker, any other stops them all."""
+    async def _minted(self, batch: list[_Waiting]) -> tuple[list[tuple[_Waiting, Link]], list[tuple[_Waiting, Fault]]]:
+        """Mint the links of ``batch``: a version's own refusal goes to its worker, any other is to be waited for."""
         grants = await self._presigner.grant([link_request(w.version, w.expires) for w in batch])
         good: list[tuple[_Waiting, Link]] = []
+        held: list[tuple[_Waiting, Fault]] = []
         for waiting, grant in zip(batch, grants, strict=True):
             if isinstance(grant, FileFault):
                 _refuse(waiting, grant)
+            elif isinstance(grant, Fault):
+                held.append((waiting, grant))  # e.g. a region that can't be asked for while the store is away
             elif isinstance(grant, Exception):
-                raise grant  # e.g. the region can't be asked for while the store is away
+                raise grant
             else:
                 good.append((waiting, link_of(waiting.version, grant, self._path_of(waiting.version))))
-        return good
+        return good, held
 
     async def _append(self, links: list[Link]) -> LinksMark:
         """Put the lines on disk; cancelled, wait for that all the same: the file is closed next."""

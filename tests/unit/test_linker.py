@@ -50,6 +50,7 @@ class World:
         self.appends: list[Fault] = []
         self.grants: list[Fault] = []
         self.refused: dict[str, Fault] = {}
+        self.held: dict[str, Fault] = {}
         self.lines: list[str] = []
         self.committed: list[str] = []
         self.told: list[str] = []
@@ -93,7 +94,8 @@ class World:
     async def grant(self, requests: Sequence[GrantRequest]) -> list[Grant | Exception]:
         if self.grants:
             raise self.grants.pop(0)
-        return [self.refused.pop(each.key) if each.key in self.refused else granted(each) for each in requests]
+        refused = [self.held.get(each.key) or self.refused.pop(each.key, None) for each in requests]
+        return [no or granted(each) for no, each in zip(refused, requests, strict=True)]
 
     async def link(self, *versions: FileVersion) -> list[tuple[FileVersion, Link] | BaseException]:
         running = asyncio.create_task(self.linker.run())
@@ -136,6 +138,36 @@ async def test_an_absent_store_never_quarantines_a_verified_file() -> None:
     [found] = await world.link(verified(1))
     assert not isinstance(found, BaseException)
     assert world.lines == ["id-1"]
+
+
+async def test_a_link_that_waits_for_its_bucket_holds_no_other_up_and_is_told_once_each_way() -> None:
+    """Neither what came with it nor what comes while it waits, a full disk between them included."""
+    world = World()
+    world.held, world.appends = {"1": AWAY}, [FULL]
+    running = asyncio.create_task(world.linker.run())
+    waits = asyncio.create_task(world.linker.link(verified(1), 900))
+    for number in (2, 3):
+        await world.linker.link(verified(number), 900)
+    assert world.told == ["links.blocked disk_full"]
+    assert world.linker.trouble.problem is AWAY
+    assert not waits.done()
+    world.held = {}
+    await waits
+    assert world.lines == world.committed == ["id-2", "id-3", "id-1"]
+    assert world.told == ["links.blocked disk_full", "links.unblocked"]
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+async def test_a_bug_of_a_presigner_ends_the_linker_and_so_the_process() -> None:
+    world = World()
+    world.held = {"1": cast("Fault", ZeroDivisionError())}
+    waits = asyncio.create_task(world.linker.link(verified(1), 900))
+    await asyncio.sleep(0)
+    with pytest.raises(ZeroDivisionError):
+        await world.linker.run()
+    waits.cancel()
 
 
 async def test_a_version_s_own_refusal_stops_no_other() -> None:
