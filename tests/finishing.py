@@ -18,8 +18,9 @@ from presignd.config import WatchConfig
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline import finish as finish_module
 from presignd.pipeline import renames
-from presignd.pipeline.finish import Finished, finish
+from presignd.pipeline.finish import finish
 from presignd.pipeline.folder import Folder
+from presignd.pipeline.leaving import Finished
 from presignd.pipeline.writer_check import has_writer, ignore_sigio
 
 if TYPE_CHECKING:

@@ -14,8 +14,6 @@ import posixpath
 import stat
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from enum import StrEnum
 from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,7 +23,7 @@ from presignd.filesystem import sync_folder
 from presignd.model import Fingerprint
 from presignd.pipeline.copies import content_checksum, copy_file
 from presignd.pipeline.folder import Gone, NotRegular
-from presignd.pipeline.link_file import write_link_file
+from presignd.pipeline.leaving import Finished, Look, Outcome, Verdict, judge, recognise, takes_away
 from presignd.pipeline.renames import names, place, sync
 
 if TYPE_CHECKING:
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
     from presignd.model import FileVersion
 
     HasWriter = Callable[[int], bool | None]
-
-__all__ = ["Finished", "Outcome", "finish", "takes_away", "write_link_file"]
 
 COARSE_CLOCK = 0.02
 """Seconds after which another change surely has another timestamp (coarse before Linux 6.13)."""
@@ -56,83 +52,6 @@ class Folder(Protocol):
     def dir_fd(self, path: bytes) -> AbstractContextManager[int]:
         """Lend the directory that holds ``path``."""
         ...
-
-
-class Outcome(StrEnum):
-    """How ``finish`` ended."""
-
-    KEPT = "kept"
-    DELETED = "deleted"
-    MOVED = "moved"
-    GONE = "gone"
-    CHANGED = "changed"
-    BUSY = "busy"
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """What became of the file.
-
-    ``path`` is where it is now: absolute when moved; below the watch's root when changed or busy, where
-    it may be ``name~2.ext`` because a new file took its name meanwhile; else empty.
-    """
-
-    outcome: Outcome
-    path: bytes = b""
-
-    @property
-    def changed(self) -> bool:
-        """Other content is there now: the version is through, and ``path`` is a candidate again."""
-        return self.outcome is Outcome.CHANGED
-
-    @property
-    def busy(self) -> bool:
-        """Somebody has it open for writing, though it is as verified so far: call ``finish`` again later."""
-        return self.outcome is Outcome.BUSY
-
-
-# --- decisions: pure ----------------------------------------------------------------------------
-
-
-class Verdict(StrEnum):
-    """Whether the file may go."""
-
-    SAFE = "safe"
-    CHANGED = "changed"
-    BUSY = "busy"
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """One look at the file: its fingerprint, and whether it has a writer (None: the kernel can't tell)."""
-
-    fingerprint: Fingerprint
-    writer: bool | None
-
-
-def recognise(version: FileVersion, look: Look) -> Verdict:
-    """Judge a first look: the verified inode, size and mtime, and no writer; ctime moves with a rename."""
-    verified, now = version.fingerprint, look.fingerprint
-    if now.ino != verified.ino or not now.same_data(verified):
-        return Verdict.CHANGED
-    return Verdict.BUSY if look.writer else Verdict.SAFE
-
-
-def judge(version: FileVersion, before: Look, checksum: str, after: Look) -> Verdict:
-    """Judge with the content read between two looks: only the verified bytes, quiet all along, may go."""
-    if recognise(version, before) is Verdict.CHANGED or after.fingerprint != before.fingerprint:
-        return Verdict.CHANGED
-    if checksum != version.checksum:
-        return Verdict.CHANGED
-    return Verdict.BUSY if before.writer or after.writer else Verdict.SAFE
-
-
-def takes_away(watch: WatchConfig, version: FileVersion) -> bool:
-    """Tell whether the file is to be moved or deleted; a put from elsewhere never is."""
-    return watch.after != "keep" and not version.path.startswith(b"/")
-
-
-# --- effects ------------------------------------------------------------------------------------
 
 
 def finish(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer: HasWriter) -> Finished:

@@ -19,8 +19,9 @@ from presignd.ledger import Ledger
 from presignd.log import render_exception
 from presignd.model import Candidate, FileVersion, Link, Source, State
 from presignd.pipeline.announce import Announcer, utcnow
-from presignd.pipeline.finish import Finished, Outcome, finish, takes_away
+from presignd.pipeline.finish import finish
 from presignd.pipeline.gates import Gates
+from presignd.pipeline.leaving import Finished, Outcome, takes_away
 from presignd.pipeline.link_file import write_link_file
 from presignd.pipeline.linker import Linker
 from presignd.pipeline.slots import Slots

@@ -17,7 +17,7 @@ from presignd.errors import Fault
 from presignd.model import Fingerprint
 from presignd.pipeline import finish as finish_module
 from presignd.pipeline import renames
-from presignd.pipeline.finish import Finished, Outcome
+from presignd.pipeline.leaving import Finished, Outcome
 from presignd.pipeline.writer_check import has_writer
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from presignd.pipeline import renames
-from presignd.pipeline.finish import Outcome
+from presignd.pipeline.leaving import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,8 @@ from presignd.errors import Refused, fault
 from presignd.ledger.sqlite import open_ledger
 from presignd.model import Fingerprint
 from presignd.pipeline import worker
-from presignd.pipeline.finish import Finished, finish
+from presignd.pipeline.finish import finish
+from presignd.pipeline.leaving import Finished
 from presignd.pipeline.linker import Linker
 from presignd.pipeline.transfer import ROUNDS
 from tests.faulty_s3 import BUCKET, FaultyS3, Object

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presignd.model import FileVersion, Fingerprint, State
-from presignd.pipeline.finish import Look, Verdict, judge, recognise
+from presignd.pipeline.leaving import Look, Verdict, judge, recognise
 from presignd.pipeline.renames import names
 
 VERIFIED = Fingerprint(ino=11, size=5, mtime_ns=1_000, ctime_ns=2_000)

@@ -24,7 +24,7 @@ from unittest.mock import patch
 
 from presignd.model import FileVersion
 from presignd.pipeline import finish as module
-from presignd.pipeline.finish import Outcome
+from presignd.pipeline.leaving import Outcome
 from presignd.pipeline.writer_check import has_writer
 from tests.system.comeback.tries import Scene, Tally
 from tests.system.comeback.writer import WAYS, Session, Writer, append

@@ -21,8 +21,9 @@ from unittest.mock import patch
 from presignd.config import WatchConfig
 from presignd.model import FileVersion
 from presignd.pipeline import renames
-from presignd.pipeline.finish import Finished, Outcome, finish
+from presignd.pipeline.finish import finish
 from presignd.pipeline.folder import Folder
+from presignd.pipeline.leaving import Finished, Outcome
 from presignd.pipeline.writer_check import has_writer, ignore_sigio
 from tests.finishing import verified
 from tests.system.comeback.writer import WAYS, Session, Writer, clear, found_again
