@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, State
 from presignd.states import Event
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class LostUpdate(RuntimeError):
@@ -162,10 +165,13 @@ class Ledger(Protocol):
         """Return versions that are past uploading (verified, ended, quarantined) and still name an upload."""
         ...
 
-    async def linked(self, versions: Sequence[FileVersion], mark: LinksMark) -> list[FileVersion]:
+    async def linked(
+        self, versions: Sequence[FileVersion], mark: LinksMark, ended: Mapping[str, datetime] = NOTHING
+    ) -> list[FileVersion]:
         """Move verified versions to linked, with how far the links file is known, in one commit.
 
-        Each version's ``expires_at`` (the link's end) is recorded as given.
+        Each version's ``expires_at`` (the link's end) is recorded as given. Those in ``ended``, by file_id,
+        are finished in the same commit, done at that time: nothing is to be done with their files.
         """
         ...
 

@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 from presignd.ledger import Enqueued, LostUpdate
@@ -19,8 +19,8 @@ from presignd.ledger.rows import as_recorded, columns_of, columns_of_new, to_sql
 from presignd.model import FileVersion, NewVersion, State
 from presignd.states import Event, after
 
-Change = tuple[FileVersion, Event | None, Mapping[str, Any]]
-"""A version, how it moves (None: it stays), and its fields that change."""
+Change = tuple[FileVersion, Sequence[Event], Mapping[str, Any]]
+"""A version, how it moves (not at all, or by one event after the other), and its fields that change."""
 
 ROWS = 40
 """New versions in one statement: older SQLite takes 999 parameters."""
@@ -40,10 +40,10 @@ def apply(connection: sqlite3.Connection, wanted: Sequence[Change]) -> list[File
     """
     rows: dict[tuple[State, tuple[str, ...]], list[list[Any]]] = {}
     changed = []
-    for version, event, changes in wanted:
-        state = version.state if event is None else after(version.state, event)
+    for version, events, changes in wanted:
+        state = reduce(after, events, version.state)
         row = {**columns_of(changes), "state": str(state)}
-        if event is Event.VERIFY:
+        if Event.VERIFY in events:
             row["verified"] = 1
         rows.setdefault((version.state, tuple(row)), []).append([version.file_id, *row.values()])
         changed.append(replace(version, state=state, **changes))

@@ -208,13 +208,20 @@ def update(connection: sqlite3.Connection, version: FileVersion, changes: Mappin
     return _must(by_id(connection, version.file_id))
 
 
-def linked(connection: sqlite3.Connection, versions: Sequence[FileVersion], mark: LinksMark) -> list[FileVersion]:
-    """Move verified versions to linked, with the ``expires_at`` they carry and the links file's mark."""
-    plain = all(bulk.is_plain(version, Event.LINK) for version in versions)
-    moves = [(version, Event.LINK, {"expires_at": version.expires_at}) for version in versions]
-    moved = bulk.apply(connection, moves) if plain else [apply(connection, *move) for move in moves]
+def linked(
+    connection: sqlite3.Connection, versions: Sequence[FileVersion], mark: LinksMark, ended: Mapping[str, datetime]
+) -> list[FileVersion]:
+    """Move verified versions to linked, those in ``ended`` on to finished, with the links file's mark."""
+    moved = bulk.apply(connection, [_link_of(version, ended.get(version.file_id)) for version in versions])
     set_meta(connection, links_inode=mark.inode, links_offset=mark.offset)
     return moved
+
+
+def _link_of(version: FileVersion, done_at: datetime | None) -> bulk.Change:
+    link = {"expires_at": version.expires_at}
+    if done_at is None:
+        return version, (Event.LINK,), link
+    return version, (Event.LINK, Event.FINISH), {**link, "done_at": done_at}
 
 
 # --- start, end, upkeep -------------------------------------------------------------------------------

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from presignd.filesystem import sync_folder
-from presignd.ledger import Enqueued, Ledger, Selection, WatchSummary, bulk, changes, multipart, questions
+from presignd.ledger import NOTHING, Enqueued, Ledger, Selection, WatchSummary, bulk, changes, multipart, questions
 from presignd.ledger.database import connect, explain, open_database
 from presignd.ledger.folder import prepare
 from presignd.ledger.patience import Patience
@@ -137,7 +137,7 @@ class SqliteLedger(Ledger):
             lambda connection: changes.apply(connection, version, event, changed),
             f"apply.{event}",
             many=bulk.apply if bulk.is_plain(version, event) else None,
-            one=(version, event, changed),
+            one=(version, (event,), changed),
         )
 
     async def update(self, version: FileVersion, **changed: Any) -> FileVersion:
@@ -145,7 +145,7 @@ class SqliteLedger(Ledger):
             lambda connection: changes.update(connection, version, changed),
             "update",
             many=bulk.apply,
-            one=(version, None, changed),
+            one=(version, (), changed),
         )
 
     # --- multipart ----------------------------------------------------------------------------------
@@ -165,8 +165,10 @@ class SqliteLedger(Ledger):
     async def uploads_left(self) -> list[FileVersion]:
         return await self._ask(multipart.uploads_left)
 
-    async def linked(self, versions: Sequence[FileVersion], mark: LinksMark) -> list[FileVersion]:
-        return await self._do(changes.linked, versions, mark)
+    async def linked(
+        self, versions: Sequence[FileVersion], mark: LinksMark, ended: Mapping[str, datetime] = NOTHING
+    ) -> list[FileVersion]:
+        return await self._do(changes.linked, versions, mark, ended)
 
     # --- start, end, upkeep -------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ BATCH = 256
 """Changes in one commit at most: what a crash may make presignd do again (contract, guarantee 3)."""
 
 IDLE_SECONDS = 1.0
+
+MANY, LINGER_SECONDS = 8, 0.003
+"""After a commit of so many changes the next waits this long for company: in a burst most would come just too late."""
 
 
 def _trust() -> None:
@@ -61,6 +65,8 @@ class Writer:
     a heart of its own and turns each second when idle.
     """
 
+    _many = MANY
+
     def __init__(
         self,
         connection: sqlite3.Connection,
@@ -78,6 +84,7 @@ class Writer:
         self._closed = False
         self._cause: BaseException | None = None
         self._dead = asyncio.Event()
+        self._last = 0
         self._thread = threading.Thread(target=self._run, name=f"presignd-{name}", daemon=True)
         self._thread.start()
 
@@ -132,6 +139,7 @@ class Writer:
         heart.beat()
         batch.clear()
         more = self._collect(batch)
+        self._last = len(batch)
         if batch:
             self._commit(batch)
         # After the commit: what is answered was written to a file that was there.
@@ -143,6 +151,8 @@ class Writer:
     def _collect(self, batch: list[_Job]) -> bool:
         try:
             job = self._jobs.get(timeout=IDLE_SECONDS)
+            if self._last >= self._many:
+                time.sleep(LINGER_SECONDS)
             while job is not None:
                 batch.append(job)
                 if len(batch) == BATCH:
@@ -233,6 +243,8 @@ def _together(batch: list[_Job]) -> list[tuple[Many | None, list[_Job]]]:
 
 class Reader(Writer):
     """Runs questions on ``connection`` in a thread of its own: whatever waits in one turn, answered in one."""
+
+    _many = BATCH + 1  # nothing is written, so nothing is shared
 
     def _commit(self, batch: list[_Job]) -> None:
         for job in batch:

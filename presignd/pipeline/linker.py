@@ -1,4 +1,7 @@
-"""verified → linked: mint the GET links, put their lines on disk, then commit; many at a time."""
+"""verified → linked: mint the GET links, put their lines on disk, then commit; many at a time.
+
+What is left as it is (``after = "keep"``) is finished by the same commit.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,15 @@ RETRY_SECONDS = 5.0
 
 STALE = timedelta(minutes=1)
 
+MANY, LINGER_SECONDS = 8, 0.01
+"""After a batch of so many links the next one waits this long for company: an fsync and two commits are for all."""
+
 
 @dataclass(slots=True)
 class _Waiting:
     version: FileVersion
     expires: int
+    finish: bool
     future: asyncio.Future[tuple[FileVersion, Link]]
 
 
@@ -101,10 +108,13 @@ class Linker:
         """Return what a link is dated by: the signer's clock, for the store asks nothing of this machine's."""
         return self._presigner.now()
 
-    async def link(self, version: FileVersion, expires: int) -> tuple[FileVersion, Link]:
-        """Link one verified version; waits as long as the disk or the presigner is away."""
+    async def link(self, version: FileVersion, expires: int, *, finish: bool = False) -> tuple[FileVersion, Link]:
+        """Link one verified version; waits as long as the disk or the presigner is away.
+
+        ``finish``: nothing is to be done with its file, so it is finished in the same commit.
+        """
         future: asyncio.Future[tuple[FileVersion, Link]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(version, expires, future))
+        self._waiting.append(_Waiting(version, expires, finish, future))
         self._more.set()
         with resting():  # the linker's own heart says whether it goes on
             return await future
@@ -131,10 +141,13 @@ class Linker:
 
     async def run(self) -> None:
         """Link whatever waits, as one batch, for ever."""
+        batch: list[_Waiting] = []
         with alive("linker") as heart:
             while True:
                 with heart.resting():
                     await self._more.wait()
+                    if len(batch) >= MANY:
+                        await self._sleep(LINGER_SECONDS)
                 self._more.clear()
                 batch, self._waiting = self._waiting, []
                 await self._link(batch)
@@ -144,7 +157,8 @@ class Linker:
         good, mark = await self._persist(lambda: self._write(batch))
         # Crash window: a line on disk whose commit is missing is read back at the next start.
         dated = [replace(waiting.version, expires_at=link.expires_at) for waiting, link in good]
-        linked = await self._persist(lambda: self._ledger.linked(dated, mark)) if dated else []
+        ended = {waiting.version.file_id: utcnow() for waiting, _ in good if waiting.finish}
+        linked = await self._persist(lambda: self._ledger.linked(dated, mark, ended)) if dated else []
         for (waiting, link), version in zip(good, linked, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result((version, link))

@@ -88,10 +88,19 @@ class Worker:
             version = verified
         link = None
         if version.state is State.VERIFIED:
-            version, link = await self._linker.link(version, self._expires(version))
+            stays = self._stays(version)
+            version, link = await self._linker.link(version, self._expires(version), finish=stays)
             self._on_link(link)
+            if stays:
+                self._announcer.done([version])
+                return
         await self._leave_link_file(version, link)
         await self._finish(version)
+
+    def _stays(self, version: FileVersion) -> bool:
+        """Tell whether nothing is to be done with the file once its link is made."""
+        watch = self._rooms[version.watch].watch
+        return not (watch.link_file or takes_away(watch, version))
 
     async def _upload(self, version: FileVersion) -> FileVersion | None:
         """Upload; return the verified version, or None when it went another way."""

@@ -527,6 +527,15 @@ async def test_links_and_their_files_mark_are_committed_together_or_not_at_all(l
     assert await ledger.links_mark() == LinksMark(2**64 - 1, 2**50)
 
 
+async def test_a_link_whose_file_stays_is_finished_in_the_same_commit(ledger: Ledger) -> None:
+    stays, moves = await verified(ledger, b"1"), await verified(ledger, b"2")
+    dated = [replace(each, expires_at=LATER) for each in (stays, moves)]
+    found = await ledger.linked(dated, MARK, {stays.file_id: NOW})
+    assert [(each.state, each.done_at) for each in found] == [(State.FINISHED, NOW), (State.LINKED, None)]
+    assert found == [await ledger.by_id(stays.file_id), await ledger.by_id(moves.file_id)]
+    assert await ledger.unannounced() == found[:1]
+
+
 # --- start, end, upkeep -------------------------------------------------------------------------------
 
 

@@ -169,7 +169,7 @@ async def test_a_verified_version_is_linked_after_a_stop_and_not_sent_again(
 ) -> None:
     configured, reached = config(tmp_path, faulty_s3), asyncio.Event()
 
-    async def hang(*_: object) -> None:
+    async def hang(*_: object, **__: object) -> None:
         reached.set()
         await asyncio.Event().wait()
 
@@ -193,10 +193,10 @@ async def test_a_link_that_can_not_be_made_stops_its_file_alone(
 ) -> None:
     real = Linker.link
 
-    async def refusing(self: Linker, version: Any, expires: int) -> Any:
+    async def refusing(self: Linker, version: Any, expires: int, **more: Any) -> Any:
         if version.path == b"a":
             raise error
-        return await real(self, version, expires)
+        return await real(self, version, expires, **more)
 
     monkeypatch.setattr(Linker, "link", refusing)
     async with running(config(tmp_path, faulty_s3)) as daemon:

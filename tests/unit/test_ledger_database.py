@@ -232,7 +232,7 @@ def test_no_statement_of_the_daily_work_scans_or_sorts_the_versions(recorder: An
     changes.enqueue(recorder, [new(b"d/x", key="other")])
     one, two, three = changes.claim(recorder, "drop", 10, LATER, 10**9)
     one = changes.apply(recorder, one, Event.VERIFY, {"etag": "e"})
-    (one,) = changes.linked(recorder, [one], MARK)
+    (one,) = changes.linked(recorder, [one], MARK, {})
     assert changes.assign_key(recorder, two, "a", fresh=True, next_key=True, beyond="a~2")
     changes.apply(recorder, three, Event.QUARANTINE, {})
     questions.known(recorder, "drop", [b"1/a", b"2/a"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from datetime import timedelta
 
 from hypothesis import HealthCheck, settings
@@ -158,11 +159,14 @@ class LedgerMachine(RuleBasedStateMachine):
         assert all(self.states[file_id] in ENDED for file_id in self.states.keys() - kept)
         self.states = {file_id: state for file_id, state in self.states.items() if file_id in kept}
 
-    @rule(version=held)
-    def link_in_a_batch(self, version: FileVersion) -> None:
+    @rule(version=held, ends=st.booleans())
+    def link_in_a_batch(self, version: FileVersion, ends: bool) -> None:
         if version.state is State.VERIFIED and self.states.get(version.file_id) is State.VERIFIED:
-            (moved,) = changes.linked(self.connection, [version], LinksMark(1, 2))
-            self.moved(moved, Event.LINK)
+            ended = {version.file_id: self.now} if ends else {}
+            (moved,) = changes.linked(self.connection, [version], LinksMark(1, 2), ended)
+            self.moved(replace(moved, state=State.LINKED), Event.LINK)
+            if ends:
+                self.moved(moved, Event.FINISH)
 
     @invariant()
     def rows_stand_where_their_events_led(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ from presignd.ledger import Ledger
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Fingerprint, Link, LinksMark, State
 from presignd.pipeline.announce import utcnow
-from presignd.pipeline.linker import STALE, Linker
+from presignd.pipeline.linker import MANY, STALE, Linker
 from presignd.presign import Grant, GrantRequest, Presigner
 
 FULL = fault("disk_full")
@@ -52,6 +52,8 @@ class World:
         self.refused: dict[str, Fault] = {}
         self.held: dict[str, Fault] = {}
         self.lines: list[str] = []
+        self.batches: list[int] = []
+        self.on_sleep: list[asyncio.Event] = []
         self.committed: list[str] = []
         self.told: list[str] = []
         self.linker = Linker(
@@ -64,6 +66,9 @@ class World:
         self.linker.trouble._log = self  # type: ignore[assignment]  # two of its methods are all that is called
 
     async def sleep(self, _seconds: float) -> None:
+        for slept in self.on_sleep:
+            slept.set()
+        await asyncio.sleep(0)
         await asyncio.sleep(0)
 
     def error(self, event: str, **fields: Any) -> None:
@@ -72,12 +77,14 @@ class World:
     def info(self, event: str) -> None:
         self.told.append(event)
 
-    async def linked(self, versions: Sequence[FileVersion], mark: LinksMark) -> list[FileVersion]:
+    async def linked(
+        self, versions: Sequence[FileVersion], mark: LinksMark, ended: Mapping[str, datetime]
+    ) -> list[FileVersion]:
         assert mark.offset == len(self.lines)
         if self.commits:
             raise self.commits.pop(0)
         self.committed += [version.file_id for version in versions]
-        return [replace(version, state=State.LINKED) for version in versions]
+        return [replace(v, state=State.FINISHED if v.file_id in ended else State.LINKED) for v in versions]
 
     async def update(self, version: FileVersion, **changes: Any) -> FileVersion:
         return replace(version, **changes)
@@ -85,6 +92,7 @@ class World:
     def append(self, links: Sequence[Link]) -> LinksMark:
         if self.appends:
             raise self.appends.pop(0)
+        self.batches.append(len(links))
         self.lines += [link.file_id for link in links]
         return LinksMark(1, len(self.lines))
 
@@ -104,6 +112,29 @@ class World:
         with suppress(asyncio.CancelledError):
             await running
         return found
+
+
+async def test_in_a_burst_the_next_links_wait_a_moment_for_company() -> None:
+    world, slept = World(), asyncio.Event()
+    world.on_sleep.append(slept)
+    running = asyncio.create_task(world.linker.run())
+    await asyncio.gather(*(world.linker.link(verified(number), 900) for number in range(MANY)))
+    calls = [asyncio.create_task(world.linker.link(verified(MANY), 900))]
+    await slept.wait()
+    calls.append(asyncio.create_task(world.linker.link(verified(MANY + 1), 900)))
+    await asyncio.gather(*calls)
+    running.cancel()
+    assert world.batches == [MANY, 2]
+
+
+async def test_a_link_whose_file_stays_is_finished_by_its_commit() -> None:
+    world = World()
+    running = asyncio.create_task(world.linker.run())
+    (stays, _), (moves, _) = await asyncio.gather(
+        world.linker.link(verified(1), 900, finish=True), world.linker.link(verified(2), 900)
+    )
+    running.cancel()
+    assert (stays.state, moves.state) == (State.FINISHED, State.LINKED)
 
 
 def granted(request: GrantRequest) -> Grant:

@@ -46,8 +46,8 @@ def link() -> None:
         put_off.append(lambda: append(self, links))
         return self.mark
 
-    async def linked(self: Any, versions: Any, mark: Any) -> Any:
-        done = await commit(self, versions, mark)
+    async def linked(self: Any, versions: Any, mark: Any, ended: Any = None) -> Any:
+        done = await commit(self, versions, mark, ended or {})
         while put_off:
             put_off.pop()()
         return done
