@@ -92,6 +92,11 @@ settle = "0s"
         fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICK
 
+    def memory(self, what: str = "VmRSS") -> int:
+        """Return its RSS in bytes, or by ``VmHWM`` the most that it ever was."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        return int(next(line for line in status.splitlines() if line.startswith(what)).split()[1]) << 10
+
     def move_in(self, files: Sequence[Path]) -> float:
         """Move files into the watched folder; return the time (``perf_counter``) just before the first."""
         began = time.perf_counter()

@@ -63,11 +63,14 @@ class Sink:
         (self._port,) = free_ports(1)
         self.endpoint = f"http://{LOOPBACK}:{self._port}"
         self._log = folder / "sink.log"
+        self.objects: Path | None = None
+        """A listing of what it shall have from the start."""
 
     def __enter__(self) -> Self:
         argv = [sys.executable, "-m", "benchmarks.sink", "--port", str(self._port)]
+        argv += ["--objects", str(self.objects)] if self.objects else []
         self._child = Child(argv, env=dict(os.environ), cwd=_root(), log=self._log)
-        until(self._answers, "the sink's answer", 10)
+        until(self._answers, "the sink's answer", 60)
         return self
 
     def __exit__(self, *_: object) -> None:

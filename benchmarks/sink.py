@@ -3,7 +3,8 @@
 ``python -m benchmarks.sink --port N``. It knows each object's size and ETag (the Content-MD5 that came with
 it; without one an ETag that is no MD5), lists, heads, takes uploads in parts, and honours If-None-Match and
 If-Match. It checks no signature. A GET gives small bodies back, and zeros for what it didn't keep.
-``GET /-/stats`` tells what it has counted, as JSON.
+``GET /-/stats`` tells what it has counted, as JSON. ``--objects FILE`` names objects of the one byte "x" to have from
+the start: size, mtime in nanoseconds and key in each line.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import hashlib
 import json
 import resource
 import time
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from pathlib import Path
 from typing import cast
 from urllib.parse import parse_qsl, unquote
 from xml.sax.saxutils import escape
@@ -29,6 +32,8 @@ KEPT = 1 << 10
 """Bytes up to which a body is kept, for a GET of it; a check's small object is one."""
 
 LIST_PAGE = 1000
+LAST = "\U0010ffff"
+"""Sorts after any name that follows a prefix."""
 _buffer = memoryview(bytearray(BUFFER))
 """One for all connections: between ``get_buffer`` and ``buffer_updated`` nothing else runs."""
 
@@ -41,6 +46,8 @@ class Object:
     etag: str
     body: bytes = b""
     modified: float = field(default_factory=time.time)
+    mtime: str = ""
+    """``x-amz-meta-mtime`` as it came: rclone keeps a file's own time there."""
 
 
 @dataclass(slots=True)
@@ -72,7 +79,8 @@ class Request:
         md5 = self.headers.get(b"content-md5")
         etag = base64.b64decode(md5).hex() if md5 else "not-hashed"
         size = int(self.headers.get(b"x-amz-decoded-content-length", self.size))
-        return Object(size, etag, bytes(self.body) if size <= KEPT else b"")
+        mtime = self.headers.get(b"x-amz-meta-mtime", b"").decode()
+        return Object(size, etag, bytes(self.body) if size <= KEPT else b"", mtime=mtime)
 
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -85,6 +93,15 @@ class Bucket:
         self.objects: dict[str, Object] = {}
         self.uploads: dict[str, dict[int, Object]] = {}
         self.counted: Counter[str] = Counter()
+        self._sorted: list[str] = []
+
+    def load(self, listing: Path) -> None:
+        """Have the objects that ``listing`` names."""
+        etag, now = hashlib.md5(b"x").hexdigest(), time.time()
+        with listing.open(encoding="utf-8") as lines:
+            for line in lines:
+                size, mtime, key = line.rstrip("\n").split("\t", 2)
+                self.objects[key] = Object(int(size), etag, b"x", now, f"{int(mtime) // 10**9}.{int(mtime) % 10**9:09}")
 
     def answer(self, request: Request) -> Answer:
         """Do what a request asks."""
@@ -119,6 +136,8 @@ class Bucket:
         if there is None:
             return _error(404, "NoSuchKey")
         headers = {"ETag": f'"{there.etag}"', "Last-Modified": formatdate(there.modified, usegmt=True)}
+        if there.mtime:
+            headers["x-amz-meta-mtime"] = there.mtime
         if request.method == "HEAD":
             return 200, {**headers, "Content-Length": str(there.size)}, b""
         return 200, headers, there.body or bytes(there.size)
@@ -160,13 +179,31 @@ class Bucket:
             return 200, {}, _xml("LocationConstraint", "")
         prefix = asked.get("prefix", "")
         after = asked.get("continuation-token") or asked.get("start-after") or asked.get("marker") or ""
-        keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
-        page = keys[: int(asked.get("max-keys", LIST_PAGE))]
-        more = len(keys) > len(page)
-        rows = "".join(_row(key, self.objects[key]) for key in page)
-        token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
+        page, more = self._page(prefix, after, asked.get("delimiter", ""), int(asked.get("max-keys", LIST_PAGE)))
+        rows = "".join(_row(key, self.objects[key]) for key in page if key in self.objects)
+        rows += "".join(_common(key) for key in page if key not in self.objects)
+        last = escape(page[-1] if page and page[-1] in self.objects else f"{page[-1]}{LAST}") if more else ""
+        token = f"<NextContinuationToken>{last}</NextContinuationToken><NextMarker>{last}</NextMarker>" if more else ""
         head = f"<IsTruncated>{str(more).lower()}</IsTruncated><KeyCount>{len(page)}</KeyCount>"
         return 200, {}, _xml("ListBucketResult", head + token + rows)
+
+    def _page(self, prefix: str, after: str, delimiter: str, most: int) -> tuple[list[str], bool]:
+        """Return keys, and common prefixes up to ``delimiter``, in order, and whether more follow."""
+        if len(self._sorted) != len(self.objects):  # a key that is replaced by another at once is nobody's here
+            self._sorted = sorted(self.objects)
+        keys, page = self._sorted, list[str]()
+        at = max(bisect_left(keys, prefix), bisect_right(keys, after))
+        while at < len(keys) and keys[at].startswith(prefix):
+            if len(page) == most:
+                return page, True
+            cut = keys[at].find(delimiter, len(prefix)) if delimiter else -1
+            page.append(keys[at] if cut < 0 else keys[at][: cut + 1])
+            at = at + 1 if cut < 0 else bisect_left(keys, f"{page[-1]}{LAST}", at)
+        return page, False
+
+
+def _common(prefix: str) -> str:
+    return f"<CommonPrefixes><Prefix>{escape(prefix)}</Prefix></CommonPrefixes>"
 
 
 def _row(key: str, there: Object) -> str:
@@ -266,9 +303,11 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, objects: Path | None) -> None:
     """Serve on loopback, for ever."""
     bucket = Bucket()
+    if objects:
+        bucket.load(objects)
     server = await asyncio.get_running_loop().create_server(lambda: Connection(bucket), "127.0.0.1", port, backlog=4096)
     await server.serve_forever()
 
@@ -277,7 +316,9 @@ def main() -> None:
     """Serve on the port that is asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--port", type=int, required=True)
-    uvloop.run(serve(parser.parse_args().port))
+    parser.add_argument("--objects", type=Path)
+    asked = parser.parse_args()
+    uvloop.run(serve(asked.port, asked.objects))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""A ledger as the first upload of a folder leaves it, without the upload: through the ledger's own calls, in bulk.
+
+``python -m benchmarks.filled CONFIG LISTING`` for the one watch of CONFIG, whose daemon uploaded some files of a byte
+and is stopped. Each other file there gets a version with its real fingerprint, that goes through queued, uploading,
+verified and linked to finished. LISTING names all objects, for ``benchmarks.sink --objects``. Left out are the lines
+of ``links.jsonl``, of which a start reads none before the ledger's mark.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from presignd.config import WatchConfig, load
+from presignd.ledger import Ledger
+from presignd.ledger.sqlite import open_ledger
+from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, Source
+from presignd.pipeline.folder import Folder
+from presignd.pipeline.ignore import Ignore
+from presignd.pipeline.intake import Intake
+from presignd.pipeline.scan import Scan
+from presignd.states import Event
+
+MD5 = hashlib.md5(b"x", usedforsecurity=False).hexdigest()
+
+
+async def fill(config: Path, listing: Path) -> None:
+    """Record all files that are not recorded yet as uploaded, and list all."""
+    loaded = load(config).config
+    (watch,) = loaded.watches
+    ledger, intake = await open_ledger(loaded.ledger.path), Intake(loaded.watches, socket.gethostname())
+    mark = await ledger.links_mark()
+    assert mark is not None, "the daemon before uploaded something"
+    with listing.open("w", encoding="utf-8") as lines:
+        for batch in Scan(Folder(watch), Ignore.of(watch)).batches():
+            lines.writelines(f"{size}\t{mtime_ns}\t{path.decode()}\n" for path, _, size, mtime_ns, _ in batch)
+            await _record(ledger, intake, watch, await ledger.differing(watch.name, batch), mark)
+    await ledger.close(clean=True)
+
+
+async def _record(ledger: Ledger, intake: Intake, watch: WatchConfig, files: Sequence[Listed], mark: LinksMark) -> None:
+    """Take new files through all states, with the columns that an upload of each fills."""
+    new = [intake.make_version(watch.name, path, Fingerprint(*rest), Source.EVENT) for path, *rest in files]
+    await ledger.enqueue(new)
+    claimed = await ledger.claim(watch.name, len(new), datetime.now(UTC))
+    at = datetime.now(UTC)
+    verified = await asyncio.gather(*(_verified(ledger, version, at) for version in claimed))
+    ends = [replace(version, expires_at=at + timedelta(minutes=15)) for version in verified]
+    linked = await ledger.linked(ends, mark)
+    await asyncio.gather(*(ledger.apply(version, Event.FINISH, done_at=at) for version in linked))
+    await ledger.announced([version.file_id for version in linked])
+
+
+async def _verified(ledger: Ledger, version: FileVersion, at: datetime) -> FileVersion:
+    return await ledger.apply(
+        version, Event.VERIFY, fingerprint=version.fingerprint, checksum=f"md5:{MD5}", part_size=0, upload_id="",
+        etag=MD5, version_id="", adopted=False, signed_at=at.replace(microsecond=0), error_code="", error="",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    asyncio.run(fill(Path(sys.argv[1]), Path(sys.argv[2])))
