@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import presignd
@@ -42,6 +42,9 @@ PRESIGNER_SECONDS = 5.0
 
 LOCK_SECONDS = 3.0
 """How long the start waits for the ledger's lock: a command holds it for moments, another daemon keeps it."""
+
+UPKEEP_SECONDS = 60.0
+"""How long upkeep waits for the first scans: one of a folder that is away never ends."""
 
 GRACE_SECONDS = 10.0
 """What ending takes at most beyond the drain, as systemd is told."""
@@ -106,10 +109,17 @@ class Daemon:
 
     def _start_work(self, loops: Loops) -> None:
         """Run what goes by the configuration in effect."""
-        parts, work = self.parts, self.parts.work
+        work = self.parts.work
         loops.start("dispatcher", work.dispatcher.run())
         loops.start("sweeper", work.sweeper.run())
-        loops.start("upkeep", upkeep(parts.ledger, work.opened, work.config.ledger.keep, parts.note_vanished))
+        loops.start("upkeep", self._upkeep(work))
+
+    async def _upkeep(self, work: Work) -> None:
+        """Look for what is gone after the first scans: both go through whole folders, and new files have the turn."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(UPKEEP_SECONDS):
+                await asyncio.gather(*(watcher.scanned.wait() for watcher in self.watchers))
+        await upkeep(self.parts.ledger, work.opened, work.config.ledger.keep, self.parts.note_vanished)
 
     # --- a configuration that is read again -----------------------------------------------------
 

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import errno
 import os
+import posixpath
 import stat
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-from presignd.errors import NO_DESCRIPTORS, PresigndError, UsageError, fault
+from presignd.errors import NO_DESCRIPTORS, Fault, PresigndError, UsageError, fault
 from presignd.filesystem import is_network
 from presignd.ledger.lock import flock, lock_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from presignd.config import WatchConfig
 
@@ -132,6 +134,22 @@ class Folder:
         with _translated(), self._parent(path) as (parent, name):
             return os.stat(name, dir_fd=parent, follow_symlinks=False)
 
+    def missing(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Return those of ``paths`` that lead to nothing; what can't be looked at counts as there.
+
+        Neighbours in one directory, one after the other, cost a ``stat`` each and one walk together.
+        """
+        return [path for _, some in groupby(paths, posixpath.dirname) for path in self._missing(list(some))]
+
+    def _missing(self, neighbours: list[bytes]) -> list[bytes]:
+        try:
+            with self.dir_fd(neighbours[0]) as parent:
+                return [path for path in neighbours if _is_missing(parent, posixpath.basename(path))]
+        except Gone:
+            return neighbours
+        except (NotRegular, Fault):
+            return []
+
     def open(self, path: bytes) -> int:
         """Open the regular file at ``path`` for reading; the caller closes the descriptor.
 
@@ -188,6 +206,14 @@ def _components(path: bytes) -> list[bytes]:
     if b"" in components or b"." in components or b".." in components or b"\0" in path:
         raise Gone("not a path below the folder")
     return components
+
+
+def _is_missing(parent: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except OSError as error:
+        return error.errno in _GONE
+    return False
 
 
 def _open_regular(parent: int, name: bytes) -> int:

@@ -20,12 +20,17 @@ from presignd.pipeline.folder import Folder, Gone, NotRegular
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Mapping
 
+    from presignd.config import WatchConfig
     from presignd.errors import PresigndError
     from presignd.model import Listed
     from presignd.pipeline.ignore import Ignore
 
 BATCH, MOST = 1000, 4000
 """Files in a batch: one question to the ledger answers for them, fastest for whole directories."""
+
+MIN_RESCAN = 60.0
+SCAN_SHARE = 0.001
+"""``rescan = "auto"``: every minute, or so far apart that scans take this share of a core (contract §3)."""
 
 
 class Scan:
@@ -137,6 +142,12 @@ class Scan:
 
 def _is_for_descriptors(error: PresigndError | OSError) -> bool:
     return error.errno in NO_DESCRIPTORS if isinstance(error, OSError) else error.code == "too_many_files"
+
+
+def rescan_interval(watch: WatchConfig, cost: float, *, events: bool) -> float:
+    """Return the seconds from the end of a scan that took ``cost`` seconds to the next one."""
+    rescan = max(MIN_RESCAN, cost / SCAN_SHARE) if watch.rescan is None else watch.rescan
+    return rescan if events else min(rescan, max(watch.poll_interval, cost))
 
 
 def topmost(directories: Mapping[bytes, bool]) -> dict[bytes, bool]:

@@ -12,7 +12,7 @@ from presignd.heartbeat import alive, beat
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, State
 from presignd.pipeline.announce import utcnow
-from presignd.pipeline.folder import Folder, Gone
+from presignd.pipeline.folder import Folder
 
 EVERY = 6 * 3600.0
 """Seconds between two rounds; the first comes at the start, for what was deleted while the daemon was down."""
@@ -85,16 +85,17 @@ async def _tell_gone(
 
 def _missing(folder: Folder, paths: Sequence[bytes]) -> list[bytes]:
     """Return which are not there; none while the folder itself is away (unmounted, renamed). Blocking."""
-    missing = [path for path in paths if _is_gone(folder, path)]
+    missing = folder.missing(path for path in paths if not path.startswith(b"/"))
+    missing += [path for path in paths if path.startswith(b"/") and _is_gone(path)]
     return missing if folder.still_there() else []
 
 
-def _is_gone(folder: Folder, path: bytes) -> bool:
-    """Tell whether nothing is at ``path``, which is absolute for a put from elsewhere."""
+def _is_gone(path: bytes) -> bool:
+    """Tell whether nothing is at ``path``, an absolute one: a put from elsewhere."""
     try:
-        os.lstat(path) if path.startswith(b"/") else folder.stat(path)
-    except (Gone, FileNotFoundError, NotADirectoryError):
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
         return True
-    except Exception:  # noqa: BLE001 - unreadable or special: something is there
+    except OSError:  # a folder that can't be searched: something is there
         return False
     return False

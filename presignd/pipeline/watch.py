@@ -36,7 +36,7 @@ from presignd.pipeline.events import (
 from presignd.pipeline.hints import Hints
 from presignd.pipeline.ignore import Ignore
 from presignd.pipeline.inotify import inotify_source
-from presignd.pipeline.scan import Scan, topmost
+from presignd.pipeline.scan import Scan, rescan_interval, topmost
 from presignd.pipeline.strays import Strays
 from presignd.pipeline.writer_check import mode
 
@@ -55,10 +55,6 @@ if TYPE_CHECKING:
 TURN = 1.0
 """Seconds at most between two looks at the root, and between two heartbeats."""
 
-MIN_RESCAN = 60.0
-SCAN_SHARE = 0.001
-"""``rescan = "auto"``: every minute, or so far apart that scans take this share of a core (contract §3)."""
-
 _WITHOUT_EVENTS = 600.0
 """Seconds of polling before inotify is tried again after one of its limits was met."""
 
@@ -70,16 +66,10 @@ _FIRST_PAUSE, _LAST_PAUSE, _LIVED = 0.05, 5.0, 60.0
 """Seconds: the growing pause before the source is started again, from the first once it had lived so long."""
 
 
-def rescan_interval(watch: WatchConfig, cost: float, *, events: bool) -> float:
-    """Return the seconds from the end of a scan that took ``cost`` seconds to the next one."""
-    rescan = max(MIN_RESCAN, cost / SCAN_SHARE) if watch.rescan is None else watch.rescan
-    return rescan if events else min(rescan, max(watch.poll_interval, cost))
-
-
 class Watcher:
     """Watches one folder. ``lost``: its root is away. ``events``: whether there are any, or scans alone do.
 
-    ``watching`` is set once changes are seen, or the root is known to be away.
+    ``watching`` is set once changes are seen, or the root is known to be away; ``scanned`` after the first scan.
 
     ``on_vanished`` gets the versions that ended because their file went. ``check`` is how files here
     settle, known once ``run`` has begun.
@@ -98,7 +88,7 @@ class Watcher:
         self.name = config.name
         self.lost = False
         self.events = True
-        self.watching = asyncio.Event()
+        self.watching, self.scanned = asyncio.Event(), asyncio.Event()
         self.check: WriterCheck | None = None
         self._config = config
         self._folder = folder
@@ -295,6 +285,7 @@ class Watcher:
         while True:
             reason = await self._scan_due()
             cost = await self._scan_all(reason, source, ignore_before)
+            self.scanned.set()
             events = self.events and not self._short_of_watches
             self._scan_at = time.monotonic() + rescan_interval(self._config, cost, events=events)
             if source is Source.BACKLOG and await asyncio.to_thread(self._folder.still_there):

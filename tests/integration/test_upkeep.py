@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from presignd.config import WatchConfig
-from presignd.errors import fault
 from presignd.ledger.sqlite import SqliteLedger, open_ledger
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline import upkeep as upkeep_module
@@ -124,17 +126,39 @@ async def test_a_quarantined_file_that_is_gone_ends_though_no_event_told_of_it(
     assert [version.path for version in await world.ledger.in_state(State.QUARANTINED)] == [b"there"]
 
 
-async def test_what_can_not_be_looked_at_is_no_deleted_file(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk with errors, or a folder whose rights were taken away: its files are there."""
-    path = await world.uploaded(world.drop / "a")
+async def test_what_went_with_its_directory_is_noted_and_what_lies_beside_is_not(world: World) -> None:
+    for directory in ("d", "e"):
+        (world.drop / directory).mkdir()
+    names = ("d/a", "d/b", "d.txt", "e/a", "e/b")
+    paths = [await world.uploaded(world.drop / name) for name in names]
+    shutil.rmtree(world.drop / "d")
+    (world.drop / "e" / "b").unlink()
+    await world.round()
+    assert [name for name, path in zip(names, paths, strict=True) if await world.is_noted(path)] == [
+        "d/a",
+        "d/b",
+        "e/b",
+    ]
 
-    def broken(_path: bytes) -> os.stat_result:
-        raise fault("read_error", "Input/output error")
+
+@pytest.mark.parametrize("broken", ["open", "stat", "lstat"])
+async def test_what_can_not_be_looked_at_is_no_deleted_file(
+    world: World, monkeypatch: pytest.MonkeyPatch, broken: str, tmp_path: Path
+) -> None:
+    """A disk with errors, or a folder whose rights were taken away: its files are there."""
+    (world.drop / "d").mkdir()
+    paths = [await world.uploaded(world.drop / "d" / "a"), await world.uploaded(tmp_path / "put")]
+    real = getattr(os, broken)
+
+    def refused(path: Any, *more: Any, **given: Any) -> Any:
+        if path != world.folder.root:  # the folder itself is there
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *more, **given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(world.folder, "stat", broken)
+        patched.setattr(os, broken, refused)
         await world.round()
-    assert not await world.is_noted(path)
+    assert not any([await world.is_noted(path) for path in paths])
 
 
 async def test_a_file_put_from_elsewhere_is_remembered_as_long_as_it_is_there(world: World, tmp_path: Path) -> None:

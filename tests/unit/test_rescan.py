@@ -9,8 +9,7 @@ import pytest
 from presignd.config import WatchConfig
 from presignd.pipeline import events as module
 from presignd.pipeline.events import burst_of_queue
-from presignd.pipeline.scan import topmost
-from presignd.pipeline.watch import rescan_interval
+from presignd.pipeline.scan import rescan_interval, topmost
 
 
 def watch(**options: object) -> WatchConfig:
