@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
+
+from presignd.threads import BEHIND, Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -31,30 +32,12 @@ def run_daemon(work: Coroutine[Any, Any, None], *, threads: int) -> None:
     A thread may read a file for minutes, or for ever on a server that is gone. What it would return is
     nothing to anyone once ``work`` is through, so the process doesn't wait for it: it ends with 0.
     """
-    executor = _Threads(threads)
+    executor = Threads(threads, "presignd")
     with asyncio.Runner(loop_factory=_factory()) as runner:
         runner.get_loop().set_default_executor(executor)
         runner.run(work)
-        if executor.are_left(LEFT_SECONDS):
+        if executor.are_left(LEFT_SECONDS) or BEHIND.are_left(0):
             _leave()
-
-
-class _Threads(ThreadPoolExecutor):
-    """Knows what it has not finished."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__(most, "presignd")
-        self._unfinished: set[Future[Any]] = set()
-
-    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
-        future = super().submit(*args, **kwargs)
-        self._unfinished.add(future)
-        future.add_done_callback(self._unfinished.discard)
-        return future
-
-    def are_left(self, seconds: float) -> bool:
-        """Tell whether any still works after ``seconds``."""
-        return bool(wait(list(self._unfinished), seconds).not_done)
 
 
 def _leave() -> None:

@@ -23,6 +23,7 @@ from presignd.pipeline.multipart import Multipart
 from presignd.pipeline.plan import part_size_for, pieces
 from presignd.pipeline.slots import Slots
 from presignd.pipeline.upload import TINY, Prepared, prepare, put, verify, verify_found
+from presignd.threads import behind
 
 
 class Content(Protocol):
@@ -137,7 +138,7 @@ class InParts:
         if found.opaque or found.size != self.fingerprint.size or not comparable:
             return False
         there = f"md5:{found.etag.lower()}"
-        ours = await asyncio.to_thread(checksum_like, self._fd, there, found.size, self.part_size)
+        ours = await behind(checksum_like, self._fd, there, found.size, self.part_size)
         self.checksum = ours if ours == there else ""
         return ours == there
 

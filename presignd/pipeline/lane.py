@@ -21,6 +21,7 @@ from presignd.heartbeat import alive, beat, resting
 from presignd.ledger import LostUpdate
 from presignd.model import Source
 from presignd.pipeline.decide import Rules, Seen, Settled, Verdict, Wait, against, decide, step
+from presignd.threads import behind
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -323,9 +324,7 @@ class Lane:
 
     async def _compare(self, entry: _Entry, settled: Settled, known: FileVersion) -> None:
         async with self._one_hash:
-            same = await asyncio.to_thread(
-                self._look.same_content, entry.path, settled.seen.fingerprint, known, self._stop
-            )
+            same = await behind(self._look.same_content, entry.path, settled.seen.fingerprint, known, self._stop)
         self._compared(entry)
         if same:
             await self._refingerprint(entry, settled, known)

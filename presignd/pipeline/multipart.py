@@ -26,6 +26,7 @@ from presignd.pipeline.slots import Slots
 from presignd.pipeline.upload import verify
 from presignd.presign import Operation
 from presignd.store import Slice
+from presignd.threads import behind
 
 log = get_logger()
 
@@ -99,7 +100,7 @@ class Multipart:
     async def _run(self, version: FileVersion, missing: Iterator[Piece]) -> None:
         """Send parts until none is left; several run side by side."""
         for piece in missing:
-            md5 = await asyncio.to_thread(self._hash, piece)
+            md5 = await behind(self._hash, piece)
             async with self._slots.large():
                 passed("part.before")
                 part = await self._send(version, piece, md5)
@@ -210,7 +211,7 @@ class Multipart:
             return found
         if not is_md5(found.etag):
             return None
-        whole = await asyncio.to_thread(checksum_like, self._fd, "md5:", version.size)
+        whole = await behind(checksum_like, self._fd, "md5:", version.size)
         return found if whole == f"md5:{found.etag.lower()}" else None
 
     async def abort(self, version: FileVersion) -> FileVersion:

@@ -29,6 +29,7 @@ from presignd.pipeline.keys import may_number, needs_hash, render_for
 from presignd.pipeline.slots import Slots
 from presignd.pipeline.upload import TINY, Prepared, prepare, read_cached
 from presignd.pipeline.writer_check import has_writer
+from presignd.threads import behind
 
 T = TypeVar("T")
 
@@ -153,7 +154,7 @@ class Transfer:
             sha256 = by_hash or upload.checksum == "sha256"
             prepared = await self._prepare(size, sha256=sha256)
             return Whole(bucket, self._ledger, self._slots, upload, prepared=prepared, on_sent=self._sent)
-        named = await asyncio.to_thread(checksum_like, self._fd, "sha256:", size) if by_hash else ""
+        named = await behind(checksum_like, self._fd, "sha256:", size) if by_hash else ""
         return InParts(
             bucket,
             self._ledger,
@@ -176,7 +177,7 @@ class Transfer:
         if size <= TINY:
             with suppress(BlockingIOError):
                 return prepare(self._fd, size, sha256=sha256, most=most, read=read_cached)
-        return await asyncio.to_thread(prepare, self._fd, size, sha256=sha256, most=most)
+        return await behind(prepare, self._fd, size, sha256=sha256, most=most)
 
     def _open(self) -> int:
         """Open the file, below the watch's root and nowhere else. Blocking."""

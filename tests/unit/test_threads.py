@@ -1,0 +1,51 @@
+"""Threads behind the event loop: they give way to it, and what was theirs to know goes along."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from contextvars import ContextVar
+from pathlib import Path
+
+import pytest
+
+from presignd import threads
+from presignd.threads import NICER, behind
+
+WHERE: ContextVar[str] = ContextVar("where", default="nowhere")
+
+
+def own_priority() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a nice value is a thread's on Linux alone")
+async def test_what_takes_a_processor_for_long_gives_way_to_the_event_loop() -> None:
+    loops = own_priority()
+    assert await behind(own_priority) == min(19, loops + NICER)
+    assert own_priority() == loops, "the loop's own priority stays"
+
+
+async def test_a_call_behind_the_loop_has_its_arguments_its_context_and_its_error() -> None:
+    WHERE.set("here")
+
+    def tell(path: Path, *, end: str) -> str:
+        return f"{WHERE.get()}{path}{end}"
+
+    assert await behind(tell, Path("/x"), end="!") == "here/x!"
+    with pytest.raises(KeyError):
+        await behind(os.environ.pop, "NOT_THERE")
+
+
+async def test_where_priorities_are_not_ours_to_change_the_call_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filter of system calls answers EPERM, and a thread whose start fails would break the whole pool."""
+
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.setpriority", refuse)
+    pool = threads.Threads(1, "test", threads._give_way)
+    monkeypatch.setattr(threads, "BEHIND", pool)
+    assert await behind(lambda: 7) == 7
+    pool.shutdown()
