@@ -22,7 +22,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.token_brokers import Broker
+from tests.brokers import Broker
 
 CONNECTIONS = 4
 WARM_SECONDS = 1.0

@@ -1,139 +1,247 @@
-"""``presignd broker run`` in a process of its own, signing for a store of the tests, with one token."""
+"""``presignd broker run`` in a process of its own, with tokens in files, as an administrator has it."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from presignd.broker.tokens import hash_of, new_token
 from presignd.embedded import LOOPBACK, free_ports
 from tests.canary import assert_no_secrets
-from tests.stores import Store
 from tests.system.harness import COMMAND
+
+if TYPE_CHECKING:
+    import ssl
+
+    from tests.stores import Store
 
 CHECKOUT = Path(__file__).parents[1]
 
+Document = dict[str, Any]
+B = TypeVar("B", bound="Broker")
 
-class RealBroker:
-    """One broker over as many runs as the test needs; its stderr of all runs goes to one file."""
 
-    def __init__(self, folder: Path, store: Store, bucket: str, *, prefix: str = "", endpoint: str = "") -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.token = new_token()
-        self.log = folder / "broker.log"
-        self.process: subprocess.Popen[bytes] | None = None
-        self._folder = folder
-        self._secrets: tuple[str, ...] = (store.secret_key, self.token)
-        (self._port,) = free_ports(1)
+class Broker:
+    """A broker's folder and, while it is started, its process; its stderr of all runs goes to one file."""
+
+    def __init__(self, folder: Path, store: Store, *, options: str = "", tls: str = "", endpoint: str = "") -> None:
+        self.folder = folder
+        (self.port,) = free_ports(1)
+        self.url = f"{'https' if tls else 'http'}://{LOOPBACK}:{self.port}"
         self.file = folder / "broker.toml"
-        self.file.write_text(
+        self.log = folder / "broker.log"
+        self.secrets = [store.secret_key]
+        self.process: subprocess.Popen[bytes] | None = None
+        self._began = 0
+        (folder / "tokens.d").mkdir(parents=True, exist_ok=True)
+        self.configure(
             f"""
 [broker]
-listen = "{LOOPBACK}:{self._port}"
+listen = "{LOOPBACK}:{self.port}"
+token_files = ["tokens.d/*.toml"]
+{tls}
+{options}
 [store]
 endpoint = "{endpoint or store.endpoint}"
 access_key = "{store.access_key}"
 secret_key = "{store.secret_key}"
 [log]
-level = "debug"
 format = "json"
-[[token]]
-name = "tests"
-hash = "{hash_of(self.token)}"
-bucket = "{bucket}"
-prefix = "{prefix}"
-headers = ["x-amz-meta-*", "cache-control"]
-""",
-            encoding="utf-8",
+level = "debug"
+"""
         )
+
+    def configure(self, text: str) -> None:
+        """Write broker.toml."""
+        self.file.write_text(text, encoding="utf-8")
         self.file.chmod(0o600)
 
-    @property
-    def url(self) -> str:
-        """``http://127.0.0.1:PORT``, the same after every start."""
-        return f"http://{LOOPBACK}:{self._port}"
+    def token(self, name: str, bucket: str, **options: Any) -> str:
+        """Drop a token's file in tokens.d, by a rename; return the token."""
+        secret = new_token()
+        self.secrets.append(secret)
+        given = {"name": name, "hash": hash_of(secret), "bucket": bucket, **options}
+        draft = self.folder / f"{name}.draft"
+        draft.write_text("[[token]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in given.items()))
+        draft.replace(self.folder / "tokens.d" / f"{name}.toml")
+        return secret
 
-    @property
-    def presign(self) -> str:
-        """What a daemon's [presign] has in place of keys."""
-        token_file = self._folder / "token"
-        token_file.touch(0o600)
-        token_file.write_text(f"{self.token}\n", encoding="utf-8")
-        return f'kind = "broker"\nurl = "{self.url}"\ntoken_file = "{token_file}"'
-
-    def renew_token(self) -> None:
-        """Replace the token by another: the broker reads its file again by itself."""
-        before, self.token = self.token, new_token()
-        self._secrets = (*self._secrets, self.token)
-        written = self.file.read_text("utf-8").replace(hash_of(before), hash_of(self.token))
-        draft = self.file.with_suffix(".new")
-        draft.touch(0o600)
-        draft.write_text(written, encoding="utf-8")
-        draft.replace(self.file)
+    def revoke(self, name: str) -> None:
+        """Remove a token's file."""
+        (self.folder / "tokens.d" / f"{name}.toml").unlink()
 
     def start(self, *, ready: bool = True) -> None:
-        """Start it (again); with ``ready`` return once it serves."""
+        """Start it (again), at the same port; with ``ready`` return once it serves."""
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
         # A copy of the project tests itself, not what is installed.
-        environ = {"PATH": os.defpath, "HOME": str(self._folder), "PYTHONPATH": str(CHECKOUT)}
-        with self.log.open("ab") as stderr:
+        environ = {**kept, "HOME": str(self.folder), "PYTHONPATH": str(CHECKOUT)}
+        with self.log.open("ab") as log:
+            self._began = log.tell()
             self.process = subprocess.Popen(
-                [COMMAND, "broker", "run", "-c", self.file], env=environ, stderr=stderr, stdin=subprocess.DEVNULL
+                [COMMAND, "broker", "run", "-c", self.file],
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         if ready:
             self.wait()
 
     def wait(self) -> None:
         """Return once it serves."""
-        deadline = time.monotonic() + 60
-        while not self._serves():
-            assert self.process is not None
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
+        self.until(lambda: b'"event": "broker.ready"' in self._said(), "broker.ready")
 
-    def _serves(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/healthz", timeout=5):
-                return True
-        except (urllib.error.URLError, OSError):
-            return False
+    def _said(self) -> bytes:
+        """Return its log since the last start."""
+        with self.log.open("rb") as log:
+            log.seek(self._began)
+            return log.read()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask it to drain and return its exit code."""
+        assert self.process is not None
+        ended, self.process = self.process, None
+        ended.send_signal(number)
+        return ended.wait(60)
 
     def kill(self) -> None:
-        """SIGKILL it."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """SIGTERM it, and wait until it has drained."""
-        self._end(signal.SIGTERM)
-
-    def _end(self, number: int) -> None:
+        """SIGKILL it, if it runs."""
         if self.process is not None:
-            self.process.send_signal(number)
-            self.process.wait(60)
-            self.process = None
+            self.stop(signal.SIGKILL)
+
+    def reload(self) -> None:
+        """Have it read everything again; return once it did, or refused to."""
+        assert self.process is not None
+        told = ("config.reloaded", "config.refused")
+        before = len(self.events(*told))
+        self.process.send_signal(signal.SIGHUP)
+        self.until(lambda: len(self.events(*told)) > before, "an end of the reload")
 
     def end(self) -> None:
         """End it however it stands, and look for anything secret in all it wrote."""
         self.kill()
         if self.log.exists():
-            assert_no_secrets(self.log.read_bytes(), *self._secrets)
+            assert_no_secrets(self.log.read_bytes(), *self.secrets)
+
+    def events(self, *names: str) -> list[Document]:
+        """Return what was logged so far, of these names (all of them without any)."""
+        if not self.log.exists():
+            return []
+        lines = self.log.read_text("utf-8", "replace").splitlines()
+        found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return [event for event in found if not names or event["event"] in names]
+
+    def until(self, true: Callable[[], object], what: str, seconds: float = 60) -> None:
+        """Wait until ``true()``, or fail with the end of the log."""
+        deadline = time.monotonic() + seconds
+        while not true():
+            ended = self.process is not None and self.process.poll() is not None
+            if ended or time.monotonic() > deadline:
+                tail = self.log.read_text("utf-8", "replace")[-4000:]
+                raise AssertionError(f"no {what}{' (it ended)' if ended else f' in {seconds:.0f} s'}; log:\n{tail}")
+            time.sleep(0.02)
+
+    # --- asked --------------------------------------------------------------------------------------
+    def call(
+        self,
+        path: str,
+        secret: str = "",
+        body: bytes | Document | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        **headers: str,
+    ) -> tuple[int, Document, Mapping[str, str]]:
+        """Ask it; return the status, the JSON document, and the headers in lower case."""
+        data = json.dumps(body).encode() if isinstance(body, dict) else body
+        given = {
+            "Content-Type": "application/json",
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        }
+        if secret:
+            given["Authorization"] = f"Bearer {secret}"
+        request = urllib.request.Request(self.url + path, data=data, headers=given)
+        try:
+            with urllib.request.urlopen(request, timeout=30, context=tls) as answer:
+                return answer.status, json.loads(answer.read()), _lower(answer.headers)
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, json.loads(refused.read()), _lower(refused.headers)
+
+    def grants(self, secret: str, *asked: Document) -> list[Document]:
+        """Ask for grants; each is a grant or an error."""
+        status, answer, _ = self.call("/v1/grants", secret, {"grants": list(asked)})
+        assert status == 200, answer
+        found: list[Document] = answer["grants"]
+        return found
+
+    def metrics(self) -> str:
+        """Return what /metrics shows."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
+            text: bytes = answer.read()
+        return text.decode()
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run ``presignd broker`` with ``arguments``."""
+    return subprocess.run([COMMAND, "broker", *arguments], capture_output=True, text=True, check=False, timeout=60)
+
+
+def get(bucket: str, key: str, **more: Any) -> Document:
+    """Return what a link is asked for with."""
+    return {"operation": "get", "bucket": bucket, "key": key, "expires": 600, **more}
+
+
+def _lower(headers: Any) -> Mapping[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+class OneToken(Broker):
+    """A broker with one token, as one daemon knows it."""
+
+    NAME = "tests"
+
+    def __init__(self, folder: Path, store: Store, bucket: str, *, prefix: str = "", endpoint: str = "") -> None:
+        super().__init__(folder, store, endpoint=endpoint)
+        self._given: dict[str, Any] = {"bucket": bucket, "prefix": prefix, "headers": ["x-amz-meta-*", "cache-control"]}
+        self.renew_token()
+
+    def renew_token(self) -> None:
+        """Replace the token by another: the broker reads its file again by itself."""
+        self.secret = self.token(self.NAME, **self._given)
+
+    @property
+    def presign(self) -> str:
+        """What a daemon's [presign] has in place of keys; the token's file is written with it."""
+        token_file = self.folder / "token"
+        token_file.touch(0o600)
+        token_file.write_text(f"{self.secret}\n", encoding="utf-8")
+        return f'kind = "broker"\nurl = "{self.url}"\ntoken_file = "{token_file}"'
 
 
 @contextmanager
-def real_broker(
-    folder: Path, store: Store, bucket: str, *, prefix: str = "", endpoint: str = ""
-) -> Iterator[RealBroker]:
-    """Run a broker that signs for ``store``; its token is for ``bucket`` below ``prefix``."""
-    broker = RealBroker(folder, store, bucket, prefix=prefix, endpoint=endpoint)
-    broker.start()
+def served(broker: B) -> Iterator[B]:
+    """Run a broker, and look for anything secret in all it wrote."""
     try:
+        broker.start()
         yield broker
     finally:
         broker.end()
+
+
+def broker_for(folder: Path, store: Store, **how: Any) -> AbstractContextManager[Broker]:
+    """Run a broker that signs for ``store``."""
+    return served(Broker(folder, store, **how))
+
+
+def one_token(folder: Path, store: Store, bucket: str, *, prefix: str = "") -> AbstractContextManager[OneToken]:
+    """Run a broker that signs for ``store``; its token is for ``bucket`` below ``prefix``."""
+    return served(OneToken(folder, store, bucket, prefix=prefix))

@@ -13,7 +13,7 @@ from presignd.keys import CHECK_NAME
 from presignd.presign import Presigner
 from presignd.presign.broker import BrokerPresigner
 from presignd.presign.broker_client import BrokerClient
-from tests.brokers import RealBroker, real_broker
+from tests.brokers import OneToken, one_token
 from tests.contract.presigner import PresignerContract
 from tests.stores import Store
 
@@ -29,13 +29,13 @@ class TestBrokerPresigner(PresignerContract):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def broker(cls, store: Store, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
-        with real_broker(tmp_path_factory.mktemp("broker"), store, bucket) as broker:
+    def broker(cls, store: Store, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneToken]:
+        with one_token(tmp_path_factory.mktemp("broker"), store, bucket) as broker:
             yield broker
 
     @pytest.fixture
-    async def presigner(self, store: Store, broker: RealBroker) -> AsyncIterator[Presigner]:
-        config = PresignConfig(kind="broker", url=broker.url, token=SecretStr(broker.token), endpoint=store.endpoint)
+    async def presigner(self, store: Store, broker: OneToken) -> AsyncIterator[Presigner]:
+        config = PresignConfig(kind="broker", url=broker.url, token=SecretStr(broker.secret), endpoint=store.endpoint)
         asking = BrokerPresigner(config, BrokerClient(config, clock=utc_now))
         yield asking
         await asking.close()

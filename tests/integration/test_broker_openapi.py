@@ -17,9 +17,9 @@ from presignd.config import PresignConfig
 from presignd.presign import Operation
 from presignd.presign.credentials import CredentialSource
 from presignd.presign.local import LocalPresigner
+from tests.brokers import broker_for
 from tests.contract.test_presigner_local import utc_now
 from tests.stores import Store
-from tests.token_brokers import broker_for
 
 EXAMPLES = os.environ.get("PRESIGND_FUZZ_EXAMPLES", "20")
 """A longer run: PRESIGND_FUZZ_EXAMPLES=1000 pytest tests/integration/test_broker_openapi.py."""

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from tests.brokers import Broker, broker_for
 from tests.stores import SeaweedFS, Store
 from tests.system.harness import COMMAND
-from tests.token_brokers import Broker, broker_for
 
 DOCS = Path(__file__).parents[2] / "docs"
 BODY = b"what was sent\n"

@@ -33,7 +33,7 @@ from presignd.config import (
 )
 from presignd.ledger.lock import DaemonLock
 from presignd.ledger.sqlite import open_ledger
-from tests.brokers import real_broker
+from tests.brokers import one_token
 from tests.faulty_s3 import FaultyS3
 
 if TYPE_CHECKING:
@@ -352,14 +352,14 @@ def test_init_writes_a_private_configuration_that_passes_its_check(
 def test_init_with_a_broker_asks_for_its_token_and_no_key(seaweedfs: Store, tmp_path: Path, canary: Canary) -> None:
     store = seaweedfs
     target, bucket = tmp_path / "presignd.toml", store.new_bucket()
-    with real_broker(tmp_path / "broker", store, bucket, prefix="box-1/") as broker:
-        given = (store.endpoint, broker.token, bucket, str(tmp_path / "drop"), "y", "1h")
+    with one_token(tmp_path / "broker", store, bucket, prefix="box-1/") as broker:
+        given = (store.endpoint, broker.secret, bucket, str(tmp_path / "drop"), "y", "1h")
         stdin = "".join(f"{answer}\n" for answer in given)
         done = presignd("init", target, "--broker", broker.url, stdin=stdin, HOME=str(tmp_path))
         assert done.returncode == 0, done.stdout + done.stderr
         presign = load(target).config.presign
         assert (presign.kind, presign.url, presign.secret_key) == ("broker", broker.url, None)
-        canary(done.stdout + done.stderr, broker.token)
+        canary(done.stdout + done.stderr, broker.secret)
 
 
 def test_init_refuses_a_brokers_address_that_is_none_before_it_asks(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import playwright
 import pytest
 
 from presignd.broker.policy import Code
+from tests.brokers import Broker, broker_for
 from tests.stores import Store
-from tests.token_brokers import Broker, broker_for
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 

@@ -20,10 +20,10 @@ import pytest
 import trustme
 
 from presignd.embedded import LOOPBACK, free_ports
+from tests.brokers import Broker, broker_for
 from tests.stores import Store
 from tests.system.host import fetch
 from tests.system.machine import until
-from tests.token_brokers import Broker, broker_for
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "nginx-broker.conf.example"
 MAIN = """

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers import RealBroker, real_broker
+from tests.brokers import OneToken, one_token
 from tests.stores import Store
 from tests.system.harness import Dropper, Presignd, assert_all_arrived, config_for, contents, fetch, names
 
@@ -32,11 +32,11 @@ pytestmark = pytest.mark.timeout(1800)
 class Box:
     """A machine with a token, and the broker it asks."""
 
-    def __init__(self, folder: Path, store: Store, broker: RealBroker, bucket: str, more: str = "") -> None:
+    def __init__(self, folder: Path, store: Store, broker: OneToken, bucket: str, more: str = "") -> None:
         self.folder, self.store, self.broker, self.bucket = folder, store, broker, bucket
         settings = config_for(store, folder, bucket, watch='settle = "0s"', more=more, presign=broker.presign)
         assert store.secret_key not in settings
-        self.daemon = Presignd(folder, settings, secrets=(store.secret_key, broker.token))
+        self.daemon = Presignd(folder, settings, secrets=(store.secret_key, broker.secret))
 
     def done(self) -> int:
         return len({event["key"] for event in self.daemon.events("file.done") if event["status"] == "linked"})
@@ -50,7 +50,7 @@ def make(tmp_path: Path, store: Store) -> Iterator[Callable[..., Box]]:
     """``make()`` gives the box, on each real store in turn."""
     bucket = store.new_bucket()
     made: list[Box] = []
-    with real_broker(tmp_path / "broker", store, bucket, prefix=PREFIX) as broker:
+    with one_token(tmp_path / "broker", store, bucket, prefix=PREFIX) as broker:
 
         def box(more: str = "") -> Box:
             made.append(Box(tmp_path, store, broker, bucket, more))
@@ -68,7 +68,8 @@ def test_every_file_goes_through_kills_of_either_side(make: Callable[..., Box]) 
     dropper = Dropper(box.folder, files)
     box.daemon.start()
     dropper.start()
-    for part, kill in enumerate((box.broker.kill, box.daemon.kill, box.broker.stop, box.daemon.kill), 1):
+    kills: list[Callable[[], object]] = [box.broker.kill, box.daemon.kill, box.broker.stop, box.daemon.kill]
+    for part, kill in enumerate(kills, 1):
         box.until_done(COUNT * part // 6)
         kill()
         (box.broker if box.broker.process is None else box.daemon).start()
@@ -199,7 +200,7 @@ def test_no_storage_key_is_in_the_memory_of_a_daemon_that_asks_a_broker(
         (box.folder / "drop" / f"f{number}").write_bytes(b"%d" % number)
     box.until_done(20)
     assert not _holds(box.daemon, box.store.secret_key)
-    assert _holds(box.daemon, box.broker.token), "the look finds what is there"
+    assert _holds(box.daemon, box.broker.secret), "the look finds what is there"
     own = tmp_path_factory.mktemp("own")
     signer = Presignd(own, config_for(box.store, own, box.bucket), secrets=(box.store.secret_key,))
     signer.start()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from tests.brokers import RealBroker
+from tests.brokers import OneToken
 from tests.stores import Store
 
 Presigner = Literal["local", "broker"]
@@ -57,9 +57,9 @@ class ByBroker(OwnKeys):
     def __init__(self, store: Store, folder: Path, endpoint: str) -> None:
         super().__init__(store)
         self._bucket = store.new_bucket()
-        self._broker = RealBroker(folder / "broker", store, self._bucket, prefix=self.PREFIX, endpoint=endpoint)
+        self._broker = OneToken(folder / "broker", store, self._bucket, prefix=self.PREFIX, endpoint=endpoint)
         self._broker.start()
-        self.secrets = (store.secret_key, self._broker.token)
+        self.secrets = (store.secret_key, self._broker.secret)
 
     @property
     def presign(self) -> str:
