@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Collection
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from presignd.errors import Fault, fault
 from presignd.heartbeat import beat
 from presignd.presign import Grant
 from presignd.rate import RateLimit
+from presignd.sendfile import LEAST, MOST, Unsupported, straight
 
 __all__ = ["Answer", "FileBody", "Slice", "StoreClient"]
 
@@ -39,6 +41,9 @@ CHUNK = 1 << 20
 
 PIECE = 64 << 10
 """Bytes that count as progress: sixteen uploads on a line of 1 Mbit/s take eight seconds for one each."""
+
+LAST_WORDS = 1.0
+"""Seconds for the loop to read what was said on a connection that takes no more."""
 
 LARGEST_PIECE, QUICK = 4 * PIECE, 0.05
 """What a piece grows to while each goes in so many seconds."""
@@ -54,7 +59,7 @@ class Slice(NamedTuple):
 
 
 class FileBody(payload.Payload):
-    """A slice of a file as a request body, read in chunks beside the event loop.
+    """A slice of a file as a request body: a large one by sendfile(2) where that can be, else read in chunks.
 
     A file shorter than that, or for a ``whole`` one longer, is a ``changed_while_uploading`` kept in
     ``fault``: aiohttp cuts a longer body silently and waits for ever on a shorter one. The look for more
@@ -64,12 +69,19 @@ class FileBody(payload.Payload):
     _value: int
 
     def __init__(
-        self, of: Slice, *, rate: RateLimit, on_sent: Callable[[int], None], chunk: int = CHUNK, file: str = ""
+        self,
+        of: Slice,
+        *,
+        rate: RateLimit,
+        on_sent: Callable[[int], None],
+        pool: Executor,
+        chunk: int = CHUNK,
+        file: str = "",
     ) -> None:
         super().__init__(of.fd, headers={})
         self._size = of.size
         self._offset, self._whole, self._rate = of.offset, of.whole, rate
-        self._chunk, self._file = chunk, file
+        self._chunk, self._file, self._pool = chunk, file, pool
         self._on_sent = on_sent
         self.fault: Fault | None = None
 
@@ -84,11 +96,45 @@ class FileBody(payload.Payload):
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:  # noqa: ARG002
         """Send the whole body (always its own length: the grant's signature binds it)."""
         size = self._size or 0
-        for done in range(0, size, self._chunk):
+        # The last piece is read: its end is looked at, and aiohttp, which takes an answer that comes before it
+        # knows of the body's end for an early one and hangs up, has that end in hand.
+        sent = await self._send_straight(writer, size - PIECE) if size >= LEAST else 0
+        for done in range(sent, size, self._chunk):
             want = min(self._chunk, size - done)
             data = await asyncio.to_thread(self._read, self._offset + done, want, last=done + want == size)
             await self._rate.take(want, self._file)
             await _write_in_pieces(writer, data, done, self._on_sent)
+
+    async def _send_straight(self, writer: AbstractStreamWriter, size: int) -> int:
+        """Send ``size`` bytes by sendfile(2); return how many went: fewer where there is no such way."""
+        way = await straight(writer, self._value, self._pool)
+        if way is None:
+            return 0
+        done = paid = 0
+        with way:
+            while done < size:
+                if done == paid:
+                    paid = min(size, done + self._rate.chunk(MOST))
+                    await self._rate.take(paid - done, self._file)
+                try:
+                    went = await way.send(self._offset + done, paid - done)
+                except Unsupported:
+                    break
+                except (EOFError, OSError):
+                    await self._blame(done)
+                    raise
+                done += went
+                if went:  # a line that stands is no progress
+                    self._on_sent(done)
+        return done
+
+    async def _blame(self, done: int) -> None:
+        """Raise the fault if it is the file's that a byte can't be sent; else leave the loop time to see why.
+
+        What the store said before it hung up is still to be read: the loop does so, and cancels this.
+        """
+        await asyncio.to_thread(self._read, self._offset + done, 1, last=False)
+        await asyncio.sleep(LAST_WORDS)
 
     def _read(self, offset: int, want: int, *, last: bool) -> bytes:
         try:
@@ -170,6 +216,8 @@ class StoreClient:
         self._tls = tls_context(presign) if presign.endpoint.startswith("https:") or presign.public_endpoint else None
         self._session: aiohttp.ClientSession | None = None
         self._limit = upload.concurrency + 4
+        # Of its own: bodies on a slow line would take the threads that others read and hash in.
+        self._pool = ThreadPoolExecutor(self._limit, thread_name_prefix="send")
         self._proxies: dict[str, str | None] = {}
         self.clock_offset: float | None = None
 
@@ -202,7 +250,9 @@ class StoreClient:
                 progress = _Progress(deadline, seconds, on_sent)
                 data: bytes | payload.Payload | None
                 if isinstance(body, Slice):
-                    data = file = FileBody(body, rate=self._rate, on_sent=progress, chunk=self._chunk, file=file_of)
+                    data = file = FileBody(
+                        body, rate=self._rate, on_sent=progress, pool=self._pool, chunk=self._chunk, file=file_of
+                    )
                 elif body and len(body) > PIECE:
                     data = MemoryBody(body, on_sent=progress)
                 else:
@@ -263,6 +313,7 @@ class StoreClient:
         if self._session is not None:
             await self._session.close()
             self._session = None
+        self._pool.shutdown(wait=False)
 
 
 def _head_size(grant: Grant) -> int:

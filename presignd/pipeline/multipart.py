@@ -186,6 +186,7 @@ class Multipart:
             return found
         found = await self._there(version)
         if found is None:
+            await self.abort(version)  # it is used up, and the next attempt would only be told so
             raise fault("bad_digest", "the completed object is not what its parts make")
         return found
 
