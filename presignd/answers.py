@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 from presignd.errors import Fault, fault
 
@@ -129,6 +130,7 @@ _YEARS = range(1970, 9000)
 """What is a date: time goes on from it, and is to stay within the calendar."""
 
 
+@lru_cache(maxsize=16)  # in a burst hundreds of answers bear the same second
 def _read_date(value: str) -> datetime | None:
     """Read an HTTP date in UTC; None for anything else, whatever a server may send there."""
     try:

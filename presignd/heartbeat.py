@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar, Token
 
 SLACK = 10.0
 """Seconds that a wait may last beyond its deadline: a busy machine is no wedged one."""
@@ -24,7 +23,7 @@ class Heart:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._rests = 0
+        self.rests = 0
         self._beat_at = time.monotonic()
         self._until = 0.0
 
@@ -33,36 +32,49 @@ class Heart:
         self._beat_at = time.monotonic()
         self._until = self._beat_at + within + SLACK if within else 0.0
 
-    @contextmanager
-    def resting(self) -> Iterator[None]:
+    def resting(self) -> AbstractContextManager[None]:
         """Wait for something that need not come: not overdue meanwhile."""
-        self._rests += 1
-        try:
-            yield
-        finally:
-            self._rests -= 1
-            self.beat()
+        return _Rest(self)
 
     def is_overdue(self, now: float, usual: float) -> bool:
         """Tell whether its next turn should have come by ``now`` (monotonic), ``usual`` seconds being the longest."""
-        return not self._rests and now > max(self._until, self._beat_at + usual)
+        return not self.rests and now > max(self._until, self._beat_at + usual)
+
+
+class _Rest:
+    """A class, as those below: each small file has several of these, and a generator for each took its time."""
+
+    def __init__(self, heart: Heart) -> None:
+        self._heart = heart
+
+    def __enter__(self) -> None:
+        self._heart.rests += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._heart.rests -= 1
+        self._heart.beat()
 
 
 _hearts: set[Heart] = set()
 _current: ContextVar[Heart | None] = ContextVar("heart", default=None)
 
 
-@contextmanager
-def alive(name: str) -> Iterator[Heart]:
+class alive:  # noqa: N801 - used as the function it stands for
     """Have a heart from here on, for this task and what it starts."""
-    heart = Heart(name)
-    token = _current.set(heart)
-    _hearts.add(heart)
-    try:
-        yield heart
-    finally:
-        _hearts.discard(heart)
-        _current.reset(token)
+
+    _token: Token[Heart | None]
+
+    def __init__(self, name: str) -> None:
+        self._heart = Heart(name)
+
+    def __enter__(self) -> Heart:
+        self._token = _current.set(self._heart)
+        _hearts.add(self._heart)
+        return self._heart
+
+    def __exit__(self, *_: object) -> None:
+        _hearts.discard(self._heart)
+        _current.reset(self._token)
 
 
 def beat(within: float = 0.0) -> None:
@@ -71,21 +83,14 @@ def beat(within: float = 0.0) -> None:
         heart.beat(within)
 
 
-@contextmanager
-def resting() -> Iterator[None]:
+def resting() -> AbstractContextManager[None]:
     """Rest for whoever this is done for."""
-    if (heart := _current.get()) is None:
-        yield
-        return
-    with heart.resting():
-        yield
+    heart = _current.get()
+    return nullcontext() if heart is None else _Rest(heart)
 
 
 class holding:  # noqa: N801 - used as the function it stands for
-    """Hold a lock or semaphore; while others have it, their hearts are watched and not the one that waits.
-
-    A class, as a small file's way has several of these, mostly free: a generator for each took its time.
-    """
+    """Hold a lock or semaphore; while others have it, their hearts are watched and not the one that waits."""
 
     def __init__(self, lock: asyncio.Lock | asyncio.Semaphore) -> None:
         self._lock = lock

@@ -165,7 +165,8 @@ def _fields(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
     _explain(event, event.pop("exc_info", None))
     event["time"] = datetime.now(UTC)
     event["level"] = {"exception": "error", "warn": "warning", "fatal": "critical"}.get(method, method)
-    return {name: event.pop(name) for name in ORDER if name in event} | dict(event)
+    ordered = {name: event[name] for name in ORDER if name in event}
+    return ordered if len(ordered) == len(event) else {**ordered, **event}
 
 
 def _explain(event: EventDict, exc_info: Any) -> None:

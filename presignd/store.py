@@ -257,7 +257,8 @@ class StoreClient:
                     data = MemoryBody(body, on_sent=progress)
                 else:
                     data = body
-                await self._rate.take(_head_size(grant), file_of)
+                if self._rate.limited:
+                    await self._rate.take(_head_size(grant), file_of)
                 answer = await self._exchange(grant, data)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
             raise (file.fault if file and file.fault else connection_fault(problem)) from None

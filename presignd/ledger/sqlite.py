@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from presignd.errors import Fault, Unavailable
 from presignd.filesystem import sync_folder
 from presignd.ledger import NOTHING, Enqueued, Ledger, Selection, WatchSummary, bulk, changes, multipart, questions
 from presignd.ledger.database import connect, explain, open_database
@@ -237,8 +238,11 @@ class SqliteLedger(Ledger):
         return await self._write(lambda connection: change(connection, *args, **more), name)
 
     async def _write(self, operation: Operation[T], name: str, *, many: Many | None = None, one: Any = None) -> T:
-        if self._patience is None:
+        try:
             return await self._writer.do(operation, name, many=many, one=one)
+        except (Fault, Unavailable):
+            if self._patience is None:
+                raise
         return await self._patience(lambda: self._writer.do(operation, name, many=many, one=one))
 
     async def _ask(self, question: Callable[..., T], *args: Any) -> T:

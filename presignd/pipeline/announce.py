@@ -115,11 +115,12 @@ class Announcer:
 def _count(version: FileVersion) -> None:
     """Move the metrics of a version that ended in this run."""
     status = done_status(version)
-    metrics.UPLOADS.labels(version.watch, status).inc()
+    metrics.labelled(metrics.UPLOADS, version.watch, status).inc()
     if status == "linked" and version.done_at:
-        metrics.UPLOAD_BYTES.labels(version.watch).inc(version.size)
-        metrics.UPLOAD_DURATION.labels(version.watch).observe((version.done_at - version.queued_at).total_seconds())
-        metrics.LAST_UPLOAD.labels(version.watch).set(version.done_at.timestamp())
+        metrics.labelled(metrics.UPLOAD_BYTES, version.watch).inc(version.size)
+        took = (version.done_at - version.queued_at).total_seconds()
+        metrics.labelled(metrics.UPLOAD_DURATION, version.watch).observe(took)
+        metrics.labelled(metrics.LAST_UPLOAD, version.watch).set(version.done_at.timestamp())
 
 
 def utcnow() -> datetime:

@@ -71,15 +71,18 @@ def prepare(fd: int, size: int, *, sha256: bool, most: int = SMALL, read: Read =
     """
     fingerprint = Fingerprint.of(os.fstat(fd))
     digests = [hashlib.md5(usedforsecurity=False)] + ([hashlib.sha256()] if sha256 else [])
-    data, offset = b"", 0
-    while piece := read(fd, READ if size > TINY else TINY + 1, offset):
+    kept = b"" if size <= min(most, SMALL) else None
+    offset = 0
+    # One byte more than there should be: what grew meanwhile is seen, and the last look needs no large buffer.
+    while offset <= size and (piece := read(fd, min(READ, size - offset + 1), offset)):
         beat()
         for digest in digests:
             digest.update(piece)
-        data, offset = piece, offset + len(piece)
+        offset += len(piece)
+        if kept is not None:
+            kept += piece  # one piece, unless the page cache has only the beginning yet
     if not offset == size == fingerprint.size:
         raise fault("changed_while_uploading", "its size changed")
-    kept = data if size <= min(most, SMALL) else None
     return Prepared(fd, fingerprint, digests[0].hexdigest(), digests[-1].hexdigest() if sha256 else "", kept)
 
 

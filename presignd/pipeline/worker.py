@@ -106,7 +106,8 @@ class Worker:
         """Upload; return the verified version, or None when it went another way."""
         room = self._rooms[version.watch]
         # A queued version goes where it was queued for, though its watch has another bucket by now.
-        room = replace(room, bucket=room.bucket.named(version.bucket))
+        if version.bucket != room.watch.bucket:
+            room = replace(room, bucket=room.bucket.named(version.bucket))
         held = self.held.get(version.file_id)
         running = self.running[version.file_id]
         try:

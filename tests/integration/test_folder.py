@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import socket
@@ -22,7 +23,7 @@ from presignd.pipeline import scan as scan_module
 from presignd.pipeline.folder import Folder, Gone, NotRegular
 from presignd.pipeline.ignore import Ignore
 from presignd.pipeline.scan import BATCH, MOST, Scan
-from presignd.pipeline.upload import read_cached
+from presignd.pipeline.upload import TINY, prepare, read_cached
 from tests.finishing import failing
 from tests.unprivileged import unprivileged, without_rights, world_readable
 
@@ -439,3 +440,25 @@ def test_what_no_cache_can_give_is_read_in_a_thread(folder: Folder) -> None:
     """``read_cached`` says so by one error, whatever the reason: no flag, no filesystem for it, no file."""
     with pytest.raises(BlockingIOError):
         read_cached(folder.fd, 1, 0)
+
+
+@pytest.mark.parametrize("size", [0, 1, 10_000, TINY])
+def test_a_file_that_is_read_piece_by_piece_is_hashed_and_kept_whole(tmp_path: Path, size: int) -> None:
+    """The page cache may have only the beginning yet: ``preadv`` then returns less than it was asked for."""
+    content = os.urandom(size)
+    (tmp_path / "file").write_bytes(content)
+
+    def short(fd: int, length: int, offset: int) -> bytes:
+        return os.pread(fd, min(length, 4096), offset)
+
+    with (tmp_path / "file").open("rb") as file:
+        prepared = prepare(file.fileno(), size, sha256=True, read=short)
+    assert (prepared.data, prepared.md5) == (content, hashlib.md5(content).hexdigest())
+    assert prepared.sha256 == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("settled", [9_999, 10_001])
+def test_a_file_of_another_size_than_was_settled_is_seen_as_it_is_read(tmp_path: Path, settled: int) -> None:
+    (tmp_path / "file").write_bytes(bytes(10_000))
+    with (tmp_path / "file").open("rb") as file, pytest.raises(Fault, match="size changed"):
+        prepare(file.fileno(), settled, sha256=False)
