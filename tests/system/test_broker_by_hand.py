@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -10,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import playwright
+import playwright.async_api
 import pytest
 
 from presignd.broker.policy import Code
 from tests.brokers import Broker, broker_for
 from tests.stores import Store
+from tests.system.scenes import CHROMIUM, chromium
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 
@@ -72,6 +75,33 @@ def test_the_fetch_example_uploads_and_fetches(broker: Broker, seaweedfs: Store,
     )
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "hello\n")
     assert seaweedfs.read(seaweedfs.bucket, "scanner-1/hello.txt") == b"hello"
+
+
+@pytest.mark.skipif(
+    not Path(CHROMIUM).exists() and "CI" not in os.environ, reason=f"needs {CHROMIUM}: apt-get install chromium"
+)
+async def test_the_fetch_example_runs_in_a_page_of_the_brokers_own_origin_and_in_no_other(
+    broker: Broker, seaweedfs: Store
+) -> None:
+    """A broker answers no other origin, as README says; the store does (SeaweedFS by itself, S3 by PutBucketCors)."""
+    given = environ(broker, seaweedfs)
+    names = {"broker": "BROKER", "token": "TOKEN", "bucket": "BUCKET"}
+    example = "".join(f"const {name} = {json.dumps(given[key])};\n" for name, key in names.items()) + block(
+        "broker-fetch"
+    )
+    async with chromium() as browser:
+        tab = await browser.new_page()
+        said: list[str] = []
+        tab.on("console", lambda message: said.append(message.text) if message.type == "log" else None)
+        await tab.goto(f"{broker.url}/healthz")
+        await tab.evaluate(f"async () => {{ {example} }}")
+        assert said == ["hello"]
+        assert seaweedfs.read(seaweedfs.bucket, "scanner-1/hello.txt") == b"hello"
+        before = len(broker.events("grant.issued"))
+        await tab.goto(seaweedfs.endpoint)
+        with pytest.raises(playwright.async_api.Error, match="Failed to fetch"):
+            await tab.evaluate(f"async () => {{ {example} }}")
+        assert len(broker.events("grant.issued")) == before
 
 
 def test_the_readme_names_every_code_of_a_refusal() -> None:
