@@ -34,7 +34,7 @@ class Daemon:
         self.folder = folder / "presignd"
         self.drop = self.folder / "drop"
         self._server, self._watch, self._more, self._core = server, watch, more, core
-        self._read = 0
+        self._read = self._heard = self._told = 0
         self.links: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:
@@ -126,6 +126,15 @@ settle = "0s"
         self._read += len(whole) + bool(whole)
         self.links += [json.loads(line) for line in whole.splitlines()]
         return len(self.links)
+
+    def said(self, what: bytes) -> int:
+        """Return how many lines of the log so far have ``what`` in them: one and the same in all calls."""
+        with (self.folder / "log").open("rb") as log:
+            log.seek(self._heard)
+            whole = log.read().rpartition(b"\n")[0]
+        self._heard += len(whole) + bool(whole)
+        self._told += whole.count(what)
+        return self._told
 
     def linked_at(self) -> dict[str, float]:
         """Return when each path got its link, in seconds since the epoch."""

@@ -1,7 +1,8 @@
 """What presignd costs while nothing happens, and while the store is away.
 
 ``python -m benchmarks.standing [--files 100000]``: idle with that many files watched (CPU, RSS), then as many more
-queued while the store is away (RSS and files recorded a second, by quarters), then the drain once it is back.
+queued while the store is away (RSS and files recorded a second, over time), then the drain once it is back, and a
+burst to compare it with. The files that are watched are recorded as ``benchmarks.start`` has them.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import time
 from pathlib import Path
 
 from benchmarks.dropped import Daemon
-from benchmarks.harness import Sink, bench_folder, print_head, until
+from benchmarks.harness import BLOCK, Sink, bench_folder, print_head, until
 from benchmarks.options import options
-from benchmarks.start import fill
+from benchmarks.start import fill, uploaded
 
-IDLE_SECONDS = 60
+BEFORE_SECONDS, IDLE_SECONDS = 15, 90
+STEPS = 10
 
 
 def main() -> None:
@@ -27,48 +29,43 @@ def main() -> None:
 
 
 def _idle(folder: Path, count: int) -> None:
-    with Sink(folder) as server, Daemon(folder, server) as daemon:
-        fill(daemon.folder / "aside", daemon.drop, count, 1)
-        daemon.until_linked(count, 3600)
-        daemon.stop()
+    server = Sink(folder)
+    daemon = uploaded(folder, server, count, 1)
+    with server:
         daemon.start()
-        time.sleep(10)
+        time.sleep(BEFORE_SECONDS)
         before = daemon.cpu()
         time.sleep(IDLE_SECONDS)
         percent = 100 * (daemon.cpu() - before) / IDLE_SECONDS
-        print(
-            f"idle, {count} files watched: {percent:.2f} % of a core (goal ≤ 0.2), RSS {_rss(daemon)} MiB (goal ≤ 80)"
-        )
+        rss = daemon.memory() / BLOCK
+        print(f"idle, {count} files watched: {percent:.2f} % of a core (goal ≤ 0.2), RSS {rss:.1f} MiB (goal ≤ 80)")
+        daemon.stop()
 
 
 def _away(folder: Path, count: int) -> None:
-    """Queue with the store's port closed; then start the sink there."""
+    """Queue with the store's port closed; then start the sink there, and at last have a burst to compare with."""
     sink = Sink(folder)
     with Daemon(folder, sink) as daemon:
         print("\n| queued while the store is away | files/s | RSS MiB |\n| --- | --- | --- |")
-        for quarter in range(1, 5):
+        for step in range(1, STEPS + 1):
             began = time.perf_counter()
-            fill(daemon.folder / f"quarter-{quarter}", daemon.drop, count // 4, 1)
-            queued = count // 4 * quarter
-            until(lambda: _queued(daemon) >= queued, f"{queued} queued", 600)  # noqa: B023 - used in this turn
-            rate = count / 4 / (time.perf_counter() - began)
-            print(f"| {queued} | {rate:.0f} | {_rss(daemon)} |", flush=True)
+            fill(daemon.folder / f"step-{step}", daemon.drop, count // STEPS, 1)
+            queued = count // STEPS * step
+            until(lambda: daemon.said(b'"file.queued"') >= queued, f"{queued} queued", 600)  # noqa: B023 - in this turn
+            rate = count / STEPS / (time.perf_counter() - began)
+            print(f"| {queued} | {rate:.0f} | {daemon.memory() / BLOCK:.1f} |", flush=True)
         with sink:
             began = time.perf_counter()
             first = daemon.until_linked(1, 60)
-            daemon.until_linked(count // 4 * 4, 1800)
+            daemon.until_linked(count // STEPS * STEPS, 1800)
             took = time.perf_counter() - first
-        waited, rate = first - began, count / took
-        print(f"\ndrained at {rate:.0f} files/s, the first link after {waited:.1f} s; RSS {_rss(daemon)} MiB\n")
-
-
-def _queued(daemon: Daemon) -> int:
-    return (daemon.folder / "log").read_bytes().count(b'"file.queued"')
-
-
-def _rss(daemon: Daemon) -> int:
-    status = Path(f"/proc/{daemon.process.pid}/status").read_text(encoding="ascii")
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) >> 10
+            waited, rate = first - began, count / took
+            print(f"\ndrained at {rate:.0f} files/s, the first link after {waited:.1f} s", end="; ")
+            print(f"RSS {daemon.memory() / BLOCK:.1f} MiB")
+            began = time.perf_counter()
+            fill(daemon.folder / "burst", daemon.drop, count // STEPS, 1)
+            burst = count / STEPS / (daemon.until_linked(count // STEPS * (STEPS + 1), 600) - began)
+            print(f"a burst of {count // STEPS} after it: {burst:.0f} files/s; the drain is {rate / burst:.2f} of that")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,20 @@
 """Proves each part before it is needed: one small check a part, each line with its cause and fix.
 
-folders → writing → writer check → inotify → ledger → credentials → endpoint → certificate → clock → buckets
+folders → writing → writer check → events → inotify → ledger → credentials → endpoint → certificate → clock → buckets
 """
 
 from presignd.checks.base import Check, CheckResult, Context, Outcome, context_of, exit_code, fail, ok, run_checks, warn
 from presignd.checks.bucket import check_buckets, check_clock, check_credentials
 from presignd.checks.endpoint import check_certificate, check_endpoint
-from presignd.checks.local import check_folders, check_inotify, check_ledger, check_writers, check_written, told
+from presignd.checks.local import (
+    check_events,
+    check_folders,
+    check_inotify,
+    check_ledger,
+    check_writers,
+    check_written,
+    told,
+)
 
 __all__ = [
     "CHECKS",
@@ -27,6 +35,7 @@ CHECKS = (
     Check("folders", check_folders),
     Check("writing", check_written, needs=("folders",)),
     Check("writer check", check_writers, needs=("folders",)),
+    Check("events", check_events, needs=("folders",)),
     Check("inotify", check_inotify, needs=("folders",)),
     Check("ledger", check_ledger),
     Check("credentials", check_credentials, remote=True),

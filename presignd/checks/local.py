@@ -1,4 +1,4 @@
-"""What this machine can tell without the store: folders, the writer check, inotify, the ledger."""
+"""What this machine can tell without the store: folders, the writer check, events, inotify, the ledger."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 import pwd
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from presignd.ledger.lock import DaemonLock
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.ledger.sqlite import FILE
 from presignd.pipeline import writer_check
+from presignd.pipeline.events import Chosen, choose
 from presignd.pipeline.folder import Folder
 
 INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_watches")
@@ -139,11 +141,8 @@ async def check_writers(context: Context) -> AsyncIterator[CheckResult]:
 
 def writer_result(watch: WatchConfig) -> CheckResult:
     """Say how files in a watch's folder settle, and why not better; SIGIO must be ignored."""
-    folder = Folder(watch)
-    try:
+    with closing(Folder(watch)) as folder:
         mode, reason = writer_check.mode(folder)
-    finally:
-        folder.close()
     name = f"writer check {watch.name}"
     if mode == "lease" and not reason:
         return ok(name, "works: a file that is open for writing is waited for")
@@ -154,6 +153,20 @@ def writer_result(watch: WatchConfig) -> CheckResult:
 
 def _quiet(watch: WatchConfig) -> str:
     return f"a quiet time of {10 if watch.settle is None else watch.settle:g} s"
+
+
+async def check_events(context: Context) -> AsyncIterator[CheckResult]:
+    """Tell where the events of each folder come from, and why."""
+    for watch in context.config.watches:
+        yield events_result(watch)
+
+
+def events_result(watch: WatchConfig) -> CheckResult:
+    """Say how changes in a watch's folder are heard of; scans find what no event tells of."""
+    source, why = source_of(watch)
+    if source == "polling":
+        return ok(f"events {watch.name}", f"scanned every {watch.poll_interval:g} s: {why}")
+    return ok(f"events {watch.name}", f"from {source}: {why}")
 
 
 async def check_inotify(context: Context) -> AsyncIterator[CheckResult]:
@@ -192,7 +205,13 @@ def judge_inotify(wanted: int, limit: int, told: str = "") -> CheckResult:
 
 
 def _polled(watch: WatchConfig) -> bool:
-    return watch.polling == "always" or (watch.polling == "auto" and filesystem.is_network(watch.path))
+    return source_of(watch).source == "polling"
+
+
+def source_of(watch: WatchConfig) -> Chosen:
+    """Return where a watch's events come from."""
+    with closing(Folder(watch)) as folder:
+        return choose(watch, folder.fd)
 
 
 def _directories(watch: WatchConfig) -> Iterator[str]:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from presignd import metrics
 from presignd.errors import fault
-from presignd.filesystem import is_network
 from presignd.heartbeat import alive, beat
 from presignd.model import Candidate, Fingerprint, Source
 from presignd.pipeline.decide import worth_a_look
@@ -26,10 +25,10 @@ from presignd.pipeline.events import (
     WATCHES,
     SourceEnded,
     burst_of_queue,
+    choose,
     limit_value,
     no_events,
     sort_out,
-    source_for,
     watches_left,
     watchfiles_source,
 )
@@ -173,15 +172,13 @@ class Watcher:
 
     def _source(self) -> AsyncGenerator[list[bytes], None]:
         """Choose the source: none where the filesystem gives no events, and while a limit forbids them."""
-        polling = self._config.polling
-        forced = polling == "always" or (polling == "auto" and is_network(self._folder.fd))
-        left = float("inf") if forced else self._no_inotify_until - time.monotonic()
+        chosen, _ = choose(self._config, self._folder.fd)
+        left = float("inf") if chosen == "polling" else self._no_inotify_until - time.monotonic()
         self.events = left <= 0
+        self._told_by = chosen if self.events else "polling"
         if not self.events:
-            self._told_by = "polling"
             return no_events(left)
-        self._told_by = source_for(self._config.events, self._folder.fd)
-        if self._told_by == "inotify":
+        if chosen == "inotify":
             return inotify_source(self._config, self._folder, self._ignore)
         return watchfiles_source(self._config, self._folder.root)
 

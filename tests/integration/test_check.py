@@ -428,6 +428,7 @@ def test_check_offline_asks_nobody_and_answers_in_json(tmp_path: Path) -> None:
         "config",
         "folder drop",
         "writer check drop",
+        "events drop",
         "inotify",
         "ledger",
     ]

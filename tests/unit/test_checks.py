@@ -18,7 +18,15 @@ from presignd.checks.base import Check, CheckResult, Context, fail, ok, warn
 from presignd.checks.broker import judge_token
 from presignd.checks.bucket import distinct, judge_clock
 from presignd.checks.endpoint import Address
-from presignd.checks.local import inotify_result, judge_inotify, ledger_result, told, writable_result, writer_result
+from presignd.checks.local import (
+    events_result,
+    inotify_result,
+    judge_inotify,
+    ledger_result,
+    told,
+    writable_result,
+    writer_result,
+)
 from presignd.config import (
     Config,
     ControlConfig,
@@ -213,6 +221,12 @@ def test_directories_are_counted_below_recursive_watches_only(tmp_path: Path) ->
     deep, flat = watch(tmp_path), watch(tmp_path, recursive=False)
     assert "4 of 100" in inotify_result([deep], 100).detail
     assert "1 of 100" in inotify_result([flat], 100).detail
+
+
+def test_where_events_come_from_is_told_and_why(tmp_path: Path) -> None:
+    assert events_result(watch(tmp_path, events="watchfiles")).detail == 'from watchfiles: events = "watchfiles"'
+    polled = watch(tmp_path, polling="always", poll_interval="30s")
+    assert events_result(polled).detail == 'scanned every 30 s: polling = "always"'
 
 
 def test_a_polled_folder_needs_no_inotify_watch(tmp_path: Path) -> None:

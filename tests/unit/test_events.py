@@ -11,12 +11,15 @@ from types import SimpleNamespace
 import pytest
 from watchfiles import Change
 
+from presignd import filesystem
 from presignd.config import WatchConfig
 from presignd.pipeline import events
 from presignd.pipeline.events import (
     INSTANCES,
     WATCHES,
+    Chosen,
     SourceEnded,
+    choose,
     limit_value,
     no_events,
     watches_left,
@@ -89,3 +92,32 @@ def test_on_other_systems_and_without_instances_nothing_is_known_of_watches(monk
         assert watches_left(b"/")
         patched.setattr(sys, "platform", "darwin")
         assert watches_left(b"/nowhere")
+
+
+EXT4, NFS, STRANGE = 0xEF53, 0x6969, 0
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "expected"),
+    [
+        ({}, EXT4, Chosen("inotify", "ext4 is local")),
+        ({}, STRANGE, Chosen("watchfiles", "unknown is not known to be local")),
+        ({"events": "watchfiles"}, EXT4, Chosen("watchfiles", 'events = "watchfiles"')),
+        ({"events": "inotify"}, STRANGE, Chosen("inotify", 'events = "inotify"')),
+        ({"events": "inotify"}, NFS, Chosen("polling", "NFS tells of no change made elsewhere")),
+        ({"polling": "never"}, NFS, Chosen("watchfiles", "NFS is not known to be local")),
+        ({"polling": "always"}, EXT4, Chosen("polling", 'polling = "always"')),
+    ],
+)
+def test_hints_come_from_inotify_where_the_filesystem_is_surely_local(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, str], kind: int, expected: Chosen
+) -> None:
+    monkeypatch.setattr(filesystem, "fs_type", lambda _target: kind)
+    config = WatchConfig.model_validate({"name": "drop", "path": "/srv/drop", "bucket": "bucket", **options})
+    assert choose(config, 0) == expected
+
+
+def test_without_linux_watchfiles_serves_whatever_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    config = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket", events="inotify")
+    assert choose(config, 0).source == "watchfiles"
