@@ -13,12 +13,14 @@ import select
 import socket
 import sys
 import time
-from concurrent.futures import Executor
+from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from aiohttp.abc import AbstractStreamWriter
+
+from presignd.threads import BEHIND
 
 LEAST = 4 << 20
 """Bytes of a body from which the thread's turns and descriptors are worth it."""
@@ -44,23 +46,22 @@ class Straight:
     these to anybody else. Raises ``OSError`` when there are none left.
     """
 
-    def __init__(self, connection: int, file: int, pool: Executor) -> None:
+    def __init__(self, connection: int, file: int) -> None:
         self._connection = socket.socket(fileno=os.dup(connection))
         try:
             self._file = os.dup(file)
         except OSError:
             self._connection.close()
             raise
-        self._pool = pool
-        self._turn: asyncio.Future[int] | None = None
+        self._turn: Future[int] | None = None
 
     async def send(self, offset: int, size: int) -> int:
         """Send of ``size`` bytes from ``offset`` what the other side takes in one turn; return how many went.
 
         Raises ``EOFError`` where the file ends, ``Unsupported``, and ``OSError`` for file and connection alike.
         """
-        self._turn = asyncio.get_running_loop().run_in_executor(self._pool, self._push, offset, size)
-        return await asyncio.shield(self._turn)
+        self._turn = BEHIND.submit(self._push, offset, size)
+        return await asyncio.wrap_future(self._turn)
 
     def _push(self, offset: int, size: int) -> int:
         sent, end = 0, time.monotonic() + TURN
@@ -99,7 +100,7 @@ class Straight:
         if self._turn is None or self._turn.done():
             self._close()
             return
-        # Cancelled under way: the connection is of no more use, and its end is what wakes the thread.
+        # Cancelled under way: the connection is of no more use, and its end wakes the thread, which closes both.
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._turn.add_done_callback(lambda _: self._close())
@@ -109,7 +110,7 @@ class Straight:
         os.close(self._file)
 
 
-async def straight(writer: AbstractStreamWriter, file: int, pool: Executor) -> Straight | None:
+async def straight(writer: AbstractStreamWriter, file: int) -> Straight | None:
     """Return the way from ``file`` to ``writer``'s connection, once its head is sent; None where there is none.
 
     TLS has none, for its bytes are made in this process; nor has anything but Linux.
@@ -126,6 +127,6 @@ async def straight(writer: AbstractStreamWriter, file: int, pool: Executor) -> S
     if transport.is_closing() or connection is None:
         return None
     try:
-        return Straight(connection.fileno(), file, pool)
+        return Straight(connection.fileno(), file)
     except OSError:
         return None

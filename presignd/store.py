@@ -9,7 +9,6 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Collection
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -74,14 +73,13 @@ class FileBody(payload.Payload):
         *,
         rate: RateLimit,
         on_sent: Callable[[int], None],
-        pool: Executor,
         chunk: int = CHUNK,
         file: str = "",
     ) -> None:
         super().__init__(of.fd, headers={})
         self._size = of.size
         self._offset, self._whole, self._rate = of.offset, of.whole, rate
-        self._chunk, self._file, self._pool = chunk, file, pool
+        self._chunk, self._file = chunk, file
         self._on_sent = on_sent
         self.fault: Fault | None = None
 
@@ -107,7 +105,7 @@ class FileBody(payload.Payload):
 
     async def _send_straight(self, writer: AbstractStreamWriter, size: int) -> int:
         """Send ``size`` bytes by sendfile(2); return how many went: fewer where there is no such way."""
-        way = await straight(writer, self._value, self._pool)
+        way = await straight(writer, self._value)
         if way is None:
             return 0
         done = paid = 0
@@ -216,8 +214,6 @@ class StoreClient:
         self._tls = tls_context(presign) if presign.endpoint.startswith("https:") or presign.public_endpoint else None
         self._session: aiohttp.ClientSession | None = None
         self._limit = upload.concurrency + 4
-        # Of its own: bodies on a slow line would take the threads that others read and hash in.
-        self._pool = ThreadPoolExecutor(self._limit, thread_name_prefix="send")
         self._proxies: dict[str, str | None] = {}
         self.clock_offset: float | None = None
 
@@ -250,9 +246,7 @@ class StoreClient:
                 progress = _Progress(deadline, seconds, on_sent)
                 data: bytes | payload.Payload | None
                 if isinstance(body, Slice):
-                    data = file = FileBody(
-                        body, rate=self._rate, on_sent=progress, pool=self._pool, chunk=self._chunk, file=file_of
-                    )
+                    data = file = FileBody(body, rate=self._rate, on_sent=progress, chunk=self._chunk, file=file_of)
                 elif body and len(body) > PIECE:
                     data = MemoryBody(body, on_sent=progress)
                 else:
@@ -314,7 +308,6 @@ class StoreClient:
         if self._session is not None:
             await self._session.close()
             self._session = None
-        self._pool.shutdown(wait=False)
 
 
 def _head_size(grant: Grant) -> int:

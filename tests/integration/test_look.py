@@ -108,7 +108,7 @@ def test_a_comparison_that_was_stopped_or_finds_nothing_is_none(place: Place) ->
 def test_a_comparison_of_a_file_that_can_not_be_read_is_none(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fails in the middle says nothing of the content: it must not go up as a new version."""
     known, fingerprint = place.known(CHECKSUMS["md5"]), place.fingerprint()
-    monkeypatch.setattr(os, "pread", failing(errno.EIO))
+    monkeypatch.setattr(os, "preadv", failing(errno.EIO))
     assert place.look.same_content(b"a", fingerprint, known, threading.Event()) is None
 
 

@@ -116,7 +116,21 @@ class Tally:
 
 # --- step by step ---------------------------------------------------------------------------------
 
-_OS = ("open", "close", "stat", "fstat", "rename", "unlink", "link", "pread", "write", "fsync", "utime", "mkdir")
+_OS = (
+    "open",
+    "close",
+    "stat",
+    "fstat",
+    "rename",
+    "unlink",
+    "link",
+    "pread",
+    "preadv",
+    "write",
+    "fsync",
+    "utime",
+    "mkdir",
+)
 _CALLS = (*((os, name, name) for name in _OS), (fcntl, "fcntl", "lease"), (renames, "_renameat2", "renameat2"))
 
 
