@@ -15,6 +15,9 @@ from presignd.web.view import BlockedView, View
 SHARE = 0.005
 """Counting a large ledger takes its time: it is asked so seldom that this share of a core is enough."""
 
+_SHOWN = (State.QUEUED, State.QUARANTINED)
+"""What the line counts: few, where all that was ever uploaded may be a million."""
+
 PATIENCE = 5.0
 """Seconds after which the ledger is said not to answer."""
 
@@ -46,7 +49,7 @@ class StatusLine:
         began = time.monotonic()
         try:
             async with asyncio.timeout(PATIENCE):
-                self._summaries = await self._view.ledger.summary()
+                self._summaries = await self._view.ledger.summary(_SHOWN)
                 self._slow = False
         except TimeoutError:
             self._slow = True

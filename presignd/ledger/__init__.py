@@ -209,8 +209,8 @@ class Ledger(Protocol):
         ...
 
     # --- questions ------------------------------------------------------------------------------
-    async def summary(self) -> list[WatchSummary]:
-        """Return the numbers of each watch."""
+    async def summary(self, states: Collection[State] = tuple(State)) -> list[WatchSummary]:
+        """Return the numbers of each watch, in ``states``: only versions in these are counted."""
         ...
 
     async def quarantined(self) -> list[FileVersion]:

@@ -122,11 +122,13 @@ def links_mark(connection: sqlite3.Connection) -> LinksMark | None:
     return LinksMark(int(meta["links_inode"]), int(meta["links_offset"]))
 
 
-def summary(connection: sqlite3.Connection) -> list[WatchSummary]:
-    """Return the numbers of each watch, also of one that has no version yet."""
+def summary(connection: sqlite3.Connection, states: Collection[State] = tuple(State)) -> list[WatchSummary]:
+    """Return the numbers of each watch in ``states``, also of one that has no version yet."""
     names = [name for (name,) in connection.execute("SELECT name FROM watch")]
     rows = connection.execute(
-        "SELECT watch, state, count(*), min(queued_at) FROM version GROUP BY state, watch"
+        f"SELECT watch, state, count(*), min(queued_at) FROM version WHERE state IN ({marks(states)})"  # noqa: S608 - marks
+        " GROUP BY state, watch",
+        [str(state) for state in states],
     ).fetchall()
     numbers = {watch: _numbers(watch, mine) for watch, mine in groupby(sorted(rows), itemgetter(0))}
     return [numbers.get(name) or _numbers(name, ()) for name in sorted({*names, *numbers})]

@@ -201,8 +201,8 @@ class SqliteLedger(Ledger):
 
     # --- questions ----------------------------------------------------------------------------------
 
-    async def summary(self) -> list[WatchSummary]:
-        return await self._ask(questions.summary)
+    async def summary(self, states: Collection[State] = tuple(State)) -> list[WatchSummary]:
+        return await self._ask(questions.summary, states)
 
     async def quarantined(self) -> list[FileVersion]:
         return await self._ask(questions.quarantined)

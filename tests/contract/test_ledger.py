@@ -676,6 +676,8 @@ async def test_the_summary_has_each_watch_with_its_numbers(ledger: Ledger) -> No
         "empty": ({}, None),
         "other": ({State.IGNORED: 1}, None),
     }
+    waiting = {row.watch: row.counts for row in await ledger.summary([State.QUEUED, State.QUARANTINED])}
+    assert waiting == {"drop": {State.QUARANTINED: 1, State.QUEUED: 2}, "empty": {}}
 
 
 async def test_a_key_leads_to_the_newest_version_that_was_verified_under_it(ledger: Ledger) -> None:

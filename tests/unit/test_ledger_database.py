@@ -268,5 +268,5 @@ def costly(plan: str) -> bool:
 def test_the_summary_reads_an_index_only(recorder: Any) -> None:
     questions.summary(recorder)
     assert [plan for plan in recorder.plans() if "version" in plan.partition(" in: ")[0]] == [
-        f"SCAN version USING COVERING INDEX version_state in: {recorder.seen[1][0]}"
+        f"SEARCH version USING COVERING INDEX version_state (state=?) in: {recorder.seen[1][0]}"
     ]
