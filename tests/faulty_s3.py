@@ -44,6 +44,8 @@ FOREVER = math.inf
 T = TypeVar("T")
 BUCKET = "test-bucket"
 _CHUNK = bytes(64 << 10)
+CUSTOMER_KEY = "x-amz-server-side-encryption-customer-key-MD5"
+CUSTOMER_ALGORITHM = "x-amz-server-side-encryption-customer-algorithm"
 
 Moment = Literal["", "before", "during", "after"]
 """When: as the headers are in, after some of the body, or after all of it was taken and stored."""
@@ -350,6 +352,7 @@ class _Handler:
         found = self._store.objects.get(where)
         if found is None:
             raise Refusal(404, "NoSuchKey")
+        _demand_customer_key(request, found.headers.get(CUSTOMER_KEY, ""))
         headers = {
             **self._common(),
             **found.headers,
@@ -374,6 +377,7 @@ class _Handler:
             match request.method:
                 case "PUT":
                     _check_digests(request, body)
+                    _demand_customer_key(request, uploads.customer_key.get(upload_id, ""))
                     etag = uploads.part(upload_id, int(query["partNumber"]), body, lose=order.lose)
                     return web.Response(headers={**headers, **_etag(order, etag)})
                 case "GET":
@@ -383,7 +387,7 @@ class _Handler:
                     uploads.abort(upload_id)
                     return web.Response(status=204, headers=headers)
                 case _ if "uploads" in query:
-                    return web.Response(headers=headers, body=uploads.create())
+                    return web.Response(headers=headers, body=uploads.create(request.headers.get(CUSTOMER_KEY, "")))
         except KeyError:
             raise Refusal(404, "NoSuchUpload") from None
         return self._complete(request, where, upload_id, body, order)
@@ -396,8 +400,12 @@ class _Handler:
         if self._store.conditions:
             _check_conditions(request, self._store.objects.get(where))
         content, etag = self._store.uploads.complete(upload_id, body)
+        kept = dict(order.headers)
+        if customer_key := self._store.uploads.customer_key[upload_id]:
+            kept |= {CUSTOMER_KEY: customer_key, CUSTOMER_ALGORITHM: "AES256"}
+            etag = f'"{hashlib.md5(etag.encode()).hexdigest()}"'  # no MD5 of the content, as S3 says
         if not order.lose:
-            self._store.objects[where] = Object(content, order.etag or etag, order.headers, self._store.now())
+            self._store.objects[where] = Object(content, order.etag or etag, kept, self._store.now())
         xml = f"<CompleteMultipartUploadResult><ETag>{escape(etag)}</ETag></CompleteMultipartUploadResult>"
         return web.Response(headers=self._common(), body=xml.encode())
 
@@ -439,6 +447,12 @@ def _none_for(request: web.BaseRequest, body: bytes) -> bytes | None:
 def _kept(request: web.BaseRequest) -> dict[str, str]:
     names = re.compile(r"content-type|cache-control|content-disposition|x-amz-meta-.*", re.IGNORECASE)
     return {name: value for name, value in request.headers.items() if names.fullmatch(name)}
+
+
+def _demand_customer_key(request: web.BaseRequest, wanted: str) -> None:
+    """Refuse what was begun with a customer's key (SSE-C), of which S3 keeps the MD5, to whoever has another."""
+    if request.headers.get(CUSTOMER_KEY, "") != wanted:
+        raise Refusal(400, "InvalidRequest", "not the key it was stored with")
 
 
 def _check_digests(request: web.BaseRequest, body: bytes) -> None:

@@ -15,15 +15,20 @@ def md5(body: bytes) -> str:
 
 
 class Uploads:
-    """Those under way: ``under_way`` holds the parts of each by number. An id that is none is a ``KeyError``."""
+    """Those under way: ``under_way`` holds the parts of each by number. An id that is none is a ``KeyError``.
+
+    ``customer_key`` is the MD5 of the key that each was begun with (SSE-C), "" for none.
+    """
 
     def __init__(self) -> None:
         self.under_way: dict[str, dict[int, bytes]] = {}
+        self.customer_key: dict[str, str] = {}
 
-    def create(self) -> bytes:
+    def create(self, customer_key: str = "") -> bytes:
         """Begin one; return S3's answer."""
         upload_id = f"upload-{next(_UPLOADS)}"
         self.under_way[upload_id] = {}
+        self.customer_key[upload_id] = customer_key
         return _xml("InitiateMultipartUploadResult", f"<UploadId>{upload_id}</UploadId>")
 
     def part(self, upload_id: str, number: int, body: bytes, *, lose: bool = False) -> str:

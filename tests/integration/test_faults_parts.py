@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import random
@@ -125,6 +126,25 @@ async def test_an_unclear_complete_is_settled_by_what_is_there(
         daemon.drop("a", CONTENT)
         [done] = await daemon.done()
         assert (done["attempt"], done["checksum"]) == (1, "md5:" + etag_in_parts(CONTENT).strip('"'))
+    assert stored(faulty_s3) == {"a": CONTENT}
+    assert sorted(parts_sent(faulty_s3)) == [1, 2, 3, 4]
+
+
+async def test_under_a_customers_key_each_part_and_each_look_at_the_object_carries_it(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    """SSE-C: S3 refuses parts and HEADs without the key; the object's ETag is no MD5, and proves nothing."""
+    key = b"k" * 32
+    sse_c = "x-amz-server-side-encryption-customer-"
+    headers = {
+        f"{sse_c}algorithm": "AES256",
+        f"{sse_c}key": base64.b64encode(key).decode(),
+        f"{sse_c}key-MD5": base64.b64encode(hashlib.md5(key).digest()).decode(),
+    }
+    async with running(in_parts(tmp_path, faulty_s3, watch(tmp_path, headers=headers))) as daemon:
+        daemon.drop("a", CONTENT)
+        [done] = await daemon.done()
+        assert (done["attempt"], done["status"], daemon.links()) == (1, "linked", ["a"])
     assert stored(faulty_s3) == {"a": CONTENT}
     assert sorted(parts_sent(faulty_s3)) == [1, 2, 3, 4]
 
