@@ -49,6 +49,7 @@ class FakeView:
     phase: str = "ready"
     hints: list[tuple[str, bytes]] = field(default_factory=list)
     held_up: list[BlockedView] = field(default_factory=list)
+    moving: list[InFlightView] = field(default_factory=list)
     on_put: Callable[[int, Callable[[int], None]], Any] | None = None
     puts: list[tuple[bytes, str, str | None, int]] = field(default_factory=list)
 
@@ -59,7 +60,7 @@ class FakeView:
         return [SettlingView("drop", b"new", NOW, "open for writing")]
 
     def in_flight(self) -> Sequence[InFlightView]:
-        return []
+        return self.moving
 
     def blocked(self) -> Sequence[BlockedView]:
         return self.held_up

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
+import struct
 import sys
-from dataclasses import dataclass
+import termios
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +20,7 @@ import pytest
 
 from presignd.errors import fault
 from presignd.states import Event
+from presignd.web.view import InFlightView
 from tests.served import DONE, SECRET, UPLOADED, Served, recorded, served
 
 if TYPE_CHECKING:
@@ -37,12 +43,14 @@ async def presignd(served: Served, *arguments: str | Path, cwd: Path | None = No
     return Done(process.returncode or 0, out.decode(), err.decode())
 
 
-async def started(served: Served, *arguments: str | Path, cwd: Path | None = None) -> asyncio.subprocess.Process:
+async def started(
+    served: Served, *arguments: str | Path, cwd: Path | None = None, stderr: int = asyncio.subprocess.PIPE
+) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "presignd", *map(str, arguments)),
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PRESIGND_SOCKET": str(served.path), "PYTHONPATH": str(Path.cwd())},
+        stderr=stderr,
+        env={"TERM": "xterm", **os.environ, "PRESIGND_SOCKET": str(served.path), "PYTHONPATH": str(Path.cwd())},
         cwd=cwd,
     )
 
@@ -67,6 +75,48 @@ async def test_status_of_a_path_given_below_the_current_folder(served: Served) -
     assert (done.code, "md5:00" in done.out) == (0, True)
     unknown = await presignd(served, "status", "b", cwd=drop(served))
     assert (unknown.code, unknown.out, unknown.err.count("\n")) == (4, "", 1)
+
+
+async def test_status_tells_of_a_large_file_how_far_it_is_and_when_it_is_through(served: Served) -> None:
+    version = await recorded(served, "large")
+    version = replace(version, fingerprint=replace(version.fingerprint, size=3_000_000_000))
+    served.view.moving = [InFlightView(version, 1_000_000_000, 25e6)]
+    (told,) = json.loads((await presignd(served, "status", "--json")).out)["in_flight"]
+    assert (told["sent"], told["size"], told["rate"], told["seconds_left"]) == (1_000_000_000, 3_000_000_000, 25e6, 80)
+    plain = (await presignd(served, "status")).out
+    (row,) = [line.split("\t") for line in plain.splitlines() if line.startswith("in flight")]
+    assert row[3:] == ["1.0 GB", "3.0 GB", "25.0 MB/s", "80 s"]
+    served.view.moving = [InFlightView(version, 1_000_000_000, 0.0)]
+    (told,) = json.loads((await presignd(served, "status", "--json")).out)["in_flight"]
+    assert told["seconds_left"] is None
+
+
+async def test_put_on_a_terminal_shows_bytes_rate_and_time_left(served: Served, tmp_path: Path) -> None:
+    file, seen = tmp_path / "large", asyncio.Event()
+    with file.open("wb") as made:
+        made.truncate(1 << 30)
+
+    async def upload(_: int, progress: Callable[[int], None]) -> None:
+        for sent in range(50_000_000, 1 << 30, 1_000_000):
+            if seen.is_set():
+                return
+            progress(sent)
+            await asyncio.sleep(0.02)
+
+    served.view.on_put = upload
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 160, 0, 0))
+    process = await started(served, "put", file, stderr=end)
+    os.close(end)
+    shown = ""
+    async with asyncio.timeout(30):
+        while not re.search(
+            r"\d+(\.\d+)?/1\.1 GB +[\d.]+ MB/s +0:\d\d:\d\d", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+        ):
+            shown += (await asyncio.to_thread(os.read, terminal, 4096)).decode()
+    seen.set()
+    assert await process.wait() == 0
+    os.close(terminal)
 
 
 async def test_wait_ends_by_what_became_of_each_file(served: Served) -> None:
