@@ -46,24 +46,26 @@ _LEAF_LINKS = 2
 async def inotify_source(watch: WatchConfig, folder: Folder, ignore: Ignore) -> AsyncGenerator[Hints, None]:
     """Yield what inotify tells of ``folder``; end when its root is gone, moved or unmounted."""
     tree = _Tree(folder, ignore, recursive=watch.recursive)
-    loop, ready = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(tree.fd, ready.set)
     try:
         await asyncio.to_thread(tree.add, b"")
         yield Hints()
         while not tree.ended:
-            await _until(ready)
+            await _until_readable(tree.fd)
             yield await tree.read()
     finally:
-        loop.remove_reader(tree.fd)
         os.close(tree.fd)
 
 
-async def _until(ready: asyncio.Event) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_TURN):
-            await ready.wait()
-    ready.clear()
+async def _until_readable(fd: int) -> None:
+    """Wait for events, a turn at most. Nobody listens between two reads: each turn of the loop would be told again."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(fd, ready.set)
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TURN):
+                await ready.wait()
+    finally:
+        loop.remove_reader(fd)
 
 
 class _Tree:
