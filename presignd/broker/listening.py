@@ -16,6 +16,8 @@ from presignd.errors import Unavailable
 BACKLOG = 512
 HANDSHAKE_SECONDS = 10.0
 """What a TLS handshake may take."""
+PAUSE = 0.1
+"""Seconds until the next try where a connection could not be accepted."""
 
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
@@ -26,27 +28,23 @@ _BUSY = (
 Protocols = Callable[[], asyncio.Protocol]
 
 
-class TurnedAway(asyncio.Protocol):
-    """A connection too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say so, and end it."""
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(_BUSY)
-        transport.close()
-
-
 class Listener:
     """Listens at one address, from ``open`` to ``close``; ``serve`` says by which certificate, again and again.
 
-    The sockets stay while the servers on them change, so connections that come meanwhile just wait.
+    ``most`` tells how many connections there may be, ``count`` how many ``protocols`` has; one in its handshake
+    counts, or a stranger could take every descriptor without a word of HTTP.
     """
 
-    def __init__(self, text: str, option: str, protocols: Protocols) -> None:
+    def __init__(
+        self, text: str, option: str, protocols: Protocols, *, count: Callable[[], int], most: Callable[[], int]
+    ) -> None:
         self._listen = parse_listen(text)
         self._option, self._text, self._protocols = option, text, protocols
+        self._count, self._most = count, most
+        self._context: ssl.SSLContext | None = None
         self._sockets: list[socket.socket] = []
-        self._servers: list[asyncio.Server] = []
+        self._accepting: list[asyncio.Task[None]] = []
+        self._coming: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
         """Take the address; raise ``Unavailable`` where another has it, ``UsageError`` where there is none."""
@@ -64,35 +62,61 @@ class Listener:
         host, port = self._sockets[0].getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    async def serve(self, context: ssl.SSLContext | None) -> None:
+    def serve(self, context: ssl.SSLContext | None) -> None:
         """Accept from now on with ``context``; connections there are go on as they are."""
-        before = self._servers
-        self._servers = [await self._accepting(sock.dup(), context) for sock in self._sockets]
-        for server in before:
-            server.close()
+        self._context = context
+        if not self._accepting:
+            self._accepting = [self._begin(sock) for sock in self._sockets]
 
-    async def _accepting(self, sock: socket.socket, context: ssl.SSLContext | None) -> asyncio.Server:
-        loop, handshake = asyncio.get_running_loop(), HANDSHAKE_SECONDS if context else None
-        if sock.family == socket.AF_UNIX:
-            return await loop.create_unix_server(
-                self._protocols, sock=sock, ssl=context, backlog=BACKLOG, ssl_handshake_timeout=handshake
-            )
-        return await loop.create_server(
-            self._protocols, sock=sock, ssl=context, backlog=BACKLOG, ssl_handshake_timeout=handshake
-        )
+    def _begin(self, sock: socket.socket) -> asyncio.Task[None]:
+        accepting = asyncio.create_task(self._accept(sock), name="accept")
+        accepting.add_done_callback(lambda _: sock.close())  # not before the loop has let go of it
+        return accepting
+
+    async def _accept(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(sock)
+            except OSError:  # it broke off, or there is no descriptor for it
+                await asyncio.sleep(PAUSE)
+                continue
+            if self._count() + len(self._coming) >= self._most():
+                _turn_away(connection, tls=self._context is not None)
+                continue
+            coming = asyncio.create_task(self._take(connection, self._context), name="connection")
+            self._coming.add(coming)
+            coming.add_done_callback(self._coming.discard)
+
+    async def _take(self, connection: socket.socket, context: ssl.SSLContext | None) -> None:
+        """Have a connection served, once TLS stands; one that comes to nothing is no event."""
+        loop, seconds = asyncio.get_running_loop(), HANDSHAKE_SECONDS if context else None
+        try:
+            await loop.connect_accepted_socket(self._protocols, connection, ssl=context, ssl_handshake_timeout=seconds)
+        except OSError:  # TLS's errors and timeouts are such, too
+            connection.close()
 
     def close(self) -> None:
         """Accept no more, and leave no socket file."""
-        for server in self._servers:
-            server.close()
         for sock in self._sockets:
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)  # for the copies, too: a loop may let go of its own later
-            sock.close()
+                sock.shutdown(socket.SHUT_RDWR)
+            if not self._accepting:
+                sock.close()
+        for task in (*self._accepting, *self._coming):
+            task.cancel()
         if self._listen.path is not None and self._sockets:
             with contextlib.suppress(OSError):
                 self._listen.path.unlink()
-        self._servers, self._sockets = [], []
+        self._accepting, self._sockets = [], []
+
+
+def _turn_away(connection: socket.socket, *, tls: bool) -> None:
+    """End a connection too many: told so, but where TLS would have to stand first."""
+    with connection, contextlib.suppress(OSError):
+        if not tls:
+            connection.send(_BUSY)
+            connection.shutdown(socket.SHUT_WR)
 
 
 def _bound(listen: Listen) -> list[socket.socket]:

@@ -19,7 +19,7 @@ from presignd.broker import metrics
 from presignd.broker.api import Api
 from presignd.broker.certificate import certificate_end, end_problem, tls_context, tls_stamps
 from presignd.broker.config import of_store
-from presignd.broker.listening import Listener, TurnedAway
+from presignd.broker.listening import Listener
 from presignd.broker.models import BrokerConfig, BrokerSection, is_in_the_clear
 from presignd.broker.tokens import Tokens
 from presignd.config import PresignConfig, UploadConfig
@@ -91,7 +91,7 @@ class Broker:
         if self.config.broker.metrics_listen:
             await self._listen(stack, self.api.metrics_app(), "metrics_listen")
         for listener in self.listeners:
-            await listener.serve(context if listener is self._main else None)
+            listener.serve(context if listener is self._main else None)
         self.note_certificate_end()
         return [listener.place for listener in self.listeners]
 
@@ -113,10 +113,13 @@ class Broker:
 
         self._servers.append(server)
 
-        def connection() -> asyncio.Protocol:
-            return server() if len(server.connections) < most_connections() else TurnedAway()
-
-        listener = Listener(getattr(self.config.broker, option), option, connection)
+        listener = Listener(
+            getattr(self.config.broker, option),
+            option,
+            server,
+            count=lambda: len(server.connections),
+            most=most_connections,
+        )
         listener.open()
         stack.callback(listener.close)
         self.listeners.append(listener)
@@ -146,23 +149,23 @@ class Broker:
             while True:
                 heartbeat.beat()
                 self.tokens.refresh()
-                await self._look_at_certificate()
+                self._look_at_certificate()
                 self.look_at_certificate_end()
                 await self.look_at_credentials()
                 await asyncio.sleep(LOOK_SECONDS)
 
-    async def _look_at_certificate(self) -> None:
+    def _look_at_certificate(self) -> None:
         stamps = tls_stamps(self.config.broker)
         if stamps == self._stamps:
             return
-        if await self._take_certificate():
+        if self._take_certificate():
             self._stamps = stamps
 
-    async def _take_certificate(self) -> bool:
+    def _take_certificate(self) -> bool:
         """Go on with the certificate as it is now; one that can't be used is told of once, and tried again."""
         assert self._main is not None
         try:
-            await self._main.serve(tls_context(self.config.broker))
+            self._main.serve(tls_context(self.config.broker))
         except PresigndError as error:
             self._met("certificate.refused", error)
             return False
@@ -225,7 +228,7 @@ class Broker:
         self.signer, self.api.presigner = signer, signer.presigner
         self.tokens.configure(config.file, config.broker.token_files)
         self._stamps = tls_stamps(config.broker)
-        await self._take_certificate()
+        self._take_certificate()
         if config.log != before.log:
             setup(config.log)
         retiring = asyncio.create_task(_retire(retired))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import resource
+import select
 import socket
 import ssl
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from http.client import HTTPSConnection
 from pathlib import Path
 
 import pytest
@@ -328,3 +330,24 @@ def test_a_certificate_that_cannot_be_used_keeps_it_from_starting(
     done = command("run", "-c", broker.file)
     assert done.returncode == 2
     assert "broker.tls_cert: " in done.stderr
+
+
+def test_connections_that_never_finish_their_handshake_take_no_descriptors_from_tokens(
+    tmp_path: Path, seaweedfs: Store, certificates: Certificates
+) -> None:
+    """Who says nothing is nobody yet, and must not keep a new token from being read."""
+    with broker_for(tmp_path, seaweedfs, tls=certificates.options) as broker, ExitStack() as stack:
+        assert broker.process is not None
+        resource.prlimit(broker.process.pid, resource.RLIMIT_NOFILE, (160, 160))
+        known = stack.enter_context(
+            closing(HTTPSConnection("127.0.0.1", broker.port, timeout=60, context=certificates.context()))
+        )
+        known.connect()
+        silent = [
+            stack.enter_context(closing(socket.create_connection(("127.0.0.1", broker.port)))) for _ in range(200)
+        ]
+        ended = [sock for sock in silent if select.select([sock], [], [], 0.05)[0]]
+        assert len(ended) >= 160
+        known.request("GET", "/v1/me", headers={"Authorization": f"Bearer {broker.token('one', 'bucket-x')}"})
+        assert known.getresponse().status == 200
+        assert broker.events("tokens.unlisted", "unexpected_error") == []
