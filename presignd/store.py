@@ -9,7 +9,6 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -28,7 +27,7 @@ from presignd.errors import Fault, fault
 from presignd.heartbeat import beat
 from presignd.presign import Grant
 from presignd.rate import RateLimit
-from presignd.sendfile import LEAST, MOST, Unsupported, straight
+from presignd.sendfile import LEAST, MOST, Unsupported, hold_little, straight
 
 __all__ = ["Answer", "FileBody", "Slice", "StoreClient"]
 
@@ -316,9 +315,8 @@ def _head_size(grant: Grant) -> int:
 
 
 def _socket(address: AddrInfoType) -> socket.socket:
-    """Make a socket that takes little more than it has sent: what it took is what counts as progress."""
+    """Make a socket that takes little more than it has sent."""
     family, kind, protocol, _, _ = address
     made = socket.socket(family, kind, protocol)
-    with suppress(OSError, AttributeError):  # a kernel or a Python that has no such option goes without
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 2 * PIECE)
+    hold_little(made)
     return made

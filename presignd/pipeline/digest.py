@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 
 from presignd.errors import Fault, fault
 from presignd.heartbeat import beat
@@ -36,25 +37,31 @@ def read_at(fd: int, length: int, offset: int) -> bytes:
 
 
 def digest(fd: int, algorithm: str, offset: int, size: int, stop: threading.Event | None = None) -> bytes:
-    """Return the digest of ``size`` bytes from ``offset``, or of as many as there are.
-
-    Raises ``read_error``. All reads share one buffer: a fresh megabyte each time took 0.3 s a GiB in page faults.
-    """
+    """Return the digest of ``size`` bytes from ``offset``, or of as many as there are; raise ``read_error``."""
     made = hashlib.new(algorithm, usedforsecurity=False)
-    room = memoryview(bytearray(min(READ, size)))
+    read = into_one_buffer(min(READ, size))
     end = offset + size
-    while offset < end and not (stop and stop.is_set()) and (count := _read_into(room[: end - offset], fd, offset)):
+    while offset < end and not (stop and stop.is_set()) and (piece := read(fd, min(READ, end - offset), offset)):
         beat()
-        made.update(room[:count])
-        offset += count
+        made.update(piece)
+        offset += len(piece)
     return made.digest()
 
 
-def _read_into(room: memoryview, fd: int, offset: int) -> int:
-    try:
-        return os.preadv(fd, [room], offset)
-    except OSError as error:
-        raise _read_error(error) from None
+def into_one_buffer(most: int) -> Callable[[int, int, int], memoryview]:
+    """Return what reads as ``read_at`` does, up to ``most`` bytes, each time over those before.
+
+    A fresh megabyte each time is 256 page faults each time.
+    """
+    room = memoryview(bytearray(most))
+
+    def read(fd: int, length: int, offset: int) -> memoryview:
+        try:
+            return room[: os.preadv(fd, [room[:length]], offset)]
+        except OSError as error:
+            raise _read_error(error) from None
+
+    return read
 
 
 def _read_error(error: OSError) -> Fault:

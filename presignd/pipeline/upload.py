@@ -14,7 +14,7 @@ from presignd.heartbeat import beat
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.bucket import Bucket, Found
 from presignd.pipeline.collision import Plan, is_md5
-from presignd.pipeline.digest import read_at
+from presignd.pipeline.digest import into_one_buffer, read_at
 from presignd.presign import Operation
 from presignd.store import Slice
 
@@ -26,7 +26,7 @@ READ = 1 << 20
 TINY = 64 << 10
 """Bytes up to which a hop to a thread costs more than reading what is in the page cache."""
 
-Read = Callable[[int, int, int], bytes]
+Read = Callable[[int, int, int], bytes | memoryview]
 """``read_at``, or one like it."""
 
 
@@ -72,6 +72,8 @@ def prepare(fd: int, size: int, *, sha256: bool, most: int = SMALL, read: Read =
     fingerprint = Fingerprint.of(os.fstat(fd))
     digests = [hashlib.md5(usedforsecurity=False)] + ([hashlib.sha256()] if sha256 else [])
     kept = b"" if size <= min(most, SMALL) else None
+    if size > SMALL:
+        read = into_one_buffer(READ)
     offset = 0
     # One byte more than there should be: what grew meanwhile is seen, and the last look needs no large buffer.
     while offset <= size and (piece := read(fd, min(READ, size - offset + 1), offset)):
