@@ -42,7 +42,7 @@ def authenticate(request: web.Request, tokens: Tokens, now: datetime) -> TokenCo
     if token is None and tokens.unlisted:
         raise Rejected(503, "tokens_unreadable", "not all tokens can be read now", retry_after=UNREADABLE_RETRY)
     if token is None:
-        raise Rejected(401, "unauthorized", "no valid token: send Authorization: Bearer TOKEN")
+        raise Rejected(401, "unauthorized", "no valid token: it goes with the header Authorization, as Bearer TOKEN")
     if token.valid_until is not None and now >= token.valid_until:
         raise Rejected(401, "token_expired", "this token has ended")
     return token

@@ -83,4 +83,4 @@ def end_problem(ends: datetime | None, now: datetime) -> str:
     """Return what there is to say of a certificate that ends then (UTC), "" where that is far away."""
     if ends is None or ends - now >= timedelta(days=CERTIFICATE_DAYS):
         return ""
-    return f"it ends in less than {CERTIFICATE_DAYS} days" if ends > now else "it has ended: clients refuse it"
+    return "it ends soon" if ends > now else "it has ended, so clients refuse it"

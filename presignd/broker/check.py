@@ -58,9 +58,14 @@ def _certificate(config: BrokerConfig) -> Line:
     if ends is None:
         return Line("ok", "certificate", "none: loopback, or a proxy with TLS before it")
     now = datetime.now(UTC)
-    if problem := end_problem(ends, now):
-        return Line("warn" if ends > now else "fail", "certificate", problem, "renew broker.tls_cert")
-    return Line("ok", "certificate", f"can be used, {(ends - now).days} days left")
+    left, problem = f"{(ends - now).days} days left", end_problem(ends, now)
+    if ends <= now:
+        return Line("fail", "certificate", problem, "renew broker.tls_cert")
+    return (
+        Line("warn", "certificate", f"only {left}", "renew broker.tls_cert")
+        if problem
+        else Line("ok", "certificate", left)
+    )
 
 
 async def _store(signer: Signer, tokens: Iterable[TokenConfig]) -> AsyncIterator[Line]:

@@ -56,15 +56,20 @@ def test_what_is_no_certificate_is_told_as_that(tmp_path: Path, text: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("left", "outcome", "said"),
+    ("left", "outcome", "said", "logged"),
     [
-        (timedelta(days=15, hours=1), "ok", "can be used, 15 days left"),
-        (timedelta(days=13), "warn", "it ends in less than 14 days"),
-        (-timedelta(seconds=1), "fail", "it has ended: clients refuse it"),
+        (timedelta(days=15, hours=1), "ok", "15 days left", []),
+        (timedelta(days=13, hours=1), "warn", "only 13 days left", ["it ends soon"]),
+        (
+            -timedelta(days=1, hours=-1),
+            "fail",
+            "it has ended, so clients refuse it",
+            ["it has ended, so clients refuse it"],
+        ),
     ],
 )
 def test_check_and_the_log_tell_of_an_end_that_is_near(
-    tmp_path: Path, left: timedelta, outcome: str, said: str
+    tmp_path: Path, left: timedelta, outcome: str, said: str, logged: list[str]
 ) -> None:
     section(tmp_path, NOW + left)
     file = tmp_path / "broker.toml"
@@ -77,6 +82,4 @@ def test_check_and_the_log_tell_of_an_end_that_is_near(
     with capture_logs() as told:
         broker.look_at_certificate_end()
         broker.look_at_certificate_end()
-    assert [(event["event"], event["error"]) for event in told] == (
-        [] if outcome == "ok" else [("certificate.ends", said)]
-    )
+    assert [(event["event"], event["error"]) for event in told] == [("certificate.ends", each) for each in logged]
