@@ -48,15 +48,17 @@ def differing(connection: sqlite3.Connection, watch: str, listed: Sequence[Liste
     """Return those of ``listed`` that aren't surely recorded as they are."""
     if not listed:
         return []
-    left = set(listed)
-    lowest, highest = min(listed)[0], max(listed)[0]
-    # All between, in one walk through the index, is the fastest way where that is hardly more than what was listed.
-    most = len(listed) * 5 // 4
-    rows = connection.execute(f"{_LISTED} BETWEEN ? AND ? LIMIT ?", (watch, lowest, highest, most)).fetchall()
-    left.difference_update(rows)
-    if len(rows) == most:
-        for chunk in chunks([path for path, *_ in left]):
-            left.difference_update(connection.execute(f"{_LISTED} IN ({marks(chunk)})", (watch, *chunk)))
+    left, lowest, highest = set(listed), min(listed)[0], max(listed)[0]
+
+    def between(most: int) -> list[Listed]:
+        return connection.execute(f"{_LISTED} BETWEEN ? AND ? LIMIT ?", (watch, lowest, highest, most)).fetchall()
+
+    # One walk along the index is twice as fast as a search for each, where most of what it meets was listed.
+    few = between(len(listed) // 8 + 1)
+    if 2 * len(left.intersection(few)) >= len(few):
+        left.difference_update(between(len(listed) * 5 // 4))
+    for chunk in chunks([path for path, *_ in left]):
+        left.difference_update(connection.execute(f"{_LISTED} IN ({marks(chunk)})", (watch, *chunk)))
     return [one for one in listed if one in left] if left else []
 
 
