@@ -1,5 +1,6 @@
 """``presignd status``, ``wait`` and ``retry``: where files stand, and what to do about those that are stuck."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,7 +88,8 @@ def _why(found: dict[str, Any]) -> str:
         case "quarantined" if error:
             return f"quarantined: {error['cause']} ({error['fix']})"
         case "missing":
-            return "there is no such file"
+            is_special = os.path.lexists(found["path"])
+            return "is no regular file; symlinks are not followed" if is_special else "there is no such file"
         case "ignored" if found.get("why"):
             return f"ignored by {found['why']} (presignd put uploads it all the same)"
         case "ignored":

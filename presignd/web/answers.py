@@ -305,7 +305,8 @@ class Answers:
                 f"{path}: the watch {place.watch} ignores it: {why}", fix="presignd put uploads it all the same"
             )
         return Refused(
-            f"{path}: nothing is known of it in the watch {place.watch}", fix="it is missing, or not noticed yet"
+            f"{path}: nothing is known of it in the watch {place.watch}",
+            fix="it is missing, no regular file, or not noticed yet",
         )
 
     async def _version(self, place: Place) -> FileVersion | None:

@@ -128,6 +128,10 @@ async def test_wait_ends_by_what_became_of_each_file(served: Served) -> None:
     assert (stuck.code, "over 5 GiB" in stuck.err) == (4, True)
     assert (await presignd(served, "wait", "--timeout", "100ms", drop(served) / "queued")).code == 5
     assert (await presignd(served, "wait", drop(served))).code == 2
+    (drop(served) / "symlink").symlink_to("done")
+    for name, why in (("symlink", "symlinks are not followed"), ("absent", "there is no such file")):
+        missing = await presignd(served, "wait", drop(served) / name)
+        assert (missing.code, why in missing.err) == (4, True)
 
 
 async def test_what_a_rule_ignores_is_not_waited_for_and_the_rule_is_named(served: Served) -> None:
