@@ -117,7 +117,7 @@ def elsewhere(grants: Grants) -> Grants:
         ({"endless": True}, "bad_broker"),
         ({"change": elsewhere}, "wrong_grant"),
     ],
-    ids=lambda value: value if isinstance(value, str) else repr(value)[:40],
+    ids=lambda value: value if isinstance(value, str) else repr(value).partition(" at 0x")[0][:40],
 )
 async def test_a_broker_in_trouble_holds_the_queue_and_is_told_once_each_way(
     faulty_s3: FaultyS3, broker: FakeBroker, tmp_path: Path, how: dict[str, Any], code: str

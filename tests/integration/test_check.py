@@ -6,7 +6,6 @@ import asyncio
 import datetime as dt
 import json
 import os
-import socket
 import ssl
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from presignd.config import (
     WebConfig,
     load,
 )
+from presignd.embedded import free_ports
 from presignd.ledger.lock import DaemonLock
 from presignd.ledger.sqlite import open_ledger
 from tests.brokers import one_token
@@ -134,8 +134,7 @@ async def test_a_wrong_bucket_is_named(store: Store, tmp_path: Path) -> None:
 
 
 async def test_an_endpoint_where_nothing_listens_is_the_only_failure(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    (port,) = free_ports(1)
     found = await told(config_of(tmp_path, endpoint=f"http://127.0.0.1:{port}"))
     assert found.failed == ["endpoint"]
     assert found["endpoint"].code == "connection_refused"

@@ -9,16 +9,19 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from tests.stores import Store
-from tests.system.machine import Machine, until
+import pytest
+
+from tests.stores import SeaweedFS, Store
+from tests.system.machine import Machine, until, why_not
 
 CHECKOUT = Path(__file__).parents[2]
 PARTS = ("pyproject.toml", "README.md", "LICENSE", "presignd", "systemd")
 INSTALL = "/srv/checkout/systemd/install.sh"
 CONFIGURED = "/etc/presignd/config.toml"
 DROPIN = "/etc/systemd/system/presignd.service.d"
+WATCHDOG = "WatchdogTimestampMonotonic"
 FOLDERS = "[Service]\nReadWritePaths=-/srv/gone\n"
 
 CONFIG = """
@@ -52,6 +55,34 @@ class Host:
         self.run, self.sh, self.write = machine.run, machine.sh, machine.write
         self.said: list[str] = []
 
+    @classmethod
+    @contextmanager
+    def booted(cls, factory: pytest.TempPathFactory) -> Iterator[Self]:
+        """Lend a machine with a store of its own, presignd on it, booted; skip where none can be had, but in CI."""
+        if why := why_not():
+            assert not os.environ.get("CI"), why
+            pytest.skip(why)
+        store = SeaweedFS(factory.mktemp("store"))
+        machine = Machine(factory.mktemp("machine"))
+        host = cls(machine, store)
+        try:
+            store.start()
+            host.set_up()
+            machine.boot()
+            host.until_active()
+            yield host
+        finally:
+            machine.close()
+            store.kill()
+
+    def set_up(self) -> None:
+        """Bring presignd onto the machine that is off, as the README says: script, configuration, script again."""
+        copy_checkout(self.machine)
+        self.install()
+        prepare(self)
+        self.install()
+        self.install()
+
     def text(self, more: str = "") -> str:
         """Return the configuration."""
         return CONFIG.format(endpoint=self.store.endpoint, bucket=self.store.bucket, more=more)
@@ -82,6 +113,14 @@ class Host:
             lambda: (self.show("ActiveState", unit), self.show("NRestarts", unit)) == ("active", restarts),
             f"active {unit} after {restarts} restarts",
         )
+
+    def until_fed(self, times: int = 1) -> None:
+        """Wait until the watchdog was fed so often."""
+        for _ in range(times):
+            self._until_other(self.show(WATCHDOG))
+
+    def _until_other(self, fed: str) -> None:
+        until(lambda: self.show(WATCHDOG) != fed, "a fed watchdog")
 
     def drop(self, name: str, content: str = "", folder: str = "/srv/drop") -> None:
         """Have ann drop a file."""
@@ -119,15 +158,6 @@ class Host:
         finally:
             self.run("rm", "-f", f"{DROPIN}/test.conf")
             self.restart()
-
-
-def install_checkout(host: Host) -> None:
-    """Install as the README says: the script, a configuration, the script again."""
-    copy_checkout(host.machine)
-    host.install()
-    prepare(host)
-    host.install()
-    host.install()
 
 
 def copy_checkout(machine: Machine) -> None:

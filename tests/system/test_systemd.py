@@ -6,7 +6,6 @@ One machine serves all of these tests, in their order; each leaves it running as
 from __future__ import annotations
 
 import json
-import os
 import time
 import urllib.error
 import urllib.request
@@ -16,29 +15,17 @@ import pytest
 
 from presignd.embedded import free_ports
 from tests.canary import assert_no_secrets
-from tests.stores import SeaweedFS
-from tests.system.host import CONFIG, DROPIN, INSTALL, Host, fetch, install_checkout, paused
-from tests.system.machine import Machine, until, why_not
+from tests.system.host import CONFIG, DROPIN, INSTALL, Host, fetch, paused
+from tests.system.machine import until
+
+pytestmark = pytest.mark.xdist_group("machine")
 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """Yield a machine on which the documented sequence was run, booted."""
-    if why := why_not():
-        assert not os.environ.get("CI"), why
-        pytest.skip(why)
-    store = SeaweedFS(tmp_path_factory.mktemp("store"))
-    machine = Machine(tmp_path_factory.mktemp("machine"))
-    host = Host(machine, store)
-    try:
-        store.start()
-        install_checkout(host)
-        machine.boot()
-        host.until_active()
+    with Host.booted(tmp_path_factory) as host:
         yield host
-    finally:
-        machine.close()
-        store.kill()
 
 
 # --- installed -------------------------------------------------------------------------------------
@@ -242,12 +229,12 @@ def test_a_store_that_is_slow_or_away_trips_no_watchdog_and_is_named_in_the_stat
         before = host.pid
         with paused(host.store):
             host.drop("slow.txt")
-            time.sleep(8)
+            host.until_fed(6)  # a quarter of WatchdogSec each
         host.until_linked("slow.txt")
         host.store.stop()
         host.drop("away.txt")
         until(lambda: "waiting for the store (connection_refused)" in host.status, "the store in the status line")
-        time.sleep(6)
+        host.until_fed()
         host.store.start()
         host.until_linked("away.txt")
         assert host.pid == before

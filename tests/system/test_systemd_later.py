@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -15,9 +14,9 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from tests.stores import SeaweedFS
+from presignd.embedded import LOOPBACK, free_ports
 from tests.system.host import CONFIGURED, DROPIN, Host, copy_checkout, fetch, prepare
-from tests.system.machine import Machine, until, why_not
+from tests.system.machine import until
 
 BACKPORTS = """
 [ "$(systemctl --version | sed -n '1s/^systemd \\([0-9]*\\).*/\\1/p')" -lt 253 ] || exit 0
@@ -45,12 +44,27 @@ install -d -o presignd -g presignd-links -m 2750 /srv/links /srv/small/links
 SMALL_DISK = "ReadWritePaths=-/srv/small"
 FILL = "dd if=/dev/zero of=/srv/small/filler bs=64k 2>/dev/null || true"
 
+pytestmark = pytest.mark.xdist_group("machine")
+
 
 class Later(Host):
     """A host whose status page listens, and that has a bucket to lose."""
 
     page: str = ""
     spare: str = ""
+
+    def set_up(self) -> None:
+        """Bring a later systemd, and presignd from a wheel."""
+        self.page, self.spare = f"{LOOPBACK}:{free_ports(1)[0]}", self.store.new_bucket()
+        machine, environ = self.machine, {**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        machine.chroot("sh", "-euc", BACKPORTS, environ={**environ, "DEBIAN_FRONTEND": "noninteractive"})
+        copy_checkout(machine)
+        self.said.append(machine.chroot("sh", "-euc", FROM_WHEEL, environ=environ))
+        prepare(self)
+        watchdog = "[Service]\nWatchdogSec=4s\n"
+        spare = 'install -d -o ann -g presignd -m 2770 /srv/spare; printf %s "$1" > "$2/watchdog.conf"'
+        machine.chroot("sh", "-euc", spare, "sh", watchdog, DROPIN)
+        self.said.append(machine.chroot("sh", INSTALL, environ=environ))
 
     def text(self, more: str = "") -> str:
         web = f'[web]\nlisten = "{self.page}"\n'
@@ -70,8 +84,7 @@ class Later(Host):
         """Expect ``status`` in STATUS, a 503 of ``/readyz``, and a watchdog that is fed all the same."""
         until(lambda: status in self.status, f"{status!r} in the status line: {self.status}")
         until(lambda: self.ready() == 503, "a 503 of /readyz")
-        fed = self.show("WatchdogTimestampMonotonic")
-        until(lambda: self.show("WatchdogTimestampMonotonic") != fed, "a fed watchdog")
+        self.until_fed()
 
     def until_well(self) -> None:
         """Expect an empty queue, and a 200 of ``/readyz``."""
@@ -80,42 +93,11 @@ class Later(Host):
         self.until_active()
 
 
-def _free() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return f"127.0.0.1:{listening.getsockname()[1]}"
-
-
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Later]:
     """Yield a machine with a later systemd, on which a wheel was installed, booted."""
-    if why := why_not():
-        assert not os.environ.get("CI"), why
-        pytest.skip(why)
-    store = SeaweedFS(tmp_path_factory.mktemp("store"))
-    machine = Machine(tmp_path_factory.mktemp("machine"))
-    host = Later(machine, store)
-    try:
-        store.start()
-        host.page, host.spare = _free(), store.new_bucket()
-        _install(host)
-        machine.boot()
-        host.until_active()
+    with Later.booted(tmp_path_factory) as host:
         yield host
-    finally:
-        machine.close()
-        store.kill()
-
-
-def _install(host: Later) -> None:
-    machine, environ = host.machine, {**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-    machine.chroot("sh", "-euc", BACKPORTS, environ={**environ, "DEBIAN_FRONTEND": "noninteractive"})
-    copy_checkout(machine)
-    host.said.append(machine.chroot("sh", "-euc", FROM_WHEEL, environ=environ))
-    prepare(host)
-    watchdog = "[Service]\nWatchdogSec=4s\n"
-    spare = 'install -d -o ann -g presignd -m 2770 /srv/spare; printf %s "$1" > "$2/watchdog.conf"'
-    machine.chroot("sh", "-euc", spare, "sh", watchdog, DROPIN)
-    host.said.append(machine.chroot("sh", INSTALL, environ=environ))
 
 
 # --- from a wheel, under a later systemd ------------------------------------------------------------

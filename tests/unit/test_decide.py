@@ -196,7 +196,7 @@ def test_what_the_ledger_has_no_living_version_of_is_new(known: FileVersion | No
     assert worth_a_look(known, made())
 
 
-@pytest.mark.parametrize("state", set(State) - {State.VANISHED, State.SUPERSEDED})
+@pytest.mark.parametrize("state", sorted(set(State) - {State.VANISHED, State.SUPERSEDED}))
 def test_an_equal_fingerprint_is_the_same_version(state: State) -> None:
     assert verdict(version(state), made()) is Verdict.SAME
     assert not worth_a_look(version(state), made())
@@ -209,7 +209,7 @@ def test_a_file_that_was_gone_and_is_there_again_unchanged_is_recorded_as_there(
     assert verdict(known, made()) is Verdict.REFINGERPRINT
 
 
-@pytest.mark.parametrize("state", IN_FLIGHT)
+@pytest.mark.parametrize("state", sorted(IN_FLIGHT))
 @pytest.mark.parametrize("fingerprint", [OTHER, TOUCHED])
 def test_while_one_is_in_flight_the_next_waits(state: State, fingerprint: Fingerprint) -> None:
     assert verdict(version(state, checksum="md5:0"), fingerprint) is Verdict.HOLD

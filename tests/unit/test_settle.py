@@ -291,7 +291,7 @@ async def test_what_the_ledger_has_is_dropped_without_a_change(bench: Bench) -> 
     assert bench.paths() == [b"a"]
 
 
-@pytest.mark.parametrize("state", IN_FLIGHT)
+@pytest.mark.parametrize("state", sorted(IN_FLIGHT))
 async def test_new_content_waits_while_the_version_before_it_is_in_flight(bench: Bench, state: State) -> None:
     bench.file(b"a")
     await bench.turn()
