@@ -107,6 +107,11 @@ class Child:
         """Whether it still runs; reaps it when not."""
         return self._process.poll() is None
 
+    @property
+    def returncode(self) -> int:
+        """How it ended, as subprocess says it; it has."""
+        return self._process.wait()
+
     def log_text(self) -> str:
         """Return what it has written so far."""
         return self._log.read_text(errors="replace")

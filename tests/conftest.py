@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ import pytest
 import structlog
 from hypothesis import settings
 
+from presignd import embedded
 from tests.canary import assert_no_secrets, canary
 from tests.faulty_s3 import faulty_s3
 from tests.stores import juicefs, own_juicefs, own_seaweedfs, own_store, rclone, seaweedfs, store
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 
 # A shell without job control has what it starts in the background ignore SIGINT, and that is inherited.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Of several processes (``-n 3``) each takes free ports of its own: between the look and the bind no other gets them.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    first, step = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    embedded._PORTS = embedded._PORTS[first::step]
 
 # The machine's pace decides nothing, and every run tries the same examples.
 settings.register_profile("presignd", deadline=None, derandomize=True)

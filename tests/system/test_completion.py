@@ -11,7 +11,10 @@ import pytest
 
 from tests.system.harness import COMMAND
 
-pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash"),
+    pytest.mark.xdist_group("completion"),
+]
 
 
 def bash(home: Path, script: str) -> str:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.stores import Store
-from tests.system.crash.run import Options, Victim, crash
+from tests.system.crash.beside import Beside, begun
+from tests.system.crash.run import Victim
 from tests.system.harness import config_for
 from tests.system.proxy import Fault, Kind, Proxy, Request
 
-KILLS = int(os.environ.get("PRESIGND_CRASH_KILLS", "20"))
-SEED = int(os.environ.get("PRESIGND_CRASH_SEED", "7"))
+KILLS = os.environ.get("PRESIGND_CRASH_KILLS", "20")
+FEW = str(int(KILLS) // 4)
+SEED = os.environ.get("PRESIGND_CRASH_SEED", "7")
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.xdist_group("crash")]
 
 
 @pytest.fixture
@@ -32,30 +34,45 @@ def victim(tmp_path: Path, store: Store) -> Iterator[tuple[Victim, str]]:
     made.end()
 
 
-def test_nothing_is_lost_torn_or_doubled_whenever_it_is_killed(store: Store) -> None:
-    report = crash(store, Options(SEED, KILLS, audit_every=KILLS))
-    print(report.text())  # noqa: T201 - shown when it fails, and with -s
-    assert report.violations == []
-    assert report.kills == KILLS
+# --- long runs, beside each other: those that take longest first -----------------------------------
+WHOLE = ("--seed", SEED, "--kills", KILLS, "--audit-every", KILLS)
+BY_BROKER = ("--presigner", "broker", "--seed", SEED, "--kills", FEW, "--audit-every", FEW)
+BROKEN = ("--seed", SEED, "--kills", "200", "--audit-every", "6", "--seconds", "180")
+STORES = ("juicefs", "seaweedfs")
 
 
-def test_nothing_is_lost_torn_or_doubled_with_a_broker_that_dies_as_often(store: Store) -> None:
-    report = crash(store, Options(SEED, KILLS // 4, audit_every=KILLS, presigner="broker"))
-    print(report.text())  # noqa: T201 - shown when it fails, and with -s
-    assert report.violations == []
-    assert report.kills == report.broker_kills == KILLS // 4
+@pytest.fixture(scope="module")
+def beside(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beside]:
+    """Begin all runs of this module's tests that are to be waited for."""
+    yield from begun(request, tmp_path_factory)
 
 
-@pytest.mark.parametrize("broken", ["intent", "fingerprint", "link"])
-def test_a_broken_build_is_caught(seaweedfs: Store, broken: str) -> None:
-    """One that sends before the commit, one that compares nothing, one that links after the state.
+@pytest.mark.parametrize("run", [("--store", store, *WHOLE) for store in STORES], ids=STORES)
+def test_nothing_is_lost_torn_or_doubled_whenever_it_is_killed(beside: Beside, run: Sequence[str]) -> None:
+    ended = beside.ended(*run)
+    assert (ended.code, f"{KILLS} kills survived" in ended.text) == (0, True), ended.text
 
-    It takes 10 to 40 seconds; the bound is for a machine that does other things too.
+
+@pytest.mark.parametrize(
+    "run",
+    [("--broken", build, *BROKEN) for build in ("fingerprint", "intent", "link")],
+    ids=("fingerprint", "intent", "link"),
+)
+def test_a_broken_build_is_caught(beside: Beside, run: Sequence[str]) -> None:
+    """One that compares nothing, one that sends before the commit, one that links after the state.
+
+    It takes 10 to 60 seconds; the bound is for a machine that does other things too.
     """
-    report = crash(seaweedfs, Options(SEED, kills=200, audit_every=6, seconds=180, broken=broken))
-    print(report.text())  # noqa: T201 - shown when it fails, and with -s
-    assert report.violations
-    assert not any("ended by itself" in violation for violation in report.violations)
+    ended = beside.ended(*run)
+    assert (ended.code, f", broken: {run[1]}" in ended.text) == (1, True), ended.text
+    assert "ended by itself" not in ended.text, ended.text
+
+
+@pytest.mark.parametrize("run", [("--store", store, *BY_BROKER) for store in STORES], ids=STORES)
+def test_nothing_is_lost_torn_or_doubled_with_a_broker_that_dies_as_often(beside: Beside, run: Sequence[str]) -> None:
+    ended = beside.ended(*run)
+    assert (ended.code, f"{FEW} kills survived" in ended.text) == (0, True), ended.text
+    assert f"{FEW} kills of the broker" in ended.text, ended.text
 
 
 def test_content_that_changed_after_a_crash_still_replaces_its_own_object(

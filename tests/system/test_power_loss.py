@@ -10,7 +10,7 @@ These are short runs of the crash harness. The long one, each in turn and all to
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,22 +18,31 @@ import pytest
 from tests.power.disk import Cut
 from tests.power.mounted import power_disk
 from tests.stores import Store
-from tests.system.crash.run import ON_POWER, Options, Victim, crash
+from tests.system.crash.beside import Beside, begun
+from tests.system.crash.run import ON_POWER, Victim
 from tests.system.harness import config_for
 
-KILLS = int(os.environ.get("PRESIGND_POWER_KILLS", "4"))
-SEED = int(os.environ.get("PRESIGND_POWER_SEED", "1"))
+KILLS = os.environ.get("PRESIGND_POWER_KILLS", "4")
+SEED = os.environ.get("PRESIGND_POWER_SEED", "1")
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.xdist_group("crash")]
 
 
-@pytest.mark.parametrize("power", [*([what] for what in ON_POWER), ON_POWER], ids="+".join)
-def test_power_loss_loses_no_file_and_no_link(seaweedfs: Store, power: Sequence[str]) -> None:
+@pytest.fixture(scope="module")
+def beside(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beside]:
+    """Begin all runs of this module's tests that are to be waited for."""
+    yield from begun(request, tmp_path_factory)
+
+
+LIMITS = ("--seed", SEED, "--kills", KILLS, "--audit-every", KILLS)
+POWER = {"+".join(power): ("--power", *power, *LIMITS) for power in (ON_POWER, *([what] for what in ON_POWER))}
+
+
+@pytest.mark.parametrize("run", POWER.values(), ids=POWER)
+def test_power_loss_loses_no_file_and_no_link(beside: Beside, run: Sequence[str]) -> None:
     """No file whose writer synced it, no link that was told; nothing twice; nothing deleted that was not safe."""
-    report = crash(seaweedfs, Options(SEED, KILLS, audit_every=KILLS, power=power))
-    print(report.text())  # noqa: T201 - shown when it fails, and with -s
-    assert report.violations == []
-    assert report.kills == KILLS
+    ended = beside.ended(*run)
+    assert (ended.code, f"{KILLS} kills survived" in ended.text) == (0, True), ended.text
 
 
 def test_what_a_first_start_made_is_there_after_power_loss(seaweedfs: Store, tmp_path: Path) -> None:
