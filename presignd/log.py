@@ -314,7 +314,7 @@ def _failed(error: Exception) -> EventDict:
 def _configure(level: int, render: Callable[[EventDict], str], output: _Output) -> None:
     line = _Line(render, output)
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, _fields],
+        processors=[_fields],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: line,
         cache_logger_on_first_use=False,

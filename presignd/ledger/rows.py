@@ -15,9 +15,10 @@ COLUMNS = (*FINGERPRINT, *PLAIN)
 _CHANGEABLE = frozenset({"fingerprint", *PLAIN} - {"state", "file_id"})
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM version"  # noqa: S608 - our own column names
 
-_TIMES = ("queued_at", "not_before", "done_at", "signed_at", "expires_at", "gone_at")
+_TIMES = [*map(PLAIN.index, ("queued_at", "not_before", "done_at", "signed_at", "expires_at", "gone_at"))]
 _GIVEN = ("watch", "path", "fingerprint", "bucket", "content_type", "priority", "queued_at", "error_code", "error")
-_FLAGS = ("adopted", "announced")
+_FLAGS = [*map(PLAIN.index, ("adopted", "announced"))]
+_STATE, _PRINT = PLAIN.index("state"), [field.name for field in fields(FileVersion)].index("fingerprint")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _INTEGER = range(-(2**63), 2**63)
@@ -25,14 +26,14 @@ _INTEGER = range(-(2**63), 2**63)
 
 def version_of(row: tuple[Any, ...]) -> FileVersion:
     """Read one row of ``SELECT``."""
-    values = dict(zip(COLUMNS, row, strict=True))
-    fingerprint = Fingerprint(*(int(values.pop(name)) for name in FINGERPRINT))
-    values["state"] = State(values["state"])
-    for name in _TIMES:
-        values[name] = from_micros(values[name])
-    for name in _FLAGS:
-        values[name] = bool(values[name])
-    return FileVersion(fingerprint=fingerprint, **values)
+    values = [*row[len(FINGERPRINT) :]]
+    for place in _TIMES:
+        values[place] = from_micros(values[place])
+    for place in _FLAGS:
+        values[place] = bool(values[place])
+    values[_STATE] = State(values[_STATE])
+    values.insert(_PRINT, Fingerprint(*map(int, row[: len(FINGERPRINT)])))
+    return FileVersion(*values)
 
 
 def columns_of(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from presignd.config import Config
 from presignd.errors import ChangedFault, Fault, FileFault, fault
@@ -25,7 +26,7 @@ from presignd.pipeline.leaving import Finished, Outcome, takes_away
 from presignd.pipeline.link_file import write_link_file
 from presignd.pipeline.linker import Linker
 from presignd.pipeline.slots import Slots
-from presignd.pipeline.transfer import Held, Room, Running, Transfer, Vanished, Writing
+from presignd.pipeline.transfer import Held, Room, Running, Stored, Transfer, Vanished, Writing
 from presignd.pipeline.writer_check import has_writer
 from presignd.states import Event, backoff
 
@@ -129,21 +130,24 @@ class Worker:
         except Fault as problem:
             await self._decide(version, problem)
         else:
-            return await self._ledger.apply(
-                stored.version,
-                Event.VERIFY,
-                fingerprint=stored.fingerprint,
-                checksum=stored.checksum,
-                part_size=stored.part_size,
-                upload_id="",
-                etag=stored.etag,
-                version_id=stored.version_id,
-                adopted=stored.adopted,
-                signed_at=self._linker.now(),
-                error_code="",
-                error="",
-            )
+            return await self._ledger.apply(stored.version, Event.VERIFY, **self._receipt(stored))
         return None
+
+    def _receipt(self, stored: Stored) -> dict[str, Any]:
+        """Return the fields that change as an upload is verified: of a first attempt, few of these."""
+        receipt = {
+            "fingerprint": stored.fingerprint,
+            "checksum": stored.checksum,
+            "part_size": stored.part_size,
+            "upload_id": "",
+            "etag": stored.etag,
+            "version_id": stored.version_id,
+            "adopted": stored.adopted,
+            "signed_at": self._linker.now(),
+            "error_code": "",
+            "error": "",
+        }
+        return {name: value for name, value in receipt.items() if getattr(stored.version, name) != value}
 
     def _expires(self, version: FileVersion) -> int:
         held = self.held.get(version.file_id)
