@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Literal
 import pytest
 
 from presignd.config import WatchConfig
-from presignd.model import State
+from presignd.model import Listed, State
 from presignd.pipeline.events import News, sort_out
 from presignd.pipeline.folder import Folder
 from presignd.pipeline.ignore import Ignore
@@ -297,6 +297,30 @@ async def test_the_next_scan_is_told_and_lies_ahead(tmp_path: Path) -> None:
         await drop.until(lambda: drop.watcher.next_scan_at is not None)
         assert drop.watcher.next_scan_at is not None
         assert 50 < (drop.watcher.next_scan_at - datetime.now(UTC)).total_seconds() <= 60
+
+
+async def test_a_scan_of_what_is_recorded_asks_the_ledger_once_and_has_no_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million files take seconds: none costs more than its listing."""
+    async with watching(tmp_path, rescan="1h") as drop:
+        names = [f"{number}/file" for number in range(20)]
+        for name in names:
+            (drop.root / name).parent.mkdir()
+            (drop.root / name).write_text("x")
+        await drop.has(*names)
+        await drop.through()
+        asked, differing = list[int](), drop.ledger.differing
+
+        async def counted(watch: str, listed: Sequence[Listed]) -> list[Listed]:
+            asked.append(len(listed))
+            return await differing(watch, listed)
+
+        monkeypatch.setattr(drop.ledger, "differing", counted)
+        await drop.rescan()
+        assert asked.count(len(names)) == 1  # beside it, a directory that just appeared may be asked for by itself
+        scan = drop.events("scan.finished")[-1]
+        assert (scan["files"], scan["candidates"]) == (len(names), 0)
 
 
 async def test_a_dry_run_tells_what_would_go_and_records_nothing(tmp_path: Path) -> None:
