@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, FailFast, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
+from presignd import redact
 from presignd.broker.models import TokenConfig
 from presignd.broker.policy import Refusal
 from presignd.errors import Fault
@@ -22,6 +23,9 @@ MAX_GRANTS = 1000
 
 MAX_BODY = 4 << 20
 """Bytes of a body: a thousand requests whose keys have a thousand bytes each, and room for their headers."""
+
+LONGEST_REASON = 1000
+"""Characters of a refusal's message."""
 
 MAX_HEADERS = 100
 """Headers of one request, far more than a store takes."""
@@ -98,8 +102,11 @@ def _answer(answer: Grant | Refusal | Fault) -> dict[str, Any]:
 
 
 def error(code: str, message: str) -> dict[str, Any]:
-    """Return a refusal, of one request in its place or of the whole call."""
-    return {"error": {"code": code, "message": message}}
+    """Return a refusal, of one request in its place or of the whole call.
+
+    A fault can have words of the store's, which may repeat what it was asked: redacted, and no longer than a reason is.
+    """
+    return {"error": {"code": code, "message": redact.redact(message)[:LONGEST_REASON]}}
 
 
 def me(token: TokenConfig, *, credential_ends: datetime | None) -> dict[str, Any]:

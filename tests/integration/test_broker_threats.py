@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import subprocess
 import urllib.error
@@ -11,12 +12,14 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from botocore.exceptions import ClientError
 
 from tests.brokers import Broker, broker_for
+from tests.canary import assert_no_signatures
+from tests.faulty_s3 import FaultyS3
 from tests.stores import SeaweedFS, Store
 from tests.system.harness import COMMAND
 
@@ -141,13 +144,19 @@ def test_check_proves_each_part_and_names_what_fails(broker: Broker, bucket: str
     assert failed
 
 
-def test_errors_of_a_store_that_lies_hold_no_secret(broker: Broker, bucket: str) -> None:
-    """What it repeats of a signed request stays between it and whoever sent it: no log has it (``Broker.end``)."""
-    secret = broker.token("one", bucket)
-    (grant,) = broker.grants(secret, put(bucket, "one/a"))
-    status, answer, _ = send(changed(grant, "X-Amz-Expires=600", "X-Amz-Expires=601"), BODY)
-    assert (status, b"SignatureDoesNotMatch" in answer) == (403, True)
-    assert "X-Amz-Signature=" not in broker.log.read_text()
+@pytest.mark.parametrize(("status", "code"), [(403, "SignatureDoesNotMatch"), (400, ""), (500, ""), (503, "")])
+def test_errors_of_a_store_that_lies_hold_no_secret(
+    faulty_s3: FaultyS3, tmp_path: Path, status: int, code: str
+) -> None:
+    """It repeats in its error the signed URL of the one question a broker has: neither log nor answer does."""
+    faulty_s3.fault(times=math.inf, status=status, code=code, echo=True)
+    with broker_for(tmp_path / "broker", cast("Store", faulty_s3)) as broker:
+        (answer,) = broker.grants(broker.token("one", faulty_s3.bucket), put(faulty_s3.bucket, "one/a"))
+        told = broker.log.read_text() + json.dumps(answer.get("error"))
+    assert ("error" in answer) == (status >= 500), "one that refuses to tell is taken to have no regions"
+    signatures = {seen.query["X-Amz-Signature"] for seen in faulty_s3.requests}
+    assert signatures
+    assert_no_signatures(told, signatures)
 
 
 # --- the key that a broker needs ------------------------------------------------------------------------
