@@ -1,0 +1,61 @@
+"""What a scan costs for a file that is recorded as it is, counted: a million of them are a matter of seconds."""
+
+from __future__ import annotations
+
+import cProfile
+import pstats
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from presignd.config import WatchConfig
+from presignd.ledger import changes, questions
+from presignd.ledger.database import open_database
+from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
+from presignd.model import Fingerprint, Listed
+from presignd.pipeline.folder import Folder
+from presignd.pipeline.ignore import Ignore
+from presignd.pipeline.scan import Scan
+from tests.versions import new
+
+CALLS = 21
+"""Of Python's and C's functions a file, at most: 1.6 times what was counted when this was written."""
+
+FEW, MANY = 100, 900
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    connection = open_database(tmp_path / "db", APPLICATION_ID, MIGRATIONS)
+    yield connection
+    connection.close()
+
+
+def differing(ledger: sqlite3.Connection, folder: Folder) -> list[Listed]:
+    return [
+        one for batch in Scan(folder, Ignore()).batches() for one in questions.differing(ledger, folder.watch, batch)
+    ]
+
+
+def calls(ledger: sqlite3.Connection, root: Path, files: int) -> int:
+    """Return the calls of a scan of so many recorded files."""
+    root.mkdir()
+    for number in range(files):
+        (root / f"{number}.pdf").touch()
+    folder = Folder(WatchConfig(name=root.name, path=root, bucket="bucket"))
+    found = [
+        new(path, watch=root.name, key=f"{root.name}/{path.decode()}", fingerprint=Fingerprint(*rest))
+        for path, *rest in differing(ledger, folder)
+    ]
+    changes.enqueue(ledger, found)
+    profile = cProfile.Profile()
+    assert profile.runcall(differing, ledger, folder) == []
+    folder.close()
+    return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined] # typeshed has it not
+
+
+def test_a_recorded_file_costs_a_scan_a_few_calls(ledger: sqlite3.Connection, tmp_path: Path) -> None:
+    few, many = calls(ledger, tmp_path / "few", FEW), calls(ledger, tmp_path / "many", MANY)
+    assert (many - few) / (MANY - FEW) <= CALLS
