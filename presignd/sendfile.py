@@ -82,7 +82,7 @@ class Straight:
                 if not sent:
                     raise
                 break  # what went counts; the next turn meets the same
-        hold_little(self._connection, QUICK if sent == MOST else SLOW)
+        hold_little(self._connection, QUICK if sent == size >= MOST // 2 else SLOW)
         return sent
 
     def _push_once(self, offset: int, size: int) -> int:

@@ -163,6 +163,29 @@ async def test_a_stop_in_the_middle_sends_only_what_is_missing_after_it(faulty_s
     assert stored(faulty_s3) == {"a": CONTENT}
 
 
+MIDWAY: Matrix = {
+    "it reads no more": ({"hang": "during"}, "timeout"),
+    "it answers early": ({"status": 500, "code": "InternalError", "early": True}, "server_error"),
+}
+"""What a store does in the middle of a part, and its code."""
+
+
+@pytest.mark.parametrize(("how", "code"), list(MIDWAY.values()), ids=list(MIDWAY))
+async def test_a_part_that_goes_by_sendfile_and_breaks_off_goes_once_more(
+    faulty_s3: FaultyS3, tmp_path: Path, how: dict[str, Any], code: str
+) -> None:
+    """A part of 16 MiB fits in no buffer between us and the store."""
+    large, content = 16 << 20, random.Random(3).randbytes(4 << 20) * 5
+    faulty_s3.fault(**ONE_PART, **how)
+    configured = in_parts(tmp_path, faulty_s3, multipart_threshold=large, part_size=large, timeout=0.5)
+    async with running(configured) as daemon:
+        daemon.drop("a", content)
+        [done] = await daemon.done()
+        assert (done["attempt"], done["checksum"]) == (2, "md5:" + etag_in_parts(content, large).strip('"'))
+        assert daemon.codes("upload.retry") == [code]
+    assert stored(faulty_s3) == {"a": content}
+
+
 @pytest.mark.parametrize("there", ["ours", "another", "none"])
 async def test_a_part_that_the_store_takes_no_second_time_is_looked_for(
     faulty_s3: FaultyS3, tmp_path: Path, there: str
