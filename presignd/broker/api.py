@@ -149,22 +149,22 @@ class Api:
         began = time.monotonic()
         try:
             with self._in_flight():
-                asked, answers = await self._answered_in_turn(request, token)
+                answers = await self._answered_in_turn(request, token)
         except Rejected as rejected:
             rejected.by = token.name
             raise
-        await audit.grants(token.name, self._client(request), asked, answers)
         metrics.SECONDS.observe(time.monotonic() - began)
         return web.Response(body=wire.write_answers(answers), content_type="application/json")
 
-    async def _answered_in_turn(
-        self, request: web.Request, token: TokenConfig
-    ) -> tuple[list[GrantRequest], list[Answer]]:
+    async def _answered_in_turn(self, request: web.Request, token: TokenConfig) -> list[Answer]:
         async with self._room.of(token.name):
             asked = await self._asked(request)
+            token = self._who(request)  # once more: revoked while its body came?
             if wait := self._rates.take(token.name, token.rate, len(asked), time.monotonic()):
                 raise Rejected(429, "rate_limited", "too many grants for this token", retry_after=wait)
-            return asked, await self._answers(token, asked)
+            answers = await self._answers(token, asked)
+            await audit.grants(token.name, self._client(request), asked, answers)
+            return answers
 
     @contextmanager
     def _in_flight(self) -> Iterator[None]:

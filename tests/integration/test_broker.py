@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import socket
 import urllib.error
 import urllib.request
@@ -236,6 +237,19 @@ def test_a_revoked_token_is_refused_at_once_on_a_connection_that_is_open(broker:
         assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
         broker.revoke("gone")
         sock.sendall(asked)
+        assert sock.recv(65536).startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_token_revoked_while_its_body_comes_gets_nothing(broker: Broker, bucket: str) -> None:
+    secret = broker.token("slow-body", bucket)
+    body = json.dumps({"grants": [get(bucket, "slow-body/a")]}).encode()
+    head = f"POST /v1/grants HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", broker.port), timeout=30) as sock:
+        sock.sendall(head.encode() + body[:-1])
+        broker.until(lambda: "in_flight 1.0" in broker.metrics(), "a request in flight")
+        broker.revoke("slow-body")
+        sock.sendall(body[-1:])
         assert sock.recv(65536).startswith(b"HTTP/1.1 401 ")
 
 

@@ -388,8 +388,15 @@ def test_the_parts_of_an_honest_upload_are_never_too_large() -> None:
 
 def test_all_parts_that_can_be_signed_are_under_ten_times_the_limit() -> None:
     """The bound that a broker without state can keep (docs/security.md)."""
-    limit = 50 << 30
-    assert sum(limit // number for number in range(1, 10_001)) < 10 * limit
+    limit, whole = 50 << 30, 0
+    limited = token(max_size="50GiB")
+    for number in range(1, 10_001):
+        part = replace(PUT, operation=Operation.MULTIPART_PART, upload_id="u", part_number=number)
+        largest = limit // number
+        assert isinstance(decide(limited, replace(part, size=largest), NOW), GrantRequest)
+        assert code_of(decide(limited, replace(part, size=largest + 1), NOW)) == Code.TOO_LARGE
+        whole += largest
+    assert whole < 10 * limit
 
 
 def test_headers_are_known_in_any_case_and_patterns_have_one_star_at_the_end() -> None:
