@@ -58,14 +58,11 @@ def _certificate(config: BrokerConfig) -> Line:
     if ends is None:
         return Line("ok", "certificate", "none: loopback, or a proxy with TLS before it")
     now = datetime.now(UTC)
-    left, problem = f"{(ends - now).days} days left", end_problem(ends, now)
-    if ends <= now:
-        return Line("fail", "certificate", problem, "renew broker.tls_cert")
-    return (
-        Line("warn", "certificate", f"only {left}", "renew broker.tls_cert")
-        if problem
-        else Line("ok", "certificate", left)
-    )
+    problem, left = end_problem(ends, now), f"{(ends - now).days} days left"
+    if not problem:
+        return Line("ok", "certificate", left)
+    outcome, told = ("warn", f"only {left}") if ends > now else ("fail", problem)
+    return Line(outcome, "certificate", told, "renew broker.tls_cert")
 
 
 async def _store(signer: Signer, tokens: Iterable[TokenConfig]) -> AsyncIterator[Line]:
