@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import threading
@@ -14,9 +13,9 @@ import pytest
 import structlog
 from hypothesis import settings
 
-from presignd import embedded
 from tests.canary import assert_no_secrets, canary
 from tests.faulty_s3 import faulty_s3
+from tests.spread import own_ports, pytest_xdist_make_scheduler
 from tests.stores import juicefs, own_juicefs, own_seaweedfs, own_store, rclone, seaweedfs, store
 
 if TYPE_CHECKING:
@@ -25,10 +24,7 @@ if TYPE_CHECKING:
 # A shell without job control has what it starts in the background ignore SIGINT, and that is inherited.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Of several processes (``-n 3``) each takes free ports of its own: between the look and the bind no other gets them.
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    first, step = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    embedded._PORTS = embedded._PORTS[first::step]
+own_ports()
 
 # The machine's pace decides nothing, and every run tries the same examples.
 settings.register_profile("presignd", deadline=None, derandomize=True)
@@ -42,6 +38,7 @@ __all__ = [
     "own_juicefs",
     "own_seaweedfs",
     "own_store",
+    "pytest_xdist_make_scheduler",
     "rclone",
     "seaweedfs",
     "store",

@@ -80,7 +80,7 @@ def bind(source: Path, target: Path) -> Iterator[Callable[[], None]]:
 def short_queue(length: int) -> Iterator[Callable[[], int]]:
     """Have the kernel queue so few inotify events for whoever begins to watch now; yield what ends that.
 
-    It holds for the whole machine: tests that do so share a process (``xdist_group("inotify_queue")``).
+    It holds for the whole machine: tests that do so share a process (``tests/spread.py``).
     """
     setting = Path("/proc/sys/fs/inotify/max_queued_events")
     before = setting.read_text("ascii")

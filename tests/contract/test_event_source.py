@@ -205,7 +205,6 @@ async def test_a_name_that_is_no_utf8_is_told_of(inotify: Make, root: Path) -> N
         await heard.tells(root / os.fsdecode(b"\xff\xfe"))
 
 
-@pytest.mark.xdist_group("inotify_queue")
 async def test_an_overflow_is_said_aloud(inotify: Make, root: Path) -> None:
     with short_queue(16) as restore:
         async with listening(inotify, root) as heard:

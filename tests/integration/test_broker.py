@@ -21,8 +21,6 @@ from tests.stores import Store
 BODY = b"what was sent\n"
 MD5 = "md5:" + hashlib.md5(BODY).hexdigest()
 
-pytestmark = pytest.mark.xdist_group("broker")
-
 
 @pytest.fixture(scope="module")
 def bucket(seaweedfs: Store) -> str:

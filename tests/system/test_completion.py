@@ -11,10 +11,7 @@ import pytest
 
 from tests.system.harness import COMMAND
 
-pytestmark = [
-    pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash"),
-    pytest.mark.xdist_group("completion"),
-]
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 
 
 def bash(home: Path, script: str) -> str:

@@ -23,7 +23,6 @@ from tests.system.harness import Presignd, config_for, fetch
 from tests.system.scenes import CHROMIUM, busy, chromium, errors, stage
 
 pytestmark = [
-    pytest.mark.xdist_group("chromium"),
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(
         not Path(CHROMIUM).exists() and "CI" not in os.environ, reason=f"needs {CHROMIUM}: apt-get install chromium"

@@ -44,8 +44,6 @@ install -d -o presignd -g presignd-links -m 2750 /srv/links /srv/small/links
 SMALL_DISK = "ReadWritePaths=-/srv/small"
 FILL = "dd if=/dev/zero of=/srv/small/filler bs=64k 2>/dev/null || true"
 
-pytestmark = pytest.mark.xdist_group("machine")
-
 
 class Later(Host):
     """A host whose status page listens, and that has a bucket to lose."""
