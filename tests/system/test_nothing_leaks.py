@@ -120,7 +120,8 @@ def test_a_storm_of_echoes_tells_nobody_a_secret(
     for command in (["status"], ["status", "--json"], ["config"], ["links", "--help"]):
         done = storm.daemon.run(*command)
         seen += [done.stdout.encode(), done.stderr.encode()]
-    faulty_s3.heal()
+        if "--json" in command:
+            faulty_s3.heal()  # the others ask of no weather: the longer it lasts, the longer each file waits after it
     storm.daemon.until(lambda: len({link["key"] for link in storm.daemon.links()}) == 60, "all linked")
     assert storm.daemon.stop() == 0
     log = storm.daemon.log.read_bytes()

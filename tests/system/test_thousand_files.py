@@ -17,8 +17,8 @@ from tests.stores import Store
 from tests.system.harness import Dropper, Presignd, assert_all_arrived, config_for, contents, names
 
 COUNT = int(os.environ.get("PRESIGND_TEST_FILES", "120"))
-OUTAGE = float(os.environ.get("PRESIGND_TEST_OUTAGE", "5"))
-"""Seconds the store is away."""
+OUTAGE = float(os.environ.get("PRESIGND_TEST_OUTAGE", "1"))
+"""Seconds the store is away, from when that was noticed."""
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -66,6 +66,7 @@ def test_an_absent_store_is_waited_for_and_told_once_each_way(drop: Drop) -> Non
     drop.dropper.start()
     drop.until_done(len(drop.files) // 4)
     drop.store.stop()
+    drop.daemon.until(lambda: drop.daemon.events("store.unreachable", "watch.blocked"), "a word of it")
     time.sleep(OUTAGE)
     drop.store.start()
     drop.finish()
