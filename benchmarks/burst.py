@@ -13,15 +13,13 @@ from benchmarks.dropped import dropped
 from benchmarks.harness import (
     Goal,
     Usage,
-    bench_folder,
     make_files,
     print_goals,
-    print_head,
     print_usages,
     run_rounds,
     warm,
 )
-from benchmarks.options import options
+from benchmarks.options import each_server, options
 
 SMALL = 64 << 10
 GOALS = {("sink", True): (1.5, 0.7), ("seaweedfs", True): (1.1, 0.85)}
@@ -31,10 +29,8 @@ GOALS = {("sink", True): (1.5, 0.7), ("seaweedfs", True): (1.1, 0.85)}
 def main() -> None:
     """Measure, and print the tables."""
     asked = options(__doc__, files=10_000, size=4096)
-    with bench_folder(asked.folder) as folder:
-        for server in asked.servers:
-            print_head(f"{asked.files} x {asked.size >> 10} KiB on {server}", asked.rounds)
-            _measure(server, folder, asked.files, asked.size, asked.rounds)
+    for server, folder in each_server(asked, f"{asked.files} x {asked.size >> 10} KiB"):
+        _measure(server, folder, asked.files, asked.size, asked.rounds)
 
 
 def _measure(server: str, folder: Path, count: int, size: int, rounds: int) -> None:

@@ -12,15 +12,13 @@ from benchmarks.dropped import dropped
 from benchmarks.harness import (
     Goal,
     Usage,
-    bench_folder,
     make_files,
     print_goals,
-    print_head,
     print_usages,
     run_rounds,
     warm,
 )
-from benchmarks.options import options
+from benchmarks.options import each_server, options
 
 GIB = 1 << 30
 
@@ -38,10 +36,8 @@ def cpu(usage: Usage) -> float:
 def main() -> None:
     """Measure, and print the tables."""
     asked = options(__doc__, files=4, size=GIB)
-    with bench_folder(asked.folder) as folder:
-        for server in asked.servers:
-            print_head(f"{asked.files} x {asked.size / GIB:.3g} GiB on {server}", asked.rounds)
-            _measure(server, folder, asked.files, asked.size, asked.rounds)
+    for server, folder in each_server(asked, f"{asked.files} x {asked.size / GIB:.3g} GiB"):
+        _measure(server, folder, asked.files, asked.size, asked.rounds)
 
 
 def _measure(server: str, folder: Path, count: int, size: int, rounds: int) -> None:

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from benchmarks import peers
 from benchmarks.dropped import Daemon
-from benchmarks.harness import BUCKET, SERVERS, Server, bench_folder, on_client_core, print_head, until
-from benchmarks.options import options
+from benchmarks.harness import BUCKET, SERVERS, Server, on_client_core, until
+from benchmarks.options import each_server, options
 from presignd.embedded import find_program
 
 SIZE, PAUSE, WARM = 4096, 0.05, 5
@@ -31,10 +31,8 @@ AWS_FILES = 15
 def main() -> None:
     """Measure, and print the tables."""
     asked = options(__doc__, files=100, size=SIZE, rounds=1)
-    with bench_folder(asked.folder) as folder:
-        for server in asked.servers:
-            print_head(f"From close to link on {server}, {asked.files} files of {asked.size} bytes", asked.rounds)
-            _measure(server, folder, asked.files, asked.size)
+    for server, folder in each_server(asked, f"From close to link, {asked.files} files of {asked.size} bytes,"):
+        _measure(server, folder, asked.files, asked.size)
 
 
 def _measure(server: str, folder: Path, count: int, size: int) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness import SERVERS
+from benchmarks.harness import SERVERS, bench_folder, print_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +33,11 @@ def options(about: str | None, *, files: int, size: int, rounds: int = 3) -> Opt
     )
     asked = parser.parse_args()
     return Options(asked.server or list(SERVERS), asked.rounds, asked.files, asked.size, asked.folder)
+
+
+def each_server(asked: Options, what: str) -> Iterator[tuple[str, Path]]:
+    """Yield each server and the folder for all of them, with the head of its table printed."""
+    with bench_folder(asked.folder) as folder:
+        for server in asked.servers:
+            print_head(f"{what} on {server}", asked.rounds)
+            yield server, folder
