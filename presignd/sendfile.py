@@ -20,7 +20,7 @@ from typing import Self
 
 from aiohttp.abc import AbstractStreamWriter
 
-from presignd.threads import BEHIND
+from presignd.threads import SENDING
 
 LEAST = 4 << 20
 """Bytes of a body from which the thread's turns and descriptors are worth it."""
@@ -66,7 +66,7 @@ class Straight:
 
         Raises ``EOFError`` where the file ends, ``Unsupported``, and ``OSError`` for file and connection alike.
         """
-        self._turn = BEHIND.submit(self._push, offset, size)
+        self._turn = SENDING.submit(self._push, offset, size)
         return await asyncio.wrap_future(self._turn)
 
     def _push(self, offset: int, size: int) -> int:

@@ -56,6 +56,9 @@ def _give_way() -> None:
 BEHIND = Threads(MOST_BEHIND, "presignd-behind", _give_way)
 """For what takes a processor for long, such as hashing a part: small files' requests go before it."""
 
+SENDING = Threads(MOST_BEHIND, "presignd-sending", _give_way)
+"""For bodies on their way: each turn is short, and none waits for those that hash for seconds."""
+
 
 async def behind(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Return what ``call`` does, from a thread that gives way to the event loop; else as ``asyncio.to_thread``."""

@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from presignd.threads import BEHIND, Threads
+from presignd.threads import BEHIND, SENDING, Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -41,7 +41,7 @@ def run_daemon(work: Coroutine[Any, Any, None], *, threads: int) -> None:
     with asyncio.Runner(loop_factory=_factory()) as runner:
         runner.get_loop().set_default_executor(executor)
         runner.run(work)
-        if executor.are_left(LEFT_SECONDS) or BEHIND.are_left(0):
+        if any([executor.are_left(LEFT_SECONDS), BEHIND.are_left(0), SENDING.are_left(0)]):
             _leave()
 
 

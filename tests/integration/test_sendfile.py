@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ from presignd.errors import Fault
 from presignd.presign import Grant
 from presignd.sendfile import LEAST
 from presignd.store import PIECE, Answer, Slice, StoreClient
+from presignd.threads import BEHIND, MOST_BEHIND
 from tests.faulty_s3 import BUCKET, FaultyS3
 
 SIZE = 2 * LEAST + 12345
@@ -204,6 +206,20 @@ async def test_a_reader_that_dawdles_is_no_timeout_while_bytes_move(file: int, s
 
     async with server(dawdle) as endpoint, client(endpoint, timeout=1) as store:
         assert (await send(store, endpoint, Slice(file, 0, SIZE, whole=True))).status == 200
+    assert sum(seen.sent) == SIZE - PIECE
+
+
+@on_both_loops
+async def test_a_body_goes_while_all_threads_hash(faulty_s3: FaultyS3, file: int, seen: Seen) -> None:
+    """The parts of many large files may hash for a minute: what is on its way must not time out meanwhile."""
+    through = threading.Event()
+    hashing = [BEHIND.submit(through.wait) for _ in range(MOST_BEHIND)]
+    try:
+        async with client(faulty_s3.endpoint) as store:
+            await send(store, faulty_s3.endpoint, Slice(file, 0, SIZE, whole=True))
+    finally:
+        through.set()
+    assert all(job.result() for job in hashing)
     assert sum(seen.sent) == SIZE - PIECE
 
 
