@@ -8,7 +8,6 @@ import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from presignd.pipeline.finish import finish
 from presignd.pipeline.folder import Folder
 from presignd.pipeline.leaving import Finished
 from presignd.pipeline.writer_check import has_writer, ignore_sigio
+from tests.versions import in_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,18 +62,11 @@ def verified(folder: Path, path: str, content: bytes = CONTENT) -> FileVersion:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
     os.utime(file, ns=(10**18, 10**18 + 123_456_700))
-    return FileVersion(
+    return in_state(
+        State.LINKED,
+        os.fsencode(path),
         file_id="id-1",
-        watch="drop",
-        path=os.fsencode(path),
         fingerprint=Fingerprint.of(file.stat()),
-        state=State.LINKED,
-        bucket="bucket",
-        base_key=path,
-        key=path,
-        content_type="text/plain",
-        priority=0,
-        queued_at=datetime(2026, 1, 1, tzinfo=UTC),
         checksum="md5:" + hashlib.md5(content, usedforsecurity=False).hexdigest(),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from presignd.model import Fingerprint, LinksMark, NewVersion
+from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, State
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 891011, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -28,3 +28,20 @@ def new(path: bytes = b"a.txt", **given: Any) -> NewVersion:
         "queued_at": NOW,
     }
     return NewVersion(path=path, **(defaults | given))
+
+
+def in_state(state: State, path: bytes = b"a.txt", **given: Any) -> FileVersion:
+    """Make a version as the ledger would have it; its key is its path unless one is given."""
+    key = given.pop("key", path.decode("utf-8", "backslashreplace"))
+    defaults: dict[str, Any] = {
+        "file_id": "id",
+        "watch": "drop",
+        "fingerprint": PRINT,
+        "bucket": "bucket",
+        "base_key": key,
+        "key": key,
+        "content_type": "text/plain",
+        "priority": 0,
+        "queued_at": NOW,
+    }
+    return FileVersion(path=path, state=state, **(defaults | given))

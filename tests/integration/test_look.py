@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from presignd.pipeline.folder import Folder
 from presignd.pipeline.look import Looker
 from presignd.pipeline.writer_check import WriterCheck, ignore_sigio
 from tests.finishing import failing
+from tests.versions import in_state
 
 CONTENT = os.urandom(3_000_000)
 PART = 1 << 20
@@ -53,21 +53,7 @@ class Place:
         return Fingerprint.of((self.root / "a").stat())
 
     def known(self, checksum: str) -> FileVersion:
-        return FileVersion(
-            file_id="id",
-            watch="drop",
-            path=b"a",
-            fingerprint=self.fingerprint(),
-            state=State.FINISHED,
-            bucket="test-bucket",
-            base_key="a",
-            key="a",
-            content_type="text/plain",
-            priority=0,
-            queued_at=datetime(2026, 1, 1, tzinfo=UTC),
-            checksum=checksum,
-            part_size=PART,
-        )
+        return in_state(State.FINISHED, b"a", fingerprint=self.fingerprint(), checksum=checksum, part_size=PART)
 
 
 @pytest.fixture

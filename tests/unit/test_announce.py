@@ -17,22 +17,16 @@ from presignd.config import LogConfig
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.announce import Announcer, shown_path
-from tests.versions import NOW
+from tests.versions import NOW, in_state
 
 Lines = Callable[[], list[dict[str, Any]]]
 
-DONE = FileVersion(
+DONE = in_state(
+    State.FINISHED,
+    b"a/caf\xe9.txt",
     file_id="id-1",
-    watch="drop",
-    path=b"a/caf\xe9.txt",
-    fingerprint=Fingerprint(1, 0, 1, 1),
-    state=State.FINISHED,
-    bucket="bucket",
-    base_key="a.txt",
     key="a.txt",
-    content_type="text/plain",
-    priority=1,
-    queued_at=NOW,
+    fingerprint=Fingerprint(1, 0, 1, 1),
     attempt=2,
     checksum="md5:00",
     etag="e",

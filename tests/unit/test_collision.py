@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import pytest
 
-from presignd.model import FileVersion, Fingerprint, State
+from presignd.model import FileVersion, State
 from presignd.pipeline.bucket import Found
 from presignd.pipeline.collision import Act, Plan, Policy, must_look, plan_seen, plan_unseen, same_bytes
+from tests.versions import in_state
 
 MD5 = "0123456789abcdef0123456789abcdef"
 OTHER = "f" * 32
-VERSION = FileVersion(
-    file_id="1",
-    watch="drop",
-    path=b"a.txt",
-    fingerprint=Fingerprint(1, 5, 0, 0),
-    state=State.UPLOADING,
-    bucket="b",
-    base_key="a.txt",
-    key="a.txt",
-    content_type="text/plain",
-    priority=0,
-    queued_at=datetime(2026, 1, 1, tzinfo=UTC),
-    attempt=1,
-)
+VERSION = in_state(State.UPLOADING, bucket="b", attempt=1)
 OURS_BEFORE = replace(VERSION, file_id="0", state=State.FINISHED, etag=OTHER, checksum=f"md5:{OTHER}")
 
 

@@ -24,6 +24,7 @@ from presignd.pipeline.decide import (
     worth_a_look,
 )
 from presignd.states import IN_FLIGHT
+from tests.versions import in_state
 
 NOW = 1_800_000_000 * 10**9
 HOUR = 3600 * 10**9
@@ -162,20 +163,8 @@ def test_steps_grow_without_overflow() -> None:
 
 # --- against the ledger -------------------------------------------------------------------------
 def version(state: State, *, fingerprint: Fingerprint | None = None, checksum: str = "", code: str = "") -> FileVersion:
-    return FileVersion(
-        file_id="id",
-        watch="drop",
-        path=b"a",
-        fingerprint=fingerprint or made(),
-        state=state,
-        bucket="test-bucket",
-        base_key="a",
-        key="a",
-        content_type="text/plain",
-        priority=0,
-        queued_at=datetime(2026, 1, 1, tzinfo=UTC),
-        checksum=checksum,
-        error_code=code,
+    return in_state(
+        state, b"a", fingerprint=fingerprint or made(), bucket="test-bucket", checksum=checksum, error_code=code
     )
 
 

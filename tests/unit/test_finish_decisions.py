@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import islice
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presignd.model import FileVersion, Fingerprint, State
+from presignd.model import Fingerprint, State
 from presignd.pipeline.leaving import Look, Verdict, judge, recognise
 from presignd.pipeline.renames import names
+from tests.versions import in_state
 
 VERIFIED = Fingerprint(ino=11, size=5, mtime_ns=1_000, ctime_ns=2_000)
 RENAMED = replace(VERIFIED, ctime_ns=3_000)
 """The same file after it was set aside."""
 CHECKSUM = "md5:0123"
-VERSION = FileVersion(
-    file_id="id",
-    watch="drop",
-    path=b"a.txt",
-    fingerprint=VERIFIED,
-    state=State.LINKED,
-    bucket="b",
-    base_key="a.txt",
-    key="a.txt",
-    content_type="text/plain",
-    priority=0,
-    queued_at=datetime(2026, 1, 1, tzinfo=UTC),
-    checksum=CHECKSUM,
-)
+VERSION = in_state(State.LINKED, fingerprint=VERIFIED, checksum=CHECKSUM)
 OTHER = [
     pytest.param(replace(RENAMED, ino=12), id="another inode"),
     pytest.param(replace(RENAMED, size=6), id="another size"),

@@ -14,10 +14,11 @@ import pytest
 from presignd.errors import Fault, FileFault, fault
 from presignd.ledger import Ledger
 from presignd.links import LinksFile
-from presignd.model import FileVersion, Fingerprint, Link, LinksMark, State
+from presignd.model import FileVersion, Link, LinksMark, State
 from presignd.pipeline.announce import utcnow
 from presignd.pipeline.linker import MANY, STALE, Linker
 from presignd.presign import Grant, GrantRequest, Presigner
+from tests.versions import in_state
 
 FULL = fault("disk_full")
 AWAY = fault("connection_refused")
@@ -25,20 +26,7 @@ AWAY = fault("connection_refused")
 
 def verified(number: int, **given: Any) -> FileVersion:
     now = utcnow()
-    version = FileVersion(
-        file_id=f"id-{number}",
-        watch="drop",
-        path=b"%d" % number,
-        fingerprint=Fingerprint(number, 5, 1, 1),
-        state=State.VERIFIED,
-        bucket="bucket",
-        base_key=str(number),
-        key=str(number),
-        content_type="text/plain",
-        priority=1,
-        queued_at=now,
-        signed_at=now,
-    )
+    version = in_state(State.VERIFIED, b"%d" % number, file_id=f"id-{number}", queued_at=now, signed_at=now)
     return replace(version, **given)
 
 
