@@ -19,7 +19,7 @@ from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline import upkeep as upkeep_module
 from presignd.pipeline.announce import utcnow
 from presignd.pipeline.folder import Folder
-from presignd.pipeline.upkeep import note_gone, upkeep
+from presignd.pipeline.upkeep import note_gone, note_stopped_gone, upkeep
 from presignd.states import Event
 from tests.versions import MARK, NOW, new
 
@@ -122,6 +122,7 @@ async def test_a_quarantined_file_that_is_gone_ends_though_no_event_told_of_it(
         await world.heard.wait()
     round_and_round.cancel()
     await asyncio.gather(round_and_round, return_exceptions=True)
+    await note_stopped_gone(world.ledger, {"drop": world.folder}, world.hear)
     assert world.vanished == [b"in flight", b"unseen"]
     assert [version.path for version in await world.ledger.in_state(State.QUARANTINED)] == [b"there"]
 
