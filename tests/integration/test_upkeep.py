@@ -106,6 +106,7 @@ async def test_a_quarantined_file_that_is_gone_ends_though_no_event_told_of_it(
 ) -> None:
     """On a network folder none does. One that went while it was in flight was noted then, and told of no more."""
     monkeypatch.setattr(upkeep_module, "SOON", 0.01)
+    monkeypatch.setattr(upkeep_module, "SHARE", 1)
     names = ["unseen", "in flight", "there"]
     for name in names:
         await world.queued(world.drop / name)
