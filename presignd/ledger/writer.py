@@ -30,7 +30,7 @@ BATCH = 256
 
 IDLE_SECONDS = 1.0
 
-MANY, LINGER_SECONDS = 8, 0.003
+MANY, LINGER_SECONDS = 8, 0.005
 """After a commit of so many changes the next waits this long for company: in a burst most would come just too late."""
 
 

@@ -74,13 +74,14 @@ def prepare(fd: int, size: int, *, sha256: bool, most: int = SMALL, read: Read =
     kept = b"" if size <= min(most, SMALL) else None
     if size > SMALL:
         read = into_one_buffer(READ)
-    offset = 0
-    # One byte more than there should be: what grew meanwhile is seen, and the last look needs no large buffer.
-    while offset <= size and (piece := read(fd, min(READ, size - offset + 1), offset)):
+    offset, ended = 0, False
+    # One byte more than there should be is asked for: so what grew is seen, and what didn't takes no further look.
+    while not ended and (piece := read(fd, asked := min(READ, size - offset + 1), offset)):
         beat()
         for digest in digests:
             digest.update(piece)
         offset += len(piece)
+        ended = offset > size or (offset == size and len(piece) < asked)
         if kept is not None:
             kept += piece  # one piece, unless the page cache has only the beginning yet
     if not offset == size == fingerprint.size:

@@ -69,8 +69,9 @@ def presign(
     request = f"{method}\n{path}\n{params}\n{header_lines}\n{names}\nUNSIGNED-PAYLOAD"
     digest = sha256(request.encode()).hexdigest()
     to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope.text}\n{digest}"
-    signature = hmac.digest(scope.signing_key, to_sign.encode(), "sha256").hex()
-    return f"{site.origin}{path}?{params}&X-Amz-Signature={signature}"
+    signing = scope.signing.copy()  # hmac.digest lets other threads in between
+    signing.update(to_sign.encode())
+    return f"{site.origin}{path}?{params}&X-Amz-Signature={signing.hexdigest()}"
 
 
 def target(endpoint: str, bucket: str, key: str, addressing: Addressing) -> str:
@@ -109,7 +110,7 @@ class _Scope:
     text: str
     credential: str
     token: str
-    signing_key: bytes = field(repr=False)
+    signing: hmac.HMAC = field(repr=False)
 
 
 @lru_cache(maxsize=256)
@@ -139,7 +140,8 @@ def _scope(keys: Keys, region: str, day: str) -> _Scope:
     text = f"{day}/{region}/s3/aws4_request"
     credential = quote(f"{keys.access_key}/{text}", safe="")
     token = f"&X-Amz-Security-Token={quote(keys.session_token, safe='')}" if keys.session_token else ""
-    return _Scope(text, f"X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={credential}", token, signing_key)
+    signing = hmac.new(signing_key, digestmod="sha256")
+    return _Scope(text, f"X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={credential}", token, signing)
 
 
 @lru_cache(maxsize=64)
