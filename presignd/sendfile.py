@@ -34,8 +34,9 @@ TURN = 0.2
 SLOW, QUICK = 128 << 10, 4 << 20
 """Bytes that may wait unsent in the kernel: on any line, and on one where a whole turn's bytes went in time.
 
-It wakes the thread when half of that is gone: with the first a GiB took some 0.2 s more of CPU on loopback, with a
-megabyte 0.1 s. A line that falls from 10 MB/s to the 70 kB/s at which 4 MiB take a minute has one timeout by it.
+It wakes the thread when half of that is gone: with the first, or a megabyte, a GiB took 0.1 to 0.2 s more of CPU on
+loopback than without a bound. A line that falls from 10 MB/s to the 70 kB/s at which 4 MiB take a minute has one
+timeout by it.
 """
 
 UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
