@@ -92,12 +92,14 @@ def test_with_as_many_connections_as_there_are_descriptors_tokens_are_still_know
         assert broker.call("/v1/me", secret)[0] == 200
         assert broker.process is not None
         resource.prlimit(broker.process.pid, resource.RLIMIT_NOFILE, (160, 160))
-        first, *_ = [stack.enter_context(socket.create_connection(("127.0.0.1", broker.port), 30)) for _ in range(200)]
+        address = ("127.0.0.1", broker.port)
+        first, *_, last = [stack.enter_context(socket.create_connection(address, 30)) for _ in range(200)]
+        assert last.recv(65536).startswith(b"HTTP/1.1 503 ")
         statuses = []
-        for each in (new_token(), secret):  # one that is looked for everywhere
+        for each in (new_token(), secret, broker.token("two", "bucket-x")):  # looked for everywhere, known, to be read
             first.sendall(f"GET /v1/me HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {each}\r\n\r\n".encode())
             statuses.append(first.recv(65536)[9:12])
-        assert statuses == [b"401", b"200"]
+        assert statuses == [b"401", b"200", b"200"]
 
 
 def test_a_reload_takes_a_new_key_and_a_broken_file_changes_nothing(tmp_path: Path, seaweedfs: Store) -> None:
