@@ -26,7 +26,7 @@ from presignd.pipeline.settle import Settler
 from presignd.pipeline.watch import Watcher
 from presignd.pipeline.writer_check import ignore_sigio
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a promise counts as broken: far more than any of them takes."""
 
 EVENTS: ContextVar[Literal["auto", "inotify", "watchfiles"]] = ContextVar("EVENTS", default="auto")
