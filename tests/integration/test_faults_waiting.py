@@ -231,7 +231,9 @@ async def test_a_store_that_dies_while_the_keys_change_tells_each_once(faulty_s3
         faulty_s3.start()
         await daemon.done(len(FILES))
         told = [event["event"] for event in daemon.events() if event["event"].startswith(("store.", "watch."))]
-        assert told[1:] == ["store.unreachable", "store.back", "watch.blocked", "watch.unblocked"]
+        # A request on its way as the store came back may be refused before the next probe tells of the store.
+        assert sorted(told[2:4]) == ["store.back", "watch.blocked"]
+        assert [told[1], *told[4:]] == ["store.unreachable", "watch.unblocked"]
         assert daemon.events("upload.retry", "file.quarantined") == []
 
 
