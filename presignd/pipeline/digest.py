@@ -51,7 +51,7 @@ def digest(fd: int, algorithm: str, offset: int, size: int, stop: threading.Even
 def into_one_buffer(most: int) -> Callable[[int, int, int], memoryview]:
     """Return what reads as ``read_at`` does, up to ``most`` bytes, each time over those before.
 
-    A fresh megabyte each time is 256 page faults each time.
+    A fresh megabyte each time may be 256 page faults each time.
     """
     room = memoryview(bytearray(most))
 
