@@ -19,9 +19,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from minio.credentials.providers import IamAwsProvider
-from urllib3 import PoolManager, Retry, Timeout
-
 from presignd import metrics, redact
 from presignd.config import PresignConfig
 from presignd.errors import Fault, PresignerFault, UsageError, fault
@@ -218,29 +215,17 @@ def _instance() -> Credentials | None:
 def _ask(source: str, endpoint: str, *, before: str = "") -> Credentials:
     """Ask minio-py's provider, which chooses the service by the same variables.
 
-    A fresh provider each time: it would hand out its old answer until ten seconds before the end.
     ``before`` opens the message when there is none.
     """
-    provider = IamAwsProvider(
-        custom_endpoint=endpoint or None,
-        region=_variable("AWS_DEFAULT_REGION") or None,
-        http_client=_bounded_client(),
-    )
+    from presignd.presign.iam import retrieve  # noqa: PLC0415 - its imports are a sixth of a start; few ask it
+
     try:
-        found = provider.retrieve()
+        found = retrieve(endpoint, _variable("AWS_DEFAULT_REGION"))
     except Exception as problem:  # noqa: BLE001 - urllib3's, json's, XML's errors; the token in them
         raise fault("no_credentials", f"{before}{source} gave none ({type(problem).__name__})") from None
     keys = Keys(found.access_key, found.secret_key, found.session_token or "")
     ends = found.expiration.replace(tzinfo=UTC) if found.expiration else None
     return Credentials(keys, source, ends)
-
-
-def _bounded_client() -> PoolManager:
-    """Return an HTTP client that gives up within ``WAIT``: outside EC2 nothing answers at its address."""
-    return PoolManager(
-        timeout=Timeout(connect=2.0, read=5.0),
-        retries=Retry(total=1, redirect=0, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)),
-    )
 
 
 def _pair(access: tuple[str, str], secret: tuple[str, str], token: str = "") -> Keys | None:
