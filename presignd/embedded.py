@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import http
 import io
 import os
 import random
+import re
 import secrets
 import shutil
 import socket
@@ -80,10 +82,12 @@ class Child:
     """A server process in a session of its own (no Ctrl-C reaches it) that dies with its parent.
 
     Start it from a thread that lives as long as it should. ``env`` is its whole environment; stdout and
-    stderr go to ``log``.
+    stderr go to ``log``; the descriptors ``keep`` stay open in it.
     """
 
-    def __init__(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> None:
+    def __init__(
+        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, keep: Sequence[int] = ()
+    ) -> None:
         self._log = log
         tether = [sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid())]
         with log.open("wb") as out:
@@ -95,6 +99,7 @@ class Child:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=keep,
             )
 
     @property
@@ -197,10 +202,11 @@ class EmbeddedStore:
     async def start(self) -> None:
         """Start, and return once a signed PUT works.
 
-        Raises ``UsageError`` without the ``demo`` extra, ``Unavailable`` (with the log's last lines) when
+        Raises ``UsageError`` without the ``demo`` extra, ``Unavailable`` (with what the log says last) when
         it does not come up. Nothing is left running when it raises or is cancelled.
         """
         with self._nothing_left():
+            await asyncio.to_thread(self._wait_for_another)
             for retry in self._retries():
                 self._spawn()
                 if await asyncio.to_thread(self._came_up, retry=retry):
@@ -209,6 +215,7 @@ class EmbeddedStore:
     def start_sync(self) -> None:
         """Do what ``start`` does, blocking."""
         with self._nothing_left():
+            self._wait_for_another()
             for retry in self._retries():
                 self._spawn()
                 if self._came_up(retry=retry):
@@ -249,6 +256,29 @@ class EmbeddedStore:
         """Whether each attempt may be followed by one on other ports: never once the endpoint is known."""
         return [False] if self._ports else [True] * 4 + [False]
 
+    def _wait_for_another(self) -> None:
+        """Wait for the server of a parent that was killed: it is ending, and two would spoil the files.
+
+        Raises ``Unavailable`` when it still runs after ``STOP_TIMEOUT`` seconds.
+        """
+        deadline = time.monotonic() + STOP_TIMEOUT
+        while time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError), self._lock():
+                return
+            time.sleep(_POLL)
+        raise Unavailable(f"another SeaweedFS runs in {self._dir}", fix="end it")
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[int]:
+        """Take the lock on ``data_dir``; a server that inherits the descriptor holds it until it is gone.
+
+        Raises ``BlockingIOError`` while one does.
+        """
+        self._dir.mkdir(parents=True, exist_ok=True)
+        with (self._dir / "lock").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield file.fileno()
+
     def _spawn(self) -> None:
         program = find_program("weed")
         if program is None:
@@ -258,7 +288,9 @@ class EmbeddedStore:
         run.mkdir(parents=True)
         self._dir.chmod(0o700)
         self._ports = self._ports or _weed_ports()
-        self._child = Child([program, *self._flags()], env=self._env(), cwd=self._dir, log=run / "weed.log")
+        with self._lock() as lock:
+            argv = [program, *self._flags()]
+            self._child = Child(argv, env=self._env(), cwd=self._dir, log=run / "weed.log", keep=[lock])
 
     def _flags(self) -> list[str]:
         return [
@@ -333,9 +365,8 @@ class EmbeddedStore:
         return int(topology["Max"]) - int(topology["Free"]) >= len(list(self._dir.glob("*.dat")))
 
     def _no_start(self, why: str) -> Unavailable:
-        lines = self._child.log_text().splitlines()[-8:] if self._child else []
-        tail = "".join(f"\n  {line}" for line in lines)
-        return Unavailable(f"SeaweedFS did not start: {why}{tail}", fix=f"look at {self._dir}")
+        said = last_words(self._child.log_text()) if self._child else ""
+        return Unavailable(f"SeaweedFS did not start: {why}: {said}", fix=f"look at {self._dir / 'run' / 'weed.log'}")
 
     def _clean_up(self) -> None:
         """Forget the process, and remove its sockets: weed leaves some even after SIGTERM."""
@@ -344,6 +375,13 @@ class EmbeddedStore:
             for left in _SOCKET_DIR.glob(f"seaweedfs-*-{port}.sock"):
                 with contextlib.suppress(OSError):
                     left.unlink()
+
+
+def last_words(log: str) -> str:
+    """Return the line that says why it ended: the fatal one (``F1123 08:19:06…``, then its stack), else the last."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    fatal = [line for line in lines if re.match(r"F\d{4} ", line)]
+    return next(iter([*fatal, *reversed(lines)]), "it said nothing")
 
 
 def _weed_ports() -> dict[str, int]:

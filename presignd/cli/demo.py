@@ -52,7 +52,7 @@ async def serve(folder: Path, *, shown: Path) -> None:
     await asyncio.to_thread(claim, folder)
     async with EmbeddedStore(folder / "store") as store:
         config = demo_config(folder, store)
-        say(f"Drop files into {shown / 'drop'}: their links come here, and work for an hour. Ctrl-C stops all.")
+        say(f"Drop files into {shown / 'drop'}: their links come here, and work for an hour, while this runs (Ctrl-C)")
         say(f"Try:  echo hi > {quoted(shown / 'drop' / 'hi.txt')}   then curl its link, or open it in a browser")
         say(f"Ask:  PRESIGND_SOCKET={quoted(shown / 'state' / 'control.sock')} {quoted(own_name())} status")
         with Printer(show) as printer:
