@@ -93,9 +93,12 @@ def error_lines(error: PresigndError) -> list[str]:
 
 
 def one_line(text: str) -> str:
-    """Escape what would break the line or play with a terminal: names and answers come from others."""
-    printable = (c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
-    return "".join(printable).encode("utf-8", "backslashreplace").decode()
+    r"""Escape what would break the line or play with a terminal: names and answers come from others.
+
+    A byte of a name that is no UTF-8 is told as ``\xff``, as in the log.
+    """
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _traceback(error: Exception) -> str:
