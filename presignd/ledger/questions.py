@@ -39,7 +39,8 @@ def known(connection: sqlite3.Connection, watch: str, paths: Sequence[bytes]) ->
 
 
 _LISTED = """
-SELECT CASE WHEN gone_at IS NULL AND error_code != 'unreadable' THEN path END, ino, size, mtime_ns, ctime_ns
+SELECT CASE WHEN gone_at IS NULL AND error_code != 'unreadable' AND state NOT IN ('vanished', 'superseded')
+ THEN path END, ino, size, mtime_ns, ctime_ns
 FROM version WHERE current = 1 AND watch = ? AND path"""
 """The current versions at some paths as a scan would list them; a path is NULL where its file needs a look anyway."""
 

@@ -79,6 +79,11 @@ class Folder:
         os.close(self.fd)
 
     # --- the root -------------------------------------------------------------------------------
+    @property
+    def identity(self) -> tuple[int, int]:
+        """The device and inode of the root that is open."""
+        return self._identity
+
     def still_there(self) -> bool:
         """Tell whether the root's path still leads to the directory that is open."""
         try:

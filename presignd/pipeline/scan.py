@@ -10,7 +10,6 @@ import asyncio
 import os
 import threading
 import time
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from presignd.errors import NO_DESCRIPTORS, Fault
@@ -94,12 +93,17 @@ class Scan:
     def _walk(self) -> Iterator[list[Listed]]:
         while self._waiting and not self.stop.is_set():
             directory = self._waiting.pop()
+            some: list[Listed] = []
             try:
-                listed = self._list(directory)
-                while some := list(islice(listed, MOST)):
-                    yield some
+                for one in self._list(directory):
+                    some.append(one)
+                    if len(some) == MOST:
+                        yield some
+                        some = []
             except (Gone, NotRegular, Fault, OSError) as error:
                 self._trouble(directory, error)
+            if some:  # what was listed before the trouble, too
+                yield some
 
     def _list(self, directory: bytes) -> Iterator[Listed]:
         """Yield one directory's files. Each costs a ``stat`` and hardly more: no object, and no pattern as a rule."""

@@ -84,10 +84,14 @@ async def _tell_gone(
 
 
 def _missing(folder: Folder, paths: Sequence[bytes]) -> list[bytes]:
-    """Return which are not there; none while the folder itself is away (unmounted, renamed). Blocking."""
+    """Return which are not there; none while the folder itself is away (unmounted, renamed). Blocking.
+
+    Nor where it came back meanwhile, as another root: they were looked for in the one before.
+    """
+    root = folder.identity
     missing = folder.missing(path for path in paths if not path.startswith(b"/"))
     missing += [path for path in paths if path.startswith(b"/") and _is_gone(path)]
-    return missing if folder.still_there() else []
+    return missing if folder.still_there() and folder.identity == root else []
 
 
 def _is_gone(path: bytes) -> bool:

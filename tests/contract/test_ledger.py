@@ -147,6 +147,14 @@ async def test_a_file_differs_from_what_is_gone_or_was_unreadable_or_another_wat
     assert await ledger.differing("drop", there) == there
 
 
+async def test_what_vanished_differs_though_a_fingerprint_comes_late(ledger: Ledger) -> None:
+    """Settling saw a chmod of what was queued, and recorded it when that had ended: its file must go again."""
+    version = await uploading(ledger)
+    await ledger.apply(version, Event.VANISH, done_at=NOW)
+    await ledger.refingerprint(version.file_id, PRINT)
+    assert await ledger.differing("drop", [listed(b"a.txt")]) == [listed(b"a.txt")]
+
+
 async def existing(ledger: Ledger, path: bytes) -> FileVersion:
     version = await ledger.by_path("drop", path)
     assert version is not None

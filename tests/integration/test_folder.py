@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -370,6 +371,30 @@ def test_a_file_that_vanishes_under_a_scan_is_left_out(
         (tmp_path / "drop" / str(number)).unlink()
     assert list(batches) == []
     assert (scan.files, scan.problems) == (1, [])
+
+
+@pytest.mark.parametrize("damage", [1, MOST + 1], ids=["first", "later"])
+def test_a_directory_that_can_be_listed_in_part_alone_loses_none_of_that_part(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: int
+) -> None:
+    """A damaged one: readdir fails in its middle, each time."""
+    shutil.rmtree(tmp_path / "drop" / "a")
+    for number in range(damage + 1):
+        (tmp_path / "drop" / str(number)).touch()
+
+    @contextmanager
+    def failing_scandir(fd: int) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with scandir(fd) as entries:
+            yield (next(entries) if number < damage else no_more() for number in range(damage + 1))
+
+    def no_more() -> os.DirEntry[str]:
+        raise OSError(errno.EUCLEAN, os.strerror(errno.EUCLEAN))
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", failing_scandir)
+    scan = Scan(folder, Ignore())
+    assert len(found(scan)) == scan.files == damage
+    assert len(scan.problems) == 1
 
 
 def test_nothing_below_an_ignored_directory_is_scanned_even_when_it_is_asked_for(

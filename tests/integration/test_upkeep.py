@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,29 @@ async def test_a_folder_that_is_away_takes_nothing_with_it(world: World) -> None
     world.drop.mkdir()
     await world.round()
     assert not await world.is_noted(path)
+
+
+async def test_a_folder_that_comes_back_while_it_is_looked_through_takes_nothing_with_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files were looked for where nothing was mounted; by the end the root is there, another directory."""
+    path = await world.queued(world.drop / "a")
+    there = world.drop.rename(world.drop.with_name("there"))
+    world.drop.mkdir()
+    assert world.folder.reopen()
+    missing = world.folder.missing
+
+    def mounted_meanwhile(paths: Iterable[bytes]) -> list[bytes]:
+        found = missing(paths)
+        world.drop.rmdir()
+        there.rename(world.drop)
+        assert world.folder.reopen()
+        return found
+
+    monkeypatch.setattr(world.folder, "missing", mounted_meanwhile)
+    await world.round()
+    assert not await world.is_noted(path)
+    assert world.vanished == []
 
 
 async def test_a_quarantined_file_that_is_gone_ends_though_no_event_told_of_it(
