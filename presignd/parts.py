@@ -231,7 +231,8 @@ class Parts:
         if any(count.get(state) for count in counts for state in _UNLINKED):
             for file_id in linked:
                 version = await self.ledger.by_id(file_id)
-                if version and version.state in _UNLINKED:
+                # One with a link's end is known to be linked, and waits for a person to finish its file.
+                if version and version.state in _UNLINKED and version.expires_at is None:
                     rebuilt = True
                     await self.ledger.apply(version, Event.SUPERSEDE, done_at=utcnow())  # told by the replay
         if rebuilt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,28 @@ async def test_a_file_that_can_not_be_moved_is_quarantined_and_its_link_stands(
         assert daemon.codes("file.quarantined") == ["finish_failed"]
         assert daemon.links() == ["a"]
         assert path.exists()
+
+
+async def test_a_linked_file_that_waits_for_a_person_does_so_when_the_links_were_copied_elsewhere(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another disk: the ledger's mark knows the file no more, so every line is read back; this one it knows of."""
+
+    def failing(*_: object) -> None:
+        raise fault("finish_failed", "Read-only file system")
+
+    monkeypatch.setattr(worker, "finish", failing)
+    moving = config(tmp_path, faulty_s3, watch(tmp_path, after="move", move_to=tmp_path / "done"))
+    async with running(moving) as daemon:
+        daemon.drop("a")
+        await daemon.said_by_now("file.quarantined")
+    links = tmp_path / "links.jsonl"
+    shutil.copy(links, tmp_path / "copied")
+    (tmp_path / "copied").replace(links)
+    async with running(moving) as daemon:
+        await daemon.rescan()
+        assert daemon.events("file.done", "file.queued", "ledger.rebuilt") == []
+        assert daemon.links() == ["a"]
 
 
 def before_it_is_finished(patched: pytest.MonkeyPatch, *acts: Callable[[], object]) -> list[Finished]:
