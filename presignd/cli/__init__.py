@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from presignd import __version__
-from presignd.cli.guard import guarded
+from presignd.cli.guard import UNAWAITED, guarded, leave
 
 COMMANDS = {
     "demo": ("presignd.cli.demo:demo_command", "Try it: a real S3 server, a folder, and links as they come."),
@@ -101,7 +101,12 @@ for _name, (_where, _help) in COMMANDS.items():
 def main() -> None:
     """Run the ``presignd`` command."""
     open_standard_streams()
-    guarded(app)(prog_name="presignd")  # a command that can't even be loaded has its traceback redacted, too
+    try:
+        guarded(app)(prog_name="presignd")  # a command that can't even be loaded has its traceback redacted, too
+    except SystemExit as end:
+        if UNAWAITED.is_set():
+            leave(end.code)
+        raise
 
 
 def open_standard_streams() -> None:

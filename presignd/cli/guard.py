@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
 BUG, INTERRUPTED = 1, 130
 FRAMEWORK = (typer.Exit, typer.Abort, typer.BadParameter)
 """Typer ends the command by these itself."""
+
+UNAWAITED = threading.Event()
+"""Set where threads still work that nobody waits for: the process ends without them, once it is told why."""
+
+
+def leave(code: object) -> NoReturn:
+    """End the process with an exit code (``SystemExit``'s, None for 0), whatever its threads do."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else BUG if code else 0)
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:

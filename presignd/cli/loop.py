@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
+from presignd.cli import guard
 from presignd.threads import BEHIND, SENDING, Threads
 
 if TYPE_CHECKING:
@@ -34,28 +32,35 @@ def run_daemon(work: Coroutine[Any, Any, None], *, threads: int) -> None:
     """Run ``work`` with up to ``threads`` threads beside it, and end the process with it.
 
     A thread may read a file for minutes, or for ever on a server that is gone. What it would return is
-    nothing to anyone once ``work`` is through, so the process doesn't wait for it: it ends with 0.
+    nothing to anyone once ``work`` is through, so the process doesn't wait for it: it ends with 0, or where
+    ``work`` failed once ``main`` has told why.
     """
     executor = Threads(threads, "presignd")
     _collect_rarely()
-    with asyncio.Runner(loop_factory=_factory()) as runner:
-        runner.get_loop().set_default_executor(executor)
+    runner = asyncio.Runner(loop_factory=_factory())
+    runner.get_loop().set_default_executor(executor)
+    try:
         runner.run(work)
-        if any([executor.are_left(LEFT_SECONDS), BEHIND.are_left(0), SENDING.are_left(0)]):
-            _leave()
+    except BaseException:
+        if _are_left(executor):
+            guard.UNAWAITED.set()
+        else:
+            runner.close()
+        raise
+    if _are_left(executor):
+        guard.leave(0)
+    runner.close()
+
+
+def _are_left(executor: Threads) -> bool:
+    """Tell whether any thread still works after a moment; a runner's close and the interpreter's end wait for it."""
+    return any([executor.are_left(LEFT_SECONDS), BEHIND.are_left(0), SENDING.are_left(0)])
 
 
 def _collect_rarely() -> None:
     """Leave out of each collection what is there for good, and have fewer: they took 6 % of a burst's CPU."""
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 20, 20)
-
-
-def _leave() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):
-            stream.flush()
-    os._exit(0)
 
 
 def _factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

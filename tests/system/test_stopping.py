@@ -164,3 +164,23 @@ def test_the_process_ends_though_a_thread_still_reads() -> None:
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "through\n", "")
     assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("threads", ["None", "BEHIND"])
+def test_a_failure_ends_the_process_though_a_thread_still_reads(threads: str) -> None:
+    """A lost ledger while a disk hangs: the service manager is to start it again now, not when the disk is back."""
+    program = (
+        "import asyncio, time\n"
+        "from presignd import cli\n"
+        "from presignd.cli.loop import run_daemon\n"
+        "from presignd.errors import Unavailable\n"
+        "from presignd.threads import BEHIND\n"
+        "async def work():\n"
+        f"    asyncio.get_running_loop().run_in_executor({threads}, time.sleep, 60)\n"
+        "    await asyncio.sleep(0.1)\n"
+        "    raise Unavailable('the ledger is lost')\n"
+        "cli.app = lambda prog_name: run_daemon(work(), threads=2)\n"
+        "cli.main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", "presignd: the ledger is lost\n")
