@@ -97,7 +97,7 @@ def demo_config(folder: Path, store: EmbeddedStore) -> Config:
 
 def show(link: Link) -> None:
     """Print a link: its name beside it on stderr, the URL alone on stdout."""
-    say(f"{one_line(Path(link.path).name)}  ({link.size:,} bytes)")
+    say(f"{one_line(link.key)}  ({link.size:,} bytes)")
     typer.echo(link.url)
 
 

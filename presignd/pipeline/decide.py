@@ -107,7 +107,7 @@ def decide(before: Seen | None, sight: Sight, rules: Rules) -> Settled | Wait | 
         return Wait(seen, step(seen.looks, _LAST_MARKER_STEP), f"waits for {sight.missing}")
     needed, quiet = rules.needed(sight.writer), _quiet(seen, sight)
     if quiet < needed:
-        return Wait(seen, needed - quiet, f"quiet for {max(quiet, 0):.1f} of {needed:g} s")
+        return Wait(seen, needed - quiet, f"not yet quiet for {needed:g} s")
     return Settled(seen, sight.fault if isinstance(sight.fault, FileFault) else None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -71,7 +72,10 @@ class StatusPage:
                 self._unavailable("; ".join([error.message, *getattr(error, "problems", ())]), error.fix)
             except OSError as error:
                 fix = "end what listens there, or give web.listen another port"
-                self._unavailable(f"{self._view.config.web.listen}: {error.strerror}", fix)
+                # A bind's own text repeats the address; a resolver's numbers are below 0.
+                number = error.errno or 0
+                why = os.strerror(number) if number > 0 else error.strerror
+                self._unavailable(f"{self._view.config.web.listen}: {why}", fix)
             except Exception as error:
                 log.exception("web.crashed")
                 self._told = f"a bug ({type(error).__name__})"

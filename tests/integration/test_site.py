@@ -383,6 +383,7 @@ async def test_a_taken_port_is_a_warning_and_the_page_comes_when_it_is_free(
         await view.ledger.close(clean=True)
     [warning] = [json.loads(line) for line in said.getvalue().splitlines() if "web.unavailable" in line]
     assert warning["level"] == "warning"
+    assert warning["error"] == f"{listen}: Address already in use"
     assert "web.listen" in warning["fix"]
 
 

@@ -51,7 +51,7 @@ def wait(before: Seen | None, one: Sight, rules: Rules) -> Wait:
 def test_a_file_without_writer_settles_a_second_after_its_last_change() -> None:
     first = wait(None, sight(made(), 0.4), Rules())
     assert first.after == pytest.approx(0.6)
-    assert first.why == "quiet for 0.4 of 1 s"
+    assert first.why == "not yet quiet for 1 s"
     assert isinstance(decide(first.seen, sight(made(), 1.0), Rules()), Settled)
 
 
@@ -101,7 +101,7 @@ def test_with_no_quiet_time_asked_for_the_grain_of_file_times_is_still_waited_fo
 def test_where_the_kernel_cannot_tell_a_file_is_watched_for_ten_seconds_however_old() -> None:
     old = made(NOW - HOUR)
     first = wait(None, sight(old, 0, writer=None), Rules())
-    assert first.why == "quiet for 0.0 of 10 s"
+    assert first.why == "not yet quiet for 10 s"
     assert isinstance(decide(first.seen, sight(old, 9.9, writer=None), Rules()), Wait)
     assert isinstance(decide(first.seen, sight(old, 10.0, writer=None), Rules()), Settled)
 

@@ -223,7 +223,7 @@ async def test_one_turn_asks_the_ledger_once(bench: Bench) -> None:
 async def test_a_young_file_is_looked_at_again_when_its_quiet_time_is_over_and_not_before(bench: Bench) -> None:
     bench.file(b"a", replace(OLD, ctime_ns=EPOCH))
     await bench.turn()
-    assert bench.settler.snapshot()[0].why == "quiet for 0.0 of 1 s"
+    assert bench.settler.snapshot()[0].why == "not yet quiet for 1 s"
     assert not await bench.turn(0.99)
     assert await bench.turn(0.01)
     assert bench.paths() == [b"a"]
