@@ -45,6 +45,11 @@ class Threads(ThreadPoolExecutor):
         return bool(wait(list(self._unfinished), seconds).not_done)
 
 
+def processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def _give_way() -> None:
     """Lower this thread's own priority (Linux: a nice value is a thread's; sched(7)); no less is right without."""
     if sys.platform == "linux":

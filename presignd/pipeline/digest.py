@@ -9,8 +9,13 @@ from collections.abc import Callable
 
 from presignd.errors import Fault, fault
 from presignd.heartbeat import beat
+from presignd.threads import processors
 
 READ = 1 << 20
+
+PROCESSORS = threading.Semaphore(processors())
+"""So many threads hash at a time, a read's worth each: a lower priority alone (``presignd.threads``) would not keep
+the event loop its share where it may not be set, as under systemd's unit."""
 
 
 def checksum_like(fd: int, like: str, size: int, part_size: int = 0, *, stop: threading.Event | None = None) -> str:
@@ -43,7 +48,8 @@ def digest(fd: int, algorithm: str, offset: int, size: int, stop: threading.Even
     end = offset + size
     while offset < end and not (stop and stop.is_set()) and (piece := read(fd, min(READ, end - offset), offset)):
         beat()
-        made.update(piece)
+        with PROCESSORS:
+            made.update(piece)
         offset += len(piece)
     return made.digest()
 

@@ -50,8 +50,8 @@ def test_systemd_finds_nothing_wrong_with_the_units(host: Host) -> None:
 
 
 @pytest.mark.parametrize("unit", ["presignd.service", "presignd@.service"])
-def test_the_exposure_of_the_units_is_at_most_1_6(host: Host, unit: str) -> None:
-    host.run("systemd-analyze", "security", "--offline=true", "--threshold=16", f"/etc/systemd/system/{unit}")
+def test_the_exposure_of_the_units_is_at_most_1_4(host: Host, unit: str) -> None:
+    host.run("systemd-analyze", "security", "--offline=true", "--threshold=14", f"/etc/systemd/system/{unit}")
 
 
 # --- running ---------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def test_a_wheel_brings_the_units_and_their_installer(host: Later) -> None:
 def test_the_later_systemd_finds_nothing_wrong_either(host: Later) -> None:
     done = host.machine.try_run("systemd-analyze", "verify", "presignd.service", "presignd@x.service")
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
-    host.run("systemd-analyze", "security", "--threshold=16", "presignd.service")
+    host.run("systemd-analyze", "security", "--threshold=14", "presignd.service")
 
 
 def test_a_reload_returns_once_the_new_configuration_holds(host: Later) -> None:

@@ -1,0 +1,45 @@
+"""How content is hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from presignd.pipeline import digest
+from presignd.threads import processors
+
+
+def test_no_more_threads_hash_at_a_time_than_there_are_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight parts hashed at once on one processor would leave the event loop a ninth of it."""
+    assert processors() >= 1
+    one = threading.Semaphore(1)
+    hashed = []
+
+    class Looking:
+        def __init__(self, algorithm: str, **_: bool) -> None:
+            assert algorithm == "md5"
+
+        def update(self, piece: memoryview) -> None:
+            assert not one.acquire(blocking=False), "the turn is this thread's while it hashes"
+            hashed.append(len(piece))
+
+        def digest(self) -> bytes:
+            return b""
+
+    monkeypatch.setattr(digest, "PROCESSORS", one)
+    monkeypatch.setattr(hashlib, "new", Looking)
+    file = tmp_path / "file"
+    file.write_bytes(bytes(digest.READ + 1))
+    fd = os.open(file, os.O_RDONLY)
+    try:
+        digest.digest(fd, "md5", 0, digest.READ + 1)
+    finally:
+        os.close(fd)
+    assert hashed == [digest.READ, 1]
+    assert one.acquire(blocking=False), "and nobody's once it is through"
