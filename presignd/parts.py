@@ -254,16 +254,21 @@ class Parts:
 
     async def resume(self, watches: Collection[str]) -> None:
         """Carry on with what is verified or linked but not finished, of these watches."""
-        for version in await self.ledger.in_state(State.VERIFIED):
-            if version.watch in watches and not self._is_at_work(version):
-                # No line of it is on disk, so its link may get a new date: an old one may be dead already.
-                self.work.dispatcher.start(await self.ledger.update(version, signed_at=self.now()))
-        for version in await self.ledger.in_state(State.LINKED):
-            if version.watch in watches and not self._is_at_work(version):
-                self.work.dispatcher.start(version)
+        for version in await self._left(State.VERIFIED, watches):
+            # No line of it is on disk, so its link may get a new date: an old one may be dead already.
+            self.work.dispatcher.start(await self.ledger.update(version, signed_at=self.now()))
+        for version in await self._left(State.LINKED, watches):
+            self.work.dispatcher.start(version)
 
-    def _is_at_work(self, version: FileVersion) -> bool:
-        return any(work.worker.has(version.file_id) for work in self.works)
+    async def _left(self, state: State, watches: Collection[str]) -> list[FileVersion]:
+        """Return what nobody works on, before the question nor after it: work may end, and begin, meanwhile."""
+        at_work = self._at_work()
+        found = await self.ledger.in_state(state)
+        at_work |= self._at_work()
+        return [one for one in found if one.watch in watches and one.file_id not in at_work]
+
+    def _at_work(self) -> set[str]:
+        return {file_id for work in self.works for file_id in work.worker.at_work}
 
     # --- the View -------------------------------------------------------------------------------
 

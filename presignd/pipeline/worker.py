@@ -202,9 +202,10 @@ class Worker:
         if self._later.get(file_id) is ended:  # else one look later is planned by now
             del self._later[file_id]
 
-    def has(self, file_id: str) -> bool:
-        """Tell whether a version is worked on, or waits for a writer to be finished."""
-        return file_id in self.running or file_id in self._later
+    @property
+    def at_work(self) -> set[str]:
+        """The versions, by file_id, that are worked on or wait for a writer to be finished."""
+        return {*self.running, *self._later}
 
     async def finished(self) -> None:
         """Return once no finish waits for a writer any more."""

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,17 @@ import pytest
 from presignd.config import Config
 from presignd.errors import Refused, fault
 from presignd.ledger.sqlite import open_ledger
-from presignd.model import Fingerprint
-from presignd.pipeline import worker
+from presignd.model import FileVersion, Fingerprint, State
+from presignd.parts import open_parts
+from presignd.pipeline import transfer, worker
 from presignd.pipeline.finish import finish
 from presignd.pipeline.leaving import Finished
 from presignd.pipeline.linker import Linker
 from presignd.pipeline.transfer import ROUNDS
+from presignd.states import Event
 from tests.faulty_s3 import BUCKET, FaultyS3, Object
 from tests.running import Running, config, running, watch
-from tests.versions import new
+from tests.versions import LATER, new
 
 
 @pytest.fixture(autouse=True)
@@ -422,3 +425,24 @@ async def test_a_put_of_a_watched_file_that_is_deleted_meanwhile_is_told_so(
         with pytest.raises(Refused, match="the file is gone"):
             await waiting
         os.close(fd)
+
+
+async def test_what_ends_while_others_are_taken_up_is_left_to_whoever_works_on_it(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watch that comes back by a reload: the work before still links the last of its files."""
+    async with open_parts(config(tmp_path, faulty_s3)) as parts:
+        ledger, at_work = parts.ledger, parts.work.worker.running
+        await ledger.enqueue([new(name, bucket=BUCKET, key=name.decode()) for name in (b"a", b"b")])
+        _, other = [await ledger.apply(one, Event.VERIFY) for one in await ledger.claim("drop", 2, LATER)]
+        at_work[other.file_id] = transfer.Running(other)
+        update = ledger.update
+
+        async def updated(version: FileVersion, **changed: Any) -> FileVersion:
+            await ledger.linked([other], parts.links.mark, {other.file_id: LATER})
+            del at_work[other.file_id]
+            return await update(version, **changed)
+
+        monkeypatch.setattr(ledger, "update", updated)
+        await parts.resume(["drop"])
+        assert await ledger.by_id(other.file_id) == replace(other, state=State.FINISHED, done_at=LATER)
