@@ -331,6 +331,14 @@ async def test_each_key_that_turns_out_anothers_object_leads_to_the_next(ledger:
     assert version.base_key == "a.txt"
 
 
+async def test_a_key_that_is_the_versions_own_already_stays_its_own(ledger: Ledger) -> None:
+    version = await uploading(ledger)
+    again = await ledger.assign_key(version, "a.txt", fresh=False, next_key=True)
+    assert again is not None
+    assert again.key == version.key == "a.txt"
+    assert (await queued(ledger, b"2", key="a.txt")).key == "a~2.txt", "it was not let go"
+
+
 async def test_assigning_a_key_needs_the_claim(ledger: Ledger) -> None:
     version = await uploading(ledger)
     await ledger.release(unclean=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from presignd.errors import Fault
 from presignd.pipeline import digest
 from presignd.threads import processors
 
@@ -43,3 +44,15 @@ def test_no_more_threads_hash_at_a_time_than_there_are_processors(
         os.close(fd)
     assert hashed == [digest.READ, 1]
     assert one.acquire(blocking=False), "and nobody's once it is through"
+
+
+def test_what_a_disk_does_not_read_is_a_fault_of_the_file(tmp_path: Path) -> None:
+    """A folder stands for the file that reads with an error."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for read in (digest.read_at, digest.into_one_buffer(1)):
+            with pytest.raises(Fault, match="Is a directory") as met:
+                read(fd, 1, 0)
+            assert met.value.code == "read_error"
+    finally:
+        os.close(fd)

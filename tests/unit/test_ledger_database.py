@@ -270,3 +270,19 @@ def test_the_summary_reads_an_index_only(recorder: Any) -> None:
     assert [plan for plan in recorder.plans() if "version" in plan.partition(" in: ")[0]] == [
         f"SEARCH version USING COVERING INDEX version_state (state=?) in: {recorder.seen[1][0]}"
     ]
+
+
+async def test_a_ledger_without_patience_says_at_once_that_it_can_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command would rather end than wait."""
+    ledger = await open_ledger(tmp_path)
+
+    async def locked(*_: object, **__: object) -> None:
+        raise Unavailable("locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger._writer, "do", locked)
+        with pytest.raises(Unavailable):
+            await ledger.enqueue([new(b"a")])
+    await ledger.close(clean=True)
