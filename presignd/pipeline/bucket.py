@@ -219,7 +219,7 @@ class Bucket:
             if refused.code not in NAMED_KEY:
                 raise
             # A policy that covers other keys than this one looks like keys that are wrong, without its name.
-            raise fault(NAMED_KEY[refused.code], f"{refused.detail} for {key}".lstrip()) from None
+            raise fault(NAMED_KEY[refused.code], ": ".join(filter(None, (key, refused.detail)))) from None
 
     async def _honours_conditions(self) -> bool:
         # Another daemon may remove the check object in between: only three misses in a row mean no.

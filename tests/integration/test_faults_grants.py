@@ -137,7 +137,7 @@ async def test_a_policy_without_the_check_key_is_named_by_it(faulty_s3: FaultyS3
     async with running(config(tmp_path, faulty_s3)) as daemon:
         daemon.drop("a")
         [blocked] = await daemon.said_by_now("watch.blocked")
-        assert "for .presignd-check" in blocked["error"]
+        assert ": .presignd-check" in blocked["error"]
 
 
 async def test_a_policy_for_one_folder_needs_only_its_own_check_key(faulty_s3: FaultyS3, tmp_path: Path) -> None:
