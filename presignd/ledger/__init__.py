@@ -94,7 +94,8 @@ class Ledger(Protocol):
     async def refingerprint(self, file_id: str, fingerprint: Fingerprint) -> None:
         """Record that the same content now has this fingerprint (chmod, another link, a restore).
 
-        It counts no longer as gone: call it as well when a version with ``gone_at`` is there again.
+        It counts no longer as gone: call it as well when a version with ``gone_at`` is there again. Raises
+        ``LostUpdate`` where the version has left its path meanwhile: vanished, or another's predecessor.
         """
         ...
 

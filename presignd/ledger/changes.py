@@ -98,10 +98,9 @@ def _taken(connection: sqlite3.Connection, new: NewVersion) -> dict[str, str]:
 def refingerprint(connection: sqlite3.Connection, file_id: str, fingerprint: Fingerprint) -> None:
     """Record that the same content is there with this fingerprint; it counts no longer as gone."""
     row = columns_of({"fingerprint": fingerprint, "gone_at": None})
-    _one(
-        connection.execute(f"UPDATE version SET {_sets(row)} WHERE file_id = ?", (*row.values(), file_id)),  # noqa: S608 - our own column names
-        file_id,
-    )
+    there = "current = 1 AND state NOT IN ('vanished', 'superseded')"
+    sql = f"UPDATE version SET {_sets(row)} WHERE file_id = ? AND {there}"  # noqa: S608 - our own column names
+    _one(connection.execute(sql, (*row.values(), file_id)), file_id)
 
 
 def gone(
