@@ -103,6 +103,7 @@ class Linker:
         self._more = asyncio.Event()
         self.trouble = Trouble("links")
         self._held = False
+        self._later: asyncio.Task[None] | None = None
 
     def now(self) -> datetime:
         """Return what a link is dated by: the signer's clock, for the store asks nothing of this machine's."""
@@ -142,15 +143,19 @@ class Linker:
     async def run(self) -> None:
         """Link whatever waits, as one batch, for ever."""
         batch: list[_Waiting] = []
-        with alive("linker") as heart:
-            while True:
-                with heart.resting():
-                    await self._more.wait()
-                    if len(batch) >= MANY:
-                        await self._sleep(LINGER_SECONDS)
-                self._more.clear()
-                batch, self._waiting = self._waiting, []
-                await self._link(batch)
+        try:
+            with alive("linker") as heart:
+                while True:
+                    with heart.resting():
+                        await self._more.wait()
+                        if len(batch) >= MANY:
+                            await self._sleep(LINGER_SECONDS)
+                    self._more.clear()
+                    batch, self._waiting = self._waiting, []
+                    await self._link(batch)
+        finally:
+            if self._later:
+                self._later.cancel()
 
     async def _link(self, batch: list[_Waiting]) -> None:
         """Write, then commit: each is tried until it works, and a line that is on disk isn't written again."""
@@ -180,17 +185,14 @@ class Linker:
     async def _write(self, batch: list[_Waiting]) -> tuple[list[tuple[_Waiting, Link]], LinksMark]:
         """Put the lines on disk; return the links with where the file ends now.
 
-        Links that wait for something of their own, such as a bucket that is away, come again with those that came
-        meanwhile.
+        Links that wait for something of their own, such as a bucket that is away, come again with the next that
+        come, and after a while in any case.
         """
         batch += self._waiting
         self._waiting = []
         for waiting in batch:
             await self._date_anew(waiting)
         good, held = await self._minted(batch)
-        if held and not good:
-            batch[:] = [waiting for waiting, _ in held]
-            raise held[0][1]
         mark = await self._append([link for _, link in good])
         self._come_again(held)
         return good, mark
@@ -200,7 +202,12 @@ class Linker:
         if held:
             self.trouble.met(held[0][1])
             self._waiting = [waiting for waiting, _ in held] + self._waiting
-            self._more.set()
+            if self._later is None or self._later.done():
+                self._later = asyncio.create_task(self._wake_later(), name="links that wait")
+
+    async def _wake_later(self) -> None:
+        await self._sleep(RETRY_SECONDS)
+        self._more.set()
 
     async def _date_anew(self, waiting: _Waiting) -> None:
         """Let a link that had to wait live from now on: it could be dead by the time it is written."""

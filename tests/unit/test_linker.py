@@ -179,6 +179,30 @@ async def test_a_link_that_waits_for_its_bucket_holds_no_other_up_and_is_told_on
         await running
 
 
+async def test_a_link_that_comes_while_another_waits_does_not_wait_with_it() -> None:
+    woken = asyncio.Event()
+
+    class Asleep(World):
+        async def sleep(self, _seconds: float) -> None:
+            await woken.wait()
+
+    world = Asleep()
+    world.held = {"1": AWAY}
+    running = asyncio.create_task(world.linker.run())
+    waits = asyncio.create_task(world.linker.link(verified(1), 900))
+    for number in (2, 3):
+        async with asyncio.timeout(10):
+            await world.linker.link(verified(number), 900)
+    assert not waits.done()
+    world.held = {}
+    woken.set()
+    await waits
+    assert world.committed == ["id-2", "id-3", "id-1"]
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
 async def test_a_bug_of_a_presigner_ends_the_linker_and_so_the_process() -> None:
     world = World()
     world.held = {"1": cast("Fault", ZeroDivisionError())}
