@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from presignd.config import UploadConfig, WatchConfig
@@ -149,11 +150,13 @@ class Transfer:
     async def _read_content(self) -> Content:
         """Hash the file as far as its way needs it: a small one whole, parts as they are sent."""
         bucket, upload, size = self._room.bucket, self._upload, self._version.size
+        # No method of this transfer: it and its content would know each other, and the bytes wait for the collector.
+        on_sent = partial(_sent, self._running, self._held)
         by_hash = self._version.base_key is None and needs_hash(self._room.watch.key)
         if size <= upload.multipart_threshold:
             sha256 = by_hash or upload.checksum == "sha256"
             prepared = await self._prepare(size, sha256=sha256)
-            return Whole(bucket, self._ledger, self._slots, upload, prepared=prepared, on_sent=self._sent)
+            return Whole(bucket, self._ledger, self._slots, upload, prepared=prepared, on_sent=on_sent)
         named = await behind(checksum_like, self._fd, "sha256:", size) if by_hash else ""
         return InParts(
             bucket,
@@ -163,7 +166,7 @@ class Transfer:
             fd=self._fd,
             sha256=named.removeprefix("sha256:"),
             recheck=self._recheck,
-            on_sent=self._sent,
+            on_sent=on_sent,
         )
 
     async def _soon(self, call: Callable[[], T]) -> T:
@@ -259,11 +262,6 @@ class Transfer:
             raise fault("exists", self._key)
         return plan
 
-    def _sent(self, total: int) -> None:
-        self._running.moved(total)
-        if self._held:
-            self._held.progress(total)
-
     def _recheck(self) -> Fingerprint:
         """Compare the file with what was sent, on its descriptor and by its path. Blocking.
 
@@ -284,3 +282,9 @@ class Transfer:
             return
         if Fingerprint.of(there) != now:
             raise fault("changed_while_uploading", "another file took its place")
+
+
+def _sent(running: Running, held: Held | None, total: int) -> None:
+    running.moved(total)
+    if held:
+        held.progress(total)
