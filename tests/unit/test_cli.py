@@ -247,7 +247,7 @@ def test_the_demo_names_itself_as_it_can_be_typed(tmp_path: Path, monkeypatch: p
 def test_a_name_in_the_demo_forges_no_line_and_no_colour(capsys: pytest.CaptureFixture[str]) -> None:
     from presignd.cli.demo import show as show_link  # noqa: PLC0415 - imports the daemon
 
-    show_link(cast("Link", SimpleNamespace(path="/drop/a\n\x9b31mb", size=1, url="http://link")))
+    show_link(cast("Link", SimpleNamespace(key="a\n\x9b31mb", size=1, url="http://link")))
     shown = capsys.readouterr()
     assert shown.err == "a\\n\\x9b31mb  (1 bytes)\n"
     assert shown.out == "http://link\n"
