@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from presignd import filesystem
-from presignd.errors import PresigndError, Unavailable, UsageError
+from presignd.errors import PresigndError, Unavailable, UsageError, fault
 from presignd.ledger import changes, questions
 from presignd.ledger.database import explain, open_database
+from presignd.ledger.patience import Patience
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.ledger.sqlite import open_ledger
 from presignd.states import Event
@@ -285,4 +286,25 @@ async def test_a_ledger_without_patience_says_at_once_that_it_can_not_be_written
         patch.setattr(ledger._writer, "do", locked)
         with pytest.raises(Unavailable):
             await ledger.enqueue([new(b"a")])
+    await ledger.close(clean=True)
+
+
+async def test_a_ledger_with_patience_writes_once_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon waits: its change is made by a later try, and nobody hears of the first."""
+
+    async def at_once(_seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    ledger = await open_ledger(tmp_path, Patience(sleep=at_once))
+    do, failures = ledger._writer.do, [Unavailable("locked"), fault("disk_full")]
+
+    async def at_first_locked(*args: Any, **more: Any) -> object:
+        if failures:
+            raise failures.pop()
+        return await do(*args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger._writer, "do", at_first_locked)
+        (recorded,) = await ledger.enqueue([new(b"a")])
+    assert recorded.version.path == b"a"
     await ledger.close(clean=True)
