@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from presignd.broker.tokens import hash_of, new_token
 from presignd.embedded import LOOPBACK, free_ports
 from tests.canary import assert_no_secrets
-from tests.system.harness import COMMAND
+from tests.system.harness import COMMAND, until_true
 
 if TYPE_CHECKING:
     import ssl
@@ -142,13 +141,7 @@ level = "debug"
 
     def until(self, true: Callable[[], object], what: str, seconds: float = 60) -> None:
         """Wait until ``true()``, or fail with the end of the log."""
-        deadline = time.monotonic() + seconds
-        while not true():
-            ended = self.process is not None and self.process.poll() is not None
-            if ended or time.monotonic() > deadline:
-                tail = self.log.read_text("utf-8", "replace")[-4000:]
-                raise AssertionError(f"no {what}{' (it ended)' if ended else f' in {seconds:.0f} s'}; log:\n{tail}")
-            time.sleep(0.02)
+        until_true(true, what, seconds, process=self.process, log=self.log)
 
     # --- asked --------------------------------------------------------------------------------------
     def call(

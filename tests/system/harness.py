@@ -39,6 +39,19 @@ def last_event(line: bytes) -> Event | None:
     return None
 
 
+def until_true(
+    true: Callable[[], object], what: str, seconds: float, *, process: subprocess.Popen[bytes] | None, log: Path
+) -> None:
+    """Wait until ``true()``; fail with the end of the log when ``process`` ends or ``seconds`` are over."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        ended = process is not None and process.poll() is not None
+        if ended or time.monotonic() > deadline:
+            tail = log.read_text("utf-8", "replace")[-4000:]
+            raise AssertionError(f"no {what}{' (it ended)' if ended else f' in {seconds:.0f} s'}; log:\n{tail}")
+        time.sleep(0.05)
+
+
 class Presignd:
     """``presignd run`` in a process of its own, over as many runs as the test needs.
 
@@ -133,13 +146,7 @@ class Presignd:
 
     def until(self, true: Callable[[], object], what: str, seconds: float = 120) -> None:
         """Wait until ``true()``, or fail with the end of the log."""
-        deadline = time.monotonic() + seconds
-        while not true():
-            ended = self.process is not None and self.process.poll() is not None
-            if ended or time.monotonic() > deadline:
-                tail = self.log.read_text("utf-8", "replace")[-4000:]
-                raise AssertionError(f"no {what}{' (it ended)' if ended else f' in {seconds:.0f} s'}; log:\n{tail}")
-            time.sleep(0.05)
+        until_true(true, what, seconds, process=self.process, log=self.log)
 
     def status(self) -> dict[str, Any]:
         """Return what ``presignd status --json`` says, of the daemon that runs."""
