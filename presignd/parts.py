@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import InitVar, dataclass, field, replace
 from datetime import datetime
 
-from presignd import redact
 from presignd.config import Config
 from presignd.errors import Fault, Unavailable, fault
 from presignd.ledger import Enqueued, Ledger, Selection
@@ -26,6 +25,7 @@ from presignd.pipeline.linker import Linker, mint
 from presignd.pipeline.puts import Puts
 from presignd.pipeline.writer_check import ignore_sigio
 from presignd.presign import Grant, GrantRequest
+from presignd.signers import register_secrets
 from presignd.states import Event
 from presignd.web.view import BlockedView, FolderView, InFlightView, Part, SettlingView
 from presignd.work import Limits, Shared, Work
@@ -393,11 +393,3 @@ async def open_parts(
             clean = True
         if interrupted:
             raise interrupted
-
-
-def register_secrets(config: Config) -> None:
-    """Have redaction know the configured secrets by their letters, beside what secrets look like."""
-    presign = config.presign
-    for secret in (presign.secret_key, presign.session_token, presign.token):
-        if secret:
-            redact.register(secret.get_secret_value())

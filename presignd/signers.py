@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
+from presignd import redact
 from presignd.config import Config
 from presignd.presign import Presigner
 from presignd.presign.broker import BrokerPresigner
@@ -28,3 +29,11 @@ def signer_and_store(
         return BrokerPresigner(config.presign, client), store
     store = StoreClient(config.presign, config.upload, clock=clock, rate=rate)
     return local_presigner(config.presign, send=store.send, clock=clock), store
+
+
+def register_secrets(config: Config) -> None:
+    """Have redaction know the configured secrets by their letters, beside what secrets look like."""
+    presign = config.presign
+    for secret in (presign.secret_key, presign.session_token, presign.token):
+        if secret:
+            redact.register(secret.get_secret_value())

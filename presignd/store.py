@@ -67,13 +67,7 @@ class FileBody(payload.Payload):
     _value: int
 
     def __init__(
-        self,
-        of: Slice,
-        *,
-        rate: RateLimit,
-        on_sent: Callable[[int], None],
-        chunk: int = CHUNK,
-        file: str = "",
+        self, of: Slice, *, rate: RateLimit, on_sent: Callable[[int], None], chunk: int = CHUNK, file: str = ""
     ) -> None:
         super().__init__(of.fd, headers={})
         self._size = of.size

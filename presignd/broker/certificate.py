@@ -56,9 +56,8 @@ def _end_of(pem: str) -> datetime:
         raise ValueError("holds no certificate")
     whole = DerSequence().decode(ssl.PEM_cert_to_DER_cert(found[0]))
     # RFC 5280, 4.1: version, number, then the sequences signature, issuer, validity
-    validity = [each for each in DerSequence().decode(whole[0])[:] if isinstance(each, bytes) and each[0] == _SEQUENCE][
-        2
-    ]
+    fields = DerSequence().decode(whole[0])[:]
+    _, _, validity, *_ = [each for each in fields if isinstance(each, bytes) and each[0] == _SEQUENCE]
     ends = DerSequence().decode(validity)[1]
     text = DerObject().decode(ends).payload.decode("ascii")
     if ends[0] == _UTC_TIME:  # two digits of the year, 50 to 99 of the last century (4.1.2.5.1)

@@ -14,14 +14,12 @@ from presignd.heartbeat import beat
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.bucket import Bucket, Found
 from presignd.pipeline.collision import Plan, is_md5
-from presignd.pipeline.digest import into_one_buffer, read_at
+from presignd.pipeline.digest import READ, into_one_buffer, read_at
 from presignd.presign import Operation
 from presignd.store import Slice
 
 SMALL = 1 << 20
 """Bytes up to which a file is read once into memory; larger ones are hashed, then streamed."""
-
-READ = 1 << 20
 
 TINY = 64 << 10
 """Bytes up to which a hop to a thread costs more than reading what is in the page cache."""
