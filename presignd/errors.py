@@ -109,6 +109,11 @@ class FileFault(Fault):
     """The file can't go through without a person: quarantine."""
 
 
+def lacks_descriptors(error: PresigndError | OSError) -> bool:
+    """Tell whether too many open files are the reason: then nothing is known of what was looked for."""
+    return error.errno in NO_DESCRIPTORS if isinstance(error, OSError) else error.code == "too_many_files"
+
+
 @dataclass(frozen=True, slots=True)
 class Code:
     """One row of the table: the class that carries it, cause and fix in words for the user."""

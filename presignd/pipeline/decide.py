@@ -49,7 +49,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """One look at a path. ``fingerprint`` None: no regular file is there.
+    """One look at a path. ``fingerprint`` None: no regular file is there or, with a ``fault``, nobody knows.
 
     ``read_ns`` (wall clock, UTC) and ``seen_at`` (monotonic, seconds) were taken before anything else, so
     a write after the look at the writer has a ctime later than ``read_ns``. ``missing`` is the ready
@@ -75,9 +75,9 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Not whole yet: look again ``after`` seconds; ``why`` is for people."""
+    """Not whole yet: look again ``after`` seconds; ``why`` is for people. ``seen``: None before the first sight."""
 
-    seen: Seen
+    seen: Seen | None
     after: float
     why: str
 
@@ -97,7 +97,7 @@ def decide(before: Seen | None, sight: Sight, rules: Rules) -> Settled | Wait | 
     future (the clock was set back) and files the kernel can't tell of are watched for the whole time.
     """
     if sight.fingerprint is None:
-        return None
+        return None if sight.fault is None else Wait(before, _LAST_STEP, sight.fault.message)
     seen = Seen(sight.fingerprint, sight.seen_at)
     if before is not None and before.fingerprint == sight.fingerprint:
         seen = Seen(before.fingerprint, before.since, before.looks + 1)

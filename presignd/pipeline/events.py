@@ -18,7 +18,7 @@ import anyio.to_thread
 from watchfiles import awatch
 
 from presignd import filesystem
-from presignd.errors import Fault
+from presignd.errors import Fault, lacks_descriptors
 from presignd.pipeline.folder import Folder, Gone, NotRegular
 from presignd.pipeline.hints import INSTANCES, WATCHES, SourceEnded
 from presignd.pipeline.ignore import marked
@@ -199,11 +199,15 @@ def limit_value(name: str) -> str:
 
 @dataclass(slots=True)
 class News:
-    """What a batch of hints says: files to settle, directories to scan (True: and all below), paths of nothing."""
+    """What a batch of hints says: files to settle, directories to scan (True: and all below), paths of nothing.
+
+    ``cut_short``: too many files were open to look at all of them.
+    """
 
     files: set[bytes] = field(default_factory=set)
     directories: dict[bytes, bool] = field(default_factory=dict)
     gone: set[bytes] = field(default_factory=set)
+    cut_short: bool = False
 
 
 def sort_out(watch: WatchConfig, folder: Folder, ignore: Ignore, hints: Iterable[bytes]) -> News:
@@ -227,8 +231,8 @@ def _sort_one(watch: WatchConfig, folder: Folder, ignore: Ignore, path: bytes, n
         mode = folder.stat(path).st_mode
     except Gone:
         news.gone.add(path)
-    except (NotRegular, Fault):
-        return
+    except (NotRegular, Fault) as error:
+        news.cut_short |= lacks_descriptors(error)
     else:
         if stat.S_ISREG(mode) and not as_file:
             news.files.add(path)

@@ -15,7 +15,7 @@ import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from presignd.errors import Fault
+from presignd.errors import NO_DESCRIPTORS, Fault, fault, lacks_descriptors
 from presignd.pipeline.folder import Folder, Gone, NotRegular
 from presignd.pipeline.hints import INSTANCES, WATCHES, Hints, SourceEnded
 
@@ -80,22 +80,25 @@ class _Tree:
         self.ended = False
         self.fd: int = self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
         if self.fd < 0:
-            raise _refused(ctypes.get_errno())
+            raise _no_instance(ctypes.get_errno(), folder.fd)
 
     # --- watches --------------------------------------------------------------------------------
     def add(self, directory: bytes) -> None:
         """Watch ``directory`` and all below it, as far as there are watches. Blocking.
 
         Where these run out, the next scan sees it (``events.watches_left``): it says so, and polling takes over.
-        Raises ``SourceEnded`` when not even the root got one.
+        Raises ``SourceEnded`` when not even the root got one, or too many files are open to watch them all.
         """
         waiting = [directory]
         while waiting:
             below = waiting.pop()
-            with suppress(Gone, NotRegular, Fault, OSError):  # the scan tells of what can't be read
+            try:
                 waiting += self._add(below)
+            except (Gone, NotRegular, Fault, OSError) as error:  # the scan tells of what can't be read
+                if lacks_descriptors(error):
+                    raise SourceEnded(fault("too_many_files").message) from None
         if not self._paths and self._out_of_watches:
-            raise _refused(errno.ENOSPC)
+            raise SourceEnded("no inotify watches are left", limit=WATCHES)
 
     def _add(self, directory: bytes) -> list[bytes]:
         """Watch one directory, then list what is below: what is made in between is told of."""
@@ -182,9 +185,16 @@ def _directories(fd: int, directory: bytes) -> list[bytes]:
     return [directory + b"/" + name if directory else name for name in names]
 
 
-def _refused(number: int) -> SourceEnded:
-    if number == errno.ENOSPC:
-        return SourceEnded("no inotify watches are left", limit=WATCHES)
-    if number in (errno.EMFILE, errno.ENFILE):
+def _no_instance(number: int, folder: int) -> SourceEnded:
+    if number in NO_DESCRIPTORS and _can_open_more(folder):
         return SourceEnded("no inotify instances are left", limit=INSTANCES)
     return SourceEnded(os.strerror(number))
+
+
+def _can_open_more(folder: int) -> bool:
+    """Tell the two meanings of EMFILE apart (inotify_init(2)): one is of descriptors, and soon over."""
+    try:
+        os.close(os.dup(folder))
+    except OSError:
+        return False
+    return True

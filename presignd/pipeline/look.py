@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from presignd.errors import Fault
+from presignd.errors import Fault, FileFault
 from presignd.heartbeat import beat
 from presignd.model import Fingerprint
 from presignd.pipeline.decide import Sight
@@ -49,8 +49,10 @@ class Looker:
         read_ns, seen_at = self._time_ns(), self._monotonic()
         try:
             fingerprint, writer, fault = self._read(path)
-        except (Gone, NotRegular, Fault):
+        except (Gone, NotRegular, FileFault):
             return Sight(None, read_ns, seen_at)
+        except Fault as passing:
+            return Sight(None, read_ns, seen_at, fault=passing)
         return Sight(fingerprint, read_ns, seen_at, writer, self._missing(path), fault)
 
     def _read(self, path: bytes) -> tuple[Fingerprint, bool | None, Fault | None]:

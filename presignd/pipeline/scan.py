@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from presignd.errors import NO_DESCRIPTORS, Fault
+from presignd.errors import Fault, lacks_descriptors
 from presignd.heartbeat import beat
 from presignd.pipeline.folder import Folder, Gone, NotRegular
 
@@ -140,12 +140,8 @@ class Scan:
     def _trouble(self, path: bytes, error: PresigndError | OSError) -> None:
         """Go on with the next one where this one vanished or can't be read."""
         if not isinstance(error, (Gone, NotRegular, FileNotFoundError)):
-            self.cut_short |= _is_for_descriptors(error)
+            self.cut_short |= lacks_descriptors(error)
             self.problems.append(f"{path.decode('utf-8', 'backslashreplace') or '.'}: {error}")
-
-
-def _is_for_descriptors(error: PresigndError | OSError) -> bool:
-    return error.errno in NO_DESCRIPTORS if isinstance(error, OSError) else error.code == "too_many_files"
 
 
 def rescan_interval(watch: WatchConfig, cost: float, *, events: bool) -> float:

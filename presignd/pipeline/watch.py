@@ -202,6 +202,8 @@ class Watcher:
         if not hints:
             return
         news = await asyncio.to_thread(sort_out, self._config, self._folder, self._ignore, hints)
+        if news.cut_short:
+            self._scan_later()
         closed = hints.closed if isinstance(hints, Hints) else ()
         self._settler.offer(Candidate(self.name, path, Source.EVENT, path in closed) for path in news.files)
         for directory, below in news.directories.items():

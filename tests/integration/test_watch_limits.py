@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import os
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,84 @@ async def test_a_scan_that_can_open_no_more_is_told_once_and_comes_again_until_i
         await drop.has("below/a")
         [told] = drop.events("scan.cut_short")
         assert told["error_code"] == "too_many_files"
+
+
+class Refusals:
+    """Answers for a method of ``Folder``: too many files are open, so often, once they are asked for a path."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, path: bytes, **times: int) -> None:
+        self.left = times
+        for method in times:
+            monkeypatch.setattr(Folder, method, self._refusing(method, path, getattr(Folder, method)))
+
+    def _refusing(self, method: str, path: bytes, real: Callable[..., Any]) -> Callable[..., Any]:
+        def refusing(folder: Folder, at: bytes) -> Any:
+            if at == path and self.left[method]:
+                self.left[method] -= 1
+                raise fault("too_many_files")
+            return real(folder, at)
+
+        return refusing
+
+
+@pytest.fixture
+def soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_AGAIN", 0.05)
+
+
+@pytest.mark.usefixtures("soon_again")
+@pytest.mark.parametrize("kind", ["file", "directory"])
+async def test_an_event_that_could_not_be_looked_into_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Too many files were open: no other event comes for it, so everything is scanned until nothing is refused."""
+    refused = Refusals(monkeypatch, b"sub/late", stat=1)
+    (tmp_path / "drop" / "sub").mkdir(parents=True)
+    async with watching(tmp_path, rescan="1h") as drop:
+        await drop.scanned()
+        late = drop.root / "sub" / "late"
+        if kind == "directory":
+            late.mkdir()
+            late = late / "file"
+        late.write_bytes(b"content")
+        await drop.has(str(late.relative_to(drop.root)))
+        assert refused.left == {"stat": 0}
+        assert [told["error_code"] for told in drop.events("scan.cut_short")] == ["too_many_files"]
+
+
+async def test_a_candidate_that_could_not_be_opened_nor_statted_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many files are open: that says nothing of the file, and no other event will come for it."""
+    refused = Refusals(monkeypatch, b"sub/late", open=2)
+    stat = Folder.stat
+
+    def stat_as_open(folder: Folder, path: bytes) -> os.stat_result:
+        if refused.left["open"] == 1:  # by the look that just met it
+            refused.left["open"] = 0
+            raise fault("too_many_files")
+        return stat(folder, path)
+
+    monkeypatch.setattr(Folder, "stat", stat_as_open)
+    (tmp_path / "drop" / "sub").mkdir(parents=True)
+    async with watching(tmp_path, rescan="1h") as drop:
+        await drop.scanned()
+        (drop.root / "sub" / "late").write_bytes(b"content")
+        await drop.has("sub/late")
+        assert refused.left == {"open": 0}
+        assert not drop.events("scan.cut_short")
+
+
+async def test_a_directory_that_could_not_be_opened_to_watch_it_is_watched_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = Refusals(monkeypatch, b"sub", open_directory=1)
+    async with watching(tmp_path, events="inotify", rescan="1h") as drop:
+        await drop.scanned()
+        (drop.root / "sub").mkdir()
+        await drop.until(lambda: any(entry["reason"] == "restart" for entry in drop.events("scan.finished")))
+        assert refused.left == {"open_directory": 0}
+        (drop.root / "sub" / "late").write_bytes(b"content")
+        await drop.has("sub/late")
+        [told] = drop.events("watch.overflow")
+        assert "too many files open" in told["reason"]

@@ -143,6 +143,13 @@ def test_what_is_no_file_is_dropped() -> None:
     assert decide(None, Sight(None, NOW, 100.0), Rules()) is None
 
 
+def test_what_could_not_even_be_statted_waits_for_another_look() -> None:
+    outcome = decide(None, Sight(None, NOW, 100.0, fault=fault("too_many_files")), Rules())
+    assert isinstance(outcome, Wait)
+    assert outcome.seen is None
+    assert outcome.why == fault("too_many_files").message
+
+
 def test_an_unreadable_file_settles_with_its_fault_once_it_is_quiet() -> None:
     first = wait(None, sight(made(), 0, writer=None, code="unreadable"), Rules())
     outcome = decide(first.seen, sight(made(), 10, writer=None, code="unreadable"), Rules())

@@ -63,6 +63,20 @@ def test_an_instance_that_is_refused_names_its_limit(
     assert ended.value.message
 
 
+def test_an_instance_that_no_descriptor_is_left_for_names_no_limit_of_instances(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is over as soon as files are closed: ten minutes of polling would be too many."""
+
+    def refuse(_fd: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "dup", refuse)
+    with pytest.raises(SourceEnded, match="Too many open files") as ended:
+        tree(folder, Kernel(instance=errno.EMFILE), monkeypatch)
+    assert not ended.value.limit
+
+
 def test_a_root_without_a_watch_ends_the_source_and_names_the_limit(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
