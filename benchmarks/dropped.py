@@ -109,9 +109,9 @@ settle = "0s"
         for path in files:
             (self.drop / path.name).rename(path)
 
-    def until_linked(self, count: int, seconds: float = 600) -> float:
+    def until_linked(self, count: int, seconds: float = 600, *, step: float = 0.004) -> float:
         """Return the time (``perf_counter``) at which the links file had ``count`` lines."""
-        until(lambda: self._count() >= count, f"{count} links", seconds, step=0.004)
+        until(lambda: self._count() >= count, f"{count} links", seconds, step=step)
         return time.perf_counter()
 
     def _count(self) -> int:

@@ -25,6 +25,8 @@ from benchmarks.options import each_server, options
 from presignd.embedded import find_program
 
 SIZE, PAUSE, WARM = 4096, 0.05, 5
+STEP = 0.0002
+"""Seconds between two looks whether it is there: what is found is by half of it too long."""
 AWS_FILES = 15
 
 
@@ -42,7 +44,7 @@ def _measure(server: str, folder: Path, count: int, size: int) -> None:
         few = count if not least else min(count, 20)
         with SERVERS[server](folder) as fresh, Daemon(folder, fresh, watch="") as daemon:
             _settle(daemon, settle)
-            found[name] = _tell(name, _each(daemon.drop, few, size, partial(daemon.until_linked, seconds=30)))
+            found[name] = _tell(name, _each(daemon.drop, few, size, partial(daemon.until_linked, seconds=30, step=STEP)))
     for tool, few in (("s5cmd", count), ("aws", AWS_FILES)):
         if find_program("inotifywait"):
             with SERVERS[server](folder) as fresh, recipe(folder, fresh, tool) as (drop, until_there):
@@ -105,7 +107,7 @@ def recipe(folder: Path, server: Server, tool: str) -> Iterator[tuple[Path, Call
     )
     try:
         time.sleep(1.0)
-        yield drop, lambda count: until(lambda: done.stat().st_size >= count, f"{count} objects", 60, step=0.002)
+        yield drop, lambda count: until(lambda: done.stat().st_size >= count, f"{count} objects", 60, step=STEP)
     finally:
         os.killpg(child.pid, signal.SIGTERM)
         child.wait()

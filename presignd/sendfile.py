@@ -22,7 +22,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from presignd.threads import SENDING
 
-LEAST = 4 << 20
+LEAST = 512 << 10
 """Bytes of a body from which the thread's turns and descriptors are worth it."""
 
 MOST = 4 << 20

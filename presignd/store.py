@@ -34,7 +34,7 @@ __all__ = ["Answer", "FileBody", "Slice", "StoreClient"]
 KEPT_BODY = 64 << 10
 """Bytes of an answer's body that are read; an error body of 100 MB is cut here."""
 
-CHUNK = 1 << 20
+CHUNK = 256 << 10
 """Bytes a read of a streamed body: the page cache holds what the hash pass has just read."""
 
 PIECE = 64 << 10

@@ -65,6 +65,11 @@ SENDING = Threads(MOST_BEHIND, "presignd-sending", _give_way)
 """For bodies on their way: each turn is short, and none waits for those that hash for seconds."""
 
 
+async def soon(call: Callable[[], T], *, at_once: bool) -> T:
+    """Return what ``call`` does: at once where a thread would only take longer to begin, else from one."""
+    return call() if at_once else await asyncio.to_thread(call)
+
+
 async def behind(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Return what ``call`` does, from a thread that gives way to the event loop; else as ``asyncio.to_thread``."""
     bound = partial(copy_context().run, partial(call, *args, **kwargs))

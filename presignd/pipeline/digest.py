@@ -11,7 +11,7 @@ from presignd.errors import Fault, fault
 from presignd.heartbeat import beat
 from presignd.threads import processors
 
-READ = 1 << 20
+READ = 256 << 10
 
 PROCESSORS = threading.Semaphore(processors())
 """So many threads hash at a time, a read's worth each: a lower priority alone (``presignd.threads``) would not keep
@@ -57,7 +57,7 @@ def digest(fd: int, algorithm: str, offset: int, size: int, stop: threading.Even
 def into_one_buffer(most: int) -> Callable[[int, int, int], memoryview]:
     """Return what reads as ``read_at`` does, up to ``most`` bytes, each time over those before.
 
-    A fresh megabyte each time may be 256 page faults each time.
+    Fresh memory each time may be a page fault for each 4 KiB, each time.
     """
     room = memoryview(bytearray(most))
 

@@ -21,7 +21,7 @@ from presignd.heartbeat import alive, beat, resting
 from presignd.ledger import LostUpdate
 from presignd.model import Source
 from presignd.pipeline.decide import Rules, Seen, Settled, Verdict, Wait, against, decide, step
-from presignd.threads import behind
+from presignd.threads import behind, soon
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -68,6 +68,11 @@ class MakeVersion(Protocol):
 
 class Look(Protocol):
     """``look.Looker``, or a test's."""
+
+    @property
+    def at_once(self) -> int:
+        """How many paths it looks at before a thread would have begun."""
+        ...
 
     def __call__(self, paths: Sequence[bytes]) -> list[Sight]:
         """Look at each path once."""
@@ -225,7 +230,8 @@ class Lane:
         entries = self._due()
         if not entries:
             return False
-        sights = await asyncio.to_thread(self._look, [entry.path for entry in entries])
+        paths = [entry.path for entry in entries]
+        sights = await soon(lambda: self._look(paths), at_once=len(paths) <= self._look.at_once)
         settled = []
         for entry, sight in zip(entries, sights, strict=True):
             self._looked(entry, sight)

@@ -40,6 +40,11 @@ class Looker:
         self._monotonic = monotonic
         self._time_ns = time_ns
 
+    @property
+    def at_once(self) -> int:
+        """How many paths are looked at before a thread would have begun."""
+        return self._folder.at_once
+
     def __call__(self, paths: Sequence[bytes]) -> list[Sight]:
         """Look at each path once."""
         return [self._look(path) for path in paths]

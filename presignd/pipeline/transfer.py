@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
 
 from presignd.config import UploadConfig, WatchConfig
 from presignd.errors import fault
@@ -30,9 +29,7 @@ from presignd.pipeline.keys import may_number, needs_hash, render_for
 from presignd.pipeline.slots import Slots
 from presignd.pipeline.upload import TINY, Prepared, prepare, read_cached
 from presignd.pipeline.writer_check import has_writer
-from presignd.threads import behind
-
-T = TypeVar("T")
+from presignd.threads import behind, soon
 
 ROUNDS = 6
 """Looks at a key that changes hands before the file backs off."""
@@ -120,7 +117,7 @@ class Transfer:
 
     async def run(self) -> Stored:
         """Upload the file, or find that its bytes are there; its content is unchanged at the end."""
-        fd = await self._soon(self._open)
+        fd = await soon(self._open, at_once=self._room.folder.at_once > 0)
         try:
             return await self._run(fd)
         finally:
@@ -141,7 +138,7 @@ class Transfer:
         if self._version.key is None:
             await self._reserve_key()
         found, adopted = await self._store()
-        fingerprint = await self._soon(self._recheck)
+        fingerprint = await self._unchanged()
         content = self._content
         return Stored(
             self._version, fingerprint, content.checksum, content.part_size, found.etag, found.version_id, adopted
@@ -168,11 +165,6 @@ class Transfer:
             recheck=self._recheck,
             on_sent=on_sent,
         )
-
-    async def _soon(self, call: Callable[[], T]) -> T:
-        """Do what looks at the file: at once for a tiny local one, which settling had in hand; else in a thread."""
-        quick = self._version.size <= TINY and not self._room.folder.slow
-        return call() if quick else await asyncio.to_thread(call)
 
     async def _prepare(self, size: int, *, sha256: bool) -> Prepared:
         """Hash a file: at once where it is tiny and the page cache has it; else in a thread."""
@@ -262,6 +254,13 @@ class Transfer:
             raise fault("exists", self._key)
         return plan
 
+    async def _unchanged(self) -> Fingerprint:
+        """Compare the file with what was sent: at once where that may be and nothing moved, else in a thread."""
+        if self._room.folder.at_once and (now := Fingerprint.of(os.fstat(self._fd))) == self._content.fingerprint:
+            self._require_same_path(now)
+            return now
+        return await asyncio.to_thread(self._recheck)
+
     def _recheck(self) -> Fingerprint:
         """Compare the file with what was sent, on its descriptor and by its path. Blocking.
 
@@ -271,11 +270,12 @@ class Transfer:
         was, now = self._content.fingerprint, Fingerprint.of(os.fstat(self._fd))
         if now != was and not (now.same_data(was) and self._content.is_unchanged()):
             raise fault("changed_while_uploading", "its content changed")
-        if not self._held and not self._version.path.startswith(b"/"):
-            self._require_same_path(now)
+        self._require_same_path(now)
         return now
 
     def _require_same_path(self, now: Fingerprint) -> None:
+        if self._held or self._version.path.startswith(b"/"):
+            return
         try:
             there = self._room.folder.stat(self._version.path)
         except (Gone, NotRegular):

@@ -18,7 +18,7 @@ from presignd.pipeline.digest import READ, into_one_buffer, read_at
 from presignd.presign import Operation
 from presignd.store import Slice
 
-SMALL = 1 << 20
+SMALL = 256 << 10
 """Bytes up to which a file is read once into memory; larger ones are hashed, then streamed."""
 
 TINY = 64 << 10

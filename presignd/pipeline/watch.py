@@ -38,6 +38,7 @@ from presignd.pipeline.inotify import inotify_source
 from presignd.pipeline.scan import Scan, rescan_interval, topmost
 from presignd.pipeline.strays import Strays
 from presignd.pipeline.writer_check import mode
+from presignd.threads import soon
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -159,7 +160,7 @@ class Watcher:
         async with aclosing(source) as batches:
             async for hints in batches:
                 beat(within=TURN)
-                if not await asyncio.to_thread(self._folder.still_there):
+                if not await soon(self._folder.still_there, at_once=self._folder.at_once > 0):
                     self._lose()
                     return
                 if not started:
@@ -201,7 +202,8 @@ class Watcher:
             self._mind_overflow(len(hints))
         if not hints:
             return
-        news = await asyncio.to_thread(sort_out, self._config, self._folder, self._ignore, hints)
+        at_once = len(hints) <= self._folder.at_once
+        news = await soon(lambda: sort_out(self._config, self._folder, self._ignore, hints), at_once=at_once)
         if news.cut_short:
             self._scan_later()
         closed = hints.closed if isinstance(hints, Hints) else ()

@@ -24,6 +24,7 @@ from presignd.config import PresignConfig, UploadConfig
 from presignd.connection import proxy_for
 from presignd.errors import Fault
 from presignd.presign import Grant
+from presignd.sendfile import LEAST
 from presignd.store import KEPT_BODY, Answer, Slice, StoreClient
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
 
@@ -378,7 +379,7 @@ async def test_a_file_that_is_not_as_long_as_it_was_leaves_no_object(faulty_s3: 
 
 
 async def test_progress_is_told_up_to_the_last_byte(faulty_s3: FaultyS3) -> None:
-    size, told = (3 << 20) + 5, list[int]()
+    size, told = LEAST - 5, list[int]()
     with file_of(bytes(size)) as fd:
         async with client(faulty_s3.endpoint) as store:
             await store.send(grant_for(faulty_s3.endpoint, size), Slice(fd, 0, size, whole=True), on_sent=told.append)
