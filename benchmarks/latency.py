@@ -44,7 +44,9 @@ def _measure(server: str, folder: Path, count: int, size: int) -> None:
         few = count if not least else min(count, 20)
         with SERVERS[server](folder) as fresh, Daemon(folder, fresh, watch="") as daemon:
             _settle(daemon, settle)
-            found[name] = _tell(name, _each(daemon.drop, few, size, partial(daemon.until_linked, seconds=30, step=STEP)))
+            found[name] = _tell(
+                name, _each(daemon.drop, few, size, partial(daemon.until_linked, seconds=30, step=STEP))
+            )
     for tool, few in (("s5cmd", count), ("aws", AWS_FILES)):
         if find_program("inotifywait"):
             with SERVERS[server](folder) as fresh, recipe(folder, fresh, tool) as (drop, until_there):

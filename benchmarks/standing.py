@@ -17,6 +17,8 @@ from benchmarks.start import fill, uploaded
 
 BEFORE_SECONDS, IDLE_SECONDS = 15, 90
 STEPS = 10
+ONE_LINKS_FILE = '[links]\nrotate_size = "1GiB"'
+"""The links are counted by their lines: of more than 100,000 none may be rotated away."""
 
 
 def main() -> None:
@@ -45,11 +47,10 @@ def _idle(folder: Path, count: int) -> None:
 def _away(folder: Path, count: int) -> None:
     """Queue with the store's port closed; then start the sink there, and at last have a burst to compare with."""
     sink = Sink(folder)
-    with Daemon(folder, sink) as daemon:
+    with Daemon(folder, sink, more=ONE_LINKS_FILE) as daemon:
         print("\n| queued while the store is away | files/s | RSS MiB |\n| --- | --- | --- |")
         for step in range(1, STEPS + 1):
-            began = time.perf_counter()
-            fill(daemon.folder / f"step-{step}", daemon.drop, count // STEPS, 1)
+            began = fill(daemon.folder / f"step-{step}", daemon.drop, count // STEPS, 1)
             queued = count // STEPS * step
             until(lambda: daemon.said(b'"file.queued"') >= queued, f"{queued} queued", 600)  # noqa: B023 - in this turn
             rate = count / STEPS / (time.perf_counter() - began)
@@ -62,8 +63,7 @@ def _away(folder: Path, count: int) -> None:
             waited, rate = first - began, count / took
             print(f"\ndrained at {rate:.0f} files/s, the first link after {waited:.1f} s", end="; ")
             print(f"RSS {daemon.memory() / BLOCK:.1f} MiB")
-            began = time.perf_counter()
-            fill(daemon.folder / "burst", daemon.drop, count // STEPS, 1)
+            began = fill(daemon.folder / "burst", daemon.drop, count // STEPS, 1)
             burst = count / STEPS / (daemon.until_linked(count // STEPS * (STEPS + 1), 600) - began)
             print(f"a burst of {count // STEPS} after it: {burst:.0f} files/s; the drain is {rate / burst:.2f} of that")
 

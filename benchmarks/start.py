@@ -61,14 +61,20 @@ def uploaded(folder: Path, server: Sink, files: int, size: int) -> Daemon:
     return daemon
 
 
-def fill(aside: Path, drop: Path, count: int, size: int) -> None:
-    """Make ``count`` files in folders of a thousand, ``aside``, and move each folder in under a name of its own."""
-    for start in range(0, count, IN_A_FOLDER):
-        below = aside / f"{start // IN_A_FOLDER:05}"
+def fill(aside: Path, drop: Path, count: int, size: int) -> float:
+    """Make ``count`` files in folders of a thousand, ``aside``, then move each folder in under a name of its own.
+
+    Return the time (``perf_counter``) just before the first move.
+    """
+    folders = [aside / f"{start // IN_A_FOLDER:05}" for start in range(0, count, IN_A_FOLDER)]
+    for start, below in zip(range(0, count, IN_A_FOLDER), folders, strict=True):
         below.mkdir(parents=True)
         for number in range(start, min(count, start + IN_A_FOLDER)):
             (below / f"file-{number:07}.bin").write_bytes(b"x" * size)
+    began = time.perf_counter()
+    for below in folders:
         below.rename(drop / f"{aside.name}-{below.name}")
+    return began
 
 
 def _rounds(daemon: Daemon, server: Sink, files: int, rounds: int) -> Rounds:
