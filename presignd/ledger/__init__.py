@@ -100,8 +100,9 @@ class Ledger(Protocol):
         ...
 
     async def gone(self, watch: str, paths: Sequence[bytes], now: datetime) -> list[FileVersion]:
-        """Record that no file is at ``paths`` (or below them) any more.
+        """Record that no file is at ``paths`` (or below them) any more, as was seen at ``now``.
 
+        Versions queued after that are left as they are: their files were made since.
         Queued and quarantined versions end as vanished and are returned; for all others the time is
         noted, for ``prune``.
         """

@@ -106,7 +106,7 @@ def refingerprint(connection: sqlite3.Connection, file_id: str, fingerprint: Fin
 def gone(
     connection: sqlite3.Connection, watch: str, paths: Sequence[bytes], now: datetime
 ) -> tuple[list[FileVersion], bool]:
-    """Note versions at and below ``paths`` as gone, up to ``CHUNK`` of them.
+    """Note versions at and below ``paths``, queued by ``now``, as gone, up to ``CHUNK`` of them.
 
     Returns those that ended as vanished, the queued and quarantined ones, and whether there may be more.
     """
@@ -124,7 +124,9 @@ def _gone(
     connection: sqlite3.Connection, where: str, values: tuple[object, ...], now: datetime, limit: int
 ) -> list[FileVersion]:
     unnoted = "(gone_at IS NULL OR state IN ('queued', 'quarantined'))"
-    found = select(connection, f"current = 1 AND {where} AND {unnoted} LIMIT ?", *values, limit)
+    found = select(
+        connection, f"current = 1 AND {where} AND {unnoted} AND queued_at <= ? LIMIT ?", *values, to_micros(now), limit
+    )
     return [_leave(connection, version, now) for version in found]
 
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from presignd.heartbeat import alive, beat
 from presignd.ledger import Ledger
@@ -48,17 +48,15 @@ async def upkeep(
 async def note_stopped_gone(
     ledger: Ledger, folders: Mapping[str, Folder], on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]]
 ) -> None:
-    """Let quarantined versions end whose files are gone from their watches.
-
-    Not those that could not be finished: such a file may lie aside, under a name of ours.
-    """
-    stopped = [version for version in await ledger.in_state(State.QUARANTINED) if version.error_code != "finish_failed"]
+    """Let quarantined versions end whose files are gone from their watches."""
+    stopped = [version for version in await ledger.in_state(State.QUARANTINED) if not _may_be_elsewhere(version)]
     for watch, folder in folders.items():
-        paths = [v.path for v in stopped if v.watch == watch and not v.path.startswith(b"/")]
+        paths = [version.path for version in stopped if version.watch == watch]
         for start in range(0, len(paths), PAGE):
             beat()
+            looked_at = utcnow()
             if gone := await asyncio.to_thread(_missing, folder, paths[start : start + PAGE]):
-                await asyncio.shield(_tell_gone(ledger, watch, gone, on_vanished))
+                await asyncio.shield(_tell_gone(ledger, watch, gone, looked_at, on_vanished))
 
 
 async def note_gone(
@@ -68,19 +66,34 @@ async def note_gone(
     after = b""
     while paths := await ledger.paths(watch, after, PAGE):
         beat()
+        looked_at = utcnow()
         if gone := await asyncio.to_thread(_missing, folder, paths):
-            known = await ledger.known(watch, [path for path in gone if path.startswith(b"/")])
-            # A put that is not through reads from its descriptor, whatever became of its path.
-            through = [path for path in gone if path not in known or known[path].state is State.FINISHED]
-            await asyncio.shield(_tell_gone(ledger, watch, through, on_vanished))
+            known = await ledger.known(watch, gone)
+            gone = [path for path in gone if path in known and not _may_be_elsewhere(known[path])]
+            await asyncio.shield(_tell_gone(ledger, watch, gone, looked_at, on_vanished))
         after = paths[-1]
 
 
+def _may_be_elsewhere(version: FileVersion) -> bool:
+    """Tell whether a version's content may be there, though nothing is at its path.
+
+    What could not be finished may lie aside, under a name of ours; and a put from elsewhere that is not through
+    reads from its descriptor.
+    """
+    if version.path.startswith(b"/"):
+        return version.state is not State.FINISHED
+    return version.state is State.QUARANTINED and version.error_code == "finish_failed"
+
+
 async def _tell_gone(
-    ledger: Ledger, watch: str, gone: Sequence[bytes], on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]]
+    ledger: Ledger,
+    watch: str,
+    gone: Sequence[bytes],
+    looked_at: datetime,
+    on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]],
 ) -> None:
     """Record and tell: whoever is cancelled in between, what is in the ledger is told."""
-    await on_vanished(await ledger.gone(watch, gone, utcnow()))
+    await on_vanished(await ledger.gone(watch, gone, looked_at))
 
 
 def _missing(folder: Folder, paths: Sequence[bytes]) -> list[bytes]:

@@ -202,7 +202,7 @@ class Watcher:
             self._mind_overflow(len(hints))
         if not hints:
             return
-        at_once = len(hints) <= self._folder.at_once
+        looked_at, at_once = datetime.now(UTC), len(hints) <= self._folder.at_once
         news = await soon(lambda: sort_out(self._config, self._folder, self._ignore, hints), at_once=at_once)
         if news.cut_short:
             self._scan_later()
@@ -211,7 +211,7 @@ class Watcher:
         for directory, below in news.directories.items():
             self._directories[directory] = below or self._directories.get(directory, False)
             self._wake_directories.set()
-        await self._gone(sorted(news.gone))
+        await self._gone(sorted(news.gone), looked_at)
 
     def _mind_overflow(self, changes: int) -> None:
         """Scan at each batch that may be what an overflow left, and once more after it, when all is there."""
@@ -222,13 +222,13 @@ class Watcher:
             self.request_scan("burst")
         self._in_burst = in_burst
 
-    async def _gone(self, paths: Sequence[bytes]) -> None:
+    async def _gone(self, paths: Sequence[bytes], looked_at: datetime) -> None:
         for start in range(0, len(paths), _AT_ONCE):
-            await asyncio.shield(self._note_gone(paths[start : start + _AT_ONCE]))
+            await asyncio.shield(self._note_gone(paths[start : start + _AT_ONCE], looked_at))
 
-    async def _note_gone(self, paths: Sequence[bytes]) -> None:
+    async def _note_gone(self, paths: Sequence[bytes], looked_at: datetime) -> None:
         """Record and tell: whoever is cancelled in between, what is in the ledger is told."""
-        if vanished := await self._ledger.gone(self.name, paths, datetime.now(UTC)):
+        if vanished := await self._ledger.gone(self.name, paths, looked_at):
             await self._on_vanished(vanished)
 
     def _source_ended(self, error: SourceEnded) -> None:

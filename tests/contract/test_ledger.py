@@ -408,6 +408,14 @@ async def test_a_waiting_version_whose_file_is_gone_ends_as_vanished(ledger: Led
     assert await ledger.unannounced() == [ended]
 
 
+@pytest.mark.parametrize("state", [State.QUEUED, State.QUARANTINED, State.FINISHED])
+async def test_a_version_that_was_queued_after_the_look_is_left_as_it_is(ledger: Ledger, state: State) -> None:
+    """Its file was made since: nobody would bring it again before the next scan."""
+    version = await MAKE[state](ledger)
+    assert await ledger.gone("drop", [b"a.txt"], version.queued_at - timedelta(microseconds=1)) == []
+    assert await ledger.by_path("drop", b"a.txt") == version
+
+
 @pytest.mark.parametrize("state", [State.UPLOADING, State.VERIFIED, State.LINKED, State.FINISHED])
 async def test_any_other_version_goes_on_when_its_file_is_gone(ledger: Ledger, state: State) -> None:
     version = await MAKE[state](ledger)

@@ -90,6 +90,37 @@ async def test_what_was_still_queued_ends_as_vanished(world: World) -> None:
     assert world.vanished == [path]
 
 
+async def test_a_file_made_again_while_its_watch_is_looked_through_stays_queued(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await world.uploaded(world.drop / "a")
+    (world.drop / "a").unlink()
+    tell_gone = upkeep_module._tell_gone
+
+    async def made_again(*args: Any) -> None:
+        fresh = new(path, key="a", fingerprint=written(world.drop / "a"), queued_at=utcnow())
+        await world.ledger.enqueue([fresh])
+        await tell_gone(*args)
+
+    monkeypatch.setattr(upkeep_module, "_tell_gone", made_again)
+    await world.round()
+    assert world.vanished == []
+    version = await world.ledger.by_path("drop", path)
+    assert version is not None
+    assert version.state is State.QUEUED
+
+
+async def test_what_could_not_be_finished_may_lie_aside_and_stays_quarantined(world: World) -> None:
+    path = await world.queued(world.drop / "a")
+    (version,) = await world.ledger.claim("drop", 1, NOW)
+    await world.ledger.apply(version, Event.QUARANTINE, error_code="finish_failed", error="no space left")
+    (world.drop / "a").rename(world.drop / f".presignd-{version.file_id}")
+    await world.round()
+    await note_stopped_gone(world.ledger, {"drop": world.folder}, world.hear)
+    assert world.vanished == []
+    assert not await world.is_noted(path)
+
+
 async def test_a_folder_that_is_away_takes_nothing_with_it(world: World) -> None:
     """Unmounted or renamed: its files are where it is."""
     path = await world.uploaded(world.drop / "a")
