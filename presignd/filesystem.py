@@ -13,7 +13,10 @@ import os
 import platform
 import re
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+_MOUNTS = Path("/proc/self/mountinfo")
 
 NETWORK = {
     0x6969: "NFS",
@@ -115,6 +118,32 @@ def is_local(target: int | str | bytes | os.PathLike[str]) -> bool:
     """Tell whether ``target`` surely lies on a local filesystem (False where this can't be told)."""
     number = fs_type(target)
     return number != 0 and number not in NETWORK
+
+
+def mounts() -> Iterator[tuple[str, PurePosixPath, PurePosixPath]]:
+    """Yield each mount's device, the path on it that is shown, and where (proc_pid_mountinfo(5)); none but on Linux."""
+    try:
+        lines = _MOUNTS.read_text(errors="surrogateescape").removesuffix("\n").split("\n")
+    except OSError:
+        return
+    for line in lines:
+        device, root, point = line.split(" ")[2:5]
+        yield device, PurePosixPath(_unescaped(root)), PurePosixPath(_unescaped(point))
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def may_hang(folder: int) -> bool:
+    """Tell whether a look below an open directory may have to ask another host or process, and wait for it.
+
+    So it is on a network filesystem or FUSE, and where anything is mounted below.
+    """
+    if is_network(folder):
+        return True
+    real = PurePosixPath(Path(f"/proc/self/fd/{folder}").resolve())
+    return any(point != real and point.is_relative_to(real) for _, _, point in mounts())
 
 
 def make_folder(folder: Path, mode: int | None = None) -> bool:

@@ -7,7 +7,6 @@ chain crosses a bind mount: no spelling, symlink or mount hides an overlap.
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,8 +14,7 @@ from itertools import combinations
 from pathlib import Path, PurePosixPath
 
 from presignd.config.models import Config, WatchConfig
-
-_MOUNTS = Path("/proc/self/mountinfo")
+from presignd.filesystem import mounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,25 +134,11 @@ def _origin(real: Path) -> tuple[str, PurePosixPath]:
     A bind mount of a folder inside a watch has none of the watch's inodes above it; this tells.
     """
     best: tuple[int, str, PurePosixPath] = (-1, "", PurePosixPath(real))
-    for device, root, point in _mounts():
+    for device, root, point in mounts():
         depth = len(point.parts)
         if depth >= best[0] and real.is_relative_to(point):  # the last of equals lies on top
             best = (depth, device, root / real.relative_to(point))
     return best[1], best[2]
-
-
-def _mounts() -> Iterator[tuple[str, PurePosixPath, PurePosixPath]]:
-    try:
-        lines = _MOUNTS.read_text(errors="surrogateescape").removesuffix("\n").split("\n")
-    except OSError:
-        return
-    for line in lines:
-        device, root, point = line.split(" ")[2:5]
-        yield device, PurePosixPath(_unescaped(root)), PurePosixPath(_unescaped(point))
-
-
-def _unescaped(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
 def _tls_problems(config: Config) -> list[str]:

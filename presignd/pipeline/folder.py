@@ -17,7 +17,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from presignd.errors import NO_DESCRIPTORS, Fault, PresigndError, UsageError, fault
-from presignd.filesystem import is_network
+from presignd.filesystem import may_hang
 from presignd.ledger.lock import flock, lock_folder
 
 if TYPE_CHECKING:
@@ -70,12 +70,16 @@ class Folder:
         except OSError as error:
             raise _no_root(watch, error) from None
         self._identity = _identity(os.fstat(self.fd))
-        self._slow = is_network(self.fd)
+        self._may_hang = may_hang(self.fd)
 
     @property
     def at_once(self) -> int:
-        """How many files are looked at before a thread would have begun: none where that may ask a network, or FUSE."""
-        return 0 if self._slow else AT_ONCE
+        """How many files are looked at before a thread would have begun: none where a look may have to wait."""
+        return 0 if self._may_hang else AT_ONCE
+
+    def mind_mounts(self) -> None:
+        """See what is mounted below by now."""
+        self._may_hang = may_hang(self.fd)
 
     def close(self) -> None:
         """Close the root, and with it the lock."""
@@ -110,7 +114,7 @@ class Folder:
                 return False
             os.dup2(fresh, self.fd, inheritable=False)
             self._identity = _identity(os.fstat(fresh))
-            self._slow = is_network(fresh)
+            self._may_hang = may_hang(fresh)
         except OSError:
             return False
         finally:

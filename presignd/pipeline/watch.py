@@ -311,6 +311,7 @@ class Watcher:
 
     async def _scan_all(self, reason: str, source: Source, ignore_before: datetime | None) -> float:
         """Scan everything; return what it cost in seconds, waiting left out."""
+        await asyncio.to_thread(self._folder.mind_mounts)
         began, scan = time.monotonic(), self._scan_of(b"", recursive=self._config.recursive)
         candidates, cost = await self._offer(scan, source, ignore_before)
         await self._mind_watches(scan.directories)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from presignd import filesystem
 from presignd.config import WatchConfig
 from presignd.errors import Fault, Unavailable, UsageError
 from presignd.model import Fingerprint
@@ -214,6 +215,25 @@ def test_a_replaced_root_is_noticed_and_opened_in_place(folder: Folder, tmp_path
     assert folder.fd == number
     with pytest.raises(Gone):
         folder.open(b"a/b/file")
+
+
+def test_where_a_look_may_have_to_wait_none_is_taken_at_once(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is mounted in a folder may be a network's, and hang: that would hold up the event loop."""
+    table = tmp_path / "mountinfo"
+    table.write_text("1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n")
+    monkeypatch.setattr(filesystem, "_MOUNTS", table)
+    folder.mind_mounts()
+    assert folder.at_once > 0
+    table.write_text(f"1 0 8:1 / {tmp_path / 'drop' / 'a'} rw shared:1 - nfs4 server:/ rw\n")
+    folder.mind_mounts()
+    assert folder.at_once == 0
+    other = tmp_path / "link"
+    other.symlink_to(tmp_path / "drop")
+    by_link = Folder(watch(other))
+    assert by_link.at_once == 0
+    by_link.close()
 
 
 def test_a_second_daemon_is_refused_with_the_pid_of_the_first(folder: Folder, tmp_path: Path) -> None:

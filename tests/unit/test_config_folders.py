@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from presignd import filesystem
 from presignd.config import Config, folder_problems
-from presignd.config import folders as module
 from tests.unprivileged import without_rights, world_readable
 
 
@@ -90,7 +90,7 @@ def test_a_bind_mount_of_a_folder_inside_a_watch_is_seen(
         f"2 1 8:1 {drop}/below {tmp_path}/other rw - ext4 /dev/sda1 rw\n"
         f"3 1 8:2 {drop} {tmp_path}/another\\040disk rw - ext4 /dev/sdb1 rw\n"
     )
-    monkeypatch.setattr(module, "_MOUNTS", mounts)
+    monkeypatch.setattr(filesystem, "_MOUNTS", mounts)
     (tmp_path / "another disk").mkdir()
     (problem,) = folder_problems(make(tmp_path, {"path": drop}, {"path": tmp_path / "other"}))
     assert problem.startswith(f"watch.w1.path: {tmp_path / 'other'} lies in watch.w0.path")
@@ -98,7 +98,7 @@ def test_a_bind_mount_of_a_folder_inside_a_watch_is_seen(
 
 
 def test_without_a_mount_table_inodes_alone_decide(tmp_path: Path, drop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOUNTS", tmp_path / "none")
+    monkeypatch.setattr(filesystem, "_MOUNTS", tmp_path / "none")
     assert folder_problems(make(tmp_path, {"path": drop}, {"path": tmp_path / "other"})) == []
     assert len(folder_problems(make(tmp_path, {"path": drop}, {"path": drop / "below"}))) == 1
 
