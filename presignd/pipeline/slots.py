@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from presignd.heartbeat import holding
-from presignd.threads import processors
 
 
 class Slots:
@@ -19,7 +17,6 @@ class Slots:
 
     def __init__(self, concurrency: int) -> None:
         self._all, self._large = _Semaphore(concurrency), _Semaphore(max(1, concurrency // 2))
-        self._hashing = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(processors()))
 
     def resize(self, concurrency: int) -> None:
         """Have so many from now on; what is held beyond them ends first. On the event loop."""
@@ -29,14 +26,6 @@ class Slots:
     def small(self) -> holding:
         """Hold a slot for a file that goes as one PUT."""
         return holding(self._all)
-
-    def hashing(self, watch: str) -> holding:
-        """Hold a processor for hashing a part: more at a time are through no sooner, and cost its cache.
-
-        The kernel reads ahead meanwhile, so a disk has work all the same. Each watch has its own: one whose folder
-        hangs holds up no other.
-        """
-        return holding(self._hashing[watch])
 
     @asynccontextmanager
     async def large(self) -> AsyncIterator[None]:
