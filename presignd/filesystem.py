@@ -138,9 +138,12 @@ def _unescaped(text: str) -> str:
 def may_hang(folder: int) -> bool:
     """Tell whether a look below an open directory may have to ask another host or process, and wait for it.
 
-    So it is on a network filesystem or FUSE, and where anything is mounted below.
+    So it is on a network filesystem or FUSE, also one whose server is away, and where anything is mounted below.
     """
-    if is_network(folder):
+    try:
+        if is_network(folder):
+            return True
+    except OSError:
         return True
     real = PurePosixPath(Path(f"/proc/self/fd/{folder}").resolve())
     return any(point != real and point.is_relative_to(real) for _, _, point in mounts())

@@ -236,6 +236,19 @@ def test_where_a_look_may_have_to_wait_none_is_taken_at_once(
     by_link.close()
 
 
+def test_a_filesystem_that_does_not_even_say_what_it_is_is_looked_at_from_threads(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FUSE whose process died: the watch goes on, and finds its root lost."""
+
+    def away(_target: object) -> bool:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    monkeypatch.setattr(filesystem, "is_network", away)
+    folder.mind_mounts()
+    assert folder.at_once == 0
+
+
 def test_a_second_daemon_is_refused_with_the_pid_of_the_first(folder: Folder, tmp_path: Path) -> None:
     folder.lock()
     second = Folder(watch(tmp_path / "drop"))
