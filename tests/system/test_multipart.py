@@ -117,7 +117,7 @@ def test_killed_again_and_again_it_sends_no_more_than_the_file_and_what_was_in_f
             bodies.append(len(request.body))
         return Fault()
 
-    kills, at_once = 5, 2
+    kills, at_once = 4, 2  # a fifth could come too late: the last two parts end together, and the upload with them
     with Proxy(seaweedfs.endpoint, counted) as proxy, closing_daemon(Large(tmp_path, seaweedfs, SLOWLY)) as it:
         it.daemon.config.write_text(it.daemon.config.read_text().replace(seaweedfs.endpoint, proxy.endpoint))
         it.path.write_bytes(it.content)
