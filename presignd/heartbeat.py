@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
 
@@ -81,6 +82,12 @@ def beat(within: float = 0.0) -> None:
     """Beat for whoever this is done for; nothing where nobody is alive."""
     if (heart := _current.get()) is not None:
         heart.beat(within)
+
+
+async def living(name: str, loop: Callable[[], Awaitable[None]]) -> None:
+    """Run ``loop`` with a heart of its own."""
+    with alive(name):
+        await loop()
 
 
 def resting() -> AbstractContextManager[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 
@@ -56,6 +56,16 @@ async def looping() -> AsyncIterator[Loops]:
         loops = Loops(group)
         yield loops
         loops.stop_all()
+
+
+async def within(seconds: float, event: asyncio.Event) -> None:
+    """Wait for ``event``, ``seconds`` at most.
+
+    Not by ``wait_for``: before Python 3.12 it loses a cancellation that comes with the event.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, seconds)):
+            await event.wait()
 
 
 async def unless(event: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:

@@ -25,7 +25,7 @@ from presignd.broker.tokens import Tokens
 from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import PresigndError, PresignerFault, UsageError
 from presignd.log import get_logger, install_loop_handler, setup
-from presignd.loops import Stop, looping, unless
+from presignd.loops import Stop, looping, unless, within
 from presignd.notify import Notifier, Service
 from presignd.presign.local import LocalPresigner, local_presigner
 from presignd.store import StoreClient
@@ -138,9 +138,7 @@ class Broker:
         self.api.draining = True
         for listener in self.listeners:
             listener.close()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self.config.broker.drain_timeout):
-                await self.api.idle.wait()
+        await within(self.config.broker.drain_timeout, self.api.idle)
 
     # --- what changes while it runs -------------------------------------------------------------
     async def looking(self) -> None:

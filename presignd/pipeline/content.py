@@ -6,7 +6,6 @@ Both are asked the same: what the content is, whether an object holds the same b
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Protocol
@@ -18,7 +17,7 @@ from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.bucket import Bucket, Found, Honours
 from presignd.pipeline.collision import Plan, is_md5, same_bytes
-from presignd.pipeline.digest import checksum_like
+from presignd.pipeline.digest import checksum_like, fingerprint_of
 from presignd.pipeline.multipart import Multipart
 from presignd.pipeline.plan import part_size_for, pieces
 from presignd.pipeline.slots import Slots
@@ -127,7 +126,7 @@ class InParts:
     ) -> None:
         self._multipart = Multipart(bucket, ledger, slots, upload, fd=fd, check=self._check, on_sent=on_sent)
         self._ledger, self._fd, self._recheck = ledger, fd, recheck
-        self.fingerprint, self.sha256 = Fingerprint.of(os.fstat(fd)), sha256
+        self.fingerprint, self.sha256 = fingerprint_of(fd), sha256
         self.part_size = part_size_for(self.fingerprint.size, upload.part_size)
         self.checksum = ""
 
@@ -157,7 +156,7 @@ class InParts:
 
     def _check(self) -> None:
         """Raise as soon as the file is seen to change: the parts still to come would be for nothing."""
-        if not Fingerprint.of(os.fstat(self._fd)).same_data(self.fingerprint):
+        if not fingerprint_of(self._fd).same_data(self.fingerprint):
             raise fault("changed_while_uploading", "its size or mtime changed")
 
     def is_unchanged(self) -> bool:

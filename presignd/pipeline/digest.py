@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from presignd.errors import Fault, fault
 from presignd.heartbeat import beat
+from presignd.model import Fingerprint
 from presignd.threads import processors
 
 READ = 256 << 10
@@ -31,6 +32,17 @@ def checksum_like(fd: int, like: str, size: int, part_size: int = 0, *, stop: th
     cuts = range(0, max(size, 1), part_size or max(size, 1))
     parts = b"".join(digest(fd, algorithm, at, min(cuts.step, size - at), stop) for at in cuts)
     return f"{algorithm}:{hashlib.new(algorithm, parts, usedforsecurity=False).hexdigest()}-{len(cuts)}"
+
+
+def fingerprint_of(fd: int) -> Fingerprint:
+    """Return the fingerprint of an open file; raise ``read_error`` where its filesystem does not tell it any more.
+
+    On NFS and most of FUSE a file that was deleted, or replaced, is stale (ESTALE) even for who has it open.
+    """
+    try:
+        return Fingerprint.of(os.fstat(fd))
+    except OSError as error:
+        raise _read_error(error) from None
 
 
 def read_at(fd: int, length: int, offset: int) -> bytes:

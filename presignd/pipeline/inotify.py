@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from presignd.errors import NO_DESCRIPTORS, Fault, fault, lacks_descriptors
+from presignd.loops import within
 from presignd.pipeline.folder import Folder, Gone, NotRegular
 from presignd.pipeline.hints import INSTANCES, WATCHES, Hints, SourceEnded
 
@@ -61,9 +62,7 @@ async def _until_readable(fd: int) -> None:
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(fd, ready.set)
     try:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_TURN):
-                await ready.wait()
+        await within(_TURN, ready)
     finally:
         loop.remove_reader(fd)
 

@@ -12,15 +12,16 @@ import itertools
 import threading
 import time
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from presignd.heartbeat import alive, beat, resting
 from presignd.ledger import LostUpdate
+from presignd.loops import within
 from presignd.model import Source
 from presignd.pipeline.decide import Rules, Seen, Settled, Verdict, Wait, against, decide, step
+from presignd.pipeline.hindered import Hindered
 from presignd.threads import behind, soon
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ class Lane:
         self._takes_away = watch.after != "keep"
         self._rules = rules
         self._look = look
+        self._hindered = Hindered(watch)
         self._tools = tools
         self._entries: dict[bytes, _Entry] = {}
         self._queues: tuple[list[_Due], ...] = ([], [], [])
@@ -235,6 +237,7 @@ class Lane:
         settled = []
         for entry, sight in zip(entries, sights, strict=True):
             self._looked(entry, sight)
+            self._hindered.note(entry.path, sight.fault)
             if isinstance(outcome := decide(entry.seen, sight, self._rules), Settled):
                 settled.append((entry, outcome))
             else:
@@ -287,9 +290,7 @@ class Lane:
         earliest = min((queue[0].at for queue in self._queues if queue), default=float("inf"))
         pause = max(0.0, min(_IDLE, earliest - self._tools.monotonic()))
         beat(within=pause)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(pause):
-                await self._wake.wait()
+        await within(pause, self._wake)
 
     # --- the ledger -----------------------------------------------------------------------------
     async def _record(self, settled: Sequence[tuple[_Entry, Settled]], tasks: asyncio.TaskGroup) -> None:

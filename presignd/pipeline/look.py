@@ -10,7 +10,7 @@ from presignd.errors import Fault, FileFault
 from presignd.heartbeat import beat
 from presignd.model import Fingerprint
 from presignd.pipeline.decide import Sight
-from presignd.pipeline.digest import checksum_like
+from presignd.pipeline.digest import checksum_like, fingerprint_of
 from presignd.pipeline.folder import Folder, Gone, NotRegular
 from presignd.pipeline.ignore import beside
 from presignd.pipeline.writer_check import WriterCheck, has_writer
@@ -68,7 +68,7 @@ class Looker:
         try:
             # The writer first: what is written after it shows in the fingerprint, as a ctime past read_ns.
             writer = has_writer(fd) if self._leases else None
-            return Fingerprint.of(os.fstat(fd)), writer, None
+            return fingerprint_of(fd), writer, None
         finally:
             os.close(fd)
 
@@ -95,8 +95,8 @@ class Looker:
             return None
         try:
             checksum = checksum_like(fd, known.checksum, known.size, known.part_size, stop=stop)
-            unchanged = not stop.is_set() and Fingerprint.of(os.fstat(fd)) == fingerprint
-        except (OSError, Fault):
+            unchanged = not stop.is_set() and fingerprint_of(fd) == fingerprint
+        except Fault:
             return None
         finally:
             os.close(fd)

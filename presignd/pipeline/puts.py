@@ -9,8 +9,9 @@ from weakref import WeakValueDictionary
 
 from presignd.errors import CODES, PresigndError, Refused, fault
 from presignd.ledger import Enqueued, Ledger, LostUpdate
-from presignd.model import FileVersion, Fingerprint, Link, NewVersion, Source, State
+from presignd.model import FileVersion, Link, NewVersion, Source, State
 from presignd.pipeline.announce import utcnow
+from presignd.pipeline.digest import fingerprint_of
 from presignd.pipeline.folder import Folder
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.transfer import Held
@@ -56,7 +57,7 @@ class Puts:
         ``path`` is a name only. It stands for the watch's own file just when ``fd`` is that very file:
         else whoever may use the socket could have another content recorded for a watched path.
         """
-        fingerprint = Fingerprint.of(os.fstat(fd))
+        fingerprint = fingerprint_of(fd)
         if not path.startswith(b"/") and not await asyncio.to_thread(self._is_same_file, watch, path, fd):
             path = self._folders[watch].absolute(path)
         version = self._intake.make_version(watch, path, fingerprint, Source.PUT)

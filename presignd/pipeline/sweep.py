@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 
 from presignd.errors import Fault
 from presignd.heartbeat import alive
 from presignd.ledger import Ledger, LostUpdate
 from presignd.log import get_logger
+from presignd.loops import within
 from presignd.model import FileVersion
 from presignd.pipeline.bucket import Bucket
 from presignd.pipeline.multipart import abort
@@ -39,9 +39,7 @@ class Sweeper:
                 for version in await self._ledger.uploads_left():
                     await self._sweep(version)
                 heart.beat(within=EVERY)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(EVERY):
-                        await self._wake.wait()
+                await within(EVERY, self._wake)
 
     async def _sweep(self, version: FileVersion) -> None:
         bucket = self._buckets.get(version.watch)

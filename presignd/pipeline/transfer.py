@@ -22,7 +22,7 @@ from presignd.pipeline import collision
 from presignd.pipeline.bucket import Bucket, Found, Honours
 from presignd.pipeline.collision import Act, Plan
 from presignd.pipeline.content import Content, InParts, Whole
-from presignd.pipeline.digest import checksum_like
+from presignd.pipeline.digest import checksum_like, fingerprint_of
 from presignd.pipeline.folder import Folder, Gone, NotRegular
 from presignd.pipeline.intake import refuse_too_large
 from presignd.pipeline.keys import may_number, needs_hash, render_for
@@ -256,7 +256,7 @@ class Transfer:
 
     async def _unchanged(self) -> Fingerprint:
         """Compare the file with what was sent: at once where that may be and nothing moved, else in a thread."""
-        if self._room.folder.at_once and (now := Fingerprint.of(os.fstat(self._fd))) == self._content.fingerprint:
+        if self._room.folder.at_once and (now := fingerprint_of(self._fd)) == self._content.fingerprint:
             self._require_same_path(now)
             return now
         return await asyncio.to_thread(self._recheck)
@@ -267,7 +267,7 @@ class Transfer:
         Only inode or ctime moved (chmod, another link): the content is hashed once more. A path that is
         gone now was whole when it was read: the object is its last content.
         """
-        was, now = self._content.fingerprint, Fingerprint.of(os.fstat(self._fd))
+        was, now = self._content.fingerprint, fingerprint_of(self._fd)
         if now != was and not (now.same_data(was) and self._content.is_unchanged()):
             raise fault("changed_while_uploading", "its content changed")
         self._require_same_path(now)

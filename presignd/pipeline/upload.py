@@ -14,7 +14,7 @@ from presignd.heartbeat import beat
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.bucket import Bucket, Found
 from presignd.pipeline.collision import Plan, is_md5
-from presignd.pipeline.digest import READ, into_one_buffer, read_at
+from presignd.pipeline.digest import READ, fingerprint_of, into_one_buffer, read_at
 from presignd.presign import Operation
 from presignd.store import Slice
 
@@ -67,7 +67,7 @@ def prepare(fd: int, size: int, *, sha256: bool, most: int = SMALL, read: Read =
     Blocking. A file of at most ``most`` bytes, and ``SMALL``, is kept. The fingerprint is taken before the
     first byte is read, so a change during the pass differs from it.
     """
-    fingerprint = Fingerprint.of(os.fstat(fd))
+    fingerprint = fingerprint_of(fd)
     digests = [hashlib.md5(usedforsecurity=False)] + ([hashlib.sha256()] if sha256 else [])
     kept = b"" if size <= min(most, SMALL) else None
     if size > SMALL:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from presignd import metrics
 from presignd.errors import fault
-from presignd.heartbeat import alive, beat
+from presignd.heartbeat import beat, living
+from presignd.loops import within
 from presignd.model import Candidate, Fingerprint, Source
 from presignd.pipeline.decide import worth_a_look
 from presignd.pipeline.events import (
@@ -105,7 +106,7 @@ class Watcher:
         self._wake_directories = asyncio.Event()
         self._problems, self._cut_short = list[str](), False
         self._announced: str | None = None
-        self._told_by = ""
+        self._told_by, self._ended_by = "", ""
         self._no_inotify_until = float("-inf")
         self._short_of_watches = False
         self._restart = False
@@ -128,7 +129,7 @@ class Watcher:
         async with asyncio.TaskGroup() as tasks:
             for loop in (self._watching, self._scanning, self._scanning_directories, self._putting_right):
                 name = f"{loop.__name__.strip('_').replace('_', ' ')} of {self.name}"
-                tasks.create_task(_alive(name, loop), name=name)
+                tasks.create_task(living(name, loop), name=name)
 
     async def scan_once(self) -> list[tuple[bytes, Fingerprint]]:
         """Return the files that would go: not ignored, and not in the ledger as they are. Changes nothing."""
@@ -186,6 +187,7 @@ class Watcher:
     def _started(self) -> None:
         """Scan, now that changes are seen: what was there before shows only so. Say how this folder works."""
         self.watching.set()
+        self._ended_by = ""
         self.request_scan("start" if self._scan_at is None else "restart")
         if self._announced != self._told_by and self.check is not None:
             self._announced = self._told_by
@@ -233,11 +235,23 @@ class Watcher:
 
     def _source_ended(self, error: SourceEnded) -> None:
         metrics.WATCH_OVERFLOWS.labels(self.name).inc()
-        if not error.limit:
-            self._log.warning("watch.overflow", reason=f"events may be lost: {error.message}")
+        if error.limit:
+            self._no_inotify_until = time.monotonic() + _WITHOUT_EVENTS
+            self._tell_limit(error.message, error.limit)
             return
-        self._no_inotify_until = time.monotonic() + _WITHOUT_EVENTS
-        self._tell_limit(error.message, error.limit)
+        tell = self._log.warning if self._ended_by != error.message else self._log.debug
+        tell("watch.overflow", reason=f"events may be lost: {error.message}")
+        self._ended_by = error.message
+        self._poll_meanwhile()
+
+    def _poll_meanwhile(self) -> None:
+        """Scan as where there are no events, until the source is back: it may not be for long."""
+        self.events = False
+        if self._scan_at is None:
+            self.request_scan("start")
+        else:
+            self._scan_at = min(self._scan_at, time.monotonic() + self._config.poll_interval)
+            self._wake_scan.set()
 
     def _tell_limit(self, reason: str, limit: str, needed: str = "") -> None:
         self._log.error(
@@ -307,7 +321,8 @@ class Watcher:
                 return reason
             planned = None if self.lost else self._scan_at
             left = TURN if planned is None else planned - time.monotonic()
-            await _woken(self._wake_scan, min(TURN, left))
+            await within(min(TURN, left), self._wake_scan)
+            self._wake_scan.clear()
 
     async def _scan_all(self, reason: str, source: Source, ignore_before: datetime | None) -> float:
         """Scan everything; return what it cost in seconds, waiting left out."""
@@ -336,7 +351,8 @@ class Watcher:
         while True:
             if not self._directories:
                 beat(within=TURN)
-                await _woken(self._wake_directories, TURN)
+                await within(TURN, self._wake_directories)
+                self._wake_directories.clear()
                 continue
             wanted, self._directories = self._directories, {}
             for directory, below in topmost(wanted).items():
@@ -381,16 +397,3 @@ class Watcher:
             self._log.warning("scan.cut_short", error_code=problem.code, error=problem.message, fix=problem.fix)
         self._cut_short = True
         asyncio.get_running_loop().call_later(_AGAIN, self.request_scan, "too_many_files")
-
-
-async def _alive(name: str, loop: Callable[[], Awaitable[None]]) -> None:
-    with alive(name):
-        await loop()
-
-
-async def _woken(event: asyncio.Event, seconds: float) -> None:
-    """Wait. Not by ``wait_for``: before Python 3.12 it loses a cancellation that comes with the event."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(max(0.0, seconds)):
-            await event.wait()
-    event.clear()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from watchfiles import Change, awatch
 from presignd.errors import fault
 from presignd.pipeline import events, watch
 from presignd.pipeline.folder import Folder
+from presignd.pipeline.hints import Hints, SourceEnded
+from presignd.pipeline.inotify import inotify_source
 from tests.watching import watching
 
 
@@ -34,6 +38,39 @@ async def test_while_a_limit_forbids_events_scans_go_on_and_then_events_are_trie
         assert [entry["events"] for entry in drop.events("watch.started")] == ["polling", "watchfiles"]
         [overflow] = drop.events("watch.overflow")
         assert "raise fs.inotify.max_user_watches (now " in overflow["fix"]
+
+
+@pytest.mark.parametrize("from_the_start", [True, False])
+async def test_a_source_that_cannot_start_is_told_once_and_scans_go_on_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, from_the_start: bool
+) -> None:
+    """No limit that somebody could raise: it is tried again and again, and meanwhile the folder is polled."""
+    started, refused = asyncio.Event(), [from_the_start]
+
+    async def refusing(*arguments: Any) -> AsyncGenerator[Hints, None]:
+        async with aclosing(inotify_source(*arguments)) as batches:
+            async for hints in batches:
+                if refused[0]:
+                    raise SourceEnded("no memory is left")
+                started.set()
+                yield hints
+
+    monkeypatch.setattr(watch, "inotify_source", refusing)
+    monkeypatch.setattr(watch, "_LAST_PAUSE", 0.05)
+    async with watching(tmp_path, poll_interval=1, events="inotify", rescan="1h") as drop:
+        await drop.scanned()
+        refused[0] = True
+        (drop.root / "meanwhile").write_bytes(b"content")
+        await drop.has("meanwhile")
+        await drop.until(lambda: len(drop.events("watch.overflow")) > 3)
+        assert [told["log_level"] for told in drop.events("watch.overflow")][:3] == ["warning", "debug", "debug"]
+        assert not drop.watcher.events
+        started.clear()
+        refused[0] = False
+        await started.wait()
+        (drop.root / "after").write_bytes(b"content")
+        await drop.has("after")
+        assert drop.watcher.events
 
 
 async def test_while_watches_are_short_it_is_told_once_and_all_are_registered_anew_after_it(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faulty_s3 import BUCKET, FaultyS3
+from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
 from tests.mounts import tmpfs
 from tests.power.mounted import PowerDisk, power_disk
 from tests.system.crash.run import Victim
@@ -85,6 +85,36 @@ def test_a_file_that_can_never_be_read_is_quarantined_alone_and_taken_back(disk:
     disk.fail("")
     assert daemon.run("retry", "--all").returncode == 0
     linked(daemon, {"bad": b"bad", "good": b"good"})
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("size", [5, 3 << 20, 11 << 20], ids=["small", "streamed", "in parts"])
+@pytest.mark.parametrize("with_another", [False, True], ids=["deleted", "replaced"])
+def test_a_file_that_goes_stale_while_it_is_sent_is_no_bug(
+    disk: PowerDisk, make: Make, faulty_s3: FaultyS3, *, size: int, with_another: bool
+) -> None:
+    """On FUSE, as on NFS, nothing is known of a file that was deleted or replaced, even by who has it open."""
+    daemon = make(disk.path, '[upload]\nmultipart_threshold = "5MiB"\npart_size = "5MiB"')
+    file, beside = disk.path / "stale", disk.path / ".beside"
+    file.write_bytes(random.Random(size).randbytes(size))
+    beside.write_bytes(b"another")
+
+    def goes(method: str, key: str) -> bool:
+        if (method, key) == ("PUT", "stale") and beside.exists():
+            beside.rename(file)
+            if not with_another:
+                file.unlink()
+        return False
+
+    faulty_s3.fault(when=goes, times=FOREVER)
+    daemon.start()
+    daemon.until(lambda: daemon.events("file.done"), "its end")
+    if with_another:
+        linked(daemon, {"stale": b"another"})
+    else:
+        assert [end["status"] for end in daemon.events("file.done")] == ["vanished"]
+        assert daemon.links() == []
+    assert daemon.events("file.quarantined") == []
     assert daemon.stop() == 0
 
 

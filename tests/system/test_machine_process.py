@@ -84,7 +84,7 @@ def is_blocked(daemon: Presignd, before: int) -> None:
     daemon.until(lambda: len(daemon.events("watch.blocked")) > before, "watch.blocked", 30)
 
 
-@pytest.mark.parametrize("spare", [1, 6])
+@pytest.mark.parametrize("spare", [0, 1, 6])
 def test_too_many_open_files_are_waited_for_and_said(make: Make, spare: int) -> None:
     """However long: no file is to blame for it. What a scan could not open is scanned again soon, not in a minute."""
     daemon = make(upload="attempts = 2")
@@ -98,7 +98,7 @@ def test_too_many_open_files_are_waited_for_and_said(make: Make, spare: int) -> 
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_now + spare, before[1]))
     names = [f"d{number % 7}/{number}" for number in range(60)]
     drop(daemon, *names)
-    said = ("scan.cut_short", "upload.retry")
+    said = ("scan.cut_short", "settle.retry", "upload.retry")
     daemon.until(lambda: daemon.events(*said), "a word of it")
     time.sleep(2)  # a few rounds more
     assert {event["error_code"] for event in daemon.events(*said)} == {"too_many_files"}

@@ -56,3 +56,10 @@ def test_what_a_disk_does_not_read_is_a_fault_of_the_file(tmp_path: Path) -> Non
             assert met.value.code == "read_error"
     finally:
         os.close(fd)
+
+
+def test_a_file_whose_filesystem_tells_nothing_of_it_any_more_is_a_fault_of_the_file() -> None:
+    """A descriptor that is none stands for the stale one of a file that was deleted on NFS or FUSE."""
+    with pytest.raises(Fault, match="Bad file descriptor") as met:
+        digest.fingerprint_of(-1)
+    assert met.value.code == "read_error"

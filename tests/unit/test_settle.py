@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from presignd.config import WatchConfig
 from presignd.errors import FileFault, fault
@@ -46,6 +47,7 @@ class Files:
         self.there: dict[bytes, Fingerprint] = {}
         self.writers: set[bytes] = set()
         self.unreadable: set[bytes] = set()
+        self.faults: dict[bytes, str] = {}
         self.same: bool | None = True
         self.looks: list[list[bytes]] = []
         self.during: Callable[[], None] = lambda: None
@@ -61,7 +63,8 @@ class Files:
         return [self._sight(path) for path in paths]
 
     def _sight(self, path: bytes) -> Sight:
-        broken = fault("unreadable") if path in self.unreadable else None
+        code = "unreadable" if path in self.unreadable else self.faults.get(path)
+        broken = fault(code) if code else None
         writer = path in self.writers
         return Sight(self.there.get(path), self.clock.time_ns(), self.clock.now, writer, fault=broken)
 
@@ -441,6 +444,34 @@ async def test_a_scan_waits_while_too_much_is_to_be_compared(bench: Bench, monke
         assert not waiting.done()
         bench.files.compared.set()
     await waiting
+
+
+async def test_what_cannot_be_looked_at_now_is_told_once_for_each_reason_while_any_file_has_it() -> None:
+    with capture_logs() as told:
+        bench = Bench()
+        bench.files.faults = {b"a": "too_many_files", b"b/c": "too_many_files", b"d": "read_error"}
+        for path in (b"a", b"b/c", b"d"):
+            bench.file(path)
+        for _ in range(3):
+            await bench.turn(1)
+        lines = [(one["event"], one["log_level"], one["watch"], one["path"], one["error_code"]) for one in told]
+        assert lines == [
+            ("settle.retry", "warning", "drop", "/srv/drop/a", "too_many_files"),
+            ("settle.retry", "warning", "drop", "/srv/drop/d", "read_error"),
+        ]
+        assert all(one["error"] and one["fix"] for one in told)
+        del bench.files.faults[b"a"]
+        bench.files.faults[b"e"] = "too_many_files"
+        bench.file(b"e")
+        await bench.turn(1)
+        assert len(told) == 2, "b/c still waits for the same"
+        bench.files.faults.clear()
+        await bench.turn(1)
+        assert sorted(bench.paths()) == [b"a", b"b/c", b"d", b"e"]
+        bench.files.faults[b"f"] = "too_many_files"
+        bench.file(b"f")
+        await bench.turn(1)
+        assert [one["path"] for one in told[2:]] == ["/srv/drop/f"]
 
 
 async def test_an_unreadable_file_is_recorded_as_quarantined(bench: Bench) -> None:
