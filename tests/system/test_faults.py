@@ -39,9 +39,9 @@ STORM: list[dict[str, Any]] = [
     {"reset": "after"},
     {"hang": "before"},
     {"hang": "after"},
-    # Of a PUT alone: a HEAD that tells another ETag says that the key holds another's object, and name~2 is right.
+    # Of a PUT alone: a HEAD that tells another ETag, or none, says that the key holds another's object: name~2 is right.
     {"method": "PUT", "etag": '"00000000000000000000000000000000"'},
-    {"etag": None, "lose": True},
+    {"method": "PUT", "etag": None, "lose": True},
 ]
 
 
