@@ -14,6 +14,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -65,6 +66,16 @@ LOCAL = {
 
 _STATFS_BYTES = 512
 """More than struct statfs has on any architecture (120 on x86-64); its first field is ``f_type``."""
+
+
+def close_quietly(fd: int) -> None:
+    """Close what was opened for reading, whatever the filesystem says to it.
+
+    FUSE is asked at each close, and one whose server is dead answers ENOTCONN (fuse(4), FLUSH). The descriptor is
+    gone all the same (close(2)), and whether the file could be read was told by the reads.
+    """
+    with suppress(OSError):
+        os.close(fd)
 
 
 def fs_type(target: int | str | bytes | os.PathLike[str]) -> int:

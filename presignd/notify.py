@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
@@ -27,6 +28,8 @@ class Notifier:
     def __init__(self, address: str = "", watchdog: float | None = None) -> None:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self.watchdog = watchdog if address else None
+        # Kept: a machine that is out of descriptors for a minute must not look like a hung daemon.
+        self._socket = _datagrams(self) if address else None
 
     @classmethod
     def of(cls, environ: Mapping[str, str], pid: int) -> Notifier:
@@ -43,12 +46,19 @@ class Notifier:
 
     def send(self, **fields: str | int) -> None:
         """Send ``NAME=value`` lines as one message. Nobody there, or a full queue, stops nothing."""
-        if not self._address:
+        if self._socket is None:
             return
         message = "\n".join(f"{name}={_one_line(str(value))}" for name, value in fields.items())
-        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.setblocking(False)
-            sock.sendto(message.encode("utf-8", "backslashreplace"), self._address)
+        with suppress(OSError):
+            self._socket.sendto(message.encode("utf-8", "backslashreplace"), self._address)
+
+
+def _datagrams(owner: Notifier) -> socket.socket:
+    """Return a socket that is closed with its owner."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    sock.setblocking(False)
+    weakref.finalize(owner, sock.close)
+    return sock
 
 
 def _one_line(value: str) -> str:

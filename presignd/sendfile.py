@@ -20,6 +20,7 @@ from typing import Self
 
 from aiohttp.abc import AbstractStreamWriter
 
+from presignd.filesystem import close_quietly
 from presignd.threads import SENDING
 
 LEAST = 512 << 10
@@ -116,7 +117,7 @@ class Straight:
 
     def _close(self) -> None:
         self._connection.close()
-        os.close(self._file)
+        close_quietly(self._file)
 
 
 def hold_little(connection: socket.socket, most: int = SLOW) -> None:

@@ -40,6 +40,14 @@ class Threads(ThreadPoolExecutor):
         future.add_done_callback(self._unfinished.discard)
         return future
 
+    def _adjust_thread_count(self) -> None:
+        """Do with the threads there are where the machine gives no more: what was taken is done, only later."""
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:  # "can't start new thread": RLIMIT_NPROC, or the cgroup's pids.max
+            if not self._threads:
+                raise
+
     def are_left(self, seconds: float) -> bool:
         """Tell whether any still works after ``seconds``."""
         return bool(wait(list(self._unfinished), seconds).not_done)

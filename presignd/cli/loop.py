@@ -36,6 +36,8 @@ def run_daemon(work: Coroutine[Any, Any, None], *, threads: int) -> None:
     ``work`` failed once ``main`` has told why.
     """
     executor = Threads(threads, "presignd")
+    for pool in (executor, BEHIND, SENDING):
+        pool.submit(int)  # one thread each from the start: later, the machine may give no more
     _collect_rarely()
     runner = asyncio.Runner(loop_factory=_factory())
     runner.get_loop().set_default_executor(executor)

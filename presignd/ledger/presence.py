@@ -25,7 +25,10 @@ def presence(path: Path) -> Callable[[], None]:
 
     def look() -> None:
         for file, before in files.items():
-            now = _seen(file)
+            try:
+                now = _seen(file)
+            except OSError:  # it tells nothing of the file: what the disk has, SQLite meets too, and that is waited for
+                continue
             if before and (now is None or now[:2] != before[:2]):
                 raise _lost(file, "is not there any more" if now is None else "was replaced by another file")
             if now and file == path and now[2] < least:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import anyio.to_thread
 from watchfiles import awatch
 
-from presignd import filesystem
-from presignd.errors import Fault, lacks_descriptors
+from presignd import filesystem, metrics
+from presignd.errors import Fault, FileFault, lacks_descriptors
 from presignd.pipeline.folder import Folder, Gone, NotRegular
 from presignd.pipeline.hints import INSTANCES, WATCHES, SourceEnded
 from presignd.pipeline.ignore import marked
@@ -190,6 +190,25 @@ def burst_of_queue() -> int:
     return max(1, min(BURST, int(length) // EVENTS_A_CHANGE)) if length.isdecimal() else BURST
 
 
+class Bursts:
+    """Tells after which batches to scan: those that may be what an overflow left, and the one after, when all is there.
+
+    ``least`` is the changes in one of these.
+    """
+
+    def __init__(self, least: int = BURST) -> None:
+        self._least = least
+        self._before = False
+
+    def may_lack(self, watch: str, changes: int) -> bool:
+        """Tell it of a watch's next batch, of so many changes."""
+        in_burst, before = changes >= self._least, self._before
+        self._before = in_burst
+        if in_burst:
+            metrics.WATCH_OVERFLOWS.labels(watch).inc()
+        return in_burst or before
+
+
 def limit_value(name: str) -> str:
     """Return the value of a sysctl such as ``fs.inotify.max_user_watches``; "?" where it can't be read."""
     with suppress(OSError):
@@ -232,7 +251,10 @@ def _sort_one(watch: WatchConfig, folder: Folder, ignore: Ignore, path: bytes, n
     except Gone:
         news.gone.add(path)
     except (NotRegular, Fault) as error:
-        news.cut_short |= lacks_descriptors(error)
+        if lacks_descriptors(error):
+            news.cut_short = True
+        elif not as_file and not isinstance(error, (NotRegular, FileFault)):
+            news.files.add(path)  # nobody knows what it is now: settling waits for it, and tells why
     else:
         if stat.S_ISREG(mode) and not as_file:
             news.files.add(path)

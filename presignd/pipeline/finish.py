@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from presignd.crash_points import passed
 from presignd.errors import PresigndError, fault
-from presignd.filesystem import sync_folder
+from presignd.filesystem import close_quietly, sync_folder
 from presignd.model import Fingerprint
 from presignd.pipeline.copies import content_checksum, copy_file
 from presignd.pipeline.folder import Gone, NotRegular
@@ -133,7 +133,7 @@ class _Finish:
         try:
             return recognise(self._version, self._look(fd))
         finally:
-            os.close(fd)
+            close_quietly(fd)
 
     def _let_go(self) -> Finished:
         """Compare what is aside, then delete or move it; put it back when it differs or that fails."""
@@ -144,7 +144,7 @@ class _Finish:
                 passed("finish.compared")
                 return self._delete() if self._watch.after == "delete" else self._move(fd, before)
             finally:
-                os.close(fd)
+                close_quietly(fd)
         except _UnsafeError as unsafe:
             return Finished(Outcome(unsafe.verdict.value), self._put_back())
         except (OSError, PresigndError) as error:
@@ -214,7 +214,7 @@ class _Finish:
             passed("finish.copy.written")
             _require_safe(judge(self._version, before, checksum, self._look_again(fd)))
             return place(target, self._copy_name, target, self._name)
-        except (OSError, _UnsafeError):
+        except (OSError, PresigndError, _UnsafeError):
             with suppress(OSError):
                 os.unlink(self._copy_name, dir_fd=target)
             raise
@@ -237,7 +237,7 @@ class _Finish:
         try:
             return content_checksum(fd, self._version) == self._version.checksum
         finally:
-            os.close(fd)
+            close_quietly(fd)
 
     def _copy(self, fd: int, target: int) -> str:
         """Write a durable copy under our own name and return the checksum of what is there."""

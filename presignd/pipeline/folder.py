@@ -17,7 +17,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from presignd.errors import NO_DESCRIPTORS, Fault, PresigndError, UsageError, fault
-from presignd.filesystem import may_hang
+from presignd.filesystem import close_quietly, may_hang
 from presignd.ledger.lock import flock, lock_folder
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Folder:
     # --- what is in it --------------------------------------------------------------------------
     def stat(self, path: bytes) -> os.stat_result:
         """Return the stat of whatever is at ``path``, no symlink followed at any component."""
-        with _translated(), self._parent(path) as (parent, name):
+        with translated(), self._parent(path) as (parent, name):
             return os.stat(name, dir_fd=parent, follow_symlinks=False)
 
     def missing(self, paths: Iterable[bytes]) -> list[bytes]:
@@ -167,12 +167,12 @@ class Folder:
 
         Raises ``NotRegular`` for anything else, which is never opened for reading.
         """
-        with _translated(), self._parent(path) as (parent, name):
+        with translated(), self._parent(path) as (parent, name):
             return _open_regular(parent, name)
 
     def open_directory(self, path: bytes) -> int:
         """Open the directory at ``path`` (b"" for the root) for listing; the caller closes it."""
-        with _translated(), self._parent(path) as (parent, name):
+        with translated(), self._parent(path) as (parent, name):
             return os.open(name, os.O_RDONLY | _DIRECTORY, dir_fd=parent)
 
     @contextmanager
@@ -183,7 +183,7 @@ class Folder:
         openat, not for fsync (open ``b"."`` below it for that).
         """
         with ExitStack() as opened:
-            with _translated():  # the walk only: errors of the caller's own calls stay what they are
+            with translated():  # the walk only: errors of the caller's own calls stay what they are
                 fd, _ = opened.enter_context(self._parent(path))
             yield fd
 
@@ -248,15 +248,20 @@ def _open_compared(parent: int, name: bytes, seen: os.stat_result) -> int:
     if not stat.S_ISREG(seen.st_mode):
         raise NotRegular("not a regular file")
     fd = os.open(name, _READ, dir_fd=parent)
-    if _identity(os.fstat(fd)) == _identity(seen):
-        return fd
-    os.close(fd)
-    raise Gone("replaced while it was opened")
+    same = False
+    try:
+        same = _identity(os.fstat(fd)) == _identity(seen)
+    finally:
+        if not same:
+            close_quietly(fd)
+    if not same:
+        raise Gone("replaced while it was opened")
+    return fd
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Turn the system's errors into the few that the stages know."""
+def translated() -> Iterator[None]:
+    """Turn the system's errors into the few that the stages know: ``Gone``, ``NotRegular``, and a ``Fault``."""
     try:
         yield
     except OSError as error:

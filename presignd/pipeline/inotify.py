@@ -98,6 +98,8 @@ class _Tree:
                     raise SourceEnded(fault("too_many_files").message) from None
         if not self._paths and self._out_of_watches:
             raise SourceEnded("no inotify watches are left", limit=WATCHES)
+        if not self._paths:
+            raise SourceEnded("the folder can't be watched")
 
     def _add(self, directory: bytes) -> list[bytes]:
         """Watch one directory, then list what is below: what is made in between is told of."""

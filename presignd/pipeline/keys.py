@@ -5,7 +5,7 @@ from __future__ import annotations
 import mimetypes
 import posixpath
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from string import Formatter
 from zoneinfo import ZoneInfo
 
@@ -13,6 +13,10 @@ from presignd.config import WatchConfig
 from presignd.errors import fault
 from presignd.keys import CHECK_NAME, key_problem
 from presignd.model import Fingerprint
+
+_FIRST = int((datetime.min.replace(tzinfo=UTC) + timedelta(days=1)).timestamp())
+_LAST = int((datetime.max.replace(tzinfo=UTC) - timedelta(days=1)).timestamp())
+"""Seconds since 1970: whichever zone it is, they are within the years 1 to 9999."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,6 @@ def render(template: str, parts: KeyParts) -> str:
     # A file at the top has no parent: "{parent}/{name}" is its name, not "/name".
     template = template if parent else template.replace("{parent}/", "")
     stem, suffix = posixpath.splitext(name)
-    mtime = datetime.fromtimestamp(parts.mtime_ns // 1_000_000_000, parts.zone)
     key = template.format(
         path=path.lstrip("/"),
         name=name,
@@ -52,12 +55,17 @@ def render(template: str, parts: KeyParts) -> str:
         uuid=parts.file_id,
         sha256=parts.sha256,
         prefix=parts.prefix,
-        mtime=mtime,
+        mtime=_time(parts.mtime_ns, parts.zone),
         queued=parts.queued_at.astimezone(parts.zone),
     )
     if problem := key_problem(key):
         raise fault("key_refused", problem)
     return key
+
+
+def _time(mtime_ns: int, zone: tzinfo) -> datetime:
+    """Return a file's time in ``zone``, or the nearest that a ``datetime`` can hold: filesystems know more years."""
+    return datetime.fromtimestamp(min(max(mtime_ns // 1_000_000_000, _FIRST), _LAST), zone)
 
 
 def render_for(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from presignd.errors import Fault, FileFault
+from presignd.filesystem import close_quietly
 from presignd.heartbeat import beat
 from presignd.model import Fingerprint
 from presignd.pipeline.decide import Sight
@@ -70,7 +70,7 @@ class Looker:
             writer = has_writer(fd) if self._leases else None
             return fingerprint_of(fd), writer, None
         finally:
-            os.close(fd)
+            close_quietly(fd)
 
     def _missing(self, path: bytes) -> str:
         """Return the name of the ready marker that isn't there; "" when it is, or none is asked for."""
@@ -99,5 +99,5 @@ class Looker:
         except Fault:
             return None
         finally:
-            os.close(fd)
+            close_quietly(fd)
         return checksum == known.checksum if unchanged else None

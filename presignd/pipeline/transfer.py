@@ -16,6 +16,7 @@ from functools import partial
 
 from presignd.config import UploadConfig, WatchConfig
 from presignd.errors import fault
+from presignd.filesystem import close_quietly
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline import collision
@@ -23,7 +24,7 @@ from presignd.pipeline.bucket import Bucket, Found, Honours
 from presignd.pipeline.collision import Act, Plan
 from presignd.pipeline.content import Content, InParts, Whole
 from presignd.pipeline.digest import checksum_like, fingerprint_of
-from presignd.pipeline.folder import Folder, Gone, NotRegular
+from presignd.pipeline.folder import Folder, Gone, NotRegular, translated
 from presignd.pipeline.intake import refuse_too_large
 from presignd.pipeline.keys import may_number, needs_hash, render_for
 from presignd.pipeline.slots import Slots
@@ -121,7 +122,7 @@ class Transfer:
         try:
             return await self._run(fd)
         finally:
-            os.close(fd)
+            close_quietly(fd)
 
     async def _run(self, fd: int) -> Stored:
         self._fd = fd
@@ -177,7 +178,8 @@ class Transfer:
     def _open(self) -> int:
         """Open the file, below the watch's root and nowhere else. Blocking."""
         if self._held:
-            return os.dup(self._held.fd)
+            with translated():
+                return os.dup(self._held.fd)
         if self._version.path.startswith(b"/"):
             raise Vanished  # a put from elsewhere, whose client, and with it the descriptor, is gone
         try:
@@ -185,7 +187,7 @@ class Transfer:
         except (Gone, NotRegular):
             raise Vanished from None
         if has_writer(fd):
-            os.close(fd)
+            close_quietly(fd)
             raise Writing
         return fd
 

@@ -22,8 +22,8 @@ from presignd.loops import within
 from presignd.model import Candidate, Fingerprint, Source
 from presignd.pipeline.decide import worth_a_look
 from presignd.pipeline.events import (
-    BURST,
     WATCHES,
+    Bursts,
     SourceEnded,
     burst_of_queue,
     choose,
@@ -96,6 +96,7 @@ class Watcher:
         self._settler = settler
         self._ledger = ledger
         self._log = log.bind(watch=config.name)
+        self._path = folder.root.decode("utf-8", "backslashreplace")
         self._on_vanished = on_vanished
         self._ignore = Ignore.of(config)
         self._strays = Strays(config.name, folder, ledger, settler.offer)
@@ -110,7 +111,7 @@ class Watcher:
         self._no_inotify_until = float("-inf")
         self._short_of_watches = False
         self._restart = False
-        self._burst, self._in_burst = BURST, False
+        self._bursts = Bursts()
 
     @property
     def next_scan_at(self) -> datetime | None:
@@ -142,7 +143,6 @@ class Watcher:
     # --- events ---------------------------------------------------------------------------------
     async def _watching(self) -> None:
         pause = _FIRST_PAUSE
-        await self._settle_here()
         while True:
             await self._root_there()
             began = time.monotonic()
@@ -150,6 +150,8 @@ class Watcher:
                 await self._follow(self._source())
             except SourceEnded as error:
                 self._source_ended(error)
+            except OSError as error:
+                self._source_ended(SourceEnded(error.strerror or type(error).__name__))
             pause = _FIRST_PAUSE if time.monotonic() - began > _LIVED else min(_LAST_PAUSE, pause * 2)
             beat(within=pause)
             await asyncio.sleep(0 if self.lost else pause)
@@ -157,7 +159,7 @@ class Watcher:
     async def _follow(self, source: AsyncGenerator[list[bytes], None]) -> None:
         """Take what the source yields, until it ends or the root is lost."""
         started = self._restart = False
-        self._burst = await asyncio.to_thread(burst_of_queue)
+        self._bursts = Bursts(await asyncio.to_thread(burst_of_queue))
         async with aclosing(source) as batches:
             async for hints in batches:
                 beat(within=TURN)
@@ -193,15 +195,16 @@ class Watcher:
             self._announced = self._told_by
             self._log.info(
                 "watch.started",
-                path=self._path(),
+                path=self._path,
                 writer_check=self.check.mode,
                 events=self._told_by,
                 **({"reason": self.check.reason} if self.check.reason else {}),
             )
 
     async def _take(self, hints: Sequence[bytes]) -> None:
-        if self._told_by == "watchfiles":  # the others tell of overflows, or have none
-            self._mind_overflow(len(hints))
+        # The other sources tell of overflows, or have none.
+        if self._told_by == "watchfiles" and self._bursts.may_lack(self.name, len(hints)):
+            self.request_scan("burst")
         if not hints:
             return
         looked_at, at_once = datetime.now(UTC), len(hints) <= self._folder.at_once
@@ -214,15 +217,6 @@ class Watcher:
             self._directories[directory] = below or self._directories.get(directory, False)
             self._wake_directories.set()
         await self._gone(sorted(news.gone), looked_at)
-
-    def _mind_overflow(self, changes: int) -> None:
-        """Scan at each batch that may be what an overflow left, and once more after it, when all is there."""
-        in_burst = changes >= self._burst
-        if in_burst:
-            metrics.WATCH_OVERFLOWS.labels(self.name).inc()
-        if in_burst or self._in_burst:
-            self.request_scan("burst")
-        self._in_burst = in_burst
 
     async def _gone(self, paths: Sequence[bytes], looked_at: datetime) -> None:
         for start in range(0, len(paths), _AT_ONCE):
@@ -270,29 +264,33 @@ class Watcher:
         self._short_of_watches = short
 
     # --- the root -------------------------------------------------------------------------------
-    async def _settle_here(self) -> None:
-        self.check = await asyncio.to_thread(mode, self._folder)
-        self._settler.add(self._config, self._folder, self.check)
+    async def _settle_here(self) -> bool:
+        """Find out how files here settle; False where their filesystem does not even tell what it is."""
+        try:
+            check = await asyncio.to_thread(mode, self._folder)
+            self._settler.add(self._config, self._folder, check)
+        except OSError:
+            return False
+        self.check = check
+        return True
 
     def _lose(self) -> None:
         if not self.lost:
-            self._log.error("watch.lost", path=self._path(), fix="bring the folder back; it is looked for each second")
+            self._log.error("watch.lost", path=self._path, fix="bring the folder back; it is looked for each second")
         self.lost, self._announced = True, None
         self.watching.set()
 
     async def _root_there(self) -> None:
         """Return once the root is there; a new one is opened, as it may be another filesystem's."""
-        while self.lost or not await asyncio.to_thread(self._folder.still_there):
-            self._lose()
-            if await asyncio.to_thread(self._folder.reopen):
-                await self._settle_here()
+        while self.lost or self.check is None or not await asyncio.to_thread(self._folder.still_there):
+            if self.check is not None:
+                self._lose()
+            if await asyncio.to_thread(self._folder.reopen) and await self._settle_here():
                 self.lost = False
                 return
+            self._lose()
             beat(within=TURN)
             await asyncio.sleep(TURN)
-
-    def _path(self) -> str:
-        return self._folder.root.decode("utf-8", "backslashreplace")
 
     # --- scans ----------------------------------------------------------------------------------
     async def _scanning(self) -> None:
@@ -303,7 +301,7 @@ class Watcher:
             self.scanned.set()
             events = self.events and not self._short_of_watches
             self._scan_at = time.monotonic() + rescan_interval(self._config, cost, events=events)
-            if source is Source.BACKLOG and await asyncio.to_thread(self._folder.still_there):
+            if source is Source.BACKLOG and not self._problems and await asyncio.to_thread(self._folder.still_there):
                 # Only a scan that went through settles what was there at the very first start.
                 await self._ledger.first_scan_done(self.name)
                 source, ignore_before = Source.SCAN, None

@@ -240,7 +240,7 @@ class Worker:
 
     async def _count(self, version: FileVersion, problem: Fault) -> None:
         """Try again with backoff, or quarantine after ``attempts``."""
-        counts = problem.code not in UNCOUNTED
+        counts = await self._counts(version, problem)
         faults = version.faults + counts
         if faults >= self._config.upload.attempts:
             await self._quarantine(version, problem)
@@ -256,6 +256,12 @@ class Worker:
         )
         told = {"attempt": version.attempt, "error_code": problem.code, "error": problem.message}
         self._announcer.event("upload.retry", later, level="warning", **told)
+
+    async def _counts(self, version: FileVersion, problem: Fault) -> bool:
+        """Tell whether a fault says something of the file. A folder that is away, as its server is, reads none."""
+        if problem.code == "read_error":
+            return await asyncio.to_thread(self._rooms[version.watch].folder.still_there)
+        return problem.code not in UNCOUNTED
 
     async def _quarantine(self, version: FileVersion, problem: Fault, exception: str = "") -> None:
         stopped = await self._ledger.apply(

@@ -12,6 +12,7 @@ import fcntl
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -53,10 +54,9 @@ def has_writer(fd: int) -> bool | None:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
         return True if error.errno == errno.EAGAIN else None
-    try:
-        return False
-    finally:
+    with suppress(OSError):  # another owner by now (chown), or broken already: the close gives it back
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
 
 
 def mode(folder: Folder) -> WriterCheck:

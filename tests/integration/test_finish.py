@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from presignd.errors import Fault
+from presignd.errors import Fault, fault
 from presignd.model import Fingerprint
 from presignd.pipeline import finish as finish_module
 from presignd.pipeline import renames
@@ -305,6 +305,23 @@ def test_a_copy_that_fails_leaves_the_file_under_its_name_and_nothing_half(
         assert caught.value.code == "finish_failed"
         assert here.tree == {"drop/sub/a.txt": CONTENT}
         assert here.finish().outcome is Outcome.MOVED
+
+
+def test_a_copy_that_can_not_be_read_again_leaves_nothing_half_either(
+    tmp_path: Path, far: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> str:
+        raise fault("read_error", "the disk says no")
+
+    with place(tmp_path, "move", far) as here:
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                finish_module, "copy_file", lambda *_: patched.setattr(finish_module, "content_checksum", unreadable)
+            )
+            with pytest.raises(Fault, match="the disk says no") as caught:
+                here.finish()
+        assert caught.value.code == "finish_failed"
+        assert here.tree == {"drop/sub/a.txt": CONTENT}
 
 
 def test_a_move_to_that_can_not_be_used_leaves_the_file_under_its_name(moving: Place) -> None:

@@ -67,6 +67,10 @@ def any_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("any_system")
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_a_file_is_opened_for_reading_without_being_inherited(folder: Folder) -> None:
     fd = folder.open(b"a/b/file")
     assert os.read(fd, 100) == b"inside"
@@ -168,6 +172,15 @@ def test_without_proc_a_file_is_opened_by_its_name_and_compared(
         folder.open(b"link")
 
 
+def test_without_proc_what_can_not_be_compared_is_closed(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, before = folder.stat(b"a/b/file"), open_descriptors()
+    with folder.dir_fd(b"a/b/file") as parent, monkeypatch.context() as broken:
+        broken.setattr(os, "fstat", failing(errno.EIO))
+        with pytest.raises(OSError, match="Input/output"):
+            module._open_compared(parent, b"file", seen)
+    assert open_descriptors() == before
+
+
 @pytest.mark.parametrize("number", [errno.ELOOP, errno.ENXIO])
 def test_what_became_a_link_or_a_device_while_it_was_opened_is_no_file(
     folder: Folder, monkeypatch: pytest.MonkeyPatch, number: int
@@ -179,7 +192,7 @@ def test_what_became_a_link_or_a_device_while_it_was_opened_is_no_file(
 
 def test_no_descriptor_is_left_open_whatever_comes_of_it(folder: Folder, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "drop" / "fifo")
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_descriptors()
     for path in (b"a/b/file", b"a/b/missing", b"a/missing/x", b"fifo", b"a/b"):
         try:
             os.close(folder.open(path))

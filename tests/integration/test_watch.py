@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import socket
@@ -19,6 +20,7 @@ from typing import Literal
 import pytest
 
 from presignd.config import WatchConfig
+from presignd.errors import fault
 from presignd.model import Listed, State
 from presignd.pipeline.events import News, sort_out
 from presignd.pipeline.folder import Folder
@@ -163,9 +165,10 @@ async def test_a_lost_folder_is_waited_for_without_haste(tmp_path: Path) -> None
         drop.root.rename(tmp_path / "elsewhere")
         await drop.until(lambda: drop.watcher.lost)
         await asyncio.sleep(1.2)  # the scan is due by now
+        gc.collect()  # none of a whole run's objects below
         before = time.process_time()
         await asyncio.sleep(1.0)
-        assert time.process_time() - before < 0.3
+        assert time.process_time() - before < 0.5
 
 
 async def test_special_files_symlinks_and_what_lies_behind_them_are_left_alone(
@@ -249,6 +252,31 @@ async def test_existing_files_are_recorded_and_not_sent_where_existing_is_ignore
         assert old.state is State.IGNORED
         (drop.root / "old").write_text("other content")
         await drop.has("old")
+
+
+async def test_what_a_first_scan_could_not_list_is_existing_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``existing = "ignore"`` holds until a scan went through everything once."""
+    opened, refusals = Folder.open_directory, [fault("read_error")]
+
+    def refusing(self: Folder, path: bytes) -> int:
+        if path == b"sub" and refusals:
+            raise refusals.pop()
+        return opened(self, path)
+
+    (tmp_path / "drop" / "sub").mkdir(parents=True)
+    (tmp_path / "drop" / "sub" / "old").write_text("x")
+    await asyncio.sleep(0.05)  # as above
+    monkeypatch.setattr(Folder, "open_directory", refusing)
+    async with watching(tmp_path, existing="ignore", polling="always", poll_interval=3600) as drop:
+        await drop.scanned()
+        assert not refusals
+        await drop.rescan()
+        (drop.root / "new").write_text("y")
+        await drop.rescan()
+        await drop.has("new")
+        assert drop.paths() == [b"new"]
 
 
 async def test_a_first_scan_that_was_done_is_not_done_again_for_existing_files(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -209,3 +210,46 @@ async def test_a_directory_that_could_not_be_opened_to_watch_it_is_watched_soon(
         await drop.has("sub/late")
         [told] = drop.events("watch.overflow")
         assert "too many files open" in told["reason"]
+
+
+async def test_an_event_of_what_a_disk_tells_nothing_of_is_settled_once_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = [2]
+    stat = Folder.stat
+
+    def failing(folder: Folder, path: bytes) -> os.stat_result:
+        if path == b"late" and refused[0]:
+            refused[0] -= 1
+            raise fault("read_error")
+        return stat(folder, path)
+
+    monkeypatch.setattr(Folder, "stat", failing)
+    async with watching(tmp_path, rescan="1h") as drop:
+        await drop.scanned()
+        (drop.root / "late").write_bytes(b"content")
+        await drop.has("late")
+        assert not drop.events("scan.cut_short")
+
+
+@pytest.mark.parametrize("where", ["mode", "choose"])
+async def test_a_folder_that_does_not_even_say_what_it_is_on_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """FUSE whose server is dead, or an NFS server that is away, at the very start: it ends no daemon."""
+    real, refusals = getattr(watch, where), [errno.ENOTCONN]
+
+    def refusing(*arguments: Any) -> Any:
+        if refusals:
+            raise OSError(refusals.pop(), "not connected")
+        return real(*arguments)
+
+    monkeypatch.setattr(watch, where, refusing)
+    monkeypatch.setattr(watch, "TURN", 0.05)
+    async with watching(tmp_path) as drop:
+        (drop.root / "a").write_bytes(b"content")
+        await drop.has("a")
+        told = {"mode": "watch.lost", "choose": "watch.overflow"}[where]
+        assert len(drop.events(told)) == 1
+        await drop.until(lambda: len(drop.events("watch.started")) == 1)
+        assert not drop.watcher.lost

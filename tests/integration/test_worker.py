@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import shutil
@@ -446,3 +447,23 @@ async def test_what_ends_while_others_are_taken_up_is_left_to_whoever_works_on_i
         monkeypatch.setattr(ledger, "update", updated)
         await parts.resume(["drop"])
         assert await ledger.by_id(other.file_id) == replace(other, state=State.FINISHED, done_at=LATER)
+
+
+async def test_a_put_that_no_descriptor_is_left_for_is_tried_again(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    refusals, dup = [errno.EMFILE], os.dup
+
+    def short(fd: int) -> int:
+        if refusals:
+            raise OSError(number := refusals.pop(), os.strerror(number))
+        return dup(fd)
+
+    async with running(config(tmp_path, faulty_s3)) as daemon:
+        monkeypatch.setattr(os, "dup", short)
+        fd, uploading = put(daemon, tmp_path / "a", os.fsencode(tmp_path / "a"), [])
+        link = await uploading
+        os.close(fd)
+        assert link.key == "a"
+        assert daemon.codes("upload.retry") == ["too_many_files"]

@@ -76,6 +76,22 @@ def test_the_lease_is_given_back(file: int) -> None:
     assert fcntl.fcntl(file, fcntl.F_GETLEASE) == fcntl.F_UNLCK
 
 
+def test_a_lease_that_can_not_be_given_back_is_left_to_the_close(file: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chown in between: the file is another user's now."""
+    fcntl_, given_back = fcntl.fcntl, []
+
+    def refusing(fd: int, command: int, value: int) -> int:
+        if (command, value) == (fcntl.F_SETLEASE, fcntl.F_UNLCK):
+            given_back.append(fd)
+            raise PermissionError
+        return fcntl_(fd, command, value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "fcntl", refusing)
+        assert has_writer(file) is False
+    assert given_back == [file]
+
+
 def test_a_lease_without_sigio_ignored_is_refused(file: int) -> None:
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     with pytest.raises(RuntimeError, match="ignore_sigio"):

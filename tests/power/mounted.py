@@ -57,6 +57,17 @@ class PowerDisk:
         self._let_go()
         self._server = self._mount()
 
+    def die(self) -> None:
+        """End its server: all that leads to it answers ENOTCONN."""
+        self._server.kill()
+        self._server.wait(SECONDS)
+        self._let_go()
+
+    def come_back(self) -> None:
+        """Mount it anew after its server's end, with what was there when it was last cut or remounted."""
+        subprocess.run(["umount", "--lazy", self.path], check=True)
+        self._server = self._mount()
+
     def fail(self, name: str) -> None:
         """Have each read of files of that name fail (EIO); "" ends that."""
         self._tell(f"fail {name}" if name else "heal")

@@ -118,6 +118,27 @@ def test_a_file_that_goes_stale_while_it_is_sent_is_no_bug(
     assert daemon.stop() == 0
 
 
+@pytest.mark.parametrize("size", [3 << 20, 11 << 20], ids=["streamed", "in parts"])
+def test_a_disk_whose_server_dies_under_an_upload_is_waited_for(disk: PowerDisk, make: Make, size: int) -> None:
+    """However long it is away: that is no fault of its files, nor a bug met in closing them."""
+    content = random.Random(size).randbytes(size)
+    daemon = make(
+        disk.path, '[upload]\nattempts = 2\nmax_rate = "500kB"\nmultipart_threshold = "5MiB"\npart_size = "5MiB"'
+    )
+    (disk.path / "large").write_bytes(content)
+    disk.remount(lambda: None)
+    daemon.start()
+    daemon.until(lambda: sum(one["sent"] for one in daemon.status()["in_flight"]) > 100_000, "some of it sent")
+    disk.die()
+    daemon.until(lambda: len(daemon.events("upload.retry")) > 2, "more retries than attempts")
+    assert {retry["error_code"] for retry in daemon.events("upload.retry")} == {"read_error"}
+    daemon.until(lambda: daemon.events("watch.lost"), "watch.lost")
+    disk.come_back()
+    linked(daemon, {"large": content})
+    assert daemon.events("file.quarantined") == []
+    assert daemon.stop() == 0
+
+
 def test_another_device_number_after_a_reboot_sends_nothing_again(
     disk: PowerDisk, make: Make, faulty_s3: FaultyS3, tmp_path: Path
 ) -> None:

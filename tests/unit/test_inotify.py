@@ -89,6 +89,19 @@ def test_a_root_without_a_watch_ends_the_source_and_names_the_limit(
     assert ended.value.limit == WATCHES
 
 
+def test_a_folder_of_which_nothing_can_be_watched_ends_the_source(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else no event would ever come, and nobody would say so."""
+    watches = tree(folder, Kernel(watches=(errno.ENOMEM,) * 3), monkeypatch)
+    try:
+        with pytest.raises(SourceEnded, match="can't be watched") as ended:
+            watches.add(b"")
+    finally:
+        os.close(watches.fd)
+    assert not ended.value.limit
+
+
 def test_a_directory_that_can_not_be_watched_costs_no_other_its_watch(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,23 @@ def test_times_are_in_the_watch_s_zone() -> None:
     assert rendered("{queued:%d %H}", timezone="Europe/Berlin") == "05 00"
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "Etc/GMT+12"])
+@pytest.mark.parametrize(
+    ("seconds", "years"), [(2**62, {"9999"}), (253_402_300_800, {"9999"}), (-62_135_596_801, {"0001", "1"})]
+)
+def test_a_year_that_no_calendar_here_knows_is_the_nearest_that_it_does(
+    seconds: int, years: set[str], zone: str
+) -> None:
+    """Filesystems keep such times. They would end the daemon at each start, whatever the template asks for."""
+    fingerprint = Fingerprint(1, 2, seconds * 10**9, 4)
+
+    def key(template: str) -> str:
+        return render_for(watch(template, timezone=zone), b"a", "id-1", fingerprint, QUEUED, host="box")
+
+    assert key("{path}") == "a"
+    assert key("{mtime:%Y}") in years
+
+
 def test_a_file_at_the_top_has_no_parent() -> None:
     assert rendered("{parent}/{name}", "x.txt") == "x.txt"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -67,3 +68,26 @@ async def test_it_is_noticed_while_nothing_is_asked(tmp_path: Path) -> None:
     with pytest.raises(LedgerLost):
         await ledger.died()
     await ledger.close(clean=False)
+
+
+async def test_a_disk_that_tells_nothing_of_the_ledger_s_files_has_lost_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ails it SQLite meets too, and that is waited for."""
+    ledger = await open_ledger(tmp_path)
+    looks = 0
+    stat = Path.stat
+
+    def failing(self: Path, **how: bool) -> os.stat_result:
+        nonlocal looks
+        if self.name.startswith("ledger.sqlite3"):
+            looks += 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return stat(self, **how)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "stat", failing)
+        await ledger.enqueue([new(b"a")])
+        assert looks
+    assert set(await ledger.known("drop", [b"a"])) == {b"a"}
+    await ledger.close(clean=True)

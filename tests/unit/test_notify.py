@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -59,6 +61,23 @@ def test_fields_go_as_lines_of_one_message(systemd: tuple[str, socket.socket]) -
     address, sock = systemd
     Notifier(address).send(READY=1, STATUS="4 queued")
     assert heard(sock) == ["READY=1\nSTATUS=4 queued"]
+
+
+def test_a_machine_without_descriptors_still_feeds_the_watchdog(
+    systemd: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All else waits until there are some again: to be killed meanwhile would count as a crash."""
+    address, sock = systemd
+    notifier = Notifier(address)
+
+    def refuse(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as short:
+        short.setattr(socket, "socket", refuse)
+        notifier.send(WATCHDOG=1)
+        notifier.send(WATCHDOG=1)
+    assert heard(sock) == ["WATCHDOG=1"] * 2
 
 
 def test_a_status_can_forge_no_field(systemd: tuple[str, socket.socket]) -> None:

@@ -49,3 +49,32 @@ async def test_where_priorities_are_not_ours_to_change_the_call_goes_on(monkeypa
     monkeypatch.setattr(threads, "BEHIND", pool)
     assert await behind(lambda: 7) == 7
     pool.shutdown()
+
+
+def test_where_no_more_threads_are_to_be_had_those_there_are_do_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's limit of processes: what was taken is done, only later."""
+    pool = threads.Threads(4, "test")
+    held = threading.Event()
+    first = pool.submit(held.wait)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    try:
+        with monkeypatch.context() as short:
+            short.setattr(threading.Thread, "start", refuse)
+            others = [pool.submit(int, number) for number in range(3)]
+    finally:
+        held.set()
+        pool.shutdown()
+    assert [other.result(0) for other in others] == [0, 1, 2]
+    assert first.result(0)
+
+
+def test_a_pool_that_has_no_thread_at_all_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        threads.Threads(4, "test").submit(int)
