@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 
 
+def whole_lines(file: Path) -> list[bytes]:
+    """Return the lines of a file that grows: a last one that is still being written can wait."""
+    return file.read_bytes().rpartition(b"\n")[0].splitlines() if file.exists() else []
+
+
 def link(number: int) -> Link:
     return Link(
         time=NOW,

@@ -36,6 +36,7 @@ from presignd.presign import local
 from presignd.presign.sigv4 import presign
 from tests.canary import assert_no_secrets, assert_no_signatures
 from tests.faulty_s3 import FaultyS3
+from tests.links import whole_lines
 
 Event = dict[str, Any]
 QUICK = 0.02
@@ -116,7 +117,7 @@ class Running:
     def links(self) -> list[str]:
         """Return the keys in links.jsonl."""
         file = self.folder / "links.jsonl"
-        return [json.loads(line)["key"] for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+        return [json.loads(line)["key"] for line in whole_lines(file)]
 
 
 def watch(folder: Path, name: str = "drop", **more: Any) -> WatchConfig:

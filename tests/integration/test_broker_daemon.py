@@ -123,7 +123,7 @@ async def test_a_broker_in_trouble_holds_the_queue_and_is_told_once_each_way(
     faulty_s3: FaultyS3, broker: FakeBroker, tmp_path: Path, how: dict[str, Any], code: str
 ) -> None:
     async with running(
-        by_broker(tmp_path, faulty_s3, broker, attempts=2, timeout=0.5 if "hang" in how else 10.0)
+        by_broker(tmp_path, faulty_s3, broker, attempts=2, timeout=2.0 if "hang" in how else 10.0)
     ) as daemon:
         daemon.drop("first")
         await daemon.done()

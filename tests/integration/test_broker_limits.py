@@ -37,9 +37,9 @@ def connections() -> int:
 
 @pytest.fixture(autouse=True)
 async def broker(port: int, connections: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Broker]:
-    """Serve with few connections, half a second of patience, and two tokens."""
+    """Serve with few connections, little patience, and two tokens."""
     monkeypatch.setattr(service, "CONNECTIONS", connections)
-    monkeypatch.setattr(service, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(service, "IDLE_SECONDS", 2.0)
     monkeypatch.setattr(api, "BODY_SECONDS", 0.5)
     monkeypatch.setattr(api, "WAIT_SECONDS", 0.25)
     file = tmp_path / "broker.toml"

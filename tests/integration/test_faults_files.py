@@ -221,7 +221,7 @@ async def test_a_dead_store_seen_by_many_files_is_asked_by_one(faulty_s3: Faulty
         (watched / name).write_bytes(b"content")
     async with running(config(tmp_path, faulty_s3, upload={"timeout": 0.5}), debug=False) as daemon:
         await daemon.said_by_now("store.unreachable")
-        await daemon.until(lambda: not daemon.parts.work.worker.running, "an end of all in flight", 2)
+        await daemon.until(lambda: not daemon.parts.work.worker.running, "an end of all in flight", 5)
         faulty_s3.heal()
         await daemon.done(len(OTHERS))
 

@@ -98,7 +98,7 @@ async def test_a_store_that_does_not_serve_is_waited_for(
     faulty_s3: FaultyS3, tmp_path: Path, how: dict[str, Any], code: str
 ) -> None:
     faulty_s3.fault(times=FOREVER, **how)
-    timeout = 0.4 if "hang" in how else 20.0
+    timeout = 2.0 if "hang" in how else 20.0
     async with running(config(tmp_path, faulty_s3, upload={"timeout": timeout})) as daemon:
         drop_all(daemon)
         await daemon.said_by_now("store.unreachable")
@@ -241,11 +241,11 @@ async def test_a_store_that_dies_while_the_keys_change_tells_each_once(faulty_s3
 async def test_retry_after_is_waited_out_before_anything_is_sent(
     faulty_s3: FaultyS3, tmp_path: Path, form: str
 ) -> None:
-    at = format_datetime(faulty_s3.now() + timedelta(seconds=3), usegmt=True)
-    value = "2" if form == "seconds" else at
     async with running(config(tmp_path, faulty_s3)) as daemon:
         daemon.drop("first")
         await daemon.done()
+        at = format_datetime(faulty_s3.now() + timedelta(seconds=3), usegmt=True)
+        value = "2" if form == "seconds" else at
         faulty_s3.fault(method="PUT", status=503, code="SlowDown", headers={"Retry-After": value})
         daemon.drop("second")
         await daemon.done(2)

@@ -16,8 +16,8 @@ from presignd.model import State
 from tests.faulty_s3 import FOREVER, FaultyS3
 from tests.running import Running, config, running, watch
 
-SLOW = {"max_rate": 200_000, "multipart_threshold": "5GiB"}
-"""An upload of 300 kB takes over a second by this."""
+SLOW = {"max_rate": 100_000, "multipart_threshold": "5GiB"}
+"""An upload of 300 kB takes some three seconds by this."""
 
 
 class Reloadable:

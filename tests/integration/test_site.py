@@ -416,7 +416,7 @@ async def test_clients_are_bounded_and_the_idle_are_let_go(
     tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "CONNECTIONS", 3)
-    monkeypatch.setattr(serving, "IDLE_SECONDS", 1.0)
+    monkeypatch.setattr(serving, "IDLE_SECONDS", 3.0)
     async with page_of(configuration(tmp_path)) as page, contextlib.AsyncExitStack() as stack:
         address = page.root.removeprefix("http://").split(":")
         for _ in range(3):

@@ -20,6 +20,7 @@ from typing import Any
 
 from tests.canary import assert_no_secrets
 from tests.faulty_s3 import FaultyS3
+from tests.links import whole_lines
 from tests.stores import Store
 
 COMMAND = Path(sys.executable).with_name("presignd")
@@ -98,7 +99,7 @@ class Presignd:
         """SIGKILL it."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask it to drain and return its exit code."""
@@ -156,7 +157,7 @@ class Presignd:
     def links(self) -> list[dict[str, Any]]:
         """Return the lines of links.jsonl."""
         file = self.links_file or self.state / "links" / "links.jsonl"
-        return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+        return [json.loads(line) for line in whole_lines(file)]
 
 
 @contextlib.contextmanager

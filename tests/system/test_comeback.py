@@ -9,7 +9,6 @@ others; ``python -m tests.system.comeback`` is the long run, ten thousand tries 
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from tests.system.comeback.tries import Scene, stepwise
 __all__ = ["far"]
 
 TRIES = int(os.environ.get("PRESIGND_COMEBACK_TRIES", "400"))
-SEED = int(os.environ.get("PRESIGND_COMEBACK_SEED", "0")) or random.randrange(10**6)
+SEED = int(os.environ.get("PRESIGND_COMEBACK_SEED", "1"))
 
 pytestmark = pytest.mark.timeout(3600)
 

@@ -37,7 +37,7 @@ def victim(tmp_path: Path, store: Store) -> Iterator[tuple[Victim, str]]:
 # --- long runs, beside each other: those that take longest first -----------------------------------
 WHOLE = ("--seed", SEED, "--kills", KILLS, "--audit-every", KILLS)
 BY_BROKER = ("--presigner", "broker", "--seed", SEED, "--kills", FEW, "--audit-every", FEW)
-BROKEN = ("--seed", SEED, "--kills", "200", "--audit-every", "6", "--seconds", "180")
+BROKEN = ("--seed", SEED, "--kills", "200", "--audit-every", "6", "--seconds", "900")
 STORES = ("juicefs", "seaweedfs")
 
 

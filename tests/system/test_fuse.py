@@ -28,7 +28,7 @@ def test_files_on_fuse_are_found_by_polling_and_settle_by_quiet_time(tmp_path: P
             (drop / "a/b").mkdir(parents=True)
             (drop / "a/b/later").write_text("there later")
             (drop / "large").write_bytes(large)
-            daemon.until(lambda: len(daemon.events("file.done")) == 3, "three files", 30)
+            daemon.until(lambda: len(daemon.links()) == 3, "three links")
             assert daemon.stop() == 0
         finally:
             daemon.end()

@@ -68,7 +68,7 @@ def drop(daemon: Presignd, *names: str) -> None:
         path.write_bytes(name.encode())
 
 
-def linked(daemon: Presignd, *names: str, seconds: float = 30) -> None:
+def linked(daemon: Presignd, *names: str, seconds: float = 120) -> None:
     """Wait until these have their links, each once, and each fetches."""
     daemon.until(lambda: {link["key"] for link in daemon.links()} == set(names), f"{len(names)} links", seconds)
     assert len(daemon.links()) == len(names)

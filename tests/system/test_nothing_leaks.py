@@ -60,7 +60,7 @@ format = "{form}"
 [web]
 listen = "127.0.0.1:{self.port}"
 [upload]
-timeout = "400ms"
+timeout = "1500ms"
 attempts = 1000
 drain_timeout = "0s"
 [[watch]]

@@ -273,8 +273,8 @@ def found_again(*folders: Path) -> set[bytes]:
     found: set[bytes] = set()
     for folder in folders:
         for path in folder.rglob("*"):
-            if path.is_file():
-                found |= set(TOKEN.findall(path.read_bytes()))
+            with suppress(FileNotFoundError):  # it moves on while a daemon is at work: whoever looks, looks again
+                found |= set(TOKEN.findall(path.read_bytes() if path.is_file() else b""))
     return found
 
 
