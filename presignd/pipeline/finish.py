@@ -18,7 +18,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
 
 from presignd.crash_points import passed
-from presignd.errors import PresigndError, fault
+from presignd.errors import PresigndError, fault, lacks_descriptors
 from presignd.filesystem import close_quietly, sync_folder
 from presignd.model import Fingerprint
 from presignd.pipeline.copies import content_checksum, copy_file
@@ -71,6 +71,8 @@ def finish(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer:
         _forget_copy_of_gone(watch, version)
         return Finished(Outcome.GONE)
     except (OSError, PresigndError) as error:
+        if lacks_descriptors(error):
+            return Finished(Outcome.BUSY, version.path)
         raise fault("finish_failed", _reason(error)) from None
 
 

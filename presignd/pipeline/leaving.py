@@ -40,7 +40,7 @@ class Finished:
 
     @property
     def busy(self) -> bool:
-        """Somebody has it open for writing, though it is as verified so far: call ``finish`` again later."""
+        """Somebody has it open for writing, or too many files are open to tell: call ``finish`` again later."""
         return self.outcome is Outcome.BUSY
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import select
@@ -41,6 +42,10 @@ CHUNK = 64 << 10
 log = get_logger()
 
 
+class _ClientGoneError(Exception):
+    """The client went, or takes no answer."""
+
+
 def encode(document: Mapping[str, Any]) -> bytes:
     """Render one line of the protocol. Names that are no UTF-8 travel as their surrogates."""
     return json.dumps(document, separators=(",", ":")).encode() + b"\n"
@@ -69,6 +74,7 @@ class _Server:
     listener: socket.socket
     answering: Answering
     exchanges: set[asyncio.Task[None]] = field(default_factory=set)
+    accepts: bool = True
 
     async def run(self) -> None:
         """Accept for ever; at the end, cancel what is still going on."""
@@ -85,9 +91,12 @@ class _Server:
             sock, _ = await asyncio.get_running_loop().sock_accept(self.listener)
         except OSError as error:
             # Out of descriptors or memory: what runs will give some back.
-            log.warning("control.accept_failed", error=os.strerror(error.errno or 0))
+            if self.accepts:
+                log.warning("control.accept_failed", error=os.strerror(error.errno or 0))
+            self.accepts = False
             await asyncio.sleep(0.2)
             return
+        self.accepts = True
         if len(self.exchanges) >= CONNECTIONS:
             _turn_away(sock)
             return
@@ -97,7 +106,7 @@ class _Server:
 
     async def _exchange(self, sock: socket.socket) -> None:
         fds: list[int] = []
-        with sock, contextlib.suppress(OSError, TimeoutError):  # a client that went, or is too slow
+        with sock, contextlib.suppress(OSError, TimeoutError, _ClientGoneError):
             try:
                 sock.setblocking(False)
                 peer = Peer.of(sock)
@@ -105,7 +114,7 @@ class _Server:
                     request = await _receive(sock, fds)
                 if request is not None:
                     await _unless_gone(sock, self._answer(sock, request, peer, fds))
-            except UsageError as error:
+            except PresigndError as error:
                 await _send(sock, failure(error))
             finally:
                 _close_all(fds)
@@ -117,7 +126,9 @@ class _Server:
                     await _send(sock, answer)
         except PresigndError as error:
             await _send(sock, failure(error))
-        except (OSError, TimeoutError):
+        except OSError as error:
+            await _send(sock, failure(_refused_by_the_machine(error)))
+        except _ClientGoneError:
             raise
         except Exception as error:
             log.exception("control.internal_error", by_uid=peer.uid, op=str(request.get("op", "")))
@@ -129,6 +140,13 @@ def _bug(error: Exception) -> dict[str, Any]:
     message = f"a bug in the daemon ({type(error).__name__})"
     fix = "report it with the traceback in the daemon's log"
     return {"error": {"code": "internal_error", "message": message, "fix": fix, "exit": BUG, "problems": []}}
+
+
+def _refused_by_the_machine(error: OSError) -> Unavailable:
+    reason = error.strerror or type(error).__name__
+    return Unavailable(
+        f"control socket: the daemon's machine refuses it: {reason}", fix="mend that, or try again later"
+    )
 
 
 def _turn_away(sock: socket.socket) -> None:
@@ -151,6 +169,8 @@ async def _receive(sock: socket.socket, fds: list[int]) -> Request | None:
         fds.extend(came)
         if not data:
             return None
+        if flags & socket.MSG_CTRUNC and not came:  # recvmsg(2): none was left to give it
+            raise _refused_by_the_machine(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
         if len(fds) > MOST_DESCRIPTORS or flags & socket.MSG_CTRUNC:
             raise UsageError("control socket: more than one descriptor in a request")
         line += data
@@ -199,7 +219,7 @@ async def _unless_gone(sock: socket.socket, work: Any) -> None:
         if not working.done():
             working.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-        with contextlib.suppress(asyncio.CancelledError, OSError, TimeoutError):
+        with contextlib.suppress(asyncio.CancelledError, _ClientGoneError):
             await working
 
 
@@ -217,9 +237,12 @@ async def _gone(sock: socket.socket) -> None:
 
 
 async def _send(sock: socket.socket, answer: Mapping[str, Any]) -> None:
-    """Send one line; raise TimeoutError where the client doesn't take it."""
-    async with asyncio.timeout(ANSWER_TIMEOUT):
-        await asyncio.get_running_loop().sock_sendall(sock, encode(answer))
+    """Send one line; raise ``_ClientGoneError`` where the client doesn't take it."""
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            await asyncio.get_running_loop().sock_sendall(sock, encode(answer))
+    except (OSError, TimeoutError):
+        raise _ClientGoneError from None
 
 
 def _close_all(fds: list[int]) -> None:

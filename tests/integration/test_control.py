@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import gc
 import json
@@ -266,6 +267,36 @@ async def test_put_takes_only_one_regular_file_open_for_reading(served: Served, 
     for fd in (reader, writer, folder):
         os.close(fd)
     assert served.view.puts == []
+
+
+async def test_what_the_daemon_s_machine_refuses_is_told_with_its_reason(served: Served, tmp_path: Path) -> None:
+    """Else the client reads of a daemon that ended, and looks into a log that says nothing."""
+
+    async def refuse(_fd: int, _progress: Callable[[int], None]) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    served.view.on_put = refuse
+    with a_file(tmp_path) as fd:
+        refused = await served.refusal({"op": "put", "path": "/x"}, [fd])
+    assert (refused.exit_code, "Stale file handle" in refused.message) == (3, True)
+
+
+async def test_a_descriptor_that_the_daemon_has_no_room_for_is_told_as_that(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel gives the request without it, and says that something is missing."""
+    received = socket.recv_fds
+
+    def short(sock: socket.socket, *how: int) -> tuple[bytes, list[int], int, Any]:
+        data, fds, flags, address = received(sock, *how)
+        for fd in fds:
+            os.close(fd)
+        return data, [], flags | socket.MSG_CTRUNC, address
+
+    monkeypatch.setattr(socket, "recv_fds", short)
+    with a_file(tmp_path) as fd:
+        refused = await served.refusal({"op": "put", "path": "/x"}, [fd])
+    assert (refused.exit_code, "Too many open files" in refused.message) == (3, True)
 
 
 async def test_a_put_does_not_wait_for_ever_for_a_store_that_is_away(

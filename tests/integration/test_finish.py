@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import shutil
 import stat
@@ -322,6 +323,25 @@ def test_a_copy_that_can_not_be_read_again_leaves_nothing_half_either(
                 here.finish()
         assert caught.value.code == "finish_failed"
         assert here.tree == {"drop/sub/a.txt": CONTENT}
+
+
+@pytest.mark.parametrize("before", range(9))
+def test_too_many_open_files_are_waited_for(either: Place, monkeypatch: pytest.MonkeyPatch, before: int) -> None:
+    """No person can do anything about that file: it has its name again, or has gone already, and is gone on with."""
+    real, opens = os.open, itertools.count()
+
+    def once(*arguments: Any, **how: Any) -> int:
+        if next(opens) == before:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(*arguments, **how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", once)
+        first = either.finish()
+    assert first.outcome in {Outcome.BUSY, Outcome.DELETED, Outcome.MOVED}
+    assert not [path for path in either.tree if ".presignd-" in path]
+    assert either.finish().outcome in {Outcome.DELETED, Outcome.MOVED, Outcome.GONE}
+    assert "drop/sub/a.txt" not in either.tree
 
 
 def test_a_move_to_that_can_not_be_used_leaves_the_file_under_its_name(moving: Place) -> None:
