@@ -178,9 +178,8 @@ class Watcher:
         """Choose the source: none where the filesystem gives no events, and while a limit forbids them."""
         chosen, _ = choose(self._config, self._folder.fd)
         left = float("inf") if chosen == "polling" else self._no_inotify_until - time.monotonic()
-        self.events = left <= 0
-        self._told_by = chosen if self.events else "polling"
-        if not self.events:
+        self._told_by = chosen if left <= 0 else "polling"
+        if left > 0:
             return no_events(left)
         if chosen == "inotify":
             return inotify_source(self._config, self._folder, self._ignore)
@@ -189,7 +188,7 @@ class Watcher:
     def _started(self) -> None:
         """Scan, now that changes are seen: what was there before shows only so. Say how this folder works."""
         self.watching.set()
-        self._ended_by = ""
+        self.events, self._ended_by = self._told_by != "polling", ""
         self.request_scan("start" if self._scan_at is None else "restart")
         if self._announced != self._told_by and self.check is not None:
             self._announced = self._told_by

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from presignd.errors import fault
 from presignd.ledger import Selection
 from presignd.model import State
 from presignd.pipeline import folder
@@ -180,6 +181,21 @@ async def test_a_file_that_cannot_be_opened_as_too_many_are_is_tried_again_for_e
         await daemon.done()
         assert daemon.codes("upload.retry") == ["too_many_files"] * 10
         assert daemon.events("file.quarantined", "store.unreachable", "watch.blocked") == []
+
+
+async def test_what_can_not_be_read_counts_against_a_file_only_while_its_folder_is_there(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole daemon under it: ``test_a_disk_whose_server_dies_under_an_upload_is_waited_for``."""
+    async with running(config(tmp_path, faulty_s3)) as daemon:
+        daemon.drop("a")
+        await daemon.done()
+        [version] = await daemon.parts.ledger.in_state(State.FINISHED)
+        counts = daemon.parts.work.worker._counts
+        assert await counts(version, fault("read_error"))
+        with monkeypatch.context() as away:
+            away.setattr(folder.Folder, "still_there", lambda _: False)
+            assert not await counts(version, fault("read_error"))
 
 
 async def test_a_store_without_etags_is_believed_by_its_head(faulty_s3: FaultyS3, tmp_path: Path) -> None:

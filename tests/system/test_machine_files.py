@@ -122,9 +122,8 @@ def test_a_file_that_goes_stale_while_it_is_sent_is_no_bug(
 def test_a_disk_whose_server_dies_under_an_upload_is_waited_for(disk: PowerDisk, make: Make, size: int) -> None:
     """However long it is away: that is no fault of its files, nor a bug met in closing them."""
     content = random.Random(size).randbytes(size)
-    daemon = make(
-        disk.path, '[upload]\nattempts = 2\nmax_rate = "500kB"\nmultipart_threshold = "5MiB"\npart_size = "5MiB"'
-    )
+    in_parts = 'multipart_threshold = "5MiB"\npart_size = "5MiB"'
+    daemon = make(disk.path, f"[upload]\nattempts = 2\nmax_rate = {size // 5}\n{in_parts}")
     (disk.path / "large").write_bytes(content)
     disk.remount(lambda: None)
     daemon.start()
