@@ -28,8 +28,7 @@ class Notifier:
     def __init__(self, address: str = "", watchdog: float | None = None) -> None:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self.watchdog = watchdog if address else None
-        # Kept: a machine that is out of descriptors for a minute must not look like a hung daemon.
-        self._socket = _datagrams(self) if address else None
+        self._socket: socket.socket | None = None
 
     @classmethod
     def of(cls, environ: Mapping[str, str], pid: int) -> Notifier:
@@ -46,10 +45,12 @@ class Notifier:
 
     def send(self, **fields: str | int) -> None:
         """Send ``NAME=value`` lines as one message. Nobody there, or a full queue, stops nothing."""
-        if self._socket is None:
+        if not self._address:
             return
         message = "\n".join(f"{name}={_one_line(str(value))}" for name, value in fields.items())
         with suppress(OSError):
+            # Kept: a machine that is out of descriptors for a minute must not look like a hung daemon.
+            self._socket = self._socket or _datagrams(self)
             self._socket.sendto(message.encode("utf-8", "backslashreplace"), self._address)
 
 

@@ -41,7 +41,15 @@ class Threads(ThreadPoolExecutor):
         return future
 
     def _adjust_thread_count(self) -> None:
-        """Do with the threads there are where the machine gives no more: what was taken is done, only later."""
+        """Do with the threads there are where the machine gives no more: what was taken is done, only later.
+
+        Whether one is idle is told by what is unfinished: the executor's own count of idle threads is one too high for
+        each call that was taken without a thread for it, and would keep it from starting others for good.
+        """
+        if len(self._unfinished) < len(self._threads):
+            return
+        while self._idle_semaphore.acquire(blocking=False):
+            pass
         try:
             super()._adjust_thread_count()
         except RuntimeError:  # "can't start new thread": RLIMIT_NPROC, or the cgroup's pids.max

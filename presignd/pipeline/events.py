@@ -253,13 +253,21 @@ def _sort_one(watch: WatchConfig, folder: Folder, ignore: Ignore, path: bytes, n
     except (NotRegular, Fault) as error:
         if lacks_descriptors(error):
             news.cut_short = True
-        elif not as_file and not isinstance(error, (NotRegular, FileFault)):
-            news.files.add(path)  # nobody knows what it is now: settling waits for it, and tells why
+        elif not isinstance(error, (NotRegular, FileFault)):
+            _sort_unknown(path, news, as_file=not as_file, as_directory=watch.recursive and not as_directory)
     else:
         if stat.S_ISREG(mode) and not as_file:
             news.files.add(path)
         elif stat.S_ISDIR(mode) and watch.recursive and not as_directory:
             news.directories[path] = True
+
+
+def _sort_unknown(path: bytes, news: News, *, as_file: bool, as_directory: bool) -> None:
+    """Take it for all that it may be: settling waits for a file, and tells why; a scan, soon, is for a directory."""
+    if as_file:
+        news.files.add(path)
+    if as_directory:
+        news.directories[path] = True
 
 
 def _sort_marker(watch: WatchConfig, ignore: Ignore, marker: bytes, news: News) -> None:

@@ -279,6 +279,8 @@ class _Finish:
             passed("finish.put_back.after")
             sync(self._directory)
         except OSError as error:
+            if lacks_descriptors(error):
+                raise
             where = f"it lies as {os.fsdecode(self._aside)}: {_reason(error)}"
             raise fault("finish_failed", f"{why}; {where}" if why else where) from None
         return posixpath.join(self._parent, name)

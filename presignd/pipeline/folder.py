@@ -103,13 +103,13 @@ class Folder:
 
         ``dup2`` swaps it under the same number at once: no thread can meet a closed or foreign descriptor.
         """
+        if self.still_there():
+            return True  # the very one that is open: a second lock on it would meet our own
         try:
             fresh = _open_root(self.root)
         except OSError:
             return False
         try:
-            if _identity(os.fstat(fresh)) == self._identity:
-                return True  # the very one that is open: a second lock on it would meet our own
             if self._locked and not flock(fresh):
                 return False
             os.dup2(fresh, self.fd, inheritable=False)

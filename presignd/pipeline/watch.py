@@ -70,8 +70,8 @@ _FIRST_PAUSE, _LAST_PAUSE, _LIVED = 0.05, 5.0, 60.0
 class Watcher:
     """Watches one folder. ``lost``: its root is away. ``events``: whether there are any, or scans alone do.
 
-    ``watching`` is set once changes are seen, or the root is known to be away; ``scanned`` after the first scan.
-
+    ``watching`` is set once changes are seen, by scans alone if need be, or the root is known to be away;
+    ``scanned`` after the first scan.
     ``on_vanished`` gets the versions that ended because their file went. ``check`` is how files here
     settle, known once ``run`` has begun.
     """
@@ -239,10 +239,11 @@ class Watcher:
 
     def _poll_meanwhile(self) -> None:
         """Scan as where there are no events, until the source is back: it may not be for long."""
-        self.events = False
-        if self._scan_at is None:
+        had_events, self.events = self.events, False
+        self.watching.set()
+        if had_events and self._scan_at is None:
             self.request_scan("start")
-        else:
+        elif had_events and self._scan_at is not None:
             self._scan_at = min(self._scan_at, time.monotonic() + self._config.poll_interval)
             self._wake_scan.set()
 
@@ -255,7 +256,9 @@ class Watcher:
 
     async def _mind_watches(self, directories: int) -> None:
         """Poll while inotify watches are short; register all of them anew once there are more."""
-        short = self.events and not await asyncio.to_thread(watches_left, self._folder.root)
+        if not self.events:
+            return
+        short = not await asyncio.to_thread(watches_left, self._folder.root)
         if short and not self._short_of_watches:
             self._tell_limit("no inotify watches are left", WATCHES, f"; this watch has {directories} directories")
         if self._short_of_watches and not short:
@@ -300,7 +303,7 @@ class Watcher:
             self.scanned.set()
             events = self.events and not self._short_of_watches
             self._scan_at = time.monotonic() + rescan_interval(self._config, cost, events=events)
-            if source is Source.BACKLOG and not self._problems and await asyncio.to_thread(self._folder.still_there):
+            if source is Source.BACKLOG and not self._cut_short and await asyncio.to_thread(self._folder.still_there):
                 # Only a scan that went through settles what was there at the very first start.
                 await self._ledger.first_scan_done(self.name)
                 source, ignore_before = Source.SCAN, None

@@ -259,7 +259,7 @@ class Worker:
 
     async def _counts(self, version: FileVersion, problem: Fault) -> bool:
         """Tell whether a fault says something of the file. A folder that is away, as its server is, reads none."""
-        if problem.code == "read_error":
+        if problem.code == "read_error" and not version.path.startswith(b"/"):
             return await asyncio.to_thread(self._rooms[version.watch].folder.still_there)
         return problem.code not in UNCOUNTED
 

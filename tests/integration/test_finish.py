@@ -326,12 +326,15 @@ def test_a_copy_that_can_not_be_read_again_leaves_nothing_half_either(
 
 
 @pytest.mark.parametrize("before", range(9))
-def test_too_many_open_files_are_waited_for(either: Place, monkeypatch: pytest.MonkeyPatch, before: int) -> None:
+@pytest.mark.parametrize("shortage", [1, 1000])
+def test_too_many_open_files_are_waited_for(
+    either: Place, monkeypatch: pytest.MonkeyPatch, before: int, shortage: int
+) -> None:
     """No person can do anything about that file: it has its name again, or has gone already, and is gone on with."""
     real, opens = os.open, itertools.count()
 
     def once(*arguments: Any, **how: Any) -> int:
-        if next(opens) == before:
+        if before <= next(opens) < before + shortage:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return real(*arguments, **how)
 

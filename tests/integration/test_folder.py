@@ -66,11 +66,11 @@ def any_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(module, "_O_PATH", 0)
 
 
-@pytest.mark.usefixtures("any_system")
 def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+@pytest.mark.usefixtures("any_system")
 def test_a_file_is_opened_for_reading_without_being_inherited(folder: Folder) -> None:
     fd = folder.open(b"a/b/file")
     assert os.read(fd, 100) == b"inside"

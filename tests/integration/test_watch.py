@@ -257,8 +257,8 @@ async def test_existing_files_are_recorded_and_not_sent_where_existing_is_ignore
 async def test_what_a_first_scan_could_not_list_is_existing_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``existing = "ignore"`` holds until a scan went through everything once."""
-    opened, refusals = Folder.open_directory, [fault("read_error")]
+    """Too many files were open: ``existing = "ignore"`` holds until a scan was not cut short."""
+    opened, refusals = Folder.open_directory, [fault("too_many_files")]
 
     def refusing(self: Folder, path: bytes) -> int:
         if path == b"sub" and refusals:

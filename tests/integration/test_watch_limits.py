@@ -60,6 +60,7 @@ async def test_a_source_that_cannot_start_is_told_once_and_scans_go_on_without_i
     monkeypatch.setattr(watch, "_LAST_PAUSE", 0.05)
     async with watching(tmp_path, poll_interval=1, events="inotify", rescan="1h") as drop:
         await drop.scanned()
+        assert drop.watcher.watching.is_set(), "the daemon is ready, however long this takes"
         refused[0] = True
         (drop.root / "meanwhile").write_bytes(b"content")
         await drop.has("meanwhile")

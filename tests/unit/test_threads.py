@@ -64,11 +64,15 @@ def test_where_no_more_threads_are_to_be_had_those_there_are_do_the_work(monkeyp
         with monkeypatch.context() as short:
             short.setattr(threading.Thread, "start", refuse)
             others = [pool.submit(int, number) for number in range(3)]
+        held.set()
+        assert [first.result(30), *(other.result(30) for other in others)] == [True, 0, 1, 2]
+        held.clear()
+        again = pool.submit(held.wait)
+        assert pool.submit(int, 7).result(30) == 7, "there are threads to be had again"
+        assert not again.done()
     finally:
         held.set()
         pool.shutdown()
-    assert [other.result(0) for other in others] == [0, 1, 2]
-    assert first.result(0)
 
 
 def test_a_pool_that_has_no_thread_at_all_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
