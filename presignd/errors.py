@@ -114,6 +114,11 @@ def lacks_descriptors(error: PresigndError | OSError) -> bool:
     return error.errno in NO_DESCRIPTORS if isinstance(error, OSError) else error.code == "too_many_files"
 
 
+def reason_of(error: OSError) -> str:
+    """Return what the system says, in its words, without paths."""
+    return error.strerror or type(error).__name__
+
+
 @dataclass(frozen=True, slots=True)
 class Code:
     """One row of the table: the class that carries it, cause and fix in words for the user."""

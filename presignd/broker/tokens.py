@@ -20,7 +20,7 @@ from presignd.broker.config import read_document, read_tokens
 from presignd.broker.models import TokenConfig
 from presignd.broker.patterns import named_by
 from presignd.config.options import nearest
-from presignd.errors import UsageError
+from presignd.errors import UsageError, reason_of
 from presignd.log import get_logger
 
 PREFIX = "psd_"
@@ -198,7 +198,7 @@ class Tokens:
         try:
             return named_by(Path(pattern))
         except OSError as error:
-            self.unlisted[pattern] = error.strerror or type(error).__name__
+            self.unlisted[pattern] = reason_of(error)
             return self._named.get(pattern, [])
 
     def _as_it_is(self, path: Path) -> TokenFile:

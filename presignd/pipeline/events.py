@@ -250,23 +250,20 @@ def _sort_one(watch: WatchConfig, folder: Folder, ignore: Ignore, path: bytes, n
         mode = folder.stat(path).st_mode
     except Gone:
         news.gone.add(path)
-    except (NotRegular, Fault) as error:
+        return
+    except (NotRegular, FileFault):
+        return
+    except Fault as error:
         if lacks_descriptors(error):
             news.cut_short = True
-        elif not isinstance(error, (NotRegular, FileFault)):
-            _sort_unknown(path, news, as_file=not as_file, as_directory=watch.recursive and not as_directory)
+            return
+        # Nobody knows: settling waits for it where it is a file, and tells why; a directory is scanned soon.
+        is_file = is_directory = True
     else:
-        if stat.S_ISREG(mode) and not as_file:
-            news.files.add(path)
-        elif stat.S_ISDIR(mode) and watch.recursive and not as_directory:
-            news.directories[path] = True
-
-
-def _sort_unknown(path: bytes, news: News, *, as_file: bool, as_directory: bool) -> None:
-    """Take it for all that it may be: settling waits for a file, and tells why; a scan, soon, is for a directory."""
-    if as_file:
+        is_file, is_directory = stat.S_ISREG(mode), stat.S_ISDIR(mode)
+    if is_file and not as_file:
         news.files.add(path)
-    if as_directory:
+    if is_directory and watch.recursive and not as_directory:
         news.directories[path] = True
 
 

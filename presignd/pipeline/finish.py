@@ -18,10 +18,11 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
 
 from presignd.crash_points import passed
-from presignd.errors import PresigndError, fault, lacks_descriptors
+from presignd.errors import PresigndError, fault, lacks_descriptors, reason_of
 from presignd.filesystem import close_quietly, sync_folder
 from presignd.model import Fingerprint
 from presignd.pipeline.copies import content_checksum, copy_file
+from presignd.pipeline.digest import fingerprint_of
 from presignd.pipeline.folder import Gone, NotRegular
 from presignd.pipeline.leaving import Finished, Look, Outcome, Verdict, judge, recognise, takes_away
 from presignd.pipeline.renames import names, place, sync
@@ -155,7 +156,7 @@ class _Finish:
             raise
 
     def _look(self, fd: int) -> Look:
-        return Look(Fingerprint.of(os.fstat(fd)), self._has_writer(fd))
+        return Look(fingerprint_of(fd), self._has_writer(fd))
 
     def _look_again(self, fd: int) -> Look:
         """Look by the name, so that what goes is surely what was read."""
@@ -302,7 +303,7 @@ def _require_safe(verdict: Verdict) -> None:
 def _reason(error: OSError | PresigndError) -> str:
     if isinstance(error, PresigndError):
         return getattr(error, "detail", "") or error.message
-    return error.strerror or type(error).__name__
+    return reason_of(error)
 
 
 def _open_root(move_to: Path) -> int:

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from presignd.errors import NO_DESCRIPTORS, Fault, PresigndError, UsageError, fault
+from presignd.errors import NO_DESCRIPTORS, Fault, PresigndError, UsageError, fault, reason_of
 from presignd.filesystem import close_quietly, may_hang
 from presignd.ledger.lock import flock, lock_folder
 
@@ -248,15 +248,15 @@ def _open_compared(parent: int, name: bytes, seen: os.stat_result) -> int:
     if not stat.S_ISREG(seen.st_mode):
         raise NotRegular("not a regular file")
     fd = os.open(name, _READ, dir_fd=parent)
-    same = False
     try:
-        same = _identity(os.fstat(fd)) == _identity(seen)
-    finally:
-        if not same:
-            close_quietly(fd)
-    if not same:
-        raise Gone("replaced while it was opened")
-    return fd
+        now = os.fstat(fd)
+    except OSError:
+        close_quietly(fd)
+        raise
+    if _identity(now) == _identity(seen):
+        return fd
+    close_quietly(fd)
+    raise Gone("replaced while it was opened")
 
 
 @contextmanager
@@ -265,7 +265,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        reason = reason_of(error)
         if error.errno in _GONE:
             raise Gone(reason) from None
         if error.errno in _NOT_REGULAR:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from presignd import metrics
-from presignd.errors import fault
+from presignd.errors import fault, reason_of
 from presignd.heartbeat import beat, living
 from presignd.loops import within
 from presignd.model import Candidate, Fingerprint, Source
@@ -71,9 +71,8 @@ class Watcher:
     """Watches one folder. ``lost``: its root is away. ``events``: whether there are any, or scans alone do.
 
     ``watching`` is set once changes are seen, by scans alone if need be, or the root is known to be away;
-    ``scanned`` after the first scan.
-    ``on_vanished`` gets the versions that ended because their file went. ``check`` is how files here
-    settle, known once ``run`` has begun.
+    ``scanned`` after the first scan. ``on_vanished`` gets the versions that ended because their file went.
+    ``check`` is how files here settle, known once ``run`` has begun.
     """
 
     def __init__(
@@ -151,7 +150,7 @@ class Watcher:
             except SourceEnded as error:
                 self._source_ended(error)
             except OSError as error:
-                self._source_ended(SourceEnded(error.strerror or type(error).__name__))
+                self._source_ended(SourceEnded(reason_of(error)))
             pause = _FIRST_PAUSE if time.monotonic() - began > _LIVED else min(_LAST_PAUSE, pause * 2)
             beat(within=pause)
             await asyncio.sleep(0 if self.lost else pause)
@@ -201,8 +200,7 @@ class Watcher:
             )
 
     async def _take(self, hints: Sequence[bytes]) -> None:
-        # The other sources tell of overflows, or have none.
-        if self._told_by == "watchfiles" and self._bursts.may_lack(self.name, len(hints)):
+        if self._told_by == "watchfiles" and self._bursts.may_lack(self.name, len(hints)):  # the others tell
             self.request_scan("burst")
         if not hints:
             return
@@ -239,11 +237,13 @@ class Watcher:
 
     def _poll_meanwhile(self) -> None:
         """Scan as where there are no events, until the source is back: it may not be for long."""
-        had_events, self.events = self.events, False
+        if not self.events:
+            return  # it does so already
+        self.events = False
         self.watching.set()
-        if had_events and self._scan_at is None:
+        if self._scan_at is None:
             self.request_scan("start")
-        elif had_events and self._scan_at is not None:
+        else:
             self._scan_at = min(self._scan_at, time.monotonic() + self._config.poll_interval)
             self._wake_scan.set()
 

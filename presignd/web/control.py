@@ -17,7 +17,8 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from presignd.errors import PresigndError, Unavailable, UsageError
+from presignd.errors import PresigndError, Unavailable, UsageError, reason_of
+from presignd.filesystem import close_quietly
 from presignd.log import get_logger
 from presignd.web import socket_file
 from presignd.web.failure import BUG, failure, raised
@@ -143,10 +144,8 @@ def _bug(error: Exception) -> dict[str, Any]:
 
 
 def _refused_by_the_machine(error: OSError) -> Unavailable:
-    reason = error.strerror or type(error).__name__
-    return Unavailable(
-        f"control socket: the daemon's machine refuses it: {reason}", fix="mend that, or try again later"
-    )
+    told = f"control socket: the daemon's machine refuses it: {reason_of(error)}"
+    return Unavailable(told, fix="mend that, or try again later")
 
 
 def _turn_away(sock: socket.socket) -> None:
@@ -247,8 +246,7 @@ async def _send(sock: socket.socket, answer: Mapping[str, Any]) -> None:
 
 def _close_all(fds: list[int]) -> None:
     while fds:
-        with contextlib.suppress(OSError):
-            os.close(fds.pop())
+        close_quietly(fds.pop())
 
 
 async def exchange(sock: socket.socket, request: Request, fds: Sequence[int] = ()) -> Answers:

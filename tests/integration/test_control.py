@@ -25,6 +25,7 @@ from presignd.states import Event
 from presignd.web import answers, control, socket_file
 from presignd.web.failure import Answered
 from presignd.web.view import BlockedView
+from tests.descriptors import open_descriptors
 from tests.served import DONE, NOW, SECRET, UPLOADED, Served, configuration, recorded, served, serving
 
 __all__ = ["served"]
@@ -37,13 +38,9 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be someone
 @contextlib.asynccontextmanager
 async def no_descriptor_stays() -> AsyncIterator[None]:
     """Wait until as many are open as before: the server closes its side a moment after the answer."""
-    before = descriptors()
+    before = open_descriptors()
     yield
-    await until(lambda: descriptors() <= before)
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+    await until(lambda: open_descriptors() <= before)
 
 
 async def until(true: Callable[[], bool]) -> None:

@@ -26,6 +26,7 @@ from presignd.pipeline.folder import Folder, Gone, NotRegular
 from presignd.pipeline.ignore import Ignore
 from presignd.pipeline.scan import BATCH, MOST, Scan
 from presignd.pipeline.upload import TINY, prepare, read_cached
+from tests.descriptors import open_descriptors
 from tests.finishing import failing
 from tests.unprivileged import unprivileged, without_rights, world_readable
 
@@ -64,10 +65,6 @@ def any_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """Once as on Linux, once as on systems that have no O_PATH."""
     if request.param == "without":
         monkeypatch.setattr(module, "_O_PATH", 0)
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.mark.usefixtures("any_system")
@@ -200,7 +197,7 @@ def test_no_descriptor_is_left_open_whatever_comes_of_it(folder: Folder, tmp_pat
             continue
     with folder.dir_fd(b"a/b/file"):
         pass
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_descriptors() == before
 
 
 def test_the_directory_of_a_path_is_lent_for_renames(folder: Folder, tmp_path: Path) -> None:
@@ -253,11 +250,7 @@ def test_a_filesystem_that_does_not_even_say_what_it_is_is_looked_at_from_thread
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FUSE whose process died: the watch goes on, and finds its root lost."""
-
-    def away(_target: object) -> bool:
-        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-
-    monkeypatch.setattr(filesystem, "is_network", away)
+    monkeypatch.setattr(filesystem, "is_network", failing(errno.ENOTCONN))
     folder.mind_mounts()
     assert folder.at_once == 0
 

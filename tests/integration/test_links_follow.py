@@ -18,6 +18,7 @@ from presignd.config import LinksConfig
 from presignd.errors import UsageError
 from presignd.links import Cursor, encode, follow, links_answers, load_cursor, read, save_cursor, tail
 from presignd.links.tail import Tail
+from tests.descriptors import open_descriptors
 from tests.links import LINE, batch, config, link, numbers, opened
 
 if TYPE_CHECKING:
@@ -202,10 +203,6 @@ def test_a_rotation_while_the_files_are_opened_hides_and_doubles_none(
     tail.close_all(fds)
     assert [size for size in sizes if size != 9] == [0, 1, 2]
     assert open_descriptors() == before - 1, "the writer's is closed, and every other one too"
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_a_follower_too_slow_for_the_rotation_is_told_of_the_gap(config: LinksConfig) -> None:

@@ -26,6 +26,7 @@ from presignd.presign import Grant
 from presignd.sendfile import LEAST
 from presignd.store import PIECE, Answer, Slice, StoreClient
 from presignd.threads import BEHIND, MOST_BEHIND
+from tests.descriptors import open_descriptors
 from tests.faulty_s3 import BUCKET, FaultyS3
 
 SIZE = 2 * LEAST + 12345
@@ -92,10 +93,6 @@ def file() -> Iterator[int]:
         yield made.fileno()
 
 
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not true():  # noqa: ASYNC110 - what is waited for has no event
@@ -150,12 +147,12 @@ async def fault_by(talk: Talk, file: int, *, timeout: float = 10.0, then: Callab
     ``then`` has a server that holds its end let go.
     """
     async with server(talk) as endpoint:
-        before = descriptors()
+        before = open_descriptors()
         async with client(endpoint, timeout=timeout) as store:
             with pytest.raises(Fault) as met:
                 await send(store, endpoint, Slice(file, 0, SIZE, whole=True))
         then()
-        await until(lambda: descriptors() <= before)
+        await until(lambda: open_descriptors() <= before)
     return met.value
 
 
@@ -306,7 +303,7 @@ async def test_a_cancelled_body_ends_its_connection_and_leaves_no_descriptor(fil
         ended.set()
 
     async with server(stop) as endpoint:
-        before = descriptors()
+        before = open_descriptors()
         async with client(endpoint, timeout=60) as store:
             sending = asyncio.create_task(send(store, endpoint, Slice(file, 0, SIZE, whole=True)))
             await stuck.wait()
@@ -315,7 +312,7 @@ async def test_a_cancelled_body_ends_its_connection_and_leaves_no_descriptor(fil
                 await sending
             go_on.set()
             await asyncio.wait_for(ended.wait(), 10)
-        await until(lambda: descriptors() <= before)
+        await until(lambda: open_descriptors() <= before)
 
 
 # --- the file -------------------------------------------------------------------------------------------

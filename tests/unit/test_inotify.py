@@ -15,6 +15,7 @@ from presignd.pipeline import inotify
 from presignd.pipeline.folder import Folder
 from presignd.pipeline.hints import INSTANCES, WATCHES, SourceEnded
 from presignd.pipeline.ignore import Ignore
+from tests.finishing import failing
 
 
 class Kernel:
@@ -67,11 +68,7 @@ def test_an_instance_that_no_descriptor_is_left_for_names_no_limit_of_instances(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is over as soon as files are closed: ten minutes of polling would be too many."""
-
-    def refuse(_fd: int) -> int:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(os, "dup", refuse)
+    monkeypatch.setattr(os, "dup", failing(errno.EMFILE))
     with pytest.raises(SourceEnded, match="Too many open files") as ended:
         tree(folder, Kernel(instance=errno.EMFILE), monkeypatch)
     assert not ended.value.limit

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
-import os
 import socket
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pytest
 
 from presignd import notify
 from presignd.notify import Notifier, Service, pause
+from tests.finishing import failing
 
 _numbers = itertools.count()
 
@@ -70,12 +70,8 @@ def test_a_machine_without_descriptors_still_feeds_the_watchdog(
     address, sock = systemd
     notifier = Notifier(address)
     notifier.send(READY=1)
-
-    def refuse(*_: object) -> socket.socket:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
     with monkeypatch.context() as short:
-        short.setattr(socket, "socket", refuse)
+        short.setattr(socket, "socket", failing(errno.EMFILE))
         notifier.send(WATCHDOG=1)
         notifier.send(WATCHDOG=1)
     assert heard(sock) == ["READY=1", "WATCHDOG=1", "WATCHDOG=1"]
