@@ -14,9 +14,10 @@ import structlog
 from hypothesis import settings
 
 from tests.canary import assert_no_secrets, canary
+from tests.ceph import ceph
 from tests.faulty_s3 import faulty_s3
 from tests.spread import own_ports, pytest_xdist_make_scheduler
-from tests.stores import juicefs, own_juicefs, own_seaweedfs, own_store, rclone, seaweedfs, store
+from tests.stores import juicefs, juicefs_plain, own_juicefs, own_seaweedfs, own_store, rclone, seaweedfs, store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +34,10 @@ settings.load_profile("presignd")
 __all__ = [
     "assert_no_secrets",
     "canary",
+    "ceph",
     "faulty_s3",
     "juicefs",
+    "juicefs_plain",
     "own_juicefs",
     "own_seaweedfs",
     "own_store",

@@ -1,8 +1,8 @@
 """The real S3 servers of the tests, each a process on loopback, seen through a client that isn't ours.
 
 Fixtures: ``seaweedfs``, ``juicefs`` and ``store`` (each of the two in turn) live as long as the session:
-take a bucket of your own with ``new_bucket``. ``own_seaweedfs``, ``own_juicefs`` and ``own_store`` are
-fresh ones for tests that stop, kill or re-key them.
+take a bucket of your own with ``new_bucket``. ``juicefs_plain``, ``rclone`` and ``ceph`` (tests/ceph.py) do
+too. ``own_seaweedfs``, ``own_juicefs`` and ``own_store`` are fresh ones for tests that stop, kill or re-key them.
 """
 
 from __future__ import annotations
@@ -58,6 +58,10 @@ class Store(ABC):
     access_key: str
     secret_key: str
     bucket: str
+
+    @abstractmethod
+    def __init__(self, folder: Path) -> None:
+        """Prepare a server whose files lie in ``folder``."""
 
     @property
     @abstractmethod
@@ -161,6 +165,8 @@ class JuiceFS(Store):
     name = "juicefs"
     bucket = "test-bucket"
     access_key = "juicefs-access"
+    keeps = "--keep-etag --object-meta"
+    """What it keeps of an object beside its bytes: without these no ETag, no metadata, a guessed Content-Type."""
 
     def __init__(self, folder: Path) -> None:
         self.secret_key = "juicefs-secret-0123456789"
@@ -222,7 +228,7 @@ class JuiceFS(Store):
         assert done.returncode == 0, done.stderr
 
     def _gateway(self) -> list[str]:
-        flags = "--no-usage-report --no-banner --multi-buckets --keep-etag --object-meta --no-bgjob"
+        flags = f"--no-usage-report --no-banner --multi-buckets --no-bgjob {self.keeps}"
         return [
             *(_juicefs(), "--no-agent", "gateway", *flags.split(), "--backup-meta", "0"),
             *("--metrics", f"{LOOPBACK}:{self._metrics}"),
@@ -233,6 +239,13 @@ class JuiceFS(Store):
     def _env(self) -> dict[str, str]:
         keys = {"MINIO_ROOT_USER": self.access_key, "MINIO_ROOT_PASSWORD": self.secret_key}
         return {**keys, "HOME": str(self._folder), "TMPDIR": str(self._folder), "PATH": os.defpath}
+
+
+class PlainJuiceFS(JuiceFS):
+    """The gateway as its manual starts it: a PUT is answered with an ETag, but HEAD and GET tell none later."""
+
+    name = "juicefs-plain"
+    keeps = ""
 
 
 class Rclone(Store):
@@ -283,7 +296,7 @@ def _juicefs() -> str:
     return program
 
 
-def _served(kind: type[SeaweedFS | JuiceFS | Rclone], factory: pytest.TempPathFactory) -> Iterator[Store]:
+def served(kind: type[Store], factory: pytest.TempPathFactory) -> Iterator[Store]:
     """Run a server for as long as a fixture; its data goes with it, so SIGKILL is kind enough."""
     server = kind(factory.mktemp(kind.name))
     server.start()
@@ -295,17 +308,22 @@ def _served(kind: type[SeaweedFS | JuiceFS | Rclone], factory: pytest.TempPathFa
 
 @pytest.fixture(scope="session")
 def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    yield from _served(SeaweedFS, tmp_path_factory)
+    yield from served(SeaweedFS, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def juicefs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    yield from _served(JuiceFS, tmp_path_factory)
+    yield from served(JuiceFS, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def juicefs_plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    yield from served(PlainJuiceFS, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    yield from _served(Rclone, tmp_path_factory)
+    yield from served(Rclone, tmp_path_factory)
 
 
 @pytest.fixture(scope="session", params=["seaweedfs", "juicefs"])
@@ -317,15 +335,15 @@ def store(request: pytest.FixtureRequest) -> Store:
 
 @pytest.fixture
 def own_seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    yield from _served(SeaweedFS, tmp_path_factory)
+    yield from served(SeaweedFS, tmp_path_factory)
 
 
 @pytest.fixture
 def own_juicefs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    yield from _served(JuiceFS, tmp_path_factory)
+    yield from served(JuiceFS, tmp_path_factory)
 
 
 @pytest.fixture(params=[SeaweedFS, JuiceFS], ids=lambda kind: kind.name)
 def own_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """Start each real server afresh in turn, to stop, kill and re-key."""
-    yield from _served(request.param, tmp_path_factory)
+    yield from served(request.param, tmp_path_factory)

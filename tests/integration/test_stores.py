@@ -70,6 +70,25 @@ def test_what_is_written_is_read_and_listed(store: Store) -> None:
         store.read(bucket, "a/ü +%.txt")
 
 
+def test_ceph_stores_what_is_written(ceph: Store) -> None:
+    bucket = ceph.new_bucket()
+    ceph.write(bucket, "a//ü +%.txt", b"hello")
+    assert ceph.read(bucket, "a//ü +%.txt") == b"hello"
+    assert ceph.list(bucket) == ["a//ü +%.txt"]
+    assert ceph.stat(bucket, "a//ü +%.txt")["ETag"] == '"5d41402abc4b2a76b9719d911017c592"'
+    ceph.delete(bucket, "a//ü +%.txt")
+    assert ceph.list(bucket) == []
+
+
+def test_juicefs_as_its_manual_starts_it_keeps_neither_etag_nor_metadata(juicefs_plain: Store) -> None:
+    bucket = juicefs_plain.new_bucket()
+    juicefs_plain.client.put_object(Bucket=bucket, Key="a.txt", Body=b"hello", Metadata={"team": "lab"})
+    assert juicefs_plain.read(bucket, "a.txt") == b"hello"
+    kept = juicefs_plain.stat(bucket, "a.txt")
+    assert "ETag" not in kept
+    assert kept["Metadata"] == {}
+
+
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_a_restart_keeps_endpoint_and_data(own_store: Store, end: str) -> None:
     endpoint = own_store.endpoint

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ceph import needs_ceph
 from tests.stores import Store
 from tests.system.crash.beside import Beside, begun
 from tests.system.crash.run import Victim
@@ -51,6 +52,14 @@ def beside(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_nothing_is_lost_torn_or_doubled_whenever_it_is_killed(beside: Beside, run: Sequence[str]) -> None:
     ended = beside.ended(*run)
     assert (ended.code, f"{KILLS} kills survived" in ended.text) == (0, True), ended.text
+
+
+@needs_ceph
+@pytest.mark.parametrize("run", [("--store", "ceph", "--seed", SEED, "--kills", FEW, "--audit-every", FEW)])
+def test_nothing_is_lost_torn_or_doubled_on_ceph(beside: Beside, run: Sequence[str]) -> None:
+    """It honours no condition as an upload in parts completes."""
+    ended = beside.ended(*run)
+    assert (ended.code, f"{FEW} kills survived" in ended.text) == (0, True), ended.text
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.ceph import Ceph
 from tests.stores import JuiceFS, SeaweedFS, Store
 from tests.system.crash.run import ON_POWER, Options, crash
+
+STORES: dict[str, type[Store]] = {kind.name: kind for kind in (SeaweedFS, JuiceFS, Ceph)}
 
 
 def main() -> int:
@@ -23,7 +26,7 @@ def main() -> int:
     wanted = Options(*limits, given.broken, given.power, given.presigner, given.keep_log, _tell)
     _tell(f"{given.store}, seed {given.seed}, {given.presigner}")
     with tempfile.TemporaryDirectory(prefix="presignd-store.") as folder:
-        store: Store = {"seaweedfs": SeaweedFS, "juicefs": JuiceFS}[given.store](Path(folder) / "store")
+        store: Store = STORES[given.store](Path(folder) / "store")
         store.start()
         try:
             report = crash(store, wanted)
@@ -39,7 +42,7 @@ def _tell(text: str) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.system.crash", description=__doc__)
-    parser.add_argument("--store", choices=("seaweedfs", "juicefs"), default="seaweedfs")
+    parser.add_argument("--store", choices=tuple(STORES), default="seaweedfs")
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--audit-every", type=int, default=50, help="kills between two audits")
