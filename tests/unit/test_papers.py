@@ -50,7 +50,7 @@ def project_files() -> Iterator[Path]:
     made = {line.strip("/") for line in (ROOT / ".gitignore").read_text("utf-8").split()} | {".git"}
     for folder, below, files in os.walk(ROOT):
         below[:] = [name for name in below if name not in made and not name.endswith(".egg-info")]
-        yield from (Path(folder, name) for name in files if not name.endswith(".pyc"))
+        yield from (Path(folder, name) for name in files if name not in made and not name.endswith(".pyc"))
 
 
 def test_the_readme_has_a_row_for_every_error_code_and_no_other() -> None:
