@@ -39,6 +39,7 @@ class LinksFile:
         self._fd = -1
         self._inode = 0
         self._end = 0
+        self._uncut = False
 
     @classmethod
     def open(cls, config: LinksConfig, mark: LinksMark | None) -> tuple[LinksFile, Iterator[Link]]:
@@ -93,10 +94,19 @@ class LinksFile:
         except FileNotFoundError:
             self._take(None)
             return
+        if self._uncut and self._fd >= 0 and st.st_ino == self._inode:
+            self._cut()
+            st = self._file.lstat()
         if self._fd < 0 or (st.st_ino, st.st_size) != (self._inode, self._end):
             self._take(None)
 
+    def _cut(self) -> None:
+        """Take back the lines of a failed append. Until this succeeds, what is past the end is not ours to keep."""
+        os.ftruncate(self._fd, self._end)
+        self._uncut = False
+
     def _write(self, data: bytes) -> None:
+        self._uncut = True
         try:
             _reserve(self._fd, self._end, len(data))
             passed("links.append.before")
@@ -106,9 +116,10 @@ class LinksFile:
             passed("links.append.synced")
         except OSError:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, self._end)
+                self._cut()
             raise
         self._end += len(data)
+        self._uncut = False
 
     def _rotate_if_large(self) -> None:
         if self._end and self._end >= self._rotate_size:
@@ -134,7 +145,7 @@ class LinksFile:
         """Open the file, or make it; give it its mode; cut what is torn; make its name durable."""
         self.close()
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        self._fd = os.open(self._file, flags, 0o600)
+        self._fd, self._uncut = os.open(self._file, flags, 0o600), False
         st = os.fstat(self._fd)
         if not stat.S_ISREG(st.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")

@@ -228,6 +228,30 @@ def test_a_batch_that_could_not_be_synced_is_taken_back(config: LinksConfig, mon
         assert numbers(config) == [1]
 
 
+@pytest.mark.parametrize("also", [(), (2,)], ids=["other links next", "the same links next"])
+def test_a_batch_that_can_not_be_taken_back_yet_is_taken_back_before_the_next(
+    config: LinksConfig, monkeypatch: pytest.MonkeyPatch, also: tuple[int, ...]
+) -> None:
+    """A failing disk refuses the sync, then the cut: the next append must not take those lines for sound ones."""
+
+    def fail(*_args: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with opened(config) as links:
+        before = links.append(batch(1))
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", fail)
+            patched.setattr(os, "ftruncate", fail)
+            with pytest.raises(Fault):
+                links.append(batch(2))
+            with pytest.raises(Fault) as caught:
+                links.append(batch(2))
+        assert caught.value.code == "links_failed"
+        assert links.mark == before
+        links.append(batch(*also, 3))
+        assert numbers(config) == [1, *also, 3]
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """Mount a filesystem of 256 KiB."""
