@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from presignd.cli import loop, show
+from presignd.cli.guard import one_line
+from presignd.cli.layout import wrapped
 from presignd.cli.options import AsJson, ConfigFile
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from presignd.checks import CheckResult
 
 LABELS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL", "skipped": "skip"}
+STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
 
 
 def check_command(
@@ -45,7 +49,7 @@ async def _check(config: Path | None, *, offline: bool, as_json: bool) -> int:
     async for result in _results(config, offline=offline):
         results.append(result)
         if not as_json:
-            show.result(line(result))
+            _print(result)
     code = exit_code(results)
     if as_json:
         show.document({"ok": code == 0, "checks": [_entry(result) for result in results]})
@@ -69,6 +73,14 @@ async def _results(config: Path | None, *, offline: bool) -> AsyncIterator[Check
     except UsageError as refusal:
         for problem in refusal.problems or (refusal.message,):
             yield checks.told("config", problem, refusal.fix)
+
+
+def _print(result: CheckResult) -> None:
+    if not sys.stdout.isatty():
+        show.result(line(result))
+        return
+    first, *others = wrapped(one_line(line(result)), show.width(), hang=len(LABELS[result.outcome]) + 1)
+    show.lines([first._replace(style=STYLES[result.outcome], styled=len(LABELS[result.outcome])), *others])
 
 
 def line(result: CheckResult) -> str:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from presignd.cli import layout
 from presignd.cli.guard import one_line
+from presignd.cli.layout import Line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from rich.text import Text
 
 
 def say(text: str) -> None:
@@ -41,30 +46,34 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     if not listed:
         return
     if sys.stdout.isatty():
-        _rich_table(title, columns, listed)
+        plain = [[one_line(cell) for cell in cells] for cells in listed]
+        lines([*([Line(title, "bold")] if title else []), *layout.columns(columns, plain, width())])
         return
     for cells in listed:
         row([title, *cells] if title else cells)
 
 
-def _rich_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def lines(shown: Iterable[Line]) -> None:
+    """Print lines on a terminal's stdout, in colours unless NO_COLOR or the terminal forbids them."""
     from rich.console import Console  # noqa: PLC0415 - only on a terminal
-    from rich.table import Table  # noqa: PLC0415 - as above
-    from rich.text import Text  # noqa: PLC0415 - as above
 
-    shown = Table(
-        title=title or None,
-        show_header=any(columns),
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
-    )
-    for column in columns:
-        shown.add_column(column, overflow="fold")
-    for cells in rows:
-        shown.add_row(*(Text(one_line(cell)) for cell in cells))
-    Console().print(shown)
+    console = Console(highlight=False, soft_wrap=True)
+    for line in shown:
+        console.print(text_of(line))
+
+
+def text_of(line: Line) -> Text:
+    """Return a line in its style, as Rich prints it."""
+    from rich.text import Text  # noqa: PLC0415 - only on a terminal
+
+    text = Text(line.text)
+    text.stylize(line.style, 0, line.styled)
+    return text
+
+
+def width() -> int:
+    """Return the cells of a line of this terminal."""
+    return shutil.get_terminal_size().columns
 
 
 def size(count: float) -> str:

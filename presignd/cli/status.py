@@ -1,15 +1,17 @@
 """``presignd status``, ``wait`` and ``retry``: where files stand, and what to do about those that are stuck."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from presignd.cli import loop, show
+from presignd.cli.follow import follow
 from presignd.cli.one import only
 from presignd.cli.options import AsJson, ConfigFile, absolute, seconds
-from presignd.cli.report import print_path, print_status
+from presignd.cli.report import path_lines, print_path, print_status, status_lines
 from presignd.cli.waits import wait_for
 from presignd.errors import UsageError
 from presignd.web.failure import REFUSED
@@ -19,24 +21,31 @@ def status_command(
     path: Annotated[
         Path | None, typer.Argument(metavar="PATH", readable=False, help="A file: where it stands, its receipt.")
     ] = None,
+    *,
     as_json: AsJson = False,
+    stay: Annotated[bool, typer.Option("--follow", "-f", help="Stay, and show it again as it changes.")] = False,
     config: ConfigFile = None,
 ) -> None:
     """Show the queue, or where one file stands.
 
     What is queued, settling and since when, in flight, blocked, and quarantined with cause and fix.
-    Ends with 4 when anything is quarantined (or PATH is, or is missing).
+    Ends with 4 when anything is quarantined (or PATH is, or is missing). In a pipe it prints rows of cells
+    apart by tabs.
 
     Example: presignd status /srv/drop/report.pdf
     """
     request = {"op": "path", "path": absolute(path)} if path else {"op": "status"}
+    print_one = print_path if path else print_status
+    if stay:
+        lines_of = path_lines if path else status_lines
+        each = partial(show.document, indent=None) if as_json else print_one
+        on_screen = None if as_json else lambda found: lines_of(found, show.width())
+        loop.run(follow(request, config, lines_of=on_screen, print_one=each))
     found = loop.run(only(request, config))
     if as_json:
         show.document(found)
-    elif path:
-        print_path(found)
     else:
-        print_status(found)
+        print_one(found)
     if _is_stopped(found) if path else found["quarantined_count"]:
         raise SystemExit(REFUSED)
 

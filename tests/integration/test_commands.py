@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
-import pty
-import re
 import signal
-import struct
 import sys
-import termios
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +17,10 @@ from presignd.errors import fault
 from presignd.states import Event
 from presignd.web.view import InFlightView
 from tests.served import DONE, SECRET, UPLOADED, Served, recorded, served
+from tests.terminal import shown_until, terminal, without_styles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 __all__ = ["served"]
 
@@ -44,13 +40,20 @@ async def presignd(served: Served, *arguments: str | Path, cwd: Path | None = No
 
 
 async def started(
-    served: Served, *arguments: str | Path, cwd: Path | None = None, stderr: int = asyncio.subprocess.PIPE
+    served: Served,
+    *arguments: str | Path,
+    cwd: Path | None = None,
+    stdout: int = asyncio.subprocess.PIPE,
+    stderr: int = asyncio.subprocess.PIPE,
+    environ: Mapping[str, str] | None = None,
 ) -> asyncio.subprocess.Process:
+    ours = {"PRESIGND_SOCKET": str(served.path), "PYTHONPATH": str(Path.cwd())}
+    kept = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "COLUMNS", "LINES", "TERM"}}
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "presignd", *map(str, arguments)),
-        stdout=asyncio.subprocess.PIPE,
+        stdout=stdout,
         stderr=stderr,
-        env={"TERM": "xterm", **os.environ, "PRESIGND_SOCKET": str(served.path), "PYTHONPATH": str(Path.cwd())},
+        env={**kept, "TERM": "xterm", **ours, **(environ or {})},
         cwd=cwd,
     )
 
@@ -91,6 +94,66 @@ async def test_status_tells_of_a_large_file_how_far_it_is_and_when_it_is_through
     assert told["seconds_left"] is None
 
 
+@pytest.mark.parametrize("width", [60, 80])
+async def test_status_on_a_terminal_breaks_no_word(served: Served, width: int) -> None:
+    name = "a-name-that-would-not-fit-beside-the-others.pdf"
+    await recorded(served, name, Event.QUARANTINE, error_code="too_large", error="over 5 GiB")
+    with terminal(width) as (looked_at, written):
+        process = await started(served, "status", stdout=written)
+        os.close(written)
+        shown = without_styles(await shown_until(r"Fix: .*\n", looked_at))
+        assert await process.wait() == 4
+    assert f"/{name}" in shown
+    assert "(too_large)\n" in shown
+    assert "1 quarantined" in " ".join(shown.split())
+
+
+async def test_no_color_is_honoured(served: Served) -> None:
+    for more, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+        await recorded(served, f"stuck{coloured}", Event.QUARANTINE, error_code="too_large")
+        with terminal(80) as (looked_at, written):
+            process = await started(served, "status", stdout=written, environ=more)
+            os.close(written)
+            shown = await shown_until(r"Fix: .*\n", looked_at)
+            await process.wait()
+        assert ("\x1b[31m" in shown) is coloured  # red; bold is no colour
+
+
+async def test_check_on_a_terminal_shows_what_failed_in_red_and_breaks_no_word(served: Served, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[presign]\nendpoint = "http://127.0.0.1:9"\nwach = 1\n')
+    with terminal(60) as (looked_at, written):
+        process = await started(served, "check", "--offline", "-c", config, stdout=written)
+        os.close(written)
+        shown = await shown_until(r"watch: .*\n", looked_at)
+        assert await process.wait() == 2
+    assert "\x1b[1;31mFAIL\x1b[0m config: presign.wach" in shown
+    assert all(len(line) <= 60 for line in without_styles(shown).splitlines() if " " in line.strip())
+
+
+async def test_status_follow_on_a_terminal_goes_on_until_interrupted(served: Served) -> None:
+    with terminal(80, 12) as (looked_at, written):
+        process = await started(served, "status", "--follow", stdout=written)
+        os.close(written)
+        await shown_until("0 quarantined", looked_at)
+        await recorded(served, "late", Event.QUARANTINE, error_code="too_large")
+        await shown_until("1 quarantined", looked_at)
+        process.send_signal(signal.SIGINT)
+        await shown_until("1 quarantined(.|\n)*late", looked_at)  # the last picture stays on the first screen
+        assert await process.wait() == 130
+
+
+async def test_status_follow_in_a_pipe_prints_a_document_for_each_change(served: Served) -> None:
+    process = await started(served, "status", "--follow", "--json")
+    assert process.stdout is not None
+    first = json.loads(await process.stdout.readline())
+    await recorded(served, "late", Event.QUARANTINE, error_code="too_large")
+    second = json.loads(await process.stdout.readline())
+    assert (first["quarantined_count"], second["quarantined_count"]) == (0, 1)
+    process.send_signal(signal.SIGINT)
+    assert await process.wait() == 130
+
+
 async def test_put_on_a_terminal_shows_bytes_rate_and_time_left(served: Served, tmp_path: Path) -> None:
     file, seen = tmp_path / "large", asyncio.Event()
     with file.open("wb") as made:
@@ -104,19 +167,12 @@ async def test_put_on_a_terminal_shows_bytes_rate_and_time_left(served: Served, 
             await asyncio.sleep(0.02)
 
     served.view.on_put = upload
-    terminal, end = pty.openpty()
-    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 160, 0, 0))
-    process = await started(served, "put", file, stderr=end)
-    os.close(end)
-    shown = ""
-    async with asyncio.timeout(30):
-        while not re.search(
-            r"\d+(\.\d+)?/1\.1 GB +[\d.]+ MB/s +0:\d\d:\d\d", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
-        ):
-            shown += (await asyncio.to_thread(os.read, terminal, 4096)).decode()
-    seen.set()
-    assert await process.wait() == 0
-    os.close(terminal)
+    with terminal(160) as (looked_at, end):
+        process = await started(served, "put", file, stderr=end)
+        os.close(end)
+        await shown_until(r"\d+(\.\d+)?/1\.1 GB +[\d.]+ MB/s +0:\d\d:\d\d", looked_at)
+        seen.set()
+        assert await process.wait() == 0
 
 
 async def test_wait_ends_by_what_became_of_each_file(served: Served) -> None:
