@@ -28,7 +28,7 @@ from presignd.config import (
 )
 from presignd.ledger import Ledger, Selection
 from presignd.ledger.sqlite import open_ledger
-from presignd.model import FileVersion, Fingerprint, Link, LinksMark, NewVersion
+from presignd.model import FileVersion, Fingerprint, Link, LinksMark, NewVersion, State
 from presignd.states import Event
 from presignd.web import control, socket_file
 from presignd.web.answers import Answers
@@ -159,14 +159,17 @@ async def serving(config: Config, path: Path | None = None) -> AsyncIterator[Ser
         await ledger.close(clean=True)
 
 
-async def recorded(served: Served, name: str, *events: Event, **changes: Any) -> FileVersion:
+async def recorded(
+    served: Served, name: str, *events: Event, state: State = State.QUEUED, **changes: Any
+) -> FileVersion:
     """Drop a file and move its version through ``events``."""
     file = served.view.config.watches[0].path / name
     file.write_bytes(b"hello")
     ledger = served.view.ledger
     new = NewVersion(
-        f"id-{name}", "drop", os.fsencode(name), Fingerprint.of(file.stat()), "bucket", name, "text/plain", 0, NOW
-    )
+        f"id-{name}", "drop", os.fsencode(name), Fingerprint.of(file.stat()), "bucket", name, "text/plain", 0, NOW,
+        state=state,
+    )  # fmt: skip
     version = (await ledger.enqueue([new]))[0].version
     for event in events:
         match event:

@@ -179,6 +179,8 @@ def _path_rows(found: Document) -> Iterator[list[str]]:
         yield ["settling", f"since {show.ago(settling['since'])}: {settling['why']}"]
     if version:
         yield ["state", version["state"]]
+        if why := found.get("why"):
+            yield ["why", why]
         yield from _version_rows(version)
     if upload := found["in_flight"]:
         sent, size = show.size(upload["sent"]), show.size(upload["size"])

@@ -100,9 +100,9 @@ def _why(found: dict[str, Any]) -> str:
             is_special = os.path.lexists(found["path"])
             return "is no regular file; symlinks are not followed" if is_special else "there is no such file"
         case "ignored" if found.get("why"):
-            return f"ignored by {found['why']} (presignd put uploads it all the same)"
-        case "ignored":
-            return 'recorded, not sent: it was there before the first start (existing = "ignore")'
+            return f"ignored: {found['why']} (presignd put uploads it all the same)"
+        case "outside" if found.get("why"):
+            return f"{found['why']} (presignd status lists those; presignd put uploads others)"
         case "unreadable":
             return "the daemon can't look at it"
     return str(found["outcome"])

@@ -7,6 +7,7 @@ import contextlib
 import os
 import stat
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from presignd.cli import show
@@ -15,10 +16,10 @@ from presignd.cli.guard import error_lines, one_line
 from presignd.cli.options import absolute
 from presignd.errors import PresigndError, Refused, Unavailable
 from presignd.web.failure import REFUSED, exit_code, failure
+from presignd.web.locate import forms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from rich.progress import Progress
 
@@ -36,6 +37,7 @@ async def put_files(files: Sequence[Path], request: Request, config: Path | None
 
     0 when all have their link; 4 when one is refused or missing, else the first failure's code.
     """
+    files = list(map(_as_it_is, files))
     slots = asyncio.Semaphore(AT_ONCE)
     codes: list[int] = []
     async with asking(config, work=True) as asker:
@@ -77,6 +79,12 @@ async def _link(asker: Asker, request: Request, fd: int, report: Report) -> dict
                 return dict(link)
             report(answer["sent"], answer["size"])
     raise Unavailable("put: the daemon ended before the link came", fix="presignd status tells where the file stands")
+
+
+def _as_it_is(file: Path) -> Path:
+    """Return a name that isn't there in its other Unicode form, where that one is."""
+    named = (Path(os.fsdecode(form)) for form in forms(os.fsencode(file)))
+    return next((form for form in named if os.path.lexists(form)), file)
 
 
 @contextlib.contextmanager

@@ -22,15 +22,17 @@ from presignd.log import get_logger
 from presignd.model import State
 from presignd.web import documents
 from presignd.web.fields import flag, number, paths, text
-from presignd.web.locate import Place, fingerprint_at, locate
+from presignd.web.locate import forms
+from presignd.web.named import NOT_SENT, Finder
 from presignd.web.overview import LISTED, of_daemon, overview
-from presignd.web.waiting import Outcome, outcome, pause
+from presignd.web.waiting import Outcome, pause
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from presignd.model import FileVersion
     from presignd.web.documents import Document
+    from presignd.web.locate import Place
     from presignd.web.peer import Peer
     from presignd.web.view import BlockedView, View
 
@@ -50,6 +52,7 @@ class Answers:
 
     def __init__(self, view: View) -> None:
         self.view = view
+        self._finder = Finder(view)
         self.operations: dict[str, Answering] = {
             "ping": self._ping,
             "status": self._status,
@@ -86,19 +89,19 @@ class Answers:
         yield await overview(self.view)
 
     async def _path(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
-        place = await self._one_place(request, "status")
-        version = await self._version(place)
+        (named,) = await self._finder.find([_only_path(request, "status")])
+        place, version = named.place, named.version
         settling = [s for s in self.view.settling() if (s.watch, s.path) == (place.watch, place.path)]
         uploads = [u for u in self.view.in_flight() if version and u.version.file_id == version.file_id]
         if version is None and not settling:
-            raise self._unknown(place)
+            raise self._finder.unknown(named)
         yield {
             "path": os.fsdecode(place.absolute),
             "watch": place.watch or (version.watch if version else ""),
             "version": documents.of_version(version, self._roots) if version else None,
             "settling": documents.of_settling(settling[0], self._roots) if settling else None,
             "in_flight": documents.of_in_flight(uploads[0], self._roots) if uploads else None,
-        }
+        } | ({"why": NOT_SENT} if version and version.state is State.IGNORED else {})
 
     async def _links(self, request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         self._may_have_links(peer, "links")
@@ -111,38 +114,37 @@ class Answers:
     async def _wait(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         """Yield ``{"path", "outcome", …}`` as each path gets its answer; pending ones at the timeout too.
 
-        ``why`` is there where the watch ignores it: the rule, in words.
+        ``why`` is there where nothing will come of it: no watch has it, or the watch ignores it, by which rule.
         """
         limit = number(request, "timeout", most=LONGEST_WAIT) or 0.0
-        pending = await self._places(paths(request, "paths"))
+        asked = {named.place: named.asked for named in await self._finder.find(paths(request, "paths"))}
+        pending = list(asked)
         for place in pending:
             if place.watch:
                 self.view.hint(place.watch, place.path)
         began = time.monotonic()
         while True:
-            found = await self._outcomes(pending)
+            looked = time.monotonic()
+            found = await self._finder.outcomes(pending)
             over = self.view.started_at is None or time.monotonic() - began >= limit
             for place, (result, version) in found.items():
                 if result is not Outcome.PENDING or over:
-                    yield self._waited(place, result, version)
+                    yield self._waited(asked[place], place, result, version)
             pending = [place for place, (result, _) in found.items() if result is Outcome.PENDING]
             if over or not pending:
                 break
-            waited = time.monotonic() - began
-            await asyncio.sleep(max(0.0, min(pause(waited), limit - waited)))
+            now = time.monotonic()
+            await asyncio.sleep(max(0.0, min(pause(now - began, now - looked), limit - (now - began))))
         self._still_pending(pending)
 
-    def _waited(self, place: Place, result: Outcome, version: FileVersion | None) -> Document:
-        why = self._rule(place) if result is Outcome.IGNORED else ""
+    def _waited(self, asked: bytes, place: Place, result: Outcome, version: FileVersion | None) -> Document:
+        hopeless = result in {Outcome.IGNORED, Outcome.OUTSIDE}
+        why = self._finder.why(place, version) if hopeless else ""
         return {
-            "path": os.fsdecode(place.absolute),
+            "path": os.fsdecode(asked),
             "outcome": str(result),
             "version": documents.of_version(version, self._roots) if version else None,
         } | ({"why": why} if why else {})
-
-    def _rule(self, place: Place) -> str:
-        """Tell which rule of its watch ignores a path; "" where none does."""
-        return self.view.ignored(place.watch, place.path) if place.watch else ""
 
     @property
     def _roots(self) -> Mapping[str, str]:
@@ -154,21 +156,6 @@ class Answers:
         if self.view.started_at is None:
             raise Unavailable(f"wait: {_files(len(pending))} pending, and no daemon runs", fix="presignd run")
         raise TimedOut(f"wait: {_files(len(pending))} still pending", fix="presignd status tells what holds them up")
-
-    async def _outcomes(self, places: Sequence[Place]) -> dict[Place, tuple[Outcome, FileVersion | None]]:
-        """Judge each place: first what lies there, then what the ledger says (see ``waiting.outcome``)."""
-        present = await asyncio.to_thread(_fingerprints, places)
-        versions = await self._versions(places)
-        leaves = {watch.name for watch in self.view.config.watches if watch.after != "keep"}
-        found = {}
-        for place in places:
-            now, version = present[place], versions.get(place)
-            if isinstance(now, OSError):
-                found[place] = Outcome.UNREADABLE, version
-            else:
-                ignored = bool(self._rule(place))
-                found[place] = outcome(version, now, leaves=place.watch in leaves, ignored=ignored), version
-        return found
 
     # --- links --------------------------------------------------------------------------------------
     async def _link(self, request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
@@ -195,22 +182,31 @@ class Answers:
 
     async def _uploaded(self, named: Sequence[bytes], key: str) -> FileVersion:
         """Find what ``link`` means: a path of the ledger, else a key (``s3://bucket/key`` too)."""
-        known = await self._versions(await self._places(named))
-        version = next(iter(known.values()), None)
+        found = next(iter(await self._finder.find(named)), None)
+        version = found.version if found else None
         if version is None:
-            bucket, key = _bucket_and_key(key)
-            version = await self.view.ledger.by_key(key, bucket)
+            version = await self._by_key(key)
+        if version is None and found and found.place.watch:
+            raise self._finder.unknown(found)
         if version is None:
             raise Refused(f"link: nothing was uploaded from or as {key}", fix="presignd links tells what was")
         if documents.has_receipt(version):
             return version
         raise _not_uploaded(version, documents.absolute(self._roots, version.watch, version.path))
 
+    async def _by_key(self, named: str) -> FileVersion | None:
+        """Return the newest version stored under a key, else under one that looks the same."""
+        bucket, key = _bucket_and_key(named)
+        for form in forms(key.encode()):
+            if version := await self.view.ledger.by_key(form.decode(), bucket):
+                return version
+        return None
+
     async def _put(self, request: Request, peer: Peer, fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         """Yield ``{"sent", "size"}`` now and then, and ``{"link": …}`` at the end."""
         self._may_have_links(peer, "put")
         size = _check_descriptor(fds)
-        place = await self._one_place(request, "put")
+        place = await self._finder.exactly(_only_path(request, "put"))
         watch = self._watch_for(place, text(request, "watch"))
         sent = 0
 
@@ -274,52 +270,14 @@ class Answers:
         yield {"count": len(back), "files": [documents.of_version(version, self._roots) for version in back[:LISTED]]}
 
     async def _selections(self, named: Sequence[bytes]) -> list[Selection]:
-        places = await self._places(named)
-        known = await self._versions(places)
-        for place in places:
-            if place not in known:
-                raise self._unknown(place)
-            if (state := known[place].state) is not State.QUARANTINED:
-                raise Refused(f"retry: {os.fsdecode(place.absolute)} is not quarantined, it is {state}")
-        return [Selection(path=(version.watch, version.path)) for version in known.values()]
-
-    # --- finding ------------------------------------------------------------------------------------
-    async def _places(self, absolute: Sequence[bytes]) -> list[Place]:
-        watches = self.view.config.watches
-        return await asyncio.to_thread(lambda: [locate(path, watches) for path in absolute])
-
-    async def _one_place(self, request: Request, op: str) -> Place:
-        places = await self._places(paths(request, "path"))
-        if len(places) != 1:
-            raise UsageError(f"{op}: the request names no path")
-        return places[0]
-
-    def _unknown(self, place: Place) -> Refused:
-        path = os.fsdecode(place.absolute)
-        if not place.watch:
-            return Refused(
-                f"{path}: not in a watched folder", fix="presignd status lists those; presignd put uploads others"
-            )
-        if why := self._rule(place):
-            return Refused(
-                f"{path}: the watch {place.watch} ignores it: {why}", fix="presignd put uploads it all the same"
-            )
-        return Refused(
-            f"{path}: nothing is known of it in the watch {place.watch}",
-            fix="it is missing, no regular file, or not noticed yet",
-        )
-
-    async def _version(self, place: Place) -> FileVersion | None:
-        return (await self._versions([place])).get(place)
-
-    async def _versions(self, places: Sequence[Place]) -> dict[Place, FileVersion]:
-        """Return the current versions, of files put from elsewhere too: those are known by absolute path."""
-        found: dict[Place, FileVersion] = {}
-        for watch in self.view.config.watches:
-            ours = {p.path if p.watch == watch.name else p.absolute: p for p in places if p not in found}
-            known = await self.view.ledger.known(watch.name, list(ours)) if ours else {}
-            found |= {ours[path]: version for path, version in known.items()}
-        return found
+        selections = []
+        for found in await self._finder.find(named):
+            if (version := found.version) is None:
+                raise self._finder.unknown(found)
+            if version.state is not State.QUARANTINED:
+                raise Refused(f"retry: {os.fsdecode(found.asked)} is not quarantined, it is {version.state}")
+            selections.append(Selection(path=(version.watch, version.path)))
+        return selections
 
 
 class OtherDaemon(Unavailable):
@@ -328,14 +286,11 @@ class OtherDaemon(Unavailable):
     code = "other_daemon"
 
 
-def _fingerprints(places: Iterable[Place]) -> dict[Place, Any]:
-    found: dict[Place, Any] = {}
-    for place in places:
-        try:
-            found[place] = fingerprint_at(place.absolute)
-        except OSError as error:
-            found[place] = error
-    return found
+def _only_path(request: Request, op: str) -> bytes:
+    found = paths(request, "path")
+    if len(found) != 1:
+        raise UsageError(f"{op}: the request names no path")
+    return found[0]
 
 
 def _expiry(request: Request) -> int | None:

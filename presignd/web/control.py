@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import json
 import os
 import select
@@ -23,6 +24,7 @@ from presignd.log import get_logger
 from presignd.web import socket_file
 from presignd.web.failure import BUG, failure, raised
 from presignd.web.peer import Peer
+from presignd.web.seats import Seats
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
 
 LARGEST_REQUEST = 1 << 20
 CONNECTIONS = 64
+KEPT = 16
+"""Of these, for root and the daemon's own user: whoever else may connect can't keep them out."""
+EACH = 16
+"""For each other user."""
 REQUEST_TIMEOUT = 5.0
 """Seconds a client has for its whole request, and to take one answer."""
 ANSWER_TIMEOUT = 30.0
@@ -76,6 +82,7 @@ class _Server:
     answering: Answering
     exchanges: set[asyncio.Task[None]] = field(default_factory=set)
     accepts: bool = True
+    seats: Seats = field(default_factory=lambda: Seats(CONNECTIONS, KEPT, EACH))
 
     async def run(self) -> None:
         """Accept for ever; at the end, cancel what is still going on."""
@@ -98,19 +105,27 @@ class _Server:
             await asyncio.sleep(0.2)
             return
         self.accepts = True
-        if len(self.exchanges) >= CONNECTIONS:
+        try:
+            peer = Peer.of(sock)
+        except OSError:
+            sock.close()
+            return
+        if not self.seats.take(peer.uid, privileged=peer.is_privileged):
             _turn_away(sock)
             return
-        task = asyncio.create_task(self._exchange(sock))
+        task = asyncio.create_task(self._exchange(sock, peer))
         self.exchanges.add(task)
-        task.add_done_callback(self.exchanges.discard)
+        task.add_done_callback(functools.partial(self._over, peer))
 
-    async def _exchange(self, sock: socket.socket) -> None:
+    def _over(self, peer: Peer, task: asyncio.Task[None]) -> None:
+        self.exchanges.discard(task)
+        self.seats.give(peer.uid, privileged=peer.is_privileged)
+
+    async def _exchange(self, sock: socket.socket, peer: Peer) -> None:
         fds: list[int] = []
         with sock, contextlib.suppress(OSError, TimeoutError, _ClientGoneError):
             try:
                 sock.setblocking(False)
-                peer = Peer.of(sock)
                 async with asyncio.timeout(REQUEST_TIMEOUT):
                     request = await _receive(sock, fds)
                 if request is not None:
@@ -150,7 +165,7 @@ def _refused_by_the_machine(error: OSError) -> Unavailable:
 
 def _turn_away(sock: socket.socket) -> None:
     """Tell one client too many, without waiting for it."""
-    busy = Unavailable(f"control socket: {CONNECTIONS} commands are being answered", fix="try again shortly")
+    busy = Unavailable("control socket: too many commands are being answered", fix="end some, or try again shortly")
     with sock, contextlib.suppress(OSError):
         sock.setblocking(False)
         sock.send(encode(failure(busy)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,17 +36,47 @@ def locate(absolute: bytes, watches: Iterable[WatchConfig]) -> Place:
     return Place(absolute, "", absolute)
 
 
+def forms(absolute: bytes) -> list[bytes]:
+    """Return ``absolute`` and the paths that look the same: folder and name each composed (NFC) or decomposed (NFD).
+
+    macOS, and what is copied from it, writes names decomposed; what a keyboard types is composed.
+    """
+    try:
+        folder, slash, name = absolute.decode().rpartition("/")
+    except UnicodeDecodeError:
+        return [absolute]
+    looks_so = [(above + slash + below).encode() for above in _forms(folder) for below in _forms(name)]
+    return list(dict.fromkeys(looks_so))
+
+
+def _forms(text: str) -> list[str]:
+    return [text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)]
+
+
 def fingerprint_at(absolute: bytes) -> Fingerprint | None:
     """Return the fingerprint of the regular file at ``absolute``, None where there is none.
 
-    Nothing is followed: a path through a symlink holds nothing of a watch. Raises OSError where the
-    folder can't be looked into.
+    Nothing is followed, at no component and whatever is swapped meanwhile: a path through a symlink holds nothing of
+    a watch. Raises OSError where the folder can't be looked into.
     """
-    folder = os.path.dirname(absolute)  # noqa: PTH120 - paths are bytes
-    if os.path.realpath(folder) != folder:
+    *folders, name = absolute.split(b"/")
+    if {b".", b".."} & {*folders, name}:
         return None
+    at = os.open("/", _FOLDER)
     try:
-        found = os.lstat(absolute)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        for folder in filter(None, folders):
+            below = os.open(folder, _FOLDER, dir_fd=at)
+            os.close(at)
+            at = below
+        found = os.stat(name, dir_fd=at, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in _NOTHING:
+            return None
+        raise
+    finally:
+        os.close(at)
     return Fingerprint.of(found) if stat.S_ISREG(found.st_mode) else None
+
+
+_FOLDER = getattr(os, "O_PATH", 0) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NOTHING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})

@@ -41,7 +41,12 @@ class Peer:
 
     def may_have_links(self, links_group: str) -> bool:
         """Tell whether a link may go to this peer: root, the daemon's own user, the links group."""
-        return self.uid in {0, os.geteuid()} or self._in_group(links_group)
+        return self.is_privileged or self._in_group(links_group)
+
+    @property
+    def is_privileged(self) -> bool:
+        """Tell whether this is root or the daemon's own user."""
+        return self.uid in {0, os.geteuid()}
 
     def _in_group(self, name: str) -> bool:
         gid = group_number(name)

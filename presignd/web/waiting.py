@@ -22,6 +22,7 @@ class Outcome(StrEnum):
     MISSING = "missing"
     IGNORED = "ignored"
     UNREADABLE = "unreadable"
+    OUTSIDE = "outside"
 
 
 def outcome(version: FileVersion | None, now: Fingerprint | None, *, leaves: bool, ignored: bool = False) -> Outcome:
@@ -43,6 +44,10 @@ def outcome(version: FileVersion | None, now: Fingerprint | None, *, leaves: boo
 _STOPPED = {State.QUARANTINED: Outcome.QUARANTINED, State.IGNORED: Outcome.IGNORED}
 
 
-def pause(waited: float) -> float:
-    """Return how many seconds to let pass before looking again: 50 ms at first, at most half a second."""
-    return min(0.05 + waited * 0.02, 0.5)
+def pause(waited: float, took: float = 0.0) -> float:
+    """Return how many seconds to let pass before looking again: 50 ms at first, at most half a second.
+
+    A look at very many files that ``took`` long is paid for by a longer pause: nobody who waits costs the uploads
+    more than a tenth of a core.
+    """
+    return max(min(0.05 + waited * 0.02, 0.5), took * 10)

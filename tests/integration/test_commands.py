@@ -201,6 +201,23 @@ async def test_what_a_rule_ignores_is_not_waited_for_and_the_rule_is_named(serve
     assert (await presignd(served, "wait", drop(served) / "put.part")).code == 0, "it has its link: it was put"
 
 
+async def test_a_wait_for_what_is_in_no_watch_ends_at_once_with_4_and_the_reason_that_status_gives(
+    served: Served, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"x")
+    for command in (("wait", "--timeout", "7d"), ("status",)):
+        done = await presignd(served, *command, tmp_path / "elsewhere")
+        assert (done.code, done.out) == (4, "")
+        assert "in no watched folder" in done.err
+
+
+async def test_put_finds_a_name_in_its_other_unicode_form(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "cafe\u0301").write_bytes(b"x")
+    done = await presignd(served, "put", tmp_path / "caf\u00e9")
+    assert done.code == 0
+    assert "/cafe\u0301?" in done.out
+
+
 async def test_link_prints_the_link_and_nothing_else(served: Served) -> None:
     await recorded(served, "a", *UPLOADED)
     done = await presignd(served, "link", "a", "--expires", "1h")

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from presignd.errors import Unavailable, UsageError, fault
-from presignd.model import LinksMark
+from presignd.model import LinksMark, State
 from presignd.states import Event
-from presignd.web import answers, control, socket_file
+from presignd.web import answers, control, named, socket_file
 from presignd.web.failure import Answered
 from presignd.web.view import BlockedView
 from tests.descriptors import open_descriptors
@@ -142,8 +142,8 @@ async def test_retry_takes_back_what_it_names(served: Served) -> None:
 
 async def test_link_finds_by_path_and_by_key(served: Served) -> None:
     await recorded(served, "a", *UPLOADED)
-    for named in ({"path": str(served.view.config.watches[0].path / "a")}, {"key": "a"}, {"key": "s3://bucket/a"}):
-        assert SECRET in (await served.ask({"op": "link", "expires": 60, **named}))[0]["link"]["url"]
+    for by in ({"path": str(served.view.config.watches[0].path / "a")}, {"key": "a"}, {"key": "s3://bucket/a"}):
+        assert SECRET in (await served.ask({"op": "link", "expires": 60, **by}))[0]["link"]["url"]
     assert (await served.refusal({"op": "link", "key": "s3://other/a"})).exit_code == 4
 
 
@@ -200,6 +200,74 @@ async def test_without_a_daemon_a_wait_does_not_pretend(served: Served) -> None:
     await recorded(served, "a")
     served.view.started_at = None
     assert (await served.refusal(wait_request(served, "a", timeout=60))).exit_code == 3
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_path_in_no_watch_is_refused_at_once_and_alike_there_or_not(
+    served: Served, tmp_path: Path, there: bool
+) -> None:
+    """What the daemon may read there is no news for whoever may connect."""
+    elsewhere = tmp_path / "elsewhere"
+    if there:
+        elsewhere.write_bytes(b"x")
+    (waited,) = await served.ask({"op": "wait", "paths": [str(elsewhere)], "timeout": 3600})
+    assert waited == {"path": str(elsewhere), "outcome": "outside", "version": None, "why": named.OUTSIDE}
+    for op, field in (("path", "path"), ("retry", "paths")):
+        refused = await served.refusal({"op": op, field: str(elsewhere)})
+        assert (refused.exit_code, refused.message) == (4, f"{elsewhere}: {named.OUTSIDE}")
+    refused = await served.refusal({"op": "link", "path": str(elsewhere), "key": "elsewhere"})
+    assert refused.message == "link: nothing was uploaded from or as elsewhere"
+
+
+async def test_a_file_put_from_elsewhere_is_known_to_wait_and_status(served: Served, tmp_path: Path) -> None:
+    path = str(tmp_path / "elsewhere")
+    await recorded(served, path, *DONE)
+    (waited,) = await served.ask({"op": "wait", "paths": [path], "timeout": 5})
+    assert waited["outcome"] == "linked"
+    assert (await served.ask({"op": "path", "path": path}))[0]["version"]["state"] == "linked"
+
+
+async def test_wait_and_status_give_the_same_reason_for_what_is_ignored(served: Served) -> None:
+    drop = served.view.config.watches[0].path
+    (drop / "a.part").write_bytes(b"x")
+    (waited,) = await served.ask(wait_request(served, "a.part", timeout=5))
+    assert waited["outcome"] == "ignored"
+    assert waited["why"] in (await served.refusal({"op": "path", "path": str(drop / "a.part")})).message
+    assert waited["why"] in (await served.refusal({"op": "link", "path": str(drop / "a.part")})).message
+
+
+async def test_wait_tells_why_what_was_there_before_the_first_start_is_not_sent(served: Served) -> None:
+    await recorded(served, "old", state=State.IGNORED)
+    (waited,) = await served.ask(wait_request(served, "old", timeout=5))
+    assert (waited["outcome"], waited["why"]) == ("ignored", named.NOT_SENT)
+    assert (await served.ask({"op": "path", "path": waited["path"]}))[0]["why"] == named.NOT_SENT
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(("asked", "there"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+async def test_the_other_unicode_form_of_a_name_is_found(served: Served, asked: str, there: str) -> None:
+    """Names from macOS are decomposed, what a keyboard types is composed, and both look the same."""
+    await recorded(served, there, *DONE)
+    path = str(served.view.config.watches[0].path / asked)
+    (waited,) = await served.ask({"op": "wait", "paths": [path], "timeout": 5})
+    assert (waited["path"], waited["outcome"]) == (path, "linked")
+    assert (await served.ask({"op": "path", "path": path}))[0]["version"]["key"] == there
+    for named_so in ({"path": path}, {"key": asked}):
+        assert (await served.ask({"op": "link", **named_so}))[0]["link"]["key"] == there
+
+
+async def test_of_two_names_that_look_the_same_each_is_itself(served: Served) -> None:
+    await recorded(served, DECOMPOSED, *DONE)
+    await recorded(served, COMPOSED)
+    for name, state in ((COMPOSED, "queued"), (DECOMPOSED, "linked")):
+        path = str(served.view.config.watches[0].path / name)
+        assert (await served.ask({"op": "path", "path": path}))[0]["version"]["state"] == state
+
+
+async def test_a_name_that_nothing_lies_under_is_missing_in_either_form(served: Served) -> None:
+    assert await wait(served, COMPOSED) == {COMPOSED: "missing"}
 
 
 # --- put and descriptors ----------------------------------------------------------------------------
@@ -346,15 +414,19 @@ print(sock.makefile().read())
 
 async def stranger(served: Served, request: Mapping[str, Any], *groups: int) -> str:
     """Ask as nobody, a member of ``groups``; the socket's own rights are out of the way."""
-    for folder in served.path.parents:
-        if str(folder).startswith("/tmp/") and folder.stat().st_uid == os.geteuid():
-            folder.chmod(folder.stat().st_mode | 0o011)
-    served.path.chmod(0o666)
+    open_to_all(served)
     arguments = [sys.executable, "-I", "-c", STRANGER, str(served.path), json.dumps(request)]
     run = functools.partial(
         subprocess.run, user=NOBODY, group=NOBODY, extra_groups=groups, capture_output=True, text=True, check=True
     )
     return (await asyncio.to_thread(run, [*_python(), *arguments[1:]], cwd="/")).stdout
+
+
+def open_to_all(served: Served) -> None:
+    for folder in served.path.parents:
+        if str(folder).startswith("/tmp/") and folder.stat().st_uid == os.geteuid():
+            folder.chmod(folder.stat().st_mode | 0o011)
+    served.path.chmod(0o666)
 
 
 def _python() -> list[str]:
@@ -370,6 +442,34 @@ async def test_others_get_no_link(served: Served, op: str) -> None:
     assert json.loads(answer)["error"]["exit"] == 4
     assert SECRET not in answer
     assert '"counts"' in await stranger(served, {"op": "status"})
+
+
+WAITERS = """
+import json, socket, sys
+socks = [socket.socket(socket.AF_UNIX) for _ in range(int(sys.argv[3]))]
+for sock in socks:
+    sock.connect(sys.argv[1])
+    sock.sendall(sys.argv[2].encode() + b"\\n")
+print("waiting", flush=True)
+sys.stdin.read()
+"""
+
+
+@as_root
+async def test_a_member_of_the_group_with_many_waits_keeps_root_s_commands_not_out(served: Served) -> None:
+    (served.view.config.watches[0].path / "new").write_bytes(b"x")
+    open_to_all(served)
+    request = json.dumps(wait_request(served, "new", timeout=3600))
+    waiters = await asyncio.create_subprocess_exec(
+        *(*_python(), "-I", "-c", WAITERS, str(served.path), request, "64"),
+        user=NOBODY, group=NOBODY, extra_groups=(), cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert waiters.stdout
+    assert waiters.stdin
+    assert await waiters.stdout.readline()
+    assert await served.ask({"op": "status"})
+    waiters.stdin.close()
+    await waiters.wait()
 
 
 @as_root
