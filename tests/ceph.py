@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from presignd.embedded import LOOPBACK, Child, free_ports
+from tests.needs import need
 from tests.stores import START_TIMEOUT, Store, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool")
-PACKAGES = "ceph-common ceph-mon ceph-osd radosgw"
 
 CONFIG = """
 [global]
@@ -169,12 +167,7 @@ def _program(name: str) -> str:
     return shutil.which(name) or name
 
 
-_missing = [name for name in PROGRAMS if not shutil.which(name)]
-needs_ceph = pytest.mark.skipif(bool(_missing), reason=f"needs Ceph: apt-get install {PACKAGES}")
-
-
 @pytest.fixture(scope="session")
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    if _missing:
-        pytest.skip(f"needs Ceph ({', '.join(_missing)}): apt-get install {PACKAGES}")
+    need("ceph")
     yield from served(Ceph, tmp_path_factory)

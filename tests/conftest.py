@@ -16,6 +16,7 @@ from hypothesis import settings
 from tests.canary import assert_no_secrets, canary
 from tests.ceph import ceph
 from tests.faulty_s3 import faulty_s3
+from tests.needs import pytest_runtest_makereport, pytest_runtest_setup, pytest_runtestloop
 from tests.spread import own_ports, pytest_xdist_make_scheduler
 from tests.stores import juicefs, juicefs_plain, own_juicefs, own_seaweedfs, own_store, rclone, seaweedfs, store
 
@@ -41,6 +42,9 @@ __all__ = [
     "own_juicefs",
     "own_seaweedfs",
     "own_store",
+    "pytest_runtest_makereport",
+    "pytest_runtest_setup",
+    "pytest_runtestloop",
     "pytest_xdist_make_scheduler",
     "rclone",
     "seaweedfs",

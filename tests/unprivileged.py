@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from tests import needs
 
-NOBODY = 65534
+NOBODY = needs.NOBODY
 
 _PRELUDE = """
 import fcntl, os, sys
@@ -57,14 +57,6 @@ def as_nobody(*capabilities: str) -> list[str]:
     return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *rights, "--"]
 
 
-def needs_nobody(command: str | os.PathLike[str]) -> None:
-    """Skip the test where ``command`` can't be run as another user; ``.ci/run`` sees to it that it can."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to be two users")
-    if subprocess.run([*as_nobody(), command, "--version"], capture_output=True, check=False, cwd="/").returncode:
-        pytest.skip(f"another user can't reach {command}")
-
-
 @contextmanager
 def world_readable() -> Iterator[Path]:
     """Lend a folder that other users reach, which pytest's own are not."""
@@ -79,8 +71,7 @@ def unprivileged(root: Path, code: str) -> list[str]:
 
     Modules are loaded before the rights are dropped, so the checkout may be unreadable to others.
     """
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to make files of another user")
+    needs.need("root")
     script = _PRELUDE.format(nobody=NOBODY) + textwrap.dedent(code)
     done = subprocess.run([sys.executable, "-c", script, root], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode != -signal.SIGIO, "killed by SIGIO"

@@ -32,7 +32,7 @@ __all__ = ["served"]
 
 NOBODY = 65534
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be someone else")
+as_root = pytest.mark.needs("root")
 
 
 @contextlib.asynccontextmanager

@@ -73,9 +73,8 @@ def test_somebody_elses_file_of_that_name_is_not_overwritten(here: Place, conten
     assert here.tree == {"drop/sub/a.txt": CONTENT, "drop/sub/a.txt.link.txt": content.encode()}
 
 
+@pytest.mark.needs("root")
 def test_another_users_file_is_not_replaced_though_it_looks_like_a_link(here: Place) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("giving a file away needs root")
     target(here).write_text(URL + "\n")
     os.chown(target(here), 65534, -1)
     with pytest.raises(Fault, match="is no link file of ours"):

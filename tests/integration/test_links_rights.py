@@ -19,6 +19,7 @@ from presignd.errors import UsageError
 from presignd.links import LinksFile
 from presignd.links.rights import make_folder
 from tests.links import batch, config, opened
+from tests.needs import need
 from tests.unprivileged import without_rights, world_readable
 
 if TYPE_CHECKING:
@@ -131,10 +132,7 @@ except PresigndError as error:
 
 @pytest.fixture
 def nobodys() -> Iterator[Path]:
-    if not ROOT:
-        pytest.skip("changing the user needs root")
-    if unprivileged("import presignd.links").returncode:
-        pytest.skip("another user can't reach this checkout")
+    need("another user")
     folder = Path("/var/tmp") / f"presignd-test-{os.getpid()}"
     folder.mkdir()
     os.chown(folder, NOBODY, NOBODY)

@@ -400,8 +400,6 @@ asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=60, cwd=Path(__file__).parents[2]
     )
-    if "unshare" in done.stderr:
-        pytest.skip("no user namespaces here")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("raise fs.inotify.max_user_watches (now ")
     assert done.stdout.endswith("; this watch has 3 directories)\n")

@@ -152,7 +152,7 @@ def watch(root: Path) -> WatchConfig:
     return WatchConfig(name="drop", path=root, bucket="test-bucket")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_LEASE")
+@pytest.mark.needs("CAP_LEASE")
 def test_root_on_a_local_filesystem_has_the_writer_check_for_every_file(tmp_path: Path) -> None:
     folder = Folder(watch(tmp_path))
     assert mode(folder) == ("lease", "")

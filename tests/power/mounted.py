@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from ctypes.util import find_library
 from pathlib import Path
 
-import pytest
-
+from tests.needs import need
 from tests.power.disk import Cut
 
 CHECKOUT = Path(__file__).parents[2]
@@ -101,20 +98,10 @@ class PowerDisk:
             time.sleep(0.05)
 
 
-def why_not() -> str:
-    """Return why no such disk can be mounted here, "" where it can."""
-    if os.geteuid() != 0 or not Path("/dev/fuse").exists():
-        return "mounting FUSE needs root and /dev/fuse"
-    if importlib.util.find_spec("mfusepy") is None or not (find_library("fuse3") or find_library("fuse")):
-        return "needs mfusepy and libfuse (apt-get install libfuse3-3)"
-    return ""
-
-
 @contextmanager
 def power_disk(target: Path) -> Iterator[PowerDisk]:
     """Mount one, or skip the test."""
-    if reason := why_not():
-        pytest.skip(reason)
+    need("fuse", "libfuse")
     disk = PowerDisk(target)
     try:
         yield disk

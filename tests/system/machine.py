@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -179,13 +178,6 @@ def _captured(command: Sequence[str | Path], **more: Any) -> subprocess.Complete
 def _said(done: subprocess.CompletedProcess[str], command: Sequence[str | Path]) -> str:
     assert done.returncode == 0, (command, done.returncode, done.stdout, done.stderr)
     return done.stdout
-
-
-def why_not() -> str:
-    """Return why no machine can be made here, "" where it can."""
-    if os.geteuid() != 0:
-        return "needs root: a real systemd is booted"
-    return "" if shutil.which("systemd-nspawn") else "needs systemd-nspawn (apt-get install systemd-container)"
 
 
 def until(true: Callable[[], object], what: str, seconds: float = 30.0) -> None:

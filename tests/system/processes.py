@@ -44,7 +44,7 @@ NOTHING = Held(frozenset(), frozenset(), frozenset())
 
 def held_by(pid: int) -> Held:
     """Take down what ``pid`` and its descendants hold now."""
-    pids = list(_tree(pid))
+    pids = list(tree(pid))
     inodes = {inode for each in pids for inode in _socket_inodes(each)}
     return Held(
         frozenset((each, _started(each)) for each in pids),
@@ -53,11 +53,12 @@ def held_by(pid: int) -> Held:
     )
 
 
-def _tree(pid: int) -> Iterator[int]:
+def tree(pid: int) -> Iterator[int]:
+    """Yield a process and its descendants."""
     yield pid
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in (task / "children").read_text().split():
-            yield from _tree(int(child))
+            yield from tree(int(child))
 
 
 def _started(pid: int) -> str:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import playwright
 import playwright.async_api
 import pytest
 
 from presignd.broker.policy import Code
 from tests.brokers import Broker, broker_for
+from tests.needs import NODE
 from tests.stores import Store
-from tests.system.scenes import CHROMIUM, chromium
+from tests.system.scenes import chromium
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 
@@ -26,11 +25,6 @@ def block(marker: str) -> str:
     """Return the fenced block behind a marker."""
     [found] = re.findall(rf"^<!-- {marker} -->\n```\w*\n(.*?)\n```$", README, re.MULTILINE | re.DOTALL)
     return str(found)
-
-
-def node() -> Path:
-    """Return a node that is surely there and new: the one that playwright brings."""
-    return Path(playwright.__file__).parent / "driver" / "node"
 
 
 @pytest.fixture
@@ -45,7 +39,7 @@ def environ(broker: Broker, store: Store) -> dict[str, str]:
     return {"PATH": os.defpath, "BROKER": broker.url, "TOKEN": secret, "BUCKET": store.bucket}
 
 
-@pytest.mark.skipif(not (shutil.which("jq") or os.environ.get("CI")), reason="needs jq")
+@pytest.mark.needs("bash", "curl", "jq")
 def test_the_ten_lines_of_curl_upload_and_fetch(broker: Broker, seaweedfs: Store, tmp_path: Path) -> None:
     body = os.urandom(100_000)
     (tmp_path / "report.pdf").write_bytes(body)
@@ -63,11 +57,12 @@ def test_the_ten_lines_of_curl_upload_and_fetch(broker: Broker, seaweedfs: Store
     assert subprocess.check_output(["curl", "-fsS", done.stdout.strip()]) == body
 
 
+@pytest.mark.needs("node")
 def test_the_fetch_example_uploads_and_fetches(broker: Broker, seaweedfs: Store, tmp_path: Path) -> None:
     given = "const { BROKER: broker, TOKEN: token, BUCKET: bucket } = process.env;\n"
     (tmp_path / "example.mjs").write_text(given + block("broker-fetch"), encoding="utf-8")
     done = subprocess.run(
-        [node(), tmp_path / "example.mjs"],
+        [NODE, tmp_path / "example.mjs"],
         env=environ(broker, seaweedfs),
         capture_output=True,
         text=True,
@@ -77,9 +72,7 @@ def test_the_fetch_example_uploads_and_fetches(broker: Broker, seaweedfs: Store,
     assert seaweedfs.read(seaweedfs.bucket, "scanner-1/hello.txt") == b"hello"
 
 
-@pytest.mark.skipif(
-    not Path(CHROMIUM).exists() and "CI" not in os.environ, reason=f"needs {CHROMIUM}: apt-get install chromium"
-)
+@pytest.mark.needs("chromium")
 async def test_the_fetch_example_runs_in_a_page_of_the_brokers_own_origin_and_in_no_other(
     broker: Broker, seaweedfs: Store
 ) -> None:

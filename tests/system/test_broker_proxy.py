@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import ssl
 import subprocess
 import threading
@@ -21,10 +19,12 @@ import trustme
 
 from presignd.embedded import LOOPBACK, free_ports
 from tests.brokers import Broker, broker_for
+from tests.needs import find
 from tests.stores import Store
 from tests.system.host import fetch
 from tests.system.machine import until
 
+pytestmark = pytest.mark.needs("nginx")
 EXAMPLE = Path(__file__).parents[2] / "docs" / "nginx-broker.conf.example"
 MAIN = """
 pid {folder}/nginx.pid;
@@ -41,14 +41,6 @@ http {{
   include {folder}/brokers.conf;
 }}
 """
-
-
-def nginx() -> str:
-    found = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
-    if not found:
-        assert not os.environ.get("CI"), "CI has nginx"
-        pytest.skip("needs nginx (apt-get install nginx-light)")
-    return found
 
 
 class Site:
@@ -69,14 +61,15 @@ class Site:
         assert not re.search(r":842\d", text)
         (folder / "brokers.conf").write_text(text)
         (folder / "nginx.conf").write_text(MAIN.format(folder=folder))
-        self.log = (folder / "nginx.log").open("wb")
-        command: list[str | Path] = [nginx(), "-p", folder, "-c", folder / "nginx.conf", "-g", "daemon off;"]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        nginx = find("nginx")
+        assert nginx is not None
+        command: list[str | Path] = [nginx, "-p", folder, "-c", folder / "nginx.conf", "-g", "daemon off;"]
+        with (folder / "nginx.log").open("wb") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def end(self) -> None:
         self.process.terminate()
         self.process.wait(10)
-        self.log.close()
 
     def ask(self, secret: str, key: str) -> tuple[int, dict[str, str]]:
         """Ask for a link; return the status, and the answer to the one grant."""

@@ -19,9 +19,10 @@ from presignd.embedded import free_ports
 from tests.canary import assert_no_secrets
 from tests.faulty_s3 import FaultyS3
 from tests.mounts import fuse
+from tests.needs import need
 from tests.stores import Store
 from tests.system.harness import COMMAND
-from tests.unprivileged import NOBODY, as_nobody, needs_nobody, world_readable
+from tests.unprivileged import NOBODY, as_nobody, world_readable
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def right(tmp_path: Path, seaweedfs: Store) -> Setup:
 @pytest.fixture
 def nobodys(seaweedfs: Store) -> Iterator[Setup]:
     """Set up in a folder of nobody's; ``drop`` in it is root's."""
-    needs_nobody(COMMAND)
+    need("another user")
     with world_readable() as folder:
         os.chown(folder, NOBODY, NOBODY)
         yield setup_of(folder, seaweedfs)

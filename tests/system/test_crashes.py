@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.ceph import needs_ceph
 from tests.stores import Store
 from tests.system.crash.beside import Beside, begun
 from tests.system.crash.run import Victim
@@ -54,7 +53,7 @@ def test_nothing_is_lost_torn_or_doubled_whenever_it_is_killed(beside: Beside, r
     assert (ended.code, f"{KILLS} kills survived" in ended.text) == (0, True), ended.text
 
 
-@needs_ceph
+@pytest.mark.needs("ceph")
 @pytest.mark.parametrize("run", [("--store", "ceph", "--seed", SEED, "--kills", FEW, "--audit-every", FEW)])
 def test_nothing_is_lost_torn_or_doubled_on_ceph(beside: Beside, run: Sequence[str]) -> None:
     """It honours no condition as an upload in parts completes."""

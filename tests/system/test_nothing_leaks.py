@@ -12,7 +12,6 @@ import json
 import os
 import random
 import re
-import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from presignd.embedded import free_ports
 from tests.canary import assert_no_secrets, assert_no_signatures
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
 from tests.system.harness import Presignd
+from tests.system.processes import tree
 from tests.system.test_faults import STORM
 
 TOKEN = 'canary-session-token/with+odd=characters&more%20of "them" 0123456789'
@@ -115,8 +115,7 @@ def test_a_storm_of_echoes_tells_nobody_a_secret(
     storm.drop(range(50, 60))
     seen = [storm.get(path) for path in ("/metrics", "/api/status", "/")]
     assert storm.daemon.process is not None
-    seen += [Path(f"/proc/{storm.daemon.process.pid}/cmdline").read_bytes()]
-    seen += [subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, check=True).stdout]
+    seen += [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in tree(storm.daemon.process.pid)]
     for command in (["status"], ["status", "--json"], ["config"], ["links", "--help"]):
         done = storm.daemon.run(*command)
         seen += [done.stdout.encode(), done.stderr.encode()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,11 @@ from tests.pages import Page
 from tests.served import SECRET
 from tests.stores import Store
 from tests.system.harness import Presignd, config_for, fetch
-from tests.system.scenes import CHROMIUM, busy, chromium, errors, stage
+from tests.system.scenes import busy, chromium, errors, stage
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(
-        not Path(CHROMIUM).exists() and "CI" not in os.environ, reason=f"needs {CHROMIUM}: apt-get install chromium"
-    ),
+    pytest.mark.needs("chromium"),
 ]
 PHONE: dict[str, Any] = {
     "viewport": {"width": 390, "height": 844},

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mounts import tmpfs
 from tests.stores import Store
 from tests.system.harness import COMMAND, Presignd, config_for
 
@@ -119,14 +120,8 @@ def test_what_a_put_without_a_daemon_did_is_told_by_the_next_daemon(make: Make, 
 
 def test_a_full_disk_under_ledger_and_links_is_waited_for(make: Make, tmp_path: Path) -> None:
     disk = tmp_path / "state"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"mounting needs privileges: {mounted.stderr.strip()}")
-    daemon = make()
-    try:
+    with tmpfs(disk, "16m"):
+        daemon = make()
         daemon.start()
         with (disk / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):
             filler.writelines(itertools.repeat(bytes(4096)))
@@ -144,9 +139,6 @@ def test_a_full_disk_under_ledger_and_links_is_waited_for(make: Make, tmp_path: 
         assert len(blocked) == len(daemon.events("ledger.unblocked", "links.unblocked")) <= 4
         assert {event["error_code"] for event in blocked} == {"disk_full"}
         assert daemon.stop() == 0
-    finally:
-        daemon.end()
-        subprocess.run(["umount", disk], check=True)
 
 
 def test_the_process_ends_though_a_thread_still_reads() -> None:

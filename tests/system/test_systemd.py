@@ -289,7 +289,7 @@ def test_the_broker_is_a_service_of_its_own_user_ready_when_it_listens(host: Hos
     assert "started presignd-broker.service" in said
     assert host.machine.show(BROKER_UNIT, "ActiveState")["ActiveState"] == "active"
     until(lambda: host.show("StatusText", BROKER_UNIT) == "0 tokens, 0 requests in flight", "a status line")
-    assert host.run("ps", "-o", "user=", "-p", host.show("MainPID", BROKER_UNIT)).strip() == "presignd-broker"
+    assert host.run("stat", "-c", "%U", "/proc/" + host.show("MainPID", BROKER_UNIT)).strip() == "presignd-broker"
     done = host.machine.try_run("systemd-analyze", "verify", "presignd-broker.service")
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 

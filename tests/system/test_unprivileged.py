@@ -10,9 +10,10 @@ from typing import IO
 
 import pytest
 
+from tests.needs import need
 from tests.stores import Store
-from tests.system.harness import COMMAND, Event, Presignd, config_for
-from tests.unprivileged import NOBODY, as_nobody, needs_nobody, world_readable
+from tests.system.harness import Event, Presignd, config_for
+from tests.unprivileged import NOBODY, as_nobody, world_readable
 
 Make = Callable[..., Presignd]
 
@@ -20,7 +21,7 @@ Make = Callable[..., Presignd]
 @pytest.fixture
 def place() -> Iterator[Path]:
     """Lend a folder of nobody's; ``drop`` in it is root's, and nobody may only read it."""
-    needs_nobody(COMMAND)
+    need("another user")
     with world_readable() as folder:
         os.chown(folder, NOBODY, NOBODY)
         yield folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,7 +136,7 @@ def test_no_file_names_a_registry_host_or_a_path_of_the_machine_it_was_made_on()
     assert found == []
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+@pytest.mark.needs("systemd-analyze")
 @pytest.mark.parametrize(
     ("unit", "scope"), [("presignd", "--system"), ("presignd-broker", "--system"), ("presignd-notify", "--user")]
 )

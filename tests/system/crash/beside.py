@@ -14,6 +14,7 @@ from typing import Self, cast
 import pytest
 
 from presignd.embedded import Child
+from tests.needs import why_not
 from tests.system.crash.run import CHECKOUT
 
 AT_ONCE = 4
@@ -62,10 +63,11 @@ class Beside:
 
 
 def begun(request: pytest.FixtureRequest, factory: pytest.TempPathFactory) -> Iterator[Beside]:
-    """Begin the runs (the parameter ``run``) of all tests of this module that are selected, in their order."""
-    items = [
+    """Begin the runs (the parameter ``run``) of all tests of this module that will be run, in their order."""
+    of_module = [
         item for item in request.session.items if isinstance(item, pytest.Function) and item.module is request.module
     ]
+    items = [item for item in of_module if not any(why_not(*mark.args) for mark in item.iter_markers("needs"))]
     parameters = [item.callspec.params for item in items if hasattr(item, "callspec")]
     with Beside(factory.mktemp("runs")) as beside:
         for given in parameters:
