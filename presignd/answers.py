@@ -31,23 +31,44 @@ S3_CODES: dict[str, str] = {
     "AccessDenied": "access_denied",
     "AllAccessDisabled": "access_denied",
     "AccountProblem": "access_denied",
+    "InvalidTokenId": "expired_credentials",
+    "InvalidSecurity": "invalid_access_key",
     "SlowDown": "slow_down",
+    "SlowDownRead": "slow_down",
+    "SlowDownWrite": "slow_down",
     "TooManyRequests": "slow_down",
     "RequestLimitExceeded": "slow_down",
+    "RequestThrottled": "slow_down",
+    "Throttling": "slow_down",
+    "ThrottlingException": "slow_down",
+    "BandwidthLimitExceeded": "slow_down",
     "ServiceUnavailable": "slow_down",
+    "ErrTooManyRequest": "slow_down",
+    "ErrRequestBytesExceed": "slow_down",
+    "XMinioServerNotInitialized": "slow_down",
     "InternalError": "server_error",
+    "NotImplemented": "not_implemented",
     "XMinioStorageFull": "store_full",
+    "XMinioAdminBucketQuotaExceeded": "store_full",
     "InsufficientStorage": "store_full",
     "QuotaExceeded": "store_full",
     "BadDigest": "bad_digest",
     "InvalidDigest": "bad_digest",
     "XAmzContentChecksumMismatch": "bad_digest",
     "XAmzContentSHA256Mismatch": "bad_digest",
+    "IncompleteBody": "bad_digest",
     "RequestTimeout": "timeout",
     "EntityTooLarge": "too_large",
+    "MaxMessageLengthExceeded": "too_large",
+    "KeyTooLong": "key_refused",
     "KeyTooLongError": "key_refused",
     "InvalidObjectName": "key_refused",
     "XMinioInvalidObjectName": "key_refused",
+    "XMinioInvalidResourceName": "key_refused",
+    "XMinioParentIsObject": "key_refused",
+    "XMinioObjectExistsAsDirectory": "key_refused",
+    "ExistingObjectIsDirectory": "key_refused",
+    "ExistingObjectIsFile": "key_refused",
     "InvalidURI": "key_refused",
     "PermanentRedirect": "redirected",
     "TemporaryRedirect": "redirected",
@@ -58,7 +79,13 @@ S3_CODES: dict[str, str] = {
     "OperationAborted": "precondition_failed",
     "NoSuchKey": "missing_object",
 }
-"""S3's error codes (the API reference's list of error codes, and MinIO's own) by ours."""
+"""S3's error codes by ours: the API reference's list of error codes, and those of MinIO (XMinio…, SlowDownRead),
+SeaweedFS (Err…, Existing…), StorageGRID (KeyTooLong), Google's XML API (InvalidSecurity), and of throttling (the
+AWS SDKs' list)."""
+
+NO_ROOM = re.compile(r"\bquota\b|\bcap exceeded\b", re.IGNORECASE)
+"""Messages of a refusal for want of room under a code that means something else elsewhere: Swift's
+``EntityTooLarge (Upload exceeds quota.)``, Backblaze's ``AccessDenied (… cap exceeded …)``."""
 
 STATUSES: dict[int, str] = {
     401: "access_denied",
@@ -69,11 +96,15 @@ STATUSES: dict[int, str] = {
     412: "precondition_failed",
     413: "too_large",
     429: "slow_down",
+    501: "not_implemented",
     507: "store_full",
 }
 
 NOT_ABOUT_TIME = frozenset(
-    {"bad_digest", "invalid_access_key", "key_refused", "no_such_bucket", "slow_down", "store_full", "too_large"}
+    {
+        *("bad_digest", "invalid_access_key", "key_refused", "no_such_bucket"),
+        *("not_implemented", "slow_down", "store_full", "too_large"),
+    }
 )
 """A refusal that names one of these is that, however old the grant and whatever the clocks say."""
 
@@ -148,7 +179,7 @@ def fault_of(answer: Answer, *, expires_at: datetime, now: datetime, clock_offse
     different codes.
     """
     detail = _detail(answer)
-    ours = S3_CODES.get(answer.code) or _by_status(answer)
+    ours = _no_room(answer) or S3_CODES.get(answer.code) or _by_status(answer)
     if answer.status in (400, 403) and ours not in NOT_ABOUT_TIME:
         if now >= expires_at - timedelta(seconds=1):
             return fault("expired_grant", detail)
@@ -168,6 +199,10 @@ def _elsewhere(answer: Answer) -> str:
     return "redirected" if redirect else ""
 
 
+def _no_room(answer: Answer) -> str:
+    return "store_full" if answer.status in (400, 403, 413) and NO_ROOM.search(answer.element("Message")) else ""
+
+
 def _by_status(answer: Answer) -> str:
     if answer.status == 503 and answer.retry_after is not None:  # noqa: PLR2004
         return "slow_down"
@@ -185,7 +220,8 @@ def _skewed(answer: Answer, offset: float | None) -> bool:
 
 
 def _detail(answer: Answer) -> str:
-    """Say status and S3 code, and the message where it can't hold anything signed."""
+    """Say status, S3 code and the header it is about, and the message where it can't hold anything signed."""
     message = answer.element("Message")[:200]
     told = message if message and not re.search(r"[?&=]|X-Amz", message, re.IGNORECASE) else ""
-    return " ".join(part for part in (str(answer.status), answer.code, told and f"({told})") if part)
+    header = answer.element("Header")[:100]
+    return " ".join(part for part in (str(answer.status), answer.code, header, told and f"({told})") if part)

@@ -82,11 +82,15 @@ class Fault(PresigndError):
 
 
 class StoreFault(Fault):
-    """The store does not serve: every watch on it waits behind one probe."""
+    """The store does not serve: every watch on it waits behind one probe, unless another bucket's goes through."""
 
 
 class WatchFault(Fault):
     """The store answers and refuses the watch as a whole: the watch waits behind one probe."""
+
+
+class BucketFault(WatchFault):
+    """The store can't do what the watch's bucket or headers ask for, whoever signs: only its own probe tells."""
 
 
 class PresignerFault(Fault):
@@ -149,7 +153,6 @@ CODES: dict[str, Code] = {
     "proxy": Code(StoreFault, "the proxy refused or failed", "correct presign.proxy, HTTPS_PROXY or NO_PROXY"),
     "slow_down": Code(StoreFault, "the store asks to slow down", "wait; lower upload.concurrency if it stays"),
     "server_error": Code(StoreFault, "the store failed inside", "look at the store's own log; it is tried again"),
-    "store_full": Code(StoreFault, "the store has no room", "make room in the store, or raise its quota"),
     "bad_response": Code(
         StoreFault,
         "the answer is not one of S3's",
@@ -179,6 +182,13 @@ CODES: dict[str, Code] = {
     "wrong_region": Code(WatchFault, "the bucket is in another region", "set presign.region, or leave it empty to ask"),
     "redirected": Code(
         WatchFault, "the store redirects elsewhere", "set presign.endpoint and presign.region to where it points"
+    ),
+    # The store can't do what the watch asks for.
+    "store_full": Code(BucketFault, "the store has no room", "make room in the store, or raise its quota"),
+    "not_implemented": Code(
+        BucketFault,
+        "the store does not implement this (501)",
+        "take the header that the message names out of the watch's headers, or use a store that has what it asks for",
     ),
     # The presign component.
     "presigner_unreachable": Code(

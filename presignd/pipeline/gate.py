@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from presignd.errors import Fault, fault
 from presignd.heartbeat import resting
@@ -22,6 +22,9 @@ log = get_logger()
 PROBE_BASE = 0.5
 PROBE_CAP = 15.0
 """Seconds: full-jitter backoff between probes, so that a store that is back is noticed soon."""
+
+STEADY = timedelta(seconds=60)
+"""How long a gate must have been open to count as well: one that shuts again sooner goes on with its backoff."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ class Gate:
         self._sleep, self._now = sleep, now
         self._looking: asyncio.Task[bool] | None = None
         self._waiting: asyncio.Task[None] | None = None
+        self._opened = datetime.min.replace(tzinfo=UTC)
+        self._failures = 0
         self.shut: Shut | None = None
 
     async def is_files_own(self, problem: Fault, *, again: bool = False) -> bool:
@@ -75,10 +80,12 @@ class Gate:
         self._looking = None
 
     async def _look(self, met: Fault, *, again: bool) -> bool:
-        # A store that says when to come back is not probed before.
-        problem = met if met.retry_after and not again else await self._ask()
+        flaps = self._now() - self._opened < STEADY
+        # A store that says when to come back is not probed before: but if it was back just now, that may be one key's.
+        problem = met if met.retry_after and not (again or flaps) else await self._ask()
         if problem is None:
             return True
+        self._failures = self._failures if flaps else 0
         self.shut = Shut(problem, self._now())
         self._waiting = asyncio.create_task(self._until_open(problem), name="gate wait")
         self._on_shut(problem)
@@ -86,15 +93,14 @@ class Gate:
         return False
 
     async def _until_open(self, problem: Fault | None) -> None:
-        failures = 0
         while problem is not None:
-            failures += 1
-            await self._sleep(problem.retry_after or backoff(failures, base=PROBE_BASE, cap=PROBE_CAP))
+            self._failures += 1
+            await self._sleep(problem.retry_after or backoff(self._failures, base=PROBE_BASE, cap=PROBE_CAP))
             problem = await self._ask()
             if problem is not None and self.shut is not None:
                 self.shut = Shut(problem, self.shut.since)
         since = self.shut.since if self.shut else self._now()
-        self.shut = None
+        self.shut, self._opened = None, self._now()
         self._on_open((self._now() - since).total_seconds())
         self._changed()
 

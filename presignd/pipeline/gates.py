@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-from presignd.errors import Fault, GrantFault, PresignerFault, StoreFault, WatchFault
+from presignd.errors import BucketFault, Fault, GrantFault, PresignerFault, StoreFault, WatchFault
 from presignd.log import get_logger
 from presignd.pipeline.bucket import Bucket
 from presignd.pipeline.gate import Gate
@@ -27,7 +28,8 @@ class Gates:
         self._presigner = presigner
         self._changed = changed
         self._suspect = next(iter(buckets), "")
-        self._turns = itertools.cycle({bucket.watch.bucket: bucket for bucket in buckets.values()}.values())
+        self._kinds = {_kind(bucket): bucket for bucket in buckets.values()}
+        self._turns = itertools.cycle(self._kinds.values())
         self.store = self._gate(self._probe_store, "store.unreachable", "store.back")
         self.presigner = self._gate(self._probe_presigner, "presigner.unreachable", "presigner.back")
         self.watches = {
@@ -61,7 +63,7 @@ class Gates:
             if not await self.store.is_files_own(problem, again=again):
                 return False
         gate = self.watches[watch]
-        if isinstance(problem, WatchFault) and not gate.shut:
+        if isinstance(problem, WatchFault) and not isinstance(problem, BucketFault) and not gate.shut:
             # Keys that were rotated, or a bucket that moved, are found before anyone calls it blocked.
             self._presigner.look_again(self._buckets[watch].watch.bucket)
         return await gate.is_files_own(problem, again=True) and not self.store.shut
@@ -84,14 +86,25 @@ class Gates:
         return problem if await self.store.is_files_own(problem, again=True) else None
 
     async def _probe_store(self) -> Fault | None:
-        """Ask by another bucket than the one that met the fault, if there is one; while shut, by each in turn."""
-        bucket = next(self._turns) if self.store.shut else self._witness()
-        problem = await bucket.probe()
-        return problem if isinstance(problem, StoreFault) else None
+        """Return the fault of a store that serves no bucket: one that goes through is enough to call it there.
 
-    def _witness(self) -> Bucket:
-        suspect = self._buckets[self._suspect].watch.bucket
-        return min(self._buckets.values(), key=lambda bucket: bucket.watch.bucket == suspect)
+        While it is open another bucket is asked than the one that met the fault, and all where that fails too;
+        while it is shut each in turn. So what shuts it is never undone by a bucket that wasn't asked.
+        """
+        if self.store.shut:
+            return _of_store(await next(self._turns).probe())
+        witness, *others = self._witnesses()
+        problem = _of_store(await witness.probe())
+        if problem is None:
+            return None
+        answers = await asyncio.gather(*(bucket.probe() for bucket in others))
+        return problem if all(map(_of_store, answers)) else None
+
+    def _witnesses(self) -> list[Bucket]:
+        """Return one bucket of each kind: of another name first, then of other headers, the suspect last."""
+        suspect = self._buckets[self._suspect]
+        name, kind = suspect.watch.bucket, _kind(suspect)
+        return sorted(self._kinds.values(), key=lambda bucket: (bucket.watch.bucket == name) + (_kind(bucket) == kind))
 
     async def _probe_presigner(self) -> Fault | None:
         """Ask for a grant; one that is almost dead as it comes is none. Any watch's will do."""
@@ -107,3 +120,13 @@ class Gates:
         """Stop every probe."""
         for gate in (self.store, self.presigner, *self.watches.values()):
             await gate.close()
+
+
+def _kind(bucket: Bucket) -> tuple[object, ...]:
+    """Return what may make a store answer one watch in another way than the next: its bucket and its headers."""
+    return bucket.watch.bucket, *sorted(bucket.watch.headers.items())
+
+
+def _of_store(problem: Fault | None) -> StoreFault | None:
+    """Return a probe's fault where it says that the store doesn't serve; what refuses one bucket or header serves."""
+    return problem if isinstance(problem, StoreFault) else None

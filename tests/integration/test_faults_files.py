@@ -33,6 +33,7 @@ ONCE: Matrix = {
     "503": ({"status": 503, "code": "SlowDown"}, "slow_down"),
     "429": ({"status": 429, "body": b""}, "slow_down"),
     "507": ({"status": 507, "body": b""}, "store_full"),
+    "501": ({"status": 501, "code": "NotImplemented"}, "not_implemented"),
     "400 BadDigest": ({"status": 400, "code": "BadDigest"}, "bad_digest"),
     "411": ({"status": 411, "code": "MissingContentLength"}, "rejected"),
     "409 conflict": ({"status": 409, "code": "ConditionalRequestConflict"}, "precondition_failed"),

@@ -31,9 +31,6 @@ UNAVAILABLE: Matrix = {
     "500": ({"status": 500, "code": "InternalError"}, "server_error"),
     "502 in HTML": ({"status": 502, "body": b"<html><h1>Bad gateway</h1></html>"}, "server_error"),
     "invalid XML": ({"status": 500, "body": b"<Error><Code>Intern"}, "server_error"),
-    "507": ({"status": 507, "body": b""}, "store_full"),
-    "XMinioStorageFull": ({"status": 507, "code": "XMinioStorageFull"}, "store_full"),
-    "QuotaExceeded": ({"status": 400, "code": "QuotaExceeded"}, "store_full"),
     "reset before the body": ({"reset": "before"}, "connection_reset"),
     "reset during the body": ({"reset": "during"}, "connection_reset"),
     "reset after the body": ({"reset": "after"}, "connection_reset"),
@@ -59,6 +56,10 @@ REFUSED: Matrix = {
          b" is wrong; expecting 'eu-7'</Message><Region>eu-7</Region></Error>"},
         "wrong_region",
     ),
+    "507": ({"status": 507, "body": b""}, "store_full"),
+    "XMinioStorageFull": ({"status": 507, "code": "XMinioStorageFull"}, "store_full"),
+    "QuotaExceeded": ({"status": 403, "code": "QuotaExceeded"}, "store_full"),
+    "501": ({"status": 501, "code": "NotImplemented"}, "not_implemented"),
     "411": ({"status": 411, "code": "MissingContentLength"}, "rejected"),
     "400 BadDigest": ({"status": 400, "code": "BadDigest"}, "bad_digest"),
 }  # fmt: skip
@@ -214,6 +215,44 @@ async def test_a_bucket_that_fails_inside_blocks_its_own_watch_alone(faulty_s3: 
         await daemon.done(2)
         assert daemon.events("store.unreachable", "upload.retry", "file.quarantined") == []
         assert len(daemon.events("watch.blocked", "watch.unblocked")) == 2
+
+
+async def test_a_bucket_without_room_for_a_large_file_says_nothing_about_the_store(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    """The other bucket takes nothing at all: asked by it alone, the store would go away and come back for ever."""
+    faulty_s3.buckets.add("full")
+    faulty_s3.fault("PUT", "large", status=403, code="QuotaExceeded", times=FOREVER)
+    faulty_s3.fault("PUT", bucket="full", status=403, code="QuotaExceeded", times=FOREVER)
+    both = watch(tmp_path), watch(tmp_path, "other", bucket="full")
+    async with running(config(tmp_path, faulty_s3, *both)) as daemon:
+        daemon.drop("large", bytes(3 << 20))
+        await daemon.said_by_now("upload.retry", 5)
+        daemon.drop("small")
+        await daemon.done()
+        assert set(daemon.codes("upload.retry")) == {"store_full"}
+        assert daemon.events("store.unreachable", "watch.blocked", "file.quarantined") == []
+        faulty_s3.heal()
+        await daemon.done(2)
+
+
+@pytest.mark.parametrize(("status", "code"), [(501, "not_implemented"), (500, "server_error")])
+@pytest.mark.parametrize("order", [1, -1])
+async def test_a_header_that_the_store_does_not_know_blocks_its_watch_alone_and_once(
+    faulty_s3: FaultyS3, tmp_path: Path, status: int, code: str, order: int
+) -> None:
+    """Another watch of the same bucket goes on, and shows that the store is there."""
+    faulty_s3.fault(when=lambda _, key: key.startswith("cold/"), status=status, times=FOREVER)
+    cold = watch(tmp_path, "cold", key="cold/{path}", headers={"x-amz-storage-class": "GLACIER"})
+    both = (cold, watch(tmp_path))[::order]
+    async with running(config(tmp_path, faulty_s3, *both)) as daemon:
+        daemon.drop("bad", watch="cold")
+        await daemon.said_by_now("watch.blocked")
+        daemon.drop("fine")
+        await daemon.done()
+        await daemon.until(lambda: len(faulty_s3.seen("PUT", "cold/.presignd-check")) > 20, "many probes")
+        assert daemon.codes("watch.blocked") == [code]
+        assert daemon.events("store.unreachable", "watch.unblocked", "upload.retry", "file.quarantined") == []
 
 
 async def test_a_store_that_dies_while_the_keys_change_tells_each_once(faulty_s3: FaultyS3, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presignd.answers import LONGEST_RETRY_AFTER, S3_CODES, STATUSES, Answer, fault_of
-from presignd.errors import CODES, Fault, RetryFault, StoreFault, WatchFault
+from presignd.errors import CODES, BucketFault, Fault, FileFault, RetryFault, StoreFault, WatchFault
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 DATE = "Fri, 02 Jan 2026 03:04:05 GMT"
@@ -57,8 +57,25 @@ def test_every_code_there_is_has_a_row_in_the_one_table() -> None:
         (503, "", "server_error", StoreFault),
         (500, "InternalError", "server_error", StoreFault),
         (599, "", "server_error", StoreFault),
-        (507, "", "store_full", StoreFault),
-        (507, "XMinioStorageFull", "store_full", StoreFault),
+        (507, "", "store_full", BucketFault),
+        (507, "XMinioStorageFull", "store_full", BucketFault),
+        (400, "XMinioAdminBucketQuotaExceeded", "store_full", BucketFault),
+        (403, "QuotaExceeded", "store_full", BucketFault),
+        (501, "", "not_implemented", BucketFault),
+        (501, "NotImplemented", "not_implemented", BucketFault),
+        (503, "SlowDownWrite", "slow_down", StoreFault),
+        (503, "XMinioServerNotInitialized", "slow_down", StoreFault),
+        (503, "ErrRequestBytesExceed", "slow_down", StoreFault),
+        (429, "ErrTooManyRequest", "slow_down", StoreFault),
+        (400, "ThrottlingException", "slow_down", StoreFault),
+        (403, "InvalidTokenId", "expired_credentials", WatchFault),
+        (403, "InvalidSecurity", "invalid_access_key", WatchFault),
+        (400, "EntityTooLarge", "too_large", FileFault),
+        (400, "KeyTooLong", "key_refused", FileFault),
+        (409, "XMinioObjectExistsAsDirectory", "key_refused", FileFault),
+        (400, "XMinioParentIsObject", "key_refused", FileFault),
+        (409, "ExistingObjectIsFile", "key_refused", FileFault),
+        (400, "IncompleteBody", "bad_digest", RetryFault),
         (400, "BadDigest", "bad_digest", RetryFault),
         (400, "XAmzContentSHA256Mismatch", "bad_digest", RetryFault),
         (409, "ConditionalRequestConflict", "precondition_failed", RetryFault),
@@ -76,6 +93,26 @@ def test_each_refusal_has_its_code(status: int, s3_code: str, ours: str, kind: t
     assert problem.code == ours
     assert isinstance(problem, kind)
     assert str(status) in problem.message
+
+
+@pytest.mark.parametrize(
+    ("status", "s3_code", "message"),
+    [
+        (400, "EntityTooLarge", "Upload exceeds quota."),
+        (413, "EntityTooLarge", "Upload exceeds quota."),
+        (403, "AccessDenied", "Cannot upload files, storage cap exceeded. See the Caps & Alerts page"),
+        (403, "SomethingOfTheirOwn", "Bucket quota exceeded"),
+    ],
+)
+def test_a_store_without_room_is_that_whatever_code_it_has_for_it(status: int, s3_code: str, message: str) -> None:
+    """Swift says so under the code for an object that is too large, Backblaze under that for a lack of rights."""
+    assert read(status, xml(s3_code, message)).code == "store_full"
+
+
+def test_the_header_that_a_store_does_not_implement_is_named() -> None:
+    told = "A header you provided implies functionality that is not implemented"
+    problem = read(501, xml("NotImplemented", told, "<Header>If-None-Match</Header>"))
+    assert "501 NotImplemented If-None-Match" in problem.message
 
 
 def test_a_website_is_told_from_a_missing_bucket() -> None:

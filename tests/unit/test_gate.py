@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 import pytest
 
 from presignd.errors import Fault, fault
-from presignd.pipeline.gate import Gate
+from presignd.pipeline.gate import STEADY, Gate
 
 
 class Store:
     """A probe whose answers are told beforehand, and the events the gate sent."""
 
     def __init__(self, *answers: Fault | None) -> None:
+        self.time = datetime(2026, 1, 1, tzinfo=UTC)
         self.answers = list(answers)
         self.probes = 0
         self.told: list[str] = []
@@ -25,6 +27,7 @@ class Store:
             on_open=lambda _: self.told.append("open"),
             changed=lambda: None,
             sleep=self.sleep,
+            now=lambda: self.time,
         )
 
     async def probe(self) -> Fault | None:
@@ -81,6 +84,29 @@ async def test_a_later_outage_is_told_again() -> None:
         await store.gate.is_files_own(REFUSED)
         await store.reopened()
     assert store.told == ["connection_refused", "open"] * 2
+
+
+async def test_while_it_comes_and_goes_it_is_asked_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("presignd.pipeline.gate.backoff", lambda failures, **_: float(failures))
+    store = Store(*(answer for _ in range(4) for answer in (REFUSED, None)))
+    for _ in range(3):
+        await store.gate.is_files_own(REFUSED)
+        await store.reopened()
+    assert store.slept == [1.0, 2.0, 3.0]
+    store.time += STEADY
+    await store.gate.is_files_own(REFUSED)
+    await store.reopened()
+    assert store.slept[3:] == [1.0]
+
+
+async def test_a_store_that_was_back_just_now_is_probed_whatever_retry_after_says() -> None:
+    """Many files of a key that always answers so would each shut it again."""
+    busy = fault("slow_down", retry_after=7.0)
+    store = Store(None, None)
+    assert not await store.gate.is_files_own(busy)
+    await store.reopened()
+    assert await store.gate.is_files_own(busy)
+    assert store.told == ["slow_down", "open"]
 
 
 async def test_closing_while_shut_leaves_no_task() -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from presignd.errors import CODES, Fault, GrantFault, PresignerFault, StoreFault, WatchFault, fault
+from presignd.errors import CODES, BucketFault, Fault, GrantFault, PresignerFault, StoreFault, WatchFault, fault
 from presignd.pipeline.bucket import Bucket
 from presignd.pipeline.gates import LOCAL, Gates
 from presignd.presign import Presigner
@@ -23,10 +23,11 @@ class FakeBucket:
     problem: Fault | None = None
     grant_problem: Fault | None = None
     probes: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
     watch: Any = None
 
     def __post_init__(self) -> None:
-        self.watch = SimpleNamespace(bucket=self.name)
+        self.watch = SimpleNamespace(bucket=self.name, headers=self.headers)
 
     async def probe(self) -> Fault | None:
         self.probes += 1
@@ -63,10 +64,12 @@ def setup(**problems: Fault | None) -> Setup:
     return Setup({name: FakeBucket(name, problem) for name, problem in problems.items()})
 
 
-DEAD, DENIED = fault("server_error"), fault("access_denied")
+DEAD, DENIED, FULL = fault("server_error"), fault("access_denied"), fault("store_full")
 
 
-@pytest.mark.parametrize("code", [code for code, row in CODES.items() if row.kind in (StoreFault, WatchFault)])
+@pytest.mark.parametrize(
+    "code", [code for code, row in CODES.items() if issubclass(row.kind, (StoreFault, WatchFault))]
+)
 async def test_a_fault_counts_while_the_bucket_serves(code: str) -> None:
     made = setup(a=None, b=None)
     assert await made.gates.is_files_own("a", fault(code))
@@ -115,6 +118,39 @@ async def test_a_bucket_that_refuses_proves_that_the_store_serves() -> None:
     made = setup(a=None, b=DENIED)
     assert await made.gates.is_files_own("a", DEAD)
     assert made.shut == set()
+
+
+async def test_a_bucket_without_room_proves_that_the_store_serves() -> None:
+    made = setup(a=None, b=FULL)
+    assert await made.gates.is_files_own("a", FULL)
+    assert await made.gates.is_files_own("a", DEAD)
+    assert made.shut == set()
+
+
+@pytest.mark.parametrize("code", [code for code, row in CODES.items() if row.kind is BucketFault])
+async def test_what_the_store_can_not_do_for_a_watch_shuts_that_alone_and_has_no_keys_looked_for(code: str) -> None:
+    made = setup(a=fault(code), b=None)
+    assert not await made.gates.is_files_own("a", fault(code))
+    assert (made.shut, made.forgotten) == ({"a"}, [])
+    await made.gates.close()
+
+
+async def test_a_store_is_there_while_one_bucket_of_many_goes_through() -> None:
+    """Else the next probe, by that bucket, would call it back, and the next file gone again."""
+    made = setup(a=DEAD, b=DEAD, c=None)
+    assert not await made.gates.is_files_own("a", DEAD)
+    assert made.shut == {"a"}
+    await made.gates.close()
+
+
+@pytest.mark.parametrize("first", ["cold", "plain"])
+async def test_a_header_that_the_store_fails_at_shuts_its_watch_and_no_other_of_that_bucket(first: str) -> None:
+    cold = FakeBucket("b", DEAD, headers={"x-amz-storage-class": "GLACIER"})
+    both = {"cold": cold, "plain": FakeBucket("b")}
+    made = Setup({name: both[name] for name in sorted(both, key=lambda name: name != first)})
+    assert not await made.gates.is_files_own("cold", DEAD)
+    assert made.shut == {"cold"}
+    await made.gates.close()
 
 
 async def test_a_broken_connection_of_a_watch_that_is_refused_blocks_it_and_charges_no_file() -> None:
