@@ -14,8 +14,10 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+
+from presignd.trust import chmod_at, walked
 
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -163,27 +165,37 @@ def may_hang(folder: int) -> bool:
 def make_folder(folder: Path, mode: int | None = None) -> bool:
     """Make ``folder`` (``mode`` whatever the umask), and what is missing above it, durably.
 
-    False where it was there. Raises ``FileExistsError`` where something else has its name, ``OSError``.
+    False where it was there. Raises ``NotADirectoryError`` where something else has its name, ``OSError``.
     """
+    if not folder.name:
+        return False
     try:
-        folder.mkdir(mode=mode or 0o777)
+        with walked(folder.parent) as parent:
+            os.mkdir(folder.name, mode or 0o777, dir_fd=parent.fd)
+            if mode is not None:
+                chmod_at(parent.fd, folder.name, mode)
     except FileNotFoundError:
         make_folder(folder.parent)
         return make_folder(folder, mode)
     except FileExistsError:
-        if folder.is_dir():
+        with walked(folder):
             return False
-        raise
-    if mode is not None:
-        folder.chmod(mode)
     sync_folder(folder.parent)
     return True
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable: power loss must not take a new file away again."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+@contextmanager
+def opened(folder: Path) -> Iterator[int]:
+    """Lend a folder, open for listing; no symlink on the way is followed that others could have made."""
+    with walked(folder) as place:
+        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place.fd)
     try:
-        os.fsync(fd)
+        yield fd
     finally:
         os.close(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable: power loss must not take a new file away again."""
+    with opened(folder) as fd:
+        os.fsync(fd)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CONTENT = b"the verified content"
 ASIDE = ".presignd-id-1"
+NOBODY = 65534
 
 
 @pytest.fixture(autouse=True)

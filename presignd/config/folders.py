@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from presignd.config.models import Config, WatchConfig
 from presignd.filesystem import mounts
+from presignd.trust import walked
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ def _unusable(watch: WatchConfig) -> str | None:
     try:
         if not stat.S_ISDIR(path.stat().st_mode):
             return f"{_key(watch)}: {path} is a file; name the folder it is in"
+        with walked(path):
+            pass  # as the daemon opens it: through no symlink that others could have made
         with os.scandir(path) as entries:
             next(entries, None)
     except FileNotFoundError:

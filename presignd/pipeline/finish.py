@@ -13,24 +13,24 @@ import os
 import posixpath
 import stat
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
 
 from presignd.crash_points import passed
 from presignd.errors import PresigndError, fault, lacks_descriptors, reason_of
-from presignd.filesystem import close_quietly, sync_folder
+from presignd.filesystem import close_quietly
 from presignd.model import Fingerprint
 from presignd.pipeline.copies import content_checksum, copy_file
 from presignd.pipeline.digest import fingerprint_of
 from presignd.pipeline.folder import Gone, NotRegular
 from presignd.pipeline.leaving import Finished, Look, Outcome, Verdict, judge, recognise, takes_away
 from presignd.pipeline.renames import names, place, sync
+from presignd.pipeline.target import target_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from presignd.config import WatchConfig
     from presignd.model import FileVersion
@@ -54,6 +54,10 @@ class Folder(Protocol):
         """Lend the directory that holds ``path``."""
         ...
 
+    def relative(self, absolute: bytes) -> bytes | None:
+        """Return ``absolute`` as a path below the root; None outside."""
+        ...
+
 
 def finish(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer: HasWriter) -> Finished:
     """Do what ``watch.after`` asks with the file of a linked version. Blocking.
@@ -69,7 +73,7 @@ def finish(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer:
         with folder.dir_fd(version.path) as directory:
             return _Finish(folder, directory, watch, version, has_writer).run()
     except (Gone, NotRegular):
-        _forget_copy_of_gone(watch, version)
+        _forget_copy_of_gone(folder, watch, version)
         return Finished(Outcome.GONE)
     except (OSError, PresigndError) as error:
         if lacks_descriptors(error):
@@ -77,12 +81,11 @@ def finish(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer:
         raise fault("finish_failed", _reason(error)) from None
 
 
-def _forget_copy_of_gone(watch: WatchConfig, version: FileVersion) -> None:
+def _forget_copy_of_gone(folder: Folder, watch: WatchConfig, version: FileVersion) -> None:
     """Remove the half copy of a crash where the file's folder moved meanwhile: nobody else knows of it."""
-    if watch.move_to is not None:
-        name = os.fsdecode(_aside_name(version) + b".copy")
-        with suppress(OSError):
-            (watch.move_to / os.fsdecode(version.path)).with_name(name).unlink()
+    if watch.after == "move":
+        with suppress(OSError), target_of(folder, watch, posixpath.dirname(version.path), make=False) as target:
+            os.unlink(_aside_name(version) + b".copy", dir_fd=target)
 
 
 def _aside_name(version: FileVersion) -> bytes:
@@ -183,7 +186,7 @@ class _Finish:
         return Finished(Outcome.DELETED)
 
     def _move(self, fd: int, before: Look) -> Finished:
-        with self._target() as target:
+        with target_of(self._folder, self._watch, self._parent) as target:
             try:
                 passed("finish.move.before")
                 name = place(self._directory, self._aside, target, self._name)
@@ -257,20 +260,8 @@ class _Finish:
     def _forget_half_a_copy(self) -> None:
         """Remove what a crash in the middle of a copy left: it may not come to copying again."""
         if self._watch.after == "move":
-            with suppress(OSError), self._target() as target:
+            with suppress(OSError), target_of(self._folder, self._watch, self._parent, make=False) as target:
                 os.unlink(self._copy_name, dir_fd=target)
-
-    @contextmanager
-    def _target(self) -> Iterator[int]:
-        """Lend the directory below move_to that the file belongs in, made where it is missing."""
-        assert self._watch.move_to is not None, "the configuration asks for move_to with after = move"
-        with ExitStack() as opened:
-            directory = _open_root(self._watch.move_to)
-            opened.callback(os.close, directory)
-            for component in self._parent.split(b"/") if self._parent else []:
-                directory = _open_below(directory, component)
-                opened.callback(os.close, directory)
-            yield directory
 
     def _put_back(self, why: str = "") -> bytes:
         """Give the file its name back, or a free one beside a newer file of that name; return its path."""
@@ -304,19 +295,3 @@ def _reason(error: OSError | PresigndError) -> str:
     if isinstance(error, PresigndError):
         return getattr(error, "detail", "") or error.message
     return reason_of(error)
-
-
-def _open_root(move_to: Path) -> int:
-    """Open move_to, as the configuration names it; its last folder is made where it is missing."""
-    with suppress(FileExistsError):
-        move_to.mkdir()
-        sync_folder(move_to.parent)
-    return os.open(move_to, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def _open_below(directory: int, component: bytes) -> int:
-    """Open a folder below move_to, made where it is missing; a symlink in its place is refused."""
-    with suppress(FileExistsError):
-        os.mkdir(component, dir_fd=directory)
-        sync(directory)
-    return os.open(component, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)

@@ -14,10 +14,11 @@ import posixpath
 import stat
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from presignd.errors import NO_DESCRIPTORS, Fault, PresigndError, UsageError, fault, reason_of
-from presignd.filesystem import close_quietly, may_hang
+from presignd.filesystem import close_quietly, may_hang, opened
 from presignd.ledger.lock import flock, lock_folder
 
 if TYPE_CHECKING:
@@ -280,7 +281,8 @@ def _code(error: OSError) -> str:
 
 
 def _open_root(root: bytes) -> int:
-    return os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with opened(Path(os.fsdecode(root))) as fd:
+        return os.dup(fd)
 
 
 def _identity(st: os.stat_result) -> tuple[int, int]:
@@ -291,6 +293,7 @@ def _no_root(watch: WatchConfig, error: OSError) -> UsageError:
     fix = {
         errno.ENOENT: "make the folder, or correct the watch's path",
         errno.ENOTDIR: "give a folder, not a file",
+        errno.ELOOP: "a symlink that others could have made is not followed",
         errno.EACCES: "give the daemon's user read and search permission on it and its parents",
     }.get(error.errno or 0, "see the system's message")
     return UsageError(f"watch {watch.name}: {watch.path}: {error.strerror}", fix=fix)

@@ -1,0 +1,217 @@
+"""Who else could have put a file or folder where it is: root and the daemon's user are believed, nobody else.
+
+A path from the configuration may hold symlinks of the administrator's. One is followed only where nobody else could
+have placed it, so whoever may write in a shared folder can't lead the daemon out of it (systemd calls such a walk
+safe, sshd checks the same under StrictModes). A token, a key or a ledger is believed only when its owner is root or
+the daemon's user, and nobody else may write it.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import stat
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+SERVICES = ("presignd", "presignd-broker")
+"""The users, and their groups, that systemd/*.sysusers.conf make: each group has that user alone in it."""
+
+_O_PATH = getattr(os, "O_PATH", 0)
+_FOLDER = _O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NO_FOLDER = frozenset({errno.ENOTDIR, errno.ELOOP})
+_DESCRIPTORS = frozenset({Path("/dev/fd"), Path("/proc/self/fd")})
+_MOST_LINKS = 40
+"""As the kernel follows in one path (path_resolution(7))."""
+
+
+# --- owners and modes ---------------------------------------------------------------------------
+
+
+def is_ours(st: os.stat_result) -> bool:
+    """Tell whether the owner is root or this user; for root, who runs its commands, a service's user too."""
+    return st.st_uid in {0, os.geteuid()} or (os.geteuid() == 0 and st.st_uid in _service_users())
+
+
+def others_can_write(st: os.stat_result) -> bool:
+    """Tell whether anybody but root and the daemon's user may change a file, or what a folder holds."""
+    by_group = st.st_mode & stat.S_IWGRP and not is_private(st.st_gid)
+    return bool(by_group or st.st_mode & stat.S_IWOTH or not is_ours(st))
+
+
+def is_private(group: int) -> bool:
+    """Tell whether a group has nobody else in it by its name: root's, a service's, or the user's own."""
+    try:
+        return grp.getgrgid(group).gr_name in (*SERVICES, "root", pwd.getpwuid(os.geteuid()).pw_name)
+    except KeyError:
+        return False
+
+
+@cache
+def _service_users() -> frozenset[int]:
+    users = set()
+    for name in SERVICES:
+        with suppress(KeyError):
+            users.add(pwd.getpwnam(name).pw_uid)
+    return frozenset(users)
+
+
+def require_owner(st: os.stat_result, path: str | os.PathLike[str]) -> None:
+    """Refuse (``OSError``) a file that somebody else owns: it could be of their making."""
+    if not is_ours(st):
+        owner, me = user_name(st.st_uid), user_name(os.geteuid())
+        believed = "root's" if os.geteuid() == 0 else f"root's or {me}'s"
+        why = f"it belongs to {owner}, and only what is {believed} is believed; if it is right: chown {me} {path}"
+        raise PermissionError(errno.EPERM, why)
+
+
+def require_ours(st: os.stat_result, path: str | os.PathLike[str]) -> None:
+    """Refuse (``OSError``) a file or folder that somebody else owns or anybody may write."""
+    require_owner(st, path)
+    if st.st_mode & stat.S_IWOTH:
+        raise PermissionError(errno.EPERM, f"anybody may write it; see that it is right, then: chmod o-w {path}")
+
+
+def user_name(uid: int) -> str:
+    """Return a user's name, or its number in words where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+# --- paths --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder that a path leads to; ``path`` is free of symlinks.
+
+    ``loose`` is the first folder on the way where others can put something else in its place, "" where none is.
+    """
+
+    fd: int
+    path: str
+    st: os.stat_result
+    loose: str = ""
+
+    def why_unfixed(self, st: os.stat_result) -> str:
+        """Return the folder that lets others put something else in the place of what ``st`` is of, else ""."""
+        sticky = self.st.st_mode & stat.S_ISVTX and is_ours(self.st) and is_ours(st)
+        return self.loose or ("" if sticky or not others_can_write(self.st) else self.path)
+
+
+@contextmanager
+def walked(folder: Path) -> Iterator[Place]:
+    """Lend the folder at an absolute path, for ``*at`` calls below it; no symlink of others' is followed.
+
+    The descriptor is ``O_PATH`` where there is such a thing. Raises ``OSError``.
+    """
+    fd = os.open("/", _FOLDER)
+    trail = [Place(fd, "/", os.fstat(fd))]
+    left, links = deque(folder.absolute().parts[1:]), 0
+    try:
+        while left:
+            name = left.popleft()
+            try:
+                below = os.open(name, _FOLDER, dir_fd=fd)
+            except OSError as error:
+                target = _followed(trail[-1], fd, name, error)
+                links += 1
+                if links > _MOST_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+                left.extendleft(reversed([part for part in Path(target).parts if part != "/"]))
+                if not target.startswith("/"):
+                    continue
+                below, name = os.open("/", _FOLDER), "/"
+            os.close(fd)
+            fd = below
+            _go(trail, name, os.fstat(fd))
+        here = trail[-1]
+        yield Place(fd, here.path, here.st, here.loose)
+    finally:
+        os.close(fd)
+
+
+def _go(trail: list[Place], name: str, st: os.stat_result) -> None:
+    """Note where one step led: up and to the top nobody can have moved anything, or it is refused."""
+    here = trail[-1]
+    if name == "..":
+        if here.loose:
+            raise OSError(errno.ELOOP, f'"..": others can move {here.path}; name the folder that is meant')
+        del trail[max(1, len(trail) - 1) :]
+    elif name == "/":
+        del trail[1:]
+    else:
+        trail.append(Place(-1, os.path.join(here.path, name), st, here.why_unfixed(st)))  # noqa: PTH118 - a text
+
+
+def _followed(here: Place, fd: int, name: str, error: OSError) -> str:
+    """Return where a symlink leads; raise ``error`` where there is none, ``ELOOP`` where others could have made it."""
+    if error.errno not in _NO_FOLDER:
+        raise error
+    st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    if not stat.S_ISLNK(st.st_mode):
+        raise error
+    if loose := here.why_unfixed(st):
+        link = os.path.join(here.path, name)  # noqa: PTH118 - a text
+        raise OSError(
+            errno.ELOOP, f"{link} is a symlink, and others can write in {loose}; name the folder that is meant"
+        ) from None
+    return os.readlink(name, dir_fd=fd)
+
+
+def chmod_at(folder: int, name: str, mode: int) -> None:
+    """Set the mode of what has a name in a folder, never of what a symlink there leads to."""
+    if not _O_PATH:
+        os.chmod(name, mode, dir_fd=folder, follow_symlinks=False)
+        return
+    fd = os.open(name, _O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        os.chmod(f"/proc/self/fd/{fd}", mode)  # noqa: PTH101 - a descriptor
+    finally:
+        os.close(fd)
+
+
+def open_file(file: Path, *, links: int = 0) -> int:
+    """Open a regular file of root's or this user's for reading; the caller closes it. Raises ``OSError``.
+
+    Never blocks, not on a FIFO either. What a shell hands over as ``/dev/fd/N`` is taken as it is. ``links`` counts the
+    symlinks followed so far.
+    """
+    if file.parent in _DESCRIPTORS:
+        return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    with walked(file.parent) as place:
+        try:
+            fd = os.open(file.name, _READ, dir_fd=place.fd)
+        except OSError as error:
+            target = Path(place.path, _followed(place, place.fd, file.name, error))
+        else:
+            try:
+                _require_file(os.fstat(fd), file)
+            except OSError:
+                os.close(fd)
+                raise
+            return fd
+    if links == _MOST_LINKS:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return open_file(target, links=links + 1)
+
+
+def _require_file(st: os.stat_result, file: Path) -> None:
+    if not stat.S_ISREG(st.st_mode):
+        raise OSError(errno.EINVAL, "is no regular file")
+    require_ours(st, file)
+
+
+def read_file(file: Path, most: int = -1) -> bytes:
+    """Return what such a file holds, ``most`` bytes of it at most."""
+    with open(open_file(file), "rb") as stream:
+        return stream.read(most)
