@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from presignd import trust
 from presignd.config.options import Address
 from presignd.config.signing import by_broker
 from presignd.config.sources import Given, Layer
@@ -20,9 +19,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "token": ("token", "token_file"),
 }
 """What each secret may be given as; the first is where it lands."""
-
-DAEMON_GROUP = "presignd"
-"""The group that systemd/presignd.sysusers.conf makes, with the daemon's user alone in it."""
 
 _LONGEST = 64 * 1024
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -100,16 +96,8 @@ def readable_by_others(file: Path) -> bool:
         found = file.stat()
     except OSError:
         return False
-    allowed = stat.S_IRGRP if _is_private(found.st_gid) else 0
+    allowed = stat.S_IRGRP if trust.is_private(found.st_gid) else 0
     return stat.S_ISREG(found.st_mode) and bool(found.st_mode & _OTHERS & ~allowed)
-
-
-def _is_private(group: int) -> bool:
-    """Tell whether ``group`` is the daemon's, or the one that has the user's own name."""
-    try:
-        return grp.getgrgid(group).gr_name in (DAEMON_GROUP, pwd.getpwuid(os.geteuid()).pw_name)
-    except KeyError:
-        return False
 
 
 def _at(name: str) -> Address:
@@ -144,8 +132,7 @@ def _credential(target: str, environ: Mapping[str, str]) -> Secret | None:
 def _read(what: str, file: Path) -> str:
     """Return the text of a secret's file without its trailing newline; raises ``ValueError`` with the reason."""
     try:
-        with file.open("rb") as stream:
-            data = stream.read(_LONGEST + 1)
+        data = trust.read_file(file, _LONGEST + 1)
         text = data.decode().rstrip("\r\n")
     except OSError as error:
         raise ValueError(f"{what}: {file} can't be read: {error.strerror}") from None

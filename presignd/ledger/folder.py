@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from presignd import filesystem
 from presignd.errors import UsageError
+from presignd.trust import Place, require_owner, walked
 
 
 def prepare(folder: Path) -> None:
@@ -31,15 +33,29 @@ def prepare(folder: Path) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Make the file ``path`` (0600, whatever the umask) where it is missing; raises ``OSError``."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return
+    """Make the file ``path`` (0600, whatever the umask) where it is missing; raises ``OSError``.
+
+    Somebody else's is refused, as is one that SQLite would take for a part of it (sqlite.org/tempfiles.html).
+    """
+    with walked(path.parent) as place:
+        for beside in ("-wal", "-shm", "-journal"):
+            with suppress(FileNotFoundError):
+                _require_ours(place, path.with_name(path.name + beside))
+        try:
+            fd = os.open(path.name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=place.fd)
+        except FileExistsError:
+            _require_ours(place, path)
+            return
     try:
         os.fchmod(fd, 0o600)
     finally:
         os.close(fd)
+
+
+def _require_ours(place: Place, path: Path) -> None:
+    """Refuse a file of somebody else's, and a symlink to one."""
+    for follow in (False, True):
+        require_owner(os.stat(path.name, dir_fd=place.fd, follow_symlinks=follow), path)
 
 
 def _reason(error: OSError) -> str | None:

@@ -56,16 +56,14 @@ def make_folder(folder: Path, links_name: str, group: int | None) -> None:
     a home or /var/log named in links.file keeps its mode. Raises ``OSError`` and ``UsageError``.
     """
     made = filesystem.make_folder(folder, 0o700)  # without r and x it could not even be opened
-    if not made and (group is None or not _is_ours_alone(folder, links_name)):
+    if not made and group is None:
         return
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        give(fd, group, 0o700 if group is None else 0o2750)
-    finally:
-        os.close(fd)
+    with filesystem.opened(folder) as fd:
+        if made or _is_ours_alone(fd, links_name):
+            give(fd, group, 0o700 if group is None else 0o2750)
 
 
-def _is_ours_alone(folder: Path, links_name: str) -> bool:
-    return folder.stat().st_uid == os.geteuid() and all(
-        path.name == links_name or path.name.startswith(links_name + ".") for path in folder.iterdir()
+def _is_ours_alone(folder: int, links_name: str) -> bool:
+    return os.fstat(folder).st_uid == os.geteuid() and all(
+        name == links_name or name.startswith(links_name + ".") for name in os.listdir(folder)
     )

@@ -66,7 +66,7 @@ def open_all(file: Path) -> list[int]:
 
 def _open(path: Path) -> int | None:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     if stat.S_ISREG(os.fstat(fd).st_mode):

@@ -17,6 +17,7 @@ from presignd.links.line import decode, encode, to_link
 from presignd.links.rights import give, group_id, make_folder
 from presignd.links.tail import BLOCK, close_all, highest, name_of, open_all, read
 from presignd.model import LinksMark
+from presignd.trust import require_owner, walked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -134,21 +135,25 @@ class LinksFile:
         """
         names = [name_of(self._file, number) for number in range(self._keep + 1)]
         last = next((n for n, name in enumerate(names) if n and not name.exists()), self._keep)
-        for number in range(last, 0, -1):
-            names[number - 1].replace(names[number])
-            passed("links.rotate.step")
-        for number in range(self._keep + 1, highest(self._file) + 1):
-            name_of(self._file, number).unlink(missing_ok=True)
+        with walked(self._file.parent) as place:
+            for number in range(last, 0, -1):
+                os.rename(names[number - 1].name, names[number].name, src_dir_fd=place.fd, dst_dir_fd=place.fd)
+                passed("links.rotate.step")
+            for number in range(self._keep + 1, highest(self._file) + 1):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name_of(self._file, number).name, dir_fd=place.fd)
 
     # --- opening --------------------------------------------------------------------------------
     def _take(self, mark: LinksMark | None) -> None:
         """Open the file, or make it; give it its mode; cut what is torn; make its name durable."""
         self.close()
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        self._fd, self._uncut = os.open(self._file, flags, 0o600), False
+        with walked(self._file.parent) as place:
+            self._fd, self._uncut = os.open(self._file.name, flags, 0o600, dir_fd=place.fd), False
         st = os.fstat(self._fd)
         if not stat.S_ISREG(st.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
+        require_owner(st, self._file)
         give(self._fd, self._group, self._mode)
         self._inode = st.st_ino
         self._end = _sound_end(self._fd, mark.offset if mark and mark.inode == st.st_ino else None)
@@ -162,6 +167,7 @@ class LinksFile:
         fds = open_all(self._file)
         try:
             for fd in fds:
+                require_owner(os.fstat(fd), name_of(self._file, 1))
                 give(fd, self._group, self._mode)
         finally:
             close_all(fds)

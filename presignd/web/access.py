@@ -13,7 +13,8 @@ import stat
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from presignd.errors import UsageError
+from presignd.errors import UsageError, reason_of
+from presignd.trust import read_file, require_owner, walked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +38,7 @@ def load_token(path: Path) -> str:
     try:
         token = _read(path) or _make(path)
     except OSError as error:
-        raise _unusable(path, os.strerror(error.errno or 0)) from None
+        raise _unusable(path, reason_of(error)) from None
     except UnicodeDecodeError:
         raise _unusable(path, "is no text") from None
     if len(token) < SHORTEST:
@@ -52,15 +53,18 @@ def readable_by_others(path: Path) -> bool:
 
 def _read(path: Path) -> str:
     with contextlib.suppress(FileNotFoundError):
-        return path.read_bytes()[:4096].decode("ascii").strip()
+        return read_file(path, 4096).decode("ascii").strip()
     return ""
 
 
 def _make(path: Path) -> str:
     """Write a new token; one that a crash left empty is filled."""
     token = secrets.token_urlsafe(32)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with walked(path.parent) as place:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(path.name, flags, 0o600, dir_fd=place.fd)
     with os.fdopen(fd, "w", encoding="ascii") as file:
+        require_owner(os.fstat(fd), path)
         os.fchmod(fd, 0o600)
         file.write(token + "\n")
         file.flush()

@@ -175,6 +175,41 @@ def test_a_symlink_is_not_followed(config: LinksConfig, tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_no_symlink_in_place_of_a_rotated_file_is_followed(config: LinksConfig, tmp_path: Path) -> None:
+    """Its target would get the links' mode and group."""
+    treasure = tmp_path / "treasure"
+    treasure.touch(0o604)
+    config.file.parent.mkdir()
+    config.file.with_name("links.jsonl.1").symlink_to(treasure)
+    with pytest.raises(UsageError, match=r"links\.file"):
+        LinksFile.open(config, None)
+    assert treasure.stat().st_mode & 0o777 == 0o604
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
+@pytest.mark.parametrize("name", ["links.jsonl", "links.jsonl.1"])
+def test_a_file_of_another_user_is_not_taken_for_the_links(config: LinksConfig, name: str) -> None:
+    """It could hold lines of his, and he could read those that come."""
+    config.file.parent.mkdir()
+    other = config.file.with_name(name)
+    other.touch(0o600)
+    os.chown(other, 65534, 65534)
+    with pytest.raises(UsageError, match="it belongs to nobody"):
+        LinksFile.open(config, None)
+    assert other.stat().st_size == 0
+
+
+def test_a_links_folder_that_others_made_a_symlink_is_none(config: LinksConfig, tmp_path: Path) -> None:
+    (tmp_path / "vault").mkdir()
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    (shared / "links").symlink_to(tmp_path / "vault")
+    with pytest.raises(UsageError, match="is a symlink, and others can write in"):
+        LinksFile.open(config.model_copy(update={"file": shared / "links/links.jsonl"}), None)
+    assert list((tmp_path / "vault").iterdir()) == []
+
+
 def test_a_directory_or_fifo_in_its_place_is_a_clear_error(config: LinksConfig) -> None:
     config.file.parent.mkdir()
     os.mkfifo(config.file)
@@ -288,23 +323,23 @@ class CrashError(BaseException):
 
 def crash_at(step: int, patched: pytest.MonkeyPatch) -> None:
     """Crash before the ``step``-th rename or creation of a file."""
-    replace, open_ = Path.replace, os.open
+    rename, open_ = os.rename, os.open
     steps = iter(range(1, 100))
 
     def begin() -> None:
         if next(steps) == step:
             raise CrashError
 
-    def crashing_replace(self: Path, target: Path) -> Path:
+    def crashing_rename(*args: Any, **kwargs: Any) -> None:
         begin()
-        return replace(self, target)
+        rename(*args, **kwargs)
 
     def crashing_open(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
         if flags & os.O_CREAT:
             begin()
         return open_(path, flags, *args, **kwargs)
 
-    patched.setattr(Path, "replace", crashing_replace)
+    patched.setattr(os, "rename", crashing_rename)
     patched.setattr(os, "open", crashing_open)
 
 

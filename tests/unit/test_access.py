@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -85,3 +86,29 @@ def test_a_token_file_where_none_can_be_is_one_clear_line(tmp_path: Path) -> Non
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UsageError, match="Too many levels of symbolic links"):
         load_token(tmp_path / "link")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
+@pytest.mark.parametrize("content", ["a" * 20, ""])
+def test_a_token_of_another_user_is_refused(tmp_path: Path, content: str) -> None:
+    """He knows it; an empty one he could read later."""
+    place = tmp_path / "token"
+    place.write_text(content)
+    os.chown(place, 65534, 65534)
+    with pytest.raises(UsageError, match=r"web\.token_file: .*token: it belongs to nobody, .* chown root"):
+        load_token(place)
+    assert place.read_text() == content
+
+
+def test_a_token_that_anybody_may_write_is_refused(tmp_path: Path) -> None:
+    place = tmp_path / "token"
+    place.write_text("a" * 20)
+    place.chmod(0o622)
+    with pytest.raises(UsageError, match="anybody may write it"):
+        load_token(place)
+
+
+def test_a_fifo_in_place_of_the_token_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "token")
+    with pytest.raises(UsageError, match="no regular file"):
+        load_token(tmp_path / "token")

@@ -215,3 +215,24 @@ def test_models_are_frozen() -> None:
     watch = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="test-bucket")
     with pytest.raises(ValidationError, match="frozen"):
         watch.bucket = "other"  # type: ignore[misc]  # that it can't be is what is tested
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
+@pytest.mark.parametrize("option", ["access_key_file", "secret_key_file", "token_file"])
+def test_a_file_of_another_user_is_taken_for_no_key_and_no_token(config: Load, tmp_path: Path, option: str) -> None:
+    for name in ("access_key_file", "secret_key_file", "token_file"):
+        secret_file(tmp_path, name, f"hunter2-{name}")
+    os.chown(tmp_path / option, 65534, 65534)
+    with pytest.raises(UsageError) as refused:
+        config('access_key_file = "access_key_file"\nsecret_key_file = "secret_key_file"\ntoken_file = "token_file"')
+    problem, *_ = refused.value.problems
+    file = tmp_path / option
+    assert problem.startswith(f"presign.{option}: {file} can't be read: it belongs to nobody, and only what is root's")
+    assert problem.endswith(f"chown root {file}")
+
+
+def test_a_credential_of_another_user_is_refused_too(config: Load, tmp_path: Path) -> None:
+    file = secret_file(tmp_path, "presignd.secret_key", "hunter2", 0o602)
+    with pytest.raises(UsageError) as refused:
+        config('access_key = "AK"', CREDENTIALS_DIRECTORY=str(tmp_path))
+    assert f"anybody may write it; see that it is right, then: chmod o-w {file}" in refused.value.problems[0]

@@ -16,6 +16,7 @@ import pytest
 from presignd import filesystem
 from presignd.errors import Unavailable, UsageError
 from presignd.ledger import lock
+from presignd.ledger.database import open_database
 from presignd.ledger.lock import DaemonLock, find_holder, lock_folder, lock_holder
 
 LOCKS = """\
@@ -32,6 +33,7 @@ LOCKS = """\
 HOLDER = """
 import os, sys
 from pathlib import Path
+from presignd.ledger.database import open_database
 from presignd.ledger.lock import DaemonLock, lock_folder
 held = DaemonLock(Path(sys.argv[2])) if sys.argv[1] == "ledger" else lock_folder(os.open(sys.argv[2], os.O_RDONLY))
 print("held", flush=True)
@@ -175,3 +177,27 @@ def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="lock can't be opened"):
         DaemonLock(tmp_path)
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
+@pytest.mark.parametrize("name", ["lock", "ledger.sqlite3", "ledger.sqlite3-wal", "ledger.sqlite3-shm"])
+def test_a_file_of_another_user_is_never_a_part_of_the_ledger(tmp_path: Path, name: str) -> None:
+    planted = tmp_path / name
+    planted.write_bytes(b"planted")
+    os.chown(planted, 65534, 65534)
+    with pytest.raises(UsageError, match=f"it belongs to nobody, .*chown root {planted}"), DaemonLock(tmp_path):
+        open_database(tmp_path / "ledger.sqlite3", 1, [])
+    assert planted.read_bytes() == b"planted"
+
+
+def test_a_ledger_folder_that_others_made_a_symlink_is_none(tmp_path: Path) -> None:
+    """Its files would be made where only the daemon may write."""
+    vault, shared = tmp_path / "vault", tmp_path / "shared"
+    vault.mkdir()
+    shared.mkdir()
+    shared.chmod(0o777)
+    (shared / "state").symlink_to(vault)
+    for folder in (shared / "state", shared / "state" / "ledger"):
+        with pytest.raises(UsageError, match=r"ledger\.path: .*state is a symlink, and others can write in"):
+            DaemonLock(folder)
+    assert list(vault.iterdir()) == []

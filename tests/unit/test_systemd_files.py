@@ -12,7 +12,7 @@ import pytest
 
 from presignd.broker.config import SYSTEM_FILE as BROKER_FILE
 from presignd.cli.init import LINKS_GROUP, SYSTEM_FILE, Answers, links_group, render
-from presignd.config.secrets import DAEMON_GROUP, GROUPS
+from presignd.config.secrets import GROUPS
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 
@@ -35,7 +35,7 @@ def test_the_template_is_the_unit_but_for_what_each_instance_has_for_itself() ->
 def test_the_units_name_the_files_groups_and_credentials_of_the_program() -> None:
     unit = lines("presignd.service")
     assert f"ExecStart=/opt/presignd/bin/presignd run -c {SYSTEM_FILE}" in unit
-    assert f"Group={DAEMON_GROUP}" in unit
+    assert "Group=presignd" in unit
     assert {line for line in unit if line.startswith("LoadCredential=")} == {
         f"LoadCredential=presignd.{secret}" for secret in GROUPS
     }
