@@ -21,14 +21,15 @@ from presignd.broker import audit, metrics, openapi, wire
 from presignd.broker.access import Rejected, Room, authenticate, client_of
 from presignd.broker.audit import Answer
 from presignd.broker.models import BrokerSection, TokenConfig
-from presignd.broker.policy import decide
+from presignd.broker.policy import Code, Refusal, decide
 from presignd.broker.rates import Rates
 from presignd.broker.tokens import Tokens
 from presignd.broker.turns import in_turn
+from presignd.broker.uploads import Uploads
 from presignd.config.listen import parse_listen
 from presignd.errors import Fault, PresignerFault
 from presignd.log import get_logger
-from presignd.presign import Grant, GrantRequest, Presigner
+from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Presigner
 
 BODY_SECONDS = 10.0
 """What a body may take, and an answer to be taken: who is slower is cut off."""
@@ -59,6 +60,7 @@ class Api:
         self.idle = asyncio.Event()
         self.idle.set()
         self._rates = Rates()
+        self._uploads = Uploads()
         self._room = Room(AT_A_TIME, OF_ONE_TOKEN, WAIT_SECONDS)
         self._strangers = audit.Strangers()
 
@@ -193,11 +195,19 @@ class Api:
             raise Rejected(400, "bad_request", str(problem)[:1000]) from None
 
     async def _answers(self, token: TokenConfig, asked: Sequence[GrantRequest]) -> list[Answer]:
-        decided = [decide(token, each, datetime.now(UTC)) async for each in in_turn(asked)]
+        decided = [self._decided(token, each) async for each in in_turn(asked)]
         allowed = [each for each in decided if isinstance(each, GrantRequest)]
         steps = [allowed[start : start + STEP] for start in range(0, len(allowed), STEP)]
         signed = iter([answer async for step in in_turn(steps) for answer in await self._signed(step)])
         return [next(signed) if isinstance(each, GrantRequest) else each for each in decided]
+
+    def _decided(self, token: TokenConfig, asked: GrantRequest) -> GrantRequest | Refusal:
+        decided = decide(token, asked, datetime.now(UTC))
+        if isinstance(decided, Refusal) or decided.operation not in ON_AN_UPLOAD or not decided.upload_id:
+            return decided
+        if self._uploads.claim(token.name, decided):
+            return decided
+        return Refusal(Code.UPLOAD_REFUSED, "this upload id belongs to another token or another key")
 
     async def _signed(self, allowed: Sequence[GrantRequest]) -> list[Answer]:
         try:

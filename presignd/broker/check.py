@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from presignd.broker.certificate import certificate_end, end_problem, tls_context
 from presignd.broker.config import of_store
 from presignd.broker.models import BrokerConfig, TokenConfig
+from presignd.broker.probe import Probe
 from presignd.broker.service import Signer
 from presignd.broker.tokens import Tokens
 from presignd.errors import Fault, PresigndError
-from presignd.keys import CHECK_NAME
-from presignd.presign import Grant, GrantRequest, Operation
 
-BODY = b"presignd broker check\n"
-EXPIRES = 300
-ANY_REFUSAL = range(400, 500)
+_APART = "a bucket and a broker of its own for each who must not read the others' files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,64 +69,45 @@ async def _store(signer: Signer, tokens: Iterable[TokenConfig]) -> AsyncIterator
         yield _failed("credentials", fault)
         return
     yield Line("ok", "credentials", f"from {found.source}")
-    for bucket, prefix in sorted({(token.bucket, token.prefix) for token in tokens}):
-        yield await _prefix(signer, bucket, prefix)
+    used: dict[tuple[str, str], set[str]] = {}
+    for token in tokens:
+        used.setdefault((token.bucket, token.prefix), set()).update(token.operations)
+    for bucket, prefix in sorted(used):
+        name, probe = f"bucket {bucket}/{prefix}", Probe(signer, bucket, prefix)
+        for line in await _prefix(name, probe, multipart="multipart" in used[bucket, prefix]):
+            yield line
 
 
-async def _prefix(signer: Signer, bucket: str, prefix: str) -> Line:
-    """Write, read and remove a prefix's check object, and try to have it copied by a header nobody signed."""
-    probe = _Probe(signer, bucket, prefix)
-    name = f"bucket {bucket}/{prefix}"
+async def _prefix(name: str, probe: Probe, *, multipart: bool) -> list[Line]:
+    """Write, read and remove a prefix's check object, and try what a store should refuse."""
     try:
-        await probe.send(Operation.PUT)
-        await probe.send(Operation.HEAD)
-        await probe.send(Operation.GET)
-        takes_unsigned = await probe.copies_unsigned()
+        await probe.serves()
+        copies, publishes = await probe.copies_unsigned(), await probe.publishes_unsigned()
+        mixes = multipart and await probe.mixes_uploads()
         await probe.forget()
     except Fault as fault:
-        return _failed(name, fault)
-    if takes_unsigned:
-        told = (
-            "the store takes headers that were not signed: whoever may PUT can copy any object that this key may read"
-        )
-        return Line("warn", name, told, "a bucket and a broker of its own for each who must not read the others' files")
-    return Line("ok", name, "PUT, HEAD, GET went through, and no header that was not signed")
+        return [_failed(name, fault)]
+    warnings = [_takes_unsigned(name, copies=copies, publishes=publishes)] if copies or publishes else []
+    warnings += [_mixes_uploads(name)] if mixes else []
+    return warnings or [Line("ok", name, "PUT, HEAD, GET went through, and no header that was not signed")]
+
+
+def _takes_unsigned(name: str, *, copies: bool, publishes: bool) -> Line:
+    may = ["copy any object that this key may read (x-amz-copy-source)"] if copies else []
+    may += ["make what it stores public (x-amz-acl)"] if publishes else []
+    told = f"the store takes headers that were not signed: whoever may PUT can {', and '.join(may)}"
+    fix = [_APART] if copies else []
+    fix += ["a bucket whose ACLs are off (BucketOwnerEnforced, IgnorePublicAcls)"] if publishes else []
+    return Line("warn", name, told, "; ".join(fix))
+
+
+def _mixes_uploads(name: str) -> Line:
+    told = (
+        "the store takes an upload begun under one key for any other key: the broker alone keeps them apart, "
+        "by what it remembers since its start"
+    )
+    return Line("warn", name, told, _APART)
 
 
 def _failed(name: str, fault: Fault) -> Line:
     return Line("fail", name, fault.message, of_store(fault.fix))
-
-
-class _Probe:
-    """Requests on a prefix's check object, and on one below it that it is copied to."""
-
-    def __init__(self, signer: Signer, bucket: str, prefix: str) -> None:
-        self._signer, self._bucket = signer, bucket
-        self._key, self._copy = f"{prefix}{CHECK_NAME}", f"{prefix}copy/{CHECK_NAME}"
-
-    async def _grant(self, operation: Operation, key: str) -> Grant:
-        asked = GrantRequest(operation, self._bucket, key, EXPIRES)
-        if operation is Operation.PUT:
-            md5 = hashlib.md5(BODY, usedforsecurity=False).hexdigest()
-            asked = replace(asked, size=len(BODY), checksum=f"md5:{md5}")
-        (grant,) = await self._signer.presigner.grant([asked])
-        if isinstance(grant, Exception):
-            raise grant
-        return grant
-
-    async def send(self, operation: Operation) -> None:
-        """Send one request on the check object; raise the ``Fault`` of a refusal."""
-        grant = await self._grant(operation, self._key)
-        await self._signer.send(grant, BODY if operation is Operation.PUT else None)
-
-    async def copies_unsigned(self) -> bool:
-        """Tell whether the store heeds a header that the signature doesn't bind."""
-        grant = await self._grant(Operation.PUT, self._copy)
-        unsigned = {**grant.headers, "x-amz-copy-source": f"/{self._bucket}/{self._key}"}
-        answer = await self._signer.send(replace(grant, headers=unsigned), BODY, accept=ANY_REFUSAL)
-        return answer.status not in ANY_REFUSAL
-
-    async def forget(self) -> None:
-        """Remove both; where that is refused they stay."""
-        for key in (self._key, self._copy):
-            await self._signer.send(await self._grant(Operation.DELETE, key), accept=ANY_REFUSAL)

@@ -98,6 +98,8 @@ class TokenConfig(Section):
     """What it may do; "delete" reaches its own check object alone, and needs not be said where "put" is."""
     headers: tuple[str, ...] = ()
     """Headers it may bind beside Content-*, e.g. "x-amz-meta-*"; never ACLs."""
+    require_content_type: bool = False
+    """Whether an upload must bind its Content-Type: one that doesn't can be given another by whoever has the grant."""
     max_size: kinds.UnsetSize = None
     """The largest object; "" = what S3 takes."""
     max_put_expires: Annotated[kinds.WholeSeconds, AfterValidator(rules.check_expiry)] = 3600

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from presignd.broker.models import TokenConfig
 from presignd.keys import CHECK_NAME, key_problem
-from presignd.presign import GrantRequest, Operation
+from presignd.presign import ON_AN_UPLOAD, GrantRequest, Operation
 
 CLOCK_SLACK = timedelta(minutes=5)
 """How far ahead of the broker's clock a signing date may lie: a link is dated by whoever asks for it."""
@@ -29,10 +29,16 @@ CONTENT_HEADERS = frozenset(
 """Headers that every token may bind."""
 
 _BODIES = frozenset({Operation.PUT, Operation.MULTIPART_PART})
+_TYPED = frozenset({Operation.PUT, Operation.MULTIPART_CREATE})
+"""Operations whose Content-Type becomes the object's."""
+
 _DECODINGS = 3
 """How often a chain of careless proxies is taken to decode or normalise a path."""
 
 _ODD = re.compile(r"[^ -~]|%|\.;")
+_UPLOAD_ID = re.compile(r"(?!\.+$)[A-Za-z0-9._~+=:-]{0,1024}")
+"""What S3 stores make upload ids of. The JuiceFS gateway joins an id to a path: "../../b" there is another folder.
+Dots beside each other stand in some of AWS's ids, and climb nowhere without a "/"."""
 _OVERLONG = re.compile(r"%(?:c0|e0%80|f0%80%80)%(ae|af)", re.IGNORECASE)
 
 
@@ -43,9 +49,11 @@ class Code(StrEnum):
     OUTSIDE_PREFIX = "outside_prefix"
     KEY_REFUSED = "key_refused"
     OPERATION_REFUSED = "operation_refused"
+    UPLOAD_REFUSED = "upload_refused"
     HEADER_REFUSED = "header_refused"
     SIZE_REQUIRED = "size_required"
     CHECKSUM_REQUIRED = "checksum_required"
+    CONTENT_TYPE_REQUIRED = "content_type_required"
     TOO_LARGE = "too_large"
     DATE_REFUSED = "date_refused"
 
@@ -64,7 +72,7 @@ def decide(token: TokenConfig, request: GrantRequest, now: datetime) -> GrantReq
     ``now`` is the broker's clock (UTC). What makes no sense whoever asks (an empty checksum, a part 0) is
     left to the presigner, which refuses it.
     """
-    for rule in (_bucket, _key, _operation, _body, _headers):
+    for rule in (_bucket, _key, _operation, _upload, _body, _headers):
         if refusal := rule(token, request):
             return refusal
     if request.date is not None and (refusal := _date(request.date, now)):
@@ -128,6 +136,13 @@ def _operation(token: TokenConfig, request: GrantRequest) -> Refusal | None:
     return Refusal(Code.OPERATION_REFUSED, f"this token may not {operation}; it may {', '.join(token.operations)}")
 
 
+def _upload(_token: TokenConfig, request: GrantRequest) -> Refusal | None:
+    """Refuse an upload id that a store could read as a path. Whose it is, ``uploads`` knows."""
+    if request.operation not in ON_AN_UPLOAD or _UPLOAD_ID.fullmatch(request.upload_id):
+        return None
+    return Refusal(Code.UPLOAD_REFUSED, "this is no upload id as stores make them")
+
+
 def _body(token: TokenConfig, request: GrantRequest) -> Refusal | None:
     """Have what is uploaded bound: its size, within the limit, and its checksum.
 
@@ -149,9 +164,12 @@ def _body(token: TokenConfig, request: GrantRequest) -> Refusal | None:
 
 def _headers(token: TokenConfig, request: GrantRequest) -> Refusal | None:
     refused = [name for name in request.headers if not may_bind(token, name.lower())]
-    if not refused:
-        return None
-    return Refusal(Code.HEADER_REFUSED, f"this token may not bind the header {refused[0][:100]!r}")
+    if refused:
+        return Refusal(Code.HEADER_REFUSED, f"this token may not bind the header {refused[0][:100]!r}")
+    typed = request.content_type.strip() or "content-type" in {name.lower() for name in request.headers}
+    if token.require_content_type and request.operation in _TYPED and not typed:
+        return Refusal(Code.CONTENT_TYPE_REQUIRED, "an upload of this token needs its content_type")
+    return None
 
 
 def may_bind(token: TokenConfig, name: str) -> bool:

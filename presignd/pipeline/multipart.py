@@ -173,10 +173,10 @@ class Multipart:
         """
         try:
             answer = await self._complete(version, plan)
-        except (StoreFault, RetryFault):
+        except (StoreFault, RetryFault) as problem:
             if found := await self._there(version):
                 return found
-            raise
+            raise await self._lost(version, problem) from None
         if answer.status == 412:  # noqa: PLR2004
             return None
         if answer.status == 404 or answer.code:  # noqa: PLR2004 - S3 answers 200 with an <Error>, too
@@ -222,9 +222,16 @@ class Multipart:
 
 
 async def abort(bucket: Bucket, version: FileVersion) -> None:
-    """Abort a version's upload; one that the store doesn't know is as good as aborted. Raises ``Fault``."""
+    """Abort a version's upload; one that the store or the broker doesn't know is as good as aborted.
+
+    Raises ``Fault``.
+    """
     request = bucket.request(Operation.MULTIPART_ABORT, _key(version), upload_id=version.upload_id)
-    await bucket.send(request, accept=(404,))
+    try:
+        await bucket.send(request, accept=(404,))
+    except RetryFault as problem:
+        if problem.code != "upload_lost":
+            raise
 
 
 def _key(version: FileVersion) -> str:

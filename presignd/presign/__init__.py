@@ -29,6 +29,17 @@ class Operation(StrEnum):
     MULTIPART_ABORT = "multipart.abort"
 
 
+ON_AN_UPLOAD = frozenset(
+    {
+        Operation.MULTIPART_PART,
+        Operation.MULTIPART_LIST,
+        Operation.MULTIPART_COMPLETE,
+        Operation.MULTIPART_ABORT,
+    }
+)
+"""Operations that name an upload by its ``upload_id``."""
+
+
 @dataclass(frozen=True, slots=True)
 class GrantRequest:
     """One request to be presigned.

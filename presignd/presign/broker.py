@@ -20,7 +20,7 @@ from presignd.config import PresignConfig
 from presignd.errors import CODES, Fault, PresignerFault, StoreFault, WatchFault, fault
 from presignd.heartbeat import holding, resting
 from presignd.limits import MAX_KEY
-from presignd.presign import Grant, GrantRequest, Operation
+from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Operation
 from presignd.presign.broker_client import FORBIDDEN, LEAST_BODY, OK, TOO_LARGE, BrokerClient, said
 from presignd.presign.expected import Expected, checked, expect
 from presignd.presign.local import count
@@ -41,6 +41,9 @@ _THEIRS = {
     "date_refused": "clock_skew",
 }
 """A broker's words for what concerns a whole watch, or this machine's clock, by ours."""
+
+_LOST = "upload_refused"
+"""A broker's word for an upload that it takes for another's: it can't be gone on with, so it begins anew."""
 
 _OF_ONE_FILE = ("outside_prefix", "too_large", "key_refused", "grant_refused")
 """Codes of a refusal that concern one file alone. A broker may not choose any other class than to wait."""
@@ -268,6 +271,8 @@ def refusal(operation: Operation, answer: dict[str, Any]) -> Fault:
     """
     error = answer["error"]
     told = error.get("code") if isinstance(error, dict) else None
+    if told == _LOST and operation in ON_AN_UPLOAD:
+        return fault("upload_lost", said(answer))
     code = _THEIRS.get(told, told) if isinstance(told, str) else ""
     known = CODES.get(code)
     waits = known is not None and issubclass(known.kind, (StoreFault, WatchFault, PresignerFault))

@@ -11,7 +11,7 @@ from presignd import metrics
 from presignd.config import PresignConfig
 from presignd.errors import Fault, fault
 from presignd.limits import MAX_EXPIRES
-from presignd.presign import Grant, GrantRequest, Operation
+from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Operation
 from presignd.presign.credentials import Credentials, CredentialSource
 from presignd.presign.region import FALLBACK_REGION, RegionFinder, Send, region_in_host
 from presignd.presign.sigv4 import choose_addressing, presign
@@ -35,14 +35,6 @@ METHODS = {
 }
 """The HTTP method of each operation (S3 API reference)."""
 
-_ON_AN_UPLOAD = frozenset(
-    {
-        Operation.MULTIPART_PART,
-        Operation.MULTIPART_LIST,
-        Operation.MULTIPART_COMPLETE,
-        Operation.MULTIPART_ABORT,
-    }
-)
 _CHECKSUM = re.compile(r"md5:([0-9a-f]{32})|sha256:([0-9a-f]{64})")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
@@ -212,7 +204,7 @@ def refuse_incomplete(request: GrantRequest) -> None:
         raise fault("grant_refused", "expires must be at least 1 second")
     if request.date is not None and request.date.utcoffset() != timedelta(0):
         raise fault("grant_refused", "the date must be in UTC")
-    if request.operation in _ON_AN_UPLOAD and not request.upload_id:
+    if request.operation in ON_AN_UPLOAD and not request.upload_id:
         raise fault("grant_refused", f"{request.operation} needs an upload_id")
     if request.operation is Operation.MULTIPART_PART and not 1 <= request.part_number <= MAX_PART_NUMBER:
         raise fault("grant_refused", f"a part_number lies between 1 and {MAX_PART_NUMBER}")
@@ -223,7 +215,7 @@ def own_query(request: GrantRequest) -> dict[str, str]:
     operation = request.operation
     if operation is Operation.MULTIPART_CREATE:
         return {"uploads": ""}
-    if operation not in _ON_AN_UPLOAD:
+    if operation not in ON_AN_UPLOAD:
         return {}
     query = {"uploadId": request.upload_id}
     if operation is Operation.MULTIPART_PART:

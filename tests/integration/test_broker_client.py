@@ -202,7 +202,9 @@ async def test_a_closed_connection_is_replaced_unseen(broker: FakeBroker, asking
         ("checksum_required", Operation.PUT, "grant_refused"),
         ("changed_while_uploading", Operation.PUT, "grant_refused"),
         ("internal_error", Operation.PUT, "grant_refused"),
-        ("upload_lost", Operation.PUT, "grant_refused"),
+        ("upload_lost", Operation.MULTIPART_PART, "grant_refused"),
+        ("upload_refused", Operation.MULTIPART_PART, "upload_lost"),
+        ("upload_refused", Operation.PUT, "grant_refused"),
         ("a word that nobody knows", Operation.PUT, "grant_refused"),
         ([], Operation.PUT, "grant_refused"),
         (None, Operation.PUT, "grant_refused"),
@@ -211,9 +213,14 @@ async def test_a_closed_connection_is_replaced_unseen(broker: FakeBroker, asking
 async def test_a_refusal_makes_a_file_or_a_watch_wait_and_never_does_more(
     broker: FakeBroker, asking: Asking, code: Any, operation: Operation, ours: str
 ) -> None:
-    """A broker chooses no class but to wait or to quarantine: none that calls a file changed, or an upload lost."""
+    """A broker chooses no class but to wait or to quarantine, none that calls a file changed.
+
+    The one upload that it takes for another's begins anew, as often as a file is tried.
+    """
     broker.fault(change=lambda _: [{"error": {"code": code, "message": "why"}}])
-    [answer] = await asking(broker).grant([GrantRequest(operation, "test-bucket", "k", 60)])
+    [answer] = await asking(broker).grant(
+        [GrantRequest(operation, "test-bucket", "k", 60, upload_id="u", part_number=1)]
+    )
     assert isinstance(answer, Fault)
     assert answer.code == ours
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -199,6 +200,32 @@ async def test_what_is_refused_of_one_file_quarantines_it_alone(
         assert stopped["fix"]
         assert daemon.events(*HELD_UP) == []
         assert len(daemon.events("file.quarantined")) == 1
+
+
+@pytest.mark.parametrize("refused", ["PUT", "POST"])
+async def test_an_upload_that_the_broker_takes_for_anothers_begins_anew(
+    faulty_s3: FaultyS3, broker: FakeBroker, tmp_path: Path, refused: str
+) -> None:
+    """At its first part or at its completion: another token was first to use the id, or this token is a new one."""
+    ids: list[str] = []
+
+    def refuse_first(grants: Grants) -> Grants:
+        return [_unless_first(each) for each in grants]
+
+    def _unless_first(grant: dict[str, Any]) -> dict[str, Any]:
+        found = re.search(r"[?&]uploadId=([^&]+)", grant["url"])
+        ids.extend([found[1]] if found else [])
+        if found is None or grant["method"] != refused or found[1] != ids[0]:
+            return grant
+        return {"error": {"code": "upload_refused", "message": "this upload id belongs to another token"}}
+
+    broker.fault(times=FOREVER, change=refuse_first)
+    settings = {"multipart_threshold": 5 << 20, "part_size": 5 << 20}
+    async with running(by_broker(tmp_path, faulty_s3, broker, **settings)) as daemon:
+        daemon.drop("large", bytes(11 << 20))
+        await all_arrive(daemon, faulty_s3, {"large": bytes(11 << 20)})
+        assert daemon.codes("upload.retry") == ["upload_lost"]
+        assert len(set(ids)) == 2
 
 
 @pytest.mark.parametrize("code", ["outside_prefix", "outside_bucket", "operation_refused", "header_refused"])

@@ -104,6 +104,48 @@ def test_an_upload_grant_is_for_its_own_request_alone(broker: Broker, bucket: st
     assert [send(grant, BODY)[0] for _ in range(2)] == [200, 200], "the same bytes, as often as one likes"
 
 
+def test_content_headers_that_are_not_bound_can_be_added_to_an_upload(
+    broker: Broker, bucket: str, seaweedfs: Store
+) -> None:
+    """SigV4 can't bind that a header is absent; docs/security.md says what that means for the store's host name."""
+    secret = broker.token("one", bucket)
+    added = {
+        "Cache_Control": "max-age=31536000",
+        "Content_Disposition": "inline",
+        "Content_Encoding": "gzip",
+        "Content_Language": "xx",
+        "Expires": "Wed, 21 Oct 2037 07:28:00 GMT",
+        "Content_Type": "text/html",
+    }
+    (bare,) = broker.grants(secret, put(bucket, "one/bare"))
+    assert send(bare, BODY, **added)[0] == 200
+    kept = seaweedfs.stat(bucket, "one/bare")["ResponseMetadata"]["HTTPHeaders"]
+    assert {name: kept[name.lower().replace("_", "-")] for name in added} == added
+    (typed,) = broker.grants(secret, put(bucket, "one/typed", content_type="text/plain"))
+    assert send(typed, BODY, **added)[0] == 403
+    strict = broker.token("strict", bucket, require_content_type=True)
+    refused, granted = broker.grants(
+        strict, put(bucket, "strict/a"), put(bucket, "strict/a", content_type="application/pdf")
+    )
+    assert refused["error"]["code"] == "content_type_required"
+    assert send(granted, BODY)[0] == 200
+
+
+def test_a_store_that_takes_unsigned_acls_is_told_of(ceph: Store, tmp_path: Path) -> None:
+    """Ceph 16 opens an object to everybody for whoever may PUT it."""
+    bucket = ceph.new_bucket()
+    with broker_for(tmp_path / "broker", ceph) as broker:
+        (grant,) = broker.grants(broker.token("one", bucket), put(bucket, "one/a"))
+        assert send(grant, BODY, x_amz_acl="public-read")[0] == 200
+        with urllib.request.urlopen(grant["url"].partition("?")[0], timeout=30) as answer:
+            assert answer.read() == BODY
+        said = check(broker)
+    assert said.returncode == 0, said
+    assert "make what it stores public (x-amz-acl)" in said.stdout
+    assert "x-amz-copy-source" in said.stdout
+    assert ceph.list(bucket) == ["one/a"]
+
+
 def test_a_store_that_takes_unsigned_headers_is_told_of(juicefs: Store, tmp_path: Path) -> None:
     """It copies another's object for whoever may PUT: docs/security.md says what to do there."""
     bucket = juicefs.new_bucket()
@@ -116,7 +158,82 @@ def test_a_store_that_takes_unsigned_headers_is_told_of(juicefs: Store, tmp_path
         said = check(broker)
         assert said.returncode == 0
         assert f"warn bucket {bucket}/one/: the store takes headers that were not signed" in said.stdout
+        assert "x-amz-acl" not in said.stdout, "it takes an ACL and opens nothing by it"
     assert "JuiceFS gateway" in (DOCS / "security.md").read_text("utf-8")
+
+
+def begun(store: Store, bucket: str, key: str) -> str:
+    """Begin an upload with one part, as its uploader does; return its id."""
+    upload_id: str = store.client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+    store.client.upload_part(Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=1, Body=BODY)
+    return upload_id
+
+
+def on_upload(bucket: str, key: str, upload_id: str) -> list[dict[str, Any]]:
+    """Return every request that names an upload: list, replace a part, complete, abort."""
+    part = {"size": len(BODY), "checksum": MD5, "part_number": 1}
+    operations: dict[str, dict[str, Any]] = {"list": {}, "part": part, "complete": {"size": 9}, "abort": {}}
+    return [of(f"multipart.{name}", bucket, key, upload_id=upload_id, **how) for name, how in operations.items()]
+
+
+def test_an_upload_is_its_own_token_s_and_key_s_from_its_first_use_on(store: Store, tmp_path: Path) -> None:
+    """The JuiceFS gateway takes any key for an id; so the broker signs none for an id that it knows as another's."""
+    bucket = store.new_bucket()
+    upload_id = begun(store, bucket, "two/secret")
+    with broker_for(tmp_path / "broker", store) as broker:
+        thief, owner = broker.token("one", bucket), broker.token("two", bucket)
+        (listed,) = broker.grants(owner, of("multipart.list", bucket, "two/secret", upload_id=upload_id))
+        assert send(listed)[0] == 200
+        refused = broker.grants(thief, *on_upload(bucket, "one/x", upload_id))
+        refused += broker.grants(owner, *on_upload(bucket, "two/other", upload_id))
+        assert [answer["error"]["code"] for answer in refused] == ["upload_refused"] * 8
+        (completes,) = broker.grants(owner, of("multipart.list", bucket, "two/secret", upload_id=upload_id))
+        assert send(completes)[0] == 200, "its owner goes on"
+
+
+def test_an_upload_id_that_climbs_is_never_signed(juicefs: Store, tmp_path: Path) -> None:
+    """It would name another folder of the JuiceFS gateway's volume, such as another's objects."""
+    bucket = juicefs.new_bucket()
+    juicefs.write(bucket, "two/1", b"another's")
+    with broker_for(tmp_path / "broker", juicefs) as broker:
+        secret = broker.token("one", bucket)
+        for climbs in ("../../two", f"../../../{bucket}/two", "..", "%2e%2e%2ftwo"):
+            refused = broker.grants(secret, *on_upload(bucket, "one/x", climbs))
+            assert [answer["error"]["code"] for answer in refused] == ["upload_refused"] * 4
+
+
+def test_after_a_restart_of_the_broker_an_upload_goes_on(juicefs: Store, tmp_path: Path) -> None:
+    """It remembers nothing then, and the first to ask is again the upload's own daemon."""
+    bucket = juicefs.new_bucket()
+    upload_id = begun(juicefs, bucket, "two/file")
+    asked = of("multipart.list", bucket, "two/file", upload_id=upload_id)
+    with broker_for(tmp_path / "broker", juicefs) as broker:
+        owner, other = broker.token("two", bucket), broker.token("one", bucket)
+        assert "url" in broker.grants(owner, asked)[0]
+        broker.stop()
+        broker.start()
+        assert send(broker.grants(owner, asked)[0])[0] == 200
+        (refused,) = broker.grants(other, of("multipart.list", bucket, "one/x", upload_id=upload_id))
+        assert refused["error"]["code"] == "upload_refused"
+
+
+@pytest.mark.parametrize("name", ["juicefs", "seaweedfs"])
+def test_check_tells_of_a_store_that_takes_an_upload_under_any_key(
+    request: pytest.FixtureRequest, tmp_path: Path, name: str
+) -> None:
+    store: Store = request.getfixturevalue(name)
+    bucket = store.new_bucket()
+    with broker_for(tmp_path / "broker", store) as broker:
+        broker.token("one", bucket)
+        broker.token("two", bucket, operations=["put", "get"])
+        said = check(broker)
+    told = [line for line in said.stdout.splitlines() if "an upload begun under one key" in line]
+    assert said.returncode == 0, said
+    assert [line.partition(": ")[0] for line in told] == (
+        [f"warn bucket {bucket}/one/"] if name == "juicefs" else []
+    ), "and asks nothing of a prefix whose tokens have no multipart"
+    assert store.list(bucket) == []
+    assert "Uploads" not in store.client.list_multipart_uploads(Bucket=bucket)
 
 
 def check(broker: Broker) -> subprocess.CompletedProcess[str]:

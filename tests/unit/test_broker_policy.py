@@ -344,6 +344,7 @@ def test_odd_names_below_the_prefix_are_granted(key: str) -> None:
         ({"headers": {"x-amz-copy-source": "/bucket/other"}}, Code.HEADER_REFUSED),
         ({"headers": {"Content-Length": "1"}}, Code.HEADER_REFUSED),
         ({"operation": Operation.DELETE}, Code.OPERATION_REFUSED),
+        ({"operation": Operation.MULTIPART_LIST, "upload_id": "../../b"}, Code.UPLOAD_REFUSED),
         ({"date": NOW + CLOCK_SLACK + timedelta(seconds=1)}, Code.DATE_REFUSED),
         ({"date": NOW.replace(tzinfo=None)}, Code.DATE_REFUSED),
     ],
@@ -367,6 +368,55 @@ def test_a_token_that_may_put_may_delete_its_check_objects_alone(key: str) -> No
     assert code_of(decide(token(operations=["delete"]), replace(asked, key="scanner-1/a"), NOW)) == (
         Code.OPERATION_REFUSED
     )
+
+
+ON_AN_UPLOAD = [each for each in Operation if each.startswith("multipart.") and each is not Operation.MULTIPART_CREATE]
+
+
+@pytest.mark.parametrize("operation", ON_AN_UPLOAD)
+@pytest.mark.parametrize(
+    "upload_id",
+    [
+        *(
+            "../../b",
+            "..",
+            ".",
+            "...",
+            "a/b",
+            "/a",
+            "a\\b",
+            "%2e%2e",
+            "a%2fb",
+            "a\0",
+            "a\nb",
+            "a b",
+            "a?b",
+            "a&b=c",
+            "a#b",
+        ),
+        *("\uff0e\uff0e", "\u00e9", "\ud800", ";", "x" * 1025),
+    ],
+)
+def test_an_upload_id_that_a_store_could_read_as_a_path_is_refused(operation: Operation, upload_id: str) -> None:
+    asked = replace(PUT, operation=operation, upload_id=upload_id, part_number=1)
+    assert code_of(decide(TOKEN, asked, NOW)) == Code.UPLOAD_REFUSED
+
+
+@pytest.mark.parametrize("operation", ON_AN_UPLOAD)
+@pytest.mark.parametrize(
+    "upload_id",
+    [
+        "4Nq.NBdqI..kKG-35tI2LB9VDPiCgTy_",  # AWS: dots beside each other come in one of thirty
+        "2~9SmzpmfvIQrTlGPHkuD1nQHlUPYJe5B",  # Ceph
+        "YWJj+ZGVm=",  # base64
+        "b4b3b6a0-6dc0-4b5f-a0a7-6ff1fd1ae0a2",  # JuiceFS, MinIO
+        "4_z27c88f1d182b150646ff0b16_f200ec6f269a3f2d5_d20150330",  # Backblaze
+        "x" * 1024,
+    ],
+)
+def test_upload_ids_as_stores_make_them_are_granted(operation: Operation, upload_id: str) -> None:
+    asked = replace(PUT, operation=operation, upload_id=upload_id, part_number=1)
+    assert decide(TOKEN, asked, NOW) == asked
 
 
 def test_expiries_are_cut_to_the_tokens_limits() -> None:
@@ -397,6 +447,22 @@ def test_all_parts_that_can_be_signed_are_under_ten_times_the_limit() -> None:
         assert code_of(decide(limited, replace(part, size=largest + 1), NOW)) == Code.TOO_LARGE
         whole += largest
     assert whole < 10 * limit
+
+
+@pytest.mark.parametrize("operation", [Operation.PUT, Operation.MULTIPART_CREATE])
+def test_a_token_can_require_that_an_uploads_content_type_is_bound(operation: Operation) -> None:
+    strict, asked = token(require_content_type=True), replace(PUT, operation=operation)
+    for unbound in (asked, replace(asked, content_type=" "), replace(asked, headers={"Content-Language": "en"})):
+        assert code_of(decide(strict, unbound, NOW)) == Code.CONTENT_TYPE_REQUIRED
+        assert decide(TOKEN, unbound, NOW) == unbound
+    for bound in (replace(asked, content_type="a/b"), replace(asked, headers={"Content-Type": "a/b"})):
+        assert decide(strict, bound, NOW) == bound
+
+
+@pytest.mark.parametrize("operation", [*ON_AN_UPLOAD, Operation.GET, Operation.HEAD])
+def test_what_stores_no_content_type_needs_none(operation: Operation) -> None:
+    asked = replace(PUT, operation=operation, upload_id="u", part_number=1)
+    assert decide(token(require_content_type=True), asked, NOW) == asked
 
 
 def test_headers_are_known_in_any_case_and_patterns_have_one_star_at_the_end() -> None:

@@ -1,0 +1,100 @@
+"""What a store does with requests that a broker must not rely on it to refuse: tried on a prefix's check object."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from presignd.keys import CHECK_NAME
+from presignd.presign import Grant, GrantRequest, Operation
+
+if TYPE_CHECKING:
+    from presignd.answers import Answer
+    from presignd.broker.service import Signer
+
+BODY = b"presignd broker check\n"
+MD5 = "md5:" + hashlib.md5(BODY, usedforsecurity=False).hexdigest()
+EXPIRES = 300
+ANY_REFUSAL = range(400, 500)
+ANY_FAILURE = range(400, 600)
+"""Ceph 16 answers 500 to a Complete under another key."""
+
+
+class Probe:
+    """Requests on a prefix's check object, and on one below it that stands for another's. Each raises ``Fault``."""
+
+    def __init__(self, signer: Signer, bucket: str, prefix: str) -> None:
+        self._signer, self._bucket = signer, bucket
+        self._key, self._other = f"{prefix}{CHECK_NAME}", f"{prefix}copy/{CHECK_NAME}"
+
+    async def serves(self) -> None:
+        """Write the check object, look at it and read it."""
+        await self._put(self._key)
+        await self._send(Operation.HEAD, self._key)
+        await self._send(Operation.GET, self._key)
+
+    async def copies_unsigned(self) -> bool:
+        """Tell whether a PUT can be given the header that makes it a copy, which the signature doesn't bind."""
+        return await self._put(self._other, {"x-amz-copy-source": f"/{self._bucket}/{self._key}"})
+
+    async def publishes_unsigned(self) -> bool:
+        """Tell whether a PUT can be given an ACL that the signature doesn't bind, and whether that opens the object.
+
+        Where anybody can read the bucket as it is, nothing is told by that.
+        """
+        if await self._is_public(self._key) or not await self._put(self._other, {"x-amz-acl": "public-read"}):
+            return False
+        return await self._is_public(self._other)
+
+    async def mixes_uploads(self) -> bool:
+        """Tell whether an upload begun under one key can be listed or completed under another."""
+        created = await self._send(Operation.MULTIPART_CREATE, self._key)
+        upload: dict[str, Any] = {"upload_id": created.element("UploadId")}
+        part = await self._send(
+            Operation.MULTIPART_PART, self._key, BODY, part_number=1, size=len(BODY), checksum=MD5, **upload
+        )
+        listed = await self._send(Operation.MULTIPART_LIST, self._other, accept=ANY_FAILURE, **upload)
+        document = _complete_body(part.etag)
+        completed = await self._send(
+            Operation.MULTIPART_COMPLETE, self._other, document, accept=ANY_FAILURE, size=len(document), **upload
+        )
+        await self._send(Operation.MULTIPART_ABORT, self._key, accept=ANY_FAILURE, **upload)
+        return _done(listed) or _done(completed)
+
+    async def forget(self) -> None:
+        """Remove both objects; where that is refused they stay."""
+        for key in (self._key, self._other):
+            await self._send(Operation.DELETE, key, accept=ANY_REFUSAL)
+
+    async def _put(self, key: str, unsigned: dict[str, str] | None = None) -> bool:
+        """PUT ``key``; with headers that aren't signed tell whether that went through."""
+        grant = await self._grant(Operation.PUT, key, size=len(BODY), checksum=MD5)
+        sent = replace(grant, headers={**grant.headers, **(unsigned or {})})
+        return _done(await self._signer.send(sent, BODY, accept=ANY_REFUSAL if unsigned else ()))
+
+    async def _is_public(self, key: str) -> bool:
+        grant = await self._grant(Operation.GET, key)
+        bare = replace(grant, url=grant.url.partition("?")[0])
+        return _done(await self._signer.send(bare, accept=ANY_REFUSAL))
+
+    async def _send(
+        self, operation: Operation, key: str, body: bytes | None = None, *, accept: range = range(0), **bound: Any
+    ) -> Answer:
+        return await self._signer.send(await self._grant(operation, key, **bound), body, accept=accept)
+
+    async def _grant(self, operation: Operation, key: str, **bound: Any) -> Grant:
+        (grant,) = await self._signer.presigner.grant([GrantRequest(operation, self._bucket, key, EXPIRES, **bound)])
+        if isinstance(grant, Exception):
+            raise grant
+        return grant
+
+
+def _done(answer: Answer) -> bool:
+    """Tell whether a request was done: S3 may put an error into a 200."""
+    return answer.status not in ANY_FAILURE and not answer.code
+
+
+def _complete_body(etag: str) -> bytes:
+    part = f"<Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part>"
+    return f"<CompleteMultipartUpload>{part}</CompleteMultipartUpload>".encode()
