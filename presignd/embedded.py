@@ -2,6 +2,10 @@
 
 ``weed mini`` runs master, volume, filer and S3 gateway in one process. It listens on ten ports, leaves
 sockets in /tmp and reads its keys from the environment; all of that is kept in hand here.
+
+Only the S3 port asks for S3's keys. The nine others, HTTP and gRPC, would list, read, write and delete objects for
+every user of the machine: they speak TLS, and only to who shows this start's own certificate. The sockets are this
+user's alone.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from minio import Minio
 from minio.error import MinioException
 
 from presignd.errors import Unavailable, UsageError
+from presignd.selfsigned import loopback_pem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -64,6 +69,18 @@ _ADMIN_GRPC_OFFSET = 10_000
 _PORTS = range(10_240, 32_768 - _ADMIN_GRPC_OFFSET)
 """Below the ephemeral range: no outgoing connection can take a port between our look and weed's bind."""
 
+_PEM = "run/tls.pem"
+_TLS_FILES = f'cert = "{_PEM}"\nkey = "{_PEM}"\n'
+_SECURITY = (
+    f'[grpc]\nca = "{_PEM}"\n'
+    + "".join(
+        f"[grpc.{part}]\n{_TLS_FILES}" for part in ("master", "volume", "filer", "s3", "admin", "worker", "client")
+    )
+    + "".join(f'[https.{part}]\n{_TLS_FILES}ca = "{_PEM}"\n' for part in ("master", "volume", "filer", "admin"))
+    + f'[https.client]\nenabled = true\n{_TLS_FILES}ca = "{_PEM}"\n'
+)
+"""weed's security.toml. The one in its folder counts, and none below /etc."""
+
 _TETHER = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -99,6 +116,7 @@ class Child:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                umask=0o077,
                 pass_fds=keep,
             )
 
@@ -174,6 +192,7 @@ class EmbeddedStore:
         self.secret_key = secret_key or secrets.token_urlsafe(30)
         self._dir = data_dir.absolute()
         self._ports: dict[str, int] = {}
+        self._fingerprint = ""
         self._child: Child | None = None
 
     def __repr__(self) -> str:
@@ -287,6 +306,10 @@ class EmbeddedStore:
         shutil.rmtree(run, ignore_errors=True)  # the logs of the last start
         run.mkdir(parents=True)
         self._dir.chmod(0o700)
+        pem, self._fingerprint = loopback_pem()
+        (self._dir / _PEM).touch(0o600)
+        (self._dir / _PEM).write_text(pem, encoding="ascii")
+        (self._dir / "security.toml").write_text(_SECURITY, encoding="ascii")
         self._ports = self._ports or _weed_ports()
         with self._lock() as lock:
             argv = [program, *self._flags()]
@@ -337,7 +360,7 @@ class EmbeddedStore:
         pool = urllib3.PoolManager(timeout=_TRY_TIMEOUT, retries=False)
         try:
             self._put_and_remove(pool)
-            return self._knows_its_volumes(pool)
+            return self._knows_its_volumes()
         except (MinioException, urllib3.exceptions.HTTPError):
             return False
         finally:
@@ -356,9 +379,16 @@ class EmbeddedStore:
         client.put_object(self.bucket, _PROBE_KEY, io.BytesIO(b"ready"), 5)
         client.remove_object(self.bucket, _PROBE_KEY)
 
-    def _knows_its_volumes(self, pool: urllib3.PoolManager) -> bool:
+    def _knows_its_volumes(self) -> bool:
         """Ask the master: after a restart it answers S3 up to five seconds before it finds old volumes."""
-        answer = pool.request("GET", f"http://{LOOPBACK}:{self._ports['master.port']}/dir/status")
+        with urllib3.PoolManager(
+            cert_file=str(self._dir / _PEM),
+            cert_reqs="CERT_NONE",  # compared by its fingerprint instead
+            assert_fingerprint=self._fingerprint,
+            timeout=_TRY_TIMEOUT,
+            retries=False,
+        ) as pool:
+            answer = pool.request("GET", f"https://{LOOPBACK}:{self._ports['master.port']}/dir/status")
         if answer.status != http.HTTPStatus.OK:
             return False
         topology = answer.json()["Topology"]
