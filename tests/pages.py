@@ -22,6 +22,7 @@ from presignd.pipeline.announce import utcnow
 from presignd.states import Event
 from presignd.web.pictures import Pictures
 from presignd.web.serving import StatusPage, serving
+from presignd.web.site import LONGEST_STREAM
 from presignd.web.view import FolderView, InFlightView, SettlingView
 from tests.served import SECRET, FakeView
 
@@ -123,7 +124,9 @@ class Page:
 
 
 @contextlib.asynccontextmanager
-async def page_of(config: Config, *, listen: str = "127.0.0.1:0", **web: Any) -> AsyncIterator[Page]:
+async def page_of(
+    config: Config, *, listen: str = "127.0.0.1:0", longest_stream: float = LONGEST_STREAM, **web: Any
+) -> AsyncIterator[Page]:
     """Serve the page of ``config`` until the block is left."""
     named = web.pop("token_file", None) or _token(config.ledger.path.parent)
     changed = config.web.model_copy(update={"listen": listen, "token_file": named, **web})
@@ -131,7 +134,10 @@ async def page_of(config: Config, *, listen: str = "127.0.0.1:0", **web: Any) ->
     ledger = await open_ledger(config.ledger.path)
     view = Stage(config, ledger)
     try:
-        async with serving(view) as page, aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+        async with (
+            serving(view, longest_stream) as page,
+            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
+        ):
             await until(lambda: is_up(page))
             yield Page(view, page, session)
     finally:

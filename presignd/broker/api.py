@@ -27,6 +27,7 @@ from presignd.broker.tokens import Tokens
 from presignd.broker.turns import in_turn
 from presignd.broker.uploads import Uploads
 from presignd.config.listen import parse_listen
+from presignd.crowd import Crowd
 from presignd.errors import Fault, PresignerFault
 from presignd.log import get_logger
 from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Presigner
@@ -56,6 +57,7 @@ class Api:
     def __init__(self, config: BrokerSection, tokens: Tokens, presigner: Presigner) -> None:
         self.config, self.tokens, self.presigner = config, tokens, presigner
         self.draining = False
+        self.crowd = Crowd()
         self.in_flight = 0
         self.idle = asyncio.Event()
         self.idle.set()
@@ -94,6 +96,7 @@ class Api:
     @web.middleware
     async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer whatever comes, in words and without a traceback; cut off who doesn't take the answer."""
+        self.crowd.came(request.protocol)
         response = await self._response(request, handler)
         if self.draining:
             response.force_close()
@@ -135,7 +138,9 @@ class Api:
         return client_of(request, behind_proxy=self.config.behind_proxy)
 
     def _who(self, request: web.Request) -> TokenConfig:
-        return authenticate(request, self.tokens, datetime.now(UTC))
+        token = authenticate(request, self.tokens, datetime.now(UTC))
+        self.crowd.came(request.protocol, known=True)
+        return token
 
     # --- the two calls ----------------------------------------------------------------------------
     async def _me(self, request: web.Request) -> web.Response:
@@ -150,7 +155,7 @@ class Api:
         token = self._who(request)
         began = time.monotonic()
         try:
-            with self._in_flight():
+            with self._in_flight(), self.crowd.kept(request.protocol):
                 answers = await self._answered_in_turn(request, token)
         except Rejected as rejected:
             rejected.by = token.name

@@ -10,7 +10,11 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
 from presignd.config.listen import Listen, parse_listen
+from presignd.crowd import Crowd
 from presignd.errors import Unavailable
 
 BACKLOG = 512
@@ -25,22 +29,18 @@ _BUSY = (
     b'{"error": {"code": "busy", "message": "too many connections"}}'
 )
 
-Protocols = Callable[[], asyncio.Protocol]
-
 
 class Listener:
     """Listens at one address, from ``open`` to ``close``; ``serve`` says by which certificate, again and again.
 
-    ``most`` tells how many connections there may be, ``count`` how many ``protocols`` has; one in its handshake
-    counts, or a stranger could take every descriptor without a word of HTTP.
+    ``most`` tells how many connections there may be; one in its handshake counts, or a stranger could take every
+    descriptor without a word of HTTP. For one more the one that ``crowd`` names leaves.
     """
 
-    def __init__(
-        self, text: str, option: str, protocols: Protocols, *, count: Callable[[], int], most: Callable[[], int]
-    ) -> None:
+    def __init__(self, text: str, option: str, server: web.Server, *, crowd: Crowd, most: Callable[[], int]) -> None:
         self._listen = parse_listen(text)
-        self._option, self._text, self._protocols = option, text, protocols
-        self._count, self._most = count, most
+        self._option, self._text, self._server = option, text, server
+        self._crowd, self._most = crowd, most
         self._context: ssl.SSLContext | None = None
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
@@ -81,20 +81,41 @@ class Listener:
             except OSError:  # it broke off, or there is no descriptor for it
                 await asyncio.sleep(PAUSE)
                 continue
-            if self._count() + len(self._coming) >= self._most():
+            if not self._has_room():
                 _turn_away(connection, tls=self._context is not None)
                 continue
             coming = asyncio.create_task(self._take(connection, self._context), name="connection")
             self._coming.add(coming)
+            self._crowd.came(coming)
             coming.add_done_callback(self._coming.discard)
+
+    def _has_room(self) -> bool:
+        """Make room for one more where there is none; False where all that are there stay."""
+        there: list[RequestHandler | asyncio.Task[None]] = [each for each in self._server.connections if _is_open(each)]
+        there += self._coming
+        if len(there) < self._most():
+            return True
+        match self._crowd.to_leave(there):
+            case asyncio.Task() as coming:
+                coming.cancel()  # asyncio closes its socket
+            case RequestHandler(transport=asyncio.Transport() as transport):
+                transport.abort()
+            case _:
+                return False
+        return True
 
     async def _take(self, connection: socket.socket, context: ssl.SSLContext | None) -> None:
         """Have a connection served, once TLS stands; one that comes to nothing is no event."""
         loop, seconds = asyncio.get_running_loop(), HANDSHAKE_SECONDS if context else None
         try:
-            await loop.connect_accepted_socket(self._protocols, connection, ssl=context, ssl_handshake_timeout=seconds)
+            await loop.connect_accepted_socket(self._made, connection, ssl=context, ssl_handshake_timeout=seconds)
         except OSError:  # TLS's errors and timeouts are such, too
             connection.close()
+
+    def _made(self) -> RequestHandler:
+        made = self._server()
+        self._crowd.came(made)
+        return made
 
     def close(self) -> None:
         """Accept no more, and leave no socket file."""
@@ -109,6 +130,10 @@ class Listener:
             with contextlib.suppress(OSError):
                 self._listen.path.unlink()
         self._accepting, self._sockets = [], []
+
+
+def _is_open(connection: RequestHandler) -> bool:
+    return connection.transport is not None and not connection.transport.is_closing()
 
 
 def _turn_away(connection: socket.socket, *, tls: bool) -> None:

@@ -31,7 +31,7 @@ from presignd.presign.local import LocalPresigner, local_presigner
 from presignd.store import StoreClient
 
 CONNECTIONS = 1024
-"""More are turned away: memory has an end."""
+"""Memory has an end. For one more the longest quiet one leaves, a stranger's before a token's."""
 SPARE_FILES = 128
 """Descriptors that connections leave: files and folders of tokens are to be opened, too."""
 IDLE_SECONDS = 30.0
@@ -117,7 +117,7 @@ class Broker:
             getattr(self.config.broker, option),
             option,
             server,
-            count=lambda: len(server.connections),
+            crowd=self.api.crowd,
             most=most_connections,
         )
         listener.open()

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 from presignd.errors import PresigndError, Unavailable, UsageError, reason_of
 from presignd.filesystem import close_quietly
 from presignd.log import get_logger
+from presignd.seats import Seats
 from presignd.web import socket_file
 from presignd.web.failure import BUG, failure, raised
 from presignd.web.peer import Peer
-from presignd.web.seats import Seats
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence

@@ -12,13 +12,14 @@ from aiohttp import web
 
 from presignd import redact
 from presignd.config.listen import parse_listen
+from presignd.crowd import Crowd
 from presignd.errors import PresigndError, Unavailable
 from presignd.log import get_logger
 from presignd.web import access as rights
 from presignd.web import socket_file
 from presignd.web.access import Access
 from presignd.web.pictures import Pictures
-from presignd.web.site import Site
+from presignd.web.site import LONGEST_STREAM, Site
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from presignd.web.view import View
 
 CONNECTIONS = 40
-"""Descriptors and memory for more are the uploads'; one client too many is closed at once."""
+"""Descriptors and memory for more are the uploads'. For one client more the longest quiet one leaves, a stranger's
+first: a probe always finds a place."""
 IDLE_SECONDS = 15.0
 """Also the time that a request's headers may take."""
 AGAIN_SECONDS = 30.0
@@ -45,8 +47,9 @@ _silent.disabled = True
 class StatusPage:
     """The status page of one daemon; ``run`` never ends by an error."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, longest_stream: float = LONGEST_STREAM) -> None:
         self._view = view
+        self._longest_stream = longest_stream
         self._listen = parse_listen(view.config.web.listen)
         self._pictures: Pictures | None = None
         self._url = ""
@@ -94,9 +97,10 @@ class StatusPage:
         access = Access(token, None if self._listen.path else self._listen.port)
         for secret in (access.token, access.cookie):
             redact.register(secret)
-        pictures = Pictures(self._view)
+        pictures, crowd = Pictures(self._view), Crowd()
+        site = Site(self._view, access, self._listen, pictures, crowd=crowd, longest_stream=self._longest_stream)
         runner = web.AppRunner(
-            Site(self._view, access, self._listen, pictures).app(),
+            site.app(),
             handler_cancellation=True,
             access_log=None,
             logger=_silent,
@@ -106,7 +110,7 @@ class StatusPage:
         await runner.setup()
         try:
             assert runner.server is not None
-            async with _listening(self._listen, runner.server) as place:
+            async with _listening(self._listen, runner.server, crowd) as place:
                 self._started(place, token)
                 if await asyncio.to_thread(rights.readable_by_others, path):
                     log.warning("web.token_readable", path=str(path), fix=f"chmod o-r {path}")
@@ -128,9 +132,9 @@ class StatusPage:
 
 
 @contextlib.asynccontextmanager
-async def serving(view: View) -> AsyncIterator[StatusPage]:
+async def serving(view: View, longest_stream: float = LONGEST_STREAM) -> AsyncIterator[StatusPage]:
     """Run the status page beside the body."""
-    page = StatusPage(view)
+    page = StatusPage(view, longest_stream)
     running = asyncio.create_task(page.run(), name="status page")
     try:
         yield page
@@ -140,12 +144,20 @@ async def serving(view: View) -> AsyncIterator[StatusPage]:
 
 
 @contextlib.asynccontextmanager
-async def _listening(listen: Listen, server: web.Server) -> AsyncIterator[str]:
+async def _listening(listen: Listen, server: web.Server, crowd: Crowd) -> AsyncIterator[str]:
     """Accept for ``server``; gives where. Raises ``OSError``, or for a Unix socket as ``socket_file``."""
     loop = asyncio.get_running_loop()
 
     def connection() -> asyncio.Protocol:
-        return server() if len(server.connections) < CONNECTIONS else _TurnedAway()
+        there = [each for each in server.connections if each.transport and not each.transport.is_closing()]
+        if len(there) >= CONNECTIONS:
+            leaving = crowd.to_leave(there)
+            if leaving is None or not isinstance(leaving.transport, asyncio.Transport):
+                return _TurnedAway()
+            leaving.transport.abort()
+        made = server()
+        crowd.came(made)
+        return made
 
     with contextlib.ExitStack() as stack:
         if listen.path is not None:

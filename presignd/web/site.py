@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from presignd.ledger import Selection
 from presignd.log import get_logger
 from presignd.metrics import REGISTRY
 from presignd.model import State
+from presignd.seats import Seats
 from presignd.web import health, page
 from presignd.web.access import Access, is_our_host, is_same_origin
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from presignd.config.listen import Listen
+    from presignd.crowd import Crowd
     from presignd.web.page import Picture
     from presignd.web.pictures import Pictures
     from presignd.web.view import View
@@ -34,8 +37,11 @@ if TYPE_CHECKING:
     Parts = dict[str, tuple[str, str]]
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-STREAMS = 16
-"""Pages kept up to date at a time; one more is told to come back later."""
+STREAMS, KEPT_STREAMS, STREAMS_OF_ONE = 16, 8, 4
+"""Pages kept up to date at a time, those of these that only who is logged in may have, and of one stranger's address
+at most; one more is told to come back later."""
+LONGEST_STREAM = 900.0
+"""Seconds after which a stream ends; a browser asks again by itself."""
 EACH = 1.0
 SEND_TIMEOUT = 10.0
 ALIVE_EVERY = 15
@@ -63,9 +69,19 @@ log = get_logger()
 class Site:
     """Answers over one ``View``."""
 
-    def __init__(self, view: View, access: Access, listen: Listen, pictures: Pictures) -> None:
+    def __init__(
+        self,
+        view: View,
+        access: Access,
+        listen: Listen,
+        pictures: Pictures,
+        *,
+        crowd: Crowd,
+        longest_stream: float,
+    ) -> None:
         self._view, self._access, self._listen, self._pictures = view, access, listen, pictures
-        self._streams = 0
+        self._crowd, self._longest_stream = crowd, longest_stream
+        self._streams = Seats(STREAMS, KEPT_STREAMS, STREAMS_OF_ONE)
         self._rendered: dict[bool, tuple[Picture, Parts]] = {}
         self._closing = asyncio.Event()
 
@@ -92,6 +108,7 @@ class Site:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse foreign names, and turn whatever goes wrong into words without a traceback."""
+        self._crowd.came(request.protocol, known=self._is_known(request))
         if not is_our_host(request.headers.get("Host", ""), self._listen):
             return _said(421, "this address is not presignd's: use the one it listens at, or localhost")
         try:
@@ -117,17 +134,17 @@ class Site:
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """Send what changes, as it changes, until the client goes."""
-        if self._streams >= STREAMS:
-            raise Unavailable("too many pages are open", fix="close some")
-        self._streams += 1
+        who, known = request.remote, self._is_known(request)
+        if not self._streams.take(who, privileged=known):
+            raise Unavailable("too many pages are open", fix="close some, or log in: presignd web prints the address")
         try:
-            return await self._stream(request)
+            with self._crowd.kept(request.protocol):
+                return await self._stream(request, full=known)
         finally:
-            self._streams -= 1
+            self._streams.give(who, privileged=known)
 
-    async def _stream(self, request: web.Request) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, *, full: bool) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-        full = self._is_known(request)
         await self._live(full=full)  # what can't be shown at all is said by a status
         try:
             await response.prepare(request)
@@ -141,8 +158,8 @@ class Site:
 
     async def _send_news(self, response: web.StreamResponse, *, full: bool) -> None:
         sent: dict[str, str] = {}
-        quiet = 0
-        while not self._closing.is_set():
+        quiet, end = 0, time.monotonic() + self._longest_stream
+        while not self._closing.is_set() and time.monotonic() < end:
             picture, parts = await self._live(full=full)
             news = {name: part for name, part in parts.items() if sent.get(name) != _key(part)}
             quiet = 0 if news else quiet + 1

@@ -128,11 +128,23 @@ async def test_an_answer_that_nobody_takes_is_cut_off(broker: Broker, port: int)
                 await asyncio.sleep(0.02)
 
 
-async def test_a_connection_too_many_is_told_when_to_come_back(port: int) -> None:
-    held = [await asyncio.open_connection(LOOPBACK, port) for _ in range(3)]
+async def test_strangers_with_idle_connections_keep_no_token_and_no_probe_out(port: int) -> None:
+    held = [await asyncio.open_connection(LOOPBACK, port) for _ in range(30)]
     for _, writer in held:
         writer.write(b"GET /healthz HTTP/1.1\r\n")
-    await asyncio.sleep(0.05)
+    for _ in range(10):
+        assert (await asked_of(port, SECRET)).startswith(b"HTTP/1.1 200 ")
+    for _, writer in held:
+        writer.close()
+
+
+async def test_a_connection_too_many_for_calls_under_way_is_told_when_to_come_back(broker: Broker, port: int) -> None:
+    held = [await asyncio.open_connection(LOOPBACK, port) for _ in range(3)]
+    for _, writer in held:
+        writer.write(head(1000))
+    async with asyncio.timeout(30):
+        while broker.api.in_flight < len(held):  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
     reader, writer = await asyncio.open_connection(LOOPBACK, port)
     answer = await until_closed(reader)
     assert answer.startswith(b"HTTP/1.1 503 ")

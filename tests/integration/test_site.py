@@ -412,28 +412,59 @@ async def test_a_bug_in_one_answer_costs_that_answer_alone(
     assert (await page.ask("/"))[0] == 200
 
 
+@contextlib.asynccontextmanager
+async def connected(page: Page, count: int, says: bytes) -> AsyncIterator[list[asyncio.StreamReader]]:
+    """Hold ``count`` connections, each of which says something, and then nothing more."""
+    held = [await asyncio.open_connection(*page.root.removeprefix("http://").split(":")) for _ in range(count)]
+    for _, writer in held:
+        writer.write(says)
+    try:
+        yield [reader for reader, _ in held]
+    finally:
+        for _, writer in held:
+            writer.close()
+
+
 async def test_clients_are_bounded_and_the_idle_are_let_go(
     tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "CONNECTIONS", 3)
     monkeypatch.setattr(serving, "IDLE_SECONDS", 3.0)
-    async with page_of(configuration(tmp_path)) as page, contextlib.AsyncExitStack() as stack:
-        address = page.root.removeprefix("http://").split(":")
-        for _ in range(3):
-            _, writer = await asyncio.open_connection(*address)
-            writer.write(b"GET / HT")  # and then nothing more
-            stack.callback(writer.close)
-        await comes_to(page, "/", 503)
-        await comes_to(page, "/", 200)
+    async with page_of(configuration(tmp_path)) as page, connected(page, 3, b"GET / HT") as idle:
+        for reader in idle:
+            async with asyncio.timeout(30):
+                assert await reader.read() == b""
     assert "error" not in said.getvalue()
 
 
-async def test_open_pages_are_bounded(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site, "STREAMS", 1)
-    async with page.session.get(page.root + "/events") as first:
-        assert await first.content.readline()
+EVENTS = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+async def test_strangers_with_endless_streams_and_idle_connections_keep_no_probe_and_nobody_logged_in_out(
+    page: Page, said: io.StringIO
+) -> None:
+    cookies = await page.log_in()
+    async with connected(page, site.STREAMS, EVENTS), connected(page, 3 * serving.CONNECTIONS, b"GET / HT"):
+        for path in ("/healthz", "/metrics", "/") * 20:
+            async with aiohttp.ClientSession() as session, session.get(page.root + path) as answer:
+                assert answer.status == 200
+        assert await first_event(page, cookies=cookies)
+    assert "error" not in said.getvalue()
+
+
+async def test_one_stranger_has_few_streams_and_is_told_so(page: Page) -> None:
+    async with connected(page, site.STREAMS_OF_ONE, EVENTS) as streams:
+        for reader in streams:
+            await reader.readuntil(b"event: page\n")
         assert (await page.ask("/events"))[0] == 503
     await comes_to(page, "/events", 200)
+
+
+async def test_a_stream_ends_after_a_while_and_the_next_one_is_served(tmp_path: Path, said: io.StringIO) -> None:
+    async with page_of(configuration(tmp_path), longest_stream=0.1) as page:
+        for _ in range(2 * site.STREAMS_OF_ONE):
+            status, text, _ = await page.ask("/events")
+            assert (status, text.startswith("event: page\n")) == (200, True)
+    assert "error" not in said.getvalue()
 
 
 async def test_rubbish_is_answered_and_no_event(page: Page, said: io.StringIO) -> None:
