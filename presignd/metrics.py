@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.exposition import choose_encoder
 
 import presignd
 
@@ -82,3 +83,15 @@ def know_watch(watch: str) -> None:
         UPLOADS.labels(watch, status)
     for metric in (UPLOAD_BYTES, UPLOAD_DURATION, WATCH_OVERFLOWS, RESCAN_FOUND):
         metric.labels(watch)
+
+
+def rendered(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """Return all metrics and their content type: OpenMetrics where ``Accept`` names it, else Prometheus' own format.
+
+    No more of the header is heard: the library falls over a version that is no number, and repeats it.
+    """
+    encode, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS in accept else "")
+    return encode(registry), content_type
+
+
+_OPENMETRICS = "application/openmetrics-text"

@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
-from prometheus_client.exposition import choose_encoder
 
 from presignd.broker import audit, metrics, openapi, wire
 from presignd.broker.access import Rejected, Room, authenticate, client_of
@@ -30,6 +29,7 @@ from presignd.config.listen import parse_listen
 from presignd.crowd import Crowd
 from presignd.errors import Fault, PresignerFault
 from presignd.log import get_logger
+from presignd.metrics import rendered
 from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Presigner
 
 BODY_SECONDS = 10.0
@@ -235,8 +235,8 @@ class Api:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         self.show_gauges()
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(metrics.REGISTRY), headers={"Content-Type": content_type})
+        body, content_type = rendered(metrics.REGISTRY, request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _metrics_beside(self, request: web.Request) -> web.Response:
         """Not for whoever comes through a proxy, which a reload may put before it."""

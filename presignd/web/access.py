@@ -118,8 +118,11 @@ def is_our_host(host: str, listen: Listen) -> bool:
 
 def is_same_origin(headers: Mapping[str, str]) -> bool:
     """Tell whether the page itself sent a request that changes something: by Origin, and by Sec-Fetch-Site."""
-    origin = urlsplit(headers.get("Origin", ""))
     if headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
+        return False
+    try:
+        origin = urlsplit(headers.get("Origin", ""))
+    except ValueError:
         return False
     return origin.scheme in {"http", "https"} and origin.netloc.lower() == headers.get("Host", "").lower()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +37,9 @@ def number(request: Mapping[str, Any], name: str, *, most: float) -> float | Non
     value = request.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise _wrong(name, "a number")
-    if not 0 <= value <= most:
+    if not 0 <= value <= most:  # nor is NaN
         raise _wrong(name, f"from 0 to {most:g} seconds")
     return float(value)
 

@@ -13,13 +13,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from prometheus_client.exposition import choose_encoder
 
 from presignd.errors import PresigndError, Refused, Unavailable
 from presignd.heartbeat import overdue
 from presignd.ledger import Selection
 from presignd.log import get_logger
-from presignd.metrics import REGISTRY
+from presignd.metrics import REGISTRY, rendered
 from presignd.model import State
 from presignd.seats import Seats
 from presignd.web import health, page
@@ -200,8 +199,8 @@ class Site:
             return _said(401, "metrics_auth is on: send the token of web.token_file as Authorization: Bearer")
         picture = await self._pictures.now()
         health.show_gauges(picture.status, datetime.now(UTC))
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(REGISTRY), headers={"Content-Type": content_type})
+        body, content_type = rendered(REGISTRY, request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     # --- who is it, and what they change ----------------------------------------------------------
     def _is_known(self, request: web.Request) -> bool:
@@ -223,10 +222,10 @@ class Site:
             return _said(403, "this request came from another site")
         if not self._is_known(request):
             return _said(403, "log in first: presignd web prints the address")
-        form = await request.post()
-        if "file_id" not in form:
-            return _said(400, "file_id is missing")
-        back = await self._view.requeue(await self._selection(str(form["file_id"])))
+        file_id = await _field(request, "file_id")
+        if file_id is None:
+            return _said(400, "file_id is missing, or this is no form")
+        back = await self._view.requeue(await self._selection(file_id))
         self._pictures.stale()
         log.info("web.retried", count=len(back))
         if "text/html" in request.headers.get("Accept", ""):
@@ -240,6 +239,17 @@ class Site:
         if version is None or version.state is not State.QUARANTINED:
             raise Refused("that file is not quarantined any more")
         return Selection(path=(version.watch, version.path))
+
+
+async def _field(request: web.Request, name: str) -> str | None:
+    """Return a field of the form that was sent; None where it is missing, no UTF-8, or the form is none."""
+    try:
+        value = (await request.post()).get(name)
+    except (web.HTTPException, ConnectionError):
+        raise
+    except Exception:  # noqa: BLE001 - whatever aiohttp meets in it: a boundary, a charset, a coding that is none
+        return None
+    return value if isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value) else None
 
 
 async def _asset(request: web.Request) -> web.Response:
