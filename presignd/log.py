@@ -25,6 +25,7 @@ import structlog
 
 from presignd.errors import PresigndError
 from presignd.redact import REDACTED, is_clean, redact, redact_item, redact_key
+from presignd.text import json_text, one_line
 from presignd.units import rfc3339
 
 if TYPE_CHECKING:
@@ -53,8 +54,6 @@ _PLAIN_NAMES = frozenset(ORDER) | {"by", "client", "operation", "count"}
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31"}
 _STUCK_SECONDS = 1.0
 
-# What could end a line, move the cursor or turn the reading direction.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _PLAIN_WORD = re.compile(r"[\w./:@%+,~*?&#$!<>()\[\]-]+")
 
 
@@ -245,16 +244,12 @@ def _text(value: Any) -> str:
 
 
 # --- how a line looks -----------------------------------------------------------------------------
-def _escape(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"
-
-
 _ENCODER = json.JSONEncoder(ensure_ascii=False, default=_encode_time)
 
 
 def _quote(value: Any) -> str:
     """Return JSON on one line, with nothing in it that a terminal or a line reader acts on."""
-    return _UNSAFE.sub(_escape, json.dumps(value, ensure_ascii=False, default=str))
+    return json_text(value, default=str)
 
 
 def _render_json(event: EventDict) -> str:
@@ -271,7 +266,7 @@ class _Console:
         exception = event.pop("exception", "")
         time, level, name = (str(event.pop(part, "")) for part in ("time", "level", "event"))
         words = [time, self._paint(level), _word(name), *(f"{_word(k)}={_word(v)}" for k, v in event.items())]
-        lines = [f"    {_UNSAFE.sub(_escape, line)}" for line in str(exception).splitlines()]
+        lines = [f"    {one_line(line)}" for line in str(exception).splitlines()]
         return "\n".join([" ".join(words), *lines])
 
     def _paint(self, level: str) -> str:

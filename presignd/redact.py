@@ -80,16 +80,18 @@ _ELEMENT = _pattern(
     r"(?s)<((?:AWS)?AccessKeyId|SignatureProvided|StringToSign(?:Bytes)?|CanonicalRequest(?:Bytes)?"
     r"|SecretAccessKey|SessionToken|Token-\d+)>.*?(</\1>|$)"
 )
-_SUSPECT = _pattern(
-    rf"amz|goog|signature|credential|access_?key|secret|psd_|authorization|bearer|token|sig{_EQ}|<canon|@|{_PCT}40"
+_PEM = _pattern(r"(?s)(-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----).*?(-----END [A-Z ]{0,32}PRIVATE KEY-----|$)")
+_WORDS = (
+    *("amz", "goog", "signature", "credential", "accesskey", "access_key", "secret", "psd_", "authorization"),
+    *("bearer", "token", "sig=", "sig%", "sig\\", "<canon", "<string", "private key", "@", "%40", "%25"),
 )
-_SUSPECT_WORDS = (
-    *("amz", "goog", "signature", "credential", "accesskey", "access_key", "secret", "authorization", "bearer"),
-    *("token", "sig=", "sig%", "<canon", "@", "%40", "%25", "\\", "\r", "\n", "\x7f"),
-)
-"""What ``_SUSPECT`` looks for, and what may wrap it, as plain words: to look for these is ten times as quick."""
+"""In lower case: each shape of a secret holds one of these, if need be once nothing wraps it."""
+_WRAPS = ("\\", "\r", "\n")
+_SUSPECT = _pattern("|".join(map(re.escape, _WORDS)))
+_SUSPECT_WORDS = (*_WORDS, *_WRAPS, "\x7f")
+"""Looked for one by one, words take a tenth of the time of a pattern."""
 _WRAP = _pattern(_BREAK)
-_MAY_WRAP = _pattern(r"[\r\n\\]")
+_MAY_WRAP = re.compile(f"[{re.escape(''.join(_WRAPS))}]")
 
 _SECRET_NAMES = frozenset(
     {
@@ -114,6 +116,7 @@ def _hide_shapes(text: str) -> str:
     text = _ELEMENT.sub(rf"<\1>{REDACTED}\2", text)
     text = _AUTHORIZATION.sub(rf"\1{REDACTED}", text)
     text = _SCHEME.sub(lambda match: f"{match[1] or match[2]}{REDACTED}", text)
+    text = _PEM.sub(rf"\1{REDACTED}\2", text)
     text = _TOKEN.sub(REDACTED, text)
     text = _USERINFO.sub(rf"\1{REDACTED}\2", text)
     text = _QUERY.sub(_hide_query, text)
@@ -232,6 +235,15 @@ def redact_value(value: Any, *, depth: int = 0) -> Any:
     if depth < _MAX_DEPTH and isinstance(value, (Mapping, list, tuple, set, frozenset)):
         return _redact_items(value, depth + 1)
     return redact(_shown(value))
+
+
+def redact_texts(value: Any) -> Any:
+    """Return JSON's types with each text redacted, whatever its name says: a public document names no secret."""
+    if isinstance(value, Mapping):
+        return {redact(str(name)): redact_texts(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact_texts(item) for item in value]
+    return redact(value) if isinstance(value, str) else value
 
 
 def _redact_items(value: Any, depth: int) -> Any:

@@ -17,6 +17,7 @@ from presignd.config.options import nearest
 from presignd.config.problems import words
 from presignd.config.sources import Folders, aws_layer, file_layer
 from presignd.errors import UsageError
+from presignd.text import one_line
 
 SYSTEM_FILE = Path("/etc/presignd-broker/broker.toml")
 SECTIONS = ("broker", "store", "log", "token")
@@ -143,6 +144,6 @@ def of_store(fix: str) -> str:
 
 
 def _refusal(file: Path, problems: list[str]) -> UsageError:
-    unique = tuple(dict.fromkeys("".join(c if c.isprintable() else ascii(c)[1:-1] for c in each) for each in problems))
+    unique = tuple(dict.fromkeys(map(one_line, problems)))
     count = "a problem" if len(unique) == 1 else f"{len(unique)} problems"
     return UsageError(f"{file} has {count}", problems=unique, fix="see broker.example.toml for every option")

@@ -4,16 +4,17 @@ Each command's module is imported when it is called, so help and completion need
 """
 
 import inspect
-import os
+import io
 import sys
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
 
 from presignd import __version__
-from presignd.cli.guard import UNAWAITED, guarded, leave
+from presignd.cli import streams
+from presignd.cli.guard import UNAWAITED, guarded, leave, tell
 
 COMMANDS = {
     "demo": ("presignd.cli.demo:demo_command", "Try it: a real S3 server, a folder, and links as they come."),
@@ -33,14 +34,34 @@ COMMANDS = {
 """Name → where its function is, and its line in the help."""
 
 
+WRONG_USAGE = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
+"""ClickException: click's, or that of the copy that typer brings."""
+
+
 class LazyGroup(TyperGroup):
     """Shows every command by its line in ``COMMANDS``, and imports the one that is called."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **how: Any) -> Any:  # noqa: ARG002 - there is one way
+        """Run, and end the process; wrong usage is told here, for what was typed may be a token or a signed URL."""
+        try:
+            sys.exit(super().main(*args, **how | {"standalone_mode": False}))
+        except WRONG_USAGE as wrong:
+            _tell_usage(wrong)
+            sys.exit(wrong.exit_code)
+        except OSError as problem:  # of the help or the version: whatever else fails is told by ``guarded``
+            raise streams.not_written(problem) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Replace the placeholder of the command in ``args`` by the command itself."""
         if args and args[0] in COMMANDS:
             self.add_command(load(args[0]), args[0])
         return super().resolve_command(ctx, args)
+
+
+def _tell_usage(wrong: Any) -> None:
+    told = io.StringIO()
+    wrong.show(told)
+    tell(told.getvalue().splitlines(), level="error")
 
 
 def load(name: str) -> Any:
@@ -58,8 +79,6 @@ def help_of(command: Any) -> str:
     """Return the docstring as help; its example keeps its lines, so that it can be copied."""
     return inspect.cleandoc(command.__doc__).replace("\n\nExample:", "\n\n\b\nExample:")
 
-
-_STDERR = 2
 
 app = typer.Typer(
     cls=LazyGroup,
@@ -100,23 +119,10 @@ for _name, (_where, _help) in COMMANDS.items():
 
 def main() -> None:
     """Run the ``presignd`` command."""
-    open_standard_streams()
+    streams.open_standard_streams()
     try:
         guarded(app)(prog_name="presignd")  # a command that can't even be loaded has its traceback redacted, too
     except SystemExit as end:
         if UNAWAITED.is_set():
             leave(end.code)
         raise
-
-
-def open_standard_streams() -> None:
-    """Give what was started without stdin, stdout or stderr (``>&-``) one that leads nowhere.
-
-    Else the next file to be opened, a ledger or a socket, would have its number, and be written to as it.
-    """
-    while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
-        os.set_inheritable(number, True)
-    os.close(number)
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: PTH123, SIM115 - for the whole run

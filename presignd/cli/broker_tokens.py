@@ -13,6 +13,7 @@ from presignd.broker.tokens import Tokens, hash_of, new_token
 from presignd.cli import guard, show
 from presignd.cli.options import AsJson, seconds
 from presignd.errors import Refused, UsageError
+from presignd.redact import redact
 from presignd.units import rfc3339
 
 BrokerFile = Annotated[
@@ -88,20 +89,23 @@ def _block(given: dict[str, Any]) -> str:
     read_tokens({"token": [options]}, problems)
     if problems:
         raise UsageError("token", problems=tuple(problems))
-    return blocks.render(options)
+    block = blocks.render(options)
+    if redact(block) != block:  # it would be printed, and stand in a file that holds hashes alone
+        raise UsageError("token: an option holds what looks like a token or a signed URL")
+    return block
 
 
 def _tell_made(secret: str, block: str, file: Path | None, *, as_json: bool) -> None:
     if as_json:
-        show.document({"token": secret, "block": block, "file": str(file) if file else None})
+        show.document({"token": secret, "block": block, "file": str(file) if file else None}, as_is=True)
         return
-    show.result(secret)
+    show.result(secret, as_is=True)
     if file:
         show.say(f"wrote {file}; the token above is shown this once")
         return
     show.say("the token, shown this once; the block is for broker.toml, or for a file of token_files:")
     for line in ["", *block.splitlines()]:
-        show.result(line)
+        show.result(line, as_is=True)
 
 
 def _listed(text: str) -> list[str]:

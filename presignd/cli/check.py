@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from presignd.cli import loop, show
-from presignd.cli.guard import one_line
 from presignd.cli.layout import wrapped
 from presignd.cli.options import AsJson, ConfigFile
+from presignd.cli.streams import clean
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -79,7 +79,7 @@ def _print(result: CheckResult) -> None:
     if not sys.stdout.isatty():
         show.result(line(result))
         return
-    first, *others = wrapped(one_line(line(result)), show.width(), hang=len(LABELS[result.outcome]) + 1)
+    first, *others = wrapped(clean(line(result)), show.width(), hang=len(LABELS[result.outcome]) + 1)
     show.lines([first._replace(style=STYLES[result.outcome], styled=len(LABELS[result.outcome])), *others])
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from presignd.cli import show
 from presignd.cli.options import AsJson, ConfigFile
 
 if TYPE_CHECKING:
@@ -29,12 +30,16 @@ def config_command(
     from presignd.config.schema import json_schema  # noqa: PLC0415 - as above
 
     if schema:
-        typer.echo(json.dumps(json_schema(), indent=2))
+        show.document(json_schema(), as_is=True)  # it has examples of what not to show
         return
     loaded = load(config)
     for warning in loaded.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    typer.echo(json.dumps(_document(loaded), indent=2) if as_json else "\n".join(_lines(loaded)))
+        show.say(f"warning: {warning}")
+    if as_json:
+        show.document(_document(loaded))
+        return
+    for line in _lines(loaded):
+        show.result(line)
 
 
 def _document(loaded: Loaded) -> dict[str, Any]:

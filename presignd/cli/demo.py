@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from presignd import daemon, log
-from presignd.cli.guard import one_line
+from presignd.cli import show as out
 from presignd.cli.printer import Printer
 from presignd.config import (
     Config,
@@ -52,9 +52,9 @@ async def serve(folder: Path, *, shown: Path) -> None:
     await asyncio.to_thread(claim, folder)
     async with EmbeddedStore(folder / "store") as store:
         config = demo_config(folder, store)
-        say(f"Drop files into {shown / 'drop'}: their links come here, and work for an hour, while this runs (Ctrl-C)")
-        say(f"Try:  echo hi > {quoted(shown / 'drop' / 'hi.txt')}   then curl its link, or open it in a browser")
-        say(f"Ask:  PRESIGND_SOCKET={quoted(shown / 'state' / 'control.sock')} {quoted(own_name())} status")
+        out.say(f"Drop files into {shown / 'drop'}: their links come here, and work an hour, while this runs (Ctrl-C)")
+        out.say(f"Try:  echo hi > {quoted(shown / 'drop' / 'hi.txt')}   then curl its link, or open it in a browser")
+        out.say(f"Ask:  PRESIGND_SOCKET={quoted(shown / 'state' / 'control.sock')} {quoted(own_name())} status")
         with Printer(show) as printer:
             await daemon.run(config, on_link=printer)
 
@@ -97,8 +97,8 @@ def demo_config(folder: Path, store: EmbeddedStore) -> Config:
 
 def show(link: Link) -> None:
     """Print a link: its name beside it on stderr, the URL alone on stdout."""
-    say(f"{one_line(link.key)}  ({link.size:,} bytes)")
-    typer.echo(link.url)
+    out.say(f"{link.key}  ({link.size:,} bytes)")
+    out.result(link.url, as_is=True)
 
 
 def quoted(what: Path | str) -> str:
@@ -111,8 +111,3 @@ def own_name() -> str:
     called, found = Path(sys.argv[0]), shutil.which("presignd")
     away = called.name == "presignd" and called.exists() and not (found and called.samefile(found))
     return str(called) if away else "presignd"
-
-
-def say(line: str) -> None:
-    """Tell a person."""
-    typer.echo(line, err=True)

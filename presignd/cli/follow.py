@@ -43,10 +43,10 @@ async def follow(
             update(await _answer(asker, request))
             while True:
                 await asyncio.sleep(EVERY_SECONDS)
-                try:
-                    update(await _answer(asker, request))
-                except PresigndError:
-                    update(None)
+                found: Document | None = None
+                with contextlib.suppress(PresigndError):
+                    found = await _answer(asker, request)
+                update(found)
 
 
 async def _answer(asker: Remote, request: Document) -> Document:

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from presignd.cli import streams
+from presignd.text import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -35,16 +38,15 @@ def leave(code: object) -> NoReturn:
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap ``command``: an expected failure is one line on stderr and its exit code (contract §2).
 
-    A bug is exit 1 with its traceback, redacted. A reader that went away (``| head``) is no failure.
+    A bug is exit 1 with its traceback, redacted. A reader that went away (``| head``) is no failure; a stdout that
+    takes nothing is one (``streams.writing``).
     """
 
     @functools.wraps(command)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             result = command(*args, **kwargs)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            _reader_gone()
+            streams.flush()
         except KeyboardInterrupt:
             raise SystemExit(INTERRUPTED) from None
         except FRAMEWORK:
@@ -58,14 +60,8 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _reader_gone() -> NoReturn:
     """End quietly."""
-    mute_stdout()
+    streams.mute(sys.stdout)
     raise SystemExit(0)
-
-
-def mute_stdout() -> None:
-    """Let nothing more be said on stdout, the flush at exit included: its reader went away."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(error: Exception) -> NoReturn:
@@ -73,10 +69,12 @@ def _fail(error: Exception) -> NoReturn:
     from presignd.web.failure import exit_code  # noqa: PLC0415 - help is to be fast
 
     found = _expected(error)
+    if isinstance(found, BrokenPipeError):
+        _reader_gone()
     if isinstance(found, PresigndError):
         tell(error_lines(found), level="error")
         raise SystemExit(exit_code(found)) from None
-    print(_traceback(found), end="", file=sys.stderr)  # noqa: T201 - a bug is told in full
+    streams.say(_traceback(found))
     raise SystemExit(BUG) from None
 
 
@@ -93,7 +91,7 @@ def tell(lines: list[str], *, level: str) -> None:
 
     prefix = f"<{PRIORITY[level]}>" if is_journal(2, os.environ) else ""
     for line in lines:
-        print(prefix + one_line(line), file=sys.stderr)  # noqa: T201 - this is where errors are told
+        streams.say(prefix + streams.clean(line))
 
 
 def error_lines(error: PresigndError) -> list[str]:
@@ -104,18 +102,9 @@ def error_lines(error: PresigndError) -> list[str]:
     return [one_line(f"presignd: {line}") for line in (*problems, error.fix) if line]
 
 
-def one_line(text: str) -> str:
-    r"""Escape what would break the line or play with a terminal: names and answers come from others.
-
-    A byte of a name that is no UTF-8 is told as ``\xff``, as in the log.
-    """
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def _traceback(error: Exception) -> str:
     import traceback  # noqa: PLC0415 - only for a bug
 
     from presignd.redact import redact  # noqa: PLC0415 - only for a bug
 
-    return redact("".join(traceback.format_exception(error)))
+    return redact("".join(traceback.format_exception(error)).rstrip())

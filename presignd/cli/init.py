@@ -15,6 +15,7 @@ import typer
 
 from presignd.cli import loop, show
 from presignd.cli.check import check
+from presignd.cli.streams import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,7 +141,7 @@ def _read(prompt: str, *, hidden: bool = False) -> str:
     try:
         if hidden and sys.stdin.isatty():
             return getpass.getpass(prompt).strip()
-        sys.stderr.write(prompt)
+        sys.stderr.write(clean(prompt))
         sys.stderr.flush()
         line = sys.stdin.readline()
     except EOFError:

@@ -29,6 +29,6 @@ def link_command(
     request = {"op": "link", "path": absolute(Path(named)), "key": key, "expires": expiry(expires)}
     found = loop.run(only(request, config))["link"]
     if as_json:
-        show.document(found)
+        show.document(found, as_is=True)
     else:
-        show.result(found["url"])
+        show.result(found["url"], as_is=True)

@@ -162,9 +162,9 @@ class Source:
 def _printing(*, as_json: bool) -> Callable[[Document], Awaitable[None]]:
     async def take(link: Document) -> None:
         if as_json:
-            show.document(link, indent=None)
+            show.document(link, indent=None, as_is=True)
         else:
-            show.result(link["url"])
+            show.result(link["url"], as_is=True)
 
     return take
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
-from presignd.cli.guard import mute_stdout
+from presignd.cli import streams
+from presignd.errors import Unavailable
 from presignd.log import get_logger
 from presignd.model import Link
 
@@ -52,9 +54,9 @@ class Printer:
         try:
             while (link := self._links.get()) is not None:
                 self._show(link)
-        except (OSError, ValueError):
+        except (OSError, ValueError, Unavailable):
             self._lose("gone")
-            mute_stdout()
+            streams.mute(sys.stdout)
 
     def _lose(self, why: str) -> None:
         if self._lost != why:

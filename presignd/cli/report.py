@@ -7,8 +7,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from presignd.cli import show
-from presignd.cli.guard import one_line
 from presignd.cli.layout import Line, bar, columns, wrapped
+from presignd.cli.streams import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -78,10 +78,10 @@ def _watch_lines(watch: Document, width: int, now: datetime | None) -> Iterator[
     ]
     how = [f"settles by {watch['writer_check']}"] if watch["writer_check"] else []
     how += [f"next scan in {next_scan}"] if next_scan else []
-    yield Line(one_line(watch["name"]), "bold")
+    yield Line(clean(watch["name"]), "bold")
     if watch["lost"]:
         yield from wrapped("Its folder is away. presignd looks for it each second.", width, indent=2, style="red")
-    yield from wrapped(one_line(f"{watch['path']} to bucket {watch['bucket']}"), width, indent=2, hang=4)
+    yield from wrapped(clean(f"{watch['path']} to bucket {watch['bucket']}"), width, indent=2, hang=4)
     yield from wrapped(", ".join(numbers), width, indent=2, hang=4)
     if how:
         yield from wrapped(", ".join(how), width, indent=2, hang=4, style="dim")
@@ -98,23 +98,23 @@ def _stopped_lines(found: Document, width: int, now: datetime | None) -> Iterato
 
 
 def _problem_lines(what: str, problem: Document, width: int, style: str) -> Iterator[Line]:
-    yield from wrapped(one_line(what), width, indent=2, hang=4, style=style)
-    yield from wrapped(one_line(problem["cause"]), width, indent=4)
+    yield from wrapped(clean(what), width, indent=2, hang=4, style=style)
+    yield from wrapped(clean(problem["cause"]), width, indent=4)
     if problem["fix"]:
-        yield from wrapped(one_line(f"Fix: {problem['fix']}"), width, indent=4)
+        yield from wrapped(clean(f"Fix: {problem['fix']}"), width, indent=4)
 
 
 def _upload_lines(found: Document, width: int, now: datetime | None) -> Iterator[Line]:  # noqa: ARG001 - as the others
     part = found["sent"] / found["size"] if found["size"] else 1.0
     _, _, sent, size, rate, left = _upload_row(found)
     words = f"{bar(part)} {part:4.0%}  {sent} of {size}, {rate}" + (f", {left} left" if left else "")
-    yield from wrapped(one_line(found["path"]), width, indent=2, hang=4)
+    yield from wrapped(clean(found["path"]), width, indent=2, hang=4)
     yield from wrapped(words, width, indent=4)
 
 
 def _settling_lines(found: Document, width: int, now: datetime | None) -> Iterator[Line]:
     text = f"{found['path']}: {found['why']}, for {show.ago(found['since'], now)}"
-    yield from wrapped(one_line(text), width, indent=2, hang=4)
+    yield from wrapped(clean(text), width, indent=2, hang=4)
 
 
 def _under_way(counts: Document) -> int:
@@ -168,7 +168,7 @@ def print_path(found: Document) -> None:
 
 def path_lines(found: Document, width: int) -> list[Line]:
     """Lay out the same for a terminal ``width`` cells wide."""
-    return columns(("", ""), [[one_line(cell) for cell in cells] for cells in _path_rows(found)], width)
+    return columns(("", ""), [[clean(cell) for cell in cells] for cells in _path_rows(found)], width)
 
 
 def _path_rows(found: Document) -> Iterator[list[str]]:

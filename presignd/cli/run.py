@@ -64,7 +64,7 @@ def serve(config: "Config", *, print_links: bool, load: "Callable[[], Config] | 
 
     ``load`` reads the configuration again, on SIGHUP.
     """
-    with Printer(lambda link: show.result(link.url)) if print_links else nullcontext() as printer:
+    with Printer(lambda link: show.result(link.url, as_is=True)) if print_links else nullcontext() as printer:
         try:
             loop.run_daemon(daemon.run(config, on_link=printer, load=load), threads=threads_for(config))
         except PresigndError:

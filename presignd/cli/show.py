@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from presignd.cli import layout
-from presignd.cli.guard import one_line
+from presignd.cli import layout, streams
 from presignd.cli.layout import Line
+from presignd.cli.streams import clean
+from presignd.redact import redact_texts
+from presignd.text import json_text, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,24 +21,22 @@ if TYPE_CHECKING:
 
 def say(text: str) -> None:
     """Print one line for a person, on stderr."""
-    print(one_line(text), file=sys.stderr)  # noqa: T201 - human text goes to stderr
+    streams.say(clean(text))
 
 
-def result(text: str) -> None:
-    """Print one line of results on stdout, at once."""
-    print(one_line(text), flush=True)  # noqa: T201 - results go to stdout
+def result(text: str, *, as_is: bool = False) -> None:
+    """Print one line of results on stdout, at once; ``as_is`` where a link or a new token is what was asked for."""
+    streams.write(one_line(text) if as_is else clean(text))
 
 
 def row(cells: Iterable[str]) -> None:
     """Print one line of results on stdout, its cells apart by tabs."""
-    print("\t".join(map(one_line, cells)), flush=True)  # noqa: T201 - results go to stdout
+    streams.write("\t".join(map(clean, cells)))
 
 
-def document(found: Any, *, indent: int | None = 2) -> None:
-    """Print one JSON document on stdout; ``indent`` None makes it one line. Names that are no UTF-8 are escaped."""
-    text = json.dumps(found, indent=indent, ensure_ascii=False)
-    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
-    sys.stdout.flush()
+def document(found: Any, *, indent: int | None = 2, as_is: bool = False) -> None:
+    """Print one JSON document on stdout; ``indent`` None makes it one line, ``as_is`` is ``result``'s."""
+    streams.write(json_text(found if as_is else redact_texts(found), indent=indent))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -46,7 +45,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     if not listed:
         return
     if sys.stdout.isatty():
-        plain = [[one_line(cell) for cell in cells] for cells in listed]
+        plain = [[clean(cell) for cell in cells] for cells in listed]
         lines([*([Line(title, "bold")] if title else []), *layout.columns(columns, plain, width())])
         return
     for cells in listed:
@@ -58,8 +57,9 @@ def lines(shown: Iterable[Line]) -> None:
     from rich.console import Console  # noqa: PLC0415 - only on a terminal
 
     console = Console(highlight=False, soft_wrap=True)
-    for line in shown:
-        console.print(text_of(line))
+    with streams.writing():
+        for line in shown:
+            console.print(text_of(line))
 
 
 def text_of(line: Line) -> Text:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from presignd.cli import show
 from presignd.cli.ask import asking
-from presignd.cli.guard import error_lines, one_line
+from presignd.cli.guard import error_lines
 from presignd.cli.options import absolute
+from presignd.cli.streams import clean
 from presignd.errors import PresigndError, Refused, Unavailable
 from presignd.web.failure import REFUSED, exit_code, failure
 from presignd.web.locate import forms
@@ -124,9 +125,9 @@ def _print(file: Path, outcome: Outcome, *, as_json: bool) -> int:
             show.say(line)
         return exit_code(outcome)
     if as_json:
-        show.document(outcome, indent=None)
+        show.document(outcome, indent=None, as_is=True)
     else:
-        show.result(outcome["url"])
+        show.result(outcome["url"], as_is=True)
     return 0
 
 
@@ -171,7 +172,7 @@ def _bar(progress: Progress | None, file: Path, size: int) -> Iterator[Report]:
     if progress is None:
         yield lambda _sent, _size: None
         return
-    bar = progress.add_task(one_line(file.name), total=size)
+    bar = progress.add_task(clean(file.name), total=size)
     begun = False
 
     def report(sent: int, total: int) -> None:

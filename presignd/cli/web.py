@@ -15,6 +15,6 @@ def web_command(as_json: AsJson = False, config: ConfigFile = None) -> None:
     """
     found = loop.run(only({"op": "web"}, config))
     if as_json:
-        show.document(found)
+        show.document(found, as_is=True)
     else:
-        show.result(found["url"])
+        show.result(found["url"], as_is=True)

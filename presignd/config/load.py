@@ -28,6 +28,7 @@ from presignd.config.sources import (
     flag_layer,
 )
 from presignd.errors import NotConfigured, UsageError
+from presignd.text import one_line
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 _SYSTEM_FILE = Path("/etc/presignd/config.toml")
@@ -200,16 +201,11 @@ def _validated(layer: Layer, file: Path | None, findings: _Findings) -> Config:
 
 
 def _refusal(problems: Sequence[str], file: Path | None) -> UsageError:
-    unique = tuple(dict.fromkeys(_one_line(problem) for problem in problems))
+    unique = tuple(dict.fromkeys(map(one_line, problems)))
     count = "a problem" if len(unique) == 1 else f"{len(unique)} problems"
     return UsageError(
         f"{file or 'the configuration'} has {count}", problems=unique, fix="see config.example.toml for every option"
     )
-
-
-def _one_line(problem: str) -> str:
-    """Return ``problem`` with control characters escaped: names in a file may hold any."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in problem)
 
 
 def _nested(layer: Layer, slots: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from presignd import trust
 from presignd.config.options import Address
 from presignd.config.signing import by_broker
 from presignd.config.sources import Given, Layer
+from presignd.redact import MIN_LITERAL
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "access_key": ("access_key", "access_key_id", "access_key_file"),
@@ -116,8 +117,17 @@ def _find(names: tuple[str, ...], layer: Layer, environ: Mapping[str, str], warn
             return None
         if name != "access_key_file" and readable_by_others(file):
             warnings.append(f"presign.{name}: {file} can be read by others; chmod 600 {file}")
+        if not file.exists() and _may_be_secret(given):
+            raise ValueError(f"presign.{name}: names no file that is there; a secret itself goes into {names[0]}")
         return Secret(_read(f"presign.{name}", file), f"{name} {file}")
     return _credential(names[0], environ)
+
+
+def _may_be_secret(given: Given) -> bool:
+    """Tell whether what should name a file may be the secret itself: long enough for one, and no path in a folder."""
+    file: Path = given.value
+    is_path = given.rooted and len(file.parts) > 2 and file.parent.is_dir()  # noqa: PLR2004 - "/" and a name
+    return not is_path and len(file.name) >= MIN_LITERAL
 
 
 def _credential(target: str, environ: Mapping[str, str]) -> Secret | None:

@@ -24,10 +24,11 @@ _AWS = {
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value as given, and words for where; the value may be secret."""
+    """A value as given, and words for where; the value may be secret. ``rooted``: it is no path by chance."""
 
     value: Any
     source: str
+    rooted: bool = False
 
     def __repr__(self) -> str:
         """Hide the value."""
@@ -100,7 +101,7 @@ def _table(section: Address, table: Mapping[str, Any], source: str, folders: Fol
         if key not in known:
             problems.append(f"{address.dotted}: is no option{nearest(key, known)}")
         elif value != "" or address.option not in UNSET:
-            layer[address] = Given(_based(address, value, folders), source)
+            layer[address] = _given(address, value, folders, source)
     return layer
 
 
@@ -117,7 +118,7 @@ def flag_layer(flags: Mapping[str, Any], folders: Folders, watches: list[str], p
         if section not in SECTIONS or key not in keys(section):
             problems.append(f"{dotted}: is no option")
         else:
-            layer[address] = Given(_based(address, value, folders), "flag")
+            layer[address] = _given(address, value, folders, "flag")
     return layer
 
 
@@ -134,7 +135,7 @@ def environment_layer(environ: Mapping[str, str], folders: Folders, watches: lis
         known = list(dict.fromkeys([*watches, *(address.watch for address in layer if address.watch)]))
         address = _variable_address(variable, known, problems)
         if address is not None:
-            layer[address] = Given(_based(address, _parsed(address, text), folders), f"environment {variable}")
+            layer[address] = _given(address, _parsed(address, text), folders, f"environment {variable}")
     return layer
 
 
@@ -145,12 +146,14 @@ def aws_layer(environ: Mapping[str, str], folders: Folders) -> Layer:
         for variable in variables:
             address = Address(section, "", key)
             if environ.get(variable) and address not in layer:
-                layer[address] = Given(_based(address, environ[variable], folders), variable)
+                layer[address] = _given(address, environ[variable], folders, variable)
     return layer
 
 
-def _based(address: Address, value: Any, folders: Folders) -> Any:
-    return folders.resolve(value) if address.option in PATHS else value
+def _given(address: Address, value: Any, folders: Folders, source: str) -> Given:
+    if address.option not in PATHS:
+        return Given(value, source)
+    return Given(folders.resolve(value), source, rooted=str(value).startswith(("/", "~")))
 
 
 def _variable_address(variable: str, watches: list[str], problems: list[str]) -> Address | None:

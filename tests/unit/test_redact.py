@@ -350,3 +350,29 @@ def test_a_text_with_a_registered_secret_is_looked_at_closely() -> None:
     assert is_clean("an everyday word")
     register("an everyday word")
     assert not is_clean("about an everyday word, quickly")
+
+
+WORDS_OF_SECRETS = st.one_of(
+    PIECES,
+    st.sampled_from(["psd_", "psd_0123456789", "PSD_ABCDEFGHIJ", "-----BEGIN PRIVATE KEY-----", "Token-1", "x-goog-"]),
+    st.sampled_from(["<StringToSign>", "<AccessKeyId>", "secret_access_key: ", "sig=", "sig%3D", "u:p@h"]),
+    st.text(st.characters(max_codepoint=126, exclude_categories=["Cc"]), max_size=20),
+)
+
+
+@given(st.lists(WORDS_OF_SECRETS, max_size=8).map("".join))
+def test_what_a_quick_look_calls_clean_is_changed_by_no_close_one(text: str) -> None:
+    """Log lines that look clean are not redacted at all."""
+    if is_clean(text):
+        assert redact(text) == text
+
+
+def test_a_brokers_token_is_no_clean_text() -> None:
+    assert not is_clean('{"key": "inbox/psd_0123456789abcdef", "client": "scanner"}')
+
+
+@pytest.mark.parametrize("kind", ["", "RSA ", "EC "])
+def test_of_a_private_key_only_its_frame_stays(kind: str) -> None:
+    begin, end = f"-----BEGIN {kind}PRIVATE KEY-----", f"-----END {kind}PRIVATE KEY-----"
+    assert redact(f"x {begin}\nMIIEvQ\n{end} y") == f"x {begin}REDACTED{end} y"
+    assert redact(f"{begin}\\nMIIEv") == f"{begin}REDACTED"
