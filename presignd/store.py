@@ -1,6 +1,7 @@
 """The HTTP seam: sends granted requests to the store, and turns whatever goes wrong into a ``Fault``.
 
 Nothing outside this module sees an aiohttp client error: those carry the URL in ``str`` and ``repr``.
+What a store says again of its request's own secrets is taken out before anything sees it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import presignd
 from presignd.answers import Answer, fault_of
 from presignd.config import PresignConfig, UploadConfig
 from presignd.connection import connection_fault, proxy_for, read_at_most, tls_context
+from presignd.echoes import Secrets
 from presignd.errors import Fault, fault
 from presignd.heartbeat import beat
 from presignd.presign import Grant
@@ -208,6 +210,7 @@ class StoreClient:
         self._session: aiohttp.ClientSession | None = None
         self._limit = upload.concurrency + 4
         self._proxies: dict[str, str | None] = {}
+        self._secrets = Secrets()
         self.clock_offset: float | None = None
 
     @property
@@ -269,7 +272,7 @@ class StoreClient:
         ) as response:
             kept = await read_at_most(response, KEPT_BODY)
             headers = {name.lower(): value for name, value in response.headers.items()}
-            return Answer(response.status, headers, kept)
+            return Answer(response.status, *self._secrets.of(grant.url, grant.headers).silenced(headers, kept))
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -24,7 +24,7 @@ import socket
 import struct
 import threading
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -168,7 +168,8 @@ class FaultyS3:
         ``body_size`` bytes (FOREVER: never ends) or ``echo`` (the caller's own signed URL in every coat),
         ``early`` for before the body was read, ``late`` for after it was done; ``reset`` or ``hang`` before,
         during or after the body; ``etag`` in place of the true one (None: no ETag); ``lose``: answer 200 and
-        store nothing. A redirect is ``status=307, headers={"Location": …}``.
+        store nothing. A redirect is ``status=307, headers={"Location": …}``. In ``code``, ``message``, ``body``,
+        ``etag`` and ``headers`` SIGNATURE and CREDENTIAL stand for the request's own.
         """
         order = Order(method=method, key=key, **how)  # type: ignore[arg-type] # checked by the dataclass
         self._orders.append(order)
@@ -239,7 +240,7 @@ class _Handler:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         bucket, key, query = _target(request)
-        order = self._store.take_order(request.method, bucket, key, query)
+        order = _filled(self._store.take_order(request.method, bucket, key, query), query)
         body = bytearray()
         answer: web.Response | None = None
         status = 0
@@ -471,6 +472,23 @@ def _check_conditions(request: web.BaseRequest, found: Object | None) -> None:
     wanted = request.headers.get("If-Match", "")
     if wanted and (found is None or wanted.strip('"') != found.etag.strip('"')):
         raise Refusal(412, "PreconditionFailed")
+
+
+def _filled(order: Order, query: dict[str, str]) -> Order:
+    """Put this request's own secrets where an order says SIGNATURE or CREDENTIAL."""
+
+    def fill(text: str) -> str:
+        signature, credential = query.get("X-Amz-Signature", ""), query.get("X-Amz-Credential", "")
+        return text.replace("SIGNATURE", signature).replace("CREDENTIAL", credential)
+
+    return replace(
+        order,
+        code=fill(order.code),
+        message=fill(order.message),
+        body=None if order.body is None else fill(order.body.decode("latin-1")).encode("latin-1"),
+        etag=order.etag and fill(order.etag),
+        headers={name: fill(value) for name, value in order.headers.items()},
+    )
 
 
 def _error_xml(code: str, message: str) -> bytes:

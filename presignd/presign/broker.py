@@ -19,6 +19,7 @@ from presignd import metrics
 from presignd.config import PresignConfig
 from presignd.errors import CODES, Fault, PresignerFault, StoreFault, WatchFault, fault
 from presignd.heartbeat import holding, resting
+from presignd.keys import CHECK_NAME, key_problem
 from presignd.limits import MAX_KEY
 from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Operation
 from presignd.presign.broker_client import FORBIDDEN, LEAST_BODY, OK, TOO_LARGE, BrokerClient, said
@@ -200,6 +201,8 @@ class BrokerPresigner:
             me = Me.model_validate(told.document)
         except ValidationError:
             raise fault("bad_broker", "what it tells of the token can't be read") from None
+        if problem := key_problem(me.prefix + CHECK_NAME):
+            raise fault("bad_broker", f"its token's prefix begins no key: {problem}")
         metrics.CREDENTIAL_EXPIRY.set(me.valid_until.timestamp() if me.valid_until else math.inf)
         return me
 

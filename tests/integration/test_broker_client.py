@@ -264,6 +264,14 @@ async def test_a_revoked_token_is_refused_and_named_nowhere(broker: FakeBroker, 
     assert (await refusal(presigner)).code == "token_refused"
 
 
+async def test_a_broker_that_says_the_token_again_is_not_repeated(broker: FakeBroker, asking: Asking) -> None:
+    for said in (TOKEN, TOKEN.upper(), " ".join(TOKEN), json.dumps({"error": {"code": "x", "message": TOKEN[3:20]}})):
+        broker.fault(status=401, body=said.encode())
+        wrong = await refusal(asking(broker))
+        assert wrong.code == "bad_broker"
+        assert_no_secrets(wrong.message, TOKEN, TOKEN[3:20], TOKEN.upper())
+
+
 # --- a hostile broker ---------------------------------------------------------------------------------
 
 
@@ -393,6 +401,15 @@ async def test_a_broker_that_is_away_is_told_with_its_address(broker: FakeBroker
         {"name": "forged\nline"},
         {"operations": ["\x1b[31m"]},
         {"bucket": "a\n"},
+        {"name": TOKEN},
+        {"name": TOKEN[4:24].upper()},
+        {"prefix": TOKEN + "/"},
+        {"prefix": "../../another/"},
+        {"prefix": "a/../"},
+        {"prefix": "/a/"},
+        {"prefix": "a//"},
+        {"prefix": "a\\"},
+        {"prefix": "a\0"},
     ],
     ids=repr,
 )

@@ -83,6 +83,23 @@ async def test_a_prefix_that_is_not_known_yet_is_waited_for(
         assert len(daemon.events("presigner.back")) == 1
 
 
+@pytest.mark.parametrize("prefix", ["../../another/", "x/../../", "/", "a//b/", "a\\b/"])
+async def test_a_prefix_that_begins_no_key_has_nothing_sent(
+    faulty_s3: FaultyS3, broker: FakeBroker, tmp_path: Path, prefix: str
+) -> None:
+    """Not even the check key's PUT, HEAD and DELETE: a broker would choose where they go."""
+    broker.me = {**broker.me, "prefix": prefix}
+    async with running(by_broker(tmp_path, faulty_s3, broker)) as daemon:
+        daemon.drop("a", b"bytes")
+        [away] = await daemon.said_by_now("presigner.unreachable")
+        assert away["error_code"] == "bad_broker"
+        assert "begins no key" in away["error"]
+        await daemon.said_by_now("file.queued")
+        assert faulty_s3.requests == []
+        broker.me = {**broker.me, "prefix": PREFIX}
+        await all_arrive(daemon, faulty_s3, {"a": b"bytes"})
+
+
 async def test_grants_are_asked_for_many_at_a_time(faulty_s3: FaultyS3, broker: FakeBroker, tmp_path: Path) -> None:
     """One request for each would be twice the files, and more."""
     names = [f"f{number}" for number in range(200)]

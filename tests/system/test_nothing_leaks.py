@@ -37,6 +37,17 @@ ECHOES: list[dict[str, Any]] = [
     {"status": 500, "echo": True, "code": "InternalError"},
     {"status": 503, "echo": True, "code": "SlowDown"},
 ]
+_REGION = b"<Error><Code>PermanentRedirect</Code><Message>SIGNATURE</Message><Region>SIGNATURE</Region></Error>"
+BARE: list[dict[str, Any]] = [
+    {"status": 403, "code": "AccessDenied", "message": "the signature SIGNATURE of CREDENTIAL"},
+    {"status": 400, "code": "SIGNATURE", "message": "CREDENTIAL"},
+    {"status": 503, "code": "SlowDown", "message": "SIGNATURE"},
+    {"status": 301, "body": _REGION, "headers": {"x-amz-bucket-region": "SIGNATURE"}},
+    {"method": "PUT", "etag": '"SIGNATURE"'},
+    {"method": "PUT", "headers": {"x-amz-version-id": "SIGNATURE", "x-amz-server-side-encryption": "aws:kms"}},
+    {"method": "PUT", "etag": '"SIGNATURE"', "headers": {"x-amz-server-side-encryption": "aws:kms"}},
+]
+"""No shape tells a bare signature from a checksum: only who sent it knows."""
 
 
 class Storm:
@@ -93,6 +104,15 @@ events = "watchfiles"
             body: bytes = answer.read()
         return body
 
+    def ledger(self) -> list[bytes]:
+        """Return the files of the ledger, as they are on disk."""
+        return [file.read_bytes() for file in (self.folder / "state").glob("ledger.sqlite3*")]
+
+    def told(self, *commands: list[str]) -> list[bytes]:
+        """Return what these commands print."""
+        done = [self.daemon.run(*command) for command in commands]
+        return [each.stdout.encode() + each.stderr.encode() for each in done]
+
 
 @pytest.fixture(params=["json", "console"])
 def storm(request: pytest.FixtureRequest, faulty_s3: FaultyS3, tmp_path: Path) -> Iterator[Storm]:
@@ -128,6 +148,35 @@ def test_a_storm_of_echoes_tells_nobody_a_secret(
     assert b"watchfiles" in log, "the libraries are to be heard"
     for text in (log, *seen):
         storm.assert_clean(text)
+
+
+def test_a_store_that_says_bare_signatures_gets_none_of_them_told(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an error's code, message or region, as ETag, as version: not in log, ledger, page, links.jsonl, commands."""
+    monkeypatch.setattr(Presignd, "environ", property(lambda self: _environ(self.folder)))
+    storm = Storm(faulty_s3, tmp_path, "json")
+    faulty_s3.fault(key="7", times=FOREVER, status=400, code="SIGNATURE", message="SIGNATURE")
+    rng = random.Random(7)
+    for how in BARE:
+        faulty_s3.fault(when=lambda *_: rng.random() < 0.1, times=FOREVER, **how)
+    try:
+        storm.daemon.start(ready=False)
+        storm.drop(range(30))
+        storm.daemon.until(lambda: len(faulty_s3.requests) > 100, "many requests")
+        [known, *_] = storm.daemon.events("file.queued")
+        seen = storm.told(["status"], ["status", "--json"], ["check"], ["check", "--json"], ["status", known["path"]])
+        faulty_s3.heal()
+        storm.daemon.until(lambda: len({link["key"] for link in storm.daemon.links()}) == 30, "all linked")
+        seen += [storm.get(path) for path in ("/metrics", "/api/status", "/")]
+        assert storm.daemon.stop() == 0
+        seen += [storm.daemon.log.read_bytes(), *storm.ledger()]
+        seen += [json.dumps({**link, "url": ""}).encode() for link in storm.daemon.links()]
+        for text in seen:
+            storm.assert_clean(text)
+        assert any(b"REDACTED" in text for text in seen), "what was said again was met"
+    finally:
+        storm.daemon.end()
 
 
 def _environ(folder: Path) -> dict[str, str]:

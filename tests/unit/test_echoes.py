@@ -1,0 +1,101 @@
+"""A store that says the request's own signature, access key or token again is not repeated; all else stays."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+from collections.abc import Callable
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from presignd.echoes import ROOM, Secrets
+
+SIGNATURE = hashlib.sha256(b"canary").hexdigest()
+ACCESS_KEY = "AKIDCANARY0123456789"
+SESSION = "FwoGZXIvYXdzEXAMPLE//token+of/a=session=="
+URL = (
+    f"http://h/b/k?X-Amz-Credential={ACCESS_KEY}%2F20261128%2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Expires=900"
+    f"&X-Amz-Security-Token={quote(SESSION, safe='')}&X-Amz-Signature={SIGNATURE}"
+)
+CUSTOMER_KEY = "Y3VzdG9tZXIta2V5LTAxMjM0NTY3ODk="
+ECHOES = Secrets().of(URL, {"x-amz-server-side-encryption-customer-key": CUSTOMER_KEY})
+COATS: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "upper case": str.upper,
+    "percent": lambda text: "".join(f"%{ord(char):02x}" for char in text),
+    "percent twice": lambda text: quote("".join(f"%{ord(char):02X}" for char in text)),
+    "entities": lambda text: "".join(f"&#{ord(char)};" for char in text),
+    "split": lambda text: " - ".join(text[at : at + 5] for at in range(0, len(text), 5)),
+    "wrapped": lambda text: "\r\n\t".join(text[at : at + 20] for at in range(0, len(text), 20)),
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
+    "in a sentence": lambda text: f"the signature {text} you sent",
+    "half": lambda text: text[: max(12, len(text) // 2)],
+}
+
+
+@pytest.mark.parametrize("coat", COATS)
+@pytest.mark.parametrize("secret", [SIGNATURE, ACCESS_KEY, SESSION, CUSTOMER_KEY])
+def test_a_secret_said_again_in_any_form_is_silenced(secret: str, coat: str) -> None:
+    said = COATS[coat](secret)
+    headers = {"etag": f'"{said}"', "date": "Sat, 28 Nov 2026 17:00:00 GMT"}
+    body = f"<Error><Code>AccessDenied</Code><Message>{said}</Message></Error>".encode()
+    kept, text = ECHOES.silenced(headers, body)
+    assert kept == {"etag": "REDACTED", "date": headers["date"]}
+    assert text == b"<Error><Code>AccessDenied</Code><Message>REDACTED</Message></Error>"
+
+
+@pytest.mark.parametrize(
+    "body", [f"<{SIGNATURE}/>", f"<Error a='{SIGNATURE}'>", SIGNATURE, f"<!--{SIGNATURE}--><a>b</a>"]
+)
+def test_a_body_that_says_it_anywhere_else_is_dropped(body: str) -> None:
+    assert ECHOES.silenced({}, body.encode())[1] == b""
+
+
+HONEST = st.lists(
+    st.one_of(
+        st.sampled_from(
+            ["us-east-1", "aws4_request", "Signature", "X-Amz-Credential", "20261128", "AKIDOTHER0123456789"]
+        ),
+        st.text(max_size=30),
+        st.binary(min_size=16, max_size=16).map(bytes.hex),
+        st.binary(min_size=32, max_size=32).map(lambda raw: base64.b64encode(raw).decode()),
+    ),
+    max_size=6,
+).map(" ".join)
+
+
+@given(HONEST, HONEST)
+def test_an_honest_answer_stays_as_it_is(header: str, text: str) -> None:
+    headers = {"etag": header}
+    body = f"<Error><Message>{html.escape(text)}</Message></Error>".encode()
+    assert ECHOES.silenced(headers, body) == (headers, body)
+
+
+@given(st.binary())
+def test_any_bytes_are_looked_at_without_harm(body: bytes) -> None:
+    assert ECHOES.silenced({}, body) == ({}, body)
+
+
+def test_an_access_key_may_be_any_word() -> None:
+    """A short one isn't looked for; a longer one goes from what is told, but the bytes of an object stay whole."""
+    short = Secrets().of("http://h/?X-Amz-Credential=test%2F2026&X-Amz-Signature=", {})
+    assert not short.are_in("test-bucket")
+    word = Secrets().of(f"http://h/?X-Amz-Credential=presignd%2F2026&X-Amz-Signature={SIGNATURE}", {})
+    assert word.silenced({}, b"presignd check\n") == ({}, b"presignd check\n")
+    assert word.silenced({}, b"<Message>no key presignd</Message>") == ({}, b"<Message>REDACTED</Message>")
+
+
+def test_the_signature_of_an_earlier_request_is_known_for_a_while() -> None:
+    """A hostile store says at a HEAD what it was sent with the PUT before."""
+    secrets = Secrets()
+    secrets.of(URL, {})
+    later = [secrets.of(f"http://h/?X-Amz-Signature={hashlib.sha256(bytes([n])).hexdigest()}", {}) for n in range(9)]
+    for said in (SIGNATURE, SIGNATURE.upper(), SIGNATURE[:32], SIGNATURE[20:52]):
+        assert later[-1].silenced({"etag": f'"{said}"'}, b"")[0] == {"etag": "REDACTED"}
+    for number in range(ROOM):
+        last = secrets.of(f"http://h/?X-Amz-Signature={hashlib.sha256(number.to_bytes(4, 'big')).hexdigest()}", {})
+    assert not last.are_in(SIGNATURE), "memory has a bound"
