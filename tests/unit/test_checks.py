@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +39,7 @@ from presignd.config import (
 from presignd.errors import fault
 from presignd.pipeline import writer_check
 from presignd.presign.broker import Me
+from tests.unprivileged import without_rights
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -261,21 +260,6 @@ def test_a_problem_of_the_configuration_is_a_line_with_its_fix(problem: str, det
     assert told("config", problem, "see the example") == fail("config", detail, fix)
 
 
-NOBODY = 65534
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Root may read and write anything: act as nobody meanwhile."""
-    own = os.geteuid()
-    if own == 0:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(own)
-
-
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """Make a folder that every user can reach: pytest's are private."""
@@ -293,7 +277,7 @@ def test_no_write_permission_where_files_are_moved_is_named(open_folder: Path, w
         folder.chmod(0o777)
     closed = target if which == "move_to" else watched
     closed.chmod(0o555)
-    with unprivileged():
+    with without_rights():
         result = writable_result(watch(watched, after="move", move_to=target))
     assert result.outcome is Outcome.FAIL
     assert f"no write permission on {closed}" in result.detail
@@ -303,7 +287,7 @@ def test_no_write_permission_where_files_are_moved_is_named(open_folder: Path, w
 def test_another_users_ledger_is_told_with_what_to_do(open_folder: Path) -> None:
     (open_folder / "ledger.sqlite3").touch()
     open_folder.chmod(0o555)
-    with unprivileged():
+    with without_rights():
         result = ledger_result(open_folder)
     assert result.outcome is Outcome.FAIL
     assert "daemon's user" in result.fix
@@ -312,7 +296,7 @@ def test_another_users_ledger_is_told_with_what_to_do(open_folder: Path) -> None
 @pytest.mark.skipif(sys.platform != "linux", reason="leases are Linux's")
 def test_without_cap_lease_the_writer_check_warns_of_other_users_files(open_folder: Path) -> None:
     open_folder.chmod(0o777)
-    with unprivileged():
+    with without_rights():
         writer_check.ignore_sigio()
         result = writer_result(watch(open_folder))
     assert result.outcome is Outcome.WARN
