@@ -23,7 +23,7 @@ KILLS = os.environ.get("PRESIGND_CRASH_KILLS", "20")
 FEW = str(int(KILLS) // 4)
 SEED = os.environ.get("PRESIGND_CRASH_SEED", "7")
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.long]
 
 
 @pytest.fixture

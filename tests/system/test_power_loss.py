@@ -25,7 +25,7 @@ from tests.system.harness import config_for
 KILLS = os.environ.get("PRESIGND_POWER_KILLS", "4")
 SEED = os.environ.get("PRESIGND_POWER_SEED", "1")
 
-pytestmark = [pytest.mark.timeout(3600), pytest.mark.needs("fuse", "libfuse")]
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.long, pytest.mark.needs("fuse", "libfuse")]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from tests.canary import assert_no_secrets
 from tests.system.host import CONFIG, DROPIN, INSTALL, Host, fetch, paused
 from tests.system.machine import until
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:

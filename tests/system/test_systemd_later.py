@@ -18,6 +18,8 @@ from presignd.embedded import LOOPBACK, free_ports
 from tests.system.host import CONFIGURED, DROPIN, Host, copy_checkout, fetch, prepare
 from tests.system.machine import until
 
+pytestmark = pytest.mark.long
+
 BACKPORTS = """
 [ "$(systemctl --version | sed -n '1s/^systemd \\([0-9]*\\).*/\\1/p')" -lt 253 ] || exit 0
 . /etc/os-release
