@@ -6,16 +6,17 @@ stays), a renderer (no text can look like a line of its own), ``_Output`` (a bro
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import math
 import os
 import re
-import select
 import sys
 import threading
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as day_time
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import structlog
 
 from presignd.errors import PresigndError
+from presignd.line_writer import LineWriter
 from presignd.redact import REDACTED, is_clean, redact, redact_item, redact_key
 from presignd.text import json_text, one_line
 from presignd.units import rfc3339
@@ -52,7 +54,12 @@ PRIORITY = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
 _PLAIN_TYPES = frozenset({str, int, bool, type(None), datetime})
 _PLAIN_NAMES = frozenset(ORDER) | {"by", "client", "operation", "count"}
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31"}
-_STUCK_SECONDS = 1.0
+LAST_SECONDS = 2.0
+"""What a reader of the log has at the end to take the last lines."""
+
+SAY_SECONDS = 0.5
+"""How long a line for a person is waited for, so that it stands before the results that follow on stdout."""
+
 
 _PLAIN_WORD = re.compile(r"[\w./:@%+,~*?&#$!<>()\[\]-]+")
 
@@ -74,7 +81,8 @@ def setup(config: LogConfig, *, stream: TextIO | None = None) -> None:
 
     Libraries are heard from ``warning`` on, and at ``debug`` when that is the level. May be called again.
     """
-    output = _Output(stream)
+    output = _STDERR if stream is None else _Output(stream)
+    _outputs[1:] = [output]
     console = config.format == "console" or (config.format == "auto" and output.is_terminal())
     level = logging.getLevelNamesMapping()[config.level.upper()]
     _configure(level, _Console(colour=output.has_colour()) if console else _render_json, output)
@@ -103,11 +111,16 @@ def render_exception(error: BaseException) -> str:
 
 # --- where lines go -------------------------------------------------------------------------------
 class _Output:
-    """Writes whole lines. A stream that is closed, full or broken loses lines, and stops nothing."""
+    """Writes whole lines. A stream that is closed, full, broken or stuck loses lines, and stops nothing.
+
+    One that has a descriptor is written past its buffer, by a thread (``LineWriter``): a buffer that fails to
+    flush at exit would change the exit code.
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
         self._lock = threading.Lock()
+        self.writer = LineWriter(lambda: self._target().fileno(), _plain_notice)
 
     def is_terminal(self) -> bool:
         try:
@@ -124,38 +137,57 @@ class _Output:
     def has_colour(self) -> bool:
         return self.is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
-    def write(self, line: str) -> None:
-        with self._lock:
-            try:
-                self._write(line + "\n")
-            except (OSError, ValueError, AttributeError):
-                return  # EPIPE, ENOSPC, a closed stream, no stderr at all: there is nobody to tell
+    def write(self, line: str) -> bool:
+        """Write ``line``, or have it written soon; tell whether it was taken."""
+        try:
+            self._target().fileno()
+        except (OSError, ValueError, AttributeError):
+            self._write_at_once(line)
+            return True
+        return self.writer.write(line.encode("utf-8", "backslashreplace") + b"\n")
+
+    def _write_at_once(self, line: str) -> None:
+        with self._lock, suppress(OSError, ValueError, AttributeError):  # closed, or no stderr at all
+            stream = self._target()
+            stream.write(line + "\n")
+            stream.flush()
 
     def _target(self) -> TextIO:
         return self._stream or sys.stderr
 
-    def _write(self, text: str) -> None:
-        """Write past the stream's buffer: one that fails to flush at exit would change the exit code."""
-        stream = self._target()
-        stream.flush()
-        try:
-            descriptor = stream.fileno()
-        except OSError:
-            stream.write(text)
-            stream.flush()
-            return
-        data = memoryview(text.encode("utf-8", "backslashreplace"))
-        while data:
-            data = data[_write_some(descriptor, data) :]
+
+def _plain_notice(count: int, since: datetime) -> str:
+    return f"presignd: {count} lines were dropped since {rfc3339(since)}: whatever reads stderr was stuck"
 
 
-def _write_some(descriptor: int, data: memoryview) -> int:
-    """Write what fits; a non-blocking descriptor is given a second to take more."""
-    try:
-        return os.write(descriptor, data)
-    except BlockingIOError:
-        select.select([], [descriptor], [], _STUCK_SECONDS)
-        return os.write(descriptor, data)
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in the log: behind all that was said so far."""
+
+    _writer: LineWriter
+    _lines: int
+
+    def is_past(self) -> bool:
+        """Tell whether what was said before it has left this process, or was lost."""
+        return self._writer.is_past(self._lines)
+
+
+def mark() -> Mark:
+    """Return the place in the log behind all that was said so far."""
+    writer = _outputs[-1].writer
+    return Mark(writer, writer.mark())
+
+
+def flush(seconds: float = LAST_SECONDS) -> bool:
+    """Wait until all that was said has left this process, for ``seconds`` at most; tell whether it has."""
+    flushed = [output.writer.flush(seconds) for output in _outputs]
+    return all(flushed)
+
+
+def say(line: str) -> None:
+    """Write a line for a person on stderr, as it is: in order with the log, and waited for but a moment."""
+    _STDERR.write(line)
+    _STDERR.writer.flush(SAY_SECONDS)
 
 
 # --- what a line says -----------------------------------------------------------------------------
@@ -287,19 +319,28 @@ class _Line:
         self._output = output
         self._in_journal = output.is_journal()
 
-    def msg(self, /, **event: Any) -> None:
+    def msg(self, /, **event: Any) -> bool:
+        """Write the event; tell whether there was room for it."""
         try:
             said = _clean_line(event) if self._render is _render_json else None
             line = self._prefix(event) + (said or self._render(_scrub(event)))
         except Exception as error:  # noqa: BLE001 - whatever a value did, logging never breaks the work
             event = {"time": datetime.now(UTC), "level": "error", **_failed(error)}
             line = self._prefix(event) + self._render(_scrub(event))
-        self._output.write(line)
+        return self._output.write(line)
+
+    def notice(self, count: int, since: datetime) -> str:
+        """Render the event that lines were dropped."""
+        event = {"time": datetime.now(UTC), "level": "warning", "event": "log.dropped", "count": count, "since": since}
+        return self._prefix(event) + self._render(_scrub({**event, "fix": _DROPPED_FIX}))
 
     def _prefix(self, event: Mapping[str, Any]) -> str:
         return f"<{PRIORITY.get(str(event.get('level')), PRIORITY['info'])}>" if self._in_journal else ""
 
     debug = info = warning = warn = error = exception = critical = fatal = msg
+
+
+_DROPPED_FIX = "have stderr read, on a disk with room; presignd status and links have what these lines said"
 
 
 def _failed(error: Exception) -> EventDict:
@@ -308,6 +349,7 @@ def _failed(error: Exception) -> EventDict:
 
 def _configure(level: int, render: Callable[[EventDict], str], output: _Output) -> None:
     line = _Line(render, output)
+    output.writer.notice = line.notice
     structlog.configure(
         processors=[_fields],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -369,4 +411,7 @@ def _on_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> Non
 
 
 # Until ``setup`` is called, warnings and worse go to stderr: redacted, as everything.
-_configure(logging.WARNING, _render_json, _Output())
+_STDERR = _Output()
+_outputs = [_STDERR]
+atexit.register(_STDERR.writer.close, LAST_SECONDS)
+_configure(logging.WARNING, _render_json, _STDERR)

@@ -17,7 +17,7 @@ from presignd.ledger.sqlite import open_ledger
 from presignd.links import LinksFile
 from presignd.log import Disclosed, get_logger
 from presignd.model import Candidate, FileVersion, Fingerprint, Link, NewVersion, Source, State
-from presignd.pipeline.announce import Announcer, shown_path, utcnow
+from presignd.pipeline.announce import LOG_SECONDS, Announcer, shown_path, utcnow
 from presignd.pipeline.folder import Folder
 from presignd.pipeline.folders import Folders
 from presignd.pipeline.gate import Shut
@@ -250,7 +250,7 @@ class Parts:
         if self.recovered:
             await self.ledger.release(unclean=False)
         if self.heard:
-            await self.announcer.flush()
+            await self.announcer.flush(LOG_SECONDS)
 
     async def resume(self, watches: Collection[str]) -> None:
         """Carry on with what is verified or linked but not finished, of these watches."""

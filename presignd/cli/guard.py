@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import sys
@@ -29,9 +28,9 @@ UNAWAITED = threading.Event()
 
 def leave(code: object) -> NoReturn:
     """End the process with an exit code (``SystemExit``'s, None for 0), whatever its threads do."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
+    from presignd import log  # noqa: PLC0415 - help is to be fast
+
+    log.flush()
     os._exit(code if isinstance(code, int) else BUG if code else 0)
 
 
@@ -46,7 +45,8 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             result = command(*args, **kwargs)
-            streams.flush()
+            if not UNAWAITED.is_set():  # else a thread may hold stdout's lock for as long as its reader is stuck
+                streams.flush()
         except KeyboardInterrupt:
             raise SystemExit(INTERRUPTED) from None
         except FRAMEWORK:

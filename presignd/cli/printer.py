@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Self
 
 from presignd.cli import streams
+from presignd.cli.guard import UNAWAITED
 from presignd.errors import Unavailable
 from presignd.log import get_logger
 from presignd.model import Link
@@ -45,10 +46,12 @@ class Printer:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        """Wait a moment for the last links."""
+        """Wait a moment for the last links; a thread that is stuck in a write is left behind, with stdout's lock."""
         with suppress(queue.Full):
             self._links.put(None, timeout=LAST_SECONDS)
             self._thread.join(LAST_SECONDS)
+        if self._thread.is_alive():
+            UNAWAITED.set()
 
     def _run(self) -> None:
         try:

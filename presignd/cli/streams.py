@@ -29,11 +29,10 @@ def clean(text: str) -> str:
 
 
 def say(line: str) -> None:
-    """Print one line on stderr; where that takes none, there is nobody to tell."""
-    try:
-        print(line, file=sys.stderr, flush=True)  # noqa: T201 - human text goes to stderr
-    except OSError:
-        mute(sys.stderr)
+    """Print one line on stderr, in order with the log; where that takes none, there is nobody to tell."""
+    from presignd import log  # noqa: PLC0415 - help is to be fast
+
+    log.say(line)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,14 @@
 """One ``file.done`` for each version: said after the ledger's commit, and recorded as said.
 
-A crash between saying and recording makes the next start say it again, with ``replayed: true``.
+A crash between saying and recording makes the next start say it again, with ``replayed: true``; so does a log
+that was stuck or full.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -13,11 +16,16 @@ from typing import Any
 from presignd import metrics
 from presignd.config import WatchConfig
 from presignd.crash_points import passed
-from presignd.heartbeat import alive
+from presignd.heartbeat import alive, resting
 from presignd.ledger import Ledger
-from presignd.log import get_logger
+from presignd.log import Mark, get_logger, mark
 from presignd.model import FileVersion
 from presignd.states import done_status
+
+LOG_SECONDS = 1.0
+"""How long a log whose reader is stuck is waited for at the start and at the end."""
+LOOK_SECONDS = 0.02
+REPLAYED_AT_ONCE = 1000
 
 
 def shown_path(root: bytes, path: bytes) -> str:
@@ -45,8 +53,8 @@ class Announcer:
         """Return the version's absolute path as text."""
         return shown_path(self._roots.get(version.watch, b""), version.path)
 
-    def event(self, name: str, version: FileVersion, *, level: str = "info", **more: Any) -> None:
-        """Log one event about a version."""
+    def event(self, name: str, version: FileVersion, *, level: str = "info", **more: Any) -> bool:
+        """Log one event about a version; tell whether the log took it."""
         fields: dict[str, Any] = {
             "file_id": version.file_id,
             "watch": version.watch,
@@ -57,7 +65,8 @@ class Announcer:
             "checksum": version.checksum,
             "etag": version.etag,
         }
-        getattr(self._log, level)(name, **{k: v for k, v in fields.items() if v not in ("", None)}, **more)
+        shown = {name: value for name, value in fields.items() if value not in ("", None)}
+        return getattr(self._log, level)(name, **shown, **more) is not False
 
     def done(self, versions: Sequence[FileVersion], *, replayed: bool = False) -> None:
         """Say ``file.done`` for ended versions, whose end is committed."""
@@ -68,11 +77,12 @@ class Announcer:
             if not replayed and version.done_at:
                 took = (version.done_at - version.queued_at).total_seconds()
                 more["duration_ms"] = max(0, round(took * 1000))  # the clock may have been set back meanwhile
-            self.event("file.done", version, attempt=version.attempt, status=done_status(version), **more)
+            said = self.event("file.done", version, attempt=version.attempt, status=done_status(version), **more)
             if not replayed:
                 _count(version)
             passed("done.said")
-            self._said.append(version.file_id)
+            if said:
+                self._said.append(version.file_id)
             self._on_end(version)
         self._more.set()
 
@@ -93,8 +103,13 @@ class Announcer:
         self._on_end(version)
 
     async def replay(self) -> None:
-        """Say again what an earlier run may not have said."""
-        self.done(await self._ledger.unannounced(), replayed=True)
+        """Say again what an earlier run may not have said, no faster than the log takes it."""
+        ended = await self._ledger.unannounced()
+        patience = LOG_SECONDS
+        for start in range(0, len(ended), REPLAYED_AT_ONCE):
+            self.done(ended[start : start + REPLAYED_AT_ONCE], replayed=True)
+            if not await self.flush(patience):
+                patience = 0.0
 
     async def run(self) -> None:
         """Record what was said, many at a time."""
@@ -104,12 +119,30 @@ class Announcer:
                     await self._more.wait()
                 await self.flush()
 
-    async def flush(self) -> None:
-        """Record now what was said."""
+    async def flush(self, seconds: float = math.inf) -> bool:
+        """Record what was said, once the log has it; tell whether it had within ``seconds``.
+
+        What the log didn't take is said again by the next start.
+        """
         self._more.clear()
-        said, self._said = self._said, []
+        said = len(self._said)
+        if not await _has_left(mark(), seconds):
+            return False
         if said:
-            await self._ledger.announced(said)
+            await self._ledger.announced(self._said[:said])
+            del self._said[:said]
+        return True
+
+
+async def _has_left(said: Mark, seconds: float) -> bool:
+    """Wait until a part of the log has left this process; it is the log's reader that may be stuck, not this loop."""
+    deadline = time.monotonic() + seconds
+    with resting():
+        while not said.is_past():
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(LOOK_SECONDS)
+    return True
 
 
 def _count(version: FileVersion) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -125,6 +127,34 @@ async def test_what_an_earlier_run_may_not_have_said_is_said_again_as_such(lines
     assert event["replayed"] is True
     assert event["file_id"] == "id-1"
     assert "duration_ms" not in event
+    assert world.recorded == ["id-1"]
+
+
+async def test_what_the_log_has_no_room_for_or_has_not_passed_on_is_not_recorded_as_said() -> None:
+    """The next start says it again: a log that was stuck has kept it from everyone."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w", encoding="utf-8") as stream, os.fdopen(reader, "rb") as heard:
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, bytes(4096))
+        os.set_blocking(writer, True)
+        log.setup(LogConfig(format="json"), stream=stream)
+        world = World()
+        world.announcer.done([DONE])
+        assert not await world.announcer.flush(0)
+        assert world.recorded == []
+        log._outputs[-1].writer._room = 0
+        world.announcer.done([replace(DONE, file_id="id-2")])
+        heard.read1()
+        assert await world.announcer.flush(30)
+        assert world.recorded == ["id-1"]
+
+
+async def test_below_the_level_of_the_log_what_ended_counts_as_said() -> None:
+    log.setup(LogConfig(level="warning"), stream=io.StringIO())
+    world = World(DONE)
+    await world.announcer.replay()
     assert world.recorded == ["id-1"]
 
 

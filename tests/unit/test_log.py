@@ -373,6 +373,49 @@ def test_a_broken_stderr_does_not_end_the_process_nor_change_its_exit_code() -> 
     assert (done.returncode, done.stdout) == (0, b"alive\n")
 
 
+def test_a_stderr_that_nobody_reads_keeps_no_line_of_a_person_nor_the_end_waiting() -> None:
+    """Not even a crash: its traceback finds no reader, and its exit code is told all the same."""
+    reader, writer = os.pipe()
+    done = run(
+        """
+        from presignd import log
+        from presignd.config import LogConfig
+        log.setup(LogConfig())
+        for _ in range(1000):
+            log.say("nobody hears " + "x" * 1000)
+            log.get_logger().error("nobody hears")
+        print("alive", flush=True)
+        raise RuntimeError("x" * 100_000)
+        """,
+        stdout=subprocess.PIPE,
+        stderr=writer,
+    )
+    os.close(writer)
+    os.close(reader)
+    assert (done.returncode, done.stdout) == (1, b"alive\n")
+
+
+def test_what_a_person_is_told_stands_in_order_with_the_log() -> None:
+    code = """
+        from presignd import log
+        for number in range(100):
+            log.get_logger().warning(str(number))
+            log.say(str(number))
+    """
+    said = run(code, capture_output=True).stderr.splitlines()
+    assert [line if n % 2 else json.loads(line)["event"].encode() for n, line in enumerate(said)] == [
+        b"%d" % (n // 2) for n in range(200)
+    ]
+
+
+def test_lines_that_were_dropped_are_an_event_and_pass_no_secret(stream: io.StringIO) -> None:
+    setup(LogConfig(format="json"), stream=stream)
+    said = json.loads(log._outputs[-1].writer.notice(3, datetime(2026, 1, 2, tzinfo=UTC)))
+    assert (said["level"], said["event"], said["count"]) == ("warning", "log.dropped", 3)
+    assert said["since"] == "2026-01-02T00:00:00.000000Z"
+    assert said["fix"]
+
+
 def test_a_stderr_that_was_closed_does_not_end_the_process() -> None:
     code = "from presignd.log import get_logger; get_logger().error('nobody hears'); print('alive')"
     shell = ["/bin/sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, code]
@@ -426,6 +469,7 @@ def test_in_the_journal_each_line_begins_with_its_priority(tmp_path: Path, monke
         setup(LogConfig(level="debug"), stream=journal)
         for level in ("debug", "info", "warning", "error", "critical"):
             getattr(get_logger(), level)("an event\n<0>forged")
+        assert log.flush()
         said = (tmp_path / "journal").read_text(encoding="utf-8").splitlines()
     assert [line[:3] for line in said] == ["<7>", "<6>", "<4>", "<3>", "<2>"]
     assert {json.loads(line[3:])["event"] for line in said} == {"an event\n<0>forged"}
@@ -436,6 +480,7 @@ def test_elsewhere_no_line_has_a_prefix(tmp_path: Path, monkeypatch: pytest.Monk
     with (tmp_path / "log").open("w", encoding="utf-8") as file:
         setup(LogConfig(format="json"), stream=file)
         get_logger().info("an event")
+        assert log.flush()
     assert (tmp_path / "log").read_text(encoding="utf-8").startswith("{")
 
 

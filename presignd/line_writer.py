@@ -1,0 +1,196 @@
+"""Write lines to a descriptor from a thread of its own, so that a reader that stopped holds up nobody.
+
+No flag makes writes to every kind of stderr return at once: O_NONBLOCK belongs to the open file description, which
+other processes share, and a regular file (NFS whose server is away) ignores it. A thread serves all kinds.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+ROOM = 8 << 20
+"""Bytes that wait for a reader that stopped; lines beyond are dropped, and counted."""
+
+CHUNK = 4096
+"""Bytes in one write, unless one line is longer: Linux' PIPE_BUF, which no other writer of a pipe gets into."""
+
+LINGER_SECONDS = 0.005
+"""How long the first line waits for others: waking the thread for each of a burst would cost more than the line."""
+
+FULL_SECONDS = 1.0
+"""How long a non-blocking descriptor is waited for at a time."""
+
+Notice: TypeAlias = Callable[[int, datetime], str]
+"""Renders the line that says how many lines were dropped, and since when."""
+
+
+class LineWriter:
+    """Takes whole lines and writes them in order; ``write`` never blocks.
+
+    Lines that find no room, or that the descriptor refuses (a full disk, no reader), are dropped and counted.
+    Where the gap is, one ``notice`` tells their number as soon as lines can be written again. What was written
+    of a line is followed by its rest before anything else.
+    """
+
+    def __init__(self, descriptor: Callable[[], int], notice: Notice, room: int = ROOM) -> None:
+        self.notice = notice
+        self._descriptor = descriptor
+        self._room = room
+        self._changed = threading.Condition()
+        self._hurry = threading.Event()
+        self._lines: deque[bytes] = deque()
+        self._bytes = 0
+        self._taken = self._done = 0
+        self._lost = 0
+        self._lost_since = datetime.now(UTC)
+        self._refused = False
+        self._rest = b""
+        self._stuck_at = -1
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def write(self, line: bytes) -> bool:
+        """Have ``line``, with its newline, written soon; tell whether there was room for it."""
+        with self._changed:
+            # While a gap lies behind the lines that wait, its notice comes before any other line.
+            full = self._bytes + len(line) > self._room or (self._closed and self._would_wait())
+            if full or (self._lost and not self._refused):
+                self._lose(1)
+                return False
+            self._lines.append(line)
+            self._bytes += len(line)
+            self._taken += 1
+            self._changed.notify_all()
+            if self._closed or not self._has_thread():
+                self._turn()
+        return True
+
+    def _would_wait(self) -> bool:
+        try:
+            return not select.select([], [self._descriptor()], [], 0)[1]
+        except (OSError, ValueError, AttributeError):
+            return False
+
+    def mark(self) -> int:
+        """Return how many lines were taken so far."""
+        return self._taken
+
+    def is_past(self, mark: int) -> bool:
+        """Tell whether the first ``mark`` lines are written, or lost."""
+        return self._done >= mark
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until all that was taken is written; tell whether it is.
+
+        While nothing has moved since a flush that failed, the next one fails at once.
+        """
+        with self._changed:
+            if self._stuck_at == self._done < self._taken:
+                return False
+            self._hurry.set()
+            through = self._changed.wait_for(lambda: not self._is_due(), seconds)
+            self._hurry.clear()
+            self._stuck_at = -1 if through else self._done
+            return through
+
+    def close(self, seconds: float) -> None:
+        """Flush; from here on lines are written by whoever says them: threads end with the interpreter."""
+        self._closed = self.flush(seconds)
+
+    def _is_due(self) -> bool:
+        """Tell whether anything is to be written: lines, or the notice of a gap that they don't reach beyond."""
+        return self._done < self._taken or bool(self._lost and not self._refused)
+
+    def _has_thread(self) -> bool:
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="presignd-lines", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # "can't start new thread": RLIMIT_NPROC, or the interpreter ends
+                return False
+            self._thread = thread
+        return True
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(self._is_due)
+            self._hurry.wait(LINGER_SECONDS)
+            while self._turn():
+                pass
+
+    def _turn(self) -> bool:
+        """Write one chunk; tell whether there was any."""
+        with self._changed:
+            if not self._is_due():
+                return False
+            head, told = self._head()
+            count, body = self._take(CHUNK - len(head))
+        data = head + body
+        written, error = self._put(data)
+        torn = b"" if error == errno.EPIPE else _torn(data, written, len(self._rest))
+        with self._changed:
+            self._refused = written < len(data)
+            self._lost -= told if written >= len(head) or (torn and written > len(self._rest)) else 0
+            self._lose(min(count, data.count(b"\n", written + len(torn))))
+            self._rest = torn
+            self._done += count
+            self._changed.notify_all()
+        return True
+
+    def _head(self) -> tuple[bytes, int]:
+        """Return what goes before the next lines, and how many dropped lines that tells of."""
+        if self._lost and (self._refused or not self._lines):
+            notice = self.notice(self._lost, self._lost_since)
+            return self._rest + notice.encode("utf-8", "backslashreplace") + b"\n", self._lost
+        return self._rest, 0
+
+    def _take(self, most: int) -> tuple[int, bytes]:
+        """Take lines off the queue, one at least where there is one, and more while they stay within ``most`` bytes."""
+        taken: list[bytes] = []
+        size = 0
+        while self._lines and (not taken or size + len(self._lines[0]) <= most):
+            taken.append(self._lines.popleft())
+            size += len(taken[-1])
+        self._bytes -= size
+        return len(taken), b"".join(taken)
+
+    def _lose(self, lines: int) -> None:
+        if lines and not self._lost:
+            self._lost_since = datetime.now(UTC)
+        self._lost += lines
+
+    def _put(self, data: bytes) -> tuple[int, int]:
+        """Write ``data``; return how many bytes were taken, and the error's number that ended it (0: none)."""
+        written = 0
+        view = memoryview(data)
+        try:
+            while written < len(data):
+                written += _write_some(self._descriptor(), view[written:])
+        except OSError as error:
+            return written, error.errno or -1
+        except (ValueError, AttributeError):  # the stream is closed, or there is none
+            return written, -1
+        return written, 0
+
+
+def _write_some(descriptor: int, data: memoryview) -> int:
+    """Write what fits; a non-blocking descriptor is waited for."""
+    try:
+        return os.write(descriptor, data)
+    except BlockingIOError:
+        select.select([], [descriptor], [], FULL_SECONDS)
+        return 0
+
+
+def _torn(data: bytes, written: int, rest: int) -> bytes:
+    """Return the rest of the line in which ``data`` was cut after ``written`` bytes; its first ``rest`` bytes are one."""
+    inside = written < rest or (written and data[written - 1 : written] != b"\n")
+    return data[written : data.index(b"\n", written) + 1] if inside else b""
