@@ -191,6 +191,6 @@ def _write_some(descriptor: int, data: memoryview) -> int:
 
 
 def _torn(data: bytes, written: int, rest: int) -> bytes:
-    """Return the rest of the line in which ``data`` was cut after ``written`` bytes; its first ``rest`` bytes are one."""
+    """Return the rest of the line in which ``data`` was cut; its first ``rest`` bytes belong to one."""
     inside = written < rest or (written and data[written - 1 : written] != b"\n")
     return data[written : data.index(b"\n", written) + 1] if inside else b""
