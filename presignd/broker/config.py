@@ -38,7 +38,7 @@ def load(file: Path, *, environ: Mapping[str, str] = os.environ) -> BrokerConfig
     problems: list[str] = []
     document = read_document(file)
     problems += [f"{name}: is no section{nearest(name, SECTIONS)}" for name in document if name not in SECTIONS]
-    folders = Folders(file.parent, Path(environ.get("HOME", "/")))
+    folders = Folders(file.parent, environ)
     warnings: list[str] = []
     broker = _section(BrokerSection, "broker", _based(document.get("broker", {}), folders), problems)
     store = _store(document.get("store", {}), file, folders, environ, problems=problems, warnings=warnings)

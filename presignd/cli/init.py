@@ -16,6 +16,7 @@ import typer
 from presignd.cli import loop, show
 from presignd.cli.check import check
 from presignd.cli.streams import clean
+from presignd.config.home import base_folder, expanded, home
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +62,7 @@ def init_command(
 
     Example: presignd init
     """
-    target = (file or default_file()).expanduser()
+    target = expanded(file or default_file(), os.environ)
     replace = os.path.lexists(target)
     if replace and not confirm(f"{target} is there already. Replace it?", default=False):
         from presignd.errors import UsageError  # noqa: PLC0415 - help is to be fast
@@ -82,8 +83,8 @@ def default_file() -> Path:
         return Path(named)
     if os.geteuid() == 0:
         return SYSTEM_FILE
-    base = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    return (base if base.is_absolute() else Path("~/.config").expanduser()) / "presignd" / "config.toml"
+    base = base_folder(os.environ, "XDG_CONFIG_HOME", ".config")
+    return (base or Path("~/.config")) / "presignd" / "config.toml"
 
 
 # --- asking -------------------------------------------------------------------------------------
@@ -176,14 +177,15 @@ def _expiry(text: str) -> str:
 
 def default_folder() -> Path:
     """Return a folder that is nobody else's: a service's below /srv, a person's in their home."""
-    return Path("/srv/drop") if os.geteuid() == 0 else Path("~/drop").expanduser()
+    own = None if os.geteuid() == 0 else home(os.environ)
+    return own / "drop" if own else Path("/srv/drop")
 
 
 def _folder(text: str) -> Path:
     """Return the absolute folder, made if the user wants that."""
     if not text or not text.isprintable():
         raise ValueError("is no folder's name")
-    folder = Path(text).expanduser().absolute()
+    folder = expanded(Path(text), os.environ).absolute()
     if folder.exists() and not folder.is_dir():
         raise ValueError("is a file; name the folder it is in")
     if not folder.exists() and confirm(f"{folder} does not exist. Make it?", default=True):

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from presignd.config import secrets
+from presignd.config.home import STATE, base_folder
 from presignd.config.models import Config
 from presignd.config.options import SECTIONS, Address, keys
 from presignd.config.problems import describe
@@ -61,39 +62,29 @@ def load(
     needed when the others make a watch. Raises ``UsageError`` with every problem found, each with its key.
     """
     findings = _Findings()
-    here = Folders(_current_folder(), _home(environ))
+    here = Folders(_current_folder(), environ)
     file = _find(path, environ, here)
     merged: Layer = {}
     for layer in _layers(file, flags, environ, here, findings):
         findings.problems += secrets.clashes(layer)
         merged = secrets.overlay(merged, layer)
     if file is None and not _watches(merged):
-        raise _nothing_found(environ, here.home)
+        raise _nothing_found(environ)
     merged = secrets.resolve(merged, environ, findings.problems, findings.warnings)
     findings.problems += secrets.incomplete(merged) + signing_problems(merged, _watches(merged))
     findings.warnings += signing_warnings(merged)
     merged = with_broker_keys(merged, _watches(merged))
-    merged = _with_state(merged, environ, here.home)
+    merged = _with_state(merged, environ, findings.problems)
     config = _validated(merged, file, findings)
     return Loaded(config, _sources(config, merged), file, tuple(findings.warnings))
 
 
-def places(environ: Mapping[str, str], home: Path) -> list[Path]:
+def places(environ: Mapping[str, str]) -> list[Path]:
     """Return where a configuration is looked for, in order; never in the current folder."""
     if environ.get("PRESIGND_CONFIG"):
         return [Path(environ["PRESIGND_CONFIG"])]
-    return [_xdg(environ, "XDG_CONFIG_HOME", home / ".config") / "presignd/config.toml", _SYSTEM_FILE]
-
-
-def _home(environ: Mapping[str, str]) -> Path:
-    given = environ.get("HOME", "")
-    return Path(given) if given else Path("~").expanduser()
-
-
-def _xdg(environ: Mapping[str, str], variable: str, default: Path) -> Path:
-    """Return a base directory; the XDG specification has a relative one ignored."""
-    given = Path(environ.get(variable, ""))
-    return given if given.is_absolute() else default
+    own = base_folder(environ, "XDG_CONFIG_HOME", ".config")
+    return [*([own / "presignd/config.toml"] if own else []), _SYSTEM_FILE]
 
 
 def _current_folder() -> Path:
@@ -108,11 +99,11 @@ def _find(path: Path | None, environ: Mapping[str, str], here: Folders) -> Path 
     given = path or environ.get("PRESIGND_CONFIG")
     if given:
         return Path(here.resolve(given))
-    return next((place for place in places(environ, here.home) if os.path.lexists(place)), None)
+    return next((place for place in places(environ) if os.path.lexists(place)), None)
 
 
-def _nothing_found(environ: Mapping[str, str], home: Path) -> NotConfigured:
-    looked = ", ".join(str(place) for place in places(environ, home))
+def _nothing_found(environ: Mapping[str, str]) -> NotConfigured:
+    looked = ", ".join(str(place) for place in places(environ))
     return NotConfigured(
         f"no configuration found: there is no {looked}, and no PRESIGND_WATCH__<NAME>__PATH is set",
         fix="run `presignd init` to write one, `presignd demo` to try without, or give -c FILE",
@@ -123,15 +114,15 @@ def _layers(
     file: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str], here: Folders, findings: _Findings
 ) -> list[Layer]:
     """Return every source's layer, the weakest first."""
-    from_file = _file_layer(file, here.home, findings) if file is not None else {}
+    from_file = _file_layer(file, environ, findings) if file is not None else {}
     from_environment = environment_layer(environ, here, _watches(from_file), findings.problems)
     watches = _watches({**from_file, **from_environment})
     from_flags = flag_layer(flags, here, watches, findings.problems)
     return [aws_layer(environ, here), from_file, from_environment, from_flags]
 
 
-def _file_layer(file: Path, home: Path, findings: _Findings) -> Layer:
-    layer = file_layer(_document(file), f"file {file}", Folders(file.parent, home), findings.problems)
+def _file_layer(file: Path, environ: Mapping[str, str], findings: _Findings) -> Layer:
+    layer = file_layer(_document(file), f"file {file}", Folders(file.parent, environ), findings.problems)
     if _holds_secret(layer) and secrets.readable_by_others(file):
         findings.warnings.append(f"{file}: holds secrets and can be read by others; chmod 600 {file}")
     return layer
@@ -169,20 +160,26 @@ def _holds_secret(layer: Layer) -> bool:
     return userinfo or any(Address("presign", "", key) in layer for key in _SECRET_KEYS)
 
 
-def _with_state(layer: Layer, environ: Mapping[str, str], home: Path) -> Layer:
+def _with_state(layer: Layer, environ: Mapping[str, str], problems: list[str]) -> Layer:
     """Return ``layer`` with the ledger's and the links' places filled in."""
     ledger, links = Address("ledger", "", "path"), Address("links", "", "file")
-    filled = {ledger: _state_folder(environ, home)} | dict(layer)
+    filled = dict(layer)
+    if ledger not in filled:
+        if (state := _state_folder(environ)) is None:
+            problems.append("ledger.path: is missing, and this user has no home folder for it; name a folder")
+            return filled
+        filled[ledger] = state
     filled.setdefault(links, Given(Path(str(filled[ledger].value)) / "links" / "links.jsonl", "default"))
     return filled
 
 
-def _state_folder(environ: Mapping[str, str], home: Path) -> Given:
-    """Return systemd's folder (the first of several, see systemd.exec(5)), else the user's own."""
+def _state_folder(environ: Mapping[str, str]) -> Given | None:
+    """Return systemd's folder (the first of several, see systemd.exec(5)), else the user's own, where there is one."""
     first = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if first:
         return Given(Path(first), "STATE_DIRECTORY")
-    return Given(_xdg(environ, "XDG_STATE_HOME", home / ".local/state") / "presignd", "default")
+    own = base_folder(environ, *STATE)
+    return Given(own / "presignd", "default") if own else None
 
 
 def _validated(layer: Layer, file: Path | None, findings: _Findings) -> Config:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from presignd.config.home import expanded
 from presignd.config.options import COLLECTIONS, PATHS, SECTIONS, UNSET, Address, keys, nearest
 
 _PREFIX = "PRESIGND_"
@@ -44,19 +45,16 @@ class Folders:
     """What relative paths and "~" start from."""
 
     base: Path
-    home: Path
+    environ: Mapping[str, str]
 
     def resolve(self, value: Any) -> Any:
-        """Return the absolute path of a text; anything else unchanged, to be refused with the rest."""
+        """Return the absolute path of a text; anything else unchanged, to be refused with the rest.
+
+        Raises ``UsageError`` for "~" where there is no home.
+        """
         if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
             return value
-        first, *rest = Path(value).parts or (".",)
-        if first == "~":
-            return self.home.joinpath(*rest)
-        try:
-            return self.base / Path(value).expanduser()
-        except RuntimeError:  # "~name" of nobody here
-            return self.base / value
+        return self.base / expanded(Path(value), self.environ)
 
 
 def file_layer(document: Mapping[str, Any], source: str, folders: Folders, problems: list[str]) -> Layer:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from presignd import metrics, redact
 from presignd.config import PresignConfig
+from presignd.config.home import expanded, home
 from presignd.errors import Fault, PresignerFault, UsageError, fault
 from presignd.heartbeat import beat, holding
 from presignd.presign.sigv4 import Keys
@@ -171,14 +172,16 @@ def _minio_variables() -> Credentials | None:
 
 def _shared_file() -> Credentials | None:
     """Read the profile without interpolation, as AWS's own tools do: a secret may hold ``%``."""
-    path = _variable("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"
+    path = Path(_variable("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials")
+    if path.parts[0] == "~" and home(os.environ) is None:
+        return None
     profile = _variable("AWS_PROFILE") or "default"
     parser = configparser.RawConfigParser()
     try:
-        parser.read_string(Path(path).expanduser().read_text("utf-8"))
+        parser.read_string(expanded(path, os.environ).read_text("utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, RuntimeError, UnicodeDecodeError, configparser.Error) as problem:
+    except (OSError, UnicodeDecodeError, configparser.Error) as problem:
         # A parser's error quotes the line it stumbled over, which may be the secret.
         raise fault("no_credentials", f"shared credentials file: {type(problem).__name__}") from None
     keys = _pair(

@@ -12,6 +12,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from presignd.config.home import STATE, base_folder
 from presignd.errors import Unavailable, UsageError
 from presignd.web.peer import group_number
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from presignd.config import Config
 
 NAME = "control.sock"
+OTHER = "other.sock"
+"""In the folder of the default ledger, the socket of a daemon whose ledger lies elsewhere."""
 CONTROL = "control.socket"
 SYSTEM = Path("/run/presignd") / NAME
 LONGEST = 107
@@ -31,7 +34,7 @@ CONNECT_TIMEOUT = 5.0
 
 
 def ledger_socket(config: Config) -> Path:
-    """Return the last place of all: beside the ledger."""
+    """Return the place that is left to a daemon where no other is: beside the ledger."""
     return config.ledger.path / NAME
 
 
@@ -39,21 +42,49 @@ def socket_path(config: Config, environ: Mapping[str, str]) -> Path:
     """Return where the daemon of ``config`` listens.
 
     ``control.socket``, else ``$PRESIGND_SOCKET``, else the first of ``$RUNTIME_DIRECTORY``,
-    /run/presignd and ``$XDG_RUNTIME_DIR/presignd`` that this process may write in, else beside the ledger.
+    /run/presignd and ``$XDG_RUNTIME_DIR/presignd`` that this process may write in, else the user's state
+    folder unless another daemon answers there, else beside the ledger.
     """
     if config.control.socket:
         return config.control.socket
     if named := environ.get("PRESIGND_SOCKET"):
         return Path(named)
     usable = (place for place in _default_places(environ) if _usable(place.parent))
-    return next(usable, ledger_socket(config))
+    return next(usable, None) or _at_home(ledger_socket(config), environ)
 
 
 def find_sockets(environ: Mapping[str, str]) -> list[Path]:
     """Return where a client looks for a daemon whose configuration it need not read, in order."""
     if named := environ.get("PRESIGND_SOCKET"):
         return [Path(named)]
-    return _default_places(environ)
+    state = _state(environ)
+    return [*_default_places(environ), *([state / NAME, state / OTHER] if state else [])]
+
+
+def _at_home(beside_ledger: Path, environ: Mapping[str, str]) -> Path:
+    """Return a place in the user's state folder, which commands know without a configuration, if one is free."""
+    state = _state(environ)
+    if state is None or state == beside_ledger.parent:
+        return beside_ledger
+    with contextlib.suppress(OSError):
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return state / OTHER if _usable(state) and not _answers(state / OTHER) else beside_ledger
+
+
+def _answers(place: Path) -> bool:
+    try:
+        connect(place).close()
+    except TimeoutError:  # a full backlog: alive, only busy
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _state(environ: Mapping[str, str]) -> Path | None:
+    """Return the folder where ledgers lie by default; None where this user has no home."""
+    state = base_folder(environ, *STATE)
+    return state / "presignd" if state else None
 
 
 def _default_places(environ: Mapping[str, str]) -> list[Path]:

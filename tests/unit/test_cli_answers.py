@@ -84,12 +84,14 @@ def test_the_named_place_wins_over_all_others(tmp_path: Path) -> None:
 
 
 def test_the_first_runtime_directory_is_taken(tmp_path: Path) -> None:
-    environ = {"RUNTIME_DIRECTORY": f"{tmp_path}:/elsewhere", "XDG_RUNTIME_DIR": "/run/user/1"}
+    environ = {"RUNTIME_DIRECTORY": f"{tmp_path}:/elsewhere", "XDG_RUNTIME_DIR": "/run/user/1", "HOME": "/home/ann"}
     assert socket_file.socket_path(config(tmp_path), environ) == tmp_path / "control.sock"
     assert socket_file.find_sockets(environ) == [
         tmp_path / "control.sock",
         Path("/run/presignd/control.sock"),
         Path("/run/user/1/presignd/control.sock"),
+        Path("/home/ann/.local/state/presignd/control.sock"),
+        Path("/home/ann/.local/state/presignd/other.sock"),
     ]
 
 
@@ -99,9 +101,28 @@ def test_a_session_gets_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "presignd").stat().st_mode & 0o777 == 0o700
 
 
-def test_beside_the_ledger_is_the_last_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_runtime_directory_it_is_where_commands_look_without_a_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root, or of cron's: whichever ledger the daemon has."""
     monkeypatch.setattr(socket_file, "SYSTEM", tmp_path / "absent/control.sock")
-    assert socket_file.socket_path(config(tmp_path), {}) == tmp_path / "ledger/control.sock"
+    environ = {"HOME": str(tmp_path / "home")}
+    own = config(tmp_path)
+    own.ledger.path = tmp_path / "home/.local/state/presignd"
+    assert socket_file.socket_path(config(tmp_path), environ) in socket_file.find_sockets(environ)
+    assert socket_file.socket_path(own, environ) in socket_file.find_sockets(environ)
+    assert socket_file.socket_path(own, environ) != socket_file.socket_path(config(tmp_path), environ)
+    assert own.ledger.path.stat().st_mode & 0o777 == 0o700
+
+
+def test_beside_the_ledger_is_the_last_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the home folder can't be written to, or another daemon is known there."""
+    monkeypatch.setattr(socket_file, "SYSTEM", tmp_path / "absent/control.sock")
+    beside = tmp_path / "ledger/control.sock"
+    assert socket_file.socket_path(config(tmp_path), {"HOME": "/proc"}) == beside
+    environ = {"HOME": str(tmp_path)}
+    with socket_file.listening(socket_file.socket_path(config(tmp_path), environ), ""):
+        assert socket_file.socket_path(config(tmp_path), environ) == beside
 
 
 # --- peers ------------------------------------------------------------------------------------------
