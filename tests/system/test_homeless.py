@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.canary import assert_no_secrets
+from tests.needs import need
 from tests.stores import Store
 from tests.system.harness import COMMAND, Presignd, config_for, until_true
-from tests.unprivileged import needs_nobody, world_readable
+from tests.unprivileged import world_readable
 
 UID = 23456
 """A user of whom passwd has no entry."""
@@ -66,7 +67,7 @@ def test_without_a_session_commands_find_the_daemon_with_no_configuration(daemon
 
 
 def test_a_user_without_name_and_home_has_every_command(daemon: Presignd, folder: Path) -> None:
-    needs_nobody(COMMAND)
+    need("another user")
     daemon.config.write_text(f'{daemon.config.read_text()}\n[control]\nsocket = "{folder}/sock"\n')
     more = ["-c", str(daemon.config)]
     file = folder / "drop" / "a.txt"
@@ -83,7 +84,7 @@ def test_a_user_without_name_and_home_has_every_command(daemon: Presignd, folder
 
 
 def test_a_user_without_name_and_home_has_the_brokers_commands(folder: Path, seaweedfs: Store) -> None:
-    needs_nobody(COMMAND)
+    need("another user")
     file, tokens = folder / "broker.toml", folder / "tokens.d"
     tokens.mkdir(mode=0o755)
     os.chown(tokens, UID, UID)
@@ -119,7 +120,7 @@ def test_a_user_without_name_and_home_has_the_brokers_commands(folder: Path, sea
     ],
 )
 def test_what_would_lie_at_home_is_one_clear_line(folder: Path, config: str, said: str) -> None:
-    needs_nobody(COMMAND)
+    need("another user")
     file = folder / "config.toml"
     file.write_text(f'{config}\n[presign]\nendpoint = "http://127.0.0.1:9"\naccess_key = "a"\nsecret_key = "s"\n')
     for arguments in (["run"], ["check"], ["status"], ["put", file]):
