@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CONFIG = """
 [global]
 fsid = {fsid}
-mon host = v1:{address}:{monitor}
+monmap = {folder}/monmap
 public addr = {address}
 cluster addr = {address}
 auth cluster required = none
@@ -78,9 +78,7 @@ class Ceph(Store):
             (folder / name).mkdir(parents=True)
         self._config, self._map = folder / "ceph.conf", folder / "monmap"
         self._config.write_text(
-            CONFIG.format(
-                fsid=self._fsid, address=LOOPBACK, monitor=monitor, gateway=self._port, folder=folder.absolute()
-            )
+            CONFIG.format(fsid=self._fsid, address=LOOPBACK, gateway=self._port, folder=folder.absolute())
         )
         self._run(
             "monmaptool", "--create", "--addv", "a", f"[v1:{LOOPBACK}:{monitor}]", "--fsid", self._fsid, self._map

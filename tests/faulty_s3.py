@@ -123,6 +123,10 @@ class FaultyS3:
 
     ``clock_skew`` moves the server's clock: its ``Date`` and its judgement of expiry. With
     ``conditions`` off, If-Match and If-None-Match are ignored, as the JuiceFS gateway does; with
+    ``conditions_at_the_end`` off, as an upload in parts completes, as Ceph's does; with ``refuses_conditions``
+    on, a PUT that has one is answered 501, and a Complete 400, as Swift does. A PUT with ``refuses_header``
+    is answered ``refusal``. With ``signatures`` off, a wrong
+    one is taken, as mock servers do; with
     ``digests`` off, checksums are not looked at. ``busiest`` is the most requests it ever had at a time.
     """
 
@@ -135,7 +139,11 @@ class FaultyS3:
         self.objects: dict[tuple[str, str], Object] = {}
         self.requests: list[Seen] = []
         self.clock_skew = timedelta()
+        self.signatures = True
         self.conditions = True
+        self.conditions_at_the_end = True
+        self.refuses_conditions = False
+        self.refuses_header, self.refusal = "", 501
         self.digests = True
         self.region = "us-east-1"
         self.busy = self.busiest = 0
@@ -319,12 +327,14 @@ class _Handler:
     def _authorize(self, request: web.BaseRequest, query: dict[str, str]) -> None:
         """Demand a presigned query that is alive and covers the headers S3 wants covered.
 
-        The signature itself is left to the real servers; requests signed by header pass.
+        The signature itself is left to the real servers, but for one of zeros; requests signed by header pass.
         """
         if request.headers.get("Authorization", "").startswith("AWS4-HMAC-SHA256 "):
             return
         if not re.fullmatch(r"[0-9a-f]{64}", query.get("X-Amz-Signature", "")):
             raise Refusal(403, "AccessDenied", "no presigned query")
+        if self._store.signatures and query["X-Amz-Signature"] == 64 * "0":
+            raise Refusal(403, "SignatureDoesNotMatch")
         signed_at = datetime.strptime(query["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
         if self._store.now() > signed_at + timedelta(seconds=int(query["X-Amz-Expires"])):
             raise Refusal(403, "AccessDenied", "Request has expired")
@@ -398,8 +408,7 @@ class _Handler:
     ) -> web.Response:
         if upload_id not in self._store.uploads.under_way:
             raise Refusal(404, "NoSuchUpload")
-        if self._store.conditions:
-            _check_conditions(request, self._store.objects.get(where))
+        self._check_conditions(request, where, Refusal(400, "InvalidRequest"), self._store.conditions_at_the_end)
         content, etag = self._store.uploads.complete(upload_id, body)
         kept = dict(order.headers)
         if customer_key := self._store.uploads.customer_key[upload_id]:
@@ -411,17 +420,28 @@ class _Handler:
         return web.Response(headers=self._common(), body=xml.encode())
 
     def _put(self, request: web.BaseRequest, where: tuple[str, str], body: bytes, order: Order) -> web.Response:
+        if self._store.refuses_header and self._store.refuses_header in request.headers:
+            raise Refusal(
+                self._store.refusal, "NotImplemented" if self._store.refusal == 501 else "InvalidStorageClass"
+            )
         if "Content-Length" not in request.headers:
             raise Refusal(411, "MissingContentLength")
         if self._store.digests:
             _check_digests(request, body)
-        if self._store.conditions:
-            _check_conditions(request, self._store.objects.get(where))
+        self._check_conditions(request, where, Refusal(501, "NotImplemented", "Conditional PUTs are not supported."))
         etag = f'"{hashlib.md5(body).hexdigest()}"'
         if not order.lose:
             kept = {**_kept(request), **order.headers}
             self._store.objects[where] = Object(body, etag, kept, self._store.now())
         return web.Response(headers={**self._common(), **order.headers, **_etag(order, etag)})
+
+    def _check_conditions(
+        self, request: web.BaseRequest, where: tuple[str, str], unknown: Refusal, honoured: bool = True
+    ) -> None:
+        if self._store.refuses_conditions and {"If-None-Match", "If-Match"} & set(request.headers):
+            raise unknown
+        if self._store.conditions and honoured:
+            _check_conditions(request, self._store.objects.get(where))
 
     def _common(self) -> dict[str, str]:
         date = format_datetime(self._store.now(), usegmt=True)

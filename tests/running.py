@@ -37,6 +37,7 @@ from presignd.presign.sigv4 import presign
 from tests.canary import assert_no_secrets, assert_no_signatures
 from tests.faulty_s3 import FaultyS3
 from tests.links import whole_lines
+from tests.stores import Store
 
 Event = dict[str, Any]
 QUICK = 0.02
@@ -127,7 +128,7 @@ def watch(folder: Path, name: str = "drop", **more: Any) -> WatchConfig:
 
 
 def config(
-    folder: Path, store: FaultyS3, *watches: WatchConfig, upload: dict[str, Any] | None = None, **presign: Any
+    folder: Path, store: FaultyS3 | Store, *watches: WatchConfig, upload: dict[str, Any] | None = None, **presign: Any
 ) -> Config:
     """Configure a daemon on ``store``, with one watch named drop unless others are given."""
     keys = {"endpoint": store.endpoint, "access_key": store.access_key, "secret_key": store.secret_key}

@@ -131,6 +131,8 @@ def _operation(token: TokenConfig, request: GrantRequest) -> Refusal | None:
         if request.key.rpartition("/")[2] == CHECK_NAME and {"put", "delete"} & set(token.operations):
             return None
         return Refusal(Code.OPERATION_REFUSED, f"only the check object ({CHECK_NAME}) can be deleted")
+    if request.version_id:  # an older one may be what its owner took back
+        return Refusal(Code.OPERATION_REFUSED, "a version can be named only to delete one of the check object")
     if operation.partition(".")[0] in token.operations:
         return None
     return Refusal(Code.OPERATION_REFUSED, f"this token may not {operation}; it may {', '.join(token.operations)}")

@@ -1,29 +1,28 @@
-"""The store with real presigned requests: credentials, clock, rights, bytes, conditional writes, checksums."""
+"""The store with real presigned requests: rights, clock, bytes, signatures, headers, conditions, checksums.
+
+``presignd.probe`` proves, here it is only put into words.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from presignd.answers import Answer
-from presignd.checks.base import CheckResult, Context, fail, failed, ok, warn
+from presignd.checks.base import CheckResult, Context, Outcome, fail, failed, ok, warn
 from presignd.checks.broker import judge_link, judge_token
 from presignd.config import WatchConfig
 from presignd.errors import CODES, Fault, fault
-from presignd.pipeline.bucket import PROBE_TIMEOUT, Bucket
+from presignd.pipeline.bucket import MAYBE_HEADERS, Bucket
 from presignd.pipeline.keys import check_key
 from presignd.presign import Operation
 from presignd.presign.broker import BrokerPresigner
+from presignd.probe import BODY, NOT_FOUND, OK, TRIES, Conditions, Heed, Probe, locked_until, lost, md5_of, sha256_of
 
-BODY = b"presignd check\n"
-OTHER = b"other bytes 15\n"
+OTHER = bytes(len(BODY))
 """As long as ``BODY``: only the checksum tells them apart."""
 
 ANY_STATUS = range(100, 600)
-OK, NOT_FOUND, PRECONDITION_FAILED, NOT_IMPLEMENTED = 200, 404, 412, 501
-TRIES = 3
-"""A running daemon's own probe deletes the check key: only so many misses in a row mean it isn't there."""
 
 FAILING_OFFSET, WARNING_OFFSET = 300.0, 30.0
 """Seconds. Some servers refuse a signature from the future at once, all refuse one 15 minutes old."""
@@ -44,7 +43,7 @@ async def check_credentials(context: Context) -> AsyncIterator[CheckResult]:
 
 async def check_clock(context: Context) -> AsyncIterator[CheckResult]:
     """Compare the signer's clock with the store's Date: any answer has one, a refusal too. And ours with a broker's."""
-    probe = await _Probe.of(context, context.config.watches[0])
+    probe = await _bucket_of(context, context.config.watches[0]).proving()
     await probe.ask(Operation.HEAD, accept=ANY_STATUS)
     if isinstance(context.presigner, BrokerPresigner):
         yield judge_clock(context.presigner.clock_offset, there="the broker")
@@ -66,15 +65,22 @@ def judge_clock(offset: float | None, *, here: str = "this machine", there: str 
 
 
 async def check_buckets(context: Context) -> AsyncIterator[CheckResult]:
-    """PUT, HEAD, GET and DELETE the check key of each bucket, and learn what the store honours."""
+    """Write, read and delete the check key of each bucket, and learn what the store makes of requests there."""
     for watch in distinct(context.config.watches):
-        probe = await _Probe.of(context, watch)
-        result = await probe.round_trip()
+        told = _Lines(watch, await _bucket_of(context, watch).proving(), context.config.upload.checksum)
+        result = await told.round_trip()
         yield result
-        if result.outcome == "ok":
-            yield await probe.conditional()
-            yield await probe.checksums()
-            yield await probe.delete()
+        if result.outcome is Outcome.OK:
+            yield await told.signatures()
+            yield await told.headers()
+            yield await told.conditions()
+            yield await told.checksums()
+            yield await told.delete()
+
+
+def _bucket_of(context: Context, watch: WatchConfig) -> Bucket:
+    config = context.config
+    return Bucket(watch, config.presign, config.upload, context.presigner, context.store)
 
 
 def distinct(watches: Sequence[WatchConfig]) -> list[WatchConfig]:
@@ -83,94 +89,86 @@ def distinct(watches: Sequence[WatchConfig]) -> list[WatchConfig]:
     return list(reversed(found.values()))
 
 
-class _Probe:
-    """The requests on one watch's check key, sent as its uploads and links are."""
+class _Lines:
+    """What the probe of one watch's bucket saw, a line each. ``checksum`` is ``upload.checksum``."""
 
-    def __init__(self, context: Context, watch: WatchConfig, prefix: str) -> None:
-        config = context.config
-        self._bucket = Bucket(watch, config.presign, config.upload, context.presigner, context.store)
-        self._checksum = config.upload.checksum
-        self._watch = watch
-        self._key = check_key(watch, prefix)
-
-    @classmethod
-    async def of(cls, context: Context, watch: WatchConfig) -> _Probe:
-        """Make the probe of a watch; raise ``PresignerFault`` where a broker does not tell its prefix."""
-        return cls(context, watch, await context.presigner.prefix())
-
-    async def ask(self, operation: Operation, accept: tuple[int, ...] | range = ()) -> Answer:
-        """Send a request without a body."""
-        request = self._bucket.request(operation, self._key)
-        return await self._bucket.send(request, accept=accept, timeout=PROBE_TIMEOUT)
-
-    async def _put(self, checksum: str, *, accept: tuple[int, ...] = (), only_new: bool = False) -> Answer:
-        request = self._bucket.request(
-            Operation.PUT,
-            self._key,
-            size=len(BODY),
-            content_type="text/plain",
-            checksum=checksum,
-            headers=self._watch.headers,
-            if_none_match=only_new,
-        )
-        return await self._bucket.send(request, BODY, accept=accept, timeout=PROBE_TIMEOUT)
+    def __init__(self, watch: WatchConfig, probe: Probe, checksum: str) -> None:
+        self._watch, self._probe, self._checksum = watch, probe, checksum
+        self._there: Answer | None = None
+        self._in_parts: Answer | Fault | None = None
 
     def _name(self, what: str) -> str:
         return f"{what} {self._watch.bucket}"
 
     async def round_trip(self) -> CheckResult:
         """Write the check key as an upload would, and read it back as a link would."""
-        name, doing = self._name("bucket"), Operation.PUT
+        name, doing, probe = self._name("bucket"), Operation.PUT, self._probe
         try:
             for _ in range(TRIES):
                 doing = Operation.PUT
-                await self._put(_md5(BODY))
+                await probe.write()
                 doing = Operation.HEAD
-                there = (await self.ask(doing, accept=(NOT_FOUND,))).status != NOT_FOUND
+                self._there = await probe.ask(doing, accept=(NOT_FOUND,))
                 doing = Operation.GET
-                answer = await self.ask(doing, accept=(NOT_FOUND,))
-                if there and answer.status == OK:
+                answer = await probe.ask(doing, accept=(NOT_FOUND,))
+                if self._there.status == answer.status == OK:
                     return self._compared(name, answer)
             raise fault("missing_object")
         except Fault as problem:
-            return failed(name, problem, doing=f"{doing.upper()} {self._key}")
+            if doing is Operation.PUT and problem.code in MAYBE_HEADERS:
+                problem = await probe.blame(problem)
+                await probe.forget()
+            return failed(name, problem, doing=f"{doing.upper()} {probe.key}")
 
     def _compared(self, name: str, answer: Answer) -> CheckResult:
         if answer.body == BODY:
-            return ok(name, f"PUT, HEAD and GET of {self._key} went through")
-        told = f"GET {self._key}: what came back is not what was stored"
+            return ok(name, f"PUT, HEAD and GET of {self._probe.key} went through")
+        told = f"GET {self._probe.key}: what came back is not what was stored"
         return fail(name, told, "look for a cache or proxy between here and the store", code="bad_digest")
 
-    async def conditional(self) -> CheckResult:
-        """Try to write over the check key under If-None-Match: *."""
-        name = self._name("conditional writes")
+    async def signatures(self) -> CheckResult:
+        """Send one HEAD whose signature is wrong."""
+        name = self._name("signatures")
         try:
-            honoured = await self._honours_if_none_match()
+            verified = await self._probe.verifies_signatures()
         except Fault as problem:
-            return warn(name, f"could not be tried: {problem.message}", problem.fix, code=problem.code)
-        if honoured:
-            return ok(name, "honoured: no other writer's object is overwritten")
-        return warn(
-            name,
-            "not honoured: two hosts that write one key at the same moment overwrite each other",
-            'give each host keys of its own, e.g. key = "{host}/{path}"',
-        )
+            return _untried(name, problem)
+        return ok(name, "a wrong one is refused") if verified else fail(name, UNSIGNED, UNSIGNED_FIX)
 
-    async def _honours_if_none_match(self) -> bool:
-        accept = (PRECONDITION_FAILED, NOT_IMPLEMENTED)
-        for _ in range(TRIES):
-            if (await self._put(_md5(BODY), accept=accept, only_new=True)).status == PRECONDITION_FAILED:
-                return True
-        return False
+    async def headers(self) -> CheckResult:
+        """Compare the headers of uploads, whole and in parts, with what the store tells of their objects."""
+        assert self._there is not None
+        sent = {"Content-Type": "text/plain", **self._watch.headers}
+        try:
+            self._in_parts = await self._probe.write_in_parts()
+        except Fault as problem:
+            self._in_parts = problem
+        return judge_headers(self._name("headers"), sent, self._there, self._in_parts)
+
+    async def conditions(self) -> CheckResult:
+        """Try If-None-Match and If-Match, on a PUT and as an upload in parts completes."""
+        name = self._name("conditional writes")
+        in_parts: Conditions | Fault
+        try:
+            put = await self._probe.put_conditions()
+        except Fault as problem:
+            return _untried(name, problem)
+        if isinstance(self._in_parts, Fault):
+            return judge_conditions(name, put, self._in_parts)
+        try:
+            in_parts = await self._probe.complete_conditions()
+        except Fault as problem:
+            in_parts = problem
+        return judge_conditions(name, put, in_parts)
 
     async def checksums(self) -> CheckResult:
         """Send bytes under the checksum of others: the store must refuse them."""
         name, chosen = self._name("checksum"), self._checksum
         try:
-            md5 = await self._refused(_md5(OTHER))
-            used = md5 if chosen == "md5" else await self._refused(_sha256(OTHER))
+            md5 = await self._probe.refuses(md5_of(OTHER))
+            used = md5 if chosen == "md5" else await self._probe.refuses(sha256_of(OTHER))
         except Fault as problem:
-            return warn(name, f"could not be tried: {problem.message}", problem.fix, code=problem.code)
+            return _untried(name, problem)
         if used:
             return ok(name, f"a wrong {chosen} is refused")
         if md5:
@@ -183,30 +181,69 @@ class _Probe:
             "look for a proxy that drops Content-MD5, or use a store that checks it",
         )
 
-    async def _refused(self, wrong: str) -> bool:
-        """Tell whether ``wrong``, the one thing this request has wrong, gets it refused."""
-        try:
-            await self._put(wrong)
-        except Fault as problem:
-            if problem.code in ("bad_digest", "rejected"):
-                return True
-            raise
-        return False
-
     async def delete(self) -> CheckResult:
-        """Remove the check key; presignd does without this right."""
-        name = self._name("delete")
-        try:
-            await self.ask(Operation.DELETE, accept=(NOT_FOUND,))
-        except Fault as problem:
-            told = f"refused, so {self._key} stays there ({problem.message})"
-            return warn(name, told, "none needed: presignd deletes nothing else in the store", code=problem.code)
-        return ok(name, f"{self._key} is gone again")
+        """Remove what was written under the check key; presignd does without this right."""
+        name, key = self._name("delete"), self._probe.key
+        locked = locked_until(self._there) if self._there else ""
+        remains = await self._probe.forget()
+        if not remains.versions:
+            return ok(name, f"{key} is gone again")
+        if locked:
+            told = f"the bucket locks what is stored in it: {_versions(remains.versions)} of {key} until {locked}"
+            return warn(name, f"{told}, and one of each probe to come", LOCKED_FIX)
+        told = f"refused, so {_versions(remains.versions)} of {key} stays there ({remains.reason})"
+        return warn(name, told, DELETE_FIX)
 
 
-def _md5(data: bytes) -> str:
-    return "md5:" + hashlib.md5(data, usedforsecurity=False).hexdigest()
+def _versions(count: int) -> str:
+    return f"{count} version{'s' * (count > 1)}"
 
 
-def _sha256(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
+def _untried(name: str, problem: Fault) -> CheckResult:
+    return warn(name, f"could not be tried: {problem.message}", problem.fix, code=problem.code)
+
+
+UNSIGNED = "a request with a wrong signature is taken: whoever reaches the store can read and write all of it"
+UNSIGNED_FIX = (
+    "give the store its keys (SeaweedFS: -s3.config, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY when it starts); "
+    "a mock server that verifies none is for tests alone"
+)
+DELETE_FIX = (
+    "none needed: presignd deletes nothing else in the store; with s3:DeleteObject and s3:DeleteObjectVersion on this "
+    "key it would be gone"
+)
+LOCKED_FIX = "none needed; a bucket without a default retention keeps no probes"
+
+
+def judge_headers(name: str, sent: Mapping[str, str], there: Answer, in_parts: Answer | Fault) -> CheckResult:
+    """Judge what the store kept of the headers of an upload, whole (``there``: a HEAD) and in parts. Pure."""
+    whole = lost(sent, there)
+    parts = lost(sent, in_parts) if isinstance(in_parts, Answer) and in_parts.status == OK else []
+    told = [f"not kept: {', '.join(whole)}"] if whole else []
+    if more := [each for each in parts if each not in whole]:
+        told.append(f"not kept of an upload in parts: {', '.join(more)}")
+    if not told:
+        return ok(name, f"{', '.join(sent)}: none is lost")
+    return warn(name, "; ".join(told), "take them out of the watch's headers, or use a store that keeps them")
+
+
+def judge_conditions(name: str, put: Conditions, in_parts: Conditions | Fault) -> CheckResult:
+    """Judge what the store makes of conditions, for each way of writing and each of the two. Pure."""
+    told = [f"a PUT {_heeded(put)}"]
+    if isinstance(in_parts, Fault):
+        return warn(name, f"{told[0]}; an upload in parts could not be tried: {in_parts.message}", in_parts.fix)
+    told.append(f"the end of an upload in parts {_heeded(in_parts)}")
+    honoured = {put.if_none_match, put.if_match, in_parts.if_none_match, in_parts.if_match} == {Heed.HONOURED}
+    if honoured:
+        return ok(name, "honoured, of a PUT and of an upload in parts: no other writer's object is overwritten")
+    looked = (
+        "where it doesn't honour, presignd looks just before: what another host writes in that moment is overwritten"
+    )
+    return warn(name, "; ".join([*told, looked]), 'give each host keys of its own, e.g. key = "{host}/{path}"')
+
+
+def _heeded(conditions: Conditions) -> str:
+    first, second = conditions.if_none_match, conditions.if_match
+    if first is second:
+        return f"{first.value} If-None-Match and If-Match"
+    return f"{first.value} If-None-Match and {second.value} If-Match"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from presignd.answers import Answer
@@ -14,6 +14,7 @@ from presignd.errors import Fault, FileFault, GrantFault, PresignerFault, WatchF
 from presignd.heartbeat import holding
 from presignd.pipeline.keys import check_key, needs_prefix
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
+from presignd.probe import CUSTOMER_KEY, Heed, Probe, sha256_of
 from presignd.store import Slice, StoreClient
 
 SHORT = 300
@@ -28,16 +29,16 @@ PROBE_TIMEOUT = 15.0
 NAMED_KEY = {"access_denied": "access_denied", "outside_prefix": "not_allowed"}
 """Refusals of the check key, and what they mean for the watch: all its keys are refused like this one."""
 
-CUSTOMER_KEY = "x-amz-server-side-encryption-customer-"
-
-CHECK_BODY = b"presignd wrote this to see whether it may; it can go.\n"
+MAYBE_HEADERS = ("not_implemented", "rejected")
+"""Refusals that one of the watch's headers may be the reason for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Honours:
-    """What a probe saw the store do: refuse a conditional write, refuse a wrong SHA-256."""
+    """What a probe saw the store do for one way of sending: honour its conditions, refuse a wrong SHA-256."""
 
-    conditional: bool
+    if_none_match: bool
+    if_match: bool
     sha256: bool
 
 
@@ -69,8 +70,9 @@ class Bucket:
         self._store = store
         self._probe_timeout = min(PROBE_TIMEOUT, upload.timeout)
         self._probing = asyncio.Lock()
-        self._honours: Honours | None = None
-        self._refusal: Fault | None = None
+        self._honours: dict[bool, Honours] = {}
+        self._refusals: dict[bool, Fault] = {}
+        self._blamed: tuple[str, Fault] | None = None
 
     def named(self, name: str) -> Bucket:
         """Return the same for the bucket ``name``: this one, or one with proofs of its own."""
@@ -115,6 +117,10 @@ class Bucket:
         grant = await self.grant(request)
         return await self._store.send(grant, body, accept=accept, on_sent=on_sent, timeout=timeout, file_of=request.key)
 
+    async def deliver(self, grant: Grant, body: bytes | None = None, *, accept: Collection[int] = ()) -> Answer:
+        """Send a probe's granted request; raise a ``Fault`` on anything but success."""
+        return await self._store.send(grant, body, accept=accept, timeout=self._probe_timeout)
+
     def request(self, operation: Operation, key: str, **more: object) -> GrantRequest:
         """Make a request on this watch's bucket; a PUT lives ``put_expires``, anything else 300 s.
 
@@ -138,43 +144,75 @@ class Bucket:
         size = int(answer.headers.get("content-length", "-1"))
         return Found(size, answer.etag, answer.headers.get("x-amz-version-id", ""), answer.opaque_etag)
 
-    async def honours(self) -> Honours:
-        """Return what the store honours, proven once by writing the check key; raise a ``Fault``.
+    async def honours(self, *, in_parts: bool = False) -> Honours:
+        """Return what the store honours of a PUT, or of an upload in parts; raise a ``Fault``.
 
+        Proven once, by the check key, and for parts only when a file first needs it: that costs small uploads.
         Whoever waits for a proof that fails has its fault: each for itself would meet a dead store in turn.
         """
-        known = self._honours
-        if known is not None:
-            return known
-        before = self._refusal
-        async with holding(self._probing):
-            if self._honours is None and self._refusal is not before and self._refusal:
-                raise self._refusal
-            try:
-                self._honours = self._honours or await self._prove()
-            except Fault as refused:
-                self._refusal = refused
-                raise
-        return self._honours
+        before = self._refusals.get(in_parts)
+        while in_parts not in self._honours:
+            async with holding(self._probing):
+                if in_parts in self._honours:
+                    break
+                if (refusal := self._refusals.get(in_parts)) is not before and refusal:
+                    raise refusal
+                try:
+                    self._honours[in_parts] = await self._prove(in_parts=in_parts)
+                except Fault as refused:
+                    self._refusals[in_parts] = refused
+                    raise
+        return self._honours[in_parts]
 
-    async def _prove(self) -> Honours:
-        conditional = await self._honours_conditions()
-        if not conditional:
-            await self._write_kept_check()
-        sha256 = self._sha256 and await self._refuses_wrong_sha256()
-        await self._forget_check()
-        return Honours(conditional, sha256)
+    async def _prove(self, *, in_parts: bool) -> Honours:
+        probe, sha256 = await self.proving(), False
+        with self._naming(probe.key):
+            await probe.write_kept()
+            conditions = await (probe.complete_conditions() if in_parts else probe.put_conditions())
+            if self._sha256 and not in_parts:  # parts always carry their MD5
+                sha256 = await probe.refuses(sha256_of(b"other bytes"))
+        await probe.forget()
+        held = Heed.HONOURED
+        return Honours(conditions.if_none_match is held, conditions.if_match is held, sha256)
+
+    async def proving(self) -> Probe:
+        """Return a probe on the check key, with the watch's headers; raise ``PresignerFault``."""
+        return Probe(self, self.watch.bucket, await self.check_key(), self.watch.headers)
 
     async def probe(self) -> Fault | None:
         """Write the fixed check key and see it there; return the fault, None when it went through."""
         try:
-            await self._write_kept_check()
-            await self._forget_check()
+            probe = await self.proving()
+            with self._naming(probe.key):
+                await self._kept(probe)
+            await probe.forget()
         except Fault as problem:
             if isinstance(problem, WatchFault):
                 self._presigner.look_again(self.watch.bucket)  # a rotated key or a moved bucket is found so
             return problem
         return None
+
+    async def _kept(self, probe: Probe) -> None:
+        """Write and find the check object; where a header may be why it is refused, look once which one."""
+        try:
+            await probe.write_kept()
+        except Fault as problem:
+            if problem.code not in MAYBE_HEADERS:
+                raise
+            if self._blamed is None or self._blamed[0] != problem.detail:
+                self._blamed = problem.detail, await probe.blame(problem)
+                await probe.forget()
+            raise self._blamed[1] from None
+
+    @contextmanager
+    def _naming(self, key: str) -> Iterator[None]:
+        """Name the check key in a refusal: a policy for other keys alone looks like keys that are wrong."""
+        try:
+            yield
+        except (WatchFault, FileFault) as refused:
+            if refused.code not in NAMED_KEY:
+                raise
+            raise fault(NAMED_KEY[refused.code], ": ".join(filter(None, (key, refused.detail)))) from None
 
     async def probe_grant(self) -> Fault | None:
         """Ask for a grant; return the fault, None when the presigner gives one that can be used."""
@@ -185,60 +223,6 @@ class Bucket:
         except Fault:
             return None  # the presigner is there, and the store or this request is the matter
         return None
-
-    async def _write_kept_check(self) -> None:
-        """Write the check key, and find it: what takes everything and keeps nothing is no store.
-
-        Another daemon may remove it in between: only three misses in a row count. A HEAD that is refused
-        tells nothing.
-        """
-        for _ in range(3):
-            await self._write_check()
-            request = self.request(Operation.HEAD, await self.check_key())
-            answer = await self.send(request, accept=(403, 404), timeout=self._probe_timeout)
-            if answer.status != 404:  # noqa: PLR2004
-                return
-        raise fault("missing_object", await self.check_key())
-
-    async def _write_check(
-        self, *, accept: Collection[int] = (), body: bytes = CHECK_BODY, checksum: str = "", only_new: bool = False
-    ) -> Answer:
-        key = await self.check_key()
-        request = self.request(
-            Operation.PUT,
-            key,
-            size=len(body),
-            content_type="text/plain",
-            checksum=checksum or f"md5:{hashlib.md5(body, usedforsecurity=False).hexdigest()}",
-            headers=self.watch.headers,
-            if_none_match=only_new,
-        )
-        try:
-            return await self.send(request, body, accept=accept, timeout=self._probe_timeout)
-        except (WatchFault, FileFault) as refused:
-            if refused.code not in NAMED_KEY:
-                raise
-            # A policy that covers other keys than this one looks like keys that are wrong, without its name.
-            raise fault(NAMED_KEY[refused.code], ": ".join(filter(None, (key, refused.detail)))) from None
-
-    async def _honours_conditions(self) -> bool:
-        # Another daemon may remove the check object in between: only three misses in a row mean no.
-        for _ in range(3):
-            await self._write_check()
-            if (await self._write_check(accept=(409, 412), only_new=True)).status == 412:  # noqa: PLR2004
-                return True
-        return False
-
-    async def _refuses_wrong_sha256(self) -> bool:
-        wrong = "sha256:" + hashlib.sha256(b"other bytes").hexdigest()
-        return (await self._write_check(accept=(400,), checksum=wrong)).status == 400  # noqa: PLR2004
-
-    async def _forget_check(self) -> None:
-        try:
-            request = self.request(Operation.DELETE, await self.check_key())
-            await self.send(request, accept=(403, 404, 405), timeout=self._probe_timeout)
-        except Fault:
-            return  # it may stay: the next one overwrites it
 
 
 def since_boot() -> float:

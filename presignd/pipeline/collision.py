@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
 
 from presignd.model import FileVersion
-from presignd.pipeline.bucket import Found
+from presignd.pipeline.bucket import Found, Honours
 
 Policy = Literal["update", "rename", "refuse", "overwrite"]
 
@@ -25,7 +25,7 @@ class Act(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do, the condition a PUT carries, and the object an adoption found."""
+    """What to do, what must be under the key for it (nothing, or this ETag), and the object an adoption found."""
 
     act: Act
     found: Found | None = None
@@ -43,13 +43,14 @@ def same_bytes(found: Found, size: int, md5: str) -> bool:
     return found.size == size and is_md5(found.etag) and found.etag.lower() == md5
 
 
-def must_look(version: FileVersion, previous: FileVersion | None, checksum: str, *, conditional: bool) -> bool:
+def must_look(version: FileVersion, previous: FileVersion | None, checksum: str, honours: Honours) -> bool:
     """Tell whether to HEAD before the PUT.
 
     After an unclear attempt, for content that was there already, and always where the store doesn't
-    honour conditional writes.
+    honour the condition that the PUT would carry.
     """
-    return not conditional or version.attempt > 1 or (previous is not None and previous.checksum == checksum)
+    honoured = honours.if_match if previous is not None and previous.etag else honours.if_none_match
+    return not honoured or version.attempt > 1 or (previous is not None and previous.checksum == checksum)
 
 
 def plan_unseen(previous: FileVersion | None, policy: Policy) -> Plan:
@@ -61,17 +62,30 @@ def plan_unseen(previous: FileVersion | None, policy: Policy) -> Plan:
     return Plan(Act.PUT, if_none_match=True)
 
 
-def plan_seen(found: Found | None, ours: Collection[str], policy: Policy, *, same: bool, conditional: bool) -> Plan:
+def plan_seen(found: Found | None, ours: Collection[str], policy: Policy, *, same: bool) -> Plan:
     """Plan after a HEAD; ``same`` says that what is there holds the same bytes.
 
     ``ours`` are the ETags of all that this path sent there, verified or not.
     """
     if found is None:
-        return Plan(Act.PUT, if_none_match=conditional and policy != "overwrite")
+        return Plan(Act.PUT, if_none_match=policy != "overwrite")
     if same:
         return Plan(Act.ADOPT, found)
     if policy == "overwrite":
         return Plan(Act.PUT)
     if found.etag in ours:
-        return Plan(Act.PUT, if_match=found.etag if conditional else "")
+        return Plan(Act.PUT, if_match=found.etag)
     return Plan(Act.REFUSE if policy == "refuse" else Act.NEXT_KEY)
+
+
+def as_honoured(plan: Plan, honours: Honours) -> Plan:
+    """Return the plan with the conditions that the store holds to: others mean nothing there, or are refused."""
+    if_match = plan.if_match if honours.if_match else ""
+    return replace(plan, if_none_match=plan.if_none_match and honours.if_none_match, if_match=if_match)
+
+
+def still_holds(plan: Plan, found: Found | None) -> bool:
+    """Tell whether what a HEAD finds is what the plan was made for."""
+    if plan.if_none_match:
+        return found is None
+    return not plan.if_match or (found is not None and found.etag == plan.if_match)

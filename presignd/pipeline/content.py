@@ -16,7 +16,7 @@ from presignd.errors import fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.bucket import Bucket, Found, Honours
-from presignd.pipeline.collision import Plan, is_md5, same_bytes
+from presignd.pipeline.collision import Plan, as_honoured, is_md5, same_bytes, still_holds
 from presignd.pipeline.digest import checksum_like, fingerprint_of
 from presignd.pipeline.multipart import Multipart
 from presignd.pipeline.plan import part_size_for, pieces
@@ -91,7 +91,7 @@ class Whole:
                 self._bucket,
                 version,
                 self._prepared,
-                plan,
+                as_honoured(plan, honours),
                 checksum=self.checksum,
                 also_md5=self._kind != "md5" and not honours.sha256,
                 on_sent=self._on_sent,
@@ -125,7 +125,7 @@ class InParts:
         on_sent: Callable[[int], None],
     ) -> None:
         self._multipart = Multipart(bucket, ledger, slots, upload, fd=fd, check=self._check, on_sent=on_sent)
-        self._ledger, self._fd, self._recheck = ledger, fd, recheck
+        self._bucket, self._ledger, self._fd, self._recheck = bucket, ledger, fd, recheck
         self.fingerprint, self.sha256 = fingerprint_of(fd), sha256
         self.part_size = part_size_for(self.fingerprint.size, upload.part_size)
         self.checksum = ""
@@ -141,14 +141,20 @@ class InParts:
         self.checksum = ours if ours == there else ""
         return ours == there
 
-    async def send(self, version: FileVersion, plan: Plan, honours: Honours) -> tuple[FileVersion, Found | None]:  # noqa: ARG002 - parts always carry their MD5
-        """Send what is missing, look at the file once more, and complete."""
+    async def send(self, version: FileVersion, plan: Plan, honours: Honours) -> tuple[FileVersion, Found | None]:
+        """Send what is missing, look at the file once more, and complete.
+
+        Where the store doesn't hold to the plan's condition then, a HEAD just before looks at the key instead.
+        """
         version = await self._multipart.send_parts(version)
         self.part_size, self.checksum = version.part_size, f"md5:{self._multipart.etag}"
         await asyncio.to_thread(self._recheck)
         version = await _intend(self._ledger, version, self._multipart.etag)
         passed("complete.before")
-        found = await self._multipart.complete(version, plan)
+        found = None
+        sure = as_honoured(plan, honours)
+        if sure == plan or still_holds(plan, await self._bucket.find(version.key or "", denied_is_absent=False)):
+            found = await self._multipart.complete(version, sure)
         passed("complete.after")
         if found is None:
             version = await self._multipart.abort(version)

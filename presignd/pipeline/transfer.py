@@ -135,7 +135,7 @@ class Transfer:
         refuse_too_large(self._room.watch, self._version.size)  # a retry, or a put's own key, changes no limit
         self._content = await self._read_content()
         self._require_settled_content()
-        self._honours = await self._room.bucket.honours()
+        self._honours = await self._room.bucket.honours(in_parts=self._content.part_size > 0)
         if self._version.key is None:
             await self._reserve_key()
         found, adopted = await self._store()
@@ -239,19 +239,15 @@ class Transfer:
         return self._version.key
 
     async def _plan(self, *, look: bool) -> Plan:
-        policy, conditional = self._room.watch.collision, self._honours.conditional
+        policy, honours = self._room.watch.collision, self._honours
         previous = await self._ledger.previous_receipt(self._version)
         checksum = self._content.checksum
-        if (
-            not look
-            and checksum
-            and not collision.must_look(self._version, previous, checksum, conditional=conditional)
-        ):
+        if not look and checksum and not collision.must_look(self._version, previous, checksum, honours):
             return collision.plan_unseen(previous, policy)
-        found = await self._room.bucket.find(self._key, denied_is_absent=conditional)
+        found = await self._room.bucket.find(self._key, denied_is_absent=honours.if_none_match)
         same = found is not None and await self._content.is_in(found)
         ours = await self._ledger.sent_etags(self._version)
-        plan = collision.plan_seen(found, ours, policy, same=same, conditional=conditional)
+        plan = collision.plan_seen(found, ours, policy, same=same)
         if plan.act is Act.REFUSE:
             raise fault("exists", self._key)
         return plan

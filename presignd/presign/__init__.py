@@ -49,6 +49,7 @@ class GrantRequest:
     ``if_none_match`` and ``if_match`` (an ETag). ``expires`` is in seconds. ``date`` is the signing date
     (UTC) where it must be a given one, so that the same URL comes again; None means now. ``public`` asks
     for the name that links are signed for. ``part_number`` with a list asks for the parts after that one.
+    ``version_id`` names a version of the object, for a GET, a HEAD or a DELETE.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -67,6 +68,7 @@ class GrantRequest:
     public: bool = False
     upload_id: str = ""
     part_number: int = 0
+    version_id: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the request as a broker is sent it, without the fields that are at their default.

@@ -216,7 +216,8 @@ def own_query(request: GrantRequest) -> dict[str, str]:
     if operation is Operation.MULTIPART_CREATE:
         return {"uploads": ""}
     if operation not in ON_AN_UPLOAD:
-        return {}
+        named = request.version_id and operation in (Operation.GET, Operation.HEAD, Operation.DELETE)
+        return {"versionId": request.version_id} if named else {}
     query = {"uploadId": request.upload_id}
     if operation is Operation.MULTIPART_PART:
         query["partNumber"] = str(request.part_number)

@@ -34,7 +34,7 @@ from presignd.embedded import free_ports
 from presignd.ledger.lock import DaemonLock
 from presignd.ledger.sqlite import open_ledger
 from tests.brokers import one_token
-from tests.faulty_s3 import FaultyS3
+from tests.faulty_s3 import FOREVER, FaultyS3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,11 +102,122 @@ async def test_a_working_store_passes_and_is_left_as_it_was(store: Store, tmp_pa
 async def test_it_tells_whether_conditional_writes_are_honoured(
     seaweedfs: Store, juicefs: Store, tmp_path: Path
 ) -> None:
-    """SeaweedFS refuses a PUT over an existing key under If-None-Match: *, the JuiceFS gateway takes it."""
+    """SeaweedFS holds to each condition, of a PUT and of an upload in parts; the JuiceFS gateway to none."""
     honoured = await told(on(seaweedfs, tmp_path))
     ignored = await told(on(juicefs, tmp_path))
     assert honoured[f"conditional writes {seaweedfs.bucket}"].outcome is Outcome.OK
-    assert ignored[f"conditional writes {juicefs.bucket}"].outcome is Outcome.WARN
+    result = ignored[f"conditional writes {juicefs.bucket}"]
+    assert result.outcome is Outcome.WARN
+    assert "a PUT ignores If-None-Match and If-Match" in result.detail
+    assert "{host}/{path}" in result.fix
+
+
+async def test_conditions_that_only_a_put_is_held_to_are_told_so(ceph: Store, tmp_path: Path) -> None:
+    """It was said that no other writer's object is overwritten; the end of an upload in parts does overwrite it."""
+    result = (await told(on(ceph, tmp_path)))[f"conditional writes {ceph.bucket}"]
+    assert result.outcome is Outcome.WARN
+    assert "a PUT honours If-None-Match and If-Match" in result.detail
+    assert "the end of an upload in parts ignores If-None-Match and If-Match" in result.detail
+
+
+async def test_conditions_that_a_store_refuses_are_told_so(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    faulty_s3.refuses_conditions = True
+    found = await told(on(faulty_s3, tmp_path))
+    assert found.failed == []
+    assert "a PUT refuses If-None-Match and If-Match" in found["conditional writes test-bucket"].detail
+
+
+async def test_a_token_without_uploads_in_parts_is_told_what_could_not_be_tried(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    faulty_s3.fault("POST", status=403, code="AccessDenied", times=FOREVER)
+    found = await told(on(faulty_s3, tmp_path))
+    assert found.failed == []
+    assert "an upload in parts could not be tried" in found["conditional writes test-bucket"].detail
+
+
+async def test_a_store_that_takes_any_signature_fails(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    """A SeaweedFS without keys, or a mock server: whatever the secret, all went well."""
+    faulty_s3.signatures = False
+    found = await told(on(faulty_s3, tmp_path))
+    assert found.failed == ["signatures test-bucket"]
+    assert "whoever reaches the store" in found["signatures test-bucket"].detail
+    assert exit_code(found.results) == 3
+
+
+async def test_a_wrong_signature_is_sent_once_and_changes_nothing(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    found = await told(on(faulty_s3, tmp_path))
+    assert found["signatures test-bucket"].outcome is Outcome.OK
+    refused = [seen for seen in faulty_s3.requests if seen.query.get("X-Amz-Signature") == 64 * "0"]
+    assert [(seen.method, seen.key, seen.status) for seen in refused] == [("HEAD", "in/.presignd-check", 403)]
+
+
+MADE = {"x-amz-meta-team": "lab", "Cache-Control": "max-age=5", "x-amz-tagging": "a=b&c=d"}
+
+
+async def test_headers_that_are_kept_are_told(seaweedfs: Store, tmp_path: Path) -> None:
+    headers = {**MADE, "x-amz-storage-class": "STANDARD_IA"}
+    result = (await told(on(seaweedfs, tmp_path, watch={"headers": headers})))[f"headers {seaweedfs.bucket}"]
+    assert result.outcome is Outcome.OK
+    assert "x-amz-tagging" in result.detail
+
+
+async def test_headers_that_only_uploads_in_parts_lose_are_told(ceph: Store, tmp_path: Path) -> None:
+    result = (await told(on(ceph, tmp_path, watch={"headers": MADE})))[f"headers {ceph.bucket}"]
+    assert result.outcome is Outcome.WARN
+    assert result.detail == "not kept of an upload in parts: x-amz-tagging (0 of 2 tags)"
+
+
+async def test_headers_that_the_store_drops_are_told(juicefs_plain: Store, tmp_path: Path) -> None:
+    found = await told(on(juicefs_plain, tmp_path, watch={"headers": MADE}))
+    result = found[f"headers {juicefs_plain.bucket}"]
+    assert found.failed == []
+    assert result.outcome is Outcome.WARN
+    assert all(name in result.detail for name in ("Content-Type", *MADE))
+
+
+@pytest.mark.parametrize("status", [400, 501])
+async def test_a_header_that_the_store_refuses_is_named(faulty_s3: FaultyS3, tmp_path: Path, status: int) -> None:
+    faulty_s3.refuses_header, faulty_s3.refusal = "x-amz-storage-class", status
+    headers = {"x-amz-meta-team": "lab", "x-amz-storage-class": "GLACIER"}
+    found = await told(on(faulty_s3, tmp_path, watch={"headers": headers}))
+    assert found.failed == ["bucket test-bucket"]
+    assert "x-amz-storage-class" in found["bucket test-bucket"].detail
+    assert "x-amz-meta-team" not in found["bucket test-bucket"].detail
+    assert faulty_s3.objects == {}
+
+
+@pytest.fixture(params=["seaweedfs", "ceph"])
+def with_versions(request: pytest.FixtureRequest) -> Store:
+    """Take each store that keeps versions in turn."""
+    store: Store = request.getfixturevalue(request.param)
+    return store
+
+
+async def test_in_a_bucket_with_versions_none_of_its_own_stays(with_versions: Store, tmp_path: Path) -> None:
+    bucket = with_versions.new_bucket()
+    with_versions.client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    found = await told(on(with_versions, tmp_path, bucket))
+    left = with_versions.client.list_object_versions(Bucket=bucket)
+    assert found[f"delete {bucket}"].outcome is Outcome.OK
+    assert [left.get("Versions"), left.get("DeleteMarkers")] == [None, None]
+
+
+async def test_in_a_locked_bucket_it_says_what_stays_and_until_when(with_versions: Store, tmp_path: Path) -> None:
+    bucket = f"{with_versions.new_bucket()}-locked"
+    retention = {"Mode": "COMPLIANCE", "Days": 1}
+    with_versions.client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+    with_versions.client.put_object_lock_configuration(
+        Bucket=bucket,
+        ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": retention}},
+    )
+    found = await told(on(with_versions, tmp_path, bucket))
+    result = found[f"delete {bucket}"]
+    assert found.failed == []
+    assert result.outcome is Outcome.WARN
+    assert "the bucket locks what is stored in it" in result.detail
+    left = with_versions.client.list_object_versions(Bucket=bucket)["Versions"]
+    assert f": {len(left)} versions of in/.presignd-check until 2" in result.detail
 
 
 async def test_a_sha256_that_the_store_does_not_compare_is_told(juicefs: Store, tmp_path: Path) -> None:
@@ -255,7 +366,7 @@ async def test_a_clock_that_is_off_by_an_hour_is_named(
 
 
 async def test_a_refused_delete_is_only_a_warning(faulty_s3: FaultyS3, tmp_path: Path) -> None:
-    faulty_s3.fault("DELETE", status=403, code="AccessDenied")
+    faulty_s3.fault("DELETE", status=403, code="AccessDenied", times=FOREVER)
     found = await told(on(faulty_s3, tmp_path))
     assert found.failed == []
     assert found["delete test-bucket"].outcome is Outcome.WARN
@@ -290,7 +401,8 @@ async def test_uploads_headers_are_on_the_check_object_too(faulty_s3: FaultyS3, 
     """A bucket's policy may demand them of every PUT."""
     found = await told(on(faulty_s3, tmp_path, watch={"headers": {"x-amz-meta-origin": "scanner"}}))
     assert found.failed == []
-    assert {seen.headers.get("x-amz-meta-origin") for seen in faulty_s3.seen("PUT")} == {"scanner"}
+    puts = [seen for seen in faulty_s3.seen("PUT") if "partNumber" not in seen.query]
+    assert {seen.headers.get("x-amz-meta-origin") for seen in puts} == {"scanner"}
 
 
 async def test_a_running_daemons_ledger_is_no_fault(seaweedfs: Store, tmp_path: Path) -> None:

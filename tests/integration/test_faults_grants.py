@@ -161,7 +161,8 @@ async def test_what_a_store_honours_is_proven(
     faulty_s3.conditions, faulty_s3.digests = conditions, digests
     async with running(config(tmp_path, faulty_s3, upload={"checksum": checksum})) as daemon:
         honours = await daemon.parts.work.buckets["drop"].honours()
-        assert honours == Honours(conditional=conditions, sha256=digests and checksum == "sha256")
+        sha256 = digests and checksum == "sha256"
+        assert honours == Honours(if_none_match=conditions, if_match=conditions, sha256=sha256)
         daemon.drop("a")
         await daemon.done()
     [put] = faulty_s3.seen("PUT", "a")

@@ -7,20 +7,32 @@ from dataclasses import replace
 import pytest
 
 from presignd.model import FileVersion, State
-from presignd.pipeline.bucket import Found
-from presignd.pipeline.collision import Act, Plan, Policy, must_look, plan_seen, plan_unseen, same_bytes
+from presignd.pipeline.bucket import Found, Honours
+from presignd.pipeline.collision import (
+    Act,
+    Plan,
+    Policy,
+    as_honoured,
+    must_look,
+    plan_seen,
+    plan_unseen,
+    same_bytes,
+    still_holds,
+)
 from tests.versions import in_state
 
 MD5 = "0123456789abcdef0123456789abcdef"
 OTHER = "f" * 32
 VERSION = in_state(State.UPLOADING, bucket="b", attempt=1)
+ALL = Honours(if_none_match=True, if_match=True, sha256=True)
+NONE = Honours(if_none_match=False, if_match=False, sha256=False)
 OURS_BEFORE = replace(VERSION, file_id="0", state=State.FINISHED, etag=OTHER, checksum=f"md5:{OTHER}")
 
 
-def seen(found: Found | None, policy: Policy, previous: FileVersion | None = None, *, conditional: bool = True) -> Plan:
+def seen(found: Found | None, policy: Policy, previous: FileVersion | None = None) -> Plan:
     same = found is not None and same_bytes(found, VERSION.size, MD5)
     ours = {previous.etag} if previous else ()
-    return plan_seen(found, ours, policy, same=same, conditional=conditional)
+    return plan_seen(found, ours, policy, same=same)
 
 
 @pytest.mark.parametrize("policy", ["update", "rename", "refuse", "overwrite"])
@@ -42,10 +54,26 @@ def test_our_own_object_is_replaced_only_while_it_is_still_ours() -> None:
     assert seen(Found(9, "e" * 32), "update", OURS_BEFORE).act is Act.NEXT_KEY
 
 
-def test_conditions_are_sent_only_where_they_are_honoured() -> None:
+def test_a_free_key_must_still_be_free() -> None:
     assert seen(None, "update") == Plan(Act.PUT, if_none_match=True)
-    assert seen(None, "update", conditional=False) == Plan(Act.PUT)
-    assert seen(Found(9, OTHER), "update", OURS_BEFORE, conditional=False) == Plan(Act.PUT)
+    assert seen(None, "overwrite") == Plan(Act.PUT)
+
+
+@pytest.mark.parametrize("plan", [Plan(Act.PUT, if_none_match=True), Plan(Act.PUT, if_match=OTHER), Plan(Act.PUT)])
+def test_conditions_are_sent_only_where_each_is_honoured(plan: Plan) -> None:
+    assert as_honoured(plan, ALL) == plan
+    assert as_honoured(plan, NONE) == Plan(Act.PUT)
+    assert as_honoured(plan, replace(NONE, if_match=True)) == replace(plan, if_none_match=False)
+
+
+def test_a_plan_holds_while_the_key_is_as_it_was_seen() -> None:
+    free, ours = Plan(Act.PUT, if_none_match=True), Plan(Act.PUT, if_match=OTHER)
+    assert still_holds(free, None)
+    assert not still_holds(free, Found(5, OTHER))
+    assert still_holds(ours, Found(9, OTHER))
+    assert not still_holds(ours, Found(9, MD5))
+    assert not still_holds(ours, None)
+    assert still_holds(Plan(Act.PUT), Found(5, OTHER))
 
 
 def test_without_a_look_the_condition_looks_for_us() -> None:
@@ -55,20 +83,28 @@ def test_without_a_look_the_condition_looks_for_us() -> None:
 
 
 def test_a_first_attempt_where_conditions_hold_needs_no_look() -> None:
-    assert not must_look(VERSION, None, f"md5:{MD5}", conditional=True)
+    assert not must_look(VERSION, None, f"md5:{MD5}", ALL)
 
 
 @pytest.mark.parametrize(
-    ("version", "previous", "conditional"),
+    ("version", "previous", "honours"),
     [
-        (replace(VERSION, attempt=2), None, True),
-        (VERSION, replace(OURS_BEFORE, checksum=f"md5:{MD5}"), True),
-        (VERSION, None, False),
+        (replace(VERSION, attempt=2), None, ALL),
+        (VERSION, replace(OURS_BEFORE, checksum=f"md5:{MD5}"), ALL),
+        (VERSION, None, NONE),
+        (VERSION, None, Honours(if_none_match=False, if_match=True, sha256=True)),
+        (VERSION, OURS_BEFORE, Honours(if_none_match=True, if_match=False, sha256=True)),
     ],
-    ids=["after an unclear attempt", "content that was there already", "conditions not honoured"],
+    ids=[
+        "after an unclear attempt",
+        "content that was there already",
+        "conditions not honoured",
+        "If-None-Match not honoured",
+        "If-Match not honoured",
+    ],
 )
-def test_looks_first(version: FileVersion, previous: FileVersion | None, *, conditional: bool) -> None:
-    assert must_look(version, previous, f"md5:{MD5}", conditional=conditional)
+def test_looks_first(version: FileVersion, previous: FileVersion | None, honours: Honours) -> None:
+    assert must_look(version, previous, f"md5:{MD5}", honours)
 
 
 def test_an_etag_of_parts_is_no_proof_of_the_same_bytes() -> None:

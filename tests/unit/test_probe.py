@@ -1,0 +1,241 @@
+"""The probe: what it concludes of each thing a store may answer, and what it leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from presignd.answers import Answer, fault_of
+from presignd.errors import Fault, fault
+from presignd.presign import Grant, GrantRequest, Operation
+from presignd.presign.local import METHODS
+from presignd.probe import TRIES, Conditions, Heed, Probe, Remains, locked_until, lost
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SIGNED = "http://s/b/k?X-Amz-Signature=" + 64 * "a"
+Says = Callable[[GrantRequest, bool], Answer | None]
+"""Answers a request, and whether its signature is right; None: as S3 does."""
+
+
+@dataclass
+class FakeStore:
+    """A store with one key that does what S3 does, but where ``says`` has another answer."""
+
+    says: Says = lambda _request, _signed: None
+    versioned: bool = False
+    there: bool = False
+    requests: list[GrantRequest] = field(default_factory=list)
+
+    async def grant(self, request: GrantRequest) -> Grant:
+        self.requests.append(request)
+        return Grant(METHODS[request.operation], SIGNED, {}, NOW + timedelta(hours=1), NOW)
+
+    async def deliver(self, grant: Grant, body: bytes | None = None, *, accept: Collection[int] = ()) -> Answer:  # noqa: ARG002 - the port's
+        request, signed = self.requests[-1], grant.url == SIGNED
+        answer = self.says(request, signed) or self._s3(request, signed=signed)
+        if answer.status // 100 == 2 or answer.status in accept:
+            return answer
+        raise fault_of(answer, expires_at=grant.expires_at, now=NOW, clock_offset=0.0)
+
+    def _s3(self, request: GrantRequest, *, signed: bool) -> Answer:
+        if not signed:
+            return Answer(403, {})
+        writes = request.operation in (Operation.PUT, Operation.MULTIPART_COMPLETE)
+        if writes and ((request.if_none_match and self.there) or request.if_match not in ("", "etag")):
+            return Answer(412, {})
+        if request.operation is Operation.HEAD and not self.there:
+            return Answer(404, {})
+        self.there = (self.there or writes) and request.operation is not Operation.DELETE
+        version = {"x-amz-version-id": str(len(self.requests))} if writes and self.versioned else {}
+        return Answer(200, {"etag": '"etag"', **version}, b"<UploadId>u</UploadId>")
+
+    def sent(self, operation: Operation) -> list[GrantRequest]:
+        return [request for request in self.requests if request.operation is operation]
+
+
+def probe(store: FakeStore, headers: Mapping[str, str] | None = None) -> Probe:
+    return Probe(store, "b", "in/.presignd-check", headers or {})
+
+
+def conditional(request: GrantRequest) -> bool:
+    return request.if_none_match or bool(request.if_match)
+
+
+def on(*operations: Operation, status: int) -> Says:
+    """Answer so to what carries a condition."""
+    return lambda request, _: Answer(status, {}) if request.operation in operations and conditional(request) else None
+
+
+PUT, COMPLETE = Operation.PUT, Operation.MULTIPART_COMPLETE
+ALL = Conditions(Heed.HONOURED, Heed.HONOURED)
+
+
+async def test_a_store_that_holds_to_conditions_is_seen_to() -> None:
+    assert await probe(FakeStore()).put_conditions() == ALL
+    assert await probe(FakeStore()).complete_conditions() == ALL
+
+
+@pytest.mark.parametrize(
+    ("status", "heed"),
+    [(200, Heed.IGNORED), (501, Heed.REFUSED), (400, Heed.REFUSED)],
+    ids=["ignored", "not implemented", "an invalid request"],
+)
+async def test_each_way_of_writing_is_proven_for_itself(status: int, heed: Heed) -> None:
+    store = FakeStore(on(COMPLETE, status=status))
+    assert await probe(store).put_conditions() == ALL
+    assert await probe(store).complete_conditions() == Conditions(heed, heed)
+    assert await probe(FakeStore(on(PUT, status=status))).put_conditions() == Conditions(heed, heed)
+
+
+async def test_each_condition_is_proven_for_itself() -> None:
+    deaf = FakeStore(lambda request, _: Answer(200, {}) if request.if_none_match else None)
+    assert await probe(deaf).put_conditions() == Conditions(Heed.IGNORED, Heed.HONOURED)
+
+
+async def test_an_if_match_that_refuses_the_right_etag_too_is_none() -> None:
+    """A file that changes would never replace its own object. Ceph's versioned buckets do so."""
+    strict = FakeStore(lambda request, _: Answer(412, {}) if request.if_match else None)
+    assert await probe(strict).put_conditions() == Conditions(Heed.HONOURED, Heed.REFUSED)
+
+
+async def test_a_check_object_that_another_daemon_removes_is_written_again() -> None:
+    misses = iter([Answer(200, {}), None])
+    once = FakeStore(lambda request, _: next(misses) if request.if_none_match else None)
+    assert (await probe(once).put_conditions()).if_none_match is Heed.HONOURED
+
+
+async def test_an_error_in_a_200_at_the_end_of_an_upload_is_one() -> None:
+    failed = Answer(200, {}, b"<Error><Code>PreconditionFailed</Code></Error>")
+    store = FakeStore(lambda request, _: failed if request.operation is COMPLETE and conditional(request) else None)
+    assert (await probe(store).complete_conditions()).if_none_match is Heed.HONOURED
+
+
+async def test_uploads_that_were_not_completed_are_aborted() -> None:
+    store = FakeStore()
+    await probe(store).complete_conditions()
+    begun, done = store.sent(Operation.MULTIPART_CREATE), 1
+    assert len(store.sent(Operation.MULTIPART_ABORT)) == len(begun) - done
+
+
+async def test_what_is_stored_and_not_there_is_missing() -> None:
+    empty = FakeStore(lambda request, _: Answer(404, {}) if request.operation is Operation.HEAD else None)
+    with pytest.raises(Fault) as caught:
+        await probe(empty).write_kept()
+    assert caught.value.code == "missing_object"
+    assert len(empty.sent(PUT)) == TRIES
+
+
+# --- signatures -------------------------------------------------------------------------------------
+
+
+async def test_a_wrong_signature_is_tried_once_and_writes_nothing() -> None:
+    store = FakeStore()
+    assert await probe(store).verifies_signatures()
+    assert [request.operation for request in store.requests] == [PUT, Operation.HEAD]
+
+
+async def test_a_store_that_takes_a_wrong_signature_is_found_out() -> None:
+    mock = FakeStore(lambda _, signed: None if signed else Answer(200, {}))
+    assert not await probe(mock).verifies_signatures()
+
+
+# --- what is left -------------------------------------------------------------------------------------
+
+
+async def test_without_versions_one_delete_removes_it() -> None:
+    store = FakeStore()
+    asked = probe(store)
+    await asked.put_conditions()
+    assert await asked.forget() == Remains()
+    assert [request.version_id for request in store.sent(Operation.DELETE)] == [""]
+
+
+async def test_each_version_that_was_written_is_removed_and_no_marker_is_left() -> None:
+    store = FakeStore(versioned=True)
+    asked = probe(store)
+    await asked.write()
+    await asked.write()
+    await asked.complete_conditions()
+    assert await asked.forget() == Remains()
+    removed = [request.version_id for request in store.sent(Operation.DELETE)]
+    assert len(removed) == len(set(removed)) == 5
+    assert "" not in removed
+
+
+async def test_versions_that_may_not_be_removed_are_counted_and_hidden() -> None:
+    denied = Answer(403, {}, b"<Error><Code>AccessDenied</Code></Error>")
+    store = FakeStore(lambda request, _: denied if request.version_id else None, versioned=True)
+    asked = probe(store)
+    await asked.write()
+    await asked.write()
+    left = await asked.forget()
+    assert left.versions == 2
+    assert "403 AccessDenied" in left.reason
+    assert store.sent(Operation.DELETE)[-1].version_id == ""
+
+
+async def test_an_object_that_may_not_be_removed_stays() -> None:
+    denied = Answer(403, {})
+    store = FakeStore(lambda request, _: denied if request.operation is Operation.DELETE else None)
+    asked = probe(store)
+    await asked.write()
+    assert (await asked.forget()).versions == 1
+
+
+# --- headers ------------------------------------------------------------------------------------------
+
+HEADERS = {"Cache-Control": "no-cache", "x-amz-storage-class": "GLACIER"}
+
+
+def refusing(name: str) -> FakeStore:
+    return FakeStore(lambda request, _: Answer(501, {}) if name in request.headers else None)
+
+
+async def test_the_header_that_a_store_refuses_is_named() -> None:
+    problem = fault("not_implemented", "501 NotImplemented")
+    named = await probe(refusing("x-amz-storage-class"), HEADERS).blame(problem)
+    assert (named.code, named.detail) == ("not_implemented", "x-amz-storage-class: 501 NotImplemented")
+
+
+async def test_a_refusal_that_no_header_is_the_reason_for_stays_as_it_is() -> None:
+    problem = fault("rejected", "400")
+    nothing = FakeStore(lambda *_: Answer(501, {}))
+    assert await probe(nothing, HEADERS).blame(problem) is problem
+
+
+@pytest.mark.parametrize(
+    ("sent", "there", "told"),
+    [
+        ({"Content-Type": "text/plain"}, {"content-type": "text/plain"}, []),
+        ({"x-amz-meta-Team": " lab "}, {"x-amz-meta-team": "lab"}, []),
+        ({"x-amz-meta-team": "lab"}, {}, ["x-amz-meta-team"]),
+        ({"x-amz-storage-class": "STANDARD"}, {}, []),
+        ({"x-amz-storage-class": "STANDARD_IA"}, {}, ["x-amz-storage-class (STANDARD instead)"]),
+        ({"x-amz-storage-class": "GLACIER"}, {"x-amz-storage-class": "GLACIER"}, []),
+        ({"x-amz-tagging": "a=1&b=2"}, {"x-amz-tagging-count": "2"}, []),
+        ({"x-amz-tagging": "a=1&b=2"}, {"x-amz-tagging-count": "0"}, ["x-amz-tagging (0 of 2 tags)"]),
+        ({"x-amz-tagging": "a=1"}, {}, ["x-amz-tagging (none told of 1 tags)"]),
+        ({"x-amz-server-side-encryption": "aws:kms"}, {}, ["x-amz-server-side-encryption"]),
+        ({"x-amz-acl": "private", "x-amz-server-side-encryption-customer-key": "k"}, {}, []),
+    ],
+)
+def test_headers_that_are_lost_or_changed_are_told(
+    sent: dict[str, str], there: dict[str, str], told: list[str]
+) -> None:
+    assert lost(sent, Answer(200, there)) == told
+
+
+@pytest.mark.parametrize(
+    ("there", "until"),
+    [
+        ({}, ""),
+        ({"x-amz-object-lock-legal-hold": "OFF"}, ""),
+        ({"x-amz-object-lock-retain-until-date": "2027-01-01T00:00:00Z"}, "2027-01-01T00:00:00Z"),
+        ({"x-amz-object-lock-legal-hold": "ON"}, "its legal hold ends"),
+    ],
+)
+def test_a_lock_is_seen_by_a_head(there: dict[str, str], until: str) -> None:
+    assert locked_until(Answer(200, there)) == until
