@@ -48,6 +48,13 @@ class Conditions:
     if_match: Heed
 
 
+def in_words(conditions: Conditions) -> str:
+    """Say what one way of writing makes of them: "honours If-None-Match and ignores If-Match"."""
+    first, second = conditions.if_none_match, conditions.if_match
+    between = "and" if first is second else f"and {second.value}"
+    return f"{first.value} If-None-Match {between} If-Match"
+
+
 @dataclass(frozen=True, slots=True)
 class Remains:
     """What is left of the check object: how many versions, and why."""

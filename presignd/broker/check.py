@@ -9,10 +9,13 @@ from datetime import UTC, datetime
 from presignd.broker.certificate import certificate_end, end_problem, tls_context
 from presignd.broker.config import of_store
 from presignd.broker.models import BrokerConfig, TokenConfig
-from presignd.broker.probe import Probe
+from presignd.broker.probe import Threats
 from presignd.broker.service import Signer
 from presignd.broker.tokens import Tokens
 from presignd.errors import Fault, PresigndError
+from presignd.keys import CHECK_NAME
+from presignd.presign import Operation
+from presignd.probe import Conditions, Heed, Probe, in_words
 
 _APART = "a bucket and a broker of its own for each who must not read the others' files"
 
@@ -73,23 +76,51 @@ async def _store(signer: Signer, tokens: Iterable[TokenConfig]) -> AsyncIterator
     for token in tokens:
         used.setdefault((token.bucket, token.prefix), set()).update(token.operations)
     for bucket, prefix in sorted(used):
-        name, probe = f"bucket {bucket}/{prefix}", Probe(signer, bucket, prefix)
-        for line in await _prefix(name, probe, multipart="multipart" in used[bucket, prefix]):
+        name, multipart = f"bucket {bucket}/{prefix}", "multipart" in used[bucket, prefix]
+        probe = Probe(signer, bucket, f"{prefix}{CHECK_NAME}", {})
+        for line in await _prefix(name, probe, Threats(signer, bucket, prefix), multipart=multipart):
             yield line
 
 
-async def _prefix(name: str, probe: Probe, *, multipart: bool) -> list[Line]:
+async def _prefix(name: str, probe: Probe, threats: Threats, *, multipart: bool) -> list[Line]:
     """Write, read and remove a prefix's check object, and try what a store should refuse."""
     try:
-        await probe.serves()
-        copies, publishes = await probe.copies_unsigned(), await probe.publishes_unsigned()
-        mixes = multipart and await probe.mixes_uploads()
-        await probe.forget()
+        await probe.write_kept()
+        await probe.ask(Operation.GET)
+        verified = await probe.verifies_signatures()
+        conditions = {"a PUT": await probe.put_conditions()}
+        if multipart:
+            conditions["the end of an upload in parts"] = await probe.complete_conditions()
+        await threats.begin()
+        copies, publishes = await threats.copies_unsigned(), await threats.publishes_unsigned()
+        mixes = multipart and await threats.mixes_uploads()
+        await threats.forget()
+        remains = await probe.forget()
     except Fault as fault:
         return [_failed(name, fault)]
-    warnings = [_takes_unsigned(name, copies=copies, publishes=publishes)] if copies or publishes else []
-    warnings += [_mixes_uploads(name)] if mixes else []
-    return warnings or [Line("ok", name, "PUT, HEAD, GET went through, and no header that was not signed")]
+    if not verified:
+        return [
+            Line("fail", name, _UNSIGNED, "give the store its keys; a mock server that verifies none holds nothing")
+        ]
+    lines = [_takes_unsigned(name, copies=copies, publishes=publishes)] if copies or publishes else []
+    lines += [_mixes_uploads(name)] if mixes else []
+    lines = lines or [Line("ok", name, "PUT, HEAD, GET went through, and no header that was not signed")]
+    lines.append(_conditions(name.replace("bucket", "conditional writes", 1), conditions))
+    if remains.versions:
+        told = f"{remains.versions} of what this wrote stay there: {remains.reason}"
+        lines.append(Line("warn", name, told, "none needed; s3:DeleteObjectVersion on the check key would let them go"))
+    return lines
+
+
+_UNSIGNED = "a request with a wrong signature is taken: no token keeps anybody out, who reaches the store has all of it"
+
+
+def _conditions(name: str, seen: dict[str, Conditions]) -> Line:
+    told = "; ".join(f"{way} {in_words(each)}" for way, each in seen.items())
+    honoured = {heed for each in seen.values() for heed in (each.if_none_match, each.if_match)} == {Heed.HONOURED}
+    if honoured:
+        return Line("ok", name, told)
+    return Line("warn", name, told, "give each token a prefix of its own: writers of one key may overwrite each other")
 
 
 def _takes_unsigned(name: str, *, copies: bool, publishes: bool) -> Line:

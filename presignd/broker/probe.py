@@ -17,22 +17,21 @@ BODY = b"presignd broker check\n"
 MD5 = "md5:" + hashlib.md5(BODY, usedforsecurity=False).hexdigest()
 EXPIRES = 300
 ANY_REFUSAL = range(400, 500)
+MOST_VERSIONS = 8
 ANY_FAILURE = range(400, 600)
 """Ceph 16 answers 500 to a Complete under another key."""
 
 
-class Probe:
+class Threats:
     """Requests on a prefix's check object, and on one below it that stands for another's. Each raises ``Fault``."""
 
     def __init__(self, signer: Signer, bucket: str, prefix: str) -> None:
         self._signer, self._bucket = signer, bucket
         self._key, self._other = f"{prefix}{CHECK_NAME}", f"{prefix}copy/{CHECK_NAME}"
 
-    async def serves(self) -> None:
-        """Write the check object, look at it and read it."""
+    async def begin(self) -> None:
+        """Write the check object."""
         await self._put(self._key)
-        await self._send(Operation.HEAD, self._key)
-        await self._send(Operation.GET, self._key)
 
     async def copies_unsigned(self) -> bool:
         """Tell whether a PUT can be given the header that makes it a copy, which the signature doesn't bind."""
@@ -63,9 +62,18 @@ class Probe:
         return _done(listed) or _done(completed)
 
     async def forget(self) -> None:
-        """Remove both objects; where that is refused they stay."""
+        """Remove both objects, with the versions that were written; where that is refused they stay.
+
+        A copy is answered without its version, so each is asked for.
+        """
         for key in (self._key, self._other):
-            await self._send(Operation.DELETE, key, accept=ANY_REFUSAL)
+            for _ in range(MOST_VERSIONS):
+                there = await self._send(Operation.HEAD, key, accept=ANY_REFUSAL)
+                version = there.headers.get("x-amz-version-id", "")
+                if not _done(there) or not _done(
+                    await self._send(Operation.DELETE, key, accept=ANY_REFUSAL, version_id=version)
+                ):
+                    break
 
     async def _put(self, key: str, unsigned: dict[str, str] | None = None) -> bool:
         """PUT ``key``; with headers that aren't signed tell whether that went through."""
@@ -84,10 +92,7 @@ class Probe:
         return await self._signer.send(await self._grant(operation, key, **bound), body, accept=accept)
 
     async def _grant(self, operation: Operation, key: str, **bound: Any) -> Grant:
-        (grant,) = await self._signer.presigner.grant([GrantRequest(operation, self._bucket, key, EXPIRES, **bound)])
-        if isinstance(grant, Exception):
-            raise grant
-        return grant
+        return await self._signer.grant(GrantRequest(operation, self._bucket, key, EXPIRES, **bound))
 
 
 def _done(answer: Answer) -> bool:

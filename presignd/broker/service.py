@@ -7,7 +7,7 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 
@@ -15,6 +15,7 @@ from aiohttp import web
 
 import presignd
 from presignd import heartbeat
+from presignd.answers import Answer
 from presignd.broker import metrics
 from presignd.broker.api import Api
 from presignd.broker.certificate import certificate_end, end_problem, tls_context, tls_stamps
@@ -27,6 +28,7 @@ from presignd.errors import PresigndError, PresignerFault, UsageError
 from presignd.log import get_logger, install_loop_handler, setup
 from presignd.loops import Stop, looping, unless, within
 from presignd.notify import Notifier, Service
+from presignd.presign import Grant, GrantRequest
 from presignd.presign.local import LocalPresigner, local_presigner
 from presignd.store import StoreClient
 
@@ -60,6 +62,17 @@ class Signer:
         self._client = StoreClient(config, UploadConfig())
         self.send = self._client.send
         self.presigner: LocalPresigner = local_presigner(config, send=self.send, clock=_utcnow)
+
+    async def grant(self, request: GrantRequest) -> Grant:
+        """Sign one request; raise its ``Fault``."""
+        (grant,) = await self.presigner.grant([request])
+        if isinstance(grant, Exception):
+            raise grant
+        return grant
+
+    async def deliver(self, grant: Grant, body: bytes | None = None, *, accept: Collection[int] = ()) -> Answer:
+        """Send a probe's request; raise a ``Fault`` on anything but success."""
+        return await self.send(grant, body, accept=accept)
 
     async def close(self) -> None:
         """Let go of connections."""

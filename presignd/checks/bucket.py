@@ -17,7 +17,20 @@ from presignd.pipeline.bucket import MAYBE_HEADERS, Bucket
 from presignd.pipeline.keys import check_key
 from presignd.presign import Operation
 from presignd.presign.broker import BrokerPresigner
-from presignd.probe import BODY, NOT_FOUND, OK, TRIES, Conditions, Heed, Probe, locked_until, lost, md5_of, sha256_of
+from presignd.probe import (
+    BODY,
+    NOT_FOUND,
+    OK,
+    TRIES,
+    Conditions,
+    Heed,
+    Probe,
+    in_words,
+    locked_until,
+    lost,
+    md5_of,
+    sha256_of,
+)
 
 OTHER = bytes(len(BODY))
 """As long as ``BODY``: only the checksum tells them apart."""
@@ -229,10 +242,10 @@ def judge_headers(name: str, sent: Mapping[str, str], there: Answer, in_parts: A
 
 def judge_conditions(name: str, put: Conditions, in_parts: Conditions | Fault) -> CheckResult:
     """Judge what the store makes of conditions, for each way of writing and each of the two. Pure."""
-    told = [f"a PUT {_heeded(put)}"]
+    told = [f"a PUT {in_words(put)}"]
     if isinstance(in_parts, Fault):
         return warn(name, f"{told[0]}; an upload in parts could not be tried: {in_parts.message}", in_parts.fix)
-    told.append(f"the end of an upload in parts {_heeded(in_parts)}")
+    told.append(f"the end of an upload in parts {in_words(in_parts)}")
     honoured = {put.if_none_match, put.if_match, in_parts.if_none_match, in_parts.if_match} == {Heed.HONOURED}
     if honoured:
         return ok(name, "honoured, of a PUT and of an upload in parts: no other writer's object is overwritten")
@@ -240,10 +253,3 @@ def judge_conditions(name: str, put: Conditions, in_parts: Conditions | Fault) -
         "where it doesn't honour, presignd looks just before: what another host writes in that moment is overwritten"
     )
     return warn(name, "; ".join([*told, looked]), 'give each host keys of its own, e.g. key = "{host}/{path}"')
-
-
-def _heeded(conditions: Conditions) -> str:
-    first, second = conditions.if_none_match, conditions.if_match
-    if first is second:
-        return f"{first.value} If-None-Match and If-Match"
-    return f"{first.value} If-None-Match and {second.value} If-Match"

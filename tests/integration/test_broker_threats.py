@@ -131,6 +131,28 @@ def test_content_headers_that_are_not_bound_can_be_added_to_an_upload(
     assert send(granted, BODY)[0] == 200
 
 
+def test_check_says_which_conditions_each_prefix_can_rely_on(ceph: Store, tmp_path: Path) -> None:
+    bucket = ceph.new_bucket()
+    ceph.client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    with broker_for(tmp_path / "broker", ceph) as broker:
+        broker.token("one", bucket)
+        said = check(broker)
+    assert said.returncode == 0, said
+    assert "the end of an upload in parts ignores If-None-Match and If-Match" in said.stdout
+    left = ceph.client.list_object_versions(Bucket=bucket)
+    assert [left.get("Versions"), left.get("DeleteMarkers")] == [None, None]
+
+
+def test_a_store_that_verifies_no_signature_fails(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    """There no token keeps anybody out."""
+    faulty_s3.signatures = False
+    with broker_for(tmp_path / "broker", cast("Store", faulty_s3)) as broker:
+        broker.token("one", faulty_s3.bucket)
+        said = check(broker)
+    assert said.returncode == 3, said
+    assert "a request with a wrong signature is taken" in said.stdout
+
+
 def test_a_store_that_takes_unsigned_acls_is_told_of(ceph: Store, tmp_path: Path) -> None:
     """Ceph 16 opens an object to everybody for whoever may PUT it."""
     bucket = ceph.new_bucket()
@@ -247,7 +269,8 @@ def test_check_proves_each_part_and_names_what_fails(broker: Broker, bucket: str
     said = check(broker)
     assert (said.returncode, said.stderr) == (0, "")
     assert [line.split(":")[0] for line in said.stdout.splitlines()] == [
-        *("ok   config", "ok   certificate", "ok   tokens", "ok   credentials", f"ok   bucket {bucket}/one/")
+        *("ok   config", "ok   certificate", "ok   tokens", "ok   credentials", f"ok   bucket {bucket}/one/"),
+        f"ok   conditional writes {bucket}/one/",
     ]
     assert seaweedfs.list(bucket) == []
     broker.token("two", "no-such-bucket")

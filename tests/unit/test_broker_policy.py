@@ -360,6 +360,15 @@ def test_a_token_may_do_only_its_operations() -> None:
     assert allowed == [Operation.GET]
 
 
+@pytest.mark.parametrize("operation", [each for each in Operation if each is not Operation.DELETE])
+def test_a_version_is_named_by_nobody_but_to_delete_one_of_the_check_object(operation: Operation) -> None:
+    """An older version may be what its owner took back."""
+    asked = replace(PUT, operation=operation, version_id="v", upload_id="u", part_number=1)
+    assert code_of(decide(TOKEN, asked, NOW)) == Code.OPERATION_REFUSED
+    check = GrantRequest(Operation.DELETE, "bucket", "scanner-1/.presignd-check", 60, version_id="v")
+    assert decide(TOKEN, check, NOW) == check
+
+
 @pytest.mark.parametrize("key", ["scanner-1/.presignd-check", "scanner-1/photos/.presignd-check"])
 def test_a_token_that_may_put_may_delete_its_check_objects_alone(key: str) -> None:
     asked = GrantRequest(Operation.DELETE, "bucket", key, 60)
