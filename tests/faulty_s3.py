@@ -432,6 +432,8 @@ class _Handler:
         etag = f'"{hashlib.md5(body).hexdigest()}"'
         if not order.lose:
             kept = {**_kept(request), **order.headers}
+            if customer_key := request.headers.get(CUSTOMER_KEY):
+                kept |= {CUSTOMER_KEY: customer_key, CUSTOMER_ALGORITHM: "AES256"}
             self._store.objects[where] = Object(body, etag, kept, self._store.now())
         return web.Response(headers={**self._common(), **order.headers, **_etag(order, etag)})
 

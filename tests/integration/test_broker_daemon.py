@@ -230,7 +230,7 @@ async def test_an_upload_that_the_broker_takes_for_anothers_begins_anew(
         return [_unless_first(each) for each in grants]
 
     def _unless_first(grant: dict[str, Any]) -> dict[str, Any]:
-        found = re.search(r"[?&]uploadId=([^&]+)", grant["url"])
+        found = re.search(r"/large\?.*\buploadId=([^&]+)", grant["url"])
         ids.extend([found[1]] if found else [])
         if found is None or grant["method"] != refused or found[1] != ids[0]:
             return grant
