@@ -52,9 +52,16 @@ def load(file: Path, *, environ: Mapping[str, str] = os.environ) -> BrokerConfig
 def read_document(file: Path) -> dict[str, Any]:
     """Return the TOML in ``file``; raise ``UsageError`` where it can't be read."""
     try:
-        return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+        data = file.read_bytes()
     except OSError as error:
         raise UsageError(f"{file}: can't be read: {error.strerror}", fix="give -c FILE") from None
+    return parse_document(file, data)
+
+
+def parse_document(file: Path, data: bytes) -> dict[str, Any]:
+    """Return the TOML that ``file`` held; raise ``UsageError`` where it is none."""
+    try:
+        return tomllib.loads(data.decode("utf-8-sig"))
     except ValueError as error:  # no UTF-8, or no TOML
         raise UsageError(f"{file}: is no valid TOML: {error}", fix='texts stand in quotes: key = "value"') from None
 

@@ -8,15 +8,16 @@ then compared in constant time.
 from __future__ import annotations
 
 import hmac
+import os
 import secrets
-import stat
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from presignd.broker.config import read_document, read_tokens
+from presignd import trust
+from presignd.broker.config import parse_document, read_tokens
 from presignd.broker.models import TokenConfig
 from presignd.broker.patterns import named_by
 from presignd.config.options import nearest
@@ -37,7 +38,7 @@ guessing."""
 
 log = get_logger()
 
-Stamp = tuple[int, int, int, int, int]
+Stamp = tuple[int, ...]
 
 
 def new_token() -> str:
@@ -77,26 +78,41 @@ def read_file(path: Path, *, only_tokens: bool = True) -> TokenFile:
     try:
         tokens, problems = _tokens(path, only_tokens=only_tokens)
     except UsageError as error:
-        tokens, problems, settled = [], [error.message], False
+        tokens, problems, settled = [], [error.message.removeprefix(f"{path}: ")], False
     return TokenFile(path, stamp, settled, () if problems else tuple(tokens), tuple(problems))
 
 
 def _tokens(path: Path, *, only_tokens: bool) -> tuple[list[TokenConfig], list[str]]:
     problems: list[str] = []
-    document = read_document(path)
+    document = parse_document(path, _believed(path, with_folder=only_tokens))
     if only_tokens:
         problems += [f"{name}: is no section{nearest(name, ['token'])}" for name in document if name != "token"]
-    if path.stat().st_mode & stat.S_IWOTH:
-        problems.append(f"anybody may write it, and give themselves tokens; chmod o-w {path}")
     return read_tokens(document, problems), problems
 
 
-def _stamp(path: Path) -> Stamp | None:
+def _believed(path: Path, *, with_folder: bool) -> bytes:
+    """Return what a file holds; raise ``UsageError`` where anybody could give themselves tokens in it, or beside it.
+
+    A folder on a filesystem that is mounted read-only, as Kubernetes has its secrets, may have any mode.
+    """
     try:
-        found = path.stat()
+        if with_folder:
+            with trust.walked(path.parent) as place:
+                if not os.fstatvfs(place.fd).f_flag & os.ST_RDONLY:
+                    trust.require_ours(place.st, path.parent)
+        return trust.read_file(path)
+    except OSError as error:
+        raise UsageError(f"{path}: {reason_of(error)}") from None
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """Return what differs once a file, its owner or mode, or the rights on its folder are other ones."""
+    try:
+        found, folder = path.stat(), path.parent.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    file = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return *file, folder.st_mode, folder.st_uid
 
 
 class Tokens:

@@ -21,6 +21,7 @@ from presignd.broker.patterns import named_by
 from presignd.broker.rates import Rates
 from presignd.broker.tokens import Tokens, hash_of, new_token
 from presignd.redact import redact
+from tests.finishing import failing
 from tests.unprivileged import without_rights
 
 ONE, TWO = new_token(), new_token()
@@ -220,6 +221,44 @@ def test_a_file_that_anybody_may_write_grants_nothing(folder: Path) -> None:
     assert name_of(found, ONE) == "one"
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o757])
+def test_a_folder_that_anybody_may_write_grants_nothing(folder: Path, mode: int) -> None:
+    """Whoever may put a file there would give himself tokens; it is seen at once, and only as long as it is so."""
+    found = registry(folder)
+    assert name_of(found, ONE) == "one"
+    (folder / "tokens.d").chmod(mode)
+    assert name_of(found, ONE) == ""
+    assert name_of(found, "in-main") == "main"
+    (problem,) = found.unreadable()
+    assert problem.endswith(f"chmod o-w {folder}/tokens.d")
+    (folder / "tokens.d").chmod(0o755)
+    assert name_of(found, ONE) == "one"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
+@pytest.mark.parametrize("name", ["tokens.d/one.toml", "tokens.d"])
+def test_what_another_user_owns_grants_nothing(folder: Path, name: str) -> None:
+    found = registry(folder)
+    assert name_of(found, ONE) == "one"
+    os.chown(folder / name, 65534, 65534)
+    assert name_of(found, ONE) == ""
+    (problem,) = found.unreadable()
+    assert "it belongs to nobody, and only what is root's is believed" in problem
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
+def test_the_tokens_in_a_main_file_of_another_user_are_none(folder: Path) -> None:
+    os.chown(folder / "broker.toml", 65534, 65534)
+    assert name_of(registry(folder), "in-main") == ""
+
+
+def test_a_fifo_among_the_files_does_not_block(folder: Path) -> None:
+    os.mkfifo(folder / "tokens.d" / "fifo.toml")
+    found = registry(folder)
+    assert name_of(found, ONE) == "one"
+    assert found.unreadable() == [f"{folder}/tokens.d/fifo.toml: is no regular file"]
+
+
 @pytest.mark.parametrize(
     "second",
     [block("one", TWO), block("two", ONE), block("two", TWO, certificate="c")],
@@ -244,12 +283,12 @@ def test_a_main_file_in_a_broken_moment_grants_nothing(folder: Path) -> None:
 def test_a_file_that_could_not_be_read_for_a_moment_is_read_again_though_nothing_changed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, opened = registry(folder), Path.read_bytes
-    refuse(monkeypatch, "read_bytes", errno.EMFILE)
+    found = registry(folder)
     (folder / "tokens.d" / "two.toml").write_text(block("two", TWO))
     os.utime(folder / "tokens.d" / "two.toml", (0, 0))
-    assert name_of(found, TWO) == ""
-    monkeypatch.setattr(Path, "read_bytes", opened)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", failing(errno.EMFILE))
+        assert name_of(found, TWO) == ""
     assert name_of(found, TWO) == "two"
 
 
