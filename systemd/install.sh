@@ -24,9 +24,25 @@ say() { printf 'presignd: %s\n' "$*"; }
 die() { say "$*" >&2; exit 1; }
 booted() { [ -d /run/systemd/system ]; }
 
+# elsewhere PATH: tell whether what PATH names has its place or another name elsewhere; then it is left alone.
+elsewhere() {
+  if [ -L "$1" ]; then
+    why="it is a symlink"
+  elif [ -f "$1" ] && [ "$(stat -c %h "$1")" -gt 1 ]; then
+    why="the file has another name elsewhere"
+  else
+    return 1
+  fi
+  say "left $1 alone, as $why; see that $service can read it"
+}
+
 # put FILE TARGET: have TARGET be as FILE, 0644.
 put() {
   if cmp -s "$here/$1" "$2"; then return; fi
+  if [ -L "$2" ]; then
+    say "left $2 alone, as it is a symlink"
+    return
+  fi
   install -D -m 0644 "$here/$1" "$2"
   changed=yes
   say "wrote $2"
@@ -93,7 +109,7 @@ install_units() {
     unit presignd@.service
   fi
   unit "$service.service"
-  if [ ! -e "$link" ]; then
+  if [ ! -e "$link" ] && [ ! -L "$link" ]; then
     ln -s "$program/bin/presignd" "$link"
     say "linked $link"
   fi
@@ -101,10 +117,20 @@ install_units() {
 
 # Configurations and secret files in $config: root writes them, the service's group reads them, nobody else.
 guard_config() {
+  if elsewhere "$config"; then return; fi
   install -d -o root -g "$service" -m 0750 "$config"
-  if [ $service = presignd-broker ]; then install -d -o root -g "$service" -m 2750 "$config/tokens.d"; fi
-  for each in "$config"/* "$config"/tokens.d/*; do
-    if [ -f "$each" ] && [ "$(stat -c %a:%U:%G "$each")" != "640:root:$service" ]; then
+  guard_files "$config"
+  if [ $service = presignd-broker ] && [ ! -L "$config/tokens.d" ]; then
+    install -d -o root -g "$service" -m 2750 "$config/tokens.d"
+    guard_files "$config/tokens.d"
+  fi
+}
+
+# guard_files FOLDER: the files in it.
+guard_files() {
+  for each in "$1"/*; do
+    if elsewhere "$each" || [ ! -f "$each" ]; then continue; fi
+    if [ "$(stat -c %a:%U:%G "$each")" != "640:root:$service" ]; then
       chown "root:$service" "$each"
       chmod 0640 "$each"
       say "$each is root's, and the group $service may read it (0640)"

@@ -1,6 +1,7 @@
 """Proves each part before it is needed: one small check a part, each line with its cause and fix.
 
-folders → writing → writer check → events → inotify → ledger → credentials → endpoint → certificate → clock → buckets
+folders → writing → trust → writer check → events → inotify → ledger → credentials → endpoint → certificate → clock →
+buckets
 """
 
 from presignd.checks.base import Check, CheckResult, Context, Outcome, context_of, exit_code, fail, ok, run_checks, warn
@@ -15,6 +16,7 @@ from presignd.checks.local import (
     check_written,
     told,
 )
+from presignd.checks.trust import check_trust
 
 __all__ = [
     "CHECKS",
@@ -34,6 +36,7 @@ __all__ = [
 CHECKS = (
     Check("folders", check_folders),
     Check("writing", check_written, needs=("folders",)),
+    Check("trust", check_trust, needs=("folders",)),
     Check("writer check", check_writers, needs=("folders",)),
     Check("events", check_events, needs=("folders",)),
     Check("inotify", check_inotify, needs=("folders",)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
@@ -283,3 +284,8 @@ class Config(Section):
     control: ControlConfig
     log: LogConfig
     web: WebConfig
+
+    @property
+    def web_token(self) -> Path:
+        """Where the status page's token is: ``web.token_file``, else beside the ledger."""
+        return self.web.token_file or self.ledger.path / "web.token"

@@ -20,17 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from presignd.config import Config
     from presignd.config.listen import Listen
 
-NAME = "web.token"
 SHORTEST = 16
 """Characters: a shorter token could be guessed."""
-
-
-def token_path(config: Config) -> Path:
-    """Return where the token is: ``web.token_file``, else beside the ledger."""
-    return config.web.token_file or config.ledger.path / NAME
 
 
 def load_token(path: Path) -> str:

@@ -92,7 +92,7 @@ class StatusPage:
         self._told = error
 
     async def _serve(self) -> None:
-        path = rights.token_path(self._view.config)
+        path = self._view.config.web_token
         token = await asyncio.to_thread(rights.load_token, path)
         access = Access(token, None if self._listen.path else self._listen.port)
         for secret in (access.token, access.cookie):

@@ -296,6 +296,24 @@ def test_the_broker_is_a_service_of_its_own_user_ready_when_it_listens(host: Hos
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
 
+def test_the_installer_leaves_files_alone_that_have_another_place_or_name(host: Host) -> None:
+    """What a symlink leads to, such as a certificate's key, is not the service's to give away."""
+    host.sh(
+        "mkdir -p /srv/keys/tokens.d; cd /srv/keys; touch privkey.pem other tokens.d/one.toml;"
+        "chmod 700 tokens.d; chmod 600 privkey.pem other tokens.d/one.toml; cd /etc/presignd-broker;"
+        "ln -s /srv/keys/privkey.pem broker.key; ln /srv/keys/other other; rmdir tokens.d; ln -s /srv/keys/tokens.d ."
+    )
+    stat = ["stat", "-c", "%n %a %U:%G", *(f"/srv/keys/{name}" for name in ("privkey.pem", "other", "tokens.d"))]
+    before = host.run(*stat, "/srv/keys/tokens.d/one.toml")
+    said = host.run(INSTALL, "--broker")
+    assert host.run(*stat, "/srv/keys/tokens.d/one.toml") == before
+    for name in ("broker.key", "tokens.d"):
+        assert f"left /etc/presignd-broker/{name} alone, as it is a symlink" in said
+    assert "left /etc/presignd-broker/other alone, as the file has another name elsewhere" in said
+    host.sh("cd /etc/presignd-broker; rm broker.key other tokens.d; rm -r /srv/keys")
+    host.run(INSTALL, "--broker")
+
+
 def test_the_exposure_of_the_broker_is_less_than_the_daemons(host: Host) -> None:
     unit = "/etc/systemd/system/presignd-broker.service"
     host.run("systemd-analyze", "security", "--offline=true", "--threshold=12", unit)
@@ -380,7 +398,10 @@ def test_removing_leaves_what_is_yours_and_purging_leaves_nothing(host: Host) ->
     assert "stopped and disabled presignd-broker.service" in said
     assert host.sh("ls /etc/presignd/config.toml /var/lib/presignd/links/links.jsonl").count("\n") == 2
     assert host.machine.try_run("systemctl", "cat", "presignd").returncode != 0
+    orphans = "find /etc /var /srv /opt /usr/local -xdev \\( -nouser -o -nogroup \\) -print"
+    before = host.sh(orphans)
     host.run(INSTALL, "--purge")
+    assert host.sh(orphans) == before
     left = host.sh("ls -d /etc/presignd* /var/lib/presignd* /opt/presignd /usr/local/bin/presignd 2>/dev/null || true")
     assert left == ""
     assert {host.machine.try_run("id", user).returncode for user in ("presignd", "presignd-broker")} == {1}

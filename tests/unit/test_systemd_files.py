@@ -66,6 +66,12 @@ def test_the_one_capability_is_cap_lease(unit: str) -> None:
     assert found == ["AmbientCapabilities=CAP_LEASE", "CapabilityBoundingSet=CAP_LEASE"]
 
 
+@pytest.mark.parametrize("unit", [str(path.relative_to(SYSTEMD)) for path in SYSTEMD.rglob("*.service")])
+def test_no_core_dump_is_left_of_what_holds_keys_and_links(unit: str) -> None:
+    """The watchdog ends a process by SIGABRT, whose core systemd-coredump would keep."""
+    assert "LimitCORE=0" in lines(unit)
+
+
 @pytest.mark.parametrize("name", ["notify-reload.conf", "folders.conf.example"])
 def test_drop_ins_can_be_read(name: str) -> None:
     parser = configparser.RawConfigParser(strict=False, allow_no_value=False)

@@ -1,0 +1,85 @@
+"""Who else could lead the daemon astray: symlinks, hard links and folders that others can make or swap."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+from presignd.checks.base import CheckResult, Context, fail, warn
+from presignd.config import Config, WatchConfig
+from presignd.errors import PresigndError, reason_of
+from presignd.pipeline.folder import Folder
+from presignd.pipeline.target import target_of
+from presignd.trust import open_file, others_can_write, walked
+
+PROTECTED_HARDLINKS = Path("/proc/sys/fs/protected_hardlinks")
+"""proc_sys_fs(5): with 1, nobody makes another name for a file that he may not read and write."""
+
+
+async def check_trust(context: Context) -> AsyncIterator[CheckResult]:
+    """Say what others could change that the daemon goes by; nothing where there is no such thing."""
+    for result in await asyncio.to_thread(lambda: [*trust_results(context.config), *hard_links(PROTECTED_HARDLINKS)]):
+        yield result
+
+
+def trust_results(config: Config) -> Iterator[CheckResult]:
+    """Say which places of the configuration others can swap, or have swapped. Blocking."""
+    for watch in config.watches:
+        if watch.after == "move":
+            yield from _move_to(watch)
+    yield from _loose("ledger.path", config.ledger.path, "the ledger")
+    if not config.links.file.parent.is_relative_to(config.ledger.path):
+        yield from _loose("links.file", config.links.file.parent, "the links")
+    if config.web.listen:
+        yield from _web_token(config)
+
+
+def _move_to(watch: WatchConfig) -> Iterator[CheckResult]:
+    """Go the way that a file goes; a folder that is missing is another check's."""
+    try:
+        with closing(Folder(watch)) as folder, target_of(folder, watch, b"", make=False):
+            return
+    except FileNotFoundError:
+        return
+    except PresigndError as problem:
+        why = problem.message
+    except OSError as error:
+        why = reason_of(error)
+    fix = "have move_to lead through folders that only root and the daemon's user can change, or through no symlink"
+    yield fail(f"move_to {watch.name}", f"{watch.move_to}: {why}", fix)
+
+
+def _loose(key: str, folder: Path, what: str) -> Iterator[CheckResult]:
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    with suppress(OSError), walked(there) as place:
+        if loose := place.loose or (place.path if others_can_write(place.st) else ""):
+            yield warn(
+                key,
+                f"others can write in {loose}, so they can put something else in the place of {what}",
+                f"name a folder that lies where only root and the daemon's user can write, or chmod go-w {loose}",
+            )
+
+
+def _web_token(config: Config) -> Iterator[CheckResult]:
+    try:
+        os.close(open_file(config.web_token))
+    except FileNotFoundError:
+        return  # it is made when the page is first served
+    except OSError as error:
+        fix = "correct it, or remove it: then a new one is made"
+        yield fail("web", f"web.token_file: {config.web_token}: {reason_of(error)}", fix)
+
+
+def hard_links(setting: Path) -> Iterator[CheckResult]:
+    """Say where any user can have another's file uploaded, by another name for it; ``setting`` is the kernel's."""
+    with suppress(OSError):
+        if setting.read_text("ascii").strip() == "0":
+            yield warn(
+                "hard links",
+                "fs.protected_hardlinks is 0: whoever may write in a watched folder can link a file there that only "
+                "the daemon may read, and have it uploaded",
+                "sysctl fs.protected_hardlinks=1, and in /etc/sysctl.d to keep it",
+            )
