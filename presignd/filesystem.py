@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from presignd.trust import chmod_at, walked
+from presignd.trust import give_at, walked
 
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -173,7 +173,7 @@ def make_folder(folder: Path, mode: int | None = None) -> bool:
         with walked(folder.parent) as parent:
             os.mkdir(folder.name, mode or 0o777, dir_fd=parent.fd)
             if mode is not None:
-                chmod_at(parent.fd, folder.name, mode)
+                give_at(parent.fd, folder.name, mode)
     except FileNotFoundError:
         make_folder(folder.parent)
         return make_folder(folder, mode)

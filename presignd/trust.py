@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 SERVICES = ("presignd", "presignd-broker")
 """The users, and their groups, that systemd/*.sysusers.conf make: each group has that user alone in it."""
@@ -168,14 +169,28 @@ def _followed(here: Place, fd: int, name: str, error: OSError) -> str:
     return os.readlink(name, dir_fd=fd)
 
 
-def chmod_at(folder: int, name: str, mode: int) -> None:
-    """Set the mode of what has a name in a folder, never of what a symlink there leads to."""
-    if not _O_PATH:
-        os.chmod(name, mode, dir_fd=folder, follow_symlinks=False)
+def give_at(folder: int, name: str, mode: int, *, kind: int = stat.S_IFDIR, group: int = -1) -> None:
+    """Give what was just made in a folder its group and mode; refuse what somebody put in its place meanwhile.
+
+    ``kind`` is what it must be (stat(2)): neither a symlink nor another name for a file gets rights by this.
+    """
+    with _pinned(folder, name) as (where, at):
+        if stat.S_IFMT(os.stat(where, **at).st_mode) != kind:
+            raise FileExistsError(errno.EEXIST, f"something else is there as {name} by now")
+        if group >= 0:
+            os.chown(where, -1, group, **at)
+        os.chmod(where, mode, **at)  # noqa: PTH101 - below a descriptor
+
+
+@contextmanager
+def _pinned(folder: int, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Lend a path that stays with what has a name now; where there is no such thing, the name itself."""
+    if not _O_PATH or not os.path.isdir("/proc/self/fd"):  # noqa: PTH112 - a text
+        yield name, {"dir_fd": folder, "follow_symlinks": os.chmod not in os.supports_follow_symlinks}
         return
     fd = os.open(name, _O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
-        os.chmod(f"/proc/self/fd/{fd}", mode)  # noqa: PTH101 - a descriptor
+        yield f"/proc/self/fd/{fd}", {}
     finally:
         os.close(fd)
 

@@ -9,11 +9,13 @@ import contextlib
 import errno
 import os
 import socket
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from presignd.config.home import STATE, base_folder
-from presignd.errors import Unavailable, UsageError
+from presignd.errors import Unavailable, UsageError, reason_of
+from presignd.trust import Place, give_at, walked
 from presignd.web.peer import group_number
 
 if TYPE_CHECKING:
@@ -110,24 +112,35 @@ def listening(path: Path, group: str, *, option: str = CONTROL) -> Iterator[sock
     A file left by a daemon that is gone is replaced; a live daemon's raises ``Unavailable``; an unknown
     group or an impossible path ``UsageError``. ``option`` is what the configuration calls this socket.
     """
-    _clear_stale(path, option)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        _bind(sock, path, option)
-        made = path.lstat().st_ino
+    with _folder_of(path, option) as place:
+        _clear_stale(path, place, option)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            made = _bind(sock, path, place, option)
+            try:
+                _hand_to(path, place, group, option)
+                sock.listen(BACKLOG)
+                sock.setblocking(False)
+                yield sock
+            finally:
+                _remove(path, place, made)
+
+
+@contextlib.contextmanager
+def _folder_of(path: Path, option: str) -> Iterator[Place]:
+    """Lend the socket's folder: others may be able to write in it, and swap what is there."""
+    with contextlib.ExitStack() as stack:
         try:
-            _hand_to(path, group)
-            sock.listen(BACKLOG)
-            sock.setblocking(False)
-            yield sock
-        finally:
-            _remove(path, made)
+            place = stack.enter_context(walked(path.parent))
+        except OSError as error:
+            raise _cannot(path, reason_of(error), option) from None
+        yield place
 
 
-def _remove(path: Path, inode: int) -> None:
+def _remove(path: Path, place: Place, inode: int) -> None:
     """Remove the file, unless another daemon has put its own there since."""
     with contextlib.suppress(OSError):
-        if path.lstat().st_ino == inode:
-            path.unlink()
+        if os.stat(path.name, dir_fd=place.fd, follow_symlinks=False).st_ino == inode:
+            os.unlink(path.name, dir_fd=place.fd)
 
 
 def connect(path: Path) -> socket.socket:
@@ -143,16 +156,17 @@ def connect(path: Path) -> socket.socket:
     return sock
 
 
-def _clear_stale(path: Path, option: str) -> None:
+def _clear_stale(path: Path, place: Place, option: str) -> None:
     """Remove a socket file nobody listens on; what else is in the way is not ours to remove."""
     try:
         connect(path).close()
     except FileNotFoundError:
         return
     except ConnectionRefusedError:
-        if not path.is_socket():
-            raise _cannot(path, "something that is no socket is in the way", option) from None
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(os.stat(path.name, dir_fd=place.fd, follow_symlinks=False).st_mode):
+                raise _cannot(path, "something that is no socket is in the way", option) from None
+            os.unlink(path.name, dir_fd=place.fd)
         return
     except TimeoutError:
         pass  # a full backlog: alive, only busy
@@ -165,27 +179,31 @@ def _clear_stale(path: Path, option: str) -> None:
     )
 
 
-def _bind(sock: socket.socket, path: Path, option: str) -> None:
-    """Bind with no rights for others from the first instant on; umask is the only way that is portable."""
+def _bind(sock: socket.socket, path: Path, place: Place, option: str) -> int:
+    """Bind with no rights for others from the first instant on, and return the socket's inode.
+
+    Umask is the only way to that which is portable. By its folder's descriptor where others could swap that folder.
+    """
     before = os.umask(0o177)
     try:
         with _address(path) as address:
-            sock.bind(address)
+            sock.bind(f"/proc/self/fd/{place.fd}/{path.name}" if place.loose else address)
+        return os.stat(path.name, dir_fd=place.fd, follow_symlinks=False).st_ino
     except OSError as error:
         raise _cannot(path, os.strerror(error.errno or 0), option) from None
     finally:
         os.umask(before)
 
 
-def _hand_to(path: Path, group: str) -> None:
+def _hand_to(path: Path, place: Place, group: str, option: str) -> None:
     """Give the socket to ``group`` before the group's bits are set."""
     number = group_number(group)
     if group and number is None:
         raise UsageError("control socket", problems=(f"control.group: there is no group {group!r}",))
     try:
-        if number is not None:
-            os.chown(path, -1, number, follow_symlinks=False)
-        path.chmod(0o660)
+        give_at(place.fd, path.name, 0o660, kind=stat.S_IFSOCK, group=-1 if number is None else number)
+    except FileExistsError as error:
+        raise _cannot(path, reason_of(error), option) from None
     except PermissionError:
         why = f"control.group: this user is not in the group {group!r}, so it can't give the socket to it"
         raise UsageError("control socket", problems=(why,)) from None

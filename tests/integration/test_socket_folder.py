@@ -1,0 +1,91 @@
+"""The control socket in a folder where others can write: no right of the daemon's goes to anything but its socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from presignd.errors import UsageError
+from presignd.web import socket_file
+from tests.descriptors import open_descriptors
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o777)
+    return folder
+
+
+@pytest.fixture
+def treasure(tmp_path: Path) -> Path:
+    file = tmp_path / "treasure"
+    file.touch()
+    file.chmod(0o600)
+    return file
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_in_a_shared_folder_it_is_made_reached_and_removed(shared: Path) -> None:
+    before = open_descriptors()
+    path = shared / "control.sock"
+    with socket_file.listening(path, str(os.getegid())):
+        socket_file.connect(path).close()
+        assert mode(path) == 0o660
+    assert not path.exists()
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hard link", "its folder"])
+def test_what_others_put_in_its_place_gets_no_rights(
+    shared: Path, treasure: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the moment between the making of the socket and its mode."""
+    path = shared / "run" / "control.sock"
+    path.parent.mkdir()
+    path.parent.chmod(0o777)
+
+    def swapped(_group: str) -> None:
+        if kind == "its folder":
+            path.parent.rename(shared / "away")
+            (shared / "other").mkdir()
+            (shared / "run").symlink_to("other")
+            (shared / "other" / "control.sock").symlink_to(treasure)
+            return
+        path.unlink()
+        path.symlink_to(treasure) if kind == "symlink" else path.hardlink_to(treasure)
+
+    monkeypatch.setattr(socket_file, "group_number", swapped)
+    try:
+        with socket_file.listening(path, ""):
+            pass
+    except UsageError as refused:
+        assert "something else is there" in refused.problems[0]  # noqa: PT017 - refused or not is both right
+    assert mode(treasure) == 0o600
+    assert treasure.exists()
+
+
+def test_a_symlink_where_a_dead_daemon_left_its_socket_is_not_taken_for_it(shared: Path, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "other.sock"))
+    (shared / "control.sock").symlink_to(tmp_path / "other.sock")
+    with pytest.raises(UsageError) as refused, socket_file.listening(shared / "control.sock", ""):
+        pass
+    assert "no socket is in the way" in refused.value.problems[0]
+
+
+def test_a_folder_that_others_made_a_symlink_is_refused(shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "vault").mkdir()
+    (shared / "run").symlink_to(tmp_path / "vault")
+    with pytest.raises(UsageError) as refused, socket_file.listening(shared / "run" / "control.sock", ""):
+        pass
+    assert "run is a symlink, and others can write in" in refused.value.problems[0]
+    assert list((tmp_path / "vault").iterdir()) == []
