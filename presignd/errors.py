@@ -8,6 +8,7 @@ troubleshooting rows are tested against it. No message here ever holds a URL or 
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass
 
 NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
@@ -78,6 +79,8 @@ class Fault(PresigndError):
         super().__init__(f"{entry.cause}: {detail}" if detail else entry.cause, fix=entry.fix)
         self.code = code
         self.detail = detail
+        self.number = 0
+        """The system's errno, where it was one (``system_fault``)."""
         self.retry_after = None if retry_after is None else min(retry_after, LONGEST_PAUSE)
 
 
@@ -111,6 +114,17 @@ class ChangedFault(Fault):
 
 class FileFault(Fault):
     """The file can't go through without a person: quarantine."""
+
+
+def passing(error: PresigndError | OSError) -> Fault | None:
+    """Return the fault that says nothing of the file it met, and that is over by itself; None for any other.
+
+    Too many files are open, or a handle is stale (ESTALE, of NFS), though the file may be there.
+    """
+    if lacks_descriptors(error):
+        return fault("too_many_files")
+    number = error.errno if isinstance(error, OSError) else getattr(error, "number", 0)
+    return fault("read_error", os.strerror(number)) if number == errno.ESTALE else None
 
 
 def lacks_descriptors(error: PresigndError | OSError) -> bool:
@@ -297,6 +311,13 @@ CODES: dict[str, Code] = {
         "report it with the traceback in the log; presignd retry tries again",
     ),
 }
+
+
+def system_fault(code: str, error: OSError) -> Fault:
+    """Make the fault for what the system said, in its words."""
+    made = fault(code, reason_of(error))
+    made.number = error.errno or 0
+    return made
 
 
 def fault(code: str, detail: str = "", *, retry_after: float | None = None) -> Fault:

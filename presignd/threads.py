@@ -86,6 +86,18 @@ async def soon(call: Callable[[], T], *, at_once: bool) -> T:
     return call() if at_once else await asyncio.to_thread(call)
 
 
+async def opened(call: Callable[[], T], close: Callable[[T], object], *, at_once: bool = False) -> T:
+    """Return what ``call`` opens, as ``soon`` does; what a thread opens after a cancel is closed: it is nobody's."""
+    if at_once:
+        return call()
+    opening = asyncio.ensure_future(asyncio.to_thread(call))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(lambda late: late.cancelled() or late.exception() or close(late.result()))
+        raise
+
+
 async def behind(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Return what ``call`` does, from a thread that gives way to the event loop; else as ``asyncio.to_thread``."""
     bound = partial(copy_context().run, partial(call, *args, **kwargs))

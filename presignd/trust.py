@@ -175,7 +175,7 @@ def give_at(folder: int, name: str, mode: int, *, kind: int = stat.S_IFDIR, grou
     ``kind`` is what it must be (stat(2)): neither a symlink nor another name for a file gets rights by this.
     """
     with _pinned(folder, name) as (where, at):
-        if stat.S_IFMT(os.stat(where, **at).st_mode) != kind:
+        if stat.S_IFMT(os.stat(where, **at).st_mode) != kind:  # noqa: PTH116 - below a descriptor
             raise FileExistsError(errno.EEXIST, f"something else is there as {name} by now")
         if group >= 0:
             os.chown(where, -1, group, **at)

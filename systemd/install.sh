@@ -191,6 +191,7 @@ purge() {
     /etc/presignd /etc/presignd-broker /var/lib/presignd /var/lib/presignd-*
   for user in presignd presignd-broker; do
     if getent passwd "$user" >/dev/null; then
+      say "what $user owns elsewhere keeps its numbers: find / -xdev -uid $(id -u "$user") -o -gid $(id -g "$user")"
       userdel "$user"
       say "removed the user $user"
     fi

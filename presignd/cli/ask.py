@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
 from presignd.errors import NotConfigured, Unavailable, UsageError
+from presignd.threads import opened
 from presignd.web.control import exchange
 from presignd.web.failure import Answered
 from presignd.web.peer import Peer
@@ -45,7 +47,7 @@ class Remote:
     async def ask(self, request: Request, fds: Sequence[int] = ()) -> Documents:
         """Ask over a connection of its own."""
         try:
-            sock = await asyncio.to_thread(connect, self.path)
+            sock = await opened(lambda: connect(self.path), socket.socket.close)
         except OSError as error:
             raise Unavailable(f"{self.path}: {os.strerror(error.errno or 0)}", fix="is the daemon running?") from None
         async with contextlib.aclosing(exchange(sock, {**request, **self._ledger}, fds)) as answers:

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from presignd.errors import Fault, fault, reason_of
+from presignd.errors import Fault, system_fault
 from presignd.heartbeat import beat
 from presignd.model import Fingerprint
 from presignd.threads import processors
@@ -83,4 +83,4 @@ def into_one_buffer(most: int) -> Callable[[int, int, int], memoryview]:
 
 
 def _read_error(error: OSError) -> Fault:
-    return fault("read_error", reason_of(error))
+    return system_fault("read_error", error)

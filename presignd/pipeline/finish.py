@@ -13,12 +13,12 @@ import os
 import posixpath
 import stat
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
 
 from presignd.crash_points import passed
-from presignd.errors import PresigndError, fault, lacks_descriptors, reason_of
+from presignd.errors import PresigndError, fault, passing, reason_of
 from presignd.filesystem import close_quietly
 from presignd.model import Fingerprint
 from presignd.pipeline.copies import content_checksum, copy_file
@@ -70,22 +70,43 @@ def finish(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer:
     if not version.checksum:
         raise fault("finish_failed", "no checksum of it is known to compare with")
     try:
-        with folder.dir_fd(version.path) as directory:
-            return _Finish(folder, directory, watch, version, has_writer).run()
-    except (Gone, NotRegular):
-        _forget_copy_of_gone(folder, watch, version)
-        return Finished(Outcome.GONE)
+        return _run(folder, watch, version, has_writer)
     except (OSError, PresigndError) as error:
-        if lacks_descriptors(error):
-            return Finished(Outcome.BUSY, version.path)
+        if problem := passing(error):
+            return Finished(Outcome.BUSY, version.path, problem)
         raise fault("finish_failed", _reason(error)) from None
 
 
-def _forget_copy_of_gone(folder: Folder, watch: WatchConfig, version: FileVersion) -> None:
-    """Remove the half copy of a crash where the file's folder moved meanwhile: nobody else knows of it."""
-    if watch.after == "move":
-        with suppress(OSError), target_of(folder, watch, posixpath.dirname(version.path), make=False) as target:
+def _run(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer: HasWriter) -> Finished:
+    try:
+        with folder.dir_fd(version.path) as directory:
+            done = _Finish(folder, directory, watch, version, has_writer).run()
+            if done.outcome is Outcome.GONE:
+                sync(directory)
+    except (Gone, NotRegular):
+        done = Finished(Outcome.GONE)
+    if done.outcome is Outcome.GONE:
+        _settle_target(folder, watch, version)
+    return done
+
+
+def _settle_target(folder: Folder, watch: WatchConfig, version: FileVersion) -> None:
+    """Make durable what an earlier run moved before its sync failed, and remove half a copy that a crash left.
+
+    The file itself is gone: moved by that run, or by somebody else, maybe with its folder.
+    """
+    if watch.after != "move":
+        return
+    with ExitStack() as opened:
+        try:
+            target = opened.enter_context(target_of(folder, watch, posixpath.dirname(version.path), make=False))
+        except OSError as error:
+            if passing(error):
+                raise
+            return  # there is no such folder, so nothing of ours is in it
+        with suppress(FileNotFoundError):
             os.unlink(_aside_name(version) + b".copy", dir_fd=target)
+        sync(target)
 
 
 def _aside_name(version: FileVersion) -> bytes:
@@ -271,7 +292,7 @@ class _Finish:
             passed("finish.put_back.after")
             sync(self._directory)
         except OSError as error:
-            if lacks_descriptors(error):
+            if passing(error):
                 raise
             where = f"it lies as {os.fsdecode(self._aside)}: {_reason(error)}"
             raise fault("finish_failed", f"{why}; {where}" if why else where) from None

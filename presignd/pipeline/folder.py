@@ -17,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from presignd.errors import NO_DESCRIPTORS, Fault, PresigndError, UsageError, fault, reason_of
+from presignd.errors import NO_DESCRIPTORS, Fault, PresigndError, UsageError, reason_of, system_fault
 from presignd.filesystem import close_quietly, may_hang, opened
 from presignd.ledger.lock import flock, lock_folder
 
@@ -36,7 +36,7 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 AT_ONCE = 8
 """Looks at files of a local folder that take less than a thread takes to begin: 10 to 50 µs each."""
 
-_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENAMETOOLONG})
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 _NOT_REGULAR = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV})
 _UNREADABLE = frozenset({errno.EACCES, errno.EPERM})
 
@@ -271,7 +271,7 @@ def translated() -> Iterator[None]:
             raise Gone(reason) from None
         if error.errno in _NOT_REGULAR:
             raise NotRegular(reason) from None
-        raise fault(_code(error), reason) from None
+        raise system_fault(_code(error), error) from None
 
 
 def _code(error: OSError) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from presignd.config import WatchConfig
+    from presignd.errors import Fault
     from presignd.model import FileVersion, Fingerprint
 
 
@@ -27,11 +28,13 @@ class Finished:
     """What became of the file.
 
     ``path`` is where it is now: absolute when moved; below the watch's root when changed or busy, where
-    it may be ``name~2.ext`` because a new file took its name meanwhile; else empty.
+    it may be ``name~2.ext`` because a new file took its name meanwhile; else empty. ``problem`` is what keeps
+    a busy one waiting, where that is no writer.
     """
 
     outcome: Outcome
     path: bytes = b""
+    problem: Fault | None = None
 
     @property
     def changed(self) -> bool:
@@ -40,7 +43,7 @@ class Finished:
 
     @property
     def busy(self) -> bool:
-        """Somebody has it open for writing, or too many files are open to tell: call ``finish`` again later."""
+        """Somebody has it open for writing, or it can't be looked at now: call ``finish`` again later."""
         return self.outcome is Outcome.BUSY
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import stat
@@ -9,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from presignd.crash_points import passed
-from presignd.errors import PresigndError, fault
+from presignd.errors import PresigndError, fault, passing, reason_of
 from presignd.pipeline.copies import write_all
 from presignd.pipeline.folder import Gone, NotRegular
 from presignd.pipeline.ignore import beside
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from presignd.model import FileVersion
 
 MODE = 0o640
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 LARGEST = 64 << 10
 """Bytes; a file larger than this is nobody's link."""
 
@@ -38,7 +40,8 @@ def write_link_file(folder: Folder, watch: WatchConfig, version: FileVersion, ur
     """Leave ``url`` (secret) and a newline in ``watch.link_file`` beside the file, 0640, durably. Blocking.
 
     An earlier link file of ours is replaced, as a whole and at once; anything else of that name stays, and
-    raises ``fault("finish_failed")``, as does any failure. A folder that is gone needs no link file.
+    raises ``fault("finish_failed")``, as does any failure but those that pass: a full disk, and what ``passing`` knows.
+    A folder that is gone needs no link file.
     """
     path = beside(watch.link_file, version.path)
     temporary = b".presignd-" + version.file_id.encode() + b".link"
@@ -53,10 +56,11 @@ def write_link_file(folder: Folder, watch: WatchConfig, version: FileVersion, ur
         return
     except FileExistsError:
         raise fault("finish_failed", f"{os.fsdecode(path)} is there and is no link file of ours") from None
-    except OSError as error:
-        raise fault("finish_failed", f"{os.fsdecode(path)}: {error.strerror}") from None
-    except PresigndError as error:
-        raise fault("finish_failed", f"{os.fsdecode(path)}: {error.message}") from None
+    except (OSError, PresigndError) as error:
+        full = isinstance(error, OSError) and error.errno in FULL
+        known = fault("disk_full") if full else passing(error)
+        why = error.message if isinstance(error, PresigndError) else reason_of(error)
+        raise fault(known.code if known else "finish_failed", f"{os.fsdecode(path)}: {why}") from None
 
 
 def _write(directory: int, name: bytes, url: str) -> None:

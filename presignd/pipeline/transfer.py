@@ -30,7 +30,7 @@ from presignd.pipeline.keys import may_number, needs_hash, render_for
 from presignd.pipeline.slots import Slots
 from presignd.pipeline.upload import TINY, Prepared, prepare, read_cached
 from presignd.pipeline.writer_check import has_writer
-from presignd.threads import behind, soon
+from presignd.threads import behind, opened
 
 ROUNDS = 6
 """Looks at a key that changes hands before the file backs off."""
@@ -118,7 +118,7 @@ class Transfer:
 
     async def run(self) -> Stored:
         """Upload the file, or find that its bytes are there; its content is unchanged at the end."""
-        fd = await soon(self._open, at_once=self._room.folder.at_once > 0)
+        fd = await opened(self._open, close_quietly, at_once=self._room.folder.at_once > 0)
         try:
             return await self._run(fd)
         finally:

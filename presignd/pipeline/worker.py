@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -38,6 +38,17 @@ BUSY_FIRST, BUSY_LONGEST = 0.5, 10.0
 UNCOUNTED = ("slow_down", "store_full", "presigner_unreachable", "presigner_busy", "token_refused", "too_many_files")
 """Faults that are retried without limit: of a store that is busy or full a small probe tells little, and that
 the presigner was away for a moment tells nothing of a file."""
+
+
+@dataclass(slots=True)
+class _Ending:
+    """A linked version on its way out: what is done of it by now, and what was said of it."""
+
+    version: FileVersion
+    link: Link | None
+    lacks_link_file: bool = True
+    done: Finished | None = None
+    told: set[tuple[str, str]] = field(default_factory=set)
 
 
 class Worker:
@@ -95,8 +106,7 @@ class Worker:
             if stays:
                 self._announcer.done([version])
                 return
-        await self._leave_link_file(version, link)
-        await self._finish(version)
+        await self._finish(_Ending(version, link))
 
     def _stays(self, version: FileVersion) -> bool:
         """Tell whether nothing is to be done with the file once its link is made."""
@@ -154,43 +164,65 @@ class Worker:
         asked = held.expires if held else None
         return asked or self._rooms[version.watch].watch.link_expires or self._config.presign.get_expires
 
-    async def _leave_link_file(self, version: FileVersion, link: Link | None) -> None:
-        """Leave the link beside the file too; the one in links.jsonl stands whether this works or not."""
+    async def _leave_link_file(self, ending: _Ending) -> None:
+        """Leave the link beside the file too; the one in links.jsonl stands whether this works or not.
+
+        What passes, such as a full disk, is tried again later.
+        """
+        version = ending.version
         room = self._rooms[version.watch]
+        ending.lacks_link_file = False
         if not room.watch.link_file or version.path.startswith(b"/"):
             return
         try:
             # Resumed: minted again as it was committed, so it is the same link.
-            link = link or await self._linker.again(version)
-            await asyncio.to_thread(write_link_file, room.folder, room.watch, version, link.url)
+            ending.link = ending.link or await self._linker.again(version)
+            await asyncio.to_thread(write_link_file, room.folder, room.watch, version, ending.link.url)
         except Fault as problem:
-            told = {"error_code": problem.code, "error": problem.message, "fix": problem.fix}
-            self._announcer.event("link_file.failed", version, level="warning", **told)
+            ending.lacks_link_file = not isinstance(problem, FileFault)
+            self._tell_once("link_file.failed", ending, problem)
 
-    async def _finish(self, version: FileVersion, pause: float = BUSY_FIRST) -> None:
-        """Keep, move or delete the linked file. A failure waits for a person; the link stands."""
-        room = self._rooms[version.watch]
+    async def _finish(self, ending: _Ending, pause: float = BUSY_FIRST) -> None:
+        """Leave the link file; keep, move or delete the linked file. A failure waits for a person; the link stands."""
+        if ending.lacks_link_file:
+            await self._leave_link_file(ending)
         try:
-            done = Finished(Outcome.KEPT)
-            if takes_away(room.watch, version):
-                done = await asyncio.to_thread(finish, room.folder, room.watch, version, has_writer)
+            if ending.done is None or ending.done.busy:
+                ending.done = await self._take_away(ending.version)
         except FileFault as problem:
-            await self._quarantine(version, problem)
+            await self._quarantine(ending.version, problem)
             return
-        if done.busy:
-            self._finish_later(version, pause)
+        done = ending.done
+        if done.problem:
+            self._tell_once("finish.retry", ending, done.problem)
+        if done.busy or (ending.lacks_link_file and not done.changed):
+            self._finish_later(ending, pause)
             return
-        await self._end(version, Event.FINISH)
+        await self._end(ending.version, Event.FINISH)
         if done.changed:
-            self._offer([Candidate(version.watch, done.path or version.path, Source.EVENT)])
+            self._offer([Candidate(ending.version.watch, done.path or ending.version.path, Source.EVENT)])
 
-    def _finish_later(self, version: FileVersion, pause: float) -> None:
+    async def _take_away(self, version: FileVersion) -> Finished:
+        room = self._rooms[version.watch]
+        if not takes_away(room.watch, version):
+            return Finished(Outcome.KEPT)
+        return await asyncio.to_thread(finish, room.folder, room.watch, version, has_writer)
+
+    def _tell_once(self, event: str, ending: _Ending, problem: Fault) -> None:
+        """Say what keeps a linked file waiting, or a link from standing beside it: once for each reason."""
+        if (event, problem.code) not in ending.told:
+            ending.told.add((event, problem.code))
+            told = {"error_code": problem.code, "error": problem.message, "fix": problem.fix}
+            self._announcer.event(event, ending.version, level="warning", **told)
+
+    def _finish_later(self, ending: _Ending, pause: float) -> None:
         """Look again when the writer may be through, without holding a slot meanwhile."""
+        version = ending.version
 
         async def again() -> None:
             await asyncio.sleep(pause)
             try:
-                await self._finish(version, min(BUSY_LONGEST, 2 * pause))
+                await self._finish(ending, min(BUSY_LONGEST, 2 * pause))
             except Exception as bug:  # noqa: BLE001 - as in process
                 await self._quarantine_bug(version, bug)
 

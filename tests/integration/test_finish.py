@@ -325,7 +325,7 @@ def test_a_copy_that_can_not_be_read_again_leaves_nothing_half_either(
         assert here.tree == {"drop/sub/a.txt": CONTENT}
 
 
-@pytest.mark.parametrize("before", range(9))
+@pytest.mark.parametrize("before", range(24))
 @pytest.mark.parametrize("shortage", [1, 1000])
 def test_too_many_open_files_are_waited_for(
     either: Place, monkeypatch: pytest.MonkeyPatch, before: int, shortage: int
@@ -345,6 +345,62 @@ def test_too_many_open_files_are_waited_for(
     assert not [path for path in either.tree if ".presignd-" in path]
     assert either.finish().outcome in {Outcome.DELETED, Outcome.MOVED, Outcome.GONE}
     assert "drop/sub/a.txt" not in either.tree
+
+
+@pytest.mark.parametrize("before", range(24))
+def test_a_handle_gone_stale_says_nothing_of_the_file(
+    either: Place, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    """NFS (ESTALE): it is neither gone nor a person's business, and is looked at again."""
+    real, opens = os.open, itertools.count()
+
+    def stale(*arguments: Any, **how: Any) -> int:
+        if next(opens) >= before:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return real(*arguments, **how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", stale)
+        first = either.finish()
+    assert first.outcome in {Outcome.BUSY, Outcome.DELETED, Outcome.MOVED}
+    if first.busy:
+        assert first.problem is not None
+        assert first.problem.code == "read_error"
+    assert not [path for path in either.tree if ".presignd-" in path]
+    assert either.finish().outcome in {Outcome.DELETED, Outcome.MOVED, Outcome.GONE}
+    assert "drop/sub/a.txt" not in either.tree
+
+
+def test_what_waits_for_descriptors_says_so(either: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", failing(errno.EMFILE))
+        waits = either.finish()
+    assert waits.busy
+    assert waits.problem is not None
+    assert waits.problem.code == "too_many_files"
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_a_folder_whose_sync_failed_is_synced_by_the_next_try(
+    either: Place, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """The file has moved (or gone) by then; only what is on disk counts as done."""
+    real, left, synced = os.fsync, iter(range(failures)), []
+
+    def fsync(fd: int) -> None:
+        if next(left, None) is not None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink())
+
+    done = either.done / "sub"
+    done.mkdir(parents=True)  # made before: these are not what is to be synced
+    monkeypatch.setattr(os, "fsync", fsync)
+    for _ in range(failures):
+        with pytest.raises(Fault, match="Input/output error"):
+            either.finish()
+    assert either.finish().outcome in {Outcome.GONE, Outcome.DELETED, Outcome.MOVED}
+    assert set(synced) >= ({done} if either.watch.after == "move" else set()) | {either.file.parent}
 
 
 def test_a_move_to_that_can_not_be_used_leaves_the_file_under_its_name(moving: Place) -> None:

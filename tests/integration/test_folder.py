@@ -134,6 +134,19 @@ def test_another_fault_of_the_disk_is_the_files_passing_one(folder: Folder, monk
     assert caught.value.code == "read_error"
 
 
+def test_what_is_stale_is_not_taken_for_gone(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On NFS a handle may be stale while the file is there (ESTALE)."""
+
+    def stale(*_: object, **__: object) -> os.stat_result:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(os, "stat", stale)
+    with pytest.raises(Fault) as caught:
+        folder.stat(b"a/b/file")
+    assert caught.value.code == "read_error"
+    assert folder.missing([b"a/b/file"]) == []
+
+
 def test_a_file_replaced_between_the_look_and_the_opening_is_gone(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

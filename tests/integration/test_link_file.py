@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_nothing_half(here: Place, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, call, fail)
     with pytest.raises(Fault, match="No space left") as caught:
         write(here)
-    assert caught.value.code == "finish_failed"
+    assert caught.value.code == "disk_full"
     assert here.tree == {"drop/sub/a.txt": CONTENT}
 
 

@@ -21,7 +21,7 @@ from presignd.model import FileVersion, Fingerprint, State
 from presignd.parts import open_parts
 from presignd.pipeline import transfer, worker
 from presignd.pipeline.finish import finish
-from presignd.pipeline.leaving import Finished
+from presignd.pipeline.leaving import Finished, Outcome
 from presignd.pipeline.linker import Linker
 from presignd.pipeline.transfer import ROUNDS
 from presignd.states import Event
@@ -223,6 +223,71 @@ async def test_a_link_file_that_can_not_be_written_is_told_and_the_link_stands(
         assert daemon.codes("link_file.failed") == ["finish_failed"]
         assert daemon.links() == ["a"]
         assert (tmp_path / "drop" / "a.link.txt").read_bytes() == b"somebody's notes"
+
+
+@pytest.mark.parametrize("after", ["keep", "delete"])
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, "disk_full"), (errno.EMFILE, "too_many_files")])
+async def test_a_link_file_is_tried_again_when_the_disk_was_full_or_descriptors_ran_out(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, number: int, code: str, after: str
+) -> None:
+    """Told once; meanwhile the file goes where it is to go, which may be what makes room."""
+    real, tries = os.fsync, iter(range(3))
+    gone: list[bool] = []
+
+    def full(fd: int) -> None:
+        if Path(f"/proc/self/fd/{fd}").readlink().suffix == ".link" and next(tries, None) is not None:
+            gone.append(not (tmp_path / "drop" / "a").exists())
+            raise OSError(number, os.strerror(number))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", full)
+    leaving = watch(tmp_path, link_file="{name}.link.txt", after=after)
+    async with running(config(tmp_path, faulty_s3, leaving)) as daemon:
+        daemon.drop("a")
+        await daemon.done()
+        assert daemon.codes("link_file.failed") == [code]
+        assert (tmp_path / "drop" / "a.link.txt").read_text("ascii").startswith(faulty_s3.endpoint)
+        assert gone == [False, after == "delete", after == "delete"]
+        assert daemon.links() == ["a"]
+
+
+async def test_a_link_file_that_found_no_room_is_left_by_the_next_start(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured = config(tmp_path, faulty_s3, watch(tmp_path, link_file="{name}.link.txt", after="delete"))
+
+    def full(*_: object) -> None:
+        raise fault("disk_full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(worker, "write_link_file", full)
+        async with running(configured) as daemon:
+            daemon.drop("a")
+            await daemon.said_by_now("link_file.failed")
+            await daemon.until(lambda: not (tmp_path / "drop" / "a").exists(), "an end of the file")
+            assert daemon.events("file.done") == []
+    async with running(configured) as daemon:
+        await daemon.done()
+        assert (tmp_path / "drop" / "a.link.txt").exists()
+        assert daemon.links() == ["a"]
+
+
+async def test_a_finished_file_that_waits_for_descriptors_says_so_once(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = iter(range(3))
+
+    def short(*args: Any) -> Finished:
+        waits = Finished(Outcome.BUSY, b"a", fault("too_many_files"))
+        return waits if next(tries, None) is not None else finish(*args)
+
+    monkeypatch.setattr(worker, "finish", short)
+    async with running(config(tmp_path, faulty_s3, watch(tmp_path, after="delete"))) as daemon:
+        daemon.drop("a")
+        await daemon.done()
+        (told,) = daemon.events("finish.retry")
+        assert (told["key"], told["error_code"], told["level"]) == ("a", "too_many_files", "warning")
+        assert told["fix"]
 
 
 async def test_a_file_that_can_not_be_moved_is_quarantined_and_its_link_stands(

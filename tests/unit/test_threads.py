@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from presignd import threads
-from presignd.threads import NICER, behind
+from presignd.threads import NICER, behind, opened
 
 WHERE: ContextVar[str] = ContextVar("where", default="nowhere")
 
@@ -82,3 +83,41 @@ def test_a_pool_that_has_no_thread_at_all_says_so(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         threads.Threads(4, "test").submit(int)
+
+
+# --- what a thread opens ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_a_thread_opens_after_a_cancel_is_closed(fails: bool) -> None:
+    """The call can't be stopped, and nobody is left who knows its descriptor."""
+    begun, go_on, closed = asyncio.Event(), threading.Event(), asyncio.Event()
+    loop, given = asyncio.get_running_loop(), []
+
+    def open_it() -> int:
+        loop.call_soon_threadsafe(begun.set)
+        go_on.wait()
+        if fails:
+            loop.call_soon_threadsafe(closed.set)
+            raise OSError
+        return 4711
+
+    def close_it(fd: int) -> None:
+        given.append(fd)
+        closed.set()
+
+    opening = asyncio.create_task(opened(open_it, close_it))
+    await begun.wait()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert given == []
+    go_on.set()
+    await closed.wait()
+    await asyncio.sleep(0)
+    assert given == ([] if fails else [4711])
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_what_is_opened_is_the_callers(at_once: bool) -> None:
+    assert await opened(lambda: 4711, lambda _: pytest.fail("closed"), at_once=at_once) == 4711
