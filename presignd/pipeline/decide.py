@@ -157,7 +157,7 @@ def against(known: FileVersion | None, settled: Settled, *, takes_away: bool) ->
         return Verdict.SAME if known.gone_at is None else Verdict.REFINGERPRINT
     if known.state in IN_FLIGHT:
         return Verdict.HOLD
-    if not known.fingerprint.same_data(fingerprint):
+    if _dropped_again(known, fingerprint) or not known.fingerprint.same_data(fingerprint):
         return Verdict.NEW
     if takes_away and known.state is State.FINISHED:
         return Verdict.NEW
@@ -166,6 +166,14 @@ def against(known: FileVersion | None, settled: Settled, *, takes_away: bool) ->
         return Verdict.REFINGERPRINT
     # Without permission nobody can tell: it stays what it was until it can be read or changes.
     return Verdict.SAME if settled.fault else Verdict.COMPARE
+
+
+def _dropped_again(known: FileVersion, fingerprint: Fingerprint) -> bool:
+    """Tell whether a file that was seen gone was put there anew, though with its old size and time (``cp -p``).
+
+    The kernel dates that (ctime), and nobody can set it: what only was away with its folder or disk has the same.
+    """
+    return known.gone_at is not None and known.fingerprint.ctime_ns != fingerprint.ctime_ns
 
 
 def _now_readable(known: FileVersion, settled: Settled) -> bool:

@@ -205,6 +205,21 @@ def test_a_file_that_was_gone_and_is_there_again_unchanged_is_recorded_as_there(
     assert verdict(known, made()) is Verdict.REFINGERPRINT
 
 
+@pytest.mark.parametrize("state", [State.FINISHED, State.IGNORED])
+def test_what_was_seen_gone_and_was_put_there_anew_is_another_drop_though_its_size_and_time_are_the_same(
+    state: State,
+) -> None:
+    known = replace(version(state, checksum="md5:0"), gone_at=datetime(2026, 1, 1, tzinfo=UTC))
+    assert verdict(known, TOUCHED) is Verdict.NEW
+    assert verdict(replace(known, gone_at=None), TOUCHED) is not Verdict.NEW, "nobody saw it gone: chmod, a restore"
+
+
+def test_what_comes_back_under_another_inode_number_is_compared() -> None:
+    """A network filesystem that is mounted again may number its files anew; ctime stays."""
+    known = replace(version(State.FINISHED, checksum="md5:0"), gone_at=datetime(2026, 1, 1, tzinfo=UTC))
+    assert verdict(known, made(ino=8)) is Verdict.COMPARE
+
+
 @pytest.mark.parametrize("state", sorted(IN_FLIGHT))
 @pytest.mark.parametrize("fingerprint", [OTHER, TOUCHED])
 def test_while_one_is_in_flight_the_next_waits(state: State, fingerprint: Fingerprint) -> None:

@@ -1,0 +1,179 @@
+"""A file that left and came back is another drop; a folder that was away and came back sends nothing again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from presignd.config import Config
+from presignd.ledger import Ledger
+from presignd.ledger.sqlite import open_ledger
+from presignd.pipeline.folder import Folder
+from presignd.pipeline.upkeep import note_gone
+from tests.faulty_s3 import FaultyS3
+from tests.mounts import bind
+from tests.running import Running, config, running
+from tests.system.harness import Presignd, config_for
+
+OLD = 10**9
+"""Seconds since the epoch: the time that each copy keeps."""
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Path:
+    path = tmp_path / "original"
+    path.write_bytes(b"content")
+    os.utime(path, (OLD, OLD))
+    return path
+
+
+async def gone(daemon: Running, name: str) -> None:
+    """Wait until the ledger knows that a file is gone."""
+    async with asyncio.timeout(20):
+        while (version := await daemon.parts.ledger.by_path("drop", os.fsencode(name))) is None or not version.gone_at:  # noqa: ASYNC110 - the ledger tells nobody
+            await asyncio.sleep(0.01)
+
+
+async def stays_as_it_is(daemon: Running, links: int) -> None:
+    """See that a whole scan brings nothing to do."""
+    await daemon.rescan()
+    await daemon.until(lambda: not daemon.parts.settling(), "an end of settling")
+    assert len(daemon.links()) == links
+
+
+async def test_a_copy_that_keeps_its_time_is_another_drop_once_the_file_was_gone(
+    faulty_s3: FaultyS3, tmp_path: Path, original: Path
+) -> None:
+    """Its object may be deleted by now; so the file is sent, and linked, again."""
+    async with running(config(tmp_path, faulty_s3)) as daemon:
+        path = daemon.folder / "drop" / "a"
+        shutil.copy2(original, path)
+        await daemon.done()
+        path.unlink()
+        await gone(daemon, "a")
+        faulty_s3.objects.clear()
+        shutil.copy2(original, path)
+        await daemon.done(2)
+        assert daemon.links() == ["a", "a"]
+        assert [key for _, key in faulty_s3.objects if key == "a"] == ["a"]
+        await stays_as_it_is(daemon, 2)
+
+
+async def test_a_file_moved_away_and_back_is_another_drop(faulty_s3: FaultyS3, tmp_path: Path, original: Path) -> None:
+    async with running(config(tmp_path, faulty_s3)) as daemon:
+        path = daemon.folder / "drop" / "a"
+        shutil.copy2(original, path)
+        await daemon.done()
+        path.rename(tmp_path / "away")
+        await gone(daemon, "a")
+        (tmp_path / "away").rename(path)
+        await daemon.done(2)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+async def test_what_is_put_back_while_the_daemon_is_down_goes_again_where_it_was_seen_gone(
+    faulty_s3: FaultyS3, tmp_path: Path, original: Path, seen: bool
+) -> None:
+    """Where nobody saw it gone, it can't be told from a restore, and the same content is sent once."""
+    configured = config(tmp_path, faulty_s3)
+    path = tmp_path / "drop" / "a"
+    async with running(configured) as daemon:
+        shutil.copy2(original, path)
+        await daemon.done()
+        if seen:
+            path.unlink()
+            await gone(daemon, "a")
+    path.unlink(missing_ok=True)
+    shutil.copy2(original, path)
+    async with running(configured) as daemon:
+        if seen:
+            await daemon.done()
+        await stays_as_it_is(daemon, 2 if seen else 1)
+
+
+async def noted(configured: Config, ledger: Ledger) -> None:
+    """Look for what is gone, as upkeep does."""
+
+    async def hear(_: object) -> None:
+        return
+
+    folder = Folder(configured.watches[0])
+    try:
+        await note_gone(ledger, "drop", folder, hear)
+    finally:
+        folder.close()
+
+
+@pytest.mark.parametrize("mounted", ["drop", "drop/below"])
+async def test_a_disk_that_was_unmounted_and_looked_for_in_vain_sends_nothing_again(
+    faulty_s3: FaultyS3, tmp_path: Path, original: Path, mounted: str
+) -> None:
+    """The empty folder below the mount point is all that upkeep sees, and it notes every file as gone."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    configured = config(tmp_path, faulty_s3)
+    (tmp_path / mounted).mkdir(exist_ok=True)
+    with bind(disk, tmp_path / mounted):
+        async with running(configured) as daemon:
+            shutil.copy2(original, disk / "a")
+            await daemon.rescan()
+            await daemon.done()
+    ledger = await open_ledger(configured.ledger.path)
+    await noted(configured, ledger)
+    (version,) = (await ledger.known("drop", [b"a", b"below/a"])).values()
+    assert version.gone_at is not None
+    await ledger.close(clean=True)
+    with bind(disk, tmp_path / mounted):
+        async with running(configured) as daemon:
+            await stays_as_it_is(daemon, 1)
+    assert [seen.method for seen in faulty_s3.requests if seen.key.endswith("a")].count("PUT") == 1
+
+
+@pytest.mark.parametrize("point", ["commit.gone.after", "commit.enqueue.after:2", "put.before:2", "put.after:2"])
+def test_a_kill_in_between_loses_no_second_drop(
+    faulty_s3: FaultyS3, tmp_path: Path, original: Path, point: str
+) -> None:
+    daemon = Presignd(
+        tmp_path,
+        config_for(faulty_s3, tmp_path, faulty_s3.bucket, watch='settle = "0s"'),
+        secrets=(faulty_s3.secret_key,),
+        prefix=("env", f"PRESIGND_CRASH_AT={point}"),
+    )
+    path = tmp_path / "drop" / "a"
+    try:
+        daemon.start()
+        shutil.copy2(original, path)
+        daemon.until(lambda: daemon.events("file.done"), "file.done")
+        path.unlink()
+        faulty_s3.objects.clear()
+        assert daemon.process
+        if point == "commit.gone.after":
+            assert daemon.process.wait(60) == -signal.SIGKILL
+            shutil.copy2(original, path)
+        else:
+            _until_gone(tmp_path / "state" / "ledger.sqlite3")
+            shutil.copy2(original, path)
+            assert daemon.process.wait(60) == -signal.SIGKILL
+        daemon._prefix = []
+        daemon.start()
+        daemon.until(lambda: len(daemon.links()) == 2, "second link")
+        assert [event["status"] for event in daemon.events("file.done")][-1] in {"linked", "adopted"}
+    finally:
+        daemon.end()
+
+
+def _until_gone(ledger: Path) -> None:
+    """Wait until the ledger of another process knows that a file is gone."""
+    with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as connection:
+        deadline = time.monotonic() + 60
+        while not connection.execute("SELECT count(*) FROM version WHERE gone_at IS NOT NULL").fetchone()[0]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
