@@ -66,7 +66,7 @@ class FakeView:
         return self.held_up
 
     def login_url(self) -> str:
-        return f"http://127.0.0.1:8321/login?token={SECRET}"
+        return f"http://127.0.0.1:8321/login?code={SECRET}"
 
     def hint(self, watch: str, path: bytes) -> None:
         self.hints.append((watch, path))

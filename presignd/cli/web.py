@@ -6,10 +6,11 @@ from presignd.cli.options import AsJson, ConfigFile
 
 
 def web_command(as_json: AsJson = False, config: ConfigFile = None) -> None:
-    """Print the address of the status page, to log in with.
+    """Print an address of the status page, to log in with.
 
-    The token is in it: whoever opens it sees links and may retry files. It is for root, the daemon's user,
-    and the links group. The page is off until web.listen is set.
+    It is good once, for five minutes: whoever opens it sees links and may retry files. It is for root, the
+    daemon's user, and the links group. The page is off until web.listen is set. Programs send the token of
+    web.token_file as Authorization: Bearer.
 
     Example: xdg-open "$(presignd web)"
     """

@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 import stat
+import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -17,11 +18,15 @@ from presignd.errors import UsageError, reason_of
 from presignd.trust import read_file, require_owner, walked
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from presignd.config.listen import Listen
 
+LOGIN_SECONDS = 300.0
+"""How long an address to log in with is good, once."""
+MOST_CODES = 100
+"""Login codes that are good at a time: the oldest goes first."""
 SHORTEST = 16
 """Characters: a shorter token could be guessed."""
 
@@ -77,6 +82,7 @@ class Access:
         self.cookie = hmac.new(token.encode(), b"presignd status page", hashlib.sha256).hexdigest()
         # Cookies know no ports: two daemons on one machine must not log each other out.
         self.cookie_name = f"presignd-{port}" if port else "presignd"
+        self.codes = LoginCodes()
 
     def is_token(self, given: str) -> bool:
         """Compare in constant time."""
@@ -91,6 +97,27 @@ class Access:
         """Tell whether ``Authorization: Bearer`` carries the token, which no site can make a browser send."""
         scheme, _, given = headers.get("Authorization", "").partition(" ")
         return scheme.lower() == "bearer" and self.is_token(given.strip())
+
+
+class LoginCodes:
+    """Codes that log in once each, soon: an address with one may stand in a history or a proxy's log for ever."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._codes: dict[str, float] = {}
+
+    def new(self) -> str:
+        """Return a fresh code."""
+        code = secrets.token_urlsafe(32)
+        self._codes[code] = self._clock() + LOGIN_SECONDS
+        while len(self._codes) > MOST_CODES:
+            del self._codes[next(iter(self._codes))]
+        return code
+
+    def spend(self, given: str) -> bool:
+        """Tell whether ``given`` is a code that is good yet; from now on it isn't."""
+        end = self._codes.pop(given, None)
+        return end is not None and self._clock() < end
 
 
 def is_our_host(host: str, listen: Listen) -> bool:

@@ -52,6 +52,7 @@ class StatusPage:
         self._longest_stream = longest_stream
         self._listen = parse_listen(view.config.web.listen)
         self._pictures: Pictures | None = None
+        self._access: Access | None = None
         self._url = ""
         self._told = ""
 
@@ -61,10 +62,10 @@ class StatusPage:
             self._pictures.hear(link)
 
     def login_url(self) -> str:
-        """Return the address to log in with, the token in it; raise ``Unavailable`` while the page is away."""
-        if not self._url:
+        """Return an address to log in with, once and soon; raise ``Unavailable`` while the page is away."""
+        if not self._url or self._access is None:
             raise Unavailable(f"web: the status page is not up: {self._told or 'it is being started'}")
-        return self._url
+        return f"{self._url}/login?code={self._access.codes.new()}"
 
     async def run(self) -> None:
         """Serve until cancelled; what goes wrong is told once, and tried again."""
@@ -83,7 +84,7 @@ class StatusPage:
                 log.exception("web.crashed")
                 self._told = f"a bug ({type(error).__name__})"
             finally:
-                self._url, self._pictures = "", None
+                self._url, self._access, self._pictures = "", None, None
             await asyncio.sleep(AGAIN_SECONDS)
 
     def _unavailable(self, error: str, fix: str) -> None:
@@ -111,7 +112,8 @@ class StatusPage:
         try:
             assert runner.server is not None
             async with _listening(self._listen, runner.server, crowd) as place:
-                self._started(place, token)
+                self._access = access
+                self._started(place)
                 if await asyncio.to_thread(rights.readable_by_others, path):
                     log.warning("web.token_readable", path=str(path), fix=f"chmod o-r {path}")
                 self._pictures = pictures
@@ -120,11 +122,11 @@ class StatusPage:
             await pictures.close()
             await runner.cleanup()
 
-    def _started(self, place: str, token: str) -> None:
+    def _started(self, place: str) -> None:
         self._told = ""
         # Behind a Unix socket the proxy has the name; for every interface the nearest does.
         name = "localhost" if self._listen.path else place.replace(EVERY, "127.0.0.1").replace("[::]", "[::1]")
-        self._url = f"http://{name}/login?token={token}"
+        self._url = f"http://{name}"
         exposed = (
             {} if self._listen.is_local else {"fix": "the token travels unencrypted: put a proxy with TLS before it"}
         )

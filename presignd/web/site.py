@@ -207,8 +207,10 @@ class Site:
         return self._access.has_bearer(request.headers) or self._access.has_cookie(request.cookies)
 
     async def _login(self, request: web.Request) -> web.Response:
-        if not self._access.is_token(request.query.get("token", "")):
-            return _said(403, "this is not the token: presignd web prints the address to log in with")
+        """Log a browser in, by a code of ``presignd web``; by the token too, for whoever kept such an address."""
+        by_code = request.method == "GET" and self._access.codes.spend(request.query.get("code", ""))
+        if not (by_code or self._access.is_token(request.query.get("token", ""))):
+            return _said(403, "this address is used up, or old: presignd web prints a new one to log in with")
         # Relative: a proxy may have the page below a path.
         answer = web.Response(status=303, headers={"Location": "."})
         secure = request.headers.get("X-Forwarded-Proto") == "https"

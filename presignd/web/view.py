@@ -120,7 +120,7 @@ class View(Protocol):
         ...
 
     def login_url(self) -> str:
-        """Return the status page's address, its token in it (secret); raise ``Unavailable`` where there is no page."""
+        """Return an address to log in with, good once (secret); raise ``Unavailable`` where there is no page."""
         ...
 
     def hint(self, watch: str, path: bytes) -> None:

@@ -108,6 +108,24 @@ async def test_the_cookie_is_no_script_s_and_goes_to_no_other_site_and_is_not_th
     assert headers["Location"] == "."  # the token is not left standing in the address
 
 
+async def test_the_address_to_log_in_with_is_good_once_and_holds_no_token(page: Page) -> None:
+    """It stays in a browser's history and a proxy's log."""
+    address = page.login_url
+    assert TOKEN not in address
+    for status in (303, 403):
+        async with page.session.get(address, allow_redirects=False) as answer:
+            assert (answer.status, "Set-Cookie" in answer.headers) == (status, status == 303)
+
+
+async def test_a_look_without_a_browser_s_get_leaves_the_address_good(page: Page) -> None:
+    """What fetches previews of an address asks for its head first."""
+    address = page.login_url
+    async with page.session.head(address, allow_redirects=False) as answer:
+        assert answer.status == 403
+    async with page.session.get(address, allow_redirects=False) as answer:
+        assert answer.status == 303
+
+
 @pytest.mark.parametrize("cookie", ["", "0" * 64, TOKEN])
 async def test_a_made_up_cookie_is_nobody_s(page: Page, cookie: str) -> None:
     page.add_link("report.pdf")
@@ -547,7 +565,6 @@ async def test_a_missing_token_is_made_for_this_user_alone(tmp_path: Path, said:
         assert stat.S_IMODE(place.stat().st_mode) == 0o600
         token = place.read_text("ascii").strip()
         assert len(token) >= 40
-        assert page.login_url.endswith(f"/login?token={token}")
         await page.log_in()
     assert token not in said.getvalue()
 
@@ -602,7 +619,7 @@ async def test_behind_a_unix_socket_the_proxy_decides_about_names(tmp_path: Path
 
 async def test_the_login_address_goes_to_who_may_have_links(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     (answer,) = await served.ask({"op": "web"})
-    assert answer["url"].startswith("http://127.0.0.1:8321/login?token=")
+    assert answer["url"].startswith("http://127.0.0.1:8321/login?code=")
     monkeypatch.setattr("presignd.web.peer.Peer.may_have_links", lambda *_: False)
     assert (await served.refusal({"op": "web"})).code == "refused"
 

@@ -10,7 +10,15 @@ import pytest
 
 from presignd.config.listen import parse_listen
 from presignd.errors import UsageError
-from presignd.web.access import Access, is_our_host, is_same_origin, load_token
+from presignd.web.access import (
+    LOGIN_SECONDS,
+    MOST_CODES,
+    Access,
+    LoginCodes,
+    is_our_host,
+    is_same_origin,
+    load_token,
+)
 
 PORT = parse_listen("127.0.0.1:8321")
 NAMED = parse_listen("status.example.org:8321")
@@ -112,3 +120,18 @@ def test_a_fifo_in_place_of_the_token_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "token")
     with pytest.raises(UsageError, match="no regular file"):
         load_token(tmp_path / "token")
+
+
+def test_a_login_code_is_good_once_and_for_a_while() -> None:
+    now = 0.0
+    codes = LoginCodes(lambda: now)
+    first, late = codes.new(), codes.new()
+    assert [codes.spend(first), codes.spend(first), codes.spend("")] == [True, False, False]
+    now = LOGIN_SECONDS
+    assert not codes.spend(late)
+
+
+def test_login_codes_that_nobody_uses_take_no_room() -> None:
+    codes = LoginCodes()
+    made = [codes.new() for _ in range(MOST_CODES + 1)]
+    assert [codes.spend(code) for code in (made[0], made[1], made[-1])] == [False, True, True]
