@@ -53,7 +53,8 @@ class Sight:
 
     ``read_ns`` (wall clock, UTC) and ``seen_at`` (monotonic, seconds) were taken before anything else, so
     a write after the look at the writer has a ctime later than ``read_ns``. ``missing`` is the ready
-    marker that isn't there. ``fault`` says why the file can't be read.
+    marker that isn't there, ``partner`` the unfinished download of this file beside it. ``fault`` says why the
+    file can't be read.
     """
 
     fingerprint: Fingerprint | None
@@ -62,6 +63,7 @@ class Sight:
     writer: bool | None = None
     missing: str = ""
     fault: Fault | None = None
+    partner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ def decide(before: Seen | None, sight: Sight, rules: Rules) -> Settled | Wait | 
         return Wait(seen, step(seen.looks), hindrance)
     if sight.missing:
         return Wait(seen, step(seen.looks, _LAST_MARKER_STEP), f"waits for {sight.missing}")
+    if sight.partner:
+        return Wait(seen, step(seen.looks, _LAST_MARKER_STEP), f"waits until {sight.partner} beside it is gone")
     needed, quiet = rules.needed(sight.writer), _quiet(seen, sight)
     if quiet < needed:
         return Wait(seen, needed - quiet, f"not yet quiet for {needed:g} s")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from presignd.config import WatchConfig
     from presignd.pipeline.ignore import Ignore
+    from presignd.pipeline.partners import Unfinished
 
 QUEUE = "fs.inotify.max_queued_events"
 
@@ -229,13 +230,17 @@ class News:
     cut_short: bool = False
 
 
-def sort_out(watch: WatchConfig, folder: Folder, ignore: Ignore, hints: Iterable[bytes]) -> News:
-    """Look at each hinted path and say what is to be done. Blocks."""
+def sort_out(
+    watch: WatchConfig, folder: Folder, ignore: Ignore, unfinished: Unfinished, hints: Iterable[bytes]
+) -> News:
+    """Look at each hinted path and say what is to be done; tell ``unfinished`` of downloads. Blocks."""
     news = News()
     for absolute in hints:
         path = folder.relative(absolute)
         if path and (watch.recursive or b"/" not in path):
             _sort_one(watch, folder, ignore, path, news)
+            if ignore.directory(path):  # maybe an unfinished download: it may be gone now, so what waits is looked at
+                news.files |= {waiting for waiting in unfinished.seen(path) if not ignore.file(waiting)}
     return news
 
 

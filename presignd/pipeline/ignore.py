@@ -31,8 +31,20 @@ DEFAULTS = (
     "~$*",
     "Thumbs.db",
     "desktop.ini",
+    "*.opdownload",
+    "*.wkdownload",
+    "*.fdmdownload",
+    "*.download/",
+    "*.part.minio",
+    "*.aria2",
+    "*.lftp-pget-status",
+    "*.!qB",
+    "*.!ut",
+    "*.bc!",
+    "*.xltd",
 )
-"""Contract §3, ``ignore_defaults``: what programs write while a file is not whole yet, and litter."""
+"""Contract §3, ``ignore_defaults``: what programs write while a file is not whole yet, and litter; without regard to
+case. Safari's ``*.download`` is a folder. Xunlei's ``*.td`` is left out: others end so too."""
 
 OWN_PREFIX = b".presignd-"
 OWN = (".presignd-*",)
@@ -41,7 +53,7 @@ OWN = (".presignd-*",)
 _CACHED_DIRECTORIES = 4096
 
 _LITERAL = r"[^*?\[\]\\/!#\s]+"
-_PLAIN = re.compile(rf"(?P<name>{_LITERAL})|\*(?P<end>{_LITERAL})|(?P<start>{_LITERAL})\*")
+_PLAIN = re.compile(rf"(?P<name>{_LITERAL})|\*(?P<end>[^*?\[\]\\/\s]+)|(?P<start>{_LITERAL})\*")
 """A pattern that plain string methods can say: a whole name, its end, or its beginning."""
 
 
@@ -56,7 +68,7 @@ class Ignore:
         self, patterns: Iterable[str] = (), *, defaults: bool = True, extra: Iterable[str] = (), marker: str = ""
     ) -> None:
         self._defaults = len(DEFAULTS) if defaults else 0
-        self._chosen = _spec([*DEFAULTS[: self._defaults], *patterns])
+        self._chosen = _spec(patterns, any_case=DEFAULTS[: self._defaults])
         self._always = _spec([*OWN, *extra, *_glob(marker)])
         self._markers = _spec(_glob(marker))
         self.ordinary = _ordinary([*self._always.patterns, *self._chosen.patterns])
@@ -130,9 +142,14 @@ def marked(template: str, marker: bytes) -> bytes | None:
     return os.fsencode(posixpath.join(parent, name[len(before) : len(name) - len(after)]))
 
 
-def _spec(patterns: list[str]) -> GitIgnoreSpec:
+def _spec(patterns: Iterable[str], any_case: Iterable[str] = ()) -> GitIgnoreSpec:
+    """Make a specification of ``patterns``, and before them of those that mean ``any_case``."""
+    first = [GitIgnoreSpecPattern(pattern) for pattern in any_case]
+    for pattern in first:
+        assert pattern.regex is not None
+        pattern.regex = re.compile(pattern.regex.pattern, re.IGNORECASE | re.ASCII)
     # "simple": the faster backends take no names that are no UTF-8.
-    return GitIgnoreSpec.from_lines(patterns, backend="simple")
+    return GitIgnoreSpec([*first, *map(GitIgnoreSpecPattern, patterns)], backend="simple")
 
 
 def _pattern(spec: GitIgnoreSpec, found: CheckResult[str]) -> str:
@@ -144,6 +161,7 @@ def _ordinary(patterns: Iterable[Pattern]) -> Callable[[str], bool]:
     """Return the test for names that no pattern means, by plain string methods; none passes it where these can't say.
 
     A negation only takes back what another pattern took, and one for directories takes a file with its directory.
+    Case is left out: a name that passes is none that any pattern means.
     """
     plain: dict[str | None, list[str]] = {"name": [], "end": [], "start": []}
     for pattern in patterns:
@@ -152,9 +170,14 @@ def _ordinary(patterns: Iterable[Pattern]) -> Callable[[str], bool]:
             continue
         if (found := _PLAIN.fullmatch(text)) is None:
             return lambda _: False
-        plain[found.lastgroup].append(found[found.lastgroup or 0])
+        plain[found.lastgroup].append(found[found.lastgroup or 0].lower())
     names, ends, starts = frozenset(plain["name"]), tuple(plain["end"]), tuple(plain["start"])
-    return lambda name: not (name.endswith(ends) or name.startswith(starts) or name in names)
+
+    def ordinary(name: str) -> bool:
+        name = name.lower()
+        return not (name.endswith(ends) or name.startswith(starts) or name in names)
+
+    return ordinary
 
 
 def _text(path: bytes) -> str:

@@ -13,6 +13,7 @@ from presignd.pipeline.decide import Sight
 from presignd.pipeline.digest import checksum_like, fingerprint_of
 from presignd.pipeline.folder import Folder, Gone, NotRegular
 from presignd.pipeline.ignore import beside
+from presignd.pipeline.partners import Unfinished, holds
 from presignd.pipeline.writer_check import WriterCheck, has_writer
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Looker:
-    """Looks at files of one folder; ``ready_marker`` is the watch's template, or ""."""
+    """Looks at files of one folder; ``ready_marker`` is the watch's template, or ""; ``unfinished`` its downloads."""
 
     def __init__(
         self,
@@ -31,12 +32,14 @@ class Looker:
         check: WriterCheck,
         ready_marker: str,
         *,
+        unfinished: Unfinished,
         monotonic: Callable[[], float],
         time_ns: Callable[[], int],
     ) -> None:
         self._folder = folder
         self._leases = check.mode == "lease"
         self._marker = ready_marker
+        self._unfinished = unfinished
         self._monotonic = monotonic
         self._time_ns = time_ns
 
@@ -58,7 +61,8 @@ class Looker:
             return Sight(None, read_ns, seen_at)
         except Fault as passing:
             return Sight(None, read_ns, seen_at, fault=passing)
-        return Sight(fingerprint, read_ns, seen_at, writer, self._missing(path), fault)
+        partner = self._partner(path, fingerprint.size, read_ns)
+        return Sight(fingerprint, read_ns, seen_at, writer, self._missing(path), fault, partner)
 
     def _read(self, path: bytes) -> tuple[Fingerprint, bool | None, Fault | None]:
         try:
@@ -81,6 +85,18 @@ class Looker:
             self._folder.stat(marker)
             return ""
         return marker.rpartition(b"/")[2].decode("utf-8", "backslashreplace")
+
+    def _partner(self, path: bytes, size: int, now_ns: int) -> str:
+        """Return the name of the unfinished download that the file at ``path`` waits for, "" for none."""
+        for partner in self._unfinished.of(path):
+            try:
+                age = (now_ns - self._folder.stat(partner).st_mtime_ns) / 1e9
+            except (Gone, NotRegular, FileFault):
+                self._unfinished.gone(partner)
+                continue
+            if holds(partner, size=size, age=age):
+                return partner.rpartition(b"/")[2].decode("utf-8", "backslashreplace")
+        return ""
 
     def same_content(
         self, path: bytes, fingerprint: Fingerprint, known: FileVersion, stop: threading.Event

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from presignd.errors import Fault, lacks_descriptors
 from presignd.heartbeat import beat
 from presignd.pipeline.folder import Folder, Gone, NotRegular
+from presignd.pipeline.partners import Unfinished
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Mapping
@@ -37,7 +38,7 @@ class Scan:
 
     Symlinks are not followed, what vanishes under way is left out, and what can't be read is named in
     ``problems``, once each, and ``cut_short`` tells that too many files were open for
-    it; ``own`` are the paths with names of our own. Setting ``stop`` ends it early.
+    it; ``unfinished`` hears of downloads; ``own`` are the paths with names of our own. Setting ``stop`` ends it.
     ``files``, ``directories`` and ``seconds`` (spent walking, not waiting; whoever asks the ledger of what is found
     may add that) count up as it goes.
     """
@@ -50,8 +51,10 @@ class Scan:
         *,
         recursive: bool = True,
         stop: threading.Event | None = None,
+        unfinished: Unfinished | None = None,
     ) -> None:
         self._folder = folder
+        self._unfinished = unfinished or Unfinished()
         self._ignore = ignore
         self._recursive = recursive
         self.stop = stop or threading.Event()
@@ -129,13 +132,22 @@ class Scan:
         finally:
             os.close(fd)
             # By name, so that batches of neighbours are neighbours in the ledger's index too.
-            self._waiting += sorted((path for path in below if not self._ignore.directory(path)), reverse=True)
+            self._waiting += sorted((path for path in below if not self._is_left(path)), reverse=True)
 
     def _is_taken(self, path: bytes) -> bool:
         if self._ignore.own(path.rpartition(b"/")[2]):
             self.own.append(path)
             return False
-        return not self._ignore.file(path)
+        if self._ignore.file(path):
+            self._unfinished.seen(path)
+            return False
+        return True
+
+    def _is_left(self, directory: bytes) -> bool:
+        if self._ignore.directory(directory):
+            self._unfinished.seen(directory)
+            return True
+        return False
 
     def _trouble(self, path: bytes, error: PresigndError | OSError) -> None:
         """Go on with the next one where this one vanished or can't be read."""

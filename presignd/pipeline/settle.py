@@ -16,6 +16,7 @@ from presignd.model import Candidate, Source, State
 from presignd.pipeline.decide import LOCAL_GRAIN, NETWORK_GRAIN, Rules, worth_a_look
 from presignd.pipeline.lane import Lane, MakeVersion, Settling, Tools
 from presignd.pipeline.look import Looker
+from presignd.pipeline.partners import Unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -47,14 +48,22 @@ class Settler:
         self._tasks: asyncio.TaskGroup | None = None
         self._running: dict[str, asyncio.Task[None]] = {}
 
-    def add(self, watch: WatchConfig, folder: Folder, check: WriterCheck) -> None:
+    def add(self, watch: WatchConfig, folder: Folder, check: WriterCheck, unfinished: Unfinished | None = None) -> None:
         """Settle a watch's candidates from now on, before ``run`` or while it runs.
 
-        Said again, it changes how: the folder may be on another filesystem by now.
+        Files wait for the downloads that ``unfinished`` knows of. Said again, it changes how: the folder may be on
+        another filesystem by now.
         """
         rules = Rules(watch.settle, _grain(folder.fd))
         tools = self._tools
-        look = Looker(folder, check, watch.ready_marker, monotonic=tools.monotonic, time_ns=tools.time_ns)
+        look = Looker(
+            folder,
+            check,
+            watch.ready_marker,
+            unfinished=unfinished or Unfinished(),
+            monotonic=tools.monotonic,
+            time_ns=tools.time_ns,
+        )
         if (lane := self._lanes.get(watch.name)) is not None:
             lane.look_by(rules, look)
         else:

@@ -36,6 +36,7 @@ from presignd.pipeline.events import (
 from presignd.pipeline.hints import Hints
 from presignd.pipeline.ignore import Ignore
 from presignd.pipeline.inotify import inotify_source
+from presignd.pipeline.partners import Unfinished
 from presignd.pipeline.scan import Scan, rescan_interval, topmost
 from presignd.pipeline.strays import Strays
 from presignd.pipeline.writer_check import mode
@@ -98,6 +99,7 @@ class Watcher:
         self._path = folder.root.decode("utf-8", "backslashreplace")
         self._on_vanished = on_vanished
         self._ignore = Ignore.of(config)
+        self._unfinished = Unfinished()
         self._strays = Strays(config.name, folder, ledger, settler.offer)
         self._wanted = ""
         self._scan_at: float | None = None
@@ -205,7 +207,9 @@ class Watcher:
         if not hints:
             return
         looked_at, at_once = datetime.now(UTC), len(hints) <= self._folder.at_once
-        news = await soon(lambda: sort_out(self._config, self._folder, self._ignore, hints), at_once=at_once)
+        news = await soon(
+            lambda: sort_out(self._config, self._folder, self._ignore, self._unfinished, hints), at_once=at_once
+        )
         if news.cut_short:
             self._scan_later()
         closed = hints.closed if isinstance(hints, Hints) else ()
@@ -270,7 +274,7 @@ class Watcher:
         """Find out how files here settle; False where their filesystem does not even tell what it is."""
         try:
             check = await asyncio.to_thread(mode, self._folder)
-            self._settler.add(self._config, self._folder, check)
+            self._settler.add(self._config, self._folder, check, self._unfinished)
         except OSError:
             return False
         self.check = check
@@ -362,7 +366,8 @@ class Watcher:
         await self._strays.run()
 
     def _scan_of(self, directory: bytes, *, recursive: bool) -> Scan:
-        return Scan(self._folder, self._ignore, directory, recursive=recursive, stop=threading.Event())
+        stop, unfinished = threading.Event(), self._unfinished
+        return Scan(self._folder, self._ignore, directory, recursive=recursive, stop=stop, unfinished=unfinished)
 
     async def _offer(self, scan: Scan, source: Source, ignore_before: datetime | None = None) -> tuple[int, float]:
         """Hand a scan to settling; return the candidates, and the seconds it cost, waiting left out."""

@@ -16,7 +16,10 @@ import pytest
 from presignd.config import WatchConfig
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.folder import Folder
+from presignd.pipeline.ignore import Ignore
 from presignd.pipeline.look import Looker
+from presignd.pipeline.partners import Unfinished
+from presignd.pipeline.scan import Scan
 from presignd.pipeline.writer_check import WriterCheck, ignore_sigio
 from tests.finishing import failing
 from tests.versions import in_state
@@ -46,8 +49,15 @@ class Place:
         ignore_sigio()
         self.root = root
         self.folder = Folder(WatchConfig(name="drop", path=root, bucket="test-bucket"))
-        clocks = {"monotonic": time.monotonic, "time_ns": time.time_ns}
-        self.look = Looker(self.folder, WriterCheck("lease", ""), ready_marker, **clocks)  # type: ignore[arg-type] # both are numbers
+        self.unfinished = Unfinished()
+        self.look = Looker(
+            self.folder,
+            WriterCheck("lease", ""),
+            ready_marker,
+            unfinished=self.unfinished,
+            monotonic=time.monotonic,
+            time_ns=time.time_ns,
+        )
 
     def fingerprint(self) -> Fingerprint:
         return Fingerprint.of((self.root / "a").stat())
@@ -119,3 +129,39 @@ def test_a_look_names_the_marker_that_is_missing(tmp_path: Path) -> None:
     (tmp_path / "a.ok").touch()
     assert place.look([b"a"])[0].missing == ""
     place.folder.close()
+
+
+@pytest.mark.parametrize(
+    "beside", ["a.part", "a.part.minio", "a.crdownload", "a.aria2", "a.download", "a.k3Jd81-x.part"]
+)
+def test_an_empty_file_waits_for_the_unfinished_download_beside_it_however_old(tmp_path: Path, beside: str) -> None:
+    """A browser's placeholder: what there is of the file is in the other one."""
+    (tmp_path / "a").touch()
+    place = Place(tmp_path)
+    (tmp_path / beside).mkdir() if beside == "a.download" else (tmp_path / beside).write_bytes(b"half")
+    os.utime(tmp_path / beside, (0, 0))
+    assert len([*Scan(place.folder, Ignore(), unfinished=place.unfinished).batches()]) == 1
+    assert place.look([b"a"])[0].partner == beside
+    place.folder.close()
+
+
+def test_a_file_that_is_not_empty_waits_for_a_download_that_goes_on_and_for_what_fills_the_file_itself(
+    place: Place,
+) -> None:
+    for name, expected in (("a.part", ["a.part", ""]), ("a.aria2", ["a.aria2", "a.aria2"])):
+        (place.root / name).write_bytes(b"half")
+        found = []
+        for age in (60, 7200):
+            os.utime(place.root / name, (time.time() - age,) * 2)
+            place.unfinished.seen(name.encode())
+            found.append(place.look([b"a"])[0].partner)
+        assert found == expected
+        (place.root / name).unlink()
+        assert place.look([b"a"])[0].partner == ""
+
+
+def test_a_download_under_a_name_that_the_watch_does_not_ignore_is_a_file_like_any_other(place: Place) -> None:
+    (place.root / "a.part").write_bytes(b"half")
+    (batch,) = Scan(place.folder, Ignore(["!*.part"]), unfinished=place.unfinished).batches()
+    assert len(batch) == 2
+    assert place.look([b"a"])[0].partner == ""

@@ -25,6 +25,7 @@ from presignd.model import Listed, State
 from presignd.pipeline.events import News, sort_out
 from presignd.pipeline.folder import Folder
 from presignd.pipeline.ignore import Ignore
+from presignd.pipeline.partners import Unfinished
 from tests.mounts import short_queue
 from tests.unprivileged import without_rights, world_readable
 from tests.watching import EVENTS, watching
@@ -410,7 +411,7 @@ def test_what_lies_outside_or_deeper_than_it_is_watched_is_no_news(tmp_path: Pat
     (tmp_path / "sub").mkdir()
     folder = Folder(config)
     hints = [folder.root, b"/elsewhere/a", folder.absolute(b"sub/a"), folder.absolute(b"sub")]
-    assert sort_out(config, folder, Ignore.of(config), hints) == News()
+    assert sort_out(config, folder, Ignore.of(config), Unfinished(), hints) == News()
     folder.close()
 
 
@@ -422,6 +423,6 @@ def test_what_can_not_be_looked_at_is_not_taken_for_gone() -> None:
         config = WatchConfig(name="drop", path=root, bucket="test-bucket")
         folder = Folder(config)
         with without_rights():
-            assert sort_out(config, folder, Ignore.of(config), [folder.absolute(b"closed/a")]) == News()
+            assert sort_out(config, folder, Ignore.of(config), Unfinished(), [folder.absolute(b"closed/a")]) == News()
         (root / "closed").chmod(0o700)
         folder.close()

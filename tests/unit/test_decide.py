@@ -261,3 +261,10 @@ def test_a_quarantined_file_that_can_be_read_again_goes_on_by_itself() -> None:
 
 def test_a_file_that_lost_its_read_permission_stays_what_it_was() -> None:
     assert verdict(version(State.FINISHED, checksum="md5:0"), TOUCHED, code="unreadable") is Verdict.SAME
+
+
+def test_a_file_waits_for_its_unfinished_download_and_says_so() -> None:
+    sight = Sight(made(), NOW + 10**12, 0.0, writer=False, partner="a.part")
+    waits = decide(None, sight, Rules())
+    assert isinstance(waits, Wait)
+    assert waits.why == "waits until a.part beside it is gone"

@@ -200,3 +200,41 @@ def test_a_rule_is_named_for_what_is_ignored_and_for_nothing_else(parts: list[st
     rules = Ignore.of(watch(ignore=["*.log", "old/", "!keep.tmp", "/a/*/b.part"]))
     path = "/".join(parts).encode()
     assert bool(rules.why(path)) == rules.file(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.PART",
+        "A.Crdownload",
+        "a.aria2",
+        "a.!qB",
+        "a.!QB",
+        "a.opdownload",
+        "a.part.minio",
+        "THUMBS.DB",
+        "a.bc!",
+        "a.!ut",
+    ],
+)
+def test_the_defaults_mean_their_names_in_any_case(name: str) -> None:
+    assert Ignore().file(name.encode())
+    assert name.lower() in Ignore().why(name.encode()).lower() or "ignore_defaults" in Ignore().why(name.encode())
+    assert not Ignore(defaults=False).file(name.encode())
+
+
+def test_a_pattern_of_the_configuration_means_its_own_case() -> None:
+    assert Ignore(["*.bak"]).file(b"a.bak")
+    assert not Ignore(["*.bak"]).file(b"a.BAK")
+    assert not Ignore(["!*.PART"]).file(b"a.PART"), "and takes back what it says"
+    assert Ignore(["!*.PART"]).file(b"a.part")
+
+
+def test_safari_s_download_is_a_folder() -> None:
+    assert Ignore().file(b"report.pdf.download/report.pdf")
+    assert not Ignore().file(b"report.pdf.download")
+
+
+def test_the_defaults_can_all_be_told_by_plain_string_methods() -> None:
+    """Else every name of a scan would be matched against every pattern."""
+    assert Ignore().ordinary("report.pdf")

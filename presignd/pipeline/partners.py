@@ -1,0 +1,70 @@
+"""Files that stand beside an unfinished download of theirs: a browser's placeholder, what aria2 fills. Pure.
+
+Firefox makes an empty ``report.pdf`` and fills ``report.pdf.part`` or ``report.k3Jd81-x.pdf.part`` beside it; aria2
+fills ``report.iso`` itself and keeps ``report.iso.aria2`` beside it until it is whole.
+"""
+
+from __future__ import annotations
+
+import re
+
+UNFINISHED = (b".part", b".partial", b".filepart", b".crdownload", b".opdownload", b".download", b".part.minio")
+CONTROL = (b".aria2", b".lftp-pget-status")
+"""Beside a file that is being filled itself: it stands as long as that is not whole."""
+
+FRESH = 3600.0
+"""Seconds for which an unfinished download counts beside a file that is not empty: one that was given up stays for
+ever, and the file may be an older, whole one."""
+
+_SALTED = re.compile(rb"(?P<stem>.+)\.[\w-]{8}(?P<suffix>(?:\.[^.]+)?)\.part")
+
+
+def held(path: bytes) -> list[bytes]:
+    """Return the paths of the files that may wait for the unfinished download at ``path``."""
+    folder, slash, name = path.rpartition(b"/")
+    names = [name[: -len(suffix)] for suffix in (*UNFINISHED, *CONTROL) if name.endswith(suffix)]
+    if placeholder := _placeholder(name):
+        names.append(placeholder)
+    return [folder + slash + each for each in names if each]
+
+
+def holds(partner: bytes, *, size: int, age: float) -> bool:
+    """Tell whether a file of ``size`` waits for ``partner``, which was touched ``age`` seconds ago.
+
+    An empty one does without limit, and so does one that is being filled itself.
+    """
+    return size == 0 or partner.endswith(CONTROL) or abs(age) < FRESH
+
+
+def _placeholder(name: bytes) -> bytes | None:
+    match = _SALTED.fullmatch(name)
+    return match["stem"] + match["suffix"] if match else None
+
+
+class Unfinished:
+    """The unfinished downloads that were seen in one watch, by the files that may wait for them.
+
+    Events and scans tell of them, so that a look at a file costs nothing more where there are none.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[bytes, frozenset[bytes]] = {}
+
+    def seen(self, partner: bytes) -> list[bytes]:
+        """Take down a path that the watch ignores; return the files that may wait for it: none for most."""
+        files = held(partner)
+        for file in files:
+            self._of[file] = self.of(file) | {partner}
+        return files
+
+    def gone(self, partner: bytes) -> None:
+        """Forget one that is there no more."""
+        for file in held(partner):
+            if left := self.of(file) - {partner}:
+                self._of[file] = left
+            else:
+                self._of.pop(file, None)
+
+    def of(self, file: bytes) -> frozenset[bytes]:
+        """Return what the file at ``file`` may wait for."""
+        return self._of.get(file, frozenset())

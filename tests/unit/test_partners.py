@@ -1,0 +1,50 @@
+"""Which file waits for which unfinished download."""
+
+from __future__ import annotations
+
+import pytest
+
+from presignd.pipeline import partners
+
+
+@pytest.mark.parametrize(
+    ("partner", "held"),
+    [
+        (b"d/report.pdf.part", [b"d/report.pdf"]),
+        (b"report.k3Jd81-x.pdf.part", [b"report.k3Jd81-x.pdf", b"report.pdf"]),
+        (b"README.k3Jd81-x.part", [b"README.k3Jd81-x", b"README"]),
+        (b"a.part.minio", [b"a"]),
+        (b"a.iso.aria2", [b"a.iso"]),
+        (b"a.txt", []),
+        (b"d/.part", []),
+    ],
+)
+def test_an_unfinished_download_tells_by_its_name_which_file_it_is_for(partner: bytes, held: list[bytes]) -> None:
+    assert partners.held(partner) == held
+
+
+def test_what_was_seen_is_remembered_for_each_file_that_may_wait_until_it_is_gone() -> None:
+    unfinished = partners.Unfinished()
+    for partner in (b"a.part", b"a.aria2", b"other.txt"):
+        unfinished.seen(partner)
+    assert unfinished.of(b"a") == {b"a.part", b"a.aria2"}
+    for partner in (b"a.part", b"a.aria2", b"a.aria2"):
+        unfinished.gone(partner)
+    assert unfinished.of(b"a") == frozenset()
+    assert unfinished._of == {}, "and takes no room any more"
+
+
+@pytest.mark.parametrize(
+    ("partner", "size", "age", "waits"),
+    [
+        (b"a.part", 0, 10**9, True),
+        (b"a.part", 5, 60, True),
+        (b"a.part", 5, 7200, False),
+        (b"a.part", 5, -7200, False),
+        (b"a.aria2", 5, 10**9, True),
+    ],
+)
+def test_an_empty_file_waits_for_ever_and_another_while_its_download_goes_on(
+    partner: bytes, size: int, age: float, waits: bool
+) -> None:
+    assert partners.holds(partner, size=size, age=age) is waits
