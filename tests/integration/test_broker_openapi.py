@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import presignd.broker
 from presignd.broker.api import Api
 from presignd.broker.models import BrokerSection
@@ -54,6 +56,7 @@ def test_its_shapes_are_those_of_the_code() -> None:
     assert schemas["GrantRequest"]["additionalProperties"] is False
 
 
+@pytest.mark.long
 def test_a_fuzzer_that_reads_it_finds_nothing(tmp_path: Path, seaweedfs: Store) -> None:
     """schemathesis: every status and shape as documented, no 500, no way around the token."""
     with broker_for(tmp_path, seaweedfs) as broker:

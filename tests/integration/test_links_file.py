@@ -186,7 +186,7 @@ def test_no_symlink_in_place_of_a_rotated_file_is_followed(config: LinksConfig, 
     assert treasure.stat().st_mode & 0o777 == 0o604
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
+@pytest.mark.needs("root")
 @pytest.mark.parametrize("name", ["links.jsonl", "links.jsonl.1"])
 def test_a_file_of_another_user_is_not_taken_for_the_links(config: LinksConfig, name: str) -> None:
     """It could hold lines of his, and he could read those that come."""

@@ -15,6 +15,7 @@ import pytest
 from presignd.errors import Fault
 from presignd.pipeline.leaving import Outcome
 from tests.finishing import CONTENT, NOBODY, Place, far, leases, place, verified
+from tests.needs import need
 from tests.running import config, running, watch
 
 if TYPE_CHECKING:
@@ -42,8 +43,7 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     around = tmp_path / ("drop" if request.param == "inside" else "share")
     around.mkdir()
     if request.param == "in another user's folder":
-        if os.geteuid() != 0:
-            pytest.skip("needs root, to be two users")
+        need("root")
         os.chown(around, NOBODY, NOBODY)
     else:
         around.chmod(0o1777 if "sticky" in request.param else 0o777)
@@ -56,7 +56,7 @@ def foreign(link: Path) -> Path:
     if os.geteuid() == 0:
         os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
     elif stat.S_IMODE(link.parent.stat().st_mode) & stat.S_ISVTX:
-        pytest.skip("needs root, to be two users")
+        need("root")
     return link
 
 

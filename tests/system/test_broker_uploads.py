@@ -61,6 +61,7 @@ def make(tmp_path: Path, store: Store) -> Iterator[Callable[..., Box]]:
             each.daemon.end()
 
 
+@pytest.mark.long
 def test_every_file_goes_through_kills_of_either_side(make: Callable[..., Box]) -> None:
     box, rng = make(), random.Random(7)
     named = list(names(COUNT, rng))
@@ -79,6 +80,7 @@ def test_every_file_goes_through_kills_of_either_side(make: Callable[..., Box]) 
     assert_all_arrived(box.daemon, box.store, box.bucket, {PREFIX + name: content for name, content in files.items()})
 
 
+@pytest.mark.long
 def test_a_large_file_in_parts_goes_through_kills_of_either_side(make: Callable[..., Box]) -> None:
     """Each part has a grant of its own; what the ledger has of them is not sent again."""
     part = max(PART, LARGE // 1000)

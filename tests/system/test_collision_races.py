@@ -211,6 +211,7 @@ CONTESTS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("contest", CONTESTS, indirect=True, ids="-".join)
 def test_whatever_the_policy_and_the_end_no_last_content_is_lost_torn_or_another_s(contest: Contest) -> None:
     """Each link leads to what it was issued for, save where another host may overwrite it by the policy."""

@@ -29,7 +29,7 @@ __all__ = ["far"]
 TRIES = int(os.environ.get("PRESIGND_COMEBACK_TRIES", "400"))
 SEED = int(os.environ.get("PRESIGND_COMEBACK_SEED", "1"))
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = [pytest.mark.timeout(3600), pytest.mark.long]
 
 
 @pytest.fixture(params=["delete", "move", "across"])

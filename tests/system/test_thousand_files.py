@@ -20,7 +20,7 @@ COUNT = int(os.environ.get("PRESIGND_TEST_FILES", "120"))
 OUTAGE = float(os.environ.get("PRESIGND_TEST_OUTAGE", "1"))
 """Seconds the store is away, from when that was noticed."""
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.long]
 
 
 class Drop:

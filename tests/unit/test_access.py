@@ -96,7 +96,7 @@ def test_a_token_file_where_none_can_be_is_one_clear_line(tmp_path: Path) -> Non
         load_token(tmp_path / "link")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
+@pytest.mark.needs("root")
 @pytest.mark.parametrize("content", ["a" * 20, ""])
 def test_a_token_of_another_user_is_refused(tmp_path: Path, content: str) -> None:
     """He knows it; an empty one he could read later."""

@@ -110,14 +110,20 @@ def run(*arguments: str) -> Result:
 
 
 @pytest.mark.parametrize("secret", CANARIES)
-@pytest.mark.parametrize("arguments", mistakes(), ids=" ".join)
-@pytest.mark.parametrize("configured", [False, True], ids=["unconfigured", "configured"])
+@pytest.mark.parametrize(
+    ("arguments", "configured"),
+    [
+        (arguments, configured)
+        for configured in (False, True)
+        for arguments in mistakes()
+        if not (configured and arguments[0] == "run")  # it would serve
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else ["unconfigured", "configured"][value],
+)
 def test_no_mistake_is_told_with_the_secret_in_it(
     place: Path, arguments: tuple[str, ...], secret: str, *, configured: bool
 ) -> None:
     if configured:
-        if arguments[0] == "run":
-            pytest.skip("it would serve")
         (place / "config.toml").write_text(CONFIG.format(folder=place))
         (place / "config.toml").chmod(0o600)
     done = run(*(word.replace("SECRET", CANARIES[secret]) for word in arguments))

@@ -217,7 +217,7 @@ def test_models_are_frozen() -> None:
         watch.bucket = "other"  # type: ignore[misc]  # that it can't be is what is tested
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
+@pytest.mark.needs("root")
 @pytest.mark.parametrize("option", ["access_key_file", "secret_key_file", "token_file"])
 def test_a_file_of_another_user_is_taken_for_no_key_and_no_token(config: Load, tmp_path: Path, option: str) -> None:
     for name in ("access_key_file", "secret_key_file", "token_file"):

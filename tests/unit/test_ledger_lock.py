@@ -179,7 +179,7 @@ def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
+@pytest.mark.needs("root")
 @pytest.mark.parametrize("name", ["lock", "ledger.sqlite3", "ledger.sqlite3-wal", "ledger.sqlite3-shm"])
 def test_a_file_of_another_user_is_never_a_part_of_the_ledger(tmp_path: Path, name: str) -> None:
     planted = tmp_path / name

@@ -15,7 +15,7 @@ from presignd.pipeline.folder import Folder
 from tests.descriptors import open_descriptors
 from tests.unprivileged import NOBODY, without_rights, world_readable
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
+as_root = pytest.mark.needs("root")
 
 
 @pytest.fixture
