@@ -8,14 +8,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+from html import unescape
 
 from presignd.errors import Fault, fault
+from presignd.xml import first_text, rows
 
 ENCRYPTED = ("aws:kms", "aws:kms:dsse")
 """Server-side encryption under which an ETag is no MD5 (S3 API, "Object", ETag)."""
 
 SKEW_LIMIT = 900.0
 """Seconds of clock difference that S3 tolerates (RequestTimeTooSkewed)."""
+
+LONGEST_TEXT = 1024
+"""Characters of an element's text that are taken."""
 
 LONGEST_RETRY_AFTER = 300.0
 """Seconds of a Retry-After that are waited out: after that one small probe may ask again, whatever was said."""
@@ -78,6 +83,8 @@ S3_CODES: dict[str, str] = {
     "ConditionalRequestConflict": "precondition_failed",
     "OperationAborted": "precondition_failed",
     "NoSuchKey": "missing_object",
+    "InvalidPart": "upload_lost",
+    "NoSuchUpload": "upload_lost",
 }
 """S3's error codes by ours: the API reference's list of error codes, and those of MinIO (XMinio…, SlowDownRead),
 SeaweedFS (Err…, Existing…), StorageGRID (KeyTooLong), Google's XML API (InvalidSecurity), and of throttling (the
@@ -125,10 +132,16 @@ class Answer:
     def element(self, name: str) -> str:
         """Return the text of the first XML element ``name``; "" where there is none.
 
-        A search, not a parse: error bodies are flat, may be cut at 64 KiB, and may be no XML at all.
+        A body that is no XML, or that no parser takes (a key with a control character in it), is searched.
         """
-        found = re.search(rb"<%s>([^<]{0,1024})</%s>" % (name.encode(), name.encode()), self.body)
-        return found.group(1).decode("utf-8", "replace").strip() if found else ""
+        if text := first_text(self.body, name):
+            return text[:LONGEST_TEXT]
+        found = re.search(rb"<%s>([^<]{0,%d})</%s>" % (name.encode(), LONGEST_TEXT, name.encode()), self.body)
+        return unescape(found.group(1).decode("utf-8", "replace")).strip() if found else ""
+
+    def elements(self, name: str) -> list[dict[str, str]]:
+        """Return the children's texts of each XML element ``name``, as far as the body was read."""
+        return rows(self.body, name)
 
     @property
     def date(self) -> datetime | None:
@@ -138,7 +151,7 @@ class Answer:
     @property
     def etag(self) -> str:
         """The ETag without quotes."""
-        return self.headers.get("etag", "").removeprefix("W/").strip('"')
+        return bare(self.headers.get("etag", ""))
 
     @property
     def opaque_etag(self) -> bool:
@@ -170,6 +183,11 @@ def _read_date(value: str) -> datetime | None:
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return found if found.year in _YEARS else None
+
+
+def bare(etag: str) -> str:
+    """Return an ETag without its quotes."""
+    return etag.removeprefix("W/").strip('"')
 
 
 def fault_of(answer: Answer, *, expires_at: datetime, now: datetime, clock_offset: float | None) -> Fault:

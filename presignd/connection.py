@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -21,13 +21,16 @@ CERTIFICATE_DAYS = 14
 """Fewer days left of a certificate than this are a warning."""
 
 
-async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
+async def read_at_most(
+    response: aiohttp.ClientResponse, limit: int, on_piece: Callable[[], None] = lambda: None
+) -> bytes:
     """Read up to ``limit`` bytes; a longer body costs its connection, not our memory."""
     kept = bytearray()
     while len(kept) < limit:
         piece = await response.content.read(limit - len(kept))
         if not piece:
             return bytes(kept)
+        on_piece()
         kept += piece
     response.close()
     return bytes(kept)

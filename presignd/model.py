@@ -139,6 +139,19 @@ class FileVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """What a path sent under a key, verified or not: size in bytes, checksum, and size of the parts it is made of.
+
+    ``etag`` is what the store called it, once verified; whatever its form, it is the store's own word.
+    """
+
+    size: int
+    checksum: str
+    part_size: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """One part of a multipart upload that the store has: its number (from 1), size in bytes, MD5 (hex), ETag."""
 

@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
+from html import escape
 from typing import Protocol
 
-from presignd.answers import Answer
+from presignd.answers import Answer, bare
 from presignd.errors import Fault, fault
 from presignd.presign import Grant, GrantRequest, Operation
 
@@ -179,6 +180,19 @@ class Probe:
         """Tell whether ``wrong``, a checksum of other bytes and the one thing this request has wrong, is refused."""
         return (await self.write(accept=(400,), checksum=wrong)).status == 400  # noqa: PLR2004
 
+    async def has_md5_etags(self, *, in_parts: bool) -> bool:
+        """Tell whether a PUT is answered with its MD5; or whether an object in parts is named by the MD5s of these.
+
+        By the upload's own answer, and a HEAD where that tells any: the object may be another daemon's by then.
+        """
+        md5 = md5_of(BODY).removeprefix("md5:")
+        of_parts = f"{hashlib.md5(bytes.fromhex(md5), usedforsecurity=False).hexdigest()}-1"
+        answer = await (self._in_parts() if in_parts else self.write())
+        told = bare(answer.element("ETag")) if in_parts else answer.etag
+        there = await self.ask(Operation.HEAD, accept=(403, NOT_FOUND))
+        made = (md5, of_parts) if in_parts else (md5,)
+        return told.lower() in made and not there.opaque_etag and there.etag.lower() in (*made, "")
+
     async def verifies_signatures(self) -> bool:
         """Tell whether a HEAD of the check object is refused when its signature is wrong."""
         for _ in range(TRIES):
@@ -246,7 +260,7 @@ class Probe:
             upload_id=upload_id,
             part_number=1,
         )
-        etag = (await self._send(part, BODY)).etag
+        etag = escape((await self._send(part, BODY)).etag, quote=False) or md5_of(BODY).removeprefix("md5:")
         parts = f"<Part><PartNumber>1</PartNumber><ETag>&quot;{etag}&quot;</ETag></Part>"
         space = "http://s3.amazonaws.com/doc/2006-03-01/"
         body = f'<CompleteMultipartUpload xmlns="{space}">{parts}</CompleteMultipartUpload>'.encode()

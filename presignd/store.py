@@ -7,9 +7,10 @@ What a store says again of its request's own secrets is taken out before anythin
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -47,6 +48,10 @@ LAST_WORDS = 1.0
 
 LARGEST_PIECE, QUICK = 4 * PIECE, 0.05
 """What a piece grows to while each goes in so many seconds."""
+
+
+LONGEST_ANSWER = 5
+"""How many times ``upload.timeout`` an answer may take from its first byte: one that drips holds a slot no longer."""
 
 
 class Slice(NamedTuple):
@@ -148,7 +153,8 @@ class MemoryBody(payload.BytesPayload):
     """Bytes as a request body, told of piece by piece: on a slow line a megabyte may take minutes."""
 
     def __init__(self, data: bytes, *, on_sent: Callable[[int], None]) -> None:
-        super().__init__(data)
+        super().__init__(b"")  # of more than a megabyte aiohttp warns, which would send it in one go
+        self._value, self._size = data, len(data)
         self._on_sent = on_sent
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:  # noqa: ARG002
@@ -178,12 +184,30 @@ class _Progress:
     deadline: asyncio.Timeout
     timeout: float
     sent: Callable[[int], None] | None
+    waits_until: float = 0.0
+    unread: int = 0
 
     def __call__(self, sent: int) -> None:
-        beat(within=self.timeout)
-        self.deadline.reschedule(asyncio.get_running_loop().time() + self.timeout)
+        self._move_on(math.inf)
         if self.sent:
             self.sent(sent)
+
+    def answered(self) -> None:
+        """Hear of bytes of a small answer: some stores send a space now and then while they complete an upload."""
+        now = asyncio.get_running_loop().time()
+        self.waits_until = self.waits_until or now + LONGEST_ANSWER * self.timeout
+        self._move_on(self.waits_until)
+
+    def received(self, size: int) -> None:
+        """Hear of bytes of an object that is read back: a piece is progress, a byte now and then isn't."""
+        self.unread += size
+        if self.unread >= PIECE:
+            self.unread = 0
+            self._move_on(math.inf)
+
+    def _move_on(self, most: float) -> None:
+        beat(within=self.timeout)
+        self.deadline.reschedule(min(most, asyncio.get_running_loop().time() + self.timeout))
 
 
 class StoreClient:
@@ -227,12 +251,14 @@ class StoreClient:
         on_sent: Callable[[int], None] | None = None,
         timeout: float | None = None,
         file_of: str = "",
+        into: Callable[[bytes], Awaitable[None]] | None = None,
     ) -> Answer:
         """Send one granted request; 2xx and statuses in ``accept`` are answers, all else raises ``Fault``.
 
         ``body`` is bytes, or a slice of a file to be streamed; ``on_sent`` hears of the bytes sent so
         far. ``timeout`` is in seconds without progress. ``file_of`` is what shares in the rate limit as
-        one: all requests under a key. Redirects are not followed.
+        one: all requests under a key. ``into`` takes the body of a 200, whatever its size, as it comes; without
+        it, up to ``KEPT_BODY`` bytes are kept. Redirects are not followed.
         """
         seconds = timeout or self._timeout
         file: FileBody | None = None
@@ -249,7 +275,7 @@ class StoreClient:
                     data = body
                 if self._rate.limited:
                     await self._rate.take(_head_size(grant), file_of)
-                answer = await self._exchange(grant, data)
+                answer = await self._exchange(grant, data, progress, into)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
             raise (file.fault if file and file.fault else connection_fault(problem)) from None
         finally:
@@ -259,7 +285,13 @@ class StoreClient:
             return answer
         raise fault_of(answer, expires_at=grant.expires_at, now=self._clock(), clock_offset=self.clock_offset)
 
-    async def _exchange(self, grant: Grant, data: bytes | payload.Payload | None) -> Answer:
+    async def _exchange(
+        self,
+        grant: Grant,
+        data: bytes | payload.Payload | None,
+        progress: _Progress,
+        into: Callable[[bytes], Awaitable[None]] | None,
+    ) -> Answer:
         url = URL(grant.url, encoded=True)
         async with self._open_session().request(
             grant.method,
@@ -270,7 +302,14 @@ class StoreClient:
             allow_redirects=False,
             proxy=self._proxy(url),
         ) as response:
-            kept = await read_at_most(response, KEPT_BODY)
+            progress.answered()
+            if into and response.status == 200:  # noqa: PLR2004
+                kept = b""
+                async for piece in response.content.iter_any():
+                    await into(piece)
+                    progress.received(len(piece))
+            else:
+                kept = await read_at_most(response, KEPT_BODY, progress.answered)
             headers = {name.lower(): value for name, value in response.headers.items()}
             return Answer(response.status, *self._secrets.of(grant.url, grant.headers).silenced(headers, kept))
 

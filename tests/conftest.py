@@ -18,7 +18,17 @@ from tests.ceph import ceph
 from tests.faulty_s3 import faulty_s3
 from tests.needs import pytest_runtest_makereport, pytest_runtest_setup, pytest_runtestloop
 from tests.spread import own_ports, pytest_xdist_make_scheduler
-from tests.stores import juicefs, juicefs_plain, own_juicefs, own_seaweedfs, own_store, rclone, seaweedfs, store
+from tests.stores import (
+    juicefs,
+    juicefs_plain,
+    own_juicefs,
+    own_seaweedfs,
+    own_store,
+    rclone,
+    rclone_plain,
+    seaweedfs,
+    store,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +57,7 @@ __all__ = [
     "pytest_runtestloop",
     "pytest_xdist_make_scheduler",
     "rclone",
+    "rclone_plain",
     "seaweedfs",
     "store",
 ]

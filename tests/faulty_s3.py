@@ -35,6 +35,7 @@ import pytest
 from aiohttp import web
 
 from presignd.embedded import LOOPBACK, free_ports
+from tests.faulty_etags import Etags
 from tests.faulty_uploads import Uploads
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Object:
     """One stored object; ``headers`` are those that come back."""
 
     body: bytes
-    etag: str
+    etag: str | None
     headers: dict[str, str]
     modified: datetime
 
@@ -125,9 +126,9 @@ class FaultyS3:
     ``conditions`` off, If-Match and If-None-Match are ignored, as the JuiceFS gateway does; with
     ``conditions_at_the_end`` off, as an upload in parts completes, as Ceph's does; with ``refuses_conditions``
     on, a PUT that has one is answered 501, and a Complete 400, as Swift does. A PUT with ``refuses_header``
-    is answered ``refusal``. With ``signatures`` off, a wrong
-    one is taken, as mock servers do; with
-    ``digests`` off, checksums are not looked at. ``busiest`` is the most requests it ever had at a time.
+    is answered ``refusal``. With ``signatures`` off, a wrong one is taken, as mock servers do; with
+    ``digests`` off, checksums are not looked at. ``etags`` is what it makes of ETags (``tests/faulty_etags.py``).
+    ``busiest`` is the most requests it ever had at a time.
     """
 
     access_key = "faulty-access"
@@ -152,6 +153,15 @@ class FaultyS3:
         self._tls = tls
         (self._port,) = free_ports(1)
         self._thread: ServerThread | None = None
+
+    @property
+    def etags(self) -> Etags:
+        """What it names objects and parts by."""
+        return self.uploads.etags
+
+    @etags.setter
+    def etags(self, etags: Etags) -> None:
+        self.uploads.etags = etags
 
     @property
     def endpoint(self) -> str:
@@ -367,7 +377,7 @@ class _Handler:
         headers = {
             **self._common(),
             **found.headers,
-            **_etag(order, found.etag),
+            **_etag(order, found.etag if self._store.etags.looks else None),
             "Last-Modified": format_datetime(found.modified, usegmt=True),
         }
         if request.method == "HEAD":
@@ -390,7 +400,7 @@ class _Handler:
                     _check_digests(request, body)
                     _demand_customer_key(request, uploads.customer_key.get(upload_id, ""))
                     etag = uploads.part(upload_id, int(query["partNumber"]), body, lose=order.lose)
-                    return web.Response(headers={**headers, **_etag(order, etag)})
+                    return web.Response(headers={**headers, **self._store.etags.headers, **_etag(order, etag)})
                 case "GET":
                     after = int(query.get("part-number-marker", "0"))
                     return web.Response(headers=headers, body=uploads.listed(upload_id, after))
@@ -401,6 +411,8 @@ class _Handler:
                     return web.Response(headers=headers, body=uploads.create(request.headers.get(CUSTOMER_KEY, "")))
         except KeyError:
             raise Refusal(404, "NoSuchUpload") from None
+        except ValueError as refused:
+            raise Refusal(400, "InvalidArgument", str(refused)) from None
         return self._complete(request, where, upload_id, body, order)
 
     def _complete(
@@ -409,14 +421,17 @@ class _Handler:
         if upload_id not in self._store.uploads.under_way:
             raise Refusal(404, "NoSuchUpload")
         self._check_conditions(request, where, Refusal(400, "InvalidRequest"), self._store.conditions_at_the_end)
-        content, etag = self._store.uploads.complete(upload_id, body)
-        kept = dict(order.headers)
+        try:
+            content, etag = self._store.uploads.complete(upload_id, body)
+        except ValueError:
+            raise Refusal(400, "InvalidPart") from None
+        kept = {**self._store.etags.headers, **order.headers}
         if customer_key := self._store.uploads.customer_key[upload_id]:
             kept |= {CUSTOMER_KEY: customer_key, CUSTOMER_ALGORITHM: "AES256"}
-            etag = f'"{hashlib.md5(etag.encode()).hexdigest()}"'  # no MD5 of the content, as S3 says
+            etag = f'"{hashlib.md5((etag or "").encode()).hexdigest()}"'  # no MD5 of the content, as S3 says
         if not order.lose:
             self._store.objects[where] = Object(content, order.etag or etag, kept, self._store.now())
-        xml = f"<CompleteMultipartUploadResult><ETag>{escape(etag)}</ETag></CompleteMultipartUploadResult>"
+        xml = f"<CompleteMultipartUploadResult><ETag>{escape(etag or '')}</ETag></CompleteMultipartUploadResult>"
         return web.Response(headers=self._common(), body=xml.encode())
 
     def _put(self, request: web.BaseRequest, where: tuple[str, str], body: bytes, order: Order) -> web.Response:
@@ -429,13 +444,12 @@ class _Handler:
         if self._store.digests:
             _check_digests(request, body)
         self._check_conditions(request, where, Refusal(501, "NotImplemented", "Conditional PUTs are not supported."))
-        etag = f'"{hashlib.md5(body).hexdigest()}"'
+        name = self._store.etags.whole(body) if self._store.etags.whole else None
+        etag, more = name and f'"{name}"', {**self._store.etags.headers, **order.headers}
         if not order.lose:
-            kept = {**_kept(request), **order.headers}
-            if customer_key := request.headers.get(CUSTOMER_KEY):
-                kept |= {CUSTOMER_KEY: customer_key, CUSTOMER_ALGORITHM: "AES256"}
+            kept = {**_kept(request), **more}
             self._store.objects[where] = Object(body, etag, kept, self._store.now())
-        return web.Response(headers={**self._common(), **order.headers, **_etag(order, etag)})
+        return web.Response(headers={**self._common(), **more, **_etag(order, etag)})
 
     def _check_conditions(
         self, request: web.BaseRequest, where: tuple[str, str], unknown: Refusal, honoured: bool = True
@@ -457,9 +471,10 @@ def _target(request: web.BaseRequest) -> tuple[str, str, dict[str, str]]:
     return unquote(bucket), unquote(key), dict(parse_qsl(query, keep_blank_values=True))
 
 
-def _etag(order: Order, true: str) -> dict[str, str]:
+def _etag(order: Order, true: str | None) -> dict[str, str]:
     """Return the ETag header as it was ordered."""
-    return {} if order.etag is None else {"ETag": order.etag or true}
+    told = None if order.etag is None else order.etag or true
+    return {} if told is None else {"ETag": told}
 
 
 def _none_for(request: web.BaseRequest, body: bytes) -> bytes | None:
@@ -468,7 +483,10 @@ def _none_for(request: web.BaseRequest, body: bytes) -> bytes | None:
 
 
 def _kept(request: web.BaseRequest) -> dict[str, str]:
-    names = re.compile(r"content-type|cache-control|content-disposition|x-amz-meta-.*", re.IGNORECASE)
+    names = re.compile(
+        rf"content-type|cache-control|content-disposition|x-amz-meta-.*|{CUSTOMER_KEY}|{CUSTOMER_ALGORITHM}",
+        re.IGNORECASE,
+    )
     return {name: value for name, value in request.headers.items() if names.fullmatch(name)}
 
 
@@ -492,7 +510,7 @@ def _check_conditions(request: web.BaseRequest, found: Object | None) -> None:
     if request.headers.get("If-None-Match") == "*" and found is not None:
         raise Refusal(412, "PreconditionFailed")
     wanted = request.headers.get("If-Match", "")
-    if wanted and (found is None or wanted.strip('"') != found.etag.strip('"')):
+    if wanted and (found is None or wanted.strip('"') != (found.etag or "").strip('"')):
         raise Refusal(412, "PreconditionFailed")
 
 

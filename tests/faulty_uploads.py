@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import re
+from html import unescape
+
+from tests.faulty_etags import Etags, md5
+
+__all__ = ["Uploads", "md5"]
 
 _UPLOADS = itertools.count(1)
-
-
-def md5(body: bytes) -> str:
-    """Return the MD5 in hex."""
-    return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
 class Uploads:
     """Those under way: ``under_way`` holds the parts of each by number. An id that is none is a ``KeyError``.
 
-    ``customer_key`` is the MD5 of the key that each was begun with (SSE-C), "" for none.
+    ``customer_key`` is the MD5 of the key that each was begun with (SSE-C), "" for none. ``most`` is how many parts
+    one may have. ``quote`` is how its lists write a quotation mark.
     """
 
     def __init__(self) -> None:
+        self.etags = Etags()
+        self.most = 10_000
+        self.quote = "&quot;"
+        self._names: dict[tuple[str, int], str] = {}
         self.under_way: dict[str, dict[int, bytes]] = {}
         self.customer_key: dict[str, str] = {}
 
@@ -31,31 +35,42 @@ class Uploads:
         self.customer_key[upload_id] = customer_key
         return _xml("InitiateMultipartUploadResult", f"<UploadId>{upload_id}</UploadId>")
 
-    def part(self, upload_id: str, number: int, body: bytes, *, lose: bool = False) -> str:
-        """Keep a part (unless told to lose it); return its ETag."""
+    def part(self, upload_id: str, number: int, body: bytes, *, lose: bool = False) -> str | None:
+        """Keep a part (unless told to lose it); return its ETag, if it has one."""
         parts = self.under_way[upload_id]
+        if number > self.most:
+            raise ValueError(f"Part number must be an integer between 1 and {self.most}, inclusive")
+        name = self.etags.part(body) if self.etags.part else None
         if not lose:
             parts[number] = body
-        return f'"{md5(body)}"'
+            self._names[upload_id, number] = name or md5(body)
+        return name and f'"{name}"'
+
+    def forget(self, number: int) -> None:
+        """Lose the part ``number`` of each."""
+        for upload_id, parts in self.under_way.items():
+            del parts[number], self._names[upload_id, number]
 
     def listed(self, upload_id: str, after: int) -> bytes:
         """Return S3's list of the parts behind ``after``."""
         rows = (
-            f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{md5(body)}&quot;</ETag></Part>"
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{self.quote}{md5(body)}{self.quote}</ETag></Part>"
             for number, body in sorted(self.under_way[upload_id].items())
             if number > after
         )
         return _xml("ListPartsResult", "".join(rows))
 
-    def complete(self, upload_id: str, order: bytes) -> tuple[bytes, str]:
-        """End one with the parts that ``order`` (the request's XML) names; return content and ETag."""
+    def complete(self, upload_id: str, order: bytes) -> tuple[bytes, str | None]:
+        """End one with the parts that ``order`` (the request's XML) names; return content and ETag, if it has one."""
         parts = self.under_way[upload_id]
-        wanted = [int(number) for number in re.findall(rb"<PartNumber>(\d+)</PartNumber>", order)]
-        if wanted != sorted(wanted) or not set(wanted) <= set(parts):
+        rows = re.findall(r"<PartNumber>(\d+)</PartNumber><ETag>(.*?)</ETag>", order.decode())
+        wanted = [(int(number), unescape(etag).strip('"')) for number, etag in rows]
+        if wanted != sorted(wanted) or any(self._names.get((upload_id, number)) != etag for number, etag in wanted):
             raise ValueError("InvalidPart")
         del self.under_way[upload_id]
-        digests = b"".join(bytes.fromhex(md5(parts[number])) for number in wanted)
-        return b"".join(parts[number] for number in wanted), f'"{md5(digests)}-{len(wanted)}"'
+        whole = [parts[number] for number, _ in wanted]
+        name = self.etags.in_parts(whole) if self.etags.in_parts else None
+        return b"".join(whole), name and f'"{name}"'
 
     def abort(self, upload_id: str) -> None:
         """Forget one."""

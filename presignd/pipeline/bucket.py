@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from presignd.config import PresignConfig, UploadConfig, WatchConfig
 from presignd.errors import Fault, FileFault, GrantFault, PresignerFault, WatchFault, fault
 from presignd.heartbeat import holding
 from presignd.pipeline.keys import check_key, needs_prefix
+from presignd.pipeline.plan import MOST_PARTS
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
 from presignd.probe import CUSTOMER_KEY, Heed, Probe, sha256_of
 from presignd.store import Slice, StoreClient
@@ -35,11 +36,15 @@ MAYBE_HEADERS = ("not_implemented", "rejected")
 
 @dataclass(frozen=True, slots=True)
 class Honours:
-    """What a probe saw the store do for one way of sending: honour its conditions, refuse a wrong SHA-256."""
+    """What a probe saw the store do for one way of sending: honour its conditions, refuse a wrong SHA-256.
+
+    ``md5_etags``: the ETag of what is sent like this is made of MD5s, so one that differs tells of other bytes.
+    """
 
     if_none_match: bool
     if_match: bool
     sha256: bool
+    md5_etags: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class Bucket:
         self._honours: dict[bool, Honours] = {}
         self._refusals: dict[bool, Fault] = {}
         self._blamed: tuple[str, Fault] | None = None
+        self.most_parts = MOST_PARTS
 
     def named(self, name: str) -> Bucket:
         """Return the same for the bucket ``name``: this one, or one with proofs of its own."""
@@ -112,10 +118,13 @@ class Bucket:
         accept: Collection[int] = (),
         on_sent: Callable[[int], None] | None = None,
         timeout: float | None = None,
+        into: Callable[[bytes], Awaitable[None]] | None = None,
     ) -> Answer:
         """Mint a grant for ``request`` and send it at once; raise a ``Fault`` on anything but success."""
         grant = await self.grant(request)
-        return await self._store.send(grant, body, accept=accept, on_sent=on_sent, timeout=timeout, file_of=request.key)
+        return await self._store.send(
+            grant, body, accept=accept, on_sent=on_sent, timeout=timeout, file_of=request.key, into=into
+        )
 
     async def deliver(self, grant: Grant, body: bytes | None = None, *, accept: Collection[int] = ()) -> Answer:
         """Send a probe's granted request; raise a ``Fault`` on anything but success."""
@@ -124,10 +133,10 @@ class Bucket:
     def request(self, operation: Operation, key: str, **more: object) -> GrantRequest:
         """Make a request on this watch's bucket; a PUT lives ``put_expires``, anything else 300 s.
 
-        A customer's key (SSE-C) goes with parts and HEADs too: S3 refuses them without.
+        A customer's key (SSE-C) goes with parts, HEADs and GETs too: S3 refuses them without.
         """
         expires = self._put_expires if operation is Operation.PUT else SHORT
-        if operation in (Operation.MULTIPART_PART, Operation.HEAD):
+        if operation in (Operation.MULTIPART_PART, Operation.HEAD, Operation.GET):
             more = {"headers": self._customer_key, **more}
         return GrantRequest(operation, self.watch.bucket, key, expires, **more)  # type: ignore[arg-type] # fields by name
 
@@ -143,6 +152,10 @@ class Bucket:
             return None
         size = int(answer.headers.get("content-length", "-1"))
         return Found(size, answer.etag, answer.headers.get("x-amz-version-id", ""), answer.opaque_etag)
+
+    async def read(self, key: str, take: Callable[[bytes], Awaitable[None]]) -> bool:
+        """GET an object, piece by piece, whatever its size; False when nothing is there."""
+        return (await self.send(self.request(Operation.GET, key), accept=(404,), into=take)).status != 404  # noqa: PLR2004
 
     async def honours(self, *, in_parts: bool = False) -> Honours:
         """Return what the store honours of a PUT, or of an upload in parts; raise a ``Fault``.
@@ -171,9 +184,10 @@ class Bucket:
             conditions = await (probe.complete_conditions() if in_parts else probe.put_conditions())
             if self._sha256 and not in_parts:  # parts always carry their MD5
                 sha256 = await probe.refuses(sha256_of(b"other bytes"))
+            md5_etags = await probe.has_md5_etags(in_parts=in_parts)
         await probe.forget()
         held = Heed.HONOURED
-        return Honours(conditions.if_none_match is held, conditions.if_match is held, sha256)
+        return Honours(conditions.if_none_match is held, conditions.if_match is held, sha256, md5_etags)
 
     async def proving(self) -> Probe:
         """Return a probe on the check key, with the watch's headers; raise ``PresignerFault``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
@@ -23,6 +22,16 @@ class Act(Enum):
     REFUSE = "refuse"
 
 
+class Whose(Enum):
+    """What an object that is there is, seen from the version that goes under its key (``presignd.pipeline.whose``)."""
+
+    SAME = "same"
+    """It holds the same bytes."""
+    OURS = "ours"
+    """Its path put it there, with other content."""
+    ANOTHERS = "another's"
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to do, what must be under the key for it (nothing, or this ETag), and the object an adoption found."""
@@ -36,11 +45,6 @@ class Plan:
 def is_md5(etag: str) -> bool:
     """Tell whether an ETag has the shape of an MD5 (S3 API, "Object": not so under SSE-KMS, SSE-C, multipart)."""
     return re.fullmatch(r"[0-9a-fA-F]{32}", etag) is not None
-
-
-def same_bytes(found: Found, size: int, md5: str) -> bool:
-    """One rule for a 412, a timeout, a crash and a lost ledger: same size and an MD5-shaped ETag equal to ours."""
-    return found.size == size and is_md5(found.etag) and found.etag.lower() == md5
 
 
 def must_look(version: FileVersion, previous: FileVersion | None, checksum: str, honours: Honours) -> bool:
@@ -62,18 +66,15 @@ def plan_unseen(previous: FileVersion | None, policy: Policy) -> Plan:
     return Plan(Act.PUT, if_none_match=True)
 
 
-def plan_seen(found: Found | None, ours: Collection[str], policy: Policy, *, same: bool) -> Plan:
-    """Plan after a HEAD; ``same`` says that what is there holds the same bytes.
-
-    ``ours`` are the ETags of all that this path sent there, verified or not.
-    """
+def plan_seen(found: Found | None, whose: Whose, policy: Policy) -> Plan:
+    """Plan after a HEAD. Our own object is replaced while the store calls it what it does now."""
     if found is None:
         return Plan(Act.PUT, if_none_match=policy != "overwrite")
-    if same:
+    if whose is Whose.SAME:
         return Plan(Act.ADOPT, found)
     if policy == "overwrite":
         return Plan(Act.PUT)
-    if found.etag in ours:
+    if whose is Whose.OURS:
         return Plan(Act.PUT, if_match=found.etag)
     return Plan(Act.REFUSE if policy == "refuse" else Act.NEXT_KEY)
 

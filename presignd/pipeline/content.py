@@ -1,6 +1,6 @@
 """The two ways a file's content goes under its key: whole, in one PUT, or in parts.
 
-Both are asked the same: what the content is, whether an object holds the same bytes, and to send it.
+Both are asked the same: what the content is, in whatever form an object's is told, and to send it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from presignd.errors import fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.bucket import Bucket, Found, Honours
-from presignd.pipeline.collision import Plan, as_honoured, is_md5, same_bytes, still_holds
+from presignd.pipeline.collision import Plan, as_honoured, still_holds
 from presignd.pipeline.digest import checksum_like, fingerprint_of
 from presignd.pipeline.multipart import Multipart
-from presignd.pipeline.plan import part_size_for, pieces
+from presignd.pipeline.plan import part_size_for
 from presignd.pipeline.slots import Slots
 from presignd.pipeline.upload import TINY, Prepared, prepare, put, verify, verify_found
 from presignd.threads import behind
@@ -41,8 +41,17 @@ class Content(Protocol):
         """Bytes in a part, which a checksum of parts is made of; 0 for a whole file."""
         ...
 
-    async def is_in(self, found: Found) -> bool:
-        """Tell whether an object holds the same bytes, by its size and an ETag that is made of MD5s."""
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
+    async def checksum_like(self, like: str, part_size: int, size: int | None = None) -> str:
+        """Return the checksum of it, or of its first ``size`` bytes, in the form of ``like``."""
+        ...
+
+    def adopted(self, checksum: str, part_size: int) -> None:
+        """Hear that an object holds these bytes, as this checksum tells: the receipt's, unless it has one."""
         ...
 
     async def send(self, version: FileVersion, plan: Plan, honours: Honours) -> tuple[FileVersion, Found | None]:
@@ -74,13 +83,23 @@ class Whole:
     part_size = 0
 
     @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.fingerprint.size
+
+    @property
     def checksum(self) -> str:
         """``md5:…`` or ``sha256:…``, as ``upload.checksum`` says."""
         return self._prepared.checksum(self._kind)
 
-    async def is_in(self, found: Found) -> bool:
-        """Compare with the MD5."""
-        return not found.opaque and same_bytes(found, self.fingerprint.size, self._prepared.md5)
+    async def checksum_like(self, like: str, part_size: int, size: int | None = None) -> str:
+        """Return what is known already, else hash."""
+        if size is None and "-" not in like and (like.startswith("md5:") or self.sha256):
+            return self._prepared.checksum(like.partition(":")[0])
+        return await behind(checksum_like, self._prepared.fd, like, self.size if size is None else size, part_size)
+
+    def adopted(self, checksum: str, part_size: int) -> None:
+        """Keep the checksum there is."""
 
     async def send(self, version: FileVersion, plan: Plan, honours: Honours) -> tuple[FileVersion, Found | None]:
         """PUT and verify."""
@@ -99,10 +118,10 @@ class Whole:
         passed("put.after")
         if answer.status in (404, 412):
             return version, None
-        if verify(answer, self._prepared.md5):
+        if verify(answer, self._prepared.md5, md5_etags=honours.md5_etags):
             return version, Found(version.size, answer.etag, answer.headers.get("x-amz-version-id", ""))
         found = await self._bucket.find(version.key or "", denied_is_absent=False)
-        return version, verify_found(found, version.size, self._prepared.md5)
+        return version, verify_found(found, version.size, self._prepared.md5, md5_etags=honours.md5_etags)
 
     def is_unchanged(self) -> bool:
         """Hash it again."""
@@ -127,26 +146,28 @@ class InParts:
         self._multipart = Multipart(bucket, ledger, slots, upload, fd=fd, check=self._check, on_sent=on_sent)
         self._bucket, self._ledger, self._fd, self._recheck = bucket, ledger, fd, recheck
         self.fingerprint, self.sha256 = fingerprint_of(fd), sha256
-        self.part_size = part_size_for(self.fingerprint.size, upload.part_size)
+        self.part_size = part_size_for(self.size, upload.part_size, bucket.most_parts)
         self.checksum = ""
 
-    async def is_in(self, found: Found) -> bool:
-        """Compare with the MD5 of the whole, or of the parts where it was stored in as many as ours would be."""
-        parts = sum(1 for _ in pieces(self.fingerprint.size, self.part_size))
-        comparable = is_md5(found.etag) or found.etag.endswith(f"-{parts}")
-        if found.opaque or found.size != self.fingerprint.size or not comparable:
-            return False
-        there = f"md5:{found.etag.lower()}"
-        ours = await behind(checksum_like, self._fd, there, found.size, self.part_size)
-        self.checksum = ours if ours == there else ""
-        return ours == there
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.fingerprint.size
+
+    async def checksum_like(self, like: str, part_size: int, size: int | None = None) -> str:
+        """Hash the file."""
+        return await behind(checksum_like, self._fd, like, self.size if size is None else size, part_size)
+
+    def adopted(self, checksum: str, part_size: int) -> None:
+        """Have this checksum in the receipt: the file needs no other one then."""
+        self.checksum, self.part_size = checksum, part_size
 
     async def send(self, version: FileVersion, plan: Plan, honours: Honours) -> tuple[FileVersion, Found | None]:
         """Send what is missing, look at the file once more, and complete.
 
         Where the store doesn't hold to the plan's condition then, a HEAD just before looks at the key instead.
         """
-        version = await self._multipart.send_parts(version)
+        version = await self._multipart.send_parts(version, honours)
         self.part_size, self.checksum = version.part_size, f"md5:{self._multipart.etag}"
         await asyncio.to_thread(self._recheck)
         version = await _intend(self._ledger, version, self._multipart.etag)

@@ -34,6 +34,44 @@ def checksum_like(fd: int, like: str, size: int, part_size: int = 0, *, stop: th
     return f"{algorithm}:{hashlib.new(algorithm, parts, usedforsecurity=False).hexdigest()}-{len(cuts)}"
 
 
+class Digest:
+    """The checksum of bytes as they come, in the form of ``like``; see ``checksum_like``."""
+
+    def __init__(self, like: str, part_size: int = 0) -> None:
+        self._algorithm, _, value = like.partition(":")
+        self._part_size = part_size if "-" in value else 0
+        self._parts: list[bytes] = []
+        self._made, self._taken = self._new(), 0
+
+    def update(self, piece: bytes) -> None:
+        """Take the next bytes. Blocking: it hashes."""
+        view = memoryview(piece)
+        while view:
+            now = view[: self._part_size - self._taken] if self._part_size else view
+            with PROCESSORS:
+                self._made.update(now)
+            self._taken += len(now)
+            view = view[len(now) :]
+            if self._taken == self._part_size:
+                self._end_part()
+
+    def _end_part(self) -> None:
+        self._parts.append(self._made.digest())
+        self._made, self._taken = self._new(), 0
+
+    def _new(self) -> hashlib._Hash:
+        return hashlib.new(self._algorithm, usedforsecurity=False)
+
+    @property
+    def checksum(self) -> str:
+        """The checksum of what was taken."""
+        if not self._part_size:
+            return f"{self._algorithm}:{self._made.hexdigest()}"
+        parts = [*self._parts, self._made.digest()] if self._taken else self._parts
+        whole = hashlib.new(self._algorithm, b"".join(parts), usedforsecurity=False)
+        return f"{self._algorithm}:{whole.hexdigest()}-{len(parts)}"
+
+
 def fingerprint_of(fd: int) -> Fingerprint:
     """Return the fingerprint of an open file; raise ``read_error`` where its filesystem does not tell it any more.
 

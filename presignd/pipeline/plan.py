@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from xml.sax.saxutils import escape
 
 MOST_PARTS = 10_000
 """S3 user guide, "Amazon S3 multipart upload limits"."""
+
+FEW_PARTS = 1_000
+"""What Swift and Scaleway take at most."""
 
 LARGEST_OBJECT = 5 << 40
 """Bytes: 5 TiB (as above)."""
@@ -24,10 +28,20 @@ class Piece:
     size: int
 
 
-def part_size_for(size: int, configured: int) -> int:
-    """Return the part size in bytes for a file: the configured one, or what 10,000 parts need, in whole MiB."""
-    needed = -(-size // MOST_PARTS)
-    return max(configured, -(-needed // MIB) * MIB)
+def part_size_for(size: int, configured: int, most_parts: int = MOST_PARTS) -> int:
+    """Return the part size in bytes for a file: the configured one, or what so many parts need, in whole MiB."""
+    if configured * most_parts >= size:
+        return configured
+    needed = -(-size // most_parts)
+    return -(-needed // MIB) * MIB
+
+
+def in_order(cut: Sequence[Piece]) -> list[Piece]:
+    """Return the pieces as they are to be sent: of more than some stores take, the last one first.
+
+    So a store that refuses its number does it before anything else was sent.
+    """
+    return [*cut[-1:], *cut[:-1]] if len(cut) > FEW_PARTS else [*cut]
 
 
 def pieces(size: int, part_size: int) -> Iterator[Piece]:
@@ -45,7 +59,7 @@ def etag_of_parts(md5s: Sequence[str]) -> str:
 def complete_body(etags: Sequence[tuple[int, str]]) -> bytes:
     """Return the XML that completes an upload: parts ascending by number (S3 API, CompleteMultipartUpload)."""
     rows = "".join(
-        f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{etag}&quot;</ETag></Part>"
+        f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{escape(etag)}&quot;</ETag></Part>"
         for number, etag in sorted(etags)
     )
     space = "http://s3.amazonaws.com/doc/2006-03-01/"

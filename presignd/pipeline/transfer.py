@@ -21,7 +21,7 @@ from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline import collision
 from presignd.pipeline.bucket import Bucket, Found, Honours
-from presignd.pipeline.collision import Act, Plan
+from presignd.pipeline.collision import Act, Plan, Whose
 from presignd.pipeline.content import Content, InParts, Whole
 from presignd.pipeline.digest import checksum_like, fingerprint_of
 from presignd.pipeline.folder import Folder, Gone, NotRegular, translated
@@ -29,6 +29,7 @@ from presignd.pipeline.intake import refuse_too_large
 from presignd.pipeline.keys import may_number, needs_hash, render_for
 from presignd.pipeline.slots import Slots
 from presignd.pipeline.upload import TINY, Prepared, prepare, read_cached
+from presignd.pipeline.whose import whose
 from presignd.pipeline.writer_check import has_writer
 from presignd.threads import behind, opened
 
@@ -115,6 +116,7 @@ class Transfer:
         self._fd: int
         self._content: Content
         self._honours: Honours
+        self._moved = False
 
     async def run(self) -> Stored:
         """Upload the file, or find that its bytes are there; its content is unchanged at the end."""
@@ -225,6 +227,7 @@ class Transfer:
                 return plan.found, self._version.attempt <= 1
             if plan.act is Act.NEXT_KEY:
                 await self._reserve_key(beyond=self._key)
+                self._moved = True
                 look = False
                 continue
             self._version, stored = await self._content.send(self._version, plan, self._honours)
@@ -245,12 +248,19 @@ class Transfer:
         if not look and checksum and not collision.must_look(self._version, previous, checksum, honours):
             return collision.plan_unseen(previous, policy)
         found = await self._room.bucket.find(self._key, denied_is_absent=honours.if_none_match)
-        same = found is not None and await self._content.is_in(found)
-        ours = await self._ledger.sent_etags(self._version)
-        plan = collision.plan_seen(found, ours, policy, same=same)
+        of = await self._whose(found) if found else Whose.ANOTHERS
+        plan = collision.plan_seen(found, of, policy)
         if plan.act is Act.REFUSE:
             raise fault("exists", self._key)
         return plan
+
+    async def _whose(self, found: Found) -> Whose:
+        sent, honours = await self._ledger.sent(self._version), self._honours
+        # Crash window: where conditions count for nothing, some stores keep what came of a PUT that broke off.
+        torn = not honours.if_none_match and self._version.attempt > 1 and not self._moved
+        bucket = self._room.bucket
+        md5_etags = (await bucket.honours()).md5_etags
+        return await whose(found, self._content, sent, bucket, self._key, md5_etags=md5_etags, torn=torn)
 
     async def _unchanged(self) -> Fingerprint:
         """Compare the file with what was sent: at once where that may be and nothing moved, else in a thread."""

@@ -122,25 +122,27 @@ async def put(
     return answer
 
 
-def verify(answer: Answer, md5: str) -> bool:
-    """Compare the stored object's ETag with what was sent, where it is made of MD5s; raise ``bad_digest``.
+def verify(answer: Answer, md5: str, *, md5_etags: bool) -> bool:
+    """Compare the ETag with what was sent, in a bucket where ETags are MD5s; raise ``bad_digest``.
 
-    Under SSE-KMS and SSE-C it isn't: there the checked Content-MD5 or SHA-256 of the request counts. Return
-    whether the answer proves that this very body was stored; where it doesn't (no ETag, or one of another
-    make) a HEAD has to. One after each PUT would tell nothing more of a store whose ETag is the MD5 of what
-    it took, and took 30 to 45 % of the files a second (SeaweedFS, 1 kB files, 16 at a time).
+    Anywhere else (SSE-KMS, SSE-C, a store with a way of its own) it is the store's word for what it took, and
+    the checked Content-MD5 or SHA-256 of the request counts. Return whether the answer proves that this very
+    body was stored; where it doesn't (no ETag, or one of another make) a HEAD has to. One after each PUT would
+    tell nothing more of a store whose ETag is the MD5 of what it took, and took 30 to 45 % of the files a second
+    (SeaweedFS, 1 kB files, 16 at a time).
     """
-    if answer.opaque_etag:
+    if answer.opaque_etag or answer.etag.lower() == md5:
         return True
-    if is_md5(answer.etag) and answer.etag.lower() != md5:
+    if md5_etags and is_md5(answer.etag):
         raise fault("bad_digest", "the ETag differs from the MD5 of what was sent")
-    return is_md5(answer.etag)
+    return False
 
 
-def verify_found(found: Found | None, size: int, md5: str) -> Found:
+def verify_found(found: Found | None, size: int, md5: str, *, md5_etags: bool) -> Found:
     """Take an object found after its PUT for what was sent; raise ``missing_object`` or ``bad_digest``."""
     if found is None:
         raise fault("missing_object")
-    if found.size != size or (is_md5(found.etag) and not found.opaque and found.etag.lower() != md5):
+    tells = md5_etags and is_md5(found.etag) and not found.opaque
+    if found.size != size or (tells and found.etag.lower() != md5):
         raise fault("bad_digest", "the object is not what was sent")
     return found

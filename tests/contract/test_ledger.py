@@ -16,7 +16,7 @@ import pytest
 
 from presignd.ledger import Ledger, LostUpdate, Selection
 from presignd.ledger.sqlite import open_ledger
-from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, State
+from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, Sent, State
 from presignd.states import TRANSITIONS, UNCLEAN_LIMIT, BadTransition, Event
 from tests.versions import LATER, MARK, NOW, PRINT, new
 
@@ -369,13 +369,20 @@ async def test_the_previous_receipt_is_the_newest_verified_one_of_the_same_path_
     assert await ledger.previous_receipt(moved) is None
 
 
-async def test_what_a_path_sent_is_known_by_its_etag_though_it_was_never_verified(ledger: Ledger) -> None:
+async def test_what_a_path_sent_is_known_by_its_checksum_though_it_was_never_verified(ledger: Ledger) -> None:
     """The crash between a PUT and its receipt: the object is there, and must be known for the path's own."""
-    sent = await ledger.update(await uploading(ledger), etag="sent")
+    sent = await ledger.update(await uploading(ledger), etag="sent", part_size=7)
     await ledger.apply(sent, Event.SUPERSEDE)
     await finished(ledger)
-    assert await ledger.sent_etags(await uploading(ledger)) == {"sent", "e"}
-    assert await ledger.sent_etags(await uploading(ledger, b"2", key="other")) == frozenset()
+    size = PRINT.size
+    assert await ledger.sent(await uploading(ledger)) == {Sent(size, "md5:sent", 7, ""), Sent(size, "md5:c", 0, "e")}
+    assert await ledger.sent(await uploading(ledger, b"2", key="other")) == frozenset()
+
+
+async def test_what_a_store_without_etags_took_is_known_too(ledger: Ledger) -> None:
+    version = await uploading(ledger)
+    await ledger.apply(version, Event.VERIFY, etag="", checksum="sha256:c", signed_at=NOW)
+    assert await ledger.sent(version) == {Sent(PRINT.size, "sha256:c", 0, "")}
 
 
 # --- settle -------------------------------------------------------------------------------------------

@@ -189,12 +189,14 @@ async def test_a_part_that_goes_by_sendfile_and_breaks_off_goes_once_more(
     assert stored(faulty_s3) == {"a": content}
 
 
+@pytest.mark.parametrize("quote", ["&quot;", "&#34;", "&#x22;", '"', ""])
 @pytest.mark.parametrize("there", ["ours", "another", "none"])
 async def test_a_part_that_the_store_takes_no_second_time_is_looked_for(
-    faulty_s3: FaultyS3, tmp_path: Path, there: str
+    faulty_s3: FaultyS3, tmp_path: Path, there: str, quote: str
 ) -> None:
     """Some servers answer 501 then. The one that went through unseen counts; another one ends the upload."""
     kept = there == "ours"
+    faulty_s3.uploads.quote = quote
 
     def second_time(*_: str) -> bool:
         if there == "another":
@@ -214,10 +216,76 @@ async def test_a_part_that_the_store_takes_no_second_time_is_looked_for(
     assert stored(faulty_s3) == {"a": CONTENT}
 
 
+async def test_an_upload_of_which_the_store_lost_a_part_begins_anew_and_leaves_nothing(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    """InvalidPart: the same Complete again would be told the same, and the parts that are left are nobody's."""
+
+    def forget(*_: str) -> bool:
+        if len(parts_sent(faulty_s3)) == 4:
+            faulty_s3.uploads.forget(2)
+        return False
+
+    faulty_s3.fault(**COMPLETE, when=forget)
+    async with running(in_parts(tmp_path, faulty_s3, part_concurrency=1)) as daemon:
+        daemon.drop("a", CONTENT)
+        [done] = await daemon.done()
+        assert (done["key"], done["attempt"]) == ("a", 2)
+        assert daemon.codes("upload.retry") == ["upload_lost"]
+        await none_left(daemon, faulty_s3)
+    assert stored(faulty_s3) == {"a": CONTENT}
+    assert parts_sent(faulty_s3) == [1, 2, 3, 4] * 2
+
+
+async def test_an_upload_that_was_aborted_at_the_store_begins_anew_whatever_a_complete_is_answered(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    """Ceph's gateway says 500 InternalError then, each time: its parts tell whether it is there."""
+
+    def abort(*_: str) -> bool:
+        if len(parts_sent(faulty_s3)) == 4:
+            faulty_s3.uploads.under_way.clear()
+        return len(parts_sent(faulty_s3)) == 4
+
+    faulty_s3.fault(**COMPLETE, when=abort, times=FOREVER, status=500, code="InternalError")
+    async with running(in_parts(tmp_path, faulty_s3, attempts=3)) as daemon:
+        daemon.drop("a", CONTENT)
+        [done] = await daemon.done()
+        assert (done["key"], done["attempt"]) == ("a", 2)
+        assert daemon.codes("upload.retry") == ["upload_lost"]
+    assert stored(faulty_s3) == {"a": CONTENT}
+
+
+async def test_an_upload_is_not_given_up_where_its_parts_may_not_be_listed(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    """s3:ListMultipartUploadParts is a right of its own, and a refusal of it no reason to block the watch."""
+    faulty_s3.fault(method="GET", key="a", times=FOREVER, status=403, code="AccessDenied")
+    faulty_s3.fault(**COMPLETE, times=2, status=500, code="InternalError")
+    async with running(in_parts(tmp_path, faulty_s3)) as daemon:
+        daemon.drop("a", CONTENT)
+        await daemon.done()
+        assert daemon.codes("upload.retry") == ["server_error"] * 2
+        assert daemon.events("watch.blocked") == []
+    assert sorted(parts_sent(faulty_s3)) == [1, 2, 3, 4]
+
+
+async def test_a_store_that_takes_a_thousand_parts_gets_larger_ones(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    """Swift, Scaleway. The last part is refused before any other was sent, and only once."""
+    faulty_s3.uploads.most = 1000
+    async with running(in_parts(tmp_path, faulty_s3, part_size=1 << 10, part_concurrency=1)) as daemon:
+        for name in ("a", "b"):
+            daemon.drop(name, CONTENT)
+            await daemon.done(1 + (name == "b"))
+        assert daemon.codes("upload.retry") == ["upload_lost"]
+        await none_left(daemon, faulty_s3)
+    assert stored(faulty_s3) == {"a": CONTENT, "b": CONTENT}
+    assert parts_sent(faulty_s3) == [len(CONTENT) // 1024 + 1, *[1, 2, 3, 4] * 2]
+
+
 FOUND: dict[str, tuple[bytes, str, bool]] = {
     "the same bytes in one PUT": (CONTENT, f'"{md5(CONTENT)}"', True),
     "the same bytes in the same parts": (CONTENT, etag_in_parts(CONTENT), True),
-    "the same bytes in other parts": (CONTENT, etag_in_parts(CONTENT, 2 * PART), False),
+    "the same bytes in other parts": (CONTENT, etag_in_parts(CONTENT, 2 * PART), True),
+    "other bytes in other parts": (OTHER, etag_in_parts(OTHER, 2 * PART), False),
     "other bytes in one PUT": (OTHER, f'"{md5(OTHER)}"', False),
     "other bytes in as many parts": (OTHER, etag_in_parts(OTHER), False),
     "another size": (b"short", f'"{md5(b"short")}"', False),
@@ -257,7 +325,7 @@ async def test_a_file_that_changes_between_its_parts_is_never_completed(
     """And the parts still to come are not sent for nothing."""
     real, path = faulty_s3.uploads.part, tmp_path / "drop" / "a"
 
-    def kept(*args: Any, **more: Any) -> str:
+    def kept(*args: Any, **more: Any) -> str | None:
         etag = real(*args, **more)
         if len(args[2]) == PART and path.read_bytes() == CONTENT:
             path.write_bytes(OTHER)

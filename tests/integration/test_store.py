@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import random
 import resource
 import socket
 import ssl
@@ -26,7 +28,7 @@ from presignd.errors import Fault
 from presignd.presign import Grant
 from presignd.sendfile import LEAST
 from presignd.store import KEPT_BODY, Answer, Slice, StoreClient
-from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
+from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3, Object
 
 QUERY = f"X-Amz-Date={datetime.now(UTC):%Y%m%dT%H%M%SZ}&X-Amz-Expires=3600&X-Amz-SignedHeaders=host"
 SIGNED = f"{QUERY}&X-Amz-Signature={'ab' * 32}"
@@ -290,7 +292,7 @@ async def test_an_error_body_is_read_to_its_bound_and_costs_its_connection(fault
 
 
 async def test_an_answer_that_drips_ends_by_the_timeout() -> None:
-    """Only what we send is progress: a store that answers a byte a second holds a slot no longer than that."""
+    """A byte now and then is progress a few times over: a store that goes on like that holds no slot for good."""
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -302,8 +304,59 @@ async def test_an_answer_that_drips_ends_by_the_timeout() -> None:
 
     began = time.monotonic()
     async with server(drip) as endpoint:
-        assert (await fault_at(endpoint, timeout=0.3)).code == "timeout"
+        assert (await fault_at(endpoint, timeout=0.1)).code == "timeout"
     assert time.monotonic() - began < 2
+
+
+async def test_a_store_that_sends_white_space_while_it_works_is_waited_for() -> None:
+    """CompleteMultipartUpload (S3 API): 200 comes at once, then white space, and what came of it last of all."""
+    told = b"<Error><Code>InternalError</Code></Error>"
+
+    async def complete(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (30 + len(told)))
+        for _ in range(30):
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        writer.write(told)
+
+    async with server(complete) as endpoint, client(endpoint, timeout=0.5) as store:
+        answer = await store.send(grant_for(endpoint))
+    assert answer.code == "InternalError"
+
+
+async def test_an_object_is_read_back_in_pieces_whatever_its_size(faulty_s3: FaultyS3) -> None:
+    content, read = random.Random(1).randbytes(3 << 20), hashlib.md5()
+
+    async def take(piece: bytes) -> None:
+        read.update(piece)
+
+    faulty_s3.objects[BUCKET, "key"] = Object(content, "", {}, faulty_s3.now())
+    async with client(faulty_s3.endpoint) as store:
+        answer = await store.send(grant_for(faulty_s3.endpoint, method="GET"), into=take)
+    assert (answer.status, answer.body) == (200, b"")
+    assert read.hexdigest() == hashlib.md5(content).hexdigest()
+
+
+async def test_an_object_that_drips_ends_by_the_timeout() -> None:
+    """It may be of any size, so no number of timeouts bounds it: only whole pieces are progress."""
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        while True:
+            writer.write(b".")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async def take(_: bytes) -> None:
+        pass
+
+    async with server(drip) as endpoint, client(endpoint, timeout=0.1) as store:
+        with pytest.raises(Fault) as caught:
+            await store.send(grant_for(endpoint), into=take)
+    assert caught.value.code == "timeout"
 
 
 async def test_an_answer_that_never_comes_ends_by_the_timeout(faulty_s3: FaultyS3) -> None:

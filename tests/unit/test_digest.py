@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from presignd.errors import Fault
 from presignd.pipeline import digest
@@ -63,3 +66,23 @@ def test_a_file_whose_filesystem_tells_nothing_of_it_any_more_is_a_fault_of_the_
     with pytest.raises(Fault, match="Bad file descriptor") as met:
         digest.fingerprint_of(-1)
     assert met.value.code == "read_error"
+
+
+FORMS = st.sampled_from(["md5:", "sha256:", "md5:-"])
+
+
+@given(st.binary(max_size=50), st.lists(st.integers(1, 9)), st.integers(1, 20), FORMS)
+def test_bytes_have_the_checksum_of_the_file_however_they_come(
+    content: bytes, cuts: list[int], part: int, like: str
+) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        whole = digest.checksum_like(file.fileno(), like, len(content), part)
+    made, left = digest.Digest(like, part), content
+    for cut in cuts:
+        made.update(left[:cut])
+        left = left[cut:]
+    made.update(left)
+    if content or "-" not in like:
+        assert made.checksum == whole

@@ -241,7 +241,7 @@ def test_no_statement_of_the_daily_work_scans_or_sorts_the_versions(recorder: An
     questions.paths(recorder, "drop", b"", 100)
     questions.next_due(recorder, ["drop"], NOW)
     questions.previous_receipt(recorder, two)
-    questions.sent_etags(recorder, two)
+    questions.sent(recorder, two)
     questions.unannounced(recorder)
     questions.by_key(recorder, "a", None)
     questions.by_path(recorder, "drop", b"1/a")

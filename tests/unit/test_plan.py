@@ -7,7 +7,17 @@ import xml.etree.ElementTree as ET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presignd.pipeline.plan import LARGEST_OBJECT, MIB, MOST_PARTS, complete_body, etag_of_parts, part_size_for, pieces
+from presignd.pipeline.plan import (
+    FEW_PARTS,
+    LARGEST_OBJECT,
+    MIB,
+    MOST_PARTS,
+    complete_body,
+    etag_of_parts,
+    in_order,
+    part_size_for,
+    pieces,
+)
 
 CONFIGURED = 16 * MIB
 
@@ -24,6 +34,17 @@ def test_the_configured_size_holds_while_it_is_enough() -> None:
 @given(st.integers(1, LARGEST_OBJECT), st.integers(5 * MIB, 5 << 30))
 def test_ten_thousand_parts_are_enough(size: int, configured: int) -> None:
     assert -(-size // part_size_for(size, configured)) <= MOST_PARTS
+
+
+@given(st.integers(1, LARGEST_OBJECT), st.integers(5 * MIB, 5 << 30))
+def test_where_a_thousand_are_all_a_thousand_parts_are_enough(size: int, configured: int) -> None:
+    assert -(-size // part_size_for(size, configured, FEW_PARTS)) <= FEW_PARTS
+
+
+def test_of_more_parts_than_some_stores_take_the_last_goes_first() -> None:
+    many, few = [*pieces(FEW_PARTS + 1, 1)], [*pieces(FEW_PARTS, 1)]
+    assert in_order(many) == [many[-1], *many[:-1]]
+    assert in_order(few) == few
 
 
 @given(st.integers(1, 1000), st.integers(1, 100))
@@ -46,3 +67,8 @@ def test_complete_lists_parts_ascending_whatever_the_order_they_ended_in() -> No
     space = "{http://s3.amazonaws.com/doc/2006-03-01/}"
     found = [(part.findtext(f"{space}PartNumber"), part.findtext(f"{space}ETag")) for part in root]
     assert found == [("1", '"a"'), ("2", '"b"'), ("3", '"c"')]
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126)))
+def test_an_etag_goes_back_as_it_came_whatever_it_is_made_of(etag: str) -> None:
+    assert (ET.fromstring(complete_body([(1, etag)]))[0][1].text or "") == f'"{etag}"'
