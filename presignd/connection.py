@@ -5,9 +5,12 @@ aiohttp's client errors carry the URL in ``str`` and ``repr``: none of them goes
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -63,14 +66,40 @@ def _no_pem(key: str, file: Path | None, wanted: str) -> UsageError:
 
 
 def proxy_for(url: str, configured: str, environ: Mapping[str, str] | None = None) -> str | None:
-    """Return the proxy for ``url``: the configured one, else HTTPS_PROXY or HTTP_PROXY unless NO_PROXY says no."""
+    """Return the proxy for ``url``: the configured one, else HTTPS_PROXY or HTTP_PROXY unless NO_PROXY says no.
+
+    ``environ`` is as ``urllib.request.getproxies`` returns it: by scheme, and NO_PROXY as "no".
+    """
     if configured:
         return configured
     parts = urlsplit(url)
     proxies = getproxies() if environ is None else environ
-    if proxy_bypass(parts.netloc):
+    if is_exempt(url, proxies.get("no", "")) or (environ is None and proxy_bypass(parts.netloc)):
         return None
-    return proxies.get(parts.scheme) or None
+    proxy = proxies.get(parts.scheme)
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy or None
+
+
+def is_exempt(url: str, no_proxy: str) -> bool:
+    """Tell whether a NO_PROXY names the host of ``url``: whatever curl, requests or Go would take for that.
+
+    An entry is ``*`` (all), a domain with all below it (``example.org``, ``.example.org``, ``*.example.org``), an
+    address, or a network (``10.0.0.0/8``); but for networks with a port, too, which then must be the same.
+    """
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    host = (parts.hostname or "").removesuffix(".")
+    return any(_names(entry.lower(), host, port) for entry in re.split(r"[,\s]+", no_proxy) if entry)
+
+
+def _names(entry: str, host: str, port: int | None) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host) in ipaddress.ip_network(entry.strip("[]"), strict=False)
+    name, _, wanted = entry.rpartition(":")
+    if name and wanted.isdecimal():
+        return int(wanted) == port and _names(name, host, None)
+    domain = entry.removeprefix("*").strip(".")
+    return entry == "*" or (bool(domain) and (host == domain or host.endswith(f".{domain}")))
 
 
 def connection_fault(problem: Exception) -> Fault:  # noqa: PLR0911 - one row a kind

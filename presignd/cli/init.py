@@ -109,11 +109,11 @@ def ask_all(broker: str = "") -> Answers:
 
 
 def _require_address(broker: str) -> None:
-    from presignd.config.endpoint import parse_endpoint  # noqa: PLC0415 - help is to be fast
+    from presignd.config.endpoint import parse_broker_url  # noqa: PLC0415 - help is to be fast
     from presignd.errors import UsageError  # noqa: PLC0415 - as above
 
     try:
-        parse_endpoint(broker)
+        parse_broker_url(broker)
     except ValueError as problem:
         raise UsageError(f"--broker {problem}") from None
 

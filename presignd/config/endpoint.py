@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from urllib.parse import SplitResult, urlsplit
 
 import yarl
 
 _HOST = re.compile(r"(?=.{1,253}\.?$)(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _DEFAULT_PORT = {"http": 80, "https": 443}
 _LAST_PORT = 65535
 
@@ -16,15 +18,37 @@ _LAST_PORT = 65535
 def parse_endpoint(text: str) -> str:
     """Return ``scheme://host[:port]`` for ``http://host:9000``, ``https://host`` or ``host:9000`` (https).
 
-    A trailing "/" is dropped, the host is lower-cased and IDNA-encoded, and the scheme's own port is left
-    out, as HTTP clients leave it out of the Host header that is signed. Raises ``ValueError`` with the
-    reason for anything that is more, or less, than a scheme, a host and a port.
+    The host is written as HTTP clients write it in the Host header, which is signed: lower case, IDNA, an IPv4
+    address in four numbers, no dot at its end, and without the scheme's own port. A trailing "/" is dropped. Raises
+    ``ValueError`` with the reason for anything that is more, or less, than a scheme, a host and a port.
     """
+    return _bare(
+        text,
+        address="the store's address, e.g. http://127.0.0.1:9000",
+        secrets="keys go in access_key and secret_key",
+        path="buckets are named in each [[watch]]",
+    )
+
+
+def parse_broker_url(text: str) -> str:
+    """Return a broker's ``scheme://host[:port]``, as ``parse_endpoint`` does; raises ``ValueError``."""
+    return _bare(
+        text,
+        address="the broker's address, e.g. https://broker:8420",
+        secrets="the token goes in token_file",
+        path="the broker is asked at /v1/grants of its host, so a proxy before it needs a name or port for it alone",
+    )
+
+
+def _bare(text: str, *, address: str, secrets: str, path: str) -> str:
+    """Return scheme, host and port; the rest is what to say where there is nothing, or more."""
+    if not text.strip():
+        raise ValueError(f"is empty; give {address}")
     parts = _split(text)
     if "@" in parts.netloc:
-        raise ValueError("holds credentials; take them out: keys go in access_key and secret_key")
+        raise ValueError(f"holds credentials; take them out: {secrets}")
     if parts.path.strip("/"):
-        raise ValueError("has a path; give only scheme, host and port: buckets are named in each [[watch]]")
+        raise ValueError(f"has a path; give only scheme, host and port: {path}")
     return _joined(parts)
 
 
@@ -45,8 +69,6 @@ def mask_userinfo(url: str) -> str:
 
 def _split(text: str) -> SplitResult:
     text = text.strip()
-    if not text:
-        raise ValueError("is empty; give the store's address, e.g. http://127.0.0.1:9000")
     if not text.isprintable() or " " in text or "\\" in text:
         raise ValueError("holds a space, a backslash or a control character")
     if "?" in text or "#" in text:
@@ -94,10 +116,22 @@ def _host(parts: SplitResult) -> str:
         name = ""
     if not _HOST.fullmatch(name):
         raise ValueError("has no valid host name")
-    return name
+    return _as_clients_write_it(name.removesuffix("."))
+
+
+def _as_clients_write_it(name: str) -> str:
+    """Return an IPv4 address in four numbers: browsers and curl make one of any name that ends in a number."""
+    if not _NUMBER.fullmatch(name.rpartition(".")[2]):
+        return name
+    try:
+        return socket.inet_ntoa(socket.inet_aton(name))
+    except OSError:
+        raise ValueError("has no valid host name: one that ends in a number is an IPv4 address") from None
 
 
 def _ipv6(host: str) -> ipaddress.IPv6Address:
+    if "%" in host:
+        raise ValueError("has an IPv6 address with a zone (%), which clients don't send; give the address a host name")
     try:
         return ipaddress.IPv6Address(host)
     except ValueError:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from presignd.config import kinds, rules
-from presignd.config.endpoint import mask_userinfo, parse_endpoint, parse_proxy
+from presignd.config.endpoint import mask_userinfo, parse_broker_url, parse_endpoint, parse_proxy
 from presignd.config.listen import check_listen
 from presignd.config.templates import check_key_template, check_name_template
 
@@ -82,7 +82,7 @@ class PresignConfig(Section):
     """A file that holds the secret key, mode 0600."""
     session_token: kinds.Secret = None
     """The session token of temporary keys."""
-    url: Annotated[str, _unless_empty(parse_endpoint)] = ""
+    url: Annotated[str, _unless_empty(parse_broker_url)] = ""
     """With kind = "broker": the broker's address; a bare host:port means https."""
     token: kinds.Secret = None
     """With kind = "broker": the token it gave this daemon; better in token_file."""

@@ -141,6 +141,8 @@ def test_the_configured_proxy_wins_over_the_environments() -> None:
     assert proxy_for("https://store/b", "http://own:1", environ) == "http://own:1"
     assert proxy_for("https://store/b", "", environ) == "http://env:1"
     assert proxy_for("http://store/b", "", environ) is None
+    assert proxy_for("https://store/b", "", {"https": "proxy:3128"}) == "http://proxy:3128"
+    assert proxy_for("https://store/b", "", {**environ, "no": "10.0.0.0/8,store"}) is None
 
 
 @pytest.mark.parametrize("moment", ["before", "during", "after"])

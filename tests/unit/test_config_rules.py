@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presignd.config import rules
-from presignd.config.endpoint import mask_userinfo, parse_endpoint, parse_proxy
+from presignd.config.endpoint import mask_userinfo, parse_broker_url, parse_endpoint, parse_proxy
 from presignd.config.templates import Piece, check_key_template, check_name_template, template_fields
 
 
@@ -30,6 +30,14 @@ from presignd.config.templates import Piece, check_key_template, check_name_temp
         ("http://[0:0:0::1]", "http://[::1]"),
         ("http://minio_1.net_a:9000", "http://minio_1.net_a:9000"),
         ("http://bücher.example:9000", "http://xn--bcher-kva.example:9000"),
+        ("http://s3.test.:9000", "http://s3.test:9000"),
+        ("https://s3.test./", "https://s3.test"),
+        ("http://S3.Test.:80", "http://s3.test"),
+        ("http://127.0.0.1.:9000", "http://127.0.0.1:9000"),
+        ("http://127.1:9000", "http://127.0.0.1:9000"),
+        ("http://0x7f.1:9000", "http://127.0.0.1:9000"),
+        ("http://2130706433:9000", "http://127.0.0.1:9000"),
+        ("http://[::FFFF:127.0.0.1]:9000", "http://[::ffff:7f00:1]:9000"),
     ],
 )
 def test_an_endpoint_is_understood_and_made_scheme_host_port(text: str, endpoint: str) -> None:
@@ -74,6 +82,13 @@ def test_the_schemes_own_port_is_left_out_as_clients_leave_it_out_of_the_signed_
         ("http://minio\\x", "backslash"),
         ("http://-minio", "host name"),
         ("http://mi..nio", "host name"),
+        ("http://minio..", "host name"),
+        ("http://.", "host name"),
+        ("http://256.1.1.1", "host name"),
+        ("http://1.2.3.4.5", "host name"),
+        ("http://minio.1", "host name"),
+        ("http://[fe80::1%eth0]:9000", "with a zone"),
+        ("http://[fe80::1%25eth0]:9000", "with a zone"),
     ],
 )
 def test_any_other_endpoint_is_refused_with_the_reason(text: str, reason: str) -> None:
@@ -105,6 +120,27 @@ def test_any_text_is_an_endpoint_that_stays_itself_or_a_value_error(text: str) -
         endpoint = parse_endpoint(text)
         assert parse_endpoint(endpoint) == endpoint
         assert re.fullmatch(r"https?://[\x21-\x7e]+", endpoint)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("https://broker:8420/presign", "the broker is asked at /v1/grants of its host"),
+        ("https://broker:8420/v1/grants", "the broker is asked at /v1/grants of its host"),
+        ("https://me:secret@broker:8420", "the token goes in token_file"),
+        ("", "give the broker's address, e.g. https://broker:8420"),
+    ],
+)
+def test_what_is_wrong_with_a_brokers_address_is_told_in_a_brokers_words(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)) as caught:
+        parse_broker_url(text)
+    assert "bucket" not in str(caught.value)
+
+
+@given(st.text(max_size=40) | st.from_regex(r"(https?://)?[^ /?#]{0,20}(:[0-9]{0,6})?/?", fullmatch=True))
+def test_a_brokers_address_is_read_as_an_endpoint_is(text: str) -> None:
+    with suppress(ValueError):
+        assert parse_broker_url(text) == parse_endpoint(text)
 
 
 def test_a_proxy_may_have_a_user_and_is_masked_when_shown() -> None:
