@@ -35,7 +35,8 @@ S3_CODES: dict[str, str] = {
     "RequestTimeTooSkewed": "clock_skew",
     "AccessDenied": "access_denied",
     "AllAccessDisabled": "access_denied",
-    "AccountProblem": "access_denied",
+    "AccountProblem": "account_suspended",
+    "UserSuspended": "account_suspended",
     "InvalidTokenId": "expired_credentials",
     "InvalidSecurity": "invalid_access_key",
     "SlowDown": "slow_down",
@@ -87,8 +88,8 @@ S3_CODES: dict[str, str] = {
     "NoSuchUpload": "upload_lost",
 }
 """S3's error codes by ours: the API reference's list of error codes, and those of MinIO (XMinio…, SlowDownRead),
-SeaweedFS (Err…, Existing…), StorageGRID (KeyTooLong), Google's XML API (InvalidSecurity), and of throttling (the
-AWS SDKs' list)."""
+SeaweedFS (Err…, Existing…), Ceph (UserSuspended), StorageGRID (KeyTooLong), Google's XML API (InvalidSecurity), and of
+throttling (the AWS SDKs' list)."""
 
 NO_ROOM = re.compile(r"\bquota\b|\bcap exceeded\b", re.IGNORECASE)
 """Messages of a refusal for want of room under a code that means something else elsewhere: Swift's
@@ -109,7 +110,7 @@ STATUSES: dict[int, str] = {
 
 NOT_ABOUT_TIME = frozenset(
     {
-        *("bad_digest", "invalid_access_key", "key_refused", "no_such_bucket"),
+        *("account_suspended", "bad_digest", "invalid_access_key", "key_refused", "no_such_bucket"),
         *("not_implemented", "slow_down", "store_full", "too_large"),
     }
 )
@@ -203,7 +204,10 @@ def fault_of(answer: Answer, *, expires_at: datetime, now: datetime, clock_offse
             return fault("expired_grant", detail)
         if _skewed(answer, clock_offset) and ours != "signature_mismatch":
             return fault("clock_skew", f"{clock_offset:+.0f} s")
-    return fault(_elsewhere(answer) or ours, detail, retry_after=answer.retry_after)
+    code = _elsewhere(answer) or ours
+    if code in ("wrong_region", "redirected") and (region := _region_named(answer)):
+        detail = f"{detail}; it names the region {region}"
+    return fault(code, detail, retry_after=answer.retry_after)
 
 
 def _elsewhere(answer: Answer) -> str:
@@ -217,6 +221,12 @@ def _elsewhere(answer: Answer) -> str:
     return "redirected" if redirect else ""
 
 
+def _region_named(answer: Answer) -> str:
+    """Return the region where the bucket is, by the answer; "" where none is named, or what is named is no region."""
+    named = answer.headers.get("x-amz-bucket-region") or answer.element("Region")
+    return named if re.fullmatch(r"[a-z0-9-]{1,40}", named) else ""
+
+
 def _no_room(answer: Answer) -> str:
     return "store_full" if answer.status in (400, 403, 413) and NO_ROOM.search(answer.element("Message")) else ""
 
@@ -226,6 +236,8 @@ def _by_status(answer: Answer) -> str:
         return "slow_down"
     if answer.status == 404 and not answer.code and answer.body:  # noqa: PLR2004
         return "bad_response"
+    if answer.status == 413 and not answer.code:  # noqa: PLR2004 - a proxy's own page
+        return "body_limit"
     return STATUSES.get(answer.status) or ("server_error" if answer.status >= 500 else "rejected")  # noqa: PLR2004
 
 

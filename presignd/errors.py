@@ -174,17 +174,25 @@ CODES: dict[str, Code] = {
     ),
     # The store refuses the watch as a whole.
     "access_denied": Code(
-        WatchFault, "the store denies access (403)", "grant the key s3:PutObject and s3:GetObject on the bucket"
+        WatchFault,
+        "the store denies access (403)",
+        "grant the key s3:PutObject and s3:GetObject on the bucket, for the check object .presignd-check too",
     ),
     "signature_mismatch": Code(
         WatchFault,
         "the signature does not match (403)",
-        "correct presign.secret_key, or the broker's; if a proxy rewrites Host, set presign.public_endpoint",
+        "correct presign.access_key and presign.secret_key, or the broker's (Swift says this of an unknown access key, "
+        "too); if a proxy rewrites Host, set presign.public_endpoint",
     ),
     "invalid_access_key": Code(
         WatchFault,
         "the store does not know the access key (403)",
         "correct presign.access_key, or the broker's",
+    ),
+    "account_suspended": Code(
+        WatchFault,
+        "the store has suspended the user that this key belongs to (403)",
+        "have the store's administrator enable that user again, or use another user's key",
     ),
     "expired_credentials": Code(
         WatchFault, "the signing credential has ended", "renew it; a refreshed one is picked up by itself"
@@ -276,6 +284,12 @@ CODES: dict[str, Code] = {
     ),
     "too_large": Code(
         FileFault, "the file is larger than what can be stored", "raise the watch's max_size, or split the file"
+    ),
+    "body_limit": Code(
+        FileFault,
+        "a proxy before the store takes no body of this size (413)",
+        "raise the proxy's limit (nginx: client_max_body_size), or set upload.multipart_threshold and part_size below "
+        "it",
     ),
     "key_refused": Code(
         FileFault,

@@ -22,7 +22,7 @@ from presignd.heartbeat import holding, resting
 from presignd.keys import CHECK_NAME, key_problem
 from presignd.limits import MAX_KEY
 from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Operation
-from presignd.presign.broker_client import FORBIDDEN, LEAST_BODY, OK, TOO_LARGE, BrokerClient, said
+from presignd.presign.broker_client import FORBIDDEN, LEAST_BODY, OK, TOO_LARGE, BrokerClient, Told, refusal_of, said
 from presignd.presign.expected import Expected, checked, expect
 from presignd.presign.local import count
 
@@ -181,7 +181,7 @@ class BrokerPresigner:
             return [fault("grant_refused", "the request is too large for the broker")]
         answers = _list_in(told.document, len(batch))
         if answers is None:
-            raise _unusable(told.status, told.document)
+            raise _unusable(told)
         now = told.date or self._client.now()
         return [_judged(expected, answer, now) for expected, answer in zip(batch, answers, strict=True)]
 
@@ -196,7 +196,7 @@ class BrokerPresigner:
         with resting():  # it has its deadline
             told = await self._client.ask("/v1/me")
         if told.status != OK or not isinstance(told.document, dict):
-            raise _unusable(told.status, told.document)
+            raise _unusable(told)
         try:
             me = Me.model_validate(told.document)
         except ValidationError:
@@ -248,9 +248,9 @@ def _list_in(document: Any, count: int) -> list[Any] | None:
     return answers if isinstance(answers, list) and len(answers) == count else None
 
 
-def _unusable(status: int, document: Any) -> Fault:
-    if status == FORBIDDEN:
-        return fault("token_refused", f"{status} {said(document)}".strip())
+def _unusable(told: Told) -> Fault:
+    if told.status == FORBIDDEN:
+        return refusal_of(told)
     return fault("bad_broker", "its answer is not one to what it was asked")
 
 

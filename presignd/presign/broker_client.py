@@ -7,6 +7,7 @@ no text of its goes further but in a fault's detail, cut and redacted.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,12 +39,16 @@ OK, UNAUTHORIZED, FORBIDDEN, TOO_LARGE, TOO_MANY = 200, 401, 403, 413, 429
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """An answer: its status, its JSON (None where it is none), its Date in UTC, its Retry-After in seconds."""
+    """An answer: its status, its JSON (None where it is none), its Date in UTC, its Retry-After in seconds.
+
+    ``s3_code`` is the code of an error as S3 answers it: then presign.url is a store's.
+    """
 
     status: int
     document: Any = field(repr=False)
     date: datetime | None
     retry_after: float | None
+    s3_code: str = ""
 
 
 class BrokerClient:
@@ -83,9 +88,9 @@ class BrokerClient:
         # Of a batch only refusals are words, and ``said`` redacts those: to look through all its URLs takes long.
         if (document is None or answer.status != OK) and self._echoes.are_in(answer.body.decode("latin-1")):
             raise fault("bad_broker", "its answer says the token again")
-        told = Told(answer.status, _parsed(answer.body), answer.date, answer.retry_after)
+        told = Told(answer.status, _parsed(answer.body), answer.date, answer.retry_after, _s3_code(answer))
         if told.status not in (OK, FORBIDDEN, TOO_LARGE):
-            raise _refusal(told)
+            raise refusal_of(told)
         return told
 
     async def _ask_again(self, path: str, document: Mapping[str, Any] | None, most: int) -> Answer:
@@ -133,6 +138,10 @@ class BrokerClient:
             self._session = None
 
 
+def _s3_code(answer: Answer) -> str:
+    return answer.code if re.fullmatch("[A-Za-z]{1,64}", answer.code) else ""
+
+
 def _parsed(body: bytes) -> Any:
     try:
         return from_json(body)
@@ -140,10 +149,14 @@ def _parsed(body: bytes) -> Any:
         return None
 
 
-def _refusal(told: Told) -> Fault:
-    """Say what a status means that no answer has."""
+def refusal_of(told: Told) -> Fault:
+    """Return what it means that a broker, or what answers in its place, refuses a whole call."""
     detail = f"{told.status} {said(told.document)}".strip()
-    if told.status == UNAUTHORIZED:
+    if told.s3_code:
+        return fault("bad_broker", f"an S3 store answers there ({told.status} {told.s3_code})")
+    if told.status in (UNAUTHORIZED, FORBIDDEN) and not isinstance(told.document, dict):
+        return fault("bad_broker", f"{told.status}, and not in a broker's words")
+    if told.status in (UNAUTHORIZED, FORBIDDEN):
         return fault("token_refused", detail, retry_after=told.retry_after)
     if told.status == TOO_MANY:
         return fault("presigner_busy", detail, retry_after=told.retry_after)

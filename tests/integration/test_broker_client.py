@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from presignd.presign.broker_client import BrokerClient
 from tests.canary import assert_no_secrets
 from tests.fake_broker import FOREVER, TOKEN, FakeBroker, Grants, fake_broker
 from tests.faulty_s3 import FaultyS3
+from tests.stores import Store
 
 LONG = 20.0
 """Seconds that an exchange may take, where it is answered: a busy machine is no silent broker."""
@@ -183,6 +185,19 @@ async def test_a_closed_connection_is_replaced_unseen(broker: FakeBroker, asking
     assert isinstance(grant, Grant)
 
 
+@pytest.mark.parametrize("ask", ["grants", "me"])
+async def test_a_store_in_the_brokers_place_is_told_as_that(
+    store: Store, broker: FakeBroker, asking: Asking, ask: str
+) -> None:
+    """``presign.url`` with the store's address: no token would help."""
+    presigner = asking(broker, url=store.endpoint)
+    with pytest.raises(PresignerFault) as refused:
+        await (presigner.grant([get("k")]) if ask == "grants" else presigner.me())
+    assert refused.value.code == "bad_broker"
+    assert re.search("an S3 store answers there|not in a broker's words", refused.value.message)
+    assert "presign.url" in refused.value.fix
+
+
 # --- refusals -----------------------------------------------------------------------------------------
 
 
@@ -238,8 +253,8 @@ async def test_what_a_broker_says_is_one_short_line_without_anything_secret(brok
 @pytest.mark.parametrize(
     ("status", "code"),
     [
-        (401, "token_refused"),
-        (403, "token_refused"),
+        (401, "bad_broker"),
+        (403, "bad_broker"),
         (429, "presigner_busy"),
         (500, "presigner_unreachable"),
         (503, "presigner_unreachable"),
@@ -255,6 +270,15 @@ async def test_a_refusal_of_the_whole_has_everything_wait(
 ) -> None:
     broker.fault(status=status, times=FOREVER)
     assert (await refusal(asking(broker))).code == code
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_broker_that_refuses_the_token_says_so_in_its_own_words(
+    broker: FakeBroker, asking: Asking, status: int
+) -> None:
+    broker.fault(status=status, body=b'{"error": {"code": "unauthorized", "message": "no valid token"}}')
+    refused = await refusal(asking(broker))
+    assert (refused.code, refused.detail) == ("token_refused", f"{status} no valid token")
 
 
 async def test_a_revoked_token_is_refused_and_named_nowhere(broker: FakeBroker, asking: Asking) -> None:

@@ -122,8 +122,9 @@ def elsewhere(grants: Grants) -> Grants:
 @pytest.mark.parametrize(
     ("how", "code"),
     [
-        ({"status": 401}, "token_refused"),
-        ({"status": 403}, "token_refused"),
+        ({"status": 401, "body": b'{"error": {}}'}, "token_refused"),
+        ({"status": 403, "body": b'{"error": {}}'}, "token_refused"),
+        ({"status": 403}, "bad_broker"),
         ({"status": 429}, "presigner_busy"),
         ({"status": 500}, "presigner_unreachable"),
         ({"status": 503}, "presigner_unreachable"),

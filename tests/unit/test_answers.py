@@ -71,6 +71,10 @@ def test_every_code_there_is_has_a_row_in_the_one_table() -> None:
         (403, "InvalidTokenId", "expired_credentials", WatchFault),
         (403, "InvalidSecurity", "invalid_access_key", WatchFault),
         (400, "EntityTooLarge", "too_large", FileFault),
+        (413, "EntityTooLarge", "too_large", FileFault),
+        (413, "", "body_limit", FileFault),
+        (403, "UserSuspended", "account_suspended", WatchFault),
+        (403, "AccountProblem", "account_suspended", WatchFault),
         (400, "KeyTooLong", "key_refused", FileFault),
         (409, "XMinioObjectExistsAsDirectory", "key_refused", FileFault),
         (400, "XMinioParentIsObject", "key_refused", FileFault),
@@ -113,6 +117,38 @@ def test_the_header_that_a_store_does_not_implement_is_named() -> None:
     told = "A header you provided implies functionality that is not implemented"
     problem = read(501, xml("NotImplemented", told, "<Header>If-None-Match</Header>"))
     assert "501 NotImplemented If-None-Match" in problem.message
+
+
+def test_a_proxys_page_for_a_body_that_is_too_large_names_the_proxys_limit() -> None:
+    problem = read(413, b"<html><title>413 Request Entity Too Large</title><center>nginx</center></html>")
+    assert "a proxy before the store" in problem.message
+    assert "client_max_body_size" in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("status", "s3_code", "message"),
+    [
+        (400, "AuthorizationQueryParametersError", "Error parsing the X-Amz-Credential; the region 'a' is wrong"),
+        (400, "AuthorizationHeaderMalformed", "the region 'us-east-1' is wrong"),
+        (301, "PermanentRedirect", ""),
+    ],
+)
+def test_the_region_that_the_answer_names_is_told(status: int, s3_code: str, message: str) -> None:
+    problem = read(status, xml(s3_code, message, "<Region>eu-central-1</Region>"))
+    assert problem.code == "wrong_region"
+    assert "it names the region eu-central-1" in problem.message
+    assert "X-Amz" not in read(301, xml("PermanentRedirect", "", "<Region>a?X-Amz=b</Region>")).message
+
+
+def test_a_region_named_in_a_header_is_told_too() -> None:
+    assert "eu-west-3" in read(301, headers={"x-amz-bucket-region": "eu-west-3"}).message
+
+
+def test_a_wrong_signature_names_both_keys() -> None:
+    """Swift answers SignatureDoesNotMatch to an access key that it doesn't know."""
+    fix = read(403, xml("SignatureDoesNotMatch")).fix
+    assert "access_key" in fix
+    assert "secret_key" in fix
 
 
 def test_a_website_is_told_from_a_missing_bucket() -> None:
