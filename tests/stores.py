@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 import subprocess
 import time
 from abc import ABC, abstractmethod
@@ -169,12 +170,12 @@ class JuiceFS(Store):
     """What it keeps of an object beside its bytes: without these no ETag, no metadata, a guessed Content-Type."""
 
     def __init__(self, folder: Path) -> None:
-        self.secret_key = "juicefs-secret-0123456789"
+        self.secret_key = own_secret()
         self._folder = folder
         self._meta = f"sqlite3://{folder}/meta.db"
-        self._port, self._metrics = free_ports(2)
         self._child: Child | None = None
         self._format()
+        self._port, self._metrics = free_ports(2)
 
     @property
     def endpoint(self) -> str:
@@ -257,7 +258,7 @@ class Rclone(Store):
     flags: tuple[str, ...] = ()
 
     def __init__(self, folder: Path) -> None:
-        self.secret_key = "rclone-secret-0123456789"
+        self.secret_key = own_secret()
         self._folder = folder
         (folder / "data" / self.bucket).mkdir(parents=True)
         (self._port,) = free_ports(1)
@@ -296,6 +297,11 @@ class PlainRclone(Rclone):
 
     name = "rclone-plain"
     flags = ("--etag-hash", "")
+
+
+def own_secret() -> str:
+    """Return a secret key that no other server has: one that took our port meanwhile must not be taken for ours."""
+    return f"secret-{secrets.token_hex(12)}"
 
 
 def _juicefs() -> str:

@@ -17,6 +17,7 @@ import pytest
 from presignd import embedded
 from presignd.embedded import Child, EmbeddedStore, is_free
 from presignd.errors import Unavailable, UsageError
+from tests.stores import JuiceFS
 
 if TYPE_CHECKING:
     from tests.stores import SeaweedFS, Store
@@ -107,6 +108,14 @@ def test_the_secret_key_can_be_changed_over_a_restart(own_store: Store) -> None:
     own_store.write(own_store.bucket, "k", b"new key")
     with pytest.raises(old.exceptions.ClientError, match="SignatureDoesNotMatch"):
         old.get_object(Bucket=own_store.bucket, Key="k")
+
+
+def test_another_server_that_took_the_port_is_not_taken_for_ours(juicefs: JuiceFS, tmp_path: Path) -> None:
+    """Two runs of the tests beside each other: the second would test the first one's server."""
+    second = JuiceFS(tmp_path)
+    second._port = juicefs._port
+    with pytest.raises(AssertionError, match="the JuiceFS gateway ended"):
+        second.start()
 
 
 async def test_stop_leaves_no_process_socket_or_port(tmp_path: Path) -> None:
