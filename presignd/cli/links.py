@@ -64,7 +64,8 @@ def links_command(
     _require_command(command or [], asked=run_command)
     place = Place(cursor_file, durable=run_command)
     take = Command(command or [], follow).take if run_command else _printing(as_json=as_json)
-    loop.run(_pass_on(Source(config, place.cursor, follow=follow).answers(), place, take))
+    run = loop.run if run_command else loop.run_while_read
+    run(_pass_on(Source(config, place.cursor, follow=follow).answers(), place, take))
 
 
 # Options end where CMD begins: its own are its own.

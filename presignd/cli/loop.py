@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from typing import TYPE_CHECKING, TypeVar
 
-from presignd.cli import guard
+from presignd.cli import guard, streams
 from presignd.threads import BEHIND, SENDING, Threads
 
 if TYPE_CHECKING:
@@ -26,6 +27,29 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Run ``work`` to its end and return what it returns; Ctrl-C cancels it and raises KeyboardInterrupt."""
     with asyncio.Runner(loop_factory=_factory()) as runner:
         return runner.run(work)
+
+
+def run_while_read(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work``, which prints as things happen, until its reader goes away: ``| head`` sees no next one to come."""
+    run(_while_read(work))
+
+
+async def _while_read(work: Coroutine[Any, Any, None]) -> None:
+    loop, printing, left = asyncio.get_running_loop(), asyncio.ensure_future(work), asyncio.Event()
+
+    def leave() -> None:
+        left.set()
+        loop.remove_reader(sys.stdout.fileno())
+        printing.cancel()
+
+    if streams.is_pipe(sys.stdout):  # there is nothing to read at this end: what wakes is that the other was closed
+        loop.add_reader(sys.stdout.fileno(), leave)
+    try:
+        await printing
+    except asyncio.CancelledError:
+        if left.is_set():
+            raise BrokenPipeError from None
+        raise
 
 
 def run_daemon(work: Coroutine[Any, Any, None], *, threads: int) -> None:

@@ -40,7 +40,7 @@ def status_command(
         lines_of = path_lines if path else status_lines
         each = partial(show.document, indent=None) if as_json else print_one
         on_screen = None if as_json else lambda found: lines_of(found, show.width())
-        loop.run(follow(request, config, lines_of=on_screen, print_one=each))
+        loop.run_while_read(follow(request, config, lines_of=on_screen, print_one=each))
     found = loop.run(only(request, config))
     if as_json:
         show.document(found)

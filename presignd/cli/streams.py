@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,14 @@ def not_written(problem: OSError) -> Unavailable:
     mute(sys.stdout)
     fix = "give it a place that takes it; what the command did stays done"
     return Unavailable(f"the result can't be written to stdout: {reason_of(problem)}", fix=fix)
+
+
+def is_pipe(stream: TextIO) -> bool:
+    """Tell whether ``stream`` goes to another program."""
+    try:
+        return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
+    except OSError:  # io.UnsupportedOperation is one
+        return False
 
 
 def mute(stream: TextIO) -> None:
