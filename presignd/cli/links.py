@@ -59,7 +59,7 @@ def links_command(
     --follow tries it again (after 1 s, then up to 5 min), otherwise it ends with 4. The cursor moves on
     only when CMD exits 0, so each link reaches it at least once. All that stands behind --exec is CMD.
 
-    Example: presignd links --follow --cursor-file seen --exec sh -c 'jq -r .url | mail -s link me@example.org'
+    Example: presignd links --follow --cursor-file seen --exec sh -c 'cat >> links.jsonl'
     """
     _require_command(command or [], asked=run_command)
     place = Place(cursor_file, durable=run_command)

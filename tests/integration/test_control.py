@@ -25,6 +25,7 @@ from presignd.states import Event
 from presignd.web import answers, control, named, socket_file
 from presignd.web.failure import Answered
 from presignd.web.view import BlockedView
+from tests.canary import assert_no_secrets
 from tests.descriptors import open_descriptors
 from tests.served import DONE, NOW, SECRET, UPLOADED, Served, configuration, recorded, served, serving
 
@@ -105,6 +106,15 @@ async def test_status_tells_the_queue_and_what_is_stuck(served: Served) -> None:
     assert found["settling"][0]["why"] == "open for writing"
     assert found["blocked"][0]["fix"]
     assert found["quarantined_count"] == 1
+
+
+async def test_a_name_that_holds_a_secret_is_told_without_it(served: Served) -> None:
+    """Whoever reaches the status page reads the same document; wget names a file by the URL it was asked for."""
+    for number, name in enumerate((f"get?X-Amz-Signature={SECRET}", "psd_0123456789abcdef")):
+        await recorded(served, name, Event.QUARANTINE, error_code="unreadable", error=f"no {name}")
+        [found] = await served.ask({"op": "status"})
+        assert len(found["quarantined"]) == number + 1
+        assert_no_secrets(json.dumps(found), SECRET, "0123456789abcdef")
 
 
 async def test_a_path_tells_its_receipt_and_never_a_url(served: Served) -> None:

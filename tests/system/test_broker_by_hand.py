@@ -39,12 +39,15 @@ def environ(broker: Broker, store: Store) -> dict[str, str]:
     return {"PATH": os.defpath, "BROKER": broker.url, "TOKEN": secret, "BUCKET": store.bucket}
 
 
-@pytest.mark.needs("bash", "curl", "jq")
-def test_the_ten_lines_of_curl_upload_and_fetch(broker: Broker, seaweedfs: Store, tmp_path: Path) -> None:
+@pytest.mark.needs("bash", "dash", "curl", "jq")
+@pytest.mark.parametrize("shell", [["bash", "-euo", "pipefail"], ["dash", "-eu"]], ids=["bash", "dash"])
+def test_the_ten_lines_of_curl_upload_and_fetch(
+    broker: Broker, seaweedfs: Store, tmp_path: Path, shell: list[str]
+) -> None:
     body = os.urandom(100_000)
     (tmp_path / "report.pdf").write_bytes(body)
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block("broker-curl")],
+        [*shell, "-c", block("broker-curl")],
         env=environ(broker, seaweedfs),
         cwd=tmp_path,
         capture_output=True,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from datetime import UTC, datetime
 
+from presignd.redact import redact
+
 _VOID = frozenset({"input", "link", "meta"})
 
 
@@ -34,8 +36,8 @@ def _attribute(key: str, value: str | float | bool) -> str:
 
 
 def shown(name: str) -> str:
-    r"""Return a file's name to look at: bytes that are no UTF-8, control and direction characters as escapes."""
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    r"""Return a file's name to look at: no secret in it, what is no UTF-8 or no sign to be seen as an escape."""
+    text = redact(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() or c == "\u200d" else ascii(c)[1:-1] for c in text)
 
 
