@@ -12,6 +12,7 @@ import ctypes
 import os
 import platform
 import re
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -158,8 +159,33 @@ def may_hang(folder: int) -> bool:
             return True
     except OSError:
         return True
+    return bool(mounted_below(folder))
+
+
+def mounted_below(folder: int) -> frozenset[tuple[str, PurePosixPath, PurePosixPath]]:
+    """Return what is mounted below an open directory, as ``mounts`` tells of it."""
     real = PurePosixPath(Path(f"/proc/self/fd/{folder}").resolve())
-    return any(point != real and point.is_relative_to(real) for _, _, point in mounts())
+    return frozenset(mount for mount in mounts() if mount[2] != real and mount[2].is_relative_to(real))
+
+
+class MountTable:
+    """Tells whether anything was mounted or unmounted since it was asked last; never so but on Linux."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._fd = -1
+        with suppress(OSError):
+            self._fd = os.open(_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
+            self._poll.register(self._fd, select.POLLERR | select.POLLPRI)  # proc_pid_mountinfo(5)
+
+    def changed(self) -> bool:
+        """Tell it, without reading the table."""
+        return bool(self._poll.poll(0))
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 def make_folder(folder: Path, mode: int | None = None) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from presignd.errors import NO_DESCRIPTORS, Fault, PresigndError, UsageError, reason_of, system_fault
-from presignd.filesystem import close_quietly, may_hang, opened
+from presignd.filesystem import close_quietly, may_hang, mounted_below, opened
 from presignd.ledger.lock import flock, lock_folder
 
 if TYPE_CHECKING:
@@ -72,15 +72,18 @@ class Folder:
             raise _no_root(watch, error) from None
         self._identity = _identity(os.fstat(self.fd))
         self._may_hang = may_hang(self.fd)
+        self._mounted = mounted_below(self.fd)
 
     @property
     def at_once(self) -> int:
         """How many files are looked at before a thread would have begun: none where a look may have to wait."""
         return 0 if self._may_hang else AT_ONCE
 
-    def mind_mounts(self) -> None:
-        """See what is mounted below by now."""
+    def mind_mounts(self) -> bool:
+        """See what is mounted below by now; tell whether that is anything else than before."""
+        before, self._mounted = self._mounted, mounted_below(self.fd)
         self._may_hang = may_hang(self.fd)
+        return self._mounted != before
 
     def close(self) -> None:
         """Close the root, and with it the lock."""

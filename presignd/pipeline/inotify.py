@@ -161,7 +161,8 @@ class _Tree:
             if directory is None:
                 continue
             if mask & (_DELETE_SELF | _MOVE_SELF | _UNMOUNT | _IGNORED):
-                self.ended = self.ended or directory == b""
+                # Below an unmounted directory another one is seen by now: all is watched anew.
+                self.ended = self.ended or directory == b"" or bool(mask & _UNMOUNT)
                 if mask & _IGNORED:
                     self._forget(number)
             elif name:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing, closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from presignd import metrics
 from presignd.errors import fault, reason_of
+from presignd.filesystem import MountTable
 from presignd.heartbeat import beat, living
 from presignd.loops import within
 from presignd.model import Candidate, Fingerprint, Source
@@ -161,7 +162,9 @@ class Watcher:
         """Take what the source yields, until it ends or the root is lost."""
         started = self._restart = False
         self._bursts = Bursts(await asyncio.to_thread(burst_of_queue))
-        async with aclosing(source) as batches:
+        async with AsyncExitStack() as stack:
+            batches = await stack.enter_async_context(aclosing(source))
+            mounts = stack.enter_context(closing(MountTable()))
             async for hints in batches:
                 beat(within=TURN)
                 if not await soon(self._folder.still_there, at_once=self._folder.at_once > 0):
@@ -172,8 +175,12 @@ class Watcher:
                     self._started()
                 await self._take(hints)
                 beat(within=TURN)
-                if self._restart:
+                if self._restart or (mounts.changed() and await self._other_mounts()):
                     return
+
+    async def _other_mounts(self) -> bool:
+        """Tell whether there are other mounts below than before: what is in them is not watched yet."""
+        return await asyncio.to_thread(self._folder.mind_mounts)
 
     def _source(self) -> AsyncGenerator[list[bytes], None]:
         """Choose the source: none where the filesystem gives no events, and while a limit forbids them."""
@@ -330,7 +337,7 @@ class Watcher:
 
     async def _scan_all(self, reason: str, source: Source, ignore_before: datetime | None) -> float:
         """Scan everything; return what it cost in seconds, waiting left out."""
-        await asyncio.to_thread(self._folder.mind_mounts)
+        self._restart |= await self._other_mounts()
         began, scan = time.monotonic(), self._scan_of(b"", recursive=self._config.recursive)
         candidates, cost = await self._offer(scan, source, ignore_before)
         await self._mind_watches(scan.directories)
