@@ -286,7 +286,7 @@ class Parts:
         """Return what is being uploaded now."""
         now = time.monotonic()
         return [
-            InFlightView(run.version, run.sent, run.rate(now))
+            InFlightView(run.version, run.sent, run.rate(now), now - run.heard)
             for work in self.works
             for run in work.worker.running.values()
         ]

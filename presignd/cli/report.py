@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from presignd.cli import show
 from presignd.cli.layout import Line, bar, columns, wrapped
 from presignd.cli.streams import clean
+from presignd.web.documents import IDLE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -148,6 +149,8 @@ def _blocked_row(found: Document) -> list[str]:
 
 def _upload_row(found: Document) -> list[str]:
     rate = f"{show.size(found['rate'])}/s"
+    if (idle := found.get("idle_seconds", 0)) >= IDLE_SECONDS:
+        rate = f"nothing sent for {show.span(idle)}"
     left = "" if found["seconds_left"] is None else show.span(found["seconds_left"])
     return [found["watch"], found["path"], show.size(found["sent"]), show.size(found["size"]), rate, left]
 

@@ -112,6 +112,8 @@ class _Tree:
             elif ctypes.get_errno() == errno.ENOSPC:
                 self._out_of_watches = True
                 return []
+            elif not directory:  # the next try comes soon: nothing below is walked for it
+                raise SourceEnded(f"the folder can't be watched: {os.strerror(ctypes.get_errno())}")
             if not self._recursive or os.fstat(fd).st_nlink == _LEAF_LINKS:
                 return []
             return [path for path in _directories(fd, directory) if not self._ignore.directory(path)]

@@ -71,11 +71,13 @@ class Running:
     sent: int = 0
     stood: int = 0
     began: float = field(default_factory=time.monotonic)
+    heard: float = field(default_factory=time.monotonic)
 
     def moved(self, total: int) -> None:
         """Hear of the bytes that the store has or gets; the first word is where a resumed upload stood."""
+        self.heard = time.monotonic()
         if not self.sent:
-            self.stood, self.began = total, time.monotonic()
+            self.stood, self.began = total, self.heard
         self.sent = total
 
     def rate(self, now: float) -> float:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 
+IDLE_SECONDS = 5.0
+"""From here on an upload's rate says less than for how long nothing was sent: the store may be frozen."""
+
 
 def time_text(time: datetime | None) -> str | None:
     """Render a time as RFC 3339 in UTC with microseconds."""
@@ -112,7 +115,7 @@ def of_settling(settling: SettlingView, roots: Roots) -> Document:
 
 
 def of_in_flight(upload: InFlightView, roots: Roots) -> Document:
-    """Render one upload under way: bytes sent, bytes a second, and the seconds it takes yet at that rate."""
+    """Render one upload under way: bytes sent, bytes a second, seconds since something was sent, and to the end."""
     version = upload.version
     return {
         "file_id": version.file_id,
@@ -121,6 +124,7 @@ def of_in_flight(upload: InFlightView, roots: Roots) -> Document:
         "size": version.size,
         "sent": upload.sent,
         "rate": upload.rate,
+        "idle_seconds": round(upload.idle, 1),
         "seconds_left": (version.size - upload.sent) / upload.rate if upload.rate >= 1 else None,
     }
 

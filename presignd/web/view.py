@@ -44,11 +44,12 @@ class SettlingView:
 
 @dataclass(frozen=True, slots=True)
 class InFlightView:
-    """One version under upload: bytes sent so far and the rate in bytes a second."""
+    """One version under upload: bytes sent so far, the rate in bytes a second, seconds since something was sent."""
 
     version: FileVersion
     sent: int
     rate: float
+    idle: float = 0.0
 
 
 Part = Literal["bucket", "store", "presigner", "ledger", "links"]

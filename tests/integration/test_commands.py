@@ -94,6 +94,14 @@ async def test_status_tells_of_a_large_file_how_far_it_is_and_when_it_is_through
     assert told["seconds_left"] is None
 
 
+async def test_status_tells_for_how_long_a_frozen_store_took_nothing(served: Served) -> None:
+    """A rate of 0 bytes/s looks like a beginning."""
+    served.view.moving = [InFlightView(await recorded(served, "large"), 0, 0.0, 12.34)]
+    (told,) = json.loads((await presignd(served, "status", "--json")).out)["in_flight"]
+    assert told["idle_seconds"] == 12.3
+    assert "nothing sent for 12 s" in (await presignd(served, "status")).out
+
+
 @pytest.mark.parametrize("width", [60, 80])
 async def test_status_on_a_terminal_breaks_no_word(served: Served, width: int) -> None:
     name = "a-name-that-would-not-fit-beside-the-others.pdf"

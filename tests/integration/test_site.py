@@ -261,6 +261,11 @@ async def test_what_goes_on_is_shown(page: Page) -> None:
         assert words in shown.replace("&#x27;", "'"), words
 
 
+async def test_a_frozen_store_is_shown_by_how_long_nothing_was_sent(page: Page) -> None:
+    page.view.uploads = [InFlightView(await page.recorded("film.mkv", size=4_000_000_000), 1_000_000_000, 25e6, 12.0)]
+    assert "1.0 GB of 4.0 GB, nothing sent for 12 s" in await text_of(page)
+
+
 async def test_a_link_that_is_dead_is_not_offered(page: Page) -> None:
     page.add_link("old.txt", lives=-5)
     assert SECRET not in (await page.ask("/", cookies=await page.log_in()))[1]

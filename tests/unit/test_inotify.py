@@ -19,11 +19,11 @@ from tests.finishing import failing
 
 
 class Kernel:
-    """Stands in for libc: refuses instances or watches with these numbers, gives watches after them."""
+    """Stands in for libc: refuses instances or watches with these numbers (0: gives one), gives watches after them."""
 
     def __init__(self, *, instance: int = 0, watches: tuple[int, ...] = ()) -> None:
         self._instance, self._watches = instance, list(watches)
-        self.watched = 0
+        self.watched = self.asked = 0
 
     def inotify_init1(self, _flags: int) -> int:
         if self._instance:
@@ -32,8 +32,9 @@ class Kernel:
         return os.memfd_create("inotify")
 
     def inotify_add_watch(self, _fd: int, _path: bytes, _mask: int) -> int:
-        if self._watches:
-            ctypes.set_errno(self._watches.pop(0))
+        self.asked += 1
+        if self._watches and (number := self._watches.pop(0)):
+            ctypes.set_errno(number)
             return -1
         self.watched += 1
         return self.watched
@@ -86,30 +87,32 @@ def test_a_root_without_a_watch_ends_the_source_and_names_the_limit(
     assert ended.value.limit == WATCHES
 
 
-def test_a_folder_of_which_nothing_can_be_watched_ends_the_source(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EACCES])
+def test_a_folder_whose_root_cannot_be_watched_ends_the_source_and_nothing_below_is_walked(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Else no event would ever come, and nobody would say so."""
-    watches = tree(folder, Kernel(watches=(errno.ENOMEM,) * 3), monkeypatch)
+    """Else no event of the root would ever come, and each try would walk through all of it."""
+    kernel = Kernel(watches=(number,))
+    watches = tree(folder, kernel, monkeypatch)
     try:
         with pytest.raises(SourceEnded, match="can't be watched") as ended:
             watches.add(b"")
     finally:
         os.close(watches.fd)
-    assert not ended.value.limit
+    assert (ended.value.limit, kernel.asked) == ("", 1)
 
 
 def test_a_directory_that_can_not_be_watched_costs_no_other_its_watch(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For any other reason than the limit: what is below it is watched all the same."""
-    kernel = Kernel(watches=(errno.EACCES,))
+    kernel = Kernel(watches=(0, errno.EACCES))
     watches = tree(folder, kernel, monkeypatch)
     try:
         watches.add(b"")
     finally:
         os.close(watches.fd)
-    assert sorted(watches._numbers) == [b"a", b"a/b"]
+    assert sorted(watches._numbers) == [b"", b"a/b"]
 
 
 def test_a_watch_that_stands_for_another_path_now_forgets_the_first(

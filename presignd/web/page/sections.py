@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from presignd.web.documents import IDLE_SECONDS
 from presignd.web.page.chart import chart, in_words
 from presignd.web.page.html import Html, ago, count, join, name_of, shown, size, span, tag, until
 
@@ -88,12 +89,16 @@ def _uploads(picture: Picture) -> Html:
 
 def _upload(upload: Document) -> Html:
     whole, sent = upload["size"], upload["sent"]
-    words = f"{size(sent)} of {size(whole)}" + (_speed(upload) if 0 < sent < whole else "")
+    words = f"{size(sent)} of {size(whole)}" + _speed(upload)
     bar = tag("progress", words, value=sent, max=max(1, whole), aria_label=f"sent of {shown(upload['path'])}")
     return join(_file(upload), bar, tag("p", words))
 
 
 def _speed(upload: Document) -> str:
+    if upload["idle_seconds"] >= IDLE_SECONDS:  # the store may be frozen
+        return f", nothing sent for {span(upload['idle_seconds'])}"
+    if not 0 < upload["sent"] < upload["size"]:
+        return ""
     left = upload["seconds_left"]
     return f", {size(upload['rate'])}/s" + ("" if left is None else f", {span(left)} left")
 
