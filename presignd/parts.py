@@ -133,7 +133,7 @@ class Parts:
 
     async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant | Exception]:
         """Have the presigner in effect sign: for links."""
-        return await self.work.presigner.grant(requests)
+        return await self.work.presigner.grant([await self.work.as_opened(each) for each in requests])
 
     def make_version(
         self, watch: str, path: bytes, fingerprint: Fingerprint, source: Source, *, fault: Fault | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from presignd.config import Config, UploadConfig
 from presignd.ledger import Ledger
@@ -21,6 +21,7 @@ from presignd.pipeline.slots import Slots
 from presignd.pipeline.sweep import Sweeper
 from presignd.pipeline.transfer import Held, Room
 from presignd.pipeline.worker import Worker
+from presignd.presign import GrantRequest
 from presignd.rate import RateLimit
 from presignd.signers import signer_and_store
 
@@ -89,6 +90,13 @@ class Work:
             shared.ledger, self.worker, config.upload, list(self.buckets), is_open=self.gates.is_open
         )
         self.sweeper = Sweeper(shared.ledger, self.buckets)
+
+    async def as_opened(self, link: GrantRequest) -> GrantRequest:
+        """Return a link's request with the object's version named only where the store lets it be read by that name."""
+        of = [bucket for bucket in self.buckets.values() if bucket.watch.bucket == link.bucket]
+        if not link.version_id or (of and await of[0].opens_versions(link.key, link.version_id)):
+            return link
+        return replace(link, version_id="")
 
     def _wake(self) -> None:
         self.dispatcher.wake()

@@ -64,6 +64,7 @@ _ME = _object(
         "max_put_expires": {"type": "integer", "description": "Seconds; longer expiries are cut to it."},
         "max_link_expires": {"type": "integer", "description": "The same, for get."},
         "max_grants": {"type": "integer", "description": "Requests in one call."},
+        "versions": {"type": "boolean", "description": "Whether a request may name a version_id."},
         "rate": _nullable("number", "Grants a second."),
         "valid_until": _nullable("string", "When the token ends."),
         "credential_expires_at": _nullable("string", "When the signing credential ends."),

@@ -32,6 +32,9 @@ _BODIES = frozenset({Operation.PUT, Operation.MULTIPART_PART})
 _TYPED = frozenset({Operation.PUT, Operation.MULTIPART_CREATE})
 """Operations whose Content-Type becomes the object's."""
 
+_OF_A_VERSION = (Operation.GET, Operation.HEAD)
+"""What may name a version, by an id that nobody guesses and no operation lists: a link opens what it was made for."""
+
 _DECODINGS = 3
 """How often a chain of careless proxies is taken to decode or normalise a path."""
 
@@ -131,8 +134,8 @@ def _operation(token: TokenConfig, request: GrantRequest) -> Refusal | None:
         if request.key.rpartition("/")[2] == CHECK_NAME and {"put", "delete"} & set(token.operations):
             return None
         return Refusal(Code.OPERATION_REFUSED, f"only the check object ({CHECK_NAME}) can be deleted")
-    if request.version_id:  # an older one may be what its owner took back
-        return Refusal(Code.OPERATION_REFUSED, "a version can be named only to delete one of the check object")
+    if request.version_id and operation not in _OF_A_VERSION:
+        return Refusal(Code.OPERATION_REFUSED, "a version can be named only to read it, or to delete a check object's")
     if operation.partition(".")[0] in token.operations:
         return None
     return Refusal(Code.OPERATION_REFUSED, f"this token may not {operation}; it may {', '.join(token.operations)}")

@@ -121,6 +121,7 @@ def me(token: TokenConfig, *, credential_ends: datetime | None) -> dict[str, Any
         "max_put_expires": token.max_put_expires,
         "max_link_expires": token.max_link_expires,
         "max_grants": MAX_GRANTS,
+        "versions": True,
         "rate": token.rate,
         "valid_until": rfc3339(token.valid_until) if token.valid_until else None,
         "credential_expires_at": rfc3339(credential_ends) if credential_ends else None,

@@ -79,6 +79,7 @@ class Bucket:
         self._refusals: dict[bool, Fault] = {}
         self._blamed: tuple[str, Fault] | None = None
         self.most_parts = MOST_PARTS
+        self._opens_versions: bool | None = None
 
     def named(self, name: str) -> Bucket:
         """Return the same for the bucket ``name``: this one, or one with proofs of its own."""
@@ -156,6 +157,21 @@ class Bucket:
     async def read(self, key: str, take: Callable[[bytes], Awaitable[None]]) -> bool:
         """GET an object, piece by piece, whatever its size; False when nothing is there."""
         return (await self.send(self.request(Operation.GET, key), accept=(404,), into=take)).status != 404  # noqa: PLR2004
+
+    async def opens_versions(self, key: str, version_id: str) -> bool:
+        """Tell whether a version of an object can be read by its id, seen once.
+
+        s3:GetObjectVersion is a right of its own: a link that needs it is dead where only s3:GetObject is granted.
+        """
+        if self._opens_versions is None:
+            request = self.request(Operation.HEAD, key, version_id=version_id)
+            try:
+                answer = await self.send(request, accept=range(400, 600), timeout=self._probe_timeout)
+            except Fault:
+                return False  # the store is away: links are made without it, too
+            if answer.status in (200, 403, 405, 501):
+                self._opens_versions = answer.status == 200  # noqa: PLR2004
+        return self._opens_versions or False
 
     async def honours(self, *, in_parts: bool = False) -> Honours:
         """Return what the store honours of a PUT, or of an upload in parts; raise a ``Fault``.

@@ -60,9 +60,20 @@ async def mint(presigner: Minter, version: FileVersion, expires: int, path: str)
 
 
 def link_request(version: FileVersion, expires: int) -> GrantRequest:
-    """Ask for a GET of the version, signed at its committed date, so that the same URL comes again."""
+    """Ask for a GET of the version, signed at its committed date, so that the same URL comes again.
+
+    A bucket whose versions are suspended calls each object's "null": that is whatever its key holds.
+    """
     assert version.key is not None
-    return GrantRequest(Operation.GET, version.bucket, version.key, expires, date=version.signed_at, public=True)
+    return GrantRequest(
+        Operation.GET,
+        version.bucket,
+        version.key,
+        expires,
+        date=version.signed_at,
+        public=True,
+        version_id="" if version.version_id == "null" else version.version_id,
+    )
 
 
 def link_of(version: FileVersion, grant: Grant, path: str) -> Link:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -70,6 +70,7 @@ class Me(BaseModel):
     prefix: Annotated[str, StringConstraints(max_length=MAX_KEY)] = ""
     operations: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z.]{1,32}$")], ...] | None = None
     max_size: int | None = None
+    versions: bool = False
     valid_until: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = None
 
     def lacks(self, operation: Operation) -> bool:
@@ -112,6 +113,9 @@ class BrokerPresigner:
 
     async def grant(self, requests: Sequence[GrantRequest]) -> list[Grant | Exception]:
         """Ask for ``requests``; raise ``PresignerFault`` when the broker gives no answer that can be used."""
+        if any(each.version_id for each in requests) and not (await self.me()).versions:
+            # An older broker refuses a whole batch for a field that it doesn't know.
+            requests = [replace(each, version_id="") for each in requests]
         asked = [self._ask(each) for each in requests]
         with resting():  # each exchange has its deadline
             answers = await asyncio.gather(*asked)

@@ -126,6 +126,7 @@ def test_me_tells_a_token_what_it_may_have(broker: Broker, token: str, bucket: s
         "max_put_expires": 3600,
         "max_link_expires": 604_800,
         "max_grants": 1000,
+        "versions": True,
         "rate": None,
         "valid_until": None,
         "credential_expires_at": None,

@@ -13,10 +13,10 @@ import tempfile
 from pathlib import Path
 
 from tests.ceph import Ceph
-from tests.stores import JuiceFS, SeaweedFS, Store
+from tests.stores import JuiceFS, PlainJuiceFS, SeaweedFS, Store
 from tests.system.crash.run import ON_POWER, Options, crash
 
-STORES: dict[str, type[Store]] = {kind.name: kind for kind in (SeaweedFS, JuiceFS, Ceph)}
+STORES: dict[str, type[Store]] = {kind.name: kind for kind in (SeaweedFS, JuiceFS, PlainJuiceFS, Ceph)}
 
 
 def main() -> int:

@@ -47,7 +47,10 @@ class Watched:
 
 @dataclass(slots=True)
 class Objects:
-    """What another client finds in the buckets; an object read once is not read again while its ETag is the same."""
+    """What another client finds in the buckets; an object read once is not read again while its ETag is the same.
+
+    One without an ETag is read each time.
+    """
 
     store: Store
     _read: dict[tuple[str, str, str], str] = field(default_factory=dict)
@@ -64,7 +67,7 @@ class Objects:
         }
 
     def _digest(self, bucket: str, key: str, etag: str) -> str:
-        if (bucket, key, etag) not in self._read:
+        if not etag or (bucket, key, etag) not in self._read:
             self._read[bucket, key, etag] = digest(self.store.read(bucket, key))
         return self._read[bucket, key, etag]
 
@@ -153,7 +156,10 @@ def _linked(watch: Watched, objects: dict[str, tuple[str, str]], links: Links) -
         if not watch.folder.was_whole(str(Path(link["path"]).relative_to(watch.folder.root)), link["checksum"]):
             yield f"the link of {link['key']} is for what was never a whole file there ({link['file_id']})"
     newest = {link["key"]: link for link in mine}
-    current = [link for key, link in newest.items() if key in objects and objects[key][0] == link["etag"]]
+    # What the store calls an object, where it calls it anything; else what is in it.
+    current = [
+        link for key, link in newest.items() if {link["etag"] or None, link["checksum"]} & {*objects.get(key, ())}
+    ]
     linked = {objects[link["key"]][1] for link in current}
     for path, content in watch.folder.last.items():
         if content not in linked:
