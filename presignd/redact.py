@@ -75,7 +75,8 @@ _FIELD = _pattern(rf"({_FIELD_NAMES}(?:(?:{_QUOTE})?\s*[:=]|{_QUOTE}\s*,){_OPEN}
 _AUTHORIZATION = _pattern(rf"(authorization(?:(?:{_QUOTE})?\s*[:=]|{_QUOTE}\s*,){_OPEN}){_LINE}")
 _SCHEME = _pattern(rf"(AWS4-[A-Z0-9-]+\s+)Credential={_LINE}|(\bBearer\s+)[\w.~+/=-]{{8,}}")
 _USERINFO = _pattern(rf"(?<=\w)({_SLASHES})(?:(?!{_PCT}2f)[^\s/?#\"'<>\\])+(@|{_PCT}40)")
-_TOKEN = _pattern(r"\bpsd_[\w-]{8,}")  # a broker's (presignd/broker/tokens.py)
+# A broker's (presignd/broker/tokens.py); a whole one within a word too: before it may stand the F of %2F.
+_TOKEN = _pattern(r"(?:\b|(?=psd_[\w-]{20}))psd_[\w-]{8,}")
 _ELEMENT = _pattern(
     r"(?s)<((?:AWS)?AccessKeyId|SignatureProvided|StringToSign(?:Bytes)?|CanonicalRequest(?:Bytes)?"
     r"|SecretAccessKey|SessionToken|Token-\d+)>.*?(</\1>|$)"

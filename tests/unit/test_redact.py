@@ -367,6 +367,18 @@ def test_what_a_quick_look_calls_clean_is_changed_by_no_close_one(text: str) -> 
         assert redact(text) == text
 
 
+@pytest.mark.parametrize("before", ["", "inbox/", "inbox_", "inbox%2F", "inbox%252F", "\\n", "x", "PSD_"])
+def test_a_brokers_token_goes_wherever_it_begins(before: str) -> None:
+    """A word's boundary tells nothing: in an encoded path a letter stands before it."""
+    token = "psd_" + "0123456789abcdefghijklmnopqrstuvwxyz-ABCDEF"
+    assert "0123456789abcdef" not in redact(f'{{"key": "{before}{token}"}}')
+
+
+@pytest.mark.parametrize("name", ["layers_psd_small.png", "mypsd_export_v2", "psd_x"])
+def test_a_name_that_is_too_short_for_a_token_stays(name: str) -> None:
+    assert redact(name) == name
+
+
 def test_a_brokers_token_is_no_clean_text() -> None:
     assert not is_clean('{"key": "inbox/psd_0123456789abcdef", "client": "scanner"}')
 
