@@ -69,7 +69,8 @@ def require_owner(st: os.stat_result, path: str | os.PathLike[str]) -> None:
     if not is_ours(st):
         owner, me = user_name(st.st_uid), user_name(os.geteuid())
         believed = "root's" if os.geteuid() == 0 else f"root's or {me}'s"
-        why = f"it belongs to {owner}, and only what is {believed} is believed; if it is right: chown {me} {path}"
+        fix = f"chown {me.removeprefix('uid ')} {path}"
+        why = f"it belongs to {owner}, and only what is {believed} is believed; if it is right: {fix}"
         raise PermissionError(errno.EPERM, why)
 
 

@@ -108,6 +108,11 @@ def _moved_inside(config: Config, watch: WatchConfig, place: _Place) -> Iterator
             )
         elif mover is watch and mover.move_to.exists() and target.identity == place.identity:
             yield f"{_key(mover, 'move_to')}: {mover.move_to} is the watch's own folder; name another"
+        elif mover is watch and not mover.moved_inside and _inside(watch, place, mover.move_to, target):
+            yield (
+                f"{_key(mover, 'move_to')}: {mover.move_to} leads into {_key(watch)} ({watch.path}) by another way, so "
+                f"each file would be uploaded again; name it as a folder below {watch.path}"
+            )
 
 
 def _inside(watch: WatchConfig, place: _Place, folder: Path, nearest: _Place) -> bool:

@@ -183,6 +183,15 @@ class WatchConfig(Section):
             raise ValueError("is the same as ready_marker")
         return link_file
 
+    @property
+    def moved_inside(self) -> str:
+        """Return move_to as a path below the watch's folder; "" where it is none, or lies elsewhere.
+
+        By its spelling alone: what the daemon skips by this it walks to below its own folder, too.
+        """
+        inside = Path(os.path.relpath(self.move_to or self.path, self.path))
+        return "" if inside.parts[:1] in {(), (os.pardir,)} else str(inside)
+
     def __repr_args__(self) -> Any:
         """Hide a customer's encryption key: a repr may end in a log."""
         for name, value in super().__repr_args__():

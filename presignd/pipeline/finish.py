@@ -54,10 +54,6 @@ class Folder(Protocol):
         """Lend the directory that holds ``path``."""
         ...
 
-    def relative(self, absolute: bytes) -> bytes | None:
-        """Return ``absolute`` as a path below the root; None outside."""
-        ...
-
 
 def finish(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer: HasWriter) -> Finished:
     """Do what ``watch.after`` asks with the file of a linked version. Blocking.

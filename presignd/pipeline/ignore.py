@@ -195,9 +195,7 @@ def _glob(template: str) -> list[str]:
 
 def _inside(watch: WatchConfig) -> list[str]:
     """Return the pattern of ``move_to`` where it lies inside the watch."""
-    if watch.move_to is None or not watch.move_to.is_relative_to(watch.path) or watch.move_to == watch.path:
-        return []
-    return [f"/{_escape(watch.move_to.relative_to(watch.path).as_posix())}/"]
+    return [f"/{_escape(watch.moved_inside)}/"] if watch.moved_inside else []
 
 
 def _escape(text: str) -> str:

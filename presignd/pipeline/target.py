@@ -28,10 +28,6 @@ class Folder(Protocol):
         """Lend the directory that holds ``path``."""
         ...
 
-    def relative(self, absolute: bytes) -> bytes | None:
-        """Return ``absolute`` as a path below the root; None outside."""
-        ...
-
 
 @contextmanager
 def target_of(folder: Folder, watch: WatchConfig, parent: bytes, *, make: bool = True) -> Iterator[int]:
@@ -42,23 +38,22 @@ def target_of(folder: Folder, watch: WatchConfig, parent: bytes, *, make: bool =
     """
     assert watch.move_to is not None, "the configuration asks for move_to with after = move"
     with ExitStack() as opened:
-        directory = opened.enter_context(_root(folder, watch.move_to, make=make))
+        directory = opened.enter_context(_root(folder, watch.move_to, os.fsencode(watch.moved_inside), make=make))
         for component in parent.split(b"/") if parent else []:
             directory = opened.enter_context(_below(directory, component, make=make))
         yield directory
 
 
 @contextmanager
-def _root(folder: Folder, move_to: Path, *, make: bool) -> Iterator[int]:
+def _root(folder: Folder, move_to: Path, inside: bytes, *, make: bool) -> Iterator[int]:
     """Lend move_to itself: inside the watch it is walked to as the watch's files are."""
-    path = os.fsencode(os.path.abspath(move_to))  # noqa: PTH100 - resolve() would follow symlinks
     with ExitStack() as opened:
-        if inside := folder.relative(path):
+        if inside:
             try:
                 parent = opened.enter_context(folder.dir_fd(inside))
             except (Gone, NotRegular) as error:
                 raise OSError(errno.ENOENT, f"the way to move_to: {error.message}") from None
-            yield opened.enter_context(_below(parent, posixpath.basename(path), make=make))
+            yield opened.enter_context(_below(parent, posixpath.basename(inside), make=make))
             return
         if make:
             _make(opened.enter_context(walked(move_to.parent)).fd, os.fsencode(move_to.name))

@@ -37,7 +37,7 @@ from presignd.pipeline.writer_check import has_writer, ignore_sigio
 ignore_sigio()
 drop, after, checksum = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 watch = WatchConfig(name="drop", path=drop, bucket="bucket", after=after,
-    move_to=drop.parent / "done" if after == "move" else None)
+    move_to=(Path(sys.argv[4]) if sys.argv[4:] else drop.parent / "done") if after == "move" else None)
 version = FileVersion(
     file_id="id-1", watch="drop", path=b"sub/a.txt", fingerprint=Fingerprint.of(os.stat(drop / "sub/a.txt")),
     state=State.LINKED, bucket="bucket", base_key="k", key="k", content_type="", priority=0,
@@ -93,3 +93,36 @@ def test_a_folder_without_permission_fails_with_the_file_in_its_place(public: Pa
     done = as_nobody(CHILD, public / "drop", "move", here.version.checksum)
     assert done.stdout.startswith("finish_failed"), done.stderr
     assert here.tree == {"drop/sub/a.txt": CONTENT}
+
+
+@pytest.mark.parametrize("where", ["drop/done", "drop/sub/done", "share/done"])
+@pytest.mark.parametrize("owner", [0, NOBODY, NOBODY - 1])
+def test_a_service_is_led_nowhere_that_only_it_may_write(public: Path, where: str, owner: int) -> None:
+    """As its state folder is, where a web.token of somebody else's would log in to the page. Whoever made the link."""
+    here = open_to_all(public, "move")
+    state, link = public / "state", public / where
+    state.mkdir(mode=0o700)
+    os.chown(state, NOBODY, NOBODY)
+    link.parent.mkdir(exist_ok=True)
+    link.parent.chmod(0o777)
+    link.symlink_to(state)
+    os.chown(link, owner, owner, follow_symlinks=False)
+    done = as_nobody(CHILD, public / "drop", "move", here.version.checksum, link)
+    assert done.stdout.startswith("finish_failed"), done.stderr
+    assert "is a symlink" in done.stdout
+    assert list(state.iterdir()) == []
+    assert here.file.read_bytes() == CONTENT
+
+
+def test_a_service_follows_a_symlink_of_roots(public: Path) -> None:
+    """Where only root can write; what lies below its target may be anybody's."""
+    here = open_to_all(public, "move")
+    (public / "state").mkdir()
+    os.chown(public / "state", NOBODY, NOBODY)
+    link = public / "config" / "done"
+    link.parent.mkdir(mode=0o755)
+    link.symlink_to(public / "state")
+    public.chmod(0o755)
+    done = as_nobody(CHILD, public / "drop", "move", here.version.checksum, link)
+    assert done.stdout.split() == ["moved"], done.stderr
+    assert (public / "state" / "sub" / "a.txt").read_bytes() == CONTENT

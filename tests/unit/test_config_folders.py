@@ -130,6 +130,16 @@ def test_moving_into_another_watch_is_refused_and_into_ones_own_is_not(tmp_path:
     assert folder_problems(make(tmp_path, mover | {"move_to": tmp_path / "elsewhere"})) == []
 
 
+def test_moving_into_ones_own_watch_by_another_way_is_refused(tmp_path: Path, drop: Path) -> None:
+    """Only by its own name is it left alone: each file would be moved and uploaded again, for ever."""
+    (tmp_path / "link").symlink_to(drop)
+    for way in (tmp_path / "link" / "done", tmp_path / "link" / "below"):
+        (problem,) = folder_problems(make(tmp_path, {"path": drop, "after": "move", "move_to": way}))
+        assert problem.startswith(f"watch.w0.move_to: {way} leads into watch.w0.path ({drop}) by another way")
+    for way in (drop / "done", drop / "below" / ".." / "done", tmp_path / "other" / ".." / "drop" / "done"):
+        assert folder_problems(make(tmp_path, {"path": drop, "after": "move", "move_to": way})) == []
+
+
 def test_moving_onto_the_watchs_own_folder_is_seen_through_a_symlink(tmp_path: Path, drop: Path) -> None:
     (tmp_path / "link").symlink_to(drop)
     (problem,) = folder_problems(make(tmp_path, {"path": drop, "after": "move", "move_to": tmp_path / "link"}))

@@ -238,3 +238,10 @@ def test_safari_s_download_is_a_folder() -> None:
 def test_the_defaults_can_all_be_told_by_plain_string_methods() -> None:
     """Else every name of a scan would be matched against every pattern."""
     assert Ignore().ordinary("report.pdf")
+
+
+@pytest.mark.parametrize("move_to", ["/srv/drop/done", "/srv/drop/sub/../done", "/srv/x/../drop/done"])
+def test_move_to_inside_the_watch_is_left_alone_however_it_is_spelled(move_to: str) -> None:
+    watch = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket", after="move", move_to=Path(move_to))
+    assert Ignore.of(watch).file(b"done/a")
+    assert not Ignore.of(watch).file(b"sub/a")
