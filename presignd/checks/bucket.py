@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from presignd.answers import Answer
 from presignd.checks.base import CheckResult, Context, Outcome, fail, failed, ok, warn
 from presignd.checks.broker import judge_link, judge_token
+from presignd.checks.parts import check_parts
 from presignd.config import WatchConfig
 from presignd.errors import CODES, Fault, fault
 from presignd.pipeline.bucket import MAYBE_HEADERS, Bucket
@@ -80,7 +81,8 @@ def judge_clock(offset: float | None, *, here: str = "this machine", there: str 
 async def check_buckets(context: Context) -> AsyncIterator[CheckResult]:
     """Write, read and delete the check key of each bucket, and learn what the store makes of requests there."""
     for watch in distinct(context.config.watches):
-        told = _Lines(watch, await _bucket_of(context, watch).proving(), context.config.upload.checksum)
+        bucket = _bucket_of(context, watch)
+        told = _Lines(watch, await bucket.proving(), context.config.upload.checksum)
         result = await told.round_trip()
         yield result
         if result.outcome is Outcome.OK:
@@ -88,6 +90,8 @@ async def check_buckets(context: Context) -> AsyncIterator[CheckResult]:
             yield await told.headers()
             yield await told.conditions()
             yield await told.checksums()
+            if not told.locked:  # what is written there stays, and this is 5 MiB
+                yield await check_parts(bucket)
             yield await told.delete()
 
 
@@ -112,6 +116,11 @@ class _Lines:
 
     def _name(self, what: str) -> str:
         return f"{what} {self._watch.bucket}"
+
+    @property
+    def locked(self) -> str:
+        """Until when the bucket locks what is stored in it; "" where it doesn't."""
+        return locked_until(self._there) if self._there else ""
 
     async def round_trip(self) -> CheckResult:
         """Write the check key as an upload would, and read it back as a link would."""
@@ -197,7 +206,7 @@ class _Lines:
     async def delete(self) -> CheckResult:
         """Remove what was written under the check key; presignd does without this right."""
         name, key = self._name("delete"), self._probe.key
-        locked = locked_until(self._there) if self._there else ""
+        locked = self.locked
         remains = await self._probe.forget()
         if not remains.versions:
             return ok(name, f"{key} is gone again")

@@ -106,6 +106,7 @@ async def test_it_tells_whether_conditional_writes_are_honoured(
     honoured = await told(on(seaweedfs, tmp_path))
     ignored = await told(on(juicefs, tmp_path))
     assert honoured[f"conditional writes {seaweedfs.bucket}"].outcome is Outcome.OK
+    assert "made of MD5s" in honoured[f"parts {seaweedfs.bucket}"].detail
     result = ignored[f"conditional writes {juicefs.bucket}"]
     assert result.outcome is Outcome.WARN
     assert "a PUT ignores If-None-Match and If-Match" in result.detail

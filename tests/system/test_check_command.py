@@ -137,7 +137,7 @@ def test_a_wrong_secret(right: Setup) -> None:
     assert told.code == 3
     line = told.only("FAIL")
     assert line.startswith(f"FAIL bucket {right.bucket}: PUT .presignd-check: the signature does not match (403)")
-    assert "(fix: correct presign.secret_key" in line
+    assert "(fix: correct presign.access_key and presign.secret_key" in line
 
 
 def test_a_wrong_bucket(right: Setup) -> None:
