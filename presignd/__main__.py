@@ -1,6 +1,18 @@
-"""``python -m presignd`` is the ``presignd`` command."""
+"""Where the ``presignd`` command begins, by that name or as ``python -m presignd``."""
 
-from presignd.cli import main
+import sys
+
+from presignd import signals
+
+
+def main() -> None:
+    """Run the ``presignd`` command; of a service, signals are held before anything slow is imported."""
+    if sys.argv[1:2] == ["run"] or sys.argv[1:3] == ["broker", "run"]:
+        signals.hold()
+    from presignd.cli import main as command  # noqa: PLC0415 - it takes a second on a busy machine
+
+    command()
+
 
 if __name__ == "__main__":
     main()

@@ -29,6 +29,7 @@ from presignd.pipeline.announce import shown_path, utcnow
 from presignd.pipeline.settle import Settler
 from presignd.pipeline.upkeep import upkeep
 from presignd.pipeline.watch import Watcher
+from presignd.signals import was_hung_up
 from presignd.status_line import StatusLine
 from presignd.web import control, serving, socket_file
 from presignd.web.answers import Answers
@@ -62,10 +63,11 @@ class Daemon:
         stop: Stop | None = None,
         service: Service | None = None,
         load: Callable[[], Config] | None = None,
+        reload: asyncio.Event | None = None,
     ) -> None:
         self.parts = parts
         self.stop = stop or Stop()
-        self.reload = asyncio.Event()
+        self.reload = reload or asyncio.Event()
         self.service = service or unwatched()
         self.service.status = StatusLine(parts)
         self.settler = Settler(parts.ledger, parts.make_version, parts.note_enqueued)
@@ -241,15 +243,19 @@ async def run(
     """
     loop, stop = asyncio.get_running_loop(), Stop()
     install_loop_handler(loop)
-    # Until there is something to reload, and on a terminal that is closed, SIGHUP ends it as SIGTERM does.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, stop)
+    # A SIGHUP that comes before there is anything to reload is obeyed once there is.
+    reload = asyncio.Event()
+    hang_up = stop if load is None else reload.set
+    for number, obey in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hang_up)):
+        loop.add_signal_handler(number, obey)
+    if was_hung_up():
+        hang_up()
     service = Service(Notifier.of(os.environ, os.getpid()), overdue=heartbeat.overdue, on_overdue=_wedged)
     log.info("daemon.started", version=presignd.__version__, pid=os.getpid())
     try:
         async with looping() as loops:
             loops.start("systemd", service.run())
-            await _run(config, stop, on_link, service, load)
+            await _run(config, stop, on_link, service, load=load, reload=reload)
     except BaseExceptionGroup as group:
         expected, bugs = group.split(PresigndError)
         if bugs or expected is None:
@@ -284,16 +290,16 @@ async def _run(
     stop: Stop,
     on_link: Callable[[Link], None] | None,
     service: Service,
+    *,
     load: Callable[[], Config] | None,
+    reload: asyncio.Event,
 ) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(await _ledger_lock(config))
         parts = await stack.enter_async_context(open_parts(config, patience=Patience()))
         # Before anything is taken up: what another daemon watches is not ours to move or delete.
         parts.folders_open.open(config.watches, lock=True)
-        daemon = Daemon(parts, stop, service, load)
-        if load is not None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, daemon.reload.set)
+        daemon = Daemon(parts, stop, service, load, reload)
         if on_link:
             parts.on_link.append(on_link)
         await stack.enter_async_context(_control(parts))

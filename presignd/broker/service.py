@@ -30,6 +30,7 @@ from presignd.loops import Stop, looping, unless, within
 from presignd.notify import Notifier, Service
 from presignd.presign import Grant, GrantRequest
 from presignd.presign.local import LocalPresigner, local_presigner
+from presignd.signals import was_hung_up
 from presignd.store import StoreClient
 
 CONNECTIONS = 1024
@@ -310,6 +311,8 @@ async def run(config: BrokerConfig, *, load: Callable[[], BrokerConfig]) -> None
         loops.start("systemd", service.run())
         broker = Broker(config, load)
         loop.add_signal_handler(signal.SIGHUP, broker.reload.set)
+        if was_hung_up():
+            broker.reload.set()
         service.status = broker.status
         try:
             await _serve(broker, stop, service, loops.start)
