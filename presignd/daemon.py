@@ -26,6 +26,7 @@ from presignd.model import Link, Source
 from presignd.notify import Notifier, Service
 from presignd.parts import Parts, open_parts
 from presignd.pipeline.announce import shown_path, utcnow
+from presignd.pipeline.intake import PRIORITIES
 from presignd.pipeline.settle import Settler
 from presignd.pipeline.upkeep import upkeep
 from presignd.pipeline.watch import Watcher
@@ -344,8 +345,9 @@ async def local_view(config: Config, *, work: bool) -> AsyncIterator[View]:
         async with open_parts(config, work=False) as parts:
             yield parts
         return
-    # This run's log is nobody's: each ``file.done`` is left for the daemon's next start to say.
+    # This run's log is nobody's: whoever put a file has its link, and all else is left for the daemon to do and say.
     async with open_parts(config, heard=False) as parts:
+        parts.work.dispatcher.most_priority = PRIORITIES[Source.PUT]
         await parts.recover()
         async with looping() as loops:
             loops.start("linker", parts.linker.run())

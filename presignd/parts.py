@@ -21,6 +21,7 @@ from presignd.pipeline.announce import LOG_SECONDS, Announcer, shown_path, utcno
 from presignd.pipeline.folder import Folder
 from presignd.pipeline.folders import Folders
 from presignd.pipeline.gate import Shut
+from presignd.pipeline.intake import PRIORITIES
 from presignd.pipeline.linker import Linker, mint
 from presignd.pipeline.puts import Puts
 from presignd.pipeline.writer_check import ignore_sigio
@@ -79,7 +80,7 @@ class Parts:
         """Wire the stages together."""
         config, opened = first
         roots = {name: folder.root for name, folder in opened.items()}
-        self.announcer = Announcer(self.ledger, roots, self._ended)
+        self.announcer = Announcer(self.ledger, roots, self._ended, is_told=self._is_told)
         self.linker = Linker(self.ledger, self.links, self, self.announcer.path)
         self._shared = Shared(
             Limits(config.upload),
@@ -163,6 +164,10 @@ class Parts:
             **more,
             **url,
         )
+
+    def _is_told(self, version: FileVersion) -> bool:
+        """Tell whether anyone hears how ``version`` ends: without a log, whoever put it."""
+        return self.heard or version.priority == PRIORITIES[Source.PUT]
 
     def _ended(self, version: FileVersion) -> None:
         self.puts.ended(version)
@@ -249,8 +254,7 @@ class Parts:
             await work.dispatcher.drain(0)
         if self.recovered:
             await self.ledger.release(unclean=False)
-        if self.heard:
-            await self.announcer.flush(LOG_SECONDS)
+        await self.announcer.flush(LOG_SECONDS)
 
     async def resume(self, watches: Collection[str]) -> None:
         """Carry on with what is verified or linked but not finished, of these watches."""

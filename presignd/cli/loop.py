@@ -24,9 +24,16 @@ LEFT_SECONDS = 0.5
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run ``work`` to its end and return what it returns; Ctrl-C cancels it and raises KeyboardInterrupt."""
-    with asyncio.Runner(loop_factory=_factory()) as runner:
-        return runner.run(work)
+    """Run ``work`` to its end and return what it returns; Ctrl-C cancels it and raises KeyboardInterrupt.
+
+    A file that is still hashed in a thread then is nothing to anyone: the process ends without it.
+    """
+    try:
+        with asyncio.Runner(loop_factory=_factory()) as runner:
+            return runner.run(work)
+    finally:
+        if BEHIND.are_left(0) or SENDING.are_left(0):
+            guard.UNAWAITED.set()
 
 
 def run_while_read(work: Coroutine[Any, Any, None]) -> None:

@@ -109,10 +109,19 @@ class Ledger(Protocol):
         ...
 
     # --- worker ---------------------------------------------------------------------------------
-    async def claim(self, watch: str, limit: int, now: datetime, *, below_size: int | None = None) -> list[FileVersion]:
+    async def claim(
+        self,
+        watch: str,
+        limit: int,
+        now: datetime,
+        *,
+        below_size: int | None = None,
+        most_priority: int | None = None,
+    ) -> list[FileVersion]:
         """Move up to ``limit`` due queued versions of ``watch`` to uploading, by priority, then age.
 
-        ``attempt`` grows by one. ``below_size`` (bytes) leaves larger ones where they are.
+        ``attempt`` grows by one. ``below_size`` (bytes) leaves larger ones where they are, ``most_priority`` those
+        of a higher number.
         """
         ...
 

@@ -140,7 +140,13 @@ def _leave(connection: sqlite3.Connection, version: FileVersion, now: datetime) 
 
 
 def claim(
-    connection: sqlite3.Connection, watch: str, limit: int, now: datetime, below_size: int | None
+    connection: sqlite3.Connection,
+    watch: str,
+    limit: int,
+    now: datetime,
+    below_size: int | None,
+    *,
+    most_priority: int | None = None,
 ) -> list[FileVersion]:
     """Move up to ``limit`` due queued versions of ``watch`` to uploading, by priority, then age.
 
@@ -149,8 +155,8 @@ def claim(
     due = connection.execute(
         "SELECT id, file_id FROM version WHERE state = 'queued' AND watch = ?"
         " AND (not_before IS NULL OR not_before NOT BETWEEN ? AND ?) AND (? IS NULL OR size < ?)"
-        " ORDER BY priority, id LIMIT ?",
-        (watch, to_micros(now) + 1, to_micros(now + LONGEST), below_size, below_size, limit),
+        " AND (? IS NULL OR priority <= ?) ORDER BY priority, id LIMIT ?",
+        (watch, to_micros(now) + 1, to_micros(now + LONGEST), *(below_size,) * 2, *(most_priority,) * 2, limit),
     ).fetchall()
     uploading = str(after(State.QUEUED, Event.CLAIM))
     chosen = "id IN (SELECT value FROM json_each(?))"

@@ -106,9 +106,17 @@ class SqliteLedger(Ledger):
 
     # --- worker -------------------------------------------------------------------------------------
 
-    async def claim(self, watch: str, limit: int, now: datetime, *, below_size: int | None = None) -> list[FileVersion]:
+    async def claim(
+        self,
+        watch: str,
+        limit: int,
+        now: datetime,
+        *,
+        below_size: int | None = None,
+        most_priority: int | None = None,
+    ) -> list[FileVersion]:
         def claim(connection: sqlite3.Connection) -> tuple[list[FileVersion], dict[str, str]]:
-            claimed = changes.claim(connection, watch, limit, now, below_size)
+            claimed = changes.claim(connection, watch, limit, now, below_size, most_priority=most_priority)
             return claimed, questions.firsts(connection, claimed)
 
         claimed, firsts = await self._write(claim, "claim")

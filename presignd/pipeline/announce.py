@@ -37,10 +37,18 @@ def shown_path(root: bytes, path: bytes) -> str:
 class Announcer:
     """Says how versions end, and what else befalls them, with the fields of the contract."""
 
-    def __init__(self, ledger: Ledger, roots: dict[str, bytes], on_end: Callable[[FileVersion], None]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        roots: dict[str, bytes],
+        on_end: Callable[[FileVersion], None],
+        *,
+        is_told: Callable[[FileVersion], bool] = lambda _: True,
+    ) -> None:
         self._ledger = ledger
         self._roots = roots
         self._on_end = on_end
+        self._is_told = is_told
         self._said: list[str] = []
         self._more = asyncio.Event()
         self._log = get_logger()
@@ -81,7 +89,7 @@ class Announcer:
             if not replayed:
                 _count(version)
             passed("done.said")
-            if said:
+            if said and self._is_told(version):
                 self._said.append(version.file_id)
             self._on_end(version)
         self._more.set()

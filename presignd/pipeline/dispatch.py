@@ -34,7 +34,8 @@ class Dispatcher:
     """Keeps up to ``concurrency`` workers busy with what is due and whose watch is not blocked.
 
     ``tiny`` (bytes) is what counts as tiny; with 0, nothing does. ``careful``, after an unclean end, claims none
-    ahead until all is through: what was in flight at three of these is quarantined, so that should be few.
+    ahead until all is through: what was in flight at three of these is quarantined, so that should be few. With
+    ``most_priority`` only what comes as early in the queue is claimed: a command's own files.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Dispatcher:
         self._claiming_ended.set()
         self.draining = False
         self.careful = False
+        self.most_priority: int | None = None
 
     def wake(self) -> None:
         """Look at the queue now: something was queued, ended, or came back."""
@@ -103,7 +105,10 @@ class Dispatcher:
         open_watches = [name for name in self._watches if self._is_open(name)]
         for turn, name in enumerate(open_watches):
             rooms = self._rooms(len(open_watches) - turn)
-            claims = [self._ledger.claim(name, limit, now, below_size=below_size) for below_size, limit in rooms]
+            claims = [
+                self._ledger.claim(name, limit, now, below_size=below_size, most_priority=self.most_priority)
+                for below_size, limit in rooms
+            ]
             versions = list(chain.from_iterable(await asyncio.gather(*claims)))
             if self.draining:
                 return 0  # claimed while the drain began: they go back with what it cancels

@@ -479,6 +479,13 @@ async def test_a_claim_leaves_other_watches_large_files_and_those_not_due(ledger
     assert [version.path for version in await ledger.claim("drop", 10, LATER)] == [b"early"]
 
 
+async def test_a_claim_for_a_command_leaves_what_comes_later_in_the_queue(ledger: Ledger) -> None:
+    await queued(ledger, b"event", priority=1)
+    await queued(ledger, b"put", priority=0)
+    assert [version.path for version in await ledger.claim("drop", 10, NOW, most_priority=0)] == [b"put"]
+    assert [version.path for version in await ledger.claim("drop", 10, NOW)] == [b"event"]
+
+
 async def test_a_clock_that_is_set_back_doesn_t_keep_a_version_waiting(ledger: Ledger) -> None:
     """No pause is longer than an hour: what should wait for longer was written by another clock."""
     await ledger.update(await queued(ledger, b"late"), not_before=NOW + timedelta(hours=1))

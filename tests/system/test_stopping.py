@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,20 +103,49 @@ def test_a_second_daemon_on_the_same_folder_is_refused_and_touches_nothing(make:
     assert first.stop() == 0
 
 
-def test_what_a_put_without_a_daemon_did_is_told_by_the_next_daemon(make: Make, tmp_path: Path) -> None:
-    """The log of a command is nobody's: the event log says ``file.done`` for it, as for every version."""
+def test_a_put_without_a_daemon_sends_its_own_file_alone_and_is_not_told_again(make: Make, tmp_path: Path) -> None:
+    """Whoever put it has its link; what waits in the queue is left to the daemon, and so is its ``file.done``."""
     daemon = make()
-    (tmp_path / "elsewhere").write_bytes(b"put")
-    assert daemon.run("put", tmp_path / "elsewhere", "-c", daemon.config, check=True).stdout.startswith("http")
+    whole = daemon.config.read_text()
+    endpoint = next(line for line in whole.splitlines() if line.startswith("endpoint"))
+    daemon.config.write_text(whole.replace(endpoint, 'endpoint = "http://127.0.0.1:9"'))
+    (tmp_path / "drop" / "queued").write_bytes(b"queued")
+    daemon.start()
+    daemon.until(lambda: daemon.events("file.queued"), "file.queued")
+    assert daemon.stop() == 0
+    daemon.config.write_text(whole)
+    for number in range(3):
+        file = tmp_path / f"elsewhere {number}"
+        file.write_bytes(b"put %d" % number)
+        assert daemon.run("put", file, "-c", daemon.config, check=True).stdout.startswith("http")
+    assert [link["path"] for link in daemon.links()] == [str(tmp_path / f"elsewhere {number}") for number in range(3)]
     daemon.start()
     linked(daemon, 1)
+    assert daemon.stop() == 0
     [event] = daemon.events("file.done")
-    assert event["replayed"]
-    assert event["path"] == str(tmp_path / "elsewhere")
-    assert daemon.stop() == 0
-    daemon.start()
-    assert daemon.stop() == 0
-    assert len(daemon.events("file.done")) == 1
+    assert event["path"] == str(tmp_path / "drop" / "queued")
+    assert not event.get("replayed")
+
+
+def test_a_command_that_is_interrupted_waits_for_no_thread(tmp_path: Path) -> None:
+    """A file is read or hashed in one, on a disk that hangs for ever."""
+    code = """
+        import asyncio, os, signal, sys
+        from presignd import cli
+        from presignd.cli import loop
+        from presignd.threads import behind
+
+        async def work():
+            reading = asyncio.create_task(behind(os.read, os.pipe()[0], 1))
+            await asyncio.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+            await reading
+
+        cli.app = lambda **_: loop.run(work())
+        cli.main()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, timeout=60, cwd=tmp_path)
+    assert done.returncode == 130
 
 
 def test_a_full_disk_under_ledger_and_links_is_waited_for(make: Make, tmp_path: Path) -> None:

@@ -52,8 +52,11 @@ class World:
         )
 
     # --- the ledger ---
-    async def claim(self, watch: str, limit: int, now: datetime, *, below_size: int | None) -> list[FileVersion]:
+    async def claim(
+        self, watch: str, limit: int, now: datetime, *, below_size: int | None, most_priority: int | None
+    ) -> list[FileVersion]:
         assert now.tzinfo is not None
+        assert most_priority == self.dispatcher.most_priority
         await self.claiming.wait()
         self.claims[watch] += 1
         queue = self.queues[watch]
