@@ -31,13 +31,10 @@ def open_database(path: Path, application_id: int, migrations: Sequence[Migratio
     with translated(path):
         make_private(path)  # SQLite's would follow the umask; its -wal and -shm follow the file
         connection = connect(path)
-        try:
+        with closed_on_error(connection):
             _check(connection, path, application_id, len(migrations))
             connection.execute("PRAGMA journal_mode = WAL")
             _migrate(connection, application_id, migrations)
-        except BaseException:
-            connection.close()
-            raise
         return connection
 
 
@@ -53,11 +50,22 @@ def pages_between_checkpoints(free: int) -> int:
 def connect(path: Path) -> sqlite3.Connection:
     """Open a connection, for one thread at a time, without implicit transactions."""
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    pages = pages_between_checkpoints(shutil.disk_usage(path.parent).free)
-    always = ("synchronous = FULL", "foreign_keys = ON", f"journal_size_limit = {JOURNAL_LIMIT}")
-    for pragma in (*always, f"wal_autocheckpoint = {pages}"):
-        connection.execute(f"PRAGMA {pragma}")
+    with closed_on_error(connection):
+        pages = pages_between_checkpoints(shutil.disk_usage(path.parent).free)
+        always = ("synchronous = FULL", "foreign_keys = ON", f"journal_size_limit = {JOURNAL_LIMIT}")
+        for pragma in (*always, f"wal_autocheckpoint = {pages}"):
+            connection.execute(f"PRAGMA {pragma}")
     return connection
+
+
+@contextlib.contextmanager
+def closed_on_error(connection: sqlite3.Connection) -> Iterator[None]:
+    """Close ``connection`` where the body fails; the garbage collector would, with a warning, at a time of its own."""
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
 
 
 @contextlib.contextmanager

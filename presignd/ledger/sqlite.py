@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from presignd.errors import Fault, Unavailable
 from presignd.filesystem import sync_folder
 from presignd.ledger import NOTHING, Enqueued, Ledger, Selection, WatchSummary, bulk, changes, multipart, questions
-from presignd.ledger.database import connect, explain, open_database
+from presignd.ledger.database import closed_on_error, connect, explain, open_database
 from presignd.ledger.folder import prepare
 from presignd.ledger.patience import Patience
 from presignd.ledger.presence import presence
@@ -49,9 +49,11 @@ async def open_ledger(folder: Path, patience: Patience | None = None) -> SqliteL
 def _open(folder: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     prepare(folder)
     writing = open_database(folder / FILE, APPLICATION_ID, MIGRATIONS)
-    sync_folder(folder)
-    reading = connect(folder / FILE)
-    reading.execute("PRAGMA query_only = ON")
+    with closed_on_error(writing):
+        sync_folder(folder)
+        reading = connect(folder / FILE)
+        with closed_on_error(reading):
+            reading.execute("PRAGMA query_only = ON")
     return writing, reading
 
 

@@ -19,6 +19,7 @@ from presignd.ledger.patience import Patience
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.ledger.sqlite import open_ledger
 from presignd.states import Event
+from tests.descriptors import open_descriptors
 from tests.versions import LATER, MARK, NOW, PRINT, new
 
 FIRST = ("CREATE TABLE one (n)",)
@@ -142,6 +143,22 @@ async def test_a_network_filesystem_is_refused_before_anything_is_opened(
     with pytest.raises(UsageError, match="lies on CIFS"):
         await open_ledger(tmp_path)
     assert contents(tmp_path) == []
+
+
+async def test_a_ledger_that_can_not_be_opened_is_left_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even while its error is at hand: Python 3.13 warns of a connection that nobody closed."""
+    file = tmp_path / "ledger.sqlite3"
+    file.write_bytes(b"not a database at all" * 100)
+    await asyncio.to_thread(int)  # the loop's own descriptors are there from here on
+    before = open_descriptors()
+    with pytest.raises(UsageError) as damaged:
+        await open_ledger(tmp_path)
+    assert open_descriptors() == before, damaged
+    file.unlink()
+    monkeypatch.setattr("presignd.ledger.sqlite.sync_folder", lambda _: os.close(-1))
+    with pytest.raises(OSError, match="Bad file descriptor") as unsynced:
+        await open_ledger(tmp_path)
+    assert open_descriptors() == before, unsynced
 
 
 async def test_another_programs_lock_is_waited_for_and_then_told(
