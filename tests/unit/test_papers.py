@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +63,22 @@ def test_the_readme_has_a_row_for_every_error_code_and_no_other() -> None:
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", readme, re.MULTILINE)
     assert len(rows) == len(set(rows))
     assert {code for code in rows if code not in CODES} == set(), "these rows name no error code"
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    """What another package brings along may go with its next version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    declared = {re.split(r"[^\w-]", line)[0].lower() for line in project["dependencies"]}
+    owners = packages_distributions()
+    trees = [ast.parse(path.read_bytes()) for path in (ROOT / "presignd").rglob("*.py")]
+    found = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in found if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in found if isinstance(node, ast.ImportFrom)}
+    used = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"presignd"}
+    undeclared = {
+        name for name in used if not declared & {each.lower().replace("_", "-") for each in owners.get(name, ())}
+    }
+    assert undeclared == set(), "pyproject.toml does not declare what these come from"
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
