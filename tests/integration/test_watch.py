@@ -377,6 +377,7 @@ async def test_a_file_counts_only_once_its_marker_is_there(tmp_path: Path, ready
         assert drop.paths() == [b"scan.pdf"]
 
 
+@pytest.mark.needs("user namespaces")
 def test_without_inotify_watches_left_scans_go_on_and_the_limit_is_named(tmp_path: Path, events: Events) -> None:
     """In a user namespace of its own, where the limit can be set low without touching the machine's."""
     script = """
