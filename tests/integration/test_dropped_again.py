@@ -20,7 +20,7 @@ from presignd.pipeline.folder import Folder
 from presignd.pipeline.upkeep import note_gone
 from tests.faulty_s3 import FaultyS3
 from tests.mounts import bind
-from tests.running import Running, config, running
+from tests.running import Running, config, running, watch
 from tests.system.harness import Presignd, config_for
 
 OLD = 10**9
@@ -177,3 +177,15 @@ def _until_gone(ledger: Path) -> None:
         while not connection.execute("SELECT count(*) FROM version WHERE gone_at IS NOT NULL").fetchone()[0]:
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+async def test_a_quarantined_file_that_is_deleted_goes_from_status_by_the_event_alone(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    async with running(config(tmp_path, faulty_s3, watch(tmp_path, max_size=3, rescan=3600.0))) as daemon:
+        path = daemon.drop("large")
+        await daemon.said_by_now("file.quarantined")
+        path.unlink()
+        (done,) = await daemon.said_by_now("file.done")
+        assert done["status"] == "vanished"
+        assert await daemon.parts.ledger.quarantined() == []
