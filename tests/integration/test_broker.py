@@ -265,6 +265,7 @@ def test_the_audit_log_tells_who_asked_for_what_and_what_came_of_it(broker: Brok
     part = {"operation": "multipart.part", "upload_id": "u", "size": 5, "checksum": MD5, "expires": 60}
     parts = [{**part, "bucket": bucket, "key": "one/audited", "part_number": number} for number in range(1, 101)]
     broker.grants(token, put(bucket, "one/audited"), get(bucket, "two/audited"), *parts)
+    broker.until(lambda: any(event.get("count") == 100 for event in broker.events("grant.issued")), "the last line")
     issued = [event for event in broker.events("grant.issued") if event["key"] == "one/audited"]
     assert [(e["by"], e["operation"], e["bucket"], e.get("count", 1)) for e in issued] == [
         ("one", "put", bucket, 1),
