@@ -9,7 +9,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from benchmarks.harness import Server
-from presignd.embedded import LOOPBACK, free_ports
+from presignd.demo.seaweedfs import LOOPBACK, free_ports
 
 READ = 256 << 10
 

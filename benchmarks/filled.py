@@ -21,10 +21,10 @@ from presignd.config import WatchConfig, load
 from presignd.ledger import Ledger
 from presignd.ledger.sqlite import open_ledger
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, Source
-from presignd.pipeline.folder import Folder
-from presignd.pipeline.ignore import Ignore
-from presignd.pipeline.intake import Intake
-from presignd.pipeline.scan import Scan
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.files.ignore import Ignore
+from presignd.pipeline.settle.record import Intake
+from presignd.pipeline.watch.scan import Scan
 from presignd.states import Event
 
 MD5 = hashlib.md5(b"x", usedforsecurity=False).hexdigest()

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 import presignd
-from presignd.embedded import LOOPBACK, Child, EmbeddedStore, find_program, free_ports
+from presignd.demo.seaweedfs import LOOPBACK, Child, EmbeddedStore, find_program, free_ports
 
 SERVER_CORE, CLIENT_CORE = 0, 1
 BUCKET = "bench"

@@ -22,7 +22,7 @@ from benchmarks import peers
 from benchmarks.dropped import Daemon
 from benchmarks.harness import BUCKET, SERVERS, Server, on_client_core, until
 from benchmarks.options import each_server, options
-from presignd.embedded import find_program
+from presignd.demo.seaweedfs import find_program
 
 SIZE, PAUSE, WARM = 4096, 0.05, 5
 STEP = 0.0002

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.harness import BUCKET, Server, Usage, measure
-from presignd.embedded import find_program
-from presignd.presign.sigv4 import Keys, presign
+from presignd.demo.seaweedfs import find_program
+from presignd.s3.sigv4 import Keys, presign
 
 REGION = "us-east-1"
 

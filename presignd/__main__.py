@@ -2,7 +2,7 @@
 
 import sys
 
-from presignd import signals
+from presignd.runtime import signals
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from presignd.broker.tokens import hash_of, new_token
-from presignd.embedded import LOOPBACK, free_ports
+from presignd.demo.seaweedfs import LOOPBACK, free_ports
 from tests.canary import assert_no_secrets
 from tests.system.harness import COMMAND, until_true
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from presignd.embedded import LOOPBACK, Child, free_ports
+from presignd.demo.seaweedfs import LOOPBACK, Child, free_ports
 from tests.needs import need
 from tests.stores import START_TIMEOUT, Store, served
 

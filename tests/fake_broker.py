@@ -25,7 +25,7 @@ from aiohttp import web
 
 from presignd.broker.wire import read_batch
 from presignd.config import PresignConfig
-from presignd.embedded import LOOPBACK, free_ports
+from presignd.demo.seaweedfs import LOOPBACK, free_ports
 from presignd.presign import Grant, GrantRequest
 from presignd.presign.credentials import CredentialSource
 from presignd.presign.local import LocalPresigner

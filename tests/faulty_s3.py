@@ -34,7 +34,7 @@ from xml.sax.saxutils import escape
 import pytest
 from aiohttp import web
 
-from presignd.embedded import LOOPBACK, free_ports
+from presignd.demo.seaweedfs import LOOPBACK, free_ports
 from tests.faulty_etags import Etags
 from tests.faulty_uploads import Uploads
 

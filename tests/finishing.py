@@ -15,12 +15,12 @@ import pytest
 
 from presignd.config import WatchConfig
 from presignd.model import FileVersion, Fingerprint, State
-from presignd.pipeline import finish as finish_module
-from presignd.pipeline import renames
-from presignd.pipeline.finish import finish
-from presignd.pipeline.folder import Folder
-from presignd.pipeline.leaving import Finished
-from presignd.pipeline.writer_check import has_writer, ignore_sigio
+from presignd.pipeline.files import rename as renames
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.finish import remove as finish_module
+from presignd.pipeline.finish.decide import Finished
+from presignd.pipeline.finish.remove import finish
+from presignd.pipeline.settle.lease import has_writer, ignore_sigio
 from tests.needs import need
 from tests.versions import in_state
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from presignd.embedded import Child, find_program
+from presignd.demo.seaweedfs import Child, find_program
 from tests.needs import QUEUE, need
 
 

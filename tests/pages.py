@@ -15,15 +15,15 @@ from typing import Any
 import aiohttp
 
 from presignd.config import Config
+from presignd.control.view import FolderView, InFlightView, SettlingView
 from presignd.ledger.sqlite import open_ledger
 from presignd.links import encode
 from presignd.model import FileVersion, Fingerprint, Link, NewVersion, State
 from presignd.pipeline.announce import utcnow
 from presignd.states import Event
-from presignd.web.pictures import Pictures
 from presignd.web.serving import StatusPage, serving
 from presignd.web.site import LONGEST_STREAM
-from presignd.web.view import FolderView, InFlightView, SettlingView
+from presignd.web.snapshots import Pictures
 from tests.served import SECRET, FakeView
 
 TOKEN = "a-token-of-the-tests"

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 
-from presignd import log
+from presignd.app.assembly import Parts, open_parts
+from presignd.app.daemon import Daemon
 from presignd.config import (
     Config,
     ControlConfig,
@@ -27,13 +28,13 @@ from presignd.config import (
     WatchConfig,
     WebConfig,
 )
-from presignd.daemon import Daemon
 from presignd.ledger.lock import DaemonLock
-from presignd.parts import Parts, open_parts
-from presignd.pipeline import gate, worker
-from presignd.pipeline.watch import Watcher
+from presignd.pipeline import worker
+from presignd.pipeline.upload import breaker as gate
+from presignd.pipeline.watch.watcher import Watcher
 from presignd.presign import local
-from presignd.presign.sigv4 import presign
+from presignd.s3.sigv4 import presign
+from presignd.telemetry import log
 from tests.canary import assert_no_secrets, assert_no_signatures
 from tests.faulty_s3 import FaultyS3
 from tests.links import whole_lines

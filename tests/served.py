@@ -26,14 +26,15 @@ from presignd.config import (
     WatchConfig,
     WebConfig,
 )
+from presignd.control import server as control
+from presignd.control import socket_file
+from presignd.control.failure import Answered
+from presignd.control.requests import Answers
+from presignd.control.view import BlockedView, FolderView, InFlightView, SettlingView
 from presignd.ledger import Ledger, Selection
 from presignd.ledger.sqlite import open_ledger
 from presignd.model import FileVersion, Fingerprint, Link, LinksMark, NewVersion, State
 from presignd.states import Event
-from presignd.web import control, socket_file
-from presignd.web.answers import Answers
-from presignd.web.failure import Answered
-from presignd.web.view import BlockedView, FolderView, InFlightView, SettlingView
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SECRET = "c0ffee00" * 8

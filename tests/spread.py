@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from presignd import embedded
+from presignd.demo import seaweedfs as embedded
 
 TOGETHER = {
     "tests/system/test_systemd.py": "the machine",

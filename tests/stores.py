@@ -21,7 +21,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from presignd.embedded import LOOPBACK, Child, EmbeddedStore, find_program, free_ports, is_free
+from presignd.demo.seaweedfs import LOOPBACK, Child, EmbeddedStore, find_program, free_ports, is_free
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,12 +19,12 @@ NOBODY = needs.NOBODY
 _PRELUDE = """
 import fcntl, os, sys
 from pathlib import Path
-import presignd.filesystem
+import presignd.system.filesystem
 from presignd.config import WatchConfig
-from presignd.pipeline.folder import Folder
-from presignd.pipeline.ignore import Ignore
-from presignd.pipeline.scan import Scan
-from presignd.pipeline.writer_check import has_writer, ignore_sigio, mode
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.files.ignore import Ignore
+from presignd.pipeline.watch.scan import Scan
+from presignd.pipeline.settle.lease import has_writer, ignore_sigio, mode
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid({nobody})

@@ -21,10 +21,10 @@ from presignd.errors import FileFault
 from presignd.ledger import Enqueued, Ledger
 from presignd.ledger.sqlite import open_ledger
 from presignd.model import FileVersion, Fingerprint, NewVersion, Source, State
-from presignd.pipeline.folder import Folder
-from presignd.pipeline.settle import Settler
-from presignd.pipeline.watch import Watcher
-from presignd.pipeline.writer_check import ignore_sigio
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.settle.lease import ignore_sigio
+from presignd.pipeline.settle.settler import Settler
+from presignd.pipeline.watch.watcher import Watcher
 
 PATIENCE = 60.0
 """Seconds after which a promise counts as broken: far more than any of them takes."""

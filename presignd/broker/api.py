@@ -26,11 +26,11 @@ from presignd.broker.tokens import Tokens
 from presignd.broker.turns import in_turn
 from presignd.broker.uploads import Uploads
 from presignd.config.listen import parse_listen
-from presignd.crowd import Crowd
 from presignd.errors import Fault, PresignerFault
-from presignd.log import get_logger
-from presignd.metrics import rendered
 from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Presigner
+from presignd.runtime.crowd import Crowd
+from presignd.telemetry.log import get_logger
+from presignd.telemetry.metrics import rendered
 
 BODY_SECONDS = 10.0
 """What a body may take, and an answer to be taken: who is slower is cut off."""

@@ -12,9 +12,9 @@ from presignd.broker import metrics
 from presignd.broker.policy import Refusal
 from presignd.broker.turns import in_turn
 from presignd.errors import Fault
-from presignd.limits import MAX_KEY
-from presignd.log import get_logger
 from presignd.presign import Grant, GrantRequest
+from presignd.s3.limits import MAX_KEY
+from presignd.telemetry.log import get_logger
 
 EACH_SECONDS = 1.0
 """How often at most strangers' requests are told of: they must not fill the disk."""

@@ -13,9 +13,9 @@ from presignd.broker.probe import Threats
 from presignd.broker.service import Signer
 from presignd.broker.tokens import Tokens
 from presignd.errors import Fault, PresigndError
-from presignd.keys import CHECK_NAME
 from presignd.presign import Operation
-from presignd.probe import Conditions, Heed, Probe, in_words
+from presignd.s3.keys import CHECK_NAME
+from presignd.store.probe import Conditions, Heed, Probe, in_words
 
 _APART = "a bucket and a broker of its own for each who must not read the others' files"
 

@@ -17,7 +17,7 @@ from presignd.config.options import nearest
 from presignd.config.problems import words
 from presignd.config.sources import Folders, aws_layer, file_layer
 from presignd.errors import UsageError
-from presignd.text import one_line
+from presignd.redaction.text import one_line
 
 SYSTEM_FILE = Path("/etc/presignd-broker/broker.toml")
 SECTIONS = ("broker", "store", "log", "token")

@@ -14,8 +14,8 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from presignd.config.listen import Listen, parse_listen
-from presignd.crowd import Crowd
 from presignd.errors import Unavailable
+from presignd.runtime.crowd import Crowd
 
 BACKLOG = 512
 HANDSHAKE_SECONDS = 10.0

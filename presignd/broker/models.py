@@ -13,8 +13,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Va
 from presignd.config import LogConfig, PresignConfig, kinds, rules
 from presignd.config.listen import check_listen, parse_listen
 from presignd.config.models import Section
-from presignd.keys import key_problem
-from presignd.limits import MAX_EXPIRES
+from presignd.s3.keys import key_problem
+from presignd.s3.limits import MAX_EXPIRES
 from presignd.units import format_rate, parse_rate, rfc3339
 
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")

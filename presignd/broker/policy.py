@@ -17,8 +17,8 @@ from functools import partial
 from urllib.parse import unquote
 
 from presignd.broker.models import TokenConfig
-from presignd.keys import CHECK_NAME, key_problem
 from presignd.presign import ON_AN_UPLOAD, GrantRequest, Operation
+from presignd.s3.keys import CHECK_NAME, key_problem
 
 CLOCK_SLACK = timedelta(minutes=5)
 """How far ahead of the broker's clock a signing date may lie: a link is dated by whoever asks for it."""

@@ -6,12 +6,12 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from presignd.keys import CHECK_NAME
 from presignd.presign import Grant, GrantRequest, Operation
+from presignd.s3.keys import CHECK_NAME
 
 if TYPE_CHECKING:
-    from presignd.answers import Answer
     from presignd.broker.service import Signer
+    from presignd.s3.answers import Answer
 
 BODY = b"presignd broker check\n"
 MD5 = "md5:" + hashlib.md5(BODY, usedforsecurity=False).hexdigest()

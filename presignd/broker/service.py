@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 import presignd
-from presignd import heartbeat
-from presignd.answers import Answer
 from presignd.broker import metrics
 from presignd.broker.api import Api
 from presignd.broker.certificate import certificate_end, end_problem, tls_context, tls_stamps
@@ -25,13 +23,15 @@ from presignd.broker.models import BrokerConfig, BrokerSection, is_in_the_clear
 from presignd.broker.tokens import Tokens
 from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import PresigndError, PresignerFault, UsageError
-from presignd.log import get_logger, install_loop_handler, setup
-from presignd.loops import Stop, looping, unless, within
-from presignd.notify import Notifier, Service
 from presignd.presign import Grant, GrantRequest
 from presignd.presign.local import LocalPresigner, local_presigner
-from presignd.signals import was_hung_up
-from presignd.store import StoreClient
+from presignd.runtime import heartbeat
+from presignd.runtime.signals import was_hung_up
+from presignd.runtime.systemd import Notifier, Service
+from presignd.runtime.tasks import Stop, looping, unless, within
+from presignd.s3.answers import Answer
+from presignd.store.client import StoreClient
+from presignd.telemetry.log import get_logger, install_loop_handler, setup
 
 CONNECTIONS = 1024
 """Memory has an end. For one more the longest quiet one leaves, a stranger's before a token's."""

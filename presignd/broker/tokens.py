@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from presignd import trust
 from presignd.broker.config import parse_document, read_tokens
 from presignd.broker.models import TokenConfig
 from presignd.broker.patterns import named_by
 from presignd.config.options import nearest
 from presignd.errors import UsageError, reason_of
-from presignd.log import get_logger
+from presignd.system import trust
+from presignd.telemetry.log import get_logger
 
 PREFIX = "psd_"
 """What tokens begin with, so that redaction and scanners of leaked secrets know one."""

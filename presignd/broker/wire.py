@@ -11,11 +11,11 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, FailFast, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
-from presignd import redact
 from presignd.broker.models import TokenConfig
 from presignd.broker.policy import Refusal
 from presignd.errors import Fault
 from presignd.presign import Grant, GrantRequest, reason_of
+from presignd.redaction import redact
 from presignd.units import rfc3339
 
 MAX_GRANTS = 1000

@@ -12,8 +12,8 @@ from presignd.config import Config
 from presignd.errors import Fault
 from presignd.presign import Presigner
 from presignd.presign.credentials import CredentialSource
-from presignd.signers import signer_and_store
-from presignd.store import StoreClient
+from presignd.store.client import StoreClient
+from presignd.store.signed import signer_and_store
 
 
 class Outcome(StrEnum):

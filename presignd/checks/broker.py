@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from presignd.checks.base import CheckResult, fail, failed, ok, warn
 from presignd.config import Config, WatchConfig
 from presignd.errors import CODES, Fault
-from presignd.pipeline.keys import check_key
+from presignd.pipeline.upload.key_template import check_key
 from presignd.presign import GrantRequest, Operation, Presigner
-from presignd.presign.broker import Me
+from presignd.presign.remote import Me
 
 RENEW_WITHIN = timedelta(days=14)
 """A token that ends sooner is a warning."""

@@ -1,6 +1,6 @@
 """The store with real presigned requests: rights, clock, bytes, signatures, headers, conditions, checksums.
 
-``presignd.probe`` proves, here it is only put into words.
+``presignd.store.probe`` proves, here it is only put into words.
 """
 
 from __future__ import annotations
@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 
-from presignd.answers import Answer
 from presignd.checks.base import CheckResult, Context, Outcome, fail, failed, ok, warn
 from presignd.checks.broker import judge_link, judge_token
 from presignd.checks.parts import check_parts
 from presignd.config import WatchConfig
 from presignd.errors import CODES, Fault, fault
-from presignd.pipeline.bucket import MAYBE_HEADERS, Bucket
-from presignd.pipeline.keys import check_key
+from presignd.pipeline.upload.bucket import MAYBE_HEADERS, Bucket
+from presignd.pipeline.upload.key_template import check_key
 from presignd.presign import Operation
-from presignd.presign.broker import BrokerPresigner
-from presignd.probe import (
+from presignd.presign.remote import BrokerPresigner
+from presignd.s3.answers import Answer
+from presignd.store.probe import (
     BODY,
     NOT_FOUND,
     OK,

@@ -10,7 +10,6 @@ from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
 
-from presignd import filesystem
 from presignd.checks.base import CheckResult, Context, fail, ok, warn
 from presignd.config import WatchConfig
 from presignd.config.folders import folder_problems
@@ -19,9 +18,10 @@ from presignd.ledger.database import open_database
 from presignd.ledger.lock import DaemonLock
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.ledger.sqlite import FILE
-from presignd.pipeline import writer_check
-from presignd.pipeline.events import Chosen, choose
-from presignd.pipeline.folder import Folder
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.settle import lease as writer_check
+from presignd.pipeline.watch.watchfiles import Chosen, choose
+from presignd.system import filesystem
 
 INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_watches")
 """inotify(7): watches each user may have, one a directory."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from presignd.checks.base import CheckResult, ok, warn
 from presignd.errors import Fault, fault
-from presignd.pipeline.bucket import Bucket
-from presignd.pipeline.plan import complete_body, etag_of_parts
+from presignd.pipeline.upload.bucket import Bucket
 from presignd.presign import Operation
-from presignd.probe import TRIES
+from presignd.s3.multipart import complete_body, etag_of_parts
+from presignd.store.probe import TRIES
 
 PARTS = (bytes(5 << 20), b"presignd wrote this in two parts to see what becomes of it; it can go.\n")
 """The least that a part before the last may be (S3 user guide, "Amazon S3 multipart upload limits"); a short one."""

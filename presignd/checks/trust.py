@@ -11,9 +11,9 @@ from pathlib import Path
 from presignd.checks.base import CheckResult, Context, fail, warn
 from presignd.config import Config, WatchConfig
 from presignd.errors import PresigndError, reason_of
-from presignd.pipeline.folder import Folder
-from presignd.pipeline.target import target_of
-from presignd.trust import open_file, others_can_write, walked
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.finish.target import target_of
+from presignd.system.trust import open_file, others_can_write, walked
 
 PROTECTED_HARDLINKS = Path("/proc/sys/fs/protected_hardlinks")
 """proc_sys_fs(5): with 1, nobody makes another name for a file that he may not read and write."""

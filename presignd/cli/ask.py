@@ -12,12 +12,12 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
+from presignd.control.failure import Answered
+from presignd.control.peer import Peer
+from presignd.control.server import exchange
+from presignd.control.socket_file import connect, find_sockets, ledger_socket
 from presignd.errors import NotConfigured, Unavailable, UsageError
-from presignd.threads import opened
-from presignd.web.control import exchange
-from presignd.web.failure import Answered
-from presignd.web.peer import Peer
-from presignd.web.socket_file import connect, find_sockets, ledger_socket
+from presignd.system.threads import opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -69,7 +69,7 @@ class Local:
 
 
 async def ask(request: Request, *, config_path: Path | None = None, fds: Sequence[int] = ()) -> Documents:
-    """Yield the answers to one request (see ``presignd.web.answers``); raises ``PresigndError``.
+    """Yield the answers to one request (see ``presignd.control.requests``); raises ``PresigndError``.
 
     ``Unavailable`` where no daemon can be reached and the ledger can't be had either.
     """
@@ -163,9 +163,10 @@ def _load(path: Path | None) -> Config:
 
 @contextlib.asynccontextmanager
 async def _local(config: Config, closed: Path | None, *, work: bool) -> AsyncIterator[Local]:
-    from presignd import daemon, log  # noqa: PLC0415 - not needed while a daemon answers
+    from presignd.app import daemon  # noqa: PLC0415 - not needed while a daemon answers
+    from presignd.control.requests import Answers  # noqa: PLC0415 - as above
     from presignd.ledger.lock import DaemonLock  # noqa: PLC0415 - as above
-    from presignd.web.answers import Answers  # noqa: PLC0415 - as above
+    from presignd.telemetry import log  # noqa: PLC0415 - not needed while a daemon answers
 
     folder = config.ledger.path
     if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):

@@ -6,7 +6,6 @@ from typing import Any
 
 import typer
 
-from presignd import log
 from presignd.broker import service
 from presignd.broker.check import Line, run_checks
 from presignd.broker.config import SYSTEM_FILE, load
@@ -16,8 +15,9 @@ from presignd.cli.broker_tokens import BrokerFile, create_command, list_command,
 from presignd.cli.check import LABELS
 from presignd.cli.guard import BUG, guarded
 from presignd.cli.options import AsJson
+from presignd.control.failure import UNAVAILABLE
 from presignd.errors import PresigndError
-from presignd.web.failure import UNAVAILABLE
+from presignd.telemetry import log
 
 THREADS = 8
 

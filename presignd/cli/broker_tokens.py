@@ -13,7 +13,7 @@ from presignd.broker.tokens import Tokens, hash_of, new_token
 from presignd.cli import guard, show
 from presignd.cli.options import AsJson, seconds
 from presignd.errors import Refused, UsageError
-from presignd.redact import redact
+from presignd.redaction.redact import redact
 from presignd.units import rfc3339
 
 BrokerFile = Annotated[

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from presignd import daemon, log
+from presignd.app import daemon
 from presignd.cli import show as out
 from presignd.cli.printer import Printer
 from presignd.config import (
@@ -25,10 +25,11 @@ from presignd.config import (
     WatchConfig,
     WebConfig,
 )
-from presignd.embedded import EmbeddedStore
+from presignd.demo.seaweedfs import EmbeddedStore
 from presignd.errors import Unavailable, UsageError
 from presignd.ledger.lock import DaemonLock
 from presignd.model import Link
+from presignd.telemetry import log
 
 LINK_SECONDS = 3600
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from presignd.cli import streams
-from presignd.text import one_line
+from presignd.redaction.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ UNAWAITED = threading.Event()
 
 def leave(code: object) -> NoReturn:
     """End the process with an exit code (``SystemExit``'s, None for 0), whatever its threads do."""
-    from presignd import log  # noqa: PLC0415 - help is to be fast
+    from presignd.telemetry import log  # noqa: PLC0415 - help is to be fast
 
     log.flush()
     os._exit(code if isinstance(code, int) else BUG if code else 0)
@@ -65,8 +65,8 @@ def _reader_gone() -> NoReturn:
 
 
 def _fail(error: Exception) -> NoReturn:
+    from presignd.control.failure import exit_code  # noqa: PLC0415 - help is to be fast
     from presignd.errors import PresigndError  # noqa: PLC0415 - help is to be fast
-    from presignd.web.failure import exit_code  # noqa: PLC0415 - help is to be fast
 
     found = _expected(error)
     if isinstance(found, BrokenPipeError):
@@ -87,7 +87,7 @@ def _expected(error: Exception) -> Exception:
 
 def tell(lines: list[str], *, level: str) -> None:
     """Print lines for a person on stderr; in the journal each has its priority."""
-    from presignd.log import PRIORITY, is_journal  # noqa: PLC0415 - help is to be fast
+    from presignd.telemetry.log import PRIORITY, is_journal  # noqa: PLC0415 - help is to be fast
 
     prefix = f"<{PRIORITY[level]}>" if is_journal(2, os.environ) else ""
     for line in lines:
@@ -105,6 +105,6 @@ def error_lines(error: PresigndError) -> list[str]:
 def _traceback(error: Exception) -> str:
     import traceback  # noqa: PLC0415 - only for a bug
 
-    from presignd.redact import redact  # noqa: PLC0415 - only for a bug
+    from presignd.redaction.redact import redact  # noqa: PLC0415 - only for a bug
 
     return redact("".join(traceback.format_exception(error)).rstrip())

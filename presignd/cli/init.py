@@ -222,7 +222,7 @@ async def _find_region(answers: Answers) -> str:
     from presignd.config import PresignConfig, UploadConfig  # noqa: PLC0415 - help is to be fast
     from presignd.presign.local import local_presigner  # noqa: PLC0415 - as above
     from presignd.presign.region import find_region, region_in_host  # noqa: PLC0415 - as above
-    from presignd.store import StoreClient  # noqa: PLC0415 - as above
+    from presignd.store.client import StoreClient  # noqa: PLC0415 - as above
 
     given = {"access_key": answers.access_key, "secret_key": answers.secret_key}
     presign = PresignConfig.model_validate({"endpoint": answers.endpoint, **given})

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, TypeVar
 
 from presignd.cli import guard, streams
-from presignd.threads import BEHIND, SENDING, Threads
+from presignd.system.threads import BEHIND, SENDING, Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from presignd.errors import UsageError
-from presignd.limits import MAX_EXPIRES
+from presignd.s3.limits import MAX_EXPIRES
 from presignd.units import parse_duration
 
 ConfigFile = Annotated[

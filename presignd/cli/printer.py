@@ -12,8 +12,8 @@ from typing import Self
 from presignd.cli import streams
 from presignd.cli.guard import UNAWAITED
 from presignd.errors import Unavailable
-from presignd.log import get_logger
 from presignd.model import Link
+from presignd.telemetry.log import get_logger
 
 ROOM = 10_000
 """Links that wait for a slow reader; those beyond are left out, and stand in the links file."""

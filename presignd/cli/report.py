@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from presignd.cli import show
 from presignd.cli.layout import Line, bar, columns, wrapped
 from presignd.cli.streams import clean
-from presignd.web.documents import IDLE_SECONDS
+from presignd.control.documents import IDLE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

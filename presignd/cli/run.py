@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from presignd import daemon, log
+from presignd.app import daemon
 from presignd.cli import guard, loop, show
 from presignd.cli.guard import BUG
 from presignd.cli.options import ConfigFile
@@ -14,6 +14,7 @@ from presignd.cli.printer import Printer
 from presignd.config.folders import folder_problems
 from presignd.config.load import load
 from presignd.errors import PresigndError, UsageError
+from presignd.telemetry import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from presignd.cli import layout, streams
 from presignd.cli.layout import Line
 from presignd.cli.streams import clean
-from presignd.redact import redact_texts
-from presignd.text import json_text, one_line
+from presignd.redaction.redact import redact_texts
+from presignd.redaction.text import json_text, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

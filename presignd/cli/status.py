@@ -13,8 +13,8 @@ from presignd.cli.one import only
 from presignd.cli.options import AsJson, ConfigFile, absolute, seconds
 from presignd.cli.report import path_lines, print_path, print_status, status_lines
 from presignd.cli.waits import wait_for
+from presignd.control.failure import REFUSED
 from presignd.errors import UsageError
-from presignd.web.failure import REFUSED
 
 
 def status_command(

@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from presignd.errors import Unavailable, reason_of
-from presignd.text import one_line
+from presignd.redaction.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,14 +24,14 @@ _STDOUT, _STDERR = 1, 2
 
 def clean(text: str) -> str:
     """Return ``text`` on one line, with nothing secret in it."""
-    from presignd.redact import redact  # noqa: PLC0415 - help is to be fast
+    from presignd.redaction.redact import redact  # noqa: PLC0415 - help is to be fast
 
     return one_line(redact(text))
 
 
 def say(line: str) -> None:
     """Print one line on stderr, in order with the log; where that takes none, there is nobody to tell."""
-    from presignd import log  # noqa: PLC0415 - help is to be fast
+    from presignd.telemetry import log  # noqa: PLC0415 - help is to be fast
 
     log.say(line)
 

@@ -15,9 +15,9 @@ from presignd.cli.ask import asking
 from presignd.cli.guard import error_lines
 from presignd.cli.options import absolute
 from presignd.cli.streams import clean
+from presignd.control.failure import REFUSED, exit_code, failure
+from presignd.control.locate import forms
 from presignd.errors import PresigndError, Refused, Unavailable
-from presignd.web.failure import REFUSED, exit_code, failure
-from presignd.web.locate import forms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -14,8 +14,8 @@ from itertools import combinations
 from pathlib import Path, PurePosixPath
 
 from presignd.config.models import Config, WatchConfig
-from presignd.filesystem import mounts
-from presignd.trust import walked
+from presignd.system.filesystem import mounts
+from presignd.system.trust import walked
 
 
 @dataclass(frozen=True, slots=True)

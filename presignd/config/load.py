@@ -29,7 +29,7 @@ from presignd.config.sources import (
     flag_layer,
 )
 from presignd.errors import NotConfigured, UsageError
-from presignd.text import one_line
+from presignd.redaction.text import one_line
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 _SYSTEM_FILE = Path("/etc/presignd/config.toml")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from pathspec import GitIgnoreSpec
 
-from presignd.limits import MAX_EXPIRES
+from presignd.s3.limits import MAX_EXPIRES
 
 _HEADER_NAMES = {
     "cache-control",

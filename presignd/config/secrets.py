@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from presignd import trust
 from presignd.config.options import Address
 from presignd.config.signing import by_broker
 from presignd.config.sources import Given, Layer
-from presignd.redact import MIN_LITERAL
+from presignd.redaction.redact import MIN_LITERAL
+from presignd.system import trust
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "access_key": ("access_key", "access_key_id", "access_key_file"),

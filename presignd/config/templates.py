@@ -7,7 +7,7 @@ import string
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from presignd.limits import MAX_KEY
+from presignd.s3.limits import MAX_KEY
 
 KEY_FIELDS = ("path", "name", "stem", "suffix", "parent", "watch", "host", "uuid", "sha256", "mtime", "queued")
 """Fields of a watch's ``key``; ``mtime`` and ``queued`` take a strftime format in the watch's timezone."""

@@ -6,9 +6,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from presignd import filesystem
 from presignd.errors import UsageError
-from presignd.trust import Place, require_owner, walked
+from presignd.system import filesystem
+from presignd.system.trust import Place, require_owner, walked
 
 
 def prepare(folder: Path) -> None:

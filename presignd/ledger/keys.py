@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from presignd.limits import MAX_KEY
+from presignd.s3.limits import MAX_KEY
 
 _DOUBLE = re.compile(r"\.tar\.(gz|bz2|xz|zst|lz|lz4|lzma|Z|br)$", re.IGNORECASE)
 _NUMBER = re.compile(r"~(\d{1,18})(?=\.|$)")

@@ -6,7 +6,7 @@ import sqlite3
 
 from presignd.ledger import LostUpdate
 from presignd.ledger.changes import update
-from presignd.ledger.questions import select
+from presignd.ledger.queries import select
 from presignd.model import FileVersion, Part
 
 _OF = "version = (SELECT id FROM version WHERE file_id = ?)"

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from presignd.errors import Fault, Unavailable
-from presignd.heartbeat import beat
-from presignd.trouble import Trouble
+from presignd.runtime.heartbeat import beat
+from presignd.runtime.outage import Trouble
 
 T = TypeVar("T")
 

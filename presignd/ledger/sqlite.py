@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from presignd.errors import Fault, Unavailable
-from presignd.filesystem import sync_folder
-from presignd.ledger import NOTHING, Enqueued, Ledger, Selection, WatchSummary, bulk, changes, multipart, questions
+from presignd.ledger import NOTHING, Enqueued, Ledger, Selection, WatchSummary, bulk, changes, multipart
+from presignd.ledger import queries as questions
 from presignd.ledger.database import closed_on_error, connect, explain, open_database
 from presignd.ledger.folder import prepare
 from presignd.ledger.patience import Patience
-from presignd.ledger.presence import presence
+from presignd.ledger.replaced import presence
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.ledger.writer import Many, Operation, Reader, Writer
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, Sent, State
 from presignd.states import Event
+from presignd.system.filesystem import sync_folder
 
 T = TypeVar("T")
 FILE = "ledger.sqlite3"

@@ -16,9 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from presignd.crash_points import passed
 from presignd.errors import PresigndError
-from presignd.heartbeat import Heart, alive
+from presignd.runtime.crash_points import passed
+from presignd.runtime.heartbeat import Heart, alive
 
 T = TypeVar("T")
 Many = Callable[[sqlite3.Connection, list[Any]], list[Any]]

@@ -7,8 +7,8 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from presignd import filesystem
 from presignd.errors import UsageError
+from presignd.system import filesystem
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,15 +9,15 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from presignd.crash_points import passed
 from presignd.errors import UsageError, fault
-from presignd.filesystem import sync_folder
 from presignd.links.cursor import Cursor
 from presignd.links.line import decode, encode, to_link
 from presignd.links.rights import give, group_id, make_folder
 from presignd.links.tail import BLOCK, close_all, highest, name_of, open_all, read
 from presignd.model import LinksMark
-from presignd.trust import require_owner, walked
+from presignd.runtime.crash_points import passed
+from presignd.system.filesystem import sync_folder
+from presignd.system.trust import require_owner, walked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from presignd import metrics
 from presignd.config import WatchConfig
-from presignd.crash_points import passed
-from presignd.heartbeat import alive, resting
 from presignd.ledger import Ledger
-from presignd.log import Mark, get_logger, mark
 from presignd.model import FileVersion
+from presignd.runtime.crash_points import passed
+from presignd.runtime.heartbeat import alive, resting
 from presignd.states import done_status
+from presignd.telemetry import metrics
+from presignd.telemetry.log import Mark, get_logger, mark
 
 LOG_SECONDS = 1.0
 """How long a log whose reader is stuck is waited for at the start and at the end."""

@@ -8,11 +8,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from presignd.heartbeat import alive, beat
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, State
 from presignd.pipeline.announce import utcnow
-from presignd.pipeline.folder import Folder
+from presignd.pipeline.files.folder import Folder
+from presignd.runtime.heartbeat import alive, beat
 
 EVERY = 6 * 3600.0
 """Seconds between two rounds; the first comes at the start, for what was deleted while the daemon was down."""

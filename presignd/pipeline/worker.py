@@ -15,20 +15,20 @@ from typing import Any
 
 from presignd.config import Config
 from presignd.errors import ChangedFault, Fault, FileFault, fault
-from presignd.heartbeat import alive
 from presignd.ledger import Ledger
-from presignd.log import render_exception
 from presignd.model import Candidate, FileVersion, Link, Source, State
 from presignd.pipeline.announce import Announcer, utcnow
-from presignd.pipeline.finish import finish
-from presignd.pipeline.gates import Gates
-from presignd.pipeline.leaving import Finished, Outcome, takes_away
-from presignd.pipeline.link_file import write_link_file
-from presignd.pipeline.linker import Linker
-from presignd.pipeline.slots import Slots
-from presignd.pipeline.transfer import Held, Room, Running, Stored, Transfer, Vanished, Writing
-from presignd.pipeline.writer_check import has_writer
+from presignd.pipeline.finish.decide import Finished, Outcome, takes_away
+from presignd.pipeline.finish.link import Linker
+from presignd.pipeline.finish.link_file import write_link_file
+from presignd.pipeline.finish.remove import finish
+from presignd.pipeline.settle.lease import has_writer
+from presignd.pipeline.upload.breakers import Gates
+from presignd.pipeline.upload.slots import Slots
+from presignd.pipeline.upload.transfer import Held, Room, Running, Stored, Transfer, Vanished, Writing
+from presignd.runtime.heartbeat import alive
 from presignd.states import Event, backoff
+from presignd.telemetry.log import render_exception
 
 WRITER_PAUSE = timedelta(milliseconds=500)
 BUSY_FIRST, BUSY_LONGEST = 0.5, 10.0

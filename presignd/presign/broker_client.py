@@ -18,12 +18,12 @@ from pydantic_core import from_json
 from yarl import URL
 
 import presignd
-from presignd import redact
-from presignd.answers import Answer
 from presignd.config import PresignConfig
 from presignd.connection import connection_fault, proxy_for, read_at_most, tls_context
-from presignd.echoes import Echoes
 from presignd.errors import Fault, fault
+from presignd.redaction import redact
+from presignd.redaction.echoes import Echoes
+from presignd.s3.answers import Answer
 
 TIMEOUT = 15.0
 """Seconds for one exchange, connection and all: signing takes milliseconds."""

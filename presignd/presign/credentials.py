@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from presignd import metrics, redact
 from presignd.config import PresignConfig
 from presignd.config.home import expanded, home
 from presignd.errors import Fault, PresignerFault, UsageError, fault
-from presignd.heartbeat import beat, holding
-from presignd.presign.sigv4 import Keys
+from presignd.redaction import redact
+from presignd.runtime.heartbeat import beat, holding
+from presignd.s3.sigv4 import Keys
+from presignd.telemetry import metrics
 
 REFRESH_BEFORE = timedelta(minutes=5)
 """Expiring credentials are renewed when less than this is left."""

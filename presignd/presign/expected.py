@@ -15,10 +15,10 @@ from urllib.parse import unquote
 
 from presignd.config import PresignConfig
 from presignd.errors import Fault, fault
-from presignd.limits import MAX_EXPIRES
 from presignd.presign import Grant, GrantRequest
 from presignd.presign.local import METHODS, bound_headers, own_query, refuse_incomplete
-from presignd.presign.sigv4 import choose_addressing, target
+from presignd.s3.limits import MAX_EXPIRES
+from presignd.s3.sigv4 import choose_addressing, target
 
 CLOCK_SLACK = timedelta(minutes=1)
 """How far a fresh grant's date may lie from its answer's Date: what is older was made for someone else."""

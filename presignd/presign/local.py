@@ -7,14 +7,14 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from presignd import metrics
 from presignd.config import PresignConfig
 from presignd.errors import Fault, fault
-from presignd.limits import MAX_EXPIRES
 from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Operation
 from presignd.presign.credentials import Credentials, CredentialSource
 from presignd.presign.region import FALLBACK_REGION, RegionFinder, Send, region_in_host
-from presignd.presign.sigv4 import choose_addressing, presign
+from presignd.s3.limits import MAX_EXPIRES
+from presignd.s3.sigv4 import choose_addressing, presign
+from presignd.telemetry import metrics
 
 LOCATION_EXPIRES = 300
 """Seconds that the request for a bucket's region stays valid: it is sent at once, and once."""

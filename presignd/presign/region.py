@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from presignd.answers import Answer
 from presignd.presign import Grant
+from presignd.s3.answers import Answer
 
 FALLBACK_REGION = "us-east-1"
 
@@ -35,7 +35,7 @@ _OLD_NAMES = {"": FALLBACK_REGION, "EU": "eu-west-1", "US": FALLBACK_REGION}
 
 
 class Send(Protocol):
-    """``presignd.store.StoreClient.send``, without a body."""
+    """``presignd.store.client.StoreClient.send``, without a body."""
 
     def __call__(self, grant: Grant, *, accept: Collection[int]) -> Awaitable[Answer]:
         """Send ``grant``; raise a ``Fault`` for any status but 2xx and those in ``accept``."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from presignd.errors import UsageError, reason_of
-from presignd.trust import read_file, require_owner, walked
+from presignd.system.trust import read_file, require_owner, walked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

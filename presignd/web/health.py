@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from presignd import metrics
+from presignd.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

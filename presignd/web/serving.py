@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from presignd import redact
 from presignd.config.listen import parse_listen
-from presignd.crowd import Crowd
+from presignd.control import socket_file
 from presignd.errors import PresigndError, Unavailable
-from presignd.log import get_logger
+from presignd.redaction import redact
+from presignd.runtime.crowd import Crowd
+from presignd.telemetry.log import get_logger
 from presignd.web import access as rights
-from presignd.web import socket_file
 from presignd.web.access import Access
-from presignd.web.pictures import Pictures
 from presignd.web.site import LONGEST_STREAM, Site
+from presignd.web.snapshots import Pictures
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from presignd.config.listen import Listen
+    from presignd.control.view import View
     from presignd.model import Link
-    from presignd.web.view import View
 
 CONNECTIONS = 40
 """Descriptors and memory for more are the uploads'. For one client more the longest quiet one leaves, a stranger's

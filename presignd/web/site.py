@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from presignd.errors import PresigndError, Refused, Unavailable
-from presignd.heartbeat import overdue
 from presignd.ledger import Selection
-from presignd.log import get_logger
-from presignd.metrics import REGISTRY, rendered
 from presignd.model import State
-from presignd.seats import Seats
+from presignd.runtime.heartbeat import overdue
+from presignd.runtime.seats import Seats
+from presignd.telemetry.log import get_logger
+from presignd.telemetry.metrics import REGISTRY, rendered
 from presignd.web import health, page
 from presignd.web.access import Access, is_our_host, is_same_origin
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from presignd.config.listen import Listen
-    from presignd.crowd import Crowd
+    from presignd.control.view import View
+    from presignd.runtime.crowd import Crowd
     from presignd.web.page import Picture
-    from presignd.web.pictures import Pictures
-    from presignd.web.view import View
+    from presignd.web.snapshots import Pictures
 
     Parts = dict[str, tuple[str, str]]
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from presignd.config import WatchConfig
-from presignd.pipeline.events import watchfiles_source
-from presignd.pipeline.folder import Folder
-from presignd.pipeline.hints import Hints, SourceEnded
-from presignd.pipeline.ignore import Ignore
-from presignd.pipeline.inotify import inotify_source
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.files.ignore import Ignore
+from presignd.pipeline.watch.inotify import inotify_source
+from presignd.pipeline.watch.source import Hints, SourceEnded
+from presignd.pipeline.watch.watchfiles import watchfiles_source
 from tests.mounts import short_queue
 
 PATIENCE = 20.0

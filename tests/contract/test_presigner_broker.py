@@ -9,10 +9,10 @@ import pytest
 from pydantic import SecretStr
 
 from presignd.config import PresignConfig
-from presignd.keys import CHECK_NAME
 from presignd.presign import Presigner
-from presignd.presign.broker import BrokerPresigner
 from presignd.presign.broker_client import BrokerClient
+from presignd.presign.remote import BrokerPresigner
+from presignd.s3.keys import CHECK_NAME
 from tests.brokers import OneToken, one_token
 from tests.contract.presigner import PresignerContract
 from tests.stores import Store

@@ -15,8 +15,8 @@ from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import StoreFault
 from presignd.presign import Grant, Presigner
 from presignd.presign.local import local_presigner
-from presignd.presign.sigv4 import Keys, presign
-from presignd.store import StoreClient
+from presignd.s3.sigv4 import Keys, presign
+from presignd.store.client import StoreClient
 from tests.contract.presigner import BODY, PresignerContract, put
 from tests.stores import JuiceFS, Store
 

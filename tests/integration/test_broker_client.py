@@ -18,8 +18,8 @@ from pydantic import SecretStr
 from presignd.config import PresignConfig
 from presignd.errors import Fault, PresignerFault
 from presignd.presign import Grant, GrantRequest, Operation
-from presignd.presign.broker import MOST, BrokerPresigner
 from presignd.presign.broker_client import BrokerClient
+from presignd.presign.remote import MOST, BrokerPresigner
 from tests.canary import assert_no_secrets
 from tests.fake_broker import FOREVER, TOKEN, FakeBroker, Grants, fake_broker
 from tests.faulty_s3 import FaultyS3

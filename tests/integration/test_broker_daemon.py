@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from presignd.config import Config, WatchConfig
-from presignd.keys import CHECK_NAME
+from presignd.s3.keys import CHECK_NAME
 from tests.fake_broker import FOREVER, TOKEN, FakeBroker, Grants, fake_broker
 from tests.faulty_s3 import FaultyS3
 from tests.running import Running, config, running, watch
@@ -178,7 +178,7 @@ async def test_a_broker_that_goes_and_comes_back_loses_nothing(
 async def test_a_link_that_the_broker_refuses_for_now_is_made_when_it_allows_it(
     faulty_s3: FaultyS3, broker: FakeBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("presignd.pipeline.linker.RETRY_SECONDS", 0.02)
+    monkeypatch.setattr("presignd.pipeline.finish.link.RETRY_SECONDS", 0.02)
 
     def no_links(grants: Grants) -> Grants:
         refusal = {"error": {"code": "operation_refused", "message": "this token may not get"}}

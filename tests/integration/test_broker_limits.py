@@ -19,7 +19,7 @@ from presignd.broker import api, service, tokens
 from presignd.broker.access import Rejected, Room
 from presignd.broker.config import load
 from presignd.broker.service import Broker
-from presignd.embedded import LOOPBACK, free_ports
+from presignd.demo.seaweedfs import LOOPBACK, free_ports
 
 SECRET, OTHER = tokens.new_token(), tokens.new_token()
 ASKED = {"operation": "get", "bucket": "bucket", "key": "two/a", "expires": 60}

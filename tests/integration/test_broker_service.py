@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 from presignd.broker.tokens import new_token
-from presignd.embedded import free_ports
+from presignd.demo.seaweedfs import free_ports
 from tests.brokers import Broker, broker_for, command, get
 from tests.stores import Store
 

@@ -30,7 +30,7 @@ from presignd.config import (
     WebConfig,
     load,
 )
-from presignd.embedded import free_ports
+from presignd.demo.seaweedfs import free_ports
 from presignd.ledger.lock import DaemonLock
 from presignd.ledger.sqlite import open_ledger
 from tests.brokers import one_token

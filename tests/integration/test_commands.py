@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from presignd.control.view import InFlightView
 from presignd.errors import fault
 from presignd.states import Event
-from presignd.web.view import InFlightView
 from tests.served import DONE, SECRET, UPLOADED, Served, recorded, served
 from tests.terminal import shown_until, terminal, without_styles
 

@@ -19,12 +19,14 @@ from typing import Any
 
 import pytest
 
+from presignd.control import named, socket_file
+from presignd.control import requests as answers
+from presignd.control import server as control
+from presignd.control.failure import Answered
+from presignd.control.view import BlockedView
 from presignd.errors import Unavailable, UsageError, fault
 from presignd.model import LinksMark, State
 from presignd.states import Event
-from presignd.web import answers, control, named, socket_file
-from presignd.web.failure import Answered
-from presignd.web.view import BlockedView
 from tests.canary import assert_no_secrets
 from tests.descriptors import open_descriptors
 from tests.served import DONE, NOW, SECRET, UPLOADED, Served, configuration, recorded, served, serving

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from presignd import redact
 from presignd.config import PresignConfig
 from presignd.errors import PresignerFault
 from presignd.presign.credentials import Credentials, CredentialSource
-from presignd.presign.sigv4 import Keys
+from presignd.redaction import redact
+from presignd.s3.sigv4 import Keys
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ENDS = "2026-01-01T06:00:00Z"

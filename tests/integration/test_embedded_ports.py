@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from presignd.embedded import LOOPBACK, find_program
+from presignd.demo.seaweedfs import LOOPBACK, find_program
 from tests.needs import need
 from tests.unprivileged import as_nobody
 

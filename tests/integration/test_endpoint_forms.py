@@ -14,7 +14,7 @@ import pytest
 from presignd.config import PresignConfig, UploadConfig
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.presign.local import local_presigner
-from presignd.store import StoreClient
+from presignd.store.client import StoreClient
 
 if TYPE_CHECKING:
     from tests.stores import Store

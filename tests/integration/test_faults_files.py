@@ -17,9 +17,9 @@ import pytest
 from presignd.errors import fault
 from presignd.ledger import Selection
 from presignd.model import State
-from presignd.pipeline import folder
-from presignd.pipeline.bucket import Bucket
-from presignd.pipeline.transfer import Transfer
+from presignd.pipeline.files import folder
+from presignd.pipeline.upload.bucket import Bucket
+from presignd.pipeline.upload.transfer import Transfer
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
 from tests.running import Running, config, running, watch
 

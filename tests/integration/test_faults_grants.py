@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from presignd.pipeline.bucket import LEAST_LEFT, Honours
+from presignd.pipeline.upload.bucket import LEAST_LEFT, Honours
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
 from tests.running import config, running, watch
 

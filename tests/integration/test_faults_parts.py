@@ -13,9 +13,9 @@ import pytest
 
 from presignd.config import Config, WatchConfig
 from presignd.model import FileVersion
-from presignd.pipeline import sweep
-from presignd.pipeline.multipart import Multipart
-from presignd.pipeline.sweep import Sweeper
+from presignd.pipeline.upload import orphans as sweep
+from presignd.pipeline.upload.multipart import Multipart
+from presignd.pipeline.upload.orphans import Sweeper
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3, Object
 from tests.running import Running, config, running, watch
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from presignd.pipeline import renames
-from presignd.pipeline.leaving import Outcome
+from presignd.pipeline.files import rename as renames
+from presignd.pipeline.finish.decide import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -31,9 +31,9 @@ from pathlib import Path
 from presignd.config import WatchConfig
 from presignd.errors import Fault
 from presignd.model import FileVersion, Fingerprint, State
-from presignd.pipeline.finish import finish
-from presignd.pipeline.folder import Folder
-from presignd.pipeline.writer_check import has_writer, ignore_sigio
+from presignd.pipeline.finish.remove import finish
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.settle.lease import has_writer, ignore_sigio
 ignore_sigio()
 drop, after, checksum = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 watch = WatchConfig(name="drop", path=drop, bucket="bucket", after=after,

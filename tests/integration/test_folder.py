@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 
-from presignd import filesystem
 from presignd.config import WatchConfig
 from presignd.errors import Fault, Unavailable, UsageError
 from presignd.model import Fingerprint
-from presignd.pipeline import folder as module
-from presignd.pipeline import scan as scan_module
-from presignd.pipeline.folder import Folder, Gone, NotRegular
-from presignd.pipeline.ignore import Ignore
-from presignd.pipeline.scan import BATCH, MOST, Scan
-from presignd.pipeline.upload import TINY, prepare, read_cached
+from presignd.pipeline.files import folder as module
+from presignd.pipeline.files.folder import Folder, Gone, NotRegular
+from presignd.pipeline.files.ignore import Ignore
+from presignd.pipeline.upload.single import TINY, prepare, read_cached
+from presignd.pipeline.watch import scan as scan_module
+from presignd.pipeline.watch.scan import BATCH, MOST, Scan
+from presignd.system import filesystem
 from tests.descriptors import open_descriptors
 from tests.finishing import failing
 from tests.unprivileged import unprivileged, without_rights, world_readable

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from presignd.ledger import Selection
-from presignd.pipeline.bucket import Bucket
+from presignd.pipeline.upload.bucket import Bucket
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
 from tests.mounts import bind
 from tests.running import config, running

@@ -16,13 +16,13 @@ import pytest_asyncio
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from presignd import log
 from presignd.broker import tokens
 from presignd.broker.config import load
 from presignd.broker.service import Broker
 from presignd.config import LogConfig
 from presignd.presign import GrantRequest
 from presignd.states import Event
+from presignd.telemetry import log
 from tests.canary import assert_no_secrets
 from tests.pages import TOKEN, Page, page_of
 from tests.served import DONE, SECRET, Served, configuration, recorded, served

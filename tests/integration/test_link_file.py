@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from presignd.errors import Fault, fault
-from presignd.pipeline.link_file import write_link_file
+from presignd.pipeline.finish.link_file import write_link_file
 from tests.finishing import CONTENT, Place, place
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from presignd.control import server as control
 from presignd.links import Cursor, LinksFile, encode, links_answers, load_cursor
-from presignd.web import control
 from tests.links import batch, config, link
 
 if TYPE_CHECKING:

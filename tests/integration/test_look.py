@@ -15,12 +15,12 @@ import pytest
 
 from presignd.config import WatchConfig
 from presignd.model import FileVersion, Fingerprint, State
-from presignd.pipeline.folder import Folder
-from presignd.pipeline.ignore import Ignore
-from presignd.pipeline.look import Looker
-from presignd.pipeline.partners import Unfinished
-from presignd.pipeline.scan import Scan
-from presignd.pipeline.writer_check import WriterCheck, ignore_sigio
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.files.ignore import Ignore
+from presignd.pipeline.settle.lease import WriterCheck, ignore_sigio
+from presignd.pipeline.settle.partners import Unfinished
+from presignd.pipeline.settle.probe import Looker
+from presignd.pipeline.watch.scan import Scan
 from tests.finishing import failing
 from tests.versions import in_state
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from presignd.filesystem import MountTable
-from presignd.pipeline.folder import Folder
+from presignd.pipeline.files.folder import Folder
+from presignd.system.filesystem import MountTable
 from tests.faulty_s3 import FaultyS3
 from tests.mounts import bind, tmpfs
 from tests.running import config, running, watch

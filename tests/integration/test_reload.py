@@ -108,7 +108,7 @@ async def test_a_removed_watch_finishes_what_is_in_flight_and_parks_its_queue(
 async def test_a_removed_watchs_folder_is_free_for_another_daemon_once_its_work_is_through(
     faulty_s3: FaultyS3, tmp_path: Path
 ) -> None:
-    from presignd.pipeline.folder import Folder  # noqa: PLC0415 - stands for another daemon here
+    from presignd.pipeline.files.folder import Folder  # noqa: PLC0415 - stands for another daemon here
 
     one, two = watch(tmp_path), watch(tmp_path, "two")
     async with reloadable(config(tmp_path, faulty_s3, one, two)) as it:

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from presignd.pipeline import renames
-from presignd.pipeline.renames import place, rename_noreplace, sync
+from presignd.pipeline.files import rename as renames
+from presignd.pipeline.files.rename import place, rename_noreplace, sync
 from tests.finishing import failing
 from tests.unprivileged import without_rights, world_readable
 

@@ -19,15 +19,15 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from presignd import log, metrics
 from presignd.config import LogConfig, WebConfig
+from presignd.control.peer import Peer
+from presignd.control.requests import Answers
+from presignd.control.view import BlockedView, InFlightView, SettlingView
 from presignd.ledger.sqlite import open_ledger
 from presignd.model import State
 from presignd.pipeline.announce import utcnow
+from presignd.telemetry import log, metrics
 from presignd.web import serving, site
-from presignd.web.answers import Answers
-from presignd.web.peer import Peer
-from presignd.web.view import BlockedView, InFlightView, SettlingView
 from tests import running
 from tests.canary import assert_no_secrets
 from tests.faulty_s3 import FOREVER, FaultyS3
@@ -284,7 +284,7 @@ async def test_the_last_hour_is_there_after_a_restart(tmp_path: Path, said: io.S
 
 async def test_an_open_page_gets_only_what_changed(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(site, "EACH", 0.02)
-    monkeypatch.setattr("presignd.web.pictures.AGE", 0.0)
+    monkeypatch.setattr("presignd.web.snapshots.AGE", 0.0)
     wanted = {"stopped", "headline", "watches"}
     async with page.session.get(page.root + "/events") as answer:
         events: list[dict[str, Any]] = []
@@ -338,7 +338,7 @@ async def test_health_is_every_loop_s_turn(page: Page, monkeypatch: pytest.Monke
 async def test_a_ledger_that_hangs_is_told_and_health_still_answers(
     page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("presignd.web.pictures.PATIENCE", 0.05)
+    monkeypatch.setattr("presignd.web.snapshots.PATIENCE", 0.05)
     monkeypatch.setattr(page.view.ledger, "summary", asyncio.Event().wait)
     for path in ("/", "/readyz", "/metrics", "/api/status", "/events"):
         status, words, _ = await page.ask(path)
@@ -414,7 +414,7 @@ async def test_a_crash_of_the_page_is_told_and_it_comes_back(
     tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "AGAIN_SECONDS", 0.02)
-    monkeypatch.setattr("presignd.web.pictures.SAMPLE", 0.01)
+    monkeypatch.setattr("presignd.web.snapshots.SAMPLE", 0.01)
     async with page_of(configuration(tmp_path)) as page:
         monkeypatch.setattr(page.view, "in_flight", lambda: 1 / 0)
         await until(lambda: "web.crashed" in said.getvalue())
@@ -521,8 +521,8 @@ async def test_the_ledger_is_asked_once_for_all_who_look_at_the_same_time(
 async def test_a_daemon_s_work_is_counted_and_its_store_s_absence_is_told(
     tmp_path: Path, faulty_s3: FaultyS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("presignd.web.pictures.AGE", 0.0)
-    monkeypatch.setattr("presignd.web.pictures.SHARE", math.inf)
+    monkeypatch.setattr("presignd.web.snapshots.AGE", 0.0)
+    monkeypatch.setattr("presignd.web.snapshots.SHARE", math.inf)
     named = running.watch(tmp_path, "counted-here")
     web = WebConfig(listen="127.0.0.1:0")
     configured = running.config(tmp_path, faulty_s3, named).model_copy(update={"web": web})
@@ -625,7 +625,7 @@ async def test_behind_a_unix_socket_the_proxy_decides_about_names(tmp_path: Path
 async def test_the_login_address_goes_to_who_may_have_links(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     (answer,) = await served.ask({"op": "web"})
     assert answer["url"].startswith("http://127.0.0.1:8321/login?code=")
-    monkeypatch.setattr("presignd.web.peer.Peer.may_have_links", lambda *_: False)
+    monkeypatch.setattr("presignd.control.peer.Peer.may_have_links", lambda *_: False)
     assert (await served.refusal({"op": "web"})).code == "refused"
 
 

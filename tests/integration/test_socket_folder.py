@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from presignd.control import socket_file
 from presignd.errors import UsageError
-from presignd.web import socket_file
 from tests.descriptors import open_descriptors
 
 

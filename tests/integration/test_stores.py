@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from presignd import embedded
-from presignd.embedded import Child, EmbeddedStore, is_free
+from presignd.demo import seaweedfs as embedded
+from presignd.demo.seaweedfs import Child, EmbeddedStore, is_free
 from presignd.errors import Unavailable, UsageError
 from tests.stores import JuiceFS
 
@@ -187,7 +187,7 @@ async def test_without_the_demo_extra_it_says_what_to_install(tmp_path: Path, mo
 def test_the_server_dies_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     code = textwrap.dedent("""
         import pathlib, sys, time
-        from presignd.embedded import EmbeddedStore
+        from presignd.demo.seaweedfs import EmbeddedStore
         weed = EmbeddedStore(pathlib.Path(sys.argv[1]))
         weed.start_sync()
         print(weed.pid, flush=True)

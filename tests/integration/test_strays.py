@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from presignd.model import Candidate, FileVersion, LinksMark
-from presignd.pipeline import strays
+from presignd.pipeline.watch import leftovers as strays
 from presignd.states import Event
 from tests.watching import Drop, watching
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from presignd import daemon, log
+from presignd.app import daemon
 from presignd.cli import run as run_command
 from presignd.config import Config
+from presignd.control import server as control
 from presignd.errors import PresigndError, Unavailable, UsageError, fault
 from presignd.ledger.lock import DaemonLock
-from presignd.web import control
+from presignd.telemetry import log
 from tests.faulty_s3 import FaultyS3
 from tests.running import config, watch
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from presignd.checks.parts import InTwo, check_parts, store_in_two
-from presignd.pipeline.bucket import Bucket
-from presignd.signers import signer_and_store
+from presignd.pipeline.upload.bucket import Bucket
+from presignd.store.signed import signer_and_store
 from tests.faulty_etags import ETAGS, Etags
 from tests.faulty_s3 import FaultyS3
 from tests.running import config, watch

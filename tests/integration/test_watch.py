@@ -22,10 +22,10 @@ import pytest
 from presignd.config import WatchConfig
 from presignd.errors import fault
 from presignd.model import Listed, State
-from presignd.pipeline.events import News, sort_out
-from presignd.pipeline.folder import Folder
-from presignd.pipeline.ignore import Ignore
-from presignd.pipeline.partners import Unfinished
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.files.ignore import Ignore
+from presignd.pipeline.settle.partners import Unfinished
+from presignd.pipeline.watch.watchfiles import News, sort_out
 from tests.mounts import short_queue
 from tests.unprivileged import without_rights, world_readable
 from tests.watching import EVENTS, watching

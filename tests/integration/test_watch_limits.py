@@ -14,10 +14,11 @@ import pytest
 from watchfiles import Change, awatch
 
 from presignd.errors import fault
-from presignd.pipeline import events, watch
-from presignd.pipeline.folder import Folder
-from presignd.pipeline.hints import Hints, SourceEnded
-from presignd.pipeline.inotify import inotify_source
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.watch import watcher as watch
+from presignd.pipeline.watch import watchfiles as events
+from presignd.pipeline.watch.inotify import inotify_source
+from presignd.pipeline.watch.source import Hints, SourceEnded
 from tests.watching import watching
 
 

@@ -14,16 +14,17 @@ from typing import Any
 
 import pytest
 
+from presignd.app.assembly import open_parts
 from presignd.config import Config
 from presignd.errors import Refused, fault
 from presignd.ledger.sqlite import open_ledger
 from presignd.model import FileVersion, Fingerprint, State
-from presignd.parts import open_parts
-from presignd.pipeline import transfer, worker
-from presignd.pipeline.finish import finish
-from presignd.pipeline.leaving import Finished, Outcome
-from presignd.pipeline.linker import Linker
-from presignd.pipeline.transfer import ROUNDS
+from presignd.pipeline import worker
+from presignd.pipeline.finish.decide import Finished, Outcome
+from presignd.pipeline.finish.link import Linker
+from presignd.pipeline.finish.remove import finish
+from presignd.pipeline.upload import transfer
+from presignd.pipeline.upload.transfer import ROUNDS
 from presignd.states import Event
 from tests.faulty_s3 import BUCKET, FaultyS3, Object
 from tests.running import Running, config, running, watch

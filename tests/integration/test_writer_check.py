@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from presignd import filesystem
 from presignd.config import WatchConfig
 from presignd.model import State
-from presignd.pipeline import writer_check
-from presignd.pipeline.folder import Folder
-from presignd.pipeline.writer_check import WriterCheck, has_writer, ignore_sigio, mode
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.settle import lease as writer_check
+from presignd.pipeline.settle.lease import WriterCheck, has_writer, ignore_sigio, mode
+from presignd.system import filesystem
 from tests.unprivileged import NOBODY, unprivileged, without_rights, world_readable
 from tests.watching import watching
 

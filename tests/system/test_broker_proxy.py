@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from presignd.embedded import LOOPBACK, free_ports
+from presignd.demo.seaweedfs import LOOPBACK, free_ports
 from tests.brokers import Broker, broker_for
 from tests.needs import find
 from tests.stores import Store

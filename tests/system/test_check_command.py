@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trustme
 
-from presignd.embedded import free_ports
+from presignd.demo.seaweedfs import free_ports
 from tests.canary import assert_no_secrets
 from tests.faulty_s3 import FaultyS3
 from tests.mounts import fuse

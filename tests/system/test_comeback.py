@@ -16,8 +16,8 @@ from unittest.mock import patch
 
 import pytest
 
-from presignd.pipeline import finish as module
-from presignd.pipeline.leaving import Verdict
+from presignd.pipeline.finish import remove as module
+from presignd.pipeline.finish.decide import Verdict
 from tests.finishing import far
 from tests.system.comeback import tries as tries_module
 from tests.system.comeback.racing import racing

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from presignd.embedded import free_ports
+from presignd.demo.seaweedfs import free_ports
 from tests.canary import assert_no_secrets, assert_no_signatures
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
 from tests.system.harness import Presignd

@@ -44,7 +44,7 @@ async def browser() -> AsyncIterator[Browser]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Page]:
     monkeypatch.setattr(site, "EACH", 0.05)
-    monkeypatch.setattr("presignd.web.pictures.AGE", 0.02)
+    monkeypatch.setattr("presignd.web.snapshots.AGE", 0.02)
     async with stage(tmp_path) as found:
         yield found
 

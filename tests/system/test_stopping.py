@@ -133,7 +133,7 @@ def test_a_command_that_is_interrupted_waits_for_no_thread(tmp_path: Path) -> No
         import asyncio, os, signal, sys
         from presignd import cli
         from presignd.cli import loop
-        from presignd.threads import behind
+        from presignd.system.threads import behind
 
         async def work():
             reading = asyncio.create_task(behind(os.read, os.pipe()[0], 1))
@@ -196,7 +196,7 @@ def test_a_failure_ends_the_process_though_a_thread_still_reads(threads: str) ->
         "from presignd import cli\n"
         "from presignd.cli.loop import run_daemon\n"
         "from presignd.errors import Unavailable\n"
-        "from presignd.threads import BEHIND\n"
+        "from presignd.system.threads import BEHIND\n"
         "async def work():\n"
         f"    asyncio.get_running_loop().run_in_executor({threads}, time.sleep, 60)\n"
         "    await asyncio.sleep(0.1)\n"

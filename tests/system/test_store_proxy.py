@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from presignd.embedded import LOOPBACK, free_ports, is_free
+from presignd.demo.seaweedfs import LOOPBACK, free_ports, is_free
 from tests.needs import find
 from tests.stores import Store
 from tests.system.harness import Presignd, config_for, until_true

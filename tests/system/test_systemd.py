@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from presignd.embedded import free_ports
+from presignd.demo.seaweedfs import free_ports
 from tests.canary import assert_no_secrets
 from tests.system.host import CONFIG, DROPIN, INSTALL, Host, fetch, paused
 from tests.system.machine import until

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from presignd.embedded import LOOPBACK, free_ports
+from presignd.demo.seaweedfs import LOOPBACK, free_ports
 from tests.system.host import CONFIGURED, DROPIN, Host, copy_checkout, fetch, prepare
 from tests.system.machine import until
 

@@ -14,11 +14,11 @@ from typing import Any, cast
 
 import pytest
 
-from presignd import log
 from presignd.config import LogConfig
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.announce import Announcer, shown_path
+from presignd.telemetry import log
 from tests.versions import NOW, in_state
 
 Lines = Callable[[], list[dict[str, Any]]]

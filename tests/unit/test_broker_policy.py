@@ -28,7 +28,7 @@ from presignd.config import PresignConfig
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.presign.credentials import Credentials, CredentialSource
 from presignd.presign.local import LocalPresigner
-from presignd.presign.sigv4 import Keys
+from presignd.s3.sigv4 import Keys
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 MD5, SHA256 = "md5:" + "00" * 16, "sha256:" + "00" * 32

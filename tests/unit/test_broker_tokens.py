@@ -20,7 +20,7 @@ from presignd.broker import blocks, tokens
 from presignd.broker.patterns import named_by
 from presignd.broker.rates import Rates
 from presignd.broker.tokens import Tokens, hash_of, new_token
-from presignd.redact import redact
+from presignd.redaction.redact import redact
 from tests.finishing import failing
 from tests.unprivileged import without_rights
 

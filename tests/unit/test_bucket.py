@@ -11,10 +11,10 @@ import pytest
 
 from presignd.config import PresignConfig, UploadConfig, WatchConfig
 from presignd.errors import Fault, fault
-from presignd.pipeline import bucket as module
-from presignd.pipeline.bucket import LEAST_LEFT, SHORT, Bucket
+from presignd.pipeline.upload import bucket as module
+from presignd.pipeline.upload.bucket import LEAST_LEFT, SHORT, Bucket
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
-from presignd.store import StoreClient
+from presignd.store.client import StoreClient
 
 
 class Refusing:

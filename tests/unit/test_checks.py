@@ -37,8 +37,8 @@ from presignd.config import (
     WebConfig,
 )
 from presignd.errors import fault
-from presignd.pipeline import writer_check
-from presignd.presign.broker import Me
+from presignd.pipeline.settle import lease as writer_check
+from presignd.presign.remote import Me
 from tests.unprivileged import without_rights
 
 if TYPE_CHECKING:

@@ -220,7 +220,7 @@ def test_put_refuses_what_one_request_cannot_mean() -> None:
 
 def test_links_are_not_printed_into_the_journal(tmp_path: Path) -> None:
     """$JOURNAL_STREAM names the device and inode of the journal's stream (systemd.exec(5))."""
-    from presignd.log import is_journal  # noqa: PLC0415 - the command imports it late
+    from presignd.telemetry.log import is_journal  # noqa: PLC0415 - the command imports it late
 
     with (tmp_path / "out").open("wb") as out:
         found = os.fstat(out.fileno())
@@ -282,7 +282,7 @@ def test_a_named_socket_without_a_daemon_is_told_as_that(tmp_path: Path, monkeyp
     assert f"no daemon answers at PRESIGND_SOCKET={tmp_path / 'gone.sock'}" in done.stderr
     monkeypatch.delenv("PRESIGND_SOCKET")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setattr(import_module("presignd.web.socket_file"), "SYSTEM", tmp_path / "system.sock")
+    monkeypatch.setattr(import_module("presignd.control.socket_file"), "SYSTEM", tmp_path / "system.sock")
     done = CliRunner().invoke(cli.app, ["status"])
     assert done.exit_code == 2
     assert "no configuration found" in done.stderr

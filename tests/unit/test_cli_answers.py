@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from presignd.control import documents, fields, socket_file
+from presignd.control.locate import Place, fingerprint_at, locate
+from presignd.control.peer import Peer, _from_xucred
+from presignd.control.waiting import Outcome, outcome, pause
 from presignd.errors import UsageError
 from presignd.model import FileVersion, Fingerprint, State
-from presignd.web import documents, fields, socket_file
-from presignd.web.locate import Place, fingerprint_at, locate
-from presignd.web.peer import Peer, _from_xucred
-from presignd.web.waiting import Outcome, outcome, pause
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PRINT = Fingerprint(1, 5, 10, 20)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from presignd.model import FileVersion, State
-from presignd.pipeline.bucket import Found, Honours
-from presignd.pipeline.collision import (
+from presignd.pipeline.upload.bucket import Found, Honours
+from presignd.pipeline.upload.collision import (
     Act,
     Plan,
     Policy,

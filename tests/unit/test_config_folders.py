@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from presignd import filesystem
 from presignd.config import Config, folder_problems
+from presignd.system import filesystem
 from tests.unprivileged import without_rights, world_readable
 
 

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import presignd
-from presignd import crash_points
 from presignd.ledger import changes, multipart
+from presignd.runtime import crash_points
 from presignd.states import Event
 
 SOURCE = Path(presignd.__file__).parent

@@ -16,11 +16,11 @@ from minio.credentials.credentials import Credentials as MinioCredentials
 from minio.credentials.providers import IamAwsProvider
 from pydantic import SecretStr
 
-from presignd import redact
 from presignd.config import PresignConfig
 from presignd.errors import PresignerFault, UsageError, fault
 from presignd.presign.credentials import Credentials, CredentialSource, find_credentials, from_config
-from presignd.presign.sigv4 import Keys
+from presignd.redaction import redact
+from presignd.s3.sigv4 import Keys
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SECRET = "canary-secret%/+"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from presignd.crowd import Crowd
+from presignd.runtime.crowd import Crowd
 
 
 def crowd_of(*names: str) -> Crowd:

@@ -9,7 +9,7 @@ import pytest
 
 from presignd.errors import fault
 from presignd.model import FileVersion, Fingerprint, State
-from presignd.pipeline.decide import (
+from presignd.pipeline.settle.decide import (
     LOCAL_GRAIN,
     NETWORK_GRAIN,
     Rules,

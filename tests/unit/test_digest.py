@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presignd.errors import Fault
-from presignd.pipeline import digest
-from presignd.threads import processors
+from presignd.pipeline.files import hash as digest
+from presignd.system.threads import processors
 
 
 def test_no_more_threads_hash_at_a_time_than_there_are_processors(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presignd.echoes import ROOM, Secrets
+from presignd.redaction.echoes import ROOM, Secrets
 
 SIGNATURE = hashlib.sha256(b"canary").hexdigest()
 ACCESS_KEY = "AKIDCANARY0123456789"

@@ -11,10 +11,9 @@ from types import SimpleNamespace
 import pytest
 from watchfiles import Change
 
-from presignd import filesystem
 from presignd.config import WatchConfig
-from presignd.pipeline import events
-from presignd.pipeline.events import (
+from presignd.pipeline.watch import watchfiles as events
+from presignd.pipeline.watch.watchfiles import (
     INSTANCES,
     WATCHES,
     Chosen,
@@ -25,6 +24,7 @@ from presignd.pipeline.events import (
     watches_left,
     watchfiles_source,
 )
+from presignd.system import filesystem
 
 Changes = set[tuple[Change, str]]
 

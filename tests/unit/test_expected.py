@@ -18,7 +18,7 @@ from presignd.errors import Fault, PresignerFault
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.presign.expected import checked, expect
 from presignd.presign.local import METHODS, bound_headers, own_query
-from presignd.presign.sigv4 import Keys, presign
+from presignd.s3.sigv4 import Keys, presign
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 CONFIG = PresignConfig(kind="broker", url="http://127.0.0.1:8420", endpoint="http://store:9000")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from presignd import filesystem
 from presignd.model import Fingerprint
+from presignd.system import filesystem
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux numbers its filesystems")
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presignd.model import Fingerprint, State
-from presignd.pipeline.leaving import Look, Verdict, judge, recognise
-from presignd.pipeline.renames import names
+from presignd.pipeline.files.rename import names
+from presignd.pipeline.finish.decide import Look, Verdict, judge, recognise
 from tests.versions import in_state
 
 VERIFIED = Fingerprint(ino=11, size=5, mtime_ns=1_000, ctime_ns=2_000)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from presignd.errors import Fault, fault
-from presignd.pipeline.gate import STEADY, Gate
+from presignd.pipeline.upload.breaker import STEADY, Gate
 
 
 class Store:
@@ -87,7 +87,7 @@ async def test_a_later_outage_is_told_again() -> None:
 
 
 async def test_while_it_comes_and_goes_it_is_asked_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("presignd.pipeline.gate.backoff", lambda failures, **_: float(failures))
+    monkeypatch.setattr("presignd.pipeline.upload.breaker.backoff", lambda failures, **_: float(failures))
     store = Store(*(answer for _ in range(4) for answer in (REFUSED, None)))
     for _ in range(3):
         await store.gate.is_files_own(REFUSED)

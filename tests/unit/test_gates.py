@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 
 from presignd.errors import CODES, BucketFault, Fault, GrantFault, PresignerFault, StoreFault, WatchFault, fault
-from presignd.pipeline.bucket import Bucket
-from presignd.pipeline.gates import LOCAL, Gates
+from presignd.pipeline.upload.breakers import LOCAL, Gates
+from presignd.pipeline.upload.bucket import Bucket
 from presignd.presign import Presigner
 
 

@@ -17,7 +17,7 @@ from presignd.errors import Fault, FileFault, PresignerFault, StoreFault, fault
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.presign.credentials import Credentials, CredentialSource
 from presignd.presign.local import LocalPresigner, bound_headers, honest_expires
-from presignd.presign.sigv4 import Keys
+from presignd.s3.sigv4 import Keys
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 987_654, tzinfo=UTC)
 WHOLE = NOW.replace(microsecond=0)

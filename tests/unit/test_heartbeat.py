@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from presignd.heartbeat import SLACK, Heart, alive, beat, holding, overdue, resting
+from presignd.runtime.heartbeat import SLACK, Heart, alive, beat, holding, overdue, resting
 
 USUAL = 30.0
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pathspec import GitIgnoreSpec
 
 from presignd.config import WatchConfig
-from presignd.pipeline.ignore import Ignore, beside, marked
+from presignd.pipeline.files.ignore import Ignore, beside, marked
 
 
 def watch(**options: object) -> WatchConfig:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from presignd.config import WatchConfig
-from presignd.pipeline import inotify
-from presignd.pipeline.folder import Folder
-from presignd.pipeline.hints import INSTANCES, WATCHES, SourceEnded
-from presignd.pipeline.ignore import Ignore
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.files.ignore import Ignore
+from presignd.pipeline.watch import inotify
+from presignd.pipeline.watch.source import INSTANCES, WATCHES, SourceEnded
 from tests.finishing import failing
 
 

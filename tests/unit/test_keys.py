@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from presignd.config import WatchConfig
 from presignd.errors import FileFault
-from presignd.keys import key_problem
 from presignd.model import Fingerprint
-from presignd.pipeline.keys import check_key, content_type, needs_hash, render_for
+from presignd.pipeline.upload.key_template import check_key, content_type, needs_hash, render_for
+from presignd.s3.keys import key_problem
 
 QUEUED = datetime(2026, 3, 4, 23, 30, tzinfo=UTC)
 MTIME_NS = int(datetime(2025, 12, 31, 23, 30, tzinfo=UTC).timestamp()) * 10**9

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from presignd import filesystem
 from presignd.errors import PresigndError, Unavailable, UsageError, fault
-from presignd.ledger import changes, questions
+from presignd.ledger import changes
+from presignd.ledger import queries as questions
 from presignd.ledger.database import explain, open_database
 from presignd.ledger.patience import Patience
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.ledger.sqlite import open_ledger
 from presignd.states import Event
+from presignd.system import filesystem
 from tests.descriptors import open_descriptors
 from tests.versions import LATER, MARK, NOW, PRINT, new
 

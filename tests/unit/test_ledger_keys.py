@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presignd.ledger.keys import first_free, number_in, numbered
-from presignd.limits import MAX_KEY
+from presignd.s3.limits import MAX_KEY
 
 SEGMENT = st.text(st.characters(blacklist_categories=["Cs", "Cc"], blacklist_characters="/\\"), min_size=1)
 KEYS = st.lists(SEGMENT, min_size=1, max_size=4).map("/".join).filter(lambda key: len(key.encode()) <= MAX_KEY)

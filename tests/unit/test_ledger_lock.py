@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from presignd import filesystem
 from presignd.errors import Unavailable, UsageError
 from presignd.ledger import lock
 from presignd.ledger.database import open_database
 from presignd.ledger.lock import DaemonLock, find_holder, lock_folder, lock_holder
+from presignd.system import filesystem
 
 LOCKS = """\
 1: POSIX  ADVISORY  WRITE 100 fe:01:1234 0 EOF

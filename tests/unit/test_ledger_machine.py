@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
 
-from presignd.ledger import LostUpdate, Selection, changes, questions
+from presignd.ledger import LostUpdate, Selection, changes
+from presignd.ledger import queries as questions
 from presignd.ledger.schema import MIGRATIONS
 from presignd.model import FileVersion, LinksMark, State
-from presignd.pipeline.decide import worth_a_look
+from presignd.pipeline.settle.decide import worth_a_look
 from presignd.states import ENDED, IN_FLIGHT, TRANSITIONS, Event
 from tests.versions import NOW, PRINT, new
 

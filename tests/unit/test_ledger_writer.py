@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from presignd import heartbeat
 from presignd.ledger import writer as writer_module
 from presignd.ledger.database import connect, explain
 from presignd.ledger.writer import BATCH, MANY, Writer
+from presignd.runtime import heartbeat
 
 Add = Callable[[sqlite3.Connection], int]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from presignd import line_writer
-from presignd.line_writer import LineWriter
+from presignd.telemetry import line_writer
+from presignd.telemetry.line_writer import LineWriter
 
 LONG = 30.0
 """Seconds that nothing here takes."""

@@ -16,7 +16,7 @@ from presignd.ledger import Ledger
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Link, LinksMark, State
 from presignd.pipeline.announce import utcnow
-from presignd.pipeline.linker import MANY, STALE, Linker
+from presignd.pipeline.finish.link import MANY, STALE, Linker
 from presignd.presign import Grant, GrantRequest, Presigner
 from tests.versions import in_state
 

@@ -23,10 +23,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presignd import log, redact
 from presignd.config import LogConfig
 from presignd.errors import CODES, Fault
-from presignd.log import Disclosed, get_logger, setup
+from presignd.redaction import redact
+from presignd.telemetry import log
+from presignd.telemetry.log import Disclosed, get_logger, setup
 from tests.canary import assert_no_secrets, assert_no_signatures
 
 SIGNATURE = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -359,7 +360,7 @@ def test_a_broken_stderr_does_not_end_the_process_nor_change_its_exit_code() -> 
         """
         import logging
         from presignd.config import LogConfig
-        from presignd.log import get_logger, setup
+        from presignd.telemetry.log import get_logger, setup
         setup(LogConfig())
         for _ in range(1000):
             get_logger().error("nobody hears", text="x" * 1000)
@@ -378,7 +379,7 @@ def test_a_stderr_that_nobody_reads_keeps_no_line_of_a_person_nor_the_end_waitin
     reader, writer = os.pipe()
     done = run(
         """
-        from presignd import log
+        from presignd.telemetry import log
         from presignd.config import LogConfig
         log.setup(LogConfig())
         for _ in range(1000):
@@ -397,7 +398,7 @@ def test_a_stderr_that_nobody_reads_keeps_no_line_of_a_person_nor_the_end_waitin
 
 def test_what_a_person_is_told_stands_in_order_with_the_log() -> None:
     code = """
-        from presignd import log
+        from presignd.telemetry import log
         for number in range(100):
             log.get_logger().warning(str(number))
             log.say(str(number))
@@ -417,14 +418,14 @@ def test_lines_that_were_dropped_are_an_event_and_pass_no_secret(stream: io.Stri
 
 
 def test_a_stderr_that_was_closed_does_not_end_the_process() -> None:
-    code = "from presignd.log import get_logger; get_logger().error('nobody hears'); print('alive')"
+    code = "from presignd.telemetry.log import get_logger; get_logger().error('nobody hears'); print('alive')"
     shell = ["/bin/sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, code]
     done = subprocess.run(shell, check=False, stdout=subprocess.PIPE, timeout=60)
     assert (done.returncode, done.stdout) == (0, b"alive\n")
 
 
 def test_before_setup_a_line_goes_to_stderr_redacted() -> None:
-    code = f"from presignd.log import get_logger; get_logger().warning('early', url={URL!r})"
+    code = f"from presignd.telemetry.log import get_logger; get_logger().warning('early', url={URL!r})"
     done = run(code, capture_output=True)
     assert done.stdout == b""
     assert json.loads(done.stderr)["url"] == CLEAN
@@ -433,7 +434,7 @@ def test_before_setup_a_line_goes_to_stderr_redacted() -> None:
 def test_an_unexpected_end_prints_one_redacted_event_and_exits_1() -> None:
     code = f"""
         from presignd.config import LogConfig
-        from presignd.log import setup
+        from presignd.telemetry.log import setup
         setup(LogConfig())
         raise RuntimeError({URL!r})
     """
@@ -447,7 +448,7 @@ def test_lines_of_many_threads_do_not_mix() -> None:
     code = """
         import threading
         from presignd.config import LogConfig
-        from presignd.log import get_logger, setup
+        from presignd.telemetry.log import get_logger, setup
         setup(LogConfig())
         def talk(n):
             for i in range(200):

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from presignd import metrics
 from presignd.broker import metrics as broker_metrics
 from presignd.config import PresignConfig
 from presignd.model import FileVersion, State
 from presignd.pipeline.announce import Announcer
 from presignd.presign.credentials import Credentials, CredentialSource
-from presignd.presign.sigv4 import Keys
+from presignd.s3.sigv4 import Keys
+from presignd.telemetry import metrics
 from tests.versions import NOW, PRINT
 
 ALERTS = Path(__file__).parents[2] / "docs" / "alerts.yml"

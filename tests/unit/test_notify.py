@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from presignd import notify
-from presignd.notify import Notifier, Service, pause
+from presignd.runtime import systemd as notify
+from presignd.runtime.systemd import Notifier, Service, pause
 from tests.finishing import failing
 
 _numbers = itertools.count()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from presignd.pipeline import partners
+from presignd.pipeline.settle import partners
 
 
 @pytest.mark.parametrize(

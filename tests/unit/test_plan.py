@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presignd.pipeline.plan import (
+from presignd.s3.multipart import (
     FEW_PARTS,
     LARGEST_OBJECT,
     MIB,

@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from presignd.answers import Answer, fault_of
 from presignd.errors import Fault, fault
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.presign.local import METHODS
-from presignd.probe import TRIES, Conditions, Heed, Probe, Remains, locked_until, lost
+from presignd.s3.answers import Answer, fault_of
+from presignd.store.probe import TRIES, Conditions, Heed, Probe, Remains, locked_until, lost
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SIGNED = "http://s/b/k?X-Amz-Signature=" + 64 * "a"

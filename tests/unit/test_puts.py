@@ -16,10 +16,10 @@ from presignd.errors import Fault, Refused
 from presignd.ledger import Enqueued
 from presignd.ledger.sqlite import SqliteLedger, open_ledger
 from presignd.model import FileVersion, Fingerprint, Link, State
-from presignd.pipeline.folder import Folder
-from presignd.pipeline.intake import Intake
-from presignd.pipeline.puts import Puts
-from presignd.pipeline.transfer import Held
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.put import Puts
+from presignd.pipeline.settle.record import Intake
+from presignd.pipeline.upload.transfer import Held
 from presignd.states import Event
 from tests.links import link
 from tests.versions import MARK, NOW, new

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presignd.rate import BURST, RateLimit
+from presignd.store.rate import BURST, RateLimit
 
 
 class Clock:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from presignd.redact import MIN_LITERAL, REDACTED, forget_all, is_clean, redact, redact_value, register
+from presignd.redaction.redact import MIN_LITERAL, REDACTED, forget_all, is_clean, redact, redact_value, register
 
 SIGNATURE = "0123456789abcdef" * 4
 CREDENTIAL = "AKIDEXAMPLE12345/20261123/us-east-1/s3/aws4_request"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from presignd.config import WatchConfig
-from presignd.pipeline import events as module
-from presignd.pipeline.events import burst_of_queue
-from presignd.pipeline.scan import rescan_interval, topmost
+from presignd.pipeline.watch import watchfiles as module
+from presignd.pipeline.watch.scan import rescan_interval, topmost
+from presignd.pipeline.watch.watchfiles import burst_of_queue
 
 
 def watch(**options: object) -> WatchConfig:

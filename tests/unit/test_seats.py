@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presignd.seats import Seats
+from presignd.runtime.seats import Seats
 
 
 def test_each_has_its_share_and_others_have_theirs() -> None:

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from presignd.selfsigned import loopback_pem
+from presignd.demo.selfsigned import loopback_pem
 
 if TYPE_CHECKING:
     from pathlib import Path

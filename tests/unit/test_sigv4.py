@@ -13,7 +13,7 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presignd.presign.sigv4 import Keys, choose_addressing, presign
+from presignd.s3.sigv4 import Keys, choose_addressing, presign
 
 KEYS = Keys("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
 DATE = datetime(2013, 5, 24, tzinfo=UTC)

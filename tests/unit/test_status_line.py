@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from presignd.app.status_line import line, troubles
+from presignd.control.view import BlockedView
 from presignd.ledger import WatchSummary
 from presignd.model import State
-from presignd.status_line import line, troubles
-from presignd.web.view import BlockedView
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presignd.cli import show
-from presignd.text import json_text, one_line
+from presignd.redaction.text import json_text, one_line
 
 ACTING = "\x00\x07\x1b\x7f\x80\x85\x9b\x9d\u061c\u200b\u200e\u202e\u2028\u2029\u2066\ufeff\udcff\U000e0041"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from presignd import threads
-from presignd.threads import NICER, behind, opened
+from presignd.system import threads
+from presignd.system.threads import NICER, behind, opened
 
 WHERE: ContextVar[str] = ContextVar("where", default="nowhere")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from presignd import trust
 from presignd.config import WatchConfig
 from presignd.errors import UsageError
-from presignd.pipeline.folder import Folder
+from presignd.pipeline.files.folder import Folder
+from presignd.system import trust
 from tests.descriptors import open_descriptors
 from tests.unprivileged import NOBODY, without_rights, world_readable
 

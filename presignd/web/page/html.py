@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from datetime import UTC, datetime
 
-from presignd.redact import redact
+from presignd.redaction.redact import redact
 
 _VOID = frozenset({"input", "link", "meta"})
 

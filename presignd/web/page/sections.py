@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from presignd.web.documents import IDLE_SECONDS
+from presignd.control.documents import IDLE_SECONDS
 from presignd.web.page.chart import chart, in_words
 from presignd.web.page.html import Html, ago, count, join, name_of, shown, size, span, tag, until
 

@@ -1,7 +1,7 @@
 """The racing kind of try: the writer is a process of its own, and comes back whenever the kernel lets it.
 
 It waits in ``open`` while presignd holds a lease, as most programs do. The moments that finish passes
-(``presignd.crash_points``) and those at which the writer acts are noted by one clock, so the report can tell
+(``presignd.runtime.crash_points``) and those at which the writer acts are noted by one clock, so the report can tell
 how often somebody came back in each window.
 """
 
@@ -23,9 +23,9 @@ from typing import Any
 from unittest.mock import patch
 
 from presignd.model import FileVersion
-from presignd.pipeline import finish as module
-from presignd.pipeline.leaving import Outcome
-from presignd.pipeline.writer_check import has_writer
+from presignd.pipeline.finish import remove as module
+from presignd.pipeline.finish.decide import Outcome
+from presignd.pipeline.settle.lease import has_writer
 from tests.system.comeback.tries import Scene, Tally
 from tests.system.comeback.writer import WAYS, Session, Writer, append
 
@@ -40,7 +40,7 @@ POINTS = {
         *("finish.copy.written", "finish.copy.published"),
     ),
 }
-"""The points of ``presignd.crash_points`` that finish passes, at one of which the writer is let go."""
+"""The points of ``presignd.runtime.crash_points`` that finish passes, at one of which the writer is let go."""
 
 PAUSES_NS = (0, 0, 0, 5_000, 50_000, 300_000)
 """Between two system calls of the writer."""

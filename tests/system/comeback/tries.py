@@ -20,11 +20,11 @@ from unittest.mock import patch
 
 from presignd.config import WatchConfig
 from presignd.model import FileVersion
-from presignd.pipeline import renames
-from presignd.pipeline.finish import finish
-from presignd.pipeline.folder import Folder
-from presignd.pipeline.leaving import Finished, Outcome
-from presignd.pipeline.writer_check import has_writer, ignore_sigio
+from presignd.pipeline.files import rename as renames
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.finish.decide import Finished, Outcome
+from presignd.pipeline.finish.remove import finish
+from presignd.pipeline.settle.lease import has_writer, ignore_sigio
 from tests.finishing import verified
 from tests.system.comeback.writer import WAYS, Session, Writer, clear, found_again
 

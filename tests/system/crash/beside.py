@@ -13,7 +13,7 @@ from typing import Self, cast
 
 import pytest
 
-from presignd.embedded import Child
+from presignd.demo.seaweedfs import Child
 from tests.needs import why_not
 from tests.system.crash.run import CHECKOUT
 

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from presignd import crash_points
+from presignd.runtime import crash_points
 from tests.power.disk import Cut
 from tests.power.mounted import PowerDisk, power_disk
 from tests.stores import Store

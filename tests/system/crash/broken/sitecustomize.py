@@ -9,13 +9,16 @@ import os
 from types import SimpleNamespace
 from typing import Any
 
-from presignd import filesystem
 from presignd.ledger import database, sqlite
 from presignd.ledger.sqlite import SqliteLedger
 from presignd.links import LinksFile, writer
 from presignd.model import Fingerprint
-from presignd.pipeline import copies, finish, link_file, strays
-from presignd.pipeline.transfer import Transfer
+from presignd.pipeline.finish import copy as copies
+from presignd.pipeline.finish import link_file
+from presignd.pipeline.finish import remove as finish
+from presignd.pipeline.upload.transfer import Transfer
+from presignd.pipeline.watch import leftovers as strays
+from presignd.system import filesystem
 
 
 def intent() -> None:

@@ -1,0 +1,1 @@
+"""The daemon: built in one place, supervised in another."""

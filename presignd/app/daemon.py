@@ -1,0 +1,380 @@
+"""The composition root: builds every part, supervises the loops, and ends them in named steps.
+
+A loop that ends by an error ends the process (systemd starts it again): restart is ordinary input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+import presignd
+from presignd.app.assembly import Parts, open_parts
+from presignd.app.status_line import StatusLine
+from presignd.app.work import Work
+from presignd.config import Config, WatchConfig
+from presignd.config.change import Change, change
+from presignd.control import server as control
+from presignd.control import socket_file
+from presignd.control.requests import Answers
+from presignd.control.view import FolderView, SettlingView, View
+from presignd.errors import PresigndError, Unavailable
+from presignd.ledger.lock import DaemonLock
+from presignd.ledger.patience import Patience
+from presignd.model import Link, Source
+from presignd.pipeline.announce import shown_path, utcnow
+from presignd.pipeline.settle.record import PRIORITIES
+from presignd.pipeline.settle.settler import Settler
+from presignd.pipeline.upkeep import upkeep
+from presignd.pipeline.watch.watcher import Watcher
+from presignd.runtime import heartbeat
+from presignd.runtime.signals import was_hung_up
+from presignd.runtime.systemd import Notifier, Service
+from presignd.runtime.tasks import Loops, Stop, looping, unless
+from presignd.telemetry.log import get_logger, install_loop_handler, setup
+from presignd.web import serving
+
+log = get_logger()
+
+PRESIGNER_SECONDS = 5.0
+"""How long the start waits for the presigner's first answer."""
+
+LOCK_SECONDS = 3.0
+"""How long the start waits for the ledger's lock: a command holds it for moments, another daemon keeps it."""
+
+UPKEEP_SECONDS = 60.0
+"""How long upkeep waits for the first scans: one of a folder that is away never ends."""
+
+GRACE_SECONDS = 10.0
+"""What ending takes at most beyond the drain, as systemd is told."""
+
+
+class Daemon:
+    """One run: watchers, settler, dispatcher, linker, announcer. ``stop`` drains; called again, it ends at once.
+
+    ``load`` reads the configuration again, in a thread, when ``reload`` is set.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        stop: Stop | None = None,
+        service: Service | None = None,
+        load: Callable[[], Config] | None = None,
+        reload: asyncio.Event | None = None,
+    ) -> None:
+        self.parts = parts
+        self.stop = stop or Stop()
+        self.reload = reload or asyncio.Event()
+        self.service = service or unwatched()
+        self.service.status = StatusLine(parts)
+        self.settler = Settler(parts.ledger, parts.make_version, parts.note_enqueued)
+        self._load = load
+        self._watchers = {watch.name: self._watcher(watch) for watch in parts.config.watches}
+        parts.offer = self.settler.offer
+        parts.folder_views = self._folder_views
+        parts.settling_views = self._settling_views
+        parts.started_at = utcnow()
+
+    @property
+    def watchers(self) -> list[Watcher]:
+        """One for each watch, in the configuration's order."""
+        return [self._watchers[watch.name] for watch in self.parts.config.watches]
+
+    def _watcher(self, watch: WatchConfig) -> Watcher:
+        parts = self.parts
+        folder = parts.work.opened[watch.name]
+        return Watcher(watch, folder, self.settler, parts.ledger, log, on_vanished=parts.note_vanished)
+
+    async def serve(self) -> None:
+        """Take up what the last run left, and run until stopped; raise what ended a loop."""
+        if not await unless(self.stop.asked, self.parts.recover()):
+            return
+        parts = self.parts
+        async with looping() as inputs, looping() as loops:
+            inputs.start("settler", self.settler.run())
+            for name, watcher in self._watchers.items():
+                inputs.start(_of_watch(name), watcher.run())
+            loops.start("ledger", parts.ledger.died())
+            loops.start("linker", parts.linker.run())
+            loops.start("announcer", parts.announcer.run())
+            self._start_work(loops)
+            if await unless(self.stop.asked, self._watching()):
+                log.info("daemon.ready", watches=len(self.watchers))
+                self.service.ready()
+                parts.phase = "ready"
+            await unless(self.stop.asked, self._reloading(inputs, loops))
+            inputs.stop_all()
+            await self._drain()
+
+    def _start_work(self, loops: Loops) -> None:
+        """Run what goes by the configuration in effect."""
+        work = self.parts.work
+        loops.start("dispatcher", work.dispatcher.run())
+        loops.start("sweeper", work.sweeper.run())
+        loops.start("upkeep", self._upkeep(work))
+
+    async def _upkeep(self, work: Work) -> None:
+        """Look for what is gone after the first scans: both go through whole folders, and new files have the turn."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(UPKEEP_SECONDS):
+                await asyncio.gather(*(watcher.scanned.wait() for watcher in self.watchers))
+        await upkeep(self.parts.ledger, work.opened, work.config.ledger.keep, self.parts.note_vanished)
+
+    # --- a configuration that is read again -----------------------------------------------------
+
+    async def _reloading(self, inputs: Loops, loops: Loops) -> None:
+        """Reload whenever asked, for ever. A configuration that can't be used changes nothing."""
+        while True:
+            await self.reload.wait()
+            self.reload.clear()
+            self.service.reloading()
+            try:
+                found, work = await self._read_again(self._load or (lambda: self.parts.config))
+            except Exception as refused:  # noqa: BLE001 - whatever is wrong with it, the old one goes on
+                _say_refused(refused)
+            else:
+                await self._switch(found, work, inputs, loops)
+            self.service.ready()
+
+    async def _read_again(self, load: Callable[[], Config]) -> tuple[Change, Work]:
+        """Read and prepare all that may fail: folders opened and locked, keys, certificates. Or nothing."""
+        found = change(self.parts.config, await asyncio.to_thread(load))
+        opened = self.parts.folders_open.open(found.config.watches, lock=True)
+        try:
+            return found, self.parts.build(found.config, opened)
+        except BaseException:
+            self._close_unused()
+            raise
+
+    async def _switch(self, found: Change, work: Work, inputs: Loops, loops: Loops) -> None:
+        """Go on by the new configuration; what is in flight, and watches that stay as they are, go on as they do."""
+        parts, stale = self.parts, [*found.removed, *found.changed]
+        await inputs.stop(*map(_of_watch, stale))
+        for name in stale:
+            await self.settler.remove(name)
+        before = parts.switch(work)
+        self._watchers = {w.name: self._kept(w, stale) or self._watcher(w) for w in work.config.watches}
+        await loops.stop("sweeper", "upkeep")
+        loops.start("retired", self._finish(before))
+        self._start_work(loops)
+        await parts.resume(found.added)
+        for name in (*found.added, *found.changed):
+            inputs.start(_of_watch(name), self._watchers[name].run())
+        if before.config.log != work.config.log:
+            setup(work.config.log)
+        _say_reloaded(found)
+
+    def _kept(self, watch: WatchConfig, stale: Collection[str]) -> Watcher | None:
+        return None if watch.name in stale else self._watchers.get(watch.name)
+
+    async def _finish(self, before: Work) -> None:
+        """Let a retired work end, and close what nobody else uses."""
+        await before.finish()
+        self.parts.retired.remove(before)
+        await before.close()
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        self.parts.folders_open.keep({folder for work in self.parts.works for folder in work.opened.values()})
+
+    # --- the beginning and the end --------------------------------------------------------------
+
+    async def _watching(self) -> None:
+        """Return once every folder is watched, and the presigner has answered or is known to be waited for."""
+        await asyncio.gather(self._first_grant(), *(watcher.watching.wait() for watcher in self.watchers))
+
+    async def _first_grant(self) -> None:
+        try:
+            async with asyncio.timeout(PRESIGNER_SECONDS):
+                await self.parts.work.gates.ask_presigner()
+        except TimeoutError:
+            log.warning("presigner.slow", timeout=PRESIGNER_SECONDS)
+
+    async def _drain(self) -> None:
+        seconds, works = self.parts.config.upload.drain_timeout, self.parts.works
+        self.service.stopping(seconds + GRACE_SECONDS)
+        self.parts.phase = "draining"
+        log.info("daemon.draining", in_flight=sum(len(work.worker.running) for work in works), timeout=seconds)
+        if not await unless(self.stop.at_once, _drained(works, seconds)):
+            await _drained(works, 0)
+
+    def _folder_views(self) -> Sequence[FolderView]:
+        return [
+            FolderView(watcher.name, watcher.check.mode if watcher.check else "", watcher.next_scan_at, watcher.lost)
+            for watcher in self.watchers
+        ]
+
+    def _settling_views(self) -> Sequence[SettlingView]:
+        return [SettlingView(s.watch, s.path, s.since, s.why) for s in self.settler.snapshot()]
+
+
+def _of_watch(name: str) -> str:
+    return f"watch {name}"
+
+
+def _say_refused(refused: Exception) -> None:
+    problems, fix = getattr(refused, "problems", ()), getattr(refused, "fix", "")
+    log.error("config.refused", exc_info=refused, problems=list(problems), fix=fix)
+
+
+def _say_reloaded(found: Change) -> None:
+    said: dict[str, Any] = {"added": found.added, "removed": found.removed, "changed": found.changed}
+    if found.restart:
+        log.warning("config.reloaded", **said, restart_needed=found.restart, fix="these options take a restart")
+    else:
+        log.info("config.reloaded", **said)
+
+
+async def _drained(works: Sequence[Work], seconds: float) -> None:
+    await asyncio.gather(*(work.dispatcher.drain(seconds) for work in works))
+
+
+async def run(
+    config: Config, *, on_link: Callable[[Link], None] | None = None, load: Callable[[], Config] | None = None
+) -> None:
+    """Run the daemon until SIGTERM or SIGINT; a second one ends it at once.
+
+    ``on_link`` hears each new link; it must neither block nor raise. ``load`` reads the configuration again
+    on SIGHUP (in a thread) and raises ``UsageError`` for a bad one; without it, SIGHUP is as SIGTERM.
+    Raises ``Unavailable`` (another daemon has the ledger or a folder), ``UsageError``, or what ended a loop.
+    """
+    loop, stop = asyncio.get_running_loop(), Stop()
+    install_loop_handler(loop)
+    # A SIGHUP that comes before there is anything to reload is obeyed once there is.
+    reload = asyncio.Event()
+    hang_up = stop if load is None else reload.set
+    for number, obey in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hang_up)):
+        loop.add_signal_handler(number, obey)
+    if was_hung_up():
+        hang_up()
+    service = Service(Notifier.of(os.environ, os.getpid()), overdue=heartbeat.overdue, on_overdue=_wedged)
+    log.info("daemon.started", version=presignd.__version__, pid=os.getpid())
+    try:
+        async with looping() as loops:
+            loops.start("systemd", service.run())
+            await _run(config, stop, on_link, service, load=load, reload=reload)
+    except BaseExceptionGroup as group:
+        expected, bugs = group.split(PresigndError)
+        if bugs or expected is None:
+            raise
+        raise _first(expected) from None
+    log.info("daemon.stopped")
+
+
+def unwatched() -> Service:
+    """Return a service that nobody is told of."""
+    return Service(Notifier(), overdue=heartbeat.overdue, on_overdue=_wedged)
+
+
+def _wedged(names: list[str]) -> None:
+    log.critical("daemon.wedged", loops=names, fix="systemd starts it again; report what hangs, if it is no dead disk")
+
+
+async def _ledger_lock(config: Config) -> DaemonLock:
+    """Take the ledger's lock; a command that looked in while no daemon ran is waited for, a daemon is not long."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            return DaemonLock(config.ledger.path)
+        except Unavailable:
+            if time.monotonic() >= deadline:
+                raise
+        await asyncio.sleep(0.1)
+
+
+async def _run(
+    config: Config,
+    stop: Stop,
+    on_link: Callable[[Link], None] | None,
+    service: Service,
+    *,
+    load: Callable[[], Config] | None,
+    reload: asyncio.Event,
+) -> None:
+    async with AsyncExitStack() as stack:
+        stack.enter_context(await _ledger_lock(config))
+        parts = await stack.enter_async_context(open_parts(config, patience=Patience()))
+        # Before anything is taken up: what another daemon watches is not ours to move or delete.
+        parts.folders_open.open(config.watches, lock=True)
+        daemon = Daemon(parts, stop, service, load, reload)
+        if on_link:
+            parts.on_link.append(on_link)
+        await stack.enter_async_context(_control(parts))
+        await stack.enter_async_context(_status_page(parts))
+        await daemon.serve()
+
+
+def _first(group: BaseExceptionGroup[PresigndError]) -> PresigndError:
+    """Return the first expected error of a group: one line is told, not a tree."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+@asynccontextmanager
+async def _control(parts: Parts) -> AsyncIterator[None]:
+    """Answer the other commands over the control socket."""
+    path = socket_file.socket_path(parts.config, os.environ)
+    answers = Answers(parts)
+    async with control.serve(path, parts.config.control.group, answers.answer):
+        yield
+
+
+@asynccontextmanager
+async def _status_page(parts: Parts) -> AsyncIterator[None]:
+    """Serve the status page, where the configuration wants one."""
+    if not parts.config.web.listen:
+        yield
+        return
+    async with serving.serving(parts) as page:
+        parts.login_url = page.login_url
+        parts.on_link.append(page.hear)
+        yield
+
+
+@asynccontextmanager
+async def local_view(config: Config, *, work: bool) -> AsyncIterator[View]:
+    """Open the pipeline for one command while no daemon runs; the caller holds the ledger's lock.
+
+    Only with ``work`` (a put) does anything upload meanwhile.
+    """
+    if not work:
+        async with open_parts(config, work=False) as parts:
+            yield parts
+        return
+    # This run's log is nobody's: whoever put a file has its link, and all else is left for the daemon to do and say.
+    async with open_parts(config, heard=False) as parts:
+        parts.work.dispatcher.most_priority = PRIORITIES[Source.PUT]
+        await parts.recover()
+        async with looping() as loops:
+            loops.start("linker", parts.linker.run())
+            loops.start("dispatcher", parts.work.dispatcher.run())
+            yield parts
+            await parts.work.dispatcher.drain(config.upload.drain_timeout)
+
+
+async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:
+    """Yield what would go where: watch, path, bucket, key, size, and the action, or why it would not go."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(DaemonLock(config.ledger.path))
+        parts = await stack.enter_async_context(open_parts(config, work=False))
+        daemon = Daemon(parts)
+        for watcher in daemon.watchers:
+            prefix = await parts.work.buckets[watcher.name].prefix()
+            for path, fingerprint in await watcher.scan_once():
+                version = parts.work.intake.planned(
+                    parts.make_version(watcher.name, path, fingerprint, Source.SCAN), prefix
+                )
+                yield {
+                    "watch": watcher.name,
+                    "path": shown_path(parts.work.opened[watcher.name].root, path),
+                    "bucket": version.bucket,
+                    "key": version.key or "",
+                    "size": fingerprint.size,
+                    "action": version.error_code or "upload",
+                }

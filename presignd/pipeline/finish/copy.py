@@ -1,0 +1,50 @@
+"""The content of a file: compared with what was verified, and copied where a rename can't reach. Blocking."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from presignd.pipeline.files.hash import READ, checksum_like
+from presignd.runtime.heartbeat import beat
+
+if TYPE_CHECKING:
+    from presignd.model import FileVersion
+
+
+SYNC_SECONDS = 600.0
+"""What a large copy may take to reach the disk: as one call, which can't beat."""
+
+
+def content_checksum(fd: int, version: FileVersion) -> str:
+    """Return the checksum of what ``fd`` holds, in the form of ``version.checksum``.
+
+    Reads as many bytes as the version has: a longer file shows in its size.
+    """
+    return checksum_like(fd, version.checksum, version.size, version.part_size)
+
+
+def copy_file(fd: int, copy: int, size: int) -> None:
+    """Copy ``size`` bytes, mode, mtime and (where we may) owner from ``fd`` to ``copy``, durably."""
+    offset = 0
+    while offset < size and (piece := os.pread(fd, min(READ, size - offset), offset)):
+        beat()
+        write_all(copy, piece)
+        offset += len(piece)
+    st = os.fstat(fd)
+    with suppress(PermissionError):
+        os.fchown(copy, st.st_uid, st.st_gid)
+    with suppress(PermissionError):
+        os.fchmod(copy, stat.S_IMODE(st.st_mode) & 0o777)
+    os.utime(copy, ns=(st.st_atime_ns, st.st_mtime_ns))
+    beat(within=SYNC_SECONDS)
+    os.fsync(copy)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of ``data`` where ``fd`` stands."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

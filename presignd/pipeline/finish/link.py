@@ -1,0 +1,257 @@
+"""verified → linked: mint the GET links, put their lines on disk, then commit; many at a time.
+
+What is left as it is (``after = "keep"``) is finished by the same commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Protocol, TypeVar
+
+from presignd.errors import Fault, FileFault
+from presignd.ledger import Ledger
+from presignd.links import LinksFile
+from presignd.model import FileVersion, Link, LinksMark
+from presignd.pipeline.announce import utcnow
+from presignd.presign import Grant, GrantRequest, Operation
+from presignd.runtime.heartbeat import alive, beat, resting
+from presignd.runtime.outage import Trouble
+
+T = TypeVar("T")
+
+RETRY_SECONDS = 5.0
+"""Seconds between two tries while disk, presigner or store are away."""
+
+STALE = timedelta(minutes=1)
+
+MANY, LINGER_SECONDS = 8, 0.01
+"""After a batch of so many links the next one waits this long for company: an fsync and two commits are for all."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    version: FileVersion
+    expires: int
+    finish: bool
+    future: asyncio.Future[tuple[FileVersion, Link]]
+
+
+class Minter(Protocol):
+    """What linking needs of a presigner."""
+
+    def now(self) -> datetime:
+        """Return the signer's time (UTC)."""
+        ...
+
+    async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant | Exception]:
+        """Answer each request, in order."""
+        ...
+
+
+async def mint(presigner: Minter, version: FileVersion, expires: int, path: str) -> Link:
+    """Make the link of one version with a receipt; ``expires`` in seconds. Raises ``Fault``."""
+    (grant,) = await presigner.grant([link_request(version, expires)])
+    if isinstance(grant, Exception):
+        raise grant
+    return link_of(version, grant, path)
+
+
+def link_request(version: FileVersion, expires: int) -> GrantRequest:
+    """Ask for a GET of the version, signed at its committed date, so that the same URL comes again.
+
+    A bucket whose versions are suspended calls each object's "null": that is whatever its key holds.
+    """
+    assert version.key is not None
+    return GrantRequest(
+        Operation.GET,
+        version.bucket,
+        version.key,
+        expires,
+        date=version.signed_at,
+        public=True,
+        version_id="" if version.version_id == "null" else version.version_id,
+    )
+
+
+def link_of(version: FileVersion, grant: Grant, path: str) -> Link:
+    """Put a receipt and its grant together."""
+    assert version.key is not None
+    return Link(
+        time=version.signed_at or utcnow(),
+        file_id=version.file_id,
+        watch=version.watch,
+        path=path,
+        bucket=version.bucket,
+        key=version.key,
+        size=version.size,
+        content_type=version.content_type,
+        etag=version.etag,
+        checksum=version.checksum,
+        expires_at=grant.expires_at,
+        url=grant.url,
+        version_id=version.version_id,
+    )
+
+
+class Linker:
+    """Takes verified versions and returns them linked, their lines on disk before the commit."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        links: LinksFile,
+        presigner: Minter,
+        path_of: Callable[[FileVersion], str],
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._ledger, self._links, self._presigner, self._path_of = ledger, links, presigner, path_of
+        self._sleep = sleep
+        self._waiting: list[_Waiting] = []
+        self._more = asyncio.Event()
+        self.trouble = Trouble("links")
+        self._held = False
+        self._later: asyncio.Task[None] | None = None
+
+    def now(self) -> datetime:
+        """Return what a link is dated by: the signer's clock, for the store asks nothing of this machine's."""
+        return self._presigner.now()
+
+    async def link(self, version: FileVersion, expires: int, *, finish: bool = False) -> tuple[FileVersion, Link]:
+        """Link one verified version; waits as long as the disk or the presigner is away.
+
+        ``finish``: nothing is to be done with its file, so it is finished in the same commit.
+        """
+        future: asyncio.Future[tuple[FileVersion, Link]] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(version, expires, finish, future))
+        self._more.set()
+        with resting():  # the linker's own heart says whether it goes on
+            return await future
+
+    async def again(self, version: FileVersion) -> Link:
+        """Make the link of a linked version once more: the same URL, by its committed dates.
+
+        Waits as long as the presigner is away. Raises ``FileFault``.
+        """
+        assert version.signed_at is not None
+        assert version.expires_at is not None
+        lived = version.expires_at - version.signed_at.replace(microsecond=0)
+
+        async def minted() -> Link | FileFault:
+            try:
+                return await mint(self._presigner, version, int(lived.total_seconds()), self._path_of(version))
+            except FileFault as refused:
+                return refused
+
+        link = await self._persist(minted)
+        if isinstance(link, FileFault):
+            raise link
+        return link
+
+    async def run(self) -> None:
+        """Link whatever waits, as one batch, for ever."""
+        batch: list[_Waiting] = []
+        try:
+            with alive("linker") as heart:
+                while True:
+                    with heart.resting():
+                        await self._more.wait()
+                        if len(batch) >= MANY:
+                            await self._sleep(LINGER_SECONDS)
+                    self._more.clear()
+                    batch, self._waiting = self._waiting, []
+                    await self._link(batch)
+        finally:
+            if self._later:
+                self._later.cancel()
+
+    async def _link(self, batch: list[_Waiting]) -> None:
+        """Write, then commit: each is tried until it works, and a line that is on disk isn't written again."""
+        good, mark = await self._persist(lambda: self._write(batch))
+        # Crash window: a line on disk whose commit is missing is read back at the next start.
+        dated = [replace(waiting.version, expires_at=link.expires_at) for waiting, link in good]
+        ended = {waiting.version.file_id: utcnow() for waiting, _ in good if waiting.finish}
+        linked = await self._persist(lambda: self._ledger.linked(dated, mark, ended)) if dated else []
+        for (waiting, link), version in zip(good, linked, strict=True):
+            if not waiting.future.done():
+                waiting.future.set_result((version, link))
+
+    async def _persist(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Try ``step`` until it works."""
+        while True:
+            try:
+                done = await step()
+            except Fault as problem:
+                self.trouble.met(problem)
+                beat(within=RETRY_SECONDS)
+                await self._sleep(RETRY_SECONDS)
+            else:
+                if not self._held:
+                    self.trouble.over()
+                return done
+
+    async def _write(self, batch: list[_Waiting]) -> tuple[list[tuple[_Waiting, Link]], LinksMark]:
+        """Put the lines on disk; return the links with where the file ends now.
+
+        Links that wait for something of their own, such as a bucket that is away, come again with the next that
+        come, and after a while in any case.
+        """
+        batch += self._waiting
+        self._waiting = []
+        for waiting in batch:
+            await self._date_anew(waiting)
+        good, held = await self._minted(batch)
+        mark = await self._append([link for _, link in good])
+        self._come_again(held)
+        return good, mark
+
+    def _come_again(self, held: list[tuple[_Waiting, Fault]]) -> None:
+        self._held = bool(held)
+        if held:
+            self.trouble.met(held[0][1])
+            self._waiting = [waiting for waiting, _ in held] + self._waiting
+            if self._later is None or self._later.done():
+                self._later = asyncio.create_task(self._wake_later(), name="links that wait")
+
+    async def _wake_later(self) -> None:
+        await self._sleep(RETRY_SECONDS)
+        self._more.set()
+
+    async def _date_anew(self, waiting: _Waiting) -> None:
+        """Let a link that had to wait live from now on: it could be dead by the time it is written."""
+        version, now = waiting.version, self.now()
+        if version.signed_at is None or abs(now - version.signed_at) > STALE:
+            waiting.version = await self._ledger.update(version, signed_at=now)
+
+    async def _minted(self, batch: list[_Waiting]) -> tuple[list[tuple[_Waiting, Link]], list[tuple[_Waiting, Fault]]]:
+        """Mint the links of ``batch``: a version's own refusal goes to its worker, any other is to be waited for."""
+        grants = await self._presigner.grant([link_request(w.version, w.expires) for w in batch])
+        good: list[tuple[_Waiting, Link]] = []
+        held: list[tuple[_Waiting, Fault]] = []
+        for waiting, grant in zip(batch, grants, strict=True):
+            if isinstance(grant, FileFault):
+                _refuse(waiting, grant)
+            elif isinstance(grant, Fault):
+                held.append((waiting, grant))  # e.g. a region that can't be asked for while the store is away
+            elif isinstance(grant, Exception):
+                raise grant
+            else:
+                good.append((waiting, link_of(waiting.version, grant, self._path_of(waiting.version))))
+        return good, held
+
+    async def _append(self, links: list[Link]) -> LinksMark:
+        """Put the lines on disk; cancelled, wait for that all the same: the file is closed next."""
+        appending = asyncio.ensure_future(asyncio.to_thread(self._links.append, links))
+        try:
+            return await asyncio.shield(appending)
+        except asyncio.CancelledError:
+            await asyncio.wait({appending})
+            raise
+
+
+def _refuse(waiting: _Waiting, problem: Exception) -> None:
+    if not waiting.future.done():
+        waiting.future.set_exception(problem)

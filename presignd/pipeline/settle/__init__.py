@@ -1,0 +1,1 @@
+"""settle: a candidate is probed until it is complete, then recorded in the ledger."""

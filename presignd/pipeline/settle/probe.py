@@ -1,0 +1,119 @@
+"""A look at candidates, as settling needs it: opened safely, asked for writers, and statted. Blocking."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from presignd.errors import Fault, FileFault
+from presignd.model import Fingerprint
+from presignd.pipeline.files.folder import Folder, Gone, NotRegular
+from presignd.pipeline.files.hash import checksum_like, fingerprint_of
+from presignd.pipeline.files.ignore import beside
+from presignd.pipeline.settle.decide import Sight
+from presignd.pipeline.settle.lease import WriterCheck, has_writer
+from presignd.pipeline.settle.partners import Unfinished, holds
+from presignd.runtime.heartbeat import beat
+from presignd.system.filesystem import close_quietly
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Sequence
+
+    from presignd.model import FileVersion
+
+
+class Looker:
+    """Looks at files of one folder; ``ready_marker`` is the watch's template, or ""; ``unfinished`` its downloads."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        check: WriterCheck,
+        ready_marker: str,
+        *,
+        unfinished: Unfinished,
+        monotonic: Callable[[], float],
+        time_ns: Callable[[], int],
+    ) -> None:
+        self._folder = folder
+        self._leases = check.mode == "lease"
+        self._marker = ready_marker
+        self._unfinished = unfinished
+        self._monotonic = monotonic
+        self._time_ns = time_ns
+
+    @property
+    def at_once(self) -> int:
+        """How many paths are looked at before a thread would have begun."""
+        return self._folder.at_once
+
+    def __call__(self, paths: Sequence[bytes]) -> list[Sight]:
+        """Look at each path once."""
+        return [self._look(path) for path in paths]
+
+    def _look(self, path: bytes) -> Sight:
+        beat()
+        read_ns, seen_at = self._time_ns(), self._monotonic()
+        try:
+            fingerprint, writer, fault = self._read(path)
+        except (Gone, NotRegular, FileFault):
+            return Sight(None, read_ns, seen_at)
+        except Fault as passing:
+            return Sight(None, read_ns, seen_at, fault=passing)
+        partner = self._partner(path, fingerprint.size, read_ns)
+        return Sight(fingerprint, read_ns, seen_at, writer, self._missing(path), fault, partner)
+
+    def _read(self, path: bytes) -> tuple[Fingerprint, bool | None, Fault | None]:
+        try:
+            fd = self._folder.open(path)
+        except Fault as fault:
+            return Fingerprint.of(self._folder.stat(path)), None, fault
+        try:
+            # The writer first: what is written after it shows in the fingerprint, as a ctime past read_ns.
+            writer = has_writer(fd) if self._leases else None
+            return fingerprint_of(fd), writer, None
+        finally:
+            close_quietly(fd)
+
+    def _missing(self, path: bytes) -> str:
+        """Return the name of the ready marker that isn't there; "" when it is, or none is asked for."""
+        if not self._marker:
+            return ""
+        marker = beside(self._marker, path)
+        with suppress(Gone, NotRegular, Fault):
+            self._folder.stat(marker)
+            return ""
+        return marker.rpartition(b"/")[2].decode("utf-8", "backslashreplace")
+
+    def _partner(self, path: bytes, size: int, now_ns: int) -> str:
+        """Return the name of the unfinished download that the file at ``path`` waits for, "" for none."""
+        for partner in self._unfinished.of(path):
+            try:
+                age = (now_ns - self._folder.stat(partner).st_mtime_ns) / 1e9
+            except (Gone, NotRegular, FileFault):
+                self._unfinished.gone(partner)
+                continue
+            if holds(partner, size=size, age=age):
+                return partner.rpartition(b"/")[2].decode("utf-8", "backslashreplace")
+        return ""
+
+    def same_content(
+        self, path: bytes, fingerprint: Fingerprint, known: FileVersion, stop: threading.Event
+    ) -> bool | None:
+        """Hash the file and tell whether it is what ``known.checksum`` says.
+
+        None: it changed while it was read, is gone, can't be read now, or ``stop`` was set.
+        """
+        try:
+            fd = self._folder.open(path)
+        except (Gone, NotRegular, Fault):
+            return None
+        try:
+            checksum = checksum_like(fd, known.checksum, known.size, known.part_size, stop=stop)
+            unchanged = not stop.is_set() and fingerprint_of(fd) == fingerprint
+        except Fault:
+            return None
+        finally:
+            close_quietly(fd)
+        return checksum == known.checksum if unchanged else None

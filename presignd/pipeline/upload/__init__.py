@@ -1,0 +1,1 @@
+"""presign, upload, verify: a claimed version goes under its key."""

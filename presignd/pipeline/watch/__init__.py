@@ -1,0 +1,1 @@
+"""watch: hints from events and scans become candidates."""

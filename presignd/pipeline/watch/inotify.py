@@ -1,0 +1,204 @@
+"""inotify read directly: an event source for local Linux folders that sees what watchfiles can't tell.
+
+That is a file's close after writing, names that are no UTF-8, the overflow of the kernel's queue, and the end of
+the root. It costs nothing while nothing happens. One watch a directory (inotify(7)): each that appears is watched
+first and hinted at after, with all below, so whatever is made in it meanwhile is found by its scan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import os
+import struct
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from presignd.errors import NO_DESCRIPTORS, Fault, fault, lacks_descriptors
+from presignd.pipeline.files.folder import Folder, Gone, NotRegular
+from presignd.pipeline.watch.source import INSTANCES, WATCHES, Hints, SourceEnded
+from presignd.runtime.tasks import within
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+
+    from presignd.config import WatchConfig
+    from presignd.pipeline.files.ignore import Ignore
+
+# linux/inotify.h
+_ATTRIB, _CLOSE_WRITE, _MOVED_FROM, _MOVED_TO = 0x4, 0x8, 0x40, 0x80
+_CREATE, _DELETE, _DELETE_SELF, _MOVE_SELF = 0x100, 0x200, 0x400, 0x800
+_UNMOUNT, _OVERFLOW, _IGNORED = 0x2000, 0x4000, 0x8000
+_ONLYDIR, _ISDIR = 0x01000000, 0x40000000
+
+_WANTED = _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
+"""Not each write: whoever writes closes, and who doesn't is found by a scan."""
+
+_HEAD = struct.Struct("iIII")
+_READ = 256 << 10
+_TURN = 1.0
+"""Seconds at most between two batches."""
+
+_LEAF_LINKS = 2
+"""A directory's links where it has none below it: its name and its own "." (not so on every filesystem)."""
+
+
+async def inotify_source(watch: WatchConfig, folder: Folder, ignore: Ignore) -> AsyncGenerator[Hints, None]:
+    """Yield what inotify tells of ``folder``; end when its root is gone, moved or unmounted."""
+    tree = _Tree(folder, ignore, recursive=watch.recursive)
+    try:
+        await asyncio.to_thread(tree.add, b"")
+        yield Hints()
+        while not tree.ended:
+            await _until_readable(tree.fd)
+            yield await tree.read()
+    finally:
+        os.close(tree.fd)
+
+
+async def _until_readable(fd: int) -> None:
+    """Wait for events, a turn at most. Nobody listens between two reads: each turn of the loop would be told again."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(fd, ready.set)
+    try:
+        await within(_TURN, ready)
+    finally:
+        loop.remove_reader(fd)
+
+
+class _Tree:
+    """The watches of one folder: a number each, and the directory it stands for (bytes below the root)."""
+
+    def __init__(self, folder: Folder, ignore: Ignore, *, recursive: bool) -> None:
+        self._folder, self._ignore, self._recursive = folder, ignore, recursive
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._paths: dict[int, bytes] = {}
+        self._numbers: dict[bytes, int] = {}
+        self._out_of_watches = False
+        self.ended = False
+        self.fd: int = self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+        if self.fd < 0:
+            raise _no_instance(ctypes.get_errno(), folder.fd)
+
+    # --- watches --------------------------------------------------------------------------------
+    def add(self, directory: bytes) -> None:
+        """Watch ``directory`` and all below it, as far as there are watches. Blocking.
+
+        Where these run out, the next scan sees it (``events.watches_left``): it says so, and polling takes over.
+        Raises ``SourceEnded`` when not even the root got one, or too many files are open to watch them all.
+        """
+        waiting = [directory]
+        while waiting:
+            below = waiting.pop()
+            try:
+                waiting += self._add(below)
+            except (Gone, NotRegular, Fault, OSError) as error:  # the scan tells of what can't be read
+                if lacks_descriptors(error):
+                    raise SourceEnded(fault("too_many_files").message) from None
+        if not self._paths and self._out_of_watches:
+            raise SourceEnded("no inotify watches are left", limit=WATCHES)
+        if not self._paths:
+            raise SourceEnded("the folder can't be watched")
+
+    def _add(self, directory: bytes) -> list[bytes]:
+        """Watch one directory, then list what is below: what is made in between is told of."""
+        fd = self._folder.open_directory(directory)
+        try:
+            # By descriptor: nothing outside the folder is watched, whatever is swapped meanwhile.
+            number = self._libc.inotify_add_watch(self.fd, b"/proc/self/fd/%d" % fd, _WANTED)
+            if number >= 0:
+                self._know(number, directory)
+            elif ctypes.get_errno() == errno.ENOSPC:
+                self._out_of_watches = True
+                return []
+            elif not directory:  # the next try comes soon: nothing below is walked for it
+                raise SourceEnded(f"the folder can't be watched: {os.strerror(ctypes.get_errno())}")
+            if not self._recursive or os.fstat(fd).st_nlink == _LEAF_LINKS:
+                return []
+            return [path for path in _directories(fd, directory) if not self._ignore.directory(path)]
+        finally:
+            os.close(fd)
+
+    def _know(self, number: int, directory: bytes) -> None:
+        before = self._paths.get(number)
+        if before is not None and self._numbers.get(before) == number:
+            del self._numbers[before]
+        self._paths[number] = directory
+        self._numbers[directory] = number
+
+    def _forget(self, number: int) -> None:
+        path = self._paths.pop(number, None)
+        if path is not None and self._numbers.get(path) == number:
+            del self._numbers[path]
+
+    def _leave(self, directory: bytes) -> None:
+        """Watch no more what was moved away with all below: its paths are others now, or none of ours."""
+        for path in [path for path in self._numbers if path == directory or path.startswith(directory + b"/")]:
+            number = self._numbers[path]
+            self._libc.inotify_rm_watch(self.fd, number)
+            self._forget(number)
+
+    # --- events ---------------------------------------------------------------------------------
+    async def read(self) -> Hints:
+        """Take what has come; watch each directory that appeared before it is hinted at."""
+        looks, closed, fresh = set[bytes](), set[bytes](), dict[bytes, None]()
+        for mask, path in self._events():
+            if mask & _ISDIR and mask & (_CREATE | _MOVED_TO | _ATTRIB):
+                fresh[path] = None
+            elif mask & (_CLOSE_WRITE | _MOVED_TO):
+                closed.add(path)
+            looks.add(path)
+        for path in fresh if self._recursive else ():
+            if not self._ignore.directory(path):
+                await asyncio.to_thread(self.add, path)
+        return Hints(map(self._folder.absolute, looks), closed)
+
+    def _events(self) -> Iterator[tuple[int, bytes]]:
+        """Yield each event's mask and path; what concerns the watches themselves is done here."""
+        for number, mask, name in self._raw():
+            if mask & _OVERFLOW:
+                raise SourceEnded("the kernel's queue overflowed")
+            directory = self._paths.get(number)
+            if directory is None:
+                continue
+            if mask & (_DELETE_SELF | _MOVE_SELF | _UNMOUNT | _IGNORED):
+                # Below an unmounted directory another one is seen by now: all is watched anew.
+                self.ended = self.ended or directory == b"" or bool(mask & _UNMOUNT)
+                if mask & _IGNORED:
+                    self._forget(number)
+            elif name:
+                path = directory + b"/" + name if directory else name
+                if mask & _ISDIR and mask & _MOVED_FROM:
+                    self._leave(path)
+                yield mask, path
+
+    def _raw(self) -> Iterator[tuple[int, int, bytes]]:
+        with suppress(BlockingIOError):
+            data = os.read(self.fd, _READ)
+            at = 0
+            while at < len(data):
+                number, mask, _, length = _HEAD.unpack_from(data, at)
+                at += _HEAD.size + length
+                yield number, mask, data[at - length : at].rstrip(b"\0")
+
+
+def _directories(fd: int, directory: bytes) -> list[bytes]:
+    with os.scandir(fd) as entries:
+        names = [os.fsencode(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return [directory + b"/" + name if directory else name for name in names]
+
+
+def _no_instance(number: int, folder: int) -> SourceEnded:
+    if number in NO_DESCRIPTORS and _can_open_more(folder):
+        return SourceEnded("no inotify instances are left", limit=INSTANCES)
+    return SourceEnded(os.strerror(number))
+
+
+def _can_open_more(folder: int) -> bool:
+    """Tell the two meanings of EMFILE apart (inotify_init(2)): one is of descriptors, and soon over."""
+    try:
+        os.close(os.dup(folder))
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,172 @@
+"""A walk over a folder, by directory descriptor: what is really there, whatever the events said.
+
+It blocks, so it runs in a thread; each batch is one turn there, and the walk goes no faster than its
+batches are taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from presignd.errors import Fault, lacks_descriptors
+from presignd.pipeline.files.folder import Folder, Gone, NotRegular
+from presignd.pipeline.settle.partners import Unfinished
+from presignd.runtime.heartbeat import beat
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator, Mapping
+
+    from presignd.config import WatchConfig
+    from presignd.errors import PresigndError
+    from presignd.model import Listed
+    from presignd.pipeline.files.ignore import Ignore
+
+BATCH, MOST = 1000, 4000
+"""Files in a batch: one question to the ledger answers for them, fastest for whole directories."""
+
+MIN_RESCAN = 60.0
+SCAN_SHARE = 0.001
+"""``rescan = "auto"``: every minute, or so far apart that scans take this share of a core (contract §3)."""
+
+
+class Scan:
+    """One walk from ``start`` (below the root; b"" for all) over the regular files that are not ignored.
+
+    Symlinks are not followed, what vanishes under way is left out, and what can't be read is named in
+    ``problems``, once each, and ``cut_short`` tells that too many files were open for
+    it; ``unfinished`` hears of downloads; ``own`` are the paths with names of our own. Setting ``stop`` ends it.
+    ``files``, ``directories`` and ``seconds`` (spent walking, not waiting; whoever asks the ledger of what is found
+    may add that) count up as it goes.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        ignore: Ignore,
+        start: bytes = b"",
+        *,
+        recursive: bool = True,
+        stop: threading.Event | None = None,
+        unfinished: Unfinished | None = None,
+    ) -> None:
+        self._folder = folder
+        self._unfinished = unfinished or Unfinished()
+        self._ignore = ignore
+        self._recursive = recursive
+        self.stop = stop or threading.Event()
+        self._waiting = [] if ignore.directory(start) else [start]
+        self.files = 0
+        self.directories = 0
+        self.seconds = 0.0
+        self.problems: list[str] = []
+        self.cut_short = False
+        self.own: list[bytes] = []
+
+    def batches(self) -> Iterator[list[Listed]]:
+        """Yield what is found: a batch ends with the directory that fills it, ``MOST`` files of one at the latest."""
+        began = time.perf_counter()
+        batch: list[Listed] = []
+        for some in self._walk():
+            batch += some
+            if len(batch) >= BATCH:
+                self._count(batch, began)
+                yield batch
+                batch, began = [], time.perf_counter()
+        self._count(batch, began)
+        if batch:
+            yield batch
+
+    async def in_thread(self) -> AsyncGenerator[list[Listed], None]:
+        """Yield the batches, each found in a thread; the walk ends when nobody takes them any more."""
+        batches = self.batches()
+        try:
+            while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+                yield batch
+        finally:
+            self.stop.set()
+
+    def _count(self, batch: list[Listed], began: float) -> None:
+        self.files += len(batch)
+        self.seconds += time.perf_counter() - began
+
+    def _walk(self) -> Iterator[list[Listed]]:
+        while self._waiting and not self.stop.is_set():
+            directory = self._waiting.pop()
+            some: list[Listed] = []
+            try:
+                for one in self._list(directory):
+                    some.append(one)
+                    if len(some) == MOST:
+                        yield some
+                        some = []
+            except (Gone, NotRegular, Fault, OSError) as error:
+                self._trouble(directory, error)
+            if some:  # what was listed before the trouble, too
+                yield some
+
+    def _list(self, directory: bytes) -> Iterator[Listed]:
+        """Yield one directory's files. Each costs a ``stat`` and hardly more: no object, and no pattern as a rule."""
+        fd = self._folder.open_directory(directory)
+        self.directories += 1
+        inside, below = directory + b"/" if directory else b"", list[bytes]()
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    if self.stop.is_set():
+                        return
+                    beat()
+                    path = inside + os.fsencode(entry.name)
+                    try:
+                        if entry.is_file(follow_symlinks=False):
+                            if self._ignore.ordinary(entry.name) or self._is_taken(path):
+                                st = entry.stat(follow_symlinks=False)
+                                yield path, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns
+                        elif self._recursive and entry.is_dir(follow_symlinks=False):
+                            below.append(path)
+                    except OSError as error:
+                        self._trouble(path, error)
+        finally:
+            os.close(fd)
+            # By name, so that batches of neighbours are neighbours in the ledger's index too.
+            self._waiting += sorted((path for path in below if not self._is_left(path)), reverse=True)
+
+    def _is_taken(self, path: bytes) -> bool:
+        if self._ignore.own(path.rpartition(b"/")[2]):
+            self.own.append(path)
+            return False
+        if self._ignore.file(path):
+            self._unfinished.seen(path)
+            return False
+        return True
+
+    def _is_left(self, directory: bytes) -> bool:
+        if self._ignore.directory(directory):
+            self._unfinished.seen(directory)
+            return True
+        return False
+
+    def _trouble(self, path: bytes, error: PresigndError | OSError) -> None:
+        """Go on with the next one where this one vanished or can't be read."""
+        if not isinstance(error, (Gone, NotRegular, FileNotFoundError)):
+            self.cut_short |= lacks_descriptors(error)
+            self.problems.append(f"{path.decode('utf-8', 'backslashreplace') or '.'}: {error}")
+
+
+def rescan_interval(watch: WatchConfig, cost: float, *, events: bool) -> float:
+    """Return the seconds from the end of a scan that took ``cost`` seconds to the next one."""
+    rescan = max(MIN_RESCAN, cost / SCAN_SHARE) if watch.rescan is None else watch.rescan
+    return rescan if events else min(rescan, max(watch.poll_interval, cost))
+
+
+def topmost(directories: Mapping[bytes, bool]) -> dict[bytes, bool]:
+    """Leave out directories that the scan of another one (True: with all below) covers."""
+    chosen: dict[bytes, bool] = {}
+    for directory in sorted(directories):
+        above = (directory[:at] for at, byte in enumerate(directory) if byte == ord("/"))
+        if not any(chosen.get(parent) for parent in above) and not (directory and chosen.get(b"")):
+            chosen[directory] = directories[directory]
+    return chosen

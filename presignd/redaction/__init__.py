@@ -1,0 +1,1 @@
+"""What may not be said, and what acts on a terminal, taken out of every text. Pure."""

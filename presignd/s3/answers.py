@@ -1,0 +1,257 @@
+"""The store's answers, read: S3 error codes into faults. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from html import unescape
+
+from presignd.errors import Fault, fault
+from presignd.s3.xml import first_text, rows
+
+ENCRYPTED = ("aws:kms", "aws:kms:dsse")
+"""Server-side encryption under which an ETag is no MD5 (S3 API, "Object", ETag)."""
+
+SKEW_LIMIT = 900.0
+"""Seconds of clock difference that S3 tolerates (RequestTimeTooSkewed)."""
+
+LONGEST_TEXT = 1024
+"""Characters of an element's text that are taken."""
+
+LONGEST_RETRY_AFTER = 300.0
+"""Seconds of a Retry-After that are waited out: after that one small probe may ask again, whatever was said."""
+
+S3_CODES: dict[str, str] = {
+    "SignatureDoesNotMatch": "signature_mismatch",
+    "InvalidAccessKeyId": "invalid_access_key",
+    "ExpiredToken": "expired_credentials",
+    "InvalidToken": "expired_credentials",
+    "TokenRefreshRequired": "expired_credentials",
+    "NoSuchBucket": "no_such_bucket",
+    "RequestTimeTooSkewed": "clock_skew",
+    "AccessDenied": "access_denied",
+    "AllAccessDisabled": "access_denied",
+    "AccountProblem": "account_suspended",
+    "UserSuspended": "account_suspended",
+    "InvalidTokenId": "expired_credentials",
+    "InvalidSecurity": "invalid_access_key",
+    "SlowDown": "slow_down",
+    "SlowDownRead": "slow_down",
+    "SlowDownWrite": "slow_down",
+    "TooManyRequests": "slow_down",
+    "RequestLimitExceeded": "slow_down",
+    "RequestThrottled": "slow_down",
+    "Throttling": "slow_down",
+    "ThrottlingException": "slow_down",
+    "BandwidthLimitExceeded": "slow_down",
+    "ServiceUnavailable": "slow_down",
+    "ErrTooManyRequest": "slow_down",
+    "ErrRequestBytesExceed": "slow_down",
+    "XMinioServerNotInitialized": "slow_down",
+    "InternalError": "server_error",
+    "NotImplemented": "not_implemented",
+    "XMinioStorageFull": "store_full",
+    "XMinioAdminBucketQuotaExceeded": "store_full",
+    "InsufficientStorage": "store_full",
+    "QuotaExceeded": "store_full",
+    "BadDigest": "bad_digest",
+    "InvalidDigest": "bad_digest",
+    "XAmzContentChecksumMismatch": "bad_digest",
+    "XAmzContentSHA256Mismatch": "bad_digest",
+    "IncompleteBody": "bad_digest",
+    "RequestTimeout": "timeout",
+    "EntityTooLarge": "too_large",
+    "MaxMessageLengthExceeded": "too_large",
+    "KeyTooLong": "key_refused",
+    "KeyTooLongError": "key_refused",
+    "InvalidObjectName": "key_refused",
+    "XMinioInvalidObjectName": "key_refused",
+    "XMinioInvalidResourceName": "key_refused",
+    "XMinioParentIsObject": "key_refused",
+    "XMinioObjectExistsAsDirectory": "key_refused",
+    "ExistingObjectIsDirectory": "key_refused",
+    "ExistingObjectIsFile": "key_refused",
+    "InvalidURI": "key_refused",
+    "PermanentRedirect": "redirected",
+    "TemporaryRedirect": "redirected",
+    "Redirect": "redirected",
+    "InvalidRegion": "wrong_region",
+    "PreconditionFailed": "precondition_failed",
+    "ConditionalRequestConflict": "precondition_failed",
+    "OperationAborted": "precondition_failed",
+    "NoSuchKey": "missing_object",
+    "InvalidPart": "upload_lost",
+    "NoSuchUpload": "upload_lost",
+}
+"""S3's error codes by ours: the API reference's list of error codes, and those of MinIO (XMinio…, SlowDownRead),
+SeaweedFS (Err…, Existing…), Ceph (UserSuspended), StorageGRID (KeyTooLong), Google's XML API (InvalidSecurity), and of
+throttling (the AWS SDKs' list)."""
+
+NO_ROOM = re.compile(r"\bquota\b|\bcap exceeded\b", re.IGNORECASE)
+"""Messages of a refusal for want of room under a code that means something else elsewhere: Swift's
+``EntityTooLarge (Upload exceeds quota.)``, Backblaze's ``AccessDenied (… cap exceeded …)``."""
+
+STATUSES: dict[int, str] = {
+    401: "access_denied",
+    403: "access_denied",
+    404: "no_such_bucket",
+    407: "proxy",
+    408: "timeout",
+    412: "precondition_failed",
+    413: "too_large",
+    429: "slow_down",
+    501: "not_implemented",
+    507: "store_full",
+}
+
+NOT_ABOUT_TIME = frozenset(
+    {
+        *("account_suspended", "bad_digest", "invalid_access_key", "key_refused", "no_such_bucket"),
+        *("not_implemented", "slow_down", "store_full", "too_large"),
+    }
+)
+"""A refusal that names one of these is that, however old the grant and whatever the clocks say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The store's answer: status, headers (lower-case names), and up to 64 KiB of the body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(default=b"", repr=False)
+
+    @property
+    def code(self) -> str:
+        """The S3 error code in the body; "" where there is none."""
+        return self.element("Code")
+
+    def element(self, name: str) -> str:
+        """Return the text of the first XML element ``name``; "" where there is none.
+
+        A body that is no XML, or that no parser takes (a key with a control character in it), is searched.
+        """
+        if text := first_text(self.body, name):
+            return text[:LONGEST_TEXT]
+        found = re.search(rb"<%s>([^<]{0,%d})</%s>" % (name.encode(), LONGEST_TEXT, name.encode()), self.body)
+        return unescape(found.group(1).decode("utf-8", "replace")).strip() if found else ""
+
+    def elements(self, name: str) -> list[dict[str, str]]:
+        """Return the children's texts of each XML element ``name``, as far as the body was read."""
+        return rows(self.body, name)
+
+    @property
+    def date(self) -> datetime | None:
+        """The answer's Date in UTC; None where it is missing or no date."""
+        return _read_date(self.headers.get("date", ""))
+
+    @property
+    def etag(self) -> str:
+        """The ETag without quotes."""
+        return bare(self.headers.get("etag", ""))
+
+    @property
+    def opaque_etag(self) -> bool:
+        """Whether the ETag is not made of MD5s: under SSE-KMS and SSE-C."""
+        customer = "x-amz-server-side-encryption-customer-algorithm" in self.headers
+        return customer or self.headers.get("x-amz-server-side-encryption", "") in ENCRYPTED
+
+    @property
+    def retry_after(self) -> float | None:
+        """Retry-After in seconds (a number, or a date against this answer's own Date); None where absent."""
+        value = self.headers.get("retry-after", "").strip()
+        if re.fullmatch("[0-9]+", value):
+            return min(float(value[:9]), LONGEST_RETRY_AFTER)
+        until = _read_date(value)
+        wanted = (until - self.date).total_seconds() if until and self.date else None
+        return None if wanted is None else min(max(0.0, wanted), LONGEST_RETRY_AFTER)
+
+
+_YEARS = range(1970, 9000)
+"""What is a date: time goes on from it, and is to stay within the calendar."""
+
+
+@lru_cache(maxsize=16)  # in a burst hundreds of answers bear the same second
+def _read_date(value: str) -> datetime | None:
+    """Read an HTTP date in UTC; None for anything else, whatever a server may send there."""
+    try:
+        found = parsedate_to_datetime(value)
+        found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return found if found.year in _YEARS else None
+
+
+def bare(etag: str) -> str:
+    """Return an ETag without its quotes."""
+    return etag.removeprefix("W/").strip('"')
+
+
+def fault_of(answer: Answer, *, expires_at: datetime, now: datetime, clock_offset: float | None) -> Fault:
+    """Decide what a refusing answer means.
+
+    Expiry is judged from the grant's own end, never from the status: servers answer 400 or 403 with
+    different codes.
+    """
+    detail = _detail(answer)
+    ours = _no_room(answer) or S3_CODES.get(answer.code) or _by_status(answer)
+    if answer.status in (400, 403) and ours not in NOT_ABOUT_TIME:
+        if now >= expires_at - timedelta(seconds=1):
+            return fault("expired_grant", detail)
+        if _skewed(answer, clock_offset) and ours != "signature_mismatch":
+            return fault("clock_skew", f"{clock_offset:+.0f} s")
+    code = _elsewhere(answer) or ours
+    if code in ("wrong_region", "redirected") and (region := _region_named(answer)):
+        detail = f"{detail}; it names the region {region}"
+    return fault(code, detail, retry_after=answer.retry_after)
+
+
+def _elsewhere(answer: Answer) -> str:
+    """Return the code of an answer that sends us to another region or host; "" for any other.
+
+    MinIO names its region in every refusal: there only what the message is about tells.
+    """
+    redirect = 300 <= answer.status < 400  # noqa: PLR2004 - 3xx
+    if answer.element("Region") and (redirect or "region" in answer.element("Message").lower()):
+        return "wrong_region"
+    return "redirected" if redirect else ""
+
+
+def _region_named(answer: Answer) -> str:
+    """Return the region where the bucket is, by the answer; "" where none is named, or what is named is no region."""
+    named = answer.headers.get("x-amz-bucket-region") or answer.element("Region")
+    return named if re.fullmatch(r"[a-z0-9-]{1,40}", named) else ""
+
+
+def _no_room(answer: Answer) -> str:
+    return "store_full" if answer.status in (400, 403, 413) and NO_ROOM.search(answer.element("Message")) else ""
+
+
+def _by_status(answer: Answer) -> str:
+    if answer.status == 503 and answer.retry_after is not None:  # noqa: PLR2004
+        return "slow_down"
+    if answer.status == 404 and not answer.code and answer.body:  # noqa: PLR2004
+        return "bad_response"
+    if answer.status == 413 and not answer.code:  # noqa: PLR2004 - a proxy's own page
+        return "body_limit"
+    return STATUSES.get(answer.status) or ("server_error" if answer.status >= 500 else "rejected")  # noqa: PLR2004
+
+
+def _skewed(answer: Answer, offset: float | None) -> bool:
+    """Tell whether a refusal is about time: the clocks differ, and the store says so or by more than S3 allows."""
+    if offset is None:
+        return False
+    says_time = re.search(rb"expired|not (yet )?valid|not valid yet|too large|skew", answer.body, re.IGNORECASE)
+    return abs(offset) >= (30.0 if says_time else SKEW_LIMIT)
+
+
+def _detail(answer: Answer) -> str:
+    """Say status, S3 code and the header it is about, and the message where it can't hold anything signed."""
+    message = answer.element("Message")[:200]
+    told = message if message and not re.search(r"[?&=]|X-Amz", message, re.IGNORECASE) else ""
+    header = answer.element("Header")[:100]
+    return " ".join(part for part in (str(answer.status), answer.code, header, told and f"({told})") if part)

@@ -1,0 +1,1 @@
+"""The store's client: HTTP, bodies, rate, connections."""

@@ -1,0 +1,1 @@
+"""The operating system: filesystems, threads, who owns a file."""

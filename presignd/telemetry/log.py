@@ -1,0 +1,417 @@
+"""The event log: structlog for our events and for stdlib logging under it, one event a line.
+
+Every line, whoever wrote it, takes the same way: ``_fields`` (what happened, when), ``_scrub`` (no secret
+stays), a renderer (no text can look like a line of its own), ``_Output`` (a broken stderr stops nothing).
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import math
+import os
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as day_time
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+import structlog
+
+from presignd.errors import PresigndError
+from presignd.redaction.redact import REDACTED, is_clean, redact, redact_item, redact_key
+from presignd.redaction.text import json_text, one_line
+from presignd.telemetry.line_writer import LineWriter
+from presignd.units import rfc3339
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+
+    from presignd.config import LogConfig
+
+ORDER = (
+    *("time", "level", "event", "file_id", "watch", "path", "bucket", "key", "size", "checksum", "etag"),
+    *("attempt", "duration_ms", "error_code", "status", "expires_at", "by_uid"),
+)
+"""The fields in the order of the contract; others follow as they were given."""
+
+MAX_TEXT = 64 << 10
+"""Characters of one value that are kept; a store's error body can be of any size."""
+
+PRIORITY = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
+"""Syslog's numbers (sd-daemon(3)): in the journal a line begins with its ``<N>``, which is taken off there."""
+
+_PLAIN_TYPES = frozenset({str, int, bool, type(None), datetime})
+_PLAIN_NAMES = frozenset(ORDER) | {"by", "client", "operation", "count"}
+_COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31"}
+LAST_SECONDS = 2.0
+"""What a reader of the log has at the end to take the last lines."""
+
+SAY_SECONDS = 0.5
+"""How long a line for a person is waited for, so that it stands before the results that follow on stdout."""
+
+
+_PLAIN_WORD = re.compile(r"[\w./:@%+,~*?&#$!<>()\[\]-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Disclosed:
+    """A full link meant for the log: passes only as the ``url`` of ``link.created`` (``links.in_log``)."""
+
+    url: str = field(repr=False)
+
+
+def get_logger() -> FilteringBoundLogger:
+    """Return the logger of our events: ``log.info("file.done", file_id=…, status="linked")``."""
+    return cast("FilteringBoundLogger", structlog.get_logger())
+
+
+def setup(config: LogConfig, *, stream: TextIO | None = None) -> None:
+    """Send our events, stdlib logging, warnings and unhandled errors to ``stream`` (default: stderr).
+
+    Libraries are heard from ``warning`` on, and at ``debug`` when that is the level. May be called again.
+    """
+    output = _STDERR if stream is None else _Output(stream)
+    _outputs[1:] = [output]
+    console = config.format == "console" or (config.format == "auto" and output.is_terminal())
+    level = logging.getLevelNamesMapping()[config.level.upper()]
+    _configure(level, _Console(colour=output.has_colour()) if console else _render_json, output)
+    _route_stdlib(level)
+    _route_unhandled()
+
+
+def is_journal(fd: int, environ: Mapping[str, str]) -> bool:
+    """Tell whether ``fd`` is systemd's journal: $JOURNAL_STREAM names its device and inode (systemd.exec(5))."""
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def install_loop_handler(loop: asyncio.AbstractEventLoop) -> None:
+    """Log what asyncio could give to nobody as ``unexpected_error``, with its traceback."""
+    loop.set_exception_handler(_on_loop_error)
+
+
+def render_exception(error: BaseException) -> str:
+    """Return a traceback as text, causes included, redacted."""
+    return redact("".join(traceback.format_exception(error)).rstrip())
+
+
+# --- where lines go -------------------------------------------------------------------------------
+class _Output:
+    """Writes whole lines. A stream that is closed, full, broken or stuck loses lines, and stops nothing.
+
+    One that has a descriptor is written past its buffer, by a thread (``LineWriter``): a buffer that fails to
+    flush at exit would change the exit code.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self.writer = LineWriter(lambda: self._target().fileno(), _plain_notice)
+
+    def is_terminal(self) -> bool:
+        try:
+            return self._target().isatty()
+        except ValueError:
+            return False
+
+    def is_journal(self) -> bool:
+        try:
+            return is_journal(self._target().fileno(), os.environ)
+        except (OSError, ValueError, AttributeError):  # closed, or no file, or no stderr at all
+            return False
+
+    def has_colour(self) -> bool:
+        return self.is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+    def write(self, line: str) -> bool:
+        """Write ``line``, or have it written soon; tell whether it was taken."""
+        try:
+            self._target().fileno()
+        except (OSError, ValueError, AttributeError):
+            self._write_at_once(line)
+            return True
+        return self.writer.write(line.encode("utf-8", "backslashreplace") + b"\n")
+
+    def _write_at_once(self, line: str) -> None:
+        with self._lock, suppress(OSError, ValueError, AttributeError):  # closed, or no stderr at all
+            stream = self._target()
+            stream.write(line + "\n")
+            stream.flush()
+
+    def _target(self) -> TextIO:
+        return self._stream or sys.stderr
+
+
+def _plain_notice(count: int, since: datetime) -> str:
+    return f"presignd: {count} lines were dropped since {rfc3339(since)}: whatever reads stderr was stuck"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in the log: behind all that was said so far."""
+
+    _writer: LineWriter
+    _lines: int
+
+    def is_past(self) -> bool:
+        """Tell whether what was said before it has left this process, or was lost."""
+        return self._writer.is_past(self._lines)
+
+
+def mark() -> Mark:
+    """Return the place in the log behind all that was said so far."""
+    writer = _outputs[-1].writer
+    return Mark(writer, writer.mark())
+
+
+def flush(seconds: float = LAST_SECONDS) -> bool:
+    """Wait until all that was said has left this process, for ``seconds`` at most; tell whether it has."""
+    flushed = [output.writer.flush(seconds) for output in _outputs]
+    return all(flushed)
+
+
+def say(line: str) -> None:
+    """Write a line for a person on stderr, as it is: in order with the log, and waited for but a moment."""
+    _STDERR.write(line)
+    _STDERR.writer.flush(SAY_SECONDS)
+
+
+# --- what a line says -----------------------------------------------------------------------------
+def _fields(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Put time and level in front, what went wrong in words, and the fields in order."""
+    _explain(event, event.pop("exc_info", None))
+    event["time"] = datetime.now(UTC)
+    event["level"] = {"exception": "error", "warn": "warning", "fatal": "critical"}.get(method, method)
+    ordered = {name: event[name] for name in ORDER if name in event}
+    return ordered if len(ordered) == len(event) else {**ordered, **event}
+
+
+def _explain(event: EventDict, exc_info: Any) -> None:
+    """Turn an exception into fields: code and message when it was expected, else the traceback."""
+    error = _exception_of(exc_info)
+    if isinstance(error, PresigndError):
+        event.setdefault("error_code", error.code)
+        event.setdefault("error", error.message)
+    elif error is not None:
+        event["exception"] = render_exception(error)
+
+
+def _exception_of(exc_info: Any) -> BaseException | None:
+    if isinstance(exc_info, tuple):
+        exc_info = exc_info[1]
+    elif exc_info and not isinstance(exc_info, BaseException):
+        exc_info = sys.exc_info()[1]
+    return exc_info if isinstance(exc_info, BaseException) else None
+
+
+def _clean_line(event: EventDict) -> str | None:
+    """Render an event of plain fields in which nothing is to be scrubbed, as nearly all are; None for any other.
+
+    A dozen fields looked at one by one took as long as sending the file they tell of.
+    """
+    if not (event.keys() <= _PLAIN_NAMES and {type(value) for value in event.values()} <= _PLAIN_TYPES):
+        return None
+    line = _ENCODER.encode(event)
+    return line if len(line) <= MAX_TEXT and is_clean(line) else None
+
+
+def _encode_time(value: datetime) -> str:
+    return rfc3339(value)
+
+
+def _scrub(event: EventDict) -> EventDict:
+    """Redact every key and value: the last step before rendering. One exception: see ``Disclosed``."""
+    is_link = event.get("event") == "link.created"
+    return {_text(redact_key(name)): _scrub_field(name, value, is_link) for name, value in event.items()}
+
+
+def _scrub_field(name: str, value: Any, is_link: bool) -> Any:
+    if isinstance(value, Disclosed):
+        return _text(value.url) if is_link and name == "url" else REDACTED
+    return _plain(redact_item(name, value))
+
+
+def _plain(value: Any) -> Any:
+    """Turn a redacted value into JSON's types."""
+    if isinstance(value, Mapping):
+        return {_text(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return _text(value) if isinstance(value, (str, bytes)) else _scalar(value)
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    if isinstance(value, (date, day_time)):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _text(value: Any) -> str:
+    r"""Return text that UTF-8 can carry: bytes that are none become ``\xff``, in paths from ``fsdecode`` too."""
+    if isinstance(value, str):
+        try:
+            value = value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            value = value.encode("utf-8", "backslashreplace")
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}… ({len(text) - MAX_TEXT} more)"
+
+
+# --- how a line looks -----------------------------------------------------------------------------
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=_encode_time)
+
+
+def _quote(value: Any) -> str:
+    """Return JSON on one line, with nothing in it that a terminal or a line reader acts on."""
+    return json_text(value, default=str)
+
+
+def _render_json(event: EventDict) -> str:
+    return _quote(event)
+
+
+class _Console:
+    """``time level event name=value …``; a traceback follows, indented, so that it can't pass for a line."""
+
+    def __init__(self, *, colour: bool) -> None:
+        self._colour = colour
+
+    def __call__(self, event: EventDict) -> str:
+        exception = event.pop("exception", "")
+        time, level, name = (str(event.pop(part, "")) for part in ("time", "level", "event"))
+        words = [time, self._paint(level), _word(name), *(f"{_word(k)}={_word(v)}" for k, v in event.items())]
+        lines = [f"    {one_line(line)}" for line in str(exception).splitlines()]
+        return "\n".join([" ".join(words), *lines])
+
+    def _paint(self, level: str) -> str:
+        colour = _COLOURS.get(level) if self._colour else None
+        return f"\x1b[{colour}m{level:<8}\x1b[0m" if colour else f"{level:<8}"
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) and _PLAIN_WORD.fullmatch(value) else _quote(value)
+
+
+# --- the wiring -----------------------------------------------------------------------------------
+class _Line:
+    """The end of structlog's chain: every event comes here to be scrubbed, rendered and written."""
+
+    def __init__(self, render: Callable[[EventDict], str], output: _Output) -> None:
+        self._render = render
+        self._output = output
+        self._in_journal = output.is_journal()
+
+    def msg(self, /, **event: Any) -> bool:
+        """Write the event; tell whether there was room for it."""
+        try:
+            said = _clean_line(event) if self._render is _render_json else None
+            line = self._prefix(event) + (said or self._render(_scrub(event)))
+        except Exception as error:  # noqa: BLE001 - whatever a value did, logging never breaks the work
+            event = {"time": datetime.now(UTC), "level": "error", **_failed(error)}
+            line = self._prefix(event) + self._render(_scrub(event))
+        return self._output.write(line)
+
+    def notice(self, count: int, since: datetime) -> str:
+        """Render the event that lines were dropped."""
+        event = {"time": datetime.now(UTC), "level": "warning", "event": "log.dropped", "count": count, "since": since}
+        return self._prefix(event) + self._render(_scrub({**event, "fix": _DROPPED_FIX}))
+
+    def _prefix(self, event: Mapping[str, Any]) -> str:
+        return f"<{PRIORITY.get(str(event.get('level')), PRIORITY['info'])}>" if self._in_journal else ""
+
+    debug = info = warning = warn = error = exception = critical = fatal = msg
+
+
+_DROPPED_FIX = "have stderr read, on a disk with room; presignd status and links have what these lines said"
+
+
+def _failed(error: Exception) -> EventDict:
+    return {"event": "log.failed", "error": type(error).__name__}
+
+
+def _configure(level: int, render: Callable[[EventDict], str], output: _Output) -> None:
+    line = _Line(render, output)
+    output.writer.notice = line.notice
+    structlog.configure(
+        processors=[_fields],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: line,
+        cache_logger_on_first_use=False,
+    )
+
+
+class _Bridge(logging.Handler):
+    """Brings stdlib logging in as events named ``log``, with the logger's name and the message."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 - a library's format string that doesn't fit its arguments
+            message = str(record.msg)
+        level = record.levelname.lower() if record.levelname in logging.getLevelNamesMapping() else "info"
+        emit = getattr(structlog.get_logger(), level, structlog.get_logger().info)
+        emit("log", logger=record.name, message=message, exc_info=record.exc_info)
+
+
+def _route_stdlib(level: int) -> None:
+    """Replace every root handler (an older one would write unredacted), and hear warnings too."""
+    logging.raiseExceptions = False
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        root.removeHandler(handler)
+    root.addHandler(_Bridge())
+    root.setLevel(level if level == logging.DEBUG else max(level, logging.WARNING))
+    logging.captureWarnings(capture=True)
+
+
+def _route_unhandled() -> None:
+    sys.excepthook = _on_crash
+    threading.excepthook = _on_thread_crash
+    sys.unraisablehook = _on_unraisable
+
+
+def _on_crash(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+    if not isinstance(error, KeyboardInterrupt):
+        get_logger().critical("crashed", exc_info=error)
+
+
+def _on_thread_crash(args: threading.ExceptHookArgs) -> None:
+    if not isinstance(args.exc_value, SystemExit):
+        name = args.thread.name if args.thread else ""
+        get_logger().error("unexpected_error", thread=name, exc_info=args.exc_value)
+
+
+def _on_unraisable(args: sys.UnraisableHookArgs) -> None:
+    message = args.err_msg or "exception ignored"
+    get_logger().error("unexpected_error", message=message, where=args.object, exc_info=args.exc_value)
+
+
+def _on_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    where = {name: value for name, value in context.items() if name in {"task", "future", "handle"}}
+    message = context.get("message", "")
+    get_logger().error("unexpected_error", message=message, exc_info=context.get("exception"), **where)
+
+
+# Until ``setup`` is called, warnings and worse go to stderr: redacted, as everything.
+_STDERR = _Output()
+_outputs = [_STDERR]
+atexit.register(_STDERR.writer.close, LAST_SECONDS)
+_configure(logging.WARNING, _render_json, _STDERR)
