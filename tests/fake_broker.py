@@ -151,7 +151,7 @@ class FakeBroker:
 
         credentials = CredentialSource(self.sign, clock=self.now)
         signer = LocalPresigner(self.sign, region_of=region, credentials=credentials, clock=self.now)
-        requests = read_batch(json.dumps({"grants": asked}).encode())
+        requests = read_batch(json.dumps({"grants": asked}).encode()).grants
         answers = zip(requests, await signer.grant(requests), strict=True)
         return [self._told(request, answer) for request, answer in answers]
 

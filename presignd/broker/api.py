@@ -167,10 +167,10 @@ class Api:
         async with self._room.of(token.name):
             asked = await self._asked(request)
             token = self._who(request)  # once more: revoked while its body came?
-            if wait := self._rates.take(token.name, token.rate, len(asked), time.monotonic()):
+            if wait := self._rates.take(token.name, token.rate, len(asked.grants), time.monotonic()):
                 raise Rejected(429, "rate_limited", "too many grants for this token", retry_after=wait)
             answers = await self._answers(token, asked)
-            await audit.grants(token.name, self._client(request), asked, answers)
+            await audit.grants(token.name, self._client(request), asked.grants, answers)
             return answers
 
     @contextmanager
@@ -184,7 +184,7 @@ class Api:
             if not self.in_flight:
                 self.idle.set()
 
-    async def _asked(self, request: web.Request) -> list[GrantRequest]:
+    async def _asked(self, request: web.Request) -> wire.Asked:
         if request.content_type != "application/json":
             raise Rejected(415, "unsupported_media_type", "send application/json")
         try:
@@ -199,8 +199,9 @@ class Api:
         except ValueError as problem:
             raise Rejected(400, "bad_request", str(problem)[:1000]) from None
 
-    async def _answers(self, token: TokenConfig, asked: Sequence[GrantRequest]) -> list[Answer]:
-        decided = [self._decided(token, each) async for each in in_turn(asked)]
+    async def _answers(self, token: TokenConfig, asked: wire.Asked) -> list[Answer]:
+        places = in_turn(range(len(asked.grants)))
+        decided = [asked.refused.get(n) or self._decided(token, asked.grants[n]) async for n in places]
         allowed = [each for each in decided if isinstance(each, GrantRequest)]
         steps = [allowed[start : start + STEP] for start in range(0, len(allowed), STEP)]
         signed = iter([answer async for step in in_turn(steps) for answer in await self._signed(step)])

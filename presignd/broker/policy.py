@@ -59,6 +59,7 @@ class Code(StrEnum):
     CONTENT_TYPE_REQUIRED = "content_type_required"
     TOO_LARGE = "too_large"
     DATE_REFUSED = "date_refused"
+    UNKNOWN_FIELD = "unknown_field"
 
 
 @dataclass(frozen=True, slots=True)

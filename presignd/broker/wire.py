@@ -12,7 +12,7 @@ from pydantic import ConfigDict, FailFast, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from presignd.broker.models import TokenConfig
-from presignd.broker.policy import Refusal
+from presignd.broker.policy import Code, Refusal
 from presignd.errors import Fault
 from presignd.presign import Grant, GrantRequest, reason_of
 from presignd.redaction import redact
@@ -32,6 +32,14 @@ MAX_HEADERS = 100
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """The requests of one call, and by their places those that have a field which this broker doesn't know."""
+
+    grants: list[GrantRequest]
+    refused: dict[int, Refusal]
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """The body of ``POST /v1/grants``."""
 
@@ -48,48 +56,54 @@ BATCH = TypeAdapter(Batch)
 _OF_BATCH, _OF_REQUEST = (frozenset(each.name for each in fields(model)) for model in (Batch, GrantRequest))
 
 
-def read_batch(body: bytes) -> list[GrantRequest]:
+def read_batch(body: bytes) -> Asked:
     """Return the requests in a body; raise ``ValueError`` that names the wrong field, never its value, or ``TooMany``.
 
-    Unknown fields and values of another type are errors: ignored or guessed at, a mistyped condition would
-    leave unbound what it should bind.
+    Values of another type are errors, and a request with an unknown field is refused: ignored or guessed at, a
+    mistyped condition would leave unbound what it should bind. A newer daemon's other requests go on.
     """
     try:
         document = from_json(body)
     except ValueError as problem:
         raise ValueError(f"Invalid JSON: {problem}") from None
-    _refuse_excess(document)
+    refused = _without_excess(document)
     try:
-        return BATCH.validate_json(to_json(document), strict=True).grants
+        return Asked(BATCH.validate_json(to_json(document), strict=True).grants, refused)
     except ValidationError as problem:
         raise ValueError(reason_of(problem)) from None
 
 
-def _refuse_excess(document: Any) -> None:
+def _without_excess(document: Any) -> dict[int, Refusal]:
     """Refuse what can be wrong so often that telling each mistake, as pydantic does, takes seconds and gigabytes.
 
-    Whatever else is wrong stays to be named. A name that stands twice in one object counts once, the last time.
+    Unknown fields of requests are taken out, and the first of each is told. Whatever else is wrong stays to be
+    named. A name that stands twice in one object counts once, the last time.
     """
+    refused: dict[int, Refusal] = {}
     if not isinstance(document, dict):
-        return
-    _refuse_unknown("", document, _OF_BATCH)
+        return refused
+    if unknown := _unknown(document, _OF_BATCH):
+        raise ValueError(unknown)
     grants = document.get("grants")
     if not isinstance(grants, list):
-        return
+        return refused
     if len(grants) > MAX_GRANTS:
         raise TooMany(f"at most {MAX_GRANTS} grants in one call")
     for number, grant in enumerate(grants):
-        if isinstance(grant, dict):
-            _refuse_unknown(f"grants.{number}.", grant, _OF_REQUEST)
-            headers = grant.get("headers")
-            if isinstance(headers, dict) and len(headers) > MAX_HEADERS:
-                raise ValueError(f"grants.{number}.headers: at most {MAX_HEADERS}")
+        if not isinstance(grant, dict):
+            continue
+        if unknown := _unknown(grant, _OF_REQUEST):
+            refused[number] = Refusal(Code.UNKNOWN_FIELD, unknown)
+            grants[number] = {name: value for name, value in grant.items() if name in _OF_REQUEST}
+        headers = grant.get("headers")
+        if isinstance(headers, dict) and len(headers) > MAX_HEADERS:
+            raise ValueError(f"grants.{number}.headers: at most {MAX_HEADERS}")
+    return refused
 
 
-def _refuse_unknown(where: str, found: dict[str, Any], known: frozenset[str]) -> None:
-    unknown = next((name for name in found if name not in known), None)
-    if unknown is not None:
-        raise ValueError(f"{where}{unknown[:100]}: no such field")
+def _unknown(found: dict[str, Any], known: frozenset[str]) -> str:
+    name = next((name for name in found if name not in known), None)
+    return "" if name is None else f"{name[:100]}: no such field"
 
 
 def write_answers(answers: Sequence[Grant | Refusal | Fault]) -> bytes:

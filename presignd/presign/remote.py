@@ -114,7 +114,7 @@ class BrokerPresigner:
     async def grant(self, requests: Sequence[GrantRequest]) -> list[Grant | Exception]:
         """Ask for ``requests``; raise ``PresignerFault`` when the broker gives no answer that can be used."""
         if any(each.version_id for each in requests) and not (await self.me()).versions:
-            # An older broker refuses a whole batch for a field that it doesn't know.
+            # An older broker refuses what has a field that it does not know, some even the whole batch.
             requests = [replace(each, version_id="") for each in requests]
         asked = [self._ask(each) for each in requests]
         with resting():  # each exchange has its deadline
