@@ -9,8 +9,10 @@ def main() -> None:
     """Run the ``presignd`` command; of a service, signals are held before anything slow is imported."""
     if sys.argv[1:2] == ["run"] or sys.argv[1:3] == ["broker", "run"]:
         signals.hold()
-    from presignd.cli import main as command  # noqa: PLC0415 - it takes a second on a busy machine
-
+    try:
+        from presignd.cli import main as command  # noqa: PLC0415 - it takes a second on a busy machine
+    except KeyboardInterrupt:  # of any other command, which has begun nothing
+        sys.exit(130)
     command()
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,3 +104,21 @@ def test_as_pid_1_it_leaves_no_zombies_of_others(daemon: Presignd) -> None:
     until_true(lambda: not children.read_text().split(), "end of the orphan", 30, process=outer, log=daemon.log)
     os.kill(inner, signal.SIGTERM)
     assert outer.wait(60) == 0
+
+
+def test_ctrl_c_while_a_command_is_imported_is_130_and_no_traceback() -> None:
+    code = """
+        import signal, sys
+        from presignd.__main__ import main
+
+        class Interrupting:
+            def find_spec(self, name, *_):
+                if name == "typer":
+                    signal.raise_signal(signal.SIGINT)
+
+        sys.meta_path.insert(0, Interrupting())
+        sys.argv = ["presignd", "status"]
+        main()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, timeout=60, capture_output=True)
+    assert (done.returncode, done.stderr) == (130, b"")

@@ -214,7 +214,7 @@ def test_a_full_disk_under_the_links_alone_is_waited_for(make: Make, faulty_s3: 
             assert daemon.events("links.blocked")[0]["error_code"] == "disk_full"
             filler.unlink()
             linked(daemon, files)
-            assert daemon.events("links.unblocked")
+            daemon.until(lambda: daemon.events("links.unblocked"), "links.unblocked")
             assert sorted(sent(faulty_s3)) == sorted(files)
             assert daemon.events("file.quarantined") == []
             assert daemon.stop() == 0

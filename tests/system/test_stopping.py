@@ -74,8 +74,8 @@ def test_a_reader_of_the_links_that_went_away_stops_no_upload(make: Make, tmp_pa
         (tmp_path / "drop" / f"{number}").write_bytes(b"%d" % number)
         linked(daemon, number)
     assert daemon.events("file.quarantined") == []
-    assert len(daemon.events("stdout.lost")) == 1
     assert daemon.stop() == 0
+    assert len(daemon.events("stdout.lost")) == 1
 
 
 def test_it_runs_without_stdin_stdout_and_stderr(make: Make, tmp_path: Path) -> None:

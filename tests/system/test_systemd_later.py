@@ -122,13 +122,16 @@ def test_a_reload_returns_once_the_new_configuration_holds(host: Later) -> None:
     host.sh("install -d -o ann -g presignd -m 2770 /srv/extra")
     host.configure(f'[[watch]]\nname = "extra"\npath = "/srv/extra"\nbucket = "{host.spare}"\nkey = "x/{{path}}"\n')
     host.run("systemctl", "reload", "presignd")
+    until(lambda: host.events("config.reloaded"), "config.reloaded")
     assert [event["added"] for event in host.events("config.reloaded")] == [["extra"]]
     host.configure('afer = "keep"')
     host.run("systemctl", "reload", "presignd")
+    until(lambda: host.events("config.refused"), "config.refused")
     assert "afer" in str(host.events("config.refused")[0]["problems"])
     host.configure()
     host.run("systemctl", "reload", "presignd")
-    assert (len(host.events("config.reloaded")), host.pid, host.show("ActiveState")) == (2, before, "active")
+    until(lambda: len(host.events("config.reloaded")) == 2, "config.reloaded")
+    assert (host.pid, host.show("ActiveState")) == (before, "active")
 
 
 # --- what is pulled away: the table of docs/architecture.md -----------------------------------------
