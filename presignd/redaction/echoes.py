@@ -11,7 +11,6 @@ import html
 import re
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from itertools import chain
 from urllib.parse import unquote
 
 from presignd.redaction.redact import MIN_LITERAL, REDACTED
@@ -19,16 +18,16 @@ from presignd.redaction.redact import MIN_LITERAL, REDACTED
 PIECE = 12
 """Letters and digits in a row that tell a secret: no etag or checksum has so many in common with one by chance."""
 
-MOST_PIECES = 64
-"""That are looked for of one secret, about: of a long token not each, so two dozen characters of it may tell."""
+BLOCK = PIECE // 2
+"""Of text in blocks, a ``BLOCK`` each and one character between two, any ``PIECE`` has a whole one in it."""
 
 QUARTER, ROOM = 16, 4096
 """Hex digits of a signature that was sent before, and how many such signatures are remembered."""
 
 _LAYERS = 3
-_IN_URL = re.compile(r"X-Amz-(Signature|Credential|Security-Token)=([^&]*)", re.IGNORECASE)
+_IN_URL = re.compile(r"x-amz-(signature|credential|security-token)=([^&]*)")
 _CUSTOMER_KEY = "x-amz-server-side-encryption-customer-key"
-_NO_WORD = re.compile(r"[^0-9a-z]+")
+_NO_WORD = bytes(set(range(256)) - set(b"0123456789abcdefghijklmnopqrstuvwxyz"))
 _HEX = re.compile(rf"[0-9a-f]{{{QUARTER},}}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}")
 _TEXT = re.compile(r">([^<]+)<")
@@ -45,7 +44,7 @@ class Secrets:
 
     def of(self, url: str, headers: Mapping[str, str]) -> Echoes:
         """Return what finds in an answer what nobody may be told; of a credential that is the access key."""
-        found = {name.lower(): unquote(value) for name, value in _IN_URL.findall(url)}
+        found = {name: unquote(value) for name, value in _IN_URL.findall(url.lower())}
         access_key = found.pop("credential", "").partition("/")[0]
         keys = [value for name, value in headers.items() if name.lower() == _CUSTOMER_KEY]
         self._remember(found.get("signature", ""))
@@ -66,8 +65,8 @@ class Echoes:
     def __init__(
         self, secrets: Iterable[str], names: Iterable[str] = (), older: AbstractSet[str] = frozenset()
     ) -> None:
-        self._secrets = tuple(chain.from_iterable(map(_pieces, secrets)))
-        self._all = (*self._secrets, *chain.from_iterable(map(_pieces, names)))
+        self._secrets = _told_apart(secrets)
+        self._all = (*self._secrets, *_told_apart(names))
         self._older = older
 
     def are_in(self, text: str) -> bool:
@@ -87,22 +86,31 @@ class Echoes:
         return kept, b"" if _says(self._secrets, self._older, text) else text.encode("latin-1")
 
 
-def _says(pieces: tuple[str, ...], older: AbstractSet[str], text: str) -> bool:
+def _says(secrets: tuple[str, ...], older: AbstractSet[str], text: str) -> bool:
     for plain in (_plain(text), *_decoded(text)):
-        if any(run[at : at + QUARTER] in older for run in _HEX.findall(plain) for at in range(len(run) - QUARTER + 1)):
-            return True
-        for piece in pieces:  # a generator would take twice as long, at each answer
-            if piece in plain:
+        for run in _HEX.findall(plain):
+            if not older.isdisjoint([run[at : at + QUARTER] for at in range(len(run) - QUARTER + 1)]):
+                return True
+        blocks = [plain[at : at + BLOCK] for at in range(0, len(plain) - BLOCK + 1, BLOCK + 1)]
+        for secret in secrets:
+            if _has_piece(secret, plain, blocks):
                 return True
     return False
 
 
-def _pieces(secret: str) -> list[str]:
-    plain = _NO_WORD.sub("", secret.lower())
-    if len(plain) < MIN_LITERAL:
-        return []
-    step = max(1, len(plain) // MOST_PIECES)
-    return [plain[start : start + PIECE] for start in range(0, max(1, len(plain) - PIECE + 1), step)]
+def _has_piece(secret: str, plain: str, blocks: list[str]) -> bool:
+    """Tell whether ``plain`` has a ``PIECE`` of a secret; hardly any text has even a block of one."""
+    if len(secret) <= PIECE:
+        return secret in plain
+    for block in blocks:  # a generator would take twice as long, at each answer
+        if block in secret:
+            return any(secret[at : at + PIECE] in plain for at in range(len(secret) - PIECE + 1))
+    return False
+
+
+def _told_apart(secrets: Iterable[str]) -> tuple[str, ...]:
+    """Return the letters and digits of those that can be told from a word."""
+    return tuple([plain for plain in map(_words, secrets) if len(plain) >= MIN_LITERAL])
 
 
 def _plain(text: str) -> str:
@@ -112,10 +120,18 @@ def _plain(text: str) -> str:
         if bare == text:
             break
         text = bare
-    return _NO_WORD.sub("", text.lower())
+    return _words(text)
 
 
 def _decoded(text: str) -> Iterable[str]:
     for run in _BASE64.findall(text):
         whole = run[: len(run) // 4 * 4].replace("-", "+").replace("_", "/")
-        yield _NO_WORD.sub("", base64.b64decode(whole).decode("latin-1").lower())
+        yield _only_words(base64.b64decode(whole))
+
+
+def _words(text: str) -> str:
+    return _only_words(text.encode("ascii", "ignore"))
+
+
+def _only_words(raw: bytes) -> str:
+    return raw.lower().translate(None, _NO_WORD).decode("ascii")

@@ -49,9 +49,16 @@ LAST_WORDS = 1.0
 LARGEST_PIECE, QUICK = 4 * PIECE, 0.05
 """What a piece grows to while each goes in so many seconds."""
 
-
 LONGEST_ANSWER = 5
 """How many times ``upload.timeout`` an answer may take from its first byte: one that drips holds a slot no longer."""
+
+UNREAD = frozenset(
+    {
+        *("accept-ranges", "connection", "server", "vary", "x-amz-id-2", "x-amz-request-id"),
+        *("content-security-policy", "strict-transport-security", "x-content-type-options", "x-xss-protection"),
+    }
+)
+"""Headers of nearly every answer that nothing here reads: they are let go, so no secret has to be looked for there."""
 
 
 class Slice(NamedTuple):
@@ -310,7 +317,8 @@ class StoreClient:
                     progress.received(len(piece))
             else:
                 kept = await read_at_most(response, KEPT_BODY, progress.answered)
-            headers = {name.lower(): value for name, value in response.headers.items()}
+            told = ((name.lower(), value) for name, value in response.headers.items())
+            headers = {name: value for name, value in told if name not in UNREAD}
             return Answer(response.status, *self._secrets.of(grant.url, grant.headers).silenced(headers, kept))
 
     def _open_session(self) -> aiohttp.ClientSession:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presignd.redaction.echoes import ROOM, Secrets
+from presignd.redaction.echoes import PIECE, ROOM, Secrets
 
 SIGNATURE = hashlib.sha256(b"canary").hexdigest()
 ACCESS_KEY = "AKIDCANARY0123456789"
@@ -53,6 +53,11 @@ def test_a_secret_said_again_in_any_form_is_silenced(secret: str, coat: str) -> 
 )
 def test_a_body_that_says_it_anywhere_else_is_dropped(body: str) -> None:
     assert ECHOES.silenced({}, body.encode())[1] == b""
+
+
+@given(st.integers(0, len(SIGNATURE) - PIECE), st.integers(0, 40), st.integers(0, 40))
+def test_a_piece_is_found_wherever_it_stands(start: int, before: int, after: int) -> None:
+    assert ECHOES.are_in("z" * before + SIGNATURE[start : start + PIECE] + "z" * after)
 
 
 HONEST = st.lists(
