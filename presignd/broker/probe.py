@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.s3.keys import CHECK_NAME
+from presignd.s3.multipart import complete_body
+from presignd.store.probe import EXPIRES, md5_of
 
 if TYPE_CHECKING:
     from presignd.broker.service import Signer
     from presignd.s3.answers import Answer
 
 BODY = b"presignd broker check\n"
-MD5 = "md5:" + hashlib.md5(BODY, usedforsecurity=False).hexdigest()
-EXPIRES = 300
 ANY_REFUSAL = range(400, 500)
 MOST_VERSIONS = 8
 ANY_FAILURE = range(400, 600)
@@ -51,10 +50,10 @@ class Threats:
         created = await self._send(Operation.MULTIPART_CREATE, self._key)
         upload: dict[str, Any] = {"upload_id": created.element("UploadId")}
         part = await self._send(
-            Operation.MULTIPART_PART, self._key, BODY, part_number=1, size=len(BODY), checksum=MD5, **upload
+            Operation.MULTIPART_PART, self._key, BODY, part_number=1, size=len(BODY), checksum=md5_of(BODY), **upload
         )
         listed = await self._send(Operation.MULTIPART_LIST, self._other, accept=ANY_FAILURE, **upload)
-        document = _complete_body(part.etag)
+        document = complete_body([(1, part.etag)])
         completed = await self._send(
             Operation.MULTIPART_COMPLETE, self._other, document, accept=ANY_FAILURE, size=len(document), **upload
         )
@@ -77,7 +76,7 @@ class Threats:
 
     async def _put(self, key: str, unsigned: dict[str, str] | None = None) -> bool:
         """PUT ``key``; with headers that aren't signed tell whether that went through."""
-        grant = await self._grant(Operation.PUT, key, size=len(BODY), checksum=MD5)
+        grant = await self._grant(Operation.PUT, key, size=len(BODY), checksum=md5_of(BODY))
         sent = replace(grant, headers={**grant.headers, **(unsigned or {})})
         return _done(await self._signer.send(sent, BODY, accept=ANY_REFUSAL if unsigned else ()))
 
@@ -98,8 +97,3 @@ class Threats:
 def _done(answer: Answer) -> bool:
     """Tell whether a request was done: S3 may put an error into a 200."""
     return answer.status not in ANY_FAILURE and not answer.code
-
-
-def _complete_body(etag: str) -> bytes:
-    part = f"<Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part>"
-    return f"<CompleteMultipartUpload>{part}</CompleteMultipartUpload>".encode()

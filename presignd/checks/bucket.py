@@ -81,8 +81,8 @@ def judge_clock(offset: float | None, *, here: str = "this machine", there: str 
 async def check_buckets(context: Context) -> AsyncIterator[CheckResult]:
     """Write, read and delete the check key of each bucket, and learn what the store makes of requests there."""
     for watch in distinct(context.config.watches):
-        bucket = _bucket_of(context, watch)
-        told = _Lines(watch, await bucket.proving(), context.config.upload.checksum)
+        probe = await _bucket_of(context, watch).proving()
+        told = _Lines(watch, probe, context.config.upload.checksum)
         result = await told.round_trip()
         yield result
         if result.outcome is Outcome.OK:
@@ -91,7 +91,7 @@ async def check_buckets(context: Context) -> AsyncIterator[CheckResult]:
             yield await told.conditions()
             yield await told.checksums()
             if not told.locked:  # what is written there stays, and this is 5 MiB
-                yield await check_parts(bucket)
+                yield await check_parts(watch.bucket, probe)
             yield await told.delete()
 
 

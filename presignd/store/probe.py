@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
-from html import escape
 from typing import Protocol
 
 from presignd.errors import Fault, fault
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.s3.answers import Answer, bare
+from presignd.s3.multipart import complete_body, etag_of_parts
 
 BODY = b"presignd wrote this to see whether it may; it can go.\n"
 EXPIRES = 300
@@ -119,17 +119,15 @@ class Probe:
 
         A HEAD that is refused tells nothing.
         """
-        for _ in range(TRIES):
-            await self.write()
-            answer = await self.ask(Operation.HEAD, accept=(403, NOT_FOUND))
-            if answer.status != NOT_FOUND:
-                return answer
-        raise fault("missing_object", self.key)
+        return await self._kept(self.write)
 
-    async def write_in_parts(self) -> Answer:
-        """Store the check object by an upload in one part, and return the HEAD's answer."""
+    async def write_in_parts(self, parts: Sequence[bytes] = (BODY,)) -> Answer:
+        """Store the check object by an upload in parts, and return the HEAD's answer."""
+        return await self._kept(lambda: self._in_parts(parts))
+
+    async def _kept(self, way: Callable[[], Awaitable[Answer]]) -> Answer:
         for _ in range(TRIES):
-            await self._in_parts()
+            await way()
             answer = await self.ask(Operation.HEAD, accept=(403, NOT_FOUND))
             if answer.status != NOT_FOUND:
                 return answer
@@ -185,12 +183,11 @@ class Probe:
 
         By the upload's own answer, and a HEAD where that tells any: the object may be another daemon's by then.
         """
-        md5 = md5_of(BODY).removeprefix("md5:")
-        of_parts = f"{hashlib.md5(bytes.fromhex(md5), usedforsecurity=False).hexdigest()}-1"
+        md5 = md5_hex(BODY)
         answer = await (self._in_parts() if in_parts else self.write())
         told = bare(answer.element("ETag")) if in_parts else answer.etag
         there = await self.ask(Operation.HEAD, accept=(403, NOT_FOUND))
-        made = (md5, of_parts) if in_parts else (md5,)
+        made = (md5, etag_of_parts([md5])) if in_parts else (md5,)
         return told.lower() in made and not there.opaque_etag and there.etag.lower() in (*made, "")
 
     async def verifies_signatures(self) -> bool:
@@ -235,15 +232,18 @@ class Probe:
             return problem.message
         return ""
 
-    # --- an upload in one part ----------------------------------------------------------------------
-    async def _in_parts(self, *, if_none_match: bool = False, if_match: str = "") -> Answer:
+    # --- an upload in parts -----------------------------------------------------------------------
+    async def _in_parts(
+        self, parts: Sequence[bytes] = (BODY,), *, if_none_match: bool = False, if_match: str = ""
+    ) -> Answer:
         create = self._request(Operation.MULTIPART_CREATE, content_type="text/plain", headers=self._headers)
         upload_id = (await self._send(create, None)).element("UploadId")
         if not upload_id:
             raise fault("bad_response", "no UploadId")
         done = False
         try:
-            answer = await self._complete(upload_id, if_none_match=if_none_match, if_match=if_match)
+            etags = [(number, await self._part(upload_id, number, body)) for number, body in enumerate(parts, start=1)]
+            answer = await self._complete(upload_id, etags, if_none_match=if_none_match, if_match=if_match)
             done = answer.status == OK
         finally:
             if not done:
@@ -251,19 +251,21 @@ class Probe:
                     await self._send(self._request(Operation.MULTIPART_ABORT, upload_id=upload_id), None, (NOT_FOUND,))
         return answer
 
-    async def _complete(self, upload_id: str, *, if_none_match: bool, if_match: str) -> Answer:
+    async def _part(self, upload_id: str, number: int, body: bytes) -> str:
         part = self._request(
             Operation.MULTIPART_PART,
-            size=len(BODY),
-            checksum=md5_of(BODY),
+            size=len(body),
+            checksum=md5_of(body),
             headers=self._customer_key,
             upload_id=upload_id,
-            part_number=1,
+            part_number=number,
         )
-        etag = escape((await self._send(part, BODY)).etag, quote=False) or md5_of(BODY).removeprefix("md5:")
-        parts = f"<Part><PartNumber>1</PartNumber><ETag>&quot;{etag}&quot;</ETag></Part>"
-        space = "http://s3.amazonaws.com/doc/2006-03-01/"
-        body = f'<CompleteMultipartUpload xmlns="{space}">{parts}</CompleteMultipartUpload>'.encode()
+        return (await self._send(part, body)).etag or md5_hex(body)
+
+    async def _complete(
+        self, upload_id: str, etags: Sequence[tuple[int, str]], *, if_none_match: bool, if_match: str
+    ) -> Answer:
+        body = complete_body(etags)
         complete = self._request(
             Operation.MULTIPART_COMPLETE,
             size=len(body),
@@ -275,6 +277,8 @@ class Probe:
         conditional = if_none_match or if_match
         answer = await self._send(complete, body, (*NOT_HELD, *NOT_TAKEN) if conditional else ())
         if answer.status == OK and answer.code:  # S3 answers 200 with an <Error>, too
+            if not conditional:
+                raise fault("server_error", answer.code)
             return Answer(PRECONDITION_FAILED if answer.code == "PreconditionFailed" else 500, answer.headers)
         return self._wrote(answer)
 
@@ -290,9 +294,14 @@ class Probe:
         return answer
 
 
+def md5_hex(data: bytes) -> str:
+    """Return the MD5 in hex."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
 def md5_of(data: bytes) -> str:
     """Return ``md5:…`` of ``data``."""
-    return "md5:" + hashlib.md5(data, usedforsecurity=False).hexdigest()
+    return f"md5:{md5_hex(data)}"
 
 
 def sha256_of(data: bytes) -> str:

@@ -46,8 +46,10 @@ async def test_what_an_etag_tells_is_seen_and_said(faulty_s3: FaultyS3, tmp_path
     faulty_s3.etags = ETAGS.get(quirk, Etags())
     seen, said = SEEN[quirk]
     async with bucket_on(tmp_path, faulty_s3, faulty_s3.bucket) as bucket:
-        result = await check_parts(bucket)
-        assert await store_in_two(bucket) == seen
+        probe = await bucket.proving()
+        result = await check_parts(faulty_s3.bucket, probe)
+        assert await store_in_two(probe) == seen
+        await probe.forget()
         assert (await bucket.honours(in_parts=True)).md5_etags == (quirk in ("s3", "none when looked for"))
     assert (result.outcome, said in result.detail) == ("ok", True)
     assert faulty_s3.objects == {}
@@ -67,7 +69,7 @@ async def test_where_parts_do_not_go_through_it_is_said_and_nothing_is_left(
 ) -> None:
     faulty_s3.fault(**how)
     async with bucket_on(tmp_path, faulty_s3, faulty_s3.bucket) as bucket:
-        result = await check_parts(bucket)
+        result = await check_parts(faulty_s3.bucket, await bucket.proving())
     assert result.outcome == "warn"
     assert "multipart_threshold" in result.detail
     assert faulty_s3.uploads.under_way == {}
@@ -86,4 +88,6 @@ async def test_where_parts_do_not_go_through_it_is_said_and_nothing_is_left(
 async def test_what_real_servers_tell(request: pytest.FixtureRequest, tmp_path: Path, name: str, seen: InTwo) -> None:
     store: Store = request.getfixturevalue(name)
     async with bucket_on(tmp_path, store, store.new_bucket()) as bucket:
-        assert await store_in_two(bucket) == seen
+        probe = await bucket.proving()
+        assert await store_in_two(probe) == seen
+        await probe.forget()
