@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from presignd.model import Fingerprint
+from presignd.system.filesystem import parent_of
+from presignd.system.trust import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,21 +64,17 @@ def fingerprint_at(absolute: bytes) -> Fingerprint | None:
     *folders, name = absolute.split(b"/")
     if {b".", b".."} & {*folders, name}:
         return None
-    at = os.open("/", _FOLDER)
+    root = os.open("/", FOLDER)
     try:
-        for folder in filter(None, folders):
-            below = os.open(folder, _FOLDER, dir_fd=at)
-            os.close(at)
-            at = below
-        found = os.stat(name, dir_fd=at, follow_symlinks=False)
+        with parent_of(root, [*filter(None, folders), name]) as (at, _):
+            found = os.stat(name, dir_fd=at, follow_symlinks=False)
     except OSError as error:
         if error.errno in _NOTHING:
             return None
         raise
     finally:
-        os.close(at)
+        os.close(root)
     return Fingerprint.of(found) if stat.S_ISREG(found.st_mode) else None
 
 
-_FOLDER = getattr(os, "O_PATH", 0) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOTHING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})

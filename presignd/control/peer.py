@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import grp
 import os
 import socket
 import struct
 import sys
 from dataclasses import dataclass
+
+from presignd.system.trust import group_number
 
 SO_PEERGROUPS = 59
 """socket(7), Linux 4.13; Python 3.11 has no name for it."""
@@ -59,14 +60,6 @@ def _groups(sock: socket.socket) -> frozenset[int]:
     except OSError:
         return frozenset()  # more than fit: then none counts, only the first group and the user
     return frozenset(struct.unpack(f"{len(raw) // 4}I", raw))
-
-
-def group_number(name: str) -> int | None:
-    """Return the number of a group given by name or number; None for "" and for one that there isn't."""
-    try:
-        return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
-    except (KeyError, ValueError):
-        return None
 
 
 def _from_xucred(raw: bytes) -> Peer:

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from presignd.config.home import STATE, base_folder
-from presignd.control.peer import group_number
 from presignd.errors import Unavailable, UsageError, reason_of
-from presignd.system.trust import Place, give_at, walked
+from presignd.system.trust import Place, give_at, group_number, walked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

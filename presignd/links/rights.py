@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import grp
 import os
 import stat
 from typing import TYPE_CHECKING
 
 from presignd.errors import UsageError
 from presignd.system import filesystem
+from presignd.system.trust import group_number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,14 +16,12 @@ if TYPE_CHECKING:
 
 def group_id(group: str) -> int | None:
     """Return the number of ``links.group`` (a name or a number), None for ""; raise ``UsageError`` if none."""
-    if not group:
-        return None
-    try:
-        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-    except KeyError:
+    number = group_number(group)
+    if group and number is None:
         raise UsageError(
             f'links.group: there is no group "{group}"', fix=f"make it (groupadd {group}), or correct the name"
-        ) from None
+        )
+    return number
 
 
 def give(fd: int, group: int | None, mode: int) -> None:

@@ -14,11 +14,11 @@ import platform
 import re
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from presignd.system.trust import give_at, walked
+from presignd.system.trust import FOLDER, give_at, walked
 
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -219,6 +219,26 @@ def opened(folder: Path) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+@contextmanager
+def parent_of(start: int, components: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Lend the directory that holds a path below the open ``start``, and the path's last component.
+
+    No symlink is followed at any component. It is an ``O_PATH`` descriptor where there is such a thing.
+    """
+    *folders, name = components
+    at = start
+    try:
+        for folder in folders:
+            below = os.open(folder, FOLDER, dir_fd=at)
+            if at != start:
+                os.close(at)
+            at = below
+        yield at, name
+    finally:
+        if at != start:
+            os.close(at)
 
 
 def sync_folder(folder: Path) -> None:

@@ -25,7 +25,7 @@ SERVICES = ("presignd", "presignd-broker")
 """The users, and their groups, that systemd/*.sysusers.conf make: each group has that user alone in it."""
 
 _O_PATH = getattr(os, "O_PATH", 0)
-_FOLDER = _O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FOLDER = _O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_FOLDER = frozenset({errno.ENOTDIR, errno.ELOOP})
 _DESCRIPTORS = frozenset({Path("/dev/fd"), Path("/proc/self/fd")})
@@ -89,6 +89,14 @@ def user_name(uid: int) -> str:
         return f"uid {uid}"
 
 
+def group_number(name: str) -> int | None:
+    """Return the number of a group given by name or number; None for "" and for one that there isn't."""
+    try:
+        return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        return None
+
+
 # --- paths --------------------------------------------------------------------------------------
 
 
@@ -116,14 +124,14 @@ def walked(folder: Path) -> Iterator[Place]:
 
     The descriptor is ``O_PATH`` where there is such a thing. Raises ``OSError``.
     """
-    fd = os.open("/", _FOLDER)
+    fd = os.open("/", FOLDER)
     trail = [Place(fd, "/", os.fstat(fd))]
     left, links = deque(folder.absolute().parts[1:]), 0
     try:
         while left:
             name = left.popleft()
             try:
-                below = os.open(name, _FOLDER, dir_fd=fd)
+                below = os.open(name, FOLDER, dir_fd=fd)
             except OSError as error:
                 target = _followed(trail[-1], fd, name, error)
                 links += 1
@@ -132,7 +140,7 @@ def walked(folder: Path) -> Iterator[Place]:
                 left.extendleft(reversed([part for part in Path(target).parts if part != "/"]))
                 if not target.startswith("/"):
                     continue
-                below, name = os.open("/", _FOLDER), "/"
+                below, name = os.open("/", FOLDER), "/"
             os.close(fd)
             fd = below
             _go(trail, name, os.fstat(fd))

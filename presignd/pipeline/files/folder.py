@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 
 from presignd.errors import NO_DESCRIPTORS, Fault, PresigndError, UsageError, reason_of, system_fault
 from presignd.ledger.lock import flock, lock_folder
-from presignd.system.filesystem import close_quietly, may_hang, mounted_below, opened
+from presignd.system.filesystem import close_quietly, may_hang, mounted_below, opened, parent_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
 
     from presignd.config import WatchConfig
 
@@ -191,22 +192,8 @@ class Folder:
                 fd, _ = opened.enter_context(self._parent(path))
             yield fd
 
-    @contextmanager
-    def _parent(self, path: bytes) -> Iterator[tuple[int, bytes]]:
-        *parents, name = _components(path)
-        current = self.fd
-        try:
-            for component in parents:
-                below = os.open(component, _O_PATH | _DIRECTORY, dir_fd=current)
-                self._release(current)
-                current = below
-            yield current, name
-        finally:
-            self._release(current)
-
-    def _release(self, fd: int) -> None:
-        if fd != self.fd:
-            os.close(fd)
+    def _parent(self, path: bytes) -> AbstractContextManager[tuple[int, bytes]]:
+        return parent_of(self.fd, _components(path))
 
 
 def root_of(watch: WatchConfig) -> bytes:
