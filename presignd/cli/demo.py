@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shlex
 import shutil
 import sys
@@ -29,6 +30,8 @@ from presignd.demo.seaweedfs import EmbeddedStore
 from presignd.errors import Unavailable, UsageError
 from presignd.ledger.lock import DaemonLock
 from presignd.model import Link
+from presignd.system.filesystem import make_folder
+from presignd.system.trust import others_can_write, walked
 from presignd.telemetry import log
 
 LINK_SECONDS = 3600
@@ -63,10 +66,15 @@ async def serve(folder: Path, *, shown: Path) -> None:
 def claim(folder: Path) -> None:
     """Make ``folder`` with its drop; raises ``UsageError`` where it can't be, ``Unavailable`` while a demo runs there.
 
-    Looked at before the store starts: two stores on the same files would spoil them.
+    Looked at before the store starts: two stores on the same files would spoil them, and a folder that others can
+    write in (one of theirs in /tmp) may hold symlinks of theirs, which the store's files would be written through.
     """
     try:
-        (folder / "drop").mkdir(parents=True, exist_ok=True)
+        make_folder(folder, 0o755)
+        with walked(folder) as place:
+            if others_can_write(place.st):
+                raise PermissionError(errno.EPERM, "others can write in it, or it is somebody else's")
+        (folder / "drop").mkdir(exist_ok=True)
     except OSError as error:
         raise UsageError(f"demo: {folder} can't be used: {error.strerror}", fix="name another DIR") from None
     try:
