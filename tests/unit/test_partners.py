@@ -27,11 +27,20 @@ def test_what_was_seen_is_remembered_for_each_file_that_may_wait_until_it_is_gon
     unfinished = partners.Unfinished()
     for partner in (b"a.part", b"a.aria2", b"other.txt"):
         unfinished.seen(partner)
-    assert unfinished.of(b"a") == {b"a.part", b"a.aria2"}
+    assert set(unfinished.of(b"a")) == {b"a.part", b"a.aria2"}
     for partner in (b"a.part", b"a.aria2", b"a.aria2"):
         unfinished.gone(partner)
-    assert unfinished.of(b"a") == frozenset()
+    assert unfinished.of(b"a") == ()
     assert unfinished._of == {}, "and takes no room any more"
+
+
+def test_of_the_unfinished_downloads_for_one_file_the_latest_few_count() -> None:
+    """Each costs a look at each look at the file, and whoever may write in the folder can make a million."""
+    unfinished = partners.Unfinished()
+    for number in range(100):
+        unfinished.seen(b"a.%08d.pdf.part" % number)
+    unfinished.seen(b"a.00000090.pdf.part")
+    assert unfinished.of(b"a.pdf") == (*(b"a.%08d.pdf.part" % n for n in [*range(84, 90), *range(91, 100), 90]),)
 
 
 @pytest.mark.parametrize(

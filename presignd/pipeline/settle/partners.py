@@ -16,6 +16,9 @@ FRESH = 3600.0
 """Seconds for which an unfinished download counts beside a file that is not empty: one that was given up stays for
 ever, and the file may be an older, whole one."""
 
+MOST = 16
+"""Unfinished downloads that count for one file, those seen last: whoever may write in the folder can make a million."""
+
 _SALTED = re.compile(rb"(?P<stem>.+)\.[\w-]{8}(?P<suffix>(?:\.[^.]+)?)\.part")
 
 
@@ -48,23 +51,26 @@ class Unfinished:
     """
 
     def __init__(self) -> None:
-        self._of: dict[bytes, frozenset[bytes]] = {}
+        self._of: dict[bytes, tuple[bytes, ...]] = {}
 
     def seen(self, partner: bytes) -> list[bytes]:
         """Take down a path that the watch ignores; return the files that may wait for it: none for most."""
         files = held(partner)
         for file in files:
-            self._of[file] = self.of(file) | {partner}
+            self._of[file] = (*self._without(file, partner)[1 - MOST :], partner)
         return files
 
     def gone(self, partner: bytes) -> None:
         """Forget one that is there no more."""
         for file in held(partner):
-            if left := self.of(file) - {partner}:
+            if left := self._without(file, partner):
                 self._of[file] = left
             else:
                 self._of.pop(file, None)
 
-    def of(self, file: bytes) -> frozenset[bytes]:
+    def of(self, file: bytes) -> tuple[bytes, ...]:
         """Return what the file at ``file`` may wait for."""
-        return self._of.get(file, frozenset())
+        return self._of.get(file, ())
+
+    def _without(self, file: bytes, partner: bytes) -> tuple[bytes, ...]:
+        return tuple(each for each in self.of(file) if each != partner)
