@@ -73,7 +73,7 @@ _SIGNED = _pattern(rf"{_VENDOR}|(?:^|[&;?]|{_PCT}(?:26|3f)|u0026){_PARAMETERS}{_
 _FRAGMENT = _pattern(rf"({_BARE_NAMES}{_EQ}(?:{_QUOTE})?)({_VALUE}+(?:{_MORE})*|(?:{_MORE})+)")
 _FIELD = _pattern(rf"({_FIELD_NAMES}(?:(?:{_QUOTE})?\s*[:=]|{_QUOTE}\s*,){_OPEN})({_VALUE}{{16,}})")
 _AUTHORIZATION = _pattern(rf"(authorization(?:(?:{_QUOTE})?\s*[:=]|{_QUOTE}\s*,){_OPEN}){_LINE}")
-_SCHEME = _pattern(rf"(AWS4-[A-Z0-9-]+\s+)Credential={_LINE}|(\bBearer\s+)[\w.~+/=-]{{8,}}")
+_SCHEME = _pattern(rf"(AWS4-[A-Z0-9-]{{1,64}}\s+)Credential={_LINE}|(\bBearer\s+)[\w.~+/=-]{{8,}}")
 _USERINFO = _pattern(rf"(?<=\w)({_SLASHES})(?:(?!{_PCT}2f)[^\s/?#\"'<>\\])+(@|{_PCT}40)")
 # A broker's (presignd/broker/tokens.py); a whole one within a word too: before it may stand the F of %2F.
 _TOKEN = _pattern(r"(?:\b|(?=psd_[\w-]{20}))psd_[\w-]{8,}")

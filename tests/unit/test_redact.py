@@ -335,6 +335,7 @@ def test_times_and_paths_keep_their_meaning() -> None:
         *("?x-amz-" * 5_000, "X-Amz-Signature=" * 5_000, "x-amz-signature=\n1" * 3_000, "authorization:" * 5_000),
         *("://a" * 10_000 + " @", "http://" + "a" * 100_000 + " @", "<StringToSign>" * 2_000, ")" * 50_000 + "amz"),
         *("authorization: " + "\\" * 50_000, "secret_key='" + "\\'" * 20_000, "?x-amz-" + "\n1" * 20_000),
+        "secretAWS4-" * 20_000,
     ],
     ids=lambda text: ascii(text[:16]),
 )
