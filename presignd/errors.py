@@ -14,6 +14,9 @@ from dataclasses import dataclass
 NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 """The system's errors that are ``too_many_files``."""
 
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""The system's errors that are ``disk_full``."""
+
 LONGEST_PAUSE = 3600.0
 """Seconds at most between two tries, whatever a store asks for. A time further ahead than this was written
 by another clock."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from presignd.errors import PresigndError, Unavailable, UsageError, fault
+from presignd.errors import NO_SPACE, PresigndError, Unavailable, UsageError, fault
 from presignd.ledger.folder import make_private
 
 BUSY_SECONDS = 5.0
@@ -101,7 +100,7 @@ def explain(error: BaseException, path: Path) -> PresigndError | None:
 
 
 def _explain_system(error: OSError, path: Path) -> PresigndError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno in NO_SPACE:
         return _full(path)
     return UsageError(
         f"the ledger {path} can't be opened: {error.strerror}", fix="give it to the daemon's user, mode 0600"

@@ -9,7 +9,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from presignd.errors import UsageError, fault
+from presignd.errors import NO_SPACE, UsageError, fault
 from presignd.links.cursor import Cursor
 from presignd.links.line import decode, encode, to_link
 from presignd.links.rights import give, group_id, make_folder
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from presignd.config import LinksConfig
     from presignd.model import Link
-
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class LinksFile:
@@ -230,7 +228,7 @@ def _reserve(fd: int, offset: int, length: int) -> None:
     keep_size = 1  # FALLOC_FL_KEEP_SIZE, linux/falloc.h
     if fallocate(fd, keep_size, ctypes.c_int64(offset), ctypes.c_int64(length)):
         number = ctypes.get_errno()
-        if number in FULL:
+        if number in NO_SPACE:
             raise OSError(number, os.strerror(number))
 
 
@@ -239,7 +237,7 @@ def _as_fault() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        code = "disk_full" if error.errno in FULL else "links_failed"
+        code = "disk_full" if error.errno in NO_SPACE else "links_failed"
         raise fault(code, f"links file: {error.strerror}") from None
     except UsageError as error:
         raise fault("links_failed", error.message) from None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import posixpath
 import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from presignd.errors import PresigndError, fault, passing, reason_of
+from presignd.errors import NO_SPACE, PresigndError, fault, passing, reason_of
 from presignd.pipeline.files.folder import Gone, NotRegular
 from presignd.pipeline.files.ignore import beside
 from presignd.pipeline.files.rename import rename_noreplace, sync
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from presignd.model import FileVersion
 
 MODE = 0o640
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 LARGEST = 64 << 10
 """Bytes; a file larger than this is nobody's link."""
 
@@ -57,7 +55,7 @@ def write_link_file(folder: Folder, watch: WatchConfig, version: FileVersion, ur
     except FileExistsError:
         raise fault("finish_failed", f"{os.fsdecode(path)} is there and is no link file of ours") from None
     except (OSError, PresigndError) as error:
-        full = isinstance(error, OSError) and error.errno in FULL
+        full = isinstance(error, OSError) and error.errno in NO_SPACE
         known = fault("disk_full") if full else passing(error)
         why = error.message if isinstance(error, PresigndError) else reason_of(error)
         raise fault(known.code if known else "finish_failed", f"{os.fsdecode(path)}: {why}") from None
