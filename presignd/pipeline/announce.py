@@ -50,6 +50,7 @@ class Announcer:
         self._on_end = on_end
         self._is_told = is_told
         self._said: list[str] = []
+        self._said_since = mark()
         self._more = asyncio.Event()
         self._log = get_logger()
 
@@ -130,15 +131,17 @@ class Announcer:
     async def flush(self, seconds: float = math.inf) -> bool:
         """Record what was said, once the log has it; tell whether it had within ``seconds``.
 
-        What the log didn't take is said again by the next start.
+        What the log didn't take is said again by the next start, and so is all that was said with what a full disk
+        refused.
         """
         self._more.clear()
-        said = len(self._said)
-        if not await _has_left(mark(), seconds):
+        said, here = len(self._said), mark()
+        if not await _has_left(here, seconds):
             return False
-        if said:
+        heard, self._said_since = here.is_heard_of(self._said_since), here
+        if said and heard:
             await self._ledger.announced(self._said[:said])
-            del self._said[:said]
+        del self._said[:said]
         return True
 
 

@@ -48,7 +48,7 @@ class LineWriter:
         self._lines: deque[bytes] = deque()
         self._bytes = 0
         self._taken = self._done = 0
-        self._lost = 0
+        self._lost = self._refused_at = 0
         self._lost_since = datetime.now(UTC)
         self._refused = False
         self._rest = b""
@@ -85,6 +85,10 @@ class LineWriter:
     def is_past(self, mark: int) -> bool:
         """Tell whether the first ``mark`` lines are written, or lost."""
         return self._done >= mark
+
+    def has_refused(self, since: int) -> bool:
+        """Tell whether the descriptor took not all of the lines after the first ``since``."""
+        return self._refused_at > since
 
     def flush(self, seconds: float) -> bool:
         """Wait until all that was taken is written; tell whether it is.
@@ -139,9 +143,11 @@ class LineWriter:
         with self._changed:
             self._refused = written < len(data)
             self._lost -= told if written >= len(head) or (torn and written > len(self._rest)) else 0
-            self._lose(min(count, data.count(b"\n", written + len(torn))))
+            refused = min(count, data.count(b"\n", written + len(torn)))
+            self._lose(refused)
             self._rest = torn
             self._done += count
+            self._refused_at = self._done if refused else self._refused_at
             self._changed.notify_all()
         return True
 

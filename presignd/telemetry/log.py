@@ -171,6 +171,10 @@ class Mark:
         """Tell whether what was said before it has left this process, or was lost."""
         return self._writer.is_past(self._lines)
 
+    def is_heard_of(self, before: Mark) -> bool:
+        """Tell whether all that was said since an earlier mark was taken, where stderr has a descriptor."""
+        return not self._writer.has_refused(before._lines if before._writer is self._writer else 0)
+
 
 def mark() -> Mark:
     """Return the place in the log behind all that was said so far."""

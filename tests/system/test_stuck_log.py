@@ -176,6 +176,13 @@ def test_a_full_disk_under_the_log_tears_no_line_and_the_gap_is_told(daemon: Pre
         [gap] = [event for event in events if event["event"] == "log.dropped"]
         assert gap["count"] > 0
         assert events[-1]["event"] == "daemon.stopped"
+        heard = {event["path"] for event in events if event["event"] == "file.done"}
+        assert len(heard) < FILES
+        daemon.start()
+        daemon.until(lambda: daemon.events("daemon.ready"), "daemon.ready")
+        again = {event["path"] for event in daemon.events("file.done") if event["replayed"]}
+        assert len(heard | again) == FILES
+        assert daemon.stop() == 0
     finally:
         daemon.end()
         subprocess.run(["umount", disk], check=True)

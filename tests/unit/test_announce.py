@@ -151,6 +151,21 @@ async def test_what_the_log_has_no_room_for_or_has_not_passed_on_is_not_recorded
         assert world.recorded == ["id-1"]
 
 
+async def test_what_a_full_disk_refused_is_not_recorded_as_said() -> None:
+    with open("/dev/full", "w", encoding="utf-8") as stream:  # noqa: PTH123, ASYNC230 - a device
+        log.setup(LogConfig(format="json"), stream=stream)
+        world = World()
+        world.announcer.done([DONE])
+        assert await world.announcer.flush(30)
+        with open(os.devnull, "wb") as room:  # noqa: PTH123, ASYNC230 - a device
+            os.dup2(room.fileno(), stream.fileno())
+        world.announcer.done([replace(DONE, file_id="id-2")])
+        await world.announcer.flush(30)
+        world.announcer.done([replace(DONE, file_id="id-3")])
+        await world.announcer.flush(30)
+        assert world.recorded == ["id-2", "id-3"]
+
+
 async def test_below_the_level_of_the_log_what_ended_counts_as_said() -> None:
     log.setup(LogConfig(level="warning"), stream=io.StringIO())
     world = World(DONE)
