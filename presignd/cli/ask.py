@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from presignd.control.failure import Answered
 from presignd.control.peer import Peer
 from presignd.control.server import exchange
-from presignd.control.socket_file import connect, find_sockets, ledger_socket
+from presignd.control.socket_file import find_sockets, ledger_socket, reach
 from presignd.errors import NotConfigured, Unavailable, UsageError
 from presignd.system.threads import opened
 
@@ -47,7 +47,7 @@ class Remote:
     async def ask(self, request: Request, fds: Sequence[int] = ()) -> Documents:
         """Ask over a connection of its own."""
         try:
-            sock = await opened(lambda: connect(self.path), socket.socket.close)
+            sock = await opened(lambda: reach(self.path, os.environ), socket.socket.close)
         except OSError as error:
             raise Unavailable(f"{self.path}: {os.strerror(error.errno or 0)}", fix="is the daemon running?") from None
         async with contextlib.aclosing(exchange(sock, {**request, **self._ledger}, fds)) as answers:
@@ -109,14 +109,16 @@ def _configured(config: Config) -> list[Path]:
     return [*named, ledger_socket(config)]
 
 
-async def _reach(places: Sequence[Path], ledger: str) -> tuple[Remote | None, Path | None]:
-    """Return the first daemon that answers, and a socket that is there but closed to this user."""
+async def _reach(places: Sequence[Path], ledger: str) -> tuple[Remote | None, Unavailable | None]:
+    """Return the first daemon that answers, and why one that is there is nothing for this user."""
     closed = None
     for place in places:
         try:
             await asyncio.to_thread(_probe, place)
         except PermissionError:
-            closed = closed or place
+            closed = closed or _not_allowed(place)
+        except Unavailable as foreign:
+            closed = closed or foreign
         except OSError:
             continue
         else:
@@ -127,7 +129,7 @@ async def _reach(places: Sequence[Path], ledger: str) -> tuple[Remote | None, Pa
 
 
 def _probe(place: Path) -> None:
-    connect(place).close()
+    reach(place, os.environ).close()
 
 
 async def _is_meant(remote: Remote) -> bool:
@@ -142,13 +144,13 @@ async def _is_meant(remote: Remote) -> bool:
     return False
 
 
-def _configuration(closed: Path | None) -> Config:
+def _configuration(closed: Unavailable | None) -> Config:
     """Load the configuration; a daemon's socket that is closed to us, or named and silent, is the better cause."""
     try:
         return _load(None)
     except UsageError as error:
         if closed is not None:
-            raise _not_allowed(closed) from None
+            raise closed from None
         named = os.environ.get("PRESIGND_SOCKET")
         if named and isinstance(error, NotConfigured):
             raise _silent(named) from None
@@ -162,7 +164,7 @@ def _load(path: Path | None) -> Config:
 
 
 @contextlib.asynccontextmanager
-async def _local(config: Config, closed: Path | None, *, work: bool) -> AsyncIterator[Local]:
+async def _local(config: Config, closed: Unavailable | None, *, work: bool) -> AsyncIterator[Local]:
     from presignd.app import daemon  # noqa: PLC0415 - not needed while a daemon answers
     from presignd.control.requests import Answers  # noqa: PLC0415 - as above
     from presignd.ledger.lock import DaemonLock  # noqa: PLC0415 - as above
@@ -170,7 +172,7 @@ async def _local(config: Config, closed: Path | None, *, work: bool) -> AsyncIte
 
     folder = config.ledger.path
     if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        raise _not_allowed(closed) if closed else _no_daemon(folder)
+        raise closed or _no_daemon(folder)
     # The command's own line tells what went wrong; the events of this short run are nobody's log.
     log.setup(config.log.model_copy(update={"level": "critical"}))
     with DaemonLock(folder):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from presignd.config.home import STATE, base_folder
+from presignd.control.peer import Peer
 from presignd.errors import Unavailable, UsageError, reason_of
 from presignd.system.trust import Place, give_at, group_number, walked
 
@@ -60,6 +61,34 @@ def find_sockets(environ: Mapping[str, str]) -> list[Path]:
         return [Path(named)]
     state = _state(environ)
     return [*_default_places(environ), *([state / NAME, state / OTHER] if state else [])]
+
+
+def reach(path: Path, environ: Mapping[str, str]) -> socket.socket:
+    """Connect as ``connect`` does, to a daemon that may be handed what this user can read.
+
+    A place below $XDG_RUNTIME_DIR or the home folder is whose those are, and ``su`` leaves root both of another user:
+    there, only root and this user are believed to be a daemon. Raise ``Unavailable`` for anybody else's.
+    """
+    sock = connect(path)
+    try:
+        uid = Peer.of(sock).uid
+    except BaseException:
+        sock.close()
+        raise
+    if uid in {0, os.geteuid()} or path not in _users_places(environ):
+        return sock
+    sock.close()
+    raise Unavailable(
+        f"{path}: the daemon there is another user's (uid {uid}), and nothing else names it",
+        fix=f"run this as that user, or with PRESIGND_SOCKET={path} if you trust them",
+    )
+
+
+def _users_places(environ: Mapping[str, str]) -> list[Path]:
+    """Return the places where a client looks that belong to a user, not to the system or a service."""
+    if environ.get("PRESIGND_SOCKET"):
+        return []
+    return [place for place in find_sockets({**environ, "RUNTIME_DIRECTORY": ""}) if place != SYSTEM]
 
 
 def _at_home(beside_ledger: Path, environ: Mapping[str, str]) -> Path:

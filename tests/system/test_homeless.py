@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.canary import assert_no_secrets
 from tests.needs import need
 from tests.stores import Store
 from tests.system.harness import COMMAND, Presignd, config_for, until_true
-from tests.unprivileged import world_readable
+from tests.unprivileged import without_rights, world_readable
 
 UID = 23456
 """A user of whom passwd has no entry."""
@@ -132,3 +133,31 @@ def test_what_would_lie_at_home_is_one_clear_line(folder: Path, config: str, sai
         assert said in told
         assert "Traceback" not in told
         assert_no_secrets(told)
+
+
+def test_only_root_and_this_user_are_believed_below_a_user_s_folders(tmp_path: Path) -> None:
+    """``su`` leaves root another user's XDG_RUNTIME_DIR; a put hands over what root alone can read."""
+    need("another user")
+    with world_readable() as folder:
+        (folder / "presignd").mkdir()
+        (folder / "presignd").chmod(0o777)
+        place, secret = folder / "presignd" / "control.sock", tmp_path / "secret"
+        secret.write_text("root's")
+        environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(folder)}
+        with socket.socket(socket.AF_UNIX) as theirs:
+            with without_rights():
+                theirs.bind(str(place))
+                place.chmod(0o666)
+                theirs.listen()
+            theirs.settimeout(30)
+            put: list[str | Path] = [COMMAND, "put", secret]
+            done = subprocess.run(put, env=environ, capture_output=True, text=True, check=False, timeout=60)
+            assert (done.returncode, done.stdout) == (3, "")
+            assert f"PRESIGND_SOCKET={place}" in done.stderr
+            with theirs.accept()[0] as probe:
+                assert probe.recvmsg(1, 100)[:2] == (b"", [])
+            named = subprocess.Popen(put, env={**environ, "PRESIGND_SOCKET": str(place)}, stderr=subprocess.DEVNULL)
+            with theirs.accept()[0] as probe, theirs.accept()[0] as asked:
+                assert probe.recv(1) == b""
+                assert b'"put"' in asked.recvmsg(4096, 100)[0]
+            assert named.wait(60) == 3
