@@ -14,6 +14,7 @@ from presignd.pipeline.settle import partners
         (b"report.k3Jd81-x.pdf.part", [b"report.k3Jd81-x.pdf", b"report.pdf"]),
         (b"README.k3Jd81-x.part", [b"README.k3Jd81-x", b"README"]),
         (b"a.part.minio", [b"a"]),
+        (b"Report.PDF.PART", [b"Report.PDF"]),
         (b"a.iso.aria2", [b"a.iso"]),
         (b"a.txt", []),
         (b"d/.part", []),
@@ -47,6 +48,7 @@ def test_of_the_unfinished_downloads_for_one_file_the_latest_few_count() -> None
     ("partner", "size", "age", "waits"),
     [
         (b"a.part", 0, 10**9, True),
+        (b"a.ARIA2", 5, 10**9, True),
         (b"a.part", 5, 60, True),
         (b"a.part", 5, 7200, False),
         (b"a.part", 5, -7200, False),

@@ -19,13 +19,13 @@ ever, and the file may be an older, whole one."""
 MOST = 16
 """Unfinished downloads that count for one file, those seen last: whoever may write in the folder can make a million."""
 
-_SALTED = re.compile(rb"(?P<stem>.+)\.[\w-]{8}(?P<suffix>(?:\.[^.]+)?)\.part")
+_SALTED = re.compile(rb"(?P<stem>.+)\.[\w-]{8}(?P<suffix>(?:\.[^.]+)?)\.part", re.IGNORECASE)
 
 
 def held(path: bytes) -> list[bytes]:
     """Return the paths of the files that may wait for the unfinished download at ``path``."""
     folder, slash, name = path.rpartition(b"/")
-    names = [name[: -len(suffix)] for suffix in (*UNFINISHED, *CONTROL) if name.endswith(suffix)]
+    names = [name[: -len(suffix)] for suffix in (*UNFINISHED, *CONTROL) if name.lower().endswith(suffix)]
     if placeholder := _placeholder(name):
         names.append(placeholder)
     return [folder + slash + each for each in names if each]
@@ -36,7 +36,7 @@ def holds(partner: bytes, *, size: int, age: float) -> bool:
 
     An empty one does without limit, and so does one that is being filled itself.
     """
-    return size == 0 or partner.endswith(CONTROL) or abs(age) < FRESH
+    return size == 0 or partner.lower().endswith(CONTROL) or abs(age) < FRESH
 
 
 def _placeholder(name: bytes) -> bytes | None:
