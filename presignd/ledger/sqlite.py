@@ -7,10 +7,10 @@ A question sees every change whose call has returned: it starts after that commi
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from presignd.ledger.writer import Many, Operation, Reader, Writer
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, Sent, State
 from presignd.states import Event
 from presignd.system.filesystem import sync_folder
+from presignd.system.threads import opened
 
 T = TypeVar("T")
 FILE = "ledger.sqlite3"
@@ -43,7 +44,7 @@ async def open_ledger(folder: Path, patience: Patience | None = None) -> SqliteL
     is none for a ledger (network filesystem, newer version, another program's, damaged), ``Unavailable``
     while another program holds it, the fault ``disk_full``.
     """
-    writing, reading = await asyncio.to_thread(_open, folder)
+    writing, reading = await opened(partial(_open, folder), _close)
     return SqliteLedger(folder / FILE, writing, reading, patience)
 
 
@@ -56,6 +57,11 @@ def _open(folder: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         with closed_on_error(reading):
             reading.execute("PRAGMA query_only = ON")
     return writing, reading
+
+
+def _close(connections: Sequence[sqlite3.Connection]) -> None:
+    for connection in connections:
+        connection.close()
 
 
 class SqliteLedger(Ledger):

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,31 @@ async def test_a_ledger_that_can_not_be_opened_is_left_closed(tmp_path: Path, mo
     with pytest.raises(OSError, match="Bad file descriptor") as unsynced:
         await open_ledger(tmp_path)
     assert open_descriptors() == before, unsynced
+
+
+async def test_a_ledger_that_nobody_waits_for_any_more_is_closed_once_it_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that is told to end while it starts: the thread that opens can't be stopped."""
+    entered, gate = threading.Event(), threading.Event()
+    await asyncio.to_thread(int)
+    before = open_descriptors()
+
+    def wait(_folder: Path) -> None:
+        entered.set()
+        assert gate.wait(60)
+
+    monkeypatch.setattr("presignd.ledger.sqlite.sync_folder", wait)
+    opening = asyncio.create_task(open_ledger(tmp_path))
+    assert await asyncio.to_thread(entered.wait, 60)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert open_descriptors() > before
+    gate.set()
+    async with asyncio.timeout(60):
+        while open_descriptors() > before:  # noqa: ASYNC110 - a thread ends without an event to wait for
+            await asyncio.sleep(0)
 
 
 async def test_another_programs_lock_is_waited_for_and_then_told(
