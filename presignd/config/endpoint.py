@@ -129,10 +129,15 @@ def _as_clients_write_it(name: str) -> str:
         raise ValueError("has no valid host name: one that ends in a number is an IPv4 address") from None
 
 
-def _ipv6(host: str) -> ipaddress.IPv6Address:
+def _ipv6(host: str) -> str:
     if "%" in host:
         raise ValueError("has an IPv6 address with a zone (%), which clients don't send; give the address a host name")
     try:
-        return ipaddress.IPv6Address(host)
+        address = ipaddress.IPv6Address(host)
     except ValueError:
         raise ValueError("has no valid IPv6 address in its brackets") from None
+    if address.ipv4_mapped is None:
+        return str(address)
+    # Python 3.13 writes the end as an IPv4 address; browsers don't, and the host is signed as they send it.
+    high, low = divmod(int(address.ipv4_mapped), 1 << 16)
+    return f"::ffff:{high:x}:{low:x}"
