@@ -91,7 +91,7 @@ S3_CODES: dict[str, str] = {
 SeaweedFS (Err…, Existing…), Ceph (UserSuspended), StorageGRID (KeyTooLong), Google's XML API (InvalidSecurity), and of
 throttling (the AWS SDKs' list)."""
 
-NO_ROOM = re.compile(r"\bquota\b|\bcap exceeded\b", re.IGNORECASE)
+NO_ROOM = re.compile(r"\bexceed(s|ed|ing)?\b.{0,40}\bquota\b|\b(quota|cap)\b.{0,40}\bexceeded\b", re.IGNORECASE)
 """Messages of a refusal for want of room under a code that means something else elsewhere: Swift's
 ``EntityTooLarge (Upload exceeds quota.)``, Backblaze's ``AccessDenied (… cap exceeded …)``."""
 

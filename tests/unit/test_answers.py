@@ -106,11 +106,18 @@ def test_each_refusal_has_its_code(status: int, s3_code: str, ours: str, kind: t
         (413, "EntityTooLarge", "Upload exceeds quota."),
         (403, "AccessDenied", "Cannot upload files, storage cap exceeded. See the Caps & Alerts page"),
         (403, "SomethingOfTheirOwn", "Bucket quota exceeded"),
+        (403, "AccessDenied", "You have exceeded the storage quota of this bucket"),
     ],
 )
 def test_a_store_without_room_is_that_whatever_code_it_has_for_it(status: int, s3_code: str, message: str) -> None:
     """Swift says so under the code for an object that is too large, Backblaze under that for a lack of rights."""
     assert read(status, xml(s3_code, message)).code == "store_full"
+
+
+def test_a_name_with_the_word_quota_in_a_refusal_is_no_want_of_room() -> None:
+    """AWS names the object that access was denied to."""
+    told = "not authorized to perform: s3:PutObject on resource: arn:aws:s3:::quota-reports/quota/a.pdf because no"
+    assert read(403, xml("AccessDenied", told)).code == "access_denied"
 
 
 def test_the_header_that_a_store_does_not_implement_is_named() -> None:
