@@ -122,11 +122,13 @@ class FileFault(Fault):
 def passing(error: PresigndError | OSError) -> Fault | None:
     """Return the fault that says nothing of the file it met, and that is over by itself; None for any other.
 
-    Too many files are open, or a handle is stale (ESTALE, of NFS), though the file may be there.
+    Too many files are open, a disk is full, or a handle is stale (ESTALE, of NFS), though the file may be there.
     """
     if lacks_descriptors(error):
         return fault("too_many_files")
     number = error.errno if isinstance(error, OSError) else getattr(error, "number", 0)
+    if number in NO_SPACE:
+        return fault("disk_full")
     return fault("read_error", os.strerror(number)) if number == errno.ESTALE else None
 
 

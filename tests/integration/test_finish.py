@@ -10,6 +10,7 @@ import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -294,7 +295,7 @@ def test_a_newer_file_of_that_name_is_no_business_of_the_old_ones_end(moving: Pl
 # --- failures ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS])
 def test_a_copy_that_fails_leaves_the_file_under_its_name_and_nothing_half(
     tmp_path: Path, far: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -306,6 +307,34 @@ def test_a_copy_that_fails_leaves_the_file_under_its_name_and_nothing_half(
         assert caught.value.code == "finish_failed"
         assert here.tree == {"drop/sub/a.txt": CONTENT}
         assert here.finish().outcome is Outcome.MOVED
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_a_full_disk_that_a_copy_goes_to_is_waited_for(
+    tmp_path: Path, far: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str
+) -> None:
+    with place(tmp_path, "move", far) as here:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, failing(number))
+            done = here.finish()
+        assert (done.outcome, done.problem and done.problem.code) == (Outcome.BUSY, "disk_full")
+        assert here.tree == {"drop/sub/a.txt": CONTENT}
+        assert here.finish().outcome is Outcome.MOVED
+
+
+def test_a_disk_without_room_for_a_copy_is_written_nothing(
+    tmp_path: Path, far: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried every few seconds, and others need what room there is."""
+    with place(tmp_path, "move", far) as here, monkeypatch.context() as patched:
+        no_room = SimpleNamespace(f_bavail=0, f_bfree=0, f_frsize=4096, f_blocks=100)
+        patched.setattr(os, "fstatvfs", lambda _: no_room)
+        patched.setattr(os, "write", failing(errno.EIO))
+        assert here.finish().outcome is Outcome.BUSY
+        no_room.f_blocks = 0  # a filesystem that doesn't know
+        with pytest.raises(Fault, match=os.strerror(errno.EIO)):
+            here.finish()
 
 
 def test_a_copy_that_can_not_be_read_again_leaves_nothing_half_either(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -27,7 +28,11 @@ def content_checksum(fd: int, version: FileVersion) -> str:
 
 
 def copy_file(fd: int, copy: int, size: int) -> None:
-    """Copy ``size`` bytes, mode, mtime and (where we may) owner from ``fd`` to ``copy``, durably."""
+    """Copy ``size`` bytes, mode, mtime and (where we may) owner from ``fd`` to ``copy``, durably.
+
+    Where there is surely no room nothing is written: it is tried again and again, and the disk is others' too.
+    """
+    _require_room(copy, size)
     offset = 0
     while offset < size and (piece := os.pread(fd, min(READ, size - offset), offset)):
         beat()
@@ -41,6 +46,14 @@ def copy_file(fd: int, copy: int, size: int) -> None:
     os.utime(copy, ns=(st.st_atime_ns, st.st_mtime_ns))
     beat(within=SYNC_SECONDS)
     os.fsync(copy)
+
+
+def _require_room(fd: int, size: int) -> None:
+    """Raise ENOSPC where a filesystem has less than ``size`` bytes left; one that doesn't know its size may have."""
+    there = os.fstatvfs(fd)
+    left = there.f_bavail if os.geteuid() else there.f_bfree
+    if there.f_blocks and left * there.f_frsize < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from presignd.errors import NO_SPACE, PresigndError, fault, passing, reason_of
+from presignd.errors import PresigndError, fault, passing, reason_of
 from presignd.pipeline.files.folder import Gone, NotRegular
 from presignd.pipeline.files.ignore import beside
 from presignd.pipeline.files.rename import rename_noreplace, sync
@@ -38,7 +38,7 @@ def write_link_file(folder: Folder, watch: WatchConfig, version: FileVersion, ur
     """Leave ``url`` (secret) and a newline in ``watch.link_file`` beside the file, 0640, durably. Blocking.
 
     An earlier link file of ours is replaced, as a whole and at once; anything else of that name stays, and
-    raises ``fault("finish_failed")``, as does any failure but those that pass: a full disk, and what ``passing`` knows.
+    raises ``fault("finish_failed")``, as does any failure but those that pass (``passing``).
     A folder that is gone needs no link file.
     """
     path = beside(watch.link_file, version.path)
@@ -55,8 +55,7 @@ def write_link_file(folder: Folder, watch: WatchConfig, version: FileVersion, ur
     except FileExistsError:
         raise fault("finish_failed", f"{os.fsdecode(path)} is there and is no link file of ours") from None
     except (OSError, PresigndError) as error:
-        full = isinstance(error, OSError) and error.errno in NO_SPACE
-        known = fault("disk_full") if full else passing(error)
+        known = passing(error)
         why = error.message if isinstance(error, PresigndError) else reason_of(error)
         raise fault(known.code if known else "finish_failed", f"{os.fsdecode(path)}: {why}") from None
 
