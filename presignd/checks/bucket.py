@@ -22,6 +22,7 @@ from presignd.store.probe import (
     BODY,
     NOT_FOUND,
     OK,
+    OTHER,
     TRIES,
     Conditions,
     Heed,
@@ -32,9 +33,6 @@ from presignd.store.probe import (
     md5_of,
     sha256_of,
 )
-
-OTHER = bytes(len(BODY))
-"""As long as ``BODY``: only the checksum tells them apart."""
 
 ANY_STATUS = range(100, 600)
 
@@ -189,6 +187,7 @@ class _Lines:
         try:
             md5 = await self._probe.refuses(md5_of(OTHER))
             used = md5 if chosen == "md5" else await self._probe.refuses(sha256_of(OTHER))
+            told = used or md5 or await self._probe.has_md5_etags(in_parts=False)
         except Fault as problem:
             return _untried(name, problem)
         if used:
@@ -199,7 +198,7 @@ class _Lines:
             )
         return warn(
             name,
-            "a wrong Content-MD5 is stored: only the ETag tells of a corrupted transfer",
+            f"a wrong Content-MD5 is stored{': only the ETag tells of a corrupted transfer' if told else UNPROVEN}",
             "look for a proxy that drops Content-MD5, or use a store that checks it",
         )
 
@@ -225,6 +224,7 @@ def _untried(name: str, problem: Fault) -> CheckResult:
     return warn(name, f"could not be tried: {problem.message}", problem.fix, code=problem.code)
 
 
+UNPROVEN = ", and the ETag is no MD5: each upload is read back, or unproven where the signer may not GET"
 UNSIGNED = "a request with a wrong signature is taken: whoever reaches the store can read and write all of it"
 UNSIGNED_FIX = (
     "give the store its keys (SeaweedFS: -s3.config, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY when it starts); "

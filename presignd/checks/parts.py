@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from presignd.checks.base import CheckResult, ok, warn
 from presignd.errors import Fault, fault
 from presignd.s3.multipart import etag_of_parts
-from presignd.store.probe import TRIES, Probe, md5_hex
+from presignd.store.probe import OTHER, TRIES, Probe, md5_hex, md5_of
 
 PARTS = (bytes(5 << 20), b"presignd wrote this in two parts to see what becomes of it; it can go.\n")
 """The least that a part before the last may be (S3 user guide, "Amazon S3 multipart upload limits"); a short one."""
+
+
+UNPROVEN_FIX = (
+    "look for a proxy that drops Content-MD5, or use a store that checks it; a signer that may not GET proves none"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +31,15 @@ async def check_parts(bucket: str, probe: Probe) -> CheckResult:
     name = f"parts {bucket}"
     try:
         seen = await store_in_two(probe)
+        proven = seen.tells or await probe.refuses(md5_of(OTHER), in_parts=True)
     except Fault as problem:
         told = f"an object in two parts, as files above upload.multipart_threshold go, failed: {problem.message}"
         return warn(name, told, problem.fix, code=problem.code)
     if seen.tells:
         return ok(name, "an object in two parts went through; its ETag is made of MD5s")
+    if not proven:
+        said = "its ETag tells nothing of its content, and a wrong Content-MD5 of a part is stored"
+        return warn(name, f"an object in two parts went through; {said}: each such upload is read back", UNPROVEN_FIX)
     if seen.etag:
         said = "its ETag tells nothing of its content, so an upload whose end is unclear is read back"
     else:

@@ -20,6 +20,9 @@ from presignd.s3.answers import Answer, bare
 from presignd.s3.multipart import complete_body, etag_of_parts
 
 BODY = b"presignd wrote this to see whether it may; it can go.\n"
+OTHER = bytes(len(BODY))
+"""As long as ``BODY``: only the checksum tells them apart."""
+
 EXPIRES = 300
 TRIES = 3
 OK, NOT_FOUND, CONFLICT, PRECONDITION_FAILED = 200, 404, 409, 412
@@ -28,6 +31,9 @@ NOT_HELD = (NOT_FOUND, CONFLICT, PRECONDITION_FAILED)
 
 NOT_TAKEN = (400, 405, 501)
 """Answers to a condition that a store doesn't know: Swift's are 501 to a PUT and 400 to a Complete."""
+
+MISMATCH = (400, 422, 500)
+"""Answers to a checksum that doesn't fit; 500 is no refusal to rely on, and nothing that an upload has to wait for."""
 
 NO_ETAG = "0" * 32
 CUSTOMER_KEY = "x-amz-server-side-encryption-customer-"
@@ -174,21 +180,26 @@ class Probe:
                 return Heed.HONOURED
         return Heed.REFUSED
 
-    async def refuses(self, wrong: str) -> bool:
-        """Tell whether ``wrong``, a checksum of other bytes and the one thing this request has wrong, is refused."""
-        return (await self.write(accept=(400,), checksum=wrong)).status == 400  # noqa: PLR2004
+    async def refuses(self, wrong: str, *, in_parts: bool = False) -> bool:
+        """Tell whether ``wrong``, a checksum of other bytes and the one thing this request has wrong, is refused.
+
+        The request is a PUT, or one of a part.
+        """
+        sent = self._in_parts(wrong=wrong) if in_parts else self.write(accept=MISMATCH, checksum=wrong)
+        return 400 <= (await sent).status < 500  # noqa: PLR2004 - 4xx
 
     async def has_md5_etags(self, *, in_parts: bool) -> bool:
         """Tell whether a PUT is answered with its MD5; or whether an object in parts is named by the MD5s of these.
 
         By the upload's own answer, and a HEAD where that tells any: the object may be another daemon's by then.
+        Ceph's end of an upload in parts tells none.
         """
         md5 = md5_hex(BODY)
         answer = await (self._in_parts() if in_parts else self.write())
         told = bare(answer.element("ETag")) if in_parts else answer.etag
         there = await self.ask(Operation.HEAD, accept=(403, NOT_FOUND))
         made = (md5, etag_of_parts([md5])) if in_parts else (md5,)
-        return told.lower() in made and not there.opaque_etag and there.etag.lower() in (*made, "")
+        return (told or there.etag).lower() in made and not there.opaque_etag and there.etag.lower() in (*made, "")
 
     async def verifies_signatures(self) -> bool:
         """Tell whether a HEAD of the check object is refused when its signature is wrong."""
@@ -211,6 +222,11 @@ class Probe:
         return problem
 
     # --- the end ----------------------------------------------------------------------------------
+    @property
+    def wrote_versions(self) -> bool:
+        """Whether it wrote in a bucket with versions, where each stays until it is removed."""
+        return bool(self._versions)
+
     async def forget(self) -> Remains:
         """Remove the check object, in a bucket with versions each that was written; say what stays.
 
@@ -234,15 +250,19 @@ class Probe:
 
     # --- an upload in parts -----------------------------------------------------------------------
     async def _in_parts(
-        self, parts: Sequence[bytes] = (BODY,), *, if_none_match: bool = False, if_match: str = ""
+        self, parts: Sequence[bytes] = (BODY,), *, wrong: str = "", if_none_match: bool = False, if_match: str = ""
     ) -> Answer:
+        """Upload in parts, and return the answer to its end; with a ``wrong`` checksum, that to its first part."""
         create = self._request(Operation.MULTIPART_CREATE, content_type="text/plain", headers=self._headers)
         upload_id = (await self._send(create, None)).element("UploadId")
         if not upload_id:
             raise fault("bad_response", "no UploadId")
         done = False
         try:
-            etags = [(number, await self._part(upload_id, number, body)) for number, body in enumerate(parts, start=1)]
+            if wrong:
+                return await self._part(upload_id, 1, parts[0], wrong)
+            sent = [(number, body, await self._part(upload_id, number, body)) for number, body in enumerate(parts, 1)]
+            etags = [(number, answer.etag or md5_hex(body)) for number, body, answer in sent]
             answer = await self._complete(upload_id, etags, if_none_match=if_none_match, if_match=if_match)
             done = answer.status == OK
         finally:
@@ -251,16 +271,16 @@ class Probe:
                     await self._send(self._request(Operation.MULTIPART_ABORT, upload_id=upload_id), None, (NOT_FOUND,))
         return answer
 
-    async def _part(self, upload_id: str, number: int, body: bytes) -> str:
+    async def _part(self, upload_id: str, number: int, body: bytes, wrong: str = "") -> Answer:
         part = self._request(
             Operation.MULTIPART_PART,
             size=len(body),
-            checksum=md5_of(body),
+            checksum=wrong or md5_of(body),
             headers=self._customer_key,
             upload_id=upload_id,
             part_number=number,
         )
-        return (await self._send(part, body)).etag or md5_hex(body)
+        return await self._send(part, body, MISMATCH if wrong else ())
 
     async def _complete(
         self, upload_id: str, etags: Sequence[tuple[int, str]], *, if_none_match: bool, if_match: str

@@ -34,6 +34,7 @@ from presignd.demo.seaweedfs import free_ports
 from presignd.ledger.lock import DaemonLock
 from presignd.ledger.sqlite import open_ledger
 from tests.brokers import one_token
+from tests.faulty_etags import ETAGS
 from tests.faulty_s3 import FOREVER, FaultyS3
 
 if TYPE_CHECKING:
@@ -390,6 +391,16 @@ async def test_a_store_that_looks_at_no_checksum_is_a_warning(faulty_s3: FaultyS
     found = await told(on(faulty_s3, tmp_path))
     assert found.failed == []
     assert found["checksum test-bucket"].outcome is Outcome.WARN
+
+
+async def test_where_nothing_proves_an_upload_it_is_told_that_it_is_read_back(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    faulty_s3.digests, faulty_s3.etags = False, ETAGS["of any form"]
+    found = await told(on(faulty_s3, tmp_path))
+    for name in ("checksum test-bucket", "parts test-bucket"):
+        assert found[name].outcome is Outcome.WARN
+        assert "read back" in found[name].detail
 
 
 async def test_a_check_object_that_somebody_else_removed_is_written_again(faulty_s3: FaultyS3, tmp_path: Path) -> None:

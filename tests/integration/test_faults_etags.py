@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from presignd.config import Config
-from tests.faulty_etags import ETAGS, md5
+from tests.faulty_etags import ETAGS, Etags, hex_name, md5
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3, Object
 from tests.integration.test_faults_parts import (
     BODY_OF_AN_ERROR,
@@ -198,6 +198,116 @@ async def test_what_was_answered_is_never_read_back(
     assert faulty_s3.seen("GET", "a") == []
 
 
+UNPROVEN = ["of any form", "that look like an md5", "none", "kms"]
+
+
+@pytest.mark.parametrize("quirk", UNPROVEN)
+@sizes
+async def test_where_neither_etag_nor_checksum_proves_anything_uploads_are_read_back(
+    faulty_s3: FaultyS3, tmp_path: Path, quirk: str, cut: slice
+) -> None:
+    """What was changed on the way is never called done."""
+    faulty_s3.etags, faulty_s3.digests = ETAGS[quirk], False
+    change = faulty_s3.fault(method="GET", key="a", when=lambda *_: change_first(faulty_s3))
+    async with running(in_parts(tmp_path, faulty_s3)) as daemon:
+        daemon.drop("a", CONTENT[cut])
+        [done] = await daemon.done()
+        assert daemon.codes("upload.retry") == ["bad_digest"]
+    assert change.times == 0, "nothing was read back"
+    assert stored(faulty_s3)[done["key"]] == CONTENT[cut]
+
+
+def change_first(store: FaultyS3) -> bool:
+    """Have the object be what a broken connection or proxy made of it; the order itself asks for nothing."""
+    there = store.objects[BUCKET, "a"]
+    store.objects[BUCKET, "a"] = Object(bytes(len(there.body)), there.etag, there.headers, there.modified)
+    return True
+
+
+@pytest.mark.parametrize("quirk", UNPROVEN)
+@sizes
+async def test_what_can_neither_be_proven_nor_read_is_sent_once(
+    faulty_s3: FaultyS3, tmp_path: Path, quirk: str, cut: slice
+) -> None:
+    faulty_s3.etags, faulty_s3.digests = ETAGS[quirk], False
+    faulty_s3.fault(method="GET", status=403, code="AccessDenied", times=FOREVER)
+    async with running(in_parts(tmp_path, faulty_s3)) as daemon:
+        daemon.drop("a", CONTENT[cut])
+        assert await settled(daemon, 1) == ["a"]
+    assert stored(faulty_s3) == {"a": CONTENT[cut]}
+
+
+@pytest.mark.parametrize("quirk", ["of any form", "that look like an md5", "none", "kms"])
+@sizes
+async def test_a_store_that_is_set_up_anew_while_it_runs_costs_a_retry_at_most(
+    faulty_s3: FaultyS3, tmp_path: Path, quirk: str, cut: slice
+) -> None:
+    """A gateway started again with other options: ETags that were MD5s are none any more."""
+    async with running(in_parts(tmp_path, faulty_s3)) as daemon:
+        daemon.drop("a", CONTENT[cut])
+        await settled(daemon, 1)
+        faulty_s3.etags = ETAGS[quirk]
+        for count, content in enumerate((OTHER, THIRD), start=2):
+            daemon.drop("a", content[cut])
+            await daemon.done(count)
+        assert daemon.events("file.quarantined", "watch.blocked", "store.unreachable") == []
+        assert len(daemon.events("upload.retry")) <= 1
+        assert {event["key"] for event in daemon.events("file.done")} == {"a"}
+    assert stored(faulty_s3) == {"a": THIRD[cut]}
+    assert times_stored(faulty_s3) <= 4
+
+
+async def test_what_another_writes_over_ours_while_parts_are_sent_stays_though_no_etag_tells(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    """JuiceFS as its manual starts it: without conditions, without an ETag in a HEAD."""
+    faulty_s3.etags, faulty_s3.conditions = ETAGS["none when looked for"], False
+    theirs = Object(b"theirs", None, {}, faulty_s3.now())
+
+    def overwrite(*_: str) -> bool:
+        faulty_s3.objects[BUCKET, "a"] = theirs
+        return True
+
+    async with running(in_parts(tmp_path, faulty_s3)) as daemon:
+        daemon.drop("a", CONTENT)
+        await settled(daemon, 1)
+        faulty_s3.fault(method="PUT", key="a", asks="partNumber", when=overwrite)
+        daemon.drop("a", OTHER)
+        await daemon.done(2)
+    assert stored(faulty_s3) == {"a": b"theirs", "a~2": OTHER}
+
+
+async def test_a_probe_that_fails_leaves_no_version(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    """Each probe of a store that takes a PUT and answers no HEAD would leave one, four a minute."""
+    faulty_s3.fault(method="PUT", key=".presignd-check", times=FOREVER, headers={"x-amz-version-id": "v"})
+    faulty_s3.fault(method="HEAD", key=".presignd-check", times=FOREVER, status=500, code="InternalError")
+    async with running(in_parts(tmp_path, faulty_s3)) as daemon:
+        daemon.drop("a", b"content")
+        await daemon.said_by_now("store.unreachable")
+        faulty_s3.heal()
+        await daemon.done()
+    check = [seen for seen in faulty_s3.requests if seen.key == ".presignd-check"]
+    first = next(at for at, seen in enumerate(check) if seen.method == "HEAD")
+    after = [seen for seen in check[first:] if seen.method in ("PUT", "DELETE")]
+    assert (after[0].method, after[0].query.get("versionId")) == ("DELETE", "v")
+
+
+async def test_a_name_of_32_digits_of_an_object_in_parts_is_no_md5(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    """Where a PUT is answered with its MD5, and an object in parts with a name that looks like one."""
+    faulty_s3.etags = Etags(in_parts=lambda _: hex_name())
+    faulty_s3.fault(**COMPLETE, reset="after")
+    configured = in_parts(tmp_path, faulty_s3)
+    async with running(configured) as daemon:
+        daemon.drop("a", CONTENT)
+        [done] = await daemon.done()
+        assert (done["key"], done["attempt"]) == ("a", 1)
+    shutil.rmtree(tmp_path / "state")
+    async with running(configured) as daemon:
+        [done] = await daemon.done()
+        assert (done["key"], done["status"]) == ("a", "adopted")
+    assert stored(faulty_s3) == {"a": CONTENT}
+
+
 @quirks
 @sizes
 async def test_what_may_not_be_read_is_taken_for_anothers(
@@ -257,7 +367,7 @@ async def test_what_is_left_of_a_put_that_broke_off_is_known_where_stores_leave_
 # --- real servers that tell none -----------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["juicefs", "juicefs_plain", "rclone", "rclone_plain"])
+@pytest.fixture(params=["juicefs", "juicefs_plain", "rclone", "rclone_plain", "ceph"])
 def real(request: pytest.FixtureRequest) -> Store:
     server: Store = request.getfixturevalue(request.param)
     return server

@@ -83,6 +83,7 @@ async def test_where_parts_do_not_go_through_it_is_said_and_nothing_is_left(
         ("juicefs_plain", InTwo(tells=False, etag=False)),
         ("rclone", InTwo(tells=True, etag=True)),
         ("rclone_plain", InTwo(tells=False, etag=False)),
+        ("ceph", InTwo(tells=True, etag=True)),
     ],
 )
 async def test_what_real_servers_tell(request: pytest.FixtureRequest, tmp_path: Path, name: str, seen: InTwo) -> None:
@@ -91,3 +92,6 @@ async def test_what_real_servers_tell(request: pytest.FixtureRequest, tmp_path: 
         probe = await bucket.proving()
         assert await store_in_two(probe) == seen
         await probe.forget()
+        honours = await bucket.honours(in_parts=True)
+        assert honours.proves
+        assert honours.md5_etags or not seen.tells

@@ -46,7 +46,7 @@ def test_another_s_object_is_answered_by_the_policy(policy: Policy, act: Act) ->
 
 
 def test_our_own_object_is_replaced_only_while_it_is_still_ours() -> None:
-    assert plan_seen(FOUND, Whose.OURS, "update") == Plan(Act.PUT, if_match=OTHER)
+    assert plan_seen(FOUND, Whose.OURS, "update") == Plan(Act.PUT, FOUND, if_match=OTHER)
 
 
 def test_a_free_key_must_still_be_free() -> None:

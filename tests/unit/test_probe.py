@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ from presignd.errors import Fault, fault
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.presign.local import METHODS
 from presignd.s3.answers import Answer, fault_of
-from presignd.store.probe import TRIES, Conditions, Heed, Probe, Remains, locked_until, lost
+from presignd.store.probe import BODY, TRIES, Conditions, Heed, Probe, Remains, locked_until, lost
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SIGNED = "http://s/b/k?X-Amz-Signature=" + 64 * "a"
@@ -118,6 +119,28 @@ async def test_uploads_that_were_not_completed_are_aborted() -> None:
     await probe(store).complete_conditions()
     begun, done = store.sent(Operation.MULTIPART_CREATE), 1
     assert len(store.sent(Operation.MULTIPART_ABORT)) == len(begun) - done
+
+
+@pytest.mark.parametrize("in_parts", [False, True], ids=["whole", "a part"])
+@pytest.mark.parametrize(("status", "refused"), [(400, True), (422, True), (500, False), (200, False)])
+async def test_a_wrong_checksum_is_seen_refused_and_leaves_no_upload(
+    status: int, *, refused: bool, in_parts: bool
+) -> None:
+    sends = Operation.MULTIPART_PART if in_parts else PUT
+    store = FakeStore(lambda request, _: Answer(status, {}) if request.operation is sends else None)
+    assert await probe(store).refuses("md5:" + 32 * "0", in_parts=in_parts) is refused
+    assert len(store.sent(Operation.MULTIPART_ABORT)) == len(store.sent(Operation.MULTIPART_CREATE)) == in_parts
+
+
+async def test_an_end_of_an_upload_that_tells_no_etag_is_looked_up() -> None:
+    """Ceph's does; its HEAD tells the MD5 of the parts'."""
+    etag = f"{hashlib.md5(hashlib.md5(BODY).digest()).hexdigest()}-1"
+    ended = Answer(200, {}, b"<R><UploadId>u</UploadId><ETag></ETag></R>")
+
+    def ceph(request: GrantRequest, _: bool) -> Answer | None:
+        return Answer(200, {"etag": f'"{etag}"'}) if request.operation is Operation.HEAD else ended
+
+    assert await probe(FakeStore(ceph)).has_md5_etags(in_parts=True)
 
 
 async def test_what_is_stored_and_not_there_is_missing() -> None:

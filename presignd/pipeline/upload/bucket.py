@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from presignd.config import PresignConfig, UploadConfig, WatchConfig
@@ -16,7 +16,7 @@ from presignd.runtime.heartbeat import holding
 from presignd.s3.answers import Answer
 from presignd.s3.multipart import MOST_PARTS
 from presignd.store.client import Slice, StoreClient
-from presignd.store.probe import CUSTOMER_KEY, Heed, Probe, sha256_of
+from presignd.store.probe import CUSTOMER_KEY, OTHER, Heed, Probe, md5_of, sha256_of
 
 SHORT = 300
 """Seconds a grant for a HEAD, a DELETE or a probe lives."""
@@ -39,22 +39,28 @@ class Honours:
     """What a probe saw the store do for one way of sending: honour its conditions, refuse a wrong SHA-256.
 
     ``md5_etags``: the ETag of what is sent like this is made of MD5s, so one that differs tells of other bytes.
+    ``proves``: an answer proves the bytes, by such an ETag or as a wrong checksum is refused; else they are read back.
     """
 
     if_none_match: bool
     if_match: bool
     sha256: bool
     md5_etags: bool = True
+    proves: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An object that is there: its size in bytes, ETag without quotes (``opaque``: not made of MD5s), version."""
+    """An object that is there: its size in bytes, ETag without quotes (``opaque``: not made of MD5s), version.
+
+    ``modified`` is its Last-Modified as a HEAD told it.
+    """
 
     size: int
     etag: str
     version_id: str = ""
     opaque: bool = False
+    modified: str = ""
 
 
 class Bucket:
@@ -152,7 +158,8 @@ class Bucket:
         if answer.status != 200:  # noqa: PLR2004
             return None
         size = int(answer.headers.get("content-length", "-1"))
-        return Found(size, answer.etag, answer.headers.get("x-amz-version-id", ""), answer.opaque_etag)
+        version_id, modified = (answer.headers.get(name, "") for name in ("x-amz-version-id", "last-modified"))
+        return Found(size, answer.etag, version_id, answer.opaque_etag, modified)
 
     async def read(self, key: str, take: Callable[[bytes], Awaitable[None]]) -> bool:
         """GET an object, piece by piece, whatever its size; False when nothing is there."""
@@ -194,16 +201,19 @@ class Bucket:
         return self._honours[in_parts]
 
     async def _prove(self, *, in_parts: bool) -> Honours:
-        probe, sha256 = await self.proving(), False
-        with self._naming(probe.key):
+        async with self._probing_with() as probe:
             await probe.write_kept()
             conditions = await (probe.complete_conditions() if in_parts else probe.put_conditions())
-            if self._sha256 and not in_parts:  # parts always carry their MD5
-                sha256 = await probe.refuses(sha256_of(b"other bytes"))
+            # Parts always carry their MD5.
+            sha256 = self._sha256 and not in_parts and await probe.refuses(sha256_of(OTHER))
             md5_etags = await probe.has_md5_etags(in_parts=in_parts)
-        await probe.forget()
+            proves = md5_etags or sha256 or await probe.refuses(md5_of(OTHER), in_parts=in_parts)
         held = Heed.HONOURED
-        return Honours(conditions.if_none_match is held, conditions.if_match is held, sha256, md5_etags)
+        return Honours(conditions.if_none_match is held, conditions.if_match is held, sha256, md5_etags, proves)
+
+    def prove_again(self) -> None:
+        """Forget what was proven: the store answers as one does that honours something else."""
+        self._honours.clear()
 
     async def proving(self) -> Probe:
         """Return a probe on the check key, with the watch's headers; raise ``PresignerFault``."""
@@ -212,10 +222,8 @@ class Bucket:
     async def probe(self) -> Fault | None:
         """Write the fixed check key and see it there; return the fault, None when it went through."""
         try:
-            probe = await self.proving()
-            with self._naming(probe.key):
+            async with self._probing_with() as probe:
                 await self._kept(probe)
-            await probe.forget()
         except Fault as problem:
             if isinstance(problem, WatchFault):
                 self._presigner.look_again(self.watch.bucket)  # a rotated key or a moved bucket is found so
@@ -233,6 +241,22 @@ class Bucket:
                 self._blamed = problem.detail, await probe.blame(problem)
                 await probe.forget()
             raise self._blamed[1] from None
+
+    @asynccontextmanager
+    async def _probing_with(self) -> AsyncIterator[Probe]:
+        """Lend a probe whose key is named where it is refused, and take away what it wrote.
+
+        Where it fails the object stays for the next one to write over, unless each that is written is a version.
+        """
+        probe = await self.proving()
+        try:
+            with self._naming(probe.key):
+                yield probe
+        except Fault:
+            if probe.wrote_versions:
+                await probe.forget()
+            raise
+        await probe.forget()
 
     @contextmanager
     def _naming(self, key: str) -> Iterator[None]:

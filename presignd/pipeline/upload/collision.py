@@ -34,7 +34,7 @@ class Whose(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do, what must be under the key for it (nothing, or this ETag), and the object an adoption found."""
+    """What to do, what must be under the key for it (nothing, or this ETag), and the object to adopt or replace."""
 
     act: Act
     found: Found | None = None
@@ -75,7 +75,7 @@ def plan_seen(found: Found | None, whose: Whose, policy: Policy) -> Plan:
     if policy == "overwrite":
         return Plan(Act.PUT)
     if whose is Whose.OURS:
-        return Plan(Act.PUT, if_match=found.etag)
+        return Plan(Act.PUT, found, if_match=found.etag)
     return Plan(Act.REFUSE if policy == "refuse" else Act.NEXT_KEY)
 
 
@@ -85,8 +85,15 @@ def as_honoured(plan: Plan, honours: Honours) -> Plan:
     return replace(plan, if_none_match=plan.if_none_match and honours.if_none_match, if_match=if_match)
 
 
+def is_sure(plan: Plan, sure: Plan) -> bool:
+    """Tell whether the store itself sees to all that the plan needs; what it names by no ETag it can't compare."""
+    return sure == plan and not (plan.found and not plan.found.etag)
+
+
 def still_holds(plan: Plan, found: Found | None) -> bool:
-    """Tell whether what a HEAD finds is what the plan was made for."""
+    """Tell whether what a HEAD finds is what the plan was made for; without an ETag its size and date tell."""
     if plan.if_none_match:
         return found is None
+    if plan.found and not plan.found.etag:
+        return found == plan.found
     return not plan.if_match or (found is not None and found.etag == plan.if_match)

@@ -13,13 +13,14 @@ from typing import Protocol
 from presignd.config import UploadConfig
 from presignd.errors import fault
 from presignd.ledger import Ledger
-from presignd.model import FileVersion, Fingerprint
+from presignd.model import FileVersion, Fingerprint, Sent
 from presignd.pipeline.files.hash import checksum_like, fingerprint_of
 from presignd.pipeline.upload.bucket import Bucket, Found, Honours
-from presignd.pipeline.upload.collision import Plan, as_honoured, still_holds
+from presignd.pipeline.upload.collision import Plan, as_honoured, is_sure, still_holds
 from presignd.pipeline.upload.multipart import Multipart
 from presignd.pipeline.upload.single import TINY, Prepared, prepare, put, verify, verify_found
 from presignd.pipeline.upload.slots import Slots
+from presignd.pipeline.upload.whose import holds_bytes
 from presignd.runtime.crash_points import passed
 from presignd.s3.multipart import part_size_for
 from presignd.system.threads import behind
@@ -118,10 +119,14 @@ class Whole:
         passed("put.after")
         if answer.status in (404, 412):
             return version, None
-        if verify(answer, self._prepared.md5, md5_etags=honours.md5_etags):
+        md5, key = self._prepared.md5, version.key or ""
+        if verify(answer, md5, md5_etags=honours.md5_etags) and honours.proves:
             return version, Found(version.size, answer.etag, answer.headers.get("x-amz-version-id", ""))
-        found = await self._bucket.find(version.key or "", denied_is_absent=False)
-        return version, verify_found(found, version.size, self._prepared.md5, md5_etags=honours.md5_etags)
+        found = await self._bucket.find(key, denied_is_absent=False)
+        found = verify_found(found, version.size, md5, md5_etags=honours.md5_etags)
+        if not (honours.proves or await holds_bytes(self._bucket, key, found, Sent(version.size, f"md5:{md5}", 0, ""))):
+            raise fault("bad_digest", "the object is not what was sent")
+        return version, found
 
     def is_unchanged(self) -> bool:
         """Hash it again."""
@@ -174,7 +179,7 @@ class InParts:
         passed("complete.before")
         found = None
         sure = as_honoured(plan, honours)
-        if sure == plan or still_holds(plan, await self._bucket.find(version.key or "", denied_is_absent=False)):
+        if is_sure(plan, sure) or still_holds(plan, await self._bucket.find(version.key or "", denied_is_absent=False)):
             found = await self._multipart.complete(version, sure)
         passed("complete.after")
         if found is None:

@@ -19,7 +19,7 @@ from presignd.pipeline.upload.bucket import Bucket, Found, Honours
 from presignd.pipeline.upload.collision import Plan, is_md5
 from presignd.pipeline.upload.single import verify
 from presignd.pipeline.upload.slots import Slots
-from presignd.pipeline.upload.whose import read_back
+from presignd.pipeline.upload.whose import holds_bytes, read_back
 from presignd.presign import Operation
 from presignd.runtime.crash_points import passed
 from presignd.s3.answers import Answer, bare
@@ -56,11 +56,12 @@ class Multipart:
         self._parts: dict[int, Part] = {}
         self._stored = 0
         self._moving: dict[int, int] = {}
-        self._md5_etags = self._parts_tell = True
+        self._md5_etags = self._parts_tell = self._proves = True
 
     async def send_parts(self, version: FileVersion, honours: Honours) -> FileVersion:
         """Create the upload unless there is one, and send every part the store doesn't have."""
         self._md5_etags, self._parts_tell = (await self._bucket.honours()).md5_etags, honours.md5_etags
+        self._proves = honours.proves
         version = await self._created(version)
         self._parts = {part.number: part for part in await self._ledger.parts(version)}
         self._stored = sum(part.size for part in self._parts.values())
@@ -192,7 +193,7 @@ class Multipart:
         if answer.status == 404 or answer.code:  # noqa: PLR2004 - S3 answers 200 with an <Error>, too
             return await self._settled(version, _no_upload(answer))
         found = await self._there(version)
-        if found is None or not await self._is_its_own(found, answer):
+        if found is None or not await self._is_its_own(version, found, answer):
             await self.abort(version)  # it is used up, and the next attempt would only be told so
             raise fault("bad_digest", "the completed object is not what its parts make")
         return found
@@ -243,27 +244,33 @@ class Multipart:
             return await behind(checksum_like, self._fd, "md5:", found.size) == f"md5:{found.etag.lower()}"
         return found.etag.lower() == self.etag
 
-    async def _is_its_own(self, found: Found, answer: Answer) -> bool:
+    async def _is_its_own(self, version: FileVersion, found: Found, answer: Answer) -> bool:
         """Tell whether an answered Complete made this object.
 
-        Each part was checked as it came, and the store says that it put them together. An ETag that differs tells
-        otherwise only in a bucket where the ETags of such objects are made of MD5s; anywhere else (R2, OSS, a
-        gateway that keeps none) it is the name the store gave this object.
+        Each part was checked as it came (where nothing proves that, the object is read back), and the store says
+        that it put them together. An ETag that differs tells otherwise only in a bucket where the ETags of such
+        objects are made of MD5s; anywhere else (R2, OSS, a gateway that keeps none) it is the name the store gave
+        this object.
         """
-        if found.opaque or await self._is_called_ours(found):
+        if await self._is_called_ours(found):
             return True
         if not found.etag and bare(answer.element("ETag")).lower() == self.etag:
             return True
-        return not self._parts_tell
+        if not self._proves:
+            return await holds_bytes(self._bucket, _key(version), found, self._ours(version))
+        return found.opaque or not self._parts_tell
+
+    def _ours(self, version: FileVersion) -> Sent:
+        return Sent(version.size, f"md5:{self.etag}", version.part_size, "")
 
     async def _found_again(self, version: FileVersion) -> Found | None:
         """Return the object of a Complete whose answer was unclear: known by its ETag, else read back."""
         found = await self._there(version)
         if found is None or await self._is_called_ours(found):
             return found
-        if self._md5_etags and is_md5(found.etag) and not found.opaque:
+        if self._md5_etags and self._parts_tell and is_md5(found.etag) and not found.opaque:
             return None
-        ours = Sent(version.size, f"md5:{self.etag}", version.part_size, "")
+        ours = self._ours(version)
         read = await read_back(self._bucket, _key(version), found, [ours])
         return found if read.get(ours) == ours.checksum else None
 

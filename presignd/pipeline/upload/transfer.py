@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from presignd.config import UploadConfig, WatchConfig
-from presignd.errors import fault
+from presignd.errors import Fault, fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular, translated
@@ -32,6 +32,9 @@ from presignd.pipeline.upload.slots import Slots
 from presignd.pipeline.upload.whose import whose
 from presignd.system.filesystem import close_quietly
 from presignd.system.threads import behind, opened
+
+UNLIKE_PROOF = ("bad_digest", "no_such_bucket", "not_implemented")
+"""Answers that a store may give because it is another than it was: set up anew, or a bucket made anew."""
 
 ROUNDS = 6
 """Looks at a key that changes hands before the file backs off."""
@@ -125,6 +128,10 @@ class Transfer:
         fd = await opened(self._open, close_quietly, at_once=self._room.folder.at_once > 0)
         try:
             return await self._run(fd)
+        except Fault as problem:
+            if problem.code in UNLIKE_PROOF:
+                self._room.bucket.prove_again()
+            raise
         finally:
             close_quietly(fd)
 
@@ -261,7 +268,8 @@ class Transfer:
         # Crash window: where conditions count for nothing, some stores keep what came of a PUT that broke off.
         torn = not honours.if_none_match and self._version.attempt > 1 and not self._moved
         bucket = self._room.bucket
-        md5_etags = (await bucket.honours()).md5_etags
+        # Of an object in parts, 32 hex digits may be a name as any other (the bucket's own proof is of a PUT).
+        md5_etags = (await bucket.honours()).md5_etags and honours.md5_etags
         return await whose(found, self._content, sent, bucket, self._key, md5_etags=md5_etags, torn=torn)
 
     async def _unchanged(self) -> Fingerprint:

@@ -102,6 +102,12 @@ async def read_back(bucket: Bucket, key: str, found: Found, likes: Collection[Se
     return {like: digest.checksum for like, digest in digests.items()}
 
 
+async def holds_bytes(bucket: Bucket, key: str, found: Found, ours: Sent) -> bool:
+    """Read an object back and tell whether it holds what was sent; one that may not be read is believed."""
+    read = await read_back(bucket, key, found, [ours])
+    return not read or read[ours] == ours.checksum
+
+
 def _comparable(found: Found, content: Hashed) -> bool:
     """Tell whether the ETag is the MD5 of a whole, or of as many parts as ours would be."""
     if found.opaque or found.size != content.size:
