@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 from typing import TYPE_CHECKING, TypeVar
 
@@ -51,6 +52,7 @@ async def _while_read(work: Coroutine[Any, Any, None]) -> None:
 
     if streams.is_pipe(sys.stdout):  # there is nothing to read at this end: what wakes is that the other was closed
         loop.add_reader(sys.stdout.fileno(), leave)
+        os.set_blocking(sys.stdout.fileno(), True)  # libuv has it otherwise, and print would lose what finds no room
     try:
         await printing
     except asyncio.CancelledError:

@@ -135,6 +135,20 @@ async def test_following_ends_as_soon_as_its_reader_has_enough(one_link: Served,
     assert (code, told) == (0, "")
 
 
+@pytest.mark.parametrize("arguments", [["links"], ["status", "--json"]], ids=" ".join)
+async def test_a_pipe_stays_one_that_waits_for_a_slow_reader(
+    one_link: Served, tmp_path: Path, arguments: list[str]
+) -> None:
+    """Its flags belong to all that hold it; one made non-blocking refuses the links that find no room."""
+    reader, writer = os.pipe()
+    try:
+        assert await run(one_link, tmp_path, arguments, stdout=writer) == (4 if "status" in arguments else 0, "")
+        assert os.get_blocking(writer)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
 def test_every_command_that_prints_is_tried() -> None:
     tried = {words[0] for words in PRINTING.values()}
     assert set(cli.COMMANDS) - tried == UNTRIED
