@@ -1,8 +1,8 @@
 """Every expected failure: its fixed code, what is done about it, its cause and its fix.
 
 The class of a fault is the decision: wait for the store or the watch, retry the file, ask for a new
-grant, let the file settle again, or quarantine it. ``CODES`` is the one table; the README's
-troubleshooting rows are tested against it. No message here ever holds a URL or a credential.
+grant, let the file settle again, or quarantine it. ``CODES`` is the one table;
+``docs/errors.md`` is tested against it. No message here ever holds a URL or a credential.
 """
 
 from __future__ import annotations

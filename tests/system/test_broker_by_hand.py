@@ -1,4 +1,4 @@
-"""README's curl and fetch() examples for the broker do what they say, as they stand there."""
+"""The broker page's curl and fetch() examples do what they say, as they stand there."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.needs import NODE
 from tests.stores import Store
 from tests.system.scenes import chromium
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "broker.md").read_text("utf-8")
 
 
 def block(marker: str) -> str:
     """Return the fenced block behind a marker."""
-    [found] = re.findall(rf"^<!-- {marker} -->\n```\w*\n(.*?)\n```$", README, re.MULTILINE | re.DOTALL)
+    [found] = re.findall(rf"^<!-- {marker} -->\n```\w*\n(.*?)\n```$", PAGE, re.MULTILINE | re.DOTALL)
     return str(found)
 
 
@@ -79,7 +79,7 @@ def test_the_fetch_example_uploads_and_fetches(broker: Broker, seaweedfs: Store,
 async def test_the_fetch_example_runs_in_a_page_of_the_brokers_own_origin_and_in_no_other(
     broker: Broker, seaweedfs: Store
 ) -> None:
-    """A broker answers no other origin, as README says; the store does (SeaweedFS by itself, S3 by PutBucketCors)."""
+    """A broker answers no other origin, as the page says; the store does (SeaweedFS by itself, S3 by PutBucketCors)."""
     given = environ(broker, seaweedfs)
     names = {"broker": "BROKER", "token": "TOKEN", "bucket": "BUCKET"}
     example = "".join(f"const {name} = {json.dumps(given[key])};\n" for name, key in names.items()) + block(
@@ -101,6 +101,5 @@ async def test_the_fetch_example_runs_in_a_page_of_the_brokers_own_origin_and_in
         assert len(broker.events("grant.issued")) == 2
 
 
-def test_the_readme_names_every_code_of_a_refusal() -> None:
-    section = README.split("## Uploaders without keys", 1)[1].split("\n## ", 1)[0]
-    assert {code for code in Code if f"`{code}`" not in section} == set()
+def test_the_page_names_every_code_of_a_refusal() -> None:
+    assert {code for code in Code if f"`{code}`" not in PAGE} == set()

@@ -1,4 +1,4 @@
-"""Each recipe for links, as it stands in README and unit: run by each shell, with names that mean harm."""
+"""Each recipe for links, as it stands on its page and in the unit: run by each shell, with names that mean harm."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["served"]
 
 Call = dict[str, Any]
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "recipes.md").read_text("utf-8")
 NAMES = [
     *(
         "plain.txt",
@@ -52,8 +52,8 @@ sys.exit(int(os.environ.get("FAILING", "0")))
 
 
 def block(marker: str) -> str:
-    """Return the README's fenced block behind a marker."""
-    [found] = re.findall(rf"^<!-- {marker} -->\n```\w*\n(.*?)\n```$", README, re.MULTILINE | re.DOTALL)
+    """Return the page's fenced block behind a marker."""
+    [found] = re.findall(rf"^<!-- {marker} -->\n```\w*\n(.*?)\n```$", PAGE, re.MULTILINE | re.DOTALL)
     return str(found)
 
 

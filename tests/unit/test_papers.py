@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
+ERRORS = ROOT / "docs" / "errors.md"
 GUARANTEES = ROOT / "docs" / "guarantees.md"
 BORN = (State.QUEUED, State.QUARANTINED, State.IGNORED)
 """A settled content is recorded in one of these (``Ledger.enqueue``)."""
 
 
-def readme_row(code: str) -> str:
-    """Return the README's troubleshooting row for ``code``: the table is made of these."""
+def error_row(code: str) -> str:
+    """Return the errors page's row for ``code``: the table is made of these."""
     entry = CODES[code]
     cells = (f"`{code}`", entry.cause, entry.fix)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -56,11 +57,11 @@ def project_files() -> Iterator[Path]:
         yield from (Path(folder, name) for name in files if name not in made and not name.endswith(".pyc"))
 
 
-def test_the_readme_has_a_row_for_every_error_code_and_no_other() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    missing = [readme_row(code) for code in CODES if readme_row(code) not in readme]
-    assert not missing, "README.md lacks these rows:\n" + "\n".join(missing)
-    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", readme, re.MULTILINE)
+def test_the_errors_page_has_a_row_for_every_error_code_and_no_other() -> None:
+    page = ERRORS.read_text("utf-8")
+    missing = [error_row(code) for code in CODES if error_row(code) not in page]
+    assert not missing, "docs/errors.md lacks these rows:\n" + "\n".join(missing)
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", page, re.MULTILINE)
     assert len(rows) == len(set(rows))
     assert {code for code in rows if code not in CODES} == set(), "these rows name no error code"
 
