@@ -13,6 +13,7 @@ import pytest
 import structlog
 from hypothesis import settings
 
+from presignd.telemetry import log
 from tests.canary import assert_no_secrets, canary
 from tests.ceph import ceph
 from tests.faulty_s3 import faulty_s3
@@ -72,6 +73,7 @@ def logging_as_before() -> Iterator[None]:
     handlers, level, raise_exceptions = root.handlers[:], root.level, logging.raiseExceptions
     show = warnings.showwarning
     yield
+    log.flush()  # what a test said is its own output, not the next one's
     logging.captureWarnings(capture=False)
     warnings.showwarning = show
     for place, name, hook in before:
