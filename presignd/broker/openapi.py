@@ -113,6 +113,8 @@ _BATCH = {
 def _schemas() -> dict[str, Any]:
     batch = BATCH.json_schema(ref_template=_REF + "{model}")
     found: dict[str, Any] = batch.pop("$defs")
+    # A field that a request has beyond these refuses that request in its place, not the call.
+    found["GrantRequest"]["additionalProperties"] = True
     answers = {"type": "array", "items": {"anyOf": [{"$ref": f"{_REF}{name}"} for name in ("Grant", "Refusal")]}}
     return found | {
         "Batch": batch,
@@ -145,8 +147,8 @@ DOCUMENT: dict[str, Any] = {
         "/v1/grants": {
             "post": {
                 "summary": "Ask for presigned requests.",
-                "description": f"Up to {MAX_GRANTS} at a time. A refused one is an error in its place. Operations: "
-                + ", ".join(Operation),
+                "description": f"Up to {MAX_GRANTS} at a time. A refused one is an error in its place; so is one with "
+                f"a field that is not named here. Operations: {', '.join(Operation)}",
                 "requestBody": {"required": True, "content": {"application/json": _BATCH}},
                 "responses": {"200": _answer("An answer for each, in order.", "Answers")}
                 | _refusals(400, 401, 408, 413, 415, 429, 500, 503),
