@@ -256,6 +256,38 @@ async def test_an_upload_that_was_aborted_at_the_store_begins_anew_whatever_a_co
     assert stored(faulty_s3) == {"a": CONTENT}
 
 
+def completes_asked(store: FaultyS3) -> bool:
+    return any("uploadId" in seen.query and seen.key == "a" for seen in store.seen("POST"))
+
+
+async def test_an_object_that_comes_between_two_looks_at_an_unclear_end_is_ours(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    """A store may still be at it while it is asked: no object yet, no upload any more, then the object."""
+    faulty_s3.fault(**COMPLETE, status=500, code="InternalError", late=True)
+    faulty_s3.fault(method="HEAD", key="a", when=lambda *_: completes_asked(faulty_s3), status=404)
+    async with running(in_parts(tmp_path, faulty_s3)) as daemon:
+        daemon.drop("a", CONTENT)
+        [done] = await daemon.done()
+        assert (done["status"], done["attempt"]) == ("linked", 1)
+    assert sorted(parts_sent(faulty_s3)) == [1, 2, 3, 4]
+
+
+async def test_another_s_object_at_the_key_of_an_unclear_end_is_never_taken_for_ours(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    def stranger(*_: str) -> bool:
+        faulty_s3.objects[BUCKET, "a"] = Object(OTHER, f'"{md5(OTHER)}"', {}, faulty_s3.now())
+        return True
+
+    faulty_s3.fault(**COMPLETE, when=stranger, status=500, code="InternalError")
+    async with running(in_parts(tmp_path, faulty_s3)) as daemon:
+        daemon.drop("a", CONTENT)
+        [done] = await daemon.done()
+        assert (done["status"], done["key"]) == ("linked", "a~2")
+    assert stored(faulty_s3) == {"a": OTHER, "a~2": CONTENT}
+
+
 async def test_an_upload_is_not_given_up_where_its_parts_may_not_be_listed(faulty_s3: FaultyS3, tmp_path: Path) -> None:
     """s3:ListMultipartUploadParts is a right of its own, and a refusal of it no reason to block the watch."""
     faulty_s3.fault(method="GET", key="a", times=FOREVER, status=403, code="AccessDenied")

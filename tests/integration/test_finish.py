@@ -524,3 +524,36 @@ def test_what_is_written_into_a_name_that_was_only_reserved_stays(
     monkeypatch.setattr(os, "open", opened)
     assert moving.finish().outcome is Outcome.MOVED
     assert moving.tree == {"done/sub/a.txt": b"another's", "done/sub/a~2.txt": CONTENT}
+
+
+def test_a_file_in_the_place_of_a_folder_below_move_to_is_named(moving: Place) -> None:
+    moving.done.mkdir()
+    (moving.done / "sub").write_bytes(b"in the way")
+    with pytest.raises(Fault) as caught:
+        moving.finish()
+    assert (caught.value.code, "Not a directory" in caught.value.message) == ("finish_failed", True)
+    assert moving.file.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("prepare", [lambda _: None, lambda parent: parent.write_bytes(b"")], ids=["gone", "a file"])
+def test_a_way_to_move_to_inside_the_watch_that_is_no_folder_fails_the_move_alone(
+    tmp_path: Path, prepare: Callable[[Path], object]
+) -> None:
+    with place(tmp_path, "move", tmp_path / "drop" / "way" / "done") as here:
+        prepare(tmp_path / "drop" / "way")
+        with pytest.raises(Fault) as caught:
+            here.finish()
+        assert caught.value.code == "finish_failed"
+        assert here.file.read_bytes() == CONTENT
+
+
+def test_what_a_file_that_is_gone_left_in_move_to_is_looked_for_again_while_move_to_is_stale(
+    moving: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moving.done.mkdir()
+    shutil.rmtree(moving.file.parent)
+    with monkeypatch.context() as patched:
+        patched.setattr(finish_module, "target_of", failing(errno.ESTALE))
+        waits = moving.finish()
+    assert (waits.outcome, waits.problem and waits.problem.code) == (Outcome.BUSY, "read_error")
+    assert moving.finish().outcome is Outcome.GONE

@@ -186,3 +186,17 @@ def test_a_quarantined_file_is_told_with_cause_and_fix_and_is_no_end(lines: Line
 
 def test_a_put_from_elsewhere_is_shown_by_its_own_path() -> None:
     assert shown_path(b"/srv/drop", b"/home/me/a.txt") == "/home/me/a.txt"
+
+
+async def test_replaying_waits_for_a_stuck_log_once_and_not_for_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, waited = World(*[replace(DONE, file_id=f"id-{number}") for number in range(3000)]), list[float]()
+
+    async def stuck(seconds: float) -> bool:
+        waited.append(seconds)
+        return False
+
+    monkeypatch.setattr(world.announcer, "flush", stuck)
+    await world.announcer.replay()
+    assert len(waited) > 1
+    assert waited[0] > 0
+    assert set(waited[1:]) == {0.0}

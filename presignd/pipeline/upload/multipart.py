@@ -166,12 +166,7 @@ class Multipart:
         The store may still have it: one that lost a single part, or takes no more of them.
         """
         if problem.code == "upload_lost":
-            try:
-                await abort(self._bucket, version)
-            except RetryFault as refused:
-                if refused.code != "upload_lost":  # a broker that takes it for another's
-                    raise
-            await self._ledger.end_upload(version)
+            await self.abort(version)
         return problem
 
     def _told(self) -> None:
@@ -281,7 +276,7 @@ class Multipart:
 
 
 async def abort(bucket: Bucket, version: FileVersion) -> None:
-    """Abort a version's upload; one that the store or the broker doesn't know is as good as aborted.
+    """Abort a version's upload; one that nobody knows, or the broker takes for another's, is aborted.
 
     Raises ``Fault``.
     """
