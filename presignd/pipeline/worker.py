@@ -38,6 +38,8 @@ BUSY_FIRST, BUSY_LONGEST = 0.5, 10.0
 UNCOUNTED = ("slow_down", "store_full", "presigner_unreachable", "presigner_busy", "token_refused", "too_many_files")
 """Faults that are retried without limit: of a store that is busy or full a small probe tells little, and that
 the presigner was away for a moment tells nothing of a file."""
+LONGEST_UNCOUNTED = 30.0
+"""Seconds at most until such a retry: its attempts are the store's, and may be many by the time it is well again."""
 
 
 @dataclass(slots=True)
@@ -277,7 +279,8 @@ class Worker:
         if faults >= self._config.upload.attempts:
             await self._quarantine(version, problem)
             return
-        pause = problem.retry_after or backoff(faults if counts else version.attempt)
+        own = backoff(faults) if counts else backoff(version.attempt, cap=LONGEST_UNCOUNTED)
+        pause = problem.retry_after or own
         later = await self._ledger.apply(
             version,
             Event.RETRY,

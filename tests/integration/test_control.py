@@ -35,7 +35,7 @@ __all__ = ["served"]
 
 NOBODY = 65534
 
-as_root = pytest.mark.needs("root")
+other_users = pytest.mark.needs("another user")
 
 
 @contextlib.asynccontextmanager
@@ -446,7 +446,7 @@ def _python() -> list[str]:
     return [os.path.realpath(sys.executable)]
 
 
-@as_root
+@other_users
 @pytest.mark.parametrize("op", ["link", "links", "put"])
 async def test_others_get_no_link(served: Served, op: str) -> None:
     await recorded(served, "a", *UPLOADED)
@@ -467,7 +467,7 @@ sys.stdin.read()
 """
 
 
-@as_root
+@other_users
 async def test_a_member_of_the_group_with_many_waits_keeps_root_s_commands_not_out(served: Served) -> None:
     (served.view.config.watches[0].path / "new").write_bytes(b"x")
     open_to_all(served)
@@ -484,7 +484,7 @@ async def test_a_member_of_the_group_with_many_waits_keeps_root_s_commands_not_o
     await waiters.wait()
 
 
-@as_root
+@other_users
 async def test_the_links_group_gets_links(served: Served) -> None:
     await recorded(served, "a", *UPLOADED)
     links = served.view.config.links.model_copy(update={"group": "7001"})
@@ -493,7 +493,7 @@ async def test_the_links_group_gets_links(served: Served) -> None:
     assert SECRET not in await stranger(served, {"op": "link", "key": "a"}, 7002)
 
 
-@as_root
+@other_users
 async def test_the_sockets_own_rights_keep_others_out(tmp_path: Path) -> None:
     async with serving(configuration(tmp_path)) as served:
         program = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"

@@ -150,17 +150,17 @@ def test_a_kill_in_between_loses_no_second_drop(
     path = tmp_path / "drop" / "a"
     try:
         daemon.start()
-        shutil.copy2(original, path)
+        _put(original, path)
         daemon.until(lambda: daemon.events("file.done"), "file.done")
         path.unlink()
         faulty_s3.objects.clear()
         assert daemon.process
         if point == "commit.gone.after":
             assert daemon.process.wait(60) == -signal.SIGKILL
-            shutil.copy2(original, path)
+            _put(original, path)
         else:
             _until_gone(tmp_path / "state" / "ledger.sqlite3")
-            shutil.copy2(original, path)
+            _put(original, path)
             assert daemon.process.wait(60) == -signal.SIGKILL
         daemon._prefix = []
         daemon.start()
@@ -168,6 +168,13 @@ def test_a_kill_in_between_loses_no_second_drop(
         assert [event["status"] for event in daemon.events("file.done")][-1] in {"linked", "adopted"}
     finally:
         daemon.end()
+
+
+def _put(original: Path, path: Path) -> None:
+    """Copy with its time, and into place at once: settle = "0s" could take it before ``cp -p`` has set the time."""
+    staged = path.parent.parent / "staged"
+    shutil.copy2(original, staged)
+    staged.rename(path)
 
 
 def _until_gone(ledger: Path) -> None:
