@@ -179,7 +179,7 @@ def test_the_process_ends_though_a_thread_still_reads() -> None:
         "async def work():\n"
         "    asyncio.get_running_loop().run_in_executor(None, time.sleep, 60)\n"
         "    await asyncio.sleep(0.1)\n"
-        "    print('through')\n"
+        "    print('through', flush=True)\n"
         "run_daemon(work(), threads=2)\n"
     )
     began = time.monotonic()
