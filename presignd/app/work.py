@@ -13,7 +13,9 @@ from presignd.pipeline.announce import Announcer, utcnow
 from presignd.pipeline.dispatch import Dispatcher
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
+from presignd.pipeline.finish.finisher import Finisher
 from presignd.pipeline.finish.link import Linker
+from presignd.pipeline.quarantine import Quarantine
 from presignd.pipeline.settle.record import Intake
 from presignd.pipeline.upload.breakers import Gates
 from presignd.pipeline.upload.bucket import Bucket
@@ -73,11 +75,23 @@ class Work:
         self.ignores = {watch.name: Ignore.of(watch) for watch in config.watches}
         self.intake = Intake(config.watches, host)
         self.gates = Gates(self.buckets, self.presigner, self._wake)
+        quarantine = Quarantine(shared.ledger, shared.announcer)
+        self.finisher = Finisher(
+            {watch.name: watch for watch in config.watches},
+            opened,
+            shared.ledger,
+            linker=shared.linker,
+            announcer=shared.announcer,
+            quarantine=quarantine,
+            offer=shared.offer,
+        )
         self.worker = Worker(
             config,
             shared.ledger,
             linker=shared.linker,
             announcer=shared.announcer,
+            finisher=self.finisher,
+            quarantine=quarantine,
             rooms={name: Room(bucket.watch, opened[name], bucket) for name, bucket in self.buckets.items()},
             gates=self.gates,
             slots=shared.limits.slots,
@@ -104,12 +118,12 @@ class Work:
     async def finish(self) -> None:
         """Claim nothing more; return once what was claimed is through, however long that takes."""
         await self.dispatcher.retire()
-        await self.worker.finished()
+        await self.finisher.finished()
 
     async def close(self) -> None:
         """End what is in flight, and every connection."""
         await self.dispatcher.drain(0)
-        await self.worker.close()
+        await self.finisher.close()
         await self.gates.close()
         await self.presigner.close()
         await self.store.close()

@@ -20,6 +20,7 @@ from presignd.errors import Refused, fault
 from presignd.ledger.sqlite import open_ledger
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline import worker
+from presignd.pipeline.finish import finisher
 from presignd.pipeline.finish.decide import Finished, Outcome
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.finish.remove import finish
@@ -33,7 +34,7 @@ from tests.versions import LATER, new
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "BUSY_FIRST", 0.02)
+    monkeypatch.setattr(finisher, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(worker, "WRITER_PAUSE", worker.WRITER_PAUSE / 20)
 
 
@@ -261,7 +262,7 @@ async def test_a_link_file_that_found_no_room_is_left_by_the_next_start(
         raise fault("disk_full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(worker, "write_link_file", full)
+        patched.setattr(finisher, "write_link_file", full)
         async with running(configured) as daemon:
             daemon.drop("a")
             await daemon.said_by_now("link_file.failed")
@@ -282,7 +283,7 @@ async def test_a_finished_file_that_waits_for_descriptors_says_so_once(
         waits = Finished(Outcome.BUSY, b"a", fault("too_many_files"))
         return waits if next(tries, None) is not None else finish(*args)
 
-    monkeypatch.setattr(worker, "finish", short)
+    monkeypatch.setattr(finisher, "finish", short)
     async with running(config(tmp_path, faulty_s3, watch(tmp_path, after="delete"))) as daemon:
         daemon.drop("a")
         await daemon.done()
@@ -297,7 +298,7 @@ async def test_a_file_that_can_not_be_moved_is_quarantined_and_its_link_stands(
     def failing(*_: object) -> None:
         raise fault("finish_failed", "Read-only file system")
 
-    monkeypatch.setattr(worker, "finish", failing)
+    monkeypatch.setattr(finisher, "finish", failing)
     moving = watch(tmp_path, after="move", move_to=tmp_path / "done")
     async with running(config(tmp_path, faulty_s3, moving)) as daemon:
         path = daemon.drop("a")
@@ -315,7 +316,7 @@ async def test_a_linked_file_that_waits_for_a_person_does_so_when_the_links_were
     def failing(*_: object) -> None:
         raise fault("finish_failed", "Read-only file system")
 
-    monkeypatch.setattr(worker, "finish", failing)
+    monkeypatch.setattr(finisher, "finish", failing)
     moving = config(tmp_path, faulty_s3, watch(tmp_path, after="move", move_to=tmp_path / "done"))
     async with running(moving) as daemon:
         daemon.drop("a")
@@ -339,7 +340,7 @@ def before_it_is_finished(patched: pytest.MonkeyPatch, *acts: Callable[[], objec
         tried.append(finish(*args))
         return tried[-1]
 
-    patched.setattr(worker, "finish", finishing)
+    patched.setattr(finisher, "finish", finishing)
     return tried
 
 
@@ -419,7 +420,7 @@ async def test_work_that_was_replaced_ends_only_when_its_last_writer_is_through(
     async with running(configured) as daemon:
         path = daemon.drop("a")
         await daemon.until(lambda: len(tried) > 1, "two tries")
-        ended = asyncio.ensure_future(daemon.parts.work.worker.finished())
+        ended = asyncio.ensure_future(daemon.parts.work.finisher.finished())
         await asyncio.sleep(0)
         assert not ended.done()
         writer.close()

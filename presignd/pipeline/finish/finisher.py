@@ -1,0 +1,155 @@
+"""The finish stage, linked → finished: write the link file, then keep, move or delete the source file.
+
+A file that is open for writing, or whose disk is full or away, is tried again after a pause. It holds no slot
+meanwhile, and the link in ``links.jsonl`` stands whether this works or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from presignd.config import WatchConfig
+from presignd.errors import Fault, FileFault
+from presignd.ledger import Ledger
+from presignd.model import Candidate, FileVersion, Link, Source
+from presignd.pipeline.announce import Announcer, utcnow
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.finish.decide import Finished, Outcome, takes_away
+from presignd.pipeline.finish.link import Linker
+from presignd.pipeline.finish.link_file import write_link_file
+from presignd.pipeline.finish.remove import finish
+from presignd.pipeline.quarantine import Quarantine
+from presignd.pipeline.settle.lease import has_writer
+from presignd.states import Event
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+"""Seconds before the first retry, and at most: the pause doubles with each retry."""
+
+
+@dataclass(slots=True)
+class _Job:
+    """One linked version: what is done so far, and which problems were logged."""
+
+    version: FileVersion
+    link: Link | None
+    needs_link_file: bool
+    done: Finished | None = None
+    logged: set[tuple[str, str]] = field(default_factory=set)
+
+
+class Finisher:
+    """Finishes linked versions, each until its file is kept, moved, deleted or quarantined."""
+
+    def __init__(
+        self,
+        watches: Mapping[str, WatchConfig],
+        folders: Mapping[str, Folder],
+        ledger: Ledger,
+        *,
+        linker: Linker,
+        announcer: Announcer,
+        quarantine: Quarantine,
+        offer: Callable[[list[Candidate]], None],
+    ) -> None:
+        self._watches, self._folders, self._ledger = watches, folders, ledger
+        self._linker, self._announcer, self._quarantine, self._offer = linker, announcer, quarantine, offer
+        self._retries: dict[str, asyncio.Task[None]] = {}
+
+    def has_work(self, version: FileVersion) -> bool:
+        """Return whether anything is to be done with the file once its link is made."""
+        watch = self._watches[version.watch]
+        return bool(watch.link_file) or takes_away(watch, version)
+
+    async def finish(self, version: FileVersion, link: Link | None) -> None:
+        """Finish a linked version; ``link`` is None where an earlier run made it.
+
+        Returns once it is finished or quarantined, or a retry is scheduled.
+        """
+        needs_link_file = bool(self._watches[version.watch].link_file) and not version.path.startswith(b"/")
+        await self._try(_Job(version, link, needs_link_file), FIRST_PAUSE)
+
+    @property
+    def waiting(self) -> set[str]:
+        """The versions, by file_id, that wait for a retry or are in one."""
+        return set(self._retries)
+
+    async def finished(self) -> None:
+        """Return once no version waits for a retry."""
+        while self._retries:
+            await asyncio.wait(self._retries.values())
+
+    async def close(self) -> None:
+        """Cancel the retries: the next start finishes these versions."""
+        retries = list(self._retries.values())
+        for task in retries:
+            task.cancel()
+        await asyncio.gather(*retries, return_exceptions=True)
+
+    # --- one try --------------------------------------------------------------------------------
+    async def _try(self, job: _Job, pause: float) -> None:
+        if job.needs_link_file:
+            await self._write_link_file(job)
+        try:
+            if job.done is None or job.done.busy:
+                job.done = await self._take_away(job.version)
+        except FileFault as problem:
+            await self._quarantine.put(job.version, problem)
+            return
+        if job.done.problem:
+            self._log_once("finish.retry", job, job.done.problem)
+        if job.done.busy or (job.needs_link_file and not job.done.changed):
+            self._retry_later(job, pause)
+        else:
+            await self._end(job.version, job.done)
+
+    async def _write_link_file(self, job: _Job) -> None:
+        """Write the link file; retry it later after a fault that passes, such as a full disk."""
+        version = job.version
+        try:
+            job.link = job.link or await self._linker.again(version)
+            folder, watch = self._folders[version.watch], self._watches[version.watch]
+            await asyncio.to_thread(write_link_file, folder, watch, version, job.link.url)
+        except Fault as problem:
+            job.needs_link_file = not isinstance(problem, FileFault)
+            self._log_once("link_file.failed", job, problem)
+        else:
+            job.needs_link_file = False
+
+    async def _take_away(self, version: FileVersion) -> Finished:
+        watch = self._watches[version.watch]
+        if not takes_away(watch, version):
+            return Finished(Outcome.KEPT)
+        return await asyncio.to_thread(finish, self._folders[version.watch], watch, version, has_writer)
+
+    async def _end(self, version: FileVersion, done: Finished) -> None:
+        """Record the version as finished; offer what took its file's place as a candidate."""
+        self._announcer.done([await self._ledger.apply(version, Event.FINISH, done_at=utcnow())])
+        if done.changed:
+            self._offer([Candidate(version.watch, done.path or version.path, Source.EVENT)])
+
+    def _log_once(self, event: str, job: _Job, problem: Fault) -> None:
+        """Log why a version is not finished, or has no link file: once for each reason."""
+        if (event, problem.code) not in job.logged:
+            job.logged.add((event, problem.code))
+            fields = {"error_code": problem.code, "error": problem.message, "fix": problem.fix}
+            self._announcer.event(event, job.version, level="warning", **fields)
+
+    # --- retries --------------------------------------------------------------------------------
+    def _retry_later(self, job: _Job, pause: float) -> None:
+        file_id = job.version.file_id
+        task = asyncio.create_task(self._retry(job, pause), name=f"finish {file_id}")
+        self._retries[file_id] = task
+        task.add_done_callback(lambda ended: self._forget(file_id, ended))
+
+    async def _retry(self, job: _Job, pause: float) -> None:
+        await asyncio.sleep(pause)
+        try:
+            await self._try(job, min(LONGEST_PAUSE, 2 * pause))
+        except Exception as bug:  # noqa: BLE001 - contract §4: a bug met in one file's work quarantines that file
+            await self._quarantine.put_for_bug(job.version, bug)
+
+    def _forget(self, file_id: str, ended: asyncio.Task[None]) -> None:
+        if self._retries.get(file_id) is ended:  # a retry that failed has scheduled the next one
+            del self._retries[file_id]
