@@ -2,7 +2,7 @@
 
 Whatever is signed lies in the token's bucket and below its prefix, in every way that the key could be read;
 is one of its operations; binds the size and checksum of its body, and no header that the token may not
-bind; and dies within its limits. tests/unit/test_broker_policy.py tries to find a request that gets more.
+bind; and dies within its limits. tests/unit/broker/test_policy.py tries to find a request that gets more.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from presignd.config import LogConfig, PresignConfig
 from presignd.config.options import defaults
 from presignd.errors import UsageError
 
-EXAMPLE = Path(__file__).parents[2] / "broker.example.toml"
+EXAMPLE = Path(__file__).parents[3] / "broker.example.toml"
 HASH = "sha256:" + "0" * 64
 TOKEN = {"name": "scanner-1", "hash": HASH, "bucket": "bucket"}
 

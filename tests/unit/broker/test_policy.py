@@ -1,6 +1,6 @@
 """The policy: no request, however it is written, yields a grant outside what its token may have.
 
-``PRESIGND_POLICY_DECISIONS=1000000 pytest --timeout=0 tests/unit/test_broker_policy.py`` is the long run: five
+``PRESIGND_POLICY_DECISIONS=1000000 pytest --timeout=0 tests/unit/broker/test_policy.py`` is the long run: five
 minutes or so.
 """
 

@@ -25,7 +25,7 @@ SECRET_KEY = "Canary0secret/key+of40characters0123ABCD"
 PRIVATE_KEY = (
     "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7\n-----END PRIVATE KEY-----\n"
 )
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CANARIES = {"signed URL": SIGNED, "token": TOKEN}
 HIDDEN = (SIGNATURE, "CANARYKEY0123456", TOKEN[4:], SECRET_KEY)
 

@@ -19,7 +19,7 @@ from presignd.config.options import SECTIONS, defaults
 from presignd.config.schema import json_schema
 from presignd.units import format_duration, parse_duration
 
-EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
+EXAMPLE = Path(__file__).parents[3] / "config.example.toml"
 NEEDED = {"name", "path", "bucket"}
 
 

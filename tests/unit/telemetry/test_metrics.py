@@ -19,7 +19,7 @@ from presignd.s3.sigv4 import Keys
 from presignd.telemetry import metrics
 from tests.versions import NOW, PRINT
 
-ALERTS = Path(__file__).parents[2] / "docs" / "alerts.yml"
+ALERTS = Path(__file__).parents[3] / "docs" / "alerts.yml"
 NAMES = {
     "presignd_uploads_total",
     "presignd_upload_bytes_total",
