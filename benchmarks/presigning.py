@@ -16,9 +16,9 @@ from minio import Minio
 from benchmarks.harness import ACCESS_KEY, BUCKET, CLIENT_CORE, SECRET_KEY, print_head, spread
 from benchmarks.options import options
 from presignd.config import PresignConfig
-from presignd.pipeline.announce import utcnow
 from presignd.presign import GrantRequest, Operation
 from presignd.presign.local import LocalPresigner, local_presigner
+from presignd.system.clock import utcnow
 
 GOAL = 60_000
 BATCH = 100

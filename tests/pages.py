@@ -19,8 +19,8 @@ from presignd.control.view import FolderView, InFlightView, SettlingView
 from presignd.ledger.sqlite import open_ledger
 from presignd.links import encode
 from presignd.model import FileVersion, Fingerprint, Link, NewVersion, State
-from presignd.pipeline.announce import utcnow
 from presignd.states import Event
+from presignd.system.clock import utcnow
 from presignd.web.serving import StatusPage, serving
 from presignd.web.site import LONGEST_STREAM
 from presignd.web.snapshots import Pictures

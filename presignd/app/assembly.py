@@ -18,7 +18,7 @@ from presignd.ledger.patience import Patience
 from presignd.ledger.sqlite import open_ledger
 from presignd.links import LinksFile
 from presignd.model import Candidate, FileVersion, Fingerprint, Link, NewVersion, Source, State
-from presignd.pipeline.announce import LOG_SECONDS, Announcer, shown_path, utcnow
+from presignd.pipeline.announce import LOG_SECONDS, Announcer, shown_path
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.folders import Folders
 from presignd.pipeline.finish.link import Linker, mint
@@ -29,6 +29,7 @@ from presignd.pipeline.upload.breaker import Shut
 from presignd.presign import Grant, GrantRequest
 from presignd.states import Event
 from presignd.store.signed import register_secrets
+from presignd.system.clock import utcnow
 from presignd.telemetry.log import Disclosed, get_logger
 
 log = get_logger()

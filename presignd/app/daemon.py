@@ -27,7 +27,7 @@ from presignd.errors import PresigndError, Unavailable
 from presignd.ledger.lock import DaemonLock
 from presignd.ledger.patience import Patience
 from presignd.model import Link, Source
-from presignd.pipeline.announce import shown_path, utcnow
+from presignd.pipeline.announce import shown_path
 from presignd.pipeline.settle.record import PRIORITIES
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.upkeep import upkeep
@@ -36,6 +36,7 @@ from presignd.runtime import heartbeat
 from presignd.runtime.signals import was_hung_up
 from presignd.runtime.systemd import Notifier, Service
 from presignd.runtime.tasks import Loops, Stop, looping, unless
+from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger, install_loop_handler, setup
 from presignd.web import serving
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from presignd.control.view import BlockedView, View
 from presignd.ledger import WatchSummary
 from presignd.model import State
-from presignd.pipeline.announce import utcnow
+from presignd.system.clock import utcnow
 
 SHARE = 0.005
 """Counting a large ledger takes its time: it is asked so seldom that this share of a core is enough."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from presignd.config import Config, UploadConfig
 from presignd.ledger import Ledger
 from presignd.model import Candidate, Link
-from presignd.pipeline.announce import Announcer, utcnow
+from presignd.pipeline.announce import Announcer
 from presignd.pipeline.dispatch import Dispatcher
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
@@ -26,6 +26,7 @@ from presignd.pipeline.worker import Worker
 from presignd.presign import GrantRequest
 from presignd.store.rate import RateLimit
 from presignd.store.signed import signer_and_store
+from presignd.system.clock import utcnow
 
 
 class Limits:

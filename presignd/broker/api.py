@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
@@ -29,6 +28,7 @@ from presignd.config.listen import parse_listen
 from presignd.errors import Fault, PresignerFault
 from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Presigner
 from presignd.runtime.crowd import Crowd
+from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger
 from presignd.telemetry.metrics import rendered
 
@@ -138,7 +138,7 @@ class Api:
         return client_of(request, behind_proxy=self.config.behind_proxy)
 
     def _who(self, request: web.Request) -> TokenConfig:
-        token = authenticate(request, self.tokens, datetime.now(UTC))
+        token = authenticate(request, self.tokens, utcnow())
         self.crowd.came(request.protocol, known=True)
         return token
 
@@ -208,7 +208,7 @@ class Api:
         return [next(signed) if isinstance(each, GrantRequest) else each for each in decided]
 
     def _decided(self, token: TokenConfig, asked: GrantRequest) -> GrantRequest | Refusal:
-        decided = decide(token, asked, datetime.now(UTC))
+        decided = decide(token, asked, utcnow())
         if isinstance(decided, Refusal) or decided.operation not in ON_AN_UPLOAD or not decided.upload_id:
             return decided
         if self._uploads.claim(token.name, decided):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from presignd.broker.certificate import certificate_end, end_problem, tls_context
 from presignd.broker.config import of_store
@@ -16,6 +15,7 @@ from presignd.errors import Fault, PresigndError
 from presignd.presign import Operation
 from presignd.s3.keys import CHECK_NAME
 from presignd.store.probe import Conditions, Heed, Probe, in_words
+from presignd.system.clock import utcnow
 
 _APART = "a bucket and a broker of its own for each who must not read the others' files"
 
@@ -57,7 +57,7 @@ def _certificate(config: BrokerConfig) -> Line:
         return Line("fail", "certificate", error.message, error.fix)
     if ends is None:
         return Line("ok", "certificate", "none: loopback, or a proxy with TLS before it")
-    now = datetime.now(UTC)
+    now = utcnow()
     problem, left = end_problem(ends, now), f"{(ends - now).days} days left"
     if not problem:
         return Line("ok", "certificate", left)

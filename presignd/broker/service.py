@@ -9,7 +9,7 @@ import resource
 import signal
 from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 
 from aiohttp import web
 
@@ -31,6 +31,7 @@ from presignd.runtime.systemd import Notifier, Service
 from presignd.runtime.tasks import Stop, looping, unless, within
 from presignd.s3.answers import Answer
 from presignd.store.client import StoreClient
+from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger, install_loop_handler, setup
 
 CONNECTIONS = 1024
@@ -62,7 +63,7 @@ class Signer:
     def __init__(self, config: PresignConfig) -> None:
         self._client = StoreClient(config, UploadConfig())
         self.send = self._client.send
-        self.presigner: LocalPresigner = local_presigner(config, send=self.send, clock=_utcnow)
+        self.presigner: LocalPresigner = local_presigner(config, send=self.send, clock=utcnow)
 
     async def grant(self, request: GrantRequest) -> Grant:
         """Sign one request; raise its ``Fault``."""
@@ -195,7 +196,7 @@ class Broker:
 
     def look_at_certificate_end(self) -> None:
         """Tell once that it ends soon, and once that it did."""
-        problem = end_problem(self._certificate_ends, _utcnow())
+        problem = end_problem(self._certificate_ends, utcnow())
         if problem and self._problems.get("certificate.ends") != problem:
             fix = "renew broker.tls_cert: it is read again when it changes"
             log.warning("certificate.ends", error=problem, expires_at=self._certificate_ends, fix=fix)
@@ -290,10 +291,6 @@ def most_connections() -> int:
     """Return how many there may be, with as many files open as this process may have (``ulimit -n``)."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(CONNECTIONS, files - SPARE_FILES))
-
-
-def _utcnow() -> datetime:
-    return datetime.now(UTC)
 
 
 async def run(config: BrokerConfig, *, load: Callable[[], BrokerConfig]) -> None:

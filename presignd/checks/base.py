@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from enum import StrEnum
 
 from presignd.config import Config
@@ -14,6 +13,7 @@ from presignd.presign import Presigner
 from presignd.presign.credentials import CredentialSource
 from presignd.store.client import StoreClient
 from presignd.store.signed import signer_and_store
+from presignd.system.clock import utcnow
 
 
 class Outcome(StrEnum):
@@ -57,17 +57,13 @@ class Context:
 @asynccontextmanager
 async def context_of(config: Config) -> AsyncIterator[Context]:
     """Build the parts that checks ask; nothing is sent yet. Raises ``UsageError`` as those do."""
-    presigner, store = signer_and_store(config, clock=_utc_now)
+    presigner, store = signer_and_store(config, clock=utcnow)
     local = config.presign.kind == "local"
     try:
-        yield Context(config, presigner, store, CredentialSource(config.presign, clock=_utc_now) if local else None)
+        yield Context(config, presigner, store, CredentialSource(config.presign, clock=utcnow) if local else None)
     finally:
         await presigner.close()
         await store.close()
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)

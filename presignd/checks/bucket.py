@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import UTC, datetime
 
 from presignd.checks.base import CheckResult, Context, Outcome, fail, failed, ok, warn
 from presignd.checks.broker import judge_link, judge_token
@@ -33,6 +32,7 @@ from presignd.store.probe import (
     md5_of,
     sha256_of,
 )
+from presignd.system.clock import utcnow
 
 ANY_STATUS = range(100, 600)
 
@@ -43,7 +43,7 @@ FAILING_OFFSET, WARNING_OFFSET = 300.0, 30.0
 async def check_credentials(context: Context) -> AsyncIterator[CheckResult]:
     """Tell where the signing credentials come from, and when they end; of a broker, what its token may do."""
     if isinstance(context.presigner, BrokerPresigner):
-        for result in judge_token(context.config, await context.presigner.me(), datetime.now(UTC)):
+        for result in judge_token(context.config, await context.presigner.me(), utcnow()):
             yield result
         yield await judge_link(context.presigner, context.config.watches[0])
         return

@@ -1,6 +1,6 @@
 """``presignd broker token``: make, list and revoke the tokens that a broker believes."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ from presignd.cli import guard, show
 from presignd.cli.options import AsJson, seconds
 from presignd.errors import Refused, UsageError
 from presignd.redaction.redact import redact
+from presignd.system.clock import utcnow
 from presignd.units import rfc3339
 
 BrokerFile = Annotated[
@@ -115,7 +116,7 @@ def _listed(text: str) -> list[str]:
 def _ending(valid: str) -> str:
     if not valid:
         return ""
-    return rfc3339((datetime.now(UTC) + timedelta(seconds=seconds("--valid", valid))).replace(microsecond=0))
+    return rfc3339((utcnow() + timedelta(seconds=seconds("--valid", valid))).replace(microsecond=0))
 
 
 def _written(place: Path, name: str, block: str) -> Path:
@@ -151,7 +152,7 @@ def list_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> N
 
 def _row(token: TokenConfig, file: Path) -> list[str]:
     ends = rfc3339(token.valid_until)[:19] + "Z" if token.valid_until else "never"
-    ended = token.valid_until is not None and token.valid_until <= datetime.now(UTC)
+    ended = token.valid_until is not None and token.valid_until <= utcnow()
     operations = ",".join(token.operations)
     return [token.name, token.bucket, token.prefix, operations, f"{ends} (ended)" if ended else ends, str(file)]
 

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -17,6 +16,7 @@ from presignd.cli import loop, show
 from presignd.cli.check import check
 from presignd.cli.streams import clean
 from presignd.config.home import base_folder, expanded, home
+from presignd.system.clock import utcnow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -229,7 +229,7 @@ async def _find_region(answers: Answers) -> str:
     if named := region_in_host(presign.endpoint):
         return named
     store = StoreClient(presign, UploadConfig(timeout=5.0))
-    presigner = local_presigner(presign, send=store.send, clock=lambda: datetime.now(UTC))
+    presigner = local_presigner(presign, send=store.send, clock=utcnow)
     try:
         return (await find_region(answers.bucket, presigner.location_grant, store.send)).region
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from presignd.cli import layout, streams
@@ -12,6 +12,7 @@ from presignd.cli.layout import Line
 from presignd.cli.streams import clean
 from presignd.redaction.redact import redact_texts
 from presignd.redaction.text import json_text, one_line
+from presignd.system.clock import utcnow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -87,7 +88,7 @@ def ago(time: str | None, now: datetime | None = None) -> str:
     """Render how long ago an RFC 3339 time was, "" for none: "12 s", "3 min", "2 h", "5 d"."""
     if not time:
         return ""
-    passed = ((now or datetime.now(UTC)) - datetime.fromisoformat(time)).total_seconds()
+    passed = ((now or utcnow()) - datetime.fromisoformat(time)).total_seconds()
     return span(max(0.0, passed))
 
 
@@ -95,7 +96,7 @@ def until(time: str | None, now: datetime | None = None) -> str:
     """Render in how long an RFC 3339 time is, "" for none, "now" when it is past."""
     if not time:
         return ""
-    left = (datetime.fromisoformat(time) - (now or datetime.now(UTC))).total_seconds()
+    left = (datetime.fromisoformat(time) - (now or utcnow())).total_seconds()
     return span(left) if left > 0 else "now"
 
 

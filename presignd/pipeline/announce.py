@@ -10,7 +10,6 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from presignd.config import WatchConfig
@@ -165,8 +164,3 @@ def _count(version: FileVersion) -> None:
         took = (version.done_at - version.queued_at).total_seconds()
         metrics.labelled(metrics.UPLOAD_DURATION, version.watch).observe(took)
         metrics.labelled(metrics.LAST_UPLOAD, version.watch).set(version.done_at.timestamp())
-
-
-def utcnow() -> datetime:
-    """Return the time in UTC."""
-    return datetime.now(UTC)

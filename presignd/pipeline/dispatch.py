@@ -15,10 +15,10 @@ from itertools import chain
 from presignd.config import UploadConfig
 from presignd.ledger import Ledger
 from presignd.model import FileVersion
-from presignd.pipeline.announce import utcnow
 from presignd.pipeline.upload.single import TINY
 from presignd.pipeline.worker import Worker
 from presignd.runtime.heartbeat import alive, beat
+from presignd.system.clock import utcnow
 
 AHEAD = 128
 """Versions at work at most, tiny ones among them: a crash may have these to do again (contract, guarantee 3)."""

@@ -10,11 +10,11 @@ from weakref import WeakValueDictionary
 from presignd.errors import CODES, PresigndError, Refused, fault
 from presignd.ledger import Enqueued, Ledger, LostUpdate
 from presignd.model import FileVersion, Link, NewVersion, Source, State
-from presignd.pipeline.announce import utcnow
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.hash import fingerprint_of
 from presignd.pipeline.settle.record import Intake
 from presignd.pipeline.upload.transfer import Held
+from presignd.system.clock import utcnow
 
 BUSY_FIRST, BUSY_LONGEST = 0.05, 1.0
 """Seconds between looks whether an earlier version of the path is through."""

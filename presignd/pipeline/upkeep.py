@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, State
-from presignd.pipeline.announce import utcnow
 from presignd.pipeline.files.folder import Folder
 from presignd.runtime.heartbeat import alive, beat
+from presignd.system.clock import utcnow
 
 EVERY = 6 * 3600.0
 """Seconds between two rounds; the first comes at the start, for what was deleted while the daemon was down."""

@@ -17,7 +17,7 @@ from presignd.config import Config
 from presignd.errors import ChangedFault, Fault, FileFault
 from presignd.ledger import Ledger
 from presignd.model import Candidate, FileVersion, Link, Source, State
-from presignd.pipeline.announce import Announcer, utcnow
+from presignd.pipeline.announce import Announcer
 from presignd.pipeline.finish.finisher import Finisher
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.quarantine import Quarantine
@@ -26,6 +26,7 @@ from presignd.pipeline.upload.slots import Slots
 from presignd.pipeline.upload.transfer import Held, Room, Running, Stored, Transfer, Vanished, Writing
 from presignd.runtime.heartbeat import alive
 from presignd.states import Event, backoff
+from presignd.system.clock import utcnow
 
 WRITER_PAUSE = timedelta(milliseconds=500)
 UNCOUNTED = ("slow_down", "store_full", "presigner_unreachable", "presigner_busy", "token_refused", "too_many_files")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Literal
 
 from presignd.errors import PresigndError
+from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger
 
 
@@ -18,13 +18,13 @@ class Trouble:
     def __init__(self, part: Literal["ledger", "links"]) -> None:
         self.part: Literal["ledger", "links"] = part
         self.problem: PresigndError | None = None
-        self.since = datetime.now(UTC)
+        self.since = utcnow()
         self._log = get_logger()
 
     def met(self, problem: PresigndError) -> None:
         """Note a problem, and tell it where it is the first."""
         if self.problem is None:
-            self.since = datetime.now(UTC)
+            self.since = utcnow()
             self._log.error(f"{self.part}.blocked", error_code=problem.code, error=problem.message, fix=problem.fix)
         self.problem = problem
 

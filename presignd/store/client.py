@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 import aiohttp
@@ -31,6 +31,7 @@ from presignd.runtime.heartbeat import beat
 from presignd.s3.answers import Answer, fault_of
 from presignd.store.rate import RateLimit
 from presignd.store.sendfile import LEAST, MOST, Unsupported, hold_little, straight
+from presignd.system.clock import utcnow
 
 __all__ = ["Answer", "FileBody", "Slice", "StoreClient"]
 
@@ -228,7 +229,7 @@ class StoreClient:
         presign: PresignConfig,
         upload: UploadConfig,
         *,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] = utcnow,
         rate: RateLimit | None = None,
     ) -> None:
         self._timeout = upload.timeout

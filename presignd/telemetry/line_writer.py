@@ -12,8 +12,10 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeAlias
+
+from presignd.system.clock import utcnow
 
 ROOM = 8 << 20
 """Bytes that wait for a reader that stopped; lines beyond are dropped, and counted."""
@@ -49,7 +51,7 @@ class LineWriter:
         self._bytes = 0
         self._taken = self._done = 0
         self._lost = self._refused_at = 0
-        self._lost_since = datetime.now(UTC)
+        self._lost_since = utcnow()
         self._refused = False
         self._rest = b""
         self._stuck_at = -1
@@ -170,7 +172,7 @@ class LineWriter:
 
     def _lose(self, lines: int) -> None:
         if lines and not self._lost:
-            self._lost_since = datetime.now(UTC)
+            self._lost_since = utcnow()
         self._lost += lines
 
     def _put(self, data: bytes) -> tuple[int, int]:

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from datetime import time as day_time
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -27,6 +27,7 @@ import structlog
 from presignd.errors import PresigndError
 from presignd.redaction.redact import REDACTED, is_clean, redact, redact_item, redact_key
 from presignd.redaction.text import json_text, one_line
+from presignd.system.clock import utcnow
 from presignd.telemetry.line_writer import LineWriter
 from presignd.units import rfc3339
 
@@ -198,7 +199,7 @@ def say(line: str) -> None:
 def _fields(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
     """Put time and level in front, what went wrong in words, and the fields in order."""
     _explain(event, event.pop("exc_info", None))
-    event["time"] = datetime.now(UTC)
+    event["time"] = utcnow()
     event["level"] = {"exception": "error", "warn": "warning", "fatal": "critical"}.get(method, method)
     ordered = {name: event[name] for name in ORDER if name in event}
     return ordered if len(ordered) == len(event) else {**ordered, **event}
@@ -329,13 +330,13 @@ class _Line:
             said = _clean_line(event) if self._render is _render_json else None
             line = self._prefix(event) + (said or self._render(_scrub(event)))
         except Exception as error:  # noqa: BLE001 - whatever a value did, logging never breaks the work
-            event = {"time": datetime.now(UTC), "level": "error", **_failed(error)}
+            event = {"time": utcnow(), "level": "error", **_failed(error)}
             line = self._prefix(event) + self._render(_scrub(event))
         return self._output.write(line)
 
     def notice(self, count: int, since: datetime) -> str:
         """Render the event that lines were dropped."""
-        event = {"time": datetime.now(UTC), "level": "warning", "event": "log.dropped", "count": count, "since": since}
+        event = {"time": utcnow(), "level": "warning", "event": "log.dropped", "count": count, "since": since}
         return self._prefix(event) + self._render(_scrub({**event, "fix": _DROPPED_FIX}))
 
     def _prefix(self, event: Mapping[str, Any]) -> str:

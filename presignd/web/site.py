@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -19,6 +18,7 @@ from presignd.ledger import Selection
 from presignd.model import State
 from presignd.runtime.heartbeat import overdue
 from presignd.runtime.seats import Seats
+from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger
 from presignd.telemetry.metrics import REGISTRY, rendered
 from presignd.web import health, page
@@ -198,7 +198,7 @@ class Site:
         if self._view.config.web.metrics_auth and not self._is_known(request):
             return _said(401, "metrics_auth is on: send the token of web.token_file as Authorization: Bearer")
         picture = await self._pictures.now()
-        health.show_gauges(picture.status, datetime.now(UTC))
+        health.show_gauges(picture.status, utcnow())
         body, content_type = rendered(REGISTRY, request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from presignd.control.overview import overview
 from presignd.errors import Unavailable
 from presignd.links import last_links
+from presignd.system.clock import utcnow
 from presignd.web.page import Picture
 from presignd.web.throughput import Throughput
 
@@ -80,7 +81,7 @@ class Pictures:
         began = time.monotonic()
         status = await overview(self._view)
         links = await asyncio.to_thread(last_links, self._view.config.links.file, LINKS)
-        self._last = Picture(status, links, self._throughput.minutes(time.time()), datetime.now(UTC))
+        self._last = Picture(status, links, self._throughput.minutes(time.time()), utcnow())
         self._next = time.monotonic() + max(AGE, (time.monotonic() - began) / SHARE)
         return self._last
 

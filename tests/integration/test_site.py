@@ -25,7 +25,7 @@ from presignd.control.requests import Answers
 from presignd.control.view import BlockedView, InFlightView, SettlingView
 from presignd.ledger.sqlite import open_ledger
 from presignd.model import State
-from presignd.pipeline.announce import utcnow
+from presignd.system.clock import utcnow
 from presignd.telemetry import log, metrics
 from presignd.web import serving, site
 from tests import running

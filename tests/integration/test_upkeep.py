@@ -17,10 +17,10 @@ from presignd.config import WatchConfig
 from presignd.ledger.sqlite import SqliteLedger, open_ledger
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline import upkeep as upkeep_module
-from presignd.pipeline.announce import utcnow
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.upkeep import note_gone, note_stopped_gone, upkeep
 from presignd.states import Event
+from presignd.system.clock import utcnow
 from tests.versions import MARK, NOW, new
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from playwright.async_api import Browser, async_playwright
 
 from presignd.control.view import BlockedView, InFlightView, SettlingView
-from presignd.pipeline.announce import utcnow
 from presignd.states import Event
+from presignd.system.clock import utcnow
 from tests.needs import CHROMIUM
 from tests.pages import Page, page_of
 from tests.served import configuration

@@ -167,7 +167,7 @@ def test_an_hour_of_sleep_in_the_middle_of_an_upload_is_gone_on_from(make: Make,
 @pytest.mark.needs("time namespaces")
 def test_the_age_of_a_grant_is_told_by_a_clock_that_goes_on_while_the_machine_sleeps() -> None:
     """A time namespace in which the machine has slept for two hours: monotonic clocks stood still meanwhile."""
-    program = "import time; from presignd.pipeline.upload import bucket; print(bucket.since_boot() - time.monotonic())"
+    program = "import time; from presignd.system import clock; print(clock.since_boot() - time.monotonic())"
 
     def slept(*prefix: str) -> subprocess.CompletedProcess[str]:
         command = [*prefix, sys.executable, "-c", program]

@@ -14,7 +14,7 @@ from presignd.config import WatchConfig
 from presignd.errors import Fault, FileFault
 from presignd.ledger import Ledger
 from presignd.model import Candidate, FileVersion, Link, Source
-from presignd.pipeline.announce import Announcer, utcnow
+from presignd.pipeline.announce import Announcer
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.finish.decide import Finished, Outcome, takes_away
 from presignd.pipeline.finish.link import Linker
@@ -23,6 +23,7 @@ from presignd.pipeline.finish.remove import finish
 from presignd.pipeline.quarantine import Quarantine
 from presignd.pipeline.settle.lease import has_writer
 from presignd.states import Event
+from presignd.system.clock import utcnow
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 """Seconds before the first retry, and at most: the pause doubles with each retry."""

@@ -15,10 +15,10 @@ from presignd.errors import Fault, FileFault
 from presignd.ledger import Ledger
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Link, LinksMark
-from presignd.pipeline.announce import utcnow
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.runtime.heartbeat import alive, beat, resting
 from presignd.runtime.outage import Trouble
+from presignd.system.clock import utcnow
 
 T = TypeVar("T")
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from presignd.errors import Fault, fault
 from presignd.runtime.heartbeat import resting
 from presignd.states import backoff
+from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger
 
 log = get_logger()
@@ -50,7 +51,7 @@ class Gate:
         on_open: Callable[[float], None],
         changed: Callable[[], None],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime] = utcnow,
     ) -> None:
         self._probe = probe
         self._on_shut, self._on_open, self._changed = on_shut, on_open, changed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from presignd.s3.answers import Answer
 from presignd.s3.multipart import MOST_PARTS
 from presignd.store.client import Slice, StoreClient
 from presignd.store.probe import CUSTOMER_KEY, OTHER, Heed, Probe, md5_of, sha256_of
+from presignd.system.clock import since_boot
 
 SHORT = 300
 """Seconds a grant for a HEAD, a DELETE or a probe lives."""
@@ -277,8 +277,3 @@ class Bucket:
         except Fault:
             return None  # the presigner is there, and the store or this request is the matter
         return None
-
-
-def since_boot() -> float:
-    """Return seconds that go on while the machine sleeps, which monotonic ones don't, and know no wall clock."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -12,7 +12,7 @@ import asyncio
 import threading
 import time
 from contextlib import AsyncExitStack, aclosing, closing
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from presignd.errors import fault, reason_of
@@ -39,6 +39,7 @@ from presignd.pipeline.watch.watchfiles import (
 )
 from presignd.runtime.heartbeat import beat, living
 from presignd.runtime.tasks import within
+from presignd.system.clock import utcnow
 from presignd.system.filesystem import MountTable
 from presignd.system.threads import soon
 from presignd.telemetry import metrics
@@ -120,7 +121,7 @@ class Watcher:
         """When the next scan is due (UTC): what events missed is found then. None before the first."""
         if self._scan_at is None:
             return None
-        return datetime.now(UTC) + timedelta(seconds=max(0.0, self._scan_at - time.monotonic()))
+        return utcnow() + timedelta(seconds=max(0.0, self._scan_at - time.monotonic()))
 
     def request_scan(self, reason: str) -> None:
         """Scan everything as soon as may be."""
@@ -213,7 +214,7 @@ class Watcher:
             self.request_scan("burst")
         if not hints:
             return
-        looked_at, at_once = datetime.now(UTC), len(hints) <= self._folder.at_once
+        looked_at, at_once = utcnow(), len(hints) <= self._folder.at_once
         news = await soon(
             lambda: sort_out(self._config, self._folder, self._ignore, self._unfinished, hints), at_once=at_once
         )
@@ -320,7 +321,7 @@ class Watcher:
                 source, ignore_before = Source.SCAN, None
 
     async def _ignore_before(self) -> datetime | None:
-        first, pending = await self._ledger.first_start(self.name, datetime.now(UTC))
+        first, pending = await self._ledger.first_start(self.name, utcnow())
         return first if pending and self._config.existing == "ignore" else None
 
     async def _scan_due(self) -> str:

@@ -15,9 +15,9 @@ from presignd.errors import Fault, FileFault, fault
 from presignd.ledger import Ledger
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Link, LinksMark, State
-from presignd.pipeline.announce import utcnow
 from presignd.pipeline.finish.link import MANY, STALE, Linker
 from presignd.presign import Grant, GrantRequest, Presigner
+from presignd.system.clock import utcnow
 from tests.versions import in_state
 
 FULL = fault("disk_full")
