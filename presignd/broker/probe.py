@@ -12,7 +12,7 @@ from presignd.store.probe import EXPIRES, md5_of
 
 if TYPE_CHECKING:
     from presignd.broker.service import Signer
-    from presignd.s3.answers import Answer
+    from presignd.s3.responses import Answer
 
 BODY = b"presignd broker check\n"
 ANY_REFUSAL = range(400, 500)

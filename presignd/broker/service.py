@@ -29,7 +29,7 @@ from presignd.runtime import heartbeat
 from presignd.runtime.signals import was_hung_up
 from presignd.runtime.systemd import Notifier, Service
 from presignd.runtime.tasks import Stop, looping, unless, within
-from presignd.s3.answers import Answer
+from presignd.s3.responses import Answer
 from presignd.store.client import StoreClient
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger, install_loop_handler, setup

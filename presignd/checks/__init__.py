@@ -5,7 +5,7 @@ buckets
 """
 
 from presignd.checks.base import Check, CheckResult, Context, Outcome, context_of, exit_code, fail, ok, run_checks, warn
-from presignd.checks.bucket import check_buckets, check_clock, check_credentials
+from presignd.checks.buckets import check_buckets, check_clock, check_credentials
 from presignd.checks.endpoint import check_certificate, check_endpoint
 from presignd.checks.local import (
     check_events,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from presignd.broker import blocks
+from presignd.broker import token_writer
 from presignd.broker.config import SYSTEM_FILE, load, read_tokens
 from presignd.broker.models import BrokerConfig, TokenConfig
 from presignd.broker.tokens import Tokens, hash_of, new_token
@@ -90,7 +90,7 @@ def _block(given: dict[str, Any]) -> str:
     read_tokens({"token": [options]}, problems)
     if problems:
         raise UsageError("token", problems=tuple(problems))
-    block = blocks.render(options)
+    block = token_writer.render(options)
     if redact(block) != block:  # it would be printed, and stand in a file that holds hashes alone
         raise UsageError("token: an option holds what looks like a token or a signed URL")
     return block
@@ -127,7 +127,7 @@ def _written(place: Path, name: str, block: str) -> Path:
         )
     if not file.parent.is_dir():
         raise UsageError(f"{file.parent}: is no folder", fix="create it, or name another")
-    blocks.create(file, block)
+    token_writer.create(file, block)
     return file
 
 
@@ -175,5 +175,5 @@ def revoke_command(
         unknown = "; ".join(tokens.unreadable())
         more = f" in what can be read; this can't: {unknown}" if unknown else ""
         raise Refused(f"there is no token {name!r}{more}", fix="see presignd broker token list")
-    blocks.revoke(file, name)
+    token_writer.revoke(file, name)
     show.say(f"revoked {name}, in {file}")

@@ -23,7 +23,7 @@ from presignd.connection import connection_fault, proxy_for, read_at_most, tls_c
 from presignd.errors import Fault, fault
 from presignd.redaction import redact
 from presignd.redaction.echoes import Echoes
-from presignd.s3.answers import Answer
+from presignd.s3.responses import Answer
 
 TIMEOUT = 15.0
 """Seconds for one exchange, connection and all: signing takes milliseconds."""

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from presignd.presign import Grant
-from presignd.s3.answers import Answer
+from presignd.s3.responses import Answer
 
 FALLBACK_REGION = "us-east-1"
 

@@ -28,9 +28,9 @@ from presignd.errors import Fault, fault
 from presignd.presign import Grant
 from presignd.redaction.echoes import Secrets
 from presignd.runtime.heartbeat import beat
-from presignd.s3.answers import Answer, fault_of
+from presignd.s3.responses import Answer, fault_of
+from presignd.store.body import LEAST, MOST, Unsupported, hold_little, straight
 from presignd.store.rate import RateLimit
-from presignd.store.sendfile import LEAST, MOST, Unsupported, hold_little, straight
 from presignd.system.clock import utcnow
 
 __all__ = ["Answer", "FileBody", "Slice", "StoreClient"]

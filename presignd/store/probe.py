@@ -16,8 +16,8 @@ from typing import Protocol
 
 from presignd.errors import Fault, fault
 from presignd.presign import Grant, GrantRequest, Operation
-from presignd.s3.answers import Answer, bare
 from presignd.s3.multipart import complete_body, etag_of_parts
+from presignd.s3.responses import Answer, bare
 
 BODY = b"presignd wrote this to see whether it may; it can go.\n"
 OTHER = bytes(len(BODY))

@@ -23,8 +23,8 @@ import uvloop
 from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import Fault
 from presignd.presign import Grant
+from presignd.store.body import LEAST
 from presignd.store.client import PIECE, Answer, Slice, StoreClient
-from presignd.store.sendfile import LEAST
 from presignd.system.threads import BEHIND, MOST_BEHIND
 from tests.descriptors import open_descriptors
 from tests.faulty_s3 import BUCKET, FaultyS3

@@ -12,8 +12,8 @@ from presignd.errors import Fault, FileFault, GrantFault, PresignerFault, WatchF
 from presignd.pipeline.upload.key_template import check_key, needs_prefix
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
 from presignd.runtime.heartbeat import holding
-from presignd.s3.answers import Answer
 from presignd.s3.multipart import MOST_PARTS
+from presignd.s3.responses import Answer
 from presignd.store.client import Slice, StoreClient
 from presignd.store.probe import CUSTOMER_KEY, OTHER, Heed, Probe, md5_of, sha256_of
 from presignd.system.clock import since_boot

@@ -22,8 +22,8 @@ from presignd.pipeline.upload.slots import Slots
 from presignd.pipeline.upload.whose import holds_bytes, read_back
 from presignd.presign import Operation
 from presignd.runtime.crash_points import passed
-from presignd.s3.answers import Answer, bare
 from presignd.s3.multipart import FEW_PARTS, Piece, complete_body, etag_of_parts, in_order, part_size_for, pieces
+from presignd.s3.responses import Answer, bare
 from presignd.store.client import Slice
 from presignd.system.threads import behind
 from presignd.telemetry.log import get_logger

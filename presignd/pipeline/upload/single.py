@@ -15,7 +15,7 @@ from presignd.pipeline.upload.bucket import Bucket, Found
 from presignd.pipeline.upload.collision import Plan, is_md5
 from presignd.presign import Operation
 from presignd.runtime.heartbeat import beat
-from presignd.s3.answers import Answer
+from presignd.s3.responses import Answer
 from presignd.store.client import Slice
 
 SMALL = 256 << 10

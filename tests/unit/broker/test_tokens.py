@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from presignd.broker import blocks, tokens
+from presignd.broker import token_writer, tokens
 from presignd.broker.patterns import named_by
 from presignd.broker.rates import Rates
 from presignd.broker.tokens import Tokens, hash_of, new_token
@@ -29,7 +29,7 @@ ONE, TWO = new_token(), new_token()
 
 def block(name: str, secret: str = "", **options: Any) -> str:
     given = {"name": name, "hash": hash_of(secret) if secret else "", "bucket": "bucket", **options}
-    return blocks.render({key: value for key, value in given.items() if value})
+    return token_writer.render({key: value for key, value in given.items() if value})
 
 
 @pytest.fixture(params=[tokens.SETTLED_NS, -1], ids=["just written", "settled"])

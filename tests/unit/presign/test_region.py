@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from presignd.errors import StoreFault, fault
 from presignd.presign import Grant
 from presignd.presign.region import FALLBACK_REGION, RegionFinder, read_region, region_in_host
-from presignd.s3.answers import Answer
+from presignd.s3.responses import Answer
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 XML = b'<?xml version="1.0" encoding="UTF-8"?>\n'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from presignd.s3.answers import Answer
+from presignd.s3.responses import Answer
 
 LIST = b"""<?xml version="1.0" encoding="UTF-8"?>
 <ListPartsResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Bucket>b</Bucket>

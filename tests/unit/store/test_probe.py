@@ -12,7 +12,7 @@ import pytest
 from presignd.errors import Fault, fault
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.presign.local import METHODS
-from presignd.s3.answers import Answer, fault_of
+from presignd.s3.responses import Answer, fault_of
 from presignd.store.probe import BODY, TRIES, Conditions, Heed, Probe, Remains, locked_until, lost
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -17,7 +17,7 @@ from presignd.pipeline.upload.bucket import LEAST_LEFT, SHORT, Bucket, Found
 from presignd.pipeline.upload.multipart import abort
 from presignd.pipeline.upload.whose import read_back
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
-from presignd.s3.answers import Answer
+from presignd.s3.responses import Answer
 from presignd.store.client import StoreClient
 from tests.versions import in_state
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presignd.errors import CODES, BucketFault, Fault, FileFault, RetryFault, StoreFault, WatchFault
-from presignd.s3.answers import LONGEST_RETRY_AFTER, S3_CODES, STATUSES, Answer, fault_of
+from presignd.s3.responses import LONGEST_RETRY_AFTER, S3_CODES, STATUSES, Answer, fault_of
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 DATE = "Fri, 02 Jan 2026 03:04:05 GMT"

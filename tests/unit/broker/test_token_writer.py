@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from presignd.broker import blocks
+from presignd.broker import token_writer
 from presignd.broker.tokens import hash_of, new_token
 from presignd.errors import UsageError
 
@@ -20,7 +20,7 @@ ONE, TWO = new_token(), new_token()
 
 def block(name: str, secret: str = "", **options: Any) -> str:
     given = {"name": name, "hash": hash_of(secret) if secret else "", "bucket": "bucket", **options}
-    return blocks.render({key: value for key, value in given.items() if value})
+    return token_writer.render({key: value for key, value in given.items() if value})
 
 
 def test_a_block_is_cut_out_and_the_rest_stays_byte_for_byte(tmp_path: Path) -> None:
@@ -28,15 +28,15 @@ def test_a_block_is_cut_out_and_the_rest_stays_byte_for_byte(tmp_path: Path) -> 
     first = "# kept\n" + block("one", ONE) + "\n# about two\n"
     file.write_text(first + block("two", TWO, prefix="[[token]]/") + block("three", "three"))
     file.chmod(0o640)
-    blocks.revoke(file, "two")
+    token_writer.revoke(file, "two")
     assert file.read_text() == first + block("three", "three")
     assert file.stat().st_mode & 0o777 == 0o640
 
 
 def test_a_file_with_nothing_left_goes(tmp_path: Path) -> None:
-    blocks.create(tmp_path / "t.toml", block("one", ONE))
+    token_writer.create(tmp_path / "t.toml", block("one", ONE))
     assert (tmp_path / "t.toml").stat().st_mode & 0o777 == 0o640
-    blocks.revoke(tmp_path / "t.toml", "one")
+    token_writer.revoke(tmp_path / "t.toml", "one")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -44,7 +44,7 @@ def test_a_token_behind_a_symlink_is_taken_out_of_the_file_itself(tmp_path: Path
     """Another broker may read that file by its own name."""
     (tmp_path / "shared.toml").write_text(block("one", ONE))
     (tmp_path / "one.toml").symlink_to("shared.toml")
-    blocks.revoke(tmp_path / "one.toml", "one")
+    token_writer.revoke(tmp_path / "one.toml", "one")
     assert (tmp_path / "one.toml").is_symlink()
     assert tomllib.loads((tmp_path / "shared.toml").read_text()).get("token") is None
 
@@ -52,7 +52,7 @@ def test_a_token_behind_a_symlink_is_taken_out_of_the_file_itself(tmp_path: Path
 def test_a_token_is_revoked_in_a_file_that_windows_wrote(tmp_path: Path) -> None:
     both = f"\ufeff{block('one', ONE)}\n{block('two', TWO)}".replace("\n", "\r\n")
     (tmp_path / "t.toml").write_bytes(both.encode())
-    blocks.revoke(tmp_path / "t.toml", "one")
+    token_writer.revoke(tmp_path / "t.toml", "one")
     assert [each["name"] for each in tomllib.loads((tmp_path / "t.toml").read_text())["token"]] == ["two"]
 
 
@@ -67,14 +67,14 @@ def test_a_block_that_cannot_be_told_from_the_rest_is_left_to_a_person(tmp_path:
     file = tmp_path / "t.toml"
     file.write_text(text)
     with pytest.raises(UsageError, match="can't be told"):
-        blocks.revoke(file, "one")
+        token_writer.revoke(file, "one")
     assert tomllib.loads(file.read_text()) == tomllib.loads(text)
 
 
 def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_text("x = 1\n")
     with pytest.raises(UsageError, match="there already"):
-        blocks.create(tmp_path / "t.toml", block("one", ONE))
+        token_writer.create(tmp_path / "t.toml", block("one", ONE))
     assert [each.name for each in tmp_path.iterdir()] == ["t.toml"]
 
 
@@ -87,7 +87,7 @@ def test_revoked_at_the_same_moment_all_are(tmp_path: Path) -> None:
     def revoke(mine: list[str]) -> None:
         begin.wait(30)
         for name in mine:
-            blocks.revoke(file, name)
+            token_writer.revoke(file, name)
 
     with ThreadPoolExecutor(8) as revokers:
         for done in [revokers.submit(revoke, names[start::8]) for start in range(8)]:
@@ -102,7 +102,7 @@ def test_of_many_that_make_the_same_file_at_the_same_moment_one_does(tmp_path: P
     def create(name: str) -> None:
         begin.wait(30)
         with suppress(UsageError):
-            blocks.create(file, block(name, name))
+            token_writer.create(file, block(name, name))
             made.append(name)
 
     with ThreadPoolExecutor(8) as makers:
@@ -113,7 +113,7 @@ def test_of_many_that_make_the_same_file_at_the_same_moment_one_does(tmp_path: P
 
 
 def test_a_token_whose_file_went_meanwhile_is_as_good_as_revoked(tmp_path: Path) -> None:
-    blocks.revoke(tmp_path / "t.toml", "one")
+    token_writer.revoke(tmp_path / "t.toml", "one")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -126,7 +126,7 @@ def test_what_a_crash_left_behind_is_taken_over(tmp_path: Path, linked: bool) ->
     else:
         left.write_text("x" * 10_000)
     with file.open() as before:
-        blocks.revoke(file, "one")
+        token_writer.revoke(file, "one")
         assert before.read() == block("one", ONE) + block("two", TWO), "who reads the former file reads it whole"
     assert file.read_text() == block("two", TWO)
     assert list(tmp_path.iterdir()) == [file]
@@ -134,4 +134,4 @@ def test_what_a_crash_left_behind_is_taken_over(tmp_path: Path, linked: bool) ->
 
 def test_a_folder_that_takes_no_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="can't be written: No such file"):
-        blocks.create(tmp_path / "away" / "t.toml", block("one", ONE))
+        token_writer.create(tmp_path / "away" / "t.toml", block("one", ONE))

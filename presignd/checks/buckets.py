@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from presignd.checks.base import CheckResult, Context, Outcome, fail, failed, ok, warn
-from presignd.checks.broker import judge_link, judge_token
 from presignd.checks.parts import check_parts
+from presignd.checks.presigner import judge_link, judge_token
 from presignd.config import WatchConfig
 from presignd.errors import CODES, Fault, fault
 from presignd.pipeline.upload.bucket import MAYBE_HEADERS, Bucket
 from presignd.pipeline.upload.key_template import check_key
 from presignd.presign import Operation
 from presignd.presign.remote import BrokerPresigner
-from presignd.s3.answers import Answer
+from presignd.s3.responses import Answer
 from presignd.store.probe import (
     BODY,
     NOT_FOUND,
