@@ -17,9 +17,9 @@ from aiohttp import web
 
 from presignd.broker import audit, metrics, openapi, wire
 from presignd.broker.access import Rejected, Room, authenticate, client_of
-from presignd.broker.audit import Answer
+from presignd.broker.audit import GrantResult
 from presignd.broker.models import BrokerSection, TokenConfig
-from presignd.broker.policy import Code, Refusal, decide
+from presignd.broker.policy import Refusal, RefusalCode, decide
 from presignd.broker.rates import Rates
 from presignd.broker.tokens import Tokens
 from presignd.broker.turns import in_turn
@@ -95,7 +95,7 @@ class Api:
 
     @web.middleware
     async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer whatever comes, in words and without a traceback; cut off who doesn't take the answer."""
+        """GrantResult whatever comes, in words and without a traceback; cut off who doesn't take the answer."""
         self.crowd.came(request.protocol)
         response = await self._response(request, handler)
         if self.draining:
@@ -151,7 +151,7 @@ class Api:
         return _json(wire.me(token, credential_ends=ends))
 
     async def _grants(self, request: web.Request) -> web.Response:
-        """Answer a batch. Who it is is known before a byte of the body is read."""
+        """GrantResult a batch. Who it is is known before a byte of the body is read."""
         token = self._who(request)
         began = time.monotonic()
         try:
@@ -163,7 +163,7 @@ class Api:
         metrics.SECONDS.observe(time.monotonic() - began)
         return web.Response(body=wire.write_answers(answers), content_type="application/json")
 
-    async def _answered_in_turn(self, request: web.Request, token: TokenConfig) -> list[Answer]:
+    async def _answered_in_turn(self, request: web.Request, token: TokenConfig) -> list[GrantResult]:
         async with self._room.of(token.name):
             asked = await self._asked(request)
             token = self._who(request)  # once more: revoked while its body came?
@@ -199,7 +199,7 @@ class Api:
         except ValueError as problem:
             raise Rejected(400, "bad_request", str(problem)[:1000]) from None
 
-    async def _answers(self, token: TokenConfig, asked: wire.Asked) -> list[Answer]:
+    async def _answers(self, token: TokenConfig, asked: wire.Asked) -> list[GrantResult]:
         places = in_turn(range(len(asked.grants)))
         decided = [asked.refused.get(n) or self._decided(token, asked.grants[n]) async for n in places]
         allowed = [each for each in decided if isinstance(each, GrantRequest)]
@@ -213,9 +213,9 @@ class Api:
             return decided
         if self._uploads.claim(token.name, decided):
             return decided
-        return Refusal(Code.UPLOAD_REFUSED, "this upload id belongs to another token or another key")
+        return Refusal(RefusalCode.UPLOAD_REFUSED, "this upload id belongs to another token or another key")
 
-    async def _signed(self, allowed: Sequence[GrantRequest]) -> list[Answer]:
+    async def _signed(self, allowed: Sequence[GrantRequest]) -> list[GrantResult]:
         try:
             return [_told(answer) for answer in await self.presigner.grant(allowed)]
         except PresignerFault as fault:
@@ -258,7 +258,7 @@ class Api:
                 metrics.TOKEN_ENDS.labels(token.name).set(token.valid_until.timestamp())
 
 
-def _told(answer: Grant | Exception) -> Answer:
+def _told(answer: Grant | Exception) -> GrantResult:
     """Take what a presigner answers one request with; anything but a fault is a bug."""
     if isinstance(answer, (Grant, Fault)):
         return answer

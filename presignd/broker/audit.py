@@ -19,12 +19,12 @@ from presignd.telemetry.log import get_logger
 EACH_SECONDS = 1.0
 """How often at most strangers' requests are told of: they must not fill the disk."""
 
-Answer = Grant | Refusal | Fault
+GrantResult = Grant | Refusal | Fault
 
 log = get_logger()
 
 
-async def grants(token: str, client: str, requests: Sequence[GrantRequest], answers: Sequence[Answer]) -> None:
+async def grants(token: str, client: str, requests: Sequence[GrantRequest], answers: Sequence[GrantResult]) -> None:
     """Tell of a batch: one event for each object and outcome; parts of one upload are one, with their ``count``."""
     outcomes = [
         (each.operation, "" if isinstance(told, Grant) else str(told.code))
@@ -39,7 +39,7 @@ async def grants(token: str, client: str, requests: Sequence[GrantRequest], answ
         _tell(token, client, requests[places[-1]], answers[places[-1]], len(places))
 
 
-def _tell(token: str, client: str, request: GrantRequest, answer: Answer, count: int) -> None:
+def _tell(token: str, client: str, request: GrantRequest, answer: GrantResult, count: int) -> None:
     fields: dict[str, Any] = {
         "by": token,
         "client": client,

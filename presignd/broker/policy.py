@@ -45,7 +45,7 @@ Dots beside each other stand in some of AWS's ids, and climb nowhere without a "
 _OVERLONG = re.compile(r"%(?:c0|e0%80|f0%80%80)%(ae|af)", re.IGNORECASE)
 
 
-class Code(StrEnum):
+class RefusalCode(StrEnum):
     """Why a request is refused: the fixed words of an answer's ``error.code``."""
 
     OUTSIDE_BUCKET = "outside_bucket"
@@ -66,7 +66,7 @@ class Code(StrEnum):
 class Refusal:
     """Why a token may not have a grant; ``message`` is for whoever asked, and tells only of the request."""
 
-    code: Code
+    code: RefusalCode
     message: str
 
 
@@ -88,14 +88,16 @@ def decide(token: TokenConfig, request: GrantRequest, now: datetime) -> GrantReq
 def _bucket(token: TokenConfig, request: GrantRequest) -> Refusal | None:
     if request.bucket == token.bucket:
         return None
-    return Refusal(Code.OUTSIDE_BUCKET, f"this token is for the bucket {token.bucket}")
+    return Refusal(RefusalCode.OUTSIDE_BUCKET, f"this token is for the bucket {token.bucket}")
 
 
 def _key(token: TokenConfig, request: GrantRequest) -> Refusal | None:
     if problem := key_problem(request.key):
-        return Refusal(Code.KEY_REFUSED, f"the key can't be stored: {problem}")
+        return Refusal(RefusalCode.KEY_REFUSED, f"the key can't be stored: {problem}")
     if not request.key.startswith(token.prefix) or _escapes(request.key, token):
-        return Refusal(Code.OUTSIDE_PREFIX, f'keys of this token begin with "{token.prefix}", however they are read')
+        return Refusal(
+            RefusalCode.OUTSIDE_PREFIX, f'keys of this token begin with "{token.prefix}", however they are read'
+        )
     return None
 
 
@@ -134,19 +136,23 @@ def _operation(token: TokenConfig, request: GrantRequest) -> Refusal | None:
         # Who may write the check object may remove it; nothing else is ever deleted through a broker.
         if request.key.rpartition("/")[2] == CHECK_NAME and {"put", "delete"} & set(token.operations):
             return None
-        return Refusal(Code.OPERATION_REFUSED, f"only the check object ({CHECK_NAME}) can be deleted")
+        return Refusal(RefusalCode.OPERATION_REFUSED, f"only the check object ({CHECK_NAME}) can be deleted")
     if request.version_id and operation not in _OF_A_VERSION:
-        return Refusal(Code.OPERATION_REFUSED, "a version can be named only to read it, or to delete a check object's")
+        return Refusal(
+            RefusalCode.OPERATION_REFUSED, "a version can be named only to read it, or to delete a check object's"
+        )
     if operation.partition(".")[0] in token.operations:
         return None
-    return Refusal(Code.OPERATION_REFUSED, f"this token may not {operation}; it may {', '.join(token.operations)}")
+    return Refusal(
+        RefusalCode.OPERATION_REFUSED, f"this token may not {operation}; it may {', '.join(token.operations)}"
+    )
 
 
 def _upload(_token: TokenConfig, request: GrantRequest) -> Refusal | None:
     """Refuse an upload id that a store could read as a path. Whose it is, ``uploads`` knows."""
     if request.operation not in ON_AN_UPLOAD or _UPLOAD_ID.fullmatch(request.upload_id):
         return None
-    return Refusal(Code.UPLOAD_REFUSED, "this is no upload id as stores make them")
+    return Refusal(RefusalCode.UPLOAD_REFUSED, "this is no upload id as stores make them")
 
 
 def _body(token: TokenConfig, request: GrantRequest) -> Refusal | None:
@@ -159,22 +165,22 @@ def _body(token: TokenConfig, request: GrantRequest) -> Refusal | None:
     if request.operation not in _BODIES:
         return None
     if request.size is None:
-        return Refusal(Code.SIZE_REQUIRED, "an upload needs its size, in bytes")
+        return Refusal(RefusalCode.SIZE_REQUIRED, "an upload needs its size, in bytes")
     if not request.checksum:
-        return Refusal(Code.CHECKSUM_REQUIRED, "an upload needs its checksum, md5:… or sha256:…, in hexadecimal")
+        return Refusal(RefusalCode.CHECKSUM_REQUIRED, "an upload needs its checksum, md5:… or sha256:…, in hexadecimal")
     whole = request.size * (request.part_number if request.operation is Operation.MULTIPART_PART else 1)
     if token.max_size is not None and whole > token.max_size:
-        return Refusal(Code.TOO_LARGE, f"an object of this token has {token.max_size} bytes at most")
+        return Refusal(RefusalCode.TOO_LARGE, f"an object of this token has {token.max_size} bytes at most")
     return None
 
 
 def _headers(token: TokenConfig, request: GrantRequest) -> Refusal | None:
     refused = [name for name in request.headers if not may_bind(token, name.lower())]
     if refused:
-        return Refusal(Code.HEADER_REFUSED, f"this token may not bind the header {refused[0][:100]!r}")
+        return Refusal(RefusalCode.HEADER_REFUSED, f"this token may not bind the header {refused[0][:100]!r}")
     typed = request.content_type.strip() or "content-type" in {name.lower() for name in request.headers}
     if token.require_content_type and request.operation in _TYPED and not typed:
-        return Refusal(Code.CONTENT_TYPE_REQUIRED, "an upload of this token needs its content_type")
+        return Refusal(RefusalCode.CONTENT_TYPE_REQUIRED, "an upload of this token needs its content_type")
     return None
 
 
@@ -188,7 +194,7 @@ def may_bind(token: TokenConfig, name: str) -> bool:
 def _date(date: datetime, now: datetime) -> Refusal | None:
     """Refuse a date ahead: some stores take a request before its date, and it would outlive its limit."""
     if date.utcoffset() != timedelta(0):
-        return Refusal(Code.DATE_REFUSED, "the date must be in UTC")
+        return Refusal(RefusalCode.DATE_REFUSED, "the date must be in UTC")
     if date > now + CLOCK_SLACK:
-        return Refusal(Code.DATE_REFUSED, "the date lies ahead of the broker's clock")
+        return Refusal(RefusalCode.DATE_REFUSED, "the date lies ahead of the broker's clock")
     return None

@@ -12,7 +12,7 @@ from presignd.store.probe import EXPIRES, md5_of
 
 if TYPE_CHECKING:
     from presignd.broker.service import Signer
-    from presignd.s3.responses import Answer
+    from presignd.s3.responses import Response
 
 BODY = b"presignd broker check\n"
 ANY_REFUSAL = range(400, 500)
@@ -87,13 +87,13 @@ class Threats:
 
     async def _send(
         self, operation: Operation, key: str, body: bytes | None = None, *, accept: range = range(0), **bound: Any
-    ) -> Answer:
+    ) -> Response:
         return await self._signer.send(await self._grant(operation, key, **bound), body, accept=accept)
 
     async def _grant(self, operation: Operation, key: str, **bound: Any) -> Grant:
         return await self._signer.grant(GrantRequest(operation, self._bucket, key, EXPIRES, **bound))
 
 
-def _done(answer: Answer) -> bool:
+def _done(answer: Response) -> bool:
     """Tell whether a request was done: S3 may put an error into a 200."""
     return answer.status not in ANY_FAILURE and not answer.code

@@ -29,7 +29,7 @@ from presignd.runtime import heartbeat
 from presignd.runtime.signals import was_hung_up
 from presignd.runtime.systemd import Notifier, Service
 from presignd.runtime.tasks import Stop, looping, unless, within
-from presignd.s3.responses import Answer
+from presignd.s3.responses import Response
 from presignd.store.client import StoreClient
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger, install_loop_handler, setup
@@ -72,7 +72,7 @@ class Signer:
             raise grant
         return grant
 
-    async def deliver(self, grant: Grant, body: bytes | None = None, *, accept: Collection[int] = ()) -> Answer:
+    async def deliver(self, grant: Grant, body: bytes | None = None, *, accept: Collection[int] = ()) -> Response:
         """Send a probe's request; raise a ``Fault`` on anything but success."""
         return await self.send(grant, body, accept=accept)
 

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, FailFast, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
 from presignd.broker.models import TokenConfig
-from presignd.broker.policy import Code, Refusal
+from presignd.broker.policy import Refusal, RefusalCode
 from presignd.errors import Fault
 from presignd.presign import Grant, GrantRequest, reason_of
 from presignd.redaction import redact
@@ -93,7 +93,7 @@ def _without_excess(document: Any) -> dict[int, Refusal]:
         if not isinstance(grant, dict):
             continue
         if unknown := _unknown(grant, _OF_REQUEST):
-            refused[number] = Refusal(Code.UNKNOWN_FIELD, unknown)
+            refused[number] = Refusal(RefusalCode.UNKNOWN_FIELD, unknown)
             grants[number] = {name: value for name, value in grant.items() if name in _OF_REQUEST}
         headers = grant.get("headers")
         if isinstance(headers, dict) and len(headers) > MAX_HEADERS:

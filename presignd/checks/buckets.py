@@ -16,7 +16,7 @@ from presignd.pipeline.upload.bucket import MAYBE_HEADERS, Bucket
 from presignd.pipeline.upload.key_template import check_key
 from presignd.presign import Operation
 from presignd.presign.remote import BrokerPresigner
-from presignd.s3.responses import Answer
+from presignd.s3.responses import Response
 from presignd.store.probe import (
     BODY,
     NOT_FOUND,
@@ -109,8 +109,8 @@ class _Lines:
 
     def __init__(self, watch: WatchConfig, probe: Probe, checksum: str) -> None:
         self._watch, self._probe, self._checksum = watch, probe, checksum
-        self._there: Answer | None = None
-        self._in_parts: Answer | Fault | None = None
+        self._there: Response | None = None
+        self._in_parts: Response | Fault | None = None
 
     def _name(self, what: str) -> str:
         return f"{what} {self._watch.bucket}"
@@ -140,7 +140,7 @@ class _Lines:
                 await probe.forget()
             return failed(name, problem, doing=f"{doing.upper()} {probe.key}")
 
-    def _compared(self, name: str, answer: Answer) -> CheckResult:
+    def _compared(self, name: str, answer: Response) -> CheckResult:
         if answer.body == BODY:
             return ok(name, f"PUT, HEAD and GET of {self._probe.key} went through")
         told = f"GET {self._probe.key}: what came back is not what was stored"
@@ -237,10 +237,10 @@ DELETE_FIX = (
 LOCKED_FIX = "none needed; a bucket without a default retention keeps no probes"
 
 
-def judge_headers(name: str, sent: Mapping[str, str], there: Answer, in_parts: Answer | Fault) -> CheckResult:
+def judge_headers(name: str, sent: Mapping[str, str], there: Response, in_parts: Response | Fault) -> CheckResult:
     """Judge what the store kept of the headers of an upload, whole (``there``: a HEAD) and in parts. Pure."""
     whole = lost(sent, there)
-    parts = lost(sent, in_parts) if isinstance(in_parts, Answer) and in_parts.status == OK else []
+    parts = lost(sent, in_parts) if isinstance(in_parts, Response) and in_parts.status == OK else []
     told = [f"not kept: {', '.join(whole)}"] if whole else []
     if more := [each for each in parts if each not in whole]:
         told.append(f"not kept of an upload in parts: {', '.join(more)}")

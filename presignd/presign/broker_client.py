@@ -23,7 +23,7 @@ from presignd.connection import connection_fault, proxy_for, read_at_most, tls_c
 from presignd.errors import Fault, fault
 from presignd.redaction import redact
 from presignd.redaction.echoes import Echoes
-from presignd.s3.responses import Answer
+from presignd.s3.responses import Response
 
 TIMEOUT = 15.0
 """Seconds for one exchange, connection and all: signing takes milliseconds."""
@@ -38,7 +38,7 @@ OK, UNAUTHORIZED, FORBIDDEN, TOO_LARGE, TOO_MANY = 200, 401, 403, 413, 429
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class BrokerResponse:
     """An answer: its status, its JSON (None where it is none), its Date in UTC, its Retry-After in seconds.
 
     ``s3_code`` is the code of an error as S3 answers it: then presign.url is a store's.
@@ -70,7 +70,9 @@ class BrokerClient:
         offset = self.clock_offset or 0.0
         return datetime.fromtimestamp(self._clock().timestamp() + offset, UTC)
 
-    async def ask(self, path: str, document: Mapping[str, Any] | None = None, *, most: int = LEAST_BODY) -> Told:
+    async def ask(
+        self, path: str, document: Mapping[str, Any] | None = None, *, most: int = LEAST_BODY
+    ) -> BrokerResponse:
         """GET ``path``, or POST ``document`` to it; return an answer of 200, 403 or 413.
 
         ``most`` is the longest body in bytes that is read. Raises ``PresignerFault`` for anything else.
@@ -88,19 +90,19 @@ class BrokerClient:
         # Of a batch only refusals are words, and ``said`` redacts those: to look through all its URLs takes long.
         if (document is None or answer.status != OK) and self._echoes.are_in(answer.body.decode("latin-1")):
             raise fault("bad_broker", "its answer says the token again")
-        told = Told(answer.status, _parsed(answer.body), answer.date, answer.retry_after, _s3_code(answer))
+        told = BrokerResponse(answer.status, _parsed(answer.body), answer.date, answer.retry_after, _s3_code(answer))
         if told.status not in (OK, FORBIDDEN, TOO_LARGE):
             raise refusal_of(told)
         return told
 
-    async def _ask_again(self, path: str, document: Mapping[str, Any] | None, most: int) -> Answer:
+    async def _ask_again(self, path: str, document: Mapping[str, Any] | None, most: int) -> Response:
         """Ask once more where a kept connection turns out to be closed: signing twice does no harm."""
         try:
             return await self._exchange(path, document, most)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             return await self._exchange(path, document, most)
 
-    async def _exchange(self, path: str, document: Mapping[str, Any] | None, most: int) -> Answer:
+    async def _exchange(self, path: str, document: Mapping[str, Any] | None, most: int) -> Response:
         url = URL(self._config.url + path, encoded=True)
         async with (
             asyncio.timeout(self._timeout),
@@ -114,7 +116,7 @@ class BrokerClient:
             ) as response,
         ):
             body = await read_at_most(response, most)
-            return Answer(response.status, {name.lower(): value for name, value in response.headers.items()}, body)
+            return Response(response.status, {name.lower(): value for name, value in response.headers.items()}, body)
 
     def _authorization(self) -> dict[str, str]:
         token = self._config.token
@@ -138,7 +140,7 @@ class BrokerClient:
             self._session = None
 
 
-def _s3_code(answer: Answer) -> str:
+def _s3_code(answer: Response) -> str:
     return answer.code if re.fullmatch("[A-Za-z]{1,64}", answer.code) else ""
 
 
@@ -149,7 +151,7 @@ def _parsed(body: bytes) -> Any:
         return None
 
 
-def refusal_of(told: Told) -> Fault:
+def refusal_of(told: BrokerResponse) -> Fault:
     """Return what it means that a broker, or what answers in its place, refuses a whole call."""
     detail = f"{told.status} {said(told.document)}".strip()
     if told.s3_code:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from presignd.presign import Grant
-from presignd.s3.responses import Answer
+from presignd.s3.responses import Response
 
 FALLBACK_REGION = "us-east-1"
 
@@ -37,7 +37,7 @@ _OLD_NAMES = {"": FALLBACK_REGION, "EU": "eu-west-1", "US": FALLBACK_REGION}
 class Send(Protocol):
     """``presignd.store.client.StoreClient.send``, without a body."""
 
-    def __call__(self, grant: Grant, *, accept: Collection[int]) -> Awaitable[Answer]:
+    def __call__(self, grant: Grant, *, accept: Collection[int]) -> Awaitable[Response]:
         """Send ``grant``; raise a ``Fault`` for any status but 2xx and those in ``accept``."""
         ...
 
@@ -55,7 +55,7 @@ def region_in_host(endpoint: str) -> str:
     return match[1] if match else ""
 
 
-def read_region(answer: Answer) -> str:
+def read_region(answer: Response) -> str:
     """Return the region an answer tells, ``FALLBACK_REGION`` when it tells none."""
     named = answer.headers.get("x-amz-bucket-region", "")
     if _NAME.fullmatch(named):

@@ -18,7 +18,16 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Strin
 from presignd.config import PresignConfig
 from presignd.errors import CODES, Fault, PresignerFault, StoreFault, WatchFault, fault
 from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Operation
-from presignd.presign.broker_client import FORBIDDEN, LEAST_BODY, OK, TOO_LARGE, BrokerClient, Told, refusal_of, said
+from presignd.presign.broker_client import (
+    FORBIDDEN,
+    LEAST_BODY,
+    OK,
+    TOO_LARGE,
+    BrokerClient,
+    BrokerResponse,
+    refusal_of,
+    said,
+)
 from presignd.presign.expected import Expected, checked, expect
 from presignd.presign.local import count
 from presignd.runtime.heartbeat import holding, resting
@@ -252,7 +261,7 @@ def _list_in(document: Any, count: int) -> list[Any] | None:
     return answers if isinstance(answers, list) and len(answers) == count else None
 
 
-def _unusable(told: Told) -> Fault:
+def _unusable(told: BrokerResponse) -> Fault:
     if told.status == FORBIDDEN:
         return refusal_of(told)
     return fault("bad_broker", "its answer is not one to what it was asked")

@@ -20,7 +20,7 @@ MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class PartRange:
     """One part to be sent: its number (from 1), where it begins, and its size in bytes."""
 
     number: int
@@ -36,7 +36,7 @@ def part_size_for(size: int, configured: int, most_parts: int = MOST_PARTS) -> i
     return -(-needed // MIB) * MIB
 
 
-def in_order(cut: Sequence[Piece]) -> list[Piece]:
+def in_order(cut: Sequence[PartRange]) -> list[PartRange]:
     """Return the pieces as they are to be sent: of more than some stores take, the last one first.
 
     So a store that refuses its number does it before anything else was sent.
@@ -44,10 +44,10 @@ def in_order(cut: Sequence[Piece]) -> list[Piece]:
     return [*cut[-1:], *cut[:-1]] if len(cut) > FEW_PARTS else [*cut]
 
 
-def pieces(size: int, part_size: int) -> Iterator[Piece]:
+def part_ranges(size: int, part_size: int) -> Iterator[PartRange]:
     """Cut ``size`` bytes into parts of ``part_size``; the last one may be smaller."""
     for number, offset in enumerate(range(0, size, part_size), start=1):
-        yield Piece(number, offset, min(part_size, size - offset))
+        yield PartRange(number, offset, min(part_size, size - offset))
 
 
 def etag_of_parts(md5s: Sequence[str]) -> str:

@@ -118,7 +118,7 @@ NOT_ABOUT_TIME = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """The store's answer: status, headers (lower-case names), and up to 64 KiB of the body."""
 
     status: int
@@ -191,7 +191,7 @@ def bare(etag: str) -> str:
     return etag.removeprefix("W/").strip('"')
 
 
-def fault_of(answer: Answer, *, expires_at: datetime, now: datetime, clock_offset: float | None) -> Fault:
+def fault_of(answer: Response, *, expires_at: datetime, now: datetime, clock_offset: float | None) -> Fault:
     """Decide what a refusing answer means.
 
     Expiry is judged from the grant's own end, never from the status: servers answer 400 or 403 with
@@ -210,7 +210,7 @@ def fault_of(answer: Answer, *, expires_at: datetime, now: datetime, clock_offse
     return fault(code, detail, retry_after=answer.retry_after)
 
 
-def _elsewhere(answer: Answer) -> str:
+def _elsewhere(answer: Response) -> str:
     """Return the code of an answer that sends us to another region or host; "" for any other.
 
     MinIO names its region in every refusal: there only what the message is about tells.
@@ -221,17 +221,17 @@ def _elsewhere(answer: Answer) -> str:
     return "redirected" if redirect else ""
 
 
-def _region_named(answer: Answer) -> str:
+def _region_named(answer: Response) -> str:
     """Return the region where the bucket is, by the answer; "" where none is named, or what is named is no region."""
     named = answer.headers.get("x-amz-bucket-region") or answer.element("Region")
     return named if re.fullmatch(r"[a-z0-9-]{1,40}", named) else ""
 
 
-def _no_room(answer: Answer) -> str:
+def _no_room(answer: Response) -> str:
     return "store_full" if answer.status in (400, 403, 413) and NO_ROOM.search(answer.element("Message")) else ""
 
 
-def _by_status(answer: Answer) -> str:
+def _by_status(answer: Response) -> str:
     if answer.status == 503 and answer.retry_after is not None:  # noqa: PLR2004
         return "slow_down"
     if answer.status == 404 and not answer.code and answer.body:  # noqa: PLR2004
@@ -241,7 +241,7 @@ def _by_status(answer: Answer) -> str:
     return STATUSES.get(answer.status) or ("server_error" if answer.status >= 500 else "rejected")  # noqa: PLR2004
 
 
-def _skewed(answer: Answer, offset: float | None) -> bool:
+def _skewed(answer: Response, offset: float | None) -> bool:
     """Tell whether a refusal is about time: the clocks differ, and the store says so or by more than S3 allows."""
     if offset is None:
         return False
@@ -249,7 +249,7 @@ def _skewed(answer: Answer, offset: float | None) -> bool:
     return abs(offset) >= (30.0 if says_time else SKEW_LIMIT)
 
 
-def _detail(answer: Answer) -> str:
+def _detail(answer: Response) -> str:
     """Say status, S3 code and the header it is about, and the message where it can't hold anything signed."""
     message = answer.element("Message")[:200]
     told = message if message and not re.search(r"[?&=]|X-Amz", message, re.IGNORECASE) else ""

@@ -28,12 +28,12 @@ from presignd.errors import Fault, fault
 from presignd.presign import Grant
 from presignd.redaction.echoes import Secrets
 from presignd.runtime.heartbeat import beat
-from presignd.s3.responses import Answer, fault_of
+from presignd.s3.responses import Response, fault_of
 from presignd.store.body import LEAST, MOST, Unsupported, hold_little, straight
 from presignd.store.rate import RateLimit
 from presignd.system.clock import utcnow
 
-__all__ = ["Answer", "FileBody", "Slice", "StoreClient"]
+__all__ = ["FileBody", "Response", "Slice", "StoreClient"]
 
 KEPT_BODY = 64 << 10
 """Bytes of an answer's body that are read; an error body of 100 MB is cut here."""
@@ -260,7 +260,7 @@ class StoreClient:
         timeout: float | None = None,
         file_of: str = "",
         into: Callable[[bytes], Awaitable[None]] | None = None,
-    ) -> Answer:
+    ) -> Response:
         """Send one granted request; 2xx and statuses in ``accept`` are answers, all else raises ``Fault``.
 
         ``body`` is bytes, or a slice of a file to be streamed; ``on_sent`` hears of the bytes sent so
@@ -299,7 +299,7 @@ class StoreClient:
         data: bytes | payload.Payload | None,
         progress: _Progress,
         into: Callable[[bytes], Awaitable[None]] | None,
-    ) -> Answer:
+    ) -> Response:
         url = URL(grant.url, encoded=True)
         async with self._open_session().request(
             grant.method,
@@ -320,7 +320,7 @@ class StoreClient:
                 kept = await read_at_most(response, KEPT_BODY, progress.answered)
             told = ((name.lower(), value) for name, value in response.headers.items())
             headers = {name: value for name, value in told if name not in UNREAD}
-            return Answer(response.status, *self._secrets.of(grant.url, grant.headers).silenced(headers, kept))
+            return Response(response.status, *self._secrets.of(grant.url, grant.headers).silenced(headers, kept))
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -342,7 +342,7 @@ class StoreClient:
             self._proxies[origin] = proxy_for(origin, self._presign.proxy)
         return self._proxies[origin]
 
-    def _compare_clocks(self, answer: Answer) -> None:
+    def _compare_clocks(self, answer: Response) -> None:
         date = answer.date
         if date is not None:
             self.clock_offset = (date - self._clock()).total_seconds()

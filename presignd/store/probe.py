@@ -17,7 +17,7 @@ from typing import Protocol
 from presignd.errors import Fault, fault
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.s3.multipart import complete_body, etag_of_parts
-from presignd.s3.responses import Answer, bare
+from presignd.s3.responses import Response, bare
 
 BODY = b"presignd wrote this to see whether it may; it can go.\n"
 OTHER = bytes(len(BODY))
@@ -77,12 +77,12 @@ class Sender(Protocol):
         """Have a request signed; raise its ``Fault``."""
         ...
 
-    async def deliver(self, grant: Grant, body: bytes | None = None, *, accept: Collection[int] = ()) -> Answer:
+    async def deliver(self, grant: Grant, body: bytes | None = None, *, accept: Collection[int] = ()) -> Response:
         """Send a granted request; raise a ``Fault`` for all but 2xx and ``accept``."""
         ...
 
 
-Way = Callable[[bool, str], Awaitable[Answer]]
+Way = Callable[[bool, str], Awaitable[Response]]
 """Writes the check object under ``If-None-Match: *`` (where true) and If-Match (where not "")."""
 
 
@@ -103,7 +103,7 @@ class Probe:
         headers: Mapping[str, str] | None = None,
         if_none_match: bool = False,
         if_match: str = "",
-    ) -> Answer:
+    ) -> Response:
         """PUT the check object, whose MD5 goes with it unless another ``checksum`` is given."""
         request = self._request(
             Operation.PUT,
@@ -116,22 +116,22 @@ class Probe:
         )
         return self._wrote(await self._send(request, BODY, accept))
 
-    async def ask(self, operation: Operation, accept: Collection[int] = ()) -> Answer:
+    async def ask(self, operation: Operation, accept: Collection[int] = ()) -> Response:
         """HEAD or GET the check object."""
         return await self._send(self._request(operation, headers=self._customer_key), None, accept)
 
-    async def write_kept(self) -> Answer:
+    async def write_kept(self) -> Response:
         """PUT and find it, and return the HEAD's answer: what takes everything and keeps nothing is no store.
 
         A HEAD that is refused tells nothing.
         """
         return await self._kept(self.write)
 
-    async def write_in_parts(self, parts: Sequence[bytes] = (BODY,)) -> Answer:
+    async def write_in_parts(self, parts: Sequence[bytes] = (BODY,)) -> Response:
         """Store the check object by an upload in parts, and return the HEAD's answer."""
         return await self._kept(lambda: self._in_parts(parts))
 
-    async def _kept(self, way: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def _kept(self, way: Callable[[], Awaitable[Response]]) -> Response:
         for _ in range(TRIES):
             await way()
             answer = await self.ask(Operation.HEAD, accept=(403, NOT_FOUND))
@@ -143,7 +143,7 @@ class Probe:
     async def put_conditions(self) -> Conditions:
         """Try both conditions on a PUT."""
 
-        async def put(if_none_match: bool, if_match: str) -> Answer:
+        async def put(if_none_match: bool, if_match: str) -> Response:
             return await self.write(accept=(*NOT_HELD, *NOT_TAKEN), if_none_match=if_none_match, if_match=if_match)
 
         return await self._conditions(put)
@@ -151,7 +151,7 @@ class Probe:
     async def complete_conditions(self) -> Conditions:
         """Try both conditions as an upload in parts completes; each costs an upload of one small part."""
 
-        async def complete(if_none_match: bool, if_match: str) -> Answer:
+        async def complete(if_none_match: bool, if_match: str) -> Response:
             return await self._in_parts(if_none_match=if_none_match, if_match=if_match)
 
         return await self._conditions(complete)
@@ -251,7 +251,7 @@ class Probe:
     # --- an upload in parts -----------------------------------------------------------------------
     async def _in_parts(
         self, parts: Sequence[bytes] = (BODY,), *, wrong: str = "", if_none_match: bool = False, if_match: str = ""
-    ) -> Answer:
+    ) -> Response:
         """Upload in parts, and return the answer to its end; with a ``wrong`` checksum, that to its first part."""
         create = self._request(Operation.MULTIPART_CREATE, content_type="text/plain", headers=self._headers)
         upload_id = (await self._send(create, None)).element("UploadId")
@@ -271,7 +271,7 @@ class Probe:
                     await self._send(self._request(Operation.MULTIPART_ABORT, upload_id=upload_id), None, (NOT_FOUND,))
         return answer
 
-    async def _part(self, upload_id: str, number: int, body: bytes, wrong: str = "") -> Answer:
+    async def _part(self, upload_id: str, number: int, body: bytes, wrong: str = "") -> Response:
         part = self._request(
             Operation.MULTIPART_PART,
             size=len(body),
@@ -284,7 +284,7 @@ class Probe:
 
     async def _complete(
         self, upload_id: str, etags: Sequence[tuple[int, str]], *, if_none_match: bool, if_match: str
-    ) -> Answer:
+    ) -> Response:
         body = complete_body(etags)
         complete = self._request(
             Operation.MULTIPART_COMPLETE,
@@ -299,16 +299,16 @@ class Probe:
         if answer.status == OK and answer.code:  # S3 answers 200 with an <Error>, too
             if not conditional:
                 raise fault("server_error", answer.code)
-            return Answer(PRECONDITION_FAILED if answer.code == "PreconditionFailed" else 500, answer.headers)
+            return Response(PRECONDITION_FAILED if answer.code == "PreconditionFailed" else 500, answer.headers)
         return self._wrote(answer)
 
     def _request(self, operation: Operation, **more: object) -> GrantRequest:
         return GrantRequest(operation, self._bucket, self.key, EXPIRES, **more)  # type: ignore[arg-type] # fields by name
 
-    async def _send(self, request: GrantRequest, body: bytes | None, accept: Collection[int] = ()) -> Answer:
+    async def _send(self, request: GrantRequest, body: bytes | None, accept: Collection[int] = ()) -> Response:
         return await self._sender.deliver(await self._sender.grant(request), body, accept=accept)
 
-    def _wrote(self, answer: Answer) -> Answer:
+    def _wrote(self, answer: Response) -> Response:
         if answer.status == OK and (version := answer.headers.get("x-amz-version-id", "")):
             self._versions.append(version)
         return answer
@@ -337,7 +337,7 @@ _COMES_BACK = re.compile(
 """Headers of a PUT that a HEAD tells again as they were (S3 API, HeadObject)."""
 
 
-def lost(sent: Mapping[str, str], answer: Answer) -> list[str]:
+def lost(sent: Mapping[str, str], answer: Response) -> list[str]:
     """Say which headers of an upload a HEAD of its object doesn't tell, or tells otherwise. Pure.
 
     S3 names no storage class where it is STANDARD, and only the number of tags; ACLs and the like it never tells.
@@ -356,7 +356,7 @@ def _lost(name: str, value: str, there: Mapping[str, str]) -> str:
     return f"{name} ({found} instead)" if found else name
 
 
-def locked_until(answer: Answer) -> str:
+def locked_until(answer: Response) -> str:
     """Return until when an object is locked (object lock), by a HEAD of it; "" where it isn't, or isn't told."""
     held = answer.headers.get("x-amz-object-lock-legal-hold", "").upper() == "ON"
     return "its legal hold ends" if held else answer.headers.get("x-amz-object-lock-retain-until-date", "")

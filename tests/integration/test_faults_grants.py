@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from presignd.pipeline.upload.bucket import LEAST_LEFT, Honours
+from presignd.pipeline.upload.bucket import LEAST_LEFT, Support
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
 from tests.running import config, running, watch
 
@@ -160,9 +160,9 @@ async def test_what_a_store_honours_is_proven(
 ) -> None:
     faulty_s3.conditions, faulty_s3.digests = conditions, digests
     async with running(config(tmp_path, faulty_s3, upload={"checksum": checksum})) as daemon:
-        honours = await daemon.parts.work.buckets["drop"].honours()
+        honours = await daemon.parts.work.buckets["drop"].support()
         sha256 = digests and checksum == "sha256"
-        assert honours == Honours(if_none_match=conditions, if_match=conditions, sha256=sha256)
+        assert honours == Support(if_none_match=conditions, if_match=conditions, sha256=sha256)
         daemon.drop("a")
         await daemon.done()
     [put] = faulty_s3.seen("PUT", "a")

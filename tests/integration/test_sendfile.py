@@ -24,7 +24,7 @@ from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import Fault
 from presignd.presign import Grant
 from presignd.store.body import LEAST
-from presignd.store.client import PIECE, Answer, Slice, StoreClient
+from presignd.store.client import PIECE, Response, Slice, StoreClient
 from presignd.system.threads import BEHIND, MOST_BEHIND
 from tests.descriptors import open_descriptors
 from tests.faulty_s3 import BUCKET, FaultyS3
@@ -137,7 +137,7 @@ async def server(talk: Talk) -> AsyncIterator[str]:
         serving.close()
 
 
-async def send(store: StoreClient, endpoint: str, of: Slice) -> Answer:
+async def send(store: StoreClient, endpoint: str, of: Slice) -> Response:
     return await store.send(grant_for(endpoint, of.size), of)
 
 

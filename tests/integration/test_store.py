@@ -27,7 +27,7 @@ from presignd.connection import proxy_for
 from presignd.errors import Fault
 from presignd.presign import Grant
 from presignd.store.body import LEAST
-from presignd.store.client import KEPT_BODY, Answer, Slice, StoreClient
+from presignd.store.client import KEPT_BODY, Response, Slice, StoreClient
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3, Object
 
 QUERY = f"X-Amz-Date={datetime.now(UTC):%Y%m%dT%H%M%SZ}&X-Amz-Expires=3600&X-Amz-SignedHeaders=host"
@@ -384,7 +384,7 @@ async def test_a_connection_that_is_never_accepted_ends_by_the_timeout() -> None
 # --- bodies of requests ---------------------------------------------------------------------------------
 
 
-async def send_slowly(body: Callable[[int], bytes | Slice], size: int, *, timeout: float, rate: int) -> Answer:
+async def send_slowly(body: Callable[[int], bytes | Slice], size: int, *, timeout: float, rate: int) -> Response:
     """Send to a server that reads ``rate`` bytes a second; return its answer."""
 
     async def read_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -50,7 +50,7 @@ async def test_what_an_etag_tells_is_seen_and_said(faulty_s3: FaultyS3, tmp_path
         result = await check_parts(faulty_s3.bucket, probe)
         assert await store_in_two(probe) == seen
         await probe.forget()
-        assert (await bucket.honours(in_parts=True)).md5_etags == (quirk in ("s3", "none when looked for"))
+        assert (await bucket.support(in_parts=True)).md5_etags == (quirk in ("s3", "none when looked for"))
     assert (result.outcome, said in result.detail) == ("ok", True)
     assert faulty_s3.objects == {}
     assert faulty_s3.uploads.under_way == {}
@@ -92,6 +92,6 @@ async def test_what_real_servers_tell(request: pytest.FixtureRequest, tmp_path: 
         probe = await bucket.proving()
         assert await store_in_two(probe) == seen
         await probe.forget()
-        honours = await bucket.honours(in_parts=True)
+        honours = await bucket.support(in_parts=True)
         assert honours.proves
         assert honours.md5_etags or not seen.tells

@@ -12,7 +12,7 @@ from pathlib import Path
 import playwright.async_api
 import pytest
 
-from presignd.broker.policy import Code
+from presignd.broker.policy import RefusalCode
 from tests.brokers import Broker, broker_for
 from tests.needs import NODE
 from tests.stores import Store
@@ -102,4 +102,4 @@ async def test_the_fetch_example_runs_in_a_page_of_the_brokers_own_origin_and_in
 
 
 def test_the_page_names_every_code_of_a_refusal() -> None:
-    assert {code for code in Code if f"`{code}`" not in PAGE} == set()
+    assert {code for code in RefusalCode if f"`{code}`" not in PAGE} == set()

@@ -13,7 +13,7 @@ from presignd.pipeline.upload.key_template import check_key, needs_prefix
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
 from presignd.runtime.heartbeat import holding
 from presignd.s3.multipart import MOST_PARTS
-from presignd.s3.responses import Answer
+from presignd.s3.responses import Response
 from presignd.store.client import Slice, StoreClient
 from presignd.store.probe import CUSTOMER_KEY, OTHER, Heed, Probe, md5_of, sha256_of
 from presignd.system.clock import since_boot
@@ -35,7 +35,7 @@ MAYBE_HEADERS = ("not_implemented", "rejected")
 
 
 @dataclass(frozen=True, slots=True)
-class Honours:
+class Support:
     """What a probe saw the store do for one way of sending: honour its conditions, refuse a wrong SHA-256.
 
     ``md5_etags``: the ETag of what is sent like this is made of MD5s, so one that differs tells of other bytes.
@@ -50,7 +50,7 @@ class Honours:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class StoredObject:
     """An object that is there: its size in bytes, ETag without quotes (``opaque``: not made of MD5s), version.
 
     ``modified`` is its Last-Modified as a HEAD told it.
@@ -81,7 +81,7 @@ class Bucket:
         self._store = store
         self._probe_timeout = min(PROBE_TIMEOUT, upload.timeout)
         self._probing = asyncio.Lock()
-        self._honours: dict[bool, Honours] = {}
+        self._honours: dict[bool, Support] = {}
         self._refusals: dict[bool, Fault] = {}
         self._blamed: tuple[str, Fault] | None = None
         self.most_parts = MOST_PARTS
@@ -126,14 +126,14 @@ class Bucket:
         on_sent: Callable[[int], None] | None = None,
         timeout: float | None = None,
         into: Callable[[bytes], Awaitable[None]] | None = None,
-    ) -> Answer:
+    ) -> Response:
         """Mint a grant for ``request`` and send it at once; raise a ``Fault`` on anything but success."""
         grant = await self.grant(request)
         return await self._store.send(
             grant, body, accept=accept, on_sent=on_sent, timeout=timeout, file_of=request.key, into=into
         )
 
-    async def deliver(self, grant: Grant, body: bytes | None = None, *, accept: Collection[int] = ()) -> Answer:
+    async def deliver(self, grant: Grant, body: bytes | None = None, *, accept: Collection[int] = ()) -> Response:
         """Send a probe's granted request; raise a ``Fault`` on anything but success."""
         return await self._store.send(grant, body, accept=accept, timeout=self._probe_timeout)
 
@@ -147,7 +147,7 @@ class Bucket:
             more = {"headers": self._customer_key, **more}
         return GrantRequest(operation, self.watch.bucket, key, expires, **more)  # type: ignore[arg-type] # fields by name
 
-    async def find(self, key: str, *, denied_is_absent: bool) -> Found | None:
+    async def find(self, key: str, *, denied_is_absent: bool) -> StoredObject | None:
         """HEAD a key; None when nothing is there.
 
         S3 answers 403 for a missing key where s3:ListBucket is not granted: ``denied_is_absent`` takes that
@@ -159,7 +159,7 @@ class Bucket:
             return None
         size = int(answer.headers.get("content-length", "-1"))
         version_id, modified = (answer.headers.get(name, "") for name in ("x-amz-version-id", "last-modified"))
-        return Found(size, answer.etag, version_id, answer.opaque_etag, modified)
+        return StoredObject(size, answer.etag, version_id, answer.opaque_etag, modified)
 
     async def read(self, key: str, take: Callable[[bytes], Awaitable[None]]) -> bool:
         """GET an object, piece by piece, whatever its size; False when nothing is there."""
@@ -180,7 +180,7 @@ class Bucket:
                 self._opens_versions = answer.status == 200  # noqa: PLR2004
         return self._opens_versions or False
 
-    async def honours(self, *, in_parts: bool = False) -> Honours:
+    async def support(self, *, in_parts: bool = False) -> Support:
         """Return what the store honours of a PUT, or of an upload in parts; raise a ``Fault``.
 
         Proven once, by the check key, and for parts only when a file first needs it: that costs small uploads.
@@ -200,7 +200,7 @@ class Bucket:
                     raise
         return self._honours[in_parts]
 
-    async def _prove(self, *, in_parts: bool) -> Honours:
+    async def _prove(self, *, in_parts: bool) -> Support:
         async with self._probing_with() as probe:
             await probe.write_kept()
             conditions = await (probe.complete_conditions() if in_parts else probe.put_conditions())
@@ -209,7 +209,7 @@ class Bucket:
             md5_etags = await probe.has_md5_etags(in_parts=in_parts)
             proves = md5_etags or sha256 or await probe.refuses(md5_of(OTHER), in_parts=in_parts)
         held = Heed.HONOURED
-        return Honours(conditions.if_none_match is held, conditions.if_match is held, sha256, md5_etags, proves)
+        return Support(conditions.if_none_match is held, conditions.if_match is held, sha256, md5_etags, proves)
 
     def prove_again(self) -> None:
         """Forget what was proven: the store answers as one does that honours something else."""

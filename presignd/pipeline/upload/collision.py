@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Literal
 
 from presignd.model import FileVersion
-from presignd.pipeline.upload.bucket import Found, Honours
+from presignd.pipeline.upload.bucket import StoredObject, Support
 
 Policy = Literal["update", "rename", "refuse", "overwrite"]
 
@@ -37,7 +37,7 @@ class Plan:
     """What to do, what must be under the key for it (nothing, or this ETag), and the object to adopt or replace."""
 
     act: Act
-    found: Found | None = None
+    found: StoredObject | None = None
     if_none_match: bool = False
     if_match: str = ""
 
@@ -47,7 +47,7 @@ def is_md5(etag: str) -> bool:
     return re.fullmatch(r"[0-9a-fA-F]{32}", etag) is not None
 
 
-def must_look(version: FileVersion, previous: FileVersion | None, checksum: str, honours: Honours) -> bool:
+def must_look(version: FileVersion, previous: FileVersion | None, checksum: str, honours: Support) -> bool:
     """Tell whether to HEAD before the PUT.
 
     After an unclear attempt, for content that was there already, and always where the store doesn't
@@ -66,7 +66,7 @@ def plan_unseen(previous: FileVersion | None, policy: Policy) -> Plan:
     return Plan(Act.PUT, if_none_match=True)
 
 
-def plan_seen(found: Found | None, whose: Whose, policy: Policy) -> Plan:
+def plan_seen(found: StoredObject | None, whose: Whose, policy: Policy) -> Plan:
     """Plan after a HEAD. Our own object is replaced while the store calls it what it does now."""
     if found is None:
         return Plan(Act.PUT, if_none_match=policy != "overwrite")
@@ -79,7 +79,7 @@ def plan_seen(found: Found | None, whose: Whose, policy: Policy) -> Plan:
     return Plan(Act.REFUSE if policy == "refuse" else Act.NEXT_KEY)
 
 
-def as_honoured(plan: Plan, honours: Honours) -> Plan:
+def as_honoured(plan: Plan, honours: Support) -> Plan:
     """Return the plan with the conditions that the store holds to: others mean nothing there, or are refused."""
     if_match = plan.if_match if honours.if_match else ""
     return replace(plan, if_none_match=plan.if_none_match and honours.if_none_match, if_match=if_match)
@@ -90,7 +90,7 @@ def is_sure(plan: Plan, sure: Plan) -> bool:
     return sure == plan and not (plan.found and not plan.found.etag)
 
 
-def still_holds(plan: Plan, found: Found | None) -> bool:
+def still_holds(plan: Plan, found: StoredObject | None) -> bool:
     """Tell whether what a HEAD finds is what the plan was made for; without an ETag its size and date tell."""
     if plan.if_none_match:
         return found is None

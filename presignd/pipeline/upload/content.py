@@ -15,7 +15,7 @@ from presignd.errors import fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint, Sent
 from presignd.pipeline.files.hash import checksum_like, fingerprint_of
-from presignd.pipeline.upload.bucket import Bucket, Found, Honours
+from presignd.pipeline.upload.bucket import Bucket, StoredObject, Support
 from presignd.pipeline.upload.collision import Plan, as_honoured, is_sure, still_holds
 from presignd.pipeline.upload.multipart import Multipart
 from presignd.pipeline.upload.single import TINY, Prepared, prepare, put, verify, verify_found
@@ -55,7 +55,7 @@ class Content(Protocol):
         """Hear that an object holds these bytes, as this checksum tells: the receipt's, unless it has one."""
         ...
 
-    async def send(self, version: FileVersion, plan: Plan, honours: Honours) -> tuple[FileVersion, Found | None]:
+    async def send(self, version: FileVersion, plan: Plan, honours: Support) -> tuple[FileVersion, StoredObject | None]:
         """Bring the content under the version's key; None when the key changed hands meanwhile (412)."""
         ...
 
@@ -102,7 +102,7 @@ class Whole:
     def adopted(self, checksum: str, part_size: int) -> None:
         """Keep the checksum there is."""
 
-    async def send(self, version: FileVersion, plan: Plan, honours: Honours) -> tuple[FileVersion, Found | None]:
+    async def send(self, version: FileVersion, plan: Plan, honours: Support) -> tuple[FileVersion, StoredObject | None]:
         """PUT and verify."""
         version = await _intend(self._ledger, version, self._prepared.md5)
         passed("put.before")
@@ -121,7 +121,7 @@ class Whole:
             return version, None
         md5, key = self._prepared.md5, version.key or ""
         if verify(answer, md5, md5_etags=honours.md5_etags) and honours.proves:
-            return version, Found(version.size, answer.etag, answer.headers.get("x-amz-version-id", ""))
+            return version, StoredObject(version.size, answer.etag, answer.headers.get("x-amz-version-id", ""))
         found = await self._bucket.find(key, denied_is_absent=False)
         found = verify_found(found, version.size, md5, md5_etags=honours.md5_etags)
         if not (honours.proves or await holds_bytes(self._bucket, key, found, Sent(version.size, f"md5:{md5}", 0, ""))):
@@ -167,7 +167,7 @@ class InParts:
         """Have this checksum in the receipt: the file needs no other one then."""
         self.checksum, self.part_size = checksum, part_size
 
-    async def send(self, version: FileVersion, plan: Plan, honours: Honours) -> tuple[FileVersion, Found | None]:
+    async def send(self, version: FileVersion, plan: Plan, honours: Support) -> tuple[FileVersion, StoredObject | None]:
         """Send what is missing, look at the file once more, and complete.
 
         Where the store doesn't hold to the plan's condition then, a HEAD just before looks at the key instead.

@@ -15,15 +15,23 @@ from presignd.errors import Fault, RetryFault, StoreFault, fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Part, Sent
 from presignd.pipeline.files.hash import checksum_like, digest
-from presignd.pipeline.upload.bucket import Bucket, Found, Honours
+from presignd.pipeline.upload.bucket import Bucket, StoredObject, Support
 from presignd.pipeline.upload.collision import Plan, is_md5
 from presignd.pipeline.upload.single import verify
 from presignd.pipeline.upload.slots import Slots
 from presignd.pipeline.upload.whose import holds_bytes, read_back
 from presignd.presign import Operation
 from presignd.runtime.crash_points import passed
-from presignd.s3.multipart import FEW_PARTS, Piece, complete_body, etag_of_parts, in_order, part_size_for, pieces
-from presignd.s3.responses import Answer, bare
+from presignd.s3.multipart import (
+    FEW_PARTS,
+    PartRange,
+    complete_body,
+    etag_of_parts,
+    in_order,
+    part_ranges,
+    part_size_for,
+)
+from presignd.s3.responses import Response, bare
 from presignd.store.client import Slice
 from presignd.system.threads import behind
 from presignd.telemetry.log import get_logger
@@ -58,9 +66,9 @@ class Multipart:
         self._moving: dict[int, int] = {}
         self._md5_etags = self._parts_tell = self._proves = True
 
-    async def send_parts(self, version: FileVersion, honours: Honours) -> FileVersion:
+    async def send_parts(self, version: FileVersion, honours: Support) -> FileVersion:
         """Create the upload unless there is one, and send every part the store doesn't have."""
-        self._md5_etags, self._parts_tell = (await self._bucket.honours()).md5_etags, honours.md5_etags
+        self._md5_etags, self._parts_tell = (await self._bucket.support()).md5_etags, honours.md5_etags
         self._proves = honours.proves
         version = await self._created(version)
         self._parts = {part.number: part for part in await self._ledger.parts(version)}
@@ -68,7 +76,7 @@ class Multipart:
         self._told()
         if self._parts:
             log.info("upload.resumed", file_id=version.file_id, key=version.key, parts=len(self._parts))
-        cut = in_order([*pieces(version.size, version.part_size)])
+        cut = in_order([*part_ranges(version.size, version.part_size)])
         missing = iter([piece for piece in cut if piece.number not in self._parts])
         try:
             async with asyncio.TaskGroup() as runners:
@@ -101,7 +109,7 @@ class Multipart:
         part_size = part_size_for(version.size, self._upload.part_size, self._bucket.most_parts)
         return await self._ledger.begin_upload(version, upload_id, part_size)
 
-    async def _run(self, version: FileVersion, missing: Iterator[Piece]) -> None:
+    async def _run(self, version: FileVersion, missing: Iterator[PartRange]) -> None:
         """Send parts until none is left; several run side by side."""
         for piece in missing:
             md5 = await behind(self._hash, piece)
@@ -116,12 +124,12 @@ class Multipart:
             self._stored += part.size
             self._told()
 
-    def _hash(self, piece: Piece) -> str:
+    def _hash(self, piece: PartRange) -> str:
         """Return the MD5 (hex) of one part of the unchanged file. Blocking."""
         self._check()
         return digest(self._fd, "md5", piece.offset, piece.size).hex()
 
-    async def _send(self, version: FileVersion, piece: Piece, md5: str) -> Part:
+    async def _send(self, version: FileVersion, piece: PartRange, md5: str) -> Part:
         def sent(total: int) -> None:
             self._moving[piece.number] = total
             self._told()
@@ -149,7 +157,7 @@ class Multipart:
         verify(answer, md5, md5_etags=self._md5_etags)
         return Part(piece.number, piece.size, md5, answer.etag or md5)
 
-    async def _listed(self, version: FileVersion, piece: Piece, md5: str) -> Part:
+    async def _listed(self, version: FileVersion, piece: PartRange, md5: str) -> Part:
         """Find a part that went through unseen; any other content under its number means to begin again."""
         request = self._bucket.request(
             Operation.MULTIPART_LIST, _key(version), upload_id=version.upload_id, part_number=piece.number - 1
@@ -177,7 +185,7 @@ class Multipart:
         """The ETag that the object must have, by the parts."""
         return etag_of_parts([self._parts[number].md5 for number in sorted(self._parts)])
 
-    async def complete(self, version: FileVersion, plan: Plan) -> Found | None:
+    async def complete(self, version: FileVersion, plan: Plan) -> StoredObject | None:
         """Complete the upload and compare the object; None when the key changed hands meanwhile (412)."""
         try:
             answer = await self._complete(version, plan)
@@ -193,7 +201,7 @@ class Multipart:
             raise fault("bad_digest", "the completed object is not what its parts make")
         return found
 
-    async def _settled(self, version: FileVersion, problem: Fault) -> Found:
+    async def _settled(self, version: FileVersion, problem: Fault) -> StoredObject:
         """Settle an unclear answer (500, a timeout, 404 after it was done) by what is there; else raise it."""
         if found := await self._found_again(version):
             return found
@@ -213,7 +221,7 @@ class Multipart:
             return False  # s3:ListMultipartUploadParts is a right of its own
         return answer.status == 404 and answer.code == "NoSuchUpload"  # noqa: PLR2004
 
-    async def _complete(self, version: FileVersion, plan: Plan) -> Answer:
+    async def _complete(self, version: FileVersion, plan: Plan) -> Response:
         body = complete_body([(part.number, part.etag) for part in self._parts.values()])
         request = self._bucket.request(
             Operation.MULTIPART_COMPLETE,
@@ -226,12 +234,12 @@ class Multipart:
         )
         return await self._bucket.send(request, body, accept=(404, 412))
 
-    async def _there(self, version: FileVersion) -> Found | None:
+    async def _there(self, version: FileVersion) -> StoredObject | None:
         """Return the object under the key when it has our size."""
         found = await self._bucket.find(_key(version), denied_is_absent=False)
         return found if found and found.size == version.size else None
 
-    async def _is_called_ours(self, found: Found) -> bool:
+    async def _is_called_ours(self, found: StoredObject) -> bool:
         """Tell whether the ETag is the MD5 of our parts, or of the whole."""
         if found.opaque:
             return False
@@ -239,7 +247,7 @@ class Multipart:
             return await behind(checksum_like, self._fd, "md5:", found.size) == f"md5:{found.etag.lower()}"
         return found.etag.lower() == self.etag
 
-    async def _is_its_own(self, version: FileVersion, found: Found, answer: Answer) -> bool:
+    async def _is_its_own(self, version: FileVersion, found: StoredObject, answer: Response) -> bool:
         """Tell whether an answered Complete made this object.
 
         Each part was checked as it came (where nothing proves that, the object is read back), and the store says
@@ -258,7 +266,7 @@ class Multipart:
     def _ours(self, version: FileVersion) -> Sent:
         return Sent(version.size, f"md5:{self.etag}", version.part_size, "")
 
-    async def _found_again(self, version: FileVersion) -> Found | None:
+    async def _found_again(self, version: FileVersion) -> StoredObject | None:
         """Return the object of a Complete whose answer was unclear: known by its ETag, else read back."""
         found = await self._there(version)
         if found is None or await self._is_called_ours(found):
@@ -293,7 +301,7 @@ def _key(version: FileVersion) -> str:
     return version.key
 
 
-def _no_upload(answer: Answer) -> Fault:
+def _no_upload(answer: Response) -> Fault:
     """Say what a 404, or an error in a 200, means for the upload."""
     if answer.status != 404:  # noqa: PLR2004
         return fault("server_error", answer.code)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from presignd.errors import fault
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.files.hash import READ, fingerprint_of, into_one_buffer, read_at
-from presignd.pipeline.upload.bucket import Bucket, Found
+from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Plan, is_md5
 from presignd.presign import Operation
 from presignd.runtime.heartbeat import beat
-from presignd.s3.responses import Answer
+from presignd.s3.responses import Response
 from presignd.store.client import Slice
 
 SMALL = 256 << 10
@@ -96,7 +96,7 @@ async def put(
     checksum: str,
     also_md5: bool,
     on_sent: Callable[[int], None],
-) -> Answer:
+) -> Response:
     """Send the file; the answer may be a 412 (the key changed hands). Raises ``Fault``."""
     assert version.key is not None
     headers = dict(bucket.watch.headers)
@@ -122,7 +122,7 @@ async def put(
     return answer
 
 
-def verify(answer: Answer, md5: str, *, md5_etags: bool) -> bool:
+def verify(answer: Response, md5: str, *, md5_etags: bool) -> bool:
     """Compare the ETag with what was sent, in a bucket where ETags are MD5s; raise ``bad_digest``.
 
     Anywhere else (SSE-KMS, SSE-C, a store with a way of its own) it is the store's word for what it took, and
@@ -138,7 +138,7 @@ def verify(answer: Answer, md5: str, *, md5_etags: bool) -> bool:
     return False
 
 
-def verify_found(found: Found | None, size: int, md5: str, *, md5_etags: bool) -> Found:
+def verify_found(found: StoredObject | None, size: int, md5: str, *, md5_etags: bool) -> StoredObject:
     """Take an object found after its PUT for what was sent; raise ``missing_object`` or ``bad_digest``."""
     if found is None:
         raise fault("missing_object")

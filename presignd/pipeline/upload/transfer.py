@@ -23,7 +23,7 @@ from presignd.pipeline.files.hash import checksum_like, fingerprint_of
 from presignd.pipeline.settle.lease import has_writer
 from presignd.pipeline.settle.record import refuse_too_large
 from presignd.pipeline.upload import collision
-from presignd.pipeline.upload.bucket import Bucket, Found, Honours
+from presignd.pipeline.upload.bucket import Bucket, StoredObject, Support
 from presignd.pipeline.upload.collision import Act, Plan, Whose
 from presignd.pipeline.upload.content import Content, InParts, Whole
 from presignd.pipeline.upload.key_template import may_number, needs_hash, render_for
@@ -120,7 +120,7 @@ class Transfer:
         self._slots, self._host, self._held, self._running = slots, host, held, running
         self._fd: int
         self._content: Content
-        self._honours: Honours
+        self._honours: Support
         self._moved = False
 
     async def run(self) -> Stored:
@@ -146,7 +146,7 @@ class Transfer:
         refuse_too_large(self._room.watch, self._version.size)  # a retry, or a put's own key, changes no limit
         self._content = await self._read_content()
         self._require_settled_content()
-        self._honours = await self._room.bucket.honours(in_parts=self._content.part_size > 0)
+        self._honours = await self._room.bucket.support(in_parts=self._content.part_size > 0)
         if self._version.key is None:
             await self._reserve_key()
         found, adopted = await self._store()
@@ -227,7 +227,7 @@ class Transfer:
             raise fault("key_taken", base)
         self._version = named
 
-    async def _store(self) -> tuple[Found, bool]:
+    async def _store(self) -> tuple[StoredObject, bool]:
         """Bring the content under its key by a PUT, or find it there (True: before we ever sent it)."""
         look = False
         for _ in range(ROUNDS):
@@ -263,13 +263,13 @@ class Transfer:
             raise fault("exists", self._key)
         return plan
 
-    async def _whose(self, found: Found) -> Whose:
+    async def _whose(self, found: StoredObject) -> Whose:
         sent, honours = await self._ledger.sent(self._version), self._honours
         # Crash window: where conditions count for nothing, some stores keep what came of a PUT that broke off.
         torn = not honours.if_none_match and self._version.attempt > 1 and not self._moved
         bucket = self._room.bucket
         # Of an object in parts, 32 hex digits may be a name as any other (the bucket's own proof is of a PUT).
-        md5_etags = (await bucket.honours()).md5_etags and honours.md5_etags
+        md5_etags = (await bucket.support()).md5_etags and honours.md5_etags
         return await whose(found, self._content, sent, bucket, self._key, md5_etags=md5_etags, torn=torn)
 
     async def _unchanged(self) -> Fingerprint:

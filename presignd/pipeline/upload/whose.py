@@ -15,7 +15,7 @@ from typing import Protocol
 from presignd.errors import WatchFault, fault
 from presignd.model import Sent
 from presignd.pipeline.files.hash import Digest
-from presignd.pipeline.upload.bucket import Bucket, Found
+from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Whose, is_md5
 from presignd.system.threads import behind
 
@@ -46,7 +46,14 @@ class Hashed(Protocol):
 
 
 async def whose(
-    found: Found, content: Hashed, sent: Collection[Sent], bucket: Bucket, key: str, *, md5_etags: bool, torn: bool
+    found: StoredObject,
+    content: Hashed,
+    sent: Collection[Sent],
+    bucket: Bucket,
+    key: str,
+    *,
+    md5_etags: bool,
+    torn: bool,
 ) -> Whose:
     """Tell whose ``found`` is; ``sent`` is all that its path sent under ``key``. Raises ``Fault``.
 
@@ -74,7 +81,7 @@ async def whose(
     return Whose.OURS if any(like.checksum == seen for like, seen in read.items()) else Whose.ANOTHERS
 
 
-async def read_back(bucket: Bucket, key: str, found: Found, likes: Collection[Sent]) -> dict[Sent, str]:
+async def read_back(bucket: Bucket, key: str, found: StoredObject, likes: Collection[Sent]) -> dict[Sent, str]:
     """GET an object and return its checksum in the form of each of ``likes``; {} where it may not be read.
 
     Raises ``precondition_failed`` for one that is another by now.
@@ -102,13 +109,13 @@ async def read_back(bucket: Bucket, key: str, found: Found, likes: Collection[Se
     return {like: digest.checksum for like, digest in digests.items()}
 
 
-async def holds_bytes(bucket: Bucket, key: str, found: Found, ours: Sent) -> bool:
+async def holds_bytes(bucket: Bucket, key: str, found: StoredObject, ours: Sent) -> bool:
     """Read an object back and tell whether it holds what was sent; one that may not be read is believed."""
     read = await read_back(bucket, key, found, [ours])
     return not read or read[ours] == ours.checksum
 
 
-def _comparable(found: Found, content: Hashed) -> bool:
+def _comparable(found: StoredObject, content: Hashed) -> bool:
     """Tell whether the ETag is the MD5 of a whole, or of as many parts as ours would be."""
     if found.opaque or found.size != content.size:
         return False

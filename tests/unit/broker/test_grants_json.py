@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presignd.broker.policy import Code, Refusal
+from presignd.broker.policy import Refusal, RefusalCode
 from presignd.broker.wire import Asked, read_batch
 from presignd.presign import Grant, GrantRequest, Operation
 
@@ -100,7 +100,7 @@ def test_a_request_with_an_unknown_field_is_refused_alone() -> None:
     """Left aside, the field could have been a misspelt condition; a newer daemon's other requests go on."""
     unknown = {**GET.to_json(), "if_nonematch": True}
     asked = read_batch(json.dumps({"grants": [GET.to_json(), unknown, GET.to_json()]}).encode())
-    assert asked == Asked([GET] * 3, {1: Refusal(Code.UNKNOWN_FIELD, "if_nonematch: no such field")})
+    assert asked == Asked([GET] * 3, {1: Refusal(RefusalCode.UNKNOWN_FIELD, "if_nonematch: no such field")})
 
 
 @pytest.mark.parametrize("missing", ["operation", "bucket", "key", "expires"])

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from presignd.broker.models import TokenConfig
-from presignd.broker.policy import CLOCK_SLACK, CONTENT_HEADERS, Code, Refusal, decide
+from presignd.broker.policy import CLOCK_SLACK, CONTENT_HEADERS, Refusal, RefusalCode, decide
 from presignd.config import PresignConfig
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.presign.credentials import Credentials, CredentialSource
@@ -281,7 +281,7 @@ def test_no_request_yields_a_grant_outside_what_its_token_may_have(asked_of: tup
         asked = replace(request, operation=operation)
         decided = decide(of, asked, NOW)
         if isinstance(decided, Refusal):
-            assert decided.code in Code
+            assert decided.code in RefusalCode
             continue
         answer = SIGNER._answer(decided, CREDENTIALS, "r", NOW)
         if isinstance(answer, Grant):
@@ -320,37 +320,37 @@ def test_odd_names_below_the_prefix_are_granted(key: str) -> None:
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"bucket": "other"}, Code.OUTSIDE_BUCKET),
-        ({"key": "scanner-10/a"}, Code.OUTSIDE_PREFIX),
-        ({"key": "scanner-1"}, Code.OUTSIDE_PREFIX),
-        ({"key": "SCANNER-1/a"}, Code.OUTSIDE_PREFIX),
-        ({"key": "scanner-1/../a"}, Code.KEY_REFUSED),
-        ({"key": "scanner-1/..\\a"}, Code.KEY_REFUSED),
-        ({"key": "scanner-1/%2e%2e/a"}, Code.OUTSIDE_PREFIX),
-        ({"key": "scanner-1/%252e%252e%252fa"}, Code.OUTSIDE_PREFIX),
-        ({"key": "scanner-1/\uff0e\uff0e/a"}, Code.OUTSIDE_PREFIX),
-        ({"key": "scanner-1/%ef%bc%8e%ef%bc%8e/a"}, Code.OUTSIDE_PREFIX),
-        ({"key": "scanner-1/\uff052e\uff052e/a"}, Code.OUTSIDE_PREFIX),
-        ({"key": "scanner-1/%c0%ae%c0%ae/a"}, Code.OUTSIDE_PREFIX),
-        ({"key": "scanner-1/..;/a"}, Code.OUTSIDE_PREFIX),
-        ({"key": "scanner-1/;/\uff0e\uff0e/a"}, Code.OUTSIDE_PREFIX),
-        ({"key": "scanner-1/a/%2e%2e/b"}, Code.OUTSIDE_PREFIX),
-        ({"key": "scanner-1/a\0"}, Code.KEY_REFUSED),
-        ({"key": "scanner-1/\ud800"}, Code.KEY_REFUSED),
-        ({"size": None}, Code.SIZE_REQUIRED),
-        ({"checksum": ""}, Code.CHECKSUM_REQUIRED),
-        ({"size": (1 << 20) + 1}, Code.TOO_LARGE),
-        ({"headers": {"x-amz-meta-a": "1"}}, Code.HEADER_REFUSED),
-        ({"headers": {"x-amz-copy-source": "/bucket/other"}}, Code.HEADER_REFUSED),
-        ({"headers": {"Content-Length": "1"}}, Code.HEADER_REFUSED),
-        ({"operation": Operation.DELETE}, Code.OPERATION_REFUSED),
-        ({"operation": Operation.MULTIPART_LIST, "upload_id": "../../b"}, Code.UPLOAD_REFUSED),
-        ({"date": NOW + CLOCK_SLACK + timedelta(seconds=1)}, Code.DATE_REFUSED),
-        ({"date": NOW.replace(tzinfo=None)}, Code.DATE_REFUSED),
+        ({"bucket": "other"}, RefusalCode.OUTSIDE_BUCKET),
+        ({"key": "scanner-10/a"}, RefusalCode.OUTSIDE_PREFIX),
+        ({"key": "scanner-1"}, RefusalCode.OUTSIDE_PREFIX),
+        ({"key": "SCANNER-1/a"}, RefusalCode.OUTSIDE_PREFIX),
+        ({"key": "scanner-1/../a"}, RefusalCode.KEY_REFUSED),
+        ({"key": "scanner-1/..\\a"}, RefusalCode.KEY_REFUSED),
+        ({"key": "scanner-1/%2e%2e/a"}, RefusalCode.OUTSIDE_PREFIX),
+        ({"key": "scanner-1/%252e%252e%252fa"}, RefusalCode.OUTSIDE_PREFIX),
+        ({"key": "scanner-1/\uff0e\uff0e/a"}, RefusalCode.OUTSIDE_PREFIX),
+        ({"key": "scanner-1/%ef%bc%8e%ef%bc%8e/a"}, RefusalCode.OUTSIDE_PREFIX),
+        ({"key": "scanner-1/\uff052e\uff052e/a"}, RefusalCode.OUTSIDE_PREFIX),
+        ({"key": "scanner-1/%c0%ae%c0%ae/a"}, RefusalCode.OUTSIDE_PREFIX),
+        ({"key": "scanner-1/..;/a"}, RefusalCode.OUTSIDE_PREFIX),
+        ({"key": "scanner-1/;/\uff0e\uff0e/a"}, RefusalCode.OUTSIDE_PREFIX),
+        ({"key": "scanner-1/a/%2e%2e/b"}, RefusalCode.OUTSIDE_PREFIX),
+        ({"key": "scanner-1/a\0"}, RefusalCode.KEY_REFUSED),
+        ({"key": "scanner-1/\ud800"}, RefusalCode.KEY_REFUSED),
+        ({"size": None}, RefusalCode.SIZE_REQUIRED),
+        ({"checksum": ""}, RefusalCode.CHECKSUM_REQUIRED),
+        ({"size": (1 << 20) + 1}, RefusalCode.TOO_LARGE),
+        ({"headers": {"x-amz-meta-a": "1"}}, RefusalCode.HEADER_REFUSED),
+        ({"headers": {"x-amz-copy-source": "/bucket/other"}}, RefusalCode.HEADER_REFUSED),
+        ({"headers": {"Content-Length": "1"}}, RefusalCode.HEADER_REFUSED),
+        ({"operation": Operation.DELETE}, RefusalCode.OPERATION_REFUSED),
+        ({"operation": Operation.MULTIPART_LIST, "upload_id": "../../b"}, RefusalCode.UPLOAD_REFUSED),
+        ({"date": NOW + CLOCK_SLACK + timedelta(seconds=1)}, RefusalCode.DATE_REFUSED),
+        ({"date": NOW.replace(tzinfo=None)}, RefusalCode.DATE_REFUSED),
     ],
     ids=repr,
 )
-def test_each_refusal_has_its_code(change: dict[str, Any], code: Code) -> None:
+def test_each_refusal_has_its_code(change: dict[str, Any], code: RefusalCode) -> None:
     assert code_of(decide(TOKEN, replace(PUT, **change), NOW)) == code
 
 
@@ -365,7 +365,7 @@ def test_a_version_is_named_only_to_read_it_and_to_delete_one_of_the_check_objec
     """A link opens the version that it was made for."""
     asked = replace(PUT, operation=operation, version_id="v", upload_id="u", part_number=1)
     readable = operation in (Operation.GET, Operation.HEAD)
-    assert (code_of(decide(TOKEN, asked, NOW)) == Code.OPERATION_REFUSED) is not readable
+    assert (code_of(decide(TOKEN, asked, NOW)) == RefusalCode.OPERATION_REFUSED) is not readable
     check = GrantRequest(Operation.DELETE, "bucket", "scanner-1/.presignd-check", 60, version_id="v")
     assert decide(TOKEN, check, NOW) == check
 
@@ -374,9 +374,9 @@ def test_a_version_is_named_only_to_read_it_and_to_delete_one_of_the_check_objec
 def test_a_token_that_may_put_may_delete_its_check_objects_alone(key: str) -> None:
     asked = GrantRequest(Operation.DELETE, "bucket", key, 60)
     assert decide(TOKEN, asked, NOW) == asked
-    assert code_of(decide(token(operations=["get", "head"]), asked, NOW)) == Code.OPERATION_REFUSED
+    assert code_of(decide(token(operations=["get", "head"]), asked, NOW)) == RefusalCode.OPERATION_REFUSED
     assert code_of(decide(token(operations=["delete"]), replace(asked, key="scanner-1/a"), NOW)) == (
-        Code.OPERATION_REFUSED
+        RefusalCode.OPERATION_REFUSED
     )
 
 
@@ -409,7 +409,7 @@ ON_AN_UPLOAD = [each for each in Operation if each.startswith("multipart.") and 
 )
 def test_an_upload_id_that_a_store_could_read_as_a_path_is_refused(operation: Operation, upload_id: str) -> None:
     asked = replace(PUT, operation=operation, upload_id=upload_id, part_number=1)
-    assert code_of(decide(TOKEN, asked, NOW)) == Code.UPLOAD_REFUSED
+    assert code_of(decide(TOKEN, asked, NOW)) == RefusalCode.UPLOAD_REFUSED
 
 
 @pytest.mark.parametrize("operation", ON_AN_UPLOAD)
@@ -454,7 +454,7 @@ def test_all_parts_that_can_be_signed_are_under_ten_times_the_limit() -> None:
         part = replace(PUT, operation=Operation.MULTIPART_PART, upload_id="u", part_number=number)
         largest = limit // number
         assert isinstance(decide(limited, replace(part, size=largest), NOW), GrantRequest)
-        assert code_of(decide(limited, replace(part, size=largest + 1), NOW)) == Code.TOO_LARGE
+        assert code_of(decide(limited, replace(part, size=largest + 1), NOW)) == RefusalCode.TOO_LARGE
         whole += largest
     assert whole < 10 * limit
 
@@ -463,7 +463,7 @@ def test_all_parts_that_can_be_signed_are_under_ten_times_the_limit() -> None:
 def test_a_token_can_require_that_an_uploads_content_type_is_bound(operation: Operation) -> None:
     strict, asked = token(require_content_type=True), replace(PUT, operation=operation)
     for unbound in (asked, replace(asked, content_type=" "), replace(asked, headers={"Content-Language": "en"})):
-        assert code_of(decide(strict, unbound, NOW)) == Code.CONTENT_TYPE_REQUIRED
+        assert code_of(decide(strict, unbound, NOW)) == RefusalCode.CONTENT_TYPE_REQUIRED
         assert decide(TOKEN, unbound, NOW) == unbound
     for bound in (replace(asked, content_type="a/b"), replace(asked, headers={"Content-Type": "a/b"})):
         assert decide(strict, bound, NOW) == bound
@@ -480,4 +480,4 @@ def test_headers_are_known_in_any_case_and_patterns_have_one_star_at_the_end() -
     for name in ("x-amz-meta-a", "X-AMZ-META-A", "Cache-Control", "Content-Disposition"):
         assert not code_of(decide(may, replace(PUT, headers={name: "1"}), NOW))
     for name in ("x-amz-tagging", "cache-control2", "x-amz-met"):
-        assert code_of(decide(may, replace(PUT, headers={name: "1"}), NOW)) == Code.HEADER_REFUSED
+        assert code_of(decide(may, replace(PUT, headers={name: "1"}), NOW)) == RefusalCode.HEADER_REFUSED

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from presignd.errors import StoreFault, fault
 from presignd.presign import Grant
 from presignd.presign.region import FALLBACK_REGION, RegionFinder, read_region, region_in_host
-from presignd.s3.responses import Answer
+from presignd.s3.responses import Response
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 XML = b'<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -24,32 +24,32 @@ SPACE = b'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 @pytest.mark.parametrize(
     ("answer", "region"),
     [
-        (Answer(200, {}, XML + b"<LocationConstraint %s>eu-west-1</LocationConstraint>" % SPACE), "eu-west-1"),
-        (Answer(200, {}, XML + b"<LocationConstraint %s>EU</LocationConstraint>" % SPACE), "eu-west-1"),
-        (Answer(200, {}, XML + b"<LocationConstraint %s></LocationConstraint>" % SPACE), "us-east-1"),
-        (Answer(200, {}, XML + b"<LocationConstraint %s/>" % SPACE), "us-east-1"),
-        (Answer(200, {}, b"<LocationConstraint>\n  fr-par\n</LocationConstraint>"), "fr-par"),
-        (Answer(200, {"x-amz-bucket-region": "eu-north-1"}, b"<LocationConstraint/>"), "eu-north-1"),
-        (Answer(301, {"x-amz-bucket-region": "ap-south-1"}), "ap-south-1"),
-        (Answer(403, {"x-amz-bucket-region": "ap-south-1"}), "ap-south-1"),
-        (Answer(400, {}, b"<Error><Code>X</Code><Region>eu-central-1</Region></Error>"), "eu-central-1"),
-        (Answer(403, {}, b"<Error><Code>AccessDenied</Code></Error>"), "us-east-1"),
-        (Answer(404, {}, b"<Error><Code>NoSuchBucket</Code></Error>"), "us-east-1"),
-        (Answer(501, {}, b"<Error><Code>NotImplemented</Code></Error>"), "us-east-1"),
-        (Answer(200, {}, b"<html>a console</html>"), "us-east-1"),
-        (Answer(200, {"x-amz-bucket-region": "not a region/"}), "us-east-1"),
-        (Answer(400, {}, b"<Region>" + b"x" * 65 + b"</Region>"), "us-east-1"),
-        (Answer(400, {}, b"<Region>&evil;</Region>"), "us-east-1"),
-        (Answer(400, {}, b" " * 70_000 + b"<Region>too-far-down</Region>"), "us-east-1"),
+        (Response(200, {}, XML + b"<LocationConstraint %s>eu-west-1</LocationConstraint>" % SPACE), "eu-west-1"),
+        (Response(200, {}, XML + b"<LocationConstraint %s>EU</LocationConstraint>" % SPACE), "eu-west-1"),
+        (Response(200, {}, XML + b"<LocationConstraint %s></LocationConstraint>" % SPACE), "us-east-1"),
+        (Response(200, {}, XML + b"<LocationConstraint %s/>" % SPACE), "us-east-1"),
+        (Response(200, {}, b"<LocationConstraint>\n  fr-par\n</LocationConstraint>"), "fr-par"),
+        (Response(200, {"x-amz-bucket-region": "eu-north-1"}, b"<LocationConstraint/>"), "eu-north-1"),
+        (Response(301, {"x-amz-bucket-region": "ap-south-1"}), "ap-south-1"),
+        (Response(403, {"x-amz-bucket-region": "ap-south-1"}), "ap-south-1"),
+        (Response(400, {}, b"<Error><Code>X</Code><Region>eu-central-1</Region></Error>"), "eu-central-1"),
+        (Response(403, {}, b"<Error><Code>AccessDenied</Code></Error>"), "us-east-1"),
+        (Response(404, {}, b"<Error><Code>NoSuchBucket</Code></Error>"), "us-east-1"),
+        (Response(501, {}, b"<Error><Code>NotImplemented</Code></Error>"), "us-east-1"),
+        (Response(200, {}, b"<html>a console</html>"), "us-east-1"),
+        (Response(200, {"x-amz-bucket-region": "not a region/"}), "us-east-1"),
+        (Response(400, {}, b"<Region>" + b"x" * 65 + b"</Region>"), "us-east-1"),
+        (Response(400, {}, b"<Region>&evil;</Region>"), "us-east-1"),
+        (Response(400, {}, b" " * 70_000 + b"<Region>too-far-down</Region>"), "us-east-1"),
     ],
 )
-def test_every_way_a_store_tells_the_region_is_understood(answer: Answer, region: str) -> None:
+def test_every_way_a_store_tells_the_region_is_understood(answer: Response, region: str) -> None:
     assert read_region(answer) == region
 
 
 @given(st.binary(max_size=300), st.text(max_size=40))
 def test_no_answer_makes_the_reader_fail_or_gives_what_is_no_region_name(body: bytes, header: str) -> None:
-    region = read_region(Answer(400, {"x-amz-bucket-region": header}, b"<Region>" + body + b"</Region>"))
+    region = read_region(Response(400, {"x-amz-bucket-region": header}, b"<Region>" + body + b"</Region>"))
     assert region.replace("-", "").isalnum()
     assert region.isascii()
 
@@ -74,7 +74,7 @@ def test_an_aws_endpoint_tells_its_region_by_its_name(endpoint: str, region: str
 class Store:
     """Answers from a list; ``gate`` holds the answers back until it is set."""
 
-    def __init__(self, *answers: Answer | StoreFault) -> None:
+    def __init__(self, *answers: Response | StoreFault) -> None:
         self.answers = list(answers)
         self.signed: list[str] = []
         self.gate = asyncio.Event()
@@ -84,7 +84,7 @@ class Store:
         self.signed.append(bucket)
         return Grant("GET", f"http://store/{bucket}", {}, NOW, NOW)
 
-    async def send(self, grant: Grant, *, accept: Collection[int]) -> Answer:  # noqa: ARG002 - what is sent is the signer's
+    async def send(self, grant: Grant, *, accept: Collection[int]) -> Response:  # noqa: ARG002 - what is sent is the signer's
         await self.gate.wait()
         answer = self.answers.pop(0)
         if isinstance(answer, StoreFault):
@@ -93,8 +93,8 @@ class Store:
         return answer
 
 
-def located(region: str) -> Answer:
-    return Answer(200, {"x-amz-bucket-region": region})
+def located(region: str) -> Response:
+    return Response(200, {"x-amz-bucket-region": region})
 
 
 def finder_of(store: Store, known: str = "") -> RegionFinder:
@@ -122,14 +122,14 @@ async def test_each_bucket_is_asked_for_once() -> None:
 
 async def test_a_refusal_without_a_region_is_remembered_too() -> None:
     """Many upload keys may not read the location: asking again before each grant would double the requests."""
-    store = Store(Answer(403, {}))
+    store = Store(Response(403, {}))
     finder = finder_of(store)
     assert [await finder.region_of("b") for _ in range(2)] == [FALLBACK_REGION] * 2
     assert len(store.signed) == 1
 
 
 async def test_a_bucket_that_is_not_there_yet_is_asked_for_again() -> None:
-    store = Store(Answer(404, {}), located("eu-west-1"))
+    store = Store(Response(404, {}), located("eu-west-1"))
     finder = finder_of(store)
     assert [await finder.region_of("b") for _ in range(2)] == [FALLBACK_REGION, "eu-west-1"]
 

@@ -15,8 +15,8 @@ from presignd.s3.multipart import (
     complete_body,
     etag_of_parts,
     in_order,
+    part_ranges,
     part_size_for,
-    pieces,
 )
 
 CONFIGURED = 16 * MIB
@@ -42,14 +42,14 @@ def test_where_a_thousand_are_all_a_thousand_parts_are_enough(size: int, configu
 
 
 def test_of_more_parts_than_some_stores_take_the_last_goes_first() -> None:
-    many, few = [*pieces(FEW_PARTS + 1, 1)], [*pieces(FEW_PARTS, 1)]
+    many, few = [*part_ranges(FEW_PARTS + 1, 1)], [*part_ranges(FEW_PARTS, 1)]
     assert in_order(many) == [many[-1], *many[:-1]]
     assert in_order(few) == few
 
 
 @given(st.integers(1, 1000), st.integers(1, 100))
 def test_parts_cover_the_file_once_and_in_order(size: int, part_size: int) -> None:
-    cut = list(pieces(size, part_size))
+    cut = list(part_ranges(size, part_size))
     assert [piece.number for piece in cut] == list(range(1, len(cut) + 1))
     assert [piece.offset for piece in cut] == [part_size * n for n in range(len(cut))]
     assert sum(piece.size for piece in cut) == size

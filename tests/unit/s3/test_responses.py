@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presignd.errors import CODES, BucketFault, Fault, FileFault, RetryFault, StoreFault, WatchFault
-from presignd.s3.responses import LONGEST_RETRY_AFTER, S3_CODES, STATUSES, Answer, fault_of
+from presignd.s3.responses import LONGEST_RETRY_AFTER, S3_CODES, STATUSES, Response, fault_of
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 DATE = "Fri, 02 Jan 2026 03:04:05 GMT"
@@ -29,7 +29,7 @@ def read(
     offset: float | None = 0.0,
 ) -> Fault:
     """Read a refusal of a grant that has ``left`` seconds to live, from a store ``offset`` seconds ahead."""
-    answer = Answer(status, headers or {}, body)
+    answer = Response(status, headers or {}, body)
     return fault_of(answer, expires_at=NOW + timedelta(seconds=left), now=NOW, clock_offset=offset)
 
 
@@ -230,11 +230,11 @@ def test_a_region_that_stands_in_every_refusal_tells_nothing() -> None:
 )
 def test_retry_after_is_seconds_or_a_date_by_the_stores_own_clock(value: str, seconds: float | None) -> None:
     """Never more than a few minutes: a store that is back sooner is noticed by one small probe."""
-    assert Answer(503, {"retry-after": value, "date": DATE}).retry_after == seconds
+    assert Response(503, {"retry-after": value, "date": DATE}).retry_after == seconds
 
 
 def test_a_retry_after_date_without_a_date_to_compare_it_with_tells_nothing() -> None:
-    assert Answer(503, {"retry-after": DATE}).retry_after is None
+    assert Response(503, {"retry-after": DATE}).retry_after is None
 
 
 def test_retry_after_goes_with_the_fault() -> None:
@@ -243,12 +243,12 @@ def test_retry_after_goes_with_the_fault() -> None:
 
 def test_a_date_at_the_calendars_end_is_none() -> None:
     """A broker's clock goes on from its Date: a second later there would be no such time."""
-    assert Answer(200, {"date": "Fri, 31 Dec 9999 23:59:59 GMT"}).date is None
+    assert Response(200, {"date": "Fri, 31 Dec 9999 23:59:59 GMT"}).date is None
 
 
 @pytest.mark.parametrize("zone", ["GMT", "+0000", "-0000", ""])
 def test_a_date_is_utc_whatever_its_zone_is_called(zone: str) -> None:
-    assert Answer(200, {"date": f"Fri, 02 Jan 2026 03:04:05 {zone}"}).date == NOW
+    assert Response(200, {"date": f"Fri, 02 Jan 2026 03:04:05 {zone}"}).date == NOW
 
 
 # --- hostile ----------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def test_whatever_a_server_answers_is_read_as_a_fault(status: int, body: bytes, 
     problem = read(status, body, rest["headers"], offset=rest["offset"])
     assert problem.code in CODES
     assert problem.retry_after is None or 0 <= problem.retry_after <= LONGEST_RETRY_AFTER
-    answer = Answer(status, rest["headers"], body)
+    answer = Response(status, rest["headers"], body)
     assert answer.date is None or answer.date.utcoffset() == timedelta(0)
 
 
@@ -279,15 +279,15 @@ def test_an_error_message_that_holds_a_signed_query_is_not_told() -> None:
 
 
 def test_an_answer_shows_its_body_to_nobody() -> None:
-    assert "secret" not in repr(Answer(403, {}, b"secret"))
+    assert "secret" not in repr(Response(403, {}, b"secret"))
 
 
 @pytest.mark.parametrize("value", ['"abc"', 'W/"abc"', "abc"])
 def test_an_etag_has_no_quotes(value: str) -> None:
-    assert Answer(200, {"etag": value}).etag == "abc"
+    assert Response(200, {"etag": value}).etag == "abc"
 
 
 def test_an_etag_under_kms_or_a_customers_key_is_opaque() -> None:
-    assert Answer(200, {"x-amz-server-side-encryption": "aws:kms"}).opaque_etag
-    assert Answer(200, {"x-amz-server-side-encryption-customer-algorithm": "AES256"}).opaque_etag
-    assert not Answer(200, {"x-amz-server-side-encryption": "AES256"}).opaque_etag
+    assert Response(200, {"x-amz-server-side-encryption": "aws:kms"}).opaque_etag
+    assert Response(200, {"x-amz-server-side-encryption-customer-algorithm": "AES256"}).opaque_etag
+    assert not Response(200, {"x-amz-server-side-encryption": "AES256"}).opaque_etag

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from presignd.s3.responses import Answer
+from presignd.s3.responses import Response
 
 LIST = b"""<?xml version="1.0" encoding="UTF-8"?>
 <ListPartsResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Bucket>b</Bucket>
@@ -16,8 +16,8 @@ LIST = b"""<?xml version="1.0" encoding="UTF-8"?>
 PARTS = [{"PartNumber": "1", "ETag": '"aa"', "Size": "5"}, {"ETag": '"bb"', "PartNumber": "2"}]
 
 
-def answer(body: bytes) -> Answer:
-    return Answer(200, {}, body)
+def answer(body: bytes) -> Response:
+    return Response(200, {}, body)
 
 
 def test_each_row_is_read_in_whatever_order_and_entities_it_is_written() -> None:

@@ -12,12 +12,12 @@ import pytest
 from presignd.errors import Fault, fault
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.presign.local import METHODS
-from presignd.s3.responses import Answer, fault_of
+from presignd.s3.responses import Response, fault_of
 from presignd.store.probe import BODY, TRIES, Conditions, Heed, Probe, Remains, locked_until, lost
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SIGNED = "http://s/b/k?X-Amz-Signature=" + 64 * "a"
-Says = Callable[[GrantRequest, bool], Answer | None]
+Says = Callable[[GrantRequest, bool], Response | None]
 """Answers a request, and whether its signature is right; None: as S3 does."""
 
 
@@ -34,24 +34,24 @@ class FakeStore:
         self.requests.append(request)
         return Grant(METHODS[request.operation], SIGNED, {}, NOW + timedelta(hours=1), NOW)
 
-    async def deliver(self, grant: Grant, body: bytes | None = None, *, accept: Collection[int] = ()) -> Answer:  # noqa: ARG002 - the port's
+    async def deliver(self, grant: Grant, body: bytes | None = None, *, accept: Collection[int] = ()) -> Response:  # noqa: ARG002 - the port's
         request, signed = self.requests[-1], grant.url == SIGNED
         answer = self.says(request, signed) or self._s3(request, signed=signed)
         if answer.status // 100 == 2 or answer.status in accept:
             return answer
         raise fault_of(answer, expires_at=grant.expires_at, now=NOW, clock_offset=0.0)
 
-    def _s3(self, request: GrantRequest, *, signed: bool) -> Answer:
+    def _s3(self, request: GrantRequest, *, signed: bool) -> Response:
         if not signed:
-            return Answer(403, {})
+            return Response(403, {})
         writes = request.operation in (Operation.PUT, Operation.MULTIPART_COMPLETE)
         if writes and ((request.if_none_match and self.there) or request.if_match not in ("", "etag")):
-            return Answer(412, {})
+            return Response(412, {})
         if request.operation is Operation.HEAD and not self.there:
-            return Answer(404, {})
+            return Response(404, {})
         self.there = (self.there or writes) and request.operation is not Operation.DELETE
         version = {"x-amz-version-id": str(len(self.requests))} if writes and self.versioned else {}
-        return Answer(200, {"etag": '"etag"', **version}, b"<UploadId>u</UploadId>")
+        return Response(200, {"etag": '"etag"', **version}, b"<UploadId>u</UploadId>")
 
     def sent(self, operation: Operation) -> list[GrantRequest]:
         return [request for request in self.requests if request.operation is operation]
@@ -66,8 +66,8 @@ def conditional(request: GrantRequest) -> bool:
 
 
 def on(*operations: Operation, status: int) -> Says:
-    """Answer so to what carries a condition."""
-    return lambda request, _: Answer(status, {}) if request.operation in operations and conditional(request) else None
+    """Response so to what carries a condition."""
+    return lambda request, _: Response(status, {}) if request.operation in operations and conditional(request) else None
 
 
 PUT, COMPLETE = Operation.PUT, Operation.MULTIPART_COMPLETE
@@ -92,24 +92,24 @@ async def test_each_way_of_writing_is_proven_for_itself(status: int, heed: Heed)
 
 
 async def test_each_condition_is_proven_for_itself() -> None:
-    deaf = FakeStore(lambda request, _: Answer(200, {}) if request.if_none_match else None)
+    deaf = FakeStore(lambda request, _: Response(200, {}) if request.if_none_match else None)
     assert await probe(deaf).put_conditions() == Conditions(Heed.IGNORED, Heed.HONOURED)
 
 
 async def test_an_if_match_that_refuses_the_right_etag_too_is_none() -> None:
     """A file that changes would never replace its own object. Ceph's versioned buckets do so."""
-    strict = FakeStore(lambda request, _: Answer(412, {}) if request.if_match else None)
+    strict = FakeStore(lambda request, _: Response(412, {}) if request.if_match else None)
     assert await probe(strict).put_conditions() == Conditions(Heed.HONOURED, Heed.REFUSED)
 
 
 async def test_a_check_object_that_another_daemon_removes_is_written_again() -> None:
-    misses = iter([Answer(200, {}), None])
+    misses = iter([Response(200, {}), None])
     once = FakeStore(lambda request, _: next(misses) if request.if_none_match else None)
     assert (await probe(once).put_conditions()).if_none_match is Heed.HONOURED
 
 
 async def test_an_error_in_a_200_at_the_end_of_an_upload_is_one() -> None:
-    failed = Answer(200, {}, b"<Error><Code>PreconditionFailed</Code></Error>")
+    failed = Response(200, {}, b"<Error><Code>PreconditionFailed</Code></Error>")
     store = FakeStore(lambda request, _: failed if request.operation is COMPLETE and conditional(request) else None)
     assert (await probe(store).complete_conditions()).if_none_match is Heed.HONOURED
 
@@ -127,7 +127,7 @@ async def test_a_wrong_checksum_is_seen_refused_and_leaves_no_upload(
     status: int, *, refused: bool, in_parts: bool
 ) -> None:
     sends = Operation.MULTIPART_PART if in_parts else PUT
-    store = FakeStore(lambda request, _: Answer(status, {}) if request.operation is sends else None)
+    store = FakeStore(lambda request, _: Response(status, {}) if request.operation is sends else None)
     assert await probe(store).refuses("md5:" + 32 * "0", in_parts=in_parts) is refused
     assert len(store.sent(Operation.MULTIPART_ABORT)) == len(store.sent(Operation.MULTIPART_CREATE)) == in_parts
 
@@ -135,16 +135,16 @@ async def test_a_wrong_checksum_is_seen_refused_and_leaves_no_upload(
 async def test_an_end_of_an_upload_that_tells_no_etag_is_looked_up() -> None:
     """Ceph's does; its HEAD tells the MD5 of the parts'."""
     etag = f"{hashlib.md5(hashlib.md5(BODY).digest()).hexdigest()}-1"
-    ended = Answer(200, {}, b"<R><UploadId>u</UploadId><ETag></ETag></R>")
+    ended = Response(200, {}, b"<R><UploadId>u</UploadId><ETag></ETag></R>")
 
-    def ceph(request: GrantRequest, _: bool) -> Answer | None:
-        return Answer(200, {"etag": f'"{etag}"'}) if request.operation is Operation.HEAD else ended
+    def ceph(request: GrantRequest, _: bool) -> Response | None:
+        return Response(200, {"etag": f'"{etag}"'}) if request.operation is Operation.HEAD else ended
 
     assert await probe(FakeStore(ceph)).has_md5_etags(in_parts=True)
 
 
 async def test_what_is_stored_and_not_there_is_missing() -> None:
-    empty = FakeStore(lambda request, _: Answer(404, {}) if request.operation is Operation.HEAD else None)
+    empty = FakeStore(lambda request, _: Response(404, {}) if request.operation is Operation.HEAD else None)
     with pytest.raises(Fault) as caught:
         await probe(empty).write_kept()
     assert caught.value.code == "missing_object"
@@ -161,7 +161,7 @@ async def test_a_wrong_signature_is_tried_once_and_writes_nothing() -> None:
 
 
 async def test_a_store_that_takes_a_wrong_signature_is_found_out() -> None:
-    mock = FakeStore(lambda _, signed: None if signed else Answer(200, {}))
+    mock = FakeStore(lambda _, signed: None if signed else Response(200, {}))
     assert not await probe(mock).verifies_signatures()
 
 
@@ -189,7 +189,7 @@ async def test_each_version_that_was_written_is_removed_and_no_marker_is_left() 
 
 
 async def test_versions_that_may_not_be_removed_are_counted_and_hidden() -> None:
-    denied = Answer(403, {}, b"<Error><Code>AccessDenied</Code></Error>")
+    denied = Response(403, {}, b"<Error><Code>AccessDenied</Code></Error>")
     store = FakeStore(lambda request, _: denied if request.version_id else None, versioned=True)
     asked = probe(store)
     await asked.write()
@@ -201,7 +201,7 @@ async def test_versions_that_may_not_be_removed_are_counted_and_hidden() -> None
 
 
 async def test_an_object_that_may_not_be_removed_stays() -> None:
-    denied = Answer(403, {})
+    denied = Response(403, {})
     store = FakeStore(lambda request, _: denied if request.operation is Operation.DELETE else None)
     asked = probe(store)
     await asked.write()
@@ -214,7 +214,7 @@ HEADERS = {"Cache-Control": "no-cache", "x-amz-storage-class": "GLACIER"}
 
 
 def refusing(name: str) -> FakeStore:
-    return FakeStore(lambda request, _: Answer(501, {}) if name in request.headers else None)
+    return FakeStore(lambda request, _: Response(501, {}) if name in request.headers else None)
 
 
 async def test_the_header_that_a_store_refuses_is_named() -> None:
@@ -225,7 +225,7 @@ async def test_the_header_that_a_store_refuses_is_named() -> None:
 
 async def test_a_refusal_that_no_header_is_the_reason_for_stays_as_it_is() -> None:
     problem = fault("rejected", "400")
-    nothing = FakeStore(lambda *_: Answer(501, {}))
+    nothing = FakeStore(lambda *_: Response(501, {}))
     assert await probe(nothing, HEADERS).blame(problem) is problem
 
 
@@ -248,7 +248,7 @@ async def test_a_refusal_that_no_header_is_the_reason_for_stays_as_it_is() -> No
 def test_headers_that_are_lost_or_changed_are_told(
     sent: dict[str, str], there: dict[str, str], told: list[str]
 ) -> None:
-    assert lost(sent, Answer(200, there)) == told
+    assert lost(sent, Response(200, there)) == told
 
 
 @pytest.mark.parametrize(
@@ -261,4 +261,4 @@ def test_headers_that_are_lost_or_changed_are_told(
     ],
 )
 def test_a_lock_is_seen_by_a_head(there: dict[str, str], until: str) -> None:
-    assert locked_until(Answer(200, there)) == until
+    assert locked_until(Response(200, there)) == until

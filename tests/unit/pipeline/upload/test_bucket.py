@@ -13,11 +13,11 @@ from presignd.config import PresignConfig, UploadConfig, WatchConfig
 from presignd.errors import Fault, fault
 from presignd.model import Sent, State
 from presignd.pipeline.upload import bucket as module
-from presignd.pipeline.upload.bucket import LEAST_LEFT, SHORT, Bucket, Found
+from presignd.pipeline.upload.bucket import LEAST_LEFT, SHORT, Bucket, StoredObject
 from presignd.pipeline.upload.multipart import abort
 from presignd.pipeline.upload.whose import read_back
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
-from presignd.s3.responses import Answer
+from presignd.s3.responses import Response
 from presignd.store.client import StoreClient
 from tests.versions import in_state
 
@@ -88,14 +88,14 @@ async def test_a_grant_that_dies_while_it_is_waited_for_is_never_sent(
 class Answering:
     """A store that gives these answers, in turn, and a presigner whose grants lead to it."""
 
-    def __init__(self, *answers: Answer | Fault) -> None:
+    def __init__(self, *answers: Response | Fault) -> None:
         self._answers = list(answers)
 
     async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant]:
         now = datetime(2026, 1, 1, tzinfo=UTC)
         return [Grant("GET", "", {}, now + timedelta(hours=1), now) for _ in requests]
 
-    async def send(self, *_: Any, into: Any = None, **__: Any) -> Answer:
+    async def send(self, *_: Any, into: Any = None, **__: Any) -> Response:
         answer = self._answers.pop(0)
         if isinstance(answer, Fault):
             raise answer
@@ -110,7 +110,7 @@ class Answering:
 
 
 async def test_an_answer_that_tells_nothing_of_a_right_to_versions_is_not_remembered() -> None:
-    answering = Answering(Answer(404, {}), fault("connection_refused"), Answer(200, {}))
+    answering = Answering(Response(404, {}), fault("connection_refused"), Response(200, {}))
     bucket = answering.bucket
     assert [await bucket.opens_versions("a", "1") for _ in range(4)] == [False, False, True, True]
 
@@ -118,23 +118,23 @@ async def test_an_answer_that_tells_nothing_of_a_right_to_versions_is_not_rememb
 @pytest.mark.parametrize(
     ("answer", "code"),
     [
-        (Answer(404, {}), "precondition_failed"),
-        (Answer(200, {}, b"hello, longer"), "precondition_failed"),
+        (Response(404, {}), "precondition_failed"),
+        (Response(200, {}, b"hello, longer"), "precondition_failed"),
         (fault("no_such_bucket"), "no_such_bucket"),
     ],
     ids=["gone", "another", "refused as a whole"],
 )
 async def test_what_is_another_object_by_the_time_it_is_read_back_proves_nothing(
-    answer: Answer | Fault, code: str
+    answer: Response | Fault, code: str
 ) -> None:
     with pytest.raises(Fault) as caught:
-        await read_back(Answering(answer).bucket, "a", Found(5, "e"), [Sent(5, "md5:00", 0, "")])
+        await read_back(Answering(answer).bucket, "a", StoredObject(5, "e"), [Sent(5, "md5:00", 0, "")])
     assert caught.value.code == code
 
 
 async def test_what_may_not_be_read_back_tells_nothing() -> None:
     refused = Answering(fault("access_denied"))
-    assert await read_back(refused.bucket, "a", Found(5, "e"), [Sent(5, "md5:00", 0, "")]) == {}
+    assert await read_back(refused.bucket, "a", StoredObject(5, "e"), [Sent(5, "md5:00", 0, "")]) == {}
 
 
 async def test_an_upload_that_the_broker_takes_for_another_s_is_as_good_as_aborted() -> None:

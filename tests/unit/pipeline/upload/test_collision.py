@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from presignd.model import FileVersion, State
-from presignd.pipeline.upload.bucket import Found, Honours
+from presignd.pipeline.upload.bucket import StoredObject, Support
 from presignd.pipeline.upload.collision import (
     Act,
     Plan,
@@ -24,12 +24,12 @@ from tests.versions import in_state
 MD5 = "0123456789abcdef0123456789abcdef"
 OTHER = "f" * 32
 VERSION = in_state(State.UPLOADING, bucket="b", attempt=1)
-ALL = Honours(if_none_match=True, if_match=True, sha256=True)
-NONE = Honours(if_none_match=False, if_match=False, sha256=False)
+ALL = Support(if_none_match=True, if_match=True, sha256=True)
+NONE = Support(if_none_match=False, if_match=False, sha256=False)
 OURS_BEFORE = replace(VERSION, file_id="0", state=State.FINISHED, etag=OTHER, checksum=f"md5:{OTHER}")
 
 
-FOUND = Found(9, OTHER)
+FOUND = StoredObject(9, OTHER)
 
 
 @pytest.mark.parametrize("policy", ["update", "rename", "refuse", "overwrite"])
@@ -64,11 +64,11 @@ def test_conditions_are_sent_only_where_each_is_honoured(plan: Plan) -> None:
 def test_a_plan_holds_while_the_key_is_as_it_was_seen() -> None:
     free, ours = Plan(Act.PUT, if_none_match=True), Plan(Act.PUT, if_match=OTHER)
     assert still_holds(free, None)
-    assert not still_holds(free, Found(5, OTHER))
-    assert still_holds(ours, Found(9, OTHER))
-    assert not still_holds(ours, Found(9, MD5))
+    assert not still_holds(free, StoredObject(5, OTHER))
+    assert still_holds(ours, StoredObject(9, OTHER))
+    assert not still_holds(ours, StoredObject(9, MD5))
     assert not still_holds(ours, None)
-    assert still_holds(Plan(Act.PUT), Found(5, OTHER))
+    assert still_holds(Plan(Act.PUT), StoredObject(5, OTHER))
 
 
 def test_without_a_look_the_condition_looks_for_us() -> None:
@@ -87,8 +87,8 @@ def test_a_first_attempt_where_conditions_hold_needs_no_look() -> None:
         (replace(VERSION, attempt=2), None, ALL),
         (VERSION, replace(OURS_BEFORE, checksum=f"md5:{MD5}"), ALL),
         (VERSION, None, NONE),
-        (VERSION, None, Honours(if_none_match=False, if_match=True, sha256=True)),
-        (VERSION, OURS_BEFORE, Honours(if_none_match=True, if_match=False, sha256=True)),
+        (VERSION, None, Support(if_none_match=False, if_match=True, sha256=True)),
+        (VERSION, OURS_BEFORE, Support(if_none_match=True, if_match=False, sha256=True)),
     ],
     ids=[
         "after an unclear attempt",
@@ -98,5 +98,5 @@ def test_a_first_attempt_where_conditions_hold_needs_no_look() -> None:
         "If-Match not honoured",
     ],
 )
-def test_looks_first(version: FileVersion, previous: FileVersion | None, honours: Honours) -> None:
+def test_looks_first(version: FileVersion, previous: FileVersion | None, honours: Support) -> None:
     assert must_look(version, previous, f"md5:{MD5}", honours)
