@@ -95,7 +95,7 @@ class Api:
 
     @web.middleware
     async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """GrantResult whatever comes, in words and without a traceback; cut off who doesn't take the answer."""
+        """Answer whatever comes, in words and without a traceback; cut off who doesn't take the answer."""
         self.crowd.came(request.protocol)
         response = await self._response(request, handler)
         if self.draining:
@@ -151,7 +151,7 @@ class Api:
         return _json(wire.me(token, credential_ends=ends))
 
     async def _grants(self, request: web.Request) -> web.Response:
-        """GrantResult a batch. Who it is is known before a byte of the body is read."""
+        """Answer a batch. Who it is is known before a byte of the body is read."""
         token = self._who(request)
         began = time.monotonic()
         try:

@@ -66,7 +66,7 @@ def conditional(request: GrantRequest) -> bool:
 
 
 def on(*operations: Operation, status: int) -> Says:
-    """Response so to what carries a condition."""
+    """Answer so to what carries a condition."""
     return lambda request, _: Response(status, {}) if request.operation in operations and conditional(request) else None
 
 
