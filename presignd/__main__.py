@@ -11,8 +11,8 @@ def main() -> None:
         signals.hold()
     try:
         from presignd.cli import main as command  # noqa: PLC0415 - it takes a second on a busy machine
-    except KeyboardInterrupt:  # of any other command, which has begun nothing
-        sys.exit(130)
+    except KeyboardInterrupt:  # in any other command: nothing has begun yet
+        sys.exit(130)  # errors.ExitCode.INTERRUPTED
     command()
 
 

@@ -1,8 +1,9 @@
-"""Every expected failure: its fixed code, what is done about it, its cause and its fix.
+"""Every expected failure: its fixed code, its cause and fix, what is done about it, and its exit code.
 
 The class of a fault is the decision: wait for the store or the watch, retry the file, ask for a new
-grant, let the file settle again, or quarantine it. ``CODES`` is the one table;
-``docs/errors.md`` is tested against it. No message here ever holds a URL or a credential.
+grant, let the file settle again, or quarantine it. ``CODES`` is the one table of codes, and
+``docs/errors.md`` is tested against it; ``ExitCode`` is the one table of exit codes. No message here
+ever holds a URL or a credential.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
+from enum import IntEnum
 
 NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 """The system's errors that are ``too_many_files``."""
@@ -22,10 +24,30 @@ LONGEST_PAUSE = 3600.0
 by another clock."""
 
 
+class ExitCode(IntEnum):
+    """The exit codes of every command. Each expected failure carries its own as ``exit_code``."""
+
+    DONE = 0
+    """Done; for ``run``, a clean drain on SIGTERM or SIGINT."""
+    BUG = 1
+    """An unexpected failure: with its traceback, redacted."""
+    USAGE = 2
+    """Wrong usage or configuration: every problem is listed, each with its key."""
+    UNAVAILABLE = 3
+    """The store or the presigner can't be reached or refuses, or a lock is held; trying later may work."""
+    REFUSED = 4
+    """A file is quarantined, missing or refused."""
+    PENDING = 5
+    """Still pending when the timeout ran out."""
+    INTERRUPTED = 130
+    """Ctrl-C; not for ``run``."""
+
+
 class PresigndError(Exception):
     """An expected failure: one line for the user, never a traceback."""
 
     code = "internal_error"
+    exit_code: int = ExitCode.UNAVAILABLE
 
     def __init__(self, message: str, *, fix: str = "") -> None:
         super().__init__(message)
@@ -34,9 +56,10 @@ class PresigndError(Exception):
 
 
 class UsageError(PresigndError):
-    """Wrong usage or configuration (exit 2); ``problems`` lists each with its key."""
+    """Wrong usage or configuration; ``problems`` lists each with its key."""
 
     code = "config"
+    exit_code = ExitCode.USAGE
 
     def __init__(self, message: str, *, problems: tuple[str, ...] = (), fix: str = "") -> None:
         super().__init__(message, fix=fix)
@@ -44,34 +67,36 @@ class UsageError(PresigndError):
 
 
 class NotConfigured(UsageError):
-    """There is no configuration at all, neither in a file nor in the environment (exit 2)."""
+    """There is no configuration at all, neither in a file nor in the environment."""
 
 
 class Unavailable(PresigndError):
-    """What is needed can't be reached or taken now (exit 3): a daemon, a lock, the store."""
+    """What is needed can't be reached or taken now: a daemon, a lock, the store."""
 
     code = "unavailable"
 
 
 class LedgerLost(PresigndError):
-    """The ledger's file was taken away under the daemon (exit 3): what is written goes nowhere.
+    """The ledger's file was removed or replaced while the daemon runs: what it writes is lost.
 
-    Nothing can be waited for; the next start makes a new one.
+    Waiting does not help; the next start makes a new one.
     """
 
     code = "ledger_lost"
 
 
 class Refused(PresigndError):
-    """A file is quarantined, missing or refused (exit 4)."""
+    """A file is quarantined, missing or refused."""
 
     code = "refused"
+    exit_code = ExitCode.REFUSED
 
 
 class TimedOut(PresigndError):
-    """Still pending when the caller's time ran out (exit 5)."""
+    """Still pending when the caller's time ran out."""
 
     code = "pending"
+    exit_code = ExitCode.PENDING
 
 
 class Fault(PresigndError):
@@ -117,6 +142,8 @@ class ChangedFault(Fault):
 
 class FileFault(Fault):
     """The file can't go through without a person: quarantine."""
+
+    exit_code = ExitCode.REFUSED
 
 
 def passing(error: PresigndError | OSError) -> Fault | None:

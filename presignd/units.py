@@ -1,6 +1,8 @@
-"""Durations, sizes and rates as people write them: ``"90s" "7d" "64MiB" "5GB" "200/s"``; times as RFC 3339. Pure.
+"""Durations, sizes, rates and times: as people write them, and as they are shown. Pure.
 
-Durations are seconds, sizes bytes. Every refusal is a ``ValueError`` whose text is fit for the user.
+Durations are seconds, sizes bytes. ``parse_…`` reads ``"90s" "7d" "64MiB" "5GB" "200/s"`` and raises ``ValueError``
+with a text for the user; ``format_…`` writes exactly what ``parse_…`` reads back. ``short_…``, ``ago`` and ``until``
+round for people, in the status page as in the commands.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ def rfc3339(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
+# --- as people write them -------------------------------------------------------------------------
 def parse_duration(value: object) -> float:
     """Return the seconds of ``"500ms" "90s" "15m" "1h30m" "7d"``, or of a plain number of seconds.
 
@@ -100,6 +103,45 @@ def format_size(size: int) -> str:
     return f"{size}B"
 
 
+# --- as people read them --------------------------------------------------------------------------
+def short_size(size: float) -> str:
+    """Return bytes in the largest decimal unit, with three digits at least: "999 bytes", "1.2 MB", "123 kB"."""
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":  # noqa: PLR2004 - the step between decimal units
+            break
+        size /= 1000
+    if unit == "bytes" or size >= 100:  # noqa: PLR2004 - three digits
+        return f"{size:.0f} {'byte' if (size, unit) == (1, 'bytes') else unit}"
+    return f"{size:.1f} {unit}"
+
+
+def short_duration(seconds: float) -> str:
+    """Return full units of the largest that fits twice: "119 s", "2 min"; the page's ``live.js`` has the same rule."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def ago(time: str | None, now: datetime) -> str:
+    """Return how long before ``now`` an RFC 3339 time was, "" for none."""
+    return short_duration(max(0.0, -seconds_until(time, now))) if time else ""
+
+
+def until(time: str | None, now: datetime) -> str:
+    """Return in how long an RFC 3339 time is, "" for none, "now" when it has passed."""
+    if not time:
+        return ""
+    left = seconds_until(time, now)
+    return short_duration(left) if left > 0 else "now"
+
+
+def seconds_until(time: str, now: datetime) -> float:
+    """Return the seconds from ``now`` to an RFC 3339 time, below zero when it has passed."""
+    return (datetime.fromisoformat(time) - now).total_seconds()
+
+
+# --- parsing ----------------------------------------------------------------------------------------
 def _number(value: object) -> Decimal | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from presignd.config import Config
-from presignd.errors import Fault
+from presignd.errors import ExitCode, Fault
 from presignd.presign import Presigner
 from presignd.presign.credentials import CredentialSource
 from presignd.store.client import StoreClient
@@ -123,9 +123,9 @@ async def _lines(check: Check, context: Context) -> AsyncGenerator[CheckResult, 
         yield failed(check.name, fault)
 
 
-def exit_code(results: Iterable[CheckResult]) -> int:
-    """Return 0 when nothing failed, 2 when something on this machine did, else 3."""
+def exit_code(results: Iterable[CheckResult]) -> ExitCode:
+    """Return ``DONE`` when nothing failed, ``USAGE`` when something on this machine did, else ``UNAVAILABLE``."""
     bad = [result for result in results if result.outcome is Outcome.FAIL]
     if not bad:
-        return 0
-    return 3 if all(result.remote for result in bad) else 2
+        return ExitCode.DONE
+    return ExitCode.UNAVAILABLE if all(result.remote for result in bad) else ExitCode.USAGE

@@ -13,10 +13,9 @@ from presignd.broker.models import BrokerConfig
 from presignd.cli import help_of, loop, show
 from presignd.cli.broker_tokens import BrokerFile, create_command, list_command, read, revoke_command
 from presignd.cli.check import LABELS
-from presignd.cli.guard import BUG, guarded
+from presignd.cli.guard import guarded
 from presignd.cli.options import AsJson
-from presignd.control.failure import UNAVAILABLE
-from presignd.errors import PresigndError
+from presignd.errors import ExitCode, PresigndError
 from presignd.telemetry import log
 
 THREADS = 8
@@ -46,7 +45,7 @@ def run_command(config: BrokerFile = SYSTEM_FILE) -> None:
         raise _first(group) from None
     except* Exception as bugs:  # noqa: BLE001 - what ended a loop ends the process, and its log says why
         log.get_logger().critical("broker.crashed", exc_info=bugs)
-        raise SystemExit(BUG) from None
+        raise SystemExit(ExitCode.BUG) from None
 
 
 def _first(group: BaseExceptionGroup[Any]) -> PresigndError:
@@ -68,7 +67,7 @@ def check_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> 
     if as_json:
         show.document({"ok": not failed, "checks": [asdict(line) for line in lines]})
     if failed:
-        raise SystemExit(UNAVAILABLE)
+        raise SystemExit(ExitCode.UNAVAILABLE)
 
 
 async def _checked_lines(config: BrokerConfig, *, as_json: bool) -> list[Line]:

@@ -12,7 +12,7 @@ from presignd.broker.models import BrokerConfig, TokenConfig
 from presignd.broker.tokens import Tokens, hash_of, new_token
 from presignd.cli import guard, show
 from presignd.cli.options import AsJson, seconds
-from presignd.errors import Refused, UsageError
+from presignd.errors import ExitCode, Refused, UsageError
 from presignd.redaction.redact import redact
 from presignd.system.clock import utcnow
 from presignd.units import rfc3339
@@ -147,7 +147,7 @@ def list_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> N
         columns = ("name", "bucket", "prefix", "operations", "ends", "file")
         show.table("", columns, [_row(token, file) for token, file in tokens.all()])
     if unknown:
-        raise SystemExit(2)
+        raise SystemExit(ExitCode.USAGE)
 
 
 def _row(token: TokenConfig, file: Path) -> list[str]:

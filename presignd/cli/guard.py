@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from presignd.cli import streams
+from presignd.errors import ExitCode, PresigndError
 from presignd.redaction.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from presignd.errors import PresigndError
-
-BUG, INTERRUPTED = 1, 130
 FRAMEWORK = (typer.Exit, typer.Abort, typer.BadParameter)
 """Typer ends the command by these itself."""
 
@@ -31,7 +29,7 @@ def leave(code: object) -> NoReturn:
     from presignd.telemetry import log  # noqa: PLC0415 - help is to be fast
 
     log.flush()
-    os._exit(code if isinstance(code, int) else BUG if code else 0)
+    os._exit(code if isinstance(code, int) else ExitCode.BUG if code else ExitCode.DONE)
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,7 +46,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             if not UNAWAITED.is_set():  # else a thread may hold stdout's lock for as long as its reader is stuck
                 streams.flush()
         except KeyboardInterrupt:
-            raise SystemExit(INTERRUPTED) from None
+            raise SystemExit(ExitCode.INTERRUPTED) from None
         except FRAMEWORK:
             raise
         except Exception as error:  # noqa: BLE001 - the outermost place: everything ends in an exit code
@@ -65,17 +63,14 @@ def _reader_gone() -> NoReturn:
 
 
 def _fail(error: Exception) -> NoReturn:
-    from presignd.control.failure import exit_code  # noqa: PLC0415 - help is to be fast
-    from presignd.errors import PresigndError  # noqa: PLC0415 - help is to be fast
-
     found = _expected(error)
     if isinstance(found, BrokenPipeError):
         _reader_gone()
     if isinstance(found, PresigndError):
         tell(error_lines(found), level="error")
-        raise SystemExit(exit_code(found)) from None
+        raise SystemExit(found.exit_code) from None
     streams.say(_traceback(found))
-    raise SystemExit(BUG) from None
+    raise SystemExit(ExitCode.BUG) from None
 
 
 def _expected(error: Exception) -> Exception:

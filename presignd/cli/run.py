@@ -8,12 +8,11 @@ import typer
 
 from presignd.app import daemon
 from presignd.cli import guard, loop, show
-from presignd.cli.guard import BUG
 from presignd.cli.options import ConfigFile
 from presignd.cli.printer import Printer
 from presignd.config.folders import folder_problems
 from presignd.config.load import load
-from presignd.errors import PresigndError, UsageError
+from presignd.errors import ExitCode, PresigndError, UsageError
 from presignd.telemetry import log
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def serve(config: "Config", *, print_links: bool, load: "Callable[[], Config] | 
             raise
         except Exception as bug:  # noqa: BLE001 - what ended a loop ends the process, and its log says why
             log.get_logger().critical("daemon.crashed", exc_info=bug)
-            raise SystemExit(BUG) from None
+            raise SystemExit(ExitCode.BUG) from None
 
 
 def threads_for(config: "Config") -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from presignd.cli import layout, streams
@@ -12,7 +11,6 @@ from presignd.cli.layout import Line
 from presignd.cli.streams import clean
 from presignd.redaction.redact import redact_texts
 from presignd.redaction.text import json_text, one_line
-from presignd.system.clock import utcnow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -75,34 +73,3 @@ def text_of(line: Line) -> Text:
 def width() -> int:
     """Return the cells of a line of this terminal."""
     return shutil.get_terminal_size().columns
-
-
-def size(count: float) -> str:
-    """Render bytes for a person: "1.2 MB"."""
-    from rich.filesize import decimal  # noqa: PLC0415 - only where a person reads
-
-    return decimal(int(count))
-
-
-def ago(time: str | None, now: datetime | None = None) -> str:
-    """Render how long ago an RFC 3339 time was, "" for none: "12 s", "3 min", "2 h", "5 d"."""
-    if not time:
-        return ""
-    passed = ((now or utcnow()) - datetime.fromisoformat(time)).total_seconds()
-    return span(max(0.0, passed))
-
-
-def until(time: str | None, now: datetime | None = None) -> str:
-    """Render in how long an RFC 3339 time is, "" for none, "now" when it is past."""
-    if not time:
-        return ""
-    left = (datetime.fromisoformat(time) - (now or utcnow())).total_seconds()
-    return span(left) if left > 0 else "now"
-
-
-def span(seconds: float) -> str:
-    """Render seconds in the largest unit that holds two of them."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

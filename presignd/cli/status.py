@@ -13,8 +13,8 @@ from presignd.cli.one import only
 from presignd.cli.options import AsJson, ConfigFile, absolute, seconds
 from presignd.cli.report import path_lines, print_path, print_status, status_lines
 from presignd.cli.waits import wait_for
-from presignd.control.failure import REFUSED
-from presignd.errors import UsageError
+from presignd.errors import ExitCode, UsageError
+from presignd.system.clock import utcnow
 
 
 def status_command(
@@ -39,7 +39,7 @@ def status_command(
     if stay:
         lines_of = path_lines if path else status_lines
         each = partial(show.document, indent=None) if as_json else print_one
-        on_screen = None if as_json else lambda found: lines_of(found, show.width())
+        on_screen = None if as_json else lambda found: lines_of(found, show.width(), utcnow())
         loop.run_while_read(follow(request, config, lines_of=on_screen, print_one=each))
     found = loop.run(only(request, config))
     if as_json:
@@ -47,7 +47,7 @@ def status_command(
     else:
         print_one(found)
     if _is_stopped(found) if path else found["quarantined_count"]:
-        raise SystemExit(REFUSED)
+        raise SystemExit(ExitCode.REFUSED)
 
 
 def _is_stopped(found: dict[str, Any]) -> bool:
@@ -79,7 +79,7 @@ def wait_command(
     for found in stopped:
         show.say(f"presignd: {found['path']}: {_why(found)}")
     if stopped:
-        raise SystemExit(REFUSED)
+        raise SystemExit(ExitCode.REFUSED)
     if failure:
         raise failure
 

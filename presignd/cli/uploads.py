@@ -15,9 +15,9 @@ from presignd.cli.ask import asking
 from presignd.cli.guard import error_lines
 from presignd.cli.options import absolute
 from presignd.cli.streams import clean
-from presignd.control.failure import REFUSED, exit_code, failure
+from presignd.control.failure import failure
 from presignd.control.locate import forms
-from presignd.errors import PresigndError, Refused, Unavailable
+from presignd.errors import ExitCode, PresigndError, Refused, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,7 +52,7 @@ async def put_files(files: Sequence[Path], request: Request, config: Path | None
             finally:
                 await _end(tasks)
     bad = [code for code in codes if code]
-    return REFUSED if REFUSED in bad else next(iter(bad), 0)
+    return ExitCode.REFUSED if ExitCode.REFUSED in bad else next(iter(bad), ExitCode.DONE)
 
 
 async def _end(tasks: Sequence[asyncio.Task[Outcome]]) -> None:
@@ -123,12 +123,12 @@ def _print(file: Path, outcome: Outcome, *, as_json: bool) -> int:
             show.document({"path": absolute(file), **failure(outcome)}, indent=None)
         for line in error_lines(outcome):
             show.say(line)
-        return exit_code(outcome)
+        return outcome.exit_code
     if as_json:
         show.document(outcome, indent=None, as_is=True)
     else:
         show.result(outcome["url"], as_is=True)
-    return 0
+    return ExitCode.DONE
 
 
 @contextlib.contextmanager

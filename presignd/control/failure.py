@@ -1,15 +1,13 @@
-"""Expected failures as the control socket carries them, and the exit code each ends a command with."""
+"""Expected failures as the control socket carries them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from presignd.errors import FileFault, PresigndError, Refused, TimedOut, UsageError
+from presignd.errors import ExitCode, PresigndError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-BUG, USAGE, UNAVAILABLE, REFUSED, PENDING = 1, 2, 3, 4, 5
 
 
 class Answered(PresigndError):
@@ -22,20 +20,6 @@ class Answered(PresigndError):
         self.problems = problems
 
 
-def exit_code(error: PresigndError) -> int:
-    """Return the exit code of an expected failure; what may pass later (store, presigner, lock) is 3."""
-    match error:
-        case Answered():
-            return error.exit_code
-        case UsageError():
-            return USAGE
-        case Refused() | FileFault():
-            return REFUSED
-        case TimedOut():
-            return PENDING
-    return UNAVAILABLE
-
-
 def failure(error: PresigndError) -> dict[str, Any]:
     """Render a failure: ``{"error": {"code", "message", "fix", "exit", "problems"}}``."""
     return {
@@ -43,7 +27,7 @@ def failure(error: PresigndError) -> dict[str, Any]:
             "code": error.code,
             "message": error.message,
             "fix": error.fix,
-            "exit": exit_code(error),
+            "exit": error.exit_code,
             "problems": list(getattr(error, "problems", ())),
         }
     }
@@ -58,6 +42,6 @@ def raised(answer: Mapping[str, Any]) -> Answered | None:
         str(found.get("code", "unavailable")),
         str(found.get("message", "")),
         fix=str(found.get("fix", "")),
-        exit_code=int(found.get("exit", UNAVAILABLE)),
+        exit_code=int(found.get("exit", ExitCode.UNAVAILABLE)),
         problems=tuple(map(str, found.get("problems", ()))),
     )

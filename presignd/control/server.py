@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from presignd.control import socket_file
-from presignd.control.failure import BUG, failure, raised
+from presignd.control.failure import failure, raised
 from presignd.control.peer import Peer
-from presignd.errors import PresigndError, Unavailable, UsageError, reason_of
+from presignd.errors import ExitCode, PresigndError, Unavailable, UsageError, reason_of
 from presignd.runtime.seats import Seats
 from presignd.system.filesystem import close_quietly
 from presignd.telemetry.log import get_logger
@@ -155,7 +155,7 @@ def _bug(error: Exception) -> dict[str, Any]:
     """Tell of a bug without its text: that could hold anything. The daemon's log has it, redacted."""
     message = f"a bug in the daemon ({type(error).__name__})"
     fix = "report it with the traceback in the daemon's log"
-    return {"error": {"code": "internal_error", "message": message, "fix": fix, "exit": BUG, "problems": []}}
+    return {"error": {"code": "internal_error", "message": message, "fix": fix, "exit": ExitCode.BUG, "problems": []}}
 
 
 def _refused_by_the_machine(error: OSError) -> Unavailable:

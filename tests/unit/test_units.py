@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presignd.units import format_duration, format_size, parse_duration, parse_size, parse_whole_seconds, rfc3339
+from presignd.units import (
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_size,
+    parse_whole_seconds,
+    rfc3339,
+    short_duration,
+    short_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -121,3 +130,37 @@ def test_any_text_is_a_duration_and_a_size_or_a_value_error(text: str) -> None:
 def test_times_are_written_in_utc_with_all_their_microseconds() -> None:
     east = timezone(timedelta(hours=2))
     assert rfc3339(datetime(2026, 3, 4, 5, 6, 7, tzinfo=east)) == "2026-03-04T03:06:07.000000Z"
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (123_456, "123 kB"),
+        (4.3e9, "4.3 GB"),
+        (5e15, "5000 TB"),
+    ],
+)
+def test_sizes_in_words(number: float, words: str) -> None:
+    assert short_size(number) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (90, "90 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (150, "2 min"),
+        (7199, "119 min"),
+        (7200, "2 h"),
+        (200_000, "2 d"),
+        (400_000, "4 d"),
+    ],
+)
+def test_times_in_words(seconds: float, words: str) -> None:
+    assert short_duration(seconds) == words

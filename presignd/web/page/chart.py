@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from presignd.web.page.html import Html, count, join, size, tag
+from presignd.units import short_size
+from presignd.web.page.html import Html, count, join, tag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,15 +39,15 @@ def in_words(minutes: Sequence[Minute]) -> str:
     if not files and not sent:
         return "Nothing was uploaded in the last hour."
     best = max(minutes, key=lambda minute: minute.sent)
-    busiest = f", {size(best.sent)} in the busiest minute, {_clock(best)} UTC" if best.sent else ""
-    return f"{count(files, 'file')} with {size(sent)} in the last hour{busiest}."
+    busiest = f", {short_size(best.sent)} in the busiest minute, {_clock(best)} UTC" if best.sent else ""
+    return f"{count(files, 'file')} with {short_size(sent)} in the last hour{busiest}."
 
 
 def _bar(place: int, minute: Minute, highest: int) -> Html | None:
     if not minute.sent:
         return None
     height = max(1.5, minute.sent / highest * (HEIGHT - 2))
-    words = f"{_clock(minute)} UTC: {size(minute.sent)}, {count(minute.files, 'file')}"
+    words = f"{_clock(minute)} UTC: {short_size(minute.sent)}, {count(minute.files, 'file')}"
     title = tag("title", words)
     return tag("rect", title, x=place * STEP + 1, y=round(HEIGHT - height, 1), width=STEP - 2, height=round(height, 1))
 

@@ -6,6 +6,7 @@ import html
 from datetime import UTC, datetime
 
 from presignd.redaction.redact import redact
+from presignd.units import seconds_until, short_duration
 
 _VOID = frozenset({"input", "link", "meta"})
 
@@ -46,23 +47,6 @@ def name_of(path: str) -> Html:
     return tag("bdi", shown(path), class_="name")
 
 
-def size(count: float) -> str:
-    """Render bytes for a person: "1.2 MB"."""
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":  # noqa: PLR2004 - the step between decimal units
-            break
-        count /= 1000
-    return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"  # noqa: PLR2004 - three digits
-
-
-def span(seconds: float) -> str:
-    """Render seconds in the largest unit that holds two of them; ``live.js`` has the same rule."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{int(seconds // length)} {unit}"
-    return f"{int(seconds)} s"
-
-
 def ago(time: str | None, now: datetime) -> Html | None:
     """Return how long ago an RFC 3339 time was, counting on where JavaScript runs; None for none."""
     return _time(time, now, 1) if time else None
@@ -74,10 +58,10 @@ def until(time: str | None, now: datetime) -> Html | None:
 
 
 def _time(time: str, now: datetime, direction: int) -> Html:
-    passed = (now - datetime.fromisoformat(time)).total_seconds() * direction
+    seconds = -seconds_until(time, now) * direction
     kind = "ago" if direction > 0 else "until"
     whole = datetime.fromisoformat(time).astimezone(UTC).isoformat(" ", "seconds")
-    return tag("time", span(max(0.0, passed)), datetime=time, data_kind=kind, title=whole)
+    return tag("time", short_duration(max(0.0, seconds)), datetime=time, data_kind=kind, title=whole)
 
 
 def count(number: int, noun: str) -> str:

@@ -3,7 +3,7 @@
 
 const note = (text) => { document.getElementById("note").textContent = text; };
 
-// As html.py's span.
+// The same rule as short_duration in units.py.
 const span = (seconds) => {
   for (const [unit, length] of [["d", 86400], ["h", 3600], ["min", 60]]) {
     if (seconds >= 2 * length) return `${Math.floor(seconds / length)} ${unit}`;

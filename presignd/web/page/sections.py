@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from presignd.control.documents import IDLE_SECONDS
+from presignd.units import short_duration, short_size
 from presignd.web.page.chart import chart, in_words
-from presignd.web.page.html import Html, ago, count, join, name_of, shown, size, span, tag, until
+from presignd.web.page.html import Html, ago, count, join, name_of, shown, tag, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -83,24 +84,24 @@ def _blocked(picture: Picture) -> Html:
 def _uploads(picture: Picture) -> Html:
     found = picture.status["in_flight"]
     rate = sum(upload["rate"] for upload in found if upload["sent"] < upload["size"])
-    title = f"Uploading {count(len(found), 'file')}" + (f", {size(rate)}/s" if rate else "")
+    title = f"Uploading {count(len(found), 'file')}" + (f", {short_size(rate)}/s" if rate else "")
     return _titled(title, _list(found, _upload)) if found else Html("")
 
 
 def _upload(upload: Document) -> Html:
     whole, sent = upload["size"], upload["sent"]
-    words = f"{size(sent)} of {size(whole)}" + _speed(upload)
+    words = f"{short_size(sent)} of {short_size(whole)}" + _speed(upload)
     bar = tag("progress", words, value=sent, max=max(1, whole), aria_label=f"sent of {shown(upload['path'])}")
     return join(_file(upload), bar, tag("p", words))
 
 
 def _speed(upload: Document) -> str:
     if upload["idle_seconds"] >= IDLE_SECONDS:  # the store may be frozen
-        return f", nothing sent for {span(upload['idle_seconds'])}"
+        return f", nothing sent for {short_duration(upload['idle_seconds'])}"
     if not 0 < upload["sent"] < upload["size"]:
         return ""
     left = upload["seconds_left"]
-    return f", {size(upload['rate'])}/s" + ("" if left is None else f", {span(left)} left")
+    return f", {short_size(upload['rate'])}/s" + ("" if left is None else f", {short_duration(left)} left")
 
 
 def _settling(picture: Picture) -> Html:
@@ -165,7 +166,7 @@ def _about(found: Document, now: datetime) -> Html:
         else ("expired ", ago(found["expires_at"], now), " ago")
     )
     made = (", made ", ago(found["time"], now), " ago, ")
-    return tag("p", size(found["size"]), *made, tag("span", *end, class_=None if alive else "over"))
+    return tag("p", short_size(found["size"]), *made, tag("span", *end, class_=None if alive else "over"))
 
 
 # --- the rest ---------------------------------------------------------------------------------------

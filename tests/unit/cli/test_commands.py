@@ -206,13 +206,6 @@ def test_tables_in_a_pipe_are_lines_with_tabs(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == "watch\ta\\tb\tc\n"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0 s"), (90, "90 s"), (150, "2 min"), (7200, "2 h"), (400000, "5 d")]
-)
-def test_times_are_told_in_the_largest_unit_that_fits(seconds: float, text: str) -> None:
-    assert show.span(seconds) == text
-
-
 def test_put_refuses_what_one_request_cannot_mean() -> None:
     for arguments in (["put", "--key", "k", "a", "b"], ["put", "-"], ["put", "a", "-"]):
         assert CliRunner().invoke(cli.app, arguments).exit_code == 2

@@ -113,7 +113,7 @@ def test_a_name_can_neither_break_a_line_nor_play_with_the_terminal() -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_where_one_file_stands_is_a_name_and_a_value_a_line(width: int) -> None:
     found = {"path": LONG, "watch": "drop", "settling": None, "version": VERSION, "in_flight": None}
-    lines = [line.text for line in path_lines(found, width)]
+    lines = [line.text for line in path_lines(found, width, NOW)]
     assert lines[0].split() == ["path", *LONG.split()][: len(lines[0].split())]
     assert "cause  the file is larger" in "\n".join(lines)
     assert all(cells(line) <= width or len(line.split()) <= 2 for line in lines)

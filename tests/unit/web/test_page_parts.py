@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from presignd.web import page
 from presignd.web.page.chart import chart, in_words
-from presignd.web.page.html import Html, ago, count, join, shown, size, span, tag, until
+from presignd.web.page.html import Html, ago, count, join, shown, tag, until
 from presignd.web.throughput import Minute, Throughput
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -39,22 +39,6 @@ def test_any_file_name_is_shown_and_shows_what_it_is(name: bytes) -> None:
     text = shown(name.decode("utf-8", "surrogateescape"))
     assert text.encode("utf-8", "strict").decode("utf-8") == text
     assert all(c.isprintable() or c == "\N{ZERO WIDTH JOINER}" for c in text)
-
-
-@pytest.mark.parametrize(
-    ("number", "words"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (123_456, "123 kB"), (4.3e9, "4.3 GB"), (5e15, "5000 TB")],
-)
-def test_sizes_in_words(number: float, words: str) -> None:
-    assert size(number) == words
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"), (200_000, "2 d")],
-)
-def test_times_in_words(seconds: float, words: str) -> None:
-    assert span(seconds) == words
 
 
 def test_a_time_that_is_past_is_zero_left() -> None:
