@@ -19,7 +19,7 @@ from pathlib import Path
 
 from presignd.config import WatchConfig, load
 from presignd.ledger import Ledger
-from presignd.ledger.sqlite import open_ledger
+from presignd.ledger.ledger import open_ledger
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, Source
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore

@@ -15,9 +15,9 @@ from presignd.config import WatchConfig
 from presignd.config.folders import folder_problems
 from presignd.errors import PresigndError, Unavailable
 from presignd.ledger.database import open_database
+from presignd.ledger.ledger import FILE
 from presignd.ledger.lock import DaemonLock
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
-from presignd.ledger.sqlite import FILE
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.settle import lease as writer_check
 from presignd.pipeline.watch.watchfiles import Chosen, choose

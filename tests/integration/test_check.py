@@ -31,8 +31,8 @@ from presignd.config import (
     load,
 )
 from presignd.demo.seaweedfs import free_ports
+from presignd.ledger.ledger import open_ledger
 from presignd.ledger.lock import DaemonLock
-from presignd.ledger.sqlite import open_ledger
 from tests.brokers import one_token
 from tests.faulty_etags import ETAGS
 from tests.faulty_s3 import FOREVER, FaultyS3

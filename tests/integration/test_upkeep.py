@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from presignd.config import WatchConfig
-from presignd.ledger.sqlite import SqliteLedger, open_ledger
+from presignd.ledger.ledger import SqliteLedger, open_ledger
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline import upkeep as upkeep_module
 from presignd.pipeline.files.folder import Folder

@@ -16,9 +16,9 @@ from presignd.errors import PresigndError, Unavailable, UsageError, fault
 from presignd.ledger import changes
 from presignd.ledger import queries as questions
 from presignd.ledger.database import explain, open_database
+from presignd.ledger.ledger import open_ledger
 from presignd.ledger.patience import Patience
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
-from presignd.ledger.sqlite import open_ledger
 from presignd.states import Event
 from presignd.system import filesystem
 from tests.descriptors import open_descriptors
@@ -157,7 +157,7 @@ async def test_a_ledger_that_can_not_be_opened_is_left_closed(tmp_path: Path, mo
         await open_ledger(tmp_path)
     assert open_descriptors() == before, damaged
     file.unlink()
-    monkeypatch.setattr("presignd.ledger.sqlite.sync_folder", lambda _: os.close(-1))
+    monkeypatch.setattr("presignd.ledger.ledger.sync_folder", lambda _: os.close(-1))
     with pytest.raises(OSError, match="Bad file descriptor") as unsynced:
         await open_ledger(tmp_path)
     assert open_descriptors() == before, unsynced
@@ -175,7 +175,7 @@ async def test_a_ledger_that_nobody_waits_for_any_more_is_closed_once_it_is_open
         entered.set()
         assert gate.wait(60)
 
-    monkeypatch.setattr("presignd.ledger.sqlite.sync_folder", wait)
+    monkeypatch.setattr("presignd.ledger.ledger.sync_folder", wait)
     opening = asyncio.create_task(open_ledger(tmp_path))
     assert await asyncio.to_thread(entered.wait, 60)
     opening.cancel()

@@ -14,7 +14,7 @@ import pytest
 from presignd.config import WatchConfig
 from presignd.errors import Fault, Refused
 from presignd.ledger import Enqueued
-from presignd.ledger.sqlite import SqliteLedger, open_ledger
+from presignd.ledger.ledger import SqliteLedger, open_ledger
 from presignd.model import FileVersion, Fingerprint, Link, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.put import Puts

@@ -20,7 +20,7 @@ def test_every_point_is_passed_in_one_place_of_the_code_and_no_other_is() -> Non
 
 
 def test_every_change_of_the_ledger_has_its_two_points() -> None:
-    source = (SOURCE / "ledger" / "sqlite.py").read_text("utf-8")
+    source = (SOURCE / "ledger" / "ledger.py").read_text("utf-8")
     called = set(re.findall(r"_do\((?:changes|multipart)\.(\w+)|_write\([^\"]*\"(\w+)", source))
     called = {name for pair in called for name in pair if name}
     named = {change.partition(".")[0] for change in crash_points.CHANGES}

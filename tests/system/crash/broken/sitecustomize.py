@@ -9,8 +9,8 @@ import os
 from types import SimpleNamespace
 from typing import Any
 
-from presignd.ledger import database, sqlite
-from presignd.ledger.sqlite import SqliteLedger
+from presignd.ledger import database, ledger
+from presignd.ledger.ledger import SqliteLedger
 from presignd.links import LinksFile, writer
 from presignd.model import Fingerprint
 from presignd.pipeline.finish import copy as copies
@@ -89,7 +89,7 @@ def unsynced_ledger() -> None:
         connection.execute("PRAGMA synchronous = OFF")
         return connection
 
-    for module in (database, sqlite):
+    for module in (database, ledger):
         vars(module)["connect"] = connect
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from presignd.ledger import Ledger, LostUpdate
-from presignd.ledger.sqlite import open_ledger
+from presignd.ledger.ledger import open_ledger
 from presignd.model import FileVersion, Part
 from presignd.states import UNCLEAN_LIMIT, Event
 from tests.versions import LATER, NOW, new

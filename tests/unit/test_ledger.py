@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from presignd.ledger import Ledger, LostUpdate, Selection
-from presignd.ledger.sqlite import open_ledger
+from presignd.ledger.ledger import open_ledger
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, Sent, State
 from presignd.states import TRANSITIONS, UNCLEAN_LIMIT, BadTransition, Event
 from tests.versions import LATER, MARK, NOW, PRINT, new
@@ -815,7 +815,7 @@ _VICTIM = """
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.contract.test_ledger import OPENERS
+from tests.unit.test_ledger import OPENERS
 from tests.versions import new
 
 async def one(ledger, number):
@@ -896,7 +896,7 @@ async def test_many_new_versions_at_once_are_read_back_as_they_were_returned(led
 async def test_what_a_claim_saw_is_asked_for_again_where_too_much_was_claimed_to_remember(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("presignd.ledger.sqlite.FIRSTS", 0)
+    monkeypatch.setattr("presignd.ledger.ledger.FIRSTS", 0)
     receipt = await finished(ledger)
     await ledger.enqueue([new(b"other.txt"), new()])
     claimed = [*await ledger.claim("drop", 1, NOW), *await ledger.claim("drop", 1, NOW)]
