@@ -18,8 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from presignd.config import WatchConfig, load
-from presignd.ledger import Ledger
-from presignd.ledger.ledger import open_ledger
+from presignd.ledger import Ledger, open_ledger
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, Source
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore

@@ -16,7 +16,7 @@ import aiohttp
 
 from presignd.config import Config
 from presignd.control.view import FolderView, InFlightView, SettlingView
-from presignd.ledger.ledger import open_ledger
+from presignd.ledger import open_ledger
 from presignd.links import encode
 from presignd.model import FileVersion, Fingerprint, Link, NewVersion, State
 from presignd.states import Event

@@ -31,8 +31,7 @@ from presignd.control import socket_file
 from presignd.control.failure import Answered
 from presignd.control.requests import Answers
 from presignd.control.view import BlockedView, FolderView, InFlightView, SettlingView
-from presignd.ledger import Ledger, Selection
-from presignd.ledger.ledger import open_ledger
+from presignd.ledger import Ledger, Selection, open_ledger
 from presignd.model import FileVersion, Fingerprint, Link, LinksMark, NewVersion, State
 from presignd.states import Event
 

@@ -18,8 +18,7 @@ from structlog.testing import LogCapture
 
 from presignd.config import WatchConfig
 from presignd.errors import FileFault
-from presignd.ledger import Enqueued, Ledger
-from presignd.ledger.ledger import open_ledger
+from presignd.ledger import Enqueued, Ledger, open_ledger
 from presignd.model import FileVersion, Fingerprint, NewVersion, Source, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.settle.lease import ignore_sigio

@@ -13,9 +13,7 @@ from presignd.app.work import Limits, Shared, Work
 from presignd.config import Config
 from presignd.control.view import BlockedView, FolderView, InFlightView, Part, SettlingView
 from presignd.errors import Fault, Unavailable, fault
-from presignd.ledger import Enqueued, Ledger, Selection
-from presignd.ledger.ledger import open_ledger
-from presignd.ledger.patience import Patience
+from presignd.ledger import Enqueued, Ledger, Patience, Selection, open_ledger
 from presignd.links import LinksFile
 from presignd.model import Candidate, FileVersion, Fingerprint, Link, NewVersion, Source, State
 from presignd.pipeline.announce import LOG_SECONDS, Announcer, shown_path

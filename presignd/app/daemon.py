@@ -24,8 +24,8 @@ from presignd.control import socket_file
 from presignd.control.requests import Answers
 from presignd.control.view import FolderView, SettlingView, View
 from presignd.errors import PresigndError, Unavailable
+from presignd.ledger import Patience
 from presignd.ledger.lock import DaemonLock
-from presignd.ledger.patience import Patience
 from presignd.model import Link, Source
 from presignd.pipeline.announce import shown_path
 from presignd.pipeline.settle.record import PRIORITIES

@@ -14,8 +14,8 @@ from presignd.checks.base import CheckResult, Context, fail, ok, warn
 from presignd.config import WatchConfig
 from presignd.config.folders import folder_problems
 from presignd.errors import PresigndError, Unavailable
+from presignd.ledger import FILE
 from presignd.ledger.database import open_database
-from presignd.ledger.ledger import FILE
 from presignd.ledger.lock import DaemonLock
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.pipeline.files.folder import Folder

@@ -14,8 +14,7 @@ from dataclasses import replace
 from functools import lru_cache, reduce
 from typing import Any
 
-from presignd.ledger import Enqueued, LostUpdate
-from presignd.ledger.rows import as_recorded, columns_of, columns_of_new, to_sql
+from presignd.ledger.rows import Enqueued, LostUpdate, as_recorded, columns_of, columns_of_new, to_sql
 from presignd.model import FileVersion, NewVersion, State
 from presignd.states import Event, after
 

@@ -9,9 +9,18 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from presignd.errors import LONGEST_PAUSE, fault
-from presignd.ledger import Enqueued, LostUpdate, Selection, bulk, keys
+from presignd.ledger import bulk, keys
 from presignd.ledger.queries import by_id, by_path, marks, select
-from presignd.ledger.rows import columns_of, columns_of_new, from_micros, to_micros, to_sql
+from presignd.ledger.rows import (
+    Enqueued,
+    LostUpdate,
+    Selection,
+    columns_of,
+    columns_of_new,
+    from_micros,
+    to_micros,
+    to_sql,
+)
 from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, State
 from presignd.states import IN_FLIGHT, TRANSITIONS, UNCLEAN_LIMIT, Event, after, retry_event
 

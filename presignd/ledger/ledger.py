@@ -1,9 +1,9 @@
-"""The ledger on SQLite: changes go through one writer thread, questions through a reader of their own.
+"""The ledger on SQLite: changes go through one writer thread, queries through a reader of their own.
 
-A question sees every change whose call has returned: it starts after that commit.
+Every change returns after its commit; many calls share one. Each update names the state it leaves
+(``states.TRANSITIONS``) and must hit exactly one row, else ``LostUpdate`` is raised: a bug. A query sees every change
+whose call has returned: it starts after that commit.
 """
-
-# ruff: noqa: D102 - the port, presignd.ledger.Ledger, holds the contract of each method
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from presignd.errors import Fault, Unavailable
-from presignd.ledger import NOTHING, Enqueued, Ledger, Selection, WatchSummary, bulk, changes, multipart
-from presignd.ledger import queries as questions
-from presignd.ledger.database import closed_on_error, connect, explain, open_database
+from presignd.ledger import bulk, changes, database, multipart, queries
+from presignd.ledger.database import closed_on_error, explain, open_database
 from presignd.ledger.folder import prepare
 from presignd.ledger.patience import Patience
 from presignd.ledger.replaced import presence
+from presignd.ledger.rows import Enqueued, Selection, WatchSummary
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.ledger.writer import Many, Operation, Reader, Writer
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, Sent, State
@@ -29,13 +30,15 @@ from presignd.system.filesystem import sync_folder
 from presignd.system.threads import opened
 
 T = TypeVar("T")
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 FILE = "ledger.sqlite3"
 
 FIRSTS = 1000
 """Claimed versions remembered as the first under their key; of one that is forgotten, the tables are asked."""
 
 
-async def open_ledger(folder: Path, patience: Patience | None = None) -> SqliteLedger:
+async def open_ledger(folder: Path, patience: Patience | None = None) -> Ledger:
     """Open the ledger in ``folder`` (made 0700 where missing; the file is 0600).
 
     With ``patience`` calls wait where they would fail for a full disk or another program's lock.
@@ -45,7 +48,7 @@ async def open_ledger(folder: Path, patience: Patience | None = None) -> SqliteL
     while another program holds it, the fault ``disk_full``.
     """
     writing, reading = await opened(partial(_open, folder), _close)
-    return SqliteLedger(folder / FILE, writing, reading, patience)
+    return Ledger(folder / FILE, writing, reading, patience)
 
 
 def _open(folder: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
@@ -53,7 +56,7 @@ def _open(folder: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     writing = open_database(folder / FILE, APPLICATION_ID, MIGRATIONS)
     with closed_on_error(writing):
         sync_folder(folder)
-        reading = connect(folder / FILE)
+        reading = database.connect(folder / FILE)
         with closed_on_error(reading):
             reading.execute("PRAGMA query_only = ON")
     return writing, reading
@@ -64,8 +67,8 @@ def _close(connections: Sequence[sqlite3.Connection]) -> None:
         connection.close()
 
 
-class SqliteLedger(Ledger):
-    """Implements ``Ledger``; the methods' contracts stand there.
+class Ledger:
+    """The record of every version; one process at a time opens it, by ``open_ledger``.
 
     Calls that can't be written raise the fault ``disk_full`` and change nothing; the next ones are tried
     again. ``UsageError`` means the file is damaged, ``Unavailable`` that it can't be reached. With
@@ -85,27 +88,59 @@ class SqliteLedger(Ledger):
     # --- settle -------------------------------------------------------------------------------------
 
     async def known(self, watch: str, paths: Sequence[bytes]) -> dict[bytes, FileVersion]:
-        return await self._ask(questions.known, watch, paths)
+        """Return the current version at each of ``paths`` that has one."""
+        return await self._ask(queries.known, watch, paths)
 
     async def differing(self, watch: str, listed: Sequence[Listed]) -> list[Listed]:
-        return await self._ask(questions.differing, watch, listed)
+        """Return those of ``listed`` that may need settling, in their order: nearly none in a folder that is uploaded.
+
+        Left out is what is surely recorded as it is: the path's current version has this fingerprint, is not noted
+        as gone and was readable. Of what is returned, ``known`` tells exactly. Cheapest for the whole of a directory.
+        """
+        return await self._ask(queries.differing, watch, listed)
 
     async def paths(self, watch: str, after: bytes, limit: int) -> list[bytes]:
-        return await self._ask(questions.paths, watch, after, limit)
+        """Return current paths of ``watch`` that aren't noted as gone, in byte order, those after ``after``.
+
+        A scan compares them, page by page, with what it found: so what was deleted while nobody looked
+        is noted as ``gone`` too. Start with ``b""``; fewer than ``limit`` means the end.
+        """
+        return await self._ask(queries.paths, watch, after, limit)
 
     async def first_start(self, watch: str, now: datetime) -> tuple[datetime, bool]:
+        """Return when this watch was first started, and whether its first scan is still to be finished."""
         return await self._do(changes.first_start, watch, now)
 
     async def first_scan_done(self, watch: str) -> None:
+        """Record that the first scan of ``watch`` went through."""
         await self._do(changes.first_scan_done, watch)
 
     async def enqueue(self, versions: Sequence[NewVersion]) -> list[Enqueued]:
+        """Record new versions, each the current one of its path from now on.
+
+        A current version that is queued or quarantined ends as superseded. One in flight raises
+        ``LostUpdate``: the caller waits for it. The key is reserved for the path: a path's newer version
+        with the same ``base_key`` takes over its predecessor's key, unless ``fresh_key``; a key that is
+        another path's becomes the next free ``name~2.ext`` with ``next_key``, else the version is
+        recorded as quarantined with ``key_taken``. A NewVersion may come as IGNORED or QUARANTINED.
+        """
         return await self._do(changes.enqueue, versions)
 
     async def refingerprint(self, file_id: str, fingerprint: Fingerprint) -> None:
+        """Record that the same content now has this fingerprint (chmod, another link, a restore).
+
+        It counts no longer as gone: call it as well when a version with ``gone_at`` is there again. Raises
+        ``LostUpdate`` where the version has left its path meanwhile: vanished, or another's predecessor.
+        """
         await self._do(changes.refingerprint, file_id, fingerprint)
 
     async def gone(self, watch: str, paths: Sequence[bytes], now: datetime) -> list[FileVersion]:
+        """Record that no file is at ``paths`` (or below them) any more, as was seen at ``now``.
+
+        Versions queued after that are left as they are: their files were made since.
+        Queued and quarantined versions end as vanished and are returned; for all others the time is
+        noted, for ``prune``.
+        """
         ended: list[FileVersion] = []
         more = True
         while more:
@@ -124,9 +159,15 @@ class SqliteLedger(Ledger):
         below_size: int | None = None,
         most_priority: int | None = None,
     ) -> list[FileVersion]:
+        """Move up to ``limit`` due queued versions of ``watch`` to uploading, by priority, then age.
+
+        ``attempt`` grows by one. ``below_size`` (bytes) leaves larger ones where they are, ``most_priority`` those
+        of a higher number.
+        """
+
         def claim(connection: sqlite3.Connection) -> tuple[list[FileVersion], dict[str, str]]:
             claimed = changes.claim(connection, watch, limit, now, below_size, most_priority=most_priority)
-            return claimed, questions.firsts(connection, claimed)
+            return claimed, queries.firsts(connection, claimed)
 
         claimed, firsts = await self._write(claim, "claim")
         if len(self._firsts) > FIRSTS:
@@ -135,22 +176,31 @@ class SqliteLedger(Ledger):
         return claimed
 
     async def next_due(self, watches: Collection[str], after: datetime) -> datetime | None:
-        return await self._ask(questions.next_due, watches, after)
+        """Return the earliest ``not_before`` past ``after`` among queued versions of ``watches``; None without any."""
+        return await self._ask(queries.next_due, watches, after)
 
     async def assign_key(
         self, version: FileVersion, base_key: str, *, fresh: bool, next_key: bool, beyond: str = ""
     ) -> FileVersion | None:
+        """Reserve a key for a claimed version and commit it before any grant.
+
+        ``beyond`` names a key that turned out to be another's object: the next free ``name~N.ext`` after
+        it is taken. None when the key is another path's and ``next_key`` is false.
+        """
         return await self._do(changes.assign_key, version, base_key, fresh=fresh, next_key=next_key, beyond=beyond)
 
     async def previous_receipt(self, version: FileVersion) -> FileVersion | None:
+        """Return the newest version before this one, of the same path, bucket and key, that was verified."""
         if version.key is not None and self._firsts.pop(version.file_id, None) == version.key:
             return None  # as its claim saw: nothing before it can be verified while it is in flight
-        return await self._ask(questions.previous_receipt, version)
+        return await self._ask(queries.previous_receipt, version)
 
     async def sent(self, version: FileVersion) -> frozenset[Sent]:
-        return await self._ask(questions.sent, version)
+        """Return all that was sent, or was about to be, under this version's key from its path, verified or not."""
+        return await self._ask(queries.sent, version)
 
     async def apply(self, version: FileVersion, event: Event, **changed: Any) -> FileVersion:
+        """Move ``version`` by ``event`` from the state it has, with column ``changes``; return it as it is now."""
         return await self._write(
             lambda connection: changes.apply(connection, version, event, changed),
             f"apply.{event}",
@@ -159,6 +209,7 @@ class SqliteLedger(Ledger):
         )
 
     async def update(self, version: FileVersion, **changed: Any) -> FileVersion:
+        """Change columns of ``version`` without moving it (its state must still be the one named)."""
         return await self._write(
             lambda connection: changes.update(connection, version, changed),
             "update",
@@ -169,48 +220,69 @@ class SqliteLedger(Ledger):
     # --- multipart ----------------------------------------------------------------------------------
 
     async def begin_upload(self, version: FileVersion, upload_id: str, part_size: int) -> FileVersion:
+        """Record that a multipart upload was created for a claimed version; parts of an earlier one go."""
         return await self._do(multipart.begin_upload, version, upload_id, part_size)
 
     async def part_done(self, version: FileVersion, part: Part) -> None:
+        """Record one part that the store has; unclean exits before it count no more."""
         await self._do(multipart.part_done, version, part)
 
     async def parts(self, version: FileVersion) -> list[Part]:
+        """Return the recorded parts of the version's upload, by number."""
         return await self._ask(multipart.parts, version)
 
     async def end_upload(self, version: FileVersion) -> FileVersion:
+        """Record that the version's upload is completed, aborted or lost: no upload id, no parts."""
         return await self._do(multipart.end_upload, version)
 
     async def uploads_left(self) -> list[FileVersion]:
+        """Return versions that are past uploading (verified, ended, quarantined) and still name an upload."""
         return await self._ask(multipart.uploads_left)
 
     async def linked(
         self, versions: Sequence[FileVersion], mark: LinksMark, ended: Mapping[str, datetime] = NOTHING
     ) -> list[FileVersion]:
+        """Move verified versions to linked, with how far the links file is known, in one commit.
+
+        Each version's ``expires_at`` (the link's end) is recorded as given. Those in ``ended``, by file_id,
+        are finished in the same commit, done at that time: nothing is to be done with their files.
+        """
         return await self._do(changes.linked, versions, mark, ended)
 
     # --- start, end, upkeep -------------------------------------------------------------------------
 
     async def release(self, *, unclean: bool) -> list[FileVersion]:
+        """Put uploading versions back in the queue (start, drain).
+
+        After an unclean exit, uploading versions count it; those at ``states.UNCLEAN_LIMIT`` are
+        quarantined with ``internal_error`` and returned.
+        """
         return await self._do(changes.release, unclean=unclean)
 
     async def was_clean(self) -> bool:
+        """Tell whether the last run ended by a clean close; from now on it counts as unclean until ``close``."""
         clean = await self._do(changes.begin_run)
         self._running = True
         return clean
 
     async def in_state(self, state: State) -> list[FileVersion]:
-        return await self._ask(questions.in_state, state)
+        """Return every version in ``state`` (used for the few in verified and linked at start)."""
+        return await self._ask(queries.in_state, state)
 
     async def unannounced(self) -> list[FileVersion]:
-        return await self._ask(questions.unannounced)
+        """Return ended versions whose ``file.done`` was not recorded as said."""
+        return await self._ask(queries.unannounced)
 
     async def announced(self, file_ids: Sequence[str]) -> None:
+        """Record that ``file.done`` was said for these."""
         await self._do(changes.announced, file_ids)
 
     async def links_mark(self) -> LinksMark | None:
-        return await self._ask(questions.links_mark)
+        """Return how far the links file is known."""
+        return await self._ask(queries.links_mark)
 
     async def prune(self, before: datetime) -> int:
+        """Forget files gone since before ``before``, and superseded versions ended before it."""
         total = 0
         while forgotten := await self._do(changes.prune, before):
             total += forgotten
@@ -219,27 +291,38 @@ class SqliteLedger(Ledger):
     # --- questions ----------------------------------------------------------------------------------
 
     async def summary(self, states: Collection[State] = tuple(State)) -> list[WatchSummary]:
-        return await self._ask(questions.summary, states)
+        """Return the numbers of each watch, in ``states``: only versions in these are counted."""
+        return await self._ask(queries.summary, states)
 
     async def quarantined(self) -> list[FileVersion]:
-        return await self._ask(questions.quarantined)
+        """Return every quarantined version, newest first."""
+        return await self._ask(queries.quarantined)
 
     async def by_key(self, key: str, bucket: str | None = None) -> FileVersion | None:
-        return await self._ask(questions.by_key, key, bucket)
+        """Return the newest verified version stored under ``key``."""
+        return await self._ask(queries.by_key, key, bucket)
 
     async def by_path(self, watch: str, path: bytes) -> FileVersion | None:
-        return await self._ask(questions.by_path, watch, path)
+        """Return the current version at a path."""
+        return await self._ask(queries.by_path, watch, path)
 
     async def by_id(self, file_id: str) -> FileVersion | None:
-        return await self._ask(questions.by_id, file_id)
+        """Return one version."""
+        return await self._ask(queries.by_id, file_id)
 
     async def requeue(self, selection: Selection, now: datetime) -> list[FileVersion]:
+        """Take quarantined versions back (``states.retry_event``), faults and unclean counts at zero.
+
+        One that goes to the queue counts as queued ``now``; its ``key`` is None where it was ``key_taken``.
+        """
         return await self._do(changes.requeue, selection, now)
 
     async def died(self) -> None:
+        """Wait for ever, unless nothing can be recorded any more: then raise why (``LedgerLost``, or a bug)."""
         await self._writer.died()
 
     async def close(self, *, clean: bool) -> None:
+        """Write what is pending and close; ``clean`` is remembered for the next start."""
         try:
             # A command that only looked in tells nothing about how the last run ended.
             if clean and self._running:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 
-from presignd.ledger import LostUpdate
 from presignd.ledger.changes import update
 from presignd.ledger.queries import select
+from presignd.ledger.rows import LostUpdate
 from presignd.model import FileVersion, Part
 
 _OF = "version = (SELECT id FROM version WHERE file_id = ?)"

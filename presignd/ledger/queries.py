@@ -9,8 +9,7 @@ from datetime import datetime
 from itertools import groupby
 from operator import itemgetter
 
-from presignd.ledger import WatchSummary
-from presignd.ledger.rows import SELECT, from_micros, to_micros, to_sql, version_of
+from presignd.ledger.rows import SELECT, WatchSummary, from_micros, to_micros, to_sql, version_of
 from presignd.ledger.schema import ENDED_UNSAID
 from presignd.model import FileVersion, LinksMark, Listed, Sent, State
 

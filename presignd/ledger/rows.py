@@ -1,13 +1,44 @@
-"""Between a row of the version table and a ``FileVersion``; knows columns, not rules."""
+"""What the ledger takes and returns, and how rows of the version table become values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from presignd.model import FileVersion, Fingerprint, NewVersion, State
+
+
+class LostUpdate(RuntimeError):
+    """An update did not find its row in the state it named: a bug."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """What ``enqueue`` did: the version as recorded, and the one it took the place of, if that ended now."""
+
+    version: FileVersion
+    superseded: FileVersion | None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSummary:
+    """One watch's numbers for ``status``: versions by state, and when the oldest queued one was queued."""
+
+    watch: str
+    counts: Mapping[State, int]
+    oldest_queued_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which quarantined versions ``retry`` means; every given field must match."""
+
+    path: tuple[str, bytes] | None = None
+    watch: str | None = None
+    error_code: str | None = None
+
 
 FINGERPRINT = tuple(field.name for field in fields(Fingerprint))
 PLAIN = tuple(field.name for field in fields(FileVersion) if field.name != "fingerprint")

@@ -31,7 +31,7 @@ from presignd.config import (
     load,
 )
 from presignd.demo.seaweedfs import free_ports
-from presignd.ledger.ledger import open_ledger
+from presignd.ledger import open_ledger
 from presignd.ledger.lock import DaemonLock
 from tests.brokers import one_token
 from tests.faulty_etags import ETAGS

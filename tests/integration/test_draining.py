@@ -6,7 +6,7 @@ import asyncio
 import time
 from pathlib import Path
 
-from presignd.ledger.ledger import open_ledger
+from presignd.ledger import open_ledger
 from presignd.model import State
 from tests.faulty_s3 import FaultyS3
 from tests.running import config, running

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from presignd.config import Config
-from presignd.ledger import Ledger
-from presignd.ledger.ledger import open_ledger
+from presignd.ledger import Ledger, open_ledger
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.upkeep import note_gone
 from tests.faulty_s3 import FaultyS3

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from presignd.errors import RetryFault
-from presignd.ledger import Ledger
+from presignd.ledger import Ledger, open_ledger
 from presignd.ledger.database import pages_between_checkpoints
-from presignd.ledger.ledger import open_ledger
 from tests.mounts import tmpfs
 from tests.versions import NOW, new
 

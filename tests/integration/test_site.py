@@ -23,7 +23,7 @@ from presignd.config import LogConfig, WebConfig
 from presignd.control.peer import Peer
 from presignd.control.requests import Answers
 from presignd.control.view import BlockedView, InFlightView, SettlingView
-from presignd.ledger.ledger import open_ledger
+from presignd.ledger import open_ledger
 from presignd.model import State
 from presignd.system.clock import utcnow
 from presignd.telemetry import log, metrics

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from presignd.config import WatchConfig
-from presignd.ledger.ledger import SqliteLedger, open_ledger
+from presignd.ledger import Ledger, open_ledger
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline import upkeep as upkeep_module
 from presignd.pipeline.files.folder import Folder
@@ -30,7 +30,7 @@ def written(file: Path) -> Fingerprint:
 
 
 class World:
-    def __init__(self, root: Path, ledger: SqliteLedger) -> None:
+    def __init__(self, root: Path, ledger: Ledger) -> None:
         self.drop, self.ledger = root / "drop", ledger
         self.drop.mkdir()
         self.folder = Folder(WatchConfig(name="drop", path=self.drop, bucket="bucket"))

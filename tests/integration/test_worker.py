@@ -17,7 +17,7 @@ import pytest
 from presignd.app.assembly import open_parts
 from presignd.config import Config
 from presignd.errors import Refused, fault
-from presignd.ledger.ledger import open_ledger
+from presignd.ledger import open_ledger
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline import worker
 from presignd.pipeline.finish import finisher

@@ -1,4 +1,4 @@
-"""The ledger port's promises, for every implementation of it: add another opener to ``OPENERS``."""
+"""What the ledger promises."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,24 +14,15 @@ from typing import Any
 
 import pytest
 
-from presignd.ledger import Ledger, LostUpdate, Selection
-from presignd.ledger.ledger import open_ledger
+from presignd.ledger import Ledger, LostUpdate, Selection, open_ledger
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, Sent, State
 from presignd.states import TRANSITIONS, UNCLEAN_LIMIT, BadTransition, Event
 from tests.versions import LATER, MARK, NOW, PRINT, new
 
-Opener = Callable[[Path], Awaitable[Ledger]]
-OPENERS: dict[str, Opener] = {"sqlite": open_ledger}
-
-
-@pytest.fixture(params=OPENERS)
-def opener(request: pytest.FixtureRequest) -> Opener:
-    return OPENERS[request.param]
-
 
 @pytest.fixture
-async def ledger(opener: Opener, tmp_path: Path) -> AsyncIterator[Ledger]:
-    opened = await opener(tmp_path / "ledger")
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    opened = await open_ledger(tmp_path / "ledger")
     yield opened
     await opened.close(clean=True)
 
@@ -225,14 +216,14 @@ async def test_ignored_and_quarantined_arrivals_are_recorded_as_they_are(ledger:
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.FINISHED])
-async def test_every_value_survives_reopening(opener: Opener, tmp_path: Path, state: State) -> None:
+async def test_every_value_survives_reopening(tmp_path: Path, state: State) -> None:
     """Also what SQLite can't hold as it is: 64-bit inodes, years past 2262, names that are no UTF-8."""
     odd = Fingerprint(ino=2**64 - 1, size=2**40, mtime_ns=15_000_000_000_000_000_001, ctime_ns=-(2**63) - 1)
-    ledger = await opener(tmp_path)
+    ledger = await open_ledger(tmp_path)
     version = await MAKE[state](ledger, b"\xff\n'\x00", key="k\u00e9y~\U0001f600", fingerprint=odd)
     version = await ledger.update(version, error="no UTF-8: \udcff", not_before=LATER, version_id="v1", adopted=True)
     await ledger.close(clean=True)
-    ledger = await opener(tmp_path)
+    ledger = await open_ledger(tmp_path)
     try:
         assert await ledger.by_id(version.file_id) == version
         assert (version.fingerprint, version.path, version.error) == (odd, b"\xff\n'\x00", "no UTF-8: \\udcff")
@@ -601,33 +592,33 @@ async def test_a_version_in_flight_at_three_unclean_exits_is_quarantined(ledger:
     assert await ledger.by_id(other.file_id) == other
 
 
-async def test_a_run_is_clean_only_if_it_was_closed_so(opener: Opener, tmp_path: Path) -> None:
+async def test_a_run_is_clean_only_if_it_was_closed_so(tmp_path: Path) -> None:
     told = []
     for clean in (True, False, True):
-        ledger = await opener(tmp_path)
+        ledger = await open_ledger(tmp_path)
         told.append(await ledger.was_clean())
         await ledger.close(clean=clean)
     assert told == [True, True, False]
 
 
-async def test_a_command_that_looks_in_does_not_hide_an_unclean_exit(opener: Opener, tmp_path: Path) -> None:
-    crashed = await opener(tmp_path)
+async def test_a_command_that_looks_in_does_not_hide_an_unclean_exit(tmp_path: Path) -> None:
+    crashed = await open_ledger(tmp_path)
     await crashed.was_clean()
     await crashed.close(clean=False)
-    await (await opener(tmp_path)).close(clean=True)
-    ledger = await opener(tmp_path)
+    await (await open_ledger(tmp_path)).close(clean=True)
+    ledger = await open_ledger(tmp_path)
     assert not await ledger.was_clean()
     await ledger.close(clean=True)
 
 
-async def test_an_end_is_told_until_it_was_recorded_as_said(opener: Opener, tmp_path: Path) -> None:
-    ledger = await opener(tmp_path)
+async def test_an_end_is_told_until_it_was_recorded_as_said(tmp_path: Path) -> None:
+    ledger = await open_ledger(tmp_path)
     one, two = await finished(ledger, b"1"), await finished(ledger, b"2")
     for path in (b"linked", b"uploading"):
         await MAKE[State(path.decode())](ledger, path)
     await ledger.announced([one.file_id])
     await ledger.close(clean=False)
-    ledger = await opener(tmp_path)
+    ledger = await open_ledger(tmp_path)
     try:
         assert await ledger.unannounced() == [two]
         await ledger.announced([two.file_id])
@@ -802,8 +793,8 @@ async def test_a_cancelled_caller_leaves_a_ledger_that_goes_on(ledger: Ledger) -
     assert (await queued(ledger, b"2")).state is State.QUEUED
 
 
-async def test_a_closed_ledger_takes_no_more_calls(opener: Opener, tmp_path: Path) -> None:
-    ledger = await opener(tmp_path)
+async def test_a_closed_ledger_takes_no_more_calls(tmp_path: Path) -> None:
+    ledger = await open_ledger(tmp_path)
     await ledger.close(clean=True)
     with pytest.raises(RuntimeError, match="closed"):
         await queued(ledger)
@@ -815,7 +806,7 @@ _VICTIM = """
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.unit.test_ledger import OPENERS
+from presignd.ledger import open_ledger
 from tests.versions import new
 
 async def one(ledger, number):
@@ -824,7 +815,7 @@ async def one(ledger, number):
     print(version.path.decode(), flush=True)
 
 async def main():
-    ledger = await OPENERS[{opener!r}](Path({folder!r}))
+    ledger = await open_ledger(Path({folder!r}))
     await ledger.was_clean()
     for start in range(0, 10**6, 20):
         await asyncio.gather(*(one(ledger, number) for number in range(start, start + 20)))
@@ -833,9 +824,9 @@ asyncio.run(main())
 """
 
 
-def crash_after(lines: int, name: str, folder: Path) -> list[bytes]:
+def crash_after(lines: int, folder: Path) -> list[bytes]:
     """Kill a process in the middle of a stream of enqueues; return all paths it had an answer for."""
-    code = _VICTIM.format(root=str(Path(__file__).parents[2]), opener=name, folder=str(folder))
+    code = _VICTIM.format(root=str(Path(__file__).parents[2]), folder=str(folder))
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as victim:
         assert victim.stdout is not None
         told = [victim.stdout.readline() for _ in range(lines)]
@@ -845,12 +836,11 @@ def crash_after(lines: int, name: str, folder: Path) -> list[bytes]:
     return [line.strip() for line in told if line.endswith(b"\n")]
 
 
-@pytest.mark.parametrize("name", OPENERS)
 @pytest.mark.parametrize("lines", [1, 137, 500])
-async def test_every_acknowledged_version_is_there_after_sigkill(name: str, lines: int, tmp_path: Path) -> None:
-    told = crash_after(lines, name, tmp_path)
+async def test_every_acknowledged_version_is_there_after_sigkill(lines: int, tmp_path: Path) -> None:
+    told = crash_after(lines, tmp_path)
     assert len(told) >= lines
-    ledger = await OPENERS[name](tmp_path)
+    ledger = await open_ledger(tmp_path)
     try:
         assert not await ledger.was_clean()
         assert set(await ledger.known("drop", told)) == set(told)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from presignd.ledger import Ledger, LostUpdate
-from presignd.ledger.ledger import open_ledger
+from presignd.ledger import Ledger, LostUpdate, open_ledger
 from presignd.model import FileVersion, Part
 from presignd.states import UNCLEAN_LIMIT, Event
 from tests.versions import LATER, NOW, new

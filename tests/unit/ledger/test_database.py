@@ -13,11 +13,9 @@ from typing import Any
 import pytest
 
 from presignd.errors import PresigndError, Unavailable, UsageError, fault
-from presignd.ledger import changes
+from presignd.ledger import Patience, changes, open_ledger
 from presignd.ledger import queries as questions
 from presignd.ledger.database import explain, open_database
-from presignd.ledger.ledger import open_ledger
-from presignd.ledger.patience import Patience
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.states import Event
 from presignd.system import filesystem

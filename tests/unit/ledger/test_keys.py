@@ -1,4 +1,4 @@
-"""Numbered keys, pure; who may have which key is in the contract suite."""
+"""Numbered keys, pure; test_ledger.py tests who may have which key."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from presignd.errors import PresigndError, Unavailable, UsageError, fault
-from presignd.ledger.patience import Patience
+from presignd.ledger import Patience
 
 FULL = fault("disk_full")
 

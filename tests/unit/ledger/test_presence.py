@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from presignd.errors import LedgerLost
-from presignd.ledger.ledger import open_ledger
+from presignd.ledger import open_ledger
 from tests.versions import new
 
 

@@ -13,8 +13,7 @@ import pytest
 
 from presignd.config import WatchConfig
 from presignd.errors import Fault, Refused
-from presignd.ledger import Enqueued
-from presignd.ledger.ledger import SqliteLedger, open_ledger
+from presignd.ledger import Enqueued, Ledger, open_ledger
 from presignd.model import FileVersion, Fingerprint, Link, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.put import Puts
@@ -28,7 +27,7 @@ from tests.versions import MARK, NOW, new
 class World:
     """A real ledger, one watch, and a worker in the test's hand."""
 
-    def __init__(self, folder: Path, ledger: SqliteLedger) -> None:
+    def __init__(self, folder: Path, ledger: Ledger) -> None:
         (folder / "drop").mkdir()
         self.drop, self.ledger = folder / "drop", ledger
         self.watch = WatchConfig(name="drop", path=self.drop, bucket="bucket", max_size=100)

@@ -9,8 +9,7 @@ import os
 from types import SimpleNamespace
 from typing import Any
 
-from presignd.ledger import database, ledger
-from presignd.ledger.ledger import SqliteLedger
+from presignd.ledger import Ledger, database
 from presignd.links import LinksFile, writer
 from presignd.model import Fingerprint
 from presignd.pipeline.finish import copy as copies
@@ -23,12 +22,12 @@ from presignd.system import filesystem
 
 def intent() -> None:
     """Send without having committed what is sent."""
-    committed = SqliteLedger.update
+    committed = Ledger.update
 
     async def update(self: Any, version: Any, **changed: Any) -> Any:
         return version if set(changed) == {"etag"} else await committed(self, version, **changed)
 
-    SqliteLedger.update = update  # type: ignore[method-assign] # that is the breakage
+    Ledger.update = update  # type: ignore[method-assign] # that is the breakage
 
 
 def fingerprint() -> None:
@@ -43,7 +42,7 @@ def fingerprint() -> None:
 def link() -> None:
     """Commit ``linked`` first, and write the lines after it."""
     put_off: list[Any] = []
-    append, commit = LinksFile.append, SqliteLedger.linked
+    append, commit = LinksFile.append, Ledger.linked
 
     def wait(self: Any, links: Any) -> Any:
         put_off.append(lambda: append(self, links))
@@ -56,7 +55,7 @@ def link() -> None:
         return done
 
     LinksFile.append = wait  # type: ignore[method-assign] # that is the breakage
-    SqliteLedger.linked = linked  # type: ignore[method-assign] # as above
+    Ledger.linked = linked  # type: ignore[method-assign] # as above
 
 
 def unsynced_links() -> None:
@@ -89,8 +88,7 @@ def unsynced_ledger() -> None:
         connection.execute("PRAGMA synchronous = OFF")
         return connection
 
-    for module in (database, ledger):
-        vars(module)["connect"] = connect
+    vars(database)["connect"] = connect
 
 
 def _without_fsync(module: Any) -> None:
