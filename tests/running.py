@@ -188,9 +188,9 @@ async def running(
             serving = asyncio.create_task(daemon.serve())
             try:
                 folder = configured.watches[0].path.parent
-                yield Running(folder, parts, said, daemon.stop, daemon.reload, lambda: daemon.watchers)
+                yield Running(folder, parts, said, daemon.service.stop, daemon.service.reload, lambda: daemon.watchers)
             finally:
-                daemon.stop()
+                daemon.service.stop()
                 await serving
     secret = configured.presign.secret_key
     for text in (said.text, generate_latest()):

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
-import presignd
 from presignd.app.assembly import Parts, open_parts
 from presignd.app.status_line import StatusLine
 from presignd.app.work import Work
@@ -23,7 +21,7 @@ from presignd.control import server as control
 from presignd.control import socket_file
 from presignd.control.requests import Answers
 from presignd.control.view import FolderView, SettlingView, View
-from presignd.errors import PresigndError, Unavailable
+from presignd.errors import Unavailable
 from presignd.ledger import Patience
 from presignd.ledger.lock import DaemonLock
 from presignd.model import Link, Source
@@ -32,12 +30,11 @@ from presignd.pipeline.settle.record import PRIORITIES
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.upkeep import upkeep
 from presignd.pipeline.watch.watcher import Watcher
-from presignd.runtime import heartbeat
-from presignd.runtime.signals import was_hung_up
-from presignd.runtime.systemd import Notifier, Service
-from presignd.runtime.tasks import Loops, Stop, looping, unless
+from presignd.runtime.service import Service, log_reloaded
+from presignd.runtime.systemd import Notifier
+from presignd.runtime.tasks import Loops, looping, unless
 from presignd.system.clock import utcnow
-from presignd.telemetry.log import get_logger, install_loop_handler, setup
+from presignd.telemetry.log import get_logger, setup
 from presignd.web import serving
 
 log = get_logger()
@@ -51,29 +48,21 @@ LOCK_SECONDS = 3.0
 UPKEEP_SECONDS = 60.0
 """How long upkeep waits for the first scans: one of a folder that is away never ends."""
 
-GRACE_SECONDS = 10.0
-"""What ending takes at most beyond the drain, as systemd is told."""
-
 
 class Daemon:
-    """One run: watchers, settler, dispatcher, linker, announcer. ``stop`` drains; called again, it ends at once.
+    """One run: watchers, settler, dispatcher, linker, announcer.
 
-    ``load`` reads the configuration again, in a thread, when ``reload`` is set.
+    ``service`` ends it and asks for reloads: ``load`` then reads the configuration again, in a thread.
     """
 
     def __init__(
         self,
         parts: Parts,
-        stop: Stop | None = None,
         service: Service | None = None,
         load: Callable[[], Config] | None = None,
-        reload: asyncio.Event | None = None,
     ) -> None:
         self.parts = parts
-        self.stop = stop or Stop()
-        self.reload = reload or asyncio.Event()
-        self.service = service or unwatched()
-        self.service.status = StatusLine(parts)
+        self.service = service or Service("daemon")
         self.settler = Settler(parts.ledger, parts.make_version, parts.note_enqueued)
         self._load = load
         self._watchers = {watch.name: self._watcher(watch) for watch in parts.config.watches}
@@ -94,24 +83,28 @@ class Daemon:
 
     async def serve(self) -> None:
         """Take up what the last run left, and run until stopped; raise what ended a loop."""
-        if not await unless(self.stop.asked, self.parts.recover()):
-            return
-        parts = self.parts
         async with looping() as inputs, looping() as loops:
-            inputs.start("settler", self.settler.run())
-            for name, watcher in self._watchers.items():
-                inputs.start(_of_watch(name), watcher.run())
-            loops.start("ledger", parts.ledger.died())
-            loops.start("linker", parts.linker.run())
-            loops.start("announcer", parts.announcer.run())
-            self._start_work(loops)
-            if await unless(self.stop.asked, self._watching()):
-                log.info("daemon.ready", watches=len(self.watchers))
-                self.service.ready()
-                parts.phase = "ready"
-            await unless(self.stop.asked, self._reloading(inputs, loops))
-            inputs.stop_all()
-            await self._drain()
+            loops.start("status line", self.service.systemd.show_always(StatusLine(self.parts)))
+            if await unless(self.service.stop.requested, self.parts.recover()):
+                await self._serve(inputs, loops)
+
+    async def _serve(self, inputs: Loops, loops: Loops) -> None:
+        parts, stop = self.parts, self.service.stop
+        inputs.start("settler", self.settler.run())
+        for name, watcher in self._watchers.items():
+            inputs.start(_of_watch(name), watcher.run())
+        loops.start("ledger", parts.ledger.died())
+        loops.start("linker", parts.linker.run())
+        loops.start("announcer", parts.announcer.run())
+        self._start_work(loops)
+        if await unless(stop.requested, self._watching()):
+            log.info("daemon.ready", watches=len(self.watchers))
+            self.service.systemd.ready()
+            parts.phase = "ready"
+        reloading = self.service.reload_when_asked(self._read_again, lambda read: self._switch(*read, inputs, loops))
+        await unless(stop.requested, reloading)
+        inputs.stop_all()
+        await self._drain()
 
     def _start_work(self, loops: Loops) -> None:
         """Run what goes by the configuration in effect."""
@@ -129,22 +122,9 @@ class Daemon:
 
     # --- a configuration that is read again -----------------------------------------------------
 
-    async def _reloading(self, inputs: Loops, loops: Loops) -> None:
-        """Reload whenever asked, for ever. A configuration that can't be used changes nothing."""
-        while True:
-            await self.reload.wait()
-            self.reload.clear()
-            self.service.reloading()
-            try:
-                found, work = await self._read_again(self._load or (lambda: self.parts.config))
-            except Exception as refused:  # noqa: BLE001 - whatever is wrong with it, the old one goes on
-                _say_refused(refused)
-            else:
-                await self._switch(found, work, inputs, loops)
-            self.service.ready()
-
-    async def _read_again(self, load: Callable[[], Config]) -> tuple[Change, Work]:
+    async def _read_again(self) -> tuple[Change, Work]:
         """Read and prepare all that may fail: folders opened and locked, keys, certificates. Or nothing."""
+        load = self._load or (lambda: self.parts.config)
         found = change(self.parts.config, await asyncio.to_thread(load))
         opened = self.parts.folders_open.open(found.config.watches, lock=True)
         try:
@@ -169,7 +149,7 @@ class Daemon:
             inputs.start(_of_watch(name), self._watchers[name].run())
         if before.config.log != work.config.log:
             setup(work.config.log)
-        _say_reloaded(found)
+        log_reloaded(found.restart, added=found.added, removed=found.removed, changed=found.changed)
 
     def _kept(self, watch: WatchConfig, stale: Collection[str]) -> Watcher | None:
         return None if watch.name in stale else self._watchers.get(watch.name)
@@ -199,10 +179,9 @@ class Daemon:
 
     async def _drain(self) -> None:
         seconds, works = self.parts.config.upload.drain_timeout, self.parts.works
-        self.service.stopping(seconds + GRACE_SECONDS)
         self.parts.phase = "draining"
-        log.info("daemon.draining", in_flight=sum(len(work.worker.running) for work in works), timeout=seconds)
-        if not await unless(self.stop.at_once, _drained(works, seconds)):
+        in_flight = sum(len(work.worker.running) for work in works)
+        if not await self.service.drain(_drained(works, seconds), seconds=seconds, in_flight=in_flight):
             await _drained(works, 0)
 
     def _folder_views(self) -> Sequence[FolderView]:
@@ -219,19 +198,6 @@ def _of_watch(name: str) -> str:
     return f"watch {name}"
 
 
-def _say_refused(refused: Exception) -> None:
-    problems, fix = getattr(refused, "problems", ()), getattr(refused, "fix", "")
-    log.error("config.refused", exc_info=refused, problems=list(problems), fix=fix)
-
-
-def _say_reloaded(found: Change) -> None:
-    said: dict[str, Any] = {"added": found.added, "removed": found.removed, "changed": found.changed}
-    if found.restart:
-        log.warning("config.reloaded", **said, restart_needed=found.restart, fix="these options take a restart")
-    else:
-        log.info("config.reloaded", **said)
-
-
 async def _drained(works: Sequence[Work], seconds: float) -> None:
     await asyncio.gather(*(work.dispatcher.drain(seconds) for work in works))
 
@@ -245,36 +211,9 @@ async def run(
     on SIGHUP (in a thread) and raises ``UsageError`` for a bad one; without it, SIGHUP is as SIGTERM.
     Raises ``Unavailable`` (another daemon has the ledger or a folder), ``UsageError``, or what ended a loop.
     """
-    loop, stop = asyncio.get_running_loop(), Stop()
-    install_loop_handler(loop)
-    # A SIGHUP that comes before there is anything to reload is obeyed once there is.
-    reload = asyncio.Event()
-    hang_up = stop if load is None else reload.set
-    for number, obey in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, hang_up)):
-        loop.add_signal_handler(number, obey)
-    if was_hung_up():
-        hang_up()
-    service = Service(Notifier.of(os.environ, os.getpid()), overdue=heartbeat.overdue, on_overdue=_wedged)
-    log.info("daemon.started", version=presignd.__version__, pid=os.getpid())
-    try:
-        async with looping() as loops:
-            loops.start("systemd", service.run())
-            await _run(config, stop, on_link, service, load=load, reload=reload)
-    except BaseExceptionGroup as group:
-        expected, bugs = group.split(PresigndError)
-        if bugs or expected is None:
-            raise
-        raise _first(expected) from None
-    log.info("daemon.stopped")
-
-
-def unwatched() -> Service:
-    """Return a service that nobody is told of."""
-    return Service(Notifier(), overdue=heartbeat.overdue, on_overdue=_wedged)
-
-
-def _wedged(names: list[str]) -> None:
-    log.critical("daemon.wedged", loops=names, fix="systemd starts it again; report what hangs, if it is no dead disk")
+    service = Service("daemon", Notifier.of(os.environ, os.getpid()))
+    async with service.running(reloads=load is not None):
+        await _run(config, on_link, service, load)
 
 
 async def _ledger_lock(config: Config) -> DaemonLock:
@@ -291,30 +230,21 @@ async def _ledger_lock(config: Config) -> DaemonLock:
 
 async def _run(
     config: Config,
-    stop: Stop,
     on_link: Callable[[Link], None] | None,
     service: Service,
-    *,
     load: Callable[[], Config] | None,
-    reload: asyncio.Event,
 ) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(await _ledger_lock(config))
         parts = await stack.enter_async_context(open_parts(config, patience=Patience()))
         # Before anything is taken up: what another daemon watches is not ours to move or delete.
         parts.folders_open.open(config.watches, lock=True)
-        daemon = Daemon(parts, stop, service, load, reload)
+        daemon = Daemon(parts, service, load)
         if on_link:
             parts.on_link.append(on_link)
         await stack.enter_async_context(_control(parts))
         await stack.enter_async_context(_status_page(parts))
         await daemon.serve()
-
-
-def _first(group: BaseExceptionGroup[PresigndError]) -> PresigndError:
-    """Return the first expected error of a group: one line is told, not a tree."""
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 @asynccontextmanager

@@ -6,14 +6,12 @@ import asyncio
 import logging
 import os
 import resource
-import signal
 from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 
 from aiohttp import web
 
-import presignd
 from presignd.broker import metrics
 from presignd.broker.api import Api
 from presignd.broker.certificate import certificate_end, end_problem, tls_context, tls_stamps
@@ -26,13 +24,13 @@ from presignd.errors import PresigndError, PresignerFault, UsageError
 from presignd.presign import Grant, GrantRequest
 from presignd.presign.local import LocalPresigner, local_presigner
 from presignd.runtime import heartbeat
-from presignd.runtime.signals import was_hung_up
-from presignd.runtime.systemd import Notifier, Service
-from presignd.runtime.tasks import Stop, looping, unless, within
+from presignd.runtime.service import Service, log_reloaded
+from presignd.runtime.systemd import Notifier
+from presignd.runtime.tasks import Loops, looping, unless, within
 from presignd.s3.responses import Response
 from presignd.store.client import StoreClient
 from presignd.system.clock import utcnow
-from presignd.telemetry.log import get_logger, install_loop_handler, setup
+from presignd.telemetry.log import get_logger, setup
 
 CONNECTIONS = 1024
 """Memory has an end. For one more the longest quiet one leaves, a stranger's before a token's."""
@@ -48,8 +46,6 @@ RETIRE_SECONDS = 60.0
 """After a reload: when what signed before it is let go."""
 CUT_SECONDS = 1.0
 """What an answer has, once the drain is over, before it is cut off."""
-GRACE_SECONDS = 5.0
-"""What ending takes at most beyond the drain, as systemd is told."""
 
 log = get_logger()
 # A stranger's malformed request is no event of ours, and its text could be anything.
@@ -90,7 +86,6 @@ class Broker:
         self.tokens = Tokens(config.file, config.broker.token_files)
         self.signer = Signer(config.store)
         self.api = Api(config.broker, self.tokens, self.signer.presigner)
-        self.reload = asyncio.Event()
         self.listeners: list[Listener] = []
         self._main: Listener | None = None
         self._servers: list[web.Server] = []
@@ -217,24 +212,16 @@ class Broker:
             log.error(event, exc_info=error, fix=of_store(error.fix))
         self._problems[event] = error.message
 
-    async def reloading(self, service: Service) -> None:
-        """Reload whenever asked, for ever. A configuration that can't be used changes nothing but tokens."""
-        while True:
-            await self.reload.wait()
-            self.reload.clear()
-            service.reloading()
-            try:
-                await self._take(await asyncio.to_thread(self._load))
-            except PresigndError as refused:
-                problems = list(getattr(refused, "problems", ()))
-                log.error("config.refused", exc_info=refused, problems=problems, fix=refused.fix)  # noqa: TRY400 - expected
-            service.ready()
-
-    async def _take(self, config: BrokerConfig) -> None:
-        """Go on by another configuration; all that may fail comes first."""
+    async def read_again(self) -> tuple[BrokerConfig, Signer]:
+        """Read the configuration again, and prepare all that may fail."""
+        config = await asyncio.to_thread(self._load)
         self._refuse_in_the_clear(config.broker)
         tls_context(config.broker)
-        signer = Signer(config.store)
+        return config, Signer(config.store)
+
+    async def switch(self, read: tuple[BrokerConfig, Signer]) -> None:
+        """Go on by another configuration; grants in progress are signed by the signer before."""
+        config, signer = read
         before, retired = self.config, self.signer
         self.config = config
         self.api.config = config.broker
@@ -247,7 +234,8 @@ class Broker:
         retiring = asyncio.create_task(_retire(retired))
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
-        self._say_reloaded(before)
+        names = ("listen", "metrics_listen")
+        log_reloaded([f"broker.{n}" for n in names if getattr(before.broker, n) != getattr(config.broker, n)])
 
     def _refuse_in_the_clear(self, config: BrokerSection) -> None:
         """Compare with where it does listen: another ``listen`` takes a restart."""
@@ -255,14 +243,6 @@ class Broker:
         if is_in_the_clear(config.tls_cert, self._main.place, behind_proxy=config.behind_proxy):
             problem = f"broker.tls_cert: is not there, but it listens at {self._main.place} until a restart"
             raise UsageError(problem, problems=(problem,), fix="restart it, or give it its certificate back")
-
-    def _say_reloaded(self, before: BrokerConfig) -> None:
-        names = ("listen", "metrics_listen")
-        restart = [f"broker.{n}" for n in names if getattr(before.broker, n) != getattr(self.config.broker, n)]
-        if restart:
-            log.warning("config.reloaded", restart_needed=restart, fix="these options take a restart")
-        else:
-            log.info("config.reloaded")
 
     async def close(self) -> None:
         """Let go of every signer's connections."""
@@ -298,39 +278,27 @@ async def run(config: BrokerConfig, *, load: Callable[[], BrokerConfig]) -> None
 
     Raises ``UsageError`` and ``Unavailable`` for what keeps it from listening.
     """
-    loop, stop = asyncio.get_running_loop(), Stop()
-    install_loop_handler(loop)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    service = Service(Notifier.of(os.environ, os.getpid()), overdue=heartbeat.overdue, on_overdue=_wedged)
-    log.info("broker.started", version=presignd.__version__, pid=os.getpid())
-    async with looping() as loops:
-        loops.start("systemd", service.run())
+    service = Service("broker", Notifier.of(os.environ, os.getpid()))
+    async with service.running():
         broker = Broker(config, load)
-        loop.add_signal_handler(signal.SIGHUP, broker.reload.set)
-        if was_hung_up():
-            broker.reload.set()
-        service.status = broker.status
         try:
-            await _serve(broker, stop, service, loops.start)
+            async with AsyncExitStack() as stack, looping() as loops:
+                await _serve(broker, service, stack, loops)
         finally:
             await broker.close()
-    log.info("broker.stopped")
 
 
-async def _serve(broker: Broker, stop: Stop, service: Service, start: Callable[..., None]) -> None:
-    async with AsyncExitStack() as stack:
-        places = await broker.open(stack)
-        await unless(stop.asked, _first_look(broker))
-        start("files", broker.looking())
-        start("reload", broker.reloading(service))
-        log.info("broker.ready", listen=places, tokens=broker.tokens.count)
-        service.ready()
-        await stop.asked.wait()
-        seconds = broker.config.broker.drain_timeout
-        service.stopping(seconds + GRACE_SECONDS)
-        log.info("broker.draining", in_flight=broker.api.in_flight, timeout=seconds)
-        await unless(stop.at_once, broker.drain())
+async def _serve(broker: Broker, service: Service, stack: AsyncExitStack, loops: Loops) -> None:
+    places = await broker.open(stack)
+    await unless(service.stop.requested, _first_look(broker))
+    loops.start("status line", service.systemd.show_always(broker.status))
+    loops.start("files", broker.looking())
+    loops.start("reload", service.reload_when_asked(broker.read_again, broker.switch))
+    log.info("broker.ready", listen=places, tokens=broker.tokens.count)
+    service.systemd.ready()
+    await service.stop.requested.wait()
+    seconds = broker.config.broker.drain_timeout
+    await service.drain(broker.drain(), seconds=seconds, in_flight=broker.api.in_flight)
 
 
 async def _first_look(broker: Broker) -> None:
@@ -339,7 +307,3 @@ async def _first_look(broker: Broker) -> None:
             await broker.look_at_credentials()
     except TimeoutError:
         log.warning("presigner.slow", timeout=CREDENTIALS_SECONDS)
-
-
-def _wedged(names: list[str]) -> None:
-    log.critical("broker.wedged", loops=names, fix="systemd starts it again; report what hangs")

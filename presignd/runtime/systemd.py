@@ -1,4 +1,4 @@
-"""What systemd is told (sd_notify(3)), and when: by one loop, so that a wedged event loop tells nothing.
+"""The service notification protocol, sd_notify(3): readiness, status line, watchdog.
 
 A dozen lines of our own: the libraries for it are dead, need compiling, or bring a libsystemd along.
 """
@@ -13,14 +13,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 TURN = 2.0
-"""Seconds at most between two looks at the hearts and the status line."""
+"""Seconds at most between two looks at the hearts, and between two at the status line."""
 
 EXTENSION = 10.0
-"""Seconds that a start or a drain is given beyond each word that it goes on: a few turns."""
+"""Seconds more that a start or a drain is granted each time it asks: a few turns."""
 
 
 class Notifier:
-    """Sends to ``$NOTIFY_SOCKET``, a path or an abstract name ("@…"); without one, says nothing to nobody.
+    """Sends to ``$NOTIFY_SOCKET``, a path or an abstract name ("@…"); without one, sends nothing.
 
     ``watchdog`` is in seconds, None where systemd asks for none of this process.
     """
@@ -40,16 +40,16 @@ class Notifier:
 
     @property
     def listens(self) -> bool:
-        """Whether anybody is told."""
+        """Whether systemd listens."""
         return bool(self._address)
 
     def send(self, **fields: str | int) -> None:
-        """Send ``NAME=value`` lines as one message. Nobody there, or a full queue, stops nothing."""
+        """Send ``NAME=value`` lines as one message; a systemd that is gone or busy is no error."""
         if not self._address:
             return
         message = "\n".join(f"{name}={_one_line(str(value))}" for name, value in fields.items())
         with suppress(OSError):
-            # Kept: a machine that is out of descriptors for a minute must not look like a hung daemon.
+            # Kept open: a machine that is out of descriptors for a minute must not look like a hung daemon.
             self._socket = self._socket or _datagrams(self)
             self._socket.sendto(message.encode("utf-8", "backslashreplace"), self._address)
 
@@ -67,11 +67,11 @@ def _one_line(value: str) -> str:
     return " ".join(value.splitlines())
 
 
-class Service:
-    """The daemon as systemd sees it: ``run`` tells the rest, ``ready``, ``reloading`` and ``stopping`` at once.
+class Systemd:
+    """This program as systemd sees it. ``run`` feeds the watchdog, from the event loop: one that hangs feeds nothing.
 
-    ``overdue`` names the hearts that have missed a turn, given the longest usual one in seconds, and
-    ``on_overdue`` hears of them once. ``status`` makes the line of ``systemctl status``; it may hang.
+    ``overdue`` names the hearts that have missed a turn, given the longest usual one in seconds;
+    ``on_overdue`` gets each list of them once.
     """
 
     def __init__(
@@ -83,48 +83,44 @@ class Service:
     ) -> None:
         self._notifier = notifier
         self._overdue, self._on_overdue = overdue, on_overdue
-        self.status: Callable[[], Awaitable[str]] = _starting
         self._extend_until = float("inf")
-        self._told = ""
+        self._shown = ""
         self._missed: list[str] = []
 
     def ready(self) -> None:
-        """Say that it serves: started, or with its configuration read again."""
+        """Tell that it serves: after the start, and after each reload."""
         self._extend_until = 0.0
         self._notifier.send(READY=1)
 
     def reloading(self) -> None:
-        """Say that the configuration is read again; ``ready`` says the end of it."""
+        """Tell that the configuration is read again; ``ready`` ends that."""
         self._notifier.send(RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
 
     def stopping(self, within: float) -> None:
-        """Say that it drains, which takes ``within`` seconds at most: beyond that systemd may end it."""
+        """Tell that it drains, for ``within`` seconds at most: after that systemd may kill it."""
         self._extend_until = time.monotonic() + within
         self._notifier.send(STOPPING=1, **_extension())
 
-    async def run(self) -> None:
-        """Feed the watchdog, ask for time, and renew the status line, for ever."""
-        if not self._notifier.listens:
-            return
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._feeding())
-            tasks.create_task(self._telling())
+    def show(self, line: str) -> None:
+        """Set the line of ``systemctl status``."""
+        if line != self._shown:
+            self._shown = line
+            self._notifier.send(STATUS=line)
 
-    async def _feeding(self) -> None:
-        while True:
+    async def show_always(self, status: Callable[[], Awaitable[str]]) -> None:
+        """Keep that line up to date, for ever; ``status`` makes it, and may hang."""
+        while self._notifier.listens:
+            self.show(await status())
+            await asyncio.sleep(TURN)
+
+    async def run(self) -> None:
+        """Feed the watchdog and ask for time, for ever."""
+        while self._notifier.listens:
             self.feed()
             await asyncio.sleep(pause(self._notifier.watchdog))
 
-    async def _telling(self) -> None:
-        while True:
-            line = await self.status()
-            if line != self._told:
-                self._told = line
-                self._notifier.send(STATUS=line)
-            await asyncio.sleep(TURN)
-
     def feed(self) -> None:
-        """Feed the watchdog while every heart beats; ask for more time while it starts or drains."""
+        """Feed the watchdog while every heart beats; ask for more time during start and drain."""
         if time.monotonic() < self._extend_until:
             self._notifier.send(**_extension())
         if self._notifier.watchdog is None:
@@ -137,12 +133,8 @@ class Service:
         self._missed = missed
 
 
-async def _starting() -> str:
-    return "starting"
-
-
 def pause(watchdog: float | None) -> float:
-    """Return the seconds between two turns: four at least in the time that the watchdog waits."""
+    """Return the seconds between two turns: at least four within the watchdog's time."""
     return TURN if watchdog is None else min(TURN, watchdog / 4)
 
 

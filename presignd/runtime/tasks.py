@@ -1,4 +1,4 @@
-"""Loops that run side by side, and what ends them."""
+"""Named loops that run side by side, and waits that an event ends."""
 
 from __future__ import annotations
 
@@ -8,35 +8,21 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 
-class Stop:
-    """Asked to end: once to drain, twice to end at once."""
-
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.at_once = asyncio.Event()
-
-    def __call__(self) -> None:
-        """Ask, or ask again."""
-        if self.asked.is_set():
-            self.at_once.set()
-        self.asked.set()
-
-
 class Loops:
-    """Named loops; one that fails ends the body beside them, with its error."""
+    """Named loops; one that fails ends the others and the body beside them, with its error."""
 
     def __init__(self, group: asyncio.TaskGroup) -> None:
         self._group = group
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, name: str, loop: Coroutine[Any, Any, None]) -> None:
-        """Run one more."""
+        """Start one more."""
         task = self._group.create_task(loop, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def stop(self, *names: str) -> None:
-        """End those of these names."""
+        """Cancel the loops of these names, and wait until they end."""
         tasks = [task for task in self._tasks if task.get_name() in names]
         for task in tasks:
             task.cancel()
@@ -44,14 +30,14 @@ class Loops:
             await asyncio.wait(tasks)
 
     def stop_all(self) -> None:
-        """Have all end."""
+        """Cancel all of them."""
         for task in self._tasks:
             task.cancel()
 
 
 @asynccontextmanager
 async def looping() -> AsyncIterator[Loops]:
-    """Run loops beside the body, whose end ends them."""
+    """Run loops beside the body; when it ends, cancel them."""
     async with asyncio.TaskGroup() as group:
         loops = Loops(group)
         yield loops
@@ -69,7 +55,7 @@ async def within(seconds: float, event: asyncio.Event) -> None:
 
 
 async def unless(event: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
-    """Do ``work``, unless ``event`` comes first: then it is cancelled. Tell whether it was done."""
+    """Do ``work``, but cancel it when ``event`` comes first. Return whether it was done."""
     doing, waiting = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
     try:
         await asyncio.wait({doing, waiting}, return_when=asyncio.FIRST_COMPLETED)

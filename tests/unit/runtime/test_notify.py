@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from presignd.runtime import systemd as notify
-from presignd.runtime.systemd import Notifier, Service, pause
+from presignd.runtime.systemd import Notifier, Systemd, pause
 from tests.finishing import failing
 
 _numbers = itertools.count()
@@ -46,8 +46,7 @@ class Daemon:
         self.line = "0 uploading"
         self.told: list[list[str]] = []
         self.usual: list[float] = []
-        self.service = Service(notifier, overdue=self.overdue, on_overdue=self.told.append)
-        self.service.status = self.status
+        self.service = Systemd(notifier, overdue=self.overdue, on_overdue=self.told.append)
 
     async def status(self) -> str:
         return self.line
@@ -164,8 +163,7 @@ async def test_a_status_that_hangs_starves_no_watchdog(
         await asyncio.Event().wait()
         return ""
 
-    daemon.service.status = hang
-    running = asyncio.create_task(daemon.service.run())
+    running = asyncio.gather(daemon.service.run(), daemon.service.show_always(hang))
     said: list[str] = []
     async with asyncio.timeout(60):
         while said.count("WATCHDOG=1") < 3:
@@ -192,7 +190,7 @@ async def test_the_status_line_is_sent_when_it_changes(
     monkeypatch.setattr(notify, "TURN", 0.001)
     daemon = Daemon(Notifier(address))
     daemon.service.ready()
-    running = asyncio.create_task(daemon.service.run())
+    running = asyncio.gather(daemon.service.run(), daemon.service.show_always(daemon.status))
     said: list[str] = []
     async with asyncio.timeout(60):
         for line in ("0 uploading", "3 uploading"):
