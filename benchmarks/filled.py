@@ -22,7 +22,7 @@ from presignd.ledger import Ledger, open_ledger
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, Source
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
-from presignd.pipeline.settle.record import Intake
+from presignd.pipeline.intake import Intake
 from presignd.pipeline.watch.scan import Scan
 from presignd.states import Event
 

@@ -17,10 +17,10 @@ from presignd.config import WatchConfig
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.files import rename as renames
 from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.files.lease import has_writer, ignore_sigio
 from presignd.pipeline.finish import remove as finish_module
 from presignd.pipeline.finish.decide import Finished
 from presignd.pipeline.finish.remove import finish
-from presignd.pipeline.settle.lease import has_writer, ignore_sigio
 from tests.needs import need
 from tests.versions import in_state
 

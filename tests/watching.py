@@ -21,7 +21,7 @@ from presignd.errors import FileFault
 from presignd.ledger import Enqueued, Ledger, open_ledger
 from presignd.model import FileVersion, Fingerprint, NewVersion, Source, State
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.settle.lease import ignore_sigio
+from presignd.pipeline.files.lease import ignore_sigio
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.watch.watcher import Watcher
 

@@ -19,10 +19,10 @@ from presignd.model import Candidate, FileVersion, Fingerprint, Link, NewVersion
 from presignd.pipeline.announce import LOG_SECONDS, Announcer, shown_path
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.folders import Folders
+from presignd.pipeline.files.lease import ignore_sigio
 from presignd.pipeline.finish.link import Linker, mint
+from presignd.pipeline.intake import PRIORITIES
 from presignd.pipeline.put import Puts
-from presignd.pipeline.settle.lease import ignore_sigio
-from presignd.pipeline.settle.record import PRIORITIES
 from presignd.pipeline.upload.breaker import Shut
 from presignd.presign import Grant, GrantRequest
 from presignd.states import Event

@@ -26,7 +26,7 @@ from presignd.ledger import Patience
 from presignd.ledger.lock import DaemonLock
 from presignd.model import Link, Source
 from presignd.pipeline.announce import shown_path
-from presignd.pipeline.settle.record import PRIORITIES
+from presignd.pipeline.intake import PRIORITIES
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.upkeep import upkeep
 from presignd.pipeline.watch.watcher import Watcher

@@ -15,8 +15,8 @@ from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.finish.finisher import Finisher
 from presignd.pipeline.finish.link import Linker
+from presignd.pipeline.intake import Intake
 from presignd.pipeline.quarantine import Quarantine
-from presignd.pipeline.settle.record import Intake
 from presignd.pipeline.upload.breakers import Gates
 from presignd.pipeline.upload.bucket import Bucket
 from presignd.pipeline.upload.orphans import Sweeper

@@ -12,8 +12,8 @@ from presignd.checks.parts import check_parts
 from presignd.checks.presigner import judge_link, judge_token
 from presignd.config import WatchConfig
 from presignd.errors import CODES, Fault, fault
+from presignd.pipeline.key_template import check_key
 from presignd.pipeline.upload.bucket import MAYBE_HEADERS, Bucket
-from presignd.pipeline.upload.key_template import check_key
 from presignd.presign import Operation
 from presignd.presign.remote import BrokerPresigner
 from presignd.s3.responses import Response

@@ -18,8 +18,8 @@ from presignd.ledger import FILE
 from presignd.ledger.database import open_database
 from presignd.ledger.lock import DaemonLock
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
+from presignd.pipeline.files import lease as writer_check
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.settle import lease as writer_check
 from presignd.pipeline.watch.watchfiles import Chosen, choose
 from presignd.system import filesystem
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from presignd.checks.base import CheckResult, fail, failed, ok, warn
 from presignd.config import Config, WatchConfig
 from presignd.errors import CODES, Fault
-from presignd.pipeline.upload.key_template import check_key
+from presignd.pipeline.key_template import check_key
 from presignd.presign import GrantRequest, Operation, Presigner
 from presignd.presign.remote import Me
 

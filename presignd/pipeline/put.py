@@ -12,7 +12,7 @@ from presignd.ledger import Enqueued, Ledger, LostUpdate
 from presignd.model import FileVersion, Link, NewVersion, Source, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.hash import fingerprint_of
-from presignd.pipeline.settle.record import Intake
+from presignd.pipeline.intake import Intake
 from presignd.pipeline.upload.transfer import Held
 from presignd.system.clock import utcnow
 

@@ -18,9 +18,9 @@ import pytest
 from presignd.errors import Fault, fault
 from presignd.model import Fingerprint
 from presignd.pipeline.files import rename as renames
+from presignd.pipeline.files.lease import has_writer
 from presignd.pipeline.finish import remove as finish_module
 from presignd.pipeline.finish.decide import Finished, Outcome
-from presignd.pipeline.settle.lease import has_writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

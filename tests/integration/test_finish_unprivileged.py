@@ -33,7 +33,7 @@ from presignd.errors import Fault
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.finish.remove import finish
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.settle.lease import has_writer, ignore_sigio
+from presignd.pipeline.files.lease import has_writer, ignore_sigio
 ignore_sigio()
 drop, after, checksum = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 watch = WatchConfig(name="drop", path=drop, bucket="bucket", after=after,

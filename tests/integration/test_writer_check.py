@@ -17,9 +17,9 @@ import pytest
 
 from presignd.config import WatchConfig
 from presignd.model import State
+from presignd.pipeline.files import lease as writer_check
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.settle import lease as writer_check
-from presignd.pipeline.settle.lease import WriterCheck, has_writer, ignore_sigio, mode
+from presignd.pipeline.files.lease import WriterCheck, has_writer, ignore_sigio, mode
 from presignd.system import filesystem
 from tests.unprivileged import NOBODY, unprivileged, without_rights, world_readable
 from tests.watching import watching

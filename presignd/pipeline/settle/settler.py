@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from presignd.ledger import Enqueued, Ledger
     from presignd.model import Fingerprint
     from presignd.pipeline.files.folder import Folder
-    from presignd.pipeline.settle.lease import WriterCheck
+    from presignd.pipeline.files.lease import WriterCheck
 
 __all__ = ["Lane", "MakeVersion", "Settler", "Settling", "Tools"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from presignd.config import PresignConfig, UploadConfig, WatchConfig
 from presignd.errors import Fault, FileFault, GrantFault, PresignerFault, WatchFault, fault
-from presignd.pipeline.upload.key_template import check_key, needs_prefix
+from presignd.pipeline.key_template import check_key, needs_prefix
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
 from presignd.runtime.heartbeat import holding
 from presignd.s3.multipart import MOST_PARTS

@@ -20,13 +20,13 @@ from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular, translated
 from presignd.pipeline.files.hash import checksum_like, fingerprint_of
-from presignd.pipeline.settle.lease import has_writer
-from presignd.pipeline.settle.record import refuse_too_large
+from presignd.pipeline.files.lease import has_writer
+from presignd.pipeline.intake import refuse_too_large
+from presignd.pipeline.key_template import may_number, needs_hash, render_for
 from presignd.pipeline.upload import collision
 from presignd.pipeline.upload.bucket import Bucket, StoredObject, Support
 from presignd.pipeline.upload.collision import Act, Plan, Whose
 from presignd.pipeline.upload.content import Content, InParts, Whole
-from presignd.pipeline.upload.key_template import may_number, needs_hash, render_for
 from presignd.pipeline.upload.single import TINY, Prepared, prepare, read_cached
 from presignd.pipeline.upload.slots import Slots
 from presignd.pipeline.upload.whose import whose

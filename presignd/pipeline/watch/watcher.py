@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from presignd.errors import fault, reason_of
 from presignd.model import Candidate, Fingerprint, Source
 from presignd.pipeline.files.ignore import Ignore
+from presignd.pipeline.files.lease import mode
 from presignd.pipeline.settle.decide import worth_a_look
-from presignd.pipeline.settle.lease import mode
 from presignd.pipeline.settle.partners import Unfinished
 from presignd.pipeline.watch.inotify import inotify_source
 from presignd.pipeline.watch.leftovers import Strays
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from presignd.ledger import Ledger
     from presignd.model import FileVersion
     from presignd.pipeline.files.folder import Folder
-    from presignd.pipeline.settle.lease import WriterCheck
+    from presignd.pipeline.files.lease import WriterCheck
     from presignd.pipeline.settle.settler import Settler
 
 TURN = 1.0

@@ -23,9 +23,9 @@ from typing import Any
 from unittest.mock import patch
 
 from presignd.model import FileVersion
+from presignd.pipeline.files.lease import has_writer
 from presignd.pipeline.finish import remove as module
 from presignd.pipeline.finish.decide import Outcome
-from presignd.pipeline.settle.lease import has_writer
 from tests.system.comeback.tries import Scene, Tally
 from tests.system.comeback.writer import WAYS, Session, Writer, append
 

@@ -22,9 +22,9 @@ from presignd.config import WatchConfig
 from presignd.model import FileVersion
 from presignd.pipeline.files import rename as renames
 from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.files.lease import has_writer, ignore_sigio
 from presignd.pipeline.finish.decide import Finished, Outcome
 from presignd.pipeline.finish.remove import finish
-from presignd.pipeline.settle.lease import has_writer, ignore_sigio
 from tests.finishing import verified
 from tests.system.comeback.writer import WAYS, Session, Writer, clear, found_again
 

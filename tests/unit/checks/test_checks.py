@@ -37,7 +37,7 @@ from presignd.config import (
     WebConfig,
 )
 from presignd.errors import fault
-from presignd.pipeline.settle import lease as writer_check
+from presignd.pipeline.files import lease as writer_check
 from presignd.presign.remote import Me
 from tests.unprivileged import without_rights
 

@@ -16,8 +16,8 @@ from presignd.errors import Fault, Refused
 from presignd.ledger import Enqueued, Ledger, open_ledger
 from presignd.model import FileVersion, Fingerprint, Link, State
 from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.intake import Intake
 from presignd.pipeline.put import Puts
-from presignd.pipeline.settle.record import Intake
 from presignd.pipeline.upload.transfer import Held
 from presignd.states import Event
 from tests.links import link

@@ -10,7 +10,7 @@ import pytest
 from presignd.config import WatchConfig
 from presignd.errors import Fault, fault
 from presignd.model import Fingerprint, NewVersion, Source, State
-from presignd.pipeline.settle.record import Intake
+from presignd.pipeline.intake import Intake
 from presignd.s3.multipart import LARGEST_OBJECT
 
 
