@@ -232,7 +232,7 @@ class Site:
         log.info("web.retried", count=len(back))
         if "text/html" in request.headers.get("Accept", ""):
             return web.Response(status=303, headers={"Location": "."})
-        return _said(200, "1 file goes round again." if len(back) == 1 else f"{len(back)} files go round again.")
+        return _said(200, "1 file is queued again." if len(back) == 1 else f"{len(back)} files are queued again.")
 
     async def _selection(self, file_id: str) -> Selection:
         if not file_id:

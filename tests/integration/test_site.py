@@ -231,7 +231,7 @@ async def test_a_file_name_is_text_and_nothing_else(page: Page) -> None:
 # --- what it shows ----------------------------------------------------------------------------------
 async def test_an_idle_page_says_that_all_is_done(page: Page) -> None:
     shown = await text_of(page)
-    assert "All that came has its link" in shown
+    assert "Up to date" in shown
     assert "Nothing was uploaded in the last hour" in shown
 
 
@@ -244,7 +244,7 @@ async def test_what_goes_on_is_shown(page: Page) -> None:
     page.add_link("old.txt", lives=-5)
     shown = await text_of(page, known=True)
     for words in (
-        "The store is waited for",
+        "Waiting for the store",
         "connection_refused",
         "start the store",
         "film.mkv",
@@ -256,7 +256,7 @@ async def test_what_goes_on_is_shown(page: Page) -> None:
         "raise the watch's max_size",
         "old.txt",
         "expired",
-        "1 file needs you",
+        "1 file quarantined",
     ):
         assert words in shown.replace("&#x27;", "'"), words
 

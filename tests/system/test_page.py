@@ -107,13 +107,13 @@ async def test_a_dropped_file_s_link_appears_in_an_open_page_and_is_copied(
 # --- live -------------------------------------------------------------------------------------------
 async def test_an_open_page_follows_what_goes_on(browser: Browser, page: Page) -> None:
     async with opened(browser, page) as tab:
-        await expect(tab.locator("#headline")).to_have_text("All that came has its link")
+        await expect(tab.locator("#headline")).to_have_text("Up to date")
         await is_live(tab)
         await busy(page)
         await expect(section(tab, "uploads")).to_contain_text("film.mkv")
-        await expect(tab).to_have_title("3 under way, 24 waiting, 1 not complete yet - presignd")
+        await expect(tab).to_have_title("3 in progress, 24 queued, 1 not complete yet - presignd")
         await errors(page)
-        await expect(section(tab, "blocked")).to_contain_text("The store is waited for")
+        await expect(section(tab, "blocked")).to_contain_text("Waiting for the store")
         await expect(section(tab, "blocked")).to_contain_text("start the store")
         page.view.held_up = []
         await expect(section(tab, "blocked")).to_be_hidden()
@@ -137,7 +137,7 @@ async def test_retry_takes_a_file_back_and_says_so(browser: Browser, page: Page)
     async with opened(browser, page) as tab:
         await is_live(tab)
         await tab.get_by_role("button", name="Retry /srv/drop/payroll.xlsx").click()
-        await expect(tab.get_by_role("status")).to_have_text("1 file goes round again.\n")
+        await expect(tab.get_by_role("status")).to_have_text("1 file is queued again.\n")
         await expect(section(tab, "stopped")).to_contain_text("Quarantined: 2 files")
         await expect(section(tab, "stopped")).not_to_contain_text("payroll.xlsx")
         await tab.get_by_role("button", name="Retry all").click()
@@ -188,10 +188,10 @@ async def test_without_css_all_can_be_read_in_a_sensible_order(browser: Browser,
         read.index(words)
         for words in (
             "presignd",
-            "The store is waited for",
+            "Waiting for the store",
             "Uploading 3 files",
             "Quarantined",
-            "Last links",
+            "Latest links",
             "Watches",
         )
     ]

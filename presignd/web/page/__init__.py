@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["ASSETS", "Picture", "asset", "document", "headline", "live", "sections", "versions"]
 
 ASSETS = {"style.css": "text/css", "live.js": "text/javascript", "icon.svg": "image/svg+xml"}
-"""What the page loads beside itself, and its type."""
+"""The files that the page loads, each with its media type."""
 
 _RUNNING = re.compile(r"(<time [^>]*>)[^<]*")
 
@@ -28,7 +28,7 @@ def asset(name: str) -> bytes:
 
 
 def versions(parts: Mapping[str, Html]) -> dict[str, str]:
-    """Return what tells whether a section changed; the words of a running time are no change."""
+    """Return a version for each section; a running time (``<time>``) alone does not change it."""
     return {name: f"{zlib.crc32(_without_running_words(text).encode()):08x}" for name, text in parts.items()}
 
 
@@ -37,7 +37,7 @@ def _without_running_words(text: str) -> str:
 
 
 def document(picture: Picture, *, full: bool) -> str:
-    """Return the whole page; ``full`` for who gave the token."""
+    """Return the whole page; ``full`` with links and buttons, for a client that is logged in."""
     parts = sections(picture, full=full)
     version = versions(parts)
     said = headline(picture.status)
@@ -46,12 +46,12 @@ def document(picture: Picture, *, full: bool) -> str:
         tag("header", _heading(picture), tag("p", said, id="headline"), None if full else _login()),
         tag("p", id="note", role="status"),
         tag("main", *(tag("section", part, id=name, data_version=version[name]) for name, part in parts.items())),
-        tag("footer", tag("p", "This page stands still: reload it to see what is new.", id="still"), _foot()),
+        tag("footer", tag("p", "This page does not update itself: reload it to see changes.", id="still"), _foot()),
     )
 
 
 def live(picture: Picture, *, full: bool) -> dict[str, tuple[str, str]]:
-    """Return each section's version and HTML, and the headline, for who has the page open."""
+    """Return each section's version and HTML, and the headline, to update an open page."""
     parts = sections(picture, full=full)
     version = versions(parts)
     return {name: (version[name], text) for name, text in parts.items()} | {"headline": ("", headline(picture.status))}

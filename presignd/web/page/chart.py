@@ -1,4 +1,4 @@
-"""The last hour's throughput as a small picture in SVG, and in words for who doesn't see it. Pure."""
+"""The last hour's throughput as a small picture in SVG, and in words for screen readers. Pure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def chart(minutes: Sequence[Minute]) -> Html:
 
 
 def in_words(minutes: Sequence[Minute]) -> str:
-    """Say what the picture shows."""
+    """Return what the chart shows, in words."""
     files, sent = sum(m.files for m in minutes), sum(m.sent for m in minutes)
     if not files and not sent:
         return "Nothing was uploaded in the last hour."

@@ -1,4 +1,4 @@
-// Keeps the page as it is on the server: sections come as HTML and are put in place where they changed.
+// Keeps an open page up to date: the server sends each changed section as HTML.
 "use strict";
 
 const note = (text) => { document.getElementById("note").textContent = text; };
@@ -69,7 +69,7 @@ const onClick = async (event) => {
     await copy(button.dataset.copy);
     note("Link copied.");
   } catch {
-    note("The browser did not let the link be copied: copy it from the file's name.");
+    note("The browser refused to copy the link. Copy it from the file name.");
   }
   button.focus();
 };
@@ -90,7 +90,7 @@ const follow = () => {
   source.onopen = () => { if (lost) note(""); lost = false; };
   source.onerror = () => {
     lost = true;
-    note("Not connected: what stands here may be old. Trying again.");
+    note("Not connected. This page may be out of date. Trying again.");
     // A refusal (too many pages are open) ends the source for good.
     if (source.readyState === EventSource.CLOSED) setTimeout(follow, 10000);
   };

@@ -36,30 +36,30 @@ class Picture:
 
 
 def headline(status: Document) -> str:
-    """Say in one sentence how it stands."""
+    """Return the state of the queue in one sentence."""
     counts = [watch["counts"] for watch in status["watches"]]
-    waiting = sum(c["queued"] for c in counts)
+    queued = sum(c["queued"] for c in counts)
     under_way = sum(c[state] for c in counts for state in ("uploading", "verified", "linked"))
     said = [
-        _waited_for([found["what"] for found in status["blocked"] if not found["watch"]]),
-        _need_you(status["quarantined_count"]),
-        f"{under_way:,} under way" if under_way else "",
-        f"{waiting:,} waiting" if waiting else "",
+        _waiting_for([found["what"] for found in status["blocked"] if not found["watch"]]),
+        _quarantined(status["quarantined_count"]),
+        f"{under_way:,} in progress" if under_way else "",
+        f"{queued:,} queued" if queued else "",
         f"{status['settling_count']:,} not complete yet" if status["settling_count"] else "",
     ]
-    return ", ".join(filter(None, said)) or "All that came has its link"
+    return ", ".join(filter(None, said)) or "Up to date"
 
 
-def _waited_for(what: list[str]) -> str:
-    return f"{' and '.join(what).capitalize()} {'are' if what[1:] else 'is'} waited for" if what else ""
+def _waiting_for(what: list[str]) -> str:
+    return f"Waiting for {' and '.join(what)}" if what else ""
 
 
-def _need_you(stopped: int) -> str:
-    return count(stopped, "file") + (" needs you" if stopped == 1 else " need you") if stopped else ""
+def _quarantined(number: int) -> str:
+    return f"{count(number, 'file')} quarantined" if number else ""
 
 
 def sections(picture: Picture, *, full: bool) -> dict[str, Html]:
-    """Return every section by its id, empty where it has nothing to say; ``full`` is for who gave the token."""
+    """Return every section by its id, empty if it has no content; ``full`` with links and retry buttons."""
     return {
         "blocked": _blocked(picture),
         "uploads": _uploads(picture),
@@ -71,11 +71,11 @@ def sections(picture: Picture, *, full: bool) -> dict[str, Html]:
     }
 
 
-# --- what goes on -----------------------------------------------------------------------------------
+# --- work in progress -------------------------------------------------------------------------------
 def _blocked(picture: Picture) -> Html:
     def item(found: Document) -> Html:
-        what = f"The watch {found['watch']} is refused" if found["watch"] else _waited_for([found["what"]])
-        since = tag("p", "for ", ago(found["since"], picture.now), "; nothing is lost, all goes on by itself then")
+        what = f"Watch {found['watch']} is blocked" if found["watch"] else _waiting_for([found["what"]])
+        since = tag("p", "For ", ago(found["since"], picture.now), ". No file is lost; uploads resume by themselves.")
         return join(tag("h3", what), _cause(found), since)
 
     return _titled("Blocked", _list(picture.status["blocked"], item, class_="bad"))
@@ -91,7 +91,7 @@ def _uploads(picture: Picture) -> Html:
 def _upload(upload: Document) -> Html:
     whole, sent = upload["size"], upload["sent"]
     words = f"{short_size(sent)} of {short_size(whole)}" + _speed(upload)
-    bar = tag("progress", words, value=sent, max=max(1, whole), aria_label=f"sent of {shown(upload['path'])}")
+    bar = tag("progress", words, value=sent, max=max(1, whole), aria_label=f"upload of {shown(upload['path'])}")
     return join(_file(upload), bar, tag("p", words))
 
 
@@ -112,7 +112,7 @@ def _settling(picture: Picture) -> Html:
 
 
 def _stopped(picture: Picture, *, full: bool) -> Html:
-    """Quarantined files: cause, fix, and who is logged in may retry."""
+    """Return the quarantined files with cause and fix; with a retry button for each if logged in."""
 
     def item(found: Document) -> Html:
         error = found["error"] or {"code": "", "cause": "", "fix": ""}
@@ -137,9 +137,9 @@ def _links(picture: Picture, *, full: bool) -> Html:
         return _link(found, picture.now) if full else _hidden_link(found, picture.now)
 
     if not picture.links:
-        return _titled("Last links", tag("p", "None yet: drop a file into a watched folder."))
-    note = None if full else tag("p", "The links themselves are shown after logging in: ", tag("code", "presignd web"))
-    return _titled("Last links", note, _list(picture.links, item, class_="links"))
+        return _titled("Latest links", tag("p", "None yet. Drop a file into a watched folder."))
+    note = None if full else tag("p", "Log in to see the links.")
+    return _titled("Latest links", note, _list(picture.links, item, class_="links"))
 
 
 def _link(found: Document, now: datetime) -> Html:
@@ -147,7 +147,7 @@ def _link(found: Document, now: datetime) -> Html:
     if not alive:
         return _hidden_link(found, now)
     url, name = found["url"], found["path"]
-    # noreferrer: the address of this page is nothing to the store.
+    # noreferrer: the store must not learn this page's address.
     link = tag("a", name_of(name), href=url, rel="noreferrer noopener", target="_blank", id=f"link-{found['file_id']}")
     words = join("Copy link", tag("span", " of ", shown(name), class_="unseen"))
     copy = tag("button", words, type="button", data_copy=url, hidden=True, id=f"copy-{found['file_id']}")
@@ -178,14 +178,14 @@ def _hour(picture: Picture) -> Html:
 def _watches(picture: Picture) -> Html:
     def item(watch: Document) -> Html:
         counts = watch["counts"]
-        lost = tag("p", "Its folder is away; it is looked for each second.", class_="bad") if watch["lost"] else None
+        lost = tag("p", "Its folder is missing; looking for it every second.", class_="bad") if watch["lost"] else None
         oldest = ago(watch["oldest_queued_at"], picture.now)
         under_way = counts["uploading"] + counts["verified"] + counts["linked"]
         numbers = tag(
             "dl",
-            _number("waiting", f"{counts['queued']:,}"),
-            _number("oldest", oldest) if oldest else None,
-            _number("under way", f"{under_way:,}"),
+            _number("queued", f"{counts['queued']:,}"),
+            _number("oldest queued", oldest) if oldest else None,
+            _number("in progress", f"{under_way:,}"),
             _number("done", f"{counts['finished']:,}"),
             _number("quarantined", f"{counts['quarantined']:,}"),
             _number("next scan", join("in ", until(watch["next_scan"], picture.now))) if watch["next_scan"] else None,
