@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from enum import StrEnum
 
-from presignd.model import FileVersion, State
+from presignd.model import FileVersion, Fingerprint, State
 
 
 class Event(StrEnum):
@@ -66,6 +66,9 @@ IN_FLIGHT = frozenset({State.UPLOADING, State.VERIFIED, State.LINKED})
 ENDED = frozenset({State.FINISHED, State.VANISHED, State.SUPERSEDED})
 """The version's life is over: one ``file.done`` tells of it."""
 
+LEFT = frozenset({State.VANISHED, State.SUPERSEDED})
+"""The version is no longer what its path holds."""
+
 UNCLEAN_LIMIT = 3
 """A version in flight at so many unclean exits is quarantined: it may be what kills the daemon."""
 
@@ -80,6 +83,22 @@ def after(state: State, event: Event) -> State:
         return TRANSITIONS[state][event]
     except KeyError:
         raise BadTransition(f"{event} in state {state}") from None
+
+
+def is_recorded(version: FileVersion | None, fingerprint: Fingerprint) -> bool:
+    """Return whether a file is recorded as it is by ``version``, the current one of its path.
+
+    Not so where that version is noted as gone, or was quarantined as unreadable: the file is there again, or may be
+    readable now. ``Ledger.differing`` asks the same of many files in SQL; a property test compares the two.
+    """
+    if version is None or version.state in LEFT or version.gone_at is not None:
+        return False
+    return version.fingerprint == fingerprint and not was_unreadable(version)
+
+
+def was_unreadable(version: FileVersion) -> bool:
+    """Return whether the version waits only because its file could not be read."""
+    return version.state is State.QUARANTINED and version.error_code == "unreadable"
 
 
 def retry_event(version: FileVersion) -> Event:

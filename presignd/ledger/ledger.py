@@ -92,10 +92,9 @@ class Ledger:
         return await self._ask(queries.known, watch, paths)
 
     async def differing(self, watch: str, listed: Sequence[Listed]) -> list[Listed]:
-        """Return those of ``listed`` that may need settling, in their order: nearly none in a folder that is uploaded.
+        """Return those of ``listed`` that aren't recorded as they are (``states.is_recorded``), in their order.
 
-        Left out is what is surely recorded as it is: the path's current version has this fingerprint, is not noted
-        as gone and was readable. Of what is returned, ``known`` tells exactly. Cheapest for the whole of a directory.
+        Cheapest for the whole of a directory.
         """
         return await self._ask(queries.differing, watch, listed)
 

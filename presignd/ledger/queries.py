@@ -12,6 +12,7 @@ from operator import itemgetter
 from presignd.ledger.rows import SELECT, WatchSummary, from_micros, to_micros, to_sql, version_of
 from presignd.ledger.schema import ENDED_UNSAID
 from presignd.model import FileVersion, LinksMark, Listed, Sent, State
+from presignd.states import LEFT
 
 CHUNK = 500
 """Parameters in one statement: older SQLite takes 999."""
@@ -37,15 +38,16 @@ def known(connection: sqlite3.Connection, watch: str, paths: Sequence[bytes]) ->
     return found
 
 
-_LISTED = """
-SELECT CASE WHEN gone_at IS NULL AND error_code != 'unreadable' AND state NOT IN ('vanished', 'superseded')
- THEN path END, ino, size, mtime_ns, ctime_ns
-FROM version WHERE current = 1 AND watch = ? AND path"""
-"""The current versions at some paths as a scan would list them; a path is NULL where its file needs a look anyway."""
+_LISTED = f"""
+SELECT CASE WHEN gone_at IS NULL AND state NOT IN ({", ".join(f"'{state}'" for state in sorted(LEFT))})
+ AND NOT (state = 'quarantined' AND error_code = 'unreadable') THEN path END, ino, size, mtime_ns, ctime_ns
+FROM version WHERE current = 1 AND watch = ? AND path"""  # noqa: S608 - our own words
+"""The current versions at some paths as a scan would list them; a path is NULL where ``states.is_recorded`` is false
+whatever the fingerprint."""
 
 
 def differing(connection: sqlite3.Connection, watch: str, listed: Sequence[Listed]) -> list[Listed]:
-    """Return those of ``listed`` that aren't surely recorded as they are."""
+    """Return those of ``listed`` that aren't recorded as they are, by ``states.is_recorded``."""
     if not listed:
         return []
     left, lowest, highest = set(listed), min(listed)[0], max(listed)[0]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from presignd.errors import FileFault
 from presignd.model import State
-from presignd.states import IN_FLIGHT
+from presignd.states import IN_FLIGHT, LEFT, is_recorded, was_unreadable
 
 if TYPE_CHECKING:
     from presignd.errors import Fault
@@ -152,12 +152,13 @@ def against(known: FileVersion | None, settled: Settled, *, takes_away: bool) ->
     ``takes_away``: the watch moves or deletes what is finished, so a file at the path is another drop.
     """
     fingerprint = settled.seen.fingerprint
-    if known is None or known.state in {State.VANISHED, State.SUPERSEDED}:
-        return Verdict.NEW
-    if _now_readable(known, settled):
+    if is_recorded(known, fingerprint):
+        return Verdict.SAME
+    now_readable = known is not None and was_unreadable(known) and settled.fault is None
+    if known is None or known.state in LEFT or now_readable:
         return Verdict.NEW
     if known.fingerprint == fingerprint:
-        # Back again after it was gone (its directory was away): the ledger must not forget it.
+        # Still unreadable; or back after it was gone (its directory was away): the ledger must not forget it.
         return Verdict.SAME if known.gone_at is None else Verdict.REFINGERPRINT
     if known.state in IN_FLIGHT:
         return Verdict.HOLD
@@ -178,15 +179,3 @@ def _dropped_again(known: FileVersion, fingerprint: Fingerprint) -> bool:
     The kernel dates that (ctime), and nobody can set it: what only was away with its folder or disk has the same.
     """
     return known.gone_at is not None and known.fingerprint.ctime_ns != fingerprint.ctime_ns
-
-
-def _now_readable(known: FileVersion, settled: Settled) -> bool:
-    return known.state is State.QUARANTINED and known.error_code == "unreadable" and settled.fault is None
-
-
-def worth_a_look(known: FileVersion | None, fingerprint: Fingerprint) -> bool:
-    """Say whether a scanned file needs settling at all: not when it is just what the ledger has."""
-    if known is None or known.state in {State.VANISHED, State.SUPERSEDED}:
-        return True
-    unreadable = known.state is State.QUARANTINED and known.error_code == "unreadable"
-    return unreadable or known.gone_at is not None or known.fingerprint != fingerprint

@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from presignd.model import Candidate, Source, State
-from presignd.pipeline.settle.decide import LOCAL_GRAIN, NETWORK_GRAIN, Rules, worth_a_look
+from presignd.pipeline.settle.decide import LOCAL_GRAIN, NETWORK_GRAIN, Rules
 from presignd.pipeline.settle.partners import Unfinished
 from presignd.pipeline.settle.probe import Looker
 from presignd.pipeline.settle.queue import Lane, MakeVersion, Settling, Tools
+from presignd.states import is_recorded
 from presignd.system.filesystem import has_fine_times, is_network
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Settler:
         """
         lane = self._lanes[watch]
         known = await self._tools.ledger.known(watch, [path for path, _ in found])
-        fresh = [one for one in found if worth_a_look(known.get(one[0]), one[1])]
+        fresh = [one for one in found if not is_recorded(known.get(one[0]), one[1])]
         if ignore_before is not None:
             before_ns = int(ignore_before.timestamp() * 1e9)
             old = {path: one for path, one in fresh if one.ctime_ns < before_ns and path not in known}

@@ -19,7 +19,6 @@ from presignd.errors import fault, reason_of
 from presignd.model import Candidate, Fingerprint, Source
 from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.files.lease import mode
-from presignd.pipeline.settle.decide import worth_a_look
 from presignd.pipeline.settle.partners import Unfinished
 from presignd.pipeline.watch.inotify import inotify_source
 from presignd.pipeline.watch.leftovers import Strays
@@ -139,8 +138,7 @@ class Watcher:
         """Return the files that would go: not ignored, and not in the ledger as they are. Changes nothing."""
         found: list[tuple[bytes, Fingerprint]] = []
         async for some in self._differing(self._scan_of(b"", recursive=self._config.recursive)):
-            known = await self._ledger.known(self.name, [path for path, _ in some])
-            found += [one for one in some if worth_a_look(known.get(one[0]), one[1])]
+            found += some
         return found
 
     # --- events ---------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import timedelta
 
 from hypothesis import HealthCheck, settings
@@ -13,13 +13,13 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from presignd.ledger import LostUpdate, Selection, changes
 from presignd.ledger import queries as questions
 from presignd.ledger.schema import MIGRATIONS
-from presignd.model import FileVersion, LinksMark, State
-from presignd.pipeline.settle.decide import worth_a_look
-from presignd.states import ENDED, IN_FLIGHT, TRANSITIONS, Event
+from presignd.model import FileVersion, Fingerprint, LinksMark, State
+from presignd.states import ENDED, IN_FLIGHT, TRANSITIONS, Event, is_recorded
 from tests.versions import NOW, PRINT, new
 
 PATHS = st.sampled_from([b"a", b"d/a", b"d/b"])
 KEYS = st.sampled_from(["k", "k.txt", None])
+PRINTS = (PRINT, replace(PRINT, ctime_ns=PRINT.ctime_ns + 1))
 EVENTS = st.sampled_from(sorted(set(Event) - {Event.CLAIM, Event.RELEASE, Event.REQUEUE, Event.RESUME}))
 
 
@@ -41,12 +41,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.connection.close()
 
-    def attempt(self, version: FileVersion, event: Event) -> FileVersion | None:
+    def attempt(self, version: FileVersion, event: Event, code: str = "") -> FileVersion | None:
         """Apply an event; a stale value must be refused, and only a stale one."""
         stale = self.states.get(version.file_id) is not version.state  # None once pruned
         self.connection.execute("SAVEPOINT one")
         try:
-            moved = changes.apply(self.connection, version, event, {"done_at": self.now})
+            moved = changes.apply(self.connection, version, event, {"done_at": self.now, "error_code": code})
         except LostUpdate:
             assert stale
             self.connection.execute("ROLLBACK TO one")
@@ -91,11 +91,11 @@ class LedgerMachine(RuleBasedStateMachine):
             self.moved(version, Event.CLAIM)
         return multiple(*claimed)
 
-    @rule(target=held, version=consumes(held), event=EVENTS)
-    def work(self, version: FileVersion, event: Event) -> object:
+    @rule(target=held, version=consumes(held), event=EVENTS, code=st.sampled_from(["", "unreadable", "exists"]))
+    def work(self, version: FileVersion, event: Event, code: str) -> object:
         if event not in TRANSITIONS[version.state]:
             return version
-        moved = self.attempt(version, event)
+        moved = self.attempt(version, event, code)
         return multiple(*[moved] if moved else [])
 
     @rule()
@@ -133,6 +133,16 @@ class LedgerMachine(RuleBasedStateMachine):
         assert not more
         for version in ended:
             self.moved(version, Event.VANISH)
+
+    @rule(version=held, fingerprint=st.sampled_from(PRINTS))
+    def refingerprint(self, version: FileVersion, fingerprint: Fingerprint) -> None:
+        self.connection.execute("SAVEPOINT one")
+        try:
+            changes.refingerprint(self.connection, version.file_id, fingerprint)
+        except LostUpdate:
+            self.connection.execute("ROLLBACK TO one")
+        finally:
+            self.connection.execute("RELEASE one")
 
     @rule(unclean=st.booleans())
     def restart(self, unclean: bool) -> None:
@@ -184,12 +194,13 @@ class LedgerMachine(RuleBasedStateMachine):
         assert len(paths) == len(set(paths))
 
     @invariant()
-    def what_a_scan_takes_for_recorded_needs_no_settling(self) -> None:
+    def a_scan_s_query_and_the_rule_agree_on_what_is_recorded_as_it_is(self) -> None:
         for path in (b"a", b"d/a", b"d/b"):
             known = questions.by_path(self.connection, "drop", path)
-            listed = (path, PRINT.ino, PRINT.size, PRINT.mtime_ns, PRINT.ctime_ns)
-            differs = questions.differing(self.connection, "drop", [listed]) == [listed]
-            assert differs == worth_a_look(known, PRINT)
+            for fingerprint in PRINTS:
+                listed = (path, *astuple(fingerprint))
+                differs = questions.differing(self.connection, "drop", [listed]) == [listed]
+                assert differs == (not is_recorded(known, fingerprint))
 
     @invariant()
     def no_key_with_an_object_or_an_upload_to_come_is_another_paths(self) -> None:

@@ -21,9 +21,8 @@ from presignd.pipeline.settle.decide import (
     against,
     decide,
     step,
-    worth_a_look,
 )
-from presignd.states import IN_FLIGHT
+from presignd.states import IN_FLIGHT, is_recorded
 from tests.versions import in_state
 
 NOW = 1_800_000_000 * 10**9
@@ -189,19 +188,19 @@ TOUCHED = made(NOW + 1)
 @pytest.mark.parametrize("known", [None, version(State.VANISHED), version(State.SUPERSEDED)])
 def test_what_the_ledger_has_no_living_version_of_is_new(known: FileVersion | None) -> None:
     assert verdict(known, made()) is Verdict.NEW
-    assert worth_a_look(known, made())
+    assert not is_recorded(known, made())
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - {State.VANISHED, State.SUPERSEDED}))
 def test_an_equal_fingerprint_is_the_same_version(state: State) -> None:
     assert verdict(version(state), made()) is Verdict.SAME
-    assert not worth_a_look(version(state), made())
+    assert is_recorded(version(state), made())
 
 
 def test_a_file_that_was_gone_and_is_there_again_unchanged_is_recorded_as_there() -> None:
     """A directory moved out and back: else the ledger would forget its files, and send them again."""
     known = replace(version(State.FINISHED), gone_at=datetime(2026, 1, 1, tzinfo=UTC))
-    assert worth_a_look(known, made())
+    assert not is_recorded(known, made())
     assert verdict(known, made()) is Verdict.REFINGERPRINT
 
 
@@ -252,7 +251,7 @@ def test_where_files_are_taken_away_the_same_content_again_is_another_drop() -> 
 
 def test_a_quarantined_file_that_can_be_read_again_goes_on_by_itself() -> None:
     known = version(State.QUARANTINED, code="unreadable")
-    assert worth_a_look(known, made())
+    assert not is_recorded(known, made())
     assert verdict(known, made()) is Verdict.NEW
     assert verdict(known, TOUCHED) is Verdict.NEW
     assert verdict(known, made(), code="unreadable") is Verdict.SAME

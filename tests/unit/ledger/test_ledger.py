@@ -826,7 +826,7 @@ asyncio.run(main())
 
 def crash_after(lines: int, folder: Path) -> list[bytes]:
     """Kill a process in the middle of a stream of enqueues; return all paths it had an answer for."""
-    code = _VICTIM.format(root=str(Path(__file__).parents[2]), folder=str(folder))
+    code = _VICTIM.format(root=str(Path(__file__).parents[3]), folder=str(folder))
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as victim:
         assert victim.stdout is not None
         told = [victim.stdout.readline() for _ in range(lines)]
