@@ -15,12 +15,12 @@ import pytest
 
 from presignd.config import WatchConfig
 from presignd.model import FileVersion, Fingerprint, State
-from presignd.pipeline.files import rename as renames
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import has_writer, ignore_sigio
 from presignd.pipeline.finish import remove as finish_module
 from presignd.pipeline.finish.decide import Finished
 from presignd.pipeline.finish.remove import finish
+from presignd.system import syscalls
 from tests.needs import need
 from tests.versions import in_state
 
@@ -149,6 +149,6 @@ WAYS = ["renameat2", "links", "names"]
 def only(way: str, patched: pytest.MonkeyPatch) -> None:
     """Be on a filesystem without RENAME_NOREPLACE ("links"), or without hard links too ("names")."""
     if way != "renameat2":
-        patched.setattr(renames, "_renameat2", lambda *_: False)
+        patched.setattr(syscalls, "renameat2_noreplace", failing(errno.ENOSYS))
     if way == "names":
         patched.setattr(os, "link", failing(errno.EPERM))

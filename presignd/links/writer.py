@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import stat
@@ -17,6 +16,7 @@ from presignd.links.tail import BLOCK, close_all, highest, name_of, open_all, re
 from presignd.model import LinksMark
 from presignd.runtime.crash_points import passed
 from presignd.system.filesystem import sync_folder
+from presignd.system.syscalls import reserve
 from presignd.system.trust import require_owner, walked
 
 if TYPE_CHECKING:
@@ -221,15 +221,11 @@ def _reserve(fd: int, offset: int, length: int) -> None:
     So a full disk shows before a reader can have seen a line that is then taken back. Where the
     filesystem can't, the append is tried as it is. Raises ``OSError`` when there is no room.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    fallocate = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
-    if fallocate is None:
-        return
-    keep_size = 1  # FALLOC_FL_KEEP_SIZE, linux/falloc.h
-    if fallocate(fd, keep_size, ctypes.c_int64(offset), ctypes.c_int64(length)):
-        number = ctypes.get_errno()
-        if number in NO_SPACE:
-            raise OSError(number, os.strerror(number))
+    try:
+        reserve(fd, offset, length)
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ Linux has these numbers; elsewhere the type is 0, which is neither known to be l
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import re
@@ -18,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
+from presignd.system import syscalls
 from presignd.system.trust import FOLDER, give_at, walked
 
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -67,9 +67,6 @@ LOCAL = {
 }
 """Names for messages; a type in neither table is taken for a local one."""
 
-_STATFS_BYTES = 512
-"""More than struct statfs has on any architecture (120 on x86-64); its first field is ``f_type``."""
-
 
 def close_quietly(fd: int) -> None:
     """Close what was opened for reading, whatever the filesystem says to it.
@@ -88,18 +85,7 @@ def fs_type(target: int | str | bytes | os.PathLike[str]) -> int:
     """
     if sys.platform != "linux":
         return 0
-    libc = ctypes.CDLL(None, use_errno=True)
-    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
-    failed = libc.fstatfs(target, buffer) if isinstance(target, int) else libc.statfs(os.fsencode(target), buffer)
-    if failed:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), None if isinstance(target, int) else target)
-    return _word().from_buffer(buffer).value & 0xFFFFFFFF
-
-
-def _word() -> type[ctypes.c_int | ctypes.c_long]:
-    """Return C's ``__fsword_t``: a long, but on s390x an int."""
-    return ctypes.c_int if platform.machine() == "s390x" else ctypes.c_long
+    return syscalls.filesystem_type(target)
 
 
 def kind(target: int | str | bytes | os.PathLike[str]) -> str:

@@ -17,10 +17,10 @@ import pytest
 
 from presignd.errors import Fault, fault
 from presignd.model import Fingerprint
-from presignd.pipeline.files import rename as renames
 from presignd.pipeline.files.lease import has_writer
 from presignd.pipeline.finish import remove as finish_module
 from presignd.pipeline.finish.decide import Finished, Outcome
+from presignd.system import syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -455,7 +455,10 @@ def test_a_file_that_can_not_be_put_back_is_told_of_with_its_name(
     """And the next try goes on from there."""
     with monkeypatch.context() as patched:
         during(
-            patched, "content_checksum", lambda: patched.setattr(renames, "_renameat2", failing(errno.EROFS)), then=True
+            patched,
+            "content_checksum",
+            lambda: patched.setattr(syscalls, "renameat2_noreplace", failing(errno.EROFS)),
+            then=True,
         )
         patched.setattr(os, "unlink", failing(errno.EROFS))
         with pytest.raises(Fault, match=rf"it lies as {ASIDE}: Read-only file system"):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from presignd.pipeline.files import rename as renames
 from presignd.pipeline.finish.decide import Outcome
+from presignd.system import syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,26 +80,26 @@ def crash_before(step: int, patched: pytest.MonkeyPatch) -> None:
 
     for name in EFFECTS:
         patched.setattr(os, name, counted(getattr(os, name)))
-    patched.setattr(renames, "_renameat2", counted(renames._renameat2))
+    patched.setattr(syscalls, "renameat2_noreplace", counted(syscalls.renameat2_noreplace))
 
 
 def two_filesystems(patched: pytest.MonkeyPatch) -> None:
     """Let no rename or link leave its directory, as between two mounts."""
-    renameat2, link = renames._renameat2, os.link
+    renameat2, link = syscalls.renameat2_noreplace, os.link
 
     def check(from_dir: int, to_dir: int) -> None:
         if not os.path.samestat(os.fstat(from_dir), os.fstat(to_dir)):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
 
-    def apart(from_dir: int, name: bytes, to_dir: int, to_name: bytes) -> bool:
+    def apart(from_dir: int, name: bytes, to_dir: int, to_name: bytes) -> None:
         check(from_dir, to_dir)
-        return renameat2(from_dir, name, to_dir, to_name)
+        renameat2(from_dir, name, to_dir, to_name)
 
     def apart_link(name: Any, to_name: Any, **dirs: Any) -> None:
         check(dirs["src_dir_fd"], dirs["dst_dir_fd"])
         link(name, to_name, **dirs)
 
-    patched.setattr(renames, "_renameat2", apart)
+    patched.setattr(syscalls, "renameat2_noreplace", apart)
     patched.setattr(os, "link", apart_link)
 
 

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from presignd.pipeline.files import rename as renames
 from presignd.pipeline.files.rename import place, rename_noreplace, sync
+from presignd.system import syscalls
 from tests.finishing import failing
 from tests.unprivileged import without_rights, world_readable
 
@@ -40,7 +40,7 @@ def without_renameat2(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
         return -1
 
     libc = SimpleNamespace() if request.param == "none" else SimpleNamespace(renameat2=refuse)
-    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: libc)
+    monkeypatch.setattr(syscalls, "libc", lambda: libc)
 
 
 @pytest.mark.usefixtures("without_renameat2")
@@ -85,13 +85,13 @@ def test_a_name_whose_file_goes_while_it_is_looked_at_counts_as_taken(
 ) -> None:
     """Whoever removed it may be about to put another one there."""
 
-    def going(_from: int, _name: bytes, _to: int, to_name: bytes) -> bool:
+    def going(_from: int, _name: bytes, _to: int, to_name: bytes) -> None:
         if to_name != b"b":
-            return False
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         os.unlink(to_name, dir_fd=directory)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
-    monkeypatch.setattr(renames, "_renameat2", going)
+    monkeypatch.setattr(syscalls, "renameat2_noreplace", going)
     assert place(directory, b"a", directory, b"b") == b"b~2"
     assert tree(tmp_path) == {"b~2": "a"}
 

@@ -5,13 +5,14 @@ Names are bytes, one component each; ``OSError`` comes as the system raises it.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import posixpath
 from contextlib import suppress
 from itertools import chain, count
 from typing import TYPE_CHECKING
+
+from presignd.system import syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,6 @@ NAME_MAX = 255
 _INSIDE_A_CHARACTER = range(0x80, 0xC0)
 """UTF-8 bytes that go on with a character: a name isn't cut before one."""
 
-_RENAME_NOREPLACE = 1  # linux/fs.h
 _UNSUPPORTED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NO_SYNC = frozenset({errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP})
@@ -34,7 +34,12 @@ def rename_noreplace(from_dir: int, name: bytes, to_dir: int, to_name: bytes) ->
     renameat2 where kernel and filesystem have it; else a hard link and the removal of the old name; else
     the new name is reserved by an empty file of ours, which the rename then replaces.
     """
-    if _renameat2(from_dir, name, to_dir, to_name):
+    try:
+        syscalls.renameat2_noreplace(from_dir, name, to_dir, to_name)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+    else:
         return
     try:
         _link_over(from_dir, name, to_dir, to_name)
@@ -42,19 +47,6 @@ def rename_noreplace(from_dir: int, name: bytes, to_dir: int, to_name: bytes) ->
         if error.errno not in _NO_LINKS:
             raise
         _reserve_and_rename(from_dir, name, to_dir, to_name)
-
-
-def _renameat2(from_dir: int, name: bytes, to_dir: int, to_name: bytes) -> bool:
-    """Return False where there is no such call here."""
-    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if call is None:
-        return False
-    if call(from_dir, name, to_dir, to_name, _RENAME_NOREPLACE) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in _UNSUPPORTED:
-        return False
-    raise OSError(number, os.strerror(number), os.fsdecode(to_name))
 
 
 def _link_over(from_dir: int, name: bytes, to_dir: int, to_name: bytes) -> None:

@@ -8,17 +8,17 @@ first and hinted at after, with all below, so whatever is made in it meanwhile i
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import os
 import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from presignd.errors import NO_DESCRIPTORS, Fault, fault, lacks_descriptors
+from presignd.errors import NO_DESCRIPTORS, Fault, fault, lacks_descriptors, reason_of
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.watch.source import INSTANCES, WATCHES, Hints, SourceEnded
 from presignd.runtime.tasks import within
+from presignd.system.syscalls import inotify_add_watch, inotify_init, inotify_rm_watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
@@ -72,14 +72,14 @@ class _Tree:
 
     def __init__(self, folder: Folder, ignore: Ignore, *, recursive: bool) -> None:
         self._folder, self._ignore, self._recursive = folder, ignore, recursive
-        self._libc = ctypes.CDLL(None, use_errno=True)
         self._paths: dict[int, bytes] = {}
         self._numbers: dict[bytes, int] = {}
         self._out_of_watches = False
         self.ended = False
-        self.fd: int = self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-        if self.fd < 0:
-            raise _no_instance(ctypes.get_errno(), folder.fd)
+        try:
+            self.fd = inotify_init()
+        except OSError as error:
+            raise _no_instance(error, folder.fd) from None
 
     # --- watches --------------------------------------------------------------------------------
     def add(self, directory: bytes) -> None:
@@ -106,14 +106,14 @@ class _Tree:
         fd = self._folder.open_directory(directory)
         try:
             # By descriptor: nothing outside the folder is watched, whatever is swapped meanwhile.
-            number = self._libc.inotify_add_watch(self.fd, b"/proc/self/fd/%d" % fd, _WANTED)
-            if number >= 0:
-                self._know(number, directory)
-            elif ctypes.get_errno() == errno.ENOSPC:
-                self._out_of_watches = True
-                return []
-            elif not directory:  # the next try comes soon: nothing below is walked for it
-                raise SourceEnded(f"the folder can't be watched: {os.strerror(ctypes.get_errno())}")
+            try:
+                self._know(inotify_add_watch(self.fd, b"/proc/self/fd/%d" % fd, _WANTED), directory)
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    self._out_of_watches = True
+                    return []
+                if not directory:  # the next try comes soon: nothing below is walked for it
+                    raise SourceEnded(f"the folder can't be watched: {error.strerror}") from None
             if not self._recursive or os.fstat(fd).st_nlink == _LEAF_LINKS:
                 return []
             return [path for path in _directories(fd, directory) if not self._ignore.directory(path)]
@@ -136,7 +136,8 @@ class _Tree:
         """Watch no more what was moved away with all below: its paths are others now, or none of ours."""
         for path in [path for path in self._numbers if path == directory or path.startswith(directory + b"/")]:
             number = self._numbers[path]
-            self._libc.inotify_rm_watch(self.fd, number)
+            with suppress(OSError):  # its directory may be gone, and the watch with it
+                inotify_rm_watch(self.fd, number)
             self._forget(number)
 
     # --- events ---------------------------------------------------------------------------------
@@ -189,10 +190,10 @@ def _directories(fd: int, directory: bytes) -> list[bytes]:
     return [directory + b"/" + name if directory else name for name in names]
 
 
-def _no_instance(number: int, folder: int) -> SourceEnded:
-    if number in NO_DESCRIPTORS and _can_open_more(folder):
+def _no_instance(error: OSError, folder: int) -> SourceEnded:
+    if error.errno in NO_DESCRIPTORS and _can_open_more(folder):
         return SourceEnded("no inotify instances are left", limit=INSTANCES)
-    return SourceEnded(os.strerror(number))
+    return SourceEnded(reason_of(error))
 
 
 def _can_open_more(folder: int) -> bool:

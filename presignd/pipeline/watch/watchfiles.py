@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import os
 import stat
@@ -22,6 +21,7 @@ from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.files.ignore import marked
 from presignd.pipeline.watch.source import INSTANCES, WATCHES, SourceEnded
 from presignd.system import filesystem
+from presignd.system.syscalls import inotify_add_watch, inotify_init
 from presignd.telemetry import metrics
 
 __all__ = ["INSTANCES", "WATCHES", "SourceEnded"]
@@ -176,14 +176,17 @@ def watches_left(root: bytes) -> bool:
     """
     if sys.platform != "linux":
         return True
-    libc = ctypes.CDLL(None, use_errno=True)
-    fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-    if fd < 0:
+    try:
+        fd = inotify_init()
+    except OSError:
         return True  # out of instances: nothing is known of watches
     try:
-        return libc.inotify_add_watch(fd, root, _IN_ATTRIB) >= 0 or ctypes.get_errno() != errno.ENOSPC
+        inotify_add_watch(fd, root, _IN_ATTRIB)
+    except OSError as error:
+        return error.errno != errno.ENOSPC
     finally:
         os.close(fd)
+    return True
 
 
 def burst_of_queue() -> int:

@@ -20,11 +20,11 @@ from unittest.mock import patch
 
 from presignd.config import WatchConfig
 from presignd.model import FileVersion
-from presignd.pipeline.files import rename as renames
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import has_writer, ignore_sigio
 from presignd.pipeline.finish.decide import Finished, Outcome
 from presignd.pipeline.finish.remove import finish
+from presignd.system import syscalls
 from tests.finishing import verified
 from tests.system.comeback.writer import WAYS, Session, Writer, clear, found_again
 
@@ -131,7 +131,11 @@ _OS = (
     "utime",
     "mkdir",
 )
-_CALLS = (*((os, name, name) for name in _OS), (fcntl, "fcntl", "lease"), (renames, "_renameat2", "renameat2"))
+_CALLS = (
+    *((os, name, name) for name in _OS),
+    (fcntl, "fcntl", "lease"),
+    (syscalls, "renameat2_noreplace", "renameat2"),
+)
 
 
 class Gaps:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -24,7 +23,7 @@ from presignd.pipeline.watch.watchfiles import (
     watches_left,
     watchfiles_source,
 )
-from presignd.system import filesystem
+from presignd.system import filesystem, syscalls
 
 Changes = set[tuple[Change, str]]
 
@@ -88,7 +87,7 @@ def test_a_limit_that_can_not_be_read_is_a_question_mark() -> None:
 def test_on_other_systems_and_without_instances_nothing_is_known_of_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     """No limit may be blamed that was not met."""
     with monkeypatch.context() as patched:
-        patched.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace(inotify_init1=lambda _flags: -1))
+        patched.setattr(syscalls, "libc", lambda: SimpleNamespace(inotify_init1=lambda _flags: -1))
         assert watches_left(b"/")
         patched.setattr(sys, "platform", "darwin")
         assert watches_left(b"/nowhere")

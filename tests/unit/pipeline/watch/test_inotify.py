@@ -15,6 +15,7 @@ from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.watch import inotify
 from presignd.pipeline.watch.source import INSTANCES, WATCHES, SourceEnded
+from presignd.system import syscalls
 from tests.finishing import failing
 
 
@@ -51,7 +52,7 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
 def tree(
     folder: Folder, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, ignore: Ignore | None = None
 ) -> inotify._Tree:
-    monkeypatch.setattr(ctypes, "CDLL", lambda *_args, **_options: kernel)
+    monkeypatch.setattr(syscalls, "libc", lambda: kernel)
     return inotify._Tree(folder, ignore or Ignore(), recursive=True)
 
 
