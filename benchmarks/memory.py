@@ -14,7 +14,8 @@ from pathlib import Path
 from benchmarks.dropped import Daemon
 from benchmarks.harness import BLOCK, Sink, bench_folder, print_head
 from benchmarks.resume import GIB, MOST_RSS, stored
-from presignd.s3.multipart import LARGEST_OBJECT, part_size_for
+from presignd.s3.limits import LARGEST_OBJECT
+from presignd.s3.multipart import part_size_for
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
-"""The broker's HTTP: who is answered what (contract §7). Nothing here asks the store anything.
+"""The broker's HTTP API (contract §7). It sends no request to the store.
 
-Every refusal of a whole call is ``{"error": {"code", "message"}}`` with its status; refusals of single
-requests stand in their place in a 200. Nothing tells whether an object exists: the broker doesn't know.
+A refused call is ``{"error": {"code", "message"}}`` with its status; a refused request has its error at its place in
+a 200. No answer says whether an object exists: the broker does not know.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from typing import Any
 from aiohttp import web
 
 from presignd.broker import audit, metrics, openapi, wire
-from presignd.broker.access import Rejected, Room, authenticate, client_of
+from presignd.broker.access import Rejected, authenticate, client_of
 from presignd.broker.audit import GrantResult
-from presignd.broker.models import BrokerSection, TokenConfig
-from presignd.broker.policy import Refusal, RefusalCode, decide
-from presignd.broker.rates import Rates
+from presignd.broker.config import BrokerSection, TokenConfig
+from presignd.broker.limits import ConcurrencyLimit, GrantRates, yielding
+from presignd.broker.policy import Refusal, RefusalCode, UploadOwners, decide
 from presignd.broker.tokens import Tokens
-from presignd.broker.turns import in_turn
-from presignd.broker.uploads import Uploads
 from presignd.config.listen import parse_listen
 from presignd.errors import Fault, PresignerFault
 from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Presigner
@@ -33,17 +31,17 @@ from presignd.telemetry.log import get_logger
 from presignd.telemetry.metrics import rendered
 
 BODY_SECONDS = 10.0
-"""What a body may take, and an answer to be taken: who is slower is cut off."""
+"""Time to receive a body, and to send a response. Slower connections are cut off."""
 
 AT_A_TIME, OF_ONE_TOKEN, WAIT_SECONDS = 64, 16, 5.0
-"""Calls for grants that are answered at a time, and how long one waits for its turn. Together with
-``wire.MAX_BODY`` they bound what bodies take of memory."""
+"""Calls for grants at a time, and how long one waits for its turn. Together with ``wire.MAX_BODY`` they limit the
+memory that bodies take."""
 
 STEP = 50
-"""Requests signed at a time: half a millisecond."""
+"""Requests signed at a time: half a millisecond of work."""
 
 CREDENTIALS_RETRY = 5
-"""Seconds after which to ask again where there are no credentials to sign with."""
+"""Retry-After in seconds while there are no credentials to sign with."""
 
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "presignd"}
 
@@ -52,7 +50,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Api:
-    """Answers by ``tokens`` and ``presigner``, which may be replaced by another at any time."""
+    """The request handlers. ``config``, ``tokens`` and ``presigner`` may be replaced between requests."""
 
     def __init__(self, config: BrokerSection, tokens: Tokens, presigner: Presigner) -> None:
         self.config, self.tokens, self.presigner = config, tokens, presigner
@@ -61,13 +59,13 @@ class Api:
         self.in_flight = 0
         self.idle = asyncio.Event()
         self.idle.set()
-        self._rates = Rates()
-        self._uploads = Uploads()
-        self._room = Room(AT_A_TIME, OF_ONE_TOKEN, WAIT_SECONDS)
-        self._strangers = audit.Strangers()
+        self._rates = GrantRates()
+        self._upload_owners = UploadOwners()
+        self._concurrency = ConcurrencyLimit(AT_A_TIME, OF_ONE_TOKEN, WAIT_SECONDS)
+        self._rejected_calls = audit.RejectedCalls()
 
     def app(self) -> web.Application:
-        """Return the application that is reached from outside."""
+        """Return the application at ``listen``."""
         app = self._application()
         app.add_routes(
             [
@@ -95,7 +93,7 @@ class Api:
 
     @web.middleware
     async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer whatever comes, in words and without a traceback; cut off who doesn't take the answer."""
+        """Answer every request with JSON and no traceback; cut off a client that does not read the response."""
         self.crowd.came(request.protocol)
         response = await self._response(request, handler)
         if self.draining:
@@ -128,7 +126,7 @@ class Api:
             return _json(wire.error("internal_error", "a bug in presignd; its log has the traceback"), 500)
 
     def _rejected(self, request: web.Request, rejected: Rejected) -> web.Response:
-        self._strangers.refused(self._client(request), request.path, rejected.status, rejected.code, rejected.by)
+        self._rejected_calls.record(self._client(request), request.path, rejected.status, rejected.code, rejected.by)
         headers = {"Retry-After": str(rejected.retry_after)} if rejected.retry_after else {}
         if rejected.status == 401:  # noqa: PLR2004
             headers["WWW-Authenticate"] = 'Bearer realm="presignd"'
@@ -137,41 +135,41 @@ class Api:
     def _client(self, request: web.Request) -> str:
         return client_of(request, behind_proxy=self.config.behind_proxy)
 
-    def _who(self, request: web.Request) -> TokenConfig:
+    def _authenticated(self, request: web.Request) -> TokenConfig:
         token = authenticate(request, self.tokens, utcnow())
         self.crowd.came(request.protocol, known=True)
         return token
 
     # --- the two calls ----------------------------------------------------------------------------
     async def _me(self, request: web.Request) -> web.Response:
-        token = self._who(request)
+        token = self._authenticated(request)
         ends = None
-        with suppress(PresignerFault):  # that there are no credentials is told to who asks for a grant
+        with suppress(PresignerFault):  # a call for grants reports missing credentials
             ends = await self.presigner.credential_expiry()
         return _json(wire.me(token, credential_ends=ends))
 
     async def _grants(self, request: web.Request) -> web.Response:
-        """Answer a batch. Who it is is known before a byte of the body is read."""
-        token = self._who(request)
+        """Answer a batch. The caller is authenticated before the body is read."""
+        token = self._authenticated(request)
         began = time.monotonic()
         try:
             with self._in_flight(), self.crowd.kept(request.protocol):
-                answers = await self._answered_in_turn(request, token)
+                results = await self._results_in_turn(request, token)
         except Rejected as rejected:
             rejected.by = token.name
             raise
         metrics.SECONDS.observe(time.monotonic() - began)
-        return web.Response(body=wire.write_answers(answers), content_type="application/json")
+        return web.Response(body=wire.write_results(results), content_type="application/json")
 
-    async def _answered_in_turn(self, request: web.Request, token: TokenConfig) -> list[GrantResult]:
-        async with self._room.of(token.name):
-            asked = await self._asked(request)
-            token = self._who(request)  # once more: revoked while its body came?
+    async def _results_in_turn(self, request: web.Request, token: TokenConfig) -> list[GrantResult]:
+        async with self._concurrency.hold(token.name):
+            asked = await self._batch(request)
+            token = self._authenticated(request)  # again: it may have been revoked while the body arrived
             if wait := self._rates.take(token.name, token.rate, len(asked.grants), time.monotonic()):
                 raise Rejected(429, "rate_limited", "too many grants for this token", retry_after=wait)
-            answers = await self._answers(token, asked)
-            await audit.grants(token.name, self._client(request), asked.grants, answers)
-            return answers
+            results = await self._results(token, asked)
+            await audit.record(token.name, self._client(request), asked.grants, results)
+            return results
 
     @contextmanager
     def _in_flight(self) -> Iterator[None]:
@@ -184,7 +182,7 @@ class Api:
             if not self.in_flight:
                 self.idle.set()
 
-    async def _asked(self, request: web.Request) -> wire.Asked:
+    async def _batch(self, request: web.Request) -> wire.ParsedBatch:
         if request.content_type != "application/json":
             raise Rejected(415, "unsupported_media_type", "send application/json")
         try:
@@ -199,35 +197,35 @@ class Api:
         except ValueError as problem:
             raise Rejected(400, "bad_request", str(problem)[:1000]) from None
 
-    async def _answers(self, token: TokenConfig, asked: wire.Asked) -> list[GrantResult]:
-        places = in_turn(range(len(asked.grants)))
+    async def _results(self, token: TokenConfig, asked: wire.ParsedBatch) -> list[GrantResult]:
+        places = yielding(range(len(asked.grants)))
         decided = [asked.refused.get(n) or self._decided(token, asked.grants[n]) async for n in places]
         allowed = [each for each in decided if isinstance(each, GrantRequest)]
         steps = [allowed[start : start + STEP] for start in range(0, len(allowed), STEP)]
-        signed = iter([answer async for step in in_turn(steps) for answer in await self._signed(step)])
+        signed = iter([result async for step in yielding(steps) for result in await self._signed(step)])
         return [next(signed) if isinstance(each, GrantRequest) else each for each in decided]
 
     def _decided(self, token: TokenConfig, asked: GrantRequest) -> GrantRequest | Refusal:
         decided = decide(token, asked, utcnow())
         if isinstance(decided, Refusal) or decided.operation not in ON_AN_UPLOAD or not decided.upload_id:
             return decided
-        if self._uploads.claim(token.name, decided):
+        if self._upload_owners.claim(token.name, decided):
             return decided
         return Refusal(RefusalCode.UPLOAD_REFUSED, "this upload id belongs to another token or another key")
 
     async def _signed(self, allowed: Sequence[GrantRequest]) -> list[GrantResult]:
         try:
-            return [_told(answer) for answer in await self.presigner.grant(allowed)]
+            return [_result(answer) for answer in await self.presigner.grant(allowed)]
         except PresignerFault as fault:
             raise Rejected(503, fault.code, fault.message, retry_after=CREDENTIALS_RETRY) from None
 
     # --- for other programs -------------------------------------------------------------------------
     async def _readyz(self, _request: web.Request) -> web.Response:
-        """Tell whether it can sign now for whoever may ask, and isn't about to end: what a proxy asks."""
+        """Answer 200 if the broker can sign for every token and is not draining, else 503."""
         if self.draining:
-            return _json(wire.error("draining", "it is about to end"), 503)
+            return _json(wire.error("draining", "the broker is shutting down"), 503)
         if self.tokens.unlisted:
-            return _json(wire.error("tokens_unreadable", "a folder of tokens can't be looked into"), 503)
+            return _json(wire.error("tokens_unreadable", "a folder of tokens can't be opened"), 503)
         try:
             await self.presigner.credential_expiry()
         except PresignerFault as fault:
@@ -240,13 +238,13 @@ class Api:
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _metrics_beside(self, request: web.Request) -> web.Response:
-        """Not for whoever comes through a proxy, which a reload may put before it."""
+        """Serve metrics at the main address, unless a reload has put a proxy in front."""
         if self.config.behind_proxy:
             raise web.HTTPNotFound
         return await self._metrics(request)
 
     def show_gauges(self) -> None:
-        """Set the metrics that are looked up."""
+        """Set the gauges, which are computed when they are read."""
         self.tokens.refresh()
         metrics.IN_FLIGHT.set(self.in_flight)
         metrics.TOKENS.set(self.tokens.count)
@@ -258,8 +256,8 @@ class Api:
                 metrics.TOKEN_ENDS.labels(token.name).set(token.valid_until.timestamp())
 
 
-def _told(answer: Grant | Exception) -> GrantResult:
-    """Take what a presigner answers one request with; anything but a fault is a bug."""
+def _result(answer: Grant | Exception) -> GrantResult:
+    """Return a presigner's answer to one request; raise an exception that is no ``Fault``: it is a bug."""
     if isinstance(answer, (Grant, Fault)):
         return answer
     raise answer

@@ -1,4 +1,4 @@
-"""The audit log: who asked for what, when, and what came of it. Never a URL, never a token."""
+"""The audit log: who asked for which grants, and the results. It holds no URL and no token."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from presignd.broker import metrics
+from presignd.broker.limits import yielding
 from presignd.broker.policy import Refusal
-from presignd.broker.turns import in_turn
 from presignd.errors import Fault
 from presignd.presign import Grant, GrantRequest
 from presignd.s3.limits import MAX_KEY
 from presignd.telemetry.log import get_logger
 
 EACH_SECONDS = 1.0
-"""How often at most strangers' requests are told of: they must not fill the disk."""
+"""Least time between two events for rejected calls: strangers must not fill the disk."""
 
 GrantResult = Grant | Refusal | Fault
 
 log = get_logger()
 
 
-async def grants(token: str, client: str, requests: Sequence[GrantRequest], answers: Sequence[GrantResult]) -> None:
-    """Tell of a batch: one event for each object and outcome; parts of one upload are one, with their ``count``."""
+async def record(token: str, client: str, requests: Sequence[GrantRequest], results: Sequence[GrantResult]) -> None:
+    """Log a batch: one event for each object and result. The parts of one upload share an event, with a ``count``."""
     outcomes = [
-        (each.operation, "" if isinstance(told, Grant) else str(told.code))
-        for each, told in zip(requests, answers, strict=True)
+        (each.operation, "" if isinstance(result, Grant) else str(result.code))
+        for each, result in zip(requests, results, strict=True)
     ]
     for (operation, code), number in Counter(outcomes).items():
         metrics.GRANTS.labels(token, operation, code or "granted").inc(number)
     alike: dict[tuple[str, ...], list[int]] = {}
     for place, (request, outcome) in enumerate(zip(requests, outcomes, strict=True)):
         alike.setdefault((request.bucket, request.key, *outcome), []).append(place)
-    async for places in in_turn(alike.values()):
-        _tell(token, client, requests[places[-1]], answers[places[-1]], len(places))
+    async for places in yielding(alike.values()):
+        _log(token, client, requests[places[-1]], results[places[-1]], len(places))
 
 
-def _tell(token: str, client: str, request: GrantRequest, answer: GrantResult, count: int) -> None:
+def _log(token: str, client: str, request: GrantRequest, result: GrantResult, count: int) -> None:
     fields: dict[str, Any] = {
         "by": token,
         "client": client,
@@ -51,21 +51,21 @@ def _tell(token: str, client: str, request: GrantRequest, answer: GrantResult, c
         fields["size"] = request.size
     if count > 1:
         fields["count"] = count
-    if isinstance(answer, Grant):
-        log.info("grant.issued", **fields, expires_at=answer.expires_at)
+    if isinstance(result, Grant):
+        log.info("grant.issued", **fields, expires_at=result.expires_at)
     else:
-        log.warning("grant.refused", **fields, error_code=str(answer.code))
+        log.warning("grant.refused", **fields, error_code=str(result.code))
 
 
 @dataclass(slots=True)
-class Strangers:
-    """Tells of requests that were refused as a whole: at most one a second, with how many there were."""
+class RejectedCalls:
+    """Logs rejected calls: at most one event a second, with the number of calls left out."""
 
     _next: float = 0.0
     _missed: int = field(default=0)
 
-    def refused(self, client: str, path: str, status: int, code: str, token: str = "") -> None:
-        """Tell of one, or count it."""
+    def record(self, client: str, path: str, status: int, code: str, token: str = "") -> None:
+        """Log a rejected call, or count it for the next event."""
         now = time.monotonic()
         if now < self._next:
             self._missed += 1

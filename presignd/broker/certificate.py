@@ -9,7 +9,7 @@ from pathlib import Path
 
 from Crypto.Util.asn1 import DerObject, DerSequence
 
-from presignd.broker.models import BrokerSection
+from presignd.broker.config import BrokerSection
 from presignd.connection import CERTIFICATE_DAYS
 from presignd.errors import UsageError
 

@@ -6,14 +6,13 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
 from presignd.broker.certificate import certificate_end, end_problem, tls_context
-from presignd.broker.config import of_store
-from presignd.broker.models import BrokerConfig, TokenConfig
+from presignd.broker.config import BrokerConfig, TokenConfig, of_store
 from presignd.broker.probe import Threats
 from presignd.broker.service import Signer
 from presignd.broker.tokens import Tokens
 from presignd.errors import Fault, PresigndError
 from presignd.presign import Operation
-from presignd.s3.keys import CHECK_NAME
+from presignd.s3.limits import CHECK_NAME
 from presignd.store.probe import Conditions, Heed, Probe, in_words
 from presignd.system.clock import utcnow
 

@@ -1,23 +1,39 @@
-"""Reads broker.toml and the files of tokens; every problem of a file is told at once."""
+"""broker.toml and the files of tokens: frozen models, and reading them.
+
+Durations are seconds, sizes bytes, times UTC. Loading reports all problems of a file at once.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-from presignd.broker.models import BrokerConfig, BrokerSection, TokenConfig
-from presignd.config import LogConfig, PresignConfig, secrets
+from presignd.config import LogConfig, PresignConfig, kinds, rules, secrets
+from presignd.config.listen import check_listen, parse_listen
 from presignd.config.models import Section
 from presignd.config.options import nearest
 from presignd.config.problems import words
 from presignd.config.sources import Folders, aws_layer, file_layer
 from presignd.errors import UsageError
 from presignd.redaction.text import one_line
+from presignd.s3.limits import MAX_EXPIRES, key_problem
+from presignd.units import format_rate, parse_rate, rfc3339
 
 SYSTEM_FILE = Path("/etc/presignd-broker/broker.toml")
 SECTIONS = ("broker", "store", "log", "token")
@@ -30,11 +46,195 @@ _NEEDED = {
     "bucket": "is missing; name the bucket that the token may use",
 }
 _PATHS = ("tls_cert", "tls_key", "client_ca")
+_HASH = re.compile(r"sha256:[0-9a-f]{64}")
+_WHEN = "must be a day such as 2027-06-30, or a time such as 2027-06-30T12:00:00Z"
+_DAY_LETTERS = len("2027-06-30")
+_CERTIFICATE_NAME = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
+
+
+class BrokerSection(Section):
+    """[broker]: listening, TLS, and where tokens are."""
+
+    tls_cert: kinds.UnsetPath = None
+    """PEM file of the certificate, with its intermediate CAs; read again when it changes."""
+    tls_key: kinds.UnsetPath = None
+    """PEM file of the certificate's key, if it is not in the same file."""
+    client_ca: kinds.UnsetPath = None
+    """PEM file of the CAs that sign client certificates (see "certificate" of a token)."""
+    behind_proxy: bool = False
+    """Whether a TLS proxy is in front: then plain HTTP is allowed, and X-Forwarded-For names the client."""
+    listen: Annotated[str, AfterValidator(check_listen), Field(validate_default=True)] = "127.0.0.1:8420"
+    """Address to listen at: host:port or unix:/path."""
+    metrics_listen: str = ""
+    """Address of /metrics; "" = the main address, if that is loopback without a proxy."""
+    token_files: tuple[str, ...] = ()
+    """Globs of files with more [[token]]; checked again at each request."""
+    drain_timeout: Annotated[kinds.Seconds, AfterValidator(lambda value: _at_most(value, 86400.0, "1d"))] = 10.0
+    """Time on SIGTERM for requests in flight."""
+
+    @field_validator("tls_key")
+    @classmethod
+    def _key_of_a_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None and info.data.get("tls_cert", path) is None:
+            raise ValueError("is given without tls_cert")
+        return path
+
+    @field_validator("client_ca")
+    @classmethod
+    def _certificates_need_tls(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None and info.data.get("tls_cert", path) is None:
+            raise ValueError("is given without tls_cert: client certificates come with TLS")
+        return path
+
+    @field_validator("listen")
+    @classmethod
+    def _no_token_in_the_clear(cls, listen: str, info: ValidationInfo) -> str:
+        """Refuse plain HTTP on any but a loopback address: tokens and URLs would be readable."""
+        if is_in_the_clear(info.data.get("tls_cert", True), listen, behind_proxy=info.data.get("behind_proxy", True)):
+            raise ValueError(
+                "is no loopback address, and tokens would travel unencrypted: set tls_cert and tls_key, "
+                "or behind_proxy = true where a proxy with TLS is all that can reach it"
+            )
+        return listen
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _is_an_address(cls, listen: str) -> str:
+        return check_listen(listen) if listen else listen
+
+    @field_validator("token_files")
+    @classmethod
+    def _name_files(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [pattern for pattern in patterns if not pattern or "\0" in pattern or "**" in pattern]:
+            raise ValueError(f'has "{wrong[0]}", which names no files; write e.g. "tokens.d/*.toml"')
+        return patterns
+
+
+class TokenConfig(Section):
+    """[[token]]: its secret, its place in a bucket, and its limits. None means no limit."""
+
+    name: Annotated[str, AfterValidator(rules.check_watch_name)]
+    """Name in the audit log, the metrics and commands."""
+    hash: str = Field("", repr=False)
+    """SHA-256 of the token, as `presignd broker token create` prints it."""
+    certificate: str = ""
+    """Name in a client certificate that counts as this token: a SAN, or the CN if there is no SAN."""
+    bucket: Annotated[str, AfterValidator(rules.check_bucket)]
+    """The bucket it may use."""
+    prefix: str = Field("{name}/", validate_default=True)
+    """Prefix of its keys: a folder with its "/"; {name} is the token's name. "" = the whole bucket."""
+    operations: tuple[Literal["put", "multipart", "head", "get", "delete"], ...] = ("put", "multipart", "head", "get")
+    """Allowed operations. "delete" covers the check object alone, and "put" includes it."""
+    headers: tuple[str, ...] = ()
+    """Headers it may send beside Content-*, e.g. "x-amz-meta-*"; never ACLs."""
+    require_content_type: bool = False
+    """Whether an upload must sign its Content-Type. Without, the holder of the grant chooses one."""
+    max_size: kinds.UnsetSize = None
+    """Largest object; "" = S3's own limit."""
+    max_put_expires: Annotated[kinds.WholeSeconds, AfterValidator(rules.check_expiry)] = 3600
+    """Longest lifetime of its grants but links."""
+    max_link_expires: Annotated[kinds.WholeSeconds, AfterValidator(rules.check_expiry)] = MAX_EXPIRES
+    """Longest lifetime of its links."""
+    rate: Annotated[
+        float | None,
+        BeforeValidator(lambda value: None if value in (None, "") else parse_rate(value), json_schema_input_type=str),
+        PlainSerializer(lambda value: "" if value is None else format_rate(value), when_used="json"),
+    ] = None
+    """Grants a second, e.g. "200/s"; "" = no limit. Each broker counts for itself."""
+    valid_until: Annotated[
+        datetime | None,
+        BeforeValidator(lambda value: None if value in (None, "") else _end_of(value)),
+        PlainSerializer(lambda value: "" if value is None else rfc3339(value), when_used="json"),
+    ] = None
+    """Expiry: a day (its end, in UTC) or a time with its zone; "" = never."""
+
+    @field_validator("hash")
+    @classmethod
+    def _is_a_hash(cls, text: str) -> str:
+        if text and not _HASH.fullmatch(text):
+            raise ValueError('must be "sha256:" and 64 hexadecimal digits, as `presignd broker token create` prints it')
+        return text
+
+    @field_validator("certificate")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if name and not _CERTIFICATE_NAME.fullmatch(name):
+            raise ValueError("must be a name of printable ASCII")
+        return name
+
+    @field_validator("bucket")
+    @classmethod
+    def _of_someone(cls, bucket: str, info: ValidationInfo) -> str:
+        """Require a hash or a certificate. ``bucket`` comes after both, so both are known here."""
+        if not info.data.get("hash", True) and not info.data.get("certificate", True):
+            raise ValueError('is there, but neither hash nor certificate: make one by "presignd broker token create"')
+        return bucket
+
+    @field_validator("prefix")
+    @classmethod
+    def _is_a_folder(cls, template: str, info: ValidationInfo) -> str:
+        prefix = template.replace("{name}", info.data.get("name", "name"))
+        if prefix and not prefix.endswith("/"):
+            raise ValueError(f'must end with "/": "{prefix}" would cover "{prefix}0/" too')
+        if prefix and (problem := key_problem(f"{prefix}x")):
+            raise ValueError(f"can't begin a key: {problem}")
+        return prefix
+
+    @field_validator("headers")
+    @classmethod
+    def _may_be_bound(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            rules.check_header_name(f"{pattern[:-1]}x" if pattern.endswith("*") else pattern)
+        return tuple(pattern.lower() for pattern in patterns)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerConfig:
+    """A broker's configuration without its tokens, which ``tokens.Tokens`` reads as they change.
+
+    ``file`` is its path; ``warnings`` are for the person who starts the broker.
+    """
+
+    file: Path
+    broker: BrokerSection
+    store: PresignConfig
+    log: LogConfig
+    warnings: tuple[str, ...] = ()
+
+
+def is_in_the_clear(tls_cert: object, listen: str, *, behind_proxy: bool) -> bool:
+    """Return whether tokens would travel unencrypted to a broker that listens at ``listen``."""
+    return tls_cert is None and not behind_proxy and not parse_listen(listen).is_local
+
+
+def _at_most(value: float, most: float, words: str) -> float:
+    if value > most:
+        raise ValueError(f"must be at most {words}")
+    return value
+
+
+def _end_of(value: Any) -> datetime:
+    """Return a time in UTC, for a day its end. Refuse a time without a zone: each machine would read another."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value) if len(value) > _DAY_LETTERS else date.fromisoformat(value)
+        except ValueError:
+            raise ValueError(_WHEN) from None
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError("is a time without its zone; write e.g. 2027-06-30T12:00:00Z")
+        return value.astimezone(UTC)
+    if not isinstance(value, date):
+        raise ValueError(_WHEN)  # noqa: TRY004 - pydantic turns only ValueError into a problem
+    return datetime.combine(value, time(), UTC) + timedelta(days=1)
+
+
+# --- reading ----------------------------------------------------------------------------------------
 
 
 def load(file: Path, *, environ: Mapping[str, str] = os.environ) -> BrokerConfig:
-    """Return the configuration in ``file``; raise ``UsageError`` with every problem found, tokens included."""
-    file = Path(os.path.abspath(file))  # noqa: PTH100 - a symlink that is switched is to be followed at each look
+    """Return the configuration in ``file``; raise ``UsageError`` with every problem, those of tokens included."""
+    file = Path(os.path.abspath(file))  # noqa: PTH100 - not resolved: a symlink may point elsewhere at the next reload
     problems: list[str] = []
     document = read_document(file)
     problems += [f"{name}: is no section{nearest(name, SECTIONS)}" for name in document if name not in SECTIONS]
@@ -50,7 +250,7 @@ def load(file: Path, *, environ: Mapping[str, str] = os.environ) -> BrokerConfig
 
 
 def read_document(file: Path) -> dict[str, Any]:
-    """Return the TOML in ``file``; raise ``UsageError`` where it can't be read."""
+    """Return the TOML document in ``file``; raise ``UsageError`` if it cannot be read."""
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -59,7 +259,7 @@ def read_document(file: Path) -> dict[str, Any]:
 
 
 def parse_document(file: Path, data: bytes) -> dict[str, Any]:
-    """Return the TOML that ``file`` held; raise ``UsageError`` where it is none."""
+    """Parse ``data``, read from ``file``; raise ``UsageError`` if it is no TOML."""
     try:
         return tomllib.loads(data.decode("utf-8-sig"))
     except ValueError as error:  # no UTF-8, or no TOML
@@ -67,7 +267,7 @@ def parse_document(file: Path, data: bytes) -> dict[str, Any]:
 
 
 def read_tokens(document: Document, problems: list[str]) -> list[TokenConfig]:
-    """Return the tokens of a document; what is wrong with them is added to ``problems``."""
+    """Return the tokens of a document; add what is wrong with them to ``problems``."""
     tables = document.get("token", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         problems.append("token: write [[token]], two brackets each side, once for each")
@@ -82,7 +282,7 @@ def _place(number: int, table: Document) -> str:
 
 
 def _section(model: type[S], where: str, table: Any, problems: list[str]) -> S | None:
-    """Return a section; with problems of its own, None."""
+    """Return a section, or None after adding its problems."""
     if not isinstance(table, dict):
         problems.append(f"{where}: is a section; write [{where}] on a line of its own, its keys below")
         return None
@@ -101,7 +301,7 @@ def _described(error: ValidationError, where: str) -> list[str]:
 
 
 def _based(table: Any, folders: Folders) -> Any:
-    """Return a table whose paths start from the file's folder, globs included."""
+    """Return a table with its paths and globs made absolute, relative to the file's folder."""
     if not isinstance(table, dict):
         return table
     based = {key: folders.resolve(value) if key in _PATHS else value for key, value in table.items()}
@@ -113,31 +313,31 @@ def _based(table: Any, folders: Folders) -> Any:
 def _store(
     table: Any, file: Path, folders: Folders, environ: Mapping[str, str], *, problems: list[str], warnings: list[str]
 ) -> PresignConfig | None:
-    """Return [store]: the options, secrets and fallbacks of the daemon's [presign], under another name."""
-    mine: list[str] = []
-    given = file_layer({"presign": table}, f"file {file}", folders, mine)
+    """Return [store], which has the options, secrets and fallbacks of the daemon's [presign]."""
+    own_problems: list[str] = []
+    given = file_layer({"presign": table}, f"file {file}", folders, own_problems)
     usual = {address: value for address, value in aws_layer(environ, folders).items() if address.section == "presign"}
-    mine += secrets.clashes(given)
-    told: list[str] = []
-    layer = secrets.resolve(secrets.overlay(usual, given), environ, mine, told)
-    mine += secrets.incomplete(layer)
+    own_problems += secrets.clashes(given)
+    own_warnings: list[str] = []
+    layer = secrets.resolve(secrets.overlay(usual, given), environ, own_problems, own_warnings)
+    own_problems += secrets.incomplete(layer)
     values = {address.key: value.value for address, value in layer.items()}
     if values.get("kind", "local") != "local":
-        mine.append('presign.kind: must be "local": a broker signs with keys of its own')
+        own_problems.append('presign.kind: must be "local": a broker signs with keys of its own')
     elif any(key in values for key in ("url", "token")):
-        mine.append('presign.url: is for kind = "broker"')
+        own_problems.append('presign.url: is for kind = "broker"')
     if any(key in given_keys(table) for key in ("secret_key", "secret_access_key", "session_token")) and (
         secrets.readable_by_others(file)
     ):
-        told.append(f"{file}: holds secrets and can be read by others; chmod 600 {file}")
-    store = None if mine else _section(PresignConfig, "presign", values, mine)
-    problems += [_renamed(each) for each in mine]
-    warnings += [_renamed(each) for each in told]
+        own_warnings.append(f"{file}: holds secrets and can be read by others; chmod 600 {file}")
+    store = None if own_problems else _section(PresignConfig, "presign", values, own_problems)
+    problems += [_renamed(each) for each in own_problems]
+    warnings += [_renamed(each) for each in own_warnings]
     return store
 
 
 def given_keys(table: Any) -> set[str]:
-    """Return the keys of what should be a table."""
+    """Return the keys of ``table``; none if it is no table."""
     return set(table) if isinstance(table, dict) else set()
 
 
@@ -146,7 +346,7 @@ def _renamed(line: str) -> str:
 
 
 def of_store(fix: str) -> str:
-    """Return what to do about a daemon's [presign], said of a broker's [store]."""
+    """Return a fix that names [presign] options, with the names of [store] instead."""
     return fix.replace("presign.", "store.")
 
 

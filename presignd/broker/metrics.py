@@ -1,4 +1,4 @@
-"""The broker's metrics, in a registry of their own. Labels are fixed words and the names of tokens."""
+"""The broker's metrics, in their own registry. Labels are fixed words and the names of tokens."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ SECONDS = Histogram(
 IN_FLIGHT = Gauge("presignd_broker_requests_in_flight", "Requests for grants being answered.", registry=REGISTRY)
 TOKENS = Gauge("presignd_broker_tokens", "Tokens known.", registry=REGISTRY)
 BROKEN_FILES = Gauge(
-    "presignd_broker_token_files_refused", "Token files that grant nothing until they are put right.", registry=REGISTRY
+    "presignd_broker_token_files_refused", "Token files that grant nothing until they are fixed.", registry=REGISTRY
 )
 UNLISTED = Gauge(
     "presignd_broker_token_folders_unreadable",
-    "Patterns of token_files whose folder can't be looked into: new tokens in it wait.",
+    "Patterns of token_files whose folder can't be opened: new tokens in it wait.",
     registry=REGISTRY,
 )
 TOKEN_ENDS = Gauge(
@@ -52,12 +52,15 @@ CERTIFICATE_ENDS = Gauge(
     registry=REGISTRY,
 )
 BUILD = Gauge(
-    "presignd_broker_build_info", "Always 1; what runs stands in the labels.", ("version", "python"), registry=REGISTRY
+    "presignd_broker_build_info",
+    "Always 1; the labels name the version that runs.",
+    ("version", "python"),
+    registry=REGISTRY,
 )
 
 
 def show_end(gauge: Gauge, ends: datetime | None) -> None:
-    """Set when something ends (UTC), None for never."""
+    """Set ``gauge`` to a time (UTC); None means never."""
     gauge.set(ends.timestamp() if ends else math.inf)
 
 

@@ -1,52 +1,58 @@
-"""What a token may have: one function from a request to the one that may be signed, or to why not. Pure.
+"""What a token may have: ``decide`` turns a request into the one to sign, or into a refusal. Pure.
 
-Whatever is signed lies in the token's bucket and below its prefix, in every way that the key could be read;
-is one of its operations; binds the size and checksum of its body, and no header that the token may not
-bind; and dies within its limits. tests/unit/broker/test_policy.py tries to find a request that gets more.
+A signed request lies in the token's bucket and below its prefix, however the key is read; is one of the token's
+operations; signs the size and checksum of its body, and no header that the token may not send; and expires within
+the token's limits. tests/unit/broker/test_policy.py searches for requests that get more.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
+from hashlib import sha256
 from urllib.parse import unquote
 
-from presignd.broker.models import TokenConfig
+from presignd.broker.config import TokenConfig
 from presignd.presign import ON_AN_UPLOAD, GrantRequest, Operation
-from presignd.s3.keys import CHECK_NAME, key_problem
+from presignd.s3.limits import CHECK_NAME, key_problem
 
 CLOCK_SLACK = timedelta(minutes=5)
-"""How far ahead of the broker's clock a signing date may lie: a link is dated by whoever asks for it."""
+"""How far a signing date may be ahead of the broker's clock: the uploader dates its links."""
 
 CONTENT_HEADERS = frozenset(
     {"content-type", "content-md5", "content-disposition", "content-encoding", "content-language"}
 )
-"""Headers that every token may bind."""
+"""Headers that every token may have signed."""
+
+MOST_IDS = 1000
+"""Upload ids remembered for each token (some 400 KB). Beyond that, the id unused for longest is forgotten and can be
+bound anew. Each token fills only its own share, so none can make the broker forget another's."""
 
 _BODIES = frozenset({Operation.PUT, Operation.MULTIPART_PART})
 _TYPED = frozenset({Operation.PUT, Operation.MULTIPART_CREATE})
 """Operations whose Content-Type becomes the object's."""
 
 _OF_A_VERSION = (Operation.GET, Operation.HEAD)
-"""What may name a version, by an id that nobody guesses and no operation lists: a link opens what it was made for."""
+"""Operations that may name a version. Its id cannot be guessed, and no operation lists ids."""
 
 _DECODINGS = 3
-"""How often a chain of careless proxies is taken to decode or normalise a path."""
+"""How many times proxies may decode or normalise a path."""
 
 _ODD = re.compile(r"[^ -~]|%|\.;")
 _UPLOAD_ID = re.compile(r"(?!\.+$)[A-Za-z0-9._~+=:-]{0,1024}")
-"""What S3 stores make upload ids of. The JuiceFS gateway joins an id to a path: "../../b" there is another folder.
-Dots beside each other stand in some of AWS's ids, and climb nowhere without a "/"."""
+"""Upload ids as S3 stores make them. The JuiceFS gateway joins an id to a path, where "../../b" is another folder.
+Some of AWS's ids have consecutive dots; without a "/" they lead nowhere."""
 _OVERLONG = re.compile(r"%(?:c0|e0%80|f0%80%80)%(ae|af)", re.IGNORECASE)
 
 
 class RefusalCode(StrEnum):
-    """Why a request is refused: the fixed words of an answer's ``error.code``."""
+    """The values of ``error.code`` for a refused request."""
 
     OUTSIDE_BUCKET = "outside_bucket"
     OUTSIDE_PREFIX = "outside_prefix"
@@ -64,17 +70,17 @@ class RefusalCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a token may not have a grant; ``message`` is for whoever asked, and tells only of the request."""
+    """A refused request. The caller reads ``message``, so it holds only facts of the request."""
 
     code: RefusalCode
     message: str
 
 
 def decide(token: TokenConfig, request: GrantRequest, now: datetime) -> GrantRequest | Refusal:
-    """Return ``request`` as it may be signed, its expiry cut to the token's limit, or why it may not.
+    """Return the request to sign, with its expiry cut to the token's limit, or a refusal.
 
-    ``now`` is the broker's clock (UTC). What makes no sense whoever asks (an empty checksum, a part 0) is
-    left to the presigner, which refuses it.
+    ``now`` is the broker's clock (UTC). Requests that are invalid for every token (an empty checksum, a part 0)
+    are left to the presigner, which refuses them.
     """
     for rule in (_bucket, _key, _operation, _upload, _body, _headers):
         if refusal := rule(token, request):
@@ -96,7 +102,7 @@ def _key(token: TokenConfig, request: GrantRequest) -> Refusal | None:
         return Refusal(RefusalCode.KEY_REFUSED, f"the key can't be stored: {problem}")
     if not request.key.startswith(token.prefix) or _escapes(request.key, token):
         return Refusal(
-            RefusalCode.OUTSIDE_PREFIX, f'keys of this token begin with "{token.prefix}", however they are read'
+            RefusalCode.OUTSIDE_PREFIX, f'keys of this token must begin with "{token.prefix}", however they are read'
         )
     return None
 
@@ -115,9 +121,9 @@ _READINGS: tuple[Callable[[str], str], ...] = (
 
 
 def _escapes(key: str, token: TokenConfig) -> bool:
-    """Tell whether a proxy or a store that decodes, folds or normalises paths could read the key elsewhere."""
+    """Return whether a proxy or a store that decodes or normalises paths could read the key outside the prefix."""
     if not _ODD.search(key):
-        return False  # there is one way to read it
+        return False  # only one reading
     read = {(f"{token.bucket}/{key}", f"{token.bucket}/{token.prefix}")}
     for _ in range(_DECODINGS):
         read |= {(change(one), change(other)) for one, other in read for change in _READINGS}
@@ -125,7 +131,7 @@ def _escapes(key: str, token: TokenConfig) -> bool:
 
 
 def _leaves(path: str, start: str) -> bool:
-    r"""Tell whether a path begins elsewhere, or climbs: ``\`` may be a ``/``, NUL an end, ``..;x`` a ``..``."""
+    r"""Return whether a path leaves ``start``: some servers read ``\`` as ``/``, NUL as the end, ``..;x`` as ``..``."""
     whole = path.replace("\\", "/").partition("\0")[0]
     return not whole.startswith(start) or ".." in {segment.partition(";")[0] for segment in whole.split("/")}
 
@@ -133,7 +139,7 @@ def _leaves(path: str, start: str) -> bool:
 def _operation(token: TokenConfig, request: GrantRequest) -> Refusal | None:
     operation = request.operation
     if operation is Operation.DELETE:
-        # Who may write the check object may remove it; nothing else is ever deleted through a broker.
+        # A token that may write the check object may delete it. A broker signs no other DELETE.
         if request.key.rpartition("/")[2] == CHECK_NAME and {"put", "delete"} & set(token.operations):
             return None
         return Refusal(RefusalCode.OPERATION_REFUSED, f"only the check object ({CHECK_NAME}) can be deleted")
@@ -149,18 +155,18 @@ def _operation(token: TokenConfig, request: GrantRequest) -> Refusal | None:
 
 
 def _upload(_token: TokenConfig, request: GrantRequest) -> Refusal | None:
-    """Refuse an upload id that a store could read as a path. Whose it is, ``uploads`` knows."""
+    """Refuse an upload id that a store could read as a path. ``UploadOwners`` knows to which token an id belongs."""
     if request.operation not in ON_AN_UPLOAD or _UPLOAD_ID.fullmatch(request.upload_id):
         return None
-    return Refusal(RefusalCode.UPLOAD_REFUSED, "this is no upload id as stores make them")
+    return Refusal(RefusalCode.UPLOAD_REFUSED, "this is no upload id that a store makes")
 
 
 def _body(token: TokenConfig, request: GrantRequest) -> Refusal | None:
-    """Have what is uploaded bound: its size, within the limit, and its checksum.
+    """Require the size, within the limit, and the checksum of an upload.
 
-    A broker keeps no state, so it can't add up the parts of an upload. Parts before the last have one size
-    in an honest one, so ``part_number * size`` never exceeds the whole: what does is refused, and all parts
-    that can be signed come to max_size * (1 + 1/2 + 1/3 + …) at most, under ten times for 10,000 parts.
+    A broker keeps no state, so it cannot add up the parts of an upload. In an honest upload all parts but the last
+    have one size, so ``part_number * size`` never exceeds the whole; a part that does exceed it is refused. All
+    parts that can be signed come to max_size * (1 + 1/2 + 1/3 + …) at most: under ten times for 10,000 parts.
     """
     if request.operation not in _BODIES:
         return None
@@ -177,7 +183,7 @@ def _body(token: TokenConfig, request: GrantRequest) -> Refusal | None:
 def _headers(token: TokenConfig, request: GrantRequest) -> Refusal | None:
     refused = [name for name in request.headers if not may_bind(token, name.lower())]
     if refused:
-        return Refusal(RefusalCode.HEADER_REFUSED, f"this token may not bind the header {refused[0][:100]!r}")
+        return Refusal(RefusalCode.HEADER_REFUSED, f"this token may not send the header {refused[0][:100]!r}")
     typed = request.content_type.strip() or "content-type" in {name.lower() for name in request.headers}
     if token.require_content_type and request.operation in _TYPED and not typed:
         return Refusal(RefusalCode.CONTENT_TYPE_REQUIRED, "an upload of this token needs its content_type")
@@ -185,16 +191,52 @@ def _headers(token: TokenConfig, request: GrantRequest) -> Refusal | None:
 
 
 def may_bind(token: TokenConfig, name: str) -> bool:
-    """Tell whether a token may have a header of this (lower-case) name signed."""
+    """Return whether a token may have the header ``name`` (lower case) signed."""
     return name in CONTENT_HEADERS or any(
         name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in token.headers
     )
 
 
 def _date(date: datetime, now: datetime) -> Refusal | None:
-    """Refuse a date ahead: some stores take a request before its date, and it would outlive its limit."""
+    """Refuse a future date: some stores accept a request before its date, so it would outlive its limit."""
     if date.utcoffset() != timedelta(0):
         return Refusal(RefusalCode.DATE_REFUSED, "the date must be in UTC")
     if date > now + CLOCK_SLACK:
         return Refusal(RefusalCode.DATE_REFUSED, "the date lies ahead of the broker's clock")
     return None
+
+
+# --- upload ids -------------------------------------------------------------------------------------
+
+
+class UploadOwners:
+    """Binds each upload id to the token and key that first use it.
+
+    S3 names an upload by its id and its key, but not every store compares the two: the JuiceFS gateway lists,
+    completes and aborts an upload under any key. The broker never sees an id being made (the store answers the
+    uploader), so the first grant for an id binds it. The bindings are in memory: a restarted broker, and each of
+    several brokers, learns them anew, and an uploader that resumes is again the first to ask.
+    """
+
+    def __init__(self, most: int = MOST_IDS) -> None:
+        self._most = most
+        self._owners: dict[bytes, str] = {}
+        self._keys: dict[str, OrderedDict[bytes, bytes]] = {}
+
+    def claim(self, token: str, request: GrantRequest) -> bool:
+        """Return whether the upload id in ``request`` belongs to ``token`` and to that bucket and key."""
+        upload, key = _digest(request.upload_id), _digest(f"{request.bucket}/{request.key}")
+        if self._owners.setdefault(upload, token) != token:
+            return False
+        own = self._keys.setdefault(token, OrderedDict())
+        bound = own.setdefault(upload, key)
+        own.move_to_end(upload)
+        if len(own) > self._most:
+            forgotten, _ = own.popitem(last=False)
+            del self._owners[forgotten]
+        return bound == key
+
+
+def _digest(text: str) -> bytes:
+    """Return a digest of an id or a key, which may have a thousand bytes."""
+    return sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from presignd.presign import Grant, GrantRequest, Operation
-from presignd.s3.keys import CHECK_NAME
+from presignd.s3.limits import CHECK_NAME
 from presignd.s3.multipart import complete_body
 from presignd.store.probe import EXPIRES, md5_of
 

@@ -15,9 +15,8 @@ from aiohttp import web
 from presignd.broker import metrics
 from presignd.broker.api import Api
 from presignd.broker.certificate import certificate_end, end_problem, tls_context, tls_stamps
-from presignd.broker.config import of_store
+from presignd.broker.config import BrokerConfig, BrokerSection, is_in_the_clear, of_store
 from presignd.broker.listening import Listener
-from presignd.broker.models import BrokerConfig, BrokerSection, is_in_the_clear
 from presignd.broker.tokens import Tokens
 from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import PresigndError, PresignerFault, UsageError

@@ -1,4 +1,4 @@
-"""[[token]] blocks as text: written for a new token, taken out of a file for one that is revoked."""
+"""Writing token files: render a [[token]] block, create a file, remove a revoked token's block."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from typing import IO, Any
 from presignd.errors import UsageError
 
 NEW_MODE = 0o640
-"""Of a new file: hashes are no secret, but who may have what is nobody's business."""
+"""Mode of a new file: hashes are no secrets, but others need not see which token may do what."""
 
 
 def render(options: Mapping[str, Any]) -> str:
-    """Return a ``[[token]]`` block of ``options``: texts, and lists of texts."""
+    """Return a ``[[token]]`` block with ``options``: strings, and lists of strings."""
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in options.items()]
     return "\n".join(["[[token]]", *lines, ""])
 
 
 def without(text: str, name: str) -> str:
-    """Return a file's text without the block of the token ``name``; raise ``UsageError`` where it can't be cut out.
+    """Return a file's text without the block of the token ``name``.
 
-    What is left must read as the same file without that token: else a person has to look.
+    The rest must parse as the same file without that token; otherwise raise ``UsageError``, and a person edits it.
     """
     after = "".join(block for block in _blocks(text) if not _is_of(block, name))
     wanted = tomllib.loads(text)
@@ -43,7 +43,7 @@ def without(text: str, name: str) -> str:
 
 
 def _blocks(text: str) -> list[str]:
-    """Return the text cut before each line that begins a section."""
+    """Split the text before each line that begins a section."""
     return re.split(r"(?m)^(?=[ \t]*\[)", text)
 
 
@@ -56,17 +56,17 @@ def _is_of(block: str, name: str) -> bool:
 
 
 def create(path: Path, text: str) -> None:
-    """Write a new file: whole or not at all, of its folder's group; raise ``UsageError`` where one is there."""
+    """Write a new file atomically, with its folder's group; raise ``UsageError`` if it exists."""
     with _drafted(path) as draft:
         _fill(draft, text, NEW_MODE, group=path.parent.stat().st_gid)
         os.link(_draft_of(path), path)
 
 
 def revoke(path: Path, name: str) -> None:
-    """Take the token ``name`` out of a file, which is gone when nothing is left in it.
+    """Remove the token ``name`` from a file, and the file if nothing is left in it.
 
-    Behind a symlink it is the file itself that changes, for whoever reads it by another name. Raises
-    ``UsageError`` where that can't be done; a token that is not there any more is as good as revoked.
+    A symlink is followed, so that every name of the file sees the change. Raises ``UsageError`` if the block cannot
+    be removed; a token that is gone already counts as revoked.
     """
     linked, path = path.is_symlink(), path.resolve()
     with _drafted(path) as draft:
@@ -88,10 +88,10 @@ def _draft_of(path: Path) -> Path:
 
 @contextmanager
 def _drafted(path: Path) -> Iterator[IO[bytes]]:
-    """Have the one draft that a file may have, to be filled and put in its place: who reads sees the old or the new.
+    """Lend the file's only draft, to be filled and renamed into place, so that readers see the old or the new file.
 
-    It is the lock, too: who comes second waits, and then reads what the first one wrote. Else both would change what
-    they read before, and the later undo the earlier.
+    The draft is the lock too: a second writer waits, and then reads what the first one wrote. Otherwise both would
+    edit the same old text, and the later would undo the earlier.
     """
     name = _draft_of(path)
     try:
@@ -99,7 +99,7 @@ def _drafted(path: Path) -> Iterator[IO[bytes]]:
             try:
                 yield draft
             finally:
-                if _is(name, draft):  # not put in place: then the next one's may have this name already
+                if _is(name, draft):  # after a rename the next writer's draft may have this name
                     name.unlink()
     except FileExistsError:
         raise UsageError(f"{path} is there already", fix="give another name, or remove it") from None
@@ -109,12 +109,12 @@ def _drafted(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _opened(name: Path) -> Iterator[IO[bytes]]:
-    """Open and lock a draft. One that a crash left is taken over, but not one that is the file itself (``create``)."""
+    """Open and lock a draft. Reuse one that a crash left, unless it is a link to the file itself (``create``)."""
     while True:
         with os.fdopen(os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "r+b") as draft:
             fcntl.flock(draft, fcntl.LOCK_EX)
             if not _is(name, draft):
-                continue  # its holder put it in place, or removed it
+                continue  # its holder renamed or removed it
             if os.fstat(draft.fileno()).st_nlink > 1:
                 name.unlink()
                 continue

@@ -1,40 +1,39 @@
-"""Tokens: made once, stored as their hash, and looked up as the files that hold them stand now.
+"""Tokens: make one, store its hash, find it in the files as they are now.
 
-A token is 256 random bits, so its plain SHA-256 can't be turned back by trying: a slow hash is for
-passwords, which can. It is looked up by its digest, which nobody can steer without knowing the token, and
-then compared in constant time.
+A token is 256 random bits, so guessing it from its SHA-256 is hopeless; slow hashes are for passwords. The lookup is
+by the digest, which a caller cannot choose without knowing the token, and a constant-time comparison follows.
 """
 
 from __future__ import annotations
 
 import hmac
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from hashlib import sha256
 from pathlib import Path
 
-from presignd.broker.config import parse_document, read_tokens
-from presignd.broker.models import TokenConfig
-from presignd.broker.patterns import named_by
+from presignd.broker.config import TokenConfig, parse_document, read_tokens
 from presignd.config.options import nearest
 from presignd.errors import UsageError, reason_of
 from presignd.system import trust
 from presignd.telemetry.log import get_logger
 
 PREFIX = "psd_"
-"""What tokens begin with, so that redaction and scanners of leaked secrets know one."""
+"""Start of every token, by which redaction and scanners of leaked secrets recognise one."""
 
 SETTLED_NS = 2_000_000_000
-"""A file read so soon after its last change could change once more within one tick of its clock (a network
-filesystem's is the coarsest): until then it is read at each request."""
+"""A file read sooner after its last change could change again within one tick of its clock (a network filesystem's is
+the coarsest), so it is read at each request."""
 
 LOOK_SHARE, LOOK_AHEAD = 10, 1.0
-"""Looking at all files for a token that nobody knows is paid for with so many times what it took, and that many
-seconds may be owed: a new token is known at once, and nobody can keep a broker of thousands of files busy by
-guessing."""
+"""Limits on searching all files for an unknown token. A search is followed by a pause of ``LOOK_SHARE`` times its
+duration, and ``LOOK_AHEAD`` seconds of pauses may be owed. So a new token works at once, and guesses cannot keep a
+broker with thousands of files busy."""
 
 log = get_logger()
 
@@ -47,16 +46,16 @@ def new_token() -> str:
 
 
 def hash_of(token: str) -> str:
-    """Return what is stored of a token."""
+    """Return the hash that is stored for a token."""
     return "sha256:" + sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class TokenFile:
-    """A file as it was read; with a problem it has no tokens: what can't be read may have revoked them.
+    """A file of tokens as it was read. A file with a problem has no tokens: it may have revoked some.
 
-    ``settled`` tells that an equal stamp means the same content. What could not be read isn't: it may be read the
-    next time, without any change to it.
+    ``settled`` means that an equal stamp proves equal content. An unreadable file is never settled: it may become
+    readable without a change to its stamp.
     """
 
     path: Path
@@ -66,12 +65,12 @@ class TokenFile:
     problems: tuple[str, ...] = ()
 
     def changed(self) -> bool:
-        """Look whether it is another now."""
+        """Return whether the file may have changed since it was read."""
         return not self.settled or _stamp(self.path) != self.stamp
 
 
 def read_file(path: Path, *, only_tokens: bool = True) -> TokenFile:
-    """Read a file's tokens; ``only_tokens`` says that it may hold nothing else. Never raises."""
+    """Read a file's tokens; with ``only_tokens`` other sections are a problem. Never raises."""
     before = time.time_ns()
     stamp = _stamp(path)
     settled = stamp is not None and before - max(stamp[3], stamp[4]) > SETTLED_NS
@@ -84,16 +83,16 @@ def read_file(path: Path, *, only_tokens: bool = True) -> TokenFile:
 
 def _tokens(path: Path, *, only_tokens: bool) -> tuple[list[TokenConfig], list[str]]:
     problems: list[str] = []
-    document = parse_document(path, _believed(path, with_folder=only_tokens))
+    document = parse_document(path, _read_trusted(path, with_folder=only_tokens))
     if only_tokens:
         problems += [f"{name}: is no section{nearest(name, ['token'])}" for name in document if name != "token"]
     return read_tokens(document, problems), problems
 
 
-def _believed(path: Path, *, with_folder: bool) -> bytes:
-    """Return what a file holds; raise ``UsageError`` where anybody could give themselves tokens in it, or beside it.
+def _read_trusted(path: Path, *, with_folder: bool) -> bytes:
+    """Return a file's content; raise ``UsageError`` if others may write to it or add files beside it.
 
-    A folder on a filesystem that is mounted read-only, as Kubernetes has its secrets, may have any mode.
+    A folder on a read-only mount, as Kubernetes mounts secrets, may have any mode.
     """
     try:
         if with_folder:
@@ -106,7 +105,7 @@ def _believed(path: Path, *, with_folder: bool) -> bytes:
 
 
 def _stamp(path: Path) -> Stamp | None:
-    """Return what differs once a file, its owner or mode, or the rights on its folder are other ones."""
+    """Return a value that changes with the file, its owner or mode, or its folder's owner or mode."""
     try:
         found, folder = path.stat(), path.parent.stat()
     except OSError:
@@ -115,22 +114,61 @@ def _stamp(path: Path) -> Stamp | None:
     return *file, folder.st_mode, folder.st_uid
 
 
+# --- globs ------------------------------------------------------------------------------------------
+
+_MAGIC = re.compile(r"[*?\[]")
+
+
+def named_by(pattern: Path) -> list[Path]:
+    """Return the files that match an absolute pattern, as ``glob.glob`` does.
+
+    Raises ``OSError`` for a folder that cannot be opened, where ``glob`` returns nothing.
+    """
+    if not _MAGIC.search(str(pattern)):
+        return [pattern] if _is_there(pattern) else []
+    folder, name = pattern.parent, pattern.name
+    folders = named_by(folder) if _MAGIC.search(str(folder)) else [folder]
+    if not _MAGIC.search(name):
+        return [each / name for each in folders if _is_there(each / name)]
+    return [found for each in folders for found in _matching(each, name)]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _matching(folder: Path, name: str) -> list[Path]:
+    """Return the matches in a folder. As in a shell, ``*`` matches no leading dot: drafts have one."""
+    try:
+        found = [each for each in folder.iterdir() if fnmatch(each.name, name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [each for each in found if name.startswith(".") or not each.name.startswith(".")]
+
+
+# --- the tokens -------------------------------------------------------------------------------------
+
+
 class Tokens:
-    """The tokens in ``main`` (broker.toml) and in the files that ``patterns`` name, as they stand at each call.
+    """The tokens in ``main`` (broker.toml) and in the files that match ``patterns``, current at each call.
 
-    A known token costs a stat of its file. A file that can't be read, or whose tokens clash with those of a
-    file before it, grants nothing until it is put right, and the log says so once.
+    Looking up a known token costs one stat of its file. A file that cannot be read, or whose tokens clash with those
+    of an earlier file, grants nothing until it is fixed, and is logged once.
 
-    A folder that can't be opened hides which files it has. Those known before go on while each by itself can be
-    seen to be there and unchanged, so one that is removed is revoked all the same; new ones wait, and ``unlisted``
-    tells, so that a token that nobody knows isn't called wrong.
+    A folder that cannot be opened hides its new files. The files known before stay valid while each is still there
+    and unchanged, so removing one still revokes its tokens. ``unlisted`` holds such folders: while there is one, an
+    unknown token is not called wrong.
     """
 
     def __init__(self, main: Path, patterns: Sequence[str]) -> None:
         self._main, self._patterns = main, tuple(patterns)
         self._named: dict[str, list[Path]] = {}
         self.unlisted: dict[str, str] = {}
-        """Why a pattern's folder can't be looked into, by pattern."""
+        """Why a pattern's folder cannot be opened, by pattern."""
         self._read: dict[Path, TokenFile] = {}
         self._files: list[TokenFile] = []
         self._by_hash: dict[str, tuple[TokenConfig, TokenFile]] = {}
@@ -140,36 +178,36 @@ class Tokens:
 
     @property
     def count(self) -> int:
-        """How many tokens there are."""
+        """The number of tokens."""
         return sum(len(file.tokens) for file in self._files)
 
     @property
     def broken(self) -> list[TokenFile]:
-        """Files that grant nothing because of a problem."""
+        """The files that grant nothing because of a problem."""
         return [file for file in self._files if file.problems]
 
     def unreadable(self) -> list[str]:
-        """Return a line for each thing that keeps tokens from being known."""
+        """Return a line for each problem of a file or a folder of tokens."""
         lines = [f"{file.path}: {problem}" for file in self.broken for problem in file.problems]
-        return lines + [f"{pattern}: its folder can't be looked into: {why}" for pattern, why in self.unlisted.items()]
+        return lines + [f"{pattern}: its folder can't be opened: {why}" for pattern, why in self.unlisted.items()]
 
     def all(self) -> list[tuple[TokenConfig, Path]]:
         """Return each token with its file."""
         return [(token, file.path) for file in self._files for token in file.tokens]
 
     def configure(self, main: Path, patterns: Sequence[str]) -> None:
-        """Look in other files from now on."""
+        """Use other files from now on."""
         self._main, self._patterns = main, tuple(patterns)
         self.refresh()
 
     def of_secret(self, secret: str) -> TokenConfig | None:
-        """Return the token whose secret this is."""
+        """Return the token with this secret."""
         wanted = hash_of(secret)
         found = self._find(wanted, certificate=False)
         return found if found is not None and hmac.compare_digest(found.hash, wanted) else None
 
     def of_certificate(self, names: Iterable[str]) -> TokenConfig | None:
-        """Return the token of the first of a verified client certificate's names that has one."""
+        """Return the token for the first matching name of a verified client certificate."""
         return next((found for name in names if (found := self._find(name, certificate=True))), None)
 
     def _find(self, key: str, *, certificate: bool) -> TokenConfig | None:
@@ -179,32 +217,32 @@ class Tokens:
         if found is not None:
             self.refresh()
         else:
-            self._look_for_unknown()
-        # refresh() makes new tables
+            self._search_for_unknown()
+        # refresh() replaced the tables
         found = (self._by_certificate if certificate else self._by_hash).get(key)
         return found[0] if found else None
 
-    def _look_for_unknown(self) -> None:
+    def _search_for_unknown(self) -> None:
         began = time.monotonic()
         if self._paid_at <= began + LOOK_AHEAD:
             self.refresh()
             self._paid_at = max(self._paid_at, began) + LOOK_SHARE * (time.monotonic() - began)
 
     def refresh(self) -> None:
-        """Read what changed; costs a look into each folder and a stat for each file."""
-        read = {path: self._as_it_is(path) for path in dict.fromkeys([self._main, *self._listed()])}
+        """Read changed files. The cost is a listing of each folder and a stat of each file."""
+        read = {path: self._current(path) for path in dict.fromkeys([self._main, *self._listed()])}
         if read != self._read:
             self._read = read
-            self._take(read.values())
+            self._index(read.values())
 
     def _listed(self) -> list[Path]:
-        """Return the files that the patterns name, of a folder that can't be opened those it had before."""
+        """Return the files that match the patterns. A folder that cannot be opened keeps its earlier files."""
         before, self.unlisted = self.unlisted, {}
         named = {pattern: self._named_by(pattern) for pattern in self._patterns}
         self._named = named
         for pattern, reason in self.unlisted.items():
             if before.get(pattern) != reason:
-                fix = "tokens in it that are known go on, new ones wait until it can be opened"
+                fix = "known tokens in it stay valid; new ones work once it can be opened"
                 log.error("tokens.unlisted", pattern=pattern, error=reason, fix=fix)
         if before and not self.unlisted:
             log.info("tokens.listed")
@@ -217,13 +255,13 @@ class Tokens:
             self.unlisted[pattern] = reason_of(error)
             return self._named.get(pattern, [])
 
-    def _as_it_is(self, path: Path) -> TokenFile:
+    def _current(self, path: Path) -> TokenFile:
         known = self._read.get(path)
         if known is not None and not known.changed():
             return known
         return read_file(path, only_tokens=path != self._main)
 
-    def _take(self, files: Iterable[TokenFile]) -> None:
+    def _index(self, files: Iterable[TokenFile]) -> None:
         before, self._files = self._files, []
         self._by_hash, self._by_certificate = {}, {}
         names: set[str] = set()
@@ -233,10 +271,10 @@ class Tokens:
             names |= {token.name for token in valid.tokens}
             self._by_hash |= {token.hash: (token, valid) for token in valid.tokens if token.hash}
             self._by_certificate |= {token.certificate: (token, valid) for token in valid.tokens if token.certificate}
-        self._tell(before)
+        self._log_changes(before)
 
     def _without_clash(self, file: TokenFile, names: set[str]) -> TokenFile:
-        """Return the file, without its tokens where one of them is another's too."""
+        """Return the file; without its tokens and with problems if a name, hash or certificate is taken."""
         problems = []
         for number, token in enumerate(file.tokens):
             before = file.tokens[:number]
@@ -253,11 +291,11 @@ class Tokens:
             return file
         return TokenFile(file.path, file.stamp, file.settled, (), tuple(problems))
 
-    def _tell(self, before: Sequence[TokenFile]) -> None:
-        told = {file.path: file.problems for file in before}
+    def _log_changes(self, before: Sequence[TokenFile]) -> None:
+        logged = {file.path: file.problems for file in before}
         for file in self.broken:
-            if told.get(file.path) != file.problems:
-                fix = "none of its tokens is valid until it is put right"
+            if logged.get(file.path) != file.problems:
+                fix = "none of its tokens is valid until it is fixed"
                 log.error("tokens.refused", path=str(file.path), problems=list(file.problems), fix=fix)
         if [(file.path, file.tokens) for file in before] != [(file.path, file.tokens) for file in self._files]:
             log.info("tokens.loaded", count=self.count, files=len(self._files))

@@ -1,4 +1,4 @@
-"""What the broker is asked and answers, as JSON (contract §7)."""
+"""The broker's JSON: batches of requests, their results, and ``/v1/me`` (contract §7)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, FailFast, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
-from presignd.broker.models import TokenConfig
+from presignd.broker.config import TokenConfig
 from presignd.broker.policy import Refusal, RefusalCode
 from presignd.errors import Fault
 from presignd.presign import Grant, GrantRequest, reason_of
@@ -22,18 +22,18 @@ MAX_GRANTS = 1000
 """Requests in one call."""
 
 MAX_BODY = 4 << 20
-"""Bytes of a body: a thousand requests whose keys have a thousand bytes each, and room for their headers."""
+"""Bytes of a body: enough for a thousand requests with keys of a thousand bytes, and headers."""
 
 LONGEST_REASON = 1000
-"""Characters of a refusal's message."""
+"""Characters of an error message."""
 
 MAX_HEADERS = 100
-"""Headers of one request, far more than a store takes."""
+"""Headers of one request, far more than a store accepts."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """The requests of one call, and by their places those that have a field which this broker doesn't know."""
+class ParsedBatch:
+    """The requests of one call; ``refused`` holds, by place, those with a field that this broker does not know."""
 
     grants: list[GrantRequest]
     refused: dict[int, Refusal]
@@ -49,18 +49,18 @@ class Batch:
 
 
 class TooMany(ValueError):
-    """More requests than one call may have."""
+    """The call has more than ``MAX_GRANTS`` requests."""
 
 
 BATCH = TypeAdapter(Batch)
 _OF_BATCH, _OF_REQUEST = (frozenset(each.name for each in fields(model)) for model in (Batch, GrantRequest))
 
 
-def read_batch(body: bytes) -> Asked:
-    """Return the requests in a body; raise ``ValueError`` that names the wrong field, never its value, or ``TooMany``.
+def read_batch(body: bytes) -> ParsedBatch:
+    """Return the requests in a body; raise ``TooMany``, or ``ValueError`` that names the wrong field but not its value.
 
-    Values of another type are errors, and a request with an unknown field is refused: ignored or guessed at, a
-    mistyped condition would leave unbound what it should bind. A newer daemon's other requests go on.
+    A value of the wrong type is an error. A request with an unknown field is refused, because ignoring a mistyped
+    condition would leave the request unconditional. Other requests of a newer daemon still pass.
     """
     try:
         document = from_json(body)
@@ -68,16 +68,16 @@ def read_batch(body: bytes) -> Asked:
         raise ValueError(f"Invalid JSON: {problem}") from None
     refused = _without_excess(document)
     try:
-        return Asked(BATCH.validate_json(to_json(document), strict=True).grants, refused)
+        return ParsedBatch(BATCH.validate_json(to_json(document), strict=True).grants, refused)
     except ValidationError as problem:
         raise ValueError(reason_of(problem)) from None
 
 
 def _without_excess(document: Any) -> dict[int, Refusal]:
-    """Refuse what can be wrong so often that telling each mistake, as pydantic does, takes seconds and gigabytes.
+    """Handle mistakes that can occur so often that pydantic's list of errors would take seconds and gigabytes.
 
-    Unknown fields of requests are taken out, and the first of each is told. Whatever else is wrong stays to be
-    named. A name that stands twice in one object counts once, the last time.
+    Unknown fields of requests are removed, and the first of each request is reported. Other mistakes are left to
+    pydantic. Of a name that occurs twice in one object the last value counts.
     """
     refused: dict[int, Refusal] = {}
     if not isinstance(document, dict):
@@ -106,25 +106,25 @@ def _unknown(found: dict[str, Any], known: frozenset[str]) -> str:
     return "" if name is None else f"{name[:100]}: no such field"
 
 
-def write_answers(answers: Sequence[Grant | Refusal | Fault]) -> bytes:
-    """Return the body that answers a batch."""
-    return json.dumps({"grants": [_answer(each) for each in answers]}).encode()
+def write_results(results: Sequence[Grant | Refusal | Fault]) -> bytes:
+    """Return the body of the response to a batch."""
+    return json.dumps({"grants": [_result(each) for each in results]}).encode()
 
 
-def _answer(answer: Grant | Refusal | Fault) -> dict[str, Any]:
-    return answer.to_json() if isinstance(answer, Grant) else error(answer.code, answer.message)
+def _result(result: Grant | Refusal | Fault) -> dict[str, Any]:
+    return result.to_json() if isinstance(result, Grant) else error(result.code, result.message)
 
 
 def error(code: str, message: str) -> dict[str, Any]:
-    """Return a refusal, of one request in its place or of the whole call.
+    """Return the error of one request or of a whole call.
 
-    A fault can have words of the store's, which may repeat what it was asked: redacted, and no longer than a reason is.
+    A fault's message may quote the store, which may repeat its request: it is redacted and cut to ``LONGEST_REASON``.
     """
     return {"error": {"code": code, "message": redact.redact(message)[:LONGEST_REASON]}}
 
 
 def me(token: TokenConfig, *, credential_ends: datetime | None) -> dict[str, Any]:
-    """Return what ``GET /v1/me`` tells a token: sizes in bytes, times in seconds, null for no limit."""
+    """Return the answer to ``GET /v1/me``: sizes in bytes, durations in seconds, null for no limit."""
     return {
         "name": token.name,
         "bucket": token.bucket,

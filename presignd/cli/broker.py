@@ -8,8 +8,7 @@ import typer
 
 from presignd.broker import service
 from presignd.broker.check import Line, run_checks
-from presignd.broker.config import SYSTEM_FILE, load
-from presignd.broker.models import BrokerConfig
+from presignd.broker.config import SYSTEM_FILE, BrokerConfig, load
 from presignd.cli import help_of, loop, show
 from presignd.cli.broker_tokens import BrokerFile, create_command, list_command, read, revoke_command
 from presignd.cli.check import LABELS

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from presignd.broker import token_writer
-from presignd.broker.config import SYSTEM_FILE, load, read_tokens
-from presignd.broker.models import BrokerConfig, TokenConfig
+from presignd.broker.config import SYSTEM_FILE, BrokerConfig, TokenConfig, load, read_tokens
 from presignd.broker.tokens import Tokens, hash_of, new_token
 from presignd.cli import guard, show
 from presignd.cli.options import AsJson, seconds

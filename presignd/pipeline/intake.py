@@ -11,8 +11,7 @@ from presignd.errors import Fault
 from presignd.errors import fault as fault_for
 from presignd.model import Fingerprint, NewVersion, Source, State
 from presignd.pipeline.key_template import content_type, may_number, needs_hash, needs_prefix, render_for
-from presignd.s3.keys import key_problem
-from presignd.s3.multipart import LARGEST_OBJECT
+from presignd.s3.limits import LARGEST_OBJECT, key_problem
 from presignd.system.clock import utcnow
 
 PRIORITIES = {Source.PUT: 0, Source.EVENT: 1, Source.SCAN: 1, Source.BACKLOG: 2}

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from presignd.config import WatchConfig
 from presignd.errors import fault
 from presignd.model import Fingerprint
-from presignd.s3.keys import CHECK_NAME, key_problem
+from presignd.s3.limits import CHECK_NAME, key_problem
 
 _FIRST = int((datetime.min.replace(tzinfo=UTC) + timedelta(days=1)).timestamp())
 _LAST = int((datetime.max.replace(tzinfo=UTC) - timedelta(days=1)).timestamp())

@@ -12,15 +12,12 @@ from presignd.errors import Fault, fault
 from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Operation
 from presignd.presign.credentials import Credentials, CredentialSource
 from presignd.presign.region import FALLBACK_REGION, RegionFinder, Send, region_in_host
-from presignd.s3.limits import MAX_EXPIRES
+from presignd.s3.limits import MAX_EXPIRES, MAX_PARTS
 from presignd.s3.sigv4 import choose_addressing, presign
 from presignd.telemetry import metrics
 
 LOCATION_EXPIRES = 300
 """Seconds that the request for a bucket's region stays valid: it is sent at once, and once."""
-
-MAX_PART_NUMBER = 10_000
-"""S3's limit on the parts of one upload."""
 
 METHODS = {
     Operation.PUT: "PUT",
@@ -206,8 +203,8 @@ def refuse_incomplete(request: GrantRequest) -> None:
         raise fault("grant_refused", "the date must be in UTC")
     if request.operation in ON_AN_UPLOAD and not request.upload_id:
         raise fault("grant_refused", f"{request.operation} needs an upload_id")
-    if request.operation is Operation.MULTIPART_PART and not 1 <= request.part_number <= MAX_PART_NUMBER:
-        raise fault("grant_refused", f"a part_number lies between 1 and {MAX_PART_NUMBER}")
+    if request.operation is Operation.MULTIPART_PART and not 1 <= request.part_number <= MAX_PARTS:
+        raise fault("grant_refused", f"a part_number lies between 1 and {MAX_PARTS}")
 
 
 def own_query(request: GrantRequest) -> dict[str, str]:

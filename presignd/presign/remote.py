@@ -31,8 +31,7 @@ from presignd.presign.broker_client import (
 from presignd.presign.expected import Expected, checked, expect
 from presignd.presign.local import count
 from presignd.runtime.heartbeat import holding, resting
-from presignd.s3.keys import CHECK_NAME, key_problem
-from presignd.s3.limits import MAX_KEY
+from presignd.s3.limits import CHECK_NAME, MAX_KEY, key_problem
 from presignd.telemetry import metrics
 
 MOST = 1000

@@ -1,4 +1,4 @@
-"""Which parts a large file is sent in, and what their ETag must come to. Pure."""
+"""Multipart uploads: the parts of a file, their ETag, the XML that completes an upload. Pure."""
 
 from __future__ import annotations
 
@@ -7,57 +7,50 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-MOST_PARTS = 10_000
-"""S3 user guide, "Amazon S3 multipart upload limits"."""
-
-FEW_PARTS = 1_000
-"""What Swift and Scaleway take at most."""
-
-LARGEST_OBJECT = 5 << 40
-"""Bytes: 5 TiB (as above)."""
+from presignd.s3.limits import FEW_PARTS, MAX_PARTS
 
 MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class PartRange:
-    """One part to be sent: its number (from 1), where it begins, and its size in bytes."""
+    """One part of a file: its number (from 1), its offset, and its size in bytes."""
 
     number: int
     offset: int
     size: int
 
 
-def part_size_for(size: int, configured: int, most_parts: int = MOST_PARTS) -> int:
-    """Return the part size in bytes for a file: the configured one, or what so many parts need, in whole MiB."""
+def part_size_for(size: int, configured: int, most_parts: int = MAX_PARTS) -> int:
+    """Return the part size in bytes for a file: the configured one, or a larger one in whole MiB if it needs one."""
     if configured * most_parts >= size:
         return configured
     needed = -(-size // most_parts)
     return -(-needed // MIB) * MIB
 
 
-def in_order(cut: Sequence[PartRange]) -> list[PartRange]:
-    """Return the pieces as they are to be sent: of more than some stores take, the last one first.
+def in_order(parts: Sequence[PartRange]) -> list[PartRange]:
+    """Return the parts in the order to send them: the last one first if there are more than ``FEW_PARTS``.
 
-    So a store that refuses its number does it before anything else was sent.
+    A store that refuses its number then does so before other parts are sent.
     """
-    return [*cut[-1:], *cut[:-1]] if len(cut) > FEW_PARTS else [*cut]
+    return [*parts[-1:], *parts[:-1]] if len(parts) > FEW_PARTS else [*parts]
 
 
 def part_ranges(size: int, part_size: int) -> Iterator[PartRange]:
-    """Cut ``size`` bytes into parts of ``part_size``; the last one may be smaller."""
+    """Divide ``size`` bytes into parts of ``part_size``; the last one may be smaller."""
     for number, offset in enumerate(range(0, size, part_size), start=1):
         yield PartRange(number, offset, min(part_size, size - offset))
 
 
 def etag_of_parts(md5s: Sequence[str]) -> str:
-    """Return the ETag of a multipart object: the MD5 of its parts' MD5s, and their number (``md5-N``)."""
+    """Return the ETag of a multipart object: the MD5 of its parts' MD5s and the number of parts (``md5-N``)."""
     digest = hashlib.md5(b"".join(bytes.fromhex(md5) for md5 in md5s), usedforsecurity=False)
     return f"{digest.hexdigest()}-{len(md5s)}"
 
 
 def complete_body(etags: Sequence[tuple[int, str]]) -> bytes:
-    """Return the XML that completes an upload: parts ascending by number (S3 API, CompleteMultipartUpload)."""
+    """Return the XML that completes an upload, with its parts in ascending order (S3 API, CompleteMultipartUpload)."""
     rows = "".join(
         f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{escape(etag)}&quot;</ETag></Part>"
         for number, etag in sorted(etags)

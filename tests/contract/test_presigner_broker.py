@@ -12,7 +12,7 @@ from presignd.config import PresignConfig
 from presignd.presign import Presigner
 from presignd.presign.broker_client import BrokerClient
 from presignd.presign.remote import BrokerPresigner
-from presignd.s3.keys import CHECK_NAME
+from presignd.s3.limits import CHECK_NAME
 from tests.brokers import OneToken, one_token
 from tests.contract.presigner import PresignerContract
 from tests.stores import Store

@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from presignd.config import Config, WatchConfig
-from presignd.s3.keys import CHECK_NAME
+from presignd.s3.limits import CHECK_NAME
 from tests.fake_broker import FOREVER, TOKEN, FakeBroker, Grants, fake_broker
 from tests.faulty_s3 import FaultyS3
 from tests.running import Running, config, running, watch

@@ -16,8 +16,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from presignd.broker import api, service, tokens
-from presignd.broker.access import Rejected, Room
+from presignd.broker.access import Rejected
 from presignd.broker.config import load
+from presignd.broker.limits import ConcurrencyLimit
 from presignd.broker.service import Broker
 from presignd.demo.seaweedfs import LOOPBACK, free_ports
 
@@ -179,17 +180,17 @@ async def test_one_token_with_stuck_bodies_does_not_keep_others_out(port: int) -
 
 
 async def test_calls_that_wait_too_long_for_their_turn_are_told_and_the_places_come_back() -> None:
-    room = Room(2, 1, 0.05)
-    async with room.of("one"):
+    room = ConcurrencyLimit(2, 1, 0.05)
+    async with room.hold("one"):
         with pytest.raises(Rejected) as refused:
-            async with room.of("one"):
+            async with room.hold("one"):
                 pass
-        async with room.of("two"):
+        async with room.hold("two"):
             with pytest.raises(Rejected):
-                async with room.of("three"):
+                async with room.hold("three"):
                     pass
     assert (refused.value.status, refused.value.retry_after) == (503, 1)
-    async with room.of("three"):
+    async with room.hold("three"):
         assert list(room._of) == ["three"]
 
 

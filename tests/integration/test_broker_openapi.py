@@ -12,7 +12,7 @@ import pytest
 
 import presignd.broker
 from presignd.broker.api import Api
-from presignd.broker.models import BrokerSection
+from presignd.broker.config import BrokerSection
 from presignd.broker.openapi import DOCUMENT, WHOLE_CALL
 from presignd.broker.tokens import Tokens
 from presignd.config import PresignConfig

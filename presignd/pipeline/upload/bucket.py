@@ -12,7 +12,7 @@ from presignd.errors import Fault, FileFault, GrantFault, PresignerFault, WatchF
 from presignd.pipeline.key_template import check_key, needs_prefix
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
 from presignd.runtime.heartbeat import holding
-from presignd.s3.multipart import MOST_PARTS
+from presignd.s3.limits import MAX_PARTS
 from presignd.s3.responses import Response
 from presignd.store.client import Slice, StoreClient
 from presignd.store.probe import CUSTOMER_KEY, OTHER, Heed, Probe, md5_of, sha256_of
@@ -84,7 +84,7 @@ class Bucket:
         self._honours: dict[bool, Support] = {}
         self._refusals: dict[bool, Fault] = {}
         self._blamed: tuple[str, Fault] | None = None
-        self.most_parts = MOST_PARTS
+        self.most_parts = MAX_PARTS
         self._opens_versions: bool | None = None
 
     def named(self, name: str) -> Bucket:

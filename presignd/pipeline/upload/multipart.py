@@ -22,15 +22,8 @@ from presignd.pipeline.upload.slots import Slots
 from presignd.pipeline.upload.whose import holds_bytes, read_back
 from presignd.presign import Operation
 from presignd.runtime.crash_points import passed
-from presignd.s3.multipart import (
-    FEW_PARTS,
-    PartRange,
-    complete_body,
-    etag_of_parts,
-    in_order,
-    part_ranges,
-    part_size_for,
-)
+from presignd.s3.limits import FEW_PARTS
+from presignd.s3.multipart import PartRange, complete_body, etag_of_parts, in_order, part_ranges, part_size_for
 from presignd.s3.responses import Response, bare
 from presignd.store.client import Slice
 from presignd.system.threads import behind

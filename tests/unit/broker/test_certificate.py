@@ -11,8 +11,7 @@ from structlog.testing import capture_logs
 
 from presignd.broker.certificate import certificate_end, end_problem
 from presignd.broker.check import _certificate
-from presignd.broker.config import load
-from presignd.broker.models import BrokerSection
+from presignd.broker.config import BrokerSection, load
 from presignd.broker.service import Broker
 from presignd.errors import UsageError
 

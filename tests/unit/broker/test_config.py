@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from presignd.broker.config import load, read_tokens
-from presignd.broker.models import BrokerConfig, BrokerSection, TokenConfig
+from presignd.broker.config import BrokerConfig, BrokerSection, TokenConfig, load, read_tokens
 from presignd.config import LogConfig, PresignConfig
 from presignd.config.options import defaults
 from presignd.errors import UsageError

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presignd.broker.policy import Refusal, RefusalCode
-from presignd.broker.wire import Asked, read_batch
+from presignd.broker.wire import ParsedBatch, read_batch
 from presignd.presign import Grant, GrantRequest, Operation
 
 WHOLE = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -47,7 +47,7 @@ grants = st.builds(Grant, texts, texts, st.dictionaries(texts, texts, max_size=3
 
 @given(requests)
 def test_every_request_survives_json(request: GrantRequest) -> None:
-    assert read_batch(batch(request.to_json())) == Asked([request], {})
+    assert read_batch(batch(request.to_json())) == ParsedBatch([request], {})
 
 
 @given(grants)
@@ -100,7 +100,7 @@ def test_a_request_with_an_unknown_field_is_refused_alone() -> None:
     """Left aside, the field could have been a misspelt condition; a newer daemon's other requests go on."""
     unknown = {**GET.to_json(), "if_nonematch": True}
     asked = read_batch(json.dumps({"grants": [GET.to_json(), unknown, GET.to_json()]}).encode())
-    assert asked == Asked([GET] * 3, {1: Refusal(RefusalCode.UNKNOWN_FIELD, "if_nonematch: no such field")})
+    assert asked == ParsedBatch([GET] * 3, {1: Refusal(RefusalCode.UNKNOWN_FIELD, "if_nonematch: no such field")})
 
 
 @pytest.mark.parametrize("missing", ["operation", "bucket", "key", "expires"])

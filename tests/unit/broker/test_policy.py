@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from presignd.broker.models import TokenConfig
+from presignd.broker.config import TokenConfig
 from presignd.broker.policy import CLOCK_SLACK, CONTENT_HEADERS, Refusal, RefusalCode, decide
 from presignd.config import PresignConfig
 from presignd.presign import Grant, GrantRequest, Operation

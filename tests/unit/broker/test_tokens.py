@@ -17,9 +17,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from presignd.broker import token_writer, tokens
-from presignd.broker.patterns import named_by
-from presignd.broker.rates import Rates
-from presignd.broker.tokens import Tokens, hash_of, new_token
+from presignd.broker.limits import GrantRates
+from presignd.broker.tokens import Tokens, hash_of, named_by, new_token
 from presignd.redaction.redact import redact
 from tests.finishing import failing
 from tests.unprivileged import without_rights
@@ -372,7 +371,7 @@ def test_a_pattern_names_the_files_that_glob_says(names: list[str]) -> None:
 
 
 def test_a_rate_holds_over_time_and_lets_a_batch_of_any_size_through() -> None:
-    rates = Rates()
+    rates = GrantRates()
     assert rates.take("one", 100.0, 1000, 0.0) == 0
     assert rates.take("one", 100.0, 1, 1.0) == 9
     assert rates.take("two", 100.0, 1, 1.0) == 0
@@ -380,7 +379,7 @@ def test_a_rate_holds_over_time_and_lets_a_batch_of_any_size_through() -> None:
 
 
 def test_over_a_long_time_no_more_is_granted_than_the_rate_and_one_batch() -> None:
-    rates, now, granted = Rates(), 0.0, 0
+    rates, now, granted = GrantRates(), 0.0, 0
     for _ in range(2000):
         wait = rates.take("one", 50.0, 30, now)
         granted += 0 if wait else 30
@@ -390,4 +389,4 @@ def test_over_a_long_time_no_more_is_granted_than_the_rate_and_one_batch() -> No
 
 
 def test_without_a_rate_nothing_is_counted() -> None:
-    assert not any(Rates().take("one", None, 1000, 0.0) for _ in range(100))
+    assert not any(GrantRates().take("one", None, 1000, 0.0) for _ in range(100))

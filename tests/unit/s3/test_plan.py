@@ -7,11 +7,9 @@ import xml.etree.ElementTree as ET
 from hypothesis import given
 from hypothesis import strategies as st
 
+from presignd.s3.limits import FEW_PARTS, LARGEST_OBJECT, MAX_PARTS
 from presignd.s3.multipart import (
-    FEW_PARTS,
-    LARGEST_OBJECT,
     MIB,
-    MOST_PARTS,
     complete_body,
     etag_of_parts,
     in_order,
@@ -27,13 +25,13 @@ def test_five_tib_goes_in_525_mib_parts() -> None:
 
 
 def test_the_configured_size_holds_while_it_is_enough() -> None:
-    assert part_size_for(MOST_PARTS * CONFIGURED, CONFIGURED) == CONFIGURED
-    assert part_size_for(MOST_PARTS * CONFIGURED + 1, CONFIGURED) == CONFIGURED + MIB
+    assert part_size_for(MAX_PARTS * CONFIGURED, CONFIGURED) == CONFIGURED
+    assert part_size_for(MAX_PARTS * CONFIGURED + 1, CONFIGURED) == CONFIGURED + MIB
 
 
 @given(st.integers(1, LARGEST_OBJECT), st.integers(5 * MIB, 5 << 30))
 def test_ten_thousand_parts_are_enough(size: int, configured: int) -> None:
-    assert -(-size // part_size_for(size, configured)) <= MOST_PARTS
+    assert -(-size // part_size_for(size, configured)) <= MAX_PARTS
 
 
 @given(st.integers(1, LARGEST_OBJECT), st.integers(5 * MIB, 5 << 30))

@@ -11,7 +11,7 @@ from presignd.config import WatchConfig
 from presignd.errors import Fault, fault
 from presignd.model import Fingerprint, NewVersion, Source, State
 from presignd.pipeline.intake import Intake
-from presignd.s3.multipart import LARGEST_OBJECT
+from presignd.s3.limits import LARGEST_OBJECT
 
 
 def made(path: bytes = b"a/b.txt", source: Source = Source.EVENT, size: int = 5, **watch: Any) -> NewVersion:

@@ -14,7 +14,7 @@ from presignd.config import WatchConfig
 from presignd.errors import FileFault
 from presignd.model import Fingerprint
 from presignd.pipeline.key_template import check_key, content_type, needs_hash, render_for
-from presignd.s3.keys import key_problem
+from presignd.s3.limits import key_problem
 
 QUEUED = datetime(2026, 3, 4, 23, 30, tzinfo=UTC)
 MTIME_NS = int(datetime(2025, 12, 31, 23, 30, tzinfo=UTC).timestamp()) * 10**9
