@@ -81,6 +81,7 @@ def assert_all_there(daemon: Presignd, store: FaultyS3, files: dict[str, bytes])
     assert daemon.events("file.quarantined") == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_storm_of_every_fault_loses_nothing_and_tells_no_secret(
     make: Make, faulty_s3: FaultyS3, tmp_path: Path, seed: int

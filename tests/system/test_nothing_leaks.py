@@ -114,7 +114,7 @@ events = "watchfiles"
         return [each.stdout.encode() + each.stderr.encode() for each in done]
 
 
-@pytest.fixture(params=["json", "console"])
+@pytest.fixture(params=[pytest.param("json", marks=pytest.mark.long), "console"])
 def storm(request: pytest.FixtureRequest, faulty_s3: FaultyS3, tmp_path: Path) -> Iterator[Storm]:
     made = Storm(faulty_s3, tmp_path, request.param)
     rng = random.Random(request.param)
@@ -150,6 +150,7 @@ def test_a_storm_of_echoes_tells_nobody_a_secret(
         storm.assert_clean(text)
 
 
+@pytest.mark.long
 def test_a_store_that_says_bare_signatures_gets_none_of_them_told(
     faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,7 +87,7 @@ def test_ci_runs_the_readmes_test_command() -> None:
     [command] = re.findall(
         r"^<!-- test-command -->\n```\w*\n(.+)\n```$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
     )
-    assert command == "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest --cov"
+    assert command == "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest -n 2 --cov"
 
 
 def test_the_architecture_page_shows_the_states_as_they_are() -> None:
