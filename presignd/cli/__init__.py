@@ -1,6 +1,6 @@
-"""The commands: the only code that parses arguments, sets up logging and picks exit codes.
+"""The commands: the only code that parses arguments, sets up logging and ends with an exit code.
 
-Each command's module is imported when it is called, so help and completion need none of them.
+A command's module is imported when the command is called, so help and completion stay fast.
 """
 
 import inspect
@@ -17,38 +17,41 @@ from presignd.cli import streams
 from presignd.cli.guard import UNAWAITED, guarded, leave, tell
 
 COMMANDS = {
-    "demo": ("presignd.cli.demo:demo_command", "Try it: a real S3 server, a folder, and links as they come."),
-    "init": ("presignd.cli.init:init_command", "Ask what is needed, write the configuration, check it."),
-    "run": ("presignd.cli.run:run_command", "Watch, upload and link, in the foreground."),
-    "check": ("presignd.cli.check:check_command", "Prove each part before it is needed."),
+    "demo": (
+        "presignd.cli.demo:demo_command",
+        "Try it: a real S3 server, a folder to drop files into, links.",
+    ),
+    "init": ("presignd.cli.init:init_command", "Ask a few questions, write the configuration, check it."),
+    "run": ("presignd.cli.run:run_command", "Run the daemon: watch folders, upload files, make links."),
+    "check": ("presignd.cli.check:check_command", "Check each part of the setup, with real requests."),
     "put": ("presignd.cli.put:put_command", "Upload files now and print their links."),
     "status": ("presignd.cli.status:status_command", "Show the queue, or where one file stands."),
-    "wait": ("presignd.cli.status:wait_command", "Wait until files have their links."),
-    "links": ("presignd.cli.links:links_command", "Print the links issued, or follow them as they come."),
-    "link": ("presignd.cli.link:link_command", "Make a fresh link for something uploaded."),
-    "retry": ("presignd.cli.status:retry_command", "Put quarantined files back into the queue."),
-    "web": ("presignd.cli.web:web_command", "Print the status page's address, to log in with."),
-    "broker": ("presignd.cli.broker:app", "Serve grants to uploaders without keys, and make their tokens."),
+    "wait": ("presignd.cli.wait:wait_command", "Wait until files have their links."),
+    "links": ("presignd.cli.links:links_command", "Print the links made so far, or follow new ones."),
+    "link": ("presignd.cli.short_commands:link_command", "Make a new link for an uploaded file."),
+    "retry": ("presignd.cli.short_commands:retry_command", "Put quarantined files back into the queue."),
+    "web": ("presignd.cli.short_commands:web_command", "Print an address that opens the status page."),
+    "broker": ("presignd.cli.broker:app", "Sign requests for uploaders without keys, and make their tokens."),
     "config": ("presignd.cli.config:config_command", "Show the effective configuration and where it came from."),
 }
-"""Name → where its function is, and its line in the help."""
+"""Each command by name: where its function is, and its line in the help."""
 
 
 WRONG_USAGE = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
-"""ClickException: click's, or that of the copy that typer brings."""
+"""ClickException: of click, or of the copy of click that typer ships."""
 
 
 class LazyGroup(TyperGroup):
-    """Shows every command by its line in ``COMMANDS``, and imports the one that is called."""
+    """Lists every command with its line in ``COMMANDS``, and imports only the one that is called."""
 
     def main(self, *args: Any, standalone_mode: bool = True, **how: Any) -> Any:  # noqa: ARG002 - there is one way
-        """Run, and end the process; wrong usage is told here, for what was typed may be a token or a signed URL."""
+        """Run, and end the process. Usage errors are printed redacted: an argument may be a token or a signed URL."""
         try:
             sys.exit(super().main(*args, **how | {"standalone_mode": False}))
         except WRONG_USAGE as wrong:
-            _tell_usage(wrong)
+            _print_usage_error(wrong)
             sys.exit(wrong.exit_code)
-        except OSError as problem:  # of the help or the version: whatever else fails is told by ``guarded``
+        except OSError as problem:  # from the help or the version; ``guarded`` handles the commands' own
             raise streams.not_written(problem) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -58,25 +61,25 @@ class LazyGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-def _tell_usage(wrong: Any) -> None:
+def _print_usage_error(wrong: Any) -> None:
     told = io.StringIO()
     wrong.show(told)
     tell(told.getvalue().splitlines(), level="error")
 
 
 def load(name: str) -> Any:
-    """Import one command and return it, guarded (``presignd.cli.guard``), as typer runs it."""
+    """Import one command and return it as typer runs it, guarded (``presignd.cli.guard``)."""
     module, _, function = COMMANDS[name][0].partition(":")
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
     command = getattr(import_module(module), function)
-    if isinstance(command, typer.Typer):  # a group, whose commands are guarded
+    if isinstance(command, typer.Typer):  # a group: its commands are guarded already
         return typer.main.get_command(command)
     alone.command(name, help=help_of(command), **getattr(command, "settings", {}))(guarded(command))
     return typer.main.get_command(alone)
 
 
 def help_of(command: Any) -> str:
-    """Return the docstring as help; its example keeps its lines, so that it can be copied."""
+    """Return a command's docstring as its help; the example keeps its lines, so that it can be copied."""
     return inspect.cleandoc(command.__doc__).replace("\n\nExample:", "\n\n\b\nExample:")
 
 
@@ -99,7 +102,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def _presignd(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Drop a file in a folder, get a link.
@@ -110,7 +113,7 @@ def _presignd(
 
 
 def _placeholder() -> None:
-    """Stand for a command that is not imported yet."""
+    """Stands for a command that is not imported yet."""
 
 
 for _name, (_where, _help) in COMMANDS.items():
@@ -121,7 +124,7 @@ def main() -> None:
     """Run the ``presignd`` command."""
     streams.open_standard_streams()
     try:
-        guarded(app)(prog_name="presignd")  # a command that can't even be loaded has its traceback redacted, too
+        guarded(app)(prog_name="presignd")  # redacts the traceback of a command that fails to import, too
     except SystemExit as end:
         if UNAWAITED.is_set():
             leave(end.code)

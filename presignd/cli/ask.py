@@ -1,7 +1,7 @@
 """Asks the daemon over its control socket; without one, this process answers itself, holding the ledger.
 
 ``asking(config_path)`` decides once which of the two it is, and gives an ``Asker`` for any number of
-requests, several at a time too; ``ask`` is the short way for a single one.
+requests, several at a time too; ``ask_once`` is the short way for a single one.
 """
 
 from __future__ import annotations
@@ -68,14 +68,23 @@ class Local:
                 yield answer
 
 
-async def ask(request: Request, *, config_path: Path | None = None, fds: Sequence[int] = ()) -> Documents:
-    """Yield the answers to one request (see ``presignd.control.requests``); raises ``PresigndError``.
+async def ask_once(request: Request, config_path: Path | None = None) -> dict[str, Any]:
+    """Return the answer to one request; raises ``PresigndError``.
 
-    ``Unavailable`` where no daemon can be reached and the ledger can't be had either.
+    ``Unavailable`` when no daemon can be reached and the ledger can't be opened here either.
     """
-    async with asking(config_path) as asker, contextlib.aclosing(asker.ask(request, fds)) as answers:
-        async for answer in answers:
-            yield answer
+    async with asking(config_path) as asker:
+        return await last_answer(asker, request)
+
+
+async def last_answer(asker: Asker, request: Request) -> dict[str, Any]:
+    """Return the last, for most requests the only, answer to ``request``; raises ``PresigndError``."""
+    last: dict[str, Any] | None = None
+    async for answer in asker.ask(request):
+        last = answer
+    if last is None:
+        raise Unavailable("the daemon ended without an answer", fix="look at its log")
+    return last
 
 
 @contextlib.asynccontextmanager

@@ -1,36 +1,80 @@
-"""``presignd broker``: the presign broker; its tokens are in ``broker_tokens``."""
+"""``presignd broker``: run the presign broker, check it, and make, list and revoke its tokens."""
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from presignd.broker import service
+from presignd.broker import service, token_writer
 from presignd.broker.check import Line, run_checks
-from presignd.broker.config import SYSTEM_FILE, BrokerConfig, load
-from presignd.cli import help_of, loop, show
-from presignd.cli.broker_tokens import BrokerFile, create_command, list_command, read, revoke_command
+from presignd.broker.config import SYSTEM_FILE, BrokerConfig, TokenConfig, load, read_tokens
+from presignd.broker.tokens import Tokens, hash_of, new_token
+from presignd.cli import guard, help_of, loop, show
 from presignd.cli.check import LABELS
 from presignd.cli.guard import guarded
-from presignd.cli.options import AsJson
-from presignd.errors import ExitCode, PresigndError
+from presignd.cli.options import AsJson, seconds
+from presignd.errors import ExitCode, PresigndError, Refused, UsageError
+from presignd.redaction.redact import redact
+from presignd.system.clock import utcnow
 from presignd.telemetry import log
+from presignd.units import rfc3339
 
 THREADS = 8
+
+BrokerFile = Annotated[
+    Path, typer.Option("-c", "--config", metavar="FILE", help="Configuration file of the broker.", show_default=True)
+]
+Bucket = Annotated[str, typer.Option("--bucket", help="The bucket that the token may use.")]
+Prefix = Annotated[
+    str | None, typer.Option("--prefix", help='What its keys begin with; default NAME/, "" = the whole bucket.')
+]
+MaxSize = Annotated[
+    str, typer.Option("--max-size", metavar="SIZE", help='The largest object it may upload, e.g. "5GiB".')
+]
+Valid = Annotated[str, typer.Option("--valid", metavar="DURATION", help='How long the token is valid, e.g. "90d".')]
+Operations = Annotated[
+    str,
+    typer.Option("--operations", metavar="LIST", help='What it may do, e.g. "put,multipart,head"; default: get, too.'),
+]
+Headers = Annotated[str, typer.Option("--headers", metavar="LIST", help='Headers it may sign, e.g. "x-amz-meta-*".')]
+MaxPutExpires = Annotated[
+    str, typer.Option("--max-put-expires", metavar="DURATION", help="How long its uploads may be valid, at most.")
+]
+MaxLinkExpires = Annotated[
+    str, typer.Option("--max-link-expires", metavar="DURATION", help="How long its links may live, at most.")
+]
+Rate = Annotated[str, typer.Option("--rate", metavar="RATE", help='How many grants it may ask for, e.g. "200/s".')]
+Certificate = Annotated[
+    str, typer.Option("--certificate", metavar="NAME", help="The name of a client certificate that works in its place.")
+]
+Write = Annotated[
+    Path | None,
+    typer.Option("--write", metavar="PATH", help="Write the block to this new file (*.toml), or into this folder."),
+]
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Serve grants to uploaders without keys, and make their tokens.\n\n\b\n"
+    help="Sign requests for uploaders without keys, and make their tokens.\n\n\b\n"
     "Example: presignd broker run -c /etc/presignd-broker/broker.toml",
 )
 token_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, list and revoke tokens.")
 
 
+def read(file: Path) -> BrokerConfig:
+    """Return a broker's configuration, and print its warnings; raise ``UsageError``."""
+    found = load(file)
+    for warning in found.warnings:
+        guard.tell([f"presignd: {warning}"], level="warning")
+    return found
+
+
 def run_command(config: BrokerFile = SYSTEM_FILE) -> None:
-    """Serve, in the foreground.
+    """Run the broker, in the foreground.
 
     SIGTERM or Ctrl-C drains and ends with 0; SIGHUP reads the configuration again.
 
@@ -42,7 +86,7 @@ def run_command(config: BrokerFile = SYSTEM_FILE) -> None:
         loop.run_daemon(service.run(found, load=lambda: read(config)), threads=THREADS)
     except* PresigndError as group:
         raise _first(group) from None
-    except* Exception as bugs:  # noqa: BLE001 - what ended a loop ends the process, and its log says why
+    except* Exception as bugs:  # noqa: BLE001 - a bug ends the process, and the log holds its traceback
         log.get_logger().critical("broker.crashed", exc_info=bugs)
         raise SystemExit(ExitCode.BUG) from None
 
@@ -53,9 +97,9 @@ def _first(group: BaseExceptionGroup[Any]) -> PresigndError:
 
 
 def check_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> None:
-    """Prove each part before it is needed.
+    """Check each part before it is needed.
 
-    Configuration, certificate, tokens, keys, and each prefix with real requests.
+    Checks the configuration, certificate, tokens and keys, and each prefix with real requests.
 
     Ends with 0 when nothing failed, else with 3.
 
@@ -77,6 +121,133 @@ async def _checked_lines(config: BrokerConfig, *, as_json: bool) -> list[Line]:
             fix = f" (fix: {line.fix})" if line.fix else ""
             show.result(f"{LABELS[line.outcome]} {line.name}: {line.detail}{fix}")
     return lines
+
+
+# --- tokens -------------------------------------------------------------------------------------
+def create_command(
+    name: Annotated[str, typer.Argument(help="Its name in the log and in commands.")],
+    *,
+    bucket: Bucket,
+    prefix: Prefix = None,
+    max_size: MaxSize = "",
+    valid: Valid = "",
+    operations: Operations = "",
+    headers: Headers = "",
+    max_put_expires: MaxPutExpires = "",
+    max_link_expires: MaxLinkExpires = "",
+    rate: Rate = "",
+    certificate: Certificate = "",
+    write: Write = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a token and print it, once.
+
+    The token's [[token]] block goes into the broker's configuration. The block holds only a hash. It is
+    printed too, or --write writes it to a file.
+
+    Example: presignd broker token create scanner-1 --bucket scans --valid 90d --write /etc/presignd-broker/tokens.d
+    """
+    limits = {"max_size": max_size, "max_put_expires": max_put_expires, "max_link_expires": max_link_expires}
+    lists = {"operations": _words(operations), "headers": _words(headers)}
+    secret = new_token()
+    block = _block(
+        {"name": name, "hash": hash_of(secret), "certificate": certificate, "bucket": bucket}
+        | {"prefix": f"{name}/" if prefix is None else prefix, **lists, **limits}
+        | {"rate": rate, "valid_until": _end_after(valid)}
+    )
+    _print_token(secret, block, _write_block(write, name, block) if write else None, as_json=as_json)
+
+
+def _block(given: dict[str, Any]) -> str:
+    """Return the ``[[token]]`` block of the options given; raise ``UsageError`` for what a broker would refuse."""
+    options = {key: value for key, value in given.items() if value or key == "prefix"}
+    problems: list[str] = []
+    read_tokens({"token": [options]}, problems)
+    if problems:
+        raise UsageError("token", problems=tuple(problems))
+    block = token_writer.render(options)
+    if redact(block) != block:  # it would be printed, and stored in a file that holds only hashes
+        raise UsageError("token: an option looks like a token or a signed URL")
+    return block
+
+
+def _print_token(secret: str, block: str, file: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        show.document({"token": secret, "block": block, "file": str(file) if file else None}, as_is=True)
+        return
+    show.result(secret, as_is=True)
+    if file:
+        show.say(f"wrote {file}; the token above is not shown again")
+        return
+    show.say("This token is not shown again. Put the block into broker.toml, or into a file of token_files:")
+    for line in ["", *block.splitlines()]:
+        show.result(line, as_is=True)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _end_after(valid: str) -> str:
+    if not valid:
+        return ""
+    return rfc3339((utcnow() + timedelta(seconds=seconds("--valid", valid))).replace(microsecond=0))
+
+
+def _write_block(place: Path, name: str, block: str) -> Path:
+    file = place / f"{name}.toml" if place.is_dir() else place
+    if file.suffix != ".toml":  # token_files would not find it
+        raise UsageError(f"{place}: is neither a folder nor a *.toml file", fix=f"mkdir {place}, or name a *.toml file")
+    if not file.parent.is_dir():
+        raise UsageError(f"{file.parent}: is not a folder", fix="create it, or name another")
+    token_writer.create(file, block)
+    return file
+
+
+def list_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> None:
+    """List a broker's tokens: what each may do, and the file it is in.
+
+    Example: presignd broker token list -c broker.toml
+    """
+    tokens = _tokens(config)
+    unknown = tokens.unreadable()
+    guard.tell([f"presignd: {problem}" for problem in unknown], level="error")
+    if as_json:
+        show.document([{**token.model_dump(mode="json"), "file": str(file)} for token, file in tokens.all()])
+    else:
+        columns = ("name", "bucket", "prefix", "operations", "ends", "file")
+        show.table("", columns, [_row(token, file) for token, file in tokens.all()])
+    if unknown:
+        raise SystemExit(ExitCode.USAGE)
+
+
+def _row(token: TokenConfig, file: Path) -> list[str]:
+    ends = rfc3339(token.valid_until)[:19] + "Z" if token.valid_until else "never"
+    ended = token.valid_until is not None and token.valid_until <= utcnow()
+    operations = ",".join(token.operations)
+    return [token.name, token.bucket, token.prefix, operations, f"{ends} (ended)" if ended else ends, str(file)]
+
+
+def _tokens(config: Path) -> Tokens:
+    found = read(config)
+    return Tokens(found.file, found.broker.token_files)
+
+
+def revoke_command(
+    name: Annotated[str, typer.Argument(help="The token's name.")], config: BrokerFile = SYSTEM_FILE
+) -> None:
+    """Revoke a token: remove its block from its file. Every broker that reads the file refuses it at once.
+
+    Example: presignd broker token revoke scanner-1 -c broker.toml
+    """
+    tokens = _tokens(config)
+    file = next((file for token, file in tokens.all() if token.name == name), None)
+    if file is None:
+        unknown = "; ".join(tokens.unreadable())
+        more = f" in the files that can be read; these can't: {unknown}" if unknown else ""
+        raise Refused(f"there is no token {name!r}{more}", fix="see presignd broker token list")
+    token_writer.revoke(file, name)
+    show.say(f"revoked {name}, in {file}")
 
 
 def _add(to: typer.Typer, name: str, command: Callable[..., Any]) -> None:

@@ -1,4 +1,4 @@
-"""``presignd check``: one line a part, with its cause and fix."""
+"""``presignd check``: one line for each part, with cause and fix."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skipped": "dim"}
 
 def check_command(
     config: ConfigFile = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Ask nobody beyond this machine.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Check only what is on this machine.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Prove each part before it is needed: one line each, with its cause and fix.
+    """Check each part of the setup, with real requests: one line each, with cause and fix.
 
-    Ends with 0 when nothing failed, 2 when something on this machine did, 3 when the store did. A running
-    daemon is not disturbed.
+    Ends with 0 when nothing failed, 2 when something on this machine failed, 3 when only the store or the
+    presigner did. A running daemon is not disturbed.
 
     Example: presignd check -c /etc/presignd/config.toml
     """
@@ -38,12 +38,12 @@ def check_command(
 
 
 def check(config: Path | None, *, offline: bool = False, as_json: bool = False) -> int:
-    """Run the checks, print them as they come (or one JSON document), and return the exit code."""
+    """Run the checks, print each as it ends (or one JSON document at the end), and return the exit code."""
     return loop.run(_check(config, offline=offline, as_json=as_json))
 
 
 async def _check(config: Path | None, *, offline: bool, as_json: bool) -> int:
-    from presignd.checks import exit_code  # noqa: PLC0415 - help is to be fast
+    from presignd.checks import exit_code  # noqa: PLC0415 - help must be fast
 
     results = []
     async for result in _results(config, offline=offline):
@@ -57,7 +57,7 @@ async def _check(config: Path | None, *, offline: bool, as_json: bool) -> int:
 
 
 async def _results(config: Path | None, *, offline: bool) -> AsyncIterator[CheckResult]:
-    from presignd import checks  # noqa: PLC0415 - help is to be fast
+    from presignd import checks  # noqa: PLC0415 - help must be fast
     from presignd.config import load  # noqa: PLC0415 - as above
     from presignd.errors import UsageError  # noqa: PLC0415 - as above
 
@@ -84,7 +84,7 @@ def _print(result: CheckResult) -> None:
 
 
 def line(result: CheckResult) -> str:
-    """Render one result: "FAIL endpoint: cause (fix: what to do)"."""
+    """Return one result as text: "FAIL endpoint: cause (fix: what to do)"."""
     fix = f" (fix: {result.fix})" if result.fix else ""
     return f"{LABELS[result.outcome]} {result.name}: {result.detail}{fix}"
 

@@ -19,18 +19,20 @@ _ALIASES = {"access_key_id", "secret_access_key"}
 
 def config_command(
     config: ConfigFile = None,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the file instead.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of the configuration file instead.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the effective configuration and where each value came from; secrets are masked.
 
     Example: presignd config -c /etc/presignd/config.toml
     """
-    from presignd.config import load  # noqa: PLC0415 - help is to be fast
+    from presignd.config import load  # noqa: PLC0415 - help must be fast
     from presignd.config.schema import json_schema  # noqa: PLC0415 - as above
 
     if schema:
-        show.document(json_schema(), as_is=True)  # it has examples of what not to show
+        show.document(json_schema(), as_is=True)  # redaction would change its examples
         return
     loaded = load(config)
     for warning in loaded.warnings:
@@ -52,7 +54,7 @@ def _document(loaded: Loaded) -> dict[str, Any]:
 
 
 def _lines(loaded: Loaded) -> Iterator[str]:
-    """Yield the configuration as TOML that can be loaded again (but for secrets), each line with its source."""
+    """Yield the configuration as TOML that can be loaded again (except secrets), each line with its source."""
     yield f"# file: {_text(str(loaded.file)) if loaded.file else 'none'}"
     for name, section in loaded.config.model_dump(mode="json", by_alias=True).items():
         for table in section if isinstance(section, list) else [section]:
@@ -79,5 +81,5 @@ def _toml(value: Any) -> str:
 
 
 def _text(value: str) -> str:
-    """Return a TOML string; what a terminal would act on is escaped."""
+    """Return a TOML string, with control characters escaped."""
     return json.dumps(value, ensure_ascii=not value.isprintable())

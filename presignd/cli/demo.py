@@ -1,4 +1,4 @@
-"""``presignd demo``: the daemon as it is, on a real embedded store, with nothing to set up."""
+"""``presignd demo``: the daemon with an embedded store, with nothing to set up."""
 
 from __future__ import annotations
 
@@ -38,14 +38,16 @@ LINK_SECONDS = 3600
 
 
 def demo_command(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to keep the demo.")] = Path("presignd-demo"),
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to keep the demo in.")] = Path(
+        "presignd-demo"
+    ),
 ) -> None:
-    """Start a real S3 server and the daemon on it; drop files, get links. Ctrl-C stops all of it.
+    """Start a real S3 server and the daemon: drop files, get links. Ctrl-C stops both.
 
     Example: presignd demo
     then, in another terminal: echo hi > presignd-demo/drop/hi.txt
     """
-    from presignd.cli.loop import run  # noqa: PLC0415 - only here is a loop wanted
+    from presignd.cli.loop import run  # noqa: PLC0415 - imports asyncio
 
     log.setup(LogConfig(level="warning"))
     run(serve(directory.absolute(), shown=directory))
@@ -56,35 +58,35 @@ async def serve(folder: Path, *, shown: Path) -> None:
     await asyncio.to_thread(claim, folder)
     async with EmbeddedStore(folder / "store") as store:
         config = demo_config(folder, store)
-        out.say(f"Drop files into {shown / 'drop'}: their links come here, and work an hour, while this runs (Ctrl-C)")
-        out.say(f"Try:  echo hi > {quoted(shown / 'drop' / 'hi.txt')}   then curl its link, or open it in a browser")
+        out.say(f"Drop files into {shown / 'drop'}. Links appear here and work for one hour. Press Ctrl-C to stop.")
+        out.say(f"Try:  echo hi > {quoted(shown / 'drop' / 'hi.txt')}   then open its link in a browser, or use curl")
         out.say(f"Ask:  PRESIGND_SOCKET={quoted(shown / 'state' / 'control.sock')} {quoted(own_name())} status")
         with Printer(show) as printer:
             await daemon.run(config, on_link=printer)
 
 
 def claim(folder: Path) -> None:
-    """Make ``folder`` with its drop; raises ``UsageError`` where it can't be, ``Unavailable`` while a demo runs there.
+    """Make ``folder`` and its drop folder; raise ``UsageError`` if that fails, ``Unavailable`` while a demo runs there.
 
-    Looked at before the store starts: two stores on the same files would spoil them, and a folder that others can
-    write in (one of theirs in /tmp) may hold symlinks of theirs, which the store's files would be written through.
+    This comes before the store starts. Two stores on the same files would damage them. A folder that others can write
+    to (one of theirs in /tmp) may hold their symlinks, and the store would write its files through them.
     """
     try:
         make_folder(folder, 0o755)
         with walked(folder) as place:
             if others_can_write(place.st):
-                raise PermissionError(errno.EPERM, "others can write in it, or it is somebody else's")
+                raise PermissionError(errno.EPERM, "others can write to it, or it belongs to another user")
         (folder / "drop").mkdir(exist_ok=True)
     except OSError as error:
         raise UsageError(f"demo: {folder} can't be used: {error.strerror}", fix="name another DIR") from None
     try:
         DaemonLock(folder / "state").close()
     except Unavailable as error:
-        raise Unavailable(f"demo: {error.message}", fix="stop that one, or name another DIR") from None
+        raise Unavailable(f"demo: {error.message}", fix="stop that demo, or name another DIR") from None
 
 
 def demo_config(folder: Path, store: EmbeddedStore) -> Config:
-    """Return the daemon's configuration: its defaults, on the embedded store."""
+    """Return the daemon's configuration: the defaults, with the embedded store."""
     state = folder / "state"
     return Config(
         presign=PresignConfig(
@@ -105,18 +107,18 @@ def demo_config(folder: Path, store: EmbeddedStore) -> Config:
 
 
 def show(link: Link) -> None:
-    """Print a link: its name beside it on stderr, the URL alone on stdout."""
+    """Print a link: the file's name on stderr, the URL alone on stdout."""
     out.say(f"{link.key}  ({link.size:,} bytes)")
     out.result(link.url, as_is=True)
 
 
 def quoted(what: Path | str) -> str:
-    """Return it as one word for a shell."""
+    """Return ``what`` as one word for a shell."""
     return shlex.quote(str(what))
 
 
 def own_name() -> str:
-    """Return what to type for this command: as it was called, by its bare name where PATH finds it."""
+    """Return what to type to call this command: its name where PATH finds it, else its path."""
     called, found = Path(sys.argv[0]), shutil.which("presignd")
     away = called.name == "presignd" and called.exists() and not (found and called.samefile(found))
     return str(called) if away else "presignd"

@@ -1,4 +1,4 @@
-"""``presignd init``: asks what is needed, writes the configuration, checks it."""
+"""``presignd init``: ask a few questions, write the configuration, check it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LINKS_GROUP = "presignd-links"
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a configuration needs at least; ``region`` "" asks the store at each start.
+    """The least that a configuration needs; with ``region`` "" each start asks the store.
 
     With a ``broker`` and its ``token`` there are no keys.
     """
@@ -50,35 +50,38 @@ def init_command(
         Path | None,
         typer.Argument(
             metavar="FILE",
-            help="Where to write it; by default $PRESIGND_CONFIG, else presignd/config.toml in $XDG_CONFIG_HOME "
-            "(or ~/.config), as root /etc/presignd/config.toml.",
+            help="The file to write; default: $PRESIGND_CONFIG, else presignd/config.toml in $XDG_CONFIG_HOME "
+            "(or ~/.config), or for root /etc/presignd/config.toml.",
         ),
     ] = None,
     broker: Annotated[
-        str, typer.Option("--broker", metavar="URL", help="A presignd broker signs: its token is asked for, not keys.")
+        str,
+        typer.Option(
+            "--broker", metavar="URL", help="Use a presignd broker: init then asks for its token, not for keys."
+        ),
     ] = "",
 ) -> None:
-    """Ask what is needed, write the configuration (mode 0600), and check it.
+    """Ask a few questions, write the configuration (mode 0600), and check it.
 
     Example: presignd init
     """
     target = expanded(file or default_file(), os.environ)
     replace = os.path.lexists(target)
-    if replace and not confirm(f"{target} is there already. Replace it?", default=False):
-        from presignd.errors import UsageError  # noqa: PLC0415 - help is to be fast
+    if replace and not confirm(f"{target} exists. Replace it?", default=False):
+        from presignd.errors import UsageError  # noqa: PLC0415 - help must be fast
 
-        raise UsageError(f"{target} is there already and was kept", fix="name another: presignd init FILE")
+        raise UsageError(f"{target} exists and was not changed", fix="name another file: presignd init FILE")
     answers = ask_all(broker)
     write(target, render(answers, group=links_group(target)), replace=replace)
     show.say(f"wrote {target}")
     code = check(target)
     if code == 0:
-        show.say(f"all is well; start it: presignd run -c {target}")
+        show.say(f"All checks passed. To start: presignd run -c {target}")
     raise SystemExit(code)
 
 
 def default_file() -> Path:
-    """Return where ``init`` writes when no FILE is named."""
+    """Return the file that ``init`` writes when none is named."""
     if named := os.environ.get("PRESIGND_CONFIG"):
         return Path(named)
     if os.geteuid() == 0:
@@ -91,25 +94,27 @@ def default_file() -> Path:
 
 
 def ask_all(broker: str = "") -> Answers:
-    """Ask every question on stderr; each answer is looked at before the next question."""
-    from presignd.config.endpoint import parse_endpoint  # noqa: PLC0415 - help is to be fast
+    """Ask every question on stderr; each answer is checked before the next question."""
+    from presignd.config.endpoint import parse_endpoint  # noqa: PLC0415 - help must be fast
     from presignd.config.rules import check_bucket  # noqa: PLC0415 - as above
 
     if broker:
         _require_address(broker)
     endpoint = ask("The store's endpoint", parse_endpoint, default="http://127.0.0.1:9000")
     token = ask("The broker's token (not shown)", _secret, hidden=True) if broker else ""
-    access_key = "" if broker else ask("Access key (empty: AWS_* variables and the usual places)", _key, default="")
+    access_key = (
+        "" if broker else ask("Access key (empty: from AWS_* variables or another usual source)", _key, default="")
+    )
     secret_key = ask("Secret key (not shown)", _secret, hidden=True) if access_key else ""
     bucket = ask("Bucket", check_bucket, default="test-bucket")
     folder = ask("Folder to watch", _folder, default=str(default_folder()))
-    expires = ask("How long a link lives (7d at most)", _expiry, default="15m")
+    expires = ask("How long links live (7d at most)", _expiry, default="15m")
     answers = Answers(endpoint, access_key, secret_key, bucket, folder, expires, broker=broker, token=token)
     return answers if broker else with_region(answers)
 
 
 def _require_address(broker: str) -> None:
-    from presignd.config.endpoint import parse_broker_url  # noqa: PLC0415 - help is to be fast
+    from presignd.config.endpoint import parse_broker_url  # noqa: PLC0415 - help must be fast
     from presignd.errors import UsageError  # noqa: PLC0415 - as above
 
     try:
@@ -119,7 +124,7 @@ def _require_address(broker: str) -> None:
 
 
 def ask(question: str, parse: Callable[[str], T], *, default: str | None = None, hidden: bool = False) -> T:
-    """Ask until ``parse`` takes the answer (it raises ``ValueError`` with the reason); "" means ``default``."""
+    """Ask until ``parse`` accepts the answer, else show the reason of its ``ValueError``; "" means ``default``."""
     shown = f"{question} [{default}]: " if default else f"{question}: "
     while True:
         answer = _read(shown, hidden=hidden)
@@ -130,14 +135,14 @@ def ask(question: str, parse: Callable[[str], T], *, default: str | None = None,
 
 
 def confirm(question: str, *, default: bool) -> bool:
-    """Ask for a yes or a no."""
+    """Ask a yes-or-no question."""
     answer = _read(f"{question} [{'Y/n' if default else 'y/N'}]: ").lower()
     return answer in ("y", "yes") if answer else default
 
 
 def _read(prompt: str, *, hidden: bool = False) -> str:
-    """Read one answer; a terminal or a pipe. Raises ``UsageError`` when nobody answers."""
-    from presignd.errors import UsageError  # noqa: PLC0415 - help is to be fast
+    """Read one answer from a terminal or a pipe; raise ``UsageError`` at the end of input."""
+    from presignd.errors import UsageError  # noqa: PLC0415 - help must be fast
 
     try:
         if hidden and sys.stdin.isatty():
@@ -150,8 +155,8 @@ def _read(prompt: str, *, hidden: bool = False) -> str:
     if not line:
         sys.stderr.write("\n")
         raise UsageError(
-            "init asks questions, and its input has ended; nothing was written",
-            fix="run it in a terminal, or write the file by config.example.toml",
+            "init asks questions, but its input ended; nothing was written",
+            fix="run it in a terminal, or copy config.example.toml",
         )
     return line.strip()
 
@@ -169,22 +174,22 @@ def _secret(text: str) -> str:
 
 
 def _expiry(text: str) -> str:
-    from presignd.config.rules import check_expiry  # noqa: PLC0415 - help is to be fast
+    from presignd.config.rules import check_expiry  # noqa: PLC0415 - help must be fast
     from presignd.units import format_duration, parse_whole_seconds  # noqa: PLC0415 - as above
 
     return format_duration(check_expiry(parse_whole_seconds(text)))
 
 
 def default_folder() -> Path:
-    """Return a folder that is nobody else's: a service's below /srv, a person's in their home."""
+    """Return the default folder: for root below /srv, for a person in their home."""
     own = None if os.geteuid() == 0 else home(os.environ)
     return own / "drop" if own else Path("/srv/drop")
 
 
 def _folder(text: str) -> Path:
-    """Return the absolute folder, made if the user wants that."""
+    """Return the absolute folder; make it if the user agrees."""
     if not text or not text.isprintable():
-        raise ValueError("is no folder's name")
+        raise ValueError("is not the name of a folder")
     folder = expanded(Path(text), os.environ).absolute()
     if folder.exists() and not folder.is_dir():
         raise ValueError("is a file; name the folder it is in")
@@ -204,22 +209,22 @@ def _make(folder: Path) -> None:
 
 
 def with_region(answers: Answers) -> Answers:
-    """Return ``answers`` with the bucket's region; without it, and a line that says why, where none is told."""
+    """Return ``answers`` with the bucket's region; print the reason when it can't be found."""
     from dataclasses import replace  # noqa: PLC0415 - as above
 
-    from presignd.errors import PresigndError  # noqa: PLC0415 - help is to be fast
+    from presignd.errors import PresigndError  # noqa: PLC0415 - help must be fast
 
     try:
         region = loop.run(_find_region(answers))
     except PresigndError as problem:
-        show.say(f"the region could not be found ({problem.message}); each start will ask for it")
+        show.say(f"The region could not be found ({problem.message}). presignd will ask the store at each start.")
         return answers
     show.say(f"region: {region}")
     return replace(answers, region=region)
 
 
 async def _find_region(answers: Answers) -> str:
-    from presignd.config import PresignConfig, UploadConfig  # noqa: PLC0415 - help is to be fast
+    from presignd.config import PresignConfig, UploadConfig  # noqa: PLC0415 - help must be fast
     from presignd.presign.local import local_presigner  # noqa: PLC0415 - as above
     from presignd.presign.region import find_region, region_in_host  # noqa: PLC0415 - as above
     from presignd.store.client import StoreClient  # noqa: PLC0415 - as above
@@ -240,8 +245,8 @@ async def _find_region(answers: Answers) -> str:
 
 
 def links_group(target: Path) -> str:
-    """Return who may have the links of the system's service: the group that its installation makes, if it did."""
-    import grp  # noqa: PLC0415 - help is to be fast
+    """Return the group that may read the links of the system service, if its installation made it."""
+    import grp  # noqa: PLC0415 - help must be fast
 
     try:
         return grp.getgrnam(LINKS_GROUP).gr_name if target == SYSTEM_FILE else ""
@@ -250,7 +255,7 @@ def links_group(target: Path) -> str:
 
 
 def render(answers: Answers, group: str = "") -> str:
-    """Return the configuration as TOML; ``group`` may have the links, and use the control socket."""
+    """Return the configuration as TOML; ``group`` may read the links and use the control socket."""
     keys = ""
     groups = f"\n[links]\ngroup = {_text(group)}\n\n[control]\ngroup = {_text(group)}\n" if group else ""
     if answers.broker:
@@ -273,22 +278,22 @@ bucket = {_text(answers.bucket)}
 
 
 def _text(value: str) -> str:
-    """Quote a TOML basic string: JSON's escapes are among its own, and answers are printable."""
+    """Return a TOML basic string: TOML has all of JSON's escapes, and answers are printable."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def write(target: Path, text: str, *, replace: bool) -> None:
-    """Write ``target`` (mode 0600) whole or not at all; without ``replace`` one that is there stays.
+    """Write ``target`` (mode 0600), whole or not at all; without ``replace`` an existing file stays.
 
-    A crash leaves at most a temporary file beside it. Raises ``UsageError`` where it can't be written.
+    A crash leaves at most a temporary file beside it. Raises ``UsageError`` when it can't be written.
     """
-    from presignd.errors import UsageError  # noqa: PLC0415 - help is to be fast
+    from presignd.errors import UsageError  # noqa: PLC0415 - help must be fast
 
     try:
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         _write(target, text, replace=replace)
     except FileExistsError:
-        raise UsageError(f"{target} appeared meanwhile and was kept", fix="run init again") from None
+        raise UsageError(f"{target} appeared meanwhile and was not changed", fix="run init again") from None
     except OSError as problem:
         fix = "name a file that you may write: presignd init FILE"
         raise UsageError(f"{target} can't be written: {problem.strerror}", fix=fix) from None

@@ -1,7 +1,7 @@
-"""Lay out lines for a terminal: words stay whole at any width, and columns line up where they fit.
+"""Lay out lines for a terminal: lines break between words, and columns line up where they fit. Pure.
 
-Widths are in terminal cells (a Chinese character takes two). A single word that is wider than the terminal, such
-as a long path, stays whole too: the terminal wraps it, and it can still be copied. Pure.
+Widths are in terminal cells (a Chinese character takes two). A word wider than the terminal, such as a long path,
+stays whole: the terminal wraps it, and it can still be copied.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BAR = 20
 
 
 class Line(NamedTuple):
-    """One line without its end; the style Rich shows its first ``styled`` characters in, None for all."""
+    """One line without its line end; Rich shows its first ``styled`` characters (None: all) in ``style``."""
 
     text: str
     style: str = ""
@@ -34,7 +34,7 @@ def cells(text: str) -> int:
 
 
 def wrapped(text: str, width: int, *, indent: int = 0, hang: int | None = None, style: str = "") -> list[Line]:
-    """Wrap ``text`` between words; lines after the first are indented by ``hang``, by default as the first."""
+    """Wrap ``text`` between words; later lines are indented by ``hang``, by default as the first."""
     lines, current = list[str](), " " * indent
     room = width - indent
     for word in text.split(" "):
@@ -50,9 +50,9 @@ def wrapped(text: str, width: int, *, indent: int = 0, hang: int | None = None, 
 
 
 def columns(titles: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[Line]:
-    """Return rows in columns where they fit ``width``; else each row as a block, a name and a value a line.
+    """Return rows in columns where they fit ``width``; else each row as a block, with a name and a value on each line.
 
-    Rows of two cells without titles are names and values as they are: the values hang beside the names.
+    Rows of two cells without titles are names and values already: the values stand beside the names.
     """
     widths = [max(cells(row[at]) for row in [titles, *rows]) for at in range(len(titles))]
     if not any(titles) and len(titles) == 2:  # noqa: PLR2004 - a name and a value
@@ -76,7 +76,7 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _filled(titles: Sequence[str], row: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the row's other cells with their titles, without the empty ones."""
+    """Return the row's other cells with their titles, leaving out empty ones."""
     return [(title, cell) for title, cell in zip(titles[1:], row[1:], strict=True) if cell]
 
 

@@ -1,7 +1,7 @@
-"""Options that several commands share, and their values turned into what requests hold.
+"""Options that several commands share, and their values as requests to the daemon hold them.
 
-Arguments that name files are ``readable=False``: typer would refuse as bad usage (2) a file that may not be read
-here, where it is this file that is refused (4), or only the daemon's to read.
+Arguments that name files are ``readable=False``. Otherwise typer would end with 2 (usage) for a file that this user
+can't read, where 4 (refused) is right, or where the daemon may read it.
 """
 
 import os
@@ -27,12 +27,12 @@ ConfigFile = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Expires = Annotated[
     str | None,
-    typer.Option("--expires", "--expire", metavar="DURATION", help='How long the link lives, e.g. "15m"; at most 7d.'),
+    typer.Option("--expires", "--expire", metavar="DURATION", help='How long the link lives, e.g. "15m"; 7d at most.'),
 ]
 
 
 def seconds(option: str, value: str) -> float:
-    """Return the seconds of a duration given as ``option``; raise ``UsageError`` for what is none."""
+    """Return the seconds of a duration given as ``option``; raise ``UsageError`` when it is not one."""
     try:
         return parse_duration(value)
     except ValueError as error:
@@ -40,17 +40,17 @@ def seconds(option: str, value: str) -> float:
 
 
 def expiry(value: str | None) -> int | None:
-    """Return the whole seconds a link is to live, None for the default; raise ``UsageError``."""
+    """Return how many seconds a link shall live, None for the default; raise ``UsageError``."""
     if value is None:
         return None
     found = seconds("--expires", value)
     if not 1 <= found <= MAX_EXPIRES:
-        raise UsageError(f"--expires: {value!r} is not from 1s to 7d", fix="7 days are the most that S3 signs for")
+        raise UsageError(f"--expires: {value!r} is not from 1s to 7d", fix="S3 signs for 7 days at most")
     return int(found)
 
 
 def absolute(path: Path) -> str:
-    """Return where ``path`` really is; the file itself is not followed when it is a symlink."""
+    """Return the real path of ``path``; a symlink as the last component is not followed."""
     folder, name = os.path.split(os.fspath(path))
     if name in {"", ".", ".."}:
         return os.path.realpath(path)

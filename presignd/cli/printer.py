@@ -1,4 +1,4 @@
-"""Links on stdout, from a thread of their own: a reader that stalls or went away holds up no upload."""
+"""Prints links on stdout from a thread of its own, so that a slow reader delays no upload."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from presignd.model import Link
 from presignd.telemetry.log import get_logger
 
 ROOM = 10_000
-"""Links that wait for a slow reader; those beyond are left out, and stand in the links file."""
+"""Links that wait for a slow reader; further ones are not printed. The links file has them all."""
 
 LAST_SECONDS = 2.0
-"""What a reader has at the end to take the last links."""
+"""How long the last links may take at the end."""
 
 
 class Printer:
-    """Hands each link it is called with to ``show``; a context manager, at whose end all are out or given up."""
+    """Passes each link it is called with to ``show``; a context manager that waits for the last ones at its end."""
 
     def __init__(self, show: Callable[[Link], None], room: int = ROOM) -> None:
         self._show = show
@@ -33,7 +33,7 @@ class Printer:
         self._thread.start()
 
     def __call__(self, link: Link) -> None:
-        """Show ``link``, soon; never blocks and never raises."""
+        """Queue ``link`` to be shown; never blocks and never raises."""
         if self._lost == "gone":
             return
         try:
@@ -46,7 +46,7 @@ class Printer:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        """Wait a moment for the last links; a thread that is stuck in a write is left behind, with stdout's lock."""
+        """Wait a moment for the last links. A thread stuck in a write holds stdout's lock: the exit must not wait."""
         with suppress(queue.Full):
             self._links.put(None, timeout=LAST_SECONDS)
             self._thread.join(LAST_SECONDS)

@@ -1,14 +1,39 @@
-"""``presignd put``: uploads files now, through the daemon or without one, and prints their links."""
+"""``presignd put``: upload files now, through the daemon or without one, and print their links."""
 
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from presignd.cli import loop
-from presignd.cli.options import AsJson, ConfigFile, Expires, expiry
-from presignd.cli.uploads import put_files
-from presignd.errors import UsageError
+from presignd.cli import loop, show
+from presignd.cli.ask import asking
+from presignd.cli.guard import error_lines
+from presignd.cli.options import AsJson, ConfigFile, Expires, absolute, expiry
+from presignd.cli.streams import clean
+from presignd.control.failure import failure
+from presignd.control.locate import forms
+from presignd.errors import ExitCode, PresigndError, Refused, Unavailable, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from rich.progress import Progress
+
+    from presignd.cli.ask import Asker
+
+    Request = Mapping[str, Any]
+    LinkOrError = dict[str, Any] | PresigndError
+    Report = Callable[[int, int], None]
+
+CONCURRENCY = 4
+"""How many files are uploaded at a time."""
 
 
 def put_command(
@@ -16,7 +41,7 @@ def put_command(
     *,
     watch: Annotated[
         str,
-        typer.Option(metavar="NAME", help="Whose bucket and policy they take; the file's own, else the only one."),
+        typer.Option(metavar="NAME", help="The watch to upload by; default: the one that FILE is in, or the only one."),
     ] = "",
     key: Annotated[str, typer.Option(metavar="KEY", help="The key in the bucket; for one FILE only.")] = "",
     expires: Expires = None,
@@ -25,16 +50,169 @@ def put_command(
 ) -> None:
     """Upload files now and print their links.
 
-    One link a line on stdout, in the order of the files; with --json one object a line. A file that
-    fails stops no other.
+    Prints one link a line on stdout, in the order of the files; with --json one object a line. When a
+    file fails, the others still go.
 
     Example: presignd put report.pdf --expires 1h
     """
     if key and len(files) > 1:
-        raise UsageError("put: --key names one object, so it goes with one FILE", fix="put the files one by one")
+        raise UsageError("put: --key names one object, so it takes one FILE", fix="put the files one by one")
     if Path("-") in files:
-        raise UsageError("put: standard input is not taken", fix="write it to a file first; a file named - is ./-")
+        raise UsageError("put: standard input can't be uploaded", fix="write it to a file first; a file named - is ./-")
     request = {"op": "put", "watch": watch, "key": key, "expires": expiry(expires)}
     code = loop.run(put_files(files, request, config, as_json=as_json))
     if code:
         raise SystemExit(code)
+
+
+async def put_files(files: Sequence[Path], request: Request, config: Path | None, *, as_json: bool) -> int:
+    """Upload ``files`` as ``request`` says and print their links in order; return the exit code.
+
+    ``DONE`` when all have their link, ``REFUSED`` when one is refused or missing, else the first failure's code.
+    """
+    files = list(map(_existing_form, files))
+    slots = asyncio.Semaphore(CONCURRENCY)
+    codes: list[int] = []
+    async with asking(config, work=True) as asker:
+        with _progress() as progress:
+            tasks = [asyncio.create_task(_put(asker, file, request, slots, progress)) for file in files]
+            try:
+                for file, task in zip(files, tasks, strict=True):
+                    outcome = await task
+                    with _hidden(progress):
+                        codes.append(_print(file, outcome, as_json=as_json))
+            finally:
+                await _cancel(tasks)
+    bad = [code for code in codes if code]
+    return ExitCode.REFUSED if ExitCode.REFUSED in bad else next(iter(bad), ExitCode.DONE)
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[LinkOrError]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _put(
+    asker: Asker, file: Path, request: Request, slots: asyncio.Semaphore, progress: Progress | None
+) -> LinkOrError:
+    """Return the link of one file, or what stopped it."""
+    async with slots:
+        try:
+            with opened(file) as (fd, size), _bar(progress, file, size) as report:
+                return await _link(asker, {**request, "path": absolute(file)}, fd, report)
+        except PresigndError as error:
+            return error
+
+
+async def _link(asker: Asker, request: Request, fd: int, report: Report) -> dict[str, Any]:
+    async with contextlib.aclosing(asker.ask(request, [fd])) as answers:
+        async for answer in answers:
+            if link := answer.get("link"):
+                return dict(link)
+            report(answer["sent"], answer["size"])
+    raise Unavailable("put: the daemon ended before the link came", fix="presignd status shows where the file stands")
+
+
+def _existing_form(file: Path) -> Path:
+    """Return ``file``, or where it is missing, its name in the Unicode form that exists."""
+    named = (Path(os.fsdecode(form)) for form in forms(os.fsencode(file)))
+    return next((form for form in named if os.path.lexists(form)), file)
+
+
+@contextlib.contextmanager
+def opened(file: Path) -> Iterator[tuple[int, int]]:
+    """Open a regular file for reading, without following a symlink; yield its descriptor and its size in bytes.
+
+    The type is checked before the open too: opening a device or a FIFO has effects. Raises ``Refused``.
+    """
+    try:
+        _check_regular(file, file.lstat())
+        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise Refused(f"put: {file}: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        found = os.fstat(fd)
+        _check_regular(file, found)
+        yield fd, found.st_size
+    finally:
+        os.close(fd)
+
+
+def _check_regular(file: Path, found: os.stat_result) -> None:
+    if stat.S_ISREG(found.st_mode):
+        return
+    if stat.S_ISLNK(found.st_mode):
+        raise Refused(f"put: {file}: is a symlink", fix="name the file it points to")
+    kind = "a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file"
+    raise Refused(f"put: {file}: is {kind}", fix="name regular files")
+
+
+def _print(file: Path, outcome: LinkOrError, *, as_json: bool) -> int:
+    """Print one file's link or failure; return its exit code."""
+    if isinstance(outcome, PresigndError):
+        if as_json:
+            show.document({"path": absolute(file), **failure(outcome)}, indent=None)
+        for line in error_lines(outcome):
+            show.say(line)
+        return outcome.exit_code
+    if as_json:
+        show.document(outcome, indent=None, as_is=True)
+    else:
+        show.result(outcome["url"], as_is=True)
+    return ExitCode.DONE
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress | None]:
+    """Show progress bars on stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich import progress as bars  # noqa: PLC0415 - only on a terminal
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    columns = (
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.DownloadColumn(),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with bars.Progress(
+        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as shown:
+        yield shown
+
+
+@contextlib.contextmanager
+def _hidden(progress: Progress | None) -> Iterator[None]:
+    """Hide the bars while a line is printed: rich would wrap the line, and a wrapped link is broken."""
+    if progress is None:
+        yield
+        return
+    progress.stop()
+    try:
+        yield
+    finally:
+        progress.start()
+
+
+@contextlib.contextmanager
+def _bar(progress: Progress | None, file: Path, size: int) -> Iterator[Report]:
+    if progress is None:
+        yield lambda _sent, _size: None
+        return
+    bar = progress.add_task(clean(file.name), total=size)
+    begun = False
+
+    def report(sent: int, total: int) -> None:
+        nonlocal begun
+        if sent and not begun:  # a resumed upload starts here: what was sent before must not count as speed
+            progress.reset(bar, total=total, completed=sent)
+            begun = True
+        progress.update(bar, completed=sent, total=total)
+
+    yield report
+    progress.update(bar, completed=size)

@@ -25,32 +25,33 @@ if TYPE_CHECKING:
 def run_command(
     config: ConfigFile = None,
     print_links: Annotated[
-        bool, typer.Option("--print-links", help="Write each link on stdout (not into the journal).")
+        bool, typer.Option("--print-links", help="Print each link on stdout, unless that is the journal.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go where, and end.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print which files would go where, and exit.")] = False,
 ) -> None:
-    """Watch, upload and link, in the foreground.
+    """Run the daemon in the foreground: watch folders, upload files, make links.
 
-    SIGTERM or Ctrl-C drains and ends with 0; a second one ends at once.
+    SIGTERM or Ctrl-C drains and ends with 0; a second one ends at once. Without a
+    terminal, SIGHUP reads the configuration again.
 
     Example: presignd run -c /etc/presignd/config.toml
     """
     if print_links and log.is_journal(1, os.environ):
         raise UsageError(
-            "--print-links: stdout is the journal, where links don't belong",
-            fix="read them by presignd links --follow, or from the links file",
+            "--print-links: stdout is the journal, and links must not be logged",
+            fix="use presignd links --follow, or read the links file",
         )
     found = read(config)
     log.setup(found.log)
     if dry_run:
         loop.run(_dry_run(found))
     else:
-        # A terminal that is closed sends SIGHUP, too: there it is to end.
+        # A terminal that is closed sends SIGHUP too, and must end the daemon.
         serve(found, print_links=print_links, load=None if _on_terminal() else lambda: read(config))
 
 
 def read(file: "Path | None") -> "Config":
-    """Return the configuration and tell its warnings; raise ``UsageError`` with all that is wrong with it."""
+    """Return the configuration and print its warnings; raise ``UsageError`` with all its problems."""
     loaded = load(file)
     for warning in loaded.warnings:
         guard.tell([f"presignd: {warning}"], level="warning")
@@ -60,7 +61,7 @@ def read(file: "Path | None") -> "Config":
 
 
 def serve(config: "Config", *, print_links: bool, load: "Callable[[], Config] | None" = None) -> None:
-    """Run the daemon; a bug is told as an event, for stderr is the event log, and ends with 1.
+    """Run the daemon. A bug is logged as an event, because stderr is the event log, and ends with 1.
 
     ``load`` reads the configuration again, on SIGHUP.
     """
@@ -69,13 +70,13 @@ def serve(config: "Config", *, print_links: bool, load: "Callable[[], Config] | 
             loop.run_daemon(daemon.run(config, on_link=printer, load=load), threads=threads_for(config))
         except PresigndError:
             raise
-        except Exception as bug:  # noqa: BLE001 - what ended a loop ends the process, and its log says why
+        except Exception as bug:  # noqa: BLE001 - a bug ends the process, and the log holds its traceback
             log.get_logger().critical("daemon.crashed", exc_info=bug)
             raise SystemExit(ExitCode.BUG) from None
 
 
 def threads_for(config: "Config") -> int:
-    """Return the threads that file work may take: each upload reads beside its hash, each watch scans and looks."""
+    """Return how many threads file work may use: two for each upload (read, hash), four for each watch (scan, look)."""
     return 2 * config.upload.concurrency + 4 * len(config.watches) + 8
 
 

@@ -1,4 +1,4 @@
-"""How results look: tables on a terminal, tab-separated lines in a pipe, JSON when asked for."""
+"""Prints results: tables on a terminal, tab-separated lines in a pipe, JSON on request."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def say(text: str) -> None:
 
 
 def result(text: str, *, as_is: bool = False) -> None:
-    """Print one line of results on stdout, at once; ``as_is`` where a link or a new token is what was asked for."""
+    """Print one line of results on stdout, at once; ``as_is`` leaves in the link or token that was asked for."""
     streams.write(one_line(text) if as_is else clean(text))
 
 
 def row(cells: Iterable[str]) -> None:
-    """Print one line of results on stdout, its cells apart by tabs."""
+    """Print one line of results on stdout, its cells separated by tabs."""
     streams.write("\t".join(map(clean, cells)))
 
 
 def document(found: Any, *, indent: int | None = 2, as_is: bool = False) -> None:
-    """Print one JSON document on stdout; ``indent`` None makes it one line, ``as_is`` is ``result``'s."""
+    """Print one JSON document on stdout, on one line with ``indent=None``; ``as_is`` as in ``result``."""
     streams.write(json_text(found if as_is else redact_texts(found), indent=indent))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows on stdout under ``title`` (in a pipe each line begins with it); nothing where there are none."""
+    """Print rows on stdout under ``title`` (in a pipe each line begins with it); without rows print nothing."""
     listed = list(rows)
     if not listed:
         return
@@ -52,7 +52,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 def lines(shown: Iterable[Line]) -> None:
-    """Print lines on a terminal's stdout, in colours unless NO_COLOR or the terminal forbids them."""
+    """Print lines on a terminal's stdout, in colour unless NO_COLOR or the terminal forbids it."""
     from rich.console import Console  # noqa: PLC0415 - only on a terminal
 
     console = Console(highlight=False, soft_wrap=True)
@@ -62,7 +62,7 @@ def lines(shown: Iterable[Line]) -> None:
 
 
 def text_of(line: Line) -> Text:
-    """Return a line in its style, as Rich prints it."""
+    """Return a line with its style, as Rich prints it."""
     from rich.text import Text  # noqa: PLC0415 - only on a terminal
 
     text = Text(line.text)
@@ -71,5 +71,5 @@ def text_of(line: Line) -> Text:
 
 
 def width() -> int:
-    """Return the cells of a line of this terminal."""
+    """Return the width of this terminal in cells."""
     return shutil.get_terminal_size().columns

@@ -1,25 +1,46 @@
-"""``presignd status``, ``wait`` and ``retry``: where files stand, and what to do about those that are stuck."""
+"""``presignd status``: the queue, or where one file stands; once, or again as it changes (``--follow``).
 
-import os
+For a person on a terminal it prints blocks; in a pipe it prints rows, their cells separated by tabs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import sys
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from presignd.cli import loop, show
-from presignd.cli.follow import follow
-from presignd.cli.one import only
-from presignd.cli.options import AsJson, ConfigFile, absolute, seconds
-from presignd.cli.report import path_lines, print_path, print_status, status_lines
-from presignd.cli.waits import wait_for
-from presignd.errors import ExitCode, UsageError
+from presignd.cli.ask import Remote, ask_once, asking, last_answer
+from presignd.cli.layout import Line, bar, columns, wrapped
+from presignd.cli.options import AsJson, ConfigFile, absolute
+from presignd.cli.streams import clean
+from presignd.control.documents import IDLE_SECONDS
+from presignd.errors import ExitCode, PresigndError, Unavailable
 from presignd.system.clock import utcnow
+from presignd.units import ago, short_duration, short_size, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    Document = dict[str, Any]
+
+FOLLOW_SECONDS = 1.0
+"""How often ``--follow`` asks the daemon."""
+
+AWAY = "The daemon is not running. presignd looks for it each second."
 
 
 def status_command(
     path: Annotated[
-        Path | None, typer.Argument(metavar="PATH", readable=False, help="A file: where it stands, its receipt.")
+        Path | None, typer.Argument(metavar="PATH", readable=False, help="A file: where it stands, and its receipt.")
     ] = None,
     *,
     as_json: AsJson = False,
@@ -28,9 +49,9 @@ def status_command(
 ) -> None:
     """Show the queue, or where one file stands.
 
-    What is queued, settling and since when, in flight, blocked, and quarantined with cause and fix.
-    Ends with 4 when anything is quarantined (or PATH is, or is missing). In a pipe it prints rows of cells
-    apart by tabs.
+    Shows what is queued, settling and since when, in flight, blocked, and quarantined with cause and fix.
+    Ends with 4 when a file is quarantined, or when PATH is quarantined or missing. In a pipe it prints
+    rows, their cells separated by tabs.
 
     Example: presignd status /srv/drop/report.pdf
     """
@@ -41,7 +62,7 @@ def status_command(
         each = partial(show.document, indent=None) if as_json else print_one
         on_screen = None if as_json else lambda found: lines_of(found, show.width(), utcnow())
         loop.run_while_read(follow(request, config, lines_of=on_screen, print_one=each))
-    found = loop.run(only(request, config))
+    found = loop.run(ask_once(request, config))
     if as_json:
         show.document(found)
     else:
@@ -51,86 +72,274 @@ def status_command(
 
 
 def _is_stopped(found: dict[str, Any]) -> bool:
-    """Tell whether a path's version waits for a person, or its file went before it was uploaded."""
+    """Return whether a path's version is quarantined, or its file vanished before it was uploaded."""
     return bool(found["version"]) and found["version"]["state"] in {"quarantined", "vanished"}
 
 
-def wait_command(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH", readable=False, help="Files in watched folders.")],
-    timeout: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait.")] = "60s",
-    as_json: AsJson = False,
-    config: ConfigFile = None,
-) -> None:
-    """Wait until files have their links.
-
-    Ends with 0 when each file's current content has its link, 4 when one is quarantined or missing, 5
-    when the timeout ran out. A folder is refused: name the files in it.
-
-    Example: cp report.pdf /srv/drop/ && presignd wait /srv/drop/report.pdf
-    """
-    folders = [f"{path} is a folder: name the files in it" for path in paths if _is_folder(path)]
-    if folders:
-        raise UsageError("wait", problems=tuple(folders))
-    limit = seconds("--timeout", timeout)
-    results, failure = loop.run(wait_for([absolute(path) for path in paths], limit, config))
-    if as_json:
-        show.document(results)
-    stopped = [found for found in results if found["outcome"] not in {"linked", "pending"}]
-    for found in stopped:
-        show.say(f"presignd: {found['path']}: {_why(found)}")
-    if stopped:
-        raise SystemExit(ExitCode.REFUSED)
-    if failure:
-        raise failure
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a folder of others: what is in it is the daemon's to know
-        return False
-
-
-def _why(found: dict[str, Any]) -> str:
-    error = (found["version"] or {}).get("error")
-    match found["outcome"]:
-        case "quarantined" if error:
-            return f"quarantined: {error['cause']} ({error['fix']})"
-        case "missing":
-            is_special = os.path.lexists(found["path"])
-            return "is no regular file; symlinks are not followed" if is_special else "there is no such file"
-        case "ignored" if found.get("why"):
-            return f"ignored: {found['why']} (presignd put uploads it all the same)"
-        case "outside" if found.get("why"):
-            return f"{found['why']} (presignd status lists those; presignd put uploads others)"
-        case "unreadable":
-            return "the daemon can't look at it"
-    return str(found["outcome"])
-
-
-def retry_command(
-    paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="PATH", readable=False, help="Quarantined files.")
-    ] = None,
-    *,
-    every: Annotated[bool, typer.Option("--all", help="All that are quarantined.")] = False,
-    watch: Annotated[str, typer.Option(metavar="NAME", help="Those of one watch.")] = "",
-    error: Annotated[str, typer.Option(metavar="CODE", help='Those with one error code, e.g. "too_large".')] = "",
-    as_json: AsJson = False,
-    config: ConfigFile = None,
-) -> None:
-    """Put quarantined files back into the queue.
-
-    Prints how many. --watch and --error narrow each other down.
-
-    Example: presignd retry --error unreadable
-    """
-    if not (paths or every or watch or error):
-        raise UsageError("retry: which files?", fix="name paths, or say --all, --watch NAME or --error CODE")
-    named = [absolute(path) for path in paths or []]
-    request = {"op": "retry", "paths": named, "all": every, "watch": watch, "error": error}
-    found = loop.run(only(request, config))
-    if as_json:
-        show.document(found)
+def print_status(found: Document) -> None:
+    """Print the whole status: blocks on a terminal, else rows that begin with the name of their table."""
+    now = utcnow()
+    if sys.stdout.isatty():
+        show.lines(status_lines(found, show.width(), now))
         return
-    show.result(str(found["count"]))
+    show.say(_daemon(found, now))
+    show.table("watch", _WATCH, map(partial(_watch_row, now=now), found["watches"]))
+    show.table("blocked", _BLOCKED, map(partial(_blocked_row, now=now), found["blocked"]))
+    show.table("in flight", _IN_FLIGHT, map(_upload_row, found["in_flight"]))
+    show.table("settling", _SETTLING, map(partial(_settling_row, now=now), found["settling"]))
+    show.table("quarantined", _QUARANTINED, map(_quarantined_row, found["quarantined"]))
+    for name in ("settling", "quarantined"):
+        if more := _more(found, name):
+            show.say(more)
+
+
+def _daemon(found: Document, now: datetime) -> str:
+    daemon = found["daemon"]
+    return f"daemon: pid {daemon['pid']}, up {ago(daemon['started_at'], now)}" if daemon else "daemon: not running"
+
+
+def _more(found: Document, name: str) -> str:
+    more = found[f"{name}_count"] - len(found[name])
+    return f"and {more} more {name}" if more > 0 else ""
+
+
+# --- for a person -------------------------------------------------------------------------------
+def status_lines(found: Document, width: int, now: datetime) -> list[Line]:
+    """Lay out the whole status for a terminal ``width`` cells wide; whatever waits has its cause and since when.
+
+    Lines break between words only. Ages are counted from ``now``.
+    """
+    parts: list[tuple[str, Sequence[Document], Callable[[Document, int, datetime], Iterable[Line]]]] = [
+        ("Blocked", found["blocked"], _blocked_lines),
+        ("Uploading", found["in_flight"], _upload_lines),
+        ("Settling", found["settling"], _settling_lines),
+        ("Quarantined", found["quarantined"], _quarantined_lines),
+    ]
+    lines = [Line(_daemon(found, now), "dim")]
+    for watch in found["watches"]:
+        lines += [Line(""), *_watch_lines(watch, width, now)]
+    for title, rows, laid_out in parts:
+        if rows:
+            lines += [Line(""), Line(title, "bold"), *chain.from_iterable(laid_out(row, width, now) for row in rows)]
+        if more := _more(found, title.lower()) if f"{title.lower()}_count" in found else "":
+            lines.append(Line(f"  {more}"))
+    return lines
+
+
+def _watch_lines(watch: Document, width: int, now: datetime) -> Iterator[Line]:
+    counts = watch["counts"]
+    oldest = ago(watch["oldest_queued_at"], now)
+    next_scan = until(watch["next_scan"], now)
+    numbers = [
+        f"{counts['queued']:,} queued" + (f" (the oldest for {oldest})" if oldest else ""),
+        f"{_in_flight(counts):,} in flight",
+        f"{counts['finished']:,} done",
+        f"{counts['quarantined']:,} quarantined",
+    ]
+    how = [f"settles by {watch['writer_check']}"] if watch["writer_check"] else []
+    how += [f"next scan in {next_scan}"] if next_scan else []
+    yield Line(clean(watch["name"]), "bold")
+    if watch["lost"]:
+        yield from wrapped("Its folder is away. presignd looks for it each second.", width, indent=2, style="red")
+    yield from wrapped(clean(f"{watch['path']} to bucket {watch['bucket']}"), width, indent=2, hang=4)
+    yield from wrapped(", ".join(numbers), width, indent=2, hang=4)
+    if how:
+        yield from wrapped(", ".join(how), width, indent=2, hang=4, style="dim")
+
+
+def _blocked_lines(found: Document, width: int, now: datetime) -> Iterator[Line]:
+    what = f"{found['what']} ({found['code']}), for {ago(found['since'], now)}"
+    yield from _problem_lines(what, found, width, "yellow")
+
+
+def _quarantined_lines(found: Document, width: int, now: datetime) -> Iterator[Line]:  # noqa: ARG001 - as the others
+    error = found["error"] or {"code": "", "cause": "", "fix": ""}
+    yield from _problem_lines(f"{found['path']} ({error['code']})", error, width, "red")
+
+
+def _problem_lines(what: str, problem: Document, width: int, style: str) -> Iterator[Line]:
+    yield from wrapped(clean(what), width, indent=2, hang=4, style=style)
+    yield from wrapped(clean(problem["cause"]), width, indent=4)
+    if problem["fix"]:
+        yield from wrapped(clean(f"Fix: {problem['fix']}"), width, indent=4)
+
+
+def _upload_lines(found: Document, width: int, now: datetime) -> Iterator[Line]:  # noqa: ARG001 - as the others
+    part = found["sent"] / found["size"] if found["size"] else 1.0
+    _, _, sent, size, rate, left = _upload_row(found)
+    words = f"{bar(part)} {part:4.0%}  {sent} of {size}, {rate}" + (f", {left} left" if left else "")
+    yield from wrapped(clean(found["path"]), width, indent=2, hang=4)
+    yield from wrapped(words, width, indent=4)
+
+
+def _settling_lines(found: Document, width: int, now: datetime) -> Iterator[Line]:
+    text = f"{found['path']}: {found['why']}, for {ago(found['since'], now)}"
+    yield from wrapped(clean(text), width, indent=2, hang=4)
+
+
+def _in_flight(counts: Document) -> int:
+    return sum(counts[state] for state in ("uploading", "verified", "linked"))
+
+
+# --- in a pipe ----------------------------------------------------------------------------------
+_WATCH = ("name", "folder", "bucket", "queued", "in flight", "done", "quarantined", "oldest", "next scan", "settles by")
+_BLOCKED = ("what", "error", "since", "cause", "fix")
+_IN_FLIGHT = ("watch", "path", "sent", "of", "rate", "left")
+_SETTLING = ("watch", "path", "since", "why")
+_QUARANTINED = ("watch", "path", "error", "cause", "fix")
+
+
+def _watch_row(watch: Document, now: datetime) -> list[str]:
+    counts = watch["counts"]
+    folder = watch["path"] + (" (its folder is away)" if watch["lost"] else "")
+    return [
+        watch["name"],
+        folder,
+        watch["bucket"],
+        str(counts["queued"]),
+        str(_in_flight(counts)),
+        str(counts["finished"]),
+        str(counts["quarantined"]),
+        ago(watch["oldest_queued_at"], now),
+        until(watch["next_scan"], now),
+        watch["writer_check"],
+    ]
+
+
+def _blocked_row(found: Document, now: datetime) -> list[str]:
+    return [found["what"], found["code"], ago(found["since"], now), found["cause"], found["fix"]]
+
+
+def _upload_row(found: Document) -> list[str]:
+    rate = f"{short_size(found['rate'])}/s"
+    if (idle := found.get("idle_seconds", 0)) >= IDLE_SECONDS:
+        rate = f"nothing sent for {short_duration(idle)}"
+    left = "" if found["seconds_left"] is None else short_duration(found["seconds_left"])
+    return [found["watch"], found["path"], short_size(found["sent"]), short_size(found["size"]), rate, left]
+
+
+def _settling_row(found: Document, now: datetime) -> list[str]:
+    return [found["watch"], found["path"], ago(found["since"], now), found["why"]]
+
+
+def _quarantined_row(found: Document) -> list[str]:
+    error = found["error"] or {"code": "", "cause": "", "fix": ""}
+    return [found["watch"], found["path"], error["code"], error["cause"], error["fix"]]
+
+
+# --- one file -----------------------------------------------------------------------------------
+def print_path(found: Document) -> None:
+    """Print where one file stands: a name and a value on each line."""
+    show.table("", ("", ""), _path_rows(found, utcnow()))
+
+
+def path_lines(found: Document, width: int, now: datetime) -> list[Line]:
+    """Lay out where one file stands for a terminal ``width`` cells wide."""
+    return columns(("", ""), [[clean(cell) for cell in cells] for cells in _path_rows(found, now)], width)
+
+
+def _path_rows(found: Document, now: datetime) -> Iterator[list[str]]:
+    version = found["version"]
+    yield ["path", found["path"]]
+    yield ["watch", found["watch"]]
+    if settling := found["settling"]:
+        yield ["settling", f"since {ago(settling['since'], now)}: {settling['why']}"]
+    if version:
+        yield ["state", version["state"]]
+        if why := found.get("why"):
+            yield ["why", why]
+        yield from _version_rows(version, now)
+    if upload := found["in_flight"]:
+        sent, size = short_size(upload["sent"]), short_size(upload["size"])
+        yield ["sent", f"{sent} of {size}, {short_size(upload['rate'])}/s"]
+
+
+def _version_rows(version: Document, now: datetime) -> Iterator[list[str]]:
+    if error := version["error"]:
+        yield ["error", error["code"]]
+        yield ["cause", error["cause"]]
+        yield ["fix", error["fix"]]
+    if receipt := version["receipt"]:
+        yield ["object", f"{receipt['bucket']}/{receipt['key']}"]
+        yield ["size", f"{receipt['size']} bytes"]
+        yield ["checksum", receipt["checksum"]]
+        yield ["etag", receipt["etag"]]
+        yield ["uploaded", receipt["done_at"] or ""]
+    if version["link_expires_at"]:
+        yield ["link dies", f"{version['link_expires_at']} (in {until(version['link_expires_at'], now)})"]
+
+
+# --- --follow -----------------------------------------------------------------------------------
+async def follow(
+    request: Document,
+    config: Path | None,
+    *,
+    lines_of: Callable[[Document], Sequence[Line]] | None,
+    print_one: Callable[[Document], None],
+) -> NoReturn:
+    """Show each answer to ``request`` until interrupted; raise ``Unavailable`` when no daemon runs at the start.
+
+    On a terminal ``lines_of`` lays out each answer. In a pipe, and where ``lines_of`` is None, ``print_one``
+    prints each answer that differs from the one before.
+    """
+    async with asking(config) as asker:
+        if not isinstance(asker, Remote):
+            raise Unavailable("status --follow: no daemon is running", fix="start it, or leave out --follow")
+        shown = _screen(lines_of) if lines_of and sys.stdout.isatty() else contextlib.nullcontext(_changes(print_one))
+        with shown as update:
+            update(await last_answer(asker, request))
+            while True:
+                await asyncio.sleep(FOLLOW_SECONDS)
+                found: Document | None = None
+                with contextlib.suppress(PresigndError):
+                    found = await last_answer(asker, request)
+                update(found)
+
+
+def _changes(print_one: Callable[[Document], None]) -> Callable[[Document | None], None]:
+    """Return a function that prints an answer when it differs from the last one; None means no daemon answers."""
+    last: list[Document | None] = []
+
+    def update(found: Document | None) -> None:
+        if last != [found]:
+            last[:] = [found]
+            if found is None:
+                show.say(f"presignd: {AWAY}")
+            else:
+                print_one(found)
+
+    return update
+
+
+@contextlib.contextmanager
+def _screen(lines_of: Callable[[Document], Sequence[Line]]) -> Iterator[Callable[[Document | None], None]]:
+    """Draw on the terminal's alternate screen, and leave the last state on the main one."""
+    from rich.console import Console, Group  # noqa: PLC0415 - only on a terminal
+    from rich.live import Live  # noqa: PLC0415 - as above
+
+    last: Sequence[Line] = ()
+    with Live(console=Console(highlight=False), screen=True, auto_refresh=False) as live:
+
+        def update(found: Document | None) -> None:
+            nonlocal last
+            last = [Line(AWAY, "yellow"), Line(""), *last] if found is None else lines_of(found)
+            shown = fitting(last, shutil.get_terminal_size().lines)
+            texts = [show.text_of(line) for line in shown]
+            for text in texts:
+                text.no_wrap, text.overflow = True, "ellipsis"
+            live.update(Group(*texts), refresh=True)
+
+        try:
+            yield update
+        finally:
+            live.stop()
+            show.lines(last)
+
+
+def fitting(lines: Sequence[Line], height: int) -> Sequence[Line]:
+    """Return the lines that a terminal of ``height`` lines shows; the last one counts those left out."""
+    room = max(1, height - 1)
+    if len(lines) <= room:
+        return lines
+    more = len(lines) - room + 1
+    return [*lines[: room - 1], Line(f"and {more} more lines: presignd status", "dim")]

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from presignd import __version__, cli
 from presignd.cli import guard, options, show
-from presignd.cli.waits import REQUEST_BYTES, batches
+from presignd.cli.wait import REQUEST_BYTES, batches
 from presignd.errors import Refused, TimedOut, Unavailable, UsageError, fault
 from presignd.ledger.lock import DaemonLock
 

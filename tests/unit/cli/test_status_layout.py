@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from presignd.cli.follow import fitting
 from presignd.cli.layout import Line, bar, cells, columns, wrapped
-from presignd.cli.report import path_lines, status_lines
+from presignd.cli.status import fitting, path_lines, status_lines
 
 WIDTHS = (60, 72, 80, 100, 132, 200)
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)

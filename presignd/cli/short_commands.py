@@ -1,0 +1,79 @@
+"""The commands that send one request and print its answer: ``presignd link``, ``retry`` and ``web``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from presignd.cli import loop, show
+from presignd.cli.ask import ask_once
+from presignd.cli.options import AsJson, ConfigFile, Expires, absolute, expiry
+from presignd.errors import UsageError
+
+
+def link_command(
+    named: Annotated[
+        str, typer.Argument(metavar="PATH-or-KEY", help="A file in a watched folder, a key, or s3://bucket/key.")
+    ],
+    expires: Expires = None,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Make a fresh link for something uploaded.
+
+    Prints the link on stdout. Only root, the daemon's user and the links group may ask for one.
+
+    Example: presignd link report.pdf --expires 1d
+    """
+    # A key is UTF-8: a name with other bytes can only be a path.
+    key = "" if any("\ud800" <= c <= "\udfff" for c in named) else named
+    request = {"op": "link", "path": absolute(Path(named)), "key": key, "expires": expiry(expires)}
+    found = loop.run(ask_once(request, config))["link"]
+    if as_json:
+        show.document(found, as_is=True)
+    else:
+        show.result(found["url"], as_is=True)
+
+
+def retry_command(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH", readable=False, help="Quarantined files.")
+    ] = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="All quarantined files.")] = False,
+    watch: Annotated[str, typer.Option(metavar="NAME", help="The quarantined files of one watch.")] = "",
+    error: Annotated[str, typer.Option(metavar="CODE", help='The files with one error code, e.g. "too_large".')] = "",
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Put quarantined files back into the queue.
+
+    Prints how many. With both --watch and --error, a file must match both.
+
+    Example: presignd retry --error unreadable
+    """
+    if not (paths or every or watch or error):
+        raise UsageError("retry: which files?", fix="name paths, or give --all, --watch NAME or --error CODE")
+    named = [absolute(path) for path in paths or []]
+    request = {"op": "retry", "paths": named, "all": every, "watch": watch, "error": error}
+    found = loop.run(ask_once(request, config))
+    if as_json:
+        show.document(found)
+        return
+    show.result(str(found["count"]))
+
+
+def web_command(as_json: AsJson = False, config: ConfigFile = None) -> None:
+    """Print an address that opens the status page.
+
+    The address works once, within five minutes. Who opens it sees links and may retry files. Only root, the
+    daemon's user and the links group may ask for one. The page is off until web.listen is set. Programs send
+    the token of web.token_file as Authorization: Bearer.
+
+    Example: xdg-open "$(presignd web)"
+    """
+    found = loop.run(ask_once({"op": "web"}, config))
+    if as_json:
+        show.document(found, as_is=True)
+    else:
+        show.result(found["url"], as_is=True)
