@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 
-from presignd.app.assembly import Parts, open_parts
+from presignd.app.assembly import Pipeline, open_pipeline
 from presignd.app.daemon import Daemon
+from presignd.app.view import PipelineView
+from presignd.app.work import Work
 from presignd.config import (
     Config,
     ControlConfig,
@@ -28,10 +30,10 @@ from presignd.config import (
     WatchConfig,
     WebConfig,
 )
+from presignd.ledger import Ledger
 from presignd.ledger.lock import DaemonLock
 from presignd.pipeline import worker
 from presignd.pipeline.upload import breaker as gate
-from presignd.pipeline.watch.watcher import Watcher
 from presignd.presign import local
 from presignd.s3.sigv4 import presign
 from presignd.telemetry import log
@@ -68,11 +70,25 @@ class Running:
     """A daemon that runs, and all it has said."""
 
     folder: Path
-    parts: Parts = field(repr=False)
+    pipeline: Pipeline = field(repr=False)
     said: Said = field(repr=False)
     stop: Callable[[], None] = field(repr=False)
     reload: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
-    watchers: Callable[[], list[Watcher]] = field(default=list, repr=False)
+
+    @property
+    def view(self) -> PipelineView:
+        """What the control socket and the status page are answered from."""
+        return self.pipeline.view
+
+    @property
+    def ledger(self) -> Ledger:
+        """The open ledger."""
+        return self.pipeline.ledger
+
+    @property
+    def work(self) -> Work:
+        """The work of the configuration in effect."""
+        return self.pipeline.in_effect.work
 
     def events(self, *names: str) -> list[Event]:
         """Return what was logged so far, of these names (all of them without any)."""
@@ -111,7 +127,7 @@ class Running:
 
     async def rescan(self) -> None:
         """Return after a whole scan that began later than this call, of each watch."""
-        before, watchers = len(self.events("scan.finished")), self.watchers()
+        before, watchers = len(self.events("scan.finished")), list(self.pipeline.watchers)
         for watcher in watchers:
             watcher.request_scan("test")
         await self.said_by_now("scan.finished", before + len(watchers))
@@ -183,12 +199,12 @@ async def running(
     asyncio.get_running_loop().set_debug(debug)
     pace = quickly() if quick else pytest.MonkeyPatch.context()
     with signatures() as made, pace, DaemonLock(configured.ledger.path):
-        async with open_parts(configured) as parts:
-            daemon = Daemon(parts, load=load)
+        async with open_pipeline(configured) as pipeline:
+            daemon = Daemon(pipeline, load=load)
             serving = asyncio.create_task(daemon.serve())
             try:
                 folder = configured.watches[0].path.parent
-                yield Running(folder, parts, said, daemon.service.stop, daemon.service.reload, lambda: daemon.watchers)
+                yield Running(folder, pipeline, said, daemon.service.stop, daemon.service.reload)
             finally:
                 daemon.service.stop()
                 await serving

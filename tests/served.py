@@ -153,7 +153,7 @@ async def serving(config: Config, path: Path | None = None) -> AsyncIterator[Ser
     view = FakeView(config, ledger)
     path = path or config.ledger.path / "control.sock"
     try:
-        async with control.serve(path, config.control.group, Answers(view).answer):
+        async with control.serve(path, config.control.group, Answers(view, view.login_url).answer):
             yield Served(path, view)
     finally:
         await ledger.close(clean=True)

@@ -1,1 +1,1 @@
-"""The daemon: built in one place, supervised in another."""
+"""The daemon: built in ``assembly``, supervised in ``daemon``."""

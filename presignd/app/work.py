@@ -1,14 +1,19 @@
-"""The half of the pipeline that one configuration makes: a reload builds another, and this one finishes."""
+"""What one configuration makes, and which configuration is in effect.
+
+A reload builds another ``Work`` and switches to it; the one before finishes what it has in flight.
+"""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 
-from presignd.config import Config, UploadConfig
+from presignd.config import Config, UploadConfig, WatchConfig
+from presignd.errors import Fault
 from presignd.ledger import Ledger
-from presignd.model import Candidate, Link
+from presignd.model import Candidate, FileVersion, Fingerprint, Link, NewVersion, Source
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.dispatch import Dispatcher
 from presignd.pipeline.files.folder import Folder
@@ -16,58 +21,121 @@ from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.finish.finisher import Finisher
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.intake import Intake
+from presignd.pipeline.put import PutRequests
 from presignd.pipeline.quarantine import Quarantine
+from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.upload.breakers import Gates
 from presignd.pipeline.upload.bucket import Bucket
 from presignd.pipeline.upload.orphans import Sweeper
 from presignd.pipeline.upload.slots import Slots
-from presignd.pipeline.upload.transfer import Held, Room
+from presignd.pipeline.upload.transfer import Room
+from presignd.pipeline.watch.watcher import Watcher
 from presignd.pipeline.worker import Worker
-from presignd.presign import GrantRequest
+from presignd.presign import Grant, GrantRequest
 from presignd.store.rate import RateLimit
-from presignd.store.signed import signer_and_store
+from presignd.store.signed import register_secrets, signer_and_store
 from presignd.system.clock import utcnow
+from presignd.telemetry.log import get_logger
+
+log = get_logger()
 
 
-class Limits:
-    """What all that is in flight may take together: by the newest configuration, and by those before it."""
+class InEffect:
+    """The configuration in effect and its ``Work``: what outlives a reload asks here each time.
+
+    ``works`` has the newest first, then those that a reload retired and that have something in flight still.
+    There is none until the assembly has switched to the first one. ``slots`` are for the bodies of all works.
+    """
 
     def __init__(self, upload: UploadConfig) -> None:
-        self.slots, self.rate = Slots(upload.concurrency), RateLimit(upload.max_rate)
+        self.works: list[Work] = []
+        self.roots: dict[str, bytes] = {}
+        self.slots = Slots(upload.concurrency)
 
-    def rate_for(self, upload: UploadConfig) -> RateLimit:
-        """Return the one there is, unless another is asked for: what is in flight keeps that which it began by."""
-        return self.rate if self.rate.rate == upload.max_rate else RateLimit(upload.max_rate)
+    @property
+    def work(self) -> Work:
+        """The work of the configuration in effect."""
+        return self.works[0]
+
+    @property
+    def retired(self) -> list[Work]:
+        """Works of earlier configurations that have something in flight."""
+        return self.works[1:]
+
+    @property
+    def config(self) -> Config:
+        """The configuration in effect."""
+        return self.work.config
 
     def switch(self, work: Work) -> None:
-        """Go by the limits of ``work`` from now on."""
+        """Put ``work`` into effect; the one before is retired."""
+        self.works.insert(0, work)
         self.slots.resize(work.config.upload.concurrency)
-        self.rate = work.rate
+        self.roots |= {name: folder.root for name, folder in work.opened.items()}
+
+    async def finish(self, retired: Work) -> None:
+        """Let a retired work end what it has in flight, then close it."""
+        await retired.finish()
+        self.works.remove(retired)
+        await retired.close()
+
+    async def close(self) -> None:
+        """Close every work."""
+        for work in [*self.works]:
+            await work.close()
+
+    def rate_for(self, upload: UploadConfig) -> RateLimit:
+        """Return the rate limit in effect if ``upload`` has the same, else a new one.
+
+        What is in flight keeps the limit that it began with.
+        """
+        if self.works and self.work.rate.rate == upload.max_rate:
+            return self.work.rate
+        return RateLimit(upload.max_rate)
+
+    def at_work(self) -> set[str]:
+        """Return the versions, by file_id, that any work has in hand."""
+        return {file_id for work in self.works for file_id in work.worker.at_work}
+
+    def now(self) -> datetime:
+        """Return the time of the presigner in effect, which dates links."""
+        return self.work.presigner.now()
+
+    async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant | Exception]:
+        """Sign link requests with the presigner in effect."""
+        return await self.work.presigner.grant([await self.work.as_opened(each) for each in requests])
+
+    def make_version(
+        self, watch: str, path: bytes, fingerprint: Fingerprint, source: Source, *, fault: Fault | None = None
+    ) -> NewVersion:
+        """Make a version by the configuration in effect (``Intake.make_version``)."""
+        return self.work.intake.make_version(watch, path, fingerprint, source, fault=fault)
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What outlives a reload. ``held`` is what ``put`` handed over, by file_id."""
+    """The parts that outlive a reload and that every ``Work`` is built on."""
 
-    limits: Limits
+    in_effect: InEffect
     ledger: Ledger
     linker: Linker
     announcer: Announcer
-    offer: Callable[[list[Candidate]], None]
+    puts: PutRequests
+    offer: Callable[[Sequence[Candidate]], None]
     on_link: Callable[[Link], None]
-    held: dict[str, Held] = field(default_factory=dict)
 
 
 class Work:
-    """Who signs, where to, and the work on claimed versions, by one configuration.
+    """One configuration's presigner, store and buckets, and the work on claimed versions.
 
     ``opened`` are its folders by watch. Raises ``UsageError`` for TLS files or credentials that can't be used.
     """
 
     def __init__(self, config: Config, opened: Mapping[str, Folder], shared: Shared) -> None:
+        register_secrets(config)
         host = socket.gethostname()
         self.config, self.opened = config, opened
-        self.rate = shared.limits.rate_for(config.upload)
+        self.rate = shared.in_effect.rate_for(config.upload)
         self.presigner, self.store = signer_and_store(config, clock=utcnow, rate=self.rate)
         self.buckets = {
             watch.name: Bucket(watch, config.presign, config.upload, self.presigner, self.store)
@@ -95,12 +163,12 @@ class Work:
             quarantine=quarantine,
             rooms={name: Room(bucket.watch, opened[name], bucket) for name, bucket in self.buckets.items()},
             gates=self.gates,
-            slots=shared.limits.slots,
+            slots=shared.in_effect.slots,
             host=host,
+            puts=shared.puts,
             offer=shared.offer,
             on_link=shared.on_link,
         )
-        self.worker.held = shared.held
         self.dispatcher = Dispatcher(
             shared.ledger, self.worker, config.upload, list(self.buckets), is_open=self.gates.is_open
         )
@@ -117,7 +185,7 @@ class Work:
         self.dispatcher.wake()
 
     async def finish(self) -> None:
-        """Claim nothing more; return once what was claimed is through, however long that takes."""
+        """Claim nothing more; return once all that was claimed has ended, however long that takes."""
         await self.dispatcher.retire()
         await self.finisher.finished()
 
@@ -128,3 +196,35 @@ class Work:
         await self.gates.close()
         await self.presigner.close()
         await self.store.close()
+
+
+class Watchers:
+    """The watcher of each watch of the configuration in effect, in its order."""
+
+    def __init__(
+        self,
+        in_effect: InEffect,
+        settler: Settler,
+        ledger: Ledger,
+        on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]],
+    ) -> None:
+        self._in_effect, self._settler, self._ledger, self._on_vanished = in_effect, settler, ledger, on_vanished
+        self._by_name: dict[str, Watcher] = {}
+        self.switch(())
+
+    def __iter__(self) -> Iterator[Watcher]:
+        return iter(self._by_name.values())
+
+    def __getitem__(self, name: str) -> Watcher:
+        return self._by_name[name]
+
+    def switch(self, stale: Collection[str]) -> None:
+        """Follow the configuration in effect: keep each watcher unless its watch is ``stale`` or no longer there."""
+        before = {name: watcher for name, watcher in self._by_name.items() if name not in stale}
+        self._by_name = {
+            watch.name: before.get(watch.name) or self._made(watch) for watch in self._in_effect.config.watches
+        }
+
+    def _made(self, watch: WatchConfig) -> Watcher:
+        folder = self._in_effect.work.opened[watch.name]
+        return Watcher(watch, folder, self._settler, self._ledger, log, on_vanished=self._on_vanished)

@@ -174,7 +174,7 @@ def _load(path: Path | None) -> Config:
 
 @contextlib.asynccontextmanager
 async def _local(config: Config, closed: Unavailable | None, *, work: bool) -> AsyncIterator[Local]:
-    from presignd.app import daemon  # noqa: PLC0415 - not needed while a daemon answers
+    from presignd.app.local import local_view  # noqa: PLC0415 - not needed while a daemon answers
     from presignd.control.requests import Answers  # noqa: PLC0415 - as above
     from presignd.ledger.lock import DaemonLock  # noqa: PLC0415 - as above
     from presignd.telemetry import log  # noqa: PLC0415 - not needed while a daemon answers
@@ -185,7 +185,7 @@ async def _local(config: Config, closed: Unavailable | None, *, work: bool) -> A
     # The command's own line tells what went wrong; the events of this short run are nobody's log.
     log.setup(config.log.model_copy(update={"level": "critical"}))
     with DaemonLock(folder):
-        async with daemon.local_view(config, work=work) as view:
+        async with local_view(config, work=work) as view:
             yield Local(Answers(view))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from presignd.app import daemon
+from presignd.app import daemon, local
 from presignd.cli import guard, loop, show
 from presignd.cli.options import ConfigFile
 from presignd.cli.printer import Printer
@@ -85,6 +85,6 @@ def _on_terminal() -> bool:
 
 
 async def _dry_run(config: "Config") -> None:
-    async for found in daemon.dry_run(config):
+    async for found in local.dry_run(config):
         target = f"{found['bucket']}/{found['key']}" if found["key"] else ""
         show.row([found["action"], found["watch"], found["path"], target, str(found["size"])])

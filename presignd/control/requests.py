@@ -47,11 +47,20 @@ PATIENCE = 5.0
 log = get_logger()
 
 
-class Answers:
-    """Answers the requests of the control socket over one ``View``."""
+def no_page() -> str:
+    """Stand in for ``login_url`` where there is no status page: raise ``Unavailable``."""
+    raise Unavailable("web: there is no status page", fix="set web.listen, and start the daemon anew")
 
-    def __init__(self, view: View) -> None:
+
+class Answers:
+    """Answers the requests of the control socket over one ``View``.
+
+    ``login_url`` returns an address of the status page to log in with, good once (secret), or raises ``Unavailable``.
+    """
+
+    def __init__(self, view: View, login_url: Callable[[], str] = no_page) -> None:
         self.view = view
+        self._login_url = login_url
         self._finder = Finder(view)
         self.operations: dict[str, Answering] = {
             "ping": self._ping,
@@ -167,7 +176,7 @@ class Answers:
     async def _web(self, _request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         """Yield ``{"url"}``: the status page's address to log in with, which leads to links."""
         self._may_have_links(peer, "web")
-        yield {"url": self.view.login_url()}
+        yield {"url": self._login_url()}
 
     def _may_have_links(self, peer: Peer, op: str) -> None:
         group = self.view.config.links.group

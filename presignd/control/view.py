@@ -1,7 +1,6 @@
 """What the answers need from whoever runs the pipeline: the daemon, or a command that holds the ledger alone.
 
-``presignd.app.daemon`` implements ``View`` twice: once for ``run``, and as ``local_view(config)``, an async
-context manager, for commands while no daemon runs (the caller holds the ledger's lock already). Every
+``presignd/app/view.py`` implements ``View``, for ``run`` and for commands while no daemon runs. Every
 snapshot method is synchronous, cheap, and safe to call at any time from the event loop.
 """
 
@@ -118,10 +117,6 @@ class View(Protocol):
 
     def blocked(self) -> Sequence[BlockedView]:
         """Return what is waited for as a whole: watches, the store, the presigner, the ledger, the links file."""
-        ...
-
-    def login_url(self) -> str:
-        """Return an address to log in with, good once (secret); raise ``Unavailable`` where there is no page."""
         ...
 
     def hint(self, watch: str, path: bytes) -> None:

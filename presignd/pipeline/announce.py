@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from presignd.config import WatchConfig
-from presignd.ledger import Ledger
-from presignd.model import FileVersion
+from presignd.errors import fault
+from presignd.ledger import Enqueued, Ledger
+from presignd.model import FileVersion, Link, State
 from presignd.runtime.crash_points import passed
 from presignd.runtime.heartbeat import alive, resting
 from presignd.states import done_status
 from presignd.telemetry import metrics
-from presignd.telemetry.log import Mark, get_logger, mark
+from presignd.telemetry.log import Disclosed, Mark, get_logger, mark
 
 LOG_SECONDS = 1.0
 """How long a log whose reader is stuck is waited for at the start and at the end."""
@@ -34,28 +34,28 @@ def shown_path(root: bytes, path: bytes) -> str:
 
 
 class Announcer:
-    """Says how versions end, and what else befalls them, with the fields of the contract."""
+    """Logs what happens to versions, with the fields of the contract, and records each ``file.done`` as said.
+
+    ``roots`` are the watches' folders, for absolute paths. ``on_end`` is called for each version that ended or was
+    quarantined. ``counts_as_said`` tells which ``file.done`` somebody reads: only those are recorded.
+    """
 
     def __init__(
         self,
         ledger: Ledger,
-        roots: dict[str, bytes],
+        roots: Mapping[str, bytes],
         on_end: Callable[[FileVersion], None],
         *,
-        is_told: Callable[[FileVersion], bool] = lambda _: True,
+        counts_as_said: Callable[[FileVersion], bool] = lambda _: True,
     ) -> None:
         self._ledger = ledger
         self._roots = roots
         self._on_end = on_end
-        self._is_told = is_told
+        self._counts_as_said = counts_as_said
         self._said: list[str] = []
         self._said_since = mark()
         self._more = asyncio.Event()
         self._log = get_logger()
-
-    def add_watch(self, watch: WatchConfig, root: bytes) -> None:
-        """Know a watch's root, for the absolute paths that are shown."""
-        self._roots[watch.name] = root
 
     def path(self, version: FileVersion) -> str:
         """Return the version's absolute path as text."""
@@ -76,6 +76,32 @@ class Announcer:
         shown = {name: value for name, value in fields.items() if value not in ("", None)}
         return getattr(self._log, level)(name, **shown, **more) is not False
 
+    def enqueued(self, done: Sequence[Enqueued]) -> None:
+        """Log what was queued, superseded, or quarantined from the start."""
+        for entry in done:
+            if entry.superseded:
+                self.done([entry.superseded])
+            if entry.version.state is State.QUARANTINED:
+                self.quarantined(entry.version, fix=fault(entry.version.error_code).fix)
+            elif entry.version.state is State.QUEUED:
+                self.event("file.queued", entry.version)
+
+    def linked(self, link: Link, *, disclose: bool, by_uid: int | None = None) -> None:
+        """Log ``link.created``, with the link itself only where it may be disclosed."""
+        more = {"by_uid": by_uid} if by_uid is not None else {}
+        url = {"url": Disclosed(link.url)} if disclose else {}
+        self._log.info(
+            "link.created",
+            file_id=link.file_id,
+            watch=link.watch,
+            path=link.path,
+            bucket=link.bucket,
+            key=link.key,
+            expires_at=link.expires_at,
+            **more,
+            **url,
+        )
+
     def done(self, versions: Sequence[FileVersion], *, replayed: bool = False) -> None:
         """Say ``file.done`` for ended versions, whose end is committed."""
         for version in versions:
@@ -89,7 +115,7 @@ class Announcer:
             if not replayed:
                 _count(version)
             passed("done.said")
-            if said and self._is_told(version):
+            if said and self._counts_as_said(version):
                 self._said.append(version.file_id)
             self._on_end(version)
         self._more.set()

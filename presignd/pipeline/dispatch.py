@@ -33,9 +33,7 @@ LOOK_SECONDS = 5.0
 class Dispatcher:
     """Keeps up to ``concurrency`` workers busy with what is due and whose watch is not blocked.
 
-    ``tiny`` (bytes) is what counts as tiny; with 0, nothing does. ``careful``, after an unclean end, claims none
-    ahead until all is through: what was in flight at three of these is quarantined, so that should be few. With
-    ``most_priority`` only what comes as early in the queue is claimed: a command's own files.
+    ``tiny`` (bytes) is the size up to which a file counts as tiny; with 0, none does.
     """
 
     def __init__(
@@ -60,8 +58,7 @@ class Dispatcher:
         self._claiming_ended = asyncio.Event()
         self._claiming_ended.set()
         self.draining = False
-        self.careful = False
-        self.most_priority: int | None = None
+        self._careful = False
 
     def wake(self) -> None:
         """Look at the queue now: something was queued, ended, or came back."""
@@ -79,34 +76,40 @@ class Dispatcher:
         if not task.cancelled() and (bug := task.exception()):
             self._bug = bug
 
-    async def run(self) -> None:
-        """Claim and start, until draining; raise what a worker could not even record (the ledger failing)."""
+    async def run(self, *, careful: bool = False, most_priority: int | None = None) -> None:
+        """Claim and start, until draining; raise what a worker could not even record (the ledger failing).
+
+        ``careful``, after an unclean exit, claims nothing ahead until all that was claimed has ended: what is in
+        flight at three unclean exits is quarantined, so that should be few. With ``most_priority`` only versions of
+        at most that priority number are claimed: a command's own files.
+        """
+        self._careful = careful
         self._claiming_ended.clear()
         try:
-            await self._run()
+            await self._run(most_priority)
         finally:
             self._claiming_ended.set()
 
-    async def _run(self) -> None:
+    async def _run(self, most_priority: int | None) -> None:
         with alive("dispatcher") as heart:
             while not (self.draining or self._retired):
                 heart.beat()
                 self._wake.clear()
                 now = utcnow()
-                claimed = await self._claim(now)
+                claimed = await self._claim(now, most_priority)
                 if self._bug:
                     raise self._bug
                 if not claimed:
                     await self._rest(now)
 
-    async def _claim(self, now: datetime) -> int:
+    async def _claim(self, now: datetime, most_priority: int | None) -> int:
         """Give free slots out in turns; return how many versions were started."""
         total = 0
         open_watches = [name for name in self._watches if self._is_open(name)]
         for turn, name in enumerate(open_watches):
             rooms = self._rooms(len(open_watches) - turn)
             claims = [
-                self._ledger.claim(name, limit, now, below_size=below_size, most_priority=self.most_priority)
+                self._ledger.claim(name, limit, now, below_size=below_size, most_priority=most_priority)
                 for below_size, limit in rooms
             ]
             versions = list(chain.from_iterable(await asyncio.gather(*claims)))
@@ -123,7 +126,7 @@ class Dispatcher:
         sizes = self._tasks.values()
         whole = self._slots - sum(size > self._tiny for size in sizes)
         half = max(1, self._slots // 2) - sum(size >= self._large_size for size in sizes)
-        most = max(AHEAD, self._slots) if self._tiny and not self.careful else self._slots
+        most = max(AHEAD, self._slots) if self._tiny and not self._careful else self._slots
         free = min(whole, most - len(self._tasks))
         share = -(-free // watches)
         rooms = [(self._large_size, share) if half <= 0 else (None, min(share, half))]
@@ -139,7 +142,7 @@ class Dispatcher:
         """
         seconds = LOOK_SECONDS
         if not self._tasks:
-            self.careful = False
+            self._careful = False
         if self._rooms(1):
             due = await self._ledger.next_due([name for name in self._watches if self._is_open(name)], looked_at)
             seconds = _until(due, utcnow())

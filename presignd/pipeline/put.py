@@ -1,10 +1,11 @@
-"""``presignd put``: an open descriptor goes through the same stages, and whoever sent it gets the link."""
+"""``presignd put``: send a file that a client holds open through the pipeline, and return its link to that client."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from presignd.errors import CODES, PresigndError, Refused, fault
@@ -13,34 +14,52 @@ from presignd.model import FileVersion, Link, NewVersion, Source, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.hash import fingerprint_of
 from presignd.pipeline.intake import Intake
-from presignd.pipeline.upload.transfer import Held
 from presignd.system.clock import utcnow
 
-BUSY_FIRST, BUSY_LONGEST = 0.05, 1.0
-"""Seconds between looks whether an earlier version of the path is through."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+"""Seconds between tries to enqueue while an earlier version of the path is in flight."""
 
 
-class Puts:
-    """Enqueues what was handed over and waits for its link."""
+@dataclass(frozen=True, slots=True)
+class PutRequest:
+    """One client's request: its open descriptor, the link's expiry in seconds, and what takes progress in bytes."""
+
+    fd: int
+    expires: int | None
+    progress: Callable[[int], None]
+    link: asyncio.Future[Link]
+
+
+class PutRequests(dict[str, PutRequest]):
+    """The requests that wait for their link, by file_id."""
+
+    def linked(self, link: Link) -> None:
+        """Answer the client that put this file, if any."""
+        request = self.get(link.file_id)
+        if request and not request.link.done():
+            request.link.set_result(link)
+
+    def ended(self, version: FileVersion) -> None:
+        """Answer the client with the reason, if its version ended without a link or was quarantined."""
+        request = self.get(version.file_id)
+        if request and not request.link.done() and version.state is not State.FINISHED:
+            request.link.set_exception(_refusal(version))
+
+
+class PutHandler:
+    """Enqueues what clients put, and waits for each link."""
 
     def __init__(
         self,
+        requests: PutRequests,
         ledger: Ledger,
-        intake: Intake,
-        folders: Mapping[str, Folder],
-        held: dict[str, Held],
         *,
-        on_enqueued: Callable[[list[Enqueued]], None],
-        on_vanished: Callable[[list[FileVersion]], None],
+        on_enqueued: Callable[[list[Enqueued]], Awaitable[None]],
+        on_vanished: Callable[[list[FileVersion]], Awaitable[None]],
     ) -> None:
-        self._ledger, self._intake, self._folders, self._held = ledger, intake, folders, held
+        self._requests, self._ledger = requests, ledger
         self._on_enqueued, self._on_vanished = on_enqueued, on_vanished
-        self._waiting: dict[str, asyncio.Future[Link]] = {}
         self._turns: WeakValueDictionary[tuple[str, bytes], asyncio.Lock] = WeakValueDictionary()
-
-    def now_by(self, intake: Intake, folders: Mapping[str, Folder]) -> None:
-        """Take what is handed over from now on by these."""
-        self._intake, self._folders = intake, folders
 
     async def put(
         self,
@@ -48,6 +67,8 @@ class Puts:
         path: bytes,
         watch: str,
         *,
+        folder: Folder,
+        intake: Intake,
         key: str | None,
         expires: int | None,
         progress: Callable[[int], None],
@@ -58,62 +79,49 @@ class Puts:
         else whoever may use the socket could have another content recorded for a watched path.
         """
         fingerprint = fingerprint_of(fd)
-        if not path.startswith(b"/") and not await asyncio.to_thread(self._is_same_file, watch, path, fd):
-            path = self._folders[watch].absolute(path)
-        version = self._intake.make_version(watch, path, fingerprint, Source.PUT)
+        if not path.startswith(b"/") and not await asyncio.to_thread(_is_same_file, folder, path, fd):
+            path = folder.absolute(path)
+        version = intake.make_version(watch, path, fingerprint, Source.PUT)
         if key:
-            version = self._intake.named(version, key)
-        # Two of one path go one after the other: neither takes the other's place while somebody waits for it.
+            version = intake.named(version, key)
+        request = PutRequest(fd, expires, progress, asyncio.get_running_loop().create_future())
+        # One put of a path at a time: the second would supersede the first while its client waits.
         async with self._turns.setdefault((watch, path), asyncio.Lock()):
-            return await self._upload(version, Held(fd, expires, progress))
+            return await self._upload(version, request)
 
-    async def _upload(self, version: NewVersion, held: Held) -> Link:
-        future: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
-        self._waiting[version.file_id] = future
-        self._held[version.file_id] = held
+    async def _upload(self, version: NewVersion, request: PutRequest) -> Link:
+        self._requests[version.file_id] = request
         try:
-            self._on_enqueued(await self._enqueue(version))
-            return await future
+            await self._on_enqueued(await self._enqueue(version))
+            return await request.link
         except (asyncio.CancelledError, PresigndError):
             await asyncio.shield(self._withdraw(version))
             raise
         finally:
-            self._waiting.pop(version.file_id, None)
-            self._held.pop(version.file_id, None)
-
-    def _is_same_file(self, watch: str, path: bytes, fd: int) -> bool:
-        try:
-            there, here = self._folders[watch].stat(path), os.fstat(fd)
-        except Exception:  # noqa: BLE001 - whatever keeps us from seeing it there, it is not known to be that file
-            return False
-        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+            del self._requests[version.file_id]
 
     async def _enqueue(self, version: NewVersion) -> list[Enqueued]:
-        """Record the version, once no earlier one of its path is in flight: two of one key never race."""
-        pause = BUSY_FIRST
+        """Enqueue the version once no earlier one of its path is in flight: two uploads would race for one key."""
+        pause = FIRST_PAUSE
         while True:
             try:
                 return await self._ledger.enqueue([version])
             except LostUpdate:
                 await asyncio.sleep(pause)
-                pause = min(BUSY_LONGEST, 2 * pause)
+                pause = min(LONGEST_PAUSE, 2 * pause)
 
     async def _withdraw(self, version: NewVersion) -> None:
-        """Nobody waits any more, or was told why not: what is no watch's own file can't be retried, and ends."""
+        """End a version from outside the watch, whose client is gone or was refused: only its client can retry it."""
         if version.path.startswith(b"/"):
-            self._on_vanished(await self._ledger.gone(version.watch, [version.path], utcnow()))
+            await self._on_vanished(await self._ledger.gone(version.watch, [version.path], utcnow()))
 
-    def linked(self, link: Link) -> None:
-        """Hear of a link."""
-        future = self._waiting.get(link.file_id)
-        if future and not future.done():
-            future.set_result(link)
 
-    def ended(self, version: FileVersion) -> None:
-        """Hear of a version that ended or was quarantined: without a link, whoever waits is told why."""
-        future = self._waiting.get(version.file_id)
-        if future and not future.done() and version.state is not State.FINISHED:
-            future.set_exception(_refusal(version))
+def _is_same_file(folder: Folder, path: bytes, fd: int) -> bool:
+    try:
+        there, here = folder.stat(path), os.fstat(fd)
+    except Exception:  # noqa: BLE001 - whatever keeps us from seeing it there, it is not known to be that file
+        return False
+    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
 def _refusal(version: FileVersion) -> Exception:

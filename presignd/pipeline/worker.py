@@ -20,10 +20,11 @@ from presignd.model import Candidate, FileVersion, Link, Source, State
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.finish.finisher import Finisher
 from presignd.pipeline.finish.link import Linker
+from presignd.pipeline.put import PutRequests
 from presignd.pipeline.quarantine import Quarantine
 from presignd.pipeline.upload.breakers import Gates
 from presignd.pipeline.upload.slots import Slots
-from presignd.pipeline.upload.transfer import Held, Room, Running, Stored, Transfer, Vanished, Writing
+from presignd.pipeline.upload.transfer import Room, Running, Stored, Transfer, Vanished, Writing
 from presignd.runtime.heartbeat import alive
 from presignd.states import Event, backoff
 from presignd.system.clock import utcnow
@@ -52,14 +53,14 @@ class Worker:
         gates: Gates,
         slots: Slots,
         host: str,
+        puts: PutRequests,
         offer: Callable[[list[Candidate]], None],
         on_link: Callable[[Link], None],
     ) -> None:
         self._config, self._ledger, self._linker, self._announcer = config, ledger, linker, announcer
         self._finisher, self._quarantine = finisher, quarantine
         self._rooms, self._gates, self._slots, self._host = rooms, gates, slots, host
-        self._offer, self._on_link = offer, on_link
-        self.held: dict[str, Held] = {}
+        self._puts, self._offer, self._on_link = puts, offer, on_link
         self.running: dict[str, Running] = {}
 
     async def process(self, version: FileVersion) -> None:
@@ -101,7 +102,6 @@ class Worker:
         # A queued version goes where it was queued for, though its watch has another bucket by now.
         if version.bucket != room.watch.bucket:
             room = replace(room, bucket=room.bucket.named(version.bucket))
-        held = self.held.get(version.file_id)
         running = self.running[version.file_id]
         try:
             transfer = Transfer(
@@ -111,7 +111,7 @@ class Worker:
                 self._config.upload,
                 slots=self._slots,
                 host=self._host,
-                held=held,
+                put=self._puts.get(version.file_id),
                 running=running,
             )
             stored = await transfer.run()
@@ -142,8 +142,8 @@ class Worker:
         return {name: value for name, value in receipt.items() if getattr(stored.version, name) != value}
 
     def _expires(self, version: FileVersion) -> int:
-        held = self.held.get(version.file_id)
-        asked = held.expires if held else None
+        put = self._puts.get(version.file_id)
+        asked = put.expires if put else None
         return asked or self._rooms[version.watch].watch.link_expires or self._config.presign.get_expires
 
     @property

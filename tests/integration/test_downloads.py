@@ -20,8 +20,8 @@ async def test_a_browser_s_placeholder_waits_for_what_is_beside_it(
         drop = daemon.folder / "drop"
         (drop / beside).write_bytes(b"half")
         (drop / "report.pdf").touch()
-        await daemon.until(lambda: any(s.why.startswith("waits") for s in daemon.parts.settling()), "reason")
-        (settling,) = daemon.parts.settling()
+        await daemon.until(lambda: any(s.why.startswith("waits") for s in daemon.view.settling()), "reason")
+        (settling,) = daemon.view.settling()
         assert (settling.path, settling.why) == (b"report.pdf", f"waits until {beside} beside it is gone")
         (drop / beside).write_bytes(b"whole")
         (drop / beside).replace(drop / "report.pdf")
@@ -36,7 +36,7 @@ async def test_what_aria2_fills_waits_until_its_control_file_is_gone(faulty_s3: 
         (drop / "a.iso.aria2").write_bytes(b"control")
         os.utime(drop / "a.iso.aria2", (0, 0))
         daemon.drop("a.iso", b"half")
-        await daemon.until(lambda: any(s.why.startswith("waits") for s in daemon.parts.settling()), "reason")
+        await daemon.until(lambda: any(s.why.startswith("waits") for s in daemon.view.settling()), "reason")
         await daemon.rescan()
         assert daemon.links() == []
         daemon.drop("a.iso", b"whole")

@@ -27,7 +27,7 @@ async def state_after(folder: Path) -> tuple[State, int, bool]:
 async def test_what_is_in_flight_is_finished_and_said_before_the_end(faulty_s3: FaultyS3, tmp_path: Path) -> None:
     async with running(config(tmp_path, faulty_s3, upload={"drain_timeout": LONG})) as daemon:
         daemon.drop("a")
-        await daemon.until(lambda: daemon.parts.in_flight() or daemon.links(), "an upload")
+        await daemon.until(lambda: daemon.view.in_flight() or daemon.links(), "an upload")
     assert [event["status"] for event in daemon.events("file.done")] == ["linked"]
     assert daemon.links() == ["a"]
     assert await state_after(tmp_path) == (State.FINISHED, 0, True)

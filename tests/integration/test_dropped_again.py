@@ -37,14 +37,14 @@ def original(tmp_path: Path) -> Path:
 async def gone(daemon: Running, name: str) -> None:
     """Wait until the ledger knows that a file is gone."""
     async with asyncio.timeout(20):
-        while (version := await daemon.parts.ledger.by_path("drop", os.fsencode(name))) is None or not version.gone_at:  # noqa: ASYNC110 - the ledger tells nobody
+        while (version := await daemon.ledger.by_path("drop", os.fsencode(name))) is None or not version.gone_at:  # noqa: ASYNC110 - the ledger tells nobody
             await asyncio.sleep(0.01)
 
 
 async def stays_as_it_is(daemon: Running, links: int) -> None:
     """See that a whole scan brings nothing to do."""
     await daemon.rescan()
-    await daemon.until(lambda: not daemon.parts.settling(), "an end of settling")
+    await daemon.until(lambda: not daemon.view.settling(), "an end of settling")
     assert len(daemon.links()) == links
 
 
@@ -194,4 +194,4 @@ async def test_a_quarantined_file_that_is_deleted_goes_from_status_by_the_event_
         path.unlink()
         (done,) = await daemon.said_by_now("file.done")
         assert done["status"] == "vanished"
-        assert await daemon.parts.ledger.quarantined() == []
+        assert await daemon.ledger.quarantined() == []

@@ -128,7 +128,7 @@ async def test_one_key_that_always_fails_is_quarantined_alone(
         assert daemon.events(*HELD_UP) == []
         assert sorted(daemon.links()) == sorted(OTHERS)
         faulty_s3.heal()
-        await daemon.parts.requeue(Selection(error_code=code))
+        await daemon.view.requeue(Selection(error_code=code))
         await daemon.done(len(OTHERS) + 1)
 
 
@@ -191,8 +191,8 @@ async def test_what_can_not_be_read_counts_against_a_file_only_while_its_folder_
     async with running(config(tmp_path, faulty_s3)) as daemon:
         daemon.drop("a")
         await daemon.done()
-        [version] = await daemon.parts.ledger.in_state(State.FINISHED)
-        counts = daemon.parts.work.worker._counts
+        [version] = await daemon.ledger.in_state(State.FINISHED)
+        counts = daemon.work.worker._counts
         assert await counts(version, fault("read_error"))
         with monkeypatch.context() as away:
             away.setattr(folder.Folder, "still_there", lambda _: False)
@@ -238,7 +238,7 @@ async def test_a_dead_store_seen_by_many_files_is_asked_by_one(faulty_s3: Faulty
         (watched / name).write_bytes(b"content")
     async with running(config(tmp_path, faulty_s3, upload={"timeout": 0.5}), debug=False) as daemon:
         await daemon.said_by_now("store.unreachable")
-        await daemon.until(lambda: not daemon.parts.work.worker.running, "an end of all in flight", 5)
+        await daemon.until(lambda: not daemon.work.worker.running, "an end of all in flight", 5)
         faulty_s3.heal()
         await daemon.done(len(OTHERS))
 
@@ -352,7 +352,7 @@ async def test_retries_and_their_faults_survive_a_restart(faulty_s3: FaultyS3, t
         daemon.drop("a")
         await daemon.said_by_now("upload.retry", 2)
     async with running(configured, quick=False) as daemon:
-        [waiting] = await daemon.parts.ledger.in_state(State.QUEUED)
+        [waiting] = await daemon.ledger.in_state(State.QUEUED)
         assert waiting.faults >= 2
         assert waiting.not_before is not None
         assert waiting.error_code == "bad_digest"
@@ -388,5 +388,5 @@ async def test_content_renamed_over_with_the_same_size_and_mtime_while_it_waits_
 
 async def is_known_as(daemon: Running, ino: int) -> bool:
     """Tell whether the ledger has the fingerprint of the file that is there now."""
-    version = await daemon.parts.ledger.by_path("drop", b"a")
+    version = await daemon.ledger.by_path("drop", b"a")
     return version is not None and version.fingerprint.ino == ino

@@ -25,12 +25,12 @@ async def test_a_grant_that_died_on_its_way_is_replaced_at_once(
         daemon.drop("first")
         await daemon.done()
         faulty_s3.fault(method="PUT", key="late", status=400, code="AccessDenied", message="Request has expired")
-        ours = daemon.parts.work.store._clock
-        monkeypatch.setattr(daemon.parts.work.store, "_clock", lambda: ours() + timedelta(hours=2))
+        ours = daemon.work.store._clock
+        monkeypatch.setattr(daemon.work.store, "_clock", lambda: ours() + timedelta(hours=2))
         faulty_s3.clock_skew = timedelta(hours=2)
         daemon.drop("late")
         await daemon.said_by_now("upload.retry")
-        monkeypatch.setattr(daemon.parts.work.store, "_clock", ours)
+        monkeypatch.setattr(daemon.work.store, "_clock", ours)
         faulty_s3.clock_skew = timedelta()
         await daemon.done(2)
         assert daemon.codes("upload.retry")[0] == "expired_grant"
@@ -42,7 +42,7 @@ async def test_a_grant_that_is_almost_dead_is_never_sent_and_waited_out(
 ) -> None:
     """Credentials that end within seconds make such grants; no file is charged for that."""
     async with running(config(tmp_path, faulty_s3, upload={"attempts": 2})) as daemon:
-        source = daemon.parts.work.presigner.credentials  # type: ignore[attr-defined] # the local one
+        source = daemon.work.presigner.credentials  # type: ignore[attr-defined] # the local one
         held = await source.get()
         ends = datetime.now(UTC) + timedelta(seconds=LEAST_LEFT - 5)
         object.__setattr__(held, "expires_at", ends)
@@ -160,7 +160,7 @@ async def test_what_a_store_honours_is_proven(
 ) -> None:
     faulty_s3.conditions, faulty_s3.digests = conditions, digests
     async with running(config(tmp_path, faulty_s3, upload={"checksum": checksum})) as daemon:
-        honours = await daemon.parts.work.buckets["drop"].support()
+        honours = await daemon.work.buckets["drop"].support()
         sha256 = digests and checksum == "sha256"
         assert honours == Support(if_none_match=conditions, if_match=conditions, sha256=sha256)
         daemon.drop("a")

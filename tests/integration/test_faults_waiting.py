@@ -78,7 +78,7 @@ def drop_all(daemon: Running) -> None:
 async def idle(daemon: Running) -> None:
     """Wait until nothing is in flight: all that was begun has met the fault."""
     await daemon.said_by_now("file.queued")
-    await daemon.until(lambda: not daemon.parts.work.worker.running, "an end of what was in flight")
+    await daemon.until(lambda: not daemon.work.worker.running, "an end of what was in flight")
     await asyncio.sleep(0.1)
 
 
@@ -90,7 +90,7 @@ async def assert_waited_for(daemon: Running, store: FaultyS3, away: str, back: s
     assert daemon.events("file.quarantined", "upload.retry") == []
     assert {key: store.objects[BUCKET, key].body for key in FILES} == FILES
     assert sorted(daemon.links()) == sorted(FILES)
-    finished = await daemon.parts.ledger.in_state(State.FINISHED)
+    finished = await daemon.ledger.in_state(State.FINISHED)
     assert [version.faults for version in finished] == [0] * len(FILES)
 
 
@@ -160,7 +160,7 @@ async def test_an_endpoint_that_is_none_is_told_once_and_waited_for(
         await asyncio.sleep(0.3)
         assert daemon.codes("store.unreachable") == [code]
         assert daemon.events("store.back", "file.quarantined", "upload.retry", "file.done") == []
-        [blocked] = daemon.parts.blocked()
+        [blocked] = daemon.view.blocked()
         assert blocked.code == code
     ssh.close()
 
@@ -172,7 +172,7 @@ async def test_hundreds_of_files_meet_an_absent_store_with_one_event_each_way(
     faulty_s3.fault(times=FOREVER, **how)
     async with running(config(tmp_path, faulty_s3), debug=False) as daemon:
         daemon.drop("first")
-        await daemon.until(daemon.parts.blocked, "a shut gate")
+        await daemon.until(daemon.view.blocked, "a shut gate")
         await idle(daemon)
         for number in range(500):
             daemon.drop(f"{number:04}")
@@ -194,7 +194,7 @@ async def test_of_two_watches_only_the_refused_one_waits(faulty_s3: FaultyS3, tm
         for number in range(20):
             daemon.drop(f"{number}", watch="other")
         await daemon.done(20)
-        assert [(view.watch, view.code) for view in daemon.parts.blocked()] == [("drop", "access_denied")]
+        assert [(view.watch, view.code) for view in daemon.view.blocked()] == [("drop", "access_denied")]
         faulty_s3.heal()
         await daemon.done(21)
         assert daemon.events("store.unreachable", "upload.retry") == []

@@ -46,7 +46,7 @@ async def test_a_file_that_grows_is_sent_once_it_is_whole(faulty_s3: FaultyS3, t
             for piece in range(60):
                 growing.write(b"%02d" % piece * 500)
                 await asyncio.sleep(0.02)
-                daemon.parts.hint("drop", b"log")
+                daemon.view.hint("drop", b"log")
             daemon.drop("other")
             await daemon.done(1)
         await daemon.done(2)
@@ -211,7 +211,7 @@ async def test_nothing_but_regular_files_is_ever_opened_or_sent(
         daemon.drop("real", b"real")
         await daemon.done()
         await daemon.rescan()
-        await daemon.until(lambda: not daemon.parts.settling(), "an end of settling")
+        await daemon.until(lambda: not daemon.view.settling(), "an end of settling")
         assert daemon.links() == ["real"]
         assert daemon.events("file.quarantined") == []
     assert sent(faulty_s3) == {b"real"}
@@ -357,7 +357,7 @@ async def test_a_folder_that_comes_back_with_its_files_sends_nothing_again(fault
         await daemon.said_by_now("scan.finished", before + 1)
         daemon.drop("d")
         await daemon.done(4)
-        await daemon.until(lambda: not daemon.parts.settling(), "an end of settling")
+        await daemon.until(lambda: not daemon.view.settling(), "an end of settling")
         assert sorted(daemon.links()) == ["a", "b", "c", "d"], "each is linked once"
     assert len([seen for seen in faulty_s3.requests if seen.method == "PUT" and seen.key in "abc"]) == 3
 
@@ -383,7 +383,7 @@ async def test_an_unreadable_file_stops_only_itself_and_goes_once_it_may(
         await daemon.done()
         assert (await daemon.said_by_now("file.quarantined"))[0]["error_code"] == "unreadable"
         closed = False
-        await daemon.parts.requeue(Selection(error_code="unreadable"))
+        await daemon.view.requeue(Selection(error_code="unreadable"))
         await daemon.done(2)
         assert daemon.links() == ["open", "closed"]
     assert (BUCKET, "closed") in faulty_s3.objects

@@ -22,7 +22,7 @@ async def test_a_file_whose_key_is_taken_is_retried_like_any_other(tmp_path: Pat
         await daemon.done(1)
         daemon.drop("b/x")
         await daemon.said_by_now("file.quarantined", 1)
-        await daemon.parts.requeue(Selection(watch="drop"))
+        await daemon.view.requeue(Selection(watch="drop"))
         await daemon.said_by_now("file.quarantined", 2)
         assert daemon.codes("file.quarantined") == ["key_taken", "key_taken"]
 
@@ -31,7 +31,7 @@ async def test_a_retry_doesn_t_get_past_max_size(tmp_path: Path, faulty_s3: Faul
     async with running(config(tmp_path, faulty_s3, watch(tmp_path, max_size=4))) as daemon:
         daemon.drop("large", b"12345")
         await daemon.said_by_now("file.quarantined", 1)
-        await daemon.parts.requeue(Selection(watch="drop"))
+        await daemon.view.requeue(Selection(watch="drop"))
         await daemon.said_by_now("file.quarantined", 2)
         assert daemon.codes("file.quarantined") == ["too_large", "too_large"]
 
@@ -40,7 +40,7 @@ async def test_a_key_given_by_hand_doesn_t_get_past_max_size(tmp_path: Path, fau
     (tmp_path / "large").write_bytes(b"12345")
     fd = os.open(tmp_path / "large", os.O_RDONLY)
     async with running(config(tmp_path, faulty_s3, watch(tmp_path, max_size=4))) as daemon:
-        put = daemon.parts.put(
+        put = daemon.view.put(
             fd, os.fsencode(tmp_path / "large"), "drop", key="k", expires=None, by_uid=0, progress=lambda _: None
         )
         with pytest.raises(Refused, match="at most 4"):
@@ -57,6 +57,6 @@ async def test_waiting_for_an_ignored_file_uploads_it_not(tmp_path: Path, faulty
         for each in (name, f"{name}.ok", "wanted", "wanted.ok"):
             daemon.drop(each)
         for each in (name, "wanted"):
-            daemon.parts.hint("drop", os.fsencode(each))
-        await daemon.until(lambda: not daemon.parts.settling() and daemon.links(), "a link and no more to come")
+            daemon.view.hint("drop", os.fsencode(each))
+        await daemon.until(lambda: not daemon.view.settling() and daemon.links(), "a link and no more to come")
         assert daemon.links() == ["wanted"]

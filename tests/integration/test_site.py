@@ -528,10 +528,10 @@ async def test_a_daemon_s_work_is_counted_and_its_store_s_absence_is_told(
     configured = running.config(tmp_path, faulty_s3, named).model_copy(update={"web": web})
     async with (
         running.running(configured) as daemon,
-        serving.serving(daemon.parts) as up,
+        serving.serving(daemon.view) as up,
         aiohttp.ClientSession() as session,
     ):
-        daemon.parts.on_link.append(up.hear)
+        daemon.pipeline.new_links.subscribe(up.hear)
         await until(lambda: is_up(up))
         root = up.login_url().partition("/login")[0]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from presignd.app.assembly import open_parts
+from presignd.app.assembly import open_pipeline
 from presignd.config import Config
 from presignd.errors import Refused, fault
 from presignd.ledger import open_ledger
@@ -29,7 +29,7 @@ from presignd.pipeline.upload.transfer import ROUNDS
 from presignd.states import Event
 from tests.faulty_s3 import BUCKET, FaultyS3, Object
 from tests.running import Running, config, running, watch
-from tests.versions import LATER, new
+from tests.versions import LATER, MARK, new
 
 
 @pytest.fixture(autouse=True)
@@ -76,8 +76,8 @@ async def test_a_queued_version_with_a_writer_waits_for_him(faulty_s3: FaultyS3,
     await queued(configured, b"a", Fingerprint.of(path.stat()))
     with path.open("ab"):
         async with running(configured) as daemon:
-            await daemon.until(lambda: daemon.parts.work.worker.running, "the first try")
-            await daemon.until(lambda: not daemon.parts.work.worker.running, "its end")
+            await daemon.until(lambda: daemon.work.worker.running, "the first try")
+            await daemon.until(lambda: not daemon.work.worker.running, "its end")
             assert daemon.events("file.done", "upload.retry") == []
     async with running(configured) as daemon:
         [done] = await daemon.done()
@@ -420,7 +420,7 @@ async def test_work_that_was_replaced_ends_only_when_its_last_writer_is_through(
     async with running(configured) as daemon:
         path = daemon.drop("a")
         await daemon.until(lambda: len(tried) > 1, "two tries")
-        ended = asyncio.ensure_future(daemon.parts.work.finisher.finished())
+        ended = asyncio.ensure_future(daemon.work.finisher.finished())
         await asyncio.sleep(0)
         assert not ended.done()
         writer.close()
@@ -450,7 +450,7 @@ async def test_a_bug_in_a_later_try_quarantines_the_file(
 
 def put(daemon: Running, file: Path, path: bytes, told: list[int]) -> Any:
     fd = os.open(file, os.O_RDONLY)
-    return fd, daemon.parts.put(fd, path, "drop", key=None, expires=None, by_uid=0, progress=told.append)
+    return fd, daemon.view.put(fd, path, "drop", key=None, expires=None, by_uid=0, progress=told.append)
 
 
 async def test_a_put_tells_how_far_it_is_and_gets_its_link(faulty_s3: FaultyS3, tmp_path: Path) -> None:
@@ -473,7 +473,7 @@ async def test_a_put_of_another_content_under_a_watched_name_is_a_path_of_its_ow
         link = await uploading
         os.close(fd)
         assert link.path == os.fspath(tmp_path / "drop" / "not" / "there")
-        assert await daemon.parts.ledger.by_path("drop", b"not/there") is None
+        assert await daemon.ledger.by_path("drop", b"not/there") is None
 
 
 async def test_a_put_of_a_watched_file_that_is_deleted_meanwhile_is_told_so(
@@ -488,8 +488,8 @@ async def test_a_put_of_a_watched_file_that_is_deleted_meanwhile_is_told_so(
         fd, uploading = put(daemon, path, b"a", [])
         waiting = asyncio.ensure_future(uploading)
         await daemon.said_by_now("file.queued", 2)
-        gone = await daemon.parts.ledger.gone("drop", [b"a"], faulty_s3.now())
-        daemon.parts.announcer.done(gone)
+        gone = await daemon.ledger.gone("drop", [b"a"], faulty_s3.now())
+        daemon.pipeline.shared.announcer.done(gone)
         with pytest.raises(Refused, match="the file is gone"):
             await waiting
         os.close(fd)
@@ -499,20 +499,20 @@ async def test_what_ends_while_others_are_taken_up_is_left_to_whoever_works_on_i
     faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A watch that comes back by a reload: the work before still links the last of its files."""
-    async with open_parts(config(tmp_path, faulty_s3)) as parts:
-        ledger, at_work = parts.ledger, parts.work.worker.running
+    async with open_pipeline(config(tmp_path, faulty_s3)) as pipeline:
+        ledger, at_work = pipeline.ledger, pipeline.in_effect.work.worker.running
         await ledger.enqueue([new(name, bucket=BUCKET, key=name.decode()) for name in (b"a", b"b")])
         _, other = [await ledger.apply(one, Event.VERIFY) for one in await ledger.claim("drop", 2, LATER)]
         at_work[other.file_id] = transfer.Running(other)
         update = ledger.update
 
         async def updated(version: FileVersion, **changed: Any) -> FileVersion:
-            await ledger.linked([other], parts.links.mark, {other.file_id: LATER})
+            await ledger.linked([other], MARK, {other.file_id: LATER})
             del at_work[other.file_id]
             return await update(version, **changed)
 
         monkeypatch.setattr(ledger, "update", updated)
-        await parts.resume(["drop"])
+        await pipeline.recovery.resume(["drop"])
         assert await ledger.by_id(other.file_id) == replace(other, state=State.FINISHED, done_at=LATER)
 
 

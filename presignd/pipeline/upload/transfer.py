@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +22,7 @@ from presignd.pipeline.files.hash import checksum_like, fingerprint_of
 from presignd.pipeline.files.lease import has_writer
 from presignd.pipeline.intake import refuse_too_large
 from presignd.pipeline.key_template import may_number, needs_hash, render_for
+from presignd.pipeline.put import PutRequest
 from presignd.pipeline.upload import collision
 from presignd.pipeline.upload.bucket import Bucket, StoredObject, Support
 from presignd.pipeline.upload.collision import Act, Plan, Whose
@@ -55,15 +55,6 @@ class Room:
     watch: WatchConfig
     folder: Folder
     bucket: Bucket
-
-
-@dataclass(slots=True)
-class Held:
-    """What ``put`` handed over: its open descriptor, the link's expiry in seconds, who hears of progress."""
-
-    fd: int
-    expires: int | None
-    progress: Callable[[int], None]
 
 
 @dataclass(slots=True)
@@ -113,11 +104,11 @@ class Transfer:
         *,
         slots: Slots,
         host: str,
-        held: Held | None,
+        put: PutRequest | None,
         running: Running,
     ) -> None:
         self._room, self._version, self._ledger, self._upload = room, version, ledger, upload
-        self._slots, self._host, self._held, self._running = slots, host, held, running
+        self._slots, self._host, self._put, self._running = slots, host, put, running
         self._fd: int
         self._content: Content
         self._honours: Support
@@ -160,7 +151,7 @@ class Transfer:
         """Hash the file as far as its way needs it: a small one whole, parts as they are sent."""
         bucket, upload, size = self._room.bucket, self._upload, self._version.size
         # No method of this transfer: it and its content would know each other, and the bytes wait for the collector.
-        on_sent = partial(_sent, self._running, self._held)
+        on_sent = partial(_sent, self._running, self._put)
         by_hash = self._version.base_key is None and needs_hash(self._room.watch.key)
         if size <= upload.multipart_threshold:
             sha256 = by_hash or upload.checksum == "sha256"
@@ -188,9 +179,9 @@ class Transfer:
 
     def _open(self) -> int:
         """Open the file, below the watch's root and nowhere else. Blocking."""
-        if self._held:
+        if self._put:
             with translated():
-                return os.dup(self._held.fd)
+                return os.dup(self._put.fd)
         if self._version.path.startswith(b"/"):
             raise Vanished  # a put from elsewhere, whose client, and with it the descriptor, is gone
         try:
@@ -292,7 +283,7 @@ class Transfer:
         return now
 
     def _require_same_path(self, now: Fingerprint) -> None:
-        if self._held or self._version.path.startswith(b"/"):
+        if self._put or self._version.path.startswith(b"/"):
             return
         try:
             there = self._room.folder.stat(self._version.path)
@@ -302,7 +293,7 @@ class Transfer:
             raise fault("changed_while_uploading", "another file took its place")
 
 
-def _sent(running: Running, held: Held | None, total: int) -> None:
+def _sent(running: Running, put: PutRequest | None, total: int) -> None:
     running.moved(total)
-    if held:
-        held.progress(total)
+    if put:
+        put.progress(total)

@@ -27,6 +27,9 @@ def version(watch: str, number: int, size: int) -> FileVersion:
     return FileVersion(name, watch, name.encode(), fingerprint, State.UPLOADING, "b", name, name, "", 1, NOW)
 
 
+MOST_PRIORITY = 1
+
+
 class World:
     """A queue for each watch, and workers that work until they are told to end."""
 
@@ -56,7 +59,7 @@ class World:
         self, watch: str, limit: int, now: datetime, *, below_size: int | None, most_priority: int | None
     ) -> list[FileVersion]:
         assert now.tzinfo is not None
-        assert most_priority == self.dispatcher.most_priority
+        assert most_priority == MOST_PRIORITY
         await self.claiming.wait()
         self.claims[watch] += 1
         queue = self.queues[watch]
@@ -79,8 +82,8 @@ class World:
 
     # --- the test's hand ---
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[asyncio.Task[None]]:
-        task = asyncio.create_task(self.dispatcher.run())
+    async def running(self, *, careful: bool = False) -> AsyncIterator[asyncio.Task[None]]:
+        task = asyncio.create_task(self.dispatcher.run(careful=careful, most_priority=MOST_PRIORITY))
         await turns()
         yield task
         task.cancel()
@@ -265,8 +268,7 @@ async def test_larger_files_have_their_slots_among_however_many_tiny_ones() -> N
 async def test_none_is_claimed_ahead_after_an_unclean_end_until_all_is_through() -> None:
     """What was in flight at three unclean ends is quarantined: that should be few besides the one that kills."""
     world = World(4, tiny=SMALL, a=[SMALL] * 9)
-    world.dispatcher.careful = True
-    async with world.running():
+    async with world.running(careful=True):
         while world.at_work:
             assert len(world.at_work) <= 4
             await world.end(next(iter(world.at_work)))

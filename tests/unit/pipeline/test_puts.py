@@ -17,8 +17,7 @@ from presignd.ledger import Enqueued, Ledger, open_ledger
 from presignd.model import FileVersion, Fingerprint, Link, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.intake import Intake
-from presignd.pipeline.put import Puts
-from presignd.pipeline.upload.transfer import Held
+from presignd.pipeline.put import PutHandler, PutRequests
 from presignd.states import Event
 from tests.links import link
 from tests.versions import MARK, NOW, new
@@ -32,24 +31,20 @@ class World:
         self.drop, self.ledger = folder / "drop", ledger
         self.watch = WatchConfig(name="drop", path=self.drop, bucket="bucket", max_size=100)
         self.folder = Folder(self.watch)
-        self.held: dict[str, Held] = {}
+        self.held = PutRequests()
         self.queued: asyncio.Queue[Enqueued] = asyncio.Queue()
         self.vanished: list[bytes] = []
-        self.puts = Puts(
-            ledger,
-            Intake([self.watch], "host"),
-            {"drop": self.folder},
-            self.held,
-            on_enqueued=self.enqueued,
-            on_vanished=lambda versions: self.vanished.extend(version.path for version in versions),
-        )
+        self.puts = PutHandler(self.held, ledger, on_enqueued=self.enqueued, on_vanished=self.note_vanished)
 
-    def enqueued(self, done: list[Enqueued]) -> None:
+    async def note_vanished(self, versions: list[FileVersion]) -> None:
+        self.vanished.extend(version.path for version in versions)
+
+    async def enqueued(self, done: list[Enqueued]) -> None:
         for one in done:
             if one.superseded:
-                self.puts.ended(one.superseded)
+                self.held.ended(one.superseded)
             if one.version.state is State.QUARANTINED:
-                self.puts.ended(one.version)
+                self.held.ended(one.version)
             self.queued.put_nowait(one)
 
     async def claimed(self) -> FileVersion:
@@ -62,13 +57,14 @@ class World:
         """Take a claimed version through to its link."""
         version = await self.ledger.apply(version, Event.VERIFY, checksum="md5:00", signed_at=NOW)
         (version,) = await self.ledger.linked([replace(version, expires_at=NOW)], MARK)
-        self.puts.linked(replace(link(1), file_id=version.file_id))
+        self.held.linked(replace(link(1), file_id=version.file_id))
         await self.ledger.apply(version, Event.FINISH, done_at=NOW)
 
     def put(self, file: Path, fd: int, **more: Any) -> asyncio.Task[Link]:
         inside = file.is_relative_to(self.drop)
         path = os.fsencode(file.relative_to(self.drop) if inside else file)
-        given = {"key": None, "expires": None, "progress": lambda _: None, **more}
+        rules = {"folder": self.folder, "intake": Intake([self.watch], "host")}
+        given = {**rules, "key": None, "expires": None, "progress": lambda _: None, **more}
         return asyncio.create_task(self.puts.put(fd, path, "drop", **given))
 
 
@@ -172,7 +168,7 @@ async def test_whoever_waits_is_told_that_the_content_changed(world: World, else
     with elsewhere.open("rb") as file:
         put = world.put(elsewhere, file.fileno())
         version = await world.claimed()
-        world.puts.ended(await world.ledger.apply(version, Event.SUPERSEDE, done_at=NOW))
+        world.held.ended(await world.ledger.apply(version, Event.SUPERSEDE, done_at=NOW))
         with pytest.raises(Fault, match="changed"):
             await put
 

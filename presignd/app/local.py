@@ -1,0 +1,54 @@
+"""The pipeline for one command while no daemon runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from presignd.app.assembly import Purpose, open_pipeline
+from presignd.config import Config
+from presignd.control.view import View
+from presignd.ledger.lock import DaemonLock
+from presignd.model import Source
+from presignd.pipeline.announce import shown_path
+from presignd.pipeline.intake import PRIORITIES
+from presignd.runtime.tasks import looping
+
+
+@asynccontextmanager
+async def local_view(config: Config, *, work: bool) -> AsyncIterator[View]:
+    """Open the pipeline; the caller holds the ledger's lock. Only with ``work`` (a put) does anything upload."""
+    if not work:
+        async with open_pipeline(config, Purpose.QUERY) as pipeline:
+            yield pipeline.view
+        return
+    async with open_pipeline(config, Purpose.PUT) as pipeline:
+        dispatcher, recovery = pipeline.in_effect.work.dispatcher, pipeline.recovery
+        await recovery.recover()
+        async with looping() as loops:
+            loops.start("linker", pipeline.shared.linker.run())
+            loops.start("dispatcher", dispatcher.run(careful=recovery.unclean, most_priority=PRIORITIES[Source.PUT]))
+            yield pipeline.view
+            await dispatcher.drain(config.upload.drain_timeout)
+
+
+async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:
+    """Yield what would go where: watch, path, bucket, key, size, and the action, or why it would not go."""
+    with DaemonLock(config.ledger.path):
+        async with open_pipeline(config, Purpose.QUERY) as pipeline:
+            work = pipeline.in_effect.work
+            for watcher in pipeline.watchers:
+                prefix = await work.buckets[watcher.name].prefix()
+                for path, fingerprint in await watcher.scan_once():
+                    version = work.intake.planned(
+                        work.intake.make_version(watcher.name, path, fingerprint, Source.SCAN), prefix
+                    )
+                    yield {
+                        "watch": watcher.name,
+                        "path": shown_path(work.opened[watcher.name].root, path),
+                        "bucket": version.bucket,
+                        "key": version.key or "",
+                        "size": fingerprint.size,
+                        "action": version.error_code or "upload",
+                    }

@@ -1,0 +1,162 @@
+"""The running pipeline as the control socket and the status page see it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from presignd.app.work import InEffect, Work
+from presignd.config import Config
+from presignd.control.view import BlockedView, FolderView, InFlightView, Part, SettlingView
+from presignd.ledger import Ledger, Selection
+from presignd.model import Candidate, FileVersion, Link, Source, State
+from presignd.pipeline.announce import Announcer, shown_path
+from presignd.pipeline.finish.link import mint
+from presignd.pipeline.put import PutHandler
+from presignd.pipeline.settle.settler import Settler
+from presignd.pipeline.upload.breaker import Shut
+from presignd.pipeline.watch.watcher import Watcher
+from presignd.runtime.outage import Trouble
+from presignd.system.clock import utcnow
+from presignd.telemetry.log import get_logger
+
+log = get_logger()
+
+
+@dataclass
+class Phase:
+    """When the daemon started (UTC; None for a lone command), and whether it is starting, ready or draining."""
+
+    started_at: datetime | None = None
+    name: str = "starting"
+
+
+class PipelineView:
+    """Answers from memory and the ledger (``control.view.View``); of a daemon, or of a lone command.
+
+    ``troubles`` are the links file's and the ledger's. Where nothing is ``working``, nothing is started.
+    """
+
+    def __init__(
+        self,
+        in_effect: InEffect,
+        ledger: Ledger,
+        phase: Phase,
+        *,
+        watchers: Iterable[Watcher],
+        settler: Settler,
+        puts: PutHandler,
+        announcer: Announcer,
+        troubles: Sequence[Trouble],
+        working: bool,
+    ) -> None:
+        self.ledger = ledger
+        self._in_effect, self._phase = in_effect, phase
+        self._watchers, self._settler, self._puts, self._announcer = watchers, settler, puts, announcer
+        self._troubles, self._working = troubles, working
+
+    @property
+    def config(self) -> Config:
+        """The configuration in effect."""
+        return self._in_effect.config
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When the daemon started."""
+        return self._phase.started_at
+
+    @property
+    def phase(self) -> str:
+        """``starting``, ``ready`` or ``draining``."""
+        return self._phase.name
+
+    def folders(self) -> Sequence[FolderView]:
+        """Return every watch, in the configuration's order."""
+        return [
+            FolderView(watcher.name, watcher.check.mode if watcher.check else "", watcher.next_scan_at, watcher.lost)
+            for watcher in self._watchers
+        ]
+
+    def settling(self) -> Sequence[SettlingView]:
+        """Return what is settling now."""
+        return [SettlingView(s.watch, s.path, s.since, s.why) for s in self._settler.snapshot()]
+
+    def in_flight(self) -> Sequence[InFlightView]:
+        """Return what is being uploaded now."""
+        now = time.monotonic()
+        return [
+            InFlightView(run.version, run.sent, run.rate(now), now - run.heard)
+            for work in self._in_effect.works
+            for run in work.worker.running.values()
+        ]
+
+    def blocked(self) -> Sequence[BlockedView]:
+        """Return what blocks more than one file: the ledger, the links file, the store, the presigner, a bucket."""
+        parts = [
+            BlockedView(trouble.part, "", trouble.problem.code, trouble.problem.message, trouble.since)
+            for trouble in self._troubles
+            if trouble.problem
+        ]
+        return [*parts, *_shut(self._in_effect.work)]
+
+    def hint(self, watch: str, path: bytes) -> None:
+        """Settle a path now, as a client waits for it, unless its watch ignores it."""
+        if not self.ignored(watch, path):
+            self._settler.offer([Candidate(watch, path, Source.EVENT)])
+
+    def ignored(self, watch: str, path: bytes) -> str:
+        """Return why a watch ignores ``path``, in words; "" where it doesn't."""
+        work = self._in_effect.work
+        if b"/" in path and not work.buckets[watch].watch.recursive:
+            return "recursive = false: it lies in a folder below"
+        return work.ignores[watch].why(path)
+
+    async def link(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
+        """Make a fresh link for a version with a receipt."""
+        watch = next((w for w in self.config.watches if w.name == version.watch), None)
+        seconds = expires or (watch.link_expires if watch else None) or self.config.presign.get_expires
+        fresh = replace(version, signed_at=self._in_effect.now())
+        link = await mint(self._in_effect, fresh, seconds, self._announcer.path(version))
+        self._announcer.linked(link, disclose=self.config.links.in_log, by_uid=by_uid)
+        return link
+
+    async def put(
+        self,
+        fd: int,
+        path: bytes,
+        watch: str,
+        *,
+        key: str | None,
+        expires: int | None,
+        by_uid: int,
+        progress: Callable[[int], None],
+    ) -> Link:
+        """Upload what ``fd`` reads, through the same pipeline, and return its link."""
+        work = self._in_effect.work
+        folder = work.opened[watch]
+        log.info("put.received", watch=watch, path=shown_path(folder.root, path), by_uid=by_uid)
+        return await self._puts.put(
+            fd, path, watch, folder=folder, intake=work.intake, key=key, expires=expires, progress=progress
+        )
+
+    async def requeue(self, selection: Selection) -> list[FileVersion]:
+        """Put quarantined versions back in the queue; one that was linked already is finished."""
+        work = self._in_effect.work
+        back = await self.ledger.requeue(selection, utcnow())
+        for version in back:
+            if version.state is State.LINKED and self._working and version.watch in work.buckets:
+                work.dispatcher.start(version)
+        work.dispatcher.wake()
+        return back
+
+
+def _shut(work: Work) -> list[BlockedView]:
+    gates = work.gates
+    shut: list[tuple[Part, str, Shut | None]] = [
+        ("store", "", gates.store.shut),
+        ("presigner", "", gates.presigner.shut),
+        *(("bucket", name, gate.shut) for name, gate in gates.watches.items()),
+    ]
+    return [BlockedView(part, name, at.fault.code, at.fault.message, at.since) for part, name, at in shut if at]
