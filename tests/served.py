@@ -27,12 +27,12 @@ from presignd.config import (
     WebConfig,
 )
 from presignd.control import server as control
-from presignd.control import socket_file
 from presignd.control.failure import Answered
 from presignd.control.requests import Answers
 from presignd.control.view import BlockedView, FolderView, InFlightView, SettlingView
 from presignd.ledger import Ledger, Selection, open_ledger
 from presignd.model import FileVersion, Fingerprint, Link, LinksMark, NewVersion, State
+from presignd.runtime import unix_socket
 from presignd.states import Event
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -125,7 +125,7 @@ class Served:
     view: FakeView
 
     async def ask(self, request: Mapping[str, Any], fds: Sequence[int] = ()) -> list[dict[str, Any]]:
-        return [answer async for answer in control.exchange(socket_file.connect(self.path), request, fds)]
+        return [answer async for answer in control.exchange(unix_socket.connect(self.path), request, fds)]
 
     async def refusal(self, request: Mapping[str, Any], fds: Sequence[int] = ()) -> Answered:
         with pytest.raises(Answered) as refused:

@@ -16,8 +16,8 @@ from presignd.app.status_line import StatusLine
 from presignd.app.work import Work
 from presignd.config import Config
 from presignd.config.change import Change, change
+from presignd.control import location
 from presignd.control import server as control
-from presignd.control import socket_file
 from presignd.control.requests import Answers, no_page
 from presignd.control.view import View
 from presignd.errors import Unavailable
@@ -210,7 +210,7 @@ async def _run(
 @asynccontextmanager
 async def _control(view: View, login_url: Callable[[], str]) -> AsyncIterator[None]:
     """Answer the other commands over the control socket."""
-    path = socket_file.socket_path(view.config, os.environ)
+    path = location.socket_path(view.config, os.environ)
     async with control.serve(path, view.config.control.group, Answers(view, login_url).answer):
         yield
 

@@ -25,7 +25,7 @@ from presignd.broker.tokens import Tokens
 from presignd.config.listen import parse_listen
 from presignd.errors import Fault, PresignerFault
 from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Presigner
-from presignd.runtime.crowd import Crowd
+from presignd.runtime.clients import Connections
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger
 from presignd.telemetry.metrics import rendered
@@ -55,7 +55,7 @@ class Api:
     def __init__(self, config: BrokerSection, tokens: Tokens, presigner: Presigner) -> None:
         self.config, self.tokens, self.presigner = config, tokens, presigner
         self.draining = False
-        self.crowd = Crowd()
+        self.connections = Connections()
         self.in_flight = 0
         self.idle = asyncio.Event()
         self.idle.set()
@@ -94,7 +94,7 @@ class Api:
     @web.middleware
     async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer every request with JSON and no traceback; cut off a client that does not read the response."""
-        self.crowd.came(request.protocol)
+        self.connections.used(request.protocol)
         response = await self._response(request, handler)
         if self.draining:
             response.force_close()
@@ -137,7 +137,7 @@ class Api:
 
     def _authenticated(self, request: web.Request) -> TokenConfig:
         token = authenticate(request, self.tokens, utcnow())
-        self.crowd.came(request.protocol, known=True)
+        self.connections.used(request.protocol, known=True)
         return token
 
     # --- the two calls ----------------------------------------------------------------------------
@@ -153,7 +153,7 @@ class Api:
         token = self._authenticated(request)
         began = time.monotonic()
         try:
-            with self._in_flight(), self.crowd.kept(request.protocol):
+            with self._in_flight(), self.connections.answering(request.protocol):
                 results = await self._results_in_turn(request, token)
         except Rejected as rejected:
             rejected.by = token.name

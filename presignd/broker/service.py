@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import resource
 from collections.abc import Callable, Collection
@@ -16,13 +15,13 @@ from presignd.broker import metrics
 from presignd.broker.api import Api
 from presignd.broker.certificate import certificate_end, end_problem, tls_context, tls_stamps
 from presignd.broker.config import BrokerConfig, BrokerSection, is_in_the_clear, of_store
-from presignd.broker.listening import Listener
 from presignd.broker.tokens import Tokens
 from presignd.config import PresignConfig, UploadConfig
-from presignd.errors import PresigndError, PresignerFault, UsageError
+from presignd.errors import PresigndError, PresignerFault, Unavailable, UsageError
 from presignd.presign import Grant, GrantRequest
 from presignd.presign.local import LocalPresigner, local_presigner
 from presignd.runtime import heartbeat
+from presignd.runtime.http_server import HttpServer
 from presignd.runtime.service import Service, log_reloaded
 from presignd.runtime.systemd import Notifier
 from presignd.runtime.tasks import Loops, looping, unless, within
@@ -47,9 +46,6 @@ CUT_SECONDS = 1.0
 """What an answer has, once the drain is over, before it is cut off."""
 
 log = get_logger()
-# A stranger's malformed request is no event of ours, and its text could be anything.
-_silent = logging.getLogger("presignd.broker.http")
-_silent.disabled = True
 
 
 class Signer:
@@ -85,59 +81,47 @@ class Broker:
         self.tokens = Tokens(config.file, config.broker.token_files)
         self.signer = Signer(config.store)
         self.api = Api(config.broker, self.tokens, self.signer.presigner)
-        self.listeners: list[Listener] = []
-        self._main: Listener | None = None
-        self._servers: list[web.Server] = []
+        self.servers: list[HttpServer] = []
+        self._main: HttpServer | None = None
         self._stamps = tls_stamps(config.broker)
         self._certificate_ends: datetime | None = None
         self._problems: dict[str, str] = {}
         self._retiring: set[asyncio.Task[None]] = set()
 
     async def open(self, stack: AsyncExitStack) -> list[str]:
-        """Listen, until ``stack`` closes."""
+        """Listen, until ``stack`` closes; return where."""
         context = tls_context(self.config.broker)
         self._main = await self._listen(stack, self.api.app(), "listen")
         if self.config.broker.metrics_listen:
             await self._listen(stack, self.api.metrics_app(), "metrics_listen")
-        for listener in self.listeners:
-            listener.serve(context if listener is self._main else None)
+        for server in self.servers:
+            server.serve(context if server is self._main else None)
         self.note_certificate_end()
-        return [listener.place for listener in self.listeners]
+        return [server.place for server in self.servers]
 
-    async def _listen(self, stack: AsyncExitStack, app: web.Application, option: str) -> Listener:
-        runner = web.AppRunner(
+    async def _listen(self, stack: AsyncExitStack, app: web.Application, option: str) -> HttpServer:
+        server = HttpServer(
             app,
-            handler_cancellation=True,
-            access_log=None,
-            logger=_silent,
-            keepalive_timeout=IDLE_SECONDS,
-            lingering_time=1.0,
-            auto_decompress=False,  # nobody sends such a body, and a small one could become a large one
-            shutdown_timeout=CUT_SECONDS,
-        )
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        server = runner.server
-        assert server is not None
-
-        self._servers.append(server)
-
-        listener = Listener(
             getattr(self.config.broker, option),
-            option,
-            server,
-            crowd=self.api.crowd,
+            f"broker.{option}",
+            connections=self.api.connections,
             most=most_connections,
+            idle_seconds=IDLE_SECONDS,
+            cut_seconds=CUT_SECONDS,
         )
-        listener.open()
-        stack.callback(listener.close)
-        self.listeners.append(listener)
-        return listener
+        stack.push_async_callback(server.close)
+        try:
+            await server.open()
+        except PresigndError as error:  # 3 in any case: what keeps it from listening may be gone at the next start
+            problem = "; ".join(getattr(error, "problems", ())) or error.message
+            raise Unavailable(f"broker.{option}: can't listen at {problem}", fix=error.fix) from None
+        self.servers.append(server)
+        return server
 
     @property
-    def connections(self) -> int:
-        """How many there are."""
-        return sum(len(server.connections) for server in self._servers)
+    def connection_count(self) -> int:
+        """How many clients are connected."""
+        return sum(server.connection_count for server in self.servers)
 
     async def drain(self) -> None:
         """Accept no more, and wait until what came is answered, ``drain_timeout`` at most.
@@ -145,8 +129,8 @@ class Broker:
         aiohttp's own shutdown reads no more of a body that is under way, so it comes after.
         """
         self.api.draining = True
-        for listener in self.listeners:
-            listener.close()
+        for server in self.servers:
+            await server.stop_listening()
         await within(self.config.broker.drain_timeout, self.api.idle)
 
     # --- what changes while it runs -------------------------------------------------------------

@@ -13,9 +13,9 @@ import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
 from presignd.control.failure import Answered
+from presignd.control.location import find_sockets, ledger_socket, reach
 from presignd.control.peer import Peer
 from presignd.control.server import exchange
-from presignd.control.socket_file import find_sockets, ledger_socket, reach
 from presignd.errors import NotConfigured, Unavailable, UsageError
 from presignd.system.threads import opened
 

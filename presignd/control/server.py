@@ -18,11 +18,11 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from presignd.control import socket_file
 from presignd.control.failure import failure, raised
 from presignd.control.peer import Peer
 from presignd.errors import ExitCode, PresigndError, Unavailable, UsageError, reason_of
-from presignd.runtime.seats import Seats
+from presignd.runtime.clients import Quota
+from presignd.runtime.unix_socket import listening
 from presignd.system.filesystem import close_quietly
 from presignd.telemetry.log import get_logger
 
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 LARGEST_REQUEST = 1 << 20
 CONNECTIONS = 64
-KEPT = 16
-"""Of these, for root and the daemon's own user: whoever else may connect can't keep them out."""
+RESERVED = 16
+"""Of these, for root and the daemon's own user: others who may connect can't keep them out."""
 EACH = 16
-"""For each other user."""
+"""At most for each other user."""
 REQUEST_TIMEOUT = 5.0
 """Seconds a client has for its whole request, and to take one answer."""
 ANSWER_TIMEOUT = 30.0
@@ -62,10 +62,10 @@ def encode(document: Mapping[str, Any]) -> bytes:
 async def serve(path: Path, group: str, answering: Answering) -> AsyncIterator[None]:
     """Answer at ``path`` (0660, of ``group``) while the context lasts; then the file is removed.
 
-    Raises as ``socket_file.listening`` does, and ends the context where the server dies of a bug.
+    Raises as ``unix_socket.listening`` does, and ends the context where the server dies of a bug.
     ``answering`` may raise ``PresigndError``, which the client gets.
     """
-    with socket_file.listening(path, group) as listener:
+    with listening(path, "control.socket", group=group) as listener:
         async with asyncio.TaskGroup() as tasks:
             server = tasks.create_task(_Server(listener, answering).run(), name="control socket")
             try:
@@ -82,7 +82,7 @@ class _Server:
     answering: Answering
     exchanges: set[asyncio.Task[None]] = field(default_factory=set)
     accepts: bool = True
-    seats: Seats = field(default_factory=lambda: Seats(CONNECTIONS, KEPT, EACH))
+    quota: Quota = field(default_factory=lambda: Quota(CONNECTIONS, RESERVED, EACH))
 
     async def run(self) -> None:
         """Accept for ever; at the end, cancel what is still going on."""
@@ -110,7 +110,7 @@ class _Server:
         except OSError:
             sock.close()
             return
-        if not self.seats.take(peer.uid, privileged=peer.is_privileged):
+        if not self.quota.take(peer.uid, privileged=peer.is_privileged):
             _turn_away(sock)
             return
         task = asyncio.create_task(self._exchange(sock, peer))
@@ -119,7 +119,7 @@ class _Server:
 
     def _over(self, peer: Peer, task: asyncio.Task[None]) -> None:
         self.exchanges.discard(task)
-        self.seats.give(peer.uid, privileged=peer.is_privileged)
+        self.quota.give_back(peer.uid, privileged=peer.is_privileged)
 
     async def _exchange(self, sock: socket.socket, peer: Peer) -> None:
         fds: list[int] = []

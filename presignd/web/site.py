@@ -16,8 +16,8 @@ from aiohttp import web
 from presignd.errors import PresigndError, Refused, Unavailable
 from presignd.ledger import Selection
 from presignd.model import State
+from presignd.runtime.clients import Quota
 from presignd.runtime.heartbeat import overdue
-from presignd.runtime.seats import Seats
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger
 from presignd.telemetry.metrics import REGISTRY, rendered
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
     from presignd.config.listen import Listen
     from presignd.control.view import View
-    from presignd.runtime.crowd import Crowd
+    from presignd.runtime.clients import Connections
     from presignd.web.page import Picture
     from presignd.web.snapshots import Pictures
 
     Parts = dict[str, tuple[str, str]]
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-STREAMS, KEPT_STREAMS, STREAMS_OF_ONE = 16, 8, 4
-"""Pages kept up to date at a time, those of these that only who is logged in may have, and of one stranger's address
-at most; one more is told to come back later."""
+STREAMS, RESERVED_STREAMS, STREAMS_OF_ONE = 16, 8, 4
+"""Open pages that are kept up to date: at most, those of them reserved for who is logged in, and at most from one
+stranger's address. One more gets a 503."""
 LONGEST_STREAM = 900.0
 """Seconds after which a stream ends; a browser asks again by itself."""
 EACH = 1.0
@@ -75,12 +75,12 @@ class Site:
         listen: Listen,
         pictures: Pictures,
         *,
-        crowd: Crowd,
+        connections: Connections,
         longest_stream: float,
     ) -> None:
         self._view, self._access, self._listen, self._pictures = view, access, listen, pictures
-        self._crowd, self._longest_stream = crowd, longest_stream
-        self._streams = Seats(STREAMS, KEPT_STREAMS, STREAMS_OF_ONE)
+        self._connections, self._longest_stream = connections, longest_stream
+        self._streams = Quota(STREAMS, RESERVED_STREAMS, STREAMS_OF_ONE)
         self._rendered: dict[bool, tuple[Picture, Parts]] = {}
         self._closing = asyncio.Event()
 
@@ -107,7 +107,7 @@ class Site:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse foreign names, and turn whatever goes wrong into words without a traceback."""
-        self._crowd.came(request.protocol, known=self._is_known(request))
+        self._connections.used(request.protocol, known=self._is_known(request))
         if not is_our_host(request.headers.get("Host", ""), self._listen):
             return _said(421, "this address is not presignd's: use the one it listens at, or localhost")
         try:
@@ -137,10 +137,10 @@ class Site:
         if not self._streams.take(who, privileged=known):
             raise Unavailable("too many pages are open", fix="close some, or log in: presignd web prints the address")
         try:
-            with self._crowd.kept(request.protocol):
+            with self._connections.answering(request.protocol):
                 return await self._stream(request, full=known)
         finally:
-            self._streams.give(who, privileged=known)
+            self._streams.give_back(who, privileged=known)
 
     async def _stream(self, request: web.Request, *, full: bool) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})

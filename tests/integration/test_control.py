@@ -19,13 +19,14 @@ from typing import Any
 
 import pytest
 
-from presignd.control import named, socket_file
+from presignd.control import named
 from presignd.control import requests as answers
 from presignd.control import server as control
 from presignd.control.failure import Answered
 from presignd.control.view import BlockedView
 from presignd.errors import Unavailable, UsageError, fault
 from presignd.model import LinksMark, State
+from presignd.runtime import unix_socket
 from presignd.states import Event
 from tests.canary import assert_no_secrets
 from tests.descriptors import open_descriptors
@@ -69,7 +70,7 @@ async def test_what_a_dead_daemon_left_is_replaced(tmp_path: Path) -> None:
 
 
 async def test_a_live_daemons_socket_is_never_taken(served: Served) -> None:
-    with pytest.raises(Unavailable, match=str(served.path)), socket_file.listening(served.path, ""):
+    with pytest.raises(Unavailable, match=str(served.path)), unix_socket.listening(served.path, "control.socket"):
         pass
     assert await served.ask({"op": "ping"})
 
@@ -77,7 +78,7 @@ async def test_a_live_daemons_socket_is_never_taken(served: Served) -> None:
 async def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
-    with pytest.raises(UsageError), socket_file.listening(path, ""):
+    with pytest.raises(UsageError), unix_socket.listening(path, "control.socket"):
         pass
     assert path.read_text() == "data"
 
@@ -91,7 +92,10 @@ async def test_a_path_longer_than_the_kernel_takes_works(tmp_path: Path) -> None
 
 
 async def test_an_unknown_group_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as refused, socket_file.listening(tmp_path / "s", "no-such-group"):
+    with (
+        pytest.raises(UsageError) as refused,
+        unix_socket.listening(tmp_path / "s", "control.socket", group="no-such-group"),
+    ):
         pass
     assert "control.group" in refused.value.problems[0]
     assert not (tmp_path / "s").exists()
@@ -526,7 +530,7 @@ async def test_two_hundred_silent_clients_stop_nobody_for_long(served: Served, m
     monkeypatch.setattr(control, "REQUEST_TIMEOUT", 0.3)
     async with no_descriptor_stays(), contextlib.AsyncExitStack() as clients:
         for _ in range(200):
-            clients.enter_context(await asyncio.to_thread(socket_file.connect, served.path))
+            clients.enter_context(await asyncio.to_thread(unix_socket.connect, served.path))
         async with asyncio.timeout(10):
             while not await answered(served):  # noqa: ASYNC110 - a socket tells nobody that it has room
                 await asyncio.sleep(0.02)
@@ -545,7 +549,7 @@ async def test_a_client_that_reads_nothing_holds_up_no_other(served: Served, mon
     monkeypatch.setattr(control, "ANSWER_TIMEOUT", 0.3)
     served.view.held_up = [BlockedView("bucket", "drop", "dns", "x" * 1000, NOW)] * 5000
     async with no_descriptor_stays():
-        deaf = socket_file.connect(served.path)
+        deaf = unix_socket.connect(served.path)
         deaf.sendall(b'{"op": "status"}\n')
         for _ in range(20):
             assert await served.ask({"op": "ping"})
@@ -588,7 +592,7 @@ async def test_a_client_that_says_nonsense_and_goes_is_no_error_of_ours(served: 
     loop, errors = asyncio.get_running_loop(), []
     loop.set_exception_handler(lambda _, context: errors.append(context))
     for _ in range(20):
-        with socket_file.connect(served.path) as sock:
+        with unix_socket.connect(served.path) as sock:
             sock.sendall(b"nonsense\n")
     assert await served.ask({"op": "ping"})
     gc.collect()

@@ -234,7 +234,7 @@ bucket = "bucket"
 
 
 async def told_by(broker: Broker, request: bytes) -> int:
-    host, port = broker.listeners[0].place.split(":")
+    host, port = broker.servers[0].place.split(":")
     head = await exchanged(host, int(port), request)
     return int(head.split(b" ")[1]) if head else 0
 

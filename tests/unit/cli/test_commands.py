@@ -275,7 +275,7 @@ def test_a_named_socket_without_a_daemon_is_told_as_that(tmp_path: Path, monkeyp
     assert f"no daemon answers at PRESIGND_SOCKET={tmp_path / 'gone.sock'}" in done.stderr
     monkeypatch.delenv("PRESIGND_SOCKET")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setattr(import_module("presignd.control.socket_file"), "SYSTEM", tmp_path / "system.sock")
+    monkeypatch.setattr(import_module("presignd.control.location"), "SYSTEM", tmp_path / "system.sock")
     done = CliRunner().invoke(cli.app, ["status"])
     assert done.exit_code == 2
     assert "no configuration found" in done.stderr

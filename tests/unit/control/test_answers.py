@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from presignd.control import documents, fields, socket_file
+from presignd.control import documents, fields, location
 from presignd.control.locate import Place, fingerprint_at, locate
 from presignd.control.peer import Peer, _from_xucred
 from presignd.control.waiting import Outcome, outcome, pause
 from presignd.errors import UsageError
 from presignd.model import FileVersion, Fingerprint, State
+from presignd.runtime import unix_socket
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PRINT = Fingerprint(1, 5, 10, 20)
@@ -78,15 +79,15 @@ def config(tmp_path: Path, socket: Path | None = None) -> Any:
 
 def test_the_named_place_wins_over_all_others(tmp_path: Path) -> None:
     environ = {"PRESIGND_SOCKET": "/named", "RUNTIME_DIRECTORY": str(tmp_path)}
-    assert socket_file.socket_path(config(tmp_path, Path("/configured")), environ) == Path("/configured")
-    assert socket_file.socket_path(config(tmp_path), environ) == Path("/named")
-    assert socket_file.find_sockets(environ) == [Path("/named")]
+    assert location.socket_path(config(tmp_path, Path("/configured")), environ) == Path("/configured")
+    assert location.socket_path(config(tmp_path), environ) == Path("/named")
+    assert location.find_sockets(environ) == [Path("/named")]
 
 
 def test_the_first_runtime_directory_is_taken(tmp_path: Path) -> None:
     environ = {"RUNTIME_DIRECTORY": f"{tmp_path}:/elsewhere", "XDG_RUNTIME_DIR": "/run/user/1", "HOME": "/home/ann"}
-    assert socket_file.socket_path(config(tmp_path), environ) == tmp_path / "control.sock"
-    assert socket_file.find_sockets(environ) == [
+    assert location.socket_path(config(tmp_path), environ) == tmp_path / "control.sock"
+    assert location.find_sockets(environ) == [
         tmp_path / "control.sock",
         Path("/run/presignd/control.sock"),
         Path("/run/user/1/presignd/control.sock"),
@@ -96,8 +97,8 @@ def test_the_first_runtime_directory_is_taken(tmp_path: Path) -> None:
 
 
 def test_a_session_gets_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket_file, "SYSTEM", tmp_path / "absent/control.sock")
-    assert socket_file.socket_path(config(tmp_path), {"XDG_RUNTIME_DIR": str(tmp_path)}).parent == tmp_path / "presignd"
+    monkeypatch.setattr(location, "SYSTEM", tmp_path / "absent/control.sock")
+    assert location.socket_path(config(tmp_path), {"XDG_RUNTIME_DIR": str(tmp_path)}).parent == tmp_path / "presignd"
     assert (tmp_path / "presignd").stat().st_mode & 0o777 == 0o700
 
 
@@ -105,24 +106,24 @@ def test_without_a_runtime_directory_it_is_where_commands_look_without_a_configu
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As root, or of cron's: whichever ledger the daemon has."""
-    monkeypatch.setattr(socket_file, "SYSTEM", tmp_path / "absent/control.sock")
+    monkeypatch.setattr(location, "SYSTEM", tmp_path / "absent/control.sock")
     environ = {"HOME": str(tmp_path / "home")}
     own = config(tmp_path)
     own.ledger.path = tmp_path / "home/.local/state/presignd"
-    assert socket_file.socket_path(config(tmp_path), environ) in socket_file.find_sockets(environ)
-    assert socket_file.socket_path(own, environ) in socket_file.find_sockets(environ)
-    assert socket_file.socket_path(own, environ) != socket_file.socket_path(config(tmp_path), environ)
+    assert location.socket_path(config(tmp_path), environ) in location.find_sockets(environ)
+    assert location.socket_path(own, environ) in location.find_sockets(environ)
+    assert location.socket_path(own, environ) != location.socket_path(config(tmp_path), environ)
     assert own.ledger.path.stat().st_mode & 0o777 == 0o700
 
 
 def test_beside_the_ledger_is_the_last_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the home folder can't be written to, or another daemon is known there."""
-    monkeypatch.setattr(socket_file, "SYSTEM", tmp_path / "absent/control.sock")
+    monkeypatch.setattr(location, "SYSTEM", tmp_path / "absent/control.sock")
     beside = tmp_path / "ledger/control.sock"
-    assert socket_file.socket_path(config(tmp_path), {"HOME": "/proc"}) == beside
+    assert location.socket_path(config(tmp_path), {"HOME": "/proc"}) == beside
     environ = {"HOME": str(tmp_path)}
-    with socket_file.listening(socket_file.socket_path(config(tmp_path), environ), ""):
-        assert socket_file.socket_path(config(tmp_path), environ) == beside
+    with unix_socket.listening(location.socket_path(config(tmp_path), environ), "control.socket"):
+        assert location.socket_path(config(tmp_path), environ) == beside
 
 
 # --- peers ------------------------------------------------------------------------------------------
