@@ -30,7 +30,7 @@ from presignd.demo.seaweedfs import EmbeddedStore
 from presignd.errors import Unavailable, UsageError
 from presignd.ledger.lock import DaemonLock
 from presignd.model import Link
-from presignd.system.filesystem import make_folder
+from presignd.system.durable import make_folder
 from presignd.system.trust import others_can_write, walked
 from presignd.telemetry import log
 

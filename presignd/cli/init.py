@@ -288,28 +288,13 @@ def write(target: Path, text: str, *, replace: bool) -> None:
     A crash leaves at most a temporary file beside it. Raises ``UsageError`` when it can't be written.
     """
     from presignd.errors import UsageError  # noqa: PLC0415 - help must be fast
+    from presignd.system.durable import write_file  # noqa: PLC0415 - help must be fast
 
     try:
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _write(target, text, replace=replace)
+        write_file(target, text.encode(), replace=replace)
     except FileExistsError:
         raise UsageError(f"{target} appeared meanwhile and was not changed", fix="run init again") from None
     except OSError as problem:
         fix = "name a file that you may write: presignd init FILE"
         raise UsageError(f"{target} can't be written: {problem.strerror}", fix=fix) from None
-
-
-def _write(target: Path, text: str, *, replace: bool) -> None:
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(fd)
-        if replace:
-            fresh.replace(target)
-        else:
-            target.hardlink_to(fresh)
-    finally:
-        fresh.unlink(missing_ok=True)

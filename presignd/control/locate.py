@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from presignd.model import Fingerprint
-from presignd.system.filesystem import parent_of
-from presignd.system.trust import FOLDER
+from presignd.system.trust import FOLDER, parent_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

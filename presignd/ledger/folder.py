@@ -8,6 +8,7 @@ from pathlib import Path
 
 from presignd.errors import UsageError
 from presignd.system import filesystem
+from presignd.system.durable import make_folder
 from presignd.system.trust import Place, require_owner, walked
 
 
@@ -18,7 +19,7 @@ def prepare(folder: Path) -> None:
     needs memory that every opener shares (sqlite.org/wal.html), and locks there hold one host at most.
     """
     try:
-        filesystem.make_folder(folder, 0o700)
+        make_folder(folder, 0o700)
         name = filesystem.kind(folder) if filesystem.is_network(folder) else ""
     except OSError as error:
         raise UsageError(

@@ -26,7 +26,7 @@ from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.ledger.writer import Many, Operation, Reader, Writer
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, Sent, State
 from presignd.states import Event
-from presignd.system.filesystem import sync_folder
+from presignd.system.durable import sync_folder
 from presignd.system.threads import opened
 
 T = TypeVar("T")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from presignd.errors import UsageError
+from presignd.system.durable import write_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +61,8 @@ def save_cursor(path: Path, cursor: Cursor) -> None:
     Raises ``UsageError`` when it can't be written.
     """
     try:
-        _replace(path, json.dumps(cursor.to_json()).encode("ascii") + b"\n")
+        write_file(path, json.dumps(cursor.to_json()).encode("ascii") + b"\n")
     except OSError as error:
         raise UsageError(
             f"--cursor-file {path}: {error.strerror}", fix="name a file in a folder you may write to"
         ) from None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise

@@ -7,8 +7,8 @@ import stat
 from typing import TYPE_CHECKING
 
 from presignd.errors import UsageError
-from presignd.system import filesystem
-from presignd.system.trust import group_number
+from presignd.system import durable
+from presignd.system.trust import group_number, open_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,10 +53,10 @@ def make_folder(folder: Path, links_name: str, group: int | None) -> None:
     One that exists is opened to the group only when it is ours and holds links files and nothing else:
     a home or /var/log named in links.file keeps its mode. Raises ``OSError`` and ``UsageError``.
     """
-    made = filesystem.make_folder(folder, 0o700)  # without r and x it could not even be opened
+    made = durable.make_folder(folder, 0o700)  # without r and x it could not even be opened
     if not made and group is None:
         return
-    with filesystem.opened(folder) as fd:
+    with open_folder(folder) as fd:
         if made or _is_ours_alone(fd, links_name):
             give(fd, group, 0o700 if group is None else 0o2750)
 

@@ -15,7 +15,7 @@ from presignd.links.rights import give, group_id, make_folder
 from presignd.links.tail import BLOCK, close_all, highest, name_of, open_all, read
 from presignd.model import LinksMark
 from presignd.runtime.crash_points import passed
-from presignd.system.filesystem import sync_folder
+from presignd.system.durable import sync_folder, write_all
 from presignd.system.syscalls import reserve
 from presignd.system.trust import require_owner, walked
 
@@ -109,7 +109,7 @@ class LinksFile:
         try:
             _reserve(self._fd, self._end, len(data))
             passed("links.append.before")
-            _write_all(self._fd, data, self._end)
+            write_all(self._fd, data, self._end)
             passed("links.append.written")
             os.fsync(self._fd)
             passed("links.append.synced")
@@ -206,13 +206,6 @@ def _last_newline(fd: int) -> int:
             return start + found + 1
         end = start
     return 0
-
-
-def _write_all(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written
 
 
 def _reserve(fd: int, offset: int, length: int) -> None:

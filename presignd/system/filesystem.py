@@ -13,12 +13,11 @@ import platform
 import re
 import select
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from presignd.system import syscalls
-from presignd.system.trust import FOLDER, give_at, walked
 
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -172,62 +171,3 @@ class MountTable:
         """Let go of it."""
         if self._fd >= 0:
             os.close(self._fd)
-
-
-def make_folder(folder: Path, mode: int | None = None) -> bool:
-    """Make ``folder`` (``mode`` whatever the umask), and what is missing above it, durably.
-
-    False where it was there. Raises ``NotADirectoryError`` where something else has its name, ``OSError``.
-    """
-    if not folder.name:
-        return False
-    try:
-        with walked(folder.parent) as parent:
-            os.mkdir(folder.name, mode or 0o777, dir_fd=parent.fd)
-            if mode is not None:
-                give_at(parent.fd, folder.name, mode)
-    except FileNotFoundError:
-        make_folder(folder.parent)
-        return make_folder(folder, mode)
-    except FileExistsError:
-        with walked(folder):
-            return False
-    sync_folder(folder.parent)
-    return True
-
-
-@contextmanager
-def opened(folder: Path) -> Iterator[int]:
-    """Lend a folder, open for listing; no symlink on the way is followed that others could have made."""
-    with walked(folder) as place:
-        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place.fd)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def parent_of(start: int, components: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Lend the directory that holds a path below the open ``start``, and the path's last component.
-
-    No symlink is followed at any component. It is an ``O_PATH`` descriptor where there is such a thing.
-    """
-    *folders, name = components
-    at = start
-    try:
-        for folder in folders:
-            below = os.open(folder, FOLDER, dir_fd=at)
-            if at != start:
-                os.close(at)
-            at = below
-        yield at, name
-    finally:
-        if at != start:
-            os.close(at)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable: power loss must not take a new file away again."""
-    with opened(folder) as fd:
-        os.fsync(fd)

@@ -14,7 +14,7 @@ import os
 import pwd
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -176,6 +176,37 @@ def _followed(here: Place, fd: int, name: str, error: OSError) -> str:
             errno.ELOOP, f"{link} is a symlink, and others can write in {loose}; name the folder that is meant"
         ) from None
     return os.readlink(name, dir_fd=fd)
+
+
+@contextmanager
+def open_folder(folder: Path) -> Iterator[int]:
+    """Lend a folder, open for listing; no symlink on the way is followed that others could have made."""
+    with walked(folder) as place:
+        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place.fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def parent_of(start: int, components: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Lend the directory that holds a path below the open ``start``, and the path's last component.
+
+    No symlink is followed at any component. It is an ``O_PATH`` descriptor where there is such a thing.
+    """
+    *folders, name = components
+    at = start
+    try:
+        for folder in folders:
+            below = os.open(folder, FOLDER, dir_fd=at)
+            if at != start:
+                os.close(at)
+            at = below
+        yield at, name
+    finally:
+        if at != start:
+            os.close(at)
 
 
 def give_at(folder: int, name: str, mode: int, *, kind: int = stat.S_IFDIR, group: int = -1) -> None:

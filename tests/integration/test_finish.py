@@ -310,7 +310,7 @@ def test_a_copy_that_fails_leaves_the_file_under_its_name_and_nothing_half(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize("call", ["write", "fsync"])
+@pytest.mark.parametrize("call", ["pwrite", "fsync"])
 def test_a_full_disk_that_a_copy_goes_to_is_waited_for(
     tmp_path: Path, far: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str
 ) -> None:
@@ -330,7 +330,7 @@ def test_a_disk_without_room_for_a_copy_is_written_nothing(
     with place(tmp_path, "move", far) as here, monkeypatch.context() as patched:
         no_room = SimpleNamespace(f_bavail=0, f_bfree=0, f_frsize=4096, f_blocks=100)
         patched.setattr(os, "fstatvfs", lambda _: no_room)
-        patched.setattr(os, "write", failing(errno.EIO))
+        patched.setattr(os, "pwrite", failing(errno.EIO))
         assert here.finish().outcome is Outcome.BUSY
         no_room.f_blocks = 0  # a filesystem that doesn't know
         with pytest.raises(Fault, match=os.strerror(errno.EIO)):

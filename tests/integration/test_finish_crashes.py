@@ -63,7 +63,7 @@ class CrashError(BaseException):
     """The process is gone: no handler of ours puts anything right."""
 
 
-EFFECTS = ("rename", "unlink", "link", "mkdir", "fsync", "write", "utime", "fchmod")
+EFFECTS = ("rename", "unlink", "link", "mkdir", "fsync", "pwrite", "utime", "fchmod")
 
 
 def crash_before(step: int, patched: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ def test_the_file_itself_may_be_gone_by_then(here: Place) -> None:
     assert here.tree == {"drop/sub/a.txt.link.txt": URL.encode() + b"\n"}
 
 
-@pytest.mark.parametrize("call", ["fsync", "write", "fchmod"])
+@pytest.mark.parametrize("call", ["fsync", "pwrite", "fchmod"])
 def test_a_full_disk_leaves_nothing_half(here: Place, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     def fail(*_args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -224,7 +224,7 @@ def test_a_directory_or_fifo_in_its_place_is_a_clear_error(config: LinksConfig) 
 # --- failures ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", ["_reserve", "_write_all"])
+@pytest.mark.parametrize("call", ["_reserve", "write_all"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_leaves_nothing_of_the_batch(
     config: LinksConfig, monkeypatch: pytest.MonkeyPatch, call: str, number: int

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from presignd.pipeline.files.rename import place, rename_noreplace, sync
+from presignd.pipeline.files.rename import rename_to_free
 from presignd.system import syscalls
+from presignd.system.durable import rename_noreplace, sync
 from tests.finishing import failing
 from tests.unprivileged import without_rights, world_readable
 
@@ -92,7 +93,7 @@ def test_a_name_whose_file_goes_while_it_is_looked_at_counts_as_taken(
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
     monkeypatch.setattr(syscalls, "renameat2_noreplace", going)
-    assert place(directory, b"a", directory, b"b") == b"b~2"
+    assert rename_to_free(directory, b"a", directory, b"b") == b"b~2"
     assert tree(tmp_path) == {"b~2": "a"}
 
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from presignd.errors import NO_DESCRIPTORS, Fault, PresigndError, UsageError, reason_of, system_fault
 from presignd.ledger.lock import flock, lock_folder
-from presignd.system.filesystem import close_quietly, may_hang, mounted_below, opened, parent_of
+from presignd.system.filesystem import close_quietly, may_hang, mounted_below
+from presignd.system.trust import open_folder, parent_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -271,7 +272,7 @@ def _code(error: OSError) -> str:
 
 
 def _open_root(root: bytes) -> int:
-    with opened(Path(os.fsdecode(root))) as fd:
+    with open_folder(Path(os.fsdecode(root))) as fd:
         return os.dup(fd)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from presignd.pipeline.files.hash import READ, checksum_like
 from presignd.runtime.heartbeat import beat
+from presignd.system.durable import write_all
 
 if TYPE_CHECKING:
     from presignd.model import FileVersion
@@ -36,7 +37,7 @@ def copy_file(fd: int, copy: int, size: int) -> None:
     offset = 0
     while offset < size and (piece := os.pread(fd, min(READ, size - offset), offset)):
         beat()
-        write_all(copy, piece)
+        write_all(copy, piece, offset)
         offset += len(piece)
     st = os.fstat(fd)
     with suppress(PermissionError):
@@ -54,10 +55,3 @@ def _require_room(fd: int, size: int) -> None:
     left = there.f_bavail if os.geteuid() else there.f_bfree
     if there.f_blocks and left * there.f_frsize < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """Write all of ``data`` where ``fd`` stands."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

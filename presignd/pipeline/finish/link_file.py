@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 from presignd.errors import PresigndError, fault, passing, reason_of
 from presignd.pipeline.files.folder import Gone, NotRegular
 from presignd.pipeline.files.ignore import beside
-from presignd.pipeline.files.rename import rename_noreplace, sync
-from presignd.pipeline.finish.copy import write_all
 from presignd.runtime.crash_points import passed
+from presignd.system.durable import rename_noreplace, sync, write_new
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -45,7 +44,9 @@ def write_link_file(folder: Folder, watch: WatchConfig, version: FileVersion, ur
     temporary = b".presignd-" + version.file_id.encode() + b".link"
     try:
         with folder.dir_fd(path) as directory:
-            _write(directory, temporary, url)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=directory)  # what a crash left
+            write_new(directory, temporary, url.encode() + b"\n", MODE)
             passed("link_file.written")
             _publish(directory, temporary, posixpath.basename(path))
             passed("link_file.published")
@@ -58,22 +59,6 @@ def write_link_file(folder: Folder, watch: WatchConfig, version: FileVersion, ur
         known = passing(error)
         why = error.message if isinstance(error, PresigndError) else reason_of(error)
         raise fault(known.code if known else "finish_failed", f"{os.fsdecode(path)}: {why}") from None
-
-
-def _write(directory: int, name: bytes, url: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=directory)  # what a crash left
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    fd = os.open(name, flags, 0o600, dir_fd=directory)
-    try:
-        os.fchmod(fd, MODE)
-        write_all(fd, url.encode() + b"\n")
-        os.fsync(fd)
-    except OSError:
-        os.unlink(name, dir_fd=directory)
-        raise
-    finally:
-        os.close(fd)
 
 
 def _publish(directory: int, temporary: bytes, name: bytes) -> None:

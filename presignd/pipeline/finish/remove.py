@@ -21,11 +21,12 @@ from presignd.errors import PresigndError, fault, passing, reason_of
 from presignd.model import Fingerprint
 from presignd.pipeline.files.folder import Gone, NotRegular
 from presignd.pipeline.files.hash import fingerprint_of
-from presignd.pipeline.files.rename import names, place, sync
+from presignd.pipeline.files.rename import numbered, rename_to_free
 from presignd.pipeline.finish.copy import content_checksum, copy_file
 from presignd.pipeline.finish.decide import Finished, Look, Outcome, Verdict, judge, recognise, takes_away
 from presignd.pipeline.finish.target import target_of
 from presignd.runtime.crash_points import passed
+from presignd.system.durable import sync
 from presignd.system.filesystem import close_quietly
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ class _Finish:
         with target_of(self._folder, self._watch, self._parent) as target:
             try:
                 passed("finish.move.before")
-                name = place(self._directory, self._aside, target, self._name)
+                name = rename_to_free(self._directory, self._aside, target, self._name)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
@@ -236,7 +237,7 @@ class _Finish:
             checksum = self._copy(fd, target)
             passed("finish.copy.written")
             _require_safe(judge(self._version, before, checksum, self._look_again(fd)))
-            return place(target, self._copy_name, target, self._name)
+            return rename_to_free(target, self._copy_name, target, self._name)
         except (OSError, PresigndError, _UnsafeError):
             with suppress(OSError):
                 os.unlink(self._copy_name, dir_fd=target)
@@ -244,7 +245,7 @@ class _Finish:
 
     def _finished_copy(self, target: int) -> bytes | None:
         """Return the name under which an earlier run's copy stands, None when there is none."""
-        taken = takewhile(lambda name: _is_there(target, name), names(self._name))
+        taken = takewhile(lambda name: _is_there(target, name), numbered(self._name))
         return next((name for name in taken if self._may_be_copy(target, name) and self._is_copy(target, name)), None)
 
     def _may_be_copy(self, target: int, name: bytes) -> bool:
@@ -284,7 +285,7 @@ class _Finish:
         """Give the file its name back, or a free one beside a newer file of that name; return its path."""
         try:
             passed("finish.put_back.before")
-            name = place(self._directory, self._aside, self._directory, self._name)
+            name = rename_to_free(self._directory, self._aside, self._directory, self._name)
             passed("finish.put_back.after")
             sync(self._directory)
         except OSError as error:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from presignd.pipeline.files.folder import Gone, NotRegular
-from presignd.pipeline.files.rename import sync
+from presignd.system.durable import sync
 from presignd.system.trust import walked
 
 if TYPE_CHECKING:

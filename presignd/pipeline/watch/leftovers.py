@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from presignd.errors import PresigndError
 from presignd.model import Candidate, Source
 from presignd.pipeline.announce import shown_path
-from presignd.pipeline.files.rename import place, sync
+from presignd.pipeline.files.rename import rename_to_free
 from presignd.runtime.heartbeat import beat
 from presignd.states import ENDED
+from presignd.system.durable import sync
 from presignd.telemetry.log import get_logger
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Strays:
                 if is_link:
                     os.unlink(name, dir_fd=directory)
                     return b""
-                own = place(directory, name, directory, posixpath.basename(version.path))
+                own = rename_to_free(directory, name, directory, posixpath.basename(version.path))
                 sync(directory)
         except (OSError, PresigndError):
             return b""  # it went meanwhile, or can't be renamed: the next scan sees

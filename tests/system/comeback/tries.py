@@ -126,7 +126,7 @@ _OS = (
     "link",
     "pread",
     "preadv",
-    "write",
+    "pwrite",
     "fsync",
     "utime",
     "mkdir",
