@@ -145,7 +145,7 @@ async def page_of(
 
 
 def is_up(page: StatusPage) -> bool:
-    return bool(page._url)
+    return bool(page._url) and page._pictures is not None
 
 
 async def until(promise: Callable[[], object], seconds: float = 10) -> None:
