@@ -1,151 +1,136 @@
-"""The ledger's changes in SQL. Each names the state it leaves, and moves only as ``presignd.states`` says."""
+"""The ledger's changes in SQL. Each names the state it leaves, and moves only as ``presignd.states`` says.
+
+A change takes many rows, and one row is a list of one: in a burst most of a commit's work is of one kind. A statement
+that goes through hundreds of rows inside SQLite leaves Python's lock alone meanwhile, and costs a fifth of as many
+statements. A change makes all of its rows or raises; the caller undoes what it had made by then.
+"""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import lru_cache, reduce
 from typing import Any
 
 from presignd.errors import LONGEST_PAUSE, fault
-from presignd.ledger import bulk, keys
-from presignd.ledger.queries import by_id, by_path, marks, select
+from presignd.ledger import keys
+from presignd.ledger.queries import by_path, literals, select
 from presignd.ledger.rows import (
     Enqueued,
     LostUpdate,
     Selection,
+    as_recorded,
     columns_of,
     columns_of_new,
     from_micros,
     to_micros,
     to_sql,
 )
-from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, State
-from presignd.states import IN_FLIGHT, TRANSITIONS, UNCLEAN_LIMIT, Event, after, retry_event
+from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, Part, State
+from presignd.states import IN_FLIGHT, LEFT, TRANSITIONS, UNCLEAN_LIMIT, Event, after, retry_event
 
 CHUNK = 1000
 """Versions noted as gone or forgotten in one commit, so that the uploads never wait long for these."""
 
+ROWS = 40
+"""New versions in one statement: older SQLite takes 999 parameters."""
+
 LONGEST = timedelta(seconds=LONGEST_PAUSE)
 
-_LEFT = frozenset({State.VANISHED, State.SUPERSEDED})
+# The plus keeps SQLite from the index on the state, and so from going through every version.
+_IN_STATE = {state: f"+version.state = '{state}'" for state in State}
+_CURRENT = f"version.current = 1 AND +version.state NOT IN ({literals(LEFT)})"
+
 _AGAIN = {"attempt": 0, "faults": 0, "unclean": 0, "not_before": None, "error_code": "", "error": ""}
 
 
-# --- settle -------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of a version: the events that move it, one after the other, and its fields that change."""
+
+    version: FileVersion
+    events: Sequence[Event] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-def first_start(connection: sqlite3.Connection, watch: str, now: datetime) -> tuple[datetime, bool]:
-    """Return when ``watch`` was first started, and whether its first scan is still to be finished."""
-    connection.execute("INSERT OR IGNORE INTO watch (name, first_started_at) VALUES (?, ?)", (watch, to_micros(now)))
-    started_at, done = connection.execute(
-        "SELECT first_started_at, first_scan_done FROM watch WHERE name = ?", (watch,)
-    ).fetchone()
-    return from_micros(started_at) or now, not done
+@dataclass(frozen=True, slots=True)
+class KeyRequest:
+    """A key that a claimed version needs; ``Ledger.assign_key`` has what each field means."""
+
+    version: FileVersion
+    base_key: str
+    fresh: bool
+    next_key: bool
+    beyond: str = ""
 
 
-def first_scan_done(connection: sqlite3.Connection, watch: str) -> None:
-    """Record that the first scan of ``watch`` went through."""
-    _one(connection.execute("UPDATE watch SET first_scan_done = 1 WHERE name = ?", (watch,)), watch)
+# --- versions that move -------------------------------------------------------------------------------
 
 
-def enqueue(connection: sqlite3.Connection, versions: Sequence[NewVersion]) -> list[Enqueued]:
-    """Record new versions, each the current one of its path from now on; all of them or none."""
-    done: list[Enqueued] = []
-    for start in range(0, len(versions), bulk.ROWS):
-        some = versions[start : start + bulk.ROWS]
-        done += bulk.enqueue(connection, some) or [_enqueue(connection, new) for new in some]
-    return done
+def apply(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[FileVersion]:
+    """Move versions and change their fields; return each as its own change leaves it.
 
-
-def _enqueue(connection: sqlite3.Connection, new: NewVersion) -> Enqueued:
-    before = by_path(connection, new.watch, new.path)
-    superseded = _replace(connection, before, new.queued_at) if before else None
-    key = _key_for(connection, new, before)
-    row = columns_of_new(new, key)
-    if new.state is State.QUEUED and new.key is not None and key is None:
-        row |= _taken(connection, new)
-    sql = f"INSERT INTO version ({', '.join(row)}) VALUES ({marks(row)})"  # noqa: S608 - our own column names
-    connection.execute(sql, tuple(row.values()))
-    if superseded and superseded.key != key:
-        keys.release(connection, superseded.bucket, superseded.key)
-    return Enqueued(_must(by_id(connection, new.file_id)), superseded)
-
-
-def _replace(connection: sqlite3.Connection, before: FileVersion, at: datetime) -> FileVersion | None:
-    """Make room for a newer version; return ``before`` when that ended it."""
-    if before.state in IN_FLIGHT:
-        raise LostUpdate(f"{before.file_id} is {before.state}: its newer version has to wait")
-    ends = Event.SUPERSEDE in TRANSITIONS[before.state]
-    connection.execute(
-        "UPDATE version SET current = 0, gone_at = coalesce(gone_at, ?) WHERE file_id = ?",
-        (to_micros(at), before.file_id),
-    )
-    return apply(connection, before, Event.SUPERSEDE, {"done_at": at}) if ends else None
-
-
-def _key_for(connection: sqlite3.Connection, new: NewVersion, before: FileVersion | None) -> str | None:
-    if new.key is None or new.state is State.IGNORED:
-        return None
-    who = keys.Claimant(new.watch, new.path, new.bucket)
-    if before and not new.fresh_key and (before.bucket, before.base_key) == (new.bucket, new.key) and before.key:
-        # Its predecessor's key, unless that was given up unused and is another path's now.
-        inherited = keys.reserve(connection, who, before.key, fresh=False, next_key=False)
-        if inherited:
-            return inherited
-    return keys.reserve(connection, who, to_sql(new.key), fresh=new.fresh_key, next_key=new.next_key)
-
-
-def _taken(connection: sqlite3.Connection, new: NewVersion) -> dict[str, str]:
-    owner = keys.owner(connection, new.bucket, to_sql(new.key))
-    detail = f"{new.key} is {owner.decode('utf-8', 'backslashreplace')}'s" if owner is not None else ""
-    problem = fault("key_taken", detail)
-    return {"state": str(State.QUARANTINED), "error_code": problem.code, "error": to_sql(problem.message)}
-
-
-def refingerprint(connection: sqlite3.Connection, file_id: str, fingerprint: Fingerprint) -> None:
-    """Record that the same content is there with this fingerprint; it counts no longer as gone."""
-    row = columns_of({"fingerprint": fingerprint, "gone_at": None})
-    there = "current = 1 AND state NOT IN ('vanished', 'superseded')"
-    sql = f"UPDATE version SET {_sets(row)} WHERE file_id = ? AND {there}"  # noqa: S608 - our own column names
-    _one(connection.execute(sql, (*row.values(), file_id)), file_id)
-
-
-def gone(
-    connection: sqlite3.Connection, watch: str, paths: Sequence[bytes], now: datetime
-) -> tuple[list[FileVersion], bool]:
-    """Note versions at and below ``paths``, queued by ``now``, as gone, up to ``CHUNK`` of them.
-
-    Returns those that ended as vanished, the queued and quarantined ones, and whether there may be more.
+    Raises ``LostUpdate`` unless every version is in the state it names, ``BadTransition`` for a move that the table
+    does not have, ``TypeError`` for a field that is none.
     """
-    noted: list[FileVersion] = []
-    for path in paths:
-        if not path:
-            raise ValueError("the watch's root is no file that can be gone")
-        # b"0" follows b"/": all paths below the directory, and no others.
-        for where, values in (("path = ?", (path,)), ("path > ? AND path < ?", (path + b"/", path + b"0"))):
-            noted += _gone(connection, f"watch = ? AND {where}", (watch, *values), now, CHUNK - len(noted))
-    return [version for version in noted if version.state is State.VANISHED], len(noted) >= CHUNK
+    rows = [_columns(change) for change in changes]
+    _update(connection, [(change.version, row) for change, row in zip(changes, rows, strict=True)])
+    _forget_parts(connection, [change.version for change in changes if _ends_upload(change)])
+    moved = [_moved(change, row) for change, row in zip(changes, rows, strict=True)]
+    left = [version for change, version in zip(changes, moved, strict=True) if change.events and version.state in LEFT]
+    _note_left(connection, left)
+    _release_keys(connection, left)
+    return moved
 
 
-def _gone(
-    connection: sqlite3.Connection, where: str, values: tuple[object, ...], now: datetime, limit: int
-) -> list[FileVersion]:
-    unnoted = "(gone_at IS NULL OR state IN ('queued', 'quarantined'))"
-    found = select(
-        connection, f"current = 1 AND {where} AND {unnoted} AND queued_at <= ? LIMIT ?", *values, to_micros(now), limit
-    )
-    return [_leave(connection, version, now) for version in found]
+def _columns(change: Change) -> dict[str, Any]:
+    row = columns_of(change.fields)
+    if change.events:
+        row["state"] = str(reduce(after, change.events, change.version.state))
+    if Event.VERIFY in change.events:
+        row["verified"] = 1
+    return row
 
 
-def _leave(connection: sqlite3.Connection, version: FileVersion, now: datetime) -> FileVersion:
-    if version.state in {State.QUEUED, State.QUARANTINED}:
-        return apply(connection, version, Event.VANISH, {"done_at": now})
-    return update(connection, version, {"gone_at": now})
+def _moved(change: Change, row: Mapping[str, Any]) -> FileVersion:
+    """Return the version with its change as ``row`` records it: text is stored in another form at times."""
+    fields = {name: row[name] if isinstance(value, str) else value for name, value in change.fields.items()}
+    version = replace(change.version, state=State(row.get("state", change.version.state)), **fields)
+    if change.events and version.state in LEFT:
+        return replace(version, gone_at=version.gone_at or version.done_at or version.queued_at)
+    return version
 
 
-# --- worker -------------------------------------------------------------------------------------------
+def _note_left(connection: sqlite3.Connection, versions: Collection[FileVersion]) -> None:
+    """Note when versions left their paths, unless that was seen before."""
+    if versions:
+        connection.execute(
+            "UPDATE version SET gone_at = coalesce(gone_at, done_at, queued_at)"
+            " WHERE file_id IN (SELECT value FROM json_each(?))",
+            (json.dumps([version.file_id for version in versions]),),
+        )
+
+
+def _release_keys(connection: sqlite3.Connection, left: Collection[FileVersion]) -> None:
+    """Give up the keys of those of ``left`` that vanished; what supersedes a version may take its key over."""
+    keys.release(connection, [(version.bucket, version.key) for version in left if version.state is State.VANISHED])
+
+
+def _ends_upload(change: Change) -> bool:
+    recorded = change.version.upload_id
+    return recorded != "" and change.fields.get("upload_id", recorded) != recorded
+
+
+def _forget_parts(connection: sqlite3.Connection, versions: Collection[FileVersion]) -> None:
+    if versions:
+        connection.execute(
+            "DELETE FROM part WHERE version IN"
+            " (SELECT id FROM version WHERE file_id IN (SELECT value FROM json_each(?)))",
+            (json.dumps([version.file_id for version in versions]),),
+        )
 
 
 def claim(
@@ -167,132 +152,27 @@ def claim(
         " AND (? IS NULL OR priority <= ?) ORDER BY priority, id LIMIT ?",
         (watch, to_micros(now) + 1, to_micros(now + LONGEST), *(below_size,) * 2, *(most_priority,) * 2, limit),
     ).fetchall()
+    chosen, ids = "id IN (SELECT value FROM json_each(?))", json.dumps([id_ for id_, _ in due])
     uploading = str(after(State.QUEUED, Event.CLAIM))
-    chosen = "id IN (SELECT value FROM json_each(?))"
-    ids = json.dumps([id_ for id_, _ in due])
-    connection.execute(f"UPDATE version SET state = ?, attempt = attempt + 1 WHERE {chosen}", (uploading, ids))  # noqa: S608 - no text of anybody's
+    connection.execute(f"UPDATE version SET state = ?, attempt = attempt + 1 WHERE {chosen}", (uploading, ids))  # noqa: S608 - our own words
     claimed = {version.file_id: version for version in select(connection, chosen, ids)}
     return [claimed[file_id] for _, file_id in due]
-
-
-def assign_key(
-    connection: sqlite3.Connection,
-    version: FileVersion,
-    base_key: str,
-    *,
-    fresh: bool,
-    next_key: bool,
-    beyond: str,
-) -> FileVersion | None:
-    """Reserve a key for a claimed version; None when it is another path's and ``next_key`` is false."""
-    who = keys.Claimant(version.watch, version.path, version.bucket)
-    key = keys.reserve(connection, who, base_key, fresh=fresh, next_key=next_key, beyond=beyond)
-    if key is None:
-        return None
-    _change(connection, version, {"base_key": base_key, "key": key, "verified": 0})
-    if version.key != key:
-        keys.release(connection, version.bucket, version.key)
-    return _must(by_id(connection, version.file_id))
-
-
-def apply(
-    connection: sqlite3.Connection, version: FileVersion, event: Event, changes: Mapping[str, Any]
-) -> FileVersion:
-    """Move ``version`` by ``event`` from the state it has, with ``changes``; return it as it is now."""
-    state = after(version.state, event)
-    row = {**columns_of(changes), "state": str(state)}
-    if event is Event.VERIFY:
-        row["verified"] = 1
-    _change(connection, version, row)
-    if row.get("upload_id") == "":
-        connection.execute(
-            "DELETE FROM part WHERE version = (SELECT id FROM version WHERE file_id = ?)", (version.file_id,)
-        )
-    if state in _LEFT:
-        connection.execute(
-            "UPDATE version SET gone_at = coalesce(gone_at, done_at, queued_at) WHERE file_id = ?",
-            (version.file_id,),
-        )
-    if event is Event.VANISH:
-        keys.release(connection, version.bucket, version.key)
-    return _must(by_id(connection, version.file_id))
-
-
-def update(connection: sqlite3.Connection, version: FileVersion, changes: Mapping[str, Any]) -> FileVersion:
-    """Change columns of ``version`` without moving it."""
-    _change(connection, version, columns_of(changes))
-    return _must(by_id(connection, version.file_id))
 
 
 def linked(
     connection: sqlite3.Connection, versions: Sequence[FileVersion], mark: LinksMark, ended: Mapping[str, datetime]
 ) -> list[FileVersion]:
     """Move verified versions to linked, those in ``ended`` on to finished, with the links file's mark."""
-    moved = bulk.apply(connection, [_link_of(version, ended.get(version.file_id)) for version in versions])
+    moved = apply(connection, [_link_of(version, ended.get(version.file_id)) for version in versions])
     set_meta(connection, links_inode=mark.inode, links_offset=mark.offset)
     return moved
 
 
-def _link_of(version: FileVersion, done_at: datetime | None) -> bulk.Change:
+def _link_of(version: FileVersion, done_at: datetime | None) -> Change:
     link = {"expires_at": version.expires_at}
     if done_at is None:
-        return version, (Event.LINK,), link
-    return version, (Event.LINK, Event.FINISH), {**link, "done_at": done_at}
-
-
-# --- start, end, upkeep -------------------------------------------------------------------------------
-
-
-def release(connection: sqlite3.Connection, *, unclean: bool) -> list[FileVersion]:
-    """Put uploading versions back in the queue; return those quarantined for too many unclean exits."""
-    stopped: list[FileVersion] = []
-    if unclean:
-        connection.execute("UPDATE version SET unclean = unclean + 1 WHERE state = 'uploading'")
-        problem = fault("internal_error", f"it was in flight at {UNCLEAN_LIMIT} unclean exits")
-        error = {"error_code": problem.code, "error": problem.message}
-        worst = select(connection, "state = 'uploading' AND unclean >= ?", UNCLEAN_LIMIT)
-        stopped = [apply(connection, version, Event.QUARANTINE, error) for version in worst]
-    back = str(after(State.UPLOADING, Event.RELEASE))
-    connection.execute("UPDATE version SET state = ? WHERE state = 'uploading'", (back,))
-    return stopped
-
-
-def begin_run(connection: sqlite3.Connection) -> bool:
-    """Tell whether the last run ended cleanly (or there was none); from now on it counts as unclean."""
-    row = connection.execute("SELECT value FROM meta WHERE key = 'clean'").fetchone()
-    set_meta(connection, clean=0)
-    return row is None or bool(row[0])
-
-
-def announced(connection: sqlite3.Connection, file_ids: Sequence[str]) -> None:
-    """Record that ``file.done`` was said for these."""
-    said = "SELECT value FROM json_each(?)"
-    cursor = connection.execute(
-        f"UPDATE version SET announced = 1 WHERE file_id IN ({said})",  # noqa: S608 - no text of anybody's
-        (json.dumps(list(file_ids)),),
-    )
-    if cursor.rowcount != len(file_ids):
-        raise LostUpdate(f"{cursor.rowcount} of {len(file_ids)} versions are there to be announced")
-
-
-def prune(connection: sqlite3.Connection, before: datetime) -> int:
-    """Forget up to ``CHUNK`` versions whose content left its path before ``before``.
-
-    Kept are those whose ``file.done`` is still to be said, and receipts that a waiting newer version
-    needs, to know its own object again.
-    """
-    # The plus keeps SQLite from the index on the state, and so from going through every version.
-    old = connection.execute(
-        "SELECT id, bucket, key FROM version AS old WHERE gone_at IS NOT NULL AND gone_at < ? AND upload_id = ''"
-        " AND (+state = 'ignored' OR announced = 1 AND +state IN ('finished', 'vanished', 'superseded'))"
-        " AND NOT EXISTS (SELECT 1 FROM version AS now WHERE now.current = 1 AND now.watch = old.watch"
-        " AND now.path = old.path AND now.state IN ('queued', 'uploading', 'quarantined')) LIMIT ?",
-        (to_micros(before), CHUNK),
-    ).fetchall()
-    connection.executemany("DELETE FROM version WHERE id = ?", [(id_,) for id_, _, _ in old])
-    for bucket, key in {(bucket, key) for _, bucket, key in old if key is not None}:
-        keys.forget(connection, bucket, key)
-    return len(old)
+        return Change(version, (Event.LINK,), link)
+    return Change(version, (Event.LINK, Event.FINISH), {**link, "done_at": done_at})
 
 
 def requeue(connection: sqlite3.Connection, selection: Selection, now: datetime) -> list[FileVersion]:
@@ -306,13 +186,233 @@ def requeue(connection: sqlite3.Connection, selection: Selection, now: datetime)
             where.append(f"{column} = ?")
             values.append(value)
     chosen = select(connection, f"{' AND '.join(where)} ORDER BY id", *values)
-    return [_again(connection, version, now) for version in chosen]
+    return apply(connection, [_again(version, now) for version in chosen])
 
 
-def _again(connection: sqlite3.Connection, version: FileVersion, now: datetime) -> FileVersion:
+def _again(version: FileVersion, now: datetime) -> Change:
     event = retry_event(version)
     kept = {"attempt": version.attempt} if event is Event.RESUME else {"queued_at": now}
-    return apply(connection, version, event, {**_AGAIN, **kept})
+    return Change(version, (event,), {**_AGAIN, **kept})
+
+
+def release(connection: sqlite3.Connection, *, unclean: bool) -> list[FileVersion]:
+    """Put uploading versions back in the queue; return those quarantined for too many unclean exits."""
+    stopped: list[FileVersion] = []
+    if unclean:
+        connection.execute("UPDATE version SET unclean = unclean + 1 WHERE state = 'uploading'")
+        problem = fault("internal_error", f"it was in flight at {UNCLEAN_LIMIT} unclean exits")
+        error = {"error_code": problem.code, "error": problem.message}
+        worst = select(connection, "state = 'uploading' AND unclean >= ?", UNCLEAN_LIMIT)
+        stopped = apply(connection, [Change(version, (Event.QUARANTINE,), error) for version in worst])
+    back = str(after(State.UPLOADING, Event.RELEASE))
+    connection.execute("UPDATE version SET state = ? WHERE state = 'uploading'", (back,))
+    return stopped
+
+
+# --- new versions, and files that are gone ------------------------------------------------------------
+
+
+def enqueue(connection: sqlite3.Connection, versions: Sequence[NewVersion]) -> list[Enqueued]:
+    """Record new versions, each the current one of its path from now on."""
+    done: list[Enqueued] = []
+    for start in range(0, len(versions), ROWS):
+        some = versions[start : start + ROWS]
+        done += _enqueue_first(connection, some) or [_enqueue(connection, new) for new in some]
+    return done
+
+
+def _enqueue_first(connection: sqlite3.Connection, versions: Sequence[NewVersion]) -> list[Enqueued] | None:
+    """Record new versions of paths that have none, under keys that are free; return None, and do nothing, otherwise.
+
+    The tables' own rules decide: a path has one current version, and a key one path.
+    """
+    recorded = [as_recorded(new, None if new.state is State.IGNORED else to_sql(new.key)) for new in versions]
+    connection.execute("SAVEPOINT first")
+    try:
+        keys.take(connection, recorded)
+        _insert(connection, recorded)
+    except sqlite3.IntegrityError:
+        connection.execute("ROLLBACK TO first")
+        connection.execute("RELEASE first")
+        return None
+    connection.execute("RELEASE first")
+    return [Enqueued(version, None) for version in recorded]
+
+
+def _enqueue(connection: sqlite3.Connection, new: NewVersion) -> Enqueued:
+    before = by_path(connection, new.watch, new.path)
+    superseded = _replace(connection, before, new.queued_at) if before else None
+    key = _key_for(connection, new, before)
+    recorded = as_recorded(new, key)
+    if new.state is State.QUEUED and new.key is not None and key is None:
+        recorded = _taken(connection, recorded)
+    _insert(connection, [recorded])
+    if superseded and superseded.key != key:
+        keys.release(connection, [(superseded.bucket, superseded.key)])
+    return Enqueued(recorded, superseded)
+
+
+def _insert(connection: sqlite3.Connection, versions: Sequence[FileVersion]) -> None:
+    rows = [columns_of_new(version) for version in versions]
+    row = f"({','.join('?' * len(rows[0]))})"
+    sql = f"INSERT INTO version ({', '.join(rows[0])}) VALUES {','.join([row] * len(rows))}"  # noqa: S608 - our own column names
+    connection.execute(sql, [value for columns in rows for value in columns.values()])
+
+
+def _replace(connection: sqlite3.Connection, before: FileVersion, at: datetime) -> FileVersion | None:
+    """Make room for a newer version; return ``before`` when that ended it."""
+    if before.state in IN_FLIGHT:
+        raise LostUpdate(f"{before.file_id} is {before.state}: its newer version has to wait")
+    connection.execute(
+        "UPDATE version SET current = 0, gone_at = coalesce(gone_at, ?) WHERE file_id = ?",
+        (to_micros(at), before.file_id),
+    )
+    if Event.SUPERSEDE not in TRANSITIONS[before.state]:
+        return None
+    (superseded,) = apply(connection, [Change(before, (Event.SUPERSEDE,), {"done_at": at})])
+    return superseded
+
+
+def _key_for(connection: sqlite3.Connection, new: NewVersion, before: FileVersion | None) -> str | None:
+    if new.key is None or new.state is State.IGNORED:
+        return None
+    who = keys.Claimant(new.watch, new.path, new.bucket)
+    if before and not new.fresh_key and (before.bucket, before.base_key) == (new.bucket, new.key) and before.key:
+        # Its predecessor's key, unless that was given up unused and is another path's now.
+        inherited = keys.reserve(connection, who, before.key, fresh=False, next_key=False)
+        if inherited:
+            return inherited
+    return keys.reserve(connection, who, to_sql(new.key), fresh=new.fresh_key, next_key=new.next_key)
+
+
+def _taken(connection: sqlite3.Connection, version: FileVersion) -> FileVersion:
+    """Return ``version`` as quarantined, because its key is another path's."""
+    owner = keys.owner(connection, version.bucket, version.base_key)
+    detail = f"{version.base_key} is {owner.decode('utf-8', 'backslashreplace')}'s" if owner is not None else ""
+    problem = fault("key_taken", detail)
+    return replace(version, state=State.QUARANTINED, error_code=problem.code, error=to_sql(problem.message))
+
+
+def refingerprint(connection: sqlite3.Connection, found: Sequence[tuple[str, Fingerprint]]) -> list[None]:
+    """Record that the same contents are there with these fingerprints, by ``file_id``; they count no longer as gone."""
+    rows = [(one, columns_of({"fingerprint": fingerprint, "gone_at": None}), _CURRENT) for one, fingerprint in found]
+    _update_where(connection, rows)
+    return [None] * len(found)
+
+
+def gone(
+    connection: sqlite3.Connection, watch: str, paths: Sequence[bytes], now: datetime
+) -> tuple[list[FileVersion], bool]:
+    """Note versions at and below ``paths``, queued by ``now``, as gone, up to ``CHUNK`` of them.
+
+    Returns those that ended as vanished, the queued and quarantined ones, and whether there may be more.
+    """
+    found: list[FileVersion] = []
+    for path in paths:
+        if not path:
+            raise ValueError("the watch's root is no file that can be gone")
+        # b"0" follows b"/": all paths below the directory, and no others.
+        for where, values in (("path = ?", (path,)), ("path > ? AND path < ?", (path + b"/", path + b"0"))):
+            found += _still_there(connection, f"watch = ? AND {where}", (watch, *values), now, CHUNK - len(found))
+    waiting = {State.QUEUED, State.QUARANTINED}
+    ended = [Change(one, (Event.VANISH,), {"done_at": now}) for one in found if one.state in waiting]
+    apply(connection, [Change(one, (), {"gone_at": now}) for one in found if one.state not in waiting])
+    return apply(connection, ended), len(found) >= CHUNK
+
+
+def _still_there(
+    connection: sqlite3.Connection, where: str, values: tuple[object, ...], now: datetime, limit: int
+) -> list[FileVersion]:
+    unnoted = "(gone_at IS NULL OR state IN ('queued', 'quarantined'))"
+    wanted = f"current = 1 AND {where} AND {unnoted} AND queued_at <= ? LIMIT ?"
+    return select(connection, wanted, *values, to_micros(now), limit)
+
+
+# --- keys and parts -----------------------------------------------------------------------------------
+
+
+def assign_key(connection: sqlite3.Connection, wanted: Sequence[KeyRequest]) -> list[FileVersion | None]:
+    """Reserve keys for claimed versions; None for one whose key is another path's and that takes no other."""
+    return [_assign_key(connection, one) for one in wanted]
+
+
+def _assign_key(connection: sqlite3.Connection, wanted: KeyRequest) -> FileVersion | None:
+    version, base_key = wanted.version, wanted.base_key
+    who = keys.Claimant(version.watch, version.path, version.bucket)
+    key = keys.reserve(connection, who, base_key, fresh=wanted.fresh, next_key=wanted.next_key, beyond=wanted.beyond)
+    if key is None:
+        return None
+    _update(connection, [(version, {"base_key": base_key, "key": key, "verified": 0})])
+    if version.key != key:
+        keys.release(connection, [(version.bucket, version.key)])
+    return replace(version, base_key=base_key, key=key)
+
+
+def part_done(connection: sqlite3.Connection, done: Sequence[tuple[FileVersion, Part]]) -> list[None]:
+    """Record parts; one sent again replaces its row. Raises ``LostUpdate`` for a part of another upload."""
+    for version, part in done:
+        inserted = connection.execute(
+            "INSERT OR REPLACE INTO part (version, number, size, md5, etag)"
+            " SELECT id, ?, ?, ?, ? FROM version WHERE file_id = ? AND upload_id = ?",
+            (part.number, part.size, part.md5, part.etag, version.file_id, version.upload_id),
+        )
+        if inserted.rowcount != 1:
+            raise LostUpdate(f"{version.file_id}: part {part.number} of an upload that is not its own")
+        # What gets on is not what kills the daemon: a large file may be in flight at any number of exits.
+        connection.execute("UPDATE version SET unclean = 0 WHERE file_id = ? AND unclean > 0", (version.file_id,))
+    return [None] * len(done)
+
+
+# --- start, end, upkeep -------------------------------------------------------------------------------
+
+
+def first_start(connection: sqlite3.Connection, watch: str, now: datetime) -> tuple[datetime, bool]:
+    """Return when ``watch`` was first started, and whether its first scan is still to be finished."""
+    connection.execute("INSERT OR IGNORE INTO watch (name, first_started_at) VALUES (?, ?)", (watch, to_micros(now)))
+    started_at, done = connection.execute(
+        "SELECT first_started_at, first_scan_done FROM watch WHERE name = ?", (watch,)
+    ).fetchone()
+    return from_micros(started_at) or now, not done
+
+
+def first_scan_done(connection: sqlite3.Connection, watch: str) -> None:
+    """Record that the first scan of ``watch`` went through."""
+    _all_of(connection.execute("UPDATE watch SET first_scan_done = 1 WHERE name = ?", (watch,)), [watch])
+
+
+def begin_run(connection: sqlite3.Connection) -> bool:
+    """Return whether the last run ended cleanly (or there was none); from now on it counts as unclean."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'clean'").fetchone()
+    set_meta(connection, clean=0)
+    return row is None or bool(row[0])
+
+
+def announced(connection: sqlite3.Connection, file_ids: Sequence[str]) -> None:
+    """Record that ``file.done`` was logged for these."""
+    cursor = connection.execute(
+        "UPDATE version SET announced = 1 WHERE file_id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(file_ids)),),
+    )
+    _all_of(cursor, file_ids)
+
+
+def prune(connection: sqlite3.Connection, before: datetime) -> int:
+    """Forget up to ``CHUNK`` versions whose content left its path before ``before``; return how many.
+
+    Kept are those whose ``file.done`` is still to be logged, and receipts that a waiting newer version
+    needs, to know its own object again.
+    """
+    # The plus keeps SQLite from the index on the state, and so from going through every version.
+    old = connection.execute(
+        "SELECT id, bucket, key FROM version AS old WHERE gone_at IS NOT NULL AND gone_at < ? AND upload_id = ''"
+        " AND (+state = 'ignored' OR announced = 1 AND +state IN ('finished', 'vanished', 'superseded'))"
+        " AND NOT EXISTS (SELECT 1 FROM version AS now WHERE now.current = 1 AND now.watch = old.watch"
+        " AND now.path = old.path AND now.state IN ('queued', 'uploading', 'quarantined')) LIMIT ?",
+        (to_micros(before), CHUNK),
+    ).fetchall()
+    connection.executemany("DELETE FROM version WHERE id = ?", [(id_,) for id_, _, _ in old])
+    keys.forget(connection, {(bucket, key) for _, bucket, key in old if key is not None})
+    return len(old)
 
 
 def set_meta(connection: sqlite3.Connection, **values: int) -> None:
@@ -322,26 +422,43 @@ def set_meta(connection: sqlite3.Connection, **values: int) -> None:
     )
 
 
-# --- one row ------------------------------------------------------------------------------------------
+# --- many rows in one statement -----------------------------------------------------------------------
 
 
-def _change(connection: sqlite3.Connection, version: FileVersion, row: Mapping[str, Any]) -> None:
-    cursor = connection.execute(
-        f"UPDATE version SET {_sets(row)} WHERE file_id = ? AND state = ?",  # noqa: S608 - our own column names
-        (*row.values(), version.file_id, str(version.state)),
+def _update(connection: sqlite3.Connection, rows: Iterable[tuple[FileVersion, Mapping[str, Any]]]) -> None:
+    """Write columns of versions, each of which must be in the state it names."""
+    _update_where(connection, [(version.file_id, row, _IN_STATE[version.state]) for version, row in rows])
+
+
+def _update_where(connection: sqlite3.Connection, rows: Iterable[tuple[str, Mapping[str, Any], str]]) -> None:
+    """Write columns of versions by ``file_id``, each of which must meet its condition."""
+    alike: dict[tuple[str, tuple[str, ...]], list[list[Any]]] = {}
+    for file_id, row, condition in rows:
+        alike.setdefault((condition, tuple(row)), []).append([file_id, *row.values()])
+    for (condition, columns), values in alike.items():
+        if len(values) == 1:
+            cursor = connection.execute(_update_one(columns, condition), values[0])
+        else:
+            cursor = connection.execute(_update_many(columns, condition), (json.dumps(values),))
+        _all_of(cursor, [file_id for file_id, *_ in values])
+
+
+@lru_cache(maxsize=64)
+def _update_one(columns: tuple[str, ...], condition: str) -> str:
+    sets = ", ".join(f"{name} = ?{place}" for place, name in enumerate(columns, 2))
+    return f"UPDATE version SET {sets} WHERE file_id = ?1 AND {condition}"  # noqa: S608 - our own column names
+
+
+@lru_cache(maxsize=64)
+def _update_many(columns: tuple[str, ...], condition: str) -> str:
+    sets = ", ".join(f"{name} = json_extract(v.value, '$[{place}]')" for place, name in enumerate(columns, 1))
+    return (
+        f"UPDATE version SET {sets} FROM json_each(?) AS v"  # noqa: S608 - our own column names
+        f" WHERE version.file_id = json_extract(v.value, '$[0]') AND {condition}"
     )
-    _one(cursor, f"{version.file_id} in state {version.state}")
 
 
-def _sets(row: Mapping[str, Any]) -> str:
-    return ", ".join(f"{column} = ?" for column in row)
-
-
-def _one(cursor: sqlite3.Cursor, what: str) -> None:
-    if cursor.rowcount != 1:
-        raise LostUpdate(f"{what}: {cursor.rowcount} rows instead of one")
-
-
-def _must(version: FileVersion | None) -> FileVersion:
-    assert version is not None
-    return version
+def _all_of(cursor: sqlite3.Cursor, names: Sequence[str]) -> None:
+    if cursor.rowcount != len(names):
+        missed = f"{cursor.rowcount} rows instead of {len(names)}"
+        raise LostUpdate(f"{', '.join(names[:3])}{', …' * (len(names) > 3)}: {missed}")  # noqa: PLR2004 - enough to look for

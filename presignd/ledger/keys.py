@@ -5,9 +5,10 @@ from __future__ import annotations
 import posixpath
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from presignd.model import FileVersion
 from presignd.s3.limits import MAX_KEY
 
 _DOUBLE = re.compile(r"\.tar\.(gz|bz2|xz|zst|lz|lz4|lzma|Z|br)$", re.IGNORECASE)
@@ -96,30 +97,39 @@ def reserve(
     return key
 
 
-def release(connection: sqlite3.Connection, bucket: str, key: str | None) -> None:
-    """Give up a key that no version can have an object under: none was ever tried, none is to come.
+def take(connection: sqlite3.Connection, versions: Iterable[FileVersion]) -> None:
+    """Reserve the keys of new versions, each of which must be free; raises ``IntegrityError``."""
+    rows = [(version.bucket, version.key, version.watch, version.path) for version in versions if version.key]
+    if rows:
+        values = ", ".join(["(?, ?, ?, ?)"] * len(rows))
+        sql = f"INSERT INTO object_key (bucket, key, watch, path) VALUES {values}"  # noqa: S608 - only parameter marks
+        connection.execute(sql, [value for row in rows for value in row])
+
+
+def release(connection: sqlite3.Connection, keys: Iterable[tuple[str, str | None]]) -> None:
+    """Give up keys, by bucket, that no version can have an object under: none was ever tried, none is to come.
 
     A file that was renamed before its upload thus leaves its key to the new name.
     """
-    connection.execute(
+    connection.executemany(
         "DELETE FROM object_key WHERE bucket = ? AND key = ? AND NOT EXISTS (SELECT 1 FROM version"
         " WHERE version.key = object_key.key AND version.bucket = object_key.bucket AND"
         " (attempt > 0 OR verified = 1 OR state IN ('queued', 'quarantined')))",
-        (bucket, key),
+        keys,
     )
 
 
-def forget(connection: sqlite3.Connection, bucket: str, key: str | None) -> None:
-    """Give up a key once no version remembers it."""
-    connection.execute(
+def forget(connection: sqlite3.Connection, keys: Iterable[tuple[str, str]]) -> None:
+    """Give up keys, by bucket, once no version remembers them."""
+    connection.executemany(
         "DELETE FROM object_key WHERE bucket = ? AND key = ? AND NOT EXISTS (SELECT 1 FROM version"
         " WHERE version.key = object_key.key AND version.bucket = object_key.bucket)",
-        (bucket, key),
+        keys,
     )
 
 
-def owner(connection: sqlite3.Connection, bucket: str, key: str) -> bytes | None:
-    """Return the path that has ``key`` reserved, None when nobody has."""
+def owner(connection: sqlite3.Connection, bucket: str, key: str | None) -> bytes | None:
+    """Return the path that has ``key`` reserved, None where no path has."""
     row = connection.execute("SELECT path FROM object_key WHERE bucket = ? AND key = ?", (bucket, key)).fetchone()
     return row[0] if row else None
 

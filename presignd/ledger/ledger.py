@@ -8,7 +8,7 @@ whose call has returned: it starts after that commit.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -16,39 +16,43 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from presignd.errors import Fault, Unavailable
-from presignd.ledger import bulk, changes, database, multipart, queries
+from presignd.ledger import changes, database, queries
+from presignd.ledger.changes import Change, KeyRequest
 from presignd.ledger.database import closed_on_error, explain, open_database
 from presignd.ledger.folder import prepare
 from presignd.ledger.patience import Patience
 from presignd.ledger.replaced import presence
 from presignd.ledger.rows import Enqueued, Selection, WatchSummary
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
-from presignd.ledger.writer import Many, Operation, Reader, Writer
+from presignd.ledger.writer import Reader, RowsOperation, Writer
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, Sent, State
 from presignd.states import Event
 from presignd.system.durable import sync_folder
 from presignd.system.threads import opened
 
 T = TypeVar("T")
+Row = TypeVar("Row")
+Result = TypeVar("Result")
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 FILE = "ledger.sqlite3"
 
-FIRSTS = 1000
-"""Claimed versions remembered as the first under their key; of one that is forgotten, the tables are asked."""
+UNUSED_KEYS = 1000
+"""Claimed versions remembered as the first under their key; for one that is forgotten, the tables are asked."""
 
 
-async def open_ledger(folder: Path, patience: Patience | None = None) -> Ledger:
+async def open_ledger(folder: Path, patience: Patience | None = None, *, unused_keys: int = UNUSED_KEYS) -> Ledger:
     """Open the ledger in ``folder`` (made 0700 where missing; the file is 0600).
 
-    With ``patience`` calls wait where they would fail for a full disk or another program's lock.
+    With ``patience`` calls wait where they would fail for a full disk or another program's lock. ``unused_keys`` is how
+    many claimed versions are remembered as the first under their key.
 
     The caller holds ``lock.DaemonLock`` on that folder. Raises ``UsageError`` for a folder or file that
     is none for a ledger (network filesystem, newer version, another program's, damaged), ``Unavailable``
     while another program holds it, the fault ``disk_full``.
     """
     writing, reading = await opened(partial(_open, folder), _close)
-    return Ledger(folder / FILE, writing, reading, patience)
+    return Ledger(folder / FILE, writing, reading, patience, unused_keys)
 
 
 def _open(folder: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
@@ -76,14 +80,19 @@ class Ledger:
     """
 
     def __init__(
-        self, path: Path, writing: sqlite3.Connection, reading: sqlite3.Connection, patience: Patience | None = None
+        self,
+        path: Path,
+        writing: sqlite3.Connection,
+        reading: sqlite3.Connection,
+        patience: Patience | None,
+        unused_keys: int,
     ) -> None:
-        self._path = path
         self._patience = patience
         self._writer = Writer(writing, lambda error: explain(error, path), presence(path))
-        self._reader = Reader(reading, lambda error: explain(error, path), name="ledger-questions")
+        self._reader = Reader(reading, lambda error: explain(error, path))
         self._running = False
-        self._firsts: dict[str, str] = {}
+        self._most_unused_keys = unused_keys
+        self._unused_keys: dict[str, str] = {}
 
     # --- settle -------------------------------------------------------------------------------------
 
@@ -123,7 +132,7 @@ class Ledger:
         another path's becomes the next free ``name~2.ext`` with ``next_key``, else the version is
         recorded as quarantined with ``key_taken``. A NewVersion may come as IGNORED or QUARANTINED.
         """
-        return await self._do(changes.enqueue, versions)
+        return await self._do_rows(changes.enqueue, versions)
 
     async def refingerprint(self, file_id: str, fingerprint: Fingerprint) -> None:
         """Record that the same content now has this fingerprint (chmod, another link, a restore).
@@ -131,7 +140,7 @@ class Ledger:
         It counts no longer as gone: call it as well when a version with ``gone_at`` is there again. Raises
         ``LostUpdate`` where the version has left its path meanwhile: vanished, or another's predecessor.
         """
-        await self._do(changes.refingerprint, file_id, fingerprint)
+        await self._do_rows(changes.refingerprint, [(file_id, fingerprint)])
 
     async def gone(self, watch: str, paths: Sequence[bytes], now: datetime) -> list[FileVersion]:
         """Record that no file is at ``paths`` (or below them) any more, as was seen at ``now``.
@@ -166,12 +175,12 @@ class Ledger:
 
         def claim(connection: sqlite3.Connection) -> tuple[list[FileVersion], dict[str, str]]:
             claimed = changes.claim(connection, watch, limit, now, below_size, most_priority=most_priority)
-            return claimed, queries.firsts(connection, claimed)
+            return claimed, queries.unused_keys(connection, claimed)
 
-        claimed, firsts = await self._write(claim, "claim")
-        if len(self._firsts) > FIRSTS:
-            self._firsts.clear()
-        self._firsts |= firsts
+        claimed, unused = await self._do(claim)
+        if len(self._unused_keys) > self._most_unused_keys:
+            self._unused_keys.clear()
+        self._unused_keys |= unused
         return claimed
 
     async def next_due(self, watches: Collection[str], after: datetime) -> datetime | None:
@@ -186,11 +195,13 @@ class Ledger:
         ``beyond`` names a key that turned out to be another's object: the next free ``name~N.ext`` after
         it is taken. None when the key is another path's and ``next_key`` is false.
         """
-        return await self._do(changes.assign_key, version, base_key, fresh=fresh, next_key=next_key, beyond=beyond)
+        request = KeyRequest(version, base_key, fresh=fresh, next_key=next_key, beyond=beyond)
+        (named,) = await self._do_rows(changes.assign_key, [request])
+        return named
 
     async def previous_receipt(self, version: FileVersion) -> FileVersion | None:
         """Return the newest version before this one, of the same path, bucket and key, that was verified."""
-        if version.key is not None and self._firsts.pop(version.file_id, None) == version.key:
+        if version.key is not None and self._unused_keys.pop(version.file_id, None) == version.key:
             return None  # as its claim saw: nothing before it can be verified while it is in flight
         return await self._ask(queries.previous_receipt, version)
 
@@ -198,45 +209,48 @@ class Ledger:
         """Return all that was sent, or was about to be, under this version's key from its path, verified or not."""
         return await self._ask(queries.sent, version)
 
-    async def apply(self, version: FileVersion, event: Event, **changed: Any) -> FileVersion:
-        """Move ``version`` by ``event`` from the state it has, with column ``changes``; return it as it is now."""
-        return await self._write(
-            lambda connection: changes.apply(connection, version, event, changed),
-            f"apply.{event}",
-            many=bulk.apply if bulk.is_plain(version, event) else None,
-            one=(version, (event,), changed),
-        )
+    async def apply(self, version: FileVersion, event: Event, **fields: Any) -> FileVersion:
+        """Move ``version`` by ``event`` from the state it has, with changes of ``fields``; return it as it is then."""
+        (moved,) = await self.apply_all([Change(version, (event,), fields)])
+        return moved
 
-    async def update(self, version: FileVersion, **changed: Any) -> FileVersion:
-        """Change columns of ``version`` without moving it (its state must still be the one named)."""
-        return await self._write(
-            lambda connection: changes.update(connection, version, changed),
-            "update",
-            many=bulk.apply,
-            one=(version, (), changed),
-        )
+    async def update(self, version: FileVersion, **fields: Any) -> FileVersion:
+        """Change fields of ``version`` without moving it (its state must still be the one named)."""
+        (changed,) = await self.apply_all([Change(version, (), fields)])
+        return changed
+
+    async def apply_all(self, wanted: Sequence[Change]) -> list[FileVersion]:
+        """Move versions and change their fields in one commit, all of them or none; return them as they are then."""
+        name = f"apply.{wanted[0].events[-1]}" if wanted[0].events else "update"
+        return await self._do_rows(changes.apply, wanted, name)
 
     # --- multipart ----------------------------------------------------------------------------------
 
     async def begin_upload(self, version: FileVersion, upload_id: str, part_size: int) -> FileVersion:
         """Record that a multipart upload was created for a claimed version; parts of an earlier one go."""
-        return await self._do(multipart.begin_upload, version, upload_id, part_size)
+        begun = Change(version, (), {"upload_id": upload_id, "part_size": part_size})
+        (changed,) = await self._do_rows(changes.apply, [begun], "begin_upload")
+        return changed
 
     async def part_done(self, version: FileVersion, part: Part) -> None:
         """Record one part that the store has; unclean exits before it count no more."""
-        await self._do(multipart.part_done, version, part)
+        await self._do_rows(changes.part_done, [(version, part)])
 
     async def parts(self, version: FileVersion) -> list[Part]:
         """Return the recorded parts of the version's upload, by number."""
-        return await self._ask(multipart.parts, version)
+        return await self._ask(queries.parts, version)
 
     async def end_upload(self, version: FileVersion) -> FileVersion:
-        """Record that the version's upload is completed, aborted or lost: no upload id, no parts."""
-        return await self._do(multipart.end_upload, version)
+        """Record that the version's upload is completed, aborted or lost: no upload id, no parts.
+
+        ``part_size`` stays, as the checksum of parts needs it.
+        """
+        (changed,) = await self._do_rows(changes.apply, [Change(version, (), {"upload_id": ""})], "end_upload")
+        return changed
 
     async def uploads_left(self) -> list[FileVersion]:
         """Return versions that are past uploading (verified, ended, quarantined) and still name an upload."""
-        return await self._ask(multipart.uploads_left)
+        return await self._ask(queries.uploads_left)
 
     async def linked(
         self, versions: Sequence[FileVersion], mark: LinksMark, ended: Mapping[str, datetime] = NOTHING
@@ -259,7 +273,7 @@ class Ledger:
         return await self._do(changes.release, unclean=unclean)
 
     async def was_clean(self) -> bool:
-        """Tell whether the last run ended by a clean close; from now on it counts as unclean until ``close``."""
+        """Return whether the last run ended by a clean close; from now on it counts as unclean until ``close``."""
         clean = await self._do(changes.begin_run)
         self._running = True
         return clean
@@ -269,11 +283,11 @@ class Ledger:
         return await self._ask(queries.in_state, state)
 
     async def unannounced(self) -> list[FileVersion]:
-        """Return ended versions whose ``file.done`` was not recorded as said."""
+        """Return ended versions whose ``file.done`` was not recorded as logged."""
         return await self._ask(queries.unannounced)
 
     async def announced(self, file_ids: Sequence[str]) -> None:
-        """Record that ``file.done`` was said for these."""
+        """Record that ``file.done`` was logged for these."""
         await self._do(changes.announced, file_ids)
 
     async def links_mark(self) -> LinksMark | None:
@@ -333,20 +347,27 @@ class Ledger:
     # --- the two threads ----------------------------------------------------------------------------
 
     async def _do(self, change: Callable[..., T], *args: Any, **more: Any) -> T:
-        name = ".".join([change.__name__, *(arg for arg in args if isinstance(arg, Event))])
-        return await self._write(lambda connection: change(connection, *args, **more), name)
+        def operation(connection: sqlite3.Connection) -> T:
+            return change(connection, *args, **more)
 
-    async def _write(self, operation: Operation[T], name: str, *, many: Many | None = None, one: Any = None) -> T:
+        return await self._write(lambda: self._writer.do(operation, change.__name__))
+
+    async def _do_rows(
+        self, change: RowsOperation[Row, Result], rows: Sequence[Row], name: str | None = None
+    ) -> list[Result]:
+        return [*await self._write(lambda: self._writer.do_rows(change, rows, name or change.__name__))]
+
+    async def _write(self, call: Callable[[], Awaitable[T]]) -> T:
         try:
-            return await self._writer.do(operation, name, many=many, one=one)
+            return await call()
         except (Fault, Unavailable):
             if self._patience is None:
                 raise
-        return await self._patience(lambda: self._writer.do(operation, name, many=many, one=one))
+        return await self._patience(call)
 
-    async def _ask(self, question: Callable[..., T], *args: Any) -> T:
-        def asked(connection: sqlite3.Connection) -> T:
-            return question(connection, *args)
+    async def _ask(self, query: Callable[..., T], *args: Any) -> T:
+        def ask() -> Awaitable[T]:
+            return self._reader.do(lambda connection: query(connection, *args))
 
         self._writer.check()
-        return await (self._patience(lambda: self._reader.do(asked)) if self._patience else self._reader.do(asked))
+        return await (self._patience(ask) if self._patience else ask())

@@ -11,11 +11,16 @@ from operator import itemgetter
 
 from presignd.ledger.rows import SELECT, WatchSummary, from_micros, to_micros, to_sql, version_of
 from presignd.ledger.schema import ENDED_UNSAID
-from presignd.model import FileVersion, LinksMark, Listed, Sent, State
+from presignd.model import FileVersion, LinksMark, Listed, Part, Sent, State
 from presignd.states import LEFT
 
 CHUNK = 500
 """Parameters in one statement: older SQLite takes 999."""
+
+
+def literals(states: Collection[State]) -> str:
+    """Return states as a list in SQL, for a condition that an index of its own or a constant needs."""
+    return ", ".join(f"'{state}'" for state in sorted(states))
 
 
 def select(connection: sqlite3.Connection, where: str, *values: object) -> list[FileVersion]:
@@ -39,7 +44,7 @@ def known(connection: sqlite3.Connection, watch: str, paths: Sequence[bytes]) ->
 
 
 _LISTED = f"""
-SELECT CASE WHEN gone_at IS NULL AND state NOT IN ({", ".join(f"'{state}'" for state in sorted(LEFT))})
+SELECT CASE WHEN gone_at IS NULL AND state NOT IN ({literals(LEFT)})
  AND NOT (state = 'quarantined' AND error_code = 'unreadable') THEN path END, ino, size, mtime_ns, ctime_ns
 FROM version WHERE current = 1 AND watch = ? AND path"""  # noqa: S608 - our own words
 """The current versions at some paths as a scan would list them; a path is NULL where ``states.is_recorded`` is false
@@ -91,7 +96,7 @@ def previous_receipt(connection: sqlite3.Connection, version: FileVersion) -> Fi
     )
 
 
-def firsts(connection: sqlite3.Connection, versions: Collection[FileVersion]) -> dict[str, str]:
+def unused_keys(connection: sqlite3.Connection, versions: Collection[FileVersion]) -> dict[str, str]:
     """Return, by ``file_id``, the keys of those of ``versions`` under whose key nothing was ever verified."""
     keys = json.dumps(sorted({to_sql(version.key) for version in versions if version.key is not None}))
     used = "SELECT DISTINCT key FROM version WHERE key IN (SELECT value FROM json_each(?)) AND verified = 1"
@@ -110,6 +115,18 @@ def sent(connection: sqlite3.Connection, version: FileVersion) -> frozenset[Sent
         (to_sql(version.key), version.bucket, version.watch, version.path),
     )
     return frozenset(Sent(*row) for row in rows)
+
+
+def parts(connection: sqlite3.Connection, version: FileVersion) -> list[Part]:
+    """Return the recorded parts of the version's upload, by number."""
+    of = "version = (SELECT id FROM version WHERE file_id = ?)"
+    sql = f"SELECT number, size, md5, etag FROM part WHERE {of} ORDER BY number"  # noqa: S608 - our own words
+    return [Part(*row) for row in connection.execute(sql, (version.file_id,))]
+
+
+def uploads_left(connection: sqlite3.Connection) -> list[FileVersion]:
+    """Return versions past uploading that still name an upload."""
+    return select(connection, "upload_id != '' AND +state NOT IN ('queued', 'uploading') ORDER BY id")
 
 
 def in_state(connection: sqlite3.Connection, state: State) -> list[FileVersion]:

@@ -80,16 +80,16 @@ def columns_of(changes: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def columns_of_new(new: NewVersion, key: str | None) -> dict[str, Any]:
-    """Return the columns of a new version that has ``key``."""
-    row = {"file_id": new.file_id, "state": str(new.state), "base_key": to_sql(new.key), "key": key, "current": 1}
-    return row | columns_of({name: getattr(new, name) for name in _GIVEN})
-
-
 def as_recorded(new: NewVersion, key: str | None) -> FileVersion:
-    """Return what is read back of a new version that has ``key``."""
-    given = {name: getattr(new, name) for name in _GIVEN}
+    """Return a new version that has ``key`` as it is recorded, and read back."""
+    given = {name: getattr(new, name) for name in _GIVEN} | {"error": to_sql(new.error)}
     return FileVersion(file_id=new.file_id, state=new.state, base_key=to_sql(new.key), key=key, **given)
+
+
+def columns_of_new(version: FileVersion) -> dict[str, Any]:
+    """Return the columns of a version that is recorded for the first time, the current one of its path."""
+    given = {name: getattr(version, name) for name in ("base_key", "key", *_GIVEN)}
+    return {"file_id": version.file_id, "state": str(version.state), "current": 1} | columns_of(given)
 
 
 def to_sql(value: Any) -> Any:

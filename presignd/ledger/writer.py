@@ -1,7 +1,8 @@
-"""One thread that owns the writing connection: whatever waits is done in one transaction, one fsync.
+"""The ledger's two threads: one owns the writing connection, the other the reading one.
 
-Callers get their answers after the commit. One operation's failure undoes that operation only; a commit
-that fails (a full disk) fails its whole batch and leaves the database as it was.
+Whatever waits for the writer is done in one transaction, one fsync. Callers get their answers after the commit. One
+call's failure undoes that call only; a commit that fails (a full disk) fails its whole batch and leaves the database
+as it was.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,86 +23,85 @@ from presignd.runtime.crash_points import passed
 from presignd.runtime.heartbeat import Heart, alive
 
 T = TypeVar("T")
-Many = Callable[[sqlite3.Connection, list[Any]], list[Any]]
+Row = TypeVar("Row")
+Result = TypeVar("Result")
 Operation = Callable[[sqlite3.Connection], T]
+RowsOperation = Callable[[sqlite3.Connection, Sequence[Row]], Sequence[Result]]
 Explain = Callable[[BaseException], BaseException | None]
 
 BATCH = 256
-"""Changes in one commit at most: what a crash may make presignd do again (contract, guarantee 3)."""
+"""Calls in one commit at most: what a crash may make presignd do again (contract, guarantee 3)."""
 
 IDLE_SECONDS = 1.0
+"""A thread's heart beats this often while nothing is to be done."""
 
 MANY, LINGER_SECONDS = 8, 0.005
-"""After a commit of so many changes the next waits this long for company: in a burst most would come just too late."""
-
-
-def _trust() -> None:
-    """Stand in for a look at the files."""
+"""After a commit of so many calls the next waits this long for company: in a burst most would come just too late."""
 
 
 @dataclass(slots=True)
 class _Job:
-    operation: Operation[Any]
+    operation: RowsOperation[Any, Any]
+    rows: Sequence[Any]
     future: asyncio.Future[Any]
     name: str
-    many: Many | None = None
-    one: Any = None
-    result: Any = None
+    results: Sequence[Any] = ()
     error: BaseException | None = None
 
     def answer(self) -> None:
         if self.future.done():  # its caller was cancelled; what it asked for is done all the same
             return
         if self.error is None:
-            self.future.set_result(self.result)
+            self.future.set_result(self.results)
         else:
             self.future.set_exception(self.error)
 
 
-class Writer:
-    """Runs operations on ``connection`` in a thread of its own; made and called in an event loop.
+class DatabaseThread(ABC):
+    """A thread that owns ``connection``, and does whatever waits for it in turns; made and called in an event loop.
 
-    ``explain`` turns an error of SQLite's into an expected one, or returns None. ``look`` is called each turn,
-    before what was committed is answered; what it raises ends the thread, and everything with it. Its thread has
-    a heart of its own and turns each second when idle.
+    ``explain`` turns an error of SQLite's into an expected one, or returns None. The thread has a heart of its own and
+    turns each ``idle`` seconds when nothing is to be done.
     """
 
-    _many = MANY
-
     def __init__(
-        self,
-        connection: sqlite3.Connection,
-        explain: Explain,
-        look: Callable[[], None] = _trust,
-        *,
-        name: str = "ledger",
+        self, connection: sqlite3.Connection, explain: Explain, *, name: str, idle: float = IDLE_SECONDS
     ) -> None:
         self._name = name
         self._connection = connection
         self._explain = explain
-        self._look = look
+        self._idle = idle
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
         self._cause: BaseException | None = None
         self._dead = asyncio.Event()
-        self._last = 0
         self._thread = threading.Thread(target=self._run, name=f"presignd-{name}", daemon=True)
         self._thread.start()
 
-    async def do(self, operation: Operation[T], name: str = "", *, many: Many | None = None, one: Any = None) -> T:
-        """Run ``operation`` and return its result after the commit; raise what it raised.
+    async def do(self, operation: Operation[T], name: str = "") -> T:
+        """Run ``operation`` by itself and return its result; in all else as ``do_rows``."""
 
-        ``name`` is the operation's, for ``crash_points``. With ``many``, all that wait with the same one may
-        be done in its one call, given what each has for ``one``: all of them, or it raises and each goes
-        alone. Cancelling the caller does not take the operation back. Raises as ``check`` does once the writer
-        is closed or its thread has died.
+        def alone(connection: sqlite3.Connection, _: Sequence[None]) -> list[T]:
+            return [operation(connection)]
+
+        (result,) = await self.do_rows(alone, [None], name)
+        return result
+
+    async def do_rows(
+        self, operation: RowsOperation[Row, Result], rows: Sequence[Row], name: str = ""
+    ) -> Sequence[Result]:
+        """Run ``operation`` on ``rows`` and return a result for each after the commit; raise what it raised.
+
+        Calls that wait with the same operation share one run of it; where that raises, each gets a run of its own.
+        ``name`` is for ``crash_points``. Cancelling the caller does not take the operation back. Raises as ``check``
+        does once the thread is closed or has died.
         """
         self.check()
-        job = _Job(operation, self._loop.create_future(), name, many, one)
+        job = _Job(operation, rows, self._loop.create_future(), name)
         self._jobs.put(job)
-        result: T = await job.future
-        return result
+        results: Sequence[Result] = await job.future
+        return results
 
     def check(self) -> None:
         """Raise when nothing can be done any more: an expected error as it is, else ``RuntimeError`` with the cause."""
@@ -110,7 +111,7 @@ class Writer:
             raise RuntimeError("the ledger is closed")
 
     async def died(self) -> None:
-        """Wait until the thread has died, and raise as ``check`` does; for ever, where it doesn't."""
+        """Wait until the thread has died, and raise as ``check`` does; wait for ever while it lives."""
         await self._dead.wait()
         self.check()
 
@@ -129,30 +130,25 @@ class Writer:
             with alive(self._name) as heart:
                 while self._turn(batch, heart):
                     pass
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the callers must hear of it
-            self._tell(self._die, error, batch)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, each caller must get an answer
+            self._in_loop(self._die, error, batch)
         finally:
             self._connection.close()
 
     def _turn(self, batch: list[_Job], heart: Heart) -> bool:
-        """Do one batch; False once told to end."""
+        """Do one batch; return False once the thread is to end."""
         heart.beat()
         batch.clear()
         more = self._collect(batch)
-        self._last = len(batch)
+        self._do_all(batch)
         if batch:
-            self._commit(batch)
-        # After the commit: what is answered was written to a file that was there.
-        self._look()
-        if batch:
-            self._tell(_answer, batch.copy())
+            self._in_loop(_answer, batch.copy())
         return more
 
     def _collect(self, batch: list[_Job]) -> bool:
         try:
-            job = self._jobs.get(timeout=IDLE_SECONDS)
-            if self._last >= self._many:
-                time.sleep(LINGER_SECONDS)
+            job = self._jobs.get(timeout=self._idle)
+            self._linger()
             while job is not None:
                 batch.append(job)
                 if len(batch) == BATCH:
@@ -162,58 +158,22 @@ class Writer:
             return True
         return False
 
-    def _commit(self, batch: list[_Job]) -> None:
-        try:
-            self._connection.execute("BEGIN")
-            for many, jobs in _together(batch):
-                if many is None or len(jobs) == 1 or not self._attempt_all(many, jobs):
-                    for job in jobs:
-                        self._attempt(job)
-            _pass(batch, "before")
-            self._connection.execute("COMMIT")
-            _pass(batch, "after")
-        except sqlite3.Error as error:
-            self._connection.rollback()  # some errors rolled back already: then it does nothing
-            for job in batch:
-                job.error = self._explain(error) or error
+    @abstractmethod
+    def _linger(self) -> None:
+        """Wait for company once the first call has come, or don't."""
 
-    def _attempt_all(self, many: Many, jobs: list[_Job]) -> bool:
-        """Do ``jobs`` in one call; False, and nothing done, where that can't be."""
-        self._connection.execute("SAVEPOINT jobs")
-        try:
-            results = many(self._connection, [job.one for job in jobs])
-        except Exception:
-            if not self._connection.in_transaction:
-                raise
-            self._connection.execute("ROLLBACK TO jobs")
-            self._connection.execute("RELEASE jobs")
-            return False
-        self._connection.execute("RELEASE jobs")
-        for job, result in zip(jobs, results, strict=True):
-            job.result = result
-        return True
+    @abstractmethod
+    def _do_all(self, batch: list[_Job]) -> None:
+        """Do what was collected, nothing at times; each job gets its results or its error."""
 
-    def _attempt(self, job: _Job) -> None:
-        self._connection.execute("SAVEPOINT job")
-        try:
-            job.result = job.operation(self._connection)
-        except Exception as error:
-            # Some errors make SQLite roll back everything (sqlite.org/lang_transaction.html): then the
-            # changes before this one are gone too, and their callers must not be told otherwise.
-            if not self._connection.in_transaction:
-                raise
-            self._connection.execute("ROLLBACK TO job")
-            job.error = self._explain(error) or error
-        self._connection.execute("RELEASE job")
-
-    def _tell(self, function: Callable[..., None], *args: Any) -> None:
-        with suppress(RuntimeError):  # the loop ended: nobody is left to tell
+    def _in_loop(self, function: Callable[..., None], *args: Any) -> None:
+        with suppress(RuntimeError):  # the loop has ended: no caller is left
             self._loop.call_soon_threadsafe(function, *args)
 
     # --- in the loop --------------------------------------------------------------------------------
 
     def _die(self, cause: BaseException, batch: list[_Job]) -> None:
-        """Fail what was under way and what waits; runs in the loop, where nothing can slip in between."""
+        """Fail what was under way and what waits; runs in the loop, so that no call comes in between."""
         self._cause = cause
         while not self._jobs.empty():
             job = self._jobs.get_nowait()
@@ -224,34 +184,113 @@ class Writer:
         self._dead.set()
 
 
+class Writer(DatabaseThread):
+    """Makes changes: all that wait in one transaction.
+
+    ``look`` is called each turn, before what was committed is answered; what it raises ends the thread, and everything
+    with it. ``sleep`` is what it lingers with.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        explain: Explain,
+        look: Callable[[], None] | None = None,
+        *,
+        idle: float = IDLE_SECONDS,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._look = look
+        self._sleep = sleep
+        self._last = 0
+        super().__init__(connection, explain, name="ledger", idle=idle)
+
+    def _linger(self) -> None:
+        if self._last >= MANY:
+            self._sleep(LINGER_SECONDS)
+
+    def _do_all(self, batch: list[_Job]) -> None:
+        self._last = len(batch)
+        if batch:
+            self._commit(batch)
+        # After the commit: what is answered was written to a file that was there.
+        if self._look:
+            self._look()
+
+    def _commit(self, batch: list[_Job]) -> None:
+        try:
+            self._connection.execute("BEGIN")
+            for jobs in _by_operation(batch):
+                if not self._attempt(jobs) and len(jobs) > 1:
+                    for job in jobs:
+                        self._attempt([job])
+            _pass(batch, "before")
+            self._connection.execute("COMMIT")
+            _pass(batch, "after")
+        except sqlite3.Error as error:
+            self._connection.rollback()  # some errors rolled back already: then it does nothing
+            for job in batch:
+                job.error = self._explain(error) or error
+
+    def _attempt(self, jobs: list[_Job]) -> bool:
+        """Run the one operation of ``jobs`` on all their rows; where that raises, undo it and note the error."""
+        self._connection.execute("SAVEPOINT jobs")
+        try:
+            _run(self._connection, jobs)
+        except Exception as error:
+            # Some errors make SQLite roll back everything (sqlite.org/lang_transaction.html): then the
+            # changes before this one are gone too, and their callers must not be told otherwise.
+            if not self._connection.in_transaction:
+                raise
+            self._connection.execute("ROLLBACK TO jobs")
+            for job in jobs:
+                job.error = self._explain(error) or error
+        self._connection.execute("RELEASE jobs")
+        return jobs[0].error is None
+
+
+class Reader(DatabaseThread):
+    """Answers queries: a snapshot of its own for each."""
+
+    def __init__(self, connection: sqlite3.Connection, explain: Explain) -> None:
+        super().__init__(connection, explain, name="ledger-questions")
+
+    def _linger(self) -> None:
+        """Answer at once: nothing is written, so nothing is shared."""
+
+    def _do_all(self, batch: list[_Job]) -> None:
+        for job in batch:
+            try:
+                _run(self._connection, [job])
+            except Exception as error:  # noqa: BLE001 - it is its caller's
+                job.error = self._explain(error) or error
+
+
+def _by_operation(batch: list[_Job]) -> list[list[_Job]]:
+    """Put jobs with the same operation together: all in one batch are concurrent, so they may be reordered."""
+    groups: dict[RowsOperation[Any, Any], list[_Job]] = {}
+    for job in batch:
+        groups.setdefault(job.operation, []).append(job)
+    return list(groups.values())
+
+
+def _run(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+    """Run the one operation of ``jobs``; give each its results."""
+    results = jobs[0].operation(connection, [row for job in jobs for row in job.rows])
+    start = 0
+    for job in jobs:
+        end = start + len(job.rows)
+        job.results, job.error = results[start:end], None
+        start = end
+
+
 def _death(cause: BaseException) -> Exception:
-    """Return what callers of a dead thread are told."""
+    """Return what callers of a dead thread get."""
     if isinstance(cause, PresigndError):
         return cause
     died = RuntimeError("the ledger's thread has died")
     died.__cause__ = cause
     return died
-
-
-def _together(batch: list[_Job]) -> list[tuple[Many | None, list[_Job]]]:
-    """Put those with the same ``many`` together. All of a batch wait side by side, so their order is nobody's."""
-    groups: dict[Many | None, list[_Job]] = {}
-    for job in batch:
-        groups.setdefault(job.many, []).append(job)
-    return list(groups.items())
-
-
-class Reader(Writer):
-    """Runs questions on ``connection`` in a thread of its own: whatever waits in one turn, answered in one."""
-
-    _many = BATCH + 1  # nothing is written, so nothing is shared
-
-    def _commit(self, batch: list[_Job]) -> None:
-        for job in batch:
-            try:
-                job.result = job.operation(self._connection)
-            except Exception as error:  # noqa: BLE001 - it is its caller's
-                job.error = self._explain(error) or error
 
 
 def _pass(batch: list[_Job], side: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 from presignd.errors import PresigndError, Unavailable, UsageError, fault
 from presignd.ledger import Patience, changes, open_ledger
 from presignd.ledger import queries as questions
+from presignd.ledger.changes import Change, KeyRequest
 from presignd.ledger.database import explain, open_database
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.states import Event
@@ -274,10 +275,10 @@ def test_no_statement_of_the_daily_work_scans_or_sorts_the_versions(recorder: An
     changes.enqueue(recorder, [new(b"1/a", key="a"), new(b"2/a", key="a"), new(b"d/x")])
     changes.enqueue(recorder, [new(b"d/x", key="other")])
     one, two, three = changes.claim(recorder, "drop", 10, LATER, 10**9)
-    one = changes.apply(recorder, one, Event.VERIFY, {"etag": "e"})
+    (one,) = changes.apply(recorder, [Change(one, (Event.VERIFY,), {"etag": "e"})])
     (one,) = changes.linked(recorder, [one], MARK, {})
-    assert changes.assign_key(recorder, two, "a", fresh=True, next_key=True, beyond="a~2")
-    changes.apply(recorder, three, Event.QUARANTINE, {})
+    assert changes.assign_key(recorder, [KeyRequest(two, "a", fresh=True, next_key=True, beyond="a~2")]) != [None]
+    changes.apply(recorder, [Change(three, (Event.QUARANTINE,))])
     questions.known(recorder, "drop", [b"1/a", b"2/a"])
     questions.differing(recorder, "drop", [(b"1/a", 0, 0, 0, 0)])
     questions.paths(recorder, "drop", b"", 100)
@@ -288,7 +289,7 @@ def test_no_statement_of_the_daily_work_scans_or_sorts_the_versions(recorder: An
     questions.by_key(recorder, "a", None)
     questions.by_path(recorder, "drop", b"1/a")
     questions.by_id(recorder, one.file_id)
-    changes.refingerprint(recorder, one.file_id, PRINT)
+    changes.refingerprint(recorder, [(one.file_id, PRINT)])
     changes.gone(recorder, "drop", [b"d"], NOW)
     changes.release(recorder, unclean=True)
     changes.announced(recorder, [one.file_id])
@@ -325,7 +326,7 @@ async def test_a_ledger_without_patience_says_at_once_that_it_can_not_be_written
         raise Unavailable("locked")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger._writer, "do", locked)
+        patch.setattr(ledger._writer, "do_rows", locked)
         with pytest.raises(Unavailable):
             await ledger.enqueue([new(b"a")])
     await ledger.close(clean=True)
@@ -338,15 +339,15 @@ async def test_a_ledger_with_patience_writes_once_it_can(tmp_path: Path, monkeyp
         await asyncio.sleep(0)
 
     ledger = await open_ledger(tmp_path, Patience(sleep=at_once))
-    do, failures = ledger._writer.do, [Unavailable("locked"), fault("disk_full")]
+    do_rows, failures = ledger._writer.do_rows, [Unavailable("locked"), fault("disk_full")]
 
     async def at_first_locked(*args: Any, **more: Any) -> object:
         if failures:
             raise failures.pop()
-        return await do(*args, **more)
+        return await do_rows(*args, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger._writer, "do", at_first_locked)
+        patch.setattr(ledger._writer, "do_rows", at_first_locked)
         (recorded,) = await ledger.enqueue([new(b"a")])
     assert recorded.version.path == b"a"
     await ledger.close(clean=True)

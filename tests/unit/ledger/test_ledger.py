@@ -884,11 +884,12 @@ async def test_many_new_versions_at_once_are_read_back_as_they_were_returned(led
 
 
 async def test_what_a_claim_saw_is_asked_for_again_where_too_much_was_claimed_to_remember(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("presignd.ledger.ledger.FIRSTS", 0)
+    ledger = await open_ledger(tmp_path, unused_keys=0)
     receipt = await finished(ledger)
     await ledger.enqueue([new(b"other.txt"), new()])
     claimed = [*await ledger.claim("drop", 1, NOW), *await ledger.claim("drop", 1, NOW)]
     found = [await ledger.previous_receipt(version) for version in sorted(claimed, key=lambda version: version.path)]
+    await ledger.close(clean=True)
     assert [one and one.file_id for one in found] == [receipt.file_id, None]

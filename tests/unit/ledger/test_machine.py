@@ -12,6 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from presignd.ledger import LostUpdate, Selection, changes
 from presignd.ledger import queries as questions
+from presignd.ledger.changes import Change, KeyRequest
 from presignd.ledger.schema import MIGRATIONS
 from presignd.model import FileVersion, Fingerprint, LinksMark, State
 from presignd.states import ENDED, IN_FLIGHT, TRANSITIONS, Event, is_recorded
@@ -46,7 +47,9 @@ class LedgerMachine(RuleBasedStateMachine):
         stale = self.states.get(version.file_id) is not version.state  # None once pruned
         self.connection.execute("SAVEPOINT one")
         try:
-            moved = changes.apply(self.connection, version, event, {"done_at": self.now, "error_code": code})
+            (moved,) = changes.apply(
+                self.connection, [Change(version, (event,), {"done_at": self.now, "error_code": code})]
+            )
         except LostUpdate:
             assert stale
             self.connection.execute("ROLLBACK TO one")
@@ -115,14 +118,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def assign_key(self, version: FileVersion, fresh: bool, beyond: bool) -> object:
         if version.state is not State.UPLOADING or self.states.get(version.file_id) is not State.UPLOADING:
             return version
-        named = changes.assign_key(
-            self.connection,
-            version,
-            version.base_key or "hash",
-            fresh=fresh,
-            next_key=True,
-            beyond=(version.key or "") if beyond else "",
-        )
+        passed_over = (version.key or "") if beyond else ""
+        wanted = KeyRequest(version, version.base_key or "hash", fresh=fresh, next_key=True, beyond=passed_over)
+        (named,) = changes.assign_key(self.connection, [wanted])
         assert named is not None
         assert not (beyond and version.key) or named.key != version.key
         return named
@@ -138,7 +136,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def refingerprint(self, version: FileVersion, fingerprint: Fingerprint) -> None:
         self.connection.execute("SAVEPOINT one")
         try:
-            changes.refingerprint(self.connection, version.file_id, fingerprint)
+            changes.refingerprint(self.connection, [(version.file_id, fingerprint)])
         except LostUpdate:
             self.connection.execute("ROLLBACK TO one")
         finally:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from presignd.ledger import writer as writer_module
 from presignd.ledger.database import connect, explain
-from presignd.ledger.writer import BATCH, MANY, Writer
+from presignd.ledger.writer import BATCH, MANY, RowsOperation, Writer
 from presignd.runtime import heartbeat
 
 Add = Callable[[sqlite3.Connection], int]
@@ -73,21 +71,19 @@ async def test_a_call_returns_after_its_commit(writer: Writer, path: Path) -> No
     assert stored(path) == {1}
 
 
-async def test_in_a_burst_the_next_commit_waits_a_moment_for_company(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_in_a_burst_the_next_commit_waits_a_moment_for_company(path: Path) -> None:
     """What ends just too late for one commit would wait for a whole other one, alone."""
     connection, more = connect(path), asyncio.Event()
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
-    writer, gate, came = Writer(connection, lambda _error: None), Gate(), threading.Event()
+    gate, came = Gate(), threading.Event()
     loop = asyncio.get_running_loop()
 
     def pause(_seconds: float) -> None:
         loop.call_soon_threadsafe(more.set)
         assert came.wait(60)
 
-    monkeypatch.setattr(writer_module, "time", SimpleNamespace(sleep=pause))
+    writer = Writer(connection, lambda _error: None, sleep=pause)
     held = asyncio.create_task(writer.do(gate))
     await gate.entered()
     calls = [asyncio.create_task(writer.do(add(number))) for number in range(MANY)]
@@ -260,9 +256,8 @@ async def test_closing_does_what_is_pending_first(path: Path) -> None:
         await writer.do(add(1000))
 
 
-async def test_its_heart_goes_on_while_nothing_is_to_be_done(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "IDLE_SECONDS", 0.001)
-    writer = Writer(connect(path), lambda _error: None)
+async def test_its_heart_goes_on_while_nothing_is_to_be_done(path: Path) -> None:
+    writer = Writer(connect(path), lambda _error: None, idle=0.001)
     async with asyncio.timeout(60):
         for _ in range(3):
             while heartbeat.overdue(0.0) == []:  # noqa: ASYNC110 - a thread's beat has no event to wait for
@@ -273,9 +268,8 @@ async def test_its_heart_goes_on_while_nothing_is_to_be_done(path: Path, monkeyp
     assert heartbeat.overdue(0.0) == []
 
 
-async def test_its_heart_stands_still_while_the_thread_is_stuck(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "IDLE_SECONDS", 0.001)
-    writer, gate = Writer(connect(path), lambda _error: None), Gate()
+async def test_its_heart_stands_still_while_the_thread_is_stuck(path: Path) -> None:
+    writer, gate = Writer(connect(path), lambda _error: None, idle=0.001), Gate()
     held = asyncio.create_task(writer.do(gate))
     await gate.entered()
     await asyncio.sleep(0.02)
@@ -285,21 +279,26 @@ async def test_its_heart_stands_still_while_the_thread_is_stuck(path: Path, monk
     await writer.close()
 
 
-def several(connection: sqlite3.Connection, numbers: list[int]) -> list[int]:
+def several(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[int]:
     return [add(number)(connection) for number in numbers]
+
+
+async def one(writer: Writer, operation: RowsOperation[int, int], number: int) -> int:
+    (result,) = await writer.do_rows(operation, [number])
+    return result
 
 
 async def test_what_waits_of_one_kind_is_done_in_one_call(path: Path) -> None:
     writer, gate = Writer(connect(path), lambda _error: None), Gate()
-    calls: list[list[int]] = []
+    calls: list[Sequence[int]] = []
 
-    def noted(connection: sqlite3.Connection, numbers: list[int]) -> list[int]:
+    def noted(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[int]:
         calls.append(numbers)
         return several(connection, numbers)
 
     held = asyncio.create_task(writer.do(gate))
     await gate.entered()
-    tasks = [asyncio.create_task(writer.do(add(n), many=noted, one=n)) for n in range(5)]
+    tasks = [asyncio.create_task(one(writer, noted, n)) for n in range(5)]
     await asyncio.sleep(0)
     gate.open()
     assert await asyncio.gather(held, *tasks) == [None, 0, 1, 2, 3, 4]
@@ -314,7 +313,7 @@ async def test_where_one_of_many_fails_it_fails_alone(path: Path) -> None:
     await writer.do(add(1))
     held = asyncio.create_task(writer.do(gate))
     await gate.entered()
-    tasks = [asyncio.create_task(writer.do(add(n), many=several, one=n)) for n in (0, 1, 2)]
+    tasks = [asyncio.create_task(one(writer, several, n)) for n in (0, 1, 2)]
     await asyncio.sleep(0)
     gate.open()
     _, first, second, third = await asyncio.gather(held, *tasks, return_exceptions=True)
@@ -328,14 +327,14 @@ async def test_what_undoes_the_whole_transaction_fails_every_one_of_many(path: P
     """SQLite rolls everything back on some errors: none of them may be told that it was done."""
     writer, gate = Writer(connect(path), lambda _error: None), Gate()
 
-    def undone(connection: sqlite3.Connection, numbers: list[int]) -> list[int]:
+    def undone(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[int]:
         several(connection, numbers)
         connection.execute("ROLLBACK")
         raise sqlite3.OperationalError("disk I/O error")
 
     held = asyncio.create_task(writer.do(gate))
     await gate.entered()
-    tasks = [asyncio.create_task(writer.do(add(n), many=undone, one=n)) for n in range(3)]
+    tasks = [asyncio.create_task(one(writer, undone, n)) for n in range(3)]
     await asyncio.sleep(0)
     gate.open()
     answers = await asyncio.gather(held, *tasks, return_exceptions=True)
