@@ -22,7 +22,7 @@ from presignd.broker.config import BrokerSection, TokenConfig
 from presignd.broker.limits import ConcurrencyLimit, GrantRates, yielding
 from presignd.broker.policy import Refusal, RefusalCode, UploadOwners, decide
 from presignd.broker.tokens import Tokens
-from presignd.config.listen import parse_listen
+from presignd.config.addresses import parse_listen
 from presignd.errors import Fault, PresignerFault
 from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Presigner
 from presignd.runtime.clients import Connections

@@ -24,12 +24,13 @@ from pydantic import (
     field_validator,
 )
 
-from presignd.config import LogConfig, PresignConfig, kinds, rules, secrets
-from presignd.config.listen import check_listen, parse_listen
+from presignd.config import LogConfig, PresignConfig, kinds, rules, signing
+from presignd.config.addresses import check_listen, parse_listen
 from presignd.config.models import Section
 from presignd.config.options import nearest
+from presignd.config.paths import PathBase
 from presignd.config.problems import words
-from presignd.config.sources import Folders, aws_layer, file_layer
+from presignd.config.sources import aws_layer, file_layer
 from presignd.errors import UsageError
 from presignd.redaction.text import one_line
 from presignd.s3.limits import MAX_EXPIRES, key_problem
@@ -238,10 +239,10 @@ def load(file: Path, *, environ: Mapping[str, str] = os.environ) -> BrokerConfig
     problems: list[str] = []
     document = read_document(file)
     problems += [f"{name}: is no section{nearest(name, SECTIONS)}" for name in document if name not in SECTIONS]
-    folders = Folders(file.parent, environ)
+    base = PathBase(file.parent, environ)
     warnings: list[str] = []
-    broker = _section(BrokerSection, "broker", _based(document.get("broker", {}), folders), problems)
-    store = _store(document.get("store", {}), file, folders, environ, problems=problems, warnings=warnings)
+    broker = _section(BrokerSection, "broker", _based(document.get("broker", {}), base), problems)
+    store = _store(document.get("store", {}), file, base, environ, problems=problems, warnings=warnings)
     log = _section(LogConfig, "log", document.get("log", {}), problems)
     read_tokens(document, problems)
     if problems or broker is None or store is None or log is None:
@@ -300,34 +301,34 @@ def _described(error: ValidationError, where: str) -> list[str]:
     return [f"{where}.{'.'.join(map(str, each['loc']))}: {words(each, str(each['loc'][0]), _NEEDED)}" for each in found]
 
 
-def _based(table: Any, folders: Folders) -> Any:
+def _based(table: Any, base: PathBase) -> Any:
     """Return a table with its paths and globs made absolute, relative to the file's folder."""
     if not isinstance(table, dict):
         return table
-    based = {key: folders.resolve(value) if key in _PATHS else value for key, value in table.items()}
+    based = {key: base.resolve(value) if key in _PATHS else value for key, value in table.items()}
     if isinstance(patterns := based.get("token_files"), list):
-        based["token_files"] = [str(folders.resolve(each)) if isinstance(each, str) else each for each in patterns]
+        based["token_files"] = [str(base.resolve(each)) if isinstance(each, str) else each for each in patterns]
     return based
 
 
 def _store(
-    table: Any, file: Path, folders: Folders, environ: Mapping[str, str], *, problems: list[str], warnings: list[str]
+    table: Any, file: Path, base: PathBase, environ: Mapping[str, str], *, problems: list[str], warnings: list[str]
 ) -> PresignConfig | None:
     """Return [store], which has the options, secrets and fallbacks of the daemon's [presign]."""
     own_problems: list[str] = []
-    given = file_layer({"presign": table}, f"file {file}", folders, own_problems)
-    usual = {address: value for address, value in aws_layer(environ, folders).items() if address.section == "presign"}
-    own_problems += secrets.clashes(given)
+    given = file_layer({"presign": table}, f"file {file}", base, own_problems)
+    usual = {option: value for option, value in aws_layer(environ, base).items() if option.section == "presign"}
+    own_problems += signing.clashes(given)
     own_warnings: list[str] = []
-    layer = secrets.resolve(secrets.overlay(usual, given), environ, own_problems, own_warnings)
-    own_problems += secrets.incomplete(layer)
-    values = {address.key: value.value for address, value in layer.items()}
+    layer = signing.resolve(signing.overlay(usual, given), environ, own_problems, own_warnings)
+    own_problems += signing.incomplete(layer)
+    values = {option.key: value.value for option, value in layer.items()}
     if values.get("kind", "local") != "local":
         own_problems.append('presign.kind: must be "local": a broker signs with keys of its own')
     elif any(key in values for key in ("url", "token")):
         own_problems.append('presign.url: is for kind = "broker"')
     if any(key in given_keys(table) for key in ("secret_key", "secret_access_key", "session_token")) and (
-        secrets.readable_by_others(file)
+        signing.readable_by_others(file)
     ):
         own_warnings.append(f"{file}: holds secrets and can be read by others; chmod 600 {file}")
     store = None if own_problems else _section(PresignConfig, "presign", values, own_problems)

@@ -29,7 +29,7 @@ def config_command(
     Example: presignd config -c /etc/presignd/config.toml
     """
     from presignd.config import load  # noqa: PLC0415 - help must be fast
-    from presignd.config.schema import json_schema  # noqa: PLC0415 - as above
+    from presignd.config.options import json_schema  # noqa: PLC0415 - as above
 
     if schema:
         show.document(json_schema(), as_is=True)  # redaction would change its examples

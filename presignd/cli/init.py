@@ -15,7 +15,7 @@ import typer
 from presignd.cli import loop, show
 from presignd.cli.check import check
 from presignd.cli.streams import clean
-from presignd.config.home import base_folder, expanded, home
+from presignd.config.paths import base_folder, expanded, home
 from presignd.system.clock import utcnow
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def default_file() -> Path:
 
 def ask_all(broker: str = "") -> Answers:
     """Ask every question on stderr; each answer is checked before the next question."""
-    from presignd.config.endpoint import parse_endpoint  # noqa: PLC0415 - help must be fast
+    from presignd.config.addresses import parse_endpoint  # noqa: PLC0415 - help must be fast
     from presignd.config.rules import check_bucket  # noqa: PLC0415 - as above
 
     if broker:
@@ -114,7 +114,7 @@ def ask_all(broker: str = "") -> Answers:
 
 
 def _require_address(broker: str) -> None:
-    from presignd.config.endpoint import parse_broker_url  # noqa: PLC0415 - help must be fast
+    from presignd.config.addresses import parse_broker_url  # noqa: PLC0415 - help must be fast
     from presignd.errors import UsageError  # noqa: PLC0415 - as above
 
     try:

@@ -1,10 +1,15 @@
-"""What an endpoint may look like. Pure; a refusal never repeats the text, which may hold credentials."""
+"""Addresses in a configuration: endpoints, proxies, and where a server listens. Pure.
+
+A refusal never repeats the text, which may hold credentials.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 import socket
+from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 import yarl
@@ -13,8 +18,10 @@ _HOST = re.compile(r"(?=.{1,253}\.?$)(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _DEFAULT_PORT = {"http": 80, "https": 443}
 _LAST_PORT = 65535
+_HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 
 
+# --- endpoints and proxies --------------------------------------------------------------------------
 def parse_endpoint(text: str) -> str:
     """Return ``scheme://host[:port]`` for ``http://host:9000``, ``https://host`` or ``host:9000`` (https).
 
@@ -141,3 +148,46 @@ def _ipv6(host: str) -> str:
     # Python 3.13 writes the end as an IPv4 address; browsers don't, and the host is signed as they send it.
     high, low = divmod(int(address.ipv4_mapped), 1 << 16)
     return f"::ffff:{high:x}:{low:x}"
+
+
+# --- where a server listens ---------------------------------------------------------------------
+class Listen(NamedTuple):
+    """An address to bind: ``path`` of a Unix socket, or ``host`` and ``port`` (0: any free one)."""
+
+    host: str = ""
+    port: int = 0
+    path: Path | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches it."""
+        return self.path is not None or self.host == "localhost" or _is_loopback(self.host)
+
+
+def parse_listen(text: str) -> Listen:
+    """Read an address; raise ``ValueError`` that says what it must be.
+
+    A host must be named: an empty one would mean every interface without saying so.
+    """
+    if text.startswith("unix:"):
+        path = Path(text.removeprefix("unix:"))
+        if not path.is_absolute() or "\0" in text:
+            raise ValueError('must name an absolute path after unix:, e.g. "unix:/run/presignd/web.sock"')
+        return Listen(path=path)
+    match = _HOST_PORT.fullmatch(text)
+    if match is None or int(match["port"]) > _LAST_PORT:
+        raise ValueError('must be host:port, e.g. "127.0.0.1:8321", or unix:/path')
+    return Listen(match["host"].strip("[]").lower(), int(match["port"]))
+
+
+def check_listen(text: str) -> str:
+    """Return ``text`` when it can be listened at."""
+    parse_listen(text)
+    return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, SecretStr
 
-from presignd.config.endpoint import mask_userinfo
+from presignd.config.addresses import mask_userinfo
 from presignd.config.rules import is_secret_header
 from presignd.units import format_duration, format_size, parse_duration, parse_size, parse_whole_seconds
 

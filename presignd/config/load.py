@@ -13,14 +13,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from presignd.config import secrets
-from presignd.config.home import STATE, base_folder
+from presignd.config import signing
 from presignd.config.models import Config
-from presignd.config.options import SECTIONS, Address, keys
+from presignd.config.options import SECTIONS, Option, keys
+from presignd.config.paths import STATE, PathBase, base_folder
 from presignd.config.problems import describe
-from presignd.config.signing import signing_problems, signing_warnings, with_broker_keys
 from presignd.config.sources import (
-    Folders,
     Given,
     Layer,
     aws_layer,
@@ -62,18 +60,18 @@ def load(
     needed when the others make a watch. Raises ``UsageError`` with every problem found, each with its key.
     """
     findings = _Findings()
-    here = Folders(_current_folder(), environ)
+    here = PathBase(_current_folder(), environ)
     file = _find(path, environ, here)
     merged: Layer = {}
     for layer in _layers(file, flags, environ, here, findings):
-        findings.problems += secrets.clashes(layer)
-        merged = secrets.overlay(merged, layer)
+        findings.problems += signing.clashes(layer)
+        merged = signing.overlay(merged, layer)
     if file is None and not _watches(merged):
         raise _nothing_found(environ)
-    merged = secrets.resolve(merged, environ, findings.problems, findings.warnings)
-    findings.problems += secrets.incomplete(merged) + signing_problems(merged, _watches(merged))
-    findings.warnings += signing_warnings(merged)
-    merged = with_broker_keys(merged, _watches(merged))
+    merged = signing.resolve(merged, environ, findings.problems, findings.warnings)
+    findings.problems += signing.incomplete(merged) + signing.signing_problems(merged, _watches(merged))
+    findings.warnings += signing.signing_warnings(merged)
+    merged = signing.with_broker_keys(merged, _watches(merged))
     merged = _with_state(merged, environ, findings.problems)
     config = _validated(merged, file, findings)
     return Loaded(config, _sources(config, merged), file, tuple(findings.warnings))
@@ -95,7 +93,7 @@ def _current_folder() -> Path:
         return Path("/")
 
 
-def _find(path: Path | None, environ: Mapping[str, str], here: Folders) -> Path | None:
+def _find(path: Path | None, environ: Mapping[str, str], here: PathBase) -> Path | None:
     given = path or environ.get("PRESIGND_CONFIG")
     if given:
         return Path(here.resolve(given))
@@ -111,7 +109,7 @@ def _nothing_found(environ: Mapping[str, str]) -> NotConfigured:
 
 
 def _layers(
-    file: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str], here: Folders, findings: _Findings
+    file: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str], here: PathBase, findings: _Findings
 ) -> list[Layer]:
     """Return every source's layer, the weakest first."""
     from_file = _file_layer(file, environ, findings) if file is not None else {}
@@ -122,8 +120,8 @@ def _layers(
 
 
 def _file_layer(file: Path, environ: Mapping[str, str], findings: _Findings) -> Layer:
-    layer = file_layer(_document(file), f"file {file}", Folders(file.parent, environ), findings.problems)
-    if _holds_secret(layer) and secrets.readable_by_others(file):
+    layer = file_layer(_document(file), f"file {file}", PathBase(file.parent, environ), findings.problems)
+    if _holds_secret(layer) and signing.readable_by_others(file):
         findings.warnings.append(f"{file}: holds secrets and can be read by others; chmod 600 {file}")
     return layer
 
@@ -151,18 +149,18 @@ def _toml_words(error: tomllib.TOMLDecodeError) -> str:
 
 def _watches(layer: Layer) -> list[str]:
     """Return the watches a layer names, in their order."""
-    return list(dict.fromkeys(address.watch for address in layer if address.section == "watch"))
+    return list(dict.fromkeys(option.watch for option in layer if option.section == "watch"))
 
 
 def _holds_secret(layer: Layer) -> bool:
-    proxy = layer.get(Address("presign", "", "proxy"))
+    proxy = layer.get(Option("presign", "", "proxy"))
     userinfo = proxy is not None and "@" in str(proxy.value)
-    return userinfo or any(Address("presign", "", key) in layer for key in _SECRET_KEYS)
+    return userinfo or any(Option("presign", "", key) in layer for key in _SECRET_KEYS)
 
 
 def _with_state(layer: Layer, environ: Mapping[str, str], problems: list[str]) -> Layer:
     """Return ``layer`` with the ledger's and the links' places filled in."""
-    ledger, links = Address("ledger", "", "path"), Address("links", "", "file")
+    ledger, links = Option("ledger", "", "path"), Option("links", "", "file")
     filled = dict(layer)
     if ledger not in filled:
         if (state := _state_folder(environ)) is None:
@@ -184,7 +182,7 @@ def _state_folder(environ: Mapping[str, str]) -> Given | None:
 
 def _validated(layer: Layer, file: Path | None, findings: _Findings) -> Config:
     slots = _watches(layer)
-    sources = {address.dotted: given.source for address, given in layer.items()}
+    sources = {option.dotted: given.source for option, given in layer.items()}
     config = None
     try:
         config = Config.model_validate(_nested(layer, slots))
@@ -208,9 +206,9 @@ def _refusal(problems: Sequence[str], file: Path | None) -> UsageError:
 def _nested(layer: Layer, slots: Sequence[str]) -> dict[str, Any]:
     document: dict[str, Any] = {name: {} for name in SECTIONS}
     tables: dict[str, dict[str, Any]] = {slot: {} for slot in slots}
-    for address, given in layer.items():
-        table = tables[address.watch] if address.section == "watch" else document[address.section]
-        table[address.key] = given.value
+    for option, given in layer.items():
+        table = tables[option.watch] if option.section == "watch" else document[option.section]
+        table[option.key] = given.value
     for slot, table in tables.items():
         if not slot.startswith("["):
             table.setdefault("name", slot)
@@ -220,9 +218,9 @@ def _nested(layer: Layer, slots: Sequence[str]) -> dict[str, Any]:
 def _sources(config: Config, layer: Layer) -> dict[str, str]:
     """Return where every option of ``config`` came from, by dotted key (a watch under the name it ends up with)."""
     watches = list(zip((watch.name for watch in config.watches), _watches(layer), strict=True))
-    where = {address: given.source for address, given in layer.items()}
+    where = {option: given.source for option, given in layer.items()}
     return {
-        Address(section, name, key).dotted: where.get(Address(section, slot, key), "default")
+        Option(section, name, key).dotted: where.get(Option(section, slot, key), "default")
         for section in SECTIONS
         for name, slot in (watches if section == "watch" else [("", "")])
         for key in keys(section)

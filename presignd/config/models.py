@@ -14,8 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from presignd.config import kinds, rules
-from presignd.config.endpoint import mask_userinfo, parse_broker_url, parse_endpoint, parse_proxy
-from presignd.config.listen import check_listen
+from presignd.config.addresses import check_listen, mask_userinfo, parse_broker_url, parse_endpoint, parse_proxy
 from presignd.config.templates import check_key_template, check_name_template
 
 _MIB, _GIB = 1 << 20, 1 << 30

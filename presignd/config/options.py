@@ -1,4 +1,4 @@
-"""Which options there are, told from the models: every other module asks here. Pure."""
+"""The options that exist, their defaults and their JSON Schema, as the models define them. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from presignd.config.models import Config, Section, WatchConfig
 
 
-class Address(NamedTuple):
-    """Where an option stands: its section, its watch ("" elsewhere) and its key."""
+class Option(NamedTuple):
+    """The name of an option: its section, its watch ("" in other sections) and its key."""
 
     section: str
     watch: str
@@ -26,8 +26,8 @@ class Address(NamedTuple):
         return ".".join(part for part in (self.section, self.watch, self.key) if part).replace(".[", "[")
 
     @property
-    def option(self) -> tuple[str, str]:
-        """Section and key, whatever the watch."""
+    def in_section(self) -> tuple[str, str]:
+        """Section and key, without the watch."""
         return self.section, self.key
 
 
@@ -47,13 +47,13 @@ def keys(section: str) -> list[str]:
 
 
 def defaults(model: type[BaseModel]) -> dict[str, Any]:
-    """Return a section's defaults as the contract writes them; "" for what is found out at start."""
+    """Return a section's defaults as TOML writes them; "" for those that are computed at start."""
     document = model.model_construct().model_dump(mode="json")
-    found_out = {"path", "file"} if model is not WatchConfig else set()
+    computed = {"path", "file"} if model is not WatchConfig else set()
     return {
         name: document.get(name, "")
         for name, field in model.model_fields.items()
-        if not field.is_required() or name in found_out
+        if not field.is_required() or name in computed
     }
 
 
@@ -76,16 +76,32 @@ PATHS = _options([Path])
 """Options that are paths."""
 
 COLLECTIONS = _options([tuple, dict])
-"""Options that are lists or tables: from the environment they come as TOML or JSON."""
+"""Options that are lists or tables: the environment gives them as TOML or JSON."""
 
 UNSET = frozenset(
     (section, key) for section, model in SECTIONS.items() for key, value in defaults(model).items() if value == ""
 )
-"""Options for which "" means not given."""
+"""Options for which "" means not set."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return "; did you mean X?", or what there is when nothing is near."""
+    """Return "; did you mean X?", or a list of all names when none is similar."""
     names = list(known)
     near = difflib.get_close_matches(word.lower(), names, 1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else "; known: " + ", ".join(names)
+
+
+# --- JSON Schema ----------------------------------------------------------------------------------
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a configuration file, for editors and programs; computed options are optional."""
+    schema = Config.model_json_schema()
+    for model in SECTIONS.values():
+        _describe(schema["$defs"][model.__name__], defaults(model))
+    schema["required"] = []  # each section has its defaults, and a watch can come from the environment
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema | {"title": "presignd's configuration"}
+
+
+def _describe(section: dict[str, Any], known: dict[str, Any]) -> None:
+    for name, default in known.items():
+        section["properties"][name]["default"] = default
+    section["required"] = [name for name in section.get("required", []) if name not in known]

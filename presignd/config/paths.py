@@ -1,18 +1,23 @@
-"""The user's home folder, which a container's user may not have: looked for only where something lies in it."""
+"""Paths as users write them: "~", relative ones, and the XDG base directories.
+
+A container's user may have no home folder, so it is looked up only when a path needs it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from presignd.errors import UsageError
 
 STATE = ("XDG_STATE_HOME", ".local/state")
-"""Where ledgers lie by default, and a control socket that has no folder of its own: as ``base_folder`` takes it."""
+"""``base_folder``'s arguments for the state: ledgers by default, and a control socket without a folder of its own."""
 
 
 def home(environ: Mapping[str, str]) -> Path | None:
-    """Return $HOME, else what passwd says, else None: a container's user may have neither."""
+    """Return $HOME, else the home folder in passwd, else None."""
     if given := environ.get("HOME", ""):
         return Path(given)
     try:
@@ -22,7 +27,7 @@ def home(environ: Mapping[str, str]) -> Path | None:
 
 
 def base_folder(environ: Mapping[str, str], variable: str, below_home: str) -> Path | None:
-    """Return a base directory; the XDG specification has a relative one ignored. None where there is no home."""
+    """Return an XDG base directory, None without a home folder. The specification says to ignore relative ones."""
     given = Path(environ.get(variable, ""))
     if given.is_absolute():
         return given
@@ -31,9 +36,9 @@ def base_folder(environ: Mapping[str, str], variable: str, below_home: str) -> P
 
 
 def expanded(path: Path, environ: Mapping[str, str]) -> Path:
-    """Return ``path`` with the home folder for "~"; raise ``UsageError`` where there is none.
+    """Return ``path`` with the home folder for "~"; raise ``UsageError`` when there is none.
 
-    "~name" is that user's; of nobody here, it is a name like any other.
+    "~name" is that user's home folder, or a plain name when there is no such user.
     """
     first, *rest = path.parts or (".",)
     if first == "~":
@@ -47,3 +52,20 @@ def expanded(path: Path, environ: Mapping[str, str]) -> Path:
         return path.expanduser()
     except RuntimeError:
         return path
+
+
+@dataclass(frozen=True, slots=True)
+class PathBase:
+    """What relative paths and "~" start from: a folder, and the environment that names the home folder."""
+
+    folder: Path
+    environ: Mapping[str, str]
+
+    def resolve(self, value: Any) -> Any:
+        """Return a text as an absolute path; anything else unchanged, for validation to refuse.
+
+        Raises ``UsageError`` for "~" when the user has no home folder.
+        """
+        if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+            return value
+        return self.folder / expanded(Path(value), self.environ)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 
 from presignd.config.models import PresignConfig
-from presignd.config.options import Address
+from presignd.config.options import Option
 
 _SECRETS = {"access_key", "access_key_id", "headers", "proxy", "endpoint", "public_endpoint", "url"} | {
     name for name, field in PresignConfig.model_fields.items() if SecretStr in getattr(field.annotation, "__args__", ())
@@ -39,18 +39,18 @@ def describe(error: ValidationError, slots: Sequence[str], sources: Mapping[str,
 
 
 def _line(error: Any, slots: Sequence[str], sources: Mapping[str, str]) -> str:
-    address, rest = _address(error["loc"], slots)
-    source = sources.get(address.dotted, "")
+    option, rest = _option(error["loc"], slots)
+    source = sources.get(option.dotted, "")
     origin = "" if source.startswith("file ") or source in ("", "default") else f" (from {source})"
-    return f"{address.dotted}{rest}{origin}: {words(error, address.key)}"
+    return f"{option.dotted}{rest}{origin}: {words(error, option.key)}"
 
 
-def _address(loc: tuple[int | str, ...], slots: Sequence[str]) -> tuple[Address, str]:
+def _option(loc: tuple[int | str, ...], slots: Sequence[str]) -> tuple[Option, str]:
     section, *tail = loc
     watch = slots[int(tail.pop(0))] if section == "watch" and tail else ""
     key = str(tail.pop(0)) if tail else ""
     rest = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in tail)
-    return Address(str(section), watch, key), rest
+    return Option(str(section), watch, key), rest
 
 
 def words(error: Any, key: str, needed: Mapping[str, str] = _NEEDED) -> str:

@@ -1,16 +1,34 @@
-"""What depends on who signs: with a broker no storage key is given, read or held; without one nothing of a broker."""
+"""What [presign] needs to sign: keys, or a broker's address and token, each from a value, a file or a credential.
+
+With a broker no storage key may be given, and none is read; without one, no option of a broker.
+"""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from presignd.config.options import Address
+from presignd.config.options import Option
 from presignd.config.sources import Given, Layer
 from presignd.config.templates import uses_prefix
+from presignd.redaction.redact import MIN_LITERAL
+from presignd.system import trust
 
+GROUPS: dict[str, tuple[str, ...]] = {
+    "access_key": ("access_key", "access_key_id", "access_key_file"),
+    "secret_key": ("secret_key", "secret_access_key", "secret_key_file"),
+    "token": ("token", "token_file"),
+}
+"""What each secret may be given as; the first is where it lands."""
+
+_LONGEST = 64 * 1024
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 STORAGE_KEYS = (
     "access_key",
     "access_key_id",
@@ -23,6 +41,134 @@ STORAGE_KEYS = (
 BROKER_KEY = "{prefix}{path}"
 
 
+# --- secrets: values, files, credentials ----------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """One secret as found, with words for where; the value is never shown."""
+
+    value: str
+    source: str
+
+    def __repr__(self) -> str:
+        """Hide the value."""
+        return f"Secret(source={self.source!r})"
+
+
+def overlay(lower: Layer, upper: Layer) -> Layer:
+    """Return ``upper`` over ``lower``: a secret given above, under whatever name, is given anew."""
+    hidden = {_at(name) for names in GROUPS.values() if any(_at(name) in upper for name in names) for name in names}
+    return {option: given for option, given in lower.items() if option not in hidden} | dict(upper)
+
+
+def clashes(layer: Layer) -> list[str]:
+    """Return a problem for each secret that one layer gives twice."""
+    found = ([name for name in names if _at(name) in layer] for names in GROUPS.values())
+    return [
+        f"presign.{names[0]}: is given as {' and as '.join(names)}; keep one of them"
+        for names in found
+        if len(names) > 1
+    ]
+
+
+def resolve(layer: Layer, environ: Mapping[str, str], problems: list[str], warnings: list[str]) -> Layer:
+    """Return ``layer`` with every secret's value where it belongs, from wherever it is given.
+
+    Where a broker signs, no file or credential of a storage key is opened.
+
+    Files that can't be used are added to ``problems``, files that others can read to ``warnings``.
+    """
+    resolved = dict(layer)
+    wanted = {"token": GROUPS["token"]} if by_broker(layer) else GROUPS
+    for target, names in wanted.items():
+        try:
+            secret = _find(names, layer, environ, warnings)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        for name in names[1:]:
+            if not name.endswith("_file"):
+                resolved.pop(_at(name), None)
+        if secret is not None:
+            resolved[_at(target)] = Given(secret.value, secret.source)
+    return resolved
+
+
+def incomplete(layer: Layer) -> list[str]:
+    """Return a problem for an access key without its secret key, and the other way round."""
+    if by_broker(layer):
+        return []
+    access, secret = (_at(name) in layer for name in ("access_key", "secret_key"))
+    if access and not secret:
+        return ["presign.secret_key: is missing; access_key is given without it (secret_key_file will do too)"]
+    if access or not (secret or _at("session_token") in layer):
+        return []
+    return ["presign.access_key: is missing; its secret key or session token is given without it"]
+
+
+def readable_by_others(file: Path) -> bool:
+    """Tell whether ``file`` is a regular file with any permission for others, or its group.
+
+    The daemon's own group, or a user's own, may read it: 0640 root:presignd is how a service has it.
+    """
+    try:
+        found = file.stat()
+    except OSError:
+        return False
+    allowed = stat.S_IRGRP if trust.is_private(found.st_gid) else 0
+    return stat.S_ISREG(found.st_mode) and bool(found.st_mode & _OTHERS & ~allowed)
+
+
+def _find(names: tuple[str, ...], layer: Layer, environ: Mapping[str, str], warnings: list[str]) -> Secret | None:
+    for name in names:
+        given = layer.get(_at(name))
+        if given is None:
+            continue
+        if not name.endswith("_file"):
+            return Secret(given.value, given.source)
+        file = given.value
+        if not isinstance(file, Path):  # refused with the rest
+            return None
+        if name != "access_key_file" and readable_by_others(file):
+            warnings.append(f"presign.{name}: {file} can be read by others; chmod 600 {file}")
+        if not file.exists() and _may_be_secret(given):
+            raise ValueError(f"presign.{name}: names no file that is there; a secret itself goes into {names[0]}")
+        return Secret(_read(f"presign.{name}", file), f"{name} {file}")
+    return _credential(names[0], environ)
+
+
+def _may_be_secret(given: Given) -> bool:
+    """Tell whether what should name a file may be the secret itself: long enough for one, and no path in a folder."""
+    file: Path = given.value
+    is_path = given.rooted and len(file.parts) > 2 and file.parent.is_dir()  # noqa: PLR2004 - "/" and a name
+    return not is_path and len(file.name) >= MIN_LITERAL
+
+
+def _credential(target: str, environ: Mapping[str, str]) -> Secret | None:
+    """Return systemd's credential ``presignd.<target>`` (LoadCredential=, see systemd.exec(5)), if there is one."""
+    folder = environ.get("CREDENTIALS_DIRECTORY", "")
+    file = Path(folder, f"presignd.{target}")
+    if not folder or not os.path.lexists(file):
+        return None
+    return Secret(_read(f"credential presignd.{target}", file), f"credential presignd.{target}")
+
+
+def _read(what: str, file: Path) -> str:
+    """Return the text of a secret's file without its trailing newline; raises ``ValueError`` with the reason."""
+    try:
+        data = trust.read_file(file, _LONGEST + 1)
+        text = data.decode().rstrip("\r\n")
+    except OSError as error:
+        raise ValueError(f"{what}: {file} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{what}: {file} is no text") from None
+    if not text:
+        raise ValueError(f"{what}: {file} is empty")
+    if len(data) > _LONGEST or not text.isprintable() or text != text.strip():
+        raise ValueError(f"{what}: {file} must hold one line, with no space at either end")
+    return text
+
+
+# --- who signs --------------------------------------------------------------------------------------
 def by_broker(layer: Layer) -> bool:
     """Tell whether a broker signs."""
     kind = layer.get(_at("kind"))
@@ -48,7 +194,7 @@ def _of_local(layer: Layer, watches: Sequence[str]) -> Iterator[str]:
     if _at("url") in layer:
         yield 'presign.url: is for kind = "broker"'
     for watch in watches:
-        key = layer.get(Address("watch", watch, "key"))
+        key = layer.get(Option("watch", watch, "key"))
         with suppress(ValueError):  # refused with the rest
             if key is not None and isinstance(key.value, str) and uses_prefix(key.value):
                 yield f'watch.{watch}.key: has {{prefix}}, which is only there with presign.kind = "broker"'
@@ -59,7 +205,7 @@ def with_broker_keys(layer: Layer, watches: Sequence[str]) -> Layer:
     if not by_broker(layer):
         return layer
     default = Given(BROKER_KEY, "default")
-    return {Address("watch", watch, "key"): default for watch in watches} | dict(layer)
+    return {Option("watch", watch, "key"): default for watch in watches} | dict(layer)
 
 
 def signing_warnings(layer: Layer) -> list[str]:
@@ -78,5 +224,5 @@ def _in_clear(url: str) -> bool:
         return url.startswith("http:") and urlsplit(url).hostname != "localhost"
 
 
-def _at(name: str) -> Address:
-    return Address("presign", "", name)
+def _at(name: str) -> Option:
+    return Option("presign", "", name)

@@ -7,11 +7,10 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from presignd.config.home import expanded
-from presignd.config.options import COLLECTIONS, PATHS, SECTIONS, UNSET, Address, keys, nearest
+from presignd.config.options import COLLECTIONS, PATHS, SECTIONS, UNSET, Option, keys, nearest
+from presignd.config.paths import PathBase
 
 _PREFIX = "PRESIGND_"
 
@@ -36,38 +35,21 @@ class Given:
         return f"Given(source={self.source!r})"
 
 
-Layer = Mapping[Address, Given]
+Layer = Mapping[Option, Given]
 """What one source gives."""
 
 
-@dataclass(frozen=True, slots=True)
-class Folders:
-    """What relative paths and "~" start from."""
-
-    base: Path
-    environ: Mapping[str, str]
-
-    def resolve(self, value: Any) -> Any:
-        """Return the absolute path of a text; anything else unchanged, to be refused with the rest.
-
-        Raises ``UsageError`` for "~" where there is no home.
-        """
-        if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
-            return value
-        return self.base / expanded(Path(value), self.environ)
-
-
-def file_layer(document: Mapping[str, Any], source: str, folders: Folders, problems: list[str]) -> Layer:
+def file_layer(document: Mapping[str, Any], source: str, base: PathBase, problems: list[str]) -> Layer:
     """Return what a parsed TOML document gives; what it holds beyond that is added to ``problems``."""
-    layer: dict[Address, Given] = {}
+    layer: dict[Option, Given] = {}
     for name, value in document.items():
         if name not in SECTIONS:
             problems.append(f"{name}: is no section{nearest(name, SECTIONS)}")
         elif name == "watch":
             for slot, table in _watch_tables(value, problems):
-                layer |= _table(Address("watch", slot, ""), table, source, folders, problems)
+                layer |= _table(Option("watch", slot, ""), table, source, base, problems)
         elif isinstance(value, dict):
-            layer |= _table(Address(name, "", ""), value, source, folders, problems)
+            layer |= _table(Option(name, "", ""), value, source, base, problems)
         else:
             problems.append(f"{name}: is a section; write [{name}] on a line of its own, its keys below")
     return layer
@@ -91,70 +73,70 @@ def _watch_tables(value: Any, problems: list[str]) -> Iterator[tuple[str, dict[s
         yield slot, table
 
 
-def _table(section: Address, table: Mapping[str, Any], source: str, folders: Folders, problems: list[str]) -> Layer:
-    layer: dict[Address, Given] = {}
+def _table(section: Option, table: Mapping[str, Any], source: str, base: PathBase, problems: list[str]) -> Layer:
+    layer: dict[Option, Given] = {}
     known = keys(section.section)
     for key, value in table.items():
-        address = section._replace(key=key)
+        option = section._replace(key=key)
         if key not in known:
-            problems.append(f"{address.dotted}: is no option{nearest(key, known)}")
-        elif value != "" or address.option not in UNSET:
-            layer[address] = _given(address, value, folders, source)
+            problems.append(f"{option.dotted}: is no option{nearest(key, known)}")
+        elif value != "" or option.in_section not in UNSET:
+            layer[option] = _given(option, value, base, source)
     return layer
 
 
-def flag_layer(flags: Mapping[str, Any], folders: Folders, watches: list[str], problems: list[str]) -> Layer:
+def flag_layer(flags: Mapping[str, Any], base: PathBase, watches: list[str], problems: list[str]) -> Layer:
     """Return what command-line flags give, by dotted keys; None and "" are flags not given."""
-    layer: dict[Address, Given] = {}
+    layer: dict[Option, Given] = {}
     for dotted, value in flags.items():
         if value is None or value == "":
             continue
         section, _, rest = dotted.partition(".")
         watch, _, key = rest.rpartition(".")
         slot = _slot(watch, watches, dotted, problems) if section == "watch" else ""
-        address = Address(section, slot, key)
+        option = Option(section, slot, key)
         if section not in SECTIONS or key not in keys(section):
             problems.append(f"{dotted}: is no option")
         else:
-            layer[address] = _given(address, value, folders, "flag")
+            layer[option] = _given(option, value, base, "flag")
     return layer
 
 
-def environment_layer(environ: Mapping[str, str], folders: Folders, watches: list[str], problems: list[str]) -> Layer:
+def environment_layer(environ: Mapping[str, str], base: PathBase, watches: list[str], problems: list[str]) -> Layer:
     """Return what ``PRESIGND_<SECTION>__<KEY>`` and ``PRESIGND_WATCH__<NAME>__<KEY>`` give.
 
     ``watches`` names those of the file: NAME means the one that is equal but for case and ``- _ .``;
     else it makes a watch of that name in lower case. An empty variable is one not set.
     """
-    layer: dict[Address, Given] = {}
+    layer: dict[Option, Given] = {}
     for variable, text in sorted(environ.items()):
         if not variable.startswith(_PREFIX) or not text:
             continue
-        known = list(dict.fromkeys([*watches, *(address.watch for address in layer if address.watch)]))
-        address = _variable_address(variable, known, problems)
-        if address is not None:
-            layer[address] = _given(address, _parsed(address, text), folders, f"environment {variable}")
+        known = list(dict.fromkeys([*watches, *(option.watch for option in layer if option.watch)]))
+        option = _variable_option(variable, known, problems)
+        if option is not None:
+            layer[option] = _given(option, _parsed(option, text), base, f"environment {variable}")
     return layer
 
 
-def aws_layer(environ: Mapping[str, str], folders: Folders) -> Layer:
+def aws_layer(environ: Mapping[str, str], base: PathBase) -> Layer:
     """Return what the variables of AWS's and OpenSSL's tools give; credentials are the usual chain's part."""
-    layer: dict[Address, Given] = {}
+    layer: dict[Option, Given] = {}
     for (section, key), variables in _AWS.items():
         for variable in variables:
-            address = Address(section, "", key)
-            if environ.get(variable) and address not in layer:
-                layer[address] = _given(address, environ[variable], folders, variable)
+            option = Option(section, "", key)
+            if environ.get(variable) and option not in layer:
+                layer[option] = _given(option, environ[variable], base, variable)
     return layer
 
 
-def _given(address: Address, value: Any, folders: Folders, source: str) -> Given:
-    if address.option not in PATHS:
+def _given(option: Option, value: Any, base: PathBase, source: str) -> Given:
+    if option.in_section not in PATHS:
         return Given(value, source)
-    return Given(folders.resolve(value), source, rooted=str(value).startswith(("/", "~")))
+    return Given(base.resolve(value), source, rooted=str(value).startswith(("/", "~")))
 
 
-def _variable_address(variable: str, watches: list[str], problems: list[str]) -> Address | None:
+def _variable_option(variable: str, watches: list[str], problems: list[str]) -> Option | None:
     section, separator, rest = variable.removeprefix(_PREFIX).partition("__")
     section = section.lower()
     if not separator:
@@ -172,7 +154,7 @@ def _variable_address(variable: str, watches: list[str], problems: list[str]) ->
     if key not in keys(section):
         problems.append(f"{variable}: {key} is no option of {section}{nearest(key, keys(section))}")
         return None
-    return Address(section, _slot(name, watches, variable, problems) if name else "", key)
+    return Option(section, _slot(name, watches, variable, problems) if name else "", key)
 
 
 def _single_underscore(variable: str) -> list[str]:
@@ -200,9 +182,9 @@ def _slot(name: str, watches: list[str], variable: str, problems: list[str]) -> 
     return alike[0] if alike else name.lower()
 
 
-def _parsed(address: Address, text: str) -> Any:
+def _parsed(option: Option, text: str) -> Any:
     """Return a list or table written in JSON or TOML; any other text, to be refused with the rest."""
-    if address.option not in COLLECTIONS:
+    if option.in_section not in COLLECTIONS:
         return text
     try:
         return json.loads(text)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from presignd.config.home import STATE, base_folder
+from presignd.config.paths import STATE, base_folder
 from presignd.control.peer import Peer
 from presignd.errors import Unavailable
 from presignd.runtime.unix_socket import answers, connect

@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from presignd.config import PresignConfig
-from presignd.config.home import expanded, home
+from presignd.config.paths import expanded, home
 from presignd.errors import Fault, PresignerFault, UsageError, fault
 from presignd.redaction import redact
 from presignd.runtime.heartbeat import beat, holding

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from presignd.config.listen import Listen, parse_listen
+from presignd.config.addresses import Listen, parse_listen
 from presignd.errors import Unavailable
 from presignd.runtime.clients import Connections
 from presignd.runtime.unix_socket import BACKLOG, listening

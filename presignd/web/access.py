@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from presignd.config.listen import Listen
+    from presignd.config.addresses import Listen
 
 LOGIN_SECONDS = 300.0
 """How long an address to log in with is good, once."""

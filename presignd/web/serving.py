@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from presignd.config.listen import parse_listen
+from presignd.config.addresses import parse_listen
 from presignd.errors import PresigndError, Unavailable
 from presignd.redaction import redact
 from presignd.runtime.clients import Connections

@@ -27,7 +27,7 @@ from presignd.web.access import Access, is_our_host, is_same_origin
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from presignd.config.listen import Listen
+    from presignd.config.addresses import Listen
     from presignd.control.view import View
     from presignd.runtime.clients import Connections
     from presignd.web.page import Picture

@@ -12,7 +12,7 @@ import pytest
 
 from presignd.broker.config import SYSTEM_FILE as BROKER_FILE
 from presignd.cli.init import LINKS_GROUP, SYSTEM_FILE, Answers, links_group, render
-from presignd.config.secrets import GROUPS
+from presignd.config.signing import GROUPS
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 

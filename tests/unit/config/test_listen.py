@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from presignd.config.listen import Listen, parse_listen
+from presignd.config.addresses import Listen, parse_listen
 
 
 @pytest.mark.parametrize(

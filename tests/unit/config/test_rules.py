@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presignd.config import rules
-from presignd.config.endpoint import mask_userinfo, parse_broker_url, parse_endpoint, parse_proxy
+from presignd.config.addresses import mask_userinfo, parse_broker_url, parse_endpoint, parse_proxy
 from presignd.config.templates import Piece, check_key_template, check_name_template, template_fields
 
 

@@ -15,8 +15,7 @@ from typer.testing import CliRunner, Result
 
 from presignd.cli.config import config_command
 from presignd.config import load
-from presignd.config.options import SECTIONS, defaults
-from presignd.config.schema import json_schema
+from presignd.config.options import SECTIONS, defaults, json_schema
 from presignd.units import format_duration, parse_duration
 
 EXAMPLE = Path(__file__).parents[3] / "config.example.toml"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from presignd.config.listen import parse_listen
+from presignd.config.addresses import parse_listen
 from presignd.errors import UsageError
 from presignd.web.access import (
     LOGIN_SECONDS,
