@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from presignd.model import Candidate, Source, State
 from presignd.pipeline.settle.decide import LOCAL_GRAIN, NETWORK_GRAIN, Rules
+from presignd.pipeline.settle.lane import Lane, MakeVersion, Settling, Tools
+from presignd.pipeline.settle.looker import Looker
 from presignd.pipeline.settle.partners import Unfinished
-from presignd.pipeline.settle.probe import Looker
-from presignd.pipeline.settle.queue import Lane, MakeVersion, Settling, Tools
 from presignd.states import is_recorded
 from presignd.system.filesystem import has_fine_times, is_network
 

@@ -17,10 +17,10 @@ from presignd.config import WatchConfig
 from presignd.errors import FileFault, fault
 from presignd.ledger import Enqueued, LostUpdate
 from presignd.model import Candidate, FileVersion, Fingerprint, NewVersion, Source, State
-from presignd.pipeline.settle import queue as lane
+from presignd.pipeline.settle import lane
 from presignd.pipeline.settle import settler as settle
 from presignd.pipeline.settle.decide import LOCAL_GRAIN, NETWORK_GRAIN, Rules, Sight
-from presignd.pipeline.settle.queue import COMPARING, ROOM, TURN, Lane, Tools
+from presignd.pipeline.settle.lane import COMPARING, ROOM, TURN, Lane, Tools
 from presignd.pipeline.settle.settler import Settler
 from presignd.states import IN_FLIGHT
 
