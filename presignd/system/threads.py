@@ -1,4 +1,4 @@
-"""Threads beside the event loop: those that answer soon, and those behind it, which take a processor for long."""
+"""Threads beside the event loop: for short calls, and, at a lower priority, for long computations."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ SENDING = Threads(MOST_BEHIND, "presignd-sending", _give_way)
 """For bodies on their way: each turn is short, and none waits for those that hash for seconds."""
 
 
-async def soon(call: Callable[[], T], *, at_once: bool) -> T:
-    """Return what ``call`` does: at once where a thread would only take longer to begin, else from one."""
-    return call() if at_once else await asyncio.to_thread(call)
+async def run(call: Callable[[], T], *, inline: bool) -> T:
+    """Return the result of ``call``, which runs in a thread unless ``inline`` (quicker than starting a thread)."""
+    return call() if inline else await asyncio.to_thread(call)
 
 
-async def opened(call: Callable[[], T], close: Callable[[T], object], *, at_once: bool = False) -> T:
-    """Return what ``call`` opens, as ``soon`` does; what a thread opens after a cancel is closed: it is nobody's."""
-    if at_once:
+async def opened(call: Callable[[], T], close: Callable[[T], object], *, inline: bool = False) -> T:
+    """Return what ``call`` opens, as ``run`` does; what a thread opens after a cancellation is closed."""
+    if inline:
         return call()
     opening = asyncio.ensure_future(asyncio.to_thread(call))
     try:

@@ -248,14 +248,14 @@ def test_where_a_look_may_have_to_wait_none_is_taken_at_once(
     table.write_text("1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n")
     monkeypatch.setattr(filesystem, "_MOUNTS", table)
     folder.mind_mounts()
-    assert folder.at_once > 0
+    assert folder.inline_limit > 0
     table.write_text(f"1 0 8:1 / {tmp_path / 'drop' / 'a'} rw shared:1 - nfs4 server:/ rw\n")
     folder.mind_mounts()
-    assert folder.at_once == 0
+    assert folder.inline_limit == 0
     other = tmp_path / "link"
     other.symlink_to(tmp_path / "drop")
     by_link = Folder(watch(other))
-    assert by_link.at_once == 0
+    assert by_link.inline_limit == 0
     by_link.close()
 
 
@@ -265,7 +265,7 @@ def test_a_filesystem_that_does_not_even_say_what_it_is_is_looked_at_from_thread
     """FUSE whose process died: the watch goes on, and finds its root lost."""
     monkeypatch.setattr(filesystem, "is_network", failing(errno.ENOTCONN))
     folder.mind_mounts()
-    assert folder.at_once == 0
+    assert folder.inline_limit == 0
 
 
 def test_a_second_daemon_is_refused_with_the_pid_of_the_first(folder: Folder, tmp_path: Path) -> None:

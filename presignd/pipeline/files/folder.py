@@ -35,7 +35,7 @@ _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # lease broken, so the next try succeeds; a blocking open would hold its thread for up to 45 s.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-AT_ONCE = 8
+INLINE_LIMIT = 8
 """Looks at files of a local folder that take less than a thread takes to begin: 10 to 50 µs each."""
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
@@ -77,9 +77,9 @@ class Folder:
         self._mounted = mounted_below(self.fd)
 
     @property
-    def at_once(self) -> int:
-        """How many files are looked at before a thread would have begun: none where a look may have to wait."""
-        return 0 if self._may_hang else AT_ONCE
+    def inline_limit(self) -> int:
+        """How many files can be looked at in the time a thread takes to start; 0 where a look may block."""
+        return 0 if self._may_hang else INLINE_LIMIT
 
     def mind_mounts(self) -> bool:
         """See what is mounted below by now; tell whether that is anything else than before."""

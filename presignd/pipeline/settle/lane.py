@@ -22,7 +22,7 @@ from presignd.pipeline.settle.decide import Rules, Seen, Settled, Verdict, Wait,
 from presignd.pipeline.settle.unreadable import Hindered
 from presignd.runtime.heartbeat import alive, beat, resting
 from presignd.runtime.tasks import within
-from presignd.system.threads import behind, soon
+from presignd.system.threads import behind, run
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -71,7 +71,7 @@ class Look(Protocol):
     """``look.Looker``, or a test's."""
 
     @property
-    def at_once(self) -> int:
+    def inline_limit(self) -> int:
         """How many paths it looks at before a thread would have begun."""
         ...
 
@@ -233,7 +233,7 @@ class Lane:
         if not entries:
             return False
         paths = [entry.path for entry in entries]
-        sights = await soon(lambda: self._look(paths), at_once=len(paths) <= self._look.at_once)
+        sights = await run(lambda: self._look(paths), inline=len(paths) <= self._look.inline_limit)
         settled = []
         for entry, sight in zip(entries, sights, strict=True):
             self._looked(entry, sight)

@@ -44,9 +44,9 @@ class Looker:
         self._time_ns = time_ns
 
     @property
-    def at_once(self) -> int:
+    def inline_limit(self) -> int:
         """How many paths are looked at before a thread would have begun."""
-        return self._folder.at_once
+        return self._folder.inline_limit
 
     def __call__(self, paths: Sequence[bytes]) -> list[Sight]:
         """Look at each path once."""

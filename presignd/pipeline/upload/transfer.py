@@ -116,7 +116,7 @@ class Transfer:
 
     async def run(self) -> Stored:
         """Upload the file, or find that its bytes are there; its content is unchanged at the end."""
-        fd = await opened(self._open, close_quietly, at_once=self._room.folder.at_once > 0)
+        fd = await opened(self._open, close_quietly, inline=self._room.folder.inline_limit > 0)
         try:
             return await self._run(fd)
         except Fault as problem:
@@ -265,7 +265,7 @@ class Transfer:
 
     async def _unchanged(self) -> Fingerprint:
         """Compare the file with what was sent: at once where that may be and nothing moved, else in a thread."""
-        if self._room.folder.at_once and (now := fingerprint_of(self._fd)) == self._content.fingerprint:
+        if self._room.folder.inline_limit and (now := fingerprint_of(self._fd)) == self._content.fingerprint:
             self._require_same_path(now)
             return now
         return await asyncio.to_thread(self._recheck)

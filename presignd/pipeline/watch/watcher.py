@@ -40,7 +40,7 @@ from presignd.runtime.heartbeat import beat, living
 from presignd.runtime.tasks import within
 from presignd.system.clock import utcnow
 from presignd.system.filesystem import MountTable
-from presignd.system.threads import soon
+from presignd.system.threads import run
 from presignd.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Watcher:
             mounts = stack.enter_context(closing(MountTable()))
             async for hints in batches:
                 beat(within=TURN)
-                if not await soon(self._folder.still_there, at_once=self._folder.at_once > 0):
+                if not await run(self._folder.still_there, inline=self._folder.inline_limit > 0):
                     self._lose()
                     return
                 if not started:
@@ -212,9 +212,9 @@ class Watcher:
             self.request_scan("burst")
         if not hints:
             return
-        looked_at, at_once = utcnow(), len(hints) <= self._folder.at_once
-        news = await soon(
-            lambda: sort_out(self._config, self._folder, self._ignore, self._unfinished, hints), at_once=at_once
+        looked_at, inline = utcnow(), len(hints) <= self._folder.inline_limit
+        news = await run(
+            lambda: sort_out(self._config, self._folder, self._ignore, self._unfinished, hints), inline=inline
         )
         if news.cut_short:
             self._scan_later()

@@ -118,6 +118,6 @@ async def test_what_a_thread_opens_after_a_cancel_is_closed(fails: bool) -> None
     assert given == ([] if fails else [4711])
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-async def test_what_is_opened_is_the_callers(at_once: bool) -> None:
-    assert await opened(lambda: 4711, lambda _: pytest.fail("closed"), at_once=at_once) == 4711
+@pytest.mark.parametrize("inline", [False, True])
+async def test_what_is_opened_is_the_callers(inline: bool) -> None:
+    assert await opened(lambda: 4711, lambda _: pytest.fail("closed"), inline=inline) == 4711

@@ -56,7 +56,7 @@ class Files:
         self.compared = threading.Event()
         self.compared.set()
 
-    at_once = 0
+    inline_limit = 0
 
     def __call__(self, paths: Sequence[bytes]) -> list[Sight]:
         self.looks.append(list(paths))
