@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +15,8 @@ import structlog
 from structlog.testing import LogCapture
 
 from presignd.config import WatchConfig
-from presignd.errors import FileFault
 from presignd.ledger import Enqueued, Ledger, open_ledger
-from presignd.model import FileVersion, Fingerprint, NewVersion, Source, State
+from presignd.model import FileVersion
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import ignore_sigio
 from presignd.pipeline.settle.settler import Settler
@@ -30,27 +27,6 @@ PATIENCE = 60.0
 
 EVENTS: ContextVar[Literal["auto", "inotify", "watchfiles"]] = ContextVar("EVENTS", default="auto")
 """Where hints come from, unless a test says."""
-
-_numbers = itertools.count()
-
-
-def make_version(
-    watch: str, path: bytes, fingerprint: Fingerprint, source: Source, *, fault: FileFault | None = None
-) -> NewVersion:
-    return NewVersion(
-        file_id=f"id-{next(_numbers)}",
-        watch=watch,
-        path=path,
-        fingerprint=fingerprint,
-        bucket="test-bucket",
-        key=path.decode("utf-8", "backslashreplace"),
-        content_type="application/octet-stream",
-        priority=0 if source is Source.EVENT else 1,
-        queued_at=datetime.now(UTC),
-        state=State.QUARANTINED if fault else State.QUEUED,
-        error_code=fault.code if fault else "",
-        error=fault.message if fault else "",
-    )
 
 
 @dataclass
@@ -120,7 +96,7 @@ async def watching(tmp_path: Path, **options: Any) -> AsyncIterator[Drop]:
     async def on_vanished(gone: Sequence[FileVersion]) -> None:
         vanished.extend(gone)
 
-    settler = Settler(ledger, make_version, on_enqueued)
+    settler = Settler(ledger, on_enqueued, "host")
     watcher = Watcher(config, folder, settler, ledger, log, on_vanished=on_vanished)
     drop = Drop(root, ledger, folder, settler, watcher, versions, vanished, capture.entries)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -151,8 +152,10 @@ def _build(config: Config, purpose: Purpose, patience: Patience | None, disk: _O
     new_links.subscribe(log_link)
     new_links.subscribe(put_requests.linked)
     linker = Linker(ledger, disk.links, in_effect, announcer.path)
-    settler = Settler(ledger, in_effect.make_version, enqueued)
-    shared = Shared(in_effect, ledger, linker, announcer, put_requests, offer=settler.offer, on_link=new_links.publish)
+    settler = Settler(ledger, enqueued, socket.gethostname())
+    shared = Shared(
+        in_effect, ledger, linker, announcer, put_requests, submit=settler.submit, on_link=new_links.publish
+    )
     in_effect.switch(Work(config, disk.by_watch, shared))
     watchers = Watchers(in_effect, settler, ledger, vanished)
     recovery = Recovery(

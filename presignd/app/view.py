@@ -104,7 +104,7 @@ class PipelineView:
     def hint(self, watch: str, path: bytes) -> None:
         """Settle a path now, as a client waits for it, unless its watch ignores it."""
         if not self.ignored(watch, path):
-            self._settler.offer([Candidate(watch, path, Source.EVENT)])
+            self._settler.submit([Candidate(watch, path, Source.EVENT)])
 
     def ignored(self, watch: str, path: bytes) -> str:
         """Return why a watch ignores ``path``, in words; "" where it doesn't."""

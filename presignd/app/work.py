@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from presignd.config import Config, UploadConfig, WatchConfig
-from presignd.errors import Fault
 from presignd.ledger import Ledger
-from presignd.model import Candidate, FileVersion, Fingerprint, Link, NewVersion, Source
+from presignd.model import Candidate, FileVersion, Link
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.dispatch import Dispatcher
 from presignd.pipeline.files.folder import Folder
@@ -105,12 +104,6 @@ class InEffect:
         """Sign link requests with the presigner in effect."""
         return await self.work.presigner.grant([await self.work.as_opened(each) for each in requests])
 
-    def make_version(
-        self, watch: str, path: bytes, fingerprint: Fingerprint, source: Source, *, fault: Fault | None = None
-    ) -> NewVersion:
-        """Make a version by the configuration in effect (``Intake.make_version``)."""
-        return self.work.intake.make_version(watch, path, fingerprint, source, fault=fault)
-
 
 @dataclass(frozen=True, slots=True)
 class Shared:
@@ -121,7 +114,7 @@ class Shared:
     linker: Linker
     announcer: Announcer
     puts: PutRequests
-    offer: Callable[[Sequence[Candidate]], None]
+    submit: Callable[[Sequence[Candidate]], None]
     on_link: Callable[[Link], None]
 
 
@@ -152,7 +145,7 @@ class Work:
             linker=shared.linker,
             announcer=shared.announcer,
             quarantine=quarantine,
-            offer=shared.offer,
+            submit=shared.submit,
         )
         self.worker = Worker(
             config,
@@ -166,7 +159,7 @@ class Work:
             slots=shared.in_effect.slots,
             host=host,
             puts=shared.puts,
-            offer=shared.offer,
+            submit=shared.submit,
             on_link=shared.on_link,
         )
         self.dispatcher = Dispatcher(

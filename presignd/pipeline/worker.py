@@ -54,13 +54,13 @@ class Worker:
         slots: Slots,
         host: str,
         puts: PutRequests,
-        offer: Callable[[list[Candidate]], None],
+        submit: Callable[[list[Candidate]], None],
         on_link: Callable[[Link], None],
     ) -> None:
         self._config, self._ledger, self._linker, self._announcer = config, ledger, linker, announcer
         self._finisher, self._quarantine = finisher, quarantine
         self._rooms, self._gates, self._slots, self._host = rooms, gates, slots, host
-        self._puts, self._offer, self._on_link = puts, offer, on_link
+        self._puts, self._submit, self._on_link = puts, submit, on_link
         self.running: dict[str, Running] = {}
 
     async def process(self, version: FileVersion) -> None:
@@ -162,7 +162,7 @@ class Worker:
         version = await self._ledger.by_id(version.file_id) or version  # its key may have moved on
         if isinstance(problem, ChangedFault):
             await self._end(version, Event.SUPERSEDE)
-            self._offer([Candidate(version.watch, version.path, Source.EVENT)])
+            self._submit([Candidate(version.watch, version.path, Source.EVENT)])
         elif isinstance(problem, FileFault):
             await self._quarantine.put(version, problem)
         elif await self._gates.is_files_own(version.watch, problem, again=problem.code == version.error_code):

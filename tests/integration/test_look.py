@@ -50,7 +50,7 @@ class Place:
         self.root = root
         self.folder = Folder(WatchConfig(name="drop", path=root, bucket="test-bucket"))
         self.unfinished = Unfinished()
-        self.look = Looker(
+        self.looker = Looker(
             self.folder,
             WriterCheck("lease", ""),
             ready_marker,
@@ -77,40 +77,40 @@ def place(tmp_path: Path) -> Iterator[Place]:
 @pytest.mark.parametrize("kind", CHECKSUMS)
 def test_content_is_compared_in_the_form_its_checksum_has(place: Place, kind: str) -> None:
     known = place.known(CHECKSUMS[kind])
-    assert place.look.same_content(b"a", place.fingerprint(), known, threading.Event()) is True
+    assert place.looker.same_content(b"a", place.fingerprint(), known, threading.Event()) is True
     (place.root / "a").write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
-    assert place.look.same_content(b"a", place.fingerprint(), known, threading.Event()) is False
+    assert place.looker.same_content(b"a", place.fingerprint(), known, threading.Event()) is False
 
 
 def test_parts_of_unknown_size_are_other_content(place: Place) -> None:
     known = replace(place.known(CHECKSUMS["parts"]), part_size=0)
-    assert place.look.same_content(b"a", place.fingerprint(), known, threading.Event()) is False
+    assert place.looker.same_content(b"a", place.fingerprint(), known, threading.Event()) is False
 
 
 def test_a_comparison_of_a_file_that_changed_is_none(place: Place) -> None:
     before = place.fingerprint()
     (place.root / "a").chmod(0o600)
-    assert place.look.same_content(b"a", before, place.known(CHECKSUMS["md5"]), threading.Event()) is None
+    assert place.looker.same_content(b"a", before, place.known(CHECKSUMS["md5"]), threading.Event()) is None
 
 
 def test_a_comparison_that_was_stopped_or_finds_nothing_is_none(place: Place) -> None:
     known, fingerprint, stopped = place.known(CHECKSUMS["md5"]), place.fingerprint(), threading.Event()
     stopped.set()
-    assert place.look.same_content(b"a", fingerprint, known, stopped) is None
+    assert place.looker.same_content(b"a", fingerprint, known, stopped) is None
     (place.root / "a").unlink()
-    assert place.look.same_content(b"a", fingerprint, known, threading.Event()) is None
+    assert place.looker.same_content(b"a", fingerprint, known, threading.Event()) is None
 
 
 def test_a_comparison_of_a_file_that_can_not_be_read_is_none(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fails in the middle says nothing of the content: it must not go up as a new version."""
     known, fingerprint = place.known(CHECKSUMS["md5"]), place.fingerprint()
     monkeypatch.setattr(os, "preadv", failing(errno.EIO))
-    assert place.look.same_content(b"a", fingerprint, known, threading.Event()) is None
+    assert place.looker.same_content(b"a", fingerprint, known, threading.Event()) is None
 
 
 def test_a_look_takes_its_clocks_before_the_fingerprint(place: Place) -> None:
     """What is written after the look at the writer has a ctime past ``read_ns``: it can't pass for old."""
-    before, (sight,), after = time.time_ns(), place.look([b"a"]), time.time_ns()
+    before, (sight,), after = time.time_ns(), place.looker.look([b"a"]), time.time_ns()
     assert sight.fingerprint == place.fingerprint()
     assert sight.writer is False
     assert before <= sight.read_ns <= after
@@ -119,15 +119,15 @@ def test_a_look_takes_its_clocks_before_the_fingerprint(place: Place) -> None:
 def test_a_look_at_nothing_and_at_no_file_finds_none(place: Place) -> None:
     (place.root / "dir").mkdir()
     (place.root / "link").symlink_to("a")
-    assert [sight.fingerprint for sight in place.look([b"missing", b"dir", b"link"])] == [None, None, None]
+    assert [sight.fingerprint for sight in place.looker.look([b"missing", b"dir", b"link"])] == [None, None, None]
 
 
 def test_a_look_names_the_marker_that_is_missing(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     place = Place(tmp_path, "{name}.ok")
-    assert place.look([b"a"])[0].missing == "a.ok"
+    assert place.looker.look([b"a"])[0].missing == "a.ok"
     (tmp_path / "a.ok").touch()
-    assert place.look([b"a"])[0].missing == ""
+    assert place.looker.look([b"a"])[0].missing == ""
     place.folder.close()
 
 
@@ -141,7 +141,7 @@ def test_an_empty_file_waits_for_the_unfinished_download_beside_it_however_old(t
     (tmp_path / beside).mkdir() if beside == "a.download" else (tmp_path / beside).write_bytes(b"half")
     os.utime(tmp_path / beside, (0, 0))
     assert len([*Scan(place.folder, Ignore(), unfinished=place.unfinished).batches()]) == 1
-    assert place.look([b"a"])[0].partner == beside
+    assert place.looker.look([b"a"])[0].partner == beside
     place.folder.close()
 
 
@@ -154,14 +154,14 @@ def test_a_file_that_is_not_empty_waits_for_a_download_that_goes_on_and_for_what
         for age in (60, 7200):
             os.utime(place.root / name, (time.time() - age,) * 2)
             place.unfinished.seen(name.encode())
-            found.append(place.look([b"a"])[0].partner)
+            found.append(place.looker.look([b"a"])[0].partner)
         assert found == expected
         (place.root / name).unlink()
-        assert place.look([b"a"])[0].partner == ""
+        assert place.looker.look([b"a"])[0].partner == ""
 
 
 def test_a_download_under_a_name_that_the_watch_does_not_ignore_is_a_file_like_any_other(place: Place) -> None:
     (place.root / "a.part").write_bytes(b"half")
     (batch,) = Scan(place.folder, Ignore(["!*.part"]), unfinished=place.unfinished).batches()
     assert len(batch) == 2
-    assert place.look([b"a"])[0].partner == ""
+    assert place.looker.look([b"a"])[0].partner == ""

@@ -52,10 +52,10 @@ class Finisher:
         linker: Linker,
         announcer: Announcer,
         quarantine: Quarantine,
-        offer: Callable[[list[Candidate]], None],
+        submit: Callable[[list[Candidate]], None],
     ) -> None:
         self._watches, self._folders, self._ledger = watches, folders, ledger
-        self._linker, self._announcer, self._quarantine, self._offer = linker, announcer, quarantine, offer
+        self._linker, self._announcer, self._quarantine, self._submit = linker, announcer, quarantine, submit
         self._retries: dict[str, asyncio.Task[None]] = {}
 
     def has_work(self, version: FileVersion) -> bool:
@@ -125,10 +125,10 @@ class Finisher:
         return await asyncio.to_thread(finish, self._folders[version.watch], watch, version, has_writer)
 
     async def _end(self, version: FileVersion, done: Finished) -> None:
-        """Record the version as finished; offer what took its file's place as a candidate."""
+        """Record the version as finished; submit what took its file's place as a candidate."""
         self._announcer.done([await self._ledger.apply(version, Event.FINISH, done_at=utcnow())])
         if done.changed:
-            self._offer([Candidate(version.watch, done.path or version.path, Source.EVENT)])
+            self._submit([Candidate(version.watch, done.path or version.path, Source.EVENT)])
 
     def _log_once(self, event: str, job: _Job, problem: Fault) -> None:
         """Log why a version is not finished, or has no link file: once for each reason."""

@@ -1,7 +1,7 @@
-"""One watch's settling: a queue of candidates, each looked at until it is whole, then shown to the ledger.
+"""The settling of one watch: each candidate is looked at until it is complete, then compared with the ledger.
 
-A lane takes what is due (events before scans), looks at it in one turn of a thread, decides (``decide``),
-and asks the ledger about what settled.
+A turn takes all that is due as one list (events before scans): one look at each file, one decision each, one
+query to the ledger, one commit of what is new.
 """
 
 from __future__ import annotations
@@ -11,27 +11,32 @@ import heapq
 import itertools
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
+from presignd.errors import FileFault
 from presignd.ledger import LostUpdate
 from presignd.model import Source
+from presignd.pipeline.announce import shown_path
+from presignd.pipeline.files.folder import root_of
 from presignd.pipeline.settle.decide import Rules, Seen, Settled, Verdict, Wait, against, decide, step
-from presignd.pipeline.settle.unreadable import Hindered
 from presignd.runtime.heartbeat import alive, beat, resting
 from presignd.runtime.tasks import within
 from presignd.system.threads import behind, run
+from presignd.telemetry.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from presignd.config import WatchConfig
-    from presignd.errors import FileFault
+    from presignd.errors import Fault
     from presignd.ledger import Enqueued, Ledger
-    from presignd.model import FileVersion, Fingerprint, NewVersion
+    from presignd.model import FileVersion, NewVersion
+    from presignd.pipeline.intake import Intake
     from presignd.pipeline.settle.decide import Sight
+    from presignd.pipeline.settle.looker import Looker
 
 TURN = 500
 """Files in one turn: one hop to a thread, one ledger query, one commit."""
@@ -40,50 +45,21 @@ ROOM = 5_000
 """Scanned files that may wait for their first look or to be compared: a scan goes no faster than settling."""
 
 COMPARING = 500
-"""Files at most that have a task to compare their content (``chmod -R`` over a folder); the others wait for
-their turn, which costs less memory than a task."""
+"""Tasks that compare contents at most (``chmod -R`` over a folder). The other files wait without a task, which
+takes less memory."""
 
 _AGAIN = 0.1
-"""Seconds between two looks at the same file, however many events tell of it."""
+"""Seconds between two looks at the same file, however many events name it."""
 
 _HOLD_LONGEST = 2.0
 """Seconds at most between looks while another version of the path is in flight."""
 
 _IDLE = 1.0
-"""Seconds at most that a lane sleeps: its heartbeat."""
+"""Seconds at most that a lane sleeps between two heartbeats."""
 
 _NEVER, _EVER = float("-inf"), float("inf")
 
 _RANK = {Source.EVENT: 0, Source.PUT: 0, Source.SCAN: 1, Source.BACKLOG: 2}
-
-
-class MakeVersion(Protocol):
-    """Makes the version of a settled file: file_id, key, content type, limits. A fault quarantines it."""
-
-    def __call__(
-        self, watch: str, path: bytes, fingerprint: Fingerprint, source: Source, *, fault: FileFault | None = None
-    ) -> NewVersion:
-        """Return the version to record: a quarantined one where the file can't go through."""
-        ...
-
-
-class Look(Protocol):
-    """``look.Looker``, or a test's."""
-
-    @property
-    def inline_limit(self) -> int:
-        """How many paths it looks at before a thread would have begun."""
-        ...
-
-    def __call__(self, paths: Sequence[bytes]) -> list[Sight]:
-        """Look at each path once."""
-        ...
-
-    def same_content(
-        self, path: bytes, fingerprint: Fingerprint, known: FileVersion, stop: threading.Event
-    ) -> bool | None:
-        """Tell whether the content is what ``known.checksum`` says; None: look again."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +73,13 @@ class Settling:
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
-    """What every lane works with. Clocks are seconds (monotonic) and nanoseconds since the epoch."""
+class Services:
+    """What all lanes share. The clocks return seconds (monotonic) and nanoseconds since the epoch.
+
+    ``on_enqueued`` is called with what was recorded.
+    """
 
     ledger: Ledger
-    make_version: MakeVersion
     on_enqueued: Callable[[list[Enqueued]], Awaitable[None]]
     monotonic: Callable[[], float] = time.monotonic
     time_ns: Callable[[], int] = time.time_ns
@@ -111,8 +89,21 @@ class Tools:
         return datetime.fromtimestamp(self.time_ns() / 1e9, UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many files may wait (``room``) before scans pause, and be compared in tasks (``comparing``)."""
+
+    room: int = ROOM
+    comparing: int = COMPARING
+
+
 @dataclass(slots=True)
 class _Entry:
+    """A path that settles. ``busy``: in a turn, or being compared. ``again``: an event named it meanwhile.
+
+    ``held`` counts the looks in vain while another version is in flight; ``compares``: its content is to be compared.
+    """
+
     path: bytes
     source: Source
     since: datetime
@@ -127,7 +118,7 @@ class _Entry:
 
 
 class _Due(NamedTuple):
-    """A place in the queue; it is void where the entry has another one by now."""
+    """A place in the queue, void once the entry has got another one."""
 
     at: float
     order: int
@@ -135,31 +126,40 @@ class _Due(NamedTuple):
 
 
 class Lane:
-    """The settling of one watch."""
+    """Settle the files of one watch."""
 
-    def __init__(self, watch: WatchConfig, rules: Rules, look: Look, tools: Tools) -> None:
+    def __init__(
+        self,
+        watch: WatchConfig,
+        rules: Rules,
+        looker: Looker,
+        intake: Intake,
+        services: Services,
+        *,
+        limits: Limits | None = None,
+    ) -> None:
         self.watch = watch.name
+        self.intake = intake
         self._takes_away = watch.after != "keep"
-        self._rules = rules
-        self._look = look
-        self._hindered = Hindered(watch)
-        self._tools = tools
+        self._rules, self._looker = rules, looker
+        self._services, self._limits = services, limits or Limits()
+        self._unreadable = _UnreadableLog(watch)
         self._entries: dict[bytes, _Entry] = {}
         self._queues: tuple[list[_Due], ...] = ([], [], [])
         self._order = itertools.count()
         self._wake = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
-        self._fresh = 0
-        self._compares = 0
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._not_looked_at = 0
+        self._to_compare = 0
         self._comparing = 0
-        self._parked: deque[_Entry] = deque()
+        self._without_task: deque[_Entry] = deque()
         self._stop = threading.Event()
         self._one_hash = asyncio.Semaphore(1)
 
-    def look_by(self, rules: Rules, look: Look) -> None:
-        """Look at files another way from now on."""
-        self._rules, self._look = rules, look
+    def use(self, rules: Rules, looker: Looker) -> None:
+        """Look at files by these from now on: the folder may be on another filesystem."""
+        self._rules, self._looker = rules, looker
 
     @property
     def count(self) -> int:
@@ -167,52 +167,78 @@ class Lane:
         return len(self._entries)
 
     def settling(self, path: bytes) -> Settling | None:
-        """Say how ``path`` settles; None when it doesn't."""
+        """Return how ``path`` settles; None when it doesn't."""
         entry = self._entries.get(path)
-        return None if entry is None else Settling(self.watch, entry.path, entry.since, entry.why)
+        return None if entry is None else self._shown(entry)
 
     def snapshot(self, limit: int) -> list[Settling]:
         """Return up to ``limit`` of what is settling, oldest first."""
-        oldest = itertools.islice(self._entries.values(), limit)
-        return [Settling(self.watch, entry.path, entry.since, entry.why) for entry in oldest]
+        return [self._shown(entry) for entry in itertools.islice(self._entries.values(), limit)]
 
-    # --- in -------------------------------------------------------------------------------------
-    def offer(self, path: bytes, source: Source, *, closed: bool = False) -> None:
-        """Take a hint; many for one path are one, at the best of their priorities. One just ``closed`` is due now."""
-        now = self._tools.monotonic()
+    def _shown(self, entry: _Entry) -> Settling:
+        return Settling(self.watch, entry.path, entry.since, entry.why)
+
+    # --- the queue ------------------------------------------------------------------------------
+    def submit(self, path: bytes, source: Source, *, closed: bool = False) -> None:
+        """Queue a path for a look; a path that is queued already takes the better priority.
+
+        ``closed``: a writer just closed it, so it is due now.
+        """
+        now = self._services.monotonic()
         entry = self._entries.get(path)
         if entry is None:
-            self._enter(_Entry(path, source, self._tools.utc(), now))
+            self._add(_Entry(path, source, self._services.utc(), now))
             return
         better = _RANK[source] < _RANK[entry.source]
         if better:
             entry.source = source
         entry.again = entry.busy
-        soon = now if closed else max(now, entry.looked_at + _AGAIN)
-        if not entry.busy and (better or soon < entry.due):
-            self._queue(entry, min(entry.due, soon))
+        due = now if closed else max(now, entry.looked_at + _AGAIN)
+        if not entry.busy and (better or due < entry.due):
+            self._queue(entry, min(entry.due, due))
 
-    async def room(self) -> None:
+    async def wait_for_room(self) -> None:
         """Return once there is room for more of a scan."""
-        with resting():  # its own heart says whether it goes on
-            await self._room.wait()
+        with resting():  # the lane's own heartbeat shows whether it goes on
+            await self._has_room.wait()
 
-    def _enter(self, entry: _Entry) -> None:
+    def _add(self, entry: _Entry) -> None:
         self._entries[entry.path] = entry
-        self._fresh += 1
-        self._mind_room()
+        self._not_looked_at += 1
+        self._limit_backlog()
         self._queue(entry, entry.due)
 
-    def _mind_room(self) -> None:
-        if self._fresh + self._compares >= ROOM:
-            self._room.clear()
+    def _limit_backlog(self) -> None:
+        if self._not_looked_at + self._to_compare >= self._limits.room:
+            self._has_room.clear()
         else:
-            self._room.set()
+            self._has_room.set()
 
     def _queue(self, entry: _Entry, due: float) -> None:
         entry.due, entry.busy = due, False
         heapq.heappush(self._queues[_RANK[entry.source]], _Due(due, next(self._order), entry.path))
         self._wake.set()
+
+    def _take_due(self) -> list[_Entry]:
+        now, due = self._services.monotonic(), list[_Entry]()
+        for queue in self._queues:
+            while queue and queue[0].at <= now and len(due) < TURN:
+                if (entry := self._entry_at(heapq.heappop(queue))) is not None:
+                    entry.busy, entry.again = True, False
+                    due.append(entry)
+        return due
+
+    def _entry_at(self, place: _Due) -> _Entry | None:
+        entry = self._entries.get(place.path)
+        return entry if entry is not None and not entry.busy and entry.due == place.at else None
+
+    def _forget(self, entry: _Entry) -> None:
+        """Forget a path, unless a new event arrived this turn."""
+        if entry.again:
+            entry.seen, entry.held = None, 0
+            self._queue(entry, self._services.monotonic() + _AGAIN)
+        else:
+            del self._entries[entry.path]
 
     # --- turns ----------------------------------------------------------------------------------
     async def run(self) -> None:
@@ -225,78 +251,46 @@ class Lane:
                         if not await self.turn(tasks):
                             await self._sleep()
         finally:
-            self._stop.set()  # a hash under way in a thread ends here, not with its file
+            self._stop.set()  # ends a hash that a thread is computing
 
     async def turn(self, tasks: asyncio.TaskGroup) -> bool:
-        """Look at what is due and act on it; False when nothing was. Hashing goes on in ``tasks``."""
-        entries = self._due()
-        if not entries:
+        """Look at what is due and act on it; return False when nothing was. Comparisons go on in ``tasks``."""
+        due = self._take_due()
+        if not due:
             return False
-        paths = [entry.path for entry in entries]
-        sights = await run(lambda: self._look(paths), inline=len(paths) <= self._look.inline_limit)
-        settled = []
-        for entry, sight in zip(entries, sights, strict=True):
-            self._looked(entry, sight)
-            self._hindered.note(entry.path, sight.fault)
-            if isinstance(outcome := decide(entry.seen, sight, self._rules), Settled):
-                settled.append((entry, outcome))
-            else:
-                self._put_back(entry, outcome)
-        await self._record(settled, tasks)
+        paths = [entry.path for entry in due]
+        sights = await run(lambda: self._looker.look(paths), inline=len(paths) <= self._looker.inline_limit)
+        settled = self._decide(due, sights)
+        if settled:
+            await self._record_settled(settled, tasks)
         return True
 
-    def _due(self) -> list[_Entry]:
-        now, due = self._tools.monotonic(), list[_Entry]()
-        for queue in self._queues:
-            while queue and queue[0].at <= now and len(due) < TURN:
-                entry = self._valid(heapq.heappop(queue))
-                if entry is not None:
-                    entry.busy, entry.again = True, False
-                    due.append(entry)
-        return due
+    def _decide(self, due: Sequence[_Entry], sights: Sequence[Sight]) -> list[tuple[_Entry, Settled]]:
+        """Return the entries that are settled; queue the others for their next look, or forget them."""
+        settled = []
+        for entry, sight in zip(due, sights, strict=True):
+            self._note_look(entry, sight)
+            outcome = decide(entry.seen, sight, self._rules)
+            if isinstance(outcome, Settled):
+                settled.append((entry, outcome))
+            elif isinstance(outcome, Wait):
+                entry.seen, entry.why = outcome.seen, outcome.why
+                pause = min(outcome.after, _AGAIN) if entry.again else outcome.after
+                self._queue(entry, entry.looked_at + pause)
+            else:
+                self._forget(entry)
+        return settled
 
-    def _valid(self, place: _Due) -> _Entry | None:
-        entry = self._entries.get(place.path)
-        return entry if entry is not None and not entry.busy and entry.due == place.at else None
-
-    def _looked(self, entry: _Entry, sight: Sight) -> None:
-        self._fresh -= entry.looked_at == _NEVER
-        self._compares -= entry.compares
+    def _note_look(self, entry: _Entry, sight: Sight) -> None:
+        self._unreadable.note(entry.path, sight.fault)
+        self._not_looked_at -= entry.looked_at == _NEVER
+        self._to_compare -= entry.compares
         entry.looked_at, entry.compares = sight.seen_at, False
-        self._mind_room()
+        self._limit_backlog()
 
-    def _put_back(self, entry: _Entry, outcome: Wait | None) -> None:
-        if outcome is None:
-            self._drop(entry)
-            return
-        entry.seen, entry.why = outcome.seen, outcome.why
-        self._queue(entry, entry.looked_at + (min(outcome.after, _AGAIN) if entry.again else outcome.after))
-
-    def _drop(self, entry: _Entry) -> None:
-        """Be through with a path, unless an event told of it during this very turn."""
-        if entry.again:
-            entry.seen, entry.held = None, 0
-            self._queue(entry, self._tools.monotonic() + _AGAIN)
-        else:
-            del self._entries[entry.path]
-
-    def _hold(self, entry: _Entry, settled: Settled) -> None:
-        pause = min(_HOLD_LONGEST, 0.2 * 1.5 ** min(entry.held, 32))
-        entry.seen, entry.held, entry.why = settled.seen, entry.held + 1, "the version before it is in flight"
-        self._queue(entry, self._tools.monotonic() + pause)
-
-    async def _sleep(self) -> None:
-        self._wake.clear()
-        earliest = min((queue[0].at for queue in self._queues if queue), default=float("inf"))
-        pause = max(0.0, min(_IDLE, earliest - self._tools.monotonic()))
-        beat(within=pause)
-        await within(pause, self._wake)
-
-    # --- the ledger -----------------------------------------------------------------------------
-    async def _record(self, settled: Sequence[tuple[_Entry, Settled]], tasks: asyncio.TaskGroup) -> None:
-        if not settled:
-            return
-        known = await self._tools.ledger.known(self.watch, [entry.path for entry, _ in settled])
+    async def _record_settled(self, settled: Sequence[tuple[_Entry, Settled]], tasks: asyncio.TaskGroup) -> None:
+        """Compare settled files with the ledger, and record those that are new versions."""
+        known = await self._services.ledger.known(self.watch, [entry.path for entry, _ in settled])
         new = []
         for entry, outcome in settled:
             version = known.get(entry.path)
@@ -304,86 +298,124 @@ class Lane:
             if verdict is Verdict.NEW:
                 new.append((entry, outcome))
             elif verdict is Verdict.SAME:
-                self._drop(entry)
+                self._forget(entry)
             elif verdict is Verdict.HOLD:
-                self._hold(entry, outcome)
+                self._wait_for_earlier(entry, outcome)
             else:
                 assert version is not None, "what is unknown is new"
-                self._same_data(entry, outcome, version, tasks, compare=verdict is Verdict.COMPARE)
+                if verdict is Verdict.COMPARE:
+                    self._compare(entry, outcome, version, tasks)
+                else:  # as a task: many share one commit
+                    name = f"refingerprint:{version.file_id}"
+                    tasks.create_task(self._refingerprint(entry, outcome, version), name=name)
         await self._enqueue(new)
 
-    def _same_data(
-        self, entry: _Entry, settled: Settled, known: FileVersion, tasks: asyncio.TaskGroup, *, compare: bool
-    ) -> None:
-        if not compare:  # as a task: many share one commit
-            tasks.create_task(self._refingerprint(entry, settled, known), name=f"refingerprint:{known.file_id}")
-            return
+    def _wait_for_earlier(self, entry: _Entry, settled: Settled) -> None:
+        """Look again later: another version of the path is in flight."""
+        pause = min(_HOLD_LONGEST, 0.2 * 1.5 ** min(entry.held, 32))
+        entry.seen, entry.held, entry.why = settled.seen, entry.held + 1, "the version before it is in flight"
+        self._queue(entry, self._services.monotonic() + pause)
+
+    async def _sleep(self) -> None:
+        self._wake.clear()
+        earliest = min((queue[0].at for queue in self._queues if queue), default=float("inf"))
+        pause = max(0.0, min(_IDLE, earliest - self._services.monotonic()))
+        beat(within=pause)
+        await within(pause, self._wake)
+
+    # --- comparing contents ---------------------------------------------------------------------
+    def _compare(self, entry: _Entry, settled: Settled, known: FileVersion, tasks: asyncio.TaskGroup) -> None:
+        """Compare a file's content with a version's in a task; where there are too many tasks, wait for one to end."""
         entry.seen, entry.why = settled.seen, "its content is compared with the version before it"
         entry.compares = True
-        self._compares += 1
-        self._mind_room()
-        if self._comparing < COMPARING:
+        self._to_compare += 1
+        self._limit_backlog()
+        if self._comparing < self._limits.comparing:
             self._comparing += 1
-            tasks.create_task(self._compare(entry, settled, known), name=f"compare:{known.file_id}")
+            tasks.create_task(self._compare_content(entry, settled, known), name=f"compare:{known.file_id}")
         else:
             entry.due, entry.busy = _EVER, False
-            self._parked.append(entry)
+            self._without_task.append(entry)
 
-    async def _compare(self, entry: _Entry, settled: Settled, known: FileVersion) -> None:
+    async def _compare_content(self, entry: _Entry, settled: Settled, known: FileVersion) -> None:
         async with self._one_hash:
-            same = await behind(self._look.same_content, entry.path, settled.seen.fingerprint, known, self._stop)
-        self._compared(entry)
+            same = await behind(self._looker.same_content, entry.path, settled.seen.fingerprint, known, self._stop)
+        self._end_comparison(entry)
         if same:
             await self._refingerprint(entry, settled, known)
         elif same is False:
             await self._enqueue([(entry, settled)])
         else:
-            self._queue(entry, self._tools.monotonic() + step(0))
+            self._queue(entry, self._services.monotonic() + step(0))
 
-    def _compared(self, entry: _Entry) -> None:
-        """Be through with a comparison: the next one that waited for it is looked at once more, and compared."""
+    def _end_comparison(self, entry: _Entry) -> None:
+        """Let the next file that waits have this task's place: it is looked at once more, then compared."""
         self._comparing -= 1
-        self._compares -= 1
+        self._to_compare -= 1
         entry.compares = False
-        self._mind_room()
-        while self._parked:
-            parked = self._parked.popleft()
-            if parked.due == _EVER and self._entries.get(parked.path) is parked:
-                self._queue(parked, self._tools.monotonic())
+        self._limit_backlog()
+        while self._without_task:
+            following = self._without_task.popleft()
+            if following.due == _EVER and self._entries.get(following.path) is following:
+                self._queue(following, self._services.monotonic())
                 return
 
+    # --- the ledger -----------------------------------------------------------------------------
     async def _refingerprint(self, entry: _Entry, settled: Settled, known: FileVersion) -> None:
         try:
-            await self._tools.ledger.refingerprint(known.file_id, settled.seen.fingerprint)
+            await self._services.ledger.refingerprint(known.file_id, settled.seen.fingerprint)
         except LostUpdate:
-            self._hold(entry, settled)  # it moved on since it was asked for
+            self._wait_for_earlier(entry, settled)  # the version moved on after the query
         else:
-            self._drop(entry)
+            self._forget(entry)
 
     async def _enqueue(self, new: Sequence[tuple[_Entry, Settled]]) -> None:
-        """Record new versions; where one's path got in flight meanwhile, each goes alone and that one waits."""
+        """Record new versions. Where a path got in flight since the query, each goes alone and that path waits."""
         if not new:
             return
-        make = self._tools.make_version
+        make = self.intake.make_version
         versions = [
             make(self.watch, entry.path, settled.seen.fingerprint, entry.source, fault=settled.fault)
             for entry, settled in new
         ]
         try:
-            await asyncio.shield(self._record_all(versions))
+            await asyncio.shield(self._record(versions))
         except LostUpdate:
-            await self._one_by_one(new)
+            await self._enqueue_each(new)
             return
         for entry, _ in new:
-            self._drop(entry)
+            self._forget(entry)
 
-    async def _record_all(self, versions: list[NewVersion]) -> None:
-        """Record and tell: whoever is cancelled in between, what is in the ledger is told."""
-        await self._tools.on_enqueued(await self._tools.ledger.enqueue(versions))
+    async def _record(self, versions: list[NewVersion]) -> None:
+        """Record versions and announce them, both or neither: the caller shields this from cancellation."""
+        await self._services.on_enqueued(await self._services.ledger.enqueue(versions))
 
-    async def _one_by_one(self, new: Sequence[tuple[_Entry, Settled]]) -> None:
+    async def _enqueue_each(self, new: Sequence[tuple[_Entry, Settled]]) -> None:
         if len(new) == 1:
-            self._hold(*new[0])
+            self._wait_for_earlier(*new[0])
             return
-        for one in new:
-            await self._enqueue([one])
+        for each in new:
+            await self._enqueue([each])
+
+
+class _UnreadableLog:
+    """Logs unreadable files, once per reason: too many files are open, or the disk fails."""
+
+    def __init__(self, watch: WatchConfig) -> None:
+        self._log = get_logger().bind(watch=watch.name)
+        self._root = root_of(watch)
+        self._waiting = defaultdict[str, set[bytes]](set)
+
+    def note(self, path: bytes, fault: Fault | None) -> None:
+        """Note the outcome of a look; log ``settle.retry`` for the first path that waits for a fault to pass."""
+        passing = None if isinstance(fault, FileFault) else fault
+        for code, paths in self._waiting.items():
+            if passing is None or code != passing.code:
+                paths.discard(path)
+        if passing is None:
+            return
+        waiting = self._waiting[passing.code]
+        if not waiting:
+            told = {"error_code": passing.code, "error": passing.message, "fix": passing.fix}
+            self._log.warning("settle.retry", path=shown_path(self._root, path), **told)
+        waiting.add(path)

@@ -1,4 +1,4 @@
-"""A look at candidates, as settling needs it: opened safely, asked for writers, and statted. Blocking."""
+"""Look at candidates: open each below its folder, ask the kernel for writers, and take its fingerprint. Blocking."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Looker:
-    """Looks at files of one folder; ``ready_marker`` is the watch's template, or ""; ``unfinished`` its downloads."""
+    """Looks at the files of one watch. ``ready_marker`` is its template, or ""; ``unfinished`` are its downloads."""
 
     def __init__(
         self,
@@ -45,10 +45,10 @@ class Looker:
 
     @property
     def inline_limit(self) -> int:
-        """How many paths are looked at before a thread would have begun."""
+        """How many paths can be looked at in the time a thread takes to start (``Folder.inline_limit``)."""
         return self._folder.inline_limit
 
-    def __call__(self, paths: Sequence[bytes]) -> list[Sight]:
+    def look(self, paths: Sequence[bytes]) -> list[Sight]:
         """Look at each path once."""
         return [self._look(path) for path in paths]
 
@@ -70,14 +70,14 @@ class Looker:
         except Fault as fault:
             return Fingerprint.of(self._folder.stat(path)), None, fault
         try:
-            # The writer first: what is written after it shows in the fingerprint, as a ctime past read_ns.
+            # The writer first: a write after that shows in the fingerprint, as a ctime past read_ns.
             writer = has_writer(fd) if self._leases else None
             return fingerprint_of(fd), writer, None
         finally:
             close_quietly(fd)
 
     def _missing(self, path: bytes) -> str:
-        """Return the name of the ready marker that isn't there; "" when it is, or none is asked for."""
+        """Return the name of the ready marker that is missing; "" where it is there, or none is configured."""
         if not self._marker:
             return ""
         marker = beside(self._marker, path)
@@ -87,7 +87,7 @@ class Looker:
         return marker.rpartition(b"/")[2].decode("utf-8", "backslashreplace")
 
     def _partner(self, path: bytes, size: int, now_ns: int) -> str:
-        """Return the name of the unfinished download that the file at ``path`` waits for, "" for none."""
+        """Return the name of the unfinished download that the file at ``path`` waits for; "" for none."""
         for partner in self._unfinished.of(path):
             try:
                 age = (now_ns - self._folder.stat(partner).st_mtime_ns) / 1e9
@@ -101,7 +101,7 @@ class Looker:
     def same_content(
         self, path: bytes, fingerprint: Fingerprint, known: FileVersion, stop: threading.Event
     ) -> bool | None:
-        """Hash the file and tell whether it is what ``known.checksum`` says.
+        """Return whether the file's content has ``known.checksum``.
 
         None: it changed while it was read, is gone, can't be read now, or ``stop`` was set.
         """

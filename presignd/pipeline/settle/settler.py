@@ -1,7 +1,7 @@
-"""settle: hold each candidate until it is whole, and record what is new in the ledger.
+"""settle: hold each candidate until it is complete, and record what is new in the ledger.
 
-One lane a watch, so a folder that hangs holds up only itself. Nothing here is durable: a crash loses only
-hints, and the next start's scan brings them again.
+Each watch has a lane of its own, so a folder that hangs holds up only itself. Nothing here is durable: a crash
+loses only hints, and the scan of the next start finds the files again.
 """
 
 from __future__ import annotations
@@ -11,40 +11,41 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from presignd.model import Candidate, Source, State
+from presignd.model import Candidate, Fingerprint, Listed, Source, State
+from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle.decide import LOCAL_GRAIN, NETWORK_GRAIN, Rules
-from presignd.pipeline.settle.lane import Lane, MakeVersion, Settling, Tools
+from presignd.pipeline.settle.lane import TURN, Lane, Services, Settling
 from presignd.pipeline.settle.looker import Looker
 from presignd.pipeline.settle.partners import Unfinished
-from presignd.states import is_recorded
 from presignd.system.filesystem import has_fine_times, is_network
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
     from datetime import datetime
 
     from presignd.config import WatchConfig
     from presignd.ledger import Enqueued, Ledger
-    from presignd.model import Fingerprint
     from presignd.pipeline.files.folder import Folder
     from presignd.pipeline.files.lease import WriterCheck
 
-__all__ = ["Lane", "MakeVersion", "Settler", "Settling", "Tools"]
-
 
 class Settler:
-    """All lanes. ``offer`` and ``offer_scanned`` are called on the event loop that runs ``run``."""
+    """The lanes of all watches. Its methods are called on the event loop that runs ``run``.
+
+    ``host`` is this host's name, for keys.
+    """
 
     def __init__(
         self,
         ledger: Ledger,
-        make_version: MakeVersion,
         on_enqueued: Callable[[list[Enqueued]], Awaitable[None]],
+        host: str,
         *,
         monotonic: Callable[[], float] = time.monotonic,
         time_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._tools = Tools(ledger, make_version, on_enqueued, monotonic, time_ns)
+        self._services = Services(ledger, on_enqueued, monotonic, time_ns)
+        self._host = host
         self._lanes: dict[str, Lane] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -52,26 +53,25 @@ class Settler:
     def add(self, watch: WatchConfig, folder: Folder, check: WriterCheck, unfinished: Unfinished | None = None) -> None:
         """Settle a watch's candidates from now on, before ``run`` or while it runs.
 
-        Files wait for the downloads that ``unfinished`` knows of. Said again, it changes how: the folder may be on
-        another filesystem by now.
+        Files wait for the downloads in ``unfinished``. Added again, a watch goes on with the filesystem that its
+        folder is on now.
         """
         rules = Rules(watch.settle, _grain(folder.fd))
-        tools = self._tools
-        look = Looker(
+        looker = Looker(
             folder,
             check,
             watch.ready_marker,
             unfinished=unfinished or Unfinished(),
-            monotonic=tools.monotonic,
-            time_ns=tools.time_ns,
+            monotonic=self._services.monotonic,
+            time_ns=self._services.time_ns,
         )
         if (lane := self._lanes.get(watch.name)) is not None:
-            lane.look_by(rules, look)
+            lane.use(rules, looker)
         else:
-            self.add_lane(Lane(watch, rules, look, tools))
+            self.add_lane(Lane(watch, rules, looker, Intake([watch], self._host), self._services))
 
     def add_lane(self, lane: Lane) -> None:
-        """Take a lane as it is."""
+        """Run a lane that the caller made."""
         self._lanes[lane.watch] = lane
         if self._tasks is not None:
             self._start(lane, self._tasks)
@@ -80,7 +80,7 @@ class Settler:
         self._running[lane.watch] = tasks.create_task(lane.run(), name=f"settle:{lane.watch}")
 
     async def remove(self, watch: str) -> None:
-        """Settle nothing more of a watch; what it was about to record is recorded."""
+        """End the lane of a watch; what it was recording is recorded."""
         self._lanes.pop(watch, None)
         if (task := self._running.pop(watch, None)) is not None:
             task.cancel()
@@ -94,51 +94,53 @@ class Settler:
                 self._start(lane, tasks)
             await asyncio.Event().wait()
 
-    def offer(self, candidates: Iterable[Candidate]) -> None:
-        """Take hints: cheap, many for one path are one. Those of unknown watches are dropped."""
+    def submit(self, candidates: Iterable[Candidate]) -> None:
+        """Queue candidates for a look: cheap, and many for one path cost one look. Unknown watches are ignored."""
         for candidate in candidates:
             if (lane := self._lanes.get(candidate.watch)) is not None:
-                lane.offer(candidate.path, candidate.source, closed=candidate.closed)
+                lane.submit(candidate.path, candidate.source, closed=candidate.closed)
 
-    async def room(self, watch: str) -> None:
-        """Return once not too many scanned files wait for their first look."""
-        await self._lanes[watch].room()
+    async def wait_for_room(self, watch: str) -> None:
+        """Return once fewer scanned files wait for their first look than a lane has room for."""
+        await self._lanes[watch].wait_for_room()
 
-    async def offer_scanned(
-        self,
-        watch: str,
-        found: Sequence[tuple[bytes, Fingerprint]],
-        source: Source,
-        *,
-        ignore_before: datetime | None = None,
+    async def submit_scanned(
+        self, watch: str, listed: Sequence[Listed], source: Source, *, ignore_before: datetime | None = None
     ) -> int:
-        """Take up to 500 files of a scan, after one look into the ledger; return how many need settling.
+        """Queue those files of a scan that the ledger does not have as they are; return how many.
 
         Files unknown to the ledger whose ctime is before ``ignore_before`` are recorded as ignored
         (``existing = "ignore"`` at the very first start).
         """
         lane = self._lanes[watch]
-        known = await self._tools.ledger.known(watch, [path for path, _ in found])
-        fresh = [one for one in found if not is_recorded(known.get(one[0]), one[1])]
+        fresh = await self._services.ledger.differing(watch, listed)
         if ignore_before is not None:
-            before_ns = int(ignore_before.timestamp() * 1e9)
-            old = {path: one for path, one in fresh if one.ctime_ns < before_ns and path not in known}
-            await self._record_ignored(watch, old)
-            fresh = [one for one in fresh if one[0] not in old]
-        for path, _ in fresh:
-            lane.offer(path, source)
+            fresh = await self._ignore_old(lane, fresh, int(ignore_before.timestamp() * 1e9))
+        for path, *_ in fresh:
+            lane.submit(path, source)
         return len(fresh)
 
-    async def _record_ignored(self, watch: str, old: Mapping[bytes, Fingerprint]) -> None:
-        versions = [self._tools.make_version(watch, path, one, Source.BACKLOG) for path, one in old.items()]
-        if versions:
-            # Without a key: what is never sent keeps none from others.
-            await self._tools.ledger.enqueue(
-                [replace(one, state=State.IGNORED, key=None, error_code="", error="") for one in versions]
-            )
+    async def _ignore_old(self, lane: Lane, fresh: Sequence[Listed], before_ns: int) -> list[Listed]:
+        """Record unknown files with a ctime before ``before_ns`` as ignored; return the others."""
+        known = await self._services.ledger.known(lane.watch, [path for path, *_ in fresh])
+        old, young = list[Listed](), list[Listed]()
+        for each in fresh:
+            path, *_, ctime_ns = each
+            (old if ctime_ns < before_ns and path not in known else young).append(each)
+        for start in range(0, len(old), TURN):
+            await self._record_ignored(lane, old[start : start + TURN])
+        return young
+
+    async def _record_ignored(self, lane: Lane, old: Sequence[Listed]) -> None:
+        make = lane.intake.make_version
+        versions = [make(lane.watch, path, Fingerprint(*seen), Source.BACKLOG) for path, *seen in old]
+        # Without a key: what is never sent reserves none.
+        await self._services.ledger.enqueue(
+            [replace(each, state=State.IGNORED, key=None, error_code="", error="") for each in versions]
+        )
 
     def settling(self, watch: str, path: bytes) -> Settling | None:
-        """Say how a path settles; None when it doesn't."""
+        """Return how a path settles; None when it doesn't."""
         lane = self._lanes.get(watch)
         return None if lane is None else lane.settling(path)
 
@@ -147,8 +149,8 @@ class Settler:
         return {watch: lane.count for watch, lane in self._lanes.items()}
 
     def snapshot(self, limit: int = 1000) -> list[Settling]:
-        """Return up to ``limit`` paths a watch that are settling, and why each waits."""
-        return [one for lane in self._lanes.values() for one in lane.snapshot(limit)]
+        """Return up to ``limit`` paths of each watch that are settling, and why each waits."""
+        return [each for lane in self._lanes.values() for each in lane.snapshot(limit)]
 
 
 def _grain(folder: int) -> float:

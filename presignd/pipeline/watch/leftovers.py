@@ -40,8 +40,8 @@ _OURS = re.compile(rb"\.presignd-([0-9a-zA-Z-]+)(\.link)?")
 class Strays:
     """Takes what scans of one watch found under our own names."""
 
-    def __init__(self, watch: str, folder: Folder, ledger: Ledger, offer: Callable[[list[Candidate]], None]) -> None:
-        self._watch, self._folder, self._ledger, self._offer = watch, folder, ledger, offer
+    def __init__(self, watch: str, folder: Folder, ledger: Ledger, submit: Callable[[list[Candidate]], None]) -> None:
+        self._watch, self._folder, self._ledger, self._submit = watch, folder, ledger, submit
         self._paths: set[bytes] = set()
         self._strangers: set[bytes] = set()
 
@@ -72,7 +72,7 @@ class Strays:
             return await asyncio.to_thread(self._is_there, path)
         back = await asyncio.to_thread(self._put_right, path, version, is_link=named[2] is not None)
         if back:
-            self._offer([Candidate(self._watch, back, Source.EVENT)])
+            self._submit([Candidate(self._watch, back, Source.EVENT)])
         return False
 
     def _tell(self, path: bytes) -> None:
@@ -90,7 +90,7 @@ class Strays:
         return True
 
     def _put_right(self, path: bytes, version: FileVersion, *, is_link: bool) -> bytes:
-        """Return the path of a file that got its name back; b"" where there is nothing to offer. Blocking."""
+        """Return the path of a file that got its name back; b"" where there is nothing to submit. Blocking."""
         parent, name = posixpath.split(path)
         try:
             with self._folder.dir_fd(path) as directory:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from presignd.config import WatchConfig
     from presignd.ledger import Ledger
-    from presignd.model import FileVersion
+    from presignd.model import FileVersion, Listed
     from presignd.pipeline.files.folder import Folder
     from presignd.pipeline.files.lease import WriterCheck
     from presignd.pipeline.settle.settler import Settler
@@ -101,7 +101,7 @@ class Watcher:
         self._on_vanished = on_vanished
         self._ignore = Ignore.of(config)
         self._unfinished = Unfinished()
-        self._strays = Strays(config.name, folder, ledger, settler.offer)
+        self._strays = Strays(config.name, folder, ledger, settler.submit)
         self._wanted = ""
         self._scan_at: float | None = None
         self._wake_scan = asyncio.Event()
@@ -136,10 +136,11 @@ class Watcher:
 
     async def scan_once(self) -> list[tuple[bytes, Fingerprint]]:
         """Return the files that would go: not ignored, and not in the ledger as they are. Changes nothing."""
-        found: list[tuple[bytes, Fingerprint]] = []
-        async for some in self._differing(self._scan_of(b"", recursive=self._config.recursive)):
-            found += some
-        return found
+        found: list[Listed] = []
+        async with aclosing(self._scan_of(b"", recursive=self._config.recursive).in_thread()) as batches:
+            async for batch in batches:
+                found += await self._ledger.differing(self.name, batch)
+        return [(path, Fingerprint(*rest)) for path, *rest in found]
 
     # --- events ---------------------------------------------------------------------------------
     async def _watching(self) -> None:
@@ -219,7 +220,7 @@ class Watcher:
         if news.cut_short:
             self._scan_later()
         closed = hints.closed if isinstance(hints, Hints) else ()
-        self._settler.offer(Candidate(self.name, path, Source.EVENT, path in closed) for path in news.files)
+        self._settler.submit(Candidate(self.name, path, Source.EVENT, path in closed) for path in news.files)
         for directory, below in news.directories.items():
             self._directories[directory] = below or self._directories.get(directory, False)
             self._wake_directories.set()
@@ -338,7 +339,7 @@ class Watcher:
         """Scan everything; return what it cost in seconds, waiting left out."""
         self._restart |= await self._other_mounts()
         began, scan = time.monotonic(), self._scan_of(b"", recursive=self._config.recursive)
-        candidates, cost = await self._offer(scan, source, ignore_before)
+        candidates, cost = await self._submit(scan, source, ignore_before)
         await self._mind_watches(scan.directories)
         if reason == "timer":
             metrics.RESCAN_FOUND.labels(self.name).inc(candidates)
@@ -366,7 +367,7 @@ class Watcher:
                 continue
             wanted, self._directories = self._directories, {}
             for directory, below in topmost(wanted).items():
-                await self._offer(self._scan_of(directory, recursive=below), Source.EVENT)
+                await self._submit(self._scan_of(directory, recursive=below), Source.EVENT)
 
     async def _putting_right(self) -> None:
         await self._strays.run()
@@ -375,31 +376,20 @@ class Watcher:
         stop, unfinished = threading.Event(), self._unfinished
         return Scan(self._folder, self._ignore, directory, recursive=recursive, stop=stop, unfinished=unfinished)
 
-    async def _offer(self, scan: Scan, source: Source, ignore_before: datetime | None = None) -> tuple[int, float]:
-        """Hand a scan to settling; return the candidates, and the seconds it cost, waiting left out."""
-        candidates, asking = 0, 0.0
-        async with aclosing(self._differing(scan)) as differing:
-            async for some in differing:
-                await self._settler.room(self.name)
-                beat()
-                began = time.monotonic()
-                candidates += await self._settler.offer_scanned(self.name, some, source, ignore_before=ignore_before)
-                asking += time.monotonic() - began
-        self._strays.found(scan.own)
-        if scan.cut_short:
-            self._scan_later()
-        return candidates, scan.seconds + asking
-
-    async def _differing(self, scan: Scan) -> AsyncGenerator[list[tuple[bytes, Fingerprint]], None]:
-        """Yield, some at a time, what a scan finds that the ledger may not have as it is."""
+    async def _submit(self, scan: Scan, source: Source, ignore_before: datetime | None = None) -> tuple[int, float]:
+        """Give settling what a scan finds; return the candidates, and the seconds it cost without waiting."""
+        candidates, cost = 0, 0.0
         async with aclosing(scan.in_thread()) as batches:
             async for batch in batches:
                 beat()
+                await self._settler.wait_for_room(self.name)
                 began = time.monotonic()
-                listed = await self._ledger.differing(self.name, batch)
-                scan.seconds += time.monotonic() - began
-                for start in range(0, len(listed), _AT_ONCE):
-                    yield [(path, Fingerprint(*rest)) for path, *rest in listed[start : start + _AT_ONCE]]
+                candidates += await self._settler.submit_scanned(self.name, batch, source, ignore_before=ignore_before)
+                cost += time.monotonic() - began
+        self._strays.found(scan.own)
+        if scan.cut_short:
+            self._scan_later()
+        return candidates, scan.seconds + cost
 
     def _scan_later(self) -> None:
         """Say that nothing more could be opened, and scan everything again once something can be."""

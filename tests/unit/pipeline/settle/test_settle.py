@@ -14,15 +14,17 @@ import pytest
 from structlog.testing import capture_logs
 
 from presignd.config import WatchConfig
-from presignd.errors import FileFault, fault
+from presignd.errors import Fault
+from presignd.errors import fault as fault_for
 from presignd.ledger import Enqueued, LostUpdate
-from presignd.model import Candidate, FileVersion, Fingerprint, NewVersion, Source, State
-from presignd.pipeline.settle import lane
+from presignd.model import Candidate, FileVersion, Fingerprint, Listed, NewVersion, Source, State
+from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle import settler as settle
 from presignd.pipeline.settle.decide import LOCAL_GRAIN, NETWORK_GRAIN, Rules, Sight
-from presignd.pipeline.settle.lane import COMPARING, ROOM, TURN, Lane, Tools
+from presignd.pipeline.settle.lane import COMPARING, ROOM, TURN, Lane, Limits, Services
+from presignd.pipeline.settle.looker import Looker
 from presignd.pipeline.settle.settler import Settler
-from presignd.states import IN_FLIGHT
+from presignd.states import IN_FLIGHT, is_recorded
 
 EPOCH = 1_800_000_000 * 10**9
 HOUR = 3600 * 10**9
@@ -40,7 +42,7 @@ class Clock:
         return EPOCH + round(self.now * 1e9)
 
 
-class Files:
+class Files(Looker):
     """What a look finds: by path, a fingerprint and whether somebody writes."""
 
     def __init__(self, clock: Clock) -> None:
@@ -58,18 +60,18 @@ class Files:
 
     inline_limit = 0
 
-    def __call__(self, paths: Sequence[bytes]) -> list[Sight]:
+    def look(self, paths: Sequence[bytes]) -> list[Sight]:
         self.looks.append(list(paths))
         self.during()
         return [self._sight(path) for path in paths]
 
     def _sight(self, path: bytes) -> Sight:
         code = "unreadable" if path in self.unreadable else self.faults.get(path)
-        broken = fault(code) if code else None
+        broken = fault_for(code) if code else None
         writer = path in self.writers
         return Sight(self.there.get(path), self.clock.time_ns(), self.clock.now, writer, fault=broken)
 
-    def same_content(  # its arguments are the port's
+    def same_content(  # its arguments are the looker's
         self,
         path: bytes,
         fingerprint: Fingerprint,  # noqa: ARG002
@@ -95,6 +97,10 @@ class Records:
         self.asked.append(len(paths))
         return {path: self.current[path] for path in paths if path in self.current}
 
+    async def differing(self, watch: str, listed: Sequence[Listed]) -> list[Listed]:
+        known = await self.known(watch, [path for path, *_ in listed])
+        return [each for each in listed if not is_recorded(known.get(each[0]), Fingerprint(*each[1:]))]
+
     async def enqueue(self, versions: Sequence[NewVersion]) -> list[Enqueued]:
         self.before_enqueue()
         if any(self._state(one.path) in IN_FLIGHT for one in versions):
@@ -118,6 +124,10 @@ class Records:
         return self.current[path].state if path in self.current else None
 
 
+def listed(path: bytes, fingerprint: Fingerprint = OLD) -> Listed:
+    return path, fingerprint.ino, fingerprint.size, fingerprint.mtime_ns, fingerprint.ctime_ns
+
+
 def recorded(new: NewVersion) -> FileVersion:
     return FileVersion(
         file_id=new.file_id,
@@ -135,38 +145,39 @@ def recorded(new: NewVersion) -> FileVersion:
     )
 
 
-def make_version(
-    watch: str, path: bytes, fingerprint: Fingerprint, source: Source, *, fault: FileFault | None = None
-) -> NewVersion:
-    return NewVersion(
-        file_id=f"{path!r}{fingerprint}",
-        watch=watch,
-        path=path,
-        fingerprint=fingerprint,
-        bucket="test-bucket",
-        key="key",
-        content_type="text/plain",
-        priority=0 if source is Source.EVENT else 1,
-        queued_at=datetime(2026, 1, 1, tzinfo=UTC),
-        state=State.QUARANTINED if fault else State.QUEUED,
-        error_code=fault.code if fault else "",
-    )
+class Numbered(Intake):
+    """Makes versions that a test can name: by path and fingerprint."""
+
+    def make_version(
+        self, watch: str, path: bytes, fingerprint: Fingerprint, source: Source, *, fault: Fault | None = None
+    ) -> NewVersion:
+        return NewVersion(
+            file_id=f"{path!r}{fingerprint}",
+            watch=watch,
+            path=path,
+            fingerprint=fingerprint,
+            bucket="test-bucket",
+            key="key",
+            content_type="text/plain",
+            priority=0 if source is Source.EVENT else 1,
+            queued_at=datetime(2026, 1, 1, tzinfo=UTC),
+            state=State.QUARANTINED if fault else State.QUEUED,
+            error_code=fault.code if fault else "",
+        )
 
 
 class Bench:
     """A lane with everything around it, turned by hand."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, limits: Limits | None = None, **options: Any) -> None:
         self.clock, self.ledger = Clock(), Records()
         self.files = Files(self.clock)
         self.told: list[Enqueued] = []
         watch = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="test-bucket", **options)
         ledger: Any = self.ledger
-        tools = Tools(ledger, make_version, self.tell, self.clock.monotonic, self.clock.time_ns)
-        self.lane = Lane(watch, Rules(watch.settle), self.files, tools)
-        self.settler = Settler(
-            ledger, make_version, self.tell, monotonic=self.clock.monotonic, time_ns=self.clock.time_ns
-        )
+        services = Services(ledger, self.tell, self.clock.monotonic, self.clock.time_ns)
+        self.lane = Lane(watch, Rules(watch.settle), self.files, Numbered([watch], "host"), services, limits=limits)
+        self.settler = Settler(ledger, self.tell, "host", monotonic=self.clock.monotonic, time_ns=self.clock.time_ns)
         self.settler.add_lane(self.lane)
 
     async def tell(self, enqueued: list[Enqueued]) -> None:
@@ -174,7 +185,7 @@ class Bench:
 
     def file(self, path: bytes, fingerprint: Fingerprint = OLD, source: Source = Source.EVENT) -> None:
         self.files.there[path] = fingerprint
-        self.settler.offer([Candidate("drop", path, source)])
+        self.settler.submit([Candidate("drop", path, source)])
 
     async def turn(self, after: float = 0.0) -> bool:
         """Let ``after`` seconds pass and take one turn, what it began included."""
@@ -280,7 +291,7 @@ async def test_a_file_that_vanishes_while_it_settles_is_forgotten(bench: Bench) 
 async def test_an_event_during_the_turn_that_settles_a_file_brings_another_look(bench: Bench) -> None:
     """What the event tells of may have come after the look: dropping it would lose the newer content."""
     newer = replace(OLD, size=6)
-    bench.files.during = lambda: bench.lane.offer(b"a", Source.EVENT)
+    bench.files.during = lambda: bench.lane.submit(b"a", Source.EVENT)
     bench.file(b"a")
     await bench.turn()
     bench.files.during = lambda: None
@@ -385,11 +396,9 @@ async def test_a_folder_that_is_touched_whole_is_compared_a_few_files_at_a_time(
     assert {one.fingerprint for one in bench.ledger.current.values()} == {touched}
 
 
-async def test_a_file_that_waits_to_be_compared_is_looked_at_when_an_event_tells_of_it(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_file_that_waits_to_be_compared_is_looked_at_when_an_event_tells_of_it() -> None:
     """It leaves its place among those that wait, and the one behind it gets its turn."""
-    monkeypatch.setattr(lane, "COMPARING", 1)
+    bench = Bench(Limits(comparing=1))
     bench.files.compared.clear()
     paths = [b"first", b"told of", b"behind"]
     for path in paths:
@@ -429,9 +438,8 @@ async def test_a_version_that_moves_on_while_its_file_is_compared_is_asked_for_a
     assert bench.ledger.current[b"a"].fingerprint == touched
 
 
-async def test_a_scan_waits_while_too_much_is_to_be_compared(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane, "ROOM", 10)
-    monkeypatch.setattr(lane, "COMPARING", 1)
+async def test_a_scan_waits_while_too_much_is_to_be_compared() -> None:
+    bench = Bench(Limits(room=10, comparing=1))
     bench.files.compared.clear()
     paths = [b"%d" % number for number in range(10)]
     for path in paths:
@@ -442,7 +450,7 @@ async def test_a_scan_waits_while_too_much_is_to_be_compared(bench: Bench, monke
         bench.file(path, replace(OLD, ctime_ns=OLD.ctime_ns + 1))
     async with asyncio.TaskGroup() as tasks:
         await bench.lane.turn(tasks)
-        waiting = asyncio.ensure_future(bench.settler.room("drop"))
+        waiting = asyncio.ensure_future(bench.settler.wait_for_room("drop"))
         await asyncio.sleep(0)
         assert not waiting.done()
         bench.files.compared.set()
@@ -487,23 +495,23 @@ async def test_an_unreadable_file_is_recorded_as_quarantined(bench: Bench) -> No
 async def test_a_scan_offers_only_what_the_ledger_does_not_have(bench: Bench) -> None:
     bench.file(b"a")
     await bench.turn()
-    assert await bench.settler.offer_scanned("drop", [(b"a", OLD), (b"b", OLD)], Source.SCAN) == 1
+    assert await bench.settler.submit_scanned("drop", [listed(b"a"), listed(b"b")], Source.SCAN) == 1
     assert [one.path for one in bench.settler.snapshot()] == [b"b"]
 
 
 async def test_files_older_than_the_first_start_are_recorded_as_ignored_and_keep_no_key(bench: Bench) -> None:
     young = replace(OLD, ctime_ns=EPOCH)
     first_start = datetime.fromtimestamp(EPOCH / 1e9 - 60, UTC)
-    found = [(b"old", OLD), (b"young", young)]
-    assert await bench.settler.offer_scanned("drop", found, Source.BACKLOG, ignore_before=first_start) == 1
+    found = [listed(b"old"), listed(b"young", young)]
+    assert await bench.settler.submit_scanned("drop", found, Source.BACKLOG, ignore_before=first_start) == 1
     assert [(one.path, one.state, one.key) for one in bench.ledger.enqueued] == [(b"old", State.IGNORED, None)]
     assert [one.path for one in bench.settler.snapshot()] == [b"young"]
 
 
 async def test_a_first_scan_ignores_no_file_that_came_after_the_first_start(bench: Bench) -> None:
     first_start = datetime.fromtimestamp(EPOCH / 1e9 - 60, UTC)
-    found = [(b"young", replace(OLD, ctime_ns=EPOCH))]
-    assert await bench.settler.offer_scanned("drop", found, Source.BACKLOG, ignore_before=first_start) == 1
+    found = [listed(b"young", replace(OLD, ctime_ns=EPOCH))]
+    assert await bench.settler.submit_scanned("drop", found, Source.BACKLOG, ignore_before=first_start) == 1
     assert bench.ledger.enqueued == []
     assert [one.path for one in bench.settler.snapshot()] == [b"young"]
 
@@ -511,7 +519,7 @@ async def test_a_first_scan_ignores_no_file_that_came_after_the_first_start(benc
 async def test_a_scan_waits_while_too_much_has_not_been_looked_at(bench: Bench) -> None:
     for number in range(ROOM):
         bench.file(b"%d" % number, source=Source.BACKLOG)
-    waiting = asyncio.ensure_future(bench.settler.room("drop"))
+    waiting = asyncio.ensure_future(bench.settler.wait_for_room("drop"))
     await asyncio.sleep(0)
     assert not waiting.done()
     await bench.turn()
@@ -519,14 +527,14 @@ async def test_a_scan_waits_while_too_much_has_not_been_looked_at(bench: Bench) 
 
 
 async def test_hints_of_unknown_watches_are_dropped(bench: Bench) -> None:
-    bench.settler.offer([Candidate("other", b"a", Source.EVENT)])
+    bench.settler.submit([Candidate("other", b"a", Source.EVENT)])
     assert bench.settler.counts() == {"drop": 0}
 
 
 @pytest.mark.parametrize("before", [True, False])
 async def test_a_lane_that_is_added_runs_whether_others_do_already(bench: Bench, *, before: bool) -> None:
     bench.file(b"a")
-    settler = Settler(bench.ledger, make_version, bench.tell)  # type: ignore[arg-type] # the methods it calls
+    settler = Settler(bench.ledger, bench.tell, "host")  # type: ignore[arg-type] # the methods it calls
     if before:
         settler.add_lane(bench.lane)
     running = asyncio.ensure_future(settler.run())
