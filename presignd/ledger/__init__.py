@@ -1,7 +1,6 @@
 """The ledger: the durable record of every version and where it stands."""
 
-from presignd.ledger.ledger import FILE, Ledger, open_ledger
-from presignd.ledger.patience import Patience
+from presignd.ledger.ledger import FILE, Ledger, Patience, open_ledger
 from presignd.ledger.rows import Enqueued, LostUpdate, Selection, WatchSummary
 
 __all__ = ["FILE", "Enqueued", "Ledger", "LostUpdate", "Patience", "Selection", "WatchSummary", "open_ledger"]

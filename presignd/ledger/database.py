@@ -1,15 +1,15 @@
-"""SQLite plumbing that knows no business: opening, migrating, and errors in words for the user."""
+"""SQLite, whatever the tables: opening, migrating, errors in words for the user, and files that were replaced."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from presignd.errors import NO_SPACE, PresigndError, Unavailable, UsageError, fault
-from presignd.ledger.folder import make_private
+from presignd.errors import NO_SPACE, LedgerLost, PresigndError, Unavailable, UsageError, fault
+from presignd.ledger.lock import make_private
 
 BUSY_SECONDS = 5.0
 JOURNAL_LIMIT = 64 << 20
@@ -17,6 +17,8 @@ JOURNAL_LIMIT = 64 << 20
 
 _PAGE, _FEWEST_PAGES, _MOST_PAGES = 4096, 32, 1000
 """SQLite's page size in bytes, and the pages that its log may hold before they go into the database."""
+
+_FILES = ("", "-wal", "-shm")
 
 Migration = Sequence[str]
 
@@ -38,10 +40,10 @@ def open_database(path: Path, application_id: int, migrations: Sequence[Migratio
 
 
 def pages_between_checkpoints(free: int) -> int:
-    """Return after how many pages in its log SQLite shall bring them into the database, ``free`` bytes being left.
+    """Return the number of pages in the log at which SQLite moves them into the database, by the disk's ``free`` bytes.
 
-    Usually its own 1000 (4 MB). On a small disk less: the log gives nothing back until there is room for what it
-    holds in the database too, so one that fills the disk would stay for ever.
+    Usually SQLite's own 1000 (4 MB). On a small disk less: the log takes its space until there is room for its content
+    in the database too, so one that fills the disk would stay for ever.
     """
     return max(_FEWEST_PAGES, min(_MOST_PAGES, free // (8 * _PAGE)))
 
@@ -59,7 +61,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def closed_on_error(connection: sqlite3.Connection) -> Iterator[None]:
-    """Close ``connection`` where the body fails; the garbage collector would, with a warning, at a time of its own."""
+    """Close ``connection`` where the body fails; the garbage collector would do it later, with a warning."""
     try:
         yield
     except BaseException:
@@ -69,7 +71,7 @@ def closed_on_error(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextlib.contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the disk may say into an expected error with its fix; bugs go through."""
+    """Turn errors of SQLite and the disk into expected ones with a fix; bugs are raised as they are."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
@@ -80,7 +82,7 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def explain(error: BaseException, path: Path) -> PresigndError | None:
-    """Return the expected error for one of SQLite's or the system's; None where it is a bug."""
+    """Return the expected error for one of SQLite's or the system's, None where it is a bug."""
     if isinstance(error, OSError):
         return _explain_system(error, path)
     # sqlite.org/rescode.html: the low byte is the primary code.
@@ -135,7 +137,7 @@ def _check(connection: sqlite3.Connection, path: Path, application_id: int, newe
 
 
 def _migrate(connection: sqlite3.Connection, application_id: int, migrations: Sequence[Migration]) -> None:
-    """Apply each missing step in a transaction of its own: a crash leaves a whole earlier schema."""
+    """Apply each missing migration in a transaction of its own: a crash leaves a whole earlier schema."""
     for number in range(_pragma(connection, "user_version"), len(migrations)):
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -152,3 +154,48 @@ def _migrate(connection: sqlite3.Connection, application_id: int, migrations: Se
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
     (value,) = connection.execute(f"PRAGMA {name}").fetchone()
     return int(value)
+
+
+# --- files that are no longer those that were opened --------------------------------------------------
+
+
+def presence_check(path: Path) -> Callable[[], None]:
+    """Return a check of the open database ``path`` that raises ``LedgerLost`` once its files are not what they were.
+
+    They may be deleted, moved away, replaced by others, or cut shorter than the database was when it was opened. SQLite
+    writes on into a file whose name was taken away, without an error: every commit after that would be lost with the
+    process (sqlite.org/howtocorrupt.html, "Unlinking or renaming a database file while in use"). Only the names are
+    looked at: opening and closing the file again would drop SQLite's own locks on it (the same page).
+    """
+    files = {Path(f"{path}{suffix}"): _seen(Path(f"{path}{suffix}")) for suffix in _FILES}
+    least = path.stat().st_size
+
+    def check() -> None:
+        for file, before in files.items():
+            try:
+                now = _seen(file)
+            except OSError:  # says nothing about the file; a failing disk fails SQLite too, and that is waited for
+                continue
+            if before and (now is None or now[:2] != before[:2]):
+                raise _lost(file, "is not there any more" if now is None else "was replaced by another file")
+            if now and file == path and now[2] < least:
+                raise _lost(file, "was cut short")
+
+    return check
+
+
+def _seen(file: Path) -> tuple[int, int, int] | None:
+    """Return a file's device, inode and size, None when it isn't there."""
+    try:
+        st = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return st.st_dev, st.st_ino, st.st_size
+
+
+def _lost(file: Path, how: str) -> LedgerLost:
+    return LedgerLost(
+        f"the ledger's file {file} {how}, and what is recorded from now on would be lost",
+        fix="start presignd again: it goes on with the ledger that is there, or makes a new one; what is uploaded"
+        " already is found in the store, and links.jsonl keeps its lines",
+    )

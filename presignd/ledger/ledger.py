@@ -7,6 +7,7 @@ whose call has returned: it starts after that commit.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
@@ -18,14 +19,14 @@ from typing import Any, TypeVar
 from presignd.errors import Fault, Unavailable
 from presignd.ledger import changes, database, queries
 from presignd.ledger.changes import Change, KeyRequest
-from presignd.ledger.database import closed_on_error, explain, open_database
-from presignd.ledger.folder import prepare
-from presignd.ledger.patience import Patience
-from presignd.ledger.replaced import presence
+from presignd.ledger.database import closed_on_error, explain, open_database, presence_check
+from presignd.ledger.lock import prepare
 from presignd.ledger.rows import Enqueued, Selection, WatchSummary
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.ledger.writer import Reader, RowsOperation, Writer
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, Sent, State
+from presignd.runtime.heartbeat import beat
+from presignd.runtime.outage import Trouble
 from presignd.states import Event
 from presignd.system.durable import sync_folder
 from presignd.system.threads import opened
@@ -39,6 +40,46 @@ FILE = "ledger.sqlite3"
 
 UNUSED_KEYS = 1000
 """Claimed versions remembered as the first under their key; for one that is forgotten, the tables are asked."""
+
+
+RETRY_SECONDS = 1.0
+"""Between two tries of a call that waits."""
+
+
+class Patience:
+    """Retries a call until it works, while a full disk or another program's lock stops it: a daemon waits.
+
+    Logs ``ledger.blocked`` once and ``ledger.unblocked`` once, however many calls wait. A damaged ledger
+    (``UsageError``) and bugs are raised at once, as is everything after ``end``.
+    """
+
+    def __init__(self, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        self._sleep = sleep
+        self._ended = False
+        self.trouble = Trouble("ledger")
+
+    def end(self) -> None:
+        """Stop waiting: the daemon ends, and the next start continues what was not written."""
+        self._ended = True
+
+    async def __call__(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Return what ``call`` returns once it works."""
+        waited = False
+        while True:
+            beat()
+            try:
+                found = await call()
+            except (Fault, Unavailable) as problem:
+                if self._ended:
+                    raise
+                self.trouble.met(problem)
+                waited = True
+                await self._sleep(RETRY_SECONDS)
+            else:
+                # A query that is answered meanwhile doesn't mean that changes can be written again.
+                if waited:
+                    self.trouble.over()
+                return found
 
 
 async def open_ledger(folder: Path, patience: Patience | None = None, *, unused_keys: int = UNUSED_KEYS) -> Ledger:
@@ -88,7 +129,7 @@ class Ledger:
         unused_keys: int,
     ) -> None:
         self._patience = patience
-        self._writer = Writer(writing, lambda error: explain(error, path), presence(path))
+        self._writer = Writer(writing, lambda error: explain(error, path), presence_check(path))
         self._reader = Reader(reading, lambda error: explain(error, path))
         self._running = False
         self._most_unused_keys = unused_keys
