@@ -27,8 +27,8 @@ from presignd.config import (
     WebConfig,
 )
 from presignd.control import server as control
-from presignd.control.failure import Answered
-from presignd.control.requests import Answers
+from presignd.control.requests import Responder
+from presignd.control.server import Answered
 from presignd.control.view import BlockedView, FolderView, InFlightView, SettlingView
 from presignd.ledger import Ledger, Selection, open_ledger
 from presignd.model import FileVersion, Fingerprint, Link, LinksMark, NewVersion, State
@@ -153,7 +153,7 @@ async def serving(config: Config, path: Path | None = None) -> AsyncIterator[Ser
     view = FakeView(config, ledger)
     path = path or config.ledger.path / "control.sock"
     try:
-        async with control.serve(path, config.control.group, Answers(view, view.login_url).answer):
+        async with control.serve(path, config.control.group, Responder(view, view.login_url).answer):
             yield Served(path, view)
     finally:
         await ledger.close(clean=True)

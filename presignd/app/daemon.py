@@ -18,7 +18,7 @@ from presignd.config import Config
 from presignd.config.change import Change, change
 from presignd.control import location
 from presignd.control import server as control
-from presignd.control.requests import Answers, no_page
+from presignd.control.requests import Responder, no_page
 from presignd.control.view import View
 from presignd.errors import Unavailable
 from presignd.ledger import Patience
@@ -211,7 +211,7 @@ async def _run(
 async def _control(view: View, login_url: Callable[[], str]) -> AsyncIterator[None]:
     """Answer the other commands over the control socket."""
     path = location.socket_path(view.config, os.environ)
-    async with control.serve(path, view.config.control.group, Answers(view, login_url).answer):
+    async with control.serve(path, view.config.control.group, Responder(view, login_url).answer):
         yield
 
 

@@ -12,10 +12,9 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
-from presignd.control.failure import Answered
 from presignd.control.location import find_sockets, ledger_socket, reach
 from presignd.control.peer import Peer
-from presignd.control.server import exchange
+from presignd.control.server import Answered, exchange
 from presignd.errors import NotConfigured, Unavailable, UsageError
 from presignd.system.threads import opened
 
@@ -56,7 +55,7 @@ class Remote:
 
 
 class Local:
-    """Answers in this process, which holds the ledger's lock."""
+    """Responder in this process, which holds the ledger's lock."""
 
     def __init__(self, answers: Any) -> None:
         self._answers = answers
@@ -175,7 +174,7 @@ def _load(path: Path | None) -> Config:
 @contextlib.asynccontextmanager
 async def _local(config: Config, closed: Unavailable | None, *, work: bool) -> AsyncIterator[Local]:
     from presignd.app.local import local_view  # noqa: PLC0415 - not needed while a daemon answers
-    from presignd.control.requests import Answers  # noqa: PLC0415 - as above
+    from presignd.control.requests import Responder  # noqa: PLC0415 - as above
     from presignd.ledger.lock import DaemonLock  # noqa: PLC0415 - as above
     from presignd.telemetry import log  # noqa: PLC0415 - not needed while a daemon answers
 
@@ -186,7 +185,7 @@ async def _local(config: Config, closed: Unavailable | None, *, work: bool) -> A
     log.setup(config.log.model_copy(update={"level": "critical"}))
     with DaemonLock(folder):
         async with local_view(config, work=work) as view:
-            yield Local(Answers(view))
+            yield Local(Responder(view))
 
 
 def _silent(socket: str) -> Unavailable:

@@ -17,8 +17,8 @@ from presignd.cli.ask import asking
 from presignd.cli.guard import error_lines
 from presignd.cli.options import AsJson, ConfigFile, Expires, absolute, expiry
 from presignd.cli.streams import clean
-from presignd.control.failure import failure
-from presignd.control.locate import forms
+from presignd.control.paths import forms
+from presignd.control.server import failure
 from presignd.errors import ExitCode, PresigndError, Refused, Unavailable, UsageError
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
-"""The JSON that answers are made of: names are text (surrogates where they are no UTF-8), times RFC 3339 UTC.
+"""The JSON of answers: names are text (with surrogates where they are no UTF-8), times RFC 3339 in UTC.
 
-Pure. No document here holds a URL but ``of_link``.
+Only ``of_link`` returns a URL.
 """
 
 from __future__ import annotations
@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 import os
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from presignd.errors import CODES
 from presignd.links import encode
 from presignd.model import State
+from presignd.redaction.redact import redact_texts
 from presignd.units import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from presignd.config import Config, WatchConfig
-    from presignd.control.view import BlockedView, FolderView, InFlightView, SettlingView
+    from presignd.control.view import BlockedView, FolderView, InFlightView, SettlingView, View
     from presignd.ledger import WatchSummary
     from presignd.model import FileVersion, Link
 
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 
+LISTED = 1000
+"""At most so many files are listed one by one; the totals are beside them."""
+
 IDLE_SECONDS = 5.0
-"""From here on an upload's rate says less than for how long nothing was sent: the store may be frozen."""
+"""After so long without a byte sent, this time is shown instead of the rate: the store may hang."""
 
 
 def time_text(time: datetime | None) -> str | None:
@@ -42,7 +46,7 @@ def roots_of(config: Config) -> Roots:
 
 
 def absolute(roots: Roots, watch: str, path: bytes) -> str:
-    """Return the absolute path of a file; one of a watch that is configured no more stays as it was below it."""
+    """Return the absolute path of a file; in a watch that is no longer configured it stays relative."""
     return os.path.join(roots.get(watch, ""), os.fsdecode(path))  # noqa: PTH118 - a put's own path is absolute
 
 
@@ -53,7 +57,7 @@ def of_link(link: Link) -> Document:
 
 
 def of_error(version: FileVersion) -> Document | None:
-    """Render what stopped a version (or put it back last): code, cause and fix."""
+    """Render the last error of a version, which quarantined it or sent it back to the queue: code, cause and fix."""
     if not version.error_code:
         return None
     known = CODES.get(version.error_code)
@@ -62,7 +66,7 @@ def of_error(version: FileVersion) -> Document | None:
 
 
 def has_receipt(version: FileVersion) -> bool:
-    """Tell whether the version's upload was verified: its object is there, so a link can be made."""
+    """Return whether the version's upload was verified: its object is stored, so a link can be made."""
     if version.state is State.QUARANTINED:
         return version.expires_at is not None
     return version.state in {State.VERIFIED, State.LINKED, State.FINISHED}
@@ -86,7 +90,7 @@ def of_receipt(version: FileVersion) -> Document | None:
 
 
 def of_version(version: FileVersion, roots: Roots) -> Document:
-    """Render where a version stands; the URL of its link is not in it, only when that dies."""
+    """Render the state of a version; of its link only the expiry is in it, not the URL."""
     return {
         "file_id": version.file_id,
         "watch": version.watch,
@@ -105,7 +109,7 @@ def of_version(version: FileVersion, roots: Roots) -> Document:
 
 
 def of_settling(settling: SettlingView, roots: Roots) -> Document:
-    """Render one path that settles."""
+    """Render one path that is settling."""
     return {
         "watch": settling.watch,
         "path": absolute(roots, settling.watch, settling.path),
@@ -115,7 +119,7 @@ def of_settling(settling: SettlingView, roots: Roots) -> Document:
 
 
 def of_in_flight(upload: InFlightView, roots: Roots) -> Document:
-    """Render one upload under way: bytes sent, bytes a second, seconds since something was sent, and to the end."""
+    """Render one upload in progress: bytes sent, bytes a second, seconds since the last byte, seconds left."""
     version = upload.version
     return {
         "file_id": version.file_id,
@@ -130,7 +134,7 @@ def of_in_flight(upload: InFlightView, roots: Roots) -> Document:
 
 
 def of_blocked(blocked: BlockedView) -> Document:
-    """Render what is waited for as a whole; ``watch`` is "" for what all of them need."""
+    """Render one thing that blocks a watch, or all of them (``watch`` is "")."""
     known = CODES.get(blocked.code)
     return {
         "part": blocked.part,
@@ -144,7 +148,7 @@ def of_blocked(blocked: BlockedView) -> Document:
 
 
 def of_watch(folder: FolderView, config: WatchConfig | None, summary: WatchSummary | None) -> Document:
-    """Render one watch: its folder and its numbers, by state."""
+    """Render one watch: its folder, and how many files it has in each state."""
     counts: Mapping[State, int] = summary.counts if summary else {}
     return {
         "name": folder.watch,
@@ -156,3 +160,33 @@ def of_watch(folder: FolderView, config: WatchConfig | None, summary: WatchSumma
         "counts": {str(state): counts.get(state, 0) for state in State},
         "oldest_queued_at": time_text(summary.oldest_queued_at) if summary else None,
     }
+
+
+async def overview(view: View) -> Document:
+    """Return the whole status: for ``status --json``, the status page and ``/api/status``. No URL is in it."""
+    summaries = {found.watch: found for found in await view.ledger.summary()}
+    configs = {watch.name: watch for watch in view.config.watches}
+    roots = roots_of(view.config)
+    stopped = await view.ledger.quarantined()
+    settling, uploads = view.settling(), view.in_flight()
+    status = {
+        "daemon": of_daemon(view),
+        "watches": [
+            of_watch(folder, configs.get(folder.watch), summaries.get(folder.watch)) for folder in view.folders()
+        ],
+        "settling_count": len(settling),
+        "settling": [of_settling(found, roots) for found in settling[:LISTED]],
+        "in_flight": [of_in_flight(found, roots) for found in uploads[:LISTED]],
+        "blocked": [of_blocked(found) for found in view.blocked()],
+        "quarantined_count": len(stopped),
+        "quarantined": [of_version(found, roots) for found in stopped[:LISTED]],
+        "ledger": str(view.config.ledger.path),
+        "links_file": str(view.config.links.file),
+    }
+    return cast("Document", redact_texts(status))  # names may hold anything, and /api/status asks for no token
+
+
+def of_daemon(view: View) -> Document | None:
+    """Render the daemon that answers; None where no daemon runs."""
+    started = view.started_at
+    return {"pid": os.getpid(), "started_at": time_text(started)} if started else None

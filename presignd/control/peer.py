@@ -1,4 +1,4 @@
-"""Who is at the other end of the control socket, and what they may have."""
+"""The process at the other end of the control socket, and its rights."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SO_PEERGROUPS = 59
 LOCAL_PEERCRED = 1
 """unix(4) on macOS: struct xucred (version, uid, ngroups, gid[16])."""
 GROUPS_BYTES = 1024
-"""The most that Python's getsockopt takes: 256 groups."""
+"""The most that Python's getsockopt returns: 256 groups."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The process that connected, as the kernel tells: its ids when it connected, not now."""
+    """The process that connected, with its ids at that time, as the kernel has them."""
 
     pid: int
     uid: int
@@ -37,16 +37,16 @@ class Peer:
 
     @classmethod
     def me(cls) -> Peer:
-        """Return this very process, for a command that answers itself."""
+        """Return this process, for a command that answers its own requests."""
         return cls(os.getpid(), os.geteuid(), os.getegid(), frozenset(os.getgroups()))
 
     def may_have_links(self, links_group: str) -> bool:
-        """Tell whether a link may go to this peer: root, the daemon's own user, the links group."""
+        """Return whether links may go to this peer: root, the daemon's own user, the links group."""
         return self.is_privileged or self._in_group(links_group)
 
     @property
     def is_privileged(self) -> bool:
-        """Tell whether this is root or the daemon's own user."""
+        """Whether this is root or the daemon's own user."""
         return self.uid in {0, os.geteuid()}
 
     def _in_group(self, name: str) -> bool:
@@ -58,7 +58,7 @@ def _groups(sock: socket.socket) -> frozenset[int]:
     try:
         raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, GROUPS_BYTES)
     except OSError:
-        return frozenset()  # more than fit: then none counts, only the first group and the user
+        return frozenset()  # more than fit: then only the user and the first group count
     return frozenset(struct.unpack(f"{len(raw) // 4}I", raw))
 
 

@@ -1,7 +1,7 @@
-"""What the control socket answers; commands without a daemon ask the same answers in-process.
+"""The requests of the control socket; a command without a daemon has them answered in its own process.
 
 A request is ``{"op": …}`` with the fields its method names; each answer is one JSON object. Failures are
-raised as ``PresigndError``. Requests come from others: every field is checked before it is used.
+raised as ``PresigndError``. Requests come from other users: every field is checked before it is used.
 """
 
 from __future__ import annotations
@@ -15,11 +15,8 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 from presignd.control import documents
-from presignd.control.fields import flag, number, paths, text
-from presignd.control.locate import forms
-from presignd.control.named import NOT_SENT, Finder
-from presignd.control.overview import LISTED, of_daemon, overview
-from presignd.control.waiting import Outcome, pause
+from presignd.control.documents import LISTED, of_daemon, overview
+from presignd.control.paths import NOT_SENT, Finder, WaitOutcome, forms
 from presignd.errors import CODES, Refused, TimedOut, Unavailable, UsageError
 from presignd.ledger import Selection
 from presignd.links import links_answers
@@ -31,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from presignd.control.documents import Document
-    from presignd.control.locate import Place
+    from presignd.control.paths import WatchPath
     from presignd.control.peer import Peer
     from presignd.control.view import BlockedView, View
     from presignd.model import FileVersion
@@ -42,7 +39,7 @@ if TYPE_CHECKING:
 LONGEST_WAIT = 7 * 86400.0
 PROGRESS_EVERY = 0.2
 PATIENCE = 5.0
-"""Seconds that ``put`` waits for a store or watch that is held up; the daemon itself waits on."""
+"""Seconds that ``put`` waits for a store or a watch that is blocked; the daemon itself goes on waiting."""
 
 log = get_logger()
 
@@ -52,8 +49,8 @@ def no_page() -> str:
     raise Unavailable("web: there is no status page", fix="set web.listen, and start the daemon anew")
 
 
-class Answers:
-    """Answers the requests of the control socket over one ``View``.
+class Responder:
+    """Answers the requests of the control socket, from one ``View``.
 
     ``login_url`` returns an address of the status page to log in with, good once (secret), or raises ``Unavailable``.
     """
@@ -77,7 +74,7 @@ class Answers:
     async def answer(self, request: Request, peer: Peer, fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         """Answer one request of ``peer``; ``fds`` stay the caller's.
 
-        ``{"ledger": folder}`` in any request asks only the daemon of that ledger; another one refuses.
+        ``{"ledger": folder}`` in a request means the daemon of that ledger alone; any other refuses it.
         """
         operation = self.operations.get(text(request, "op"))
         if operation is None:
@@ -90,10 +87,10 @@ class Answers:
                 yield found
 
     async def _ping(self, _request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
-        """Answer that someone is here."""
+        """Answer that a daemon is here."""
         yield {"daemon": of_daemon(self.view)}
 
-    # --- looking ------------------------------------------------------------------------------------
+    # --- status -------------------------------------------------------------------------------------
     async def _status(self, _request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         yield await overview(self.view)
 
@@ -121,9 +118,9 @@ class Answers:
 
     # --- waiting ------------------------------------------------------------------------------------
     async def _wait(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
-        """Yield ``{"path", "outcome", …}`` as each path gets its answer; pending ones at the timeout too.
+        """Yield ``{"path", "outcome", …}`` for each path once that is final, for those still pending at the timeout.
 
-        ``why`` is there where nothing will come of it: no watch has it, or the watch ignores it, by which rule.
+        ``why`` is in it where the path will get no link: no watch has it, or the watch ignores it, by which rule.
         """
         limit = number(request, "timeout", most=LONGEST_WAIT) or 0.0
         asked = {named.place: named.asked for named in await self._finder.find(paths(request, "paths"))}
@@ -137,17 +134,17 @@ class Answers:
             found = await self._finder.outcomes(pending)
             over = self.view.started_at is None or time.monotonic() - began >= limit
             for place, (result, version) in found.items():
-                if result is not Outcome.PENDING or over:
+                if result is not WaitOutcome.PENDING or over:
                     yield self._waited(asked[place], place, result, version)
-            pending = [place for place, (result, _) in found.items() if result is Outcome.PENDING]
+            pending = [place for place, (result, _) in found.items() if result is WaitOutcome.PENDING]
             if over or not pending:
                 break
             now = time.monotonic()
-            await asyncio.sleep(max(0.0, min(pause(now - began, now - looked), limit - (now - began))))
+            await asyncio.sleep(max(0.0, min(polling_pause(now - began, now - looked), limit - (now - began))))
         self._still_pending(pending)
 
-    def _waited(self, asked: bytes, place: Place, result: Outcome, version: FileVersion | None) -> Document:
-        hopeless = result in {Outcome.IGNORED, Outcome.OUTSIDE}
+    def _waited(self, asked: bytes, place: WatchPath, result: WaitOutcome, version: FileVersion | None) -> Document:
+        hopeless = result in {WaitOutcome.IGNORED, WaitOutcome.OUTSIDE}
         why = self._finder.why(place, version) if hopeless else ""
         return {
             "path": os.fsdecode(asked),
@@ -159,12 +156,12 @@ class Answers:
     def _roots(self) -> Mapping[str, str]:
         return documents.roots_of(self.view.config)
 
-    def _still_pending(self, pending: Sequence[Place]) -> None:
+    def _still_pending(self, pending: Sequence[WatchPath]) -> None:
         if not pending:
             return
         if self.view.started_at is None:
             raise Unavailable(f"wait: {_files(len(pending))} pending, and no daemon runs", fix="presignd run")
-        raise TimedOut(f"wait: {_files(len(pending))} still pending", fix="presignd status tells what holds them up")
+        raise TimedOut(f"wait: {_files(len(pending))} still pending", fix="presignd status shows what blocks them")
 
     # --- links --------------------------------------------------------------------------------------
     async def _link(self, request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
@@ -174,7 +171,7 @@ class Answers:
         yield {"link": documents.of_link(await self.view.link(version, expires, by_uid=peer.uid))}
 
     async def _web(self, _request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
-        """Yield ``{"url"}``: the status page's address to log in with, which leads to links."""
+        """Yield ``{"url"}``: the address that logs in to the status page, which shows links."""
         self._may_have_links(peer, "web")
         yield {"url": self._login_url()}
 
@@ -190,7 +187,7 @@ class Answers:
         )
 
     async def _uploaded(self, named: Sequence[bytes], key: str) -> FileVersion:
-        """Find what ``link`` means: a path of the ledger, else a key (``s3://bucket/key`` too)."""
+        """Return the version that ``link`` means: by a path, else by a key (``s3://bucket/key`` too)."""
         found = next(iter(await self._finder.find(named)), None)
         version = found.version if found else None
         if version is None:
@@ -198,13 +195,13 @@ class Answers:
         if version is None and found and found.place.watch:
             raise self._finder.unknown(found)
         if version is None:
-            raise Refused(f"link: nothing was uploaded from or as {key}", fix="presignd links tells what was")
+            raise Refused(f"link: nothing was uploaded from or as {key}", fix="presignd links lists what was")
         if documents.has_receipt(version):
             return version
         raise _not_uploaded(version, documents.absolute(self._roots, version.watch, version.path))
 
     async def _by_key(self, named: str) -> FileVersion | None:
-        """Return the newest version stored under a key, else under one that looks the same."""
+        """Return the newest version stored under a key, else under a key that looks the same."""
         bucket, key = _bucket_and_key(named)
         for form in forms(key.encode()):
             if version := await self.view.ledger.by_key(form.decode(), bucket):
@@ -212,7 +209,7 @@ class Answers:
         return None
 
     async def _put(self, request: Request, peer: Peer, fds: Sequence[int]) -> AsyncGenerator[Document, None]:
-        """Yield ``{"sent", "size"}`` now and then, and ``{"link": …}`` at the end."""
+        """Yield ``{"sent", "size"}`` as it is uploaded, and ``{"link": …}`` at the end."""
         self._may_have_links(peer, "put")
         size = _check_descriptor(fds)
         place = await self._finder.exactly(_only_path(request, "put"))
@@ -238,20 +235,20 @@ class Answers:
         try:
             while not (await asyncio.wait({upload}, timeout=PROGRESS_EVERY))[0]:
                 yield {"sent": sent, "size": size}
-                if not (held_up := self._held_up(watch)):
+                if not (blocked := self._blocked(watch)):
                     open_at = time.monotonic()
                 elif time.monotonic() - open_at >= PATIENCE:
-                    raise _away(held_up)
+                    raise _unavailable(blocked)
             yield {"link": documents.of_link(upload.result())}
         finally:
             upload.cancel()
             await asyncio.gather(upload, return_exceptions=True)
 
-    def _held_up(self, watch: str) -> BlockedView | None:
+    def _blocked(self, watch: str) -> BlockedView | None:
         return next((found for found in self.view.blocked() if found.watch in {"", watch}), None)
 
-    def _watch_for(self, place: Place, named: str) -> str:
-        """Choose the watch whose bucket and policy a ``put`` takes: the named, the file's own, the only one."""
+    def _watch_for(self, place: WatchPath, named: str) -> str:
+        """Return the watch whose bucket and policy a ``put`` uses: as named, else the file's own, else the only one."""
         known = [watch.name for watch in self.view.config.watches]
         chosen = named or place.watch or (known[0] if len(known) == 1 else "")
         if chosen in known:
@@ -259,14 +256,14 @@ class Answers:
         listed = ", ".join(known)
         if named:
             raise UsageError(f"put: there is no watch {named!r}", fix=f"--watch is one of: {listed}")
-        raise UsageError("put: which watch? The file is in none", fix=f"say --watch, one of: {listed}")
+        raise UsageError("put: which watch? The file is in none", fix=f"name one with --watch: {listed}")
 
     # --- retry --------------------------------------------------------------------------------------
     async def _retry(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
-        """Put quarantined files back: those at ``paths``, or all that match ``watch`` and ``error``."""
+        """Put quarantined files back in the queue: those at ``paths``, or all that match ``watch`` and ``error``."""
         named, watch, code = paths(request, "paths"), text(request, "watch"), text(request, "error")
         if not (named or watch or code or flag(request, "all")):
-            raise UsageError("retry: which files?", fix="name paths, or say --all, --watch NAME or --error CODE")
+            raise UsageError("retry: which files?", fix="name paths, or use --all, --watch NAME or --error CODE")
         if watch and watch not in {known.name for known in self.view.config.watches}:
             raise Refused(f"retry: there is no watch {watch!r}", fix="presignd status lists them")
         selections = await self._selections(named) or [Selection(watch=watch or None)]
@@ -290,7 +287,7 @@ class Answers:
 
 
 class OtherDaemon(Unavailable):
-    """This daemon is not the one that was meant: the client looks further."""
+    """This daemon has another ledger than the one that was asked for: the client tries the next."""
 
     code = "other_daemon"
 
@@ -317,7 +314,7 @@ def _bucket_and_key(named: str) -> tuple[str | None, str]:
 
 
 def _check_descriptor(fds: Sequence[int]) -> int:
-    """Return the size in bytes of the one descriptor, which must read a regular file and do no more."""
+    """Return the size of the file that came as a descriptor: exactly one, of a regular file, for reading only."""
     if len(fds) != 1:
         raise UsageError("put: the request came without an open file")
     found = os.fstat(fds[0])
@@ -329,10 +326,10 @@ def _check_descriptor(fds: Sequence[int]) -> int:
     return found.st_size
 
 
-def _away(held_up: BlockedView) -> Unavailable:
-    known = CODES.get(held_up.code)
-    error = Unavailable(f"put: {held_up.cause}", fix=known.fix if known else "")
-    error.code = held_up.code
+def _unavailable(blocked: BlockedView) -> Unavailable:
+    known = CODES.get(blocked.code)
+    error = Unavailable(f"put: {blocked.cause}", fix=known.fix if known else "")
+    error.code = blocked.code
     return error
 
 
@@ -347,3 +344,69 @@ def _not_uploaded(version: FileVersion, path: str) -> Refused | TimedOut:
 
 def _files(count: int) -> str:
     return f"{count} file is" if count == 1 else f"{count} files are"
+
+
+def polling_pause(waited: float, took: float = 0.0) -> float:
+    """Return the seconds until the next look: 50 ms at first, at most half a second.
+
+    A look that ``took`` long, at very many files, is followed by a longer pause: no client that waits costs the
+    uploads more than a tenth of a core.
+    """
+    return max(min(0.05 + waited * 0.02, 0.5), took * 10)
+
+
+# --- the fields of a request: of the right kind, or refused -------------------------------------------
+
+
+def text(request: Mapping[str, Any], name: str) -> str:
+    """Return a text field, "" where it is absent or null."""
+    value = request.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise _wrong(name, "a text")
+    if not _encodes(value, "strict"):
+        raise _wrong(name, "UTF-8")
+    return value
+
+
+def paths(request: Mapping[str, Any], name: str) -> list[bytes]:
+    """Return absolute paths, in order and without repetition: of a text or a list of texts; empty where absent."""
+    value = request.get(name) or []
+    listed = value if isinstance(value, list) else [value]
+    if not all(isinstance(item, str) and _is_path(item) for item in listed):
+        raise _wrong(name, "absolute paths")
+    return [os.fsencode(item) for item in dict.fromkeys(listed)]
+
+
+def number(request: Mapping[str, Any], name: str, *, most: float) -> float | None:
+    """Return a number from 0 to ``most``, None where the field is absent or null."""
+    value = request.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong(name, "a number")
+    if not 0 <= value <= most:  # nor is NaN
+        raise _wrong(name, f"from 0 to {most:g} seconds")
+    return float(value)
+
+
+def flag(request: Mapping[str, Any], name: str) -> bool:
+    """Return whether the field is true."""
+    return request.get(name) is True
+
+
+def _is_path(value: str) -> bool:
+    return value.startswith("/") and "\0" not in value and _encodes(value, "surrogateescape")
+
+
+def _encodes(value: str, errors: str) -> bool:
+    try:
+        value.encode("utf-8", errors)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _wrong(name: str, kind: str) -> UsageError:
+    return UsageError("the request is not understood", problems=(f"{name}: must be {kind}",))

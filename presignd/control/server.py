@@ -1,8 +1,7 @@
-"""The control socket: one JSON line (with descriptors) asks, JSON lines answer, then the end.
+"""The control socket's protocol, both ends: one JSON line (with descriptors) asks, JSON lines answer, then the end.
 
-Nobody who connects is trusted to be quick, polite or alive: a request is bounded in size and time,
-connections in number, an answer that is not read is given up, and every descriptor that came in is
-closed however the exchange ends.
+A client may be slow, malicious or gone: a request is bounded in size and time, connections in number, an answer that
+is not read is abandoned, and every descriptor that came in is closed however the exchange ends.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from presignd.control.failure import failure, raised
 from presignd.control.peer import Peer
 from presignd.errors import ExitCode, PresigndError, Unavailable, UsageError, reason_of
 from presignd.runtime.clients import Quota
@@ -31,8 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Request = Mapping[str, Any]
-    Answers = AsyncGenerator[dict[str, Any], None]
-    Answering = Callable[[Request, Peer, Sequence[int]], Answers]
+    Documents = AsyncGenerator[dict[str, Any], None]
+    Answering = Callable[[Request, Peer, Sequence[int]], Documents]
 
 LARGEST_REQUEST = 1 << 20
 CONNECTIONS = 64
@@ -41,29 +39,67 @@ RESERVED = 16
 EACH = 16
 """At most for each other user."""
 REQUEST_TIMEOUT = 5.0
-"""Seconds a client has for its whole request, and to take one answer."""
+"""Seconds a client has for its whole request."""
 ANSWER_TIMEOUT = 30.0
+"""Seconds a client has to read one answer."""
 MOST_DESCRIPTORS = 1
 CHUNK = 64 << 10
 
 log = get_logger()
 
 
+class Answered(PresigndError):
+    """A failure that a daemon answered with: code, message and exit code are its own."""
+
+    def __init__(self, code: str, message: str, *, fix: str, exit_code: int, problems: tuple[str, ...]) -> None:
+        super().__init__(message, fix=fix)
+        self.code = code
+        self.exit_code = exit_code
+        self.problems = problems
+
+
 class _ClientGoneError(Exception):
-    """The client went, or takes no answer."""
+    """The client disconnected, or does not read its answer."""
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
-    """Render one line of the protocol. Names that are no UTF-8 travel as their surrogates."""
+    """Render one line of the protocol; a name that is no UTF-8 is sent with surrogates."""
     return json.dumps(document, separators=(",", ":")).encode() + b"\n"
+
+
+def failure(error: PresigndError) -> dict[str, Any]:
+    """Render a failure: ``{"error": {"code", "message", "fix", "exit", "problems"}}``."""
+    return {
+        "error": {
+            "code": error.code,
+            "message": error.message,
+            "fix": error.fix,
+            "exit": error.exit_code,
+            "problems": list(getattr(error, "problems", ())),
+        }
+    }
+
+
+def raised(answer: Mapping[str, Any]) -> Answered | None:
+    """Return the failure that ``answer`` is, None where it is none."""
+    found = answer.get("error")
+    if not isinstance(found, dict):
+        return None
+    return Answered(
+        str(found.get("code", "unavailable")),
+        str(found.get("message", "")),
+        fix=str(found.get("fix", "")),
+        exit_code=int(found.get("exit", ExitCode.UNAVAILABLE)),
+        problems=tuple(map(str, found.get("problems", ()))),
+    )
 
 
 @contextlib.asynccontextmanager
 async def serve(path: Path, group: str, answering: Answering) -> AsyncIterator[None]:
-    """Answer at ``path`` (0660, of ``group``) while the context lasts; then the file is removed.
+    """Answer at ``path`` (0660, of ``group``) while the context lasts; then remove the file.
 
-    Raises as ``unix_socket.listening`` does, and ends the context where the server dies of a bug.
-    ``answering`` may raise ``PresigndError``, which the client gets.
+    Raises what ``unix_socket.listening`` raises; a bug in the server ends the context. A ``PresigndError`` of
+    ``answering`` is sent to the client.
     """
     with listening(path, "control.socket", group=group) as listener:
         async with asyncio.TaskGroup() as tasks:
@@ -76,7 +112,7 @@ async def serve(path: Path, group: str, answering: Answering) -> AsyncIterator[N
 
 @dataclass
 class _Server:
-    """Accepts, and keeps each exchange in a task of its own."""
+    """Accepts connections, and runs each exchange in a task of its own."""
 
     listener: socket.socket
     answering: Answering
@@ -85,7 +121,7 @@ class _Server:
     quota: Quota = field(default_factory=lambda: Quota(CONNECTIONS, RESERVED, EACH))
 
     async def run(self) -> None:
-        """Accept for ever; at the end, cancel what is still going on."""
+        """Accept for ever; when cancelled, cancel the exchanges too."""
         try:
             while True:
                 await self._accept()
@@ -98,7 +134,7 @@ class _Server:
         try:
             sock, _ = await asyncio.get_running_loop().sock_accept(self.listener)
         except OSError as error:
-            # Out of descriptors or memory: what runs will give some back.
+            # Out of descriptors or memory: running exchanges will free some.
             if self.accepts:
                 log.warning("control.accept_failed", error=os.strerror(error.errno or 0))
             self.accepts = False
@@ -152,19 +188,19 @@ class _Server:
 
 
 def _bug(error: Exception) -> dict[str, Any]:
-    """Tell of a bug without its text: that could hold anything. The daemon's log has it, redacted."""
+    """Render a bug without its text, which could hold anything; the daemon's log has it, redacted."""
     message = f"a bug in the daemon ({type(error).__name__})"
     fix = "report it with the traceback in the daemon's log"
     return {"error": {"code": "internal_error", "message": message, "fix": fix, "exit": ExitCode.BUG, "problems": []}}
 
 
 def _refused_by_the_machine(error: OSError) -> Unavailable:
-    told = f"control socket: the daemon's machine refuses it: {reason_of(error)}"
-    return Unavailable(told, fix="mend that, or try again later")
+    message = f"control socket: the daemon's machine refuses it: {reason_of(error)}"
+    return Unavailable(message, fix="correct that, or try again later")
 
 
 def _turn_away(sock: socket.socket) -> None:
-    """Tell one client too many, without waiting for it."""
+    """Refuse a client, without waiting for it to read why."""
     busy = Unavailable("control socket: too many commands are being answered", fix="end some, or try again shortly")
     with sock, contextlib.suppress(OSError):
         sock.setblocking(False)
@@ -172,7 +208,7 @@ def _turn_away(sock: socket.socket) -> None:
 
 
 async def _receive(sock: socket.socket, fds: list[int]) -> Request | None:
-    """Read the request line into a document and its descriptors into ``fds``; None when the client went."""
+    """Read the request, and its descriptors into ``fds``; return None where the client disconnected."""
     line = bytearray()
     while not line.endswith(b"\n"):
         await _readable(sock)
@@ -183,7 +219,7 @@ async def _receive(sock: socket.socket, fds: list[int]) -> Request | None:
         fds.extend(came)
         if not data:
             return None
-        if flags & socket.MSG_CTRUNC and not came:  # recvmsg(2): none was left to give it
+        if flags & socket.MSG_CTRUNC and not came:  # recvmsg(2): this process has no descriptor left
             raise _refused_by_the_machine(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
         if len(fds) > MOST_DESCRIPTORS or flags & socket.MSG_CTRUNC:
             raise UsageError("control socket: more than one descriptor in a request")
@@ -207,7 +243,7 @@ def _parsed(line: bytes) -> Request:
 
 
 async def _readable(sock: socket.socket) -> None:
-    """Wait until ``sock`` has bytes or its end."""
+    """Wait until ``sock`` has bytes to read, or was closed."""
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
     loop.add_reader(sock, _settle, ready)
@@ -223,7 +259,7 @@ def _settle(ready: asyncio.Future[None]) -> None:
 
 
 async def _unless_gone(sock: socket.socket, work: Any) -> None:
-    """Do ``work``, and stop it when the client has gone."""
+    """Do ``work``, and cancel it when the client disconnects."""
     working = asyncio.create_task(work)
     watching = asyncio.create_task(_gone(sock))
     try:
@@ -238,9 +274,9 @@ async def _unless_gone(sock: socket.socket, work: Any) -> None:
 
 
 async def _gone(sock: socket.socket) -> None:
-    """Return when the client closed its end, or said more than its one request.
+    """Return when the client closed its end, or sent more than its one request.
 
-    A client that only finished writing (a half close) still reads: it is noticed when a send fails.
+    A client that only finished writing (a half close) still reads: that it is gone shows when a send fails.
     """
     await _readable(sock)
     poll = select.poll()
@@ -251,7 +287,7 @@ async def _gone(sock: socket.socket) -> None:
 
 
 async def _send(sock: socket.socket, answer: Mapping[str, Any]) -> None:
-    """Send one line; raise ``_ClientGoneError`` where the client doesn't take it."""
+    """Send one line; raise ``_ClientGoneError`` where the client does not read it."""
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT):
             await asyncio.get_running_loop().sock_sendall(sock, encode(answer))
@@ -264,22 +300,22 @@ def _close_all(fds: list[int]) -> None:
         close_quietly(fds.pop())
 
 
-async def exchange(sock: socket.socket, request: Request, fds: Sequence[int] = ()) -> Answers:
-    """Ask over a connected ``sock``, which is closed at the end, and yield the answers as they come.
+async def exchange(sock: socket.socket, request: Request, fds: Sequence[int] = ()) -> Documents:
+    """Send a request over a connected ``sock``, which is closed at the end, and yield the answers as they come.
 
-    A failure that comes back is raised (``Answered``); an end without any answer is ``Unavailable``.
+    Raises ``Answered`` for a failure that comes back, ``Unavailable`` where the daemon ends without an answer.
     """
     with sock:
         sock.setblocking(False)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             await _ask(sock, encode(request), fds)
-        said = False
+        answered = False
         async for answer in _answers(sock):
-            said = True
+            answered = True
             if error := raised(answer):
                 raise error
             yield answer
-        if not said:
+        if not answered:
             raise Unavailable("control socket: the daemon ended without an answer", fix="look at its log")
 
 
@@ -288,7 +324,7 @@ async def _ask(sock: socket.socket, line: bytes, fds: Sequence[int]) -> None:
     await asyncio.get_running_loop().sock_sendall(sock, line[sent:])
 
 
-async def _answers(sock: socket.socket) -> Answers:
+async def _answers(sock: socket.socket) -> Documents:
     loop, pending = asyncio.get_running_loop(), b""
     while data := await _recv(loop, sock):
         *lines, rest = data.split(b"\n")

@@ -7,7 +7,7 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from presignd.control.overview import overview
+from presignd.control.documents import overview
 from presignd.errors import Unavailable
 from presignd.links import last_links
 from presignd.system.clock import utcnow

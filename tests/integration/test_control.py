@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from presignd.control import named
+from presignd.control import paths
 from presignd.control import requests as answers
 from presignd.control import server as control
-from presignd.control.failure import Answered
+from presignd.control.server import Answered
 from presignd.control.view import BlockedView
 from presignd.errors import Unavailable, UsageError, fault
 from presignd.model import LinksMark, State
@@ -227,10 +227,10 @@ async def test_a_path_in_no_watch_is_refused_at_once_and_alike_there_or_not(
     if there:
         elsewhere.write_bytes(b"x")
     (waited,) = await served.ask({"op": "wait", "paths": [str(elsewhere)], "timeout": 3600})
-    assert waited == {"path": str(elsewhere), "outcome": "outside", "version": None, "why": named.OUTSIDE}
+    assert waited == {"path": str(elsewhere), "outcome": "outside", "version": None, "why": paths.OUTSIDE}
     for op, field in (("path", "path"), ("retry", "paths")):
         refused = await served.refusal({"op": op, field: str(elsewhere)})
-        assert (refused.exit_code, refused.message) == (4, f"{elsewhere}: {named.OUTSIDE}")
+        assert (refused.exit_code, refused.message) == (4, f"{elsewhere}: {paths.OUTSIDE}")
     refused = await served.refusal({"op": "link", "path": str(elsewhere), "key": "elsewhere"})
     assert refused.message == "link: nothing was uploaded from or as elsewhere"
 
@@ -255,8 +255,8 @@ async def test_wait_and_status_give_the_same_reason_for_what_is_ignored(served: 
 async def test_wait_tells_why_what_was_there_before_the_first_start_is_not_sent(served: Served) -> None:
     await recorded(served, "old", state=State.IGNORED)
     (waited,) = await served.ask(wait_request(served, "old", timeout=5))
-    assert (waited["outcome"], waited["why"]) == ("ignored", named.NOT_SENT)
-    assert (await served.ask({"op": "path", "path": waited["path"]}))[0]["why"] == named.NOT_SENT
+    assert (waited["outcome"], waited["why"]) == ("ignored", paths.NOT_SENT)
+    assert (await served.ask({"op": "path", "path": waited["path"]}))[0]["why"] == paths.NOT_SENT
 
 
 COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"

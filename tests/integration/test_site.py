@@ -21,7 +21,7 @@ import pytest_asyncio
 
 from presignd.config import LogConfig, WebConfig
 from presignd.control.peer import Peer
-from presignd.control.requests import Answers
+from presignd.control.requests import Responder
 from presignd.control.view import BlockedView, InFlightView, SettlingView
 from presignd.ledger import open_ledger
 from presignd.model import State
@@ -303,7 +303,7 @@ async def test_an_open_page_gets_only_what_changed(page: Page, monkeypatch: pyte
 async def test_the_status_document_is_the_one_of_the_status_command(page: Page) -> None:
     await page.quarantined("big.iso")
     _, body, headers = await page.ask("/api/status")
-    (asked,) = [found async for found in Answers(page.view).answer({"op": "status"}, Peer.me(), ())]
+    (asked,) = [found async for found in Responder(page.view).answer({"op": "status"}, Peer.me(), ())]
     assert headers["Content-Type"].startswith("application/json")
     found = json.loads(body)
     for watch in (*found["watches"], *asked["watches"]):

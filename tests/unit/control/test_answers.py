@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from presignd.control import documents, fields, location
-from presignd.control.locate import Place, fingerprint_at, locate
+from presignd.control import documents, location, requests
+from presignd.control.paths import WaitOutcome, WatchPath, fingerprint_at, locate, wait_outcome
 from presignd.control.peer import Peer, _from_xucred
-from presignd.control.waiting import Outcome, outcome, pause
 from presignd.errors import UsageError
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.runtime import unix_socket
@@ -33,43 +32,43 @@ def in_state(state: State, **changes: Any) -> FileVersion:
 @pytest.mark.parametrize(
     ("state", "found"),
     [
-        (State.QUEUED, Outcome.PENDING),
-        (State.UPLOADING, Outcome.PENDING),
-        (State.VERIFIED, Outcome.PENDING),
-        (State.LINKED, Outcome.LINKED),
-        (State.FINISHED, Outcome.LINKED),
-        (State.QUARANTINED, Outcome.QUARANTINED),
-        (State.IGNORED, Outcome.IGNORED),
-        (State.VANISHED, Outcome.PENDING),
+        (State.QUEUED, WaitOutcome.PENDING),
+        (State.UPLOADING, WaitOutcome.PENDING),
+        (State.VERIFIED, WaitOutcome.PENDING),
+        (State.LINKED, WaitOutcome.LINKED),
+        (State.FINISHED, WaitOutcome.LINKED),
+        (State.QUARANTINED, WaitOutcome.QUARANTINED),
+        (State.IGNORED, WaitOutcome.IGNORED),
+        (State.VANISHED, WaitOutcome.PENDING),
     ],
 )
-def test_the_state_of_the_current_content_decides(state: State, found: Outcome) -> None:
-    assert outcome(in_state(state), PRINT, leaves=False) is found
+def test_the_state_of_the_current_content_decides(state: State, found: WaitOutcome) -> None:
+    assert wait_outcome(in_state(state), PRINT, leaves=False) is found
 
 
 @pytest.mark.parametrize("state", list(State))
 def test_a_verdict_on_older_content_says_nothing_about_newer(state: State) -> None:
     newer = replace(PRINT, mtime_ns=11)
-    assert outcome(in_state(state), newer, leaves=True) is Outcome.PENDING
+    assert wait_outcome(in_state(state), newer, leaves=True) is WaitOutcome.PENDING
 
 
 def test_a_file_the_ledger_does_not_know_yet_is_pending() -> None:
-    assert outcome(None, PRINT, leaves=False) is Outcome.PENDING
-    assert outcome(None, PRINT, leaves=False, ignored=True) is Outcome.IGNORED
+    assert wait_outcome(None, PRINT, leaves=False) is WaitOutcome.PENDING
+    assert wait_outcome(None, PRINT, leaves=False, ignored=True) is WaitOutcome.IGNORED
 
 
 def test_a_file_that_after_took_away_has_its_link() -> None:
-    assert outcome(in_state(State.FINISHED), None, leaves=True) is Outcome.LINKED
+    assert wait_outcome(in_state(State.FINISHED), None, leaves=True) is WaitOutcome.LINKED
 
 
 @pytest.mark.parametrize("version", [None, in_state(State.FINISHED), in_state(State.QUEUED)])
 def test_a_file_that_is_gone_otherwise_is_missing(version: FileVersion | None) -> None:
-    assert outcome(version, None, leaves=False) is Outcome.MISSING
+    assert wait_outcome(version, None, leaves=False) is WaitOutcome.MISSING
 
 
 def test_a_wait_looks_soon_at_first_and_at_least_twice_a_second() -> None:
-    assert pause(0) == 0.05
-    assert pause(3600) == 0.5
+    assert requests.polling_pause(0) == 0.05
+    assert requests.polling_pause(3600) == 0.5
 
 
 # --- places -----------------------------------------------------------------------------------------
@@ -169,23 +168,23 @@ def test_credentials_of_macos_are_read() -> None:
 )
 def test_a_path_that_is_none_is_refused(request_: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        fields.paths(request_, "path")
+        requests.paths(request_, "path")
 
 
 def test_paths_keep_bytes_that_are_no_utf8() -> None:
-    assert fields.paths({"path": ["/a\udcff", "/b", "/b"]}, "path") == [b"/a\xff", b"/b"]
+    assert requests.paths({"path": ["/a\udcff", "/b", "/b"]}, "path") == [b"/a\xff", b"/b"]
 
 
 @pytest.mark.parametrize("value", [True, "5", -1, 11, float("nan"), float("inf")])
 def test_a_number_out_of_bounds_is_refused(value: Any) -> None:
     with pytest.raises(UsageError):
-        fields.number({"n": value}, "n", most=10)
+        requests.number({"n": value}, "n", most=10)
 
 
 @pytest.mark.parametrize("value", [5, ["a"], "\udcff"])
 def test_a_text_that_is_none_is_refused(value: Any) -> None:
     with pytest.raises(UsageError):
-        fields.text({"t": value}, "t")
+        requests.text({"t": value}, "t")
 
 
 # --- finding ----------------------------------------------------------------------------------------
@@ -199,12 +198,12 @@ def test_a_path_is_found_by_the_configured_name_and_by_the_real_one(tmp_path: Pa
     watches = [watch_at(tmp_path / "door")]
     for folder in ("door", "real"):
         absolute = os.fsencode(tmp_path / folder / "sub/a")
-        assert locate(absolute, watches) == Place(absolute, "drop", b"sub/a")
+        assert locate(absolute, watches) == WatchPath(absolute, "drop", b"sub/a")
 
 
 def test_a_folder_of_a_like_name_is_not_the_watch(tmp_path: Path) -> None:
     absolute = os.fsencode(tmp_path / "drop2/a")
-    assert locate(absolute, [watch_at(tmp_path / "drop")]) == Place(absolute, "", absolute)
+    assert locate(absolute, [watch_at(tmp_path / "drop")]) == WatchPath(absolute, "", absolute)
 
 
 def test_what_lies_behind_a_symlink_is_nothing_of_a_watch(tmp_path: Path) -> None:
