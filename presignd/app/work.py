@@ -32,7 +32,7 @@ from presignd.pipeline.watch.watcher import Watcher
 from presignd.pipeline.worker import Worker
 from presignd.presign import Grant, GrantRequest
 from presignd.store.rate import RateLimit
-from presignd.store.signed import register_secrets, signer_and_store
+from presignd.store.signed import register_secrets, signed_store
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger
 
@@ -129,11 +129,9 @@ class Work:
         host = socket.gethostname()
         self.config, self.opened = config, opened
         self.rate = shared.in_effect.rate_for(config.upload)
-        self.presigner, self.store = signer_and_store(config, clock=utcnow, rate=self.rate)
-        self.buckets = {
-            watch.name: Bucket(watch, config.presign, config.upload, self.presigner, self.store)
-            for watch in config.watches
-        }
+        signed = signed_store(config.presign, config.upload, clock=utcnow, rate=self.rate)
+        self.presigner, self.store = signed.presigner, signed.client
+        self.buckets = {watch.name: Bucket(watch, config.presign, config.upload, signed) for watch in config.watches}
         self.ignores = {watch.name: Ignore.of(watch) for watch in config.watches}
         self.intake = Intake(config.watches, host)
         self.gates = Gates(self.buckets, self.presigner, self._wake)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 
@@ -18,15 +18,12 @@ from presignd.broker.config import BrokerConfig, BrokerSection, is_in_the_clear,
 from presignd.broker.tokens import Tokens
 from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import PresigndError, PresignerFault, Unavailable, UsageError
-from presignd.presign import Grant, GrantRequest
-from presignd.presign.local import LocalPresigner, local_presigner
 from presignd.runtime import heartbeat
 from presignd.runtime.http_server import HttpServer
 from presignd.runtime.service import Service, log_reloaded
 from presignd.runtime.systemd import Notifier
 from presignd.runtime.tasks import Loops, looping, unless, within
-from presignd.s3.responses import Response
-from presignd.store.client import StoreClient
+from presignd.store.signed import SignedStore, signed_store
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger, setup
 
@@ -48,30 +45,6 @@ CUT_SECONDS = 1.0
 log = get_logger()
 
 
-class Signer:
-    """The presigner of one [store], with its client for the one question it may have: a bucket's region."""
-
-    def __init__(self, config: PresignConfig) -> None:
-        self._client = StoreClient(config, UploadConfig())
-        self.send = self._client.send
-        self.presigner: LocalPresigner = local_presigner(config, send=self.send, clock=utcnow)
-
-    async def grant(self, request: GrantRequest) -> Grant:
-        """Sign one request; raise its ``Fault``."""
-        (grant,) = await self.presigner.grant([request])
-        if isinstance(grant, Exception):
-            raise grant
-        return grant
-
-    async def deliver(self, grant: Grant, body: bytes | None = None, *, accept: Collection[int] = ()) -> Response:
-        """Send a probe's request; raise a ``Fault`` on anything but success."""
-        return await self.send(grant, body, accept=accept)
-
-    async def close(self) -> None:
-        """Let go of connections."""
-        await self._client.close()
-
-
 class Broker:
     """What serves between start and end; ``load`` reads the configuration again, in a thread."""
 
@@ -79,7 +52,7 @@ class Broker:
         self._load = load
         self.config = config
         self.tokens = Tokens(config.file, config.broker.token_files)
-        self.signer = Signer(config.store)
+        self.signer = _signer(config.store)
         self.api = Api(config.broker, self.tokens, self.signer.presigner)
         self.servers: list[HttpServer] = []
         self._main: HttpServer | None = None
@@ -195,14 +168,14 @@ class Broker:
             log.error(event, exc_info=error, fix=of_store(error.fix))
         self._problems[event] = error.message
 
-    async def read_again(self) -> tuple[BrokerConfig, Signer]:
+    async def read_again(self) -> tuple[BrokerConfig, SignedStore]:
         """Read the configuration again, and prepare all that may fail."""
         config = await asyncio.to_thread(self._load)
         self._refuse_in_the_clear(config.broker)
         tls_context(config.broker)
-        return config, Signer(config.store)
+        return config, _signer(config.store)
 
-    async def switch(self, read: tuple[BrokerConfig, Signer]) -> None:
+    async def switch(self, read: tuple[BrokerConfig, SignedStore]) -> None:
         """Go on by another configuration; grants in progress are signed by the signer before."""
         config, signer = read
         before, retired = self.config, self.signer
@@ -242,7 +215,12 @@ class Broker:
         return f"{phase}{self.tokens.count} tokens{broken}, {self.api.in_flight} requests in flight"
 
 
-async def _retire(signer: Signer) -> None:
+def _signer(config: PresignConfig) -> SignedStore:
+    """Return the presigner of [store]. Its client sends one kind of request: for a bucket's region."""
+    return signed_store(config, UploadConfig(), clock=utcnow)
+
+
+async def _retire(signer: SignedStore) -> None:
     """Let go of a signer once nothing waits for it any more."""
     try:
         await asyncio.sleep(RETIRE_SECONDS)

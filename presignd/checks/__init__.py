@@ -1,11 +1,11 @@
-"""Proves each part before it is needed: one small check a part, each line with its cause and fix.
+"""``presignd check`` and ``presignd broker check``: one small check a part, each line with its cause and fix.
 
 folders → writing → trust → writer check → events → inotify → ledger → credentials → endpoint → certificate → clock →
 buckets
 """
 
 from presignd.checks.base import Check, CheckResult, Context, Outcome, context_of, exit_code, fail, ok, run_checks, warn
-from presignd.checks.buckets import check_buckets, check_clock, check_credentials
+from presignd.checks.buckets import check_buckets
 from presignd.checks.endpoint import check_certificate, check_endpoint
 from presignd.checks.local import (
     check_events,
@@ -16,6 +16,7 @@ from presignd.checks.local import (
     check_written,
     told,
 )
+from presignd.checks.presigner import check_clock, check_credentials
 from presignd.checks.trust import check_trust
 
 __all__ = [
@@ -51,5 +52,5 @@ CHECKS = (
 
 
 def local_checks() -> tuple[Check, ...]:
-    """Return the checks that ask nobody beyond this machine (``--offline``)."""
+    """Return the checks that send nothing beyond this machine (``--offline``)."""
     return tuple(check for check in CHECKS if not check.remote)

@@ -1,4 +1,4 @@
-"""What a check is, what it says, and how checks run: in order, and not where what they need failed."""
+"""Checks: their results, and running them in order. A check that needs a failed one is skipped."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from presignd.config import Config
+from presignd.config import Config, WatchConfig
 from presignd.errors import ExitCode, Fault
-from presignd.presign import Presigner
-from presignd.presign.credentials import CredentialSource
-from presignd.store.client import StoreClient
-from presignd.store.signed import signer_and_store
+from presignd.pipeline.upload.bucket import Bucket
+from presignd.store.signed import SignedStore, signed_store
 from presignd.system.clock import utcnow
 
 
 class Outcome(StrEnum):
-    """How a check went: a warning never fails the whole, what was skipped was not tried."""
+    """The outcome of a check. Only FAIL makes the whole run fail; SKIPPED was not tried."""
 
     OK = "ok"
     WARN = "warn"
@@ -27,10 +25,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One line: what was looked at, how it went, the cause, the fix.
+    """One line of output: what was checked, the outcome, the cause, the fix.
 
-    ``code`` is one of ``errors.CODES`` where the store or presigner gave it. ``remote`` tells whether it
-    is about the store or the presigner (exit 3) or about this machine (exit 2).
+    ``code`` is one of ``errors.CODES`` if the store or the presigner gave it. ``remote``: the check is about these
+    (exit 3), not about this machine (exit 2).
     """
 
     name: str
@@ -43,34 +41,31 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What checks look at, and what they ask; only remote checks touch the last three.
-
-    ``credentials`` is None where a broker signs.
-    """
+    """The configuration, and the store with its presigner, which only remote checks use."""
 
     config: Config
-    presigner: Presigner
-    store: StoreClient
-    credentials: CredentialSource | None
+    store: SignedStore
+
+    def bucket(self, watch: WatchConfig) -> Bucket:
+        """Return the bucket of ``watch``, as the daemon would use it."""
+        return Bucket(watch, self.config.presign, self.config.upload, self.store)
 
 
 @asynccontextmanager
 async def context_of(config: Config) -> AsyncIterator[Context]:
-    """Build the parts that checks ask; nothing is sent yet. Raises ``UsageError`` as those do."""
-    presigner, store = signer_and_store(config, clock=utcnow)
-    local = config.presign.kind == "local"
+    """Build the context; send nothing. Raises ``UsageError`` for unusable TLS files or credentials."""
+    store = signed_store(config.presign, config.upload, clock=utcnow)
     try:
-        yield Context(config, presigner, store, CredentialSource(config.presign, clock=utcnow) if local else None)
+        yield Context(config, store)
     finally:
-        await presigner.close()
         await store.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One small function that yields its lines; a ``Fault`` it raises is a failed line.
+    """A check: a function that yields results. A ``Fault`` that it raises becomes a failed result.
 
-    ``needs`` names checks without which this one can't tell anything new.
+    ``needs`` names the checks without which this one would find nothing new.
     """
 
     name: str
@@ -80,27 +75,32 @@ class Check:
 
 
 def ok(name: str, detail: str) -> CheckResult:
-    """Say that a part works."""
+    """Return the result of a part that works."""
     return CheckResult(name, Outcome.OK, detail)
 
 
 def warn(name: str, detail: str, fix: str = "", *, code: str = "") -> CheckResult:
-    """Say that a part works less well than it could."""
+    """Return the result of a part that works less well than it could."""
     return CheckResult(name, Outcome.WARN, detail, fix, code)
 
 
 def fail(name: str, detail: str, fix: str, *, code: str = "") -> CheckResult:
-    """Say that a part doesn't work, and what to do."""
+    """Return the result of a part that does not work, with what to do."""
     return CheckResult(name, Outcome.FAIL, detail, fix, code)
 
 
 def failed(name: str, fault: Fault, *, doing: str = "") -> CheckResult:
-    """Say what ``fault`` says; ``doing`` names the step it met."""
+    """Return the result for ``fault``; ``doing`` names the step that met it."""
     return fail(name, f"{doing}: {fault.message}" if doing else fault.message, fault.fix, code=fault.code)
 
 
+def untried(name: str, fault: Fault) -> CheckResult:
+    """Return the warning for a fact that ``fault`` kept from being found out."""
+    return warn(name, f"could not be tried: {fault.message}", fault.fix, code=fault.code)
+
+
 async def run_checks(context: Context, checks: Sequence[Check]) -> AsyncIterator[CheckResult]:
-    """Run ``checks`` in order and yield their lines as they come."""
+    """Run ``checks`` in order and yield their results as they come."""
     broken: set[str] = set()
     for check in checks:
         missing = next((name for name in check.needs if name in broken), None)
@@ -108,14 +108,14 @@ async def run_checks(context: Context, checks: Sequence[Check]) -> AsyncIterator
             broken.add(check.name)
             yield CheckResult(check.name, Outcome.SKIPPED, f"needs {missing}", remote=check.remote)
             continue
-        async with aclosing(_lines(check, context)) as lines:
-            async for result in lines:
+        async with aclosing(_results(check, context)) as results:
+            async for result in results:
                 if result.outcome is Outcome.FAIL:
                     broken.add(check.name)
                 yield replace(result, remote=check.remote)
 
 
-async def _lines(check: Check, context: Context) -> AsyncGenerator[CheckResult, None]:
+async def _results(check: Check, context: Context) -> AsyncGenerator[CheckResult, None]:
     try:
         async for result in check.run(context):
             yield result
@@ -124,7 +124,7 @@ async def _lines(check: Check, context: Context) -> AsyncGenerator[CheckResult, 
 
 
 def exit_code(results: Iterable[CheckResult]) -> ExitCode:
-    """Return ``DONE`` when nothing failed, ``USAGE`` when something on this machine did, else ``UNAVAILABLE``."""
+    """Return ``DONE`` if nothing failed, ``USAGE`` if something on this machine did, else ``UNAVAILABLE``."""
     bad = [result for result in results if result.outcome is Outcome.FAIL]
     if not bad:
         return ExitCode.DONE

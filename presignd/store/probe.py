@@ -1,7 +1,8 @@
-"""What a store does with the requests that uploads are made of, proven with real ones on the check key.
+"""The probe of a store: which parts of S3 it supports, found out with real requests on the check key.
 
-One probe for the daemon, ``check`` and ``broker check``: ``Probe`` sends, and what it returns is what was seen.
-Another daemon may use the same check key and remove it in between: only so many misses in a row (``TRIES``) count.
+The daemon, ``presignd check`` and ``presignd broker check`` all ask here. Each fact has one method of ``Probe``; the
+callers choose the facts and put them into words. Another daemon may use the same check key and remove the object in
+between, so a missing object counts only after ``TRIES`` in a row.
 """
 
 from __future__ import annotations
@@ -12,35 +13,48 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Protocol
 
 from presignd.errors import Fault, fault
-from presignd.presign import Grant, GrantRequest, Operation
+from presignd.presign import GrantRequest, Operation
+from presignd.s3.limits import CHECK_NAME, LEAST_PART
 from presignd.s3.multipart import complete_body, etag_of_parts
 from presignd.s3.responses import Response, bare
+from presignd.store.signed import SignedStore
 
 BODY = b"presignd wrote this to see whether it may; it can go.\n"
 OTHER = bytes(len(BODY))
-"""As long as ``BODY``: only the checksum tells them apart."""
+"""Other bytes of the same length: only the checksum differs."""
+
+TWO_PARTS = (bytes(LEAST_PART), b"presignd wrote this in two parts to see what becomes of it; it can go.\n")
+"""An object in two parts: the smallest first part that S3 allows, and a short last one."""
 
 EXPIRES = 300
+TIMEOUT = 15.0
+"""Seconds without progress. A probe that hangs must not delay its result by a whole ``upload.timeout``."""
+
 TRIES = 3
+MOST_VERSIONS = 8
 OK, NOT_FOUND, CONFLICT, PRECONDITION_FAILED = 200, 404, 409, 412
+REFUSALS, FAILURES = range(400, 500), range(400, 600)
+
 NOT_HELD = (NOT_FOUND, CONFLICT, PRECONDITION_FAILED)
-"""Answers to a condition that doesn't hold. An If-Match without an object is 404 on S3; 409 is a race with another."""
+"""Statuses for a condition that does not hold. S3 answers If-Match with 404 if there is no object; 409 is a race."""
 
 NOT_TAKEN = (400, 405, 501)
-"""Answers to a condition that a store doesn't know: Swift's are 501 to a PUT and 400 to a Complete."""
+"""Statuses for a condition that the store does not know. Swift answers 501 to a PUT and 400 to a Complete."""
 
 MISMATCH = (400, 422, 500)
-"""Answers to a checksum that doesn't fit; 500 is no refusal to rely on, and nothing that an upload has to wait for."""
+"""Statuses for a wrong checksum. 500 proves no check, but an upload need not wait for it either."""
+
+MAYBE_HEADERS = ("not_implemented", "rejected")
+"""Codes of refusals that one of the watch's headers may cause."""
 
 NO_ETAG = "0" * 32
 CUSTOMER_KEY = "x-amz-server-side-encryption-customer-"
 
 
-class Heed(Enum):
-    """What a store makes of a condition: it holds to it, takes no notice, or refuses a request that has it."""
+class Handling(Enum):
+    """How a store handles a condition: it honours it, ignores it, or refuses the request."""
 
     HONOURED = "honours"
     IGNORED = "ignores"
@@ -49,52 +63,80 @@ class Heed(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What one way of writing (a PUT, or the end of an upload in parts) makes of ``If-None-Match: *`` and If-Match."""
+    """How a store handles ``If-None-Match: *`` and If-Match, of a PUT or of the end of an upload in parts."""
 
-    if_none_match: Heed
-    if_match: Heed
+    if_none_match: Handling
+    if_match: Handling
+
+    @property
+    def honoured(self) -> bool:
+        """Whether the store honours both."""
+        return self.if_none_match is self.if_match is Handling.HONOURED
+
+    def __str__(self) -> str:
+        """Return e.g. "honours If-None-Match and ignores If-Match"."""
+        first, second = self.if_none_match, self.if_match
+        between = "and" if first is second else f"and {second.value}"
+        return f"{first.value} If-None-Match {between} If-Match"
 
 
-def in_words(conditions: Conditions) -> str:
-    """Say what one way of writing makes of them: "honours If-None-Match and ignores If-Match"."""
-    first, second = conditions.if_none_match, conditions.if_match
-    between = "and" if first is second else f"and {second.value}"
-    return f"{first.value} If-None-Match {between} If-Match"
+@dataclass(frozen=True, slots=True)
+class Support:
+    """What uploads may rely on, for a PUT or for an upload in parts.
+
+    ``if_none_match``, ``if_match``: the store honours the condition. ``sha256``: it refuses a wrong SHA-256.
+    ``md5_etags``: ETags are made of MD5s, so another ETag means other bytes. ``proves``: a response proves the bytes,
+    by its ETag or because a wrong checksum is refused; otherwise uploads are read back.
+    """
+
+    if_none_match: bool
+    if_match: bool
+    sha256: bool
+    md5_etags: bool = True
+    proves: bool = True
+
+
+class EtagKind(Enum):
+    """What the ETag of an object in parts is: made of MD5s, anything else, or missing."""
+
+    MD5 = "md5"
+    OPAQUE = "opaque"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Unsigned:
+    """Headers that a store obeys although they are not signed: x-amz-copy-source, and x-amz-acl."""
+
+    copies: bool
+    publishes: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Remains:
-    """What is left of the check object: how many versions, and why."""
+    """What is left of the check object: the number of versions, and why."""
 
     versions: int = 0
     reason: str = ""
 
 
-class Sender(Protocol):
-    """Who has requests signed and sends them: the bucket of a watch, or a broker for itself."""
-
-    async def grant(self, request: GrantRequest) -> Grant:
-        """Have a request signed; raise its ``Fault``."""
-        ...
-
-    async def deliver(self, grant: Grant, body: bytes | None = None, *, accept: Collection[int] = ()) -> Response:
-        """Send a granted request; raise a ``Fault`` for all but 2xx and ``accept``."""
-        ...
-
-
-Way = Callable[[bool, str], Awaitable[Response]]
-"""Writes the check object under ``If-None-Match: *`` (where true) and If-Match (where not "")."""
+Write = Callable[[bool, str], Awaitable[Response]]
+"""Writes the check object with ``If-None-Match: *`` (if true) and If-Match (if not "")."""
 
 
 class Probe:
-    """The requests on one check key, with the headers that uploads bind."""
+    """Requests on one check key, with the headers of the watch's uploads."""
 
-    def __init__(self, sender: Sender, bucket: str, key: str, headers: Mapping[str, str]) -> None:
-        self._sender, self._bucket, self.key, self._headers = sender, bucket, key, headers
-        self._customer_key = {name: value for name, value in headers.items() if name.lower().startswith(CUSTOMER_KEY)}
+    def __init__(
+        self, store: SignedStore, bucket: str, key: str, headers: Mapping[str, str], *, timeout: float = TIMEOUT
+    ) -> None:
+        self._store, self._bucket, self.key, self._headers = store, bucket, key, headers
+        self._timeout = timeout
+        self._customer_key = customer_key(headers)
         self._versions: list[str] = []
+        self._other_key = f"{key.removesuffix(CHECK_NAME)}copy/{CHECK_NAME}"
 
-    # --- requests ---------------------------------------------------------------------------------
+    # --- the check object -------------------------------------------------------------------------
     async def write(
         self,
         *,
@@ -104,7 +146,7 @@ class Probe:
         if_none_match: bool = False,
         if_match: str = "",
     ) -> Response:
-        """PUT the check object, whose MD5 goes with it unless another ``checksum`` is given."""
+        """PUT the check object with its MD5, or with another ``checksum``."""
         request = self._request(
             Operation.PUT,
             size=len(BODY),
@@ -114,32 +156,66 @@ class Probe:
             if_none_match=if_none_match,
             if_match=if_match,
         )
-        return self._wrote(await self._send(request, BODY, accept))
+        return self._noted(await self._send(request, BODY, accept))
 
-    async def ask(self, operation: Operation, accept: Collection[int] = ()) -> Response:
+    async def read(self, operation: Operation, accept: Collection[int] = ()) -> Response:
         """HEAD or GET the check object."""
         return await self._send(self._request(operation, headers=self._customer_key), None, accept)
 
-    async def write_kept(self) -> Response:
-        """PUT and find it, and return the HEAD's answer: what takes everything and keeps nothing is no store.
+    async def write_and_find(self) -> Response:
+        """PUT the check object and return the answer to a HEAD of it; raise ``missing_object`` if it is not there.
 
-        A HEAD that is refused tells nothing.
+        A server that accepts everything and stores nothing is no store. A HEAD that is denied proves nothing.
         """
-        return await self._kept(self.write)
+        return await self._found(self.write)
 
-    async def write_in_parts(self, parts: Sequence[bytes] = (BODY,)) -> Response:
-        """Store the check object by an upload in parts, and return the HEAD's answer."""
-        return await self._kept(lambda: self._in_parts(parts))
+    async def write_parts_and_find(self, parts: Sequence[bytes] = (BODY,)) -> Response:
+        """Store the check object by an upload in parts, and return the answer to a HEAD of it."""
+        return await self._found(lambda: self._in_parts(parts))
 
-    async def _kept(self, way: Callable[[], Awaitable[Response]]) -> Response:
+    async def _found(self, write: Callable[[], Awaitable[Response]]) -> Response:
         for _ in range(TRIES):
-            await way()
-            answer = await self.ask(Operation.HEAD, accept=(403, NOT_FOUND))
-            if answer.status != NOT_FOUND:
-                return answer
+            await write()
+            response = await self.read(Operation.HEAD, accept=(403, NOT_FOUND))
+            if response.status != NOT_FOUND:
+                return response
         raise fault("missing_object", self.key)
 
-    # --- proofs -----------------------------------------------------------------------------------
+    async def blame(self, problem: Fault) -> Fault:
+        """Return ``problem``, a refusal of the check object, with the name of the header that causes it.
+
+        A header causes it if the store accepts the object without that header. The object is removed again.
+        """
+        if problem.code not in MAYBE_HEADERS:
+            return problem
+        try:
+            for name in self._headers:
+                rest = {other: value for other, value in self._headers.items() if other != name}
+                with suppress(Fault):
+                    await self.write(headers=rest)
+                    return fault(problem.code, f"{name}: {problem.detail}")
+            return problem
+        finally:
+            await self.remove()
+
+    # --- facts: uploads ---------------------------------------------------------------------------
+    async def support(self, *, in_parts: bool, sha256: bool) -> Support:
+        """Return what uploads may rely on. ``sha256`` asks whether a wrong SHA-256 of a PUT is refused.
+
+        A wrong MD5 is tried only if nothing else proves an upload.
+        """
+        await self.write_and_find()
+        conditions = await (self.complete_conditions() if in_parts else self.put_conditions())
+        refuses_sha256 = sha256 and not in_parts and await self.refuses(sha256_of(OTHER))  # parts carry their MD5
+        md5_etags = await self.has_md5_etags(in_parts=in_parts)
+        return Support(
+            conditions.if_none_match is Handling.HONOURED,
+            conditions.if_match is Handling.HONOURED,
+            refuses_sha256,
+            md5_etags,
+            proves=md5_etags or refuses_sha256 or await self.refuses(md5_of(OTHER), in_parts=in_parts),
+        )
+
     async def put_conditions(self) -> Conditions:
         """Try both conditions on a PUT."""
 
@@ -149,127 +225,180 @@ class Probe:
         return await self._conditions(put)
 
     async def complete_conditions(self) -> Conditions:
-        """Try both conditions as an upload in parts completes; each costs an upload of one small part."""
+        """Try both conditions at the end of an upload in parts. Each costs an upload of one small part."""
 
         async def complete(if_none_match: bool, if_match: str) -> Response:
             return await self._in_parts(if_none_match=if_none_match, if_match=if_match)
 
         return await self._conditions(complete)
 
-    async def _conditions(self, way: Way) -> Conditions:
-        return Conditions(await self._if_none_match(way), await self._if_match(way))
+    async def _conditions(self, write: Write) -> Conditions:
+        return Conditions(await self._if_none_match(write), await self._if_match(write))
 
-    async def _if_none_match(self, way: Way) -> Heed:
+    async def _if_none_match(self, write: Write) -> Handling:
         for _ in range(TRIES):
             await self.write()
-            answer = await way(True, "")
-            if answer.status in NOT_HELD:
-                return Heed.HONOURED
-            if answer.status in NOT_TAKEN:
-                return Heed.REFUSED
-        return Heed.IGNORED
+            response = await write(True, "")
+            if response.status in NOT_HELD:
+                return Handling.HONOURED
+            if response.status in NOT_TAKEN:
+                return Handling.REFUSED
+        return Handling.IGNORED
 
-    async def _if_match(self, way: Way) -> Heed:
-        """Try a wrong ETag, which must be refused, and the right one, which must pass: a store may want it quoted."""
+    async def _if_match(self, write: Write) -> Handling:
+        """Try a wrong ETag, which must be refused, and the right one, which must pass: some stores want it quoted."""
         for _ in range(TRIES):
             etag = (await self.write()).etag
-            wrong = await way(False, NO_ETAG)
+            wrong = await write(False, NO_ETAG)
             if wrong.status not in NOT_HELD:
-                return Heed.REFUSED if wrong.status in NOT_TAKEN else Heed.IGNORED
-            if etag and (await way(False, etag)).status == OK:
-                return Heed.HONOURED
-        return Heed.REFUSED
+                return Handling.REFUSED if wrong.status in NOT_TAKEN else Handling.IGNORED
+            if etag and (await write(False, etag)).status == OK:
+                return Handling.HONOURED
+        return Handling.REFUSED
 
     async def refuses(self, wrong: str, *, in_parts: bool = False) -> bool:
-        """Tell whether ``wrong``, a checksum of other bytes and the one thing this request has wrong, is refused.
-
-        The request is a PUT, or one of a part.
-        """
+        """Return whether the store refuses a PUT, or a part, with the checksum of other bytes."""
         sent = self._in_parts(wrong=wrong) if in_parts else self.write(accept=MISMATCH, checksum=wrong)
-        return 400 <= (await sent).status < 500  # noqa: PLR2004 - 4xx
+        return (await sent).status in REFUSALS
 
     async def has_md5_etags(self, *, in_parts: bool) -> bool:
-        """Tell whether a PUT is answered with its MD5; or whether an object in parts is named by the MD5s of these.
+        """Return whether the ETag of a PUT is its MD5, or the ETag of an object in parts is made of their MD5s.
 
-        By the upload's own answer, and a HEAD where that tells any: the object may be another daemon's by then.
-        Ceph's end of an upload in parts tells none.
+        The answer to the upload counts, and the HEAD's if it has an ETag: the object may be another daemon's by
+        then. Ceph's answer to the end of an upload in parts has none.
         """
-        md5 = md5_hex(BODY)
-        answer = await (self._in_parts() if in_parts else self.write())
-        told = bare(answer.element("ETag")) if in_parts else answer.etag
-        there = await self.ask(Operation.HEAD, accept=(403, NOT_FOUND))
-        made = (md5, etag_of_parts([md5])) if in_parts else (md5,)
-        return (told or there.etag).lower() in made and not there.opaque_etag and there.etag.lower() in (*made, "")
+        response = await (self._in_parts() if in_parts else self.write())
+        etag = bare(response.element("ETag")) if in_parts else response.etag
+        there = await self.read(Operation.HEAD, accept=(403, NOT_FOUND))
+        expected = _md5_etags((BODY,)) if in_parts else (md5_hex(BODY),)
+        is_md5 = (etag or there.etag).lower() in expected
+        return is_md5 and not there.opaque_etag and there.etag.lower() in (*expected, "")
 
-    async def verifies_signatures(self) -> bool:
-        """Tell whether a HEAD of the check object is refused when its signature is wrong."""
+    async def two_part_etag(self) -> EtagKind:
+        """Store the check object in two parts and return the kind of its ETag; ``remove`` removes it."""
+        for _ in range(TRIES):
+            found = await self.write_parts_and_find(TWO_PARTS)
+            if found.headers.get("content-length") == str(sum(map(len, TWO_PARTS))):
+                if not found.opaque_etag and found.etag.lower() in _md5_etags(TWO_PARTS):
+                    return EtagKind.MD5
+                return EtagKind.OPAQUE if found.etag else EtagKind.MISSING
+        raise fault("missing_object", self.key)
+
+    # --- facts: signatures ------------------------------------------------------------------------
+    async def checks_signatures(self) -> bool:
+        """Return whether the store refuses a HEAD of the check object with a wrong signature."""
         for _ in range(TRIES):
             await self.write()
-            grant = await self._sender.grant(self._request(Operation.HEAD, headers=self._customer_key))
+            grant = await self._store.grant(self._request(Operation.HEAD, headers=self._customer_key))
             wrong = re.sub(r"(?<=X-Amz-Signature=)[0-9a-f]+", 64 * "0", grant.url)
-            answer = await self._sender.deliver(replace(grant, url=wrong), accept=range(400, 500))
-            if answer.status != NOT_FOUND:
-                return answer.status // 100 != 2  # noqa: PLR2004 - 2xx
+            response = await self._store.deliver(replace(grant, url=wrong), accept=REFUSALS, timeout=self._timeout)
+            if response.status != NOT_FOUND:
+                return response.status // 100 != 2  # noqa: PLR2004 - 2xx
         return True
 
-    async def blame(self, problem: Fault) -> Fault:
-        """Name in ``problem``, a refusal of the check object, the header without which it is taken."""
-        for name in self._headers:
-            rest = {other: value for other, value in self._headers.items() if other != name}
-            with suppress(Fault):
-                await self.write(headers=rest)
-                return fault(problem.code, f"{name}: {problem.detail}")
-        return problem
+    async def obeys_unsigned(self) -> Unsigned:
+        """Return which headers beyond the signed ones turn a PUT into a copy, or make its object public.
 
-    # --- the end ----------------------------------------------------------------------------------
+        In a bucket that anybody can read, the ACL proves nothing, so ``publishes`` is False.
+        """
+        await self.write()
+        copies = await self._put_unsigned({"x-amz-copy-source": f"/{self._bucket}/{self.key}"})
+        publishes = (
+            not await self._is_public(self.key)
+            and await self._put_unsigned({"x-amz-acl": "public-read"})
+            and await self._is_public(self._other_key)
+        )
+        await self._remove_other()
+        return Unsigned(copies, publishes)
+
+    async def _put_unsigned(self, headers: Mapping[str, str]) -> bool:
+        grant = await self._store.grant(self._other(Operation.PUT, size=len(BODY), checksum=md5_of(BODY)))
+        more = replace(grant, headers={**grant.headers, **headers})
+        return _is_done(await self._store.deliver(more, BODY, accept=REFUSALS, timeout=self._timeout))
+
+    async def _is_public(self, key: str) -> bool:
+        grant = await self._store.grant(replace(self._request(Operation.GET), key=key))
+        unsigned = replace(grant, url=grant.url.partition("?")[0])
+        return _is_done(await self._store.deliver(unsigned, accept=REFUSALS, timeout=self._timeout))
+
+    async def mixes_uploads(self) -> bool:
+        """Return whether an upload begun under one key can be listed or completed under another."""
+        upload_id = await self._create()
+        part = await self._part(upload_id, 1, BODY)
+        listed = await self._send(self._other(Operation.MULTIPART_LIST, upload_id=upload_id), None, FAILURES)
+        document = complete_body([(1, part.etag)])
+        complete = self._other(Operation.MULTIPART_COMPLETE, size=len(document), upload_id=upload_id)
+        completed = await self._send(complete, document, FAILURES)  # Ceph 16 answers 500
+        await self._send(self._request(Operation.MULTIPART_ABORT, upload_id=upload_id), None, FAILURES)
+        await self._remove_other()
+        return _is_done(listed) or _is_done(completed)
+
+    # --- removal ----------------------------------------------------------------------------------
     @property
     def wrote_versions(self) -> bool:
-        """Whether it wrote in a bucket with versions, where each stays until it is removed."""
+        """Whether the bucket keeps versions: then each write stays until it is removed."""
         return bool(self._versions)
 
-    async def forget(self) -> Remains:
-        """Remove the check object, in a bucket with versions each that was written; say what stays.
+    async def remove(self) -> Remains:
+        """Remove the check object, or each version that was written; return what stays.
 
-        Where versions stay a plain DELETE hides them. Where that is refused the object stays: the next probe
-        writes over it.
+        Versions that stay are hidden by a plain DELETE. If that is refused too, the object stays, and the next probe
+        overwrites it.
         """
-        reasons = [await self._remove(version) for version in dict.fromkeys(self._versions)]
+        reasons = [await self._delete(version) for version in dict.fromkeys(self._versions)]
         kept = [reason for reason in reasons if reason]
         if not reasons or kept:
-            refused = await self._remove("")
+            refused = await self._delete("")
             return Remains(len(kept), kept[0]) if kept else Remains(1 if refused else 0, refused)
         return Remains()
 
-    async def _remove(self, version_id: str) -> str:
-        """Delete, and return why not; "" when it is gone."""
+    async def _delete(self, version_id: str) -> str:
+        """Delete, and return the reason if that fails; "" if the object is gone."""
         try:
             await self._send(self._request(Operation.DELETE, version_id=version_id), None, (NOT_FOUND,))
         except Fault as problem:
             return problem.message
         return ""
 
+    async def _remove_other(self) -> None:
+        """Remove the object beside the check object, as far as allowed.
+
+        The answer to a copy names no version, so a HEAD finds each one.
+        """
+        for _ in range(MOST_VERSIONS):
+            there = await self._send(self._other(Operation.HEAD), None, REFUSALS)
+            version = there.headers.get("x-amz-version-id", "")
+            if not _is_done(there) or not _is_done(
+                await self._send(self._other(Operation.DELETE, version_id=version), None, REFUSALS)
+            ):
+                break
+
     # --- an upload in parts -----------------------------------------------------------------------
     async def _in_parts(
         self, parts: Sequence[bytes] = (BODY,), *, wrong: str = "", if_none_match: bool = False, if_match: str = ""
     ) -> Response:
-        """Upload in parts, and return the answer to its end; with a ``wrong`` checksum, that to its first part."""
-        create = self._request(Operation.MULTIPART_CREATE, content_type="text/plain", headers=self._headers)
-        upload_id = (await self._send(create, None)).element("UploadId")
-        if not upload_id:
-            raise fault("bad_response", "no UploadId")
+        """Upload in parts, and return the answer to Complete; with a ``wrong`` checksum, the answer to the part."""
+        upload_id = await self._create()
         done = False
         try:
             if wrong:
                 return await self._part(upload_id, 1, parts[0], wrong)
             sent = [(number, body, await self._part(upload_id, number, body)) for number, body in enumerate(parts, 1)]
-            etags = [(number, answer.etag or md5_hex(body)) for number, body, answer in sent]
-            answer = await self._complete(upload_id, etags, if_none_match=if_none_match, if_match=if_match)
-            done = answer.status == OK
+            etags = [(number, response.etag or md5_hex(body)) for number, body, response in sent]
+            response = await self._complete(upload_id, etags, if_none_match=if_none_match, if_match=if_match)
+            done = response.status == OK
         finally:
             if not done:
                 with suppress(Fault):
                     await self._send(self._request(Operation.MULTIPART_ABORT, upload_id=upload_id), None, (NOT_FOUND,))
-        return answer
+        return response
+
+    async def _create(self) -> str:
+        create = self._request(Operation.MULTIPART_CREATE, content_type="text/plain", headers=self._headers)
+        upload_id = (await self._send(create, None)).element("UploadId")
+        if not upload_id:
+            raise fault("bad_response", "no UploadId")
+        return upload_id
 
     async def _part(self, upload_id: str, number: int, body: bytes, wrong: str = "") -> Response:
         part = self._request(
@@ -295,23 +424,45 @@ class Probe:
             if_match=if_match,
         )
         conditional = if_none_match or if_match
-        answer = await self._send(complete, body, (*NOT_HELD, *NOT_TAKEN) if conditional else ())
-        if answer.status == OK and answer.code:  # S3 answers 200 with an <Error>, too
+        response = await self._send(complete, body, (*NOT_HELD, *NOT_TAKEN) if conditional else ())
+        if response.status == OK and response.code:  # S3 may answer 200 with an <Error>
             if not conditional:
-                raise fault("server_error", answer.code)
-            return Response(PRECONDITION_FAILED if answer.code == "PreconditionFailed" else 500, answer.headers)
-        return self._wrote(answer)
+                raise fault("server_error", response.code)
+            return Response(PRECONDITION_FAILED if response.code == "PreconditionFailed" else 500, response.headers)
+        return self._noted(response)
 
+    # --- requests ---------------------------------------------------------------------------------
     def _request(self, operation: Operation, **more: object) -> GrantRequest:
         return GrantRequest(operation, self._bucket, self.key, EXPIRES, **more)  # type: ignore[arg-type] # fields by name
 
-    async def _send(self, request: GrantRequest, body: bytes | None, accept: Collection[int] = ()) -> Response:
-        return await self._sender.deliver(await self._sender.grant(request), body, accept=accept)
+    def _other(self, operation: Operation, **more: object) -> GrantRequest:
+        """Make a request on a key beside the check key, which stands for another uploader's."""
+        return replace(self._request(operation, **more), key=self._other_key)
 
-    def _wrote(self, answer: Response) -> Response:
-        if answer.status == OK and (version := answer.headers.get("x-amz-version-id", "")):
+    async def _send(self, request: GrantRequest, body: bytes | None, accept: Collection[int] = ()) -> Response:
+        grant = await self._store.grant(request)
+        return await self._store.deliver(grant, body, accept=accept, timeout=self._timeout)
+
+    def _noted(self, response: Response) -> Response:
+        """Remember the version that a write made, for ``remove``."""
+        if response.status == OK and (version := response.headers.get("x-amz-version-id", "")):
             self._versions.append(version)
-        return answer
+        return response
+
+
+def customer_key(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of a customer's key (SSE-C): parts, HEADs and GETs need them too."""
+    return {name: value for name, value in headers.items() if name.lower().startswith(CUSTOMER_KEY)}
+
+
+def _is_done(response: Response) -> bool:
+    """Return whether a request was carried out: S3 may put an error into a 200."""
+    return response.status not in FAILURES and not response.code
+
+
+def _md5_etags(parts: Sequence[bytes]) -> tuple[str, str]:
+    """Return the ETags of an object in parts that are made of MD5s: of the whole object, or of its parts."""
+    return md5_hex(b"".join(parts)), etag_of_parts([md5_hex(part) for part in parts])
 
 
 def md5_hex(data: bytes) -> str:
@@ -329,34 +480,34 @@ def sha256_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-_COMES_BACK = re.compile(
+_RETURNED = re.compile(
     r"cache-control|content-(disposition|encoding|language|type)|expires|x-amz-meta-.+|x-amz-storage-class"
     r"|x-amz-website-redirect-location|x-amz-server-side-encryption(-customer-(algorithm|key-md5))?",
     re.IGNORECASE,
 )
-"""Headers of a PUT that a HEAD tells again as they were (S3 API, HeadObject)."""
+"""Headers of a PUT that a HEAD returns unchanged (S3 API, HeadObject)."""
 
 
-def lost(sent: Mapping[str, str], answer: Response) -> list[str]:
-    """Say which headers of an upload a HEAD of its object doesn't tell, or tells otherwise. Pure.
+def lost(sent: Mapping[str, str], found: Response) -> list[str]:
+    """Return the headers of an upload that a HEAD of its object lacks or returns changed. Pure.
 
-    S3 names no storage class where it is STANDARD, and only the number of tags; ACLs and the like it never tells.
+    S3 omits the storage class STANDARD, returns only the number of tags, and never returns ACLs and the like.
     """
-    return [told for name, value in sent.items() if (told := _lost(name, value.strip(), answer.headers))]
+    return [problem for name, value in sent.items() if (problem := _lost(name, value.strip(), found.headers))]
 
 
-def _lost(name: str, value: str, there: Mapping[str, str]) -> str:
+def _lost(name: str, value: str, found: Mapping[str, str]) -> str:
     lower = name.lower()
     if lower == "x-amz-tagging":
-        count, wanted = there.get("x-amz-tagging-count"), value.count("&") + 1
+        count, wanted = found.get("x-amz-tagging-count"), value.count("&") + 1
         return "" if count == str(wanted) else f"{name} ({count or 'none told'} of {wanted} tags)"
-    found = there.get(lower, "STANDARD" if lower == "x-amz-storage-class" else "").strip()
-    if not _COMES_BACK.fullmatch(name) or found == value:
+    kept = found.get(lower, "STANDARD" if lower == "x-amz-storage-class" else "").strip()
+    if not _RETURNED.fullmatch(name) or kept == value:
         return ""
-    return f"{name} ({found} instead)" if found else name
+    return f"{name} ({kept} instead)" if kept else name
 
 
-def locked_until(answer: Response) -> str:
-    """Return until when an object is locked (object lock), by a HEAD of it; "" where it isn't, or isn't told."""
-    held = answer.headers.get("x-amz-object-lock-legal-hold", "").upper() == "ON"
-    return "its legal hold ends" if held else answer.headers.get("x-amz-object-lock-retain-until-date", "")
+def locked_until(found: Response) -> str:
+    """Return the end of an object's lock (object lock), from the answer to a HEAD; "" if there is none."""
+    held = found.headers.get("x-amz-object-lock-legal-hold", "").upper() == "ON"
+    return "its legal hold ends" if held else found.headers.get("x-amz-object-lock-retain-until-date", "")

@@ -1,38 +1,89 @@
-"""Who signs and who sends, by one configuration: keys here, or a broker."""
+"""The store, reached by presigned requests: a presigner and the HTTP client, joined."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 
-from presignd.config import Config
-from presignd.presign import Presigner
+from presignd.config import Config, PresignConfig, UploadConfig
+from presignd.errors import fault
+from presignd.presign import Grant, GrantRequest, Presigner
 from presignd.presign.broker_client import TIMEOUT, BrokerClient
 from presignd.presign.local import local_presigner
 from presignd.presign.remote import BrokerPresigner
 from presignd.redaction import redact
-from presignd.store.client import StoreClient
+from presignd.s3.responses import Response
+from presignd.store.client import Slice, StoreClient
 from presignd.store.rate import RateLimit
+from presignd.system.clock import since_boot
+
+LEAST_LEFT = 30.0
+"""Seconds that a grant must still be valid when its request is sent, by the signer's clock."""
 
 
-def signer_and_store(
-    config: Config, *, clock: Callable[[], datetime], rate: RateLimit | None = None
-) -> tuple[Presigner, StoreClient]:
-    """Build both; nothing is sent yet. Raises ``UsageError`` for TLS files or credentials that can't be used.
+class SignedStore:
+    """Signs each request when it is about to be sent, and sends it."""
 
-    ``rate`` limits what is sent, by default to what the configuration says.
-    The store's client judges the age of grants by the signer's clock, which with a broker is the broker's.
+    def __init__(self, presigner: Presigner, client: StoreClient) -> None:
+        self.presigner, self.client = presigner, client
+
+    async def grant(self, request: GrantRequest) -> Grant:
+        """Return the grant for a request; raise its ``Fault``, or ``expired_grant`` for one that is almost expired."""
+        asked = since_boot()
+        (grant,) = await self.presigner.grant([request])
+        if isinstance(grant, Exception):
+            raise grant
+        left = (grant.expires_at - grant.signer_date).total_seconds() - (since_boot() - asked)
+        if left < LEAST_LEFT:
+            raise fault("expired_grant", f"{left:.0f} s left when it came")
+        return grant
+
+    async def deliver(
+        self, grant: Grant, body: bytes | None = None, *, accept: Collection[int] = (), timeout: float | None = None
+    ) -> Response:
+        """Send a granted request; raise a ``Fault`` for statuses other than 2xx and ``accept``."""
+        return await self.client.send(grant, body, accept=accept, timeout=timeout)
+
+    async def send(
+        self,
+        request: GrantRequest,
+        body: bytes | Slice | None = None,
+        *,
+        accept: Collection[int] = (),
+        on_sent: Callable[[int], None] | None = None,
+        timeout: float | None = None,
+        into: Callable[[bytes], Awaitable[None]] | None = None,
+    ) -> Response:
+        """Sign ``request`` and send it. Requests under one key share the rate limit as one file."""
+        grant = await self.grant(request)
+        return await self.client.send(
+            grant, body, accept=accept, on_sent=on_sent, timeout=timeout, file_of=request.key, into=into
+        )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.presigner.close()
+        await self.client.close()
+
+
+def signed_store(
+    presign: PresignConfig, upload: UploadConfig, *, clock: Callable[[], datetime], rate: RateLimit | None = None
+) -> SignedStore:
+    """Build the presigner and the client of a configuration; send nothing.
+
+    ``rate`` limits what is sent, by default to ``upload.max_rate``. The client judges the age of grants by the
+    signer's clock, which is the broker's if there is one. Raises ``UsageError`` for unusable TLS files or credentials.
     """
-    if config.presign.kind == "broker":
-        client = BrokerClient(config.presign, clock=clock, timeout=min(TIMEOUT, config.upload.timeout))
-        store = StoreClient(config.presign, config.upload, clock=client.now, rate=rate)
-        return BrokerPresigner(config.presign, client), store
-    store = StoreClient(config.presign, config.upload, clock=clock, rate=rate)
-    return local_presigner(config.presign, send=store.send, clock=clock), store
+    if presign.kind == "broker":
+        broker = BrokerClient(presign, clock=clock, timeout=min(TIMEOUT, upload.timeout))
+        client = StoreClient(presign, upload, clock=broker.now, rate=rate)
+        return SignedStore(BrokerPresigner(presign, broker), client)
+    client = StoreClient(presign, upload, clock=clock, rate=rate)
+    return SignedStore(local_presigner(presign, send=client.send, clock=clock), client)
 
 
 def register_secrets(config: Config) -> None:
-    """Have redaction know the configured secrets by their letters, beside what secrets look like."""
+    """Register the configured secrets for redaction, which otherwise knows only what secrets look like."""
     presign = config.presign
     for secret in (presign.secret_key, presign.session_token, presign.token):
         if secret:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from presignd.pipeline.upload.bucket import LEAST_LEFT, Support
+from presignd.store.probe import Support
+from presignd.store.signed import LEAST_LEFT
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
 from tests.running import config, running, watch
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from presignd.checks.parts import InTwo, check_parts, store_in_two
+from presignd.checks.buckets import check_parts
 from presignd.pipeline.upload.bucket import Bucket
-from presignd.store.signed import signer_and_store
+from presignd.store.probe import EtagKind
+from presignd.store.signed import signed_store
 from tests.faulty_etags import ETAGS, Etags
 from tests.faulty_s3 import FaultyS3
 from tests.running import config, watch
@@ -22,22 +23,22 @@ from tests.stores import Store
 @asynccontextmanager
 async def bucket_on(folder: Path, store: Any, bucket: str) -> AsyncIterator[Bucket]:
     configured = config(folder, store, watch(folder, bucket=bucket))
-    presigner, client = signer_and_store(configured, clock=lambda: datetime.now(UTC))
+    signed = signed_store(configured.presign, configured.upload, clock=lambda: datetime.now(UTC))
     try:
-        yield Bucket(configured.watches[0], configured.presign, configured.upload, presigner, client)
+        yield Bucket(configured.watches[0], configured.presign, configured.upload, signed)
     finally:
-        await client.close()
+        await signed.close()
 
 
 SEEN = {
-    "r2": (InTwo(tells=False, etag=True), "tells nothing"),
-    "oss": (InTwo(tells=False, etag=True), "tells nothing"),
-    "of any form": (InTwo(tells=False, etag=True), "tells nothing"),
-    "that look like an md5": (InTwo(tells=False, etag=True), "tells nothing"),
-    "none": (InTwo(tells=False, etag=False), "has no ETag"),
-    "none when looked for": (InTwo(tells=False, etag=False), "has no ETag"),
-    "kms": (InTwo(tells=False, etag=True), "tells nothing"),
-    "s3": (InTwo(tells=True, etag=True), "made of MD5s"),
+    "r2": (EtagKind.OPAQUE, "tells nothing"),
+    "oss": (EtagKind.OPAQUE, "tells nothing"),
+    "of any form": (EtagKind.OPAQUE, "tells nothing"),
+    "that look like an md5": (EtagKind.OPAQUE, "tells nothing"),
+    "none": (EtagKind.MISSING, "has no ETag"),
+    "none when looked for": (EtagKind.MISSING, "has no ETag"),
+    "kms": (EtagKind.OPAQUE, "tells nothing"),
+    "s3": (EtagKind.MD5, "made of MD5s"),
 }
 
 
@@ -46,10 +47,10 @@ async def test_what_an_etag_tells_is_seen_and_said(faulty_s3: FaultyS3, tmp_path
     faulty_s3.etags = ETAGS.get(quirk, Etags())
     seen, said = SEEN[quirk]
     async with bucket_on(tmp_path, faulty_s3, faulty_s3.bucket) as bucket:
-        probe = await bucket.proving()
+        probe = await bucket.new_probe()
         result = await check_parts(faulty_s3.bucket, probe)
-        assert await store_in_two(probe) == seen
-        await probe.forget()
+        assert await probe.two_part_etag() == seen
+        await probe.remove()
         assert (await bucket.support(in_parts=True)).md5_etags == (quirk in ("s3", "none when looked for"))
     assert (result.outcome, said in result.detail) == ("ok", True)
     assert faulty_s3.objects == {}
@@ -69,7 +70,7 @@ async def test_where_parts_do_not_go_through_it_is_said_and_nothing_is_left(
 ) -> None:
     faulty_s3.fault(**how)
     async with bucket_on(tmp_path, faulty_s3, faulty_s3.bucket) as bucket:
-        result = await check_parts(faulty_s3.bucket, await bucket.proving())
+        result = await check_parts(faulty_s3.bucket, await bucket.new_probe())
     assert result.outcome == "warn"
     assert "multipart_threshold" in result.detail
     assert faulty_s3.uploads.under_way == {}
@@ -78,20 +79,22 @@ async def test_where_parts_do_not_go_through_it_is_said_and_nothing_is_left(
 @pytest.mark.parametrize(
     ("name", "seen"),
     [
-        ("seaweedfs", InTwo(tells=True, etag=True)),
-        ("juicefs", InTwo(tells=True, etag=True)),
-        ("juicefs_plain", InTwo(tells=False, etag=False)),
-        ("rclone", InTwo(tells=True, etag=True)),
-        ("rclone_plain", InTwo(tells=False, etag=False)),
-        ("ceph", InTwo(tells=True, etag=True)),
+        ("seaweedfs", EtagKind.MD5),
+        ("juicefs", EtagKind.MD5),
+        ("juicefs_plain", EtagKind.MISSING),
+        ("rclone", EtagKind.MD5),
+        ("rclone_plain", EtagKind.MISSING),
+        ("ceph", EtagKind.MD5),
     ],
 )
-async def test_what_real_servers_tell(request: pytest.FixtureRequest, tmp_path: Path, name: str, seen: InTwo) -> None:
+async def test_what_real_servers_tell(
+    request: pytest.FixtureRequest, tmp_path: Path, name: str, seen: EtagKind
+) -> None:
     store: Store = request.getfixturevalue(name)
     async with bucket_on(tmp_path, store, store.new_bucket()) as bucket:
-        probe = await bucket.proving()
-        assert await store_in_two(probe) == seen
-        await probe.forget()
-        honours = await bucket.support(in_parts=True)
-        assert honours.proves
-        assert honours.md5_etags or not seen.tells
+        probe = await bucket.new_probe()
+        assert await probe.two_part_etag() == seen
+        await probe.remove()
+        support = await bucket.support(in_parts=True)
+        assert support.proves
+        assert support.md5_etags or seen is not EtagKind.MD5

@@ -8,7 +8,8 @@ from enum import Enum
 from typing import Literal
 
 from presignd.model import FileVersion
-from presignd.pipeline.upload.bucket import StoredObject, Support
+from presignd.pipeline.upload.bucket import StoredObject
+from presignd.store.probe import Support
 
 Policy = Literal["update", "rename", "refuse", "overwrite"]
 

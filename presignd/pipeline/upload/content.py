@@ -15,7 +15,7 @@ from presignd.errors import fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint, Sent
 from presignd.pipeline.files.hash import checksum_like, fingerprint_of
-from presignd.pipeline.upload.bucket import Bucket, StoredObject, Support
+from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Plan, as_honoured, is_sure, still_holds
 from presignd.pipeline.upload.multipart import Multipart
 from presignd.pipeline.upload.single import TINY, Prepared, prepare, put, verify, verify_found
@@ -23,6 +23,7 @@ from presignd.pipeline.upload.slots import Slots
 from presignd.pipeline.upload.whose import holds_bytes
 from presignd.runtime.crash_points import passed
 from presignd.s3.multipart import part_size_for
+from presignd.store.probe import Support
 from presignd.system.threads import behind
 
 

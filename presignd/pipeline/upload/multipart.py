@@ -15,7 +15,7 @@ from presignd.errors import Fault, RetryFault, StoreFault, fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Part, Sent
 from presignd.pipeline.files.hash import checksum_like, digest
-from presignd.pipeline.upload.bucket import Bucket, StoredObject, Support
+from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Plan, is_md5
 from presignd.pipeline.upload.single import verify
 from presignd.pipeline.upload.slots import Slots
@@ -26,6 +26,7 @@ from presignd.s3.limits import FEW_PARTS
 from presignd.s3.multipart import PartRange, complete_body, etag_of_parts, in_order, part_ranges, part_size_for
 from presignd.s3.responses import Response, bare
 from presignd.store.client import Slice
+from presignd.store.probe import Support
 from presignd.system.threads import behind
 from presignd.telemetry.log import get_logger
 

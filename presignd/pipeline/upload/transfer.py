@@ -24,12 +24,13 @@ from presignd.pipeline.intake import refuse_too_large
 from presignd.pipeline.key_template import may_number, needs_hash, render_for
 from presignd.pipeline.put import PutRequest
 from presignd.pipeline.upload import collision
-from presignd.pipeline.upload.bucket import Bucket, StoredObject, Support
+from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Act, Plan, Whose
 from presignd.pipeline.upload.content import Content, InParts, Whole
 from presignd.pipeline.upload.single import TINY, Prepared, prepare, read_cached
 from presignd.pipeline.upload.slots import Slots
 from presignd.pipeline.upload.whose import whose
+from presignd.store.probe import Support
 from presignd.system.filesystem import close_quietly
 from presignd.system.threads import behind, opened
 

@@ -10,9 +10,9 @@ import trustme
 from structlog.testing import capture_logs
 
 from presignd.broker.certificate import certificate_end, end_problem
-from presignd.broker.check import _certificate
 from presignd.broker.config import BrokerSection, load
 from presignd.broker.service import Broker
+from presignd.checks.broker import certificate_result
 from presignd.errors import UsageError
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -74,7 +74,7 @@ def test_check_and_the_log_tell_of_an_end_that_is_near(
     file = tmp_path / "broker.toml"
     file.write_text('[broker]\ntls_cert = "broker.pem"\n[store]\naccess_key = "a"\nsecret_key = "secret-key"\n')
     config = load(file, environ={})
-    line = _certificate(config)
+    line = certificate_result(config)
     assert (line.outcome, line.detail) == (outcome, said)
     broker = Broker(config, lambda: config)
     broker.note_certificate_end()

@@ -13,7 +13,7 @@ import pytest
 
 from presignd.checks import Outcome, exit_code, run_checks
 from presignd.checks.base import Check, CheckResult, Context, fail, ok, warn
-from presignd.checks.buckets import distinct, judge_clock
+from presignd.checks.buckets import distinct
 from presignd.checks.endpoint import Address
 from presignd.checks.local import (
     events_result,
@@ -24,7 +24,7 @@ from presignd.checks.local import (
     writable_result,
     writer_result,
 )
-from presignd.checks.presigner import judge_token
+from presignd.checks.presigner import judge_clock, judge_token
 from presignd.config import (
     Config,
     ControlConfig,

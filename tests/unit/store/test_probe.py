@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import pytest
 
@@ -13,7 +14,8 @@ from presignd.errors import Fault, fault
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.presign.local import METHODS
 from presignd.s3.responses import Response, fault_of
-from presignd.store.probe import BODY, TRIES, Conditions, Heed, Probe, Remains, locked_until, lost
+from presignd.store.probe import BODY, TIMEOUT, TRIES, Conditions, Handling, Probe, Remains, locked_until, lost
+from presignd.store.signed import SignedStore
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SIGNED = "http://s/b/k?X-Amz-Signature=" + 64 * "a"
@@ -34,7 +36,8 @@ class FakeStore:
         self.requests.append(request)
         return Grant(METHODS[request.operation], SIGNED, {}, NOW + timedelta(hours=1), NOW)
 
-    async def deliver(self, grant: Grant, body: bytes | None = None, *, accept: Collection[int] = ()) -> Response:  # noqa: ARG002 - the port's
+    async def deliver(self, grant: Grant, *_: object, accept: Collection[int] = (), timeout: float) -> Response:
+        assert timeout == TIMEOUT
         request, signed = self.requests[-1], grant.url == SIGNED
         answer = self.says(request, signed) or self._s3(request, signed=signed)
         if answer.status // 100 == 2 or answer.status in accept:
@@ -58,7 +61,7 @@ class FakeStore:
 
 
 def probe(store: FakeStore, headers: Mapping[str, str] | None = None) -> Probe:
-    return Probe(store, "b", "in/.presignd-check", headers or {})
+    return Probe(cast("SignedStore", store), "b", "in/.presignd-check", headers or {})
 
 
 def conditional(request: GrantRequest) -> bool:
@@ -71,7 +74,7 @@ def on(*operations: Operation, status: int) -> Says:
 
 
 PUT, COMPLETE = Operation.PUT, Operation.MULTIPART_COMPLETE
-ALL = Conditions(Heed.HONOURED, Heed.HONOURED)
+ALL = Conditions(Handling.HONOURED, Handling.HONOURED)
 
 
 async def test_a_store_that_holds_to_conditions_is_seen_to() -> None:
@@ -81,10 +84,10 @@ async def test_a_store_that_holds_to_conditions_is_seen_to() -> None:
 
 @pytest.mark.parametrize(
     ("status", "heed"),
-    [(200, Heed.IGNORED), (501, Heed.REFUSED), (400, Heed.REFUSED)],
+    [(200, Handling.IGNORED), (501, Handling.REFUSED), (400, Handling.REFUSED)],
     ids=["ignored", "not implemented", "an invalid request"],
 )
-async def test_each_way_of_writing_is_proven_for_itself(status: int, heed: Heed) -> None:
+async def test_each_way_of_writing_is_proven_for_itself(status: int, heed: Handling) -> None:
     store = FakeStore(on(COMPLETE, status=status))
     assert await probe(store).put_conditions() == ALL
     assert await probe(store).complete_conditions() == Conditions(heed, heed)
@@ -93,25 +96,25 @@ async def test_each_way_of_writing_is_proven_for_itself(status: int, heed: Heed)
 
 async def test_each_condition_is_proven_for_itself() -> None:
     deaf = FakeStore(lambda request, _: Response(200, {}) if request.if_none_match else None)
-    assert await probe(deaf).put_conditions() == Conditions(Heed.IGNORED, Heed.HONOURED)
+    assert await probe(deaf).put_conditions() == Conditions(Handling.IGNORED, Handling.HONOURED)
 
 
 async def test_an_if_match_that_refuses_the_right_etag_too_is_none() -> None:
     """A file that changes would never replace its own object. Ceph's versioned buckets do so."""
     strict = FakeStore(lambda request, _: Response(412, {}) if request.if_match else None)
-    assert await probe(strict).put_conditions() == Conditions(Heed.HONOURED, Heed.REFUSED)
+    assert await probe(strict).put_conditions() == Conditions(Handling.HONOURED, Handling.REFUSED)
 
 
 async def test_a_check_object_that_another_daemon_removes_is_written_again() -> None:
     misses = iter([Response(200, {}), None])
     once = FakeStore(lambda request, _: next(misses) if request.if_none_match else None)
-    assert (await probe(once).put_conditions()).if_none_match is Heed.HONOURED
+    assert (await probe(once).put_conditions()).if_none_match is Handling.HONOURED
 
 
 async def test_an_error_in_a_200_at_the_end_of_an_upload_is_one() -> None:
     failed = Response(200, {}, b"<Error><Code>PreconditionFailed</Code></Error>")
     store = FakeStore(lambda request, _: failed if request.operation is COMPLETE and conditional(request) else None)
-    assert (await probe(store).complete_conditions()).if_none_match is Heed.HONOURED
+    assert (await probe(store).complete_conditions()).if_none_match is Handling.HONOURED
 
 
 async def test_uploads_that_were_not_completed_are_aborted() -> None:
@@ -146,7 +149,7 @@ async def test_an_end_of_an_upload_that_tells_no_etag_is_looked_up() -> None:
 async def test_what_is_stored_and_not_there_is_missing() -> None:
     empty = FakeStore(lambda request, _: Response(404, {}) if request.operation is Operation.HEAD else None)
     with pytest.raises(Fault) as caught:
-        await probe(empty).write_kept()
+        await probe(empty).write_and_find()
     assert caught.value.code == "missing_object"
     assert len(empty.sent(PUT)) == TRIES
 
@@ -156,13 +159,13 @@ async def test_what_is_stored_and_not_there_is_missing() -> None:
 
 async def test_a_wrong_signature_is_tried_once_and_writes_nothing() -> None:
     store = FakeStore()
-    assert await probe(store).verifies_signatures()
+    assert await probe(store).checks_signatures()
     assert [request.operation for request in store.requests] == [PUT, Operation.HEAD]
 
 
 async def test_a_store_that_takes_a_wrong_signature_is_found_out() -> None:
     mock = FakeStore(lambda _, signed: None if signed else Response(200, {}))
-    assert not await probe(mock).verifies_signatures()
+    assert not await probe(mock).checks_signatures()
 
 
 # --- what is left -------------------------------------------------------------------------------------
@@ -172,7 +175,7 @@ async def test_without_versions_one_delete_removes_it() -> None:
     store = FakeStore()
     asked = probe(store)
     await asked.put_conditions()
-    assert await asked.forget() == Remains()
+    assert await asked.remove() == Remains()
     assert [request.version_id for request in store.sent(Operation.DELETE)] == [""]
 
 
@@ -182,7 +185,7 @@ async def test_each_version_that_was_written_is_removed_and_no_marker_is_left() 
     await asked.write()
     await asked.write()
     await asked.complete_conditions()
-    assert await asked.forget() == Remains()
+    assert await asked.remove() == Remains()
     removed = [request.version_id for request in store.sent(Operation.DELETE)]
     assert len(removed) == len(set(removed)) == 5
     assert "" not in removed
@@ -194,7 +197,7 @@ async def test_versions_that_may_not_be_removed_are_counted_and_hidden() -> None
     asked = probe(store)
     await asked.write()
     await asked.write()
-    left = await asked.forget()
+    left = await asked.remove()
     assert left.versions == 2
     assert "403 AccessDenied" in left.reason
     assert store.sent(Operation.DELETE)[-1].version_id == ""
@@ -205,7 +208,7 @@ async def test_an_object_that_may_not_be_removed_stays() -> None:
     store = FakeStore(lambda request, _: denied if request.operation is Operation.DELETE else None)
     asked = probe(store)
     await asked.write()
-    assert (await asked.forget()).versions == 1
+    assert (await asked.remove()).versions == 1
 
 
 # --- headers ------------------------------------------------------------------------------------------

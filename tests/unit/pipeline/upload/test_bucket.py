@@ -12,13 +12,14 @@ import pytest
 from presignd.config import PresignConfig, UploadConfig, WatchConfig
 from presignd.errors import Fault, fault
 from presignd.model import Sent, State
-from presignd.pipeline.upload import bucket as module
-from presignd.pipeline.upload.bucket import LEAST_LEFT, SHORT, Bucket, StoredObject
+from presignd.pipeline.upload.bucket import SHORT, Bucket, StoredObject
 from presignd.pipeline.upload.multipart import abort
 from presignd.pipeline.upload.whose import read_back
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
 from presignd.s3.responses import Response
+from presignd.store import signed as module
 from presignd.store.client import StoreClient
+from presignd.store.signed import LEAST_LEFT, SignedStore
 from tests.versions import in_state
 
 
@@ -40,7 +41,8 @@ def bucket(problem: Fault, *, raises: bool) -> Bucket:
 
 def bucket_of(presigner: Any) -> Bucket:
     watch = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="test-bucket")
-    return Bucket(watch, PresignConfig(), UploadConfig(), cast("Presigner", presigner), cast("StoreClient", None))
+    signed = SignedStore(cast("Presigner", presigner), cast("StoreClient", None))
+    return Bucket(watch, PresignConfig(), UploadConfig(), signed)
 
 
 @pytest.mark.parametrize("raises", [True, False])
@@ -77,11 +79,12 @@ async def test_a_grant_that_dies_while_it_is_waited_for_is_never_sent(
 
     monkeypatch.setattr(module, "since_boot", lambda: now)
     late = bucket_of(Late())
+    signed = SignedStore(cast("Presigner", Late()), cast("StoreClient", None))
     if not dead:
-        assert (await late.grant(late.request(Operation.HEAD, "a"))).method == "HEAD"
+        assert (await signed.grant(late.request(Operation.HEAD, "a"))).method == "HEAD"
         return
     with pytest.raises(Fault) as caught:
-        await late.grant(late.request(Operation.HEAD, "a"))
+        await signed.grant(late.request(Operation.HEAD, "a"))
     assert caught.value.code == "expired_grant"
 
 
@@ -106,7 +109,8 @@ class Answering:
     @property
     def bucket(self) -> Bucket:
         watch = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="test-bucket")
-        return Bucket(watch, PresignConfig(), UploadConfig(), cast("Presigner", self), cast("StoreClient", self))
+        signed = SignedStore(cast("Presigner", self), cast("StoreClient", self))
+        return Bucket(watch, PresignConfig(), UploadConfig(), signed)
 
 
 async def test_an_answer_that_tells_nothing_of_a_right_to_versions_is_not_remembered() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from presignd.model import FileVersion, State
-from presignd.pipeline.upload.bucket import StoredObject, Support
+from presignd.pipeline.upload.bucket import StoredObject
 from presignd.pipeline.upload.collision import (
     Act,
     Plan,
@@ -19,6 +19,7 @@ from presignd.pipeline.upload.collision import (
     plan_unseen,
     still_holds,
 )
+from presignd.store.probe import Support
 from tests.versions import in_state
 
 MD5 = "0123456789abcdef0123456789abcdef"

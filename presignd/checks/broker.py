@@ -1,0 +1,132 @@
+"""``presignd broker check``: configuration, certificate, tokens, and each prefix with real requests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+
+from presignd.broker.certificate import certificate_end, end_problem, tls_context
+from presignd.broker.config import BrokerConfig, TokenConfig, of_store
+from presignd.broker.tokens import Tokens
+from presignd.checks.base import CheckResult, fail, ok, warn
+from presignd.config import UploadConfig
+from presignd.errors import Fault, PresigndError
+from presignd.presign import Operation
+from presignd.presign.local import LocalPresigner
+from presignd.s3.limits import CHECK_NAME
+from presignd.store.probe import Conditions, Probe, Unsigned
+from presignd.store.signed import SignedStore, signed_store
+from presignd.system.clock import utcnow
+
+SEPARATE_FIX = "a bucket and a broker of its own for each uploader who must not read the others' files"
+UNSIGNED = "a request with a wrong signature is taken: tokens protect nothing from those who reach the store"
+UNSIGNED_FIX = "give the store its keys; a mock server that checks no signature keeps nothing safe"
+
+
+async def check_broker(config: BrokerConfig) -> AsyncIterator[CheckResult]:
+    """Check the parts of a broker in order; raise nothing that is expected."""
+    for warning in config.warnings:
+        yield warn("config", warning)
+    yield ok("config", str(config.file))
+    yield certificate_result(config)
+    tokens = Tokens(config.file, config.broker.token_files)
+    for problem in tokens.unreadable():
+        yield fail("tokens", problem, "none of its tokens is valid until it is fixed")
+    if tokens.count:
+        yield ok("tokens", f"{tokens.count} of them")
+    else:
+        yield warn("tokens", "0 of them", "make one for a file of broker.token_files: presignd broker token create")
+    store = signed_store(config.store, UploadConfig(), clock=utcnow)
+    try:
+        async for result in _store_results(store, [token for token, _ in tokens.all()]):
+            yield result
+    finally:
+        await store.close()
+
+
+def certificate_result(config: BrokerConfig) -> CheckResult:
+    """Check that the broker's certificate can be used, and for how long."""
+    try:
+        tls_context(config.broker)
+        ends = certificate_end(config.broker)
+    except PresigndError as error:
+        return fail("certificate", error.message, error.fix)
+    if ends is None:
+        return ok("certificate", "none: loopback, or a TLS proxy in front")
+    now = utcnow()
+    problem, left = end_problem(ends, now), f"{(ends - now).days} days left"
+    if not problem:
+        return ok("certificate", left)
+    fix = "renew broker.tls_cert"
+    return warn("certificate", f"only {left}", fix) if ends > now else fail("certificate", problem, fix)
+
+
+async def _store_results(store: SignedStore, tokens: Iterable[TokenConfig]) -> AsyncIterator[CheckResult]:
+    assert isinstance(store.presigner, LocalPresigner)
+    try:
+        found = await store.presigner.credentials.get()
+    except Fault as fault:
+        yield _failed("credentials", fault)
+        return
+    yield ok("credentials", f"from {found.source}")
+    used: dict[tuple[str, str], set[str]] = {}
+    for token in tokens:
+        used.setdefault((token.bucket, token.prefix), set()).update(token.operations)
+    for bucket, prefix in sorted(used):
+        probe = Probe(store, bucket, f"{prefix}{CHECK_NAME}", {})
+        for result in await _prefix_results(f"{bucket}/{prefix}", probe, multipart="multipart" in used[bucket, prefix]):
+            yield result
+
+
+async def _prefix_results(prefix: str, probe: Probe, *, multipart: bool) -> list[CheckResult]:
+    """Write, read and remove a prefix's check object, and try what a store should refuse."""
+    name = f"bucket {prefix}"
+    try:
+        await probe.write_and_find()
+        await probe.read(Operation.GET)
+        signatures_checked = await probe.checks_signatures()
+        conditions = {"a PUT": await probe.put_conditions()}
+        if multipart:
+            conditions["the end of an upload in parts"] = await probe.complete_conditions()
+        unsigned = await probe.obeys_unsigned()
+        mixes = multipart and await probe.mixes_uploads()
+        remains = await probe.remove()
+    except Fault as fault:
+        return [_failed(name, fault)]
+    if not signatures_checked:
+        return [fail(name, UNSIGNED, UNSIGNED_FIX)]
+    results = [_unsigned(name, unsigned)] if unsigned.copies or unsigned.publishes else []
+    results += [_mixes_uploads(name)] if mixes else []
+    results = results or [ok(name, "PUT, HEAD and GET went through, and headers that are not signed have no effect")]
+    results.append(_conditions(f"conditional writes {prefix}", conditions))
+    if remains.versions:
+        detail = f"{remains.versions} of what this wrote stay there: {remains.reason}"
+        results.append(warn(name, detail, "none needed; s3:DeleteObjectVersion on the check key would remove them"))
+    return results
+
+
+def _conditions(name: str, by_way: dict[str, Conditions]) -> CheckResult:
+    detail = "; ".join(f"{way} {conditions}" for way, conditions in by_way.items())
+    if all(conditions.honoured for conditions in by_way.values()):
+        return ok(name, detail)
+    return warn(name, detail, "give each token a prefix of its own: writers of one key may overwrite each other")
+
+
+def _unsigned(name: str, unsigned: Unsigned) -> CheckResult:
+    may = ["copy any object that this key may read (x-amz-copy-source)"] if unsigned.copies else []
+    may += ["make what it stores public (x-amz-acl)"] if unsigned.publishes else []
+    fix = [SEPARATE_FIX] if unsigned.copies else []
+    fix += ["a bucket without ACLs (BucketOwnerEnforced, IgnorePublicAcls)"] if unsigned.publishes else []
+    detail = f"the store takes headers that were not signed: a token that may PUT can {', and '.join(may)}"
+    return warn(name, detail, "; ".join(fix))
+
+
+def _mixes_uploads(name: str) -> CheckResult:
+    detail = (
+        "the store accepts an upload begun under one key for any other key: only the broker keeps them apart, "
+        "by what it remembers since its start"
+    )
+    return warn(name, detail, SEPARATE_FIX)
+
+
+def _failed(name: str, fault: Fault) -> CheckResult:
+    return fail(name, fault.message, of_store(fault.fix))
