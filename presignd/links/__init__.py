@@ -6,9 +6,9 @@ One JSON object a line, the newest file without a number, older ones as ``.1`` (
 
 from presignd.links.answers import links_answers
 from presignd.links.cursor import Cursor, load_cursor, save_cursor
+from presignd.links.format import encode
 from presignd.links.last import last_links
-from presignd.links.line import encode
-from presignd.links.tail import follow, read
+from presignd.links.reader import follow, read
 from presignd.links.writer import LinksFile
 
 __all__ = [

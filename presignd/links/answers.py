@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from presignd.links.cursor import Cursor
-from presignd.links.tail import follow
+from presignd.links.reader import follow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

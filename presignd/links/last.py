@@ -6,8 +6,8 @@ import os
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from presignd.links.line import decode
-from presignd.links.tail import close_all, open_all
+from presignd.links.format import decode
+from presignd.links.reader import close_all, open_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from presignd.errors import NO_SPACE, UsageError, fault
 from presignd.links.cursor import Cursor
-from presignd.links.line import decode, encode, to_link
-from presignd.links.rights import give, group_id, make_folder
-from presignd.links.tail import BLOCK, close_all, highest, name_of, open_all, read
+from presignd.links.format import decode, encode, to_link
+from presignd.links.permissions import give, group_id, make_folder
+from presignd.links.reader import BLOCK, close_all, highest, name_of, open_all, read
 from presignd.model import LinksMark
 from presignd.runtime.crash_points import passed
 from presignd.system.durable import sync_folder, write_all

@@ -16,8 +16,8 @@ import pytest
 
 from presignd.config import LinksConfig
 from presignd.errors import UsageError
-from presignd.links import Cursor, encode, follow, links_answers, load_cursor, read, save_cursor, tail
-from presignd.links.tail import Tail
+from presignd.links import Cursor, encode, follow, links_answers, load_cursor, read, reader, save_cursor
+from presignd.links.reader import Tail
 from tests.descriptors import open_descriptors
 from tests.links import LINE, batch, config, link, numbers, opened
 
@@ -197,7 +197,7 @@ def test_a_rotation_while_the_files_are_opened_hides_and_doubles_none(
                 break
             return fd
 
-        monkeypatch.setattr(tail, "_open", then_rotate)
+        monkeypatch.setattr(reader, "_open", then_rotate)
         fds = tail.open_all(config.file)
     sizes = [json.loads(os.pread(fd, LINE, 0))["size"] for fd in fds]
     tail.close_all(fds)

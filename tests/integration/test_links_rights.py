@@ -17,7 +17,7 @@ import pytest
 from presignd.config import LinksConfig
 from presignd.errors import UsageError
 from presignd.links import LinksFile
-from presignd.links.rights import make_folder
+from presignd.links.permissions import make_folder
 from tests.links import batch, config, opened
 from tests.needs import need
 from tests.unprivileged import without_rights, world_readable
@@ -122,7 +122,7 @@ from pathlib import Path
 from presignd.config import LinksConfig
 from presignd.errors import PresigndError
 from presignd.links import LinksFile
-from presignd.links.rights import make_folder
+from presignd.links.permissions import make_folder
 try:
     LinksFile.open(LinksConfig(file=Path(sys.argv[1]), group=sys.argv[2]), None)
 except PresigndError as error:

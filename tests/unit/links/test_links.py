@@ -11,7 +11,7 @@ import pytest
 from presignd.cli.links import LONGEST_PAUSE, pause_after
 from presignd.errors import UsageError
 from presignd.links import Cursor, encode
-from presignd.links.line import decode, to_link
+from presignd.links.format import decode, to_link
 from presignd.model import Link
 
 LINK = Link(
