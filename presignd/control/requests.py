@@ -19,7 +19,7 @@ from presignd.control.documents import LISTED, of_daemon, overview
 from presignd.control.paths import NOT_SENT, Finder, WaitOutcome, forms
 from presignd.errors import CODES, Refused, TimedOut, Unavailable, UsageError
 from presignd.ledger import Selection
-from presignd.links import links_answers
+from presignd.links import answer_links
 from presignd.model import State
 from presignd.s3.limits import MAX_EXPIRES
 from presignd.telemetry.log import get_logger
@@ -111,7 +111,7 @@ class Responder:
 
     async def _links(self, request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         self._may_have_links(peer, "links")
-        lines = cast("AsyncGenerator[Document, None]", links_answers(self.view.config.links.file, request))
+        lines = cast("AsyncGenerator[Document, None]", answer_links(self.view.config.links.file, request))
         async with contextlib.aclosing(lines):
             async for found in lines:
                 yield found

@@ -1,19 +1,25 @@
-"""One line of ``links.jsonl``: a link as JSON, and back. Pure."""
+"""What is written: a link as one line of ``links.jsonl``, and the cursor that a reader keeps of its position."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from presignd.errors import UsageError
 from presignd.model import Link
+from presignd.system.durable import write_file
 from presignd.units import rfc3339
+
+# --- lines --------------------------------------------------------------------------------------
 
 
 def encode(link: Link) -> bytes:
-    """Render ``link`` as one line with its newline, fields in the contract's order, times RFC 3339 UTC.
+    """Return ``link`` as one line with its newline: fields in the contract's order, times RFC 3339 UTC.
 
-    ASCII only and control characters escaped: a file name can't forge a line. Holds the secret URL.
+    ASCII only, and control characters escaped: a file name can't forge a line. Holds the secret URL.
     """
     return json.dumps(_document(link), ensure_ascii=True, separators=(",", ":")).encode("ascii") + b"\n"
 
@@ -37,7 +43,7 @@ def _document(link: Link) -> dict[str, Any]:
 
 
 def decode(line: bytes) -> dict[str, Any] | None:
-    """Parse one line; None for what is no JSON object (a damaged disk's work: others must still be read)."""
+    """Parse one line; None where it is no JSON object, as on a damaged disk: the others are still read."""
     try:
         document = json.loads(line)
     except (ValueError, RecursionError):
@@ -46,10 +52,67 @@ def decode(line: bytes) -> dict[str, Any] | None:
 
 
 def to_link(document: dict[str, Any]) -> Link | None:
-    """Turn a parsed line back into its link; None where a field is missing or of another kind."""
+    """Turn a parsed line back into its link; None where a field is missing or has the wrong type."""
     times = {"time", "expires_at"}
     try:
         fields = {name: value for name, value in document.items() if name in Link.__dataclass_fields__}
         return Link(**fields | {name: datetime.fromisoformat(document[name]) for name in times})
     except (KeyError, TypeError, ValueError):
         return None
+
+
+# --- cursors ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The position after one line: the file's inode and the offset (bytes) after the line's newline.
+
+    It survives rotation. Filesystems reuse an inode number soon after a file was removed, so ``file_id`` names the
+    line that ends there; "" leaves that unchecked.
+    """
+
+    inode: int
+    offset: int
+    file_id: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``from_json`` takes."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Any) -> Cursor:
+        """Take a cursor from parsed JSON; raise ``UsageError`` for anything else."""
+        match document:
+            case {"inode": int(inode), "offset": int(offset)} if inode >= 0 and offset >= 0:
+                return cls(inode, offset, str(document.get("file_id", "")))
+        raise UsageError("that is no cursor of presignd links", fix="begin without one")
+
+
+def load_cursor(path: Path) -> Cursor | None:
+    """Read a cursor file; None where it is missing or empty (as mktemp makes it).
+
+    Raises ``UsageError`` where it can't be read or holds something else, so that no other file is overwritten.
+    """
+    try:
+        text = path.read_bytes()
+        return Cursor.from_json(json.loads(text)) if text.strip() else None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"--cursor-file {path}: {error.strerror}") from None
+    except (ValueError, RecursionError, UsageError):
+        raise UsageError(
+            f"--cursor-file {path}: not a cursor that presignd wrote",
+            fix="name another file, or remove it to begin with the oldest link",
+        ) from None
+
+
+def save_cursor(path: Path, cursor: Cursor) -> None:
+    """Write a cursor file (0600) durably; raise ``UsageError`` where it can't be written."""
+    try:
+        write_file(path, json.dumps(cursor.to_json()).encode("ascii") + b"\n")
+    except OSError as error:
+        raise UsageError(
+            f"--cursor-file {path}: {error.strerror}", fix="name a file in a folder you may write to"
+        ) from None

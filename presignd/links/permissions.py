@@ -1,4 +1,4 @@
-"""Who may read the links: the folder's and the files' owner group and mode, whatever the umask."""
+"""Permissions of the links: group and mode of the folder and its files, whatever the umask."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def group_id(group: str) -> int | None:
-    """Return the number of ``links.group`` (a name or a number), None for ""; raise ``UsageError`` if none."""
+    """Return the number of ``links.group`` (name or number), None for ""; raise ``UsageError`` for an unknown one."""
     number = group_number(group)
     if group and number is None:
         raise UsageError(
@@ -24,10 +24,10 @@ def group_id(group: str) -> int | None:
     return number
 
 
-def give(fd: int, group: int | None, mode: int) -> None:
-    """Give the file or folder behind ``fd`` its mode, and to ``group`` if any.
+def set_permissions(fd: int, group: int | None, mode: int) -> None:
+    """Set the mode of the file or folder behind ``fd``, and its group if one is given.
 
-    The group first: a change of owner clears the setgid bit. Raises ``UsageError`` where that is refused.
+    The group first: a change of group clears the setgid bit. Raises ``UsageError`` where that is refused.
     """
     if group is not None and os.fstat(fd).st_gid != group:
         try:
@@ -35,33 +35,33 @@ def give(fd: int, group: int | None, mode: int) -> None:
         except PermissionError:
             raise UsageError(
                 f"links.group: the daemon's user may not give files to group {group}",
-                fix="add the daemon's user to that group (usermod -aG, then start anew)",
+                fix="add the daemon's user to that group (usermod -aG), then restart",
             ) from None
     if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
         try:
             os.fchmod(fd, mode)
-        except PermissionError:  # systemd's RestrictSUIDSGID= lets nobody set the setgid bit
+        except PermissionError:  # systemd's RestrictSUIDSGID= forbids the setgid bit
             raise UsageError(
                 f"links.file: the daemon may not give its folder the mode {mode:o}",
                 fix=f"make that folder before: install -d -o presignd -g {group} -m {mode:o} FOLDER",
             ) from None
 
 
-def make_folder(folder: Path, links_name: str, group: int | None) -> None:
+def make_links_folder(folder: Path, links_name: str, group: int | None) -> None:
     """Make ``folder``, 0700, or 2750 for ``group``.
 
-    One that exists is opened to the group only when it is ours and holds links files and nothing else:
-    a home or /var/log named in links.file keeps its mode. Raises ``OSError`` and ``UsageError``.
+    An existing one is opened to the group only when it is ours and holds nothing but links files: a home folder or
+    /var/log named in links.file keeps its mode. Raises ``OSError`` and ``UsageError``.
     """
     made = durable.make_folder(folder, 0o700)  # without r and x it could not even be opened
     if not made and group is None:
         return
     with open_folder(folder) as fd:
-        if made or _is_ours_alone(fd, links_name):
-            give(fd, group, 0o700 if group is None else 0o2750)
+        if made or _holds_only_links(fd, links_name):
+            set_permissions(fd, group, 0o700 if group is None else 0o2750)
 
 
-def _is_ours_alone(folder: int, links_name: str) -> bool:
+def _holds_only_links(folder: int, links_name: str) -> bool:
     return os.fstat(folder).st_uid == os.geteuid() and all(
         name == links_name or name.startswith(links_name + ".") for name in os.listdir(folder)
     )

@@ -1,4 +1,4 @@
-"""Reading the links files in order, oldest first, over rotation: no line missed, repeated or torn."""
+"""Reads the links files in order, oldest first, across rotation: no line missed, repeated or torn."""
 
 from __future__ import annotations
 
@@ -6,24 +6,29 @@ import asyncio
 import os
 import re
 import stat
-from itertools import count
+from contextlib import aclosing
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
-from presignd.links.cursor import Cursor
-from presignd.links.format import decode
+from presignd.links.format import Cursor, decode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     Item = tuple[dict[str, Any], Cursor]
 
 BLOCK = 64 << 10
 """Bytes a read; a line is about 1 KiB and at most some 40 KiB (a path of 4 KiB escaped, a URL)."""
-_ROTATED = re.compile("[1-9][0-9]{0,3}")
-"""Longer numbers are somebody's dates, and no business of ours."""
+USUAL_LINE = 2048
+"""Bytes that a line rarely exceeds: ``last_links`` reads so many for each link asked for."""
 TURN = 64
-"""Lines after which a reader in an event loop lets others have a turn."""
+"""Lines after which ``follow`` lets other tasks of the event loop run."""
+_NUMBER = re.compile("[1-9][0-9]{0,3}")
+"""The number of a rotated file. A longer one is another program's, such as logrotate's date."""
+
+
+# --- which files there are ----------------------------------------------------------------------
 
 
 def name_of(file: Path, number: int) -> Path:
@@ -31,7 +36,7 @@ def name_of(file: Path, number: int) -> Path:
     return file.with_name(f"{file.name}.{number}") if number else file
 
 
-def highest(file: Path) -> int:
+def highest_number(file: Path) -> int:
     """Return the highest number that a rotated file has, 0 when there is none."""
     prefix = file.name + "."
     try:
@@ -39,24 +44,23 @@ def highest(file: Path) -> int:
     except FileNotFoundError:
         return 0
     suffixes = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-    return max((int(suffix) for suffix in suffixes if _ROTATED.fullmatch(suffix)), default=0)
+    return max((int(suffix) for suffix in suffixes if _NUMBER.fullmatch(suffix)), default=0)
 
 
 def open_all(file: Path) -> list[int]:
-    """Open each links file there is for reading and return the descriptors, oldest file first.
+    """Open every links file for reading and return the descriptors, oldest file first.
 
-    Looked at from the newest, on and on until no more is there: a rotation at the same time moves files
-    up, so that one can be met twice (and counts once) but not missed. Raises ``OSError`` where one can't
-    be read.
+    Opened from the newest to the oldest: a rotation at the same time moves files up, so one can be met twice (and is
+    kept once) but not missed. Raises ``OSError`` where one can't be read.
     """
     found: dict[int, int] = {}
-    last = highest(file)
+    last = highest_number(file)
     try:
         for number in count():
             fd = _open(name_of(file, number))
             if fd is not None and found.setdefault(_inode(fd), fd) != fd:
                 os.close(fd)
-            if fd is None and number > last:  # up to there a crashed rotation may have left one out
+            if fd is None and number > last:  # a crash during rotation may leave out a lower number
                 break
     except OSError:
         close_all(found.values())
@@ -85,67 +89,83 @@ def _inode(fd: int) -> int:
     return os.fstat(fd).st_ino
 
 
-def _no_gap_told() -> None:
+# --- reading on ---------------------------------------------------------------------------------
+
+
+def _ignore_gap() -> None:
     """Stand in for a caller that doesn't ask about gaps."""
 
 
-class Tail:
-    """A reader that knows its place. ``read`` gives what is there; call it again for what came since.
+class Reader:
+    """Reads from a position on. ``read`` yields the lines there are; call it again for those appended since.
 
-    ``on_gap`` is called when ``after`` (or the file under way) is not to be found any more, so that lines
-    may be missing: reading begins again with the oldest there is. Close it at the end.
+    ``on_gap`` is called when ``after`` (or the file being read) no longer exists, so that lines may be missing:
+    reading begins again at the oldest file. Close it at the end.
     """
 
-    def __init__(self, file: Path, after: Cursor | None, on_gap: Callable[[], None] = _no_gap_told) -> None:
+    def __init__(self, file: Path, after: Cursor | None, on_gap: Callable[[], None] = _ignore_gap) -> None:
         self._file = file
         self._after = after
         self._on_gap = on_gap
-        self._fd = -1  # held open: it stays readable when rotated out, and its inode can't be given away
+        self._fd = -1  # kept open: the file stays readable when rotated out, and its inode number isn't reused
         self._inode = 0
         self._offset = 0
         self._older: frozenset[int] = frozenset()
 
     def read(self) -> Iterator[Item]:
-        """Yield each whole line after the place, as parsed JSON with the place behind it."""
-        if self._fd < 0 and not self._begin():
+        """Yield each whole line after the position, as parsed JSON with the cursor after it."""
+        if self._fd < 0 and not self._open_first():
             return
         while True:
-            # Before reading: nothing is appended to a file once it is rotated, so then its end is its end.
+            # Asked before reading: nothing is appended to a file once it is rotated, so what is read then is all of it.
             rotated = self._is_rotated()
             yield from self._lines()
-            if not rotated or not self._go_on():
+            if not rotated or not self._open_next():
                 return
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
-    def _begin(self) -> bool:
-        """Take the file that ``after`` stands in, else the oldest; False when there is none at all."""
-        there = open_all(self._file)
+    def _open_first(self) -> bool:
+        """Open the file that ``after`` is in, else the oldest; False when there is none at all."""
+        fds = open_all(self._file)
         index = 0
-        if self._after is not None and there:
-            index = next((i for i, fd in enumerate(there) if _stands(fd, self._after)), -1)
+        if self._after is not None and fds:
+            index = next((i for i, fd in enumerate(fds) if _holds(fd, self._after)), -1)
             if index < 0:
                 self._on_gap()
-        if not self._take(there, max(index, 0)):
+        if not self._keep_one(fds, max(index, 0)):
             return False
         if self._after is not None and index >= 0:
             self._offset = self._after.offset
         return True
 
-    def _take(self, there: list[int], index: int) -> bool:
-        """Read descriptor ``index`` of ``there`` from now on, close the others; False when there is none."""
-        if index >= len(there):
-            close_all(there)
+    def _open_next(self) -> bool:
+        """Open the next newer file; False when there is none yet."""
+        fds = open_all(self._file)
+        inodes = list(map(_inode, fds))
+        if self._inode in inodes:
+            return self._keep_one(fds, inodes.index(self._inode) + 1)
+        # Rotated out or deleted meanwhile: continue after the newest of the files that were older than it.
+        index = max((i + 1 for i, inode in enumerate(inodes) if inode in self._older), default=0)
+        kept = self._keep_one(fds, index)
+        if kept and index == 0 and len(inodes) > 1:
+            self._on_gap()
+        return kept
+
+    def _keep_one(self, fds: list[int], index: int) -> bool:
+        """Read descriptor ``index`` of ``fds`` from its start, close the others; False when there is none."""
+        if index >= len(fds):
+            close_all(fds)
             return False
         self.close()
-        self._older = frozenset(map(_inode, there[:index]))
-        self._fd = there.pop(index)
+        self._older = frozenset(map(_inode, fds[:index]))
+        self._fd = fds.pop(index)
         self._inode, self._offset = _inode(self._fd), 0
-        close_all(there)
+        close_all(fds)
         return True
 
     def _is_rotated(self) -> bool:
@@ -154,21 +174,8 @@ class Tail:
         except FileNotFoundError:
             return True
 
-    def _go_on(self) -> bool:
-        """Take the next newer file; False when there is none yet."""
-        there = open_all(self._file)
-        inodes = list(map(_inode, there))
-        if self._inode in inodes:
-            return self._take(there, inodes.index(self._inode) + 1)
-        # It was rotated out or deleted while we read: go on behind the last of those older than it.
-        index = max((i + 1 for i, inode in enumerate(inodes) if inode in self._older), default=0)
-        taken = self._take(there, index)
-        if taken and index == 0 and len(inodes) > 1:
-            self._on_gap()
-        return taken
-
     def _lines(self) -> Iterator[Item]:
-        self._mind_truncation()
+        self._check_truncation()
         while block := _whole_lines(self._fd, self._offset):
             for line in block.splitlines(keepends=True):
                 self._offset += len(line)
@@ -176,8 +183,8 @@ class Tail:
                 if document is not None:
                     yield document, Cursor(self._inode, self._offset, str(document.get("file_id", "")))
 
-    def _mind_truncation(self) -> None:
-        """Go back where somebody cut the file: all that is left of it was read, unless it grew again."""
+    def _check_truncation(self) -> None:
+        """Move the position back where the file was truncated: what is left of it was read, unless it grew again."""
         size = os.fstat(self._fd).st_size
         if size < self._offset:
             self._offset = size
@@ -187,7 +194,7 @@ class Tail:
 
 
 def _whole_lines(fd: int, offset: int) -> bytes:
-    """Read from ``offset`` up to a newline, about ``BLOCK`` bytes; b"" when no whole line is there."""
+    """Read from ``offset`` up to a newline, about ``BLOCK`` bytes; b"" when there is no whole line."""
     length = BLOCK
     while True:
         block = os.pread(fd, length, offset)
@@ -201,8 +208,8 @@ def _line_ends(fd: int, offset: int) -> bool:
     return offset == 0 or os.pread(fd, 1, offset - 1) == b"\n"
 
 
-def _stands(fd: int, cursor: Cursor) -> bool:
-    """Tell whether this is the cursor's file: a line ends where it says, and is the one it says."""
+def _holds(fd: int, cursor: Cursor) -> bool:
+    """Return whether this is the cursor's file: a line ends at its offset, and is the line it names."""
     if _inode(fd) != cursor.inode or not _line_ends(fd, cursor.offset):
         return False
     if not cursor.file_id:
@@ -214,18 +221,18 @@ def _stands(fd: int, cursor: Cursor) -> bool:
 
 
 def read(
-    file: Path, after: Cursor | None, on_gap: Callable[[], None] = _no_gap_told
+    file: Path, after: Cursor | None, on_gap: Callable[[], None] = _ignore_gap
 ) -> Iterator[tuple[dict[str, Any], Cursor]]:
-    """Yield every link there is after ``after`` (None: all), oldest first, each with the cursor behind it.
+    """Yield every link after ``after`` (None: all), oldest first, each with the cursor after it.
 
     ``on_gap`` is called when ``after`` was rotated out; then it begins with the oldest. Blocking; raises
-    ``OSError`` where a file can't be read, nothing where there is none.
+    ``OSError`` where a file can't be read, and yields nothing where there is none.
     """
-    tail = Tail(file, after, on_gap)
+    reader = Reader(file, after, on_gap)
     try:
-        yield from tail.read()
+        yield from reader.read()
     finally:
-        tail.close()
+        reader.close()
 
 
 async def follow(
@@ -233,18 +240,18 @@ async def follow(
     after: Cursor | None,
     *,
     poll: float = 0.1,
-    on_gap: Callable[[], None] = _no_gap_told,
+    on_gap: Callable[[], None] = _ignore_gap,
     forever: bool = True,
 ) -> AsyncGenerator[tuple[dict[str, Any], Cursor], None]:
-    """Yield as ``read`` does and go on as links come, looking every ``poll`` seconds; never ends by itself.
+    """Yield as ``read`` does, then each link that is appended; look every ``poll`` seconds, without end.
 
-    Reads on the event loop in small blocks and gives way between them. With ``forever`` false it ends
-    when all that was there has been read.
+    Reads on the event loop in small blocks and gives way between them. With ``forever`` false it ends after the links
+    there are.
     """
-    tail = Tail(file, after, on_gap)
+    reader = Reader(file, after, on_gap)
     try:
         while True:
-            for turn, item in enumerate(tail.read()):
+            for turn, item in enumerate(reader.read()):
                 yield item
                 if turn % TURN == TURN - 1:
                     await asyncio.sleep(0)
@@ -252,4 +259,48 @@ async def follow(
                 return
             await asyncio.sleep(poll)
     finally:
-        tail.close()
+        reader.close()
+
+
+async def answer_links(file: Path, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    """Answer the control socket's request ``{"op": "links", "follow": bool, "after": cursor | None}``.
+
+    Yields ``{"link": {…}, "cursor": {…}}`` for each link, oldest first, and before it ``{"gap": true}`` where
+    ``after`` was rotated out: lines may be missing or repeated. ``{"end": true}`` follows the last one, so that a
+    connection closed half way isn't taken for the end; with ``follow`` there is none.
+    The caller checks that the peer may read links. Raises ``UsageError`` for a bad cursor.
+    """
+    after = None if request.get("after") is None else Cursor.from_json(request["after"])
+    gaps: list[dict[str, Any]] = []
+    items = follow(file, after, forever=bool(request.get("follow")), on_gap=lambda: gaps.append({"gap": True}))
+    async with aclosing(items):
+        async for link, cursor in items:
+            while gaps:
+                yield gaps.pop()
+            yield {"link": link, "cursor": cursor.to_json()}
+    yield {"end": True}
+
+
+# --- the newest ---------------------------------------------------------------------------------
+
+
+def last_links(file: Path, count: int) -> list[dict[str, Any]]:
+    """Return the ``count`` newest links, newest first, with their URLs; fewer where lines are very long.
+
+    Blocking; raises ``OSError`` where a file can't be read, returns nothing where there is none.
+    """
+    fds = open_all(file)
+    try:
+        return list(islice(_newest_first(fds, count), count))
+    finally:
+        close_all(fds)
+
+
+def _newest_first(fds: list[int], count: int) -> Iterator[dict[str, Any]]:
+    for fd in reversed(fds):
+        size = os.fstat(fd).st_size
+        start = max(0, size - count * USUAL_LINE)
+        *lines, _torn = os.pread(fd, size - start, start).split(b"\n")
+        for line in reversed(lines if start == 0 else lines[1:]):
+            if (document := decode(line)) is not None:
+                yield document

@@ -1,4 +1,4 @@
-"""The one writer of the links file: a batch is wholly there and durable, or not there at all."""
+"""Writes the links file: a batch of lines is appended durably as a whole, or not at all."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import stat
 from typing import TYPE_CHECKING
 
 from presignd.errors import NO_SPACE, UsageError, fault
-from presignd.links.cursor import Cursor
-from presignd.links.format import decode, encode, to_link
-from presignd.links.permissions import give, group_id, make_folder
-from presignd.links.reader import BLOCK, close_all, highest, name_of, open_all, read
+from presignd.links.format import Cursor, decode, encode, to_link
+from presignd.links.permissions import group_id, make_links_folder, set_permissions
+from presignd.links.reader import BLOCK, close_all, highest_number, name_of, open_all, read
 from presignd.model import LinksMark
 from presignd.runtime.crash_points import passed
 from presignd.system.durable import sync_folder, write_all
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class LinksFile:
-    """``links.jsonl`` as the daemon writes it. One at a time (the ledger's lock sees to that), not re-entrant."""
+    """``links.jsonl`` as the daemon writes it. One writer at a time (the ledger's lock ensures it), not re-entrant."""
 
     def __init__(self, config: LinksConfig) -> None:
         self._file = config.file
@@ -38,74 +37,74 @@ class LinksFile:
         self._fd = -1
         self._inode = 0
         self._end = 0
-        self._uncut = False
+        self._has_failed_lines = False
 
     @classmethod
     def open(cls, config: LinksConfig, mark: LinksMark | None) -> tuple[LinksFile, Iterator[Link]]:
-        """Open the file (making it and its folder) and return it with the links past the ledger's ``mark``.
+        """Open the file (made if missing, and its folder); return it with the links after the ledger's ``mark``.
 
-        A crash between the append and the ledger's commit leaves such links: their versions are linked
-        already, by ``links_file.mark``, and must not be written again. Without a mark, or when its file is
-        gone, that is every link there is, so they come one by one: use them up before the first append.
-        A torn tail is cut. Raises ``UsageError`` for a file, folder or group that can't be used.
+        A crash between the append and the ledger's commit leaves such links: their lines must not be written again,
+        so the caller records their versions as linked, with ``links_file.mark``. Without a mark, or when its file is
+        gone, that is every link there is, so they come one by one: consume them before the first append.
+        A torn last line is cut off. Raises ``UsageError`` for a file, folder or group that can't be used.
         """
         links = cls(config)
         try:
-            make_folder(config.file.parent, config.file.name, links._group)
-            links._take(mark)
-            links._give_rotated()
+            make_links_folder(config.file.parent, config.file.name, links._group)
+            links._open(mark)
+            links._set_permissions_of_rotated()
         except OSError as error:
             raise UsageError(
                 f"links.file: {config.file}: {error.strerror}", fix="name a file in a folder the daemon can write to"
             ) from None
-        return links, links._past(mark, links.mark)
+        return links, links._links_between(mark, links.mark)
 
     @property
     def mark(self) -> LinksMark:
-        """The file's inode and its end: what the ledger commits with the links that it knows."""
+        """The file's inode and its end: the ledger commits it with the links up to there."""
         return LinksMark(self._inode, self._end)
 
     def append(self, links: Sequence[Link]) -> LinksMark:
-        """Write ``links`` durably and return the mark behind them. Blocking (fsync): call it in a thread.
+        """Append ``links`` durably and return the mark after them. Blocking (fsync): call it in a thread.
 
-        Raises ``fault("disk_full")`` or ``fault("links_failed")``; then none of them is in the file. A file
-        that was deleted, moved away or cut by somebody else is made anew or gone on with.
+        Raises ``fault("disk_full")`` or ``fault("links_failed")``; then none of them is in the file. A file that
+        another program deleted or moved away is made again; one that it truncated is appended to.
         """
         data = b"".join(encode(link) for link in links)
         if data:
             with _as_fault():
-                self._look_again()
+                self._reopen_if_changed()
                 self._rotate_if_large()
                 self._write(data)
         return self.mark
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     # --- appending ------------------------------------------------------------------------------
-    def _look_again(self) -> None:
-        """Open anew unless the file is the one we know, as long as we left it."""
+    def _reopen_if_changed(self) -> None:
+        """Open the file again unless it is the open one, with the size of the last append."""
         try:
             st = self._file.lstat()
         except FileNotFoundError:
-            self._take(None)
+            self._open(None)
             return
-        if self._uncut and self._fd >= 0 and st.st_ino == self._inode:
-            self._cut()
+        if self._has_failed_lines and self._fd >= 0 and st.st_ino == self._inode:
+            self._cut_failed_lines()
             st = self._file.lstat()
         if self._fd < 0 or (st.st_ino, st.st_size) != (self._inode, self._end):
-            self._take(None)
+            self._open(None)
 
-    def _cut(self) -> None:
-        """Take back the lines of a failed append. Until this succeeds, what is past the end is not ours to keep."""
+    def _cut_failed_lines(self) -> None:
+        """Remove what a failed append wrote after the end; tried again before the next append until it succeeds."""
         os.ftruncate(self._fd, self._end)
-        self._uncut = False
+        self._has_failed_lines = False
 
     def _write(self, data: bytes) -> None:
-        self._uncut = True
+        self._has_failed_lines = True
         try:
             _reserve(self._fd, self._end, len(data))
             passed("links.append.before")
@@ -115,21 +114,21 @@ class LinksFile:
             passed("links.append.synced")
         except OSError:
             with contextlib.suppress(OSError):
-                self._cut()
+                self._cut_failed_lines()
             raise
         self._end += len(data)
-        self._uncut = False
+        self._has_failed_lines = False
 
     def _rotate_if_large(self) -> None:
         if self._end and self._end >= self._rotate_size:
             self._rotate()
-            self._take(None)
+            self._open(None)
 
     def _rotate(self) -> None:
         """Move each file one number up, the oldest first.
 
-        A crash in between leaves a number free, and the next rotation moves only up to that one: nothing
-        is lost early. A crash at the end leaves no ``links.jsonl``, which the next start makes.
+        A crash in between leaves a number unused, and the next rotation moves files only up to that number, so no
+        file is removed early. A crash at the end leaves no ``links.jsonl``; the next start makes it.
         """
         names = [name_of(self._file, number) for number in range(self._keep + 1)]
         last = next((n for n, name in enumerate(names) if n and not name.exists()), self._keep)
@@ -137,40 +136,40 @@ class LinksFile:
             for number in range(last, 0, -1):
                 os.rename(names[number - 1].name, names[number].name, src_dir_fd=place.fd, dst_dir_fd=place.fd)
                 passed("links.rotate.step")
-            for number in range(self._keep + 1, highest(self._file) + 1):
+            for number in range(self._keep + 1, highest_number(self._file) + 1):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name_of(self._file, number).name, dir_fd=place.fd)
 
     # --- opening --------------------------------------------------------------------------------
-    def _take(self, mark: LinksMark | None) -> None:
-        """Open the file, or make it; give it its mode; cut what is torn; make its name durable."""
+    def _open(self, mark: LinksMark | None) -> None:
+        """Open or make the file, set its permissions, cut off a torn line, and make its name durable."""
         self.close()
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with walked(self._file.parent) as place:
-            self._fd, self._uncut = os.open(self._file.name, flags, 0o600, dir_fd=place.fd), False
+            self._fd, self._has_failed_lines = os.open(self._file.name, flags, 0o600, dir_fd=place.fd), False
         st = os.fstat(self._fd)
         if not stat.S_ISREG(st.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         require_owner(st, self._file)
-        give(self._fd, self._group, self._mode)
+        set_permissions(self._fd, self._group, self._mode)
         self._inode = st.st_ino
-        self._end = _sound_end(self._fd, mark.offset if mark and mark.inode == st.st_ino else None)
+        self._end = _end_of_lines(self._fd, mark.offset if mark and mark.inode == st.st_ino else None)
         if self._end != st.st_size:
             os.ftruncate(self._fd, self._end)
             os.fsync(self._fd)
         sync_folder(self._file.parent)
 
-    def _give_rotated(self) -> None:
-        """Give the rotated files the same rights: the group may have been set since."""
+    def _set_permissions_of_rotated(self) -> None:
+        """Set the permissions of the rotated files: ``links.group`` may have changed since they were written."""
         fds = open_all(self._file)
         try:
             for fd in fds:
                 require_owner(os.fstat(fd), name_of(self._file, 1))
-                give(fd, self._group, self._mode)
+                set_permissions(fd, self._group, self._mode)
         finally:
             close_all(fds)
 
-    def _past(self, mark: LinksMark | None, until: LinksMark) -> Iterator[Link]:
+    def _links_between(self, mark: LinksMark | None, until: LinksMark) -> Iterator[Link]:
         for document, cursor in read(self._file, Cursor(mark.inode, mark.offset) if mark else None):
             if cursor.inode == until.inode and cursor.offset > until.offset:
                 return
@@ -178,11 +177,11 @@ class LinksFile:
                 yield link
 
 
-def _sound_end(fd: int, known: int | None) -> int:
+def _end_of_lines(fd: int, known: int | None) -> int:
     """Return where the whole lines end.
 
-    After a power loss blocks of an append may be there and others not (zeros): past ``known``, the
-    ledger's mark, no line counted yet, so the file ends before the first that is no JSON.
+    After a power loss, some blocks of an append may be on disk and others not (zeros). No line after ``known``, the
+    ledger's mark, was committed, so the file ends before the first of them that is no JSON.
     """
     end = _last_newline(fd)
     if known is None or known > end or (known and os.pread(fd, 1, known - 1) != b"\n"):
@@ -197,7 +196,7 @@ def _sound_end(fd: int, known: int | None) -> int:
 
 
 def _last_newline(fd: int) -> int:
-    """Return the offset behind the last newline, 0 when there is none."""
+    """Return the offset after the last newline, 0 when there is none."""
     end = os.fstat(fd).st_size
     while end:
         start = max(0, end - BLOCK)
@@ -209,10 +208,10 @@ def _last_newline(fd: int) -> int:
 
 
 def _reserve(fd: int, offset: int, length: int) -> None:
-    """Take the room for an append first, without making the file longer.
+    """Reserve disk space for an append, without changing the file's size; raise ``OSError`` where the disk is full.
 
-    So a full disk shows before a reader can have seen a line that is then taken back. Where the
-    filesystem can't, the append is tried as it is. Raises ``OSError`` when there is no room.
+    So a full disk shows before a reader can have seen a line that is then removed. A filesystem that can't reserve
+    is written to without.
     """
     try:
         reserve(fd, offset, length)

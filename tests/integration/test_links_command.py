@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from presignd.control import server as control
-from presignd.links import Cursor, LinksFile, encode, links_answers, load_cursor
+from presignd.links import Cursor, LinksFile, answer_links, encode, load_cursor
 from tests.links import batch, config, link
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Daemon:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         async def answering(request: Mapping[str, Any], *_: object) -> AsyncIterator[dict[str, Any]]:
-            async with contextlib.aclosing(links_answers(self.config.file, request)) as answers:  # type: ignore[type-var]  # it is an async generator
+            async with contextlib.aclosing(answer_links(self.config.file, request)) as answers:  # type: ignore[type-var]  # it is an async generator
                 async for answer in answers:
                     yield answer
 

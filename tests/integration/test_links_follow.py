@@ -16,8 +16,8 @@ import pytest
 
 from presignd.config import LinksConfig
 from presignd.errors import UsageError
-from presignd.links import Cursor, encode, follow, links_answers, load_cursor, read, reader, save_cursor
-from presignd.links.reader import Tail
+from presignd.links import Cursor, answer_links, encode, follow, load_cursor, read, reader, save_cursor
+from presignd.links.reader import Reader
 from tests.descriptors import open_descriptors
 from tests.links import LINE, batch, config, link, numbers, opened
 
@@ -167,15 +167,15 @@ def test_lines_appended_just_before_a_rotation_are_not_passed_over(
     with opened(config) as links:
         links.append(batch(1))
         items = tail_of(config, [])
-        real, once = Tail._lines, iter([None])
+        real, once = Reader._lines, iter([None])
 
-        def then_append(self: Tail) -> Iterator[Any]:
+        def then_append(self: Reader) -> Iterator[Any]:
             yield from real(self)
             for _ in once:
                 links.append(batch(2))
                 links.append(batch(3))
 
-        monkeypatch.setattr(Tail, "_lines", then_append)
+        monkeypatch.setattr(Reader, "_lines", then_append)
         assert [document["size"] for _ in range(2) for document, _ in items.read()] == [1, 2, 3]
         items.close()
 
@@ -187,7 +187,7 @@ def test_a_rotation_while_the_files_are_opened_hides_and_doubles_none(
     with opened(config) as links:
         for number in range(3):
             links.append(batch(number))
-        real, left = tail._open, iter([0, 1])
+        real, left = reader._open, iter([0, 1])
         before = open_descriptors()
 
         def then_rotate(path: Path) -> int | None:
@@ -198,9 +198,9 @@ def test_a_rotation_while_the_files_are_opened_hides_and_doubles_none(
             return fd
 
         monkeypatch.setattr(reader, "_open", then_rotate)
-        fds = tail.open_all(config.file)
+        fds = reader.open_all(config.file)
     sizes = [json.loads(os.pread(fd, LINE, 0))["size"] for fd in fds]
-    tail.close_all(fds)
+    reader.close_all(fds)
     assert [size for size in sizes if size != 9] == [0, 1, 2]
     assert open_descriptors() == before - 1, "the writer's is closed, and every other one too"
 
@@ -219,12 +219,12 @@ def test_a_follower_too_slow_for_the_rotation_is_told_of_the_gap(config: LinksCo
         items.close()
 
 
-def tail_of(config: LinksConfig, gaps: list[bool]) -> Tail:
-    return Tail(config.file, None, lambda: gaps.append(True))
+def tail_of(config: LinksConfig, gaps: list[bool]) -> Reader:
+    return Reader(config.file, None, lambda: gaps.append(True))
 
 
 async def answered(config: LinksConfig, request: dict[str, Any]) -> list[dict[str, Any]]:
-    return [answer async for answer in links_answers(config.file, request)]
+    return [answer async for answer in answer_links(config.file, request)]
 
 
 async def test_the_request_is_answered_with_every_link_its_cursor_and_the_end(config: LinksConfig) -> None:

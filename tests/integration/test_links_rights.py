@@ -17,7 +17,7 @@ import pytest
 from presignd.config import LinksConfig
 from presignd.errors import UsageError
 from presignd.links import LinksFile
-from presignd.links.permissions import make_folder
+from presignd.links.permissions import make_links_folder
 from tests.links import batch, config, opened
 from tests.needs import need
 from tests.unprivileged import without_rights, world_readable
@@ -122,7 +122,7 @@ from pathlib import Path
 from presignd.config import LinksConfig
 from presignd.errors import PresigndError
 from presignd.links import LinksFile
-from presignd.links.permissions import make_folder
+from presignd.links.permissions import make_links_folder
 try:
     LinksFile.open(LinksConfig(file=Path(sys.argv[1]), group=sys.argv[2]), None)
 except PresigndError as error:
@@ -162,5 +162,5 @@ def test_a_folder_that_may_not_be_made_setgid_is_told_with_the_command_that_make
 
     monkeypatch.setattr(os, "fchmod", refused)
     with pytest.raises(UsageError, match="may not give its folder the mode 2750") as told:
-        make_folder(tmp_path / "links", "links.jsonl", os.getegid())
+        make_links_folder(tmp_path / "links", "links.jsonl", os.getegid())
     assert f"install -d -o presignd -g {os.getegid()} -m 2750" in told.value.fix
