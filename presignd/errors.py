@@ -20,8 +20,8 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 """The system's errors that are ``disk_full``."""
 
 LONGEST_PAUSE = 3600.0
-"""Seconds at most between two tries, whatever a store asks for. A time further ahead than this was written
-by another clock."""
+"""The longest pause between two tries in seconds, whatever a store asks for. A stored time further ahead than this
+was written by a wrong clock."""
 
 
 class ExitCode(IntEnum):
@@ -100,7 +100,7 @@ class TimedOut(PresigndError):
 
 
 class Fault(PresigndError):
-    """What went wrong with one request or file; the subclass says what is done about it."""
+    """A failure of one request or file; the subclass decides what is done about it."""
 
     def __init__(self, code: str, detail: str = "", *, retry_after: float | None = None) -> None:
         entry = CODES[code]
@@ -108,12 +108,12 @@ class Fault(PresigndError):
         self.code = code
         self.detail = detail
         self.number = 0
-        """The system's errno, where it was one (``system_fault``)."""
+        """The system's errno, 0 for none (``system_fault``)."""
         self.retry_after = None if retry_after is None else min(retry_after, LONGEST_PAUSE)
 
 
 class StoreFault(Fault):
-    """The store does not serve: every watch on it waits behind one probe, unless another bucket's goes through."""
+    """The store does not serve: all its watches wait behind one probe, unless another bucket's succeeds."""
 
 
 class WatchFault(Fault):
@@ -121,7 +121,7 @@ class WatchFault(Fault):
 
 
 class BucketFault(WatchFault):
-    """The store can't do what the watch's bucket or headers ask for, whoever signs: only its own probe tells."""
+    """The store can't do what the watch's bucket or headers ask for, with any key: only this watch's probe tells."""
 
 
 class PresignerFault(Fault):
@@ -129,15 +129,15 @@ class PresignerFault(Fault):
 
 
 class GrantFault(Fault):
-    """The grant died or was refused as expired: ask for a new one, at once."""
+    """The grant expired, or was refused as expired: ask for a new one at once."""
 
 
 class RetryFault(Fault):
-    """The file's own passing fault: retry with backoff, ``attempts`` times."""
+    """A temporary fault of this file: retry with backoff, ``attempts`` times."""
 
 
 class ChangedFault(Fault):
-    """The file is not what was settled: it goes round again, from settling."""
+    """The file changed since it settled: it settles again."""
 
 
 class FileFault(Fault):
@@ -147,9 +147,9 @@ class FileFault(Fault):
 
 
 def passing(error: PresigndError | OSError) -> Fault | None:
-    """Return the fault that says nothing of the file it met, and that is over by itself; None for any other.
+    """Return the fault that is not the file's and that passes by itself; None for any other error.
 
-    Too many files are open, a disk is full, or a handle is stale (ESTALE, of NFS), though the file may be there.
+    Too many files are open, a disk is full, or a handle is stale (ESTALE, on NFS) though the file may be there.
     """
     if lacks_descriptors(error):
         return fault("too_many_files")
@@ -160,18 +160,18 @@ def passing(error: PresigndError | OSError) -> Fault | None:
 
 
 def lacks_descriptors(error: PresigndError | OSError) -> bool:
-    """Tell whether too many open files are the reason: then nothing is known of what was looked for."""
+    """Return whether the reason is too many open files: then nothing is known about the file itself."""
     return error.errno in NO_DESCRIPTORS if isinstance(error, OSError) else error.code == "too_many_files"
 
 
 def reason_of(error: OSError) -> str:
-    """Return what the system says, in its words, without paths."""
+    """Return the system's message for an error, without paths."""
     return error.strerror or type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """One row of the table: the class that carries it, cause and fix in words for the user."""
+    """One row of ``CODES``: the class of its faults, and cause and fix for the user."""
 
     kind: type[Fault]
     cause: str
@@ -184,37 +184,41 @@ CODES: dict[str, Code] = {
         StoreFault, "nothing listens at the endpoint", "start the store, or correct presign.endpoint's host and port"
     ),
     "connection_reset": Code(
-        StoreFault, "the connection broke off", "look at the store and at proxies in between; it is tried again"
+        StoreFault, "the connection broke off", "check the store, and proxies on the way to it; presignd tries again"
     ),
-    "no_route": Code(StoreFault, "the endpoint can't be reached", "look at routes and firewalls on the way to it"),
-    "dns": Code(StoreFault, "the endpoint's name does not resolve", "correct presign.endpoint, or the resolver"),
+    "no_route": Code(StoreFault, "the endpoint can't be reached", "check routes and firewalls on the way to it"),
+    "dns": Code(
+        StoreFault, "the endpoint's name does not resolve", "correct presign.endpoint, or the machine's DNS settings"
+    ),
     "tls": Code(
         StoreFault,
         "the TLS handshake failed",
         "set presign.ca_file for a private CA, renew the certificate, or use http:// for a plain port",
     ),
     "timeout": Code(
-        StoreFault, "no progress within upload.timeout", "look at the network and the store; raise upload.timeout"
+        StoreFault, "no progress within upload.timeout", "check the network and the store, or raise upload.timeout"
     ),
     "proxy": Code(StoreFault, "the proxy refused or failed", "correct presign.proxy, HTTPS_PROXY or NO_PROXY"),
-    "slow_down": Code(StoreFault, "the store asks to slow down", "wait; lower upload.concurrency if it stays"),
-    "server_error": Code(StoreFault, "the store failed inside", "look at the store's own log; it is tried again"),
+    "slow_down": Code(StoreFault, "the store asks to slow down", "wait; if it goes on, lower upload.concurrency"),
+    "server_error": Code(
+        StoreFault, "the store reports an internal error (5xx)", "look at the store's log; presignd tries again"
+    ),
     "bad_response": Code(
         StoreFault,
-        "the answer is not one of S3's",
+        "the answer is not an S3 answer",
         "make sure presign.endpoint is the S3 port, not a console or a website",
     ),
     # The store refuses the watch as a whole.
     "access_denied": Code(
         WatchFault,
         "the store denies access (403)",
-        "grant the key s3:PutObject and s3:GetObject on the bucket, for the check object .presignd-check too",
+        "allow the key s3:PutObject and s3:GetObject on the bucket, for the check object .presignd-check too",
     ),
     "signature_mismatch": Code(
         WatchFault,
         "the signature does not match (403)",
-        "correct presign.access_key and presign.secret_key, or the broker's (Swift says this of an unknown access key, "
-        "too); if a proxy rewrites Host, set presign.public_endpoint",
+        "correct presign.access_key and presign.secret_key, or the broker's (Swift reports an unknown access key as "
+        "this, too); if a proxy rewrites Host, set presign.public_endpoint",
     ),
     "invalid_access_key": Code(
         WatchFault,
@@ -227,7 +231,7 @@ CODES: dict[str, Code] = {
         "have the store's administrator enable that user again, or use another user's key",
     ),
     "expired_credentials": Code(
-        WatchFault, "the signing credential has ended", "renew it; a refreshed one is picked up by itself"
+        WatchFault, "the signing credential has expired", "renew it; presignd picks up the new one by itself"
     ),
     "no_such_bucket": Code(WatchFault, "the bucket does not exist (404)", "create it, or correct the watch's bucket"),
     "clock_skew": Code(
@@ -235,18 +239,18 @@ CODES: dict[str, Code] = {
     ),
     "wrong_region": Code(WatchFault, "the bucket is in another region", "set presign.region, or leave it empty to ask"),
     "redirected": Code(
-        WatchFault, "the store redirects elsewhere", "set presign.endpoint and presign.region to where it points"
+        WatchFault, "the store redirects elsewhere", "set presign.endpoint and presign.region to what it names"
     ),
     # The store can't do what the watch asks for.
-    "store_full": Code(BucketFault, "the store has no room", "make room in the store, or raise its quota"),
+    "store_full": Code(BucketFault, "the store is full", "free space in the store, or raise its quota"),
     "not_implemented": Code(
         BucketFault,
         "the store does not implement this (501)",
-        "take the header that the message names out of the watch's headers, or use a store that has what it asks for",
+        "remove the header that the message names from the watch's headers, or use a store that supports it",
     ),
     # The presign component.
     "presigner_unreachable": Code(
-        PresignerFault, "the presign component can't be reached", "look at its address and whether it runs"
+        PresignerFault, "the presign component can't be reached", "check its address, and that it runs"
     ),
     "no_credentials": Code(
         PresignerFault,
@@ -259,17 +263,20 @@ CODES: dict[str, Code] = {
         "put a valid one into presign.token_file and reload; `presignd broker token create` makes one",
     ),
     "presigner_busy": Code(
-        PresignerFault, "the broker asks to slow down", "wait; have the token's rate raised at the broker if it stays"
+        PresignerFault,
+        "the broker asks to slow down",
+        "wait; if it goes on, have the token's rate raised at the broker",
     ),
     "bad_broker": Code(
         PresignerFault,
-        "what answers at presign.url is no presignd broker",
-        "correct presign.url (redirects are not followed), and look at proxies on the way to it",
+        "the server at presign.url is not a presignd broker",
+        "correct presign.url (redirects are not followed), and check proxies on the way to it",
     ),
     "wrong_grant": Code(
         PresignerFault,
-        "the broker granted something else than was asked for",
-        "let presign.endpoint, public_endpoint and addressing be as in the broker's [store]; if they are, distrust it",
+        "the broker signed another request than it was asked for",
+        "set presign.endpoint, public_endpoint and addressing as in the broker's [store]; if they are equal, do not "
+        "trust it",
     ),
     "not_allowed": Code(
         WatchFault,
@@ -278,60 +285,64 @@ CODES: dict[str, Code] = {
     ),
     # A grant.
     "expired_grant": Code(
-        GrantFault, "the presigned request expired before it was served", "none: a new one is asked for"
+        GrantFault, "the presigned request expired before the store handled it", "none: presignd asks for a new one"
     ),
-    # The file's own passing faults.
+    # Temporary faults of the file.
     "bad_digest": Code(
-        RetryFault, "what arrived is not what was sent", "none: it is sent again; if it stays, test memory and network"
+        RetryFault,
+        "the store received other bytes than were sent",
+        "none: presignd sends it again; if it goes on, test memory and network",
     ),
     "missing_object": Code(
-        RetryFault, "the object is not there after the store took it", "look at the store's lifecycle rules and its log"
+        RetryFault, "the object is gone after the store accepted it", "check the store's lifecycle rules and its log"
     ),
     "upload_lost": Code(
-        RetryFault, "the store lost the multipart upload", "none: it begins again; look at lifecycle rules if it stays"
+        RetryFault,
+        "the store lost the multipart upload",
+        "none: presignd begins again; if it goes on, check the store's lifecycle rules",
     ),
     "rejected": Code(RetryFault, "the store rejected this request", "see the status and S3 code in the message"),
     "precondition_failed": Code(
-        RetryFault, "the object changed between looking and writing", "none: it is looked at again"
+        RetryFault, "the object changed between the check and the upload", "none: presignd checks again"
     ),
     "read_error": Code(RetryFault, "reading the file failed", "look at the disk (dmesg)"),
     "too_many_files": Code(
         RetryFault,
         "this process or machine has too many files open",
-        "raise the limit (LimitNOFILE= in the unit, ulimit -n, sysctl fs.file-max); it is tried again",
+        "raise the limit (LimitNOFILE= in the unit, ulimit -n, sysctl fs.file-max); presignd tries again",
     ),
-    "disk_full": Code(RetryFault, "the disk is full", "make room; it is tried again"),
+    "disk_full": Code(RetryFault, "the disk is full", "free disk space; presignd tries again"),
     "links_failed": Code(
         RetryFault,
         "the links file can't be written",
-        "let the daemon's user write links.file and its folder; it is tried again",
+        "let the daemon's user write links.file and its folder; presignd tries again",
     ),
-    # The file changed or went.
+    # The file changed.
     "changed_while_uploading": Code(
-        ChangedFault, "the file changed while it was read", "none: it goes round again once it is quiet"
+        ChangedFault, "the file changed while it was read", "none: presignd uploads it once it no longer changes"
     ),
-    # Not without a person.
+    # A person has to act.
     "unreadable": Code(
-        FileFault, "the file can't be read", "give the daemon's user read permission, then presignd retry"
+        FileFault, "the file can't be read", "give the daemon's user read permission, then run presignd retry"
     ),
     "too_large": Code(
         FileFault, "the file is larger than what can be stored", "raise the watch's max_size, or split the file"
     ),
     "body_limit": Code(
         FileFault,
-        "a proxy before the store takes no body of this size (413)",
+        "a proxy before the store refuses a body of this size (413)",
         "raise the proxy's limit (nginx: client_max_body_size), or set upload.multipart_threshold and part_size below "
         "it",
     ),
     "key_refused": Code(
         FileFault,
-        "the name makes no storable key",
+        "the file's name can't be made into a storable key",
         "rename it, or change the key template (no //, backslash, dot segments, control characters; UTF-8; 1024 bytes)",
     ),
     "key_taken": Code(
         FileFault,
         "another file of this ledger has that key",
-        'make the watch\'s key template tell them apart, e.g. "{path}", or collision = "rename"',
+        'give the watch a key template that keeps them apart, e.g. "{path}", or set collision = "rename"',
     ),
     "exists": Code(
         FileFault, "the key holds another object", 'remove that object, or set collision to "update" or "overwrite"'
@@ -339,35 +350,35 @@ CODES: dict[str, Code] = {
     "grant_refused": Code(
         FileFault,
         "the presign component refuses this request",
-        "see in the message what it refuses (a header, a checksum, an expiry), and correct that in the watch",
+        "the message names what it refuses (a header, a checksum, an expiry): correct that in the watch",
     ),
     "outside_prefix": Code(
         FileFault,
         "the key is outside what the broker's token may write",
-        'begin the watch\'s key with "{prefix}", then presignd retry',
+        'begin the watch\'s key with "{prefix}", then run presignd retry',
     ),
     "finish_failed": Code(
         FileFault,
         "the file is uploaded, but could not be moved or deleted",
-        "make move_to (or the folder) writable, then presignd retry",
+        "make move_to (or the folder) writable, then run presignd retry",
     ),
     "internal_error": Code(
         FileFault,
-        "a bug in presignd met this file",
-        "report it with the traceback in the log; presignd retry tries again",
+        "a bug in presignd stopped this file",
+        "report it with the traceback from the log; presignd retry tries the file again",
     ),
 }
 
 
 def system_fault(code: str, error: OSError) -> Fault:
-    """Make the fault for what the system said, in its words."""
+    """Return the fault ``code`` with the system's message and errno."""
     made = fault(code, reason_of(error))
     made.number = error.errno or 0
     return made
 
 
 def fault(code: str, detail: str = "", *, retry_after: float | None = None) -> Fault:
-    """Make the fault for ``code``, of the class that ``CODES`` gives it.
+    """Return a fault of the class that ``CODES`` gives for ``code``.
 
     ``detail`` goes to the user and the log: it must hold no URL. ``retry_after`` is in seconds.
     """

@@ -155,7 +155,7 @@ def _read(prompt: str, *, hidden: bool = False) -> str:
     if not line:
         sys.stderr.write("\n")
         raise UsageError(
-            "init asks questions, but its input ended; nothing was written",
+            "init asks questions, but its input has ended; nothing was written",
             fix="run it in a terminal, or copy config.example.toml",
         )
     return line.strip()

@@ -187,7 +187,7 @@ def honest_expires(asked: int, date: datetime, ends: datetime | None) -> int:
     if ends is not None:
         expires = min(expires, int((ends - date).total_seconds()))
         if expires < 1:
-            raise fault("no_credentials", "the signing credential has ended")
+            raise fault("no_credentials", "the signing credential has expired")
     return expires
 
 

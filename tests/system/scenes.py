@@ -78,7 +78,7 @@ async def errors(page: Page) -> None:
         BlockedView("store", "", "connection_refused", "nothing listens at the endpoint: 10.0.0.5:9000", since)
     ]
     await page.quarantined("vm-image.qcow2", "too_large", "the file is larger than what can be stored: 6.1 TB")
-    await page.quarantined("a\\b.txt", "key_refused", "the name makes no storable key: a backslash")
+    await page.quarantined("a\\b.txt", "key_refused", "the file's name can't be made into a storable key: a backslash")
     await page.quarantined("payroll.xlsx", "unreadable", "the file can't be read: Permission denied")
     for number in range(7):
         await page.recorded(f"waiting-{number}.bin", size=1_000_000, age=240 - number)
