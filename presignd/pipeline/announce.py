@@ -19,7 +19,7 @@ from presignd.runtime.crash_points import passed
 from presignd.runtime.heartbeat import alive, resting
 from presignd.states import done_status
 from presignd.telemetry import metrics
-from presignd.telemetry.log import Disclosed, Mark, get_logger, mark
+from presignd.telemetry.log import LoggedLink, Mark, get_logger, mark
 
 LOG_SECONDS = 1.0
 """How long a log whose reader is stuck is waited for at the start and at the end."""
@@ -89,7 +89,7 @@ class Announcer:
     def linked(self, link: Link, *, disclose: bool, by_uid: int | None = None) -> None:
         """Log ``link.created``, with the link itself only where it may be disclosed."""
         more = {"by_uid": by_uid} if by_uid is not None else {}
-        url = {"url": Disclosed(link.url)} if disclose else {}
+        url = {"url": LoggedLink(link.url)} if disclose else {}
         self._log.info(
             "link.created",
             file_id=link.file_id,
@@ -163,7 +163,7 @@ class Announcer:
         said, here = len(self._said), mark()
         if not await _has_left(here, seconds):
             return False
-        heard, self._said_since = here.is_heard_of(self._said_since), here
+        heard, self._said_since = here.none_refused_since(self._said_since), here
         if said and heard:
             await self._ledger.announced(self._said[:said])
         del self._said[:said]

@@ -1,1 +1,1 @@
-"""What may not be said, and what acts on a terminal, taken out of every text. Pure."""
+"""Removes secrets, and characters that control a terminal, from every text that is shown or logged. Pure."""

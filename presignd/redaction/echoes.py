@@ -1,7 +1,7 @@
-"""What an answer says again of the request's own secrets, taken out. Pure.
+"""Remove the request's own secrets from a store's answer that repeats them. Pure.
 
-By its look a bare signature is a checksum, so ``presignd.redaction.redact`` lets it pass. Whoever sent it knows it: in
-any case, percent-encoded, as entities, in base64, or with anything but letters and digits in between.
+A bare signature looks like a checksum, so ``presignd.redaction.redact`` lets it pass. The sender knows it, and finds it
+in upper or lower case, percent-encoded, as entities, in base64, or with other characters between letters and digits.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from urllib.parse import unquote
 from presignd.redaction.redact import MIN_LITERAL, REDACTED
 
 PIECE = 12
-"""Letters and digits in a row that tell a secret: no etag or checksum has so many in common with one by chance."""
+"""Letters and digits in a row that identify a secret: no ETag or checksum shares so many with one by chance."""
 
 BLOCK = PIECE // 2
-"""Of text in blocks, a ``BLOCK`` each and one character between two, any ``PIECE`` has a whole one in it."""
+"""Text is cut into blocks of this size, one character between two: every ``PIECE`` of it has a whole block."""
 
 QUARTER, ROOM = 16, 4096
-"""Hex digits of a signature that was sent before, and how many such signatures are remembered."""
+"""The hex digits that identify an earlier signature, and how many earlier signatures are kept."""
 
 _LAYERS = 3
 _IN_URL = re.compile(r"x-amz-(signature|credential|security-token)=([^&]*)")
@@ -34,16 +34,16 @@ _TEXT = re.compile(r">([^<]+)<")
 
 
 class Secrets:
-    """Knows what was sent to one store: the secrets of the request in hand, and the last ``ROOM`` signatures.
+    """The secrets sent to one store: those of the current request, and the last ``ROOM`` signatures.
 
-    What a store was told with a PUT, it may say as the object's ETag at the HEAD that follows.
+    A store may repeat a PUT's signature as the object's ETag in its answer to the next HEAD.
     """
 
     def __init__(self) -> None:
         self._quarters: dict[str, None] = {}
 
     def of(self, url: str, headers: Mapping[str, str]) -> Echoes:
-        """Return what finds in an answer what nobody may be told; of a credential that is the access key."""
+        """Return the finder for one request's secrets in its answer; of a credential that is the access key."""
         found = {name: unquote(value) for name, value in _IN_URL.findall(url.lower())}
         access_key = found.pop("credential", "").partition("/")[0]
         keys = [value for name, value in headers.items() if name.lower() == _CUSTOMER_KEY]
@@ -59,34 +59,34 @@ class Secrets:
 class Echoes:
     """Finds ``secrets`` in text, whole or a ``PIECE`` of one, and ``names``, which are secret but may be any word.
 
-    Of ``older`` signatures it finds each ``QUARTER``. What is too short to be told from a word is left alone.
+    Of ``older`` signatures it finds each ``QUARTER``. Secrets too short to be told from a word are ignored.
     """
 
     def __init__(
         self, secrets: Iterable[str], names: Iterable[str] = (), older: AbstractSet[str] = frozenset()
     ) -> None:
-        self._secrets = _told_apart(secrets)
-        self._all = (*self._secrets, *_told_apart(names))
+        self._secrets = _long_enough(secrets)
+        self._all = (*self._secrets, *_long_enough(names))
         self._older = older
 
     def are_in(self, text: str) -> bool:
-        """Tell whether ``text`` says any of them again."""
-        return _says(self._all, self._older, text)
+        """Return whether ``text`` repeats any of them."""
+        return _repeats(self._all, self._older, text)
 
-    def silenced(self, headers: Mapping[str, str], body: bytes) -> tuple[Mapping[str, str], bytes]:
-        """Return an answer's headers and body without them: a header or an XML text that has one is ``REDACTED``.
+    def redacted(self, headers: Mapping[str, str], body: bytes) -> tuple[Mapping[str, str], bytes]:
+        """Return an answer's headers and body without them: a header or an XML text that has one becomes ``REDACTED``.
 
-        A body that has a secret elsewhere, or cut in two by a comment, is dropped.
+        A body with a secret elsewhere, or one cut in two by a comment, becomes empty.
         """
         text = body.decode("latin-1")
         if not self.are_in("\n".join((*headers.values(), text))):
             return headers, body
         kept = {name: REDACTED if self.are_in(value) else value for name, value in headers.items()}
         text = _TEXT.sub(lambda match: f">{REDACTED}<" if self.are_in(match[1]) else match[0], text)
-        return kept, b"" if _says(self._secrets, self._older, text) else text.encode("latin-1")
+        return kept, b"" if _repeats(self._secrets, self._older, text) else text.encode("latin-1")
 
 
-def _says(secrets: tuple[str, ...], older: AbstractSet[str], text: str) -> bool:
+def _repeats(secrets: tuple[str, ...], older: AbstractSet[str], text: str) -> bool:
     for plain in (_plain(text), *_decoded(text)):
         for run in _HEX.findall(plain):
             if not older.isdisjoint([run[at : at + QUARTER] for at in range(len(run) - QUARTER + 1)]):
@@ -99,22 +99,22 @@ def _says(secrets: tuple[str, ...], older: AbstractSet[str], text: str) -> bool:
 
 
 def _has_piece(secret: str, plain: str, blocks: list[str]) -> bool:
-    """Tell whether ``plain`` has a ``PIECE`` of a secret; hardly any text has even a block of one."""
+    """Return whether ``plain`` has a ``PIECE`` of a secret; hardly any text has even a block of one."""
     if len(secret) <= PIECE:
         return secret in plain
-    for block in blocks:  # a generator would take twice as long, at each answer
+    for block in blocks:  # a generator takes twice as long, for each answer
         if block in secret:
             return any(secret[at : at + PIECE] in plain for at in range(len(secret) - PIECE + 1))
     return False
 
 
-def _told_apart(secrets: Iterable[str]) -> tuple[str, ...]:
-    """Return the letters and digits of those that can be told from a word."""
+def _long_enough(secrets: Iterable[str]) -> tuple[str, ...]:
+    """Return the letters and digits of the secrets that are long enough to be told from a word."""
     return tuple([plain for plain in map(_words, secrets) if len(plain) >= MIN_LITERAL])
 
 
 def _plain(text: str) -> str:
-    """Return the letters and digits of ``text``, in lower case, out of the coats of URLs and XML."""
+    """Return the letters and digits of ``text`` in lower case, with URL and XML encoding removed."""
     for _ in range(_LAYERS):
         bare = html.unescape(unquote(text))
         if bare == text:

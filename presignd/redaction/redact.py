@@ -1,9 +1,9 @@
-"""What a secret looks like, and its removal: the third wall, behind hidden reprs and translated errors.
+"""Find secrets in text and remove them: the third wall, behind hidden reprs and translated errors.
 
-Two ways to know a secret. By its shape: the query of a signed URL, its parameters alone, the value of an
+A secret is known in two ways. By its shape: the query of a signed URL, its parameters alone, the value of an
 Authorization header, userinfo in a URL, the parts of an S3 error that repeat the signature; plain,
-percent-encoded any number of times, JSON-escaped, or wrapped over lines. And by its text: whatever was
-given to ``register``. Of a URL, host, bucket and key stay: ``http://h/b/k?REDACTED``.
+percent-encoded any number of times, JSON-escaped, or wrapped over lines. And by its text: every secret
+given to ``register``. Host, bucket and key of a URL stay: ``http://h/b/k?REDACTED``.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from urllib.parse import quote, quote_plus
 
 REDACTED = "REDACTED"
 MIN_LITERAL = 8
-"""Shorter secrets are not searched for: they occur in ordinary words, so that removing them would garble
-the log and, by the gaps, tell the secret. No S3 server takes a secret key shorter than this."""
+"""Shorter secrets are not searched for. They occur in ordinary words: removing them would garble the log, and
+the gaps would reveal the secret. No S3 server accepts a secret key shorter than this."""
 
 _MAX_LITERALS = 256
 _MAX_DEPTH = 12
 
 # --- shapes -------------------------------------------------------------------------------------
-# Every repetition is bounded or can't be cut in two ways, so that no text takes more than linear time.
+# Every repetition is bounded, or matches in only one way, so that no text takes more than linear time.
 _PCT = r"%(?:25)*"
 _ESC = r"\\{1,8}"
 _EQ = rf"(?:=|{_PCT}3d|{_ESC}u003d)"
-_BREAK = rf"(?:\\{{0,8}}[\r\n]|{_ESC}[rn])+[ \t|]*"  # the tracebacks of exception groups have a margin of bars
+_BREAK = rf"(?:\\{{0,8}}[\r\n]|{_ESC}[rn])+[ \t|]*"  # tracebacks of exception groups have a margin of bars
 _QUOTE = r"\\{0,8}[\"']"
 _OPEN = rf"\s*[\[(]?(?:b?{_QUOTE})?"
 _SLASHES = rf"(?::(?:\\{{0,8}}/){{2}}|{_PCT}3a(?:{_PCT}2f){{2}})"
@@ -54,7 +54,7 @@ _FIELD_NAMES = _any(_SECRET, "(?:secret_?)?access_?key(?:_?id)?", "secret_?key",
 _BARE_NAMES = _any(_FIELD_NAMES, r"(?<![\w-])(?:Signature|Credential)")
 _PARAMETERS = _any("Signature", "AWSAccessKeyId", "GoogleAccessId", "sig", "(?:access_|session_)?token")
 
-# A character of a query, which another URL's start ends; and a line that goes on with a wrapped query.
+# A character of a query, which ends where another URL starts; and a line that continues a wrapped query.
 _CHAR = rf"(?:(?!https?{_SLASHES})[^\s\"'<>\\`{{}}|^]|{_ESC}(?:u00|x)[0-9a-f]{{2}}|{_ESC}/)"
 _LINE_END = rf"(?=[ \t]*(?:\\{{0,8}}[\r\n\"'>)]|{_ESC}[rn]|$))"
 _WHOLE_LINE = rf"(?=[a-f]+{_LINE_END}|[\w.~+/-]*[0-9%&=])[\w%&=.~+/-]++{_LINE_END}"
@@ -75,7 +75,7 @@ _FIELD = _pattern(rf"({_FIELD_NAMES}(?:(?:{_QUOTE})?\s*[:=]|{_QUOTE}\s*,){_OPEN}
 _AUTHORIZATION = _pattern(rf"(authorization(?:(?:{_QUOTE})?\s*[:=]|{_QUOTE}\s*,){_OPEN}){_LINE}")
 _SCHEME = _pattern(rf"(AWS4-[A-Z0-9-]{{1,64}}\s+)Credential={_LINE}|(\bBearer\s+)[\w.~+/=-]{{8,}}")
 _USERINFO = _pattern(rf"(?<=\w)({_SLASHES})(?:(?!{_PCT}2f)[^\s/?#\"'<>\\])+(@|{_PCT}40)")
-# A broker's (presignd/broker/tokens.py); a whole one within a word too: before it may stand the F of %2F.
+# A broker's token (presignd/broker/tokens.py); a whole one inside a word too: the F of %2F may come before it.
 _TOKEN = _pattern(r"(?:\b|(?=psd_[\w-]{20}))psd_[\w-]{8,}")
 _ELEMENT = _pattern(
     r"(?s)<((?:AWS)?AccessKeyId|SignatureProvided|StringToSign(?:Bytes)?|CanonicalRequest(?:Bytes)?"
@@ -86,11 +86,11 @@ _WORDS = (
     *("amz", "goog", "signature", "credential", "accesskey", "access_key", "secret", "psd_", "authorization"),
     *("bearer", "token", "sig=", "sig%", "sig\\", "<canon", "<string", "private key", "@", "%40", "%25"),
 )
-"""In lower case: each shape of a secret holds one of these, if need be once nothing wraps it."""
+"""In lower case: each shape of a secret holds one of these, at the latest once line breaks are removed."""
 _WRAPS = ("\\", "\r", "\n")
 _SUSPECT = _pattern("|".join(map(re.escape, _WORDS)))
 _SUSPECT_WORDS = (*_WORDS, *_WRAPS, "\x7f")
-"""Looked for one by one, words take a tenth of the time of a pattern."""
+"""Searching for the words one by one takes a tenth of a pattern's time."""
 _WRAP = _pattern(_BREAK)
 _MAY_WRAP = re.compile(f"[{re.escape(''.join(_WRAPS))}]")
 
@@ -108,7 +108,7 @@ def _hide_query(match: re.Match[str]) -> str:
 
 
 def _hide_value(match: re.Match[str]) -> str:
-    """Replace the second group; punctuation that only follows it in a sentence stays."""
+    """Replace the second group; the punctuation of a sentence after it stays."""
     value = match[2]
     return match[1] + REDACTED + value[len(value.rstrip(").,;:!]")) :]
 
@@ -127,7 +127,7 @@ def _hide_shapes(text: str) -> str:
 
 # --- registered secrets --------------------------------------------------------------------------
 class _Literals:
-    """The registered secrets, in every form they may be printed in; the newest ``_MAX_LITERALS``."""
+    """The newest ``_MAX_LITERALS`` registered secrets, in every form they may be printed in."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -169,7 +169,7 @@ def _forms(secret: str) -> set[str]:
 
 
 def _base64_forms(raw: bytes) -> set[str]:
-    """Return what stands in base64 for ``raw`` at each of the three alignments (``user:secret`` in Basic)."""
+    """Return how ``raw`` looks in base64 at each of the three alignments (``user:secret`` in Basic)."""
     forms = set()
     for offset in range(3):
         text = base64.b64encode(bytes(offset) + raw).decode()
@@ -182,7 +182,7 @@ _literals = _Literals()
 
 
 def register(secret: str) -> None:
-    """Have ``secret`` removed from every text from now on; one shorter than ``MIN_LITERAL`` is ignored."""
+    """Remove ``secret`` from every text from now on; one shorter than ``MIN_LITERAL`` is ignored."""
     if len(secret) >= MIN_LITERAL:
         _literals.add(secret)
 
@@ -192,7 +192,7 @@ def forget_all() -> None:
     _literals.clear()
 
 
-# --- the two doors -------------------------------------------------------------------------------
+# --- redaction ------------------------------------------------------------------------------------
 def redact(text: str) -> str:
     """Return ``text`` with every secret in it replaced by ``REDACTED``; text without any is unchanged."""
     text = _literals.hide(text)
@@ -202,9 +202,9 @@ def redact(text: str) -> str:
 
 
 def is_clean(text: str) -> bool:
-    """Tell of plain ASCII on one line, quickly, that ``redact`` would change nothing in it nor in a part of it.
+    """Return True, quickly, for one line of plain ASCII in which ``redact`` would change nothing, nor in its parts.
 
-    False means: look closely. Each word that a secret's shape needs is in ``_SUSPECT_WORDS``, in lower case.
+    False means that ``redact`` has to look. Every word that a secret's shape needs is in ``_SUSPECT_WORDS``.
     """
     if not text.isascii():
         return False
@@ -221,9 +221,9 @@ def is_clean(text: str) -> bool:
 def redact_value(value: Any, *, depth: int = 0) -> Any:
     """Return ``value`` with every secret replaced, keys of mappings too.
 
-    Numbers, dates, None and text come back as what they are, containers as dict, list or tuple; a value
-    under a name that says secret (``authorization``, ``token``, …) is replaced whole; paths come back as
-    text, exceptions as ``Class: message``, anything else as its repr, all redacted.
+    Numbers, dates, None and text keep their type; containers become dict, list or tuple. A value with a
+    secret's name (``authorization``, ``token``, …) is replaced whole. Paths become text, exceptions
+    ``Class: message``, anything else its repr, all redacted.
     """
     if value is None or isinstance(value, (bool, int, float, date, time, timedelta)):
         return value
@@ -239,7 +239,7 @@ def redact_value(value: Any, *, depth: int = 0) -> Any:
 
 
 def redact_texts(value: Any) -> Any:
-    """Return JSON's types with each text redacted, whatever its name says: a public document names no secret."""
+    """Return JSON's types with each text redacted, whatever its name: public documents have no secret fields."""
     if isinstance(value, Mapping):
         return {redact(str(name)): redact_texts(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -260,7 +260,7 @@ def redact_key(name: Any) -> Any:
 
 
 def redact_item(name: Any, value: Any, *, depth: int = 0) -> Any:
-    """Return the value of the field ``name``, redacted: whole when the name says that it is a secret."""
+    """Return the value of the field ``name``, redacted; replaced whole when the name is a secret's."""
     words = name.decode("latin-1") if isinstance(name, bytes) else str(name)
     is_set = len(value) > 0 if isinstance(value, (str, bytes)) else not isinstance(value, (bool, type(None)))
     if words.lower().replace("_", "-") in _SECRET_NAMES and is_set:

@@ -320,7 +320,7 @@ class StoreClient:
                 kept = await read_at_most(response, KEPT_BODY, progress.answered)
             told = ((name.lower(), value) for name, value in response.headers.items())
             headers = {name: value for name, value in told if name not in UNREAD}
-            return Response(response.status, *self._secrets.of(grant.url, grant.headers).silenced(headers, kept))
+            return Response(response.status, *self._secrets.of(grant.url, grant.headers).redacted(headers, kept))
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:

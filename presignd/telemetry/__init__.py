@@ -1,1 +1,1 @@
-"""What the program tells: the event log, metrics."""
+"""The event log and the metrics."""

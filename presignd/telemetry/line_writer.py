@@ -1,7 +1,7 @@
-"""Write lines to a descriptor from a thread of its own, so that a reader that stopped holds up nobody.
+"""Write lines to a descriptor from a thread of its own, so that a stuck reader of stderr delays nothing.
 
 No flag makes writes to every kind of stderr return at once: O_NONBLOCK belongs to the open file description, which
-other processes share, and a regular file (NFS whose server is away) ignores it. A thread serves all kinds.
+other processes share, and a regular file (on NFS whose server is away) ignores it. A thread works for all kinds.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from typing import TypeAlias
 from presignd.system.clock import utcnow
 
 ROOM = 8 << 20
-"""Bytes that wait for a reader that stopped; lines beyond are dropped, and counted."""
+"""Bytes that may wait for a stuck reader; lines beyond are dropped and counted."""
 
 CHUNK = 4096
-"""Bytes in one write, unless one line is longer: Linux' PIPE_BUF, which no other writer of a pipe gets into."""
+"""Bytes in one write, unless one line is longer: Linux' PIPE_BUF, up to which a write to a pipe is atomic."""
 
 LINGER_SECONDS = 0.005
-"""How long the first line waits for others: waking the thread for each of a burst would cost more than the line."""
+"""How long the first line waits for others: waking the thread for each line of a burst costs more than the line."""
 
 FULL_SECONDS = 1.0
-"""How long a non-blocking descriptor is waited for at a time."""
+"""How long one wait for a full non-blocking descriptor takes."""
 
 Notice: TypeAlias = Callable[[int, datetime], str]
-"""Renders the line that says how many lines were dropped, and since when."""
+"""Renders the line that reports dropped lines: how many, and since when."""
 
 
 class LineWriter:
-    """Takes whole lines and writes them in order; ``write`` never blocks.
+    """Writes whole lines in order; ``write`` never blocks.
 
     Lines that find no room, or that the descriptor refuses (a full disk, no reader), are dropped and counted.
-    Where the gap is, one ``notice`` tells their number as soon as lines can be written again. What was written
-    of a line is followed by its rest before anything else.
+    One ``notice`` reports their number, at the place of the gap, as soon as lines can be written again. The
+    rest of a torn line is written before anything else.
     """
 
     def __init__(self, descriptor: Callable[[], int], notice: Notice, room: int = ROOM) -> None:
@@ -59,9 +59,9 @@ class LineWriter:
         self._closed = False
 
     def write(self, line: bytes) -> bool:
-        """Have ``line``, with its newline, written soon; tell whether there was room for it."""
+        """Queue ``line``, with its newline; return whether there was room for it."""
         with self._changed:
-            # While a gap lies behind the lines that wait, its notice comes before any other line.
+            # While a gap follows the queued lines, its notice must come before any other line.
             full = self._bytes + len(line) > self._room or (self._closed and self._would_wait())
             if full or (self._lost and not self._refused):
                 self._lose(1)
@@ -81,21 +81,21 @@ class LineWriter:
             return False
 
     def mark(self) -> int:
-        """Return how many lines were taken so far."""
+        """Return how many lines were queued so far."""
         return self._taken
 
     def is_past(self, mark: int) -> bool:
-        """Tell whether the first ``mark`` lines are written, or lost."""
+        """Return whether the first ``mark`` lines are written or lost."""
         return self._done >= mark
 
     def has_refused(self, since: int) -> bool:
-        """Tell whether the descriptor took not all of the lines after the first ``since``."""
+        """Return whether the descriptor refused one of the lines after the first ``since``."""
         return self._refused_at > since
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all that was taken is written; tell whether it is.
+        """Wait until every queued line is written; return whether it is.
 
-        While nothing has moved since a flush that failed, the next one fails at once.
+        When nothing was written since a flush that failed, the next one fails at once.
         """
         with self._changed:
             if self._stuck_at == self._done < self._taken:
@@ -107,11 +107,11 @@ class LineWriter:
             return through
 
     def close(self, seconds: float) -> None:
-        """Flush; from here on lines are written by whoever says them: threads end with the interpreter."""
+        """Flush. From then on ``write`` writes itself, because the thread ends with the interpreter."""
         self._closed = self.flush(seconds)
 
     def _is_due(self) -> bool:
-        """Tell whether anything is to be written: lines, or the notice of a gap that they don't reach beyond."""
+        """Return whether anything waits to be written: lines, or the notice of a gap after them."""
         return self._done < self._taken or bool(self._lost and not self._refused)
 
     def _has_thread(self) -> bool:
@@ -133,7 +133,7 @@ class LineWriter:
                 pass
 
     def _turn(self) -> bool:
-        """Write one chunk; tell whether there was any."""
+        """Write one chunk; return whether there was one."""
         with self._changed:
             if not self._is_due():
                 return False
@@ -154,14 +154,14 @@ class LineWriter:
         return True
 
     def _head(self) -> tuple[bytes, int]:
-        """Return what goes before the next lines, and how many dropped lines that tells of."""
+        """Return what comes before the next lines, and how many dropped lines it reports."""
         if self._lost and (self._refused or not self._lines):
             notice = self.notice(self._lost, self._lost_since)
             return self._rest + notice.encode("utf-8", "backslashreplace") + b"\n", self._lost
         return self._rest, 0
 
     def _take(self, most: int) -> tuple[int, bytes]:
-        """Take lines off the queue, one at least where there is one, and more while they stay within ``most`` bytes."""
+        """Take lines off the queue: one at least, if there is one, and more up to ``most`` bytes."""
         taken: list[bytes] = []
         size = 0
         while self._lines and (not taken or size + len(self._lines[0]) <= most):
@@ -176,7 +176,7 @@ class LineWriter:
         self._lost += lines
 
     def _put(self, data: bytes) -> tuple[int, int]:
-        """Write ``data``; return how many bytes were taken, and the error's number that ended it (0: none)."""
+        """Write ``data``; return how many bytes were written, and the errno that ended it (0: none)."""
         written = 0
         view = memoryview(data)
         try:
@@ -190,7 +190,7 @@ class LineWriter:
 
 
 def _write_some(descriptor: int, data: memoryview) -> int:
-    """Write what fits; a non-blocking descriptor is waited for."""
+    """Write what fits; wait for a non-blocking descriptor that is full."""
     try:
         return os.write(descriptor, data)
     except BlockingIOError:
@@ -199,6 +199,6 @@ def _write_some(descriptor: int, data: memoryview) -> int:
 
 
 def _torn(data: bytes, written: int, rest: int) -> bytes:
-    """Return the rest of the line in which ``data`` was cut; its first ``rest`` bytes belong to one."""
+    """Return the rest of the line that was cut; the first ``rest`` bytes of ``data`` are the rest of an earlier one."""
     inside = written < rest or (written and data[written - 1 : written] != b"\n")
     return data[written : data.index(b"\n", written) + 1] if inside else b""

@@ -1,7 +1,7 @@
-"""The event log: structlog for our events and for stdlib logging under it, one event a line.
+"""The event log: one event a line, from our code (structlog) and from libraries (stdlib logging).
 
-Every line, whoever wrote it, takes the same way: ``_fields`` (what happened, when), ``_scrub`` (no secret
-stays), a renderer (no text can look like a line of its own), ``_Output`` (a broken stderr stops nothing).
+Every line takes the same way: ``_fields`` (what happened, and when), ``_scrub`` (removes secrets), a renderer (no
+text can look like a line of its own), ``_Output`` (a broken stderr stops nothing).
 """
 
 from __future__ import annotations
@@ -44,30 +44,30 @@ ORDER = (
     *("time", "level", "event", "file_id", "watch", "path", "bucket", "key", "size", "checksum", "etag"),
     *("attempt", "duration_ms", "error_code", "status", "expires_at", "by_uid"),
 )
-"""The fields in the order of the contract; others follow as they were given."""
+"""The first fields of a line, in this order; others follow as they were given."""
 
 MAX_TEXT = 64 << 10
-"""Characters of one value that are kept; a store's error body can be of any size."""
+"""Characters of one value that are kept: a store's error body can have any size."""
 
 PRIORITY = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
-"""Syslog's numbers (sd-daemon(3)): in the journal a line begins with its ``<N>``, which is taken off there."""
+"""Syslog's priorities (sd-daemon(3)): for the journal a line begins with ``<N>``, which the journal removes."""
 
 _PLAIN_TYPES = frozenset({str, int, bool, type(None), datetime})
 _PLAIN_NAMES = frozenset(ORDER) | {"by", "client", "operation", "count"}
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31"}
 LAST_SECONDS = 2.0
-"""What a reader of the log has at the end to take the last lines."""
+"""How long the last lines may take at the end."""
 
 SAY_SECONDS = 0.5
-"""How long a line for a person is waited for, so that it stands before the results that follow on stdout."""
+"""How long a line for a person may take, so that it comes before the results on stdout."""
 
 
 _PLAIN_WORD = re.compile(r"[\w./:@%+,~*?&#$!<>()\[\]-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Disclosed:
-    """A full link meant for the log: passes only as the ``url`` of ``link.created`` (``links.in_log``)."""
+class LoggedLink:
+    """A full link for the log (``links.in_log``): it passes only as the ``url`` of ``link.created``."""
 
     url: str = field(repr=False)
 
@@ -80,7 +80,7 @@ def get_logger() -> FilteringBoundLogger:
 def setup(config: LogConfig, *, stream: TextIO | None = None) -> None:
     """Send our events, stdlib logging, warnings and unhandled errors to ``stream`` (default: stderr).
 
-    Libraries are heard from ``warning`` on, and at ``debug`` when that is the level. May be called again.
+    Libraries log from ``warning`` on, or from ``debug`` when that is the level. May be called again.
     """
     output = _STDERR if stream is None else _Output(stream)
     _outputs[1:] = [output]
@@ -92,7 +92,7 @@ def setup(config: LogConfig, *, stream: TextIO | None = None) -> None:
 
 
 def is_journal(fd: int, environ: Mapping[str, str]) -> bool:
-    """Tell whether ``fd`` is systemd's journal: $JOURNAL_STREAM names its device and inode (systemd.exec(5))."""
+    """Return whether ``fd`` is systemd's journal: $JOURNAL_STREAM has its device and inode (systemd.exec(5))."""
     try:
         found = os.fstat(fd)
     except OSError:
@@ -101,21 +101,21 @@ def is_journal(fd: int, environ: Mapping[str, str]) -> bool:
 
 
 def install_loop_handler(loop: asyncio.AbstractEventLoop) -> None:
-    """Log what asyncio could give to nobody as ``unexpected_error``, with its traceback."""
+    """Log exceptions that asyncio can pass to no caller as ``unexpected_error``, with their traceback."""
     loop.set_exception_handler(_on_loop_error)
 
 
 def render_exception(error: BaseException) -> str:
-    """Return a traceback as text, causes included, redacted."""
+    """Return a redacted traceback, including causes."""
     return redact("".join(traceback.format_exception(error)).rstrip())
 
 
 # --- where lines go -------------------------------------------------------------------------------
 class _Output:
-    """Writes whole lines. A stream that is closed, full, broken or stuck loses lines, and stops nothing.
+    """Writes whole lines. A stream that is closed, full, broken or stuck loses lines, but stops nothing.
 
-    One that has a descriptor is written past its buffer, by a thread (``LineWriter``): a buffer that fails to
-    flush at exit would change the exit code.
+    A thread writes directly to the stream's descriptor (``LineWriter``): a Python buffer that fails to flush at exit
+    would change the exit code.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -132,14 +132,14 @@ class _Output:
     def is_journal(self) -> bool:
         try:
             return is_journal(self._target().fileno(), os.environ)
-        except (OSError, ValueError, AttributeError):  # closed, or no file, or no stderr at all
+        except (OSError, ValueError, AttributeError):  # closed, not a file, or no stderr at all
             return False
 
     def has_colour(self) -> bool:
         return self.is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def write(self, line: str) -> bool:
-        """Write ``line``, or have it written soon; tell whether it was taken."""
+        """Write or queue ``line``; return whether there was room for it."""
         try:
             self._target().fileno()
         except (OSError, ValueError, AttributeError):
@@ -158,46 +158,46 @@ class _Output:
 
 
 def _plain_notice(count: int, since: datetime) -> str:
-    return f"presignd: {count} lines were dropped since {rfc3339(since)}: whatever reads stderr was stuck"
+    return f"presignd: {count} lines were dropped since {rfc3339(since)}: the reader of stderr was stuck"
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A place in the log: behind all that was said so far."""
+    """A position in the log: after every line so far."""
 
     _writer: LineWriter
     _lines: int
 
     def is_past(self) -> bool:
-        """Tell whether what was said before it has left this process, or was lost."""
+        """Return whether all lines before it are written or lost."""
         return self._writer.is_past(self._lines)
 
-    def is_heard_of(self, before: Mark) -> bool:
-        """Tell whether all that was said since an earlier mark was taken, where stderr has a descriptor."""
+    def none_refused_since(self, before: Mark) -> bool:
+        """Return whether stderr accepted every line since an earlier mark; true for a stream without a descriptor."""
         return not self._writer.has_refused(before._lines if before._writer is self._writer else 0)
 
 
 def mark() -> Mark:
-    """Return the place in the log behind all that was said so far."""
+    """Return the position in the log after every line so far."""
     writer = _outputs[-1].writer
     return Mark(writer, writer.mark())
 
 
 def flush(seconds: float = LAST_SECONDS) -> bool:
-    """Wait until all that was said has left this process, for ``seconds`` at most; tell whether it has."""
+    """Wait until every line is written, for ``seconds`` at most; return whether it is."""
     flushed = [output.writer.flush(seconds) for output in _outputs]
     return all(flushed)
 
 
 def say(line: str) -> None:
-    """Write a line for a person on stderr, as it is: in order with the log, and waited for but a moment."""
+    """Write a line for a person on stderr, unchanged and in order with the log; wait for it a moment."""
     _STDERR.write(line)
     _STDERR.writer.flush(SAY_SECONDS)
 
 
-# --- what a line says -----------------------------------------------------------------------------
+# --- the fields of a line -------------------------------------------------------------------------
 def _fields(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Put time and level in front, what went wrong in words, and the fields in order."""
+    """Add time, level and the exception's fields, and put the fields in order."""
     _explain(event, event.pop("exc_info", None))
     event["time"] = utcnow()
     event["level"] = {"exception": "error", "warn": "warning", "fatal": "critical"}.get(method, method)
@@ -206,7 +206,7 @@ def _fields(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
 
 
 def _explain(event: EventDict, exc_info: Any) -> None:
-    """Turn an exception into fields: code and message when it was expected, else the traceback."""
+    """Turn an exception into fields: code and message if it is an expected failure, else its traceback."""
     error = _exception_of(exc_info)
     if isinstance(error, PresigndError):
         event.setdefault("error_code", error.code)
@@ -224,9 +224,9 @@ def _exception_of(exc_info: Any) -> BaseException | None:
 
 
 def _clean_line(event: EventDict) -> str | None:
-    """Render an event of plain fields in which nothing is to be scrubbed, as nearly all are; None for any other.
+    """Render an event that has only plain fields and no secret, as nearly all are; None for any other.
 
-    A dozen fields looked at one by one took as long as sending the file they tell of.
+    This is the fast path: scrubbing a dozen fields one by one took as long as sending the file.
     """
     if not (event.keys() <= _PLAIN_NAMES and {type(value) for value in event.values()} <= _PLAIN_TYPES):
         return None
@@ -239,13 +239,13 @@ def _encode_time(value: datetime) -> str:
 
 
 def _scrub(event: EventDict) -> EventDict:
-    """Redact every key and value: the last step before rendering. One exception: see ``Disclosed``."""
+    """Redact every key and value, as the last step before rendering; the one exception is ``LoggedLink``."""
     is_link = event.get("event") == "link.created"
     return {_text(redact_key(name)): _scrub_field(name, value, is_link) for name, value in event.items()}
 
 
 def _scrub_field(name: str, value: Any, is_link: bool) -> Any:
-    if isinstance(value, Disclosed):
+    if isinstance(value, LoggedLink):
         return _text(value.url) if is_link and name == "url" else REDACTED
     return _plain(redact_item(name, value))
 
@@ -270,7 +270,7 @@ def _scalar(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    r"""Return text that UTF-8 can carry: bytes that are none become ``\xff``, in paths from ``fsdecode`` too."""
+    r"""Return text that UTF-8 can encode: other bytes become ``\xff``, in paths from ``fsdecode`` too."""
     if isinstance(value, str):
         try:
             value = value.encode("utf-8", "surrogateescape")
@@ -294,7 +294,7 @@ def _render_json(event: EventDict) -> str:
 
 
 class _Console:
-    """``time level event name=value …``; a traceback follows, indented, so that it can't pass for a line."""
+    """Renders ``time level event name=value …``; a traceback follows, indented, so that it can't look like a line."""
 
     def __init__(self, *, colour: bool) -> None:
         self._colour = colour
@@ -315,9 +315,9 @@ def _word(value: Any) -> str:
     return value if isinstance(value, str) and _PLAIN_WORD.fullmatch(value) else _quote(value)
 
 
-# --- the wiring -----------------------------------------------------------------------------------
+# --- setting up structlog and logging -------------------------------------------------------------
 class _Line:
-    """The end of structlog's chain: every event comes here to be scrubbed, rendered and written."""
+    """The end of structlog's chain: scrubs, renders and writes every event."""
 
     def __init__(self, render: Callable[[EventDict], str], output: _Output) -> None:
         self._render = render
@@ -325,17 +325,17 @@ class _Line:
         self._in_journal = output.is_journal()
 
     def msg(self, /, **event: Any) -> bool:
-        """Write the event; tell whether there was room for it."""
+        """Write the event; return whether there was room for it."""
         try:
             said = _clean_line(event) if self._render is _render_json else None
             line = self._prefix(event) + (said or self._render(_scrub(event)))
-        except Exception as error:  # noqa: BLE001 - whatever a value did, logging never breaks the work
+        except Exception as error:  # noqa: BLE001 - a value may raise anything, and logging must not
             event = {"time": utcnow(), "level": "error", **_failed(error)}
             line = self._prefix(event) + self._render(_scrub(event))
         return self._output.write(line)
 
     def notice(self, count: int, since: datetime) -> str:
-        """Render the event that lines were dropped."""
+        """Render the event ``log.dropped``."""
         event = {"time": utcnow(), "level": "warning", "event": "log.dropped", "count": count, "since": since}
         return self._prefix(event) + self._render(_scrub({**event, "fix": _DROPPED_FIX}))
 
@@ -345,7 +345,7 @@ class _Line:
     debug = info = warning = warn = error = exception = critical = fatal = msg
 
 
-_DROPPED_FIX = "have stderr read, on a disk with room; presignd status and links have what these lines said"
+_DROPPED_FIX = "see that stderr is read, and its disk has room; presignd status and links show what the lines said"
 
 
 def _failed(error: Exception) -> EventDict:
@@ -364,12 +364,12 @@ def _configure(level: int, render: Callable[[EventDict], str], output: _Output) 
 
 
 class _Bridge(logging.Handler):
-    """Brings stdlib logging in as events named ``log``, with the logger's name and the message."""
+    """Turns stdlib log records into events named ``log``, with the logger's name and the message."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             message = record.getMessage()
-        except Exception:  # noqa: BLE001 - a library's format string that doesn't fit its arguments
+        except Exception:  # noqa: BLE001 - a library's format string may not fit its arguments
             message = str(record.msg)
         level = record.levelname.lower() if record.levelname in logging.getLevelNamesMapping() else "info"
         emit = getattr(structlog.get_logger(), level, structlog.get_logger().info)
@@ -377,7 +377,7 @@ class _Bridge(logging.Handler):
 
 
 def _route_stdlib(level: int) -> None:
-    """Replace every root handler (an older one would write unredacted), and hear warnings too."""
+    """Replace every root handler (an older one would write unredacted), and capture warnings."""
     logging.raiseExceptions = False
     root = logging.getLogger()
     for handler in root.handlers[:]:
@@ -415,7 +415,7 @@ def _on_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> Non
     get_logger().error("unexpected_error", message=message, exc_info=context.get("exception"), **where)
 
 
-# Until ``setup`` is called, warnings and worse go to stderr: redacted, as everything.
+# Until ``setup`` is called, warnings and errors go to stderr, redacted too.
 _STDERR = _Output()
 _outputs = [_STDERR]
 atexit.register(_STDERR.writer.close, LAST_SECONDS)

@@ -1,6 +1,6 @@
-"""Every metric, declared once. Counters are moved on where things happen; gauges by whoever is asked for them.
+"""Every metric, declared once. Counters are raised where things happen; gauges are set when metrics are read.
 
-No label holds a path, a key or a URL: watches are named in the configuration, the rest are fixed words.
+No label holds a path, a key or a URL: labels are names of watches, or fixed words.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import presignd
 disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client leaves it unannotated
 
 REGISTRY = CollectorRegistry()
-"""Ours alone: nothing is exported that isn't declared here."""
+"""A registry of our own: only metrics declared here are exported."""
 
 STATUSES = ("linked", "adopted", "vanished", "superseded", "quarantined")
-"""How a version ends (``file.done``), or stops (``file.quarantined``)."""
+"""How a version ends (``file.done``) or stops (``file.quarantined``)."""
 
 _SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 
@@ -31,7 +31,7 @@ Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 
 @lru_cache(maxsize=1024)
 def labelled(metric: Metric, *labels: str) -> Metric:
-    """Look a metric up by its labels, once: five such looks a file took as long as its two signatures."""
+    """Return a metric with these labels, cached: five lookups a file took as long as its two signatures."""
     return metric.labels(*labels)
 
 
@@ -43,7 +43,7 @@ def _gauge(name: str, words: str, *labels: str) -> Gauge:
     return Gauge(name, words, labels, registry=REGISTRY)
 
 
-# --- counted where it happens -----------------------------------------------------------------------
+# --- raised where things happen -----------------------------------------------------------------
 UPLOADS = _counter("presignd_uploads_total", "Versions that ended, or were quarantined.", "watch", "status")
 UPLOAD_BYTES = _counter("presignd_upload_bytes_total", "Bytes of versions that ended as linked.", "watch")
 UPLOAD_DURATION = Histogram(
@@ -58,17 +58,17 @@ PRESIGN_REQUESTS = _counter("presignd_presign_requests_total", "Grants asked for
 WATCH_OVERFLOWS = _counter("presignd_watch_overflows_total", "Times that events may have been lost.", "watch")
 RESCAN_FOUND = _counter("presignd_rescan_found_total", "Files that only a scan on the timer found.", "watch")
 CREDENTIAL_EXPIRY = _gauge(
-    "presignd_credential_expiry_timestamp_seconds", "When the signing credential ends; +Inf when it does not."
+    "presignd_credential_expiry_timestamp_seconds", "When the signing credential expires; +Inf if it does not."
 )
 
-# --- looked up when asked for -----------------------------------------------------------------------
+# --- set when metrics are read ------------------------------------------------------------------
 PENDING = _gauge("presignd_pending_files", "Versions queued or under way to their link.", "watch")
 OLDEST_PENDING = _gauge("presignd_oldest_pending_seconds", "Age of the oldest queued version; 0 without any.", "watch")
 QUARANTINED = _gauge("presignd_quarantined_files", "Versions that wait for a person.", "watch")
 SETTLING = _gauge("presignd_settling_files", "Paths that are not complete yet.", "watch")
 OLDEST_SETTLING = _gauge("presignd_oldest_settling_seconds", "Age of the oldest of them; 0 without any.", "watch")
 INFLIGHT = _gauge("presignd_inflight_uploads", "Uploads under way.")
-STORE_UP = _gauge("presignd_store_up", "1 while the store answers, 0 while it is waited for.")
+STORE_UP = _gauge("presignd_store_up", "1 while the store answers, 0 while presignd waits for it.")
 
 BUILD = _gauge("presignd_build_info", "Always 1; what runs stands in the labels.", "version", "python")
 
@@ -77,8 +77,8 @@ CREDENTIAL_EXPIRY.set(math.inf)
 STORE_UP.set(1)
 
 
-def know_watch(watch: str) -> None:
-    """Export a watch's counters from zero on: a rate over a series that appears late misses its first step."""
+def export_watch(watch: str) -> None:
+    """Export a watch's counters from zero: a rate over a series that appears later misses its first step."""
     for status in STATUSES:
         UPLOADS.labels(watch, status)
     for metric in (UPLOAD_BYTES, UPLOAD_DURATION, WATCH_OVERFLOWS, RESCAN_FOUND):
@@ -88,7 +88,7 @@ def know_watch(watch: str) -> None:
 def rendered(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     """Return all metrics and their content type: OpenMetrics where ``Accept`` names it, else Prometheus' own format.
 
-    No more of the header is heard: the library falls over a version that is no number, and repeats it.
+    Nothing else of the header is passed on: the library fails on a version that is not a number, and repeats it.
     """
     encode, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS in accept else "")
     return encode(registry), content_type

@@ -36,7 +36,7 @@ def show_gauges(status: Document, now: datetime) -> None:
     settling = Counter(found["watch"] for found in status["settling"])
     for watch in status["watches"]:
         name, counts = watch["name"], watch["counts"]
-        metrics.know_watch(name)
+        metrics.export_watch(name)
         metrics.PENDING.labels(name).set(sum(counts[s] for s in ("queued", "uploading", "verified", "linked")))
         metrics.OLDEST_PENDING.labels(name).set(_age([watch["oldest_queued_at"]], now))
         metrics.QUARANTINED.labels(name).set(counts["quarantined"])

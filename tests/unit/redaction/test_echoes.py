@@ -43,7 +43,7 @@ def test_a_secret_said_again_in_any_form_is_silenced(secret: str, coat: str) -> 
     said = COATS[coat](secret)
     headers = {"etag": f'"{said}"', "date": "Sat, 28 Nov 2026 17:00:00 GMT"}
     body = f"<Error><Code>AccessDenied</Code><Message>{said}</Message></Error>".encode()
-    kept, text = ECHOES.silenced(headers, body)
+    kept, text = ECHOES.redacted(headers, body)
     assert kept == {"etag": "REDACTED", "date": headers["date"]}
     assert text == b"<Error><Code>AccessDenied</Code><Message>REDACTED</Message></Error>"
 
@@ -52,7 +52,7 @@ def test_a_secret_said_again_in_any_form_is_silenced(secret: str, coat: str) -> 
     "body", [f"<{SIGNATURE}/>", f"<Error a='{SIGNATURE}'>", SIGNATURE, f"<!--{SIGNATURE}--><a>b</a>"]
 )
 def test_a_body_that_says_it_anywhere_else_is_dropped(body: str) -> None:
-    assert ECHOES.silenced({}, body.encode())[1] == b""
+    assert ECHOES.redacted({}, body.encode())[1] == b""
 
 
 @given(st.integers(0, len(SIGNATURE) - PIECE), st.integers(0, 40), st.integers(0, 40))
@@ -77,12 +77,12 @@ HONEST = st.lists(
 def test_an_honest_answer_stays_as_it_is(header: str, text: str) -> None:
     headers = {"etag": header}
     body = f"<Error><Message>{html.escape(text)}</Message></Error>".encode()
-    assert ECHOES.silenced(headers, body) == (headers, body)
+    assert ECHOES.redacted(headers, body) == (headers, body)
 
 
 @given(st.binary())
 def test_any_bytes_are_looked_at_without_harm(body: bytes) -> None:
-    assert ECHOES.silenced({}, body) == ({}, body)
+    assert ECHOES.redacted({}, body) == ({}, body)
 
 
 def test_an_access_key_may_be_any_word() -> None:
@@ -90,8 +90,8 @@ def test_an_access_key_may_be_any_word() -> None:
     short = Secrets().of("http://h/?X-Amz-Credential=test%2F2026&X-Amz-Signature=", {})
     assert not short.are_in("test-bucket")
     word = Secrets().of(f"http://h/?X-Amz-Credential=presignd%2F2026&X-Amz-Signature={SIGNATURE}", {})
-    assert word.silenced({}, b"presignd check\n") == ({}, b"presignd check\n")
-    assert word.silenced({}, b"<Message>no key presignd</Message>") == ({}, b"<Message>REDACTED</Message>")
+    assert word.redacted({}, b"presignd check\n") == ({}, b"presignd check\n")
+    assert word.redacted({}, b"<Message>no key presignd</Message>") == ({}, b"<Message>REDACTED</Message>")
 
 
 def test_the_signature_of_an_earlier_request_is_known_for_a_while() -> None:
@@ -100,7 +100,7 @@ def test_the_signature_of_an_earlier_request_is_known_for_a_while() -> None:
     secrets.of(URL, {})
     later = [secrets.of(f"http://h/?X-Amz-Signature={hashlib.sha256(bytes([n])).hexdigest()}", {}) for n in range(9)]
     for said in (SIGNATURE, SIGNATURE.upper(), SIGNATURE[:32], SIGNATURE[20:52]):
-        assert later[-1].silenced({"etag": f'"{said}"'}, b"")[0] == {"etag": "REDACTED"}
+        assert later[-1].redacted({"etag": f'"{said}"'}, b"")[0] == {"etag": "REDACTED"}
     for number in range(ROOM):
         last = secrets.of(f"http://h/?X-Amz-Signature={hashlib.sha256(number.to_bytes(4, 'big')).hexdigest()}", {})
     assert not last.are_in(SIGNATURE), "memory has a bound"

@@ -27,7 +27,7 @@ from presignd.config import LogConfig
 from presignd.errors import CODES, Fault
 from presignd.redaction import redact
 from presignd.telemetry import log
-from presignd.telemetry.log import Disclosed, get_logger, setup
+from presignd.telemetry.log import LoggedLink, get_logger, setup
 from tests.canary import assert_no_secrets, assert_no_signatures
 
 SIGNATURE = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -114,11 +114,11 @@ def test_no_secret_passes_in_any_field_key_or_depth(stream: io.StringIO, form: A
 
 
 def test_a_full_link_passes_only_as_the_url_of_link_created_and_only_wrapped(lines: Lines) -> None:
-    get_logger().info("link.created", url=Disclosed(URL))
+    get_logger().info("link.created", url=LoggedLink(URL))
     get_logger().info("link.created", url=URL)
-    get_logger().info("link.created", other=Disclosed(URL))
-    get_logger().info("file.done", url=Disclosed(URL))
-    get_logger().info("link.created", list=[Disclosed(URL)])
+    get_logger().info("link.created", other=LoggedLink(URL))
+    get_logger().info("file.done", url=LoggedLink(URL))
+    get_logger().info("link.created", list=[LoggedLink(URL)])
     first, *others = lines()
     assert first["url"] == URL
     assert [line.get("url") for line in others] == [CLEAN, None, "REDACTED", None]

@@ -114,7 +114,7 @@ def test_a_quarantined_version_counts(announcer: Announcer) -> None:
 
 
 def test_a_watchs_counters_stand_at_zero_before_its_first_file() -> None:
-    metrics.know_watch("fresh")
+    metrics.export_watch("fresh")
     for status in metrics.STATUSES:
         assert metrics.REGISTRY.get_sample_value("presignd_uploads_total", {"watch": "fresh", "status": status}) == 0
     assert metrics.REGISTRY.get_sample_value("presignd_rescan_found_total", {"watch": "fresh"}) == 0
