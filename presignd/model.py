@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a version stands; the moves between are in ``presignd.states``."""
+    """The state of a version; ``presignd.states`` has the moves."""
 
     QUEUED = "queued"
     UPLOADING = "uploading"
@@ -23,7 +23,7 @@ class State(StrEnum):
 
 
 class Source(StrEnum):
-    """Where a candidate came from; it decides who goes first, never what is true."""
+    """Where a candidate came from; it sets the priority, and nothing else."""
 
     EVENT = "event"
     SCAN = "scan"
@@ -33,7 +33,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What makes a file the same one, over reboots too (so no device number)."""
+    """What identifies a file without reading it, after a reboot too (so no device number)."""
 
     ino: int
     size: int
@@ -42,11 +42,11 @@ class Fingerprint:
 
     @classmethod
     def of(cls, st: os.stat_result) -> Fingerprint:
-        """Take the fingerprint from a stat result."""
+        """Return the fingerprint in a stat result."""
         return cls(st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
 
     def same_data(self, other: Fingerprint) -> bool:
-        """Size and mtime agree: only inode or ctime may differ, so the content decides by its hash."""
+        """Return whether size and mtime agree: then only a hash of the content can show a difference."""
         return (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
 
 
@@ -58,7 +58,7 @@ Listed = tuple[bytes, int, int, int, int]
 class Candidate:
     """A path that may hold something new: a hint, never a fact. ``path`` is below the watch's root.
 
-    ``closed``: a writer just closed it, or it was moved in, so a look is worth it now.
+    ``closed``: a writer just closed it, or it was moved in, so it may be complete now.
     """
 
     watch: str
@@ -69,7 +69,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class NewVersion:
-    """A settled content, ready for the ledger.
+    """A settled file, ready to be recorded.
 
     ``key`` is the rendered template (None while it needs the hash); ``fresh_key`` asks for a key no
     version ever had (collision = "rename"); ``next_key`` lets a key of another path become
@@ -98,9 +98,9 @@ class FileVersion:
 
     ``path`` is below the watch's root, or absolute for a ``put`` from elsewhere. ``base_key`` is the
     rendered template, ``key`` the one in use (``name~2.ext`` after a collision). ``attempt`` counts
-    requests begun; ``faults`` those that count against the file; ``unclean`` the unclean exits met in
+    requests begun; ``faults`` those that count against the file; ``unclean`` the unclean exits while it was in
     flight. ``checksum`` is ``md5:…`` or ``sha256:…``. ``signed_at`` is the link's signing date. ``gone_at``
-    is when the content was found to have left its path.
+    is when the content was seen to have left its path.
     """
 
     file_id: str
@@ -140,9 +140,9 @@ class FileVersion:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What a path sent under a key, verified or not: size in bytes, checksum, and size of the parts it is made of.
+    """What was sent from a path under a key, verified or not: size in bytes, checksum, and the size of its parts.
 
-    ``etag`` is what the store called it, once verified; whatever its form, it is the store's own word.
+    ``etag`` is the store's, once verified, whatever form it has; "" before.
     """
 
     size: int
@@ -186,7 +186,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class LinksMark:
-    """How far ``links.jsonl`` is known to the ledger: the file's inode and the offset after the last line."""
+    """How much of ``links.jsonl`` the ledger has recorded: the file's inode, and the offset after the last line."""
 
     inode: int
     offset: int

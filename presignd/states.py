@@ -4,7 +4,7 @@ A version is ``queued`` once settled; a worker claims it (``uploading``, committ
 sent); a verified upload makes it ``verified`` together with its receipt and the link's signing date; the
 link's line on disk makes it ``linked``; what ``after`` asks for makes it ``finished``. Every effect stands
 between two commits: a crash leaves the earlier state, and the step is done again, which is harmless
-because each step first looks whether it was done. What is not in the table is a bug and raises.
+because each step first checks whether it was done. What is not in the table is a bug and raises.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
 }
 
 IN_FLIGHT = frozenset({State.UPLOADING, State.VERIFIED, State.LINKED})
-"""Under work: another version of the same path waits until these are through."""
+"""Being worked on: a newer version of the same path waits until these are done."""
 
 ENDED = frozenset({State.FINISHED, State.VANISHED, State.SUPERSEDED})
-"""The version's life is over: one ``file.done`` tells of it."""
+"""The version has ended: one ``file.done`` is logged for it."""
 
 LEFT = frozenset({State.VANISHED, State.SUPERSEDED})
 """The version is no longer what its path holds."""
@@ -74,7 +74,7 @@ UNCLEAN_LIMIT = 3
 
 
 class BadTransition(RuntimeError):
-    """An event met a state that has no such move: a bug."""
+    """The table has no such move from this state: a bug."""
 
 
 def after(state: State, event: Event) -> State:
@@ -102,7 +102,7 @@ def was_unreadable(version: FileVersion) -> bool:
 
 
 def retry_event(version: FileVersion) -> Event:
-    """Decide where a quarantined version goes on: after its link when that is made, else from the queue."""
+    """Return the event that takes a quarantined version back: to its link where that was made, else to the queue."""
     return Event.RESUME if version.expires_at is not None else Event.REQUEUE
 
 

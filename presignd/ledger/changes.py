@@ -33,7 +33,7 @@ from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, Part
 from presignd.states import IN_FLIGHT, LEFT, TRANSITIONS, UNCLEAN_LIMIT, Event, after, retry_event
 
 CHUNK = 1000
-"""Versions noted as gone or forgotten in one commit, so that the uploads never wait long for these."""
+"""Versions recorded as gone, or forgotten, in one commit: uploads must not wait long for it."""
 
 ROWS = 40
 """New versions in one statement: older SQLite takes 999 parameters."""
@@ -44,12 +44,12 @@ LONGEST = timedelta(seconds=LONGEST_PAUSE)
 _IN_STATE = {state: f"+version.state = '{state}'" for state in State}
 _CURRENT = f"version.current = 1 AND +version.state NOT IN ({literals(LEFT)})"
 
-_AGAIN = {"attempt": 0, "faults": 0, "unclean": 0, "not_before": None, "error_code": "", "error": ""}
+_RETRIED = {"attempt": 0, "faults": 0, "unclean": 0, "not_before": None, "error_code": "", "error": ""}
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What becomes of a version: the events that move it, one after the other, and its fields that change."""
+    """A change of one version: the events that move it, one after the other, and the fields that get new values."""
 
     version: FileVersion
     events: Sequence[Event] = ()
@@ -58,7 +58,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class KeyRequest:
-    """A key that a claimed version needs; ``Ledger.assign_key`` has what each field means."""
+    """A key that a claimed version needs; ``Ledger.assign_key`` explains the fields."""
 
     version: FileVersion
     base_key: str
@@ -67,14 +67,14 @@ class KeyRequest:
     beyond: str = ""
 
 
-# --- versions that move -------------------------------------------------------------------------------
+# --- moves -------------------------------------------------------------------------------
 
 
 def apply(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[FileVersion]:
     """Move versions and change their fields; return each as its own change leaves it.
 
-    Raises ``LostUpdate`` unless every version is in the state it names, ``BadTransition`` for a move that the table
-    does not have, ``TypeError`` for a field that is none.
+    Raises ``LostUpdate`` unless every version is in the state it names, ``BadTransition`` for a move that is not in the
+    table, ``TypeError`` for an unknown field.
     """
     rows = [_columns(change) for change in changes]
     _update(connection, [(change.version, row) for change, row in zip(changes, rows, strict=True)])
@@ -96,7 +96,7 @@ def _columns(change: Change) -> dict[str, Any]:
 
 
 def _moved(change: Change, row: Mapping[str, Any]) -> FileVersion:
-    """Return the version with its change as ``row`` records it: text is stored in another form at times."""
+    """Return the changed version with text as ``row`` stores it: lone surrogates are escaped."""
     fields = {name: row[name] if isinstance(value, str) else value for name, value in change.fields.items()}
     version = replace(change.version, state=State(row.get("state", change.version.state)), **fields)
     if change.events and version.state in LEFT:
@@ -105,7 +105,7 @@ def _moved(change: Change, row: Mapping[str, Any]) -> FileVersion:
 
 
 def _note_left(connection: sqlite3.Connection, versions: Collection[FileVersion]) -> None:
-    """Note when versions left their paths, unless that was seen before."""
+    """Record when versions left their paths, unless an earlier time is recorded."""
     if versions:
         connection.execute(
             "UPDATE version SET gone_at = coalesce(gone_at, done_at, queued_at)"
@@ -115,7 +115,7 @@ def _note_left(connection: sqlite3.Connection, versions: Collection[FileVersion]
 
 
 def _release_keys(connection: sqlite3.Connection, left: Collection[FileVersion]) -> None:
-    """Give up the keys of those of ``left`` that vanished; what supersedes a version may take its key over."""
+    """Free the keys of those of ``left`` that vanished; of a superseded version, its successor may keep the key."""
     keys.release(connection, [(version.bucket, version.key) for version in left if version.state is State.VANISHED])
 
 
@@ -144,7 +144,7 @@ def claim(
 ) -> list[FileVersion]:
     """Move up to ``limit`` due queued versions of ``watch`` to uploading, by priority, then age.
 
-    One that is to wait for longer than any pause is due: the clock was set back since that was written.
+    A version that would wait for longer than any pause is due: the clock was set back since that was written.
     """
     due = connection.execute(
         "SELECT id, file_id FROM version WHERE state = 'queued' AND watch = ?"
@@ -186,13 +186,13 @@ def requeue(connection: sqlite3.Connection, selection: Selection, now: datetime)
             where.append(f"{column} = ?")
             values.append(value)
     chosen = select(connection, f"{' AND '.join(where)} ORDER BY id", *values)
-    return apply(connection, [_again(version, now) for version in chosen])
+    return apply(connection, [_retried(version, now) for version in chosen])
 
 
-def _again(version: FileVersion, now: datetime) -> Change:
+def _retried(version: FileVersion, now: datetime) -> Change:
     event = retry_event(version)
     kept = {"attempt": version.attempt} if event is Event.RESUME else {"queued_at": now}
-    return Change(version, (event,), {**_AGAIN, **kept})
+    return Change(version, (event,), {**_RETRIED, **kept})
 
 
 def release(connection: sqlite3.Connection, *, unclean: bool) -> list[FileVersion]:
@@ -217,35 +217,35 @@ def enqueue(connection: sqlite3.Connection, versions: Sequence[NewVersion]) -> l
     done: list[Enqueued] = []
     for start in range(0, len(versions), ROWS):
         some = versions[start : start + ROWS]
-        done += _enqueue_first(connection, some) or [_enqueue(connection, new) for new in some]
+        done += _enqueue_new_paths(connection, some) or [_enqueue(connection, new) for new in some]
     return done
 
 
-def _enqueue_first(connection: sqlite3.Connection, versions: Sequence[NewVersion]) -> list[Enqueued] | None:
-    """Record new versions of paths that have none, under keys that are free; return None, and do nothing, otherwise.
+def _enqueue_new_paths(connection: sqlite3.Connection, versions: Sequence[NewVersion]) -> list[Enqueued] | None:
+    """Record new versions of paths that have none, under free keys; return None, with nothing done, if any is not so.
 
-    The tables' own rules decide: a path has one current version, and a key one path.
+    The tables' own constraints decide: a path has one current version, a key one path.
     """
     recorded = [as_recorded(new, None if new.state is State.IGNORED else to_sql(new.key)) for new in versions]
-    connection.execute("SAVEPOINT first")
+    connection.execute("SAVEPOINT new_paths")
     try:
         keys.take(connection, recorded)
         _insert(connection, recorded)
     except sqlite3.IntegrityError:
-        connection.execute("ROLLBACK TO first")
-        connection.execute("RELEASE first")
+        connection.execute("ROLLBACK TO new_paths")
+        connection.execute("RELEASE new_paths")
         return None
-    connection.execute("RELEASE first")
+    connection.execute("RELEASE new_paths")
     return [Enqueued(version, None) for version in recorded]
 
 
 def _enqueue(connection: sqlite3.Connection, new: NewVersion) -> Enqueued:
     before = by_path(connection, new.watch, new.path)
-    superseded = _replace(connection, before, new.queued_at) if before else None
+    superseded = _supersede(connection, before, new.queued_at) if before else None
     key = _key_for(connection, new, before)
     recorded = as_recorded(new, key)
     if new.state is State.QUEUED and new.key is not None and key is None:
-        recorded = _taken(connection, recorded)
+        recorded = _key_taken(connection, recorded)
     _insert(connection, [recorded])
     if superseded and superseded.key != key:
         keys.release(connection, [(superseded.bucket, superseded.key)])
@@ -259,8 +259,8 @@ def _insert(connection: sqlite3.Connection, versions: Sequence[FileVersion]) -> 
     connection.execute(sql, [value for columns in rows for value in columns.values()])
 
 
-def _replace(connection: sqlite3.Connection, before: FileVersion, at: datetime) -> FileVersion | None:
-    """Make room for a newer version; return ``before`` when that ended it."""
+def _supersede(connection: sqlite3.Connection, before: FileVersion, at: datetime) -> FileVersion | None:
+    """Take ``before`` off its path, for a newer version; return it as superseded, or None where it had ended."""
     if before.state in IN_FLIGHT:
         raise LostUpdate(f"{before.file_id} is {before.state}: its newer version has to wait")
     connection.execute(
@@ -276,17 +276,17 @@ def _replace(connection: sqlite3.Connection, before: FileVersion, at: datetime) 
 def _key_for(connection: sqlite3.Connection, new: NewVersion, before: FileVersion | None) -> str | None:
     if new.key is None or new.state is State.IGNORED:
         return None
-    who = keys.Claimant(new.watch, new.path, new.bucket)
+    claimant = keys.Claimant(new.watch, new.path, new.bucket)
     if before and not new.fresh_key and (before.bucket, before.base_key) == (new.bucket, new.key) and before.key:
-        # Its predecessor's key, unless that was given up unused and is another path's now.
-        inherited = keys.reserve(connection, who, before.key, fresh=False, next_key=False)
+        # Its predecessor's key, unless that was freed unused and is another path's now.
+        inherited = keys.reserve(connection, claimant, before.key, fresh=False, next_key=False)
         if inherited:
             return inherited
-    return keys.reserve(connection, who, to_sql(new.key), fresh=new.fresh_key, next_key=new.next_key)
+    return keys.reserve(connection, claimant, to_sql(new.key), fresh=new.fresh_key, next_key=new.next_key)
 
 
-def _taken(connection: sqlite3.Connection, version: FileVersion) -> FileVersion:
-    """Return ``version`` as quarantined, because its key is another path's."""
+def _key_taken(connection: sqlite3.Connection, version: FileVersion) -> FileVersion:
+    """Return ``version`` quarantined, because its key is another path's."""
     owner = keys.owner(connection, version.bucket, version.base_key)
     detail = f"{version.base_key} is {owner.decode('utf-8', 'backslashreplace')}'s" if owner is not None else ""
     problem = fault("key_taken", detail)
@@ -294,7 +294,7 @@ def _taken(connection: sqlite3.Connection, version: FileVersion) -> FileVersion:
 
 
 def refingerprint(connection: sqlite3.Connection, found: Sequence[tuple[str, Fingerprint]]) -> list[None]:
-    """Record that the same contents are there with these fingerprints, by ``file_id``; they count no longer as gone."""
+    """Record new fingerprints of the same contents, by ``file_id``; these no longer count as gone."""
     rows = [(one, columns_of({"fingerprint": fingerprint, "gone_at": None}), _CURRENT) for one, fingerprint in found]
     _update_where(connection, rows)
     return [None] * len(found)
@@ -303,24 +303,24 @@ def refingerprint(connection: sqlite3.Connection, found: Sequence[tuple[str, Fin
 def gone(
     connection: sqlite3.Connection, watch: str, paths: Sequence[bytes], now: datetime
 ) -> tuple[list[FileVersion], bool]:
-    """Note versions at and below ``paths``, queued by ``now``, as gone, up to ``CHUNK`` of them.
+    """Record versions at and below ``paths``, queued by ``now``, as gone, up to ``CHUNK`` of them.
 
-    Returns those that ended as vanished, the queued and quarantined ones, and whether there may be more.
+    Returns those that ended as vanished (the queued and quarantined ones), and whether there may be more.
     """
     found: list[FileVersion] = []
     for path in paths:
         if not path:
-            raise ValueError("the watch's root is no file that can be gone")
+            raise ValueError("the watch's root is not a file that can be gone")
         # b"0" follows b"/": all paths below the directory, and no others.
         for where, values in (("path = ?", (path,)), ("path > ? AND path < ?", (path + b"/", path + b"0"))):
-            found += _still_there(connection, f"watch = ? AND {where}", (watch, *values), now, CHUNK - len(found))
+            found += _not_gone(connection, f"watch = ? AND {where}", (watch, *values), now, CHUNK - len(found))
     waiting = {State.QUEUED, State.QUARANTINED}
     ended = [Change(one, (Event.VANISH,), {"done_at": now}) for one in found if one.state in waiting]
     apply(connection, [Change(one, (), {"gone_at": now}) for one in found if one.state not in waiting])
     return apply(connection, ended), len(found) >= CHUNK
 
 
-def _still_there(
+def _not_gone(
     connection: sqlite3.Connection, where: str, values: tuple[object, ...], now: datetime, limit: int
 ) -> list[FileVersion]:
     unnoted = "(gone_at IS NULL OR state IN ('queued', 'quarantined'))"
@@ -332,14 +332,16 @@ def _still_there(
 
 
 def assign_key(connection: sqlite3.Connection, wanted: Sequence[KeyRequest]) -> list[FileVersion | None]:
-    """Reserve keys for claimed versions; None for one whose key is another path's and that takes no other."""
+    """Reserve keys for claimed versions; None where the key is another path's and ``next_key`` is false."""
     return [_assign_key(connection, one) for one in wanted]
 
 
 def _assign_key(connection: sqlite3.Connection, wanted: KeyRequest) -> FileVersion | None:
     version, base_key = wanted.version, wanted.base_key
-    who = keys.Claimant(version.watch, version.path, version.bucket)
-    key = keys.reserve(connection, who, base_key, fresh=wanted.fresh, next_key=wanted.next_key, beyond=wanted.beyond)
+    claimant = keys.Claimant(version.watch, version.path, version.bucket)
+    key = keys.reserve(
+        connection, claimant, base_key, fresh=wanted.fresh, next_key=wanted.next_key, beyond=wanted.beyond
+    )
     if key is None:
         return None
     _update(connection, [(version, {"base_key": base_key, "key": key, "verified": 0})])
@@ -349,7 +351,7 @@ def _assign_key(connection: sqlite3.Connection, wanted: KeyRequest) -> FileVersi
 
 
 def part_done(connection: sqlite3.Connection, done: Sequence[tuple[FileVersion, Part]]) -> list[None]:
-    """Record parts; one sent again replaces its row. Raises ``LostUpdate`` for a part of another upload."""
+    """Record parts; a part that was sent again replaces its row. Raises ``LostUpdate`` for another upload's part."""
     for version, part in done:
         inserted = connection.execute(
             "INSERT OR REPLACE INTO part (version, number, size, md5, etag)"
@@ -358,7 +360,7 @@ def part_done(connection: sqlite3.Connection, done: Sequence[tuple[FileVersion, 
         )
         if inserted.rowcount != 1:
             raise LostUpdate(f"{version.file_id}: part {part.number} of an upload that is not its own")
-        # What gets on is not what kills the daemon: a large file may be in flight at any number of exits.
+        # A version that makes progress is not what kills the daemon; a large file may be in flight at many exits.
         connection.execute("UPDATE version SET unclean = 0 WHERE file_id = ? AND unclean > 0", (version.file_id,))
     return [None] * len(done)
 
@@ -376,8 +378,8 @@ def first_start(connection: sqlite3.Connection, watch: str, now: datetime) -> tu
 
 
 def first_scan_done(connection: sqlite3.Connection, watch: str) -> None:
-    """Record that the first scan of ``watch`` went through."""
-    _all_of(connection.execute("UPDATE watch SET first_scan_done = 1 WHERE name = ?", (watch,)), [watch])
+    """Record that the first scan of ``watch`` is finished."""
+    _require_all(connection.execute("UPDATE watch SET first_scan_done = 1 WHERE name = ?", (watch,)), [watch])
 
 
 def begin_run(connection: sqlite3.Connection) -> bool:
@@ -393,14 +395,14 @@ def announced(connection: sqlite3.Connection, file_ids: Sequence[str]) -> None:
         "UPDATE version SET announced = 1 WHERE file_id IN (SELECT value FROM json_each(?))",
         (json.dumps(list(file_ids)),),
     )
-    _all_of(cursor, file_ids)
+    _require_all(cursor, file_ids)
 
 
 def prune(connection: sqlite3.Connection, before: datetime) -> int:
     """Forget up to ``CHUNK`` versions whose content left its path before ``before``; return how many.
 
-    Kept are those whose ``file.done`` is still to be logged, and receipts that a waiting newer version
-    needs, to know its own object again.
+    Kept are those whose ``file.done`` is still to be logged, and receipts by which a waiting newer version
+    recognizes the object it replaces.
     """
     # The plus keeps SQLite from the index on the state, and so from going through every version.
     old = connection.execute(
@@ -440,7 +442,7 @@ def _update_where(connection: sqlite3.Connection, rows: Iterable[tuple[str, Mapp
             cursor = connection.execute(_update_one(columns, condition), values[0])
         else:
             cursor = connection.execute(_update_many(columns, condition), (json.dumps(values),))
-        _all_of(cursor, [file_id for file_id, *_ in values])
+        _require_all(cursor, [file_id for file_id, *_ in values])
 
 
 @lru_cache(maxsize=64)
@@ -458,7 +460,7 @@ def _update_many(columns: tuple[str, ...], condition: str) -> str:
     )
 
 
-def _all_of(cursor: sqlite3.Cursor, names: Sequence[str]) -> None:
+def _require_all(cursor: sqlite3.Cursor, names: Sequence[str]) -> None:
     if cursor.rowcount != len(names):
         missed = f"{cursor.rowcount} rows instead of {len(names)}"
         raise LostUpdate(f"{', '.join(names[:3])}{', …' * (len(names) > 3)}: {missed}")  # noqa: PLR2004 - enough to look for

@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"~(\d{1,18})(?=\.|$)")
 
 @dataclass(frozen=True, slots=True)
 class Claimant:
-    """The path that wants a key."""
+    """The path that needs a key."""
 
     watch: str
     path: bytes
@@ -27,7 +27,7 @@ class Claimant:
 def numbered(key: str, number: int) -> str | None:
     """Return ``key`` with ``~number`` before its suffix: "a/b.tar.gz" → "a/b~2.tar.gz", ".env" → ".env~2".
 
-    The name is cut so that the whole stays within 1024 bytes; None where nothing of it would be left.
+    The name is cut so that the key stays within 1024 bytes. Returns None where nothing of the name would be left.
     """
     folder, name = posixpath.split(key)
     stem, suffix = _split(name)
@@ -47,9 +47,9 @@ def number_in(base_key: str, key: str) -> int:
 
 
 def first_free(base_key: str, after: int, is_free: Callable[[str], bool]) -> str | None:
-    """Return a free numbered key with a number over ``after``: the next one when no number was skipped.
+    """Return a free numbered key with a number over ``after``: the lowest, where no number was skipped.
 
-    Looks in doubling steps, then halves, so that the ten-thousandth name costs no ten thousand looks.
+    Searches in doubling steps, then by halves: the ten-thousandth name must not cost ten thousand queries.
     """
 
     def free(number: int) -> bool:
@@ -68,20 +68,21 @@ def first_free(base_key: str, after: int, is_free: Callable[[str], bool]) -> str
 
 def reserve(
     connection: sqlite3.Connection,
-    who: Claimant,
+    claimant: Claimant,
     base_key: str,
     *,
     fresh: bool,
     next_key: bool,
     beyond: str = "",
 ) -> str | None:
-    """Reserve ``base_key``, or the next free number of it, for ``who``; None when it can't have one.
+    """Reserve ``base_key`` for a path, or with ``next_key`` its next free number; return None where that is taken.
 
-    ``fresh`` passes over keys the path itself has had. ``beyond`` is a key that is not to be had at all.
+    ``fresh`` excludes keys that the path itself had before. ``beyond`` is a key that holds another's object: the next
+    free number after it is taken.
     """
 
     def is_free(key: str) -> bool:
-        return _is_free(connection, who, key, fresh=fresh)
+        return _is_free(connection, claimant, key, fresh=fresh)
 
     if not beyond and is_free(base_key):
         key: str | None = base_key
@@ -92,14 +93,16 @@ def reserve(
     if key is not None:
         connection.execute(
             "INSERT OR IGNORE INTO object_key (bucket, key, watch, path) VALUES (?, ?, ?, ?)",
-            (who.bucket, key, who.watch, who.path),
+            (claimant.bucket, key, claimant.watch, claimant.path),
         )
     return key
 
 
 def take(connection: sqlite3.Connection, versions: Iterable[FileVersion]) -> None:
     """Reserve the keys of new versions, each of which must be free; raises ``IntegrityError``."""
-    rows = [(version.bucket, version.key, version.watch, version.path) for version in versions if version.key]
+    rows = [
+        (version.bucket, version.key, version.watch, version.path) for version in versions if version.key is not None
+    ]
     if rows:
         values = ", ".join(["(?, ?, ?, ?)"] * len(rows))
         sql = f"INSERT INTO object_key (bucket, key, watch, path) VALUES {values}"  # noqa: S608 - only parameter marks
@@ -107,7 +110,7 @@ def take(connection: sqlite3.Connection, versions: Iterable[FileVersion]) -> Non
 
 
 def release(connection: sqlite3.Connection, keys: Iterable[tuple[str, str | None]]) -> None:
-    """Give up keys, by bucket, that no version can have an object under: none was ever tried, none is to come.
+    """Free keys, given with their buckets, under which no version can have an object: none was sent, none will be.
 
     A file that was renamed before its upload thus leaves its key to the new name.
     """
@@ -120,7 +123,7 @@ def release(connection: sqlite3.Connection, keys: Iterable[tuple[str, str | None
 
 
 def forget(connection: sqlite3.Connection, keys: Iterable[tuple[str, str]]) -> None:
-    """Give up keys, by bucket, once no version remembers them."""
+    """Free keys, given with their buckets, that no version names any more."""
     connection.executemany(
         "DELETE FROM object_key WHERE bucket = ? AND key = ? AND NOT EXISTS (SELECT 1 FROM version"
         " WHERE version.key = object_key.key AND version.bucket = object_key.bucket)",
@@ -129,18 +132,18 @@ def forget(connection: sqlite3.Connection, keys: Iterable[tuple[str, str]]) -> N
 
 
 def owner(connection: sqlite3.Connection, bucket: str, key: str | None) -> bytes | None:
-    """Return the path that has ``key`` reserved, None where no path has."""
+    """Return the path for which ``key`` is reserved, None for a free key."""
     row = connection.execute("SELECT path FROM object_key WHERE bucket = ? AND key = ?", (bucket, key)).fetchone()
     return row[0] if row else None
 
 
-def _is_free(connection: sqlite3.Connection, who: Claimant, key: str, *, fresh: bool) -> bool:
+def _is_free(connection: sqlite3.Connection, claimant: Claimant, key: str, *, fresh: bool) -> bool:
     row = connection.execute(
-        "SELECT watch, path FROM object_key WHERE bucket = ? AND key = ?", (who.bucket, key)
+        "SELECT watch, path FROM object_key WHERE bucket = ? AND key = ?", (claimant.bucket, key)
     ).fetchone()
     if row is None:
         return True
-    return not fresh and row == (who.watch, who.path)
+    return not fresh and row == (claimant.watch, claimant.path)
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -1,8 +1,8 @@
-"""The ledger on SQLite: changes go through one writer thread, queries through a reader of their own.
+"""The ledger on SQLite: changes go through one writer thread, queries through a reader thread.
 
-Every change returns after its commit; many calls share one. Each update names the state it leaves
-(``states.TRANSITIONS``) and must hit exactly one row, else ``LostUpdate`` is raised: a bug. A query sees every change
-whose call has returned: it starts after that commit.
+A change returns after its commit; many calls share one. Each update names the state that it leaves
+(``states.TRANSITIONS``) and must hit exactly one row, else ``LostUpdate`` is raised. A query sees every change whose
+call has returned: it starts after that commit.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 FILE = "ledger.sqlite3"
 
 UNUSED_KEYS = 1000
-"""Claimed versions remembered as the first under their key; for one that is forgotten, the tables are asked."""
+"""Claimed versions to remember as the first under their key; for one that is forgotten, the tables are queried."""
 
 
 RETRY_SECONDS = 1.0
-"""Between two tries of a call that waits."""
+"""Pause between two tries of a call that waits for the disk."""
 
 
 class Patience:
@@ -149,10 +149,10 @@ class Ledger:
         return await self._ask(queries.differing, watch, listed)
 
     async def paths(self, watch: str, after: bytes, limit: int) -> list[bytes]:
-        """Return current paths of ``watch`` that aren't noted as gone, in byte order, those after ``after``.
+        """Return current paths of ``watch`` after ``after``, in byte order, without those recorded as gone.
 
-        A scan compares them, page by page, with what it found: so what was deleted while nobody looked
-        is noted as ``gone`` too. Start with ``b""``; fewer than ``limit`` means the end.
+        A scan compares them, page by page, with what it found: so files that were deleted unseen are recorded as
+        ``gone`` too. Start with ``b""``; fewer than ``limit`` means the end.
         """
         return await self._ask(queries.paths, watch, after, limit)
 
@@ -161,34 +161,33 @@ class Ledger:
         return await self._do(changes.first_start, watch, now)
 
     async def first_scan_done(self, watch: str) -> None:
-        """Record that the first scan of ``watch`` went through."""
+        """Record that the first scan of ``watch`` is finished."""
         await self._do(changes.first_scan_done, watch)
 
     async def enqueue(self, versions: Sequence[NewVersion]) -> list[Enqueued]:
         """Record new versions, each the current one of its path from now on.
 
         A current version that is queued or quarantined ends as superseded. One in flight raises
-        ``LostUpdate``: the caller waits for it. The key is reserved for the path: a path's newer version
-        with the same ``base_key`` takes over its predecessor's key, unless ``fresh_key``; a key that is
-        another path's becomes the next free ``name~2.ext`` with ``next_key``, else the version is
-        recorded as quarantined with ``key_taken``. A NewVersion may come as IGNORED or QUARANTINED.
+        ``LostUpdate``, with nothing recorded: the caller waits for it. The key is reserved for the path: a path's
+        newer version with the same ``base_key`` takes over its predecessor's key, unless ``fresh_key``; where the
+        key is another path's, the version gets the next free ``name~2.ext`` with ``next_key``, else it is recorded
+        as quarantined with ``key_taken``. A new version may be IGNORED or QUARANTINED from the start.
         """
         return await self._do_rows(changes.enqueue, versions)
 
     async def refingerprint(self, file_id: str, fingerprint: Fingerprint) -> None:
         """Record that the same content now has this fingerprint (chmod, another link, a restore).
 
-        It counts no longer as gone: call it as well when a version with ``gone_at`` is there again. Raises
-        ``LostUpdate`` where the version has left its path meanwhile: vanished, or another's predecessor.
+        The version no longer counts as gone: this is also for one with ``gone_at`` whose file is there again.
+        Raises ``LostUpdate`` where the version has left its path meanwhile: vanished, or another's predecessor.
         """
         await self._do_rows(changes.refingerprint, [(file_id, fingerprint)])
 
     async def gone(self, watch: str, paths: Sequence[bytes], now: datetime) -> list[FileVersion]:
         """Record that no file is at ``paths`` (or below them) any more, as was seen at ``now``.
 
-        Versions queued after that are left as they are: their files were made since.
-        Queued and quarantined versions end as vanished and are returned; for all others the time is
-        noted, for ``prune``.
+        Versions queued after that stay as they are: their files were made since. Queued and quarantined versions
+        end as vanished and are returned; for all others the time is recorded, for ``prune``.
         """
         ended: list[FileVersion] = []
         more = True
@@ -210,8 +209,8 @@ class Ledger:
     ) -> list[FileVersion]:
         """Move up to ``limit`` due queued versions of ``watch`` to uploading, by priority, then age.
 
-        ``attempt`` grows by one. ``below_size`` (bytes) leaves larger ones where they are, ``most_priority`` those
-        of a higher number.
+        ``attempt`` grows by one. ``below_size`` (bytes) excludes larger ones, ``most_priority`` those of a higher
+        number.
         """
 
         def claim(connection: sqlite3.Connection) -> tuple[list[FileVersion], dict[str, str]]:
@@ -233,8 +232,9 @@ class Ledger:
     ) -> FileVersion | None:
         """Reserve a key for a claimed version and commit it before any grant.
 
-        ``beyond`` names a key that turned out to be another's object: the next free ``name~N.ext`` after
-        it is taken. None when the key is another path's and ``next_key`` is false.
+        ``fresh`` excludes keys that the path had before. ``beyond`` names a key that turned out to hold another's
+        object: the next free ``name~N.ext`` after it is taken. Returns None where the key is another path's and
+        ``next_key`` is false.
         """
         request = KeyRequest(version, base_key, fresh=fresh, next_key=next_key, beyond=beyond)
         (named,) = await self._do_rows(changes.assign_key, [request])
@@ -243,7 +243,7 @@ class Ledger:
     async def previous_receipt(self, version: FileVersion) -> FileVersion | None:
         """Return the newest version before this one, of the same path, bucket and key, that was verified."""
         if version.key is not None and self._unused_keys.pop(version.file_id, None) == version.key:
-            return None  # as its claim saw: nothing before it can be verified while it is in flight
+            return None  # as its claim found: nothing under its key is verified while it is in flight
         return await self._ask(queries.previous_receipt, version)
 
     async def sent(self, version: FileVersion) -> frozenset[Sent]:
@@ -268,13 +268,13 @@ class Ledger:
     # --- multipart ----------------------------------------------------------------------------------
 
     async def begin_upload(self, version: FileVersion, upload_id: str, part_size: int) -> FileVersion:
-        """Record that a multipart upload was created for a claimed version; parts of an earlier one go."""
+        """Record that a multipart upload was created for a claimed version; parts of an earlier one are forgotten."""
         begun = Change(version, (), {"upload_id": upload_id, "part_size": part_size})
         (changed,) = await self._do_rows(changes.apply, [begun], "begin_upload")
         return changed
 
     async def part_done(self, version: FileVersion, part: Part) -> None:
-        """Record one part that the store has; unclean exits before it count no more."""
+        """Record one part that the store has; unclean exits before it no longer count."""
         await self._do_rows(changes.part_done, [(version, part)])
 
     async def parts(self, version: FileVersion) -> list[Part]:
@@ -296,10 +296,10 @@ class Ledger:
     async def linked(
         self, versions: Sequence[FileVersion], mark: LinksMark, ended: Mapping[str, datetime] = NOTHING
     ) -> list[FileVersion]:
-        """Move verified versions to linked, with how far the links file is known, in one commit.
+        """Move verified versions to linked, and record the links file's mark, in one commit.
 
-        Each version's ``expires_at`` (the link's end) is recorded as given. Those in ``ended``, by file_id,
-        are finished in the same commit, done at that time: nothing is to be done with their files.
+        Each version's ``expires_at`` (the link's end) is recorded as given. Those in ``ended``, by ``file_id``,
+        are finished in the same commit, done at that time: their files stay as they are.
         """
         return await self._do(changes.linked, versions, mark, ended)
 
@@ -314,13 +314,13 @@ class Ledger:
         return await self._do(changes.release, unclean=unclean)
 
     async def was_clean(self) -> bool:
-        """Return whether the last run ended by a clean close; from now on it counts as unclean until ``close``."""
+        """Return whether the last run ended by a clean ``close``; this one counts as unclean until then."""
         clean = await self._do(changes.begin_run)
         self._running = True
         return clean
 
     async def in_state(self, state: State) -> list[FileVersion]:
-        """Return every version in ``state`` (used for the few in verified and linked at start)."""
+        """Return every version in ``state``: for the few that are verified or linked at start."""
         return await self._ask(queries.in_state, state)
 
     async def unannounced(self) -> list[FileVersion]:
@@ -332,7 +332,7 @@ class Ledger:
         await self._do(changes.announced, file_ids)
 
     async def links_mark(self) -> LinksMark | None:
-        """Return how far the links file is known."""
+        """Return how much of the links file is recorded."""
         return await self._ask(queries.links_mark)
 
     async def prune(self, before: datetime) -> int:
@@ -342,10 +342,10 @@ class Ledger:
             total += forgotten
         return total
 
-    # --- questions ----------------------------------------------------------------------------------
+    # --- for commands and pages ----------------------------------------------------------------------------------
 
     async def summary(self, states: Collection[State] = tuple(State)) -> list[WatchSummary]:
-        """Return the numbers of each watch, in ``states``: only versions in these are counted."""
+        """Return the numbers of each watch; only versions in ``states`` are counted."""
         return await self._ask(queries.summary, states)
 
     async def quarantined(self) -> list[FileVersion]:
@@ -367,18 +367,18 @@ class Ledger:
     async def requeue(self, selection: Selection, now: datetime) -> list[FileVersion]:
         """Take quarantined versions back (``states.retry_event``), faults and unclean counts at zero.
 
-        One that goes to the queue counts as queued ``now``; its ``key`` is None where it was ``key_taken``.
+        A version that goes to the queue counts as queued ``now``; its ``key`` is None where it was ``key_taken``.
         """
         return await self._do(changes.requeue, selection, now)
 
     async def died(self) -> None:
-        """Wait for ever, unless nothing can be recorded any more: then raise why (``LedgerLost``, or a bug)."""
+        """Wait until nothing can be recorded any more, and raise the cause (``LedgerLost``, or a bug)."""
         await self._writer.died()
 
     async def close(self, *, clean: bool) -> None:
         """Write what is pending and close; ``clean`` is remembered for the next start."""
         try:
-            # A command that only looked in tells nothing about how the last run ended.
+            # A command that only read must not hide how the last run ended.
             if clean and self._running:
                 await self._do(changes.set_meta, clean=1)
         finally:

@@ -1,4 +1,4 @@
-"""The ledger's questions in SQL: each reads through an index, whatever the number of versions."""
+"""The ledger's queries: each reads through an index, whatever the number of versions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from presignd.ledger.rows import SELECT, WatchSummary, from_micros, to_micros, to_sql, version_of
-from presignd.ledger.schema import ENDED_UNSAID
+from presignd.ledger.schema import UNANNOUNCED
 from presignd.model import FileVersion, LinksMark, Listed, Part, Sent, State
 from presignd.states import LEFT
 
@@ -19,17 +19,17 @@ CHUNK = 500
 
 
 def literals(states: Collection[State]) -> str:
-    """Return states as a list in SQL, for a condition that an index of its own or a constant needs."""
+    """Return states as a list in SQL."""
     return ", ".join(f"'{state}'" for state in sorted(states))
 
 
 def select(connection: sqlite3.Connection, where: str, *values: object) -> list[FileVersion]:
-    """Return the versions that ``where`` (and what follows it) picks."""
+    """Return the versions that ``where`` (and what follows it) selects."""
     return [version_of(row) for row in connection.execute(f"{SELECT} WHERE {where}", values)]
 
 
 def first(connection: sqlite3.Connection, where: str, *values: object) -> FileVersion | None:
-    """Return the first version that ``where`` picks, None without one."""
+    """Return the first version that ``where`` selects, None without one."""
     row = connection.execute(f"{SELECT} WHERE {where} LIMIT 1", values).fetchone()
     return version_of(row) if row else None
 
@@ -60,7 +60,7 @@ def differing(connection: sqlite3.Connection, watch: str, listed: Sequence[Liste
     def between(most: int) -> list[Listed]:
         return connection.execute(f"{_LISTED} BETWEEN ? AND ? LIMIT ?", (watch, lowest, highest, most)).fetchall()
 
-    # One walk along the index is twice as fast as a search for each, where most of what it meets was listed.
+    # One walk along the index is twice as fast as a search for each path, if most of what it meets was listed.
     few = between(len(listed) // 8 + 1)
     if 2 * len(left.intersection(few)) >= len(few):
         left.difference_update(between(len(listed) * 5 // 4))
@@ -81,8 +81,8 @@ def paths(connection: sqlite3.Connection, watch: str, after: bytes, limit: int) 
 
 def next_due(connection: sqlite3.Connection, watches: Collection[str], after: datetime) -> datetime | None:
     """Return the earliest ``not_before`` past ``after`` among queued versions of ``watches``."""
-    question = "SELECT min(not_before) FROM version WHERE state = 'queued' AND watch = ? AND not_before > ?"
-    found = (connection.execute(question, (watch, to_micros(after))).fetchone()[0] for watch in watches)
+    earliest = "SELECT min(not_before) FROM version WHERE state = 'queued' AND watch = ? AND not_before > ?"
+    found = (connection.execute(earliest, (watch, to_micros(after))).fetchone()[0] for watch in watches)
     return from_micros(min((micros for micros in found if micros is not None), default=None))
 
 
@@ -105,9 +105,9 @@ def unused_keys(connection: sqlite3.Connection, versions: Collection[FileVersion
 
 
 def sent(connection: sqlite3.Connection, version: FileVersion) -> frozenset[Sent]:
-    """Return all that was sent under this version's key from its path: by its receipt, else by what was intended.
+    """Return all that was sent from this version's path under its key: by receipt, or by what was about to be sent.
 
-    Until it is verified, a version's ``etag`` is the MD5 that was committed before the PUT.
+    Until a version is verified, its ``etag`` is the MD5 that was committed before the PUT.
     """
     rows = connection.execute(
         "SELECT size, iif(verified, checksum, 'md5:' || etag), part_size, iif(verified, etag, '') FROM version"
@@ -135,12 +135,12 @@ def in_state(connection: sqlite3.Connection, state: State) -> list[FileVersion]:
 
 
 def unannounced(connection: sqlite3.Connection) -> list[FileVersion]:
-    """Return ended versions whose ``file.done`` was not recorded as said, oldest first."""
-    return select(connection, f"{ENDED_UNSAID} ORDER BY id")
+    """Return ended versions whose ``file.done`` is not recorded as logged, oldest first."""
+    return select(connection, f"{UNANNOUNCED} ORDER BY id")
 
 
 def links_mark(connection: sqlite3.Connection) -> LinksMark | None:
-    """Return how far the links file is known."""
+    """Return how much of the links file is recorded."""
     meta = dict(connection.execute("SELECT key, value FROM meta"))
     if "links_inode" not in meta:
         return None
@@ -165,7 +165,7 @@ def quarantined(connection: sqlite3.Connection) -> list[FileVersion]:
 
 
 def by_key(connection: sqlite3.Connection, key: str, bucket: str | None) -> FileVersion | None:
-    """Return the newest verified version stored under ``key``, in any bucket without one given."""
+    """Return the newest verified version stored under ``key``, in any bucket if None is given."""
     where = "key = ? AND verified = 1 AND (bucket = ? OR ? IS NULL) ORDER BY id DESC"
     return first(connection, where, to_sql(key), bucket, bucket)
 
@@ -181,17 +181,17 @@ def by_id(connection: sqlite3.Connection, file_id: str) -> FileVersion | None:
 
 
 def chunks(values: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Cut ``values`` into pieces that fit one statement."""
+    """Return ``values`` in chunks that fit one statement."""
     return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
 
 
 def marks(values: Collection[object]) -> str:
-    """Return as many parameter marks."""
+    """Return a parameter mark for each value."""
     return ",".join("?" * len(values))
 
 
 def _numbers(watch: str, rows: Iterable[tuple[str, str, int, int]]) -> WatchSummary:
-    """Put one watch's rows (watch, state, count, oldest queued_at) together."""
+    """Return one watch's numbers from its rows (watch, state, count, oldest queued_at)."""
     counts: dict[State, int] = {}
     oldest: int | None = None
     for _, state, count, queued_at in rows:

@@ -11,12 +11,12 @@ from presignd.model import FileVersion, Fingerprint, NewVersion, State
 
 
 class LostUpdate(RuntimeError):
-    """An update did not find its row in the state it named: a bug."""
+    """A version was not in the state that its update named: it moved on meanwhile, or there is a bug."""
 
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """What ``enqueue`` did: the version as recorded, and the one it took the place of, if that ended now."""
+    """What ``enqueue`` did: the version as recorded, and the one that it superseded, if any."""
 
     version: FileVersion
     superseded: FileVersion | None
@@ -33,7 +33,7 @@ class WatchSummary:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which quarantined versions ``retry`` means; every given field must match."""
+    """Which quarantined versions ``retry`` takes back: those that match every given field (``path`` with its watch)."""
 
     path: tuple[str, bytes] | None = None
     watch: str | None = None
@@ -56,7 +56,7 @@ _INTEGER = range(-(2**63), 2**63)
 
 
 def version_of(row: tuple[Any, ...]) -> FileVersion:
-    """Read one row of ``SELECT``."""
+    """Return the version in a row of ``SELECT``."""
     values = [*row[len(FINGERPRINT) :]]
     for place in _TIMES:
         values[place] = from_micros(values[place])
@@ -68,9 +68,9 @@ def version_of(row: tuple[Any, ...]) -> FileVersion:
 
 
 def columns_of(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn changed fields of a ``FileVersion`` into columns and their SQL values.
+    """Return the columns and SQL values of changed fields of a ``FileVersion``.
 
-    Raises ``TypeError`` for a name that is no field, or that moves the version.
+    Raises ``TypeError`` for a name that is no field, and for the state, which only events change.
     """
     if unknown := changes.keys() - _CHANGEABLE:
         raise TypeError(f"not to be changed like this: {', '.join(sorted(unknown))}")
@@ -81,13 +81,13 @@ def columns_of(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_recorded(new: NewVersion, key: str | None) -> FileVersion:
-    """Return a new version that has ``key`` as it is recorded, and read back."""
+    """Return a new version with ``key`` as it will be read back."""
     given = {name: getattr(new, name) for name in _GIVEN} | {"error": to_sql(new.error)}
     return FileVersion(file_id=new.file_id, state=new.state, base_key=to_sql(new.key), key=key, **given)
 
 
 def columns_of_new(version: FileVersion) -> dict[str, Any]:
-    """Return the columns of a version that is recorded for the first time, the current one of its path."""
+    """Return the columns and SQL values of a new version, the current one of its path."""
     given = {name: getattr(version, name) for name in ("base_key", "key", *_GIVEN)}
     return {"file_id": version.file_id, "state": str(version.state), "current": 1} | columns_of(given)
 
@@ -95,7 +95,7 @@ def columns_of_new(version: FileVersion) -> dict[str, Any]:
 def to_sql(value: Any) -> Any:
     """Return what SQLite can hold: microseconds for times, text for integers beyond 64 bits.
 
-    Lone surrogates (from names that are no UTF-8) are escaped: SQLite's text has none.
+    Lone surrogates (from names that are no UTF-8) are escaped: SQLite's text can't hold them.
     """
     match value:
         case str():

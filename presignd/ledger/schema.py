@@ -7,7 +7,7 @@ type: values beyond SQLite's 64 signed bits (inodes of some filesystems, years a
 from __future__ import annotations
 
 APPLICATION_ID = 0x70736764
-""""psgd": tells the file from any other SQLite database."""
+""""psgd": marks the file as presignd's, among SQLite databases."""
 
 _VERSION = """
 CREATE TABLE version (
@@ -79,9 +79,9 @@ CREATE TABLE watch (
 ) WITHOUT ROWID
 """
 
-ENDED_UNSAID = "announced = 0 AND +state IN ('finished', 'vanished', 'superseded')"
-"""Queries repeat an index's condition word for word, or SQLite does not use the index; the plus keeps it
-from taking the one on the state, and with it every finished version, instead."""
+UNANNOUNCED = "announced = 0 AND +state IN ('finished', 'vanished', 'superseded')"
+"""Queries repeat an index's condition word for word, or SQLite does not use the index. The plus keeps SQLite from using
+the index on the state instead, and with it every finished version."""
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -91,7 +91,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX version_due ON version (watch, not_before) WHERE state = 'queued'",
         "CREATE INDEX version_state ON version (state, watch, queued_at)",
         "CREATE INDEX version_key ON version (key) WHERE key IS NOT NULL",
-        f"CREATE INDEX version_unsaid ON version (id) WHERE {ENDED_UNSAID}",
+        f"CREATE INDEX version_unsaid ON version (id) WHERE {UNANNOUNCED}",
         "CREATE INDEX version_upload ON version (id) WHERE upload_id != ''",
         "CREATE INDEX version_gone ON version (gone_at) WHERE gone_at IS NOT NULL",
         _OBJECT_KEY,

@@ -33,10 +33,10 @@ BATCH = 256
 """Calls in one commit at most: what a crash may make presignd do again (contract, guarantee 3)."""
 
 IDLE_SECONDS = 1.0
-"""A thread's heart beats this often while nothing is to be done."""
+"""How long a turn waits for a first call, before the thread's heart beats again."""
 
 MANY, LINGER_SECONDS = 8, 0.005
-"""After a commit of so many calls the next waits this long for company: in a burst most would come just too late."""
+"""After a commit of so many calls the next one waits this long for more: in a burst most would come just too late."""
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class _Job:
     error: BaseException | None = None
 
     def answer(self) -> None:
-        if self.future.done():  # its caller was cancelled; what it asked for is done all the same
+        if self.future.done():  # the caller was cancelled; the operation was done all the same
             return
         if self.error is None:
             self.future.set_result(self.results)
@@ -58,10 +58,10 @@ class _Job:
 
 
 class DatabaseThread(ABC):
-    """A thread that owns ``connection``, and does whatever waits for it in turns; made and called in an event loop.
+    """A thread that owns ``connection`` and does in each turn what waits for it; made and called in an event loop.
 
-    ``explain`` turns an error of SQLite's into an expected one, or returns None. The thread has a heart of its own and
-    turns each ``idle`` seconds when nothing is to be done.
+    ``explain`` turns an error of SQLite's into an expected one, or returns None. The thread has a heart of its own,
+    which beats each turn; while nothing waits, a turn takes ``idle`` seconds.
     """
 
     def __init__(
@@ -160,11 +160,11 @@ class DatabaseThread(ABC):
 
     @abstractmethod
     def _linger(self) -> None:
-        """Wait for company once the first call has come, or don't."""
+        """Wait for more calls once the first has come, where they can share something."""
 
     @abstractmethod
     def _do_all(self, batch: list[_Job]) -> None:
-        """Do what was collected, nothing at times; each job gets its results or its error."""
+        """Do what was collected, which may be nothing; give each job its results or its error."""
 
     def _in_loop(self, function: Callable[..., None], *args: Any) -> None:
         with suppress(RuntimeError):  # the loop has ended: no caller is left
@@ -187,20 +187,20 @@ class DatabaseThread(ABC):
 class Writer(DatabaseThread):
     """Makes changes: all that wait in one transaction.
 
-    ``look`` is called each turn, before what was committed is answered; what it raises ends the thread, and everything
-    with it. ``sleep`` is what it lingers with.
+    ``check_files`` is called each turn, before what was committed is answered; what it raises ends the thread, and
+    every call with it. ``sleep`` makes the pause of ``LINGER_SECONDS``.
     """
 
     def __init__(
         self,
         connection: sqlite3.Connection,
         explain: Explain,
-        look: Callable[[], None] | None = None,
+        check_files: Callable[[], None] | None = None,
         *,
         idle: float = IDLE_SECONDS,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._look = look
+        self._check_files = check_files
         self._sleep = sleep
         self._last = 0
         super().__init__(connection, explain, name="ledger", idle=idle)
@@ -213,9 +213,9 @@ class Writer(DatabaseThread):
         self._last = len(batch)
         if batch:
             self._commit(batch)
-        # After the commit: what is answered was written to a file that was there.
-        if self._look:
-            self._look()
+        # After the commit: what is answered must have been written to a file that is still there.
+        if self._check_files:
+            self._check_files()
 
     def _commit(self, batch: list[_Job]) -> None:
         try:
@@ -233,13 +233,13 @@ class Writer(DatabaseThread):
                 job.error = self._explain(error) or error
 
     def _attempt(self, jobs: list[_Job]) -> bool:
-        """Run the one operation of ``jobs`` on all their rows; where that raises, undo it and note the error."""
+        """Run the one operation of ``jobs`` on all their rows; where it raises, undo it and give them the error."""
         self._connection.execute("SAVEPOINT jobs")
         try:
             _run(self._connection, jobs)
         except Exception as error:
             # Some errors make SQLite roll back everything (sqlite.org/lang_transaction.html): then the
-            # changes before this one are gone too, and their callers must not be told otherwise.
+            # changes before this one are gone too, and their callers must not get an answer.
             if not self._connection.in_transaction:
                 raise
             self._connection.execute("ROLLBACK TO jobs")
@@ -250,13 +250,13 @@ class Writer(DatabaseThread):
 
 
 class Reader(DatabaseThread):
-    """Answers queries: a snapshot of its own for each."""
+    """Runs queries, each on a snapshot of its own."""
 
     def __init__(self, connection: sqlite3.Connection, explain: Explain) -> None:
         super().__init__(connection, explain, name="ledger-questions")
 
     def _linger(self) -> None:
-        """Answer at once: nothing is written, so nothing is shared."""
+        """Don't wait: nothing is written, so queries have no commit to share."""
 
     def _do_all(self, batch: list[_Job]) -> None:
         for job in batch:
