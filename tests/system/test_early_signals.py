@@ -91,7 +91,7 @@ def test_a_broker_minds_them_as_early(daemon: Presignd) -> None:
 
 def test_as_pid_1_it_leaves_no_zombies_of_others(daemon: Presignd) -> None:
     """A container without ``--init``, in which ``docker exec`` leaves orphans."""
-    need("root")
+    need("mount")
     outer = start(daemon, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
     daemon.until(lambda: daemon.events("daemon.ready"), "daemon.ready")
     inner = int(Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()[0])
