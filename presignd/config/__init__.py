@@ -1,4 +1,4 @@
-"""TOML, environment and credentials → frozen models. ``models`` says what there is, ``load`` where it comes from."""
+"""The configuration: ``models`` defines it, ``load`` reads it from TOML, environment and credentials."""
 
 from presignd.config.folders import folder_problems
 from presignd.config.load import Loaded, load
@@ -13,7 +13,6 @@ from presignd.config.models import (
     WatchConfig,
     WebConfig,
 )
-from presignd.config.templates import Piece, template_fields
 
 __all__ = [
     "Config",
@@ -22,12 +21,10 @@ __all__ = [
     "LinksConfig",
     "Loaded",
     "LogConfig",
-    "Piece",
     "PresignConfig",
     "UploadConfig",
     "WatchConfig",
     "WebConfig",
     "folder_problems",
     "load",
-    "template_fields",
 ]

@@ -26,8 +26,8 @@ def parse_endpoint(text: str) -> str:
     """Return ``scheme://host[:port]`` for ``http://host:9000``, ``https://host`` or ``host:9000`` (https).
 
     The host is written as HTTP clients write it in the Host header, which is signed: lower case, IDNA, an IPv4
-    address in four numbers, no dot at its end, and without the scheme's own port. A trailing "/" is dropped. Raises
-    ``ValueError`` with the reason for anything that is more, or less, than a scheme, a host and a port.
+    address as four numbers, no dot at its end, and no port if it is the scheme's default. A trailing "/" is dropped.
+    Raises ``ValueError`` with the reason for anything but a scheme, a host and a port.
     """
     return _bare(
         text,
@@ -48,7 +48,7 @@ def parse_broker_url(text: str) -> str:
 
 
 def _bare(text: str, *, address: str, secrets: str, path: str) -> str:
-    """Return scheme, host and port; the rest is what to say where there is nothing, or more."""
+    """Return scheme, host and port; the other arguments go into messages for the user."""
     if not text.strip():
         raise ValueError(f"is empty; give {address}")
     parts = _split(text)
@@ -127,7 +127,7 @@ def _host(parts: SplitResult) -> str:
 
 
 def _as_clients_write_it(name: str) -> str:
-    """Return an IPv4 address in four numbers: browsers and curl make one of any name that ends in a number."""
+    """Return an IPv4 address as four numbers: browsers and curl read any name that ends in a number as one."""
     if not _NUMBER.fullmatch(name.rpartition(".")[2]):
         return name
     try:
@@ -145,14 +145,14 @@ def _ipv6(host: str) -> str:
         raise ValueError("has no valid IPv6 address in its brackets") from None
     if address.ipv4_mapped is None:
         return str(address)
-    # Python 3.13 writes the end as an IPv4 address; browsers don't, and the host is signed as they send it.
+    # Python 3.13 writes the end as an IPv4 address. Browsers don't, and the host must be signed as they send it.
     high, low = divmod(int(address.ipv4_mapped), 1 << 16)
     return f"::ffff:{high:x}:{low:x}"
 
 
 # --- where a server listens ---------------------------------------------------------------------
 class Listen(NamedTuple):
-    """An address to bind: ``path`` of a Unix socket, or ``host`` and ``port`` (0: any free one)."""
+    """An address to bind: the ``path`` of a Unix socket, or ``host`` and ``port`` (0: any free port)."""
 
     host: str = ""
     port: int = 0
@@ -160,14 +160,14 @@ class Listen(NamedTuple):
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine reaches it."""
+        """Whether only this machine can reach it."""
         return self.path is not None or self.host == "localhost" or _is_loopback(self.host)
 
 
 def parse_listen(text: str) -> Listen:
-    """Read an address; raise ``ValueError`` that says what it must be.
+    """Return an address to listen on; raise ``ValueError`` with what it must be.
 
-    A host must be named: an empty one would mean every interface without saying so.
+    The host is required: an empty one would silently mean every interface.
     """
     if text.startswith("unix:"):
         path = Path(text.removeprefix("unix:"))
@@ -181,7 +181,7 @@ def parse_listen(text: str) -> Listen:
 
 
 def check_listen(text: str) -> str:
-    """Return ``text`` when it can be listened at."""
+    """Return ``text`` if it is an address to listen on."""
     parse_listen(text)
     return text
 

@@ -1,4 +1,4 @@
-"""What a configuration that is read again changes, and what of it has to wait for a restart. Pure."""
+"""What a reload of the configuration changes, and what needs a restart. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from presignd.config.models import Config, Section
 
 FIXED = ("links", "control", "web")
-"""Sections that hold from a start to its end, beside ``ledger.path``: files and sockets that are open."""
+"""Sections that only a restart changes, besides ``ledger.path``: their files and sockets stay open."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The configuration from now on; watches by name; ``restart`` are the options left as they were."""
+    """The configuration from now on, watches by name; ``restart`` names the options that keep their old value."""
 
     config: Config
     added: tuple[str, ...]
@@ -23,14 +23,14 @@ class Change:
 
 
 def change(old: Config, new: Config) -> Change:
-    """Return what ``new`` makes of a daemon that runs with ``old``."""
+    """Return what changes when a daemon that runs with ``old`` reads ``new``."""
     before, after = ({watch.name: watch for watch in config.watches} for config in (old, new))
     return Change(
         config=_with_fixed(old, new),
         added=tuple(name for name in after if name not in before),
         removed=tuple(name for name in before if name not in after),
         changed=tuple(name for name in after if name in before and after[name] != before[name]),
-        restart=tuple(_left(old, new)),
+        restart=tuple(_unchanged_options(old, new)),
     )
 
 
@@ -39,7 +39,7 @@ def _with_fixed(old: Config, new: Config) -> Config:
     return new.model_copy(update={"ledger": ledger, **{name: getattr(old, name) for name in FIXED}})
 
 
-def _left(old: Config, new: Config) -> Iterator[str]:
+def _unchanged_options(old: Config, new: Config) -> Iterator[str]:
     if old.ledger.path != new.ledger.path:
         yield "ledger.path"
     for name in FIXED:

@@ -1,7 +1,7 @@
-"""What the folders of a configuration must be on this machine: there, readable, and clear of each other.
+"""Check the configuration's folders on this machine: they must exist, be readable, and not overlap.
 
-Which folder lies in which is judged by device and inode up each chain, and by the mount table where a
-chain crosses a bind mount: no spelling, symlink or mount hides an overlap.
+Whether a folder lies in another is decided by device and inode of every folder above it, and by the mount table
+where a bind mount lies in between. So no spelling, symlink or mount hides an overlap.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from presignd.system.trust import walked
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """A folder: its (device, inode), those of it and all above it, and where its filesystem has it."""
+class _Location:
+    """A folder: its (device, inode), those of all folders above it too, and its path on its filesystem."""
 
     identity: tuple[int, int]
     chain: frozenset[tuple[int, int]]
     origin: tuple[str, PurePosixPath]
 
-    def lies_in(self, other: _Place) -> bool:
+    def lies_in(self, other: _Location) -> bool:
         return other.identity in self.chain or (
             self.origin[0] == other.origin[0] != "" and self.origin[1].is_relative_to(other.origin[1])
         )
 
 
 def folder_problems(config: Config) -> list[str]:
-    """Return a line for each folder or file named in ``config`` that can't serve: its key, why, and what to do.
+    """Return a line for each unusable folder or file of ``config``: its key, the reason, and what to do.
 
-    Looks at the filesystem; changes nothing. An empty list means that every watch can be read, none
-    overlaps another, and nothing that presignd writes would be taken for a file to upload.
+    Reads the filesystem and changes nothing. An empty list means: every watch can be read, no two overlap, and
+    nothing that presignd writes lies in a watch and would be uploaded.
     """
     problems = [problem for watch in config.watches if (problem := _unusable(watch))]
     placed = [(watch, place) for watch in config.watches if (place := _place(watch.path)) is not None]
@@ -52,13 +52,13 @@ def _key(watch: WatchConfig, key: str = "path") -> str:
 
 
 def _unusable(watch: WatchConfig) -> str | None:
-    """Return why a watch's folder can't be watched, if so."""
+    """Return why a watch's folder can't be watched, None if it can."""
     path = watch.path
     try:
         if not stat.S_ISDIR(path.stat().st_mode):
             return f"{_key(watch)}: {path} is a file; name the folder it is in"
         with walked(path):
-            pass  # as the daemon opens it: through no symlink that others could have made
+            pass  # as the daemon opens it: through no symlink that another user could have made
         with os.scandir(path) as entries:
             next(entries, None)
     except FileNotFoundError:
@@ -72,7 +72,7 @@ def _unusable(watch: WatchConfig) -> str | None:
     return None
 
 
-def _overlap(one: tuple[WatchConfig, _Place], other: tuple[WatchConfig, _Place]) -> Iterator[str]:
+def _overlap(one: tuple[WatchConfig, _Location], other: tuple[WatchConfig, _Location]) -> Iterator[str]:
     (first, first_place), (second, second_place) = one, other
     fix = "each file would be sent twice; watch one of them, or move one elsewhere"
     if first_place.identity == second_place.identity:
@@ -83,22 +83,22 @@ def _overlap(one: tuple[WatchConfig, _Place], other: tuple[WatchConfig, _Place])
         yield f"{_key(first)}: {first.path} lies in {_key(second)} ({second.path}); {fix}"
 
 
-def _covers(watch: WatchConfig, place: _Place, inner: _Place) -> bool:
-    """Tell whether files in ``inner`` are ``watch``'s: not those below a watch that isn't recursive."""
+def _covers(watch: WatchConfig, place: _Location, inner: _Location) -> bool:
+    """Return whether ``watch`` uploads files in ``inner``: itself, and with ``recursive`` any folder below."""
     return inner.identity == place.identity or (watch.recursive and inner.lies_in(place))
 
 
-def _written_inside(config: Config, watch: WatchConfig, place: _Place) -> Iterator[str]:
+def _written_inside(config: Config, watch: WatchConfig, place: _Location) -> Iterator[str]:
     for key, folder in (("ledger.path", config.ledger.path), ("links.file", config.links.file.parent)):
-        inner = _nearest_place(folder)
+        inner = _nearest(folder)
         if inner is not None and _inside(watch, place, folder, inner):
             yield f"{key}: {folder} lies in {_key(watch)} ({watch.path}), which would upload it; name another"
 
 
-def _moved_inside(config: Config, watch: WatchConfig, place: _Place) -> Iterator[str]:
-    """Yield a problem for each watch whose moved files would land in ``watch``; within its own they are ignored."""
+def _moved_inside(config: Config, watch: WatchConfig, place: _Location) -> Iterator[str]:
+    """Yield a problem for each watch that moves files into ``watch``; a watch ignores files moved within itself."""
     for mover in config.watches:
-        target = _nearest_place(mover.move_to) if mover.after == "move" and mover.move_to is not None else None
+        target = _nearest(mover.move_to) if mover.after == "move" and mover.move_to is not None else None
         if target is None or mover.move_to is None:
             continue
         if mover is not watch and _inside(watch, place, mover.move_to, target):
@@ -115,31 +115,31 @@ def _moved_inside(config: Config, watch: WatchConfig, place: _Place) -> Iterator
             )
 
 
-def _inside(watch: WatchConfig, place: _Place, folder: Path, nearest: _Place) -> bool:
-    """Tell whether files in ``folder`` would be ``watch``'s; ``nearest`` is it, or what exists above it."""
+def _inside(watch: WatchConfig, place: _Location, folder: Path, nearest: _Location) -> bool:
+    """Return whether ``watch`` uploads files in ``folder``; ``nearest`` is it, or its nearest existing parent."""
     if folder.exists() or watch.recursive:
         return _covers(watch, place, nearest)
     return False
 
 
-def _nearest_place(folder: Path) -> _Place | None:
-    """Return the place of ``folder``, or of what exists above it."""
+def _nearest(folder: Path) -> _Location | None:
+    """Return the location of ``folder``, or of its nearest existing parent."""
     return next((place for path in (folder, *folder.parents) if (place := _place(path)) is not None), None)
 
 
-def _place(path: Path) -> _Place | None:
+def _place(path: Path) -> _Location | None:
     try:
         real = path.resolve(strict=True)
         ids = [(found.st_dev, found.st_ino) for found in (step.stat() for step in (real, *real.parents))]
     except (OSError, RuntimeError):  # RuntimeError: a loop of symlinks
         return None
-    return _Place(ids[0], frozenset(ids), _origin(real))
+    return _Location(ids[0], frozenset(ids), _origin(real))
 
 
 def _origin(real: Path) -> tuple[str, PurePosixPath]:
-    """Return the device and the path on it that ``real`` shows (proc_pid_mountinfo(5)); ("", …) where unknown.
+    """Return the device of ``real`` and its path on that device (proc_pid_mountinfo(5)); ("", …) if unknown.
 
-    A bind mount of a folder inside a watch has none of the watch's inodes above it; this tells.
+    A bind mount of a folder in a watch has none of the watch's inodes above it; only this shows where it lies.
     """
     best: tuple[int, str, PurePosixPath] = (-1, "", PurePosixPath(real))
     for device, root, point in mounts():

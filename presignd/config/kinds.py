@@ -1,7 +1,6 @@
-"""The kinds of option: how each is read from TOML or text, and written back the same way.
+"""The types of options: how each is read from TOML or text, and written back (``model_dump(mode="json")``).
 
-Each is read by a rule of ``units`` or ``rules``, and written (``model_dump(mode="json")``) as the
-contract writes it, secrets masked: what is shown as the effective configuration can be loaded again.
+Options are written as they are read, with secrets masked: the effective configuration can be loaded again.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from presignd.config.rules import is_secret_header
 from presignd.units import format_duration, format_size, parse_duration, parse_size, parse_whole_seconds
 
 MASK = "********"
-"""What stands for a secret wherever a configuration is shown."""
+"""Shown in place of a secret."""
 
 
 def _or_none(word: str, parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Make the reader for an option whose ``word`` ("" or "auto") means None."""
+    """Return a reader for an option in which ``word`` ("" or "auto") means None."""
 
     def read(value: Any) -> Any:
         return None if value is None or value == word else parse(value)
@@ -40,7 +39,7 @@ def _count(value: Any) -> int:
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError("must be a whole number")  # noqa: TRY004 - pydantic turns only ValueError into a problem
+        raise ValueError("must be a whole number")  # noqa: TRY004 - pydantic reports only ValueError
     return value
 
 
@@ -59,7 +58,7 @@ def _masked(value: SecretStr | str | None) -> str:
 
 
 def lower(value: Any) -> Any:
-    """Return a text in lower case: ``DEBUG`` is a level as people write it."""
+    """Return text in lower case: people also write ``DEBUG``."""
     return value.lower() if isinstance(value, str) else value
 
 

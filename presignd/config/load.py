@@ -1,4 +1,4 @@
-"""Finds, reads and joins the configuration; every problem is told at once."""
+"""Find the configuration, read every source of it, and merge them; all problems are reported together."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SECRET_KEYS = ("secret_key", "secret_access_key", "session_token", "token")
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A configuration, where each value came from (by dotted key), its file, and what to warn of."""
+    """A configuration, the source of each value (by dotted key), its file, and warnings."""
 
     config: Config
     sources: Mapping[str, str]
@@ -56,8 +56,8 @@ def load(
     """Return the effective configuration.
 
     ``flags`` (dotted keys) win over ``PRESIGND_…`` variables, these over the file, the file over ``AWS_*``
-    variables, these over defaults. The file is ``path``, else the first that ``places`` names; none is
-    needed when the others make a watch. Raises ``UsageError`` with every problem found, each with its key.
+    variables, these over defaults. The file is ``path``, else the first of ``places`` that exists. No file is
+    needed if the others define a watch. Raises ``UsageError`` with all problems, each with its key.
     """
     findings = _Findings()
     here = PathBase(_current_folder(), environ)
@@ -78,7 +78,7 @@ def load(
 
 
 def places(environ: Mapping[str, str]) -> list[Path]:
-    """Return where a configuration is looked for, in order; never in the current folder."""
+    """Return where the configuration file is looked for, in order; never in the current folder."""
     if environ.get("PRESIGND_CONFIG"):
         return [Path(environ["PRESIGND_CONFIG"])]
     own = base_folder(environ, "XDG_CONFIG_HOME", ".config")
@@ -86,7 +86,7 @@ def places(environ: Mapping[str, str]) -> list[Path]:
 
 
 def _current_folder() -> Path:
-    """Return what relative paths given outside the file start from; a folder that was removed is "/"."""
+    """Return the folder that relative paths outside the file start from; "/" if it was removed."""
     try:
         return Path.cwd()
     except OSError:
@@ -104,14 +104,14 @@ def _nothing_found(environ: Mapping[str, str]) -> NotConfigured:
     looked = ", ".join(str(place) for place in places(environ))
     return NotConfigured(
         f"no configuration found: there is no {looked}, and no PRESIGND_WATCH__<NAME>__PATH is set",
-        fix="run `presignd init` to write one, `presignd demo` to try without, or give -c FILE",
+        fix="run `presignd init` to write one, `presignd demo` to try it without one, or give -c FILE",
     )
 
 
 def _layers(
     file: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str], here: PathBase, findings: _Findings
 ) -> list[Layer]:
-    """Return every source's layer, the weakest first."""
+    """Return each source's layer, the weakest first."""
     from_file = _file_layer(file, environ, findings) if file is not None else {}
     from_environment = environment_layer(environ, here, _watches(from_file), findings.problems)
     watches = _watches({**from_file, **from_environment})
@@ -137,7 +137,7 @@ def _document(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file}: is not UTF-8 (byte {error.start + 1})", fix="save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(
-            f"{file}: is no valid TOML: {_toml_words(error)}", fix='texts stand in quotes: key = "value"'
+            f"{file}: is no valid TOML: {_toml_words(error)}", fix='put text in quotes: key = "value"'
         ) from None
 
 
@@ -148,7 +148,7 @@ def _toml_words(error: tomllib.TOMLDecodeError) -> str:
 
 
 def _watches(layer: Layer) -> list[str]:
-    """Return the watches a layer names, in their order."""
+    """Return the watches that a layer names, in order."""
     return list(dict.fromkeys(option.watch for option in layer if option.section == "watch"))
 
 
@@ -159,7 +159,7 @@ def _holds_secret(layer: Layer) -> bool:
 
 
 def _with_state(layer: Layer, environ: Mapping[str, str], problems: list[str]) -> Layer:
-    """Return ``layer`` with the ledger's and the links' places filled in."""
+    """Return ``layer`` with the default paths of the ledger and the links filled in."""
     ledger, links = Option("ledger", "", "path"), Option("links", "", "file")
     filled = dict(layer)
     if ledger not in filled:
@@ -172,7 +172,7 @@ def _with_state(layer: Layer, environ: Mapping[str, str], problems: list[str]) -
 
 
 def _state_folder(environ: Mapping[str, str]) -> Given | None:
-    """Return systemd's folder (the first of several, see systemd.exec(5)), else the user's own, where there is one."""
+    """Return systemd's state folder (the first of several, see systemd.exec(5)), else the user's, if there is one."""
     first = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if first:
         return Given(Path(first), "STATE_DIRECTORY")
@@ -216,7 +216,7 @@ def _nested(layer: Layer, slots: Sequence[str]) -> dict[str, Any]:
 
 
 def _sources(config: Config, layer: Layer) -> dict[str, str]:
-    """Return where every option of ``config`` came from, by dotted key (a watch under the name it ends up with)."""
+    """Return the source of every option of ``config`` by dotted key, watches under their final names."""
     watches = list(zip((watch.name for watch in config.watches), _watches(layer), strict=True))
     where = {option: given.source for option, given in layer.items()}
     return {

@@ -1,7 +1,7 @@
 """The configuration as frozen models. Durations are seconds, sizes bytes; "" and "auto" become None.
 
-``kinds`` says how each option is read and written, ``rules`` what it may be; what depends on another
-option is checked here, by the later one of the two. ``load`` fills in what comes from elsewhere.
+``kinds`` defines how each option is read and written, ``rules`` which values are valid. An option that depends on
+another is checked here, by the later of the two. ``load`` fills in computed defaults.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _at_least_one() -> AfterValidator:
 
 def _put_expires(seconds: int) -> int:
     if rules.check_expiry(seconds) <= _MIN_EXPIRES:
-        raise ValueError("must be longer than 60s: a request must outlive its queue and the clocks' difference")
+        raise ValueError("must be longer than 60s: a request may wait in a queue, and clocks differ")
     return seconds
 
 
@@ -49,7 +49,7 @@ def _optional_expiry(seconds: int | None) -> int | None:
 
 
 class Section(BaseModel):
-    """A section of the configuration: frozen, and unknown keys are errors."""
+    """A section of the configuration: frozen; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True)
 
@@ -62,13 +62,13 @@ class PresignConfig(Section):
     endpoint: Annotated[str, AfterValidator(parse_endpoint)] = "http://127.0.0.1:9000"
     """The store: http://host:port, https://host, or a bare host:port, which means https."""
     public_endpoint: Annotated[str, _unless_empty(parse_endpoint)] = ""
-    """The name links are signed for, where clients see the store under another one; "" = endpoint."""
+    """The store's address in links, if clients reach it under another name; "" = endpoint."""
     region: str = ""
     """The store's region; "" asks the store. A broker knows its own."""
     addressing: Literal["auto", "path", "virtual"] = "auto"
-    """Where the bucket stands in a URL: in the path or in the host name."""
+    """Where URLs have the bucket: in the path or in the host name."""
     access_key: kinds.AccessKey = Field("", repr=False)
-    """The access key; with none of these the usual chain is asked (AWS_*, shared file, metadata)."""
+    """The access key; without any key the usual chain is used (AWS_*, shared file, metadata)."""
     access_key_id: kinds.AccessKey = Field("", repr=False)
     """Another name for access_key."""
     access_key_file: kinds.UnsetPath = None
@@ -84,21 +84,21 @@ class PresignConfig(Section):
     url: Annotated[str, _unless_empty(parse_broker_url)] = ""
     """With kind = "broker": the broker's address; a bare host:port means https."""
     token: kinds.Secret = None
-    """With kind = "broker": the token it gave this daemon; better in token_file."""
+    """With kind = "broker": this daemon's token; better in token_file."""
     token_file: kinds.UnsetPath = None
     """A file that holds the token, mode 0600."""
     ca_file: kinds.UnsetPath = None
-    """PEM file of the CAs to trust, for a private CA; "" = the system's."""
+    """PEM file of the CAs to trust, for a private CA; "" = the system's CAs."""
     client_cert: kinds.UnsetPath = None
     """PEM file of the certificate to show to the store, and to the broker."""
     client_key: kinds.UnsetPath = None
-    """PEM file of client_cert's key, when it is not in the same file."""
+    """PEM file of client_cert's key, if it is not in the same file."""
     proxy: Annotated[kinds.ProxyUrl, _unless_empty(parse_proxy)] = ""
     """HTTP proxy, http://[user:password@]host:port; "" = HTTPS_PROXY and NO_PROXY decide."""
     put_expires: Annotated[kinds.WholeSeconds, AfterValidator(_put_expires)] = 3600
-    """How long a presigned upload lives: over 60s, 7d at most."""
+    """How long a presigned upload is valid: over 60s, 7d at most."""
     get_expires: Annotated[kinds.WholeSeconds, AfterValidator(rules.check_expiry)] = 900
-    """How long a link lives where a watch says nothing: 1s to 7d."""
+    """How long links live unless the watch sets link_expires: 1s to 7d."""
 
     @field_validator("client_key")
     @classmethod
@@ -108,54 +108,54 @@ class PresignConfig(Section):
         return path
 
     def __repr_args__(self) -> Any:
-        """Hide the proxy's user and password: a repr may end in a log."""
+        """Hide the proxy's user and password: a repr may get into a log."""
         return [(name, mask_userinfo(value) if name == "proxy" else value) for name, value in super().__repr_args__()]
 
 
 class WatchConfig(Section):
-    """[[watch]]: one folder with its bucket, key template and policy. None means "auto" or unset."""
+    """[[watch]]: one folder with its bucket, key template and policy. None means "auto" or not set."""
 
     name: Annotated[str, AfterValidator(rules.check_watch_name)]
-    """Names the watch in logs and commands: letters, digits, and . _ -"""
+    """The watch's name in logs and commands: letters, digits, and . _ -"""
     path: kinds.RequiredPath
     """The folder."""
     bucket: Annotated[str, AfterValidator(rules.check_bucket)]
-    """Where its files go."""
+    """The bucket that its files go to."""
     key: Annotated[str, AfterValidator(check_key_template)] = "{path}"
-    """The object's key: a template over the file's path, names, times and content; with kind = "broker" the
+    """The object's key: a template with the file's path, names, times and content. With kind = "broker" the
     default is "{prefix}{path}"."""
     timezone: Annotated[str, AfterValidator(rules.check_timezone)] = "UTC"
     """The time zone of {mtime:…} and {queued:…}."""
     recursive: bool = True
-    """Whether folders below count too."""
+    """Whether to upload files in folders below too."""
     existing: Literal["upload", "ignore"] = "upload"
-    """Files there at the very first start: sent, or only recorded."""
+    """Files that exist at the very first start: uploaded, or only recorded."""
     ignore: Annotated[tuple[str, ...], AfterValidator(rules.check_ignore)] = ()
-    """What to leave alone, in gitignore syntax, on top of the defaults."""
+    """Files to skip, in gitignore syntax, in addition to the defaults."""
     ignore_defaults: bool = True
-    """Leave alone what is temporary or hidden by its name."""
+    """Whether to skip files whose names mark them as temporary or hidden."""
     settle: kinds.AutoSeconds = None
-    """How long a file must be quiet: "auto" or a duration."""
+    """How long a file must not change before it is uploaded: "auto" or a duration."""
     ready_marker: Annotated[str, _unless_empty(check_name_template)] = ""
-    """A file counts only once the file of this name exists beside it, e.g. "{name}.ok"."""
+    """Upload a file only once a file of this name exists beside it, e.g. "{name}.ok"."""
     rescan: Annotated[kinds.AutoSeconds, _range(1, 366 * 86400, "must be at least 1s and at most a year")] = None
     """How often the folder is scanned again: "auto" or a duration."""
     polling: Literal["auto", "always", "never"] = "auto"
-    """Whether to poll, for filesystems that give no events: NFS, SMB, FUSE."""
+    """Whether to poll, for filesystems without events: NFS, SMB, FUSE."""
     poll_interval: Annotated[kinds.Seconds, _range(0.1, 86400, "must be at least 100ms and at most 1d")] = 10.0
     """How often to poll."""
     collision: Literal["update", "rename", "refuse", "overwrite"] = "update"
-    """What to do when the key holds an object this ledger didn't put there from this path."""
+    """What to do when the key holds an object that was not uploaded from this path by this ledger."""
     after: Literal["keep", "move", "delete"] = "keep"
-    """What becomes of the file once its link is issued."""
+    """What to do with the file once its link is issued."""
     move_to: Annotated[kinds.UnsetPath, Field(validate_default=True)] = None
-    """Where to, with after = "move"."""
+    """With after = "move": the folder to move files to."""
     link_expires: Annotated[kinds.UnsetSeconds, AfterValidator(_optional_expiry)] = None
     """How long this watch's links live, 1s to 7d; "" = presign.get_expires."""
     link_file: Annotated[str, _unless_empty(check_name_template)] = ""
-    """The link is also left in a file of this name beside the one dropped, e.g. "{name}.link.txt"."""
+    """Also write the link to a file of this name beside the uploaded one, e.g. "{name}.link.txt"."""
     events: Literal["auto", "inotify", "watchfiles"] = "auto"
-    """Where change hints come from."""
+    """Where change events come from."""
     content_type: Annotated[str, AfterValidator(rules.check_content_type)] = "auto"
     """The objects' media type; "auto" guesses it from the name."""
     max_size: Annotated[kinds.UnsetSize, _range(1, 1 << 63, "must be at least 1B")] = None
@@ -168,7 +168,7 @@ class WatchConfig(Section):
     def _moves_elsewhere(cls, move_to: Any, info: ValidationInfo) -> Any:
         if move_to is None:
             if info.data.get("after") == "move":
-                raise ValueError('is missing: after = "move" needs to know where to')
+                raise ValueError('is missing: after = "move" needs a folder to move to')
             return move_to
         path = info.data.get("path")
         if path is not None and os.path.normpath(path) == os.path.normpath(move_to):
@@ -184,83 +184,83 @@ class WatchConfig(Section):
 
     @property
     def moved_inside(self) -> str:
-        """Return move_to as a path below the watch's folder; "" where it is none, or lies elsewhere.
+        """Return move_to as a path below the watch's folder; "" if it is not set or lies elsewhere.
 
-        By its spelling alone: what the daemon skips by this it walks to below its own folder, too.
+        Only the spelling counts, because the daemon also reaches it by this path below its own folder.
         """
         inside = Path(os.path.relpath(self.move_to or self.path, self.path))
         return "" if inside.parts[:1] in {(), (os.pardir,)} else str(inside)
 
     def __repr_args__(self) -> Any:
-        """Hide a customer's encryption key: a repr may end in a log."""
+        """Hide a customer's encryption key: a repr may get into a log."""
         for name, value in super().__repr_args__():
             yield name, kinds.masked_headers(value) if name == "headers" else value
 
 
 class UploadConfig(Section):
-    """[upload]."""
+    """[upload]: how files are sent."""
 
     concurrency: Annotated[kinds.Count, _range(1, 1024, "must be 1 to 1024")] = 16
     """How many files at a time, over all watches."""
     checksum: Literal["md5", "sha256"] = "md5"
-    """What the store checks each body by: Content-MD5, or the signed x-amz-checksum-sha256."""
+    """How the store checks each body: by Content-MD5, or by the signed x-amz-checksum-sha256."""
     multipart_threshold: Annotated[kinds.Size, _range(1, 5 * _GIB, "must be 1B to 5GiB, the most one PUT holds")] = (
         64 * _MIB
     )
-    """Files of this size and more go in parts."""
+    """Files of at least this size are uploaded in parts."""
     part_size: Annotated[kinds.Size, _range(5 * _MIB, 5 * _GIB, "must be 5MiB to 5GiB: S3 takes no other parts")] = (
         16 * _MIB
     )
-    """The size of a part; larger where a file would need more than 10,000."""
+    """The size of a part; larger if a file would need more than 10,000 parts."""
     part_concurrency: Annotated[kinds.Count, _range(1, 1024, "must be 1 to 1024")] = 4
     """How many parts of one file at a time."""
     memory: Annotated[kinds.Size, _range(_MIB, 1 << 50, "must be at least 1MiB")] = 128 * _MIB
-    """For bytes in flight, all uploads together."""
+    """Memory for bytes in flight, for all uploads together."""
     max_rate: kinds.UnsetSize = None
     """Bytes a second over all uploads; "" = no limit."""
     drain_timeout: Annotated[kinds.Seconds, _range(0, 86400, "must be at most 1d")] = 30.0
-    """On SIGTERM: how long what is in flight may go on."""
+    """On SIGTERM: how long uploads in flight may go on."""
     timeout: Annotated[kinds.Seconds, _range(0.1, 86400, "must be at least 100ms and at most 1d")] = 60.0
     """How long a request may make no progress."""
     attempts: Annotated[kinds.Count, _at_least_one()] = 10
-    """For one file's own faults; an absent store is waited for without limit."""
+    """How often one file is tried after faults of its own; presignd waits for an absent store without limit."""
 
 
 class LedgerConfig(Section):
-    """[ledger]: ``path`` is a folder, resolved to its default when not given; ``keep`` in seconds."""
+    """[ledger]: ``path`` is a folder, its default filled in by ``load``."""
 
     path: kinds.RequiredPath
     """A folder on a local filesystem; "" = $STATE_DIRECTORY, else $XDG_STATE_HOME/presignd."""
     keep: Annotated[kinds.Seconds, _range(1, 36500 * 86400, "must be at least 1s")] = 90 * 86400.0
-    """How long a file that is gone is remembered."""
+    """How long the ledger keeps files that are gone."""
 
 
 class LinksConfig(Section):
-    """[links]: ``file`` is resolved to links/links.jsonl beside the ledger when not given."""
+    """[links]: the default of ``file`` is filled in by ``load``."""
 
     file: kinds.RequiredPath
     """The links, one JSON object a line, mode 0600; "" = links/links.jsonl beside the ledger."""
     group: str = ""
     """A group that may read the links and ask for them over the control socket."""
     in_log: bool = False
-    """Whether link.created carries the link too; then whoever reads the log can fetch."""
+    """Whether the log's link.created has the link too; then everyone who reads the log can download."""
     rotate_size: Annotated[kinds.Size, _range(4096, 1 << 63, "must be at least 4KiB")] = 64 * _MIB
-    """When the file is rotated."""
+    """The size at which the file is rotated."""
     keep: Annotated[kinds.Count, _at_least_one()] = 5
     """How many rotated files are kept."""
 
 
 class ControlConfig(Section):
-    """[control]: ``socket`` None means the first usable default."""
+    """[control]: the control socket; None means the first usable default."""
 
     socket: kinds.UnsetPath = None
     """The control socket; "" = the first usable of $PRESIGND_SOCKET, $RUNTIME_DIRECTORY/control.sock and others."""
     group: str = ""
-    """A group that may use it."""
+    """A group that may use the control socket."""
 
 
 class LogConfig(Section):
-    """[log]."""
+    """[log]: the event log on stderr."""
 
     level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(kinds.lower)] = "info"
     """The least important event that is logged."""
@@ -272,15 +272,15 @@ class WebConfig(Section):
     """[web]: the status page."""
 
     listen: Annotated[str, _unless_empty(check_listen)] = ""
-    """Where it listens, e.g. "127.0.0.1:8321" or unix:/path; "" = nowhere."""
+    """Where it listens, e.g. "127.0.0.1:8321" or unix:/path; "" = no status page."""
     token_file: kinds.UnsetPath = None
-    """Its token; made when missing; "" = web.token beside the ledger."""
+    """The file with its token, made if missing; "" = web.token beside the ledger."""
     metrics_auth: bool = False
-    """Whether the metrics ask for the token too."""
+    """Whether /metrics needs the token too."""
 
 
 class Config(Section):
-    """The whole configuration of a daemon. ``watches`` is ``[[watch]]`` in TOML."""
+    """The whole configuration of a daemon; ``watches`` are ``[[watch]]`` in TOML."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -295,5 +295,5 @@ class Config(Section):
 
     @property
     def web_token(self) -> Path:
-        """Where the status page's token is: ``web.token_file``, else beside the ledger."""
+        """The file with the status page's token: ``web.token_file``, else beside the ledger."""
         return self.web.token_file or self.ledger.path / "web.token"

@@ -1,4 +1,4 @@
-"""pydantic's findings as lines for the user: the dotted key, what is wrong, what to do. Secrets are never echoed."""
+"""Turn pydantic's errors into lines for the user: key, what is wrong, what to do; secrets are never repeated."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _SHOWN = 60
 
 
 def describe(error: ValidationError, slots: Sequence[str], sources: Mapping[str, str]) -> list[str]:
-    """Return a line for each finding of ``error``.
+    """Return a line for each problem in ``error``.
 
-    ``slots`` names the watches in their order; ``sources`` tells where a value came from, by dotted key.
+    ``slots`` names the watches in order; ``sources`` has the source of each value by dotted key.
     """
     return [_line(each, slots, sources) for each in error.errors(include_url=False)]
 
@@ -54,7 +54,7 @@ def _option(loc: tuple[int | str, ...], slots: Sequence[str]) -> tuple[Option, s
 
 
 def words(error: Any, key: str, needed: Mapping[str, str] = _NEEDED) -> str:
-    """Say what is wrong with an option, by pydantic's finding; ``needed`` has words for one that is missing."""
+    """Return what is wrong with an option by pydantic's error; ``needed`` has the words for missing ones."""
     kind, value = error["type"], error["input"]
     if kind == "value_error":
         return str(error["ctx"]["error"])

@@ -1,4 +1,4 @@
-"""What a value may be: one function a rule, pure. Each returns the value or raises ``ValueError`` with the reason."""
+"""Which values are valid, one function a rule. Each returns the value or raises ``ValueError`` with why. Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def check_expiry(seconds: int) -> int:
-    """Return ``seconds`` when a link may live so long: 1 second to 7 days."""
+    """Return ``seconds`` if a link may live that long: 1 second to 7 days."""
     if seconds < 1:
         raise ValueError("must be at least 1s")
     if seconds > MAX_EXPIRES:
@@ -41,14 +41,14 @@ def check_expiry(seconds: int) -> int:
 
 
 def check_watch_name(name: str) -> str:
-    """Return ``name`` when it fits in logs, commands and environment variables."""
+    """Return ``name`` if it fits in logs, commands and environment variables."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise ValueError("must be 1 to 64 letters, digits, and . _ - after the first")
     return name
 
 
 def check_bucket(name: str) -> str:
-    """Return ``name`` when S3's naming rules allow it."""
+    """Return ``name`` if S3's naming rules allow it."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", name) or ".." in name:
         raise ValueError(
             "must be a bucket name: 3 to 63 lower-case letters, digits, dots and hyphens, "
@@ -62,12 +62,12 @@ def check_bucket(name: str) -> str:
 
 
 def check_timezone(name: str) -> str:
-    """Return ``name`` when the system's time zones have it."""
+    """Return ``name`` if the system knows this time zone."""
     try:
         zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         known = zoneinfo.available_timezones()
-        if name == "UTC":  # there without any time zone data too
+        if name == "UTC":  # works without any time zone data
             return name
         raise ValueError(_unknown_zone(name, known)) from None
     return name
@@ -81,7 +81,7 @@ def _unknown_zone(name: str, known: set[str]) -> str:
 
 
 def check_ignore(patterns: Sequence[str]) -> tuple[str, ...]:
-    """Return ``patterns`` when each is one of gitignore's that can match something (or a comment)."""
+    """Return ``patterns`` if each is a gitignore pattern that can match something, or a comment."""
     for pattern in patterns:
         try:
             compiled = GitIgnoreSpec.from_lines([pattern]).patterns
@@ -94,14 +94,14 @@ def check_ignore(patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_content_type(value: str) -> str:
-    """Return ``value`` when it is "auto" or a media type."""
+    """Return ``value`` if it is "auto" or a media type."""
     if value != "auto" and not (re.fullmatch(r"[\w.+*-]+/[\w.+*-]+( *;[ -~]*)?", value, re.ASCII)):
         raise ValueError('must be "auto" or a media type such as "text/plain; charset=utf-8"')
     return value
 
 
 def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return ``headers`` when each may be sent with an upload, once, with a printable value."""
+    """Return ``headers`` if each may be sent with an upload, is named once, and has a printable value."""
     for name, value in headers.items():
         check_header_name(name)
         if not re.fullmatch(r"[!-~]([ -~]*[!-~])?", value):
@@ -128,5 +128,5 @@ def check_header_name(name: str) -> None:
 
 
 def is_secret_header(name: str) -> bool:
-    """Tell whether the value of this header is a key (SSE-C) and is never shown."""
+    """Return whether the value of this header is a key (SSE-C), which is never shown."""
     return name.lower().endswith("-customer-key")

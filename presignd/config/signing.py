@@ -25,7 +25,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "secret_key": ("secret_key", "secret_access_key", "secret_key_file"),
     "token": ("token", "token_file"),
 }
-"""What each secret may be given as; the first is where it lands."""
+"""The options that can give each secret; the first one holds it in the end."""
 
 _LONGEST = 64 * 1024
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -44,7 +44,7 @@ BROKER_KEY = "{prefix}{path}"
 # --- secrets: values, files, credentials ----------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """One secret as found, with words for where; the value is never shown."""
+    """One secret and a description of its source; the value is never shown."""
 
     value: str
     source: str
@@ -55,13 +55,13 @@ class Secret:
 
 
 def overlay(lower: Layer, upper: Layer) -> Layer:
-    """Return ``upper`` over ``lower``: a secret given above, under whatever name, is given anew."""
+    """Return ``upper`` over ``lower``: a secret in ``upper``, under any of its names, replaces the one in ``lower``."""
     hidden = {_at(name) for names in GROUPS.values() if any(_at(name) in upper for name in names) for name in names}
     return {option: given for option, given in lower.items() if option not in hidden} | dict(upper)
 
 
 def clashes(layer: Layer) -> list[str]:
-    """Return a problem for each secret that one layer gives twice."""
+    """Return a problem for each secret that a layer gives twice."""
     found = ([name for name in names if _at(name) in layer] for names in GROUPS.values())
     return [
         f"presign.{names[0]}: is given as {' and as '.join(names)}; keep one of them"
@@ -71,11 +71,10 @@ def clashes(layer: Layer) -> list[str]:
 
 
 def resolve(layer: Layer, environ: Mapping[str, str], problems: list[str], warnings: list[str]) -> Layer:
-    """Return ``layer`` with every secret's value where it belongs, from wherever it is given.
+    """Return ``layer`` with the value of every secret, from an option, a file or a credential.
 
-    Where a broker signs, no file or credential of a storage key is opened.
-
-    Files that can't be used are added to ``problems``, files that others can read to ``warnings``.
+    With a broker, no file or credential of a storage key is opened. Files that can't be used are added to
+    ``problems``, files that others can read to ``warnings``.
     """
     resolved = dict(layer)
     wanted = {"token": GROUPS["token"]} if by_broker(layer) else GROUPS
@@ -106,9 +105,9 @@ def incomplete(layer: Layer) -> list[str]:
 
 
 def readable_by_others(file: Path) -> bool:
-    """Tell whether ``file`` is a regular file with any permission for others, or its group.
+    """Return whether ``file`` is a regular file with any permission for others or its group.
 
-    The daemon's own group, or a user's own, may read it: 0640 root:presignd is how a service has it.
+    A private group (the daemon's, or a user's own) may read it: a service has it as 0640 root:presignd.
     """
     try:
         found = file.stat()
@@ -126,7 +125,7 @@ def _find(names: tuple[str, ...], layer: Layer, environ: Mapping[str, str], warn
         if not name.endswith("_file"):
             return Secret(given.value, given.source)
         file = given.value
-        if not isinstance(file, Path):  # refused with the rest
+        if not isinstance(file, Path):  # validation refuses it
             return None
         if name != "access_key_file" and readable_by_others(file):
             warnings.append(f"presign.{name}: {file} can be read by others; chmod 600 {file}")
@@ -137,14 +136,14 @@ def _find(names: tuple[str, ...], layer: Layer, environ: Mapping[str, str], warn
 
 
 def _may_be_secret(given: Given) -> bool:
-    """Tell whether what should name a file may be the secret itself: long enough for one, and no path in a folder."""
+    """Return whether what should be a file name may be the secret itself: long enough, and not in a known folder."""
     file: Path = given.value
     is_path = given.rooted and len(file.parts) > 2 and file.parent.is_dir()  # noqa: PLR2004 - "/" and a name
     return not is_path and len(file.name) >= MIN_LITERAL
 
 
 def _credential(target: str, environ: Mapping[str, str]) -> Secret | None:
-    """Return systemd's credential ``presignd.<target>`` (LoadCredential=, see systemd.exec(5)), if there is one."""
+    """Return systemd's credential ``presignd.<target>`` (LoadCredential=, see systemd.exec(5)), None without one."""
     folder = environ.get("CREDENTIALS_DIRECTORY", "")
     file = Path(folder, f"presignd.{target}")
     if not folder or not os.path.lexists(file):
@@ -153,7 +152,7 @@ def _credential(target: str, environ: Mapping[str, str]) -> Secret | None:
 
 
 def _read(what: str, file: Path) -> str:
-    """Return the text of a secret's file without its trailing newline; raises ``ValueError`` with the reason."""
+    """Return the text of a secret's file without its trailing newline; raise ``ValueError`` with the reason."""
     try:
         data = trust.read_file(file, _LONGEST + 1)
         text = data.decode().rstrip("\r\n")
@@ -170,17 +169,17 @@ def _read(what: str, file: Path) -> str:
 
 # --- who signs --------------------------------------------------------------------------------------
 def by_broker(layer: Layer) -> bool:
-    """Tell whether a broker signs."""
+    """Return whether a broker signs."""
     kind = layer.get(_at("kind"))
     return kind is not None and kind.value == "broker"
 
 
 def signing_problems(layer: Layer, watches: Sequence[str]) -> list[str]:
-    """Return a line for each option that does not go with who signs; ``watches`` are those of ``layer``."""
-    return list(_of_broker(layer) if by_broker(layer) else _of_local(layer, watches))
+    """Return a problem for each option that does not fit presign.kind; ``watches`` are those of ``layer``."""
+    return list(_broker_problems(layer) if by_broker(layer) else _local_problems(layer, watches))
 
 
-def _of_broker(layer: Layer) -> Iterator[str]:
+def _broker_problems(layer: Layer) -> Iterator[str]:
     if _at("url") not in layer:
         yield 'presign.url: is missing; kind = "broker" needs its address, e.g. "https://broker:8420"'
     if _at("token") not in layer and _at("token_file") not in layer and _at("client_cert") not in layer:
@@ -190,18 +189,18 @@ def _of_broker(layer: Layer) -> Iterator[str]:
             yield f'presign.{name}: is for kind = "local"; a daemon that asks a broker holds no storage key'
 
 
-def _of_local(layer: Layer, watches: Sequence[str]) -> Iterator[str]:
+def _local_problems(layer: Layer, watches: Sequence[str]) -> Iterator[str]:
     if _at("url") in layer:
         yield 'presign.url: is for kind = "broker"'
     for watch in watches:
         key = layer.get(Option("watch", watch, "key"))
-        with suppress(ValueError):  # refused with the rest
+        with suppress(ValueError):  # validation refuses it
             if key is not None and isinstance(key.value, str) and uses_prefix(key.value):
                 yield f'watch.{watch}.key: has {{prefix}}, which is only there with presign.kind = "broker"'
 
 
 def with_broker_keys(layer: Layer, watches: Sequence[str]) -> Layer:
-    """Return ``layer`` with the key that a broker's watches have by default."""
+    """Return ``layer``, with the default key of watches that use a broker."""
     if not by_broker(layer):
         return layer
     default = Given(BROKER_KEY, "default")
@@ -209,18 +208,18 @@ def with_broker_keys(layer: Layer, watches: Sequence[str]) -> Layer:
 
 
 def signing_warnings(layer: Layer) -> list[str]:
-    """Return a warning for a token that would go over the network in clear."""
+    """Return a warning if the token would cross the network unencrypted."""
     url = layer.get(_at("url"))
     if not by_broker(layer) or url is None or not _in_clear(str(url.value)):
         return []
-    return ["presign.url: http:// shows the token and each grant to whoever is on the way; use https://"]
+    return ["presign.url: with http:// everyone on the way can read the token and each grant; use https://"]
 
 
 def _in_clear(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return parts.scheme == "http" and not ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:  # a name
+    except ValueError:  # a host name
         return url.startswith("http:") and urlsplit(url).hostname != "localhost"
 
 

@@ -1,4 +1,4 @@
-"""Where values come from: each source as a layer of options, ready to lie over the one below."""
+"""The sources of values: file, flags, environment, AWS variables. Each gives one layer of options."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _AWS = {
     ("presign", "region"): ("AWS_REGION", "AWS_DEFAULT_REGION"),
     ("presign", "ca_file"): ("AWS_CA_BUNDLE", "SSL_CERT_FILE"),
 }
-"""Options that other tools' variables give, the strongest first."""
+"""Options that other tools' variables give, the strongest variable first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value as given, and words for where; the value may be secret. ``rooted``: it is no path by chance."""
+    """A value and a description of its source; the value may be secret. ``rooted``: it begins with "/" or "~"."""
 
     value: Any
     source: str
@@ -36,11 +36,11 @@ class Given:
 
 
 Layer = Mapping[Option, Given]
-"""What one source gives."""
+"""What one source gives, by option."""
 
 
 def file_layer(document: Mapping[str, Any], source: str, base: PathBase, problems: list[str]) -> Layer:
-    """Return what a parsed TOML document gives; what it holds beyond that is added to ``problems``."""
+    """Return the options in a parsed TOML document; add anything else in it to ``problems``."""
     layer: dict[Option, Given] = {}
     for name, value in document.items():
         if name not in SECTIONS:
@@ -56,9 +56,9 @@ def file_layer(document: Mapping[str, Any], source: str, base: PathBase, problem
 
 
 def _watch_tables(value: Any, problems: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each watch's table with the name that stands for it: its own, or its place where that can't be."""
+    """Yield each watch's table under its name, or under its position when the name can't be used."""
     if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
-        problems.append("watch: write [[watch]], two brackets each side, once for each folder")
+        problems.append("watch: write [[watch]], with two brackets on each side, once for each folder")
         return
     seen: set[str] = set()
     for place, table in enumerate(value, 1):
@@ -86,7 +86,7 @@ def _table(section: Option, table: Mapping[str, Any], source: str, base: PathBas
 
 
 def flag_layer(flags: Mapping[str, Any], base: PathBase, watches: list[str], problems: list[str]) -> Layer:
-    """Return what command-line flags give, by dotted keys; None and "" are flags not given."""
+    """Return the options that command-line flags give, by dotted keys; None and "" mean not given."""
     layer: dict[Option, Given] = {}
     for dotted, value in flags.items():
         if value is None or value == "":
@@ -103,10 +103,10 @@ def flag_layer(flags: Mapping[str, Any], base: PathBase, watches: list[str], pro
 
 
 def environment_layer(environ: Mapping[str, str], base: PathBase, watches: list[str], problems: list[str]) -> Layer:
-    """Return what ``PRESIGND_<SECTION>__<KEY>`` and ``PRESIGND_WATCH__<NAME>__<KEY>`` give.
+    """Return the options that ``PRESIGND_<SECTION>__<KEY>`` and ``PRESIGND_WATCH__<NAME>__<KEY>`` give.
 
-    ``watches`` names those of the file: NAME means the one that is equal but for case and ``- _ .``;
-    else it makes a watch of that name in lower case. An empty variable is one not set.
+    ``watches`` are the file's: NAME means the one that differs at most in case and ``- _ .``. Otherwise
+    NAME defines a watch of that name in lower case. An empty variable counts as not set.
     """
     layer: dict[Option, Given] = {}
     for variable, text in sorted(environ.items()):
@@ -120,7 +120,7 @@ def environment_layer(environ: Mapping[str, str], base: PathBase, watches: list[
 
 
 def aws_layer(environ: Mapping[str, str], base: PathBase) -> Layer:
-    """Return what the variables of AWS's and OpenSSL's tools give; credentials are the usual chain's part."""
+    """Return the options that variables of AWS's and OpenSSL's tools give; credentials come from the usual chain."""
     layer: dict[Option, Given] = {}
     for (section, key), variables in _AWS.items():
         for variable in variables:
@@ -158,9 +158,9 @@ def _variable_option(variable: str, watches: list[str], problems: list[str]) -> 
 
 
 def _single_underscore(variable: str) -> list[str]:
-    """Return a problem for a name that would be an option's, had it two underscores after its section.
+    """Return a problem for a name that lacks only the second underscore after its section.
 
-    Others are left alone: Kubernetes sets PRESIGND_SERVICE_HOST and the like for a service of that name.
+    Other names are ignored: Kubernetes sets PRESIGND_SERVICE_HOST and the like for a service named presignd.
     """
     section, _, key = variable.removeprefix(_PREFIX).lower().partition("_")
     if section == "watch" and any(key.endswith(f"_{known}") for known in keys("watch")):
@@ -175,7 +175,7 @@ def _plain(name: str) -> str:
 
 
 def _slot(name: str, watches: list[str], variable: str, problems: list[str]) -> str:
-    """Return the watch that a variable's or flag's NAME means."""
+    """Return the watch that the NAME in a variable or flag means."""
     alike = [name] if name in watches else [watch for watch in watches if _plain(watch) == _plain(name)]
     if len(alike) > 1:
         problems.append(f"{variable}: could mean any of the watches {', '.join(alike)}; rename them")
@@ -183,7 +183,7 @@ def _slot(name: str, watches: list[str], variable: str, problems: list[str]) -> 
 
 
 def _parsed(option: Option, text: str) -> Any:
-    """Return a list or table written in JSON or TOML; any other text, to be refused with the rest."""
+    """Return a list or table written in JSON or TOML; any other text as it is, for validation to refuse."""
     if option.in_section not in COLLECTIONS:
         return text
     try:

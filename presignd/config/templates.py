@@ -1,4 +1,4 @@
-"""Templates of keys and of names beside a file: what fields there are. Pure; the pipeline renders them."""
+"""Templates of keys, and of names beside a file: their fields and rules. The pipeline renders them. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEY_FIELDS = ("path", "name", "stem", "suffix", "parent", "watch", "host", "uuid
 """Fields of a watch's ``key``; ``mtime`` and ``queued`` take a strftime format in the watch's timezone."""
 
 PREFIX = "prefix"
-"""The field that only a broker fills, at the very start of a ``key``: what its token may write lies below."""
+"""The field that only a broker fills, at the start of a ``key``: the prefix that its token may write to."""
 
 TIME_FIELDS = ("mtime", "queued")
 
@@ -21,7 +21,7 @@ NAME_FIELDS = ("name", "stem", "suffix")
 """Fields of ``ready_marker`` and ``link_file``."""
 
 
-class Piece(NamedTuple):
+class TemplatePart(NamedTuple):
     """A template's literal text, then the field after it (None at the end) with its format."""
 
     literal: str
@@ -29,10 +29,10 @@ class Piece(NamedTuple):
     spec: str
 
 
-def template_fields(template: str) -> tuple[Piece, ...]:
-    """Return the pieces of ``template``; ``{{`` and ``}}`` stand for braces.
+def template_fields(template: str) -> tuple[TemplatePart, ...]:
+    """Return the parts of ``template``; ``{{`` and ``}}`` mean a literal brace.
 
-    Raises ``ValueError`` for unbalanced braces, and for conversions, which no template has.
+    Raises ``ValueError`` for unbalanced braces, and for conversions ("!r"), which templates don't have.
     """
     try:
         parsed = list(string.Formatter().parse(template))
@@ -40,34 +40,34 @@ def template_fields(template: str) -> tuple[Piece, ...]:
         raise ValueError("has a brace without its partner; write {{ or }} for a brace itself") from None
     if any(conversion for *_, conversion in parsed):
         raise ValueError('has a "!" conversion in a field; there are none')
-    return tuple(Piece(literal, field, spec or "") for literal, field, spec, _ in parsed)
+    return tuple(TemplatePart(literal, field, spec or "") for literal, field, spec, _ in parsed)
 
 
 def check_key_template(template: str) -> str:
-    """Return ``template`` when a key can be made of it; raises ``ValueError`` with the reason."""
+    """Return ``template`` if it makes valid keys; raise ``ValueError`` with the reason."""
     if not template:
         raise ValueError('is empty; "{path}" is the default')
-    pieces = template_fields(template)
-    for field, spec in _fields(pieces):
+    parts = template_fields(template)
+    for field, spec in _fields(parts):
         _check_field(field, (*KEY_FIELDS, PREFIX))
         _check_format(field, spec)
     if uses_prefix(template) and not template.startswith("{prefix}"):
         raise ValueError("has {prefix} further on; a key begins with it")
     if template.count("{prefix}") > 1:
         raise ValueError("has {prefix} twice")
-    _check_key_text("\0".join(piece.literal for piece in pieces), template)
+    _check_key_text("\0".join(part.literal for part in parts), template)
     return template
 
 
 def uses_prefix(template: str) -> bool:
-    """Tell whether the key needs a broker's prefix; raises ``ValueError`` for unbalanced braces."""
-    return any(piece.field == PREFIX for piece in template_fields(template))
+    """Return whether the key needs a broker's prefix; raise ``ValueError`` for unbalanced braces."""
+    return any(part.field == PREFIX for part in template_fields(template))
 
 
 def check_name_template(template: str) -> str:
-    """Return ``template`` when it names another file beside the one dropped; raises ``ValueError``."""
-    pieces = template_fields(template)
-    fields = _fields(pieces)
+    """Return ``template`` if it names another file in the same folder; raise ``ValueError`` with the reason."""
+    parts = template_fields(template)
+    fields = _fields(parts)
     for field, spec in fields:
         _check_field(field, NAME_FIELDS)
         _check_format(field, spec)
@@ -75,14 +75,14 @@ def check_name_template(template: str) -> str:
         raise ValueError('has a "/"; the file stands in the same folder')
     if not any(field in ("name", "stem") for field, _ in fields):
         raise ValueError('needs {name} or {stem}, e.g. "{name}.ok", to tell files apart')
-    if not any(piece.literal for piece in pieces):
+    if not any(part.literal for part in parts):
         raise ValueError('would be the file itself; add to it, e.g. "{name}.ok"')
     return template
 
 
-def _fields(pieces: tuple[Piece, ...]) -> list[tuple[str, str]]:
-    """Return each field with its format: an empty ``{}`` too, which is unknown like any other."""
-    return [(piece.field, piece.spec) for piece in pieces if piece.field is not None]
+def _fields(parts: tuple[TemplatePart, ...]) -> list[tuple[str, str]]:
+    """Return each field with its format, an empty ``{}`` too, to be refused as unknown."""
+    return [(part.field, part.spec) for part in parts if part.field is not None]
 
 
 def _check_field(field: str, known: tuple[str, ...]) -> None:
@@ -105,7 +105,7 @@ def _check_format(field: str, spec: str) -> None:
 
 
 def _check_key_text(literals: str, template: str) -> None:
-    """Refuse what would make every key one that no store takes (see ``key_refused``)."""
+    """Refuse text that would make every key invalid (see ``key_refused``)."""
     if template.startswith("/") or template.endswith("/") or "//" in literals:
         raise ValueError('has a "/" at its start or end, or two in a row; stores refuse or change such keys')
     if "\\" in literals or not literals.replace("\0", "").isprintable():

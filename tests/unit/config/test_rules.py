@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from presignd.config import rules
 from presignd.config.addresses import mask_userinfo, parse_broker_url, parse_endpoint, parse_proxy
-from presignd.config.templates import Piece, check_key_template, check_name_template, template_fields
+from presignd.config.templates import TemplatePart, check_key_template, check_name_template, template_fields
 
 
 @pytest.mark.parametrize(
@@ -201,10 +201,10 @@ def test_a_key_template_that_makes_no_key_is_refused_with_the_reason(template: s
 
 def test_a_template_is_pieces_of_text_each_with_the_field_after_it() -> None:
     assert template_fields("a{{{name}-{mtime:%Y:%m}.z") == (
-        Piece("a{", None, ""),
-        Piece("", "name", ""),
-        Piece("-", "mtime", "%Y:%m"),
-        Piece(".z", None, ""),
+        TemplatePart("a{", None, ""),
+        TemplatePart("", "name", ""),
+        TemplatePart("-", "mtime", "%Y:%m"),
+        TemplatePart(".z", None, ""),
     )
 
 
