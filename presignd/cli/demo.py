@@ -30,6 +30,7 @@ from presignd.demo.seaweedfs import EmbeddedStore
 from presignd.errors import Unavailable, UsageError
 from presignd.ledger.lock import DaemonLock
 from presignd.model import Link
+from presignd.runtime.tasks import looping
 from presignd.system.durable import make_folder
 from presignd.system.trust import others_can_write, walked
 from presignd.telemetry import log
@@ -54,7 +55,7 @@ def demo_command(
 
 
 async def serve(folder: Path, *, shown: Path) -> None:
-    """Run store and daemon below ``folder`` until SIGINT or SIGTERM."""
+    """Run store and daemon below ``folder`` until SIGINT or SIGTERM; raise ``Unavailable`` if the store ends first."""
     await asyncio.to_thread(claim, folder)
     async with EmbeddedStore(folder / "store") as store:
         config = demo_config(folder, store)
@@ -62,7 +63,9 @@ async def serve(folder: Path, *, shown: Path) -> None:
         out.say(f"Try:  echo hi > {quoted(shown / 'drop' / 'hi.txt')}   then open its link in a browser, or use curl")
         out.say(f"Ask:  PRESIGND_SOCKET={quoted(shown / 'state' / 'control.sock')} {quoted(own_name())} status")
         with Printer(show) as printer:
-            await daemon.run(config, on_link=printer)
+            async with looping() as loops:
+                loops.start("store", store.died())
+                await daemon.run(config, on_link=printer)
 
 
 def claim(folder: Path) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from presignd.cli import guard, streams
 from presignd.system.threads import BEHIND, SENDING, Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
     from typing import Any
 
 T = TypeVar("T")
@@ -59,6 +61,25 @@ async def _while_read(work: Coroutine[Any, Any, None]) -> None:
         if left.is_set():
             raise BrokenPipeError from None
         raise
+
+
+@contextmanager
+def cleaning_up_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM cancel the current task, so that the body puts the terminal back, and then end the process."""
+    loop, task, came = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+    assert task is not None
+
+    def cancel() -> None:
+        came.set()
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, cancel)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)  # its default action is back
+        if came.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run_daemon(work: Coroutine[Any, Any, None], *, threads: int) -> None:

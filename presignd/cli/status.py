@@ -285,8 +285,11 @@ async def follow(
     async with asking(config) as asker:
         if not isinstance(asker, Remote):
             raise Unavailable("status --follow: no daemon is running", fix="start it, or leave out --follow")
-        shown = _screen(lines_of) if lines_of and sys.stdout.isatty() else contextlib.nullcontext(_changes(print_one))
-        with shown as update:
+        async with contextlib.AsyncExitStack() as stack:
+            update = _changes(print_one)
+            if lines_of and sys.stdout.isatty():
+                stack.enter_context(loop.cleaning_up_on_sigterm())
+                update = stack.enter_context(_screen(lines_of))
             update(await last_answer(asker, request))
             while True:
                 await asyncio.sleep(FOLLOW_SECONDS)

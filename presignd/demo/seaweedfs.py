@@ -45,6 +45,8 @@ STOP_TIMEOUT = 10.0
 """Seconds between SIGTERM and SIGKILL; SeaweedFS takes about two."""
 
 _POLL = 0.05
+_ALIVE_EVERY = 0.5
+"""Seconds between two looks whether the server still runs."""
 _TRY_TIMEOUT = 2.0
 _PORT_TAKEN = ("address already in use", "Port allocation failed")
 """What weed writes when a port is taken: at its bind, or at its own look before that."""
@@ -239,6 +241,15 @@ class EmbeddedStore:
                 self._spawn()
                 if self._came_up(retry=retry):
                     return
+
+    async def died(self) -> None:
+        """Wait until the server ends by itself, then raise ``Unavailable`` with what its log says last."""
+        while self.running:  # noqa: ASYNC110 - a process sets no event
+            await asyncio.sleep(_ALIVE_EVERY)
+        why = last_words(self._child.log_text()) if self._child else "it was stopped"
+        raise Unavailable(
+            f"SeaweedFS ended: {why}", fix=f"look at {self._dir / 'run' / 'weed.log'}, and start it again"
+        )
 
     async def stop(self) -> None:
         """Stop the server; leaves no process, socket or port behind. Harmless when it does not run."""

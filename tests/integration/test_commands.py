@@ -151,6 +151,19 @@ async def test_status_follow_on_a_terminal_goes_on_until_interrupted(served: Ser
         assert await process.wait() == 130
 
 
+async def test_status_follow_leaves_the_terminal_as_it_was_when_it_is_ended_by_sigterm(served: Served) -> None:
+    with terminal(80, 12) as (looked_at, written):
+        process = await started(served, "status", "--follow", stdout=written)
+        os.close(written)
+        shown = await shown_until("0 quarantined", looked_at)
+        assert "\x1b[?1049h" in shown, "it draws on the second screen"
+        process.send_signal(signal.SIGTERM)
+        shown = await shown_until("0 quarantined", looked_at)
+        assert shown.rindex("\x1b[?1049l") < shown.rindex("0 quarantined"), "the last state is on the first screen"
+        assert "\x1b[?25h" in shown, "the cursor is visible again"
+        assert await process.wait() == -signal.SIGTERM
+
+
 async def test_status_follow_in_a_pipe_prints_a_document_for_each_change(served: Served) -> None:
     process = await started(served, "status", "--follow", "--json")
     assert process.stdout is not None

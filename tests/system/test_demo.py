@@ -164,3 +164,14 @@ def test_ctrl_c_twice_leaves_nothing_behind(start: Start) -> None:
     assert demo.process.wait(30) in (0, 130)
     assert demo.held.gone_within(20) == NOTHING
     assert "Traceback" not in "".join(demo.said)
+
+
+def test_a_store_that_ends_by_itself_ends_the_demo_and_is_told(start: Start, tmp_path: Path) -> None:
+    demo = start().ready()
+    weed = next(pid for pid, _ in demo.held.processes if pid != demo.process.pid)
+    os.kill(weed, signal.SIGKILL)
+    assert demo.process.wait(30) == 3
+    [line] = demo.said[3:]
+    assert line.startswith("presignd: SeaweedFS ended: ")
+    assert f"look at {tmp_path / 'presignd-demo/store/run/weed.log'}" in line
+    assert demo.held.left() == NOTHING
