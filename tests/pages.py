@@ -23,7 +23,7 @@ from presignd.states import Event
 from presignd.system.clock import utcnow
 from presignd.web.serving import StatusPage, serving
 from presignd.web.site import LONGEST_STREAM
-from presignd.web.snapshots import Pictures
+from presignd.web.snapshots import Snapshots
 from tests.served import SECRET, FakeView
 
 TOKEN = "a-token-of-the-tests"
@@ -65,9 +65,9 @@ class Page:
         return self.login_url.partition("/login")[0]
 
     @property
-    def pictures(self) -> Pictures:
-        assert self.page._pictures is not None
-        return self.page._pictures
+    def snapshots(self) -> Snapshots:
+        assert self.page._snapshots is not None
+        return self.page._snapshots
 
     async def ask(self, path: str, *, method: str = "GET", **given: Any) -> tuple[int, str, Mapping[str, str]]:
         """Return status, body and headers; redirects are not followed."""
@@ -145,7 +145,7 @@ async def page_of(
 
 
 def is_up(page: StatusPage) -> bool:
-    return bool(page._url) and page._pictures is not None
+    return bool(page._url) and page._snapshots is not None
 
 
 async def until(promise: Callable[[], object], seconds: float = 10) -> None:

@@ -1,1 +1,1 @@
-"""The ways in beside the files: the control socket, and what it answers."""
+"""The status page, health and metrics over HTTP."""

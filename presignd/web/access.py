@@ -1,4 +1,4 @@
-"""Who may see what of the status page: its token, and what a browser can be made to send by another site."""
+"""Who may log in to the status page: its token, login codes, and requests that another site made a browser send."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from presignd.config.addresses import Listen
 
 LOGIN_SECONDS = 300.0
-"""How long an address to log in with is good, once."""
+"""How long a login address is valid; it works once."""
 MOST_CODES = 100
-"""Login codes that are good at a time: the oldest goes first."""
+"""Valid login codes at a time: a new one replaces the oldest."""
 SHORTEST = 16
 """Characters: a shorter token could be guessed."""
 
 
 def load_token(path: Path) -> str:
-    """Read the token, made (0600) when missing. Blocking; raises ``UsageError`` where there can be none."""
+    """Read the token, and make one (0600) when missing. Blocking; raises ``UsageError`` where that fails."""
     try:
         token = _read(path) or _make(path)
     except OSError as error:
@@ -45,7 +45,7 @@ def load_token(path: Path) -> str:
 
 
 def readable_by_others(path: Path) -> bool:
-    """Tell whether any user of this machine may read the token."""
+    """Return whether any user of this machine may read the token."""
     return bool(path.stat().st_mode & stat.S_IROTH)
 
 
@@ -89,18 +89,18 @@ class Access:
         return hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
 
     def has_cookie(self, cookies: Mapping[str, str]) -> bool:
-        """Tell whether a browser that logged in asks."""
+        """Return whether the request comes from a browser that is logged in."""
         given = cookies.get(self.cookie_name, "")
         return hmac.compare_digest(given.encode("utf-8", "replace"), self.cookie.encode())
 
     def has_bearer(self, headers: Mapping[str, str]) -> bool:
-        """Tell whether ``Authorization: Bearer`` carries the token, which no site can make a browser send."""
+        """Return whether ``Authorization: Bearer`` has the token, which no other site can make a browser send."""
         scheme, _, given = headers.get("Authorization", "").partition(" ")
         return scheme.lower() == "bearer" and self.is_token(given.strip())
 
 
 class LoginCodes:
-    """Codes that log in once each, soon: an address with one may stand in a history or a proxy's log for ever."""
+    """Codes that log in once, for a short time: their addresses stay in browser histories and proxies' logs."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -115,15 +115,15 @@ class LoginCodes:
         return code
 
     def spend(self, given: str) -> bool:
-        """Tell whether ``given`` is a code that is good yet; from now on it isn't."""
+        """Return whether ``given`` is a valid code, and make it invalid."""
         end = self._codes.pop(given, None)
         return end is not None and self._clock() < end
 
 
 def is_our_host(host: str, listen: Listen) -> bool:
-    """Tell whether ``Host`` names this server: an address, localhost, this machine's or the configured name.
+    """Return whether ``Host`` names this server: an address, localhost, this machine's name or the configured one.
 
-    Any other name may be a stranger's that resolves to here (DNS rebinding). Behind a Unix socket the
+    Any other name may be an attacker's that resolves to this address (DNS rebinding). Behind a Unix socket the
     proxy decides.
     """
     if listen.path is not None:
@@ -137,7 +137,7 @@ def is_our_host(host: str, listen: Listen) -> bool:
 
 
 def is_same_origin(headers: Mapping[str, str]) -> bool:
-    """Tell whether the page itself sent a request that changes something: by Origin, and by Sec-Fetch-Site."""
+    """Return whether the page itself sent a request, by Origin and Sec-Fetch-Site."""
     if headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
         return False
     try:

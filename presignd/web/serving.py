@@ -15,7 +15,7 @@ from presignd.telemetry.log import get_logger
 from presignd.web import access as rights
 from presignd.web.access import Access
 from presignd.web.site import LONGEST_STREAM, Site
-from presignd.web.snapshots import Pictures
+from presignd.web.snapshots import Snapshots
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,38 +29,39 @@ stranger's first, so a probe always gets its answer."""
 IDLE_SECONDS = 15.0
 """How long a connection may be idle, and a request's head may take."""
 AGAIN_SECONDS = 30.0
-"""How long the page stays away after a port was taken, or after a bug."""
+"""Seconds until the page is started again after its port was taken, or after a bug."""
 SHUTDOWN_SECONDS = 1.0
-EVERY = "0.0.0.0"  # noqa: S104 - looked for, not bound
+"""How long answers may take when the daemon ends."""
+EVERY = "0.0.0.0"  # noqa: S104 - compared with, not bound
 
 log = get_logger()
 
 
 class StatusPage:
-    """The status page of one daemon; ``run`` never ends by an error."""
+    """The status page of one daemon; no error ends ``run``."""
 
     def __init__(self, view: View, longest_stream: float = LONGEST_STREAM) -> None:
         self._view = view
         self._longest_stream = longest_stream
         self._listen = parse_listen(view.config.web.listen)
-        self._pictures: Pictures | None = None
+        self._snapshots: Snapshots | None = None
         self._access: Access | None = None
         self._url = ""
-        self._told = ""
+        self._problem = ""
 
     def hear(self, link: Link) -> None:
         """Count a new link; neither blocks nor raises."""
-        if self._pictures is not None:
-            self._pictures.hear(link)
+        if self._snapshots is not None:
+            self._snapshots.hear(link)
 
     def login_url(self) -> str:
-        """Return an address to log in with, once and soon; raise ``Unavailable`` while the page is away."""
+        """Return an address that logs in once, soon; raise ``Unavailable`` while the page does not run."""
         if not self._url or self._access is None:
-            raise Unavailable(f"web: the status page is not up: {self._told or 'it is being started'}")
+            raise Unavailable(f"web: the status page is not up: {self._problem or 'it is being started'}")
         return f"{self._url}/login?code={self._access.codes.new()}"
 
     async def run(self) -> None:
-        """Serve until cancelled; what goes wrong is told once, and tried again."""
+        """Serve until cancelled; log each failure once, and start again after it."""
         while True:
             try:
                 await self._serve()
@@ -68,15 +69,15 @@ class StatusPage:
                 self._unavailable("; ".join([error.message, *getattr(error, "problems", ())]), error.fix)
             except Exception as error:
                 log.exception("web.crashed")
-                self._told = f"a bug ({type(error).__name__})"
+                self._problem = f"a bug ({type(error).__name__})"
             finally:
-                self._url, self._access, self._pictures = "", None, None
+                self._url, self._access, self._snapshots = "", None, None
             await asyncio.sleep(AGAIN_SECONDS)
 
     def _unavailable(self, error: str, fix: str) -> None:
-        if error != self._told:
+        if error != self._problem:
             log.warning("web.unavailable", error=error, fix=fix)
-        self._told = error
+        self._problem = error
 
     async def _serve(self) -> None:
         path = self._view.config.web_token
@@ -84,9 +85,9 @@ class StatusPage:
         access = Access(token, None if self._listen.path else self._listen.port)
         for secret in (access.token, access.cookie):
             redact.register(secret)
-        pictures, connections = Pictures(self._view), Connections()
+        snapshots, connections = Snapshots(self._view), Connections()
         site = Site(
-            self._view, access, self._listen, pictures, connections=connections, longest_stream=self._longest_stream
+            self._view, access, self._listen, snapshots, connections=connections, longest_stream=self._longest_stream
         )
         server = HttpServer(
             site.app(),
@@ -104,15 +105,15 @@ class StatusPage:
             self._started(server.place)
             if await asyncio.to_thread(rights.readable_by_others, path):
                 log.warning("web.token_readable", path=str(path), fix=f"chmod o-r {path}")
-            self._pictures = pictures
-            await pictures.run()
+            self._snapshots = snapshots
+            await snapshots.run()
         finally:
-            await pictures.close()
+            await snapshots.close()
             await server.close()
 
     def _started(self, place: str) -> None:
-        self._told = ""
-        # Behind a Unix socket the proxy has the name; for every interface the nearest does.
+        self._problem = ""
+        # Behind a Unix socket a proxy knows the name; with every interface, loopback is one.
         name = "localhost" if self._listen.path else place.replace(EVERY, "127.0.0.1").replace("[::]", "[::1]")
         self._url = f"http://{name}"
         exposed = (

@@ -1,7 +1,7 @@
-"""The status page's HTTP: what is answered, to whom, and what a browser is told about it.
+"""The status page's HTTP: its routes, what each client may see, and the headers for browsers.
 
-Without the token anybody who can connect sees how it stands, and neither a link nor a way to change
-anything. Nothing a client does here costs the uploads more than a bounded share.
+Without the token, a client sees the status, but no link and no way to change anything. No client can cost the
+uploads more than a bounded share.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import TYPE_CHECKING
+from collections import Counter
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -19,20 +21,22 @@ from presignd.model import State
 from presignd.runtime.clients import Quota
 from presignd.runtime.heartbeat import overdue
 from presignd.system.clock import utcnow
+from presignd.telemetry import metrics
 from presignd.telemetry.log import get_logger
 from presignd.telemetry.metrics import REGISTRY, rendered
-from presignd.web import health, page
+from presignd.web import page
 from presignd.web.access import Access, is_our_host, is_same_origin
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from presignd.config.addresses import Listen
     from presignd.control.view import View
     from presignd.runtime.clients import Connections
-    from presignd.web.page import Picture
-    from presignd.web.snapshots import Pictures
+    from presignd.web.page import Snapshot
+    from presignd.web.snapshots import Snapshots
 
+    Document = dict[str, Any]
     Parts = dict[str, tuple[str, str]]
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -40,13 +44,14 @@ STREAMS, RESERVED_STREAMS, STREAMS_OF_ONE = 16, 8, 4
 """Open pages that are kept up to date: at most, those of them reserved for who is logged in, and at most from one
 stranger's address. One more gets a 503."""
 LONGEST_STREAM = 900.0
-"""Seconds after which a stream ends; a browser asks again by itself."""
+"""Seconds after which a stream ends; a browser opens it again by itself."""
 EACH = 1.0
+"""Seconds between two looks of an open page."""
 SEND_TIMEOUT = 10.0
 ALIVE_EVERY = 15
-"""Turns without news after which a stream says so: a proxy would close it."""
+"""Looks without news after which an empty event is sent: a proxy would close a silent stream."""
 USUAL = 30.0
-"""Seconds between two turns of a loop at most, as for the watchdog."""
+"""Longest usual time between two turns of a loop, in seconds, as for the watchdog."""
 LARGEST_FORM = 16 << 10
 
 HEADERS = {
@@ -66,22 +71,22 @@ log = get_logger()
 
 
 class Site:
-    """Answers over one ``View``."""
+    """Answers HTTP requests from one ``View``."""
 
     def __init__(
         self,
         view: View,
         access: Access,
         listen: Listen,
-        pictures: Pictures,
+        snapshots: Snapshots,
         *,
         connections: Connections,
         longest_stream: float,
     ) -> None:
-        self._view, self._access, self._listen, self._pictures = view, access, listen, pictures
+        self._view, self._access, self._listen, self._snapshots = view, access, listen, snapshots
         self._connections, self._longest_stream = connections, longest_stream
         self._streams = Quota(STREAMS, RESERVED_STREAMS, STREAMS_OF_ONE)
-        self._rendered: dict[bool, tuple[Picture, Parts]] = {}
+        self._rendered: dict[bool, tuple[Snapshot, Parts]] = {}
         self._closing = asyncio.Event()
 
     def app(self) -> web.Application:
@@ -106,33 +111,33 @@ class Site:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Refuse foreign names, and turn whatever goes wrong into words without a traceback."""
+        """Refuse foreign host names, and answer every error with one line, without a traceback."""
         self._connections.used(request.protocol, known=self._is_known(request))
         if not is_our_host(request.headers.get("Host", ""), self._listen):
-            return _said(421, "this address is not presignd's: use the one it listens at, or localhost")
+            return _text(421, "this address is not presignd's: use the one it listens at, or localhost")
         try:
             return await handler(request)
         except web.HTTPException as answer:
-            return _said(answer.status, answer.reason, answer.headers.get("Allow"))
+            return _text(answer.status, answer.reason, answer.headers.get("Allow"))
         except Refused as error:
-            return _said(409, error.message)
+            return _text(409, error.message)
         except PresigndError as error:
-            return _said(503, f"{error.message}; {error.fix}" if error.fix else error.message)
+            return _text(503, f"{error.message}; {error.fix}" if error.fix else error.message)
         except Exception:
             log.exception("web.internal_error", path=request.path)
-            return _said(500, "a bug in presignd; its log has the traceback")
+            return _text(500, "a bug in presignd; its log has the traceback")
 
-    # --- seeing ---------------------------------------------------------------------------------
+    # --- the page -------------------------------------------------------------------------------
     async def _page(self, request: web.Request) -> web.Response:
-        picture = await self._pictures.now()
-        return web.Response(text=page.document(picture, full=self._is_known(request)), content_type="text/html")
+        snapshot = await self._snapshots.now()
+        return web.Response(text=page.document(snapshot, full=self._is_known(request)), content_type="text/html")
 
     async def _status(self, _request: web.Request) -> web.Response:
-        picture = await self._pictures.now()
-        return web.Response(body=json.dumps(picture.status).encode(), content_type="application/json")
+        snapshot = await self._snapshots.now()
+        return web.Response(body=json.dumps(snapshot.status).encode(), content_type="application/json")
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        """Send what changes, as it changes, until the client goes."""
+        """Send each change of the page as a server-sent event, until the client disconnects."""
         who, known = request.remote, self._is_known(request)
         if not self._streams.take(who, privileged=known):
             raise Unavailable("too many pages are open", fix="close some, or log in: presignd web prints the address")
@@ -144,35 +149,35 @@ class Site:
 
     async def _stream(self, request: web.Request, *, full: bool) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-        await self._live(full=full)  # what can't be shown at all is said by a status
+        await self._live(full=full)  # raises before a status is sent, so that the client gets a 503
         try:
             await response.prepare(request)
             await self._send_news(response, full=full)
         except (OSError, TimeoutError):
             if request.transport is not None:
-                request.transport.abort()  # gone, or too slow to wait for
+                request.transport.abort()  # disconnected, or too slow
         except Unavailable:
-            return response  # the page asks again, and is told
+            return response  # the browser opens a new stream, and gets a 503
         return response
 
     async def _send_news(self, response: web.StreamResponse, *, full: bool) -> None:
         sent: dict[str, str] = {}
         quiet, end = 0, time.monotonic() + self._longest_stream
         while not self._closing.is_set() and time.monotonic() < end:
-            picture, parts = await self._live(full=full)
+            snapshot, parts = await self._live(full=full)
             news = {name: part for name, part in parts.items() if sent.get(name) != _key(part)}
             quiet = 0 if news else quiet + 1
             if quiet % ALIVE_EVERY == 0:
                 async with asyncio.timeout(SEND_TIMEOUT):
-                    await response.write(_event(picture, news))
+                    await response.write(_event(snapshot, news))
             sent |= {name: _key(part) for name, part in news.items()}
             await self._pause()
 
-    async def _live(self, *, full: bool) -> tuple[Picture, Parts]:
-        """Return what an open page shows now, rendered once for all that are open."""
-        picture = await self._pictures.now()
-        if full not in self._rendered or self._rendered[full][0] is not picture:
-            self._rendered[full] = picture, page.live(picture, full=full)
+    async def _live(self, *, full: bool) -> tuple[Snapshot, Parts]:
+        """Return the current sections, rendered once for all open pages."""
+        snapshot = await self._snapshots.now()
+        if full not in self._rendered or self._rendered[full][0] is not snapshot:
+            self._rendered[full] = snapshot, page.live(snapshot, full=full)
         return self._rendered[full]
 
     async def _pause(self) -> None:
@@ -187,30 +192,30 @@ class Site:
 
     # --- for other programs ---------------------------------------------------------------------
     async def _healthz(self, _request: web.Request) -> web.Response:
-        """Tell whether every loop takes its turns: from memory alone, so a hung disk can't hang the answer."""
-        return _verdict([f"{name}: no turn in time" for name in overdue(USUAL)])
+        """Answer 503 if a loop missed its turn: from memory alone, so a hung disk can't hang the answer."""
+        return _health([f"{name}: no turn in time" for name in overdue(USUAL)])
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        picture = await self._pictures.now()
-        return _verdict(health.unready(picture.status, self._view.phase))
+        snapshot = await self._snapshots.now()
+        return _health(unready(snapshot.status, self._view.phase))
 
     async def _metrics(self, request: web.Request) -> web.Response:
         if self._view.config.web.metrics_auth and not self._is_known(request):
-            return _said(401, "metrics_auth is on: send the token of web.token_file as Authorization: Bearer")
-        picture = await self._pictures.now()
-        health.show_gauges(picture.status, utcnow())
+            return _text(401, "metrics_auth is on: send the token of web.token_file as Authorization: Bearer")
+        snapshot = await self._snapshots.now()
+        show_gauges(snapshot.status, utcnow())
         body, content_type = rendered(REGISTRY, request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-    # --- who is it, and what they change ----------------------------------------------------------
+    # --- log in, and retry ------------------------------------------------------------------------
     def _is_known(self, request: web.Request) -> bool:
         return self._access.has_bearer(request.headers) or self._access.has_cookie(request.cookies)
 
     async def _login(self, request: web.Request) -> web.Response:
-        """Log a browser in, by a code of ``presignd web``; by the token too, for whoever kept such an address."""
+        """Log a browser in by a code from ``presignd web``, or by the token, which older addresses have."""
         by_code = request.method == "GET" and self._access.codes.spend(request.query.get("code", ""))
         if not (by_code or self._access.is_token(request.query.get("token", ""))):
-            return _said(403, "this address is used up, or old: presignd web prints a new one to log in with")
+            return _text(403, "this address is used up, or old: presignd web prints a new one to log in with")
         # Relative: a proxy may have the page below a path.
         answer = web.Response(status=303, headers={"Location": "."})
         secure = request.headers.get("X-Forwarded-Proto") == "https"
@@ -219,20 +224,20 @@ class Site:
         return answer
 
     async def _retry(self, request: web.Request) -> web.Response:
-        """Put one quarantined file, or with an empty ``file_id`` every one, back into the queue."""
+        """Put one quarantined file back in the queue, or, with an empty ``file_id``, all of them."""
         if not self._access.has_bearer(request.headers) and not is_same_origin(request.headers):
-            return _said(403, "this request came from another site")
+            return _text(403, "this request came from another site")
         if not self._is_known(request):
-            return _said(403, "log in first: presignd web prints the address")
+            return _text(403, "log in first: presignd web prints the address")
         file_id = await _field(request, "file_id")
         if file_id is None:
-            return _said(400, "file_id is missing, or this is no form")
+            return _text(400, "file_id is missing, or this is no form")
         back = await self._view.requeue(await self._selection(file_id))
-        self._pictures.stale()
+        self._snapshots.stale()
         log.info("web.retried", count=len(back))
         if "text/html" in request.headers.get("Accept", ""):
             return web.Response(status=303, headers={"Location": "."})
-        return _said(200, "1 file is queued again." if len(back) == 1 else f"{len(back)} files are queued again.")
+        return _text(200, "1 file is queued again." if len(back) == 1 else f"{len(back)} files are queued again.")
 
     async def _selection(self, file_id: str) -> Selection:
         if not file_id:
@@ -244,12 +249,12 @@ class Site:
 
 
 async def _field(request: web.Request, name: str) -> str | None:
-    """Return a field of the form that was sent; None where it is missing, no UTF-8, or the form is none."""
+    """Return a field of the form that was sent; None where it is missing or no UTF-8, or this is no form."""
     try:
         value = (await request.post()).get(name)
     except (web.HTTPException, ConnectionError):
         raise
-    except Exception:  # noqa: BLE001 - whatever aiohttp meets in it: a boundary, a charset, a coding that is none
+    except Exception:  # noqa: BLE001 - aiohttp raises many for a bad boundary, charset or coding
         return None
     return value if isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value) else None
 
@@ -263,19 +268,57 @@ async def _add_headers(_request: web.Request, response: web.StreamResponse) -> N
     response.headers.update(HEADERS)
 
 
-def _said(status: int, words: str, allow: str | None = None) -> web.Response:
+def _text(status: int, words: str, allow: str | None = None) -> web.Response:
     return web.Response(status=status, text=words + "\n", headers={"Allow": allow} if allow else None)
 
 
-def _verdict(problems: Sequence[str]) -> web.Response:
-    return _said(503, "\n".join(problems)) if problems else _said(200, "ok")
+def _health(problems: Sequence[str]) -> web.Response:
+    return _text(503, "\n".join(problems)) if problems else _text(200, "ok")
 
 
 def _key(part: tuple[str, str]) -> str:
-    """Return what tells whether a part changed: its version, or where it has none the text itself."""
+    """Return what a part is compared by: its version, or, where it has none, the text."""
     return part[0] or part[1]
 
 
-def _event(picture: Picture, news: Parts) -> bytes:
-    data = json.dumps({"now": picture.now.isoformat(), "parts": news})
+def _event(snapshot: Snapshot, news: Parts) -> bytes:
+    data = json.dumps({"now": snapshot.now.isoformat(), "parts": news})
     return f"event: page\ndata: {data}\n\n".encode()
+
+
+def unready(status: Document, phase: str) -> list[str]:
+    """Return why files get no links now: the phase, lost folders, and what is blocked."""
+    if phase != "ready":
+        return [phase]
+    lost = [f"watch {watch['name']}: its folder is away" for watch in status["watches"] if watch["lost"]]
+    return lost + [f"{found['what']}: {found['code']}: {found['cause']}" for found in status["blocked"]]
+
+
+def show_gauges(status: Document, now: datetime) -> None:
+    """Set the gauges that are read from the status; those of removed watches are cleared."""
+    watched = (
+        metrics.PENDING,
+        metrics.OLDEST_PENDING,
+        metrics.QUARANTINED,
+        metrics.SETTLING,
+        metrics.OLDEST_SETTLING,
+    )
+    for gauge in watched:
+        gauge.clear()
+    settling = Counter(found["watch"] for found in status["settling"])
+    for watch in status["watches"]:
+        name, counts = watch["name"], watch["counts"]
+        metrics.export_watch(name)
+        metrics.PENDING.labels(name).set(sum(counts[s] for s in ("queued", "uploading", "verified", "linked")))
+        metrics.OLDEST_PENDING.labels(name).set(_age([watch["oldest_queued_at"]], now))
+        metrics.QUARANTINED.labels(name).set(counts["quarantined"])
+        metrics.SETTLING.labels(name).set(settling[name])
+        since = (found["since"] for found in status["settling"] if found["watch"] == name)
+        metrics.OLDEST_SETTLING.labels(name).set(_age(since, now))
+    metrics.INFLIGHT.set(len(status["in_flight"]))
+    metrics.STORE_UP.set(not any(found["part"] == "store" for found in status["blocked"]))
+
+
+def _age(times: Iterable[str | None], now: datetime) -> float:
+    ages = [(now - datetime.fromisoformat(time)).total_seconds() for time in times if time]
+    return max([0.0, *ages])

@@ -1,9 +1,11 @@
-"""What the status page shows, taken at most once a second however many ask, and less often where it is costly."""
+"""Snapshots for the status page: at most one a second for all clients, fewer where a snapshot is costly."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,33 +13,84 @@ from presignd.control.documents import overview
 from presignd.errors import Unavailable
 from presignd.links import last_links
 from presignd.system.clock import utcnow
-from presignd.web.page import Picture
-from presignd.web.throughput import Throughput
+from presignd.web.page import Snapshot
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from presignd.control.view import View
     from presignd.model import Link
 
 AGE = 1.0
-"""Seconds for which a picture is shown again."""
+"""Seconds for which a snapshot is shown again."""
 SHARE = 0.05
-"""Of a core at most, for looking: a ledger with a million files is counted less often."""
+"""Most of a core that snapshots may take: a ledger of a million files is counted less often."""
 PATIENCE = 5.0
+"""Seconds that a client waits for a snapshot."""
 LINKS = 20
+"""Links that the page shows, the latest."""
 HISTORY = 2000
 """Links read back at start, for the last hour's throughput."""
 SAMPLE = 2.0
+"""Seconds between two looks at the uploads' progress."""
+MINUTES = 60
 
 
-class Pictures:
-    """Takes them; ``run`` watches what moves, for the throughput."""
+@dataclass(frozen=True, slots=True)
+class Minute:
+    """One minute: when it began (seconds since 1970), the bytes sent in it and the files linked."""
+
+    began: int
+    sent: int
+    files: int
+
+
+class Throughput:
+    """Counts the bytes sent and the files linked in each minute of the last hour; times are seconds since 1970. Pure.
+
+    Each byte of a file counts once: when it is seen to be sent, or, if it never was, with the file's link.
+    """
+
+    def __init__(self) -> None:
+        self._sent: dict[int, int] = defaultdict(int)
+        self._files: dict[int, int] = defaultdict(int)
+        self._seen: dict[str, int] = {}
+
+    def moving(self, sent: Mapping[str, int], now: float) -> None:
+        """Count what was sent since the last call, by upload in progress; forget uploads that ended."""
+        for file_id, total in sent.items():
+            self._sent[_minute(now)] += max(0, total - self._seen.get(file_id, 0))
+        self._seen = {file_id: max(total, self._seen.get(file_id, 0)) for file_id, total in sent.items()}
+        self._forget(now)
+
+    def linked(self, file_id: str, size: int, when: float) -> None:
+        """Count a linked file."""
+        self._sent[_minute(when)] += max(0, size - self._seen.get(file_id, 0))
+        self._files[_minute(when)] += 1
+        self._seen[file_id] = size
+
+    def minutes(self, now: float) -> list[Minute]:
+        """Return the last hour, oldest minute first; the last one is not over."""
+        last = _minute(now)
+        return [
+            Minute(m * 60, self._sent.get(m, 0), self._files.get(m, 0)) for m in range(last - MINUTES + 1, last + 1)
+        ]
+
+    def _forget(self, now: float) -> None:
+        for counts in (self._sent, self._files):
+            for minute in [known for known in counts if known <= _minute(now) - MINUTES]:
+                del counts[minute]
+
+
+class Snapshots:
+    """Takes snapshots and keeps the last one for a moment; ``run`` samples the throughput."""
 
     def __init__(self, view: View) -> None:
         self._view = view
         self._throughput = Throughput()
-        self._last: Picture | None = None
+        self._last: Snapshot | None = None
         self._next = 0.0
-        self._taking: asyncio.Task[Picture] | None = None
+        self._taking: asyncio.Task[Snapshot] | None = None
 
     def hear(self, link: Link) -> None:
         """Count a new link."""
@@ -57,14 +110,14 @@ class Pictures:
             when = datetime.fromisoformat(link["time"]).timestamp()
             self._throughput.linked(str(link["file_id"]), int(link["size"]), when)
         except (KeyError, TypeError, ValueError):
-            return  # a line that somebody damaged: there is one bar less
+            return  # a damaged line: one bar less
 
-    async def now(self) -> Picture:
-        """Return a picture of now; raise ``Unavailable`` where the ledger doesn't answer in time."""
+    async def now(self) -> Snapshot:
+        """Return a current snapshot; raise ``Unavailable`` where the ledger doesn't answer in time."""
         if self._last is not None and time.monotonic() < self._next:
             return self._last
         if self._taking is None:
-            self._taking = asyncio.create_task(self._take(), name="status picture")
+            self._taking = asyncio.create_task(self._take(), name="status snapshot")
             self._taking.add_done_callback(self._taken)
         try:
             async with asyncio.timeout(PATIENCE):
@@ -72,25 +125,29 @@ class Pictures:
         except TimeoutError:
             raise Unavailable("the ledger does not answer", fix="look at its disk") from None
 
-    def _taken(self, task: asyncio.Task[Picture]) -> None:
+    def _taken(self, task: asyncio.Task[Snapshot]) -> None:
         self._taking = None
         if not task.cancelled():
-            task.exception()  # whoever waited has it
+            task.exception()  # the clients that waited got it
 
-    async def _take(self) -> Picture:
+    async def _take(self) -> Snapshot:
         began = time.monotonic()
         status = await overview(self._view)
         links = await asyncio.to_thread(last_links, self._view.config.links.file, LINKS)
-        self._last = Picture(status, links, self._throughput.minutes(time.time()), utcnow())
+        self._last = Snapshot(status, links, self._throughput.minutes(time.time()), utcnow())
         self._next = time.monotonic() + max(AGE, (time.monotonic() - began) / SHARE)
         return self._last
 
     def stale(self) -> None:
-        """Take a new one next time: somebody changed something."""
+        """Take a new snapshot next time: something was changed."""
         self._next = 0.0
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Cancel a snapshot that is being taken."""
         if self._taking is not None:
             self._taking.cancel()
             await asyncio.gather(self._taking, return_exceptions=True)
+
+
+def _minute(time: float) -> int:
+    return int(time // 60)

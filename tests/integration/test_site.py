@@ -277,7 +277,7 @@ async def test_the_last_hour_is_there_after_a_restart(tmp_path: Path, said: io.S
         page.add_link("too-old.bin", size=9_000_000, age=3700)
     (tmp_path / "drop").rmdir()
     async with page_of(configuration(tmp_path)) as page:
-        await until(lambda: page.pictures._throughput._files)
+        await until(lambda: page.snapshots._throughput._files)
         assert "1 file with 3.0 MB in the last hour" in await text_of(page)
     assert "error" not in said.getvalue()
 
@@ -295,7 +295,7 @@ async def test_an_open_page_gets_only_what_changed(page: Page, monkeypatch: pyte
                 if len(events) == 1:
                     await page.quarantined("big.iso")
     assert wanted | {"links", "hour"} <= set(events[0])
-    # The ledger is asked twice for one picture, so that the change may come in two pieces.
+    # The ledger is asked twice for one snapshot, so that the change may come in two pieces.
     assert {name for event in events[1:] for name in event} == wanted
     assert "big.iso" in json.dumps(events[1:])
 
@@ -316,7 +316,7 @@ async def test_readiness_names_what_files_wait_for(page: Page) -> None:
     assert (await page.ask("/readyz"))[:2] == (200, "ok\n")
     page.view.held_up = [BlockedView("store", "", "dns", "the endpoint's name does not resolve", utcnow())]
     page.view.lost = True
-    page.pictures.stale()
+    page.snapshots.stale()
     status, words, _ = await page.ask("/readyz")
     assert status == 503
     assert words == "watch drop: its folder is away\nthe store: dns: the endpoint's name does not resolve\n"

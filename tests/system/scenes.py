@@ -89,7 +89,7 @@ async def errors(page: Page) -> None:
 def _hour(page: Page) -> None:
     """Make the last hour's throughput up, but for the minutes that may be over before it is shown."""
     rng = random.Random(5)
-    throughput, now = page.pictures._throughput, time.time()
+    throughput, now = page.snapshots._throughput, time.time()
     for minute in range(57):
         share = 0.25 + 0.75 * abs((minute % 29) - 14) / 14
         for number in range(rng.randrange(1, 9)):

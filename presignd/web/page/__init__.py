@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import presignd
 from presignd.web.page.html import Html, ago, join, tag
-from presignd.web.page.sections import Picture, headline, sections
+from presignd.web.page.sections import Snapshot, headline, sections
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ASSETS", "Picture", "asset", "document", "headline", "live", "sections", "versions"]
+__all__ = ["ASSETS", "Snapshot", "asset", "document", "headline", "live", "sections", "versions"]
 
 ASSETS = {"style.css": "text/css", "live.js": "text/javascript", "icon.svg": "image/svg+xml"}
 """The files that the page loads, each with its media type."""
@@ -36,25 +36,25 @@ def _without_running_words(text: str) -> str:
     return _RUNNING.sub(r"\1", text)
 
 
-def document(picture: Picture, *, full: bool) -> str:
+def document(snapshot: Snapshot, *, full: bool) -> str:
     """Return the whole page; ``full`` with links and buttons, for a client that is logged in."""
-    parts = sections(picture, full=full)
+    parts = sections(snapshot, full=full)
     version = versions(parts)
-    said = headline(picture.status)
+    said = headline(snapshot.status)
     return _html(
         said,
-        tag("header", _heading(picture), tag("p", said, id="headline"), None if full else _login()),
+        tag("header", _heading(snapshot), tag("p", said, id="headline"), None if full else _login()),
         tag("p", id="note", role="status"),
         tag("main", *(tag("section", part, id=name, data_version=version[name]) for name, part in parts.items())),
         tag("footer", tag("p", "This page does not update itself: reload it to see changes.", id="still"), _foot()),
     )
 
 
-def live(picture: Picture, *, full: bool) -> dict[str, tuple[str, str]]:
+def live(snapshot: Snapshot, *, full: bool) -> dict[str, tuple[str, str]]:
     """Return each section's version and HTML, and the headline, to update an open page."""
-    parts = sections(picture, full=full)
+    parts = sections(snapshot, full=full)
     version = versions(parts)
-    return {name: (version[name], text) for name, text in parts.items()} | {"headline": ("", headline(picture.status))}
+    return {name: (version[name], text) for name, text in parts.items()} | {"headline": ("", headline(snapshot.status))}
 
 
 def _html(title: str, *body: str) -> str:
@@ -71,9 +71,9 @@ def _html(title: str, *body: str) -> str:
     return "<!doctype html>\n" + tag("html", head, tag("body", *body), lang="en")
 
 
-def _heading(picture: Picture) -> Html:
-    daemon = picture.status["daemon"]
-    up = tag("p", f"{presignd.__version__}, up ", ago(daemon["started_at"], picture.now)) if daemon else None
+def _heading(snapshot: Snapshot) -> Html:
+    daemon = snapshot.status["daemon"]
+    up = tag("p", f"{presignd.__version__}, up ", ago(daemon["started_at"], snapshot.now)) if daemon else None
     return join(tag("h1", "presignd"), up)
 
 

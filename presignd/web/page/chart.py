@@ -11,7 +11,7 @@ from presignd.web.page.html import Html, count, join, tag
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from presignd.web.throughput import Minute
+    from presignd.web.snapshots import Minute
 
 WIDTH, HEIGHT, STEP = 600, 80, 10
 

@@ -14,7 +14,7 @@ from presignd.web.page.html import Html, ago, count, join, name_of, shown, tag, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from presignd.web.throughput import Minute
+    from presignd.web.snapshots import Minute
 
     Document = dict[str, Any]
 
@@ -23,7 +23,7 @@ LISTED = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Snapshot:
     """What the page shows: the status document, the newest links and the last hour, as of ``now`` (UTC).
 
     ``links`` are lines of ``links.jsonl`` with their URLs; they are shown only where ``full``.
@@ -58,31 +58,31 @@ def _quarantined(number: int) -> str:
     return f"{count(number, 'file')} quarantined" if number else ""
 
 
-def sections(picture: Picture, *, full: bool) -> dict[str, Html]:
+def sections(snapshot: Snapshot, *, full: bool) -> dict[str, Html]:
     """Return every section by its id, empty if it has no content; ``full`` with links and retry buttons."""
     return {
-        "blocked": _blocked(picture),
-        "uploads": _uploads(picture),
-        "stopped": _stopped(picture, full=full),
-        "links": _links(picture, full=full),
-        "settling": _settling(picture),
-        "hour": _hour(picture),
-        "watches": _watches(picture),
+        "blocked": _blocked(snapshot),
+        "uploads": _uploads(snapshot),
+        "stopped": _stopped(snapshot, full=full),
+        "links": _links(snapshot, full=full),
+        "settling": _settling(snapshot),
+        "hour": _hour(snapshot),
+        "watches": _watches(snapshot),
     }
 
 
 # --- work in progress -------------------------------------------------------------------------------
-def _blocked(picture: Picture) -> Html:
+def _blocked(snapshot: Snapshot) -> Html:
     def item(found: Document) -> Html:
         what = f"Watch {found['watch']} is blocked" if found["watch"] else _waiting_for([found["what"]])
-        since = tag("p", "For ", ago(found["since"], picture.now), ". No file is lost; uploads resume by themselves.")
+        since = tag("p", "For ", ago(found["since"], snapshot.now), ". No file is lost; uploads resume by themselves.")
         return join(tag("h3", what), _cause(found), since)
 
-    return _titled("Blocked", _list(picture.status["blocked"], item, class_="bad"))
+    return _titled("Blocked", _list(snapshot.status["blocked"], item, class_="bad"))
 
 
-def _uploads(picture: Picture) -> Html:
-    found = picture.status["in_flight"]
+def _uploads(snapshot: Snapshot) -> Html:
+    found = snapshot.status["in_flight"]
     rate = sum(upload["rate"] for upload in found if upload["sent"] < upload["size"])
     title = f"Uploading {count(len(found), 'file')}" + (f", {short_size(rate)}/s" if rate else "")
     return _titled(title, _list(found, _upload)) if found else Html("")
@@ -104,23 +104,25 @@ def _speed(upload: Document) -> str:
     return f", {short_size(upload['rate'])}/s" + ("" if left is None else f", {short_duration(left)} left")
 
 
-def _settling(picture: Picture) -> Html:
+def _settling(snapshot: Snapshot) -> Html:
     def item(found: Document) -> Html:
-        return join(_file(found), tag("p", found["why"], ", for ", ago(found["since"], picture.now)))
+        return join(_file(found), tag("p", found["why"], ", for ", ago(found["since"], snapshot.now)))
 
-    return _titled("Not complete yet", _list(picture.status["settling"], item, total=picture.status["settling_count"]))
+    return _titled(
+        "Not complete yet", _list(snapshot.status["settling"], item, total=snapshot.status["settling_count"])
+    )
 
 
-def _stopped(picture: Picture, *, full: bool) -> Html:
+def _stopped(snapshot: Snapshot, *, full: bool) -> Html:
     """Return the quarantined files with cause and fix; with a retry button for each if logged in."""
 
     def item(found: Document) -> Html:
         error = found["error"] or {"code": "", "cause": "", "fix": ""}
         return join(_file(found), _cause(error), retry_form(found["file_id"], found["path"]) if full else None)
 
-    total = picture.status["quarantined_count"]
+    total = snapshot.status["quarantined_count"]
     every = retry_form("", "") if full and total > 1 else None
-    stopped = _list(picture.status["quarantined"], item, total=total, class_="bad")
+    stopped = _list(snapshot.status["quarantined"], item, total=total, class_="bad")
     return _titled(f"Quarantined: {count(total, 'file')}", stopped, every)
 
 
@@ -132,14 +134,14 @@ def retry_form(file_id: str, path: str) -> Html:
 
 
 # --- links ------------------------------------------------------------------------------------------
-def _links(picture: Picture, *, full: bool) -> Html:
+def _links(snapshot: Snapshot, *, full: bool) -> Html:
     def item(found: Document) -> Html:
-        return _link(found, picture.now) if full else _hidden_link(found, picture.now)
+        return _link(found, snapshot.now) if full else _hidden_link(found, snapshot.now)
 
-    if not picture.links:
+    if not snapshot.links:
         return _titled("Latest links", tag("p", "None yet. Drop a file into a watched folder."))
     note = None if full else tag("p", "Log in to see the links.")
-    return _titled("Latest links", note, _list(picture.links, item, class_="links"))
+    return _titled("Latest links", note, _list(snapshot.links, item, class_="links"))
 
 
 def _link(found: Document, now: datetime) -> Html:
@@ -170,16 +172,16 @@ def _about(found: Document, now: datetime) -> Html:
 
 
 # --- the rest ---------------------------------------------------------------------------------------
-def _hour(picture: Picture) -> Html:
-    moved = any(minute.sent for minute in picture.minutes)
-    return _titled("The last hour", chart(picture.minutes) if moved else None, tag("p", in_words(picture.minutes)))
+def _hour(snapshot: Snapshot) -> Html:
+    moved = any(minute.sent for minute in snapshot.minutes)
+    return _titled("The last hour", chart(snapshot.minutes) if moved else None, tag("p", in_words(snapshot.minutes)))
 
 
-def _watches(picture: Picture) -> Html:
+def _watches(snapshot: Snapshot) -> Html:
     def item(watch: Document) -> Html:
         counts = watch["counts"]
         lost = tag("p", "Its folder is missing; looking for it every second.", class_="bad") if watch["lost"] else None
-        oldest = ago(watch["oldest_queued_at"], picture.now)
+        oldest = ago(watch["oldest_queued_at"], snapshot.now)
         under_way = counts["uploading"] + counts["verified"] + counts["linked"]
         numbers = tag(
             "dl",
@@ -188,12 +190,12 @@ def _watches(picture: Picture) -> Html:
             _number("in progress", f"{under_way:,}"),
             _number("done", f"{counts['finished']:,}"),
             _number("quarantined", f"{counts['quarantined']:,}"),
-            _number("next scan", join("in ", until(watch["next_scan"], picture.now))) if watch["next_scan"] else None,
+            _number("next scan", join("in ", until(watch["next_scan"], snapshot.now))) if watch["next_scan"] else None,
         )
         place = tag("p", tag("code", shown(watch["path"])), " to bucket ", tag("code", watch["bucket"]))
         return join(tag("h3", watch["name"]), lost, place, numbers)
 
-    return _titled("Watches", _list(picture.status["watches"], item))
+    return _titled("Watches", _list(snapshot.status["watches"], item))
 
 
 def _number(words: str, value: str) -> Html:
