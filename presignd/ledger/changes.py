@@ -76,47 +76,28 @@ def apply(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[Fil
     Raises ``LostUpdate`` unless every version is in the state it names, ``BadTransition`` for a move that is not in the
     table, ``TypeError`` for an unknown field.
     """
-    rows = [_columns(change) for change in changes]
-    _update(connection, [(change.version, row) for change, row in zip(changes, rows, strict=True)])
+    moves = [_move(change) for change in changes]
+    _update(connection, [(change.version, row) for change, (row, _) in zip(changes, moves, strict=True)])
     _forget_parts(connection, [change.version for change in changes if _ends_upload(change)])
-    moved = [_moved(change, row) for change, row in zip(changes, rows, strict=True)]
-    left = [version for change, version in zip(changes, moved, strict=True) if change.events and version.state in LEFT]
-    _note_left(connection, left)
-    _release_keys(connection, left)
-    return moved
+    vanished = [change.version for change in changes if Event.VANISH in change.events]
+    keys.release(connection, [(version.bucket, version.key) for version in vanished])
+    return [moved for _, moved in moves]
 
 
-def _columns(change: Change) -> dict[str, Any]:
+def _move(change: Change) -> tuple[dict[str, Any], FileVersion]:
+    """Return the columns that a change writes, and the version as it is then."""
     row = columns_of(change.fields)
+    # Text as it is stored: with lone surrogates escaped.
+    fields = {name: row[name] if isinstance(value, str) else value for name, value in change.fields.items()}
+    moved = replace(change.version, state=reduce(after, change.events, change.version.state), **fields)
     if change.events:
-        row["state"] = str(reduce(after, change.events, change.version.state))
+        row["state"] = str(moved.state)
     if Event.VERIFY in change.events:
         row["verified"] = 1
-    return row
-
-
-def _moved(change: Change, row: Mapping[str, Any]) -> FileVersion:
-    """Return the changed version with text as ``row`` stores it: lone surrogates are escaped."""
-    fields = {name: row[name] if isinstance(value, str) else value for name, value in change.fields.items()}
-    version = replace(change.version, state=State(row.get("state", change.version.state)), **fields)
-    if change.events and version.state in LEFT:
-        return replace(version, gone_at=version.gone_at or version.done_at or version.queued_at)
-    return version
-
-
-def _note_left(connection: sqlite3.Connection, versions: Collection[FileVersion]) -> None:
-    """Record when versions left their paths, unless an earlier time is recorded."""
-    if versions:
-        connection.execute(
-            "UPDATE version SET gone_at = coalesce(gone_at, done_at, queued_at)"
-            " WHERE file_id IN (SELECT value FROM json_each(?))",
-            (json.dumps([version.file_id for version in versions]),),
-        )
-
-
-def _release_keys(connection: sqlite3.Connection, left: Collection[FileVersion]) -> None:
-    """Free the keys of those of ``left`` that vanished; of a superseded version, its successor may keep the key."""
-    keys.release(connection, [(version.bucket, version.key) for version in left if version.state is State.VANISHED])
+    if change.events and moved.state in LEFT and moved.gone_at is None:
+        moved = replace(moved, gone_at=moved.done_at or moved.queued_at)
+        row |= columns_of({"gone_at": moved.gone_at})
+    return row, moved
 
 
 def _ends_upload(change: Change) -> bool:
