@@ -1,13 +1,13 @@
 #!/bin/sh
-# Makes presignd a service of this machine, or takes it away again. As root; it may be run any number of times,
-# says what it did, and changes nothing that is right already.
+# Install presignd as a service of this machine, or remove it. Run it as root, any number of times: it reports what it
+# did, and changes nothing that is already right.
 #
-#   systemd/install.sh [WHEEL]      program, user, unit; once there is a configuration, enabled and started too
-#   systemd/install.sh --broker [WHEEL]   the same for the broker (/etc/presignd-broker/broker.toml), a service of its own
-#   systemd/install.sh --remove     all of that away; configuration, ledger and links stay
-#   systemd/install.sh --purge      those and the users, too
+#   systemd/install.sh [WHEEL]      install program, user and unit; enable and start it once a configuration exists
+#   systemd/install.sh --broker [WHEEL]   the same for the broker (/etc/presignd-broker/broker.toml), a separate service
+#   systemd/install.sh --remove     remove all that; keep configuration, ledger and links
+#   systemd/install.sh --purge      remove these and the users too
 #
-# Without WHEEL the program comes from the checkout that this script is in.
+# Without WHEEL the program is installed from the checkout that this script is in.
 set -eu
 umask 022
 
@@ -24,7 +24,7 @@ say() { printf 'presignd: %s\n' "$*"; }
 die() { say "$*" >&2; exit 1; }
 booted() { [ -d /run/systemd/system ]; }
 
-# elsewhere PATH: tell whether what PATH names has its place or another name elsewhere; then it is left alone.
+# elsewhere PATH: whether PATH is a symlink or has another hard link; such a file is left alone.
 elsewhere() {
   if [ -L "$1" ]; then
     why="it is a symlink"
@@ -36,7 +36,7 @@ elsewhere() {
   say "left $1 alone, as $why; see that $service can read it"
 }
 
-# put FILE TARGET: have TARGET be as FILE, 0644.
+# put FILE TARGET: make TARGET a copy of FILE, mode 0644.
 put() {
   if cmp -s "$here/$1" "$2"; then return; fi
   if [ -L "$2" ]; then
@@ -48,7 +48,7 @@ put() {
   say "wrote $2"
 }
 
-# drop PATH…: remove what is there of it.
+# drop PATH…: remove those that exist.
 drop() {
   for path; do
     if [ -e "$path" ] || [ -L "$path" ]; then
@@ -58,13 +58,13 @@ drop() {
   done
 }
 
-# The checkout without what isn't part of it: stale build output would end up in the program.
+# The checkout without files that are not part of it: stale build output would end up in the program.
 checkout_copy() {
   tar -C "$here/.." --exclude=./.git --exclude=./.venv --exclude=./build --exclude=__pycache__ \
     --exclude=./*.egg-info -cf - ./pyproject.toml ./README.md ./LICENSE ./presignd ./systemd | tar -C "$1" -xf -
 }
 
-# source_sum PATH: what a wheel, or a folder, holds.
+# source_sum PATH: a checksum of a wheel's or a folder's content.
 source_sum() {
   if [ -f "$1" ]; then
     sha256sum < "$1"
@@ -74,7 +74,7 @@ source_sum() {
 }
 
 install_program() {
-  case $here in "$program"/*) return ;; esac # it came by pip, this script within it
+  case $here in "$program"/*) return ;; esac # installed by pip, together with this script
   copy=$(mktemp -d)
   trap 'rm -rf "$copy"' EXIT
   if [ -n "$1" ]; then from=$1; else from=$copy && checkout_copy "$copy"; fi
@@ -92,7 +92,7 @@ install_program() {
   say "installed $("$program/bin/presignd" --version) in $program"
 }
 
-# unit NAME: have a unit in place, with what goes with it on a later systemd.
+# unit NAME: install a unit, with its drop-in on a later systemd.
 unit() {
   put "$1" "$units/$1"
   if [ "$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')" -ge 253 ]; then
@@ -115,7 +115,7 @@ install_units() {
   fi
 }
 
-# Configurations and secret files in $config: root writes them, the service's group reads them, nobody else.
+# Configurations and secret files in $config: only root writes them, only the service's group reads them.
 guard_config() {
   if elsewhere "$config"; then return; fi
   install -d -o root -g "$service" -m 0750 "$config"
@@ -126,7 +126,7 @@ guard_config() {
   fi
 }
 
-# guard_files FOLDER: the files in it.
+# guard_files FOLDER: the same for the files in it.
 guard_files() {
   for each in "$1"/*; do
     if elsewhere "$each" || [ ! -f "$each" ]; then continue; fi
@@ -162,7 +162,7 @@ start() {
   fi
 }
 
-# instances: those that run, and those that are enabled.
+# instances: list the running and the enabled ones.
 instances() {
   if booted; then systemctl list-units --plain --no-legend --all 'presignd@*.service' | cut -d ' ' -f 1; fi
   for unit in "$units"/multi-user.target.wants/presignd@*.service; do
@@ -180,7 +180,7 @@ remove() {
   if [ "$(readlink "$link" 2>/dev/null)" = "$program/bin/presignd" ]; then drop "$link"; fi
   for unit in presignd.service presignd@.service presignd-broker.service; do
     drop "$units/$unit" "$units/$unit.d/notify-reload.conf"
-    rmdir "$units/$unit.d" 2>/dev/null || true # drop-ins of yours stay
+    rmdir "$units/$unit.d" 2>/dev/null || true # your own drop-ins stay
   done
   drop /etc/sysusers.d/presignd.conf /etc/sysusers.d/presignd-broker.conf /etc/tmpfiles.d/presignd.conf "$program"
   if booted; then systemctl daemon-reload; fi
@@ -209,7 +209,7 @@ usage() { die "usage: $0 [[--broker] [WHEEL] | --remove | --purge]"; }
 if [ "${1-}" = --broker ]; then
   service=presignd-broker config=/etc/presignd-broker file=broker.toml
   shift
-  case ${1-} in -*) usage ;; esac # --remove and --purge take the daemon, too
+  case ${1-} in -*) usage ;; esac # --remove and --purge remove the daemon too
 fi
 [ $# -le 1 ] || usage
 [ "$(id -u)" = 0 ] || die "run this as root"

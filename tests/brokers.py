@@ -65,7 +65,7 @@ level = "debug"
         self.file.chmod(0o600)
 
     def token(self, name: str, bucket: str, **options: Any) -> str:
-        """Drop a token's file in tokens.d, by a rename; return the token."""
+        """Rename a token's file into tokens.d; return the token."""
         secret = new_token()
         self.secrets.append(secret)
         given = {"name": name, "hash": hash_of(secret), "bucket": bucket, **options}
@@ -79,7 +79,7 @@ level = "debug"
         (self.folder / "tokens.d" / f"{name}.toml").unlink()
 
     def start(self, *, ready: bool = True) -> None:
-        """Start it (again), at the same port; with ``ready`` return once it serves."""
+        """Start or restart it at the same port; with ``ready`` wait until it serves."""
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
         # A copy of the project tests itself, not what is installed.
         environ = {**kept, "HOME": str(self.folder), "PYTHONPATH": str(CHECKOUT)}
@@ -96,7 +96,7 @@ level = "debug"
             self.wait()
 
     def wait(self) -> None:
-        """Return once it serves."""
+        """Wait until it serves."""
         self.until(lambda: b'"event": "broker.ready"' in self._said(), "broker.ready")
 
     def _said(self) -> bytes:
@@ -106,19 +106,19 @@ level = "debug"
             return log.read()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to drain and return its exit code."""
+        """Drain it with SIGTERM and return its exit code."""
         assert self.process is not None
         ended, self.process = self.process, None
         ended.send_signal(number)
         return ended.wait(60)
 
     def kill(self) -> None:
-        """SIGKILL it, if it runs."""
+        """SIGKILL it if it runs."""
         if self.process is not None:
             self.stop(signal.SIGKILL)
 
     def reload(self) -> None:
-        """Have it read everything again; return once it did, or refused to."""
+        """Reload it; return once the reload succeeded or was refused."""
         assert self.process is not None
         told = ("config.reloaded", "config.refused")
         before = len(self.events(*told))
@@ -126,13 +126,13 @@ level = "debug"
         self.until(lambda: len(self.events(*told)) > before, "an end of the reload")
 
     def end(self) -> None:
-        """End it however it stands, and look for anything secret in all it wrote."""
+        """End it in any state, and search all its output for secrets."""
         self.kill()
         if self.log.exists():
             assert_no_secrets(self.log.read_bytes(), *self.secrets)
 
     def events(self, *names: str) -> list[Document]:
-        """Return what was logged so far, of these names (all of them without any)."""
+        """Return the events logged so far, only those with these names if any are given."""
         if not self.log.exists():
             return []
         lines = self.log.read_text("utf-8", "replace").splitlines()
@@ -170,14 +170,14 @@ level = "debug"
                 return refused.code, json.loads(refused.read()), _lower(refused.headers)
 
     def grants(self, secret: str, *asked: Document) -> list[Document]:
-        """Ask for grants; each is a grant or an error."""
+        """Request grants; each result is a grant or an error."""
         status, answer, _ = self.call("/v1/grants", secret, {"grants": list(asked)})
         assert status == 200, answer
         found: list[Document] = answer["grants"]
         return found
 
     def metrics(self) -> str:
-        """Return what /metrics shows."""
+        """Return the text of /metrics."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
             text: bytes = answer.read()
         return text.decode()
@@ -189,7 +189,7 @@ def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def get(bucket: str, key: str, **more: Any) -> Document:
-    """Return what a link is asked for with."""
+    """Return the grant request for a link."""
     return {"operation": "get", "bucket": bucket, "key": key, "expires": 600, **more}
 
 
@@ -198,7 +198,7 @@ def _lower(headers: Any) -> Mapping[str, str]:
 
 
 class OneToken(Broker):
-    """A broker with one token, as one daemon knows it."""
+    """A broker with one token, as a daemon uses it."""
 
     NAME = "tests"
 
@@ -208,12 +208,12 @@ class OneToken(Broker):
         self.renew_token()
 
     def renew_token(self) -> None:
-        """Replace the token by another: the broker reads its file again by itself."""
+        """Replace the token: the broker rereads its file without a reload."""
         self.secret = self.token(self.NAME, **self._given)
 
     @property
     def presign(self) -> str:
-        """What a daemon's [presign] has in place of keys; the token's file is written with it."""
+        """Return the daemon's [presign] settings for this broker; writes the token's file."""
         token_file = self.folder / "token"
         token_file.touch(0o600)
         token_file.write_text(f"{self.secret}\n", encoding="utf-8")
@@ -222,7 +222,7 @@ class OneToken(Broker):
 
 @contextmanager
 def served(broker: B) -> Iterator[B]:
-    """Run a broker, and look for anything secret in all it wrote."""
+    """Run a broker; at the end, search its output for secrets."""
     try:
         broker.start()
         yield broker

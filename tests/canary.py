@@ -1,4 +1,4 @@
-"""The canary: whatever a test's daemon wrote is searched for anything secret."""
+"""The canary: searches everything that a test's daemon wrote for secrets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Canary(Protocol):
 
 
 def assert_no_secrets(text: str | bytes, *secrets: str) -> None:
-    """Fail when ``text`` holds a signed query, an Authorization value, or one of ``secrets`` in any coat."""
+    """Fail when ``text`` holds a signed query, an Authorization value, or one of ``secrets`` in any encoding."""
     shown = text.decode(errors="backslashreplace") if isinstance(text, bytes) else text
     found = _SIGNED.search(shown)
     assert found is None, f"a signed URL leaked: …{shown[max(0, found.start() - 80) : found.end() + 40]}…"

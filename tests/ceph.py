@@ -65,7 +65,7 @@ rgw enable ops log = false
 
 
 class Ceph(Store):
-    """One cluster of three processes, that lives once."""
+    """One cluster of three processes; it can be started only once."""
 
     name = "ceph"
     bucket = "test-bucket"

@@ -1,4 +1,4 @@
-"""Fixtures for every test: real stores, a store that misbehaves on order, and the canary."""
+"""Fixtures for every test: real stores, a store that fails on demand, and the canary."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def logging_as_before() -> Iterator[None]:
     handlers, level, raise_exceptions = root.handlers[:], root.level, logging.raiseExceptions
     show = warnings.showwarning
     yield
-    log.flush()  # what a test said is its own output, not the next one's
+    log.flush()  # lines logged by a test belong to its own output, not to the next test's
     logging.captureWarnings(capture=False)
     warnings.showwarning = show
     for place, name, hook in before:

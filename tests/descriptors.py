@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def open_descriptors() -> int:
-    """Count them; the one it takes to count is among them."""
+    """Return the number of open descriptors, including the one used to count them."""
     return len(list(Path("/proc/self/fd").iterdir()))

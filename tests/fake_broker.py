@@ -1,4 +1,4 @@
-"""FakeBroker: a broker on loopback that signs by ``presign.local``, and misbehaves on order.
+"""FakeBroker: a broker on loopback that signs by ``presign.local``, and fails on demand.
 
 It keeps contract §7's HTTP API and no policy but one token::
 
@@ -85,7 +85,7 @@ class FakeBroker:
         return f"{'https' if self._tls else 'http'}://{LOOPBACK}:{self._port}"
 
     def start(self) -> None:
-        """Listen; returns once it does."""
+        """Start to listen; return once it listens."""
         self._thread = ServerThread(self._answer, self._port, self._tls)
 
     def stop(self) -> None:
@@ -105,7 +105,7 @@ class FakeBroker:
         return order
 
     def heal(self) -> None:
-        """Forget all orders."""
+        """Cancel all ordered faults."""
         self._orders.clear()
 
     def now(self) -> datetime:
@@ -181,7 +181,7 @@ async def _without_end(request: web.BaseRequest) -> web.StreamResponse:
 
 @contextmanager
 def fake_broker(store: FaultyS3 | Store, **how: Any) -> Iterator[FakeBroker]:
-    """Run a broker that signs for ``store``."""
+    """Run a fake broker that signs for ``store``."""
     broker = FakeBroker(store, **how)
     broker.start()
     try:

@@ -1,4 +1,4 @@
-"""What stores make of ETags, as FaultyS3 does on order: ``store.etags = ETAGS["r2"]``."""
+"""How stores compute ETags; FaultyS3 does so on demand: ``store.etags = ETAGS["r2"]``."""
 
 from __future__ import annotations
 

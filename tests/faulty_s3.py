@@ -1,4 +1,4 @@
-"""FaultyS3: a real HTTP server on loopback that is a correct small S3, and misbehaves on order.
+"""FaultyS3: a real HTTP server on loopback that is a small correct S3, and fails on demand.
 
 Correct: objects in memory, MD5 ETags, Content-MD5 and x-amz-checksum-sha256 checked, If-None-Match and
 If-Match honoured, a presigned query demanded, its expiry and its signed headers judged, multipart uploads
@@ -169,7 +169,7 @@ class FaultyS3:
         return f"{'https' if self._tls else 'http'}://{LOOPBACK}:{self._port}"
 
     def start(self) -> None:
-        """Listen; returns once it does."""
+        """Start to listen; return once it listens."""
         self._thread = ServerThread(_Handler(self), self._port, self._tls)
 
     def stop(self) -> None:
@@ -194,7 +194,7 @@ class FaultyS3:
         return order
 
     def heal(self) -> None:
-        """Forget all orders."""
+        """Cancel all ordered faults."""
         self._orders.clear()
 
     def seen(self, method: str, key: str | None = None) -> list[Seen]:
@@ -206,7 +206,7 @@ class FaultyS3:
         return datetime.now(UTC) + self.clock_skew
 
     def take_order(self, method: str, bucket: str, key: str, query: Collection[str]) -> Order:
-        """Return the order for a request, or one that asks for nothing; counts it as carried out."""
+        """Return the ordered fault for a request, or an empty order; count it as used."""
         for order in self._orders:
             if order.meets(method, bucket, key, query):
                 order.times -= 1
@@ -540,7 +540,7 @@ def _error_xml(code: str, message: str) -> bytes:
 
 
 def _echo(code: str, url: str) -> bytes:
-    """Tell the caller his own signed URL, in an error's every field and in every coat."""
+    """Repeat the caller's signed URL in every field of an error, in every encoding."""
     quoted, parts = quote(url, safe=""), url.replace("&", "\n")
     coats = (url, quoted, quote(quoted, safe=""), json.dumps(url), json.dumps(json.dumps(url)), repr(url.encode()))
     wrapped = [width.join(url[at : at + 60] for at in range(0, len(url), 60)) for width in ("\n", "\\n", "\r\n    ")]

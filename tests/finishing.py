@@ -52,14 +52,14 @@ class Place:
 
     @property
     def tree(self) -> dict[str, bytes]:
-        """Every file there is, by its path, ours with a dot included."""
+        """Return every file by its path, including presignd's hidden ones."""
         base = Path(self.watch.path).parent
         files = [path for path in (*base.rglob("*"), *self.done.rglob("*")) if path.is_file()]
         return {str(path.relative_to(base) if path.is_relative_to(base) else path): path.read_bytes() for path in files}
 
 
 def verified(folder: Path, path: str, content: bytes = CONTENT) -> FileVersion:
-    """Make the file and its version as they are when the link is made."""
+    """Create the file and its version in the state in which the link is made."""
     file = folder / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
@@ -147,7 +147,7 @@ WAYS = ["renameat2", "links", "names"]
 
 
 def only(way: str, patched: pytest.MonkeyPatch) -> None:
-    """Be on a filesystem without RENAME_NOREPLACE ("links"), or without hard links too ("names")."""
+    """Simulate a filesystem without RENAME_NOREPLACE ("links"), or without hard links too ("names")."""
     if way != "renameat2":
         patched.setattr(syscalls, "renameat2_noreplace", failing(errno.ENOSYS))
     if way == "names":

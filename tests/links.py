@@ -20,7 +20,7 @@ NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 
 
 def whole_lines(file: Path) -> list[bytes]:
-    """Return the lines of a file that grows: a last one that is still being written can wait."""
+    """Return the complete lines of a growing file, without a last line that is still being written."""
     return file.read_bytes().rpartition(b"\n")[0].splitlines() if file.exists() else []
 
 

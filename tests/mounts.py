@@ -1,4 +1,4 @@
-"""Filesystems that a test mounts for itself; without the right to mount it is skipped, and says so."""
+"""Filesystems that a test mounts; without the right to mount, the test is skipped with a reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.needs import QUEUE, need
 
 @contextmanager
 def tmpfs(target: Path, size: str) -> Iterator[None]:
-    """Mount a filesystem of so little ("256k") that it can be filled; busy or not, it is gone at the end."""
+    """Mount a tmpfs so small ("256k") that a test can fill it; it is unmounted at the end even if busy."""
     need("mount")
     target.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", target], check=True)
@@ -71,7 +71,7 @@ def bind(source: Path, target: Path) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def short_queue(length: int) -> Iterator[Callable[[], int]]:
-    """Have the kernel queue so few inotify events for whoever begins to watch now; yield what ends that.
+    """Limit the inotify queue of instances that are created from now on; yield a function that ends the limit.
 
     It holds for the whole machine: tests that do so share a process (``tests/spread.py``).
     """

@@ -1,4 +1,4 @@
-"""What some tests need of the machine beyond Python's packages: a test that misses it is skipped, with one line.
+"""What some tests need from the machine beyond Python packages. Without it they are skipped, with one line.
 
 ``@pytest.mark.needs("jq", "curl")`` and, in fixtures, ``need("fuse")`` name rows of ``NEEDS``. Where everything is
 installed (``.ci/run``), ``PRESIGND_SKIP_NOTHING=1`` makes a run fail that skipped something. Elsewhere a run that
@@ -25,18 +25,18 @@ NOBODY = 65534
 STRICT = "PRESIGND_SKIP_NOTHING"
 CHROMIUM = Path("/usr/bin/chromium")
 NODE = Path(playwright.__file__).parent / "driver" / "node"
-"""A node that is surely there and new: the one that playwright brings."""
+"""A recent node that is always there: playwright's own."""
 LIBFAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")
 
 
 def find(program: str) -> str | None:
-    """Return where a program lies; an ordinary user's PATH may lack the folders of root's."""
+    """Return a program's path; an ordinary user's PATH may lack the system folders."""
     return shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
 
 
 def runs(*command: str | os.PathLike[str], **who: Any) -> bool:
-    """Return whether a command ends well, from a folder that everybody can enter."""
+    """Return whether a command succeeds, run from a folder that every user can enter."""
     try:
         done = subprocess.run(command, capture_output=True, check=False, cwd="/", timeout=60, **who)
     except OSError:
@@ -49,7 +49,7 @@ def _root() -> bool:
 
 
 def _another_user() -> bool:
-    """Run as somebody else what such tests run: a Python or a checkout below root's home is out of his reach."""
+    """Run Python as another user, who can't read a Python or a checkout below root's home."""
     who = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
     return _root() and runs(sys.executable, "-c", "import presignd.cli", **who)
 
@@ -116,12 +116,12 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
 
 @cache
 def why_not(*names: str) -> str:
-    """Return in one line what is missing of these and how to get it, "" where all are here."""
+    """Return in one line what is missing and how to install it, "" if nothing is."""
     return "; ".join(f"needs {line}" for here, line in (NEEDS[name] for name in names) if not here())
 
 
 def need(*names: str) -> None:
-    """Skip the test, or all that use the fixture, where one of these is missing."""
+    """Skip the test, or all tests that use the fixture, if one of these is missing."""
     if line := why_not(*names):
         pytest.skip(line)
 

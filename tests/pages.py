@@ -1,4 +1,4 @@
-"""The status page over a real ledger and a view that a test arranges, and a client without a browser."""
+"""The status page over a real ledger and a view that the test sets, and a client without a browser."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOKEN = "a-token-of-the-tests"
 
 @dataclass
 class Stage(FakeView):
-    """A view whose every part a test sets."""
+    """A view whose parts the test sets."""
 
     uploads: list[InFlightView] = field(default_factory=list)
     unsettled: list[SettlingView] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Stage(FakeView):
 
 @dataclass
 class Page:
-    """A status page that is up, asked over HTTP."""
+    """A running status page, with an HTTP client."""
 
     view: Stage
     page: StatusPage
@@ -127,7 +127,7 @@ class Page:
 async def page_of(
     config: Config, *, listen: str = "127.0.0.1:0", longest_stream: float = LONGEST_STREAM, **web: Any
 ) -> AsyncIterator[Page]:
-    """Serve the page of ``config`` until the block is left."""
+    """Serve the page of ``config`` during the block."""
     named = web.pop("token_file", None) or _token(config.ledger.path.parent)
     changed = config.web.model_copy(update={"listen": listen, "token_file": named, **web})
     config = config.model_copy(update={"web": changed})
@@ -163,5 +163,5 @@ def _token(folder: Path) -> Path:
 
 
 def texts(html: str) -> str:
-    """Return what is read without markup."""
+    """Return the text without markup."""
     return " ".join(re.sub(r"<[^>]*>", " ", html).split())

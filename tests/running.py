@@ -172,7 +172,7 @@ def quickly() -> Iterator[None]:
 
 @contextmanager
 def signatures() -> Iterator[set[str]]:
-    """Hear of every signature that is made meanwhile."""
+    """Record every signature that is made during the block."""
     made: set[str] = set()
 
     def signing(*args: Any, **more: Any) -> str:

@@ -37,7 +37,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def own_ports() -> None:
-    """Have each process look for free ports of its own: between the look and the bind no other gets them."""
+    """Give each process its own range of ports, so that no other process binds a port that it found free."""
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         first, step = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         embedded._PORTS = embedded._PORTS[first::step]

@@ -1,4 +1,4 @@
-"""A terminal of a given size, as a person's: what a command writes to it can be read."""
+"""A terminal of a given size, whose output a test can read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def terminal(width: int, lines: int = 50) -> Iterator[tuple[int, int]]:
-    """Open a terminal of this size: the end a person looks at, and the end a command writes to."""
+    """Open a terminal of this size; return the user's end and the command's end."""
     need("terminal")
     looked_at, written = pty.openpty()
     fcntl.ioctl(written, termios.TIOCSWINSZ, struct.pack("HHHH", lines, width, 0, 0))

@@ -1,4 +1,4 @@
-"""Runs a piece of code as a user without rights: root may read and lease everything, so it proves nothing."""
+"""Runs code as an unprivileged user, because root may read and lease everything."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ root = Path(sys.argv[1])
 
 @contextmanager
 def without_rights() -> Iterator[None]:
-    """Act as nobody where the tests run as root, who reads everything; else as whoever runs them.
+    """Act as the user nobody if the tests run as root, who can read everything; else as the current user.
 
     A module or codec that is first asked for meanwhile must be readable: Python remembers what it did not find.
     """
@@ -55,7 +55,7 @@ def without_rights() -> Iterator[None]:
 
 
 def as_nobody(*capabilities: str) -> list[str]:
-    """Return what stands before a command that root has a user without rights run, with these at most."""
+    """Return the prefix for a command that root runs as an unprivileged user with at most these capabilities."""
     kept = ",".join(f"+{name}" for name in capabilities)
     rights = [f"--inh-caps={kept}", f"--ambient-caps={kept}"] if kept else []
     return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *rights, "--"]
@@ -63,7 +63,7 @@ def as_nobody(*capabilities: str) -> list[str]:
 
 @contextmanager
 def world_readable() -> Iterator[Path]:
-    """Lend a folder that other users reach, which pytest's own are not."""
+    """Yield a folder that other users can enter; they can't enter pytest's own."""
     with tempfile.TemporaryDirectory(prefix="presignd-test-") as name:
         root = Path(name)
         root.chmod(0o755)

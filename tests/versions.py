@@ -1,4 +1,4 @@
-"""Versions for tests of the ledger and of what stands on it."""
+"""Versions for tests of the ledger and of its users."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ EVENTS: ContextVar[Literal["auto", "inotify", "watchfiles"]] = ContextVar("EVENT
 
 @dataclass
 class Drop:
-    """What a test sees of the running stages."""
+    """The running stages, for a test."""
 
     root: Path
     ledger: Ledger
@@ -66,13 +66,13 @@ class Drop:
         await self.until(lambda: len(self.events("scan.finished")) >= times)
 
     async def rescan(self) -> None:
-        """Return after a whole scan that began later than this call."""
+        """Wait for a complete scan that began after this call."""
         before = len(self.events("scan.finished"))
         self.watcher.request_scan("test")
         await self.scanned(before + 1)
 
     async def through(self) -> None:
-        """Return once nothing is settling."""
+        """Wait until nothing is settling."""
         await self.until(lambda: not self.settler.snapshot())
 
 

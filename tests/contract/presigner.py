@@ -1,4 +1,4 @@
-"""What every presigner promises, tried on a real store.
+"""The promises of every presigner, tested on a real store.
 
 An implementation is tested by a subclass of ``PresignerContract`` that defines the fixture ``presigner``:
 one that signs for ``store`` and may do every operation in ``bucket``.
@@ -103,7 +103,7 @@ class PresignerContract:
         assert key not in store.list(bucket)
 
     async def test_a_link_needs_no_header(self, presigner: Presigner, store: Store, bucket: str) -> None:
-        """Whoever gets a link has a browser or curl, and nothing to add."""
+        """The receiver of a link has only a browser or curl, and can't add headers."""
         store.write(bucket, "linked", BODY)
         grant = await one(presigner, get(bucket, "linked", public=True))
         assert dict(grant.headers) == {}

@@ -1,4 +1,4 @@
-"""Sends grants as they stand, as a stranger who holds one would."""
+"""Sends grants unchanged, as any holder could."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Reply:
 
 
 class Sender:
-    """Sends a grant as it stands, by an HTTP client that adds nothing of its own."""
+    """Sends a grant unchanged, with an HTTP client that adds nothing."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session

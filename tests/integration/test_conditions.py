@@ -56,7 +56,7 @@ async def test_conditions_of_uploads_in_parts_are_proven_only_for_a_file_that_ne
 
 
 def writes_meanwhile(store: FaultyS3, key: str, body: bytes) -> None:
-    """Have a stranger write ``key`` when the daemon sends a part of it."""
+    """Let another client write ``key`` when the daemon sends a part of it."""
 
     def stranger(method: str, of: str) -> bool:
         if (method, of) == ("PUT", key):

@@ -218,7 +218,7 @@ async def test_where_neither_etag_nor_checksum_proves_anything_uploads_are_read_
 
 
 def change_first(store: FaultyS3) -> bool:
-    """Have the object be what a broken connection or proxy made of it; the order itself asks for nothing."""
+    """Make the object what a broken connection or proxy left of it; the order itself asks for nothing."""
     there = store.objects[BUCKET, "a"]
     store.objects[BUCKET, "a"] = Object(bytes(len(there.body)), there.etag, there.headers, there.modified)
     return True

@@ -387,6 +387,6 @@ async def test_content_renamed_over_with_the_same_size_and_mtime_while_it_waits_
 
 
 async def is_known_as(daemon: Running, ino: int) -> bool:
-    """Tell whether the ledger has the fingerprint of the file that is there now."""
+    """Return whether the ledger has the current fingerprint of the file."""
     version = await daemon.ledger.by_path("drop", b"a")
     return version is not None and version.fingerprint.ino == ino

@@ -1,4 +1,4 @@
-"""The link beside the file: whole or not there, ours alone replaced, nobody's file overwritten."""
+"""The link beside the file: complete or absent, only ours replaced, no other file overwritten."""
 
 from __future__ import annotations
 

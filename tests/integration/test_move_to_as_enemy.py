@@ -52,7 +52,7 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
 
 
 def foreign(link: Path) -> Path:
-    """Have a symlink belong to another user, as far as this user can have that."""
+    """Give a symlink to another user, as far as this user may."""
     if os.geteuid() == 0:
         os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
     elif stat.S_IMODE(link.parent.stat().st_mode) & stat.S_ISVTX:

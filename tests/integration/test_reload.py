@@ -33,7 +33,7 @@ class Reloadable:
         return self.found
 
     async def reload(self, found: Config | Exception, said: str = "config.reloaded") -> dict[str, Any]:
-        """Have it read ``found``; return the event that says so."""
+        """Reload ``found``; return the event that reports it."""
         before = len(self.daemon.events(said))
         self.found = found
         self.daemon.reload.set()

@@ -414,7 +414,7 @@ async def test_a_writer_outlives_the_daemon_and_the_file_goes_after_the_next_sta
 async def test_work_that_was_replaced_ends_only_when_its_last_writer_is_through(
     faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reload closes it then: a file that still waits to be finished would be nobody's."""
+    """A reload closes it then; no worker would finish a file that still waits."""
     configured, writer = deleting(tmp_path, faulty_s3)
     tried = before_it_is_finished(monkeypatch, writer.open)
     async with running(configured) as daemon:

@@ -66,7 +66,7 @@ class PowerDisk:
         self._server = self._mount()
 
     def fail(self, name: str) -> None:
-        """Have each read of files of that name fail (EIO); "" ends that."""
+        """Make each read of files with this name fail (EIO); "" ends that."""
         self._tell(f"fail {name}" if name else "heal")
 
     def close(self) -> None:

@@ -81,7 +81,7 @@ class Presignd:
         return {**kept, "HOME": str(self.folder), "PRESIGND_SOCKET": str(self.folder / "control.sock")}
 
     def start(self, *, ready: bool = True, print_links: bool = False) -> None:
-        """Start it; with ``ready`` return once its watches have started."""
+        """Start it; with ``ready`` wait until its watches have started."""
         before = len(self.events("watch.started"))
         more = ["--print-links"] if print_links else []
         with self.log.open("ab") as stderr, self.stdout.open("ab") as stdout:
@@ -102,13 +102,13 @@ class Presignd:
         self.process.wait(60)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to drain and return its exit code."""
+        """Drain it with SIGTERM and return its exit code."""
         assert self.process is not None
         self.process.send_signal(number)
         return self.process.wait(60)
 
     def end(self) -> None:
-        """End it however it stands, and look for anything secret in all it wrote."""
+        """End it in any state, and search all its output for secrets."""
         if self.process is not None and self.process.poll() is None:
             self.kill()
         if self.log.exists():
@@ -131,12 +131,12 @@ class Presignd:
         return done
 
     def events(self, *names: str) -> list[Event]:
-        """Return what was logged so far, of these names (all of them without any)."""
+        """Return the events logged so far, only those with these names if any are given."""
         self._read_log()
         return [event for event in self._events if not names or event["event"] in names]
 
     def _read_log(self) -> None:
-        """Parse what was logged since the last time; a last line that is still being written can wait."""
+        """Parse the lines logged since the last call, without a last line that is still being written."""
         if not self.log.exists():
             return
         with self.log.open("rb") as log:
@@ -162,7 +162,7 @@ class Presignd:
 
 @contextlib.contextmanager
 def all_ended() -> Iterator[list[Presignd]]:
-    """Lend a list: the daemons in it are ended at the end, and all they wrote is searched for secrets."""
+    """Yield a list; at the end its daemons are ended and all their output is searched for secrets."""
     made: list[Presignd] = []
     yield made
     for daemon in made:
@@ -208,7 +208,7 @@ ODD = ("plain", "with space", "a+b", "100% sure", "what?", "no#1", "you&me", "it
 
 
 def names(count: int, rng: random.Random) -> Iterator[str]:
-    """Yield relative paths with every oddity that a store keeps: NFC, NFD, 200-byte names, ten levels."""
+    """Yield relative paths with all unusual names that stores keep: NFC, NFD, 200-byte names, ten levels."""
     for number in range(count):
         odd = rng.choice(ODD)
         form = unicodedata.normalize(rng.choice(("NFC", "NFD")), f"{odd} {number}")
@@ -268,7 +268,7 @@ class Dropper(threading.Thread):
         shutil.move(self._stage(content), self._place(name))
 
     def _rsync(self, name: str, content: bytes) -> None:
-        """Drop by rsync; on a machine without it as it does: under a hidden name beside, then renamed."""
+        """Drop with rsync; without rsync, do the same: write under a hidden name, then rename."""
         target = self._place(name)
         if shutil.which("rsync"):
             subprocess.run(["rsync", "-q", "--", self._stage(content), target], check=True)
@@ -286,7 +286,7 @@ class Dropper(threading.Thread):
 
 
 def fetch(url: str) -> bytes:
-    """Fetch a link as anybody would."""
+    """Fetch a link with a plain HTTP client."""
     with urllib.request.urlopen(url, timeout=60) as answer:
         content: bytes = answer.read()
     return content

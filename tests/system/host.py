@@ -1,4 +1,4 @@
-"""presignd on a machine of the tests' own: how it gets there, and what is asked of it."""
+"""presignd on a test machine: its installation and its use."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Host:
     @classmethod
     @contextmanager
     def booted(cls, factory: pytest.TempPathFactory) -> Iterator[Self]:
-        """Lend a machine with a store of its own, presignd on it, booted."""
+        """Yield a booted machine with its own store and presignd."""
         need("mount", "systemd-nspawn")
         store = SeaweedFS(factory.mktemp("store"))
         machine = Machine(factory.mktemp("machine"))
@@ -114,7 +114,7 @@ class Host:
         )
 
     def until_fed(self, times: int = 1) -> None:
-        """Wait until the watchdog was fed so often."""
+        """Wait until the watchdog was fed this often."""
         for _ in range(times):
             self._until_other(self.show(WATCHDOG))
 
@@ -122,7 +122,7 @@ class Host:
         until(lambda: self.show(WATCHDOG) != fed, "a fed watchdog")
 
     def drop(self, name: str, content: str = "", folder: str = "/srv/drop") -> None:
-        """Have ann drop a file."""
+        """Drop a file as the user ann."""
         self.run("sh", "-euc", 'cat > "$1"', "sh", f"{folder}/{name}", user="ann", stdin=content or name)
 
     def links(self, user: str = "olga") -> dict[str, str]:
@@ -141,7 +141,7 @@ class Host:
         return [event for event in events if event["event"] == name]
 
     def restart(self) -> None:
-        """Start the unit anew, with its counters at nothing."""
+        """Restart the unit, with its counters reset."""
         self.sh("systemctl daemon-reload; systemctl reset-failed presignd || true")
         done = self.machine.try_run("systemctl", "restart", "presignd")
         assert done.returncode == 0, self.run("journalctl", "-u", "presignd", "-n", "5", "-o", "cat")
@@ -160,14 +160,14 @@ class Host:
 
 
 def copy_checkout(machine: Machine) -> None:
-    """Have this checkout on the machine, without what isn't part of it."""
+    """Copy this checkout to the machine, without files that are not part of it."""
     machine.chroot("mkdir", "-p", "/srv/checkout")
     for part in PARTS:
         machine.copy(CHECKOUT / part, "/srv/checkout/")
 
 
 def prepare(host: Host) -> None:
-    """Do an administrator's part: users, folders, keys, the configuration."""
+    """Do the administrator's work: users, folders, keys, the configuration."""
     setup = """
         for user in ann olga rita; do useradd --create-home $user; done
         usermod -aG presignd-links olga; usermod -aG systemd-journal rita
@@ -190,7 +190,7 @@ def fetch(url: str) -> str:
 
 @contextmanager
 def paused(store: Store) -> Iterator[None]:
-    """Have the store answer nothing, for as long as it takes."""
+    """Pause the store: it answers nothing during the block."""
     assert store.pid is not None
     os.kill(store.pid, signal.SIGSTOP)
     try:

@@ -1,4 +1,4 @@
-"""A machine of the tests' own: a real systemd, booted by systemd-nspawn over an overlay of this host.
+"""A test machine: a real systemd, booted by systemd-nspawn over an overlay of this host.
 
 The host stays as it is: everything is written to a tmpfs in a mount namespace that ends with the machine.
 The network is the host's, so that a store on loopback is the same there and here.
@@ -153,7 +153,7 @@ class Machine:
         self._nspawn = None
 
     def close(self) -> None:
-        """End it, and leave nothing behind."""
+        """End it and remove everything."""
         if self._nspawn is not None:
             with suppress(ProcessLookupError):
                 os.kill(self._leader or self._nspawn.pid, signal.SIGKILL)

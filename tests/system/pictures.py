@@ -1,4 +1,4 @@
-"""The status page's pictures in docs/: ``python -m tests.system.pictures [FOLDER]``."""
+"""Makes the status page's pictures in docs/: ``python -m tests.system.pictures [FOLDER]``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 async def empty(_page: Page) -> None:
-    """Nothing at all."""
+    """Leave the page empty."""
 
 
 class Shot(NamedTuple):
@@ -54,7 +54,7 @@ async def take(browser: Browser, shot: Shot, folder: Path, target: Path) -> None
 
 
 async def main(target: Path) -> None:
-    """Take them all."""
+    """Take all pictures."""
     async with chromium() as browser:
         for shot in SHOTS:
             with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What a process and all it started hold, as Linux tells in /proc: to see that nothing of it is left."""
+"""The resources of a process and its descendants, from /proc, to check that none is left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LISTEN = "0A"
 class Held:
     """Processes (pid, start time), TCP ports listened on (port, inode), paths of Unix sockets.
 
-    Pids and ports come again, by the tests of others too: so each has with it what doesn't.
+    Pids and ports are reused, also by other tests, so each is kept with a value that is unique.
     """
 
     processes: frozenset[tuple[int, str]]
@@ -24,7 +24,7 @@ class Held:
     sockets: frozenset[Path]
 
     def left(self) -> Held:
-        """Return what of it is still there."""
+        """Return what is still there."""
         return Held(
             frozenset(one for one in self.processes if _started(one[0]) == one[1]),
             self.ports & _listening(),
@@ -32,7 +32,7 @@ class Held:
         )
 
     def gone_within(self, seconds: float) -> Held:
-        """Wait until nothing of it is left, at most so long; return what is left then."""
+        """Wait at most so long until nothing is left; return what is left."""
         deadline = time.monotonic() + seconds
         while (left := self.left()) != NOTHING and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -43,7 +43,7 @@ NOTHING = Held(frozenset(), frozenset(), frozenset())
 
 
 def held_by(pid: int) -> Held:
-    """Take down what ``pid`` and its descendants hold now."""
+    """Return what ``pid`` and its descendants hold now."""
     pids = list(tree(pid))
     inodes = {inode for each in pids for inode in _socket_inodes(each)}
     return Held(

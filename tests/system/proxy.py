@@ -1,4 +1,4 @@
-"""A proxy of ours between the daemon and its store, that misbehaves by plan: one request a connection.
+"""A proxy between the daemon and its store that fails by plan: one request a connection.
 
 It waits, cuts a body or an answer, loses an answer whose request was done, flips a byte, resets, or
 answers by itself. ``Proxy.plan`` decides for each request; ``calm`` lets everything pass. Nothing is
@@ -25,7 +25,7 @@ LARGEST_HEAD = 64 << 10
 
 
 class Kind(StrEnum):
-    """What is done to a request."""
+    """How the proxy treats a request."""
 
     PASS = "pass"
     DELAY = "delay"
@@ -181,7 +181,7 @@ class _Client:
 
     @property
     def is_gone(self) -> bool:
-        """Tell whether the client hung up: its whole request was read, so nothing else is in the buffer."""
+        """Return whether the client closed the connection: its whole request was read, so the buffer is empty."""
         return self.reader.at_eof() or self.writer.transport.is_closing()
 
     async def send(self, data: bytes) -> None:

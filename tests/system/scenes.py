@@ -51,7 +51,7 @@ async def stage(folder: Path) -> AsyncIterator[Page]:
 
 
 async def busy(page: Page) -> None:
-    """Set uploads under way, a queue, links, an hour of work."""
+    """Set uploads in progress, a queue, links, an hour of work."""
     moving = [
         ("holiday/film.mkv", 4.3 * GB, 0.62, 48e6),
         ("scan-0231.pdf", 81e6, 0.31, 22e6),
@@ -72,7 +72,7 @@ async def busy(page: Page) -> None:
 
 
 async def errors(page: Page) -> None:
-    """Set a store that is away, quarantined files, a link that has died."""
+    """Set an unreachable store, quarantined files, an expired link."""
     since = utcnow() - timedelta(minutes=4)
     page.view.held_up = [
         BlockedView("store", "", "connection_refused", "nothing listens at the endpoint: 10.0.0.5:9000", since)
@@ -87,7 +87,7 @@ async def errors(page: Page) -> None:
 
 
 def _hour(page: Page) -> None:
-    """Make the last hour's throughput up, but for the minutes that may be over before it is shown."""
+    """Invent the last hour's throughput, except for minutes that may end before it is shown."""
     rng = random.Random(5)
     throughput, now = page.snapshots._throughput, time.time()
     for minute in range(57):

@@ -213,7 +213,7 @@ def test_no_storage_key_is_in_the_memory_of_a_daemon_that_asks_a_broker(
 
 
 def _holds(daemon: Presignd, secret: str) -> bool:
-    """Tell whether any readable memory of a process holds ``secret``, as text of one, two or four bytes a letter."""
+    """Return whether any readable memory of a process has ``secret``, as text of one, two or four bytes a letter."""
     assert daemon.process is not None
     process = Path(f"/proc/{daemon.process.pid}")
     forms = [secret.encode(), secret.encode("utf-16-le"), secret.encode("utf-32-le")]

@@ -98,7 +98,7 @@ def right(tmp_path: Path, seaweedfs: Store) -> Setup:
 
 @pytest.fixture
 def nobodys(seaweedfs: Store) -> Iterator[Setup]:
-    """Set up in a folder of nobody's; ``drop`` in it is root's."""
+    """Set up in a folder of the user nobody; root owns ``drop`` in it."""
     need("another user")
     with world_readable() as folder:
         os.chown(folder, NOBODY, NOBODY)

@@ -52,7 +52,7 @@ class Pair:
         return {Path(link["path"]).name: link["url"] for link in links}
 
     def all_ended(self, host: str) -> bool:
-        """Tell whether each name is linked or quarantined by now."""
+        """Return whether each name is linked or quarantined."""
         daemon = self.daemons[host]
         linked = [event for event in daemon.events("file.done") if event["status"] in ("linked", "adopted")]
         return {Path(event["path"]).name for event in [*linked, *daemon.events("file.quarantined")]} == set(NAMES)

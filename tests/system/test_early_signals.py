@@ -43,7 +43,7 @@ def start(daemon: Presignd, *before: str, run: tuple[str | Path, ...] = ()) -> s
 
 
 def minds(process: subprocess.Popen[bytes], number: signal.Signals) -> bool:
-    """Tell whether ``process`` has a handler for a signal (proc_pid_status(5))."""
+    """Return whether ``process`` has a handler for a signal (proc_pid_status(5))."""
     status = Path(f"/proc/{process.pid}/status").read_text("utf-8")
     caught = int(status.partition("SigCgt:")[2].split()[0], 16)
     return bool(caught & 1 << (number - 1))

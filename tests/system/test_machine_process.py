@@ -26,7 +26,7 @@ class Clocked(Presignd):
 
     @property
     def environ(self) -> dict[str, str]:
-        """Have libfaketime read the offset anew at each call."""
+        """Make libfaketime reread the offset at each call."""
         assert LIBFAKETIME is not None
         fake = {
             "LD_PRELOAD": os.fspath(LIBFAKETIME),

@@ -154,7 +154,7 @@ def no_bucket(host: Later) -> Iterator[str]:
 
 @contextmanager
 def no_keys(host: Later) -> Iterator[str]:
-    """Have another secret key, by a reload."""
+    """Change the secret key by a reload."""
     keys = f'[presign]\naccess_key = "{host.store.access_key}"\nsecret_key = "another-secret-key"\n'
     host.write(CONFIGURED, host.text().replace("[presign]\n", keys))
     host.run("systemctl", "reload", "presignd")

@@ -20,7 +20,7 @@ Make = Callable[..., Presignd]
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """Lend a folder of nobody's; ``drop`` in it is root's, and nobody may only read it."""
+    """Yield a folder of the user nobody; root owns ``drop`` in it, which nobody may only read."""
     need("another user")
     with world_readable() as folder:
         os.chown(folder, NOBODY, NOBODY)
@@ -29,7 +29,7 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 def make(place: Path, seaweedfs: Store) -> Iterator[Make]:
-    """``make("lease", watch="…")`` starts a daemon of nobody's with these capabilities."""
+    """``make("lease", watch="…")`` starts a daemon as the user nobody with these capabilities."""
     made: list[Presignd] = []
 
     def build(*capabilities: str, watch: str = "") -> Presignd:
@@ -46,7 +46,7 @@ def make(place: Path, seaweedfs: Store) -> Iterator[Make]:
 
 
 def opened(folder: Path, name: str, owner: int) -> IO[bytes]:
-    """Have a file in the drop that belongs to ``owner`` and is open for writing, its content all there."""
+    """Put a file in the drop that belongs to ``owner`` and is open for writing, its content all there."""
     staged = folder / name
     file = staged.open("wb", buffering=0)
     os.fchown(file.fileno(), owner, owner)

@@ -1,4 +1,4 @@
-"""Tests that are spread over several processes get in nobody's way."""
+"""Tests that run in several processes don't disturb each other."""
 
 from __future__ import annotations
 

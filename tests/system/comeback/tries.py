@@ -65,7 +65,7 @@ class Scene:
         clear(self.drop, self.elsewhere, self.done)
 
     def fresh(self, number: int) -> tuple[FileVersion, Writer]:
-        """Make the file anew, as it is when its link is made, and whoever comes back to it."""
+        """Recreate the file as it is when its link is made, and the writer who comes back to it."""
         self.clear()
         version = verified(self.drop, "sub/a.txt")
         return version, Writer(self.drop / "sub/a.txt", number, self.elsewhere)

@@ -63,7 +63,7 @@ class Options:
 
 @dataclass(slots=True)
 class Report:
-    """What came out."""
+    """The result of a run."""
 
     options: Options
     store: str
@@ -80,7 +80,7 @@ class Report:
     violations: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        """Say it in lines."""
+        """Return the report as lines of text."""
         missed = sorted(set(all_points()) - set(self.at_points))
         lines = [
             f"store {self.store}, seed {self.options.seed}{self.options.broken and ', broken: ' + self.options.broken}",

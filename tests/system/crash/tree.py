@@ -230,7 +230,7 @@ class Kept(Folder):
             self._moved(path, new + path[len(old) :])
 
     def was_whole(self, path: str, content: str) -> bool:
-        """Tell whether such a content was ever whole at ``path``."""
+        """Return whether this content was ever complete at ``path``."""
         return content in self.written[path]
 
     def _moved(self, old: str, new: str) -> None:
@@ -261,7 +261,7 @@ class Taken(Folder):
         )
 
     def was_whole(self, _: str, content: str) -> bool:
-        """Tell whether such a content was ever whole in this folder."""
+        """Return whether this content was ever complete in this folder."""
         return any(content in contents for contents in self.written.values())
 
     def _path(self) -> str:

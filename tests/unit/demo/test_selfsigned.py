@@ -39,7 +39,7 @@ def test_each_is_another() -> None:
 
 
 def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
-    """Have both talk over memory until both are done; raises what either says."""
+    """Let both talk over memory until both are done; raise either one's error."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [
         client.wrap_bio(to_client, to_server, server_hostname="127.0.0.1"),

@@ -300,7 +300,7 @@ def test_no_statement_of_the_daily_work_scans_or_sorts_the_versions(recorder: An
 
 
 def costly(plan: str) -> bool:
-    """Tell whether a step goes through more versions than it is about, or sorts them.
+    """Return whether a query step scans more versions than it needs, or sorts them.
 
     Few versions are uploading, and those in ``version_unsaid`` are what the question is about.
     """

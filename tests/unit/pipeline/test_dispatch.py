@@ -221,7 +221,7 @@ async def test_never_more_at_work_than_slots(slots: int) -> None:
 
 
 async def test_one_that_retires_claims_nothing_more_and_ends_with_what_it_claimed() -> None:
-    """Also what a claim brings that was under way: else it would be nobody's."""
+    """Versions of a claim in progress count too; otherwise nothing would release them."""
     world = World(4, a=[SMALL] * 4)
     world.claiming.clear()
     async with world.running() as task:

@@ -132,7 +132,7 @@ class Disk:
         return self._write(descriptor, piece)
 
     def say(self, *texts: str) -> None:
-        """Say one line after the other."""
+        """Log one line after the other."""
         for text in texts:
             self.writer.write(line(text))
             assert self.writer.flush(LONG)

@@ -132,7 +132,7 @@ def test_the_content_type_is_guessed_from_the_name(name: bytes, kind: str) -> No
 
 
 def test_a_file_put_from_elsewhere_is_named_by_its_last_component_alone() -> None:
-    """Where it lies on somebody's machine is nobody's business, whatever the template needs."""
+    """A file's absolute path stays private, whatever the template needs."""
     assert rendered("{sha256}-{path}", "/home/me/a.txt") == "5a-a.txt"
 
 

@@ -29,7 +29,7 @@ Changes = set[tuple[Change, str]]
 
 
 def ending(monkeypatch: pytest.MonkeyPatch, error: BaseException | None, *batches: Changes) -> None:
-    """Have watchfiles give these batches, and end: with an error, or by itself."""
+    """Make watchfiles return these batches and end, with an error or normally."""
 
     async def awatch(*_args: object, **_options: object) -> AsyncGenerator[Changes, None]:
         for batch in batches:
