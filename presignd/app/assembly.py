@@ -17,8 +17,7 @@ from presignd.ledger import Enqueued, Ledger, Patience, open_ledger
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Link, Source
 from presignd.pipeline.announce import Announcer
-from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.files.folders import Folders
+from presignd.pipeline.files.folder import Folder, Folders
 from presignd.pipeline.files.lease import ignore_sigio
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.intake import PRIORITIES
@@ -151,7 +150,7 @@ def _build(config: Config, purpose: Purpose, patience: Patience | None, disk: _O
 
     new_links.subscribe(log_link)
     new_links.subscribe(put_requests.linked)
-    linker = Linker(ledger, disk.links, in_effect, announcer.path)
+    linker = Linker(ledger, disk.links, announcer.path, sign=in_effect.grant, now=in_effect.now)
     settler = Settler(ledger, enqueued, socket.gethostname())
     shared = Shared(
         in_effect, ledger, linker, announcer, put_requests, submit=settler.submit, on_link=new_links.publish

@@ -118,7 +118,7 @@ class PipelineView:
         watch = next((w for w in self.config.watches if w.name == version.watch), None)
         seconds = expires or (watch.link_expires if watch else None) or self.config.presign.get_expires
         fresh = replace(version, signed_at=self._in_effect.now())
-        link = await mint(self._in_effect, fresh, seconds, self._announcer.path(version))
+        link = await mint(self._in_effect.grant, fresh, seconds, self._announcer.path(version))
         self._announcer.linked(link, disclose=self.config.links.in_log, by_uid=by_uid)
         return link
 

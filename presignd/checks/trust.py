@@ -55,11 +55,11 @@ def _move_to(watch: WatchConfig) -> Iterator[CheckResult]:
 def _loose(key: str, folder: Path, what: str) -> Iterator[CheckResult]:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     with suppress(OSError), walked(there) as place:
-        if loose := place.loose or (place.path if others_can_write(place.st) else ""):
+        if exposed_by := place.exposed_by or (place.path if others_can_write(place.st) else ""):
             yield warn(
                 key,
-                f"others can write in {loose}, so they can put something else in the place of {what}",
-                f"name a folder that lies where only root and the daemon's user can write, or chmod go-w {loose}",
+                f"others can write in {exposed_by}, so they can put something else in the place of {what}",
+                f"name a folder that lies where only root and the daemon's user can write, or chmod go-w {exposed_by}",
             )
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from presignd.cli import guard, streams
-from presignd.system.threads import BEHIND, SENDING, Threads
+from presignd.system.threads import BACKGROUND, SENDING, Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -35,7 +35,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         with asyncio.Runner(loop_factory=_factory()) as runner:
             return runner.run(work)
     finally:
-        if BEHIND.are_left(0) or SENDING.are_left(0):
+        if BACKGROUND.are_left(0) or SENDING.are_left(0):
             guard.UNAWAITED.set()
 
 
@@ -90,7 +90,7 @@ def run_daemon(work: Coroutine[Any, Any, None], *, threads: int) -> None:
     ``work`` failed once ``main`` has told why.
     """
     executor = Threads(threads, "presignd")
-    for pool in (executor, BEHIND, SENDING):
+    for pool in (executor, BACKGROUND, SENDING):
         pool.submit(int)  # one thread each from the start: later, the machine may give no more
     _collect_rarely()
     runner = asyncio.Runner(loop_factory=_factory())
@@ -110,7 +110,7 @@ def run_daemon(work: Coroutine[Any, Any, None], *, threads: int) -> None:
 
 def _are_left(executor: Threads) -> bool:
     """Tell whether any thread still works after a moment; a runner's close and the interpreter's end wait for it."""
-    return any([executor.are_left(LEFT_SECONDS), BEHIND.are_left(0), SENDING.are_left(0)])
+    return any([executor.are_left(LEFT_SECONDS), BACKGROUND.are_left(0), SENDING.are_left(0)])
 
 
 def _collect_rarely() -> None:

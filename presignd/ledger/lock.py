@@ -15,7 +15,7 @@ from typing import Self
 from presignd.errors import Unavailable, UsageError
 from presignd.system import filesystem
 from presignd.system.durable import make_folder
-from presignd.system.trust import Place, require_owner, walked
+from presignd.system.trust import WalkedFolder, require_owner, walked
 
 
 class DaemonLock:
@@ -184,7 +184,7 @@ def make_private(path: Path) -> None:
         os.close(fd)
 
 
-def _require_ours(place: Place, path: Path) -> None:
+def _require_ours(place: WalkedFolder, path: Path) -> None:
     """Refuse another user's file, and a symlink to one."""
     for follow in (False, True):
         require_owner(os.stat(path.name, dir_fd=place.fd, follow_symlinks=follow), path)

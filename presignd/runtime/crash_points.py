@@ -1,10 +1,9 @@
-"""Named points, one beside each commit and each effect, where a test can have this process killed or hang.
+"""Crash points: named points, one beside each commit and each effect, at which a test kills this process or hangs it.
 
-With ``PRESIGND_CRASH_AT=name`` (or ``name:nth``) in the environment at start, the ``nth`` time that the
-point is passed is the process's last moment: SIGKILL, so that nothing tidies up. With ``PRESIGND_WEDGE_AT``
-whoever passes there hangs for ever, as by a bug or a dead disk: that is for the watchdog. Without them
-``passed`` does nothing. The crash harness (``tests/system/crash``) kills at each of ``POINTS``; a test finds
-each one in the code, and the other way round.
+With ``PRESIGND_CRASH_AT=name`` (or ``name:nth``) in the environment at start, the process sends itself SIGKILL when it
+passes the point the ``nth`` time, so that nothing is cleaned up. With ``PRESIGND_WEDGE_AT`` the thread hangs there for
+ever, as by a bug or a dead disk: that tests the watchdog. Without them ``passed`` does nothing. The crash harness
+(``tests/system/crash``) kills at each of ``POINTS``; a test checks that these are the points in the code.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ POINTS = (
     "finish.put_back.after",
     "done.said",
 )
-"""The effects. Each commit has two more: ``commit.<operation>.before`` and ``.after`` (``CHANGES``)."""
+"""Points beside effects. Each commit has two more: ``commit.<operation>.before`` and ``.after`` (``CHANGES``)."""
 
 CHANGES = (
     "announced",
@@ -81,7 +80,7 @@ def commits() -> tuple[str, ...]:
 
 
 def _nothing(_: str) -> None:
-    """Go on: no point is armed."""
+    """Do nothing: no point is armed."""
 
 
 def armed(spec: str, kill: Callable[[], None]) -> Callable[[str], None]:

@@ -14,7 +14,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from presignd.errors import Unavailable, UsageError, reason_of
-from presignd.system.trust import Place, give_at, group_number, walked
+from presignd.system.trust import WalkedFolder, give_at, group_number, walked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,7 @@ def answers(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _folder_of(path: Path, option: str) -> Iterator[Place]:
+def _folder_of(path: Path, option: str) -> Iterator[WalkedFolder]:
     """Lend the socket's folder as a descriptor."""
     with contextlib.ExitStack() as stack:
         try:
@@ -82,7 +82,7 @@ def _folder_of(path: Path, option: str) -> Iterator[Place]:
         yield place
 
 
-def _clear_stale(path: Path, place: Place, option: str) -> None:
+def _clear_stale(path: Path, place: WalkedFolder, option: str) -> None:
     """Remove a socket file on which nobody listens; anything else in the way is left alone."""
     try:
         connect(path).close()
@@ -103,7 +103,7 @@ def _clear_stale(path: Path, place: Place, option: str) -> None:
     )
 
 
-def _bind(sock: socket.socket, path: Path, place: Place, option: str) -> int:
+def _bind(sock: socket.socket, path: Path, place: WalkedFolder, option: str) -> int:
     """Bind with no rights for others from the first instant, and return the socket's inode.
 
     Only the umask does that portably. The path goes by the folder's descriptor where others could swap that folder.
@@ -111,7 +111,7 @@ def _bind(sock: socket.socket, path: Path, place: Place, option: str) -> int:
     before = os.umask(0o177)
     try:
         with _address(path) as address:
-            sock.bind(f"/proc/self/fd/{place.fd}/{path.name}" if place.loose else address)
+            sock.bind(f"/proc/self/fd/{place.fd}/{path.name}" if place.exposed_by else address)
         return os.stat(path.name, dir_fd=place.fd, follow_symlinks=False).st_ino
     except OSError as error:
         raise _cannot(path, os.strerror(error.errno or 0), option) from None
@@ -119,7 +119,7 @@ def _bind(sock: socket.socket, path: Path, place: Place, option: str) -> int:
         os.umask(before)
 
 
-def _give(path: Path, place: Place, group: str, option: str) -> None:
+def _give(path: Path, place: WalkedFolder, group: str, option: str) -> None:
     """Give the socket to ``group``, and only then set the group's permissions."""
     number = group_number(group)
     group_option = f"{option.partition('.')[0]}.group"
@@ -134,7 +134,7 @@ def _give(path: Path, place: Place, group: str, option: str) -> None:
         raise UsageError(option, problems=(why,)) from None
 
 
-def _remove(path: Path, place: Place, inode: int) -> None:
+def _remove(path: Path, place: WalkedFolder, inode: int) -> None:
     """Remove the file, unless another process has put its own there since."""
     with contextlib.suppress(OSError):
         if os.stat(path.name, dir_fd=place.fd, follow_symlinks=False).st_ino == inode:

@@ -1,9 +1,7 @@
-"""Which filesystem a path or descriptor lies on: there locks, leases and inotify work, or they don't.
+"""Filesystem types and mounts: whether locks, leases and inotify work for a path or descriptor.
 
-Folders are made here too, so that power loss doesn't take them away again.
-
-``statfs`` tells by a number (linux/magic.h, and coreutils' stat.c for those outside the kernel). Only
-Linux has these numbers; elsewhere the type is 0, which is neither known to be local nor a network's.
+``statfs`` returns the type as a number (linux/magic.h, and coreutils' stat.c for those outside the kernel). Only Linux
+has these numbers; elsewhere the type is 0, which counts neither as local nor as a network filesystem.
 """
 
 from __future__ import annotations
@@ -46,8 +44,8 @@ NETWORK = {
     0xBACBACBC: "vmhgfs",
     0x7C7C6673: "prl_fs",
 }
-"""Shared between hosts or served by another process: changes made elsewhere give no event here, and
-locks and shared memory can't be trusted. FUSE tells nothing of what is behind it, so it counts too."""
+"""Shared between hosts or served by another process: changes made elsewhere cause no event here, and locks and shared
+memory can't be trusted. FUSE doesn't show what is behind it, so it counts too."""
 
 LOCAL = {
     0xEF53: "ext4",
@@ -64,14 +62,14 @@ LOCAL = {
     0x5346544E: "NTFS",
     0x7366746E: "NTFS",
 }
-"""Names for messages; a type in neither table is taken for a local one."""
+"""Names for messages; a type in neither table counts as local."""
 
 
 def close_quietly(fd: int) -> None:
-    """Close what was opened for reading, whatever the filesystem says to it.
+    """Close a descriptor that was only read from; ignore errors.
 
     FUSE is asked at each close, and one whose server is dead answers ENOTCONN (fuse(4), FLUSH). The descriptor is
-    gone all the same (close(2)), and whether the file could be read was told by the reads.
+    closed nevertheless (close(2)), and the reads already showed whether the file could be read.
     """
     with suppress(OSError):
         os.close(fd)
@@ -88,13 +86,13 @@ def fs_type(target: int | str | bytes | os.PathLike[str]) -> int:
 
 
 def kind(target: int | str | bytes | os.PathLike[str]) -> str:
-    """Name the filesystem for a message: "NFS", "ext4", or its number where it has no name here."""
+    """Return the filesystem's name for a message: "NFS", "ext4", or its number where it has none here."""
     number = fs_type(target)
     return NETWORK.get(number) or LOCAL.get(number) or (f"type {number:#x}" if number else "unknown")
 
 
 def is_network(target: int | str | bytes | os.PathLike[str]) -> bool:
-    """Tell whether ``target`` lies on a network filesystem or one served by a process (FUSE)."""
+    """Return whether ``target`` lies on a network filesystem or one served by a process (FUSE)."""
     return fs_type(target) in NETWORK
 
 
@@ -103,10 +101,10 @@ _FINE_SINCE = (6, 13)
 
 
 def has_fine_times(target: int | str | bytes | os.PathLike[str], release: str | None = None) -> bool:
-    """Tell whether a change after a stat surely has another ctime than that stat saw, however soon it comes.
+    """Return whether a change after a stat, however soon, surely gets another ctime than that stat saw.
 
-    So it is under Linux 6.13 or later (Documentation/filesystems/multigrain-ts.rst) on the filesystems that take
-    part; elsewhere the clock of timestamps ticks every 4 to 10 ms. ``release`` is the kernel's, this one's by default.
+    True since Linux 6.13 (Documentation/filesystems/multigrain-ts.rst) on the filesystems that support it; elsewhere
+    the clock of timestamps ticks every 4 to 10 ms. ``release`` is the kernel's, by default the running one's.
     """
     number = re.match(r"(\d+)\.(\d+)", release or platform.release())
     new = number is not None and (int(number[1]), int(number[2])) >= _FINE_SINCE
@@ -114,13 +112,13 @@ def has_fine_times(target: int | str | bytes | os.PathLike[str], release: str | 
 
 
 def is_local(target: int | str | bytes | os.PathLike[str]) -> bool:
-    """Tell whether ``target`` surely lies on a local filesystem (False where this can't be told)."""
+    """Return whether ``target`` is known to lie on a local filesystem."""
     number = fs_type(target)
     return number != 0 and number not in NETWORK
 
 
 def mounts() -> Iterator[tuple[str, PurePosixPath, PurePosixPath]]:
-    """Yield each mount's device, the path on it that is shown, and where (proc_pid_mountinfo(5)); none but on Linux."""
+    """Yield each mount's device, its root on it, and its mount point (proc_pid_mountinfo(5)); nothing but on Linux."""
     try:
         lines = _MOUNTS.read_text(errors="surrogateescape").removesuffix("\n").split("\n")
     except OSError:
@@ -135,9 +133,9 @@ def _unescaped(text: str) -> str:
 
 
 def may_hang(folder: int) -> bool:
-    """Tell whether a look below an open directory may have to ask another host or process, and wait for it.
+    """Return whether reading below an open directory may have to wait for another host or process.
 
-    So it is on a network filesystem or FUSE, also one whose server is away, and where anything is mounted below.
+    True on a network filesystem or FUSE, also if its server is away, and where anything is mounted below.
     """
     try:
         if is_network(folder):
@@ -148,13 +146,13 @@ def may_hang(folder: int) -> bool:
 
 
 def mounted_below(folder: int) -> frozenset[tuple[str, PurePosixPath, PurePosixPath]]:
-    """Return what is mounted below an open directory, as ``mounts`` tells of it."""
+    """Return the ``mounts`` below an open directory."""
     real = PurePosixPath(Path(f"/proc/self/fd/{folder}").resolve())
     return frozenset(mount for mount in mounts() if mount[2] != real and mount[2].is_relative_to(real))
 
 
 class MountTable:
-    """Tells whether anything was mounted or unmounted since it was asked last; never so but on Linux."""
+    """Watches the mount table for changes; sees none but on Linux."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
@@ -164,10 +162,10 @@ class MountTable:
             self._poll.register(self._fd, select.POLLERR | select.POLLPRI)  # proc_pid_mountinfo(5)
 
     def changed(self) -> bool:
-        """Tell it, without reading the table."""
+        """Return whether anything was mounted or unmounted since the last call, without reading the table."""
         return bool(self._poll.poll(0))
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the mount table."""
         if self._fd >= 0:
             os.close(self._fd)

@@ -19,32 +19,32 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MOST_BEHIND = 64
-"""Threads behind the loop at most: more than there are slots, so a disk that hangs leaves some for the others."""
+MOST_THREADS = 64
+"""Threads of each pool at most: more than there are slots, so that a disk that hangs leaves some for other files."""
 
 NICER = 10
-"""How much lower the priority of a thread behind the loop is: a tenth of its share where both want a processor."""
+"""Added to the nice value of these threads: they get a tenth of the event loop's share of a busy processor."""
 
 
 class Threads(ThreadPoolExecutor):
-    """Knows what it has not finished."""
+    """A thread pool that knows its unfinished calls, and goes on with the threads it has if it gets no more."""
 
     def __init__(self, most: int, name: str, begin: Callable[[], None] | None = None) -> None:
         super().__init__(most, name, begin)
         self._unfinished: set[Future[Any]] = set()
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Take a call, as any executor does."""
+        """Schedule a call, as any executor does."""
         future = super().submit(*args, **kwargs)
         self._unfinished.add(future)
         future.add_done_callback(self._unfinished.discard)
         return future
 
     def _adjust_thread_count(self) -> None:
-        """Do with the threads there are where the machine gives no more: what was taken is done, only later.
+        """Start a thread if none is idle; where the system allows no more, the calls wait for the existing threads.
 
-        Whether one is idle is told by what is unfinished: the executor's own count of idle threads is one too high for
-        each call that was taken without a thread for it, and would keep it from starting others for good.
+        Whether one is idle is computed from the unfinished calls. The executor's own count of idle threads is one too
+        high for each call that was accepted without a thread for it, and would stop it from ever starting others.
         """
         if len(self._unfinished) < len(self._threads):
             return
@@ -57,7 +57,7 @@ class Threads(ThreadPoolExecutor):
                 raise
 
     def are_left(self, seconds: float) -> bool:
-        """Tell whether any still works after ``seconds``."""
+        """Return whether any call is still unfinished after ``seconds``."""
         return bool(wait(list(self._unfinished), seconds).not_done)
 
 
@@ -66,19 +66,19 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _give_way() -> None:
-    """Lower this thread's own priority (Linux: a nice value is a thread's; sched(7)); no less is right without."""
+def _lower_priority() -> None:
+    """Lower this thread's priority (on Linux each thread has a nice value; sched(7)), where that is permitted."""
     if sys.platform == "linux":
         with suppress(OSError):  # a filter of system calls may refuse it
             own = threading.get_native_id()
             os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + NICER)
 
 
-BEHIND = Threads(MOST_BEHIND, "presignd-behind", _give_way)
-"""For what takes a processor for long, such as hashing a part: small files' requests go before it."""
+BACKGROUND = Threads(MOST_THREADS, "presignd-background", _lower_priority)
+"""For long computations, such as hashing a part: small files' requests are served first."""
 
-SENDING = Threads(MOST_BEHIND, "presignd-sending", _give_way)
-"""For bodies on their way: each turn is short, and none waits for those that hash for seconds."""
+SENDING = Threads(MOST_THREADS, "presignd-sending", _lower_priority)
+"""For sending bodies: each turn is short, and must not wait for a thread that hashes for seconds."""
 
 
 async def run(call: Callable[[], T], *, inline: bool) -> T:
@@ -98,7 +98,7 @@ async def opened(call: Callable[[], T], close: Callable[[T], object], *, inline:
         raise
 
 
-async def behind(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return what ``call`` does, from a thread that gives way to the event loop; else as ``asyncio.to_thread``."""
+async def in_background(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run ``call`` in a thread of lower priority than the event loop; otherwise as ``asyncio.to_thread``."""
     bound = partial(copy_context().run, partial(call, *args, **kwargs))
-    return await asyncio.get_running_loop().run_in_executor(BEHIND, bound)
+    return await asyncio.get_running_loop().run_in_executor(BACKGROUND, bound)

@@ -1,9 +1,9 @@
-"""Who else could have put a file or folder where it is: root and the daemon's user are believed, nobody else.
+"""Files and folders that only root or the daemon's user can have put where they are.
 
-A path from the configuration may hold symlinks of the administrator's. One is followed only where nobody else could
-have placed it, so whoever may write in a shared folder can't lead the daemon out of it (systemd calls such a walk
-safe, sshd checks the same under StrictModes). A token, a key or a ledger is believed only when its owner is root or
-the daemon's user, and nobody else may write it.
+A path from the configuration may contain symlinks that the administrator made. A symlink is followed only where no
+other user could have made it, so a user who may write in a shared folder can't lead the daemon out of it (systemd
+calls such a walk safe; sshd checks the same under StrictModes). A token, a key or a ledger is used only if root or the
+daemon's user owns it and not everybody may write it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 SERVICES = ("presignd", "presignd-broker")
-"""The users, and their groups, that systemd/*.sysusers.conf make: each group has that user alone in it."""
+"""The users and groups that systemd/*.sysusers.conf make: each group has only the user of its name."""
 
 _O_PATH = getattr(os, "O_PATH", 0)
 FOLDER = _O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -37,18 +37,18 @@ _MOST_LINKS = 40
 
 
 def is_ours(st: os.stat_result) -> bool:
-    """Tell whether the owner is root or this user; for root, who runs its commands, a service's user too."""
+    """Return whether the owner is root or this user; for root, who runs the commands, also a service's user."""
     return st.st_uid in {0, os.geteuid()} or (os.geteuid() == 0 and st.st_uid in _service_users())
 
 
 def others_can_write(st: os.stat_result) -> bool:
-    """Tell whether anybody but root and the daemon's user may change a file, or what a folder holds."""
+    """Return whether another user than root and the daemon's may write the file, or make names in the folder."""
     by_group = st.st_mode & stat.S_IWGRP and not is_private(st.st_gid)
     return bool(by_group or st.st_mode & stat.S_IWOTH or not is_ours(st))
 
 
 def is_private(group: int) -> bool:
-    """Tell whether a group has nobody else in it by its name: root's, a service's, or the user's own."""
+    """Return whether a group, by its name, has no other member: root's, a service's, or the user's own."""
     try:
         return grp.getgrgid(group).gr_name in (*SERVICES, "root", pwd.getpwuid(os.geteuid()).pw_name)
     except KeyError:
@@ -65,7 +65,7 @@ def _service_users() -> frozenset[int]:
 
 
 def require_owner(st: os.stat_result, path: str | os.PathLike[str]) -> None:
-    """Refuse (``OSError``) a file that somebody else owns: it could be of their making."""
+    """Raise ``PermissionError`` for a file that another user owns: they could have made it."""
     if not is_ours(st):
         owner, me = user_name(st.st_uid), user_name(os.geteuid())
         believed = "root's" if os.geteuid() == 0 else f"root's or {me}'s"
@@ -75,14 +75,14 @@ def require_owner(st: os.stat_result, path: str | os.PathLike[str]) -> None:
 
 
 def require_ours(st: os.stat_result, path: str | os.PathLike[str]) -> None:
-    """Refuse (``OSError``) a file or folder that somebody else owns or anybody may write."""
+    """Raise ``PermissionError`` for a file or folder that another user owns or everybody may write."""
     require_owner(st, path)
     if st.st_mode & stat.S_IWOTH:
         raise PermissionError(errno.EPERM, f"anybody may write it; see that it is right, then: chmod o-w {path}")
 
 
 def user_name(uid: int) -> str:
-    """Return a user's name, or its number in words where it has none."""
+    """Return a user's name, or "uid N" where it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -90,7 +90,7 @@ def user_name(uid: int) -> str:
 
 
 def group_number(name: str) -> int | None:
-    """Return the number of a group given by name or number; None for "" and for one that there isn't."""
+    """Return the number of a group given by name or number; None for "" and for an unknown one."""
     try:
         return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
     except (KeyError, ValueError):
@@ -101,31 +101,31 @@ def group_number(name: str) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A folder that a path leads to; ``path`` is free of symlinks.
+class WalkedFolder:
+    """A folder that was walked to; its ``path`` contains no symlink.
 
-    ``loose`` is the first folder on the way where others can put something else in its place, "" where none is.
+    ``exposed_by`` is the first folder on the way in which other users can replace entries, "" where there is none.
     """
 
     fd: int
     path: str
     st: os.stat_result
-    loose: str = ""
+    exposed_by: str = ""
 
-    def why_unfixed(self, st: os.stat_result) -> str:
-        """Return the folder that lets others put something else in the place of what ``st`` is of, else ""."""
+    def exposes(self, st: os.stat_result) -> str:
+        """Return the folder in which other users can replace the entry that ``st`` is of, "" if there is none."""
         sticky = self.st.st_mode & stat.S_ISVTX and is_ours(self.st) and is_ours(st)
-        return self.loose or ("" if sticky or not others_can_write(self.st) else self.path)
+        return self.exposed_by or ("" if sticky or not others_can_write(self.st) else self.path)
 
 
 @contextmanager
-def walked(folder: Path) -> Iterator[Place]:
-    """Lend the folder at an absolute path, for ``*at`` calls below it; no symlink of others' is followed.
+def walked(folder: Path) -> Iterator[WalkedFolder]:
+    """Lend the folder at an absolute path, for ``*at`` calls below it; follow no symlink that others could have made.
 
     The descriptor is ``O_PATH`` where there is such a thing. Raises ``OSError``.
     """
     fd = os.open("/", FOLDER)
-    trail = [Place(fd, "/", os.fstat(fd))]
+    trail = [WalkedFolder(fd, "/", os.fstat(fd))]
     left, links = deque(folder.absolute().parts[1:]), 0
     try:
         while left:
@@ -133,7 +133,7 @@ def walked(folder: Path) -> Iterator[Place]:
             try:
                 below = os.open(name, FOLDER, dir_fd=fd)
             except OSError as error:
-                target = _followed(trail[-1], fd, name, error)
+                target = _target_of_symlink(trail[-1], fd, name, error)
                 links += 1
                 if links > _MOST_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
@@ -143,44 +143,44 @@ def walked(folder: Path) -> Iterator[Place]:
                 below, name = os.open("/", FOLDER), "/"
             os.close(fd)
             fd = below
-            _go(trail, name, os.fstat(fd))
+            _record_step(trail, name, os.fstat(fd))
         here = trail[-1]
-        yield Place(fd, here.path, here.st, here.loose)
+        yield WalkedFolder(fd, here.path, here.st, here.exposed_by)
     finally:
         os.close(fd)
 
 
-def _go(trail: list[Place], name: str, st: os.stat_result) -> None:
-    """Note where one step led: up and to the top nobody can have moved anything, or it is refused."""
+def _record_step(trail: list[WalkedFolder], name: str, st: os.stat_result) -> None:
+    """Record where one step led. ".." is refused below a folder in which others can rename: it may lead elsewhere."""
     here = trail[-1]
     if name == "..":
-        if here.loose:
+        if here.exposed_by:
             raise OSError(errno.ELOOP, f'"..": others can move {here.path}; name the folder that is meant')
         del trail[max(1, len(trail) - 1) :]
     elif name == "/":
         del trail[1:]
     else:
-        trail.append(Place(-1, os.path.join(here.path, name), st, here.why_unfixed(st)))  # noqa: PTH118 - a text
+        trail.append(WalkedFolder(-1, os.path.join(here.path, name), st, here.exposes(st)))  # noqa: PTH118 - a text
 
 
-def _followed(here: Place, fd: int, name: str, error: OSError) -> str:
-    """Return where a symlink leads; raise ``error`` where there is none, ``ELOOP`` where others could have made it."""
+def _target_of_symlink(here: WalkedFolder, fd: int, name: str, error: OSError) -> str:
+    """Return a symlink's target; raise ``error`` where there is none, ``ELOOP`` where others could have made it."""
     if error.errno not in _NO_FOLDER:
         raise error
     st = os.stat(name, dir_fd=fd, follow_symlinks=False)
     if not stat.S_ISLNK(st.st_mode):
         raise error
-    if loose := here.why_unfixed(st):
+    if exposed_by := here.exposes(st):
         link = os.path.join(here.path, name)  # noqa: PTH118 - a text
         raise OSError(
-            errno.ELOOP, f"{link} is a symlink, and others can write in {loose}; name the folder that is meant"
+            errno.ELOOP, f"{link} is a symlink, and others can write in {exposed_by}; name the folder that is meant"
         ) from None
     return os.readlink(name, dir_fd=fd)
 
 
 @contextmanager
 def open_folder(folder: Path) -> Iterator[int]:
-    """Lend a folder, open for listing; no symlink on the way is followed that others could have made."""
+    """Lend a folder, open for listing; follow no symlink that others could have made."""
     with walked(folder) as place:
         fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place.fd)
     try:
@@ -210,13 +210,13 @@ def parent_of(start: int, components: Sequence[bytes]) -> Iterator[tuple[int, by
 
 
 def give_at(folder: int, name: str, mode: int, *, kind: int = stat.S_IFDIR, group: int = -1) -> None:
-    """Give what was just made in a folder its group and mode; refuse what somebody put in its place meanwhile.
+    """Set group and mode of an entry that was just made in a folder; refuse one that another user put in its place.
 
-    ``kind`` is what it must be (stat(2)): neither a symlink nor another name for a file gets rights by this.
+    ``kind`` is the file type it must have (stat(2)): this changes neither a symlink's target nor another hard link.
     """
     with _pinned(folder, name) as (where, at):
         if stat.S_IFMT(os.stat(where, **at).st_mode) != kind:  # noqa: PTH116 - below a descriptor
-            raise FileExistsError(errno.EEXIST, f"something else is there as {name} by now")
+            raise FileExistsError(errno.EEXIST, f"something else has the name {name} now")
         if group >= 0:
             os.chown(where, -1, group, **at)
         os.chmod(where, mode, **at)  # noqa: PTH101 - below a descriptor
@@ -224,7 +224,7 @@ def give_at(folder: int, name: str, mode: int, *, kind: int = stat.S_IFDIR, grou
 
 @contextmanager
 def _pinned(folder: int, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Lend a path that stays with what has a name now; where there is no such thing, the name itself."""
+    """Lend a path that keeps naming the same file, through /proc; without O_PATH and /proc, the name itself."""
     if not _O_PATH or not os.path.isdir("/proc/self/fd"):  # noqa: PTH112 - a text
         yield name, {"dir_fd": folder, "follow_symlinks": os.chmod not in os.supports_follow_symlinks}
         return
@@ -238,8 +238,8 @@ def _pinned(folder: int, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def open_file(file: Path, *, links: int = 0) -> int:
     """Open a regular file of root's or this user's for reading; the caller closes it. Raises ``OSError``.
 
-    Never blocks, not on a FIFO either. What a shell hands over as ``/dev/fd/N`` is taken as it is. ``links`` counts the
-    symlinks followed so far.
+    Never blocks, not even on a FIFO. ``/dev/fd/N``, as a shell passes it, is opened without these checks. ``links``
+    counts the symlinks followed so far.
     """
     if file.parent in _DESCRIPTORS:
         return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
@@ -247,7 +247,7 @@ def open_file(file: Path, *, links: int = 0) -> int:
         try:
             fd = os.open(file.name, _READ, dir_fd=place.fd)
         except OSError as error:
-            target = Path(place.path, _followed(place, place.fd, file.name, error))
+            target = Path(place.path, _target_of_symlink(place, place.fd, file.name, error))
         else:
             try:
                 _require_file(os.fstat(fd), file)
@@ -267,6 +267,6 @@ def _require_file(st: os.stat_result, file: Path) -> None:
 
 
 def read_file(file: Path, most: int = -1) -> bytes:
-    """Return what such a file holds, ``most`` bytes of it at most."""
+    """Return the content of a file that ``open_file`` opens, ``most`` bytes of it at most."""
     with open(open_file(file), "rb") as stream:
         return stream.read(most)

@@ -19,7 +19,7 @@ from presignd.errors import Fault, fault
 from presignd.model import Fingerprint
 from presignd.pipeline.files.lease import has_writer
 from presignd.pipeline.finish import remove as finish_module
-from presignd.pipeline.finish.decide import Finished, Outcome
+from presignd.pipeline.finish.decide import Finished, FinishOutcome
 from presignd.system import syscalls
 
 if TYPE_CHECKING:
@@ -51,27 +51,27 @@ __all__ = ["deleting", "either", "far", "leases", "moving"]
 def test_keep_touches_nothing(tmp_path: Path) -> None:
     with place(tmp_path, "keep") as here:
         before = Fingerprint.of(here.file.stat())
-        assert here.finish() == Finished(Outcome.KEPT)
+        assert here.finish() == Finished(FinishOutcome.KEPT)
         assert Fingerprint.of(here.file.stat()) == before
 
 
 def test_delete_removes_the_verified_file_and_nothing_else(deleting: Place) -> None:
     other = deleting.file.with_name("other")
     other.write_bytes(b"o")
-    assert deleting.finish() == Finished(Outcome.DELETED)
+    assert deleting.finish() == Finished(FinishOutcome.DELETED)
     assert deleting.tree == {"drop/sub/other": b"o"}
 
 
 def test_move_takes_the_file_to_its_relative_path_below_move_to(moving: Place) -> None:
     outcome = moving.finish()
-    assert outcome == Finished(Outcome.MOVED, os.fsencode(moving.done / "sub/a.txt"))
+    assert outcome == Finished(FinishOutcome.MOVED, os.fsencode(moving.done / "sub/a.txt"))
     assert moving.tree == {"done/sub/a.txt": CONTENT}
 
 
 def test_a_put_from_elsewhere_is_never_touched(deleting: Place) -> None:
     """Its path is absolute: the file is its owner's, not the watch's."""
     deleting.version = replace(deleting.version, path=os.fsencode(deleting.file))
-    assert deleting.finish().outcome is Outcome.KEPT
+    assert deleting.finish().outcome is FinishOutcome.KEPT
     assert deleting.file.exists()
 
 
@@ -88,7 +88,7 @@ def test_across_filesystems_the_file_is_copied_with_its_mode_and_time(tmp_path: 
     with place(tmp_path, "move", far) as here:
         here.file.chmod(0o640)
         before = here.file.stat()
-        assert here.finish() == Finished(Outcome.MOVED, os.fsencode(far / "sub/a.txt"))
+        assert here.finish() == Finished(FinishOutcome.MOVED, os.fsencode(far / "sub/a.txt"))
         assert here.tree == {str(far / "sub/a.txt"): CONTENT}
         st = (far / "sub/a.txt").stat()
         assert (st.st_mtime_ns, st.st_mode, st.st_uid) == (before.st_mtime_ns, before.st_mode, before.st_uid)
@@ -118,14 +118,14 @@ def test_every_form_of_checksum_is_compared(deleting: Place, checksum: str) -> N
     right, deleting.version = deleting.version, wrong
     assert deleting.finish().changed
     deleting.version = right
-    assert deleting.finish().outcome is Outcome.DELETED
+    assert deleting.finish().outcome is FinishOutcome.DELETED
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * (3 << 20)])
 def test_empty_and_large_files_go_too(tmp_path: Path, far: Path, content: bytes) -> None:
     with place(tmp_path, "move", far) as here:
         here.version = verified(tmp_path / "drop", "sub/a.txt", content)
-        assert here.finish().outcome is Outcome.MOVED
+        assert here.finish().outcome is FinishOutcome.MOVED
         assert here.tree == {str(far / "sub/a.txt"): content}
 
 
@@ -134,7 +134,7 @@ def test_names_that_are_no_utf_8_and_the_longest_there_are_go_too(tmp_path: Path
         with place(tmp_path, "move", path=name) as here:
             assert here.finish().path == os.fsencode(here.done / name)
         with place(tmp_path, "move", path=name) as here:
-            assert here.finish().outcome is Outcome.MOVED
+            assert here.finish().outcome is FinishOutcome.MOVED
     assert len(list((tmp_path / "done").iterdir())) == 6
 
 
@@ -143,9 +143,9 @@ def test_names_that_are_no_utf_8_and_the_longest_there_are_go_too(tmp_path: Path
 
 def test_a_file_that_is_gone_needs_nothing_more(either: Place) -> None:
     either.file.unlink()
-    assert either.finish() == Finished(Outcome.GONE)
+    assert either.finish() == Finished(FinishOutcome.GONE)
     either.file.parent.rmdir()
-    assert either.finish() == Finished(Outcome.GONE)
+    assert either.finish() == Finished(FinishOutcome.GONE)
 
 
 @pytest.mark.parametrize("swap", ["symlink", "fifo", "directory"])
@@ -153,7 +153,7 @@ def test_what_is_no_regular_file_any_more_is_left_alone(either: Place, swap: str
     treasure = tmp_path / "treasure"
     either.file.rename(treasure)
     {"symlink": lambda f: f.symlink_to(treasure), "fifo": os.mkfifo, "directory": os.mkdir}[swap](either.file)
-    assert either.finish() == Finished(Outcome.GONE)
+    assert either.finish() == Finished(FinishOutcome.GONE)
     assert treasure.read_bytes() == CONTENT
     assert os.path.lexists(either.file)
 
@@ -161,13 +161,13 @@ def test_what_is_no_regular_file_any_more_is_left_alone(either: Place, swap: str
 def test_a_folder_swapped_for_a_symlink_is_not_followed(either: Place, tmp_path: Path) -> None:
     either.file.parent.rename(tmp_path / "elsewhere")
     either.file.parent.symlink_to(tmp_path / "elsewhere")
-    assert either.finish() == Finished(Outcome.GONE)
+    assert either.finish() == Finished(FinishOutcome.GONE)
     assert (tmp_path / "elsewhere/a.txt").read_bytes() == CONTENT
 
 
 def test_newer_content_stays_and_is_offered_again(either: Place) -> None:
     rewrite(either.file, b"newer")
-    assert either.finish() == Finished(Outcome.CHANGED, b"sub/a.txt")
+    assert either.finish() == Finished(FinishOutcome.CHANGED, b"sub/a.txt")
     assert either.tree == {"drop/sub/a.txt": b"newer"}
 
 
@@ -183,7 +183,7 @@ def test_newer_content_that_hides_behind_the_old_time_stays(either: Place) -> No
 def test_a_file_that_is_open_for_writing_stays_under_its_name(either: Place) -> None:
     with either.file.open("ab") as writer:
         outcome = either.finish()
-        assert outcome == Finished(Outcome.BUSY, b"sub/a.txt")
+        assert outcome == Finished(FinishOutcome.BUSY, b"sub/a.txt")
         assert outcome.busy
         assert not outcome.changed
         writer.write(b" and more")
@@ -194,7 +194,7 @@ def test_a_file_that_is_open_for_writing_stays_under_its_name(either: Place) -> 
 def test_a_writer_that_closes_without_a_change_only_delays(either: Place) -> None:
     with either.file.open("ab"):
         assert either.finish().busy
-    assert either.finish().outcome in {Outcome.DELETED, Outcome.MOVED}
+    assert either.finish().outcome in {FinishOutcome.DELETED, FinishOutcome.MOVED}
 
 
 @pytest.mark.parametrize("then", [False, True])
@@ -212,7 +212,7 @@ def test_a_write_at_the_worst_moment_is_never_lost(
     newer = CONTENT[::-1]
     during(monkeypatch, "content_checksum", lambda: rewrite(aside, newer, hide=hide), then=then)
     outcome = either.finish(check)
-    assert outcome == Finished(Outcome.CHANGED, b"sub/a.txt")
+    assert outcome == Finished(FinishOutcome.CHANGED, b"sub/a.txt")
     assert either.tree == {"drop/sub/a.txt": newer}
 
 
@@ -225,7 +225,7 @@ def test_a_writer_that_opens_at_the_worst_moment_keeps_the_file(
     aside = either.file.with_name(ASIDE)
     fds: list[int] = []
     during(monkeypatch, "content_checksum", lambda: fds.append(os.open(aside, os.O_WRONLY)), then=then)
-    assert either.finish() == Finished(Outcome.BUSY, b"sub/a.txt")
+    assert either.finish() == Finished(FinishOutcome.BUSY, b"sub/a.txt")
     os.close(fds.pop())
     assert either.tree == {"drop/sub/a.txt": CONTENT}
 
@@ -252,7 +252,7 @@ def test_a_write_while_the_copy_goes_to_the_disk_is_never_lost(
         (far / "sub").mkdir(parents=True)
         aside = here.file.with_name(ASIDE)
         during(monkeypatch, "sync", lambda: rewrite(aside, CONTENT[::-1], hide=True), then=True)
-        assert here.finish() == Finished(Outcome.CHANGED, b"sub/a.txt")
+        assert here.finish() == Finished(FinishOutcome.CHANGED, b"sub/a.txt")
         assert here.tree == {"drop/sub/a.txt": CONTENT[::-1], str(far / "sub/a.txt"): CONTENT}
 
 
@@ -266,7 +266,7 @@ def test_a_new_file_that_took_the_name_meanwhile_is_not_overwritten(
         either.file.write_bytes(b"newest")
 
     during(monkeypatch, "content_checksum", swap, then=True)
-    assert either.finish() == Finished(Outcome.CHANGED, b"sub/a~2.txt")
+    assert either.finish() == Finished(FinishOutcome.CHANGED, b"sub/a~2.txt")
     assert either.tree == {"drop/sub/a.txt": b"newest", "drop/sub/a~2.txt": b"changed under way"}
 
 
@@ -274,7 +274,7 @@ def test_a_file_replaced_just_before_it_is_set_aside_is_put_back(
     either: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     during(monkeypatch, "recognise", lambda: replace_by(either.file, b"newest"), then=True)
-    assert either.finish() == Finished(Outcome.CHANGED, b"sub/a.txt")
+    assert either.finish() == Finished(FinishOutcome.CHANGED, b"sub/a.txt")
     assert either.tree == {"drop/sub/a.txt": b"newest"}
 
 
@@ -288,7 +288,7 @@ def test_a_newer_file_of_that_name_is_no_business_of_the_old_ones_end(moving: Pl
     """A crash left the verified file aside, and a new one was dropped since."""
     moving.file.rename(moving.file.with_name(ASIDE))
     moving.file.write_bytes(b"newer")
-    assert moving.finish().outcome is Outcome.MOVED
+    assert moving.finish().outcome is FinishOutcome.MOVED
     assert moving.tree == {"drop/sub/a.txt": b"newer", "done/sub/a.txt": CONTENT}
 
 
@@ -306,7 +306,7 @@ def test_a_copy_that_fails_leaves_the_file_under_its_name_and_nothing_half(
                 here.finish()
         assert caught.value.code == "finish_failed"
         assert here.tree == {"drop/sub/a.txt": CONTENT}
-        assert here.finish().outcome is Outcome.MOVED
+        assert here.finish().outcome is FinishOutcome.MOVED
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -318,9 +318,9 @@ def test_a_full_disk_that_a_copy_goes_to_is_waited_for(
         with monkeypatch.context() as patched:
             patched.setattr(os, call, failing(number))
             done = here.finish()
-        assert (done.outcome, done.problem and done.problem.code) == (Outcome.BUSY, "disk_full")
+        assert (done.outcome, done.problem and done.problem.code) == (FinishOutcome.BUSY, "disk_full")
         assert here.tree == {"drop/sub/a.txt": CONTENT}
-        assert here.finish().outcome is Outcome.MOVED
+        assert here.finish().outcome is FinishOutcome.MOVED
 
 
 def test_a_disk_without_room_for_a_copy_is_written_nothing(
@@ -331,7 +331,7 @@ def test_a_disk_without_room_for_a_copy_is_written_nothing(
         no_room = SimpleNamespace(f_bavail=0, f_bfree=0, f_frsize=4096, f_blocks=100)
         patched.setattr(os, "fstatvfs", lambda _: no_room)
         patched.setattr(os, "pwrite", failing(errno.EIO))
-        assert here.finish().outcome is Outcome.BUSY
+        assert here.finish().outcome is FinishOutcome.BUSY
         no_room.f_blocks = 0  # a filesystem that doesn't know
         with pytest.raises(Fault, match=os.strerror(errno.EIO)):
             here.finish()
@@ -370,9 +370,9 @@ def test_too_many_open_files_are_waited_for(
     with monkeypatch.context() as patched:
         patched.setattr(os, "open", once)
         first = either.finish()
-    assert first.outcome in {Outcome.BUSY, Outcome.DELETED, Outcome.MOVED}
+    assert first.outcome in {FinishOutcome.BUSY, FinishOutcome.DELETED, FinishOutcome.MOVED}
     assert not [path for path in either.tree if ".presignd-" in path]
-    assert either.finish().outcome in {Outcome.DELETED, Outcome.MOVED, Outcome.GONE}
+    assert either.finish().outcome in {FinishOutcome.DELETED, FinishOutcome.MOVED, FinishOutcome.GONE}
     assert "drop/sub/a.txt" not in either.tree
 
 
@@ -391,12 +391,12 @@ def test_a_handle_gone_stale_says_nothing_of_the_file(
     with monkeypatch.context() as patched:
         patched.setattr(os, "open", stale)
         first = either.finish()
-    assert first.outcome in {Outcome.BUSY, Outcome.DELETED, Outcome.MOVED}
+    assert first.outcome in {FinishOutcome.BUSY, FinishOutcome.DELETED, FinishOutcome.MOVED}
     if first.busy:
         assert first.problem is not None
         assert first.problem.code == "read_error"
     assert not [path for path in either.tree if ".presignd-" in path]
-    assert either.finish().outcome in {Outcome.DELETED, Outcome.MOVED, Outcome.GONE}
+    assert either.finish().outcome in {FinishOutcome.DELETED, FinishOutcome.MOVED, FinishOutcome.GONE}
     assert "drop/sub/a.txt" not in either.tree
 
 
@@ -428,7 +428,7 @@ def test_a_folder_whose_sync_failed_is_synced_by_the_next_try(
     for _ in range(failures):
         with pytest.raises(Fault, match="Input/output error"):
             either.finish()
-    assert either.finish().outcome in {Outcome.GONE, Outcome.DELETED, Outcome.MOVED}
+    assert either.finish().outcome in {FinishOutcome.GONE, FinishOutcome.DELETED, FinishOutcome.MOVED}
     assert set(synced) >= ({done} if either.watch.after == "move" else set()) | {either.file.parent}
 
 
@@ -464,7 +464,7 @@ def test_a_file_that_can_not_be_put_back_is_told_of_with_its_name(
         with pytest.raises(Fault, match=rf"it lies as {ASIDE}: Read-only file system"):
             either.finish()
     assert either.tree == {f"drop/sub/{ASIDE}": CONTENT}
-    assert either.finish().outcome in {Outcome.DELETED, Outcome.MOVED}
+    assert either.finish().outcome in {FinishOutcome.DELETED, FinishOutcome.MOVED}
 
 
 def test_a_file_that_went_is_not_looked_for_when_its_folder_can_not_be_synced(
@@ -525,7 +525,7 @@ def test_what_is_written_into_a_name_that_was_only_reserved_stays(
         return fd
 
     monkeypatch.setattr(os, "open", opened)
-    assert moving.finish().outcome is Outcome.MOVED
+    assert moving.finish().outcome is FinishOutcome.MOVED
     assert moving.tree == {"done/sub/a.txt": b"another's", "done/sub/a~2.txt": CONTENT}
 
 
@@ -558,5 +558,5 @@ def test_what_a_file_that_is_gone_left_in_move_to_is_looked_for_again_while_move
     with monkeypatch.context() as patched:
         patched.setattr(finish_module, "target_of", failing(errno.ESTALE))
         waits = moving.finish()
-    assert (waits.outcome, waits.problem and waits.problem.code) == (Outcome.BUSY, "read_error")
-    assert moving.finish().outcome is Outcome.GONE
+    assert (waits.outcome, waits.problem and waits.problem.code) == (FinishOutcome.BUSY, "read_error")
+    assert moving.finish().outcome is FinishOutcome.GONE

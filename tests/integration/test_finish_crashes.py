@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from presignd.pipeline.finish.decide import Outcome
+from presignd.pipeline.finish.decide import FinishOutcome
 from presignd.system import syscalls
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def test_no_filesystem_is_too_poor_to_finish_and_none_overwrites(
     only(way, monkeypatch)
     (moving.done / "sub").mkdir(parents=True)
     (moving.done / "sub/a.txt").write_bytes(b"older")
-    assert moving.finish().outcome is Outcome.MOVED
+    assert moving.finish().outcome is FinishOutcome.MOVED
     assert moving.tree == {"done/sub/a.txt": b"older", "done/sub/a~2.txt": CONTENT}
 
 
@@ -128,7 +128,7 @@ def test_a_crash_at_any_step_is_gone_on_from_and_loses_nothing(
             if after != "delete":
                 assert CONTENT in here.tree.values()
             outcome = here.finish().outcome
-            assert outcome in {Outcome.DELETED, Outcome.MOVED, Outcome.GONE}
+            assert outcome in {FinishOutcome.DELETED, FinishOutcome.MOVED, FinishOutcome.GONE}
             assert here.tree == ({} if after == "delete" else {"done/sub/a.txt": CONTENT})
         if not crashed:
             break
@@ -148,7 +148,7 @@ def test_half_a_copy_goes_though_the_file_s_folder_moved_after_the_crash(
             moving.finish()
     assert any(name.endswith(".copy") for name in moving.tree)
     moving.file.parent.rename(moving.file.parent.with_name("other"))
-    assert moving.finish().outcome is Outcome.GONE
+    assert moving.finish().outcome is FinishOutcome.GONE
     assert [name for name in moving.tree if name.endswith(".copy")] == []
 
 
@@ -173,8 +173,8 @@ def test_a_crash_at_any_step_of_putting_back_loses_no_newer_content(
                 except CrashError:
                     crashed = True
             outcome = here.finish().outcome
-            assert newer in here.tree.values() or outcome in {Outcome.MOVED, Outcome.DELETED}
-            if outcome is Outcome.CHANGED:
+            assert newer in here.tree.values() or outcome in {FinishOutcome.MOVED, FinishOutcome.DELETED}
+            if outcome is FinishOutcome.CHANGED:
                 assert here.tree == {"drop/sub/a.txt": newer}
         if not crashed:
             break

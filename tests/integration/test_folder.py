@@ -247,10 +247,10 @@ def test_where_a_look_may_have_to_wait_none_is_taken_at_once(
     table = tmp_path / "mountinfo"
     table.write_text("1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n")
     monkeypatch.setattr(filesystem, "_MOUNTS", table)
-    folder.mind_mounts()
+    folder.refresh_mounts()
     assert folder.inline_limit > 0
     table.write_text(f"1 0 8:1 / {tmp_path / 'drop' / 'a'} rw shared:1 - nfs4 server:/ rw\n")
-    folder.mind_mounts()
+    folder.refresh_mounts()
     assert folder.inline_limit == 0
     other = tmp_path / "link"
     other.symlink_to(tmp_path / "drop")
@@ -264,7 +264,7 @@ def test_a_filesystem_that_does_not_even_say_what_it_is_is_looked_at_from_thread
 ) -> None:
     """FUSE whose process died: the watch goes on, and finds its root lost."""
     monkeypatch.setattr(filesystem, "is_network", failing(errno.ENOTCONN))
-    folder.mind_mounts()
+    folder.refresh_mounts()
     assert folder.inline_limit == 0
 
 

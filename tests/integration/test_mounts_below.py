@@ -66,11 +66,11 @@ def test_only_what_is_mounted_below_is_another_mount(tmp_path: Path) -> None:
         assert not table.changed()
         with bind(tmp_path / "beside", tmp_path / "beside"):
             assert table.changed()
-            assert not folder.mind_mounts()
+            assert not folder.refresh_mounts()
         with bind(tmp_path / "beside", tmp_path / "drop" / "below"):
-            assert folder.mind_mounts()
-            assert not folder.mind_mounts()
-        assert folder.mind_mounts()
+            assert folder.refresh_mounts()
+            assert not folder.refresh_mounts()
+        assert folder.refresh_mounts()
     finally:
         folder.close()
         table.close()

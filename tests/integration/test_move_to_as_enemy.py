@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 from presignd.errors import Fault
-from presignd.pipeline.finish.decide import Outcome
+from presignd.pipeline.finish.decide import FinishOutcome
 from tests.finishing import CONTENT, NOBODY, Place, far, leases, place, verified
 from tests.needs import need
 from tests.running import config, running, watch
@@ -93,13 +93,13 @@ def test_half_a_copy_is_not_looked_for_behind_a_symlink(shared: Place, vault: Pa
     shared.done.symlink_to(vault)
     foreign(shared.done)
     shutil.rmtree(shared.file.parent)
-    assert shared.finish().outcome is Outcome.GONE
+    assert shared.finish().outcome is FinishOutcome.GONE
     assert other.read_bytes() == b"another's"
 
 
 def test_a_shared_folder_is_moved_to_where_nobody_swaps_it(shared: Place) -> None:
     """It is made, too, where it is missing."""
-    assert shared.finish().outcome is Outcome.MOVED
+    assert shared.finish().outcome is FinishOutcome.MOVED
     assert (shared.done / "sub/a.txt").read_bytes() == CONTENT
 
 
@@ -108,7 +108,7 @@ def test_an_administrators_own_symlink_is_followed(tmp_path: Path, vault: Path) 
     (tmp_path / "done").symlink_to("by-year")
     (tmp_path / "by-year").symlink_to(vault)
     with place(tmp_path, "move", tmp_path / "done" / ".." / "vault" / "new") as here:
-        assert here.finish().outcome is Outcome.MOVED
+        assert here.finish().outcome is FinishOutcome.MOVED
     assert (vault / "new/sub/a.txt").read_bytes() == CONTENT
 
 

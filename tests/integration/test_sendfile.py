@@ -25,7 +25,7 @@ from presignd.errors import Fault
 from presignd.presign import Grant
 from presignd.store.body import LEAST
 from presignd.store.client import PIECE, Response, Slice, StoreClient
-from presignd.system.threads import BEHIND, MOST_BEHIND
+from presignd.system.threads import BACKGROUND, MOST_THREADS
 from tests.descriptors import open_descriptors
 from tests.faulty_s3 import BUCKET, FaultyS3
 
@@ -210,7 +210,7 @@ async def test_a_reader_that_dawdles_is_no_timeout_while_bytes_move(file: int, s
 async def test_a_body_goes_while_all_threads_hash(faulty_s3: FaultyS3, file: int, seen: Seen) -> None:
     """The parts of many large files may hash for a minute: what is on its way must not time out meanwhile."""
     through = threading.Event()
-    hashing = [BEHIND.submit(through.wait) for _ in range(MOST_BEHIND)]
+    hashing = [BACKGROUND.submit(through.wait) for _ in range(MOST_THREADS)]
     try:
         async with client(faulty_s3.endpoint) as store:
             await send(store, faulty_s3.endpoint, Slice(file, 0, SIZE, whole=True))

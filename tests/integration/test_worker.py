@@ -21,9 +21,9 @@ from presignd.ledger import open_ledger
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline import worker
 from presignd.pipeline.finish import finisher
-from presignd.pipeline.finish.decide import Finished, Outcome
+from presignd.pipeline.finish.decide import Finished, FinishOutcome
 from presignd.pipeline.finish.link import Linker
-from presignd.pipeline.finish.remove import finish
+from presignd.pipeline.finish.remove import take_away
 from presignd.pipeline.upload import transfer
 from presignd.pipeline.upload.transfer import ROUNDS
 from presignd.states import Event
@@ -280,10 +280,10 @@ async def test_a_finished_file_that_waits_for_descriptors_says_so_once(
     tries = iter(range(3))
 
     def short(*args: Any) -> Finished:
-        waits = Finished(Outcome.BUSY, b"a", fault("too_many_files"))
-        return waits if next(tries, None) is not None else finish(*args)
+        waits = Finished(FinishOutcome.BUSY, b"a", fault("too_many_files"))
+        return waits if next(tries, None) is not None else take_away(*args)
 
-    monkeypatch.setattr(finisher, "finish", short)
+    monkeypatch.setattr(finisher, "take_away", short)
     async with running(config(tmp_path, faulty_s3, watch(tmp_path, after="delete"))) as daemon:
         daemon.drop("a")
         await daemon.done()
@@ -298,7 +298,7 @@ async def test_a_file_that_can_not_be_moved_is_quarantined_and_its_link_stands(
     def failing(*_: object) -> None:
         raise fault("finish_failed", "Read-only file system")
 
-    monkeypatch.setattr(finisher, "finish", failing)
+    monkeypatch.setattr(finisher, "take_away", failing)
     moving = watch(tmp_path, after="move", move_to=tmp_path / "done")
     async with running(config(tmp_path, faulty_s3, moving)) as daemon:
         path = daemon.drop("a")
@@ -316,7 +316,7 @@ async def test_a_linked_file_that_waits_for_a_person_does_so_when_the_links_were
     def failing(*_: object) -> None:
         raise fault("finish_failed", "Read-only file system")
 
-    monkeypatch.setattr(finisher, "finish", failing)
+    monkeypatch.setattr(finisher, "take_away", failing)
     moving = config(tmp_path, faulty_s3, watch(tmp_path, after="move", move_to=tmp_path / "done"))
     async with running(moving) as daemon:
         daemon.drop("a")
@@ -337,10 +337,10 @@ def before_it_is_finished(patched: pytest.MonkeyPatch, *acts: Callable[[], objec
     def finishing(*args: Any) -> Finished:
         if waiting:
             waiting.pop(0)()
-        tried.append(finish(*args))
+        tried.append(take_away(*args))
         return tried[-1]
 
-    patched.setattr(finisher, "finish", finishing)
+    patched.setattr(finisher, "take_away", finishing)
     return tried
 
 

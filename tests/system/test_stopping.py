@@ -133,10 +133,10 @@ def test_a_command_that_is_interrupted_waits_for_no_thread(tmp_path: Path) -> No
         import asyncio, os, signal, sys
         from presignd import cli
         from presignd.cli import loop
-        from presignd.system.threads import behind
+        from presignd.system.threads import in_background
 
         async def work():
-            reading = asyncio.create_task(behind(os.read, os.pipe()[0], 1))
+            reading = asyncio.create_task(in_background(os.read, os.pipe()[0], 1))
             await asyncio.sleep(0.1)
             os.kill(os.getpid(), signal.SIGINT)
             await reading
@@ -188,7 +188,7 @@ def test_the_process_ends_though_a_thread_still_reads() -> None:
     assert time.monotonic() - began < 15
 
 
-@pytest.mark.parametrize("threads", ["None", "BEHIND"])
+@pytest.mark.parametrize("threads", ["None", "BACKGROUND"])
 def test_a_failure_ends_the_process_though_a_thread_still_reads(threads: str) -> None:
     """A lost ledger while a disk hangs: the service manager is to start it again now, not when the disk is back."""
     program = (
@@ -196,7 +196,7 @@ def test_a_failure_ends_the_process_though_a_thread_still_reads(threads: str) ->
         "from presignd import cli\n"
         "from presignd.cli.loop import run_daemon\n"
         "from presignd.errors import Unavailable\n"
-        "from presignd.system.threads import BEHIND\n"
+        "from presignd.system.threads import BACKGROUND\n"
         "async def work():\n"
         f"    asyncio.get_running_loop().run_in_executor({threads}, time.sleep, 60)\n"
         "    await asyncio.sleep(0.1)\n"

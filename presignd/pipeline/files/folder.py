@@ -1,9 +1,9 @@
-"""One watched folder, and the only way to the files in it: by descriptor, below its root.
+"""Watched folders. All access to their files goes through ``Folder``: by descriptor, below its root.
 
-A path is walked component by component from the root's descriptor, without following a symlink at any
-of them, so nothing outside the folder can be reached, whatever is swapped while we walk (contract §6.11).
-A file is first opened as a mere place (``O_PATH``), seen to be regular, and only then opened for reading:
-opening a FIFO would block and opening a device would act.
+A path is walked component by component from the root's descriptor, and no symlink is followed at any of them. So
+nothing outside the folder can be reached, whatever is swapped during the walk (contract §6.11). A file is first
+opened with ``O_PATH``, checked to be regular, and only then opened for reading: opening a FIFO would block, and
+opening a device would act on it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import stat
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from presignd.errors import NO_DESCRIPTORS, Fault, PresigndError, UsageError, reason_of, system_fault
 from presignd.ledger.lock import flock, lock_folder
@@ -23,20 +23,20 @@ from presignd.system.filesystem import close_quietly, may_hang, mounted_below
 from presignd.system.trust import open_folder, parent_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from presignd.config import WatchConfig
 
 _O_PATH = getattr(os, "O_PATH", 0)
-_PLACE = _O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_PATH_ONLY = _O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Non-blocking: a file under another program's lease (Samba's oplocks) answers EAGAIN at once and gets its
-# lease broken, so the next try succeeds; a blocking open would hold its thread for up to 45 s.
+# Non-blocking: for a file under another program's lease (Samba's oplocks), open fails with EAGAIN at once and breaks
+# the lease, so the next try succeeds; a blocking open would hold its thread for up to 45 s.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 INLINE_LIMIT = 8
-"""Looks at files of a local folder that take less than a thread takes to begin: 10 to 50 µs each."""
+"""Files of a local folder that can be looked at (10 to 50 µs each) in the time that a thread takes to start."""
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 _NOT_REGULAR = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV})
@@ -44,13 +44,13 @@ _UNREADABLE = frozenset({errno.EACCES, errno.EPERM})
 
 
 class Gone(PresigndError):
-    """Nothing of this folder is at the path now (a parent swapped for a symlink counts as nothing)."""
+    """No file of this folder is at the path now (none is below a parent that was swapped for a symlink)."""
 
     code = "gone"
 
 
 class NotRegular(PresigndError):
-    """What is at the path is a symlink, a directory or a special file: ignored."""
+    """The path leads to a symlink, a directory or a special file, which are ignored."""
 
     code = "not_regular"
 
@@ -58,9 +58,8 @@ class NotRegular(PresigndError):
 class Folder:
     """A watch's folder, open at its root.
 
-    Methods raise ``Gone``, ``NotRegular``, the fault ``unreadable`` (no permission) or ``read_error``
-    (anything else the system said). All of them block and may run in any thread; paths are bytes below
-    the root.
+    Methods raise ``Gone``, ``NotRegular``, or the faults ``unreadable`` (no permission), ``too_many_files`` and
+    ``read_error`` (any other error). All of them block and may run in any thread; paths are bytes below the root.
     """
 
     def __init__(self, watch: WatchConfig) -> None:
@@ -81,8 +80,8 @@ class Folder:
         """How many files can be looked at in the time a thread takes to start; 0 where a look may block."""
         return 0 if self._may_hang else INLINE_LIMIT
 
-    def mind_mounts(self) -> bool:
-        """See what is mounted below by now; tell whether that is anything else than before."""
+    def refresh_mounts(self) -> bool:
+        """Read again what is mounted below; return whether that has changed."""
         before, self._mounted = self._mounted, mounted_below(self.fd)
         self._may_hang = may_hang(self.fd)
         return self._mounted != before
@@ -98,19 +97,19 @@ class Folder:
         return self._identity
 
     def still_there(self) -> bool:
-        """Tell whether the root's path still leads to the directory that is open."""
+        """Return whether the root's path still leads to the directory that is open."""
         try:
             return _identity(os.stat(self.root)) == self._identity  # noqa: PTH116 - a bytes path
         except OSError:
             return False
 
     def reopen(self) -> bool:
-        """Open the root anew where it is back, in place and under the same lock; False while it is not.
+        """Open the root again once it is back, with the same descriptor number and lock; False while it is away.
 
-        ``dup2`` swaps it under the same number at once: no thread can meet a closed or foreign descriptor.
+        ``dup2`` replaces the descriptor atomically: no thread can meet a closed or reused number.
         """
         if self.still_there():
-            return True  # the very one that is open: a second lock on it would meet our own
+            return True  # still open: a second lock on it would conflict with our own
         try:
             fresh = _open_root(self.root)
         except OSError:
@@ -128,9 +127,9 @@ class Folder:
         return True
 
     def lock(self) -> None:
-        """Keep other daemons off this folder; raise ``Unavailable`` with the pid of the one that has it.
+        """Lock this folder against other daemons; raise ``Unavailable`` with the pid of the one that holds it.
 
-        A filesystem without flock is taken as it is.
+        On a filesystem without flock nothing is locked.
         """
         self._locked = lock_folder(self.fd)
 
@@ -148,14 +147,14 @@ class Folder:
 
     # --- what is in it --------------------------------------------------------------------------
     def stat(self, path: bytes) -> os.stat_result:
-        """Return the stat of whatever is at ``path``, no symlink followed at any component."""
+        """Return the stat of what is at ``path``; no symlink is followed at any component."""
         with translated(), self._parent(path) as (parent, name):
             return os.stat(name, dir_fd=parent, follow_symlinks=False)
 
     def missing(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Return those of ``paths`` that lead to nothing; what can't be looked at counts as there.
+        """Return those of ``paths`` at which nothing is; one that can't be checked counts as existing.
 
-        Neighbours in one directory, one after the other, cost a ``stat`` each and one walk together.
+        Adjacent paths of one directory cost a ``stat`` each and one walk together.
         """
         return [path for _, some in groupby(paths, posixpath.dirname) for path in self._missing(list(some))]
 
@@ -185,11 +184,11 @@ class Folder:
     def dir_fd(self, path: bytes) -> Iterator[int]:
         """Lend the directory that holds ``path``, for ``*at`` calls on its last component.
 
-        It is an ``O_PATH`` descriptor where there is such a thing: good for rename, unlink, link and
-        openat, not for fsync (open ``b"."`` below it for that).
+        It is an ``O_PATH`` descriptor where the system has it: good for rename, unlink, link and openat, not for fsync
+        (``durable.sync`` takes it).
         """
         with ExitStack() as opened:
-            with translated():  # the walk only: errors of the caller's own calls stay what they are
+            with translated():  # the walk only: the caller's errors stay as they are
                 fd, _ = opened.enter_context(self._parent(path))
             yield fd
 
@@ -197,8 +196,50 @@ class Folder:
         return parent_of(self.fd, _components(path))
 
 
+class Folders:
+    """The open folders of all watches, each opened once: a second descriptor's lock would conflict with the first's."""
+
+    def __init__(self) -> None:
+        self._open: dict[bytes, Folder] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.keep(())
+
+    def open(self, watches: Sequence[WatchConfig], *, lock: bool = False) -> dict[str, Folder]:
+        """Return the folder of each watch, by name; with ``lock``, locked against other daemons.
+
+        Raises ``UsageError`` for one that can't be opened and ``Unavailable`` for one that another daemon holds; then
+        no more folders are open than before.
+        """
+        before = set(self._open.values())
+        try:
+            return {watch.name: self._one(watch, lock=lock) for watch in watches}
+        except BaseException:
+            self.keep(before)
+            raise
+
+    def _one(self, watch: WatchConfig, *, lock: bool) -> Folder:
+        root = root_of(watch)
+        if root not in self._open:
+            self._open[root] = Folder(watch)
+        folder = self._open[root]
+        if lock:
+            folder.lock()
+        return folder
+
+    def keep(self, used: Collection[Folder]) -> None:
+        """Close all folders but ``used``."""
+        for root, folder in list(self._open.items()):
+            if folder not in used:
+                del self._open[root]
+                folder.close()
+
+
 def root_of(watch: WatchConfig) -> bytes:
-    """Return a watch's root as its configuration names it."""
+    """Return a watch's root as the configuration names it."""
     return os.path.abspath(os.fsencode(watch.path))  # noqa: PTH100 - resolve() would follow symlinks
 
 
@@ -223,12 +264,12 @@ def _is_missing(parent: int, name: bytes) -> bool:
 def _open_regular(parent: int, name: bytes) -> int:
     if not _O_PATH:
         return _open_compared(parent, name, os.stat(name, dir_fd=parent, follow_symlinks=False))
-    place = os.open(name, _PLACE, dir_fd=parent)
+    place = os.open(name, _PATH_ONLY, dir_fd=parent)
     try:
         st = os.fstat(place)
         if not stat.S_ISREG(st.st_mode):
             raise NotRegular("not a regular file")
-        with suppress(FileNotFoundError):  # no /proc here: the way of systems without O_PATH
+        with suppress(FileNotFoundError):  # without /proc, as without O_PATH: open by name and compare
             return os.open(f"/proc/self/fd/{place}", _READ & ~os.O_NOFOLLOW)
         return _open_compared(parent, name, st)
     finally:
@@ -236,7 +277,7 @@ def _open_regular(parent: int, name: bytes) -> int:
 
 
 def _open_compared(parent: int, name: bytes, seen: os.stat_result) -> int:
-    """Open by name what was seen to be a regular file, and make sure that it is that one."""
+    """Open by name what ``seen`` says is a regular file, and check that it is the same file."""
     if not stat.S_ISREG(seen.st_mode):
         raise NotRegular("not a regular file")
     fd = os.open(name, _READ, dir_fd=parent)
@@ -253,7 +294,7 @@ def _open_compared(parent: int, name: bytes, seen: os.stat_result) -> int:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn the system's errors into the few that the stages know: ``Gone``, ``NotRegular``, and a ``Fault``."""
+    """Raise ``OSError`` as what the stages handle: ``Gone``, ``NotRegular`` or a ``Fault``."""
     try:
         yield
     except OSError as error:

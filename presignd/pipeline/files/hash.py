@@ -1,4 +1,4 @@
-"""The checksum of a file's content, in the forms that receipts have. Blocking."""
+"""Checksums of a file's content, in the forms that uploads are recorded with. Blocking."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from presignd.system.threads import processors
 READ = 256 << 10
 
 PROCESSORS = threading.Semaphore(processors())
-"""So many threads hash at a time, a read's worth each: a lower priority alone (``presignd.system.threads``) would not
-keep the event loop its share where it may not be set, as under systemd's unit."""
+"""As many threads hash at a time, one read each. A lower priority (``presignd.system.threads``) would not be enough to
+keep the event loop responsive where it can't be set, as under systemd's unit."""
 
 
 def checksum_like(fd: int, like: str, size: int, part_size: int = 0, *, stop: threading.Event | None = None) -> str:
     """Return the checksum of the first ``size`` bytes of ``fd``, in the form of ``like``.
 
-    That is ``md5:…`` or ``sha256:…`` of the whole, or ``md5:…-N``: the MD5 of the N parts' MD5s, ``part_size``
-    bytes each, as the ETags of multipart objects are made. A shorter file, or ``stop`` set under way, gives
-    the checksum of what was read.
+    That is ``md5:…`` or ``sha256:…`` of the whole, or ``md5:…-N``: the MD5 of the MD5s of N parts, ``part_size`` bytes
+    each, like the ETag of a multipart upload. If the file is shorter, or ``stop`` is set meanwhile, it is the checksum
+    of what was read.
     """
     algorithm, _, value = like.partition(":")
     if "-" not in value:
@@ -35,7 +35,7 @@ def checksum_like(fd: int, like: str, size: int, part_size: int = 0, *, stop: th
 
 
 class Digest:
-    """The checksum of bytes as they come, in the form of ``like``; see ``checksum_like``."""
+    """The checksum of bytes that arrive piece by piece, in the form of ``like``; see ``checksum_like``."""
 
     def __init__(self, like: str, part_size: int = 0) -> None:
         self._algorithm, _, value = like.partition(":")
@@ -44,7 +44,7 @@ class Digest:
         self._made, self._taken = self._new(), 0
 
     def update(self, piece: bytes) -> None:
-        """Take the next bytes. Blocking: it hashes."""
+        """Hash the next bytes. Blocking."""
         view = memoryview(piece)
         while view:
             now = view[: self._part_size - self._taken] if self._part_size else view
@@ -64,7 +64,7 @@ class Digest:
 
     @property
     def checksum(self) -> str:
-        """The checksum of what was taken."""
+        """The checksum of the bytes so far."""
         if not self._part_size:
             return f"{self._algorithm}:{self._made.hexdigest()}"
         parts = [*self._parts, self._made.digest()] if self._taken else self._parts
@@ -73,9 +73,9 @@ class Digest:
 
 
 def fingerprint_of(fd: int) -> Fingerprint:
-    """Return the fingerprint of an open file; raise ``read_error`` where its filesystem does not tell it any more.
+    """Return the fingerprint of an open file; raise ``read_error`` where fstat(2) fails.
 
-    On NFS and most of FUSE a file that was deleted, or replaced, is stale (ESTALE) even for who has it open.
+    On NFS and most FUSE filesystems, a deleted or replaced file is stale (ESTALE) even through an open descriptor.
     """
     try:
         return Fingerprint.of(os.fstat(fd))
@@ -84,7 +84,7 @@ def fingerprint_of(fd: int) -> Fingerprint:
 
 
 def read_at(fd: int, length: int, offset: int) -> bytes:
-    """Read as ``os.pread`` does; raise the fault ``read_error`` where the disk fails: that is no bug."""
+    """Read as ``os.pread`` does; raise the fault ``read_error`` where the disk fails."""
     try:
         return os.pread(fd, length, offset)
     except OSError as error:
@@ -92,7 +92,7 @@ def read_at(fd: int, length: int, offset: int) -> bytes:
 
 
 def digest(fd: int, algorithm: str, offset: int, size: int, stop: threading.Event | None = None) -> bytes:
-    """Return the digest of ``size`` bytes from ``offset``, or of as many as there are; raise ``read_error``."""
+    """Return the digest of ``size`` bytes from ``offset``, or of as many as the file has; raise ``read_error``."""
     made = hashlib.new(algorithm, usedforsecurity=False)
     read = into_one_buffer(min(READ, size))
     end = offset + size
@@ -105,9 +105,9 @@ def digest(fd: int, algorithm: str, offset: int, size: int, stop: threading.Even
 
 
 def into_one_buffer(most: int) -> Callable[[int, int, int], memoryview]:
-    """Return what reads as ``read_at`` does, up to ``most`` bytes, each time over those before.
+    """Return a function that reads as ``read_at`` does, up to ``most`` bytes, always into the same buffer.
 
-    Fresh memory each time may be a page fault for each 4 KiB, each time.
+    A new buffer for each read may cost a page fault for each 4 KiB.
     """
     room = memoryview(bytearray(most))
 

@@ -1,4 +1,4 @@
-"""Which files are nobody's business, in gitignore syntax; and the names that stand beside a file. Pure."""
+"""Which files a watch skips, in gitignore syntax; and the names of markers and link files beside a file. Pure."""
 
 from __future__ import annotations
 
@@ -43,25 +43,25 @@ DEFAULTS = (
     "*.bc!",
     "*.xltd",
 )
-"""Contract §3, ``ignore_defaults``: what programs write while a file is not whole yet, and litter; without regard to
-case. Safari's ``*.download`` is a folder. Xunlei's ``*.td`` is left out: others end so too."""
+"""Contract §3, ``ignore_defaults``: names of incomplete files and of clutter; upper and lower case alike. Safari's
+``*.download`` is a folder. Xunlei's ``*.td`` is not in it: other files end so too."""
 
 OWN_PREFIX = b".presignd-"
 OWN = (".presignd-*",)
-"""Our own names: ignored whatever the configuration says."""
+"""The daemon's own temporary names: always ignored."""
 
 _CACHED_DIRECTORIES = 4096
 
 _LITERAL = r"[^*?\[\]\\/!#\s]+"
 _PLAIN = re.compile(rf"(?P<name>{_LITERAL})|\*(?P<end>[^*?\[\]\\/\s]+)|(?P<start>{_LITERAL})\*")
-"""A pattern that plain string methods can say: a whole name, its end, or its beginning."""
+"""A pattern that string methods can match: a whole name, its end, or its beginning."""
 
 
 class Ignore:
     """The rules of one watch. A file below an ignored directory is ignored, as in git.
 
-    ``patterns`` come after the defaults, so a negation ("!keep.tmp") takes a default back. ``extra`` and
-    our own names are ignored whatever ``patterns`` say. ``marker`` is the ``ready_marker`` template.
+    ``patterns`` come after the defaults, so a negation ("!keep.tmp") cancels a default. ``extra`` and the daemon's own
+    names are ignored whatever ``patterns`` say. ``marker`` is the ``ready_marker`` template.
     """
 
     def __init__(
@@ -72,32 +72,32 @@ class Ignore:
         self._always = _spec([*OWN, *extra, *_glob(marker)])
         self._markers = _spec(_glob(marker))
         self.ordinary = _ordinary([*self._always.patterns, *self._chosen.patterns])
-        """Tells cheaply of a name that no pattern means it: a file of that name is as ignored as its directory."""
+        """Return quickly whether no pattern matches a name: a file of that name is ignored only if its directory is."""
         self._directory = lru_cache(_CACHED_DIRECTORIES)(self._judge_directory)
 
     @classmethod
     def of(cls, watch: WatchConfig) -> Ignore:
-        """Make the rules of a watch: its patterns, and what it writes beside or below its files."""
+        """Return the rules of a watch: its patterns, and the names that it writes beside or below its files."""
         extra = [*_glob(watch.link_file), *_inside(watch)]
         return cls(watch.ignore, defaults=watch.ignore_defaults, extra=extra, marker=watch.ready_marker)
 
     @staticmethod
     def own(name: bytes) -> bool:
-        """Tell whether a name is one of our own, given to a file for the time of one step."""
+        """Return whether a name is one of the daemon's own temporary names."""
         return name.startswith(OWN_PREFIX)
 
     def file(self, path: bytes) -> bool:
-        """Tell whether the file at ``path`` (below the watch's root) is ignored."""
+        """Return whether the file at ``path`` (below the watch's root) is ignored."""
         text = _text(path)
         directory, name = posixpath.split(text)
         return self._directory(directory) or (not self.ordinary(name) and self._matches(text))
 
     def directory(self, path: bytes) -> bool:
-        """Tell whether everything below ``path`` is ignored; never so for the root, b""."""
+        """Return whether everything below ``path`` is ignored; False for the root, b""."""
         return self._directory(_text(path))
 
     def why(self, path: bytes) -> str:
-        """Tell, for a person, which rule ignores the file at ``path``; "" where it is not ignored."""
+        """Return in words which rule ignores the file at ``path``; "" where it is not ignored."""
         parts = _text(path).split("/")
         above = ["/".join(parts[:count]) + "/" for count in range(1, len(parts))]
         return next((why for text in (*above, _text(path)) if (why := self._rule(text))), "")
@@ -112,7 +112,7 @@ class Ignore:
         return f"the rule {_pattern(self._chosen, chosen)} of {'ignore_defaults' if default else 'ignore'}"
 
     def marker(self, path: bytes) -> bool:
-        """Tell whether ``path`` is a ready marker of some file beside it."""
+        """Return whether ``path`` is a ready marker of a file beside it."""
         return self._markers.match_file(_text(path))
 
     def _judge_directory(self, text: str) -> bool:
@@ -130,9 +130,9 @@ def beside(template: str, path: bytes) -> bytes:
 
 
 def marked(template: str, marker: bytes) -> bytes | None:
-    """Return the path whose marker by ``template`` is at ``marker``: ``beside`` turned round.
+    """Return the path whose marker by ``template`` is at ``marker``: the inverse of ``beside``.
 
-    None where the template leaves it open ({stem} alone) or makes no such name.
+    None where the template doesn't determine it ({stem} alone) or makes no such name.
     """
     parent, name = posixpath.split(os.fsdecode(marker))
     before, field, after = template.partition("{name}")
@@ -143,25 +143,25 @@ def marked(template: str, marker: bytes) -> bytes | None:
 
 
 def _spec(patterns: Iterable[str], any_case: Iterable[str] = ()) -> GitIgnoreSpec:
-    """Make a specification of ``patterns``, and before them of those that mean ``any_case``."""
+    """Compile ``any_case``, which match regardless of case, and after them ``patterns``."""
     first = [GitIgnoreSpecPattern(pattern) for pattern in any_case]
     for pattern in first:
         assert pattern.regex is not None
         pattern.regex = re.compile(pattern.regex.pattern, re.IGNORECASE | re.ASCII)
-    # "simple": the faster backends take no names that are no UTF-8.
+    # "simple": the faster backends don't accept names that are not UTF-8.
     return GitIgnoreSpec([*first, *map(GitIgnoreSpecPattern, patterns)], backend="simple")
 
 
 def _pattern(spec: GitIgnoreSpec, found: CheckResult[str]) -> str:
-    """Return the rule that decided, as it is written."""
+    """Return the deciding rule as the user wrote it."""
     return str(getattr(spec.patterns[found.index or 0], "pattern", ""))
 
 
 def _ordinary(patterns: Iterable[Pattern]) -> Callable[[str], bool]:
-    """Return the test for names that no pattern means, by plain string methods; none passes it where these can't say.
+    """Return the test whether no pattern matches a name, by string methods; always False where these can't decide.
 
-    A negation only takes back what another pattern took, and one for directories takes a file with its directory.
-    Case is left out: a name that passes is none that any pattern means.
+    A negation only cancels another pattern, and a pattern for directories ignores a file with its directory, so both
+    are left out. Case is ignored: this matches more names, so one that passes is matched by no pattern.
     """
     plain: dict[str | None, list[str]] = {"name": [], "end": [], "start": []}
     for pattern in patterns:
@@ -181,12 +181,12 @@ def _ordinary(patterns: Iterable[Pattern]) -> Callable[[str], bool]:
 
 
 def _text(path: bytes) -> str:
-    # A line feed ends a line for the patterns' "." and "$", so it is shown to them as another character.
+    # The patterns' "." and "$" stop at a line feed, so another character replaces it.
     return os.fsdecode(path).replace("\n", "\ufdd0")
 
 
 def _glob(template: str) -> list[str]:
-    """Return the pattern of all names a template makes: its placeholders match anything."""
+    """Return the pattern of all names that a template makes: its placeholders match anything."""
     if not template:
         return []
     parts = string.Formatter().parse(template)

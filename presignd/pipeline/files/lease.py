@@ -1,8 +1,8 @@
-"""Is somebody still writing? The kernel tells, by refusing a read lease on a file that is open for writing.
+"""The writer check: whether a program has a file open for writing, by trying a read lease.
 
-``fcntl(F_SETLEASE, F_RDLCK)`` on a read-only descriptor fails with EAGAIN while anyone has the file open
-for writing (fcntl(2), "Leases"). It needs the file's owner or CAP_LEASE, and a local filesystem. Taken
-and given back at once, about 6 µs: a program that opens the file for writing in between waits that long.
+``fcntl(F_SETLEASE, F_RDLCK)`` on a read-only descriptor fails with EAGAIN while any program has the file open for
+writing (fcntl(2), "Leases"). It needs the file's owner or CAP_LEASE, and a local filesystem. The lease is released at
+once, after about 6 µs: a program that opens the file for writing in between waits that long.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ _CAP_LEASE = 28
 
 
 class WriterCheck(NamedTuple):
-    """How a folder's files are known to be complete, and why it is not better."""
+    """How a folder's files are known to be complete, and why not by the writer check where they are not."""
 
     mode: Literal["lease", "quiet"]
     reason: str
 
 
 def ignore_sigio() -> None:
-    """Ignore SIGIO; to be called in the main thread before the first lease.
+    """Ignore SIGIO; call it in the main thread before the first lease.
 
-    A writer that opens a file during our lease has the kernel send it, and by default it kills.
+    The kernel sends it when a writer opens the file during our lease, and its default action is to kill.
     """
     signal.signal(signal.SIGIO, signal.SIG_IGN)
 
 
 def has_writer(fd: int) -> bool | None:
-    """Tell whether anybody has the file open for writing; None where the kernel can't tell us.
+    """Return whether any program has the file open for writing; None where the kernel can't tell.
 
-    ``fd`` is a read-only descriptor of a regular file. None means: another user's file without CAP_LEASE,
-    or a filesystem without leases. Raises ``RuntimeError`` unless SIGIO is ignored.
+    ``fd`` is a read-only descriptor of a regular file. None means: another user's file without CAP_LEASE, or a
+    filesystem without leases. Raises ``RuntimeError`` unless SIGIO is ignored.
     """
     if sys.platform != "linux":
         return None
@@ -54,16 +54,16 @@ def has_writer(fd: int) -> bool | None:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
         return True if error.errno == errno.EAGAIN else None
-    with suppress(OSError):  # another owner by now (chown), or broken already: the close gives it back
+    with suppress(OSError):  # the owner changed (chown), or the lease is broken: closing releases it
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return False
 
 
 def mode(folder: Folder) -> WriterCheck:
-    """Tell how files in ``folder`` settle: by the writer check, or by quiet time alone, and why.
+    """Return how files in ``folder`` settle: by the writer check, or by quiet time alone, and why.
 
-    In the mode "lease" a reason names the files that are left to quiet time all the same. Where the folder
-    can be written to, the check is proved on a file without a name (``O_TMPFILE``), which nobody sees.
+    In the mode "lease" the reason names the files that still settle by quiet time. In a writable folder, the check is
+    tested on a file without a name (``O_TMPFILE``), which no program sees.
     """
     if sys.platform != "linux":
         return WriterCheck("quiet", "the writer check needs Linux")
@@ -75,7 +75,7 @@ def mode(folder: Folder) -> WriterCheck:
 
 
 def _proved(folder: int) -> bool | None:
-    """Try the check on a nameless file of our own; None where the folder takes none."""
+    """Test the check on a nameless file; None where the folder can't have one."""
     try:
         writer = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=folder)
     except OSError:
@@ -94,7 +94,7 @@ def _proved(folder: int) -> bool | None:
 
 
 def _may_lease_all() -> bool:
-    """Tell whether CAP_LEASE is ours, in the first user namespace (another one's does not count)."""
+    """Return whether this process has CAP_LEASE in the initial user namespace (in another it doesn't count)."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
         mapping = Path("/proc/self/uid_map").read_text(encoding="ascii").split()

@@ -1,4 +1,4 @@
-"""May a linked file go, and what became of it? Pure: looks in, verdicts out."""
+"""Whether the file of a linked version may be removed. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from presignd.model import FileVersion, Fingerprint
 
 
-class Outcome(StrEnum):
-    """How ``finish`` ended."""
+class FinishOutcome(StrEnum):
+    """How ``take_away`` ended."""
 
     KEPT = "kept"
     DELETED = "deleted"
@@ -25,30 +25,30 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What became of the file.
+    """What happened to the file.
 
-    ``path`` is where it is now: absolute when moved; below the watch's root when changed or busy, where
-    it may be ``name~2.ext`` because a new file took its name meanwhile; else empty. ``problem`` is what keeps
-    a busy one waiting, where that is no writer.
+    ``path`` is where it is now: absolute when moved; below the watch's root when changed or busy, where it may be
+    ``name~2.ext`` because a new file took its name meanwhile; else empty. ``problem`` is the fault that a busy one
+    waits for, if it waits for no writer.
     """
 
-    outcome: Outcome
+    outcome: FinishOutcome
     path: bytes = b""
     problem: Fault | None = None
 
     @property
     def changed(self) -> bool:
-        """Other content is there now: the version is through, and ``path`` is a candidate again."""
-        return self.outcome is Outcome.CHANGED
+        """The file has other content now: the version is finished, and ``path`` is a candidate again."""
+        return self.outcome is FinishOutcome.CHANGED
 
     @property
     def busy(self) -> bool:
-        """Somebody has it open for writing, or it can't be looked at now: call ``finish`` again later."""
-        return self.outcome is Outcome.BUSY
+        """The file is open for writing, or can't be read now: call ``take_away`` again later."""
+        return self.outcome is FinishOutcome.BUSY
 
 
-class Verdict(StrEnum):
-    """Whether the file may go."""
+class Safety(StrEnum):
+    """Whether the file may be removed."""
 
     SAFE = "safe"
     CHANGED = "changed"
@@ -56,30 +56,30 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """One look at the file: its fingerprint, and whether it has a writer (None: the kernel can't tell)."""
+class Observation:
+    """The file at one moment: its fingerprint, and whether it has a writer (None: the kernel can't tell)."""
 
     fingerprint: Fingerprint
     writer: bool | None
 
 
-def recognise(version: FileVersion, look: Look) -> Verdict:
-    """Judge a first look: the verified inode, size and mtime, and no writer; ctime moves with a rename."""
-    verified, now = version.fingerprint, look.fingerprint
+def recognise(version: FileVersion, seen: Observation) -> Safety:
+    """Judge a first observation: the verified inode, size and mtime, and no writer; a rename changes the ctime."""
+    verified, now = version.fingerprint, seen.fingerprint
     if now.ino != verified.ino or not now.same_data(verified):
-        return Verdict.CHANGED
-    return Verdict.BUSY if look.writer else Verdict.SAFE
+        return Safety.CHANGED
+    return Safety.BUSY if seen.writer else Safety.SAFE
 
 
-def judge(version: FileVersion, before: Look, checksum: str, after: Look) -> Verdict:
-    """Judge with the content read between two looks: only the verified bytes, quiet all along, may go."""
-    if recognise(version, before) is Verdict.CHANGED or after.fingerprint != before.fingerprint:
-        return Verdict.CHANGED
+def judge(version: FileVersion, before: Observation, checksum: str, after: Observation) -> Safety:
+    """Judge with the content read between two observations: it must be the verified bytes, unchanged throughout."""
+    if recognise(version, before) is Safety.CHANGED or after.fingerprint != before.fingerprint:
+        return Safety.CHANGED
     if checksum != version.checksum:
-        return Verdict.CHANGED
-    return Verdict.BUSY if before.writer or after.writer else Verdict.SAFE
+        return Safety.CHANGED
+    return Safety.BUSY if before.writer or after.writer else Safety.SAFE
 
 
 def takes_away(watch: WatchConfig, version: FileVersion) -> bool:
-    """Tell whether the file is to be moved or deleted; a put from elsewhere never is."""
+    """Return whether the file is to be moved or deleted; one that ``put`` handed over from outside never is."""
     return watch.after != "keep" and not version.path.startswith(b"/")

@@ -17,10 +17,10 @@ from presignd.model import Candidate, FileVersion, Link, Source
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import has_writer
-from presignd.pipeline.finish.decide import Finished, Outcome, takes_away
+from presignd.pipeline.finish.decide import Finished, FinishOutcome, takes_away
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.finish.link_file import write_link_file
-from presignd.pipeline.finish.remove import finish
+from presignd.pipeline.finish.remove import take_away
 from presignd.pipeline.quarantine import Quarantine
 from presignd.states import Event
 from presignd.system.clock import utcnow
@@ -121,8 +121,8 @@ class Finisher:
     async def _take_away(self, version: FileVersion) -> Finished:
         watch = self._watches[version.watch]
         if not takes_away(watch, version):
-            return Finished(Outcome.KEPT)
-        return await asyncio.to_thread(finish, self._folders[version.watch], watch, version, has_writer)
+            return Finished(FinishOutcome.KEPT)
+        return await asyncio.to_thread(take_away, self._folders[version.watch], watch, version, has_writer)
 
     async def _end(self, version: FileVersion, done: Finished) -> None:
         """Record the version as finished; submit what took its file's place as a candidate."""

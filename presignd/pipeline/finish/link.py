@@ -1,6 +1,6 @@
-"""verified → linked: mint the GET links, put their lines on disk, then commit; many at a time.
+"""The link stage, verified → linked: sign the GET links, write their lines to disk, then commit; a batch at a time.
 
-What is left as it is (``after = "keep"``) is finished by the same commit.
+A version whose file is kept as it is (``after = "keep"``) is finished by the same commit.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Protocol, TypeVar
+from typing import TypeAlias, TypeVar
 
 from presignd.errors import Fault, FileFault
 from presignd.ledger import Ledger
@@ -21,14 +21,17 @@ from presignd.runtime.outage import Trouble
 from presignd.system.clock import utcnow
 
 T = TypeVar("T")
+Sign: TypeAlias = Callable[[Sequence[GrantRequest]], Awaitable[Sequence[Grant | Exception]]]
+"""``Presigner.grant`` of the presigner in effect."""
 
 RETRY_SECONDS = 5.0
-"""Seconds between two tries while disk, presigner or store are away."""
+"""Seconds between two tries while the disk, the presigner or the store is away."""
 
 STALE = timedelta(minutes=1)
+"""A link that waited longer than this to be signed is dated again."""
 
 MANY, LINGER_SECONDS = 8, 0.01
-"""After a batch of so many links the next one waits this long for company: an fsync and two commits are for all."""
+"""After a batch of so many links the next one waits this long to fill: each costs one fsync and two commits."""
 
 
 @dataclass(slots=True)
@@ -39,30 +42,18 @@ class _Waiting:
     future: asyncio.Future[tuple[FileVersion, Link]]
 
 
-class Minter(Protocol):
-    """What linking needs of a presigner."""
-
-    def now(self) -> datetime:
-        """Return the signer's time (UTC)."""
-        ...
-
-    async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant | Exception]:
-        """Answer each request, in order."""
-        ...
-
-
-async def mint(presigner: Minter, version: FileVersion, expires: int, path: str) -> Link:
-    """Make the link of one version with a receipt; ``expires`` in seconds. Raises ``Fault``."""
-    (grant,) = await presigner.grant([link_request(version, expires)])
+async def mint(sign: Sign, version: FileVersion, expires: int, path: str) -> Link:
+    """Make the link of one verified version; ``expires`` in seconds. Raises ``Fault``."""
+    (grant,) = await sign([link_request(version, expires)])
     if isinstance(grant, Exception):
         raise grant
     return link_of(version, grant, path)
 
 
 def link_request(version: FileVersion, expires: int) -> GrantRequest:
-    """Ask for a GET of the version, signed at its committed date, so that the same URL comes again.
+    """Return the request for a GET of the version, signed at its committed date: the same URL each time.
 
-    A bucket whose versions are suspended calls each object's "null": that is whatever its key holds.
+    A bucket with suspended versioning gives each object the version "null", which is whatever its key holds.
     """
     assert version.key is not None
     return GrantRequest(
@@ -77,7 +68,7 @@ def link_request(version: FileVersion, expires: int) -> GrantRequest:
 
 
 def link_of(version: FileVersion, grant: Grant, path: str) -> Link:
-    """Put a receipt and its grant together."""
+    """Return the link of a verified version and its grant."""
     assert version.key is not None
     return Link(
         time=version.signed_at or utcnow(),
@@ -97,19 +88,23 @@ def link_of(version: FileVersion, grant: Grant, path: str) -> Link:
 
 
 class Linker:
-    """Takes verified versions and returns them linked, their lines on disk before the commit."""
+    """Links verified versions: their lines are on disk before the commit.
+
+    ``sign`` and ``now`` are those of the presigner in effect; ``path_of`` returns a version's path as links show it.
+    """
 
     def __init__(
         self,
         ledger: Ledger,
         links: LinksFile,
-        presigner: Minter,
         path_of: Callable[[FileVersion], str],
         *,
+        sign: Sign,
+        now: Callable[[], datetime],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._ledger, self._links, self._presigner, self._path_of = ledger, links, presigner, path_of
-        self._sleep = sleep
+        self._ledger, self._links, self._path_of = ledger, links, path_of
+        self._sign, self._now, self._sleep = sign, now, sleep
         self._waiting: list[_Waiting] = []
         self._more = asyncio.Event()
         self.trouble = Trouble("links")
@@ -117,24 +112,24 @@ class Linker:
         self._later: asyncio.Task[None] | None = None
 
     def now(self) -> datetime:
-        """Return what a link is dated by: the signer's clock, for the store asks nothing of this machine's."""
-        return self._presigner.now()
+        """Return the date for a link: the signer's time, as the clock of this machine may be wrong."""
+        return self._now()
 
     async def link(self, version: FileVersion, expires: int, *, finish: bool = False) -> tuple[FileVersion, Link]:
-        """Link one verified version; waits as long as the disk or the presigner is away.
+        """Link one verified version; wait while the disk or the presigner is away.
 
-        ``finish``: nothing is to be done with its file, so it is finished in the same commit.
+        With ``finish``, the same commit finishes it: nothing is to be done with its file.
         """
         future: asyncio.Future[tuple[FileVersion, Link]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(version, expires, finish, future))
         self._more.set()
-        with resting():  # the linker's own heart says whether it goes on
+        with resting():  # the linker has a heartbeat of its own
             return await future
 
     async def again(self, version: FileVersion) -> Link:
-        """Make the link of a linked version once more: the same URL, by its committed dates.
+        """Make the link of a linked version again: the same URL, by its committed dates.
 
-        Waits as long as the presigner is away. Raises ``FileFault``.
+        Waits while the presigner is away. Raises ``FileFault``.
         """
         assert version.signed_at is not None
         assert version.expires_at is not None
@@ -142,7 +137,7 @@ class Linker:
 
         async def minted() -> Link | FileFault:
             try:
-                return await mint(self._presigner, version, int(lived.total_seconds()), self._path_of(version))
+                return await mint(self._sign, version, int(lived.total_seconds()), self._path_of(version))
             except FileFault as refused:
                 return refused
 
@@ -152,7 +147,7 @@ class Linker:
         return link
 
     async def run(self) -> None:
-        """Link whatever waits, as one batch, for ever."""
+        """Link what waits, one batch after the other, until cancelled."""
         batch: list[_Waiting] = []
         try:
             with alive("linker") as heart:
@@ -169,9 +164,9 @@ class Linker:
                 self._later.cancel()
 
     async def _link(self, batch: list[_Waiting]) -> None:
-        """Write, then commit: each is tried until it works, and a line that is on disk isn't written again."""
+        """Write the lines, then commit; each is retried until it succeeds, and a written line isn't written again."""
         good, mark = await self._persist(lambda: self._write(batch))
-        # Crash window: a line on disk whose commit is missing is read back at the next start.
+        # Crash window: the next start reads back the lines on disk whose commit is missing.
         dated = [replace(waiting.version, expires_at=link.expires_at) for waiting, link in good]
         ended = {waiting.version.file_id: utcnow() for waiting, _ in good if waiting.finish}
         linked = await self._persist(lambda: self._ledger.linked(dated, mark, ended)) if dated else []
@@ -180,7 +175,7 @@ class Linker:
                 waiting.future.set_result((version, link))
 
     async def _persist(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Try ``step`` until it works."""
+        """Try ``step`` until it succeeds."""
         while True:
             try:
                 done = await step()
@@ -194,21 +189,21 @@ class Linker:
                 return done
 
     async def _write(self, batch: list[_Waiting]) -> tuple[list[tuple[_Waiting, Link]], LinksMark]:
-        """Put the lines on disk; return the links with where the file ends now.
+        """Write the lines to disk; return the links and where the file ends now.
 
-        Links that wait for something of their own, such as a bucket that is away, come again with the next that
-        come, and after a while in any case.
+        Links that can't be signed now, such as those of a bucket that is away, are retried with the next batch or
+        after RETRY_SECONDS.
         """
         batch += self._waiting
         self._waiting = []
         for waiting in batch:
-            await self._date_anew(waiting)
-        good, held = await self._minted(batch)
+            await self._date_again(waiting)
+        good, held = await self._sign_all(batch)
         mark = await self._append([link for _, link in good])
-        self._come_again(held)
+        self._retry_later(held)
         return good, mark
 
-    def _come_again(self, held: list[tuple[_Waiting, Fault]]) -> None:
+    def _retry_later(self, held: list[tuple[_Waiting, Fault]]) -> None:
         self._held = bool(held)
         if held:
             self.trouble.met(held[0][1])
@@ -220,22 +215,24 @@ class Linker:
         await self._sleep(RETRY_SECONDS)
         self._more.set()
 
-    async def _date_anew(self, waiting: _Waiting) -> None:
-        """Let a link that had to wait live from now on: it could be dead by the time it is written."""
+    async def _date_again(self, waiting: _Waiting) -> None:
+        """Give a link that had to wait a new date: it could have expired by the time it is written."""
         version, now = waiting.version, self.now()
         if version.signed_at is None or abs(now - version.signed_at) > STALE:
             waiting.version = await self._ledger.update(version, signed_at=now)
 
-    async def _minted(self, batch: list[_Waiting]) -> tuple[list[tuple[_Waiting, Link]], list[tuple[_Waiting, Fault]]]:
-        """Mint the links of ``batch``: a version's own refusal goes to its worker, any other is to be waited for."""
-        grants = await self._presigner.grant([link_request(w.version, w.expires) for w in batch])
+    async def _sign_all(
+        self, batch: list[_Waiting]
+    ) -> tuple[list[tuple[_Waiting, Link]], list[tuple[_Waiting, Fault]]]:
+        """Sign the links of ``batch``: a fault of one file is raised in its worker, any other is waited for."""
+        grants = await self._sign([link_request(w.version, w.expires) for w in batch])
         good: list[tuple[_Waiting, Link]] = []
         held: list[tuple[_Waiting, Fault]] = []
         for waiting, grant in zip(batch, grants, strict=True):
             if isinstance(grant, FileFault):
                 _refuse(waiting, grant)
             elif isinstance(grant, Fault):
-                held.append((waiting, grant))  # e.g. a region that can't be asked for while the store is away
+                held.append((waiting, grant))  # such as a region that can't be asked for while the store is away
             elif isinstance(grant, Exception):
                 raise grant
             else:
@@ -243,7 +240,7 @@ class Linker:
         return good, held
 
     async def _append(self, links: list[Link]) -> LinksMark:
-        """Put the lines on disk; cancelled, wait for that all the same: the file is closed next."""
+        """Write the lines to disk. If cancelled, wait for the thread nevertheless: the file is closed next."""
         appending = asyncio.ensure_future(asyncio.to_thread(self._links.append, links))
         try:
             return await asyncio.shield(appending)

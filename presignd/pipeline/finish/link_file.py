@@ -1,4 +1,4 @@
-"""``link_file``: the link is also left beside the file, for whoever dropped it over SMB or SFTP."""
+"""``link_file``: write the link beside the file too, for users who drop files over SMB or SFTP. Blocking."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import posixpath
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from presignd.errors import PresigndError, fault, passing, reason_of
 from presignd.pipeline.files.folder import Gone, NotRegular
@@ -15,29 +15,20 @@ from presignd.runtime.crash_points import passed
 from presignd.system.durable import rename_noreplace, sync, write_new
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from presignd.config import WatchConfig
     from presignd.model import FileVersion
+    from presignd.pipeline.files.folder import Folder
 
 MODE = 0o640
 LARGEST = 64 << 10
-"""Bytes; a file larger than this is nobody's link."""
-
-
-class Folder(Protocol):
-    """What is needed of ``presignd.pipeline.files.folder.Folder``."""
-
-    def dir_fd(self, path: bytes) -> AbstractContextManager[int]:
-        """Lend the directory that holds ``path``."""
-        ...
+"""Bytes; a larger file is no link file."""
 
 
 def write_link_file(folder: Folder, watch: WatchConfig, version: FileVersion, url: str) -> None:
-    """Leave ``url`` (secret) and a newline in ``watch.link_file`` beside the file, 0640, durably. Blocking.
+    """Write ``url`` (secret) and a newline to ``watch.link_file`` beside the file, 0640, durably.
 
-    An earlier link file of ours is replaced, as a whole and at once; anything else of that name stays, and
-    raises ``fault("finish_failed")``, as does any failure but those that pass (``passing``).
+    An earlier link file is replaced atomically; any other file of that name stays, and raises
+    ``fault("finish_failed")``, as does any failure that doesn't pass by itself (``passing``).
     A folder that is gone needs no link file.
     """
     path = beside(watch.link_file, version.path)
@@ -62,7 +53,7 @@ def write_link_file(folder: Folder, watch: WatchConfig, version: FileVersion, ur
 
 
 def _publish(directory: int, temporary: bytes, name: bytes) -> None:
-    """Give the link file its name; raise ``FileExistsError`` where that is something else's."""
+    """Rename the link file to its name; raise ``FileExistsError`` where another file has it."""
     try:
         if _is_ours(directory, name):
             os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
@@ -74,7 +65,7 @@ def _publish(directory: int, temporary: bytes, name: bytes) -> None:
 
 
 def _is_ours(directory: int, name: bytes) -> bool:
-    """Tell whether a link file that this daemon wrote has the name: its user's, one signed URL and no more."""
+    """Return whether the file of that name is a link file: the daemon's user owns it, and it holds one signed URL."""
     try:
         st = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:

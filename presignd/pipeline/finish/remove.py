@@ -1,9 +1,9 @@
-"""linked → finished: keep, move or delete the file, and leave its link beside it.
+"""Delete or move the file of a linked version, once it is surely the content that was verified. Blocking.
 
-Nothing is deleted or moved on trust (contract §6.6). The file is renamed aside in its own directory, so
-that nobody finds it by its name any more; then it is compared with the verified version, content
-included, and looked at for a writer; only then does it go. Whatever differs is put back. Each step looks
-first how far an earlier run came, so a crash at any point is gone on from by the next call.
+The file is renamed aside in its own directory, so that nobody can open it by its name any more (contract §6.6). Then
+it is compared with the verified version, content included, and checked for a writer; only then is it removed. A file
+that differs gets its name back. Each step first checks how far an earlier run got, so that the next call continues
+after a crash at any point.
 """
 
 from __future__ import annotations
@@ -15,82 +15,72 @@ import stat
 import time
 from contextlib import ExitStack, suppress
 from itertools import takewhile
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from presignd.errors import PresigndError, fault, passing, reason_of
 from presignd.model import Fingerprint
 from presignd.pipeline.files.folder import Gone, NotRegular
-from presignd.pipeline.files.hash import fingerprint_of
+from presignd.pipeline.files.hash import READ, checksum_like, fingerprint_of
 from presignd.pipeline.files.rename import numbered, rename_to_free
-from presignd.pipeline.finish.copy import content_checksum, copy_file
-from presignd.pipeline.finish.decide import Finished, Look, Outcome, Verdict, judge, recognise, takes_away
+from presignd.pipeline.finish.decide import Finished, FinishOutcome, Observation, Safety, judge, recognise, takes_away
 from presignd.pipeline.finish.target import target_of
 from presignd.runtime.crash_points import passed
-from presignd.system.durable import sync
+from presignd.runtime.heartbeat import beat
+from presignd.system.durable import sync, write_all
 from presignd.system.filesystem import close_quietly
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
     from presignd.config import WatchConfig
     from presignd.model import FileVersion
+    from presignd.pipeline.files.folder import Folder
 
     HasWriter = Callable[[int], bool | None]
 
 COARSE_CLOCK = 0.02
-"""Seconds after which another change surely has another timestamp (coarse before Linux 6.13)."""
+"""Seconds after which a change surely gets another timestamp (coarse before Linux 6.13)."""
+SYNC_SECONDS = 600.0
+"""What one fsync of a large copy may take: the heartbeat can't beat meanwhile."""
 COARSEST_MTIME_NS = 2_000_000_000
 """What a copy's mtime may differ by: FAT keeps two seconds."""
 
 
-class Folder(Protocol):
-    """What is needed of ``presignd.pipeline.files.folder.Folder``; paths are below the watch's root."""
+def take_away(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer: HasWriter) -> Finished:
+    """Keep, delete or move the file of a linked version, as ``watch.after`` says.
 
-    def open(self, path: bytes) -> int:
-        """Open a regular file for reading."""
-        ...
-
-    def dir_fd(self, path: bytes) -> AbstractContextManager[int]:
-        """Lend the directory that holds ``path``."""
-        ...
-
-
-def finish(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer: HasWriter) -> Finished:
-    """Do what ``watch.after`` asks with the file of a linked version. Blocking.
-
-    May be called again after a crash or failure at any point. A put from elsewhere is never touched.
-    Raises ``fault("finish_failed")`` with the file back under its name (or a free one beside it).
+    May be called again after a crash or failure at any point. A file that ``put`` handed over from outside the watch
+    is never touched. Raises ``fault("finish_failed")``, with the file back under its name (or a free one beside it).
     """
     if not takes_away(watch, version):
-        return Finished(Outcome.KEPT)
+        return Finished(FinishOutcome.KEPT)
     if not version.checksum:
         raise fault("finish_failed", "no checksum of it is known to compare with")
     try:
         return _run(folder, watch, version, has_writer)
     except (OSError, PresigndError) as error:
         if problem := passing(error):
-            return Finished(Outcome.BUSY, version.path, problem)
+            return Finished(FinishOutcome.BUSY, version.path, problem)
         raise fault("finish_failed", _reason(error)) from None
 
 
 def _run(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer: HasWriter) -> Finished:
     try:
         with folder.dir_fd(version.path) as directory:
-            done = _Finish(folder, directory, watch, version, has_writer).run()
-            if done.outcome is Outcome.GONE:
+            done = _Removal(folder, directory, watch, version, has_writer).run()
+            if done.outcome is FinishOutcome.GONE:
                 sync(directory)
     except (Gone, NotRegular):
-        done = Finished(Outcome.GONE)
-    if done.outcome is Outcome.GONE:
+        done = Finished(FinishOutcome.GONE)
+    if done.outcome is FinishOutcome.GONE:
         _settle_target(folder, watch, version)
     return done
 
 
 def _settle_target(folder: Folder, watch: WatchConfig, version: FileVersion) -> None:
-    """Make durable what an earlier run moved before its sync failed, and remove half a copy that a crash left.
+    """Sync what an earlier run moved before its sync failed, and remove a partial copy that a crash left.
 
-    The file itself is gone: moved by that run, or by somebody else, maybe with its folder.
+    The file itself is gone: that run moved it, or another program did, maybe with its folder.
     """
     if watch.after != "move":
         return
@@ -100,7 +90,7 @@ def _settle_target(folder: Folder, watch: WatchConfig, version: FileVersion) -> 
         except OSError as error:
             if passing(error):
                 raise
-            return  # there is no such folder, so nothing of ours is in it
+            return  # there is no such folder, so there is no partial copy in it
         with suppress(FileNotFoundError):
             os.unlink(_aside_name(version) + b".copy", dir_fd=target)
         sync(target)
@@ -111,14 +101,14 @@ def _aside_name(version: FileVersion) -> bytes:
 
 
 class _UnsafeError(Exception):
-    """The file must not go."""
+    """The file must not be removed."""
 
-    def __init__(self, verdict: Verdict) -> None:
-        self.verdict = verdict
+    def __init__(self, safety: Safety) -> None:
+        self.safety = safety
 
 
-class _Finish:
-    """One file on its way out; ``directory`` holds it."""
+class _Removal:
+    """The steps for one file; ``directory`` holds it."""
 
     def __init__(
         self, folder: Folder, directory: int, watch: WatchConfig, version: FileVersion, has_writer: HasWriter
@@ -131,36 +121,36 @@ class _Finish:
 
     def run(self) -> Finished:
         if _is_there(self._directory, self._aside):
-            self._forget_half_a_copy()
+            self._remove_partial_copy()
         else:
             early = self._set_aside()
             if early is not None:
                 return early
-        return self._let_go()
+        return self._remove_or_put_back()
 
     def _set_aside(self) -> Finished | None:
-        """Take the name away from the file, unless a first look says already that it isn't to go."""
+        """Rename the file aside; return how it ended where it is gone, busy or changed already."""
         try:
-            verdict = self._look_by_name()
-            if verdict is Verdict.SAFE:
-                # Plain: nobody else makes a name of ours, and only one call takes whatever has the name now.
+            safety = self._check_by_name()
+            if safety is Safety.SAFE:
+                # A plain rename: no other program creates such a name, so it can't replace anything.
                 passed("finish.aside.before")
                 os.rename(self._name, self._aside, src_dir_fd=self._directory, dst_dir_fd=self._directory)
                 passed("finish.aside.after")
                 return None
         except (FileNotFoundError, Gone, NotRegular):
-            return Finished(Outcome.GONE)
-        return Finished(Outcome(verdict.value), self._version.path)
+            return Finished(FinishOutcome.GONE)
+        return Finished(FinishOutcome(safety.value), self._version.path)
 
-    def _look_by_name(self) -> Verdict:
+    def _check_by_name(self) -> Safety:
         fd = self._folder.open(self._version.path)
         try:
-            return recognise(self._version, self._look(fd))
+            return recognise(self._version, self._observe(fd))
         finally:
             close_quietly(fd)
 
-    def _let_go(self) -> Finished:
-        """Compare what is aside, then delete or move it; put it back when it differs or that fails."""
+    def _remove_or_put_back(self) -> Finished:
+        """Compare the file that is aside, then delete or move it; put it back where it differs or that fails."""
         try:
             fd = self._folder.open(posixpath.join(self._parent, self._aside))
             try:
@@ -170,30 +160,30 @@ class _Finish:
             finally:
                 close_quietly(fd)
         except _UnsafeError as unsafe:
-            return Finished(Outcome(unsafe.verdict.value), self._put_back())
+            return Finished(FinishOutcome(unsafe.safety.value), self._put_back())
         except (OSError, PresigndError) as error:
-            if _is_there(self._directory, self._aside):  # else it is where it belongs already
+            if _is_there(self._directory, self._aside):  # else it was deleted or moved already
                 self._put_back(_reason(error))
             raise
 
-    def _look(self, fd: int) -> Look:
-        return Look(fingerprint_of(fd), self._has_writer(fd))
+    def _observe(self, fd: int) -> Observation:
+        return Observation(fingerprint_of(fd), self._has_writer(fd))
 
-    def _look_again(self, fd: int) -> Look:
-        """Look by the name, so that what goes is surely what was read."""
+    def _observe_by_name(self, fd: int) -> Observation:
+        """Observe what has the name, so that the file that is removed is the one that was read."""
         st = os.stat(self._aside, dir_fd=self._directory, follow_symlinks=False)
-        return Look(Fingerprint.of(st), self._has_writer(fd))
+        return Observation(Fingerprint.of(st), self._has_writer(fd))
 
-    def _compare(self, fd: int) -> Look:
-        """Return the look that all later ones must equal; raise ``_UnsafeError`` for any difference."""
-        before = self._look(fd)
+    def _compare(self, fd: int) -> Observation:
+        """Return the observation that all later ones must equal; raise ``_UnsafeError`` for any difference."""
+        before = self._observe(fd)
         if before.writer is None:
-            # Only the fingerprint can tell of a writer: our rename's ctime must lie a tick behind us.
+            # Only the ctime can show a write: the next one must get another ctime than our rename did.
             time.sleep(COARSE_CLOCK)
-            before = self._look(fd)
+            before = self._observe(fd)
         _require_safe(recognise(self._version, before))
         checksum = content_checksum(fd, self._version)
-        _require_safe(judge(self._version, before, checksum, self._look_again(fd)))
+        _require_safe(judge(self._version, before, checksum, self._observe_by_name(fd)))
         return before
 
     def _delete(self) -> Finished:
@@ -201,9 +191,9 @@ class _Finish:
         os.unlink(self._aside, dir_fd=self._directory)
         passed("finish.unlink.after")
         sync(self._directory)
-        return Finished(Outcome.DELETED)
+        return Finished(FinishOutcome.DELETED)
 
-    def _move(self, fd: int, before: Look) -> Finished:
+    def _move(self, fd: int, before: Observation) -> Finished:
         with target_of(self._folder, self._watch, self._parent) as target:
             try:
                 passed("finish.move.before")
@@ -217,26 +207,26 @@ class _Finish:
         passed("finish.move.after")
         sync(self._directory)
         assert self._watch.move_to is not None
-        return Finished(Outcome.MOVED, posixpath.join(os.fsencode(self._watch.move_to), self._parent, name))
+        return Finished(FinishOutcome.MOVED, posixpath.join(os.fsencode(self._watch.move_to), self._parent, name))
 
-    def _move_across(self, fd: int, before: Look, target: int) -> bytes:
+    def _move_across(self, fd: int, before: Observation, target: int) -> bytes:
         """Copy to the other filesystem (or the other bind mount of this one), then remove the original.
 
-        A crash before the removal leaves both: the next run finds the finished copy and only removes.
+        A crash before the removal leaves both: the next run finds the finished copy and only removes the original.
         """
         name = self._finished_copy(target) or self._publish_copy(fd, before, target)
         passed("finish.copy.published")
-        sync(target)  # may take its time: what was written since is no copy's
-        _require_safe(judge(self._version, before, self._version.checksum, self._look_again(fd)))
+        sync(target)  # this may take long: a write meanwhile is in no copy, so compare once more
+        _require_safe(judge(self._version, before, self._version.checksum, self._observe_by_name(fd)))
         os.unlink(self._aside, dir_fd=self._directory)
         return name
 
-    def _publish_copy(self, fd: int, before: Look, target: int) -> bytes:
-        """Copy under a name of our own, compare, and give the copy its name; return that."""
+    def _publish_copy(self, fd: int, before: Observation, target: int) -> bytes:
+        """Copy under a temporary name, compare, and rename the copy; return its name."""
         try:
             checksum = self._copy(fd, target)
             passed("finish.copy.written")
-            _require_safe(judge(self._version, before, checksum, self._look_again(fd)))
+            _require_safe(judge(self._version, before, checksum, self._observe_by_name(fd)))
             return rename_to_free(target, self._copy_name, target, self._name)
         except (OSError, PresigndError, _UnsafeError):
             with suppress(OSError):
@@ -244,7 +234,7 @@ class _Finish:
             raise
 
     def _finished_copy(self, target: int) -> bytes | None:
-        """Return the name under which an earlier run's copy stands, None when there is none."""
+        """Return the name of an earlier run's finished copy, None when there is none."""
         taken = takewhile(lambda name: _is_there(target, name), numbered(self._name))
         return next((name for name in taken if self._may_be_copy(target, name) and self._is_copy(target, name)), None)
 
@@ -264,7 +254,7 @@ class _Finish:
             close_quietly(fd)
 
     def _copy(self, fd: int, target: int) -> str:
-        """Write a durable copy under our own name and return the checksum of what is there."""
+        """Write a durable copy under the temporary name; return the checksum of what was written."""
         with suppress(FileNotFoundError):
             os.unlink(self._copy_name, dir_fd=target)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -275,8 +265,8 @@ class _Finish:
         finally:
             os.close(copy)
 
-    def _forget_half_a_copy(self) -> None:
-        """Remove what a crash in the middle of a copy left: it may not come to copying again."""
+    def _remove_partial_copy(self) -> None:
+        """Remove what a crash in the middle of a copy left: this run may not copy at all."""
         if self._watch.after == "move":
             with suppress(OSError), target_of(self._folder, self._watch, self._parent, make=False) as target:
                 os.unlink(self._copy_name, dir_fd=target)
@@ -304,12 +294,52 @@ def _is_there(directory: int, name: bytes) -> bool:
     return True
 
 
-def _require_safe(verdict: Verdict) -> None:
-    if verdict is not Verdict.SAFE:
-        raise _UnsafeError(verdict)
+def _require_safe(safety: Safety) -> None:
+    if safety is not Safety.SAFE:
+        raise _UnsafeError(safety)
 
 
 def _reason(error: OSError | PresigndError) -> str:
     if isinstance(error, PresigndError):
         return getattr(error, "detail", "") or error.message
     return reason_of(error)
+
+
+# --- content ------------------------------------------------------------------------------------
+
+
+def content_checksum(fd: int, version: FileVersion) -> str:
+    """Return the checksum of what ``fd`` holds, in the form of ``version.checksum``.
+
+    Reads no more than the version's size: a longer file shows in its fingerprint.
+    """
+    return checksum_like(fd, version.checksum, version.size, version.part_size)
+
+
+def copy_file(fd: int, copy: int, size: int) -> None:
+    """Copy ``size`` bytes, mode, mtime and (where permitted) owner from ``fd`` to ``copy``, durably.
+
+    Nothing is written where the disk surely lacks the space: retries would fill it again and again for others too.
+    """
+    _require_space(copy, size)
+    offset = 0
+    while offset < size and (piece := os.pread(fd, min(READ, size - offset), offset)):
+        beat()
+        write_all(copy, piece, offset)
+        offset += len(piece)
+    st = os.fstat(fd)
+    with suppress(PermissionError):
+        os.fchown(copy, st.st_uid, st.st_gid)
+    with suppress(PermissionError):
+        os.fchmod(copy, stat.S_IMODE(st.st_mode) & 0o777)
+    os.utime(copy, ns=(st.st_atime_ns, st.st_mtime_ns))
+    beat(within=SYNC_SECONDS)
+    os.fsync(copy)
+
+
+def _require_space(fd: int, size: int) -> None:
+    """Raise ENOSPC where a filesystem has less than ``size`` bytes free; one that reports no size is trusted."""
+    there = os.fstatvfs(fd)
+    left = there.f_bavail if os.geteuid() else there.f_bfree
+    if there.f_blocks and left * there.f_frsize < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

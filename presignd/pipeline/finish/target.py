@@ -1,4 +1,4 @@
-"""Where ``move_to`` leads: by descriptor, and through no symlink that others could have put there. Blocking."""
+"""Open the folder below ``move_to``, through no symlink that another user could have made. Blocking."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import posixpath
 import stat
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from presignd.pipeline.files.folder import Gone, NotRegular
 from presignd.system.durable import sync
@@ -15,28 +15,20 @@ from presignd.system.trust import walked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from presignd.config import WatchConfig
-
-
-class Folder(Protocol):
-    """What is needed of ``presignd.pipeline.files.folder.Folder``."""
-
-    def dir_fd(self, path: bytes) -> AbstractContextManager[int]:
-        """Lend the directory that holds ``path``."""
-        ...
+    from presignd.pipeline.files.folder import Folder
 
 
 @contextmanager
 def target_of(folder: Folder, watch: WatchConfig, parent: bytes, *, make: bool = True) -> Iterator[int]:
-    """Lend the directory ``parent`` below move_to; move_to and what is below it is made where it is missing.
+    """Lend the folder ``parent`` below move_to; with ``make``, missing folders from move_to down are made.
 
-    A symlink below the watch, below move_to or in move_to's own place is never followed; one above it only where
-    nobody else could have put it there. Raises ``OSError``.
+    No symlink is followed below the watch, at move_to or below it; one above move_to is followed only if no other user
+    could have made it. Raises ``OSError``.
     """
-    assert watch.move_to is not None, "the configuration asks for move_to with after = move"
+    assert watch.move_to is not None, "after = move requires move_to"
     with ExitStack() as opened:
         directory = opened.enter_context(_root(folder, watch.move_to, os.fsencode(watch.moved_inside), make=make))
         for component in parent.split(b"/") if parent else []:
@@ -46,7 +38,7 @@ def target_of(folder: Folder, watch: WatchConfig, parent: bytes, *, make: bool =
 
 @contextmanager
 def _root(folder: Folder, move_to: Path, inside: bytes, *, make: bool) -> Iterator[int]:
-    """Lend move_to itself: inside the watch it is walked to as the watch's files are."""
+    """Lend move_to itself; inside the watch it is opened as the watch's files are, from the root's descriptor."""
     with ExitStack() as opened:
         if inside:
             try:
@@ -62,7 +54,7 @@ def _root(folder: Folder, move_to: Path, inside: bytes, *, make: bool) -> Iterat
 
 @contextmanager
 def _below(directory: int, component: bytes, *, make: bool) -> Iterator[int]:
-    """Lend a folder in ``directory``, made where it is missing; a symlink in its place is refused."""
+    """Lend a folder in ``directory``; with ``make``, a missing one is made. A symlink of that name is refused."""
     if make:
         _make(directory, component)
     try:

@@ -24,7 +24,7 @@ from presignd.pipeline.files.folder import root_of
 from presignd.pipeline.settle.decide import Rules, Seen, Settled, Verdict, Wait, against, decide, step
 from presignd.runtime.heartbeat import alive, beat, resting
 from presignd.runtime.tasks import within
-from presignd.system.threads import behind, run
+from presignd.system.threads import in_background, run
 from presignd.telemetry.log import get_logger
 
 if TYPE_CHECKING:
@@ -339,7 +339,9 @@ class Lane:
 
     async def _compare_content(self, entry: _Entry, settled: Settled, known: FileVersion) -> None:
         async with self._one_hash:
-            same = await behind(self._looker.same_content, entry.path, settled.seen.fingerprint, known, self._stop)
+            same = await in_background(
+                self._looker.same_content, entry.path, settled.seen.fingerprint, known, self._stop
+            )
         self._end_comparison(entry)
         if same:
             await self._refingerprint(entry, settled, known)

@@ -24,7 +24,7 @@ from presignd.pipeline.upload.whose import holds_bytes
 from presignd.runtime.crash_points import passed
 from presignd.s3.multipart import part_size_for
 from presignd.store.probe import Support
-from presignd.system.threads import behind
+from presignd.system.threads import in_background
 
 
 class Content(Protocol):
@@ -98,7 +98,9 @@ class Whole:
         """Return what is known already, else hash."""
         if size is None and "-" not in like and (like.startswith("md5:") or self.sha256):
             return self._prepared.checksum(like.partition(":")[0])
-        return await behind(checksum_like, self._prepared.fd, like, self.size if size is None else size, part_size)
+        return await in_background(
+            checksum_like, self._prepared.fd, like, self.size if size is None else size, part_size
+        )
 
     def adopted(self, checksum: str, part_size: int) -> None:
         """Keep the checksum there is."""
@@ -162,7 +164,7 @@ class InParts:
 
     async def checksum_like(self, like: str, part_size: int, size: int | None = None) -> str:
         """Hash the file."""
-        return await behind(checksum_like, self._fd, like, self.size if size is None else size, part_size)
+        return await in_background(checksum_like, self._fd, like, self.size if size is None else size, part_size)
 
     def adopted(self, checksum: str, part_size: int) -> None:
         """Have this checksum in the receipt: the file needs no other one then."""

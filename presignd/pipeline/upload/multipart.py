@@ -27,7 +27,7 @@ from presignd.s3.multipart import PartRange, complete_body, etag_of_parts, in_or
 from presignd.s3.responses import Response, bare
 from presignd.store.client import Slice
 from presignd.store.probe import Support
-from presignd.system.threads import behind
+from presignd.system.threads import in_background
 from presignd.telemetry.log import get_logger
 
 log = get_logger()
@@ -106,7 +106,7 @@ class Multipart:
     async def _run(self, version: FileVersion, missing: Iterator[PartRange]) -> None:
         """Send parts until none is left; several run side by side."""
         for piece in missing:
-            md5 = await behind(self._hash, piece)
+            md5 = await in_background(self._hash, piece)
             async with self._slots.large():
                 passed("part.before")
                 part = await self._send(version, piece, md5)
@@ -238,7 +238,7 @@ class Multipart:
         if found.opaque:
             return False
         if is_md5(found.etag):
-            return await behind(checksum_like, self._fd, "md5:", found.size) == f"md5:{found.etag.lower()}"
+            return await in_background(checksum_like, self._fd, "md5:", found.size) == f"md5:{found.etag.lower()}"
         return found.etag.lower() == self.etag
 
     async def _is_its_own(self, version: FileVersion, found: StoredObject, answer: Response) -> bool:

@@ -32,7 +32,7 @@ from presignd.pipeline.upload.slots import Slots
 from presignd.pipeline.upload.whose import whose
 from presignd.store.probe import Support
 from presignd.system.filesystem import close_quietly
-from presignd.system.threads import behind, opened
+from presignd.system.threads import in_background, opened
 
 UNLIKE_PROOF = ("bad_digest", "no_such_bucket", "not_implemented")
 """Answers that a store may give because it is another than it was: set up anew, or a bucket made anew."""
@@ -158,7 +158,7 @@ class Transfer:
             sha256 = by_hash or upload.checksum == "sha256"
             prepared = await self._prepare(size, sha256=sha256)
             return Whole(bucket, self._ledger, self._slots, upload, prepared=prepared, on_sent=on_sent)
-        named = await behind(checksum_like, self._fd, "sha256:", size) if by_hash else ""
+        named = await in_background(checksum_like, self._fd, "sha256:", size) if by_hash else ""
         return InParts(
             bucket,
             self._ledger,
@@ -176,7 +176,7 @@ class Transfer:
         if size <= TINY:
             with suppress(BlockingIOError):
                 return prepare(self._fd, size, sha256=sha256, most=most, read=read_cached)
-        return await behind(prepare, self._fd, size, sha256=sha256, most=most)
+        return await in_background(prepare, self._fd, size, sha256=sha256, most=most)
 
     def _open(self) -> int:
         """Open the file, below the watch's root and nowhere else. Blocking."""

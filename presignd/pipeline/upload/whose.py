@@ -17,7 +17,7 @@ from presignd.model import Sent
 from presignd.pipeline.files.hash import Digest
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Whose, is_md5
-from presignd.system.threads import behind
+from presignd.system.threads import in_background
 
 CANT_READ = ("access_denied", "not_allowed")
 """Refusals of the GET. The object then stays what an unreadable one is: another's."""
@@ -96,7 +96,7 @@ async def read_back(bucket: Bucket, key: str, found: StoredObject, likes: Collec
     async def take(piece: bytes) -> None:
         nonlocal size
         size += len(piece)
-        await behind(update, piece)
+        await in_background(update, piece)
 
     try:
         there = await bucket.read(key, take)

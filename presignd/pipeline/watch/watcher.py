@@ -180,7 +180,7 @@ class Watcher:
 
     async def _other_mounts(self) -> bool:
         """Tell whether there are other mounts below than before: what is in them is not watched yet."""
-        return await asyncio.to_thread(self._folder.mind_mounts)
+        return await asyncio.to_thread(self._folder.refresh_mounts)
 
     def _source(self) -> AsyncGenerator[list[bytes], None]:
         """Choose the source: none where the filesystem gives no events, and while a limit forbids them."""

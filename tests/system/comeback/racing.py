@@ -25,7 +25,7 @@ from unittest.mock import patch
 from presignd.model import FileVersion
 from presignd.pipeline.files.lease import has_writer
 from presignd.pipeline.finish import remove as module
-from presignd.pipeline.finish.decide import Outcome
+from presignd.pipeline.finish.decide import FinishOutcome
 from tests.system.comeback.tries import Scene, Tally
 from tests.system.comeback.writer import WAYS, Session, Writer, append
 
@@ -70,7 +70,7 @@ def racing(scene: Scene, tries: int, seed: int) -> Tally:
 
 def _finish(
     scene: Scene, version: FileVersion, wanted: str, let_go: Callable[[], None]
-) -> tuple[Outcome, list[tuple[int, str]]]:
+) -> tuple[FinishOutcome, list[tuple[int, str]]]:
     moments: list[tuple[int, str]] = []
 
     def passed(point: str) -> None:

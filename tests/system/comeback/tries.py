@@ -22,8 +22,8 @@ from presignd.config import WatchConfig
 from presignd.model import FileVersion
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import has_writer, ignore_sigio
-from presignd.pipeline.finish.decide import Finished, Outcome
-from presignd.pipeline.finish.remove import finish
+from presignd.pipeline.finish.decide import Finished, FinishOutcome
+from presignd.pipeline.finish.remove import take_away
 from presignd.system import syscalls
 from tests.finishing import verified
 from tests.system.comeback.writer import WAYS, Session, Writer, clear, found_again
@@ -72,7 +72,7 @@ class Scene:
 
     def finish(self, version: FileVersion, check: HasWriter) -> Finished:
         """Finish once."""
-        return finish(self.folder, self.watch, version, check)
+        return take_away(self.folder, self.watch, version, check)
 
     def found(self) -> set[bytes]:
         """Return every token that stands in a file."""
@@ -93,7 +93,7 @@ class Tally:
     ways: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
 
-    def judge(self, scene: Scene, owed: set[bytes], outcome: Outcome, story: str) -> None:
+    def judge(self, scene: Scene, owed: set[bytes], outcome: FinishOutcome, story: str) -> None:
         """Count a try, and what it lost."""
         self.tries += 1
         self.outcomes[outcome.value] += 1
@@ -229,7 +229,7 @@ def _moments(rng: random.Random, start: int, gaps: int, *, quick: bool) -> list[
     return rng.choice(([start], [start, *held], [start] * 3, [start, *range(start + 1, start + 7)]))
 
 
-def _finish_stepwise(scene: Scene, version: FileVersion, script: Script, *, blind: bool) -> Outcome:
+def _finish_stepwise(scene: Scene, version: FileVersion, script: Script, *, blind: bool) -> FinishOutcome:
     gaps, check = Gaps(script.act), (_blind if blind else has_writer)
     for look in range(_LOOKS):
         with gaps.watching():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from presignd.system import threads
-from presignd.system.threads import NICER, behind, opened
+from presignd.system.threads import NICER, in_background, opened
 
 WHERE: ContextVar[str] = ContextVar("where", default="nowhere")
 
@@ -24,7 +24,7 @@ def own_priority() -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="a nice value is a thread's on Linux alone")
 async def test_what_takes_a_processor_for_long_gives_way_to_the_event_loop() -> None:
     loops = own_priority()
-    assert await behind(own_priority) == min(19, loops + NICER)
+    assert await in_background(own_priority) == min(19, loops + NICER)
     assert own_priority() == loops, "the loop's own priority stays"
 
 
@@ -34,9 +34,9 @@ async def test_a_call_behind_the_loop_has_its_arguments_its_context_and_its_erro
     def tell(path: Path, *, end: str) -> str:
         return f"{WHERE.get()}{path}{end}"
 
-    assert await behind(tell, Path("/x"), end="!") == "here/x!"
+    assert await in_background(tell, Path("/x"), end="!") == "here/x!"
     with pytest.raises(KeyError):
-        await behind(os.environ.pop, "NOT_THERE")
+        await in_background(os.environ.pop, "NOT_THERE")
 
 
 async def test_where_priorities_are_not_ours_to_change_the_call_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,9 +46,9 @@ async def test_where_priorities_are_not_ours_to_change_the_call_goes_on(monkeypa
         raise PermissionError
 
     monkeypatch.setattr("os.setpriority", refuse)
-    pool = threads.Threads(1, "test", threads._give_way)
-    monkeypatch.setattr(threads, "BEHIND", pool)
-    assert await behind(lambda: 7) == 7
+    pool = threads.Threads(1, "test", threads._lower_priority)
+    monkeypatch.setattr(threads, "BACKGROUND", pool)
+    assert await in_background(lambda: 7) == 7
     pool.shutdown()
 
 

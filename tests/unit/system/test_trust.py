@@ -30,7 +30,7 @@ def shared(tmp_path: Path) -> Path:
 def walk(path: Path) -> tuple[str, str]:
     with trust.walked(path) as place:
         assert os.path.samestat(os.fstat(place.fd), path.stat())
-        return place.path, place.loose
+        return place.path, place.exposed_by
 
 
 def test_a_path_of_ones_own_is_walked_through_its_symlinks(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 from presignd.ledger import Ledger, database
 from presignd.links import LinksFile, writer
 from presignd.model import Fingerprint
-from presignd.pipeline.finish import copy as copies
 from presignd.pipeline.finish import link_file
 from presignd.pipeline.finish import remove as finish
 from presignd.pipeline.upload.transfer import Transfer
@@ -76,7 +75,7 @@ def unsynced_names() -> None:
 
 def unsynced_copies() -> None:
     """Copy to another filesystem, and remove the original before the copy is durable."""
-    _without_fsync(copies)
+    _without_fsync(finish)
 
 
 def unsynced_ledger() -> None:

@@ -16,7 +16,7 @@ from presignd.ledger import Ledger
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Link, LinksMark, State
 from presignd.pipeline.finish.link import MANY, STALE, Linker
-from presignd.presign import Grant, GrantRequest, Presigner
+from presignd.presign import Grant, GrantRequest
 from presignd.system.clock import utcnow
 from tests.versions import in_state
 
@@ -47,8 +47,9 @@ class World:
         self.linker = Linker(
             cast("Ledger", self),
             cast("LinksFile", self),
-            cast("Presigner", self),
             lambda version: f"/{version.file_id}",
+            sign=self.grant,
+            now=self.now,
             sleep=self.sleep,
         )
         self.linker.trouble._log = self  # type: ignore[assignment]  # two of its methods are all that is called
