@@ -288,17 +288,21 @@ def gone(
 
     Returns those that ended as vanished (the queued and quarantined ones), and whether there may be more.
     """
-    found: list[FileVersion] = []
+    found: dict[str, FileVersion] = {}  # ``paths`` may hold a file and its directory
+    more = False
     for path in paths:
         if not path:
             raise ValueError("the watch's root is not a file that can be gone")
         # b"0" follows b"/": all paths below the directory, and no others.
         for where, values in (("path = ?", (path,)), ("path > ? AND path < ?", (path + b"/", path + b"0"))):
-            found += _not_gone(connection, f"watch = ? AND {where}", (watch, *values), now, CHUNK - len(found))
+            limit = CHUNK - len(found)
+            some = _not_gone(connection, f"watch = ? AND {where}", (watch, *values), now, limit)
+            more = more or len(some) >= limit
+            found |= {one.file_id: one for one in some}
     waiting = {State.QUEUED, State.QUARANTINED}
-    ended = [Change(one, (Event.VANISH,), {"done_at": now}) for one in found if one.state in waiting]
-    apply(connection, [Change(one, (), {"gone_at": now}) for one in found if one.state not in waiting])
-    return apply(connection, ended), len(found) >= CHUNK
+    ended = [Change(one, (Event.VANISH,), {"done_at": now}) for one in found.values() if one.state in waiting]
+    apply(connection, [Change(one, (), {"gone_at": now}) for one in found.values() if one.state not in waiting])
+    return apply(connection, ended), more
 
 
 def _not_gone(

@@ -216,7 +216,7 @@ def give_at(folder: int, name: str, mode: int, *, kind: int = stat.S_IFDIR, grou
     """
     with _pinned(folder, name) as (where, at):
         if stat.S_IFMT(os.stat(where, **at).st_mode) != kind:  # noqa: PTH116 - below a descriptor
-            raise FileExistsError(errno.EEXIST, f"something else has the name {name} now")
+            raise FileExistsError(errno.EEXIST, f"something else is there as {name} now")
         if group >= 0:
             os.chown(where, -1, group, **at)
         os.chmod(where, mode, **at)  # noqa: PTH101 - below a descriptor

@@ -432,6 +432,12 @@ async def test_a_directory_that_is_gone_takes_all_below_it_and_nothing_beside_it
     assert {version.watch for version in ended} == {"drop"}
 
 
+@pytest.mark.parametrize("paths", [[b"dir", b"dir/a"], [b"dir/a", b"dir"]])
+async def test_a_file_that_is_gone_with_its_directory_ends_once(ledger: Ledger, paths: list[bytes]) -> None:
+    await queued(ledger, b"dir/a")
+    assert [ended.path for ended in await ledger.gone("drop", paths, LATER)] == [b"dir/a"]
+
+
 async def test_the_root_itself_is_never_taken_for_a_file_that_is_gone(ledger: Ledger) -> None:
     with pytest.raises(ValueError, match="root"):
         await ledger.gone("drop", [b""], NOW)
