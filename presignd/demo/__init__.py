@@ -1,1 +1,1 @@
-"""SeaweedFS, embedded: the store of ``presignd demo`` and of the tests."""
+"""An embedded SeaweedFS: the store of ``presignd demo`` and of the tests."""

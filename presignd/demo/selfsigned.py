@@ -1,6 +1,6 @@
-"""A key and its self-signed certificate for loopback, by which the parts of one server know each other.
+"""A key and its self-signed certificate for loopback, by which the parts of one server identify each other.
 
-A certificate is written out by hand (RFC 5280, DER): pycryptodome signs, but makes none.
+The certificate is encoded here (RFC 5280, DER): pycryptodome can sign, but can't make certificates.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ECDSA_WITH_SHA256, _COMMON_NAME, _SUBJECT_ALT_NAME = (
     DerObjectId(oid).encode() for oid in ("1.2.840.10045.4.3.2", "2.5.4.3", "2.5.29.17")
 )
 _SINCE, _UNTIL = b"700101000000Z", b"491231235959Z"
-"""It is of use as long as the process that it is made for; no clock may be wrong about that."""
+"""It is used for one process only. The dates are this wide so that a wrong clock never makes it invalid."""
 
 
 def loopback_pem() -> tuple[str, str]:
@@ -49,7 +49,7 @@ def _der(tag: int, *parts: bytes) -> bytes:
     """Return one DER value: its tag, its length, and ``parts``."""
     content = b"".join(parts)
     size = len(content)
-    if size < 0x80:  # noqa: PLR2004 - X.690, 8.1.3: a longer one tells first how many bytes its length has
+    if size < 0x80:  # noqa: PLR2004 - X.690, 8.1.3: longer content begins with the size of its length
         return bytes([tag, size]) + content
     length = size.to_bytes((size.bit_length() + 7) // 8, "big")
     return bytes([tag, 0x80 | len(length)]) + length + content
