@@ -30,7 +30,7 @@ P99_SECONDS = 0.020
 
 
 class NoStore:
-    """Keys and an address that nothing is sent to."""
+    """Keys and an address to which nothing is sent."""
 
     endpoint = "http://127.0.0.1:9"
     access_key = "AKIABENCHMARK"
@@ -38,7 +38,7 @@ class NoStore:
 
 
 def body_of(number: int, batch: int) -> bytes:
-    """Return a call for ``batch`` uploads, each of an object of its own."""
+    """Return a call for ``batch`` uploads, each of another object."""
     md5 = "md5:" + hashlib.md5(b"", usedforsecurity=False).hexdigest()
     asked: dict[str, Any] = {"operation": "put", "bucket": "test-bucket", "size": 0, "checksum": md5, "expires": 3600}
     more = {"content_type": "application/octet-stream", "if_none_match": True}
@@ -62,7 +62,7 @@ class Load:
         self.granted = 0
 
     async def call(self, number: int) -> None:
-        """Ask once, and see that every grant is there."""
+        """Make one call, and check that it returns every grant."""
         body = self._bodies[number % len(self._bodies)]
         async with self._session.post(self._url, data=body, headers=self._headers) as answer:
             found = await answer.read()
@@ -71,7 +71,7 @@ class Load:
         self.granted += self._batch
 
     async def flat_out(self, seconds: float) -> None:
-        """Ask as fast as answers come."""
+        """Make calls one after the other without pauses."""
         ends = time.monotonic() + seconds
 
         async def one(start: int) -> None:
@@ -83,7 +83,7 @@ class Load:
         await asyncio.gather(*(one(start) for start in range(CONNECTIONS)))
 
     async def at(self, rate: float, seconds: float) -> list[float]:
-        """Ask at a rate (grants a second), whatever the answers take; return how long each call took, in seconds."""
+        """Make calls at a fixed rate (grants per second); return how long each took, in seconds."""
         took: list[float] = []
 
         async def one(number: int) -> None:
@@ -100,7 +100,7 @@ class Load:
 
 
 async def measure(broker: Broker, secret: str, *, seconds: float, batch: int, target: float) -> bool:
-    """Print the figures; tell whether they are good enough."""
+    """Print the figures; return whether they meet the goals."""
     assert broker.process is not None
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=64)) as session:
         load = Load(session, broker, secret, batch)

@@ -1,4 +1,4 @@
-"""A burst: thousands of files moved into a watched folder at once, beside s5cmd and ``rclone copy``.
+"""A burst: thousands of files moved into a watched folder at once, compared with s5cmd and ``rclone copy``.
 
 ``python -m benchmarks.burst [--server sink|seaweedfs] [--rounds N] [--files 10000] [--size 4096]``
 With ``--files 2000 --size 1048576`` it is the table of middle-sized files.
@@ -47,7 +47,7 @@ def _measure(server: str, folder: Path, count: int, size: int, rounds: int) -> N
         return count / usage.wall
 
     def cpu(usage: Usage) -> float:
-        """Milliseconds a file; without presignd's start, which a daemon has behind it."""
+        """Milliseconds per file, without presignd's start, which a running daemon has done before."""
         return 1000 * usage.more.get("cpu_at_work", usage.cpu) / count
 
     print_usages(found, {"files/s": rate, "CPU ms a file": cpu, "peak RSS MiB": lambda u: u.rss / (1 << 20)})

@@ -1,4 +1,4 @@
-"""A TCP forwarder before a server, that counts what clients send."""
+"""A TCP forwarder in front of a server that counts the bytes from clients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ READ = 256 << 10
 
 
 class Counter:
-    """Forwards in a thread of its own, for the time of a ``with``; ``sent`` is the bytes from clients so far."""
+    """Forwards in its own thread during a ``with``; ``sent`` is the bytes from clients so far."""
 
     def __init__(self, server: Server) -> None:
         there = urlsplit(server.endpoint)

@@ -1,4 +1,4 @@
-"""presignd as shipped, as a contender: files are moved into its folder, and it is through at the last link.
+"""presignd as shipped, as a contender: files are moved into its folder, and it is done at the last link.
 
 Ledger durable (each commit fsynced), Content-MD5 with each body, ETags compared, links written. Its log goes
 to a file, at the level it ships with.
@@ -25,7 +25,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Daemon:
-    """``presignd run`` on the client's core, with a new ledger, for the time of a ``with``.
+    """``presignd run`` on the client's core, with a new ledger, during a ``with``.
 
     ``watch`` and ``more`` are lines of TOML: the watch's options, and other sections.
     """
@@ -88,7 +88,7 @@ settle = "0s"
         self.cpu_at_ready = self.cpu()
 
     def cpu(self) -> float:
-        """Return the CPU seconds that it took so far."""
+        """Return the CPU seconds used so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICK
 
@@ -105,7 +105,7 @@ settle = "0s"
         return began
 
     def give_back(self, files: Sequence[Path]) -> None:
-        """Move the files to where they were."""
+        """Move the files back."""
         for path in files:
             (self.drop / path.name).rename(path)
 
@@ -128,7 +128,7 @@ settle = "0s"
         return len(self.links)
 
     def said(self, what: bytes) -> int:
-        """Return how many lines of the log so far have ``what`` in them: one and the same in all calls."""
+        """Return how many lines of the log so far contain ``what``, which must be the same in all calls."""
         with (self.folder / "log").open("rb") as log:
             log.seek(self._heard)
             whole = log.read().rpartition(b"\n")[0]

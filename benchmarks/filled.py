@@ -1,4 +1,4 @@
-"""A ledger as the first upload of a folder leaves it, without the upload: through the ledger's own calls, in bulk.
+"""Fills a ledger as the first upload of a folder would, without uploading, through the ledger's own bulk calls.
 
 ``python -m benchmarks.filled CONFIG LISTING`` for the one watch of CONFIG, whose daemon uploaded some files of a byte
 and is stopped. Each other file there gets a version with its real fingerprint, that goes through queued, uploading,

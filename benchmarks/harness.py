@@ -1,4 +1,4 @@
-"""What every table stands on: data, servers apart from clients, whole processes measured, ratios of one run.
+"""Common to all tables: data, separate servers and clients, measuring whole processes, ratios within one run.
 
 The server runs on core 0, with this harness, and the client on core 1. Contenders take turns, round by round,
 on the same data with warm caches, each with a server that has stored nothing yet.
@@ -35,7 +35,7 @@ BLOCK = 1 << 20
 class Usage:
     """What one contender took: seconds of wall time and CPU (children included), peak RSS in bytes.
 
-    The RSS is that of the largest process of a tree. ``more`` is what a contender tells beside.
+    The RSS is that of the largest process of a tree. ``more`` has a contender's other figures.
     """
 
     wall: float
@@ -54,7 +54,7 @@ class Server(Protocol):
 
 
 class Sink:
-    """The server of ``benchmarks.sink``, for the time of a ``with``."""
+    """The server of ``benchmarks.sink``, during a ``with``."""
 
     name = "sink"
     access_key, secret_key = ACCESS_KEY, SECRET_KEY
@@ -90,7 +90,7 @@ class Sink:
 
 
 class Seaweed:
-    """A fresh SeaweedFS, for the time of a ``with``; its data goes with it."""
+    """A fresh SeaweedFS, during a ``with``; its data is deleted with it."""
 
     name = "SeaweedFS"
     access_key, secret_key = ACCESS_KEY, SECRET_KEY
@@ -136,7 +136,7 @@ def make_files(folder: Path, count: int, size: int, prefix: str = "file") -> lis
 
 
 def warm(paths: Sequence[Path]) -> None:
-    """Read files through, so that every contender finds them in the page cache."""
+    """Read the files, so that every contender finds them in the page cache."""
     for path in paths:
         with path.open("rb", buffering=0) as file:
             while file.read(BLOCK):
@@ -165,7 +165,7 @@ def measure(argv: Sequence[str | Path], env: Mapping[str, str], *, stdin: bytes 
 
 
 def until(true: Callable[[], object], what: str, seconds: float, step: float = 0.02) -> None:
-    """Wait until ``true()``; raise ``RuntimeError`` when ``seconds`` are over."""
+    """Wait until ``true()``; raise ``RuntimeError`` after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not true():
         if time.monotonic() > deadline:
@@ -180,7 +180,7 @@ Rounds = dict[str, list[Usage]]
 
 
 def run_rounds(server: str, contenders: Mapping[str, Contender], rounds: int, folder: Path) -> Rounds:
-    """Have the contenders take turns, ``rounds`` times, each with a fresh server."""
+    """Run the contenders in turn, ``rounds`` times, each with a fresh server."""
     found: Rounds = {name: [] for name in contenders}
     for number in range(rounds):
         for name, contender in contenders.items():

@@ -1,4 +1,4 @@
-"""Large files, 4 x 1 GiB: presignd beside s5cmd, ``rclone copy`` and parallel ``curl -T``.
+"""Large files, 4 x 1 GiB: presignd compared with s5cmd, ``rclone copy`` and parallel ``curl -T``.
 
 ``python -m benchmarks.large [--server sink|seaweedfs] [--rounds N] [--files N] [--size BYTES]``
 """

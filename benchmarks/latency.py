@@ -1,4 +1,4 @@
-"""From a file's close to its link, one at a time: presignd beside the recipe people use.
+"""From a file's close to its link, one at a time: presignd compared with a common recipe.
 
 ``python -m benchmarks.latency [--server sink|seaweedfs] [--files 100]``
 The recipe: ``inotifywait -m -e close_write,moved_to | xargs -P16 s5cmd cp`` (and the aws CLI), which makes no link:
@@ -61,7 +61,7 @@ def _measure(server: str, folder: Path, count: int, size: int) -> None:
 
 
 def _settle(daemon: Daemon, settle: str) -> None:
-    """Have the daemon settle by ``settle`` from now on."""
+    """Set the daemon's ``settle``."""
     config = daemon.folder / "config.toml"
     config.write_text(config.read_text().replace('settle = "0s"', f'settle = "{settle}"'))
     daemon.stop()
@@ -90,7 +90,7 @@ def _tell(name: str, took: list[float]) -> float:
 
 @contextmanager
 def recipe(folder: Path, server: Server, tool: str) -> Iterator[tuple[Path, Callable[[int], object]]]:
-    """Run the recipe over a new folder; lend it, and a wait for so many objects."""
+    """Run the recipe over a new folder; yield the folder, and a function that waits for so many objects."""
     drop, done = folder / f"recipe-{tool}", folder / f"recipe-{tool}.done"
     drop.mkdir()
     done.touch()

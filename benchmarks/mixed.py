@@ -1,4 +1,4 @@
-"""Fairness: 8 x 1 GiB and 2,000 x 16 KiB dropped together, beside the small ones alone and the large ones alone.
+"""Fairness: 8 x 1 GiB and 2,000 x 16 KiB dropped together, compared with the small ones alone and the large ones alone.
 
 ``python -m benchmarks.mixed [--server sink|seaweedfs] [--rounds N] [--files N] [--size BYTES]``
 """
@@ -52,7 +52,7 @@ def _round(server: str, folder: Path, small: list[Path], large: list[Path]) -> t
 
 
 def _drop(server: str, folder: Path, small: Sequence[Path], large: Sequence[Path]) -> Times:
-    """Drop the files together, the large ones first: the small ones find them under way."""
+    """Drop the files together, the large ones first, so that they are in progress when the small ones arrive."""
     files = [*large, *small]
     with SERVERS[server](folder) as fresh, Daemon(folder, fresh) as daemon:
         began = time.time()

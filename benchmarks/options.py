@@ -12,7 +12,7 @@ from benchmarks.harness import SERVERS, bench_folder, print_head
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What was asked for: servers by name, rounds, how many files of how many bytes, where data goes."""
+    """The options: servers by name, rounds, number and size of files, the folder for data."""
 
     servers: list[str]
     rounds: int

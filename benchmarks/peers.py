@@ -1,4 +1,4 @@
-"""The peers: how each uploads a folder's files to a server. Each returns what it took, its whole tree."""
+"""The other tools: each function uploads a folder's files to a server and returns the usage of its process tree."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def program(name: str) -> str:
 
 
 def environ(server: Server) -> dict[str, str]:
-    """Return an environment with the server's keys and nobody's configuration."""
+    """Return an environment with the server's keys and no user's configuration."""
     keys = {"AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key, "AWS_REGION": REGION}
     return {**keys, "AWS_DEFAULT_REGION": REGION, "PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8"}
 
@@ -48,13 +48,13 @@ def s5cmd(server: Server, folder: Path) -> Usage:
 
 
 def rclone(server: Server, folder: Path, *options: str) -> Usage:
-    """``rclone copy`` with its defaults, to a bucket that it need not look for."""
+    """``rclone copy`` with its defaults, without a check for the bucket."""
     argv: list[str | Path] = [program("rclone"), "copy", "--s3-no-check-bucket", *options, folder, f":s3:{BUCKET}"]
     return measure(argv, {**environ(server), **rclone_settings(server)})
 
 
 def rclone_settings(server: Server) -> Mapping[str, str]:
-    """Return what tells rclone of a server by its environment."""
+    """Return the environment variables that configure a server for rclone."""
     return {
         "RCLONE_CONFIG": "/dev/null",
         "RCLONE_S3_PROVIDER": "Other",
@@ -87,5 +87,5 @@ def aws(server: Server, folder: Path) -> Usage:
 
 
 def md5sum(files: Sequence[Path]) -> Usage:
-    """Hash files one after the other, as who wants a checked ``curl -T`` has to do before."""
+    """Hash files one after the other, as needed before a checked ``curl -T``."""
     return measure([program("openssl"), "dgst", "-md5", *files], {"PATH": os.environ["PATH"]})

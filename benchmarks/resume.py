@@ -1,4 +1,4 @@
-"""A large sparse-and-random file to SeaweedFS, its daemon killed ten times on the way.
+"""A large sparse-and-random file to SeaweedFS, while the daemon is killed ten times.
 
 ``python -m benchmarks.resume [--size BYTES] [--kills N] [--folder F]``: 20 GiB, 10 kills. Told are the bytes that
 went over the wire beside what they may come to (the file, and the parts in flight at each kill), the peak RSS,
@@ -101,7 +101,7 @@ def stored(daemon: Daemon) -> int:
 
 
 def is_same(url: str, path: Path) -> bool:
-    """Compare what a link gives with a file, byte by byte."""
+    """Return whether a link's content equals a file, byte by byte."""
     with urllib.request.urlopen(url, timeout=600) as answer, path.open("rb") as file:
         while block := answer.read(BLOCK):
             if block != file.read(len(block)):

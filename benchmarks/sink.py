@@ -1,4 +1,4 @@
-"""A server that reads every body, keeps none, and answers as S3 does: so cheap that the client is measured.
+"""A server that reads every body, stores none, and answers like S3; so cheap that only the client is measured.
 
 ``python -m benchmarks.sink --port N``. It knows each object's size and ETag (the Content-MD5 that came with
 it; without one an ETag that is no MD5), lists, heads, takes uploads in parts, and honours If-None-Match and
@@ -87,7 +87,7 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 class Bucket:
-    """All objects and uploads, of whatever bucket: nobody looks at two of them at once."""
+    """All objects and uploads of all buckets together: no benchmark uses two buckets at once."""
 
     def __init__(self) -> None:
         self.objects: dict[str, Object] = {}
@@ -96,7 +96,7 @@ class Bucket:
         self._sorted: list[str] = []
 
     def load(self, listing: Path) -> None:
-        """Have the objects that ``listing`` names."""
+        """Load the objects that ``listing`` names."""
         etag, now = hashlib.md5(b"x").hexdigest(), time.time()
         with listing.open(encoding="utf-8") as lines:
             for line in lines:
@@ -104,7 +104,7 @@ class Bucket:
                 self.objects[key] = Object(int(size), etag, b"x", now, f"{int(mtime) // 10**9}.{int(mtime) % 10**9:09}")
 
     def answer(self, request: Request) -> Answer:
-        """Do what a request asks."""
+        """Handle a request."""
         self.counted[request.method] += 1
         if request.bucket == "-":
             return 200, {}, json.dumps(self._stats()).encode()
@@ -247,15 +247,15 @@ class Connection(asyncio.BufferedProtocol):
         self._left = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way back."""
+        """Keep the transport for answers."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by class
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
-        """Give the one buffer."""
+        """Return the one buffer."""
         return _buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take what came: a body's bytes are counted, and gone."""
+        """Handle received bytes; a body's bytes are counted and dropped."""
         self._bucket.counted["bytes"] += nbytes
         if self._request and nbytes < self._left and self._request.size > KEPT:
             self._left -= nbytes
@@ -313,7 +313,7 @@ async def serve(port: int, objects: Path | None) -> None:
 
 
 def main() -> None:
-    """Serve on the port that is asked for."""
+    """Serve on the given port."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--objects", type=Path)

@@ -1,4 +1,4 @@
-"""What presignd costs while nothing happens, and while the store is away.
+"""What presignd costs when idle, and while the store is unreachable.
 
 ``python -m benchmarks.standing [--files 100000]``: idle with that many files watched (CPU, RSS), then as many more
 queued while the store is away (RSS and files recorded a second, over time), then the drain once it is back, and a
@@ -45,7 +45,7 @@ def _idle(folder: Path, count: int) -> None:
 
 
 def _away(folder: Path, count: int) -> None:
-    """Queue with the store's port closed; then start the sink there, and at last have a burst to compare with."""
+    """Queue with the store's port closed, then start the sink there; finally run a burst for comparison."""
     sink = Sink(folder)
     with Daemon(folder, sink, more=ONE_LINKS_FILE) as daemon:
         print("\n| queued while the store is away | files/s | RSS MiB |\n| --- | --- | --- |")

@@ -1,4 +1,4 @@
-"""A start on a folder that is uploaded already: presignd's first scan beside what peers take to decide the same.
+"""A start on a folder that is already uploaded: presignd's first scan, compared with other tools doing the same.
 
 ``python -m benchmarks.start [--files 100000] [--rounds 3]``; ``--files 1000000`` is the largest. The first thousand
 files are uploaded in truth; the ledger and the sink get the others as an upload would leave them

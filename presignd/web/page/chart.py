@@ -1,4 +1,4 @@
-"""The last hour's throughput as a small picture in SVG, and in words for screen readers. Pure."""
+"""The last hour's throughput as an SVG chart, and in words for screen readers. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIDTH, HEIGHT, STEP = 600, 80, 10
 
 
 def chart(minutes: Sequence[Minute]) -> Html:
-    """Return one bar a minute, as high as its share of the busiest, each with its numbers when pointed at."""
+    """Return one bar a minute, as high as its share of the busiest, each with its figures as a tooltip."""
     highest = max((minute.sent for minute in minutes), default=0)
     bars = join(*(_bar(place, minute, highest) for place, minute in enumerate(minutes)))
     base = tag("line", x1=0, y1=HEIGHT - 0.5, x2=WIDTH, y2=HEIGHT - 0.5, class_="base")

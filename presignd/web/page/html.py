@@ -1,4 +1,4 @@
-"""HTML that can't be forged: every text is escaped, unless it is ``Html`` already. Pure."""
+"""HTML elements: every text is escaped, unless it is ``Html`` already. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tag(element: str, /, *children: str | None, **attributes: str | float | bool
 
 
 def join(*parts: str | None) -> Html:
-    """Put parts one after the other, texts escaped."""
+    """Concatenate the parts; texts are escaped."""
     return Html("".join(part if isinstance(part, Html) else html.escape(part) for part in parts if part))
 
 
@@ -37,23 +37,23 @@ def _attribute(key: str, value: str | float | bool) -> str:
 
 
 def shown(name: str) -> str:
-    r"""Return a file's name to look at: no secret in it, what is no UTF-8 or no sign to be seen as an escape."""
+    r"""Return a file's name for display: redacted, with invalid UTF-8 and unprintable characters as escapes."""
     text = redact(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() or c == "\u200d" else ascii(c)[1:-1] for c in text)
 
 
 def name_of(path: str) -> Html:
-    """Return a file's name, kept apart from the reading direction around it."""
+    """Return a file's name in ``<bdi>``, so that it can't change the direction of the text around it."""
     return tag("bdi", shown(path), class_="name")
 
 
 def ago(time: str | None, now: datetime) -> Html | None:
-    """Return how long ago an RFC 3339 time was, counting on where JavaScript runs; None for none."""
+    """Return how long ago an RFC 3339 time was, or None; JavaScript keeps it up to date."""
     return _time(time, now, 1) if time else None
 
 
 def until(time: str | None, now: datetime) -> Html | None:
-    """Return in how long a time is, counting down; None for none."""
+    """Return how long it is until a time, or None; JavaScript counts down."""
     return _time(time, now, -1) if time else None
 
 

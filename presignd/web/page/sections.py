@@ -1,4 +1,4 @@
-"""The parts of the status page, each HTML over the status document. Pure; a URL stands in ``links`` alone."""
+"""The sections of the status page as HTML, from the status document. Pure; only ``links`` contains URLs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Document = dict[str, Any]
 
 LISTED = 50
-"""At most so many files in a list; how many more there are stands below it."""
+"""The most files in a list; the number of further files follows the list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,7 @@ def _cause(found: Document) -> Html:
 
 
 def _titled(title: str, *content: Html | None) -> Html:
-    """Return a title over its content, nothing where there is none."""
+    """Return a title and its content, or nothing if there is no content."""
     return join(tag("h2", title), *content) if any(content) else Html("")
 
 
