@@ -1,6 +1,6 @@
-"""What every HTTP client here needs: TLS, proxy, bounded answers, and failures translated into faults.
+"""What every HTTP client here needs: TLS, proxies, bounded responses, and faults for failures.
 
-aiohttp's client errors carry the URL in ``str`` and ``repr``: none of them goes further than its client.
+No aiohttp client error leaves its client: their ``str`` and ``repr`` hold the URL.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from presignd.config import PresignConfig
 from presignd.errors import NO_DESCRIPTORS, Fault, UsageError, fault
 
 CERTIFICATE_DAYS = 14
-"""Fewer days left of a certificate than this are a warning."""
+"""A certificate with fewer days left is a warning."""
 
 
 async def read_at_most(
     response: aiohttp.ClientResponse, limit: int, on_piece: Callable[[], None] = lambda: None
 ) -> bytes:
-    """Read up to ``limit`` bytes; a longer body costs its connection, not our memory."""
+    """Read up to ``limit`` bytes; close the connection if the body is longer."""
     kept = bytearray()
     while len(kept) < limit:
         piece = await response.content.read(limit - len(kept))
@@ -40,9 +40,9 @@ async def read_at_most(
 
 
 def tls_context(presign: PresignConfig) -> ssl.SSLContext:
-    """Trust the system's CAs, and ``ca_file`` too; show the client certificate if there is one.
+    """Return a context that trusts the system's CAs and ``ca_file``, with the client certificate if there is one.
 
-    Raises ``UsageError`` for a file that holds no such thing.
+    Raises ``UsageError`` for a file that is not what its option asks for.
     """
     context = ssl.create_default_context()
     try:
@@ -66,9 +66,9 @@ def _no_pem(key: str, file: Path | None, wanted: str) -> UsageError:
 
 
 def proxy_for(url: str, configured: str, environ: Mapping[str, str] | None = None) -> str | None:
-    """Return the proxy for ``url``: the configured one, else HTTPS_PROXY or HTTP_PROXY unless NO_PROXY says no.
+    """Return the proxy for ``url``: the configured one, else HTTPS_PROXY or HTTP_PROXY, unless NO_PROXY names the host.
 
-    ``environ`` is as ``urllib.request.getproxies`` returns it: by scheme, and NO_PROXY as "no".
+    ``environ`` has the form of ``urllib.request.getproxies``: by scheme, and NO_PROXY as "no".
     """
     if configured:
         return configured
@@ -81,10 +81,10 @@ def proxy_for(url: str, configured: str, environ: Mapping[str, str] | None = Non
 
 
 def is_exempt(url: str, no_proxy: str) -> bool:
-    """Tell whether a NO_PROXY names the host of ``url``: whatever curl, requests or Go would take for that.
+    """Return whether NO_PROXY names the host of ``url``, in any form that curl, requests or Go accept.
 
-    An entry is ``*`` (all), a domain with all below it (``example.org``, ``.example.org``, ``*.example.org``), an
-    address, or a network (``10.0.0.0/8``); but for networks with a port, too, which then must be the same.
+    An entry is ``*`` (all), a domain with its subdomains (``example.org``, ``.example.org``, ``*.example.org``), an
+    address, or a network (``10.0.0.0/8``). All but networks may have a port, which then must match.
     """
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
@@ -103,7 +103,7 @@ def _names(entry: str, host: str, port: int | None) -> bool:
 
 
 def connection_fault(problem: Exception) -> Fault:  # noqa: PLR0911 - one row a kind
-    """Translate a client's failure into a fault, without its text where that may hold the URL."""
+    """Return the fault for a client's exception, without any text that may hold the URL."""
     match problem:
         case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
             return fault("proxy")
@@ -135,7 +135,7 @@ def _connect_fault(problem: aiohttp.ClientConnectorError) -> Fault:
 
 
 def _tls_reason(problem: Exception) -> str:
-    """Say why the handshake failed in OpenSSL's words, which hold host names at most."""
+    """Return OpenSSL's reason for a failed handshake, which holds host names at most."""
     for cause in (getattr(problem, "certificate_error", None), getattr(problem, "os_error", None), problem):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return cause.verify_message

@@ -1,7 +1,7 @@
-"""The presign port: ask for grants, get presigned requests. What crosses it fits in JSON.
+"""The presign port: requests in, grants out. Both have a JSON form.
 
-A presigner signs; it never talks to the store on a file's behalf. ``local`` signs with keys in this
-process; a broker signs elsewhere, over HTTP, with the same requests and answers.
+Two presigners implement it: ``local`` signs with keys in this process, ``remote`` asks a broker over HTTP. A presigner
+signs and sends no request of a file to the store.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 
 class Operation(StrEnum):
-    """What one grant allows."""
+    """The operation that a grant allows."""
 
     PUT = "put"
     GET = "get"
@@ -42,14 +42,13 @@ ON_AN_UPLOAD = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class GrantRequest:
-    """One request to be presigned.
+    """A request to presign.
 
-    ``size`` is the Content-Length in bytes and is bound by the signature, as are ``checksum``
-    (``md5:<hex>`` or ``sha256:<hex>``), ``headers`` (the watch's own, x-amz-* among them),
-    ``if_none_match`` and ``if_match`` (an ETag). ``expires`` is in seconds. ``date`` is the signing date
-    (UTC) where it must be a given one, so that the same URL comes again; None means now. ``public`` asks
-    for the name that links are signed for. ``part_number`` with a list asks for the parts after that one.
-    ``version_id`` names a version of the object, for a GET, a HEAD or a DELETE.
+    The signature covers ``size`` (Content-Length in bytes), ``checksum`` (``md5:<hex>`` or ``sha256:<hex>``),
+    ``headers`` (the watch's, x-amz-* among them), ``if_none_match`` and ``if_match`` (an ETag). ``expires`` is in
+    seconds. ``date`` is the signing date (UTC), given to get the same URL again; None means now. ``public`` selects
+    the host name of links. ``part_number`` in a list asks for the parts after that one. ``version_id`` names a version
+    of the object, for a GET, a HEAD or a DELETE.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -71,9 +70,9 @@ class GrantRequest:
     version_id: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the request as a broker is sent it, without the fields that are at their default.
+        """Return the request as it is sent to a broker, without fields at their default.
 
-        A broker reads it (``presignd.broker.wire.read_batch``), and nobody else does.
+        ``presignd.broker.wire.read_batch`` reads it.
         """
         document: dict[str, Any] = _REQUEST.dump_python(self, mode="json", exclude_defaults=True)
         return document
@@ -81,10 +80,10 @@ class GrantRequest:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One presigned request: send ``method`` to ``url`` (secret) with exactly ``headers``.
+    """A presigned request: send ``method`` to ``url`` (secret) with exactly ``headers``.
 
-    ``expires_at`` (UTC) is when it really dies: the least of what was asked, 7 days, and the end of the
-    signing credential. ``signer_date`` (UTC) is the signer's clock when it signed: age is judged by it.
+    ``expires_at`` (UTC) is the real expiry: the least of the requested one, 7 days, and the credential's. A grant's age
+    is measured from ``signer_date`` (UTC), the signer's clock when it signed.
     """
 
     method: str
@@ -94,13 +93,13 @@ class Grant:
     signer_date: datetime
 
     def to_json(self) -> dict[str, Any]:
-        """Return the grant as a broker answers it: ``url`` stands in it in full."""
+        """Return the grant as a broker sends it, with the full ``url``."""
         document: dict[str, Any] = _GRANT.dump_python(self, mode="json")
         return document
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Grant:
-        """Read what ``to_json`` made; raise ``ValueError`` that names the wrong field, never its value."""
+        """Read the form of ``to_json``; raise ``ValueError`` that names the wrong field but not its value."""
         try:
             return _GRANT.validate_python(data)
         except ValidationError as problem:
@@ -110,8 +109,8 @@ class Grant:
 class Presigner(Protocol):
     """Signs many requests in one call.
 
-    Answers stand in the order of the requests. A refusal of one request is a ``Fault`` in its place; the
-    call raises ``PresignerFault`` when nothing can be signed at all (unreachable, no credentials).
+    Results are in the order of the requests. A refused request has its ``Fault`` at its place; the call raises
+    ``PresignerFault`` if nothing can be signed (unreachable, no credentials).
     """
 
     async def grant(self, requests: Sequence[GrantRequest]) -> list[Grant | Exception]:
@@ -119,23 +118,23 @@ class Presigner(Protocol):
         ...
 
     def now(self) -> datetime:
-        """Return the signer's time (UTC), as far as it is known: what links are dated by."""
+        """Return the signer's time (UTC) as far as it is known: links are dated by it."""
         ...
 
     async def prefix(self) -> str:
-        """Return what each key must begin with, "" where it may be any; raise ``PresignerFault``."""
+        """Return the prefix that every key must have, "" for none; raise ``PresignerFault``."""
         ...
 
     async def credential_expiry(self) -> datetime | None:
-        """Return when the signing credential ends (UTC), None for one that doesn't."""
+        """Return when the signing credential expires (UTC), None for never."""
         ...
 
     def look_again(self, bucket: str) -> None:
-        """Trust nothing remembered for ``bucket`` (credentials, region): the store refused a signed request."""
+        """Forget what is cached for ``bucket`` (credentials, region): the store refused a signed request."""
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close every connection."""
         ...
 
 
@@ -144,7 +143,7 @@ _GRANT = TypeAdapter(Grant)
 
 
 def reason_of(problem: ValidationError) -> str:
-    """Say which field is wrong and why, without its value: that may be a signed URL."""
+    """Return which field is wrong and why, without its value, which may be a signed URL."""
     first = problem.errors(include_input=False, include_url=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     return f"{where}: {first['msg']}" if where else first["msg"]

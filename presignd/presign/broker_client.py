@@ -1,7 +1,7 @@
-"""The HTTP seam to a broker: one document out, one back, and whatever goes wrong a ``PresignerFault``.
+"""The HTTP client for a broker: sends one document, returns one, and raises ``PresignerFault`` for every failure.
 
-The broker is trusted with nothing: no redirect is followed, no answer is longer or later than it may be, and
-no text of its goes further but in a fault's detail, cut and redacted.
+A broker is not trusted: redirects are not followed, the length and time of its responses are limited, and its text
+appears only in the detail of a fault, cut and redacted.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from presignd.redaction.echoes import Echoes
 from presignd.s3.responses import Response
 
 TIMEOUT = 15.0
-"""Seconds for one exchange, connection and all: signing takes milliseconds."""
+"""Seconds for one exchange, connecting included: signing takes milliseconds."""
 
 LEAST_BODY = 64 << 10
-"""Bytes of an answer that are read at least; more where many grants were asked for."""
+"""Bytes of a response that are read at least; more if many grants were requested."""
 
 CONNECTIONS = 4
 _SHOWN = 200
@@ -39,9 +39,9 @@ OK, UNAUTHORIZED, FORBIDDEN, TOO_LARGE, TOO_MANY = 200, 401, 403, 413, 429
 
 @dataclass(frozen=True, slots=True)
 class BrokerResponse:
-    """An answer: its status, its JSON (None where it is none), its Date in UTC, its Retry-After in seconds.
+    """A broker's response: status, JSON (None if it is none), Date in UTC, Retry-After in seconds.
 
-    ``s3_code`` is the code of an error as S3 answers it: then presign.url is a store's.
+    ``s3_code`` is the code of an S3 error: then presign.url is the address of a store.
     """
 
     status: int
@@ -52,10 +52,10 @@ class BrokerResponse:
 
 
 class BrokerClient:
-    """Speaks to one broker, with its token or a client certificate.
+    """The client for one broker, with its token or a client certificate.
 
-    ``clock_offset`` is the broker's clock less ours in seconds, by the last answer's Date (whole seconds).
-    Raises ``UsageError`` for TLS files that can't be used.
+    ``clock_offset`` is the broker's clock minus ours in seconds, by the Date of the last response (whole seconds).
+    Raises ``UsageError`` for unusable TLS files.
     """
 
     def __init__(self, config: PresignConfig, *, clock: Callable[[], datetime], timeout: float = TIMEOUT) -> None:
@@ -66,37 +66,37 @@ class BrokerClient:
         self.clock_offset: float | None = None
 
     def now(self) -> datetime:
-        """Return the broker's time, as far as it is known; ours until then."""
+        """Return the broker's time; ours until its first response."""
         offset = self.clock_offset or 0.0
         return datetime.fromtimestamp(self._clock().timestamp() + offset, UTC)
 
     async def ask(
         self, path: str, document: Mapping[str, Any] | None = None, *, most: int = LEAST_BODY
     ) -> BrokerResponse:
-        """GET ``path``, or POST ``document`` to it; return an answer of 200, 403 or 413.
+        """GET ``path``, or POST ``document`` to it; return a response of 200, 403 or 413.
 
-        ``most`` is the longest body in bytes that is read. Raises ``PresignerFault`` for anything else.
+        ``most`` is the longest body in bytes that is read. Raises ``PresignerFault`` for all else.
         """
         try:
-            answer = await self._ask_again(path, document, most)
+            raw = await self._ask_again(path, document, most)
         except TimeoutError:
             raise fault("presigner_unreachable", f"no answer within {self._timeout:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as problem:
             raise fault("presigner_unreachable", connection_fault(problem).message) from None
-        if answer.date is not None:
-            self.clock_offset = (answer.date - self._clock()).total_seconds()
-        if len(answer.body) >= most:
+        if raw.date is not None:
+            self.clock_offset = (raw.date - self._clock()).total_seconds()
+        if len(raw.body) >= most:
             raise fault("bad_broker", "its answer has no end")
-        # Of a batch only refusals are words, and ``said`` redacts those: to look through all its URLs takes long.
-        if (document is None or answer.status != OK) and self._echoes.are_in(answer.body.decode("latin-1")):
+        # Searching all URLs of a batch takes long. Its other texts are refusals, which ``error_message`` redacts.
+        if (document is None or raw.status != OK) and self._echoes.are_in(raw.body.decode("latin-1")):
             raise fault("bad_broker", "its answer says the token again")
-        told = BrokerResponse(answer.status, _parsed(answer.body), answer.date, answer.retry_after, _s3_code(answer))
-        if told.status not in (OK, FORBIDDEN, TOO_LARGE):
-            raise refusal_of(told)
-        return told
+        response = BrokerResponse(raw.status, _parsed(raw.body), raw.date, raw.retry_after, _s3_code(raw))
+        if response.status not in (OK, FORBIDDEN, TOO_LARGE):
+            raise refusal_of(response)
+        return response
 
     async def _ask_again(self, path: str, document: Mapping[str, Any] | None, most: int) -> Response:
-        """Ask once more where a kept connection turns out to be closed: signing twice does no harm."""
+        """Send the request, and again if a kept connection was closed: signing twice does no harm."""
         try:
             return await self._exchange(path, document, most)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
@@ -140,8 +140,8 @@ class BrokerClient:
             self._session = None
 
 
-def _s3_code(answer: Response) -> str:
-    return answer.code if re.fullmatch("[A-Za-z]{1,64}", answer.code) else ""
+def _s3_code(raw: Response) -> str:
+    return raw.code if re.fullmatch("[A-Za-z]{1,64}", raw.code) else ""
 
 
 def _parsed(body: bytes) -> Any:
@@ -151,24 +151,24 @@ def _parsed(body: bytes) -> Any:
         return None
 
 
-def refusal_of(told: BrokerResponse) -> Fault:
-    """Return what it means that a broker, or what answers in its place, refuses a whole call."""
-    detail = f"{told.status} {said(told.document)}".strip()
-    if told.s3_code:
-        return fault("bad_broker", f"an S3 store answers there ({told.status} {told.s3_code})")
-    if told.status in (UNAUTHORIZED, FORBIDDEN) and not isinstance(told.document, dict):
-        return fault("bad_broker", f"{told.status}, and not in a broker's words")
-    if told.status in (UNAUTHORIZED, FORBIDDEN):
-        return fault("token_refused", detail, retry_after=told.retry_after)
-    if told.status == TOO_MANY:
-        return fault("presigner_busy", detail, retry_after=told.retry_after)
-    if told.status >= 500:  # noqa: PLR2004 - 5xx
-        return fault("presigner_unreachable", detail, retry_after=told.retry_after)
-    return fault("bad_broker", f"{told.status}, a redirect" if told.status // 100 == 3 else detail)  # noqa: PLR2004
+def refusal_of(response: BrokerResponse) -> Fault:
+    """Return the fault for a refused call, by a broker or by another server at its address."""
+    detail = f"{response.status} {error_message(response.document)}".strip()
+    if response.s3_code:
+        return fault("bad_broker", f"an S3 store answers there ({response.status} {response.s3_code})")
+    if response.status in (UNAUTHORIZED, FORBIDDEN) and not isinstance(response.document, dict):
+        return fault("bad_broker", f"{response.status}, and not in a broker's words")
+    if response.status in (UNAUTHORIZED, FORBIDDEN):
+        return fault("token_refused", detail, retry_after=response.retry_after)
+    if response.status == TOO_MANY:
+        return fault("presigner_busy", detail, retry_after=response.retry_after)
+    if response.status >= 500:  # noqa: PLR2004 - 5xx
+        return fault("presigner_unreachable", detail, retry_after=response.retry_after)
+    return fault("bad_broker", f"{response.status}, a redirect" if response.status // 100 == 3 else detail)  # noqa: PLR2004
 
 
-def said(document: Any) -> str:
-    """Return the message of an error document, one short line without anything secret; "" where there is none."""
+def error_message(document: Any) -> str:
+    """Return the message of an error document as one short line without secrets; "" if it has none."""
     error = document.get("error") if isinstance(document, dict) else None
     message = error.get("message") if isinstance(error, dict) else None
     if not isinstance(message, str):

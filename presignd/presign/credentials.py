@@ -1,10 +1,9 @@
-"""Where the signing credentials come from, and keeping them fresh.
+"""Signing credentials: find them, and renew them before they expire.
 
-The usual chain, first come: config, AWS_* and MINIO_* variables, the shared credentials file, web
-identity, container metadata, instance metadata. The first place that gives anything is the one: when it
-fails, another place's keys would be a surprise. The places that need the network are minio-py's provider;
-what it raises may quote a token or a URL, so it is translated here and nothing of it goes further. Every
-secret found is made known to redaction.
+The sources, in order: config, AWS_* and MINIO_* variables, the shared credentials file, web identity, container
+metadata, instance metadata. The first source that has anything is used; if it fails, no other is tried, as its keys
+would be a surprise. minio-py's provider asks the sources on the network; its errors may quote a token or a URL, so
+they are translated here. Every secret found is registered for redaction.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from presignd.config import PresignConfig
 from presignd.config.paths import expanded, home
@@ -27,17 +27,20 @@ from presignd.runtime.heartbeat import beat, holding
 from presignd.s3.sigv4 import Keys
 from presignd.telemetry import metrics
 
+if TYPE_CHECKING:
+    from minio.credentials.credentials import Credentials as MinioCredentials
+
 REFRESH_BEFORE = timedelta(minutes=5)
-"""Expiring credentials are renewed when less than this is left."""
+"""Time left at which expiring credentials are renewed."""
 
 REREAD_AFTER = timedelta(minutes=1)
-"""The shared credentials file is read again this often: tools that log in rewrite it."""
+"""Age at which the shared credentials file is read again: login tools rewrite it."""
 
 RETRY_AFTER = timedelta(seconds=5)
-"""After a failure, nothing is asked again for this long: each upload would wait for the same answer."""
+"""Pause after a failed lookup: without it each upload would wait for the same failure."""
 
 WAIT = 20.0
-"""Seconds a lookup may take; the network calls in it give up sooner by themselves."""
+"""Seconds for one lookup; its network calls give up sooner."""
 
 _LOOKED = "none in the config, AWS_*, MINIO_* and the shared credentials file"
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -46,7 +49,7 @@ _FOREVER = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What signs, where it came from in words for the user, and when it ends (UTC; None: it doesn't)."""
+    """The signing keys, their source in words for the user, and their expiry (UTC; None: never)."""
 
     keys: Keys = field(repr=False)
     source: str
@@ -55,10 +58,10 @@ class Credentials:
 
 
 class CredentialSource:
-    """Finds credentials when first asked, holds them, and renews them before they end.
+    """Finds credentials when they are first needed, keeps them, and renews them before they expire.
 
-    ``clock`` returns the time in UTC. ``find`` blocks (it runs in a thread) and raises ``PresignerFault``;
-    by default it is the chain. Raises ``UsageError`` for half a credential in ``config``.
+    ``clock`` returns the time in UTC. ``find`` runs in a thread and raises ``PresignerFault``; by default it goes
+    through the sources. Raises ``UsageError`` for half a credential in ``config``.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class CredentialSource:
         self._problem: Fault | None = None
 
     async def get(self) -> Credentials:
-        """Return credentials that are valid now; raise ``PresignerFault`` (no_credentials) without any."""
+        """Return credentials that are valid now; raise ``no_credentials`` if there are none."""
         if not self._is_fresh():
             async with holding(self._lock):
                 if not self._is_fresh():
@@ -88,15 +91,15 @@ class CredentialSource:
         return self._valid()
 
     def _is_fresh(self) -> bool:
-        """Tell whether what is held needs no new look; a clock that was set back says nothing of that."""
+        """Return whether the credentials need no lookup. After the clock was set back they do."""
         return self._asked_at <= self._clock() < self._fresh_until
 
     def renew_now(self) -> None:
-        """Look for newer ones next time: the store says that these have ended (``expired_credentials``)."""
+        """Look for newer credentials next time: the store called these expired (``expired_credentials``)."""
         self._fresh_until = _NEVER
 
     async def _renew(self) -> None:
-        """Ask for new ones. A failure leaves the old ones in place: they may have minutes to live."""
+        """Look for new credentials. After a failure the old ones stay: they may be valid for minutes."""
         self._asked_at = self._clock()
         beat(within=self._wait)
         try:
@@ -126,14 +129,14 @@ class CredentialSource:
 
 
 def fresh_until(credentials: Credentials, now: datetime) -> datetime:
-    """Return until when ``credentials`` are used without looking for newer ones."""
+    """Return until when ``credentials`` are used without a lookup."""
     if credentials.expires_at is not None:
         return max(credentials.expires_at - REFRESH_BEFORE, now + RETRY_AFTER)
     return now + REREAD_AFTER if credentials.reread else _FOREVER
 
 
 def from_config(config: PresignConfig) -> Credentials | None:
-    """Return what ``config`` gives, None when it gives nothing; raise ``UsageError`` for half of it."""
+    """Return the credentials in ``config``, None if it has none; raise ``UsageError`` for half of them."""
     secret = config.secret_key.get_secret_value() if config.secret_key else ""
     token = config.session_token.get_secret_value() if config.session_token else ""
     if config.access_key and secret:
@@ -146,7 +149,10 @@ def from_config(config: PresignConfig) -> Credentials | None:
 
 
 def find_credentials() -> Credentials:
-    """Go through the chain behind the config; blocks. Raises ``PresignerFault``, free of any secret."""
+    """Return the credentials of the first source after the config; raise ``PresignerFault``. Blocking.
+
+    Its text holds no secret.
+    """
     for place in (_aws_variables, _minio_variables, _shared_file, _web_identity, _container, _instance):
         found = place()
         if found is not None:
@@ -172,7 +178,7 @@ def _minio_variables() -> Credentials | None:
 
 
 def _shared_file() -> Credentials | None:
-    """Read the profile without interpolation, as AWS's own tools do: a secret may hold ``%``."""
+    """Read the profile without interpolation, as AWS's own tools do: a secret may contain ``%``."""
     path = Path(_variable("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials")
     if path.parts[0] == "~" and home(os.environ) is None:
         return None
@@ -183,7 +189,7 @@ def _shared_file() -> Credentials | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, configparser.Error) as problem:
-        # A parser's error quotes the line it stumbled over, which may be the secret.
+        # A parser's error quotes the line, which may hold the secret.
         raise fault("no_credentials", f"shared credentials file: {type(problem).__name__}") from None
     keys = _pair(
         ("aws_access_key_id", parser.get(profile, "aws_access_key_id", fallback="")),
@@ -197,7 +203,7 @@ def _web_identity() -> Credentials | None:
     token_file = _variable("AWS_WEB_IDENTITY_TOKEN_FILE")
     if not token_file:
         return None
-    # urllib3 logs the request's line at debug, and the token stands in its query.
+    # urllib3 logs the request line at debug, and its query holds the token.
     with suppress(OSError, UnicodeDecodeError):
         redact.register(Path(token_file).read_text("utf-8").strip())
     return _ask("web identity", _variable("AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"))
@@ -217,23 +223,35 @@ def _instance() -> Credentials | None:
 
 
 def _ask(source: str, endpoint: str, *, before: str = "") -> Credentials:
-    """Ask minio-py's provider, which chooses the service by the same variables.
-
-    ``before`` opens the message when there is none.
-    """
-    from presignd.presign.iam import retrieve  # noqa: PLC0415 - its imports are a sixth of a start; few ask it
-
+    """Ask minio-py's provider, which chooses the service by the same variables; ``before`` opens its fault's detail."""
     try:
-        found = retrieve(endpoint, _variable("AWS_DEFAULT_REGION"))
-    except Exception as problem:  # noqa: BLE001 - urllib3's, json's, XML's errors; the token in them
+        found = _retrieve(endpoint, _variable("AWS_DEFAULT_REGION"))
+    except Exception as problem:  # noqa: BLE001 - urllib3's, json's, XML's errors, which may hold the token
         raise fault("no_credentials", f"{before}{source} gave none ({type(problem).__name__})") from None
     keys = Keys(found.access_key, found.secret_key, found.session_token or "")
     ends = found.expiration.replace(tzinfo=UTC) if found.expiration else None
     return Credentials(keys, source, ends)
 
 
+def _retrieve(endpoint: str, region: str) -> MinioCredentials:
+    """Ask the service that the environment names; ``endpoint`` and ``region`` may be "". Blocking.
+
+    The imports are a sixth of a daemon's start, and few hosts ask a service. The provider is a new one each time,
+    because it would return its old answer until ten seconds before the end. Its HTTP client gives up within ``WAIT``:
+    outside EC2 nothing answers at the metadata address.
+    """
+    from minio.credentials.providers import IamAwsProvider  # noqa: PLC0415 - as said above
+    from urllib3 import PoolManager, Retry, Timeout  # noqa: PLC0415 - as said above
+
+    client = PoolManager(
+        timeout=Timeout(connect=2.0, read=5.0),
+        retries=Retry(total=1, redirect=0, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)),
+    )
+    return IamAwsProvider(custom_endpoint=endpoint or None, region=region or None, http_client=client).retrieve()
+
+
 def _pair(access: tuple[str, str], secret: tuple[str, str], token: str = "") -> Keys | None:
-    """Return both halves as keys, None when neither is given; half of it is a problem, not a miss."""
+    """Return both halves as keys, None if neither is given; raise ``no_credentials`` for one half."""
     if access[1] and secret[1]:
         return Keys(access[1], secret[1], token)
     if not access[1] and not secret[1]:
@@ -243,5 +261,5 @@ def _pair(access: tuple[str, str], secret: tuple[str, str], token: str = "") -> 
 
 
 def _variable(*names: str) -> str:
-    """Return the first of ``names`` that the environment sets, else ""."""
+    """Return the value of the first of ``names`` that the environment sets, else ""."""
     return next((value for name in names if (value := os.environ.get(name, ""))), "")

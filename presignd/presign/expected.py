@@ -1,7 +1,7 @@
-"""What a broker's grant must be: the request asked for, and nothing else. Pure.
+"""Verification of a broker's grants: each must be the presigned form of its request. Pure.
 
-Method, address, query and headers are compared with those that ``local`` would make of the same request, so
-a broker can neither lead the daemon to another host, bucket or key nor have it send what it didn't mean to.
+Method, address, query and headers must equal those that ``local`` makes of the same request. So a broker cannot direct
+the daemon to another host, bucket or key, nor change what it sends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from presignd.s3.limits import MAX_EXPIRES
 from presignd.s3.sigv4 import choose_addressing, target
 
 CLOCK_SLACK = timedelta(minutes=1)
-"""How far a fresh grant's date may lie from its answer's Date: what is older was made for someone else."""
+"""Largest difference between a fresh grant's date and its response's Date: an older grant was made for someone else."""
 
 _SIGNING = ("X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-SignedHeaders")
 _SIGNATURE, _TOKEN = "X-Amz-Signature", "X-Amz-Security-Token"
@@ -31,7 +31,7 @@ _EXPIRES = re.compile(r"[1-9][0-9]{0,6}")
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """One request, with all that its grant must say."""
+    """A request, and the parts that its grant must have."""
 
     request: GrantRequest
     method: str
@@ -41,7 +41,7 @@ class Expected:
 
 
 def expect(request: GrantRequest, config: PresignConfig) -> Expected:
-    """Return what the grant of ``request`` must be; raise the ``Fault`` of one that can't be signed."""
+    """Return what the grant for ``request`` must be; raise the ``Fault`` of a request that cannot be signed."""
     refuse_incomplete(request)
     endpoint = config.public_endpoint if request.public and config.public_endpoint else config.endpoint
     addressing = choose_addressing(config.addressing, endpoint, request.bucket)
@@ -55,35 +55,35 @@ def expect(request: GrantRequest, config: PresignConfig) -> Expected:
 
 
 def checked(expected: Expected, answer: Mapping[str, Any], now: datetime) -> Grant:
-    """Return the grant in a broker's ``answer``; raise ``wrong_grant`` for any but the one that is expected.
+    """Return the grant in a broker's ``answer``; raise ``wrong_grant`` if it is not the expected one.
 
-    ``now`` (UTC) is the broker's clock, by its answer's Date.
+    ``now`` (UTC) is the broker's clock, by the Date of its response.
     """
-    told = _read(answer)
-    _require_request(expected, told)
-    params = _params(told.url[len(expected.target) + 1 :])
+    given = _read(answer)
+    _require_request(expected, given)
+    params = _params(given.url[len(expected.target) + 1 :])
     _require_query(expected, params)
     date = _date(params["X-Amz-Date"])
     ends = _ends(expected.request, date, params["X-Amz-Expires"])
-    _require_times(expected.request, told, date, ends, now)
-    return Grant(expected.method, told.url, expected.headers, ends, date)
+    _require_times(expected.request, given, date, ends, now)
+    return Grant(expected.method, given.url, expected.headers, ends, date)
 
 
 def _read(answer: Mapping[str, Any]) -> Grant:
-    """Read the answer; its ``signer_date`` may be left out, for the URL has it too."""
+    """Read the answer. Its ``signer_date`` may be missing: the URL has it too."""
     try:
         return Grant.from_json({"signer_date": answer.get("expires_at"), **answer})
     except ValueError as problem:
         raise _wrong(str(problem)) from None
 
 
-def _require_request(expected: Expected, told: Grant) -> None:
-    """Compare all but the query. No URL is repeated: it may hold anything."""
-    if told.method != expected.method:
+def _require_request(expected: Expected, given: Grant) -> None:
+    """Compare all but the query. Faults quote no URL: it may hold anything."""
+    if given.method != expected.method:
         raise _wrong(f"not the method {expected.method}")
-    if not told.url.startswith(f"{expected.target}?"):
+    if not given.url.startswith(f"{expected.target}?"):
         raise _wrong("not for the endpoint, bucket and key asked for")
-    if _lower(told.headers) != _lower(expected.headers):
+    if _lower(given.headers) != _lower(expected.headers):
         raise _wrong("other headers than were to be bound")
 
 
@@ -92,7 +92,7 @@ def _lower(headers: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def _params(query: str) -> dict[str, str]:
-    """Split a query that stands in canonical form; raise ``wrong_grant`` for any other, or a name twice."""
+    """Split a query in canonical form; raise ``wrong_grant`` for any other form, or a name twice."""
     pairs = query.split("&")
     params = {name: unquote(value) for name, _, value in (pair.partition("=") for pair in pairs)}
     if len(params) < len(pairs) or not all(_PAIR.fullmatch(pair) for pair in pairs):
@@ -101,7 +101,7 @@ def _params(query: str) -> dict[str, str]:
 
 
 def _require_query(expected: Expected, params: Mapping[str, str]) -> None:
-    """Let nothing be in the query but the signature and what the operation is made of."""
+    """Require the operation's own parameters and the signature, and nothing else."""
     own = {name: value for name, value in params.items() if name not in (*_SIGNING, _SIGNATURE, _TOKEN)}
     if own != expected.query:
         raise _wrong("another operation in its query")
@@ -120,7 +120,7 @@ def _date(text: str) -> datetime:
 
 
 def _ends(request: GrantRequest, date: datetime, text: str) -> datetime:
-    """Return when the URL dies: not later than asked for, or it could be used behind our back."""
+    """Return the URL's expiry. It must not be later than requested: others could use the URL meanwhile."""
     if not _EXPIRES.fullmatch(text) or int(text) > min(request.expires, MAX_EXPIRES):
         raise _wrong("an expiry that was not asked for")
     try:
@@ -129,9 +129,9 @@ def _ends(request: GrantRequest, date: datetime, text: str) -> datetime:
         raise _wrong("no date") from None
 
 
-def _require_times(request: GrantRequest, told: Grant, date: datetime, ends: datetime, now: datetime) -> None:
-    """Compare what is told with what is signed, and that with what was asked for."""
-    if told.expires_at != ends:
+def _require_times(request: GrantRequest, given: Grant, date: datetime, ends: datetime, now: datetime) -> None:
+    """Compare the stated times with the signed ones, and these with the requested ones."""
+    if given.expires_at != ends:
         raise _wrong("it ends at another time than it says")
     if request.date is None and abs(date - now) > CLOCK_SLACK:
         raise _wrong("it was not made just now")

@@ -17,7 +17,7 @@ from presignd.s3.sigv4 import choose_addressing, presign
 from presignd.telemetry import metrics
 
 LOCATION_EXPIRES = 300
-"""Seconds that the request for a bucket's region stays valid: it is sent at once, and once."""
+"""Lifetime in seconds of the request for a bucket's region, which is sent at once."""
 
 METHODS = {
     Operation.PUT: "PUT",
@@ -39,11 +39,10 @@ _OURS = frozenset({"host", "authorization", "transfer-encoding", "x-amz-content-
 
 
 class LocalPresigner:
-    """Signs grants; a ``presignd.presign.Presigner``.
+    """The ``Presigner`` with keys in this process.
 
-    ``region_of`` names a bucket's region and may raise a ``Fault``, which then answers each request for
-    that bucket. ``clock`` returns the time in UTC. ``credentials`` tell where they came from, and may be
-    told that the store refuses them.
+    ``region_of`` returns a bucket's region; a ``Fault`` that it raises is the result of each request for that bucket.
+    ``clock`` returns the time in UTC.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class LocalPresigner:
         self._forget_region = forget_region
 
     async def grant(self, requests: Sequence[GrantRequest]) -> list[Grant | Exception]:
-        """Sign ``requests``; raise ``PresignerFault`` when there are no credentials to sign with."""
+        """Sign ``requests``; raise ``PresignerFault`` if there are no credentials."""
         credentials = await self.credentials.get()
         regions = {bucket: await self._region(bucket) for bucket in {each.bucket for each in requests}}
         now = self._clock()
@@ -75,23 +74,23 @@ class LocalPresigner:
         return self._clock()
 
     async def prefix(self) -> str:
-        """Return "": keys held here may write what the store lets them."""
+        """Return "": the store alone limits the keys."""
         return ""
 
     async def credential_expiry(self) -> datetime | None:
-        """Return when the signing credential ends (UTC), None for one that doesn't."""
+        """Return when the signing credential expires (UTC), None for never."""
         return (await self.credentials.get()).expires_at
 
     def look_again(self, bucket: str) -> None:
-        """Find credentials and the bucket's region anew at the next request."""
+        """Look up credentials and the bucket's region again at the next request."""
         self.credentials.renew_now()
         self._forget_region(bucket)
 
     async def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: there are no connections."""
 
     async def location_grant(self, bucket: str) -> Grant:
-        """Sign the request that asks for ``bucket``'s region; for ``RegionFinder``."""
+        """Sign the request for ``bucket``'s region, which ``RegionFinder`` sends."""
         credentials = await self.credentials.get()
         asked = GrantRequest(Operation.GET, bucket, "", LOCATION_EXPIRES)
         return self._sign(asked, credentials, FALLBACK_REGION, self._clock(), headers={}, query={"location": ""})
@@ -150,7 +149,7 @@ class LocalPresigner:
 
 
 def count(requests: Sequence[GrantRequest], answers: Sequence[Grant | Exception]) -> None:
-    """Move the metric."""
+    """Count the results in the metric."""
     for request, answer in zip(requests, answers, strict=True):
         result = "granted" if isinstance(answer, Grant) else "refused"
         metrics.labelled(metrics.PRESIGN_REQUESTS, request.operation, result).inc()
@@ -159,8 +158,8 @@ def count(requests: Sequence[GrantRequest], answers: Sequence[Grant | Exception]
 def local_presigner(config: PresignConfig, *, send: Send, clock: Callable[[], datetime]) -> LocalPresigner:
     """Build the presigner of ``config`` with its credentials and regions.
 
-    ``send`` is ``StoreClient.send``; it is used only to ask for a region that neither ``config.region``
-    nor the endpoint's name tells. Raises ``UsageError`` where the config gives half a credential.
+    ``send`` is ``StoreClient.send``. It sends only the request for a region that is neither in ``config.region`` nor
+    in the endpoint's name. Raises ``UsageError`` for half a credential in ``config``.
     """
 
     async def sign(bucket: str) -> Grant:
@@ -178,10 +177,10 @@ def local_presigner(config: PresignConfig, *, send: Send, clock: Callable[[], da
 
 
 def honest_expires(asked: int, date: datetime, ends: datetime | None) -> int:
-    """Return for how many seconds from ``date`` a request can really live.
+    """Return the real lifetime of a request in seconds from ``date``.
 
-    That is the least of what was asked, 7 days, and the credential's own end. Raises ``no_credentials``
-    when the credential ends before the first second is over.
+    It is the least of what was requested, 7 days, and the credential's rest. Raises ``no_credentials`` if the
+    credential expires within the first second.
     """
     expires = min(asked, MAX_EXPIRES)
     if ends is not None:
@@ -192,7 +191,7 @@ def honest_expires(asked: int, date: datetime, ends: datetime | None) -> int:
 
 
 def refuse_incomplete(request: GrantRequest) -> None:
-    """Raise the ``Fault`` of a request that names nothing that can be signed."""
+    """Raise the ``Fault`` of a request that lacks what its operation needs."""
     if not request.key:
         raise fault("key_refused", "the key is empty")
     if not request.bucket:
@@ -208,7 +207,7 @@ def refuse_incomplete(request: GrantRequest) -> None:
 
 
 def own_query(request: GrantRequest) -> dict[str, str]:
-    """Return the query parameters that make the operation what it is."""
+    """Return the query parameters of the operation."""
     operation = request.operation
     if operation is Operation.MULTIPART_CREATE:
         return {"uploads": ""}
@@ -224,10 +223,10 @@ def own_query(request: GrantRequest) -> dict[str, str]:
 
 
 def bound_headers(request: GrantRequest) -> dict[str, str]:
-    """Return every header that the signature binds, exactly as it must be sent.
+    """Return every header that is signed, exactly as it must be sent.
 
-    Raises ``grant_refused`` for a header named twice, one that SigV4 or HTTP sets itself, and a value
-    that could end the header.
+    Raises ``grant_refused`` for a header given twice, one that SigV4 or HTTP sets itself, and a value with control
+    characters, which could end the header.
     """
     headers: dict[str, str] = {}
     if request.size is not None:
@@ -269,7 +268,7 @@ def _length(size: int) -> str:
 
 
 def _checksum(checksum: str) -> tuple[str, str]:
-    """Return the header that has the store compare the body; S3 wants the digest in base64."""
+    """Return the header by which the store checks the body. S3 wants the digest in base64."""
     match = _CHECKSUM.fullmatch(checksum)
     if match is None:
         raise fault("grant_refused", "the checksum is neither md5:<32 hex digits> nor sha256:<64 hex digits>")

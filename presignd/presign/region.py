@@ -1,16 +1,16 @@
-"""A bucket's region, asked of the store when the configuration names none.
+"""A bucket's region, requested from the store if the configuration names none.
 
-A signature names a region, and stores that check it (AWS, MinIO with a region set) refuse another. The
-question is GetBucketLocation, signed for us-east-1; a store that wants another region says so while it
-refuses. What stays silent doesn't check either, so us-east-1 stands.
+A signature names a region, and stores that check it (AWS, MinIO with a region set) refuse another one. The request is
+GetBucketLocation, signed for us-east-1; a store in another region names it in its refusal. A store that names no region
+checks none either, so us-east-1 is used.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Collection
-from typing import NamedTuple, Protocol
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from presignd.presign import Grant
@@ -19,13 +19,12 @@ from presignd.s3.responses import Response
 FALLBACK_REGION = "us-east-1"
 
 ANSWERS = frozenset({*range(300, 500), 501} - {407, 408, 429})
-"""Statuses that answer the question too: redirects and refusals name the region. The rest are faults."""
+"""Statuses that may name the region: redirects and refusals too. All others are faults."""
 
 _LIMIT = 64 * 1024
 _NOT_FOUND = 404
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
-# One tag of one small document from a server that may be hostile: a pattern over a bounded body reads it
-# with no entity to expand and no parser to confuse.
+# A pattern over a bounded body reads one tag of a document that may be hostile: it expands no entities.
 _REGION_TAG = re.compile(rb"<Region>\s*([A-Za-z0-9][A-Za-z0-9-]{0,63})\s*</Region>")
 _LOCATION_TAG = re.compile(
     rb"<LocationConstraint(?:\s[^<>]{0,200})?(?:/>|>\s*([A-Za-z0-9][A-Za-z0-9-]{0,63})?\s*</LocationConstraint>)"
@@ -34,48 +33,44 @@ _AWS_HOST = re.compile(r"s3(?:-fips)?[.-](?:dualstack\.)?([a-z]{2}(?:-[a-z]+){1,
 _OLD_NAMES = {"": FALLBACK_REGION, "EU": "eu-west-1", "US": FALLBACK_REGION}
 
 
-class Send(Protocol):
-    """``presignd.store.client.StoreClient.send``, without a body."""
-
-    def __call__(self, grant: Grant, *, accept: Collection[int]) -> Awaitable[Response]:
-        """Send ``grant``; raise a ``Fault`` for any status but 2xx and those in ``accept``."""
-        ...
+Send = Callable[..., Awaitable[Response]]
+"""``store.client.StoreClient.send``, which is a layer above."""
 
 
-class Found(NamedTuple):
-    """A region, and whether it may be remembered: a bucket that is not there yet may be made elsewhere."""
+class FoundRegion(NamedTuple):
+    """A region, and whether it may be cached. A bucket that does not exist yet may be created in another region."""
 
     region: str
     lasting: bool
 
 
 def region_in_host(endpoint: str) -> str:
-    """Return the region that an AWS endpoint's name tells, "" for any other."""
+    """Return the region in the name of an AWS endpoint, "" for any other endpoint."""
     match = _AWS_HOST.fullmatch(urlsplit(endpoint).hostname or "")
     return match[1] if match else ""
 
 
-def read_region(answer: Response) -> str:
-    """Return the region an answer tells, ``FALLBACK_REGION`` when it tells none."""
-    named = answer.headers.get("x-amz-bucket-region", "")
+def read_region(response: Response) -> str:
+    """Return the region that a response names, ``FALLBACK_REGION`` if it names none."""
+    named = response.headers.get("x-amz-bucket-region", "")
     if _NAME.fullmatch(named):
         return named
-    body = answer.body[:_LIMIT]
+    body = response.body[:_LIMIT]
     match = _REGION_TAG.search(body) or _LOCATION_TAG.search(body)
-    told = (match[1] or b"").decode("ascii") if match else ""
-    return _OLD_NAMES.get(told, told)
+    region = (match[1] or b"").decode("ascii") if match else ""
+    return _OLD_NAMES.get(region, region)
 
 
-async def find_region(bucket: str, sign: Callable[[str], Awaitable[Grant]], send: Send) -> Found:
-    """Ask the store for ``bucket``'s region; a store that can't be reached raises its ``Fault``."""
-    answer = await send(await sign(bucket), accept=ANSWERS)
-    return Found(read_region(answer), lasting=answer.status != _NOT_FOUND)
+async def find_region(bucket: str, sign: Callable[[str], Awaitable[Grant]], send: Send) -> FoundRegion:
+    """Ask the store for ``bucket``'s region; raise the ``Fault`` of an unreachable store."""
+    response = await send(await sign(bucket), accept=ANSWERS)
+    return FoundRegion(read_region(response), lasting=response.status != _NOT_FOUND)
 
 
 class RegionFinder:
-    """Remembers each bucket's region; callers that ask at the same time share one request.
+    """Caches each bucket's region. Callers that ask at the same time share one request.
 
-    ``known`` is the region when it need not be asked for, else "".
+    ``known`` is the region if it is configured, else "".
     """
 
     def __init__(self, sign: Callable[[str], Awaitable[Grant]], send: Send, *, known: str = "") -> None:
@@ -86,15 +81,15 @@ class RegionFinder:
         self._asking: dict[str, asyncio.Task[str]] = {}
 
     async def region_of(self, bucket: str) -> str:
-        """Return ``bucket``'s region; raises the ``Fault`` of a store or presigner that fails."""
+        """Return ``bucket``'s region; raise the ``Fault`` of the store or the presigner."""
         known = self._known or self._found.get(bucket)
         if known:
             return known
         task = self._asking.get(bucket)
         if task is None:
             task = self._asking[bucket] = asyncio.create_task(self._ask(bucket), name=f"region of {bucket}")
-            task.add_done_callback(_look)
-        # A caller that is cancelled must not take the others' answer with it.
+            task.add_done_callback(_retrieve_exception)
+        # The task is shared: a cancelled caller must not cancel it for the others.
         return await asyncio.shield(task)
 
     def forget(self, bucket: str) -> None:
@@ -111,7 +106,7 @@ class RegionFinder:
         return found.region
 
 
-def _look(task: asyncio.Task[str]) -> None:
-    """Take note of the outcome, so that asyncio doesn't complain of one that no caller waited for."""
+def _retrieve_exception(task: asyncio.Task[str]) -> None:
+    """Retrieve the task's exception, so that asyncio does not log one that no caller waited for."""
     if not task.cancelled():
         task.exception()

@@ -1,7 +1,7 @@
-"""The presigner that asks a broker: this process holds no storage key.
+"""The presigner that asks a broker, so that this process holds no storage keys.
 
-What one turn of the loop asks for goes in one request, and what is asked for while a request is under way
-goes in the next: as many grants at a time as there happens to be work, none before it is needed.
+Requests made in one turn of the event loop go in one batch, and those made while a batch is under way go in the next.
+So a batch is as large as the work at hand, and no grant is requested before it is needed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from presignd.presign.broker_client import (
     TOO_LARGE,
     BrokerClient,
     BrokerResponse,
+    error_message,
     refusal_of,
-    said,
 )
 from presignd.presign.expected import Expected, checked, expect
 from presignd.presign.local import count
@@ -35,13 +35,13 @@ from presignd.s3.limits import CHECK_NAME, MAX_KEY, key_problem
 from presignd.telemetry import metrics
 
 MOST = 1000
-"""Grants in one request (contract §7)."""
+"""Grants in one batch (contract §7)."""
 
 LONGEST_GRANT = 16 << 10
-"""Bytes of an answer for each grant: a key of 1024 bytes, percent-encoded, with its headers, takes a third."""
+"""Bytes of a response for each grant: three times what a percent-encoded key of 1024 bytes and its headers take."""
 
 PATIENCE, LEAST_PAUSE = 10.0, 0.1
-"""Seconds that a broker's Retry-After is waited out here, all of them since the last grant; and each at least."""
+"""Seconds that Retry-After is obeyed here in all since the last grant, and at least for each."""
 
 _THEIRS = {
     "outside_bucket": "not_allowed",
@@ -49,13 +49,13 @@ _THEIRS = {
     "header_refused": "not_allowed",
     "date_refused": "clock_skew",
 }
-"""A broker's words for what concerns a whole watch, or this machine's clock, by ours."""
+"""Our codes for a broker's codes about a whole watch, or about this machine's clock."""
 
 _LOST = "upload_refused"
-"""A broker's word for an upload that it takes for another's: it can't be gone on with, so it begins anew."""
+"""A broker's code for an upload that it assigns to another token or key. The upload starts again."""
 
 _OF_ONE_FILE = ("outside_prefix", "too_large", "key_refused", "grant_refused")
-"""Codes of a refusal that concern one file alone. A broker may not choose any other class than to wait."""
+"""Codes that a broker may use to quarantine one file. Its other codes can only make the daemon wait."""
 
 
 def _in_utc(time: datetime) -> datetime:
@@ -66,9 +66,9 @@ def _in_utc(time: datetime) -> datetime:
 
 
 class Me(BaseModel):
-    """What ``GET /v1/me`` tells of the token: where it may write, what it may do, and until when (UTC).
+    """The answer to ``GET /v1/me``: where the token may write, what it may do, and its expiry (UTC).
 
-    A broker is believed nothing: names are what tokens are called, for these get into what people read.
+    A broker is not trusted, and people read these values, so each must have the form of a token's own.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -82,7 +82,7 @@ class Me(BaseModel):
     valid_until: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = None
 
     def lacks(self, operation: Operation) -> bool:
-        """Tell whether the token does not allow ``operation``; one that tells none is not asked."""
+        """Return whether the token lacks ``operation``; False if the broker lists no operations."""
         return self.operations is not None and operation.partition(".")[0] not in self.operations
 
 
@@ -97,7 +97,7 @@ class _Wanted:
 
 
 class BrokerPresigner:
-    """Asks for grants, and takes none but those it asked for; a ``presignd.presign.Presigner``."""
+    """The ``Presigner`` that requests grants from a broker, and accepts only those that it requested."""
 
     def __init__(
         self,
@@ -116,13 +116,13 @@ class BrokerPresigner:
 
     @property
     def clock_offset(self) -> float | None:
-        """The broker's clock less ours in seconds; None before its first answer."""
+        """The broker's clock minus ours in seconds; None before its first response."""
         return self._client.clock_offset
 
     async def grant(self, requests: Sequence[GrantRequest]) -> list[Grant | Exception]:
-        """Ask for ``requests``; raise ``PresignerFault`` when the broker gives no answer that can be used."""
+        """Request grants; raise ``PresignerFault`` if the broker gives no usable answer."""
         if any(each.version_id for each in requests) and not (await self.me()).versions:
-            # An older broker refuses what has a field that it does not know, some even the whole batch.
+            # An older broker refuses a request with an unknown field, or even the whole batch.
             requests = [replace(each, version_id="") for each in requests]
         asked = [self._ask(each) for each in requests]
         with resting():  # each exchange has its deadline
@@ -131,7 +131,7 @@ class BrokerPresigner:
         return answers
 
     def _ask(self, request: GrantRequest) -> asyncio.Future[Grant | Exception]:
-        """Have the request in the next batch; one that can't be signed is refused here."""
+        """Add the request to the next batch; refuse one that cannot be signed."""
         granted: asyncio.Future[Grant | Exception] = asyncio.get_running_loop().create_future()
         try:
             self._waiting.append(_Wanted(expect(request, self._config), granted))
@@ -142,7 +142,7 @@ class BrokerPresigner:
         return granted
 
     async def _send(self) -> None:
-        """Send what waits, a batch at a time, until nothing does."""
+        """Send the waiting requests, a batch at a time, until there are none."""
         try:
             while batch := self._next_batch():
                 await self._serve(batch)
@@ -150,19 +150,19 @@ class BrokerPresigner:
             self._sending = None
 
     def _next_batch(self) -> list[_Wanted]:
-        """Take what still is wanted: whoever was cancelled wants nothing."""
+        """Take the next batch, without requests whose callers were cancelled."""
         wanted = [each for each in self._waiting if not each.granted.done()]
         self._waiting = wanted[self._most :]
         return wanted[: self._most]
 
     async def _serve(self, batch: list[_Wanted]) -> None:
-        """Get a batch answered. One that is too much for now goes back, and those to come are smaller."""
+        """Get a batch answered. If it is too large, its requests go back and later batches are smaller."""
         try:
             answers = await self._granted([wanted.expected for wanted in batch])
         except asyncio.CancelledError:
-            self._waiting += batch  # ``close`` tells whoever waits
+            self._waiting += batch  # ``close`` cancels the callers
             raise
-        except Exception as problem:  # noqa: BLE001 - whoever waits must hear of it, a bug too
+        except Exception as problem:  # noqa: BLE001 - the callers must get every exception, bugs included
             await self._failed(batch, problem)
             return
         self._most, self._waited = min(MOST, 2 * self._most), 0.0
@@ -171,7 +171,7 @@ class BrokerPresigner:
                 wanted.granted.set_result(answer)
 
     async def _failed(self, batch: list[_Wanted], problem: Exception) -> None:
-        """Tell whoever waits; a short Retry-After is waited out first, for a rate that is met is no outage."""
+        """Fail the callers, but obey a short Retry-After first: reaching a rate limit is no outage."""
         pause = _pause(problem)
         self._waited += pause
         if isinstance(problem, _TooMuch) or self._waited <= PATIENCE:
@@ -186,31 +186,31 @@ class BrokerPresigner:
 
     async def _granted(self, batch: Sequence[Expected]) -> list[Grant | Exception]:
         document = {"grants": [expected.request.to_json() for expected in batch]}
-        told = await self._client.ask("/v1/grants", document, most=LEAST_BODY + LONGEST_GRANT * len(batch))
-        if told.status == TOO_LARGE:
+        response = await self._client.ask("/v1/grants", document, most=LEAST_BODY + LONGEST_GRANT * len(batch))
+        if response.status == TOO_LARGE:
             if len(batch) > 1:
                 raise _TooMuch
             return [fault("grant_refused", "the request is too large for the broker")]
-        answers = _list_in(told.document, len(batch))
+        answers = _list_in(response.document, len(batch))
         if answers is None:
-            raise _unusable(told)
-        now = told.date or self._client.now()
+            raise _unusable(response)
+        now = response.date or self._client.now()
         return [_judged(expected, answer, now) for expected, answer in zip(batch, answers, strict=True)]
 
     async def me(self) -> Me:
-        """Return what the broker tells of the token, asked for once; raise ``PresignerFault``."""
+        """Return the answer to ``/v1/me``, requested once; raise ``PresignerFault``."""
         async with holding(self._asking):
             if self._me is None:
                 self._me = await self._ask_me()
         return self._me
 
     async def _ask_me(self) -> Me:
-        with resting():  # it has its deadline
-            told = await self._client.ask("/v1/me")
-        if told.status != OK or not isinstance(told.document, dict):
-            raise _unusable(told)
+        with resting():  # the exchange has a deadline
+            response = await self._client.ask("/v1/me")
+        if response.status != OK or not isinstance(response.document, dict):
+            raise _unusable(response)
         try:
-            me = Me.model_validate(told.document)
+            me = Me.model_validate(response.document)
         except ValidationError:
             raise fault("bad_broker", "what it tells of the token can't be read") from None
         if problem := key_problem(me.prefix + CHECK_NAME):
@@ -219,23 +219,23 @@ class BrokerPresigner:
         return me
 
     def now(self) -> datetime:
-        """Return the broker's time (UTC), by its last answer; ours before the first."""
+        """Return the broker's time (UTC), by its last response; ours before the first."""
         return self._client.now()
 
     async def prefix(self) -> str:
-        """Return what each key must begin with."""
+        """Return the token's prefix."""
         return (await self.me()).prefix
 
     async def credential_expiry(self) -> datetime | None:
-        """Return when the token ends (UTC), None for one that doesn't."""
+        """Return when the token expires (UTC), None for never."""
         return (await self.me()).valid_until
 
     def look_again(self, bucket: str) -> None:  # noqa: ARG002 - a token has one
-        """Ask anew what the token may do."""
+        """Request ``/v1/me`` again when it is next needed."""
         self._me = None
 
     async def close(self) -> None:
-        """Give up what is under way, and close every connection."""
+        """Cancel what is under way, and close every connection."""
         if self._sending is not None:
             sending = self._sending
             sending.cancel()
@@ -246,7 +246,7 @@ class BrokerPresigner:
 
 
 def _pause(problem: Exception) -> float:
-    """Return how many seconds to wait before the same is asked again; infinity where it is not to be."""
+    """Return the seconds to wait before the batch is sent again; infinity if it is not."""
     if isinstance(problem, _TooMuch):
         return 0.0
     if isinstance(problem, PresignerFault) and problem.code == "presigner_busy" and problem.retry_after is not None:
@@ -255,14 +255,14 @@ def _pause(problem: Exception) -> float:
 
 
 def _list_in(document: Any, count: int) -> list[Any] | None:
-    """Return the answers where there is one for each request, else None."""
+    """Return the answers if there is one for each request, else None."""
     answers = document.get("grants") if isinstance(document, dict) else None
     return answers if isinstance(answers, list) and len(answers) == count else None
 
 
-def _unusable(told: BrokerResponse) -> Fault:
-    if told.status == FORBIDDEN:
-        return refusal_of(told)
+def _unusable(response: BrokerResponse) -> Fault:
+    if response.status == FORBIDDEN:
+        return refusal_of(response)
     return fault("bad_broker", "its answer is not one to what it was asked")
 
 
@@ -278,19 +278,19 @@ def _judged(expected: Expected, answer: Any, now: datetime) -> Grant | Exception
 
 
 def refusal(operation: Operation, answer: dict[str, Any]) -> Fault:
-    """Return what a broker's refusal of one request means here.
+    """Return the fault for a broker's refusal of one request.
 
-    A code of ours that has a store, a watch or the presigner wait is taken as it is, and one of the few
-    that quarantine one file; any other word is ``grant_refused``. What is refused of a large file's parts
-    is refused of large files alone: their watch goes on.
+    A code for which a store, a watch or the presigner waits is kept, and so are the few that quarantine one file; any
+    other code becomes ``grant_refused``. A refused multipart operation concerns large files only, so it does not block
+    the watch.
     """
     error = answer["error"]
-    told = error.get("code") if isinstance(error, dict) else None
-    if told == _LOST and operation in ON_AN_UPLOAD:
-        return fault("upload_lost", said(answer))
-    code = _THEIRS.get(told, told) if isinstance(told, str) else ""
+    given = error.get("code") if isinstance(error, dict) else None
+    if given == _LOST and operation in ON_AN_UPLOAD:
+        return fault("upload_lost", error_message(answer))
+    code = _THEIRS.get(given, given) if isinstance(given, str) else ""
     known = CODES.get(code)
     waits = known is not None and issubclass(known.kind, (StoreFault, WatchFault, PresignerFault))
     if code == "not_allowed" and operation.startswith("multipart"):
         waits = False
-    return fault(code if waits or code in _OF_ONE_FILE else "grant_refused", said(answer))
+    return fault(code if waits or code in _OF_ONE_FILE else "grant_refused", error_message(answer))

@@ -1,7 +1,8 @@
-"""A file's bytes from the page cache to a connection by sendfile(2): no program reads them a second time.
+"""Request bodies: a file or bytes, in pieces, with progress; a large file by sendfile(2).
 
-The connection stays the event loop's, which goes on reading from it, so an answer that comes before the body's
-end is met as ever. Only the writing goes by descriptors of its own, in a thread, a turn at a time.
+With sendfile(2) a file's bytes go from the page cache to the connection, and no program reads them a second time.
+The connection stays the event loop's, which goes on reading, so it sees a response that comes before the body's end.
+Only the writing uses descriptors of its own, in a thread, one turn at a time.
 """
 
 from __future__ import annotations
@@ -13,46 +14,188 @@ import select
 import socket
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
+from aiohttp import payload
 from aiohttp.abc import AbstractStreamWriter
 
+from presignd.errors import Fault, fault
+from presignd.store.rate import RateLimit
 from presignd.system.filesystem import close_quietly
 from presignd.system.threads import SENDING
 
-LEAST = 512 << 10
-"""Bytes of a body from which the thread's turns and descriptors are worth it."""
+CHUNK = 256 << 10
+"""Bytes of one read of a streamed body: the page cache holds what the hash pass has just read."""
+
+PIECE = 64 << 10
+"""Bytes that count as progress. On a line of 1 Mbit/s, sixteen uploads take eight seconds for one piece each."""
+
+LARGEST_PIECE, FAST_PIECE = 4 * PIECE, 0.05
+"""Pieces grow to ``LARGEST_PIECE`` while each takes less than ``FAST_PIECE`` seconds."""
+
+LAST_WORDS = 1.0
+"""Seconds for the loop to read a response from a connection that accepts no more bytes."""
+
+LEAST_SENDFILE = 512 << 10
+"""Bytes from which a body is worth the thread's turns and descriptors."""
 
 MOST = 4 << 20
-"""Bytes a turn sends at most."""
+"""Most bytes that one turn sends."""
 
 TURN = 0.2
-"""Seconds a turn lasts at most, whatever went: so progress is told, and a line that stands is seen."""
+"""Longest turn in seconds: progress is reported after each, so a stalled line is noticed."""
 
 SLOW, QUICK = 128 << 10, 4 << 20
-"""Bytes that may wait unsent in the kernel: on any line, and on one where a whole turn's bytes went in time.
+"""Bytes that may wait unsent in the kernel: on any line, and on one that took a whole turn's bytes in time.
 
-It wakes the thread when half of that is gone: with the first, or a megabyte, a GiB took 0.1 to 0.2 s more of CPU on
-loopback than without a bound. A line that falls from 10 MB/s to the 70 kB/s at which 4 MiB take a minute has one
-timeout by it.
+The kernel wakes the thread when half of that is gone. With ``SLOW`` alone, or with a megabyte, a GiB took 0.1 to 0.2 s
+more of CPU on loopback than without a limit. A line that falls from 10 MB/s to the 70 kB/s at which 4 MiB take a minute
+costs one timeout.
 """
 
 UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
-"""sendfile(2): what a file system that can't, or a filter of system calls, answers."""
+"""Errors of sendfile(2) on a file system that lacks it, or under a filter of system calls."""
+
+
+class Slice(NamedTuple):
+    """``size`` bytes of a descriptor from ``offset``; ``whole`` if the file ends there."""
+
+    fd: int
+    offset: int
+    size: int
+    whole: bool
+
+
+class FileBody(payload.Payload):
+    """A slice of a file as a request body: sent by sendfile(2) if it is large and that works, else read in chunks.
+
+    A file that is shorter, or longer than a ``whole`` slice, sets ``fault`` to ``changed_while_uploading``: aiohttp
+    would cut a longer body silently and wait for ever on a shorter one. The size is checked before the last chunk is
+    sent, so the body of a changed file stays incomplete and no store keeps it.
+    """
+
+    _value: int
+
+    def __init__(
+        self, of: Slice, *, rate: RateLimit, on_sent: Callable[[int], None], chunk: int = CHUNK, file: str = ""
+    ) -> None:
+        super().__init__(of.fd, headers={})
+        self._size = of.size
+        self._offset, self._whole, self._rate = of.offset, of.whole, rate
+        self._chunk, self._file = chunk, file
+        self._on_sent = on_sent
+        self.fault: Fault | None = None
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002 - aiohttp's signature
+        """Raise ``TypeError``: a file body is sent, never shown."""
+        raise TypeError("a file body has no text form")
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Send the whole body."""
+        await self.write_with_length(writer, None)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:  # noqa: ARG002
+        """Send the whole body. Its length is fixed by the grant's signature."""
+        size = self._size or 0
+        # The last piece is always read, so that the end of the file is checked, and so that aiohttp sees the body's
+        # end: it takes a response before that for an early one, and hangs up.
+        sent = await self._sendfile(writer, size - PIECE) if size >= LEAST_SENDFILE else 0
+        for done in range(sent, size, self._chunk):
+            want = min(self._chunk, size - done)
+            data = await asyncio.to_thread(self._read, self._offset + done, want, last=done + want == size)
+            await self._rate.take(want, self._file)
+            await _write_in_pieces(writer, data, done, self._on_sent)
+
+    async def _sendfile(self, writer: AbstractStreamWriter, size: int) -> int:
+        """Send ``size`` bytes by sendfile(2); return how many were sent: fewer if it is unsupported."""
+        direct = await direct_send(writer, self._value)
+        if direct is None:
+            return 0
+        done = paid = 0
+        with direct:
+            while done < size:
+                if done == paid:
+                    paid = min(size, done + self._rate.chunk(MOST))
+                    await self._rate.take(paid - done, self._file)
+                try:
+                    sent = await direct.send(self._offset + done, paid - done)
+                except Unsupported:
+                    break
+                except (EOFError, OSError):
+                    await self._find_cause(done)
+                    raise
+                done += sent
+                if sent:  # a turn on a stalled line is no progress
+                    self._on_sent(done)
+        return done
+
+    async def _find_cause(self, done: int) -> None:
+        """Raise the fault if the file is the cause; otherwise give the loop time to read the store's response.
+
+        A store may respond before it hangs up. The loop then reads the response and cancels this task.
+        """
+        await asyncio.to_thread(self._read, self._offset + done, 1, last=False)
+        await asyncio.sleep(LAST_WORDS)
+
+    def _read(self, offset: int, want: int, *, last: bool) -> bytes:
+        try:
+            data = os.pread(self._value, want, offset)
+            grown = self._whole and last and bool(os.pread(self._value, 1, offset + want))
+        except OSError as problem:
+            raise self._failed("read_error", os.strerror(problem.errno or 0)) from None
+        if len(data) != want or grown:
+            raise self._failed("changed_while_uploading", "its size changed")
+        return data
+
+    def _failed(self, code: str, detail: str) -> Fault:
+        self.fault = fault(code, detail)
+        return self.fault
+
+
+class MemoryBody(payload.BytesPayload):
+    """Bytes as a request body, with progress: on a slow line a megabyte may take minutes."""
+
+    def __init__(self, data: bytes, *, on_sent: Callable[[int], None]) -> None:
+        super().__init__(b"")  # aiohttp warns of bytes beyond a megabyte, which it would send in one write
+        self._value, self._size = data, len(data)
+        self._on_sent = on_sent
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:  # noqa: ARG002
+        """Send the whole body."""
+        await _write_in_pieces(writer, self._value, 0, self._on_sent)
+
+
+async def _write_in_pieces(
+    writer: AbstractStreamWriter, data: bytes, before: int, on_sent: Callable[[int], None]
+) -> None:
+    """Write ``data``, and call ``on_sent`` after each piece with the total; ``before`` bytes were sent earlier."""
+    view, time = memoryview(data), asyncio.get_running_loop().time
+    start, size = 0, PIECE
+    while start < len(data):
+        began, piece = time(), view[start : start + size]
+        await writer.write(piece)
+        start += len(piece)
+        on_sent(before + start)
+        # Each piece costs a turn of the loop, so a fast line gets larger ones.
+        size = min(2 * size, LARGEST_PIECE) if time() - began < FAST_PIECE else PIECE
+
+
+# --- sendfile(2) --------------------------------------------------------------------------------------
 
 
 class Unsupported(Exception):
-    """This file or this system has no sendfile."""
+    """This file or this system does not support sendfile(2)."""
 
 
-class Straight:
-    """The way from a file to a connection, for the time of a ``with``. Safe to leave at any moment.
+class DirectSend:
+    """Sends a file to a connection by sendfile(2), inside a ``with`` that may end at any time.
 
-    Both descriptors are duplicates: a close of the originals under way can't have other bytes sent, or
-    these to anybody else. Raises ``OSError`` when there are none left.
+    Both descriptors are duplicates: if the originals are closed meanwhile, neither other bytes nor another connection
+    can take their place. Raises ``OSError`` if no descriptors are left.
     """
 
     def __init__(self, connection: int, file: int) -> None:
@@ -65,9 +208,9 @@ class Straight:
         self._turn: Future[int] | None = None
 
     async def send(self, offset: int, size: int) -> int:
-        """Send of ``size`` bytes from ``offset`` what the other side takes in one turn; return how many went.
+        """Send up to ``size`` bytes from ``offset`` in one turn; return how many were sent.
 
-        Raises ``EOFError`` where the file ends, ``Unsupported``, and ``OSError`` for file and connection alike.
+        Raises ``EOFError`` at the file's end, ``Unsupported``, and ``OSError`` for the file and the connection alike.
         """
         self._turn = SENDING.submit(self._push, offset, size)
         return await asyncio.wrap_future(self._turn)
@@ -84,7 +227,7 @@ class Straight:
             except (EOFError, OSError, Unsupported):
                 if not sent:
                     raise
-                break  # what went counts; the next turn meets the same
+                break  # report what was sent; the next turn meets the same error
         hold_little(self._connection, QUICK if sent == size >= MOST // 2 else SLOW)
         return sent
 
@@ -110,7 +253,7 @@ class Straight:
         if self._turn is None or self._turn.done():
             self._close()
             return
-        # Cancelled under way: the connection is of no more use, and its end wakes the thread, which closes both.
+        # Cancelled during a turn: shutting down the connection, which is of no more use, wakes the thread.
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._turn.add_done_callback(lambda _: self._close())
@@ -121,15 +264,15 @@ class Straight:
 
 
 def hold_little(connection: socket.socket, most: int = SLOW) -> None:
-    """Have the kernel take ``most`` bytes more than it has sent: what it took is what counts as progress."""
-    with suppress(OSError, AttributeError):  # a kernel or a Python that has no such option goes without
+    """Limit the bytes that the kernel buffers unsent to ``most``: buffered bytes count as progress."""
+    with suppress(OSError, AttributeError):  # not every kernel and Python has this option
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, most)
 
 
-async def straight(writer: AbstractStreamWriter, file: int) -> Straight | None:
-    """Return the way from ``file`` to ``writer``'s connection, once its head is sent; None where there is none.
+async def direct_send(writer: AbstractStreamWriter, file: int) -> DirectSend | None:
+    """Send the request's head, then return a ``DirectSend``; None with TLS, or on a system other than Linux.
 
-    TLS has none, for its bytes are made in this process; nor has anything but Linux.
+    TLS bytes are made in this process.
     """
     transport: asyncio.Transport | None = getattr(writer, "transport", None)
     if sys.platform != "linux" or transport is None or transport.get_extra_info("sslcontext"):
@@ -143,6 +286,6 @@ async def straight(writer: AbstractStreamWriter, file: int) -> Straight | None:
     if transport.is_closing() or connection is None:
         return None
     try:
-        return Straight(connection.fileno(), file)
+        return DirectSend(connection.fileno(), file)
     except OSError:
         return None

@@ -8,14 +8,13 @@ from collections.abc import Awaitable, Callable
 from weakref import WeakValueDictionary
 
 BURST = 0.1
-"""Seconds' worth of bytes that may go at once; also how finely bodies are cut under a limit."""
+"""Seconds' worth of bytes that may be sent at once, and the size of chunks under a limit."""
 
 
 class RateLimit:
-    """Lets ``rate`` bytes a second through; None is no limit.
+    """Limits sending to ``rate`` bytes a second; None is no limit.
 
-    Files take turns, a chunk at a time, so those that send together share alike, however many parts of one
-    are under way.
+    Files take turns by the chunk, so each gets the same share, however many of its parts are in flight.
     """
 
     def __init__(
@@ -36,21 +35,21 @@ class RateLimit:
         return self.rate is not None
 
     def chunk(self, most: int) -> int:
-        """Return the size in bytes that bodies should be cut into: ``most``, less under a low limit."""
+        """Return the chunk size for bodies in bytes: ``most``, or less under a low limit."""
         return most if self.rate is None else max(1024, min(most, int(self.rate * BURST)))
 
     async def take(self, size: int, file: str = "") -> None:
-        """Return when ``size`` more bytes of ``file`` may be sent."""
+        """Wait until ``size`` more bytes of ``file`` may be sent."""
         if self.rate is None:
             return
-        # One of a file's parts at most stands in the queue of all: the files are what takes turns there.
+        # At most one part of a file waits in the common queue, so that files take turns there.
         turn = self._turns.setdefault(file, asyncio.Lock())
         async with turn:
             await self._wait(size, self.rate)
 
     async def _wait(self, size: int, rate: int) -> None:
         now = self._monotonic()
-        # What was not used is not saved up, but for one burst: after a pause the rate holds at once.
+        # Unused time is saved for one burst only, so after a pause the rate holds at once.
         begin = max(self._free_at, now - BURST)
         self._free_at = begin + size / rate
         if self._free_at > now:

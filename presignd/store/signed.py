@@ -13,7 +13,8 @@ from presignd.presign.local import local_presigner
 from presignd.presign.remote import BrokerPresigner
 from presignd.redaction import redact
 from presignd.s3.responses import Response
-from presignd.store.client import Slice, StoreClient
+from presignd.store.body import Slice
+from presignd.store.client import StoreClient
 from presignd.store.rate import RateLimit
 from presignd.system.clock import since_boot
 

@@ -23,8 +23,10 @@ import uvloop
 from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import Fault
 from presignd.presign import Grant
-from presignd.store.body import LEAST
-from presignd.store.client import PIECE, Response, Slice, StoreClient
+from presignd.s3.responses import Response
+from presignd.store.body import LEAST_SENDFILE as LEAST
+from presignd.store.body import PIECE, Slice
+from presignd.store.client import StoreClient
 from presignd.system.threads import BACKGROUND, MOST_THREADS
 from tests.descriptors import open_descriptors
 from tests.faulty_s3 import BUCKET, FaultyS3

@@ -26,8 +26,10 @@ from presignd.config import PresignConfig, UploadConfig
 from presignd.connection import proxy_for
 from presignd.errors import Fault
 from presignd.presign import Grant
-from presignd.store.body import LEAST
-from presignd.store.client import KEPT_BODY, Response, Slice, StoreClient
+from presignd.s3.responses import Response
+from presignd.store.body import LEAST_SENDFILE as LEAST
+from presignd.store.body import Slice
+from presignd.store.client import KEPT_BODY, StoreClient
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3, Object
 
 QUERY = f"X-Amz-Date={datetime.now(UTC):%Y%m%dT%H%M%SZ}&X-Amz-Expires=3600&X-Amz-SignedHeaders=host"

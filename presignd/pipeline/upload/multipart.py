@@ -25,7 +25,7 @@ from presignd.runtime.crash_points import passed
 from presignd.s3.limits import FEW_PARTS
 from presignd.s3.multipart import PartRange, complete_body, etag_of_parts, in_order, part_ranges, part_size_for
 from presignd.s3.responses import Response, bare
-from presignd.store.client import Slice
+from presignd.store.body import Slice
 from presignd.store.probe import Support
 from presignd.system.threads import in_background
 from presignd.telemetry.log import get_logger

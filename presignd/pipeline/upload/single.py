@@ -16,7 +16,7 @@ from presignd.pipeline.upload.collision import Plan, is_md5
 from presignd.presign import Operation
 from presignd.runtime.heartbeat import beat
 from presignd.s3.responses import Response
-from presignd.store.client import Slice
+from presignd.store.body import Slice
 
 SMALL = 256 << 10
 """Bytes up to which a file is read once into memory; larger ones are hashed, then streamed."""
