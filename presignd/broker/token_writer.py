@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from presignd.errors import UsageError
+from presignd.system.durable import sync_name
 
 NEW_MODE = 0o640
 """Mode of a new file: hashes are no secrets, but others need not see which token may do what."""
@@ -98,6 +99,7 @@ def _drafted(path: Path) -> Iterator[IO[bytes]]:
         with _opened(name) as draft:
             try:
                 yield draft
+                sync_name(path)  # so that power loss does not restore a revoked token
             finally:
                 if _is(name, draft):  # after a rename the next writer's draft may have this name
                     name.unlink()

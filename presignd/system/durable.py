@@ -137,6 +137,15 @@ def sync(folder: int) -> None:
         os.close(fd)
 
 
+def sync_name(file: Path) -> None:
+    """Make a change of the name of ``file`` durable: that it was made, renamed or removed."""
+    folder = os.open(file.parent, _FOLDER)
+    try:
+        sync(folder)
+    finally:
+        os.close(folder)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in ``folder`` durable; raise ``OSError`` also where its filesystem can't."""
     with open_folder(folder) as fd:

@@ -1,7 +1,7 @@
 """The finish stage, linked → finished: write the link file, then keep, move or delete the source file.
 
 A file that is open for writing, or whose disk is full or away, is tried again after a pause. It holds no slot
-meanwhile, and the link in ``links.jsonl`` stands whether this works or not.
+meanwhile, and the link in ``links.jsonl`` is valid whether this succeeds or not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from presignd.model import Candidate, FileVersion, Link, Source
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import has_writer
-from presignd.pipeline.finish.decide import Finished, FinishOutcome, takes_away
+from presignd.pipeline.finish.decide import Finished, takes_away
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.finish.link_file import write_link_file
 from presignd.pipeline.finish.remove import take_away
@@ -90,11 +90,12 @@ class Finisher:
 
     # --- one try --------------------------------------------------------------------------------
     async def _try(self, job: _Job, pause: float) -> None:
+        folder, watch = self._folders[job.version.watch], self._watches[job.version.watch]
         if job.needs_link_file:
-            await self._write_link_file(job)
+            await self._write_link_file(job, folder, watch)
         try:
             if job.done is None or job.done.busy:
-                job.done = await self._take_away(job.version)
+                job.done = await asyncio.to_thread(take_away, folder, watch, job.version, has_writer)
         except FileFault as problem:
             await self._quarantine.put(job.version, problem)
             return
@@ -105,24 +106,16 @@ class Finisher:
         else:
             await self._end(job.version, job.done)
 
-    async def _write_link_file(self, job: _Job) -> None:
+    async def _write_link_file(self, job: _Job, folder: Folder, watch: WatchConfig) -> None:
         """Write the link file; retry it later after a fault that passes, such as a full disk."""
-        version = job.version
         try:
-            job.link = job.link or await self._linker.again(version)
-            folder, watch = self._folders[version.watch], self._watches[version.watch]
-            await asyncio.to_thread(write_link_file, folder, watch, version, job.link.url)
+            job.link = job.link or await self._linker.again(job.version)
+            await asyncio.to_thread(write_link_file, folder, watch, job.version, job.link.url)
         except Fault as problem:
             job.needs_link_file = not isinstance(problem, FileFault)
             self._log_once("link_file.failed", job, problem)
         else:
             job.needs_link_file = False
-
-    async def _take_away(self, version: FileVersion) -> Finished:
-        watch = self._watches[version.watch]
-        if not takes_away(watch, version):
-            return Finished(FinishOutcome.KEPT)
-        return await asyncio.to_thread(take_away, self._folders[version.watch], watch, version, has_writer)
 
     async def _end(self, version: FileVersion, done: Finished) -> None:
         """Record the version as finished; submit what took its file's place as a candidate."""

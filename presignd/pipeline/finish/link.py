@@ -108,7 +108,7 @@ class Linker:
         self._waiting: list[_Waiting] = []
         self._more = asyncio.Event()
         self.trouble = Trouble("links")
-        self._held = False
+        self._delayed = False
         self._later: asyncio.Task[None] | None = None
 
     def now(self) -> datetime:
@@ -184,7 +184,7 @@ class Linker:
                 beat(within=RETRY_SECONDS)
                 await self._sleep(RETRY_SECONDS)
             else:
-                if not self._held:
+                if not self._delayed:
                     self.trouble.over()
                 return done
 
@@ -198,16 +198,16 @@ class Linker:
         self._waiting = []
         for waiting in batch:
             await self._date_again(waiting)
-        good, held = await self._sign_all(batch)
+        good, delayed = await self._sign_all(batch)
         mark = await self._append([link for _, link in good])
-        self._retry_later(held)
+        self._retry_later(delayed)
         return good, mark
 
-    def _retry_later(self, held: list[tuple[_Waiting, Fault]]) -> None:
-        self._held = bool(held)
-        if held:
-            self.trouble.met(held[0][1])
-            self._waiting = [waiting for waiting, _ in held] + self._waiting
+    def _retry_later(self, delayed: list[tuple[_Waiting, Fault]]) -> None:
+        self._delayed = bool(delayed)
+        if delayed:
+            self.trouble.met(delayed[0][1])
+            self._waiting = [waiting for waiting, _ in delayed] + self._waiting
             if self._later is None or self._later.done():
                 self._later = asyncio.create_task(self._wake_later(), name="links that wait")
 
@@ -227,17 +227,17 @@ class Linker:
         """Sign the links of ``batch``: a fault of one file is raised in its worker, any other is waited for."""
         grants = await self._sign([link_request(w.version, w.expires) for w in batch])
         good: list[tuple[_Waiting, Link]] = []
-        held: list[tuple[_Waiting, Fault]] = []
+        delayed: list[tuple[_Waiting, Fault]] = []
         for waiting, grant in zip(batch, grants, strict=True):
             if isinstance(grant, FileFault):
                 _refuse(waiting, grant)
             elif isinstance(grant, Fault):
-                held.append((waiting, grant))  # such as a region that can't be asked for while the store is away
+                delayed.append((waiting, grant))  # such as a region that can't be asked for while the store is away
             elif isinstance(grant, Exception):
                 raise grant
             else:
                 good.append((waiting, link_of(waiting.version, grant, self._path_of(waiting.version))))
-        return good, held
+        return good, delayed
 
     async def _append(self, links: list[Link]) -> LinksMark:
         """Write the lines to disk. If cancelled, wait for the thread nevertheless: the file is closed next."""

@@ -120,7 +120,7 @@ class _Removal:
         self._copy_name = self._aside + b".copy"
 
     def run(self) -> Finished:
-        if _is_there(self._directory, self._aside):
+        if _exists(self._directory, self._aside):
             self._remove_partial_copy()
         else:
             early = self._set_aside()
@@ -162,7 +162,7 @@ class _Removal:
         except _UnsafeError as unsafe:
             return Finished(FinishOutcome(unsafe.safety.value), self._put_back())
         except (OSError, PresigndError) as error:
-            if _is_there(self._directory, self._aside):  # else it was deleted or moved already
+            if _exists(self._directory, self._aside):  # else it was deleted or moved already
                 self._put_back(_reason(error))
             raise
 
@@ -178,7 +178,7 @@ class _Removal:
         """Return the observation that all later ones must equal; raise ``_UnsafeError`` for any difference."""
         before = self._observe(fd)
         if before.writer is None:
-            # Only the ctime can show a write: the next one must get another ctime than our rename did.
+            # Only the ctime can show a write then: wait until a new one would differ from our rename's.
             time.sleep(COARSE_CLOCK)
             before = self._observe(fd)
         _require_safe(recognise(self._version, before))
@@ -235,7 +235,7 @@ class _Removal:
 
     def _finished_copy(self, target: int) -> bytes | None:
         """Return the name of an earlier run's finished copy, None when there is none."""
-        taken = takewhile(lambda name: _is_there(target, name), numbered(self._name))
+        taken = takewhile(lambda name: _exists(target, name), numbered(self._name))
         return next((name for name in taken if self._may_be_copy(target, name) and self._is_copy(target, name)), None)
 
     def _may_be_copy(self, target: int, name: bytes) -> bool:
@@ -286,7 +286,7 @@ class _Removal:
         return posixpath.join(self._parent, name)
 
 
-def _is_there(directory: int, name: bytes) -> bool:
+def _exists(directory: int, name: bytes) -> bool:
     try:
         os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
