@@ -10,11 +10,13 @@ import signal
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from presignd.config import Config
 from presignd.ledger import Ledger, open_ledger
+from presignd.model import Fingerprint, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.upkeep import note_gone
 from tests.faulty_s3 import FaultyS3
@@ -136,6 +138,92 @@ async def test_a_disk_that_was_unmounted_and_looked_for_in_vain_sends_nothing_ag
     assert [seen.method for seen in faulty_s3.requests if seen.key.endswith("a")].count("PUT") == 1
 
 
+MOMENTS = ["created", "queued", "claimed", "sent", "verified", "linked"]
+"""Where a version of a file may stand when ``cp -p`` sets the file's time, after its close."""
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_a_copy_whose_time_is_set_at_any_moment_is_sent_and_recorded_as_it_is(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, again: bool
+) -> None:
+    """With settle = "0s" a look may come between the close and the utime(2) of ``cp -p``; also of a second drop."""
+    async with running(config(tmp_path, faulty_s3)) as daemon:
+        path, before = tmp_path / "drop" / "a", 0
+        if again:
+            path.write_bytes(b"content")
+            os.utime(path, (OLD, OLD))
+            await daemon.done()
+            await daemon.rescan()
+            await daemon.until(lambda: not daemon.view.settling(), "an end of settling")
+            path.unlink()
+            await gone(daemon, "a")
+            faulty_s3.objects.clear()
+            before = len(daemon.links())
+        time_is_set = _set_time_at(moment, daemon, faulty_s3, path, monkeypatch)
+        with path.open("wb") as file:
+            file.write(b"content")
+            if moment == "created":
+                await daemon.until(
+                    lambda: [one.why for one in daemon.view.settling()] == ["open for writing"], "a look"
+                )
+        if moment == "created":
+            os.utime(path, (OLD, OLD))
+        elif moment == "linked":
+            await daemon.until(lambda: len(daemon.links()) > before, "a link")
+            os.utime(path, (OLD, OLD))
+        else:
+            async with asyncio.timeout(20):
+                await time_is_set.wait()
+        await recorded_as_it_is(daemon, path)
+        assert len(daemon.links()) > before
+        assert [stored.body for (_, key), stored in faulty_s3.objects.items() if key == "a"] == [b"content"]
+
+
+def _set_time_at(
+    moment: str, daemon: Running, faulty_s3: FaultyS3, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> asyncio.Event:
+    """Set the file's time at the next such moment; return the event that this is done."""
+    done, loop = asyncio.Event(), asyncio.get_running_loop()
+    times = iter([OLD])
+
+    def set_time(*_: object) -> bool:
+        if time_ := next(times, None):
+            os.utime(path, (time_, time_))
+            loop.call_soon_threadsafe(done.set)
+        return False
+
+    name = {"queued": "enqueue", "claimed": "claim", "verified": "linked"}.get(moment)
+    if moment == "sent":
+        faulty_s3.fault("PUT", "a", when=set_time)
+    if name is None:
+        return done
+    method = getattr(daemon.ledger, name)
+
+    async def hooked(*args: Any, **more: Any) -> Any:
+        if moment == "verified":
+            set_time()
+        result = await method(*args, **more)
+        if result:
+            set_time()
+        return result
+
+    monkeypatch.setattr(daemon.ledger, name, hooked)
+    return done
+
+
+async def recorded_as_it_is(daemon: Running, path: Path) -> None:
+    """Wait until the ledger has the file as it is now, finished; see that a whole scan brings nothing more."""
+    there = Fingerprint.of(os.stat(path))  # noqa: PTH116 - a local disk
+    async with asyncio.timeout(20):
+        while True:
+            version = await daemon.ledger.by_path("drop", os.fsencode(path.name))
+            if version and version.state is State.FINISHED and version.fingerprint == there:
+                break
+            await asyncio.sleep(0.01)
+    await stays_as_it_is(daemon, len(daemon.links()))
+
+
 @pytest.mark.parametrize("point", ["commit.gone.after", "commit.enqueue.after:2", "put.before:2", "put.after:2"])
 def test_a_kill_in_between_loses_no_second_drop(
     faulty_s3: FaultyS3, tmp_path: Path, original: Path, point: str
@@ -170,7 +258,11 @@ def test_a_kill_in_between_loses_no_second_drop(
 
 
 def _put(original: Path, path: Path) -> None:
-    """Copy with its time, and into place at once: settle = "0s" could take it before ``cp -p`` has set the time."""
+    """Copy with its time, and rename into place: one version, and so one PUT that the crash points can count.
+
+    A look between the close and the utime(2) of ``cp -p`` makes two versions of it, and the first may end as
+    superseded before its PUT.
+    """
     staged = path.parent.parent / "staged"
     shutil.copy2(original, staged)
     staged.rename(path)
@@ -180,7 +272,9 @@ def _until_gone(ledger: Path) -> None:
     """Wait until the ledger of another process knows that a file is gone."""
     with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as connection:
         deadline = time.monotonic() + 60
-        while not connection.execute("SELECT count(*) FROM version WHERE gone_at IS NOT NULL").fetchone()[0]:
+        while not connection.execute(
+            "SELECT count(*) FROM version WHERE current = 1 AND gone_at IS NOT NULL"
+        ).fetchone()[0]:
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
