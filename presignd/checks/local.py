@@ -20,7 +20,7 @@ from presignd.ledger.lock import DaemonLock
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.pipeline.files import lease as writer_check
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.watch.watchfiles import Chosen, choose
+from presignd.pipeline.watch.source import Chosen, choose
 from presignd.system import filesystem
 
 INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_watches")

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from presignd.model import Candidate, FileVersion, LinksMark
-from presignd.pipeline.watch import leftovers as strays
+from presignd.pipeline.watch import leftovers
 from presignd.states import Event
 from tests.watching import Drop, watching
 
@@ -19,7 +19,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strays, "PAUSE", 0.02)
+    monkeypatch.setattr(leftovers, "PAUSE", 0.02)
 
 
 async def linked(drop: Drop, path: str) -> FileVersion:
@@ -102,20 +102,20 @@ async def test_what_went_meanwhile_is_looked_for_no_more(tmp_path: Path) -> None
     async with watching(tmp_path) as drop:
         version = await linked(drop, "old/a.txt")
         offered: list[Candidate] = []
-        looked_after = strays.Strays("drop", drop.folder, drop.ledger, offered.extend)
+        looked_after = leftovers.Leftovers("drop", drop.folder, drop.ledger, offered.extend)
         for through in (False, True):
             if through:
                 await drop.ledger.apply(version, Event.FINISH, done_at=NOW)
-            looked_after.found([b"old/.presignd-" + version.file_id.encode()])
+            looked_after.add([b"old/.presignd-" + version.file_id.encode()])
             await looked_after.turn()
             assert (looked_after._paths, offered) == (set(), [])
 
 
 async def test_a_name_that_nobody_knows_is_told_of_once_however_often_scans_find_it(tmp_path: Path) -> None:
     async with watching(tmp_path) as drop:
-        looked_after = strays.Strays("drop", drop.folder, drop.ledger, lambda _: None)
+        looked_after = leftovers.Leftovers("drop", drop.folder, drop.ledger, lambda _: None)
         with capture_logs() as told:
             for _ in range(3):
-                looked_after.found([b".presignd-another-one"])
+                looked_after.add([b".presignd-another-one"])
                 await looked_after.turn()
         assert [entry["event"] for entry in told] == ["file.left_aside"]

@@ -25,7 +25,7 @@ from presignd.model import Listed, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.settle.partners import Unfinished
-from presignd.pipeline.watch.watchfiles import News, sort_out
+from presignd.pipeline.watch.hints import Findings, look_at
 from tests.mounts import short_queue
 from tests.unprivileged import without_rights, world_readable
 from tests.watching import EVENTS, watching
@@ -412,7 +412,7 @@ def test_what_lies_outside_or_deeper_than_it_is_watched_is_no_news(tmp_path: Pat
     (tmp_path / "sub").mkdir()
     folder = Folder(config)
     hints = [folder.root, b"/elsewhere/a", folder.absolute(b"sub/a"), folder.absolute(b"sub")]
-    assert sort_out(config, folder, Ignore.of(config), Unfinished(), hints) == News()
+    assert look_at(config, folder, Ignore.of(config), Unfinished(), hints) == Findings()
     folder.close()
 
 
@@ -424,6 +424,8 @@ def test_what_can_not_be_looked_at_is_not_taken_for_gone() -> None:
         config = WatchConfig(name="drop", path=root, bucket="test-bucket")
         folder = Folder(config)
         with without_rights():
-            assert sort_out(config, folder, Ignore.of(config), Unfinished(), [folder.absolute(b"closed/a")]) == News()
+            assert (
+                look_at(config, folder, Ignore.of(config), Unfinished(), [folder.absolute(b"closed/a")]) == Findings()
+            )
         (root / "closed").chmod(0o700)
         folder.close()

@@ -15,6 +15,7 @@ from watchfiles import Change, awatch
 
 from presignd.errors import fault
 from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.watch import coverage, scanner
 from presignd.pipeline.watch import watcher as watch
 from presignd.pipeline.watch import watchfiles as events
 from presignd.pipeline.watch.inotify import inotify_source
@@ -80,7 +81,7 @@ async def test_while_watches_are_short_it_is_told_once_and_all_are_registered_an
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = [False]
-    monkeypatch.setattr(watch, "watches_left", lambda _root: left[0])
+    monkeypatch.setattr(coverage, "watches_left", lambda _root: left[0])
     async with watching(tmp_path) as drop:
         await drop.scanned()
         await drop.rescan()
@@ -101,7 +102,7 @@ async def test_scans_that_change_nothing_are_told_of_at_debug_and_problems_once(
 
     opened = Folder.open_directory
     monkeypatch.setattr(Folder, "open_directory", refusing)
-    monkeypatch.setattr(watch, "rescan_interval", lambda *_, **__: 0.02)
+    monkeypatch.setattr(scanner, "rescan_interval", lambda *_, **__: 0.02)
     async with watching(tmp_path) as drop:
         await drop.scanned(3)
         (drop.root / "closed").mkdir()
@@ -126,7 +127,7 @@ async def test_a_scan_that_can_open_no_more_is_told_once_and_comes_again_until_i
     (tmp_path / "drop" / "below").mkdir(parents=True)
     (tmp_path / "drop" / "below" / "a").touch()
     monkeypatch.setattr(Folder, "open_directory", refusing)
-    monkeypatch.setattr(watch, "_AGAIN", 0.05)
+    monkeypatch.setattr(scanner, "_AGAIN", 0.05)
     async with watching(tmp_path, polling="always", poll_interval=3600) as drop:
         await drop.has("below/a")
         [told] = drop.events("scan.cut_short")
@@ -153,7 +154,7 @@ class Refusals:
 
 @pytest.fixture
 def soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_AGAIN", 0.05)
+    monkeypatch.setattr(scanner, "_AGAIN", 0.05)
 
 
 @pytest.mark.usefixtures("soon_again")

@@ -1,8 +1,8 @@
-"""inotify read directly: an event source for local Linux folders that sees what watchfiles can't tell.
+"""inotify read directly: an event source for local Linux folders that reports what watchfiles can't.
 
-That is a file's close after writing, names that are no UTF-8, the overflow of the kernel's queue, and the end of
-the root. It costs nothing while nothing happens. One watch a directory (inotify(7)): each that appears is watched
-first and hinted at after, with all below, so whatever is made in it meanwhile is found by its scan.
+That is a file's close after writing, names that are not UTF-8, the overflow of the kernel's queue, and the end of
+the root. It costs nothing while nothing happens. Each directory needs a watch (inotify(7)). One that appears is
+watched first, with all below, and hinted at after that, so its scan finds what was made in it meanwhile.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from presignd.errors import NO_DESCRIPTORS, Fault, fault, lacks_descriptors, reason_of
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular
-from presignd.pipeline.watch.source import INSTANCES, WATCHES, Hints, SourceEnded
+from presignd.pipeline.watch.source import INSTANCES, TURN, WATCHES, Hints, SourceEnded
 from presignd.runtime.tasks import within
 from presignd.system.syscalls import inotify_add_watch, inotify_init, inotify_rm_watch
 
@@ -33,19 +33,16 @@ _UNMOUNT, _OVERFLOW, _IGNORED = 0x2000, 0x4000, 0x8000
 _ONLYDIR, _ISDIR = 0x01000000, 0x40000000
 
 _WANTED = _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
-"""Not each write: whoever writes closes, and who doesn't is found by a scan."""
+"""Not IN_MODIFY: a writer closes its file, and a scan finds the file of one that doesn't."""
 
 _HEAD = struct.Struct("iIII")
 _READ = 256 << 10
-_TURN = 1.0
-"""Seconds at most between two batches."""
-
 _LEAF_LINKS = 2
 """A directory's links where it has none below it: its name and its own "." (not so on every filesystem)."""
 
 
 async def inotify_source(watch: WatchConfig, folder: Folder, ignore: Ignore) -> AsyncGenerator[Hints, None]:
-    """Yield what inotify tells of ``folder``; end when its root is gone, moved or unmounted."""
+    """Yield what inotify reports of ``folder``; end when its root is gone, moved or unmounted."""
     tree = _Tree(folder, ignore, recursive=watch.recursive)
     try:
         await asyncio.to_thread(tree.add, b"")
@@ -58,17 +55,20 @@ async def inotify_source(watch: WatchConfig, folder: Folder, ignore: Ignore) -> 
 
 
 async def _until_readable(fd: int) -> None:
-    """Wait for events, a turn at most. Nobody listens between two reads: each turn of the loop would be told again."""
+    """Wait for events, for ``TURN`` at most.
+
+    The descriptor is registered only here: between two reads, each turn of the event loop would report it again.
+    """
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(fd, ready.set)
     try:
-        await within(_TURN, ready)
+        await within(TURN, ready)
     finally:
         loop.remove_reader(fd)
 
 
 class _Tree:
-    """The watches of one folder: a number each, and the directory it stands for (bytes below the root)."""
+    """The watches of one folder: the number of each and its directory (bytes below the root)."""
 
     def __init__(self, folder: Folder, ignore: Ignore, *, recursive: bool) -> None:
         self._folder, self._ignore, self._recursive = folder, ignore, recursive
@@ -85,7 +85,7 @@ class _Tree:
     def add(self, directory: bytes) -> None:
         """Watch ``directory`` and all below it, as far as there are watches. Blocking.
 
-        Where these run out, the next scan sees it (``events.watches_left``): it says so, and polling takes over.
+        Where these run out, the next scan finds that (``Coverage.check_watches``), logs it, and polling takes over.
         Raises ``SourceEnded`` when not even the root got one, or too many files are open to watch them all.
         """
         waiting = [directory]
@@ -93,7 +93,7 @@ class _Tree:
             below = waiting.pop()
             try:
                 waiting += self._add(below)
-            except (Gone, NotRegular, Fault, OSError) as error:  # the scan tells of what can't be read
+            except (Gone, NotRegular, Fault, OSError) as error:  # the scan reports what can't be read
                 if lacks_descriptors(error):
                     raise SourceEnded(fault("too_many_files").message) from None
         if not self._paths and self._out_of_watches:
@@ -102,17 +102,17 @@ class _Tree:
             raise SourceEnded("the folder can't be watched")
 
     def _add(self, directory: bytes) -> list[bytes]:
-        """Watch one directory, then list what is below: what is made in between is told of."""
+        """Watch one directory, then list the directories in it: an event reports one that is made in between."""
         fd = self._folder.open_directory(directory)
         try:
-            # By descriptor: nothing outside the folder is watched, whatever is swapped meanwhile.
+            # By descriptor: nothing outside the folder is watched, whatever is replaced meanwhile.
             try:
-                self._know(inotify_add_watch(self.fd, b"/proc/self/fd/%d" % fd, _WANTED), directory)
+                self._remember(inotify_add_watch(self.fd, b"/proc/self/fd/%d" % fd, _WANTED), directory)
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     self._out_of_watches = True
                     return []
-                if not directory:  # the next try comes soon: nothing below is walked for it
+                if not directory:  # it is tried again soon: don't walk through all that is below
                     raise SourceEnded(f"the folder can't be watched: {error.strerror}") from None
             if not self._recursive or os.fstat(fd).st_nlink == _LEAF_LINKS:
                 return []
@@ -120,7 +120,7 @@ class _Tree:
         finally:
             os.close(fd)
 
-    def _know(self, number: int, directory: bytes) -> None:
+    def _remember(self, number: int, directory: bytes) -> None:
         before = self._paths.get(number)
         if before is not None and self._numbers.get(before) == number:
             del self._numbers[before]
@@ -132,17 +132,17 @@ class _Tree:
         if path is not None and self._numbers.get(path) == number:
             del self._numbers[path]
 
-    def _leave(self, directory: bytes) -> None:
-        """Watch no more what was moved away with all below: its paths are others now, or none of ours."""
+    def _unwatch(self, directory: bytes) -> None:
+        """Remove the watches of a directory that was moved away, and of all below: these have other paths now."""
         for path in [path for path in self._numbers if path == directory or path.startswith(directory + b"/")]:
             number = self._numbers[path]
-            with suppress(OSError):  # its directory may be gone, and the watch with it
+            with suppress(OSError):  # the directory may be gone, and its watch with it
                 inotify_rm_watch(self.fd, number)
             self._forget(number)
 
     # --- events ---------------------------------------------------------------------------------
     async def read(self) -> Hints:
-        """Take what has come; watch each directory that appeared before it is hinted at."""
+        """Return what was reported; watch each directory that appeared before it is hinted at."""
         looks, closed, fresh = set[bytes](), set[bytes](), dict[bytes, None]()
         for mask, path in self._events():
             if mask & _ISDIR and mask & (_CREATE | _MOVED_TO | _ATTRIB):
@@ -156,7 +156,7 @@ class _Tree:
         return Hints(map(self._folder.absolute, looks), closed)
 
     def _events(self) -> Iterator[tuple[int, bytes]]:
-        """Yield each event's mask and path; what concerns the watches themselves is done here."""
+        """Yield each event's mask and path; act here on those about the watches themselves."""
         for number, mask, name in self._raw():
             if mask & _OVERFLOW:
                 raise SourceEnded("the kernel's queue overflowed")
@@ -164,14 +164,14 @@ class _Tree:
             if directory is None:
                 continue
             if mask & (_DELETE_SELF | _MOVE_SELF | _UNMOUNT | _IGNORED):
-                # Below an unmounted directory another one is seen by now: all is watched anew.
+                # Where a directory was unmounted, another one shows now: end, so that all is watched again.
                 self.ended = self.ended or directory == b"" or bool(mask & _UNMOUNT)
                 if mask & _IGNORED:
                     self._forget(number)
             elif name:
                 path = directory + b"/" + name if directory else name
                 if mask & _ISDIR and mask & _MOVED_FROM:
-                    self._leave(path)
+                    self._unwatch(path)
                 yield mask, path
 
     def _raw(self) -> Iterator[tuple[int, int, bytes]]:
@@ -197,7 +197,7 @@ def _no_instance(error: OSError, folder: int) -> SourceEnded:
 
 
 def _can_open_more(folder: int) -> bool:
-    """Tell the two meanings of EMFILE apart (inotify_init(2)): one is of descriptors, and soon over."""
+    """Return whether a descriptor is left: EMFILE means that none is, or no inotify instance (inotify_init(2))."""
     try:
         os.close(os.dup(folder))
     except OSError:

@@ -1,8 +1,8 @@
-"""Files that lie under a name of our own where no later step looks for them: their folder got another name.
+"""Leftovers: files under a name of presignd's own that no later step looks for, because their folder was renamed.
 
-``finish`` renames a file aside, and ``link_file`` writes beside the file; a crash (or a rename of the folder)
-in that moment, and the version's path leads there no more. Scans see such names and tell of them here. A file
-gets its own name back and is a candidate again, so it is judged anew under its new path; half a link file goes.
+``finish`` renames a file aside, and ``link_file`` writes beside the file. After a crash, or a rename of the folder,
+in that moment, the version's path no longer leads there. Scans find such names and add them here. A file gets its
+own name back and is a candidate again, so it is judged under its new path; half a link file is removed.
 """
 
 from __future__ import annotations
@@ -32,41 +32,41 @@ if TYPE_CHECKING:
 log = get_logger()
 
 PAUSE = 1.0
-"""Seconds between two looks at names that somebody still works with."""
+"""Seconds between two looks at names that are still in use."""
 
 _OURS = re.compile(rb"\.presignd-([0-9a-zA-Z-]+)(\.link)?")
 
 
-class Strays:
-    """Takes what scans of one watch found under our own names."""
+class Leftovers:
+    """Put right what scans of one watch find under our own names."""
 
     def __init__(self, watch: str, folder: Folder, ledger: Ledger, submit: Callable[[list[Candidate]], None]) -> None:
         self._watch, self._folder, self._ledger, self._submit = watch, folder, ledger, submit
         self._paths: set[bytes] = set()
-        self._strangers: set[bytes] = set()
+        self._unknown: set[bytes] = set()
 
-    def found(self, paths: Iterable[bytes]) -> None:
-        """Take paths (below the root) whose names are ours: most are in use just now, and are left alone."""
+    def add(self, paths: Iterable[bytes]) -> None:
+        """Add paths (below the root) with names of ours. Most are in use and are left alone."""
         self._paths.update(paths)
 
     async def run(self) -> None:
-        """Look after them until cancelled; what is in use is looked at again."""
+        """Look at them until cancelled, again at those in use."""
         while True:
             beat(within=PAUSE)
             await asyncio.sleep(PAUSE)
             await self.turn()
 
     async def turn(self) -> None:
-        """Look once at what was found."""
+        """Look at each once."""
         paths, self._paths = self._paths, set()
-        self.found([path for path in paths if await self._is_in_use(path)])
+        self.add([path for path in paths if await self._is_in_use(path)])
 
     async def _is_in_use(self, path: bytes) -> bool:
-        """Put one right, unless its version is still under work (True)."""
+        """Return whether the version of a path is still under work; if it is not, put the path right."""
         named = _OURS.fullmatch(posixpath.basename(path))
         version = await self._ledger.by_id(named[1].decode()) if named else None
         if version is None or named is None:
-            self._tell(path)
+            self._log_unknown(path)
             return False
         if version.state not in ENDED:
             return await asyncio.to_thread(self._is_there, path)
@@ -75,10 +75,10 @@ class Strays:
             self._submit([Candidate(self._watch, back, Source.EVENT)])
         return False
 
-    def _tell(self, path: bytes) -> None:
-        """Say once of a name that nobody knows that it lies there: its version was forgotten, or its ledger lost."""
-        if path not in self._strangers:
-            self._strangers.add(path)
+    def _log_unknown(self, path: bytes) -> None:
+        """Log once a name that the ledger does not know: its version was forgotten, or the ledger lost."""
+        if path not in self._unknown:
+            self._unknown.add(path)
             told = {"watch": self._watch, "path": shown_path(self._folder.root, path)}
             log.warning("file.left_aside", **told, fix="give it its name back, and it is looked at; or remove it")
 
@@ -90,7 +90,7 @@ class Strays:
         return True
 
     def _put_right(self, path: bytes, version: FileVersion, *, is_link: bool) -> bytes:
-        """Return the path of a file that got its name back; b"" where there is nothing to submit. Blocking."""
+        """Give a file its own name back and return its path; b"" where there is nothing to submit. Blocking."""
         parent, name = posixpath.split(path)
         try:
             with self._folder.dir_fd(path) as directory:
@@ -100,5 +100,5 @@ class Strays:
                 own = rename_to_free(directory, name, directory, posixpath.basename(version.path))
                 sync(directory)
         except (OSError, PresigndError):
-            return b""  # it went meanwhile, or can't be renamed: the next scan sees
+            return b""  # it is gone, or can't be renamed: the next scan finds it if it is there
         return posixpath.join(parent, own)

@@ -1,7 +1,6 @@
-"""A walk over a folder, by directory descriptor: what is really there, whatever the events said.
+"""A walk over a folder, by directory descriptor: what is really there, whatever events were seen.
 
-It blocks, so it runs in a thread; each batch is one turn there, and the walk goes no faster than its
-batches are taken.
+It blocks, so each batch is found in a thread; the walk goes no faster than its batches are taken.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from presignd.pipeline.files.ignore import Ignore
 
 BATCH, MOST = 1000, 4000
-"""Files in a batch: one question to the ledger answers for them, fastest for whole directories."""
+"""Files in a batch, which is one query to the ledger: fastest for whole directories."""
 
 MIN_RESCAN = 60.0
 SCAN_SHARE = 0.001
@@ -36,11 +35,10 @@ SCAN_SHARE = 0.001
 class Scan:
     """One walk from ``start`` (below the root; b"" for all) over the regular files that are not ignored.
 
-    Symlinks are not followed, what vanishes under way is left out, and what can't be read is named in
-    ``problems``, once each, and ``cut_short`` tells that too many files were open for
-    it; ``unfinished`` hears of downloads; ``own`` are the paths with names of our own. Setting ``stop`` ends it.
-    ``files``, ``directories`` and ``seconds`` (spent walking, not waiting; whoever asks the ledger of what is found
-    may add that) count up as it goes.
+    Symlinks are not followed, and what vanishes meanwhile is left out. ``problems`` names what can't be read, once
+    each; ``cut_short`` means that too many files were open. Downloads are noted in ``unfinished``; ``own`` are the
+    paths with names of presignd's own. ``files``, ``directories`` and ``seconds`` (spent walking, not waiting) count
+    up as it goes. Setting ``stop`` ends it.
     """
 
     def __init__(
@@ -67,7 +65,7 @@ class Scan:
         self.own: list[bytes] = []
 
     def batches(self) -> Iterator[list[Listed]]:
-        """Yield what is found: a batch ends with the directory that fills it, ``MOST`` files of one at the latest."""
+        """Yield what is found. A batch ends with the directory that fills it, or after ``MOST`` files of one."""
         began = time.perf_counter()
         batch: list[Listed] = []
         for some in self._walk():
@@ -81,7 +79,7 @@ class Scan:
             yield batch
 
     async def in_thread(self) -> AsyncGenerator[list[Listed], None]:
-        """Yield the batches, each found in a thread; the walk ends when nobody takes them any more."""
+        """Yield the batches, each found in a thread; the walk ends when this generator is closed."""
         batches = self.batches()
         try:
             while (batch := await asyncio.to_thread(next, batches, None)) is not None:
@@ -104,8 +102,8 @@ class Scan:
                         yield some
                         some = []
             except (Gone, NotRegular, Fault, OSError) as error:
-                self._trouble(directory, error)
-            if some:  # what was listed before the trouble, too
+                self._note_problem(directory, error)
+            if some:  # with what was listed before an error
                 yield some
 
     def _list(self, directory: bytes) -> Iterator[Listed]:
@@ -122,19 +120,19 @@ class Scan:
                     path = inside + os.fsencode(entry.name)
                     try:
                         if entry.is_file(follow_symlinks=False):
-                            if self._ignore.ordinary(entry.name) or self._is_taken(path):
+                            if self._ignore.ordinary(entry.name) or self._is_wanted(path):
                                 st = entry.stat(follow_symlinks=False)
                                 yield path, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns
                         elif self._recursive and entry.is_dir(follow_symlinks=False):
                             below.append(path)
                     except OSError as error:
-                        self._trouble(path, error)
+                        self._note_problem(path, error)
         finally:
             os.close(fd)
             # By name, so that batches of neighbours are neighbours in the ledger's index too.
-            self._waiting += sorted((path for path in below if not self._is_left(path)), reverse=True)
+            self._waiting += sorted((path for path in below if not self._is_ignored(path)), reverse=True)
 
-    def _is_taken(self, path: bytes) -> bool:
+    def _is_wanted(self, path: bytes) -> bool:
         if self._ignore.own(path.rpartition(b"/")[2]):
             self.own.append(path)
             return False
@@ -143,14 +141,14 @@ class Scan:
             return False
         return True
 
-    def _is_left(self, directory: bytes) -> bool:
+    def _is_ignored(self, directory: bytes) -> bool:
         if self._ignore.directory(directory):
             self._unfinished.seen(directory)
             return True
         return False
 
-    def _trouble(self, path: bytes, error: PresigndError | OSError) -> None:
-        """Go on with the next one where this one vanished or can't be read."""
+    def _note_problem(self, path: bytes, error: PresigndError | OSError) -> None:
+        """Note a path that can't be read; one that vanished is no problem."""
         if not isinstance(error, (Gone, NotRegular, FileNotFoundError)):
             self.cut_short |= lacks_descriptors(error)
             self.problems.append(f"{path.decode('utf-8', 'backslashreplace') or '.'}: {error}")
@@ -163,7 +161,7 @@ def rescan_interval(watch: WatchConfig, cost: float, *, events: bool) -> float:
 
 
 def topmost(directories: Mapping[bytes, bool]) -> dict[bytes, bool]:
-    """Leave out directories that the scan of another one (True: with all below) covers."""
+    """Return the directories without those that the scan of another one (True: with all below) covers."""
     chosen: dict[bytes, bool] = {}
     for directory in sorted(directories):
         above = (directory[:at] for at, byte in enumerate(directory) if byte == ord("/"))

@@ -1,24 +1,44 @@
-"""What an event source gives, and how it ends: the port that watchfiles and inotify stand behind.
+"""The port of event sources, inotify's and watchfiles', and which of the two a folder gets.
 
-A source is an async iterator of batches of absolute paths (``Hints``, or a plain list). Its first batch, an empty
-one, says that from now on changes are seen; it yields at least once a second. It raises ``SourceEnded`` when it
-can't go on: then events may be lost, and only a scan tells what is there. One that just ends saw its root go.
+A source is an async iterator of ``Hints``. Its first batch, an empty one, means that changes are seen from now on;
+it yields at least once a second. It raises ``SourceEnded`` when it can't go on: then events may be lost, and only a
+scan finds what is there. A source that ends without an error saw its root go.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import errno
+import os
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from presignd.errors import PresigndError
+from presignd.system import filesystem
+from presignd.system.syscalls import inotify_add_watch, inotify_init
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import AsyncGenerator, Collection, Iterable
+
+    from presignd.config import WatchConfig
 
 WATCHES, INSTANCES = "fs.inotify.max_user_watches", "fs.inotify.max_user_instances"
 
+TURN = 1.0
+"""Seconds at most between two batches, which also serve as heartbeats."""
+
+_IN_ATTRIB = 4
+"""linux/inotify.h; any event would do."""
+
 
 class Hints(list[bytes]):
-    """Paths to look at; ``closed`` (below the root) are those that a writer just closed, or that were moved in."""
+    """Absolute paths to look at.
+
+    ``closed`` (paths below the root) are those that a writer just closed, or that were moved in.
+    """
 
     def __init__(self, paths: Iterable[bytes] = (), closed: Collection[bytes] = ()) -> None:
         super().__init__(paths)
@@ -33,3 +53,65 @@ class SourceEnded(PresigndError):
     def __init__(self, message: str, *, limit: str = "") -> None:
         super().__init__(message)
         self.limit = limit
+
+
+class Chosen(NamedTuple):
+    """Where a folder's hints come from, and why, in words."""
+
+    source: Literal["inotify", "watchfiles", "polling"]
+    why: str
+
+
+def choose(watch: WatchConfig, folder: int) -> Chosen:
+    """Choose the event source of a folder (its descriptor): inotify itself on Linux' own filesystems.
+
+    Measured on 2 cores, Linux 6.18: inotify 0.1 ms from a close to its hint and 0.01 % of a core idle, watchfiles
+    15 ms and 0.5 %, or 80 ms and 0.16 %. watchfiles serves all other systems and unknown filesystems.
+    """
+    kind = filesystem.kind(folder)
+    if watch.polling == "always":
+        return Chosen("polling", 'polling = "always"')
+    if watch.polling == "auto" and filesystem.is_network(folder):
+        return Chosen("polling", f"{kind} tells of no change made elsewhere")
+    if sys.platform != "linux":
+        return Chosen("watchfiles", "inotify is Linux' own")
+    if watch.events != "auto":
+        return Chosen(watch.events, f'events = "{watch.events}"')
+    if filesystem.is_local(folder):
+        return Chosen("inotify", f"{kind} is local")
+    return Chosen("watchfiles", f"{kind} is not known to be local")
+
+
+async def no_events(seconds: float = float("inf")) -> AsyncGenerator[Hints, None]:
+    """Yield an empty batch each second, for ``seconds``: the source of a folder that is only scanned."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        yield Hints()
+        await asyncio.sleep(TURN)
+
+
+def watches_left(root: bytes) -> bool:
+    """Return whether one more inotify watch can be added; if not, directories may be unwatched.
+
+    watchfiles does not report it, neither at its start (when it ignores unreadable directories) nor later.
+    """
+    if sys.platform != "linux":
+        return True
+    try:
+        fd = inotify_init()
+    except OSError:
+        return True  # out of instances: this shows nothing about watches
+    try:
+        inotify_add_watch(fd, root, _IN_ATTRIB)
+    except OSError as error:
+        return error.errno != errno.ENOSPC
+    finally:
+        os.close(fd)
+    return True
+
+
+def limit_value(name: str) -> str:
+    """Return the value of a sysctl such as ``fs.inotify.max_user_watches``; "?" where it can't be read."""
+    with suppress(OSError):
+        return Path("/proc/sys", *name.split(".")).read_text(encoding="ascii").strip()
+    return "?"

@@ -15,7 +15,7 @@ from presignd.model import Fingerprint
 from presignd.pipeline.finish import link_file
 from presignd.pipeline.finish import remove as finish
 from presignd.pipeline.upload.transfer import Transfer
-from presignd.pipeline.watch import leftovers as strays
+from presignd.pipeline.watch import leftovers
 from presignd.system import filesystem
 
 
@@ -69,7 +69,7 @@ def unsynced_rotation() -> None:
 
 def unsynced_names() -> None:
     """Move files, and leave links beside them, without making their names durable."""
-    for module in (finish, link_file, strays):
+    for module in (finish, link_file, leftovers):
         vars(module)["sync"] = _nothing
 
 

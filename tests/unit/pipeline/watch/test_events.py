@@ -12,7 +12,7 @@ from watchfiles import Change
 
 from presignd.config import WatchConfig
 from presignd.pipeline.watch import watchfiles as events
-from presignd.pipeline.watch.watchfiles import (
+from presignd.pipeline.watch.source import (
     INSTANCES,
     WATCHES,
     Chosen,
@@ -21,8 +21,8 @@ from presignd.pipeline.watch.watchfiles import (
     limit_value,
     no_events,
     watches_left,
-    watchfiles_source,
 )
+from presignd.pipeline.watch.watchfiles import watchfiles_source
 from presignd.system import filesystem, syscalls
 
 Changes = set[tuple[Change, str]]

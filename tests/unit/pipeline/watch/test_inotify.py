@@ -122,9 +122,9 @@ def test_a_watch_that_stands_for_another_path_now_forgets_the_first(
     """The kernel gives a directory that was moved within the folder the number it had."""
     watches = tree(folder, Kernel(), monkeypatch)
     try:
-        watches._know(7, b"before")
-        watches._know(7, b"after")
-        watches._know(8, b"after")
+        watches._remember(7, b"before")
+        watches._remember(7, b"after")
+        watches._remember(8, b"after")
         watches._forget(7)
         watches._forget(7)
         assert (watches._numbers, watches._paths) == ({b"after": 8}, {8: b"after"})
@@ -141,7 +141,7 @@ async def test_an_ignored_directory_is_not_watched_and_what_has_no_name_is_no_hi
     ignore = Ignore.of(WatchConfig(name="drop", path=tmp_path, bucket="test-bucket", ignore=["skip/"]))
     watches = tree(folder, Kernel(), monkeypatch, ignore)
     try:
-        watches._know(100, b"")
+        watches._remember(100, b"")
         made = inotify._CREATE | inotify._ISDIR
         told = [(inotify._ATTRIB | inotify._ISDIR, b""), (made, b"skip"), (made, b"take")]
         data = b"".join(inotify._HEAD.pack(100, mask, 0, len(name)) + name for mask, name in told)

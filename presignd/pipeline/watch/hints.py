@@ -1,0 +1,83 @@
+"""What is at the hinted paths: a hint means no more than that a path is worth a look."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from presignd.errors import Fault, FileFault, lacks_descriptors
+from presignd.pipeline.files.folder import Folder, Gone, NotRegular
+from presignd.pipeline.files.ignore import marked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from presignd.config import WatchConfig
+    from presignd.pipeline.files.ignore import Ignore
+    from presignd.pipeline.settle.partners import Unfinished
+
+
+@dataclass(slots=True)
+class Findings:
+    """What is at hinted paths: files to settle, directories to scan (True: with all below), and nothing (``gone``).
+
+    ``cut_short``: too many files were open to look at all of them.
+    """
+
+    files: set[bytes] = field(default_factory=set)
+    directories: dict[bytes, bool] = field(default_factory=dict)
+    gone: set[bytes] = field(default_factory=set)
+    cut_short: bool = False
+
+
+def look_at(
+    watch: WatchConfig, folder: Folder, ignore: Ignore, unfinished: Unfinished, hints: Iterable[bytes]
+) -> Findings:
+    """Look at each hinted path; note downloads in ``unfinished``. Blocking."""
+    findings = Findings()
+    for absolute in hints:
+        path = folder.relative(absolute)
+        if path and (watch.recursive or b"/" not in path):
+            _look_at_one(watch, folder, ignore, path, findings)
+            if ignore.directory(path):
+                # Perhaps an unfinished download that has gone: look at the files that wait for it.
+                findings.files |= {waiting for waiting in unfinished.seen(path) if not ignore.file(waiting)}
+    return findings
+
+
+def _look_at_one(watch: WatchConfig, folder: Folder, ignore: Ignore, path: bytes, findings: Findings) -> None:
+    if ignore.marker(path):
+        _add_marked(watch, ignore, path, findings)
+        return
+    as_file, as_directory = ignore.file(path), ignore.directory(path)
+    if as_file and as_directory:
+        return
+    try:
+        mode = folder.stat(path).st_mode
+    except Gone:
+        findings.gone.add(path)
+        return
+    except (NotRegular, FileFault):
+        return
+    except Fault as error:
+        if lacks_descriptors(error):
+            findings.cut_short = True
+            return
+        # Unknown: where it is a file, settling waits for it and logs why; where a directory, it is scanned soon.
+        is_file = is_directory = True
+    else:
+        is_file, is_directory = stat.S_ISREG(mode), stat.S_ISDIR(mode)
+    if is_file and not as_file:
+        findings.files.add(path)
+    if is_directory and watch.recursive and not as_directory:
+        findings.directories[path] = True
+
+
+def _add_marked(watch: WatchConfig, ignore: Ignore, marker: bytes, findings: Findings) -> None:
+    """Add the file whose ready marker this is; where the marker's name doesn't say, scan its directory."""
+    path = marked(watch.ready_marker, marker)
+    if path is None:
+        findings.directories.setdefault(marker.rpartition(b"/")[0], False)
+    elif not ignore.file(path):
+        findings.files.add(path)
