@@ -1,4 +1,4 @@
-"""A settled content becomes a version: its key, its type, and what it may not be. No I/O but the clock."""
+"""Make the version of a settled file: its key, its content type, and whether it is refused. No I/O but the clock."""
 
 from __future__ import annotations
 

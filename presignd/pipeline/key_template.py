@@ -1,4 +1,4 @@
-"""Key templates rendered into keys that every store can be trusted with. Pure."""
+"""Render key templates into keys that every store accepts. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LAST = int((datetime.max.replace(tzinfo=UTC) - timedelta(days=1)).timestamp())
 
 @dataclass(frozen=True, slots=True)
 class KeyParts:
-    """What a template may use: the path below the watch, names, times, and the hash where it is known."""
+    """The values of a template's fields: the path below the watch, names, times, and the hash where it is known."""
 
     path: bytes
     watch: str
@@ -35,7 +35,7 @@ class KeyParts:
 
 
 def render(template: str, parts: KeyParts) -> str:
-    """Render a key template; raise ``key_refused`` where the outcome is no storable key."""
+    """Render a key template; raise ``key_refused`` where the result is not a storable key."""
     try:
         path = parts.path.decode("utf-8")
     except UnicodeDecodeError:
@@ -90,12 +90,12 @@ def render_for(
 
 
 def needs_hash(template: str) -> bool:
-    """Tell whether the key depends on the content."""
+    """Return whether the key depends on the content."""
     return any(field == "sha256" for _, field, _, _ in Formatter().parse(template))
 
 
 def needs_prefix(template: str) -> bool:
-    """Tell whether the key depends on what the presigner's token may write."""
+    """Return whether the key depends on what the presigner's token may write."""
     return template.startswith("{prefix}")
 
 
@@ -123,5 +123,5 @@ def content_type(watch: WatchConfig, path: bytes) -> str:
 
 
 def may_number(watch: WatchConfig) -> bool:
-    """Tell whether a key that is another's is answered by ``name~2.ext``."""
+    """Return whether a file whose key belongs to another path gets ``name~2.ext``."""
     return watch.collision in ("update", "rename")

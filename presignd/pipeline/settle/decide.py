@@ -1,7 +1,7 @@
-"""What settling decides, apart from how it looks and acts. Pure.
+"""The decisions of settling, apart from how it looks and acts. Pure.
 
-``decide`` says of one look at a file whether it is whole; ``against`` says of a whole one whether the
-ledger has it already.
+``decide`` decides after each look whether a file is complete; ``against`` compares a complete one with the version
+that the ledger has.
 """
 
 from __future__ import annotations
@@ -20,41 +20,40 @@ if TYPE_CHECKING:
 
 LEASE_SETTLE = 1.0
 QUIET_SETTLE = 10.0
-"""Contract §3, ``settle = "auto"``, in seconds: where the writer check works, and where it can't."""
+"""``settle = "auto"`` (contract §3), in seconds: where the writer check works, and where it doesn't."""
 
 LOCAL_GRAIN = 0.02
 NETWORK_GRAIN = 2.0
-"""How coarse a filesystem's timestamps may be, in seconds: two changes within it can look like one."""
+"""How coarse a filesystem's timestamps may be, in seconds: two changes within that time can look like one."""
 
 _FIRST_STEP, _GROWTH = 0.05, 1.5
 _LAST_STEP, _LAST_MARKER_STEP = 1.0, 10.0
-"""Seconds between looks at what doesn't end by time: a writer or a passing fault; a missing marker, whose
-event brings a look anyway."""
+"""Longest pauses, in seconds, while the end can't be foreseen: for a writer or a passing fault; for a marker or a
+download, whose event brings a look anyway."""
 
 _NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """A watch's rules: ``settle`` in seconds (None: by what the writer check can tell of the file)."""
+    """A watch's rules: ``settle`` in seconds (None: depending on whether the writer check works for the file)."""
 
     settle: float | None = None
     grain: float = LOCAL_GRAIN
 
     def needed(self, writer: bool | None) -> float:
-        """Return how many seconds of quiet the file needs; ``writer`` None: the kernel can't tell."""
+        """Return how many seconds without a change a file needs; ``writer`` None: the kernel can't check it."""
         default = QUIET_SETTLE if writer is None else LEASE_SETTLE
         return max(default if self.settle is None else self.settle, self.grain)
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """One look at a path. ``fingerprint`` None: no regular file is there or, with a ``fault``, nobody knows.
+    """One look at a path. ``fingerprint`` None: no regular file is there or, with a ``fault``, this is unknown.
 
-    ``read_ns`` (wall clock, UTC) and ``seen_at`` (monotonic, seconds) were taken before anything else, so
-    a write after the look at the writer has a ctime later than ``read_ns``. ``missing`` is the ready
-    marker that isn't there, ``partner`` the unfinished download of this file beside it. ``fault`` says why the
-    file can't be read.
+    ``read_ns`` (wall clock, UTC) and ``seen_at`` (monotonic, seconds) were taken before anything else, so a write
+    after the writer check has a ctime later than ``read_ns``. ``missing`` names the ready marker that is missing,
+    ``partner`` the unfinished download beside the file. ``fault``: why the file can't be read.
     """
 
     fingerprint: Fingerprint | None
@@ -68,7 +67,7 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is remembered between looks: the fingerprint, since when it is seen (monotonic), and the looks."""
+    """What is remembered between looks: the fingerprint, since when it is the same (monotonic), and how many looks."""
 
     fingerprint: Fingerprint
     since: float
@@ -77,7 +76,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Not whole yet: look again ``after`` seconds; ``why`` is for people. ``seen``: None before the first sight."""
+    """Not complete yet: look again in ``after`` seconds; ``why`` is for people. ``seen``: None before a first look."""
 
     seen: Seen | None
     after: float
@@ -86,25 +85,25 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Whole, with this fingerprint; with a ``fault``: unreadable, and quiet."""
+    """Complete, with this fingerprint; with a ``fault``: unreadable, and unchanged for long enough."""
 
     seen: Seen
     fault: FileFault | None
 
 
 def decide(before: Seen | None, sight: Sight, rules: Rules) -> Settled | Wait | None:
-    """Say whether the file is settled, must wait, or (None) is none.
+    """Decide whether a file is settled or must wait; None where there is no file.
 
-    A ctime that is older than the quiet time counts at once where the writer check works. A ctime in the
-    future (the clock was set back) and files the kernel can't tell of are watched for the whole time.
+    Where the writer check works, a ctime that is older than the quiet time is enough. A file with a ctime in the
+    future (the clock was set back), and one that the kernel can't check, is watched for the whole quiet time.
     """
     if sight.fingerprint is None:
         return None if sight.fault is None else Wait(before, _LAST_STEP, sight.fault.message)
     seen = Seen(sight.fingerprint, sight.seen_at)
     if before is not None and before.fingerprint == sight.fingerprint:
         seen = Seen(before.fingerprint, before.since, before.looks + 1)
-    if hindrance := _hindrance(sight):
-        return Wait(seen, step(seen.looks), hindrance)
+    if obstacle := _obstacle(sight):
+        return Wait(seen, step(seen.looks), obstacle)
     if sight.missing:
         return Wait(seen, step(seen.looks, _LAST_MARKER_STEP), f"waits for {sight.missing}")
     if sight.partner:
@@ -115,15 +114,15 @@ def decide(before: Seen | None, sight: Sight, rules: Rules) -> Settled | Wait | 
     return Settled(seen, sight.fault if isinstance(sight.fault, FileFault) else None)
 
 
-def _hindrance(sight: Sight) -> str:
-    """Return what must end before quiet counts for anything; "" when nothing is in the way."""
+def _obstacle(sight: Sight) -> str:
+    """Return what must end before the quiet time begins to count; "" for nothing."""
     if sight.fault is not None and not isinstance(sight.fault, FileFault):
         return sight.fault.message
     return "open for writing" if sight.writer else ""
 
 
 def _quiet(seen: Seen, sight: Sight) -> float:
-    """Return for how many seconds the file surely has not changed."""
+    """Return for how many seconds the file has certainly not changed."""
     watched = sight.seen_at - seen.since
     if sight.writer is None:
         return watched
@@ -132,12 +131,12 @@ def _quiet(seen: Seen, sight: Sight) -> float:
 
 
 def step(looks: int, last: float = _LAST_STEP) -> float:
-    """Return the growing pause in seconds after so many looks in vain."""
+    """Return the pause in seconds, which grows with the number of looks."""
     return min(last, _FIRST_STEP * _GROWTH ** min(looks, 32))
 
 
 class Verdict(Enum):
-    """What a settled file is to the ledger."""
+    """How a settled file compares with the ledger."""
 
     NEW = "a new version"
     SAME = "recorded already"
@@ -167,15 +166,15 @@ def against(known: FileVersion | None, settled: Settled, *, takes_away: bool) ->
     if takes_away and known.state is State.FINISHED:
         return Verdict.NEW
     if not known.checksum:
-        # A queued one is read later anyway; an ignored or quarantined one only got other metadata.
+        # A queued file is read later anyway; of an ignored or quarantined one only the metadata changed.
         return Verdict.REFINGERPRINT
-    # Without permission nobody can tell: it stays what it was until it can be read or changes.
+    # Unreadable: its content can't be compared, so it stays as it is until it can be read or changes.
     return Verdict.SAME if settled.fault else Verdict.COMPARE
 
 
 def _dropped_again(known: FileVersion, fingerprint: Fingerprint) -> bool:
-    """Tell whether a file that was seen gone was put there anew, though with its old size and time (``cp -p``).
+    """Return whether a file that was seen gone was put there again, though with its old size and time (``cp -p``).
 
-    The kernel dates that (ctime), and nobody can set it: what only was away with its folder or disk has the same.
+    The kernel sets the ctime, and no program can: a file that was only away with its folder or disk has its old one.
     """
     return known.gone_at is not None and known.fingerprint.ctime_ns != fingerprint.ctime_ns

@@ -1,7 +1,7 @@
-"""Files that stand beside an unfinished download of theirs: a browser's placeholder, what aria2 fills. Pure.
+"""Files that have an unfinished download beside them: a browser's placeholder, or a file that aria2 fills. Pure.
 
 Firefox makes an empty ``report.pdf`` and fills ``report.pdf.part`` or ``report.k3Jd81-x.pdf.part`` beside it; aria2
-fills ``report.iso`` itself and keeps ``report.iso.aria2`` beside it until it is whole.
+fills ``report.iso`` itself and keeps ``report.iso.aria2`` beside it until it is complete.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import re
 
 UNFINISHED = (b".part", b".partial", b".filepart", b".crdownload", b".opdownload", b".download", b".part.minio")
 CONTROL = (b".aria2", b".lftp-pget-status")
-"""Beside a file that is being filled itself: it stands as long as that is not whole."""
+"""Beside a file that is itself being filled: there until the file is complete."""
 
 FRESH = 3600.0
-"""Seconds for which an unfinished download counts beside a file that is not empty: one that was given up stays for
-ever, and the file may be an older, whole one."""
+"""Seconds for which an unfinished download counts beside a file that is not empty: an abandoned one stays for ever,
+and the file may be an older, complete one."""
 
 MOST = 16
-"""Unfinished downloads that count for one file, those seen last: whoever may write in the folder can make a million."""
+"""Unfinished downloads that count for one file, those seen last: a user of the folder could make a million."""
 
 _SALTED = re.compile(rb"(?P<stem>.+)\.[\w-]{8}(?P<suffix>(?:\.[^.]+)?)\.part", re.IGNORECASE)
 
@@ -32,9 +32,9 @@ def held(path: bytes) -> list[bytes]:
 
 
 def holds(partner: bytes, *, size: int, age: float) -> bool:
-    """Tell whether a file of ``size`` waits for ``partner``, which was touched ``age`` seconds ago.
+    """Return whether a file of ``size`` waits for ``partner``, which changed ``age`` seconds ago.
 
-    An empty one does without limit, and so does one that is being filled itself.
+    An empty file waits without limit, and so does one that is itself being filled.
     """
     return size == 0 or partner.lower().endswith(CONTROL) or abs(age) < FRESH
 
@@ -47,21 +47,21 @@ def _placeholder(name: bytes) -> bytes | None:
 class Unfinished:
     """The unfinished downloads that were seen in one watch, by the files that may wait for them.
 
-    Events and scans tell of them, so that a look at a file costs nothing more where there are none.
+    Events and scans add them, so that a look at a file costs nothing more where there are none.
     """
 
     def __init__(self) -> None:
         self._of: dict[bytes, tuple[bytes, ...]] = {}
 
     def seen(self, partner: bytes) -> list[bytes]:
-        """Take down a path that the watch ignores; return the files that may wait for it: none for most."""
+        """Note a path that the watch ignores; return the files that may wait for it: none, for most paths."""
         files = held(partner)
         for file in files:
             self._of[file] = (*self._without(file, partner)[1 - MOST :], partner)
         return files
 
     def gone(self, partner: bytes) -> None:
-        """Forget one that is there no more."""
+        """Forget one that is gone."""
         for file in held(partner):
             if left := self._without(file, partner):
                 self._of[file] = left
@@ -69,7 +69,7 @@ class Unfinished:
                 self._of.pop(file, None)
 
     def of(self, file: bytes) -> tuple[bytes, ...]:
-        """Return what the file at ``file`` may wait for."""
+        """Return the unfinished downloads that ``file`` may wait for."""
         return self._of.get(file, ())
 
     def _without(self, file: bytes, partner: bytes) -> tuple[bytes, ...]:
