@@ -1,4 +1,4 @@
-"""One broker: listens, answers, reads again what changes, and ends in named steps."""
+"""The broker as a service: it listens, reloads what changes, and drains at the end."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger, setup
 
 CONNECTIONS = 1024
-"""Memory has an end. For one more the longest quiet one leaves, a stranger's before a token's."""
+"""Most connections, as memory is limited. A new one then replaces the one idle longest, a stranger's first."""
 SPARE_FILES = 128
-"""Descriptors that connections leave: files and folders of tokens are to be opened, too."""
+"""Descriptors that connections may not take: token files and folders need some."""
 IDLE_SECONDS = 30.0
-"""How long a connection may be idle; also what the head of a request may take."""
+"""How long a connection may be idle, and a request's head may take."""
 LOOK_SECONDS = 1.0
-"""How often files of tokens and certificates are looked at without being asked."""
+"""Seconds between two looks at the files of tokens and certificates."""
 CREDENTIALS_SECONDS = 5.0
-"""How long the start waits for credentials; it listens without them too, and says so."""
+"""How long the start waits for credentials; without them it listens too, and logs that."""
 RETIRE_SECONDS = 60.0
-"""After a reload: when what signed before it is let go."""
+"""How long after a reload the signer before it is closed."""
 CUT_SECONDS = 1.0
-"""What an answer has, once the drain is over, before it is cut off."""
+"""How long an answer may take after the drain before it is cut off."""
 
 log = get_logger()
 
 
 class Broker:
-    """What serves between start and end; ``load`` reads the configuration again, in a thread."""
+    """The running broker; ``load`` reads the configuration again, in a thread."""
 
     def __init__(self, config: BrokerConfig, load: Callable[[], BrokerConfig]) -> None:
         self._load = load
@@ -97,9 +97,9 @@ class Broker:
         return sum(server.connection_count for server in self.servers)
 
     async def drain(self) -> None:
-        """Accept no more, and wait until what came is answered, ``drain_timeout`` at most.
+        """Accept no more connections, and wait until all requests are answered, ``drain_timeout`` at most.
 
-        aiohttp's own shutdown reads no more of a body that is under way, so it comes after.
+        aiohttp's own shutdown stops reading bodies, so it comes after this.
         """
         self.api.draining = True
         for server in self.servers:
@@ -108,7 +108,7 @@ class Broker:
 
     # --- what changes while it runs -------------------------------------------------------------
     async def looking(self) -> None:
-        """Look at files of tokens and certificates, for ever; each request looks at its own token's too."""
+        """Read changed files of tokens and certificates, for ever; each request also checks its own token's."""
         with heartbeat.alive("files"):
             while True:
                 heartbeat.beat()
@@ -126,7 +126,7 @@ class Broker:
             self._stamps = stamps
 
     def _take_certificate(self) -> bool:
-        """Go on with the certificate as it is now; one that can't be used is told of once, and tried again."""
+        """Serve with the certificate as it is now; log one that can't be used once, and try it again."""
         assert self._main is not None
         try:
             self._main.serve(tls_context(self.config.broker))
@@ -139,14 +139,14 @@ class Broker:
         return True
 
     def note_certificate_end(self) -> None:
-        """Remember it of what is served: a renewed file may be one that can't be."""
+        """Keep the expiry of the certificate in use: the file may hold a new one that can't be used."""
         self._certificate_ends = None
         with suppress(UsageError):
             self._certificate_ends = certificate_end(self.config.broker)
         metrics.show_end(metrics.CERTIFICATE_ENDS, self._certificate_ends)
 
     def look_at_certificate_end(self) -> None:
-        """Tell once that it ends soon, and once that it did."""
+        """Log once that the certificate expires soon, and once that it did."""
         problem = end_problem(self._certificate_ends, utcnow())
         if problem and self._problems.get("certificate.ends") != problem:
             fix = "renew broker.tls_cert: it is read again when it changes"
@@ -154,7 +154,7 @@ class Broker:
         self._problems["certificate.ends"] = problem
 
     async def look_at_credentials(self) -> None:
-        """Ask when they end; that there are none, or some again, is told once each way."""
+        """Ask when the credentials expire; log once that there are none, and once that there are some again."""
         try:
             metrics.show_end(metrics.CREDENTIAL_ENDS, await self.api.presigner.credential_expiry())
         except PresignerFault as fault:
@@ -176,7 +176,7 @@ class Broker:
         return config, _signer(config.store)
 
     async def switch(self, read: tuple[BrokerConfig, SignedStore]) -> None:
-        """Go on by another configuration; grants in progress are signed by the signer before."""
+        """Switch to another configuration; grants in progress are signed by the signer before."""
         config, signer = read
         before, retired = self.config, self.signer
         self.config = config
@@ -194,14 +194,14 @@ class Broker:
         log_reloaded([f"broker.{n}" for n in names if getattr(before.broker, n) != getattr(config.broker, n)])
 
     def _refuse_in_the_clear(self, config: BrokerSection) -> None:
-        """Compare with where it does listen: another ``listen`` takes a restart."""
+        """Refuse plain HTTP at the address in use, as another ``listen`` takes effect only after a restart."""
         assert self._main is not None
         if is_in_the_clear(config.tls_cert, self._main.place, behind_proxy=config.behind_proxy):
             problem = f"broker.tls_cert: is not there, but it listens at {self._main.place} until a restart"
             raise UsageError(problem, problems=(problem,), fix="restart it, or give it its certificate back")
 
     async def close(self) -> None:
-        """Let go of every signer's connections."""
+        """Close every signer."""
         for retiring in self._retiring:
             retiring.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
@@ -221,7 +221,7 @@ def _signer(config: PresignConfig) -> SignedStore:
 
 
 async def _retire(signer: SignedStore) -> None:
-    """Let go of a signer once nothing waits for it any more."""
+    """Close a signer once no request uses it any more."""
     try:
         await asyncio.sleep(RETIRE_SECONDS)
     finally:
@@ -229,13 +229,13 @@ async def _retire(signer: SignedStore) -> None:
 
 
 def most_connections() -> int:
-    """Return how many there may be, with as many files open as this process may have (``ulimit -n``)."""
+    """Return how many connections there may be, by the open files this process may have (``ulimit -n``)."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(CONNECTIONS, files - SPARE_FILES))
 
 
 async def run(config: BrokerConfig, *, load: Callable[[], BrokerConfig]) -> None:
-    """Serve until SIGTERM or SIGINT, which drain; a second one ends at once. SIGHUP reads everything again.
+    """Serve until SIGTERM or SIGINT, which drain; a second one ends it. SIGHUP reloads.
 
     Raises ``UsageError`` and ``Unavailable`` for what keeps it from listening.
     """

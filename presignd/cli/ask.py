@@ -1,7 +1,7 @@
-"""Asks the daemon over its control socket; without one, this process answers itself, holding the ledger.
+"""Requests to the daemon over its control socket; without a daemon, this process opens the ledger and answers them.
 
-``asking(config_path)`` decides once which of the two it is, and gives an ``Asker`` for any number of
-requests, several at a time too; ``ask_once`` is the short way for a single one.
+``asking(config_path)`` finds out which, and lends an ``Asker`` for any number of requests, concurrent ones too;
+``ask_once`` is for a single one.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from presignd.config import Config
+    from presignd.control.requests import Responder
 
     Request = Mapping[str, Any]
     Documents = AsyncGenerator[dict[str, Any], None]
 
 
 class Asker(Protocol):
-    """Whoever answers: the daemon, or this process."""
+    """Answers requests: ``Remote``, the daemon, or ``Local``, this process."""
 
     def ask(self, request: Request, fds: Sequence[int] = ()) -> Documents:
         """Yield the answers to one request; raises ``PresigndError``. ``fds`` stay the caller's."""
@@ -37,7 +38,7 @@ class Asker(Protocol):
 
 
 class Remote:
-    """Asks the daemon at one socket; ``ledger`` names the ledger that daemon must have, "" any."""
+    """The daemon at one socket; ``ledger`` names the ledger that it must have, "" any."""
 
     def __init__(self, path: Path, ledger: str = "") -> None:
         self.path = path
@@ -55,14 +56,14 @@ class Remote:
 
 
 class Local:
-    """Responder in this process, which holds the ledger's lock."""
+    """This process, which holds the ledger's lock."""
 
-    def __init__(self, answers: Any) -> None:
-        self._answers = answers
+    def __init__(self, responder: Responder) -> None:
+        self._responder = responder
 
     async def ask(self, request: Request, fds: Sequence[int] = ()) -> Documents:
-        """Answer by the same code as the daemon."""
-        async with contextlib.aclosing(self._answers.answer(request, Peer.me(), fds)) as answers:
+        """Answer with the daemon's code."""
+        async with contextlib.aclosing(self._responder.answer(request, Peer.me(), fds)) as answers:
             async for answer in answers:
                 yield answer
 
@@ -77,7 +78,7 @@ async def ask_once(request: Request, config_path: Path | None = None) -> dict[st
 
 
 async def last_answer(asker: Asker, request: Request) -> dict[str, Any]:
-    """Return the last, for most requests the only, answer to ``request``; raises ``PresigndError``."""
+    """Return the last answer to ``request``, for most requests the only one; raises ``PresigndError``."""
     last: dict[str, Any] | None = None
     async for answer in asker.ask(request):
         last = answer
@@ -88,7 +89,7 @@ async def last_answer(asker: Asker, request: Request) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def asking(config_path: Path | None = None, *, work: bool = False) -> AsyncIterator[Asker]:
-    """Find who answers: a daemon at one of its places, else this process over the configured ledger.
+    """Find a daemon at one of its places, else open the configured ledger in this process.
 
     Only with ``work`` does this process upload anything itself.
     With ``config_path`` only the daemon of that configuration's ledger counts. Raises ``UsageError`` for a
@@ -118,7 +119,7 @@ def _configured(config: Config) -> list[Path]:
 
 
 async def _reach(places: Sequence[Path], ledger: str) -> tuple[Remote | None, Unavailable | None]:
-    """Return the first daemon that answers, and why one that is there is nothing for this user."""
+    """Return the first daemon that answers, or why one that is there does not serve this user."""
     closed = None
     for place in places:
         try:
@@ -141,7 +142,7 @@ def _probe(place: Path) -> None:
 
 
 async def _is_meant(remote: Remote) -> bool:
-    """Tell whether this daemon has the ledger that was named."""
+    """Return whether this daemon has the ledger that was named."""
     try:
         async for _ in remote.ask({"op": "ping"}):
             return True
@@ -153,7 +154,7 @@ async def _is_meant(remote: Remote) -> bool:
 
 
 def _configuration(closed: Unavailable | None) -> Config:
-    """Load the configuration; a daemon's socket that is closed to us, or named and silent, is the better cause."""
+    """Load the configuration; where that fails, prefer to report a socket that is closed to us, or named and silent."""
     try:
         return _load(None)
     except UsageError as error:
@@ -181,7 +182,7 @@ async def _local(config: Config, closed: Unavailable | None, *, work: bool) -> A
     folder = config.ledger.path
     if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         raise closed or _no_daemon(folder)
-    # The command's own line tells what went wrong; the events of this short run are nobody's log.
+    # The command reports failures itself; the events of this short run belong in no log.
     log.setup(config.log.model_copy(update={"level": "critical"}))
     with DaemonLock(folder):
         async with local_view(config, work=work) as view:

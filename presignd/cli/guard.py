@@ -1,4 +1,4 @@
-"""Exit codes and error lines: what every command is wrapped in."""
+"""The wrapper of every command: errors become one line and an exit code."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FRAMEWORK = (typer.Exit, typer.Abort, typer.BadParameter)
-"""Typer ends the command by these itself."""
+"""Typer ends the command on these itself."""
 
 UNAWAITED = threading.Event()
-"""Set where threads still work that nobody waits for: the process ends without them, once it is told why."""
+"""Set where threads still work whose results are not needed: the process ends without them."""
 
 
 def leave(code: object) -> NoReturn:
-    """End the process with an exit code (``SystemExit``'s, None for 0), whatever its threads do."""
-    from presignd.telemetry import log  # noqa: PLC0415 - help is to be fast
+    """End the process with an exit code (``SystemExit``'s, None for 0) without waiting for threads."""
+    from presignd.telemetry import log  # noqa: PLC0415 - help must be fast
 
     log.flush()
     os._exit(code if isinstance(code, int) else ExitCode.BUG if code else ExitCode.DONE)
@@ -35,21 +35,21 @@ def leave(code: object) -> NoReturn:
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap ``command``: an expected failure is one line on stderr and its exit code (contract §2).
 
-    A bug is exit 1 with its traceback, redacted. A reader that went away (``| head``) is no failure; a stdout that
-    takes nothing is one (``streams.writing``).
+    A bug ends with 1 and its traceback, redacted. A reader that went away (``| head``) is no failure; a stdout that
+    can't be written to is one (``streams.writing``).
     """
 
     @functools.wraps(command)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             result = command(*args, **kwargs)
-            if not UNAWAITED.is_set():  # else a thread may hold stdout's lock for as long as its reader is stuck
+            if not UNAWAITED.is_set():  # else a thread may hold stdout's lock while its reader is stuck
                 streams.flush()
         except KeyboardInterrupt:
             raise SystemExit(ExitCode.INTERRUPTED) from None
         except FRAMEWORK:
             raise
-        except Exception as error:  # noqa: BLE001 - the outermost place: everything ends in an exit code
+        except Exception as error:  # noqa: BLE001 - the outermost handler: every error gets an exit code
             _fail(error)
         return result
 
@@ -57,7 +57,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _reader_gone() -> NoReturn:
-    """End quietly."""
+    """End with 0 and without a message."""
     streams.mute(sys.stdout)
     raise SystemExit(0)
 
@@ -74,15 +74,15 @@ def _fail(error: Exception) -> NoReturn:
 
 
 def _expected(error: Exception) -> Exception:
-    """Take a failure that a task group carries out of the group."""
+    """Return the error itself where a task group wraps it."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
 
 def tell(lines: list[str], *, level: str) -> None:
-    """Print lines for a person on stderr; in the journal each has its priority."""
-    from presignd.telemetry.log import PRIORITY, is_journal  # noqa: PLC0415 - help is to be fast
+    """Print lines for a person on stderr; for the journal with a priority."""
+    from presignd.telemetry.log import PRIORITY, is_journal  # noqa: PLC0415 - help must be fast
 
     prefix = f"<{PRIORITY[level]}>" if is_journal(2, os.environ) else ""
     for line in lines:

@@ -1,4 +1,4 @@
-"""Runs one coroutine as a whole command, on uvloop where the platform has it."""
+"""Runs one coroutine as a command, on uvloop where the platform has it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 COLLECT_AFTER = 5_000
-"""Objects more than were let go of, after which Python looks for cycles; by itself, 700."""
+"""Threshold of garbage collection's first generation (CPython's default: 700)."""
 
 LEFT_SECONDS = 0.5
-"""What threads have to end in, once nobody waits for them any more."""
+"""How long threads may take to end after the work is done."""
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run ``work`` to its end and return what it returns; Ctrl-C cancels it and raises KeyboardInterrupt.
 
-    A file that is still hashed in a thread then is nothing to anyone: the process ends without it.
+    A thread that still hashes a file then is not waited for: the process ends without it.
     """
     try:
         with asyncio.Runner(loop_factory=_factory()) as runner:
@@ -40,7 +40,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def run_while_read(work: Coroutine[Any, Any, None]) -> None:
-    """Run ``work``, which prints as things happen, until its reader goes away: ``| head`` sees no next one to come."""
+    """Run ``work``, which prints events, until its reader goes away: ``| head`` must not wait for one more event."""
     run(_while_read(work))
 
 
@@ -52,9 +52,11 @@ async def _while_read(work: Coroutine[Any, Any, None]) -> None:
         loop.remove_reader(sys.stdout.fileno())
         printing.cancel()
 
-    if streams.is_pipe(sys.stdout):  # there is nothing to read at this end: what wakes is that the other was closed
+    if streams.is_pipe(sys.stdout):  # this end is never readable: it wakes when the other is closed
         loop.add_reader(sys.stdout.fileno(), leave)
-        os.set_blocking(sys.stdout.fileno(), True)  # libuv has it otherwise, and print would lose what finds no room
+        os.set_blocking(
+            sys.stdout.fileno(), True
+        )  # libuv sets it non-blocking, and print would lose what a full pipe refuses
     try:
         await printing
     except asyncio.CancelledError:
@@ -85,13 +87,13 @@ def cleaning_up_on_sigterm() -> Iterator[None]:
 def run_daemon(work: Coroutine[Any, Any, None], *, threads: int) -> None:
     """Run ``work`` with up to ``threads`` threads beside it, and end the process with it.
 
-    A thread may read a file for minutes, or for ever on a server that is gone. What it would return is
-    nothing to anyone once ``work`` is through, so the process doesn't wait for it: it ends with 0, or where
-    ``work`` failed once ``main`` has told why.
+    A thread may read a file for minutes, or for ever on a server that is gone. Its result is not needed once ``work``
+    is done, so the process doesn't wait for it: it ends with 0, or, where ``work`` failed, after ``main`` has printed
+    why.
     """
     executor = Threads(threads, "presignd")
     for pool in (executor, BACKGROUND, SENDING):
-        pool.submit(int)  # one thread each from the start: later, the machine may give no more
+        pool.submit(int)  # start one thread of each now: later the machine may refuse more
     _collect_rarely()
     runner = asyncio.Runner(loop_factory=_factory())
     runner.get_loop().set_default_executor(executor)
@@ -109,12 +111,12 @@ def run_daemon(work: Coroutine[Any, Any, None], *, threads: int) -> None:
 
 
 def _are_left(executor: Threads) -> bool:
-    """Tell whether any thread still works after a moment; a runner's close and the interpreter's end wait for it."""
+    """Return whether a thread still works after a moment: closing the runner and the interpreter would wait for it."""
     return any([executor.are_left(LEFT_SECONDS), BACKGROUND.are_left(0), SENDING.are_left(0)])
 
 
 def _collect_rarely() -> None:
-    """Leave out of each collection what is there for good, and have fewer: they took 6 % of a burst's CPU."""
+    """Exclude the objects made so far from garbage collection, and collect less often: it took 6 % of a burst's CPU."""
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 20, 20)
 

@@ -1,7 +1,7 @@
-"""The ends of a command: results on stdout, words for a person on stderr.
+"""A command's stdout, for results, and stderr, for messages to a person.
 
-What a command prints passes here, so no line of it holds a secret, breaks, or plays with the terminal; and a
-stdout that takes nothing ends every command in the same way.
+All that a command prints passes here, so that no line holds a secret, a line break or a terminal's escape sequence,
+and a stdout that can't be written to ends every command in the same way.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _STDOUT, _STDERR = 1, 2
 
 
 def clean(text: str) -> str:
-    """Return ``text`` on one line, with nothing secret in it."""
+    """Return ``text`` on one line, redacted."""
     from presignd.redaction.redact import redact  # noqa: PLC0415 - help is to be fast
 
     return one_line(redact(text))
 
 
 def say(line: str) -> None:
-    """Print one line on stderr, in order with the log; where that takes none, there is nobody to tell."""
+    """Print one line on stderr, in order with the log; ignore a stderr that can't be written to."""
     from presignd.telemetry import log  # noqa: PLC0415 - help is to be fast
 
     log.say(line)
@@ -38,7 +38,7 @@ def say(line: str) -> None:
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Write on stdout in here, and have it written at the end.
+    """Write on stdout in the body, and flush it at the end.
 
     A reader that went away is ``BrokenPipeError``, any other failure ``Unavailable``.
     """
@@ -58,20 +58,20 @@ def write(line: str) -> None:
 
 
 def flush() -> None:
-    """Have written what something else left in stdout's buffer."""
+    """Flush what other code left in stdout's buffer."""
     with writing():
         pass
 
 
 def not_written(problem: OSError) -> Unavailable:
-    """Return what to say of a stdout that takes nothing: closed, or on a full disk. Nothing more is tried there."""
+    """Return the failure for a stdout that is closed or on a full disk, and write nothing more to it."""
     mute(sys.stdout)
-    fix = "give it a place that takes it; what the command did stays done"
+    fix = "redirect it to a place that can be written; what the command did is done"
     return Unavailable(f"the result can't be written to stdout: {reason_of(problem)}", fix=fix)
 
 
 def is_pipe(stream: TextIO) -> bool:
-    """Tell whether ``stream`` goes to another program."""
+    """Return whether ``stream`` is a pipe to another program."""
     try:
         return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
     except OSError:  # io.UnsupportedOperation is one
@@ -79,16 +79,16 @@ def is_pipe(stream: TextIO) -> bool:
 
 
 def mute(stream: TextIO) -> None:
-    """Let nothing more be said on ``stream``, the flush at exit included."""
+    """Discard all further output on ``stream``, the flush at exit included."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def open_standard_streams() -> None:
-    """Give what was started without stdin, stdout or stderr (``>&-``) one that leads nowhere.
+    """Open /dev/null for each of stdin, stdout and stderr that was closed at the start (``>&-``).
 
-    Else the next file to be opened, a ledger or a socket, would have its number, and be written to as it. What
-    is written to a closed stdout is lost: it fails here, as for any other program.
+    Else the next file to be opened, a ledger or a socket, would get its number, and be written to in its place. A
+    closed stdout is opened for reading, so that writing to it fails, as in any other program.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         if number == _STDOUT:

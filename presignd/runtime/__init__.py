@@ -1,1 +1,1 @@
-"""What every long-running program here needs: heartbeats, tasks, systemd, outages told once."""
+"""What a long-running program needs: signals, systemd, heartbeats, tasks, servers that clients can't exhaust."""

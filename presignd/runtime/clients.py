@@ -1,9 +1,9 @@
 """How many clients a server takes, which it refuses, and which makes room for a new one. Pure.
 
-A server has two ways to stay usable while strangers connect. Where an exchange may last long and must not be broken
-off (the control socket's, the status page's streams), a ``Quota`` refuses who has enough, and keeps some places for
-the privileged. Where a connection may be idle (HTTP), refusing the new one would let a stranger's idle connections
-keep everybody out, probes included: there ``Connections`` names the one to close.
+A server has two ways to stay usable while strangers connect. Where an exchange may be long and must not be cut off
+(the control socket's, the status page's streams), a ``Quota`` limits each client, and reserves places for the
+privileged. Where connections may be idle (HTTP), refusing the new one would let a stranger's idle connections keep
+everybody out, probes included: there ``Connections`` names the one to close.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Hearts: how the watchdog knows that each loop and each worker still takes its turns.
+"""Heartbeats: how the watchdog knows that each loop and each worker still takes its turns.
 
-Whoever turns is ``alive`` and calls ``beat`` each turn; so does whatever it calls, in tasks and threads of
-its own too, without being handed anything (a context variable goes there with it). Before a wait that has a
-deadline, ``beat(within=seconds)`` says until when; a wait for someone who has a heart of his own is
-``resting``. A store that is slow or away is waited for with deadlines, so it never stops a heart; a loop
-that hangs does.
+A loop or worker is ``alive`` and calls ``beat`` each turn. So can all that it calls, in tasks and threads of its own
+too: a context variable carries the heart there. Before a wait that has a deadline, ``beat(within=seconds)`` sets when
+the next beat is due; a wait for something that has a heart of its own is ``resting``. A store that is slow or away is
+waited for with deadlines, so it never stops a heart; a loop that hangs does.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
 
 SLACK = 10.0
-"""Seconds that a wait may last beyond its deadline: a busy machine is no wedged one."""
+"""Seconds that a wait may last beyond its deadline: a busy machine is not a hung one."""
 
 
 class Heart:
@@ -29,21 +28,21 @@ class Heart:
         self._until = 0.0
 
     def beat(self, within: float = 0.0) -> None:
-        """Say that it turns, and will again: within the usual time, or ``within`` seconds."""
+        """Note a turn; the next is due in the usual time, or ``within`` seconds."""
         self._beat_at = time.monotonic()
         self._until = self._beat_at + within + SLACK if within else 0.0
 
     def resting(self) -> AbstractContextManager[None]:
-        """Wait for something that need not come: not overdue meanwhile."""
+        """Wait for something that may never come; the heart is not overdue meanwhile."""
         return _Rest(self)
 
     def is_overdue(self, now: float, usual: float) -> bool:
-        """Tell whether its next turn should have come by ``now`` (monotonic), ``usual`` seconds being the longest."""
+        """Return whether its next turn was due by ``now`` (monotonic); ``usual`` is the longest time between two."""
         return not self.rests and now > max(self._until, self._beat_at + usual)
 
 
 class _Rest:
-    """A class, as those below: each small file has several of these, and a generator for each took its time."""
+    """A class, as those below: each small file enters several, and generators took measurable time."""
 
     def __init__(self, heart: Heart) -> None:
         self._heart = heart
@@ -61,7 +60,7 @@ _current: ContextVar[Heart | None] = ContextVar("heart", default=None)
 
 
 class alive:  # noqa: N801 - used as the function it stands for
-    """Have a heart from here on, for this task and what it starts."""
+    """Give a heart to this task and to what it starts, for the body."""
 
     _token: Token[Heart | None]
 
@@ -79,7 +78,7 @@ class alive:  # noqa: N801 - used as the function it stands for
 
 
 def beat(within: float = 0.0) -> None:
-    """Beat for whoever this is done for; nothing where nobody is alive."""
+    """Beat the heart of the current task, if it has one."""
     if (heart := _current.get()) is not None:
         heart.beat(within)
 
@@ -91,13 +90,13 @@ async def living(name: str, loop: Callable[[], Awaitable[None]]) -> None:
 
 
 def resting() -> AbstractContextManager[None]:
-    """Rest for whoever this is done for."""
+    """Rest the heart of the current task, if it has one."""
     heart = _current.get()
     return nullcontext() if heart is None else _Rest(heart)
 
 
 class holding:  # noqa: N801 - used as the function it stands for
-    """Hold a lock or semaphore; while others have it, their hearts are watched and not the one that waits."""
+    """Hold a lock or semaphore; a heart rests while it waits for it, as the holder's is watched."""
 
     def __init__(self, lock: asyncio.Lock | asyncio.Semaphore) -> None:
         self._lock = lock
@@ -114,6 +113,6 @@ class holding:  # noqa: N801 - used as the function it stands for
 
 
 def overdue(usual: float) -> list[str]:
-    """Return the names of those that should have turned by now."""
+    """Return the names of the hearts whose turn is overdue."""
     now = time.monotonic()
     return sorted(heart.name for heart in tuple(_hearts) if heart.is_overdue(now, usual))

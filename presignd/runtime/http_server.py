@@ -1,4 +1,4 @@
-"""The HTTP server of the status page and of the broker, on aiohttp: bounded whoever connects.
+"""The HTTP server of the status page and of the broker, on aiohttp: connections, time and memory are limited.
 
 aiohttp's own sites (``TCPSite``, ``UnixSite``, ``SockSite``) hand the socket to asyncio, which accepts without limit
 and hides connections that are still in their TLS handshake. So this accepts by itself: to count those, to close an
@@ -166,7 +166,7 @@ class HttpServer:
         return True
 
     async def _connect(self, accepted: socket.socket, context: ssl.SSLContext | None) -> None:
-        """Have a connection served once TLS stands; one that fails at that is no event."""
+        """Serve a connection once its TLS handshake is done; a handshake that fails is not logged."""
         loop, seconds = asyncio.get_running_loop(), HANDSHAKE_SECONDS if context else None
         try:
             await loop.connect_accepted_socket(self._protocol, accepted, ssl=context, ssl_handshake_timeout=seconds)
@@ -184,7 +184,7 @@ def _is_open(connection: RequestHandler) -> bool:
 
 
 def _turn_away(accepted: socket.socket, *, tls: bool) -> None:
-    """Refuse a connection too many: by a 503, but without a word where TLS would have to stand first."""
+    """Refuse a connection too many: by a 503, but without an answer where TLS would be needed for one."""
     with accepted, contextlib.suppress(OSError):
         if not tls:
             accepted.send(_BUSY)

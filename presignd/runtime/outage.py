@@ -1,4 +1,4 @@
-"""What holds up a part of this machine, such as a full disk: waited for, and told once each way."""
+"""An outage of a part of this machine, such as a full disk: logged when it begins and when it ends."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from presignd.telemetry.log import get_logger
 
 
 class Trouble:
-    """Says ``PART.blocked`` when it begins and ``PART.unblocked`` at its end, however many meet it meanwhile.
+    """Logs ``PART.blocked`` at the first problem and ``PART.unblocked`` at the end, whatever comes between.
 
-    ``problem`` is what was met last, None while all is well; ``since`` (UTC) is when it began.
+    ``problem`` is the latest one, None while there is none; ``since`` (UTC) is when it began.
     """
 
     def __init__(self, part: Literal["ledger", "links"]) -> None:
@@ -22,14 +22,14 @@ class Trouble:
         self._log = get_logger()
 
     def met(self, problem: PresigndError) -> None:
-        """Note a problem, and tell it where it is the first."""
+        """Note a problem, and log the first."""
         if self.problem is None:
             self.since = utcnow()
             self._log.error(f"{self.part}.blocked", error_code=problem.code, error=problem.message, fix=problem.fix)
         self.problem = problem
 
     def over(self) -> None:
-        """Note that it works, and tell it where it did not."""
+        """Note that it works, and log the end of a problem."""
         if self.problem is not None:
             self._log.info(f"{self.part}.unblocked")
         self.problem = None

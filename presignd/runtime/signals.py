@@ -1,4 +1,4 @@
-"""Signals that come to a service while it is imported and reads its configuration."""
+"""Signals that arrive while a program is imported and reads its configuration; imports next to nothing itself."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _hung_up = False
 
 
 def hold() -> None:
-    """Until a service handles signals itself: SIGTERM and SIGINT end it with 0, for nothing is begun; SIGHUP is kept.
+    """Until the program handles signals itself, end with 0 on SIGTERM and SIGINT, as nothing is begun; keep a SIGHUP.
 
-    On a terminal that is closed SIGHUP is to end it, too. As PID 1, without ``--init``, it has the kernel bury the
-    orphans of whatever else runs in its container.
+    On a terminal SIGHUP ends it, too: the terminal was closed. As PID 1 of a container without ``--init``, have the
+    kernel reap the orphans of other processes.
     """
     ends = [signal.SIGTERM, signal.SIGINT]
     if os.isatty(0) or os.isatty(2):
@@ -31,5 +31,5 @@ def _keep(*_: object) -> None:
 
 
 def was_hung_up() -> bool:
-    """Tell whether a SIGHUP came that was kept."""
+    """Return whether a SIGHUP was kept."""
     return _hung_up

@@ -88,16 +88,16 @@ class Systemd:
         self._missed: list[str] = []
 
     def ready(self) -> None:
-        """Tell that it serves: after the start, and after each reload."""
+        """Send READY: after the start, and after each reload."""
         self._extend_until = 0.0
         self._notifier.send(READY=1)
 
     def reloading(self) -> None:
-        """Tell that the configuration is read again; ``ready`` ends that."""
+        """Send RELOADING: the configuration is being read again, until ``ready``."""
         self._notifier.send(RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
 
     def stopping(self, within: float) -> None:
-        """Tell that it drains, for ``within`` seconds at most: after that systemd may kill it."""
+        """Send STOPPING: it drains for ``within`` seconds at most; after that systemd may kill it."""
         self._extend_until = time.monotonic() + within
         self._notifier.send(STOPPING=1, **_extension())
 

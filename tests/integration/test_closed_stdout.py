@@ -108,7 +108,7 @@ async def test_what_can_not_be_printed_is_told_in_one_line(
     code, told = await run(one_link, tmp_path, arguments, to)
     lines = [line for line in told.splitlines() if "to stdout" in line]
     why = "No space left on device" if "full" in to else "Bad file descriptor"
-    fix = "give it a place that takes it; what the command did stays done"
+    fix = "redirect it to a place that can be written; what the command did is done"
     assert lines == [f"presignd: the result can't be written to stdout: {why} ({fix})"]
     assert code == 3
     assert "Traceback" not in told
