@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -31,6 +30,7 @@ from presignd.config.options import nearest
 from presignd.config.paths import PathBase
 from presignd.config.problems import words
 from presignd.config.sources import aws_layer, file_layer
+from presignd.config.toml import read_document
 from presignd.errors import UsageError
 from presignd.redaction.text import one_line
 from presignd.s3.limits import MAX_EXPIRES, key_problem
@@ -248,23 +248,6 @@ def load(file: Path, *, environ: Mapping[str, str] = os.environ) -> BrokerConfig
     if problems or broker is None or store is None or log is None:
         raise _refusal(file, problems)
     return BrokerConfig(file, broker, store, log, tuple(warnings))
-
-
-def read_document(file: Path) -> dict[str, Any]:
-    """Return the TOML document in ``file``; raise ``UsageError`` if it cannot be read."""
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{file}: can't be read: {error.strerror}", fix="give -c FILE") from None
-    return parse_document(file, data)
-
-
-def parse_document(file: Path, data: bytes) -> dict[str, Any]:
-    """Parse ``data``, read from ``file``; raise ``UsageError`` if it is no TOML."""
-    try:
-        return tomllib.loads(data.decode("utf-8-sig"))
-    except ValueError as error:  # no UTF-8, or no TOML
-        raise UsageError(f"{file}: is no valid TOML: {error}", fix='texts stand in quotes: key = "value"') from None
 
 
 def read_tokens(document: Document, problems: list[str]) -> list[TokenConfig]:

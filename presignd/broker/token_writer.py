@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import stat
@@ -13,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from presignd.config.toml import toml_value
 from presignd.errors import UsageError
 from presignd.system.durable import sync_name
 
@@ -22,7 +22,7 @@ NEW_MODE = 0o640
 
 def render(options: Mapping[str, Any]) -> str:
     """Return a ``[[token]]`` block with ``options``: strings, and lists of strings."""
-    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in options.items()]
+    lines = [f"{name} = {toml_value(value)}" for name, value in options.items()]
     return "\n".join(["[[token]]", *lines, ""])
 
 

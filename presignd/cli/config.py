@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from presignd.cli import show
 from presignd.cli.options import AsJson, ConfigFile
+from presignd.config.toml import toml_text, toml_value
 
 if TYPE_CHECKING:
     from presignd.config import Loaded
@@ -55,7 +55,7 @@ def _document(loaded: Loaded) -> dict[str, Any]:
 
 def _lines(loaded: Loaded) -> Iterator[str]:
     """Yield the configuration as TOML that can be loaded again (except secrets), each line with its source."""
-    yield f"# file: {_text(str(loaded.file)) if loaded.file else 'none'}"
+    yield f"# file: {toml_text(str(loaded.file)) if loaded.file else 'none'}"
     for name, section in loaded.config.model_dump(mode="json", by_alias=True).items():
         for table in section if isinstance(section, list) else [section]:
             yield ""
@@ -65,21 +65,8 @@ def _lines(loaded: Loaded) -> Iterator[str]:
 
 
 def _table(table: Mapping[str, Any], prefix: str, sources: Mapping[str, str]) -> Iterator[str]:
-    assigned = {key: f"{key} = {_toml(value)}" for key, value in table.items() if key not in _ALIASES}
+    assigned = {key: f"{key} = {toml_value(value)}" for key, value in table.items() if key not in _ALIASES}
     width = min(48, max(map(len, assigned.values())))
     for key, text in assigned.items():
         source = sources[f"{prefix}.{key}"]
         yield f"{text:<{width}}  # {source if source == 'default' else f'from {source}'}"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_text(key)} = {_toml(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return _text(value) if isinstance(value, str) else json.dumps(value)
-
-
-def _text(value: str) -> str:
-    """Return a TOML string, with control characters escaped."""
-    return json.dumps(value, ensure_ascii=not value.isprintable())

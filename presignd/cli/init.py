@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import sys
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from presignd.cli import loop, show
 from presignd.cli.check import check
 from presignd.cli.streams import clean
 from presignd.config.paths import base_folder, expanded, home
+from presignd.config.toml import toml_text
 from presignd.system.clock import utcnow
 
 if TYPE_CHECKING:
@@ -257,29 +257,24 @@ def links_group(target: Path) -> str:
 def render(answers: Answers, group: str = "") -> str:
     """Return the configuration as TOML; ``group`` may read the links and use the control socket."""
     keys = ""
-    groups = f"\n[links]\ngroup = {_text(group)}\n\n[control]\ngroup = {_text(group)}\n" if group else ""
+    groups = f"\n[links]\ngroup = {toml_text(group)}\n\n[control]\ngroup = {toml_text(group)}\n" if group else ""
     if answers.broker:
-        keys = f'kind = "broker"\nurl = {_text(answers.broker)}\ntoken = {_text(answers.token)}\n'
+        keys = f'kind = "broker"\nurl = {toml_text(answers.broker)}\ntoken = {toml_text(answers.token)}\n'
     elif answers.access_key:
-        keys = f"access_key = {_text(answers.access_key)}\nsecret_key = {_text(answers.secret_key)}\n"
+        keys = f"access_key = {toml_text(answers.access_key)}\nsecret_key = {toml_text(answers.secret_key)}\n"
     return f"""\
 # Written by presignd init. Every option, its default and unit: config.example.toml
 
 [presign]
-endpoint = {_text(answers.endpoint)}
-region = {_text(answers.region)}
-{keys}get_expires = {_text(answers.link_expires)}
+endpoint = {toml_text(answers.endpoint)}
+region = {toml_text(answers.region)}
+{keys}get_expires = {toml_text(answers.link_expires)}
 
 [[watch]]
 name = "drop"
-path = {_text(str(answers.folder))}
-bucket = {_text(answers.bucket)}
+path = {toml_text(str(answers.folder))}
+bucket = {toml_text(answers.bucket)}
 {groups}"""
-
-
-def _text(value: str) -> str:
-    """Return a TOML basic string: TOML has all of JSON's escapes, and answers are printable."""
-    return json.dumps(value, ensure_ascii=False)
 
 
 def write(target: Path, text: str, *, replace: bool) -> None:

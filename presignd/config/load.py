@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +24,13 @@ from presignd.config.sources import (
     file_layer,
     flag_layer,
 )
+from presignd.config.toml import read_document
 from presignd.errors import NotConfigured, UsageError
 from presignd.redaction.text import one_line
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 _SYSTEM_FILE = Path("/etc/presignd/config.toml")
+_FIX = "give -c FILE, or run `presignd init`"
 _SECRET_KEYS = ("secret_key", "secret_access_key", "session_token", "token")
 
 
@@ -120,31 +120,10 @@ def _layers(
 
 
 def _file_layer(file: Path, environ: Mapping[str, str], findings: _Findings) -> Layer:
-    layer = file_layer(_document(file), f"file {file}", PathBase(file.parent, environ), findings.problems)
+    layer = file_layer(read_document(file, fix=_FIX), f"file {file}", PathBase(file.parent, environ), findings.problems)
     if _holds_secret(layer) and signing.readable_by_others(file):
         findings.warnings.append(f"{file}: holds secrets and can be read by others; chmod 600 {file}")
     return layer
-
-
-def _document(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise UsageError(
-            f"{file}: can't be read: {error.strerror}", fix="give -c FILE, or run `presignd init`"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{file}: is not UTF-8 (byte {error.start + 1})", fix="save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(
-            f"{file}: is no valid TOML: {_toml_words(error)}", fix='put text in quotes: key = "value"'
-        ) from None
-
-
-def _toml_words(error: tomllib.TOMLDecodeError) -> str:
-    """Return ``line 3, column 7: Invalid value``."""
-    match = re.fullmatch(r"(.*) \(at (.*)\)", str(error), re.DOTALL)
-    return f"{match[2]}: {match[1]}" if match else str(error)
 
 
 def _watches(layer: Layer) -> list[str]:
