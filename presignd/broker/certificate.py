@@ -1,4 +1,4 @@
-"""The broker's own certificate: taken as its files stand now, and when it ends."""
+"""The broker's own certificate: loading it, and its expiry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SEQUENCE, _UTC_TIME = 0x30, 0x17
 
 
 def tls_context(config: BrokerSection) -> ssl.SSLContext | None:
-    """Return the context of the certificate as it is now, None where there is none; raise ``UsageError``."""
+    """Return a context with the current certificate, None if none is configured; raise ``UsageError``."""
     if config.tls_cert is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -40,7 +40,7 @@ def tls_context(config: BrokerSection) -> ssl.SSLContext | None:
 
 
 def certificate_end(config: BrokerSection) -> datetime | None:
-    """Return when the broker's own certificate ends (UTC), None where there is none; raise ``UsageError``."""
+    """Return when the broker's certificate expires (UTC), None if none is configured; raise ``UsageError``."""
     if config.tls_cert is None:
         return None
     try:
@@ -50,7 +50,7 @@ def certificate_end(config: BrokerSection) -> datetime | None:
 
 
 def _end_of(pem: str) -> datetime:
-    """Return the end of the first certificate: those after it are of the chain above."""
+    """Return the expiry of the first certificate; the others are its CAs'."""
     found = _CERTIFICATE.search(pem)
     if found is None:
         raise ValueError("holds no certificate")
@@ -60,13 +60,13 @@ def _end_of(pem: str) -> datetime:
     _, _, validity, *_ = [each for each in fields if isinstance(each, bytes) and each[0] == _SEQUENCE]
     ends = DerSequence().decode(validity)[1]
     text = DerObject().decode(ends).payload.decode("ascii")
-    if ends[0] == _UTC_TIME:  # two digits of the year, 50 to 99 of the last century (4.1.2.5.1)
+    if ends[0] == _UTC_TIME:  # a year of two digits; 50 to 99 are 19xx (4.1.2.5.1)
         text = ("19" if text >= "50" else "20") + text
     return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
 
 
 def tls_stamps(config: BrokerSection) -> list[tuple[int, int, int] | None]:
-    """Return what tells another certificate from this one."""
+    """Return a value that changes when a certificate file is replaced."""
     return [_stamp(path) for path in (config.tls_cert, config.tls_key, config.client_ca) if path is not None]
 
 
@@ -79,7 +79,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def end_problem(ends: datetime | None, now: datetime) -> str:
-    """Return what there is to say of a certificate that ends then (UTC), "" where that is far away."""
+    """Return the warning for a certificate that expires at ``ends`` (UTC), "" if that is far away."""
     if ends is None or ends - now >= timedelta(days=CERTIFICATE_DAYS):
         return ""
     return "it ends soon" if ends > now else "it has ended, so clients refuse it"

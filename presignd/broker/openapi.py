@@ -1,4 +1,4 @@
-"""The OpenAPI document of the broker; the shapes of its bodies are those of the models that read them."""
+"""The broker's OpenAPI document. Its request schemas come from the models that read the requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from presignd.presign import Operation
 _REF = "#/components/schemas/"
 
 WHOLE_CALL = {
-    400: ("bad_request", "The body is no batch: it names the wrong field."),
+    400: ("bad_request", "The body is no valid batch; the message names the wrong field."),
     401: ("unauthorized", "No valid token, or one that has ended (token_expired)."),
     408: ("timeout", "The body took too long."),
     413: ("too_many_grants", f"More than {MAX_GRANTS} requests, or a body too large (body_too_large)."),
@@ -20,10 +20,10 @@ WHOLE_CALL = {
     500: ("internal_error", "A bug; the broker's log has it."),
     503: (
         "busy",
-        "Too many requests at a time, no credentials or tokens that can be read, or the end is near: see Retry-After.",
+        "Too many requests at a time, no readable credentials or tokens, or shutting down; see Retry-After.",
     ),
 }
-"""Why a call is refused as a whole: by status, the usual code and words."""
+"""Refusals of a whole call: the usual code and description, by status."""
 
 
 def _json(schema: str) -> dict[str, Any]:
@@ -57,9 +57,9 @@ _ME = _object(
     {
         "name": {"type": "string"},
         "bucket": {"type": "string"},
-        "prefix": {"type": "string", "description": "What every key begins with."},
+        "prefix": {"type": "string", "description": "Prefix of every key."},
         "operations": _TEXTS,
-        "headers": _TEXTS | {"description": "Headers it may bind beside Content-*; a final * stands for any end."},
+        "headers": _TEXTS | {"description": "Headers it may send beside Content-*; a final * matches any end."},
         "max_size": _nullable("integer", "Bytes of the largest object."),
         "max_put_expires": {"type": "integer", "description": "Seconds; longer expiries are cut to it."},
         "max_link_expires": {"type": "integer", "description": "The same, for get."},
@@ -69,21 +69,21 @@ _ME = _object(
         "valid_until": _nullable("string", "When the token ends."),
         "credential_expires_at": _nullable("string", "When the signing credential ends."),
     },
-    "Who a token is, and what it may have.",
+    "A token, and what it may do.",
 )
 _GRANT = _object(
     {
         "method": {"type": "string"},
-        "url": {"type": "string", "description": "Secret: it is the right itself."},
+        "url": {"type": "string", "description": "Secret: whoever has it can send the request."},
         "headers": {"type": "object", "additionalProperties": {"type": "string"}, "description": "Send exactly these."},
-        "expires_at": _TIME | {"description": "When it really dies."},
+        "expires_at": _TIME | {"description": "The real expiry."},
         "signer_date": _TIME | {"description": "The signing date."},
     },
     "One presigned request.",
 )
 _REFUSAL = _object(
-    {"error": _object({"code": {"type": "string"}, "message": {"type": "string"}}, "A fixed word, and its words.")},
-    "Why not.",
+    {"error": _object({"code": {"type": "string"}, "message": {"type": "string"}}, "A fixed code, and a message.")},
+    "A refused request or call.",
 )
 
 
@@ -113,12 +113,12 @@ _BATCH = {
 def _schemas() -> dict[str, Any]:
     batch = BATCH.json_schema(ref_template=_REF + "{model}")
     found: dict[str, Any] = batch.pop("$defs")
-    # A field that a request has beyond these refuses that request in its place, not the call.
+    # A request with another field is refused at its place in the answer; the call is not.
     found["GrantRequest"]["additionalProperties"] = True
     answers = {"type": "array", "items": {"anyOf": [{"$ref": f"{_REF}{name}"} for name in ("Grant", "Refusal")]}}
     return found | {
         "Batch": batch,
-        "Answers": _object({"grants": answers}, "In the order of the requests."),
+        "Answers": _object({"grants": answers}, "Results in the order of the requests."),
         "Grant": _GRANT,
         "Refusal": _REFUSAL,
         "Me": _ME,
@@ -139,7 +139,7 @@ DOCUMENT: dict[str, Any] = {
     "info": {
         "title": "presignd broker",
         "version": presignd.__version__,
-        "description": "Presigned S3 requests for whoever holds a token, within what the token may have.",
+        "description": "Presigned S3 requests for holders of a token, within its limits.",
         "license": {"name": "MIT", "identifier": "MIT"},
     },
     "security": [{"token": []}, {"certificate": []}],
@@ -147,16 +147,16 @@ DOCUMENT: dict[str, Any] = {
         "/v1/grants": {
             "post": {
                 "summary": "Ask for presigned requests.",
-                "description": f"Up to {MAX_GRANTS} at a time. A refused one is an error in its place; so is one with "
-                f"a field that is not named here. Operations: {', '.join(Operation)}",
+                "description": f"Up to {MAX_GRANTS} at a time. A refused request has an error at its place; so has one "
+                f"with a field that is not named here. Operations: {', '.join(Operation)}",
                 "requestBody": {"required": True, "content": {"application/json": _BATCH}},
-                "responses": {"200": _answer("An answer for each, in order.", "Answers")}
+                "responses": {"200": _answer("A result for each request, in order.", "Answers")}
                 | _refusals(400, 401, 408, 413, 415, 429, 500, 503),
             }
         },
-        "/v1/me": _get("Tell who the token is, and what it may have.", "Me", 401, 500, 503, secured=True),
-        "/healthz": _get("Tell whether it runs.", "Status"),
-        "/readyz": _get("Tell whether it can sign now.", "Status", 503),
+        "/v1/me": _get("Return the token's name, its rights and its limits.", "Me", 401, 500, 503, secured=True),
+        "/healthz": _get("Return 200 while the broker runs.", "Status"),
+        "/readyz": _get("Return 200 while the broker can sign.", "Status", 503),
         "/openapi.json": {
             "get": {
                 "summary": "This document.",

@@ -14,7 +14,7 @@ from presignd.checks.local import (
     check_ledger,
     check_writers,
     check_written,
-    told,
+    problem_result,
 )
 from presignd.checks.presigner import check_clock, check_credentials
 from presignd.checks.trust import check_trust
@@ -29,8 +29,8 @@ __all__ = [
     "fail",
     "local_checks",
     "ok",
+    "problem_result",
     "run_checks",
-    "told",
     "warn",
 ]
 

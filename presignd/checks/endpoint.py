@@ -1,4 +1,4 @@
-"""The store's endpoint from outside in: name, connection, protocol, certificate."""
+"""The store's endpoint: name, connection, protocol, certificate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from presignd.connection import CERTIFICATE_DAYS, proxy_for, tls_context
 from presignd.errors import CODES, fault
 
 LIMIT = 5.0
-"""Seconds for each of: resolving, connecting, one greeting. A store that needs longer is not healthy."""
+"""Seconds each for resolving, connecting and one exchange. A healthy store is faster."""
 
 TLS_FIXES = {
     9: "its validity begins in the future: look at this machine's clock",
@@ -25,22 +25,22 @@ TLS_FIXES = {
     62: "use a name that the certificate holds as presign.endpoint",
     64: "use a name or address that the certificate holds as presign.endpoint",
 }
-"""What to do by OpenSSL's X509_V_ERR_* numbers (x509_vfy.h); all others are about an unknown CA."""
+"""Fixes by OpenSSL's X509_V_ERR_* numbers (x509_vfy.h); all other numbers mean an unknown CA."""
 
 UNKNOWN_CA = "set presign.ca_file to the PEM file of the CA that signed the store's certificate"
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """Where the store listens."""
+class Endpoint:
+    """The address of the store."""
 
     host: str
     port: int
     tls: bool
 
     @classmethod
-    def of(cls, presign: PresignConfig) -> Address:
-        """Take it from the (already normalised) endpoint."""
+    def of(cls, presign: PresignConfig) -> Endpoint:
+        """Return the address in the (normalised) option ``endpoint``."""
         parts = urlsplit(presign.endpoint)
         tls = parts.scheme == "https"
         return cls(parts.hostname or "", parts.port or (443 if tls else 80), tls)
@@ -51,9 +51,9 @@ class Address:
 
 @asynccontextmanager
 async def _connected(
-    address: Address, context: ssl.SSLContext | None = None
+    address: Endpoint, context: ssl.SSLContext | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Connect within ``LIMIT``, with TLS where a context is given, and close whatever happens."""
+    """Connect within ``LIMIT``, with TLS if a context is given, and close in any case."""
     async with asyncio.timeout(LIMIT):
         reader, writer = await asyncio.open_connection(
             address.host, address.port, ssl=context, server_hostname=address.host if context else None
@@ -72,9 +72,9 @@ def _direct(presign: PresignConfig) -> bool:
 
 
 async def check_endpoint(context: Context) -> AsyncIterator[CheckResult]:
-    """Resolve, connect, and hear whether what listens speaks what the endpoint's scheme says."""
+    """Resolve the name, connect, and find out whether the server speaks the protocol of the endpoint's scheme."""
     presign = context.config.presign
-    address = Address.of(presign)
+    address = Endpoint.of(presign)
     if not _direct(presign):
         yield ok("endpoint", f"{address}, through the proxy")
         return
@@ -83,7 +83,7 @@ async def check_endpoint(context: Context) -> AsyncIterator[CheckResult]:
     yield await _protocol(address) or ok("endpoint", f"{presign.endpoint} ({', '.join(addresses)})")
 
 
-async def _resolve(address: Address) -> list[str]:
+async def _resolve(address: Endpoint) -> list[str]:
     try:
         async with asyncio.timeout(LIMIT):
             found = await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
@@ -94,7 +94,7 @@ async def _resolve(address: Address) -> list[str]:
     return sorted({str(entry[4][0]) for entry in found})
 
 
-async def _connect(address: Address) -> None:
+async def _connect(address: Endpoint) -> None:
     try:
         async with _connected(address):
             return
@@ -107,12 +107,12 @@ async def _connect(address: Address) -> None:
         raise fault("no_route", f"{address} {problem.strerror or ''}".rstrip()) from None
 
 
-async def _protocol(address: Address) -> CheckResult | None:
-    """Say what is wrong when the port speaks another protocol than the endpoint's scheme."""
+async def _protocol(address: Endpoint) -> CheckResult | None:
+    """Return the failure if the port speaks another protocol than the endpoint's scheme, else None."""
     return await (_tls_expected(address) if address.tls else _http_expected(address))
 
 
-async def _tls_expected(address: Address) -> CheckResult | None:
+async def _tls_expected(address: Endpoint) -> CheckResult | None:
     reason = await _tls_refused(address)
     if reason is None:
         return None
@@ -126,9 +126,9 @@ async def _tls_expected(address: Address) -> CheckResult | None:
     return fail("endpoint", f"{CODES['tls'].cause}: {reason}", CODES["tls"].fix, code="tls")
 
 
-async def _http_expected(address: Address) -> CheckResult | None:
+async def _http_expected(address: Endpoint) -> CheckResult | None:
     status = await _http_status(address)
-    # Go's servers and nginx answer plain HTTP on a TLS port with a 400; others hang up or send an alert.
+    # On a TLS port, Go's servers and nginx answer plain HTTP with 400; others hang up or send an alert.
     if status not in (None, 400):
         return None
     if await _tls_refused(address) is None:
@@ -143,11 +143,11 @@ async def _http_expected(address: Address) -> CheckResult | None:
     return fail("endpoint", f"what listens at {address} speaks no HTTP", CODES["bad_response"].fix, code="bad_response")
 
 
-async def _tls_refused(address: Address) -> str | None:
-    """Return why a handshake that trusts anybody fails; None when the port speaks TLS."""
+async def _tls_refused(address: Endpoint) -> str | None:
+    """Return why a TLS handshake without verification fails; None if the port speaks TLS."""
     context = ssl.create_default_context()
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # only the protocol is looked at; nothing is sent
+    context.verify_mode = ssl.CERT_NONE  # only to see the protocol; nothing is sent
     try:
         async with _connected(address, context):
             return None
@@ -157,8 +157,8 @@ async def _tls_refused(address: Address) -> str | None:
         return "the handshake was broken off"
 
 
-async def _http_status(address: Address) -> int | None:
-    """Return the status of a bare HEAD /; None when the port speaks no plain HTTP."""
+async def _http_status(address: Endpoint) -> int | None:
+    """Return the status of a bare HEAD /; None if the port speaks no plain HTTP."""
     try:
         async with _connected(address) as (reader, writer), asyncio.timeout(LIMIT):
             writer.write(f"HEAD / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
@@ -169,9 +169,9 @@ async def _http_status(address: Address) -> int | None:
 
 
 async def check_certificate(context: Context) -> AsyncIterator[CheckResult]:
-    """Verify the store's certificate as uploads will, and count its days."""
+    """Verify the store's certificate as uploads do, and count the days it has left."""
     presign = context.config.presign
-    address = Address.of(presign)
+    address = Endpoint.of(presign)
     if not address.tls:
         yield ok("certificate", "none: the endpoint is plain http")
     elif not _direct(presign):
@@ -180,7 +180,7 @@ async def check_certificate(context: Context) -> AsyncIterator[CheckResult]:
         yield await _verified(address, tls_context(presign))
 
 
-async def _verified(address: Address, context: ssl.SSLContext) -> CheckResult:
+async def _verified(address: Endpoint, context: ssl.SSLContext) -> CheckResult:
     try:
         async with _connected(address, context) as (_, writer):
             peer = writer.get_extra_info("peercert")

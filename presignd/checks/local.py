@@ -24,40 +24,40 @@ from presignd.pipeline.watch.source import Chosen, choose
 from presignd.system import filesystem
 
 INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_watches")
-"""inotify(7): watches each user may have, one a directory."""
+"""inotify(7): the limit on watches per user; each directory takes one."""
 
 CROWDED = 0.8
-"""Share of the limit from which a warning is due: other programs of this user need watches too."""
+"""Share of the limit from which a warning is due: the user's other programs need watches too."""
 
 
 async def check_folders(context: Context) -> AsyncIterator[CheckResult]:
-    """Look whether each folder can be listed, and none overlaps another."""
+    """Check that each folder can be listed, and that none overlaps another."""
     problems = await asyncio.to_thread(folder_problems, context.config)
     for problem in problems:
-        yield told("folders", problem)
+        yield problem_result("folders", problem)
     for watch in context.config.watches:
         if not any(problem.startswith(f"watch.{watch.name}.path:") for problem in problems):
             yield ok(f"folder {watch.name}", f"{watch.path} can be listed")
 
 
-def told(name: str, problem: str, otherwise: str = "") -> CheckResult:
-    """Make a failed line of a problem "what: why; fix"; ``otherwise`` is the fix of one that has none."""
+def problem_result(name: str, problem: str, otherwise: str = "") -> CheckResult:
+    """Return the failure for a problem of the form "what: why; fix"; ``otherwise`` is the fix if it has none."""
     cause, separator, fix = problem.rpartition("; ")
     return fail(name, cause, fix) if separator else fail(name, problem, otherwise)
 
 
 async def check_written(context: Context) -> AsyncIterator[CheckResult]:
-    """Look whether folders can be written where files are moved from or to, or get their link beside them."""
+    """Check write permission on folders that files are moved from or to, or that get link files."""
     for watch in context.config.watches:
         if any(_written(watch)):
             yield writable_result(watch)
 
 
 def writable_result(watch: WatchConfig) -> CheckResult:
-    """Say which folder can't be written that files of ``watch`` are moved from or to, or get links beside them."""
+    """Return whether the daemon can write to all folders that ``watch`` needs to change."""
     name = f"writing {watch.name}"
     for folder, why in _written(watch):
-        # The last folder of move_to is made when the first file goes there.
+        # The last folder of move_to is created with the first file.
         there = folder if folder.exists() or why != MOVE_TO else folder.parent
         if not there.is_dir():
             return fail(name, f"{there} ({why}) is no folder", f"mkdir -p {folder}")
@@ -88,12 +88,12 @@ def _user() -> str:
 
 
 async def check_ledger(context: Context) -> AsyncIterator[CheckResult]:
-    """Open the ledger as the daemon would, unless that has it open."""
+    """Open the ledger as the daemon does, unless the daemon has it open."""
     yield await asyncio.to_thread(ledger_result, context.config.ledger.path)
 
 
 def ledger_result(folder: Path) -> CheckResult:
-    """Say whether the ledger in ``folder`` opens; nothing is made, so a check as root leaves no files of root's."""
+    """Return whether the ledger in ``folder`` opens. Creates nothing, so a check as root leaves no files of root."""
     try:
         return _ledger(folder)
     except PresigndError as problem:
@@ -133,14 +133,14 @@ QUIET_FIX = "set ready_marker, or settle to more than writers pause; or watch a 
 
 
 async def check_writers(context: Context) -> AsyncIterator[CheckResult]:
-    """Tell in which folders the kernel says whether a file still has a writer."""
+    """Report in which folders the kernel can tell whether a file has a writer."""
     writer_check.ignore_sigio()
     for watch in context.config.watches:
         yield writer_result(watch)
 
 
 def writer_result(watch: WatchConfig) -> CheckResult:
-    """Say how files in a watch's folder settle, and why not better; SIGIO must be ignored."""
+    """Return how files in a watch's folder settle, and what keeps it from better; SIGIO must be ignored."""
     with closing(Folder(watch)) as folder:
         mode, reason = writer_check.mode(folder)
     name = f"writer check {watch.name}"
@@ -156,13 +156,13 @@ def _quiet(watch: WatchConfig) -> str:
 
 
 async def check_events(context: Context) -> AsyncIterator[CheckResult]:
-    """Tell where the events of each folder come from, and why."""
+    """Report the source of each folder's events, and why."""
     for watch in context.config.watches:
         yield events_result(watch)
 
 
 def events_result(watch: WatchConfig) -> CheckResult:
-    """Say how changes in a watch's folder are heard of; scans find what no event tells of."""
+    """Return the source of events for a watch's folder. Scans find what events miss."""
     source, why = source_of(watch)
     if source == "polling":
         return ok(f"events {watch.name}", f"scanned every {watch.poll_interval:g} s: {why}")
@@ -170,19 +170,19 @@ def events_result(watch: WatchConfig) -> CheckResult:
 
 
 async def check_inotify(context: Context) -> AsyncIterator[CheckResult]:
-    """Compare the directories to watch with the kernel's limit."""
+    """Compare the number of directories to watch with the kernel's limit."""
     watches = context.config.watches
     yield await asyncio.to_thread(inotify_result, watches, _inotify_limit())
 
 
 def inotify_result(watches: Sequence[WatchConfig], limit: int | None) -> CheckResult:
-    """Count the directories of ``watches`` that events come from against ``limit``; None is unreadable."""
+    """Count the directories of ``watches`` that need an inotify watch; ``limit`` None is unreadable."""
     polled = [watch.name for watch in watches if _polled(watch)]
-    told = f"; polled: {', '.join(polled)}" if polled else ""
+    polling = f"; polled: {', '.join(polled)}" if polled else ""
     if limit is None:
-        return ok("inotify", f"the limit can't be read here; the scans find what events miss{told}")
+        return ok("inotify", f"the limit can't be read here; the scans find what events miss{polling}")
     directories = chain.from_iterable(_directories(watch) for watch in watches if not _polled(watch))
-    return judge_inotify(sum(1 for _ in islice(directories, limit + 1)), limit, told)
+    return judge_inotify(sum(1 for _ in islice(directories, limit + 1)), limit, polling)
 
 
 def _inotify_limit() -> int | None:
@@ -192,13 +192,13 @@ def _inotify_limit() -> int | None:
         return None
 
 
-def judge_inotify(wanted: int, limit: int, told: str = "") -> CheckResult:
+def judge_inotify(wanted: int, limit: int, polling: str = "") -> CheckResult:
     """Judge whether ``wanted`` directories fit into the ``limit`` of watches."""
     if wanted <= limit * CROWDED:
-        return ok("inotify", f"{wanted} of {limit} watches needed{told}")
+        return ok("inotify", f"{wanted} of {limit} watches needed{polling}")
     return warn(
         "inotify",
-        f"{'more than ' * (wanted > limit)}{min(wanted, limit)} of {limit} watches needed{told}; "
+        f"{'more than ' * (wanted > limit)}{min(wanted, limit)} of {limit} watches needed{polling}; "
         "beyond them only the scans find files",
         f"sysctl fs.inotify.max_user_watches={max(2 * wanted, 524288)}, and in /etc/sysctl.d to keep it",
     )
@@ -209,13 +209,13 @@ def _polled(watch: WatchConfig) -> bool:
 
 
 def source_of(watch: WatchConfig) -> Chosen:
-    """Return where a watch's events come from."""
+    """Return the source of a watch's events."""
     with closing(Folder(watch)) as folder:
         return choose(watch, folder.fd)
 
 
 def _directories(watch: WatchConfig) -> Iterator[str]:
-    """Yield each directory that gets an inotify watch; one that can't be read gets none."""
+    """Yield each directory that gets an inotify watch; unreadable ones get none."""
     for directory, below, _ in os.walk(watch.path):
         if not watch.recursive:
             below.clear()

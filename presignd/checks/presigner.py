@@ -85,7 +85,7 @@ def judge_token(config: Config, me: Me, now: datetime) -> Iterator[CheckResult]:
 
 
 async def judge_link(presigner: Presigner, watch: WatchConfig) -> CheckResult:
-    """Have a link signed as links are: for the public endpoint, with a date. Raises ``PresignerFault``."""
+    """Request a link's grant as the daemon does: for the public endpoint, with a date. Raises ``PresignerFault``."""
     key, date = check_key(watch, await presigner.prefix()), presigner.now()
     [grant] = await presigner.grant([GrantRequest(Operation.GET, watch.bucket, key, 60, date=date, public=True)])
     if isinstance(grant, Fault):

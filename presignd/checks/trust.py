@@ -1,4 +1,4 @@
-"""Who else could lead the daemon astray: symlinks, hard links and folders that others can make or swap."""
+"""Trust: symlinks, hard links and folders by which other users could mislead the daemon."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from presignd.pipeline.finish.target import target_of
 from presignd.system.trust import open_file, others_can_write, walked
 
 PROTECTED_HARDLINKS = Path("/proc/sys/fs/protected_hardlinks")
-"""proc_sys_fs(5): with 1, nobody makes another name for a file that he may not read and write."""
+"""proc_sys_fs(5): with 1, users cannot link files that they may not read and write."""
 
 
 async def check_trust(context: Context) -> AsyncIterator[CheckResult]:
-    """Say what others could change that the daemon goes by; nothing where there is no such thing."""
+    """Report what other users could change under the daemon; nothing if all is safe."""
     for result in await asyncio.to_thread(lambda: [*trust_results(context.config), *hard_links(PROTECTED_HARDLINKS)]):
         yield result
 
 
 def trust_results(config: Config) -> Iterator[CheckResult]:
-    """Say which places of the configuration others can swap, or have swapped. Blocking."""
+    """Yield a result for each configured path that other users can replace, or have replaced. Blocking."""
     for watch in config.watches:
         if watch.after == "move":
             yield from _move_to(watch)
@@ -38,7 +38,7 @@ def trust_results(config: Config) -> Iterator[CheckResult]:
 
 
 def _move_to(watch: WatchConfig) -> Iterator[CheckResult]:
-    """Go the way that a file goes; a folder that is missing is another check's."""
+    """Open ``move_to`` as for a file. Another check reports a missing folder."""
     try:
         with closing(Folder(watch)) as folder, target_of(folder, watch, b"", make=False):
             return
@@ -74,7 +74,7 @@ def _web_token(config: Config) -> Iterator[CheckResult]:
 
 
 def hard_links(setting: Path) -> Iterator[CheckResult]:
-    """Say where any user can have another's file uploaded, by another name for it; ``setting`` is the kernel's."""
+    """Warn if users can have others' files uploaded through hard links; ``setting`` is the kernel's file."""
     with suppress(OSError):
         if setting.read_text("ascii").strip() == "0":
             yield warn(

@@ -72,7 +72,7 @@ async def _results(config: Path | None, *, offline: bool) -> AsyncIterator[Check
                 yield result
     except UsageError as refusal:
         for problem in refusal.problems or (refusal.message,):
-            yield checks.told("config", problem, refusal.fix)
+            yield checks.problem_result("config", problem, refusal.fix)
 
 
 def _print(result: CheckResult) -> None:

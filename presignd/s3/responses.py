@@ -1,4 +1,4 @@
-"""The store's answers, read: S3 error codes into faults. Pure."""
+"""Responses of a store, and the faults for its errors. Pure."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from presignd.errors import Fault, fault
 from presignd.s3.xml import first_text, rows
 
 ENCRYPTED = ("aws:kms", "aws:kms:dsse")
-"""Server-side encryption under which an ETag is no MD5 (S3 API, "Object", ETag)."""
+"""Server-side encryptions with which an ETag is no MD5 (S3 API, "Object", ETag)."""
 
 SKEW_LIMIT = 900.0
-"""Seconds of clock difference that S3 tolerates (RequestTimeTooSkewed)."""
+"""Clock difference in seconds that S3 tolerates (RequestTimeTooSkewed)."""
 
 LONGEST_TEXT = 1024
-"""Characters of an element's text that are taken."""
+"""Characters of an element's text that are kept."""
 
 LONGEST_RETRY_AFTER = 300.0
-"""Seconds of a Retry-After that are waited out: after that one small probe may ask again, whatever was said."""
+"""Longest Retry-After in seconds that is obeyed: after that one small probe may ask again."""
 
 S3_CODES: dict[str, str] = {
     "SignatureDoesNotMatch": "signature_mismatch",
@@ -87,12 +87,12 @@ S3_CODES: dict[str, str] = {
     "InvalidPart": "upload_lost",
     "NoSuchUpload": "upload_lost",
 }
-"""S3's error codes by ours: the API reference's list of error codes, and those of MinIO (XMinio…, SlowDownRead),
-SeaweedFS (Err…, Existing…), Ceph (UserSuspended), StorageGRID (KeyTooLong), Google's XML API (InvalidSecurity), and of
-throttling (the AWS SDKs' list)."""
+"""Our codes for S3's: from the API reference's list of error codes, MinIO (XMinio…, SlowDownRead), SeaweedFS (Err…,
+Existing…), Ceph (UserSuspended), StorageGRID (KeyTooLong), Google's XML API (InvalidSecurity), and the AWS SDKs' list
+of throttling codes."""
 
 NO_ROOM = re.compile(r"\bexceed(s|ed|ing)?\b.{0,40}\bquota\b|\b(quota|cap)\b.{0,40}\bexceeded\b", re.IGNORECASE)
-"""Messages of a refusal for want of room under a code that means something else elsewhere: Swift's
+"""Messages for a full store with a code that means something else elsewhere: Swift's
 ``EntityTooLarge (Upload exceeds quota.)``, Backblaze's ``AccessDenied (… cap exceeded …)``."""
 
 STATUSES: dict[int, str] = {
@@ -114,12 +114,12 @@ NOT_ABOUT_TIME = frozenset(
         *("not_implemented", "slow_down", "store_full", "too_large"),
     }
 )
-"""A refusal that names one of these is that, however old the grant and whatever the clocks say."""
+"""Codes that a refusal keeps even if the grant has expired or the clocks differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The store's answer: status, headers (lower-case names), and up to 64 KiB of the body."""
+    """A response: status, headers (lower-case names), and up to 64 KiB of the body."""
 
     status: int
     headers: Mapping[str, str]
@@ -127,13 +127,13 @@ class Response:
 
     @property
     def code(self) -> str:
-        """The S3 error code in the body; "" where there is none."""
+        """The S3 error code in the body; "" if there is none."""
         return self.element("Code")
 
     def element(self, name: str) -> str:
-        """Return the text of the first XML element ``name``; "" where there is none.
+        """Return the text of the first XML element ``name``; "" if there is none.
 
-        A body that is no XML, or that no parser takes (a key with a control character in it), is searched.
+        A body that the parser refuses (no XML, or a key with a control character) is searched with a pattern.
         """
         if text := first_text(self.body, name):
             return text[:LONGEST_TEXT]
@@ -141,12 +141,12 @@ class Response:
         return unescape(found.group(1).decode("utf-8", "replace")).strip() if found else ""
 
     def elements(self, name: str) -> list[dict[str, str]]:
-        """Return the children's texts of each XML element ``name``, as far as the body was read."""
+        """Return the texts of the children of each XML element ``name``, as far as the body was read."""
         return rows(self.body, name)
 
     @property
     def date(self) -> datetime | None:
-        """The answer's Date in UTC; None where it is missing or no date."""
+        """The Date in UTC; None if it is missing or no date."""
         return _read_date(self.headers.get("date", ""))
 
     @property
@@ -156,13 +156,13 @@ class Response:
 
     @property
     def opaque_etag(self) -> bool:
-        """Whether the ETag is not made of MD5s: under SSE-KMS and SSE-C."""
+        """Whether the ETag is not made of MD5s, as with SSE-KMS and SSE-C."""
         customer = "x-amz-server-side-encryption-customer-algorithm" in self.headers
         return customer or self.headers.get("x-amz-server-side-encryption", "") in ENCRYPTED
 
     @property
     def retry_after(self) -> float | None:
-        """Retry-After in seconds (a number, or a date against this answer's own Date); None where absent."""
+        """Retry-After in seconds, also from a date, relative to this response's Date; None if absent."""
         value = self.headers.get("retry-after", "").strip()
         if re.fullmatch("[0-9]+", value):
             return min(float(value[:9]), LONGEST_RETRY_AFTER)
@@ -172,12 +172,12 @@ class Response:
 
 
 _YEARS = range(1970, 9000)
-"""What is a date: time goes on from it, and is to stay within the calendar."""
+"""Years that are accepted, so that later dates stay within the calendar."""
 
 
-@lru_cache(maxsize=16)  # in a burst hundreds of answers bear the same second
+@lru_cache(maxsize=16)  # in a burst hundreds of responses have the same Date
 def _read_date(value: str) -> datetime | None:
-    """Read an HTTP date in UTC; None for anything else, whatever a server may send there."""
+    """Return an HTTP date in UTC; None for anything else."""
     try:
         found = parsedate_to_datetime(value)
         found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
@@ -191,67 +191,66 @@ def bare(etag: str) -> str:
     return etag.removeprefix("W/").strip('"')
 
 
-def fault_of(answer: Response, *, expires_at: datetime, now: datetime, clock_offset: float | None) -> Fault:
-    """Decide what a refusing answer means.
+def fault_of(response: Response, *, expires_at: datetime, now: datetime, clock_offset: float | None) -> Fault:
+    """Return the fault for a refusal.
 
-    Expiry is judged from the grant's own end, never from the status: servers answer 400 or 403 with
-    different codes.
+    Expiry follows from the grant's own end, never from the status: servers response 400 or 403 with different codes.
     """
-    detail = _detail(answer)
-    ours = _no_room(answer) or S3_CODES.get(answer.code) or _by_status(answer)
-    if answer.status in (400, 403) and ours not in NOT_ABOUT_TIME:
+    detail = _detail(response)
+    ours = _no_room(response) or S3_CODES.get(response.code) or _by_status(response)
+    if response.status in (400, 403) and ours not in NOT_ABOUT_TIME:
         if now >= expires_at - timedelta(seconds=1):
             return fault("expired_grant", detail)
-        if _skewed(answer, clock_offset) and ours != "signature_mismatch":
+        if _skewed(response, clock_offset) and ours != "signature_mismatch":
             return fault("clock_skew", f"{clock_offset:+.0f} s")
-    code = _elsewhere(answer) or ours
-    if code in ("wrong_region", "redirected") and (region := _region_named(answer)):
+    code = _elsewhere(response) or ours
+    if code in ("wrong_region", "redirected") and (region := _region_named(response)):
         detail = f"{detail}; it names the region {region}"
-    return fault(code, detail, retry_after=answer.retry_after)
+    return fault(code, detail, retry_after=response.retry_after)
 
 
-def _elsewhere(answer: Response) -> str:
-    """Return the code of an answer that sends us to another region or host; "" for any other.
+def _elsewhere(response: Response) -> str:
+    """Return the code of a response that names another region or host; "" for any other.
 
-    MinIO names its region in every refusal: there only what the message is about tells.
+    MinIO names its region in every refusal, so there the message must mention the region.
     """
-    redirect = 300 <= answer.status < 400  # noqa: PLR2004 - 3xx
-    if answer.element("Region") and (redirect or "region" in answer.element("Message").lower()):
+    redirect = 300 <= response.status < 400  # noqa: PLR2004 - 3xx
+    if response.element("Region") and (redirect or "region" in response.element("Message").lower()):
         return "wrong_region"
     return "redirected" if redirect else ""
 
 
-def _region_named(answer: Response) -> str:
-    """Return the region where the bucket is, by the answer; "" where none is named, or what is named is no region."""
-    named = answer.headers.get("x-amz-bucket-region") or answer.element("Region")
+def _region_named(response: Response) -> str:
+    """Return the bucket's region as the response names it; "" if it names none."""
+    named = response.headers.get("x-amz-bucket-region") or response.element("Region")
     return named if re.fullmatch(r"[a-z0-9-]{1,40}", named) else ""
 
 
-def _no_room(answer: Response) -> str:
-    return "store_full" if answer.status in (400, 403, 413) and NO_ROOM.search(answer.element("Message")) else ""
+def _no_room(response: Response) -> str:
+    return "store_full" if response.status in (400, 403, 413) and NO_ROOM.search(response.element("Message")) else ""
 
 
-def _by_status(answer: Response) -> str:
-    if answer.status == 503 and answer.retry_after is not None:  # noqa: PLR2004
+def _by_status(response: Response) -> str:
+    if response.status == 503 and response.retry_after is not None:  # noqa: PLR2004
         return "slow_down"
-    if answer.status == 404 and not answer.code and answer.body:  # noqa: PLR2004
+    if response.status == 404 and not response.code and response.body:  # noqa: PLR2004
         return "bad_response"
-    if answer.status == 413 and not answer.code:  # noqa: PLR2004 - a proxy's own page
+    if response.status == 413 and not response.code:  # noqa: PLR2004 - a proxy's own page
         return "body_limit"
-    return STATUSES.get(answer.status) or ("server_error" if answer.status >= 500 else "rejected")  # noqa: PLR2004
+    return STATUSES.get(response.status) or ("server_error" if response.status >= 500 else "rejected")  # noqa: PLR2004
 
 
-def _skewed(answer: Response, offset: float | None) -> bool:
-    """Tell whether a refusal is about time: the clocks differ, and the store says so or by more than S3 allows."""
+def _skewed(response: Response, offset: float | None) -> bool:
+    """Return whether the clocks cause a refusal: more than S3 allows, or enough that the store says so."""
     if offset is None:
         return False
-    says_time = re.search(rb"expired|not (yet )?valid|not valid yet|too large|skew", answer.body, re.IGNORECASE)
+    says_time = re.search(rb"expired|not (yet )?valid|not valid yet|too large|skew", response.body, re.IGNORECASE)
     return abs(offset) >= (30.0 if says_time else SKEW_LIMIT)
 
 
-def _detail(answer: Response) -> str:
-    """Say status, S3 code and the header it is about, and the message where it can't hold anything signed."""
-    message = answer.element("Message")[:200]
-    told = message if message and not re.search(r"[?&=]|X-Amz", message, re.IGNORECASE) else ""
-    header = answer.element("Header")[:100]
-    return " ".join(part for part in (str(answer.status), answer.code, header, told and f"({told})") if part)
+def _detail(response: Response) -> str:
+    """Return status, S3 code, the header concerned, and the message unless it may hold a signature."""
+    message = response.element("Message")[:200]
+    shown = message if message and not re.search(r"[?&=]|X-Amz", message, re.IGNORECASE) else ""
+    header = response.element("Header")[:100]
+    return " ".join(part for part in (str(response.status), response.code, header, shown and f"({shown})") if part)

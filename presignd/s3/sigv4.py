@@ -1,8 +1,8 @@
 """AWS Signature Version 4 in the query string: pure, no clock, no network.
 
-Rules: "Authenticating Requests: Using Query Parameters" in the Amazon S3 API reference. Every header given
-is signed with Host, the body is UNSIGNED-PAYLOAD, and the path is signed as sent: S3 never normalises it.
-The query stands in the URL in canonical order, so what is signed and what is sent are one string.
+Rules: "Authenticating Requests: Using Query Parameters" in the Amazon S3 API reference. Host and every given header
+are signed, the body is UNSIGNED-PAYLOAD, and the path is signed as sent, since S3 never normalises it. The URL has the
+query in canonical order, so the signed and the sent query are one string.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LABEL = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What signs: all of it is hidden from ``repr``."""
+    """An access key with its secrets, all hidden from ``repr``."""
 
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
@@ -51,9 +51,9 @@ def presign(
 ) -> str:
     """Return the presigned URL of one request.
 
-    ``endpoint`` is ``scheme://host[:port]``, ``date`` is UTC, ``expires`` is in seconds (1 to
-    ``limits.MAX_EXPIRES``). ``headers`` must be sent as given, no name twice in different case. An empty ``key``
-    means the bucket. Raises ``UnicodeEncodeError`` for text that is no UTF-8.
+    ``endpoint`` is ``scheme://host[:port]``, ``date`` is UTC, ``expires`` is in seconds (1 to ``limits.MAX_EXPIRES``).
+    ``headers`` must be sent as given, each name once. An empty ``key`` means the bucket. Raises ``UnicodeEncodeError``
+    for text that is no UTF-8.
     """
     site = _site(endpoint, bucket, addressing)
     stamp = _stamp(date)
@@ -69,13 +69,13 @@ def presign(
     request = f"{method}\n{path}\n{params}\n{header_lines}\n{names}\nUNSIGNED-PAYLOAD"
     digest = sha256(request.encode()).hexdigest()
     to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope.text}\n{digest}"
-    signing = scope.signing.copy()  # hmac.digest lets other threads in between
+    signing = scope.signing.copy()  # hmac.digest would release the GIL, and other threads run in between
     signing.update(to_sign.encode())
     return f"{site.origin}{path}?{params}&X-Amz-Signature={signing.hexdigest()}"
 
 
 def target(endpoint: str, bucket: str, key: str, addressing: Addressing) -> str:
-    """Return what stands before the query in the URL that ``presign`` makes of these.
+    """Return the part before the query of the URL that ``presign`` returns.
 
     Raises ``UnicodeEncodeError`` for text that is no UTF-8.
     """
@@ -85,11 +85,10 @@ def target(endpoint: str, bucket: str, key: str, addressing: Addressing) -> str:
 
 @lru_cache(maxsize=256)
 def choose_addressing(setting: Literal["auto", "path", "virtual"], endpoint: str, bucket: str) -> Addressing:
-    """Return how ``bucket`` is named at ``endpoint``.
+    """Return the addressing style for ``bucket`` at ``endpoint``.
 
-    "auto" is virtual for AWS, which wants it, and path elsewhere: MinIO, SeaweedFS and Ceph serve virtual
-    hosts only when told their domain. A bucket with dots stays in the path, as AWS's wildcard certificate
-    does not cover it.
+    "auto" is virtual for AWS, which requires it, and path elsewhere: MinIO, SeaweedFS and Ceph serve virtual hosts only
+    with their domain configured. A bucket with dots uses the path, as AWS's wildcard certificate does not cover it.
     """
     if setting != "auto":
         return setting
@@ -115,7 +114,7 @@ class _Scope:
 
 @lru_cache(maxsize=256)
 def _site(endpoint: str, bucket: str, addressing: Addressing) -> _Site:
-    """Split the endpoint once a bucket; the host is what an HTTP client sends as Host."""
+    """Return the parts of the URL for a bucket; ``host`` is what an HTTP client sends as Host."""
     parts = urlsplit(endpoint)
     host = parts.netloc.lower()
     if parts.port == _DEFAULT_PORTS.get(parts.scheme):
@@ -133,7 +132,7 @@ def _path(site: _Site, key: str) -> str:
 
 @lru_cache(maxsize=64)
 def _scope(keys: Keys, region: str, day: str) -> _Scope:
-    """Derive the day's signing key: four HMACs that are the same for every request of that day."""
+    """Return the scope with the day's signing key: four HMACs, the same for every request of that day."""
     signing_key = f"AWS4{keys.secret_key}".encode()
     for step in (day, region, "s3", "aws4_request"):
         signing_key = hmac.digest(signing_key, step.encode(), "sha256")
@@ -156,9 +155,9 @@ def _quote_names(names: str) -> str:
 
 
 def _signed_headers(host: str, headers: Mapping[str, str]) -> tuple[str, str]:
-    """Return the canonical header lines, each with its newline, and the names joined by ``;``.
+    """Return the canonical header lines, each with a newline, and the names joined by ``;``.
 
-    Runs of white space in a value count as one space (SigV4's Trimall).
+    White space in values is collapsed to single spaces (SigV4's Trimall).
     """
     pairs = [(name.lower(), " ".join(value.split())) for name, value in headers.items()]
     pairs.append(("host", host))
@@ -167,6 +166,6 @@ def _signed_headers(host: str, headers: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _with_query(params: str, query: Mapping[str, str]) -> str:
-    """Merge the operation's own parameters in, sorted by encoded name."""
+    """Add the operation's own parameters, sorted by encoded name."""
     own = [f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in query.items()]
     return "&".join(sorted(params.split("&") + own, key=lambda pair: pair.partition("=")[0]))

@@ -1,4 +1,4 @@
-"""XML of a store's answers, parsed by expat. Nothing of it is believed to be whole, or to be XML at all."""
+"""XML in a store's responses, parsed by expat. It may be cut off, and it may be no XML at all."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from xml.parsers import expat
 
 
 class _Stop(Exception):
-    """Enough was seen."""
+    """Ends the parsing."""
 
 
 def first_text(body: bytes, name: str) -> str:
-    """Return the text of the first element ``name``, with none inside it; "" where there is none."""
+    """Return the text of the first non-empty element ``name``, without its children's; "" if there is none."""
     found = ""
 
     def end(tag: str, text: str) -> None:
@@ -25,7 +25,7 @@ def first_text(body: bytes, name: str) -> str:
 
 
 def rows(body: bytes, name: str) -> list[dict[str, str]]:
-    """Return, for each element ``name`` that is there to its end, the texts of those inside it by name."""
+    """Return the texts of the children, by name, of each complete element ``name``."""
     found: list[dict[str, str]] = []
     open_row: dict[str, str] = {}
 
@@ -43,10 +43,10 @@ def rows(body: bytes, name: str) -> list[dict[str, str]]:
 
 
 def _parse(body: bytes, begin: Callable[[str], None], end: Callable[[str, str], None]) -> None:
-    """Tell of each element as it begins and ends, up to the first mistake: a body may be cut anywhere.
+    """Call ``begin`` and ``end`` for each element, up to the first error: a body may be cut anywhere.
 
-    A document type is one: whoever may declare entities can have a few bytes mean gigabytes. Names are told
-    without their namespace, texts without the spaces around them.
+    A document type counts as an error, because it can declare entities that expand to gigabytes. Names come without
+    their namespace, texts without surrounding spaces.
     """
     texts: list[list[str]] = [[]]
 
@@ -68,7 +68,7 @@ def _parse(body: bytes, begin: Callable[[str], None], end: Callable[[str, str], 
     parser.CharacterDataHandler = said
     parser.StartDoctypeDeclHandler = refused
     try:
-        # A store that keeps the connection alive by white space may begin with it.
+        # A body may begin with white space, by which some stores keep a connection alive.
         parser.Parse(body.lstrip(), True)
     except (expat.ExpatError, _Stop):
         return

@@ -14,13 +14,13 @@ import pytest
 from presignd.checks import Outcome, exit_code, run_checks
 from presignd.checks.base import Check, CheckResult, Context, fail, ok, warn
 from presignd.checks.buckets import distinct
-from presignd.checks.endpoint import Address
+from presignd.checks.endpoint import Endpoint
 from presignd.checks.local import (
     events_result,
     inotify_result,
     judge_inotify,
     ledger_result,
-    told,
+    problem_result,
     writable_result,
     writer_result,
 )
@@ -257,7 +257,7 @@ def test_a_move_to_that_finish_will_make_is_fine(tmp_path: Path) -> None:
     ],
 )
 def test_a_problem_of_the_configuration_is_a_line_with_its_fix(problem: str, detail: str, fix: str) -> None:
-    assert told("config", problem, "see the example") == fail("config", detail, fix)
+    assert problem_result("config", problem, "see the example") == fail("config", detail, fix)
 
 
 @pytest.fixture
@@ -332,13 +332,13 @@ def test_a_file_that_is_no_ledger_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("endpoint", "address", "shown"),
     [
-        ("http://127.0.0.1:9000", Address("127.0.0.1", 9000, tls=False), "127.0.0.1:9000"),
-        ("https://s3.example.org", Address("s3.example.org", 443, tls=True), "s3.example.org:443"),
-        ("http://[::1]:9000", Address("::1", 9000, tls=False), "[::1]:9000"),
+        ("http://127.0.0.1:9000", Endpoint("127.0.0.1", 9000, tls=False), "127.0.0.1:9000"),
+        ("https://s3.example.org", Endpoint("s3.example.org", 443, tls=True), "s3.example.org:443"),
+        ("http://[::1]:9000", Endpoint("::1", 9000, tls=False), "[::1]:9000"),
     ],
 )
-def test_an_endpoint_is_taken_apart(endpoint: str, address: Address, shown: str) -> None:
-    assert Address.of(PresignConfig(endpoint=endpoint)) == address
+def test_an_endpoint_is_taken_apart(endpoint: str, address: Endpoint, shown: str) -> None:
+    assert Endpoint.of(PresignConfig(endpoint=endpoint)) == address
     assert str(address) == shown
 
 
