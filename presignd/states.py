@@ -66,6 +66,9 @@ IN_FLIGHT = frozenset({State.UPLOADING, State.VERIFIED, State.LINKED})
 ENDED = frozenset({State.FINISHED, State.VANISHED, State.SUPERSEDED})
 """The version has ended: one ``file.done`` is logged for it."""
 
+WAITING = frozenset({State.QUEUED, State.QUARANTINED})
+"""Not worked on: the version ends as vanished when its file is gone."""
+
 LEFT = frozenset({State.VANISHED, State.SUPERSEDED})
 """The version is no longer what its path holds."""
 

@@ -30,7 +30,7 @@ from presignd.ledger.rows import (
     to_sql,
 )
 from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, Part, State
-from presignd.states import IN_FLIGHT, LEFT, TRANSITIONS, UNCLEAN_LIMIT, Event, after, retry_event
+from presignd.states import IN_FLIGHT, LEFT, TRANSITIONS, UNCLEAN_LIMIT, WAITING, Event, after, retry_event
 
 CHUNK = 1000
 """Versions recorded as gone, or forgotten, in one commit: uploads must not wait long for it."""
@@ -299,16 +299,15 @@ def gone(
             some = _not_gone(connection, f"watch = ? AND {where}", (watch, *values), now, limit)
             more = more or len(some) >= limit
             found |= {one.file_id: one for one in some}
-    waiting = {State.QUEUED, State.QUARANTINED}
-    ended = [Change(one, (Event.VANISH,), {"done_at": now}) for one in found.values() if one.state in waiting]
-    apply(connection, [Change(one, (), {"gone_at": now}) for one in found.values() if one.state not in waiting])
+    ended = [Change(one, (Event.VANISH,), {"done_at": now}) for one in found.values() if one.state in WAITING]
+    apply(connection, [Change(one, (), {"gone_at": now}) for one in found.values() if one.state not in WAITING])
     return apply(connection, ended), more
 
 
 def _not_gone(
     connection: sqlite3.Connection, where: str, values: tuple[object, ...], now: datetime, limit: int
 ) -> list[FileVersion]:
-    unnoted = "(gone_at IS NULL OR state IN ('queued', 'quarantined'))"
+    unnoted = f"(gone_at IS NULL OR state IN ({literals(WAITING)}))"
     wanted = f"current = 1 AND {where} AND {unnoted} AND queued_at <= ? LIMIT ?"
     return select(connection, wanted, *values, to_micros(now), limit)
 
