@@ -41,7 +41,6 @@ FILE = "ledger.sqlite3"
 UNUSED_KEYS = 1000
 """Claimed versions to remember as the first under their key; for one that is forgotten, the tables are queried."""
 
-
 RETRY_SECONDS = 1.0
 """Pause between two tries of a call that waits for the disk."""
 
@@ -88,9 +87,9 @@ async def open_ledger(folder: Path, patience: Patience | None = None, *, unused_
     With ``patience`` calls wait where they would fail for a full disk or another program's lock. ``unused_keys`` is how
     many claimed versions are remembered as the first under their key.
 
-    The caller holds ``lock.DaemonLock`` on that folder. Raises ``UsageError`` for a folder or file that
-    is none for a ledger (network filesystem, newer version, another program's, damaged), ``Unavailable``
-    while another program holds it, the fault ``disk_full``.
+    The caller holds ``lock.DaemonLock`` on that folder. Raises ``UsageError`` for a folder or file that can't hold a
+    ledger (network filesystem, newer version, another program's, damaged), ``Unavailable`` while another program holds
+    it, the fault ``disk_full``.
     """
     writing, reading = await opened(partial(_open, folder), _close)
     return Ledger(folder / FILE, writing, reading, patience, unused_keys)

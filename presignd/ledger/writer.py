@@ -30,7 +30,7 @@ RowsOperation = Callable[[sqlite3.Connection, Sequence[Row]], Sequence[Result]]
 Explain = Callable[[BaseException], BaseException | None]
 
 BATCH = 256
-"""Calls in one commit at most: what a crash may make presignd do again (contract, guarantee 3)."""
+"""Rows at which a commit takes no more calls: what a crash may make presignd do again (contract, guarantee 3)."""
 
 IDLE_SECONDS = 1.0
 """How long a turn waits for a first call, before the thread's heart beats again."""
@@ -149,9 +149,11 @@ class DatabaseThread(ABC):
         try:
             job = self._jobs.get(timeout=self._idle)
             self._linger()
+            rows = 0
             while job is not None:
                 batch.append(job)
-                if len(batch) == BATCH:
+                rows += len(job.rows)
+                if rows >= BATCH:
                     return True
                 job = self._jobs.get_nowait()
         except queue.Empty:
