@@ -684,6 +684,15 @@ async def test_a_directory_of_thousands_goes_whole(ledger: Ledger) -> None:
     assert await ledger.paths("drop", b"", 10) == []
 
 
+async def test_of_paths_that_lie_below_each_other_each_version_is_gone_once(ledger: Ledger) -> None:
+    """``rm -r``: the watcher hears of each file, of the directories, and of some twice. More than fits one commit."""
+    await ledger.enqueue([new(b"d/e/%d" % number, key=None) for number in range(900)])
+    await ledger.enqueue([new(b"d/f/%d" % number, key=None) for number in range(900)])
+    ended = await ledger.gone("drop", [b"d/e/7", b"d/e/7", b"d/e", b"d"], NOW)
+    assert len(ended) == len({version.file_id for version in ended}) == 1800
+    assert await ledger.paths("drop", b"", 10) == []
+
+
 async def test_a_version_whose_file_was_gone_while_in_flight_still_vanishes(ledger: Ledger) -> None:
     await uploading(ledger)
     await ledger.gone("drop", [b"a.txt"], NOW)
