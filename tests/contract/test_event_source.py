@@ -1,4 +1,4 @@
-"""What every event source promises the watcher: a hint at or above each change, or its end said aloud.
+"""What every event source promises to the watcher: a hint at or above each change, or an error when it ends.
 
 A hint may name the file or a directory that holds it: the watcher scans directories. Each source may give more.
 """

@@ -1,4 +1,4 @@
-"""The local presigner: the contract, and what only it can promise."""
+"""The local presigner: the contract, and its own promises."""
 
 from __future__ import annotations
 

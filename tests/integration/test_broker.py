@@ -1,4 +1,4 @@
-"""The broker as a process, over HTTP, with a real store: what it answers, and to whom."""
+"""The broker as a process, over HTTP, with a real store: its answers, and who gets them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The daemon's half of the broker over HTTP: batches, and brokers and networks that are slow, broken or hostile."""
+"""The broker's client over HTTP: batches, and brokers and networks that are slow, broken or hostile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole daemon with ``kind = "broker"``: what it waits for, what it quarantines, and what it never sends."""
+"""A daemon with ``kind = "broker"``: when it waits, what it quarantines, and what it never sends."""
 
 from __future__ import annotations
 

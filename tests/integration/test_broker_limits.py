@@ -1,4 +1,4 @@
-"""Slow clients and too many of them, with limits that a test can reach: the broker's own parts, in this process."""
+"""Slow clients and too many clients, with limits that a test can reach; the broker's parts run in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the broker does: compared with the code, and fuzzed against a running one."""
+"""The OpenAPI document is correct: compared with the code, and fuzzed against a running broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The broker as a process: its commands, its reloads, its end, where it listens and by which certificate."""
+"""The broker as a process: its commands, reload and stop, its addresses and its certificate."""
 
 from __future__ import annotations
 

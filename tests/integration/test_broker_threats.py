@@ -1,4 +1,4 @@
-"""What is said in docs/security.md of stolen grants, of the broker's own key, and of stores, tried on real ones."""
+"""The claims of docs/security.md about stolen grants, the broker's key and stores, tested on real stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``check`` against real servers: each thing that can be wrong is named by its cause and its fix."""
+"""``check`` against real servers: it names the cause and the fix of each fault."""
 
 from __future__ import annotations
 

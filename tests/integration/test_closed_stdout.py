@@ -1,4 +1,4 @@
-"""A stdout that takes nothing ends every command with one line and a code that isn't 0; a reader that left, quietly."""
+"""A stdout that can't be written ends every command with one line and a code; a reader that left ends it quietly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A daemon on stores that hold to some conditions, to none, or refuse them: nothing of another's is overwritten."""
+"""A daemon on stores that honour some conditions, none, or refuse them: no other writer's object is overwritten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The control socket, for real: its rights, its peers, descriptors that travel, and clients that misbehave."""
+"""The control socket: its permissions, its peers, passed descriptors, and clients that misbehave."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Downloads that a browser or aria2 makes in a watched folder: one link, when the file is whole."""
+"""Downloads by a browser or aria2 in a watched folder: one link, once the file is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stop drains what is in flight, a second one ends at once; both leave what the next start goes on with."""
+"""A stop drains uploads in flight, a second one ends at once; after both the next start continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file that left and came back is another drop; a folder that was away and came back sends nothing again."""
+"""A file that left and came back is uploaded again; a folder that was away and came back uploads nothing again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nobody reaches the objects of the embedded store but by S3 and its keys: no other port lets anybody in."""
+"""The embedded store's objects are reachable only by S3 with its keys; every other port refuses clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""However an endpoint is written, what is signed is what clients send: ours, and whoever opens a link."""
+"""However an endpoint is written, the signature matches what clients send: ours, and those that open a link."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a store makes of ETags: each file once, under its own key, nobody else's touched, nothing unverified."""
+"""Whatever ETags a store returns: each file once, under its own key, no other object changed, all bytes verified."""
 
 from __future__ import annotations
 

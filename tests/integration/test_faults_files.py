@@ -1,4 +1,4 @@
-"""The fault matrix, second half: faults of one file are that file's own; all others go on meanwhile.
+"""The fault matrix, second half: a fault of one file stops only that file.
 
 `test_faults_waiting` has the first half, `test_store` what goes wrong below S3.
 """

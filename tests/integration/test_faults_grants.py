@@ -1,4 +1,4 @@
-"""Grants, credentials, clocks and policies that fail, and what a store is proven to honour."""
+"""Faults of grants, credentials, clocks and policies, and the probe of a store."""
 
 from __future__ import annotations
 

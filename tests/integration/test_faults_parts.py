@@ -1,4 +1,4 @@
-"""The fault matrix for files that go in parts: each once, never torn, and no upload left behind."""
+"""The fault matrix for multipart uploads: each file once, never torn, and no upload left behind."""
 
 from __future__ import annotations
 

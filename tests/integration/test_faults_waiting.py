@@ -1,4 +1,4 @@
-"""The fault matrix, first half: faults of a store or a watch as a whole are waited for.
+"""The fault matrix, first half: the daemon waits for a store or a watch that fails as a whole.
 
 Each is told once with a code of its own, and once when it is over; no file is charged for it, none is
 quarantined, all arrive. `test_faults_files` has the other half: what is one file's own.

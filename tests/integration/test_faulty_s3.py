@@ -1,4 +1,4 @@
-"""FaultyS3 is a fair S3 until told otherwise, and then fails exactly as told."""
+"""FaultyS3 is a correct S3 until a fault is ordered, and then fails exactly as ordered."""
 
 from __future__ import annotations
 

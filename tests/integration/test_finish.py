@@ -1,4 +1,4 @@
-"""Finish on a real filesystem: nothing overwritten, lost or deleted unverified, whatever happens between."""
+"""Finish on a real filesystem: nothing is overwritten, lost or deleted unverified, whatever happens in between."""
 
 from __future__ import annotations
 

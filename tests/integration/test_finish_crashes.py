@@ -1,4 +1,4 @@
-"""Finish on filesystems without the calls it likes best, and after a crash at any step."""
+"""Finish on filesystems without its preferred calls, and after a crash at any step."""
 
 from __future__ import annotations
 

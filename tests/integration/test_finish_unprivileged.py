@@ -1,4 +1,4 @@
-"""Finish as a user who owns none of the files: root hides what is missing."""
+"""Finish as a user who owns none of the files; as root these faults would not occur."""
 
 from __future__ import annotations
 

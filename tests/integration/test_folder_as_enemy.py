@@ -1,4 +1,4 @@
-"""The folder as an enemy (contract §6.1, §6.2, §6.11): a whole daemon, and every trick a folder can play on it."""
+"""A hostile folder (contract §6.1, §6.2, §6.11): a whole daemon against every trick that a folder allows."""
 
 from __future__ import annotations
 

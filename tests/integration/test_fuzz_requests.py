@@ -1,4 +1,4 @@
-"""Whatever is sent to the status page, the control socket or the broker: an answer, never a 500, never a traceback."""
+"""Any input to the status page, the control socket or the broker gets an answer, never a 500 or a traceback."""
 
 from __future__ import annotations
 

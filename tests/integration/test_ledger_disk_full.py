@@ -1,4 +1,4 @@
-"""A full disk, for real: the ledger says so, loses nothing, and goes on once there is room."""
+"""A real full disk: the ledger reports it, loses nothing, and continues once there is space."""
 
 from __future__ import annotations
 

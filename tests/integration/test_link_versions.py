@@ -1,4 +1,4 @@
-"""A link opens the version it was made for, where the bucket has versions and the store lets one be named."""
+"""A link opens the version it was made for, if the bucket has versions and the store lets a link name one."""
 
 from __future__ import annotations
 

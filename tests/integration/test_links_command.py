@@ -1,4 +1,4 @@
-"""``presignd links`` as people run it, against a real control socket: each link at least once, in order."""
+"""``presignd links`` as a process, against a real control socket: each link at least once, in order."""
 
 from __future__ import annotations
 

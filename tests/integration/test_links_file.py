@@ -1,4 +1,4 @@
-"""links.jsonl on a real filesystem: durable, once, never torn, over rotation, crashes and full disks."""
+"""links.jsonl on a real filesystem: durable, once, never torn, through rotation, crashes and full disks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may read the links: modes, groups, and what can't be given."""
+"""Who may read the links: modes, groups, and groups that can't be set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A look at real files: the content compared, and what a look tells."""
+"""Looks at real files: the content compared, and what a look returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Something is mounted in a watched folder while it is watched, or goes: what is dropped there is seen at once."""
+"""A mount in a watched folder, or its end, while it is watched: files dropped there are seen at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``move_to`` where others can write (contract §6.11): a symlink of theirs never leads the daemon anywhere."""
+"""``move_to`` where other users can write (contract §6.11): their symlinks never redirect the daemon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A machine that lacks something skips tests and never fails for it; one that has everything may skip nothing."""
+"""A machine that lacks something skips tests and does not fail; a machine that has everything may skip nothing."""
 
 from __future__ import annotations
 

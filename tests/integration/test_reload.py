@@ -1,4 +1,4 @@
-"""A configuration that is read again: what it changes, what it leaves alone, and when it is refused."""
+"""A reloaded configuration: what it changes, what it keeps, and when it is refused."""
 
 from __future__ import annotations
 

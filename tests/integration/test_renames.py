@@ -1,4 +1,4 @@
-"""Renames that never replace a file, on filesystems and kernels that have less than Linux's best."""
+"""Renames that never replace a file, also on filesystems and kernels without renameat2's flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scan costs for a file that is recorded as it is, counted: a million of them are a matter of seconds."""
+"""The cost of a scan for each file that is already recorded, counted: a million files take seconds."""
 
 from __future__ import annotations
 

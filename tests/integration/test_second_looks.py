@@ -1,4 +1,4 @@
-"""What people ask of a running daemon changes no rule: a retry, a wait, a key given by hand."""
+"""Requests to a running daemon (a retry, a wait, a given key) change no rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large bodies by sendfile(2): what arrives, and each way in which it may end before it is through."""
+"""Large bodies by sendfile(2): what arrives, and each way in which sending can end early."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The status page over HTTP: who sees what, what another site can't make a browser do, and that it hurts nobody."""
+"""The status page over HTTP: who sees what, what another site can't make a browser do, and its limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP seam against servers that misbehave below S3: each failure has its code, its bound and its limit."""
+"""The store's client against servers that misbehave below S3: each failure has its code and its limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The servers that other tests stand on do what those tests take for granted."""
+"""The servers of the other tests behave as those tests expect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A crash leaves a file under a name of our own, and its folder moves before the next start: it gets its name back."""
+"""A crash leaves a file under presignd's own name, and its folder moves before the next start: its name is restored."""
 
 from __future__ import annotations
 

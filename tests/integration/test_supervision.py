@@ -1,4 +1,4 @@
-"""A loop that dies ends the process, which says why and holds nothing any more: systemd starts it again."""
+"""A loop that fails ends the process, which logs why and releases everything: systemd restarts it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of an object in two parts: what the daemon and ``check`` learn of a store's ETags by it."""
+"""An object in two parts: what the daemon and ``check`` learn from it about a store's ETags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Unix socket in a folder where others can write: no right of the daemon's goes to anything but its socket."""
+"""A Unix socket in a folder that others can write: the daemon changes the mode of nothing but its socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What left its folder unseen is noted, and forgotten long after; what only seems away is not."""
+"""Files that left their folder without an event are noted, and forgotten later; files that only seem away are not."""
 
 from __future__ import annotations
 

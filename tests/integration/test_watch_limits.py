@@ -1,4 +1,4 @@
-"""Where events are short or a scan meets what it can't read: found all the same, and told once."""
+"""Limits of events and scans: files are found all the same, and the limit is logged once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of one file where its way is not the straight one: each end is recorded, and said once."""
+"""The unusual ends of one file: each is recorded, and logged once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The broker page's curl and fetch() examples do what they say, as they stand there."""
+"""The broker page's curl and fetch() examples work exactly as they are on the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Three brokers behind nginx, one killed and restarted under load: whoever asks is answered rightly."""
+"""Three brokers behind nginx, one killed and restarted under load: every client gets a correct answer."""
 
 from __future__ import annotations
 

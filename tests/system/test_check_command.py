@@ -1,4 +1,4 @@
-"""``presignd check`` as it is run: each thing that can be wrong is one line with its cause and its fix."""
+"""``presignd check`` as a command: each fault is one line with its cause and its fix."""
 
 from __future__ import annotations
 

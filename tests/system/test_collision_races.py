@@ -1,4 +1,4 @@
-"""Two daemons that know nothing of each other, one bucket, the same names at the same time.
+"""Two independent daemons, one bucket, the same names at the same time.
 
 Contract §6.6 on a store that honours conditional writes: nobody's object is ever overwritten.
 """

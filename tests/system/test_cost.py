@@ -1,4 +1,4 @@
-"""What one small file costs, counted: a change that doubles it fails here, on any machine and however busy.
+"""The cost of one small file, counted: a change that doubles it fails here, on any machine and under any load.
 
 Calls of functions (Python's and C's, in the event loop's thread) and SQL statements of the whole ledger, each a
 file: the difference of two runs of the real command, so that its start and end don't count.

@@ -1,4 +1,4 @@
-"""Signals that come while a service is imported and reads its configuration, and orphans that come to a PID 1."""
+"""Signals while a service is imported and reads its configuration, and orphaned processes under PID 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The installed daemon on a store that misbehaves: how it ends, what it costs, what it says, what it loses.
+"""The installed daemon on a store that misbehaves: its end, its cost, its log and its losses.
 
 `tests/integration/test_faults_*` has the rows of the matrix one by one; here they come all together.
 """

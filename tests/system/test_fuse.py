@@ -1,4 +1,4 @@
-"""A folder on a filesystem that tells neither of changes nor of writers: looked at again and again."""
+"""A folder on a filesystem that reports neither changes nor writers: presignd polls it."""
 
 from __future__ import annotations
 

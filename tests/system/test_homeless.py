@@ -1,4 +1,4 @@
-"""Environments as containers, cron and root's shell have them: no session, no home, no name."""
+"""Environments of containers, cron and root's shell: no session, no home, no user name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine does to the files: reads that fail, another device number, metadata changed over a whole tree."""
+"""Faults of the machine that concern files: failed reads, another device number, metadata changed over a whole tree."""
 
 from __future__ import annotations
 

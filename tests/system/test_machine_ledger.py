@@ -1,4 +1,4 @@
-"""The ledger is deleted, replaced, cut or corrupted, while the daemon runs and while it doesn't: nothing is silent.
+"""The ledger is deleted, replaced, cut or corrupted, with and without a running daemon: each is reported.
 
 An honest error, with its exit code and its fix; then the ledger begins anew, the store is found to have everything,
 and every link that was issued is in ``links.jsonl`` still.

@@ -1,4 +1,4 @@
-"""What the machine does to the process: no descriptors left, the clock set, an hour of sleep. It goes on."""
+"""Faults of the machine that concern the process: no descriptors, a changed clock, an hour of sleep. It goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a watch's options promise, seen from outside: the files, the objects, the links and the log."""
+"""The promises of a watch's options, seen from outside: the files, the objects, the links and the log."""
 
 from __future__ import annotations
 

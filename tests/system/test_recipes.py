@@ -1,4 +1,4 @@
-"""Each recipe for links, as it stands on its page and in the unit: run by each shell, with names that mean harm."""
+"""The recipes for links, exactly as on their page and in the unit, in each shell and with hostile names."""
 
 from __future__ import annotations
 

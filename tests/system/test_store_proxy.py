@@ -1,4 +1,4 @@
-"""nginx before the store, as it is installed: bodies of a megabyte at most, and a page that says nothing of S3."""
+"""nginx in front of the store with its default limit: bodies of one megabyte, and an error page that is not S3's."""
 
 from __future__ import annotations
 

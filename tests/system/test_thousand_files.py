@@ -1,4 +1,4 @@
-"""The main job under everything that befalls it: many odd files, by every way of dropping, on real stores.
+"""The main job under all faults together: many unusual files, dropped in every way, on real stores.
 
 ``PRESIGND_TEST_FILES`` sets how many (120 by default, so that CI stays short; a thousand is the real thing).
 """

@@ -1,4 +1,4 @@
-"""The installed daemon as a user without rights, over files of another user: root hides all of this."""
+"""The installed daemon as an unprivileged user, with another user's files; as root these faults would not occur."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NO_PROXY means here what it means to curl, requests and Go."""
+"""NO_PROXY means the same here as in curl, requests and Go."""
 
 from __future__ import annotations
 

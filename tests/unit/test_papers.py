@@ -1,4 +1,4 @@
-"""The papers say what the code does: each list that could drift is compared with its one source."""
+"""The documents match the code: each list that could drift is compared with its one source."""
 
 from __future__ import annotations
 

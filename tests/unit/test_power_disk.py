@@ -1,4 +1,4 @@
-"""The disk of the tests of power loss forgets just what was not synced: else those tests would prove nothing."""
+"""The disk for the power-loss tests loses exactly what was not synced; otherwise those tests would prove nothing."""
 
 from __future__ import annotations
 

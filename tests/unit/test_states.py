@@ -1,4 +1,4 @@
-"""One table holds the life of a version; these are the promises that the pipeline builds on."""
+"""One table holds the life of a version; these are the promises that the pipeline relies on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of systemd/ agree with each other and with the program; what they do is tests/system/test_systemd.py's."""
+"""The files in systemd/ agree with each other and with the program; tests/system/test_systemd.py tests what they do."""
 
 from __future__ import annotations
 

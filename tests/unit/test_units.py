@@ -1,4 +1,4 @@
-"""Durations and sizes mean what people mean by them, and are read back as they were written."""
+"""Durations and sizes are read as people mean them, and read back as written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The line of ``systemctl status``: trouble first, then the queue; codes and names of watches, no foreign text."""
+"""The line of ``systemctl status``: trouble first, then the queue; only codes and names of watches."""
 
 from __future__ import annotations
 

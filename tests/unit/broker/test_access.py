@@ -1,4 +1,4 @@
-"""Who asks: the address the log names, and what a client certificate stands for."""
+"""Who the client is: the address in the log, and the token for a client certificate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the broker's certificate ends: read from what it serves, told in time, once."""
+"""The end of the broker's certificate: read from what it serves, reported in time, once."""
 
 from __future__ import annotations
 

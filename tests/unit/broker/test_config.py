@@ -1,4 +1,4 @@
-"""broker.toml: every option and its default, every problem at once, and nothing that could be meant otherwise."""
+"""broker.toml: every option and its default, every problem at once, and no ambiguous values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""[[token]] blocks in files: written whole or not at all, cut out and nothing else, by many at a time."""
+"""[[token]] blocks in files: written completely or not at all, removed alone, also by several writers at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens: stored as hashes, found as their files stand now, and never granted by a file that can't be read."""
+"""Tokens: stored as hashes, read from the current files, and never granted by a file that can't be read."""
 
 from __future__ import annotations
 

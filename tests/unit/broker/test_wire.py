@@ -1,4 +1,4 @@
-"""The broker's bodies: whatever a token's holder sends is read, or refused, in little time and memory."""
+"""The broker's request bodies: any body is read or refused, in little time and memory."""
 
 from __future__ import annotations
 

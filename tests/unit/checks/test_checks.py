@@ -1,4 +1,4 @@
-"""``check`` tells the first cause once, skips what follows from it, and exits as the contract says."""
+"""``check`` reports the first cause once, skips what depends on it, and exits as the contract says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``check`` says what others could change that the daemon goes by."""
+"""``check`` reports paths that other users could replace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: help, exit codes, error lines, and nothing heavy on the way to them."""
+"""The command line: help, exit codes, error lines, and no slow imports before they are needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's folder is nobody else's: what others put there would lead its files astray."""
+"""The demo's folder must belong to its user alone: others' symlinks could redirect its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No command says a secret again that it was given: as an argument, an option, or in what it reads."""
+"""No command prints a secret that it was given: as an argument, in an option, or in its input."""
 
 from __future__ import annotations
 

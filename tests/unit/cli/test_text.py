@@ -1,4 +1,4 @@
-"""No character of a name acts on a terminal or on a reader of lines, and JSON parses to the same name."""
+"""No character of a name controls a terminal or breaks a line, and JSON parses to the same name."""
 
 from __future__ import annotations
 

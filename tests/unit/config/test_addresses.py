@@ -1,4 +1,4 @@
-"""[web] listen: what can be listened at, and whether others reach it."""
+"""[web] listen: valid addresses, and whether other machines can reach them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``kind = "broker"``: what is needed, what is refused, and that no storage key is looked for."""
+"""``kind = "broker"``: what is required, what is refused, and that no storage key is searched for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a configuration that is read again changes."""
+"""What a reloaded configuration changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders that can't serve, or that lie in each other, are told before anything is uploaded twice."""
+"""Unusable folders, and folders inside each other, are reported before anything is uploaded twice."""
 
 from __future__ import annotations
 

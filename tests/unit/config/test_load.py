@@ -1,4 +1,4 @@
-"""Where the configuration comes from, which source wins, and that every problem is told at once."""
+"""The sources of the configuration, which one wins, and that all problems are reported at once."""
 
 from __future__ import annotations
 

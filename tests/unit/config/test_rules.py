@@ -1,4 +1,4 @@
-"""What each option may be, and the reason told when it may not."""
+"""The valid values of each option, and the message for an invalid one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys and tokens are found wherever they are given, and shown nowhere."""
+"""Keys and tokens are found in every place they can be given, and never shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is shown of the configuration is true: the example, the schema, and ``presignd config``."""
+"""The configuration is shown correctly: the example, the schema, and ``presignd config``."""
 
 from __future__ import annotations
 

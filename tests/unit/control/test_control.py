@@ -1,4 +1,4 @@
-"""What the answers rest on: places of the socket, who may have links, requests, and when a wait ends."""
+"""Parts of the control socket's answers: its location, who may have links, requests, and when a wait ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The certificate that the embedded store's parts know each other by, read by libraries that didn't write it."""
+"""The certificate between the embedded store's parts, read by libraries that did not write it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is no ledger is refused in one line; what is one is migrated whole, and read through indexes."""
+"""A file that is not a ledger is refused in one line; a ledger is migrated completely, and queried through indexes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever order things happen in, the ledger keeps its invariants: a model beside the real SQL."""
+"""In any order of events the ledger keeps its invariants: a model compared with the real SQL."""
 
 from __future__ import annotations
 

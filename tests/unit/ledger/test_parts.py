@@ -1,4 +1,4 @@
-"""The ledger's promises about multipart uploads: parts are durable and an upload's own, none is lost sight of."""
+"""The ledger's promises about multipart uploads: parts are durable, belong to one upload, and none is lost."""
 
 from __future__ import annotations
 

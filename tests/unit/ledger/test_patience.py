@@ -1,4 +1,4 @@
-"""A ledger that can't be written is waited for, and told once each way."""
+"""The ledger waits while it can't be written, and reports this once each way."""
 
 from __future__ import annotations
 

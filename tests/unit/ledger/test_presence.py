@@ -1,4 +1,4 @@
-"""A ledger whose file was taken away is no ledger: said at once, and nothing is answered that went nowhere."""
+"""A ledger whose file was removed is reported at once, and confirms no change that was lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The writer thread: one commit for what waits, and no caller left without an answer."""
+"""The writer thread: one commit for all waiting changes, and an answer for every caller."""
 
 from __future__ import annotations
 

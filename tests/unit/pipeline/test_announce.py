@@ -1,4 +1,4 @@
-"""One ``file.done`` for each version, after its commit, and what the contract's fields hold."""
+"""One ``file.done`` for each version, after its commit, with the contract's fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A settled content becomes a version: its key, its type, its priority, and what it may not be."""
+"""Settled content becomes a version: its key, its type, its priority, and the limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``put``: whoever handed a descriptor over gets its link or the cause, and leaves nothing behind."""
+"""``put``: each client that passes a descriptor gets its link or the cause, and nothing is left behind."""
 
 from __future__ import annotations
 

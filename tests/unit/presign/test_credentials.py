@@ -1,4 +1,4 @@
-"""Where credentials come from, and that they are fresh, never shown, and never half."""
+"""The sources of credentials: always fresh, never shown, never incomplete."""
 
 from __future__ import annotations
 

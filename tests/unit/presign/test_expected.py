@@ -1,4 +1,4 @@
-"""A broker's grant is taken only when it is the one asked for: what a hostile or mistaken broker can't do."""
+"""Only the grant that was asked for is accepted from a broker, hostile or mistaken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bucket's region, read from whatever way a store tells it."""
+"""A bucket's region, read from every form in which stores return it."""
 
 from __future__ import annotations
 

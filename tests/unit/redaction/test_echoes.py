@@ -1,4 +1,4 @@
-"""A store that says the request's own signature, access key or token again is not repeated; all else stays."""
+"""If a store repeats the request's signature, access key or token, it is removed; all else stays."""
 
 from __future__ import annotations
 

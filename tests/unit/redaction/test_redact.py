@@ -1,4 +1,4 @@
-"""Nothing secret stays, nothing else changes, and doing it twice does no more."""
+"""No secret stays, nothing else changes, and redacting twice changes nothing more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many clients may be there, and which connection makes room for a new one."""
+"""The limits on clients, and which connection is closed for a new one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The points where the crash harness kills: each one is in the code, and nothing happens unless asked for."""
+"""The points where the crash harness kills: each one is in the code, and has no effect unless requested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hearts: a loop that hangs is named, one that waits with a deadline or for another isn't."""
+"""Heartbeats: a loop that hangs is named; one that waits with a deadline or for another is not."""
 
 from __future__ import annotations
 

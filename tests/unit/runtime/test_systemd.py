@@ -1,4 +1,4 @@
-"""What systemd is told, and when: READY, STATUS, the watchdog, more time."""
+"""What the daemon tells systemd, and when: READY, STATUS, the watchdog, more time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers read: which fault a refusal is, and that nothing a server may send breaks the reading."""
+"""Responses: which fault a refusal is, and that no input breaks the parser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""XML of a store's answers: what is whole is read, whatever follows; nothing in it is believed."""
+"""XML in a store's answers: complete elements are read, whatever follows; nothing in it is trusted."""
 
 from __future__ import annotations
 

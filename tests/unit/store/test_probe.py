@@ -1,4 +1,4 @@
-"""The probe: what it concludes of each thing a store may answer, and what it leaves behind."""
+"""The probe: its conclusion from each possible answer, and what it leaves behind."""
 
 from __future__ import annotations
 

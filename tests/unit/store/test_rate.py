@@ -1,4 +1,4 @@
-"""The rate limit: exact over seconds, fair between those who ask, free where there is none."""
+"""The rate limit: exact over seconds, fair between uploads, without cost if there is none."""
 
 from __future__ import annotations
 

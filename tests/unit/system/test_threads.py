@@ -1,4 +1,4 @@
-"""Threads behind the event loop: they give way to it, and what was theirs to know goes along."""
+"""Threads behind the event loop: they give way to it, and keep their context variables."""
 
 from __future__ import annotations
 

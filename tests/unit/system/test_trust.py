@@ -1,4 +1,4 @@
-"""Only what nobody else could have put there is followed or believed."""
+"""Only files and symlinks that no other user could have made are trusted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines from a thread of their own: none is torn, none waits for a reader, and what was dropped is told."""
+"""Lines from their own thread: none is torn, none waits for a reader, and dropped lines are counted."""
 
 from __future__ import annotations
 

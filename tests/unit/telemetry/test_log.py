@@ -1,4 +1,4 @@
-"""One event a line, in order, forged by nobody, without a secret; and a log that stops nothing."""
+"""One event a line, in order, never forged, without secrets; and a log that stops nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Prometheus is told: the names others build alerts on, and counters that move when things happen."""
+"""The metrics for Prometheus: names that alerts use, and counters that move when something happens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is let in: the token, the cookie made of it, names that are this machine's, and where a request began."""
+"""Who is let in: the token, its cookie, this machine's host names, and the origin of a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page's pure parts: what is escaped, how numbers are worded, and that each file's bytes count once."""
+"""The page's pure parts: escaping, numbers in words, and that each file's bytes count once."""
 
 from __future__ import annotations
 

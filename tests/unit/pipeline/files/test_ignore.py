@@ -1,4 +1,4 @@
-"""Ignore rules, and the names that stand beside a file."""
+"""Ignore rules, and the names beside a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a file may be deleted or moved: only the verified bytes, quiet all along, without a writer."""
+"""Whether a file may be deleted or moved: only the verified bytes, unchanged, without a writer."""
 
 from __future__ import annotations
 

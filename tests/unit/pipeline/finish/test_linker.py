@@ -1,4 +1,4 @@
-"""The linker: a line on disk before its commit, once, whatever is away meanwhile."""
+"""The linker: each line on disk before its commit, once, whatever is unreachable meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What settling decides: pure, every clock a number."""
+"""The decisions of settling: pure, every clock is a number."""
 
 from __future__ import annotations
 

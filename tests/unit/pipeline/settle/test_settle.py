@@ -1,4 +1,4 @@
-"""One lane's turns: the clock, the looks and the ledger are the test's."""
+"""One lane's turns; the test controls the clock, the looks and the ledger."""
 
 from __future__ import annotations
 

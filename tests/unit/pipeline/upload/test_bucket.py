@@ -1,4 +1,4 @@
-"""What a bucket makes of its presigner's answers; the store is never reached."""
+"""How a bucket handles its presigner's answers; the store is never reached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collisions: nothing of another's is overwritten by surprise, and our own bytes are known again."""
+"""Collisions: no other object is overwritten by surprise, and our own bytes are recognised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate: one probe answers for many, one event each way, nobody charged for an absent store."""
+"""One circuit breaker: one probe answers for many, one event each way, no file is charged for an unreachable store."""
 
 from __future__ import annotations
 

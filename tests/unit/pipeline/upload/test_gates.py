@@ -1,4 +1,4 @@
-"""The gates together: who is asked about which fault, and what is shut for it."""
+"""The circuit breakers together: which probe answers for which fault, and what is paused for it."""
 
 from __future__ import annotations
 

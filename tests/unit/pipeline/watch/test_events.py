@@ -1,4 +1,4 @@
-"""What the event source's ends and the system's limits mean."""
+"""The ends of event sources and the system's limits."""
 
 from __future__ import annotations
 

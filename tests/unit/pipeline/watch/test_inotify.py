@@ -1,4 +1,4 @@
-"""What the kernel may refuse an inotify source: said with the limit it ran into. No kernel is asked here."""
+"""Refusals of the kernel to an inotify source are reported with the limit. The kernel is not called here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When to scan, and what: pure."""
+"""When to scan which folders: pure."""
 
 from __future__ import annotations
 
