@@ -15,13 +15,13 @@ from presignd.ledger import Ledger
 from presignd.model import Candidate, FileVersion, Link
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.dispatch import Dispatcher
+from presignd.pipeline.faults import Quarantine
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.finish.finisher import Finisher
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.put import PutRequests
-from presignd.pipeline.quarantine import Quarantine
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.upload.breakers import Gates
 from presignd.pipeline.upload.bucket import Bucket

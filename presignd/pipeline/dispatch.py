@@ -15,7 +15,7 @@ from itertools import chain
 from presignd.config import UploadConfig
 from presignd.ledger import Ledger
 from presignd.model import FileVersion
-from presignd.pipeline.upload.single import TINY
+from presignd.pipeline.upload.whole import TINY
 from presignd.pipeline.worker import Worker
 from presignd.runtime.heartbeat import alive, beat
 from presignd.system.clock import utcnow

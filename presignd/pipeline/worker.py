@@ -18,10 +18,10 @@ from presignd.errors import ChangedFault, Fault, FileFault
 from presignd.ledger import Ledger
 from presignd.model import Candidate, FileVersion, Link, Source, State
 from presignd.pipeline.announce import Announcer
+from presignd.pipeline.faults import Quarantine
 from presignd.pipeline.finish.finisher import Finisher
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.put import PutRequests
-from presignd.pipeline.quarantine import Quarantine
 from presignd.pipeline.upload.breakers import Gates
 from presignd.pipeline.upload.slots import Slots
 from presignd.pipeline.upload.transfer import Room, Running, Stored, Transfer, Vanished, Writing

@@ -22,7 +22,7 @@ from presignd.model import Fingerprint
 from presignd.pipeline.files import folder as module
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.files.ignore import Ignore
-from presignd.pipeline.upload.single import TINY, prepare, read_cached
+from presignd.pipeline.upload.whole import TINY, prepare, read_cached
 from presignd.pipeline.watch import scan as scan_module
 from presignd.pipeline.watch.scan import BATCH, MOST, Scan
 from presignd.system import filesystem

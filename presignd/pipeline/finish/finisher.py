@@ -15,13 +15,13 @@ from presignd.errors import Fault, FileFault
 from presignd.ledger import Ledger
 from presignd.model import Candidate, FileVersion, Link, Source
 from presignd.pipeline.announce import Announcer
+from presignd.pipeline.faults import Quarantine
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import has_writer
 from presignd.pipeline.finish.decide import Finished, takes_away
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.finish.link_file import write_link_file
 from presignd.pipeline.finish.remove import take_away
-from presignd.pipeline.quarantine import Quarantine
 from presignd.states import Event
 from presignd.system.clock import utcnow
 

@@ -17,10 +17,10 @@ from presignd.model import FileVersion, Fingerprint, Sent
 from presignd.pipeline.files.hash import checksum_like, fingerprint_of
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Plan, as_honoured, is_sure, still_holds
+from presignd.pipeline.upload.identify import holds_bytes
 from presignd.pipeline.upload.multipart import Multipart
-from presignd.pipeline.upload.single import TINY, Prepared, prepare, put, verify, verify_found
 from presignd.pipeline.upload.slots import Slots
-from presignd.pipeline.upload.whose import holds_bytes
+from presignd.pipeline.upload.whole import TINY, Prepared, prepare, put, verify, verify_found
 from presignd.runtime.crash_points import passed
 from presignd.s3.multipart import part_size_for
 from presignd.store.probe import Support

@@ -17,9 +17,9 @@ from presignd.model import FileVersion, Part, Sent
 from presignd.pipeline.files.hash import checksum_like, digest
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Plan, is_md5
-from presignd.pipeline.upload.single import verify
+from presignd.pipeline.upload.identify import holds_bytes, read_back
 from presignd.pipeline.upload.slots import Slots
-from presignd.pipeline.upload.whose import holds_bytes, read_back
+from presignd.pipeline.upload.whole import verify
 from presignd.presign import Operation
 from presignd.runtime.crash_points import passed
 from presignd.s3.limits import FEW_PARTS

@@ -27,9 +27,9 @@ from presignd.pipeline.upload import collision
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Act, Plan, Whose
 from presignd.pipeline.upload.content import Content, InParts, Whole
-from presignd.pipeline.upload.single import TINY, Prepared, prepare, read_cached
+from presignd.pipeline.upload.identify import whose
 from presignd.pipeline.upload.slots import Slots
-from presignd.pipeline.upload.whose import whose
+from presignd.pipeline.upload.whole import TINY, Prepared, prepare, read_cached
 from presignd.store.probe import Support
 from presignd.system.filesystem import close_quietly
 from presignd.system.threads import in_background, opened

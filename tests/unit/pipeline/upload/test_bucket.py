@@ -13,8 +13,8 @@ from presignd.config import PresignConfig, UploadConfig, WatchConfig
 from presignd.errors import Fault, fault
 from presignd.model import Sent, State
 from presignd.pipeline.upload.bucket import SHORT, Bucket, StoredObject
+from presignd.pipeline.upload.identify import read_back
 from presignd.pipeline.upload.multipart import abort
-from presignd.pipeline.upload.whose import read_back
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
 from presignd.s3.responses import Response
 from presignd.store import signed as module
