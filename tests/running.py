@@ -32,10 +32,9 @@ from presignd.config import (
 )
 from presignd.ledger import Ledger
 from presignd.ledger.lock import DaemonLock
-from presignd.pipeline import worker
-from presignd.pipeline.upload import breaker as gate
 from presignd.presign import local
 from presignd.s3.sigv4 import presign
+from presignd.states import backoff
 from presignd.telemetry import log
 from tests.canary import assert_no_secrets, assert_no_signatures
 from tests.faulty_s3 import FaultyS3
@@ -161,13 +160,9 @@ def config(
     )
 
 
-@contextmanager
-def quickly() -> Iterator[None]:
-    """Make every pause between probes and between retries a short one."""
-    with pytest.MonkeyPatch.context() as patched:
-        for module in (gate, worker):
-            patched.setattr(module, "backoff", lambda *_, **__: QUICK)
-        yield
+def quickly(*_: Any, **__: Any) -> float:
+    """Stand in for ``backoff``: every pause between probes and between retries is a short one."""
+    return QUICK
 
 
 @contextmanager
@@ -197,9 +192,8 @@ async def running(
     said = Said()
     log.setup(configured.log, stream=said)
     asyncio.get_running_loop().set_debug(debug)
-    pace = quickly() if quick else pytest.MonkeyPatch.context()
-    with signatures() as made, pace, DaemonLock(configured.ledger.path):
-        async with open_pipeline(configured) as pipeline:
+    with signatures() as made, DaemonLock(configured.ledger.path):
+        async with open_pipeline(configured, backoff=quickly if quick else backoff) as pipeline:
             daemon = Daemon(pipeline, load=load)
             serving = asyncio.create_task(daemon.serve())
             try:

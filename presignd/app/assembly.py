@@ -23,6 +23,7 @@ from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.intake import PRIORITIES
 from presignd.pipeline.put import PutHandler, PutRequests
 from presignd.pipeline.settle.settler import Settler
+from presignd.states import backoff
 from presignd.store.signed import register_secrets
 from presignd.system.clock import utcnow
 
@@ -72,7 +73,11 @@ class Pipeline:
 
 @asynccontextmanager
 async def open_pipeline(
-    config: Config, purpose: Purpose = Purpose.DAEMON, patience: Patience | None = None
+    config: Config,
+    purpose: Purpose = Purpose.DAEMON,
+    patience: Patience | None = None,
+    *,
+    backoff: Callable[..., float] = backoff,
 ) -> AsyncIterator[Pipeline]:
     """Open folders, ledger and links file, and build the pipeline on them; nothing of it runs yet.
 
@@ -94,7 +99,7 @@ async def open_pipeline(
         stack.push_async_callback(close_ledger)
         links, read_back = LinksFile.open(config.links, await ledger.links_mark())
         stack.callback(links.close)
-        pipeline = _build(config, purpose, patience, _Opened(folders, opened, ledger, links, read_back))
+        pipeline = _build(config, purpose, patience, backoff, _Opened(folders, opened, ledger, links, read_back))
         stack.push_async_callback(pipeline.in_effect.close)
         interrupted = None
         try:
@@ -122,7 +127,9 @@ class _Opened:
     read_back: Iterator[Link]
 
 
-def _build(config: Config, purpose: Purpose, patience: Patience | None, disk: _Opened) -> Pipeline:
+def _build(
+    config: Config, purpose: Purpose, patience: Patience | None, backoff: Callable[..., float], disk: _Opened
+) -> Pipeline:
     ledger, is_daemon = disk.ledger, purpose is Purpose.DAEMON
     in_effect, put_requests, new_links = InEffect(config.upload), PutRequests(), NewLinks()
 
@@ -153,7 +160,14 @@ def _build(config: Config, purpose: Purpose, patience: Patience | None, disk: _O
     linker = Linker(ledger, disk.links, announcer.path, sign=in_effect.grant, now=in_effect.now)
     settler = Settler(ledger, enqueued, socket.gethostname())
     shared = Shared(
-        in_effect, ledger, linker, announcer, put_requests, submit=settler.submit, on_link=new_links.publish
+        in_effect,
+        ledger,
+        linker,
+        announcer,
+        put_requests,
+        submit=settler.submit,
+        on_link=new_links.publish,
+        backoff=backoff,
     )
     in_effect.switch(Work(config, disk.by_watch, shared))
     watchers = Watchers(in_effect, settler, ledger, vanished)

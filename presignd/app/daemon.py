@@ -143,7 +143,7 @@ class Daemon:
     async def _first_grant(self) -> None:
         try:
             async with asyncio.timeout(PRESIGNER_SECONDS):
-                await self._in_effect.work.gates.ask_presigner()
+                await self._in_effect.work.breakers.ask_presigner()
         except TimeoutError:
             log.warning("presigner.slow", timeout=PRESIGNER_SECONDS)
 

@@ -16,7 +16,7 @@ from presignd.pipeline.announce import Announcer, shown_path
 from presignd.pipeline.finish.link import mint
 from presignd.pipeline.put import PutHandler
 from presignd.pipeline.settle.settler import Settler
-from presignd.pipeline.upload.breaker import Shut
+from presignd.pipeline.upload.breakers import Trip
 from presignd.pipeline.watch.watcher import Watcher
 from presignd.runtime.outage import Trouble
 from presignd.system.clock import utcnow
@@ -99,7 +99,7 @@ class PipelineView:
             for trouble in self._troubles
             if trouble.problem
         ]
-        return [*parts, *_shut(self._in_effect.work)]
+        return [*parts, *_tripped(self._in_effect.work)]
 
     def hint(self, watch: str, path: bytes) -> None:
         """Settle a path now, as a client waits for it, unless its watch ignores it."""
@@ -152,11 +152,13 @@ class PipelineView:
         return back
 
 
-def _shut(work: Work) -> list[BlockedView]:
-    gates = work.gates
-    shut: list[tuple[Part, str, Shut | None]] = [
-        ("store", "", gates.store.shut),
-        ("presigner", "", gates.presigner.shut),
-        *(("bucket", name, gate.shut) for name, gate in gates.watches.items()),
+def _tripped(work: Work) -> list[BlockedView]:
+    breakers = work.breakers
+    trips: list[tuple[Part, str, Trip | None]] = [
+        ("store", "", breakers.store.trip),
+        ("presigner", "", breakers.presigner.trip),
+        *(("bucket", name, breaker.trip) for name, breaker in breakers.watches.items()),
     ]
-    return [BlockedView(part, name, at.fault.code, at.fault.message, at.since) for part, name, at in shut if at]
+    return [
+        BlockedView(part, name, trip.fault.code, trip.fault.message, trip.since) for part, name, trip in trips if trip
+    ]

@@ -15,7 +15,7 @@ from presignd.ledger import Ledger
 from presignd.model import Candidate, FileVersion, Link
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.dispatch import Dispatcher
-from presignd.pipeline.faults import Quarantine
+from presignd.pipeline.faults import Quarantine, UploadFaults
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.finish.finisher import Finisher
@@ -23,11 +23,11 @@ from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.put import PutRequests
 from presignd.pipeline.settle.settler import Settler
-from presignd.pipeline.upload.breakers import Gates
+from presignd.pipeline.upload.breakers import Breakers
 from presignd.pipeline.upload.bucket import Bucket
-from presignd.pipeline.upload.orphans import Sweeper
-from presignd.pipeline.upload.slots import Slots
-from presignd.pipeline.upload.transfer import Room
+from presignd.pipeline.upload.content import Slots
+from presignd.pipeline.upload.multipart import Sweeper
+from presignd.pipeline.upload.uploader import Uploader
 from presignd.pipeline.watch.watcher import Watcher
 from presignd.pipeline.worker import Worker
 from presignd.presign import Grant, GrantRequest
@@ -116,6 +116,7 @@ class Shared:
     puts: PutRequests
     submit: Callable[[Sequence[Candidate]], None]
     on_link: Callable[[Link], None]
+    backoff: Callable[..., float]
 
 
 class Work:
@@ -134,7 +135,7 @@ class Work:
         self.buckets = {watch.name: Bucket(watch, config.presign, config.upload, signed) for watch in config.watches}
         self.ignores = {watch.name: Ignore.of(watch) for watch in config.watches}
         self.intake = Intake(config.watches, host)
-        self.gates = Gates(self.buckets, self.presigner, self._wake)
+        self.breakers = Breakers(self.buckets, self.presigner, self._wake, shared.backoff)
         quarantine = Quarantine(shared.ledger, shared.announcer)
         self.finisher = Finisher(
             {watch.name: watch for watch in config.watches},
@@ -145,23 +146,41 @@ class Work:
             quarantine=quarantine,
             submit=shared.submit,
         )
+        self.faults = UploadFaults(
+            opened,
+            config.upload,
+            shared.ledger,
+            announcer=shared.announcer,
+            quarantine=quarantine,
+            breakers=self.breakers,
+            submit=shared.submit,
+            backoff=shared.backoff,
+        )
+        uploader = Uploader(
+            self.buckets,
+            opened,
+            config.upload,
+            shared.ledger,
+            puts=shared.puts,
+            slots=shared.in_effect.slots,
+            host=host,
+            announcer=shared.announcer,
+            faults=self.faults,
+            now=shared.in_effect.now,
+        )
         self.worker = Worker(
             config,
             shared.ledger,
+            uploader=uploader,
             linker=shared.linker,
-            announcer=shared.announcer,
             finisher=self.finisher,
             quarantine=quarantine,
-            rooms={name: Room(bucket.watch, opened[name], bucket) for name, bucket in self.buckets.items()},
-            gates=self.gates,
-            slots=shared.in_effect.slots,
-            host=host,
+            announcer=shared.announcer,
             puts=shared.puts,
-            submit=shared.submit,
             on_link=shared.on_link,
         )
         self.dispatcher = Dispatcher(
-            shared.ledger, self.worker, config.upload, list(self.buckets), is_open=self.gates.is_open
+            shared.ledger, self.worker, config.upload, list(self.buckets), may_send=self.breakers.may_send
         )
         self.sweeper = Sweeper(shared.ledger, self.buckets)
 
@@ -184,7 +203,7 @@ class Work:
         """End what is in flight, and every connection."""
         await self.dispatcher.drain(0)
         await self.finisher.close()
-        await self.gates.close()
+        await self.breakers.close()
         await self.presigner.close()
         await self.store.close()
 

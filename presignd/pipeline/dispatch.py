@@ -42,11 +42,11 @@ class Dispatcher:
         worker: Worker,
         upload: UploadConfig,
         watches: Collection[str],
-        is_open: Callable[[str], bool],
+        may_send: Callable[[str], bool],
         *,
         tiny: int = TINY,
     ) -> None:
-        self._ledger, self._worker, self._is_open = ledger, worker, is_open
+        self._ledger, self._worker, self._may_send = ledger, worker, may_send
         self._slots = upload.concurrency
         self._large_size = upload.multipart_threshold
         self._tiny = min(tiny, upload.memory // AHEAD)
@@ -105,7 +105,7 @@ class Dispatcher:
     async def _claim(self, now: datetime, most_priority: int | None) -> int:
         """Give free slots out in turns; return how many versions were started."""
         total = 0
-        open_watches = [name for name in self._watches if self._is_open(name)]
+        open_watches = [name for name in self._watches if self._may_send(name)]
         for turn, name in enumerate(open_watches):
             rooms = self._rooms(len(open_watches) - turn)
             claims = [
@@ -144,7 +144,7 @@ class Dispatcher:
         if not self._tasks:
             self._careful = False
         if self._rooms(1):
-            due = await self._ledger.next_due([name for name in self._watches if self._is_open(name)], looked_at)
+            due = await self._ledger.next_due([name for name in self._watches if self._may_send(name)], looked_at)
             seconds = _until(due, utcnow())
         beat(within=seconds)
         try:

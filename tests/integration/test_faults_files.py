@@ -192,7 +192,7 @@ async def test_what_can_not_be_read_counts_against_a_file_only_while_its_folder_
         daemon.drop("a")
         await daemon.done()
         [version] = await daemon.ledger.in_state(State.FINISHED)
-        counts = daemon.work.worker._counts
+        counts = daemon.work.faults._counts
         assert await counts(version, fault("read_error"))
         with monkeypatch.context() as away:
             away.setattr(folder.Folder, "still_there", lambda _: False)

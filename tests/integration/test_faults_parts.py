@@ -13,9 +13,8 @@ import pytest
 
 from presignd.config import Config, WatchConfig
 from presignd.model import FileVersion
-from presignd.pipeline.upload import orphans as sweep
-from presignd.pipeline.upload.multipart import Multipart
-from presignd.pipeline.upload.orphans import Sweeper
+from presignd.pipeline.upload import multipart as sweep
+from presignd.pipeline.upload.multipart import InParts, Sweeper
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3, Object
 from tests.running import Running, config, running, watch
 
@@ -386,7 +385,7 @@ async def test_a_bug_in_one_part_quarantines_its_file_alone(
     def broken(*_: object) -> str:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Multipart, "_hash", broken)
+    monkeypatch.setattr(InParts, "_hash", broken)
     async with running(in_parts(tmp_path, faulty_s3)) as daemon:
         daemon.drop("a", CONTENT)
         daemon.drop("small")
@@ -400,7 +399,7 @@ async def test_a_bug_in_one_part_quarantines_its_file_alone(
 async def test_what_a_quarantined_file_leaves_is_aborted_also_when_the_store_refuses_that_once(
     faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "EVERY", 0.05)
+    monkeypatch.setattr(sweep, "SWEEP_SECONDS", 0.05)
     faulty_s3.fault(**ONE_PART, times=FOREVER, status=400, code="InvalidRequest")
     faulty_s3.fault(method="DELETE", key="a", asks="uploadId", status=500, code="InternalError")
     async with running(in_parts(tmp_path, faulty_s3, attempts=2)) as daemon:

@@ -19,12 +19,11 @@ from presignd.config import Config
 from presignd.errors import Refused, fault
 from presignd.ledger import open_ledger
 from presignd.model import FileVersion, Fingerprint, State
-from presignd.pipeline import worker
 from presignd.pipeline.finish import finisher
 from presignd.pipeline.finish.decide import Finished, FinishOutcome
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.finish.remove import take_away
-from presignd.pipeline.upload import transfer
+from presignd.pipeline.upload import transfer, uploader
 from presignd.pipeline.upload.transfer import ROUNDS
 from presignd.states import Event
 from tests.faulty_s3 import BUCKET, FaultyS3, Object
@@ -35,7 +34,7 @@ from tests.versions import LATER, MARK, new
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finisher, "FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(worker, "WRITER_PAUSE", worker.WRITER_PAUSE / 20)
+    monkeypatch.setattr(uploader, "WRITER_PAUSE", uploader.WRITER_PAUSE / 20)
 
 
 def theirs(store: FaultyS3, key: str = "a") -> None:
@@ -503,7 +502,7 @@ async def test_what_ends_while_others_are_taken_up_is_left_to_whoever_works_on_i
         ledger, at_work = pipeline.ledger, pipeline.in_effect.work.worker.running
         await ledger.enqueue([new(name, bucket=BUCKET, key=name.decode()) for name in (b"a", b"b")])
         _, other = [await ledger.apply(one, Event.VERIFY) for one in await ledger.claim("drop", 2, LATER)]
-        at_work[other.file_id] = transfer.Running(other)
+        at_work[other.file_id] = transfer.Progress(other)
         update = ledger.update
 
         async def updated(version: FileVersion, **changed: Any) -> FileVersion:

@@ -1,4 +1,4 @@
-"""What to do about an object that may stand at a version's key already. Pure."""
+"""What to do about an object that may be under a version's key already. Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from presignd.store.probe import Support
 Policy = Literal["update", "rename", "refuse", "overwrite"]
 
 
-class Act(Enum):
-    """The ways on."""
+class Action(Enum):
+    """The ways to go on."""
 
     PUT = "put"
     ADOPT = "adopt"
@@ -23,78 +23,78 @@ class Act(Enum):
     REFUSE = "refuse"
 
 
-class Whose(Enum):
-    """What an object that is there is, seen from the version that goes under its key (see ``whose.py``)."""
+class Occupant(Enum):
+    """What the object under a version's key is (see ``identify.py``)."""
 
     SAME = "same"
     """It holds the same bytes."""
     OURS = "ours"
-    """Its path put it there, with other content."""
-    ANOTHERS = "another's"
+    """The version's path put it there, with other content."""
+    FOREIGN = "foreign"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Decision:
     """What to do, what must be under the key for it (nothing, or this ETag), and the object to adopt or replace."""
 
-    act: Act
+    action: Action
     found: StoredObject | None = None
     if_none_match: bool = False
     if_match: str = ""
 
 
 def is_md5(etag: str) -> bool:
-    """Tell whether an ETag has the shape of an MD5 (S3 API, "Object": not so under SSE-KMS, SSE-C, multipart)."""
+    """Return whether an ETag has the form of an MD5 (S3 API, "Object": not so under SSE-KMS, SSE-C, multipart)."""
     return re.fullmatch(r"[0-9a-fA-F]{32}", etag) is not None
 
 
-def must_look(version: FileVersion, previous: FileVersion | None, checksum: str, honours: Support) -> bool:
-    """Tell whether to HEAD before the PUT.
+def must_head(version: FileVersion, previous: FileVersion | None, checksum: str, support: Support) -> bool:
+    """Return whether to HEAD the key before the PUT.
 
     After an unclear attempt, for content that was there already, and always where the store doesn't
     honour the condition that the PUT would carry.
     """
-    honoured = honours.if_match if previous is not None and previous.etag else honours.if_none_match
+    honoured = support.if_match if previous is not None and previous.etag else support.if_none_match
     return not honoured or version.attempt > 1 or (previous is not None and previous.checksum == checksum)
 
 
-def plan_unseen(previous: FileVersion | None, policy: Policy) -> Plan:
-    """Plan a PUT whose condition looks for us: a store that honours conditions answers 412 on a surprise."""
+def decide_unseen(previous: FileVersion | None, policy: Policy) -> Decision:
+    """Decide without a HEAD: a store that honours the PUT's condition answers 412 if another object is there."""
     if policy == "overwrite":
-        return Plan(Act.PUT)
+        return Decision(Action.PUT)
     if previous is not None and previous.etag:
-        return Plan(Act.PUT, if_match=previous.etag)
-    return Plan(Act.PUT, if_none_match=True)
+        return Decision(Action.PUT, if_match=previous.etag)
+    return Decision(Action.PUT, if_none_match=True)
 
 
-def plan_seen(found: StoredObject | None, whose: Whose, policy: Policy) -> Plan:
-    """Plan after a HEAD. Our own object is replaced while the store calls it what it does now."""
+def decide_seen(found: StoredObject | None, occupant: Occupant, policy: Policy) -> Decision:
+    """Decide after a HEAD. Our own object is replaced only while it has the ETag that the HEAD saw."""
     if found is None:
-        return Plan(Act.PUT, if_none_match=policy != "overwrite")
-    if whose is Whose.SAME:
-        return Plan(Act.ADOPT, found)
+        return Decision(Action.PUT, if_none_match=policy != "overwrite")
+    if occupant is Occupant.SAME:
+        return Decision(Action.ADOPT, found)
     if policy == "overwrite":
-        return Plan(Act.PUT)
-    if whose is Whose.OURS:
-        return Plan(Act.PUT, found, if_match=found.etag)
-    return Plan(Act.REFUSE if policy == "refuse" else Act.NEXT_KEY)
+        return Decision(Action.PUT)
+    if occupant is Occupant.OURS:
+        return Decision(Action.PUT, found, if_match=found.etag)
+    return Decision(Action.REFUSE if policy == "refuse" else Action.NEXT_KEY)
 
 
-def as_honoured(plan: Plan, honours: Support) -> Plan:
-    """Return the plan with the conditions that the store holds to: others mean nothing there, or are refused."""
-    if_match = plan.if_match if honours.if_match else ""
-    return replace(plan, if_none_match=plan.if_none_match and honours.if_none_match, if_match=if_match)
+def as_supported(decision: Decision, support: Support) -> Decision:
+    """Return the decision with the conditions that the store honours: it ignores or refuses others."""
+    if_match = decision.if_match if support.if_match else ""
+    return replace(decision, if_none_match=decision.if_none_match and support.if_none_match, if_match=if_match)
 
 
-def is_sure(plan: Plan, sure: Plan) -> bool:
-    """Tell whether the store itself sees to all that the plan needs; what it names by no ETag it can't compare."""
-    return sure == plan and not (plan.found and not plan.found.etag)
+def is_enforced(decision: Decision, supported: Decision) -> bool:
+    """Return whether the store itself checks all that the decision needs: it can't compare an object without ETag."""
+    return supported == decision and not (decision.found and not decision.found.etag)
 
 
-def still_holds(plan: Plan, found: StoredObject | None) -> bool:
-    """Tell whether what a HEAD finds is what the plan was made for; without an ETag its size and date tell."""
-    if plan.if_none_match:
+def still_holds(decision: Decision, found: StoredObject | None) -> bool:
+    """Return whether a later HEAD found what the decision was made for, by ETag, else by size and date."""
+    if decision.if_none_match:
         return found is None
-    if plan.found and not plan.found.etag:
-        return found == plan.found
-    return not plan.if_match or (found is not None and found.etag == plan.if_match)
+    if decision.found and not decision.found.etag:
+        return found == decision.found
+    return not decision.if_match or (found is not None and found.etag == decision.if_match)

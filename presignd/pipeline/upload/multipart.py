@@ -1,27 +1,29 @@
-"""A large file in parts, by grants alone: create, send what is missing, complete; every step durable.
+"""A large file in parts, by grants alone: create, send what is missing, complete; every step is durable.
 
 The ledger knows the upload before its first part is sent and each part once the store has it, so after a
-crash only the parts that were in flight go again. Trust is in those records, not in ListParts, which some
+crash only the parts that were in flight go again. Those records count, not ListParts, which some
 servers answer with duplicates; it is asked only about a part that a server refuses to take twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from presignd.config import UploadConfig
 from presignd.errors import Fault, RetryFault, StoreFault, fault
-from presignd.ledger import Ledger
+from presignd.ledger import Ledger, LostUpdate
 from presignd.model import FileVersion, Part, Sent
-from presignd.pipeline.files.hash import checksum_like, digest
+from presignd.pipeline.files.hash import checksum_like, digest, fingerprint_of
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
-from presignd.pipeline.upload.collision import Plan, is_md5
+from presignd.pipeline.upload.collision import Decision, as_supported, is_enforced, is_md5, still_holds
+from presignd.pipeline.upload.content import Slots, record_etag
 from presignd.pipeline.upload.identify import holds_bytes, read_back
-from presignd.pipeline.upload.slots import Slots
 from presignd.pipeline.upload.whole import verify
 from presignd.presign import Operation
 from presignd.runtime.crash_points import passed
+from presignd.runtime.heartbeat import alive
+from presignd.runtime.tasks import within
 from presignd.s3.limits import FEW_PARTS
 from presignd.s3.multipart import PartRange, complete_body, etag_of_parts, in_order, part_ranges, part_size_for
 from presignd.s3.responses import Response, bare
@@ -30,16 +32,17 @@ from presignd.store.probe import Support
 from presignd.system.threads import in_background
 from presignd.telemetry.log import get_logger
 
+SWEEP_SECONDS = 60.0
+"""Seconds between two sweeps for orphans: a store that was away gets its aborts then."""
+
 log = get_logger()
 
 
-class Multipart:
-    """One version's upload in parts, from an open descriptor.
+class InParts:
+    """A file above ``multipart_threshold``, from an open descriptor.
 
-    ``check`` is asked before each part and raises once the file is not what it was; ``on_sent`` hears the
-    bytes that the store has or gets.
-
-    Raises ``Fault``; ``upload_lost`` when the store knows the upload no more: the version begins again.
+    ``recheck`` raises when the file is not what was settled; ``on_sent`` gets the bytes that the store has or is sent.
+    ``send`` raises ``upload_lost`` when the store knows the upload no more: the version begins again.
     """
 
     def __init__(
@@ -50,24 +53,69 @@ class Multipart:
         upload: UploadConfig,
         *,
         fd: int,
-        check: Callable[[], None],
+        sha256: str,
+        recheck: Callable[[], object],
         on_sent: Callable[[int], None],
     ) -> None:
         self._bucket, self._ledger, self._slots, self._upload = bucket, ledger, slots, upload
-        self._fd, self._check, self._on_sent = fd, check, on_sent
+        self._fd, self._recheck, self._on_sent = fd, recheck, on_sent
+        self.fingerprint, self.sha256 = fingerprint_of(fd), sha256
+        self.part_size = part_size_for(self.size, upload.part_size, bucket.most_parts)
+        self.checksum = ""
         self._parts: dict[int, Part] = {}
         self._stored = 0
         self._moving: dict[int, int] = {}
         self._md5_etags = self._parts_tell = self._proves = True
 
-    async def send_parts(self, version: FileVersion, honours: Support) -> FileVersion:
+    # --- the content ----------------------------------------------------------------------------
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.fingerprint.size
+
+    async def checksum_like(self, like: str, part_size: int, size: int | None = None) -> str:
+        """Hash the file."""
+        return await in_background(checksum_like, self._fd, like, self.size if size is None else size, part_size)
+
+    def adopted(self, checksum: str, part_size: int) -> None:
+        """Take this checksum for the receipt: the file needs no other one then."""
+        self.checksum, self.part_size = checksum, part_size
+
+    def is_unchanged(self) -> bool:
+        """Hash the parts again."""
+        now = checksum_like(self._fd, self.checksum, self.fingerprint.size, self.part_size)
+        return now == self.checksum
+
+    # --- sending it -----------------------------------------------------------------------------
+    async def send(
+        self, version: FileVersion, decision: Decision, support: Support
+    ) -> tuple[FileVersion, StoredObject | None]:
+        """Send what is missing, compare the file once more, and complete.
+
+        Where the store doesn't check the decision's condition then, a HEAD just before does.
+        """
+        version = await self._send_parts(version, support)
+        self.part_size, self.checksum = version.part_size, f"md5:{self._etag}"
+        await asyncio.to_thread(self._recheck)
+        version = await record_etag(self._ledger, version, self._etag)
+        passed("complete.before")
+        found = None
+        supported = as_supported(decision, support)
+        if is_enforced(decision, supported) or still_holds(decision, await self._find(version)):
+            found = await self._complete(version, supported)
+        passed("complete.after")
+        if found is None:
+            version = await self._abort(version)
+        return version, found
+
+    async def _send_parts(self, version: FileVersion, support: Support) -> FileVersion:
         """Create the upload unless there is one, and send every part the store doesn't have."""
-        self._md5_etags, self._parts_tell = (await self._bucket.support()).md5_etags, honours.md5_etags
-        self._proves = honours.proves
+        self._md5_etags, self._parts_tell = (await self._bucket.support()).md5_etags, support.md5_etags
+        self._proves = support.proves
         version = await self._created(version)
         self._parts = {part.number: part for part in await self._ledger.parts(version)}
         self._stored = sum(part.size for part in self._parts.values())
-        self._told()
+        self._report()
         if self._parts:
             log.info("upload.resumed", file_id=version.file_id, key=version.key, parts=len(self._parts))
         cut = in_order([*part_ranges(version.size, version.part_size)])
@@ -75,19 +123,16 @@ class Multipart:
         try:
             async with asyncio.TaskGroup() as runners:
                 for _ in range(self._upload.part_concurrency):
-                    runners.create_task(self._run(version, missing))
+                    runners.create_task(self._send_missing(version, missing))
         except BaseExceptionGroup as group:  # what an "except*" raises would come wrapped in a group again
             faults, bugs = group.split(Fault)
             if faults is None or bugs is not None:
                 raise
-            raise await self._lost(version, _first(faults)) from None
+            raise await self._given_up(version, _first(faults)) from None
         return version
 
     async def _created(self, version: FileVersion) -> FileVersion:
-        """Return the version with its upload; crash window: one created but not recorded is nobody's.
-
-        Its id is known to the store alone then; S3's lifecycle rule AbortIncompleteMultipartUpload is for it.
-        """
+        """Return the version with its upload, created unless there is one."""
         if version.upload_id:
             return version
         request = self._bucket.request(
@@ -101,32 +146,39 @@ class Multipart:
         if not upload_id:
             raise fault("bad_response", "no UploadId")
         part_size = part_size_for(version.size, self._upload.part_size, self._bucket.most_parts)
+        # Crash window: an upload created but not recorded is an orphan whose id only the store knows; S3's
+        # lifecycle rule AbortIncompleteMultipartUpload removes it.
         return await self._ledger.begin_upload(version, upload_id, part_size)
 
-    async def _run(self, version: FileVersion, missing: Iterator[PartRange]) -> None:
-        """Send parts until none is left; several run side by side."""
+    async def _send_missing(self, version: FileVersion, missing: Iterator[PartRange]) -> None:
+        """Send parts until none is left; several of these run concurrently."""
         for piece in missing:
             md5 = await in_background(self._hash, piece)
             async with self._slots.large():
                 passed("part.before")
-                part = await self._send(version, piece, md5)
+                part = await self._send_part(version, piece, md5)
             passed("part.after")
             # Crash window: a part that the store has and the ledger doesn't goes once more.
             await self._ledger.part_done(version, part)
             self._moving.pop(piece.number, None)
             self._parts[piece.number] = part
             self._stored += part.size
-            self._told()
+            self._report()
 
     def _hash(self, piece: PartRange) -> str:
         """Return the MD5 (hex) of one part of the unchanged file. Blocking."""
-        self._check()
+        self._check_unchanged()
         return digest(self._fd, "md5", piece.offset, piece.size).hex()
 
-    async def _send(self, version: FileVersion, piece: PartRange, md5: str) -> Part:
+    def _check_unchanged(self) -> None:
+        """Raise as soon as the file is seen to change: sending the other parts would be in vain."""
+        if not fingerprint_of(self._fd).same_data(self.fingerprint):
+            raise fault("changed_while_uploading", "its size or mtime changed")
+
+    async def _send_part(self, version: FileVersion, piece: PartRange, md5: str) -> Part:
         def sent(total: int) -> None:
             self._moving[piece.number] = total
-            self._told()
+            self._report()
 
         request = self._bucket.request(
             Operation.MULTIPART_PART,
@@ -152,7 +204,7 @@ class Multipart:
         return Part(piece.number, piece.size, md5, answer.etag or md5)
 
     async def _listed(self, version: FileVersion, piece: PartRange, md5: str) -> Part:
-        """Find a part that went through unseen; any other content under its number means to begin again."""
+        """Find a part whose answer was lost; if its number has other content, the upload begins again."""
         request = self._bucket.request(
             Operation.MULTIPART_LIST, _key(version), upload_id=version.upload_id, part_number=piece.number - 1
         )
@@ -162,52 +214,53 @@ class Multipart:
                 return Part(piece.number, piece.size, md5, md5)
         raise fault("upload_lost", f"part {piece.number} can't be sent again")
 
-    async def _lost(self, version: FileVersion, problem: Fault) -> Fault:
-        """Give up an upload that is lost, once no part of it moves any more: the next attempt begins anew.
+    async def _given_up(self, version: FileVersion, problem: Fault) -> Fault:
+        """Abort the upload if ``problem`` means that it is lost: the next attempt begins anew. Return ``problem``.
 
-        The store may still have it: one that lost a single part, or takes no more of them.
+        The store may still have it, without one of its parts, or take no more parts.
         """
         if problem.code == "upload_lost":
-            await self.abort(version)
+            await self._abort(version)
         return problem
 
-    def _told(self) -> None:
+    def _report(self) -> None:
         self._on_sent(self._stored + sum(self._moving.values()))
 
+    # --- completing it --------------------------------------------------------------------------
     @property
-    def etag(self) -> str:
-        """The ETag that the object must have, by the parts."""
+    def _etag(self) -> str:
+        """The ETag that the object must have: made of the parts' MD5s."""
         return etag_of_parts([self._parts[number].md5 for number in sorted(self._parts)])
 
-    async def complete(self, version: FileVersion, plan: Plan) -> StoredObject | None:
+    async def _complete(self, version: FileVersion, decision: Decision) -> StoredObject | None:
         """Complete the upload and compare the object; None when the key changed hands meanwhile (412)."""
         try:
-            answer = await self._complete(version, plan)
+            answer = await self._send_complete(version, decision)
         except (StoreFault, RetryFault) as problem:
-            return await self._settled(version, problem)
+            return await self._resolved(version, problem)
         if answer.status == 412:  # noqa: PLR2004
             return None
         if answer.status == 404 or answer.code:  # noqa: PLR2004 - S3 answers 200 with an <Error>, too
-            return await self._settled(version, _no_upload(answer))
-        found = await self._there(version)
-        if found is None or not await self._is_its_own(version, found, answer):
-            await self.abort(version)  # it is used up, and the next attempt would only be told so
+            return await self._resolved(version, _no_upload(answer))
+        found = await self._find_sized(version)
+        if found is None or not await self._is_ours(version, found, answer):
+            await self._abort(version)  # it is used up, and the next attempt would only be told so
             raise fault("bad_digest", "the completed object is not what its parts make")
         return found
 
-    async def _settled(self, version: FileVersion, problem: Fault) -> StoredObject:
-        """Settle an unclear answer (500, a timeout, 404 after it was done) by what is there; else raise it."""
+    async def _resolved(self, version: FileVersion, problem: Fault) -> StoredObject:
+        """Resolve an unclear answer (500, a timeout, a 404 after it was done) by what the key holds; else raise it."""
         if found := await self._found_again(version):
             return found
         if problem.code != "upload_lost" and await self._is_gone(version):
-            # The store may have been at it all the while, and have ended between the two looks.
+            # The store may have completed it between the two requests.
             if found := await self._found_again(version):
                 return found
             problem = fault("upload_lost", problem.detail)
-        raise await self._lost(version, problem)
+        raise await self._given_up(version, problem)
 
     async def _is_gone(self, version: FileVersion) -> bool:
-        """Tell whether the store surely knows the upload no more: aborted elsewhere, or done."""
+        """Return whether the store surely knows the upload no more: it was aborted elsewhere, or completed."""
         request = self._bucket.request(Operation.MULTIPART_LIST, _key(version), upload_id=version.upload_id)
         try:
             answer = await self._bucket.send(request, accept=(404,))
@@ -215,7 +268,7 @@ class Multipart:
             return False  # s3:ListMultipartUploadParts is a right of its own
         return answer.status == 404 and answer.code == "NoSuchUpload"  # noqa: PLR2004
 
-    async def _complete(self, version: FileVersion, plan: Plan) -> Response:
+    async def _send_complete(self, version: FileVersion, decision: Decision) -> Response:
         body = complete_body([(part.number, part.etag) for part in self._parts.values()])
         request = self._bucket.request(
             Operation.MULTIPART_COMPLETE,
@@ -223,47 +276,49 @@ class Multipart:
             size=len(body),
             content_type="application/xml",
             upload_id=version.upload_id,
-            if_none_match=plan.if_none_match,
-            if_match=plan.if_match,
+            if_none_match=decision.if_none_match,
+            if_match=decision.if_match,
         )
         return await self._bucket.send(request, body, accept=(404, 412))
 
-    async def _there(self, version: FileVersion) -> StoredObject | None:
-        """Return the object under the key when it has our size."""
-        found = await self._bucket.find(_key(version), denied_is_absent=False)
+    async def _find(self, version: FileVersion) -> StoredObject | None:
+        return await self._bucket.find(_key(version), denied_is_absent=False)
+
+    async def _find_sized(self, version: FileVersion) -> StoredObject | None:
+        """Return the object under the key if it has our size."""
+        found = await self._find(version)
         return found if found and found.size == version.size else None
 
-    async def _is_called_ours(self, found: StoredObject) -> bool:
-        """Tell whether the ETag is the MD5 of our parts, or of the whole."""
+    async def _has_our_etag(self, found: StoredObject) -> bool:
+        """Return whether the ETag is made of our parts' MD5s, or is the MD5 of the whole file."""
         if found.opaque:
             return False
         if is_md5(found.etag):
             return await in_background(checksum_like, self._fd, "md5:", found.size) == f"md5:{found.etag.lower()}"
-        return found.etag.lower() == self.etag
+        return found.etag.lower() == self._etag
 
-    async def _is_its_own(self, version: FileVersion, found: StoredObject, answer: Response) -> bool:
-        """Tell whether an answered Complete made this object.
+    async def _is_ours(self, version: FileVersion, found: StoredObject, answer: Response) -> bool:
+        """Return whether an answered Complete made this object.
 
-        Each part was checked as it came (where nothing proves that, the object is read back), and the store says
-        that it put them together. An ETag that differs tells otherwise only in a bucket where the ETags of such
-        objects are made of MD5s; anywhere else (R2, OSS, a gateway that keeps none) it is the name the store gave
-        this object.
+        Each part was verified as it was sent (where nothing proves that, the object is read back), and the store
+        answered that it put them together. An ETag that differs disproves that only in a bucket where the ETags of
+        such objects are made of MD5s; anywhere else (R2, OSS, a gateway that keeps none) the store chooses it.
         """
-        if await self._is_called_ours(found):
+        if await self._has_our_etag(found):
             return True
-        if not found.etag and bare(answer.element("ETag")).lower() == self.etag:
+        if not found.etag and bare(answer.element("ETag")).lower() == self._etag:
             return True
         if not self._proves:
             return await holds_bytes(self._bucket, _key(version), found, self._ours(version))
         return found.opaque or not self._parts_tell
 
     def _ours(self, version: FileVersion) -> Sent:
-        return Sent(version.size, f"md5:{self.etag}", version.part_size, "")
+        return Sent(version.size, f"md5:{self._etag}", version.part_size, "")
 
     async def _found_again(self, version: FileVersion) -> StoredObject | None:
-        """Return the object of a Complete whose answer was unclear: known by its ETag, else read back."""
-        found = await self._there(version)
-        if found is None or await self._is_called_ours(found):
+        """Return the object of a Complete whose answer was unclear, identified by its ETag, else read back."""
+        found = await self._find_sized(version)
+        if found is None or await self._has_our_etag(found):
             return found
         if self._md5_etags and self._parts_tell and is_md5(found.etag) and not found.opaque:
             return None
@@ -271,16 +326,16 @@ class Multipart:
         read = await read_back(self._bucket, _key(version), found, [ours])
         return found if read.get(ours) == ours.checksum else None
 
-    async def abort(self, version: FileVersion) -> FileVersion:
-        """Abort the upload that ``send_parts`` began, and forget it."""
+    async def _abort(self, version: FileVersion) -> FileVersion:
+        """Abort the version's upload, and forget it."""
         await abort(self._bucket, version)
         return await self._ledger.end_upload(version)
 
 
 async def abort(bucket: Bucket, version: FileVersion) -> None:
-    """Abort a version's upload; one that nobody knows, or the broker takes for another's, is aborted.
+    """Abort a version's upload; raise ``Fault``.
 
-    Raises ``Fault``.
+    One that the store no longer knows, or that the broker takes for another client's, counts as aborted.
     """
     request = bucket.request(Operation.MULTIPART_ABORT, _key(version), upload_id=version.upload_id)
     try:
@@ -296,7 +351,7 @@ def _key(version: FileVersion) -> str:
 
 
 def _no_upload(answer: Response) -> Fault:
-    """Say what a 404, or an error in a 200, means for the upload."""
+    """Return the fault that a 404, or an error in a 200, is for the upload."""
     if answer.status != 404:  # noqa: PLR2004
         return fault("server_error", answer.code)
     if answer.code == "NoSuchBucket":
@@ -307,3 +362,35 @@ def _no_upload(answer: Response) -> Fault:
 def _first(group: BaseExceptionGroup[Fault]) -> Fault:
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+class Sweeper:
+    """Aborts orphans: uploads of ours that the ledger still names, though their versions are past uploading."""
+
+    def __init__(self, ledger: Ledger, buckets: Mapping[str, Bucket]) -> None:
+        self._ledger, self._buckets = ledger, buckets
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Sweep now: a version with an upload ended or was quarantined."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Sweep at the start, when woken, and every ``SWEEP_SECONDS``, for ever."""
+        with alive("sweeper") as heart:
+            while True:
+                self._wake.clear()
+                for version in await self._ledger.uploads_left():
+                    await self._abort(version)
+                heart.beat(within=SWEEP_SECONDS)
+                await within(SWEEP_SECONDS, self._wake)
+
+    async def _abort(self, version: FileVersion) -> None:
+        bucket = self._buckets.get(version.watch)
+        if bucket is None or version.key is None:
+            return
+        try:
+            await abort(bucket.named(version.bucket), version)
+            await self._ledger.end_upload(version)
+        except (Fault, LostUpdate) as problem:
+            log.debug("upload.abort_failed", file_id=version.file_id, key=version.key, error=str(problem))

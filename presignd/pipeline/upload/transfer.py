@@ -1,7 +1,7 @@
-"""uploading → verified, for one version: open, hash, name, bring it under its key, compare.
+"""Upload one version: open its file, hash it, name its key, send it, verify it.
 
-``Transfer.run`` returns what the ledger is to record, or raises: a ``Fault`` says what is done about it,
-``Vanished`` that no file is there, ``Writing`` that somebody still writes.
+``Transfer.run`` returns the receipt for the ledger, or raises: a ``Fault`` for ``pipeline.faults`` to decide about,
+``Vanished`` if no file is there, ``Writing`` if a program still writes it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from presignd.config import UploadConfig, WatchConfig
+from presignd.config import UploadConfig
 from presignd.errors import Fault, fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint
@@ -25,20 +25,20 @@ from presignd.pipeline.key_template import may_number, needs_hash, render_for
 from presignd.pipeline.put import PutRequest
 from presignd.pipeline.upload import collision
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
-from presignd.pipeline.upload.collision import Act, Plan, Whose
-from presignd.pipeline.upload.content import Content, InParts, Whole
-from presignd.pipeline.upload.identify import whose
-from presignd.pipeline.upload.slots import Slots
-from presignd.pipeline.upload.whole import TINY, Prepared, prepare, read_cached
+from presignd.pipeline.upload.collision import Action, Decision, Occupant
+from presignd.pipeline.upload.content import Content, Slots
+from presignd.pipeline.upload.identify import identify
+from presignd.pipeline.upload.multipart import InParts
+from presignd.pipeline.upload.whole import TINY, Prepared, Whole, prepare, read_cached
 from presignd.store.probe import Support
 from presignd.system.filesystem import close_quietly
 from presignd.system.threads import in_background, opened
 
 UNLIKE_PROOF = ("bad_digest", "no_such_bucket", "not_implemented")
-"""Answers that a store may give because it is another than it was: set up anew, or a bucket made anew."""
+"""Faults that a store may answer with because it or its bucket was set up anew: what was proven of it is void."""
 
 ROUNDS = 6
-"""Looks at a key that changes hands before the file backs off."""
+"""Attempts under a key where other objects come and go, before the file backs off."""
 
 
 class Vanished(Exception):
@@ -46,21 +46,12 @@ class Vanished(Exception):
 
 
 class Writing(Exception):
-    """Somebody has the file open for writing."""
+    """A program has the file open for writing."""
 
 
 @dataclass(slots=True)
-class Room:
-    """What the work on one watch's files needs."""
-
-    watch: WatchConfig
-    folder: Folder
-    bucket: Bucket
-
-
-@dataclass(slots=True)
-class Running:
-    """A version under work, for ``status``: bytes sent so far, and since when (monotonic seconds)."""
+class Progress:
+    """How far the work on a version is: bytes sent, and since when (monotonic seconds), for ``status``."""
 
     version: FileVersion
     sent: int = 0
@@ -69,7 +60,7 @@ class Running:
     heard: float = field(default_factory=time.monotonic)
 
     def moved(self, total: int) -> None:
-        """Hear of the bytes that the store has or gets; the first word is where a resumed upload stood."""
+        """Take the bytes that the store has or is sent; the first number is where a resumed upload stood."""
         self.heard = time.monotonic()
         if not self.sent:
             self.stood, self.began = total, self.heard
@@ -81,8 +72,8 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """What a transfer leaves to be recorded: the version (its key may have moved on) and its receipt."""
+class Receipt:
+    """One verified upload: the version, whose key a collision may have changed, and what is to be recorded of it."""
 
     version: FileVersion
     fingerprint: Fingerprint
@@ -94,11 +85,12 @@ class Stored:
 
 
 class Transfer:
-    """One version's way under its key."""
+    """One attempt to upload a version."""
 
     def __init__(
         self,
-        room: Room,
+        bucket: Bucket,
+        folder: Folder,
         version: FileVersion,
         ledger: Ledger,
         upload: UploadConfig,
@@ -106,61 +98,73 @@ class Transfer:
         slots: Slots,
         host: str,
         put: PutRequest | None,
-        running: Running,
+        progress: Progress,
     ) -> None:
-        self._room, self._version, self._ledger, self._upload = room, version, ledger, upload
-        self._slots, self._host, self._put, self._running = slots, host, put, running
+        self._bucket, self._watch, self._folder = bucket, bucket.watch, folder
+        self._version, self._ledger, self._upload = version, ledger, upload
+        self._slots, self._host, self._put, self._progress = slots, host, put, progress
         self._fd: int
         self._content: Content
-        self._honours: Support
+        self._support: Support
         self._moved = False
 
-    async def run(self) -> Stored:
-        """Upload the file, or find that its bytes are there; its content is unchanged at the end."""
-        fd = await opened(self._open, close_quietly, inline=self._room.folder.inline_limit > 0)
+    async def run(self) -> Receipt:
+        """Upload the file, or find that its bytes are stored already; it is unchanged at the end."""
+        self._fd = await opened(self._open, close_quietly, inline=self._folder.inline_limit > 0)
         try:
-            return await self._run(fd)
+            if TINY < self._version.size <= self._upload.multipart_threshold:
+                async with self._slots.small():  # before it is read: what waits holds none of its bytes
+                    return await self._run()
+            return await self._run()
         except Fault as problem:
             if problem.code in UNLIKE_PROOF:
-                self._room.bucket.prove_again()
+                self._bucket.prove_again()
             raise
         finally:
-            close_quietly(fd)
+            close_quietly(self._fd)
 
-    async def _run(self, fd: int) -> Stored:
-        self._fd = fd
-        if TINY < self._version.size <= self._upload.multipart_threshold:
-            async with self._slots.small():  # before it is read: what waits holds none of its bytes
-                return await self._bring()
-        return await self._bring()
-
-    async def _bring(self) -> Stored:
-        refuse_too_large(self._room.watch, self._version.size)  # a retry, or a put's own key, changes no limit
-        self._content = await self._read_content()
+    async def _run(self) -> Receipt:
+        refuse_too_large(self._watch, self._version.size)  # the limit holds for a retry, and for a put's own key
+        self._content = await self._hashed()
         self._require_settled_content()
-        self._honours = await self._room.bucket.support(in_parts=self._content.part_size > 0)
+        self._support = await self._bucket.support(in_parts=self._content.part_size > 0)
         if self._version.key is None:
             await self._reserve_key()
-        found, adopted = await self._store()
+        stored, adopted = await self._store()
         fingerprint = await self._unchanged()
-        content = self._content
-        return Stored(
-            self._version, fingerprint, content.checksum, content.part_size, found.etag, found.version_id, adopted
-        )
+        checksum, part_size = self._content.checksum, self._content.part_size
+        return Receipt(self._version, fingerprint, checksum, part_size, stored.etag, stored.version_id, adopted)
 
-    async def _read_content(self) -> Content:
-        """Hash the file as far as its way needs it: a small one whole, parts as they are sent."""
-        bucket, upload, size = self._room.bucket, self._upload, self._version.size
-        # No method of this transfer: it and its content would know each other, and the bytes wait for the collector.
-        on_sent = partial(_sent, self._running, self._put)
-        by_hash = self._version.base_key is None and needs_hash(self._room.watch.key)
+    # --- open and hash --------------------------------------------------------------------------
+    def _open(self) -> int:
+        """Open the file, below the watch's root and nowhere else. Blocking."""
+        if self._put:
+            with translated():
+                return os.dup(self._put.fd)
+        if self._version.path.startswith(b"/"):
+            raise Vanished  # put from outside the watch, by a client that is gone, and its descriptor with it
+        try:
+            fd = self._folder.open(self._version.path)
+        except (Gone, NotRegular):
+            raise Vanished from None
+        if has_writer(fd):
+            close_quietly(fd)
+            raise Writing
+        return fd
+
+    async def _hashed(self) -> Content:
+        """Return the content to send: hashed whole where it goes as one PUT, else part by part as it is sent."""
+        upload, size = self._upload, self._version.size
+        # Not a method: the transfer and its content would reference each other, and the bytes wait for the collector.
+        on_sent = partial(_report, self._progress, self._put)
+        by_hash = self._version.base_key is None and needs_hash(self._watch.key)
         if size <= upload.multipart_threshold:
             sha256 = by_hash or upload.checksum == "sha256"
             prepared = await self._prepare(size, sha256=sha256)
-            return Whole(bucket, self._ledger, self._slots, upload, prepared=prepared, on_sent=on_sent)
+            return Whole(self._bucket, self._ledger, self._slots, upload, prepared=prepared, on_sent=on_sent)
         named = await in_background(checksum_like, self._fd, "sha256:", size) if by_hash else ""
         return InParts(
-            bucket,
+            self._bucket,
             self._ledger,
             self._slots,
             upload,
@@ -171,37 +175,22 @@ class Transfer:
         )
 
     async def _prepare(self, size: int, *, sha256: bool) -> Prepared:
-        """Hash a file: at once where it is tiny and the page cache has it; else in a thread."""
+        """Hash a file: on the event loop where it is tiny and in the page cache, else in a thread."""
         most = self._upload.memory // (2 * self._upload.concurrency)  # as streamed bodies have it
         if size <= TINY:
             with suppress(BlockingIOError):
                 return prepare(self._fd, size, sha256=sha256, most=most, read=read_cached)
         return await in_background(prepare, self._fd, size, sha256=sha256, most=most)
 
-    def _open(self) -> int:
-        """Open the file, below the watch's root and nowhere else. Blocking."""
-        if self._put:
-            with translated():
-                return os.dup(self._put.fd)
-        if self._version.path.startswith(b"/"):
-            raise Vanished  # a put from elsewhere, whose client, and with it the descriptor, is gone
-        try:
-            fd = self._room.folder.open(self._version.path)
-        except (Gone, NotRegular):
-            raise Vanished from None
-        if has_writer(fd):
-            close_quietly(fd)
-            raise Writing
-        return fd
-
     def _require_settled_content(self) -> None:
-        """Go on only with what was settled; a chmod, another link or a restore is no change."""
+        """Raise if it is not the content that settled; a chmod, another link or a restore is no change."""
         if not self._content.fingerprint.same_data(self._version.fingerprint):
             raise fault("changed_while_uploading", "it changed after it was settled")
 
+    # --- name and send --------------------------------------------------------------------------
     async def _reserve_key(self, *, beyond: str = "") -> None:
-        """Commit the key before any grant: one that needed the hash, or the next after a collision."""
-        watch, version = self._room.watch, self._version
+        """Commit the key before any grant: one that needed the hash, or the next one after a collision."""
+        watch, version = self._watch, self._version
         base = version.base_key or render_for(
             watch,
             version.path,
@@ -210,7 +199,7 @@ class Transfer:
             version.queued_at,
             host=self._host,
             sha256=self._content.sha256,
-            prefix=await self._room.bucket.prefix(),
+            prefix=await self._bucket.prefix(),
         )
         named = await self._ledger.assign_key(
             version, base, fresh=watch.collision == "rename", next_key=may_number(watch), beyond=beyond
@@ -220,21 +209,20 @@ class Transfer:
         self._version = named
 
     async def _store(self) -> tuple[StoredObject, bool]:
-        """Bring the content under its key by a PUT, or find it there (True: before we ever sent it)."""
-        look = False
+        """Store the content under its key, or find it there; return the object, and whether it was there before."""
+        head = False
         for _ in range(ROUNDS):
-            plan = await self._plan(look=look)
-            if plan.act is Act.ADOPT and plan.found:
-                return plan.found, self._version.attempt <= 1
-            if plan.act is Act.NEXT_KEY:
+            decision = await self._decide(head=head)
+            if decision.action is Action.ADOPT and decision.found:
+                return decision.found, self._version.attempt <= 1
+            if decision.action is Action.NEXT_KEY:
                 await self._reserve_key(beyond=self._key)
-                self._moved = True
-                look = False
+                self._moved, head = True, False
                 continue
-            self._version, stored = await self._content.send(self._version, plan, self._honours)
+            self._version, stored = await self._content.send(self._version, decision, self._support)
             if stored:
                 return stored, False
-            look = True
+            head = True  # another object came under the key
         raise fault("precondition_failed")
 
     @property
@@ -242,31 +230,31 @@ class Transfer:
         assert self._version.key is not None
         return self._version.key
 
-    async def _plan(self, *, look: bool) -> Plan:
-        policy, honours = self._room.watch.collision, self._honours
+    async def _decide(self, *, head: bool) -> Decision:
+        """Decide what to do under the key, after a HEAD where ``head`` or the last attempt calls for one."""
+        policy, checksum = self._watch.collision, self._content.checksum
         previous = await self._ledger.previous_receipt(self._version)
-        checksum = self._content.checksum
-        if not look and checksum and not collision.must_look(self._version, previous, checksum, honours):
-            return collision.plan_unseen(previous, policy)
-        found = await self._room.bucket.find(self._key, denied_is_absent=honours.if_none_match)
-        of = await self._whose(found) if found else Whose.ANOTHERS
-        plan = collision.plan_seen(found, of, policy)
-        if plan.act is Act.REFUSE:
+        if not head and checksum and not collision.must_head(self._version, previous, checksum, self._support):
+            return collision.decide_unseen(previous, policy)
+        found = await self._bucket.find(self._key, denied_is_absent=self._support.if_none_match)
+        occupant = await self._identified(found) if found else Occupant.FOREIGN
+        decision = collision.decide_seen(found, occupant, policy)
+        if decision.action is Action.REFUSE:
             raise fault("exists", self._key)
-        return plan
+        return decision
 
-    async def _whose(self, found: StoredObject) -> Whose:
-        sent, honours = await self._ledger.sent(self._version), self._honours
-        # Crash window: where conditions count for nothing, some stores keep what came of a PUT that broke off.
-        torn = not honours.if_none_match and self._version.attempt > 1 and not self._moved
-        bucket = self._room.bucket
-        # Of an object in parts, 32 hex digits may be a name as any other (the bucket's own proof is of a PUT).
-        md5_etags = (await bucket.support()).md5_etags and honours.md5_etags
-        return await whose(found, self._content, sent, bucket, self._key, md5_etags=md5_etags, torn=torn)
+    async def _identified(self, found: StoredObject) -> Occupant:
+        sent, support = await self._ledger.sent(self._version), self._support
+        # Crash window: a store that honours no conditions may keep the beginning of a PUT that broke off.
+        torn = not support.if_none_match and self._version.attempt > 1 and not self._moved
+        # The ETag of an object in parts may be 32 hex digits that are no MD5 (the bucket's own proof is of a PUT).
+        md5_etags = (await self._bucket.support()).md5_etags and support.md5_etags
+        return await identify(found, self._content, sent, self._bucket, self._key, md5_etags=md5_etags, torn=torn)
 
+    # --- verify that the file did not change -----------------------------------------------------
     async def _unchanged(self) -> Fingerprint:
-        """Compare the file with what was sent: at once where that may be and nothing moved, else in a thread."""
-        if self._room.folder.inline_limit and (now := fingerprint_of(self._fd)) == self._content.fingerprint:
+        """Compare the file with what was sent; in a thread, unless that is quick and nothing changed."""
+        if self._folder.inline_limit and (now := fingerprint_of(self._fd)) == self._content.fingerprint:
             self._require_same_path(now)
             return now
         return await asyncio.to_thread(self._recheck)
@@ -274,7 +262,7 @@ class Transfer:
     def _recheck(self) -> Fingerprint:
         """Compare the file with what was sent, on its descriptor and by its path. Blocking.
 
-        Only inode or ctime moved (chmod, another link): the content is hashed once more. A path that is
+        If only inode or ctime changed (chmod, another link), the content is hashed once more. A path that is
         gone now was whole when it was read: the object is its last content.
         """
         was, now = self._content.fingerprint, fingerprint_of(self._fd)
@@ -287,14 +275,14 @@ class Transfer:
         if self._put or self._version.path.startswith(b"/"):
             return
         try:
-            there = self._room.folder.stat(self._version.path)
+            there = self._folder.stat(self._version.path)
         except (Gone, NotRegular):
             return
         if Fingerprint.of(there) != now:
             raise fault("changed_while_uploading", "another file took its place")
 
 
-def _sent(running: Running, put: PutRequest | None, total: int) -> None:
-    running.moved(total)
+def _report(progress: Progress, put: PutRequest | None, total: int) -> None:
+    progress.moved(total)
     if put:
         put.progress(total)

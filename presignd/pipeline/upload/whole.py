@@ -1,4 +1,4 @@
-"""One file as one PUT: opened safely, hashed, sent from the same descriptor, compared afterwards."""
+"""A file as one PUT: hashed, sent from the same descriptor, compared with what the store answers."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ import base64
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+from presignd.config import UploadConfig
 from presignd.errors import fault
-from presignd.model import FileVersion, Fingerprint
-from presignd.pipeline.files.hash import READ, fingerprint_of, into_one_buffer, read_at
+from presignd.ledger import Ledger
+from presignd.model import FileVersion, Fingerprint, Sent
+from presignd.pipeline.files.hash import READ, checksum_like, fingerprint_of, into_one_buffer, read_at
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
-from presignd.pipeline.upload.collision import Plan, is_md5
+from presignd.pipeline.upload.collision import Decision, as_supported, is_md5
+from presignd.pipeline.upload.content import Slots, record_etag
+from presignd.pipeline.upload.identify import holds_bytes
 from presignd.presign import Operation
+from presignd.runtime.crash_points import passed
 from presignd.runtime.heartbeat import beat
 from presignd.s3.responses import Response
 from presignd.store.body import Slice
+from presignd.store.probe import Support
+from presignd.system.threads import in_background
 
 SMALL = 256 << 10
 """Bytes up to which a file is read once into memory; larger ones are hashed, then streamed."""
@@ -87,48 +95,13 @@ def prepare(fd: int, size: int, *, sha256: bool, most: int = SMALL, read: Read =
     return Prepared(fd, fingerprint, digests[0].hexdigest(), digests[-1].hexdigest() if sha256 else "", kept)
 
 
-async def put(
-    bucket: Bucket,
-    version: FileVersion,
-    prepared: Prepared,
-    plan: Plan,
-    *,
-    checksum: str,
-    also_md5: bool,
-    on_sent: Callable[[int], None],
-) -> Response:
-    """Send the file; the answer may be a 412 (the key changed hands). Raises ``Fault``."""
-    assert version.key is not None
-    headers = dict(bucket.watch.headers)
-    if also_md5:
-        headers["Content-MD5"] = prepared.content_md5
-    request = bucket.request(
-        Operation.PUT,
-        version.key,
-        size=version.size,
-        content_type=version.content_type,
-        checksum=checksum,
-        headers=headers,
-        if_none_match=plan.if_none_match,
-        if_match=plan.if_match,
-    )
-    # An If-Match whose object is gone is answered 404 NoSuchKey (S3) or 412.
-    accept = (404, 412) if plan.if_match else (412,)
-    streamed = prepared.data is None or bucket.limited
-    body = Slice(prepared.fd, 0, version.size, whole=True) if streamed else prepared.data
-    answer = await bucket.send(request, body, accept=accept, on_sent=on_sent)
-    if answer.status == 404 and answer.code == "NoSuchBucket":  # noqa: PLR2004
-        raise fault("no_such_bucket", "404 NoSuchBucket")
-    return answer
-
-
 def verify(answer: Response, md5: str, *, md5_etags: bool) -> bool:
     """Compare the ETag with what was sent, in a bucket where ETags are MD5s; raise ``bad_digest``.
 
-    Anywhere else (SSE-KMS, SSE-C, a store with a way of its own) it is the store's word for what it took, and
+    Anywhere else (SSE-KMS, SSE-C, a store with a way of its own) the store chooses the ETag, and
     the checked Content-MD5 or SHA-256 of the request counts. Return whether the answer proves that this very
-    body was stored; where it doesn't (no ETag, or one of another make) a HEAD has to. One after each PUT would
-    tell nothing more of a store whose ETag is the MD5 of what it took, and took 30 to 45 % of the files a second
+    body was stored; where it doesn't (no ETag, or one of another form) a HEAD has to. A HEAD after each PUT would
+    prove nothing more where the ETag is the MD5 of what was stored, and cost 30 to 45 % of the files a second
     (SeaweedFS, 1 kB files, 16 at a time).
     """
     if answer.opaque_etag or answer.etag.lower() == md5:
@@ -138,11 +111,99 @@ def verify(answer: Response, md5: str, *, md5_etags: bool) -> bool:
     return False
 
 
-def verify_found(found: StoredObject | None, size: int, md5: str, *, md5_etags: bool) -> StoredObject:
-    """Take an object found after its PUT for what was sent; raise ``missing_object`` or ``bad_digest``."""
-    if found is None:
-        raise fault("missing_object")
-    tells = md5_etags and is_md5(found.etag) and not found.opaque
-    if found.size != size or (tells and found.etag.lower() != md5):
-        raise fault("bad_digest", "the object is not what was sent")
-    return found
+class Whole:
+    """A file that goes as one PUT."""
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        ledger: Ledger,
+        slots: Slots,
+        upload: UploadConfig,
+        *,
+        prepared: Prepared,
+        on_sent: Callable[[int], None],
+    ) -> None:
+        self._bucket, self._ledger, self._slots, self._kind = bucket, ledger, slots, upload.checksum
+        self._prepared, self._on_sent = prepared, on_sent
+        self.fingerprint, self.sha256 = prepared.fingerprint, prepared.sha256
+
+    part_size = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.fingerprint.size
+
+    @property
+    def checksum(self) -> str:
+        """``md5:…`` or ``sha256:…``, as ``upload.checksum`` says."""
+        return self._prepared.checksum(self._kind)
+
+    async def checksum_like(self, like: str, part_size: int, size: int | None = None) -> str:
+        """Return what is known already, else hash."""
+        if size is None and "-" not in like and (like.startswith("md5:") or self.sha256):
+            return self._prepared.checksum(like.partition(":")[0])
+        return await in_background(
+            checksum_like, self._prepared.fd, like, self.size if size is None else size, part_size
+        )
+
+    def adopted(self, checksum: str, part_size: int) -> None:
+        """Keep the checksum, which is known already."""
+
+    async def send(
+        self, version: FileVersion, decision: Decision, support: Support
+    ) -> tuple[FileVersion, StoredObject | None]:
+        """PUT and verify."""
+        version = await record_etag(self._ledger, version, self._prepared.md5)
+        passed("put.before")
+        async with self._slots.small() if self.size <= TINY else nullcontext():  # a larger one holds its slot already
+            answer = await self._put(version, as_supported(decision, support), support)
+        passed("put.after")
+        if answer.status in (404, 412):
+            return version, None
+        return version, await self._verified(version, answer, support)
+
+    async def _put(self, version: FileVersion, decision: Decision, support: Support) -> Response:
+        """Send the file; the answer may be a 412 (another object came under the key). Raises ``Fault``."""
+        assert version.key is not None
+        prepared, headers = self._prepared, dict(self._bucket.watch.headers)
+        if self._kind != "md5" and not support.sha256:
+            headers["Content-MD5"] = prepared.content_md5
+        request = self._bucket.request(
+            Operation.PUT,
+            version.key,
+            size=version.size,
+            content_type=version.content_type,
+            checksum=self.checksum,
+            headers=headers,
+            if_none_match=decision.if_none_match,
+            if_match=decision.if_match,
+        )
+        # An If-Match whose object is gone is answered 404 NoSuchKey (S3) or 412.
+        accept = (404, 412) if decision.if_match else (412,)
+        streamed = prepared.data is None or self._bucket.limited
+        body = Slice(prepared.fd, 0, version.size, whole=True) if streamed else prepared.data
+        answer = await self._bucket.send(request, body, accept=accept, on_sent=self._on_sent)
+        if answer.status == 404 and answer.code == "NoSuchBucket":  # noqa: PLR2004
+            raise fault("no_such_bucket", "404 NoSuchBucket")
+        return answer
+
+    async def _verified(self, version: FileVersion, answer: Response, support: Support) -> StoredObject:
+        """Return the object that the PUT made; raise ``missing_object`` or ``bad_digest``."""
+        md5, key = self._prepared.md5, version.key or ""
+        if verify(answer, md5, md5_etags=support.md5_etags) and support.proves:
+            return StoredObject(version.size, answer.etag, answer.headers.get("x-amz-version-id", ""))
+        found = await self._bucket.find(key, denied_is_absent=False)
+        if found is None:
+            raise fault("missing_object")
+        tells = support.md5_etags and is_md5(found.etag) and not found.opaque
+        if found.size != version.size or (tells and found.etag.lower() != md5):
+            raise fault("bad_digest", "the object is not what was sent")
+        if not (support.proves or await holds_bytes(self._bucket, key, found, Sent(version.size, f"md5:{md5}", 0, ""))):
+            raise fault("bad_digest", "the object is not what was sent")
+        return found
+
+    def is_unchanged(self) -> bool:
+        """Hash it again."""
+        return prepare(self._prepared.fd, self.fingerprint.size, sha256=False).md5 == self._prepared.md5

@@ -9,14 +9,14 @@ import pytest
 from presignd.model import FileVersion, State
 from presignd.pipeline.upload.bucket import StoredObject
 from presignd.pipeline.upload.collision import (
-    Act,
-    Plan,
+    Action,
+    Decision,
+    Occupant,
     Policy,
-    Whose,
-    as_honoured,
-    must_look,
-    plan_seen,
-    plan_unseen,
+    as_supported,
+    decide_seen,
+    decide_unseen,
+    must_head,
     still_holds,
 )
 from presignd.store.probe import Support
@@ -35,51 +35,53 @@ FOUND = StoredObject(9, OTHER)
 
 @pytest.mark.parametrize("policy", ["update", "rename", "refuse", "overwrite"])
 def test_the_same_bytes_are_adopted_under_every_policy(policy: Policy) -> None:
-    assert plan_seen(FOUND, Whose.SAME, policy) == Plan(Act.ADOPT, FOUND)
+    assert decide_seen(FOUND, Occupant.SAME, policy) == Decision(Action.ADOPT, FOUND)
 
 
 @pytest.mark.parametrize(
     ("policy", "act"),
-    [("update", Act.NEXT_KEY), ("rename", Act.NEXT_KEY), ("refuse", Act.REFUSE), ("overwrite", Act.PUT)],
+    [("update", Action.NEXT_KEY), ("rename", Action.NEXT_KEY), ("refuse", Action.REFUSE), ("overwrite", Action.PUT)],
 )
-def test_another_s_object_is_answered_by_the_policy(policy: Policy, act: Act) -> None:
-    assert plan_seen(FOUND, Whose.ANOTHERS, policy).act is act
+def test_another_s_object_is_answered_by_the_policy(policy: Policy, act: Action) -> None:
+    assert decide_seen(FOUND, Occupant.FOREIGN, policy).action is act
 
 
 def test_our_own_object_is_replaced_only_while_it_is_still_ours() -> None:
-    assert plan_seen(FOUND, Whose.OURS, "update") == Plan(Act.PUT, FOUND, if_match=OTHER)
+    assert decide_seen(FOUND, Occupant.OURS, "update") == Decision(Action.PUT, FOUND, if_match=OTHER)
 
 
 def test_a_free_key_must_still_be_free() -> None:
-    assert plan_seen(None, Whose.ANOTHERS, "update") == Plan(Act.PUT, if_none_match=True)
-    assert plan_seen(None, Whose.ANOTHERS, "overwrite") == Plan(Act.PUT)
+    assert decide_seen(None, Occupant.FOREIGN, "update") == Decision(Action.PUT, if_none_match=True)
+    assert decide_seen(None, Occupant.FOREIGN, "overwrite") == Decision(Action.PUT)
 
 
-@pytest.mark.parametrize("plan", [Plan(Act.PUT, if_none_match=True), Plan(Act.PUT, if_match=OTHER), Plan(Act.PUT)])
-def test_conditions_are_sent_only_where_each_is_honoured(plan: Plan) -> None:
-    assert as_honoured(plan, ALL) == plan
-    assert as_honoured(plan, NONE) == Plan(Act.PUT)
-    assert as_honoured(plan, replace(NONE, if_match=True)) == replace(plan, if_none_match=False)
+@pytest.mark.parametrize(
+    "plan", [Decision(Action.PUT, if_none_match=True), Decision(Action.PUT, if_match=OTHER), Decision(Action.PUT)]
+)
+def test_conditions_are_sent_only_where_each_is_honoured(plan: Decision) -> None:
+    assert as_supported(plan, ALL) == plan
+    assert as_supported(plan, NONE) == Decision(Action.PUT)
+    assert as_supported(plan, replace(NONE, if_match=True)) == replace(plan, if_none_match=False)
 
 
 def test_a_plan_holds_while_the_key_is_as_it_was_seen() -> None:
-    free, ours = Plan(Act.PUT, if_none_match=True), Plan(Act.PUT, if_match=OTHER)
+    free, ours = Decision(Action.PUT, if_none_match=True), Decision(Action.PUT, if_match=OTHER)
     assert still_holds(free, None)
     assert not still_holds(free, StoredObject(5, OTHER))
     assert still_holds(ours, StoredObject(9, OTHER))
     assert not still_holds(ours, StoredObject(9, MD5))
     assert not still_holds(ours, None)
-    assert still_holds(Plan(Act.PUT), StoredObject(5, OTHER))
+    assert still_holds(Decision(Action.PUT), StoredObject(5, OTHER))
 
 
 def test_without_a_look_the_condition_looks_for_us() -> None:
-    assert plan_unseen(None, "update") == Plan(Act.PUT, if_none_match=True)
-    assert plan_unseen(OURS_BEFORE, "update") == Plan(Act.PUT, if_match=OTHER)
-    assert plan_unseen(OURS_BEFORE, "overwrite") == Plan(Act.PUT)
+    assert decide_unseen(None, "update") == Decision(Action.PUT, if_none_match=True)
+    assert decide_unseen(OURS_BEFORE, "update") == Decision(Action.PUT, if_match=OTHER)
+    assert decide_unseen(OURS_BEFORE, "overwrite") == Decision(Action.PUT)
 
 
 def test_a_first_attempt_where_conditions_hold_needs_no_look() -> None:
-    assert not must_look(VERSION, None, f"md5:{MD5}", ALL)
+    assert not must_head(VERSION, None, f"md5:{MD5}", ALL)
 
 
 @pytest.mark.parametrize(
@@ -100,4 +102,4 @@ def test_a_first_attempt_where_conditions_hold_needs_no_look() -> None:
     ],
 )
 def test_looks_first(version: FileVersion, previous: FileVersion | None, honours: Support) -> None:
-    assert must_look(version, previous, f"md5:{MD5}", honours)
+    assert must_head(version, previous, f"md5:{MD5}", honours)
