@@ -86,7 +86,7 @@ class LinksFile:
 
     # --- appending ------------------------------------------------------------------------------
     def _reopen_if_changed(self) -> None:
-        """Open the file again unless it is the open one, with the size of the last append."""
+        """Open the file again if another program replaced it or changed its size; first cut off failed lines."""
         try:
             st = self._file.lstat()
         except FileNotFoundError:

@@ -135,13 +135,13 @@ class Linker:
         assert version.expires_at is not None
         lived = version.expires_at - version.signed_at.replace(microsecond=0)
 
-        async def minted() -> Link | FileFault:
+        async def make() -> Link | FileFault:
             try:
                 return await mint(self._sign, version, int(lived.total_seconds()), self._path_of(version))
             except FileFault as refused:
                 return refused
 
-        link = await self._persist(minted)
+        link = await self._until_done(make)
         if isinstance(link, FileFault):
             raise link
         return link
@@ -165,17 +165,17 @@ class Linker:
 
     async def _link(self, batch: list[_Waiting]) -> None:
         """Write the lines, then commit; each is retried until it succeeds, and a written line isn't written again."""
-        good, mark = await self._persist(lambda: self._write(batch))
+        good, mark = await self._until_done(lambda: self._write(batch))
         # Crash window: the next start reads back the lines on disk whose commit is missing.
         dated = [replace(waiting.version, expires_at=link.expires_at) for waiting, link in good]
         ended = {waiting.version.file_id: utcnow() for waiting, _ in good if waiting.finish}
-        linked = await self._persist(lambda: self._ledger.linked(dated, mark, ended)) if dated else []
+        linked = await self._until_done(lambda: self._ledger.linked(dated, mark, ended)) if dated else []
         for (waiting, link), version in zip(good, linked, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result((version, link))
 
-    async def _persist(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Try ``step`` until it succeeds."""
+    async def _until_done(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Retry ``step`` until it succeeds; return its result."""
         while True:
             try:
                 done = await step()
