@@ -1,6 +1,7 @@
-"""What the answers need from whoever runs the pipeline: the daemon, or a command that holds the ledger alone.
+"""The running pipeline as the control socket and the status page see it.
 
-``presignd/app/view.py`` implements ``View``, for ``run`` and for commands while no daemon runs. Every
+``presignd/app/view.py`` implements ``View``, for ``run`` and for commands while no daemon runs; rooms below ``app``
+can't import that. Every
 snapshot method is synchronous, cheap, and safe to call at any time from the event loop.
 """
 
@@ -33,7 +34,7 @@ class FolderView:
 
 @dataclass(frozen=True, slots=True)
 class SettlingView:
-    """One path that is not settled yet: since when (UTC) it is looked at, and why it waits, in words."""
+    """One path that is settling: since when (UTC), and what it waits for, in words."""
 
     watch: str
     path: bytes
@@ -43,7 +44,7 @@ class SettlingView:
 
 @dataclass(frozen=True, slots=True)
 class InFlightView:
-    """One version under upload: bytes sent so far, the rate in bytes a second, seconds since something was sent."""
+    """One upload in progress: bytes sent, bytes a second, seconds since the last byte."""
 
     version: FileVersion
     sent: int
@@ -63,9 +64,9 @@ _WORDS: dict[Part, str] = {
 
 @dataclass(frozen=True, slots=True)
 class BlockedView:
-    """What is held up as a whole: one ``watch``, or, where that is "", a ``part`` that all of them need.
+    """What blocks more than one file: the bucket of one ``watch``, or, where that is "", a ``part`` that all need.
 
-    ``code`` is one of ``errors.CODES``, ``cause`` the message of what was met last, ``since`` UTC.
+    ``code`` is one of ``errors.CODES``, ``cause`` the latest error's message, ``since`` UTC.
     """
 
     part: Part
@@ -76,7 +77,7 @@ class BlockedView:
 
     @property
     def what(self) -> str:
-        """Say what is waited for, in words."""
+        """Return what is waited for, in words."""
         return f"the bucket of watch {self.watch}" if self.watch else _WORDS[self.part]
 
 
@@ -116,15 +117,15 @@ class View(Protocol):
         ...
 
     def blocked(self) -> Sequence[BlockedView]:
-        """Return what is waited for as a whole: watches, the store, the presigner, the ledger, the links file."""
+        """Return what blocks more than one file: the ledger, the links file, the store, the presigner, a bucket."""
         ...
 
     def hint(self, watch: str, path: bytes) -> None:
-        """Offer a candidate: someone waits for ``path`` (below the watch's root), so look at it now."""
+        """Look at ``path`` (below the watch's root) now: a client waits for it."""
         ...
 
     def ignored(self, watch: str, path: bytes) -> str:
-        """Tell why a watch ignores ``path`` (below its root), in words; "" where it doesn't."""
+        """Return why a watch ignores ``path`` (below its root), in words; "" where it doesn't."""
         ...
 
     async def link(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
@@ -157,5 +158,5 @@ class View(Protocol):
         ...
 
     async def requeue(self, selection: Selection) -> list[FileVersion]:
-        """Take quarantined versions back and wake whoever works on them."""
+        """Put quarantined versions back in the queue."""
         ...

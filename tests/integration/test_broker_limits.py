@@ -243,3 +243,11 @@ async def test_while_a_folder_of_tokens_cannot_be_opened_unknown_tokens_are_not_
     broker.tokens.refresh()
     assert [await status("/readyz", ""), await status("/v1/me", stranger)] == [b"200", b"401"]
     assert [event["event"] for event in told if event["event"].startswith("tokens.")] == ["tokens.unlisted"]
+
+
+async def test_a_reload_during_the_drain_opens_no_listener_again(broker: Broker, port: int) -> None:
+    await broker.drain()
+    await broker.switch(await broker.read_again())
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(LOOPBACK, port)
+    await broker.close()
