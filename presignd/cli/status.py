@@ -44,7 +44,9 @@ def status_command(
     ] = None,
     *,
     as_json: AsJson = False,
-    stay: Annotated[bool, typer.Option("--follow", "-f", help="Stay, and show it again as it changes.")] = False,
+    stay: Annotated[
+        bool, typer.Option("--follow", "-f", help="Keep running, and show changes as they happen.")
+    ] = False,
     config: ConfigFile = None,
 ) -> None:
     """Show the queue, or where one file stands.
