@@ -24,7 +24,7 @@ AHEAD = 128
 """Versions at work at most, tiny ones among them: a crash may have these to do again (contract, guarantee 3)."""
 
 FEW = 32
-"""Fewer are not claimed ahead: that would be a commit for each that ends."""
+"""Smallest batch worth claiming ahead: smaller ones would cost a commit for each version that ends."""
 
 LOOK_SECONDS = 5.0
 """How often the queue is looked at without a reason, at the latest."""

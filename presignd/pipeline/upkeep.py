@@ -1,4 +1,4 @@
-"""Slow upkeep of the ledger: note files that went unseen, and forget what is gone for long."""
+"""Slow upkeep of the ledger: record files that disappeared without an event, and forget what is gone for long."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def note_stopped_gone(
             beat()
             looked_at = utcnow()
             if gone := await asyncio.to_thread(_missing, folder, paths[start : start + PAGE]):
-                await asyncio.shield(_tell_gone(ledger, watch, gone, looked_at, on_vanished))
+                await asyncio.shield(_record_gone(ledger, watch, gone, looked_at, on_vanished))
 
 
 async def note_gone(
@@ -70,29 +70,29 @@ async def note_gone(
         if gone := await asyncio.to_thread(_missing, folder, paths):
             known = await ledger.known(watch, gone)
             gone = [path for path in gone if path in known and not _may_be_elsewhere(known[path])]
-            await asyncio.shield(_tell_gone(ledger, watch, gone, looked_at, on_vanished))
+            await asyncio.shield(_record_gone(ledger, watch, gone, looked_at, on_vanished))
         after = paths[-1]
 
 
 def _may_be_elsewhere(version: FileVersion) -> bool:
-    """Tell whether a version's content may be there, though nothing is at its path.
+    """Return whether a version's content may exist, though nothing is at its path.
 
-    What could not be finished may lie aside, under a name of ours; and a put from elsewhere that is not through
-    reads from its descriptor.
+    What could not be finished may lie aside, under a name of ours; and a put from outside the watch that is not
+    finished reads from its descriptor.
     """
     if version.path.startswith(b"/"):
         return version.state is not State.FINISHED
     return version.state is State.QUARANTINED and version.error_code == "finish_failed"
 
 
-async def _tell_gone(
+async def _record_gone(
     ledger: Ledger,
     watch: str,
     gone: Sequence[bytes],
     looked_at: datetime,
     on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]],
 ) -> None:
-    """Record and tell: whoever is cancelled in between, what is in the ledger is told."""
+    """Record and announce. Callers shield this: what is recorded must be announced, though they are cancelled."""
     await on_vanished(await ledger.gone(watch, gone, looked_at))
 
 
@@ -108,7 +108,7 @@ def _missing(folder: Folder, paths: Sequence[bytes]) -> list[bytes]:
 
 
 def _is_gone(path: bytes) -> bool:
-    """Tell whether nothing is at ``path``, an absolute one: a put from elsewhere."""
+    """Return whether nothing is at ``path``, an absolute one: of a put from outside the watch."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

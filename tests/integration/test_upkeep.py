@@ -95,14 +95,14 @@ async def test_a_file_made_again_while_its_watch_is_looked_through_stays_queued(
 ) -> None:
     path = await world.uploaded(world.drop / "a")
     (world.drop / "a").unlink()
-    tell_gone = upkeep_module._tell_gone
+    tell_gone = upkeep_module._record_gone
 
     async def made_again(*args: Any) -> None:
         fresh = new(path, key="a", fingerprint=written(world.drop / "a"), queued_at=utcnow())
         await world.ledger.enqueue([fresh])
         await tell_gone(*args)
 
-    monkeypatch.setattr(upkeep_module, "_tell_gone", made_again)
+    monkeypatch.setattr(upkeep_module, "_record_gone", made_again)
     await world.round()
     assert world.vanished == []
     version = await world.ledger.by_path("drop", path)
