@@ -18,7 +18,6 @@ from prometheus_client import generate_latest
 from presignd.app.assembly import Pipeline, open_pipeline
 from presignd.app.daemon import Daemon
 from presignd.app.view import PipelineView
-from presignd.app.work import Work
 from presignd.config import (
     Config,
     ControlConfig,
@@ -32,6 +31,7 @@ from presignd.config import (
 )
 from presignd.ledger import Ledger
 from presignd.ledger.lock import DaemonLock
+from presignd.pipeline.in_effect import Work
 from presignd.presign import local
 from presignd.s3.sigv4 import presign
 from presignd.states import backoff

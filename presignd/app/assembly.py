@@ -11,7 +11,6 @@ from enum import Enum
 
 from presignd.app.recovery import Recovery
 from presignd.app.view import Phase, PipelineView
-from presignd.app.work import InEffect, Shared, Watchers, Work
 from presignd.config import Config
 from presignd.ledger import Enqueued, Ledger, Patience, open_ledger
 from presignd.links import LinksFile
@@ -20,6 +19,7 @@ from presignd.pipeline.announce import Announcer
 from presignd.pipeline.files.folder import Folder, Folders
 from presignd.pipeline.files.lease import ignore_sigio
 from presignd.pipeline.finish.link import Linker
+from presignd.pipeline.in_effect import InEffect, Shared, Watchers, Work
 from presignd.pipeline.intake import PRIORITIES
 from presignd.pipeline.put import PutHandler, PutRequests
 from presignd.pipeline.settle.settler import Settler

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
-from presignd.app.work import InEffect
 from presignd.errors import fault
 from presignd.ledger import Ledger
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Link, State
 from presignd.pipeline.announce import LOG_SECONDS, Announcer
+from presignd.pipeline.in_effect import InEffect
 from presignd.states import Event
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from presignd.app.work import InEffect, Work
 from presignd.config import Config
 from presignd.control.view import BlockedView, FolderView, InFlightView, Part, SettlingView
 from presignd.ledger import Ledger, Selection
 from presignd.model import Candidate, FileVersion, Link, Source, State
 from presignd.pipeline.announce import Announcer, shown_path
 from presignd.pipeline.finish.link import mint
+from presignd.pipeline.in_effect import InEffect, Work
 from presignd.pipeline.put import PutHandler
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.upload.breakers import Trip
