@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import aiohttp
 
 from presignd.config import Config
 from presignd.control.view import FolderView, InFlightView, SettlingView
-from presignd.ledger import open_ledger
+from presignd.ledger import Ledger, open_ledger
 from presignd.links import encode
 from presignd.model import FileVersion, Fingerprint, Link, NewVersion, State
 from presignd.states import Event
@@ -29,13 +29,14 @@ from tests.served import SECRET, FakeView
 TOKEN = "a-token-of-the-tests"
 
 
-@dataclass
 class Stage(FakeView):
     """A view whose parts the test sets."""
 
-    uploads: list[InFlightView] = field(default_factory=list)
-    unsettled: list[SettlingView] = field(default_factory=list)
-    lost: bool = False
+    def __init__(self, config: Config, ledger: Ledger) -> None:
+        super().__init__(config, ledger)
+        self.uploads: list[InFlightView] = []
+        self.unsettled: list[SettlingView] = []
+        self.lost = False
 
     def folders(self) -> list[FolderView]:
         now = utcnow()

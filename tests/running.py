@@ -17,7 +17,6 @@ from prometheus_client import generate_latest
 
 from presignd.app.assembly import Pipeline, open_pipeline
 from presignd.app.daemon import Daemon
-from presignd.app.view import PipelineView
 from presignd.config import (
     Config,
     ControlConfig,
@@ -29,6 +28,7 @@ from presignd.config import (
     WatchConfig,
     WebConfig,
 )
+from presignd.control.view import View
 from presignd.ledger import Ledger
 from presignd.ledger.lock import DaemonLock
 from presignd.pipeline.in_effect import Work
@@ -75,7 +75,7 @@ class Running:
     reload: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
     @property
-    def view(self) -> PipelineView:
+    def view(self) -> View:
         """What the control socket and the status page are answered from."""
         return self.pipeline.view
 

@@ -7,9 +7,10 @@ import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ from presignd.config import (
 from presignd.control import server as control
 from presignd.control.requests import Responder
 from presignd.control.server import Answered
-from presignd.control.view import BlockedView, FolderView, InFlightView, SettlingView
+from presignd.control.view import BlockedView, FolderView, InFlightView, Phase, SettlingView, View
 from presignd.ledger import Ledger, Selection, open_ledger
 from presignd.model import FileVersion, Fingerprint, Link, LinksMark, NewVersion, State
 from presignd.runtime import unix_socket
@@ -39,19 +40,18 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SECRET = "c0ffee00" * 8
 
 
-@dataclass
-class FakeView:
-    """A daemon without a pipeline, over a real ledger; ``put`` is what each test needs."""
+class FakeView(View):
+    """A daemon without a pipeline, over a real ledger; ``on_put`` is what each test needs."""
 
-    config: Config
-    ledger: Ledger
-    started_at: datetime | None = NOW
-    phase: str = "ready"
-    hints: list[tuple[str, bytes]] = field(default_factory=list)
-    held_up: list[BlockedView] = field(default_factory=list)
-    moving: list[InFlightView] = field(default_factory=list)
-    on_put: Callable[[int, Callable[[int], None]], Any] | None = None
-    puts: list[tuple[bytes, str, str | None, int]] = field(default_factory=list)
+    def __init__(self, config: Config, ledger: Ledger) -> None:
+        self._in_effect: Any = SimpleNamespace(config=config)
+        self._phase = Phase(NOW, "ready")
+        self.ledger = ledger
+        self.hints: list[tuple[str, bytes]] = []
+        self.held_up: list[BlockedView] = []
+        self.moving: list[InFlightView] = []
+        self.on_put: Callable[[int, Callable[[int], None]], Any] | None = None
+        self.puts: list[tuple[bytes, str, str | None, int]] = []
 
     def folders(self) -> Sequence[FolderView]:
         return [FolderView("drop", "lease", NOW)]
@@ -71,7 +71,7 @@ class FakeView:
     def hint(self, watch: str, path: bytes) -> None:
         self.hints.append((watch, path))
 
-    def ignored(self, watch: str, path: bytes) -> str:  # noqa: ARG002 - the port's
+    def ignored(self, watch: str, path: bytes) -> str:  # noqa: ARG002 - the view's
         return "the rule *.part of ignore_defaults" if path.endswith(b".part") else ""
 
     async def link(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
@@ -85,7 +85,7 @@ class FakeView:
         watch: str,
         *,
         key: str | None,
-        expires: int | None,  # noqa: ARG002 - the port's
+        expires: int | None,  # noqa: ARG002 - the view's
         by_uid: int,
         progress: Callable[[int], None],
     ) -> Link:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from presignd.app.recovery import Recovery
-from presignd.app.view import Phase, PipelineView
 from presignd.config import Config
+from presignd.control.view import Phase, View
 from presignd.ledger import Enqueued, Ledger, Patience, open_ledger
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Link, Source
@@ -66,7 +66,7 @@ class Pipeline:
     watchers: Watchers
     recovery: Recovery
     phase: Phase
-    view: PipelineView
+    view: View
     new_links: NewLinks
     on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]]
 
@@ -181,7 +181,7 @@ def _build(
         replay=is_daemon,
     )
     phase = Phase(utcnow() if is_daemon else None)
-    view = PipelineView(
+    view = View(
         in_effect,
         ledger,
         phase,

@@ -1,22 +1,31 @@
 """The running pipeline as the control socket and the status page see it.
 
-``presignd/app/view.py`` implements ``View``, for ``run`` and for commands while no daemon runs; rooms below ``app``
-can't import that. Every
-snapshot method is synchronous, cheap, and safe to call at any time from the event loop.
+Its snapshot methods are synchronous, cheap, and safe to call at any time from the event loop.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from datetime import datetime
+from presignd.config import Config
+from presignd.ledger import Ledger, Selection
+from presignd.model import Candidate, FileVersion, Link, Source, State
+from presignd.pipeline.announce import Announcer, shown_path
+from presignd.pipeline.finish.link import mint
+from presignd.pipeline.in_effect import InEffect, Work
+from presignd.pipeline.put import PutHandler
+from presignd.pipeline.settle.settler import Settler
+from presignd.pipeline.upload.breakers import Trip
+from presignd.pipeline.watch.watcher import Watcher
+from presignd.runtime.outage import Trouble
+from presignd.system.clock import utcnow
+from presignd.telemetry.log import get_logger
 
-    from presignd.config import Config
-    from presignd.ledger import Ledger, Selection
-    from presignd.model import FileVersion, Link
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,59 +90,105 @@ class BlockedView:
         return f"the bucket of watch {self.watch}" if self.watch else _WORDS[self.part]
 
 
-class View(Protocol):
-    """The running pipeline, as the control socket and the status page see it."""
+@dataclass
+class Phase:
+    """When the daemon started (UTC; None for a lone command), and whether it is starting, ready or draining."""
+
+    started_at: datetime | None = None
+    name: str = "starting"
+
+
+class View:
+    """Answers from memory and the ledger, for a daemon or for a command that found none.
+
+    ``troubles`` are the links file's and the ledger's. Where nothing is ``working``, nothing is started.
+    """
+
+    def __init__(
+        self,
+        in_effect: InEffect,
+        ledger: Ledger,
+        phase: Phase,
+        *,
+        watchers: Iterable[Watcher],
+        settler: Settler,
+        puts: PutHandler,
+        announcer: Announcer,
+        troubles: Sequence[Trouble],
+        working: bool,
+    ) -> None:
+        self.ledger = ledger
+        self._in_effect, self._phase = in_effect, phase
+        self._watchers, self._settler, self._puts, self._announcer = watchers, settler, puts, announcer
+        self._troubles, self._working = troubles, working
 
     @property
     def config(self) -> Config:
         """The configuration in effect."""
-        ...
-
-    @property
-    def ledger(self) -> Ledger:
-        """The open ledger."""
-        ...
+        return self._in_effect.config
 
     @property
     def started_at(self) -> datetime | None:
         """When the daemon started (UTC); None where there is none, so nothing goes on by itself."""
-        ...
+        return self._phase.started_at
 
     @property
     def phase(self) -> str:
-        """``starting``, ``ready`` (every folder is watched), or ``draining``."""
-        ...
+        """``starting``, ``ready`` (every folder is watched) or ``draining``."""
+        return self._phase.name
 
     def folders(self) -> Sequence[FolderView]:
         """Return every watch, in the configuration's order."""
-        ...
+        return [
+            FolderView(watcher.name, watcher.check.mode if watcher.check else "", watcher.next_scan_at, watcher.lost)
+            for watcher in self._watchers
+        ]
 
     def settling(self) -> Sequence[SettlingView]:
         """Return what is settling now."""
-        ...
+        return [SettlingView(s.watch, s.path, s.since, s.why) for s in self._settler.snapshot()]
 
     def in_flight(self) -> Sequence[InFlightView]:
         """Return what is being uploaded now."""
-        ...
+        now = time.monotonic()
+        return [
+            InFlightView(run.version, run.sent, run.rate(now), now - run.heard)
+            for work in self._in_effect.works
+            for run in work.worker.running.values()
+        ]
 
     def blocked(self) -> Sequence[BlockedView]:
         """Return what blocks more than one file: the ledger, the links file, the store, the presigner, a bucket."""
-        ...
+        parts = [
+            BlockedView(trouble.part, "", trouble.problem.code, trouble.problem.message, trouble.since)
+            for trouble in self._troubles
+            if trouble.problem
+        ]
+        return [*parts, *_tripped(self._in_effect.work)]
 
     def hint(self, watch: str, path: bytes) -> None:
-        """Look at ``path`` (below the watch's root) now: a client waits for it."""
-        ...
+        """Settle a path now, as a client waits for it, unless its watch ignores it."""
+        if not self.ignored(watch, path):
+            self._settler.submit([Candidate(watch, path, Source.EVENT)])
 
     def ignored(self, watch: str, path: bytes) -> str:
-        """Return why a watch ignores ``path`` (below its root), in words; "" where it doesn't."""
-        ...
+        """Return why a watch ignores ``path``, in words; "" where it doesn't."""
+        work = self._in_effect.work
+        if b"/" in path and not work.buckets[watch].watch.recursive:
+            return "recursive = false: it lies in a folder below"
+        return work.ignores[watch].why(path)
 
     async def link(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
-        """Make a fresh link for a version with a receipt and log ``link.created`` with ``by_uid``.
+        """Make a fresh link for a version with a receipt, and log ``link.created`` with ``by_uid``.
 
         ``expires`` is in seconds, None for the watch's own. Raises ``Unavailable`` or a ``Fault``.
         """
-        ...
+        watch = next((w for w in self.config.watches if w.name == version.watch), None)
+        seconds = expires or (watch.link_expires if watch else None) or self.config.presign.get_expires
+        fresh = replace(version, signed_at=self._in_effect.now())
+        link = await mint(self._in_effect.grant, fresh, seconds, self._announcer.path(version))
+        self._announcer.linked(link, disclose=self.config.links.in_log, by_uid=by_uid)
+        return link
 
     async def put(
         self,
@@ -155,8 +210,31 @@ class View(Protocol):
         Raises ``Refused`` or ``FileFault`` (exit 4) where the file is quarantined, ``Unavailable`` or the
         store's ``Fault`` where there is no daemon that would go on trying. Cancelled when the client goes.
         """
-        ...
+        work = self._in_effect.work
+        folder = work.opened[watch]
+        log.info("put.received", watch=watch, path=shown_path(folder.root, path), by_uid=by_uid)
+        return await self._puts.put(
+            fd, path, watch, folder=folder, intake=work.intake, key=key, expires=expires, progress=progress
+        )
 
     async def requeue(self, selection: Selection) -> list[FileVersion]:
-        """Put quarantined versions back in the queue."""
-        ...
+        """Put quarantined versions back in the queue; one that was linked already is finished."""
+        work = self._in_effect.work
+        back = await self.ledger.requeue(selection, utcnow())
+        for version in back:
+            if version.state is State.LINKED and self._working and version.watch in work.buckets:
+                work.dispatcher.start(version)
+        work.dispatcher.wake()
+        return back
+
+
+def _tripped(work: Work) -> list[BlockedView]:
+    breakers = work.breakers
+    trips: list[tuple[Part, str, Trip | None]] = [
+        ("store", "", breakers.store.trip),
+        ("presigner", "", breakers.presigner.trip),
+        *(("bucket", name, breaker.trip) for name, breaker in breakers.watches.items()),
+    ]
+    return [
+        BlockedView(part, name, trip.fault.code, trip.fault.message, trip.since) for part, name, trip in trips if trip
+    ]

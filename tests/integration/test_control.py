@@ -214,7 +214,7 @@ async def test_a_file_moved_away_after_its_link_is_no_missing_one(tmp_path: Path
 
 async def test_without_a_daemon_a_wait_does_not_pretend(served: Served) -> None:
     await recorded(served, "a")
-    served.view.started_at = None
+    served.view._phase.started_at = None
     assert (await served.refusal(wait_request(served, "a", timeout=60))).exit_code == 3
 
 
@@ -492,7 +492,7 @@ async def test_a_member_of_the_group_with_many_waits_keeps_root_s_commands_not_o
 async def test_the_links_group_gets_links(served: Served) -> None:
     await recorded(served, "a", *UPLOADED)
     links = served.view.config.links.model_copy(update={"group": "7001"})
-    served.view.config = served.view.config.model_copy(update={"links": links})
+    served.view._in_effect.config = served.view.config.model_copy(update={"links": links})
     assert SECRET in await stranger(served, {"op": "link", "key": "a"}, 7001)
     assert SECRET not in await stranger(served, {"op": "link", "key": "a"}, 7002)
 

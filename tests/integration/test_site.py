@@ -324,7 +324,7 @@ async def test_readiness_names_what_files_wait_for(page: Page) -> None:
 
 @pytest.mark.parametrize("phase", ["starting", "draining"])
 async def test_a_daemon_that_starts_or_drains_is_not_ready(page: Page, phase: str) -> None:
-    page.view.phase = phase
+    page.view._phase.name = phase
     assert (await page.ask("/readyz"))[:2] == (503, f"{phase}\n")
 
 

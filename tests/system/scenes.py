@@ -43,10 +43,10 @@ async def chromium() -> AsyncIterator[Browser]:
 async def stage(folder: Path) -> AsyncIterator[Page]:
     """Serve an empty page for one watch."""
     async with page_of(configuration(folder)) as page:
-        page.view.started_at = utcnow() - timedelta(days=3)
+        page.view._phase.started_at = utcnow() - timedelta(days=3)
         (watch,) = page.view.config.watches
         shown = watch.model_copy(update={"path": Path("/srv/drop"), "bucket": "test-bucket"})
-        page.view.config = page.view.config.model_copy(update={"watches": (shown,)})
+        page.view._in_effect.config = page.view.config.model_copy(update={"watches": (shown,)})
         yield page
 
 
