@@ -142,7 +142,7 @@ def _build(
         ledger,
         in_effect.roots,
         on_end=ended,
-        counts_as_said=lambda version: is_daemon or version.priority == PRIORITIES[Source.PUT],
+        is_read=lambda version: is_daemon or version.priority == PRIORITIES[Source.PUT],
     )
 
     async def enqueued(done: Sequence[Enqueued]) -> None:

@@ -1,4 +1,4 @@
-"""The queue in one line, for ``systemctl status``: what is waited for first, then how much of what."""
+"""The queue in one line, for ``systemctl status``: first what it waits for, then the counts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from presignd.model import State
 from presignd.system.clock import utcnow
 
 SHARE = 0.005
-"""Counting a large ledger takes its time: it is asked so seldom that this share of a core is enough."""
+"""Share of a core that the queries may take: the longer one takes, the later comes the next."""
 
 _SHOWN = (State.QUEUED, State.QUARANTINED)
-"""What the line counts: few, where all that was ever uploaded may be a million."""
+"""States that are counted: their versions are few, where those that ended may be a million."""
 
 PATIENCE = 5.0
-"""Seconds after which the ledger is said not to answer."""
+"""Seconds after which the line says that the ledger does not answer."""
 
 
 class StatusLine:
-    """Makes the line; what the ledger said last stands until it may be asked again."""
+    """Makes the line. The ledger's last answer is used until the next query is due."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -72,7 +72,7 @@ def line(
 
 
 def troubles(blocked: Sequence[BlockedView], lost: Sequence[str], *, ledger_slow: bool) -> list[str]:
-    """Return what is waited for, in words and codes: nothing a store or a file name says stands here."""
+    """Return what blocks uploads, in our words and codes only: no text of a store, no file name."""
     return [
         *(["the ledger does not answer"] if ledger_slow else []),
         *(f"waiting for {found.what} ({found.code})" for found in blocked),

@@ -1,7 +1,7 @@
-"""One ``file.done`` for each version: said after the ledger's commit, and recorded as said.
+"""One ``file.done`` for each version: logged after the ledger's commit, then recorded as announced.
 
-A crash between saying and recording makes the next start say it again, with ``replayed: true``; so does a log
-that was stuck or full.
+After a crash between the two, the next start logs it again with ``replayed: true``. The same happens when the log was
+stuck or its disk full.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from presignd.telemetry import metrics
 from presignd.telemetry.log import LoggedLink, Mark, get_logger, mark
 
 LOG_SECONDS = 1.0
-"""How long a log whose reader is stuck is waited for at the start and at the end."""
+"""How long the start and the end wait for a log whose reader is stuck."""
 LOOK_SECONDS = 0.02
 REPLAYED_AT_ONCE = 1000
 
 
 def shown_path(root: bytes, path: bytes) -> str:
-    """Return the absolute path of a version as text; bytes that are no UTF-8 stand as backslash escapes."""
+    """Return the absolute path of a version as text; bytes that are not UTF-8 become backslash escapes."""
     whole = path if path.startswith(b"/") else root.rstrip(b"/") + b"/" + path
     return whole.decode("utf-8", "backslashreplace")
 
 
 class Announcer:
-    """Logs what happens to versions, with the fields of the contract, and records each ``file.done`` as said.
+    """Logs what happens to versions, with the fields of the contract, and records each ``file.done`` as announced.
 
     ``roots`` are the watches' folders, for absolute paths. ``on_end`` is called for each version that ended or was
-    quarantined. ``counts_as_said`` tells which ``file.done`` somebody reads: only those are recorded.
+    quarantined. A ``file.done`` is recorded only if ``is_read`` returns True: a lone command's log has no reader.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class Announcer:
         roots: Mapping[str, bytes],
         on_end: Callable[[FileVersion], None],
         *,
-        counts_as_said: Callable[[FileVersion], bool] = lambda _: True,
+        is_read: Callable[[FileVersion], bool] = lambda _: True,
     ) -> None:
         self._ledger = ledger
         self._roots = roots
         self._on_end = on_end
-        self._counts_as_said = counts_as_said
-        self._said: list[str] = []
-        self._said_since = mark()
+        self._is_read = is_read
+        self._logged: list[str] = []
+        self._flushed = mark()
         self._more = asyncio.Event()
         self._log = get_logger()
 
@@ -103,7 +103,7 @@ class Announcer:
         )
 
     def done(self, versions: Sequence[FileVersion], *, replayed: bool = False) -> None:
-        """Say ``file.done`` for ended versions, whose end is committed."""
+        """Log ``file.done`` for versions whose end is committed."""
         for version in versions:
             more: dict[str, Any] = {"replayed": True} if replayed else {}
             if version.expires_at:
@@ -111,17 +111,17 @@ class Announcer:
             if not replayed and version.done_at:
                 took = (version.done_at - version.queued_at).total_seconds()
                 more["duration_ms"] = max(0, round(took * 1000))  # the clock may have been set back meanwhile
-            said = self.event("file.done", version, attempt=version.attempt, status=done_status(version), **more)
+            taken = self.event("file.done", version, attempt=version.attempt, status=done_status(version), **more)
             if not replayed:
                 _count(version)
             passed("done.said")
-            if said and self._counts_as_said(version):
-                self._said.append(version.file_id)
+            if taken and self._is_read(version):
+                self._logged.append(version.file_id)
             self._on_end(version)
         self._more.set()
 
     def quarantined(self, version: FileVersion, *, fix: str, exception: str = "") -> None:
-        """Say that a version waits for a person, why, and what to do."""
+        """Log that a version is quarantined, why, and what a person can do."""
         more = {"exception": exception} if exception else {}
         self.event(
             "file.quarantined",
@@ -137,7 +137,7 @@ class Announcer:
         self._on_end(version)
 
     async def replay(self) -> None:
-        """Say again what an earlier run may not have said, no faster than the log takes it."""
+        """Log each ``file.done`` again that an earlier run may not have logged, no faster than the log's reader."""
         ended = await self._ledger.unannounced()
         patience = LOG_SECONDS
         for start in range(0, len(ended), REPLAYED_AT_ONCE):
@@ -146,7 +146,7 @@ class Announcer:
                 patience = 0.0
 
     async def run(self) -> None:
-        """Record what was said, many at a time."""
+        """Record what was logged, many versions at a time."""
         with alive("announcer") as heart:
             while True:
                 with heart.resting():
@@ -154,27 +154,26 @@ class Announcer:
                 await self.flush()
 
     async def flush(self, seconds: float = math.inf) -> bool:
-        """Record what was said, once the log has it; tell whether it had within ``seconds``.
+        """Record what was logged, once it has left this process; return whether it did within ``seconds``.
 
-        What the log didn't take is said again by the next start, and so is all that was said with what a full disk
-        refused.
+        The next start logs the rest again, and everything since the last flush if a full disk refused a line of it.
         """
         self._more.clear()
-        said, here = len(self._said), mark()
+        count, here = len(self._logged), mark()
         if not await _has_left(here, seconds):
             return False
-        heard, self._said_since = here.none_refused_since(self._said_since), here
-        if said and heard:
-            await self._ledger.announced(self._said[:said])
-        del self._said[:said]
+        none_refused, self._flushed = here.none_refused_since(self._flushed), here
+        if count and none_refused:
+            await self._ledger.announced(self._logged[:count])
+        del self._logged[:count]
         return True
 
 
-async def _has_left(said: Mark, seconds: float) -> bool:
-    """Wait until a part of the log has left this process; it is the log's reader that may be stuck, not this loop."""
+async def _has_left(logged: Mark, seconds: float) -> bool:
+    """Return whether a part of the log left this process within ``seconds``. Only the log's reader can be stuck."""
     deadline = time.monotonic() + seconds
     with resting():
-        while not said.is_past():
+        while not logged.is_past():
             if time.monotonic() >= deadline:
                 return False
             await asyncio.sleep(LOOK_SECONDS)
@@ -182,7 +181,7 @@ async def _has_left(said: Mark, seconds: float) -> bool:
 
 
 def _count(version: FileVersion) -> None:
-    """Move the metrics of a version that ended in this run."""
+    """Update the metrics for a version that ended in this run."""
     status = done_status(version)
     metrics.labelled(metrics.UPLOADS, version.watch, status).inc()
     if status == "linked" and version.done_at:

@@ -166,7 +166,7 @@ async def test_what_a_full_disk_refused_is_not_recorded_as_said() -> None:
         assert world.recorded == ["id-2", "id-3"]
 
 
-async def test_below_the_level_of_the_log_what_ended_counts_as_said() -> None:
+async def test_below_the_level_of_the_log_what_ended_is_read() -> None:
     log.setup(LogConfig(level="warning"), stream=io.StringIO())
     world = World(DONE)
     await world.announcer.replay()
