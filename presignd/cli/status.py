@@ -268,7 +268,7 @@ def _version_rows(version: Document, now: datetime) -> Iterator[list[str]]:
         yield ["etag", receipt["etag"]]
         yield ["uploaded", receipt["done_at"] or ""]
     if version["link_expires_at"]:
-        yield ["link dies", f"{version['link_expires_at']} (in {until(version['link_expires_at'], now)})"]
+        yield ["link expires", f"{version['link_expires_at']} (in {until(version['link_expires_at'], now)})"]
 
 
 # --- --follow -----------------------------------------------------------------------------------
