@@ -420,27 +420,27 @@ def _update_where(connection: sqlite3.Connection, rows: Iterable[tuple[str, Mapp
     """Write columns of versions by ``file_id``, each of which must meet its condition."""
     alike: dict[tuple[str, tuple[str, ...]], list[list[Any]]] = {}
     for file_id, row, condition in rows:
-        alike.setdefault((condition, tuple(row)), []).append([file_id, *row.values()])
+        alike.setdefault((condition, tuple(row)), []).append([*row.values(), file_id])
     for (condition, columns), values in alike.items():
         if len(values) == 1:
             cursor = connection.execute(_update_one(columns, condition), values[0])
         else:
             cursor = connection.execute(_update_many(columns, condition), (json.dumps(values),))
-        _require_all(cursor, [file_id for file_id, *_ in values])
+        _require_all(cursor, [file_id for *_, file_id in values])
 
 
 @lru_cache(maxsize=64)
 def _update_one(columns: tuple[str, ...], condition: str) -> str:
-    sets = ", ".join(f"{name} = ?{place}" for place, name in enumerate(columns, 2))
-    return f"UPDATE version SET {sets} WHERE file_id = ?1 AND {condition}"  # noqa: S608 - our own column names
+    sets = ", ".join(f"{name} = ?" for name in columns)
+    return f"UPDATE version SET {sets} WHERE file_id = ? AND {condition}"  # noqa: S608 - our own column names
 
 
 @lru_cache(maxsize=64)
 def _update_many(columns: tuple[str, ...], condition: str) -> str:
-    sets = ", ".join(f"{name} = json_extract(v.value, '$[{place}]')" for place, name in enumerate(columns, 1))
+    sets = ", ".join(f"{name} = json_extract(v.value, '$[{place}]')" for place, name in enumerate(columns))
     return (
         f"UPDATE version SET {sets} FROM json_each(?) AS v"  # noqa: S608 - our own column names
-        f" WHERE version.file_id = json_extract(v.value, '$[0]') AND {condition}"
+        f" WHERE version.file_id = json_extract(v.value, '$[{len(columns)}]') AND {condition}"
     )
 
 
