@@ -9,7 +9,6 @@ import typer
 
 from presignd.cli import show
 from presignd.cli.options import AsJson, ConfigFile
-from presignd.config.toml import toml_text, toml_value
 
 if TYPE_CHECKING:
     from presignd.config import Loaded
@@ -55,6 +54,8 @@ def _document(loaded: Loaded) -> dict[str, Any]:
 
 def _lines(loaded: Loaded) -> Iterator[str]:
     """Yield the configuration as TOML that can be loaded again (except secrets), each line with its source."""
+    from presignd.config.toml import toml_text  # noqa: PLC0415 - as above
+
     yield f"# file: {toml_text(str(loaded.file)) if loaded.file else 'none'}"
     for name, section in loaded.config.model_dump(mode="json", by_alias=True).items():
         for table in section if isinstance(section, list) else [section]:
@@ -65,6 +66,8 @@ def _lines(loaded: Loaded) -> Iterator[str]:
 
 
 def _table(table: Mapping[str, Any], prefix: str, sources: Mapping[str, str]) -> Iterator[str]:
+    from presignd.config.toml import toml_value  # noqa: PLC0415 - as above
+
     assigned = {key: f"{key} = {toml_value(value)}" for key, value in table.items() if key not in _ALIASES}
     width = min(48, max(map(len, assigned.values())))
     for key, text in assigned.items():

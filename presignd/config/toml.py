@@ -32,6 +32,8 @@ def parse_document(file: Path, data: bytes) -> dict[str, Any]:
         raise UsageError(
             f"{file}: is no valid TOML: {_reason(error)}", fix='put text in quotes: key = "value"'
         ) from None
+    except ValueError:  # Python's limit of the digits of an integer
+        raise UsageError(f"{file}: is no valid TOML: a number has too many digits", fix="shorten it") from None
 
 
 def _reason(error: tomllib.TOMLDecodeError) -> str:

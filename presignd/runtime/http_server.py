@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -89,11 +90,11 @@ class HttpServer:
         Unix socket can't be made there.
         """
         await self._runner.setup()
-        if self._listen.path is not None:
-            self._sockets = [self._open.enter_context(listening(self._listen.path, self._option))]
-            self.place = f"unix:{self._listen.path}"
-            return
         try:
+            if self._listen.path is not None:
+                self._sockets = [self._open.enter_context(listening(self._listen.path, self._option))]
+                self.place = f"unix:{self._listen.path}"
+                return
             self._sockets = await _bound(self._listen, self._open)
         except OSError as error:
             # A bind's own text repeats the address; a resolver's error numbers are negative.
@@ -197,9 +198,13 @@ async def _bound(listen: Listen, stack: contextlib.ExitStack) -> list[socket.soc
         listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
     with contextlib.ExitStack() as opened:
-        sockets = []
+        sockets, lacking = [], OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
         for family, kind, _, _, address in dict.fromkeys(found):
-            sock = opened.enter_context(socket.socket(family, kind))
+            try:
+                sock = opened.enter_context(socket.socket(family, kind))
+            except OSError as error:  # localhost is ::1 too in many a hosts file, also where the kernel has no IPv6
+                lacking = error
+                continue
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -209,5 +214,7 @@ async def _bound(listen: Listen, stack: contextlib.ExitStack) -> list[socket.soc
             sockets.append(sock)
             if not listen.port:
                 break
+        if not sockets:
+            raise lacking
         stack.push(opened.pop_all())
     return sockets

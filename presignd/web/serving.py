@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from presignd.config.addresses import parse_listen
-from presignd.errors import PresigndError, Unavailable
+from presignd.errors import PresigndError, Unavailable, reason_of
 from presignd.redaction import redact
 from presignd.runtime.clients import Connections
 from presignd.runtime.http_server import HttpServer
@@ -67,6 +67,8 @@ class StatusPage:
                 await self._serve()
             except PresigndError as error:
                 self._unavailable("; ".join([error.message, *getattr(error, "problems", ())]), error.fix)
+            except OSError as error:  # too many open files, a disk that can't be read
+                self._unavailable(reason_of(error), "mend what the error says; the page is started again by itself")
             except Exception as error:
                 log.exception("web.crashed")
                 self._problem = f"a bug ({type(error).__name__})"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
 import json
 import math
+import os
 import re
 import socket
 import stat
@@ -27,7 +29,7 @@ from presignd.ledger import open_ledger
 from presignd.model import State
 from presignd.system.clock import utcnow
 from presignd.telemetry import log, metrics
-from presignd.web import serving, site
+from presignd.web import access, serving, site
 from tests import running
 from tests.canary import assert_no_secrets
 from tests.faulty_s3 import FOREVER, FaultyS3
@@ -408,6 +410,26 @@ async def test_a_taken_port_is_a_warning_and_the_page_comes_when_it_is_free(
     assert warning["level"] == "warning"
     assert warning["error"] == f"{listen}: Address already in use"
     assert "web.listen" in warning["fix"]
+
+
+async def test_what_the_system_refuses_is_a_warning_once_and_the_page_comes_later(
+    tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "AGAIN_SECONDS", 0.02)
+    load, tries = access.load_token, iter(range(99))
+
+    def refused(path: Path) -> str:
+        if next(tries) < 4:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return load(path)
+
+    monkeypatch.setattr(access, "load_token", refused)
+    async with page_of(configuration(tmp_path), listen="127.0.0.1:0") as page:
+        await until(lambda: is_up(page.page))
+    lines = [json.loads(line) for line in said.getvalue().splitlines()]
+    [warning] = [line for line in lines if line["event"] == "web.unavailable"]
+    assert warning["error"] == "Too many open files"
+    assert not [line for line in lines if line["event"] == "web.crashed"]
 
 
 async def test_a_crash_of_the_page_is_told_and_it_comes_back(

@@ -34,7 +34,8 @@ class Coverage:
 
     async def check_mounts(self) -> None:
         """Note other mounts below than before: what is in them is not watched yet."""
-        self.outdated |= await asyncio.to_thread(self._folder.refresh_mounts)
+        if await asyncio.to_thread(self._folder.refresh_mounts):  # "|=" would lose what is noted during the await
+            self.outdated = True
 
     async def check_watches(self, directories: int) -> None:
         """Poll while there are too few inotify watches; have all of them set again once there are more."""

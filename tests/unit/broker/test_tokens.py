@@ -191,6 +191,7 @@ def test_tokens_in_the_main_file_are_revoked_as_the_others(folder: Path) -> None
         "[[token]]\nname = 5\n",
         "{good}[[token]]\n",
         "{good}x = 1\n",
+        "{good}x = " + 5000 * "9" + "\n",
         "{good}[tokn]\n",
         "\udcff{good}",
         '{good}[[token]]\nname = "one"\nhash = "sha256:{zeros}"\nbucket = "bucket"\n',
