@@ -110,7 +110,7 @@ async def open_pipeline(
             if patience:
                 patience.end()
         if purpose is not Purpose.QUERY:
-            await pipeline.recovery.settle_up()
+            await pipeline.recovery.release_claims()
             clean = True
         if interrupted:
             raise interrupted

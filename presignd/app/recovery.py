@@ -53,14 +53,14 @@ class Recovery:
         """Release what was claimed, and continue what is verified or linked. ``unclean`` is known from here on."""
         self.unclean = not await self._ledger.was_clean()
         self._recovered = True
-        await self._take_links_back()
+        await self._commit_recorded_links()
         for version in await self._ledger.release(unclean=self.unclean):
             self._announcer.quarantined(version, fix=fault("internal_error").fix)
         if self._replay:
             await self._announcer.replay()
         await self.resume(self._in_effect.work.buckets)
 
-    async def settle_up(self) -> None:
+    async def release_claims(self) -> None:
         """Cancel what is in flight and release it, so that the next start sees no crash."""
         for work in self._in_effect.works:
             await work.dispatcher.drain(0)
@@ -86,7 +86,7 @@ class Recovery:
         return [one for one in found if one.watch in watches and one.file_id not in at_work]
 
     # --- lines of links.jsonl without a commit --------------------------------------------------
-    async def _take_links_back(self) -> None:
+    async def _commit_recorded_links(self) -> None:
         """Commit the links whose line is on disk, where a crash prevented that: their versions are linked."""
         verified = {version.file_id: version for version in await self._ledger.in_state(State.VERIFIED)}
         links: dict[str, Link] = {}

@@ -53,7 +53,7 @@ class Dispatcher:
         self._watches = list(watches)
         self._tasks: dict[asyncio.Task[None], int] = {}
         self._wake = asyncio.Event()
-        self._bug: BaseException | None = None
+        self._worker_error: BaseException | None = None
         self._retired = False
         self._claiming_ended = asyncio.Event()
         self._claiming_ended.set()
@@ -73,8 +73,8 @@ class Dispatcher:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task)
         self.wake()
-        if not task.cancelled() and (bug := task.exception()):
-            self._bug = bug
+        if not task.cancelled() and (error := task.exception()):
+            self._worker_error = error
 
     async def run(self, *, careful: bool = False, most_priority: int | None = None) -> None:
         """Claim and start, until draining; raise what a worker could not even record (the ledger failing).
@@ -97,8 +97,8 @@ class Dispatcher:
                 self._wake.clear()
                 now = utcnow()
                 claimed = await self._claim(now, most_priority)
-                if self._bug:
-                    raise self._bug
+                if self._worker_error:
+                    raise self._worker_error
                 if not claimed:
                     await self._rest(now)
 
@@ -107,10 +107,10 @@ class Dispatcher:
         total = 0
         open_watches = [name for name in self._watches if self._may_send(name)]
         for turn, name in enumerate(open_watches):
-            rooms = self._rooms(len(open_watches) - turn)
+            limits = self._claim_limits(len(open_watches) - turn)
             claims = [
                 self._ledger.claim(name, limit, now, below_size=below_size, most_priority=most_priority)
-                for below_size, limit in rooms
+                for below_size, limit in limits
             ]
             versions = list(chain.from_iterable(await asyncio.gather(*claims)))
             if self.draining:
@@ -121,7 +121,7 @@ class Dispatcher:
         self._watches.append(self._watches.pop(0))
         return total
 
-    def _rooms(self, watches: int) -> list[tuple[int | None, int]]:
+    def _claim_limits(self, watches: int) -> list[tuple[int | None, int]]:
         """Return what one of so many ``watches`` may claim now: the size to stay below, and how many."""
         sizes = self._tasks.values()
         whole = self._slots - sum(size > self._tiny for size in sizes)
@@ -129,11 +129,11 @@ class Dispatcher:
         most = max(AHEAD, self._slots) if self._tiny and not self._careful else self._slots
         free = min(whole, most - len(self._tasks))
         share = -(-free // watches)
-        rooms = [(self._large_size, share) if half <= 0 else (None, min(share, half))]
-        ahead = (most - len(self._tasks)) // watches - rooms[0][1]
+        limits = [(self._large_size, share) if half <= 0 else (None, min(share, half))]
+        ahead = (most - len(self._tasks)) // watches - limits[0][1]
         if most > self._slots and (ahead >= FEW or len(self._tasks) < self._slots):
-            rooms.append((self._tiny + 1, ahead))
-        return [(below_size, limit) for below_size, limit in rooms if limit > 0]
+            limits.append((self._tiny + 1, ahead))
+        return [(below_size, limit) for below_size, limit in limits if limit > 0]
 
     async def _rest(self, looked_at: datetime) -> None:
         """Wait until something happens, a retry is due that was not at ``looked_at``, or a few seconds are over.
@@ -143,7 +143,7 @@ class Dispatcher:
         seconds = LOOK_SECONDS
         if not self._tasks:
             self._careful = False
-        if self._rooms(1):
+        if self._claim_limits(1):
             due = await self._ledger.next_due([name for name in self._watches if self._may_send(name)], looked_at)
             seconds = _until(due, utcnow())
         beat(within=seconds)
@@ -160,8 +160,8 @@ class Dispatcher:
         await self._claiming_ended.wait()
         while self._tasks:
             await asyncio.wait(list(self._tasks))
-        if self._bug:
-            raise self._bug
+        if self._worker_error:
+            raise self._worker_error
 
     async def drain(self, seconds: float) -> bool:
         """Claim nothing more and wait for what is in flight; cancel it after ``seconds``. True when all ended."""
