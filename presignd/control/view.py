@@ -152,7 +152,7 @@ class View:
         """Return what is being uploaded now."""
         now = time.monotonic()
         return [
-            InFlightView(run.version, run.sent, run.rate(now), now - run.heard)
+            InFlightView(run.version, run.sent, run.rate(now), now - run.last_progress)
             for work in self._in_effect.works
             for run in work.worker.running.values()
         ]

@@ -31,7 +31,7 @@ class Quarantine:
     def __init__(self, ledger: Ledger, announcer: Announcer) -> None:
         self._ledger, self._announcer = ledger, announcer
 
-    async def put(self, version: FileVersion, problem: Fault, exception: str = "") -> FileVersion:
+    async def record(self, version: FileVersion, problem: Fault, exception: str = "") -> FileVersion:
         """Quarantine ``version``, which is as the ledger has it, for ``problem``."""
         stopped = await self._ledger.apply(
             version, Event.QUARANTINE, error_code=problem.code, error=problem.message, not_before=None
@@ -39,10 +39,10 @@ class Quarantine:
         self._announcer.quarantined(stopped, fix=problem.fix, exception=exception)
         return stopped
 
-    async def put_for_bug(self, version: FileVersion, bug: Exception) -> FileVersion:
+    async def record_bug(self, version: FileVersion, bug: Exception) -> FileVersion:
         """Quarantine ``version`` for an unexpected exception, in whatever state the ledger has it now."""
         now = await self._ledger.by_id(version.file_id) or version
-        return await self.put(now, fault("internal_error", type(bug).__name__), render_exception(bug))
+        return await self.record(now, fault("internal_error", type(bug).__name__), render_exception(bug))
 
 
 class UploadFaults:
@@ -64,13 +64,13 @@ class UploadFaults:
         self._announcer, self._quarantine, self._breakers = announcer, quarantine, breakers
         self._submit, self._backoff = submit, backoff
 
-    async def decide(self, version: FileVersion, problem: Fault) -> FileVersion:
+    async def handle(self, version: FileVersion, problem: Fault) -> FileVersion:
         """Decide about the ``problem`` that ended an attempt; return the version as it is recorded then."""
         version = await self._ledger.by_id(version.file_id) or version  # the attempt may have changed its key
         if isinstance(problem, ChangedFault):
             return await self._settle_again(version)
         if isinstance(problem, FileFault):
-            return await self._quarantine.put(version, problem)
+            return await self._quarantine.record(version, problem)
         again = problem.code == version.error_code
         if await self._breakers.is_files_own(version.watch, problem, again=again):
             return await self._retry(version, problem)
@@ -87,7 +87,7 @@ class UploadFaults:
         counts = await self._counts(version, problem)
         faults = version.faults + counts
         if faults >= self._upload.attempts:
-            return await self._quarantine.put(version, problem)
+            return await self._quarantine.record(version, problem)
         own = self._backoff(faults) if counts else self._backoff(version.attempt, cap=LONGEST_UNCOUNTED)
         later = await self._ledger.apply(
             version,

@@ -57,11 +57,6 @@ class InEffect:
         return self.works[0]
 
     @property
-    def retired(self) -> list[Work]:
-        """Works of earlier configurations that have something in flight."""
-        return self.works[1:]
-
-    @property
     def config(self) -> Config:
         """The configuration in effect."""
         return self.work.config
@@ -102,7 +97,7 @@ class InEffect:
 
     async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant | Exception]:
         """Sign link requests with the presigner in effect."""
-        return await self.work.presigner.grant([await self.work.as_opened(each) for each in requests])
+        return await self.work.presigner.grant([await self.work.with_readable_version(each) for each in requests])
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +179,10 @@ class Work:
         )
         self.sweeper = Sweeper(shared.ledger, self.buckets)
 
-    async def as_opened(self, link: GrantRequest) -> GrantRequest:
+    async def with_readable_version(self, link: GrantRequest) -> GrantRequest:
         """Return a link's request with the object's version named only where the store lets it be read by that name."""
         of = [bucket for bucket in self.buckets.values() if bucket.watch.bucket == link.bucket]
-        if not link.version_id or (of and await of[0].opens_versions(link.key, link.version_id)):
+        if not link.version_id or (of and await of[0].reads_versions(link.key, link.version_id)):
             return link
         return replace(link, version_id="")
 
@@ -232,9 +227,9 @@ class Watchers:
         """Follow the configuration in effect: keep each watcher unless its watch is ``stale`` or no longer there."""
         before = {name: watcher for name, watcher in self._by_name.items() if name not in stale}
         self._by_name = {
-            watch.name: before.get(watch.name) or self._made(watch) for watch in self._in_effect.config.watches
+            watch.name: before.get(watch.name) or self._make(watch) for watch in self._in_effect.config.watches
         }
 
-    def _made(self, watch: WatchConfig) -> Watcher:
+    def _make(self, watch: WatchConfig) -> Watcher:
         folder = self._in_effect.work.opened[watch.name]
         return Watcher(watch, folder, self._settler, self._ledger, log, on_vanished=self._on_vanished)

@@ -74,12 +74,12 @@ async def test_an_upload_in_flight_goes_on_untouched_while_everything_changes(
         await in_flight(it.daemon)
         said = await it.reload(config(tmp_path, faulty_s3, watch(tmp_path, key="new/{path}")))
         assert said["changed"] == ["drop"]
-        assert len(it.daemon.pipeline.in_effect.retired) == 1
+        assert len(it.daemon.pipeline.in_effect.works[1:]) == 1
         it.daemon.drop("small")
         await it.daemon.done(2)
         assert sorted(it.daemon.links()) == ["large", "new/small"]
         assert len(faulty_s3.seen("PUT", "large")) == 1
-        await it.daemon.until(lambda: not it.daemon.pipeline.in_effect.retired, "an end of the old work")
+        await it.daemon.until(lambda: not it.daemon.pipeline.in_effect.works[1:], "an end of the old work")
 
 
 async def test_a_removed_watch_finishes_what_is_in_flight_and_parks_its_queue(
@@ -96,7 +96,7 @@ async def test_a_removed_watch_finishes_what_is_in_flight_and_parks_its_queue(
         it.daemon.drop("unseen", watch="two")
         it.daemon.drop("seen")
         await it.daemon.done(2)
-        await it.daemon.until(lambda: not it.daemon.pipeline.in_effect.retired, "an end of the old work")
+        await it.daemon.until(lambda: not it.daemon.pipeline.in_effect.works[1:], "an end of the old work")
         assert sorted(it.daemon.links()) == ["seen", "two/large"]
         (waiting,) = await it.daemon.ledger.in_state(State.QUEUED)
         assert waiting.path == b"parked"
@@ -113,7 +113,7 @@ async def test_a_removed_watchs_folder_is_free_for_another_daemon_once_its_work_
     one, two = watch(tmp_path), watch(tmp_path, "two")
     async with reloadable(config(tmp_path, faulty_s3, one, two)) as it:
         await it.reload(config(tmp_path, faulty_s3, one))
-        await it.daemon.until(lambda: not it.daemon.pipeline.in_effect.retired, "an end of the old work")
+        await it.daemon.until(lambda: not it.daemon.pipeline.in_effect.works[1:], "an end of the old work")
         other = Folder(two)
         other.lock()
         refused = await it.reload(config(tmp_path, faulty_s3, one, two), "config.refused")
@@ -205,7 +205,7 @@ async def test_many_reloads_in_a_row_lose_nothing(faulty_s3: FaultyS3, tmp_path:
         assert sorted(it.daemon.links(), key=int) == [str(number) for number in range(20)]
         ended = it.daemon.events("file.done")
         assert len({event["file_id"] for event in ended}) == len(ended)
-        await it.daemon.until(lambda: not it.daemon.pipeline.in_effect.retired, "an end of the old works")
+        await it.daemon.until(lambda: not it.daemon.pipeline.in_effect.works[1:], "an end of the old works")
 
 
 async def test_old_and_new_work_together_stay_within_concurrency(faulty_s3: FaultyS3, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ async def test_old_and_new_work_together_stay_within_concurrency(faulty_s3: Faul
         for number in range(3):
             it.daemon.drop(f"second-{number}", b"x" * 100_000)
         await it.daemon.until(lambda: len(it.daemon.view.in_flight()) == 5, "two of the new work claimed")
-        assert len(it.daemon.pipeline.in_effect.retired) == 1
+        assert len(it.daemon.pipeline.in_effect.works[1:]) == 1
         await it.daemon.done(4)
         assert faulty_s3.busiest == 3
         faulty_s3.busiest = 0

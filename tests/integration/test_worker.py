@@ -24,7 +24,7 @@ from presignd.pipeline.finish.decide import Finished, FinishOutcome
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.finish.remove import take_away
 from presignd.pipeline.upload import transfer, uploader
-from presignd.pipeline.upload.transfer import ROUNDS
+from presignd.pipeline.upload.transfer import MAX_KEY_ATTEMPTS
 from presignd.states import Event
 from tests.faulty_s3 import BUCKET, FaultyS3, Object
 from tests.running import Running, config, running, watch
@@ -117,7 +117,7 @@ async def test_where_collisions_are_refused_the_file_is_quarantined(faulty_s3: F
 
 
 async def test_a_key_that_changes_hands_all_the_time_is_tried_again_later(faulty_s3: FaultyS3, tmp_path: Path) -> None:
-    faulty_s3.fault(method="PUT", key="a", times=ROUNDS, status=412, code="PreconditionFailed")
+    faulty_s3.fault(method="PUT", key="a", times=MAX_KEY_ATTEMPTS, status=412, code="PreconditionFailed")
     async with running(config(tmp_path, faulty_s3)) as daemon:
         daemon.drop("a")
         await daemon.done()

@@ -97,7 +97,7 @@ class Finisher:
             if job.done is None or job.done.busy:
                 job.done = await asyncio.to_thread(take_away, folder, watch, job.version, has_writer)
         except FileFault as problem:
-            await self._quarantine.put(job.version, problem)
+            await self._quarantine.record(job.version, problem)
             return
         if job.done.problem:
             self._log_once("finish.retry", job, job.done.problem)
@@ -142,7 +142,7 @@ class Finisher:
         try:
             await self._try(job, min(LONGEST_PAUSE, 2 * pause))
         except Exception as bug:  # noqa: BLE001 - contract §4: a bug met in one file's work quarantines that file
-            await self._quarantine.put_for_bug(job.version, bug)
+            await self._quarantine.record_bug(job.version, bug)
 
     def _forget(self, file_id: str, ended: asyncio.Task[None]) -> None:
         if self._retries.get(file_id) is ended:  # a retry that failed has scheduled the next one

@@ -145,9 +145,9 @@ class Breakers:
         self._buckets = buckets
         self._presigner = presigner
         self._changed, self._backoff = changed, backoff
-        self._suspect = next(iter(buckets), "")
-        self._kinds = {_kind(bucket): bucket for bucket in buckets.values()}
-        self._turns = itertools.cycle(self._kinds.values())
+        self._faulty_watch = next(iter(buckets), "")
+        self._distinct = {_bucket_and_headers(bucket): bucket for bucket in buckets.values()}
+        self._next_buckets = itertools.cycle(self._distinct.values())
         self.store = self._breaker(self._probe_store, "store.unreachable", "store.back")
         self.presigner = self._breaker(self._probe_presigner, "presigner.unreachable", "presigner.back")
         self.watches = {
@@ -177,7 +177,7 @@ class Breakers:
         if isinstance(problem, (PresignerFault, GrantFault)):
             return await self.presigner.is_files_own(problem)
         if isinstance(problem, StoreFault):
-            self._suspect = watch
+            self._faulty_watch = watch
             if not await self.store.is_files_own(problem, again=again):
                 return False
         breaker = self.watches[watch]
@@ -200,7 +200,7 @@ class Breakers:
         problem = await self._buckets[watch].probe()
         if not isinstance(problem, StoreFault) or self.watches[watch].trip:
             return problem
-        self._suspect = watch
+        self._faulty_watch = watch
         return problem if await self.store.is_files_own(problem, again=True) else None
 
     async def _probe_store(self) -> Fault | None:
@@ -210,19 +210,21 @@ class Breakers:
         then each in turn. So no bucket resets it that was not probed as it tripped.
         """
         if self.store.trip:
-            return _of_store(await next(self._turns).probe())
-        witness, *others = self._witnesses()
+            return _of_store(await next(self._next_buckets).probe())
+        witness, *others = self._buckets_to_probe()
         problem = _of_store(await witness.probe())
         if problem is None:
             return None
         answers = await asyncio.gather(*(bucket.probe() for bucket in others))
         return problem if all(map(_of_store, answers)) else None
 
-    def _witnesses(self) -> list[Bucket]:
-        """Return one bucket of each kind: of another name first, then of other headers, the suspect last."""
-        suspect = self._buckets[self._suspect]
-        name, kind = suspect.watch.bucket, _kind(suspect)
-        return sorted(self._kinds.values(), key=lambda bucket: (bucket.watch.bucket == name) + (_kind(bucket) == kind))
+    def _buckets_to_probe(self) -> list[Bucket]:
+        """Return one bucket for each bucket and headers: other buckets first, then other headers, the faulty last."""
+        faulty = self._buckets[self._faulty_watch]
+        name, same = faulty.watch.bucket, _bucket_and_headers(faulty)
+        return sorted(
+            self._distinct.values(), key=lambda each: (each.watch.bucket == name) + (_bucket_and_headers(each) == same)
+        )
 
     async def _probe_presigner(self) -> Fault | None:
         """Ask for a grant, of any watch; one that has almost expired as it comes is a fault."""
@@ -240,7 +242,7 @@ class Breakers:
             await breaker.close()
 
 
-def _kind(bucket: Bucket) -> tuple[object, ...]:
+def _bucket_and_headers(bucket: Bucket) -> tuple[object, ...]:
     """Return what may make a store answer one watch differently from the next: its bucket and its headers."""
     return bucket.watch.bucket, *sorted(bucket.watch.headers.items())
 

@@ -18,7 +18,7 @@ from presignd.store.body import Slice
 from presignd.store.probe import MAYBE_HEADERS, TIMEOUT, Probe, Support, customer_key
 from presignd.store.signed import SignedStore
 
-SHORT = 300
+OTHER_EXPIRES = 300
 """Lifetime in seconds of a grant for anything but a PUT."""
 
 REFUSED_AS = {"access_denied": "access_denied", "outside_prefix": "not_allowed"}
@@ -44,23 +44,23 @@ class Bucket:
 
     def __init__(self, watch: WatchConfig, presign: PresignConfig, upload: UploadConfig, store: SignedStore) -> None:
         self.watch = watch
-        self.most_parts = MAX_PARTS
+        self.max_parts = MAX_PARTS
         self._store = store
         self._configs = presign, upload
-        self._named = {watch.bucket: self}
+        self._by_name = {watch.bucket: self}
         self._customer_key = customer_key(watch.headers)
         self._probe_timeout = min(TIMEOUT, upload.timeout)
         self._probing = asyncio.Lock()
         self._support: dict[bool, Support] = {}
         self._refusals: dict[bool, Fault] = {}
-        self._blamed: tuple[str, Fault] | None = None
-        self._opens_versions: bool | None = None
+        self._found_header: tuple[str, Fault] | None = None
+        self._reads_versions: bool | None = None
 
-    def named(self, name: str) -> Bucket:
+    def for_bucket(self, name: str) -> Bucket:
         """Return the bucket ``name`` for this watch: itself, or another ``Bucket`` with findings of its own."""
-        if name not in self._named:
-            self._named[name] = Bucket(self.watch.model_copy(update={"bucket": name}), *self._configs, self._store)
-        return self._named[name]
+        if name not in self._by_name:
+            self._by_name[name] = Bucket(self.watch.model_copy(update={"bucket": name}), *self._configs, self._store)
+        return self._by_name[name]
 
     @property
     def limited(self) -> bool:
@@ -77,12 +77,12 @@ class Bucket:
 
     # --- requests ---------------------------------------------------------------------------------
     def request(self, operation: Operation, key: str, **more: object) -> GrantRequest:
-        """Make a request on this bucket. A PUT's grant lives ``put_expires``, any other ``SHORT`` seconds.
+        """Make a request on this bucket. A PUT's grant lives ``put_expires``, any other ``OTHER_EXPIRES`` seconds.
 
         A customer's key (SSE-C) goes with parts, HEADs and GETs too: S3 refuses them without.
         """
         presign, _ = self._configs
-        expires = presign.put_expires if operation is Operation.PUT else SHORT
+        expires = presign.put_expires if operation is Operation.PUT else OTHER_EXPIRES
         if operation in (Operation.MULTIPART_PART, Operation.HEAD, Operation.GET):
             more = {"headers": self._customer_key, **more}
         return GrantRequest(operation, self.watch.bucket, key, expires, **more)  # type: ignore[arg-type] # fields by name
@@ -118,20 +118,20 @@ class Bucket:
         """GET an object of any size piece by piece; return False if there is none."""
         return (await self.send(self.request(Operation.GET, key), accept=(404,), into=take)).status != 404  # noqa: PLR2004
 
-    async def opens_versions(self, key: str, version_id: str) -> bool:
+    async def reads_versions(self, key: str, version_id: str) -> bool:
         """Return whether versions can be read by their id, found out once.
 
         s3:GetObjectVersion is a right of its own. With s3:GetObject alone, a link that names a version is dead.
         """
-        if self._opens_versions is None:
+        if self._reads_versions is None:
             request = self.request(Operation.HEAD, key, version_id=version_id)
             try:
                 response = await self.send(request, accept=range(400, 600), timeout=self._probe_timeout)
             except Fault:
                 return False  # the store is unreachable; links can be made without a version
             if response.status in (200, 403, 405, 501):
-                self._opens_versions = response.status == 200  # noqa: PLR2004
-        return self._opens_versions or False
+                self._reads_versions = response.status == 200  # noqa: PLR2004
+        return self._reads_versions or False
 
     # --- what the store supports ------------------------------------------------------------------
     async def support(self, *, in_parts: bool = False) -> Support:
@@ -159,7 +159,7 @@ class Bucket:
         async with self._probing_with() as probe:
             return await probe.support(in_parts=in_parts, sha256=upload.checksum == "sha256")
 
-    def prove_again(self) -> None:
+    def forget_support(self) -> None:
         """Probe again before the next upload: a response contradicts what was found."""
         self._support.clear()
 
@@ -187,9 +187,9 @@ class Bucket:
         except Fault as problem:
             if problem.code not in MAYBE_HEADERS:
                 raise
-            if self._blamed is None or self._blamed[0] != problem.detail:
-                self._blamed = problem.detail, await probe.blame(problem)
-            raise self._blamed[1] from None
+            if self._found_header is None or self._found_header[0] != problem.detail:
+                self._found_header = problem.detail, await probe.blame(problem)
+            raise self._found_header[1] from None
 
     @asynccontextmanager
     async def _probing_with(self) -> AsyncIterator[Probe]:

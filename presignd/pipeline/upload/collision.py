@@ -48,14 +48,14 @@ def is_md5(etag: str) -> bool:
     return re.fullmatch(r"[0-9a-fA-F]{32}", etag) is not None
 
 
-def must_head(version: FileVersion, previous: FileVersion | None, checksum: str, support: Support) -> bool:
+def needs_head(version: FileVersion, previous: FileVersion | None, checksum: str, support: Support) -> bool:
     """Return whether to HEAD the key before the PUT.
 
     After an unclear attempt, for content that was there already, and always where the store doesn't
     honour the condition that the PUT would carry.
     """
-    honoured = support.if_match if previous is not None and previous.etag else support.if_none_match
-    return not honoured or version.attempt > 1 or (previous is not None and previous.checksum == checksum)
+    supported = support.if_match if previous is not None and previous.etag else support.if_none_match
+    return not supported or version.attempt > 1 or (previous is not None and previous.checksum == checksum)
 
 
 def decide_unseen(previous: FileVersion | None, policy: Policy) -> Decision:
@@ -80,18 +80,18 @@ def decide_seen(found: StoredObject | None, occupant: Occupant, policy: Policy) 
     return Decision(Action.REFUSE if policy == "refuse" else Action.NEXT_KEY)
 
 
-def as_supported(decision: Decision, support: Support) -> Decision:
+def supported_conditions(decision: Decision, support: Support) -> Decision:
     """Return the decision with the conditions that the store honours: it ignores or refuses others."""
     if_match = decision.if_match if support.if_match else ""
     return replace(decision, if_none_match=decision.if_none_match and support.if_none_match, if_match=if_match)
 
 
-def is_enforced(decision: Decision, supported: Decision) -> bool:
+def store_checks_it(decision: Decision, supported: Decision) -> bool:
     """Return whether the store itself checks all that the decision needs: it can't compare an object without ETag."""
     return supported == decision and not (decision.found and not decision.found.etag)
 
 
-def still_holds(decision: Decision, found: StoredObject | None) -> bool:
+def is_still_true(decision: Decision, found: StoredObject | None) -> bool:
     """Return whether a later HEAD found what the decision was made for, by ETag, else by size and date."""
     if decision.if_none_match:
         return found is None

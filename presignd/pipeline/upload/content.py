@@ -44,7 +44,7 @@ class Content(Protocol):
         """Return the checksum of it, or of its first ``size`` bytes, in the form of ``like``."""
         ...
 
-    def adopted(self, checksum: str, part_size: int) -> None:
+    def use_checksum(self, checksum: str, part_size: int) -> None:
         """Take the checksum of an object that holds these bytes for the receipt, unless there is one already."""
         ...
 

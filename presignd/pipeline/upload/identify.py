@@ -31,40 +31,44 @@ async def identify(
     key: str,
     *,
     md5_etags: bool,
-    torn: bool,
+    may_be_partial: bool,
 ) -> Occupant:
     """Return what ``found`` is; ``sent`` is all that its path sent under ``key``. Raises ``Fault``.
 
-    ``md5_etags``: an ETag of 32 hex digits was seen to be the MD5 in this bucket. ``torn``: an object that is
+    ``md5_etags``: an ETag of 32 hex digits was seen to be the MD5 in this bucket. ``may_be_partial``: an object that is
     the beginning of the content was left by an upload of ours that broke off.
     """
-    called = "" if found.opaque else f"md5:{found.etag.lower()}"
+    etag_checksum = "" if found.opaque else f"md5:{found.etag.lower()}"
     for one in sent:
-        if one.size == found.size and (called == one.checksum or (one.etag and one.etag == found.etag)):
+        if one.size == found.size and (etag_checksum == one.checksum or (one.etag and one.etag == found.etag)):
             return Occupant.SAME if await _holds(content, one) else Occupant.OURS
-    own = Sent(found.size, called, content.part_size, "")
+    own = Sent(found.size, etag_checksum, content.part_size, "")
     if _comparable(found, content) and await _holds(content, own):
         return Occupant.SAME
-    if torn and found.size < content.size and is_md5(found.etag):
-        return Occupant.OURS if await content.checksum_like(called, 0, found.size) == called else Occupant.FOREIGN
+    if may_be_partial and found.size < content.size and is_md5(found.etag):
+        return (
+            Occupant.OURS
+            if await content.checksum_like(etag_checksum, 0, found.size) == etag_checksum
+            else Occupant.FOREIGN
+        )
     if md5_etags and is_md5(found.etag) and not found.opaque:
         return Occupant.FOREIGN
     maybe = [one for one in sent if one.size == found.size]
     if found.size == content.size:
         maybe.append(Sent(found.size, "md5:", 0, ""))
     read = await read_back(bucket, key, found, maybe) if maybe else {}
-    for like, seen in read.items():
-        if await _holds(content, replace(like, checksum=seen)):
+    for form, seen in read.items():
+        if await _holds(content, replace(form, checksum=seen)):
             return Occupant.SAME
-    return Occupant.OURS if any(like.checksum == seen for like, seen in read.items()) else Occupant.FOREIGN
+    return Occupant.OURS if any(form.checksum == seen for form, seen in read.items()) else Occupant.FOREIGN
 
 
-async def read_back(bucket: Bucket, key: str, found: StoredObject, likes: Collection[Sent]) -> dict[Sent, str]:
-    """GET an object and return its checksum in the form of each of ``likes``; {} where it may not be read.
+async def read_back(bucket: Bucket, key: str, found: StoredObject, forms: Collection[Sent]) -> dict[Sent, str]:
+    """GET an object and return its checksum in the form of each of ``forms``; {} where it may not be read.
 
     Raises ``precondition_failed`` for one that is another by now.
     """
-    digests = {like: Digest(like.checksum, like.part_size) for like in likes}
+    digests = {form: Digest(form.checksum, form.part_size) for form in forms}
     size = 0
 
     def update(piece: bytes) -> None:
@@ -84,7 +88,7 @@ async def read_back(bucket: Bucket, key: str, found: StoredObject, likes: Collec
         raise
     if not there or size != found.size:
         raise fault("precondition_failed", "it changed while it was read back")
-    return {like: digest.checksum for like, digest in digests.items()}
+    return {form: digest.checksum for form, digest in digests.items()}
 
 
 async def holds_bytes(bucket: Bucket, key: str, found: StoredObject, ours: Sent) -> bool:
@@ -105,5 +109,5 @@ async def _holds(content: Content, one: Sent) -> bool:
     """Return whether the content is what was sent then."""
     if content.size != one.size or await content.checksum_like(one.checksum, one.part_size) != one.checksum:
         return False
-    content.adopted(one.checksum, one.part_size)
+    content.use_checksum(one.checksum, one.part_size)
     return True

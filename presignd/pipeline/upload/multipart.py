@@ -16,7 +16,7 @@ from presignd.ledger import Ledger, LostUpdate
 from presignd.model import FileVersion, Part, Sent
 from presignd.pipeline.files.hash import checksum_like, digest, fingerprint_of
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
-from presignd.pipeline.upload.collision import Decision, as_supported, is_enforced, is_md5, still_holds
+from presignd.pipeline.upload.collision import Decision, is_md5, is_still_true, store_checks_it, supported_conditions
 from presignd.pipeline.upload.content import Slots, record_etag
 from presignd.pipeline.upload.identify import holds_bytes, read_back
 from presignd.pipeline.upload.whole import verify
@@ -60,12 +60,12 @@ class InParts:
         self._bucket, self._ledger, self._slots, self._upload = bucket, ledger, slots, upload
         self._fd, self._recheck, self._on_sent = fd, recheck, on_sent
         self.fingerprint, self.sha256 = fingerprint_of(fd), sha256
-        self.part_size = part_size_for(self.size, upload.part_size, bucket.most_parts)
+        self.part_size = part_size_for(self.size, upload.part_size, bucket.max_parts)
         self.checksum = ""
         self._parts: dict[int, Part] = {}
         self._stored = 0
-        self._moving: dict[int, int] = {}
-        self._md5_etags = self._parts_tell = self._proves = True
+        self._sending: dict[int, int] = {}
+        self._part_etags_are_md5 = self._object_etags_are_md5 = self._response_proves = True
 
     # --- the content ----------------------------------------------------------------------------
     @property
@@ -77,7 +77,7 @@ class InParts:
         """Hash the file."""
         return await in_background(checksum_like, self._fd, like, self.size if size is None else size, part_size)
 
-    def adopted(self, checksum: str, part_size: int) -> None:
+    def use_checksum(self, checksum: str, part_size: int) -> None:
         """Take this checksum for the receipt: the file needs no other one then."""
         self.checksum, self.part_size = checksum, part_size
 
@@ -100,8 +100,8 @@ class InParts:
         version = await record_etag(self._ledger, version, self._etag)
         passed("complete.before")
         found = None
-        supported = as_supported(decision, support)
-        if is_enforced(decision, supported) or still_holds(decision, await self._find(version)):
+        supported = supported_conditions(decision, support)
+        if store_checks_it(decision, supported) or is_still_true(decision, await self._find(version)):
             found = await self._complete(version, supported)
         passed("complete.after")
         if found is None:
@@ -110,8 +110,11 @@ class InParts:
 
     async def _send_parts(self, version: FileVersion, support: Support) -> FileVersion:
         """Create the upload unless there is one, and send every part the store doesn't have."""
-        self._md5_etags, self._parts_tell = (await self._bucket.support()).md5_etags, support.md5_etags
-        self._proves = support.proves
+        self._part_etags_are_md5, self._object_etags_are_md5 = (
+            (await self._bucket.support()).md5_etags,
+            support.md5_etags,
+        )
+        self._response_proves = support.proves
         version = await self._created(version)
         self._parts = {part.number: part for part in await self._ledger.parts(version)}
         self._stored = sum(part.size for part in self._parts.values())
@@ -128,7 +131,7 @@ class InParts:
             faults, bugs = group.split(Fault)
             if faults is None or bugs is not None:
                 raise
-            raise await self._given_up(version, _first(faults)) from None
+            raise await self._abort_if_lost(version, _first(faults)) from None
         return version
 
     async def _created(self, version: FileVersion) -> FileVersion:
@@ -141,11 +144,11 @@ class InParts:
             content_type=version.content_type,
             headers=self._bucket.watch.headers,
         )
-        answer = await self._bucket.send(request)
-        upload_id = answer.element("UploadId")
+        response = await self._bucket.send(request)
+        upload_id = response.element("UploadId")
         if not upload_id:
             raise fault("bad_response", "no UploadId")
-        part_size = part_size_for(version.size, self._upload.part_size, self._bucket.most_parts)
+        part_size = part_size_for(version.size, self._upload.part_size, self._bucket.max_parts)
         # Crash window: an upload created but not recorded is an orphan whose id only the store knows; S3's
         # lifecycle rule AbortIncompleteMultipartUpload removes it.
         return await self._ledger.begin_upload(version, upload_id, part_size)
@@ -160,7 +163,7 @@ class InParts:
             passed("part.after")
             # Crash window: a part that the store has and the ledger doesn't goes once more.
             await self._ledger.part_done(version, part)
-            self._moving.pop(piece.number, None)
+            self._sending.pop(piece.number, None)
             self._parts[piece.number] = part
             self._stored += part.size
             self._report()
@@ -177,7 +180,7 @@ class InParts:
 
     async def _send_part(self, version: FileVersion, piece: PartRange, md5: str) -> Part:
         def sent(total: int) -> None:
-            self._moving[piece.number] = total
+            self._sending[piece.number] = total
             self._report()
 
         request = self._bucket.request(
@@ -190,21 +193,21 @@ class InParts:
         )
         body = Slice(self._fd, piece.offset, piece.size, whole=False)
         try:
-            answer = await self._bucket.send(request, body, accept=(404, 501), on_sent=sent)
+            response = await self._bucket.send(request, body, accept=(404, 501), on_sent=sent)
         except RetryFault as refused:
-            if refused.code != "rejected" or piece.number <= FEW_PARTS or self._bucket.most_parts == FEW_PARTS:
+            if refused.code != "rejected" or piece.number <= FEW_PARTS or self._bucket.max_parts == FEW_PARTS:
                 raise
-            self._bucket.most_parts = FEW_PARTS  # Swift, Scaleway: "Part number must be … between 1 and 1000"
+            self._bucket.max_parts = FEW_PARTS  # Swift, Scaleway: "Part number must be … between 1 and 1000"
             raise fault("upload_lost", f"{refused.detail}: begun again in larger parts") from None
-        if answer.status == 404:  # noqa: PLR2004
-            raise _no_upload(answer)
-        if answer.status == 501:  # noqa: PLR2004 - it has a part of this number, and takes none twice
-            return await self._listed(version, piece, md5)
-        verify(answer, md5, md5_etags=self._md5_etags)
-        return Part(piece.number, piece.size, md5, answer.etag or md5)
+        if response.status == 404:  # noqa: PLR2004
+            raise _upload_fault(response)
+        if response.status == 501:  # noqa: PLR2004 - it has a part of this number, and takes none twice
+            return await self._find_sent_part(version, piece, md5)
+        verify(response, md5, md5_etags=self._part_etags_are_md5)
+        return Part(piece.number, piece.size, md5, response.etag or md5)
 
-    async def _listed(self, version: FileVersion, piece: PartRange, md5: str) -> Part:
-        """Find a part whose answer was lost; if its number has other content, the upload begins again."""
+    async def _find_sent_part(self, version: FileVersion, piece: PartRange, md5: str) -> Part:
+        """Find a part whose response was lost; if its number has other content, the upload begins again."""
         request = self._bucket.request(
             Operation.MULTIPART_LIST, _key(version), upload_id=version.upload_id, part_number=piece.number - 1
         )
@@ -214,7 +217,7 @@ class InParts:
                 return Part(piece.number, piece.size, md5, md5)
         raise fault("upload_lost", f"part {piece.number} can't be sent again")
 
-    async def _given_up(self, version: FileVersion, problem: Fault) -> Fault:
+    async def _abort_if_lost(self, version: FileVersion, problem: Fault) -> Fault:
         """Abort the upload if ``problem`` means that it is lost: the next attempt begins anew. Return ``problem``.
 
         The store may still have it, without one of its parts, or take no more parts.
@@ -224,7 +227,7 @@ class InParts:
         return problem
 
     def _report(self) -> None:
-        self._on_sent(self._stored + sum(self._moving.values()))
+        self._on_sent(self._stored + sum(self._sending.values()))
 
     # --- completing it --------------------------------------------------------------------------
     @property
@@ -235,21 +238,21 @@ class InParts:
     async def _complete(self, version: FileVersion, decision: Decision) -> StoredObject | None:
         """Complete the upload and compare the object; None when the key changed hands meanwhile (412)."""
         try:
-            answer = await self._send_complete(version, decision)
+            response = await self._send_complete(version, decision)
         except (StoreFault, RetryFault) as problem:
-            return await self._resolved(version, problem)
-        if answer.status == 412:  # noqa: PLR2004
+            return await self._resolve_unclear(version, problem)
+        if response.status == 412:  # noqa: PLR2004
             return None
-        if answer.status == 404 or answer.code:  # noqa: PLR2004 - S3 answers 200 with an <Error>, too
-            return await self._resolved(version, _no_upload(answer))
+        if response.status == 404 or response.code:  # noqa: PLR2004 - S3 answers 200 with an <Error>, too
+            return await self._resolve_unclear(version, _upload_fault(response))
         found = await self._find_sized(version)
-        if found is None or not await self._is_ours(version, found, answer):
+        if found is None or not await self._is_ours(version, found, response):
             await self._abort(version)  # it is used up, and the next attempt would only be told so
             raise fault("bad_digest", "the completed object is not what its parts make")
         return found
 
-    async def _resolved(self, version: FileVersion, problem: Fault) -> StoredObject:
-        """Resolve an unclear answer (500, a timeout, a 404 after it was done) by what the key holds; else raise it."""
+    async def _resolve_unclear(self, version: FileVersion, problem: Fault) -> StoredObject:
+        """Return the object if the key holds it after an unclear response (500, timeout, 404 when done); else raise."""
         if found := await self._found_again(version):
             return found
         if problem.code != "upload_lost" and await self._is_gone(version):
@@ -257,16 +260,16 @@ class InParts:
             if found := await self._found_again(version):
                 return found
             problem = fault("upload_lost", problem.detail)
-        raise await self._given_up(version, problem)
+        raise await self._abort_if_lost(version, problem)
 
     async def _is_gone(self, version: FileVersion) -> bool:
         """Return whether the store surely knows the upload no more: it was aborted elsewhere, or completed."""
         request = self._bucket.request(Operation.MULTIPART_LIST, _key(version), upload_id=version.upload_id)
         try:
-            answer = await self._bucket.send(request, accept=(404,))
+            response = await self._bucket.send(request, accept=(404,))
         except Fault:
             return False  # s3:ListMultipartUploadParts is a right of its own
-        return answer.status == 404 and answer.code == "NoSuchUpload"  # noqa: PLR2004
+        return response.status == 404 and response.code == "NoSuchUpload"  # noqa: PLR2004
 
     async def _send_complete(self, version: FileVersion, decision: Decision) -> Response:
         body = complete_body([(part.number, part.etag) for part in self._parts.values()])
@@ -297,7 +300,7 @@ class InParts:
             return await in_background(checksum_like, self._fd, "md5:", found.size) == f"md5:{found.etag.lower()}"
         return found.etag.lower() == self._etag
 
-    async def _is_ours(self, version: FileVersion, found: StoredObject, answer: Response) -> bool:
+    async def _is_ours(self, version: FileVersion, found: StoredObject, response: Response) -> bool:
         """Return whether an answered Complete made this object.
 
         Each part was verified as it was sent (where nothing proves that, the object is read back), and the store
@@ -306,21 +309,21 @@ class InParts:
         """
         if await self._has_our_etag(found):
             return True
-        if not found.etag and bare(answer.element("ETag")).lower() == self._etag:
+        if not found.etag and bare(response.element("ETag")).lower() == self._etag:
             return True
-        if not self._proves:
+        if not self._response_proves:
             return await holds_bytes(self._bucket, _key(version), found, self._ours(version))
-        return found.opaque or not self._parts_tell
+        return found.opaque or not self._object_etags_are_md5
 
     def _ours(self, version: FileVersion) -> Sent:
         return Sent(version.size, f"md5:{self._etag}", version.part_size, "")
 
     async def _found_again(self, version: FileVersion) -> StoredObject | None:
-        """Return the object of a Complete whose answer was unclear, identified by its ETag, else read back."""
+        """Return the object of a Complete whose response was unclear, identified by its ETag, else read back."""
         found = await self._find_sized(version)
         if found is None or await self._has_our_etag(found):
             return found
-        if self._md5_etags and self._parts_tell and is_md5(found.etag) and not found.opaque:
+        if self._part_etags_are_md5 and self._object_etags_are_md5 and is_md5(found.etag) and not found.opaque:
             return None
         ours = self._ours(version)
         read = await read_back(self._bucket, _key(version), found, [ours])
@@ -350,13 +353,13 @@ def _key(version: FileVersion) -> str:
     return version.key
 
 
-def _no_upload(answer: Response) -> Fault:
+def _upload_fault(response: Response) -> Fault:
     """Return the fault that a 404, or an error in a 200, is for the upload."""
-    if answer.status != 404:  # noqa: PLR2004
-        return fault("server_error", answer.code)
-    if answer.code == "NoSuchBucket":
+    if response.status != 404:  # noqa: PLR2004
+        return fault("server_error", response.code)
+    if response.code == "NoSuchBucket":
         return fault("no_such_bucket", "404 NoSuchBucket")
-    return fault("upload_lost", answer.code)
+    return fault("upload_lost", response.code)
 
 
 def _first(group: BaseExceptionGroup[Fault]) -> Fault:
@@ -390,7 +393,7 @@ class Sweeper:
         if bucket is None or version.key is None:
             return
         try:
-            await abort(bucket.named(version.bucket), version)
+            await abort(bucket.for_bucket(version.bucket), version)
             await self._ledger.end_upload(version)
         except (Fault, LostUpdate) as problem:
             log.debug("upload.abort_failed", file_id=version.file_id, key=version.key, error=str(problem))

@@ -34,10 +34,10 @@ from presignd.store.probe import Support
 from presignd.system.filesystem import close_quietly
 from presignd.system.threads import in_background, opened
 
-UNLIKE_PROOF = ("bad_digest", "no_such_bucket", "not_implemented")
+PROBE_AGAIN_CODES = ("bad_digest", "no_such_bucket", "not_implemented")
 """Faults that a store may answer with because it or its bucket was set up anew: what was proven of it is void."""
 
-ROUNDS = 6
+MAX_KEY_ATTEMPTS = 6
 """Attempts under a key where other objects come and go, before the file backs off."""
 
 
@@ -55,20 +55,20 @@ class Progress:
 
     version: FileVersion
     sent: int = 0
-    stood: int = 0
+    resumed_from: int = 0
     began: float = field(default_factory=time.monotonic)
-    heard: float = field(default_factory=time.monotonic)
+    last_progress: float = field(default_factory=time.monotonic)
 
-    def moved(self, total: int) -> None:
-        """Take the bytes that the store has or is sent; the first number is where a resumed upload stood."""
-        self.heard = time.monotonic()
+    def update(self, total: int) -> None:
+        """Take the bytes that the store has or is sent; the first number is where a resumed upload continues."""
+        self.last_progress = time.monotonic()
         if not self.sent:
-            self.stood, self.began = total, self.heard
+            self.resumed_from, self.began = total, self.last_progress
         self.sent = total
 
     def rate(self, now: float) -> float:
         """Return bytes a second since this run began to send."""
-        return (self.sent - self.stood) / max(now - self.began, 0.001)
+        return (self.sent - self.resumed_from) / max(now - self.began, 0.001)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Transfer:
         self._fd: int
         self._content: Content
         self._support: Support
-        self._moved = False
+        self._key_changed = False
 
     async def run(self) -> Receipt:
         """Upload the file, or find that its bytes are stored already; it is unchanged at the end."""
@@ -117,8 +117,8 @@ class Transfer:
                     return await self._run()
             return await self._run()
         except Fault as problem:
-            if problem.code in UNLIKE_PROOF:
-                self._bucket.prove_again()
+            if problem.code in PROBE_AGAIN_CODES:
+                self._bucket.forget_support()
             raise
         finally:
             close_quietly(self._fd)
@@ -176,11 +176,11 @@ class Transfer:
 
     async def _prepare(self, size: int, *, sha256: bool) -> Prepared:
         """Hash a file: on the event loop where it is tiny and in the page cache, else in a thread."""
-        most = self._upload.memory // (2 * self._upload.concurrency)  # as streamed bodies have it
+        max_in_memory = self._upload.memory // (2 * self._upload.concurrency)  # as streamed bodies have it
         if size <= TINY:
             with suppress(BlockingIOError):
-                return prepare(self._fd, size, sha256=sha256, most=most, read=read_cached)
-        return await in_background(prepare, self._fd, size, sha256=sha256, most=most)
+                return prepare(self._fd, size, sha256=sha256, max_in_memory=max_in_memory, read=read_cached)
+        return await in_background(prepare, self._fd, size, sha256=sha256, max_in_memory=max_in_memory)
 
     def _require_settled_content(self) -> None:
         """Raise if it is not the content that settled; a chmod, another link or a restore is no change."""
@@ -211,13 +211,13 @@ class Transfer:
     async def _store(self) -> tuple[StoredObject, bool]:
         """Store the content under its key, or find it there; return the object, and whether it was there before."""
         head = False
-        for _ in range(ROUNDS):
+        for _ in range(MAX_KEY_ATTEMPTS):
             decision = await self._decide(head=head)
             if decision.action is Action.ADOPT and decision.found:
                 return decision.found, self._version.attempt <= 1
             if decision.action is Action.NEXT_KEY:
                 await self._reserve_key(beyond=self._key)
-                self._moved, head = True, False
+                self._key_changed, head = True, False
                 continue
             self._version, stored = await self._content.send(self._version, decision, self._support)
             if stored:
@@ -234,7 +234,7 @@ class Transfer:
         """Decide what to do under the key, after a HEAD where ``head`` or the last attempt calls for one."""
         policy, checksum = self._watch.collision, self._content.checksum
         previous = await self._ledger.previous_receipt(self._version)
-        if not head and checksum and not collision.must_head(self._version, previous, checksum, self._support):
+        if not head and checksum and not collision.needs_head(self._version, previous, checksum, self._support):
             return collision.decide_unseen(previous, policy)
         found = await self._bucket.find(self._key, denied_is_absent=self._support.if_none_match)
         occupant = await self._identified(found) if found else Occupant.FOREIGN
@@ -246,10 +246,12 @@ class Transfer:
     async def _identified(self, found: StoredObject) -> Occupant:
         sent, support = await self._ledger.sent(self._version), self._support
         # Crash window: a store that honours no conditions may keep the beginning of a PUT that broke off.
-        torn = not support.if_none_match and self._version.attempt > 1 and not self._moved
+        may_be_partial = not support.if_none_match and self._version.attempt > 1 and not self._key_changed
         # The ETag of an object in parts may be 32 hex digits that are no MD5 (the bucket's own proof is of a PUT).
         md5_etags = (await self._bucket.support()).md5_etags and support.md5_etags
-        return await identify(found, self._content, sent, self._bucket, self._key, md5_etags=md5_etags, torn=torn)
+        return await identify(
+            found, self._content, sent, self._bucket, self._key, md5_etags=md5_etags, may_be_partial=may_be_partial
+        )
 
     # --- verify that the file did not change -----------------------------------------------------
     async def _unchanged(self) -> Fingerprint:
@@ -283,6 +285,6 @@ class Transfer:
 
 
 def _report(progress: Progress, put: PutRequest | None, total: int) -> None:
-    progress.moved(total)
+    progress.update(total)
     if put:
         put.progress(total)

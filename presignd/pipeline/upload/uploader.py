@@ -48,7 +48,7 @@ class Uploader:
         """Upload a claimed version; return it verified, or as it is recorded where it went another way."""
         transfer = Transfer(
             # A queued version goes to the bucket it was queued for, though its watch may have another by now.
-            self._buckets[version.watch].named(version.bucket),
+            self._buckets[version.watch].for_bucket(version.bucket),
             self._folders[version.watch],
             version,
             self._ledger,
@@ -65,7 +65,7 @@ class Uploader:
         except Writing:
             return await self._ledger.apply(version, Event.RETRY, not_before=utcnow() + WRITER_PAUSE)
         except Fault as problem:
-            return await self._faults.decide(version, problem)
+            return await self._faults.handle(version, problem)
         return await self._ledger.apply(receipt.version, Event.VERIFY, **self._changes(receipt))
 
     async def _end_vanished(self, version: FileVersion) -> FileVersion:

@@ -15,7 +15,7 @@ from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint, Sent
 from presignd.pipeline.files.hash import READ, checksum_like, fingerprint_of, into_one_buffer, read_at
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
-from presignd.pipeline.upload.collision import Decision, as_supported, is_md5
+from presignd.pipeline.upload.collision import Decision, is_md5, supported_conditions
 from presignd.pipeline.upload.content import Slots, record_etag
 from presignd.pipeline.upload.identify import holds_bytes
 from presignd.presign import Operation
@@ -69,25 +69,25 @@ def read_cached(fd: int, size: int, offset: int) -> bytes:
     return bytes(memoryview(piece)[:count])
 
 
-def prepare(fd: int, size: int, *, sha256: bool, most: int = SMALL, read: Read = read_at) -> Prepared:
+def prepare(fd: int, size: int, *, sha256: bool, max_in_memory: int = SMALL, read: Read = read_at) -> Prepared:
     """Hash ``size`` bytes of ``fd``; raise ``changed_while_uploading`` when it isn't that size throughout.
 
-    Blocking. A file of at most ``most`` bytes, and ``SMALL``, is kept. The fingerprint is taken before the
-    first byte is read, so a change during the pass differs from it.
+    Blocking. The bytes are kept if the size is at most min(``max_in_memory``, ``SMALL``). The fingerprint is taken
+    before the first byte is read, so a change during the pass differs from it.
     """
     fingerprint = fingerprint_of(fd)
     digests = [hashlib.md5(usedforsecurity=False)] + ([hashlib.sha256()] if sha256 else [])
-    kept = b"" if size <= min(most, SMALL) else None
+    kept = b"" if size <= min(max_in_memory, SMALL) else None
     if size > SMALL:
         read = into_one_buffer(READ)
     offset, ended = 0, False
-    # One byte more than there should be is asked for: so what grew is seen, and what didn't takes no further look.
-    while not ended and (piece := read(fd, asked := min(READ, size - offset + 1), offset)):
+    # Ask for one byte more: this shows growth without another read.
+    while not ended and (piece := read(fd, length := min(READ, size - offset + 1), offset)):
         beat()
         for digest in digests:
             digest.update(piece)
         offset += len(piece)
-        ended = offset > size or (offset == size and len(piece) < asked)
+        ended = offset > size or (offset == size and len(piece) < length)
         if kept is not None:
             kept += piece  # one piece, unless the page cache has only the beginning yet
     if not offset == size == fingerprint.size:
@@ -95,18 +95,18 @@ def prepare(fd: int, size: int, *, sha256: bool, most: int = SMALL, read: Read =
     return Prepared(fd, fingerprint, digests[0].hexdigest(), digests[-1].hexdigest() if sha256 else "", kept)
 
 
-def verify(answer: Response, md5: str, *, md5_etags: bool) -> bool:
+def verify(response: Response, md5: str, *, md5_etags: bool) -> bool:
     """Compare the ETag with what was sent, in a bucket where ETags are MD5s; raise ``bad_digest``.
 
     Anywhere else (SSE-KMS, SSE-C, a store with a way of its own) the store chooses the ETag, and
-    the checked Content-MD5 or SHA-256 of the request counts. Return whether the answer proves that this very
+    the checked Content-MD5 or SHA-256 of the request counts. Return whether the response proves that this very
     body was stored; where it doesn't (no ETag, or one of another form) a HEAD has to. A HEAD after each PUT would
     prove nothing more where the ETag is the MD5 of what was stored, and cost 30 to 45 % of the files a second
     (SeaweedFS, 1 kB files, 16 at a time).
     """
-    if answer.opaque_etag or answer.etag.lower() == md5:
+    if response.opaque_etag or response.etag.lower() == md5:
         return True
-    if md5_etags and is_md5(answer.etag):
+    if md5_etags and is_md5(response.etag):
         raise fault("bad_digest", "the ETag differs from the MD5 of what was sent")
     return False
 
@@ -148,7 +148,7 @@ class Whole:
             checksum_like, self._prepared.fd, like, self.size if size is None else size, part_size
         )
 
-    def adopted(self, checksum: str, part_size: int) -> None:
+    def use_checksum(self, checksum: str, part_size: int) -> None:
         """Keep the checksum, which is known already."""
 
     async def send(
@@ -158,14 +158,14 @@ class Whole:
         version = await record_etag(self._ledger, version, self._prepared.md5)
         passed("put.before")
         async with self._slots.small() if self.size <= TINY else nullcontext():  # a larger one holds its slot already
-            answer = await self._put(version, as_supported(decision, support), support)
+            response = await self._put(version, supported_conditions(decision, support), support)
         passed("put.after")
-        if answer.status in (404, 412):
+        if response.status in (404, 412):
             return version, None
-        return version, await self._verified(version, answer, support)
+        return version, await self._verified(version, response, support)
 
     async def _put(self, version: FileVersion, decision: Decision, support: Support) -> Response:
-        """Send the file; the answer may be a 412 (another object came under the key). Raises ``Fault``."""
+        """Send the file; the response may be a 412 (another object came under the key). Raises ``Fault``."""
         assert version.key is not None
         prepared, headers = self._prepared, dict(self._bucket.watch.headers)
         if self._kind != "md5" and not support.sha256:
@@ -184,21 +184,21 @@ class Whole:
         accept = (404, 412) if decision.if_match else (412,)
         streamed = prepared.data is None or self._bucket.limited
         body = Slice(prepared.fd, 0, version.size, whole=True) if streamed else prepared.data
-        answer = await self._bucket.send(request, body, accept=accept, on_sent=self._on_sent)
-        if answer.status == 404 and answer.code == "NoSuchBucket":  # noqa: PLR2004
+        response = await self._bucket.send(request, body, accept=accept, on_sent=self._on_sent)
+        if response.status == 404 and response.code == "NoSuchBucket":  # noqa: PLR2004
             raise fault("no_such_bucket", "404 NoSuchBucket")
-        return answer
+        return response
 
-    async def _verified(self, version: FileVersion, answer: Response, support: Support) -> StoredObject:
+    async def _verified(self, version: FileVersion, response: Response, support: Support) -> StoredObject:
         """Return the object that the PUT made; raise ``missing_object`` or ``bad_digest``."""
         md5, key = self._prepared.md5, version.key or ""
-        if verify(answer, md5, md5_etags=support.md5_etags) and support.proves:
-            return StoredObject(version.size, answer.etag, answer.headers.get("x-amz-version-id", ""))
+        if verify(response, md5, md5_etags=support.md5_etags) and support.proves:
+            return StoredObject(version.size, response.etag, response.headers.get("x-amz-version-id", ""))
         found = await self._bucket.find(key, denied_is_absent=False)
         if found is None:
             raise fault("missing_object")
-        tells = support.md5_etags and is_md5(found.etag) and not found.opaque
-        if found.size != version.size or (tells and found.etag.lower() != md5):
+        etag_is_md5 = support.md5_etags and is_md5(found.etag) and not found.opaque
+        if found.size != version.size or (etag_is_md5 and found.etag.lower() != md5):
             raise fault("bad_digest", "the object is not what was sent")
         if not (support.proves or await holds_bytes(self._bucket, key, found, Sent(version.size, f"md5:{md5}", 0, ""))):
             raise fault("bad_digest", "the object is not what was sent")

@@ -12,7 +12,7 @@ import pytest
 from presignd.config import PresignConfig, UploadConfig, WatchConfig
 from presignd.errors import Fault, fault
 from presignd.model import Sent, State
-from presignd.pipeline.upload.bucket import SHORT, Bucket, StoredObject
+from presignd.pipeline.upload.bucket import OTHER_EXPIRES, Bucket, StoredObject
 from presignd.pipeline.upload.identify import read_back
 from presignd.pipeline.upload.multipart import abort
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
@@ -63,7 +63,9 @@ async def test_a_presigner_that_answers_is_there_whatever_it_refuses(code: str, 
     assert (await bucket(fault(code), raises=raises).probe_grant() is None) is there
 
 
-@pytest.mark.parametrize(("seconds", "dead"), [(SHORT - LEAST_LEFT - 1, False), (SHORT - LEAST_LEFT + 1, True)])
+@pytest.mark.parametrize(
+    ("seconds", "dead"), [(OTHER_EXPIRES - LEAST_LEFT - 1, False), (OTHER_EXPIRES - LEAST_LEFT + 1, True)]
+)
 async def test_a_grant_that_dies_while_it_is_waited_for_is_never_sent(
     monkeypatch: pytest.MonkeyPatch, *, seconds: float, dead: bool
 ) -> None:
@@ -116,7 +118,7 @@ class Answering:
 async def test_an_answer_that_tells_nothing_of_a_right_to_versions_is_not_remembered() -> None:
     answering = Answering(Response(404, {}), fault("connection_refused"), Response(200, {}))
     bucket = answering.bucket
-    assert [await bucket.opens_versions("a", "1") for _ in range(4)] == [False, False, True, True]
+    assert [await bucket.reads_versions("a", "1") for _ in range(4)] == [False, False, True, True]
 
 
 @pytest.mark.parametrize(

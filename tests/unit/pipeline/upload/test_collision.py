@@ -13,11 +13,11 @@ from presignd.pipeline.upload.collision import (
     Decision,
     Occupant,
     Policy,
-    as_supported,
     decide_seen,
     decide_unseen,
-    must_head,
-    still_holds,
+    is_still_true,
+    needs_head,
+    supported_conditions,
 )
 from presignd.store.probe import Support
 from tests.versions import in_state
@@ -59,19 +59,19 @@ def test_a_free_key_must_still_be_free() -> None:
     "plan", [Decision(Action.PUT, if_none_match=True), Decision(Action.PUT, if_match=OTHER), Decision(Action.PUT)]
 )
 def test_conditions_are_sent_only_where_each_is_honoured(plan: Decision) -> None:
-    assert as_supported(plan, ALL) == plan
-    assert as_supported(plan, NONE) == Decision(Action.PUT)
-    assert as_supported(plan, replace(NONE, if_match=True)) == replace(plan, if_none_match=False)
+    assert supported_conditions(plan, ALL) == plan
+    assert supported_conditions(plan, NONE) == Decision(Action.PUT)
+    assert supported_conditions(plan, replace(NONE, if_match=True)) == replace(plan, if_none_match=False)
 
 
 def test_a_plan_holds_while_the_key_is_as_it_was_seen() -> None:
     free, ours = Decision(Action.PUT, if_none_match=True), Decision(Action.PUT, if_match=OTHER)
-    assert still_holds(free, None)
-    assert not still_holds(free, StoredObject(5, OTHER))
-    assert still_holds(ours, StoredObject(9, OTHER))
-    assert not still_holds(ours, StoredObject(9, MD5))
-    assert not still_holds(ours, None)
-    assert still_holds(Decision(Action.PUT), StoredObject(5, OTHER))
+    assert is_still_true(free, None)
+    assert not is_still_true(free, StoredObject(5, OTHER))
+    assert is_still_true(ours, StoredObject(9, OTHER))
+    assert not is_still_true(ours, StoredObject(9, MD5))
+    assert not is_still_true(ours, None)
+    assert is_still_true(Decision(Action.PUT), StoredObject(5, OTHER))
 
 
 def test_without_a_look_the_condition_looks_for_us() -> None:
@@ -81,7 +81,7 @@ def test_without_a_look_the_condition_looks_for_us() -> None:
 
 
 def test_a_first_attempt_where_conditions_hold_needs_no_look() -> None:
-    assert not must_head(VERSION, None, f"md5:{MD5}", ALL)
+    assert not needs_head(VERSION, None, f"md5:{MD5}", ALL)
 
 
 @pytest.mark.parametrize(
@@ -102,4 +102,4 @@ def test_a_first_attempt_where_conditions_hold_needs_no_look() -> None:
     ],
 )
 def test_looks_first(version: FileVersion, previous: FileVersion | None, honours: Support) -> None:
-    assert must_head(version, previous, f"md5:{MD5}", honours)
+    assert needs_head(version, previous, f"md5:{MD5}", honours)
