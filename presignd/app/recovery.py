@@ -1,4 +1,4 @@
-"""Take the ledger from wherever the last run left it: a restart is ordinary input."""
+"""Continue what the last run left in the ledger, however that run ended."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from presignd.telemetry.log import get_logger
 log = get_logger()
 
 REBUILT_FIX = (
-    "none: the files that are there are looked at anew, what the store has already is adopted and gets another link, "
-    'and links.jsonl keeps its lines; where a watch says existing = "ignore", touch what was still to be sent'
+    "none: presignd checks all files again. It adopts objects that are in the store and makes new links for them. "
+    'links.jsonl keeps its lines. With existing = "ignore", touch the files that were not yet sent.'
 )
-"""For a ledger that knows nothing of links which were issued: it was deleted, or is an older copy."""
+"""The fix for a ledger that lacks links which were issued: it was deleted, or it is an older copy."""
 
 _UNLINKED = (State.QUEUED, State.UPLOADING, State.QUARANTINED)
 
 
 class Recovery:
-    """Continues what the last run left, and leaves the ledger so that the next one can.
+    """Continues what the last run left, and at the end releases what is claimed for the next run.
 
-    ``read_back`` are the links in ``links.jsonl`` past the ledger's mark. ``replay``: say again how versions ended,
-    where an earlier run may not have.
+    ``read_back`` are the links in ``links.jsonl`` after the ledger's mark. ``replay``: log how versions ended
+    where an earlier run may not have logged it. ``unclean``: the last run did not end cleanly; set by ``recover``.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Recovery:
         self.unclean = False
 
     async def recover(self) -> None:
-        """Release what was claimed, and continue what is verified or linked. ``unclean`` is known from here on."""
+        """Release what was claimed, and continue what is verified or linked."""
         self.unclean = not await self._ledger.was_clean()
         self._recovered = True
         await self._commit_recorded_links()
@@ -70,24 +70,27 @@ class Recovery:
 
     # --- verified and linked versions -----------------------------------------------------------
     async def resume(self, watches: Collection[str]) -> None:
-        """Continue what is verified, or linked but not finished, of these watches."""
+        """Continue the versions of these watches that are verified, or linked but not finished."""
         work = self._in_effect.work
         for version in await self._unattended(State.VERIFIED, watches):
-            # No line of it is on disk, so its link may get a new date: an old one may be dead already.
+            # Its link is not in links.jsonl, so it may get a new date: with the old one it may have expired already.
             work.dispatcher.start(await self._ledger.update(version, signed_at=self._in_effect.now()))
         for version in await self._unattended(State.LINKED, watches):
             work.dispatcher.start(version)
 
     async def _unattended(self, state: State, watches: Collection[str]) -> list[FileVersion]:
-        """Return versions in ``state`` that no worker had before or after the query: work ends and begins meanwhile."""
+        """Return the versions of ``watches`` in ``state`` that no worker has.
+
+        Checked before and after the query, because workers start and end during it.
+        """
         at_work = self._in_effect.at_work()
         found = await self._ledger.in_state(state)
         at_work |= self._in_effect.at_work()
         return [one for one in found if one.watch in watches and one.file_id not in at_work]
 
-    # --- lines of links.jsonl without a commit --------------------------------------------------
+    # --- links in links.jsonl that are not committed ------------------------------------------------
     async def _commit_recorded_links(self) -> None:
-        """Commit the links whose line is on disk, where a crash prevented that: their versions are linked."""
+        """Commit the links that are in ``links.jsonl`` but, because of a crash, not in the ledger."""
         verified = {version.file_id: version for version in await self._ledger.in_state(State.VERIFIED)}
         links: dict[str, Link] = {}
         others: list[str] = []
@@ -105,19 +108,19 @@ class Recovery:
             await self._accept_older_ledger(others)
 
     async def _accept_older_ledger(self, linked: Sequence[str]) -> None:
-        """Continue with a ledger that knows nothing of these links, and log that.
+        """Continue with a ledger that lacks these links, and log that.
 
-        It was deleted, or is an older copy. Versions that such a copy has as not linked yet would be linked again
-        under the same ``file_id``: they end, and the scan makes new versions of their files.
+        It was deleted, or it is an older copy. A version that such a copy has as not yet linked would be linked
+        again under the same ``file_id``. So it is superseded, and the scan makes a new version of its file.
         """
         rebuilt = await self._ledger.links_mark() is None and await self._ledger.by_id(linked[0]) is None
         counts = [watch.counts for watch in await self._ledger.summary()]
         if any(count.get(state) for count in counts for state in _UNLINKED):
             for file_id in linked:
                 version = await self._ledger.by_id(file_id)
-                # One with a link's end is known to be linked, and waits for a person to finish its file.
+                # A version with `expires_at` is already linked; its file could not be finished.
                 if version and version.state in _UNLINKED and version.expires_at is None:
                     rebuilt = True
-                    await self._ledger.apply(version, Event.SUPERSEDE, done_at=utcnow())  # announced by the replay
+                    await self._ledger.apply(version, Event.SUPERSEDE, done_at=utcnow())  # the replay logs it
         if rebuilt:
             log.warning("ledger.rebuilt", links_file=str(self._in_effect.config.links.file), fix=REBUILT_FIX)

@@ -1,8 +1,8 @@
 """Claims queued versions for free slots, fairly, and runs a worker task for each.
 
 Watches take turns; within one, new events go before the backlog (the ledger's priority); large files
-hold at most half of the slots, so small ones always get through. Tiny files are claimed ahead of their slot,
-which they hold for one request only: many of them share a commit and an fsync, where each waited for its own.
+hold at most half of the slots, so small ones always get through. Tiny files are claimed before a slot is free, and
+hold one for their request only: so many of them share one commit and one fsync.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ from presignd.runtime.heartbeat import alive, beat
 from presignd.system.clock import utcnow
 
 AHEAD = 128
-"""Versions at work at most, tiny ones among them: a crash may have these to do again (contract, guarantee 3)."""
+"""Most versions at work, tiny ones included: after a crash these may be uploaded again (contract, guarantee 3)."""
 
 FEW = 32
-"""Smallest batch worth claiming ahead: smaller ones would cost a commit for each version that ends."""
+"""Smallest batch worth claiming ahead while all slots are busy; with free slots any number is claimed.
+
+Smaller batches would cost a commit for each version that ends.
+"""
 
 LOOK_SECONDS = 5.0
-"""How often the queue is looked at without a reason, at the latest."""
+"""Longest time between two looks at the queue, in seconds."""
 
 
 class Dispatcher:
-    """Keeps up to ``concurrency`` workers busy with what is due and whose watch is not blocked.
+    """Runs up to ``concurrency`` workers, on versions that are due and whose watch is not blocked.
 
     ``tiny`` (bytes) is the size up to which a file counts as tiny; with 0, none does.
     """
@@ -61,11 +64,11 @@ class Dispatcher:
         self._careful = False
 
     def wake(self) -> None:
-        """Look at the queue now: something was queued, ended, or came back."""
+        """Look at the queue now: a version was queued or ended, or a breaker was reset."""
         self._wake.set()
 
     def start(self, version: FileVersion) -> None:
-        """Work on a version that is claimed already (what a crash left verified or linked)."""
+        """Start a worker for a version that is claimed already."""
         task = asyncio.create_task(self._worker.process(version), name=f"worker {version.file_id}")
         self._tasks[task] = version.size
         task.add_done_callback(self._ended)
@@ -77,11 +80,11 @@ class Dispatcher:
             self._worker_error = error
 
     async def run(self, *, careful: bool = False, most_priority: int | None = None) -> None:
-        """Claim and start, until draining; raise what a worker could not even record (the ledger failing).
+        """Claim versions and start workers until ``drain`` or ``retire``; raise what a worker could not record.
 
-        ``careful``, after an unclean exit, claims nothing ahead until all that was claimed has ended: what is in
-        flight at three unclean exits is quarantined, so that should be few. With ``most_priority`` only versions of
-        at most that priority number are claimed: a command's own files.
+        ``careful``, after an unclean exit: claim nothing ahead until no version is at work. A version that is in
+        flight at three unclean exits is quarantined, so few should be. With ``most_priority``, only versions of at
+        most that priority number are claimed: a command's own files.
         """
         self._careful = careful
         self._claiming_ended.clear()
@@ -103,7 +106,7 @@ class Dispatcher:
                     await self._rest(now)
 
     async def _claim(self, now: datetime, most_priority: int | None) -> int:
-        """Give free slots out in turns; return how many versions were started."""
+        """Claim versions for free slots, watch by watch; return how many were started."""
         total = 0
         open_watches = [name for name in self._watches if self._may_send(name)]
         for turn, name in enumerate(open_watches):
@@ -114,7 +117,7 @@ class Dispatcher:
             ]
             versions = list(chain.from_iterable(await asyncio.gather(*claims)))
             if self.draining:
-                return 0  # claimed while the drain began: they go back with what it cancels
+                return 0  # claimed while the drain began: recovery puts them back in the queue
             for version in versions:
                 self.start(version)
             total += len(versions)
@@ -122,23 +125,23 @@ class Dispatcher:
         return total
 
     def _claim_limits(self, watches: int) -> list[tuple[int | None, int]]:
-        """Return what one of so many ``watches`` may claim now: the size to stay below, and how many."""
+        """Return what one of so many ``watches`` may claim now: the size to stay below (None: any), and how many."""
         sizes = self._tasks.values()
-        whole = self._slots - sum(size > self._tiny for size in sizes)
-        half = max(1, self._slots // 2) - sum(size >= self._large_size for size in sizes)
-        most = max(AHEAD, self._slots) if self._tiny and not self._careful else self._slots
-        free = min(whole, most - len(self._tasks))
+        slots_left = self._slots - sum(size > self._tiny for size in sizes)
+        large_left = max(1, self._slots // 2) - sum(size >= self._large_size for size in sizes)
+        max_at_work = max(AHEAD, self._slots) if self._tiny and not self._careful else self._slots
+        free = min(slots_left, max_at_work - len(self._tasks))
         share = -(-free // watches)
-        limits = [(self._large_size, share) if half <= 0 else (None, min(share, half))]
-        ahead = (most - len(self._tasks)) // watches - limits[0][1]
-        if most > self._slots and (ahead >= FEW or len(self._tasks) < self._slots):
+        limits = [(self._large_size, share) if large_left <= 0 else (None, min(share, large_left))]
+        ahead = (max_at_work - len(self._tasks)) // watches - limits[0][1]
+        if max_at_work > self._slots and (ahead >= FEW or len(self._tasks) < self._slots):
             limits.append((self._tiny + 1, ahead))
         return [(below_size, limit) for below_size, limit in limits if limit > 0]
 
     async def _rest(self, looked_at: datetime) -> None:
-        """Wait until something happens, a retry is due that was not at ``looked_at``, or a few seconds are over.
+        """Wait until ``wake``, until a retry becomes due that was not due at ``looked_at``, or ``LOOK_SECONDS``.
 
-        What was due then and not claimed waits for a slot, whose end wakes us: it asks for no look before.
+        Versions already due wait for a slot; a worker that ends wakes the loop.
         """
         seconds = LOOK_SECONDS
         if not self._tasks:
@@ -154,7 +157,7 @@ class Dispatcher:
             return
 
     async def retire(self) -> None:
-        """Claim nothing more, and return once all that was claimed has ended; raise as ``run`` does."""
+        """Claim nothing more, and return when all workers have ended; raise as ``run`` does."""
         self._retired = True
         self.wake()
         await self._claiming_ended.wait()
@@ -164,7 +167,7 @@ class Dispatcher:
             raise self._worker_error
 
     async def drain(self, seconds: float) -> bool:
-        """Claim nothing more and wait for what is in flight; cancel it after ``seconds``. True when all ended."""
+        """Claim nothing more and wait for the workers; cancel them after ``seconds``, and return False then."""
         self.draining = True
         self.wake()
         tasks = list(self._tasks)

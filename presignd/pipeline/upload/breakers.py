@@ -1,8 +1,8 @@
-"""Circuit breakers: pause uploads while a store, a presigner or a watch's bucket is refused as a whole.
+"""Circuit breakers: pause uploads while the store, the presigner or a watch's bucket fails for every file.
 
-A worker that meets such a fault asks its breaker, and one probe of the fixed check key answers for all that ask
-meanwhile. If the probe goes through, the fault is the file's own. If it fails, the breaker trips, logs that once,
-and probes with backoff until one goes through; then it resets, and logs that once.
+A worker that meets such a fault asks its breaker, which probes the fixed check key. Workers that ask during the
+probe share its result. If the probe succeeds, the fault is the file's own. If it fails, the breaker trips, logs that
+once, and probes with backoff until a probe succeeds. Then it resets and logs that once.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ log = get_logger()
 
 PROBE_BASE = 0.5
 PROBE_CAP = 15.0
-"""Seconds: full-jitter backoff between probes, so that a store that is back is noticed soon."""
+"""Full-jitter backoff between probes, in seconds: short, so that a store that is back is noticed soon."""
 
 STEADY = timedelta(seconds=60)
-"""How long a breaker must have been reset for its backoff to begin anew: one that trips sooner goes on with it."""
+"""A breaker that trips again within this time after its reset continues its backoff; later, it starts a new one."""
 
 LOCAL = ("read_error", "too_many_files", "disk_full")
-"""Faults of this machine: no probe of the store says anything about them."""
+"""Faults of this machine: a probe of the store tells nothing about them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trip:
-    """Why a breaker has tripped, and since when (UTC)."""
+    """Why a breaker has tripped, and when (UTC)."""
 
     fault: Fault
     since: datetime
 
 
 class Breaker:
-    """One circuit breaker. ``probe`` returns None when requests go through, else the fault.
+    """One circuit breaker. ``probe`` returns None if requests succeed, else the fault.
 
     ``on_trip`` is called with the fault and ``on_reset`` with the seconds it was tripped; ``changed`` is called
-    after either. ``trip`` is None while requests may go.
+    after either. ``trip`` is None while requests may be sent.
     """
 
     def __init__(
@@ -72,18 +72,17 @@ class Breaker:
         self.trip: Trip | None = None
 
     async def is_files_own(self, problem: Fault, *, again: bool = False) -> bool:
-        """Return True when the store serves others meanwhile, so that ``problem`` is the file's own.
+        """Probe, and return True if the fault is the file's own; trip the breaker otherwise.
 
-        False when the breaker has tripped, now or before: no file's attempt counts. ``again``: the file
-        met the same before; then the probe is asked also where the store said when to come back, or one
-        key that always answers so would hold up all others again and again.
+        If the breaker has tripped already, return False without a probe. ``again``: the file met this fault before.
+        Then the probe is sent even before Retry-After has passed, so one bad key can't block all files.
         """
         if self.trip:
             return False
         if self._deciding is None:
             self._deciding = asyncio.create_task(self._decide(problem, again=again), name="breaker decides")
             self._deciding.add_done_callback(self._decided)
-        with resting():  # a probe is requests, each with a deadline, and may be another worker's
+        with resting():  # each request of the probe has a deadline of its own
             return await asyncio.shield(self._deciding)
 
     def _decided(self, _: asyncio.Task[bool]) -> None:
@@ -91,7 +90,7 @@ class Breaker:
 
     async def _decide(self, met: Fault, *, again: bool) -> bool:
         flaps = self._now() - self._reset_at < STEADY
-        # A store that says when to come back is not probed before: but if it was back just now, that may be one key's.
+        # Respect Retry-After, unless the breaker was reset a short time ago: then it may be about one key only.
         problem = met if met.retry_after and not (again or flaps) else await self._ask()
         if problem is None:
             return True
@@ -114,7 +113,7 @@ class Breaker:
         self._changed()
 
     async def _ask(self) -> Fault | None:
-        """Probe. A bug there is logged and waited out: if it ended the probing, the breaker would never reset."""
+        """Probe. Log an unexpected exception and return it as a fault: else the breaker would never reset."""
         try:
             return await self._probe()
         except Exception as bug:
@@ -162,15 +161,15 @@ class Breakers:
         }
 
     def may_send(self, watch: str) -> bool:
-        """Return whether requests of ``watch`` may go now."""
+        """Return whether requests of ``watch`` may be sent now."""
         return not (self.store.trip or self.presigner.trip or self.watches[watch].trip)
 
     async def is_files_own(self, watch: str, problem: Fault, *, again: bool = False) -> bool:
-        """Return whether a fault counts against the file: only if another request to its bucket goes through now.
+        """Probe, and return True if the fault is the file's own; trip a breaker otherwise.
 
-        What may concern all is asked first: the presigner by a grant, the store by another bucket. The
-        watch's own bucket has the last word, so one that fails or is refused as a whole blocks its watch
-        alone. ``again``: the file met the same fault before.
+        The presigner is probed by a grant. For a fault of the store, another bucket is probed first, then the
+        watch's own; so a bucket that fails or refuses every request blocks only its watch. ``again``: the file met
+        the same fault before.
         """
         if problem.code in LOCAL:
             return True
@@ -182,7 +181,7 @@ class Breakers:
                 return False
         breaker = self.watches[watch]
         if isinstance(problem, WatchFault) and not isinstance(problem, BucketFault) and not breaker.trip:
-            # Keys that were rotated, or a bucket that moved, are found before anyone calls it blocked.
+            # Rotated keys and a bucket's new region are looked up again before the watch counts as blocked.
             self._presigner.look_again(self._buckets[watch].watch.bucket)
         return await breaker.is_files_own(problem, again=True) and not self.store.trip
 
@@ -196,7 +195,7 @@ class Breakers:
         return Breaker(probe, on_trip=on_trip, on_reset=on_reset, changed=self._changed, backoff=self._backoff)
 
     async def _probe_watch(self, watch: str) -> Fault | None:
-        """Probe the watch's own bucket. If the store turns out to be away, its breaker trips, not the watch's."""
+        """Probe the watch's own bucket. If the whole store doesn't serve, trip the store's breaker, not the watch's."""
         problem = await self._buckets[watch].probe()
         if not isinstance(problem, StoreFault) or self.watches[watch].trip:
             return problem
@@ -204,22 +203,22 @@ class Breakers:
         return problem if await self.store.is_files_own(problem, again=True) else None
 
     async def _probe_store(self) -> Fault | None:
-        """Return the fault of a store that serves no bucket; one bucket that goes through means it is there.
+        """Return the store's fault if no bucket can be used; one that can means that the store serves.
 
-        Before it trips, another bucket is probed than the one that met the fault, and all where that fails too;
-        then each in turn. So no bucket resets it that was not probed as it tripped.
+        Before the breaker trips, a bucket other than the faulty one is probed, and if that fails, all of them. While
+        it is tripped, each is probed in turn. Only buckets that were probed when it tripped can reset it.
         """
         if self.store.trip:
             return _of_store(await next(self._next_buckets).probe())
-        witness, *others = self._buckets_to_probe()
-        problem = _of_store(await witness.probe())
+        first, *others = self._buckets_to_probe()
+        problem = _of_store(await first.probe())
         if problem is None:
             return None
-        answers = await asyncio.gather(*(bucket.probe() for bucket in others))
-        return problem if all(map(_of_store, answers)) else None
+        results = await asyncio.gather(*(bucket.probe() for bucket in others))
+        return problem if all(map(_of_store, results)) else None
 
     def _buckets_to_probe(self) -> list[Bucket]:
-        """Return one bucket for each bucket and headers: other buckets first, then other headers, the faulty last."""
+        """Return one ``Bucket`` for each name and headers: other names first, then other headers, the faulty last."""
         faulty = self._buckets[self._faulty_watch]
         name, same = faulty.watch.bucket, _bucket_and_headers(faulty)
         return sorted(
@@ -227,11 +226,11 @@ class Breakers:
         )
 
     async def _probe_presigner(self) -> Fault | None:
-        """Ask for a grant, of any watch; one that has almost expired as it comes is a fault."""
+        """Request a grant for any watch; one that has almost expired when it arrives is a fault."""
         return await next(iter(self._buckets.values())).probe_grant()
 
     async def ask_presigner(self) -> None:
-        """Ask for a grant before one is needed: where none comes, the breaker trips from the start and logs it."""
+        """Request a grant at the start; if that fails, trip the breaker."""
         problem = await self._probe_presigner()
         if problem is not None:
             await self.presigner.is_files_own(problem)
@@ -243,10 +242,10 @@ class Breakers:
 
 
 def _bucket_and_headers(bucket: Bucket) -> tuple[object, ...]:
-    """Return what may make a store answer one watch differently from the next: its bucket and its headers."""
+    """Return the bucket's name and headers: a store may answer watches differently if these differ."""
     return bucket.watch.bucket, *sorted(bucket.watch.headers.items())
 
 
 def _of_store(problem: Fault | None) -> StoreFault | None:
-    """Return a probe's fault if it means that the store doesn't serve; a refusal of one bucket or header doesn't."""
+    """Return a probe's fault if the store doesn't serve, None for a refusal of one bucket or header."""
     return problem if isinstance(problem, StoreFault) else None
