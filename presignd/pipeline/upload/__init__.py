@@ -1,1 +1,1 @@
-"""presign, upload, verify: a claimed version goes under its key."""
+"""A claimed version is uploaded under its key and verified."""

@@ -19,10 +19,10 @@ from presignd.store.probe import MAYBE_HEADERS, TIMEOUT, Probe, Support, custome
 from presignd.store.signed import SignedStore
 
 OTHER_EXPIRES = 300
-"""Lifetime in seconds of a grant for anything but a PUT."""
+"""Lifetime in seconds of a grant for any request but a PUT."""
 
 REFUSED_AS = {"access_denied": "access_denied", "outside_prefix": "not_allowed"}
-"""Refusals of the check key, by the code they have for the watch: all its keys are refused in the same way."""
+"""For each refusal of the check key: the code that the watch gets. All its keys are refused in the same way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Bucket:
         self._reads_versions: bool | None = None
 
     def for_bucket(self, name: str) -> Bucket:
-        """Return the bucket ``name`` for this watch: itself, or another ``Bucket`` with findings of its own."""
+        """Return the ``Bucket`` for bucket ``name`` and this watch: itself, or another with its own probe results."""
         if name not in self._by_name:
             self._by_name[name] = Bucket(self.watch.model_copy(update={"bucket": name}), *self._configs, self._store)
         return self._by_name[name]
@@ -79,7 +79,7 @@ class Bucket:
     def request(self, operation: Operation, key: str, **more: object) -> GrantRequest:
         """Make a request on this bucket. A PUT's grant lives ``put_expires``, any other ``OTHER_EXPIRES`` seconds.
 
-        A customer's key (SSE-C) goes with parts, HEADs and GETs too: S3 refuses them without.
+        The headers of a customer's key (SSE-C) are sent with parts, HEADs and GETs too: S3 refuses these without.
         """
         presign, _ = self._configs
         expires = presign.put_expires if operation is Operation.PUT else OTHER_EXPIRES
@@ -115,13 +115,13 @@ class Bucket:
         return StoredObject(size, response.etag, version_id, response.opaque_etag, modified)
 
     async def read(self, key: str, take: Callable[[bytes], Awaitable[None]]) -> bool:
-        """GET an object of any size piece by piece; return False if there is none."""
+        """GET an object piece by piece, whatever its size; return False if there is none."""
         return (await self.send(self.request(Operation.GET, key), accept=(404,), into=take)).status != 404  # noqa: PLR2004
 
     async def reads_versions(self, key: str, version_id: str) -> bool:
-        """Return whether versions can be read by their id, found out once.
+        """Return whether versions can be read by their id; found out once.
 
-        s3:GetObjectVersion is a right of its own. With s3:GetObject alone, a link that names a version is dead.
+        s3:GetObjectVersion is a separate permission. With s3:GetObject alone, a link that names a version fails.
         """
         if self._reads_versions is None:
             request = self.request(Operation.HEAD, key, version_id=version_id)
@@ -137,8 +137,8 @@ class Bucket:
     async def support(self, *, in_parts: bool = False) -> Support:
         """Return what a PUT, or an upload in parts, may rely on; raise a ``Fault``.
 
-        It is probed once, on the check key; for parts only when a file needs it, as that costs small uploads. All
-        callers that wait for a probe get its fault, so an unreachable store is met once and not by each in turn.
+        It is probed once, on the check key; for parts only when a file needs it, so that small uploads don't wait.
+        All callers that wait for a probe get its fault, so an unreachable store is probed once and not once for each.
         """
         before = self._refusals.get(in_parts)
         while in_parts not in self._support:
@@ -160,7 +160,7 @@ class Bucket:
             return await probe.support(in_parts=in_parts, sha256=upload.checksum == "sha256")
 
     def forget_support(self) -> None:
-        """Probe again before the next upload: a response contradicts what was found."""
+        """Forget what was probed; the next upload probes again."""
         self._support.clear()
 
     # --- the circuit breakers' probes -------------------------------------------------------------
@@ -170,18 +170,18 @@ class Bucket:
         return Probe(self._store, self.watch.bucket, key, self.watch.headers, timeout=self._probe_timeout)
 
     async def probe(self) -> Fault | None:
-        """Write the check object and find it; return the fault, None if there is none."""
+        """Write the check object and HEAD it; return the fault, None if there is none."""
         try:
             async with self._probing_with() as probe:
                 await self._write_and_find(probe)
         except Fault as problem:
             if isinstance(problem, WatchFault):
-                self._store.presigner.look_again(self.watch.bucket)  # keys may be rotated, the bucket moved
+                self._store.presigner.look_again(self.watch.bucket)  # keys may be rotated, or the bucket moved
             return problem
         return None
 
     async def _write_and_find(self, probe: Probe) -> None:
-        """Write and find the check object. If a header may cause a refusal, find out once which one."""
+        """Write and HEAD the check object. If a header of the watch may cause a refusal, find out once which one."""
         try:
             await probe.write_and_find()
         except Fault as problem:
@@ -193,9 +193,9 @@ class Bucket:
 
     @asynccontextmanager
     async def _probing_with(self) -> AsyncIterator[Probe]:
-        """Lend a probe, name its key in refusals, and remove what it wrote.
+        """Yield a probe, name its key in refusals, and delete what it wrote.
 
-        After a fault the object stays for the next probe to overwrite, unless the bucket keeps each write as a version.
+        After a fault the object stays, and the next probe overwrites it; if the bucket keeps versions, it is deleted.
         """
         probe = await self.new_probe()
         try:
@@ -209,7 +209,7 @@ class Bucket:
 
     @contextmanager
     def _naming(self, key: str) -> Iterator[None]:
-        """Name the check key in a refusal: a policy that allows other keys only looks like wrong credentials."""
+        """Add the check key to a refusal: if a policy allows only other keys, that looks like wrong credentials."""
         try:
             yield
         except (WatchFault, FileFault) as refused:
@@ -224,5 +224,5 @@ class Bucket:
         except (PresignerFault, GrantFault) as problem:
             return problem
         except Fault:
-            return None  # the presigner answered; the store or this request has the problem
+            return None  # the presigner responded; the fault is the store's or this request's
         return None

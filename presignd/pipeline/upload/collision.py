@@ -1,4 +1,4 @@
-"""What to do about an object that may be under a version's key already. Pure."""
+"""Decide what to do about an object that may be under a version's key already. No I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Policy = Literal["update", "rename", "refuse", "overwrite"]
 
 
 class Action(Enum):
-    """The ways to go on."""
+    """What to do with the version."""
 
     PUT = "put"
     ADOPT = "adopt"
@@ -29,13 +29,16 @@ class Occupant(Enum):
     SAME = "same"
     """It holds the same bytes."""
     OURS = "ours"
-    """The version's path put it there, with other content."""
+    """The version's path wrote it, with other content."""
     FOREIGN = "foreign"
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do, what must be under the key for it (nothing, or this ETag), and the object to adopt or replace."""
+    """What to do, on which condition, and the object to adopt or replace.
+
+    ``if_none_match``: no object may be under the key. ``if_match``: the object there must have this ETag.
+    """
 
     action: Action
     found: StoredObject | None = None
@@ -51,15 +54,15 @@ def is_md5(etag: str) -> bool:
 def needs_head(version: FileVersion, previous: FileVersion | None, checksum: str, support: Support) -> bool:
     """Return whether to HEAD the key before the PUT.
 
-    After an unclear attempt, for content that was there already, and always where the store doesn't
-    honour the condition that the PUT would carry.
+    It is needed after an unclear attempt, for content that was stored before, and always if the store doesn't check
+    the condition that the PUT would have.
     """
     supported = support.if_match if previous is not None and previous.etag else support.if_none_match
     return not supported or version.attempt > 1 or (previous is not None and previous.checksum == checksum)
 
 
 def decide_unseen(previous: FileVersion | None, policy: Policy) -> Decision:
-    """Decide without a HEAD: a store that honours the PUT's condition answers 412 if another object is there."""
+    """Decide without a HEAD: a store that checks the PUT's condition returns 412 if another object is there."""
     if policy == "overwrite":
         return Decision(Action.PUT)
     if previous is not None and previous.etag:
@@ -81,18 +84,18 @@ def decide_seen(found: StoredObject | None, occupant: Occupant, policy: Policy) 
 
 
 def supported_conditions(decision: Decision, support: Support) -> Decision:
-    """Return the decision with the conditions that the store honours: it ignores or refuses others."""
+    """Return the decision with only the conditions that the store checks: it ignores or refuses others."""
     if_match = decision.if_match if support.if_match else ""
     return replace(decision, if_none_match=decision.if_none_match and support.if_none_match, if_match=if_match)
 
 
 def store_checks_it(decision: Decision, supported: Decision) -> bool:
-    """Return whether the store itself checks all that the decision needs: it can't compare an object without ETag."""
+    """Return whether the store checks all that the decision needs; it can't compare an object without an ETag."""
     return supported == decision and not (decision.found and not decision.found.etag)
 
 
 def is_still_true(decision: Decision, found: StoredObject | None) -> bool:
-    """Return whether a later HEAD found what the decision was made for, by ETag, else by size and date."""
+    """Return whether a later HEAD found what the decision assumed, by ETag, else by size and date."""
     if decision.if_none_match:
         return found is None
     if decision.found and not decision.found.etag:

@@ -1,4 +1,4 @@
-"""What the two ways of sending a file, whole or in parts, share: their port, their slots, the ETag committed first."""
+"""What ``Whole`` and ``InParts`` share: protocol, slots, committing the ETag before sending."""
 
 from __future__ import annotations
 
@@ -27,45 +27,45 @@ class Content(Protocol):
 
     @property
     def checksum(self) -> str:
-        """The receipt's checksum; "" while it isn't known yet."""
+        """The receipt's checksum; "" while it isn't known."""
         ...
 
     @property
     def part_size(self) -> int:
-        """Bytes in a part, which a checksum of parts is made of; 0 for a whole file."""
+        """Bytes in a part, for a checksum of parts; 0 for a whole file."""
         ...
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The content's size in bytes."""
         ...
 
     async def checksum_like(self, like: str, part_size: int, size: int | None = None) -> str:
-        """Return the checksum of it, or of its first ``size`` bytes, in the form of ``like``."""
+        """Return the content's checksum, or that of its first ``size`` bytes, in the form of ``like``."""
         ...
 
     def use_checksum(self, checksum: str, part_size: int) -> None:
-        """Take the checksum of an object that holds these bytes for the receipt, unless there is one already."""
+        """Use the checksum of a stored object with the same bytes for the receipt, unless one is known."""
         ...
 
     async def send(
         self, version: FileVersion, decision: Decision, support: Support
     ) -> tuple[FileVersion, StoredObject | None]:
-        """Store the content under the version's key; None when another object came there meanwhile (412)."""
+        """Store the content under the version's key; return None if another object was written there (412)."""
         ...
 
     def is_unchanged(self) -> bool:
-        """Read the content once more and return whether it is what was sent. Blocking."""
+        """Read the file again and return whether it is what was sent. Blocking."""
         ...
 
 
 async def record_etag(ledger: Ledger, version: FileVersion, etag: str) -> FileVersion:
     """Commit the ETag that the object will have.
 
-    Crash window: the object is there and its receipt isn't. If the file has other content by then, its
-    newer version recognizes the object as its own path's by this ETag, and replaces it. So a recorded ETag is
-    never replaced: other content of the same size and mtime, renamed over the file while it waited, is another
-    version too.
+    Crash window: the object is stored and its receipt isn't. If the file has other content by then, its newer
+    version finds by this ETag that the object is its path's own, and replaces it. So a recorded ETag is never
+    replaced: if a file of the same size and mtime but other content was renamed over the file while it waited,
+    that is another version too.
     """
     if version.etag == etag:
         return version
@@ -75,7 +75,7 @@ async def record_etag(ledger: Ledger, version: FileVersion, etag: str) -> FileVe
 
 
 class Slots:
-    """The slots that all bodies in flight hold: ``upload.concurrency`` of them, in the order they are asked for.
+    """``upload.concurrency`` slots, one for each body in flight, given out in the order of the requests.
 
     Parts of large files hold at most half of them, so small files always get through.
     """
@@ -84,12 +84,12 @@ class Slots:
         self._all, self._large = _Semaphore(concurrency), _Semaphore(max(1, concurrency // 2))
 
     def resize(self, concurrency: int) -> None:
-        """Change the number of slots; what is held beyond it ends first. On the event loop."""
+        """Change the number of slots; bodies that hold more than that finish first. On the event loop."""
         self._all.resize(concurrency)
         self._large.resize(max(1, concurrency // 2))
 
     def small(self) -> holding:
-        """Hold a slot for a file that goes as one PUT."""
+        """Return a context manager that holds a slot for a file sent as one PUT."""
         return holding(self._all)
 
     @asynccontextmanager
@@ -100,7 +100,7 @@ class Slots:
 
 
 class _Semaphore(asyncio.Semaphore):
-    """A semaphore whose size can change: it acquires what it has too much of, and releases that when it grows."""
+    """A semaphore whose size can change. To shrink, it acquires slots itself; to grow, it releases them."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)

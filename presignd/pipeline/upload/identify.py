@@ -1,9 +1,9 @@
 """Identify the object under a version's key: by its ETag, else by its bytes.
 
-An ETag that is an MD5 identifies the content, and so does one that the store answered to our own upload,
-whatever its form. Where the ETag says nothing, an object of a size that may be ours is read back and hashed. That
-costs as much as sending it, so it is done only where an upload ended without an answer, where a ledger
-was lost, and on stores that answer no ETag.
+An ETag that is an MD5 identifies the content, and so does the ETag that the store returned for our own upload,
+whatever its form. If the ETag tells nothing, an object whose size may be ours is read back and hashed. That costs as
+much as sending it, so it is done only if an upload ended without a response, if a ledger was lost, and on stores
+that return no ETag.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ async def identify(
     md5_etags: bool,
     may_be_partial: bool,
 ) -> Occupant:
-    """Return what ``found`` is; ``sent`` is all that its path sent under ``key``. Raises ``Fault``.
+    """Return what ``found`` is. ``sent``: all that its path sent under ``key``. Raises ``Fault``.
 
-    ``md5_etags``: an ETag of 32 hex digits was seen to be the MD5 in this bucket. ``may_be_partial``: an object that is
-    the beginning of the content was left by an upload of ours that broke off.
+    ``md5_etags``: a probe found that an ETag of 32 hex digits is the MD5 in this bucket. ``may_be_partial``: an
+    interrupted PUT may have left the beginning of the content; such an object is ours.
     """
     etag_checksum = "" if found.opaque else f"md5:{found.etag.lower()}"
     for one in sent:
@@ -46,11 +46,8 @@ async def identify(
     if _comparable(found, content) and await _holds(content, own):
         return Occupant.SAME
     if may_be_partial and found.size < content.size and is_md5(found.etag):
-        return (
-            Occupant.OURS
-            if await content.checksum_like(etag_checksum, 0, found.size) == etag_checksum
-            else Occupant.FOREIGN
-        )
+        is_beginning = await content.checksum_like(etag_checksum, 0, found.size) == etag_checksum
+        return Occupant.OURS if is_beginning else Occupant.FOREIGN
     if md5_etags and is_md5(found.etag) and not found.opaque:
         return Occupant.FOREIGN
     maybe = [one for one in sent if one.size == found.size]
@@ -64,9 +61,9 @@ async def identify(
 
 
 async def read_back(bucket: Bucket, key: str, found: StoredObject, forms: Collection[Sent]) -> dict[Sent, str]:
-    """GET an object and return its checksum in the form of each of ``forms``; {} where it may not be read.
+    """GET an object and return its checksum in the form of each of ``forms``; {} if the GET is refused.
 
-    Raises ``precondition_failed`` for one that is another by now.
+    Raises ``precondition_failed`` if the object changed meanwhile.
     """
     digests = {form: Digest(form.checksum, form.part_size) for form in forms}
     size = 0
@@ -92,7 +89,10 @@ async def read_back(bucket: Bucket, key: str, found: StoredObject, forms: Collec
 
 
 async def holds_bytes(bucket: Bucket, key: str, found: StoredObject, ours: Sent) -> bool:
-    """Read an object back and return whether it holds what was sent; one that may not be read is believed."""
+    """Read an object back and return whether it holds what was sent.
+
+    Return True for an object that may not be read.
+    """
     read = await read_back(bucket, key, found, [ours])
     return not read or read[ours] == ours.checksum
 
@@ -106,7 +106,7 @@ def _comparable(found: StoredObject, content: Content) -> bool:
 
 
 async def _holds(content: Content, one: Sent) -> bool:
-    """Return whether the content is what was sent then."""
+    """Return whether the content is what was sent before; if so, use that checksum."""
     if content.size != one.size or await content.checksum_like(one.checksum, one.part_size) != one.checksum:
         return False
     content.use_checksum(one.checksum, one.part_size)

@@ -1,8 +1,8 @@
-"""A large file in parts, by grants alone: create, send what is missing, complete; every step is durable.
+"""Upload a large file in parts, with presigned requests only: create, send what is missing, complete.
 
-The ledger knows the upload before its first part is sent and each part once the store has it, so after a
-crash only the parts that were in flight go again. Those records count, not ListParts, which some
-servers answer with duplicates; it is asked only about a part that a server refuses to take twice.
+Every step is durable: the ledger records the upload before its first part is sent, and each part once the store has
+it. So after a crash only the parts that were in flight are sent again. These records count, not ListParts, whose
+response has duplicates on some servers; it is used only for a part that a server doesn't accept twice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Decision, is_md5, is_still_true, store_checks_it, supported_conditions
 from presignd.pipeline.upload.content import Slots, record_etag
 from presignd.pipeline.upload.identify import holds_bytes, read_back
-from presignd.pipeline.upload.whole import verify
+from presignd.pipeline.upload.whole import proves_upload
 from presignd.presign import Operation
 from presignd.runtime.crash_points import passed
 from presignd.runtime.heartbeat import alive
@@ -33,7 +33,7 @@ from presignd.system.threads import in_background
 from presignd.telemetry.log import get_logger
 
 SWEEP_SECONDS = 60.0
-"""Seconds between two sweeps for orphans: a store that was away gets its aborts then."""
+"""Seconds between two sweeps for orphans: an abort that failed is sent again then."""
 
 log = get_logger()
 
@@ -41,8 +41,9 @@ log = get_logger()
 class InParts:
     """A file above ``multipart_threshold``, from an open descriptor.
 
-    ``recheck`` raises when the file is not what was settled; ``on_sent`` gets the bytes that the store has or is sent.
-    ``send`` raises ``upload_lost`` when the store knows the upload no more: the version begins again.
+    ``recheck`` raises if the file is not what was settled. ``on_sent`` gets the number of bytes that the store has or
+    is being sent. ``send`` raises ``upload_lost`` if the store no longer knows the upload: the next attempt begins
+    anew.
     """
 
     def __init__(
@@ -70,19 +71,19 @@ class InParts:
     # --- the content ----------------------------------------------------------------------------
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The file's size in bytes."""
         return self.fingerprint.size
 
     async def checksum_like(self, like: str, part_size: int, size: int | None = None) -> str:
-        """Hash the file."""
+        """Hash the file; return its checksum in the form of ``like``."""
         return await in_background(checksum_like, self._fd, like, self.size if size is None else size, part_size)
 
     def use_checksum(self, checksum: str, part_size: int) -> None:
-        """Take this checksum for the receipt: the file needs no other one then."""
+        """Use this checksum for the receipt, so that no other is made."""
         self.checksum, self.part_size = checksum, part_size
 
     def is_unchanged(self) -> bool:
-        """Hash the parts again."""
+        """Hash the parts again, and compare."""
         now = checksum_like(self._fd, self.checksum, self.fingerprint.size, self.part_size)
         return now == self.checksum
 
@@ -92,7 +93,7 @@ class InParts:
     ) -> tuple[FileVersion, StoredObject | None]:
         """Send what is missing, compare the file once more, and complete.
 
-        Where the store doesn't check the decision's condition then, a HEAD just before does.
+        If the store doesn't check the condition, send a HEAD first.
         """
         version = await self._send_parts(version, support)
         self.part_size, self.checksum = version.part_size, f"md5:{self._etag}"
@@ -109,7 +110,7 @@ class InParts:
         return version, found
 
     async def _send_parts(self, version: FileVersion, support: Support) -> FileVersion:
-        """Create the upload unless there is one, and send every part the store doesn't have."""
+        """Create the upload unless there is one, and send every part that the store doesn't have."""
         self._part_etags_are_md5, self._object_etags_are_md5 = (
             (await self._bucket.support()).md5_etags,
             support.md5_etags,
@@ -127,7 +128,7 @@ class InParts:
             async with asyncio.TaskGroup() as runners:
                 for _ in range(self._upload.part_concurrency):
                     runners.create_task(self._send_missing(version, missing))
-        except BaseExceptionGroup as group:  # what an "except*" raises would come wrapped in a group again
+        except BaseExceptionGroup as group:  # "except*" would wrap what it raises in a group again
             faults, bugs = group.split(Fault)
             if faults is None or bugs is not None:
                 raise
@@ -135,7 +136,7 @@ class InParts:
         return version
 
     async def _created(self, version: FileVersion) -> FileVersion:
-        """Return the version with its upload, created unless there is one."""
+        """Create an upload unless there is one; return the version with its upload id."""
         if version.upload_id:
             return version
         request = self._bucket.request(
@@ -149,7 +150,7 @@ class InParts:
         if not upload_id:
             raise fault("bad_response", "no UploadId")
         part_size = part_size_for(version.size, self._upload.part_size, self._bucket.max_parts)
-        # Crash window: an upload created but not recorded is an orphan whose id only the store knows; S3's
+        # Crash window: an upload that was created but not recorded is an orphan whose id only the store knows. S3's
         # lifecycle rule AbortIncompleteMultipartUpload removes it.
         return await self._ledger.begin_upload(version, upload_id, part_size)
 
@@ -161,7 +162,7 @@ class InParts:
                 passed("part.before")
                 part = await self._send_part(version, piece, md5)
             passed("part.after")
-            # Crash window: a part that the store has and the ledger doesn't goes once more.
+            # Crash window: a part that the store has and the ledger doesn't is sent again.
             await self._ledger.part_done(version, part)
             self._sending.pop(piece.number, None)
             self._parts[piece.number] = part
@@ -174,7 +175,7 @@ class InParts:
         return digest(self._fd, "md5", piece.offset, piece.size).hex()
 
     def _check_unchanged(self) -> None:
-        """Raise as soon as the file is seen to change: sending the other parts would be in vain."""
+        """Raise if the file's size or mtime changed: the other parts need not be sent."""
         if not fingerprint_of(self._fd).same_data(self.fingerprint):
             raise fault("changed_while_uploading", "its size or mtime changed")
 
@@ -201,13 +202,13 @@ class InParts:
             raise fault("upload_lost", f"{refused.detail}: begun again in larger parts") from None
         if response.status == 404:  # noqa: PLR2004
             raise _upload_fault(response)
-        if response.status == 501:  # noqa: PLR2004 - it has a part of this number, and takes none twice
+        if response.status == 501:  # noqa: PLR2004 - it has a part of this number, and accepts none twice
             return await self._find_sent_part(version, piece, md5)
-        verify(response, md5, md5_etags=self._part_etags_are_md5)
+        proves_upload(response, md5, md5_etags=self._part_etags_are_md5)
         return Part(piece.number, piece.size, md5, response.etag or md5)
 
     async def _find_sent_part(self, version: FileVersion, piece: PartRange, md5: str) -> Part:
-        """Find a part whose response was lost; if its number has other content, the upload begins again."""
+        """Return a part whose response was lost; if its number has other content, raise ``upload_lost``."""
         request = self._bucket.request(
             Operation.MULTIPART_LIST, _key(version), upload_id=version.upload_id, part_number=piece.number - 1
         )
@@ -218,9 +219,9 @@ class InParts:
         raise fault("upload_lost", f"part {piece.number} can't be sent again")
 
     async def _abort_if_lost(self, version: FileVersion, problem: Fault) -> Fault:
-        """Abort the upload if ``problem`` means that it is lost: the next attempt begins anew. Return ``problem``.
+        """Abort the upload if ``problem`` is ``upload_lost``: the next attempt begins anew. Return ``problem``.
 
-        The store may still have it, without one of its parts, or take no more parts.
+        The store may still have the upload, but without one of its parts, or accept no more parts.
         """
         if problem.code == "upload_lost":
             await self._abort(version)
@@ -232,22 +233,22 @@ class InParts:
     # --- completing it --------------------------------------------------------------------------
     @property
     def _etag(self) -> str:
-        """The ETag that the object must have: made of the parts' MD5s."""
+        """The ETag that S3 makes of the parts' MD5s."""
         return etag_of_parts([self._parts[number].md5 for number in sorted(self._parts)])
 
     async def _complete(self, version: FileVersion, decision: Decision) -> StoredObject | None:
-        """Complete the upload and compare the object; None when the key changed hands meanwhile (412)."""
+        """Complete the upload and compare the object; None when another object was written under the key (412)."""
         try:
             response = await self._send_complete(version, decision)
         except (StoreFault, RetryFault) as problem:
             return await self._resolve_unclear(version, problem)
         if response.status == 412:  # noqa: PLR2004
             return None
-        if response.status == 404 or response.code:  # noqa: PLR2004 - S3 answers 200 with an <Error>, too
+        if response.status == 404 or response.code:  # noqa: PLR2004 - S3 sends an <Error> with 200, too
             return await self._resolve_unclear(version, _upload_fault(response))
         found = await self._find_sized(version)
         if found is None or not await self._is_ours(version, found, response):
-            await self._abort(version)  # it is used up, and the next attempt would only be told so
+            await self._abort(version)  # the upload id is no longer valid
             raise fault("bad_digest", "the completed object is not what its parts make")
         return found
 
@@ -256,19 +257,19 @@ class InParts:
         if found := await self._found_again(version):
             return found
         if problem.code != "upload_lost" and await self._is_gone(version):
-            # The store may have completed it between the two requests.
+            # The store may have completed the upload between the two requests.
             if found := await self._found_again(version):
                 return found
             problem = fault("upload_lost", problem.detail)
         raise await self._abort_if_lost(version, problem)
 
     async def _is_gone(self, version: FileVersion) -> bool:
-        """Return whether the store surely knows the upload no more: it was aborted elsewhere, or completed."""
+        """Return whether the store certainly no longer knows the upload: it was aborted elsewhere, or completed."""
         request = self._bucket.request(Operation.MULTIPART_LIST, _key(version), upload_id=version.upload_id)
         try:
             response = await self._bucket.send(request, accept=(404,))
         except Fault:
-            return False  # s3:ListMultipartUploadParts is a right of its own
+            return False  # s3:ListMultipartUploadParts is a separate permission
         return response.status == 404 and response.code == "NoSuchUpload"  # noqa: PLR2004
 
     async def _send_complete(self, version: FileVersion, decision: Decision) -> Response:
@@ -301,11 +302,11 @@ class InParts:
         return found.etag.lower() == self._etag
 
     async def _is_ours(self, version: FileVersion, found: StoredObject, response: Response) -> bool:
-        """Return whether an answered Complete made this object.
+        """Return whether a Complete with this response made the object.
 
-        Each part was verified as it was sent (where nothing proves that, the object is read back), and the store
-        answered that it put them together. An ETag that differs disproves that only in a bucket where the ETags of
-        such objects are made of MD5s; anywhere else (R2, OSS, a gateway that keeps none) the store chooses it.
+        Each part was verified when it was sent (if responses prove nothing, the object is read back), and the store
+        responded that it assembled them. An ETag that differs disproves that only in a bucket where the ETags of such
+        objects are made of MD5s; elsewhere (R2, OSS, a gateway that keeps none) the store chooses the ETag.
         """
         if await self._has_our_etag(found):
             return True
@@ -319,7 +320,7 @@ class InParts:
         return Sent(version.size, f"md5:{self._etag}", version.part_size, "")
 
     async def _found_again(self, version: FileVersion) -> StoredObject | None:
-        """Return the object of a Complete whose response was unclear, identified by its ETag, else read back."""
+        """Return the object if it is that of a Complete with an unclear response, by its ETag or by reading it back."""
         found = await self._find_sized(version)
         if found is None or await self._has_our_etag(found):
             return found
@@ -330,7 +331,7 @@ class InParts:
         return found if read.get(ours) == ours.checksum else None
 
     async def _abort(self, version: FileVersion) -> FileVersion:
-        """Abort the version's upload, and forget it."""
+        """Abort the version's upload, and remove it from the ledger."""
         await abort(self._bucket, version)
         return await self._ledger.end_upload(version)
 
@@ -338,7 +339,7 @@ class InParts:
 async def abort(bucket: Bucket, version: FileVersion) -> None:
     """Abort a version's upload; raise ``Fault``.
 
-    One that the store no longer knows, or that the broker takes for another client's, counts as aborted.
+    An upload that the store no longer knows, or that the broker has as another client's, counts as aborted.
     """
     request = bucket.request(Operation.MULTIPART_ABORT, _key(version), upload_id=version.upload_id)
     try:
@@ -354,7 +355,7 @@ def _key(version: FileVersion) -> str:
 
 
 def _upload_fault(response: Response) -> Fault:
-    """Return the fault that a 404, or an error in a 200, is for the upload."""
+    """Return the fault for a 404, or for an error in a 200, of a part or a Complete."""
     if response.status != 404:  # noqa: PLR2004
         return fault("server_error", response.code)
     if response.code == "NoSuchBucket":
@@ -368,18 +369,18 @@ def _first(group: BaseExceptionGroup[Fault]) -> Fault:
 
 
 class Sweeper:
-    """Aborts orphans: uploads of ours that the ledger still names, though their versions are past uploading."""
+    """Aborts orphans: uploads in the ledger whose versions are no longer uploading."""
 
     def __init__(self, ledger: Ledger, buckets: Mapping[str, Bucket]) -> None:
         self._ledger, self._buckets = ledger, buckets
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
-        """Sweep now: a version with an upload ended or was quarantined."""
+        """Sweep now: a version that has an upload ended or was quarantined."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Sweep at the start, when woken, and every ``SWEEP_SECONDS``, for ever."""
+        """Sweep at the start, on ``wake``, and every ``SWEEP_SECONDS``; never return."""
         with alive("sweeper") as heart:
             while True:
                 self._wake.clear()

@@ -1,6 +1,6 @@
 """Upload one version: open its file, hash it, name its key, send it, verify it.
 
-``Transfer.run`` returns the receipt for the ledger, or raises: a ``Fault`` for ``pipeline.faults`` to decide about,
+``Transfer.run`` returns the receipt for the ledger, or raises: a ``Fault``, which ``pipeline.faults`` handles,
 ``Vanished`` if no file is there, ``Writing`` if a program still writes it.
 """
 
@@ -35,14 +35,14 @@ from presignd.system.filesystem import close_quietly
 from presignd.system.threads import in_background, opened
 
 PROBE_AGAIN_CODES = ("bad_digest", "no_such_bucket", "not_implemented")
-"""Faults that a store may answer with because it or its bucket was set up anew: what was proven of it is void."""
+"""Faults that a store may cause because it or its bucket was set up anew: what was probed no longer holds."""
 
 MAX_KEY_ATTEMPTS = 6
-"""Attempts under a key where other objects come and go, before the file backs off."""
+"""Tries to store under a key that others write and delete meanwhile, before the file is retried with backoff."""
 
 
 class Vanished(Exception):
-    """No regular file is at the path any more."""
+    """There is no regular file at the path."""
 
 
 class Writing(Exception):
@@ -51,7 +51,10 @@ class Writing(Exception):
 
 @dataclass(slots=True)
 class Progress:
-    """How far the work on a version is: bytes sent, and since when (monotonic seconds), for ``status``."""
+    """How far the upload of a version is, for ``status``: bytes sent, and when it began (monotonic seconds).
+
+    ``resumed_from``: bytes that an earlier attempt had sent.
+    """
 
     version: FileVersion
     sent: int = 0
@@ -60,20 +63,20 @@ class Progress:
     last_progress: float = field(default_factory=time.monotonic)
 
     def update(self, total: int) -> None:
-        """Take the bytes that the store has or is sent; the first number is where a resumed upload continues."""
+        """Record the bytes that the store has or is being sent; a resumed upload continues at the first number."""
         self.last_progress = time.monotonic()
         if not self.sent:
             self.resumed_from, self.began = total, self.last_progress
         self.sent = total
 
     def rate(self, now: float) -> float:
-        """Return bytes a second since this run began to send."""
+        """Return the bytes a second since this run began to send."""
         return (self.sent - self.resumed_from) / max(now - self.began, 0.001)
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """One verified upload: the version, whose key a collision may have changed, and what is to be recorded of it."""
+    """One verified upload: the version, whose key a collision may have changed, and the values to record."""
 
     version: FileVersion
     fingerprint: Fingerprint
@@ -109,11 +112,12 @@ class Transfer:
         self._key_changed = False
 
     async def run(self) -> Receipt:
-        """Upload the file, or find that its bytes are stored already; it is unchanged at the end."""
+        """Upload the file, or find its bytes stored already, and check that the file is unchanged at the end."""
         self._fd = await opened(self._open, close_quietly, inline=self._folder.inline_limit > 0)
         try:
             if TINY < self._version.size <= self._upload.multipart_threshold:
-                async with self._slots.small():  # before it is read: what waits holds none of its bytes
+                # Take the slot before reading, so that a file that waits is not in memory.
+                async with self._slots.small():
                     return await self._run()
             return await self._run()
         except Fault as problem:
@@ -137,12 +141,12 @@ class Transfer:
 
     # --- open and hash --------------------------------------------------------------------------
     def _open(self) -> int:
-        """Open the file, below the watch's root and nowhere else. Blocking."""
+        """Open the file, only below the watch's root; a put's file by its descriptor. Blocking."""
         if self._put:
             with translated():
                 return os.dup(self._put.fd)
         if self._version.path.startswith(b"/"):
-            raise Vanished  # put from outside the watch, by a client that is gone, and its descriptor with it
+            raise Vanished  # put from outside the watch by a client that is gone: its descriptor is closed
         try:
             fd = self._folder.open(self._version.path)
         except (Gone, NotRegular):
@@ -153,9 +157,9 @@ class Transfer:
         return fd
 
     async def _hashed(self) -> Content:
-        """Return the content to send: hashed whole where it goes as one PUT, else part by part as it is sent."""
+        """Return the content to send: hashed now if it is one PUT; parts are hashed when they are sent."""
         upload, size = self._upload, self._version.size
-        # Not a method: the transfer and its content would reference each other, and the bytes wait for the collector.
+        # Not a method: transfer and content would reference each other, and only the garbage collector would free them.
         on_sent = partial(_report, self._progress, self._put)
         by_hash = self._version.base_key is None and needs_hash(self._watch.key)
         if size <= upload.multipart_threshold:
@@ -175,21 +179,21 @@ class Transfer:
         )
 
     async def _prepare(self, size: int, *, sha256: bool) -> Prepared:
-        """Hash a file: on the event loop where it is tiny and in the page cache, else in a thread."""
-        max_in_memory = self._upload.memory // (2 * self._upload.concurrency)  # as streamed bodies have it
+        """Hash a file: on the event loop if it is tiny and in the page cache, else in a thread."""
+        max_in_memory = self._upload.memory // (2 * self._upload.concurrency)  # streamed bodies use as much
         if size <= TINY:
             with suppress(BlockingIOError):
                 return prepare(self._fd, size, sha256=sha256, max_in_memory=max_in_memory, read=read_cached)
         return await in_background(prepare, self._fd, size, sha256=sha256, max_in_memory=max_in_memory)
 
     def _require_settled_content(self) -> None:
-        """Raise if it is not the content that settled; a chmod, another link or a restore is no change."""
+        """Raise if this is not the content that settled; a chmod, another link or a restore is no change."""
         if not self._content.fingerprint.same_data(self._version.fingerprint):
             raise fault("changed_while_uploading", "it changed after it was settled")
 
     # --- name and send --------------------------------------------------------------------------
     async def _reserve_key(self, *, beyond: str = "") -> None:
-        """Commit the key before any grant: one that needed the hash, or the next one after a collision."""
+        """Commit the key before any grant: a key that needs the hash, or the next key after a collision."""
         watch, version = self._watch, self._version
         base = version.base_key or render_for(
             watch,
@@ -209,7 +213,7 @@ class Transfer:
         self._version = named
 
     async def _store(self) -> tuple[StoredObject, bool]:
-        """Store the content under its key, or find it there; return the object, and whether it was there before."""
+        """Store the content under its key, or find it there; return the object, and True if it was there before."""
         head = False
         for _ in range(MAX_KEY_ATTEMPTS):
             decision = await self._decide(head=head)
@@ -222,7 +226,7 @@ class Transfer:
             self._version, stored = await self._content.send(self._version, decision, self._support)
             if stored:
                 return stored, False
-            head = True  # another object came under the key
+            head = True  # another object was written under the key
         raise fault("precondition_failed")
 
     @property
@@ -231,7 +235,7 @@ class Transfer:
         return self._version.key
 
     async def _decide(self, *, head: bool) -> Decision:
-        """Decide what to do under the key, after a HEAD where ``head`` or the last attempt calls for one."""
+        """Decide what to do under the key; send a HEAD first if ``head`` or ``needs_head`` requires it."""
         policy, checksum = self._watch.collision, self._content.checksum
         previous = await self._ledger.previous_receipt(self._version)
         if not head and checksum and not collision.needs_head(self._version, previous, checksum, self._support):
@@ -245,9 +249,9 @@ class Transfer:
 
     async def _identified(self, found: StoredObject) -> Occupant:
         sent, support = await self._ledger.sent(self._version), self._support
-        # Crash window: a store that honours no conditions may keep the beginning of a PUT that broke off.
+        # Crash window: a store that checks no conditions may keep the beginning of an interrupted PUT.
         may_be_partial = not support.if_none_match and self._version.attempt > 1 and not self._key_changed
-        # The ETag of an object in parts may be 32 hex digits that are no MD5 (the bucket's own proof is of a PUT).
+        # The ETag of an object in parts may be 32 hex digits that are no MD5 (the first probe is of a PUT only).
         md5_etags = (await self._bucket.support()).md5_etags and support.md5_etags
         return await identify(
             found, self._content, sent, self._bucket, self._key, md5_etags=md5_etags, may_be_partial=may_be_partial
@@ -255,7 +259,7 @@ class Transfer:
 
     # --- verify that the file did not change -----------------------------------------------------
     async def _unchanged(self) -> Fingerprint:
-        """Compare the file with what was sent; in a thread, unless that is quick and nothing changed."""
+        """Compare the file with what was sent; in a thread, unless the folder is fast and nothing changed."""
         if self._folder.inline_limit and (now := fingerprint_of(self._fd)) == self._content.fingerprint:
             self._require_same_path(now)
             return now
@@ -264,8 +268,8 @@ class Transfer:
     def _recheck(self) -> Fingerprint:
         """Compare the file with what was sent, on its descriptor and by its path. Blocking.
 
-        If only inode or ctime changed (chmod, another link), the content is hashed once more. A path that is
-        gone now was whole when it was read: the object is its last content.
+        If only inode or ctime changed (chmod, another link), the content is hashed again. If the path is gone, the
+        object holds the file's last content, which was read in full.
         """
         was, now = self._content.fingerprint, fingerprint_of(self._fd)
         if now != was and not (now.same_data(was) and self._content.is_unchanged()):

@@ -1,4 +1,4 @@
-"""The upload stage, uploading → verified: run one transfer, and record its receipt or what went wrong."""
+"""The upload stage, uploading → verified: run one transfer, and record its receipt or its fault."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WRITER_PAUSE = timedelta(milliseconds=500)
 
 
 class Uploader:
-    """Uploads claimed versions by one configuration. ``now`` is the signer's clock, which dates links."""
+    """Uploads claimed versions under one configuration. ``now`` is the presigner's clock, which dates links."""
 
     def __init__(
         self,
@@ -45,9 +45,9 @@ class Uploader:
         self._announcer, self._faults, self._now = announcer, faults, now
 
     async def upload(self, version: FileVersion, progress: Progress) -> FileVersion:
-        """Upload a claimed version; return it verified, or as it is recorded where it went another way."""
+        """Upload a claimed version; return it verified, else as it is recorded after the fault."""
         transfer = Transfer(
-            # A queued version goes to the bucket it was queued for, though its watch may have another by now.
+            # A version goes to the bucket it was queued for, even if its watch has another bucket now.
             self._buckets[version.watch].for_bucket(version.bucket),
             self._folders[version.watch],
             version,
@@ -74,7 +74,7 @@ class Uploader:
         return ended
 
     def _changes(self, receipt: Receipt) -> dict[str, Any]:
-        """Return the columns that the receipt changes: only a few at a first attempt."""
+        """Return the columns that the receipt changes: only a few after a first attempt."""
         verified = {
             "fingerprint": receipt.fingerprint,
             "checksum": receipt.checksum,

@@ -1,4 +1,4 @@
-"""A file as one PUT: hashed, sent from the same descriptor, compared with what the store answers."""
+"""Send a file as one PUT: hash it, send it from the same descriptor, and compare it with the store's response."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from presignd.store.probe import Support
 from presignd.system.threads import in_background
 
 SMALL = 256 << 10
-"""Bytes up to which a file is read once into memory; larger ones are hashed, then streamed."""
+"""Largest file, in bytes, that is read once into memory; larger ones are hashed, then streamed."""
 
 TINY = 64 << 10
-"""Bytes up to which a hop to a thread costs more than reading what is in the page cache."""
+"""Largest file, in bytes, for which a thread costs more than reading from the page cache."""
 
 Read = Callable[[int, int, int], bytes | memoryview]
 """``read_at``, or one like it."""
@@ -38,7 +38,7 @@ Read = Callable[[int, int, int], bytes | memoryview]
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A file ready to be sent: its descriptor, hashes, and its bytes where it is small."""
+    """A file ready to be sent: its descriptor, its hashes, and its bytes if it is small."""
 
     fd: int
     fingerprint: Fingerprint
@@ -57,9 +57,10 @@ class Prepared:
 
 
 def read_cached(fd: int, size: int, offset: int) -> bytes:
-    """Read as ``os.pread`` does, from the page cache alone; raise ``BlockingIOError`` where that doesn't do.
+    """Read as ``os.pread`` does, but from the page cache only.
 
-    preadv2(2), RWF_NOWAIT: EAGAIN where it would wait for a disk, EOPNOTSUPP where nothing can tell.
+    Raises ``BlockingIOError`` where the page cache lacks the bytes (preadv2(2) with RWF_NOWAIT: EAGAIN) or the
+    filesystem can't tell (EOPNOTSUPP).
     """
     piece = bytearray(size)
     try:
@@ -89,20 +90,20 @@ def prepare(fd: int, size: int, *, sha256: bool, max_in_memory: int = SMALL, rea
         offset += len(piece)
         ended = offset > size or (offset == size and len(piece) < length)
         if kept is not None:
-            kept += piece  # one piece, unless the page cache has only the beginning yet
+            kept += piece  # one piece, unless the page cache has only the beginning
     if not offset == size == fingerprint.size:
         raise fault("changed_while_uploading", "its size changed")
     return Prepared(fd, fingerprint, digests[0].hexdigest(), digests[-1].hexdigest() if sha256 else "", kept)
 
 
-def verify(response: Response, md5: str, *, md5_etags: bool) -> bool:
-    """Compare the ETag with what was sent, in a bucket where ETags are MD5s; raise ``bad_digest``.
+def proves_upload(response: Response, md5: str, *, md5_etags: bool) -> bool:
+    """Return whether the response proves that this body was stored; raise ``bad_digest`` if it disproves it.
 
-    Anywhere else (SSE-KMS, SSE-C, a store with a way of its own) the store chooses the ETag, and
-    the checked Content-MD5 or SHA-256 of the request counts. Return whether the response proves that this very
-    body was stored; where it doesn't (no ETag, or one of another form) a HEAD has to. A HEAD after each PUT would
-    prove nothing more where the ETag is the MD5 of what was stored, and cost 30 to 45 % of the files a second
-    (SeaweedFS, 1 kB files, 16 at a time).
+    An ETag that differs disproves it only in a bucket where ETags are MD5s (``md5_etags``). Elsewhere (SSE-KMS,
+    SSE-C, some stores) the store chooses the ETag, and the Content-MD5 or SHA-256 that it checked counts. If the
+    response proves nothing (no ETag, or one of another form), the caller sends a HEAD. After every PUT, a HEAD would
+    prove no more than an ETag that is the MD5, and cost 30 to 45 % of the throughput in files a second (SeaweedFS,
+    1 kB files, 16 at a time).
     """
     if response.opaque_etag or response.etag.lower() == md5:
         return True
@@ -112,7 +113,7 @@ def verify(response: Response, md5: str, *, md5_etags: bool) -> bool:
 
 
 class Whole:
-    """A file that goes as one PUT."""
+    """A file that is sent as one PUT."""
 
     def __init__(
         self,
@@ -132,16 +133,16 @@ class Whole:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The file's size in bytes."""
         return self.fingerprint.size
 
     @property
     def checksum(self) -> str:
-        """``md5:…`` or ``sha256:…``, as ``upload.checksum`` says."""
+        """``md5:…`` or ``sha256:…``, by ``upload.checksum``."""
         return self._prepared.checksum(self._kind)
 
     async def checksum_like(self, like: str, part_size: int, size: int | None = None) -> str:
-        """Return what is known already, else hash."""
+        """Return the checksum in the form of ``like``; hash only if it isn't known."""
         if size is None and "-" not in like and (like.startswith("md5:") or self.sha256):
             return self._prepared.checksum(like.partition(":")[0])
         return await in_background(
@@ -149,12 +150,12 @@ class Whole:
         )
 
     def use_checksum(self, checksum: str, part_size: int) -> None:
-        """Keep the checksum, which is known already."""
+        """Do nothing: the checksum is known."""
 
     async def send(
         self, version: FileVersion, decision: Decision, support: Support
     ) -> tuple[FileVersion, StoredObject | None]:
-        """PUT and verify."""
+        """PUT the file and verify the object."""
         version = await record_etag(self._ledger, version, self._prepared.md5)
         passed("put.before")
         async with self._slots.small() if self.size <= TINY else nullcontext():  # a larger one holds its slot already
@@ -165,7 +166,7 @@ class Whole:
         return version, await self._verified(version, response, support)
 
     async def _put(self, version: FileVersion, decision: Decision, support: Support) -> Response:
-        """Send the file; the response may be a 412 (another object came under the key). Raises ``Fault``."""
+        """Send the file; the response may be a 412 (another object is under the key). Raises ``Fault``."""
         assert version.key is not None
         prepared, headers = self._prepared, dict(self._bucket.watch.headers)
         if self._kind != "md5" and not support.sha256:
@@ -192,7 +193,7 @@ class Whole:
     async def _verified(self, version: FileVersion, response: Response, support: Support) -> StoredObject:
         """Return the object that the PUT made; raise ``missing_object`` or ``bad_digest``."""
         md5, key = self._prepared.md5, version.key or ""
-        if verify(response, md5, md5_etags=support.md5_etags) and support.proves:
+        if proves_upload(response, md5, md5_etags=support.md5_etags) and support.proves:
             return StoredObject(version.size, response.etag, response.headers.get("x-amz-version-id", ""))
         found = await self._bucket.find(key, denied_is_absent=False)
         if found is None:
@@ -205,5 +206,5 @@ class Whole:
         return found
 
     def is_unchanged(self) -> bool:
-        """Hash it again."""
+        """Hash the file again, and compare."""
         return prepare(self._prepared.fd, self.fingerprint.size, sha256=False).md5 == self._prepared.md5
