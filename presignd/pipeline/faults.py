@@ -1,4 +1,4 @@
-"""What a fault means for its version: settle it again, retry it, let it wait, or quarantine it."""
+"""Handle the fault of an upload: settle the file again, retry it, let it wait, or quarantine it."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ from presignd.system.clock import utcnow
 from presignd.telemetry.log import render_exception
 
 UNCOUNTED = ("slow_down", "store_full", "presigner_unreachable", "presigner_busy", "token_refused", "too_many_files")
-"""Faults that are retried without limit. A small probe cannot confirm that a store is busy or full, and that the
-presigner was away for a moment says nothing about the file."""
+"""Faults that are retried without limit. A small probe can't confirm that a store is busy or full, and a short outage
+of the presigner tells nothing about the file."""
 
 LONGEST_UNCOUNTED = 30.0
-"""Seconds at most until such a retry: its attempts are the store's, and may be many by the time it is well again."""
+"""Longest pause between such retries, in seconds.
+
+Their number is due to the store, not the file, and may be large by the time the store recovers.
+"""
 
 
 class Quarantine:
-    """Records a version as quarantined, until a person decides, then logs ``file.quarantined``."""
+    """Records versions as quarantined, which a person must release, and logs ``file.quarantined``."""
 
     def __init__(self, ledger: Ledger, announcer: Announcer) -> None:
         self._ledger, self._announcer = ledger, announcer
 
     async def record(self, version: FileVersion, problem: Fault, exception: str = "") -> FileVersion:
-        """Quarantine ``version``, which is as the ledger has it, for ``problem``."""
+        """Quarantine ``version`` for ``problem``; it must be as the ledger has it. Return it as recorded."""
         stopped = await self._ledger.apply(
             version, Event.QUARANTINE, error_code=problem.code, error=problem.message, not_before=None
         )
@@ -40,13 +43,13 @@ class Quarantine:
         return stopped
 
     async def record_bug(self, version: FileVersion, bug: Exception) -> FileVersion:
-        """Quarantine ``version`` for an unexpected exception, in whatever state the ledger has it now."""
+        """Quarantine ``version``, whatever its state, for an unexpected exception; return it as recorded."""
         now = await self._ledger.by_id(version.file_id) or version
         return await self.record(now, fault("internal_error", type(bug).__name__), render_exception(bug))
 
 
 class UploadFaults:
-    """Decides about each fault of an upload by its class, and records the decision."""
+    """Handles each fault of an upload by its class, and records what follows."""
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class UploadFaults:
         self._submit, self._backoff = submit, backoff
 
     async def handle(self, version: FileVersion, problem: Fault) -> FileVersion:
-        """Decide about the ``problem`` that ended an attempt; return the version as it is recorded then."""
+        """Record what follows from the fault that ended an attempt; return the version as recorded."""
         version = await self._ledger.by_id(version.file_id) or version  # the attempt may have changed its key
         if isinstance(problem, ChangedFault):
             return await self._settle_again(version)
@@ -102,7 +105,10 @@ class UploadFaults:
         return later
 
     async def _counts(self, version: FileVersion, problem: Fault) -> bool:
-        """Return whether a fault counts against the file: a folder that is away, as its server is, reads no file."""
+        """Return whether a fault counts against the file.
+
+        A read error counts only while the watch's folder is there.
+        """
         if problem.code == "read_error" and not version.path.startswith(b"/"):
             return await asyncio.to_thread(self._folders[version.watch].still_there)
         return problem.code not in UNCOUNTED

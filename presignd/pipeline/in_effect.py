@@ -1,6 +1,6 @@
-"""What one configuration makes, and which configuration is in effect.
+"""The parts built from one configuration, and which configuration is in effect.
 
-A reload builds another ``Work`` and switches to it; the one before finishes what it has in flight.
+A reload builds another ``Work`` and switches to it; the previous one finishes what it has in flight.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ log = get_logger()
 
 
 class InEffect:
-    """The configuration in effect and its ``Work``: what outlives a reload asks here each time.
+    """The configuration in effect and its ``Work``. Parts that outlive a reload look both up here at each use.
 
-    ``works`` has the newest first, then those that a reload retired and that have something in flight still.
-    There is none until the assembly has switched to the first one. ``slots`` are for the bodies of all works.
+    ``works`` has the newest first, then those that a reload retired and that still have something in flight. It is
+    empty until the assembly has switched to the first. ``slots`` are for the bodies of all works.
     """
 
     def __init__(self, upload: UploadConfig) -> None:
@@ -62,13 +62,13 @@ class InEffect:
         return self.work.config
 
     def switch(self, work: Work) -> None:
-        """Put ``work`` into effect; the one before is retired."""
+        """Put ``work`` into effect; the previous one is retired."""
         self.works.insert(0, work)
         self.slots.resize(work.config.upload.concurrency)
         self.roots |= {name: folder.root for name, folder in work.opened.items()}
 
     async def finish(self, retired: Work) -> None:
-        """Let a retired work end what it has in flight, then close it."""
+        """Wait until a retired work has finished what it has in flight, then close it."""
         await retired.finish()
         self.works.remove(retired)
         await retired.close()
@@ -81,18 +81,18 @@ class InEffect:
     def rate_for(self, upload: UploadConfig) -> RateLimit:
         """Return the rate limit in effect if ``upload`` has the same, else a new one.
 
-        What is in flight keeps the limit that it began with.
+        Bodies in flight keep the limit that they began with.
         """
         if self.works and self.work.rate.rate == upload.max_rate:
             return self.work.rate
         return RateLimit(upload.max_rate)
 
     def at_work(self) -> set[str]:
-        """Return the versions, by file_id, that any work has in hand."""
+        """Return the file_ids of the versions that any work works on."""
         return {file_id for work in self.works for file_id in work.worker.at_work}
 
     def now(self) -> datetime:
-        """Return the time of the presigner in effect, which dates links."""
+        """Return the time by the clock of the presigner in effect, which dates links."""
         return self.work.presigner.now()
 
     async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant | Exception]:
@@ -102,7 +102,7 @@ class InEffect:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """The parts that outlive a reload and that every ``Work`` is built on."""
+    """The parts that outlive a reload and that every ``Work`` uses."""
 
     in_effect: InEffect
     ledger: Ledger
@@ -115,7 +115,7 @@ class Shared:
 
 
 class Work:
-    """One configuration's presigner, store and buckets, and the work on claimed versions.
+    """One configuration's presigner, store and buckets, and the parts that process claimed versions.
 
     ``opened`` are its folders by watch. Raises ``UsageError`` for TLS files or credentials that can't be used.
     """
@@ -180,9 +180,9 @@ class Work:
         self.sweeper = Sweeper(shared.ledger, self.buckets)
 
     async def with_readable_version(self, link: GrantRequest) -> GrantRequest:
-        """Return a link's request with the object's version named only where the store lets it be read by that name."""
-        of = [bucket for bucket in self.buckets.values() if bucket.watch.bucket == link.bucket]
-        if not link.version_id or (of and await of[0].reads_versions(link.key, link.version_id)):
+        """Return a link's request, without the object's version id if versions can't be read by their id."""
+        buckets = [bucket for bucket in self.buckets.values() if bucket.watch.bucket == link.bucket]
+        if not link.version_id or (buckets and await buckets[0].reads_versions(link.key, link.version_id)):
             return link
         return replace(link, version_id="")
 
@@ -190,12 +190,12 @@ class Work:
         self.dispatcher.wake()
 
     async def finish(self) -> None:
-        """Claim nothing more; return once all that was claimed has ended, however long that takes."""
+        """Claim nothing more; return when all that was claimed has ended, however long that takes."""
         await self.dispatcher.retire()
         await self.finisher.finished()
 
     async def close(self) -> None:
-        """End what is in flight, and every connection."""
+        """Cancel what is in flight, and close every connection."""
         await self.dispatcher.drain(0)
         await self.finisher.close()
         await self.breakers.close()
@@ -204,7 +204,7 @@ class Work:
 
 
 class Watchers:
-    """The watcher of each watch of the configuration in effect, in its order."""
+    """The watcher of each watch in the configuration in effect, in the configuration's order."""
 
     def __init__(
         self,
@@ -224,7 +224,7 @@ class Watchers:
         return self._by_name[name]
 
     def switch(self, stale: Collection[str]) -> None:
-        """Follow the configuration in effect: keep each watcher unless its watch is ``stale`` or no longer there."""
+        """Use the watches of the configuration in effect; keep each watcher unless its watch is ``stale``."""
         before = {name: watcher for name, watcher in self._by_name.items() if name not in stale}
         self._by_name = {
             watch.name: before.get(watch.name) or self._make(watch) for watch in self._in_effect.config.watches

@@ -22,7 +22,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 
 @dataclass(frozen=True, slots=True)
 class PutRequest:
-    """One client's request: its open descriptor, the link's expiry in seconds, and what takes progress in bytes."""
+    """One client's request: its open descriptor, the link's expiry in seconds, and a callback for progress in bytes."""
 
     fd: int
     expires: int | None
@@ -31,23 +31,23 @@ class PutRequest:
 
 
 class PutRequests(dict[str, PutRequest]):
-    """The requests that wait for their link, by file_id."""
+    """The requests that wait for a link, by file_id."""
 
     def linked(self, link: Link) -> None:
-        """Answer the client that put this file, if any."""
+        """Send the link to the client that put this file, if any."""
         request = self.get(link.file_id)
         if request and not request.link.done():
             request.link.set_result(link)
 
     def ended(self, version: FileVersion) -> None:
-        """Answer the client with the reason, if its version ended without a link or was quarantined."""
+        """Send the reason to the client if its version ended without a link or was quarantined."""
         request = self.get(version.file_id)
         if request and not request.link.done() and version.state is not State.FINISHED:
             request.link.set_exception(_refusal(version))
 
 
 class PutHandler:
-    """Enqueues what clients put, and waits for each link."""
+    """Enqueues the files that clients put, and waits for each link."""
 
     def __init__(
         self,
@@ -73,10 +73,10 @@ class PutHandler:
         expires: int | None,
         progress: Callable[[int], None],
     ) -> Link:
-        """Upload what ``fd`` reads and return its link; raise ``Refused`` where it can't go through.
+        """Upload what ``fd`` reads and return its link; raise ``Refused`` if the file is refused.
 
-        ``path`` is a name only. It stands for the watch's own file just when ``fd`` is that very file:
-        else whoever may use the socket could have another content recorded for a watched path.
+        ``path`` counts as the watch's file only if ``fd`` is open on that file. Otherwise a client could record other
+        content for that path.
         """
         fingerprint = fingerprint_of(fd)
         if not path.startswith(b"/") and not await asyncio.to_thread(_is_same_file, folder, path, fd):
@@ -101,7 +101,7 @@ class PutHandler:
             del self._requests[version.file_id]
 
     async def _enqueue(self, version: NewVersion) -> list[Enqueued]:
-        """Enqueue the version once no earlier one of its path is in flight: two uploads would race for one key."""
+        """Enqueue the version when no earlier one of its path is in flight: two uploads would race for one key."""
         pause = FIRST_PAUSE
         while True:
             try:
@@ -111,7 +111,7 @@ class PutHandler:
                 pause = min(LONGEST_PAUSE, 2 * pause)
 
     async def _withdraw(self, version: NewVersion) -> None:
-        """End a version from outside the watch, whose client is gone or was refused: only its client can retry it."""
+        """End a version from outside the watch when its client is gone or was refused: only the client can retry it."""
         if version.path.startswith(b"/"):
             await self._on_vanished(await self._ledger.gone(version.watch, [version.path], utcnow()))
 
@@ -119,7 +119,7 @@ class PutHandler:
 def _is_same_file(folder: Folder, path: bytes, fd: int) -> bool:
     try:
         there, here = folder.stat(path), os.fstat(fd)
-    except Exception:  # noqa: BLE001 - whatever keeps us from seeing it there, it is not known to be that file
+    except Exception:  # noqa: BLE001 - any error: not known to be the same file
         return False
     return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 

@@ -1,7 +1,7 @@
-"""Takes one claimed version through upload, link and finish.
+"""Take one claimed version through upload, link and finish.
 
-Each stage looks first whether it was done, does its effect, and commits: a crash in between leaves the
-earlier state, and the same stage runs again.
+Each stage checks whether its effect was done, does it, and commits. A crash in between leaves the earlier state, and
+the same stage runs again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from presignd.runtime.heartbeat import alive
 
 
 class Worker:
-    """Runs versions through the stages, many concurrently. ``running`` has those in hand, by file_id."""
+    """Runs versions through the stages, many concurrently. ``running`` has the progress of each, by file_id."""
 
     def __init__(
         self,
@@ -46,11 +46,11 @@ class Worker:
 
     @property
     def at_work(self) -> set[str]:
-        """The versions, by file_id, that are worked on or wait to be finished."""
+        """The file_ids of the versions that are worked on or wait to be finished."""
         return {*self.running, *self._finisher.waiting}
 
     async def process(self, version: FileVersion) -> None:
-        """Take ``version`` from its state as far as it goes; a bug quarantines it alone."""
+        """Take ``version`` from its state as far as possible; an unexpected exception quarantines only it."""
         progress = self.running[version.file_id] = Progress(version)
         with alive(f"worker of {version.file_id}"):
             try:
@@ -63,7 +63,7 @@ class Worker:
                 del self.running[version.file_id]
 
     async def _advance(self, version: FileVersion, progress: Progress) -> None:
-        link = None  # of a version that an earlier run linked
+        link = None  # stays None if an earlier run linked the version
         if version.state is State.UPLOADING:
             version = await self._uploader.upload(version, progress)
         if version.state is State.VERIFIED:
@@ -72,7 +72,7 @@ class Worker:
             await self._finisher.finish(version, link)
 
     async def _link(self, version: FileVersion) -> tuple[FileVersion, Link]:
-        """Link; where nothing is to be done with the file, the same commit finishes the version."""
+        """Link the version; if nothing is to be done with its file, the same commit finishes it."""
         version, link = await self._linker.link(
             version, self._lifetime(version), finish=not self._finisher.has_work(version)
         )
@@ -82,7 +82,7 @@ class Worker:
         return version, link
 
     def _lifetime(self, version: FileVersion) -> int:
-        """Return the seconds that a link works: what its ``put`` asked for, else its watch's, else the default."""
+        """Return the seconds that a link is valid: those of its ``put``, else of its watch, else the default."""
         put = self._puts.get(version.file_id)
         asked = put.expires if put else None
         return asked or self._watches[version.watch].link_expires or self._expires
