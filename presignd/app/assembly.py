@@ -1,4 +1,4 @@
-"""The composition root: builds every part of the pipeline in order, and closes them in reverse."""
+"""Build every part of the pipeline in order, and close them in reverse order."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from presignd.system.clock import utcnow
 
 
 class Purpose(Enum):
-    """What a pipeline is opened for. Only a daemon's log is read by somebody."""
+    """What a pipeline is opened for. Only a daemon logs ``file.done`` for versions that others queued."""
 
     DAEMON = "daemon"
     PUT = "put"
-    """One command's own files are uploaded; all else is left for the daemon to do and to log."""
+    """Only the command's own files are uploaded; the rest is left to the daemon."""
     QUERY = "query"
-    """Nothing that waits in the ledger is taken up."""
+    """No queued version is claimed."""
 
 
 class NewLinks:
@@ -49,7 +49,7 @@ class NewLinks:
         self._subscribers.append(subscriber)
 
     def publish(self, link: Link) -> None:
-        """Call all subscribers, in the order in which they came."""
+        """Call all subscribers, in the order in which they subscribed."""
         for subscriber in self._subscribers:
             subscriber(link)
 
@@ -79,11 +79,11 @@ async def open_pipeline(
     *,
     backoff: Callable[..., float] = backoff,
 ) -> AsyncIterator[Pipeline]:
-    """Open folders, ledger and links file, and build the pipeline on them; nothing of it runs yet.
+    """Open folders, ledger and links file, and build the pipeline on them; no part of it runs yet.
 
-    The caller holds the ledger's lock (``DaemonLock``). On the way out what is in flight is cancelled, and the
-    ledger is closed clean unless an error ended the run. Raises ``UsageError`` or ``Unavailable`` for what can't
-    be opened.
+    The caller holds the ledger's lock (``DaemonLock``). On exit, what is in flight is cancelled, and the ledger is
+    marked as closed cleanly unless an error ended the run. Raises ``UsageError`` or ``Unavailable`` for what can't be
+    opened.
     """
     ignore_sigio()
     register_secrets(config)
@@ -118,7 +118,7 @@ async def open_pipeline(
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """What is open on disk. ``read_back`` are the links in ``links.jsonl`` past the ledger's mark."""
+    """What is open on disk. ``read_back`` are the links in ``links.jsonl`` after the ledger's mark."""
 
     folders: Folders
     by_watch: Mapping[str, Folder]

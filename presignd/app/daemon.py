@@ -1,6 +1,7 @@
-"""Supervise the daemon: start the loops, reload, and end in named steps.
+"""Supervise the daemon: start the loops, reload, and stop.
 
-A loop that ends by an error ends the process (systemd starts it again): restart is ordinary input.
+A loop that ends by an error ends the process. systemd restarts the process; a start handles any state that the last
+run left.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ from presignd.web import serving
 log = get_logger()
 
 PRESIGNER_SECONDS = 5.0
-"""How long the start waits for the presigner's first answer."""
+"""Longest time that the start waits for the presigner's first response."""
 
 LOCK_SECONDS = 3.0
-"""How long the start waits for the ledger's lock: a command holds it for moments, another daemon keeps it."""
+"""Longest time that the start waits for the ledger's lock: a command holds it only briefly, a daemon all the time."""
 
 UPKEEP_SECONDS = 60.0
-"""How long upkeep waits for the first scans: one of a folder that is away never ends."""
+"""Longest time that upkeep waits for the first scans: the scan of a missing folder never ends."""
 
 
 class Daemon:
     """One run: watchers, settler, dispatcher, linker, announcer.
 
-    ``service`` ends it and asks for reloads: ``load`` then reads the configuration again, in a thread.
+    ``service`` stops it and requests reloads: ``load`` then reads the configuration again, in a thread.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Daemon:
         self._load = load
 
     async def serve(self) -> None:
-        """Take up what the last run left, and run until stopped; raise what ended a loop."""
+        """Continue what the last run left, and run until stopped; raise what ended a loop."""
         async with looping() as inputs, looping() as loops:
             loops.start("status line", self.service.systemd.show_always(StatusLine(self._pipeline.view)))
             if await unless(self.service.stop.requested, self._pipeline.recovery.recover()):
@@ -82,14 +83,14 @@ class Daemon:
         await self._drain()
 
     def _start_work(self, loops: Loops, *, careful: bool = False) -> None:
-        """Run the work of the configuration in effect."""
+        """Start the loops of the work in effect."""
         work = self._in_effect.work
         loops.start("dispatcher", work.dispatcher.run(careful=careful))
         loops.start("sweeper", work.sweeper.run())
         loops.start("upkeep", self._upkeep(work))
 
     async def _upkeep(self, work: Work) -> None:
-        """Look for what is gone after the first scans: both go through whole folders, and new files go first."""
+        """Run upkeep after the first scans: both read whole folders, and new files go first."""
         with suppress(TimeoutError):
             async with asyncio.timeout(UPKEEP_SECONDS):
                 await asyncio.gather(*(watcher.scanned.wait() for watcher in self._pipeline.watchers))
@@ -97,7 +98,7 @@ class Daemon:
 
     # --- reload -----------------------------------------------------------------------------------
     async def _read_again(self) -> tuple[Change, Work]:
-        """Read the configuration and prepare all that may fail: folders opened and locked, keys, certificates."""
+        """Read the configuration and prepare all that may fail: open and lock folders, read keys and certificates."""
         load = self._load or (lambda: self._in_effect.config)
         found = change(self._in_effect.config, await asyncio.to_thread(load))
         opened = self._pipeline.folders.open(found.config.watches, lock=True)
@@ -108,7 +109,7 @@ class Daemon:
             raise
 
     async def _switch(self, found: Change, work: Work, inputs: Loops, loops: Loops) -> None:
-        """Switch to the new configuration; what is in flight, and watches that did not change, continue."""
+        """Switch to the new configuration; uploads in flight, and watches that did not change, continue."""
         pipeline, stale = self._pipeline, [*found.removed, *found.changed]
         await inputs.stop(*map(_of_watch, stale))
         for name in stale:
@@ -127,7 +128,7 @@ class Daemon:
         log_reloaded(found.restart, added=found.added, removed=found.removed, changed=found.changed)
 
     async def _finish(self, retired: Work) -> None:
-        """Let a retired work end, and close the folders that only it used."""
+        """Wait until a retired work has finished, and close the folders that only it used."""
         await self._in_effect.finish(retired)
         self._close_unused()
 
@@ -137,7 +138,10 @@ class Daemon:
 
     # --- start and end ----------------------------------------------------------------------------
     async def _watching(self) -> None:
-        """Return once every folder is watched, and the presigner has answered or its breaker has opened."""
+        """Return when every folder is watched and the presigner is known to work or not.
+
+        That is: it has responded, or its breaker has tripped, or 5 s have passed.
+        """
         await asyncio.gather(self._first_grant(), *(watcher.watching.wait() for watcher in self._pipeline.watchers))
 
     async def _first_grant(self) -> None:
@@ -168,8 +172,8 @@ async def run(
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT; a second one ends it at once.
 
-    ``on_link`` hears each new link; it must neither block nor raise. ``load`` reads the configuration again
-    on SIGHUP (in a thread) and raises ``UsageError`` for a bad one; without it, SIGHUP is as SIGTERM.
+    ``on_link`` is called with each new link; it must neither block nor raise. ``load`` reads the configuration again
+    on SIGHUP (in a thread) and raises ``UsageError`` for an invalid one; without it, SIGHUP acts as SIGTERM.
     Raises ``Unavailable`` (another daemon has the ledger or a folder), ``UsageError``, or what ended a loop.
     """
     service = Service("daemon", Notifier.of(os.environ, os.getpid()))
@@ -178,7 +182,7 @@ async def run(
 
 
 async def _ledger_lock(config: Config) -> DaemonLock:
-    """Take the ledger's lock; a command that looked in while no daemon ran is waited for, a daemon is not long."""
+    """Take the ledger's lock. Wait up to 3 s: a command holds it only briefly."""
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
@@ -198,7 +202,7 @@ async def _run(
     async with AsyncExitStack() as stack:
         stack.enter_context(await _ledger_lock(config))
         pipeline = await stack.enter_async_context(open_pipeline(config, patience=Patience()))
-        # Before anything is taken up: what another daemon watches is not ours to move or delete.
+        # Lock first, before any file is moved or deleted: another daemon may watch the folder.
         pipeline.folders.open(config.watches, lock=True)
         if on_link:
             pipeline.new_links.subscribe(on_link)
@@ -209,7 +213,7 @@ async def _run(
 
 @asynccontextmanager
 async def _control(view: View, login_url: Callable[[], str]) -> AsyncIterator[None]:
-    """Answer the other commands over the control socket."""
+    """Serve the control socket for the other commands."""
     path = location.socket_path(view.config, os.environ)
     async with control.serve(path, view.config.control.group, Responder(view, login_url).answer):
         yield
@@ -217,7 +221,7 @@ async def _control(view: View, login_url: Callable[[], str]) -> AsyncIterator[No
 
 @asynccontextmanager
 async def _status_page(pipeline: Pipeline) -> AsyncIterator[Callable[[], str]]:
-    """Serve the status page, where the configuration wants one; give what makes addresses to log in with."""
+    """Serve the status page if it is configured. Yield the function that makes login addresses."""
     if not pipeline.view.config.web.listen:
         yield no_page
         return

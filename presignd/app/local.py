@@ -18,7 +18,7 @@ from presignd.runtime.tasks import looping
 
 @asynccontextmanager
 async def local_view(config: Config, *, work: bool) -> AsyncIterator[View]:
-    """Open the pipeline; the caller holds the ledger's lock. Only with ``work`` (a put) does anything upload."""
+    """Open the pipeline; it uploads only with ``work`` (a put). The caller holds the ledger's lock."""
     if not work:
         async with open_pipeline(config, Purpose.QUERY) as pipeline:
             yield pipeline.view
@@ -34,7 +34,7 @@ async def local_view(config: Config, *, work: bool) -> AsyncIterator[View]:
 
 
 async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:
-    """Yield what would go where: watch, path, bucket, key, size, and the action, or why it would not go."""
+    """Yield what each file would become: watch, path, bucket, key, size, and the action or the error code."""
     with DaemonLock(config.ledger.path):
         async with open_pipeline(config, Purpose.QUERY) as pipeline:
             work = pipeline.in_effect.work

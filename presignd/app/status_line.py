@@ -1,4 +1,4 @@
-"""The queue in one line, for ``systemctl status``: first what it waits for, then the counts."""
+"""Make the status line for ``systemctl status``: first what blocks the queue, then the counts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from presignd.model import State
 from presignd.system.clock import utcnow
 
 SHARE = 0.005
-"""Share of a core that the queries may take: the longer one takes, the later comes the next."""
+"""Share of a core that the queries may use: the longer a query takes, the later the next one starts."""
 
 _SHOWN = (State.QUEUED, State.QUARANTINED)
-"""States that are counted: their versions are few, where those that ended may be a million."""
+"""States that are counted. Their versions are few; finished ones may be a million."""
 
 PATIENCE = 5.0
-"""Seconds after which the line says that the ledger does not answer."""
+"""Seconds without a result after which the line says that the ledger does not answer."""
 
 
 class StatusLine:
-    """Makes the line. The ledger's last answer is used until the next query is due."""
+    """Makes the line. The result of the last query is used until the next query is due."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -72,7 +72,7 @@ def line(
 
 
 def troubles(blocked: Sequence[BlockedView], lost: Sequence[str], *, ledger_slow: bool) -> list[str]:
-    """Return what blocks uploads, in our words and codes only: no text of a store, no file name."""
+    """Return what blocks uploads, in presignd's words and codes only: no text of a store, no file name."""
     return [
         *(["the ledger does not answer"] if ledger_slow else []),
         *(f"waiting for {found.what} ({found.code})" for found in blocked),

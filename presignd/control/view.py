@@ -1,6 +1,6 @@
-"""The running pipeline as the control socket and the status page see it.
+"""The view of the running pipeline that the control socket and the status page use.
 
-Its snapshot methods are synchronous, cheap, and safe to call at any time from the event loop.
+Its synchronous methods are cheap, and safe to call at any time from the event loop.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class FolderView:
-    """One watch as it runs. ``writer_check`` is ``lease`` or ``quiet``; ``lost`` while its folder is away.
+    """The state of one watch. ``writer_check`` is ``lease`` or ``quiet``; ``lost`` while its folder is missing.
 
     ``next_scan`` is UTC, None when none is planned (no daemon).
     """
@@ -53,7 +53,7 @@ class SettlingView:
 
 @dataclass(frozen=True, slots=True)
 class InFlightView:
-    """One upload in progress: bytes sent, bytes a second, seconds since the last byte."""
+    """One upload in progress: bytes sent, bytes a second, seconds since the last progress."""
 
     version: FileVersion
     sent: int
@@ -73,7 +73,7 @@ _WORDS: dict[Part, str] = {
 
 @dataclass(frozen=True, slots=True)
 class BlockedView:
-    """What blocks more than one file: the bucket of one ``watch``, or, where that is "", a ``part`` that all need.
+    """What blocks more than one file: the bucket of one ``watch``, or, if that is "", a ``part`` that all need.
 
     ``code`` is one of ``errors.CODES``, ``cause`` the latest error's message, ``since`` UTC.
     """
@@ -92,16 +92,16 @@ class BlockedView:
 
 @dataclass
 class Phase:
-    """When the daemon started (UTC; None for a lone command), and whether it is starting, ready or draining."""
+    """When the daemon started (UTC; None without a daemon), and whether it is starting, ready or draining."""
 
     started_at: datetime | None = None
     name: str = "starting"
 
 
 class View:
-    """Answers from memory and the ledger, for a daemon or for a command that found none.
+    """Answers from memory and the ledger, for a daemon or for a command that runs without one.
 
-    ``troubles`` are the links file's and the ledger's. Where nothing is ``working``, nothing is started.
+    ``troubles`` are the links file's and the ledger's. ``working``: whether this process uploads.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class View:
 
     @property
     def started_at(self) -> datetime | None:
-        """When the daemon started (UTC); None where there is none, so nothing goes on by itself."""
+        """When the daemon started (UTC); None without a daemon."""
         return self._phase.started_at
 
     @property
@@ -167,12 +167,12 @@ class View:
         return [*parts, *_tripped(self._in_effect.work)]
 
     def hint(self, watch: str, path: bytes) -> None:
-        """Settle a path now, as a client waits for it, unless its watch ignores it."""
+        """Settle a path now, because a client waits for it, unless its watch ignores it."""
         if not self.ignored(watch, path):
             self._settler.submit([Candidate(watch, path, Source.EVENT)])
 
     def ignored(self, watch: str, path: bytes) -> str:
-        """Return why a watch ignores ``path``, in words; "" where it doesn't."""
+        """Return why a watch ignores ``path``, in words; "" if it doesn't."""
         work = self._in_effect.work
         if b"/" in path and not work.buckets[watch].watch.recursive:
             return "recursive = false: it lies in a folder below"
@@ -203,12 +203,12 @@ class View:
     ) -> Link:
         """Upload what ``fd`` reads, through the same pipeline, and return its link.
 
-        ``fd`` is a regular file open for reading only; it stays the caller's, who closes it after the
-        call. ``path`` is as in ``FileVersion`` (below the watch's root, or absolute for a file from elsewhere)
-        and is a name only: nothing is opened by it.
+        ``fd`` is a regular file open for reading only; the caller closes it after the call. ``path`` is as in
+        ``FileVersion`` (below the watch's root, or absolute for a file from elsewhere) and only a name: it is never
+        opened.
         ``key`` None means the watch's template. ``progress`` takes bytes sent so far, on the event loop.
-        Raises ``Refused`` or ``FileFault`` (exit 4) where the file is quarantined, ``Unavailable`` or the
-        store's ``Fault`` where there is no daemon that would go on trying. Cancelled when the client goes.
+        Raises ``Refused`` or ``FileFault`` (exit 4) if the file is quarantined, and ``Unavailable`` or the store's
+        ``Fault`` if there is no daemon that would retry. Cancelled when the client disconnects.
         """
         work = self._in_effect.work
         folder = work.opened[watch]
@@ -218,7 +218,7 @@ class View:
         )
 
     async def requeue(self, selection: Selection) -> list[FileVersion]:
-        """Put quarantined versions back in the queue; one that was linked already is finished."""
+        """Put quarantined versions back in the queue, and finish those that were linked; return them."""
         work = self._in_effect.work
         back = await self.ledger.requeue(selection, utcnow())
         for version in back:
