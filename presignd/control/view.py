@@ -129,7 +129,7 @@ class View:
 
     @property
     def started_at(self) -> datetime | None:
-        """When the daemon started (UTC); None without a daemon."""
+        """When the daemon started (UTC); None without a daemon: then nothing continues by itself."""
         return self._phase.started_at
 
     @property
