@@ -155,15 +155,16 @@ class Daemon:
         seconds, works = self._in_effect.config.upload.drain_timeout, self._in_effect.works
         self._pipeline.phase.name = "draining"
         in_flight = sum(len(work.worker.running) for work in works)
-        if not await self.service.drain(_drained(works, seconds), seconds=seconds, in_flight=in_flight):
-            await _drained(works, 0)
+        if not await self.service.drain(_drain_all(works, seconds), seconds=seconds, in_flight=in_flight):
+            await _drain_all(works, 0)
 
 
 def _of_watch(name: str) -> str:
     return f"watch {name}"
 
 
-async def _drained(works: Sequence[Work], seconds: float) -> None:
+async def _drain_all(works: Sequence[Work], seconds: float) -> None:
+    """Drain every work; cancel after ``seconds`` what is still in flight."""
     await asyncio.gather(*(work.dispatcher.drain(seconds) for work in works))
 
 

@@ -72,13 +72,13 @@ class Recovery:
     async def resume(self, watches: Collection[str]) -> None:
         """Continue the versions of these watches that are verified, or linked but not finished."""
         work = self._in_effect.work
-        for version in await self._unattended(State.VERIFIED, watches):
+        for version in await self._without_worker(State.VERIFIED, watches):
             # Its link is not in links.jsonl, so it may get a new date: with the old one it may have expired already.
             work.dispatcher.start(await self._ledger.update(version, signed_at=self._in_effect.now()))
-        for version in await self._unattended(State.LINKED, watches):
+        for version in await self._without_worker(State.LINKED, watches):
             work.dispatcher.start(version)
 
-    async def _unattended(self, state: State, watches: Collection[str]) -> list[FileVersion]:
+    async def _without_worker(self, state: State, watches: Collection[str]) -> list[FileVersion]:
         """Return the versions of ``watches`` in ``state`` that no worker has.
 
         Checked before and after the query, because workers start and end during it.

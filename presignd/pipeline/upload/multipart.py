@@ -91,7 +91,7 @@ class InParts:
     async def send(
         self, version: FileVersion, decision: Decision, support: Support
     ) -> tuple[FileVersion, StoredObject | None]:
-        """Send what is missing, compare the file once more, and complete.
+        """Send what is missing, check the file again, and complete the upload.
 
         If the store doesn't check the condition, send a HEAD first.
         """
@@ -116,7 +116,7 @@ class InParts:
             support.md5_etags,
         )
         self._response_proves = support.proves
-        version = await self._created(version)
+        version = await self._ensure_upload(version)
         self._parts = {part.number: part for part in await self._ledger.parts(version)}
         self._stored = sum(part.size for part in self._parts.values())
         self._report()
@@ -135,7 +135,7 @@ class InParts:
             raise await self._abort_if_lost(version, _first(faults)) from None
         return version
 
-    async def _created(self, version: FileVersion) -> FileVersion:
+    async def _ensure_upload(self, version: FileVersion) -> FileVersion:
         """Create an upload unless there is one; return the version with its upload id."""
         if version.upload_id:
             return version
@@ -254,11 +254,11 @@ class InParts:
 
     async def _resolve_unclear(self, version: FileVersion, problem: Fault) -> StoredObject:
         """Return the object if the key holds it after an unclear response (500, timeout, 404 when done); else raise."""
-        if found := await self._found_again(version):
+        if found := await self._find_completed(version):
             return found
         if problem.code != "upload_lost" and await self._is_gone(version):
             # The store may have completed the upload between the two requests.
-            if found := await self._found_again(version):
+            if found := await self._find_completed(version):
                 return found
             problem = fault("upload_lost", problem.detail)
         raise await self._abort_if_lost(version, problem)
@@ -319,7 +319,7 @@ class InParts:
     def _ours(self, version: FileVersion) -> Sent:
         return Sent(version.size, f"md5:{self._etag}", version.part_size, "")
 
-    async def _found_again(self, version: FileVersion) -> StoredObject | None:
+    async def _find_completed(self, version: FileVersion) -> StoredObject | None:
         """Return the object if it is that of a Complete with an unclear response, by its ETag or by reading it back."""
         found = await self._find_sized(version)
         if found is None or await self._has_our_etag(found):

@@ -129,13 +129,13 @@ class Transfer:
 
     async def _run(self) -> Receipt:
         refuse_too_large(self._watch, self._version.size)  # the limit holds for a retry, and for a put's own key
-        self._content = await self._hashed()
+        self._content = await self._make_content()
         self._require_settled_content()
         self._support = await self._bucket.support(in_parts=self._content.part_size > 0)
         if self._version.key is None:
             await self._reserve_key()
         stored, adopted = await self._store()
-        fingerprint = await self._unchanged()
+        fingerprint = await self._require_unchanged()
         checksum, part_size = self._content.checksum, self._content.part_size
         return Receipt(self._version, fingerprint, checksum, part_size, stored.etag, stored.version_id, adopted)
 
@@ -156,7 +156,7 @@ class Transfer:
             raise Writing
         return fd
 
-    async def _hashed(self) -> Content:
+    async def _make_content(self) -> Content:
         """Return the content to send: hashed now if it is one PUT; parts are hashed when they are sent."""
         upload, size = self._upload, self._version.size
         # Not a method: transfer and content would reference each other, and only the garbage collector would free them.
@@ -241,13 +241,13 @@ class Transfer:
         if not head and checksum and not collision.needs_head(self._version, previous, checksum, self._support):
             return collision.decide_unseen(previous, policy)
         found = await self._bucket.find(self._key, denied_is_absent=self._support.if_none_match)
-        occupant = await self._identified(found) if found else Occupant.FOREIGN
+        occupant = await self._identify(found) if found else Occupant.FOREIGN
         decision = collision.decide_seen(found, occupant, policy)
         if decision.action is Action.REFUSE:
             raise fault("exists", self._key)
         return decision
 
-    async def _identified(self, found: StoredObject) -> Occupant:
+    async def _identify(self, found: StoredObject) -> Occupant:
         sent, support = await self._ledger.sent(self._version), self._support
         # Crash window: a store that checks no conditions may keep the beginning of an interrupted PUT.
         may_be_partial = not support.if_none_match and self._version.attempt > 1 and not self._key_changed
@@ -258,7 +258,7 @@ class Transfer:
         )
 
     # --- verify that the file did not change -----------------------------------------------------
-    async def _unchanged(self) -> Fingerprint:
+    async def _require_unchanged(self) -> Fingerprint:
         """Compare the file with what was sent; in a thread, unless the folder is fast and nothing changed."""
         if self._folder.inline_limit and (now := fingerprint_of(self._fd)) == self._content.fingerprint:
             self._require_same_path(now)

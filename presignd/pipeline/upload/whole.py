@@ -163,7 +163,7 @@ class Whole:
         passed("put.after")
         if response.status in (404, 412):
             return version, None
-        return version, await self._verified(version, response, support)
+        return version, await self._verify(version, response, support)
 
     async def _put(self, version: FileVersion, decision: Decision, support: Support) -> Response:
         """Send the file; the response may be a 412 (another object is under the key). Raises ``Fault``."""
@@ -181,7 +181,7 @@ class Whole:
             if_none_match=decision.if_none_match,
             if_match=decision.if_match,
         )
-        # An If-Match whose object is gone is answered 404 NoSuchKey (S3) or 412.
+        # If the object of an If-Match is gone, the response is 404 NoSuchKey (S3) or 412.
         accept = (404, 412) if decision.if_match else (412,)
         streamed = prepared.data is None or self._bucket.limited
         body = Slice(prepared.fd, 0, version.size, whole=True) if streamed else prepared.data
@@ -190,7 +190,7 @@ class Whole:
             raise fault("no_such_bucket", "404 NoSuchBucket")
         return response
 
-    async def _verified(self, version: FileVersion, response: Response, support: Support) -> StoredObject:
+    async def _verify(self, version: FileVersion, response: Response, support: Support) -> StoredObject:
         """Return the object that the PUT made; raise ``missing_object`` or ``bad_digest``."""
         md5, key = self._prepared.md5, version.key or ""
         if proves_upload(response, md5, md5_etags=support.md5_etags) and support.proves:
