@@ -11,8 +11,8 @@ from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.files.hash import checksum_like, fingerprint_of
 from presignd.pipeline.files.ignore import beside
 from presignd.pipeline.files.lease import WriterCheck, has_writer
+from presignd.pipeline.files.unfinished import Unfinished, holds
 from presignd.pipeline.settle.decide import Sight
-from presignd.pipeline.settle.partners import Unfinished, holds
 from presignd.runtime.heartbeat import beat
 from presignd.system.filesystem import close_quietly
 

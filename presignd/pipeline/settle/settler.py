@@ -12,11 +12,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from presignd.model import Candidate, Fingerprint, Listed, Source, State
+from presignd.pipeline.files.unfinished import Unfinished
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle.decide import LOCAL_GRAIN, NETWORK_GRAIN, Rules
 from presignd.pipeline.settle.lane import TURN, Lane, Services, Settling
 from presignd.pipeline.settle.looker import Looker
-from presignd.pipeline.settle.partners import Unfinished
 from presignd.system.filesystem import has_fine_times, is_network
 
 if TYPE_CHECKING:

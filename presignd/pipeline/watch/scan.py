@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from presignd.errors import Fault, lacks_descriptors
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular
-from presignd.pipeline.settle.partners import Unfinished
+from presignd.pipeline.files.unfinished import Unfinished
 from presignd.runtime.heartbeat import beat
 
 if TYPE_CHECKING:

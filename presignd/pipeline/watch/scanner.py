@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from presignd.model import Listed
     from presignd.pipeline.files.folder import Folder
     from presignd.pipeline.files.ignore import Ignore
-    from presignd.pipeline.settle.partners import Unfinished
+    from presignd.pipeline.files.unfinished import Unfinished
     from presignd.pipeline.settle.settler import Settler
     from presignd.pipeline.watch.coverage import Coverage
     from presignd.pipeline.watch.leftovers import Leftovers

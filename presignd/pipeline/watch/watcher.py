@@ -18,9 +18,9 @@ from presignd.errors import reason_of
 from presignd.model import Candidate, Fingerprint, Source
 from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.files.lease import mode
-from presignd.pipeline.settle.partners import Unfinished
+from presignd.pipeline.files.unfinished import Unfinished
 from presignd.pipeline.watch.coverage import Coverage
-from presignd.pipeline.watch.hints import look_at
+from presignd.pipeline.watch.findings import look_at
 from presignd.pipeline.watch.inotify import inotify_source
 from presignd.pipeline.watch.leftovers import Leftovers
 from presignd.pipeline.watch.scanner import Scanner

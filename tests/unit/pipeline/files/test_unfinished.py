@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from presignd.pipeline.settle import partners
+from presignd.pipeline.files import unfinished as module
 
 
 @pytest.mark.parametrize(
@@ -21,11 +21,11 @@ from presignd.pipeline.settle import partners
     ],
 )
 def test_an_unfinished_download_tells_by_its_name_which_file_it_is_for(partner: bytes, held: list[bytes]) -> None:
-    assert partners.held(partner) == held
+    assert module.held(partner) == held
 
 
 def test_what_was_seen_is_remembered_for_each_file_that_may_wait_until_it_is_gone() -> None:
-    unfinished = partners.Unfinished()
+    unfinished = module.Unfinished()
     for partner in (b"a.part", b"a.aria2", b"other.txt"):
         unfinished.seen(partner)
     assert set(unfinished.of(b"a")) == {b"a.part", b"a.aria2"}
@@ -37,7 +37,7 @@ def test_what_was_seen_is_remembered_for_each_file_that_may_wait_until_it_is_gon
 
 def test_of_the_unfinished_downloads_for_one_file_the_latest_few_count() -> None:
     """Each costs a look at each look at the file, and whoever may write in the folder can make a million."""
-    unfinished = partners.Unfinished()
+    unfinished = module.Unfinished()
     for number in range(100):
         unfinished.seen(b"a.%08d.pdf.part" % number)
     unfinished.seen(b"a.00000090.pdf.part")
@@ -58,4 +58,4 @@ def test_of_the_unfinished_downloads_for_one_file_the_latest_few_count() -> None
 def test_an_empty_file_waits_for_ever_and_another_while_its_download_goes_on(
     partner: bytes, size: int, age: float, waits: bool
 ) -> None:
-    assert partners.holds(partner, size=size, age=age) is waits
+    assert module.holds(partner, size=size, age=age) is waits

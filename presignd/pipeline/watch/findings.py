@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from presignd.config import WatchConfig
     from presignd.pipeline.files.ignore import Ignore
-    from presignd.pipeline.settle.partners import Unfinished
+    from presignd.pipeline.files.unfinished import Unfinished
 
 
 @dataclass(slots=True)
