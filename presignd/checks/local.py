@@ -20,7 +20,7 @@ from presignd.ledger.lock import DaemonLock
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.pipeline.files import lease as writer_check
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.watch.source import Chosen, choose
+from presignd.pipeline.watch.source import SourceChoice, choose_source
 from presignd.system import filesystem
 
 INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_watches")
@@ -208,10 +208,10 @@ def _polled(watch: WatchConfig) -> bool:
     return source_of(watch).source == "polling"
 
 
-def source_of(watch: WatchConfig) -> Chosen:
+def source_of(watch: WatchConfig) -> SourceChoice:
     """Return the source of a watch's events."""
     with closing(Folder(watch)) as folder:
-        return choose(watch, folder.fd)
+        return choose_source(watch, folder.fd)
 
 
 def _directories(watch: WatchConfig) -> Iterator[str]:

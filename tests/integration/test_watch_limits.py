@@ -127,7 +127,7 @@ async def test_a_scan_that_can_open_no_more_is_told_once_and_comes_again_until_i
     (tmp_path / "drop" / "below").mkdir(parents=True)
     (tmp_path / "drop" / "below" / "a").touch()
     monkeypatch.setattr(Folder, "open_directory", refusing)
-    monkeypatch.setattr(scanner, "_AGAIN", 0.05)
+    monkeypatch.setattr(scanner, "_RETRY_SECONDS", 0.05)
     async with watching(tmp_path, polling="always", poll_interval=3600) as drop:
         await drop.has("below/a")
         [told] = drop.events("scan.cut_short")
@@ -154,7 +154,7 @@ class Refusals:
 
 @pytest.fixture
 def soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scanner, "_AGAIN", 0.05)
+    monkeypatch.setattr(scanner, "_RETRY_SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("soon_again")
@@ -235,7 +235,7 @@ async def test_an_event_of_what_a_disk_tells_nothing_of_is_settled_once_it_does(
         assert not drop.events("scan.cut_short")
 
 
-@pytest.mark.parametrize("where", ["mode", "choose"])
+@pytest.mark.parametrize("where", ["mode", "choose_source"])
 async def test_a_folder_that_does_not_even_say_what_it_is_on_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -248,11 +248,11 @@ async def test_a_folder_that_does_not_even_say_what_it_is_on_is_tried_again(
         return real(*arguments)
 
     monkeypatch.setattr(watch, where, refusing)
-    monkeypatch.setattr(watch, "TURN", 0.05)
+    monkeypatch.setattr(watch, "TICK_SECONDS", 0.05)
     async with watching(tmp_path) as drop:
         (drop.root / "a").write_bytes(b"content")
         await drop.has("a")
-        told = {"mode": "watch.lost", "choose": "watch.overflow"}[where]
+        told = {"mode": "watch.lost", "choose_source": "watch.overflow"}[where]
         assert len(drop.events(told)) == 1
         await drop.until(lambda: len(drop.events("watch.started")) == 1)
         assert not drop.watcher.lost

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from presignd.pipeline.settle.decide import Sight
     from presignd.pipeline.settle.looker import Looker
 
-TURN = 500
+FILES_PER_TURN = 500
 """Files in one turn: one hop to a thread, one ledger query, one commit."""
 
 ROOM = 5_000
@@ -48,16 +48,16 @@ COMPARING = 500
 """Tasks that compare contents at most (``chmod -R`` over a folder). The other files wait without a task, which
 takes less memory."""
 
-_AGAIN = 0.1
+_LOOK_GAP = 0.1
 """Seconds between two looks at the same file, however many events name it."""
 
-_HOLD_LONGEST = 2.0
+_LONGEST_WAIT = 2.0
 """Seconds at most between looks while another version of the path is in flight."""
 
-_IDLE = 1.0
+_HEARTBEAT_SECONDS = 1.0
 """Seconds at most that a lane sleeps between two heartbeats."""
 
-_NEVER, _EVER = float("-inf"), float("inf")
+_NOT_LOOKED_AT, _NEVER_DUE = float("-inf"), float("inf")
 
 _RANK = {Source.EVENT: 0, Source.PUT: 0, Source.SCAN: 1, Source.BACKLOG: 2}
 
@@ -108,7 +108,7 @@ class _Entry:
     source: Source
     since: datetime
     due: float
-    looked_at: float = _NEVER
+    looked_at: float = _NOT_LOOKED_AT
     seen: Seen | None = None
     why: str = "not looked at yet"
     held: int = 0
@@ -193,7 +193,7 @@ class Lane:
         if better:
             entry.source = source
         entry.again = entry.busy
-        due = now if closed else max(now, entry.looked_at + _AGAIN)
+        due = now if closed else max(now, entry.looked_at + _LOOK_GAP)
         if not entry.busy and (better or due < entry.due):
             self._queue(entry, min(entry.due, due))
 
@@ -222,7 +222,7 @@ class Lane:
     def _take_due(self) -> list[_Entry]:
         now, due = self._services.monotonic(), list[_Entry]()
         for queue in self._queues:
-            while queue and queue[0].at <= now and len(due) < TURN:
+            while queue and queue[0].at <= now and len(due) < FILES_PER_TURN:
                 if (entry := self._entry_at(heapq.heappop(queue))) is not None:
                     entry.busy, entry.again = True, False
                     due.append(entry)
@@ -236,7 +236,7 @@ class Lane:
         """Forget a path, unless a new event arrived this turn."""
         if entry.again:
             entry.seen, entry.held = None, 0
-            self._queue(entry, self._services.monotonic() + _AGAIN)
+            self._queue(entry, self._services.monotonic() + _LOOK_GAP)
         else:
             del self._entries[entry.path]
 
@@ -275,7 +275,7 @@ class Lane:
                 settled.append((entry, outcome))
             elif isinstance(outcome, Wait):
                 entry.seen, entry.why = outcome.seen, outcome.why
-                pause = min(outcome.after, _AGAIN) if entry.again else outcome.after
+                pause = min(outcome.after, _LOOK_GAP) if entry.again else outcome.after
                 self._queue(entry, entry.looked_at + pause)
             else:
                 self._forget(entry)
@@ -283,7 +283,7 @@ class Lane:
 
     def _note_look(self, entry: _Entry, sight: Sight) -> None:
         self._unreadable.note(entry.path, sight.fault)
-        self._not_looked_at -= entry.looked_at == _NEVER
+        self._not_looked_at -= entry.looked_at == _NOT_LOOKED_AT
         self._to_compare -= entry.compares
         entry.looked_at, entry.compares = sight.seen_at, False
         self._limit_backlog()
@@ -312,14 +312,14 @@ class Lane:
 
     def _wait_for_earlier(self, entry: _Entry, settled: Settled) -> None:
         """Look again later: another version of the path is in flight."""
-        pause = min(_HOLD_LONGEST, 0.2 * 1.5 ** min(entry.held, 32))
+        pause = min(_LONGEST_WAIT, 0.2 * 1.5 ** min(entry.held, 32))
         entry.seen, entry.held, entry.why = settled.seen, entry.held + 1, "the version before it is in flight"
         self._queue(entry, self._services.monotonic() + pause)
 
     async def _sleep(self) -> None:
         self._wake.clear()
         earliest = min((queue[0].at for queue in self._queues if queue), default=float("inf"))
-        pause = max(0.0, min(_IDLE, earliest - self._services.monotonic()))
+        pause = max(0.0, min(_HEARTBEAT_SECONDS, earliest - self._services.monotonic()))
         beat(within=pause)
         await within(pause, self._wake)
 
@@ -334,7 +334,7 @@ class Lane:
             self._comparing += 1
             tasks.create_task(self._compare_content(entry, settled, known), name=f"compare:{known.file_id}")
         else:
-            entry.due, entry.busy = _EVER, False
+            entry.due, entry.busy = _NEVER_DUE, False
             self._without_task.append(entry)
 
     async def _compare_content(self, entry: _Entry, settled: Settled, known: FileVersion) -> None:
@@ -358,7 +358,7 @@ class Lane:
         self._limit_backlog()
         while self._without_task:
             following = self._without_task.popleft()
-            if following.due == _EVER and self._entries.get(following.path) is following:
+            if following.due == _NEVER_DUE and self._entries.get(following.path) is following:
                 self._queue(following, self._services.monotonic())
                 return
 

@@ -15,7 +15,7 @@ from presignd.model import Candidate, Fingerprint, Listed, Source, State
 from presignd.pipeline.files.unfinished import Unfinished
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle.decide import LOCAL_GRAIN, NETWORK_GRAIN, Rules
-from presignd.pipeline.settle.lane import TURN, Lane, Services, Settling
+from presignd.pipeline.settle.lane import FILES_PER_TURN, Lane, Services, Settling
 from presignd.pipeline.settle.looker import Looker
 from presignd.system.filesystem import has_fine_times, is_network
 
@@ -127,8 +127,8 @@ class Settler:
         for each in fresh:
             path, *_, ctime_ns = each
             (old if ctime_ns < before_ns and path not in known else young).append(each)
-        for start in range(0, len(old), TURN):
-            await self._record_ignored(lane, old[start : start + TURN])
+        for start in range(0, len(old), FILES_PER_TURN):
+            await self._record_ignored(lane, old[start : start + FILES_PER_TURN])
         return young
 
     async def _record_ignored(self, lane: Lane, old: Sequence[Listed]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from presignd.errors import NO_DESCRIPTORS, Fault, fault, lacks_descriptors, reason_of
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular
-from presignd.pipeline.watch.source import INSTANCES, TURN, WATCHES, Hints, SourceEnded
+from presignd.pipeline.watch.source import INSTANCES, TICK_SECONDS, WATCHES, Hints, SourceEnded
 from presignd.runtime.tasks import within
 from presignd.system.syscalls import inotify_add_watch, inotify_init, inotify_rm_watch
 
@@ -55,14 +55,14 @@ async def inotify_source(watch: WatchConfig, folder: Folder, ignore: Ignore) -> 
 
 
 async def _until_readable(fd: int) -> None:
-    """Wait for events, for ``TURN`` at most.
+    """Wait for events, for ``TICK_SECONDS`` at most.
 
     The descriptor is registered only here: between two reads, each turn of the event loop would report it again.
     """
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(fd, ready.set)
     try:
-        await within(TURN, ready)
+        await within(TICK_SECONDS, ready)
     finally:
         loop.remove_reader(fd)
 

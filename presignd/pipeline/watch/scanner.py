@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from presignd.errors import fault
 from presignd.model import Fingerprint, Source
 from presignd.pipeline.watch.scan import Scan, rescan_interval, topmost
-from presignd.pipeline.watch.source import TURN
+from presignd.pipeline.watch.source import TICK_SECONDS
 from presignd.runtime.heartbeat import beat
 from presignd.runtime.tasks import within
 from presignd.system.clock import utcnow
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _PROBLEMS_SHOWN = 5
 
-_AGAIN = 2.0
+_RETRY_SECONDS = 2.0
 """Seconds until everything is scanned again after a scan for which too many files were open."""
 
 
@@ -101,7 +101,7 @@ class Scanner:
             problem = fault("too_many_files")
             self._log.warning("scan.cut_short", error_code=problem.code, error=problem.message, fix=problem.fix)
         self._cut_short = True
-        asyncio.get_running_loop().call_later(_AGAIN, self.request, "too_many_files")
+        asyncio.get_running_loop().call_later(_RETRY_SECONDS, self.request, "too_many_files")
 
     async def list_new(self) -> list[tuple[bytes, Fingerprint]]:
         """Return the files that would be uploaded: neither ignored nor in the ledger as they are. Changes nothing."""
@@ -133,14 +133,14 @@ class Scanner:
     async def _due(self) -> str:
         """Return the reason of the next scan, once it is due and the root is there."""
         while True:
-            beat(within=TURN)
+            beat(within=TICK_SECONDS)
             lost = self._coverage.lost
             due = self._due_at is not None and time.monotonic() >= self._due_at
             if (self._requested or due) and not lost:
                 reason, self._requested = self._requested or "timer", ""
                 return reason
-            left = TURN if lost or self._due_at is None else self._due_at - time.monotonic()
-            await within(min(TURN, left), self._wake_all)
+            left = TICK_SECONDS if lost or self._due_at is None else self._due_at - time.monotonic()
+            await within(min(TICK_SECONDS, left), self._wake_all)
             self._wake_all.clear()
 
     async def _scan_everything(self, reason: str, source: Source, ignore_before: datetime | None) -> float:
@@ -174,8 +174,8 @@ class Scanner:
         """Scan the directories that were requested, until cancelled."""
         while True:
             if not self._directories:
-                beat(within=TURN)
-                await within(TURN, self._wake_directories)
+                beat(within=TICK_SECONDS)
+                await within(TICK_SECONDS, self._wake_directories)
                 self._wake_directories.clear()
                 continue
             requested, self._directories = self._directories, {}

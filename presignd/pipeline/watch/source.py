@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 WATCHES, INSTANCES = "fs.inotify.max_user_watches", "fs.inotify.max_user_instances"
 
-TURN = 1.0
+TICK_SECONDS = 1.0
 """Seconds at most between two batches, which also serve as heartbeats."""
 
 _IN_ATTRIB = 4
@@ -55,14 +55,14 @@ class SourceEnded(PresigndError):
         self.limit = limit
 
 
-class Chosen(NamedTuple):
+class SourceChoice(NamedTuple):
     """Where a folder's hints come from, and why, in words."""
 
     source: Literal["inotify", "watchfiles", "polling"]
     why: str
 
 
-def choose(watch: WatchConfig, folder: int) -> Chosen:
+def choose_source(watch: WatchConfig, folder: int) -> SourceChoice:
     """Choose the event source of a folder (its descriptor): inotify itself on Linux' own filesystems.
 
     Measured on 2 cores, Linux 6.18: inotify 0.1 ms from a close to its hint and 0.01 % of a core idle, watchfiles
@@ -70,16 +70,16 @@ def choose(watch: WatchConfig, folder: int) -> Chosen:
     """
     kind = filesystem.kind(folder)
     if watch.polling == "always":
-        return Chosen("polling", 'polling = "always"')
+        return SourceChoice("polling", 'polling = "always"')
     if watch.polling == "auto" and filesystem.is_network(folder):
-        return Chosen("polling", f"{kind} tells of no change made elsewhere")
+        return SourceChoice("polling", f"{kind} tells of no change made elsewhere")
     if sys.platform != "linux":
-        return Chosen("watchfiles", "inotify is Linux' own")
+        return SourceChoice("watchfiles", "inotify is Linux' own")
     if watch.events != "auto":
-        return Chosen(watch.events, f'events = "{watch.events}"')
+        return SourceChoice(watch.events, f'events = "{watch.events}"')
     if filesystem.is_local(folder):
-        return Chosen("inotify", f"{kind} is local")
-    return Chosen("watchfiles", f"{kind} is not known to be local")
+        return SourceChoice("inotify", f"{kind} is local")
+    return SourceChoice("watchfiles", f"{kind} is not known to be local")
 
 
 async def no_events(seconds: float = float("inf")) -> AsyncGenerator[Hints, None]:
@@ -87,7 +87,7 @@ async def no_events(seconds: float = float("inf")) -> AsyncGenerator[Hints, None
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         yield Hints()
-        await asyncio.sleep(TURN)
+        await asyncio.sleep(TICK_SECONDS)
 
 
 def watches_left(root: bytes) -> bool:

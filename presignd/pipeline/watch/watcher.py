@@ -24,7 +24,7 @@ from presignd.pipeline.watch.findings import look_at
 from presignd.pipeline.watch.inotify import inotify_source
 from presignd.pipeline.watch.leftovers import Leftovers
 from presignd.pipeline.watch.scanner import Scanner
-from presignd.pipeline.watch.source import TURN, Hints, SourceEnded, choose, no_events
+from presignd.pipeline.watch.source import TICK_SECONDS, Hints, SourceEnded, choose_source, no_events
 from presignd.pipeline.watch.watchfiles import Bursts, burst_of_queue, watchfiles_source
 from presignd.runtime.heartbeat import beat, living
 from presignd.system.clock import utcnow
@@ -158,7 +158,7 @@ class Watcher:
 
     def _open_source(self) -> AsyncGenerator[Hints, None]:
         """Open the source: none where the filesystem gives no events, and while a limit forbids them."""
-        chosen, _ = choose(self._config, self._folder.fd)
+        chosen, _ = choose_source(self._config, self._folder.fd)
         left = float("inf") if chosen == "polling" else self._no_inotify_until - time.monotonic()
         self._source_name = chosen if left <= 0 else "polling"
         if left > 0:
@@ -175,7 +175,7 @@ class Watcher:
             batches = await stack.enter_async_context(aclosing(source))
             mounts = stack.enter_context(closing(MountTable()))
             async for hints in batches:
-                beat(within=TURN)
+                beat(within=TICK_SECONDS)
                 if not await run(self._folder.still_there, inline=self._folder.inline_limit > 0):
                     self._lose_root()
                     return
@@ -183,7 +183,7 @@ class Watcher:
                     started = True
                     self._source_started()
                 await self._take(hints)
-                beat(within=TURN)
+                beat(within=TICK_SECONDS)
                 if mounts.changed():
                     await self._coverage.check_mounts()
                 if self._coverage.outdated:
@@ -252,8 +252,8 @@ class Watcher:
                 self._coverage.lost = False
                 return
             self._lose_root()
-            beat(within=TURN)
-            await asyncio.sleep(TURN)
+            beat(within=TICK_SECONDS)
+            await asyncio.sleep(TICK_SECONDS)
 
     async def _start_settling(self) -> bool:
         """Find out how files here settle; return False where not even the type of the filesystem can be read."""

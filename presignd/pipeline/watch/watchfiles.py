@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 from watchfiles import awatch
 
-from presignd.pipeline.watch.source import INSTANCES, TURN, WATCHES, Hints, SourceEnded, limit_value
+from presignd.pipeline.watch.source import INSTANCES, TICK_SECONDS, WATCHES, Hints, SourceEnded, limit_value
 from presignd.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ async def watchfiles_source(watch: WatchConfig, root: bytes) -> AsyncGenerator[H
         watch_filter=None,
         step=step,
         debounce=debounce,
-        rust_timeout=round(TURN * 1000),
+        rust_timeout=round(TICK_SECONDS * 1000),
         yield_on_timeout=True,
         stop_event=stop,
         recursive=watch.recursive,

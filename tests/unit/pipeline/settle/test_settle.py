@@ -21,7 +21,7 @@ from presignd.model import Candidate, FileVersion, Fingerprint, Listed, NewVersi
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle import settler as settle
 from presignd.pipeline.settle.decide import LOCAL_GRAIN, NETWORK_GRAIN, Rules, Sight
-from presignd.pipeline.settle.lane import COMPARING, ROOM, TURN, Lane, Limits, Services
+from presignd.pipeline.settle.lane import COMPARING, FILES_PER_TURN, ROOM, Lane, Limits, Services
 from presignd.pipeline.settle.looker import Looker
 from presignd.pipeline.settle.settler import Settler
 from presignd.states import IN_FLIGHT, is_recorded
@@ -221,20 +221,20 @@ async def test_many_hints_for_a_path_are_one_look_at_the_best_priority(bench: Be
 
 
 async def test_events_go_before_a_backlog_of_any_length(bench: Bench) -> None:
-    for number in range(3 * TURN):
+    for number in range(3 * FILES_PER_TURN):
         bench.file(b"old%d" % number, source=Source.BACKLOG)
     bench.file(b"new")
     await bench.turn()
     assert bench.paths()[0] == b"new"
-    assert len(bench.files.looks[0]) == TURN
+    assert len(bench.files.looks[0]) == FILES_PER_TURN
 
 
 async def test_one_turn_asks_the_ledger_once(bench: Bench) -> None:
-    for number in range(TURN):
+    for number in range(FILES_PER_TURN):
         bench.file(b"%d" % number)
     await bench.turn()
-    assert bench.ledger.asked == [TURN]
-    assert len(bench.ledger.enqueued) == TURN
+    assert bench.ledger.asked == [FILES_PER_TURN]
+    assert len(bench.ledger.enqueued) == FILES_PER_TURN
 
 
 async def test_a_young_file_is_looked_at_again_when_its_quiet_time_is_over_and_not_before(bench: Bench) -> None:

@@ -15,9 +15,9 @@ from presignd.pipeline.watch import watchfiles as events
 from presignd.pipeline.watch.source import (
     INSTANCES,
     WATCHES,
-    Chosen,
+    SourceChoice,
     SourceEnded,
-    choose,
+    choose_source,
     limit_value,
     no_events,
     watches_left,
@@ -99,24 +99,24 @@ EXT4, NFS, STRANGE = 0xEF53, 0x6969, 0
 @pytest.mark.parametrize(
     ("options", "kind", "expected"),
     [
-        ({}, EXT4, Chosen("inotify", "ext4 is local")),
-        ({}, STRANGE, Chosen("watchfiles", "unknown is not known to be local")),
-        ({"events": "watchfiles"}, EXT4, Chosen("watchfiles", 'events = "watchfiles"')),
-        ({"events": "inotify"}, STRANGE, Chosen("inotify", 'events = "inotify"')),
-        ({"events": "inotify"}, NFS, Chosen("polling", "NFS tells of no change made elsewhere")),
-        ({"polling": "never"}, NFS, Chosen("watchfiles", "NFS is not known to be local")),
-        ({"polling": "always"}, EXT4, Chosen("polling", 'polling = "always"')),
+        ({}, EXT4, SourceChoice("inotify", "ext4 is local")),
+        ({}, STRANGE, SourceChoice("watchfiles", "unknown is not known to be local")),
+        ({"events": "watchfiles"}, EXT4, SourceChoice("watchfiles", 'events = "watchfiles"')),
+        ({"events": "inotify"}, STRANGE, SourceChoice("inotify", 'events = "inotify"')),
+        ({"events": "inotify"}, NFS, SourceChoice("polling", "NFS tells of no change made elsewhere")),
+        ({"polling": "never"}, NFS, SourceChoice("watchfiles", "NFS is not known to be local")),
+        ({"polling": "always"}, EXT4, SourceChoice("polling", 'polling = "always"')),
     ],
 )
 def test_hints_come_from_inotify_where_the_filesystem_is_surely_local(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, str], kind: int, expected: Chosen
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, str], kind: int, expected: SourceChoice
 ) -> None:
     monkeypatch.setattr(filesystem, "fs_type", lambda _target: kind)
     config = WatchConfig.model_validate({"name": "drop", "path": "/srv/drop", "bucket": "bucket", **options})
-    assert choose(config, 0) == expected
+    assert choose_source(config, 0) == expected
 
 
 def test_without_linux_watchfiles_serves_whatever_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     config = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket", events="inotify")
-    assert choose(config, 0).source == "watchfiles"
+    assert choose_source(config, 0).source == "watchfiles"
