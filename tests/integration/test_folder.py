@@ -24,7 +24,7 @@ from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.upload.whole import TINY, prepare, read_cached
 from presignd.pipeline.watch import scan as scan_module
-from presignd.pipeline.watch.scan import BATCH, MOST, Scan
+from presignd.pipeline.watch.scan import BATCH, MAX_BATCH, Scan
 from presignd.system import filesystem
 from tests.descriptors import open_descriptors
 from tests.finishing import failing
@@ -386,7 +386,7 @@ def test_a_scan_of_a_part_stays_in_it_and_at_its_top_if_asked(folder: Folder, tm
 
 
 def test_a_scan_ends_when_it_is_told_to(folder: Folder, tmp_path: Path) -> None:
-    for number in range(MOST + 1):
+    for number in range(MAX_BATCH + 1):
         (tmp_path / "drop" / str(number)).touch()
     stop = threading.Event()
     scan = Scan(folder, Ignore(), stop=stop)
@@ -411,7 +411,7 @@ def test_a_file_that_vanishes_under_a_scan_is_left_out(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After its name was listed, before it is looked at."""
-    monkeypatch.setattr(scan_module, "MOST", 1)
+    monkeypatch.setattr(scan_module, "MAX_BATCH", 1)
     monkeypatch.setattr(scan_module, "BATCH", 1)
     shutil.rmtree(tmp_path / "drop" / "a")
     for number in range(3):
@@ -425,7 +425,7 @@ def test_a_file_that_vanishes_under_a_scan_is_left_out(
     assert (scan.files, scan.problems) == (1, [])
 
 
-@pytest.mark.parametrize("damage", [1, MOST + 1], ids=["first", "later"])
+@pytest.mark.parametrize("damage", [1, MAX_BATCH + 1], ids=["first", "later"])
 def test_a_directory_that_can_be_listed_in_part_alone_loses_none_of_that_part(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: int
 ) -> None:

@@ -72,7 +72,7 @@ class Ignore:
         self._always = _spec([*OWN, *extra, *_glob(marker)])
         self._markers = _spec(_glob(marker))
         self.ordinary = _ordinary([*self._always.patterns, *self._chosen.patterns])
-        """Return quickly whether no pattern matches a name: a file of that name is ignored only if its directory is."""
+        """Return quickly whether no pattern matches a name: such a file is ignored only if its directory is."""
         self._directory = lru_cache(_CACHED_DIRECTORIES)(self._judge_directory)
 
     @classmethod
@@ -82,17 +82,17 @@ class Ignore:
         return cls(watch.ignore, defaults=watch.ignore_defaults, extra=extra, marker=watch.ready_marker)
 
     @staticmethod
-    def own(name: bytes) -> bool:
+    def is_own_name(name: bytes) -> bool:
         """Return whether a name is one of the daemon's own temporary names."""
         return name.startswith(OWN_PREFIX)
 
-    def file(self, path: bytes) -> bool:
+    def ignores_file(self, path: bytes) -> bool:
         """Return whether the file at ``path`` (below the watch's root) is ignored."""
         text = _text(path)
         directory, name = posixpath.split(text)
         return self._directory(directory) or (not self.ordinary(name) and self._matches(text))
 
-    def directory(self, path: bytes) -> bool:
+    def ignores_directory(self, path: bytes) -> bool:
         """Return whether everything below ``path`` is ignored; False for the root, b""."""
         return self._directory(_text(path))
 
@@ -111,7 +111,7 @@ class Ignore:
         default = (chosen.index or 0) < self._defaults
         return f"the rule {_pattern(self._chosen, chosen)} of {'ignore_defaults' if default else 'ignore'}"
 
-    def marker(self, path: bytes) -> bool:
+    def is_marker(self, path: bytes) -> bool:
         """Return whether ``path`` is a ready marker of a file beside it."""
         return self._markers.match_file(_text(path))
 
@@ -158,7 +158,9 @@ def _pattern(spec: GitIgnoreSpec, found: CheckResult[str]) -> str:
 
 
 def _ordinary(patterns: Iterable[Pattern]) -> Callable[[str], bool]:
-    """Return the test whether no pattern matches a name, by string methods; always False where these can't decide.
+    """Return a function that is true for names that no pattern matches.
+
+    It uses string methods, and is false for every name where these can't decide.
 
     A negation only cancels another pattern, and a pattern for directories ignores a file with its directory, so both
     are left out. Case is ignored: this matches more names, so one that passes is matched by no pattern.

@@ -1,4 +1,4 @@
-"""Whether events reach all of a watch; while they do not, scans have to find what changed."""
+"""Tell whether events reach all of a watch; while they do not, scans must find what changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Coverage:
     """What one watch's events cover. ``events``: whether there are any. ``lost``: the root is away.
 
-    ``outdated``: the source has to be started again to cover what is there by now.
+    ``outdated``: the source must be restarted to cover all that is there now.
     """
 
     def __init__(self, config: WatchConfig, folder: Folder, log: FilteringBoundLogger) -> None:
@@ -33,12 +33,15 @@ class Coverage:
         return self.events and not self._short_of_watches
 
     async def check_mounts(self) -> None:
-        """Note other mounts below than before: what is in them is not watched yet."""
+        """Mark the source as outdated if the mounts below have changed: what is in new ones is not watched yet."""
         if await asyncio.to_thread(self._folder.refresh_mounts):  # "|=" would lose what is noted during the await
             self.outdated = True
 
     async def check_watches(self, directories: int) -> None:
-        """Poll while there are too few inotify watches; have all of them set again once there are more."""
+        """Poll while there are too few inotify watches.
+
+        Once there are more, restart the source, which sets all of them.
+        """
         if not self.events:
             return
         short = not await asyncio.to_thread(watches_left, self._folder.root)

@@ -1,4 +1,4 @@
-"""What is at the hinted paths: a hint means no more than that a path is worth a look."""
+"""Find out what is at the hinted paths. A hint says only that something at its path may have changed."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ class Findings:
 def look_at(
     watch: WatchConfig, folder: Folder, ignore: Ignore, unfinished: Unfinished, hints: Iterable[bytes]
 ) -> Findings:
-    """Look at each hinted path; note downloads in ``unfinished``. Blocking."""
+    """Return what is at each hinted path; note downloads in ``unfinished``. Blocking."""
     findings = Findings()
     for absolute in hints:
         path = folder.relative(absolute)
         if path and (watch.recursive or b"/" not in path):
             _look_at_one(watch, folder, ignore, path, findings)
-            if ignore.directory(path):
-                # Perhaps an unfinished download that has gone: look at the files that wait for it.
-                findings.files |= {waiting for waiting in unfinished.seen(path) if not ignore.file(waiting)}
+            if ignore.ignores_directory(path):
+                # Perhaps an unfinished download that is gone: look at the files that wait for it.
+                findings.files |= {waiting for waiting in unfinished.seen(path) if not ignore.ignores_file(waiting)}
     return findings
 
 
 def _look_at_one(watch: WatchConfig, folder: Folder, ignore: Ignore, path: bytes, findings: Findings) -> None:
-    if ignore.marker(path):
+    if ignore.is_marker(path):
         _add_marked(watch, ignore, path, findings)
         return
-    as_file, as_directory = ignore.file(path), ignore.directory(path)
-    if as_file and as_directory:
+    file_ignored, directory_ignored = ignore.ignores_file(path), ignore.ignores_directory(path)
+    if file_ignored and directory_ignored:
         return
     try:
         mode = folder.stat(path).st_mode
@@ -64,20 +64,20 @@ def _look_at_one(watch: WatchConfig, folder: Folder, ignore: Ignore, path: bytes
         if lacks_descriptors(error):
             findings.cut_short = True
             return
-        # Unknown: where it is a file, settling waits for it and logs why; where a directory, it is scanned soon.
+        # Unknown: if it is a file, settling waits for it and logs why; if it is a directory, it is scanned soon.
         is_file = is_directory = True
     else:
         is_file, is_directory = stat.S_ISREG(mode), stat.S_ISDIR(mode)
-    if is_file and not as_file:
+    if is_file and not file_ignored:
         findings.files.add(path)
-    if is_directory and watch.recursive and not as_directory:
+    if is_directory and watch.recursive and not directory_ignored:
         findings.directories[path] = True
 
 
 def _add_marked(watch: WatchConfig, ignore: Ignore, marker: bytes, findings: Findings) -> None:
-    """Add the file whose ready marker this is; where the marker's name doesn't say, scan its directory."""
+    """Add the file that this ready marker is for; if the marker's name doesn't tell which, scan its directory."""
     path = marked(watch.ready_marker, marker)
     if path is None:
         findings.directories.setdefault(marker.rpartition(b"/")[0], False)
-    elif not ignore.file(path):
+    elif not ignore.ignores_file(path):
         findings.files.add(path)

@@ -116,7 +116,7 @@ class _Tree:
                     raise SourceEnded(f"the folder can't be watched: {error.strerror}") from None
             if not self._recursive or os.fstat(fd).st_nlink == _LEAF_LINKS:
                 return []
-            return [path for path in _directories(fd, directory) if not self._ignore.directory(path)]
+            return [path for path in _directories(fd, directory) if not self._ignore.ignores_directory(path)]
         finally:
             os.close(fd)
 
@@ -151,7 +151,7 @@ class _Tree:
                 closed.add(path)
             looks.add(path)
         for path in fresh if self._recursive else ():
-            if not self._ignore.directory(path):
+            if not self._ignore.ignores_directory(path):
                 await asyncio.to_thread(self.add, path)
         return Hints(map(self._folder.absolute, looks), closed)
 

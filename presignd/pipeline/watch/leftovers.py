@@ -2,7 +2,7 @@
 
 ``finish`` renames a file aside, and ``link_file`` writes beside the file. After a crash, or a rename of the folder,
 in that moment, the version's path no longer leads there. Scans find such names and add them here. A file gets its
-own name back and is a candidate again, so it is judged under its new path; half a link file is removed.
+own name back and is a candidate again, under its new path; a half-written link file is removed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _OURS = re.compile(rb"\.presignd-([0-9a-zA-Z-]+)(\.link)?")
 
 
 class Leftovers:
-    """Put right what scans of one watch find under our own names."""
+    """Restores or removes what scans of one watch find under presignd's own names."""
 
     def __init__(self, watch: str, folder: Folder, ledger: Ledger, submit: Callable[[list[Candidate]], None]) -> None:
         self._watch, self._folder, self._ledger, self._submit = watch, folder, ledger, submit
@@ -46,31 +46,31 @@ class Leftovers:
         self._unknown: set[bytes] = set()
 
     def add(self, paths: Iterable[bytes]) -> None:
-        """Add paths (below the root) with names of ours. Most are in use and are left alone."""
+        """Add paths (below the root) with names of presignd's own. Most are in use and are left alone."""
         self._paths.update(paths)
 
     async def run(self) -> None:
-        """Look at them until cancelled, again at those in use."""
+        """Look at the added paths until cancelled, repeatedly at those in use."""
         while True:
             beat(within=PAUSE)
             await asyncio.sleep(PAUSE)
             await self.turn()
 
     async def turn(self) -> None:
-        """Look at each once."""
+        """Look at each path once."""
         paths, self._paths = self._paths, set()
-        self.add([path for path in paths if await self._is_in_use(path)])
+        self.add([path for path in paths if await self._handle(path)])
 
-    async def _is_in_use(self, path: bytes) -> bool:
-        """Return whether the version of a path is still under work; if it is not, put the path right."""
-        named = _OURS.fullmatch(posixpath.basename(path))
-        version = await self._ledger.by_id(named[1].decode()) if named else None
-        if version is None or named is None:
+    async def _handle(self, path: bytes) -> bool:
+        """Put the file right if its version has ended; return whether to look again."""
+        match = _OURS.fullmatch(posixpath.basename(path))
+        version = await self._ledger.by_id(match[1].decode()) if match else None
+        if version is None or match is None:
             self._log_unknown(path)
             return False
         if version.state not in ENDED:
             return await asyncio.to_thread(self._is_there, path)
-        back = await asyncio.to_thread(self._put_right, path, version, is_link=named[2] is not None)
+        back = await asyncio.to_thread(self._put_right, path, version, is_link=match[2] is not None)
         if back:
             self._submit([Candidate(self._watch, back, Source.EVENT)])
         return False
@@ -79,8 +79,13 @@ class Leftovers:
         """Log once a name that the ledger does not know: its version was forgotten, or the ledger lost."""
         if path not in self._unknown:
             self._unknown.add(path)
-            told = {"watch": self._watch, "path": shown_path(self._folder.root, path)}
-            log.warning("file.left_aside", **told, fix="give it its name back, and it is looked at; or remove it")
+            shown = shown_path(self._folder.root, path)
+            log.warning(
+                "file.left_aside",
+                watch=self._watch,
+                path=shown,
+                fix="give it its name back, and it is looked at; or remove it",
+            )
 
     def _is_there(self, path: bytes) -> bool:
         try:

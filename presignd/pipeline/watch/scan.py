@@ -1,6 +1,6 @@
-"""A walk over a folder, by directory descriptor: what is really there, whatever events were seen.
+"""Walk over a folder, by directory descriptor, to list what is there, whatever events were seen.
 
-It blocks, so each batch is found in a thread; the walk goes no faster than its batches are taken.
+The walk blocks, so each batch is found in a thread; it goes no faster than its batches are taken.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from presignd.model import Listed
     from presignd.pipeline.files.ignore import Ignore
 
-BATCH, MOST = 1000, 4000
-"""Files in a batch, which is one query to the ledger: fastest for whole directories."""
+BATCH, MAX_BATCH = 1000, 4000
+"""Files in a batch, which is one query to the ledger: fastest for whole directories. One directory may fill a batch up
+to ``MAX_BATCH``."""
 
 MIN_RESCAN = 60.0
 SCAN_SHARE = 0.001
@@ -36,9 +37,9 @@ class Scan:
     """One walk from ``start`` (below the root; b"" for all) over the regular files that are not ignored.
 
     Symlinks are not followed, and what vanishes meanwhile is left out. ``problems`` names what can't be read, once
-    each; ``cut_short`` means that too many files were open. Downloads are noted in ``unfinished``; ``own`` are the
-    paths with names of presignd's own. ``files``, ``directories`` and ``seconds`` (spent walking, not waiting) count
-    up as it goes. Setting ``stop`` ends it.
+    each; ``cut_short`` means that too many files were open. Downloads are noted in ``unfinished``; ``own_names``
+    are the paths with names of presignd's own. ``files``, ``directories`` and ``seconds`` (spent walking, not waiting)
+    count up as it goes. Setting ``stop`` ends it.
     """
 
     def __init__(
@@ -56,16 +57,16 @@ class Scan:
         self._ignore = ignore
         self._recursive = recursive
         self.stop = stop or threading.Event()
-        self._waiting = [] if ignore.directory(start) else [start]
+        self._waiting = [] if ignore.ignores_directory(start) else [start]
         self.files = 0
         self.directories = 0
         self.seconds = 0.0
         self.problems: list[str] = []
         self.cut_short = False
-        self.own: list[bytes] = []
+        self.own_names: list[bytes] = []
 
     def batches(self) -> Iterator[list[Listed]]:
-        """Yield what is found. A batch ends with the directory that fills it, or after ``MOST`` files of one."""
+        """Yield what is found. A batch ends with the directory that fills it, or after ``MAX_BATCH`` files of one."""
         began = time.perf_counter()
         batch: list[Listed] = []
         for some in self._walk():
@@ -98,7 +99,7 @@ class Scan:
             try:
                 for one in self._list(directory):
                     some.append(one)
-                    if len(some) == MOST:
+                    if len(some) == MAX_BATCH:
                         yield some
                         some = []
             except (Gone, NotRegular, Fault, OSError) as error:
@@ -120,7 +121,7 @@ class Scan:
                     path = inside + os.fsencode(entry.name)
                     try:
                         if entry.is_file(follow_symlinks=False):
-                            if self._ignore.ordinary(entry.name) or self._is_wanted(path):
+                            if self._ignore.ordinary(entry.name) or self._sort_out(path):
                                 st = entry.stat(follow_symlinks=False)
                                 yield path, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns
                         elif self._recursive and entry.is_dir(follow_symlinks=False):
@@ -130,19 +131,21 @@ class Scan:
         finally:
             os.close(fd)
             # By name, so that batches of neighbours are neighbours in the ledger's index too.
-            self._waiting += sorted((path for path in below if not self._is_ignored(path)), reverse=True)
+            self._waiting += sorted((path for path in below if not self._skip_directory(path)), reverse=True)
 
-    def _is_wanted(self, path: bytes) -> bool:
-        if self._ignore.own(path.rpartition(b"/")[2]):
-            self.own.append(path)
+    def _sort_out(self, path: bytes) -> bool:
+        """Return whether to yield the file at ``path``; note presignd's own names and unfinished downloads."""
+        if self._ignore.is_own_name(path.rpartition(b"/")[2]):
+            self.own_names.append(path)
             return False
-        if self._ignore.file(path):
+        if self._ignore.ignores_file(path):
             self._unfinished.seen(path)
             return False
         return True
 
-    def _is_ignored(self, directory: bytes) -> bool:
-        if self._ignore.directory(directory):
+    def _skip_directory(self, directory: bytes) -> bool:
+        """Return whether a directory is ignored; note it, as it may be an unfinished download."""
+        if self._ignore.ignores_directory(directory):
             self._unfinished.seen(directory)
             return True
         return False

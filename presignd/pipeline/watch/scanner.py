@@ -1,4 +1,4 @@
-"""The scans of one watch: of everything at the start, on request and on a timer; of each directory that appeared."""
+"""Scan one watch: everything at the start, on request and on a timer; each directory that appeared."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Scanner:
             self._wake_directories.set()
 
     def poll(self) -> None:
-        """Scan everything within ``poll_interval``, for the first time now: events may be missing."""
+        """Scan everything within ``poll_interval``; at once if nothing was scanned yet. Events may be missing."""
         if self._due_at is None:
             self.request("start")
         else:
@@ -96,7 +96,7 @@ class Scanner:
             self._wake_all.set()
 
     def request_later(self) -> None:
-        """Scan everything again when files can be opened: too many are open now."""
+        """Scan everything again in 2 s; too many files are open now."""
         if not self._cut_short:
             problem = fault("too_many_files")
             self._log.warning("scan.cut_short", error_code=problem.code, error=problem.message, fix=problem.fix)
@@ -116,7 +116,7 @@ class Scanner:
         """Scan everything on request and on the timer, until cancelled."""
         source, ignore_before = Source.BACKLOG, await self._ignore_before()
         while True:
-            reason = await self._due()
+            reason = await self._wait_until_due()
             cost = await self._scan_everything(reason, source, ignore_before)
             self.scanned.set()
             interval = rescan_interval(self._config, cost, events=self._coverage.is_complete)
@@ -130,8 +130,8 @@ class Scanner:
         first, pending = await self._ledger.first_start(self._config.name, utcnow())
         return first if pending and self._config.existing == "ignore" else None
 
-    async def _due(self) -> str:
-        """Return the reason of the next scan, once it is due and the root is there."""
+    async def _wait_until_due(self) -> str:
+        """Wait until the next scan is due and the root is there; return the reason of the scan."""
         while True:
             beat(within=TICK_SECONDS)
             lost = self._coverage.lost
@@ -157,10 +157,10 @@ class Scanner:
 
     def _log_finished(self, scan: Scan, reason: str, candidates: int, seconds: float) -> None:
         """Log new problems as a warning, a scan by the timer that found nothing at debug, any other at info."""
-        tell = self._log.warning if scan.problems and scan.problems != self._problems else self._log.debug
+        log = self._log.warning if scan.problems and scan.problems != self._problems else self._log.debug
         if not scan.problems and (candidates or reason != "timer"):
-            tell = self._log.info
-        tell(
+            log = self._log.info
+        log(
             "scan.finished",
             files=scan.files,
             candidates=candidates,
@@ -195,7 +195,7 @@ class Scanner:
                 began = time.monotonic()
                 candidates += await self._settler.submit_scanned(name, batch, source, ignore_before=ignore_before)
                 cost += time.monotonic() - began
-        self._leftovers.add(scan.own)
+        self._leftovers.add(scan.own_names)
         if scan.cut_short:
             self.request_later()
         return candidates, scan.seconds + cost

@@ -1,8 +1,8 @@
-"""The port of event sources, inotify's and watchfiles', and which of the two a folder gets.
+"""The interface of event sources (inotify, watchfiles, none), and the choice of one for a folder.
 
 A source is an async iterator of ``Hints``. Its first batch, an empty one, means that changes are seen from now on;
 it yields at least once a second. It raises ``SourceEnded`` when it can't go on: then events may be lost, and only a
-scan finds what is there. A source that ends without an error saw its root go.
+scan finds what is there. A source ends without an error when its root is gone; ``no_events`` also after ``seconds``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Hints(list[bytes]):
 
 
 class SourceEnded(PresigndError):
-    """The source can't go on: events may be lost from here to the next scan. ``limit``: a system limit stops it."""
+    """The source can't go on: events may be lost until the next scan. ``limit``: the system limit that stops it."""
 
     code = "source_ended"
 
@@ -56,14 +56,14 @@ class SourceEnded(PresigndError):
 
 
 class SourceChoice(NamedTuple):
-    """Where a folder's hints come from, and why, in words."""
+    """The event source of a folder, and why it was chosen, in words."""
 
     source: Literal["inotify", "watchfiles", "polling"]
     why: str
 
 
 def choose_source(watch: WatchConfig, folder: int) -> SourceChoice:
-    """Choose the event source of a folder (its descriptor): inotify itself on Linux' own filesystems.
+    """Return the event source for a folder (its descriptor): inotify on Linux's own filesystems.
 
     Measured on 2 cores, Linux 6.18: inotify 0.1 ms from a close to its hint and 0.01 % of a core idle, watchfiles
     15 ms and 0.5 %, or 80 ms and 0.16 %. watchfiles serves all other systems and unknown filesystems.

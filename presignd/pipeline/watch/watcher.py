@@ -1,4 +1,4 @@
-"""watch: events hint, scans decide. One ``Watcher`` a folder turns both into candidates.
+"""watch: events are hints, scans decide. One ``Watcher`` for each folder turns both into candidates.
 
 The event source is started first and the start scan after it, so no change falls between the two. watchfiles
 loses events silently (an overflow, a directory's first files, what is in a directory that is moved in, a root that
@@ -50,16 +50,19 @@ _WITHOUT_EVENTS = 600.0
 _GONE_BATCH = 500
 """Paths noted as gone in one change of the ledger."""
 
-_FIRST_PAUSE, _LAST_PAUSE, _LIVED = 0.05, 5.0, 60.0
-"""Seconds: the growing pause before the source is started again; the first again once a source lived so long."""
+_FIRST_PAUSE, _LAST_PAUSE = 0.05, 5.0
+"""Seconds: the pause before the source is started again grows from the first to the last."""
+
+_STABLE_SECONDS = 60.0
+"""The pause starts at ``_FIRST_PAUSE`` again after a source ran for so long."""
 
 
 class Watcher:
     """Watches one folder.
 
     ``watching`` is set once changes are seen, by scans alone if need be, or the root is known to be away.
-    ``on_vanished`` is called with the versions that ended because their files went. ``check`` is how files here
-    settle, known once ``run`` has begun.
+    ``on_vanished`` is called with the versions that ended because their files are gone. ``check`` says how files here
+    settle; it is None until ``run`` has found that out.
     """
 
     def __init__(
@@ -133,7 +136,7 @@ class Watcher:
             "watching": self._watch,
             "scanning": self._scanner.scan_when_due,
             "scanning directories": self._scanner.scan_directories,
-            "putting right": self._leftovers.run,
+            "restoring leftovers": self._leftovers.run,
         }
         async with asyncio.TaskGroup() as tasks:
             for what, loop in loops.items():
@@ -152,7 +155,7 @@ class Watcher:
                 self._source_ended(error)
             except OSError as error:
                 self._source_ended(SourceEnded(reason_of(error)))
-            pause = _FIRST_PAUSE if time.monotonic() - began > _LIVED else min(_LAST_PAUSE, pause * 2)
+            pause = _FIRST_PAUSE if time.monotonic() - began > _STABLE_SECONDS else min(_LAST_PAUSE, pause * 2)
             beat(within=pause)
             await asyncio.sleep(0 if self.lost else pause)
 
@@ -168,7 +171,7 @@ class Watcher:
         return watchfiles_source(self._config, self._folder.root)
 
     async def _follow(self, source: AsyncGenerator[Hints, None]) -> None:
-        """Take what the source yields, until it ends, is outdated, or the root is lost."""
+        """Handle what the source yields, until it ends, is outdated, or the root is lost."""
         started = self._coverage.outdated = False
         self._bursts = Bursts(await asyncio.to_thread(burst_of_queue))
         async with AsyncExitStack() as stack:
@@ -182,7 +185,7 @@ class Watcher:
                 if not started:
                     started = True
                     self._source_started()
-                await self._take(hints)
+                await self._handle_hints(hints)
                 beat(within=TICK_SECONDS)
                 if mounts.changed():
                     await self._coverage.check_mounts()
@@ -210,8 +213,8 @@ class Watcher:
             self._no_inotify_until = time.monotonic() + _WITHOUT_EVENTS
             self._coverage.log_limit(error.message, error.limit)
             return
-        tell = self._log.warning if self._ended_by != error.message else self._log.debug
-        tell("watch.overflow", reason=f"events may be lost: {error.message}")
+        log = self._log.warning if self._ended_by != error.message else self._log.debug
+        log("watch.overflow", reason=f"events may be lost: {error.message}")
         self._ended_by = error.message
         if self._coverage.events:  # poll until the source is back
             self._coverage.events = False
@@ -219,9 +222,9 @@ class Watcher:
             self._scanner.poll()
 
     # --- hints ----------------------------------------------------------------------------------
-    async def _take(self, hints: Hints) -> None:
+    async def _handle_hints(self, hints: Hints) -> None:
         # The other sources report an overflow.
-        if self._source_name == "watchfiles" and self._bursts.may_lack(self.name, len(hints)):
+        if self._source_name == "watchfiles" and self._bursts.note_batch(self.name, len(hints)):
             self._scanner.request("burst")
         if not hints:
             return

@@ -1,7 +1,7 @@
 """watchfiles as an event source, for other systems than Linux and for unknown filesystems.
 
-It loses events silently where the kernel's queue overflows, so ``Bursts`` finds the batches that such a loss may
-have left.
+It loses events silently when the kernel's queue overflows. ``Bursts`` finds the batches after which events may be
+missing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ QUEUE = "fs.inotify.max_queued_events"
 
 BURST = 1000
 EVENTS_A_CHANGE = 16
-"""A batch of so many changes, or of the kernel's queue's length by this, may be what an overflow left."""
+"""A batch may follow an overflow if it has at least ``BURST`` changes, or the length of the kernel's queue divided by
+``EVENTS_A_CHANGE``."""
 
 _START_LOOK = 0.005
 """Seconds between two looks whether the watches are set."""
@@ -121,7 +122,7 @@ def _ended(error: BaseException) -> SourceEnded:
 
 
 def burst_of_queue() -> int:
-    """Return how many changes in one batch may be what an overflow of the kernel's queue left."""
+    """Return from how many changes on a batch may follow an overflow of the kernel's queue."""
     length = limit_value(QUEUE)
     return max(1, min(BURST, int(length) // EVENTS_A_CHANGE)) if length.isdecimal() else BURST
 
@@ -129,16 +130,16 @@ def burst_of_queue() -> int:
 class Bursts:
     """Finds batches after which events may be missing.
 
-    These are batches of at least ``least`` changes, which may be what an overflow left, and the batch after such
-    a one, when the burst is over.
+    These are batches of at least ``least`` changes, which an overflow may have left, and the first smaller batch after
+    such a burst.
     """
 
     def __init__(self, least: int = BURST) -> None:
         self._least = least
         self._before = False
 
-    def may_lack(self, watch: str, changes: int) -> bool:
-        """Return whether events may be missing before or in a watch's next batch, of ``changes`` changes."""
+    def note_batch(self, watch: str, changes: int) -> bool:
+        """Count a batch of ``changes`` changes; return whether events may be missing."""
         in_burst, before = changes >= self._least, self._before
         self._before = in_burst
         if in_burst:

@@ -36,47 +36,47 @@ def watch(**options: object) -> WatchConfig:
     ],
 )
 def test_the_defaults_leave_out_what_is_not_whole_and_litter(path: bytes) -> None:
-    assert Ignore().file(path)
-    assert not Ignore(defaults=False).file(path)
+    assert Ignore().ignores_file(path)
+    assert not Ignore(defaults=False).ignores_file(path)
 
 
 @pytest.mark.parametrize(
     "path", [b"a", b"tmp", b"a.tmp.txt", b"part", b"~a", b"a.parts", b"sub/a.txt", b"\xff\xfe", b"a\nb", "ä".encode()]
 )
 def test_ordinary_names_are_taken(path: bytes) -> None:
-    assert not Ignore().file(path)
+    assert not Ignore().ignores_file(path)
 
 
 def test_a_negation_takes_a_default_back() -> None:
     ignore = Ignore(["!keep.tmp"])
-    assert not ignore.file(b"keep.tmp")
-    assert not ignore.file(b"sub/keep.tmp")
-    assert ignore.file(b"other.tmp")
+    assert not ignore.ignores_file(b"keep.tmp")
+    assert not ignore.ignores_file(b"sub/keep.tmp")
+    assert ignore.ignores_file(b"other.tmp")
 
 
 def test_later_patterns_win_and_slashes_anchor_as_in_git() -> None:
     ignore = Ignore(["/top.log", "logs/", "*.bak", "!important.bak", "docs/**/draft"])
-    assert ignore.file(b"top.log")
-    assert not ignore.file(b"sub/top.log")
-    assert ignore.file(b"sub/logs/x")
-    assert not ignore.file(b"logs")
-    assert ignore.file(b"a.bak")
-    assert not ignore.file(b"important.bak")
-    assert ignore.file(b"docs/a/b/draft")
+    assert ignore.ignores_file(b"top.log")
+    assert not ignore.ignores_file(b"sub/top.log")
+    assert ignore.ignores_file(b"sub/logs/x")
+    assert not ignore.ignores_file(b"logs")
+    assert ignore.ignores_file(b"a.bak")
+    assert not ignore.ignores_file(b"important.bak")
+    assert ignore.ignores_file(b"docs/a/b/draft")
 
 
 def test_a_file_below_an_ignored_directory_is_ignored_whatever_takes_it_back() -> None:
     """A scan prunes the directory and never sees the file: an event must come to the same answer."""
     ignore = Ignore(["*", "!*.pdf"])
-    assert not ignore.file(b"a.pdf")
-    assert ignore.directory(b"sub")
-    assert ignore.file(b"sub/a.pdf")
+    assert not ignore.ignores_file(b"a.pdf")
+    assert ignore.ignores_directory(b"sub")
+    assert ignore.ignores_file(b"sub/a.pdf")
 
 
 def test_own_names_are_ignored_whatever_the_configuration_says() -> None:
     ignore = Ignore(["!.presignd-x", "!.presignd-*"], defaults=False)
-    assert ignore.file(b".presignd-x")
-    assert ignore.file(b"sub/.presignd-check")
+    assert ignore.ignores_file(b".presignd-x")
+    assert ignore.ignores_file(b"sub/.presignd-check")
 
 
 LINES = st.lists(
@@ -93,7 +93,7 @@ def test_the_short_way_for_ordinary_names_comes_to_what_the_patterns_say(pattern
     spec = GitIgnoreSpec.from_lines(patterns, backend="simple")
     parts = path.replace("\n", "\ufdd0").split("/")
     directories = ["/".join(parts[:count]) + "/" for count in range(1, len(parts))]
-    assert ignore.file(path.encode()) == any(spec.match_file(text) for text in [*directories, "/".join(parts)])
+    assert ignore.ignores_file(path.encode()) == any(spec.match_file(text) for text in [*directories, "/".join(parts)])
 
 
 def test_names_that_only_the_defaults_mean_are_told_from_ordinary_ones_without_a_pattern() -> None:
@@ -104,50 +104,50 @@ def test_names_that_only_the_defaults_mean_are_told_from_ordinary_ones_without_a
 
 
 def test_a_line_feed_in_a_name_is_no_end_of_the_name() -> None:
-    assert not Ignore().file(b"a.tmp\n")
-    assert not Ignore().file(b"a.tmp\nb")
-    assert Ignore().file(b"a\nb.tmp")
-    assert Ignore().file(b"a\nb/c.tmp")
+    assert not Ignore().ignores_file(b"a.tmp\n")
+    assert not Ignore().ignores_file(b"a.tmp\nb")
+    assert Ignore().ignores_file(b"a\nb.tmp")
+    assert Ignore().ignores_file(b"a\nb/c.tmp")
 
 
 def test_names_that_are_no_utf8_are_matched_by_the_part_that_is() -> None:
-    assert Ignore().file(b"\xff\xfe.tmp")
+    assert Ignore().ignores_file(b"\xff\xfe.tmp")
 
 
 def test_the_root_itself_is_never_ignored() -> None:
-    assert not Ignore(["*"]).directory(b"")
+    assert not Ignore(["*"]).ignores_directory(b"")
 
 
 def test_move_to_inside_the_watch_is_ignored_and_only_that() -> None:
     ignore = Ignore.of(watch(after="move", move_to=Path("/srv/drop/done [1]"), ignore=("!done*",)))
-    assert ignore.directory(b"done [1]")
-    assert ignore.file(b"done [1]/deep/a")
-    assert not ignore.directory(b"done 1")
-    assert not ignore.directory(b"sub/done [1]")
+    assert ignore.ignores_directory(b"done [1]")
+    assert ignore.ignores_file(b"done [1]/deep/a")
+    assert not ignore.ignores_directory(b"done 1")
+    assert not ignore.ignores_directory(b"sub/done [1]")
 
 
 def test_move_to_elsewhere_adds_no_rule() -> None:
     ignore = Ignore.of(watch(after="move", move_to=Path("/srv/done")))
-    assert not ignore.file(b"done/a")
+    assert not ignore.ignores_file(b"done/a")
 
 
 def test_link_files_and_markers_are_never_candidates() -> None:
     ignore = Ignore.of(watch(link_file="{name}.link.txt", ready_marker="{stem}.ok", ignore=("!*.ok",)))
-    assert ignore.file(b"sub/a.pdf.link.txt")
-    assert ignore.file(b"sub/a.ok")
-    assert ignore.marker(b"sub/a.ok")
-    assert not ignore.marker(b"sub/a.pdf")
-    assert not ignore.file(b"sub/a.pdf")
+    assert ignore.ignores_file(b"sub/a.pdf.link.txt")
+    assert ignore.ignores_file(b"sub/a.ok")
+    assert ignore.is_marker(b"sub/a.ok")
+    assert not ignore.is_marker(b"sub/a.pdf")
+    assert not ignore.ignores_file(b"sub/a.pdf")
 
 
 def test_signs_of_patterns_in_a_template_mean_themselves() -> None:
     ignore = Ignore.of(watch(ready_marker="[{name}]!ok"))
-    assert ignore.marker(b"[a]!ok")
-    assert not ignore.marker(b"a!ok")
+    assert ignore.is_marker(b"[a]!ok")
+    assert not ignore.is_marker(b"a!ok")
 
 
 def test_without_a_marker_nothing_is_one() -> None:
-    assert not Ignore.of(watch()).marker(b"a.ok")
+    assert not Ignore.of(watch()).is_marker(b"a.ok")
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_the_rule_that_ignores_a_file_is_named(path: bytes, why: str) -> None:
 def test_a_rule_is_named_for_what_is_ignored_and_for_nothing_else(parts: list[str]) -> None:
     rules = Ignore.of(watch(ignore=["*.log", "old/", "!keep.tmp", "/a/*/b.part"]))
     path = "/".join(parts).encode()
-    assert bool(rules.why(path)) == rules.file(path)
+    assert bool(rules.why(path)) == rules.ignores_file(path)
 
 
 @pytest.mark.parametrize(
@@ -218,21 +218,21 @@ def test_a_rule_is_named_for_what_is_ignored_and_for_nothing_else(parts: list[st
     ],
 )
 def test_the_defaults_mean_their_names_in_any_case(name: str) -> None:
-    assert Ignore().file(name.encode())
+    assert Ignore().ignores_file(name.encode())
     assert name.lower() in Ignore().why(name.encode()).lower() or "ignore_defaults" in Ignore().why(name.encode())
-    assert not Ignore(defaults=False).file(name.encode())
+    assert not Ignore(defaults=False).ignores_file(name.encode())
 
 
 def test_a_pattern_of_the_configuration_means_its_own_case() -> None:
-    assert Ignore(["*.bak"]).file(b"a.bak")
-    assert not Ignore(["*.bak"]).file(b"a.BAK")
-    assert not Ignore(["!*.PART"]).file(b"a.PART"), "and takes back what it says"
-    assert Ignore(["!*.PART"]).file(b"a.part")
+    assert Ignore(["*.bak"]).ignores_file(b"a.bak")
+    assert not Ignore(["*.bak"]).ignores_file(b"a.BAK")
+    assert not Ignore(["!*.PART"]).ignores_file(b"a.PART"), "and takes back what it says"
+    assert Ignore(["!*.PART"]).ignores_file(b"a.part")
 
 
 def test_safari_s_download_is_a_folder() -> None:
-    assert Ignore().file(b"report.pdf.download/report.pdf")
-    assert not Ignore().file(b"report.pdf.download")
+    assert Ignore().ignores_file(b"report.pdf.download/report.pdf")
+    assert not Ignore().ignores_file(b"report.pdf.download")
 
 
 def test_the_defaults_can_all_be_told_by_plain_string_methods() -> None:
@@ -243,5 +243,5 @@ def test_the_defaults_can_all_be_told_by_plain_string_methods() -> None:
 @pytest.mark.parametrize("move_to", ["/srv/drop/done", "/srv/drop/sub/../done", "/srv/x/../drop/done"])
 def test_move_to_inside_the_watch_is_left_alone_however_it_is_spelled(move_to: str) -> None:
     watch = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket", after="move", move_to=Path(move_to))
-    assert Ignore.of(watch).file(b"done/a")
-    assert not Ignore.of(watch).file(b"sub/a")
+    assert Ignore.of(watch).ignores_file(b"done/a")
+    assert not Ignore.of(watch).ignores_file(b"sub/a")
