@@ -141,7 +141,7 @@ def test_an_empty_file_waits_for_the_unfinished_download_beside_it_however_old(t
     (tmp_path / beside).mkdir() if beside == "a.download" else (tmp_path / beside).write_bytes(b"half")
     os.utime(tmp_path / beside, (0, 0))
     assert len([*Scan(place.folder, Ignore(), unfinished=place.unfinished).batches()]) == 1
-    assert place.looker.look([b"a"])[0].partner == beside
+    assert place.looker.look([b"a"])[0].download == beside
     place.folder.close()
 
 
@@ -153,15 +153,15 @@ def test_a_file_that_is_not_empty_waits_for_a_download_that_goes_on_and_for_what
         found = []
         for age in (60, 7200):
             os.utime(place.root / name, (time.time() - age,) * 2)
-            place.unfinished.seen(name.encode())
-            found.append(place.looker.look([b"a"])[0].partner)
+            place.unfinished.note(name.encode())
+            found.append(place.looker.look([b"a"])[0].download)
         assert found == expected
         (place.root / name).unlink()
-        assert place.looker.look([b"a"])[0].partner == ""
+        assert place.looker.look([b"a"])[0].download == ""
 
 
 def test_a_download_under_a_name_that_the_watch_does_not_ignore_is_a_file_like_any_other(place: Place) -> None:
     (place.root / "a.part").write_bytes(b"half")
     (batch,) = Scan(place.folder, Ignore(["!*.part"]), unfinished=place.unfinished).batches()
     assert len(batch) == 2
-    assert place.looker.look([b"a"])[0].partner == ""
+    assert place.looker.look([b"a"])[0].download == ""

@@ -1,1 +1,1 @@
-"""settle: a candidate is probed until it is complete, then recorded in the ledger."""
+"""settle: a candidate is looked at until it is complete, then recorded in the ledger."""

@@ -1,4 +1,4 @@
-"""The settling of one watch: each candidate is looked at until it is complete, then compared with the ledger.
+"""Settle the files of one watch: look at each candidate until it is complete, then compare it with the ledger.
 
 A turn takes all that is due as one list (events before scans): one look at each file, one decision each, one
 query to the ledger, one commit of what is new.
@@ -21,7 +21,16 @@ from presignd.ledger import LostUpdate
 from presignd.model import Source
 from presignd.pipeline.announce import shown_path
 from presignd.pipeline.files.folder import root_of
-from presignd.pipeline.settle.decide import Rules, Seen, Settled, Verdict, Wait, against, decide, step
+from presignd.pipeline.settle.decide import (
+    Complete,
+    History,
+    Rules,
+    Verdict,
+    Wait,
+    compare_with_ledger,
+    decide,
+    pause_after,
+)
 from presignd.runtime.heartbeat import alive, beat, resting
 from presignd.runtime.tasks import within
 from presignd.system.threads import in_background, run
@@ -35,11 +44,11 @@ if TYPE_CHECKING:
     from presignd.ledger import Enqueued, Ledger
     from presignd.model import FileVersion, NewVersion
     from presignd.pipeline.intake import Intake
-    from presignd.pipeline.settle.decide import Sight
+    from presignd.pipeline.settle.decide import Look
     from presignd.pipeline.settle.looker import Looker
 
 FILES_PER_TURN = 500
-"""Files in one turn: one hop to a thread, one ledger query, one commit."""
+"""Files that one turn takes: one call in a thread, one query to the ledger, one commit."""
 
 ROOM = 5_000
 """Scanned files that may wait for their first look or to be compared: a scan goes no faster than settling."""
@@ -57,14 +66,15 @@ _LONGEST_WAIT = 2.0
 _HEARTBEAT_SECONDS = 1.0
 """Seconds at most that a lane sleeps between two heartbeats."""
 
-_NOT_LOOKED_AT, _NEVER_DUE = float("-inf"), float("inf")
+_NOT_LOOKED_AT = float("-inf")
+_NEVER_DUE = float("inf")
 
 _RANK = {Source.EVENT: 0, Source.PUT: 0, Source.SCAN: 1, Source.BACKLOG: 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Settling:
-    """One path that is not settled yet: since when (UTC) it is looked at, and why it waits, in words."""
+class SettlingPath:
+    """One path that is not complete yet: since when (UTC) it is looked at, and why it waits, in words."""
 
     watch: str
     path: bytes
@@ -101,7 +111,7 @@ class Limits:
 class _Entry:
     """A path that settles. ``busy``: in a turn, or being compared. ``again``: an event named it meanwhile.
 
-    ``held`` counts the looks in vain while another version is in flight; ``compares``: its content is to be compared.
+    ``looks_in_vain`` counts the looks while another version is in flight; ``compares``: its content is to be compared.
     """
 
     path: bytes
@@ -109,16 +119,16 @@ class _Entry:
     since: datetime
     due: float
     looked_at: float = _NOT_LOOKED_AT
-    seen: Seen | None = None
+    history: History | None = None
     why: str = "not looked at yet"
-    held: int = 0
+    looks_in_vain: int = 0
     busy: bool = False
     again: bool = False
     compares: bool = False
 
 
 class _Due(NamedTuple):
-    """A place in the queue, void once the entry has got another one."""
+    """A place in the queue; it is void once its entry has another place."""
 
     at: float
     order: int
@@ -126,7 +136,7 @@ class _Due(NamedTuple):
 
 
 class Lane:
-    """Settle the files of one watch."""
+    """Settles the files of one watch."""
 
     def __init__(
         self,
@@ -158,7 +168,7 @@ class Lane:
         self._one_hash = asyncio.Semaphore(1)
 
     def use(self, rules: Rules, looker: Looker) -> None:
-        """Look at files by these from now on: the folder may be on another filesystem."""
+        """Use these rules and this looker from now on: the folder may be on another filesystem."""
         self._rules, self._looker = rules, looker
 
     @property
@@ -166,17 +176,17 @@ class Lane:
         """How many paths are settling."""
         return len(self._entries)
 
-    def settling(self, path: bytes) -> Settling | None:
-        """Return how ``path`` settles; None when it doesn't."""
+    def settling(self, path: bytes) -> SettlingPath | None:
+        """Return how ``path`` settles; None if it doesn't."""
         entry = self._entries.get(path)
         return None if entry is None else self._shown(entry)
 
-    def snapshot(self, limit: int) -> list[Settling]:
+    def snapshot(self, limit: int) -> list[SettlingPath]:
         """Return up to ``limit`` of what is settling, oldest first."""
         return [self._shown(entry) for entry in itertools.islice(self._entries.values(), limit)]
 
-    def _shown(self, entry: _Entry) -> Settling:
-        return Settling(self.watch, entry.path, entry.since, entry.why)
+    def _shown(self, entry: _Entry) -> SettlingPath:
+        return SettlingPath(self.watch, entry.path, entry.since, entry.why)
 
     # --- the queue ------------------------------------------------------------------------------
     def submit(self, path: bytes, source: Source, *, closed: bool = False) -> None:
@@ -233,9 +243,9 @@ class Lane:
         return entry if entry is not None and not entry.busy and entry.due == place.at else None
 
     def _forget(self, entry: _Entry) -> None:
-        """Forget a path, unless a new event arrived this turn."""
+        """Forget a path; queue it again if an event named it during this turn."""
         if entry.again:
-            entry.seen, entry.held = None, 0
+            entry.history, entry.looks_in_vain = None, 0
             self._queue(entry, self._services.monotonic() + _LOOK_GAP)
         else:
             del self._entries[entry.path]
@@ -259,47 +269,47 @@ class Lane:
         if not due:
             return False
         paths = [entry.path for entry in due]
-        sights = await run(lambda: self._looker.look(paths), inline=len(paths) <= self._looker.inline_limit)
-        settled = self._decide(due, sights)
-        if settled:
-            await self._record_settled(settled, tasks)
+        looks = await run(lambda: self._looker.look(paths), inline=len(paths) <= self._looker.inline_limit)
+        complete = self._decide(due, looks)
+        if complete:
+            await self._record_complete(complete, tasks)
         return True
 
-    def _decide(self, due: Sequence[_Entry], sights: Sequence[Sight]) -> list[tuple[_Entry, Settled]]:
-        """Return the entries that are settled; queue the others for their next look, or forget them."""
-        settled = []
-        for entry, sight in zip(due, sights, strict=True):
-            self._note_look(entry, sight)
-            outcome = decide(entry.seen, sight, self._rules)
-            if isinstance(outcome, Settled):
-                settled.append((entry, outcome))
+    def _decide(self, due: Sequence[_Entry], looks: Sequence[Look]) -> list[tuple[_Entry, Complete]]:
+        """Return the entries that are complete; queue the others for their next look, or forget them."""
+        complete = []
+        for entry, look in zip(due, looks, strict=True):
+            self._note_look(entry, look)
+            outcome = decide(entry.history, look, self._rules)
+            if isinstance(outcome, Complete):
+                complete.append((entry, outcome))
             elif isinstance(outcome, Wait):
-                entry.seen, entry.why = outcome.seen, outcome.why
+                entry.history, entry.why = outcome.history, outcome.why
                 pause = min(outcome.after, _LOOK_GAP) if entry.again else outcome.after
                 self._queue(entry, entry.looked_at + pause)
             else:
                 self._forget(entry)
-        return settled
+        return complete
 
-    def _note_look(self, entry: _Entry, sight: Sight) -> None:
-        self._unreadable.note(entry.path, sight.fault)
+    def _note_look(self, entry: _Entry, look: Look) -> None:
+        self._unreadable.note(entry.path, look.fault)
         self._not_looked_at -= entry.looked_at == _NOT_LOOKED_AT
         self._to_compare -= entry.compares
-        entry.looked_at, entry.compares = sight.seen_at, False
+        entry.looked_at, entry.compares = look.seen_at, False
         self._limit_backlog()
 
-    async def _record_settled(self, settled: Sequence[tuple[_Entry, Settled]], tasks: asyncio.TaskGroup) -> None:
-        """Compare settled files with the ledger, and record those that are new versions."""
-        known = await self._services.ledger.known(self.watch, [entry.path for entry, _ in settled])
+    async def _record_complete(self, complete: Sequence[tuple[_Entry, Complete]], tasks: asyncio.TaskGroup) -> None:
+        """Compare complete files with the ledger, and record those that are new versions."""
+        known = await self._services.ledger.known(self.watch, [entry.path for entry, _ in complete])
         new = []
-        for entry, outcome in settled:
+        for entry, outcome in complete:
             version = known.get(entry.path)
-            verdict = against(version, outcome, takes_away=self._takes_away)
+            verdict = compare_with_ledger(version, outcome, takes_away=self._takes_away)
             if verdict is Verdict.NEW:
                 new.append((entry, outcome))
             elif verdict is Verdict.SAME:
                 self._forget(entry)
-            elif verdict is Verdict.HOLD:
+            elif verdict is Verdict.WAIT_FOR_EARLIER:
                 self._wait_for_earlier(entry, outcome)
             else:
                 assert version is not None, "what is unknown is new"
@@ -310,10 +320,11 @@ class Lane:
                     tasks.create_task(self._refingerprint(entry, outcome, version), name=name)
         await self._enqueue(new)
 
-    def _wait_for_earlier(self, entry: _Entry, settled: Settled) -> None:
+    def _wait_for_earlier(self, entry: _Entry, complete: Complete) -> None:
         """Look again later: another version of the path is in flight."""
-        pause = min(_LONGEST_WAIT, 0.2 * 1.5 ** min(entry.held, 32))
-        entry.seen, entry.held, entry.why = settled.seen, entry.held + 1, "the version before it is in flight"
+        pause = min(_LONGEST_WAIT, 0.2 * 1.5 ** min(entry.looks_in_vain, 32))
+        entry.history, entry.why = complete.history, "the version before it is in flight"
+        entry.looks_in_vain += 1
         self._queue(entry, self._services.monotonic() + pause)
 
     async def _sleep(self) -> None:
@@ -324,34 +335,34 @@ class Lane:
         await within(pause, self._wake)
 
     # --- comparing contents ---------------------------------------------------------------------
-    def _compare(self, entry: _Entry, settled: Settled, known: FileVersion, tasks: asyncio.TaskGroup) -> None:
+    def _compare(self, entry: _Entry, complete: Complete, known: FileVersion, tasks: asyncio.TaskGroup) -> None:
         """Compare a file's content with a version's in a task; where there are too many tasks, wait for one to end."""
-        entry.seen, entry.why = settled.seen, "its content is compared with the version before it"
+        entry.history, entry.why = complete.history, "its content is compared with the version before it"
         entry.compares = True
         self._to_compare += 1
         self._limit_backlog()
         if self._comparing < self._limits.comparing:
             self._comparing += 1
-            tasks.create_task(self._compare_content(entry, settled, known), name=f"compare:{known.file_id}")
+            tasks.create_task(self._compare_content(entry, complete, known), name=f"compare:{known.file_id}")
         else:
             entry.due, entry.busy = _NEVER_DUE, False
             self._without_task.append(entry)
 
-    async def _compare_content(self, entry: _Entry, settled: Settled, known: FileVersion) -> None:
+    async def _compare_content(self, entry: _Entry, complete: Complete, known: FileVersion) -> None:
         async with self._one_hash:
             same = await in_background(
-                self._looker.same_content, entry.path, settled.seen.fingerprint, known, self._stop
+                self._looker.same_content, entry.path, complete.history.fingerprint, known, self._stop
             )
         self._end_comparison(entry)
         if same:
-            await self._refingerprint(entry, settled, known)
+            await self._refingerprint(entry, complete, known)
         elif same is False:
-            await self._enqueue([(entry, settled)])
+            await self._enqueue([(entry, complete)])
         else:
-            self._queue(entry, self._services.monotonic() + step(0))
+            self._queue(entry, self._services.monotonic() + pause_after(0))
 
     def _end_comparison(self, entry: _Entry) -> None:
-        """Let the next file that waits have this task's place: it is looked at once more, then compared."""
+        """Give this task's place to the next waiting file: it is looked at once more, then compared."""
         self._comparing -= 1
         self._to_compare -= 1
         entry.compares = False
@@ -363,22 +374,22 @@ class Lane:
                 return
 
     # --- the ledger -----------------------------------------------------------------------------
-    async def _refingerprint(self, entry: _Entry, settled: Settled, known: FileVersion) -> None:
+    async def _refingerprint(self, entry: _Entry, complete: Complete, known: FileVersion) -> None:
         try:
-            await self._services.ledger.refingerprint(known.file_id, settled.seen.fingerprint)
+            await self._services.ledger.refingerprint(known.file_id, complete.history.fingerprint)
         except LostUpdate:
-            self._wait_for_earlier(entry, settled)  # the version moved on after the query
+            self._wait_for_earlier(entry, complete)  # the version moved on after the query
         else:
             self._forget(entry)
 
-    async def _enqueue(self, new: Sequence[tuple[_Entry, Settled]]) -> None:
-        """Record new versions. Where a path got in flight since the query, each goes alone and that path waits."""
+    async def _enqueue(self, new: Sequence[tuple[_Entry, Complete]]) -> None:
+        """Record new versions. If a path got in flight since the query, each is recorded alone and that path waits."""
         if not new:
             return
         make = self.intake.make_version
         versions = [
-            make(self.watch, entry.path, settled.seen.fingerprint, entry.source, fault=settled.fault)
-            for entry, settled in new
+            make(self.watch, entry.path, complete.history.fingerprint, entry.source, fault=complete.fault)
+            for entry, complete in new
         ]
         try:
             await asyncio.shield(self._record(versions))
@@ -392,7 +403,7 @@ class Lane:
         """Record versions and announce them, both or neither: the caller shields this from cancellation."""
         await self._services.on_enqueued(await self._services.ledger.enqueue(versions))
 
-    async def _enqueue_each(self, new: Sequence[tuple[_Entry, Settled]]) -> None:
+    async def _enqueue_each(self, new: Sequence[tuple[_Entry, Complete]]) -> None:
         if len(new) == 1:
             self._wait_for_earlier(*new[0])
             return
@@ -418,6 +429,8 @@ class _UnreadableLog:
             return
         waiting = self._waiting[passing.code]
         if not waiting:
-            told = {"error_code": passing.code, "error": passing.message, "fix": passing.fix}
-            self._log.warning("settle.retry", path=shown_path(self._root, path), **told)
+            path_shown = shown_path(self._root, path)
+            self._log.warning(
+                "settle.retry", path=path_shown, error_code=passing.code, error=passing.message, fix=passing.fix
+            )
         waiting.add(path)

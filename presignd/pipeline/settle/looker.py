@@ -11,8 +11,8 @@ from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.files.hash import checksum_like, fingerprint_of
 from presignd.pipeline.files.ignore import beside
 from presignd.pipeline.files.lease import WriterCheck, has_writer
-from presignd.pipeline.files.unfinished import Unfinished, holds
-from presignd.pipeline.settle.decide import Sight
+from presignd.pipeline.files.unfinished import Unfinished, makes_wait
+from presignd.pipeline.settle.decide import Look
 from presignd.runtime.heartbeat import beat
 from presignd.system.filesystem import close_quietly
 
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 class Looker:
-    """Looks at the files of one watch. ``ready_marker`` is its template, or ""; ``unfinished`` are its downloads."""
+    """Looks at the files of one watch.
+
+    ``ready_marker`` is the watch's template, or ""; ``unfinished`` holds its unfinished downloads.
+    """
 
     def __init__(
         self,
@@ -48,21 +51,21 @@ class Looker:
         """How many paths can be looked at in the time a thread takes to start (``Folder.inline_limit``)."""
         return self._folder.inline_limit
 
-    def look(self, paths: Sequence[bytes]) -> list[Sight]:
+    def look(self, paths: Sequence[bytes]) -> list[Look]:
         """Look at each path once."""
         return [self._look(path) for path in paths]
 
-    def _look(self, path: bytes) -> Sight:
+    def _look(self, path: bytes) -> Look:
         beat()
         read_ns, seen_at = self._time_ns(), self._monotonic()
         try:
             fingerprint, writer, fault = self._read(path)
         except (Gone, NotRegular, FileFault):
-            return Sight(None, read_ns, seen_at)
+            return Look(None, read_ns, seen_at)
         except Fault as passing:
-            return Sight(None, read_ns, seen_at, fault=passing)
-        partner = self._partner(path, fingerprint.size, read_ns)
-        return Sight(fingerprint, read_ns, seen_at, writer, self._missing(path), fault, partner)
+            return Look(None, read_ns, seen_at, fault=passing)
+        download = self._download(path, fingerprint.size, read_ns)
+        return Look(fingerprint, read_ns, seen_at, writer, self._missing(path), fault, download)
 
     def _read(self, path: bytes) -> tuple[Fingerprint, bool | None, Fault | None]:
         try:
@@ -86,16 +89,16 @@ class Looker:
             return ""
         return marker.rpartition(b"/")[2].decode("utf-8", "backslashreplace")
 
-    def _partner(self, path: bytes, size: int, now_ns: int) -> str:
+    def _download(self, path: bytes, size: int, now_ns: int) -> str:
         """Return the name of the unfinished download that the file at ``path`` waits for; "" for none."""
-        for partner in self._unfinished.of(path):
+        for download in self._unfinished.of(path):
             try:
-                age = (now_ns - self._folder.stat(partner).st_mtime_ns) / 1e9
+                age = (now_ns - self._folder.stat(download).st_mtime_ns) / 1e9
             except (Gone, NotRegular, FileFault):
-                self._unfinished.gone(partner)
+                self._unfinished.forget(download)
                 continue
-            if holds(partner, size=size, age=age):
-                return partner.rpartition(b"/")[2].decode("utf-8", "backslashreplace")
+            if makes_wait(download, size=size, age=age):
+                return download.rpartition(b"/")[2].decode("utf-8", "backslashreplace")
         return ""
 
     def same_content(

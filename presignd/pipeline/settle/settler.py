@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from presignd.model import Candidate, Fingerprint, Listed, Source, State
 from presignd.pipeline.files.unfinished import Unfinished
 from presignd.pipeline.intake import Intake
-from presignd.pipeline.settle.decide import LOCAL_GRAIN, NETWORK_GRAIN, Rules
-from presignd.pipeline.settle.lane import FILES_PER_TURN, Lane, Services, Settling
+from presignd.pipeline.settle.decide import LOCAL_PRECISION, NETWORK_PRECISION, Rules
+from presignd.pipeline.settle.lane import FILES_PER_TURN, Lane, Services, SettlingPath
 from presignd.pipeline.settle.looker import Looker
 from presignd.system.filesystem import has_fine_times, is_network
 
@@ -53,10 +53,10 @@ class Settler:
     def add(self, watch: WatchConfig, folder: Folder, check: WriterCheck, unfinished: Unfinished | None = None) -> None:
         """Settle a watch's candidates from now on, before ``run`` or while it runs.
 
-        Files wait for the downloads in ``unfinished``. Added again, a watch goes on with the filesystem that its
-        folder is on now.
+        If the watch has a lane, it gets the new rules: the folder may be on another filesystem now. Files wait for the
+        downloads in ``unfinished``.
         """
-        rules = Rules(watch.settle, _grain(folder.fd))
+        rules = Rules(watch.settle, _timestamp_precision(folder.fd))
         looker = Looker(
             folder,
             check,
@@ -80,7 +80,7 @@ class Settler:
         self._running[lane.watch] = tasks.create_task(lane.run(), name=f"settle:{lane.watch}")
 
     async def remove(self, watch: str) -> None:
-        """End the lane of a watch; what it was recording is recorded."""
+        """End the lane of a watch, after it has recorded what it was recording."""
         self._lanes.pop(watch, None)
         if (task := self._running.pop(watch, None)) is not None:
             task.cancel()
@@ -139,8 +139,8 @@ class Settler:
             [replace(each, state=State.IGNORED, key=None, error_code="", error="") for each in versions]
         )
 
-    def settling(self, watch: str, path: bytes) -> Settling | None:
-        """Return how a path settles; None when it doesn't."""
+    def settling(self, watch: str, path: bytes) -> SettlingPath | None:
+        """Return how a path settles; None if it doesn't."""
         lane = self._lanes.get(watch)
         return None if lane is None else lane.settling(path)
 
@@ -148,13 +148,13 @@ class Settler:
         """Return how many paths are settling, by watch."""
         return {watch: lane.count for watch, lane in self._lanes.items()}
 
-    def snapshot(self, limit: int = 1000) -> list[Settling]:
+    def snapshot(self, limit: int = 1000) -> list[SettlingPath]:
         """Return up to ``limit`` paths of each watch that are settling, and why each waits."""
         return [each for lane in self._lanes.values() for each in lane.snapshot(limit)]
 
 
-def _grain(folder: int) -> float:
+def _timestamp_precision(folder: int) -> float:
     """Return for how many seconds after its last change a file may change again and look the same."""
     if is_network(folder):
-        return NETWORK_GRAIN
-    return 0.0 if has_fine_times(folder) else LOCAL_GRAIN
+        return NETWORK_PRECISION
+    return 0.0 if has_fine_times(folder) else LOCAL_PRECISION

@@ -42,7 +42,7 @@ def look_at(
             _look_at_one(watch, folder, ignore, path, findings)
             if ignore.ignores_directory(path):
                 # Perhaps an unfinished download that is gone: look at the files that wait for it.
-                findings.files |= {waiting for waiting in unfinished.seen(path) if not ignore.ignores_file(waiting)}
+                findings.files |= {waiting for waiting in unfinished.note(path) if not ignore.ignores_file(waiting)}
     return findings
 
 

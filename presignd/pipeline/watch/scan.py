@@ -139,14 +139,14 @@ class Scan:
             self.own_names.append(path)
             return False
         if self._ignore.ignores_file(path):
-            self._unfinished.seen(path)
+            self._unfinished.note(path)
             return False
         return True
 
     def _skip_directory(self, directory: bytes) -> bool:
         """Return whether a directory is ignored; note it, as it may be an unfinished download."""
         if self._ignore.ignores_directory(directory):
-            self._unfinished.seen(directory)
+            self._unfinished.note(directory)
             return True
         return False
 

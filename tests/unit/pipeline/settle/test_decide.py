@@ -10,17 +10,17 @@ import pytest
 from presignd.errors import fault
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.settle.decide import (
-    LOCAL_GRAIN,
-    NETWORK_GRAIN,
+    LOCAL_PRECISION,
+    NETWORK_PRECISION,
+    Complete,
+    History,
+    Look,
     Rules,
-    Seen,
-    Settled,
-    Sight,
     Verdict,
     Wait,
-    against,
+    compare_with_ledger,
     decide,
-    step,
+    pause_after,
 )
 from presignd.states import IN_FLIGHT, is_recorded
 from tests.versions import in_state
@@ -35,12 +35,12 @@ def made(ctime_ns: int = NOW, **changes: int) -> Fingerprint:
 
 def sight(
     fingerprint: Fingerprint, after: float, *, writer: bool | None = False, missing: str = "", code: str = ""
-) -> Sight:
+) -> Look:
     """Look ``after`` seconds, on both clocks."""
-    return Sight(fingerprint, NOW + round(after * 1e9), 100.0 + after, writer, missing, fault(code) if code else None)
+    return Look(fingerprint, NOW + round(after * 1e9), 100.0 + after, writer, missing, fault(code) if code else None)
 
 
-def wait(before: Seen | None, one: Sight, rules: Rules) -> Wait:
+def wait(before: History | None, one: Look, rules: Rules) -> Wait:
     outcome = decide(before, one, rules)
     assert isinstance(outcome, Wait)
     return outcome
@@ -51,25 +51,25 @@ def test_a_file_without_writer_settles_a_second_after_its_last_change() -> None:
     first = wait(None, sight(made(), 0.4), Rules())
     assert first.after == pytest.approx(0.6)
     assert first.why == "not yet quiet for 1 s"
-    assert isinstance(decide(first.seen, sight(made(), 1.0), Rules()), Settled)
+    assert isinstance(decide(first.history, sight(made(), 1.0), Rules()), Complete)
 
 
 def test_an_old_file_without_writer_settles_at_the_first_look() -> None:
-    assert isinstance(decide(None, sight(made(NOW - HOUR), 0), Rules()), Settled)
+    assert isinstance(decide(None, sight(made(NOW - HOUR), 0), Rules()), Complete)
 
 
 def test_an_old_file_that_is_open_for_writing_waits_however_quiet_it_is() -> None:
     first = wait(None, sight(made(NOW - HOUR), 0, writer=True), Rules())
     assert first.why == "open for writing"
-    assert isinstance(decide(first.seen, sight(made(NOW - HOUR), 3600, writer=True), Rules()), Wait)
-    assert isinstance(decide(first.seen, sight(made(NOW - HOUR), 3601), Rules()), Settled)
+    assert isinstance(decide(first.history, sight(made(NOW - HOUR), 3600, writer=True), Rules()), Wait)
+    assert isinstance(decide(first.history, sight(made(NOW - HOUR), 3601), Rules()), Complete)
 
 
 def test_looks_at_a_held_file_come_further_and_further_apart_up_to_a_second() -> None:
     seen, pauses = None, []
     for look in range(12):
         outcome = wait(seen, sight(made(NOW - HOUR), look, writer=True), Rules())
-        seen = outcome.seen
+        seen = outcome.history
         pauses.append(outcome.after)
     assert pauses == sorted(pauses)
     assert pauses[0] == 0.05
@@ -81,19 +81,19 @@ def test_a_ctime_in_the_future_is_not_trusted_and_does_not_hold_the_file_for_eve
     future = made(NOW + HOUR)
     first = wait(None, sight(future, 0), Rules())
     assert first.after == 1.0
-    assert isinstance(decide(first.seen, sight(future, 0.9), Rules()), Wait)
-    assert isinstance(decide(first.seen, sight(future, 1.0), Rules()), Settled)
+    assert isinstance(decide(first.history, sight(future, 0.9), Rules()), Wait)
+    assert isinstance(decide(first.history, sight(future, 1.0), Rules()), Complete)
 
 
 def test_an_mtime_in_the_future_holds_nothing() -> None:
-    assert isinstance(decide(None, sight(made(NOW - HOUR, mtime_ns=NOW + HOUR), 0), Rules()), Settled)
+    assert isinstance(decide(None, sight(made(NOW - HOUR, mtime_ns=NOW + HOUR), 0), Rules()), Complete)
 
 
 def test_with_no_quiet_time_asked_for_the_grain_of_file_times_is_still_waited_for() -> None:
     rules = Rules(settle=0)
     first = wait(None, sight(made(), 0.001), rules)
-    assert first.after == pytest.approx(LOCAL_GRAIN - 0.001)
-    assert isinstance(decide(first.seen, sight(made(), LOCAL_GRAIN), rules), Settled)
+    assert first.after == pytest.approx(LOCAL_PRECISION - 0.001)
+    assert isinstance(decide(first.history, sight(made(), LOCAL_PRECISION), rules), Complete)
 
 
 # --- where it can't -----------------------------------------------------------------------------
@@ -101,8 +101,8 @@ def test_where_the_kernel_cannot_tell_a_file_is_watched_for_ten_seconds_however_
     old = made(NOW - HOUR)
     first = wait(None, sight(old, 0, writer=None), Rules())
     assert first.why == "not yet quiet for 10 s"
-    assert isinstance(decide(first.seen, sight(old, 9.9, writer=None), Rules()), Wait)
-    assert isinstance(decide(first.seen, sight(old, 10.0, writer=None), Rules()), Settled)
+    assert isinstance(decide(first.history, sight(old, 9.9, writer=None), Rules()), Wait)
+    assert isinstance(decide(first.history, sight(old, 10.0, writer=None), Rules()), Complete)
 
 
 @pytest.mark.parametrize(
@@ -112,13 +112,13 @@ def test_where_the_kernel_cannot_tell_a_file_is_watched_for_ten_seconds_however_
 def test_any_change_of_the_fingerprint_starts_the_quiet_time_anew(changed: Fingerprint, *, writer: bool | None) -> None:
     changed = replace(changed, ctime_ns=NOW + HOUR)
     first = wait(None, sight(made(NOW + HOUR - 1), 0, writer=writer), Rules(settle=5))
-    again = wait(first.seen, sight(changed, 4.9, writer=writer), Rules(settle=5))
+    again = wait(first.history, sight(changed, 4.9, writer=writer), Rules(settle=5))
     assert again.after == 5
-    assert isinstance(decide(again.seen, sight(changed, 9.9, writer=writer), Rules(settle=5)), Settled)
+    assert isinstance(decide(again.history, sight(changed, 9.9, writer=writer), Rules(settle=5)), Complete)
 
 
 def test_on_a_network_filesystem_two_seconds_are_the_least() -> None:
-    first = wait(None, sight(made(), 0, writer=None), Rules(settle=0, grain=NETWORK_GRAIN))
+    first = wait(None, sight(made(), 0, writer=None), Rules(settle=0, timestamp_precision=NETWORK_PRECISION))
     assert first.after == 2.0
 
 
@@ -130,7 +130,7 @@ def test_a_quiet_time_that_was_given_counts_for_every_file() -> None:
 def test_a_file_waits_for_its_marker_however_quiet() -> None:
     first = wait(None, sight(made(NOW - HOUR), 0, missing="a.ok"), Rules())
     assert first.why == "waits for a.ok"
-    assert isinstance(decide(first.seen, sight(made(NOW - HOUR), 1), Rules()), Settled)
+    assert isinstance(decide(first.history, sight(made(NOW - HOUR), 1), Rules()), Complete)
 
 
 def test_the_marker_does_not_stand_for_the_writer_check_or_the_quiet_time() -> None:
@@ -139,20 +139,20 @@ def test_the_marker_does_not_stand_for_the_writer_check_or_the_quiet_time() -> N
 
 
 def test_what_is_no_file_is_dropped() -> None:
-    assert decide(None, Sight(None, NOW, 100.0), Rules()) is None
+    assert decide(None, Look(None, NOW, 100.0), Rules()) is None
 
 
 def test_what_could_not_even_be_statted_waits_for_another_look() -> None:
-    outcome = decide(None, Sight(None, NOW, 100.0, fault=fault("too_many_files")), Rules())
+    outcome = decide(None, Look(None, NOW, 100.0, fault=fault("too_many_files")), Rules())
     assert isinstance(outcome, Wait)
-    assert outcome.seen is None
+    assert outcome.history is None
     assert outcome.why == fault("too_many_files").message
 
 
 def test_an_unreadable_file_settles_with_its_fault_once_it_is_quiet() -> None:
     first = wait(None, sight(made(), 0, writer=None, code="unreadable"), Rules())
-    outcome = decide(first.seen, sight(made(), 10, writer=None, code="unreadable"), Rules())
-    assert isinstance(outcome, Settled)
+    outcome = decide(first.history, sight(made(), 10, writer=None, code="unreadable"), Rules())
+    assert isinstance(outcome, Complete)
     assert outcome.fault is not None
     assert outcome.fault.code == "unreadable"
 
@@ -160,11 +160,11 @@ def test_an_unreadable_file_settles_with_its_fault_once_it_is_quiet() -> None:
 def test_a_passing_fault_is_waited_for_and_never_settles() -> None:
     first = wait(None, sight(made(), 0, writer=None, code="read_error"), Rules())
     assert first.why == fault("read_error").message
-    assert isinstance(decide(first.seen, sight(made(), 3600, writer=None, code="read_error"), Rules()), Wait)
+    assert isinstance(decide(first.history, sight(made(), 3600, writer=None, code="read_error"), Rules()), Wait)
 
 
 def test_steps_grow_without_overflow() -> None:
-    assert step(0) < step(1) < step(2) <= step(10**6) == 1.0
+    assert pause_after(0) < pause_after(1) < pause_after(2) <= pause_after(10**6) == 1.0
 
 
 # --- against the ledger -------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def verdict(
     known: FileVersion | None, fingerprint: Fingerprint, *, takes_away: bool = False, code: str = ""
 ) -> Verdict:
     broken = fault(code) if code else None
-    return against(known, Settled(Seen(fingerprint, 0.0), broken), takes_away=takes_away)  # type: ignore[arg-type] # a FileFault by its code
+    return compare_with_ledger(known, Complete(History(fingerprint, 0.0), broken), takes_away=takes_away)  # type: ignore[arg-type] # a FileFault by its code
 
 
 OTHER = made(size=6)
@@ -222,7 +222,7 @@ def test_what_comes_back_under_another_inode_number_is_compared() -> None:
 @pytest.mark.parametrize("state", sorted(IN_FLIGHT))
 @pytest.mark.parametrize("fingerprint", [OTHER, TOUCHED])
 def test_while_one_is_in_flight_the_next_waits(state: State, fingerprint: Fingerprint) -> None:
-    assert verdict(version(state, checksum="md5:0"), fingerprint) is Verdict.HOLD
+    assert verdict(version(state, checksum="md5:0"), fingerprint) is Verdict.WAIT_FOR_EARLIER
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.QUARANTINED, State.FINISHED, State.IGNORED])
@@ -263,7 +263,7 @@ def test_a_file_that_lost_its_read_permission_stays_what_it_was() -> None:
 
 
 def test_a_file_waits_for_its_unfinished_download_and_says_so() -> None:
-    sight = Sight(made(), NOW + 10**12, 0.0, writer=False, partner="a.part")
+    sight = Look(made(), NOW + 10**12, 0.0, writer=False, download="a.part")
     waits = decide(None, sight, Rules())
     assert isinstance(waits, Wait)
     assert waits.why == "waits until a.part beside it is gone"

@@ -20,7 +20,7 @@ from presignd.ledger import Enqueued, LostUpdate
 from presignd.model import Candidate, FileVersion, Fingerprint, Listed, NewVersion, Source, State
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle import settler as settle
-from presignd.pipeline.settle.decide import LOCAL_GRAIN, NETWORK_GRAIN, Rules, Sight
+from presignd.pipeline.settle.decide import LOCAL_PRECISION, NETWORK_PRECISION, Look, Rules
 from presignd.pipeline.settle.lane import COMPARING, FILES_PER_TURN, ROOM, Lane, Limits, Services
 from presignd.pipeline.settle.looker import Looker
 from presignd.pipeline.settle.settler import Settler
@@ -60,16 +60,16 @@ class Files(Looker):
 
     inline_limit = 0
 
-    def look(self, paths: Sequence[bytes]) -> list[Sight]:
+    def look(self, paths: Sequence[bytes]) -> list[Look]:
         self.looks.append(list(paths))
         self.during()
         return [self._sight(path) for path in paths]
 
-    def _sight(self, path: bytes) -> Sight:
+    def _sight(self, path: bytes) -> Look:
         code = "unreadable" if path in self.unreadable else self.faults.get(path)
         broken = fault_for(code) if code else None
         writer = path in self.writers
-        return Sight(self.there.get(path), self.clock.time_ns(), self.clock.now, writer, fault=broken)
+        return Look(self.there.get(path), self.clock.time_ns(), self.clock.now, writer, fault=broken)
 
     def same_content(  # its arguments are the looker's
         self,
@@ -557,11 +557,12 @@ async def test_a_watch_that_is_removed_before_it_ran_settles_nothing_more(bench:
 
 
 @pytest.mark.parametrize(
-    ("network", "fine", "grain"), [(True, True, NETWORK_GRAIN), (False, False, LOCAL_GRAIN), (False, True, 0.0)]
+    ("network", "fine", "precision"),
+    [(True, True, NETWORK_PRECISION), (False, False, LOCAL_PRECISION), (False, True, 0.0)],
 )
 def test_file_times_are_trusted_as_far_as_their_filesystem_tells_them(
-    monkeypatch: pytest.MonkeyPatch, *, network: bool, fine: bool, grain: float
+    monkeypatch: pytest.MonkeyPatch, *, network: bool, fine: bool, precision: float
 ) -> None:
     monkeypatch.setattr(settle, "is_network", lambda _folder: network)
     monkeypatch.setattr(settle, "has_fine_times", lambda _folder: fine)
-    assert settle._grain(0) == grain
+    assert settle._timestamp_precision(0) == precision
