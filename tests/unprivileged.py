@@ -24,7 +24,7 @@ from presignd.config import WatchConfig
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.watch.scan import Scan
-from presignd.pipeline.files.lease import has_writer, ignore_sigio, mode
+from presignd.pipeline.files.lease import has_writer, ignore_sigio, writer_check_of
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid({nobody})

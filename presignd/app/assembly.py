@@ -20,7 +20,7 @@ from presignd.pipeline.files.folder import Folder, Folders
 from presignd.pipeline.files.lease import ignore_sigio
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.in_effect import InEffect, Shared, Watchers, Work
-from presignd.pipeline.intake import PRIORITIES
+from presignd.pipeline.intake import UPLOAD_PRIORITIES
 from presignd.pipeline.put import PutHandler, PutRequests
 from presignd.pipeline.settle.settler import Settler
 from presignd.states import backoff
@@ -142,7 +142,7 @@ def _build(
         ledger,
         in_effect.roots,
         on_end=ended,
-        is_read=lambda version: is_daemon or version.priority == PRIORITIES[Source.PUT],
+        is_read=lambda version: is_daemon or version.priority == UPLOAD_PRIORITIES[Source.PUT],
     )
 
     async def enqueued(done: Sequence[Enqueued]) -> None:

@@ -134,7 +134,7 @@ class Daemon:
 
     def _close_unused(self) -> None:
         used = {folder for work in self._in_effect.works for folder in work.opened.values()}
-        self._pipeline.folders.keep(used)
+        self._pipeline.folders.close_unused(used)
 
     # --- start and end ----------------------------------------------------------------------------
     async def _watching(self) -> None:

@@ -12,7 +12,7 @@ from presignd.control.view import View
 from presignd.ledger.lock import DaemonLock
 from presignd.model import Source
 from presignd.pipeline.announce import shown_path
-from presignd.pipeline.intake import PRIORITIES
+from presignd.pipeline.intake import UPLOAD_PRIORITIES
 from presignd.runtime.tasks import looping
 
 
@@ -28,7 +28,9 @@ async def local_view(config: Config, *, work: bool) -> AsyncIterator[View]:
         await recovery.recover()
         async with looping() as loops:
             loops.start("linker", pipeline.shared.linker.run())
-            loops.start("dispatcher", dispatcher.run(careful=recovery.unclean, most_priority=PRIORITIES[Source.PUT]))
+            loops.start(
+                "dispatcher", dispatcher.run(careful=recovery.unclean, most_priority=UPLOAD_PRIORITIES[Source.PUT])
+            )
             yield pipeline.view
             await dispatcher.drain(config.upload.drain_timeout)
 
@@ -41,7 +43,7 @@ async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:
             for watcher in pipeline.watchers:
                 prefix = await work.buckets[watcher.name].prefix()
                 for path, fingerprint in await watcher.scan_once():
-                    version = work.intake.planned(
+                    version = work.intake.with_planned_key(
                         work.intake.make_version(watcher.name, path, fingerprint, Source.SCAN), prefix
                     )
                     yield {

@@ -142,7 +142,7 @@ async def check_writers(context: Context) -> AsyncIterator[CheckResult]:
 def writer_result(watch: WatchConfig) -> CheckResult:
     """Return how files in a watch's folder settle, and what keeps it from better; SIGIO must be ignored."""
     with closing(Folder(watch)) as folder:
-        mode, reason = writer_check.mode(folder)
+        mode, reason = writer_check.writer_check_of(folder)
     name = f"writer check {watch.name}"
     if mode == "lease" and not reason:
         return ok(name, "works: a file that is open for writing is waited for")

@@ -1,7 +1,11 @@
-"""Make the version of a settled file: its key, its content type, and whether it is refused. No I/O but the clock."""
+"""Make the version of a complete file: its key, content type, priority, and whether it is refused.
+
+No I/O but the clock.
+"""
 
 from __future__ import annotations
 
+import mimetypes
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,11 +14,15 @@ from presignd.config import WatchConfig
 from presignd.errors import Fault
 from presignd.errors import fault as fault_for
 from presignd.model import Fingerprint, NewVersion, Source, State
-from presignd.pipeline.key_template import content_type, may_number, needs_hash, needs_prefix, render_for
+from presignd.pipeline.key_template import needs_hash, needs_prefix, render_for
 from presignd.s3.limits import LARGEST_OBJECT, key_problem
 from presignd.system.clock import utcnow
 
-PRIORITIES = {Source.PUT: 0, Source.EVENT: 1, Source.SCAN: 1, Source.BACKLOG: 2}
+UPLOAD_PRIORITIES = {Source.PUT: 0, Source.EVENT: 1, Source.SCAN: 1, Source.BACKLOG: 2}
+"""The lower is sent first. The ledger records it."""
+
+LOOK_PRIORITIES = {Source.EVENT: 0, Source.PUT: 0, Source.SCAN: 1, Source.BACKLOG: 2}
+"""The lower is looked at first, while it settles: there, an event goes before a scan."""
 
 
 class Intake:
@@ -27,59 +35,59 @@ class Intake:
     def make_version(
         self, watch: str, path: bytes, fingerprint: Fingerprint, source: Source, *, fault: Fault | None = None
     ) -> NewVersion:
-        """Make the version of a settled file; one that can't go through is quarantined from the start.
+        """Return the version of a complete file; one that can't be sent is quarantined from the start.
 
-        ``fault`` is one met while it settled (``unreadable``).
+        ``fault``: the fault of a file that can't be read (``unreadable``).
         """
-        rules = self._watches[watch]
+        watch_config = self._watches[watch]
         version = NewVersion(
             file_id=str(uuid.uuid4()),
             watch=watch,
             path=path,
             fingerprint=fingerprint,
-            bucket=rules.bucket,
+            bucket=watch_config.bucket,
             key=None,
-            content_type=content_type(rules, path),
-            priority=PRIORITIES[source],
+            content_type=content_type(watch_config, path),
+            priority=UPLOAD_PRIORITIES[source],
             queued_at=utcnow(),
-            fresh_key=rules.collision == "rename",
-            next_key=may_number(rules),
+            fresh_key=watch_config.collision == "rename",
+            next_key=may_number(watch_config),
         )
         try:
-            return replace(version, key=self._checked_key(rules, version, fault))
+            return replace(version, key=self._checked_key(watch_config, version, fault))
         except Fault as refused:
             return _quarantined(version, refused)
 
-    def planned(self, version: NewVersion, prefix: str) -> NewVersion:
+    def with_planned_key(self, version: NewVersion, prefix: str) -> NewVersion:
         """Return a version with the key it would get below the presigner's ``prefix``, to be shown.
 
-        One whose key only its content tells has none yet.
+        If the key depends on the content, it has none yet.
         """
-        rules = self._watches[version.watch]
-        if version.key or version.state is State.QUARANTINED or needs_hash(rules.key):
+        watch_config = self._watches[version.watch]
+        if version.key or version.state is State.QUARANTINED or needs_hash(watch_config.key):
             return version
         try:
-            return replace(version, key=self._rendered(rules, version, prefix))
+            return replace(version, key=self._rendered(watch_config, version, prefix))
         except Fault as refused:
             return _quarantined(version, refused)
 
-    def named(self, version: NewVersion, key: str) -> NewVersion:
-        """Give a version the key that a ``put`` asked for; raise ``key_refused``."""
+    def with_key(self, version: NewVersion, key: str) -> NewVersion:
+        """Return a version with the key that a ``put`` asked for; raise ``key_refused``."""
         if why := key_problem(key):
             raise fault_for("key_refused", why)
         return replace(version, key=key, state=State.QUEUED, error_code="", error="")
 
-    def _checked_key(self, rules: WatchConfig, version: NewVersion, problem: Fault | None) -> str | None:
+    def _checked_key(self, watch_config: WatchConfig, version: NewVersion, problem: Fault | None) -> str | None:
         if problem:
             raise problem
-        refuse_too_large(rules, version.fingerprint.size)
-        if needs_hash(rules.key) or needs_prefix(rules.key):
+        refuse_too_large(watch_config, version.fingerprint.size)
+        if needs_hash(watch_config.key) or needs_prefix(watch_config.key):
             return None  # known once it is about to be sent
-        return self._rendered(rules, version)
+        return self._rendered(watch_config, version)
 
-    def _rendered(self, rules: WatchConfig, version: NewVersion, prefix: str = "") -> str:
+    def _rendered(self, watch_config: WatchConfig, version: NewVersion, prefix: str = "") -> str:
         return render_for(
-            rules,
+            watch_config,
             version.path,
             version.file_id,
             version.fingerprint,
@@ -93,8 +101,24 @@ def _quarantined(version: NewVersion, refused: Fault) -> NewVersion:
     return replace(version, state=State.QUARANTINED, error_code=refused.code, error=refused.message)
 
 
-def refuse_too_large(rules: WatchConfig, size: int) -> None:
-    """Raise ``too_large`` for a file of ``size`` bytes that the watch or S3 doesn't take."""
-    largest = min(rules.max_size or LARGEST_OBJECT, LARGEST_OBJECT)
+def refuse_too_large(watch_config: WatchConfig, size: int) -> None:
+    """Raise ``too_large`` for a file of ``size`` bytes that the watch or S3 doesn't accept."""
+    largest = min(watch_config.max_size or LARGEST_OBJECT, LARGEST_OBJECT)
     if size > largest:
         raise fault_for("too_large", f"{size} bytes, at most {largest}")
+
+
+def content_type(watch: WatchConfig, path: bytes) -> str:
+    """Return the watch's content type, or guess it from the name (IANA types by suffix)."""
+    if watch.content_type != "auto":
+        return watch.content_type
+    kind, encoding = mimetypes.guess_type(path.decode("utf-8", "replace").rsplit("/", 1)[-1], strict=False)
+    packed = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
+    if encoding:
+        return packed.get(encoding, "application/octet-stream")
+    return kind or "application/octet-stream"
+
+
+def may_number(watch: WatchConfig) -> bool:
+    """Return whether a file whose key belongs to another path may get the key ``name~2.ext``."""
+    return watch.collision in ("update", "rename")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 import posixpath
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -102,26 +101,10 @@ def needs_prefix(template: str) -> bool:
 def check_key(watch: WatchConfig, prefix: str = "") -> str:
     """Return the fixed check key of a watch: below the literal folder its template begins with.
 
-    So a credential that may write only below that folder can still be proven. It stays inside ``prefix``, also
+    So a credential limited to that folder can be probed. It stays inside ``prefix``, also
     where that ends within a name.
     """
     begin, template = (prefix, watch.key.removeprefix("{prefix}")) if needs_prefix(watch.key) else ("", watch.key)
     folder, slash, _ = (begin + template.split("{", 1)[0]).rpartition("/")
     inside = folder.rstrip("/") + slash
     return (inside if inside.startswith(begin) else begin) + CHECK_NAME
-
-
-def content_type(watch: WatchConfig, path: bytes) -> str:
-    """Return the watch's content type, or guess it from the name (IANA types by suffix)."""
-    if watch.content_type != "auto":
-        return watch.content_type
-    kind, encoding = mimetypes.guess_type(path.decode("utf-8", "replace").rsplit("/", 1)[-1], strict=False)
-    packed = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
-    if encoding:
-        return packed.get(encoding, "application/octet-stream")
-    return kind or "application/octet-stream"
-
-
-def may_number(watch: WatchConfig) -> bool:
-    """Return whether a file whose key belongs to another path gets ``name~2.ext``."""
-    return watch.collision in ("update", "rename")

@@ -83,7 +83,7 @@ class PutHandler:
             path = folder.absolute(path)
         version = intake.make_version(watch, path, fingerprint, Source.PUT)
         if key:
-            version = intake.named(version, key)
+            version = intake.with_key(version, key)
         request = PutRequest(fd, expires, progress, asyncio.get_running_loop().create_future())
         # One put of a path at a time: the second would supersede the first while its client waits.
         async with self._turns.setdefault((watch, path), asyncio.Lock()):

@@ -34,10 +34,8 @@ def ledger(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     connection.close()
 
 
-def differing(ledger: sqlite3.Connection, folder: Folder) -> list[Listed]:
-    return [
-        one for batch in Scan(folder, Ignore()).batches() for one in questions.differing(ledger, folder.watch, batch)
-    ]
+def differing(ledger: sqlite3.Connection, watch: str, folder: Folder) -> list[Listed]:
+    return [one for batch in Scan(folder, Ignore()).batches() for one in questions.differing(ledger, watch, batch)]
 
 
 def calls(ledger: sqlite3.Connection, root: Path, files: int) -> int:
@@ -48,11 +46,11 @@ def calls(ledger: sqlite3.Connection, root: Path, files: int) -> int:
     folder = Folder(WatchConfig(name=root.name, path=root, bucket="bucket"))
     found = [
         new(path, watch=root.name, key=f"{root.name}/{path.decode()}", fingerprint=Fingerprint(*rest))
-        for path, *rest in differing(ledger, folder)
+        for path, *rest in differing(ledger, root.name, folder)
     ]
     changes.enqueue(ledger, found)
     profile = cProfile.Profile()
-    assert profile.runcall(differing, ledger, folder) == []
+    assert profile.runcall(differing, ledger, root.name, folder) == []
     folder.close()
     return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined] # typeshed has it not
 

@@ -235,7 +235,7 @@ async def test_an_event_of_what_a_disk_tells_nothing_of_is_settled_once_it_does(
         assert not drop.events("scan.cut_short")
 
 
-@pytest.mark.parametrize("where", ["mode", "choose_source"])
+@pytest.mark.parametrize("where", ["writer_check_of", "choose_source"])
 async def test_a_folder_that_does_not_even_say_what_it_is_on_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -252,7 +252,7 @@ async def test_a_folder_that_does_not_even_say_what_it_is_on_is_tried_again(
     async with watching(tmp_path) as drop:
         (drop.root / "a").write_bytes(b"content")
         await drop.has("a")
-        told = {"mode": "watch.lost", "choose_source": "watch.overflow"}[where]
+        told = {"writer_check_of": "watch.lost", "choose_source": "watch.overflow"}[where]
         assert len(drop.events(told)) == 1
         await drop.until(lambda: len(drop.events("watch.started")) == 1)
         assert not drop.watcher.lost

@@ -19,7 +19,7 @@ from presignd.config import WatchConfig
 from presignd.model import State
 from presignd.pipeline.files import lease as writer_check
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.files.lease import WriterCheck, has_writer, ignore_sigio, mode
+from presignd.pipeline.files.lease import WriterCheck, has_writer, ignore_sigio, writer_check_of
 from presignd.system import filesystem
 from tests.unprivileged import NOBODY, unprivileged, without_rights, world_readable
 from tests.watching import watching
@@ -155,7 +155,7 @@ def watch(root: Path) -> WatchConfig:
 @pytest.mark.needs("CAP_LEASE")
 def test_root_on_a_local_filesystem_has_the_writer_check_for_every_file(tmp_path: Path) -> None:
     folder = Folder(watch(tmp_path))
-    assert mode(folder) == ("lease", "")
+    assert writer_check_of(folder) == ("lease", "")
     assert list(tmp_path.iterdir()) == []
     folder.close()
 
@@ -168,7 +168,7 @@ def test_without_cap_lease_it_is_told_whose_files_settle_by_quiet_time(shared: P
         shared,
         """
         ignore_sigio()
-        print(*mode(Folder(WatchConfig(name="drop", path=root / "drop", bucket="test-bucket"))), sep=": ")
+        print(*writer_check_of(Folder(WatchConfig(name="drop", path=root / "drop", bucket="test-bucket"))), sep=": ")
         """,
     )
     assert told == ["lease: other users' files settle by quiet time: no CAP_LEASE"]
@@ -179,7 +179,7 @@ def test_on_a_network_filesystem_quiet_time_decides_and_the_reason_names_it(
 ) -> None:
     monkeypatch.setattr(filesystem, "fs_type", lambda _: 0x6969)
     folder = Folder(watch(tmp_path))
-    check = mode(folder)
+    check = writer_check_of(folder)
     folder.close()
     assert check.mode == "quiet"
     assert "NFS" in check.reason
@@ -193,7 +193,7 @@ def test_on_other_systems_nothing_is_known_of_writers(
     with monkeypatch.context() as patched:
         patched.setattr(sys, "platform", "darwin")
         assert has_writer(file) is None
-        assert mode(folder) == WriterCheck("quiet", "the writer check needs Linux")
+        assert writer_check_of(folder) == WriterCheck("quiet", "the writer check needs Linux")
     folder.close()
 
 
@@ -204,10 +204,10 @@ def test_a_filesystem_whose_leases_tell_of_no_writer_has_quiet_time_alone(
     """Some refuse every lease, some grant every one: the check is believed only where it was seen to work."""
     monkeypatch.setattr(writer_check, "has_writer", lambda _fd: answer)
     folder = Folder(watch(tmp_path))
-    check = mode(folder)
+    check = writer_check_of(folder)
     folder.close()
     assert check.mode == "quiet"
-    assert check.reason.endswith("has no leases that tell of writers")
+    assert check.reason.endswith("has no leases that report writers")
 
 
 def test_where_the_folder_takes_no_file_the_check_is_believed_unproven() -> None:
@@ -215,7 +215,7 @@ def test_where_the_folder_takes_no_file_the_check_is_believed_unproven() -> None
         root.chmod(0o555)
         folder = Folder(watch(root))
         with without_rights():
-            check = mode(folder)
+            check = writer_check_of(folder)
         root.chmod(0o755)
         folder.close()
     assert check == WriterCheck("lease", "other users' files settle by quiet time: no CAP_LEASE")
@@ -233,7 +233,7 @@ def test_without_proc_the_check_is_believed_for_ones_own_files(tmp_path: Path, m
     with monkeypatch.context() as patched:
         patched.setattr(os, "open", without_proc)
         patched.setattr(writer_check, "Path", lambda _path: tmp_path / "missing")
-        check = mode(folder)
+        check = writer_check_of(folder)
     folder.close()
     assert check == WriterCheck("lease", "other users' files settle by quiet time: no CAP_LEASE")
 

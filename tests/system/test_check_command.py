@@ -224,6 +224,6 @@ def test_a_filesystem_that_tells_of_no_writers(right: Setup) -> None:
         told = right.check(drop="mounted")
     assert told.code == 0
     line = told.only("warn")
-    assert line.startswith("warn writer check drop: can't work here: FUSE does not tell of writers on other hosts")
+    assert line.startswith("warn writer check drop: can't work here: FUSE does not report writers on other hosts")
     assert "a quiet time of 10 s decides" in line
     assert "(fix: set ready_marker, or settle to more than writers pause" in line

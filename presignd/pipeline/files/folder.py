@@ -44,7 +44,7 @@ _UNREADABLE = frozenset({errno.EACCES, errno.EPERM})
 
 
 class Gone(PresigndError):
-    """No file of this folder is at the path now (none is below a parent that was swapped for a symlink)."""
+    """No file of this folder is at the path now. A path below a symlink counts as gone, too."""
 
     code = "gone"
 
@@ -63,8 +63,7 @@ class Folder:
     """
 
     def __init__(self, watch: WatchConfig) -> None:
-        """Open the root; raise ``UsageError`` where it is missing, no directory, or unreadable."""
-        self.watch = watch.name
+        """Open the root; raise ``UsageError`` if it is missing, not a directory, or unreadable."""
         self.root = root_of(watch)
         self._locked = False
         try:
@@ -148,13 +147,13 @@ class Folder:
     # --- what is in it --------------------------------------------------------------------------
     def stat(self, path: bytes) -> os.stat_result:
         """Return the stat of what is at ``path``; no symlink is followed at any component."""
-        with translated(), self._parent(path) as (parent, name):
+        with os_errors_as_faults(), self._parent(path) as (parent, name):
             return os.stat(name, dir_fd=parent, follow_symlinks=False)
 
     def missing(self, paths: Iterable[bytes]) -> list[bytes]:
-        """Return those of ``paths`` at which nothing is; one that can't be checked counts as existing.
+        """Return those of ``paths`` at which there is nothing; one that can't be checked counts as existing.
 
-        Adjacent paths of one directory cost a ``stat`` each and one walk together.
+        Adjacent paths of one directory cost one ``stat`` each, and together one walk to the directory.
         """
         return [path for _, some in groupby(paths, posixpath.dirname) for path in self._missing(list(some))]
 
@@ -172,23 +171,23 @@ class Folder:
 
         Raises ``NotRegular`` for anything else, which is never opened for reading.
         """
-        with translated(), self._parent(path) as (parent, name):
+        with os_errors_as_faults(), self._parent(path) as (parent, name):
             return _open_regular(parent, name)
 
     def open_directory(self, path: bytes) -> int:
         """Open the directory at ``path`` (b"" for the root) for listing; the caller closes it."""
-        with translated(), self._parent(path) as (parent, name):
+        with os_errors_as_faults(), self._parent(path) as (parent, name):
             return os.open(name, os.O_RDONLY | _DIRECTORY, dir_fd=parent)
 
     @contextmanager
     def dir_fd(self, path: bytes) -> Iterator[int]:
-        """Lend the directory that holds ``path``, for ``*at`` calls on its last component.
+        """Yield a descriptor of the directory that holds ``path``, for ``*at`` calls on its last component.
 
         It is an ``O_PATH`` descriptor where the system has it: good for rename, unlink, link and openat, not for fsync
         (``durable.sync`` takes it).
         """
         with ExitStack() as opened:
-            with translated():  # the walk only: the caller's errors stay as they are
+            with os_errors_as_faults():  # the walk only: the caller's errors stay as they are
                 fd, _ = opened.enter_context(self._parent(path))
             yield fd
 
@@ -206,7 +205,7 @@ class Folders:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.keep(())
+        self.close_unused(())
 
     def open(self, watches: Sequence[WatchConfig], *, lock: bool = False) -> dict[str, Folder]:
         """Return the folder of each watch, by name; with ``lock``, locked against other daemons.
@@ -216,12 +215,12 @@ class Folders:
         """
         before = set(self._open.values())
         try:
-            return {watch.name: self._one(watch, lock=lock) for watch in watches}
+            return {watch.name: self._open_one(watch, lock=lock) for watch in watches}
         except BaseException:
-            self.keep(before)
+            self.close_unused(before)
             raise
 
-    def _one(self, watch: WatchConfig, *, lock: bool) -> Folder:
+    def _open_one(self, watch: WatchConfig, *, lock: bool) -> Folder:
         root = root_of(watch)
         if root not in self._open:
             self._open[root] = Folder(watch)
@@ -230,7 +229,7 @@ class Folders:
             folder.lock()
         return folder
 
-    def keep(self, used: Collection[Folder]) -> None:
+    def close_unused(self, used: Collection[Folder]) -> None:
         """Close all folders but ``used``."""
         for root, folder in list(self._open.items()):
             if folder not in used:
@@ -244,7 +243,7 @@ def root_of(watch: WatchConfig) -> bytes:
 
 
 def _components(path: bytes) -> list[bytes]:
-    """Split a path below the root; b"" is the root. Raise ``Gone`` for one that could lead elsewhere."""
+    """Return the components of a path below the root (b""); raise ``Gone`` for one that could lead elsewhere."""
     if not path:
         return [b"."]
     components = path.split(b"/")
@@ -277,7 +276,7 @@ def _open_regular(parent: int, name: bytes) -> int:
 
 
 def _open_compared(parent: int, name: bytes, seen: os.stat_result) -> int:
-    """Open by name what ``seen`` says is a regular file, and check that it is the same file."""
+    """Open by name the regular file whose stat is ``seen``; raise ``Gone`` if it is another file now."""
     if not stat.S_ISREG(seen.st_mode):
         raise NotRegular("not a regular file")
     fd = os.open(name, _READ, dir_fd=parent)
@@ -293,8 +292,8 @@ def _open_compared(parent: int, name: bytes, seen: os.stat_result) -> int:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Raise ``OSError`` as what the stages handle: ``Gone``, ``NotRegular`` or a ``Fault``."""
+def os_errors_as_faults() -> Iterator[None]:
+    """Turn an ``OSError`` into what the stages handle: ``Gone``, ``NotRegular`` or a ``Fault``."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Checksums of a file's content, in the forms that uploads are recorded with. Blocking."""
+"""Compute checksums of a file's content, in the forms that the ledger records. Blocking."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from presignd.system.threads import processors
 READ = 256 << 10
 
 PROCESSORS = threading.Semaphore(processors())
-"""As many threads hash at a time, one read each. A lower priority (``presignd.system.threads``) would not be enough to
-keep the event loop responsive where it can't be set, as under systemd's unit."""
+"""Limits concurrent hashing to the number of processors; a thread holds it for one read. A lower priority
+(``presignd.system.threads``) would not be enough to keep the event loop responsive where it can't be set, as under
+systemd's unit."""
 
 
 def checksum_like(fd: int, like: str, size: int, part_size: int = 0, *, stop: threading.Event | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Which files a watch skips, in gitignore syntax; and the names of markers and link files beside a file. Pure."""
+"""Tell which files a watch skips, by gitignore syntax, and how markers and link files beside a file are named. Pure."""
 
 from __future__ import annotations
 
@@ -47,8 +47,7 @@ DEFAULTS = (
 ``*.download`` is a folder. Xunlei's ``*.td`` is not in it: other files end so too."""
 
 OWN_PREFIX = b".presignd-"
-OWN = (".presignd-*",)
-"""The daemon's own temporary names: always ignored."""
+"""The daemon's own temporary names begin so; they are always ignored."""
 
 _CACHED_DIRECTORIES = 4096
 
@@ -69,7 +68,7 @@ class Ignore:
     ) -> None:
         self._defaults = len(DEFAULTS) if defaults else 0
         self._chosen = _spec(patterns, any_case=DEFAULTS[: self._defaults])
-        self._always = _spec([*OWN, *extra, *_glob(marker)])
+        self._always = _spec([f"{os.fsdecode(OWN_PREFIX)}*", *extra, *_glob(marker)])
         self._markers = _spec(_glob(marker))
         self.ordinary = _ordinary([*self._always.patterns, *self._chosen.patterns])
         """Return quickly whether no pattern matches a name: such a file is ignored only if its directory is."""

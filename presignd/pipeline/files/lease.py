@@ -26,7 +26,7 @@ _CAP_LEASE = 28
 
 
 class WriterCheck(NamedTuple):
-    """How a folder's files are known to be complete, and why not by the writer check where they are not."""
+    """How completeness is decided (``lease`` or ``quiet``), and why."""
 
     mode: Literal["lease", "quiet"]
     reason: str
@@ -59,7 +59,7 @@ def has_writer(fd: int) -> bool | None:
     return False
 
 
-def mode(folder: Folder) -> WriterCheck:
+def writer_check_of(folder: Folder) -> WriterCheck:
     """Return how files in ``folder`` settle: by the writer check, or by quiet time alone, and why.
 
     In the mode "lease" the reason names the files that still settle by quiet time. In a writable folder, the check is
@@ -68,14 +68,14 @@ def mode(folder: Folder) -> WriterCheck:
     if sys.platform != "linux":
         return WriterCheck("quiet", "the writer check needs Linux")
     if filesystem.is_network(folder.fd):
-        return WriterCheck("quiet", f"{filesystem.kind(folder.fd)} does not tell of writers on other hosts")
-    if _proved(folder.fd) is False:
-        return WriterCheck("quiet", f"{filesystem.kind(folder.fd)} has no leases that tell of writers")
+        return WriterCheck("quiet", f"{filesystem.kind(folder.fd)} does not report writers on other hosts")
+    if _lease_works(folder.fd) is False:
+        return WriterCheck("quiet", f"{filesystem.kind(folder.fd)} has no leases that report writers")
     return WriterCheck("lease", "" if _may_lease_all() else "other users' files settle by quiet time: no CAP_LEASE")
 
 
-def _proved(folder: int) -> bool | None:
-    """Test the check on a nameless file; None where the folder can't have one."""
+def _lease_works(folder: int) -> bool | None:
+    """Return whether a lease finds the writer of a nameless file; None if the folder can't have such a file."""
     try:
         writer = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=folder)
     except OSError:

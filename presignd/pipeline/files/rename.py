@@ -24,11 +24,11 @@ _CONTINUATION = range(0x80, 0xC0)
 
 
 def rename_to_free(from_dir: int, name: bytes, to_dir: int, wanted: bytes) -> bytes:
-    """Rename to the first free name of ``numbered(wanted)``; return that name.
+    """Rename to the first free name of ``numbered_names(wanted)``; return that name.
 
     A name that is this same file already (a crash between link and unlink) counts as free.
     """
-    candidates = numbered(wanted)
+    candidates = numbered_names(wanted)
     while True:
         candidate = next(candidates)
         try:
@@ -47,7 +47,7 @@ def _is_same(from_dir: int, name: bytes, to_dir: int, other: bytes) -> bool:
     return False
 
 
-def numbered(name: bytes) -> Iterator[bytes]:
+def numbered_names(name: bytes) -> Iterator[bytes]:
     """Yield ``name.ext``, ``name~2.ext``, ``name~3.ext`` …, each within 255 bytes."""
     stem, suffix = posixpath.splitext(name)
     return chain([name], (_with_number(stem, suffix, number) for number in count(2)))

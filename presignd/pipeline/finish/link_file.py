@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from presignd.errors import PresigndError, fault, passing, reason_of
 from presignd.pipeline.files.folder import Gone, NotRegular
-from presignd.pipeline.files.ignore import beside
+from presignd.pipeline.files.ignore import OWN_PREFIX, beside
 from presignd.runtime.crash_points import passed
 from presignd.system.durable import rename_noreplace, sync, write_new
 
@@ -32,7 +32,7 @@ def write_link_file(folder: Folder, watch: WatchConfig, version: FileVersion, ur
     A folder that is gone needs no link file.
     """
     path = beside(watch.link_file, version.path)
-    temporary = b".presignd-" + version.file_id.encode() + b".link"
+    temporary = OWN_PREFIX + version.file_id.encode() + b".link"
     try:
         with folder.dir_fd(path) as directory:
             with suppress(FileNotFoundError):

@@ -21,7 +21,8 @@ from presignd.errors import PresigndError, fault, passing, reason_of
 from presignd.model import Fingerprint
 from presignd.pipeline.files.folder import Gone, NotRegular
 from presignd.pipeline.files.hash import READ, checksum_like, fingerprint_of
-from presignd.pipeline.files.rename import numbered, rename_to_free
+from presignd.pipeline.files.ignore import OWN_PREFIX
+from presignd.pipeline.files.rename import numbered_names, rename_to_free
 from presignd.pipeline.finish.decide import Finished, FinishOutcome, Observation, Safety, judge, recognise, takes_away
 from presignd.pipeline.finish.target import target_of
 from presignd.runtime.crash_points import passed
@@ -97,7 +98,7 @@ def _settle_target(folder: Folder, watch: WatchConfig, version: FileVersion) -> 
 
 
 def _aside_name(version: FileVersion) -> bytes:
-    return b".presignd-" + version.file_id.encode()
+    return OWN_PREFIX + version.file_id.encode()
 
 
 class _UnsafeError(Exception):
@@ -235,7 +236,7 @@ class _Removal:
 
     def _finished_copy(self, target: int) -> bytes | None:
         """Return the name of an earlier run's finished copy, None when there is none."""
-        taken = takewhile(lambda name: _exists(target, name), numbered(self._name))
+        taken = takewhile(lambda name: _exists(target, name), numbered_names(self._name))
         return next((name for name in taken if self._may_be_copy(target, name) and self._is_copy(target, name)), None)
 
     def _may_be_copy(self, target: int, name: bytes) -> bool:

@@ -21,6 +21,7 @@ from presignd.ledger import LostUpdate
 from presignd.model import Source
 from presignd.pipeline.announce import shown_path
 from presignd.pipeline.files.folder import root_of
+from presignd.pipeline.intake import LOOK_PRIORITIES
 from presignd.pipeline.settle.decide import (
     Complete,
     History,
@@ -68,8 +69,6 @@ _HEARTBEAT_SECONDS = 1.0
 
 _NOT_LOOKED_AT = float("-inf")
 _NEVER_DUE = float("inf")
-
-_RANK = {Source.EVENT: 0, Source.PUT: 0, Source.SCAN: 1, Source.BACKLOG: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +198,7 @@ class Lane:
         if entry is None:
             self._add(_Entry(path, source, self._services.utc(), now))
             return
-        better = _RANK[source] < _RANK[entry.source]
+        better = LOOK_PRIORITIES[source] < LOOK_PRIORITIES[entry.source]
         if better:
             entry.source = source
         entry.again = entry.busy
@@ -226,7 +225,7 @@ class Lane:
 
     def _queue(self, entry: _Entry, due: float) -> None:
         entry.due, entry.busy = due, False
-        heapq.heappush(self._queues[_RANK[entry.source]], _Due(due, next(self._order), entry.path))
+        heapq.heappush(self._queues[LOOK_PRIORITIES[entry.source]], _Due(due, next(self._order), entry.path))
         self._wake.set()
 
     def _take_due(self) -> list[_Entry]:

@@ -17,11 +17,11 @@ from presignd.config import UploadConfig
 from presignd.errors import Fault, fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint
-from presignd.pipeline.files.folder import Folder, Gone, NotRegular, translated
+from presignd.pipeline.files.folder import Folder, Gone, NotRegular, os_errors_as_faults
 from presignd.pipeline.files.hash import checksum_like, fingerprint_of
 from presignd.pipeline.files.lease import has_writer
-from presignd.pipeline.intake import refuse_too_large
-from presignd.pipeline.key_template import may_number, needs_hash, render_for
+from presignd.pipeline.intake import may_number, refuse_too_large
+from presignd.pipeline.key_template import needs_hash, render_for
 from presignd.pipeline.put import PutRequest
 from presignd.pipeline.upload import collision
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
@@ -143,7 +143,7 @@ class Transfer:
     def _open(self) -> int:
         """Open the file, only below the watch's root; a put's file by its descriptor. Blocking."""
         if self._put:
-            with translated():
+            with os_errors_as_faults():
                 return os.dup(self._put.fd)
         if self._version.path.startswith(b"/"):
             raise Vanished  # put from outside the watch by a client that is gone: its descriptor is closed

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from presignd.errors import PresigndError
 from presignd.model import Candidate, Source
 from presignd.pipeline.announce import shown_path
+from presignd.pipeline.files.ignore import OWN_PREFIX
 from presignd.pipeline.files.rename import rename_to_free
 from presignd.runtime.heartbeat import beat
 from presignd.states import ENDED
@@ -34,7 +35,7 @@ log = get_logger()
 PAUSE = 1.0
 """Seconds between two looks at names that are still in use."""
 
-_OURS = re.compile(rb"\.presignd-([0-9a-zA-Z-]+)(\.link)?")
+_OURS = re.compile(re.escape(OWN_PREFIX) + rb"([0-9a-zA-Z-]+)(\.link)?")
 
 
 class Leftovers:

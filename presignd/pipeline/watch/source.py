@@ -72,7 +72,7 @@ def choose_source(watch: WatchConfig, folder: int) -> SourceChoice:
     if watch.polling == "always":
         return SourceChoice("polling", 'polling = "always"')
     if watch.polling == "auto" and filesystem.is_network(folder):
-        return SourceChoice("polling", f"{kind} tells of no change made elsewhere")
+        return SourceChoice("polling", f"{kind} reports no change made on other hosts")
     if sys.platform != "linux":
         return SourceChoice("watchfiles", "inotify is Linux' own")
     if watch.events != "auto":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from presignd.errors import reason_of
 from presignd.model import Candidate, Fingerprint, Source
 from presignd.pipeline.files.ignore import Ignore
-from presignd.pipeline.files.lease import mode
+from presignd.pipeline.files.lease import writer_check_of
 from presignd.pipeline.files.unfinished import Unfinished
 from presignd.pipeline.watch.coverage import Coverage
 from presignd.pipeline.watch.findings import look_at
@@ -261,7 +261,7 @@ class Watcher:
     async def _start_settling(self) -> bool:
         """Find out how files here settle; return False where not even the type of the filesystem can be read."""
         try:
-            check = await asyncio.to_thread(mode, self._folder)
+            check = await asyncio.to_thread(writer_check_of, self._folder)
             self._settler.add(self._config, self._folder, check, self._unfinished)
         except OSError:
             return False

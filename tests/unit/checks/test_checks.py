@@ -306,11 +306,11 @@ def test_without_cap_lease_the_writer_check_warns_of_other_users_files(open_fold
 
 def test_a_folder_where_the_writer_check_can_not_work_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test machine need have NFS: what it answers is the writer check's own test."""
-    answer = writer_check.WriterCheck("quiet", "NFS does not tell of writers on other hosts")
-    monkeypatch.setattr(writer_check, "mode", lambda _: answer)
+    answer = writer_check.WriterCheck("quiet", "NFS does not report writers on other hosts")
+    monkeypatch.setattr(writer_check, "writer_check_of", lambda _: answer)
     result = writer_result(watch(tmp_path, settle="30s"))
     assert result.outcome is Outcome.WARN
-    assert result.detail.startswith("can't work here: NFS does not tell")
+    assert result.detail.startswith("can't work here: NFS does not report")
     assert "quiet time of 30 s" in result.detail
     assert "ready_marker" in result.fix
 

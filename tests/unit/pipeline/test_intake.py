@@ -51,7 +51,7 @@ def test_what_is_planned_shows_the_key_below_the_prefix(template: str, path: byt
     rules = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket", key=template)
     intake = Intake([rules], "box")
     version = intake.make_version("drop", path, Fingerprint(1, 5, 1, 1), Source.SCAN)
-    planned = intake.planned(version, "box-1/")
+    planned = intake.with_planned_key(version, "box-1/")
     assert (planned.key, planned.error_code) == (key, code)
 
 
@@ -100,7 +100,7 @@ def test_the_policy_says_whether_keys_are_fresh_or_numbered(policy: str, *, fres
 def test_a_key_by_hand_takes_the_place_of_one_the_name_doesn_t_make() -> None:
     rules = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="bucket")
     intake = Intake([rules], "box")
-    version = intake.named(made(path=b"caf\xe9"), "cafe")
+    version = intake.with_key(made(path=b"caf\xe9"), "cafe")
     assert (version.state, version.key, version.error_code) == (State.QUEUED, "cafe", "")
     with pytest.raises(Fault, match="storable"):
-        intake.named(version, "/cafe")
+        intake.with_key(version, "/cafe")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from presignd.model import Fingerprint, State
-from presignd.pipeline.files.rename import numbered
+from presignd.pipeline.files.rename import numbered_names
 from presignd.pipeline.finish.decide import Observation, Safety, judge, recognise
 from tests.versions import in_state
 
@@ -69,18 +69,18 @@ def test_a_writer_in_either_look_keeps_the_file(before: bool | None, after: bool
     ],
 )
 def test_the_next_free_name_keeps_the_suffix(name: bytes, second: bytes) -> None:
-    assert list(islice(numbered(name), 2)) == [name, second]
+    assert list(islice(numbered_names(name), 2)) == [name, second]
 
 
 def test_a_name_is_not_cut_within_a_character() -> None:
-    _, second = islice(numbered("é".encode() * 126 + b".x"), 2)
+    _, second = islice(numbered_names("é".encode() * 126 + b".x"), 2)
     assert second.decode().endswith("é~2.x")
     assert len(second) <= 255
 
 
 @given(st.binary(min_size=1, max_size=255).filter(lambda name: not {b"/", b"\0"} & {bytes([c]) for c in name}))
 def test_every_next_name_fits_is_new_and_is_one_component(name: bytes) -> None:
-    found = list(islice(numbered(name), 1, 12))
+    found = list(islice(numbered_names(name), 1, 12))
     assert all(0 < len(next_name) <= 255 for next_name in found)
     assert len({name, *found}) == 12
     assert not any(b"/" in next_name for next_name in found)

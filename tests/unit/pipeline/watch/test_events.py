@@ -103,7 +103,7 @@ EXT4, NFS, STRANGE = 0xEF53, 0x6969, 0
         ({}, STRANGE, SourceChoice("watchfiles", "unknown is not known to be local")),
         ({"events": "watchfiles"}, EXT4, SourceChoice("watchfiles", 'events = "watchfiles"')),
         ({"events": "inotify"}, STRANGE, SourceChoice("inotify", 'events = "inotify"')),
-        ({"events": "inotify"}, NFS, SourceChoice("polling", "NFS tells of no change made elsewhere")),
+        ({"events": "inotify"}, NFS, SourceChoice("polling", "NFS reports no change made on other hosts")),
         ({"polling": "never"}, NFS, SourceChoice("watchfiles", "NFS is not known to be local")),
         ({"polling": "always"}, EXT4, SourceChoice("polling", 'polling = "always"')),
     ],
