@@ -1,4 +1,4 @@
-"""Slow upkeep of the ledger: record files that disappeared without an event, and forget what is gone for long."""
+"""Keep the ledger up to date: record files that disappeared without an event, forget files that are gone for long."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from presignd.runtime.heartbeat import alive, beat
 from presignd.system.clock import utcnow
 
 EVERY = 6 * 3600.0
-"""Seconds between two rounds; the first comes at the start, for what was deleted while the daemon was down."""
+"""Seconds between two comparisons with the whole ledger; the first is at the start, for what was deleted while the
+daemon was down."""
 
-SOON, SHARE = 60.0, 1000
-"""Seconds between two looks at what is quarantined, or so many times what one takes: a person deletes such a file
-and looks at ``status``, and no event tells of it on network folders, or told while it was in flight."""
+LOOK_SECONDS, LOOK_SHARE = 60.0, 1000
+"""Seconds between two checks of the quarantined files (at least 1000 times the duration of one). Some deletions cause
+no event: on network folders, or while the file was in flight. A person who deletes such a file looks at ``status``."""
 
 PAGE = 1000
 
@@ -30,7 +31,7 @@ async def upkeep(
     keep: float,
     on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]],
 ) -> None:
-    """Go round for ever; files gone for ``keep`` seconds are forgotten."""
+    """Run until cancelled: record what is gone, and forget what is gone for ``keep`` seconds."""
     due = 0.0
     with alive("upkeep") as heart:
         while True:
@@ -40,18 +41,18 @@ async def upkeep(
                 await ledger.prune(utcnow() - timedelta(seconds=keep))
                 due = time.monotonic() + EVERY
             began = time.monotonic()
-            await note_stopped_gone(ledger, folders, on_vanished)
+            await note_quarantined_gone(ledger, folders, on_vanished)
             with heart.resting():
-                await asyncio.sleep(max(SOON, SHARE * (time.monotonic() - began)))
+                await asyncio.sleep(max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - began)))
 
 
-async def note_stopped_gone(
+async def note_quarantined_gone(
     ledger: Ledger, folders: Mapping[str, Folder], on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]]
 ) -> None:
-    """Let quarantined versions end whose files are gone from their watches."""
-    stopped = [version for version in await ledger.in_state(State.QUARANTINED) if not _may_be_elsewhere(version)]
+    """End quarantined versions whose files are gone as vanished."""
+    quarantined = [version for version in await ledger.in_state(State.QUARANTINED) if not _may_be_elsewhere(version)]
     for watch, folder in folders.items():
-        paths = [version.path for version in stopped if version.watch == watch]
+        paths = [version.path for version in quarantined if version.watch == watch]
         for start in range(0, len(paths), PAGE):
             beat()
             looked_at = utcnow()
@@ -62,7 +63,7 @@ async def note_stopped_gone(
 async def note_gone(
     ledger: Ledger, watch: str, folder: Folder, on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]]
 ) -> None:
-    """Compare the ledger's paths of one watch with its folder, page by page."""
+    """Record the paths of one watch that the ledger has and its folder has no more, page by page."""
     after = b""
     while paths := await ledger.paths(watch, after, PAGE):
         beat()
@@ -77,8 +78,8 @@ async def note_gone(
 def _may_be_elsewhere(version: FileVersion) -> bool:
     """Return whether a version's content may exist, though nothing is at its path.
 
-    What could not be finished may lie aside, under a name of ours; and a put from outside the watch that is not
-    finished reads from its descriptor.
+    A file that could not be finished may lie aside, under a name of presignd's own. A put from outside the watch that
+    is not finished reads from its descriptor.
     """
     if version.path.startswith(b"/"):
         return version.state is not State.FINISHED
@@ -92,14 +93,14 @@ async def _record_gone(
     looked_at: datetime,
     on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]],
 ) -> None:
-    """Record and announce. Callers shield this: what is recorded must be announced, though they are cancelled."""
+    """Record files as gone and announce it. Callers shield this: both happen, even if they are cancelled."""
     await on_vanished(await ledger.gone(watch, gone, looked_at))
 
 
 def _missing(folder: Folder, paths: Sequence[bytes]) -> list[bytes]:
-    """Return which are not there; none while the folder itself is away (unmounted, renamed). Blocking.
+    """Return those of ``paths`` at which there is nothing; [] while the folder itself is away. Blocking.
 
-    Nor where it came back meanwhile, as another root: they were looked for in the one before.
+    Away is unmounted or renamed. Return [] also if another folder took the root's place during the check.
     """
     root = folder.identity
     missing = folder.missing(path for path in paths if not path.startswith(b"/"))
@@ -108,11 +109,11 @@ def _missing(folder: Folder, paths: Sequence[bytes]) -> list[bytes]:
 
 
 def _is_gone(path: bytes) -> bool:
-    """Return whether nothing is at ``path``, an absolute one: of a put from outside the watch."""
+    """Return whether there is nothing at ``path``, the absolute path of a put from outside the watch."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return True
-    except OSError:  # a folder that can't be searched: something is there
+    except OSError:  # a folder that can't be searched: the file counts as existing
         return False
     return False

@@ -18,7 +18,7 @@ from presignd.ledger import Ledger, open_ledger
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline import upkeep as upkeep_module
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.upkeep import note_gone, note_stopped_gone, upkeep
+from presignd.pipeline.upkeep import note_gone, note_quarantined_gone, upkeep
 from presignd.states import Event
 from presignd.system.clock import utcnow
 from tests.versions import MARK, NOW, new
@@ -116,7 +116,7 @@ async def test_what_could_not_be_finished_may_lie_aside_and_stays_quarantined(wo
     await world.ledger.apply(version, Event.QUARANTINE, error_code="finish_failed", error="no space left")
     (world.drop / "a").rename(world.drop / f".presignd-{version.file_id}")
     await world.round()
-    await note_stopped_gone(world.ledger, {"drop": world.folder}, world.hear)
+    await note_quarantined_gone(world.ledger, {"drop": world.folder}, world.hear)
     assert world.vanished == []
     assert not await world.is_noted(path)
 
@@ -159,8 +159,8 @@ async def test_a_quarantined_file_that_is_gone_ends_though_no_event_told_of_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a network folder none does. One that went while it was in flight was noted then, and told of no more."""
-    monkeypatch.setattr(upkeep_module, "SOON", 0.01)
-    monkeypatch.setattr(upkeep_module, "SHARE", 1)
+    monkeypatch.setattr(upkeep_module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(upkeep_module, "LOOK_SHARE", 1)
     names = ["unseen", "in flight", "there"]
     for name in names:
         await world.queued(world.drop / name)
@@ -177,7 +177,7 @@ async def test_a_quarantined_file_that_is_gone_ends_though_no_event_told_of_it(
         await world.heard.wait()
     round_and_round.cancel()
     await asyncio.gather(round_and_round, return_exceptions=True)
-    await note_stopped_gone(world.ledger, {"drop": world.folder}, world.hear)
+    await note_quarantined_gone(world.ledger, {"drop": world.folder}, world.hear)
     assert world.vanished == [b"in flight", b"unseen"]
     assert [version.path for version in await world.ledger.in_state(State.QUARANTINED)] == [b"there"]
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from pathspec import GitIgnoreSpec
 from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
+from presignd.pipeline.files.unfinished import CONTROL_SUFFIXES, FILE_SUFFIXES, FOLDER_SUFFIXES
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -21,30 +23,23 @@ if TYPE_CHECKING:
     from presignd.config import WatchConfig
 
 DEFAULTS = (
-    "*.part",
-    "*.partial",
-    "*.filepart",
+    *(f"*{suffix}" for suffix in (*FILE_SUFFIXES, *CONTROL_SUFFIXES)),
+    *(f"*{suffix}/" for suffix in FOLDER_SUFFIXES),
     "*.tmp",
-    "*.crdownload",
     ".*",
     "*~",
     "~$*",
     "Thumbs.db",
     "desktop.ini",
-    "*.opdownload",
     "*.wkdownload",
     "*.fdmdownload",
-    "*.download/",
-    "*.part.minio",
-    "*.aria2",
-    "*.lftp-pget-status",
     "*.!qB",
     "*.!ut",
     "*.bc!",
     "*.xltd",
 )
-"""Contract §3, ``ignore_defaults``: names of incomplete files and of clutter; upper and lower case alike. Safari's
-``*.download`` is a folder. Xunlei's ``*.td`` is not in it: other files end so too."""
+"""Contract §3, ``ignore_defaults``: names of incomplete files and of clutter; upper and lower case alike.
+Xunlei's ``*.td`` is not in it: other files end so too."""
 
 OWN_PREFIX = b".presignd-"
 """The daemon's own temporary names begin so; they are always ignored."""

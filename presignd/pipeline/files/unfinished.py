@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import re
 
-UNFINISHED = (b".part", b".partial", b".filepart", b".crdownload", b".opdownload", b".download", b".part.minio")
-CONTROL = (b".aria2", b".lftp-pget-status")
-"""Beside a file that is itself being filled: there until the file is complete."""
+FILE_SUFFIXES = (".part", ".partial", ".filepart", ".crdownload", ".opdownload", ".part.minio")
+FOLDER_SUFFIXES = (".download",)
+"""Suffixes of unfinished downloads. Safari's ``*.download`` is a folder."""
+
+CONTROL_SUFFIXES = (".aria2", ".lftp-pget-status")
+"""Suffixes of control files. One exists beside a file that is itself being filled, until that file is complete."""
+
+_CONTROL = tuple(suffix.encode() for suffix in CONTROL_SUFFIXES)
+_ALL = (*(suffix.encode() for suffix in (*FILE_SUFFIXES, *FOLDER_SUFFIXES)), *_CONTROL)
 
 FRESH_SECONDS = 3600.0
 """Seconds for which an unfinished download counts beside a file that is not empty: an abandoned one stays for ever,
@@ -25,7 +31,7 @@ _SALTED = re.compile(rb"(?P<stem>.+)\.[\w-]{8}(?P<suffix>(?:\.[^.]+)?)\.part", r
 def files_waiting_for(path: bytes) -> list[bytes]:
     """Return the paths of the files that may wait for the unfinished download at ``path``."""
     folder, slash, name = path.rpartition(b"/")
-    names = [name[: -len(suffix)] for suffix in (*UNFINISHED, *CONTROL) if name.lower().endswith(suffix)]
+    names = [name[: -len(suffix)] for suffix in _ALL if name.lower().endswith(suffix)]
     if placeholder := _placeholder(name):
         names.append(placeholder)
     return [folder + slash + each for each in names if each]
@@ -36,7 +42,7 @@ def makes_wait(download: bytes, *, size: int, age: float) -> bool:
 
     An empty file waits without limit, and so does one that is itself being filled.
     """
-    return size == 0 or download.lower().endswith(CONTROL) or abs(age) < FRESH_SECONDS
+    return size == 0 or download.lower().endswith(_CONTROL) or abs(age) < FRESH_SECONDS
 
 
 def _placeholder(name: bytes) -> bytes | None:
