@@ -103,7 +103,7 @@ class Folder:
             return False
 
     def reopen(self) -> bool:
-        """Open the root again once it is back, with the same descriptor number and lock; False while it is away.
+        """Open the root again, with the same descriptor number and lock; return False while it is away.
 
         ``dup2`` replaces the descriptor atomically: no thread can meet a closed or reused number.
         """

@@ -52,11 +52,11 @@ FILES_PER_TURN = 500
 """Files that one turn takes: one call in a thread, one query to the ledger, one commit."""
 
 ROOM = 5_000
-"""Scanned files that may wait for their first look or to be compared: a scan goes no faster than settling."""
+"""At so many files that wait for their first look or to be compared, scans pause: they go no faster than settling."""
 
 COMPARING = 500
-"""Tasks that compare contents at most (``chmod -R`` over a folder). The other files wait without a task, which
-takes less memory."""
+"""Most tasks that compare contents at a time (after ``chmod -R`` over a folder). The other files wait without a task,
+which takes less memory."""
 
 _LOOK_GAP = 0.1
 """Seconds between two looks at the same file, however many events name it."""
@@ -229,6 +229,7 @@ class Lane:
         self._wake.set()
 
     def _take_due(self) -> list[_Entry]:
+        """Return what is due, marked as busy, by priority: at most ``FILES_PER_TURN``."""
         now, due = self._services.monotonic(), list[_Entry]()
         for queue in self._queues:
             while queue and queue[0].at <= now and len(due) < FILES_PER_TURN:
@@ -238,6 +239,7 @@ class Lane:
         return due
 
     def _entry_at(self, place: _Due) -> _Entry | None:
+        """Return the entry of a place in the queue; None if the place is void."""
         entry = self._entries.get(place.path)
         return entry if entry is not None and not entry.busy and entry.due == place.at else None
 
@@ -263,7 +265,7 @@ class Lane:
             self._stop.set()  # ends a hash that a thread is computing
 
     async def turn(self, tasks: asyncio.TaskGroup) -> bool:
-        """Look at what is due and act on it; return False when nothing was. Comparisons go on in ``tasks``."""
+        """Look at what is due and act on it; return False if nothing was due. Comparisons go on in ``tasks``."""
         due = self._take_due()
         if not due:
             return False

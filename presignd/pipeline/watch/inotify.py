@@ -1,8 +1,8 @@
-"""inotify read directly: an event source for local Linux folders that reports what watchfiles can't.
+"""Read inotify directly: an event source for local Linux folders that reports what watchfiles can't.
 
-That is a file's close after writing, names that are not UTF-8, the overflow of the kernel's queue, and the end of
-the root. It costs nothing while nothing happens. Each directory needs a watch (inotify(7)). One that appears is
-watched first, with all below, and hinted at after that, so its scan finds what was made in it meanwhile.
+That is a file's close after writing, names that are not UTF-8, the overflow of the kernel's queue, and the removal
+of the root. It costs nothing while nothing happens. Each directory needs a watch (inotify(7)). A directory that
+appears is watched first, with all below, and hinted at after that, so its scan finds what was made in it meanwhile.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _ONLYDIR, _ISDIR = 0x01000000, 0x40000000
 _WANTED = _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
 """Not IN_MODIFY: a writer closes its file, and a scan finds the file of one that doesn't."""
 
-_HEAD = struct.Struct("iIII")
-_READ = 256 << 10
+_EVENT_HEAD = struct.Struct("iIII")
+_READ_BYTES = 256 << 10
 _LEAF_LINKS = 2
-"""A directory's links where it has none below it: its name and its own "." (not so on every filesystem)."""
+"""The link count of a directory without subdirectories: its name and its own "." (not so on every filesystem)."""
 
 
 async def inotify_source(watch: WatchConfig, folder: Folder, ignore: Ignore) -> AsyncGenerator[Hints, None]:
@@ -68,7 +68,7 @@ async def _until_readable(fd: int) -> None:
 
 
 class _Tree:
-    """The watches of one folder: the number of each and its directory (bytes below the root)."""
+    """The inotify watches of one folder, by number and by directory (bytes below the root)."""
 
     def __init__(self, folder: Folder, ignore: Ignore, *, recursive: bool) -> None:
         self._folder, self._ignore, self._recursive = folder, ignore, recursive
@@ -102,7 +102,7 @@ class _Tree:
             raise SourceEnded("the folder can't be watched")
 
     def _add(self, directory: bytes) -> list[bytes]:
-        """Watch one directory, then list the directories in it: an event reports one that is made in between."""
+        """Watch one directory, then return the directories in it: an event reports one that is made in between."""
         fd = self._folder.open_directory(directory)
         try:
             # By descriptor: nothing outside the folder is watched, whatever is replaced meanwhile.
@@ -157,7 +157,7 @@ class _Tree:
 
     def _events(self) -> Iterator[tuple[int, bytes]]:
         """Yield each event's mask and path; act here on those about the watches themselves."""
-        for number, mask, name in self._raw():
+        for number, mask, name in self._read_events():
             if mask & _OVERFLOW:
                 raise SourceEnded("the kernel's queue overflowed")
             directory = self._paths.get(number)
@@ -174,13 +174,14 @@ class _Tree:
                     self._unwatch(path)
                 yield mask, path
 
-    def _raw(self) -> Iterator[tuple[int, int, bytes]]:
+    def _read_events(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield each event's watch number, mask and name."""
         with suppress(BlockingIOError):
-            data = os.read(self.fd, _READ)
+            data = os.read(self.fd, _READ_BYTES)
             at = 0
             while at < len(data):
-                number, mask, _, length = _HEAD.unpack_from(data, at)
-                at += _HEAD.size + length
+                number, mask, _, length = _EVENT_HEAD.unpack_from(data, at)
+                at += _EVENT_HEAD.size + length
                 yield number, mask, data[at - length : at].rstrip(b"\0")
 
 

@@ -160,7 +160,7 @@ class Watcher:
             await asyncio.sleep(0 if self.lost else pause)
 
     def _open_source(self) -> AsyncGenerator[Hints, None]:
-        """Open the source: none where the filesystem gives no events, and while a limit forbids them."""
+        """Return the event source; ``no_events`` if the filesystem has no events, or while a limit forbids them."""
         chosen, _ = choose_source(self._config, self._folder.fd)
         left = float("inf") if chosen == "polling" else self._no_inotify_until - time.monotonic()
         self._source_name = chosen if left <= 0 else "polling"
@@ -208,6 +208,7 @@ class Watcher:
             )
 
     def _source_ended(self, error: SourceEnded) -> None:
+        """Log why the source ended; poll until it is back."""
         metrics.WATCH_OVERFLOWS.labels(self.name).inc()
         if error.limit:
             self._no_inotify_until = time.monotonic() + _WITHOUT_EVENTS
@@ -216,7 +217,7 @@ class Watcher:
         log = self._log.warning if self._ended_by != error.message else self._log.debug
         log("watch.overflow", reason=f"events may be lost: {error.message}")
         self._ended_by = error.message
-        if self._coverage.events:  # poll until the source is back
+        if self._coverage.events:
             self._coverage.events = False
             self.watching.set()
             self._scanner.poll()
@@ -247,7 +248,7 @@ class Watcher:
 
     # --- the root -------------------------------------------------------------------------------
     async def _wait_for_root(self) -> None:
-        """Return once the root is there; a new one is opened, as it may be on another filesystem."""
+        """Wait until the root is there; open a new root, which may be on another filesystem."""
         while self.lost or self.check is None or not await asyncio.to_thread(self._folder.still_there):
             if self.check is not None:
                 self._lose_root()
@@ -259,7 +260,7 @@ class Watcher:
             await asyncio.sleep(TICK_SECONDS)
 
     async def _start_settling(self) -> bool:
-        """Find out how files here settle; return False where not even the type of the filesystem can be read."""
+        """Choose the writer check and start to settle; return False if the filesystem's type can't be read."""
         try:
             check = await asyncio.to_thread(writer_check_of, self._folder)
             self._settler.add(self._config, self._folder, check, self._unfinished)
@@ -269,6 +270,7 @@ class Watcher:
         return True
 
     def _lose_root(self) -> None:
+        """Note that the root is away; log it once."""
         if not self.lost:
             self._log.error("watch.lost", path=self._path, fix="bring the folder back; it is looked for each second")
         self._coverage.lost, self._announced = True, None

@@ -1,4 +1,4 @@
-"""watchfiles as an event source, for other systems than Linux and for unknown filesystems.
+"""Use watchfiles as an event source, for other systems than Linux and for unknown filesystems.
 
 It loses events silently when the kernel's queue overflows. ``Bursts`` finds the batches after which events may be
 missing.
@@ -31,8 +31,8 @@ EVENTS_A_CHANGE = 16
 """A batch may follow an overflow if it has at least ``BURST`` changes, or the length of the kernel's queue divided by
 ``EVENTS_A_CHANGE``."""
 
-_START_LOOK = 0.005
-"""Seconds between two looks whether the watches are set."""
+_READY_POLL_SECONDS = 0.005
+"""Seconds between two checks whether the watches are set."""
 
 _CALM, _QUICK = (50, 200), (10, 50)
 """Step and debounce in milliseconds. Measured on 2 cores, watchfiles 1.3: the calm pair gives 80 ms (250 ms
@@ -66,10 +66,11 @@ async def watchfiles_source(watch: WatchConfig, root: bytes) -> AsyncGenerator[H
 
 
 async def _started(changes: AsyncGenerator[set[tuple[Change, str]]], stop: _Stop) -> AsyncGenerator[Hints, None]:
+    """Yield an empty batch once the watches are set, then the changes."""
     first = asyncio.ensure_future(anext(changes))
     try:
         while not (stop.asked or first.done()):  # noqa: ASYNC110 - asked by another thread, in milliseconds
-            await asyncio.sleep(_START_LOOK)
+            await asyncio.sleep(_READY_POLL_SECONDS)
         if not first.done():
             yield Hints()
         yield _paths(await first)
@@ -85,7 +86,7 @@ async def _started(changes: AsyncGenerator[set[tuple[Change, str]]], stop: _Stop
 
 
 class _Stop(asyncio.Event):
-    """awatch's stop event. Its thread first reads it once the watches are set: the only sign of readiness."""
+    """awatch's stop event. Its thread first reads the event once the watches are set: the only sign of readiness."""
 
     asked = False
 
@@ -96,7 +97,7 @@ class _Stop(asyncio.Event):
 
 @contextmanager
 def _own_thread() -> Iterator[None]:
-    """Raise anyio's limit by one: each awatch holds one of its 40 worker threads for as long as it lives."""
+    """Raise anyio's limit by one: each awatch holds one of its 40 worker threads for as long as it runs."""
     limiter = anyio.to_thread.current_default_thread_limiter()
     limiter.total_tokens += 1
     try:

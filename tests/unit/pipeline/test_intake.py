@@ -24,6 +24,20 @@ def test_a_version_is_queued_under_the_key_of_its_template() -> None:
     assert (version.state, version.key, version.content_type) == (State.QUEUED, "box/a/b.txt", "text/plain")
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (b"hi.txt", "text/plain"),
+        (b"x.tar.gz", "application/gzip"),
+        (b"noext", "application/octet-stream"),
+        (b"d.txt/img.PNG", "image/png"),
+    ],
+)
+def test_the_content_type_is_guessed_from_the_name(name: bytes, kind: str) -> None:
+    assert made(path=name).content_type == kind
+    assert made(path=name, content_type="video/x").content_type == "video/x"
+
+
 def test_each_version_has_an_id_of_its_own() -> None:
     assert made().file_id != made().file_id
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from presignd.config import WatchConfig
 from presignd.errors import FileFault
 from presignd.model import Fingerprint
-from presignd.pipeline.intake import content_type
 from presignd.pipeline.key_template import check_key, needs_hash, render_for
 from presignd.s3.limits import key_problem
 
@@ -116,20 +115,6 @@ def test_the_check_key_lies_in_the_template_s_literal_folder(template: str, key:
 def test_only_a_template_with_the_hash_needs_it() -> None:
     assert needs_hash("{sha256}/{name}")
     assert not needs_hash("{path}")
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        (b"hi.txt", "text/plain"),
-        (b"x.tar.gz", "application/gzip"),
-        (b"noext", "application/octet-stream"),
-        (b"d.txt/img.PNG", "image/png"),
-    ],
-)
-def test_the_content_type_is_guessed_from_the_name(name: bytes, kind: str) -> None:
-    assert content_type(watch(), name) == kind
-    assert content_type(watch(content_type="video/x"), name) == "video/x"
 
 
 def test_a_file_put_from_elsewhere_is_named_by_its_last_component_alone() -> None:

@@ -144,7 +144,7 @@ async def test_an_ignored_directory_is_not_watched_and_what_has_no_name_is_no_hi
         watches._remember(100, b"")
         made = inotify._CREATE | inotify._ISDIR
         told = [(inotify._ATTRIB | inotify._ISDIR, b""), (made, b"skip"), (made, b"take")]
-        data = b"".join(inotify._HEAD.pack(100, mask, 0, len(name)) + name for mask, name in told)
+        data = b"".join(inotify._EVENT_HEAD.pack(100, mask, 0, len(name)) + name for mask, name in told)
         os.pwrite(watches.fd, data, 0)
         hints = await watches.read()
         assert sorted(hints) == [os.fsencode(tmp_path / name) for name in ("skip", "take")]
