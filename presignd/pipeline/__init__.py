@@ -1,5 +1,5 @@
-"""The way of a file: watch → settle → ledger → presign → upload → verify → link → finish.
+"""watch → settle → ledger → presign → upload → verify → link → finish: what happens to a file.
 
-The folders watch, settle, upload (which verifies too) and finish (which links too) are stages; all access to files
-goes through files.
+The stages are the folders watch, settle, upload (it verifies, too) and finish (it writes the link, too). They access
+files only through the folder files.
 """

@@ -15,12 +15,13 @@ from presignd.runtime.heartbeat import alive, beat
 from presignd.system.clock import utcnow
 
 EVERY = 6 * 3600.0
-"""Seconds between two comparisons with the whole ledger; the first is at the start, for what was deleted while the
-daemon was down."""
+"""Seconds between two comparisons of the whole ledger with the folders; the first is at the start, for what was deleted
+while the daemon was down."""
 
 LOOK_SECONDS, LOOK_SHARE = 60.0, 1000
-"""Seconds between two checks of the quarantined files (at least 1000 times the duration of one). Some deletions cause
-no event: on network folders, or while the file was in flight. A person who deletes such a file looks at ``status``."""
+"""Seconds between two checks of the quarantined files (at least 1000 times the duration of one). A deletion on
+a network folder causes no event, and one while the file was in flight had its event too early. A person who deletes
+such a file looks at ``status``."""
 
 PAGE = 1000
 
@@ -49,7 +50,7 @@ async def upkeep(
 async def note_quarantined_gone(
     ledger: Ledger, folders: Mapping[str, Folder], on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]]
 ) -> None:
-    """End quarantined versions whose files are gone as vanished."""
+    """End quarantined versions as vanished if their files are gone."""
     quarantined = [version for version in await ledger.in_state(State.QUARANTINED) if not _may_be_elsewhere(version)]
     for watch, folder in folders.items():
         paths = [version.path for version in quarantined if version.watch == watch]
@@ -98,9 +99,9 @@ async def _record_gone(
 
 
 def _missing(folder: Folder, paths: Sequence[bytes]) -> list[bytes]:
-    """Return those of ``paths`` at which there is nothing; [] while the folder itself is away. Blocking.
+    """Return those of ``paths`` at which there is nothing; [] if the folder is away (unmounted, renamed). Blocking.
 
-    Away is unmounted or renamed. Return [] also if another folder took the root's place during the check.
+    Return [] also if another folder took the root's place during the check.
     """
     root = folder.identity
     missing = folder.missing(path for path in paths if not path.startswith(b"/"))

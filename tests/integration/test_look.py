@@ -110,16 +110,16 @@ def test_a_comparison_of_a_file_that_can_not_be_read_is_none(place: Place, monke
 
 def test_a_look_takes_its_clocks_before_the_fingerprint(place: Place) -> None:
     """What is written after the look at the writer has a ctime past ``read_ns``: it can't pass for old."""
-    before, (sight,), after = time.time_ns(), place.looker.look([b"a"]), time.time_ns()
-    assert sight.fingerprint == place.fingerprint()
-    assert sight.writer is False
-    assert before <= sight.read_ns <= after
+    before, (look,), after = time.time_ns(), place.looker.look([b"a"]), time.time_ns()
+    assert look.fingerprint == place.fingerprint()
+    assert look.writer is False
+    assert before <= look.read_ns <= after
 
 
 def test_a_look_at_nothing_and_at_no_file_finds_none(place: Place) -> None:
     (place.root / "dir").mkdir()
     (place.root / "link").symlink_to("a")
-    assert [sight.fingerprint for sight in place.looker.look([b"missing", b"dir", b"link"])] == [None, None, None]
+    assert [look.fingerprint for look in place.looker.look([b"missing", b"dir", b"link"])] == [None, None, None]
 
 
 def test_a_look_names_the_marker_that_is_missing(tmp_path: Path) -> None:

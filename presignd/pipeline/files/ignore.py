@@ -91,7 +91,7 @@ class Ignore:
         return self._directory(_text(path))
 
     def why(self, path: bytes) -> str:
-        """Return in words which rule ignores the file at ``path``; "" where it is not ignored."""
+        """Return in words which rule ignores the file at ``path``; "" if none does."""
         parts = _text(path).split("/")
         above = ["/".join(parts[:count]) + "/" for count in range(1, len(parts))]
         return next((why for text in (*above, _text(path)) if (why := self._rule(text))), "")
@@ -147,17 +147,16 @@ def _spec(patterns: Iterable[str], any_case: Iterable[str] = ()) -> GitIgnoreSpe
 
 
 def _pattern(spec: GitIgnoreSpec, found: CheckResult[str]) -> str:
-    """Return the deciding rule as the user wrote it."""
+    """Return the deciding pattern as the user wrote it."""
     return str(getattr(spec.patterns[found.index or 0], "pattern", ""))
 
 
 def _ordinary(patterns: Iterable[Pattern]) -> Callable[[str], bool]:
     """Return a function that is true for names that no pattern matches.
 
-    It uses string methods, and is false for every name where these can't decide.
-
-    A negation only cancels another pattern, and a pattern for directories ignores a file with its directory, so both
-    are left out. Case is ignored: this matches more names, so one that passes is matched by no pattern.
+    It uses string methods. Where these can't decide, it is false for every name. A negation only cancels another
+    pattern, and a pattern for directories ignores a file with its directory, so both are left out. Case is ignored:
+    this matches more names, so one that passes is matched by no pattern.
     """
     plain: dict[str | None, list[str]] = {"name": [], "end": [], "start": []}
     for pattern in patterns:

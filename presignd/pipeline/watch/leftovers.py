@@ -80,11 +80,10 @@ class Leftovers:
         """Log once a name that the ledger does not know: its version was forgotten, or the ledger lost."""
         if path not in self._unknown:
             self._unknown.add(path)
-            shown = shown_path(self._folder.root, path)
             log.warning(
                 "file.left_aside",
                 watch=self._watch,
-                path=shown,
+                path=shown_path(self._folder.root, path),
                 fix="give it its name back, and it is looked at; or remove it",
             )
 

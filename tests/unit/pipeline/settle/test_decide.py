@@ -33,7 +33,7 @@ def made(ctime_ns: int = NOW, **changes: int) -> Fingerprint:
     return replace(Fingerprint(ino=7, size=5, mtime_ns=NOW - HOUR, ctime_ns=ctime_ns), **changes)
 
 
-def sight(
+def look(
     fingerprint: Fingerprint, after: float, *, writer: bool | None = False, missing: str = "", code: str = ""
 ) -> Look:
     """Look ``after`` seconds, on both clocks."""
@@ -48,27 +48,27 @@ def wait(before: History | None, one: Look, rules: Rules) -> Wait:
 
 # --- where the writer check works ---------------------------------------------------------------
 def test_a_file_without_writer_settles_a_second_after_its_last_change() -> None:
-    first = wait(None, sight(made(), 0.4), Rules())
+    first = wait(None, look(made(), 0.4), Rules())
     assert first.after == pytest.approx(0.6)
     assert first.why == "not yet quiet for 1 s"
-    assert isinstance(decide(first.history, sight(made(), 1.0), Rules()), Complete)
+    assert isinstance(decide(first.history, look(made(), 1.0), Rules()), Complete)
 
 
 def test_an_old_file_without_writer_settles_at_the_first_look() -> None:
-    assert isinstance(decide(None, sight(made(NOW - HOUR), 0), Rules()), Complete)
+    assert isinstance(decide(None, look(made(NOW - HOUR), 0), Rules()), Complete)
 
 
 def test_an_old_file_that_is_open_for_writing_waits_however_quiet_it_is() -> None:
-    first = wait(None, sight(made(NOW - HOUR), 0, writer=True), Rules())
+    first = wait(None, look(made(NOW - HOUR), 0, writer=True), Rules())
     assert first.why == "open for writing"
-    assert isinstance(decide(first.history, sight(made(NOW - HOUR), 3600, writer=True), Rules()), Wait)
-    assert isinstance(decide(first.history, sight(made(NOW - HOUR), 3601), Rules()), Complete)
+    assert isinstance(decide(first.history, look(made(NOW - HOUR), 3600, writer=True), Rules()), Wait)
+    assert isinstance(decide(first.history, look(made(NOW - HOUR), 3601), Rules()), Complete)
 
 
 def test_looks_at_a_held_file_come_further_and_further_apart_up_to_a_second() -> None:
     seen, pauses = None, []
     for look in range(12):
-        outcome = wait(seen, sight(made(NOW - HOUR), look, writer=True), Rules())
+        outcome = wait(seen, look(made(NOW - HOUR), look, writer=True), Rules())
         seen = outcome.history
         pauses.append(outcome.after)
     assert pauses == sorted(pauses)
@@ -79,30 +79,30 @@ def test_looks_at_a_held_file_come_further_and_further_apart_up_to_a_second() ->
 def test_a_ctime_in_the_future_is_not_trusted_and_does_not_hold_the_file_for_ever() -> None:
     """The clock was set back: the file is watched for the whole quiet time instead."""
     future = made(NOW + HOUR)
-    first = wait(None, sight(future, 0), Rules())
+    first = wait(None, look(future, 0), Rules())
     assert first.after == 1.0
-    assert isinstance(decide(first.history, sight(future, 0.9), Rules()), Wait)
-    assert isinstance(decide(first.history, sight(future, 1.0), Rules()), Complete)
+    assert isinstance(decide(first.history, look(future, 0.9), Rules()), Wait)
+    assert isinstance(decide(first.history, look(future, 1.0), Rules()), Complete)
 
 
 def test_an_mtime_in_the_future_holds_nothing() -> None:
-    assert isinstance(decide(None, sight(made(NOW - HOUR, mtime_ns=NOW + HOUR), 0), Rules()), Complete)
+    assert isinstance(decide(None, look(made(NOW - HOUR, mtime_ns=NOW + HOUR), 0), Rules()), Complete)
 
 
 def test_with_no_quiet_time_asked_for_the_grain_of_file_times_is_still_waited_for() -> None:
     rules = Rules(settle=0)
-    first = wait(None, sight(made(), 0.001), rules)
+    first = wait(None, look(made(), 0.001), rules)
     assert first.after == pytest.approx(LOCAL_PRECISION - 0.001)
-    assert isinstance(decide(first.history, sight(made(), LOCAL_PRECISION), rules), Complete)
+    assert isinstance(decide(first.history, look(made(), LOCAL_PRECISION), rules), Complete)
 
 
 # --- where it can't -----------------------------------------------------------------------------
 def test_where_the_kernel_cannot_tell_a_file_is_watched_for_ten_seconds_however_old() -> None:
     old = made(NOW - HOUR)
-    first = wait(None, sight(old, 0, writer=None), Rules())
+    first = wait(None, look(old, 0, writer=None), Rules())
     assert first.why == "not yet quiet for 10 s"
-    assert isinstance(decide(first.history, sight(old, 9.9, writer=None), Rules()), Wait)
-    assert isinstance(decide(first.history, sight(old, 10.0, writer=None), Rules()), Complete)
+    assert isinstance(decide(first.history, look(old, 9.9, writer=None), Rules()), Wait)
+    assert isinstance(decide(first.history, look(old, 10.0, writer=None), Rules()), Complete)
 
 
 @pytest.mark.parametrize(
@@ -111,14 +111,14 @@ def test_where_the_kernel_cannot_tell_a_file_is_watched_for_ten_seconds_however_
 @pytest.mark.parametrize("writer", [None, False])
 def test_any_change_of_the_fingerprint_starts_the_quiet_time_anew(changed: Fingerprint, *, writer: bool | None) -> None:
     changed = replace(changed, ctime_ns=NOW + HOUR)
-    first = wait(None, sight(made(NOW + HOUR - 1), 0, writer=writer), Rules(settle=5))
-    again = wait(first.history, sight(changed, 4.9, writer=writer), Rules(settle=5))
+    first = wait(None, look(made(NOW + HOUR - 1), 0, writer=writer), Rules(settle=5))
+    again = wait(first.history, look(changed, 4.9, writer=writer), Rules(settle=5))
     assert again.after == 5
-    assert isinstance(decide(again.history, sight(changed, 9.9, writer=writer), Rules(settle=5)), Complete)
+    assert isinstance(decide(again.history, look(changed, 9.9, writer=writer), Rules(settle=5)), Complete)
 
 
 def test_on_a_network_filesystem_two_seconds_are_the_least() -> None:
-    first = wait(None, sight(made(), 0, writer=None), Rules(settle=0, timestamp_precision=NETWORK_PRECISION))
+    first = wait(None, look(made(), 0, writer=None), Rules(settle=0, timestamp_precision=NETWORK_PRECISION))
     assert first.after == 2.0
 
 
@@ -128,14 +128,14 @@ def test_a_quiet_time_that_was_given_counts_for_every_file() -> None:
 
 # --- markers and faults -------------------------------------------------------------------------
 def test_a_file_waits_for_its_marker_however_quiet() -> None:
-    first = wait(None, sight(made(NOW - HOUR), 0, missing="a.ok"), Rules())
+    first = wait(None, look(made(NOW - HOUR), 0, missing="a.ok"), Rules())
     assert first.why == "waits for a.ok"
-    assert isinstance(decide(first.history, sight(made(NOW - HOUR), 1), Rules()), Complete)
+    assert isinstance(decide(first.history, look(made(NOW - HOUR), 1), Rules()), Complete)
 
 
 def test_the_marker_does_not_stand_for_the_writer_check_or_the_quiet_time() -> None:
-    assert isinstance(decide(None, sight(made(NOW - HOUR), 0, writer=True), Rules()), Wait)
-    assert isinstance(decide(None, sight(made(), 0), Rules()), Wait)
+    assert isinstance(decide(None, look(made(NOW - HOUR), 0, writer=True), Rules()), Wait)
+    assert isinstance(decide(None, look(made(), 0), Rules()), Wait)
 
 
 def test_what_is_no_file_is_dropped() -> None:
@@ -150,24 +150,24 @@ def test_what_could_not_even_be_statted_waits_for_another_look() -> None:
 
 
 def test_an_unreadable_file_settles_with_its_fault_once_it_is_quiet() -> None:
-    first = wait(None, sight(made(), 0, writer=None, code="unreadable"), Rules())
-    outcome = decide(first.history, sight(made(), 10, writer=None, code="unreadable"), Rules())
+    first = wait(None, look(made(), 0, writer=None, code="unreadable"), Rules())
+    outcome = decide(first.history, look(made(), 10, writer=None, code="unreadable"), Rules())
     assert isinstance(outcome, Complete)
     assert outcome.fault is not None
     assert outcome.fault.code == "unreadable"
 
 
 def test_a_passing_fault_is_waited_for_and_never_settles() -> None:
-    first = wait(None, sight(made(), 0, writer=None, code="read_error"), Rules())
+    first = wait(None, look(made(), 0, writer=None, code="read_error"), Rules())
     assert first.why == fault("read_error").message
-    assert isinstance(decide(first.history, sight(made(), 3600, writer=None, code="read_error"), Rules()), Wait)
+    assert isinstance(decide(first.history, look(made(), 3600, writer=None, code="read_error"), Rules()), Wait)
 
 
 def test_steps_grow_without_overflow() -> None:
     assert pause_after(0) < pause_after(1) < pause_after(2) <= pause_after(10**6) == 1.0
 
 
-# --- against the ledger -------------------------------------------------------------------------
+# --- compared with the ledger ------------------------------------------------------------------
 def version(state: State, *, fingerprint: Fingerprint | None = None, checksum: str = "", code: str = "") -> FileVersion:
     return in_state(
         state, b"a", fingerprint=fingerprint or made(), bucket="test-bucket", checksum=checksum, error_code=code
@@ -263,7 +263,7 @@ def test_a_file_that_lost_its_read_permission_stays_what_it_was() -> None:
 
 
 def test_a_file_waits_for_its_unfinished_download_and_says_so() -> None:
-    sight = Look(made(), NOW + 10**12, 0.0, writer=False, download="a.part")
-    waits = decide(None, sight, Rules())
+    look = Look(made(), NOW + 10**12, 0.0, writer=False, download="a.part")
+    waits = decide(None, look, Rules())
     assert isinstance(waits, Wait)
     assert waits.why == "waits until a.part beside it is gone"

@@ -63,9 +63,9 @@ class Files(Looker):
     def look(self, paths: Sequence[bytes]) -> list[Look]:
         self.looks.append(list(paths))
         self.during()
-        return [self._sight(path) for path in paths]
+        return [self._look(path) for path in paths]
 
-    def _sight(self, path: bytes) -> Look:
+    def _look(self, path: bytes) -> Look:
         code = "unreadable" if path in self.unreadable else self.faults.get(path)
         broken = fault_for(code) if code else None
         writer = path in self.writers
