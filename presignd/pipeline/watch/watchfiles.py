@@ -123,7 +123,7 @@ def _ended(error: BaseException) -> SourceEnded:
 
 
 def burst_of_queue() -> int:
-    """Return from how many changes on a batch may follow an overflow of the kernel's queue."""
+    """Return the least number of changes in a batch that may follow an overflow of the kernel's queue."""
     length = limit_value(QUEUE)
     return max(1, min(BURST, int(length) // EVENTS_A_CHANGE)) if length.isdecimal() else BURST
 
