@@ -1,6 +1,6 @@
 """FakeBroker: a broker on loopback that signs by ``presign.local``, and fails on demand.
 
-It keeps contract §7's HTTP API and no policy but one token::
+It keeps the broker's HTTP API (docs/broker.md) and no policy but one token::
 
     broker.fault(status=429, headers={"Retry-After": "1"})
     broker.fault(hang=True)

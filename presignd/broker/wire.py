@@ -1,4 +1,4 @@
-"""The broker's JSON: batches of requests, their results, and ``/v1/me`` (contract §7)."""
+"""The broker's JSON: batches of requests, their results, and ``/v1/me`` (docs/broker.md)."""
 
 from __future__ import annotations
 

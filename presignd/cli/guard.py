@@ -33,7 +33,7 @@ def leave(code: object) -> NoReturn:
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap ``command``: an expected failure is one line on stderr and its exit code (contract §2).
+    """Wrap ``command``: an expected failure is one line on stderr and its exit code (docs/commands.md).
 
     A bug ends with 1 and its traceback, redacted. A reader that went away (``| head``) is no failure; a stdout that
     can't be written to is one (``streams.writing``).

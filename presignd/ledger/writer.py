@@ -30,7 +30,7 @@ RowsOperation = Callable[[sqlite3.Connection, Sequence[Row]], Sequence[Result]]
 Explain = Callable[[BaseException], BaseException | None]
 
 BATCH = 256
-"""Rows at which a commit takes no more calls: what a crash may make presignd do again (contract, guarantee 3)."""
+"""Rows at which a commit takes no more calls: what a crash may make presignd do again (guarantee 3, docs/guarantees.md)."""
 
 IDLE_SECONDS = 1.0
 """How long a turn waits for a first call, before the thread's heart beats again."""

@@ -17,7 +17,7 @@ from presignd.units import rfc3339
 
 
 def encode(link: Link) -> bytes:
-    """Return ``link`` as one line with its newline: fields in the contract's order, times RFC 3339 UTC.
+    """Return ``link`` as one line with its newline: fields always in this order, times RFC 3339 UTC.
 
     ASCII only, and control characters escaped: a file name can't forge a line. Holds the secret URL.
     """

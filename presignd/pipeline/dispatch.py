@@ -21,7 +21,7 @@ from presignd.runtime.heartbeat import alive, beat
 from presignd.system.clock import utcnow
 
 AHEAD = 128
-"""Most versions at work, tiny ones included: after a crash these may be uploaded again (contract, guarantee 3)."""
+"""Most versions at work, tiny ones included: after a crash these may be uploaded again (docs/guarantees.md, 3)."""
 
 FEW = 32
 """Smallest batch worth claiming ahead while all slots are busy; with free slots any number is claimed.

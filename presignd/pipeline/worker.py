@@ -57,7 +57,7 @@ class Worker:
                 await self._advance(version, progress)
             except Fault as problem:
                 await self._quarantine.record(await self._ledger.by_id(version.file_id) or version, problem)
-            except Exception as bug:  # noqa: BLE001 - contract §4: a bug met in one file's work quarantines that file
+            except Exception as bug:  # noqa: BLE001 - guarantee 8: a bug in one file's work quarantines that file
                 await self._quarantine.record_bug(version, bug)
             finally:
                 del self.running[version.file_id]

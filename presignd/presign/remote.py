@@ -35,7 +35,7 @@ from presignd.s3.limits import CHECK_NAME, MAX_KEY, key_problem
 from presignd.telemetry import metrics
 
 MOST = 1000
-"""Grants in one batch (contract §7)."""
+"""Grants in one batch: the broker refuses more."""
 
 LONGEST_GRANT = 16 << 10
 """Bytes of a response for each grant: three times what a percent-encoded key of 1024 bytes and its headers take."""

@@ -1,4 +1,4 @@
-"""Only what is in the folder (contract §6.11), against a real filesystem."""
+"""Only what is in the folder (guarantee 11), against a real filesystem."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A hostile folder (contract §6.1, §6.2, §6.11): a whole daemon against every trick that a folder allows."""
+"""A hostile folder (guarantees 1, 2 and 11): a whole daemon against every trick that a folder allows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``move_to`` where other users can write (contract §6.11): their symlinks never redirect the daemon."""
+"""``move_to`` where other users can write (guarantee 11): their symlinks never redirect the daemon."""
 
 from __future__ import annotations
 

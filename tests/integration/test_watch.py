@@ -1,4 +1,4 @@
-"""Every file, however it came (contract §6.2), on a real filesystem with real inotify and a real ledger."""
+"""Every file, however it came (guarantee 2), on a real filesystem with real inotify and a real ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole files only (contract §6.1): what the kernel reports about writers, to root and to an unprivileged user."""
+"""Whole files only (guarantee 1): what the kernel reports about writers, to root and to an unprivileged user."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """``after = "delete"`` and ``"move"`` against a writer that comes back in the worst microsecond: nothing lost.
 
-What the writer has closed and not destroyed itself must be in an object or a local file (contract §6.6).
+What the writer has closed and not destroyed itself must be in an object or a local file (guarantee 6).
 Left out is what no program can see: stores through a mapping, writers on other hosts, and whoever opens
 presignd's own hidden name. ``PRESIGND_COMEBACK_TRIES`` and ``PRESIGND_COMEBACK_SEED`` make the runs longer or
 others; ``python -m tests.system.comeback`` is the long run, ten thousand tries of each kind.

@@ -1,4 +1,4 @@
-"""SIGKILL at any moment: the promises of contract §6.3, tested at named points and at random.
+"""SIGKILL at any moment: guarantee 3, tested at named points and at random.
 
 ``PRESIGND_CRASH_KILLS`` and ``PRESIGND_CRASH_SEED`` make the two runs of the harness longer or others;
 ``python -m tests.system.crash`` is the long run.

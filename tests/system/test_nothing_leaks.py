@@ -1,4 +1,4 @@
-"""No signature, credential or token in any output of the daemon (contract §4, §6.7), tested from outside.
+"""No signature, credential or token in any output of the daemon (guarantee 7), tested from outside.
 
 A store that tells each caller his own signed URL in every coat, on top of every other fault; at ``debug``,
 with asyncio's debug mode, so that each library says all it has. Then every piece of every signature that

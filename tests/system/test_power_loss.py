@@ -1,4 +1,4 @@
-"""Power loss (contract, guarantee 3): with each kill of the daemon, a disk loses what was not synced.
+"""Power loss (guarantee 3): with each kill of the daemon, a disk loses what was not synced.
 
 `tests/power/disk.py` says what is durable when: more strictly than any journaling filesystem does. The daemon is the
 installed one; it is only told to take FUSE for a local filesystem, so that ledger, leases and inotify work there.

@@ -38,7 +38,7 @@ DEFAULTS = (
     "*.bc!",
     "*.xltd",
 )
-"""Contract §3, ``ignore_defaults``: names of incomplete files and of clutter; upper and lower case alike.
+"""``ignore_defaults`` (docs/files.md): names of incomplete files and of clutter; upper and lower case alike.
 Xunlei's ``*.td`` is not in it: other files end so too."""
 
 OWN_PREFIX = b".presignd-"

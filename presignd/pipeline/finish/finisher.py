@@ -141,7 +141,7 @@ class Finisher:
         await asyncio.sleep(pause)
         try:
             await self._try(job, min(LONGEST_PAUSE, 2 * pause))
-        except Exception as bug:  # noqa: BLE001 - contract §4: a bug met in one file's work quarantines that file
+        except Exception as bug:  # noqa: BLE001 - guarantee 8: a bug in one file's work quarantines that file
             await self._quarantine.record_bug(job.version, bug)
 
     def _forget(self, file_id: str, ended: asyncio.Task[None]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LEASE_SETTLE = 1.0
 QUIET_SETTLE = 10.0
-"""``settle = "auto"`` (contract §3), in seconds: where the writer check works, and where it doesn't."""
+"""``settle = "auto"`` (docs/files.md), in seconds: where the writer check works, and where it doesn't."""
 
 LOCAL_PRECISION = 0.02
 NETWORK_PRECISION = 2.0

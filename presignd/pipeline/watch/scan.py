@@ -30,7 +30,7 @@ to ``MAX_BATCH``."""
 
 MIN_RESCAN = 60.0
 SCAN_SHARE = 0.001
-"""``rescan = "auto"``: every minute, or so far apart that scans take this share of a core (contract §3)."""
+"""``rescan = "auto"``: every minute, or so far apart that scans take this share of a core (guarantee 9)."""
 
 
 class Scan:

@@ -1,4 +1,4 @@
-"""Fairness (contract §3, at its end), and how work starts and ends."""
+"""Fairness between watches, events and backlog, and how work starts and ends."""
 
 from __future__ import annotations
 
