@@ -51,9 +51,9 @@ async def _record(ledger: Ledger, intake: Intake, watch: WatchConfig, files: Seq
     at = datetime.now(UTC)
     verified = await asyncio.gather(*(_verified(ledger, version, at) for version in claimed))
     ends = [replace(version, expires_at=at + timedelta(minutes=15)) for version in verified]
-    linked = await ledger.linked(ends, mark)
+    linked = await ledger.record_linked(ends, mark)
     await asyncio.gather(*(ledger.apply(version, Event.FINISH, done_at=at) for version in linked))
-    await ledger.announced([version.file_id for version in linked])
+    await ledger.record_announced([version.file_id for version in linked])
 
 
 async def _verified(ledger: Ledger, version: FileVersion, at: datetime) -> FileVersion:

@@ -176,7 +176,7 @@ async def recorded(
             case Event.CLAIM:
                 version = (await ledger.claim("drop", 1, NOW))[0]
             case Event.LINK:
-                version = (await ledger.linked([version], LinksMark(1, 1)))[0]
+                version = (await ledger.record_linked([version], LinksMark(1, 1)))[0]
             case _:
                 version = await ledger.apply(version, event, **changes)
     return version

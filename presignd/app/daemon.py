@@ -69,7 +69,7 @@ class Daemon:
         inputs.start("settler", pipeline.settler.run())
         for watcher in pipeline.watchers:
             inputs.start(_of_watch(watcher.name), watcher.run())
-        loops.start("ledger", pipeline.ledger.died())
+        loops.start("ledger", pipeline.ledger.wait_until_dead())
         loops.start("linker", pipeline.shared.linker.run())
         loops.start("announcer", pipeline.shared.announcer.run())
         self._start_work(loops, careful=pipeline.recovery.unclean)

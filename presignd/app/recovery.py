@@ -51,7 +51,7 @@ class Recovery:
 
     async def recover(self) -> None:
         """Release what was claimed, and continue what is verified or linked."""
-        self.unclean = not await self._ledger.was_clean()
+        self.unclean = not await self._ledger.begin_run()
         self._recovered = True
         await self._commit_recorded_links()
         for version in await self._ledger.release(unclean=self.unclean):
@@ -101,7 +101,7 @@ class Recovery:
                 others.append(link.file_id)
         if links:
             done = [replace(verified[file_id], expires_at=link.expires_at) for file_id, link in links.items()]
-            await self._ledger.linked(done, self._links.mark)
+            await self._ledger.record_linked(done, self._links.mark)
         for link in links.values():
             self._on_link(link)
         if others:

@@ -140,7 +140,7 @@ def claim(
     return [claimed[file_id] for _, file_id in due]
 
 
-def linked(
+def record_linked(
     connection: sqlite3.Connection, versions: Sequence[FileVersion], mark: LinksMark, ended: Mapping[str, datetime]
 ) -> list[FileVersion]:
     """Move verified versions to linked, those in ``ended`` on to finished, with the links file's mark."""
@@ -281,7 +281,7 @@ def refingerprint(connection: sqlite3.Connection, found: Sequence[tuple[str, Fin
     return [None] * len(found)
 
 
-def gone(
+def record_gone(
     connection: sqlite3.Connection, watch: str, paths: Sequence[bytes], now: datetime
 ) -> tuple[list[FileVersion], bool]:
     """Record versions at and below ``paths``, queued by ``now``, as gone, up to ``CHUNK`` of them.
@@ -334,7 +334,7 @@ def _assign_key(connection: sqlite3.Connection, wanted: KeyRequest) -> FileVersi
     return replace(version, base_key=base_key, key=key)
 
 
-def part_done(connection: sqlite3.Connection, done: Sequence[tuple[FileVersion, Part]]) -> list[None]:
+def record_part(connection: sqlite3.Connection, done: Sequence[tuple[FileVersion, Part]]) -> list[None]:
     """Record parts; a part that was sent again replaces its row. Raises ``LostUpdate`` for another upload's part."""
     for version, part in done:
         inserted = connection.execute(
@@ -373,7 +373,7 @@ def begin_run(connection: sqlite3.Connection) -> bool:
     return row is None or bool(row[0])
 
 
-def announced(connection: sqlite3.Connection, file_ids: Sequence[str]) -> None:
+def record_announced(connection: sqlite3.Connection, file_ids: Sequence[str]) -> None:
     """Record that ``file.done`` was logged for these."""
     cursor = connection.execute(
         "UPDATE version SET announced = 1 WHERE file_id IN (SELECT value FROM json_each(?))",

@@ -182,7 +182,7 @@ class Ledger:
         """
         await self._do_rows(changes.refingerprint, [(file_id, fingerprint)])
 
-    async def gone(self, watch: str, paths: Sequence[bytes], now: datetime) -> list[FileVersion]:
+    async def record_gone(self, watch: str, paths: Sequence[bytes], now: datetime) -> list[FileVersion]:
         """Record that no file is at ``paths`` (or below them) any more, as was seen at ``now``.
 
         Versions queued after that stay as they are: their files were made since. Queued and quarantined versions
@@ -191,7 +191,7 @@ class Ledger:
         ended: list[FileVersion] = []
         more = True
         while more:
-            some, more = await self._do(changes.gone, watch, paths, now)
+            some, more = await self._do(changes.record_gone, watch, paths, now)
             ended += some
         return ended
 
@@ -272,9 +272,9 @@ class Ledger:
         (changed,) = await self._do_rows(changes.apply, [begun], "begin_upload")
         return changed
 
-    async def part_done(self, version: FileVersion, part: Part) -> None:
+    async def record_part(self, version: FileVersion, part: Part) -> None:
         """Record one part that the store has; unclean exits before it no longer count."""
-        await self._do_rows(changes.part_done, [(version, part)])
+        await self._do_rows(changes.record_part, [(version, part)])
 
     async def parts(self, version: FileVersion) -> list[Part]:
         """Return the recorded parts of the version's upload, by number."""
@@ -292,7 +292,7 @@ class Ledger:
         """Return versions that are past uploading (verified, ended, quarantined) and still name an upload."""
         return await self._ask(queries.uploads_left)
 
-    async def linked(
+    async def record_linked(
         self, versions: Sequence[FileVersion], mark: LinksMark, ended: Mapping[str, datetime] = NOTHING
     ) -> list[FileVersion]:
         """Move verified versions to linked, and record the links file's mark, in one commit.
@@ -300,7 +300,7 @@ class Ledger:
         Each version's ``expires_at`` (the link's end) is recorded as given. Those in ``ended``, by ``file_id``,
         are finished in the same commit, done at that time: their files stay as they are.
         """
-        return await self._do(changes.linked, versions, mark, ended)
+        return await self._do(changes.record_linked, versions, mark, ended)
 
     # --- start, end, upkeep -------------------------------------------------------------------------
 
@@ -312,7 +312,7 @@ class Ledger:
         """
         return await self._do(changes.release, unclean=unclean)
 
-    async def was_clean(self) -> bool:
+    async def begin_run(self) -> bool:
         """Return whether the last run ended by a clean ``close``; this one counts as unclean until then."""
         clean = await self._do(changes.begin_run)
         self._running = True
@@ -326,9 +326,9 @@ class Ledger:
         """Return ended versions whose ``file.done`` was not recorded as logged."""
         return await self._ask(queries.unannounced)
 
-    async def announced(self, file_ids: Sequence[str]) -> None:
+    async def record_announced(self, file_ids: Sequence[str]) -> None:
         """Record that ``file.done`` was logged for these."""
-        await self._do(changes.announced, file_ids)
+        await self._do(changes.record_announced, file_ids)
 
     async def links_mark(self) -> LinksMark | None:
         """Return how much of the links file is recorded."""
@@ -370,9 +370,9 @@ class Ledger:
         """
         return await self._do(changes.requeue, selection, now)
 
-    async def died(self) -> None:
+    async def wait_until_dead(self) -> None:
         """Wait until nothing can be recorded any more, and raise the cause (``LedgerLost``, or a bug)."""
-        await self._writer.died()
+        await self._writer.wait_until_dead()
 
     async def close(self, *, clean: bool) -> None:
         """Write what is pending and close; ``clean`` is remembered for the next start."""

@@ -30,7 +30,7 @@ RowsOperation = Callable[[sqlite3.Connection, Sequence[Row]], Sequence[Result]]
 Explain = Callable[[BaseException], BaseException | None]
 
 BATCH = 256
-"""Rows at which a commit takes no more calls: what a crash may make presignd do again (guarantee 3, docs/guarantees.md)."""
+"""Rows at which a commit takes no more calls: what a crash may make presignd do again (guarantee 3)."""
 
 IDLE_SECONDS = 1.0
 """How long a turn waits for a first call, before the thread's heart beats again."""
@@ -110,7 +110,7 @@ class DatabaseThread(ABC):
         if self._closed:
             raise RuntimeError("the ledger is closed")
 
-    async def died(self) -> None:
+    async def wait_until_dead(self) -> None:
         """Wait until the thread has died, and raise as ``check`` does; wait for ever while it lives."""
         await self._dead.wait()
         self.check()

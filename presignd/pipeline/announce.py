@@ -34,7 +34,7 @@ def shown_path(root: bytes, path: bytes) -> str:
 
 
 class Announcer:
-    """Logs what happens to versions, each event always with the same fields, and records each ``file.done`` as announced.
+    """Logs what happens to versions, with the same fields each time, and records each ``file.done`` as announced.
 
     ``roots`` are the watches' folders, for absolute paths. ``on_end`` is called for each version that ended or was
     quarantined. A ``file.done`` is recorded only if ``is_read`` returns True: a lone command's log has no reader.
@@ -164,7 +164,7 @@ class Announcer:
             return False
         none_refused, self._flushed = here.none_refused_since(self._flushed), here
         if count and none_refused:
-            await self._ledger.announced(self._logged[:count])
+            await self._ledger.record_announced(self._logged[:count])
         del self._logged[:count]
         return True
 

@@ -113,7 +113,7 @@ class PutHandler:
     async def _withdraw(self, version: NewVersion) -> None:
         """End a version from outside the watch when its client is gone or was refused: only the client can retry it."""
         if version.path.startswith(b"/"):
-            await self._on_vanished(await self._ledger.gone(version.watch, [version.path], utcnow()))
+            await self._on_vanished(await self._ledger.record_gone(version.watch, [version.path], utcnow()))
 
 
 def _is_same_file(folder: Folder, path: bytes, fd: int) -> bool:

@@ -95,7 +95,7 @@ async def _record_gone(
     on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]],
 ) -> None:
     """Record files as gone and announce it. Callers shield this: both happen, even if they are cancelled."""
-    await on_vanished(await ledger.gone(watch, gone, looked_at))
+    await on_vanished(await ledger.record_gone(watch, gone, looked_at))
 
 
 def _missing(folder: Folder, paths: Sequence[bytes]) -> list[bytes]:

@@ -46,7 +46,7 @@ POINTS = (
 """Points beside effects. Each commit has two more: ``commit.<operation>.before`` and ``.after`` (``CHANGES``)."""
 
 CHANGES = (
-    "announced",
+    "record_announced",
     "apply.finish",
     "apply.quarantine",
     "apply.retry",
@@ -61,9 +61,9 @@ CHANGES = (
     "enqueue",
     "first_scan_done",
     "first_start",
-    "gone",
-    "linked",
-    "part_done",
+    "record_gone",
+    "record_linked",
+    "record_part",
     "prune",
     "refingerprint",
     "release",

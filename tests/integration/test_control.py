@@ -185,7 +185,7 @@ async def test_wait_answers_when_the_link_is_there(served: Served) -> None:
     version = await recorded(served, "a", *UPLOADED)
     waiting = asyncio.create_task(wait(served, "a"))
     await until(lambda: bool(served.view.hints))
-    await served.view.ledger.linked([version], LinksMark(1, 1))
+    await served.view.ledger.record_linked([version], LinksMark(1, 1))
     assert await waiting == {"a": "linked"}
     assert served.view.hints == [("drop", b"a")]
 

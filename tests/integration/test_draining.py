@@ -18,7 +18,7 @@ async def state_after(folder: Path) -> tuple[State, int, bool]:
     """Return where the only version stands, its unclean exits, and whether the run ended cleanly."""
     ledger = await open_ledger(folder / "state")
     version = await ledger.by_path("drop", b"a")
-    clean = await ledger.was_clean()
+    clean = await ledger.begin_run()
     await ledger.close(clean=True)
     assert version is not None
     return version.state, version.unclean, clean

@@ -193,7 +193,7 @@ def _set_time_at(
             loop.call_soon_threadsafe(done.set)
         return False
 
-    name = {"queued": "enqueue", "claimed": "claim", "verified": "linked"}.get(moment)
+    name = {"queued": "enqueue", "claimed": "claim", "verified": "record_linked"}.get(moment)
     if moment == "sent":
         faulty_s3.fault("PUT", "a", when=set_time)
     if name is None:
@@ -224,7 +224,7 @@ async def recorded_as_it_is(daemon: Running, path: Path) -> None:
     await stays_as_it_is(daemon, len(daemon.links()))
 
 
-@pytest.mark.parametrize("point", ["commit.gone.after", "commit.enqueue.after:2", "put.before:2", "put.after:2"])
+@pytest.mark.parametrize("point", ["commit.record_gone.after", "commit.enqueue.after:2", "put.before:2", "put.after:2"])
 def test_a_kill_in_between_loses_no_second_drop(
     faulty_s3: FaultyS3, tmp_path: Path, original: Path, point: str
 ) -> None:
@@ -242,7 +242,7 @@ def test_a_kill_in_between_loses_no_second_drop(
         path.unlink()
         faulty_s3.objects.clear()
         assert daemon.process
-        if point == "commit.gone.after":
+        if point == "commit.record_gone.after":
             assert daemon.process.wait(60) == -signal.SIGKILL
             _put(original, path)
         else:

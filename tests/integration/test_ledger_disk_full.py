@@ -61,7 +61,7 @@ async def test_a_ledger_is_not_made_on_a_full_disk_and_the_reason_is_told(small_
         await open_ledger(small_disk)
     (small_disk / "filler").unlink()
     ledger = await open_ledger(small_disk)
-    assert await ledger.was_clean()
+    assert await ledger.begin_run()
     await ledger.close(clean=True)
 
 

@@ -46,9 +46,9 @@ class World:
         path = await self.queued(file)
         (version,) = await self.ledger.claim("drop", 1, NOW)
         version = await self.ledger.apply(version, Event.VERIFY)
-        (version,) = await self.ledger.linked([version], MARK)
+        (version,) = await self.ledger.record_linked([version], MARK)
         version = await self.ledger.apply(version, Event.FINISH, done_at=NOW)
-        await self.ledger.announced([version.file_id])
+        await self.ledger.record_announced([version.file_id])
         return path
 
     async def queued(self, file: Path) -> bytes:
@@ -166,7 +166,7 @@ async def test_a_quarantined_file_that_is_gone_ends_though_no_event_told_of_it(
         await world.queued(world.drop / name)
     for version in await world.ledger.claim("drop", 3, NOW):
         if version.path == b"in flight":
-            await world.ledger.gone("drop", [version.path], NOW)
+            await world.ledger.record_gone("drop", [version.path], NOW)
         await world.ledger.apply(version, Event.QUARANTINE, error_code="rejected", error="no")
     round_and_round = asyncio.create_task(upkeep(world.ledger, {"drop": world.folder}, 3600.0, world.hear))
     (world.drop / "in flight").unlink()

@@ -487,7 +487,7 @@ async def test_a_put_of_a_watched_file_that_is_deleted_meanwhile_is_told_so(
         fd, uploading = put(daemon, path, b"a", [])
         waiting = asyncio.ensure_future(uploading)
         await daemon.said_by_now("file.queued", 2)
-        gone = await daemon.ledger.gone("drop", [b"a"], faulty_s3.now())
+        gone = await daemon.ledger.record_gone("drop", [b"a"], faulty_s3.now())
         daemon.pipeline.shared.announcer.done(gone)
         with pytest.raises(Refused, match="the file is gone"):
             await waiting
@@ -506,7 +506,7 @@ async def test_what_ends_while_others_are_taken_up_is_left_to_whoever_works_on_i
         update = ledger.update
 
         async def updated(version: FileVersion, **changed: Any) -> FileVersion:
-            await ledger.linked([other], MARK, {other.file_id: LATER})
+            await ledger.record_linked([other], MARK, {other.file_id: LATER})
             del at_work[other.file_id]
             return await update(version, **changed)
 

@@ -1,9 +1,9 @@
 """Watched folders. All access to their files goes through ``Folder``: by descriptor, below its root.
 
 A path is walked component by component from the root's descriptor, and no symlink is followed at any of them. So
-nothing outside the folder can be reached, whatever is swapped during the walk (guarantee 11, docs/guarantees.md). A file
-is first opened with ``O_PATH``, checked to be regular, and only then opened for reading: opening a FIFO would block, and
-opening a device would act on it.
+nothing outside the folder can be reached, whatever is swapped during the walk (guarantee 11, docs/guarantees.md). A
+file is first opened with ``O_PATH``, checked to be regular, and only then opened for reading: opening a FIFO would
+block, and opening a device would act on it.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ class Linker:
         # Crash window: the next start reads back the lines on disk whose commit is missing.
         dated = [replace(waiting.version, expires_at=link.expires_at) for waiting, link in good]
         ended = {waiting.version.file_id: utcnow() for waiting, _ in good if waiting.finish}
-        linked = await self._until_done(lambda: self._ledger.linked(dated, mark, ended)) if dated else []
+        linked = await self._until_done(lambda: self._ledger.record_linked(dated, mark, ended)) if dated else []
         for (waiting, link), version in zip(good, linked, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result((version, link))

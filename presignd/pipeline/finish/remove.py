@@ -1,9 +1,9 @@
 """Delete or move the file of a linked version, once it is surely the content that was verified. Blocking.
 
 The file is renamed aside in its own directory, so that nobody can open it by its name any more (guarantee 6,
-docs/guarantees.md). Then it is compared with the verified version, content included, and checked for a writer; only then is it removed. A file
-that differs gets its name back. Each step first checks how far an earlier run got, so that the next call continues
-after a crash at any point.
+docs/guarantees.md). Then it is compared with the verified version, content included, and checked for a writer; only
+then is it removed. A file that differs gets its name back. Each step first checks how far an earlier run got, so that
+the next call continues after a crash at any point.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ class InParts:
                 part = await self._send_part(version, piece, md5)
             passed("part.after")
             # Crash window: a part that the store has and the ledger doesn't is sent again.
-            await self._ledger.part_done(version, part)
+            await self._ledger.record_part(version, part)
             self._sending.pop(piece.number, None)
             self._parts[piece.number] = part
             self._stored += part.size

@@ -243,7 +243,7 @@ class Watcher:
 
     async def _note_gone(self, paths: Sequence[bytes], looked_at: datetime) -> None:
         """Record files as gone and announce it, both or neither: the caller shields this from cancellation."""
-        if vanished := await self._ledger.gone(self.name, paths, looked_at):
+        if vanished := await self._ledger.record_gone(self.name, paths, looked_at):
             await self._on_vanished(vanished)
 
     # --- the root -------------------------------------------------------------------------------

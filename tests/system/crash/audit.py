@@ -1,4 +1,4 @@
-"""The promises of docs/guarantees.md, looked at from outside once everything has settled: files, objects, links, log."""
+"""The promises of docs/guarantees.md, seen from outside once everything has settled: files, objects, links, log."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ async def test_the_ledger_is_private_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         ledger = await open_ledger(tmp_path / "deep" / "ledger")
-        await ledger.was_clean()
+        await ledger.begin_run()
         modes = {name: mode(tmp_path / "deep/ledger" / name) for name in contents(tmp_path / "deep/ledger")}
         await ledger.close(clean=True)
     finally:
@@ -131,7 +131,7 @@ async def test_damage_inside_is_the_same_line_when_it_is_met(tmp_path: Path) -> 
     content[4096:] = b"\xff" * (len(content) - 4096)
     file.write_bytes(content)
     ledger = await open_ledger(tmp_path)
-    for call in (ledger.quarantined, ledger.summary, ledger.was_clean):
+    for call in (ledger.quarantined, ledger.summary, ledger.begin_run):
         with pytest.raises(UsageError, match="is damaged"):
             await call()
     await ledger.close(clean=False)
@@ -195,10 +195,10 @@ async def test_another_programs_lock_is_waited_for_and_then_told(
     other = sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(Unavailable, match="another program holds the ledger"):
-        await ledger.was_clean()
+        await ledger.begin_run()
     other.execute("ROLLBACK")
     other.close()
-    assert await ledger.was_clean()
+    assert await ledger.begin_run()
     await ledger.close(clean=True)
 
 
@@ -276,7 +276,7 @@ def test_no_statement_of_the_daily_work_scans_or_sorts_the_versions(recorder: An
     changes.enqueue(recorder, [new(b"d/x", key="other")])
     one, two, three = changes.claim(recorder, "drop", 10, LATER, 10**9)
     (one,) = changes.apply(recorder, [Change(one, (Event.VERIFY,), {"etag": "e"})])
-    (one,) = changes.linked(recorder, [one], MARK, {})
+    (one,) = changes.record_linked(recorder, [one], MARK, {})
     assert changes.assign_key(recorder, [KeyRequest(two, "a", fresh=True, next_key=True, beyond="a~2")]) != [None]
     changes.apply(recorder, [Change(three, (Event.QUARANTINE,))])
     questions.known(recorder, "drop", [b"1/a", b"2/a"])
@@ -290,9 +290,9 @@ def test_no_statement_of_the_daily_work_scans_or_sorts_the_versions(recorder: An
     questions.by_path(recorder, "drop", b"1/a")
     questions.by_id(recorder, one.file_id)
     changes.refingerprint(recorder, [(one.file_id, PRINT)])
-    changes.gone(recorder, "drop", [b"d"], NOW)
+    changes.record_gone(recorder, "drop", [b"d"], NOW)
     changes.release(recorder, unclean=True)
-    changes.announced(recorder, [one.file_id])
+    changes.record_announced(recorder, [one.file_id])
     changes.prune(recorder, LATER)
     plans = recorder.plans()
     assert len(plans) > 30

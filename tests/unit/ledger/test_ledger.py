@@ -45,7 +45,7 @@ async def verified(ledger: Ledger, path: bytes = b"a.txt", **given: Any) -> File
 
 async def linked(ledger: Ledger, path: bytes = b"a.txt", **given: Any) -> FileVersion:
     version = await verified(ledger, path, **given)
-    (moved,) = await ledger.linked([replace(version, expires_at=LATER)], MARK)
+    (moved,) = await ledger.record_linked([replace(version, expires_at=LATER)], MARK)
     return moved
 
 
@@ -144,7 +144,7 @@ async def test_what_left_its_path_takes_no_late_fingerprint(ledger: Ledger, even
     ended = await ledger.apply(await uploading(ledger), event, done_at=NOW)
     with pytest.raises(LostUpdate):
         await ledger.refingerprint(ended.file_id, replace(PRINT, ctime_ns=1))
-    assert await ledger.gone("drop", [b"a.txt"], LATER) == []
+    assert await ledger.record_gone("drop", [b"a.txt"], LATER) == []
     await ledger.update(ended, gone_at=None)  # as an earlier version of presignd may have left it
     assert await ledger.differing("drop", [listed(b"a.txt")]) == [listed(b"a.txt")]
 
@@ -274,7 +274,7 @@ async def test_a_fresh_key_is_one_that_no_version_ever_had(ledger: Ledger) -> No
 
 async def test_a_file_renamed_before_its_upload_leaves_its_key_to_the_new_name(ledger: Ledger) -> None:
     await queued(ledger, b"1/a", key="a")
-    await ledger.gone("drop", [b"1/a"], NOW)
+    await ledger.record_gone("drop", [b"1/a"], NOW)
     assert (await queued(ledger, b"2/a", key="a")).key == "a"
     assert (await queued(ledger, b"1/a", key="a")).key == "a~2"
 
@@ -284,7 +284,7 @@ async def test_a_key_that_may_hold_an_object_stays_with_its_path(ledger: Ledger,
     version = await MAKE[state](ledger, b"1/a", key="a")
     if state is State.UPLOADING:
         await ledger.apply(version, Event.VANISH, done_at=NOW)
-    await ledger.gone("drop", [b"1/a"], NOW)
+    await ledger.record_gone("drop", [b"1/a"], NOW)
     assert (await queued(ledger, b"2/a", key="a")).key == "a~2"
 
 
@@ -389,7 +389,7 @@ async def test_the_first_start_of_a_watch_is_remembered_until_its_first_scan_is_
 
 async def test_the_same_content_with_a_new_fingerprint_stays_the_same_version(ledger: Ledger) -> None:
     version = await finished(ledger)
-    await ledger.gone("drop", [b"a.txt"], LATER)
+    await ledger.record_gone("drop", [b"a.txt"], LATER)
     changed = replace(PRINT, ino=12, ctime_ns=1)
     await ledger.refingerprint(version.file_id, changed)
     assert await ledger.by_path("drop", b"a.txt") == replace(version, fingerprint=changed)
@@ -400,9 +400,9 @@ async def test_the_same_content_with_a_new_fingerprint_stays_the_same_version(le
 @pytest.mark.parametrize("state", [State.QUEUED, State.QUARANTINED])
 async def test_a_waiting_version_whose_file_is_gone_ends_as_vanished(ledger: Ledger, state: State) -> None:
     await MAKE[state](ledger)
-    (ended,) = await ledger.gone("drop", [b"a.txt"], LATER)
+    (ended,) = await ledger.record_gone("drop", [b"a.txt"], LATER)
     assert (ended.state, ended.done_at, ended.gone_at) == (State.VANISHED, LATER, LATER)
-    assert await ledger.gone("drop", [b"a.txt"], LATER) == []
+    assert await ledger.record_gone("drop", [b"a.txt"], LATER) == []
     assert await ledger.unannounced() == [ended]
 
 
@@ -410,15 +410,15 @@ async def test_a_waiting_version_whose_file_is_gone_ends_as_vanished(ledger: Led
 async def test_a_version_that_was_queued_after_the_look_is_left_as_it_is(ledger: Ledger, state: State) -> None:
     """Its file was made since: nobody would bring it again before the next scan."""
     version = await MAKE[state](ledger)
-    assert await ledger.gone("drop", [b"a.txt"], version.queued_at - timedelta(microseconds=1)) == []
+    assert await ledger.record_gone("drop", [b"a.txt"], version.queued_at - timedelta(microseconds=1)) == []
     assert await ledger.by_path("drop", b"a.txt") == version
 
 
 @pytest.mark.parametrize("state", [State.UPLOADING, State.VERIFIED, State.LINKED, State.FINISHED])
 async def test_any_other_version_goes_on_when_its_file_is_gone(ledger: Ledger, state: State) -> None:
     version = await MAKE[state](ledger)
-    assert await ledger.gone("drop", [b"a.txt"], LATER) == []
-    assert await ledger.gone("drop", [b"a.txt"], LATER + timedelta(days=1)) == []
+    assert await ledger.record_gone("drop", [b"a.txt"], LATER) == []
+    assert await ledger.record_gone("drop", [b"a.txt"], LATER + timedelta(days=1)) == []
     assert await ledger.by_path("drop", b"a.txt") == replace(version, gone_at=LATER)
 
 
@@ -427,7 +427,7 @@ async def test_a_directory_that_is_gone_takes_all_below_it_and_nothing_beside_it
     beside = [b"d.txt", b"d-", b"d0", b"dd/a", b"c/d/a"]
     await ledger.enqueue([new(path, key=str(number)) for number, path in enumerate([*below, *beside])])
     await queued(ledger, b"d/a", watch="other", key="other")
-    ended = await ledger.gone("drop", [b"d"], NOW)
+    ended = await ledger.record_gone("drop", [b"d"], NOW)
     assert sorted(version.path for version in ended) == sorted(below)
     assert {version.watch for version in ended} == {"drop"}
 
@@ -435,19 +435,19 @@ async def test_a_directory_that_is_gone_takes_all_below_it_and_nothing_beside_it
 @pytest.mark.parametrize("paths", [[b"dir", b"dir/a"], [b"dir/a", b"dir"]])
 async def test_a_file_that_is_gone_with_its_directory_ends_once(ledger: Ledger, paths: list[bytes]) -> None:
     await queued(ledger, b"dir/a")
-    assert [ended.path for ended in await ledger.gone("drop", paths, LATER)] == [b"dir/a"]
+    assert [ended.path for ended in await ledger.record_gone("drop", paths, LATER)] == [b"dir/a"]
 
 
 async def test_the_root_itself_is_never_taken_for_a_file_that_is_gone(ledger: Ledger) -> None:
     with pytest.raises(ValueError, match="root"):
-        await ledger.gone("drop", [b""], NOW)
+        await ledger.record_gone("drop", [b""], NOW)
 
 
 async def test_paths_are_paged_in_byte_order_without_those_known_to_be_gone(ledger: Ledger) -> None:
     names = [b"b", b"a", b"\xff", b"a/b", b"gone", b"c"]
     await ledger.enqueue([new(name, key=None) for name in names])
     await queued(ledger, b"aa", key=None, watch="other")
-    await ledger.gone("drop", [b"gone"], NOW)
+    await ledger.record_gone("drop", [b"gone"], NOW)
     pages, after = [], b""
     while page := await ledger.paths("drop", after, 2):
         pages.append(page)
@@ -557,10 +557,10 @@ async def test_links_and_their_files_mark_are_committed_together_or_not_at_all(l
     good, stale = await verified(ledger, b"1"), await verified(ledger, b"2")
     await ledger.apply(stale, Event.QUARANTINE)
     with pytest.raises(LostUpdate):
-        await ledger.linked([good, stale], LinksMark(1, 2))
+        await ledger.record_linked([good, stale], LinksMark(1, 2))
     assert await ledger.links_mark() is None
     assert await ledger.by_id(good.file_id) == good
-    (moved,) = await ledger.linked([replace(good, expires_at=LATER)], LinksMark(2**64 - 1, 2**50))
+    (moved,) = await ledger.record_linked([replace(good, expires_at=LATER)], LinksMark(2**64 - 1, 2**50))
     assert (moved.state, moved.expires_at) == (State.LINKED, LATER)
     assert await ledger.links_mark() == LinksMark(2**64 - 1, 2**50)
 
@@ -568,7 +568,7 @@ async def test_links_and_their_files_mark_are_committed_together_or_not_at_all(l
 async def test_a_link_whose_file_stays_is_finished_in_the_same_commit(ledger: Ledger) -> None:
     stays, moves = await verified(ledger, b"1"), await verified(ledger, b"2")
     dated = [replace(each, expires_at=LATER) for each in (stays, moves)]
-    found = await ledger.linked(dated, MARK, {stays.file_id: NOW})
+    found = await ledger.record_linked(dated, MARK, {stays.file_id: NOW})
     assert [(each.state, each.done_at) for each in found] == [(State.FINISHED, NOW), (State.LINKED, None)]
     assert found == [await ledger.by_id(stays.file_id), await ledger.by_id(moves.file_id)]
     assert await ledger.unannounced() == found[:1]
@@ -602,18 +602,18 @@ async def test_a_run_is_clean_only_if_it_was_closed_so(tmp_path: Path) -> None:
     told = []
     for clean in (True, False, True):
         ledger = await open_ledger(tmp_path)
-        told.append(await ledger.was_clean())
+        told.append(await ledger.begin_run())
         await ledger.close(clean=clean)
     assert told == [True, True, False]
 
 
 async def test_a_command_that_looks_in_does_not_hide_an_unclean_exit(tmp_path: Path) -> None:
     crashed = await open_ledger(tmp_path)
-    await crashed.was_clean()
+    await crashed.begin_run()
     await crashed.close(clean=False)
     await (await open_ledger(tmp_path)).close(clean=True)
     ledger = await open_ledger(tmp_path)
-    assert not await ledger.was_clean()
+    assert not await ledger.begin_run()
     await ledger.close(clean=True)
 
 
@@ -622,15 +622,15 @@ async def test_an_end_is_told_until_it_was_recorded_as_said(tmp_path: Path) -> N
     one, two = await finished(ledger, b"1"), await finished(ledger, b"2")
     for path in (b"linked", b"uploading"):
         await MAKE[State(path.decode())](ledger, path)
-    await ledger.announced([one.file_id])
+    await ledger.record_announced([one.file_id])
     await ledger.close(clean=False)
     ledger = await open_ledger(tmp_path)
     try:
         assert await ledger.unannounced() == [two]
-        await ledger.announced([two.file_id])
+        await ledger.record_announced([two.file_id])
         assert await ledger.unannounced() == []
         with pytest.raises(LostUpdate):
-            await ledger.announced(["nobody"])
+            await ledger.record_announced(["nobody"])
     finally:
         await ledger.close(clean=True)
 
@@ -643,8 +643,8 @@ async def test_versions_are_found_by_state_oldest_first(ledger: Ledger) -> None:
 
 async def test_what_is_gone_is_forgotten_after_its_time_with_its_key(ledger: Ledger) -> None:
     gone, there = await finished(ledger, b"1/a", key="a"), await finished(ledger, b"there")
-    await ledger.announced([gone.file_id, there.file_id])
-    await ledger.gone("drop", [b"1/a"], NOW)
+    await ledger.record_announced([gone.file_id, there.file_id])
+    await ledger.record_gone("drop", [b"1/a"], NOW)
     assert await ledger.prune(NOW) == 0
     assert await ledger.prune(LATER) == 1
     assert await ledger.by_id(gone.file_id) is None
@@ -655,7 +655,7 @@ async def test_what_is_gone_is_forgotten_after_its_time_with_its_key(ledger: Led
 async def test_replaced_versions_are_forgotten_but_the_path_keeps_its_key(ledger: Ledger) -> None:
     old, superseded = await finished(ledger), await queued(ledger)
     current = await finished(ledger)
-    await ledger.announced([old.file_id, superseded.file_id])
+    await ledger.record_announced([old.file_id, superseded.file_id])
     assert await ledger.prune(LATER) == 2
     assert await ledger.by_path("drop", b"a.txt") == current
     assert (await queued(ledger, b"2", key="a.txt")).key == "a~2.txt"
@@ -663,7 +663,7 @@ async def test_replaced_versions_are_forgotten_but_the_path_keeps_its_key(ledger
 
 async def test_a_receipt_is_kept_while_a_newer_version_waits_to_replace_its_object(ledger: Ledger) -> None:
     receipt = await finished(ledger)
-    await ledger.announced([receipt.file_id])
+    await ledger.record_announced([receipt.file_id])
     version = await uploading(ledger)
     assert await ledger.prune(LATER) == 0
     assert await ledger.previous_receipt(version) is not None
@@ -671,16 +671,16 @@ async def test_a_receipt_is_kept_while_a_newer_version_waits_to_replace_its_obje
 
 async def test_nothing_is_forgotten_before_its_end_was_said(ledger: Ledger) -> None:
     version = await finished(ledger)
-    await ledger.gone("drop", [b"a.txt"], NOW)
+    await ledger.record_gone("drop", [b"a.txt"], NOW)
     assert await ledger.prune(LATER) == 0
-    await ledger.announced([version.file_id])
+    await ledger.record_announced([version.file_id])
     assert await ledger.prune(LATER) == 1
 
 
 async def test_a_directory_of_thousands_goes_whole(ledger: Ledger) -> None:
     await ledger.enqueue([new(b"d/%d" % number, key=None) for number in range(2500)])
     await ledger.claim("drop", 1100, NOW)
-    assert len(await ledger.gone("drop", [b"d"], NOW)) == 1400
+    assert len(await ledger.record_gone("drop", [b"d"], NOW)) == 1400
     assert await ledger.paths("drop", b"", 10) == []
 
 
@@ -688,22 +688,22 @@ async def test_of_paths_that_lie_below_each_other_each_version_is_gone_once(ledg
     """``rm -r``: the watcher hears of each file, of the directories, and of some twice. More than fits one commit."""
     await ledger.enqueue([new(b"d/e/%d" % number, key=None) for number in range(900)])
     await ledger.enqueue([new(b"d/f/%d" % number, key=None) for number in range(900)])
-    ended = await ledger.gone("drop", [b"d/e/7", b"d/e/7", b"d/e", b"d"], NOW)
+    ended = await ledger.record_gone("drop", [b"d/e/7", b"d/e/7", b"d/e", b"d"], NOW)
     assert len(ended) == len({version.file_id for version in ended}) == 1800
     assert await ledger.paths("drop", b"", 10) == []
 
 
 async def test_a_version_whose_file_was_gone_while_in_flight_still_vanishes(ledger: Ledger) -> None:
     await uploading(ledger)
-    await ledger.gone("drop", [b"a.txt"], NOW)
+    await ledger.record_gone("drop", [b"a.txt"], NOW)
     await ledger.release(unclean=False)
-    (ended,) = await ledger.gone("drop", [b"a.txt"], LATER)
+    (ended,) = await ledger.record_gone("drop", [b"a.txt"], LATER)
     assert (ended.state, ended.done_at, ended.gone_at) == (State.VANISHED, LATER, NOW)
 
 
 async def test_upkeep_goes_through_thousands(ledger: Ledger) -> None:
     await ledger.enqueue([new(b"d/%d" % number, state=State.IGNORED) for number in range(2500)])
-    await ledger.gone("drop", [b"d"], NOW)
+    await ledger.record_gone("drop", [b"d"], NOW)
     assert await ledger.prune(LATER) == 2500
 
 
@@ -831,7 +831,7 @@ async def one(ledger, number):
 
 async def main():
     ledger = await open_ledger(Path({folder!r}))
-    await ledger.was_clean()
+    await ledger.begin_run()
     for start in range(0, 10**6, 20):
         await asyncio.gather(*(one(ledger, number) for number in range(start, start + 20)))
 
@@ -857,7 +857,7 @@ async def test_every_acknowledged_version_is_there_after_sigkill(lines: int, tmp
     assert len(told) >= lines
     ledger = await open_ledger(tmp_path)
     try:
-        assert not await ledger.was_clean()
+        assert not await ledger.begin_run()
         assert set(await ledger.known("drop", told)) == set(told)
     finally:
         await ledger.close(clean=True)
@@ -873,7 +873,7 @@ async def test_many_changes_at_once_are_what_each_alone_would_be(ledger: Ledger)
     verified = await asyncio.gather(*(ledger.apply(one, Event.VERIFY, **changes) for one in sent))
     assert verified == [await ledger.by_id(one.file_id) for one in first]
     assert {one.etag for one in verified} == {f"e{one.file_id}" for one in first}
-    linked = await ledger.linked([replace(one, expires_at=LATER) for one in verified], MARK)
+    linked = await ledger.record_linked([replace(one, expires_at=LATER) for one in verified], MARK)
     ended = await asyncio.gather(*(ledger.apply(one, Event.FINISH, done_at=LATER) for one in linked))
     assert ended == [await ledger.by_id(one.file_id) for one in first]
     assert [one.file_id for one in await ledger.unannounced()] == [one.file_id for one in first]

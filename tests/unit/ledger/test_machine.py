@@ -127,7 +127,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(where=st.sampled_from([b"a", b"d", b"d/a", b"missing"]))
     def gone(self, where: bytes) -> None:
-        ended, more = changes.gone(self.connection, "drop", [where], self.now)
+        ended, more = changes.record_gone(self.connection, "drop", [where], self.now)
         assert not more
         for version in ended:
             self.moved(version, Event.VANISH)
@@ -161,7 +161,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def announce_and_prune(self) -> None:
         ended = questions.unannounced(self.connection)
         assert all(version.state in ENDED for version in ended)
-        changes.announced(self.connection, [version.file_id for version in ended])
+        changes.record_announced(self.connection, [version.file_id for version in ended])
         self.now += timedelta(days=1)
         changes.prune(self.connection, self.now)
         kept = {row[0] for row in self.connection.execute("SELECT file_id FROM version")}
@@ -172,7 +172,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def link_in_a_batch(self, version: FileVersion, ends: bool) -> None:
         if version.state is State.VERIFIED and self.states.get(version.file_id) is State.VERIFIED:
             ended = {version.file_id: self.now} if ends else {}
-            (moved,) = changes.linked(self.connection, [version], LinksMark(1, 2), ended)
+            (moved,) = changes.record_linked(self.connection, [version], LinksMark(1, 2), ended)
             self.moved(replace(moved, state=State.LINKED), Event.LINK)
             if ends:
                 self.moved(moved, Event.FINISH)

@@ -32,14 +32,14 @@ async def begun(ledger: Ledger, path: bytes = b"a.bin") -> FileVersion:
 async def test_parts_come_back_by_number(ledger: Ledger) -> None:
     version = await begun(ledger)
     for part in PARTS:
-        await ledger.part_done(version, part)
+        await ledger.record_part(version, part)
     assert await ledger.parts(version) == sorted(PARTS, key=lambda part: part.number)
     assert (version.upload_id, version.part_size) == ("upload-1", 5)
 
 
 async def test_parts_survive_a_restart_of_the_upload_s_version(ledger: Ledger) -> None:
     version = await begun(ledger)
-    await ledger.part_done(version, PARTS[0])
+    await ledger.record_part(version, PARTS[0])
     await ledger.release(unclean=True)
     (again,) = await ledger.claim("drop", 1, LATER)
     assert again.upload_id == "upload-1"
@@ -51,7 +51,7 @@ async def test_a_large_file_that_gets_on_between_unclean_exits_is_never_quaranti
     for part in PARTS * 4:
         assert await ledger.release(unclean=True) == []
         (version,) = await ledger.claim("drop", 1, LATER)
-        await ledger.part_done(version, part)
+        await ledger.record_part(version, part)
     for _ in range(UNCLEAN_LIMIT - 1):
         assert await ledger.release(unclean=True) == []
         await ledger.claim("drop", 1, LATER)
@@ -60,25 +60,25 @@ async def test_a_large_file_that_gets_on_between_unclean_exits_is_never_quaranti
 
 async def test_a_part_sent_again_replaces_its_row(ledger: Ledger) -> None:
     version = await begun(ledger)
-    await ledger.part_done(version, PARTS[0])
+    await ledger.record_part(version, PARTS[0])
     newer = Part(2, 5, "other", "other")
-    await ledger.part_done(version, newer)
+    await ledger.record_part(version, newer)
     assert await ledger.parts(version) == [newer]
 
 
 async def test_a_new_upload_has_no_part_of_the_old_one(ledger: Ledger) -> None:
     version = await begun(ledger)
-    await ledger.part_done(version, PARTS[0])
+    await ledger.record_part(version, PARTS[0])
     newer = await ledger.begin_upload(version, "upload-2", 7)
     assert await ledger.parts(newer) == []
     with pytest.raises(LostUpdate):
-        await ledger.part_done(version, PARTS[1])
+        await ledger.record_part(version, PARTS[1])
 
 
 @pytest.mark.parametrize("event", [Event.VERIFY, Event.QUARANTINE, Event.SUPERSEDE, Event.VANISH])
 async def test_an_upload_past_uploading_is_left_until_it_is_ended(ledger: Ledger, event: Event) -> None:
     version = await begun(ledger)
-    await ledger.part_done(version, PARTS[0])
+    await ledger.record_part(version, PARTS[0])
     assert await ledger.uploads_left() == []
     moved = await ledger.apply(version, event)
     assert [left.file_id for left in await ledger.uploads_left()] == [version.file_id]
@@ -91,8 +91,8 @@ async def test_an_upload_past_uploading_is_left_until_it_is_ended(ledger: Ledger
 async def test_nothing_is_forgotten_that_still_names_an_upload(ledger: Ledger) -> None:
     version = await begun(ledger)
     moved = await ledger.apply(version, Event.VANISH, done_at=NOW)
-    await ledger.announced([version.file_id])
-    await ledger.gone("drop", [version.path], NOW)
+    await ledger.record_announced([version.file_id])
+    await ledger.record_gone("drop", [version.path], NOW)
     assert await ledger.prune(LATER + timedelta(days=9)) == 0
     await ledger.end_upload(moved)
     assert await ledger.prune(LATER + timedelta(days=9)) == 1

@@ -58,7 +58,7 @@ async def test_a_change_that_went_into_a_lost_ledger_is_not_answered(
     with pytest.raises(LedgerLost):  # from then on, whatever is asked
         await ledger.known("drop", [b"before"])
     with pytest.raises(LedgerLost):
-        await ledger.died()
+        await ledger.wait_until_dead()
     await ledger.close(clean=False)
 
 
@@ -66,7 +66,7 @@ async def test_it_is_noticed_while_nothing_is_asked(tmp_path: Path) -> None:
     ledger = await open_ledger(tmp_path)
     delete(tmp_path / "ledger.sqlite3")
     with pytest.raises(LedgerLost):
-        await ledger.died()
+        await ledger.wait_until_dead()
     await ledger.close(clean=False)
 
 

@@ -48,7 +48,7 @@ class World:
     async def unannounced(self) -> list[FileVersion]:
         return self.unsaid
 
-    async def announced(self, file_ids: Sequence[str]) -> None:
+    async def record_announced(self, file_ids: Sequence[str]) -> None:
         self.recorded += file_ids
 
 

@@ -56,7 +56,7 @@ class World:
     async def upload(self, version: FileVersion) -> None:
         """Take a claimed version through to its link."""
         version = await self.ledger.apply(version, Event.VERIFY, checksum="md5:00", signed_at=NOW)
-        (version,) = await self.ledger.linked([replace(version, expires_at=NOW)], MARK)
+        (version,) = await self.ledger.record_linked([replace(version, expires_at=NOW)], MARK)
         self.held.linked(replace(link(1), file_id=version.file_id))
         await self.ledger.apply(version, Event.FINISH, done_at=NOW)
 

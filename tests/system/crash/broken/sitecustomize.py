@@ -39,22 +39,22 @@ def fingerprint() -> None:
 
 
 def link() -> None:
-    """Commit ``linked`` first, and write the lines after it."""
+    """Commit ``record_linked`` first, and write the lines after it."""
     put_off: list[Any] = []
-    append, commit = LinksFile.append, Ledger.linked
+    append, commit = LinksFile.append, Ledger.record_linked
 
     def wait(self: Any, links: Any) -> Any:
         put_off.append(lambda: append(self, links))
         return self.mark
 
-    async def linked(self: Any, versions: Any, mark: Any, ended: Any = None) -> Any:
+    async def record_linked(self: Any, versions: Any, mark: Any, ended: Any = None) -> Any:
         done = await commit(self, versions, mark, ended or {})
         while put_off:
             put_off.pop()()
         return done
 
     LinksFile.append = wait  # type: ignore[method-assign] # that is the breakage
-    Ledger.linked = linked  # type: ignore[method-assign] # as above
+    Ledger.record_linked = record_linked  # type: ignore[method-assign] # as above
 
 
 def unsynced_links() -> None:

@@ -66,7 +66,7 @@ class World:
     def info(self, event: str) -> None:
         self.told.append(event)
 
-    async def linked(
+    async def record_linked(
         self, versions: Sequence[FileVersion], mark: LinksMark, ended: Mapping[str, datetime]
     ) -> list[FileVersion]:
         assert mark.offset == len(self.lines)
