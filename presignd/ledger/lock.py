@@ -1,13 +1,11 @@
 """The ledger's folder: private, on a filesystem where locks hold, and held by one daemon.
 
-The lock is flock(2)'s, which the kernel releases with the process. Watched folders are locked in the same way.
+The lock is flock(2)'s (``system/file_lock.py``), which the kernel releases with the process.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -15,6 +13,7 @@ from typing import Self
 from presignd.errors import Unavailable, UsageError
 from presignd.system import filesystem
 from presignd.system.durable import make_folder
+from presignd.system.file_lock import flock, lock_holder, process_text
 from presignd.system.trust import WalkedFolder, require_owner, walked
 
 
@@ -37,7 +36,7 @@ class DaemonLock:
     def _take(self, folder: Path) -> None:
         if not flock(self._fd):
             raise Unavailable(
-                f"the ledger in {folder} is in use by {_named(lock_holder(self._fd) or _written(self._fd))}",
+                f"the ledger in {folder} is in use by {process_text(lock_holder(self._fd) or _pid_in_file(self._fd))}",
                 fix="stop that one, or give this one a ledger.path of its own",
             )
         os.ftruncate(self._fd, 0)
@@ -56,53 +55,6 @@ class DaemonLock:
         self.close()
 
 
-def lock_folder(fd: int) -> bool:
-    """Lock a watched root by its directory descriptor ``fd`` until that is closed.
-
-    Raises ``Unavailable`` with the holder's pid when another process watches it. Returns False, with nothing locked,
-    where the filesystem has no such locks (NFS refuses them on a directory).
-    """
-    try:
-        taken = flock(fd)
-    except OSError:
-        return False
-    if not taken:
-        raise Unavailable(
-            f"the folder {_path(fd)} is watched by {_named(lock_holder(fd))}",
-            fix="stop that one, or watch another folder",
-        )
-    return True
-
-
-def lock_holder(fd: int) -> int | None:
-    """Return the pid of the process that holds a flock on what ``fd`` refers to, None where the kernel shows none."""
-    st = os.fstat(fd)
-    try:
-        table = Path("/proc/locks").read_text(encoding="ascii")
-    except OSError:
-        return None
-    return find_holder(table, (os.major(st.st_dev), os.minor(st.st_dev)), st.st_ino)
-
-
-def find_holder(table: str, device: tuple[int, int], inode: int) -> int | None:
-    """Return the flock's holder by the text of ``/proc/locks`` (proc(5)), None where it doesn't show one.
-
-    Overlayfs and Btrfs show one device there and another in ``stat``: then the inode alone decides, if only one
-    process has locked a file of that number.
-    """
-    rows = [line.split() for line in table.splitlines()]
-    # "1: FLOCK ADVISORY WRITE 1234 fd:01:5678 0 EOF"; one that waits has "->" in the second place.
-    held = [(row[5], int(row[4])) for row in rows if len(row) > 5 and row[1] == "FLOCK"]  # noqa: PLR2004 - columns
-    exact = f"{device[0]:02x}:{device[1]:02x}:{inode}"
-    pids = {pid for place, pid in held if place == exact} or _unique(lambda place: place.endswith(f":{inode}"), held)
-    return next((pid for pid in pids if pid > 0), None)
-
-
-def _unique(match: Callable[[str], bool], held: list[tuple[str, int]]) -> set[int]:
-    pids = {pid for place, pid in held if match(place)}
-    return pids if len(pids) == 1 else set()
-
-
 def _open(path: Path) -> int:
     try:
         make_private(path)
@@ -114,30 +66,10 @@ def _open(path: Path) -> int:
         ) from None
 
 
-def flock(fd: int) -> bool:
-    """Lock what ``fd`` refers to, until it is closed; return False when another process has it."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _written(fd: int) -> int | None:
+def _pid_in_file(fd: int) -> int | None:
     """Return the pid in the lock file, for where ``/proc/locks`` does not show the holder."""
     text = os.pread(fd, 32, 0).strip()
     return int(text) if text.isdigit() else None
-
-
-def _named(pid: int | None) -> str:
-    return f"another presignd (pid {pid})" if pid else "another process (its pid can't be seen from here)"
-
-
-def _path(fd: int) -> str:
-    try:
-        return str(Path(f"/proc/self/fd/{fd}").readlink())
-    except OSError:
-        return "(unknown)"
 
 
 # --- the folder and its files ----------------------------------------------------------------------

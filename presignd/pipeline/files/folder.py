@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from presignd.errors import NO_DESCRIPTORS, Fault, PresigndError, UsageError, reason_of, system_fault
-from presignd.ledger.lock import flock, lock_folder
+from presignd.system.file_lock import flock, lock_folder
 from presignd.system.filesystem import close_quietly, may_hang, mounted_below
 from presignd.system.trust import open_folder, parent_of
 

@@ -16,8 +16,9 @@ import pytest
 from presignd.errors import Unavailable, UsageError
 from presignd.ledger import lock
 from presignd.ledger.database import open_database
-from presignd.ledger.lock import DaemonLock, find_holder, lock_folder, lock_holder
-from presignd.system import filesystem
+from presignd.ledger.lock import DaemonLock
+from presignd.system import file_lock, filesystem
+from presignd.system.file_lock import find_holder, lock_folder, lock_holder
 
 LOCKS = """\
 1: POSIX  ADVISORY  WRITE 100 fe:01:1234 0 EOF
@@ -34,7 +35,8 @@ HOLDER = """
 import os, sys
 from pathlib import Path
 from presignd.ledger.database import open_database
-from presignd.ledger.lock import DaemonLock, lock_folder
+from presignd.ledger.lock import DaemonLock
+from presignd.system.file_lock import lock_folder
 held = DaemonLock(Path(sys.argv[2])) if sys.argv[1] == "ledger" else lock_folder(os.open(sys.argv[2], os.O_RDONLY))
 print("held", flush=True)
 sys.stdin.read()
@@ -94,7 +96,7 @@ def test_a_second_daemon_on_a_folder_is_refused_with_the_first_ones_pid(tmp_path
 
 
 def test_a_holder_that_cannot_be_seen_is_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "lock_holder", lambda _fd: None)
+    monkeypatch.setattr(file_lock, "lock_holder", lambda _fd: None)
     fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with holder("folder", tmp_path), pytest.raises(Unavailable, match="its pid can't be seen from here"):
@@ -104,7 +106,7 @@ def test_a_holder_that_cannot_be_seen_is_said_to_be_so(tmp_path: Path, monkeypat
 
 
 def test_without_proc_a_holder_is_refused_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "Path", lambda _path: tmp_path / "missing")
+    monkeypatch.setattr(file_lock, "Path", lambda _path: tmp_path / "missing")
     fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with holder("folder", tmp_path), pytest.raises(Unavailable, match=r"\(unknown\) is watched by another process"):
