@@ -1,8 +1,8 @@
 """The ledger's changes in SQL. Each names the state it leaves, and moves only as ``presignd.states`` says.
 
 A change takes many rows, and one row is a list of one: in a burst most of a commit's work is of one kind. A statement
-that goes through hundreds of rows inside SQLite leaves Python's lock alone meanwhile, and costs a fifth of as many
-statements. A change makes all of its rows or raises; the caller undoes what it had made by then.
+for hundreds of rows runs without the GIL and costs a fifth of one statement per row. A change makes all of its rows or
+raises; the caller undoes what it had made by then.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from presignd.ledger.rows import (
     columns_of,
     columns_of_new,
     from_micros,
+    stored,
     to_micros,
     to_sql,
 )
@@ -33,14 +34,14 @@ from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, Part
 from presignd.states import IN_FLIGHT, LEFT, TRANSITIONS, UNCLEAN_LIMIT, WAITING, Event, after, retry_event
 
 CHUNK = 1000
-"""Versions recorded as gone, or forgotten, in one commit: uploads must not wait long for it."""
+"""Versions recorded as gone, or deleted, in one commit: uploads must not wait long for it."""
 
 ROWS = 40
 """New versions in one statement: older SQLite takes 999 parameters."""
 
 LONGEST = timedelta(seconds=LONGEST_PAUSE)
 
-# The plus keeps SQLite from the index on the state, and so from going through every version.
+# The plus: see ``schema.UNANNOUNCED``.
 _IN_STATE = {state: f"+version.state = '{state}'" for state in State}
 _CURRENT = f"version.current = 1 AND +version.state NOT IN ({literals(LEFT)})"
 
@@ -64,7 +65,7 @@ class KeyRequest:
     base_key: str
     fresh: bool
     next_key: bool
-    beyond: str = ""
+    after_key: str = ""
 
 
 # --- moves -------------------------------------------------------------------------------
@@ -86,9 +87,7 @@ def apply(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[Fil
 
 def _move(change: Change) -> tuple[dict[str, Any], FileVersion]:
     """Return the columns that a change writes, and the version as it is then."""
-    row = columns_of(change.fields)
-    # Text as it is stored: with lone surrogates escaped.
-    fields = {name: row[name] if isinstance(value, str) else value for name, value in change.fields.items()}
+    row, fields = stored(change.fields)
     moved = replace(change.version, state=reduce(after, change.events, change.version.state), **fields)
     if change.events:
         row["state"] = str(moved.state)
@@ -123,7 +122,7 @@ def claim(
     *,
     most_priority: int | None = None,
 ) -> list[FileVersion]:
-    """Move up to ``limit`` due queued versions of ``watch`` to uploading, by priority, then age.
+    """Move due versions to uploading, as ``Ledger.claim`` says.
 
     A version that would wait for longer than any pause is due: the clock was set back since that was written.
     """
@@ -143,7 +142,7 @@ def claim(
 def record_linked(
     connection: sqlite3.Connection, versions: Sequence[FileVersion], mark: LinksMark, ended: Mapping[str, datetime]
 ) -> list[FileVersion]:
-    """Move verified versions to linked, those in ``ended`` on to finished, with the links file's mark."""
+    """Move verified versions to linked, those in ``ended`` on to finished, and set the mark of ``links.jsonl``."""
     moved = apply(connection, [_link_of(version, ended.get(version.file_id)) for version in versions])
     set_meta(connection, links_inode=mark.inode, links_offset=mark.offset)
     return moved
@@ -157,7 +156,7 @@ def _link_of(version: FileVersion, done_at: datetime | None) -> Change:
 
 
 def requeue(connection: sqlite3.Connection, selection: Selection, now: datetime) -> list[FileVersion]:
-    """Take the selected quarantined versions back; one that goes to the queue counts as queued ``now``."""
+    """Move the selected quarantined versions by ``states.retry_event``."""
     where, values = ["state = 'quarantined'"], []
     if selection.path is not None:
         where.append("current = 1 AND watch = ? AND path = ?")
@@ -177,7 +176,7 @@ def _retried(version: FileVersion, now: datetime) -> Change:
 
 
 def release(connection: sqlite3.Connection, *, unclean: bool) -> list[FileVersion]:
-    """Put uploading versions back in the queue; return those quarantined for too many unclean exits."""
+    """``Ledger.release``: count the unclean exit, quarantine, then put the rest back."""
     stopped: list[FileVersion] = []
     if unclean:
         connection.execute("UPDATE version SET unclean = unclean + 1 WHERE state = 'uploading'")
@@ -194,7 +193,7 @@ def release(connection: sqlite3.Connection, *, unclean: bool) -> list[FileVersio
 
 
 def enqueue(connection: sqlite3.Connection, versions: Sequence[NewVersion]) -> list[Enqueued]:
-    """Record new versions, each the current one of its path from now on."""
+    """Record new versions, ``ROWS`` at a time where all are new paths, else one by one."""
     done: list[Enqueued] = []
     for start in range(0, len(versions), ROWS):
         some = versions[start : start + ROWS]
@@ -203,14 +202,14 @@ def enqueue(connection: sqlite3.Connection, versions: Sequence[NewVersion]) -> l
 
 
 def _enqueue_new_paths(connection: sqlite3.Connection, versions: Sequence[NewVersion]) -> list[Enqueued] | None:
-    """Record new versions of paths that have none, under free keys; return None, with nothing done, if any is not so.
+    """Record new versions in few statements; return None and change nothing if a path or a key is taken.
 
     The tables' own constraints decide: a path has one current version, a key one path.
     """
     recorded = [as_recorded(new, None if new.state is State.IGNORED else to_sql(new.key)) for new in versions]
     connection.execute("SAVEPOINT new_paths")
     try:
-        keys.take(connection, recorded)
+        keys.reserve_all(connection, recorded)
         _insert(connection, recorded)
     except sqlite3.IntegrityError:
         connection.execute("ROLLBACK TO new_paths")
@@ -275,7 +274,7 @@ def _key_taken(connection: sqlite3.Connection, version: FileVersion) -> FileVers
 
 
 def refingerprint(connection: sqlite3.Connection, found: Sequence[tuple[str, Fingerprint]]) -> list[None]:
-    """Record new fingerprints of the same contents, by ``file_id``; these no longer count as gone."""
+    """Write fingerprints by ``file_id``, and clear ``gone_at``."""
     rows = [(one, columns_of({"fingerprint": fingerprint, "gone_at": None}), _CURRENT) for one, fingerprint in found]
     _update_where(connection, rows)
     return [None] * len(found)
@@ -316,7 +315,7 @@ def _not_gone(
 
 
 def assign_key(connection: sqlite3.Connection, wanted: Sequence[KeyRequest]) -> list[FileVersion | None]:
-    """Reserve keys for claimed versions; None where the key is another path's and ``next_key`` is false."""
+    """Reserve each key as ``Ledger.assign_key`` does, and release the one the version had."""
     return [_assign_key(connection, one) for one in wanted]
 
 
@@ -324,7 +323,7 @@ def _assign_key(connection: sqlite3.Connection, wanted: KeyRequest) -> FileVersi
     version, base_key = wanted.version, wanted.base_key
     claimant = keys.Claimant(version.watch, version.path, version.bucket)
     key = keys.reserve(
-        connection, claimant, base_key, fresh=wanted.fresh, next_key=wanted.next_key, beyond=wanted.beyond
+        connection, claimant, base_key, fresh=wanted.fresh, next_key=wanted.next_key, after_key=wanted.after_key
     )
     if key is None:
         return None
@@ -335,7 +334,7 @@ def _assign_key(connection: sqlite3.Connection, wanted: KeyRequest) -> FileVersi
 
 
 def record_part(connection: sqlite3.Connection, done: Sequence[tuple[FileVersion, Part]]) -> list[None]:
-    """Record parts; a part that was sent again replaces its row. Raises ``LostUpdate`` for another upload's part."""
+    """Insert parts; one that was sent again replaces its row. Raises ``LostUpdate`` for another upload's part."""
     for version, part in done:
         inserted = connection.execute(
             "INSERT OR REPLACE INTO part (version, number, size, md5, etag)"
@@ -353,7 +352,7 @@ def record_part(connection: sqlite3.Connection, done: Sequence[tuple[FileVersion
 
 
 def first_start(connection: sqlite3.Connection, watch: str, now: datetime) -> tuple[datetime, bool]:
-    """Return when ``watch`` was first started, and whether its first scan is still to be finished."""
+    """Return the watch's first start and whether its first scan is still to be finished; insert its row if missing."""
     connection.execute("INSERT OR IGNORE INTO watch (name, first_started_at) VALUES (?, ?)", (watch, to_micros(now)))
     started_at, done = connection.execute(
         "SELECT first_started_at, first_scan_done FROM watch WHERE name = ?", (watch,)
@@ -362,19 +361,19 @@ def first_start(connection: sqlite3.Connection, watch: str, now: datetime) -> tu
 
 
 def first_scan_done(connection: sqlite3.Connection, watch: str) -> None:
-    """Record that the first scan of ``watch`` is finished."""
+    """Set ``first_scan_done`` in the watch's row."""
     _require_all(connection.execute("UPDATE watch SET first_scan_done = 1 WHERE name = ?", (watch,)), [watch])
 
 
 def begin_run(connection: sqlite3.Connection) -> bool:
-    """Return whether the last run ended cleanly (or there was none); from now on it counts as unclean."""
+    """Set the mark ``clean`` to 0; return whether it was 1, or there was none (a new ledger)."""
     row = connection.execute("SELECT value FROM meta WHERE key = 'clean'").fetchone()
     set_meta(connection, clean=0)
     return row is None or bool(row[0])
 
 
 def record_announced(connection: sqlite3.Connection, file_ids: Sequence[str]) -> None:
-    """Record that ``file.done`` was logged for these."""
+    """Set ``announced`` in the rows of these."""
     cursor = connection.execute(
         "UPDATE version SET announced = 1 WHERE file_id IN (SELECT value FROM json_each(?))",
         (json.dumps(list(file_ids)),),
@@ -383,12 +382,7 @@ def record_announced(connection: sqlite3.Connection, file_ids: Sequence[str]) ->
 
 
 def prune(connection: sqlite3.Connection, before: datetime) -> int:
-    """Forget up to ``CHUNK`` versions whose content left its path before ``before``; return how many.
-
-    Kept are those whose ``file.done`` is still to be logged, and receipts by which a waiting newer version
-    recognizes the object it replaces.
-    """
-    # The plus keeps SQLite from the index on the state, and so from going through every version.
+    """Delete up to ``CHUNK`` rows that ``Ledger.prune`` may; return how many."""
     old = connection.execute(
         "SELECT id, bucket, key FROM version AS old WHERE gone_at IS NOT NULL AND gone_at < ? AND upload_id = ''"
         " AND (+state = 'ignored' OR announced = 1 AND +state IN ('finished', 'vanished', 'superseded'))"

@@ -1,4 +1,4 @@
-"""SQLite, whatever the tables: opening, migrating, errors in words for the user, and files that were replaced."""
+"""SQLite, whatever the tables: opening, migrating, errors in words for the user, and a check for replaced files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from presignd.ledger.lock import make_private
 
 BUSY_SECONDS = 5.0
 JOURNAL_LIMIT = 64 << 20
-"""Bytes of write-ahead log kept on disk once a burst is over."""
+"""Bytes that the write-ahead log keeps on disk after a burst."""
 
 _PAGE, _FEWEST_PAGES, _MOST_PAGES = 4096, 32, 1000
-"""SQLite's page size in bytes, and the pages that its log may hold before they go into the database."""
+"""SQLite's page size in bytes, and the fewest and most pages in its WAL at which it checkpoints."""
 
 _FILES = ("", "-wal", "-shm")
 
@@ -29,8 +29,8 @@ def open_database(path: Path, application_id: int, migrations: Sequence[Migratio
     Raises ``UsageError`` for a file that is no such database, is corrupt, or was written by a newer
     version; ``Unavailable`` while another program holds it; the fault ``disk_full``.
     """
-    with translated(path):
-        make_private(path)  # SQLite's would follow the umask; its -wal and -shm follow the file
+    with sqlite_errors_expected(path):
+        make_private(path)  # SQLite would make it by the umask; it gives -wal and -shm the mode of this file
         connection = connect(path)
         with closed_on_error(connection):
             _check(connection, path, application_id, len(migrations))
@@ -40,10 +40,9 @@ def open_database(path: Path, application_id: int, migrations: Sequence[Migratio
 
 
 def pages_between_checkpoints(free: int) -> int:
-    """Return the number of pages in the log at which SQLite moves them into the database, by the disk's ``free`` bytes.
+    """Return the number of pages in the WAL at which SQLite checkpoints it, by the disk's ``free`` bytes.
 
-    Usually SQLite's own 1000 (4 MB). On a small disk less: the log takes its space until there is room for its content
-    in the database too, so one that fills the disk would stay for ever.
+    Usually SQLite's own 1000 (4 MB). On a small disk fewer: a WAL that fills the disk could never be checkpointed.
     """
     return max(_FEWEST_PAGES, min(_MOST_PAGES, free // (8 * _PAGE)))
 
@@ -70,8 +69,8 @@ def closed_on_error(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn errors of SQLite and the disk into expected ones with a fix; bugs are raised as they are."""
+def sqlite_errors_expected(path: Path) -> Iterator[None]:
+    """Raise errors of SQLite and the disk as expected ones with a fix, as ``explain`` has them; bugs as they are."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
@@ -147,7 +146,7 @@ def _migrate(connection: sqlite3.Connection, application_id: int, migrations: Se
             connection.execute(f"PRAGMA user_version = {number + 1}")
             connection.execute("COMMIT")
         except BaseException:
-            connection.rollback()  # some errors rolled back already: then it does nothing
+            connection.rollback()  # SQLite may have rolled back already; then this does nothing
             raise
 
 
@@ -160,12 +159,12 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 
 def presence_check(path: Path) -> Callable[[], None]:
-    """Return a check of the open database ``path`` that raises ``LedgerLost`` once its files are not what they were.
+    """Return a check of the open database ``path`` that raises ``LedgerLost`` once its files were deleted or replaced.
 
-    They may be deleted, moved away, replaced by others, or cut shorter than the database was when it was opened. SQLite
-    writes on into a file whose name was taken away, without an error: every commit after that would be lost with the
-    process (sqlite.org/howtocorrupt.html, "Unlinking or renaming a database file while in use"). Only the names are
-    looked at: opening and closing the file again would drop SQLite's own locks on it (the same page).
+    So it does once they were moved away, or the database was cut shorter than it was when it was opened. SQLite goes
+    on writing to a deleted file without an error: every commit after that would be lost with the process
+    (sqlite.org/howtocorrupt.html, "Unlinking or renaming a database file while in use"). The check uses stat(2) only:
+    opening and closing the file again would drop SQLite's own locks on it (the same page).
     """
     files = {Path(f"{path}{suffix}"): _seen(Path(f"{path}{suffix}")) for suffix in _FILES}
     least = path.stat().st_size
@@ -174,7 +173,7 @@ def presence_check(path: Path) -> Callable[[], None]:
         for file, before in files.items():
             try:
                 now = _seen(file)
-            except OSError:  # says nothing about the file; a failing disk fails SQLite too, and that is waited for
+            except OSError:  # says nothing about the file; on a failing disk SQLite fails too, and its callers wait
                 continue
             if before and (now is None or now[:2] != before[:2]):
                 raise _lost(file, "is not there any more" if now is None else "was replaced by another file")

@@ -24,7 +24,7 @@ class Claimant:
     bucket: str
 
 
-def numbered(key: str, number: int) -> str | None:
+def numbered_key(key: str, number: int) -> str | None:
     """Return ``key`` with ``~number`` before its suffix: "a/b.tar.gz" → "a/b~2.tar.gz", ".env" → ".env~2".
 
     The name is cut so that the key stays within 1024 bytes. Returns None where nothing of the name would be left.
@@ -41,7 +41,7 @@ def numbered(key: str, number: int) -> str | None:
 def number_in(base_key: str, key: str) -> int:
     """Return the number that makes ``base_key`` into ``key``; 1 when there is none."""
     for match in reversed(list(_NUMBER.finditer(key))):
-        if numbered(base_key, int(match[1])) == key:
+        if numbered_key(base_key, int(match[1])) == key:
             return int(match[1])
     return 1
 
@@ -53,7 +53,7 @@ def first_free(base_key: str, after: int, is_free: Callable[[str], bool]) -> str
     """
 
     def free(number: int) -> bool:
-        key = numbered(base_key, number)
+        key = numbered_key(base_key, number)
         return key is None or is_free(key)
 
     taken, step = after, 1
@@ -63,7 +63,7 @@ def first_free(base_key: str, after: int, is_free: Callable[[str], bool]) -> str
         step //= 2
         if not free(taken + step):
             taken += step
-    return numbered(base_key, taken + 1)
+    return numbered_key(base_key, taken + 1)
 
 
 def reserve(
@@ -73,21 +73,21 @@ def reserve(
     *,
     fresh: bool,
     next_key: bool,
-    beyond: str = "",
+    after_key: str = "",
 ) -> str | None:
     """Reserve ``base_key`` for a path, or with ``next_key`` its next free number; return None where that is taken.
 
-    ``fresh`` excludes keys that the path itself had before. ``beyond`` is a key that holds another's object: the next
-    free number after it is taken.
+    ``fresh`` excludes keys that the path itself had before. ``after_key`` is a key that holds another's object: the
+    next free number after it is reserved.
     """
 
     def is_free(key: str) -> bool:
         return _is_free(connection, claimant, key, fresh=fresh)
 
-    if not beyond and is_free(base_key):
+    if not after_key and is_free(base_key):
         key: str | None = base_key
     elif next_key:
-        key = first_free(base_key, max(number_in(base_key, beyond), 1), is_free)
+        key = first_free(base_key, max(number_in(base_key, after_key), 1), is_free)
     else:
         key = None
     if key is not None:
@@ -98,8 +98,8 @@ def reserve(
     return key
 
 
-def take(connection: sqlite3.Connection, versions: Iterable[FileVersion]) -> None:
-    """Reserve the keys of new versions, each of which must be free; raises ``IntegrityError``."""
+def reserve_all(connection: sqlite3.Connection, versions: Iterable[FileVersion]) -> None:
+    """Reserve the keys of new versions, each of which must be free; raise ``IntegrityError`` for one that is not."""
     rows = [
         (version.bucket, version.key, version.watch, version.path) for version in versions if version.key is not None
     ]
@@ -112,7 +112,7 @@ def take(connection: sqlite3.Connection, versions: Iterable[FileVersion]) -> Non
 def release(connection: sqlite3.Connection, keys: Iterable[tuple[str, str | None]]) -> None:
     """Free keys, given with their buckets, under which no version can have an object: none was sent, none will be.
 
-    A file that was renamed before its upload thus leaves its key to the new name.
+    So the new name of a file that was renamed before its upload can have its key.
     """
     connection.executemany(
         "DELETE FROM object_key WHERE bucket = ? AND key = ? AND NOT EXISTS (SELECT 1 FROM version"

@@ -39,7 +39,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 FILE = "ledger.sqlite3"
 
 UNUSED_KEYS = 1000
-"""Claimed versions to remember as the first under their key; for one that is forgotten, the tables are queried."""
+"""How many claimed versions are cached as the first under their key; for others the tables are queried."""
 
 RETRY_SECONDS = 1.0
 """Pause between two tries of a call that waits for the disk."""
@@ -85,7 +85,7 @@ async def open_ledger(folder: Path, patience: Patience | None = None, *, unused_
     """Open the ledger in ``folder`` (made 0700 where missing; the file is 0600).
 
     With ``patience`` calls wait where they would fail for a full disk or another program's lock. ``unused_keys`` is how
-    many claimed versions are remembered as the first under their key.
+    many claimed versions are cached as the first under their key.
 
     The caller holds ``lock.DaemonLock`` on that folder. Raises ``UsageError`` for a folder or file that can't hold a
     ledger (network filesystem, newer version, another program's, damaged), ``Unavailable`` while another program holds
@@ -114,9 +114,9 @@ def _close(connections: Sequence[sqlite3.Connection]) -> None:
 class Ledger:
     """The record of every version; one process at a time opens it, by ``open_ledger``.
 
-    Calls that can't be written raise the fault ``disk_full`` and change nothing; the next ones are tried
-    again. ``UsageError`` means the file is damaged, ``Unavailable`` that it can't be reached. With
-    ``patience`` they wait instead.
+    A change that can't be written raises ``disk_full`` and changes nothing. Later calls are tried normally.
+    ``UsageError`` means that the file is damaged, ``Unavailable`` that it can't be reached. With ``patience``, calls
+    wait where they would raise ``disk_full`` or ``Unavailable``.
     """
 
     def __init__(
@@ -148,10 +148,10 @@ class Ledger:
         return await self._ask(queries.differing, watch, listed)
 
     async def paths(self, watch: str, after: bytes, limit: int) -> list[bytes]:
-        """Return current paths of ``watch`` after ``after``, in byte order, without those recorded as gone.
+        """Return up to ``limit`` current paths of ``watch`` after ``after``, in byte order, but none recorded as gone.
 
-        A scan compares them, page by page, with what it found: so files that were deleted unseen are recorded as
-        ``gone`` too. Start with ``b""``; fewer than ``limit`` means the end.
+        Upkeep (``pipeline/upkeep.py``) checks page by page which of them are missing. Start with ``b""``; fewer than
+        ``limit`` means the end.
         """
         return await self._ask(queries.paths, watch, after, limit)
 
@@ -168,7 +168,7 @@ class Ledger:
 
         A current version that is queued or quarantined ends as superseded. One in flight raises
         ``LostUpdate``, with nothing recorded: the caller waits for it. The key is reserved for the path: a path's
-        newer version with the same ``base_key`` takes over its predecessor's key, unless ``fresh_key``; where the
+        newer version with the same ``base_key`` gets its predecessor's key, unless ``fresh_key``; where the
         key is another path's, the version gets the next free ``name~2.ext`` with ``next_key``, else it is recorded
         as quarantined with ``key_taken``. A new version may be IGNORED or QUARANTINED from the start.
         """
@@ -178,7 +178,7 @@ class Ledger:
         """Record that the same content now has this fingerprint (chmod, another link, a restore).
 
         The version no longer counts as gone: this is also for one with ``gone_at`` whose file is there again.
-        Raises ``LostUpdate`` where the version has left its path meanwhile: vanished, or another's predecessor.
+        Raises ``LostUpdate`` where the version has left its path meanwhile: it vanished, or a newer one took its place.
         """
         await self._do_rows(changes.refingerprint, [(file_id, fingerprint)])
 
@@ -227,22 +227,22 @@ class Ledger:
         return await self._ask(queries.next_due, watches, after)
 
     async def assign_key(
-        self, version: FileVersion, base_key: str, *, fresh: bool, next_key: bool, beyond: str = ""
+        self, version: FileVersion, base_key: str, *, fresh: bool, next_key: bool, after_key: str = ""
     ) -> FileVersion | None:
         """Reserve a key for a claimed version and commit it before any grant.
 
-        ``fresh`` excludes keys that the path had before. ``beyond`` names a key that turned out to hold another's
-        object: the next free ``name~N.ext`` after it is taken. Returns None where the key is another path's and
+        ``fresh`` excludes keys that the path had before. ``after_key`` is a key that turned out to hold another's
+        object: the next free ``name~N.ext`` after it is reserved. Returns None where the key is another path's and
         ``next_key`` is false.
         """
-        request = KeyRequest(version, base_key, fresh=fresh, next_key=next_key, beyond=beyond)
+        request = KeyRequest(version, base_key, fresh=fresh, next_key=next_key, after_key=after_key)
         (named,) = await self._do_rows(changes.assign_key, [request])
         return named
 
     async def previous_receipt(self, version: FileVersion) -> FileVersion | None:
         """Return the newest version before this one, of the same path, bucket and key, that was verified."""
         if version.key is not None and self._unused_keys.pop(version.file_id, None) == version.key:
-            return None  # as its claim found: nothing under its key is verified while it is in flight
+            return None  # none was there at its claim, and no other is verified under its key while it is in flight
         return await self._ask(queries.previous_receipt, version)
 
     async def sent(self, version: FileVersion) -> frozenset[Sent]:
@@ -250,7 +250,7 @@ class Ledger:
         return await self._ask(queries.sent, version)
 
     async def apply(self, version: FileVersion, event: Event, **fields: Any) -> FileVersion:
-        """Move ``version`` by ``event`` from the state it has, with changes of ``fields``; return it as it is then."""
+        """Move ``version`` by ``event`` from its state and change ``fields``; return it as recorded."""
         (moved,) = await self.apply_all([Change(version, (event,), fields)])
         return moved
 
@@ -260,7 +260,7 @@ class Ledger:
         return changed
 
     async def apply_all(self, wanted: Sequence[Change]) -> list[FileVersion]:
-        """Move versions and change their fields in one commit, all of them or none; return them as they are then."""
+        """Move versions and change their fields in one commit, all of them or none; return them as recorded."""
         name = f"apply.{wanted[0].events[-1]}" if wanted[0].events else "update"
         return await self._do_rows(changes.apply, wanted, name)
 
@@ -295,7 +295,7 @@ class Ledger:
     async def record_linked(
         self, versions: Sequence[FileVersion], mark: LinksMark, ended: Mapping[str, datetime] = NOTHING
     ) -> list[FileVersion]:
-        """Move verified versions to linked, and record the links file's mark, in one commit.
+        """Move verified versions to linked, and record the mark of ``links.jsonl``, in one commit.
 
         Each version's ``expires_at`` (the link's end) is recorded as given. Those in ``ended``, by ``file_id``,
         are finished in the same commit, done at that time: their files stay as they are.
@@ -313,13 +313,13 @@ class Ledger:
         return await self._do(changes.release, unclean=unclean)
 
     async def begin_run(self) -> bool:
-        """Return whether the last run ended by a clean ``close``; this one counts as unclean until then."""
+        """Record that a run begins, unclean until its clean ``close``; return whether the last one ended cleanly."""
         clean = await self._do(changes.begin_run)
         self._running = True
         return clean
 
     async def in_state(self, state: State) -> list[FileVersion]:
-        """Return every version in ``state``: for the few that are verified or linked at start."""
+        """Return every version in ``state``, oldest first."""
         return await self._ask(queries.in_state, state)
 
     async def unannounced(self) -> list[FileVersion]:
@@ -331,11 +331,15 @@ class Ledger:
         await self._do(changes.record_announced, file_ids)
 
     async def links_mark(self) -> LinksMark | None:
-        """Return how much of the links file is recorded."""
+        """Return how much of ``links.jsonl`` is recorded, None where nothing is."""
         return await self._ask(queries.links_mark)
 
     async def prune(self, before: datetime) -> int:
-        """Forget files gone since before ``before``, and superseded versions ended before it."""
+        """Delete the rows of versions whose content left its path before ``before``; return how many.
+
+        Kept are those whose ``file.done`` is still to be logged, and receipts by which a waiting newer version
+        recognizes the object it replaces.
+        """
         total = 0
         while forgotten := await self._do(changes.prune, before):
             total += forgotten
@@ -344,7 +348,7 @@ class Ledger:
     # --- for commands and pages ----------------------------------------------------------------------------------
 
     async def summary(self, states: Collection[State] = tuple(State)) -> list[WatchSummary]:
-        """Return the numbers of each watch; only versions in ``states`` are counted."""
+        """Return the numbers of each watch, also of one without versions; only versions in ``states`` are counted."""
         return await self._ask(queries.summary, states)
 
     async def quarantined(self) -> list[FileVersion]:
@@ -352,7 +356,7 @@ class Ledger:
         return await self._ask(queries.quarantined)
 
     async def by_key(self, key: str, bucket: str | None = None) -> FileVersion | None:
-        """Return the newest verified version stored under ``key``."""
+        """Return the newest verified version stored under ``key``, in any bucket if None is given."""
         return await self._ask(queries.by_key, key, bucket)
 
     async def by_path(self, watch: str, path: bytes) -> FileVersion | None:
@@ -360,7 +364,7 @@ class Ledger:
         return await self._ask(queries.by_path, watch, path)
 
     async def by_id(self, file_id: str) -> FileVersion | None:
-        """Return one version."""
+        """Return the version with this ``file_id``."""
         return await self._ask(queries.by_id, file_id)
 
     async def requeue(self, selection: Selection, now: datetime) -> list[FileVersion]:
@@ -371,7 +375,7 @@ class Ledger:
         return await self._do(changes.requeue, selection, now)
 
     async def wait_until_dead(self) -> None:
-        """Wait until nothing can be recorded any more, and raise the cause (``LedgerLost``, or a bug)."""
+        """Wait until the writer thread has died, and raise the cause (``LedgerLost``, or a bug)."""
         await self._writer.wait_until_dead()
 
     async def close(self, *, clean: bool) -> None:

@@ -1,4 +1,4 @@
-"""The ledger's folder: private, on a filesystem where locks hold, and held by one daemon.
+"""The ledger's folder: private, on a local filesystem, and locked by one daemon.
 
 The lock is flock(2)'s (``system/file_lock.py``), which the kernel releases with the process.
 """
@@ -79,7 +79,7 @@ def prepare(folder: Path) -> None:
     """Make ``folder`` (0700, whatever the umask) where it is missing, and refuse one that is unfit.
 
     Raises ``UsageError`` for one that can't be made, or that lies on a network filesystem: SQLite's WAL
-    needs memory that every opener shares (sqlite.org/wal.html), and locks there hold one host at most.
+    needs memory that every opener shares (sqlite.org/wal.html), and a lock there may hold on its own host only.
     """
     try:
         make_folder(folder, 0o700)
@@ -99,7 +99,8 @@ def prepare(folder: Path) -> None:
 def make_private(path: Path) -> None:
     """Make the file ``path`` (0600, whatever the umask) where it is missing; raises ``OSError``.
 
-    Another user's is refused, as is one beside it that SQLite would take for a part of it (sqlite.org/tempfiles.html).
+    Another user's file is refused, and so is another user's ``-wal``, ``-shm`` or ``-journal`` beside it: SQLite would
+    take these for parts of the database (sqlite.org/tempfiles.html).
     """
     with walked(path.parent) as place:
         for beside in ("-wal", "-shm", "-journal"):

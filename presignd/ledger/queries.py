@@ -35,7 +35,7 @@ def first(connection: sqlite3.Connection, where: str, *values: object) -> FileVe
 
 
 def known(connection: sqlite3.Connection, watch: str, paths: Sequence[bytes]) -> dict[bytes, FileVersion]:
-    """Return the current version at each of ``paths`` that has one."""
+    """Return the current versions by path, ``CHUNK`` paths in one statement."""
     found: dict[bytes, FileVersion] = {}
     for chunk in chunks(paths):
         where = f"current = 1 AND watch = ? AND path IN ({marks(chunk)})"
@@ -52,7 +52,7 @@ whatever the fingerprint."""
 
 
 def differing(connection: sqlite3.Connection, watch: str, listed: Sequence[Listed]) -> list[Listed]:
-    """Return those of ``listed`` that aren't recorded as they are, by ``states.is_recorded``."""
+    """Return the files that aren't recorded as they are, whole rows compared as sets."""
     if not listed:
         return []
     left, lowest, highest = set(listed), min(listed)[0], max(listed)[0]
@@ -70,7 +70,7 @@ def differing(connection: sqlite3.Connection, watch: str, listed: Sequence[Liste
 
 
 def paths(connection: sqlite3.Connection, watch: str, after: bytes, limit: int) -> list[bytes]:
-    """Return current paths of ``watch`` in byte order after ``after`` that aren't noted as gone."""
+    """Return a page of current paths, along the index."""
     rows = connection.execute(
         "SELECT path FROM version WHERE current = 1 AND watch = ? AND path > ? AND gone_at IS NULL"
         " ORDER BY path LIMIT ?",
@@ -80,14 +80,14 @@ def paths(connection: sqlite3.Connection, watch: str, after: bytes, limit: int) 
 
 
 def next_due(connection: sqlite3.Connection, watches: Collection[str], after: datetime) -> datetime | None:
-    """Return the earliest ``not_before`` past ``after`` among queued versions of ``watches``."""
+    """Return the earliest ``not_before`` past ``after``, with one search for each watch."""
     earliest = "SELECT min(not_before) FROM version WHERE state = 'queued' AND watch = ? AND not_before > ?"
     found = (connection.execute(earliest, (watch, to_micros(after))).fetchone()[0] for watch in watches)
     return from_micros(min((micros for micros in found if micros is not None), default=None))
 
 
 def previous_receipt(connection: sqlite3.Connection, version: FileVersion) -> FileVersion | None:
-    """Return the newest verified version before this one, of the same path, bucket and key."""
+    """Return the newest verified version under the same key with a lower ``id``."""
     return first(
         connection,
         "key = ? AND bucket = ? AND watch = ? AND path = ? AND verified = 1"
@@ -105,7 +105,7 @@ def unused_keys(connection: sqlite3.Connection, versions: Collection[FileVersion
 
 
 def sent(connection: sqlite3.Connection, version: FileVersion) -> frozenset[Sent]:
-    """Return all that was sent from this version's path under its key: by receipt, or by what was about to be sent.
+    """Return what was sent under this version's key: the receipt's values, or those committed before the PUT.
 
     Until a version is verified, its ``etag`` is the MD5 that was committed before the PUT.
     """
@@ -118,29 +118,29 @@ def sent(connection: sqlite3.Connection, version: FileVersion) -> frozenset[Sent
 
 
 def parts(connection: sqlite3.Connection, version: FileVersion) -> list[Part]:
-    """Return the recorded parts of the version's upload, by number."""
+    """Return the version's rows of the table of parts, by number."""
     of = "version = (SELECT id FROM version WHERE file_id = ?)"
     sql = f"SELECT number, size, md5, etag FROM part WHERE {of} ORDER BY number"  # noqa: S608 - our own words
     return [Part(*row) for row in connection.execute(sql, (version.file_id,))]
 
 
 def uploads_left(connection: sqlite3.Connection) -> list[FileVersion]:
-    """Return versions past uploading that still name an upload."""
+    """Return versions that name an upload and are neither queued nor uploading."""
     return select(connection, "upload_id != '' AND +state NOT IN ('queued', 'uploading') ORDER BY id")
 
 
 def in_state(connection: sqlite3.Connection, state: State) -> list[FileVersion]:
-    """Return every version in ``state``, oldest first."""
+    """Return the versions in ``state`` by ``id``, so the oldest first."""
     return select(connection, "state = ? ORDER BY id", str(state))
 
 
 def unannounced(connection: sqlite3.Connection) -> list[FileVersion]:
-    """Return ended versions whose ``file.done`` is not recorded as logged, oldest first."""
+    """Return the ended versions with ``announced = 0``, oldest first."""
     return select(connection, f"{UNANNOUNCED} ORDER BY id")
 
 
 def links_mark(connection: sqlite3.Connection) -> LinksMark | None:
-    """Return how much of the links file is recorded."""
+    """Return the mark of ``links.jsonl``, None where there is none."""
     meta = dict(connection.execute("SELECT key, value FROM meta"))
     if "links_inode" not in meta:
         return None
@@ -148,7 +148,7 @@ def links_mark(connection: sqlite3.Connection) -> LinksMark | None:
 
 
 def summary(connection: sqlite3.Connection, states: Collection[State] = tuple(State)) -> list[WatchSummary]:
-    """Return the numbers of each watch in ``states``, also of one that has no version yet."""
+    """Return the numbers of each watch, also of one that has no version yet."""
     names = [name for (name,) in connection.execute("SELECT name FROM watch")]
     rows = connection.execute(
         f"SELECT watch, state, count(*), min(queued_at) FROM version WHERE state IN ({marks(states)})"  # noqa: S608 - marks
@@ -160,33 +160,33 @@ def summary(connection: sqlite3.Connection, states: Collection[State] = tuple(St
 
 
 def quarantined(connection: sqlite3.Connection) -> list[FileVersion]:
-    """Return every quarantined version, newest first."""
+    """Return the quarantined versions by ``id``, newest first."""
     return select(connection, "state = 'quarantined' ORDER BY id DESC")
 
 
 def by_key(connection: sqlite3.Connection, key: str, bucket: str | None) -> FileVersion | None:
-    """Return the newest verified version stored under ``key``, in any bucket if None is given."""
+    """Return the newest verified version under ``key``; ``bucket`` None means any."""
     where = "key = ? AND verified = 1 AND (bucket = ? OR ? IS NULL) ORDER BY id DESC"
     return first(connection, where, to_sql(key), bucket, bucket)
 
 
 def by_path(connection: sqlite3.Connection, watch: str, path: bytes) -> FileVersion | None:
-    """Return the current version at a path."""
+    """Return the row with ``current = 1`` at the path."""
     return first(connection, "current = 1 AND watch = ? AND path = ?", watch, path)
 
 
 def by_id(connection: sqlite3.Connection, file_id: str) -> FileVersion | None:
-    """Return one version."""
+    """Return the version with this ``file_id``."""
     return first(connection, "file_id = ?", file_id)
 
 
 def chunks(values: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Return ``values`` in chunks that fit one statement."""
+    """Return ``values`` in pieces of ``CHUNK``."""
     return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
 
 
 def marks(values: Collection[object]) -> str:
-    """Return a parameter mark for each value."""
+    """Return a ``?`` for each value, with commas between them."""
     return ",".join("?" * len(values))
 
 

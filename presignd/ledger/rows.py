@@ -41,15 +41,16 @@ class Selection:
 
 
 FINGERPRINT = tuple(field.name for field in fields(Fingerprint))
-PLAIN = tuple(field.name for field in fields(FileVersion) if field.name != "fingerprint")
-COLUMNS = (*FINGERPRINT, *PLAIN)
-_CHANGEABLE = frozenset({"fingerprint", *PLAIN} - {"state", "file_id"})
+OTHER_COLUMNS = tuple(field.name for field in fields(FileVersion) if field.name != "fingerprint")
+COLUMNS = (*FINGERPRINT, *OTHER_COLUMNS)
+_CHANGEABLE = frozenset({"fingerprint", *OTHER_COLUMNS} - {"state", "file_id"})
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM version"  # noqa: S608 - our own column names
 
-_TIMES = [*map(PLAIN.index, ("queued_at", "not_before", "done_at", "signed_at", "expires_at", "gone_at"))]
-_GIVEN = ("watch", "path", "fingerprint", "bucket", "content_type", "priority", "queued_at", "error_code", "error")
-_FLAGS = [*map(PLAIN.index, ("adopted", "announced"))]
-_STATE, _PRINT = PLAIN.index("state"), [field.name for field in fields(FileVersion)].index("fingerprint")
+_TIMES = [*map(OTHER_COLUMNS.index, ("queued_at", "not_before", "done_at", "signed_at", "expires_at", "gone_at"))]
+_NEW_FIELDS = ("watch", "path", "fingerprint", "bucket", "content_type", "priority", "queued_at", "error_code", "error")
+_FLAGS = [*map(OTHER_COLUMNS.index, ("adopted", "announced"))]
+_STATE = OTHER_COLUMNS.index("state")
+_FINGERPRINT_INDEX = [field.name for field in fields(FileVersion)].index("fingerprint")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _INTEGER = range(-(2**63), 2**63)
@@ -63,32 +64,44 @@ def version_of(row: tuple[Any, ...]) -> FileVersion:
     for place in _FLAGS:
         values[place] = bool(values[place])
     values[_STATE] = State(values[_STATE])
-    values.insert(_PRINT, Fingerprint(*map(int, row[: len(FINGERPRINT)])))
+    values.insert(_FINGERPRINT_INDEX, Fingerprint(*map(int, row[: len(FINGERPRINT)])))
     return FileVersion(*values)
 
 
 def columns_of(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns and SQL values of changed fields of a ``FileVersion``.
+    """Return the columns and SQL values of changed fields of a ``FileVersion``; raise as ``stored`` does."""
+    return stored(changes)[0]
+
+
+def stored(changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the columns and SQL values of changed fields of a ``FileVersion``, and the fields as they are read back.
 
     Raises ``TypeError`` for a name that is no field, and for the state, which only events change.
     """
-    if unknown := changes.keys() - _CHANGEABLE:
-        raise TypeError(f"not to be changed like this: {', '.join(sorted(unknown))}")
-    row = {name: to_sql(value) for name, value in changes.items() if name != "fingerprint"}
-    if (fingerprint := changes.get("fingerprint")) is not None:
-        row |= {name: to_sql(getattr(fingerprint, name)) for name in FINGERPRINT}
-    return row
+    row: dict[str, Any] = {}
+    read_back = {**changes}
+    for name, value in changes.items():
+        if name not in _CHANGEABLE:
+            unknown = sorted(changes.keys() - _CHANGEABLE)
+            raise TypeError(f"not to be changed like this: {', '.join(unknown)}")
+        if name == "fingerprint":
+            row |= {part: to_sql(getattr(value, part)) for part in FINGERPRINT}
+        elif isinstance(value, str):
+            row[name] = read_back[name] = to_sql(value)
+        else:
+            row[name] = to_sql(value)
+    return row, read_back
 
 
 def as_recorded(new: NewVersion, key: str | None) -> FileVersion:
     """Return a new version with ``key`` as it will be read back."""
-    given = {name: getattr(new, name) for name in _GIVEN} | {"error": to_sql(new.error)}
+    given = {name: getattr(new, name) for name in _NEW_FIELDS} | {"error": to_sql(new.error)}
     return FileVersion(file_id=new.file_id, state=new.state, base_key=to_sql(new.key), key=key, **given)
 
 
 def columns_of_new(version: FileVersion) -> dict[str, Any]:
     """Return the columns and SQL values of a new version, the current one of its path."""
-    given = {name: getattr(version, name) for name in ("base_key", "key", *_GIVEN)}
+    given = {name: getattr(version, name) for name in ("base_key", "key", *_NEW_FIELDS)}
     return {"file_id": version.file_id, "state": str(version.state), "current": 1} | columns_of(given)
 
 

@@ -1,4 +1,4 @@
-"""The ledger's tables, as numbered migrations: one is never changed once released, only followed.
+"""The ledger's tables, as numbered migrations. Never change a released migration; add a new one.
 
 Times are microseconds since 1970 UTC. ``ino``, ``mtime_ns``, ``ctime_ns`` and ``meta.value`` have no declared
 type: values beyond SQLite's 64 signed bits (inodes of some filesystems, years after 2262) are kept as text.
@@ -80,8 +80,10 @@ CREATE TABLE watch (
 """
 
 UNANNOUNCED = "announced = 0 AND +state IN ('finished', 'vanished', 'superseded')"
-"""Queries repeat an index's condition word for word, or SQLite does not use the index. The plus keeps SQLite from using
-the index on the state instead, and with it every finished version."""
+"""Queries repeat an index's condition word for word, or SQLite does not use the index.
+
+The plus, here and in other queries, keeps SQLite from using the index on the state instead, which would go through
+every finished version."""
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (

@@ -1,8 +1,8 @@
 """The ledger's two threads: one owns the writing connection, the other the reading one.
 
-Whatever waits for the writer is done in one transaction, one fsync. Callers get their answers after the commit. One
-call's failure undoes that call only; a commit that fails (a full disk) fails its whole batch and leaves the database
-as it was.
+The writer makes all changes that wait in one transaction, with one fsync. Callers get their answers after the commit.
+A call that fails is undone alone; a commit that fails (a full disk) fails its whole batch and leaves the database as it
+was.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ RowsOperation = Callable[[sqlite3.Connection, Sequence[Row]], Sequence[Result]]
 Explain = Callable[[BaseException], BaseException | None]
 
 BATCH = 256
-"""Rows at which a commit takes no more calls: what a crash may make presignd do again (guarantee 3)."""
+"""Rows at which a commit takes no more calls: a crash may make presignd do so many again (guarantee 3)."""
 
 IDLE_SECONDS = 1.0
-"""How long a turn waits for a first call, before the thread's heart beats again."""
+"""How long a turn waits for its first call; the thread's heart beats once a turn."""
 
 MANY, LINGER_SECONDS = 8, 0.005
-"""After a commit of so many calls the next one waits this long for more: in a burst most would come just too late."""
+"""After a commit of ``MANY`` calls the next one waits this long for more: in a burst most would come just too late."""
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class DatabaseThread(ABC):
         self._thread.start()
 
     async def do(self, operation: Operation[T], name: str = "") -> T:
-        """Run ``operation`` by itself and return its result; in all else as ``do_rows``."""
+        """Run ``operation`` alone and return its result; else as ``do_rows``."""
 
         def alone(connection: sqlite3.Connection, _: Sequence[None]) -> list[T]:
             return [operation(connection)]
@@ -104,9 +104,9 @@ class DatabaseThread(ABC):
         return results
 
     def check(self) -> None:
-        """Raise when nothing can be done any more: an expected error as it is, else ``RuntimeError`` with the cause."""
+        """Raise once the thread is closed or has died: an expected cause as it is, else ``RuntimeError`` from it."""
         if self._cause is not None:
-            raise _death(self._cause)
+            raise _error_after_death(self._cause)
         if self._closed:
             raise RuntimeError("the ledger is closed")
 
@@ -175,13 +175,13 @@ class DatabaseThread(ABC):
     # --- in the loop --------------------------------------------------------------------------------
 
     def _die(self, cause: BaseException, batch: list[_Job]) -> None:
-        """Fail what was under way and what waits; runs in the loop, so that no call comes in between."""
+        """Give the calls that were under way or wait the error; runs in the loop, so that no call comes in between."""
         self._cause = cause
         while not self._jobs.empty():
             job = self._jobs.get_nowait()
             batch += [job] if job else []
         for job in batch:
-            job.error = _death(cause)
+            job.error = _error_after_death(cause)
         _answer(batch)
         self._dead.set()
 
@@ -215,7 +215,7 @@ class Writer(DatabaseThread):
         self._last = len(batch)
         if batch:
             self._commit(batch)
-        # After the commit: what is answered must have been written to a file that is still there.
+        # After the commit: only what was written to a file that is still there may be answered.
         if self._check_files:
             self._check_files()
 
@@ -230,7 +230,7 @@ class Writer(DatabaseThread):
             self._connection.execute("COMMIT")
             _pass(batch, "after")
         except sqlite3.Error as error:
-            self._connection.rollback()  # some errors rolled back already: then it does nothing
+            self._connection.rollback()  # SQLite may have rolled back already; then this does nothing
             for job in batch:
                 job.error = self._explain(error) or error
 
@@ -255,7 +255,7 @@ class Reader(DatabaseThread):
     """Runs queries, each on a snapshot of its own."""
 
     def __init__(self, connection: sqlite3.Connection, explain: Explain) -> None:
-        super().__init__(connection, explain, name="ledger-questions")
+        super().__init__(connection, explain, name="ledger-reader")
 
     def _linger(self) -> None:
         """Don't wait: nothing is written, so queries have no commit to share."""
@@ -286,8 +286,8 @@ def _run(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
         start = end
 
 
-def _death(cause: BaseException) -> Exception:
-    """Return what callers of a dead thread get."""
+def _error_after_death(cause: BaseException) -> Exception:
+    """Return the error that a call gets once the thread has died of ``cause``."""
     if isinstance(cause, PresigndError):
         return cause
     died = RuntimeError("the ledger's thread has died")

@@ -192,7 +192,7 @@ class Transfer:
             raise fault("changed_while_uploading", "it changed after it was settled")
 
     # --- name and send --------------------------------------------------------------------------
-    async def _reserve_key(self, *, beyond: str = "") -> None:
+    async def _reserve_key(self, *, after_key: str = "") -> None:
         """Commit the key before any grant: a key that needs the hash, or the next key after a collision."""
         watch, version = self._watch, self._version
         base = version.base_key or render_for(
@@ -206,7 +206,7 @@ class Transfer:
             prefix=await self._bucket.prefix(),
         )
         named = await self._ledger.assign_key(
-            version, base, fresh=watch.collision == "rename", next_key=may_number(watch), beyond=beyond
+            version, base, fresh=watch.collision == "rename", next_key=may_number(watch), after_key=after_key
         )
         if named is None:
             raise fault("key_taken", base)
@@ -220,7 +220,7 @@ class Transfer:
             if decision.action is Action.ADOPT and decision.found:
                 return decision.found, self._version.attempt <= 1
             if decision.action is Action.NEXT_KEY:
-                await self._reserve_key(beyond=self._key)
+                await self._reserve_key(after_key=self._key)
                 self._key_changed, head = True, False
                 continue
             self._version, stored = await self._content.send(self._version, decision, self._support)

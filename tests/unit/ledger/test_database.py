@@ -277,7 +277,7 @@ def test_no_statement_of_the_daily_work_scans_or_sorts_the_versions(recorder: An
     one, two, three = changes.claim(recorder, "drop", 10, LATER, 10**9)
     (one,) = changes.apply(recorder, [Change(one, (Event.VERIFY,), {"etag": "e"})])
     (one,) = changes.record_linked(recorder, [one], MARK, {})
-    assert changes.assign_key(recorder, [KeyRequest(two, "a", fresh=True, next_key=True, beyond="a~2")]) != [None]
+    assert changes.assign_key(recorder, [KeyRequest(two, "a", fresh=True, next_key=True, after_key="a~2")]) != [None]
     changes.apply(recorder, [Change(three, (Event.QUARANTINE,))])
     questions.known(recorder, "drop", [b"1/a", b"2/a"])
     questions.differing(recorder, "drop", [(b"1/a", 0, 0, 0, 0)])

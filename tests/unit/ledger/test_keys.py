@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presignd.ledger.keys import first_free, number_in, numbered
+from presignd.ledger.keys import first_free, number_in, numbered_key
 from presignd.s3.limits import MAX_KEY
 
 SEGMENT = st.text(st.characters(blacklist_categories=["Cs", "Cc"], blacklist_characters="/\\"), min_size=1)
@@ -33,12 +33,12 @@ KEYS = st.lists(SEGMENT, min_size=1, max_size=4).map("/".join).filter(lambda key
     ],
 )
 def test_the_number_stands_before_the_suffix(key: str, second: str) -> None:
-    assert numbered(key, 2) == second
+    assert numbered_key(key, 2) == second
 
 
 @given(key=KEYS, number=st.integers(2, 10**6))
 def test_a_numbered_key_is_another_one_in_the_same_folder_within_the_limit(key: str, number: int) -> None:
-    made = numbered(key, number)
+    made = numbered_key(key, number)
     if made is not None:
         assert made != key
         assert made.rpartition("/")[0] == key.rpartition("/")[0]
@@ -49,14 +49,14 @@ def test_a_numbered_key_is_another_one_in_the_same_folder_within_the_limit(key: 
 @pytest.mark.parametrize("letter", ["x", "é", "\U0001f600"])
 def test_a_long_name_is_cut_between_characters(letter: str) -> None:
     key = letter * (1020 // len(letter.encode())) + ".txt"
-    made = numbered(key, 12)
+    made = numbered_key(key, 12)
     assert made is not None
     assert made.endswith(letter + "~12.txt")
     assert 1020 < len(made.encode()) <= MAX_KEY
 
 
 def test_a_folder_that_leaves_no_room_for_a_name_has_no_numbered_key() -> None:
-    assert numbered("d" * 1021 + "/x", 2) is None
+    assert numbered_key("d" * 1021 + "/x", 2) is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_next_free_number_is_found_in_few_looks(taken: int, after: int) -> N
         looks += 1
         return number_in("k.txt", key) > taken
 
-    assert first_free("k.txt", after, is_free) == numbered("k.txt", max(taken, after) + 1)
+    assert first_free("k.txt", after, is_free) == numbered_key("k.txt", max(taken, after) + 1)
     assert looks <= 28
 
 

@@ -317,7 +317,7 @@ async def test_each_key_that_turns_out_anothers_object_leads_to_the_next(ledger:
     version = await uploading(ledger)
     keys = []
     for _ in range(3):
-        moved = await ledger.assign_key(version, "a.txt", fresh=False, next_key=True, beyond=version.key or "")
+        moved = await ledger.assign_key(version, "a.txt", fresh=False, next_key=True, after_key=version.key or "")
         assert moved is not None
         version = moved
         keys.append(version.key)
@@ -337,7 +337,7 @@ async def test_assigning_a_key_needs_the_claim(ledger: Ledger) -> None:
     version = await uploading(ledger)
     await ledger.release(unclean=False)
     with pytest.raises(LostUpdate):
-        await ledger.assign_key(version, "a.txt", fresh=False, next_key=True, beyond="a.txt")
+        await ledger.assign_key(version, "a.txt", fresh=False, next_key=True, after_key="a.txt")
     assert (await queued(ledger, b"2", key="a~2.txt")).key == "a~2.txt"
 
 

@@ -119,7 +119,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if version.state is not State.UPLOADING or self.states.get(version.file_id) is not State.UPLOADING:
             return version
         passed_over = (version.key or "") if beyond else ""
-        wanted = KeyRequest(version, version.base_key or "hash", fresh=fresh, next_key=True, beyond=passed_over)
+        wanted = KeyRequest(version, version.base_key or "hash", fresh=fresh, next_key=True, after_key=passed_over)
         (named,) = changes.assign_key(self.connection, [wanted])
         assert named is not None
         assert not (beyond and version.key) or named.key != version.key
