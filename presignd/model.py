@@ -51,7 +51,7 @@ class Fingerprint:
 
 
 Listed = tuple[bytes, int, int, int, int]
-"""A file as a scan lists it: its path, and what its ``Fingerprint`` is made of. A tuple, for there may be a million."""
+"""A file as a scan lists it: its path and the fields of its ``Fingerprint``. A tuple, as there may be a million."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 A version is ``queued`` once settled; a worker claims it (``uploading``, committed before the request is
 sent); a verified upload makes it ``verified`` together with its receipt and the link's signing date; the
-link's line on disk makes it ``linked``; what ``after`` asks for makes it ``finished``. Every effect stands
-between two commits: a crash leaves the earlier state, and the step is done again, which is harmless
-because each step first checks whether it was done. What is not in the table is a bug and raises.
+link's line in ``links.jsonl`` makes it ``linked``; when its file is kept, moved or deleted, as ``after`` says, it is
+``finished``. Every effect stands between two commits: a crash leaves the earlier state, and the step is done again,
+which is harmless because each step first checks whether it was done. A move that is not in the table is a bug and
+raises.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
 }
 
 IN_FLIGHT = frozenset({State.UPLOADING, State.VERIFIED, State.LINKED})
-"""Being worked on: a newer version of the same path waits until these are done."""
+"""Being worked on: a newer version of the same path waits meanwhile."""
 
 ENDED = frozenset({State.FINISHED, State.VANISHED, State.SUPERSEDED})
 """The version has ended: one ``file.done`` is logged for it."""
@@ -73,7 +74,7 @@ LEFT = frozenset({State.VANISHED, State.SUPERSEDED})
 """The version is no longer what its path holds."""
 
 UNCLEAN_LIMIT = 3
-"""A version in flight at so many unclean exits is quarantined: it may be what kills the daemon."""
+"""A version in flight at this many unclean exits is quarantined: it may be what kills the daemon."""
 
 
 class BadTransition(RuntimeError):
@@ -91,7 +92,7 @@ def after(state: State, event: Event) -> State:
 def is_recorded(version: FileVersion | None, fingerprint: Fingerprint) -> bool:
     """Return whether a file is recorded as it is by ``version``, the current one of its path.
 
-    Not so where that version is noted as gone, or was quarantined as unreadable: the file is there again, or may be
+    False where that version is recorded as gone, or was quarantined as unreadable: the file is there again, or may be
     readable now. ``Ledger.differing`` asks the same of many files in SQL; a property test compares the two.
     """
     if version is None or version.state in LEFT or version.gone_at is not None:

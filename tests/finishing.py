@@ -18,8 +18,8 @@ from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import has_writer, ignore_sigio
 from presignd.pipeline.finish import remove as finish_module
-from presignd.pipeline.finish.decide import Finished
-from presignd.pipeline.finish.remove import take_away
+from presignd.pipeline.finish.remove import keep_move_or_delete
+from presignd.pipeline.finish.safety import Finished
 from presignd.system import syscalls
 from tests.needs import need
 from tests.versions import in_state
@@ -48,7 +48,7 @@ class Place:
     done: Path
 
     def finish(self, writer: Callable[[int], bool | None] = has_writer) -> Finished:
-        return take_away(self.folder, self.watch, self.version, writer)
+        return keep_move_or_delete(self.folder, self.watch, self.version, writer)
 
     @property
     def tree(self) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from presignd.config import Config
 from presignd.ledger import Ledger, Selection
 from presignd.model import Candidate, FileVersion, Link, Source, State
 from presignd.pipeline.announce import Announcer, shown_path
-from presignd.pipeline.finish.link import mint
+from presignd.pipeline.finish.link import make_link
 from presignd.pipeline.in_effect import InEffect, Work
 from presignd.pipeline.put import PutHandler
 from presignd.pipeline.settle.settler import Settler
@@ -186,7 +186,7 @@ class View:
         watch = next((w for w in self.config.watches if w.name == version.watch), None)
         seconds = expires or (watch.link_expires if watch else None) or self.config.presign.get_expires
         fresh = replace(version, signed_at=self._in_effect.now())
-        link = await mint(self._in_effect.grant, fresh, seconds, self._announcer.path(version))
+        link = await make_link(self._in_effect.grant, fresh, seconds, self._announcer.path(version))
         self._announcer.linked(link, disclose=self.config.links.in_log, by_uid=by_uid)
         return link
 

@@ -1,4 +1,4 @@
-"""The links file ``links.jsonl``: append and rotate (``LinksFile``), read back and follow (``read``, ``follow``).
+"""``links.jsonl``, which has every link: append and rotate (``LinksFile``), read and follow (``read``, ``follow``).
 
 One JSON object a line; the newest file has no number, older ones are ``.1`` (the newest of them) to ``.<keep>``. A
 line counts once it ends in a newline: readers ignore what comes after the last one.

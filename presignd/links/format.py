@@ -1,4 +1,4 @@
-"""What is written: a link as one line of ``links.jsonl``, and the cursor that a reader keeps of its position."""
+"""A link as one line of ``links.jsonl``, and the cursor in which a reader keeps its position."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _document(link: Link) -> dict[str, Any]:
 
 
 def decode(line: bytes) -> dict[str, Any] | None:
-    """Parse one line; None where it is no JSON object, as on a damaged disk: the others are still read."""
+    """Return one parsed line, None where it is no JSON object, as on a damaged disk: the others are still read."""
     try:
         document = json.loads(line)
     except (ValueError, RecursionError):
@@ -52,7 +52,7 @@ def decode(line: bytes) -> dict[str, Any] | None:
 
 
 def to_link(document: dict[str, Any]) -> Link | None:
-    """Turn a parsed line back into its link; None where a field is missing or has the wrong type."""
+    """Return the link of a parsed line, None where a field is missing or has the wrong type."""
     times = {"time", "expires_at"}
     try:
         fields = {name: value for name, value in document.items() if name in Link.__dataclass_fields__}
@@ -82,7 +82,7 @@ class Cursor:
 
     @classmethod
     def from_json(cls, document: Any) -> Cursor:
-        """Take a cursor from parsed JSON; raise ``UsageError`` for anything else."""
+        """Return the cursor in parsed JSON; raise ``UsageError`` for anything else."""
         match document:
             case {"inode": int(inode), "offset": int(offset)} if inode >= 0 and offset >= 0:
                 return cls(inode, offset, str(document.get("file_id", "")))
@@ -90,7 +90,7 @@ class Cursor:
 
 
 def load_cursor(path: Path) -> Cursor | None:
-    """Read a cursor file; None where it is missing or empty (as mktemp makes it).
+    """Return the cursor in a file, None where it is missing or empty (as mktemp makes it).
 
     Raises ``UsageError`` where it can't be read or holds something else, so that no other file is overwritten.
     """

@@ -1,4 +1,4 @@
-"""Permissions of the links: group and mode of the folder and its files, whatever the umask."""
+"""Permissions of ``links.jsonl``: group and mode of its folder and files, whatever the umask."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def set_permissions(fd: int, group: int | None, mode: int) -> None:
 def make_links_folder(folder: Path, links_name: str, group: int | None) -> None:
     """Make ``folder``, 0700, or 2750 for ``group``.
 
-    An existing one is opened to the group only when it is ours and holds nothing but links files: a home folder or
-    /var/log named in links.file keeps its mode. Raises ``OSError`` and ``UsageError``.
+    An existing one is opened to the group only when it is ours and holds nothing but ``links.jsonl`` and its rotated
+    files: a home folder or /var/log named in links.file keeps its mode. Raises ``OSError`` and ``UsageError``.
     """
     made = durable.make_folder(folder, 0o700)  # without r and x it could not even be opened
     if not made and group is None:

@@ -1,4 +1,4 @@
-"""Reads the links files in order, oldest first, across rotation: no line missed, repeated or torn."""
+"""Reads ``links.jsonl`` and its rotated files in order, oldest first: no line missed, repeated or torn."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NUMBER = re.compile("[1-9][0-9]{0,3}")
 
 
 def name_of(file: Path, number: int) -> Path:
-    """Return the name of the file that was rotated ``number`` times."""
+    """Return the path of the file that was rotated ``number`` times; ``file`` itself for 0."""
     return file.with_name(f"{file.name}.{number}") if number else file
 
 
@@ -48,7 +48,7 @@ def highest_number(file: Path) -> int:
 
 
 def open_all(file: Path) -> list[int]:
-    """Open every links file for reading and return the descriptors, oldest file first.
+    """Open ``links.jsonl`` and every rotated file for reading; return the descriptors, oldest file first.
 
     Opened from the newest to the oldest: a rotation at the same time moves files up, so one can be met twice (and is
     kept once) but not missed. Raises ``OSError`` where one can't be read.
@@ -117,7 +117,7 @@ class Reader:
         if self._fd < 0 and not self._open_first():
             return
         while True:
-            # Asked before reading: nothing is appended to a file once it is rotated, so what is read then is all of it.
+            # Checked before reading: nothing is appended to a rotated file, so the read that follows reaches its end.
             rotated = self._is_rotated()
             yield from self._lines()
             if not rotated or not self._open_next():
@@ -157,7 +157,7 @@ class Reader:
         return kept
 
     def _keep_one(self, fds: list[int], index: int) -> bool:
-        """Read descriptor ``index`` of ``fds`` from its start, close the others; False when there is none."""
+        """Keep descriptor ``index`` of ``fds``, to read from its start, and close the others; False without one."""
         if index >= len(fds):
             close_all(fds)
             return False
@@ -184,7 +184,7 @@ class Reader:
                     yield document, Cursor(self._inode, self._offset, str(document.get("file_id", "")))
 
     def _check_truncation(self) -> None:
-        """Move the position back where the file was truncated: what is left of it was read, unless it grew again."""
+        """Move the position back where the file was truncated: to its end, or to 0 (a gap) where it grew again."""
         size = os.fstat(self._fd).st_size
         if size < self._offset:
             self._offset = size
@@ -194,7 +194,7 @@ class Reader:
 
 
 def _whole_lines(fd: int, offset: int) -> bytes:
-    """Read from ``offset`` up to a newline, about ``BLOCK`` bytes; b"" when there is no whole line."""
+    """Return what is from ``offset`` up to a newline, about ``BLOCK`` bytes; b"" when there is no whole line."""
     length = BLOCK
     while True:
         block = os.pread(fd, length, offset)
@@ -225,7 +225,7 @@ def read(
 ) -> Iterator[tuple[dict[str, Any], Cursor]]:
     """Yield every link after ``after`` (None: all), oldest first, each with the cursor after it.
 
-    ``on_gap`` is called when ``after`` was rotated out; then it begins with the oldest. Blocking; raises
+    ``on_gap`` is called when the file of ``after`` is gone; then it begins with the oldest link. Blocking; raises
     ``OSError`` where a file can't be read, and yields nothing where there is none.
     """
     reader = Reader(file, after, on_gap)
@@ -243,7 +243,7 @@ async def follow(
     on_gap: Callable[[], None] = _ignore_gap,
     forever: bool = True,
 ) -> AsyncGenerator[tuple[dict[str, Any], Cursor], None]:
-    """Yield as ``read`` does, then each link that is appended; look every ``poll`` seconds, without end.
+    """Yield as ``read`` does, then each link that is appended; look for more every ``poll`` seconds, without end.
 
     Reads on the event loop in small blocks and gives way between them. With ``forever`` false it ends after the links
     there are.

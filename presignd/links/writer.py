@@ -1,4 +1,4 @@
-"""Writes the links file: a batch of lines is appended durably as a whole, or not at all."""
+"""Writes ``links.jsonl``: a batch of lines is appended durably as a whole, or not at all."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class LinksFile:
             self._open(None)
 
     def _cut_failed_lines(self) -> None:
-        """Remove what a failed append wrote after the end; tried again before the next append until it succeeds."""
+        """Cut off what a failed append wrote after the end; each append tries it first until it succeeds."""
         os.ftruncate(self._fd, self._end)
         self._has_failed_lines = False
 
@@ -142,7 +142,7 @@ class LinksFile:
 
     # --- opening --------------------------------------------------------------------------------
     def _open(self, mark: LinksMark | None) -> None:
-        """Open or make the file, set its permissions, cut off a torn line, and make its name durable."""
+        """Open or make ``links.jsonl``, set its permissions, cut off a torn line, and sync its folder."""
         self.close()
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with walked(self._file.parent) as place:
@@ -210,8 +210,8 @@ def _last_newline(fd: int) -> int:
 def _reserve(fd: int, offset: int, length: int) -> None:
     """Reserve disk space for an append, without changing the file's size; raise ``OSError`` where the disk is full.
 
-    So a full disk shows before a reader can have seen a line that is then removed. A filesystem that can't reserve
-    is written to without.
+    So a full disk shows before a reader can have seen a line that is then removed. On a filesystem that can't reserve,
+    nothing is reserved.
     """
     try:
         reserve(fd, offset, length)

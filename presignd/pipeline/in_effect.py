@@ -192,7 +192,7 @@ class Work:
     async def finish(self) -> None:
         """Claim nothing more; return when all that was claimed has ended, however long that takes."""
         await self.dispatcher.retire()
-        await self.finisher.finished()
+        await self.finisher.wait_for_retries()
 
     async def close(self) -> None:
         """Cancel what is in flight, and close every connection."""

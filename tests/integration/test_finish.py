@@ -19,7 +19,7 @@ from presignd.errors import Fault, fault
 from presignd.model import Fingerprint
 from presignd.pipeline.files.lease import has_writer
 from presignd.pipeline.finish import remove as finish_module
-from presignd.pipeline.finish.decide import Finished, FinishOutcome
+from presignd.pipeline.finish.safety import Finished, FinishOutcome
 from presignd.system import syscalls
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def test_a_new_file_that_took_the_name_meanwhile_is_not_overwritten(
 def test_a_file_replaced_just_before_it_is_set_aside_is_put_back(
     either: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    during(monkeypatch, "recognise", lambda: replace_by(either.file, b"newest"), then=True)
+    during(monkeypatch, "check_fingerprint", lambda: replace_by(either.file, b"newest"), then=True)
     assert either.finish() == Finished(FinishOutcome.CHANGED, b"sub/a.txt")
     assert either.tree == {"drop/sub/a.txt": b"newest"}
 

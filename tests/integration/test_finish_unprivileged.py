@@ -31,7 +31,7 @@ from pathlib import Path
 from presignd.config import WatchConfig
 from presignd.errors import Fault
 from presignd.model import FileVersion, Fingerprint, State
-from presignd.pipeline.finish.remove import take_away
+from presignd.pipeline.finish.remove import keep_move_or_delete
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import has_writer, ignore_sigio
 ignore_sigio()
@@ -43,7 +43,7 @@ version = FileVersion(
     state=State.LINKED, bucket="bucket", base_key="k", key="k", content_type="", priority=0,
     queued_at=datetime.now(UTC), checksum=checksum)
 try:
-    print(take_away(Folder(watch), watch, version, has_writer).outcome)
+    print(keep_move_or_delete(Folder(watch), watch, version, has_writer).outcome)
 except Fault as problem:
     print(problem.code, problem.message)
 """

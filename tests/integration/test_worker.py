@@ -20,9 +20,9 @@ from presignd.errors import Refused, fault
 from presignd.ledger import open_ledger
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.finish import finisher
-from presignd.pipeline.finish.decide import Finished, FinishOutcome
 from presignd.pipeline.finish.link import Linker
-from presignd.pipeline.finish.remove import take_away
+from presignd.pipeline.finish.remove import keep_move_or_delete
+from presignd.pipeline.finish.safety import Finished, FinishOutcome
 from presignd.pipeline.upload import transfer, uploader
 from presignd.pipeline.upload.transfer import MAX_KEY_ATTEMPTS
 from presignd.states import Event
@@ -280,9 +280,9 @@ async def test_a_finished_file_that_waits_for_descriptors_says_so_once(
 
     def short(*args: Any) -> Finished:
         waits = Finished(FinishOutcome.BUSY, b"a", fault("too_many_files"))
-        return waits if next(tries, None) is not None else take_away(*args)
+        return waits if next(tries, None) is not None else keep_move_or_delete(*args)
 
-    monkeypatch.setattr(finisher, "take_away", short)
+    monkeypatch.setattr(finisher, "keep_move_or_delete", short)
     async with running(config(tmp_path, faulty_s3, watch(tmp_path, after="delete"))) as daemon:
         daemon.drop("a")
         await daemon.done()
@@ -297,7 +297,7 @@ async def test_a_file_that_can_not_be_moved_is_quarantined_and_its_link_stands(
     def failing(*_: object) -> None:
         raise fault("finish_failed", "Read-only file system")
 
-    monkeypatch.setattr(finisher, "take_away", failing)
+    monkeypatch.setattr(finisher, "keep_move_or_delete", failing)
     moving = watch(tmp_path, after="move", move_to=tmp_path / "done")
     async with running(config(tmp_path, faulty_s3, moving)) as daemon:
         path = daemon.drop("a")
@@ -315,7 +315,7 @@ async def test_a_linked_file_that_waits_for_a_person_does_so_when_the_links_were
     def failing(*_: object) -> None:
         raise fault("finish_failed", "Read-only file system")
 
-    monkeypatch.setattr(finisher, "take_away", failing)
+    monkeypatch.setattr(finisher, "keep_move_or_delete", failing)
     moving = config(tmp_path, faulty_s3, watch(tmp_path, after="move", move_to=tmp_path / "done"))
     async with running(moving) as daemon:
         daemon.drop("a")
@@ -336,10 +336,10 @@ def before_it_is_finished(patched: pytest.MonkeyPatch, *acts: Callable[[], objec
     def finishing(*args: Any) -> Finished:
         if waiting:
             waiting.pop(0)()
-        tried.append(take_away(*args))
+        tried.append(keep_move_or_delete(*args))
         return tried[-1]
 
-    patched.setattr(finisher, "take_away", finishing)
+    patched.setattr(finisher, "keep_move_or_delete", finishing)
     return tried
 
 
@@ -419,7 +419,7 @@ async def test_work_that_was_replaced_ends_only_when_its_last_writer_is_through(
     async with running(configured) as daemon:
         path = daemon.drop("a")
         await daemon.until(lambda: len(tried) > 1, "two tries")
-        ended = asyncio.ensure_future(daemon.work.finisher.finished())
+        ended = asyncio.ensure_future(daemon.work.finisher.wait_for_retries())
         await asyncio.sleep(0)
         assert not ended.done()
         writer.close()

@@ -1,1 +1,1 @@
-"""link, finish: the link's line, then the file is kept, moved or deleted."""
+"""The stages link and finish: write the link's line, then keep, move or delete the file."""

@@ -1,4 +1,4 @@
-"""The finish stage, linked → finished: write the link file, then keep, move or delete the source file.
+"""The finish stage, linked → finished: write the file's own link file, then keep, move or delete the file.
 
 A file that is open for writing, or whose disk is full or away, is tried again after a pause. It holds no slot
 meanwhile, and the link in ``links.jsonl`` is valid whether this succeeds or not.
@@ -18,10 +18,10 @@ from presignd.pipeline.announce import Announcer
 from presignd.pipeline.faults import Quarantine
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import has_writer
-from presignd.pipeline.finish.decide import Finished, takes_away
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.finish.link_file import write_link_file
-from presignd.pipeline.finish.remove import take_away
+from presignd.pipeline.finish.remove import keep_move_or_delete
+from presignd.pipeline.finish.safety import Finished, moves_or_deletes
 from presignd.states import Event
 from presignd.system.clock import utcnow
 
@@ -31,7 +31,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 
 @dataclass(slots=True)
 class _Job:
-    """One linked version: what is done so far, and which problems were logged."""
+    """One linked version: what is done so far, and which problems were logged.
+
+    ``needs_link_file``: the file's own link file is still to be written.
+    """
 
     version: FileVersion
     link: Link | None
@@ -61,7 +64,7 @@ class Finisher:
     def has_work(self, version: FileVersion) -> bool:
         """Return whether anything is to be done with the file once its link is made."""
         watch = self._watches[version.watch]
-        return bool(watch.link_file) or takes_away(watch, version)
+        return bool(watch.link_file) or moves_or_deletes(watch, version)
 
     async def finish(self, version: FileVersion, link: Link | None) -> None:
         """Finish a linked version; ``link`` is None where an earlier run made it.
@@ -73,10 +76,10 @@ class Finisher:
 
     @property
     def waiting(self) -> set[str]:
-        """The versions, by file_id, that wait for a retry or are in one."""
+        """The ``file_id`` of each version that waits for a retry or is in one."""
         return set(self._retries)
 
-    async def finished(self) -> None:
+    async def wait_for_retries(self) -> None:
         """Return once no version waits for a retry."""
         while self._retries:
             await asyncio.wait(self._retries.values())
@@ -95,7 +98,7 @@ class Finisher:
             await self._write_link_file(job, folder, watch)
         try:
             if job.done is None or job.done.busy:
-                job.done = await asyncio.to_thread(take_away, folder, watch, job.version, has_writer)
+                job.done = await asyncio.to_thread(keep_move_or_delete, folder, watch, job.version, has_writer)
         except FileFault as problem:
             await self._quarantine.record(job.version, problem)
             return
@@ -107,9 +110,9 @@ class Finisher:
             await self._end(job.version, job.done)
 
     async def _write_link_file(self, job: _Job, folder: Folder, watch: WatchConfig) -> None:
-        """Write the link file; retry it later after a fault that passes, such as a full disk."""
+        """Write the file's own link file; retry it later after a fault that passes, such as a full disk."""
         try:
-            job.link = job.link or await self._linker.again(job.version)
+            job.link = job.link or await self._linker.remake_link(job.version)
             await asyncio.to_thread(write_link_file, folder, watch, job.version, job.link.url)
         except Fault as problem:
             job.needs_link_file = not isinstance(problem, FileFault)
@@ -118,13 +121,13 @@ class Finisher:
             job.needs_link_file = False
 
     async def _end(self, version: FileVersion, done: Finished) -> None:
-        """Record the version as finished; submit what took its file's place as a candidate."""
+        """Record the version as finished; submit a file that has changed as a candidate."""
         self._announcer.done([await self._ledger.apply(version, Event.FINISH, done_at=utcnow())])
         if done.changed:
             self._submit([Candidate(version.watch, done.path or version.path, Source.EVENT)])
 
     def _log_once(self, event: str, job: _Job, problem: Fault) -> None:
-        """Log why a version is not finished, or has no link file: once for each reason."""
+        """Log why a version is not finished, or its file has no link file: once for each reason."""
         if (event, problem.code) not in job.logged:
             job.logged.add((event, problem.code))
             fields = {"error_code": problem.code, "error": problem.message, "fix": problem.fix}

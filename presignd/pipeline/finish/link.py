@@ -1,4 +1,4 @@
-"""The link stage, verified → linked: sign the GET links, write their lines to disk, then commit; a batch at a time.
+"""The link stage, verified → linked: sign the GETs, write lines to ``links.jsonl``, then commit; a batch at a time.
 
 A version whose file is kept as it is (``after = "keep"``) is finished by the same commit.
 """
@@ -28,10 +28,10 @@ RETRY_SECONDS = 5.0
 """Seconds between two tries while the disk, the presigner or the store is away."""
 
 STALE = timedelta(minutes=1)
-"""A link that waited longer than this to be signed is dated again."""
+"""A link that waited longer than this to be signed gets a new date."""
 
 MANY, LINGER_SECONDS = 8, 0.01
-"""After a batch of so many links the next one waits this long to fill: each costs one fsync and two commits."""
+"""After a batch of ``MANY`` links the next one waits this long to fill: each costs one fsync and two commits."""
 
 
 @dataclass(slots=True)
@@ -42,8 +42,8 @@ class _Waiting:
     future: asyncio.Future[tuple[FileVersion, Link]]
 
 
-async def mint(sign: Sign, version: FileVersion, expires: int, path: str) -> Link:
-    """Make the link of one verified version; ``expires`` in seconds. Raises ``Fault``."""
+async def make_link(sign: Sign, version: FileVersion, expires: int, path: str) -> Link:
+    """Return the link of one verified version, signed to expire after ``expires`` seconds. Raises ``Fault``."""
     (grant,) = await sign([link_request(version, expires)])
     if isinstance(grant, Exception):
         raise grant
@@ -88,7 +88,7 @@ def link_of(version: FileVersion, grant: Grant, path: str) -> Link:
 
 
 class Linker:
-    """Links verified versions: their lines are on disk before the commit.
+    """Links verified versions: their lines are on disk, in ``links.jsonl``, before the commit.
 
     ``sign`` and ``now`` are those of the presigner in effect; ``path_of`` returns a version's path as links show it.
     """
@@ -106,10 +106,10 @@ class Linker:
         self._ledger, self._links, self._path_of = ledger, links, path_of
         self._sign, self._now, self._sleep = sign, now, sleep
         self._waiting: list[_Waiting] = []
-        self._more = asyncio.Event()
+        self._has_work = asyncio.Event()
         self.trouble = Trouble("links")
-        self._delayed = False
-        self._later: asyncio.Task[None] | None = None
+        self._has_delayed = False
+        self._wake_task: asyncio.Task[None] | None = None
 
     def now(self) -> datetime:
         """Return the date for a link: the signer's time, as the clock of this machine may be wrong."""
@@ -122,22 +122,22 @@ class Linker:
         """
         future: asyncio.Future[tuple[FileVersion, Link]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(version, expires, finish, future))
-        self._more.set()
+        self._has_work.set()
         with resting():  # the linker has a heartbeat of its own
             return await future
 
-    async def again(self, version: FileVersion) -> Link:
-        """Make the link of a linked version again: the same URL, by its committed dates.
+    async def remake_link(self, version: FileVersion) -> Link:
+        """Return the link of a linked version, made again: the same URL, by its committed dates.
 
         Waits while the presigner is away. Raises ``FileFault``.
         """
         assert version.signed_at is not None
         assert version.expires_at is not None
-        lived = version.expires_at - version.signed_at.replace(microsecond=0)
+        lifetime = version.expires_at - version.signed_at.replace(microsecond=0)
 
         async def make() -> Link | FileFault:
             try:
-                return await mint(self._sign, version, int(lived.total_seconds()), self._path_of(version))
+                return await make_link(self._sign, version, int(lifetime.total_seconds()), self._path_of(version))
             except FileFault as refused:
                 return refused
 
@@ -147,21 +147,21 @@ class Linker:
         return link
 
     async def run(self) -> None:
-        """Link what waits, one batch after the other, until cancelled."""
+        """Link the versions that wait, one batch after the other, until cancelled."""
         batch: list[_Waiting] = []
         try:
             with alive("linker") as heart:
                 while True:
                     with heart.resting():
-                        await self._more.wait()
+                        await self._has_work.wait()
                         if len(batch) >= MANY:
                             await self._sleep(LINGER_SECONDS)
-                    self._more.clear()
+                    self._has_work.clear()
                     batch, self._waiting = self._waiting, []
                     await self._link(batch)
         finally:
-            if self._later:
-                self._later.cancel()
+            if self._wake_task:
+                self._wake_task.cancel()
 
     async def _link(self, batch: list[_Waiting]) -> None:
         """Write the lines, then commit; each is retried until it succeeds, and a written line isn't written again."""
@@ -184,7 +184,7 @@ class Linker:
                 beat(within=RETRY_SECONDS)
                 await self._sleep(RETRY_SECONDS)
             else:
-                if not self._delayed:
+                if not self._has_delayed:
                     self.trouble.over()
                 return done
 
@@ -204,16 +204,16 @@ class Linker:
         return good, mark
 
     def _retry_later(self, delayed: list[tuple[_Waiting, Fault]]) -> None:
-        self._delayed = bool(delayed)
+        self._has_delayed = bool(delayed)
         if delayed:
             self.trouble.met(delayed[0][1])
             self._waiting = [waiting for waiting, _ in delayed] + self._waiting
-            if self._later is None or self._later.done():
-                self._later = asyncio.create_task(self._wake_later(), name="links that wait")
+            if self._wake_task is None or self._wake_task.done():
+                self._wake_task = asyncio.create_task(self._wake_later(), name="links that wait")
 
     async def _wake_later(self) -> None:
         await self._sleep(RETRY_SECONDS)
-        self._more.set()
+        self._has_work.set()
 
     async def _date_again(self, waiting: _Waiting) -> None:
         """Give a link that had to wait a new date: it could have expired by the time it is written."""

@@ -1,4 +1,7 @@
-"""``link_file``: write the link beside the file too, for users who drop files over SMB or SFTP. Blocking."""
+"""The file's own link file: the link beside the file too, for users who drop files over SMB or SFTP. Blocking.
+
+The option ``link_file`` asks for it and names it. ``links.jsonl``, which has every link, is another file.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,11 @@ if TYPE_CHECKING:
 
 MODE = 0o640
 LARGEST = 64 << 10
-"""Bytes; a larger file is no link file."""
+"""Bytes; a larger file was not written here."""
 
 
 def write_link_file(folder: Folder, watch: WatchConfig, version: FileVersion, url: str) -> None:
-    """Write ``url`` (secret) and a newline to ``watch.link_file`` beside the file, 0640, durably.
+    """Write the file's own link file: ``url`` (secret) and a newline, named by ``watch.link_file``, 0640, durably.
 
     An earlier link file is replaced atomically; any other file of that name stays, and raises
     ``fault("finish_failed")``, as does any failure that doesn't pass by itself (``passing``).

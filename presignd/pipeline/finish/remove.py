@@ -23,7 +23,15 @@ from presignd.pipeline.files.folder import Gone, NotRegular
 from presignd.pipeline.files.hash import READ, checksum_like, fingerprint_of
 from presignd.pipeline.files.ignore import OWN_PREFIX
 from presignd.pipeline.files.rename import numbered_names, rename_to_free
-from presignd.pipeline.finish.decide import Finished, FinishOutcome, Observation, Safety, judge, recognise, takes_away
+from presignd.pipeline.finish.safety import (
+    Finished,
+    FinishOutcome,
+    Observation,
+    Safety,
+    check_content,
+    check_fingerprint,
+    moves_or_deletes,
+)
 from presignd.pipeline.finish.target import target_of
 from presignd.runtime.crash_points import passed
 from presignd.runtime.heartbeat import beat
@@ -42,18 +50,18 @@ if TYPE_CHECKING:
 COARSE_CLOCK = 0.02
 """Seconds after which a change surely gets another timestamp (coarse before Linux 6.13)."""
 SYNC_SECONDS = 600.0
-"""What one fsync of a large copy may take: the heartbeat can't beat meanwhile."""
+"""How long one fsync of a large copy may take: the heartbeat can't beat meanwhile."""
 COARSEST_MTIME_NS = 2_000_000_000
-"""What a copy's mtime may differ by: FAT keeps two seconds."""
+"""How far a copy's mtime may differ, in nanoseconds: FAT keeps steps of two seconds."""
 
 
-def take_away(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer: HasWriter) -> Finished:
-    """Keep, delete or move the file of a linked version, as ``watch.after`` says.
+def keep_move_or_delete(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer: HasWriter) -> Finished:
+    """Keep, move or delete the file of a linked version, as ``watch.after`` says.
 
     May be called again after a crash or failure at any point. A file that ``put`` handed over from outside the watch
     is never touched. Raises ``fault("finish_failed")``, with the file back under its name (or a free one beside it).
     """
-    if not takes_away(watch, version):
+    if not moves_or_deletes(watch, version):
         return Finished(FinishOutcome.KEPT)
     if not version.checksum:
         raise fault("finish_failed", "no checksum of it is known to compare with")
@@ -74,11 +82,11 @@ def _run(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer: H
     except (Gone, NotRegular):
         done = Finished(FinishOutcome.GONE)
     if done.outcome is FinishOutcome.GONE:
-        _settle_target(folder, watch, version)
+        _clean_up_target(folder, watch, version)
     return done
 
 
-def _settle_target(folder: Folder, watch: WatchConfig, version: FileVersion) -> None:
+def _clean_up_target(folder: Folder, watch: WatchConfig, version: FileVersion) -> None:
     """Sync what an earlier run moved before its sync failed, and remove a partial copy that a crash left.
 
     The file itself is gone: that run moved it, or another program did, maybe with its folder.
@@ -109,7 +117,7 @@ class _UnsafeError(Exception):
 
 
 class _Removal:
-    """The steps for one file; ``directory`` holds it."""
+    """The steps for one file; ``directory`` is the descriptor of the directory that holds it."""
 
     def __init__(
         self, folder: Folder, directory: int, watch: WatchConfig, version: FileVersion, has_writer: HasWriter
@@ -130,7 +138,7 @@ class _Removal:
         return self._remove_or_put_back()
 
     def _set_aside(self) -> Finished | None:
-        """Rename the file aside; return how it ended where it is gone, busy or changed already."""
+        """Rename the file aside; return the outcome where it is gone, busy or changed already, else None."""
         try:
             safety = self._check_by_name()
             if safety is Safety.SAFE:
@@ -146,7 +154,7 @@ class _Removal:
     def _check_by_name(self) -> Safety:
         fd = self._folder.open(self._version.path)
         try:
-            return recognise(self._version, self._observe(fd))
+            return check_fingerprint(self._version, self._observe(fd))
         finally:
             close_quietly(fd)
 
@@ -171,7 +179,7 @@ class _Removal:
         return Observation(fingerprint_of(fd), self._has_writer(fd))
 
     def _observe_by_name(self, fd: int) -> Observation:
-        """Observe what has the name, so that the file that is removed is the one that was read."""
+        """Observe the file at the name aside, so that the file that is removed is the one that was read."""
         st = os.stat(self._aside, dir_fd=self._directory, follow_symlinks=False)
         return Observation(Fingerprint.of(st), self._has_writer(fd))
 
@@ -182,9 +190,9 @@ class _Removal:
             # Only the ctime can show a write then: wait until a new one would differ from our rename's.
             time.sleep(COARSE_CLOCK)
             before = self._observe(fd)
-        _require_safe(recognise(self._version, before))
+        _require_safe(check_fingerprint(self._version, before))
         checksum = content_checksum(fd, self._version)
-        _require_safe(judge(self._version, before, checksum, self._observe_by_name(fd)))
+        _require_safe(check_content(self._version, before, checksum, self._observe_by_name(fd)))
         return before
 
     def _delete(self) -> Finished:
@@ -218,7 +226,7 @@ class _Removal:
         name = self._finished_copy(target) or self._publish_copy(fd, before, target)
         passed("finish.copy.published")
         sync(target)  # this may take long: a write meanwhile is in no copy, so compare once more
-        _require_safe(judge(self._version, before, self._version.checksum, self._observe_by_name(fd)))
+        _require_safe(check_content(self._version, before, self._version.checksum, self._observe_by_name(fd)))
         os.unlink(self._aside, dir_fd=self._directory)
         return name
 
@@ -227,7 +235,7 @@ class _Removal:
         try:
             checksum = self._copy(fd, target)
             passed("finish.copy.written")
-            _require_safe(judge(self._version, before, checksum, self._observe_by_name(fd)))
+            _require_safe(check_content(self._version, before, checksum, self._observe_by_name(fd)))
             return rename_to_free(target, self._copy_name, target, self._name)
         except (OSError, PresigndError, _UnsafeError):
             with suppress(OSError):

@@ -22,8 +22,8 @@ from presignd.config import WatchConfig
 from presignd.model import FileVersion
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import has_writer, ignore_sigio
-from presignd.pipeline.finish.decide import Finished, FinishOutcome
-from presignd.pipeline.finish.remove import take_away
+from presignd.pipeline.finish.remove import keep_move_or_delete
+from presignd.pipeline.finish.safety import Finished, FinishOutcome
 from presignd.system import syscalls
 from tests.finishing import verified
 from tests.system.comeback.writer import WAYS, Session, Writer, clear, found_again
@@ -72,7 +72,7 @@ class Scene:
 
     def finish(self, version: FileVersion, check: HasWriter) -> Finished:
         """Finish once."""
-        return take_away(self.folder, self.watch, version, check)
+        return keep_move_or_delete(self.folder, self.watch, version, check)
 
     def found(self) -> set[bytes]:
         """Return every token that stands in a file."""

@@ -281,7 +281,7 @@ async def test_a_link_made_again_is_the_same_whatever_it_was_asked_for_then() ->
     [found] = await world.link(verified(1))
     assert not isinstance(found, BaseException)
     version, link = found
-    again = await world.linker.again(version)
+    again = await world.linker.remake_link(version)
     assert (again.url, again.expires_at) == (link.url, link.expires_at)
 
 
@@ -292,7 +292,7 @@ async def test_a_link_made_again_waits_for_an_absent_store_and_not_for_a_refusal
     assert not isinstance(found, BaseException)
     version, link = found
     world.grants = [fault("server_error"), fault("connection_refused")]
-    assert (await world.linker.again(version)).url == link.url
+    assert (await world.linker.remake_link(version)).url == link.url
     world.refused[version.key or ""] = fault("key_refused")
     with pytest.raises(FileFault):
-        await world.linker.again(version)
+        await world.linker.remake_link(version)

@@ -1,4 +1,4 @@
-"""Whether the file of a linked version may be removed. Pure."""
+"""Whether the file of a linked version may be moved or deleted: what was seen of it, and what follows. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class FinishOutcome(StrEnum):
-    """How ``take_away`` ended."""
+    """How ``keep_move_or_delete`` ended."""
 
     KEPT = "kept"
     DELETED = "deleted"
@@ -28,8 +28,8 @@ class Finished:
     """What happened to the file.
 
     ``path`` is where it is now: absolute when moved; below the watch's root when changed or busy, where it may be
-    ``name~2.ext`` because a new file took its name meanwhile; else empty. ``problem`` is the fault that a busy one
-    waits for, if it waits for no writer.
+    ``name~2.ext`` because a new file took its name meanwhile; else empty. ``problem`` is the fault for which a busy
+    file waits, None where it waits for a writer.
     """
 
     outcome: FinishOutcome
@@ -43,7 +43,7 @@ class Finished:
 
     @property
     def busy(self) -> bool:
-        """The file is open for writing, or can't be read now: call ``take_away`` again later."""
+        """The file is open for writing, or can't be read now: call ``keep_move_or_delete`` again later."""
         return self.outcome is FinishOutcome.BUSY
 
 
@@ -63,23 +63,23 @@ class Observation:
     writer: bool | None
 
 
-def recognise(version: FileVersion, seen: Observation) -> Safety:
-    """Judge a first observation: the verified inode, size and mtime, and no writer; a rename changes the ctime."""
+def check_fingerprint(version: FileVersion, seen: Observation) -> Safety:
+    """Return whether ``seen`` has the verified inode, size and mtime, and no writer; a rename changes the ctime."""
     verified, now = version.fingerprint, seen.fingerprint
     if now.ino != verified.ino or not now.same_data(verified):
         return Safety.CHANGED
     return Safety.BUSY if seen.writer else Safety.SAFE
 
 
-def judge(version: FileVersion, before: Observation, checksum: str, after: Observation) -> Safety:
-    """Judge with the content read between two observations: it must be the verified bytes, unchanged throughout."""
-    if recognise(version, before) is Safety.CHANGED or after.fingerprint != before.fingerprint:
+def check_content(version: FileVersion, before: Observation, checksum: str, after: Observation) -> Safety:
+    """Return whether the content read between two observations is the verified bytes, unchanged throughout."""
+    if check_fingerprint(version, before) is Safety.CHANGED or after.fingerprint != before.fingerprint:
         return Safety.CHANGED
     if checksum != version.checksum:
         return Safety.CHANGED
     return Safety.BUSY if before.writer or after.writer else Safety.SAFE
 
 
-def takes_away(watch: WatchConfig, version: FileVersion) -> bool:
+def moves_or_deletes(watch: WatchConfig, version: FileVersion) -> bool:
     """Return whether the file is to be moved or deleted; one that ``put`` handed over from outside never is."""
     return watch.after != "keep" and not version.path.startswith(b"/")
