@@ -1,8 +1,7 @@
-"""A second daemon on the same ledger or folder is refused with the first one's pid."""
+"""A second daemon on the same ledger is refused with the first one's pid."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 import subprocess
@@ -17,59 +16,29 @@ from presignd.errors import Unavailable, UsageError
 from presignd.ledger import lock
 from presignd.ledger.database import open_database
 from presignd.ledger.lock import DaemonLock
-from presignd.system import file_lock, filesystem
-from presignd.system.file_lock import find_holder, lock_folder, lock_holder
-
-LOCKS = """\
-1: POSIX  ADVISORY  WRITE 100 fe:01:1234 0 EOF
-2: FLOCK  ADVISORY  WRITE 200 fe:01:1234 0 EOF
-2: -> FLOCK  ADVISORY  WRITE 201 fe:01:1234 0 EOF
-3: FLOCK  ADVISORY  WRITE 300 00:2a:77 0 EOF
-4: FLOCK  ADVISORY  WRITE 400 00:2b:88 0 EOF
-5: FLOCK  ADVISORY  READ  401 00:2c:88 0 EOF
-6: FLOCK  ADVISORY  WRITE 0 fe:01:99 0 EOF
-7: LEASE  ACTIVE    READ  500 fe:01:55 0 EOF
-"""
+from presignd.system import filesystem
 
 HOLDER = """
-import os, sys
+import sys
 from pathlib import Path
-from presignd.ledger.database import open_database
 from presignd.ledger.lock import DaemonLock
-from presignd.system.file_lock import lock_folder
-held = DaemonLock(Path(sys.argv[2])) if sys.argv[1] == "ledger" else lock_folder(os.open(sys.argv[2], os.O_RDONLY))
+held = DaemonLock(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
 """
 
 
 @contextmanager
-def holder(what: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", HOLDER, what, str(folder)]
+def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", HOLDER, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         yield process
 
 
-@pytest.mark.parametrize(
-    ("device", "inode", "pid"),
-    [
-        ((0xFE, 0x01), 1234, 200),  # the holder, not the one that waits, nor who has a POSIX lock
-        ((0x00, 0x99), 77, 300),  # overlayfs: another device in stat, but one holder only
-        ((0x00, 0x99), 88, None),  # two files with that inode: no guess
-        ((0x00, 0x2C), 88, 401),
-        ((0xFE, 0x01), 99, None),  # a holder outside this pid namespace
-        ((0xFE, 0x01), 55, None),
-        ((0xFE, 0x01), 7, None),
-    ],
-)
-def test_the_holder_is_read_from_the_kernels_table(device: tuple[int, int], inode: int, pid: int | None) -> None:
-    assert find_holder(LOCKS, device, inode) == pid
-
-
 def test_a_second_daemon_on_the_ledger_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
-    with holder("ledger", tmp_path) as first:
+    with holder(tmp_path) as first:
         with pytest.raises(Unavailable, match=rf"{tmp_path} is in use by another presignd \(pid {first.pid}\)"):
             DaemonLock(tmp_path)
         assert (tmp_path / "lock").read_text() == f"{first.pid}\n"
@@ -79,54 +48,12 @@ def test_where_the_kernel_does_not_show_the_holder_the_lock_file_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "lock_holder", lambda _fd: None)
-    with holder("ledger", tmp_path) as first, pytest.raises(Unavailable, match=rf"pid {first.pid}\)"):
+    with holder(tmp_path) as first, pytest.raises(Unavailable, match=rf"pid {first.pid}\)"):
         DaemonLock(tmp_path)
 
 
-def test_a_second_daemon_on_a_folder_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
-    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with holder("folder", tmp_path) as first:
-            with pytest.raises(Unavailable, match=rf"{tmp_path} is watched by another presignd \(pid {first.pid}\)"):
-                lock_folder(fd)
-            assert lock_holder(fd) == first.pid
-        assert lock_folder(fd)
-    finally:
-        os.close(fd)
-
-
-def test_a_holder_that_cannot_be_seen_is_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_lock, "lock_holder", lambda _fd: None)
-    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with holder("folder", tmp_path), pytest.raises(Unavailable, match="its pid can't be seen from here"):
-            lock_folder(fd)
-    finally:
-        os.close(fd)
-
-
-def test_without_proc_a_holder_is_refused_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_lock, "Path", lambda _path: tmp_path / "missing")
-    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with holder("folder", tmp_path), pytest.raises(Unavailable, match=r"\(unknown\) is watched by another process"):
-            lock_folder(fd)
-    finally:
-        os.close(fd)
-
-
-def test_a_filesystem_without_such_locks_is_told_and_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NFS answers EBADF for a lock on a directory: it can't be opened for writing."""
-
-    def refused(_fd: int, _how: int) -> None:
-        raise OSError(9, "Bad file descriptor")
-
-    monkeypatch.setattr(fcntl, "flock", refused)
-    assert not lock_folder(0)
-
-
 def test_the_locks_end_with_the_process_that_held_them(tmp_path: Path) -> None:
-    with holder("ledger", tmp_path) as first:
+    with holder(tmp_path) as first:
         first.kill()
     with DaemonLock(tmp_path):
         assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
