@@ -52,7 +52,7 @@ COARSE_CLOCK = 0.02
 SYNC_SECONDS = 600.0
 """How long one fsync of a large copy may take: the heartbeat can't beat meanwhile."""
 COARSEST_MTIME_NS = 2_000_000_000
-"""How far a copy's mtime may differ, in nanoseconds: FAT keeps steps of two seconds."""
+"""How far a copy's mtime may differ, in nanoseconds: FAT stores steps of two seconds."""
 
 
 def keep_move_or_delete(folder: Folder, watch: WatchConfig, version: FileVersion, has_writer: HasWriter) -> Finished:

@@ -48,7 +48,7 @@ class Finished:
 
 
 class Safety(StrEnum):
-    """Whether the file may be removed."""
+    """Whether the file may be moved or deleted."""
 
     SAFE = "safe"
     CHANGED = "changed"
@@ -64,7 +64,7 @@ class Observation:
 
 
 def check_fingerprint(version: FileVersion, seen: Observation) -> Safety:
-    """Return whether ``seen`` has the verified inode, size and mtime, and no writer; a rename changes the ctime."""
+    """Return SAFE for the verified inode, size and mtime without a writer; the ctime may differ, as by a rename."""
     verified, now = version.fingerprint, seen.fingerprint
     if now.ino != verified.ino or not now.same_data(verified):
         return Safety.CHANGED
@@ -72,7 +72,7 @@ def check_fingerprint(version: FileVersion, seen: Observation) -> Safety:
 
 
 def check_content(version: FileVersion, before: Observation, checksum: str, after: Observation) -> Safety:
-    """Return whether the content read between two observations is the verified bytes, unchanged throughout."""
+    """Return SAFE if what was read between the observations is the verified bytes, unchanged, without a writer."""
     if check_fingerprint(version, before) is Safety.CHANGED or after.fingerprint != before.fingerprint:
         return Safety.CHANGED
     if checksum != version.checksum:
