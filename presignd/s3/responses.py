@@ -1,4 +1,4 @@
-"""Responses of a store, and the faults for its errors. Pure."""
+"""Read a store's responses, and turn its errors into faults. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from presignd.errors import Fault, fault
 from presignd.s3.xml import first_text, rows
 
 ENCRYPTED = ("aws:kms", "aws:kms:dsse")
-"""Server-side encryptions with which an ETag is no MD5 (S3 API, "Object", ETag)."""
+"""Server-side encryptions with which an ETag is not an MD5 (S3 API, "Object", ETag)."""
 
 SKEW_LIMIT = 900.0
 """Clock difference in seconds that S3 tolerates (RequestTimeTooSkewed)."""
@@ -104,9 +104,25 @@ STATUSES: dict[int, str] = {
     412: "precondition_failed",
     413: "too_large",
     429: "slow_down",
+    500: "server_error",
     501: "not_implemented",
+    503: "server_error",
     507: "store_full",
 }
+"""Our codes for the statuses of refusals whose S3 code, if any, is not in ``S3_CODES``."""
+
+
+def _by_status(response: Response) -> str:
+    """Return the code that a refusal's status stands for; three depend on more than their number."""
+    status = response.status
+    if status == 404 and not response.code and response.body:  # noqa: PLR2004 - the answer of some other server
+        return "bad_response"
+    if status == 413 and not response.code:  # noqa: PLR2004 - a proxy's own page
+        return "body_limit"
+    if status == 503 and response.retry_after is not None:  # noqa: PLR2004
+        return "slow_down"
+    return STATUSES.get(status) or ("server_error" if status >= 500 else "rejected")  # noqa: PLR2004 - 5xx
+
 
 NOT_ABOUT_TIME = frozenset(
     {
@@ -146,7 +162,7 @@ class Response:
 
     @property
     def date(self) -> datetime | None:
-        """The Date in UTC; None if it is missing or no date."""
+        """The Date in UTC; None if it is missing or not a date."""
         return _read_date(self.headers.get("date", ""))
 
     @property
@@ -194,7 +210,7 @@ def bare(etag: str) -> str:
 def fault_of(response: Response, *, expires_at: datetime, now: datetime, clock_offset: float | None) -> Fault:
     """Return the fault for a refusal.
 
-    Expiry follows from the grant's own end, never from the status: servers response 400 or 403 with different codes.
+    Expiry follows from the grant's own end, never from the status: servers answer 400 or 403 with different codes.
     """
     detail = _detail(response)
     ours = _no_room(response) or S3_CODES.get(response.code) or _by_status(response)
@@ -227,17 +243,8 @@ def _region_named(response: Response) -> str:
 
 
 def _no_room(response: Response) -> str:
+    """Return "store_full" if the message of a refusal says so; else ""."""
     return "store_full" if response.status in (400, 403, 413) and NO_ROOM.search(response.element("Message")) else ""
-
-
-def _by_status(response: Response) -> str:
-    if response.status == 503 and response.retry_after is not None:  # noqa: PLR2004
-        return "slow_down"
-    if response.status == 404 and not response.code and response.body:  # noqa: PLR2004
-        return "bad_response"
-    if response.status == 413 and not response.code:  # noqa: PLR2004 - a proxy's own page
-        return "body_limit"
-    return STATUSES.get(response.status) or ("server_error" if response.status >= 500 else "rejected")  # noqa: PLR2004
 
 
 def _skewed(response: Response, offset: float | None) -> bool:
