@@ -12,6 +12,7 @@ from presignd.config import WatchConfig
 from presignd.errors import Fault, fault
 from presignd.pipeline.key_template import check_key
 from presignd.presign import Operation
+from presignd.s3.kept import locked_until, lost
 from presignd.s3.responses import Response
 from presignd.store.probe import (
     BODY,
@@ -22,8 +23,6 @@ from presignd.store.probe import (
     Conditions,
     EtagKind,
     Probe,
-    locked_until,
-    lost,
     md5_of,
     sha256_of,
 )
@@ -152,7 +151,7 @@ class _BucketCheck:
         locked = self.locked
         remains = await self._probe.remove()
         if not remains.versions:
-            return ok(name, f"{key} is gone again")
+            return ok(name, f"{key} was removed")
         if locked:
             detail = f"the bucket locks what is stored in it: {_versions(remains.versions)} of {key} until {locked}"
             return warn(name, f"{detail}, and one of each later probe", LOCKED_FIX)
@@ -165,7 +164,7 @@ def _versions(count: int) -> str:
 
 
 MD5_FIX = "look for a proxy that drops Content-MD5, or use a store that checks it"
-UNPROVEN = ", and the ETag is no MD5: each upload is read back, or stays unproven if the signer may not GET"
+UNPROVEN = ", and the ETag is not an MD5: each upload is read back, or stays unproven if the signer may not GET"
 UNSIGNED = "a request with a wrong signature is taken: whoever reaches the store can read and write everything"
 UNSIGNED_FIX = (
     "give the store its keys (SeaweedFS: -s3.config, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY when it starts); "
@@ -186,7 +185,7 @@ def judge_headers(name: str, sent: Mapping[str, str], there: Response, in_parts:
     if more := [each for each in parts if each not in whole]:
         problems.append(f"not kept of an upload in parts: {', '.join(more)}")
     if not problems:
-        return ok(name, f"{', '.join(sent)}: none is lost")
+        return ok(name, f"{', '.join(sent)}: the store keeps all of them")
     return warn(name, "; ".join(problems), "remove them from the watch's headers, or use a store that keeps them")
 
 
