@@ -11,10 +11,10 @@ from presignd.broker import service, token_writer
 from presignd.broker.config import SYSTEM_FILE, BrokerConfig, TokenConfig, load, read_tokens
 from presignd.broker.tokens import Tokens, hash_of, new_token
 from presignd.cli import guard, help_of, loop, show
-from presignd.cli.check import line
+from presignd.cli.check import print_result
 from presignd.cli.guard import guarded
 from presignd.cli.options import AsJson, seconds
-from presignd.errors import ExitCode, PresigndError, Refused, UsageError
+from presignd.errors import ExitCode, Refused, UsageError
 from presignd.redaction.redact import redact
 from presignd.system.clock import utcnow
 from presignd.telemetry import log
@@ -67,10 +67,9 @@ token_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make,
 
 
 def read(file: Path) -> BrokerConfig:
-    """Return a broker's configuration, and print its warnings; raise ``UsageError``."""
+    """Return a broker's configuration and print its warnings; raise ``UsageError``."""
     found = load(file)
-    for warning in found.warnings:
-        guard.tell([f"presignd: {warning}"], level="warning")
+    guard.warn(found.warnings)
     return found
 
 
@@ -83,18 +82,8 @@ def run_command(config: BrokerFile = SYSTEM_FILE) -> None:
     """
     found = read(config)
     log.setup(found.log)
-    try:
+    with guard.logging_bugs("broker.crashed"):
         loop.run_daemon(service.run(found, load=lambda: read(config)), threads=THREADS)
-    except* PresigndError as group:
-        raise _first(group) from None
-    except* Exception as bugs:  # noqa: BLE001 - a bug ends the process, and the log holds its traceback
-        log.get_logger().critical("broker.crashed", exc_info=bugs)
-        raise SystemExit(ExitCode.BUG) from None
-
-
-def _first(group: BaseExceptionGroup[Any]) -> PresigndError:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def check_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> None:
@@ -121,7 +110,7 @@ async def _checked(config: BrokerConfig, *, as_json: bool) -> "list[CheckResult]
     async for result in check_broker(config):
         results.append(result)
         if not as_json:
-            show.result(line(result))
+            print_result(result)
     return results
 
 

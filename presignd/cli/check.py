@@ -49,7 +49,7 @@ async def _check(config: Path | None, *, offline: bool, as_json: bool) -> int:
     async for result in _results(config, offline=offline):
         results.append(result)
         if not as_json:
-            _print(result)
+            print_result(result)
     code = exit_code(results)
     if as_json:
         show.document({"ok": code == 0, "checks": [_entry(result) for result in results]})
@@ -75,15 +75,16 @@ async def _results(config: Path | None, *, offline: bool) -> AsyncIterator[Check
             yield checks.problem_result("config", problem, refusal.fix)
 
 
-def _print(result: CheckResult) -> None:
+def print_result(result: CheckResult) -> None:
+    """Print one result on stdout; on a terminal in colour, and wrapped between words."""
     if not sys.stdout.isatty():
-        show.result(line(result))
+        show.result(_line(result))
         return
-    first, *others = wrapped(clean(line(result)), show.width(), hang=len(LABELS[result.outcome]) + 1)
+    first, *others = wrapped(clean(_line(result)), show.width(), hang=len(LABELS[result.outcome]) + 1)
     show.lines([first._replace(style=STYLES[result.outcome], styled=len(LABELS[result.outcome])), *others])
 
 
-def line(result: CheckResult) -> str:
+def _line(result: CheckResult) -> str:
     """Return one result as text: "FAIL endpoint: cause (fix: what to do)"."""
     fix = f" (fix: {result.fix})" if result.fix else ""
     return f"{LABELS[result.outcome]} {result.name}: {result.detail}{fix}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -15,7 +16,7 @@ from presignd.errors import ExitCode, PresigndError
 from presignd.redaction.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
 FRAMEWORK = (typer.Exit, typer.Abort, typer.BadParameter)
 """Typer ends the command on these itself."""
@@ -56,6 +57,20 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+@contextlib.contextmanager
+def logging_bugs(event: str) -> Iterator[None]:
+    """Log a bug in the body as ``event``, because a daemon's stderr is the event log, and end with 1."""
+    try:
+        yield
+    except PresigndError:
+        raise
+    except Exception as bug:  # noqa: BLE001 - a bug ends the process, and the log holds its traceback
+        from presignd.telemetry import log  # noqa: PLC0415 - help must be fast
+
+        log.get_logger().critical(event, exc_info=bug)
+        raise SystemExit(ExitCode.BUG) from None
+
+
 def _reader_gone() -> NoReturn:
     """End with 0 and without a message."""
     streams.mute(sys.stdout)
@@ -87,6 +102,11 @@ def tell(lines: list[str], *, level: str) -> None:
     prefix = f"<{PRIORITY[level]}>" if is_journal(2, os.environ) else ""
     for line in lines:
         streams.say(prefix + streams.clean(line))
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Print each warning about a configuration on stderr."""
+    tell([f"presignd: {warning}" for warning in warnings], level="warning")
 
 
 def error_lines(error: PresigndError) -> list[str]:

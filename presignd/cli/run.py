@@ -12,7 +12,7 @@ from presignd.cli.options import ConfigFile
 from presignd.cli.printer import Printer
 from presignd.config.folders import folder_problems
 from presignd.config.load import load
-from presignd.errors import ExitCode, PresigndError, UsageError
+from presignd.errors import UsageError
 from presignd.telemetry import log
 
 if TYPE_CHECKING:
@@ -53,26 +53,17 @@ def run_command(
 def read(file: "Path | None") -> "Config":
     """Return the configuration and print its warnings; raise ``UsageError`` with all its problems."""
     loaded = load(file)
-    for warning in loaded.warnings:
-        guard.tell([f"presignd: {warning}"], level="warning")
+    guard.warn(loaded.warnings)
     if problems := folder_problems(loaded.config):
         raise UsageError("watch", problems=tuple(problems))
     return loaded.config
 
 
 def serve(config: "Config", *, print_links: bool, load: "Callable[[], Config] | None" = None) -> None:
-    """Run the daemon. A bug is logged as an event, because stderr is the event log, and ends with 1.
-
-    ``load`` reads the configuration again, on SIGHUP.
-    """
-    with Printer(lambda link: show.result(link.url, as_is=True)) if print_links else nullcontext() as printer:
-        try:
-            loop.run_daemon(daemon.run(config, on_link=printer, load=load), threads=threads_for(config))
-        except PresigndError:
-            raise
-        except Exception as bug:  # noqa: BLE001 - a bug ends the process, and the log holds its traceback
-            log.get_logger().critical("daemon.crashed", exc_info=bug)
-            raise SystemExit(ExitCode.BUG) from None
+    """Run the daemon; ``load`` reads the configuration again, on SIGHUP."""
+    printing = Printer(lambda link: show.result(link.url, as_is=True)) if print_links else nullcontext()
+    with printing as printer, guard.logging_bugs("daemon.crashed"):
+        loop.run_daemon(daemon.run(config, on_link=printer, load=load), threads=threads_for(config))
 
 
 def threads_for(config: "Config") -> int:
