@@ -74,11 +74,6 @@ CHANGES = (
 """The ledger's operations, as ``commit.<operation>`` names them."""
 
 
-def commits() -> tuple[str, ...]:
-    """Return the points around the ledger's commits."""
-    return tuple(f"commit.{change}.{side}" for change in CHANGES for side in ("before", "after"))
-
-
 def _nothing(_: str) -> None:
     """Do nothing: no point is armed."""
 

@@ -99,7 +99,8 @@ class Report:
 
 def all_points() -> list[str]:
     """Return every named point."""
-    return [*crash_points.POINTS, *crash_points.commits()]
+    commits = [f"commit.{change}.{side}" for change in crash_points.CHANGES for side in ("before", "after")]
+    return [*crash_points.POINTS, *commits]
 
 
 class Victim(Presignd):
