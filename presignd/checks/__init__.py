@@ -1,4 +1,4 @@
-"""``presignd check`` and ``presignd broker check``: one small check a part, each line with its cause and fix.
+"""``presignd check`` and ``presignd broker check``: one check for each part; each result has cause and fix.
 
 folders → writing → trust → writer check → events → inotify → ledger → credentials → endpoint → certificate → clock →
 buckets

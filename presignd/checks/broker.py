@@ -19,7 +19,7 @@ from presignd.system.clock import utcnow
 
 SEPARATE_FIX = "a bucket and a broker of its own for each uploader who must not read the others' files"
 UNSIGNED = "a request with a wrong signature is taken: tokens protect nothing from those who reach the store"
-UNSIGNED_FIX = "give the store its keys; a mock server that checks no signature keeps nothing safe"
+UNSIGNED_FIX = "give the store its keys; a mock server that checks no signature protects nothing"
 
 
 async def check_broker(config: BrokerConfig) -> AsyncIterator[CheckResult]:
@@ -99,7 +99,7 @@ async def _prefix_results(prefix: str, probe: Probe, *, multipart: bool) -> list
     results = results or [ok(name, "PUT, HEAD and GET went through, and headers that are not signed have no effect")]
     results.append(_conditions(f"conditional writes {prefix}", conditions))
     if remains.versions:
-        detail = f"{remains.versions} of what this wrote stay there: {remains.reason}"
+        detail = f"this check could not remove {remains.versions} of the versions it wrote: {remains.reason}"
         results.append(warn(name, detail, "none needed; s3:DeleteObjectVersion on the check key would remove them"))
     return results
 

@@ -89,7 +89,7 @@ class _BucketCheck:
     def _compared(self, name: str, response: Response) -> CheckResult:
         if response.body == BODY:
             return ok(name, f"PUT, HEAD and GET of {self._probe.key} went through")
-        detail = f"GET {self._probe.key}: what came back is not what was stored"
+        detail = f"GET {self._probe.key}: the bytes read are not those stored"
         return fail(name, detail, "look for a cache or proxy between here and the store", code="bad_digest")
 
     async def signatures(self) -> CheckResult:
@@ -154,7 +154,7 @@ class _BucketCheck:
             return ok(name, f"{key} was removed")
         if locked:
             detail = f"the bucket locks what is stored in it: {_versions(remains.versions)} of {key} until {locked}"
-            return warn(name, f"{detail}, and one of each later probe", LOCKED_FIX)
+            return warn(name, f"{detail}, and one more with each later probe", LOCKED_FIX)
         detail = f"refused, so {_versions(remains.versions)} of {key} stays there ({remains.reason})"
         return warn(name, detail, DELETE_FIX)
 
@@ -172,9 +172,9 @@ UNSIGNED_FIX = (
 )
 DELETE_FIX = (
     "none needed: presignd deletes nothing else in the store; with s3:DeleteObject and s3:DeleteObjectVersion on this "
-    "key it would be gone"
+    "key it would be removed"
 )
-LOCKED_FIX = "none needed; a bucket without a default retention keeps no probes"
+LOCKED_FIX = "none needed; a bucket without a default retention does not keep the check objects"
 
 
 def judge_headers(name: str, sent: Mapping[str, str], there: Response, in_parts: Response | Fault) -> CheckResult:

@@ -22,8 +22,8 @@ LIMIT = 5.0
 TLS_FIXES = {
     9: "its validity begins in the future: look at this machine's clock",
     10: "renew the store's certificate (or look at this machine's clock)",
-    62: "use a name that the certificate holds as presign.endpoint",
-    64: "use a name or address that the certificate holds as presign.endpoint",
+    62: "set presign.endpoint to a name that the certificate holds",
+    64: "set presign.endpoint to a name or address that the certificate holds",
 }
 """Fixes by OpenSSL's X509_V_ERR_* numbers (x509_vfy.h); all other numbers mean an unknown CA."""
 
@@ -140,7 +140,9 @@ async def _http_expected(address: Endpoint) -> CheckResult | None:
         )
     if status:
         return None
-    return fail("endpoint", f"what listens at {address} speaks no HTTP", CODES["bad_response"].fix, code="bad_response")
+    return fail(
+        "endpoint", f"the server at {address} does not speak HTTP", CODES["bad_response"].fix, code="bad_response"
+    )
 
 
 async def _tls_refused(address: Endpoint) -> str | None:
@@ -158,7 +160,7 @@ async def _tls_refused(address: Endpoint) -> str | None:
 
 
 async def _http_status(address: Endpoint) -> int | None:
-    """Return the status of a bare HEAD /; None if the port speaks no plain HTTP."""
+    """Return the status of a bare HEAD /; None if the port does not speak plain HTTP."""
     try:
         async with _connected(address) as (reader, writer), asyncio.timeout(LIMIT):
             writer.write(f"HEAD / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
@@ -175,7 +177,7 @@ async def check_certificate(context: Context) -> AsyncIterator[CheckResult]:
     if not address.tls:
         yield ok("certificate", "none: the endpoint is plain http")
     elif not _direct(presign):
-        yield ok("certificate", "looked at with the first request, through the proxy")
+        yield ok("certificate", "checked with the first request, through the proxy")
     else:
         yield await _verified(address, tls_context(presign))
 

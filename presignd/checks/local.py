@@ -1,4 +1,4 @@
-"""What this machine can tell without the store: folders, the writer check, events, inotify, the ledger."""
+"""Checks that need no store: folders, the writer check, events, inotify, the ledger."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _ledger(folder: Path) -> CheckResult:
 
 OWN_FIX = (
     "let the files belong to the daemon's user, give it CAP_LEASE (the systemd unit does), "
-    "or set ready_marker where writers pause for longer"
+    "or set ready_marker if writers pause for longer"
 )
 QUIET_FIX = "set ready_marker, or settle to more than writers pause; or watch a folder on a local filesystem"
 
@@ -140,7 +140,7 @@ async def check_writers(context: Context) -> AsyncIterator[CheckResult]:
 
 
 def writer_result(watch: WatchConfig) -> CheckResult:
-    """Return how files in a watch's folder settle, and what keeps it from better; SIGIO must be ignored."""
+    """Return how files in a watch's folder settle, and what prevents a better way; SIGIO must be ignored."""
     with closing(Folder(watch)) as folder:
         mode, reason = writer_check.writer_check_of(folder)
     name = f"writer check {watch.name}"
