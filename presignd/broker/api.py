@@ -257,7 +257,7 @@ class Api:
 
 
 def _result(answer: Grant | Exception) -> GrantResult:
-    """Return a presigner's answer to one request; raise an exception that is no ``Fault``: it is a bug."""
+    """Return a presigner's answer to one request; raise an exception that is not a ``Fault``: it is a bug."""
     if isinstance(answer, (Grant, Fault)):
         return answer
     raise answer

@@ -321,7 +321,7 @@ def _store(
 
 
 def given_keys(table: Any) -> set[str]:
-    """Return the keys of ``table``; none if it is no table."""
+    """Return the keys of ``table``; none if it is not a table."""
     return set(table) if isinstance(table, dict) else set()
 
 

@@ -1,4 +1,4 @@
-"""Limits on what one caller takes: grants a second, requests at a time, time on the event loop."""
+"""Limits on what one caller may take: grants a second, requests at a time, time on the event loop."""
 
 from __future__ import annotations
 

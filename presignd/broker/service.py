@@ -38,7 +38,7 @@ LOOK_SECONDS = 1.0
 CREDENTIALS_SECONDS = 5.0
 """How long the start waits for credentials; without them it listens too, and logs that."""
 RETIRE_SECONDS = 60.0
-"""How long after a reload the signer before it is closed."""
+"""How long after a reload the old signer is closed."""
 CUT_SECONDS = 1.0
 """How long an answer may take after the drain before it is cut off."""
 
@@ -62,7 +62,7 @@ class Broker:
         self._retiring: set[asyncio.Task[None]] = set()
 
     async def open(self, stack: AsyncExitStack) -> list[str]:
-        """Listen, until ``stack`` closes; return where."""
+        """Listen until ``stack`` closes; return the addresses."""
         context = tls_context(self.config.broker)
         self._main = await self._listen(stack, self.api.app(), "listen")
         if self.config.broker.metrics_listen:
@@ -85,7 +85,7 @@ class Broker:
         stack.push_async_callback(server.close)
         try:
             await server.open()
-        except PresigndError as error:  # 3 in any case: what keeps it from listening may be gone at the next start
+        except PresigndError as error:  # 3 in any case: the cause may be gone at the next start
             problem = "; ".join(getattr(error, "problems", ())) or error.message
             raise Unavailable(f"broker.{option}: can't listen at {problem}", fix=error.fix) from None
         self.servers.append(server)
@@ -126,7 +126,7 @@ class Broker:
             self._stamps = stamps
 
     def _take_certificate(self) -> bool:
-        """Serve with the certificate as it is now; log one that can't be used once, and try it again."""
+        """Serve with the certificate as it is now; log once that one can't be used, and try it again."""
         assert self._main is not None
         try:
             self._main.serve(tls_context(self.config.broker))
@@ -176,7 +176,7 @@ class Broker:
         return config, _signer(config.store)
 
     async def switch(self, read: tuple[BrokerConfig, SignedStore]) -> None:
-        """Switch to another configuration; grants in progress are signed by the signer before."""
+        """Switch to another configuration; the old signer still signs the grants in progress."""
         config, signer = read
         before, retired = self.config, self.signer
         self.config = config
@@ -229,7 +229,7 @@ async def _retire(signer: SignedStore) -> None:
 
 
 def most_connections() -> int:
-    """Return how many connections there may be, by the open files this process may have (``ulimit -n``)."""
+    """Return the most connections that the limit on open files (``ulimit -n``) allows."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(CONNECTIONS, files - SPARE_FILES))
 

@@ -17,7 +17,7 @@ from presignd.errors import UsageError
 from presignd.system.durable import sync_name
 
 NEW_MODE = 0o640
-"""Mode of a new file: hashes are no secrets, but others need not see which token may do what."""
+"""Mode of a new file: hashes are not secrets, but others need not see what each token may do."""
 
 
 def render(options: Mapping[str, Any]) -> str:
@@ -89,7 +89,7 @@ def _draft_of(path: Path) -> Path:
 
 @contextmanager
 def _drafted(path: Path) -> Iterator[IO[bytes]]:
-    """Lend the file's only draft, to be filled and renamed into place, so that readers see the old or the new file.
+    """Yield the file's only draft, to be filled and renamed into place, so that readers see the old or the new file.
 
     The draft is the lock too: a second writer waits, and then reads what the first one wrote. Otherwise both would
     edit the same old text, and the later would undo the earlier.

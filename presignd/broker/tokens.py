@@ -33,8 +33,8 @@ the coarsest), so it is read at each request."""
 
 LOOK_SHARE, LOOK_AHEAD = 10, 1.0
 """Limits on searching all files for an unknown token. A search is followed by a pause of ``LOOK_SHARE`` times its
-duration, and ``LOOK_AHEAD`` seconds of pauses may be owed. So a new token works at once, and guesses cannot keep a
-broker with thousands of files busy."""
+duration, and up to ``LOOK_AHEAD`` seconds of pauses may be postponed. So a new token works at once, and guesses cannot
+keep a broker with thousands of files busy."""
 
 log = get_logger()
 

@@ -1,6 +1,6 @@
 """Requests to the daemon over its control socket; without a daemon, this process opens the ledger and answers them.
 
-``asking(config_path)`` finds out which, and lends an ``Asker`` for any number of requests, concurrent ones too;
+``asking(config_path)`` finds out which, and yields an ``Asker`` for any number of requests, concurrent ones too;
 ``ask_once`` is for a single one.
 """
 

@@ -22,7 +22,7 @@ FRAMEWORK = (typer.Exit, typer.Abort, typer.BadParameter)
 """Typer ends the command on these itself."""
 
 UNAWAITED = threading.Event()
-"""Set where threads still work whose results are not needed: the process ends without them."""
+"""Set while threads still run whose results are not needed: the process ends without them."""
 
 
 def leave(code: object) -> NoReturn:
@@ -36,7 +36,7 @@ def leave(code: object) -> NoReturn:
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap ``command``: an expected failure is one line on stderr and its exit code (docs/commands.md).
 
-    A bug ends with 1 and its traceback, redacted. A reader that went away (``| head``) is no failure; a stdout that
+    A bug ends with 1 and its traceback, redacted. A reader that went away (``| head``) is not a failure; a stdout that
     can't be written to is one (``streams.writing``).
     """
 
@@ -89,7 +89,7 @@ def _fail(error: Exception) -> NoReturn:
 
 
 def _expected(error: Exception) -> Exception:
-    """Return the error itself where a task group wraps it."""
+    """Return the error without the task group around it, if there is one."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

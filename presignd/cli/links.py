@@ -128,7 +128,7 @@ class LinkStream:
                 await asyncio.sleep(LOOK_SECONDS if ended else RETRY_SECONDS)
 
     async def _round(self) -> Stream:
-        """Ask once; with ``follow`` a daemon that has stopped is no failure."""
+        """Ask once; with ``follow`` a daemon that has stopped is not a failure."""
         try:
             async with contextlib.aclosing(self._ask()) as answers:
                 async for answer in answers:

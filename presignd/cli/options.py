@@ -1,4 +1,4 @@
-"""Options that several commands share, and their values as requests to the daemon hold them.
+"""Options that several commands share, and their values in the form that requests to the daemon have.
 
 Arguments that name files are ``readable=False``. Otherwise typer would end with 2 (usage) for a file that this user
 can't read, where 4 (refused) is right, or where the daemon may read it.

@@ -66,7 +66,7 @@ def retry_command(
 def web_command(as_json: AsJson = False, config: ConfigFile = None) -> None:
     """Print an address that opens the status page.
 
-    The address works once, within five minutes. Who opens it sees links and may retry files. Only root, the
+    The address works once, within five minutes. Whoever opens it sees links and may retry files. Only root, the
     daemon's user and the links group may ask for one. The page is off until web.listen is set. Programs send
     the token of web.token_file as Authorization: Bearer.
 

@@ -24,14 +24,14 @@ _STDOUT, _STDERR = 1, 2
 
 def clean(text: str) -> str:
     """Return ``text`` on one line, redacted."""
-    from presignd.redaction.redact import redact  # noqa: PLC0415 - help is to be fast
+    from presignd.redaction.redact import redact  # noqa: PLC0415 - help must be fast
 
     return one_line(redact(text))
 
 
 def say(line: str) -> None:
     """Print one line on stderr, in order with the log; ignore a stderr that can't be written to."""
-    from presignd.telemetry import log  # noqa: PLC0415 - help is to be fast
+    from presignd.telemetry import log  # noqa: PLC0415 - help must be fast
 
     log.say(line)
 

@@ -1,4 +1,4 @@
-"""The JSON of answers: names are text (with surrogates where they are no UTF-8), times RFC 3339 in UTC.
+"""The JSON of answers: names are text (with surrogates where they are not UTF-8), times RFC 3339 in UTC.
 
 Only ``of_link`` returns a URL.
 """
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 LISTED = 1000
-"""At most so many files are listed one by one; the totals are beside them."""
+"""The most files that a list holds; the totals are given beside the lists."""
 
 IDLE_SECONDS = 5.0
-"""After so long without a byte sent, this time is shown instead of the rate: the store may hang."""
+"""After this time without a byte sent, the time is shown instead of the rate: the store may hang."""
 
 
 def time_text(time: datetime | None) -> str | None:

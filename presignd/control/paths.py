@@ -1,4 +1,4 @@
-"""What the paths of a command mean: the watch each is in, its version, and whether a link came of it or can come.
+"""What the paths of a command mean: the watch each is in, its version, and whether it has a link or can get one.
 
 ``wait``, ``status``, ``link``, ``put`` and ``retry`` all ask here, so that they agree. A path in no watch is looked
 up in the ledger alone: the daemon's permissions must tell no client what lies elsewhere.
@@ -152,7 +152,7 @@ class Finder:
     async def find(self, absolute: Sequence[bytes]) -> list[Named]:
         """Return what each path means, in order.
 
-        A name that is neither on disk nor in the ledger means the same name in its other Unicode form, if that is.
+        A name that is neither on disk nor in the ledger means the same name in its other Unicode form, if that one is.
         """
         watches = self._view.config.watches
         places = await asyncio.to_thread(

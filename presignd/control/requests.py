@@ -52,7 +52,7 @@ def no_page() -> str:
 class Responder:
     """Answers the requests of the control socket, from one ``View``.
 
-    ``login_url`` returns an address of the status page to log in with, good once (secret), or raises ``Unavailable``.
+    ``login_url`` returns an address that logs in to the status page once (secret), or raises ``Unavailable``.
     """
 
     def __init__(self, view: View, login_url: Callable[[], str] = no_page) -> None:
@@ -118,9 +118,9 @@ class Responder:
 
     # --- waiting ------------------------------------------------------------------------------------
     async def _wait(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
-        """Yield ``{"path", "outcome", …}`` for each path once that is final, for those still pending at the timeout.
+        """Yield ``{"path", "outcome", …}`` for each path once its outcome is final, for the others at the timeout.
 
-        ``why`` is in it where the path will get no link: no watch has it, or the watch ignores it, by which rule.
+        ``why`` is added if the path will get no link: it is in no watch, or a rule of its watch ignores it.
         """
         limit = number(request, "timeout", most=LONGEST_WAIT) or 0.0
         asked = {named.place: named.asked for named in await self._finder.find(paths(request, "paths"))}
@@ -209,7 +209,7 @@ class Responder:
         return None
 
     async def _put(self, request: Request, peer: Peer, fds: Sequence[int]) -> AsyncGenerator[Document, None]:
-        """Yield ``{"sent", "size"}`` as it is uploaded, and ``{"link": …}`` at the end."""
+        """Yield ``{"sent", "size"}`` while it is uploaded, and ``{"link": …}`` at the end."""
         self._may_have_links(peer, "put")
         size = _check_descriptor(fds)
         place = await self._finder.exactly(_only_path(request, "put"))

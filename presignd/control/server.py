@@ -63,7 +63,7 @@ class _ClientGoneError(Exception):
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
-    """Render one line of the protocol; a name that is no UTF-8 is sent with surrogates."""
+    """Render one line of the protocol; a name that is not UTF-8 is sent with surrogates."""
     return json.dumps(document, separators=(",", ":")).encode() + b"\n"
 
 
@@ -81,7 +81,7 @@ def failure(error: PresigndError) -> dict[str, Any]:
 
 
 def raised(answer: Mapping[str, Any]) -> Answered | None:
-    """Return the failure that ``answer`` is, None where it is none."""
+    """Return the failure in ``answer``, None if it holds none."""
     found = answer.get("error")
     if not isinstance(found, dict):
         return None

@@ -46,7 +46,7 @@ STOP_TIMEOUT = 10.0
 
 _POLL = 0.05
 _ALIVE_EVERY = 0.5
-"""Seconds between two looks whether the server still runs."""
+"""Seconds between two checks whether the server still runs."""
 _TRY_TIMEOUT = 2.0
 _PORT_TAKEN = ("address already in use", "Port allocation failed")
 """What weed writes when a port is taken: from its bind, or from its own check before."""

@@ -171,7 +171,7 @@ class BrokerPresigner:
                 wanted.granted.set_result(answer)
 
     async def _failed(self, batch: list[_Wanted], problem: Exception) -> None:
-        """Fail the callers, but obey a short Retry-After first: reaching a rate limit is no outage."""
+        """Fail the callers, but obey a short Retry-After first: a rate limit is not an outage."""
         pause = _pause(problem)
         self._waited += pause
         if isinstance(problem, _TooMuch) or self._waited <= PATIENCE:

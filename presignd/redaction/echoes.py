@@ -16,10 +16,10 @@ from urllib.parse import unquote
 from presignd.redaction.redact import MIN_LITERAL, REDACTED
 
 PIECE = 12
-"""Letters and digits in a row that identify a secret: no ETag or checksum shares so many with one by chance."""
+"""Letters and digits in a row that identify a secret: an ETag or checksum does not share so many by chance."""
 
 BLOCK = PIECE // 2
-"""Text is cut into blocks of this size, one character between two: every ``PIECE`` of it has a whole block."""
+"""Text is cut into blocks of this size, with one character between two: every ``PIECE`` of it has a whole block."""
 
 QUARTER, ROOM = 16, 4096
 """The hex digits that identify an earlier signature, and how many earlier signatures are kept."""
@@ -43,7 +43,7 @@ class Secrets:
         self._quarters: dict[str, None] = {}
 
     def of(self, url: str, headers: Mapping[str, str]) -> Echoes:
-        """Return the finder for one request's secrets in its answer; of a credential that is the access key."""
+        """Return the finder for one request's secrets in its answer; of a credential it finds the access key."""
         found = {name: unquote(value) for name, value in _IN_URL.findall(url.lower())}
         access_key = found.pop("credential", "").partition("/")[0]
         keys = [value for name, value in headers.items() if name.lower() == _CUSTOMER_KEY]

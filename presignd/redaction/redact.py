@@ -1,4 +1,4 @@
-"""Find secrets in text and remove them: the third wall, behind hidden reprs and translated errors.
+"""Find secrets in text and remove them: the third defence, after hidden reprs and translated errors.
 
 A secret is known in two ways. By its shape: the query of a signed URL, its parameters alone, the value of an
 Authorization header, userinfo in a URL, the parts of an S3 error that repeat the signature; plain,
@@ -188,7 +188,7 @@ def register(secret: str) -> None:
 
 
 def forget_all() -> None:
-    """Drop every registered secret (for tests)."""
+    """Drop every registered secret, so that a test's secrets do not change the texts of the next test."""
     _literals.clear()
 
 

@@ -19,7 +19,7 @@ _T = TypeVar("_T", bound=Hashable)
 
 @dataclass
 class Quota:
-    """At most ``total`` places at a time, of which ``reserved`` are for the privileged, and ``each`` for one other.
+    """At most ``total`` places at a time: ``reserved`` of them for the privileged, at most ``each`` for any other.
 
     The privileged may have all that are free.
     """

@@ -60,7 +60,7 @@ _current: ContextVar[Heart | None] = ContextVar("heart", default=None)
 
 
 class alive:  # noqa: N801 - used as the function it stands for
-    """Give a heart to this task and to what it starts, for the body."""
+    """Give a heart to this task and to what it starts, while the body runs."""
 
     _token: Token[Heart | None]
 

@@ -37,7 +37,7 @@ _BUSY = (
     b'{"error": {"code": "busy", "message": "too many connections"}}'
 )
 
-# A stranger's malformed request is no event of ours, and its text could be anything.
+# A stranger's malformed request is not worth an event, and its text could be anything.
 _silent = logging.getLogger("presignd.http")
 _silent.disabled = True
 
@@ -46,7 +46,7 @@ class HttpServer:
     """Serves ``app`` at ``address``, which the configuration calls ``option``: ``open``, ``serve``, ``close``.
 
     ``most`` returns how many connections there may be, those in their handshake included: else a stranger could take
-    every descriptor without a word of HTTP. For one more, the one that ``connections`` names is closed.
+    every descriptor without a word of HTTP. One more closes the one that ``connections`` names.
     ``idle_seconds`` is how long a connection may be idle, and a request's head may take; ``cut_seconds`` how long
     ``close`` waits for answers.
     """
@@ -140,7 +140,7 @@ class HttpServer:
         while True:
             try:
                 accepted, _ = await loop.sock_accept(sock)
-            except OSError:  # it broke off, or there is no descriptor for it
+            except OSError:  # the client is gone, or this process has no descriptor left
                 await asyncio.sleep(ACCEPT_PAUSE)
                 continue
             if not self._make_room():
@@ -185,7 +185,7 @@ def _is_open(connection: RequestHandler) -> bool:
 
 
 def _turn_away(accepted: socket.socket, *, tls: bool) -> None:
-    """Refuse a connection too many: by a 503, but without an answer where TLS would be needed for one."""
+    """Refuse a surplus connection with a 503, or without an answer if that would need TLS."""
     with accepted, contextlib.suppress(OSError):
         if not tls:
             accepted.send(_BUSY)

@@ -60,7 +60,7 @@ class Service:
     async def running(self, *, reloads: bool = True) -> AsyncIterator[None]:
         """Handle signals and tell systemd until the body ends; raise its expected error without a group around it.
 
-        Where it never ``reloads``, SIGHUP is as SIGTERM.
+        A program that never ``reloads`` treats SIGHUP as SIGTERM.
         """
         loop = asyncio.get_running_loop()
         install_loop_handler(loop)

@@ -1,4 +1,4 @@
-"""Signals that arrive while a program is imported and reads its configuration; imports next to nothing itself."""
+"""Handle signals that arrive while a program is imported and reads its configuration; imports almost nothing itself."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The service notification protocol, sd_notify(3): readiness, status line, watchdog.
 
-A dozen lines of our own: the libraries for it are dead, need compiling, or bring a libsystemd along.
+A dozen lines of our own: the libraries for it are abandoned, need compiling, or need libsystemd.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Notifier:
         return bool(self._address)
 
     def send(self, **fields: str | int) -> None:
-        """Send ``NAME=value`` lines as one message; a systemd that is gone or busy is no error."""
+        """Send ``NAME=value`` lines as one message; ignore a systemd that is gone or busy."""
         if not self._address:
             return
         message = "\n".join(f"{name}={_one_line(str(value))}" for name, value in fields.items())

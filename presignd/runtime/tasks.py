@@ -1,4 +1,4 @@
-"""Named loops that run side by side, and waits that an event ends."""
+"""Run named loops side by side, and wait until an event ends the wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unix sockets: listen at a path so that nobody else gets or gives rights by it, and connect to one.
+"""Unix sockets: listen at a path that no other user can open to more users or take over, and connect to one.
 
 The control socket, the status page and the broker listen here. Others may be able to write in the socket's folder,
 and put something else in its place at any moment, so all that is done to the file is done below a descriptor.
@@ -73,7 +73,7 @@ def answers(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _folder_of(path: Path, option: str) -> Iterator[WalkedFolder]:
-    """Lend the socket's folder as a descriptor."""
+    """Yield a descriptor of the socket's folder."""
     with contextlib.ExitStack() as stack:
         try:
             place = stack.enter_context(walked(path.parent))
@@ -143,7 +143,7 @@ def _remove(path: Path, place: WalkedFolder, inode: int) -> None:
 
 @contextlib.contextmanager
 def _address(path: Path) -> Iterator[str]:
-    """Lend the address of ``path``, over a descriptor of its folder where it is too long for the kernel."""
+    """Yield the address of ``path``: below a descriptor of its folder if it is too long for the kernel."""
     if len(os.fsencode(path)) <= LONGEST:
         yield str(path)
         return

@@ -1,7 +1,7 @@
 """Request bodies: a file or bytes, in pieces, with progress; a large file by sendfile(2).
 
 With sendfile(2) a file's bytes go from the page cache to the connection, and no program reads them a second time.
-The connection stays the event loop's, which goes on reading, so it sees a response that comes before the body's end.
+The event loop keeps the connection and goes on reading, so it sees a response that comes before the body's end.
 Only the writing uses descriptors of its own, in a thread, one turn at a time.
 """
 
@@ -129,7 +129,7 @@ class FileBody(payload.Payload):
                     await self._find_cause(done)
                     raise
                 done += sent
-                if sent:  # a turn on a stalled line is no progress
+                if sent:  # a turn on a stalled line is not progress
                     self._on_sent(done)
         return done
 

@@ -46,7 +46,7 @@ UNREAD = frozenset(
 
 @dataclass(slots=True)
 class _Progress:
-    """Extends a request's deadline when bytes move."""
+    """Extends a request's deadline when bytes are sent or received."""
 
     deadline: asyncio.Timeout
     timeout: float

@@ -44,7 +44,7 @@ NOT_TAKEN = (400, 405, 501)
 """Statuses for a condition that the store does not know. Swift answers 501 to a PUT and 400 to a Complete."""
 
 MISMATCH = (400, 422, 500)
-"""Statuses for a wrong checksum. 500 proves no check, but an upload need not wait for it either."""
+"""Statuses for a wrong checksum. A 500 doesn't prove a check, but is no reason for uploads to wait."""
 
 MAYBE_HEADERS = ("not_implemented", "rejected")
 """Codes of refusals that one of the watch's headers may cause."""
@@ -165,7 +165,7 @@ class Probe:
     async def write_and_find(self) -> Response:
         """PUT the check object and return the answer to a HEAD of it; raise ``missing_object`` if it is not there.
 
-        A server that accepts everything and stores nothing is no store. A HEAD that is denied proves nothing.
+        A server that accepts everything and stores nothing is not a store. A HEAD that is denied proves nothing.
         """
         return await self._found(self.write)
 

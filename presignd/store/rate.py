@@ -12,7 +12,7 @@ BURST = 0.1
 
 
 class RateLimit:
-    """Limits sending to ``rate`` bytes a second; None is no limit.
+    """Limits sending to ``rate`` bytes a second; None means no limit.
 
     Files take turns by the chunk, so each gets the same share, however many of its parts are in flight.
     """

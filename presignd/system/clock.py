@@ -15,5 +15,5 @@ def utcnow() -> datetime:
 
 
 def since_boot() -> float:
-    """Return seconds since boot, sleep included (``time.monotonic`` stops then); no change of the wall clock shows."""
+    """Return seconds since boot, sleep included (``time.monotonic`` leaves it out). Setting the clock has no effect."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

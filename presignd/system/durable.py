@@ -1,7 +1,7 @@
 """Durable changes to files and folders: write, sync, and rename without replacing. Blocking.
 
-After power loss, what a durable function did is there as a whole or not at all. ``OSError`` comes as the system
-raises it.
+After power loss, what a durable function did is there as a whole or not at all. The system's ``OSError`` is raised
+as it is.
 """
 
 from __future__ import annotations

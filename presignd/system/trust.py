@@ -113,14 +113,14 @@ class WalkedFolder:
     exposed_by: str = ""
 
     def exposes(self, st: os.stat_result) -> str:
-        """Return the folder in which other users can replace the entry that ``st`` is of, "" if there is none."""
+        """Return the folder in which other users can replace the entry whose stat is ``st``, "" if there is none."""
         sticky = self.st.st_mode & stat.S_ISVTX and is_ours(self.st) and is_ours(st)
         return self.exposed_by or ("" if sticky or not others_can_write(self.st) else self.path)
 
 
 @contextmanager
 def walked(folder: Path) -> Iterator[WalkedFolder]:
-    """Lend the folder at an absolute path, for ``*at`` calls below it; follow no symlink that others could have made.
+    """Yield the folder at an absolute path, for ``*at`` calls below it; follow no symlink that others could have made.
 
     The descriptor is ``O_PATH`` where there is such a thing. Raises ``OSError``.
     """
@@ -180,7 +180,7 @@ def _target_of_symlink(here: WalkedFolder, fd: int, name: str, error: OSError) -
 
 @contextmanager
 def open_folder(folder: Path) -> Iterator[int]:
-    """Lend a folder, open for listing; follow no symlink that others could have made."""
+    """Yield a folder, open for listing; follow no symlink that others could have made."""
     with walked(folder) as place:
         fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place.fd)
     try:
@@ -191,7 +191,7 @@ def open_folder(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def parent_of(start: int, components: Sequence[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Lend the directory that holds a path below the open ``start``, and the path's last component.
+    """Yield the directory that holds a path below the open ``start``, and the path's last component.
 
     No symlink is followed at any component. It is an ``O_PATH`` descriptor where there is such a thing.
     """
@@ -224,7 +224,7 @@ def give_at(folder: int, name: str, mode: int, *, kind: int = stat.S_IFDIR, grou
 
 @contextmanager
 def _pinned(folder: int, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Lend a path that keeps naming the same file, through /proc; without O_PATH and /proc, the name itself."""
+    """Yield a path that keeps naming the same file, through /proc; without O_PATH and /proc, the name itself."""
     if not _O_PATH or not os.path.isdir("/proc/self/fd"):  # noqa: PTH112 - a text
         yield name, {"dir_fd": folder, "follow_symlinks": os.chmod not in os.supports_follow_symlinks}
         return

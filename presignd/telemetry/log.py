@@ -1,6 +1,6 @@
 """The event log: one event a line, from our code (structlog) and from libraries (stdlib logging).
 
-Every line takes the same way: ``_fields`` (what happened, and when), ``_scrub`` (removes secrets), a renderer (no
+Every line takes the same path: ``_fields`` (what happened, and when), ``_scrub`` (removes secrets), a renderer (no
 text can look like a line of its own), ``_Output`` (a broken stderr stops nothing).
 """
 
@@ -56,10 +56,10 @@ _PLAIN_TYPES = frozenset({str, int, bool, type(None), datetime})
 _PLAIN_NAMES = frozenset(ORDER) | {"by", "client", "operation", "count"}
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31"}
 LAST_SECONDS = 2.0
-"""How long the last lines may take at the end."""
+"""How long to wait at the end for the last lines to be written."""
 
 SAY_SECONDS = 0.5
-"""How long a line for a person may take, so that it comes before the results on stdout."""
+"""How long to wait for a line for a person to be written, so that it comes before the results on stdout."""
 
 
 _PLAIN_WORD = re.compile(r"[\w./:@%+,~*?&#$!<>()\[\]-]+")

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from presignd.model import Link
 
 CONNECTIONS = 40
-"""Descriptors and memory for more belong to the uploads. A new connection then replaces the one idle longest, a
-stranger's first, so a probe always gets its answer."""
+"""The most connections: the uploads need the other descriptors and the memory. A new connection then replaces the one
+that is idle longest, a stranger's first, so a probe always gets its answer."""
 IDLE_SECONDS = 15.0
 """How long a connection may be idle, and a request's head may take."""
 AGAIN_SECONDS = 30.0

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 STREAMS, RESERVED_STREAMS, STREAMS_OF_ONE = 16, 8, 4
-"""Open pages that are kept up to date: at most, those of them reserved for who is logged in, and at most from one
-stranger's address. One more gets a 503."""
+"""Open pages that are kept up to date: the most of all, how many of them are reserved for clients that are logged in,
+and the most from the address of one that is not. One more gets a 503."""
 LONGEST_STREAM = 900.0
 """Seconds after which a stream ends; a browser opens it again by itself."""
 EACH = 1.0
@@ -249,7 +249,7 @@ class Site:
 
 
 async def _field(request: web.Request, name: str) -> str | None:
-    """Return a field of the form that was sent; None where it is missing or no UTF-8, or this is no form."""
+    """Return a field of the form that was sent; None if it is missing or not UTF-8, or if this is not a form."""
     try:
         value = (await request.post()).get(name)
     except (web.HTTPException, ConnectionError):

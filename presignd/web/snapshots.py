@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 AGE = 1.0
 """Seconds for which a snapshot is shown again."""
 SHARE = 0.05
-"""Most of a core that snapshots may take: a ledger of a million files is counted less often."""
+"""The share of a core that snapshots may take: a ledger of a million files is counted less often."""
 PATIENCE = 5.0
 """Seconds that a client waits for a snapshot."""
 LINKS = 20
@@ -70,7 +70,7 @@ class Throughput:
         self._seen[file_id] = size
 
     def minutes(self, now: float) -> list[Minute]:
-        """Return the last hour, oldest minute first; the last one is not over."""
+        """Return the last hour, oldest minute first; the last one is still running."""
         last = _minute(now)
         return [
             Minute(m * 60, self._sent.get(m, 0), self._files.get(m, 0)) for m in range(last - MINUTES + 1, last + 1)
