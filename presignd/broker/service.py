@@ -91,11 +91,6 @@ class Broker:
         self.servers.append(server)
         return server
 
-    @property
-    def connection_count(self) -> int:
-        """How many clients are connected."""
-        return sum(server.connection_count for server in self.servers)
-
     async def drain(self) -> None:
         """Accept no more connections, and wait until all requests are answered, ``drain_timeout`` at most.
 
