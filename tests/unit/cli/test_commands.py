@@ -158,6 +158,23 @@ def test_a_command_that_can_not_be_loaded_shows_its_traceback_without_secrets(
     assert "0123456789abcdef" not in told
 
 
+def test_a_daemons_bug_is_logged_and_ends_with_1_also_in_a_group() -> None:
+    program = (
+        "from presignd.cli.guard import logging_bugs\n"
+        "with logging_bugs('broker.crashed'):\n"
+        "    raise ExceptionGroup('loops', [RuntimeError('a bug')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert '"event": "broker.crashed"' in done.stderr
+    assert "a bug" in done.stderr
+
+
+def test_a_daemons_expected_failure_passes_as_it_is() -> None:
+    with pytest.raises(Unavailable, match="taken"), guard.logging_bugs("broker.crashed"):
+        raise Unavailable("the port is taken")
+
+
 def test_a_reader_that_went_away_is_no_failure() -> None:
     program = "from presignd.cli.guard import guarded\nguarded(lambda: [print('x' * 1000) for _ in range(1000)])()"
     reader, writer = os.pipe()
