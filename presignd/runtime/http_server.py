@@ -46,7 +46,7 @@ class HttpServer:
     """Serves ``app`` at ``address``, which the configuration calls ``option``: ``open``, ``serve``, ``close``.
 
     ``most`` returns how many connections there may be, those in their handshake included: else a stranger could take
-    every descriptor without a word of HTTP. One more closes the one that ``connections`` names.
+    every descriptor without a word of HTTP. One more connection closes the one that ``connections`` names.
     ``idle_seconds`` is how long a connection may be idle, and a request's head may take; ``cut_seconds`` how long
     ``close`` waits for answers.
     """

@@ -1,4 +1,4 @@
-"""Unix sockets: listen at a path that no other user can open to more users or take over, and connect to one.
+"""Unix sockets: listen at a path so that no other user can change its rights or take it, and connect to one.
 
 The control socket, the status page and the broker listen here. Others may be able to write in the socket's folder,
 and put something else in its place at any moment, so all that is done to the file is done below a descriptor.
