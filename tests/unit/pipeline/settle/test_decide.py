@@ -67,8 +67,8 @@ def test_an_old_file_that_is_open_for_writing_waits_however_quiet_it_is() -> Non
 
 def test_looks_at_a_held_file_come_further_and_further_apart_up_to_a_second() -> None:
     seen, pauses = None, []
-    for look in range(12):
-        outcome = wait(seen, look(made(NOW - HOUR), look, writer=True), Rules())
+    for second in range(12):
+        outcome = wait(seen, look(made(NOW - HOUR), second, writer=True), Rules())
         seen = outcome.history
         pauses.append(outcome.after)
     assert pauses == sorted(pauses)
