@@ -115,7 +115,7 @@ def _ledger(folder: Path) -> CheckResult:
             "ledger", f"{folder} lies on {kind}, which can't hold a ledger", "set ledger.path to a local folder"
         )
     if not (folder / FILE).exists():
-        return ok("ledger", f"the daemon will create it in {folder}")
+        return ok("ledger", f"will be made in {folder}")
     try:
         lock = DaemonLock(folder)
     except Unavailable as held:
