@@ -83,7 +83,7 @@ class Announcer:
                 self.done([entry.superseded])
             if entry.version.state is State.QUARANTINED:
                 self.quarantined(entry.version, fix=fault(entry.version.error_code).fix)
-            elif entry.version.state is State.QUEUED:
+            else:
                 self.event("file.queued", entry.version)
 
     def linked(self, link: Link, *, disclose: bool, by_uid: int | None = None) -> None:
