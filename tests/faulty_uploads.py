@@ -47,9 +47,10 @@ class Uploads:
         return name and f'"{name}"'
 
     def forget(self, number: int) -> None:
-        """Lose the part ``number`` of each."""
+        """Lose the part ``number`` of each that has it."""
         for upload_id, parts in self.under_way.items():
-            del parts[number], self._names[upload_id, number]
+            if parts.pop(number, None) is not None:
+                del self._names[upload_id, number]
 
     def listed(self, upload_id: str, after: int) -> bytes:
         """Return S3's list of the parts behind ``after``."""

@@ -139,6 +139,26 @@ async def test_strangers_with_idle_connections_keep_no_token_and_no_probe_out(po
         writer.close()
 
 
+async def test_a_quiet_connection_with_a_token_outlives_those_of_strangers(port: int) -> None:
+    """An uploader keeps its connection between two files."""
+    reader, writer = await asyncio.open_connection(LOOPBACK, port)
+
+    async def me() -> bytes:
+        writer.write(f"GET /v1/me HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {SECRET}\r\n\r\n".encode())
+        async with asyncio.timeout(30):
+            answer = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(answer.partition(b"Content-Length: ")[2].partition(b"\r\n")[0]))
+        return answer
+
+    assert (await me()).startswith(b"HTTP/1.1 200 ")
+    held = [await asyncio.open_connection(LOOPBACK, port) for _ in range(10)]
+    for stranger, _ in held[:-3]:
+        assert await until_closed(stranger) == b""
+    assert (await me()).startswith(b"HTTP/1.1 200 ")
+    for each in (writer, *(writer for _, writer in held)):
+        each.close()
+
+
 async def test_a_connection_too_many_for_calls_under_way_is_told_when_to_come_back(broker: Broker, port: int) -> None:
     held = [await asyncio.open_connection(LOOPBACK, port) for _ in range(3)]
     for _, writer in held:

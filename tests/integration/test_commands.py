@@ -9,7 +9,7 @@ import signal
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -308,3 +308,29 @@ async def test_odd_names_travel_whole_and_forge_no_line(served: Served, tmp_path
     assert served.view.puts[0][0] == os.fsencode(tmp_path) + b"/" + name
     gone = await presignd(served, "status", "--", os.fsdecode(name), cwd=tmp_path)
     assert (gone.code, gone.err.count("\n"), "\x1b" in gone.err) == (4, 1, False)
+
+
+@pytest.mark.parametrize("command", ["status", "wait", "links", "link", "put", "retry"])
+async def test_no_json_on_stdout_holds_what_controls_a_terminal_and_the_name_is_whole(
+    served: Served, command: str
+) -> None:
+    """A terminal acts on U+009B as on escape, and a reader of lines takes U+2028 for an end."""
+    name = "é\x7f\x9b31m\x9d\u202egpj\u2028.exe"
+    if command in {"status", "retry"}:
+        await recorded(served, name, Event.QUARANTINE, error_code="timeout")
+    else:
+        await recorded(served, name, *DONE)
+    line = {"time": "2026-01-02T00:00:00.000000Z", "file_id": "id", "key": name, "url": "http://h/a"}
+    served.view.config.links.file.write_bytes(json.dumps(line).encode() + b"\n")
+    of_file: list[str | Path] = [] if command in {"status", "links"} else ["--", drop(served) / name]
+    done = await presignd(served, command, "--json", *of_file)
+    assert name in texts(json.loads(done.out))
+    assert "é" in done.out
+    assert done.out.replace("\n", "").isprintable()
+
+
+def texts(document: Any) -> str:
+    """Return every text of a document, as it was before JSON."""
+    if isinstance(document, (dict, list)):
+        return "".join(map(texts, document.values() if isinstance(document, dict) else document))
+    return str(document)

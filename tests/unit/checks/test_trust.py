@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from presignd.checks import CheckResult, Outcome
-from presignd.checks.trust import hard_links, trust_results
+from presignd.checks import CheckResult, Outcome, trust
+from presignd.checks.base import Context
+from presignd.checks.trust import check_trust, trust_results
 from presignd.config import Config
+
+if TYPE_CHECKING:
+    from presignd.store.signed import SignedStore
 
 
 @pytest.fixture
@@ -20,13 +24,17 @@ def shared(tmp_path: Path) -> Path:
     return folder
 
 
-def results(tmp_path: Path, *, state: Path | None = None, web: str = "", **watch: Any) -> list[CheckResult]:
+def configured(tmp_path: Path, *, state: Path | None = None, web: str = "", **watch: Any) -> Config:
     state = state or tmp_path / "state"
     document: dict[str, Any] = {name: {} for name in ("presign", "upload", "control", "log")}
     document |= {"ledger": {"path": state}, "links": {"file": state / "links/links.jsonl"}, "web": {"listen": web}}
     (tmp_path / "drop").mkdir(exist_ok=True)
     document["watch"] = [{"bucket": "bucket", "name": "drop", "path": tmp_path / "drop", **watch}]
-    return list(trust_results(Config.model_validate(document)))
+    return Config.model_validate(document)
+
+
+def results(tmp_path: Path, **options: Any) -> list[CheckResult]:
+    return list(trust_results(configured(tmp_path, **options)))
 
 
 def test_nothing_is_said_where_nobody_else_can_change_anything(tmp_path: Path) -> None:
@@ -66,12 +74,20 @@ def test_a_token_of_the_page_that_anybody_may_write_is_a_failure(tmp_path: Path)
     assert results(tmp_path) == [], "there is no page"
 
 
-def test_a_kernel_that_lets_anybody_link_any_file_is_warned_of(tmp_path: Path) -> None:
+async def test_a_kernel_that_lets_anybody_link_any_file_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     setting = tmp_path / "protected_hardlinks"
-    assert list(hard_links(setting)) == [], "it can't be read here"
+    monkeypatch.setattr(trust, "PROTECTED_HARDLINKS", setting)
+    context = Context(configured(tmp_path), cast("SignedStore", None))
+
+    async def told() -> list[CheckResult]:
+        return [result async for result in check_trust(context)]
+
+    assert await told() == [], "it can't be read here"
     setting.write_text("1\n")
-    assert list(hard_links(setting)) == []
+    assert await told() == []
     setting.write_text("0\n")
-    (told,) = hard_links(setting)
-    assert told.outcome is Outcome.WARN
-    assert "fs.protected_hardlinks=1" in told.fix
+    (warned,) = await told()
+    assert warned.outcome is Outcome.WARN
+    assert "fs.protected_hardlinks=1" in warned.fix
