@@ -154,14 +154,14 @@ class HttpServer:
     def _make_room(self) -> bool:
         """Close a connection for a new one where there are too many; return False where all have to stay."""
         present: list[RequestHandler | asyncio.Task[None]] = [one for one in self._server.connections if _is_open(one)]
-        present += self._coming
+        present += [coming for coming in self._coming if not coming.cancelling()]
         if len(present) < self._most():
             return True
         match self._connections.to_close(present):
             case asyncio.Task() as coming:
                 coming.cancel()  # asyncio closes its socket
-            case RequestHandler(transport=asyncio.Transport() as transport):
-                transport.abort()
+            case RequestHandler() as connection if connection.transport:  # uvloop's are no asyncio.Transport
+                connection.transport.abort()
             case _:
                 return False
         return True
