@@ -16,3 +16,14 @@ def test_a_lack_of_inotify_instances_says_nothing_about_watches(monkeypatch: pyt
 
     monkeypatch.setattr(source, "inotify_init", refused)
     assert source.watches_left(b"/")
+
+
+@pytest.mark.parametrize(("number", "left"), [(errno.ENOSPC, False), (errno.EACCES, True)])
+def test_only_a_full_table_of_watches_means_that_none_is_left(
+    monkeypatch: pytest.MonkeyPatch, number: int, *, left: bool
+) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(source, "inotify_add_watch", refused)
+    assert source.watches_left(b"/") is left
