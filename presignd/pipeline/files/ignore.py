@@ -1,4 +1,4 @@
-"""Tell which files a watch skips, by gitignore syntax, and how markers and link files beside a file are named. Pure."""
+"""Which files a watch skips, by gitignore syntax, and how markers and link files beside a file are named. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tell whether events reach all of a watch; while they do not, scans must find what changed."""
+"""Whether events reach all of a watch. While they do not, scans must find what changed."""
 
 from __future__ import annotations
 
