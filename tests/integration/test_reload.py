@@ -216,11 +216,11 @@ async def test_old_and_new_work_together_stay_within_concurrency(faulty_s3: Faul
 
     async with reloadable(at_most(3)) as it:
         for number in range(3):
-            it.daemon.drop(f"first-{number}", b"x" * 150_000)
+            it.daemon.drop(f"first-{number}", b"x" * 90_000)
         await it.daemon.until(lambda: faulty_s3.busy == 3, "three bodies in flight")
         await it.reload(at_most(2))
         for number in range(3):
-            it.daemon.drop(f"second-{number}", b"x" * 100_000)
+            it.daemon.drop(f"second-{number}", b"x" * 70_000)
         await it.daemon.until(lambda: len(it.daemon.view.in_flight()) == 5, "two of the new work claimed")
         assert len(it.daemon.pipeline.in_effect.works[1:]) == 1
         await it.daemon.done(4)
@@ -230,5 +230,5 @@ async def test_old_and_new_work_together_stay_within_concurrency(faulty_s3: Faul
         assert faulty_s3.busiest <= 2
         await it.reload(at_most(4))
         for number in range(4):
-            it.daemon.drop(f"third-{number}", b"x" * 100_000)
+            it.daemon.drop(f"third-{number}", b"x" * 70_000)
         await it.daemon.until(lambda: faulty_s3.busy == 4, "four bodies in flight")

@@ -114,7 +114,7 @@ for number in range(int(sys.argv[2]), int(sys.argv[3])):
 """
 
 
-@pytest.mark.parametrize("count", [20, 300, 20_000])
+@pytest.mark.parametrize("count", [20, 300, 2000, pytest.param(20_000, marks=pytest.mark.long)])
 async def test_a_burst_that_overflows_the_shortest_queue_is_queued_whole(tmp_path: Path, count: int) -> None:
     """Sixteen events fit. The library says nothing of the others, and no scan but the overflow's own would come."""
     with short_queue(16) as restore:

@@ -131,6 +131,7 @@ def until_it_issues_more(broker: Broker) -> None:
     broker.until(lambda: issued(broker) > before + 5, "its share of the load")
 
 
+@pytest.mark.long
 def test_killing_and_restarting_a_broker_costs_no_client_its_answer(site: Site, seaweedfs: Store) -> None:
     secret = site.brokers[0].token("one", "test-bucket")
     for broker in site.brokers:

@@ -118,6 +118,7 @@ def test_a_drop_gets_a_link_and_ctrl_c_leaves_nothing_behind(start: Start, tmp_p
     assert demo.said[4:] == []
 
 
+@pytest.mark.long
 def test_a_second_start_on_the_same_folder_goes_on(start: Start) -> None:
     """Files there are not uploaded again, and what is dropped meanwhile gets its link."""
     first = start("with a space").ready()

@@ -118,6 +118,7 @@ def test_a_file_that_goes_stale_while_it_is_sent_is_no_bug(
     assert daemon.stop() == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [3 << 20, 11 << 20], ids=["streamed", "in parts"])
 def test_a_disk_whose_server_dies_under_an_upload_is_waited_for(disk: PowerDisk, make: Make, size: int) -> None:
     """However long it is away: that is no fault of its files, nor a bug met in closing them."""

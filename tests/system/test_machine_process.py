@@ -84,7 +84,7 @@ def is_blocked(daemon: Presignd, before: int) -> None:
     daemon.until(lambda: len(daemon.events("watch.blocked")) > before, "watch.blocked", 30)
 
 
-@pytest.mark.parametrize("spare", [0, 1, 6])
+@pytest.mark.parametrize("spare", [pytest.param(0, marks=pytest.mark.long), 1, 6])
 def test_too_many_open_files_are_waited_for_and_said(make: Make, spare: int) -> None:
     """However long: no file is to blame for it. What a scan could not open is scanned again soon, not in a minute."""
     daemon = make(upload="attempts = 2")

@@ -114,25 +114,33 @@ events = "watchfiles"
         return [each.stdout.encode() + each.stderr.encode() for each in done]
 
 
-@pytest.fixture(params=[pytest.param("json", marks=pytest.mark.long), "console"])
-def storm(request: pytest.FixtureRequest, faulty_s3: FaultyS3, tmp_path: Path) -> Iterator[Storm]:
-    made = Storm(faulty_s3, tmp_path, request.param)
-    rng = random.Random(request.param)
+@pytest.fixture
+def storm(form: str, faulty_s3: FaultyS3, tmp_path: Path) -> Iterator[Storm]:
+    made = Storm(faulty_s3, tmp_path, form)
+    rng = random.Random(form)
     for how in (*STORM, *ECHOES):
         faulty_s3.fault(when=lambda *_: rng.random() < 0.02, times=FOREVER, **how)
     yield made
     made.daemon.end()
 
 
+@pytest.mark.parametrize(
+    ("form", "files"),
+    [
+        ("console", 10),
+        pytest.param("console", 50, marks=pytest.mark.long),
+        pytest.param("json", 50, marks=pytest.mark.long),
+    ],
+)
 def test_a_storm_of_echoes_tells_nobody_a_secret(
-    storm: Storm, faulty_s3: FaultyS3, monkeypatch: pytest.MonkeyPatch
+    storm: Storm, faulty_s3: FaultyS3, monkeypatch: pytest.MonkeyPatch, files: int
 ) -> None:
     """Log, metrics, status, process arguments and what the other commands print; the files all arrive."""
     monkeypatch.setattr(Presignd, "environ", property(lambda self: _environ(self.folder)))
     storm.daemon.start(ready=False)
-    storm.drop(range(50))
-    storm.daemon.until(lambda: len(faulty_s3.requests) > 60, "many requests")
-    storm.drop(range(50, 60))
+    storm.drop(range(files))
+    storm.daemon.until(lambda: len(faulty_s3.requests) > files + 10, "many requests")
+    storm.drop(range(files, files + 10))
     seen = [storm.get(path) for path in ("/metrics", "/api/status", "/")]
     assert storm.daemon.process is not None
     seen += [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in tree(storm.daemon.process.pid)]
@@ -141,10 +149,10 @@ def test_a_storm_of_echoes_tells_nobody_a_secret(
         seen += [done.stdout.encode(), done.stderr.encode()]
         if "--json" in command:
             faulty_s3.heal()  # the others ask of no weather: the longer it lasts, the longer each file waits after it
-    storm.daemon.until(lambda: len({link["key"] for link in storm.daemon.links()}) == 60, "all linked")
+    storm.daemon.until(lambda: len({link["key"] for link in storm.daemon.links()}) == files + 10, "all linked")
     assert storm.daemon.stop() == 0
     log = storm.daemon.log.read_bytes()
-    assert len(storm.signatures()) > 100
+    assert len(storm.signatures()) > 2 * files
     assert b"watchfiles" in log, "the libraries are to be heard"
     for text in (log, *seen):
         storm.assert_clean(text)

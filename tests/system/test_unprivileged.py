@@ -68,6 +68,7 @@ def why_waiting(daemon: Presignd) -> dict[str, str]:
     return {Path(one["path"]).name: one["why"] for one in daemon.status()["settling"]}
 
 
+@pytest.mark.long
 def test_own_files_settle_by_the_writer_check_and_others_by_quiet_time(make: Make, place: Path) -> None:
     """``settle = "auto"``: 1 s where the kernel tells of writers, 10 s where it can't."""
     daemon = make()

@@ -6,9 +6,19 @@ import sqlite3
 from dataclasses import astuple, replace
 from datetime import timedelta
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from presignd.ledger import LostUpdate, Selection, changes
 from presignd.ledger import queries as questions
@@ -210,11 +220,15 @@ class LedgerMachine(RuleBasedStateMachine):
         assert strangers.fetchall() == []
 
 
-LedgerMachine.TestCase.settings = settings(
-    max_examples=300,
-    stateful_step_count=40,
-    deadline=None,
-    derandomize=True,  # the same histories in each run: a red CI is one that can be repeated
-    suppress_health_check=[HealthCheck.too_slow],
-)
-TestLedgerMachine = LedgerMachine.TestCase
+@pytest.mark.parametrize("histories", [75, pytest.param(300, marks=pytest.mark.long)])
+def test_the_invariants_hold_in_any_order_of_events(histories: int) -> None:
+    run_state_machine_as_test(
+        LedgerMachine,
+        settings=settings(
+            max_examples=histories,
+            stateful_step_count=40,
+            deadline=None,
+            derandomize=True,  # the same histories in each run: a red CI is one that can be repeated
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
