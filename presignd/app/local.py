@@ -29,7 +29,7 @@ async def local_view(config: Config, *, work: bool) -> AsyncIterator[View]:
         async with looping() as loops:
             loops.start("linker", pipeline.shared.linker.run())
             loops.start(
-                "dispatcher", dispatcher.run(careful=recovery.unclean, most_priority=UPLOAD_PRIORITIES[Source.PUT])
+                "dispatcher", dispatcher.run(careful=recovery.unclean, max_priority=UPLOAD_PRIORITIES[Source.PUT])
             )
             yield pipeline.view
             await dispatcher.drain(config.upload.drain_timeout)

@@ -120,7 +120,7 @@ def claim(
     now: datetime,
     below_size: int | None,
     *,
-    most_priority: int | None = None,
+    max_priority: int | None = None,
 ) -> list[FileVersion]:
     """Move due versions to uploading, as ``Ledger.claim`` says.
 
@@ -130,7 +130,7 @@ def claim(
         "SELECT id, file_id FROM version WHERE state = 'queued' AND watch = ?"
         " AND (not_before IS NULL OR not_before NOT BETWEEN ? AND ?) AND (? IS NULL OR size < ?)"
         " AND (? IS NULL OR priority <= ?) ORDER BY priority, id LIMIT ?",
-        (watch, to_micros(now) + 1, to_micros(now + LONGEST), *(below_size,) * 2, *(most_priority,) * 2, limit),
+        (watch, to_micros(now) + 1, to_micros(now + LONGEST), *(below_size,) * 2, *(max_priority,) * 2, limit),
     ).fetchall()
     chosen, ids = "id IN (SELECT value FROM json_each(?))", json.dumps([id_ for id_, _ in due])
     uploading = str(after(State.QUEUED, Event.CLAIM))

@@ -204,16 +204,16 @@ class Ledger:
         now: datetime,
         *,
         below_size: int | None = None,
-        most_priority: int | None = None,
+        max_priority: int | None = None,
     ) -> list[FileVersion]:
         """Move up to ``limit`` due queued versions of ``watch`` to uploading, by priority, then age.
 
-        ``attempt`` grows by one. ``below_size`` (bytes) excludes larger ones, ``most_priority`` those of a higher
-        number.
+        ``attempt`` grows by one. ``below_size`` (bytes) excludes larger ones, ``max_priority`` those of a higher
+        number (less urgent).
         """
 
         def claim(connection: sqlite3.Connection) -> tuple[list[FileVersion], dict[str, str]]:
-            claimed = changes.claim(connection, watch, limit, now, below_size, most_priority=most_priority)
+            claimed = changes.claim(connection, watch, limit, now, below_size, max_priority=max_priority)
             return claimed, queries.unused_keys(connection, claimed)
 
         claimed, unused = await self._do(claim)

@@ -23,7 +23,7 @@ from presignd.system.clock import utcnow
 AHEAD = 128
 """Most versions at work, tiny ones included: after a crash these may be uploaded again (docs/guarantees.md, 3)."""
 
-FEW = 32
+MIN_AHEAD = 32
 """Smallest batch worth claiming ahead while all slots are busy; with free slots any number is claimed.
 
 Smaller batches would cost a commit for each version that ends.
@@ -79,40 +79,40 @@ class Dispatcher:
         if not task.cancelled() and (error := task.exception()):
             self._worker_error = error
 
-    async def run(self, *, careful: bool = False, most_priority: int | None = None) -> None:
+    async def run(self, *, careful: bool = False, max_priority: int | None = None) -> None:
         """Claim versions and start workers until ``drain`` or ``retire``; raise what a worker could not record.
 
         ``careful``, after an unclean exit: claim nothing ahead until no version is at work. A version that is in
-        flight at three unclean exits is quarantined, so few should be. With ``most_priority``, only versions of at
+        flight at three unclean exits is quarantined, so few should be. With ``max_priority``, only versions of at
         most that priority number are claimed: a command's own files.
         """
         self._careful = careful
         self._claiming_ended.clear()
         try:
-            await self._run(most_priority)
+            await self._run(max_priority)
         finally:
             self._claiming_ended.set()
 
-    async def _run(self, most_priority: int | None) -> None:
+    async def _run(self, max_priority: int | None) -> None:
         with alive("dispatcher") as heart:
             while not (self.draining or self._retired):
                 heart.beat()
                 self._wake.clear()
                 now = utcnow()
-                claimed = await self._claim(now, most_priority)
+                claimed = await self._claim(now, max_priority)
                 if self._worker_error:
                     raise self._worker_error
                 if not claimed:
                     await self._rest(now)
 
-    async def _claim(self, now: datetime, most_priority: int | None) -> int:
+    async def _claim(self, now: datetime, max_priority: int | None) -> int:
         """Claim versions for free slots, watch by watch; return how many were started."""
         total = 0
         open_watches = [name for name in self._watches if self._may_send(name)]
         for turn, name in enumerate(open_watches):
             limits = self._claim_limits(len(open_watches) - turn)
             claims = [
-                self._ledger.claim(name, limit, now, below_size=below_size, most_priority=most_priority)
+                self._ledger.claim(name, limit, now, below_size=below_size, max_priority=max_priority)
                 for below_size, limit in limits
             ]
             versions = list(chain.from_iterable(await asyncio.gather(*claims)))
@@ -134,7 +134,7 @@ class Dispatcher:
         share = -(-free // watches)
         limits = [(self._large_size, share) if large_left <= 0 else (None, min(share, large_left))]
         ahead = (max_at_work - len(self._tasks)) // watches - limits[0][1]
-        if max_at_work > self._slots and (ahead >= FEW or len(self._tasks) < self._slots):
+        if max_at_work > self._slots and (ahead >= MIN_AHEAD or len(self._tasks) < self._slots):
             limits.append((self._tiny + 1, ahead))
         return [(below_size, limit) for below_size, limit in limits if limit > 0]
 

@@ -75,7 +75,7 @@ class UploadFaults:
         if isinstance(problem, FileFault):
             return await self._quarantine.record(version, problem)
         again = problem.code == version.error_code
-        if await self._breakers.is_files_own(version.watch, problem, again=again):
+        if await self._breakers.blames_file(version.watch, problem, again=again):
             return await self._retry(version, problem)
         return await self._ledger.apply(version, Event.RETRY, not_before=None, error_code=problem.code, error="")
 

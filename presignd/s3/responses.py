@@ -207,6 +207,11 @@ def bare(etag: str) -> str:
     return etag.removeprefix("W/").strip('"')
 
 
+def is_md5(etag: str) -> bool:
+    """Return whether an ETag has the form of an MD5 (S3 API, "Object": not so under SSE-KMS, SSE-C, multipart)."""
+    return re.fullmatch(r"[0-9a-fA-F]{32}", etag) is not None
+
+
 def fault_of(response: Response, *, expires_at: datetime, now: datetime, clock_offset: float | None) -> Fault:
     """Return the fault for a refusal.
 

@@ -71,7 +71,7 @@ class Breaker:
         self._failures = 0
         self.trip: Trip | None = None
 
-    async def is_files_own(self, problem: Fault, *, again: bool = False) -> bool:
+    async def blames_file(self, problem: Fault, *, again: bool = False) -> bool:
         """Probe, and return True if the fault is the file's own; trip the breaker otherwise.
 
         If the breaker has tripped already, return False without a probe. ``again``: the file met this fault before.
@@ -164,7 +164,7 @@ class Breakers:
         """Return whether requests of ``watch`` may be sent now."""
         return not (self.store.trip or self.presigner.trip or self.watches[watch].trip)
 
-    async def is_files_own(self, watch: str, problem: Fault, *, again: bool = False) -> bool:
+    async def blames_file(self, watch: str, problem: Fault, *, again: bool = False) -> bool:
         """Probe, and return True if the fault is the file's own; trip a breaker otherwise.
 
         The presigner is probed by a grant. For a fault of the store, another bucket is probed first, then the
@@ -174,16 +174,16 @@ class Breakers:
         if problem.code in LOCAL:
             return True
         if isinstance(problem, (PresignerFault, GrantFault)):
-            return await self.presigner.is_files_own(problem)
+            return await self.presigner.blames_file(problem)
         if isinstance(problem, StoreFault):
             self._faulty_watch = watch
-            if not await self.store.is_files_own(problem, again=again):
+            if not await self.store.blames_file(problem, again=again):
                 return False
         breaker = self.watches[watch]
         if isinstance(problem, WatchFault) and not isinstance(problem, BucketFault) and not breaker.trip:
             # Rotated keys and a bucket's new region are looked up again before the watch counts as blocked.
             self._presigner.look_again(self._buckets[watch].watch.bucket)
-        return await breaker.is_files_own(problem, again=True) and not self.store.trip
+        return await breaker.blames_file(problem, again=True) and not self.store.trip
 
     def _breaker(self, probe: Callable[[], Awaitable[Fault | None]], trip: str, reset: str, **fields: Any) -> Breaker:
         def on_trip(problem: Fault) -> None:
@@ -200,7 +200,7 @@ class Breakers:
         if not isinstance(problem, StoreFault) or self.watches[watch].trip:
             return problem
         self._faulty_watch = watch
-        return problem if await self.store.is_files_own(problem, again=True) else None
+        return problem if await self.store.blames_file(problem, again=True) else None
 
     async def _probe_store(self) -> Fault | None:
         """Return the store's fault if no bucket can be used; one that can means that the store serves.
@@ -233,7 +233,7 @@ class Breakers:
         """Request a grant at the start; if that fails, trip the breaker."""
         problem = await self._probe_presigner()
         if problem is not None:
-            await self.presigner.is_files_own(problem)
+            await self.presigner.blames_file(problem)
 
     async def close(self) -> None:
         """Stop every probe."""

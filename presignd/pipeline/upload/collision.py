@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
@@ -44,11 +43,6 @@ class Decision:
     found: StoredObject | None = None
     if_none_match: bool = False
     if_match: str = ""
-
-
-def is_md5(etag: str) -> bool:
-    """Return whether an ETag has the form of an MD5 (S3 API, "Object": not so under SSE-KMS, SSE-C, multipart)."""
-    return re.fullmatch(r"[0-9a-fA-F]{32}", etag) is not None
 
 
 def needs_head(version: FileVersion, previous: FileVersion | None, checksum: str, support: Support) -> bool:

@@ -15,8 +15,9 @@ from presignd.errors import WatchFault, fault
 from presignd.model import Sent
 from presignd.pipeline.files.hash import Digest
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
-from presignd.pipeline.upload.collision import Occupant, is_md5
+from presignd.pipeline.upload.collision import Occupant
 from presignd.pipeline.upload.content import Content
+from presignd.s3.responses import is_md5
 from presignd.system.threads import in_background
 
 CANT_READ = ("access_denied", "not_allowed")

@@ -16,7 +16,7 @@ from presignd.ledger import Ledger, LostUpdate
 from presignd.model import FileVersion, Part, Sent
 from presignd.pipeline.files.hash import checksum_like, digest, fingerprint_of
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
-from presignd.pipeline.upload.collision import Decision, is_md5, is_still_true, store_checks_it, supported_conditions
+from presignd.pipeline.upload.collision import Decision, is_still_true, store_checks_it, supported_conditions
 from presignd.pipeline.upload.content import Slots, record_etag
 from presignd.pipeline.upload.identify import holds_bytes, read_back
 from presignd.pipeline.upload.whole import proves_upload
@@ -26,7 +26,7 @@ from presignd.runtime.heartbeat import alive
 from presignd.runtime.tasks import within
 from presignd.s3.limits import FEW_PARTS
 from presignd.s3.multipart import PartRange, complete_body, etag_of_parts, in_order, part_ranges, part_size_for
-from presignd.s3.responses import Response, bare
+from presignd.s3.responses import Response, bare, is_md5
 from presignd.store.body import Slice
 from presignd.store.probe import Support
 from presignd.system.threads import in_background

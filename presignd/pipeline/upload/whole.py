@@ -15,13 +15,13 @@ from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint, Sent
 from presignd.pipeline.files.hash import READ, checksum_like, fingerprint_of, into_one_buffer, read_at
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
-from presignd.pipeline.upload.collision import Decision, is_md5, supported_conditions
+from presignd.pipeline.upload.collision import Decision, supported_conditions
 from presignd.pipeline.upload.content import Slots, record_etag
 from presignd.pipeline.upload.identify import holds_bytes
 from presignd.presign import Operation
 from presignd.runtime.crash_points import passed
 from presignd.runtime.heartbeat import beat
-from presignd.s3.responses import Response
+from presignd.s3.responses import Response, is_md5
 from presignd.store.body import Slice
 from presignd.store.probe import Support
 from presignd.system.threads import in_background

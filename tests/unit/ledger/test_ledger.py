@@ -479,7 +479,7 @@ async def test_a_claim_leaves_other_watches_large_files_and_those_not_due(ledger
 async def test_a_claim_for_a_command_leaves_what_comes_later_in_the_queue(ledger: Ledger) -> None:
     await queued(ledger, b"event", priority=1)
     await queued(ledger, b"put", priority=0)
-    assert [version.path for version in await ledger.claim("drop", 10, NOW, most_priority=0)] == [b"put"]
+    assert [version.path for version in await ledger.claim("drop", 10, NOW, max_priority=0)] == [b"put"]
     assert [version.path for version in await ledger.claim("drop", 10, NOW)] == [b"event"]
 
 

@@ -14,7 +14,7 @@ import pytest
 from presignd.config import UploadConfig
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint, State
-from presignd.pipeline.dispatch import AHEAD, FEW, Dispatcher
+from presignd.pipeline.dispatch import AHEAD, MIN_AHEAD, Dispatcher
 from presignd.pipeline.worker import Worker
 from tests.versions import NOW
 
@@ -27,7 +27,7 @@ def version(watch: str, number: int, size: int) -> FileVersion:
     return FileVersion(name, watch, name.encode(), fingerprint, State.UPLOADING, "b", name, name, "", 1, NOW)
 
 
-MOST_PRIORITY = 1
+MAX_PRIORITY = 1
 
 
 class World:
@@ -56,10 +56,10 @@ class World:
 
     # --- the ledger ---
     async def claim(
-        self, watch: str, limit: int, now: datetime, *, below_size: int | None, most_priority: int | None
+        self, watch: str, limit: int, now: datetime, *, below_size: int | None, max_priority: int | None
     ) -> list[FileVersion]:
         assert now.tzinfo is not None
-        assert most_priority == MOST_PRIORITY
+        assert max_priority == MAX_PRIORITY
         await self.claiming.wait()
         self.claims[watch] += 1
         queue = self.queues[watch]
@@ -83,7 +83,7 @@ class World:
     # --- the test's hand ---
     @asynccontextmanager
     async def running(self, *, careful: bool = False) -> AsyncIterator[asyncio.Task[None]]:
-        task = asyncio.create_task(self.dispatcher.run(careful=careful, most_priority=MOST_PRIORITY))
+        task = asyncio.create_task(self.dispatcher.run(careful=careful, max_priority=MAX_PRIORITY))
         await turns()
         yield task
         task.cancel()
@@ -251,7 +251,7 @@ async def test_tiny_files_are_claimed_ahead_of_their_slots_up_to_a_limit() -> No
     """So many share a commit; and not more than guarantee 3 lets a crash do again."""
     world = World(4, tiny=SMALL, a=[SMALL] * 200, b=[SMALL] * 200)
     async with world.running():
-        assert AHEAD - FEW < len(world.at_work) <= AHEAD <= 256
+        assert AHEAD - MIN_AHEAD < len(world.at_work) <= AHEAD <= 256
         assert set(world.watches_at_work()) == {"a", "b"}
 
 
@@ -259,7 +259,7 @@ async def test_larger_files_have_their_slots_among_however_many_tiny_ones() -> N
     world = World(4, tiny=SMALL, a=[SMALL] * 300 + [SMALL + 1] * 9)
     async with world.running():
         while not (whole := [name for name in world.at_work if int(name[1:]) >= 300]):
-            await world.end(*list(world.at_work)[:FEW])
+            await world.end(*list(world.at_work)[:MIN_AHEAD])
         assert len(whole) <= 4
         await world.end(*[name for name in world.at_work if name not in whole])
         assert len(world.at_work) == 4
