@@ -152,13 +152,16 @@ def _build(
     async def vanished(versions: Sequence[FileVersion]) -> None:
         announcer.done(versions)
 
+    async def returned(version: FileVersion) -> bool:
+        return await in_effect.work.finisher.rewrite_link_file(version)
+
     def log_link(link: Link) -> None:
         announcer.linked(link, disclose=in_effect.config.links.in_log)
 
     new_links.subscribe(log_link)
     new_links.subscribe(put_requests.linked)
     linker = Linker(ledger, disk.links, announcer.path, sign=in_effect.grant, now=in_effect.now)
-    settler = Settler(ledger, enqueued, socket.gethostname())
+    settler = Settler(ledger, enqueued, socket.gethostname(), on_return=returned)
     shared = Shared(
         in_effect,
         ledger,

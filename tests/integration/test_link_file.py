@@ -110,6 +110,16 @@ def test_a_folder_that_can_not_be_entered_is_told(here: Place, monkeypatch: pyte
     assert caught.value.code == "finish_failed"
 
 
+def test_another_file_of_that_name_gets_none(here: Place) -> None:
+    """That of the version before stays until the new file has its own."""
+    write(here)
+    here.file.rename(here.file.with_name("b.txt"))
+    here.file.write_bytes(CONTENT)
+    assert not write_link_file(here.folder, here.watch, here.version, URL.replace("one", "two"))
+    assert target(here).read_text() == URL + "\n"
+    assert sorted(here.tree) == ["drop/sub/a.txt", "drop/sub/a.txt.link.txt", "drop/sub/b.txt"]
+
+
 def test_the_file_itself_may_be_gone_by_then(here: Place) -> None:
     here.file.unlink()
     write(here)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from presignd.config import WatchConfig
 from presignd.errors import Fault, FileFault
 from presignd.ledger import Ledger
-from presignd.model import Candidate, FileVersion, Link, Source
+from presignd.model import Candidate, FileVersion, Link, Source, State
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.faults import Quarantine
 from presignd.pipeline.files.folder import Folder
@@ -21,24 +21,29 @@ from presignd.pipeline.files.lease import has_writer
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.finish.link_file import write_link_file
 from presignd.pipeline.finish.remove import keep_move_or_delete
-from presignd.pipeline.finish.safety import Finished, moves_or_deletes
+from presignd.pipeline.finish.safety import Finished, FinishOutcome, moves_or_deletes
 from presignd.states import Event
 from presignd.system.clock import utcnow
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 """Seconds before the first retry, and at most: the pause doubles with each retry."""
 
+REWRITES = 4
+"""Link files that are rewritten at the same time: each takes a thread, and uploads need threads too."""
+
 
 @dataclass(slots=True)
 class _Job:
     """One linked version: what is done so far, and which problems were logged.
 
-    ``needs_link_file``: the file's own link file is still to be written.
+    ``needs_link_file``: the file's own link file is still to be written. ``left_out``: it was not, because the file's
+    folder was gone or another file had its name.
     """
 
     version: FileVersion
     link: Link | None
     needs_link_file: bool
+    left_out: bool = False
     done: Finished | None = None
     logged: set[tuple[str, str]] = field(default_factory=set)
 
@@ -60,6 +65,7 @@ class Finisher:
         self._watches, self._folders, self._ledger = watches, folders, ledger
         self._linker, self._announcer, self._quarantine, self._submit = linker, announcer, quarantine, submit
         self._retries: dict[str, asyncio.Task[None]] = {}
+        self._rewriting = asyncio.Semaphore(REWRITES)
 
     def has_work(self, version: FileVersion) -> bool:
         """Return whether anything is to be done with the file once its link is made."""
@@ -73,6 +79,24 @@ class Finisher:
         """
         needs_link_file = bool(self._watches[version.watch].link_file) and not version.path.startswith(b"/")
         await self._try(_Job(version, link, needs_link_file), FIRST_PAUSE)
+
+    async def rewrite_link_file(self, version: FileVersion) -> bool:
+        """Write the link file of a finished version again, as its file is back after it was gone.
+
+        It may have been left out, or the folder was renamed meanwhile and has the link file of that path. Returns False
+        if the file is gone again. A fault that passes is waited for.
+        """
+        watch = self._watches.get(version.watch)
+        if watch is None or not watch.link_file or version.state is not State.FINISHED:
+            return True
+        job, pause = _Job(version, None, needs_link_file=True), FIRST_PAUSE
+        async with self._rewriting:
+            while True:
+                await self._write_link_file(job, self._folders[version.watch], watch)
+                if not job.needs_link_file:
+                    return not job.left_out
+                await asyncio.sleep(pause)
+                pause = min(LONGEST_PAUSE, 2 * pause)
 
     @property
     def waiting(self) -> set[str]:
@@ -99,6 +123,8 @@ class Finisher:
         try:
             if job.done is None or job.done.busy:
                 job.done = await asyncio.to_thread(keep_move_or_delete, folder, watch, job.version, has_writer)
+                if job.left_out and job.done.outcome not in (FinishOutcome.KEPT, FinishOutcome.GONE):
+                    job.needs_link_file = True  # the folder is there again
         except FileFault as problem:
             await self._quarantine.record(job.version, problem)
             return
@@ -107,23 +133,34 @@ class Finisher:
         if job.done.busy or (job.needs_link_file and not job.done.changed):
             self._retry_later(job, pause)
         else:
-            await self._end(job.version, job.done)
+            await self._end(job, job.done)
 
     async def _write_link_file(self, job: _Job, folder: Folder, watch: WatchConfig) -> None:
         """Write the file's own link file; retry it later after a fault that passes, such as a full disk."""
         try:
-            job.link = job.link or await self._linker.remake_link(job.version)
-            await asyncio.to_thread(write_link_file, folder, watch, job.version, job.link.url)
+            if job.link is None:
+                job.link = await self._linker.remake_link(job.version)
+                # That may have waited for the presigner, and a ``put`` of the path came meanwhile.
+                current = await self._ledger.by_path(job.version.watch, job.version.path)
+                if current is None or current.file_id != job.version.file_id:
+                    job.needs_link_file = False
+                    return
+            written = await asyncio.to_thread(write_link_file, folder, watch, job.version, job.link.url)
         except Fault as problem:
             job.needs_link_file = not isinstance(problem, FileFault)
             self._log_once("link_file.failed", job, problem)
         else:
-            job.needs_link_file = False
+            job.needs_link_file, job.left_out = False, not written
 
-    async def _end(self, version: FileVersion, done: Finished) -> None:
-        """Record the version as finished; submit a file that has changed as a candidate."""
-        self._announcer.done([await self._ledger.apply(version, Event.FINISH, done_at=utcnow())])
-        if done.changed:
+    async def _end(self, job: _Job, done: Finished) -> None:
+        """Record the version as finished, and as gone if its file was; submit a file that has changed as a candidate.
+
+        So is a file that was gone: it may have come back before the commit, without an event after it.
+        """
+        version, now = job.version, utcnow()
+        gone = {"gone_at": now} if job.left_out or done.outcome is FinishOutcome.GONE else {}
+        self._announcer.done([await self._ledger.apply(version, Event.FINISH, done_at=now, **gone)])
+        if done.changed or gone:
             self._submit([Candidate(version.watch, done.path or version.path, Source.EVENT)])
 
     def _log_once(self, event: str, job: _Job, problem: Fault) -> None:

@@ -27,12 +27,12 @@ LARGEST = 64 << 10
 """Bytes; a larger file was not written here."""
 
 
-def write_link_file(folder: Folder, watch: WatchConfig, version: FileVersion, url: str) -> None:
+def write_link_file(folder: Folder, watch: WatchConfig, version: FileVersion, url: str) -> bool:
     """Write the file's own link file: ``url`` (secret) and a newline, named by ``watch.link_file``, 0640, durably.
 
     An earlier link file is replaced atomically; any other file of that name stays, and raises
     ``fault("finish_failed")``, as does any failure that doesn't pass by itself (``passing``).
-    A folder that is gone needs no link file.
+    Returns False, with nothing written, if the file's folder is gone or another file has its name.
     """
     path = beside(watch.link_file, version.path)
     temporary = OWN_PREFIX + version.file_id.encode() + b".link"
@@ -42,17 +42,30 @@ def write_link_file(folder: Folder, watch: WatchConfig, version: FileVersion, ur
                 os.unlink(temporary, dir_fd=directory)  # what a crash left
             write_new(directory, temporary, url.encode() + b"\n", MODE)
             passed("link_file.written")
+            if _is_replaced(directory, version):
+                os.unlink(temporary, dir_fd=directory)
+                return False
             _publish(directory, temporary, posixpath.basename(path))
             passed("link_file.published")
             sync(directory)
     except (Gone, NotRegular):
-        return
+        return False
     except FileExistsError:
         raise fault("finish_failed", f"{os.fsdecode(path)} is there and is no link file of ours") from None
     except (OSError, PresigndError) as error:
         known = passing(error)
         why = error.message if isinstance(error, PresigndError) else reason_of(error)
         raise fault(known.code if known else "finish_failed", f"{os.fsdecode(path)}: {why}") from None
+    return True
+
+
+def _is_replaced(directory: int, version: FileVersion) -> bool:
+    """Return whether another file has the version's name: a new one, or the folder is another one."""
+    try:
+        there = os.stat(posixpath.basename(version.path), dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False  # moved or deleted, by this program or another
+    return there.st_ino != version.fingerprint.ino
 
 
 def _publish(directory: int, temporary: bytes, name: bytes) -> None:

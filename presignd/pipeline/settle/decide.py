@@ -162,15 +162,16 @@ def compare_with_ledger(known: FileVersion | None, complete: Complete, *, takes_
     now_readable = known is not None and was_unreadable(known) and complete.fault is None
     if known is None or known.state in LEFT or now_readable:
         return Verdict.NEW
-    if known.fingerprint == fingerprint:
-        # Still unreadable; or back after it was gone (its directory was away): the ledger must not forget it.
-        return Verdict.SAME if known.gone_at is None else Verdict.REFINGERPRINT
+    if known.fingerprint == fingerprint and known.gone_at is None:
+        return Verdict.SAME  # still unreadable
     if known.state in IN_FLIGHT:
-        return Verdict.WAIT_FOR_EARLIER
+        return Verdict.WAIT_FOR_EARLIER  # also one whose file is back: finish may be about to record it as gone
     if _dropped_again(known, fingerprint) or not known.fingerprint.same_data(fingerprint):
         return Verdict.NEW
     if takes_away and known.state is State.FINISHED:
         return Verdict.NEW
+    if known.fingerprint == fingerprint:
+        return Verdict.REFINGERPRINT  # its directory was away: the ledger must not forget it
     if not known.checksum:
         # A queued file is read later anyway; of an ignored or quarantined one only the metadata changed.
         return Verdict.REFINGERPRINT

@@ -12,7 +12,7 @@ import itertools
 import threading
 import time
 from collections import defaultdict, deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from presignd.config import WatchConfig
     from presignd.errors import Fault
     from presignd.ledger import Enqueued, Ledger
-    from presignd.model import FileVersion, NewVersion
+    from presignd.model import FileVersion, Fingerprint, NewVersion
     from presignd.pipeline.intake import Intake
     from presignd.pipeline.settle.decide import Look
     from presignd.pipeline.settle.looker import Looker
@@ -81,17 +81,24 @@ class SettlingPath:
     why: str
 
 
+async def nothing_to_do(_: FileVersion) -> bool:
+    """Do nothing with a version whose file is back."""
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What all lanes share. The clocks return seconds (monotonic) and nanoseconds since the epoch.
 
-    ``on_enqueued`` is called with what was recorded.
+    ``on_enqueued`` is called with what was recorded. ``on_return`` is called with a version whose file is back after it
+    was gone, before that is recorded; it returns False if the file is gone again.
     """
 
     ledger: Ledger
     on_enqueued: Callable[[list[Enqueued]], Awaitable[None]]
     monotonic: Callable[[], float] = time.monotonic
     time_ns: Callable[[], int] = time.time_ns
+    on_return: Callable[[FileVersion], Awaitable[bool]] = nothing_to_do
 
     def utc(self) -> datetime:
         """Return the time in UTC."""
@@ -314,7 +321,7 @@ class Lane:
                 self._wait_for_earlier(entry, outcome)
             else:
                 assert version is not None, "what is unknown is new"
-                if verdict is Verdict.COMPARE:
+                if verdict is Verdict.COMPARE or version.gone_at is not None:
                     self._compare(entry, outcome, version, tasks)
                 else:  # as a task: many share one commit
                     name = f"refingerprint:{version.file_id}"
@@ -337,23 +344,23 @@ class Lane:
 
     # --- comparing contents ---------------------------------------------------------------------
     def _compare(self, entry: _Entry, complete: Complete, known: FileVersion, tasks: asyncio.TaskGroup) -> None:
-        """Compare a file's content with a version's in a task; where there are too many tasks, wait for one to end."""
-        entry.history, entry.why = complete.history, "its content is compared with the version before it"
+        """Compare a file with a version in a task; where there are too many tasks, wait for one to end."""
+        entry.history, entry.why = complete.history, "it is compared with the version before it"
         entry.compares = True
         self._to_compare += 1
         self._limit_backlog()
         if self._comparing < self._limits.comparing:
             self._comparing += 1
-            tasks.create_task(self._compare_content(entry, complete, known), name=f"compare:{known.file_id}")
+            tasks.create_task(self._compare_in_task(entry, complete, known), name=f"compare:{known.file_id}")
         else:
             entry.due, entry.busy = _NEVER_DUE, False
             self._without_task.append(entry)
 
-    async def _compare_content(self, entry: _Entry, complete: Complete, known: FileVersion) -> None:
-        async with self._one_hash:
-            same = await in_background(
-                self._looker.same_content, entry.path, complete.history.fingerprint, known, self._stop
-            )
+    async def _compare_in_task(self, entry: _Entry, complete: Complete, known: FileVersion) -> None:
+        found = complete.history.fingerprint
+        same = known.fingerprint == found or await self._has_same_content(entry.path, found, known)
+        if same and known.gone_at is not None and not await self._services.on_return(replace(known, fingerprint=found)):
+            same = None
         self._end_comparison(entry)
         if same:
             await self._refingerprint(entry, complete, known)
@@ -361,6 +368,10 @@ class Lane:
             await self._enqueue([(entry, complete)])
         else:
             self._queue(entry, self._services.monotonic() + pause_after(0))
+
+    async def _has_same_content(self, path: bytes, found: Fingerprint, known: FileVersion) -> bool | None:
+        async with self._one_hash:
+            return await in_background(self._looker.same_content, path, found, known, self._stop)
 
     def _end_comparison(self, entry: _Entry) -> None:
         """Give this task's place to the next waiting file: it is looked at once more, then compared."""

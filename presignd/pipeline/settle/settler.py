@@ -15,7 +15,7 @@ from presignd.model import Candidate, Fingerprint, Listed, Source, State
 from presignd.pipeline.files.unfinished import Unfinished
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle.decide import LOCAL_PRECISION, NETWORK_PRECISION, Rules
-from presignd.pipeline.settle.lane import FILES_PER_TURN, Lane, Services, SettlingPath
+from presignd.pipeline.settle.lane import FILES_PER_TURN, Lane, Services, SettlingPath, nothing_to_do
 from presignd.pipeline.settle.looker import Looker
 from presignd.system.filesystem import has_fine_times, is_network
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from presignd.config import WatchConfig
     from presignd.ledger import Enqueued, Ledger
+    from presignd.model import FileVersion
     from presignd.pipeline.files.folder import Folder
     from presignd.pipeline.files.lease import WriterCheck
 
@@ -41,10 +42,11 @@ class Settler:
         on_enqueued: Callable[[list[Enqueued]], Awaitable[None]],
         host: str,
         *,
+        on_return: Callable[[FileVersion], Awaitable[bool]] = nothing_to_do,
         monotonic: Callable[[], float] = time.monotonic,
         time_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._services = Services(ledger, on_enqueued, monotonic, time_ns)
+        self._services = Services(ledger, on_enqueued, monotonic, time_ns, on_return)
         self._host = host
         self._lanes: dict[str, Lane] = {}
         self._tasks: asyncio.TaskGroup | None = None

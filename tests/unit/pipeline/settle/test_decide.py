@@ -204,6 +204,19 @@ def test_a_file_that_was_gone_and_is_there_again_unchanged_is_recorded_as_there(
     assert verdict(known, made()) is Verdict.REFINGERPRINT
 
 
+@pytest.mark.parametrize("state", sorted(IN_FLIGHT))
+def test_while_a_version_in_flight_counts_as_gone_its_file_waits(state: State) -> None:
+    """Finish may be about to record it as gone, because it left out the link file."""
+    known = replace(version(state), gone_at=datetime(2026, 1, 1, tzinfo=UTC))
+    assert verdict(known, made()) is Verdict.WAIT_FOR_EARLIER
+
+
+def test_where_files_are_taken_away_one_that_was_away_with_its_folder_is_another_drop() -> None:
+    """Else it would stay in the folder: its version was finished while it was gone."""
+    known = replace(version(State.FINISHED), gone_at=datetime(2026, 1, 1, tzinfo=UTC))
+    assert verdict(known, made(), takes_away=True) is Verdict.NEW
+
+
 @pytest.mark.parametrize("state", [State.FINISHED, State.IGNORED])
 def test_what_was_seen_gone_and_was_put_there_anew_is_another_drop_though_its_size_and_time_are_the_same(
     state: State,
