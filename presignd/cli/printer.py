@@ -28,18 +28,18 @@ class Printer:
     def __init__(self, show: Callable[[Link], None], room: int = ROOM) -> None:
         self._show = show
         self._links: queue.Queue[Link | None] = queue.Queue(room)
-        self._lost = ""
+        self._closed, self._logged = False, ""
         self._thread = threading.Thread(target=self._run, name="presignd-printer", daemon=True)
         self._thread.start()
 
     def __call__(self, link: Link) -> None:
         """Queue ``link`` to be shown; never blocks and never raises."""
-        if self._lost == "gone":
+        if self._closed:
             return
         try:
             self._links.put_nowait(link)
         except queue.Full:
-            self._lose("slow")
+            self._log_loss("its reader is slow")
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -57,11 +57,13 @@ class Printer:
         try:
             while (link := self._links.get()) is not None:
                 self._show(link)
-        except (OSError, ValueError, Unavailable):
-            self._lose("gone")
+        except (OSError, ValueError, Unavailable) as problem:
+            self._closed = True
+            self._log_loss(problem.message if isinstance(problem, Unavailable) else "its reader is gone")
             streams.mute(sys.stdout)
 
-    def _lose(self, why: str) -> None:
-        if self._lost != why:
-            self._lost = why
-            get_logger().warning("stdout.lost", reason=f"its reader is {why}", fix="presignd links has every link")
+    def _log_loss(self, reason: str) -> None:
+        """Log that links are not printed, once for each reason in a row."""
+        if self._logged != reason:
+            self._logged = reason
+            get_logger().warning("stdout.lost", reason=reason, fix="presignd links has every link")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.canary import assert_no_secrets
+from tests.links import whole_lines
 from tests.system.harness import COMMAND, fetch
 from tests.system.processes import NOTHING, Held, held_by
 
@@ -20,9 +21,9 @@ from tests.system.processes import NOTHING, Held, held_by
 class Demo:
     """``presignd demo`` in a process group of its own, as a shell starts it; PATH doesn't find the command."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, stdout: Path | None = None) -> None:
         self._folder = folder
-        self._out, self._err = folder / "stdout", folder / "stderr"
+        self._out, self._err = stdout or folder / "stdout", folder / "stderr"
         self._environ = {"PATH": os.defpath, "HOME": str(folder)}
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
@@ -94,8 +95,8 @@ Start = Callable[..., Demo]
 def start(tmp_path: Path) -> Iterator[Start]:
     started: list[Demo] = []
 
-    def build(*arguments: str) -> Demo:
-        started.append(Demo(tmp_path, *arguments))
+    def build(*arguments: str, stdout: Path | None = None) -> Demo:
+        started.append(Demo(tmp_path, *arguments, stdout=stdout))
         return started[-1]
 
     yield build
@@ -145,6 +146,19 @@ def test_sigkill_leaves_no_server_and_a_start_at_once_waits_for_its_end(start: S
     left = replace(demo.held, sockets=frozenset()).gone_within(20)
     assert left == NOTHING
     assert fetch(again.link_of("hi.txt")) == b"hi\n"
+
+
+@pytest.mark.long
+def test_a_stdout_that_takes_no_link_stops_nothing(start: Start, tmp_path: Path) -> None:
+    demo = start(stdout=Path("/dev/full")).ready()
+    links = tmp_path / "presignd-demo/state/links/links.jsonl"
+    for number in range(1, 3):
+        assert demo.shell(f"echo hi > presignd-demo/drop/{number}").returncode == 0
+        demo.until(lambda number=number: len(whole_lines(links)) == number, "link")  # type: ignore[misc] # bound by its default
+    demo.ctrl_c()
+    assert demo.process.wait(30) == 0
+    [lost] = [line for line in demo.said if "stdout" in line]
+    assert "No space left on device" in lost
 
 
 def test_ctrl_c_while_it_starts_leaves_nothing_behind(start: Start) -> None:

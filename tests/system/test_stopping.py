@@ -78,6 +78,23 @@ def test_a_reader_of_the_links_that_went_away_stops_no_upload(make: Make, tmp_pa
     assert len(daemon.events("stdout.lost")) == 1
 
 
+@pytest.mark.parametrize(
+    ("to", "why"), [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")], ids=["full", "closed"]
+)
+def test_a_stdout_that_takes_no_link_stops_no_upload(make: Make, tmp_path: Path, to: str, why: str) -> None:
+    daemon = make()
+    with daemon.log.open("ab") as stderr:
+        shell = f'exec "{COMMAND}" run -c "{daemon.config}" --print-links {to}'
+        daemon.process = subprocess.Popen(["sh", "-c", shell], env=daemon.environ, stderr=stderr)
+    for number in range(1, 3):
+        (tmp_path / "drop" / f"{number}").write_bytes(b"%d" % number)
+        linked(daemon, number)
+    assert daemon.stop() == 0
+    assert [event["reason"] for event in daemon.events("stdout.lost")] == [
+        f"the result can't be written to stdout: {why}"
+    ]
+
+
 def test_it_runs_without_stdin_stdout_and_stderr(make: Make, tmp_path: Path) -> None:
     """Else the next file it opens, a ledger or a socket, would have their numbers."""
     daemon = make()
