@@ -19,7 +19,7 @@ from presignd.broker import audit, metrics, openapi, wire
 from presignd.broker.access import Rejected, authenticate, client_of
 from presignd.broker.audit import GrantResult
 from presignd.broker.config import BrokerSection, TokenConfig
-from presignd.broker.limits import ConcurrencyLimit, GrantRates, yielding
+from presignd.broker.limits import LIMITS, ConcurrencyLimit, GrantRates, Limits, yielding
 from presignd.broker.policy import Refusal, RefusalCode, UploadOwners, decide
 from presignd.broker.tokens import Tokens
 from presignd.config.addresses import parse_listen
@@ -29,13 +29,6 @@ from presignd.runtime.clients import Connections
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger
 from presignd.telemetry.metrics import rendered
-
-BODY_SECONDS = 10.0
-"""Time to receive a body, and to send a response. Slower connections are cut off."""
-
-AT_A_TIME, OF_ONE_TOKEN, WAIT_SECONDS = 64, 16, 5.0
-"""Calls for grants at a time, and how long one waits for its turn. Together with ``wire.MAX_BODY`` they limit the
-memory that bodies take."""
 
 STEP = 50
 """Requests signed at a time: half a millisecond of work."""
@@ -52,7 +45,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Api:
     """The request handlers. ``config``, ``tokens`` and ``presigner`` may be replaced between requests."""
 
-    def __init__(self, config: BrokerSection, tokens: Tokens, presigner: Presigner) -> None:
+    def __init__(self, config: BrokerSection, tokens: Tokens, presigner: Presigner, limits: Limits = LIMITS) -> None:
         self.config, self.tokens, self.presigner = config, tokens, presigner
         self.draining = False
         self.connections = Connections()
@@ -61,7 +54,8 @@ class Api:
         self.idle.set()
         self._rates = GrantRates()
         self._upload_owners = UploadOwners()
-        self._concurrency = ConcurrencyLimit(AT_A_TIME, OF_ONE_TOKEN, WAIT_SECONDS)
+        self._concurrency = ConcurrencyLimit(limits.calls, limits.calls_of_one, limits.wait)
+        self._body_seconds = limits.body
         self._rejected_calls = audit.RejectedCalls()
 
     def app(self) -> web.Application:
@@ -101,7 +95,7 @@ class Api:
         metrics.REQUESTS.labels(_path_label(request), response.status).inc()
         with suppress(ConnectionError):
             try:
-                async with asyncio.timeout(BODY_SECONDS):
+                async with asyncio.timeout(self._body_seconds):
                     await response.prepare(request)
                     await response.write_eof()
             except TimeoutError:
@@ -186,10 +180,10 @@ class Api:
         if request.content_type != "application/json":
             raise Rejected(415, "unsupported_media_type", "send application/json")
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            async with asyncio.timeout(self._body_seconds):
                 body = await request.read()
         except TimeoutError:
-            raise Rejected(408, "timeout", f"the body took over {BODY_SECONDS:g} s") from None
+            raise Rejected(408, "timeout", f"the body took over {self._body_seconds:g} s") from None
         try:
             return wire.read_batch(body)
         except wire.TooMany as problem:

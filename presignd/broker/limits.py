@@ -1,4 +1,4 @@
-"""Limits on what one caller may take: grants a second, requests at a time, time on the event loop."""
+"""Limits on what callers may take: connections, grants a second, requests at a time, time on the event loop."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from math import ceil
 from typing import TypeVar
 
@@ -16,6 +17,28 @@ TURN = 0.002
 thousand ways takes a hundred times as long to judge as a plain one."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The broker's limits on connections and calls; times in seconds.
+
+    ``connections``: the most at a time, as memory is limited; a new one then replaces the one idle longest, a
+    stranger's first. One may be idle for ``idle``, and a request's head may take as long. A body may take ``body`` to
+    arrive, and a response to be sent; slower connections are cut off. ``calls`` for grants are answered at a time,
+    ``calls_of_one`` token; others wait for their turn, ``wait`` at most. With ``wire.MAX_BODY`` these limit the memory
+    that bodies take.
+    """
+
+    connections: int = 1024
+    idle: float = 30.0
+    body: float = 10.0
+    calls: int = 64
+    calls_of_one: int = 16
+    wait: float = 5.0
+
+
+LIMITS = Limits()
 
 
 class GrantRates:

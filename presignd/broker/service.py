@@ -15,6 +15,7 @@ from presignd.broker import metrics
 from presignd.broker.api import Api
 from presignd.broker.certificate import certificate_end, end_problem, tls_context, tls_stamps
 from presignd.broker.config import BrokerConfig, BrokerSection, is_in_the_clear, of_store
+from presignd.broker.limits import LIMITS, Limits
 from presignd.broker.tokens import Tokens
 from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import PresigndError, PresignerFault, Unavailable, UsageError
@@ -27,12 +28,8 @@ from presignd.store.signed import SignedStore, signed_store
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger, setup
 
-CONNECTIONS = 1024
-"""Most connections, as memory is limited. A new one then replaces the one idle longest, a stranger's first."""
 SPARE_FILES = 128
 """Descriptors that connections may not take: token files and folders need some."""
-IDLE_SECONDS = 30.0
-"""How long a connection may be idle, and a request's head may take."""
 LOOK_SECONDS = 1.0
 """Seconds between two looks at the files of tokens and certificates."""
 CREDENTIALS_SECONDS = 5.0
@@ -48,12 +45,12 @@ log = get_logger()
 class Broker:
     """The running broker; ``load`` reads the configuration again, in a thread."""
 
-    def __init__(self, config: BrokerConfig, load: Callable[[], BrokerConfig]) -> None:
-        self._load = load
+    def __init__(self, config: BrokerConfig, load: Callable[[], BrokerConfig], limits: Limits = LIMITS) -> None:
+        self._load, self._limits = load, limits
         self.config = config
         self.tokens = Tokens(config.file, config.broker.token_files)
         self.signer = _signer(config.store)
-        self.api = Api(config.broker, self.tokens, self.signer.presigner)
+        self.api = Api(config.broker, self.tokens, self.signer.presigner, limits)
         self.servers: list[HttpServer] = []
         self._main: HttpServer | None = None
         self._stamps = tls_stamps(config.broker)
@@ -78,8 +75,8 @@ class Broker:
             getattr(self.config.broker, option),
             f"broker.{option}",
             connections=self.api.connections,
-            most=most_connections,
-            idle_seconds=IDLE_SECONDS,
+            most=lambda: most_connections(self._limits.connections),
+            idle_seconds=self._limits.idle,
             cut_seconds=CUT_SECONDS,
         )
         stack.push_async_callback(server.close)
@@ -223,10 +220,10 @@ async def _retire(signer: SignedStore) -> None:
         await signer.close()
 
 
-def most_connections() -> int:
-    """Return the most connections that the limit on open files (``ulimit -n``) allows."""
+def most_connections(limit: int) -> int:
+    """Return ``limit``, or the fewer connections that the limit on open files (``ulimit -n``) allows."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(CONNECTIONS, files - SPARE_FILES))
+    return limit if files == resource.RLIM_INFINITY else max(1, min(limit, files - SPARE_FILES))
 
 
 async def run(config: BrokerConfig, *, load: Callable[[], BrokerConfig]) -> None:

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from hashlib import sha256
@@ -70,11 +70,11 @@ class TokenFile:
         return not self.settled or _stamp(self.path) != self.stamp
 
 
-def read_file(path: Path, *, only_tokens: bool = True) -> TokenFile:
+def read_file(path: Path, *, only_tokens: bool = True, settled_ns: int = SETTLED_NS) -> TokenFile:
     """Read a file's tokens; with ``only_tokens`` other sections are a problem. Never raises."""
     before = time.time_ns()
     stamp = _stamp(path)
-    settled = stamp is not None and before - max(stamp[3], stamp[4]) > SETTLED_NS
+    settled = stamp is not None and before - max(stamp[3], stamp[4]) > settled_ns
     try:
         tokens, problems = _tokens(path, only_tokens=only_tokens)
     except UsageError as error:
@@ -165,8 +165,17 @@ class Tokens:
     unknown token is not called wrong.
     """
 
-    def __init__(self, main: Path, patterns: Sequence[str]) -> None:
+    def __init__(
+        self,
+        main: Path,
+        patterns: Sequence[str],
+        *,
+        settled_ns: int = SETTLED_NS,
+        look_share: float = LOOK_SHARE,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._main, self._patterns = main, tuple(patterns)
+        self._settled_ns, self._look_share, self._monotonic = settled_ns, look_share, monotonic
         self._named: dict[str, list[Path]] = {}
         self.unlisted: dict[str, str] = {}
         """Why a pattern's folder cannot be opened, by pattern."""
@@ -224,10 +233,10 @@ class Tokens:
         return found[0] if found else None
 
     def _search_for_unknown(self) -> None:
-        began = time.monotonic()
+        began = self._monotonic()
         if self._paid_at <= began + LOOK_AHEAD:
             self.refresh()
-            self._paid_at = max(self._paid_at, began) + LOOK_SHARE * (time.monotonic() - began)
+            self._paid_at = max(self._paid_at, began) + self._look_share * (self._monotonic() - began)
 
     def refresh(self) -> None:
         """Read changed files. The cost is a listing of each folder and a stat of each file."""
@@ -260,7 +269,7 @@ class Tokens:
         known = self._read.get(path)
         if known is not None and not known.changed():
             return known
-        return read_file(path, only_tokens=path != self._main)
+        return read_file(path, only_tokens=path != self._main, settled_ns=self._settled_ns)
 
     def _index(self, files: Iterable[TokenFile]) -> None:
         before, self._files = self._files, []

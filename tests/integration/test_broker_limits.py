@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from presignd.broker import api, service, tokens
+from presignd.broker import tokens
 from presignd.broker.access import Rejected
 from presignd.broker.config import load
-from presignd.broker.limits import ConcurrencyLimit
+from presignd.broker.limits import ConcurrencyLimit, Limits
 from presignd.broker.service import Broker
 from presignd.demo.seaweedfs import LOOPBACK, free_ports
 
@@ -37,12 +37,9 @@ def connections() -> int:
 
 
 @pytest.fixture(autouse=True)
-async def broker(port: int, connections: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Broker]:
+async def broker(port: int, connections: int, tmp_path: Path) -> AsyncIterator[Broker]:
     """Serve with few connections, little patience, and two tokens."""
-    monkeypatch.setattr(service, "CONNECTIONS", connections)
-    monkeypatch.setattr(service, "IDLE_SECONDS", 2.0)
-    monkeypatch.setattr(api, "BODY_SECONDS", 0.5)
-    monkeypatch.setattr(api, "WAIT_SECONDS", 0.25)
+    limits = Limits(connections=connections, idle=2.0, body=0.5, wait=0.25)
     file = tmp_path / "broker.toml"
     file.write_text(
         f"""
@@ -66,7 +63,7 @@ bucket = "bucket"
     )
     file.chmod(0o600)
     (tmp_path / "tokens.d").mkdir()
-    broker = Broker(load(file, environ={}), lambda: load(file, environ={}))
+    broker = Broker(load(file, environ={}), lambda: load(file, environ={}), limits)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(broker.signer.close)
         await broker.open(stack)

@@ -7,6 +7,7 @@ import glob
 import os
 import re
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,19 +32,26 @@ def block(name: str, secret: str = "", **options: Any) -> str:
     return token_writer.render({key: value for key, value in given.items() if value})
 
 
-@pytest.fixture(params=[tokens.SETTLED_NS, -1], ids=["just written", "settled"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a folder with broker.toml and tokens.d/one.toml; files count as settled at once, or not at all."""
-    monkeypatch.setattr(tokens, "SETTLED_NS", request.param)
-    monkeypatch.setattr(tokens, "LOOK_SHARE", 0)
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Give a folder with broker.toml and tokens.d/one.toml."""
     (tmp_path / "tokens.d").mkdir()
     (tmp_path / "broker.toml").write_text(f'[broker]\nlisten = "127.0.0.1:0"\n{block("main", "in-main")}')
     (tmp_path / "tokens.d" / "one.toml").write_text(block("one", ONE))
     return tmp_path
 
 
-def registry(folder: Path) -> Tokens:
-    return Tokens(folder / "broker.toml", [f"{folder}/tokens.d/*.toml"])
+Registry = Callable[[Path], Tokens]
+
+
+@pytest.fixture(params=[tokens.SETTLED_NS, -1], ids=["just written", "settled"])
+def registry(request: pytest.FixtureRequest) -> Registry:
+    """``registry(folder)`` reads its tokens; files count as settled at once, or not at all."""
+    return lambda folder: tokens_in(folder, settled_ns=request.param, look_share=0)
+
+
+def tokens_in(folder: Path, **options: Any) -> Tokens:
+    return Tokens(folder / "broker.toml", [f"{folder}/tokens.d/*.toml"], **options)
 
 
 def name_of(found: Tokens, secret: str) -> str:
@@ -68,7 +76,7 @@ def test_what_is_stored_is_the_hash_alone() -> None:
 # --- found ----------------------------------------------------------------------------------------------
 
 
-def test_a_token_is_found_by_its_secret_alone(folder: Path) -> None:
+def test_a_token_is_found_by_its_secret_alone(folder: Path, registry: Registry) -> None:
     found = registry(folder)
     assert name_of(found, ONE) == "one"
     assert name_of(found, "in-main") == "main"
@@ -76,7 +84,7 @@ def test_a_token_is_found_by_its_secret_alone(folder: Path) -> None:
         assert name_of(found, wrong) == ""
 
 
-def test_a_certificates_names_stand_for_a_token_that_says_so(folder: Path) -> None:
+def test_a_certificates_names_stand_for_a_token_that_says_so(folder: Path, registry: Registry) -> None:
     (folder / "tokens.d" / "two.toml").write_text(block("two", certificate="two.example"))
     token = registry(folder).of_certificate(["x", "two.example"])
     assert token is not None
@@ -84,7 +92,7 @@ def test_a_certificates_names_stand_for_a_token_that_says_so(folder: Path) -> No
     assert registry(folder).of_certificate(["one", "x"]) is None
 
 
-def test_a_token_without_a_hash_is_nobodys_secret(folder: Path) -> None:
+def test_a_token_without_a_hash_is_nobodys_secret(folder: Path, registry: Registry) -> None:
     (folder / "tokens.d" / "two.toml").write_text(block("two", certificate="two.example"))
     assert name_of(registry(folder), "") == ""
 
@@ -92,7 +100,7 @@ def test_a_token_without_a_hash_is_nobodys_secret(folder: Path) -> None:
 # --- as the files stand now -----------------------------------------------------------------------------
 
 
-def test_a_new_file_is_found_without_being_told(folder: Path) -> None:
+def test_a_new_file_is_found_without_being_told(folder: Path, registry: Registry) -> None:
     found = registry(folder)
     assert name_of(found, TWO) == ""
     (folder / "tokens.d" / "two.toml").write_text(block("two", TWO))
@@ -114,11 +122,10 @@ def test_a_new_token_is_known_at_once_and_guessing_takes_a_tenth_of_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr("presignd.broker.tokens.time.monotonic", lambda: clock.now)
     monkeypatch.setattr("presignd.broker.tokens.named_by", clock.look)
     (tmp_path / "broker.toml").write_text("")
     (tmp_path / "tokens.d").mkdir()
-    found = registry(tmp_path)
+    found = tokens_in(tmp_path, monotonic=lambda: clock.now)
     assert name_of(found, TWO) == ""
     (tmp_path / "tokens.d" / "one.toml").write_text(block("one", ONE))
     assert name_of(found, ONE) == "one"
@@ -130,14 +137,14 @@ def test_a_new_token_is_known_at_once_and_guessing_takes_a_tenth_of_the_time(
     assert 10 <= clock.looks <= 25  # of ten seconds and what they took
 
 
-def test_a_removed_file_revokes_at_once(folder: Path) -> None:
+def test_a_removed_file_revokes_at_once(folder: Path, registry: Registry) -> None:
     found = registry(folder)
     assert name_of(found, ONE) == "one"
     (folder / "tokens.d" / "one.toml").unlink()
     assert name_of(found, ONE) == ""
 
 
-def test_a_file_that_is_replaced_or_rewritten_revokes_at_once(folder: Path) -> None:
+def test_a_file_that_is_replaced_or_rewritten_revokes_at_once(folder: Path, registry: Registry) -> None:
     found, file = registry(folder), folder / "tokens.d" / "one.toml"
     assert name_of(found, ONE) == "one"
     (folder / "draft").write_text(block("one", TWO))
@@ -147,7 +154,7 @@ def test_a_file_that_is_replaced_or_rewritten_revokes_at_once(folder: Path) -> N
     assert (name_of(found, ONE), name_of(found, TWO)) == ("one", "")
 
 
-def test_a_file_behind_a_symlink_that_is_switched_revokes_at_once(folder: Path) -> None:
+def test_a_file_behind_a_symlink_that_is_switched_revokes_at_once(folder: Path, registry: Registry) -> None:
     """Kubernetes mounts secrets so."""
     (folder / "first").mkdir()
     (folder / "second").mkdir()
@@ -174,7 +181,7 @@ def test_a_change_that_the_clock_cannot_tell_is_seen(tmp_path: Path) -> None:
     assert name_of(found, ONE) == ""
 
 
-def test_tokens_in_the_main_file_are_revoked_as_the_others(folder: Path) -> None:
+def test_tokens_in_the_main_file_are_revoked_as_the_others(folder: Path, registry: Registry) -> None:
     found = registry(folder)
     assert name_of(found, "in-main") == "main"
     (folder / "broker.toml").write_text('[broker]\nlisten = "127.0.0.1:0"\n')
@@ -197,7 +204,7 @@ def test_tokens_in_the_main_file_are_revoked_as_the_others(folder: Path) -> None
         '{good}[[token]]\nname = "one"\nhash = "sha256:{zeros}"\nbucket = "bucket"\n',
     ],
 )
-def test_a_broken_file_grants_nothing_and_the_others_go_on(folder: Path, text: str) -> None:
+def test_a_broken_file_grants_nothing_and_the_others_go_on(folder: Path, registry: Registry, text: str) -> None:
     """It may be the one that revokes: what it said before counts for nothing."""
     found, file = registry(folder), folder / "tokens.d" / "one.toml"
     assert name_of(found, ONE) == "one"
@@ -211,7 +218,7 @@ def test_a_broken_file_grants_nothing_and_the_others_go_on(folder: Path, text: s
     assert found.broken == []
 
 
-def test_a_file_that_anybody_may_write_grants_nothing(folder: Path) -> None:
+def test_a_file_that_anybody_may_write_grants_nothing(folder: Path, registry: Registry) -> None:
     file = folder / "tokens.d" / "one.toml"
     file.chmod(0o646)
     found = registry(folder)
@@ -222,7 +229,7 @@ def test_a_file_that_anybody_may_write_grants_nothing(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o757])
-def test_a_folder_that_anybody_may_write_grants_nothing(folder: Path, mode: int) -> None:
+def test_a_folder_that_anybody_may_write_grants_nothing(folder: Path, registry: Registry, mode: int) -> None:
     """Whoever may put a file there would give himself tokens; it is seen at once, and only as long as it is so."""
     found = registry(folder)
     assert name_of(found, ONE) == "one"
@@ -237,7 +244,7 @@ def test_a_folder_that_anybody_may_write_grants_nothing(folder: Path, mode: int)
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
 @pytest.mark.parametrize("name", ["tokens.d/one.toml", "tokens.d"])
-def test_what_another_user_owns_grants_nothing(folder: Path, name: str) -> None:
+def test_what_another_user_owns_grants_nothing(folder: Path, registry: Registry, name: str) -> None:
     found = registry(folder)
     assert name_of(found, ONE) == "one"
     os.chown(folder / name, 65534, 65534)
@@ -247,12 +254,12 @@ def test_what_another_user_owns_grants_nothing(folder: Path, name: str) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two users")
-def test_the_tokens_in_a_main_file_of_another_user_are_none(folder: Path) -> None:
+def test_the_tokens_in_a_main_file_of_another_user_are_none(folder: Path, registry: Registry) -> None:
     os.chown(folder / "broker.toml", 65534, 65534)
     assert name_of(registry(folder), "in-main") == ""
 
 
-def test_a_fifo_among_the_files_does_not_block(folder: Path) -> None:
+def test_a_fifo_among_the_files_does_not_block(folder: Path, registry: Registry) -> None:
     os.mkfifo(folder / "tokens.d" / "fifo.toml")
     found = registry(folder)
     assert name_of(found, ONE) == "one"
@@ -264,7 +271,7 @@ def test_a_fifo_among_the_files_does_not_block(folder: Path) -> None:
     [block("one", TWO), block("two", ONE), block("two", TWO, certificate="c")],
     ids=["name", "hash", "certificate"],
 )
-def test_of_two_files_that_clash_the_later_grants_nothing(folder: Path, second: str) -> None:
+def test_of_two_files_that_clash_the_later_grants_nothing(folder: Path, registry: Registry, second: str) -> None:
     (folder / "tokens.d" / "a.toml").write_text(block("first", "first", certificate="c"))
     found = registry(folder)
     (folder / "tokens.d" / "z.toml").write_text(second)
@@ -273,7 +280,7 @@ def test_of_two_files_that_clash_the_later_grants_nothing(folder: Path, second: 
     assert [each.path.name for each in found.broken] == ["z.toml"]
 
 
-def test_a_main_file_in_a_broken_moment_grants_nothing(folder: Path) -> None:
+def test_a_main_file_in_a_broken_moment_grants_nothing(folder: Path, registry: Registry) -> None:
     found = registry(folder)
     (folder / "broker.toml").write_text("[broker\n")
     assert name_of(found, "in-main") == ""
@@ -281,7 +288,7 @@ def test_a_main_file_in_a_broken_moment_grants_nothing(folder: Path) -> None:
 
 
 def test_a_file_that_could_not_be_read_for_a_moment_is_read_again_though_nothing_changed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = registry(folder)
     (folder / "tokens.d" / "two.toml").write_text(block("two", TWO))
@@ -304,7 +311,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.EIO])
 def test_a_folder_that_cannot_be_opened_is_not_an_empty_one(
-    folder: Path, number: int, monkeypatch: pytest.MonkeyPatch
+    folder: Path, registry: Registry, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is known goes on while its file is there, what is removed is revoked all the same, what is new waits."""
     (folder / "tokens.d" / "gone.toml").write_text(block("gone", "gone-secret"))
@@ -319,7 +326,7 @@ def test_a_folder_that_cannot_be_opened_is_not_an_empty_one(
     assert found.unlisted == {}
 
 
-def test_a_file_in_a_folder_that_may_not_even_be_entered_grants_nothing(folder: Path) -> None:
+def test_a_file_in_a_folder_that_may_not_even_be_entered_grants_nothing(folder: Path, registry: Registry) -> None:
     """Nobody can tell whether it was removed."""
     found = registry(folder)
     for place in (folder, *folder.parents):
@@ -333,7 +340,7 @@ def test_a_file_in_a_folder_that_may_not_even_be_entered_grants_nothing(folder: 
     assert name_of(found, ONE) == "one"
 
 
-def test_a_folder_that_is_not_there_is_empty(folder: Path) -> None:
+def test_a_folder_that_is_not_there_is_empty(folder: Path, registry: Registry) -> None:
     """Its removal revokes what it held."""
     found = registry(folder)
     shutil.rmtree(folder / "tokens.d")
