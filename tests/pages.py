@@ -21,8 +21,8 @@ from presignd.links import encode
 from presignd.model import FileVersion, Fingerprint, Link, NewVersion, State
 from presignd.states import Event
 from presignd.system.clock import utcnow
+from presignd.web.pace import PACE, Pace
 from presignd.web.serving import StatusPage, serving
-from presignd.web.site import LONGEST_STREAM
 from presignd.web.snapshots import Snapshots
 from tests.served import SECRET, FakeView
 
@@ -125,9 +125,7 @@ class Page:
 
 
 @contextlib.asynccontextmanager
-async def page_of(
-    config: Config, *, listen: str = "127.0.0.1:0", longest_stream: float = LONGEST_STREAM, **web: Any
-) -> AsyncIterator[Page]:
+async def page_of(config: Config, *, listen: str = "127.0.0.1:0", pace: Pace = PACE, **web: Any) -> AsyncIterator[Page]:
     """Serve the page of ``config`` during the block."""
     named = web.pop("token_file", None) or _token(config.ledger.path.parent)
     changed = config.web.model_copy(update={"listen": listen, "token_file": named, **web})
@@ -136,7 +134,7 @@ async def page_of(
     view = Stage(config, ledger)
     try:
         async with (
-            serving(view, longest_stream) as page,
+            serving(view, pace) as page,
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
         ):
             await until(lambda: is_up(page))

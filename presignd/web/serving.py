@@ -14,7 +14,8 @@ from presignd.runtime.http_server import HttpServer
 from presignd.telemetry.log import get_logger
 from presignd.web import access as rights
 from presignd.web.access import Access
-from presignd.web.site import LONGEST_STREAM, Site
+from presignd.web.pace import PACE, Pace
+from presignd.web.site import Site
 from presignd.web.snapshots import Snapshots
 
 if TYPE_CHECKING:
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
 CONNECTIONS = 40
 """The most connections: the uploads need the other descriptors and the memory. A new connection then replaces the one
 that is idle longest, a stranger's first, so a probe always gets its answer."""
-IDLE_SECONDS = 15.0
-"""How long a connection may be idle, and a request's head may take."""
-AGAIN_SECONDS = 30.0
-"""Seconds until the page is started again after its port was taken, or after a bug."""
 SHUTDOWN_SECONDS = 1.0
 """How long answers may take when the daemon ends."""
 EVERY = "0.0.0.0"  # noqa: S104 - compared with, not bound
@@ -40,9 +37,8 @@ log = get_logger()
 class StatusPage:
     """The status page of one daemon; no error ends ``run``."""
 
-    def __init__(self, view: View, longest_stream: float = LONGEST_STREAM) -> None:
-        self._view = view
-        self._longest_stream = longest_stream
+    def __init__(self, view: View, pace: Pace = PACE) -> None:
+        self._view, self._pace = view, pace
         self._listen = parse_listen(view.config.web.listen)
         self._snapshots: Snapshots | None = None
         self._access: Access | None = None
@@ -74,7 +70,7 @@ class StatusPage:
                 self._problem = f"a bug ({type(error).__name__})"
             finally:
                 self._url, self._access, self._snapshots = "", None, None
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(self._pace.restart)
 
     def _unavailable(self, error: str, fix: str) -> None:
         if error != self._problem:
@@ -87,17 +83,15 @@ class StatusPage:
         access = Access(token, None if self._listen.path else self._listen.port)
         for secret in (access.token, access.cookie):
             redact.register(secret)
-        snapshots, connections = Snapshots(self._view), Connections()
-        site = Site(
-            self._view, access, self._listen, snapshots, connections=connections, longest_stream=self._longest_stream
-        )
+        snapshots, connections = Snapshots(self._view, self._pace), Connections()
+        site = Site(self._view, access, self._listen, snapshots, connections=connections, pace=self._pace)
         server = HttpServer(
             site.app(),
             self._view.config.web.listen,
             "web.listen",
             connections=connections,
             most=lambda: CONNECTIONS,
-            idle_seconds=IDLE_SECONDS,
+            idle_seconds=self._pace.idle,
             cut_seconds=SHUTDOWN_SECONDS,
         )
         try:
@@ -125,9 +119,9 @@ class StatusPage:
 
 
 @contextlib.asynccontextmanager
-async def serving(view: View, longest_stream: float = LONGEST_STREAM) -> AsyncIterator[StatusPage]:
+async def serving(view: View, pace: Pace = PACE) -> AsyncIterator[StatusPage]:
     """Run the status page beside the body."""
-    page = StatusPage(view, longest_stream)
+    page = StatusPage(view, pace)
     running = asyncio.create_task(page.run(), name="status page")
     try:
         yield page

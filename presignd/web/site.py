@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from presignd.config.addresses import Listen
     from presignd.control.view import View
     from presignd.runtime.clients import Connections
+    from presignd.web.pace import Pace
     from presignd.web.page import Snapshot
     from presignd.web.snapshots import Snapshots
 
@@ -43,10 +44,6 @@ if TYPE_CHECKING:
 STREAMS, RESERVED_STREAMS, STREAMS_OF_ONE = 16, 8, 4
 """Open pages that are kept up to date: the most of all, how many of them are reserved for clients that are logged in,
 and the most from the address of one that is not. One more gets a 503."""
-LONGEST_STREAM = 900.0
-"""Seconds after which a stream ends; a browser opens it again by itself."""
-EACH = 1.0
-"""Seconds between two looks of an open page."""
 SEND_TIMEOUT = 10.0
 ALIVE_EVERY = 15
 """Looks without news after which an empty event is sent: a proxy would close a silent stream."""
@@ -81,10 +78,10 @@ class Site:
         snapshots: Snapshots,
         *,
         connections: Connections,
-        longest_stream: float,
+        pace: Pace,
     ) -> None:
         self._view, self._access, self._listen, self._snapshots = view, access, listen, snapshots
-        self._connections, self._longest_stream = connections, longest_stream
+        self._connections, self._pace = connections, pace
         self._streams = Quota(STREAMS, RESERVED_STREAMS, STREAMS_OF_ONE)
         self._rendered: dict[bool, tuple[Snapshot, Parts]] = {}
         self._closing = asyncio.Event()
@@ -162,7 +159,7 @@ class Site:
 
     async def _send_news(self, response: web.StreamResponse, *, full: bool) -> None:
         sent: dict[str, str] = {}
-        quiet, end = 0, time.monotonic() + self._longest_stream
+        quiet, end = 0, time.monotonic() + self._pace.longest_stream
         while not self._closing.is_set() and time.monotonic() < end:
             snapshot, parts = await self._live(full=full)
             news = {name: part for name, part in parts.items() if sent.get(name) != _key(part)}
@@ -182,7 +179,7 @@ class Site:
 
     async def _pause(self) -> None:
         try:
-            async with asyncio.timeout(EACH):
+            async with asyncio.timeout(self._pace.look):
                 await self._closing.wait()
         except TimeoutError:
             return

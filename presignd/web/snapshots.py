@@ -20,19 +20,12 @@ if TYPE_CHECKING:
 
     from presignd.control.view import View
     from presignd.model import Link
+    from presignd.web.pace import Pace
 
-AGE = 1.0
-"""Seconds for which a snapshot is shown again."""
-SHARE = 0.05
-"""The share of a core that snapshots may take: a ledger of a million files is counted less often."""
-PATIENCE = 5.0
-"""Seconds that a client waits for a snapshot."""
 LINKS = 20
 """Links that the page shows, the latest."""
 HISTORY = 2000
 """Links read back at start, for the last hour's throughput."""
-SAMPLE = 2.0
-"""Seconds between two looks at the uploads' progress."""
 MINUTES = 60
 
 
@@ -85,8 +78,8 @@ class Throughput:
 class Snapshots:
     """Takes snapshots and keeps the last one for a moment; ``run`` samples the throughput."""
 
-    def __init__(self, view: View) -> None:
-        self._view = view
+    def __init__(self, view: View, pace: Pace) -> None:
+        self._view, self._pace = view, pace
         self._throughput = Throughput()
         self._last: Snapshot | None = None
         self._next = 0.0
@@ -103,7 +96,7 @@ class Snapshots:
         while True:
             sent = {upload.version.file_id: upload.sent for upload in self._view.in_flight()}
             self._throughput.moving(sent, time.time())
-            await asyncio.sleep(SAMPLE)
+            await asyncio.sleep(self._pace.sample)
 
     def _read_back(self, link: dict[str, Any]) -> None:
         try:
@@ -120,7 +113,7 @@ class Snapshots:
             self._taking = asyncio.create_task(self._take(), name="status snapshot")
             self._taking.add_done_callback(self._taken)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self._pace.patience):
                 return await asyncio.shield(self._taking)
         except TimeoutError:
             raise Unavailable("the ledger does not answer", fix="look at its disk") from None
@@ -135,7 +128,8 @@ class Snapshots:
         status = await overview(self._view)
         links = await asyncio.to_thread(last_links, self._view.config.links.file, LINKS)
         self._last = Snapshot(status, links, self._throughput.minutes(time.time()), utcnow())
-        self._next = time.monotonic() + max(AGE, (time.monotonic() - began) / SHARE)
+        rest = (time.monotonic() - began) / self._pace.snapshot_share
+        self._next = time.monotonic() + max(self._pace.snapshot, rest)
         return self._last
 
     def stale(self) -> None:

@@ -30,6 +30,7 @@ from presignd.model import State
 from presignd.system.clock import utcnow
 from presignd.telemetry import log, metrics
 from presignd.web import access, serving, site
+from presignd.web.pace import PACE, Pace
 from tests import running
 from tests.canary import assert_no_secrets
 from tests.faulty_s3 import FOREVER, FaultyS3
@@ -50,9 +51,14 @@ def said() -> io.StringIO:
     return stream
 
 
+@pytest.fixture
+def pace() -> Pace:
+    return PACE
+
+
 @pytest_asyncio.fixture
-async def page(tmp_path: Path, said: io.StringIO) -> AsyncIterator[Page]:
-    async with page_of(configuration(tmp_path)) as found:
+async def page(tmp_path: Path, said: io.StringIO, pace: Pace) -> AsyncIterator[Page]:
+    async with page_of(configuration(tmp_path), pace=pace) as found:
         yield found
     assert_no_secrets(said.getvalue(), TOKEN, SECRET)
 
@@ -284,9 +290,8 @@ async def test_the_last_hour_is_there_after_a_restart(tmp_path: Path, said: io.S
     assert "error" not in said.getvalue()
 
 
-async def test_an_open_page_gets_only_what_changed(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site, "EACH", 0.02)
-    monkeypatch.setattr("presignd.web.snapshots.AGE", 0.0)
+@pytest.mark.parametrize("pace", [Pace(look=0.02, snapshot=0.0)])
+async def test_an_open_page_gets_only_what_changed(page: Page) -> None:
     wanted = {"stopped", "headline", "watches"}
     async with page.session.get(page.root + "/events") as answer:
         events: list[dict[str, Any]] = []
@@ -337,10 +342,10 @@ async def test_health_is_every_loop_s_turn(page: Page, monkeypatch: pytest.Monke
     assert (await page.ask("/healthz"))[:2] == (503, "dispatch: no turn in time\n")
 
 
+@pytest.mark.parametrize("pace", [Pace(patience=0.05)])
 async def test_a_ledger_that_hangs_is_told_and_health_still_answers(
     page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("presignd.web.snapshots.PATIENCE", 0.05)
     monkeypatch.setattr(page.view.ledger, "summary", asyncio.Event().wait)
     for path in ("/", "/readyz", "/metrics", "/api/status", "/events"):
         status, words, _ = await page.ask(path)
@@ -391,16 +396,13 @@ async def comes_to(page: Page, path: str, wanted: int) -> None:
 
 
 # --- it hurts nobody --------------------------------------------------------------------------------
-async def test_a_taken_port_is_a_warning_and_the_page_comes_when_it_is_free(
-    tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serving, "AGAIN_SECONDS", 0.02)
+async def test_a_taken_port_is_a_warning_and_the_page_comes_when_it_is_free(tmp_path: Path, said: io.StringIO) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         config = configuration(tmp_path)
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         web = config.web.model_copy(update={"listen": listen})
         view = Stage(config.model_copy(update={"web": web}), await open_ledger(config.ledger.path))
-        async with serving.serving(view) as page:
+        async with serving.serving(view, Pace(restart=0.02)) as page:
             await until(lambda: "web.unavailable" in said.getvalue())
             await asyncio.sleep(0.1)
             taken.close()
@@ -415,7 +417,6 @@ async def test_a_taken_port_is_a_warning_and_the_page_comes_when_it_is_free(
 async def test_what_the_system_refuses_is_a_warning_once_and_the_page_comes_later(
     tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "AGAIN_SECONDS", 0.02)
     load, tries = access.load_token, iter(range(99))
 
     def refused(path: Path) -> str:
@@ -424,7 +425,7 @@ async def test_what_the_system_refuses_is_a_warning_once_and_the_page_comes_late
         return load(path)
 
     monkeypatch.setattr(access, "load_token", refused)
-    async with page_of(configuration(tmp_path), listen="127.0.0.1:0") as page:
+    async with page_of(configuration(tmp_path), listen="127.0.0.1:0", pace=Pace(restart=0.02)) as page:
         await until(lambda: is_up(page.page))
     lines = [json.loads(line) for line in said.getvalue().splitlines()]
     [warning] = [line for line in lines if line["event"] == "web.unavailable"]
@@ -435,9 +436,7 @@ async def test_what_the_system_refuses_is_a_warning_once_and_the_page_comes_late
 async def test_a_crash_of_the_page_is_told_and_it_comes_back(
     tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "AGAIN_SECONDS", 0.02)
-    monkeypatch.setattr("presignd.web.snapshots.SAMPLE", 0.01)
-    async with page_of(configuration(tmp_path)) as page:
+    async with page_of(configuration(tmp_path), pace=Pace(restart=0.02, sample=0.01)) as page:
         monkeypatch.setattr(page.view, "in_flight", lambda: 1 / 0)
         await until(lambda: "web.crashed" in said.getvalue())
         monkeypatch.setattr(page.view, "in_flight", list)
@@ -470,11 +469,9 @@ async def connected(page: Page, count: int, says: bytes) -> AsyncIterator[list[a
             writer.close()
 
 
-async def test_clients_are_bounded_and_the_idle_are_let_go(
-    tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(serving, "IDLE_SECONDS", 3.0)
-    async with page_of(configuration(tmp_path)) as page, connected(page, 3, b"GET / HT") as idle:
+@pytest.mark.parametrize("pace", [Pace(idle=3.0)])
+async def test_clients_are_bounded_and_the_idle_are_let_go(page: Page, said: io.StringIO) -> None:
+    async with connected(page, 3, b"GET / HT") as idle:
         for reader in idle:
             async with asyncio.timeout(30):
                 assert await reader.read() == b""
@@ -505,7 +502,7 @@ async def test_one_stranger_has_few_streams_and_is_told_so(page: Page) -> None:
 
 
 async def test_a_stream_ends_after_a_while_and_the_next_one_is_served(tmp_path: Path, said: io.StringIO) -> None:
-    async with page_of(configuration(tmp_path), longest_stream=0.1) as page:
+    async with page_of(configuration(tmp_path), pace=Pace(longest_stream=0.1)) as page:
         for _ in range(2):
             streams = await asyncio.gather(*(page.ask("/events") for _ in range(site.STREAMS_OF_ONE)))
             assert {(status, text.startswith("event: page\n")) for status, text, _ in streams} == {(200, True)}
@@ -540,17 +537,13 @@ async def test_the_ledger_is_asked_once_for_all_who_look_at_the_same_time(
 
 
 # --- a whole daemon ---------------------------------------------------------------------------------
-async def test_a_daemon_s_work_is_counted_and_its_store_s_absence_is_told(
-    tmp_path: Path, faulty_s3: FaultyS3, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("presignd.web.snapshots.AGE", 0.0)
-    monkeypatch.setattr("presignd.web.snapshots.SHARE", math.inf)
+async def test_a_daemon_s_work_is_counted_and_its_store_s_absence_is_told(tmp_path: Path, faulty_s3: FaultyS3) -> None:
     named = running.watch(tmp_path, "counted-here")
     web = WebConfig(listen="127.0.0.1:0")
     configured = running.config(tmp_path, faulty_s3, named).model_copy(update={"web": web})
     async with (
         running.running(configured) as daemon,
-        serving.serving(daemon.view) as up,
+        serving.serving(daemon.view, Pace(snapshot=0.0, snapshot_share=math.inf)) as up,
         aiohttp.ClientSession() as session,
     ):
         daemon.pipeline.new_links.subscribe(up.hear)

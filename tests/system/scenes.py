@@ -14,6 +14,7 @@ from playwright.async_api import Browser, async_playwright
 from presignd.control.view import BlockedView, InFlightView, SettlingView
 from presignd.states import Event
 from presignd.system.clock import utcnow
+from presignd.web.pace import PACE, Pace
 from tests.needs import CHROMIUM
 from tests.pages import Page, page_of
 from tests.served import configuration
@@ -40,9 +41,9 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 @contextlib.asynccontextmanager
-async def stage(folder: Path) -> AsyncIterator[Page]:
+async def stage(folder: Path, pace: Pace = PACE) -> AsyncIterator[Page]:
     """Serve an empty page for one watch."""
-    async with page_of(configuration(folder)) as page:
+    async with page_of(configuration(folder), pace=pace) as page:
         page.view._phase.started_at = utcnow() - timedelta(days=3)
         (watch,) = page.view.config.watches
         shown = watch.model_copy(update={"path": Path("/srv/drop"), "bucket": "test-bucket"})

@@ -14,7 +14,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Locator, expect
 from playwright.async_api import Page as Tab
 
-from presignd.web import site
+from presignd.web.pace import Pace
 from tests.pages import Page
 from tests.served import SECRET
 from tests.stores import Store
@@ -42,10 +42,8 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Page]:
-    monkeypatch.setattr(site, "EACH", 0.05)
-    monkeypatch.setattr("presignd.web.snapshots.AGE", 0.02)
-    async with stage(tmp_path) as found:
+async def page(tmp_path: Path) -> AsyncIterator[Page]:
+    async with stage(tmp_path, Pace(look=0.05, snapshot=0.02)) as found:
         yield found
 
 
