@@ -28,7 +28,7 @@ from presignd.config import (
     WebConfig,
 )
 from presignd.control import server as control
-from presignd.control.requests import Responder
+from presignd.control.requests import PATIENCE, Responder
 from presignd.control.server import Answered
 from presignd.control.view import BlockedView, FolderView, InFlightView, Phase, SettlingView, View
 from presignd.ledger import Ledger, Selection, open_ledger
@@ -148,12 +148,15 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(config: Config, path: Path | None = None) -> AsyncIterator[Served]:
+async def serving(
+    config: Config, path: Path | None = None, *, patience: float = PATIENCE, **timeouts: float
+) -> AsyncIterator[Served]:
     ledger = await open_ledger(config.ledger.path)
     view = FakeView(config, ledger)
     path = path or config.ledger.path / "control.sock"
     try:
-        async with control.serve(path, config.control.group, Responder(view, view.login_url).answer):
+        responder = Responder(view, view.login_url, patience=patience)
+        async with control.serve(path, config.control.group, responder.answer, **timeouts):
             yield Served(path, view)
     finally:
         await ledger.close(clean=True)

@@ -53,11 +53,12 @@ class Responder:
     """Answers the requests of the control socket, from one ``View``.
 
     ``login_url`` returns an address that logs in to the status page once (secret), or raises ``Unavailable``.
+    ``put`` waits up to ``patience`` seconds for a store or a watch that is blocked.
     """
 
-    def __init__(self, view: View, login_url: Callable[[], str] = no_page) -> None:
+    def __init__(self, view: View, login_url: Callable[[], str] = no_page, *, patience: float = PATIENCE) -> None:
         self.view = view
-        self._login_url = login_url
+        self._login_url, self._patience = login_url, patience
         self._finder = Finder(view)
         self.operations: dict[str, Answering] = {
             "ping": self._ping,
@@ -237,7 +238,7 @@ class Responder:
                 yield {"sent": sent, "size": size}
                 if not (blocked := self._blocked(watch)):
                     open_at = time.monotonic()
-                elif time.monotonic() - open_at >= PATIENCE:
+                elif time.monotonic() - open_at >= self._patience:
                     raise _unavailable(blocked)
             yield {"link": documents.of_link(upload.result())}
         finally:

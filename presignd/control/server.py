@@ -95,7 +95,14 @@ def raised(answer: Mapping[str, Any]) -> Answered | None:
 
 
 @contextlib.asynccontextmanager
-async def serve(path: Path, group: str, answering: Answering) -> AsyncIterator[None]:
+async def serve(
+    path: Path,
+    group: str,
+    answering: Answering,
+    *,
+    request_timeout: float = REQUEST_TIMEOUT,
+    answer_timeout: float = ANSWER_TIMEOUT,
+) -> AsyncIterator[None]:
     """Answer at ``path`` (0660, of ``group``) while the context lasts; then remove the file.
 
     Raises what ``unix_socket.listening`` raises; a bug in the server ends the context. A ``PresigndError`` of
@@ -103,11 +110,12 @@ async def serve(path: Path, group: str, answering: Answering) -> AsyncIterator[N
     """
     with listening(path, "control.socket", group=group) as listener:
         async with asyncio.TaskGroup() as tasks:
-            server = tasks.create_task(_Server(listener, answering).run(), name="control socket")
+            server = _Server(listener, answering, request_timeout, answer_timeout)
+            running = tasks.create_task(server.run(), name="control socket")
             try:
                 yield
             finally:
-                server.cancel()
+                running.cancel()
 
 
 @dataclass
@@ -116,6 +124,8 @@ class _Server:
 
     listener: socket.socket
     answering: Answering
+    request_timeout: float
+    answer_timeout: float
     exchanges: set[asyncio.Task[None]] = field(default_factory=set)
     accepts: bool = True
     quota: Quota = field(default_factory=lambda: Quota(CONNECTIONS, RESERVED, EACH))
@@ -162,12 +172,12 @@ class _Server:
         with sock, contextlib.suppress(OSError, TimeoutError, _ClientGoneError):
             try:
                 sock.setblocking(False)
-                async with asyncio.timeout(REQUEST_TIMEOUT):
+                async with asyncio.timeout(self.request_timeout):
                     request = await _receive(sock, fds)
                 if request is not None:
                     await _unless_gone(sock, self._answer(sock, request, peer, fds))
             except PresigndError as error:
-                await _send(sock, failure(error))
+                await self._send(sock, failure(error))
             finally:
                 _close_all(fds)
 
@@ -175,16 +185,24 @@ class _Server:
         try:
             async with contextlib.aclosing(self.answering(request, peer, fds)) as answers:
                 async for answer in answers:
-                    await _send(sock, answer)
+                    await self._send(sock, answer)
         except PresigndError as error:
-            await _send(sock, failure(error))
+            await self._send(sock, failure(error))
         except OSError as error:
-            await _send(sock, failure(_refused_by_the_machine(error)))
+            await self._send(sock, failure(_refused_by_the_machine(error)))
         except _ClientGoneError:
             raise
         except Exception as error:
             log.exception("control.internal_error", by_uid=peer.uid, op=str(request.get("op", "")))
-            await _send(sock, _bug(error))
+            await self._send(sock, _bug(error))
+
+    async def _send(self, sock: socket.socket, answer: Mapping[str, Any]) -> None:
+        """Send one line; raise ``_ClientGoneError`` where the client does not read it."""
+        try:
+            async with asyncio.timeout(self.answer_timeout):
+                await asyncio.get_running_loop().sock_sendall(sock, encode(answer))
+        except (OSError, TimeoutError):
+            raise _ClientGoneError from None
 
 
 def _bug(error: Exception) -> dict[str, Any]:
@@ -284,15 +302,6 @@ async def _gone(sock: socket.socket) -> None:
     if any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0)) or sock.recv(1):
         return
     await asyncio.Event().wait()
-
-
-async def _send(sock: socket.socket, answer: Mapping[str, Any]) -> None:
-    """Send one line; raise ``_ClientGoneError`` where the client does not read it."""
-    try:
-        async with asyncio.timeout(ANSWER_TIMEOUT):
-            await asyncio.get_running_loop().sock_sendall(sock, encode(answer))
-    except (OSError, TimeoutError):
-        raise _ClientGoneError from None
 
 
 def _close_all(fds: list[int]) -> None:

@@ -20,8 +20,6 @@ from typing import Any
 import pytest
 
 from presignd.control import paths
-from presignd.control import requests as answers
-from presignd.control import server as control
 from presignd.control.server import Answered
 from presignd.control.view import BlockedView
 from presignd.errors import Unavailable, UsageError, fault
@@ -380,19 +378,17 @@ async def test_a_descriptor_that_the_daemon_has_no_room_for_is_told_as_that(
     assert (refused.exit_code, "Too many open files" in refused.message) == (3, True)
 
 
-async def test_a_put_does_not_wait_for_ever_for_a_store_that_is_away(
-    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_put_does_not_wait_for_ever_for_a_store_that_is_away(tmp_path: Path) -> None:
     """The daemon waits without limit; a command ends with 3, so that its caller may decide."""
 
     async def for_ever(_fd: int, _progress: Callable[[int], None]) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(answers, "PATIENCE", 0.3)
-    served.view.on_put = for_ever
-    served.view.held_up = [BlockedView("store", "", "connection_refused", "nothing listens at 127.0.0.1:1", NOW)]
-    with a_file(tmp_path) as fd:
-        refused = await served.refusal({"op": "put", "path": "/x"}, [fd])
+    async with serving(configuration(tmp_path), patience=0.3) as served:
+        served.view.on_put = for_ever
+        served.view.held_up = [BlockedView("store", "", "connection_refused", "nothing listens at 127.0.0.1:1", NOW)]
+        with a_file(tmp_path) as fd:
+            refused = await served.refusal({"op": "put", "path": "/x"}, [fd])
     assert (refused.exit_code, refused.code) == (3, "connection_refused")
     assert refused.fix
 
@@ -515,10 +511,10 @@ async def test_what_is_no_request_gets_one_clear_answer(served: Served, line: by
     assert [answer["error"]["exit"] for answer in found] == [2]
 
 
-async def test_a_request_without_end_is_cut_off(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "REQUEST_TIMEOUT", 0.1)
-    assert await served.raw(b'{"op": "status"') == []
-    assert await served.ask({"op": "ping"})
+async def test_a_request_without_end_is_cut_off(tmp_path: Path) -> None:
+    async with serving(configuration(tmp_path), request_timeout=0.1) as served:
+        assert await served.raw(b'{"op": "status"') == []
+        assert await served.ask({"op": "ping"})
 
 
 async def test_a_request_over_the_bound_is_refused(served: Served) -> None:
@@ -526,9 +522,12 @@ async def test_a_request_over_the_bound_is_refused(served: Served) -> None:
     assert await served.ask({"op": "ping"})
 
 
-async def test_two_hundred_silent_clients_stop_nobody_for_long(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "REQUEST_TIMEOUT", 0.3)
-    async with no_descriptor_stays(), contextlib.AsyncExitStack() as clients:
+async def test_two_hundred_silent_clients_stop_nobody_for_long(tmp_path: Path) -> None:
+    async with (
+        serving(configuration(tmp_path), request_timeout=0.3) as served,
+        no_descriptor_stays(),
+        contextlib.AsyncExitStack() as clients,
+    ):
         for _ in range(200):
             clients.enter_context(await asyncio.to_thread(unix_socket.connect, served.path))
         async with asyncio.timeout(10):
@@ -544,17 +543,17 @@ async def answered(served: Served) -> bool:
         return False
 
 
-async def test_a_client_that_reads_nothing_holds_up_no_other(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_reads_nothing_holds_up_no_other(tmp_path: Path) -> None:
     """Its answer is far larger than the socket's buffer."""
-    monkeypatch.setattr(control, "ANSWER_TIMEOUT", 0.3)
-    served.view.held_up = [BlockedView("bucket", "drop", "dns", "x" * 1000, NOW)] * 5000
-    async with no_descriptor_stays():
-        deaf = unix_socket.connect(served.path)
-        deaf.sendall(b'{"op": "status"}\n')
-        for _ in range(20):
-            assert await served.ask({"op": "ping"})
-        await until(lambda: len(asyncio.all_tasks()) <= 2)
-        deaf.close()
+    async with serving(configuration(tmp_path), answer_timeout=0.3) as served:
+        served.view.held_up = [BlockedView("bucket", "drop", "dns", "x" * 1000, NOW)] * 5000
+        async with no_descriptor_stays():
+            deaf = unix_socket.connect(served.path)
+            deaf.sendall(b'{"op": "status"}\n')
+            for _ in range(20):
+                assert await served.ask({"op": "ping"})
+            await until(lambda: len(asyncio.all_tasks()) <= 2)
+            deaf.close()
 
 
 async def test_a_half_closed_client_still_gets_its_answer(served: Served) -> None:

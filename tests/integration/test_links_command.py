@@ -35,6 +35,7 @@ class Daemon:
     config: LinksConfig
     socket: Path
     base: Path
+    answer_timeout: float = control.ANSWER_TIMEOUT
     started: list[asyncio.subprocess.Process] = field(default_factory=list)
 
     @contextlib.asynccontextmanager
@@ -44,7 +45,7 @@ class Daemon:
                 async for answer in answers:
                     yield answer
 
-        async with control.serve(self.socket, "", answering):  # type: ignore[arg-type]  # a narrower request
+        async with control.serve(self.socket, "", answering, answer_timeout=self.answer_timeout):  # type: ignore[arg-type]  # a narrower request
             yield
 
     def issue(self, *numbers: int) -> None:
@@ -75,8 +76,13 @@ class Daemon:
 
 
 @pytest.fixture
-async def daemon(config: LinksConfig, tmp_path: Path) -> AsyncIterator[Daemon]:
-    found = Daemon(config, tmp_path / "control.sock", tmp_path)
+def answer_timeout() -> float:
+    return control.ANSWER_TIMEOUT
+
+
+@pytest.fixture
+async def daemon(config: LinksConfig, tmp_path: Path, answer_timeout: float) -> AsyncIterator[Daemon]:
+    found = Daemon(config, tmp_path / "control.sock", tmp_path, answer_timeout)
     async with found.running():
         yield found
     await found.end()
@@ -258,11 +264,9 @@ async def test_a_reader_that_goes_away_is_no_failure(daemon: Daemon) -> None:
     assert (process.returncode, err) == (0, b"")
 
 
-async def test_a_slow_reader_gets_every_link_once_though_the_daemon_gave_it_up(
-    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("answer_timeout", [0.2])
+async def test_a_slow_reader_gets_every_link_once_though_the_daemon_gave_it_up(daemon: Daemon) -> None:
     """A pager, or a slow CMD: the daemon cuts the connection, and that is not the end of the links."""
-    monkeypatch.setattr(control, "ANSWER_TIMEOUT", 0.2)
     numbers = range(4000)
     daemon.issue(*numbers)
     process = await daemon.start()
