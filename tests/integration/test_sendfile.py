@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import inspect
 import os
-import socket
 import ssl
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar, cast
 
 import pytest
 import trustme
-import uvloop
 
 from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import Fault
@@ -30,36 +26,14 @@ from presignd.store.client import StoreClient
 from presignd.system.threads import BACKGROUND, MOST_THREADS
 from tests.descriptors import open_descriptors
 from tests.faulty_s3 import BUCKET, FaultyS3
+from tests.raw_servers import OK, Talk, on_both_loops, server
 
 SIZE = 2 * LEAST + 12345
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+READ_AHEAD = 16 << 10
 SIGNED = (
     f"X-Amz-Date={datetime.now(UTC):%Y%m%dT%H%M%SZ}&X-Amz-Expires=3600&X-Amz-SignedHeaders=host&X-Amz-Signature="
     + "ab" * 32
 )
-
-Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-Test = TypeVar("Test", bound=Callable[..., Coroutine[object, object, None]])
-
-
-def on_both_loops(test: Test) -> Test:
-    """Run a test on asyncio's loop and on uvloop: transports, sockets and what a close does differ."""
-
-    def run(new_loop: Callable[[], asyncio.AbstractEventLoop], **given: object) -> None:
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(test(**given))
-
-    takes = inspect.signature(test)
-    new_loop = inspect.Parameter("new_loop", inspect.Parameter.KEYWORD_ONLY)
-    run.__signature__ = takes.replace(parameters=[*takes.parameters.values(), new_loop])  # type: ignore[attr-defined] # pytest reads it
-    run.__name__, run.__doc__ = test.__name__, test.__doc__
-    run.pytestmark = getattr(test, "pytestmark", [])  # type: ignore[attr-defined] # where parametrize puts its rows
-    loops = pytest.mark.parametrize(
-        "new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
-    )
-    return cast("Test", loops(run))
 
 
 @pytest.fixture(autouse=True)
@@ -117,28 +91,6 @@ async def client(endpoint: str, *, timeout: float = 10.0, **config: object) -> A
         await made.close()
 
 
-@asynccontextmanager
-async def server(talk: Talk) -> AsyncIterator[str]:
-    """Serve each connection by ``talk``, and read little ahead."""
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 10)
-    listening.bind(("127.0.0.1", 0))
-
-    async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await talk(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            return
-        finally:
-            writer.close()
-
-    serving = await asyncio.start_server(guarded, sock=listening)
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        serving.close()
-
-
 async def send(store: StoreClient, endpoint: str, of: Slice) -> Response:
     return await store.send(grant_for(endpoint, of.size), of)
 
@@ -148,7 +100,7 @@ async def fault_by(talk: Talk, file: int, *, timeout: float = 10.0, then: Callab
 
     ``then`` has a server that holds its end let go.
     """
-    async with server(talk) as endpoint:
+    async with server(talk, receive=READ_AHEAD) as endpoint:
         before = open_descriptors()
         async with client(endpoint, timeout=timeout) as store:
             with pytest.raises(Fault) as met:
@@ -174,7 +126,7 @@ async def test_just_the_slices_bytes_arrive_and_the_connection_is_used_again(fil
             writer.write(OK)
 
     slices = [Slice(file, 7, LEAST + 1, whole=False), Slice(file, LEAST, SIZE - LEAST, whole=True)]
-    async with server(take) as endpoint, client(endpoint) as store:
+    async with server(take, receive=READ_AHEAD) as endpoint, client(endpoint) as store:
         for one in slices:
             assert (await send(store, endpoint, one)).status == 200
     assert came == [os.pread(file, one.size, one.offset) for one in slices]
@@ -203,7 +155,7 @@ async def test_a_reader_that_dawdles_is_no_timeout_while_bytes_move(file: int, s
         await reader.readexactly(SIZE % 10)
         writer.write(OK)
 
-    async with server(dawdle) as endpoint, client(endpoint, timeout=1) as store:
+    async with server(dawdle, receive=READ_AHEAD) as endpoint, client(endpoint, timeout=1) as store:
         assert (await send(store, endpoint, Slice(file, 0, SIZE, whole=True))).status == 200
     assert sum(seen.sent) == SIZE - PIECE
 
@@ -304,7 +256,7 @@ async def test_a_cancelled_body_ends_its_connection_and_leaves_no_descriptor(fil
             pass
         ended.set()
 
-    async with server(stop) as endpoint:
+    async with server(stop, receive=READ_AHEAD) as endpoint:
         before = open_descriptors()
         async with client(endpoint, timeout=60) as store:
             sending = asyncio.create_task(send(store, endpoint, Slice(file, 0, SIZE, whole=True)))
