@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -24,9 +25,30 @@ CERTIFICATE_DAYS = 14
 """A certificate with fewer days left is a warning."""
 
 
-async def read_at_most(
-    response: aiohttp.ClientResponse, limit: int, on_piece: Callable[[], None] = lambda: None
-) -> bytes:
+class HttpResponse(Protocol):
+    """A response whose head was read, of aiohttp's session or of ``presignd.store.lean``."""
+
+    @property
+    def status(self) -> int:
+        """The status."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers."""
+        ...
+
+    @property
+    def content(self) -> aiohttp.StreamReader:
+        """The body to read."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection."""
+        ...
+
+
+async def read_at_most(response: HttpResponse, limit: int, on_piece: Callable[[], None] = lambda: None) -> bytes:
     """Read up to ``limit`` bytes; close the connection if the body is longer."""
     kept = bytearray()
     while len(kept) < limit:

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import aiohttp
-from aiohttp import hdrs, payload
+from aiohttp import payload
 from aiohttp.connector import AddrInfoType
-from yarl import URL
 
 import presignd
 from presignd.config import PresignConfig, UploadConfig
@@ -26,6 +25,7 @@ from presignd.redaction.echoes import Secrets
 from presignd.runtime.heartbeat import beat
 from presignd.s3.responses import Response, fault_of
 from presignd.store.body import CHUNK, PIECE, FileBody, MemoryBody, Slice, hold_little
+from presignd.store.lean import LeanSession
 from presignd.store.rate import RateLimit
 from presignd.system.clock import utcnow
 
@@ -98,9 +98,8 @@ class StoreClient:
         self._presign = presign
         self._clock = clock
         self._tls = tls_context(presign) if presign.endpoint.startswith("https:") or presign.public_endpoint else None
-        self._session: aiohttp.ClientSession | None = None
+        self._session: LeanSession | None = None
         self._limit = upload.concurrency + 4
-        self._proxies: dict[str, str | None] = {}
         self._secrets = Secrets()
         self.clock_offset: float | None = None
 
@@ -159,16 +158,7 @@ class StoreClient:
         progress: _Progress,
         into: Callable[[bytes], Awaitable[None]] | None,
     ) -> Response:
-        url = URL(grant.url, encoded=True)
-        async with self._open_session().request(
-            grant.method,
-            url,
-            data=data,
-            headers=dict(grant.headers),
-            skip_auto_headers=[hdrs.CONTENT_TYPE],
-            allow_redirects=False,
-            proxy=self._proxy(url),
-        ) as response:
+        async with self._open_session().request(grant.method, grant.url, grant.headers, data) as response:
             progress.answered()
             if into and response.status == 200:  # noqa: PLR2004
                 kept = b""
@@ -177,13 +167,14 @@ class StoreClient:
                     progress.received(len(piece))
             else:
                 kept = await read_at_most(response, KEPT_BODY, progress.answered)
-            received = ((name.lower(), value) for name, value in response.headers.items())
-            headers = {name: value for name, value in received if name not in UNREAD}
+            headers = {
+                lower: value for name, value in response.headers.items() if (lower := name.lower()) not in UNREAD
+            }
             return Response(response.status, *self._secrets.of(grant.url, grant.headers).redacted(headers, kept))
 
-    def _open_session(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> LeanSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
+            session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=self._limit, ssl=self._tls or True, keepalive_timeout=20, socket_factory=_socket
                 ),
@@ -192,14 +183,8 @@ class StoreClient:
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
+            self._session = LeanSession(session, lambda origin: proxy_for(origin, self._presign.proxy))
         return self._session
-
-    def _proxy(self, url: URL) -> str | None:
-        """Return the proxy, found once per origin: reading the environment takes as long as signing."""
-        origin = f"{url.scheme}://{url.raw_authority}"
-        if origin not in self._proxies:
-            self._proxies[origin] = proxy_for(origin, self._presign.proxy)
-        return self._proxies[origin]
 
     def _compare_clocks(self, response: Response) -> None:
         if (date := response.date) is not None:

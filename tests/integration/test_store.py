@@ -12,12 +12,13 @@ import ssl
 import tempfile
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trustme
@@ -28,15 +29,13 @@ from presignd.errors import Fault
 from presignd.presign import Grant
 from presignd.s3.responses import Response
 from presignd.store.body import LEAST_SENDFILE as LEAST
-from presignd.store.body import Slice
+from presignd.store.body import PIECE, Slice
 from presignd.store.client import KEPT_BODY, StoreClient
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3, Object
+from tests.raw_servers import OK, read_request, says, server
 
 QUERY = f"X-Amz-Date={datetime.now(UTC):%Y%m%dT%H%M%SZ}&X-Amz-Expires=3600&X-Amz-SignedHeaders=host"
 SIGNED = f"{QUERY}&X-Amz-Signature={'ab' * 32}"
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-
-Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @pytest.fixture(autouse=True)
@@ -62,48 +61,22 @@ async def client(endpoint: str, *, timeout: float = 5.0, **presign: object) -> A
         await made.close()
 
 
-async def fault_at(endpoint: str, *, timeout: float = 5.0, **presign: object) -> Fault:
-    """Send four bytes there and return what goes wrong, with no address in it but the host's."""
+@pytest.fixture(params=[b"body", bytes(PIECE + 1)], ids=["lean", "session"])
+def body(request: pytest.FixtureRequest) -> bytes:
+    """Return a body that is sent without aiohttp's session, and one that is sent by it."""
+    return cast("bytes", request.param)
+
+
+async def fault_at(endpoint: str, body: bytes, *, timeout: float = 5.0, **presign: object) -> Fault:
+    """Send ``body`` there and return what goes wrong, with no address in it but the host's."""
     async with client(endpoint, timeout=timeout, **presign) as store:
         with pytest.raises(Fault) as met:
-            await store.send(grant_for(endpoint, 4), b"body")
+            await store.send(grant_for(endpoint, len(body)), body)
     for told in (str(met.value), repr(met.value), met.value.message):
         assert "X-Amz" not in told
     assert met.value.__cause__ is None
     assert met.value.__suppress_context__ or met.value.__context__ is None
     return met.value
-
-
-@asynccontextmanager
-async def server(talk: Talk, *, receive: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """Serve each connection by ``talk``; yield the endpoint. ``receive`` bounds the kernel's buffer."""
-    listening = socket.socket()
-    if receive:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
-    listening.bind(("127.0.0.1", 0))
-
-    async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await talk(reader, writer)
-        except OSError:
-            return
-        finally:
-            writer.close()
-
-    serving = await asyncio.start_server(guarded, sock=listening, ssl=tls)
-    try:
-        yield f"{'https' if tls else 'http'}://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        serving.close()
-
-
-def says(answer: bytes) -> Talk:
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
-        await writer.drain()
-
-    return talk
 
 
 @contextmanager
@@ -117,25 +90,25 @@ def file_of(content: bytes) -> Iterator[int]:
 # --- no connection ----------------------------------------------------------------------------------
 
 
-async def test_nothing_listens(faulty_s3: FaultyS3) -> None:
+async def test_nothing_listens(faulty_s3: FaultyS3, body: bytes) -> None:
     faulty_s3.stop()
-    problem = await fault_at(faulty_s3.endpoint)
+    problem = await fault_at(faulty_s3.endpoint, body)
     assert problem.code == "connection_refused"
     assert problem.detail == faulty_s3.endpoint.removeprefix("http://")
 
 
-async def test_a_name_that_is_none() -> None:
-    problem = await fault_at("http://store.invalid:9000")
+async def test_a_name_that_is_none(body: bytes) -> None:
+    problem = await fault_at("http://store.invalid:9000", body)
     assert (problem.code, problem.detail) == ("dns", "store.invalid")
 
 
-async def test_an_address_without_a_route() -> None:
+async def test_an_address_without_a_route(body: bytes) -> None:
     """The kernel refuses a connection to the broadcast address by itself."""
-    assert (await fault_at("http://255.255.255.255:9000")).code == "no_route"
+    assert (await fault_at("http://255.255.255.255:9000", body)).code == "no_route"
 
 
-async def test_a_proxy_that_is_not_there(faulty_s3: FaultyS3) -> None:
-    assert (await fault_at(faulty_s3.endpoint, proxy="http://127.0.0.1:9")).code == "proxy"
+async def test_a_proxy_that_is_not_there(faulty_s3: FaultyS3, body: bytes) -> None:
+    assert (await fault_at(faulty_s3.endpoint, body, proxy="http://127.0.0.1:9")).code == "proxy"
 
 
 def test_the_configured_proxy_wins_over_the_environments() -> None:
@@ -148,19 +121,19 @@ def test_the_configured_proxy_wins_over_the_environments() -> None:
 
 
 @pytest.mark.parametrize("moment", ["before", "during", "after"])
-async def test_a_connection_that_breaks(faulty_s3: FaultyS3, moment: str) -> None:
+async def test_a_connection_that_breaks(faulty_s3: FaultyS3, moment: str, body: bytes) -> None:
     faulty_s3.fault(times=FOREVER, reset=moment)
-    assert (await fault_at(faulty_s3.endpoint)).code == "connection_reset"
+    assert (await fault_at(faulty_s3.endpoint, body)).code == "connection_reset"
 
 
-async def test_a_connection_that_ends_without_a_word() -> None:
+async def test_a_connection_that_ends_without_a_word(body: bytes) -> None:
     async with server(says(b"")) as endpoint:
-        assert (await fault_at(endpoint)).code == "connection_reset"
+        assert (await fault_at(endpoint, body)).code == "connection_reset"
 
 
-async def test_an_answer_that_breaks_off_in_its_body() -> None:
+async def test_an_answer_that_breaks_off_in_its_body(body: bytes) -> None:
     async with server(says(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")) as endpoint:
-        assert (await fault_at(endpoint)).code == "connection_reset"
+        assert (await fault_at(endpoint, body)).code == "connection_reset"
 
 
 # --- TLS --------------------------------------------------------------------------------------------
@@ -189,44 +162,44 @@ def ca_file(ca: trustme.CA, tmp_path: Path) -> Path:
     return tmp_path / "ca.pem"
 
 
-async def test_a_plain_port_spoken_to_by_https(faulty_s3: FaultyS3) -> None:
-    problem = await fault_at(faulty_s3.endpoint.replace("http:", "https:"))
+async def test_a_plain_port_spoken_to_by_https(faulty_s3: FaultyS3, body: bytes) -> None:
+    problem = await fault_at(faulty_s3.endpoint.replace("http:", "https:"), body)
     assert problem.code == "tls"
     assert "http://" in problem.fix
 
 
-async def test_a_tls_port_spoken_to_by_http(ca: trustme.CA) -> None:
+async def test_a_tls_port_spoken_to_by_http(ca: trustme.CA, body: bytes) -> None:
     with tls_store(ca.issue_cert("127.0.0.1")) as store:
-        problem = await fault_at(store.endpoint.replace("https:", "http:"))
+        problem = await fault_at(store.endpoint.replace("https:", "http:"), body)
     assert problem.code in ("bad_response", "connection_reset")
 
 
-async def test_an_unknown_ca(ca: trustme.CA) -> None:
+async def test_an_unknown_ca(ca: trustme.CA, body: bytes) -> None:
     with tls_store(ca.issue_cert("127.0.0.1")) as store:
-        problem = await fault_at(store.endpoint)
+        problem = await fault_at(store.endpoint, body)
     assert problem.code == "tls"
     assert "unable to get local issuer certificate" in problem.message
 
 
-async def test_an_expired_certificate(ca: trustme.CA, ca_file: Path) -> None:
+async def test_an_expired_certificate(ca: trustme.CA, ca_file: Path, body: bytes) -> None:
     ended = datetime.now(UTC) - timedelta(days=1)
     with tls_store(ca.issue_cert("127.0.0.1", not_after=ended, not_before=ended - timedelta(days=1))) as store:
-        problem = await fault_at(store.endpoint, ca_file=ca_file)
+        problem = await fault_at(store.endpoint, body, ca_file=ca_file)
     assert problem.code == "tls"
     assert "expired" in problem.message
 
 
-async def test_a_certificate_of_another_host(ca: trustme.CA, ca_file: Path) -> None:
+async def test_a_certificate_of_another_host(ca: trustme.CA, ca_file: Path, body: bytes) -> None:
     with tls_store(ca.issue_cert("other.example.org")) as store:
-        problem = await fault_at(store.endpoint, ca_file=ca_file)
+        problem = await fault_at(store.endpoint, body, ca_file=ca_file)
     assert problem.code == "tls"
     assert "mismatch" in problem.message
 
 
-async def test_a_certificate_of_the_given_ca_passes(ca: trustme.CA, ca_file: Path) -> None:
+async def test_a_certificate_of_the_given_ca_passes(ca: trustme.CA, ca_file: Path, body: bytes) -> None:
     with tls_store(ca.issue_cert("127.0.0.1")) as store:
         async with client(store.endpoint, ca_file=ca_file) as ours:
-            assert (await ours.send(grant_for(store.endpoint, 4), b"body")).status == 200
+            assert (await ours.send(grant_for(store.endpoint, len(body)), body)).status == 200
 
 
 # --- answers that are none ----------------------------------------------------------------------------
@@ -243,36 +216,36 @@ async def test_a_certificate_of_the_given_ca_passes(ca: trustme.CA, ca_file: Pat
     ],
     ids=["ssh", "a TLS alert", "no status", "no length", "a header without end"],
 )
-async def test_what_is_not_http_is_told_as_that(answer: bytes) -> None:
+async def test_what_is_not_http_is_told_as_that(answer: bytes, body: bytes) -> None:
     async with server(says(answer)) as endpoint:
-        problem = await fault_at(endpoint)
+        problem = await fault_at(endpoint, body)
     assert problem.code == "bad_response"
     assert "TLS port" in problem.message
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_is_never_followed(faulty_s3: FaultyS3, status: int) -> None:
+async def test_a_redirect_is_never_followed(faulty_s3: FaultyS3, status: int, body: bytes) -> None:
     other = FaultyS3()
     other.start()
     try:
         faulty_s3.fault(status=status, headers={"Location": f"{other.endpoint}/{BUCKET}/key?{SIGNED}"})
-        assert (await fault_at(faulty_s3.endpoint)).code == "redirected"
+        assert (await fault_at(faulty_s3.endpoint, body)).code == "redirected"
     finally:
         other.stop()
     assert other.requests == []
 
 
-async def test_a_cookie_is_not_kept() -> None:
+async def test_a_cookie_is_not_kept(body: bytes) -> None:
     seen: list[bytes] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for _ in range(2):
-            seen.append(await reader.readuntil(b"\r\n\r\nbody"))
+            seen.append((await read_request(reader))[0])
             writer.write(OK.replace(b"OK\r\n", b"OK\r\nSet-Cookie: a=b\r\n"))
 
     async with server(talk) as endpoint, client(endpoint) as store:
         for _ in range(2):
-            await store.send(grant_for(endpoint, 4), b"body")
+            await store.send(grant_for(endpoint, len(body)), body)
     assert len(seen) == 2
     assert b"cookie" not in seen[1].lower()
 
@@ -281,21 +254,23 @@ async def test_a_cookie_is_not_kept() -> None:
 
 
 @pytest.mark.parametrize("size", [100 << 20, FOREVER], ids=["100 MB", "without end"])
-async def test_an_error_body_is_read_to_its_bound_and_costs_its_connection(faulty_s3: FaultyS3, size: float) -> None:
+async def test_an_error_body_is_read_to_its_bound_and_costs_its_connection(
+    faulty_s3: FaultyS3, size: float, body: bytes
+) -> None:
     faulty_s3.fault(status=400, body_size=size)
     tracemalloc.start()
     try:
         async with client(faulty_s3.endpoint) as store:
-            answer = await store.send(grant_for(faulty_s3.endpoint, 4), b"body", accept=(400,))
+            answer = await store.send(grant_for(faulty_s3.endpoint, len(body)), body, accept=(400,))
             assert len(answer.body) == KEPT_BODY
-            assert (await store.send(grant_for(faulty_s3.endpoint, 4), b"body")).status == 200
+            assert (await store.send(grant_for(faulty_s3.endpoint, len(body)), body)).status == 200
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < 8 << 20
 
 
-async def test_an_answer_that_drips_ends_by_the_timeout() -> None:
+async def test_an_answer_that_drips_ends_by_the_timeout(body: bytes) -> None:
     """A byte now and then is progress a few times over: a store that goes on like that holds no slot for good."""
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -308,7 +283,7 @@ async def test_an_answer_that_drips_ends_by_the_timeout() -> None:
 
     began = time.monotonic()
     async with server(drip) as endpoint:
-        assert (await fault_at(endpoint, timeout=0.1)).code == "timeout"
+        assert (await fault_at(endpoint, body, timeout=0.1)).code == "timeout"
     assert time.monotonic() - began < 2
 
 
@@ -363,12 +338,12 @@ async def test_an_object_that_drips_ends_by_the_timeout() -> None:
     assert caught.value.code == "timeout"
 
 
-async def test_an_answer_that_never_comes_ends_by_the_timeout(faulty_s3: FaultyS3) -> None:
+async def test_an_answer_that_never_comes_ends_by_the_timeout(faulty_s3: FaultyS3, body: bytes) -> None:
     faulty_s3.fault(hang="after")
-    assert (await fault_at(faulty_s3.endpoint, timeout=0.2)).code == "timeout"
+    assert (await fault_at(faulty_s3.endpoint, body, timeout=0.2)).code == "timeout"
 
 
-async def test_a_connection_that_is_never_accepted_ends_by_the_timeout() -> None:
+async def test_a_connection_that_is_never_accepted_ends_by_the_timeout(body: bytes) -> None:
     full = socket.socket()
     full.bind(("127.0.0.1", 0))
     full.listen(0)
@@ -377,7 +352,7 @@ async def test_a_connection_that_is_never_accepted_ends_by_the_timeout() -> None
         one.setblocking(False)
         one.connect_ex(full.getsockname())
     try:
-        assert (await fault_at(f"http://127.0.0.1:{full.getsockname()[1]}", timeout=0.3)).code == "timeout"
+        assert (await fault_at(f"http://127.0.0.1:{full.getsockname()[1]}", body, timeout=0.3)).code == "timeout"
     finally:
         for one in (full, *waiting):
             one.close()
@@ -457,16 +432,16 @@ async def test_a_large_body_takes_no_memory_of_its_size(faulty_s3: FaultyS3) -> 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
 
 
-async def test_the_stores_clock_is_known_by_its_last_date(faulty_s3: FaultyS3) -> None:
+async def test_the_stores_clock_is_known_by_its_last_date(faulty_s3: FaultyS3, body: bytes) -> None:
     faulty_s3.clock_skew = timedelta(minutes=10)
     async with client(faulty_s3.endpoint) as store:
         assert store.clock_offset is None
-        await store.send(grant_for(faulty_s3.endpoint, 4), b"body")
+        await store.send(grant_for(faulty_s3.endpoint, len(body)), body)
         assert store.clock_offset == pytest.approx(600, abs=2)
 
 
 @pytest.mark.parametrize("date", ["Fri, 02 Jan 2026 03:04:05 -0000", "yesterday", "Fri, 99 Jan 99999999999999"])
-async def test_a_date_of_any_shape_breaks_nothing(date: str) -> None:
+async def test_a_date_of_any_shape_breaks_nothing(date: str, body: bytes) -> None:
     dated = says(OK.replace(b"OK\r\n", f"OK\r\nDate: {date}\r\n".encode()))
     async with server(dated) as endpoint, client(endpoint) as store:
-        assert (await store.send(grant_for(endpoint, 4), b"body")).status == 200
+        assert (await store.send(grant_for(endpoint, len(body)), body)).status == 200
