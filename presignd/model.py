@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from urllib.parse import parse_qs, urlsplit
 
 
 class State(StrEnum):
@@ -100,7 +101,8 @@ class FileVersion:
     rendered template, ``key`` the one in use (``name~2.ext`` after a collision). ``attempt`` counts
     requests begun; ``faults`` those that count against the file; ``unclean`` the unclean exits while it was in
     flight. ``checksum`` is ``md5:…`` or ``sha256:…``. ``signed_at`` is the link's signing date. ``gone_at``
-    is when the content was seen to have left its path.
+    is when the content was seen to have left its path. ``link_version`` is the ``version_id`` that the link names,
+    "" for none.
     """
 
     file_id: str
@@ -131,6 +133,7 @@ class FileVersion:
     upload_id: str = ""
     part_size: int = 0
     gone_at: datetime | None = None
+    link_version: str = ""
 
     @property
     def size(self) -> int:
@@ -178,6 +181,11 @@ class Link:
     expires_at: datetime
     url: str
     version_id: str = ""
+
+    @property
+    def names_version(self) -> bool:
+        """Whether the URL names the object's version."""
+        return "versionId" in parse_qs(urlsplit(self.url).query)
 
     def __repr__(self) -> str:
         """Hide the URL: a repr may end in a log."""

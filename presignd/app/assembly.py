@@ -160,7 +160,14 @@ def _build(
 
     new_links.subscribe(log_link)
     new_links.subscribe(put_requests.linked)
-    linker = Linker(ledger, disk.links, announcer.path, sign=in_effect.grant, now=in_effect.now)
+    linker = Linker(
+        ledger,
+        disk.links,
+        announcer.path,
+        sign=in_effect.grant,
+        sign_again=in_effect.grant_as_asked,
+        now=in_effect.now,
+    )
     settler = Settler(ledger, enqueued, socket.gethostname(), on_return=returned)
     shared = Shared(
         in_effect,

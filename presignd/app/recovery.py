@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
 
 from presignd.errors import fault
 from presignd.ledger import Ledger
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Link, State
 from presignd.pipeline.announce import LOG_SECONDS, Announcer
+from presignd.pipeline.finish.link import linked_by
 from presignd.pipeline.in_effect import InEffect
 from presignd.states import Event
 from presignd.system.clock import utcnow
@@ -100,7 +100,7 @@ class Recovery:
             else:
                 others.append(link.file_id)
         if links:
-            done = [replace(verified[file_id], expires_at=link.expires_at) for file_id, link in links.items()]
+            done = [linked_by(verified[file_id], link) for file_id, link in links.items()]
             await self._ledger.record_linked(done, self._links.mark)
         for link in links.values():
             self._on_link(link)

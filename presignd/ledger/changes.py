@@ -149,7 +149,7 @@ def record_linked(
 
 
 def _link_of(version: FileVersion, done_at: datetime | None) -> Change:
-    link = {"expires_at": version.expires_at}
+    link = {"expires_at": version.expires_at, "link_version": version.link_version}
     if done_at is None:
         return Change(version, (Event.LINK,), link)
     return Change(version, (Event.LINK, Event.FINISH), {**link, "done_at": done_at})

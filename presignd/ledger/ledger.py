@@ -297,8 +297,8 @@ class Ledger:
     ) -> list[FileVersion]:
         """Move verified versions to linked, and record the mark of ``links.jsonl``, in one commit.
 
-        Each version's ``expires_at`` (the link's end) is recorded as given. Those in ``ended``, by ``file_id``,
-        are finished in the same commit, done at that time: their files stay as they are.
+        Each version's ``expires_at`` (the link's end) and ``link_version`` are recorded as given. Those in
+        ``ended``, by ``file_id``, are finished in the same commit, done at that time: their files stay as they are.
         """
         return await self._do(changes.record_linked, versions, mark, ended)
 

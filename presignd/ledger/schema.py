@@ -101,4 +101,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         _WATCH,
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID",
     ),
+    (
+        "ALTER TABLE version ADD COLUMN link_version TEXT NOT NULL DEFAULT ''",
+        # What earlier links name was not recorded: nearly always the version.
+        "UPDATE version SET link_version = version_id WHERE expires_at IS NOT NULL AND version_id NOT IN ('', 'null')",
+    ),
 )

@@ -96,8 +96,12 @@ class InEffect:
         return self.work.presigner.now()
 
     async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant | Exception]:
+        """Sign link requests with the presigner in effect, each without a version that its store can't read by id."""
+        return await self.grant_as_asked([await self.work.with_readable_version(each) for each in requests])
+
+    async def grant_as_asked(self, requests: Sequence[GrantRequest]) -> Sequence[Grant | Exception]:
         """Sign link requests with the presigner in effect."""
-        return await self.work.presigner.grant([await self.work.with_readable_version(each) for each in requests])
+        return await self.work.presigner.grant(requests)
 
 
 @dataclass(frozen=True, slots=True)

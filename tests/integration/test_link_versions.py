@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from urllib.request import urlopen
 
 import pytest
 
+from presignd.errors import fault
+from presignd.ledger import Ledger
+from presignd.pipeline.finish import finisher
 from tests.fake_broker import FakeBroker
 from tests.faulty_s3 import FOREVER, FaultyS3
 from tests.integration.test_broker_daemon import broker, by_broker
@@ -66,6 +70,69 @@ async def test_a_version_is_named_only_where_it_can_be_read_by_its_id(
         await daemon.done()
         [link] = links(daemon)
     assert (link["version_id"], named(link)) == ("v1", version)
+
+
+AWAY: dict[str, Any] = {"reset": "after"}
+NO_RIGHT: dict[str, Any] = {"status": 403}
+MAY: dict[str, Any] = {"times": 0}
+
+
+@pytest.mark.parametrize(
+    ("then", "later"),
+    [(MAY, AWAY), (MAY, NO_RIGHT), (AWAY, MAY), (NO_RIGHT, MAY)],
+    ids=["the store is away", "the right is lost", "the store was away", "the right is new"],
+)
+async def test_a_link_made_again_is_the_one_in_the_links_file(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: dict[str, Any], later: dict[str, Any]
+) -> None:
+    """Whether it names the version is recorded with it, and not found out again."""
+
+    def full(*_: object) -> bool:
+        raise fault("disk_full")
+
+    def answer_heads(with_: dict[str, Any]) -> None:
+        faulty_s3.heal()
+        faulty_s3.fault(**VERSIONED)
+        faulty_s3.fault(**{"method": "HEAD", "asks": "versionId", "times": FOREVER, **with_})
+
+    configured = config(tmp_path, faulty_s3, watch(tmp_path, link_file="{name}.link.txt"))
+    answer_heads(then)
+    with monkeypatch.context() as patched:
+        patched.setattr(finisher, "write_link_file", full)
+        async with running(configured) as daemon:
+            daemon.drop("a", b"first")
+            await daemon.said_by_now("link_file.failed")
+    answer_heads(later)
+    async with running(configured) as daemon:
+        await daemon.done()
+        [link] = links(daemon)
+    assert named(link) == ("v1" if then is MAY else "")
+    assert (tmp_path / "drop" / "a.link.txt").read_text() == link["url"] + "\n"
+
+
+async def test_a_link_that_a_crash_left_uncommitted_is_made_again_as_it_is_in_the_links_file(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured = config(tmp_path, faulty_s3, watch(tmp_path, link_file="{name}.link.txt"))
+    faulty_s3.fault(**VERSIONED)
+    crashed = asyncio.Event()
+
+    async def crash(*_: object) -> None:
+        crashed.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "record_linked", crash)
+        async with running(configured) as daemon:
+            daemon.drop("a", b"first")
+            async with asyncio.timeout(20):
+                await crashed.wait()
+    faulty_s3.fault(**{"method": "HEAD", "asks": "versionId", "times": FOREVER, **AWAY})
+    async with running(configured) as daemon:
+        await daemon.done()
+        [link] = links(daemon)
+    assert named(link) == "v1"
+    assert (tmp_path / "drop" / "a.link.txt").read_text() == link["url"] + "\n"
 
 
 async def test_a_version_called_null_is_whatever_the_key_holds(faulty_s3: FaultyS3, tmp_path: Path) -> None:

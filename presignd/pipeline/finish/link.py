@@ -44,7 +44,11 @@ class _Waiting:
 
 async def make_link(sign: Sign, version: FileVersion, expires: int, path: str) -> Link:
     """Return the link of one verified version, signed to expire after ``expires`` seconds. Raises ``Fault``."""
-    (grant,) = await sign([link_request(version, expires)])
+    return await _signed(sign, link_request(version, expires), version, path)
+
+
+async def _signed(sign: Sign, request: GrantRequest, version: FileVersion, path: str) -> Link:
+    (grant,) = await sign([request])
     if isinstance(grant, Exception):
         raise grant
     return link_of(version, grant, path)
@@ -87,10 +91,17 @@ def link_of(version: FileVersion, grant: Grant, path: str) -> Link:
     )
 
 
+def linked_by(version: FileVersion, link: Link) -> FileVersion:
+    """Return a version with what the ledger records of its link."""
+    named = link.version_id if link.names_version else ""
+    return replace(version, expires_at=link.expires_at, link_version=named)
+
+
 class Linker:
     """Links verified versions: their lines are on disk, in ``links.jsonl``, before the commit.
 
-    ``sign`` and ``now`` are those of the presigner in effect; ``path_of`` returns a version's path as links show it.
+    ``sign`` and ``now`` are those of the presigner in effect; ``sign`` may leave out an object's version,
+    ``sign_again`` does not. ``path_of`` returns a version's path as links show it.
     """
 
     def __init__(
@@ -100,11 +111,12 @@ class Linker:
         path_of: Callable[[FileVersion], str],
         *,
         sign: Sign,
+        sign_again: Sign,
         now: Callable[[], datetime],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._ledger, self._links, self._path_of = ledger, links, path_of
-        self._sign, self._now, self._sleep = sign, now, sleep
+        self._sign, self._sign_again, self._now, self._sleep = sign, sign_again, now, sleep
         self._waiting: list[_Waiting] = []
         self._has_work = asyncio.Event()
         self.trouble = Trouble("links")
@@ -127,17 +139,19 @@ class Linker:
             return await future
 
     async def remake_link(self, version: FileVersion) -> Link:
-        """Return the link of a linked version, made again: the same URL, by its committed dates.
+        """Return the link of a linked version, made again: the same URL, by what is committed of it.
 
         Waits while the presigner is away. Raises ``FileFault``.
         """
         assert version.signed_at is not None
         assert version.expires_at is not None
         lifetime = version.expires_at - version.signed_at.replace(microsecond=0)
+        request = link_request(version, int(lifetime.total_seconds()))
+        request = replace(request, version_id=version.link_version)
 
         async def make() -> Link | FileFault:
             try:
-                return await make_link(self._sign, version, int(lifetime.total_seconds()), self._path_of(version))
+                return await _signed(self._sign_again, request, version, self._path_of(version))
             except FileFault as refused:
                 return refused
 
@@ -167,9 +181,9 @@ class Linker:
         """Write the lines, then commit; each is retried until it succeeds, and a written line isn't written again."""
         good, mark = await self._until_done(lambda: self._write(batch))
         # Crash window: the next start reads back the lines on disk whose commit is missing.
-        dated = [replace(waiting.version, expires_at=link.expires_at) for waiting, link in good]
+        done = [linked_by(waiting.version, link) for waiting, link in good]
         ended = {waiting.version.file_id: utcnow() for waiting, _ in good if waiting.finish}
-        linked = await self._until_done(lambda: self._ledger.record_linked(dated, mark, ended)) if dated else []
+        linked = await self._until_done(lambda: self._ledger.record_linked(done, mark, ended)) if done else []
         for (waiting, link), version in zip(good, linked, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result((version, link))

@@ -90,6 +90,28 @@ def test_migrations_go_on_from_where_the_file_stands(tmp_path: Path) -> None:
     assert tables(tmp_path / "db") == (2, {"one", "two"})
 
 
+def test_links_of_the_first_schema_count_as_naming_their_version(tmp_path: Path) -> None:
+    """That schema does not have which version a link names, and nearly every link of a version named it."""
+    connection = open_database(tmp_path / "db", APPLICATION_ID, MIGRATIONS[:1])
+    rows = [("named", "v1", 1), ("not linked", "v1", None), ("suspended", "null", 1), ("none", "", 1)]
+    connection.executemany(
+        "INSERT INTO version (file_id, watch, path, current, state, ino, size, mtime_ns, ctime_ns, bucket,"
+        " content_type, priority, queued_at, version_id, expires_at)"
+        " VALUES (?, 'drop', 'a', 0, 'finished', 1, 1, 1, 1, 'bucket', '', 0, 0, ?, ?)",
+        rows,
+    )
+    connection.close()
+    connection = open_database(tmp_path / "db", APPLICATION_ID, MIGRATIONS)
+    found = {file_id: questions.by_id(connection, file_id) for file_id, *_ in rows}
+    connection.close()
+    assert {name: version and version.link_version for name, version in found.items()} == {
+        "named": "v1",
+        "not linked": "",
+        "suspended": "",
+        "none": "",
+    }
+
+
 def test_a_migration_that_fails_leaves_the_schema_before_it(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.OperationalError, match="missing"):
         open_database(tmp_path / "db", 1, [FIRST, BROKEN])

@@ -49,6 +49,7 @@ class World:
             cast("LinksFile", self),
             lambda version: f"/{version.file_id}",
             sign=self.grant,
+            sign_again=self.grant,
             now=self.now,
             sleep=self.sleep,
         )
