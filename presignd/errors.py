@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -36,11 +37,17 @@ class ExitCode(IntEnum):
     UNAVAILABLE = 3
     """The store or the presigner can't be reached or refuses, or a lock is held; trying later may work."""
     REFUSED = 4
-    """A file is quarantined, missing or refused."""
+    """A file is quarantined, missing or refused, or differs from its object."""
     PENDING = 5
     """Still pending when the timeout ran out."""
     INTERRUPTED = 130
     """Ctrl-C; not for ``run``."""
+
+
+def worst(codes: Collection[int]) -> int:
+    """Return the exit code of a command whose files ended with these: a refused file counts most, a wait least."""
+    by_weight = (ExitCode.REFUSED, ExitCode.UNAVAILABLE, ExitCode.PENDING)
+    return next((code for code in by_weight if code in codes), max(codes, default=ExitCode.DONE))
 
 
 class PresigndError(Exception):

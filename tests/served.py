@@ -33,11 +33,28 @@ from presignd.control.server import Answered
 from presignd.control.view import BlockedView, FolderView, InFlightView, Phase, SettlingView, View
 from presignd.ledger import Ledger, Selection, open_ledger
 from presignd.model import FileVersion, Fingerprint, Link, LinksMark, NewVersion, State
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.upload.bucket import StoredObject
+from presignd.pipeline.verify import Verifier
 from presignd.runtime import unix_socket
 from presignd.states import Event
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SECRET = "c0ffee00" * 8
+
+
+class Replaced:
+    """A bucket where every object was replaced by one of 9 bytes."""
+
+    def __init__(self, watch: WatchConfig) -> None:
+        self.watch = watch
+
+    def for_bucket(self, _name: str) -> Replaced:
+        return self
+
+    async def find(self, _key: str, *, denied_is_absent: bool) -> StoredObject:
+        assert not denied_is_absent
+        return StoredObject(9, "of another object")
 
 
 class FakeView(View):
@@ -52,6 +69,7 @@ class FakeView(View):
         self.moving: list[InFlightView] = []
         self.on_put: Callable[[int, Callable[[int], None]], Any] | None = None
         self.puts: list[tuple[bytes, str, str | None, int]] = []
+        self.bucket = Replaced(config.watches[0])
 
     def folders(self) -> Sequence[FolderView]:
         return [FolderView("drop", "lease", NOW)]
@@ -93,6 +111,15 @@ class FakeView(View):
         if self.on_put:
             await self.on_put(fd, progress)
         return link_for(key or os.fsdecode(path).rpartition("/")[2], len(os.pread(fd, 1 << 20, 0)))
+
+    @contextlib.asynccontextmanager
+    async def verifying(self, *, download: bool) -> AsyncIterator[Verifier]:
+        watch = self.config.watches[0]
+        folder = Folder(watch)
+        try:
+            yield Verifier({"drop": self.bucket}, {"drop": folder}, download=download)  # type: ignore[dict-item] # in place of a Bucket
+        finally:
+            folder.close()
 
     async def requeue(self, selection: Selection) -> list[FileVersion]:
         return await self.ledger.requeue(selection, NOW)

@@ -29,6 +29,7 @@ COMMANDS = {
     "wait": ("presignd.cli.wait:wait_command", "Wait until files have their links."),
     "links": ("presignd.cli.links:links_command", "Print the links made so far, or follow new ones."),
     "link": ("presignd.cli.short_commands:link_command", "Make a new link for an uploaded file."),
+    "verify": ("presignd.cli.verify:verify_command", "Compare files with what the store holds now."),
     "retry": ("presignd.cli.short_commands:retry_command", "Put quarantined files back into the queue."),
     "web": ("presignd.cli.short_commands:web_command", "Print an address that opens the status page."),
     "broker": ("presignd.cli.broker:app", "Sign requests for uploaders without keys, and make their tokens."),

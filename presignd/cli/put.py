@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import os
 import stat
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from presignd.cli import loop, show
+from presignd.cli import bars, loop, show
 from presignd.cli.ask import asking
 from presignd.cli.guard import error_lines
 from presignd.cli.options import AsJson, ConfigFile, Expires, absolute, expiry
@@ -74,12 +73,12 @@ async def put_files(files: Sequence[Path], request: Request, config: Path | None
     slots = asyncio.Semaphore(CONCURRENCY)
     codes: list[int] = []
     async with asking(config, work=True) as asker:
-        with _progress() as progress:
+        with bars.progress(bars.BYTES) as progress:
             tasks = [asyncio.create_task(_put(asker, file, request, slots, progress)) for file in files]
             try:
                 for file, task in zip(files, tasks, strict=True):
                     outcome = await task
-                    with _hidden(progress):
+                    with bars.hidden(progress):
                         codes.append(_print(file, outcome, as_json=as_json))
             finally:
                 await _cancel(tasks)
@@ -99,7 +98,7 @@ async def _put(
     """Return the link of one file, or what stopped it."""
     async with slots:
         try:
-            with opened(file) as (fd, size), _bar(progress, file, size) as report:
+            with opened(file, "put") as (fd, size), _bar(progress, file, size) as report:
                 return await _link(asker, {**request, "path": absolute(file)}, fd, report)
         except PresigndError as error:
             return error
@@ -121,31 +120,31 @@ def _existing_form(file: Path) -> Path:
 
 
 @contextlib.contextmanager
-def opened(file: Path) -> Iterator[tuple[int, int]]:
+def opened(file: Path, command: str) -> Iterator[tuple[int, int]]:
     """Open a regular file for reading, without following a symlink; yield its descriptor and its size in bytes.
 
     The type is checked before the open too: opening a device or a FIFO has effects. Raises ``Refused``.
     """
     try:
-        _check_regular(file, file.lstat())
+        _check_regular(file, file.lstat(), command)
         fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
-        raise Refused(f"put: {file}: {getattr(error, 'strerror', None) or error}") from None
+        raise Refused(f"{command}: {file}: {getattr(error, 'strerror', None) or error}") from None
     try:
         found = os.fstat(fd)
-        _check_regular(file, found)
+        _check_regular(file, found, command)
         yield fd, found.st_size
     finally:
         os.close(fd)
 
 
-def _check_regular(file: Path, found: os.stat_result) -> None:
+def _check_regular(file: Path, found: os.stat_result, command: str) -> None:
     if stat.S_ISREG(found.st_mode):
         return
     if stat.S_ISLNK(found.st_mode):
-        raise Refused(f"put: {file}: is a symlink", fix="name the file it points to")
+        raise Refused(f"{command}: {file}: is a symlink", fix="name the file it points to")
     kind = "a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file"
-    raise Refused(f"put: {file}: is {kind}", fix="name regular files")
+    raise Refused(f"{command}: {file}: is {kind}", fix="name regular files")
 
 
 def _print(file: Path, outcome: LinkOrError, *, as_json: bool) -> int:
@@ -161,42 +160,6 @@ def _print(file: Path, outcome: LinkOrError, *, as_json: bool) -> int:
     else:
         show.result(outcome["url"], as_is=True)
     return ExitCode.DONE
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress | None]:
-    """Show progress bars on stderr, where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich import progress as bars  # noqa: PLC0415 - only on a terminal
-    from rich.console import Console  # noqa: PLC0415 - as above
-
-    columns = (
-        bars.TextColumn("{task.description}", markup=False),
-        bars.BarColumn(),
-        bars.DownloadColumn(),
-        bars.TransferSpeedColumn(),
-        bars.TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with bars.Progress(
-        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
-    ) as shown:
-        yield shown
-
-
-@contextlib.contextmanager
-def _hidden(progress: Progress | None) -> Iterator[None]:
-    """Hide the bars while a line is printed: rich would wrap the line, and a wrapped link is broken."""
-    if progress is None:
-        yield
-        return
-    progress.stop()
-    try:
-        yield
-    finally:
-        progress.start()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from presignd.control import documents
+from presignd.control import documents, verify
 from presignd.control.documents import LISTED, of_daemon, overview
 from presignd.control.paths import NOT_SENT, Finder, WaitOutcome, forms
 from presignd.errors import CODES, Refused, TimedOut, Unavailable, UsageError
@@ -60,6 +60,7 @@ class Responder:
         self.view = view
         self._login_url, self._patience = login_url, patience
         self._finder = Finder(view)
+        self._verifying = asyncio.Semaphore(verify.WIDTH)
         self.operations: dict[str, Answering] = {
             "ping": self._ping,
             "status": self._status,
@@ -69,6 +70,7 @@ class Responder:
             "link": self._link,
             "put": self._put,
             "retry": self._retry,
+            "verify": self._verify,
             "web": self._web,
         }
 
@@ -212,7 +214,7 @@ class Responder:
     async def _put(self, request: Request, peer: Peer, fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         """Yield ``{"sent", "size"}`` while it is uploaded, and ``{"link": …}`` at the end."""
         self._may_have_links(peer, "put")
-        size = _check_descriptor(fds)
+        size = _check_descriptor(fds, "put")
         place = await self._finder.exactly(_only_path(request, "put"))
         watch = self._watch_for(place, text(request, "watch"))
         sent = 0
@@ -259,6 +261,29 @@ class Responder:
             raise UsageError(f"put: there is no watch {named!r}", fix=f"--watch is one of: {listed}")
         raise UsageError("put: which watch? The file is in none", fix=f"name one with --watch: {listed}")
 
+    # --- verify -------------------------------------------------------------------------------------
+    async def _verify(self, request: Request, peer: Peer, fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Compare the files at ``paths``, or all, with their objects (``Verification.answers``).
+
+        A descriptor, or ``by_receipt``, is for the only path, of a file that was put from outside the watches.
+        """
+        named, every = paths(request, "paths"), flag(request, "all")
+        by_receipt = flag(request, "by_receipt")
+        if not named and not every:
+            raise UsageError("verify: which files?", fix="name paths, or use --all")
+        if fds:
+            _only_path(request, "verify", "paths")
+            _check_descriptor(fds, "verify")
+        async with self.view.verifying(download=flag(request, "download")) as verifier:
+            verification = verify.Verification(
+                self.view, self._finder, verifier, self._verifying, fd=fds[0] if fds else None, by_receipt=by_receipt
+            )
+            answers = verification.answers(named, every=every, list_equal=flag(request, "list_equal"))
+            async with contextlib.aclosing(answers):
+                async for found in answers:
+                    yield found
+        log.info("verify.finished", by_uid=peer.uid, **verification.summary.outcomes)
+
     # --- retry --------------------------------------------------------------------------------------
     async def _retry(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         """Put quarantined files back in the queue: those at ``paths``, or all that match ``watch`` and ``error``."""
@@ -293,8 +318,8 @@ class OtherDaemon(Unavailable):
     code = "other_daemon"
 
 
-def _only_path(request: Request, op: str) -> bytes:
-    found = paths(request, "path")
+def _only_path(request: Request, op: str, name: str = "path") -> bytes:
+    found = paths(request, name)
     if len(found) != 1:
         raise UsageError(f"{op}: the request names no path")
     return found[0]
@@ -314,16 +339,16 @@ def _bucket_and_key(named: str) -> tuple[str | None, str]:
     return bucket, key
 
 
-def _check_descriptor(fds: Sequence[int]) -> int:
+def _check_descriptor(fds: Sequence[int], op: str) -> int:
     """Return the size of the file that came as a descriptor: exactly one, of a regular file, for reading only."""
     if len(fds) != 1:
-        raise UsageError("put: the request came without an open file")
+        raise UsageError(f"{op}: the request came without an open file")
     found = os.fstat(fds[0])
     if not stat.S_ISREG(found.st_mode):
-        raise Refused("put: not a regular file", fix="name a regular file")
+        raise Refused(f"{op}: not a regular file", fix="name a regular file")
     flags = fcntl.fcntl(fds[0], fcntl.F_GETFL)
     if flags & os.O_ACCMODE != os.O_RDONLY or flags & getattr(os, "O_PATH", 0):
-        raise UsageError("put: the file must be open for reading only")
+        raise UsageError(f"{op}: the file must be open for reading only")
     return found.st_size
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
@@ -20,6 +21,7 @@ from presignd.pipeline.in_effect import InEffect, Work
 from presignd.pipeline.put import PutHandler
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.upload.breakers import Trip
+from presignd.pipeline.verify import Verifier, verifying
 from presignd.pipeline.watch.watcher import Watcher
 from presignd.runtime.outage import Trouble
 from presignd.system.clock import utcnow
@@ -216,6 +218,11 @@ class View:
         return await self._puts.put(
             fd, path, watch, folder=folder, intake=work.intake, key=key, expires=expires, progress=progress
         )
+
+    def verifying(self, *, download: bool) -> AbstractAsyncContextManager[Verifier]:
+        """Compare files with their objects, by the configuration in effect at the beginning."""
+        work = self._in_effect.work
+        return verifying(work.config, work.rate, download=download)
 
     async def requeue(self, selection: Selection) -> list[FileVersion]:
         """Put quarantined versions back in the queue, and finish those that were linked; return them."""

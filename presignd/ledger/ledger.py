@@ -363,6 +363,17 @@ class Ledger:
         """Return the current version at a path."""
         return await self._ask(queries.by_path, watch, path)
 
+    async def current(self, watch: str, after: bytes, before: bytes, limit: int) -> list[FileVersion]:
+        """Return up to ``limit`` current versions of ``watch`` between two paths, in byte order of their paths.
+
+        Neither path is included; ``b""`` for both means all. Fewer than ``limit`` means the end.
+        """
+        return await self._ask(queries.current, watch, after, before, limit)
+
+    async def current_count(self, watch: str, after: bytes, before: bytes) -> int:
+        """Return how many versions ``current`` returns for these in all."""
+        return await self._ask(queries.current_count, watch, after, before)
+
     async def by_id(self, file_id: str) -> FileVersion | None:
         """Return the version with this ``file_id``."""
         return await self._ask(queries.by_id, file_id)

@@ -79,6 +79,23 @@ def paths(connection: sqlite3.Connection, watch: str, after: bytes, limit: int) 
     return [path for (path,) in rows]
 
 
+def current(connection: sqlite3.Connection, watch: str, after: bytes, before: bytes, limit: int) -> list[FileVersion]:
+    """Return a page of current versions, along the index."""
+    where, values = _between(watch, after, before)
+    return select(connection, f"{where} ORDER BY path LIMIT ?", *values, limit)
+
+
+def current_count(connection: sqlite3.Connection, watch: str, after: bytes, before: bytes) -> int:
+    """Return how many versions all pages of ``current`` have."""
+    where, values = _between(watch, after, before)
+    return int(connection.execute(f"SELECT count(*) FROM version WHERE {where}", values).fetchone()[0])  # noqa: S608 - our own words
+
+
+def _between(watch: str, after: bytes, before: bytes) -> tuple[str, list[object]]:
+    where = "current = 1 AND watch = ? AND path > ?"
+    return (f"{where} AND path < ?", [watch, after, before]) if before else (where, [watch, after])
+
+
 def next_due(connection: sqlite3.Connection, watches: Collection[str], after: datetime) -> datetime | None:
     """Return the earliest ``not_before`` past ``after``, with one search for each watch."""
     earliest = "SELECT min(not_before) FROM version WHERE state = 'queued' AND watch = ? AND not_before > ?"

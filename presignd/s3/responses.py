@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -177,6 +178,14 @@ class Response:
         return customer or self.headers.get("x-amz-server-side-encryption", "") in ENCRYPTED
 
     @property
+    def checksums(self) -> tuple[str, ...]:
+        """The object's own checksums, as ``sha256:<hex>``, or of parts ``sha256:<hex>-N`` (S3 API, HeadObject)."""
+        told = (
+            (name.removeprefix(_CHECKSUM), value) for name, value in self.headers.items() if name.startswith(_CHECKSUM)
+        )
+        return tuple(sorted(f"{algorithm}:{value}" for algorithm, base64 in told if (value := _in_hex(base64))))
+
+    @property
     def retry_after(self) -> float | None:
         """Retry-After in seconds, also from a date, relative to this response's Date; None if absent."""
         value = self.headers.get("retry-after", "").strip()
@@ -200,6 +209,19 @@ def _read_date(value: str) -> datetime | None:
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return found if found.year in _YEARS else None
+
+
+_CHECKSUM = "x-amz-checksum-"
+
+
+def _in_hex(value: str) -> str:
+    """Return a checksum header's value, base64 and for parts ``-N``, in hex; "" for anything else."""
+    encoded, dash, parts = value.strip().partition("-")
+    try:
+        digest = b64decode(encoded, validate=True).hex()
+    except ValueError:
+        return ""
+    return digest + dash + parts if digest and (parts.isdecimal() or not dash) else ""
 
 
 def bare(etag: str) -> str:

@@ -35,6 +35,8 @@ PRINTING = {
     "link --json": ["link", "--json", "FILE"],
     "retry": ["retry", "--error", "unreadable"],
     "retry --json": ["retry", "--json", "--error", "unreadable"],
+    "verify": ["verify", "FILE"],
+    "verify --json": ["verify", "--json", "FILE"],
     "web": ["web"],
     "web --json": ["web", "--json"],
     "config": ["config"],

@@ -15,12 +15,15 @@ import pytest
 
 from presignd.control.view import InFlightView
 from presignd.errors import fault
+from presignd.pipeline.upload.bucket import StoredObject
 from presignd.states import Event
-from tests.served import DONE, SECRET, UPLOADED, Served, recorded, served
+from tests.served import DONE, SECRET, UPLOADED, Replaced, Served, recorded, served
 from tests.terminal import shown_until, terminal, without_styles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from presignd.config import WatchConfig
 
 __all__ = ["served"]
 
@@ -56,6 +59,18 @@ async def started(
         env={**kept, "TERM": "xterm", **ours, **(environ or {})},
         cwd=cwd,
     )
+
+
+class Held(Replaced):
+    """A bucket that answers once it may."""
+
+    def __init__(self, watch: WatchConfig) -> None:
+        super().__init__(watch)
+        self.go = asyncio.Event()
+
+    async def find(self, _key: str, *, denied_is_absent: bool) -> StoredObject:
+        await self.go.wait()
+        return await super().find(_key, denied_is_absent=denied_is_absent)
 
 
 def drop(served: Served) -> Path:
@@ -251,6 +266,47 @@ async def test_retry_prints_how_many(served: Served) -> None:
     assert (await presignd(served, "retry", drop(served) / "a")).code == 4
 
 
+async def test_verify_prints_a_line_for_each_that_differs_and_ends_with_a_summary(served: Served) -> None:
+    for name in ("a", "b"):
+        await recorded(served, name, *DONE, checksum="md5:00")
+    await recorded(served, "queued")
+    done = await presignd(served, "verify", "--all")
+    assert done.code == 4
+    rows = sorted(line.split("\t") for line in done.out.splitlines())
+    assert [(row[0], Path(row[1]).name) for row in rows] == [
+        *(("differs", "a"), ("differs", "b"), ("not checked", "queued"))
+    ]
+    assert all("the object was replaced; the file has 5 bytes, the object 9" in row[2] for row in rows[:2])
+    assert done.err.splitlines() == [
+        "presignd: 3 files: 0 equal, 2 differ, 0 missing, 1 not checked (2 by size)",
+        "presignd: 1 not checked: pending: it is queued (presignd wait waits for it)",
+    ]
+    document = [json.loads(line) for line in (await presignd(served, "verify", "--json", "--all")).out.splitlines()]
+    assert [Path(one["file"]["path"]).name for one in document[:-1]] == ["a", "b", "queued"] or len(document) == 4
+    assert {name: document[-1]["summary"][name] for name in ("differs", "unchecked", "exit")} == {
+        "differs": 2,
+        "unchecked": 1,
+        "exit": 4,
+    }
+    assert (await presignd(served, "verify", "queued", cwd=drop(served))).code == 5
+    assert (await presignd(served, "verify", "absent", cwd=drop(served))).code == 4
+    for wrong in ([], ["--all", "a"]):
+        assert (await presignd(served, "verify", *wrong, cwd=drop(served))).code == 2
+
+
+async def test_verify_on_a_terminal_shows_how_far_it_is(served: Served) -> None:
+    for number in range(3):
+        await recorded(served, str(number), *DONE, checksum="md5:00")
+    slow = Held(served.view.config.watches[0])
+    served.view.bucket = slow
+    with terminal(160) as (looked_at, end):
+        process = await started(served, "verify", "--all", stderr=end)
+        os.close(end)
+        await shown_until(r"files +[^\n]*0/3", looked_at)
+        slow.go.set()
+        assert await process.wait() == 4
+
+
 async def test_put_prints_links_in_the_order_given_and_goes_on_past_a_bad_one(served: Served, tmp_path: Path) -> None:
     """The first file takes the longest."""
 
@@ -310,7 +366,7 @@ async def test_odd_names_travel_whole_and_forge_no_line(served: Served, tmp_path
     assert (gone.code, gone.err.count("\n"), "\x1b" in gone.err) == (4, 1, False)
 
 
-@pytest.mark.parametrize("command", ["status", "wait", "links", "link", "put", "retry"])
+@pytest.mark.parametrize("command", ["status", "wait", "links", "link", "put", "retry", "verify"])
 async def test_no_json_on_stdout_holds_what_controls_a_terminal_and_the_name_is_whole(
     served: Served, command: str
 ) -> None:
@@ -324,7 +380,8 @@ async def test_no_json_on_stdout_holds_what_controls_a_terminal_and_the_name_is_
     served.view.config.links.file.write_bytes(json.dumps(line).encode() + b"\n")
     of_file: list[str | Path] = [] if command in {"status", "links"} else ["--", drop(served) / name]
     done = await presignd(served, command, "--json", *of_file)
-    assert name in texts(json.loads(done.out))
+    streams = command == "verify"
+    assert name in texts([json.loads(line) for line in done.out.splitlines()] if streams else json.loads(done.out))
     assert "é" in done.out
     assert done.out.replace("\n", "").isprintable()
 

@@ -148,7 +148,7 @@ async def test_odd_headers_are_answered(
 
 
 # --- the control socket -----------------------------------------------------------------------------
-OPERATIONS = ("ping", "status", "path", "wait", "links", "link", "put", "retry", "web")
+OPERATIONS = ("ping", "status", "path", "wait", "links", "link", "put", "retry", "verify", "web")
 VALUES = JSON | st.sampled_from(
     ["/", "/srv/../x", "/" + "x" * 5000, "/" + "x/" * 2000, "s3://", "s3://b", 10**400, "\ud800"]
 )
@@ -170,7 +170,7 @@ async def test_whatever_is_asked_of_the_control_socket_is_no_bug(
 
 
 @fuzz
-@given(st.sampled_from(["path", "wait", "link", "retry"]), st.binary(min_size=1, max_size=300))
+@given(st.sampled_from(["path", "wait", "link", "retry", "verify"]), st.binary(min_size=1, max_size=300))
 async def test_whatever_name_is_asked_for_in_a_watch_is_no_bug(served: Served, op: str, name: bytes) -> None:
     path = os.fsdecode(os.fsencode(served.view.config.watches[0].path) + b"/" + name)
     fields = {"path": path, "paths": [path]}

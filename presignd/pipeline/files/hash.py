@@ -14,6 +14,9 @@ from presignd.system.threads import processors
 
 READ = 256 << 10
 
+ALGORITHMS = frozenset({"md5", "sha1", "sha256"})
+"""The checksums that can be computed here, by their names in a receipt and in S3's headers (x-amz-checksum-…)."""
+
 PROCESSORS = threading.Semaphore(processors())
 """Limits concurrent hashing to the number of processors; a thread holds it for one read. A lower priority
 (``presignd.system.threads``) would not be enough to keep the event loop responsive where it can't be set, as under

@@ -27,9 +27,9 @@ REFUSED_AS = {"access_denied": "access_denied", "outside_prefix": "not_allowed"}
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object in the store: its size in bytes, ETag without quotes, version, and Last-Modified.
+    """An object in the store: its size in bytes, ETag without quotes, version, Last-Modified, and its own checksums.
 
-    ``opaque``: the ETag is not made of MD5s.
+    ``opaque``: the ETag is not made of MD5s. ``checksums`` have the form of a receipt's: ``sha256:…``.
     """
 
     size: int
@@ -37,6 +37,7 @@ class StoredObject:
     version_id: str = ""
     opaque: bool = False
     modified: str = ""
+    checksums: tuple[str, ...] = ()
 
 
 class Bucket:
@@ -112,7 +113,7 @@ class Bucket:
             return None
         size = int(response.headers.get("content-length", "-1"))
         version_id, modified = (response.headers.get(name, "") for name in ("x-amz-version-id", "last-modified"))
-        return StoredObject(size, response.etag, version_id, response.opaque_etag, modified)
+        return StoredObject(size, response.etag, version_id, response.opaque_etag, modified, response.checksums)
 
     async def read(self, key: str, take: Callable[[bytes], Awaitable[None]]) -> bool:
         """GET an object piece by piece, whatever its size; return False if there is none."""
