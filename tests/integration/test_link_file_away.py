@@ -180,6 +180,38 @@ async def test_a_put_whose_folder_is_away_has_its_own_link_file_when_it_is_back(
         await own_link_is_beside(daemon, 2)
 
 
+async def test_a_put_while_a_link_file_is_rewritten_has_its_own_link_file(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else takes a path while its file is looked at."""
+    file, rewriting = folder(tmp_path) / "a", asyncio.Event()
+    loop, go_on = asyncio.get_running_loop(), threading.Event()
+
+    def hold() -> None:
+        loop.call_soon_threadsafe(rewriting.set)
+        assert go_on.wait(60)
+
+    held = Held(monkeypatch, hold)
+    held.go_on.set()
+    async with running(config(tmp_path, faulty_s3, linking(tmp_path))) as daemon:
+        file.write_bytes(b"content")
+        await daemon.done()
+        away(tmp_path)()
+        await version(daemon, lambda found: found.gone_at)
+        back(tmp_path)()
+        async with asyncio.timeout(20):
+            await rewriting.wait()
+        with file.open("rb") as opened:
+            link = await daemon.view.put(
+                opened.fileno(), PATH, "drop", key=None, expires=77, by_uid=0, progress=lambda _: None
+            )
+        await asyncio.sleep(0.2)
+        go_on.set()
+        await daemon.done(2)
+        await daemon.until(lambda: not daemon.view.settling(), "an end of settling")
+        assert file.with_name("a.link.txt").read_text() == link.url + "\n"
+
+
 async def test_another_file_in_its_place_does_not_get_its_link_file(
     faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

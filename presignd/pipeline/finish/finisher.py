@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 from presignd.config import WatchConfig
 from presignd.errors import Fault, FileFault
@@ -66,6 +67,7 @@ class Finisher:
         self._linker, self._announcer, self._quarantine, self._submit = linker, announcer, quarantine, submit
         self._retries: dict[str, asyncio.Task[None]] = {}
         self._rewriting = asyncio.Semaphore(REWRITES)
+        self._turns: WeakValueDictionary[tuple[str, bytes], asyncio.Lock] = WeakValueDictionary()
 
     def has_work(self, version: FileVersion) -> bool:
         """Return whether anything is to be done with the file once its link is made."""
@@ -84,7 +86,7 @@ class Finisher:
         """Write the link file of a finished version again, as its file is back after it was gone.
 
         It may have been left out, or the folder was renamed meanwhile and has the link file of that path. Returns False
-        if the file is gone again. A fault that passes is waited for.
+        if the file is gone again or its path has a newer version. A fault that passes is waited for.
         """
         watch = self._watches.get(version.watch)
         if watch is None or not watch.link_file or version.state is not State.FINISHED:
@@ -138,19 +140,21 @@ class Finisher:
     async def _write_link_file(self, job: _Job, folder: Folder, watch: WatchConfig) -> None:
         """Write the file's own link file; retry it later after a fault that passes, such as a full disk."""
         try:
-            if job.link is None:
-                job.link = await self._linker.remake_link(job.version)
-                # That may have waited for the presigner, and a ``put`` of the path came meanwhile.
-                current = await self._ledger.by_path(job.version.watch, job.version.path)
-                if current is None or current.file_id != job.version.file_id:
-                    job.needs_link_file = False
-                    return
-            written = await asyncio.to_thread(write_link_file, folder, watch, job.version, job.link.url)
+            job.link = job.link or await self._linker.remake_link(job.version)
+            written = await self._publish(job.version, job.link, folder, watch)
         except Fault as problem:
             job.needs_link_file = not isinstance(problem, FileFault)
             self._log_once("link_file.failed", job, problem)
         else:
             job.needs_link_file, job.left_out = False, not written
+
+    async def _publish(self, version: FileVersion, link: Link, folder: Folder, watch: WatchConfig) -> bool:
+        """Write a link file; return False if the path has another file, or a newer version by ``put``."""
+        async with self._turns.setdefault((version.watch, version.path), asyncio.Lock()):
+            current = await self._ledger.by_path(version.watch, version.path)
+            if current is None or current.file_id != version.file_id:
+                return False
+            return await asyncio.to_thread(write_link_file, folder, watch, version, link.url)
 
     async def _end(self, job: _Job, done: Finished) -> None:
         """Record the version as finished, and as gone if its file was; submit a file that has changed as a candidate.

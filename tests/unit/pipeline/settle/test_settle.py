@@ -175,13 +175,19 @@ class Bench:
         self.told: list[Enqueued] = []
         watch = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="test-bucket", **options)
         ledger: Any = self.ledger
-        services = Services(ledger, self.tell, self.clock.monotonic, self.clock.time_ns)
+        self.returned: list[FileVersion] = []
+        self.is_back = True
+        services = Services(ledger, self.tell, self.clock.monotonic, self.clock.time_ns, self.is_there)
         self.lane = Lane(watch, Rules(watch.settle), self.files, Numbered([watch], "host"), services, limits=limits)
         self.settler = Settler(ledger, self.tell, "host", monotonic=self.clock.monotonic, time_ns=self.clock.time_ns)
         self.settler.add_lane(self.lane)
 
     async def tell(self, enqueued: list[Enqueued]) -> None:
         self.told += enqueued
+
+    async def is_there(self, version: FileVersion) -> bool:
+        self.returned.append(version)
+        return self.is_back
 
     def file(self, path: bytes, fingerprint: Fingerprint = OLD, source: Source = Source.EVENT) -> None:
         self.files.there[path] = fingerprint
@@ -369,6 +375,25 @@ async def test_a_file_that_changes_while_it_is_compared_is_looked_at_again(bench
     assert len(bench.settler.snapshot()) == 1
     bench.files.same = True
     await bench.turn(1)
+    assert bench.settler.snapshot() == []
+
+
+@pytest.mark.parametrize("now", [OLD, replace(OLD, ino=OLD.ino + 1)])
+async def test_a_version_whose_file_is_back_is_told_of_before_that_is_recorded(bench: Bench, now: Fingerprint) -> None:
+    """With the file's fingerprint as it is now; and if the file is gone again, nothing is recorded."""
+    bench.file(b"a")
+    await bench.turn()
+    bench.ledger.move(b"a", State.FINISHED, checksum="md5:0", gone_at=datetime(2026, 1, 1, tzinfo=UTC))
+    bench.is_back = False
+    bench.file(b"a", now)
+    await bench.turn()
+    assert [version.fingerprint for version in bench.returned] == [now]
+    assert bench.ledger.current[b"a"].fingerprint == OLD
+    assert len(bench.settler.snapshot()) == 1
+    bench.is_back = True
+    await bench.turn(1)
+    assert bench.ledger.current[b"a"].fingerprint == now
+    assert bench.paths() == [b"a"]
     assert bench.settler.snapshot() == []
 
 
