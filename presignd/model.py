@@ -100,9 +100,11 @@ class FileVersion:
     ``path`` is below the watch's root, or absolute for a ``put`` from elsewhere. ``base_key`` is the
     rendered template, ``key`` the one in use (``name~2.ext`` after a collision). ``attempt`` counts
     requests begun; ``faults`` those that count against the file; ``unclean`` the unclean exits while it was in
-    flight. ``checksum`` is ``md5:…`` or ``sha256:…``. ``signed_at`` is the link's signing date. ``gone_at``
-    is when the content was seen to have left its path. ``link_version`` is the ``version_id`` that the link names,
-    "" for none.
+    flight. ``checksum`` is ``algorithm:hex``, once verified. ``etag`` is the store's, once verified; before, what was
+    committed before the content was sent: the MD5 that the ETag will be, or a checksum that tells the object
+    (``crc64nvme:`` alone for the parts of an upload whose checksum is not known yet). ``signed_at`` is the link's
+    signing date. ``gone_at`` is when the content was seen to have left its path. ``link_version`` is the ``version_id``
+    that the link names, "" for none.
     """
 
     file_id: str
@@ -140,6 +142,13 @@ class FileVersion:
         """Size in bytes."""
         return self.fingerprint.size
 
+    @property
+    def intent(self) -> str:
+        """What was committed before the content was sent, as a checksum; "" for nothing, and once it is verified."""
+        if self.checksum or not self.etag:
+            return ""
+        return self.etag if ":" in self.etag else f"md5:{self.etag}"
+
 
 @dataclass(frozen=True, slots=True)
 class Sent:
@@ -156,11 +165,14 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a multipart upload that the store has: its number (from 1), size in bytes, MD5 (hex), ETag."""
+    """One part of a multipart upload that the store has: its number (from 1), size in bytes, digest (hex), ETag.
+
+    The upload's algorithm is that of its version's ``intent``, MD5 if there is none yet.
+    """
 
     number: int
     size: int
-    md5: str
+    digest: str
     etag: str
 
 

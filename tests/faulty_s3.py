@@ -1,9 +1,9 @@
 """FaultyS3: a real HTTP server on loopback that is a small correct S3, and fails on demand.
 
-Correct: objects in memory, MD5 ETags, Content-MD5 and x-amz-checksum-sha256 checked, If-None-Match and
-If-Match honoured, a presigned query demanded, its expiry and its signed headers judged, multipart uploads
-(``tests/faulty_uploads.py``). It runs in a thread, so that blocking tests and daemons in other processes can
-use it. On order::
+Correct: objects in memory, MD5 ETags, Content-MD5 and the ``checksums`` it knows checked, and these told to a HEAD that
+asks; If-None-Match and If-Match honoured, a presigned query demanded, its expiry and its signed headers judged,
+multipart uploads (``tests/faulty_uploads.py``). It runs in a thread, so that blocking tests and daemons in other
+processes can use it. On order::
 
     faulty_s3.fault(method="PUT", status=503, code="SlowDown", headers={"Retry-After": "1"})
     faulty_s3.fault(method="PUT", key="a", times=3, reset="during")
@@ -35,6 +35,7 @@ import pytest
 from aiohttp import web
 
 from presignd.demo.seaweedfs import LOOPBACK, free_ports
+from presignd.s3.checksums import checksum_of, header_of
 from tests.faulty_etags import Etags
 from tests.faulty_uploads import Uploads
 
@@ -74,6 +75,7 @@ class Object:
     etag: str | None
     headers: dict[str, str]
     modified: datetime
+    checksums: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -127,7 +129,8 @@ class FaultyS3:
     ``conditions_at_the_end`` off, as an upload in parts completes, as Ceph's does; with ``refuses_conditions``
     on, a PUT that has one is answered 501, and a Complete 400, as Swift does. A PUT with ``refuses_header``
     is answered ``refusal``. With ``signatures`` off, a wrong one is taken, as mock servers do; with
-    ``digests`` off, checksums are not looked at. ``etags`` is what it makes of ETags (``tests/faulty_etags.py``).
+    ``digests`` off, checksums are neither looked at nor kept. ``checksums`` are the algorithms of x-amz-checksum-… that
+    it knows. ``etags`` is what it makes of ETags (``tests/faulty_etags.py``).
     ``busiest`` is the most requests it ever had at a time.
     """
 
@@ -146,6 +149,7 @@ class FaultyS3:
         self.refuses_conditions = False
         self.refuses_header, self.refusal = "", 501
         self.digests = True
+        self.checksums = {"sha256"}
         self.region = "us-east-1"
         self.busy = self.busiest = 0
         self.uploads = Uploads()
@@ -380,6 +384,8 @@ class _Handler:
             **_etag(order, found.etag if self._store.etags.looks else None),
             "Last-Modified": format_datetime(found.modified, usegmt=True),
         }
+        if request.headers.get("x-amz-checksum-mode") == "ENABLED":
+            headers |= found.checksums
         if request.method == "HEAD":
             return web.Response(headers={**headers, "Content-Length": str(len(found.body))})
         return web.Response(headers=headers, body=found.body)
@@ -397,11 +403,10 @@ class _Handler:
         try:
             match request.method:
                 case "PUT":
-                    if self._store.digests:
-                        _check_digests(request, body)
+                    told = self._checked(request, body)
                     _demand_customer_key(request, uploads.customer_key.get(upload_id, ""))
                     etag = uploads.part(upload_id, int(query["partNumber"]), body, lose=order.lose)
-                    return web.Response(headers={**headers, **self._store.etags.headers, **_etag(order, etag)})
+                    return web.Response(headers={**headers, **self._store.etags.headers, **told, **_etag(order, etag)})
                 case "GET":
                     after = int(query.get("part-number-marker", "0"))
                     return web.Response(headers=headers, body=uploads.listed(upload_id, after))
@@ -409,7 +414,12 @@ class _Handler:
                     uploads.abort(upload_id)
                     return web.Response(status=204, headers=headers)
                 case _ if "uploads" in query:
-                    return web.Response(headers=headers, body=uploads.create(request.headers.get(CUSTOMER_KEY, "")))
+                    algorithm = request.headers.get("x-amz-checksum-algorithm", "").lower()
+                    if algorithm and request.headers.get("x-amz-checksum-type") != "FULL_OBJECT":
+                        raise Refusal(501, "NotImplemented", "COMPOSITE")
+                    kept = algorithm if self._store.digests and algorithm in self._store.checksums else ""
+                    begun = uploads.create(request.headers.get(CUSTOMER_KEY, ""), kept)
+                    return web.Response(headers=headers, body=begun)
         except KeyError:
             raise Refusal(404, "NoSuchUpload") from None
         except ValueError as refused:
@@ -430,9 +440,14 @@ class _Handler:
         if customer_key := self._store.uploads.customer_key[upload_id]:
             kept |= {CUSTOMER_KEY: customer_key, CUSTOMER_ALGORITHM: "AES256"}
             etag = f'"{hashlib.md5((etag or "").encode()).hexdigest()}"'  # no MD5 of the content, as S3 says
+        told = _checksum_header(self._store.uploads.algorithm[upload_id], content)
         if not order.lose:
-            self._store.objects[where] = Object(content, order.etag or etag, kept, self._store.now())
-        xml = f"<CompleteMultipartUploadResult><ETag>{escape(etag or '')}</ETag></CompleteMultipartUploadResult>"
+            self._store.objects[where] = Object(content, order.etag or etag, kept, self._store.now(), told)
+        rows = [f"<ETag>{escape(etag or '')}</ETag>"]
+        for name, value in told.items():
+            element = f"Checksum{name.rpartition('-')[2].upper()}"
+            rows.append(f"<{element}>{value}</{element}>")
+        xml = f"<CompleteMultipartUploadResult>{''.join(rows)}</CompleteMultipartUploadResult>"
         return web.Response(headers=self._common(), body=xml.encode())
 
     def _put(self, request: web.BaseRequest, where: tuple[str, str], body: bytes, order: Order) -> web.Response:
@@ -442,15 +457,27 @@ class _Handler:
             )
         if "Content-Length" not in request.headers:
             raise Refusal(411, "MissingContentLength")
-        if self._store.digests:
-            _check_digests(request, body)
+        told = self._checked(request, body)
         self._check_conditions(request, where, Refusal(501, "NotImplemented", "Conditional PUTs are not supported."))
         name = self._store.etags.whole(body) if self._store.etags.whole else None
         etag, more = name and f'"{name}"', {**self._store.etags.headers, **order.headers}
         if not order.lose:
             kept = {**_kept(request), **more}
-            self._store.objects[where] = Object(body, etag, kept, self._store.now())
-        return web.Response(headers={**self._common(), **more, **_etag(order, etag)})
+            self._store.objects[where] = Object(body, etag, kept, self._store.now(), told)
+        return web.Response(headers={**self._common(), **more, **told, **_etag(order, etag)})
+
+    def _checked(self, request: web.BaseRequest, body: bytes) -> dict[str, str]:
+        """Refuse a body that is not that of its checksums; return those that are kept and told."""
+        if not self._store.digests:
+            return {}
+        if request.headers.get("Content-MD5", "") not in {"", base64.b64encode(hashlib.md5(body).digest()).decode()}:
+            raise Refusal(400, "BadDigest", "Content-MD5 differs")
+        told = {name: value for each in self._store.checksums for name, value in _checksum_header(each, body).items()}
+        kept = {name: value for name, value in told.items() if name in request.headers}
+        for name, value in kept.items():
+            if request.headers[name] != value:
+                raise Refusal(400, "BadDigest", f"{name} differs")
+        return kept
 
     def _check_conditions(
         self, request: web.BaseRequest, where: tuple[str, str], unknown: Refusal, honoured: bool = True
@@ -497,14 +524,9 @@ def _demand_customer_key(request: web.BaseRequest, wanted: str) -> None:
         raise Refusal(400, "InvalidRequest", "not the key it was stored with")
 
 
-def _check_digests(request: web.BaseRequest, body: bytes) -> None:
-    wanted = {
-        "Content-MD5": hashlib.md5(body).digest(),
-        "x-amz-checksum-sha256": hashlib.sha256(body).digest(),
-    }
-    for name, digest in wanted.items():
-        if request.headers.get(name, "") not in {"", base64.b64encode(digest).decode()}:
-            raise Refusal(400, "BadDigest", f"{name} differs")
+def _checksum_header(algorithm: str, body: bytes) -> dict[str, str]:
+    """Return S3's header of a checksum; none for no algorithm."""
+    return dict([header_of(checksum_of(body, algorithm))]) if algorithm else {}
 
 
 def _check_conditions(request: web.BaseRequest, found: Object | None) -> None:

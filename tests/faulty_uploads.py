@@ -16,7 +16,8 @@ _UPLOADS = itertools.count(1)
 class Uploads:
     """Those under way: ``under_way`` holds the parts of each by number. An id that is none is a ``KeyError``.
 
-    ``customer_key`` is the MD5 of the key that each was begun with (SSE-C), "" for none. ``most`` is how many parts
+    ``customer_key`` is the MD5 of the key that each was begun with (SSE-C), "" for none; ``algorithm`` is that of the
+    checksum of the whole object. ``most`` is how many parts
     one may have. ``quote`` is how its lists write a quotation mark.
     """
 
@@ -27,12 +28,14 @@ class Uploads:
         self._names: dict[tuple[str, int], str] = {}
         self.under_way: dict[str, dict[int, bytes]] = {}
         self.customer_key: dict[str, str] = {}
+        self.algorithm: dict[str, str] = {}
 
-    def create(self, customer_key: str = "") -> bytes:
+    def create(self, customer_key: str = "", algorithm: str = "") -> bytes:
         """Begin one; return S3's answer."""
         upload_id = f"upload-{next(_UPLOADS)}"
         self.under_way[upload_id] = {}
         self.customer_key[upload_id] = customer_key
+        self.algorithm[upload_id] = algorithm
         return _xml("InitiateMultipartUploadResult", f"<UploadId>{upload_id}</UploadId>")
 
     def part(self, upload_id: str, number: int, body: bytes, *, lose: bool = False) -> str | None:

@@ -65,6 +65,11 @@ _ME = _object(
         "max_link_expires": {"type": "integer", "description": "The same, for get."},
         "max_grants": {"type": "integer", "description": "Requests in one call."},
         "versions": {"type": "boolean", "description": "Whether a request may name a version_id."},
+        "checksums": _TEXTS
+        | {
+            "description": "Algorithms of checksums that it signs. Older brokers, whose answers lack "
+            "this, sign md5 and sha256, and no checksum_algorithm, checksum_type or checksum_mode."
+        },
         "rate": _nullable("number", "Grants a second."),
         "valid_until": _nullable("string", "When the token ends."),
         "credential_expires_at": _nullable("string", "When the signing credential ends."),

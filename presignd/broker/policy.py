@@ -173,7 +173,7 @@ def _body(token: TokenConfig, request: GrantRequest) -> Refusal | None:
     if request.size is None:
         return Refusal(RefusalCode.SIZE_REQUIRED, "an upload needs its size, in bytes")
     if not request.checksum:
-        return Refusal(RefusalCode.CHECKSUM_REQUIRED, "an upload needs its checksum, md5:… or sha256:…, in hexadecimal")
+        return Refusal(RefusalCode.CHECKSUM_REQUIRED, "an upload needs its checksum, e.g. md5:…, in hexadecimal")
     whole = request.size * (request.part_number if request.operation is Operation.MULTIPART_PART else 1)
     if token.max_size is not None and whole > token.max_size:
         return Refusal(RefusalCode.TOO_LARGE, f"an object of this token has {token.max_size} bytes at most")

@@ -16,6 +16,7 @@ from presignd.broker.policy import Refusal, RefusalCode
 from presignd.errors import Fault
 from presignd.presign import Grant, GrantRequest, reason_of
 from presignd.redaction import redact
+from presignd.s3.checksums import HEADERS
 from presignd.units import rfc3339
 
 MAX_GRANTS = 1000
@@ -136,6 +137,7 @@ def me(token: TokenConfig, *, credential_ends: datetime | None) -> dict[str, Any
         "max_link_expires": token.max_link_expires,
         "max_grants": MAX_GRANTS,
         "versions": True,
+        "checksums": list(HEADERS),
         "rate": token.rate,
         "valid_until": rfc3339(token.valid_until) if token.valid_until else None,
         "credential_expires_at": rfc3339(credential_ends) if credential_ends else None,

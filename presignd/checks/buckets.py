@@ -24,7 +24,6 @@ from presignd.store.probe import (
     EtagKind,
     Probe,
     md5_of,
-    sha256_of,
 )
 
 
@@ -131,16 +130,16 @@ class _BucketCheck:
         """Send bytes with the checksum of other bytes: the store must refuse them."""
         name, chosen = self._name("checksum"), self._checksum
         try:
-            md5 = await self._probe.refuses(md5_of(OTHER))
-            used = md5 if chosen == "md5" else await self._probe.refuses(sha256_of(OTHER))
-            proven = used or md5 or await self._probe.has_md5_etags(in_parts=False)
+            used, checked = await self._probe.choose(chosen, in_parts=False)
+            md5 = checked or await self._probe.refuses(md5_of(OTHER))
+            proven = md5 or await self._probe.has_md5_etags(in_parts=False)
         except Fault as problem:
             return untried(name, problem)
-        if used:
-            return ok(name, f"a wrong {chosen} is refused")
+        if checked or (md5 and used == "md5"):
+            return ok(name, f"a wrong {used} is refused")
         if md5:
             return warn(
-                name, f"a wrong {chosen} is stored, so Content-MD5 goes with it", 'upload.checksum = "md5" saves a hash'
+                name, f"a wrong {used} is stored, so Content-MD5 goes with it", 'upload.checksum = "md5" saves a hash'
             )
         consequence = ": only the ETag shows a corrupted transfer" if proven else UNPROVEN
         return warn(name, f"a wrong Content-MD5 is stored{consequence}", MD5_FIX)

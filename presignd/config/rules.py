@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from pathspec import GitIgnoreSpec
 
+from presignd.s3.checksums import native
 from presignd.s3.limits import MAX_EXPIRES
 
 _HEADER_NAMES = {
@@ -98,6 +99,13 @@ def check_content_type(value: str) -> str:
     if value != "auto" and not (re.fullmatch(r"[\w.+*-]+/[\w.+*-]+( *;[ -~]*)?", value, re.ASCII)):
         raise ValueError('must be "auto" or a media type such as "text/plain; charset=utf-8"')
     return value
+
+
+def check_checksum(algorithm: str) -> str:
+    """Return ``algorithm`` if it can be computed here at a useful speed."""
+    if algorithm.startswith("crc") and native(algorithm) is None:
+        raise ValueError('needs the Python package awscrt, which is not installed here; "md5" needs none')
+    return algorithm
 
 
 def check_headers(headers: Mapping[str, str]) -> dict[str, str]:

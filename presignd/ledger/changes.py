@@ -327,10 +327,11 @@ def _assign_key(connection: sqlite3.Connection, wanted: KeyRequest) -> FileVersi
     )
     if key is None:
         return None
-    _update(connection, [(version, {"base_key": base_key, "key": key, "verified": 0})])
+    etag = version.etag if version.key in (None, key) else ""  # nothing was sent under the new key yet
+    _update(connection, [(version, {"base_key": base_key, "key": key, "verified": 0, "etag": etag})])
     if version.key != key:
         keys.release(connection, [(version.bucket, version.key)])
-    return replace(version, base_key=base_key, key=key)
+    return replace(version, base_key=base_key, key=key, etag=etag)
 
 
 def record_part(connection: sqlite3.Connection, done: Sequence[tuple[FileVersion, Part]]) -> list[None]:
@@ -339,7 +340,7 @@ def record_part(connection: sqlite3.Connection, done: Sequence[tuple[FileVersion
         inserted = connection.execute(
             "INSERT OR REPLACE INTO part (version, number, size, md5, etag)"
             " SELECT id, ?, ?, ?, ? FROM version WHERE file_id = ? AND upload_id = ?",
-            (part.number, part.size, part.md5, part.etag, version.file_id, version.upload_id),
+            (part.number, part.size, part.digest, part.etag, version.file_id, version.upload_id),
         )
         if inserted.rowcount != 1:
             raise LostUpdate(f"{version.file_id}: part {part.number} of an upload that is not its own")

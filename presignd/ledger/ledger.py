@@ -245,9 +245,12 @@ class Ledger:
             return None  # none was there at its claim, and no other is verified under its key while it is in flight
         return await self._ask(queries.previous_receipt, version)
 
-    async def sent(self, version: FileVersion) -> frozenset[Sent]:
-        """Return all that was sent, or was about to be, under this version's key from its path, verified or not."""
-        return await self._ask(queries.sent, version)
+    async def sent(self, version: FileVersion, *, own: bool = True) -> frozenset[Sent]:
+        """Return all that was sent, or was about to be, under this version's key from its path, verified or not.
+
+        Without ``own``, what was committed for this very version is left out.
+        """
+        return await self._ask(queries.sent, version, own)
 
     async def apply(self, version: FileVersion, event: Event, **fields: Any) -> FileVersion:
         """Move ``version`` by ``event`` from its state and change ``fields``; return it as recorded."""
@@ -266,9 +269,12 @@ class Ledger:
 
     # --- multipart ----------------------------------------------------------------------------------
 
-    async def begin_upload(self, version: FileVersion, upload_id: str, part_size: int) -> FileVersion:
-        """Record that a multipart upload was created for a claimed version; parts of an earlier one are forgotten."""
-        begun = Change(version, (), {"upload_id": upload_id, "part_size": part_size})
+    async def begin_upload(self, version: FileVersion, upload_id: str, part_size: int, etag: str = "") -> FileVersion:
+        """Record that a multipart upload was created for a claimed version; parts of an earlier one are forgotten.
+
+        ``etag`` tells the algorithm of its parts (see ``FileVersion``).
+        """
+        begun = Change(version, (), {"upload_id": upload_id, "part_size": part_size, "etag": etag})
         (changed,) = await self._do_rows(changes.apply, [begun], "begin_upload")
         return changed
 

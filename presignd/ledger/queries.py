@@ -121,15 +121,17 @@ def unused_keys(connection: sqlite3.Connection, versions: Collection[FileVersion
     return {version.file_id: version.key for version in versions if version.key and to_sql(version.key) not in taken}
 
 
-def sent(connection: sqlite3.Connection, version: FileVersion) -> frozenset[Sent]:
+def sent(connection: sqlite3.Connection, version: FileVersion, own: bool = True) -> frozenset[Sent]:
     """Return what was sent under this version's key: the receipt's values, or those committed before the PUT.
 
-    Until a version is verified, its ``etag`` is the MD5 that was committed before the PUT.
+    Until a version is verified, its ``etag`` is what ``FileVersion`` says; ``own`` includes that of this version.
     """
+    intent = "iif(instr(etag, ':'), etag, 'md5:' || etag)"
     rows = connection.execute(
-        "SELECT size, iif(verified, checksum, 'md5:' || etag), part_size, iif(verified, etag, '') FROM version"
-        " WHERE key = ? AND bucket = ? AND watch = ? AND path = ? AND (etag != '' OR verified)",
-        (to_sql(version.key), version.bucket, version.watch, version.path),
+        f"SELECT size, iif(verified, checksum, {intent}), part_size, iif(verified, etag, '') FROM version"  # noqa: S608 - our own words
+        " WHERE key = ? AND bucket = ? AND watch = ? AND path = ?"
+        " AND (verified OR (etag != '' AND substr(etag, -1) != ':' AND (? OR file_id != ?)))",
+        (to_sql(version.key), version.bucket, version.watch, version.path, own, version.file_id),
     )
     return frozenset(Sent(*row) for row in rows)
 

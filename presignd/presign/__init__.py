@@ -6,13 +6,16 @@ signs and sends no request of a file to the store.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+FIRST_CHECKSUMS = ("md5", "sha256")
+"""The algorithms of checksums that every broker signs; older ones sign no other."""
 
 
 class Operation(StrEnum):
@@ -44,8 +47,10 @@ ON_AN_UPLOAD = frozenset(
 class GrantRequest:
     """A request to presign.
 
-    The signature covers ``size`` (Content-Length in bytes), ``checksum`` (``md5:<hex>`` or ``sha256:<hex>``),
-    ``headers`` (the watch's, x-amz-* among them), ``if_none_match`` and ``if_match`` (an ETag). ``expires`` is in
+    The signature covers ``size`` (Content-Length in bytes), ``checksum`` (``algorithm:<hex>``, with an algorithm of
+    ``s3.checksums.HEADERS``), ``headers`` (the watch's, x-amz-* among them), ``if_none_match`` and ``if_match`` (an
+    ETag). ``checksum_algorithm`` (CRC64NVME) and ``checksum_type`` (FULL_OBJECT) are those of an upload in parts, given
+    when it is created; with ``checksum_mode`` (ENABLED) a HEAD is answered with the checksum. ``expires`` is in
     seconds. ``date`` is the signing date (UTC), given to get the same URL again; None means now. ``public`` selects
     the host name of links. ``part_number`` in a list asks for the parts after that one. ``version_id`` names a version
     of the object, for a GET, a HEAD or a DELETE.
@@ -68,6 +73,9 @@ class GrantRequest:
     upload_id: str = ""
     part_number: int = 0
     version_id: str = ""
+    checksum_algorithm: str = ""
+    checksum_type: str = ""
+    checksum_mode: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the request as it is sent to a broker, without fields at their default.
@@ -123,6 +131,13 @@ class Presigner(Protocol):
 
     async def prefix(self) -> str:
         """Return the prefix that every key must have, "" for none; raise ``PresignerFault``."""
+        ...
+
+    async def checksums(self) -> Collection[str]:
+        """Return the algorithms of checksums that can be signed; raise ``PresignerFault``.
+
+        A presigner with more than ``FIRST_CHECKSUMS`` also signs ``checksum_algorithm``, ``_type`` and ``_mode``.
+        """
         ...
 
     async def credential_expiry(self) -> datetime | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import binascii
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from presignd.config import PresignConfig
@@ -12,6 +11,7 @@ from presignd.errors import Fault, fault
 from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Operation
 from presignd.presign.credentials import Credentials, CredentialSource
 from presignd.presign.region import FALLBACK_REGION, RegionFinder, Send, region_in_host
+from presignd.s3.checksums import HEADERS, header_of
 from presignd.s3.limits import MAX_EXPIRES, MAX_PARTS
 from presignd.s3.sigv4 import choose_addressing, presign
 from presignd.telemetry import metrics
@@ -32,7 +32,12 @@ METHODS = {
 }
 """The HTTP method of each operation (S3 API reference)."""
 
-_CHECKSUM = re.compile(r"md5:([0-9a-f]{32})|sha256:([0-9a-f]{64})")
+_CHECKSUM_FIELDS = {
+    "checksum_algorithm": (Operation.MULTIPART_CREATE, ("CRC64NVME", "CRC32C", "SHA256")),
+    "checksum_type": (Operation.MULTIPART_CREATE, ("FULL_OBJECT", "COMPOSITE")),
+    "checksum_mode": (Operation.HEAD, ("ENABLED",)),
+}
+"""For each field about checksums: its operation, and its values (S3 API, CreateMultipartUpload and HeadObject)."""
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _OURS = frozenset({"host", "authorization", "transfer-encoding", "x-amz-content-sha256", "x-amz-date"})
@@ -76,6 +81,10 @@ class LocalPresigner:
     async def prefix(self) -> str:
         """Return "": the store alone limits the keys."""
         return ""
+
+    async def checksums(self) -> Collection[str]:
+        """Return every algorithm that S3 has a header for, here."""
+        return tuple(HEADERS)
 
     async def credential_expiry(self) -> datetime | None:
         """Return when the signing credential expires (UTC), None for never."""
@@ -236,6 +245,8 @@ def bound_headers(request: GrantRequest) -> dict[str, str]:
     if request.checksum:
         name, value = _checksum(request.checksum)
         headers[name] = value
+    if request.checksum_algorithm or request.checksum_type or request.checksum_mode:
+        headers |= _checksum_headers(request)
     if request.if_none_match:
         headers["If-None-Match"] = "*"
     if request.if_match:
@@ -268,10 +279,20 @@ def _length(size: int) -> str:
 
 
 def _checksum(checksum: str) -> tuple[str, str]:
-    """Return the header by which the store checks the body. S3 wants the digest in base64."""
-    match = _CHECKSUM.fullmatch(checksum)
-    if match is None:
-        raise fault("grant_refused", "the checksum is neither md5:<32 hex digits> nor sha256:<64 hex digits>")
-    name = "Content-MD5" if match[1] else "x-amz-checksum-sha256"
-    digest = binascii.unhexlify(match[1] or match[2])
-    return name, binascii.b2a_base64(digest, newline=False).decode()
+    """Return the header by which the store checks the body."""
+    try:
+        return header_of(checksum)
+    except ValueError as problem:
+        raise fault("grant_refused", str(problem)) from None
+
+
+def _checksum_headers(request: GrantRequest) -> dict[str, str]:
+    """Return the headers that choose an upload's checksum, or ask a HEAD for an object's."""
+    headers = {}
+    for name, (operation, values) in _CHECKSUM_FIELDS.items():
+        value = getattr(request, name)
+        if value and (request.operation is not operation or value not in values):
+            raise fault("grant_refused", f"{name} is one of {', '.join(values)}, for {operation} only")
+        if value:
+            headers[f"x-amz-{name.replace('_', '-')}"] = value
+    return headers

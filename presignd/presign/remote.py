@@ -17,7 +17,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Strin
 
 from presignd.config import PresignConfig
 from presignd.errors import CODES, Fault, PresignerFault, StoreFault, WatchFault, fault
-from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Operation
+from presignd.presign import FIRST_CHECKSUMS, ON_AN_UPLOAD, Grant, GrantRequest, Operation
 from presignd.presign.broker_client import (
     FORBIDDEN,
     LEAST_BODY,
@@ -79,6 +79,7 @@ class Me(BaseModel):
     operations: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z.]{1,32}$")], ...] | None = None
     max_size: int | None = None
     versions: bool = False
+    checksums: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{1,32}$")], ...] = FIRST_CHECKSUMS
     valid_until: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = None
 
     def lacks(self, operation: Operation) -> bool:
@@ -225,6 +226,10 @@ class BrokerPresigner:
     async def prefix(self) -> str:
         """Return the token's prefix."""
         return (await self.me()).prefix
+
+    async def checksums(self) -> tuple[str, ...]:
+        """Return the algorithms that the broker signs."""
+        return (await self.me()).checksums
 
     async def credential_expiry(self) -> datetime | None:
         """Return when the token expires (UTC), None for never."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
+from presignd.s3.checksums import combined
 from presignd.s3.limits import FEW_PARTS, MAX_PARTS
 
 MIB = 1 << 20
@@ -47,6 +48,16 @@ def etag_of_parts(md5s: Sequence[str]) -> str:
     """Return the ETag of a multipart object: the MD5 of its parts' MD5s and the number of parts (``md5-N``)."""
     digest = hashlib.md5(b"".join(bytes.fromhex(md5) for md5 in md5s), usedforsecurity=False)
     return f"{digest.hexdigest()}-{len(md5s)}"
+
+
+def checksum_of_parts(algorithm: str, parts: Sequence[tuple[str, int]]) -> str:
+    """Return the checksum of an object in parts, from the digest (hex) and the size in bytes of each, in order.
+
+    For MD5 it is that of the ETag (``md5:…-N``); CRCs combine to the CRC of the whole (S3's FULL_OBJECT).
+    """
+    if algorithm == "md5":
+        return f"md5:{etag_of_parts([digest for digest, _ in parts])}"
+    return f"{algorithm}:{combined(algorithm, parts)}"
 
 
 def complete_body(etags: Sequence[tuple[int, str]]) -> bytes:

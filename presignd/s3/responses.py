@@ -185,6 +185,11 @@ class Response:
         )
         return tuple(sorted(f"{algorithm}:{value}" for algorithm, base64 in told if (value := _in_hex(base64))))
 
+    def checksum_in_body(self, algorithm: str) -> str:
+        """Return the checksum of the whole that the answer to a Complete tells in its XML; "" for none."""
+        value = _in_hex(self.element(f"Checksum{algorithm.upper()}"))
+        return value and f"{algorithm}:{value}"
+
     @property
     def retry_after(self) -> float | None:
         """Retry-After in seconds, also from a date, relative to this response's Date; None if absent."""

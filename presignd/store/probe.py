@@ -7,7 +7,6 @@ between, so a missing object counts only after ``TRIES`` in a row.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +14,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from presignd.errors import Fault, fault
-from presignd.presign import GrantRequest, Operation
+from presignd.presign import FIRST_CHECKSUMS, GrantRequest, Operation
+from presignd.s3.checksums import algorithm_of, checksum_of
 from presignd.s3.limits import CHECK_NAME, LEAST_PART
 from presignd.s3.multipart import complete_body, etag_of_parts
 from presignd.s3.responses import Response, bare
@@ -48,6 +48,15 @@ MISMATCH = (400, 422, 500)
 
 MAYBE_HEADERS = ("not_implemented", "rejected")
 """Codes of refusals that one of the watch's headers may cause."""
+
+UNCHECKED = (
+    *("access_denied", "bad_digest", "bad_response", "grant_refused", "not_implemented", "rejected", "server_error"),
+    "signature_mismatch",
+)
+"""Codes of refusals of a right checksum: the store doesn't know the header, or a proxy drops it."""
+
+CHECKSUM_MODE = "ENABLED"
+"""With this x-amz-checksum-mode, a HEAD tells the object's checksum."""
 
 NO_ETAG = "0" * 32
 CUSTOMER_KEY = "x-amz-server-side-encryption-customer-"
@@ -84,16 +93,23 @@ class Conditions:
 class Support:
     """What uploads may rely on, for a PUT or for an upload in parts.
 
-    ``if_none_match``, ``if_match``: the store honours the condition. ``sha256``: it refuses a wrong SHA-256.
+    ``if_none_match``, ``if_match``: the store honours the condition. ``checksum``: the algorithm of each body.
+    ``proven``: the store refuses a wrong one and tells a right one; otherwise bodies carry Content-MD5 (too).
     ``md5_etags``: ETags are made of MD5s, so another ETag means other bytes. ``proves``: a response proves the bytes,
     by its ETag or because a wrong checksum is refused; otherwise uploads are read back.
     """
 
     if_none_match: bool
     if_match: bool
-    sha256: bool
+    checksum: str = "md5"
+    proven: bool = False
     md5_etags: bool = True
     proves: bool = True
+
+    @property
+    def algorithms(self) -> frozenset[str]:
+        """The algorithms by which each body is hashed."""
+        return frozenset({self.checksum} if self.proven else {self.checksum, "md5"})
 
 
 class EtagKind(Enum):
@@ -158,9 +174,10 @@ class Probe:
         )
         return self._noted(await self._send(request, BODY, accept))
 
-    async def read(self, operation: Operation, accept: Collection[int] = ()) -> Response:
+    async def read(self, operation: Operation, accept: Collection[int] = (), *, checksum_mode: str = "") -> Response:
         """HEAD or GET the check object."""
-        return await self._send(self._request(operation, headers=self._customer_key), None, accept)
+        request = self._request(operation, headers=self._customer_key, checksum_mode=checksum_mode)
+        return await self._send(request, None, accept)
 
     async def write_and_find(self) -> Response:
         """PUT the check object and return the answer to a HEAD of it; raise ``missing_object`` if it is not there.
@@ -199,22 +216,51 @@ class Probe:
             await self.remove()
 
     # --- facts: uploads ---------------------------------------------------------------------------
-    async def support(self, *, in_parts: bool, sha256: bool) -> Support:
-        """Return what uploads may rely on. ``sha256`` asks whether a wrong SHA-256 of a PUT is refused.
+    async def support(self, *, in_parts: bool, checksum: str) -> Support:
+        """Return what uploads may rely on. ``checksum`` is ``upload.checksum``.
 
         A wrong MD5 is tried only if nothing else proves an upload.
         """
         await self.write_and_find()
         conditions = await (self.complete_conditions() if in_parts else self.put_conditions())
-        refuses_sha256 = sha256 and not in_parts and await self.refuses(sha256_of(OTHER))  # parts carry their MD5
+        algorithm, proven = await self.choose(checksum, in_parts=in_parts)
         md5_etags = await self.has_md5_etags(in_parts=in_parts)
         return Support(
             conditions.if_none_match is Handling.HONOURED,
             conditions.if_match is Handling.HONOURED,
-            refuses_sha256,
+            algorithm,
+            proven,
             md5_etags,
-            proves=md5_etags or refuses_sha256 or await self.refuses(md5_of(OTHER), in_parts=in_parts),
+            proves=proven or md5_etags or await self.refuses(md5_of(OTHER), in_parts=in_parts),
         )
+
+    async def choose(self, wanted: str, *, in_parts: bool) -> tuple[str, bool]:
+        """Return the algorithm of each body for ``upload.checksum``, and whether the store was seen to check it.
+
+        A part carries only one, so there MD5 takes the place of one that is not proven. S3 has no SHA-256 of a whole
+        object in parts.
+        """
+        signed = await self._store.presigner.checksums()
+        if wanted == "md5" or wanted not in signed or (in_parts and wanted == "sha256"):
+            return "md5", False
+        proven = set(signed) > set(FIRST_CHECKSUMS) and await self.checks(wanted, in_parts=in_parts)
+        return (wanted, proven) if proven or not in_parts else ("md5", False)
+
+    async def checks(self, algorithm: str, *, in_parts: bool) -> bool:
+        """Return whether the store refuses a wrong checksum, takes a right one, and tells it at HEAD."""
+        right = checksum_of(BODY, algorithm)
+        try:
+            for _ in range(TRIES):
+                await (self._in_parts(algorithm=algorithm) if in_parts else self.write(checksum=right))
+                there = await self.read(Operation.HEAD, accept=(403, NOT_FOUND), checksum_mode=CHECKSUM_MODE)
+                if there.status != NOT_FOUND:
+                    return right in there.checksums and await self.refuses(
+                        checksum_of(OTHER, algorithm), in_parts=in_parts
+                    )
+        except Fault as refused:
+            if refused.code not in UNCHECKED:
+                raise
+        return False
 
     async def put_conditions(self) -> Conditions:
         """Try both conditions on a PUT."""
@@ -258,7 +304,12 @@ class Probe:
 
     async def refuses(self, wrong: str, *, in_parts: bool = False) -> bool:
         """Return whether the store refuses a PUT, or a part, with the checksum of other bytes."""
-        sent = self._in_parts(wrong=wrong) if in_parts else self.write(accept=MISMATCH, checksum=wrong)
+        algorithm = algorithm_of(wrong)
+        sent = (
+            self._in_parts(wrong=wrong, algorithm=algorithm)
+            if in_parts
+            else self.write(accept=MISMATCH, checksum=wrong)
+        )
         return (await sent).status in REFUSALS
 
     async def has_md5_etags(self, *, in_parts: bool) -> bool:
@@ -324,7 +375,7 @@ class Probe:
     async def mixes_uploads(self) -> bool:
         """Return whether an upload begun under one key can be listed or completed under another."""
         upload_id = await self._create()
-        part = await self._part(upload_id, 1, BODY)
+        part = await self._part(upload_id, 1, BODY, md5_of(BODY))
         listed = await self._send(self._other(Operation.MULTIPART_LIST, upload_id=upload_id), None, FAILURES)
         document = complete_body([(1, part.etag)])
         complete = self._other(Operation.MULTIPART_COMPLETE, size=len(document), upload_id=upload_id)
@@ -375,15 +426,25 @@ class Probe:
 
     # --- an upload in parts -----------------------------------------------------------------------
     async def _in_parts(
-        self, parts: Sequence[bytes] = (BODY,), *, wrong: str = "", if_none_match: bool = False, if_match: str = ""
+        self,
+        parts: Sequence[bytes] = (BODY,),
+        *,
+        algorithm: str = "md5",
+        wrong: str = "",
+        if_none_match: bool = False,
+        if_match: str = "",
     ) -> Response:
         """Upload in parts, and return the answer to Complete; with a ``wrong`` checksum, the answer to the part."""
-        upload_id = await self._create()
+        upload_id = await self._create(algorithm)
         done = False
         try:
             if wrong:
-                return await self._part(upload_id, 1, parts[0], wrong)
-            sent = [(number, body, await self._part(upload_id, number, body)) for number, body in enumerate(parts, 1)]
+                return await self._part(upload_id, 1, parts[0], wrong, accept=MISMATCH)
+            checksums = [checksum_of(body, algorithm) for body in parts]
+            sent = [
+                (number, body, await self._part(upload_id, number, body, checksum))
+                for number, (body, checksum) in enumerate(zip(parts, checksums, strict=True), 1)
+            ]
             etags = [(number, response.etag or md5_hex(body)) for number, body, response in sent]
             response = await self._complete(upload_id, etags, if_none_match=if_none_match, if_match=if_match)
             done = response.status == OK
@@ -393,23 +454,27 @@ class Probe:
                     await self._send(self._request(Operation.MULTIPART_ABORT, upload_id=upload_id), None, (NOT_FOUND,))
         return response
 
-    async def _create(self) -> str:
-        create = self._request(Operation.MULTIPART_CREATE, content_type="text/plain", headers=self._headers)
+    async def _create(self, algorithm: str = "md5") -> str:
+        create = self._request(
+            Operation.MULTIPART_CREATE, content_type="text/plain", headers=self._headers, **of_whole(algorithm)
+        )
         upload_id = (await self._send(create, None)).element("UploadId")
         if not upload_id:
             raise fault("bad_response", "no UploadId")
         return upload_id
 
-    async def _part(self, upload_id: str, number: int, body: bytes, wrong: str = "") -> Response:
+    async def _part(
+        self, upload_id: str, number: int, body: bytes, checksum: str, accept: Collection[int] = ()
+    ) -> Response:
         part = self._request(
             Operation.MULTIPART_PART,
             size=len(body),
-            checksum=wrong or md5_of(body),
+            checksum=checksum,
             headers=self._customer_key,
             upload_id=upload_id,
             part_number=number,
         )
-        return await self._send(part, body, MISMATCH if wrong else ())
+        return await self._send(part, body, accept)
 
     async def _complete(
         self, upload_id: str, etags: Sequence[tuple[int, str]], *, if_none_match: bool, if_match: str
@@ -450,6 +515,13 @@ class Probe:
         return response
 
 
+def of_whole(algorithm: str) -> dict[str, str]:
+    """Return the fields of a request that creates an upload in parts with one checksum of the whole object."""
+    if algorithm == "md5":
+        return {}
+    return {"checksum_algorithm": algorithm.upper(), "checksum_type": "FULL_OBJECT"}
+
+
 def customer_key(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers of a customer's key (SSE-C): parts, HEADs and GETs need them too."""
     return {name: value for name, value in headers.items() if name.lower().startswith(CUSTOMER_KEY)}
@@ -467,14 +539,9 @@ def _md5_etags(parts: Sequence[bytes]) -> tuple[str, str]:
 
 def md5_hex(data: bytes) -> str:
     """Return the MD5 in hex."""
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+    return md5_of(data).removeprefix("md5:")
 
 
 def md5_of(data: bytes) -> str:
     """Return ``md5:…`` of ``data``."""
-    return f"md5:{md5_hex(data)}"
-
-
-def sha256_of(data: bytes) -> str:
-    """Return ``sha256:…`` of ``data``."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()
+    return checksum_of(data, "md5")

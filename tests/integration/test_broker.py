@@ -127,6 +127,7 @@ def test_me_tells_a_token_what_it_may_have(broker: Broker, token: str, bucket: s
         "max_link_expires": 604_800,
         "max_grants": 1000,
         "versions": True,
+        "checksums": ["md5", "sha256", "crc64nvme", "crc32c"],
         "rate": None,
         "valid_until": None,
         "credential_expires_at": None,
@@ -205,8 +206,8 @@ def test_a_request_with_a_field_that_the_broker_does_not_know_is_refused_alone(
     broker: Broker, token: str, bucket: str
 ) -> None:
     known = get(bucket, "one/a")
-    first, refused, last = broker.grants(token, known, {**known, "checksum_mode": "enabled"}, known)
-    assert refused == {"error": {"code": "unknown_field", "message": "checksum_mode: no such field"}}
+    first, refused, last = broker.grants(token, known, {**known, "checksum_moods": "ENABLED"}, known)
+    assert refused == {"error": {"code": "unknown_field", "message": "checksum_moods: no such field"}}
     assert first["url"].startswith("http")
     assert last["url"] == first["url"]
 

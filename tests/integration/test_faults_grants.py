@@ -162,8 +162,8 @@ async def test_what_a_store_honours_is_proven(
     faulty_s3.conditions, faulty_s3.digests = conditions, digests
     async with running(config(tmp_path, faulty_s3, upload={"checksum": checksum})) as daemon:
         honours = await daemon.work.buckets["drop"].support()
-        sha256 = digests and checksum == "sha256"
-        assert honours == Support(if_none_match=conditions, if_match=conditions, sha256=sha256)
+        proven = digests and checksum == "sha256"
+        assert honours == Support(if_none_match=conditions, if_match=conditions, checksum=checksum, proven=proven)
         daemon.drop("a")
         await daemon.done()
     [put] = faulty_s3.seen("PUT", "a")

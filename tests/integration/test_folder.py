@@ -529,13 +529,16 @@ def test_a_file_that_is_read_piece_by_piece_is_hashed_and_kept_whole(tmp_path: P
         return os.pread(fd, min(length, 4096), offset)
 
     with (tmp_path / "file").open("rb") as file:
-        prepared = prepare(file.fileno(), size, sha256=True, read=short)
-    assert (prepared.data, prepared.md5) == (content, hashlib.md5(content).hexdigest())
-    assert prepared.sha256 == hashlib.sha256(content).hexdigest()
+        prepared = prepare(file.fileno(), size, ("md5", "sha256"), read=short)
+    assert prepared.data == content
+    assert prepared.checksums == {
+        "md5": f"md5:{hashlib.md5(content).hexdigest()}",
+        "sha256": f"sha256:{hashlib.sha256(content).hexdigest()}",
+    }
 
 
 @pytest.mark.parametrize("settled", [9_999, 10_001])
 def test_a_file_of_another_size_than_was_settled_is_seen_as_it_is_read(tmp_path: Path, settled: int) -> None:
     (tmp_path / "file").write_bytes(bytes(10_000))
     with (tmp_path / "file").open("rb") as file, pytest.raises(Fault, match="size changed"):
-        prepare(file.fileno(), settled, sha256=False)
+        prepare(file.fileno(), settled, ("md5",))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable
@@ -10,11 +9,12 @@ from collections.abc import Callable
 from presignd.errors import Fault, system_fault
 from presignd.model import Fingerprint
 from presignd.runtime.heartbeat import beat
+from presignd.s3.checksums import HEADERS, Hash, checksum_of, new
 from presignd.system.threads import processors
 
 READ = 256 << 10
 
-ALGORITHMS = frozenset({"md5", "sha1", "sha256"})
+ALGORITHMS = frozenset({"sha1", *HEADERS})
 """The checksums that can be computed here, by their names in a receipt and in S3's headers (x-amz-checksum-…)."""
 
 PROCESSORS = threading.Semaphore(processors())
@@ -26,8 +26,8 @@ systemd's unit."""
 def checksum_like(fd: int, like: str, size: int, part_size: int = 0, *, stop: threading.Event | None = None) -> str:
     """Return the checksum of the first ``size`` bytes of ``fd``, in the form of ``like``.
 
-    That is ``md5:…`` or ``sha256:…`` of the whole, or ``md5:…-N``: the MD5 of the MD5s of N parts, ``part_size`` bytes
-    each, like the ETag of a multipart upload. If the file is shorter, or ``stop`` is set meanwhile, it is the checksum
+    That is ``algorithm:hex`` of the whole, or ``md5:…-N``: the MD5 of the MD5s of N parts, ``part_size`` bytes each,
+    like the ETag of a multipart upload. If the file is shorter, or ``stop`` is set meanwhile, it is the checksum
     of what was read.
     """
     algorithm, _, value = like.partition(":")
@@ -35,7 +35,7 @@ def checksum_like(fd: int, like: str, size: int, part_size: int = 0, *, stop: th
         return f"{algorithm}:{digest(fd, algorithm, 0, size, stop).hex()}"
     cuts = range(0, max(size, 1), part_size or max(size, 1))
     parts = b"".join(digest(fd, algorithm, at, min(cuts.step, size - at), stop) for at in cuts)
-    return f"{algorithm}:{hashlib.new(algorithm, parts, usedforsecurity=False).hexdigest()}-{len(cuts)}"
+    return f"{checksum_of(parts, algorithm)}-{len(cuts)}"
 
 
 class Digest:
@@ -63,8 +63,8 @@ class Digest:
         self._parts.append(self._made.digest())
         self._made, self._taken = self._new(), 0
 
-    def _new(self) -> hashlib._Hash:
-        return hashlib.new(self._algorithm, usedforsecurity=False)
+    def _new(self) -> Hash:
+        return new(self._algorithm)
 
     @property
     def checksum(self) -> str:
@@ -72,8 +72,7 @@ class Digest:
         if not self._part_size:
             return f"{self._algorithm}:{self._made.hexdigest()}"
         parts = [*self._parts, self._made.digest()] if self._taken else self._parts
-        whole = hashlib.new(self._algorithm, b"".join(parts), usedforsecurity=False)
-        return f"{self._algorithm}:{whole.hexdigest()}-{len(parts)}"
+        return f"{checksum_of(b''.join(parts), self._algorithm)}-{len(parts)}"
 
 
 def fingerprint_of(fd: int) -> Fingerprint:
@@ -97,7 +96,7 @@ def read_at(fd: int, length: int, offset: int) -> bytes:
 
 def digest(fd: int, algorithm: str, offset: int, size: int, stop: threading.Event | None = None) -> bytes:
     """Return the digest of ``size`` bytes from ``offset``, or of as many as the file has; raise ``read_error``."""
-    made = hashlib.new(algorithm, usedforsecurity=False)
+    made = new(algorithm)
     read = into_one_buffer(min(READ, size))
     end = offset + size
     while offset < end and not (stop and stop.is_set()) and (piece := read(fd, min(READ, end - offset), offset)):

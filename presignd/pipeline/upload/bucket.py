@@ -15,7 +15,7 @@ from presignd.runtime.heartbeat import holding
 from presignd.s3.limits import MAX_PARTS
 from presignd.s3.responses import Response
 from presignd.store.body import Slice
-from presignd.store.probe import MAYBE_HEADERS, TIMEOUT, Probe, Support, customer_key
+from presignd.store.probe import CHECKSUM_MODE, MAYBE_HEADERS, TIMEOUT, Probe, Support, customer_key
 from presignd.store.signed import SignedStore
 
 OTHER_EXPIRES = 300
@@ -29,7 +29,8 @@ REFUSED_AS = {"access_denied": "access_denied", "outside_prefix": "not_allowed"}
 class StoredObject:
     """An object in the store: its size in bytes, ETag without quotes, version, Last-Modified, and its own checksums.
 
-    ``opaque``: the ETag is not made of MD5s. ``checksums`` have the form of a receipt's: ``sha256:…``.
+    ``opaque``: the ETag is not made of MD5s. ``checksums`` have the form of a receipt's: ``sha256:…``; a HEAD in
+    checksum mode tells them.
     """
 
     size: int
@@ -101,14 +102,16 @@ class Bucket:
         """Sign ``request`` and send it; raise a ``Fault`` for statuses other than 2xx and ``accept``."""
         return await self._store.send(request, body, accept=accept, on_sent=on_sent, timeout=timeout, into=into)
 
-    async def find(self, key: str, *, denied_is_absent: bool) -> StoredObject | None:
-        """HEAD a key; return None if there is no object.
+    async def find(self, key: str, *, denied_is_absent: bool, told: bool = False) -> StoredObject | None:
+        """HEAD a key; return None if there is no object. Ask for its checksum if uploads rely on it, or if ``told``.
 
         S3 answers 403 for a missing key if s3:ListBucket is not granted. ``denied_is_absent`` reads that as absence,
         which is safe only if a conditional write follows.
         """
         accept = (403, 404) if denied_is_absent else (404,)
-        response = await self.send(self.request(Operation.HEAD, key), accept=accept)
+        # Where objects are encrypted with KMS, a HEAD in checksum mode needs the right to decrypt.
+        mode = CHECKSUM_MODE if told or any(support.proven for support in self._support.values()) else ""
+        response = await self.send(self.request(Operation.HEAD, key, checksum_mode=mode), accept=accept)
         if response.status != 200:  # noqa: PLR2004
             return None
         size = int(response.headers.get("content-length", "-1"))
@@ -158,7 +161,7 @@ class Bucket:
     async def _probe_support(self, *, in_parts: bool) -> Support:
         _, upload = self._configs
         async with self._probing_with() as probe:
-            return await probe.support(in_parts=in_parts, sha256=upload.checksum == "sha256")
+            return await probe.support(in_parts=in_parts, checksum=upload.checksum)
 
     def forget_support(self) -> None:
         """Forget what was probed; the next upload probes again."""

@@ -45,14 +45,14 @@ class Decision:
     if_match: str = ""
 
 
-def needs_head(version: FileVersion, previous: FileVersion | None, checksum: str, support: Support) -> bool:
+def needs_head(version: FileVersion, previous: FileVersion | None, support: Support, *, same_content: bool) -> bool:
     """Return whether to HEAD the key before the PUT.
 
-    It is needed after an unclear attempt, for content that was stored before, and always if the store doesn't check
-    the condition that the PUT would have.
+    It is needed after an unclear attempt, for content that was stored before (``same_content``), and always if the
+    store doesn't check the condition that the PUT would have.
     """
     supported = support.if_match if previous is not None and previous.etag else support.if_none_match
-    return not supported or version.attempt > 1 or (previous is not None and previous.checksum == checksum)
+    return not supported or version.attempt > 1 or same_content
 
 
 def decide_unseen(previous: FileVersion | None, policy: Policy) -> Decision:

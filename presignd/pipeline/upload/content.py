@@ -1,4 +1,4 @@
-"""What ``Whole`` and ``InParts`` share: protocol, slots, committing the ETag before sending."""
+"""What ``Whole`` and ``InParts`` share: protocol, slots, committing before sending what tells the object."""
 
 from __future__ import annotations
 
@@ -59,19 +59,20 @@ class Content(Protocol):
         ...
 
 
-async def record_etag(ledger: Ledger, version: FileVersion, etag: str) -> FileVersion:
-    """Commit the ETag that the object will have.
+async def record_intent(ledger: Ledger, version: FileVersion, content: Content, checksum: str) -> FileVersion:
+    """Commit the checksum that tells the object: of MD5, that is the ETag that it will have.
 
     Crash window: the object is stored and its receipt isn't. If the file has other content by then, its newer
-    version finds by this ETag that the object is its path's own, and replaces it. So a recorded ETag is never
-    replaced: if a file of the same size and mtime but other content was renamed over the file while it waited,
-    that is another version too.
+    version finds by this intent that the object is its path's own, and replaces it. So an intent is only replaced by
+    one of the same content, in another algorithm: if a file of the same size and mtime but other content was renamed
+    over the file while it waited, that is another version too.
     """
-    if version.etag == etag:
+    before = version.intent
+    if before == checksum:
         return version
-    if version.etag:
+    if not before.endswith(":") and before and await content.checksum_like(before, version.part_size) != before:
         raise fault("changed_while_uploading", "it was sent with other content before")
-    return await ledger.update(version, etag=etag)
+    return await ledger.update(version, etag=checksum.removeprefix("md5:"))
 
 
 class Slots:

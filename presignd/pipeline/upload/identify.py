@@ -1,7 +1,9 @@
-"""Identify the object under a version's key: by its ETag, else by its bytes.
+"""Identify the object under a version's key: by its ETag or its checksum, else by its bytes.
 
 An ETag that is an MD5 identifies the content, and so does the ETag that the store returned for our own upload,
-whatever its form. If the ETag tells nothing, an object whose size may be ours is read back and hashed. That costs as
+whatever its form. A CRC identifies only what this ledger was about to store under the key: anybody can make other bytes
+of the same CRC, so any other object is taken for the same bytes only by MD5 or SHA-256. If ETag and checksum tell
+nothing, an object whose size may be ours is read back and hashed. That costs as
 much as sending it, so it is done only if an upload ended without a response, if a ledger was lost, and on stores
 that return no ETag.
 """
@@ -17,6 +19,7 @@ from presignd.pipeline.files.hash import Digest
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Occupant
 from presignd.pipeline.upload.content import Content
+from presignd.s3.checksums import STRONG, algorithm_of, is_of_whole
 from presignd.s3.responses import is_md5
 from presignd.system.threads import in_background
 
@@ -40,23 +43,25 @@ async def identify(
     interrupted PUT may have left the beginning of the content; such an object is ours.
     """
     etag_checksum = "" if found.opaque else f"md5:{found.etag.lower()}"
+    sent = [one for one in sent if one.size == found.size]
     for one in sent:
-        if one.size == found.size and (etag_checksum == one.checksum or (one.etag and one.etag == found.etag)):
+        if _is_it(one, found, etag_checksum):
             return Occupant.SAME if await _holds(content, one) else Occupant.OURS
-    own = Sent(found.size, etag_checksum, content.part_size, "")
-    if _comparable(found, content) and await _holds(content, own):
-        return Occupant.SAME
+    etags = [etag_checksum] if _comparable(found, content) else []
+    whole = {*filter(is_of_whole, found.checksums)}
+    for checksum in (*etags, *filter(_is_strong, whole)):
+        if await _holds(content, Sent(found.size, checksum, content.part_size, "")):
+            return Occupant.SAME
     if may_be_partial and found.size < content.size and is_md5(found.etag):
         is_beginning = await content.checksum_like(etag_checksum, 0, found.size) == etag_checksum
         return Occupant.OURS if is_beginning else Occupant.FOREIGN
-    if md5_etags and is_md5(found.etag) and not found.opaque:
-        return Occupant.FOREIGN
-    maybe = [one for one in sent if one.size == found.size]
-    if found.size == content.size:
+    told = whole | ({etag_checksum} if md5_etags and is_md5(found.etag) and not found.opaque else set())
+    maybe = [one for one in sent if _is_untold(one, told)]
+    if found.size == content.size and not await _differs(content, told):
         maybe.append(Sent(found.size, "md5:", 0, ""))
     read = await read_back(bucket, key, found, maybe) if maybe else {}
     for form, seen in read.items():
-        if await _holds(content, replace(form, checksum=seen)):
+        if _is_strong(seen) and await _holds(content, replace(form, checksum=seen)):
             return Occupant.SAME
     return Occupant.OURS if any(form.checksum == seen for form, seen in read.items()) else Occupant.FOREIGN
 
@@ -96,6 +101,31 @@ async def holds_bytes(bucket: Bucket, key: str, found: StoredObject, ours: Sent)
     """
     read = await read_back(bucket, key, found, [ours])
     return not read or read[ours] == ours.checksum
+
+
+def _is_it(one: Sent, found: StoredObject, etag_checksum: str) -> bool:
+    """Return whether the object is what was sent, by its ETag or its checksum.
+
+    By a CRC only if the ETag of what was sent is not known: otherwise the object is another of the same CRC.
+    """
+    if one.checksum == etag_checksum or (one.etag and one.etag == found.etag):
+        return True
+    return one.checksum in found.checksums and (_is_strong(one.checksum) or not one.etag)
+
+
+def _is_strong(checksum: str) -> bool:
+    return algorithm_of(checksum) in STRONG
+
+
+def _is_untold(one: Sent, told: Collection[str]) -> bool:
+    """Return whether only the object's bytes can show whether it is what was sent."""
+    algorithms = {algorithm_of(checksum) for checksum in told}
+    return algorithm_of(one.checksum) not in algorithms and not (one.etag and "md5" in algorithms)
+
+
+async def _differs(content: Content, told: Collection[str]) -> bool:
+    """Return whether a checksum of the object is not that of the content, so that its bytes need no reading."""
+    return any([await content.checksum_like(checksum, 0) != checksum for checksum in told])
 
 
 def _comparable(found: StoredObject, content: Content) -> bool:

@@ -17,18 +17,19 @@ from presignd.model import FileVersion, Part, Sent
 from presignd.pipeline.files.hash import checksum_like, digest, fingerprint_of
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Decision, is_still_true, store_checks_it, supported_conditions
-from presignd.pipeline.upload.content import Slots, record_etag
+from presignd.pipeline.upload.content import Slots, record_intent
 from presignd.pipeline.upload.identify import holds_bytes, read_back
-from presignd.pipeline.upload.whole import proves_upload
+from presignd.pipeline.upload.whole import is_told, proves_upload
 from presignd.presign import Operation
 from presignd.runtime.crash_points import passed
 from presignd.runtime.heartbeat import alive
 from presignd.runtime.tasks import within
+from presignd.s3.checksums import algorithm_of
 from presignd.s3.limits import FEW_PARTS
-from presignd.s3.multipart import PartRange, complete_body, etag_of_parts, in_order, part_ranges, part_size_for
+from presignd.s3.multipart import PartRange, checksum_of_parts, complete_body, in_order, part_ranges, part_size_for
 from presignd.s3.responses import Response, bare, is_md5
 from presignd.store.body import Slice
-from presignd.store.probe import Support
+from presignd.store.probe import Support, of_whole
 from presignd.system.threads import in_background
 from presignd.telemetry.log import get_logger
 
@@ -43,7 +44,8 @@ class InParts:
 
     ``recheck`` raises if the file is not what was settled. ``on_sent`` gets the number of bytes that the store has or
     is being sent. ``send`` raises ``upload_lost`` if the store no longer knows the upload: the next attempt begins
-    anew.
+    anew. The algorithm of the parts' checksums is fixed when the upload is created: MD5, of which S3 makes the ETag, or
+    a CRC, which the store tells of the whole object.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class InParts:
         self._fd, self._recheck, self._on_sent = fd, recheck, on_sent
         self.fingerprint, self.sha256 = fingerprint_of(fd), sha256
         self.part_size = part_size_for(self.size, upload.part_size, bucket.max_parts)
-        self.checksum = ""
+        self.checksum, self._algorithm = "", "md5"
         self._parts: dict[int, Part] = {}
         self._stored = 0
         self._sending: dict[int, int] = {}
@@ -96,9 +98,11 @@ class InParts:
         If the store doesn't check the condition, send a HEAD first.
         """
         version = await self._send_parts(version, support)
-        self.part_size, self.checksum = version.part_size, f"md5:{self._etag}"
+        parts = [self._parts[number] for number in sorted(self._parts)]
+        self.part_size = version.part_size
+        self.checksum = checksum_of_parts(self._algorithm, [(part.digest, part.size) for part in parts])
         await asyncio.to_thread(self._recheck)
-        version = await record_etag(self._ledger, version, self._etag)
+        version = await record_intent(self._ledger, version, self, self.checksum)
         passed("complete.before")
         found = None
         supported = supported_conditions(decision, support)
@@ -116,7 +120,8 @@ class InParts:
             support.md5_etags,
         )
         self._response_proves = support.proves
-        version = await self._ensure_upload(version)
+        version = await self._ensure_upload(version, "md5" if not support.proven else support.checksum)
+        self._algorithm = algorithm_of(version.intent or "md5:")
         self._parts = {part.number: part for part in await self._ledger.parts(version)}
         self._stored = sum(part.size for part in self._parts.values())
         self._report()
@@ -135,8 +140,8 @@ class InParts:
             raise await self._abort_if_lost(version, _first(faults)) from None
         return version
 
-    async def _ensure_upload(self, version: FileVersion) -> FileVersion:
-        """Create an upload unless there is one; return the version with its upload id."""
+    async def _ensure_upload(self, version: FileVersion, algorithm: str) -> FileVersion:
+        """Create an upload unless there is one; return the version with its upload id, and its algorithm committed."""
         if version.upload_id:
             return version
         request = self._bucket.request(
@@ -144,6 +149,7 @@ class InParts:
             _key(version),
             content_type=version.content_type,
             headers=self._bucket.watch.headers,
+            **of_whole(algorithm),
         )
         response = await self._bucket.send(request)
         upload_id = response.element("UploadId")
@@ -152,15 +158,18 @@ class InParts:
         part_size = part_size_for(version.size, self._upload.part_size, self._bucket.max_parts)
         # Crash window: an upload that was created but not recorded is an orphan whose id only the store knows. S3's
         # lifecycle rule AbortIncompleteMultipartUpload removes it.
-        return await self._ledger.begin_upload(version, upload_id, part_size)
+        etag = version.etag
+        if algorithm != algorithm_of(version.intent or "md5:"):
+            etag = "" if algorithm == "md5" else f"{algorithm}:"
+        return await self._ledger.begin_upload(version, upload_id, part_size, etag)
 
     async def _send_missing(self, version: FileVersion, missing: Iterator[PartRange]) -> None:
         """Send parts until none is left; several of these run concurrently."""
         for piece in missing:
-            md5 = await in_background(self._hash, piece)
+            digest = await in_background(self._hash, piece)
             async with self._slots.large():
                 passed("part.before")
-                part = await self._send_part(version, piece, md5)
+                part = await self._send_part(version, piece, digest)
             passed("part.after")
             # Crash window: a part that the store has and the ledger doesn't is sent again.
             await self._ledger.record_part(version, part)
@@ -170,16 +179,16 @@ class InParts:
             self._report()
 
     def _hash(self, piece: PartRange) -> str:
-        """Return the MD5 (hex) of one part of the unchanged file. Blocking."""
+        """Return the digest (hex) of one part of the unchanged file. Blocking."""
         self._check_unchanged()
-        return digest(self._fd, "md5", piece.offset, piece.size).hex()
+        return digest(self._fd, self._algorithm, piece.offset, piece.size).hex()
 
     def _check_unchanged(self) -> None:
         """Raise if the file's size or mtime changed: the other parts need not be sent."""
         if not fingerprint_of(self._fd).same_data(self.fingerprint):
             raise fault("changed_while_uploading", "its size or mtime changed")
 
-    async def _send_part(self, version: FileVersion, piece: PartRange, md5: str) -> Part:
+    async def _send_part(self, version: FileVersion, piece: PartRange, digest: str) -> Part:
         def sent(total: int) -> None:
             self._sending[piece.number] = total
             self._report()
@@ -188,7 +197,7 @@ class InParts:
             Operation.MULTIPART_PART,
             _key(version),
             size=piece.size,
-            checksum=f"md5:{md5}",
+            checksum=f"{self._algorithm}:{digest}",
             upload_id=version.upload_id,
             part_number=piece.number,
         )
@@ -203,19 +212,26 @@ class InParts:
         if response.status == 404:  # noqa: PLR2004
             raise _upload_fault(response)
         if response.status == 501:  # noqa: PLR2004 - it has a part of this number, and accepts none twice
-            return await self._find_sent_part(version, piece, md5)
-        proves_upload(response, md5, md5_etags=self._part_etags_are_md5)
-        return Part(piece.number, piece.size, md5, response.etag or md5)
+            return await self._find_sent_part(version, piece, digest)
+        return Part(piece.number, piece.size, digest, self._proven_etag(response, digest))
 
-    async def _find_sent_part(self, version: FileVersion, piece: PartRange, md5: str) -> Part:
+    def _proven_etag(self, response: Response, digest: str) -> str:
+        """Return a part's ETag; raise ``bad_digest`` if the response disproves the part."""
+        if self._algorithm == "md5":
+            proves_upload(response, digest, md5_etags=self._part_etags_are_md5)
+            return response.etag or digest
+        is_told(f"{self._algorithm}:{digest}", response.checksums)
+        return response.etag
+
+    async def _find_sent_part(self, version: FileVersion, piece: PartRange, digest: str) -> Part:
         """Return a part whose response was lost; if its number has other content, raise ``upload_lost``."""
         request = self._bucket.request(
             Operation.MULTIPART_LIST, _key(version), upload_id=version.upload_id, part_number=piece.number - 1
         )
         listing = await self._bucket.send(request, accept=(404,))
         for found in listing.elements("Part"):
-            if found.get("PartNumber") == str(piece.number) and bare(found.get("ETag", "")).lower() == md5:
-                return Part(piece.number, piece.size, md5, md5)
+            if found.get("PartNumber") == str(piece.number) and bare(found.get("ETag", "")).lower() == digest:
+                return Part(piece.number, piece.size, digest, digest)
         raise fault("upload_lost", f"part {piece.number} can't be sent again")
 
     async def _abort_if_lost(self, version: FileVersion, problem: Fault) -> Fault:
@@ -231,11 +247,6 @@ class InParts:
         self._on_sent(self._stored + sum(self._sending.values()))
 
     # --- completing it --------------------------------------------------------------------------
-    @property
-    def _etag(self) -> str:
-        """The ETag that S3 makes of the parts' MD5s."""
-        return etag_of_parts([self._parts[number].md5 for number in sorted(self._parts)])
-
     async def _complete(self, version: FileVersion, decision: Decision) -> StoredObject | None:
         """Complete the upload and compare the object; None when another object was written under the key (412)."""
         try:
@@ -286,45 +297,55 @@ class InParts:
         return await self._bucket.send(request, body, accept=(404, 412))
 
     async def _find(self, version: FileVersion) -> StoredObject | None:
-        return await self._bucket.find(_key(version), denied_is_absent=False)
+        return await self._bucket.find(_key(version), denied_is_absent=False, told=self._algorithm != "md5")
 
     async def _find_sized(self, version: FileVersion) -> StoredObject | None:
         """Return the object under the key if it has our size."""
         found = await self._find(version)
         return found if found and found.size == version.size else None
 
-    async def _has_our_etag(self, found: StoredObject) -> bool:
-        """Return whether the ETag is made of our parts' MD5s, or is the MD5 of the whole file."""
-        if found.opaque:
-            return False
+    async def _is_told_ours(self, found: StoredObject) -> bool:
+        """Return whether the checksum is ours, or the ETag is made of our parts' MD5s or is the MD5 of the file."""
+        if self._algorithm != "md5" or found.opaque:
+            return self.checksum in found.checksums
         if is_md5(found.etag):
             return await in_background(checksum_like, self._fd, "md5:", found.size) == f"md5:{found.etag.lower()}"
-        return found.etag.lower() == self._etag
+        return f"md5:{found.etag.lower()}" == self.checksum
 
     async def _is_ours(self, version: FileVersion, found: StoredObject, response: Response) -> bool:
         """Return whether a Complete with this response made the object.
 
         Each part was verified when it was sent (if responses prove nothing, the object is read back), and the store
         responded that it assembled them. An ETag that differs disproves that only in a bucket where the ETags of such
-        objects are made of MD5s; elsewhere (R2, OSS, a gateway that keeps none) the store chooses the ETag.
+        objects are made of MD5s; elsewhere (R2, OSS, a gateway that keeps none) the store chooses the ETag. A
+        CRC is told of every object.
         """
-        if await self._has_our_etag(found):
+        if self._algorithm != "md5":
+            told = response.checksum_in_body(self._algorithm)
+            return self.checksum in found.checksums and told in ("", self.checksum)
+        if await self._is_told_ours(found):
             return True
-        if not found.etag and bare(response.element("ETag")).lower() == self._etag:
+        if not found.etag and f"md5:{bare(response.element('ETag')).lower()}" == self.checksum:
             return True
         if not self._response_proves:
             return await holds_bytes(self._bucket, _key(version), found, self._ours(version))
         return found.opaque or not self._object_etags_are_md5
 
     def _ours(self, version: FileVersion) -> Sent:
-        return Sent(version.size, f"md5:{self._etag}", version.part_size, "")
+        return Sent(version.size, self.checksum, version.part_size, "")
 
     async def _find_completed(self, version: FileVersion) -> StoredObject | None:
-        """Return the object if it is that of a Complete with an unclear response, by its ETag or by reading it back."""
+        """Return the object if it is that of a Complete with an unclear response, else None.
+
+        Its checksum or its ETag tells, or it is read back.
+        """
         found = await self._find_sized(version)
-        if found is None or await self._has_our_etag(found):
+        if found is None or await self._is_told_ours(found):
             return found
-        if self._part_etags_are_md5 and self._object_etags_are_md5 and is_md5(found.etag) and not found.opaque:
+        if self._algorithm in {algorithm_of(checksum) for checksum in found.checksums}:
+            return None
+        etags_tell = self._algorithm == "md5" and self._part_etags_are_md5 and self._object_etags_are_md5
+        if etags_tell and is_md5(found.etag) and not found.opaque:
             return None
         ours = self._ours(version)
         read = await read_back(self._bucket, _key(version), found, [ours])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -129,9 +130,9 @@ class Transfer:
 
     async def _run(self) -> Receipt:
         refuse_too_large(self._watch, self._version.size)  # the limit holds for a retry, and for a put's own key
+        self._support = await self._bucket.support(in_parts=self._version.size > self._upload.multipart_threshold)
         self._content = await self._make_content()
         self._require_settled_content()
-        self._support = await self._bucket.support(in_parts=self._content.part_size > 0)
         if self._version.key is None:
             await self._reserve_key()
         stored, adopted = await self._store()
@@ -163,9 +164,9 @@ class Transfer:
         on_sent = partial(_report, self._progress, self._put)
         by_hash = self._version.base_key is None and needs_hash(self._watch.key)
         if size <= upload.multipart_threshold:
-            sha256 = by_hash or upload.checksum == "sha256"
-            prepared = await self._prepare(size, sha256=sha256)
-            return Whole(self._bucket, self._ledger, self._slots, upload, prepared=prepared, on_sent=on_sent)
+            algorithms = {*self._support.algorithms, *(["sha256"] if by_hash else [])}
+            prepared, algorithm = await self._prepare(size, algorithms), self._support.checksum
+            return Whole(self._bucket, self._ledger, self._slots, algorithm, prepared=prepared, on_sent=on_sent)
         named = await in_background(checksum_like, self._fd, "sha256:", size) if by_hash else ""
         return InParts(
             self._bucket,
@@ -178,13 +179,13 @@ class Transfer:
             on_sent=on_sent,
         )
 
-    async def _prepare(self, size: int, *, sha256: bool) -> Prepared:
+    async def _prepare(self, size: int, algorithms: Collection[str]) -> Prepared:
         """Hash a file: on the event loop if it is tiny and in the page cache, else in a thread."""
         max_in_memory = self._upload.memory // (2 * self._upload.concurrency)  # streamed bodies use as much
         if size <= TINY:
             with suppress(BlockingIOError):
-                return prepare(self._fd, size, sha256=sha256, max_in_memory=max_in_memory, read=read_cached)
-        return await in_background(prepare, self._fd, size, sha256=sha256, max_in_memory=max_in_memory)
+                return prepare(self._fd, size, algorithms, max_in_memory=max_in_memory, read=read_cached)
+        return await in_background(prepare, self._fd, size, algorithms, max_in_memory=max_in_memory)
 
     def _require_settled_content(self) -> None:
         """Raise if this is not the content that settled; a chmod, another link or a restore is no change."""
@@ -236,9 +237,8 @@ class Transfer:
 
     async def _decide(self, *, head: bool) -> Decision:
         """Decide what to do under the key; send a HEAD first if ``head`` or ``needs_head`` requires it."""
-        policy, checksum = self._watch.collision, self._content.checksum
-        previous = await self._ledger.previous_receipt(self._version)
-        if not head and checksum and not collision.needs_head(self._version, previous, checksum, self._support):
+        policy, previous = self._watch.collision, await self._ledger.previous_receipt(self._version)
+        if not head and not await self._needs_head(previous):
             return collision.decide_unseen(previous, policy)
         found = await self._bucket.find(self._key, denied_is_absent=self._support.if_none_match)
         occupant = await self._identify(found) if found else Occupant.FOREIGN
@@ -247,8 +247,21 @@ class Transfer:
             raise fault("exists", self._key)
         return decision
 
+    async def _needs_head(self, previous: FileVersion | None) -> bool:
+        """Return whether to HEAD the key first: always for a large file, whose content isn't hashed yet."""
+        content = self._content
+        if not content.checksum:
+            return True
+        same = False
+        if previous is not None and previous.size == content.size:
+            same = await content.checksum_like(previous.checksum, previous.part_size) == previous.checksum
+        return collision.needs_head(self._version, previous, self._support, same_content=same)
+
     async def _identify(self, found: StoredObject) -> Occupant:
-        sent, support = await self._ledger.sent(self._version), self._support
+        # What this attempt alone committed tells nothing of an object that was there before it. Another's object of
+        # the same CRC must not count as ours.
+        own = self._version.attempt > 1 and not self._key_changed
+        sent, support = await self._ledger.sent(self._version, own=own), self._support
         # Crash window: a store that checks no conditions may keep the beginning of an interrupted PUT.
         may_be_partial = not support.if_none_match and self._version.attempt > 1 and not self._key_changed
         # The ETag of an object in parts may be 32 hex digits that are no MD5 (the first probe is of a PUT only).

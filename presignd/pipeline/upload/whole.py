@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from presignd.config import UploadConfig
 from presignd.errors import fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint, Sent
 from presignd.pipeline.files.hash import READ, checksum_like, fingerprint_of, into_one_buffer, read_at
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Decision, supported_conditions
-from presignd.pipeline.upload.content import Slots, record_etag
+from presignd.pipeline.upload.content import Slots, record_intent
 from presignd.pipeline.upload.identify import holds_bytes
 from presignd.presign import Operation
 from presignd.runtime.crash_points import passed
 from presignd.runtime.heartbeat import beat
+from presignd.s3.checksums import algorithm_of, header_of, new
 from presignd.s3.responses import Response, is_md5
 from presignd.store.body import Slice
 from presignd.store.probe import Support
@@ -38,22 +36,12 @@ Read = Callable[[int, int, int], bytes | memoryview]
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A file ready to be sent: its descriptor, its hashes, and its bytes if it is small."""
+    """A file ready to be sent: its descriptor, its checksums by algorithm, and its bytes if it is small."""
 
     fd: int
     fingerprint: Fingerprint
-    md5: str
-    sha256: str
+    checksums: dict[str, str]
     data: bytes | None
-
-    def checksum(self, kind: str) -> str:
-        """Return ``md5:…`` or ``sha256:…``."""
-        return f"sha256:{self.sha256}" if kind == "sha256" else f"md5:{self.md5}"
-
-    @property
-    def content_md5(self) -> str:
-        """The Content-MD5 header's value (RFC 1864)."""
-        return base64.b64encode(bytes.fromhex(self.md5)).decode()
 
 
 def read_cached(fd: int, size: int, offset: int) -> bytes:
@@ -70,14 +58,16 @@ def read_cached(fd: int, size: int, offset: int) -> bytes:
     return bytes(memoryview(piece)[:count])
 
 
-def prepare(fd: int, size: int, *, sha256: bool, max_in_memory: int = SMALL, read: Read = read_at) -> Prepared:
+def prepare(
+    fd: int, size: int, algorithms: Collection[str], *, max_in_memory: int = SMALL, read: Read = read_at
+) -> Prepared:
     """Hash ``size`` bytes of ``fd``; raise ``changed_while_uploading`` when it isn't that size throughout.
 
     Blocking. The bytes are kept if the size is at most min(``max_in_memory``, ``SMALL``). The fingerprint is taken
     before the first byte is read, so a change during the pass differs from it.
     """
     fingerprint = fingerprint_of(fd)
-    digests = [hashlib.md5(usedforsecurity=False)] + ([hashlib.sha256()] if sha256 else [])
+    digests = {algorithm: new(algorithm) for algorithm in algorithms}
     kept = b"" if size <= min(max_in_memory, SMALL) else None
     if size > SMALL:
         read = into_one_buffer(READ)
@@ -85,7 +75,7 @@ def prepare(fd: int, size: int, *, sha256: bool, max_in_memory: int = SMALL, rea
     # Ask for one byte more: this shows growth without another read.
     while not ended and (piece := read(fd, length := min(READ, size - offset + 1), offset)):
         beat()
-        for digest in digests:
+        for digest in digests.values():
             digest.update(piece)
         offset += len(piece)
         ended = offset > size or (offset == size and len(piece) < length)
@@ -93,14 +83,23 @@ def prepare(fd: int, size: int, *, sha256: bool, max_in_memory: int = SMALL, rea
             kept += piece  # one piece, unless the page cache has only the beginning
     if not offset == size == fingerprint.size:
         raise fault("changed_while_uploading", "its size changed")
-    return Prepared(fd, fingerprint, digests[0].hexdigest(), digests[-1].hexdigest() if sha256 else "", kept)
+    checksums = {algorithm: f"{algorithm}:{digest.hexdigest()}" for algorithm, digest in digests.items()}
+    return Prepared(fd, fingerprint, checksums, kept)
+
+
+def is_told(checksum: str, told: Collection[str]) -> bool:
+    """Return whether the store told the checksum of what was sent; raise ``bad_digest`` if it told another."""
+    alike = [each for each in told if algorithm_of(each) == algorithm_of(checksum)]
+    if alike and checksum not in alike:
+        raise fault("bad_digest", f"the store tells {alike[0]} of what was sent with {checksum}")
+    return bool(alike)
 
 
 def proves_upload(response: Response, md5: str, *, md5_etags: bool) -> bool:
     """Return whether the response proves that this body was stored; raise ``bad_digest`` if it disproves it.
 
-    An ETag that differs disproves it only in a bucket where ETags are MD5s (``md5_etags``). Elsewhere (SSE-KMS,
-    SSE-C, some stores) the store chooses the ETag, and the Content-MD5 or SHA-256 that it checked counts. If the
+    ``md5`` is in hex. An ETag that differs disproves it only in a bucket where ETags are MD5s (``md5_etags``).
+    Elsewhere (SSE-KMS, SSE-C, some stores) the store chooses the ETag, and the checksum that it checked counts. If the
     response proves nothing (no ETag, or one of another form), the caller sends a HEAD. After every PUT, a HEAD would
     prove no more than an ETag that is the MD5, and cost 30 to 45 % of the throughput in files a second (SeaweedFS,
     1 kB files, 16 at a time).
@@ -120,14 +119,15 @@ class Whole:
         bucket: Bucket,
         ledger: Ledger,
         slots: Slots,
-        upload: UploadConfig,
+        algorithm: str,
         *,
         prepared: Prepared,
         on_sent: Callable[[int], None],
     ) -> None:
-        self._bucket, self._ledger, self._slots, self._kind = bucket, ledger, slots, upload.checksum
+        self._bucket, self._ledger, self._slots = bucket, ledger, slots
         self._prepared, self._on_sent = prepared, on_sent
-        self.fingerprint, self.sha256 = prepared.fingerprint, prepared.sha256
+        self.fingerprint, self.checksum = prepared.fingerprint, prepared.checksums[algorithm]
+        self.sha256 = prepared.checksums.get("sha256", "").removeprefix("sha256:")
 
     part_size = 0
 
@@ -136,18 +136,14 @@ class Whole:
         """The file's size in bytes."""
         return self.fingerprint.size
 
-    @property
-    def checksum(self) -> str:
-        """``md5:…`` or ``sha256:…``, by ``upload.checksum``."""
-        return self._prepared.checksum(self._kind)
-
     async def checksum_like(self, like: str, part_size: int, size: int | None = None) -> str:
         """Return the checksum in the form of ``like``; hash only if it isn't known."""
-        if size is None and "-" not in like and (like.startswith("md5:") or self.sha256):
-            return self._prepared.checksum(like.partition(":")[0])
-        return await in_background(
-            checksum_like, self._prepared.fd, like, self.size if size is None else size, part_size
-        )
+        fd, known, algorithm = self._prepared.fd, self._prepared.checksums, algorithm_of(like)
+        if size is not None or "-" in like:
+            return await in_background(checksum_like, fd, like, self.size if size is None else size, part_size)
+        if algorithm not in known:
+            known[algorithm] = await in_background(checksum_like, fd, like, self.size)
+        return known[algorithm]
 
     def use_checksum(self, checksum: str, part_size: int) -> None:
         """Do nothing: the checksum is known."""
@@ -156,7 +152,8 @@ class Whole:
         self, version: FileVersion, decision: Decision, support: Support
     ) -> tuple[FileVersion, StoredObject | None]:
         """PUT the file and verify the object."""
-        version = await record_etag(self._ledger, version, self._prepared.md5)
+        told = self.checksum if support.proven else self._prepared.checksums["md5"]
+        version = await record_intent(self._ledger, version, self, told)
         passed("put.before")
         async with self._slots.small() if self.size <= TINY else nullcontext():  # a larger one holds its slot already
             response = await self._put(version, supported_conditions(decision, support), support)
@@ -169,8 +166,8 @@ class Whole:
         """Send the file; the response may be a 412 (another object is under the key). Raises ``Fault``."""
         assert version.key is not None
         prepared, headers = self._prepared, dict(self._bucket.watch.headers)
-        if self._kind != "md5" and not support.sha256:
-            headers["Content-MD5"] = prepared.content_md5
+        if not support.proven and support.checksum != "md5":
+            headers |= [header_of(prepared.checksums["md5"])]
         request = self._bucket.request(
             Operation.PUT,
             version.key,
@@ -192,19 +189,33 @@ class Whole:
 
     async def _verify(self, version: FileVersion, response: Response, support: Support) -> StoredObject:
         """Return the object that the PUT made; raise ``missing_object`` or ``bad_digest``."""
-        md5, key = self._prepared.md5, version.key or ""
-        if proves_upload(response, md5, md5_etags=support.md5_etags) and support.proves:
+        if self._is_proven(response, support):
             return StoredObject(version.size, response.etag, response.headers.get("x-amz-version-id", ""))
+        key = version.key or ""
         found = await self._bucket.find(key, denied_is_absent=False)
         if found is None:
             raise fault("missing_object")
-        etag_is_md5 = support.md5_etags and is_md5(found.etag) and not found.opaque
-        if found.size != version.size or (etag_is_md5 and found.etag.lower() != md5):
+        if found.size != version.size:
             raise fault("bad_digest", "the object is not what was sent")
-        if not (support.proves or await holds_bytes(self._bucket, key, found, Sent(version.size, f"md5:{md5}", 0, ""))):
+        if support.proven:
+            if not is_told(self.checksum, found.checksums):
+                raise fault("bad_digest", "the store no longer tells the checksum")
+            return found
+        md5 = self._prepared.checksums["md5"]
+        etag_is_md5 = support.md5_etags and is_md5(found.etag) and not found.opaque
+        if etag_is_md5 and f"md5:{found.etag.lower()}" != md5:
+            raise fault("bad_digest", "the object is not what was sent")
+        if not (support.proves or await holds_bytes(self._bucket, key, found, Sent(version.size, md5, 0, ""))):
             raise fault("bad_digest", "the object is not what was sent")
         return found
 
+    def _is_proven(self, response: Response, support: Support) -> bool:
+        """Return whether the response proves the upload, and names the object by its ETag."""
+        if not support.proven:
+            md5 = self._prepared.checksums["md5"].removeprefix("md5:")
+            return proves_upload(response, md5, md5_etags=support.md5_etags) and support.proves
+        return is_told(self.checksum, response.checksums) and bool(response.etag)
+
     def is_unchanged(self) -> bool:
         """Hash the file again, and compare."""
-        return prepare(self._prepared.fd, self.fingerprint.size, sha256=False).md5 == self._prepared.md5
+        return checksum_like(self._prepared.fd, self.checksum, self.size) == self.checksum

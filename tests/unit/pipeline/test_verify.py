@@ -151,8 +151,9 @@ class Failing:
     def for_bucket(self, _name: str) -> Failing:
         return self
 
-    async def find(self, _key: str, *, denied_is_absent: bool) -> StoredObject:
+    async def find(self, _key: str, *, denied_is_absent: bool, told: bool) -> StoredObject:
         assert not denied_is_absent
+        assert not told
         self.asked += 1
         code = self.codes.pop(0) if len(self.codes) > 1 else self.codes[0]
         if code:

@@ -25,8 +25,8 @@ from tests.versions import in_state
 MD5 = "0123456789abcdef0123456789abcdef"
 OTHER = "f" * 32
 VERSION = in_state(State.UPLOADING, bucket="b", attempt=1)
-ALL = Support(if_none_match=True, if_match=True, sha256=True)
-NONE = Support(if_none_match=False, if_match=False, sha256=False)
+ALL = Support(if_none_match=True, if_match=True)
+NONE = Support(if_none_match=False, if_match=False)
 OURS_BEFORE = replace(VERSION, file_id="0", state=State.FINISHED, etag=OTHER, checksum=f"md5:{OTHER}")
 
 
@@ -81,17 +81,17 @@ def test_without_a_look_the_condition_looks_for_us() -> None:
 
 
 def test_a_first_attempt_where_conditions_hold_needs_no_look() -> None:
-    assert not needs_head(VERSION, None, f"md5:{MD5}", ALL)
+    assert not needs_head(VERSION, None, ALL, same_content=False)
 
 
 @pytest.mark.parametrize(
-    ("version", "previous", "honours"),
+    ("version", "previous", "same", "honours"),
     [
-        (replace(VERSION, attempt=2), None, ALL),
-        (VERSION, replace(OURS_BEFORE, checksum=f"md5:{MD5}"), ALL),
-        (VERSION, None, NONE),
-        (VERSION, None, Support(if_none_match=False, if_match=True, sha256=True)),
-        (VERSION, OURS_BEFORE, Support(if_none_match=True, if_match=False, sha256=True)),
+        (replace(VERSION, attempt=2), None, False, ALL),
+        (VERSION, OURS_BEFORE, True, ALL),
+        (VERSION, None, False, NONE),
+        (VERSION, None, False, Support(if_none_match=False, if_match=True)),
+        (VERSION, OURS_BEFORE, False, Support(if_none_match=True, if_match=False)),
     ],
     ids=[
         "after an unclear attempt",
@@ -101,5 +101,5 @@ def test_a_first_attempt_where_conditions_hold_needs_no_look() -> None:
         "If-Match not honoured",
     ],
 )
-def test_looks_first(version: FileVersion, previous: FileVersion | None, honours: Support) -> None:
-    assert needs_head(version, previous, f"md5:{MD5}", honours)
+def test_looks_first(version: FileVersion, previous: FileVersion | None, same: bool, honours: Support) -> None:
+    assert needs_head(version, previous, honours, same_content=same)
