@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from urllib.parse import unquote
@@ -40,7 +41,7 @@ class Secrets:
     """
 
     def __init__(self) -> None:
-        self._quarters: dict[str, None] = {}
+        self._quarters: OrderedDict[str, None] = OrderedDict()
 
     def of(self, url: str, headers: Mapping[str, str]) -> Echoes:
         """Return the finder for one request's secrets in its answer; of a credential it finds the access key."""
@@ -51,9 +52,10 @@ class Secrets:
         return Echoes([*found.values(), *keys], [access_key], self._quarters.keys())
 
     def _remember(self, signature: str) -> None:
-        self._quarters |= dict.fromkeys(signature[at : at + QUARTER] for at in range(0, len(signature), QUARTER))
+        for at in range(0, len(signature), QUARTER):
+            self._quarters[signature[at : at + QUARTER]] = None
         while len(self._quarters) > 4 * ROOM:
-            del self._quarters[next(iter(self._quarters))]
+            self._quarters.popitem(last=False)  # a dict would pass the gaps of all removed before
 
 
 class Echoes:
