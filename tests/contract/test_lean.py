@@ -195,6 +195,18 @@ async def test_an_unusual_url_is_left_to_the_session(form: str, line: bytes) -> 
     assert line in recorder.requests[0][0]
 
 
+async def test_a_request_through_a_proxy_is_left_to_the_session() -> None:
+    recorder = Recorder()
+    async with server(recorder) as proxy, client() as ours:
+        through = LeanSession(ours.session, lambda _: proxy.replace("//", "//user:pass@"))
+        async with through.request("PUT", "http://store.invalid/k?x", {"Content-Length": "4"}, b"body") as got:
+            assert got.status == 200
+    head, body = recorder.requests[0]
+    assert head.startswith(b"PUT http://store.invalid/k?x HTTP/1.1\r\nHost: store.invalid\r\n")
+    assert b"\r\nProxy-Authorization: Basic " in head
+    assert body == b"body"
+
+
 # --- what comes back ------------------------------------------------------------------------------------------
 
 
