@@ -27,7 +27,7 @@ _UNLINKED = (State.QUEUED, State.UPLOADING, State.QUARANTINED)
 
 
 class Recovery:
-    """Continues what the last run left, and at the end releases what is claimed for the next run.
+    """Continues what the last run left, and at the end puts claimed versions back in the queue for the next run.
 
     ``read_back`` are the links in ``links.jsonl`` after the ledger's mark. ``replay``: log how versions ended
     where an earlier run may not have logged it. ``unclean``: the last run did not end cleanly; set by ``recover``.

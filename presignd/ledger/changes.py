@@ -1,8 +1,8 @@
 """The ledger's changes in SQL. Each names the state it leaves, and moves only as ``presignd.states`` says.
 
 A change takes many rows, and one row is a list of one: in a burst most of a commit's work is of one kind. A statement
-for hundreds of rows runs without the GIL and costs a fifth of one statement per row. A change makes all of its rows or
-raises; the caller undoes what it had made by then.
+for hundreds of rows runs without the GIL and costs a fifth of one statement per row. A change writes all of its rows
+or raises; then the caller rolls back what it wrote.
 """
 
 from __future__ import annotations
@@ -374,7 +374,7 @@ def begin_run(connection: sqlite3.Connection) -> bool:
 
 
 def record_announced(connection: sqlite3.Connection, file_ids: Sequence[str]) -> None:
-    """Set ``announced`` in the rows of these."""
+    """Set ``announced`` in the rows of these versions."""
     cursor = connection.execute(
         "UPDATE version SET announced = 1 WHERE file_id IN (SELECT value FROM json_each(?))",
         (json.dumps(list(file_ids)),),

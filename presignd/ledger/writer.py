@@ -175,7 +175,7 @@ class DatabaseThread(ABC):
     # --- in the loop --------------------------------------------------------------------------------
 
     def _die(self, cause: BaseException, batch: list[_Job]) -> None:
-        """Give the calls that were under way or wait the error; runs in the loop, so that no call comes in between."""
+        """Raise the error in all calls, running and waiting. Runs in the loop, so that no call comes in between."""
         self._cause = cause
         while not self._jobs.empty():
             job = self._jobs.get_nowait()

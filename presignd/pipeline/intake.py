@@ -19,10 +19,10 @@ from presignd.s3.limits import LARGEST_OBJECT, key_problem
 from presignd.system.clock import utcnow
 
 UPLOAD_PRIORITIES = {Source.PUT: 0, Source.EVENT: 1, Source.SCAN: 1, Source.BACKLOG: 2}
-"""The lower is sent first. The ledger records it."""
+"""Priorities of uploads by their source: the lower is sent first. The ledger records it."""
 
 LOOK_PRIORITIES = {Source.EVENT: 0, Source.PUT: 0, Source.SCAN: 1, Source.BACKLOG: 2}
-"""The lower is looked at first, while it settles: there, an event goes before a scan."""
+"""Priorities of looks while files settle: the lower is looked at first. Here an event goes before a scan."""
 
 
 class Intake:

@@ -20,7 +20,7 @@ PIECE = 12
 """Letters and digits in a row that identify a secret: an ETag or checksum does not share so many by chance."""
 
 BLOCK = PIECE // 2
-"""Text is cut into blocks of this size, with one character between two: every ``PIECE`` of it has a whole block."""
+"""Text is cut into blocks of this size, one character apart, so every run of ``PIECE`` characters has a whole block."""
 
 QUARTER, ROOM = 16, 4096
 """The hex digits that identify an earlier signature, and how many earlier signatures are kept."""

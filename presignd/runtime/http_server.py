@@ -202,7 +202,7 @@ async def _bound(listen: Listen, stack: contextlib.ExitStack) -> list[socket.soc
         for family, kind, _, _, address in dict.fromkeys(found):
             try:
                 sock = opened.enter_context(socket.socket(family, kind))
-            except OSError as error:  # localhost is ::1 too in many a hosts file, also where the kernel has no IPv6
+            except OSError as error:  # many hosts files name ::1 for localhost, even where the kernel has no IPv6
                 lacking = error
                 continue
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

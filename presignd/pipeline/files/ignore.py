@@ -42,7 +42,7 @@ DEFAULTS = (
 Xunlei's ``*.td`` is not in it: other files end so too."""
 
 OWN_PREFIX = b".presignd-"
-"""The daemon's own temporary names begin so; they are always ignored."""
+"""Prefix of the daemon's own temporary names, which are always ignored."""
 
 _CACHED_DIRECTORIES = 4096
 
