@@ -20,6 +20,7 @@ from presignd.model import FileVersion
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import ignore_sigio
 from presignd.pipeline.settle.settler import Settler
+from presignd.pipeline.watch.pauses import PAUSES, Pauses
 from presignd.pipeline.watch.watcher import Watcher
 
 PATIENCE = 60.0
@@ -77,7 +78,7 @@ class Drop:
 
 
 @asynccontextmanager
-async def watching(tmp_path: Path, **options: Any) -> AsyncIterator[Drop]:
+async def watching(tmp_path: Path, *, pauses: Pauses = PAUSES, **options: Any) -> AsyncIterator[Drop]:
     """Watch ``tmp_path/drop`` (made where missing) with a quiet time of 50 ms unless told otherwise."""
     ignore_sigio()
     root = tmp_path / "drop"
@@ -97,7 +98,7 @@ async def watching(tmp_path: Path, **options: Any) -> AsyncIterator[Drop]:
         vanished.extend(gone)
 
     settler = Settler(ledger, on_enqueued, "host")
-    watcher = Watcher(config, folder, settler, ledger, log, on_vanished=on_vanished)
+    watcher = Watcher(config, folder, settler, ledger, log, on_vanished=on_vanished, pauses=pauses)
     drop = Drop(root, ledger, folder, settler, watcher, versions, vanished, capture.entries)
     try:
         async with _running(settler.run(), watcher.run()):

@@ -23,7 +23,9 @@ _FILES = ("", "-wal", "-shm")
 Migration = Sequence[str]
 
 
-def open_database(path: Path, application_id: int, migrations: Sequence[Migration]) -> sqlite3.Connection:
+def open_database(
+    path: Path, application_id: int, migrations: Sequence[Migration], *, busy: float = BUSY_SECONDS
+) -> sqlite3.Connection:
     """Open (or make, mode 0600) the database and bring it to the newest schema.
 
     Raises ``UsageError`` for a file that is no such database, is corrupt, or was written by a newer
@@ -31,7 +33,7 @@ def open_database(path: Path, application_id: int, migrations: Sequence[Migratio
     """
     with sqlite_errors_expected(path):
         make_private(path)  # SQLite would make it by the umask; it gives -wal and -shm the mode of this file
-        connection = connect(path)
+        connection = connect(path, busy=busy)
         with closed_on_error(connection):
             _check(connection, path, application_id, len(migrations))
             connection.execute("PRAGMA journal_mode = WAL")
@@ -47,9 +49,12 @@ def pages_between_checkpoints(free: int) -> int:
     return max(_FEWEST_PAGES, min(_MOST_PAGES, free // (8 * _PAGE)))
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Open a connection, for one thread at a time, without implicit transactions."""
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+def connect(path: Path, *, busy: float = BUSY_SECONDS) -> sqlite3.Connection:
+    """Open a connection, for one thread at a time, without implicit transactions.
+
+    A statement waits up to ``busy`` seconds for another program's lock.
+    """
+    connection = sqlite3.connect(path, timeout=busy, isolation_level=None, check_same_thread=False)
     with closed_on_error(connection):
         pages = pages_between_checkpoints(shutil.disk_usage(path.parent).free)
         always = ("synchronous = FULL", "foreign_keys = ON", f"journal_size_limit = {JOURNAL_LIMIT}")

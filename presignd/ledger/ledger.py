@@ -81,26 +81,33 @@ class Patience:
                 return found
 
 
-async def open_ledger(folder: Path, patience: Patience | None = None, *, unused_keys: int = UNUSED_KEYS) -> Ledger:
+async def open_ledger(
+    folder: Path,
+    patience: Patience | None = None,
+    *,
+    unused_keys: int = UNUSED_KEYS,
+    busy: float = database.BUSY_SECONDS,
+) -> Ledger:
     """Open the ledger in ``folder`` (made 0700 where missing; the file is 0600).
 
     With ``patience`` calls wait where they would fail for a full disk or another program's lock. ``unused_keys`` is how
-    many claimed versions are cached as the first under their key.
+    many claimed versions are cached as the first under their key, ``busy`` how many seconds a change waits for another
+    program's lock.
 
     The caller holds ``lock.DaemonLock`` on that folder. Raises ``UsageError`` for a folder or file that can't hold a
     ledger (network filesystem, newer version, another program's, damaged), ``Unavailable`` while another program holds
     it, the fault ``disk_full``.
     """
-    writing, reading = await opened(partial(_open, folder), _close)
+    writing, reading = await opened(partial(_open, folder, busy), _close)
     return Ledger(folder / FILE, writing, reading, patience, unused_keys)
 
 
-def _open(folder: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+def _open(folder: Path, busy: float) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     prepare(folder)
-    writing = open_database(folder / FILE, APPLICATION_ID, MIGRATIONS)
+    writing = open_database(folder / FILE, APPLICATION_ID, MIGRATIONS, busy=busy)
     with closed_on_error(writing):
         sync_folder(folder)
-        reading = database.connect(folder / FILE)
+        reading = database.connect(folder / FILE, busy=busy)
         with closed_on_error(reading):
             reading.execute("PRAGMA query_only = ON")
     return writing, reading

@@ -31,6 +31,9 @@ async def upkeep(
     folders: Mapping[str, Folder],
     keep: float,
     on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]],
+    *,
+    look_seconds: float = LOOK_SECONDS,
+    look_share: float = LOOK_SHARE,
 ) -> None:
     """Run until cancelled: record what is gone, and forget what is gone for ``keep`` seconds."""
     due = 0.0
@@ -44,7 +47,7 @@ async def upkeep(
             began = time.monotonic()
             await note_quarantined_gone(ledger, folders, on_vanished)
             with heart.resting():
-                await asyncio.sleep(max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - began)))
+                await asyncio.sleep(max(look_seconds, look_share * (time.monotonic() - began)))
 
 
 async def note_quarantined_gone(

@@ -107,11 +107,11 @@ class Systemd:
             self._shown = line
             self._notifier.send(STATUS=line)
 
-    async def show_always(self, status: Callable[[], Awaitable[str]]) -> None:
-        """Keep that line up to date, for ever; ``status`` makes it, and may hang."""
+    async def show_always(self, status: Callable[[], Awaitable[str]], *, turn: float = TURN) -> None:
+        """Keep that line up to date, for ever; ``status`` makes it every ``turn`` seconds, and may hang."""
         while self._notifier.listens:
             self.show(await status())
-            await asyncio.sleep(TURN)
+            await asyncio.sleep(turn)
 
     async def run(self) -> None:
         """Feed the watchdog and ask for time, for ever."""

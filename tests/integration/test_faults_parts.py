@@ -13,7 +13,6 @@ import pytest
 
 from presignd.config import Config, WatchConfig
 from presignd.model import FileVersion
-from presignd.pipeline.upload import multipart as sweep
 from presignd.pipeline.upload.multipart import InParts, Sweeper
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3, Object
 from tests.running import Running, config, running, watch
@@ -397,14 +396,15 @@ async def test_a_bug_in_one_part_quarantines_its_file_alone(
 
 
 async def test_what_a_quarantined_file_leaves_is_aborted_also_when_the_store_refuses_that_once(
-    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    faulty_s3: FaultyS3, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sweep, "SWEEP_SECONDS", 0.05)
     faulty_s3.fault(**ONE_PART, times=FOREVER, status=400, code="InvalidRequest")
     faulty_s3.fault(method="DELETE", key="a", asks="uploadId", status=500, code="InternalError")
     async with running(in_parts(tmp_path, faulty_s3, attempts=2)) as daemon:
         daemon.drop("a", CONTENT)
         await daemon.said_by_now("file.quarantined")
+        await daemon.said_by_now("upload.abort_failed")
+        daemon.work.sweeper.wake()
         await none_left(daemon, faulty_s3)
         assert len(daemon.events("upload.abort_failed")) == 1
 
@@ -419,12 +419,11 @@ async def test_uploads_of_a_watch_that_is_no_more_are_left_alone() -> None:
             self.asked += 1
             if self.asked == 2:
                 raise EOFError
-            sweeper.wake()
             return [version]
 
     version: Any = type("Version", (), {"watch": "another", "key": "a", "file_id": "id"})()
     ledger: Any = Left()
-    sweeper = Sweeper(ledger, {})
+    sweeper = Sweeper(ledger, {}, pause=0.01)
     with pytest.raises(EOFError):
         await sweeper.run()
 

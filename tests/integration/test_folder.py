@@ -23,7 +23,6 @@ from presignd.pipeline.files import folder as module
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.upload.whole import TINY, prepare, read_cached
-from presignd.pipeline.watch import scan as scan_module
 from presignd.pipeline.watch.scan import BATCH, MAX_BATCH, Scan
 from presignd.system import filesystem
 from tests.descriptors import open_descriptors
@@ -407,16 +406,12 @@ def test_a_directory_that_vanishes_under_a_scan_is_left_out(folder: Folder, tmp_
     assert scan.problems == []
 
 
-def test_a_file_that_vanishes_under_a_scan_is_left_out(
-    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_vanishes_under_a_scan_is_left_out(folder: Folder, tmp_path: Path) -> None:
     """After its name was listed, before it is looked at."""
-    monkeypatch.setattr(scan_module, "MAX_BATCH", 1)
-    monkeypatch.setattr(scan_module, "BATCH", 1)
     shutil.rmtree(tmp_path / "drop" / "a")
     for number in range(3):
         (tmp_path / "drop" / str(number)).touch()
-    scan = Scan(folder, Ignore())
+    scan = Scan(folder, Ignore(), batch=1, max_batch=1)
     batches = scan.batches()
     ((first, *_),) = next(batches)
     for number in {0, 1, 2} - {int(first)}:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-import pytest
 from structlog.testing import capture_logs
 
 from presignd.model import Candidate, FileVersion, LinksMark
 from presignd.pipeline.watch import leftovers
+from presignd.pipeline.watch.pauses import Pauses
 from presignd.states import Event
-from tests.watching import Drop, watching
+from tests.watching import Drop
+from tests.watching import watching as watched
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-@pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leftovers, "PAUSE", 0.02)
+watching = partial(watched, pauses=Pauses(leftovers=0.02))
 
 
 async def linked(drop: Drop, path: str) -> FileVersion:

@@ -155,12 +155,8 @@ async def test_a_folder_that_comes_back_while_it_is_looked_through_takes_nothing
     assert world.vanished == []
 
 
-async def test_a_quarantined_file_that_is_gone_ends_though_no_event_told_of_it(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_quarantined_file_that_is_gone_ends_though_no_event_told_of_it(world: World) -> None:
     """On a network folder none does. One that went while it was in flight was noted then, and told of no more."""
-    monkeypatch.setattr(upkeep_module, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(upkeep_module, "LOOK_SHARE", 1)
     names = ["unseen", "in flight", "there"]
     for name in names:
         await world.queued(world.drop / name)
@@ -168,7 +164,9 @@ async def test_a_quarantined_file_that_is_gone_ends_though_no_event_told_of_it(
         if version.path == b"in flight":
             await world.ledger.record_gone("drop", [version.path], NOW)
         await world.ledger.apply(version, Event.QUARANTINE, error_code="rejected", error="no")
-    round_and_round = asyncio.create_task(upkeep(world.ledger, {"drop": world.folder}, 3600.0, world.hear))
+    round_and_round = asyncio.create_task(
+        upkeep(world.ledger, {"drop": world.folder}, 3600.0, world.hear, look_seconds=0.01, look_share=1)
+    )
     (world.drop / "in flight").unlink()
     async with asyncio.timeout(20):
         await world.heard.wait()

@@ -19,8 +19,11 @@ from presignd.pipeline.watch import coverage, scanner
 from presignd.pipeline.watch import watcher as watch
 from presignd.pipeline.watch import watchfiles as events
 from presignd.pipeline.watch.inotify import inotify_source
+from presignd.pipeline.watch.pauses import Pauses
 from presignd.pipeline.watch.source import Hints, SourceEnded
 from tests.watching import watching
+
+SOON_AGAIN = Pauses(scan_retry=0.05)
 
 
 async def test_while_a_limit_forbids_events_scans_go_on_and_then_events_are_tried_again(
@@ -35,8 +38,7 @@ async def test_while_a_limit_forbids_events_scans_go_on_and_then_events_are_trie
             yield changes
 
     monkeypatch.setattr(events, "awatch", limited)
-    monkeypatch.setattr(watch, "_WITHOUT_EVENTS", 0.5)
-    async with watching(tmp_path, poll_interval=1, events="watchfiles") as drop:
+    async with watching(tmp_path, pauses=Pauses(without_inotify=0.5), poll_interval=1, events="watchfiles") as drop:
         await drop.until(lambda: len(drop.events("watch.started")) == 2)
         assert [entry["events"] for entry in drop.events("watch.started")] == ["polling", "watchfiles"]
         [overflow] = drop.events("watch.overflow")
@@ -59,8 +61,8 @@ async def test_a_source_that_cannot_start_is_told_once_and_scans_go_on_without_i
                 yield hints
 
     monkeypatch.setattr(watch, "inotify_source", refusing)
-    monkeypatch.setattr(watch, "_LAST_PAUSE", 0.05)
-    async with watching(tmp_path, poll_interval=1, events="inotify", rescan="1h") as drop:
+    pauses = Pauses(source_last=0.05)
+    async with watching(tmp_path, pauses=pauses, poll_interval=1, events="inotify", rescan="1h") as drop:
         await drop.scanned()
         assert drop.watcher.watching.is_set(), "the daemon is ready, however long this takes"
         refused[0] = True
@@ -127,8 +129,7 @@ async def test_a_scan_that_can_open_no_more_is_told_once_and_comes_again_until_i
     (tmp_path / "drop" / "below").mkdir(parents=True)
     (tmp_path / "drop" / "below" / "a").touch()
     monkeypatch.setattr(Folder, "open_directory", refusing)
-    monkeypatch.setattr(scanner, "_RETRY_SECONDS", 0.05)
-    async with watching(tmp_path, polling="always", poll_interval=3600) as drop:
+    async with watching(tmp_path, pauses=SOON_AGAIN, polling="always", poll_interval=3600) as drop:
         await drop.has("below/a")
         [told] = drop.events("scan.cut_short")
         assert told["error_code"] == "too_many_files"
@@ -152,12 +153,6 @@ class Refusals:
         return refusing
 
 
-@pytest.fixture
-def soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scanner, "_RETRY_SECONDS", 0.05)
-
-
-@pytest.mark.usefixtures("soon_again")
 @pytest.mark.parametrize("kind", ["file", "directory"])
 async def test_an_event_that_could_not_be_looked_into_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -165,7 +160,7 @@ async def test_an_event_that_could_not_be_looked_into_is_not_lost(
     """Too many files were open: no other event comes for it, so everything is scanned until nothing is refused."""
     refused = Refusals(monkeypatch, b"sub/late", stat=1)
     (tmp_path / "drop" / "sub").mkdir(parents=True)
-    async with watching(tmp_path, rescan="1h") as drop:
+    async with watching(tmp_path, pauses=SOON_AGAIN, rescan="1h") as drop:
         await drop.scanned()
         late = drop.root / "sub" / "late"
         if kind == "directory":
@@ -248,8 +243,7 @@ async def test_a_folder_that_does_not_even_say_what_it_is_on_is_tried_again(
         return real(*arguments)
 
     monkeypatch.setattr(watch, where, refusing)
-    monkeypatch.setattr(watch, "TICK_SECONDS", 0.05)
-    async with watching(tmp_path) as drop:
+    async with watching(tmp_path, pauses=Pauses(tick=0.05)) as drop:
         (drop.root / "a").write_bytes(b"content")
         await drop.has("a")
         told = {"writer_check_of": "watch.lost", "choose_source": "watch.overflow"}[where]

@@ -392,8 +392,8 @@ def _first(group: BaseExceptionGroup[Fault]) -> Fault:
 class Sweeper:
     """Aborts orphans: uploads in the ledger whose versions are no longer uploading."""
 
-    def __init__(self, ledger: Ledger, buckets: Mapping[str, Bucket]) -> None:
-        self._ledger, self._buckets = ledger, buckets
+    def __init__(self, ledger: Ledger, buckets: Mapping[str, Bucket], *, pause: float = SWEEP_SECONDS) -> None:
+        self._ledger, self._buckets, self._pause = ledger, buckets, pause
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -401,14 +401,14 @@ class Sweeper:
         self._wake.set()
 
     async def run(self) -> None:
-        """Sweep at the start, on ``wake``, and every ``SWEEP_SECONDS``; never return."""
+        """Sweep at the start, on ``wake``, and every ``pause`` seconds; never return."""
         with alive("sweeper") as heart:
             while True:
                 self._wake.clear()
                 for version in await self._ledger.uploads_left():
                     await self._abort(version)
-                heart.beat(within=SWEEP_SECONDS)
-                await within(SWEEP_SECONDS, self._wake)
+                heart.beat(within=self._pause)
+                await within(self._pause, self._wake)
 
     async def _abort(self, version: FileVersion) -> None:
         bucket = self._buckets.get(version.watch)

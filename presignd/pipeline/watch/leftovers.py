@@ -18,6 +18,7 @@ from presignd.model import Candidate, Source
 from presignd.pipeline.announce import shown_path
 from presignd.pipeline.files.ignore import OWN_PREFIX
 from presignd.pipeline.files.rename import rename_to_free
+from presignd.pipeline.watch.pauses import PAUSES
 from presignd.runtime.heartbeat import beat
 from presignd.states import ENDED
 from presignd.system.durable import sync
@@ -32,17 +33,23 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
-PAUSE = 1.0
-"""Seconds between two looks at names that are still in use."""
-
 _OURS = re.compile(re.escape(OWN_PREFIX) + rb"([0-9a-zA-Z-]+)(\.link)?")
 
 
 class Leftovers:
     """Restores or removes what scans of one watch find under presignd's own names."""
 
-    def __init__(self, watch: str, folder: Folder, ledger: Ledger, submit: Callable[[list[Candidate]], None]) -> None:
+    def __init__(
+        self,
+        watch: str,
+        folder: Folder,
+        ledger: Ledger,
+        submit: Callable[[list[Candidate]], None],
+        *,
+        pause: float = PAUSES.leftovers,
+    ) -> None:
         self._watch, self._folder, self._ledger, self._submit = watch, folder, ledger, submit
+        self._pause = pause
         self._paths: set[bytes] = set()
         self._unknown: set[bytes] = set()
 
@@ -53,8 +60,8 @@ class Leftovers:
     async def run(self) -> None:
         """Look at the added paths until cancelled, repeatedly at those in use."""
         while True:
-            beat(within=PAUSE)
-            await asyncio.sleep(PAUSE)
+            beat(within=self._pause)
+            await asyncio.sleep(self._pause)
             await self.turn()
 
     async def turn(self) -> None:

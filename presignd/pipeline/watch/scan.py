@@ -51,8 +51,11 @@ class Scan:
         recursive: bool = True,
         stop: threading.Event | None = None,
         unfinished: Unfinished | None = None,
+        batch: int = BATCH,
+        max_batch: int = MAX_BATCH,
     ) -> None:
         self._folder = folder
+        self._batch, self._max_batch = batch, max_batch
         self._unfinished = unfinished or Unfinished()
         self._ignore = ignore
         self._recursive = recursive
@@ -66,12 +69,12 @@ class Scan:
         self.own_names: list[bytes] = []
 
     def batches(self) -> Iterator[list[Listed]]:
-        """Yield what is found. A batch ends with the directory that fills it, or after ``MAX_BATCH`` files of one."""
+        """Yield what is found. A batch ends with the directory that fills it, or after ``max_batch`` files of one."""
         began = time.perf_counter()
         batch: list[Listed] = []
         for some in self._walk():
             batch += some
-            if len(batch) >= BATCH:
+            if len(batch) >= self._batch:
                 self._count(batch, began)
                 yield batch
                 batch, began = [], time.perf_counter()
@@ -99,7 +102,7 @@ class Scan:
             try:
                 for one in self._list(directory):
                     some.append(one)
-                    if len(some) == MAX_BATCH:
+                    if len(some) == self._max_batch:
                         yield some
                         some = []
             except (Gone, NotRegular, Fault, OSError) as error:

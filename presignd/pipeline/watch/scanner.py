@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from presignd.errors import fault
 from presignd.model import Fingerprint, Source
 from presignd.pipeline.watch.scan import Scan, rescan_interval, topmost
-from presignd.pipeline.watch.source import TICK_SECONDS
 from presignd.runtime.heartbeat import beat
 from presignd.runtime.tasks import within
 from presignd.system.clock import utcnow
@@ -31,11 +30,9 @@ if TYPE_CHECKING:
     from presignd.pipeline.settle.settler import Settler
     from presignd.pipeline.watch.coverage import Coverage
     from presignd.pipeline.watch.leftovers import Leftovers
+    from presignd.pipeline.watch.pauses import Pauses
 
 _PROBLEMS_SHOWN = 5
-
-_RETRY_SECONDS = 2.0
-"""Seconds until everything is scanned again after a scan for which too many files were open."""
 
 
 class Scanner:
@@ -53,11 +50,12 @@ class Scanner:
         ledger: Ledger,
         leftovers: Leftovers,
         log: FilteringBoundLogger,
+        pauses: Pauses,
     ) -> None:
         self.scanned = asyncio.Event()
         self._config, self._folder, self._ignore, self._unfinished = config, folder, ignore, unfinished
         self._coverage, self._settler, self._ledger, self._leftovers = coverage, settler, ledger, leftovers
-        self._log = log
+        self._log, self._pauses = log, pauses
         self._requested = ""
         self._due_at: float | None = None
         self._wake_all = asyncio.Event()
@@ -96,12 +94,12 @@ class Scanner:
             self._wake_all.set()
 
     def request_later(self) -> None:
-        """Scan everything again in 2 s; too many files are open now."""
+        """Scan everything again after ``scan_retry``; too many files are open now."""
         if not self._cut_short:
             problem = fault("too_many_files")
             self._log.warning("scan.cut_short", error_code=problem.code, error=problem.message, fix=problem.fix)
         self._cut_short = True
-        asyncio.get_running_loop().call_later(_RETRY_SECONDS, self.request, "too_many_files")
+        asyncio.get_running_loop().call_later(self._pauses.scan_retry, self.request, "too_many_files")
 
     async def list_new(self) -> list[tuple[bytes, Fingerprint]]:
         """Return the files that would be uploaded: neither ignored nor in the ledger as they are. Changes nothing."""
@@ -133,14 +131,14 @@ class Scanner:
     async def _wait_until_due(self) -> str:
         """Wait until the next scan is due and the root is there; return the reason of the scan."""
         while True:
-            beat(within=TICK_SECONDS)
+            beat(within=self._pauses.tick)
             lost = self._coverage.lost
             due = self._due_at is not None and time.monotonic() >= self._due_at
             if (self._requested or due) and not lost:
                 reason, self._requested = self._requested or "timer", ""
                 return reason
-            left = TICK_SECONDS if lost or self._due_at is None else self._due_at - time.monotonic()
-            await within(min(TICK_SECONDS, left), self._wake_all)
+            left = self._pauses.tick if lost or self._due_at is None else self._due_at - time.monotonic()
+            await within(min(self._pauses.tick, left), self._wake_all)
             self._wake_all.clear()
 
     async def _scan_everything(self, reason: str, source: Source, ignore_before: datetime | None) -> float:
@@ -174,8 +172,8 @@ class Scanner:
         """Scan the directories that were requested, until cancelled."""
         while True:
             if not self._directories:
-                beat(within=TICK_SECONDS)
-                await within(TICK_SECONDS, self._wake_directories)
+                beat(within=self._pauses.tick)
+                await within(self._pauses.tick, self._wake_directories)
                 self._wake_directories.clear()
                 continue
             requested, self._directories = self._directories, {}

@@ -23,8 +23,9 @@ from presignd.pipeline.watch.coverage import Coverage
 from presignd.pipeline.watch.findings import look_at
 from presignd.pipeline.watch.inotify import inotify_source
 from presignd.pipeline.watch.leftovers import Leftovers
+from presignd.pipeline.watch.pauses import PAUSES, Pauses
 from presignd.pipeline.watch.scanner import Scanner
-from presignd.pipeline.watch.source import TICK_SECONDS, Hints, SourceEnded, choose_source, no_events
+from presignd.pipeline.watch.source import Hints, SourceEnded, choose_source, no_events
 from presignd.pipeline.watch.watchfiles import Bursts, burst_of_queue, watchfiles_source
 from presignd.runtime.heartbeat import beat, living
 from presignd.system.clock import utcnow
@@ -44,17 +45,8 @@ if TYPE_CHECKING:
     from presignd.pipeline.files.lease import WriterCheck
     from presignd.pipeline.settle.settler import Settler
 
-_WITHOUT_EVENTS = 600.0
-"""Seconds of polling before inotify is tried again after one of its limits was met."""
-
 _GONE_BATCH = 500
 """Paths noted as gone in one change of the ledger."""
-
-_FIRST_PAUSE, _LAST_PAUSE = 0.05, 5.0
-"""Seconds: the pause before the source is started again grows from the first to the last."""
-
-_STABLE_SECONDS = 60.0
-"""The pause starts at ``_FIRST_PAUSE`` again after a source ran for so long."""
 
 
 class Watcher:
@@ -74,6 +66,7 @@ class Watcher:
         log: FilteringBoundLogger,
         *,
         on_vanished: Callable[[list[FileVersion]], Awaitable[None]],
+        pauses: Pauses = PAUSES,
     ) -> None:
         self.name = config.name
         self.watching = asyncio.Event()
@@ -81,10 +74,10 @@ class Watcher:
         self._config, self._folder, self._settler, self._ledger = config, folder, settler, ledger
         self._log = log.bind(watch=config.name)
         self._path = folder.root.decode("utf-8", "backslashreplace")
-        self._on_vanished = on_vanished
+        self._on_vanished, self._pauses = on_vanished, pauses
         self._ignore = Ignore.of(config)
         self._unfinished = Unfinished()
-        self._leftovers = Leftovers(config.name, folder, ledger, settler.submit)
+        self._leftovers = Leftovers(config.name, folder, ledger, settler.submit, pause=pauses.leftovers)
         self._coverage = Coverage(config, folder, self._log)
         self._scanner = Scanner(
             config,
@@ -96,6 +89,7 @@ class Watcher:
             ledger=ledger,
             leftovers=self._leftovers,
             log=self._log,
+            pauses=pauses,
         )
         self._announced: str | None = None
         self._source_name, self._ended_by = "", ""
@@ -145,7 +139,8 @@ class Watcher:
 
     # --- the event source -----------------------------------------------------------------------
     async def _watch(self) -> None:
-        pause = _FIRST_PAUSE
+        pauses = self._pauses
+        pause = pauses.source_first
         while True:
             await self._wait_for_root()
             began = time.monotonic()
@@ -155,7 +150,8 @@ class Watcher:
                 self._source_ended(error)
             except OSError as error:
                 self._source_ended(SourceEnded(reason_of(error)))
-            pause = _FIRST_PAUSE if time.monotonic() - began > _STABLE_SECONDS else min(_LAST_PAUSE, pause * 2)
+            stable = time.monotonic() - began > pauses.source_stable
+            pause = pauses.source_first if stable else min(pauses.source_last, pause * 2)
             beat(within=pause)
             await asyncio.sleep(0 if self.lost else pause)
 
@@ -178,7 +174,7 @@ class Watcher:
             batches = await stack.enter_async_context(aclosing(source))
             mounts = stack.enter_context(closing(MountTable()))
             async for hints in batches:
-                beat(within=TICK_SECONDS)
+                beat(within=self._pauses.tick)
                 if not await run(self._folder.still_there, inline=self._folder.inline_limit > 0):
                     self._lose_root()
                     return
@@ -186,7 +182,7 @@ class Watcher:
                     started = True
                     self._source_started()
                 await self._handle_hints(hints)
-                beat(within=TICK_SECONDS)
+                beat(within=self._pauses.tick)
                 if mounts.changed():
                     await self._coverage.check_mounts()
                 if self._coverage.outdated:
@@ -211,7 +207,7 @@ class Watcher:
         """Log why the source ended; poll until it is back."""
         metrics.WATCH_OVERFLOWS.labels(self.name).inc()
         if error.limit:
-            self._no_inotify_until = time.monotonic() + _WITHOUT_EVENTS
+            self._no_inotify_until = time.monotonic() + self._pauses.without_inotify
             self._coverage.log_limit(error.message, error.limit)
             return
         log = self._log.warning if self._ended_by != error.message else self._log.debug
@@ -256,8 +252,8 @@ class Watcher:
                 self._coverage.lost = False
                 return
             self._lose_root()
-            beat(within=TICK_SECONDS)
-            await asyncio.sleep(TICK_SECONDS)
+            beat(within=self._pauses.tick)
+            await asyncio.sleep(self._pauses.tick)
 
     async def _start_settling(self) -> bool:
         """Choose the writer check and start to settle; return False if the filesystem's type can't be read."""

@@ -209,11 +209,8 @@ async def test_a_ledger_that_nobody_waits_for_any_more_is_closed_once_it_is_open
             await asyncio.sleep(0)
 
 
-async def test_another_programs_lock_is_waited_for_and_then_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("presignd.ledger.database.BUSY_SECONDS", 0.01)
-    ledger = await open_ledger(tmp_path)
+async def test_another_programs_lock_is_waited_for_and_then_told(tmp_path: Path) -> None:
+    ledger = await open_ledger(tmp_path, busy=0.01)
     other = sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(Unavailable, match="another program holds the ledger"):

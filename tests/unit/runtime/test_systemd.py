@@ -183,14 +183,11 @@ def test_a_reload_carries_its_time_for_notify_reload(
     assert heard(sock) == ["RELOADING=1\nMONOTONIC_USEC=5000000"]
 
 
-async def test_the_status_line_is_sent_when_it_changes(
-    systemd: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_status_line_is_sent_when_it_changes(systemd: tuple[str, socket.socket]) -> None:
     address, sock = systemd
-    monkeypatch.setattr(notify, "TURN", 0.001)
     daemon = Daemon(Notifier(address))
     daemon.service.ready()
-    running = asyncio.gather(daemon.service.run(), daemon.service.show_always(daemon.status))
+    running = asyncio.gather(daemon.service.run(), daemon.service.show_always(daemon.status, turn=0.001))
     said: list[str] = []
     async with asyncio.timeout(60):
         for line in ("0 uploading", "3 uploading"):
