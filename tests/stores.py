@@ -352,6 +352,10 @@ def store(request: pytest.FixtureRequest) -> Store:
     return server
 
 
+on_one_store = pytest.mark.parametrize("store", ["seaweedfs"], indirect=True)
+"""For a promise in which the store has no part."""
+
+
 @pytest.fixture
 def own_seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     yield from served(SeaweedFS, tmp_path_factory)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.brokers import OneToken, one_token
-from tests.stores import Store
+from tests.stores import Store, on_one_store
 from tests.system.harness import Dropper, Presignd, assert_all_arrived, config_for, contents, fetch, names
 
 COUNT = int(os.environ.get("PRESIGND_TEST_FILES", "120"))
@@ -129,6 +129,7 @@ def _parts(box: Box) -> int:
         return int(opened.execute("SELECT count(*) FROM part").fetchone()[0])
 
 
+@on_one_store
 def test_commands_need_no_key_either(make: Callable[..., Box]) -> None:
     """Without a daemon, and with one: ``put``, ``link`` and ``links`` ask the broker."""
     box = make()
@@ -149,6 +150,7 @@ def test_commands_need_no_key_either(make: Callable[..., Box]) -> None:
     assert "outside what the broker's token may write" in shown.stderr
 
 
+@on_one_store
 def test_a_dry_run_tells_where_each_file_would_go(make: Callable[..., Box]) -> None:
     box = make()
     (box.folder / "drop" / "a").write_bytes(b"a")
@@ -172,6 +174,7 @@ def test_check_tells_what_the_token_may_do(make: Callable[..., Box]) -> None:
     assert "the presign component can't be reached" in checked.stdout + checked.stderr
 
 
+@on_one_store
 def test_a_revoked_token_is_waited_for_and_a_new_one_is_taken_by_a_reload(make: Callable[..., Box]) -> None:
     box = make()
     box.daemon.start()
@@ -192,6 +195,7 @@ def test_a_revoked_token_is_waited_for_and_a_new_one_is_taken_by_a_reload(make: 
 # --- the key is not there -------------------------------------------------------------------------------
 
 
+@on_one_store
 def test_no_storage_key_is_in_the_memory_of_a_daemon_that_asks_a_broker(
     make: Callable[..., Box], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

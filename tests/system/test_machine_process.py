@@ -141,7 +141,7 @@ def test_a_clock_that_jumps_both_ways_hangs_nothing_and_no_link_says_more_than_i
 @pytest.mark.needs("faketime")
 def test_an_hour_of_sleep_in_the_middle_of_an_upload_is_gone_on_from(make: Make, faulty_s3: FaultyS3) -> None:
     """As a laptop sleeps: nothing runs, then both clocks are an hour on, and every connection is dead."""
-    daemon = make(Clocked, upload='timeout = "5s"')
+    daemon = make(Clocked, upload='timeout = "2s"')
     assert isinstance(daemon, Clocked)
     daemon.set_clock(0)
     daemon.start()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.stores import Store
+from tests.stores import Store, on_one_store
 from tests.system.harness import Presignd, config_for, fetch
 
 Make = Callable[..., Presignd]
@@ -160,6 +160,7 @@ def test_a_key_by_hash_is_the_hash(make: Make, bucket: Bucket, tmp_path: Path) -
     assert bucket.keys() == {"8f434346648f6b96df89dda901c5176b10a6d83961dd3c1ac88b59b2dc327aa4.txt"}
 
 
+@on_one_store
 def test_what_was_there_before_the_first_start_can_be_ignored(make: Make, bucket: Bucket, tmp_path: Path) -> None:
     old = drop(tmp_path, "old.txt", b"old")
     drop(tmp_path, "deep/older.txt", b"older")
@@ -177,6 +178,7 @@ def test_what_was_there_before_the_first_start_can_be_ignored(make: Make, bucket
     assert bucket.keys() == {"new.txt", "old.txt"}
 
 
+@on_one_store
 def test_delete_takes_only_what_is_uploaded(make: Make, bucket: Bucket, tmp_path: Path) -> None:
     daemon = make('after = "delete"')
     daemon.start()
@@ -189,6 +191,7 @@ def test_delete_takes_only_what_is_uploaded(make: Make, bucket: Bucket, tmp_path
     daemon.until(lambda: not path.exists(), "the second drop gone")
 
 
+@on_one_store
 def test_move_keeps_the_folders_and_never_overwrites(make: Make, bucket: Bucket, tmp_path: Path) -> None:
     (tmp_path / "sent").mkdir()
     daemon = make(f'after = "move"\nmove_to = "{tmp_path}/sent"')
@@ -203,6 +206,7 @@ def test_move_keeps_the_folders_and_never_overwrites(make: Make, bucket: Bucket,
     assert bucket["a/b.txt"] == b"two"
 
 
+@on_one_store
 def test_the_link_is_left_beside_the_file_and_is_no_drop_itself(make: Make, bucket: Bucket, tmp_path: Path) -> None:
     daemon = make('link_file = "{name}.link.txt"')
     daemon.start()
@@ -216,6 +220,7 @@ def test_the_link_is_left_beside_the_file_and_is_no_drop_itself(make: Make, buck
     assert bucket.keys() == {"a.txt"}
 
 
+@on_one_store
 def test_a_ready_marker_is_waited_for(make: Make, bucket: Bucket, tmp_path: Path) -> None:
     daemon = make('ready_marker = "{name}.ok"')
     daemon.start()
@@ -228,6 +233,7 @@ def test_a_ready_marker_is_waited_for(make: Make, bucket: Bucket, tmp_path: Path
     assert bucket["a.bin"] == b"half and half"
 
 
+@on_one_store
 def test_a_file_open_for_writing_is_not_started(make: Make, bucket: Bucket, tmp_path: Path) -> None:
     daemon = make()
     daemon.start()
@@ -294,6 +300,7 @@ def test_a_key_that_the_store_can_t_hold_beside_another_is_quarantined_alone(
     assert bucket["more.txt"] == b"three"
 
 
+@on_one_store
 def test_a_second_daemon_is_refused_with_the_first_ones_pid(make: Make, tmp_path: Path) -> None:
     first = make()
     first.start()
@@ -309,6 +316,7 @@ def test_a_second_daemon_is_refused_with_the_first_ones_pid(make: Make, tmp_path
     assert str(first.process.pid) in refused.stderr
 
 
+@on_one_store
 def test_a_whole_configuration_comes_from_the_environment(make: Make, bucket: Bucket, tmp_path: Path) -> None:
     daemon = make()
     store = bucket.store
@@ -326,6 +334,7 @@ def test_a_whole_configuration_comes_from_the_environment(make: Make, bucket: Bu
     assert fetch(put.stdout.strip()) == b"content"
 
 
+@on_one_store
 def test_links_are_printed_on_stdout_when_asked(make: Make, tmp_path: Path) -> None:
     daemon = make()
     daemon.start(print_links=True)
@@ -336,6 +345,7 @@ def test_links_are_printed_on_stdout_when_asked(make: Make, tmp_path: Path) -> N
     assert fetch(printed) == b"content"
 
 
+@on_one_store
 def test_the_log_carries_the_link_only_when_told(make: Make, bucket: Bucket, tmp_path: Path) -> None:
     daemon = make(more="[links]\nin_log = true\n")
     daemon.start()
@@ -348,6 +358,7 @@ def test_the_log_carries_the_link_only_when_told(make: Make, bucket: Bucket, tmp
     daemon.log.write_text("\n".join(json.dumps(event) for event in others), encoding="utf-8")
 
 
+@on_one_store
 def test_sigterm_ends_it_with_0(make: Make) -> None:
     daemon = make()
     daemon.start()

@@ -77,7 +77,7 @@ RECIPES = {
 DONE_BY = {"mail": "mail", "webhook": "curl", "notify": "notify-send"}
 
 
-@pytest.fixture(params=["dash", "bash"])
+@pytest.fixture(params=["dash", pytest.param("bash", marks=pytest.mark.long)])
 def machine(request: pytest.FixtureRequest, served: Served, tmp_path: Path) -> Path:
     """Return a folder that is HOME, whose ``bin`` has this shell as ``sh`` and programs that record their calls."""
     programs = tmp_path / "bin"
