@@ -106,7 +106,7 @@ async def test_grants_are_asked_for_many_at_a_time(faulty_s3: FaultyS3, broker: 
     for name in [*names]:
         (tmp_path / "drop").mkdir(exist_ok=True)
         (tmp_path / "drop" / name).write_bytes(name.encode())
-    async with running(by_broker(tmp_path, faulty_s3, broker), debug=False) as daemon:
+    async with running(by_broker(tmp_path, faulty_s3, broker)) as daemon:
         await all_arrive(daemon, faulty_s3, {name: name.encode() for name in names})
     assert sum(len(asked.grants) for asked in broker.posts()) >= 2 * len(names)
     assert len(broker.posts()) < len(names)

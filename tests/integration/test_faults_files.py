@@ -21,7 +21,8 @@ from presignd.pipeline.files import folder
 from presignd.pipeline.upload.bucket import Bucket
 from presignd.pipeline.upload.transfer import Transfer
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
-from tests.running import Running, config, running, watch
+from tests.running import Running, config, watch
+from tests.running import running_in_debug as running
 
 OTHERS = [f"other-{number}" for number in range(20)]
 HELD_UP = ("store.unreachable", "watch.blocked", "presigner.unreachable")

@@ -13,7 +13,8 @@ import pytest
 from presignd.store.probe import Support
 from presignd.store.signed import LEAST_LEFT
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
-from tests.running import config, running, watch
+from tests.running import config, watch
+from tests.running import running_in_debug as running
 
 OTHERS = [f"other-{number}" for number in range(20)]
 HELD_UP = ("store.unreachable", "watch.blocked", "presigner.unreachable")

@@ -15,7 +15,8 @@ from presignd.config import Config, WatchConfig
 from presignd.model import FileVersion
 from presignd.pipeline.upload.multipart import InParts, Sweeper
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3, Object
-from tests.running import Running, config, running, watch
+from tests.running import Running, config, watch
+from tests.running import running_in_debug as running
 
 PART = 1 << 20
 """The least that ``part_size_for`` gives; smaller than a configuration may say, and quick."""

@@ -16,7 +16,8 @@ import pytest
 
 from presignd.model import State
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
-from tests.running import Running, config, running, watch
+from tests.running import Running, config, watch
+from tests.running import running_in_debug as running
 
 FILES = {"a": b"", "b": b"some bytes", "c": bytes(3 << 20)}
 

@@ -42,7 +42,7 @@ def served(scene: Scene, tries: int, seed: int) -> Tally:
 
 async def _served(scene: Scene, store: FaultyS3, tries: int, seed: int) -> Tally:
     watched = watch(scene.base, after=scene.after, move_to=scene.watch.move_to, collision="rename")
-    async with running(config(scene.base, store, watched), debug=False) as daemon:
+    async with running(config(scene.base, store, watched)) as daemon:
         told = await _drop_all(scene, tries, seed)
         owed, deadline = {token.encode() for token in told["owed"]}, time.monotonic() + PATIENCE
         while (lost := owed - _stored(store) - scene.found()) and time.monotonic() < deadline:
