@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from presignd.demo.seaweedfs import LOOPBACK, find_program
 from tests.needs import need
+from tests.stores import SeaweedFS, Store, served
 from tests.unprivileged import as_nobody
-
-if TYPE_CHECKING:
-    from tests.stores import SeaweedFS
 
 SECRET = b"for the one with the key only"
 PATH = "buckets/test-bucket/secret.txt"
@@ -37,10 +34,11 @@ def run(request: pytest.FixtureRequest) -> Run:
     return run
 
 
-@pytest.fixture
-def store(own_seaweedfs: SeaweedFS) -> SeaweedFS:
-    own_seaweedfs.write("test-bucket", "secret.txt", SECRET)
-    return own_seaweedfs
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    for server in served(SeaweedFS, tmp_path_factory):
+        server.write("test-bucket", "secret.txt", SECRET)
+        yield server
 
 
 def unharmed(store: SeaweedFS) -> None:
