@@ -1,6 +1,6 @@
 """A burst: thousands of files moved into a watched folder at once, compared with s5cmd and ``rclone copy``.
 
-``python -m benchmarks.burst [--server sink|seaweedfs] [--rounds N] [--files 10000] [--size 4096]``
+``python -m benchmarks.burst [--server NAME] [--rounds N] [--files 10000] [--size 4096]``
 With ``--files 2000 --size 1048576`` it is the table of middle-sized files.
 """
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Self
 from urllib.parse import urlsplit
 
-from benchmarks.harness import Server
+from benchmarks.servers import Server
 from presignd.demo.seaweedfs import LOOPBACK, free_ports
 
 READ = 256 << 10
@@ -23,6 +23,7 @@ class Counter:
         (self._port,) = free_ports(1)
         self.name, self.endpoint = server.name, f"http://{LOOPBACK}:{self._port}"
         self.access_key, self.secret_key = server.access_key, server.secret_key
+        self.ca_file = server.ca_file
         self.sent = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)

@@ -18,7 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-from benchmarks.harness import BUCKET, Server, Usage, on_client_core, until
+from benchmarks.harness import Usage, on_client_core
+from benchmarks.servers import BUCKET, Server, until
 
 COMMAND = Path(sys.executable).with_name("presignd")
 TICK = os.sysconf("SC_CLK_TCK")
@@ -61,6 +62,7 @@ endpoint = "{server.endpoint}"
 access_key = "{server.access_key}"
 secret_key = "{server.secret_key}"
 region = "us-east-1"
+ca_file = "{server.ca_file or ""}"
 [ledger]
 path = "{self.folder}/state"
 {self._more}

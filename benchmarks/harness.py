@@ -6,28 +6,24 @@ on the same data with warm caches, each with a server that has stored nothing ye
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
 
 import presignd
-from presignd.demo.seaweedfs import LOOPBACK, Child, EmbeddedStore, find_program, free_ports
+from benchmarks.servers import ROOT, Seaweed, Server, Sink, StartedServer
+from benchmarks.tls import OverTls
+from presignd.demo.seaweedfs import find_program
 
 SERVER_CORE, CLIENT_CORE = 0, 1
-BUCKET = "bench"
-ACCESS_KEY, SECRET_KEY = "bench-access-key", "bench-secret-key-0123456789"
 BLOCK = 1 << 20
 
 
@@ -44,74 +40,12 @@ class Usage:
     more: Mapping[str, float] = field(default_factory=dict)
 
 
-class Server(Protocol):
-    """An S3 server that a contender uploads to."""
-
-    name: str
-    endpoint: str
-    access_key: str
-    secret_key: str
-
-
-class Sink:
-    """The server of ``benchmarks.sink``, during a ``with``."""
-
-    name = "sink"
-    access_key, secret_key = ACCESS_KEY, SECRET_KEY
-
-    def __init__(self, folder: Path) -> None:
-        (self._port,) = free_ports(1)
-        self.endpoint = f"http://{LOOPBACK}:{self._port}"
-        self._log = folder / "sink.log"
-        self.objects: Path | None = None
-        """A listing of what it shall have from the start."""
-
-    def __enter__(self) -> Self:
-        argv = [sys.executable, "-m", "benchmarks.sink", "--port", str(self._port)]
-        argv += ["--objects", str(self.objects)] if self.objects else []
-        self._child = Child(argv, env=dict(os.environ), cwd=_root(), log=self._log)
-        until(self._answers, "the sink's answer", 60)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._child.stop()
-
-    def _answers(self) -> bool:
-        try:
-            return bool(self.stats())
-        except OSError:
-            return False
-
-    def stats(self) -> dict[str, Any]:
-        """Return what the sink has counted: requests by method, bytes off the wire, its own CPU seconds."""
-        with urllib.request.urlopen(f"{self.endpoint}/-/stats", timeout=10) as answer:
-            found: dict[str, Any] = json.load(answer)
-        return found
-
-
-class Seaweed:
-    """A fresh SeaweedFS, during a ``with``; its data is deleted with it."""
-
-    name = "SeaweedFS"
-    access_key, secret_key = ACCESS_KEY, SECRET_KEY
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "weed"
-
-    def __enter__(self) -> Self:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir()
-        self.store = EmbeddedStore(self._folder, bucket=BUCKET, access_key=ACCESS_KEY, secret_key=SECRET_KEY)
-        self.store.start_sync()
-        self.endpoint = self.store.endpoint
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.store.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-SERVERS: dict[str, type[Sink | Seaweed]] = {"sink": Sink, "seaweedfs": Seaweed}
+SERVERS: dict[str, Callable[[Path], StartedServer]] = {
+    "sink": Sink,
+    "seaweedfs": Seaweed,
+    "sink-https": lambda folder: OverTls(Sink(folder), folder),
+    "seaweedfs-https": lambda folder: OverTls(Seaweed(folder), folder),
+}
 
 
 @contextmanager
@@ -162,15 +96,6 @@ def measure(argv: Sequence[str | Path], env: Mapping[str, str], *, stdin: bytes 
             said.seek(0)
             raise RuntimeError(f"{argv[0]} ended with {child.returncode}: {said.read()[-2000:].decode()}")
     return Usage(wall, used.ru_utime + used.ru_stime, used.ru_maxrss << 10)
-
-
-def until(true: Callable[[], object], what: str, seconds: float, step: float = 0.02) -> None:
-    """Wait until ``true()``; raise ``RuntimeError`` after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"no {what} in {seconds:.0f} s")
-        time.sleep(step)
 
 
 # --- tables -----------------------------------------------------------------------------------
@@ -265,7 +190,7 @@ def _version_in(text: str) -> str:
 
 def _commit() -> str:
     done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=_root(), capture_output=True, text=True, check=False
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return done.stdout.strip() or "no commit"
 
@@ -273,7 +198,3 @@ def _commit() -> str:
 def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "a processor")
-
-
-def _root() -> Path:
-    return Path(__file__).resolve().parent.parent

@@ -1,6 +1,6 @@
 """Large files, 4 x 1 GiB: presignd compared with s5cmd, ``rclone copy`` and parallel ``curl -T``.
 
-``python -m benchmarks.large [--server sink|seaweedfs] [--rounds N] [--files N] [--size BYTES]``
+``python -m benchmarks.large [--server NAME] [--rounds N] [--files N] [--size BYTES]``
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From a file's close to its link, one at a time: presignd compared with a common recipe.
 
-``python -m benchmarks.latency [--server sink|seaweedfs] [--files 100]``
+``python -m benchmarks.latency [--server NAME] [--files 100]``
 The recipe: ``inotifywait -m -e close_write,moved_to | xargs -P16 s5cmd cp`` (and the aws CLI), which makes no link:
 there it is the time to the object. ``inotifywait`` is in Debian's ``inotify-tools``; without it that row is left out.
 """
@@ -20,8 +20,9 @@ from pathlib import Path
 
 from benchmarks import peers
 from benchmarks.dropped import Daemon
-from benchmarks.harness import BUCKET, SERVERS, Server, on_client_core, until
+from benchmarks.harness import SERVERS, on_client_core
 from benchmarks.options import each_server, options
+from benchmarks.servers import BUCKET, Server, until
 from presignd.demo.seaweedfs import find_program
 
 SIZE, PAUSE, WARM = 4096, 0.05, 5

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 from benchmarks.dropped import Daemon
-from benchmarks.harness import BLOCK, Sink, bench_folder, print_head
+from benchmarks.harness import BLOCK, bench_folder, print_head
 from benchmarks.resume import GIB, MOST_RSS, stored
+from benchmarks.servers import Sink
 from presignd.s3.limits import LARGEST_OBJECT
 from presignd.s3.multipart import part_size_for
 

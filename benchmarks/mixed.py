@@ -1,6 +1,6 @@
 """Fairness: 8 x 1 GiB and 2,000 x 16 KiB dropped together, compared with the small ones alone and the large ones alone.
 
-``python -m benchmarks.mixed [--server sink|seaweedfs] [--rounds N] [--files N] [--size BYTES]``
+``python -m benchmarks.mixed [--server NAME] [--rounds N] [--files N] [--size BYTES]``
 """
 
 from __future__ import annotations

@@ -9,11 +9,15 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.harness import BUCKET, Server, Usage, measure
+from benchmarks.harness import Usage, measure
+from benchmarks.servers import BUCKET, Server
 from presignd.demo.seaweedfs import find_program
 from presignd.s3.sigv4 import Keys, presign
 
 REGION = "us-east-1"
+
+CA_FILE = ("SSL_CERT_FILE", "AWS_CA_BUNDLE")
+"""Environment variables that name the CAs to trust: for Go and curl, and for the AWS SDKs."""
 
 
 def program(name: str) -> str:
@@ -29,7 +33,9 @@ def program(name: str) -> str:
 def environ(server: Server) -> dict[str, str]:
     """Return an environment with the server's keys and no user's configuration."""
     keys = {"AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key, "AWS_REGION": REGION}
-    return {**keys, "AWS_DEFAULT_REGION": REGION, "PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8"}
+    trusted = {name: str(server.ca_file) for name in CA_FILE if server.ca_file}
+    ours = {"AWS_DEFAULT_REGION": REGION, "PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8"}
+    return {**keys, **ours, **trusted}
 
 
 def s5cmd(server: Server, folder: Path) -> Usage:

@@ -13,8 +13,9 @@ from datetime import timedelta
 
 from minio import Minio
 
-from benchmarks.harness import ACCESS_KEY, BUCKET, CLIENT_CORE, SECRET_KEY, print_head, spread
+from benchmarks.harness import CLIENT_CORE, print_head, spread
 from benchmarks.options import options
+from benchmarks.servers import ACCESS_KEY, BUCKET, SECRET_KEY
 from presignd.config import PresignConfig
 from presignd.presign import GrantRequest, Operation
 from presignd.presign.local import LocalPresigner, local_presigner

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from benchmarks.dropped import Daemon
-from benchmarks.harness import Sink, bench_folder, make_files, print_head, until
+from benchmarks.harness import bench_folder, make_files, print_head
+from benchmarks.servers import Sink, until
 
 RATES = (1_000_000, 20_000_000, 100_000_000)
 LARGE, SMALL = 1 << 30, 16 << 10

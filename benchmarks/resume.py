@@ -19,7 +19,8 @@ from pathlib import Path
 
 from benchmarks.counter import Counter
 from benchmarks.dropped import Daemon
-from benchmarks.harness import BLOCK, Seaweed, bench_folder, print_head, until
+from benchmarks.harness import BLOCK, bench_folder, print_head
+from benchmarks.servers import Seaweed, until
 
 GIB, PART, AT_ONCE, MEMORY = 1 << 30, 16 << 20, 4, 128 << 20
 """``part_size``, ``part_concurrency`` and ``memory``, as they ship."""

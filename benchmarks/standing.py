@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 from benchmarks.dropped import Daemon
-from benchmarks.harness import BLOCK, Sink, bench_folder, print_head, until
+from benchmarks.harness import BLOCK, bench_folder, print_head
 from benchmarks.options import options
+from benchmarks.servers import Sink, until
 from benchmarks.start import fill, uploaded
 
 BEFORE_SECONDS, IDLE_SECONDS = 15, 90

@@ -17,20 +17,9 @@ from pathlib import Path
 
 from benchmarks import peers
 from benchmarks.dropped import Daemon
-from benchmarks.harness import (
-    BUCKET,
-    Goal,
-    Rounds,
-    Sink,
-    Usage,
-    bench_folder,
-    measure,
-    print_goals,
-    print_head,
-    print_usages,
-    until,
-)
+from benchmarks.harness import Goal, Rounds, Usage, bench_folder, measure, print_goals, print_head, print_usages
 from benchmarks.options import options
+from benchmarks.servers import BUCKET, Sink, until
 
 IN_A_FOLDER = 1000
 CACHES = Path("/proc/sys/vm/drop_caches")
