@@ -65,6 +65,19 @@ LOCAL = {
 """Names for messages; a type in neither table counts as local."""
 
 
+def read_cached(fd: int, size: int, offset: int) -> memoryview:
+    """Read as ``os.pread`` does, but from the page cache only, so it never waits for a disk.
+
+    Raises ``BlockingIOError`` where the page cache lacks the bytes (preadv2(2) with RWF_NOWAIT: EAGAIN) or the
+    filesystem can't tell (EOPNOTSUPP).
+    """
+    piece = memoryview(bytearray(size))
+    try:
+        return piece[: os.preadv(fd, [piece], offset, os.RWF_NOWAIT)]
+    except (OSError, AttributeError) as error:
+        raise BlockingIOError(str(error)) from None
+
+
 def close_quietly(fd: int) -> None:
     """Close a descriptor that was only read from; ignore errors.
 

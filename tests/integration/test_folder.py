@@ -22,9 +22,10 @@ from presignd.model import Fingerprint
 from presignd.pipeline.files import folder as module
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.files.ignore import Ignore
-from presignd.pipeline.upload.whole import TINY, prepare, read_cached
+from presignd.pipeline.upload.whole import TINY, prepare
 from presignd.pipeline.watch.scan import BATCH, MAX_BATCH, Scan
 from presignd.system import filesystem
+from presignd.system.filesystem import read_cached
 from tests.descriptors import open_descriptors
 from tests.finishing import failing
 from tests.unprivileged import unprivileged, without_rights, world_readable

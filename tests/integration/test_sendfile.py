@@ -9,7 +9,7 @@ import ssl
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from presignd.s3.responses import Response
 from presignd.store.body import LEAST_SENDFILE as LEAST
 from presignd.store.body import PIECE, Slice
 from presignd.store.client import StoreClient
+from presignd.system.filesystem import read_cached
 from presignd.system.threads import BACKGROUND, MOST_THREADS
 from tests.descriptors import open_descriptors
 from tests.faulty_s3 import BUCKET, FaultyS3
@@ -358,18 +359,70 @@ async def test_without_a_free_descriptor_a_body_is_read(
     assert not seen.sent
 
 
-@on_both_loops
-async def test_tls_is_spoken_here_so_a_body_is_read(file: int, seen: Seen, tmp_path: Path) -> None:
+@pytest.fixture
+def over_tls(tmp_path: Path) -> Iterator[FaultyS3]:
+    """Serve a store behind TLS; its CA is in ``ca.pem``."""
     ca = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("127.0.0.1").configure_cert(context)
     ca.cert_pem.write_to_path(tmp_path / "ca.pem")
-    store_of_tls = FaultyS3(tls=context)
-    store_of_tls.start()
-    try:
-        async with client(store_of_tls.endpoint, ca_file=str(tmp_path / "ca.pem")) as store:
-            await send(store, store_of_tls.endpoint, Slice(file, 0, SIZE, whole=True))
-        assert store_of_tls.objects[BUCKET, "key"].body == os.pread(file, SIZE, 0)
-    finally:
-        store_of_tls.stop()
+    store = FaultyS3(tls=context)
+    store.start()
+    yield store
+    store.stop()
+
+
+def open_sockets() -> int:
+    """Return how many sockets this process has open."""
+    count = 0
+    for each in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            count += str(each.readlink()).startswith("socket:")
+    return count
+
+
+def not_cached(*_: object) -> int:
+    raise BlockingIOError
+
+
+@on_both_loops
+@pytest.mark.parametrize("cached", [True, False])
+async def test_tls_is_spoken_here_so_a_body_is_read(
+    file: int, seen: Seen, over_tls: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, cached: bool
+) -> None:
+    if not cached:
+        monkeypatch.setattr(os, "preadv", not_cached)
+    async with client(over_tls.endpoint, ca_file=str(tmp_path / "ca.pem")) as store:
+        await send(store, over_tls.endpoint, Slice(file, 0, SIZE, whole=True))
+    assert over_tls.objects[BUCKET, "key"].body == os.pread(file, SIZE, 0)
     assert not seen.sent
+
+
+@on_both_loops
+@pytest.mark.parametrize("found", [SIZE - 1, SIZE + 1, 0], ids=["shorter", "longer", "empty"])
+async def test_over_tls_a_file_that_is_not_as_long_as_it_was_leaves_no_object(
+    over_tls: FaultyS3, file: int, tmp_path: Path, found: int
+) -> None:
+    os.truncate(file, found)
+    before = open_sockets()
+    async with client(over_tls.endpoint, ca_file=str(tmp_path / "ca.pem")) as store:
+        with pytest.raises(Fault) as met:
+            await send(store, over_tls.endpoint, Slice(file, 0, SIZE, whole=True))
+    assert met.value.code == "changed_while_uploading"
+    await until(lambda: open_sockets() <= before)  # both ends have closed the connection
+    assert over_tls.objects == {}
+
+
+@on_both_loops
+async def test_what_the_page_cache_has_is_read_without_a_thread(
+    over_tls: FaultyS3, file: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        read_cached(file, 1, 0)
+    except BlockingIOError:
+        pytest.skip("this filesystem does not tell what it has cached")
+    content = os.pread(file, SIZE, 0)
+    monkeypatch.setattr(os, "pread", not_cached)
+    async with client(over_tls.endpoint, ca_file=str(tmp_path / "ca.pem")) as store:
+        await send(store, over_tls.endpoint, Slice(file, 0, SIZE, whole=True))
+    assert over_tls.objects[BUCKET, "key"].body == content

@@ -30,9 +30,9 @@ from presignd.pipeline.upload.collision import Action, Decision, Occupant
 from presignd.pipeline.upload.content import Content, Slots
 from presignd.pipeline.upload.identify import identify
 from presignd.pipeline.upload.multipart import InParts
-from presignd.pipeline.upload.whole import TINY, Prepared, Whole, prepare, read_cached
+from presignd.pipeline.upload.whole import TINY, Prepared, Whole, prepare
 from presignd.store.probe import Support
-from presignd.system.filesystem import close_quietly
+from presignd.system.filesystem import close_quietly, read_cached
 from presignd.system.threads import in_background, opened
 
 PROBE_AGAIN_CODES = ("bad_digest", "no_such_bucket", "not_implemented")

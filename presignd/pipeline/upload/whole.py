@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -42,20 +41,6 @@ class Prepared:
     fingerprint: Fingerprint
     checksums: dict[str, str]
     data: bytes | None
-
-
-def read_cached(fd: int, size: int, offset: int) -> bytes:
-    """Read as ``os.pread`` does, but from the page cache only.
-
-    Raises ``BlockingIOError`` where the page cache lacks the bytes (preadv2(2) with RWF_NOWAIT: EAGAIN) or the
-    filesystem can't tell (EOPNOTSUPP).
-    """
-    piece = bytearray(size)
-    try:
-        count = os.preadv(fd, [piece], offset, os.RWF_NOWAIT)
-    except (OSError, AttributeError) as error:
-        raise BlockingIOError(str(error)) from None
-    return bytes(memoryview(piece)[:count])
 
 
 def prepare(
