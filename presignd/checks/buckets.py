@@ -12,9 +12,11 @@ from presignd.config import WatchConfig
 from presignd.errors import Fault, fault
 from presignd.pipeline.key_template import check_key
 from presignd.presign import Operation
+from presignd.s3.checksums import native
 from presignd.s3.kept import locked_until, lost
 from presignd.s3.responses import Response
 from presignd.store.probe import (
+    AUTO,
     BODY,
     NOT_FOUND,
     OK,
@@ -136,7 +138,7 @@ class _BucketCheck:
         except Fault as problem:
             return untried(name, problem)
         if checked or (md5 and used == "md5"):
-            return ok(name, f"a wrong {used} is refused")
+            return ok(name, f"a wrong {used} is refused{_why_no_crc(chosen, used)}")
         if md5:
             return warn(
                 name, f"a wrong {used} is stored, so Content-MD5 goes with it", 'upload.checksum = "md5" saves a hash'
@@ -156,6 +158,15 @@ class _BucketCheck:
             return warn(name, f"{detail}, and one more with each later probe", LOCKED_FIX)
         detail = f"refused, so {_versions(remains.versions)} of {key} stays there ({remains.reason})"
         return warn(name, detail, DELETE_FIX)
+
+
+def _why_no_crc(chosen: str, used: str) -> str:
+    """Return why ``checksum = "auto"`` means MD5 here; "" if it doesn't."""
+    if chosen != "auto" or used == AUTO:
+        return ""
+    if native(AUTO) is None:
+        return f"; {AUTO} would be faster, but the Python package awscrt is not installed"
+    return f"; {AUTO} would be faster, but this store does not check it, or the broker does not sign it"
 
 
 def _versions(count: int) -> str:

@@ -202,7 +202,9 @@ class UploadConfig(Section):
 
     concurrency: Annotated[kinds.Count, _range(1, 1024, "must be 1 to 1024")] = 16
     """How many files at a time, over all watches."""
-    checksum: Annotated[Literal["md5", "sha256", "crc64nvme", "crc32c"], AfterValidator(rules.check_checksum)] = "md5"
+    checksum: Annotated[
+        Literal["auto", "md5", "sha256", "crc64nvme", "crc32c"], AfterValidator(rules.check_checksum)
+    ] = "auto"
     """How the store checks each body: by Content-MD5, or by a signed x-amz-checksum-…."""
     multipart_threshold: Annotated[kinds.Size, _range(1, 5 * _GIB, "must be 1B to 5GiB, the most one PUT holds")] = (
         64 * _MIB

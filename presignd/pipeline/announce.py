@@ -71,7 +71,7 @@ class Announcer:
             "key": version.key,
             "size": version.size,
             "checksum": version.checksum,
-            "etag": version.etag,
+            "etag": "" if version.etag == version.intent else version.etag,  # a checksum in its place
         }
         shown = {name: value for name, value in fields.items() if value not in ("", None)}
         return getattr(self._log, level)(name, **shown, **more) is not False

@@ -31,6 +31,7 @@ from presignd.presign.broker_client import (
 from presignd.presign.expected import Expected, checked, expect
 from presignd.presign.local import count
 from presignd.runtime.heartbeat import holding, resting
+from presignd.s3.checksums import algorithm_of
 from presignd.s3.limits import CHECK_NAME, MAX_KEY, key_problem
 from presignd.telemetry import metrics
 
@@ -180,7 +181,7 @@ class BrokerPresigner:
             self._most = max(1, len(batch) // 2)
             await self._sleep(pause)
             return
-        self._waited = 0.0
+        self._waited, self._me = 0.0, None  # an older broker, or a newer one, may answer next
         for wanted in batch:
             if not wanted.granted.done():
                 wanted.granted.set_exception(problem)
@@ -196,6 +197,8 @@ class BrokerPresigner:
         if answers is None:
             raise _unusable(response)
         now = response.date or self._client.now()
+        if any(_is_older(expected, answer) for expected, answer in zip(batch, answers, strict=True)):
+            self._me = None
         return [_judged(expected, answer, now) for expected, answer in zip(batch, answers, strict=True)]
 
     async def me(self) -> Me:
@@ -274,12 +277,28 @@ def _unusable(response: BrokerResponse) -> Fault:
 def _judged(expected: Expected, answer: Any, now: datetime) -> Grant | Exception:
     if not isinstance(answer, dict):
         return fault("wrong_grant", "neither a grant nor a refusal")
+    if _is_older(expected, answer):
+        lost = expected.request.operation is Operation.MULTIPART_PART  # its algorithm was fixed with the upload
+        return fault("upload_lost" if lost else "bad_broker", error_message(answer))
     if "error" in answer:
         return refusal(expected.request.operation, answer)
     try:
         return checked(expected, answer, now)
     except Fault as wrong:
         return wrong
+
+
+def _is_older(expected: Expected, answer: Any) -> bool:
+    """Return whether a broker refuses a checksum that ``/v1/me`` listed: it is older than the one that answered then.
+
+    Several brokers at one address, or one that was set back to an older version.
+    """
+    asked = expected.request
+    newer = (
+        asked.checksum_algorithm or asked.checksum_mode or algorithm_of(asked.checksum) not in ("", *FIRST_CHECKSUMS)
+    )
+    error = answer.get("error") if isinstance(answer, dict) else None
+    return bool(newer) and isinstance(error, dict) and error.get("code") in ("unknown_field", "grant_refused")
 
 
 def refusal(operation: Operation, answer: dict[str, Any]) -> Fault:

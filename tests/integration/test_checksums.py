@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from presignd.config import Config
+from presignd.config import Config, PresignConfig
 from presignd.pipeline.upload.bucket import Bucket
 from presignd.s3.checksums import checksum_of, header_of
 from presignd.store.probe import Support
+from tests.fake_broker import TOKEN, FakeBroker, Grants, fake_broker
 from tests.faulty_etags import ETAGS, Etags
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3, Object
 from tests.integration.test_faults_etags import THIRD, UNCLEAR_COMPLETES, settled, stored, times_stored
@@ -338,3 +341,102 @@ async def test_what_md5_stored_is_not_sent_again_with_a_crc(
     async with running(crc(faulty_s3, tmp_path, etags=etags)) as daemon:
         assert await settled(daemon, 1) == ["a"]
     assert times_stored(faulty_s3) == 1
+
+
+# --- auto, and brokers --------------------------------------------------------------------------------
+
+
+@sizes
+@pytest.mark.parametrize("known", [True, False], ids=["a store that knows it", "another"])
+async def test_auto_is_crc64nvme_where_the_store_checks_it_and_md5_elsewhere(
+    faulty_s3: FaultyS3, tmp_path: Path, cut: slice, *, known: bool
+) -> None:
+    configured = crc(faulty_s3, tmp_path, "auto")
+    faulty_s3.checksums = {"crc64nvme"} if known else set()
+    async with running(configured) as daemon:
+        daemon.drop("a", CONTENT[cut])
+        [done] = await daemon.done()
+        assert done["checksum"].startswith("crc64nvme:" if known else "md5:")
+    sent = [seen.headers for seen in faulty_s3.seen("PUT", "a")]
+    assert all(("content-md5" in headers) != known for headers in sent)
+    assert all(("x-amz-checksum-crc64nvme" in headers) == known for headers in sent)
+
+
+async def test_after_an_outage_a_store_is_asked_again_what_it_checks(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    configured = crc(faulty_s3, tmp_path, "auto")
+    faulty_s3.checksums = set()
+    async with running(configured) as daemon:
+        daemon.drop("a")
+        await daemon.done()
+        faulty_s3.stop()
+        daemon.drop("b")
+        await daemon.said_by_now("store.unreachable")
+        faulty_s3.checksums = {"crc64nvme"}
+        faulty_s3.start()
+        done = {event["key"]: event["checksum"].partition(":")[0] for event in await daemon.done(2)}
+    assert done == {"a": "md5", "b": "crc64nvme"}
+
+
+@pytest.fixture
+def broker(faulty_s3: FaultyS3) -> Iterator[FakeBroker]:
+    with fake_broker(faulty_s3) as fake:
+        yield fake
+
+
+def by_broker(configured: Config, broker: FakeBroker) -> Config:
+    presign = PresignConfig(kind="broker", url=broker.url, token=SecretStr(TOKEN), endpoint=configured.presign.endpoint)
+    return configured.model_copy(update={"presign": presign})
+
+
+def newer_fields(broker: FakeBroker) -> set[str]:
+    """Return what was asked of the broker that an older one doesn't know."""
+    asked = [grant for post in broker.posts() for grant in post.grants]
+    values = {grant["checksum"].partition(":")[0] for grant in asked if "checksum" in grant} - {"md5", "sha256"}
+    return values | {name for grant in asked for name in grant if name.startswith("checksum_")}
+
+
+@sizes
+@pytest.mark.parametrize("algorithm", ["auto", "sha256", "crc64nvme"])
+async def test_an_older_broker_is_asked_for_nothing_that_it_does_not_know(
+    faulty_s3: FaultyS3, broker: FakeBroker, tmp_path: Path, cut: slice, algorithm: str
+) -> None:
+    async with running(by_broker(crc(faulty_s3, tmp_path, algorithm), broker)) as daemon:
+        daemon.drop("a", CONTENT[cut])
+        await daemon.done()
+    assert newer_fields(broker) == set()
+    assert all("content-md5" in seen.headers for seen in faulty_s3.seen("PUT", "a"))
+
+
+@sizes
+async def test_a_broker_that_signs_crcs_is_asked_for_them(
+    faulty_s3: FaultyS3, broker: FakeBroker, tmp_path: Path, cut: slice
+) -> None:
+    broker.me["checksums"] = ["md5", "sha256", "crc64nvme", "crc32c", "blake3"]
+    async with running(by_broker(crc(faulty_s3, tmp_path, "auto"), broker)) as daemon:
+        daemon.drop("a", CONTENT[cut])
+        [done] = await daemon.done()
+        assert done["checksum"] == checksum_of(CONTENT[cut], "crc64nvme")
+
+
+@sizes
+async def test_an_older_broker_in_place_of_one_that_signs_crcs_costs_retries_only(
+    faulty_s3: FaultyS3, broker: FakeBroker, tmp_path: Path, cut: slice
+) -> None:
+    """Several brokers at one address, of which some were not updated yet."""
+    broker.me["checksums"] = ["md5", "sha256", "crc64nvme"]
+
+    def refuse(answers: Grants) -> Grants:
+        refused = {"error": {"code": "grant_refused", "message": "the checksum is neither md5 nor sha256"}}
+        return [refused if "x-amz-checksum-crc64nvme" in each.get("headers", {}) else each for each in answers]
+
+    async with running(by_broker(crc(faulty_s3, tmp_path, "auto"), broker)) as daemon:
+        daemon.drop("a", CONTENT[cut])
+        await daemon.done()
+        broker.fault(times=FOREVER, change=refuse)
+        del broker.me["checksums"]
+        daemon.drop("b", CONTENT[cut])
+        done = (await daemon.done(2))[-1]
+        assert done["checksum"].startswith("md5:")
+        assert daemon.events("file.quarantined") == []
+    assert stored(faulty_s3) == {"a": CONTENT[cut], "b": CONTENT[cut]}
+    assert faulty_s3.uploads.under_way == {}

@@ -48,7 +48,7 @@ def test_after_an_incident_with_and_without_a_daemon(store: Store, tmp_path: Pat
     uploaded(daemon, FILES)
     done = daemon.run("verify", "--all")
     assert (done.returncode, done.stdout) == (0, "")
-    assert "4 files: 4 equal, 0 differ, 0 missing, 0 not checked (4 by ETag)" in done.stderr
+    assert "4 files: 4 equal, 0 differ, 0 missing, 0 not checked (4 by " in done.stderr
     assert "4 by download" in daemon.run("verify", "--all", "--download").stderr
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_bytes(b"put")

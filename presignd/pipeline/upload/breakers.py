@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -147,13 +147,16 @@ class Breakers:
         self._faulty_watch = next(iter(buckets), "")
         self._distinct = {_bucket_and_headers(bucket): bucket for bucket in buckets.values()}
         self._next_buckets = itertools.cycle(self._distinct.values())
-        self.store = self._breaker(self._probe_store, "store.unreachable", "store.back")
-        self.presigner = self._breaker(self._probe_presigner, "presigner.unreachable", "presigner.back")
+        self.store = self._breaker(self._probe_store, "store.unreachable", "store.back", buckets=buckets.values())
+        self.presigner = self._breaker(
+            self._probe_presigner, "presigner.unreachable", "presigner.back", buckets=buckets.values()
+        )
         self.watches = {
             name: self._breaker(
                 partial(self._probe_watch, name),
                 "watch.blocked",
                 "watch.unblocked",
+                buckets=[bucket],
                 watch=name,
                 bucket=bucket.watch.bucket,
             )
@@ -185,12 +188,24 @@ class Breakers:
             self._presigner.look_again(self._buckets[watch].watch.bucket)
         return await breaker.blames_file(problem, again=True) and not self.store.trip
 
-    def _breaker(self, probe: Callable[[], Awaitable[Fault | None]], trip: str, reset: str, **fields: Any) -> Breaker:
+    def _breaker(
+        self,
+        probe: Callable[[], Awaitable[Fault | None]],
+        trip: str,
+        reset: str,
+        *,
+        buckets: Iterable[Bucket] = (),
+        **fields: Any,
+    ) -> Breaker:
+        """Make a breaker. At its reset ``buckets`` are probed anew: another store may have taken this one's place."""
+
         def on_trip(problem: Fault) -> None:
             log.error(trip, error_code=problem.code, error=problem.message, fix=problem.fix, **fields)
 
         def on_reset(seconds: float) -> None:
             log.info(reset, duration_ms=round(seconds * 1000), **fields)
+            for bucket in buckets:
+                bucket.forget_support()
 
         return Breaker(probe, on_trip=on_trip, on_reset=on_reset, changed=self._changed, backoff=self._backoff)
 

@@ -103,15 +103,16 @@ class Bucket:
         return await self._store.send(request, body, accept=accept, on_sent=on_sent, timeout=timeout, into=into)
 
     async def find(self, key: str, *, denied_is_absent: bool, told: bool = False) -> StoredObject | None:
-        """HEAD a key; return None if there is no object. Ask for its checksum if uploads rely on it, or if ``told``.
+        """HEAD a key; return None if there is no object.
+
+        ``told`` asks for its checksum. Where objects are encrypted with KMS, that needs the right to decrypt.
 
         S3 answers 403 for a missing key if s3:ListBucket is not granted. ``denied_is_absent`` reads that as absence,
         which is safe only if a conditional write follows.
         """
         accept = (403, 404) if denied_is_absent else (404,)
-        # Where objects are encrypted with KMS, a HEAD in checksum mode needs the right to decrypt.
-        mode = CHECKSUM_MODE if told or any(support.proven for support in self._support.values()) else ""
-        response = await self.send(self.request(Operation.HEAD, key, checksum_mode=mode), accept=accept)
+        request = self.request(Operation.HEAD, key, checksum_mode=CHECKSUM_MODE if told else "")
+        response = await self.send(request, accept=accept)
         if response.status != 200:  # noqa: PLR2004
             return None
         size = int(response.headers.get("content-length", "-1"))
@@ -164,8 +165,9 @@ class Bucket:
             return await probe.support(in_parts=in_parts, checksum=upload.checksum)
 
     def forget_support(self) -> None:
-        """Forget what was probed; the next upload probes again."""
-        self._support.clear()
+        """Forget what was probed, of the watch's other buckets too; the next upload probes again."""
+        for bucket in self._by_name.values():
+            bucket._support.clear()  # noqa: SLF001 - one of its own kind
 
     # --- the circuit breakers' probes -------------------------------------------------------------
     async def new_probe(self) -> Probe:

@@ -35,8 +35,9 @@ from presignd.store.probe import Support
 from presignd.system.filesystem import close_quietly, read_cached
 from presignd.system.threads import in_background, opened
 
-PROBE_AGAIN_CODES = ("bad_digest", "no_such_bucket", "not_implemented")
-"""Faults that a store may cause because it or its bucket was set up anew: what was probed no longer holds."""
+PROBE_AGAIN_CODES = ("bad_broker", "bad_digest", "no_such_bucket", "not_implemented", "upload_lost")
+"""Faults that a store may cause because it or its bucket was set up anew, or an older broker took the place of one that
+signed CRCs: what was probed no longer holds."""
 
 MAX_KEY_ATTEMPTS = 6
 """Tries to store under a key that others write and delete meanwhile, before the file is retried with backoff."""
@@ -240,7 +241,8 @@ class Transfer:
         policy, previous = self._watch.collision, await self._ledger.previous_receipt(self._version)
         if not head and not await self._needs_head(previous):
             return collision.decide_unseen(previous, policy)
-        found = await self._bucket.find(self._key, denied_is_absent=self._support.if_none_match)
+        support = self._support
+        found = await self._bucket.find(self._key, denied_is_absent=support.if_none_match, told=support.proven)
         occupant = await self._identify(found) if found else Occupant.FOREIGN
         decision = collision.decide_seen(found, occupant, policy)
         if decision.action is Action.REFUSE:

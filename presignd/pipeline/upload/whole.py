@@ -177,7 +177,7 @@ class Whole:
         if self._is_proven(response, support):
             return StoredObject(version.size, response.etag, response.headers.get("x-amz-version-id", ""))
         key = version.key or ""
-        found = await self._bucket.find(key, denied_is_absent=False)
+        found = await self._bucket.find(key, denied_is_absent=False, told=support.proven)
         if found is None:
             raise fault("missing_object")
         if found.size != version.size:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.stores import Store
 from tests.system.crash.events import Log, read_links
-from tests.system.crash.tree import Kept, Taken, digest
+from tests.system.crash.tree import Kept, Taken, digest, named
 
 Links = list[dict[str, Any]]
 OURS = ".presignd-"
@@ -153,12 +153,14 @@ def _linked(watch: Watched, objects: dict[str, tuple[str, str]], links: Links) -
     """No link was issued for half a file; each last content has one; all whose object is current fetch just that."""
     mine = [{**link, "key": link["key"].removeprefix(watch.prefix)} for link in links if link["watch"] == watch.name]
     for link in mine:
-        if not watch.folder.was_whole(str(Path(link["path"]).relative_to(watch.folder.root)), link["checksum"]):
+        if not watch.folder.was_whole(str(Path(link["path"]).relative_to(watch.folder.root)), named(link["checksum"])):
             yield f"the link of {link['key']} is for what was never a whole file there ({link['file_id']})"
     newest = {link["key"]: link for link in mine}
     # What the store calls an object, where it calls it anything; else what is in it.
     current = [
-        link for key, link in newest.items() if {link["etag"] or None, link["checksum"]} & {*objects.get(key, ())}
+        link
+        for key, link in newest.items()
+        if {link["etag"] or None, named(link["checksum"])} & {*objects.get(key, ())}
     ]
     linked = {objects[link["key"]][1] for link in current}
     for path, content in watch.folder.last.items():
@@ -176,13 +178,13 @@ def _fetch_problem(link: dict[str, Any]) -> str:
             content = answer.read()
     except OSError as error:
         return f"does not fetch: {error}"
-    same = digest(content) == link["checksum"] and len(content) == link["size"]
+    same = digest(content) == named(link["checksum"]) and len(content) == link["size"]
     return "" if same else "fetches other bytes"
 
 
 def _link_files(there: dict[str, Path], links: Links) -> Iterator[str]:
     """Beside each file that stays stands a link to its content."""
-    urls = {link["url"]: link["checksum"] for link in links}
+    urls = {link["url"]: named(link["checksum"]) for link in links}
     for path, file in there.items():
         if _is_extra(path):
             continue

@@ -17,6 +17,8 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
+from presignd.s3.checksums import checksum_of, native
+
 _serial = count(1)
 
 PART = 5 << 20
@@ -24,8 +26,24 @@ PART = 5 << 20
 IN_PARTS = (6 << 20, 11 << 20)
 
 
+_names: dict[str, str] = {}
+"""For the CRC of each content that was named, the name."""
+
+
 def digest(content: bytes) -> str:
-    """Return the name that the harness knows a content by: its checksum as a link's line has it."""
+    """Return the name that the harness knows a content by: its MD5, as a link's line may have it."""
+    name = _md5(content)
+    if native("crc64nvme"):
+        _names[checksum_of(content, "crc64nvme")] = name
+    return name
+
+
+def named(checksum: str) -> str:
+    """Return the name of the content with this checksum, as a link's line has it."""
+    return _names.get(checksum, checksum)
+
+
+def _md5(content: bytes) -> str:
     if len(content) <= PART:
         return f"md5:{hashlib.md5(content).hexdigest()}"
     parts = [hashlib.md5(content[start : start + PART]).digest() for start in range(0, len(content), PART)]
