@@ -39,6 +39,7 @@ from presignd.pipeline.files.rename import numbered_names
 from presignd.pipeline.finish.target import target_of
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.watch.scan import Scan
+from presignd.s3.checksums import STRONG, algorithm_of
 from presignd.s3.responses import is_md5
 from presignd.store.rate import RateLimit
 from presignd.store.signed import signed_store
@@ -120,24 +121,29 @@ class Proof:
     """A checksum that the store tells of an object, in the form of ``hash.checksum_like``.
 
     ``decides``: another checksum means other content. Else it may be made in another way, and only equality counts.
+    ``proves``: the same checksum means the same content.
     """
 
     by: By
     checksum: str
     part_size: int
     decides: bool
+    proves: bool = True
 
 
 def proofs(found: StoredObject, version: FileVersion) -> Iterator[Proof]:
     """Return what the answer to a HEAD tells of the object's content, best first.
 
     An ETag that the store gave for our own upload stands for what was uploaded, whatever its form. Any other is an MD5
-    only where our own was one: some stores, and SSE-KMS, have others.
+    only where our own was one: some stores, and SSE-KMS, have others. Anyone can make other bytes of a given CRC, so
+    one proves something only under the ETag of our own upload.
     """
-    for checksum in found.checksums:
-        if checksum.partition(":")[0] in ALGORITHMS:
-            yield from _by_checksum(By.CHECKSUM, checksum, found, version, decides=True)
-    if found.etag and found.etag == version.etag and version.checksum:
+    is_ours = bool(found.etag) and found.etag == version.etag
+    for checksum in sorted(found.checksums, key=lambda told: algorithm_of(told) not in STRONG):
+        if algorithm_of(checksum) in ALGORITHMS:
+            for proof in _by_checksum(By.CHECKSUM, checksum, found, version, decides=True):
+                yield replace(proof, proves=is_ours or algorithm_of(checksum) in STRONG)
+    if is_ours and version.checksum:
         yield Proof(By.ETAG, version.checksum, version.part_size, decides=True)
     if not found.opaque and found.etag:
         decides = is_md5(found.etag) and version.checksum == f"md5:{version.etag.lower()}"
@@ -259,7 +265,7 @@ Local = OpenFile | Receipt
 
 
 def _form(checksum: str) -> tuple[str, str]:
-    return checksum.partition(":")[0], checksum.partition("-")[2]
+    return algorithm_of(checksum), checksum.partition("-")[2]
 
 
 def _common(ours: bytes, theirs: bytes) -> int:
@@ -379,9 +385,9 @@ class Verifier:
             return await self._explained(version, local, found, By.SIZE)
         for proof in () if self._download else proofs(found, version):
             ours = await local.checksum_like(proof.checksum, proof.part_size)
-            if ours == proof.checksum:
+            if ours == proof.checksum and proof.proves:
                 return Verified(Outcome.EQUAL, by=proof.by, found=found)
-            if ours and proof.decides:
+            if ours and ours != proof.checksum and proof.decides:
                 return await self._explained(version, local, found, proof.by)
         return await self._retried(lambda: self._compare_bytes(bucket, version, local, found))
 

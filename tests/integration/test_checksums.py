@@ -18,15 +18,13 @@ from presignd.store.probe import Support
 from tests.fake_broker import TOKEN, FakeBroker, Grants, fake_broker
 from tests.faulty_etags import ETAGS, Etags
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3, Object
+from tests.forged import forged
 from tests.integration.test_faults_etags import THIRD, UNCLEAR_COMPLETES, settled, stored, times_stored
 from tests.integration.test_faults_parts import COMPLETE, CONTENT, ONE_PART, OTHER, in_parts, none_left, parts_sent
 from tests.running import config, running, watch
 from tests.stores import Store
 
 pytest.importorskip("awscrt", reason="CRCs need awscrt")
-
-POLYNOMIAL = 0xAD93D23594C93659 | 1 << 64
-"""CRC-64/NVME's, its bits not reversed."""
 
 QUIRKS = {"s3": Etags(), "of any form": ETAGS["of any form"], "kms": ETAGS["kms"]}
 quirks = pytest.mark.parametrize("etags", QUIRKS.values(), ids=list(QUIRKS))
@@ -38,15 +36,6 @@ def crc(store: FaultyS3, folder: Path, algorithm: str = "crc64nvme", etags: Etag
     store.checksums = {"sha256", "crc64nvme", "crc32c"}
     store.etags = etags or Etags()
     return in_parts(folder, store, checksum=algorithm, **more)
-
-
-def forged(content: bytes) -> bytes:
-    """Return other bytes of the same size and the same CRC-64/NVME: any multiple of the polynomial may be added."""
-    bits = int(f"{POLYNOMIAL:065b}"[::-1], 2)  # the lowest bit of a byte is its first
-    other = (int.from_bytes(content, "little") ^ bits << 8).to_bytes(len(content), "little")
-    assert other != content
-    assert checksum_of(other, "crc64nvme") == checksum_of(content, "crc64nvme")
-    return other
 
 
 def put_there(store: FaultyS3, body: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import os
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from presignd.control.peer import Peer
 from presignd.control.requests import Responder
 from presignd.errors import PresigndError
 from tests.faulty_s3 import FaultyS3
+from tests.forged import forged
 from tests.running import Running, config, running, watch
 from tests.stores import Store
 
@@ -71,6 +73,19 @@ async def test_equal_files_are_proved_without_a_download(store: Store, tmp_path:
         by_bytes = await verified(daemon, download=True)
         assert {told(one) for one in by_bytes.values()} == {("equal", "download", "file")}
         assert (await summary(daemon))["exit"] == 0
+
+
+async def test_the_objects_own_checksum_is_compared_if_it_has_one(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    pytest.importorskip("awscrt", reason="CRCs need awscrt")
+    faulty_s3.checksums = {"crc64nvme"}
+    upload = {"checksum": "crc64nvme"}
+    async with uploaded(tmp_path, faulty_s3, faulty_s3.bucket, {"a": CONTENT, "b": LARGE}, upload=upload) as daemon:
+        assert {told(one) for one in (await verified(daemon)).values()} == {("equal", "checksum", "file")}
+        kept = faulty_s3.objects[faulty_s3.bucket, "a"]
+        kept.body, kept.etag = forged(CONTENT), f'"{hashlib.md5(forged(CONTENT)).hexdigest()}"'
+        assert told((await verified(daemon, "a"))["a"]) == ("differs", "download", "file"), "a CRC is easily forged"
+        (daemon.folder / "drop" / "b").unlink()
+        assert told((await verified(daemon, "b"))["b"]) == ("equal", "checksum", "receipt")
 
 
 async def test_each_difference_is_told(store: Store, tmp_path: Path) -> None:

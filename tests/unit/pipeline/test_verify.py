@@ -43,6 +43,15 @@ def test_the_objects_own_checksum_comes_first_and_decides() -> None:
     assert proved(found)[0] == Proof(By.CHECKSUM, f"sha256:{SHA}", 0, decides=True)
 
 
+def test_a_crc_comes_last_and_proves_something_only_under_our_own_etag() -> None:
+    """Anyone can make other bytes of a given CRC."""
+    crc = "crc64nvme:" + "0" * 16
+    told = StoredObject(SIZE, OTHER, checksums=(crc, f"sha256:{SHA}"))
+    sha, weak, *_ = proved(told)
+    assert ((sha.checksum, sha.proves), (weak.checksum, weak.proves)) == ((f"sha256:{SHA}", True), (crc, False))
+    assert proved(replace(told, etag=MD5))[1].proves
+
+
 def test_a_checksum_that_can_not_be_computed_here_proves_nothing() -> None:
     assert proved(StoredObject(SIZE, "", checksums=("crc99:00",))) == []
 
