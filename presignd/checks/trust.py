@@ -19,9 +19,9 @@ PROTECTED_HARDLINKS = Path("/proc/sys/fs/protected_hardlinks")
 """proc_sys_fs(5): with 1, users cannot link files that they may not read and write."""
 
 
-async def check_trust(context: Context) -> AsyncIterator[CheckResult]:
+async def check_trust(context: Context, *, hardlinks: Path = PROTECTED_HARDLINKS) -> AsyncIterator[CheckResult]:
     """Report what other users could change under the daemon; nothing if all is safe."""
-    for result in await asyncio.to_thread(lambda: [*trust_results(context.config), *hard_links(PROTECTED_HARDLINKS)]):
+    for result in await asyncio.to_thread(lambda: [*trust_results(context.config), *hard_links(hardlinks)]):
         yield result
 
 

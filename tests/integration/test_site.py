@@ -469,7 +469,7 @@ async def connected(page: Page, count: int, says: bytes) -> AsyncIterator[list[a
             writer.close()
 
 
-@pytest.mark.parametrize("pace", [Pace(idle=3.0)])
+@pytest.mark.parametrize("pace", [Pace(idle=1.0)])
 async def test_clients_are_bounded_and_the_idle_are_let_go(page: Page, said: io.StringIO) -> None:
     async with connected(page, 3, b"GET / HT") as idle:
         for reader in idle:

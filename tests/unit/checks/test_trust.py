@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from presignd.checks import CheckResult, Outcome, trust
+from presignd.checks import CheckResult, Outcome
 from presignd.checks.base import Context
 from presignd.checks.trust import check_trust, trust_results
 from presignd.config import Config
@@ -74,15 +74,12 @@ def test_a_token_of_the_page_that_anybody_may_write_is_a_failure(tmp_path: Path)
     assert results(tmp_path) == [], "there is no page"
 
 
-async def test_a_kernel_that_lets_anybody_link_any_file_is_warned_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_kernel_that_lets_anybody_link_any_file_is_warned_of(tmp_path: Path) -> None:
     setting = tmp_path / "protected_hardlinks"
-    monkeypatch.setattr(trust, "PROTECTED_HARDLINKS", setting)
     context = Context(configured(tmp_path), cast("SignedStore", None))
 
     async def told() -> list[CheckResult]:
-        return [result async for result in check_trust(context)]
+        return [result async for result in check_trust(context, hardlinks=setting)]
 
     assert await told() == [], "it can't be read here"
     setting.write_text("1\n")
