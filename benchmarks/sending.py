@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,7 +32,7 @@ HOUR = timedelta(hours=1)
 def main() -> None:
     """Measure, and print the tables; with ``--send`` as the first word, send."""
     if sys.argv[1:2] == ["--send"]:
-        _send_as_told(*sys.argv[2:])
+        _send_as_told(sys.argv[2:])
         return
     asked = options(__doc__, files=128, size=16 << 20, rounds=5)
     for server, folder in each_server(asked, f"Sending alone, {asked.files} x {asked.size >> 20} MiB"):
@@ -51,7 +52,7 @@ def _print(found: Rounds, gib: float) -> None:
 
 
 def _measure(way: str, server: Server, file: Path, bodies: int) -> Usage:
-    """Send with a process of its own; what the same process takes for one body is subtracted."""
+    """Send with a process of its own; its start does not count, but curl's do."""
     if way == "curl -T":
         links = [file.parent / f"{number}.bin" for number in range(bodies)]
         for link in links:
@@ -61,21 +62,25 @@ def _measure(way: str, server: Server, file: Path, bodies: int) -> Usage:
         finally:
             for link in links:
                 link.unlink()
+    report = file.with_name("report")
     argv: list[str | Path] = [sys.executable, "-m", "benchmarks.sending", "--send", way, server.endpoint]
-    argv += [str(server.ca_file or ""), file]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    one, every = (measure([*argv, str(count)], env) for count in (AT_ONCE, bodies + AT_ONCE))
-    return Usage(every.wall - one.wall, every.cpu - one.cpu, every.rss)
+    argv += [str(server.ca_file or ""), file, str(bodies), report]
+    rss = measure(argv, {**os.environ, "PYTHONPATH": str(ROOT)}).rss
+    wall, cpu = map(float, report.read_text(encoding="ascii").split())
+    return Usage(wall, cpu, rss)
 
 
-def _send_as_told(way: str, endpoint: str, ca_file: str, file: str, count: str) -> None:
+def _send_as_told(words: list[str]) -> None:
+    way, endpoint, ca_file, file, count, report = words
     if way == "read":
         body.direct_send = _never  # type: ignore[assignment] # there is no sendfile(2)
     with Path(file).open("rb") as opened:
-        uvloop.run(_send(endpoint, ca_file, opened.fileno(), int(count)))
+        wall, cpu = uvloop.run(_send(endpoint, ca_file, opened.fileno(), int(count)))
+    Path(report).write_text(f"{wall} {cpu}", encoding="ascii")
 
 
-async def _send(endpoint: str, ca_file: str, file: int, count: int) -> None:
+async def _send(endpoint: str, ca_file: str, file: int, count: int) -> tuple[float, float]:
+    """Send ``count`` bodies; return seconds of wall time and of CPU, after the first few opened the connections."""
     presign = PresignConfig(endpoint=endpoint, ca_file=Path(ca_file) if ca_file else None, region="us-east-1")
     client, slots = StoreClient(presign, UploadConfig()), asyncio.Semaphore(AT_ONCE)
     size = os.fstat(file).st_size
@@ -87,8 +92,12 @@ async def _send(endpoint: str, ca_file: str, file: int, count: int) -> None:
         async with slots:
             await client.send(grant, body.Slice(file, 0, size, whole=True))
 
+    await asyncio.gather(*map(send, range(AT_ONCE)))
+    wall, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*map(send, range(count)))
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     await client.close()
+    return wall, cpu
 
 
 async def _never(*_: object) -> None:
