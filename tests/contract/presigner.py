@@ -22,6 +22,7 @@ from yarl import URL
 from presignd.broker.wire import read_batch
 from presignd.errors import Fault
 from presignd.presign import Grant, GrantRequest, Operation, Presigner
+from presignd.s3.checksums import checksum_of, header_of
 from tests.contract.sender import Sender
 from tests.stores import Store
 
@@ -148,6 +149,16 @@ class PresignerContract:
         assert reply.status == 400
         assert b"BadDigest" in reply.body
         assert "digest" not in store.list(bucket)
+
+    async def test_a_crc_is_checked_and_told(self, presigner: Presigner, bucket: str, send: Sender) -> None:
+        assert {"md5", "sha256", "crc64nvme"} <= {*await presigner.checksums()}
+        right, wrong = (checksum_of(body, "crc64nvme") for body in (BODY, BODY[::-1]))
+        request = GrantRequest(Operation.PUT, bucket, "crc", 60, size=len(BODY), checksum=wrong)
+        assert (await send(await one(presigner, request), BODY)).status in (200, 400), "JuiceFS takes it"
+        assert (await send(await one(presigner, replace(request, checksum=right)), BODY)).status == 200
+        head = GrantRequest(Operation.HEAD, bucket, "crc", 60, checksum_mode="ENABLED")
+        told = (await send(await one(presigner, head))).headers.get("x-amz-checksum-crc64nvme")
+        assert told in (None, header_of(right)[1])
 
     async def test_a_sha256_is_sent_as_a_signed_checksum(self, presigner: Presigner, bucket: str, send: Sender) -> None:
         request = GrantRequest(Operation.PUT, bucket, "sha", 60, size=len(BODY), checksum=SHA256)

@@ -41,6 +41,9 @@ requests = st.builds(
     public=st.booleans(),
     upload_id=texts,
     part_number=st.integers(0, 10_000),
+    checksum_algorithm=texts,
+    checksum_type=texts,
+    checksum_mode=texts,
 )
 grants = st.builds(Grant, texts, texts, st.dictionaries(texts, texts, max_size=3), aware, aware)
 

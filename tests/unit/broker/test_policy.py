@@ -141,13 +141,18 @@ DATES = st.sampled_from(
         datetime(999, 1, 1, tzinfo=UTC),
     ]
 ) | st.datetimes(timezones=st.sampled_from([UTC, None]))
+CRC = "crc64nvme:" + "00" * 8
+OF_CHECKSUMS = {f"x-amz-checksum-{name}" for name in ("sha256", "crc64nvme", "algorithm", "type", "mode")}
 ODD: dict[str, st.SearchStrategy[Any]] = {
     "bucket": st.sampled_from(["other", "", "Bucket", "bucket/", "bucket/../other", "."]),
     "key": KEYS,
     "expires": st.sampled_from([1, 3600, 3601, 604_800, 604_801, 1 << 70, 0, -1]),
     "size": st.none() | NUMBERS,
     "content_type": st.sampled_from(["", "a\r\nb"]),
-    "checksum": st.sampled_from(["", SHA256, "md5:", "crc32:00000000", "sha256:" + "zz" * 32]),
+    "checksum": st.sampled_from(["", SHA256, CRC, "md5:", "crc32:00000000", "sha256:" + "zz" * 32]),
+    "checksum_algorithm": st.sampled_from(["CRC64NVME", "crc64nvme", "a\r\nb"]),
+    "checksum_type": st.sampled_from(["FULL_OBJECT", "COMPOSITE", "x"]),
+    "checksum_mode": st.sampled_from(["ENABLED", "enabled"]),
     "headers": HEADERS,
     "if_none_match": st.just(True),
     "if_match": st.sampled_from(['"x"', "a\nb"]),
@@ -255,7 +260,7 @@ def _assert_operation(of: TokenConfig, asked: Operation, method: str, path: str,
 def _assert_bound(of: TokenConfig, asked: Operation, grant: Grant, query: dict[str, list[str]]) -> None:
     names = [name.lower() for name in grant.headers]
     assert sorted([*names, "host"]) == query["X-Amz-SignedHeaders"][0].split(";")
-    own = {"content-length", "if-none-match", "if-match", "x-amz-checksum-sha256"} | CONTENT_HEADERS
+    own = {"content-length", "if-none-match", "if-match", *OF_CHECKSUMS} | CONTENT_HEADERS
     for name in set(names) - own:
         assert any(re.fullmatch(pattern.replace("*", ".*"), name) for pattern in of.headers), name
         assert not re.match(r"x-amz-(acl|grant|copy)", name)
@@ -265,7 +270,9 @@ def _assert_bound(of: TokenConfig, asked: Operation, grant: Grant, query: dict[s
     if asked in (Operation.PUT, Operation.MULTIPART_PART):
         part = int(query.get("partNumber", ["1"])[0])
         assert of.max_size is None or int(sent["content-length"]) * part <= of.max_size
-        assert "content-md5" in sent or "x-amz-checksum-sha256" in sent
+        assert sent.keys() & {"content-md5", "x-amz-checksum-sha256", "x-amz-checksum-crc64nvme"}
+    assert "x-amz-checksum-mode" not in sent or asked is Operation.HEAD
+    assert not sent.keys() & {"x-amz-checksum-algorithm", "x-amz-checksum-type"} or asked is Operation.MULTIPART_CREATE
     limit = of.max_link_expires if asked is Operation.GET else of.max_put_expires
     date = datetime.strptime(query["X-Amz-Date"][0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     ends = date + timedelta(seconds=int(query["X-Amz-Expires"][0]))

@@ -370,6 +370,30 @@ async def test_what_a_path_sent_is_known_by_its_checksum_though_it_was_never_ver
     assert await ledger.sent(await uploading(ledger, b"2", key="other")) == frozenset()
 
 
+async def test_what_was_committed_as_a_crc_is_known_by_it(ledger: Ledger) -> None:
+    version = await ledger.update(await uploading(ledger), etag="crc64nvme:00")
+    assert version.intent == "crc64nvme:00"
+    assert await ledger.sent(version) == {Sent(PRINT.size, "crc64nvme:00", 0, "")}
+    assert await ledger.sent(version, own=False) == frozenset()
+    verified = await ledger.apply(version, Event.VERIFY, etag="e", checksum="crc64nvme:00", signed_at=NOW)
+    assert verified.intent == ""
+    assert await ledger.sent(verified, own=False) == {Sent(PRINT.size, "crc64nvme:00", 0, "e")}
+
+
+async def test_an_upload_in_parts_has_its_algorithm_before_its_checksum_is_known(ledger: Ledger) -> None:
+    version = await ledger.begin_upload(await uploading(ledger), "u", 5, "crc64nvme:")
+    assert version.intent == "crc64nvme:"
+    assert await ledger.sent(version) == frozenset()
+    assert (await ledger.begin_upload(version, "v", 5)).intent == ""
+
+
+async def test_under_another_key_nothing_was_sent_yet(ledger: Ledger) -> None:
+    version = await ledger.update(await uploading(ledger), etag="crc64nvme:00")
+    moved = await ledger.assign_key(version, "a.txt", fresh=False, next_key=True, after_key="a.txt")
+    assert moved is not None
+    assert (moved.intent, await ledger.sent(moved)) == ("", frozenset())
+
+
 async def test_what_a_store_without_etags_took_is_known_too(ledger: Ledger) -> None:
     version = await uploading(ledger)
     await ledger.apply(version, Event.VERIFY, etag="", checksum="sha256:c", signed_at=NOW)

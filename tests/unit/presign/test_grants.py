@@ -161,6 +161,18 @@ def test_everything_that_is_bound_is_sent() -> None:
     }
 
 
+def test_a_crc_and_what_s3_asks_about_checksums_are_bound() -> None:
+    put = GrantRequest(Operation.PUT, "b", "k", 60, checksum="crc64nvme:ae8b14860a799888")
+    assert bound_headers(put) == {"x-amz-checksum-crc64nvme": "rosUhgp5mIg="}
+    of_whole = {"checksum_algorithm": "CRC64NVME", "checksum_type": "FULL_OBJECT"}
+    assert bound_headers(GrantRequest(Operation.MULTIPART_CREATE, "b", "k", 60, **of_whole)) == {  # type: ignore[arg-type] # by name
+        "x-amz-checksum-algorithm": "CRC64NVME",
+        "x-amz-checksum-type": "FULL_OBJECT",
+    }
+    head = GrantRequest(Operation.HEAD, "b", "k", 60, checksum_mode="ENABLED")
+    assert bound_headers(head) == {"x-amz-checksum-mode": "ENABLED"}
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -177,6 +189,11 @@ def test_everything_that_is_bound_is_sent() -> None:
         {"checksum": "md5:" + "AB" * 16},
         {"checksum": "md5:" + "ab" * 16 + "-2"},
         {"checksum": "crc32:00000000"},
+        {"checksum": "crc64nvme:" + "ab" * 4},
+        {"checksum_mode": "ENABLED"},
+        {"checksum_algorithm": "CRC64NVME"},
+        {"operation": Operation.HEAD, "checksum_mode": "enabled"},
+        {"operation": Operation.MULTIPART_CREATE, "checksum_type": "FULL"},
         {"size": -1},
     ],
     ids=repr,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import sys
+import threading
+import time
 from functools import partial
 
 import pytest
@@ -73,6 +76,32 @@ def test_the_sizes_of_parts_may_be_any(algorithm: str) -> None:
     part = combined(algorithm, [(KNOWN[algorithm], 9), ("0" * len(KNOWN[algorithm]), 5 << 40)])
     again = combined(algorithm, [(KNOWN[algorithm], 9), *[("0" * len(KNOWN[algorithm]), 5 << 30)] * 1024])
     assert part == again
+
+
+def test_a_thread_that_hashes_leaves_the_others_the_gil() -> None:
+    """Two files are hashed on two processors, and the event loop goes on."""
+    update = native("crc64nvme") or pytest.skip("needs awscrt")
+    body, spans, ticks = bytes(64 << 20), list[tuple[float, float]](), list[float]()
+
+    def hash_once() -> None:
+        began = time.perf_counter()
+        update(body, 0)
+        spans.append((began, time.perf_counter()))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(60)  # only a thread that releases the GIL lets another run
+    try:
+        for _ in range(100):
+            thread = threading.Thread(target=hash_once)
+            thread.start()
+            while thread.is_alive():
+                ticks.append(time.perf_counter())
+                time.sleep(0)
+            if any(began < tick < ended for began, ended in spans[-1:] for tick in ticks):
+                return
+    finally:
+        sys.setswitchinterval(before)
+    pytest.fail("no other thread ran meanwhile")
 
 
 def test_of_md5_parts_it_is_that_of_the_etag() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -10,11 +11,13 @@ from typing import cast
 
 import pytest
 
+from presignd.config.rules import check_checksum
 from presignd.errors import Fault, fault
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.presign.local import METHODS
+from presignd.s3.checksums import checksum_of, header_of, native
 from presignd.s3.responses import Response, fault_of
-from presignd.store.probe import BODY, TIMEOUT, TRIES, Conditions, Handling, Probe, Remains
+from presignd.store.probe import BODY, OTHER, TIMEOUT, TRIES, Conditions, Handling, Probe, Remains
 from presignd.store.signed import SignedStore
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -31,6 +34,14 @@ class FakeStore:
     versioned: bool = False
     there: bool = False
     requests: list[GrantRequest] = field(default_factory=list)
+    signs: tuple[str, ...] = ("md5", "sha256", "crc64nvme")
+
+    @property
+    def presigner(self) -> FakeStore:
+        return self
+
+    async def checksums(self) -> tuple[str, ...]:
+        return self.signs
 
     async def grant(self, request: GrantRequest) -> Grant:
         self.requests.append(request)
@@ -133,6 +144,78 @@ async def test_a_wrong_checksum_is_seen_refused_and_leaves_no_upload(
     store = FakeStore(lambda request, _: Response(status, {}) if request.operation is sends else None)
     assert await probe(store).refuses("md5:" + 32 * "0", in_parts=in_parts) is refused
     assert len(store.sent(Operation.MULTIPART_ABORT)) == len(store.sent(Operation.MULTIPART_CREATE)) == in_parts
+
+
+CRC = "crc64nvme"
+RIGHT, WRONG = checksum_of(BODY, CRC), checksum_of(OTHER, CRC)
+_, IN_BASE64 = header_of(RIGHT)
+whole_and_parts = pytest.mark.parametrize("in_parts", [False, True], ids=["whole", "in parts"])
+
+
+def checks(request: GrantRequest, _: bool) -> Response | None:
+    """Refuse a wrong CRC, and tell the right one to a HEAD that asks."""
+    if request.checksum == WRONG:
+        return Response(400, {}, b"<Error><Code>BadDigest</Code></Error>")
+    if request.checksum_mode == "ENABLED":
+        return Response(200, {"x-amz-checksum-crc64nvme": IN_BASE64, "etag": "e"})
+    return None
+
+
+def takes_anything(request: GrantRequest, signed: bool) -> Response | None:
+    return None if request.checksum == WRONG else checks(request, signed)
+
+
+def tells_nothing(request: GrantRequest, signed: bool) -> Response | None:
+    return None if request.checksum_mode else checks(request, signed)
+
+
+def refuses_all(request: GrantRequest, _: bool) -> Response | None:
+    return Response(501, {}) if request.checksum.startswith(CRC) or request.checksum_algorithm else None
+
+
+@whole_and_parts
+async def test_a_crc_that_is_checked_and_told_is_proven(*, in_parts: bool) -> None:
+    store = FakeStore(checks)
+    assert await probe(store).choose(CRC, in_parts=in_parts) == (CRC, True)
+    begun = store.sent(Operation.MULTIPART_CREATE)
+    assert {(each.checksum_algorithm, each.checksum_type) for each in begun} <= {("CRC64NVME", "FULL_OBJECT")}
+    assert len(begun) == 2 * in_parts, "one for the right, one for the wrong"
+
+
+@whole_and_parts
+@pytest.mark.parametrize("says", [takes_anything, tells_nothing, refuses_all])
+async def test_a_crc_that_is_not_checked_or_not_told_is_not_proven(says: Says, *, in_parts: bool) -> None:
+    assert await probe(FakeStore(says)).choose(CRC, in_parts=in_parts) == ("md5" if in_parts else CRC, False)
+    assert await probe(FakeStore(says)).choose("auto", in_parts=in_parts) == ("md5", False)
+
+
+@whole_and_parts
+async def test_what_the_presigner_does_not_sign_is_not_tried(*, in_parts: bool) -> None:
+    store = FakeStore(checks, signs=("md5", "sha256"))
+    assert await probe(store).choose(CRC, in_parts=in_parts) == ("md5", False)
+    assert await probe(store).choose("sha256", in_parts=in_parts) == ("md5" if in_parts else "sha256", False)
+    assert store.requests == []
+
+
+async def test_a_store_that_is_busy_while_it_is_asked_is_asked_again_later() -> None:
+    """Else it would be sent MD5 for as long as the daemon runs."""
+    busy = FakeStore(lambda request, _: Response(503, {"retry-after": "1"}) if request.checksum == RIGHT else None)
+    with pytest.raises(Fault, match="slow down"):
+        await probe(busy).choose(CRC, in_parts=False)
+
+
+async def test_auto_is_the_crc_where_awscrt_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    if native(CRC):
+        assert await probe(FakeStore(checks)).choose("auto", in_parts=False) == (CRC, True)
+    monkeypatch.setitem(sys.modules, "awscrt.checksums", None)
+    native.cache_clear()
+    try:
+        assert await probe(FakeStore(checks)).choose("auto", in_parts=False) == ("md5", False)
+        assert checksum_of(BODY, CRC) == RIGHT
+        with pytest.raises(ValueError, match="awscrt"):
+            check_checksum(CRC)
+    finally:
+        native.cache_clear()
 
 
 async def test_an_end_of_an_upload_that_tells_no_etag_is_looked_up() -> None:
