@@ -104,11 +104,12 @@ class FileBody(payload.Payload):
         # The last piece is always read, so that the end of the file is checked, and so that aiohttp sees the body's
         # end: it takes a response before that for an early one, and hangs up.
         sent = await self._sendfile(writer, size - PIECE) if size >= LEAST_SENDFILE else 0
+        piece = PIECE
         for done in range(sent, size, self._chunk):
             want = min(self._chunk, size - done)
             data = await self._read_soon(self._offset + done, want, last=done + want == size)
             await self._rate.take(want, self._file)
-            await _write_in_pieces(writer, data, done, self._on_sent)
+            piece = await _write_in_pieces(writer, data, done, self._on_sent, piece)
 
     async def _sendfile(self, writer: AbstractStreamWriter, size: int) -> int:
         """Send ``size`` bytes by sendfile(2); return how many were sent: fewer if it is unsupported."""
@@ -182,11 +183,18 @@ class MemoryBody(payload.BytesPayload):
 
 
 async def _write_in_pieces(
-    writer: AbstractStreamWriter, data: bytes | memoryview, before: int, on_sent: Callable[[int], None]
-) -> None:
-    """Write ``data``, and call ``on_sent`` after each piece with the total; ``before`` bytes were sent earlier."""
+    writer: AbstractStreamWriter,
+    data: bytes | memoryview,
+    before: int,
+    on_sent: Callable[[int], None],
+    size: int = PIECE,
+) -> int:
+    """Write ``data``, and call ``on_sent`` after each piece with the total; ``before`` bytes were sent earlier.
+
+    ``size`` is that of the first piece; return that of the next.
+    """
     view, time = memoryview(data), asyncio.get_running_loop().time
-    start, size = 0, PIECE
+    start = 0
     while start < len(data):
         began, piece = time(), view[start : start + size]
         await writer.write(piece)
@@ -194,6 +202,7 @@ async def _write_in_pieces(
         on_sent(before + start)
         # Each piece costs a turn of the loop, so a fast line gets larger ones.
         size = min(2 * size, LARGEST_PIECE) if time() - began < FAST_PIECE else PIECE
+    return size
 
 
 # --- sendfile(2) --------------------------------------------------------------------------------------
