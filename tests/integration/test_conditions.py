@@ -42,7 +42,7 @@ async def test_a_store_that_refuses_conditions_is_sent_none(faulty_s3: FaultyS3,
 async def test_conditions_of_uploads_in_parts_are_proven_only_for_a_file_that_needs_it(
     faulty_s3: FaultyS3, tmp_path: Path
 ) -> None:
-    async with running(config(tmp_path, faulty_s3, upload=PARTS)) as daemon:
+    async with running(config(tmp_path, faulty_s3, upload={**PARTS, "checksum": "md5"})) as daemon:
         daemon.drop("a")
         await daemon.done()
         assert faulty_s3.seen("POST") == []

@@ -255,7 +255,7 @@ class Transfer:
         if not content.checksum:
             return True
         same = False
-        if previous is not None and previous.size == content.size:
+        if previous is not None and previous.checksum and previous.size == content.size:
             same = await content.checksum_like(previous.checksum, previous.part_size) == previous.checksum
         return collision.needs_head(self._version, previous, self._support, same_content=same)
 
