@@ -22,7 +22,7 @@ from presignd.config import PresignConfig
 from presignd.connection import connection_fault, proxy_for, read_at_most, tls_context
 from presignd.errors import Fault, fault
 from presignd.redaction import redact
-from presignd.redaction.echoes import Echoes
+from presignd.redaction.echoes import Echoes, long_enough
 from presignd.s3.responses import Response
 
 TIMEOUT = 15.0
@@ -62,7 +62,7 @@ class BrokerClient:
         self._config, self._clock, self._timeout = config, clock, timeout
         self._tls = tls_context(config) if config.url.startswith("https:") else None
         self._session: aiohttp.ClientSession | None = None
-        self._echoes = Echoes([config.token.get_secret_value()] if config.token else [])
+        self._echoes = Echoes(long_enough([config.token.get_secret_value()] if config.token else []))
         self.clock_offset: float | None = None
 
     def now(self) -> datetime:

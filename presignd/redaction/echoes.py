@@ -12,6 +12,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from urllib.parse import unquote
 
 from presignd.redaction.redact import MIN_LITERAL, REDACTED
@@ -26,7 +27,8 @@ QUARTER, ROOM = 16, 4096
 """The hex digits that identify an earlier signature, and how many earlier signatures are kept."""
 
 _LAYERS = 3
-_IN_URL = re.compile(r"x-amz-(signature|credential|security-token)=([^&]*)")
+_SIGNATURE = "x-amz-signature="
+_IN_QUERY = re.compile(r"x-amz-(credential|security-token)=([^&]*)")
 _CUSTOMER_KEY = "x-amz-server-side-encryption-customer-key"
 _NO_WORD = bytes(set(range(256)) - set(b"0123456789abcdefghijklmnopqrstuvwxyz"))
 _HEX = re.compile(rf"[0-9a-f]{{{QUARTER},}}")
@@ -45,11 +47,13 @@ class Secrets:
 
     def of(self, url: str, headers: Mapping[str, str]) -> Echoes:
         """Return the finder for one request's secrets in its answer; of a credential it finds the access key."""
-        found = {name: unquote(value) for name, value in _IN_URL.findall(url.lower())}
-        access_key = found.pop("credential", "").partition("/")[0]
+        query, _, rest = url.partition("?")[2].lower().partition(_SIGNATURE)
+        signature, _, rest = rest.partition("&")
+        tokens, access_keys = _in_query(query + rest)
         keys = [value for name, value in headers.items() if name.lower() == _CUSTOMER_KEY]
-        self._remember(found.get("signature", ""))
-        return Echoes([*found.values(), *keys], [access_key], self._quarters.keys())
+        signature = unquote(signature)
+        self._remember(signature)
+        return Echoes((*long_enough([signature, *keys]), *tokens), access_keys, self._quarters.keys())
 
     def _remember(self, signature: str) -> None:
         for at in range(0, len(signature), QUARTER):
@@ -61,14 +65,14 @@ class Secrets:
 class Echoes:
     """Finds ``secrets`` in text, whole or a ``PIECE`` of one, and ``names``, which are secret but may be any word.
 
-    Of ``older`` signatures it finds each ``QUARTER``. Secrets too short to be told from a word are ignored.
+    All are as ``long_enough`` returns them. Of ``older`` signatures it finds each ``QUARTER``.
     """
 
     def __init__(
         self, secrets: Iterable[str], names: Iterable[str] = (), older: AbstractSet[str] = frozenset()
     ) -> None:
-        self._secrets = _long_enough(secrets)
-        self._all = (*self._secrets, *_long_enough(names))
+        self._secrets = tuple(secrets)
+        self._all = (*self._secrets, *names)
         self._older = older
 
     def are_in(self, text: str) -> bool:
@@ -90,6 +94,8 @@ class Echoes:
 
 def _repeats(secrets: tuple[str, ...], older: AbstractSet[str], text: str) -> bool:
     for plain in (_plain(text), *_decoded(text)):
+        if len(plain) < MIN_LITERAL:
+            continue  # as is most of what a checksum decodes to
         for run in _HEX.findall(plain):
             if not older.isdisjoint([run[at : at + QUARTER] for at in range(len(run) - QUARTER + 1)]):
                 return True
@@ -110,14 +116,22 @@ def _has_piece(secret: str, plain: str, blocks: list[str]) -> bool:
     return False
 
 
-def _long_enough(secrets: Iterable[str]) -> tuple[str, ...]:
+@lru_cache(maxsize=64)
+def _in_query(query: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the tokens and access keys of a query without its signature: many requests of one second share it."""
+    found = {name: unquote(value) for name, value in _IN_QUERY.findall(query)}
+    access_key = found.pop("credential", "").partition("/")[0]
+    return long_enough(found.values()), long_enough([access_key])
+
+
+def long_enough(secrets: Iterable[str]) -> tuple[str, ...]:
     """Return the letters and digits of the secrets that are long enough to be told from a word."""
     return tuple([plain for plain in map(_words, secrets) if len(plain) >= MIN_LITERAL])
 
 
 def _plain(text: str) -> str:
     """Return the letters and digits of ``text`` in lower case, with URL and XML encoding removed."""
-    for _ in range(_LAYERS):
+    for _ in range(_LAYERS if "%" in text or "&" in text else 0):
         bare = html.unescape(unquote(text))
         if bare == text:
             break

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import re
 from collections.abc import Callable
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ URL = (
     f"&X-Amz-Security-Token={quote(SESSION, safe='')}&X-Amz-Signature={SIGNATURE}"
 )
 CUSTOMER_KEY = "Y3VzdG9tZXIta2V5LTAxMjM0NTY3ODk="
+SECRETS = [SIGNATURE, ACCESS_KEY, SESSION, CUSTOMER_KEY]
 ECHOES = Secrets().of(URL, {"x-amz-server-side-encryption-customer-key": CUSTOMER_KEY})
 COATS: dict[str, Callable[[str], str]] = {
     "plain": str,
@@ -38,7 +40,7 @@ COATS: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("coat", COATS)
-@pytest.mark.parametrize("secret", [SIGNATURE, ACCESS_KEY, SESSION, CUSTOMER_KEY])
+@pytest.mark.parametrize("secret", SECRETS)
 def test_a_secret_said_again_in_any_form_is_silenced(secret: str, coat: str) -> None:
     said = COATS[coat](secret)
     headers = {"etag": f'"{said}"', "date": "Sat, 28 Nov 2026 17:00:00 GMT"}
@@ -104,3 +106,39 @@ def test_the_signature_of_an_earlier_request_is_known_for_a_while() -> None:
     for number in range(ROOM):
         last = secrets.of(f"http://h/?X-Amz-Signature={hashlib.sha256(number.to_bytes(4, 'big')).hexdigest()}", {})
     assert not last.are_in(SIGNATURE), "memory has a bound"
+
+
+def looked_through(text: str) -> bool:
+    """Look for each piece of each secret in each form, without any of the short cuts."""
+    plain = text
+    for _ in range(3):
+        plain = html.unescape(unquote(plain))
+    runs = re.findall(r"[A-Za-z0-9+/]{16,}", text.replace("-", "+").replace("_", "/"))
+    forms = [plain, *(base64.b64decode(run[: len(run) // 4 * 4]).decode("latin-1") for run in runs)]
+    bare = ["".join(re.findall(r"[a-z0-9]", form.encode("ascii", "ignore").decode().lower())) for form in forms]
+    secrets = ["".join(re.findall(r"[a-z0-9]", secret.lower())) for secret in SECRETS]
+    pieces = [secret[at : at + PIECE] for secret in secrets for at in range(len(secret) - PIECE + 1)]
+    return any(piece in form for piece in pieces for form in bare)
+
+
+ECHOED = st.builds(
+    lambda secret, coat, start, end: COATS[coat](secret[start:end]),
+    st.sampled_from(SECRETS),
+    st.sampled_from(sorted(COATS)),
+    st.integers(0, 20),
+    st.integers(0, 64),
+)
+
+
+@given(st.lists(st.one_of(ECHOED, HONEST), max_size=4).map("".join))
+def test_the_short_cuts_find_what_a_search_for_each_piece_finds(text: str) -> None:
+    assert ECHOES.are_in(text) == looked_through(text)
+
+
+@pytest.mark.parametrize("place", ["first", "between", "last"])
+def test_a_signature_is_known_wherever_it_stands_in_the_query(place: str) -> None:
+    """A broker may put the parameters in any order."""
+    others = [f"X-Amz-Credential={ACCESS_KEY}%2F20261128", f"X-Amz-Security-Token={quote(SESSION, safe='')}"]
+    others.insert(["first", "between", "last"].index(place), f"X-Amz-Signature={SIGNATURE}")
+    echoes = Secrets().of(f"http://h/b/k?{'&'.join(others)}", {})
+    assert all(echoes.are_in(secret) for secret in (SIGNATURE, ACCESS_KEY, SESSION))
