@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from urllib.parse import parse_qs, urlsplit
 
 
 class State(StrEnum):
@@ -197,7 +196,7 @@ class Link:
     @property
     def names_version(self) -> bool:
         """Whether the URL names the object's version."""
-        return "versionId" in parse_qs(urlsplit(self.url).query)
+        return "versionId=" in self.url  # in bucket, key and values "=" is encoded
 
     def __repr__(self) -> str:
         """Hide the URL: a repr may end in a log."""

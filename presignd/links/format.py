@@ -14,6 +14,7 @@ from presignd.system.durable import write_file
 from presignd.units import rfc3339
 
 # --- lines --------------------------------------------------------------------------------------
+_ENCODER = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one for each line
 
 
 def encode(link: Link) -> bytes:
@@ -21,7 +22,7 @@ def encode(link: Link) -> bytes:
 
     ASCII only, and control characters escaped: a file name can't forge a line. Holds the secret URL.
     """
-    return json.dumps(_document(link), ensure_ascii=True, separators=(",", ":")).encode("ascii") + b"\n"
+    return _ENCODER.encode(_document(link)).encode("ascii") + b"\n"
 
 
 def _document(link: Link) -> dict[str, Any]:
