@@ -128,6 +128,8 @@ class Totals:
         if self.against["moved"]:
             lines.append(f"{_files(self.against['moved'])} compared in move_to")
         for found in self.problems.values():
+            if found["code"] == Refused.code:  # each has its own line, with a reason of its own
+                continue
             fix = f" ({found['fix']})" if found["fix"] else ""
             lines.append(f"{found['count']} not checked: {found['code']}: {found['message']}{fix}")
         return lines

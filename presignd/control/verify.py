@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from presignd.control import documents
@@ -40,13 +40,15 @@ PAGE = 1000
 PROGRESS_EVERY = 0.2
 """Seconds between two answers that only show progress."""
 
+WAIT = "presignd wait waits for it"
+
 LEAVES_NOTHING = frozenset({State.VANISHED, State.SUPERSEDED, State.IGNORED})
 """States of a version that was never uploaded and need not have been."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One file: where it is, and its version if there is one. ``result`` is what is known without a comparison."""
+    """One file: where it is, and its version if there is one. ``result`` is None before the comparison."""
 
     place: WatchPath
     version: FileVersion | None = None
@@ -123,19 +125,18 @@ class Verification:
         """Yield ``{"file"}`` for each file that is not equal, ``{"progress"}``, and ``{"summary"}`` at the end.
 
         ``{"ask": path}`` is a file that the client shall request again. ``every``: all files of all watches.
-        ``list_equal``: each file, also an equal one and one that is not checked because the store is away.
+        ``list_equal``: each file, also an equal one, and one that is not checked because it waits or the store is away.
         """
         summary, shown = self.summary, time.monotonic()
         items = self._everything() if every else self._named(paths)
         async with contextlib.aclosing(_concurrently(items, self._check)) as checked:
-            async for one in checked:
-                if one is not None and one[1] is None:
-                    yield {"ask": os.fsdecode(one[0].place.absolute)}
-                elif one is not None and (result := one[1]):
-                    item = one[0]
+            async for item in checked:
+                if item and (result := item.result):
                     summary.add(result)
                     if list_equal or not (result.outcome is Outcome.EQUAL or result.skipped):
                         yield {"file": self._document(item, result)}
+                elif item:
+                    yield {"ask": os.fsdecode(item.place.absolute)}
                 if time.monotonic() - shown >= PROGRESS_EVERY:
                     shown = time.monotonic()
                     yield {"progress": {"checked": summary.checked, "total": max(self._total, summary.checked)}}
@@ -221,17 +222,15 @@ class Verification:
         return WatchPath(os.fsencode(documents.absolute(self._roots, watch, path)), watch, path)
 
     # --- one file -------------------------------------------------------------------------------
-    async def _check(self, item: Item) -> tuple[Item, Verified | None]:
-        """Return the result of a file; None for one that the client shall open."""
-        if self._asks and _is_outside(item.version):
-            return item, None
+    async def _check(self, item: Item) -> Item:
+        """Return a file with its result, without one if the client shall open it."""
+        if item.result or (self._asks and item.version and item.version.path.startswith(b"/")):
+            return item
         async with self._slots:
-            return item, await self._result(item)
+            return replace(item, result=await self._result(item))
 
     async def _result(self, item: Item) -> Verified:
         version = item.version
-        if item.result:
-            return item.result
         if version is None or not documents.has_receipt(version):
             return self._pending(item.place) or _not_uploaded(version)
         result = await self._verifier.verify(version, self._fd)
@@ -239,14 +238,14 @@ class Verification:
             return result
         now = await self._view.ledger.by_path(version.watch, version.path)
         if now and now.file_id != version.file_id:
-            return unchecked(TimedOut("a newer version of it was recorded meanwhile"))
+            return unchecked(TimedOut("a newer version of it was recorded meanwhile", fix=WAIT), skipped=True)
         return self._pending(item.place) or result
 
     def _pending(self, place: WatchPath) -> Verified | None:
         """Return the result of a file that settles: its content is about to be uploaded."""
         for settling in self._view.settling():
             if (settling.watch, settling.path) == (place.watch, place.path):
-                return unchecked(TimedOut(f"it is settling: {settling.why}"))
+                return unchecked(TimedOut(f"it is settling: {settling.why}", fix=WAIT), skipped=True)
         return None
 
     def _document(self, item: Item, result: Verified) -> Document:
@@ -266,11 +265,6 @@ class Verification:
         }
 
 
-def _is_outside(version: FileVersion | None) -> bool:
-    """Return whether a file was put from outside the watches: only a client can open it."""
-    return version is not None and version.path.startswith(b"/")
-
-
 def _not_uploaded(version: FileVersion | None) -> Verified:
     """Return the result of a file whose content was not uploaded: it waits, or it is missing in the store."""
     if version is None:
@@ -278,7 +272,7 @@ def _not_uploaded(version: FileVersion | None) -> Verified:
     if version.state is State.QUARANTINED:
         error = documents.of_error(version)
         return Verified(Outcome.MISSING, f"it was never uploaded: {error['cause']}" if error else "it is quarantined")
-    return unchecked(TimedOut(f"it is {version.state}", fix="presignd wait waits for it"))
+    return unchecked(TimedOut(f"it is {version.state}", fix=WAIT), skipped=True)
 
 
 def _range(directory: bytes) -> tuple[bytes, bytes]:
@@ -312,10 +306,10 @@ def _forms(folder: Path) -> tuple[bytes, bytes]:
 
 
 async def _concurrently(
-    items: AsyncGenerator[Item, None], check: Callable[[Item], Coroutine[Any, Any, tuple[Item, Verified | None]]]
-) -> AsyncGenerator[tuple[Item, Verified | None] | None, None]:
-    """Yield the results of ``WIDTH`` items at a time, as they come; None where none came for ``PROGRESS_EVERY``."""
-    running: set[asyncio.Task[tuple[Item, Verified | None]]] = set()
+    items: AsyncGenerator[Item, None], check: Callable[[Item], Coroutine[Any, Any, Item]]
+) -> AsyncGenerator[Item | None, None]:
+    """Yield what ``check`` returns, for ``WIDTH`` items at a time; None where none came for ``PROGRESS_EVERY``."""
+    running: set[asyncio.Task[Item]] = set()
     try:
         async with contextlib.aclosing(items):
             async for item in items:
@@ -332,7 +326,7 @@ async def _concurrently(
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _next(running: set[asyncio.Task[Any]]) -> AsyncIterator[Any]:
+async def _next(running: set[asyncio.Task[Item]]) -> AsyncIterator[Item | None]:
     done, _ = await asyncio.wait(running, timeout=PROGRESS_EVERY, return_when=asyncio.FIRST_COMPLETED)
     running -= done
     for task in done:

@@ -96,7 +96,8 @@ class Against(StrEnum):
 class Verified:
     """The result for one file; ``why`` is for people, and "" for an equal one.
 
-    ``problem`` is why it was not checked. ``skipped``: the store was away already, so nothing was tried.
+    ``problem`` is why it was not checked. ``skipped``: nothing was tried, because the store was away already or because
+    the file waits for its upload.
     """
 
     outcome: Outcome
@@ -333,6 +334,8 @@ class Verifier:
         if self._away:
             return unchecked(self._away, skipped=True)
         try:
+            if version.watch not in self._buckets:
+                raise Unavailable(f"there is no watch {version.watch} any more", fix="run it again")
             local = await opened(lambda: self._open(version, fd), _close)
             try:
                 verified = await self._compare(version, local)
@@ -436,15 +439,16 @@ class Verifier:
 def difference(version: FileVersion, found: StoredObject, size: int, *, file_kept: bool, offset: int | None) -> str:
     """Return how a file of ``size`` bytes and its object differ, and which of them changed since the upload. Pure."""
     object_kept = bool(found.etag) and found.etag == version.etag and found.size in (-1, version.size)
-    when = f" on {found.modified}" if found.modified else ""
     changed = [] if file_kept else ["the file changed since it was uploaded"]
-    changed += [] if object_kept else [f"the object was replaced{when}"]
+    if not object_kept:
+        changed.append("the object was replaced" + (f" on {found.modified}" if found.modified else ""))
+    if not changed:
+        changed = ["the object holds other bytes than were uploaded, under the same ETag"]
     if found.size not in (-1, size):
-        how = [f"the file has {size} bytes, the object {found.size}"]
-    else:
-        how = [] if offset is None else [f"they differ from byte {offset} on"]
-    changed = changed or ["the object holds other bytes than were uploaded, under the same ETag"]
-    return "; ".join(changed + how)
+        changed.append(f"the object has {found.size} bytes, not {size}")
+    elif offset is not None:
+        changed.append(f"they differ from byte {offset} on")
+    return "; ".join(changed)
 
 
 def _owned(fd: int, against: Against) -> OpenFile:

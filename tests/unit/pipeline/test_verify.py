@@ -100,9 +100,9 @@ def test_checksums_are_read_from_the_answer(header: str, value: str, checksums: 
     [
         (StoredObject(SIZE, MD5), SIZE, False, None, FILE),
         (StoredObject(SIZE, OTHER, modified="Monday"), SIZE, True, None, f"{OBJECT} on Monday"),
-        (StoredObject(5, OTHER), SIZE, True, None, f"{OBJECT}; the file has 20 bytes, the object 5"),
+        (StoredObject(5, OTHER), SIZE, True, None, f"{OBJECT}; the object has 5 bytes, not 20"),
         (StoredObject(SIZE, MD5), SIZE, True, 7, f"{ROTTEN}; they differ from byte 7 on"),
-        (StoredObject(5, OTHER), 6, False, None, f"{FILE}; {OBJECT}; the file has 6 bytes, the object 5"),
+        (StoredObject(5, OTHER), 6, False, None, f"{FILE}; {OBJECT}; the object has 5 bytes, not 6"),
     ],
 )
 def test_what_changed_is_told(found: StoredObject, size: int, file_kept: bool, offset: int | None, told: str) -> None:
