@@ -52,9 +52,9 @@ class Replaced:
     def for_bucket(self, _name: str) -> Replaced:
         return self
 
-    async def find(self, _key: str, *, denied_is_absent: bool, told: bool) -> StoredObject:
+    async def find(self, _key: str, *, denied_is_absent: bool, with_checksums: bool) -> StoredObject:
         assert not denied_is_absent
-        assert not told
+        assert not with_checksums
         return StoredObject(9, "of another object")
 
 

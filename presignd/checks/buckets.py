@@ -166,7 +166,7 @@ def _why_no_crc(chosen: str, used: str) -> str:
         return ""
     if native(AUTO) is None:
         return f"; {AUTO} would be faster, but the Python package awscrt is not installed"
-    return f"; {AUTO} would be faster, but this store does not check it, or the broker does not sign it"
+    return f"; {AUTO} would be faster, but this store does not verify it, or the broker does not sign it"
 
 
 def _versions(count: int) -> str:

@@ -1,4 +1,4 @@
-"""The checksums that S3 verifies: how each is computed, sent, told and combined. Pure.
+"""The checksums that S3 verifies: how each is written, computed and combined. Pure.
 
 One is written ``algorithm:hex``. S3 has it in base64, in a header of its own (S3 API, "Checking object integrity"). The
 native code for the CRCs is awscrt's. Where that can't be installed, MD5 is faster than the code here, which only

@@ -186,7 +186,7 @@ class Response:
         return tuple(sorted(f"{algorithm}:{value}" for algorithm, base64 in told if (value := _in_hex(base64))))
 
     def checksum_in_body(self, algorithm: str) -> str:
-        """Return the checksum of the whole that the answer to a Complete tells in its XML; "" for none."""
+        """Return the checksum of the whole object in the XML that answers a Complete; "" for none."""
         value = _in_hex(self.element(f"Checksum{algorithm.upper()}"))
         return value and f"{algorithm}:{value}"
 

@@ -59,7 +59,7 @@ AUTO = "crc64nvme"
 """The algorithm that upload.checksum = "auto" uses where it can: S3's own default, and far faster than MD5."""
 
 CHECKSUM_MODE = "ENABLED"
-"""With this x-amz-checksum-mode, a HEAD tells the object's checksum."""
+"""With this x-amz-checksum-mode, a HEAD returns the object's checksum."""
 
 NO_ETAG = "0" * 32
 CUSTOMER_KEY = "x-amz-server-side-encryption-customer-"
@@ -97,7 +97,7 @@ class Support:
     """What uploads may rely on, for a PUT or for an upload in parts.
 
     ``if_none_match``, ``if_match``: the store honours the condition. ``checksum``: the algorithm of each body.
-    ``proven``: the store refuses a wrong one and tells a right one; otherwise bodies carry Content-MD5 (too).
+    ``proven``: the store refuses a wrong one and returns a right one; otherwise bodies carry Content-MD5 (too).
     ``md5_etags``: ETags are made of MD5s, so another ETag means other bytes. ``proves``: a response proves the bytes,
     by its ETag or because a wrong checksum is refused; otherwise uploads are read back.
     """
@@ -238,7 +238,7 @@ class Probe:
         )
 
     async def choose(self, wanted: str, *, in_parts: bool) -> tuple[str, bool]:
-        """Return the algorithm of each body for ``upload.checksum``, and whether the store was seen to check it.
+        """Return the algorithm of each body for ``upload.checksum``, and whether the store verifies it.
 
         A part carries only one, so there MD5 takes the place of one that is not proven. S3 has no SHA-256 of a whole
         object in parts.
@@ -247,11 +247,11 @@ class Probe:
         signed = await self._store.presigner.checksums()
         if algorithm in ("auto", "md5") or algorithm not in signed or (in_parts and algorithm == "sha256"):
             return "md5", False
-        proven = set(signed) > set(FIRST_CHECKSUMS) and await self.checks(algorithm, in_parts=in_parts)
+        proven = set(signed) > set(FIRST_CHECKSUMS) and await self.verifies(algorithm, in_parts=in_parts)
         return (algorithm, proven) if proven or not (in_parts or wanted == "auto") else ("md5", False)
 
-    async def checks(self, algorithm: str, *, in_parts: bool) -> bool:
-        """Return whether the store refuses a wrong checksum, takes a right one, and tells it at HEAD."""
+    async def verifies(self, algorithm: str, *, in_parts: bool) -> bool:
+        """Return whether the store refuses a wrong checksum, accepts a right one, and returns it for a HEAD."""
         right = checksum_of(BODY, algorithm)
         try:
             for _ in range(TRIES):

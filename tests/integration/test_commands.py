@@ -68,9 +68,9 @@ class Held(Replaced):
         super().__init__(watch)
         self.go = asyncio.Event()
 
-    async def find(self, _key: str, *, denied_is_absent: bool, told: bool) -> StoredObject:
+    async def find(self, _key: str, *, denied_is_absent: bool, with_checksums: bool) -> StoredObject:
         await self.go.wait()
-        return await super().find(_key, denied_is_absent=denied_is_absent, told=told)
+        return await super().find(_key, denied_is_absent=denied_is_absent, with_checksums=with_checksums)
 
 
 def drop(served: Served) -> Path:

@@ -29,8 +29,8 @@ REFUSED_AS = {"access_denied": "access_denied", "outside_prefix": "not_allowed"}
 class StoredObject:
     """An object in the store: its size in bytes, ETag without quotes, version, Last-Modified, and its own checksums.
 
-    ``opaque``: the ETag is not made of MD5s. ``checksums`` have the form of a receipt's: ``sha256:…``; a HEAD in
-    checksum mode tells them.
+    ``opaque``: the ETag is not made of MD5s. ``checksums`` have the form of a receipt's: ``sha256:…``; only a HEAD in
+    checksum mode returns them.
     """
 
     size: int
@@ -102,16 +102,16 @@ class Bucket:
         """Sign ``request`` and send it; raise a ``Fault`` for statuses other than 2xx and ``accept``."""
         return await self._store.send(request, body, accept=accept, on_sent=on_sent, timeout=timeout, into=into)
 
-    async def find(self, key: str, *, denied_is_absent: bool, told: bool = False) -> StoredObject | None:
+    async def find(self, key: str, *, denied_is_absent: bool, with_checksums: bool = False) -> StoredObject | None:
         """HEAD a key; return None if there is no object.
 
-        ``told`` asks for its checksum. Where objects are encrypted with KMS, that needs the right to decrypt.
+        ``with_checksums`` asks for its checksums too; of an object encrypted with KMS that needs the right to decrypt.
 
         S3 answers 403 for a missing key if s3:ListBucket is not granted. ``denied_is_absent`` reads that as absence,
         which is safe only if a conditional write follows.
         """
         accept = (403, 404) if denied_is_absent else (404,)
-        request = self.request(Operation.HEAD, key, checksum_mode=CHECKSUM_MODE if told else "")
+        request = self.request(Operation.HEAD, key, checksum_mode=CHECKSUM_MODE if with_checksums else "")
         response = await self.send(request, accept=accept)
         if response.status != 200:  # noqa: PLR2004
             return None

@@ -1,11 +1,10 @@
 """Identify the object under a version's key: by its ETag or its checksum, else by its bytes.
 
-An ETag that is an MD5 identifies the content, and so does the ETag that the store returned for our own upload,
-whatever its form. A CRC identifies only what this ledger was about to store under the key: anybody can make other bytes
-of the same CRC, so any other object is taken for the same bytes only by MD5 or SHA-256. If ETag and checksum tell
-nothing, an object whose size may be ours is read back and hashed. That costs as
-much as sending it, so it is done only if an upload ended without a response, if a ledger was lost, and on stores
-that return no ETag.
+An ETag that is an MD5 identifies the content, and so does the ETag that the store returned for our own upload, whatever
+its form. A CRC identifies only what this ledger was about to store under the key: anybody can make other bytes of the
+same CRC, so any other object is taken for the same bytes only by MD5 or SHA-256. If neither tells anything, an object
+whose size may be ours is read back and hashed. That costs as much as sending it, so it is done only if an upload ended
+without a response, if a ledger was lost, and on stores that return no ETag.
 """
 
 from __future__ import annotations
@@ -55,9 +54,9 @@ async def identify(
     if may_be_partial and found.size < content.size and is_md5(found.etag):
         is_beginning = await content.checksum_like(etag_checksum, 0, found.size) == etag_checksum
         return Occupant.OURS if is_beginning else Occupant.FOREIGN
-    told = whole | ({etag_checksum} if md5_etags and is_md5(found.etag) and not found.opaque else set())
-    maybe = [one for one in sent if _is_untold(one, told)]
-    if found.size == content.size and not await _differs(content, told):
+    known = whole | ({etag_checksum} if md5_etags and is_md5(found.etag) and not found.opaque else set())
+    maybe = [one for one in sent if _needs_reading(one, known)]
+    if found.size == content.size and not await _differs(content, known):
         maybe.append(Sent(found.size, "md5:", 0, ""))
     read = await read_back(bucket, key, found, maybe) if maybe else {}
     for form, seen in read.items():
@@ -117,15 +116,15 @@ def _is_strong(checksum: str) -> bool:
     return algorithm_of(checksum) in STRONG
 
 
-def _is_untold(one: Sent, told: Collection[str]) -> bool:
+def _needs_reading(one: Sent, known: Collection[str]) -> bool:
     """Return whether only the object's bytes can show whether it is what was sent."""
-    algorithms = {algorithm_of(checksum) for checksum in told}
+    algorithms = {algorithm_of(checksum) for checksum in known}
     return algorithm_of(one.checksum) not in algorithms and not (one.etag and "md5" in algorithms)
 
 
-async def _differs(content: Content, told: Collection[str]) -> bool:
+async def _differs(content: Content, known: Collection[str]) -> bool:
     """Return whether a checksum of the object is not that of the content, so that its bytes need no reading."""
-    return any([await content.checksum_like(checksum, 0) != checksum for checksum in told])
+    return any([await content.checksum_like(checksum, 0) != checksum for checksum in known])
 
 
 def _comparable(found: StoredObject, content: Content) -> bool:

@@ -19,7 +19,7 @@ from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Decision, is_still_true, store_checks_it, supported_conditions
 from presignd.pipeline.upload.content import Slots, record_intent
 from presignd.pipeline.upload.identify import holds_bytes, read_back
-from presignd.pipeline.upload.whole import is_told, proves_upload
+from presignd.pipeline.upload.whole import confirms, proves_upload
 from presignd.presign import Operation
 from presignd.runtime.crash_points import passed
 from presignd.runtime.heartbeat import alive
@@ -45,7 +45,7 @@ class InParts:
     ``recheck`` raises if the file is not what was settled. ``on_sent`` gets the number of bytes that the store has or
     is being sent. ``send`` raises ``upload_lost`` if the store no longer knows the upload: the next attempt begins
     anew. The algorithm of the parts' checksums is fixed when the upload is created: MD5, of which S3 makes the ETag, or
-    a CRC, which the store tells of the whole object.
+    a CRC, which the store returns for the whole object.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class InParts:
         if self._algorithm == "md5":
             proves_upload(response, digest, md5_etags=self._part_etags_are_md5)
             return response.etag or digest
-        is_told(f"{self._algorithm}:{digest}", response.checksums)
+        confirms(f"{self._algorithm}:{digest}", response.checksums)
         return response.etag
 
     async def _find_sent_part(self, version: FileVersion, piece: PartRange, digest: str) -> Part:
@@ -297,14 +297,14 @@ class InParts:
         return await self._bucket.send(request, body, accept=(404, 412))
 
     async def _find(self, version: FileVersion) -> StoredObject | None:
-        return await self._bucket.find(_key(version), denied_is_absent=False, told=self._algorithm != "md5")
+        return await self._bucket.find(_key(version), denied_is_absent=False, with_checksums=self._algorithm != "md5")
 
     async def _find_sized(self, version: FileVersion) -> StoredObject | None:
         """Return the object under the key if it has our size."""
         found = await self._find(version)
         return found if found and found.size == version.size else None
 
-    async def _is_told_ours(self, found: StoredObject) -> bool:
+    async def _has_our_checksum(self, found: StoredObject) -> bool:
         """Return whether the checksum is ours, or the ETag is made of our parts' MD5s or is the MD5 of the file."""
         if self._algorithm != "md5" or found.opaque:
             return self.checksum in found.checksums
@@ -318,12 +318,12 @@ class InParts:
         Each part was verified when it was sent (if responses prove nothing, the object is read back), and the store
         responded that it assembled them. An ETag that differs disproves that only in a bucket where the ETags of such
         objects are made of MD5s; elsewhere (R2, OSS, a gateway that keeps none) the store chooses the ETag. A
-        CRC is told of every object.
+        CRC is returned for every object.
         """
         if self._algorithm != "md5":
-            told = response.checksum_in_body(self._algorithm)
-            return self.checksum in found.checksums and told in ("", self.checksum)
-        if await self._is_told_ours(found):
+            completed = response.checksum_in_body(self._algorithm)
+            return self.checksum in found.checksums and completed in ("", self.checksum)
+        if await self._has_our_checksum(found):
             return True
         if not found.etag and f"md5:{bare(response.element('ETag')).lower()}" == self.checksum:
             return True
@@ -337,10 +337,10 @@ class InParts:
     async def _find_completed(self, version: FileVersion) -> StoredObject | None:
         """Return the object if it is that of a Complete with an unclear response, else None.
 
-        Its checksum or its ETag tells, or it is read back.
+        Its checksum or its ETag decides, or it is read back.
         """
         found = await self._find_sized(version)
-        if found is None or await self._is_told_ours(found):
+        if found is None or await self._has_our_checksum(found):
             return found
         if self._algorithm in {algorithm_of(checksum) for checksum in found.checksums}:
             return None

@@ -242,7 +242,9 @@ class Transfer:
         if not head and not await self._needs_head(previous):
             return collision.decide_unseen(previous, policy)
         support = self._support
-        found = await self._bucket.find(self._key, denied_is_absent=support.if_none_match, told=support.proven)
+        found = await self._bucket.find(
+            self._key, denied_is_absent=support.if_none_match, with_checksums=support.proven
+        )
         occupant = await self._identify(found) if found else Occupant.FOREIGN
         decision = collision.decide_seen(found, occupant, policy)
         if decision.action is Action.REFUSE:

@@ -72,11 +72,11 @@ def prepare(
     return Prepared(fd, fingerprint, checksums, kept)
 
 
-def is_told(checksum: str, told: Collection[str]) -> bool:
-    """Return whether the store told the checksum of what was sent; raise ``bad_digest`` if it told another."""
-    alike = [each for each in told if algorithm_of(each) == algorithm_of(checksum)]
+def confirms(checksum: str, returned: Collection[str]) -> bool:
+    """Return whether the store returned the checksum of what was sent; raise ``bad_digest`` if it is another."""
+    alike = [each for each in returned if algorithm_of(each) == algorithm_of(checksum)]
     if alike and checksum not in alike:
-        raise fault("bad_digest", f"the store tells {alike[0]} of what was sent with {checksum}")
+        raise fault("bad_digest", f"the store returned {alike[0]} for what was sent with {checksum}")
     return bool(alike)
 
 
@@ -137,8 +137,8 @@ class Whole:
         self, version: FileVersion, decision: Decision, support: Support
     ) -> tuple[FileVersion, StoredObject | None]:
         """PUT the file and verify the object."""
-        told = self.checksum if support.proven else self._prepared.checksums["md5"]
-        version = await record_intent(self._ledger, version, self, told)
+        intent = self.checksum if support.proven else self._prepared.checksums["md5"]
+        version = await record_intent(self._ledger, version, self, intent)
         passed("put.before")
         async with self._slots.small() if self.size <= TINY else nullcontext():  # a larger one holds its slot already
             response = await self._put(version, supported_conditions(decision, support), support)
@@ -177,14 +177,14 @@ class Whole:
         if self._is_proven(response, support):
             return StoredObject(version.size, response.etag, response.headers.get("x-amz-version-id", ""))
         key = version.key or ""
-        found = await self._bucket.find(key, denied_is_absent=False, told=support.proven)
+        found = await self._bucket.find(key, denied_is_absent=False, with_checksums=support.proven)
         if found is None:
             raise fault("missing_object")
         if found.size != version.size:
             raise fault("bad_digest", "the object is not what was sent")
         if support.proven:
-            if not is_told(self.checksum, found.checksums):
-                raise fault("bad_digest", "the store no longer tells the checksum")
+            if not confirms(self.checksum, found.checksums):
+                raise fault("bad_digest", "the store no longer returns the checksum")
             return found
         md5 = self._prepared.checksums["md5"]
         etag_is_md5 = support.md5_etags and is_md5(found.etag) and not found.opaque
@@ -199,7 +199,7 @@ class Whole:
         if not support.proven:
             md5 = self._prepared.checksums["md5"].removeprefix("md5:")
             return proves_upload(response, md5, md5_etags=support.md5_etags) and support.proves
-        return is_told(self.checksum, response.checksums) and bool(response.etag)
+        return confirms(self.checksum, response.checksums) and bool(response.etag)
 
     def is_unchanged(self) -> bool:
         """Hash the file again, and compare."""

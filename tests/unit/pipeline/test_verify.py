@@ -160,9 +160,9 @@ class Failing:
     def for_bucket(self, _name: str) -> Failing:
         return self
 
-    async def find(self, _key: str, *, denied_is_absent: bool, told: bool) -> StoredObject:
+    async def find(self, _key: str, *, denied_is_absent: bool, with_checksums: bool) -> StoredObject:
         assert not denied_is_absent
-        assert not told
+        assert not with_checksums
         self.asked += 1
         code = self.codes.pop(0) if len(self.codes) > 1 else self.codes[0]
         if code:
