@@ -1,8 +1,9 @@
 """A server that reads every body, stores none, and answers like S3; so cheap that only the client is measured.
 
 ``python -m benchmarks.sink --port N``. It knows each object's size and ETag (the Content-MD5 that came with
-it; without one an ETag that is no MD5), lists, heads, takes uploads in parts, and honours If-None-Match and
-If-Match. It checks no signature. A GET gives small bodies back, and zeros for what it didn't keep.
+it; without one an ETag that is no MD5) and the CRC64NVME that came with it, lists, heads, takes uploads in parts, and
+honours If-None-Match and If-Match. It checks the CRC of small bodies only, which is enough for a probe, and no
+signature. A GET gives small bodies back, and zeros for what it didn't keep.
 ``GET /-/stats`` tells what it has counted, as JSON. ``--objects FILE`` names objects of the one byte "x" to have from
 the start: size, mtime in nanoseconds and key in each line.
 """
@@ -27,7 +28,10 @@ from xml.sax.saxutils import escape
 
 import uvloop
 
+from presignd.s3.checksums import checksum_of, combined
+
 BUFFER = 256 << 10
+CRC, CRC_HEADER = "crc64nvme", b"x-amz-checksum-crc64nvme"
 KEPT = 1 << 10
 """Bytes up to which a body is kept, for a GET of it; a check's small object is one."""
 
@@ -48,6 +52,13 @@ class Object:
     modified: float = field(default_factory=time.time)
     mtime: str = ""
     """``x-amz-meta-mtime`` as it came: rclone keeps a file's own time there."""
+    crc: str = ""
+    """The CRC64NVME in hex, "" where none came."""
+
+    @property
+    def is_as_told(self) -> bool:
+        """Whether a small body has its CRC."""
+        return not (self.crc and self.body) or checksum_of(self.body, CRC) == f"{CRC}:{self.crc}"
 
 
 @dataclass(slots=True)
@@ -80,7 +91,8 @@ class Request:
         etag = base64.b64decode(md5).hex() if md5 else "not-hashed"
         size = int(self.headers.get(b"x-amz-decoded-content-length", self.size))
         mtime = self.headers.get(b"x-amz-meta-mtime", b"").decode()
-        return Object(size, etag, bytes(self.body) if size <= KEPT else b"", mtime=mtime)
+        crc = base64.b64decode(self.headers.get(CRC_HEADER, b"")).hex()
+        return Object(size, etag, bytes(self.body) if size <= KEPT else b"", mtime=mtime, crc=crc)
 
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -128,7 +140,10 @@ class Bucket:
     def _put(self, request: Request) -> Answer:
         if self._refused(request):
             return _error(412, "PreconditionFailed")
-        made = self.objects[request.key] = request.made()
+        made = request.made()
+        if not made.is_as_told:
+            return _error(400, "BadDigest")
+        self.objects[request.key] = made
         return 200, {"ETag": f'"{made.etag}"'}, b""
 
     def _get(self, request: Request) -> Answer:
@@ -138,6 +153,8 @@ class Bucket:
         headers = {"ETag": f'"{there.etag}"', "Last-Modified": formatdate(there.modified, usegmt=True)}
         if there.mtime:
             headers["x-amz-meta-mtime"] = there.mtime
+        if there.crc:
+            headers[f"x-amz-checksum-{CRC}"] = base64.b64encode(bytes.fromhex(there.crc)).decode()
         if request.method == "HEAD":
             return 200, {**headers, "Content-Length": str(there.size)}, b""
         return 200, headers, there.body or bytes(there.size)
@@ -156,8 +173,7 @@ class Bucket:
         if parts is None:
             return _error(404, "NoSuchUpload")
         if request.method == "PUT":
-            part = parts[int(request.query["partNumber"])] = request.made()
-            return 200, {"ETag": f'"{part.etag}"'}, b""
+            return self._part(request, parts)
         if request.method == "POST":
             return self._complete(request, upload, parts)
         if request.method == "DELETE":
@@ -165,11 +181,19 @@ class Bucket:
             return 204, {}, b""
         return 200, {}, _parts_listed(parts)
 
+    def _part(self, request: Request, parts: dict[int, Object]) -> Answer:
+        part = request.made()
+        if not part.is_as_told:
+            return _error(400, "BadDigest")
+        parts[int(request.query["partNumber"])] = part
+        return 200, {"ETag": f'"{part.etag}"'}, b""
+
     def _complete(self, request: Request, upload: str, parts: dict[int, Object]) -> Answer:
         if self._refused(request):
             return _error(412, "PreconditionFailed")
         del self.uploads[upload]
         made = self.objects[request.key] = Object(sum(part.size for part in parts.values()), _etag_of(parts))
+        made.crc = _crc_of(parts)
         return 200, {}, _xml("CompleteMultipartUploadResult", f"<ETag>&quot;{made.etag}&quot;</ETag>")
 
     def _list(self, request: Request) -> Answer:
@@ -226,6 +250,12 @@ def _etag_of(parts: dict[int, Object]) -> str:
     if "not-hashed" in etags:
         return "not-hashed"
     return f"{hashlib.md5(bytes.fromhex(''.join(etags))).hexdigest()}-{len(etags)}"
+
+
+def _crc_of(parts: dict[int, Object]) -> str:
+    """Return the CRC of the whole (FULL_OBJECT), "" where a part came without one."""
+    told = [(parts[number].crc, parts[number].size) for number in sorted(parts)]
+    return combined(CRC, told) if all(crc for crc, _ in told) else ""
 
 
 def _xml(name: str, inside: str) -> bytes:
