@@ -6,11 +6,8 @@ a store repeats are removed from its response first.
 
 from __future__ import annotations
 
-import asyncio
-import math
 import socket
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
 from datetime import datetime
 
 import aiohttp
@@ -22,18 +19,15 @@ from presignd.config import PresignConfig, UploadConfig
 from presignd.connection import connection_fault, proxy_for, read_at_most, tls_context
 from presignd.presign import Grant
 from presignd.redaction.echoes import Secrets
-from presignd.runtime.heartbeat import beat
 from presignd.s3.responses import Response, fault_of
 from presignd.store.body import CHUNK, PIECE, FileBody, MemoryBody, Slice, hold_little
 from presignd.store.lean import LeanSession
+from presignd.store.progress import Deadlines, Progress
 from presignd.store.rate import RateLimit
 from presignd.system.clock import utcnow
 
 KEPT_BODY = 64 << 10
 """Most bytes of a response's body that are read: a store may send an error of 100 MB."""
-
-LONGEST_RESPONSE = 5
-"""Longest time for a response after its first byte, in multiples of ``upload.timeout``: a drip must not hold a slot."""
 
 UNREAD = frozenset(
     {
@@ -42,39 +36,6 @@ UNREAD = frozenset(
     }
 )
 """Headers of nearly every response that nothing here reads. They are dropped, so they need no search for secrets."""
-
-
-@dataclass(slots=True)
-class _Progress:
-    """Extends a request's deadline when bytes are sent or received."""
-
-    deadline: asyncio.Timeout
-    timeout: float
-    sent: Callable[[int], None] | None
-    waits_until: float = 0.0
-    unread: int = 0
-
-    def __call__(self, sent: int) -> None:
-        self._extend(math.inf)
-        if self.sent:
-            self.sent(sent)
-
-    def answered(self) -> None:
-        """Note bytes of a small response: some stores send a space now and then while they complete an upload."""
-        now = asyncio.get_running_loop().time()
-        self.waits_until = self.waits_until or now + LONGEST_RESPONSE * self.timeout
-        self._extend(self.waits_until)
-
-    def received(self, size: int) -> None:
-        """Note bytes of an object that is read back: ``PIECE`` bytes are progress, single ones are not."""
-        self.unread += size
-        if self.unread >= PIECE:
-            self.unread = 0
-            self._extend(math.inf)
-
-    def _extend(self, most: float) -> None:
-        beat(within=self.timeout)
-        self.deadline.reschedule(min(most, asyncio.get_running_loop().time() + self.timeout))
 
 
 class StoreClient:
@@ -101,6 +62,7 @@ class StoreClient:
         self._session: LeanSession | None = None
         self._limit = upload.concurrency + 4
         self._secrets = Secrets()
+        self._deadlines = Deadlines()
         self.clock_offset: float | None = None
 
     @property
@@ -126,12 +88,9 @@ class StoreClient:
         file. ``into`` takes the body of a 200 piece by piece; without it, up to ``KEPT_BODY`` bytes are kept.
         Redirects are not followed.
         """
-        seconds = timeout or self._timeout
         file: FileBody | None = None
-        beat(within=seconds)
         try:
-            async with asyncio.timeout(seconds) as deadline:
-                progress = _Progress(deadline, seconds, on_sent)
+            async with Progress(self._deadlines, timeout or self._timeout, on_sent) as progress:
                 data: bytes | payload.Payload | None
                 if isinstance(body, Slice):
                     data = file = FileBody(body, rate=self._rate, on_sent=progress, chunk=self._chunk, file=file_of)
@@ -144,8 +103,6 @@ class StoreClient:
                 response = await self._exchange(grant, data, progress, into)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
             raise (file.fault if file and file.fault else connection_fault(problem)) from None
-        finally:
-            beat()
         self._compare_clocks(response)
         if response.status // 100 == 2 or response.status in accept:  # noqa: PLR2004 - 2xx
             return response
@@ -155,7 +112,7 @@ class StoreClient:
         self,
         grant: Grant,
         data: bytes | payload.Payload | None,
-        progress: _Progress,
+        progress: Progress,
         into: Callable[[bytes], Awaitable[None]] | None,
     ) -> Response:
         async with self._open_session().request(grant.method, grant.url, grant.headers, data) as response:
@@ -192,6 +149,7 @@ class StoreClient:
 
     async def close(self) -> None:
         """Close every connection."""
+        self._deadlines.stop()
         if self._session is not None:
             await self._session.close()
             self._session = None

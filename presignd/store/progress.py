@@ -1,0 +1,113 @@
+"""Time limits for requests: each may last as long as bytes are sent or received."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from presignd.runtime.heartbeat import beat
+from presignd.store.body import PIECE
+
+LONGEST_RESPONSE = 5
+"""Longest time for a response after its first byte, in multiples of the timeout: a drip must not hold a slot."""
+
+
+class Progress:
+    """One request, in an ``async with``, which raises ``TimeoutError`` after ``timeout`` seconds without progress.
+
+    ``sent`` gets the number of bytes sent so far.
+    """
+
+    __slots__ = ("_cancellation", "_deadlines", "_response_ends", "_sent", "_timeout", "_unread", "deadline")
+
+    def __init__(self, deadlines: Deadlines, timeout: float, sent: Callable[[int], None] | None) -> None:
+        self._deadlines, self._timeout, self._sent = deadlines, timeout, sent
+        self._cancellation = asyncio.timeout(None)
+        self._response_ends = math.inf
+        self._unread = 0
+        self.deadline = math.inf
+
+    async def __aenter__(self) -> Self:
+        await self._cancellation.__aenter__()
+        self._deadlines.add(self)
+        self._extend()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._deadlines.discard(self)
+        beat()
+        await self._cancellation.__aexit__(kind, problem, traceback)
+
+    def __call__(self, sent: int) -> None:
+        """Note bytes of the request."""
+        self._extend()
+        if self._sent:
+            self._sent(sent)
+
+    def answered(self) -> None:
+        """Note bytes of a small response: some stores send a space now and then while they complete an upload."""
+        if self._response_ends == math.inf:
+            self._response_ends = asyncio.get_running_loop().time() + LONGEST_RESPONSE * self._timeout
+        self._extend(self._response_ends)
+
+    def received(self, size: int) -> None:
+        """Note bytes of an object that is read back: ``PIECE`` bytes are progress, single ones are not."""
+        self._unread += size
+        if self._unread >= PIECE:
+            self._unread = 0
+            self._extend()
+
+    def _extend(self, most: float = math.inf) -> None:
+        beat(within=self._timeout)
+        self.deadline = min(most, asyncio.get_running_loop().time() + self._timeout)
+        self._deadlines.note(self.deadline)
+
+    def cancel(self) -> None:
+        """End the request: its deadline has passed."""
+        self._cancellation.reschedule(self.deadline)
+
+
+class Deadlines:
+    """The deadlines of all requests of one client.
+
+    One timer serves them all: a timer for each, set again at each progress, took 4 µs of a small PUT.
+    """
+
+    def __init__(self) -> None:
+        self._requests: set[Progress] = set()
+        self._due = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, request: Progress) -> None:
+        """Watch the deadline of a request."""
+        self._requests.add(request)
+
+    def note(self, deadline: float) -> None:
+        """Set the timer if a deadline is the first; a later one is found when the timer ends."""
+        if deadline < self._due:
+            self.stop()
+            self._due = deadline
+            self._timer = asyncio.get_running_loop().call_at(deadline, self._check)
+
+    def discard(self, request: Progress) -> None:
+        """Watch the deadline of a request no longer."""
+        self._requests.discard(request)
+
+    def stop(self) -> None:
+        """Stop the timer."""
+        if self._timer:
+            self._timer.cancel()
+        self._due = math.inf
+
+    def _check(self) -> None:
+        self._due, now = math.inf, asyncio.get_running_loop().time()
+        for request in [each for each in self._requests if each.deadline <= now]:
+            self._requests.discard(request)
+            request.cancel()
+        if self._requests:
+            self.note(min(request.deadline for request in self._requests))
