@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import takewhile
+from operator import methodcaller
 from typing import Any, ParamSpec, TypeVar
 
 from presignd.config import Config, WatchConfig
@@ -336,7 +337,7 @@ class Verifier:
         try:
             if version.watch not in self._buckets:
                 raise Unavailable(f"there is no watch {version.watch} any more", fix="run it again")
-            local = await opened(lambda: self._open(version, fd), _close)
+            local = await opened(lambda: self._open(version, fd), methodcaller("close"))
             try:
                 verified = await self._compare(version, local)
                 local.require_unchanged()
@@ -417,10 +418,12 @@ class Verifier:
 
     async def _retried(self, call: Callable[[], Awaitable[T]]) -> T:
         """Return what ``call`` returns, tried again where the store or the presigner fails; raise its ``Fault``."""
-        for pause in (*PAUSES, None):
+        pauses = iter(PAUSES)
+        while True:
             try:
                 done = await call()
             except (StoreFault, PresignerFault, GrantFault, RetryFault) as problem:
+                pause = next(pauses, None)
                 if pause is None or self._away:
                     self._note_failure(problem)
                     raise
@@ -428,7 +431,6 @@ class Verifier:
             else:
                 self._failed = 0
                 return done
-        raise AssertionError
 
     def _note_failure(self, problem: Fault) -> None:
         self._failed += isinstance(problem, (StoreFault, PresignerFault))
@@ -457,10 +459,6 @@ def _owned(fd: int, against: Against) -> OpenFile:
     except PresigndError:
         close_quietly(fd)
         raise
-
-
-def _close(local: Local) -> None:
-    local.close()
 
 
 def _open_moved(folder: Folder, watch: WatchConfig, version: FileVersion) -> int | None:

@@ -200,6 +200,12 @@ async def test_bytes_that_rot_under_their_etag_are_seen_by_a_download_alone(
         assert found["why"].endswith("they differ from byte 700 on")
 
 
+async def test_an_object_that_goes_between_head_and_get_is_missing(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    async with uploaded(tmp_path, faulty_s3, faulty_s3.bucket, {"a": CONTENT}) as daemon:
+        faulty_s3.fault("GET", "a", status=404, code="NoSuchKey")
+        assert (await verified(daemon, "a", download=True))["a"]["outcome"] == "missing"
+
+
 async def test_what_waits_is_not_checked_and_ends_with_5(faulty_s3: FaultyS3, tmp_path: Path) -> None:
     async with uploaded(tmp_path, faulty_s3, faulty_s3.bucket, {"a": CONTENT}, settle=0.05) as daemon:
         faulty_s3.fault("PUT", status=503, times=math.inf)

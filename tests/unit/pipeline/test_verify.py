@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from presignd.errors import Fault, fault
+from presignd.errors import Fault, Refused, fault
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.upload.bucket import StoredObject
 from presignd.pipeline.verify import Against, By, OpenFile, Proof, Receipt, Verifier, difference, proofs
@@ -120,6 +120,13 @@ async def test_a_receipt_has_one_form_of_checksum_only() -> None:
     assert await receipt.checksum_like(f"md5:{OTHER}-3", PART) == ""
 
 
+async def test_a_receipt_without_a_checksum_proves_nothing() -> None:
+    receipt = Receipt(replace(VERSION, checksum=""))
+    assert await receipt.checksum_like(f"md5:{MD5}", 0) == ""
+    with pytest.raises(Refused):
+        await receipt.take(b"x")
+
+
 async def test_an_object_is_read_against_a_receipt_in_parts() -> None:
     content = os.urandom(SIZE)
     parts = b"".join(hashlib.md5(content[at : at + PART]).digest() for at in range(0, SIZE, PART))
@@ -198,6 +205,27 @@ async def test_a_damaged_object_stops_no_other() -> None:
     compared = verifier(Failing(*(["server_error"] * 3 + [""]) * 8))
     found = [await compared.verify(PUT) for _ in range(16)]
     assert [one.outcome for one in found] == ["unchecked", "equal"] * 8
+
+
+async def test_a_watch_that_a_reload_removed_is_not_checked() -> None:
+    found = await verifier(Failing("")).verify(replace(PUT, watch="removed"))
+    assert found.outcome == "unchecked"
+
+
+async def test_a_descriptor_that_can_not_be_read_is_a_fault_and_stays_the_clients() -> None:
+    """On NFS a file that was replaced is stale, even through an open descriptor."""
+    reader, writer = os.pipe()
+    os.close(writer)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("presignd.pipeline.verify.fingerprint_of", stale)
+        found = await verifier(Failing("")).verify(PUT, reader)
+    os.close(reader)
+    assert found.problem
+    assert found.problem.code == "read_error"
+
+
+def stale(_fd: int) -> Fingerprint:
+    raise fault("read_error")
 
 
 async def test_a_refusal_tells_that_the_object_may_be_missing() -> None:
