@@ -163,6 +163,27 @@ async def test_a_wrong_crc_that_the_store_tells_is_a_corrupted_transfer(
     assert stored(faulty_s3) == {"a": CONTENT[cut]}
 
 
+async def test_an_answer_without_the_checksum_is_followed_by_a_head(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    async with running(crc(faulty_s3, tmp_path)) as daemon:
+        faulty_s3.fault("PUT", "a", status=200, late=True, headers={"ETag": '"e"'}, body=b"")
+        daemon.drop("a", b"content")
+        assert await settled(daemon, 1) == ["a"]
+    assert [seen.method for seen in faulty_s3.requests if seen.key == "a"] == ["PUT", "HEAD"]
+
+
+async def test_another_object_that_comes_while_parts_are_sent_is_not_ours(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    def write_theirs(*_: str) -> bool:
+        put_there(faulty_s3, OTHER)
+        return True
+
+    async with running(crc(faulty_s3, tmp_path, etags=QUIRKS["kms"])) as daemon:
+        faulty_s3.fault(**COMPLETE, status=500, code="InternalError", when=write_theirs)
+        daemon.drop("a", CONTENT)
+        [done] = await daemon.done()
+        assert (done["key"], done["attempt"]) == ("a~2", 2)
+    assert stored(faulty_s3) == {"a": OTHER, "a~2": CONTENT}
+
+
 @sizes
 async def test_a_store_that_comes_back_as_one_that_knows_no_crc_costs_a_retry(
     faulty_s3: FaultyS3, tmp_path: Path, cut: slice

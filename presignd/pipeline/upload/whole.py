@@ -180,19 +180,19 @@ class Whole:
         found = await self._bucket.find(key, denied_is_absent=False, with_checksums=support.proven)
         if found is None:
             raise fault("missing_object")
-        if found.size != version.size:
+        if found.size != version.size or not await self._is_ours(key, found, support):
             raise fault("bad_digest", "the object is not what was sent")
+        return found
+
+    async def _is_ours(self, key: str, found: StoredObject, support: Support) -> bool:
+        """Return whether an object of our size holds what was sent."""
         if support.proven:
-            if not confirms(self.checksum, found.checksums):
-                raise fault("bad_digest", "the store no longer returns the checksum")
-            return found
+            return confirms(self.checksum, found.checksums)
         md5 = self._prepared.checksums["md5"]
         etag_is_md5 = support.md5_etags and is_md5(found.etag) and not found.opaque
         if etag_is_md5 and f"md5:{found.etag.lower()}" != md5:
-            raise fault("bad_digest", "the object is not what was sent")
-        if not (support.proves or await holds_bytes(self._bucket, key, found, Sent(version.size, md5, 0, ""))):
-            raise fault("bad_digest", "the object is not what was sent")
-        return found
+            return False
+        return support.proves or await holds_bytes(self._bucket, key, found, Sent(self.size, md5, 0, ""))
 
     def _is_proven(self, response: Response, support: Support) -> bool:
         """Return whether the response proves the upload, and names the object by its ETag."""
