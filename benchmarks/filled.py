@@ -19,6 +19,7 @@ from pathlib import Path
 
 from presignd.config import WatchConfig, load
 from presignd.ledger import Ledger, open_ledger
+from presignd.ledger.changes import Claim
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, Source
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
@@ -46,8 +47,8 @@ async def fill(config: Path, listing: Path) -> None:
 async def _record(ledger: Ledger, intake: Intake, watch: WatchConfig, files: Sequence[Listed], mark: LinksMark) -> None:
     """Take new files through all states, with the columns that an upload of each fills."""
     new = [intake.make_version(watch.name, path, Fingerprint(*rest), Source.EVENT) for path, *rest in files]
-    await ledger.enqueue(new)
-    claimed = await ledger.claim(watch.name, len(new), datetime.now(UTC))
+    queued = [done.version for done in await ledger.enqueue(new)]
+    claimed = [found.version for found in await ledger.claim([Claim(version) for version in queued]) if found]
     at = datetime.now(UTC)
     verified = await asyncio.gather(*(_verified(ledger, version, at) for version in claimed))
     ends = [replace(version, expires_at=at + timedelta(minutes=15)) for version in verified]

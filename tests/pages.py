@@ -25,6 +25,7 @@ from presignd.web.pace import PACE, Pace
 from presignd.web.serving import StatusPage, serving
 from presignd.web.snapshots import Snapshots
 from tests.served import SECRET, FakeView
+from tests.versions import claim
 
 TOKEN = "a-token-of-the-tests"
 
@@ -91,7 +92,7 @@ class Page:
         version = (await ledger.enqueue([new]))[0].version
         for event in events:
             if event is Event.CLAIM:
-                version = (await ledger.claim("drop", 1, now))[0]
+                version = (await claim(ledger, "drop", 1, now))[0]
             else:
                 version = await ledger.apply(version, event, **changes)
         return version

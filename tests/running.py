@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,9 @@ from presignd.config import (
 from presignd.control.view import View
 from presignd.ledger import Ledger
 from presignd.ledger.lock import DaemonLock
-from presignd.pipeline.in_effect import Work
+from presignd.pipeline.in_effect import PAUSES, Pauses, Work
 from presignd.presign import local
 from presignd.s3.sigv4 import presign
-from presignd.states import backoff
 from presignd.telemetry import log
 from tests.canary import assert_no_secrets, assert_no_signatures
 from tests.faulty_s3 import FaultyS3
@@ -166,6 +166,10 @@ def quickly(*_: Any, **__: Any) -> float:
     return QUICK
 
 
+QUICKLY = Pauses(backoff=quickly, writer=timedelta(seconds=QUICK), finish=QUICK)
+"""Every pause is a short one."""
+
+
 @contextmanager
 def signatures() -> Iterator[set[str]]:
     """Record every signature that is made during the block."""
@@ -194,7 +198,7 @@ async def running(
     log.setup(configured.log, stream=said)
     asyncio.get_running_loop().set_debug(debug)
     with signatures() as made, DaemonLock(configured.ledger.path):
-        async with open_pipeline(configured, backoff=quickly if quick else backoff) as pipeline:
+        async with open_pipeline(configured, pauses=QUICKLY if quick else PAUSES) as pipeline:
             daemon = Daemon(pipeline, load=load)
             serving = asyncio.create_task(daemon.serve())
             try:

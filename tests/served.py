@@ -38,6 +38,7 @@ from presignd.pipeline.upload.bucket import StoredObject
 from presignd.pipeline.verify import Verifier
 from presignd.runtime import unix_socket
 from presignd.states import Event
+from tests.versions import claim
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SECRET = "c0ffee00" * 8
@@ -205,7 +206,7 @@ async def recorded(
     for event in events:
         match event:
             case Event.CLAIM:
-                version = (await ledger.claim("drop", 1, NOW))[0]
+                version = (await claim(ledger, "drop", 1, NOW))[0]
             case Event.LINK:
                 version = (await ledger.record_linked([version], LinksMark(1, 1)))[0]
             case _:

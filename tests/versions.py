@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from presignd.ledger import Ledger
+from presignd.ledger.changes import Claim
 from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, State
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, 891011, tzinfo=UTC)
@@ -45,3 +47,9 @@ def in_state(state: State, path: bytes = b"a.txt", **given: Any) -> FileVersion:
         "queued_at": NOW,
     }
     return FileVersion(path=path, state=state, **(defaults | given))
+
+
+async def claim(ledger: Ledger, watch: str, limit: int, now: datetime, **more: Any) -> list[FileVersion]:
+    """Claim up to ``limit`` due versions of ``watch``, as the dispatcher does; return them."""
+    due = await ledger.due(watch, limit, now, **more)
+    return [claimed.version for claimed in await ledger.claim([Claim(version) for version in due]) if claimed]

@@ -19,11 +19,10 @@ from presignd.pipeline.announce import Announcer
 from presignd.pipeline.files.folder import Folder, Folders
 from presignd.pipeline.files.lease import ignore_sigio
 from presignd.pipeline.finish.link import Linker
-from presignd.pipeline.in_effect import InEffect, Shared, Watchers, Work
+from presignd.pipeline.in_effect import PAUSES, InEffect, Pauses, Shared, Watchers, Work
 from presignd.pipeline.intake import UPLOAD_PRIORITIES
 from presignd.pipeline.put import PutHandler, PutRequests
 from presignd.pipeline.settle.settler import Settler
-from presignd.states import backoff
 from presignd.store.signed import register_secrets
 from presignd.system.clock import utcnow
 
@@ -77,7 +76,7 @@ async def open_pipeline(
     purpose: Purpose = Purpose.DAEMON,
     patience: Patience | None = None,
     *,
-    backoff: Callable[..., float] = backoff,
+    pauses: Pauses = PAUSES,
 ) -> AsyncIterator[Pipeline]:
     """Open folders, ledger and links file, and build the pipeline on them; no part of it runs yet.
 
@@ -99,7 +98,8 @@ async def open_pipeline(
         stack.push_async_callback(close_ledger)
         links, read_back = LinksFile.open(config.links, await ledger.links_mark())
         stack.callback(links.close)
-        pipeline = _build(config, purpose, patience, backoff, _Opened(folders, opened, ledger, links, read_back))
+        disk = _Opened(folders, opened, ledger, links, read_back)
+        pipeline = _build(config, purpose, patience, pauses, disk)
         stack.push_async_callback(pipeline.in_effect.close)
         interrupted = None
         try:
@@ -127,9 +127,7 @@ class _Opened:
     read_back: Iterator[Link]
 
 
-def _build(
-    config: Config, purpose: Purpose, patience: Patience | None, backoff: Callable[..., float], disk: _Opened
-) -> Pipeline:
+def _build(config: Config, purpose: Purpose, patience: Patience | None, pauses: Pauses, disk: _Opened) -> Pipeline:
     ledger, is_daemon = disk.ledger, purpose is Purpose.DAEMON
     in_effect, put_requests, new_links = InEffect(config.upload), PutRequests(), NewLinks()
 
@@ -167,6 +165,7 @@ def _build(
         sign=in_effect.grant,
         sign_again=in_effect.grant_as_asked,
         now=in_effect.now,
+        on_link=new_links.publish,
     )
     settler = Settler(ledger, enqueued, socket.gethostname(), on_return=returned)
     shared = Shared(
@@ -176,8 +175,7 @@ def _build(
         announcer,
         put_requests,
         submit=settler.submit,
-        on_link=new_links.publish,
-        backoff=backoff,
+        pauses=pauses,
     )
     in_effect.switch(Work(config, disk.by_watch, shared))
     watchers = Watchers(in_effect, settler, ledger, vanished)

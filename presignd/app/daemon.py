@@ -85,7 +85,7 @@ class Daemon:
     def _start_work(self, loops: Loops, *, careful: bool = False) -> None:
         """Start the loops of the work in effect."""
         work = self._in_effect.work
-        loops.start("dispatcher", work.dispatcher.run(careful=careful))
+        loops.start("work", work.run(careful=careful))
         loops.start("sweeper", work.sweeper.run())
         loops.start("upkeep", self._upkeep(work))
 
@@ -154,7 +154,7 @@ class Daemon:
     async def _drain(self) -> None:
         seconds, works = self._in_effect.config.upload.drain_timeout, self._in_effect.works
         self._pipeline.phase.name = "draining"
-        in_flight = sum(len(work.worker.running) for work in works)
+        in_flight = sum(len(work.dispatcher.at_work) for work in works)
         if not await self.service.drain(_drain_all(works, seconds), seconds=seconds, in_flight=in_flight):
             await _drain_all(works, 0)
 
@@ -165,7 +165,7 @@ def _of_watch(name: str) -> str:
 
 async def _drain_all(works: Sequence[Work], seconds: float) -> None:
     """Drain every work; cancel after ``seconds`` what is still in flight."""
-    await asyncio.gather(*(work.dispatcher.drain(seconds) for work in works))
+    await asyncio.gather(*(work.drain(seconds) for work in works))
 
 
 async def run(

@@ -17,22 +17,20 @@ from presignd.runtime.tasks import looping
 
 
 @asynccontextmanager
-async def local_view(config: Config, *, work: bool) -> AsyncIterator[View]:
-    """Open the pipeline; it uploads only with ``work`` (a put). The caller holds the ledger's lock."""
-    if not work:
+async def local_view(config: Config, *, uploads: bool) -> AsyncIterator[View]:
+    """Open the pipeline; it uploads only with ``uploads`` (a put). The caller holds the ledger's lock."""
+    if not uploads:
         async with open_pipeline(config, Purpose.QUERY) as pipeline:
             yield pipeline.view
         return
     async with open_pipeline(config, Purpose.PUT) as pipeline:
-        dispatcher, recovery = pipeline.in_effect.work.dispatcher, pipeline.recovery
+        work, recovery = pipeline.in_effect.work, pipeline.recovery
         await recovery.recover()
         async with looping() as loops:
             loops.start("linker", pipeline.shared.linker.run())
-            loops.start(
-                "dispatcher", dispatcher.run(careful=recovery.unclean, max_priority=UPLOAD_PRIORITIES[Source.PUT])
-            )
+            loops.start("work", work.run(careful=recovery.unclean, max_priority=UPLOAD_PRIORITIES[Source.PUT]))
             yield pipeline.view
-            await dispatcher.drain(config.upload.drain_timeout)
+            await work.drain(config.upload.drain_timeout)
 
 
 async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from presignd.errors import fault
 from presignd.ledger import Ledger
+from presignd.ledger.changes import Change
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Link, State
 from presignd.pipeline.announce import LOG_SECONDS, Announcer
@@ -63,7 +64,7 @@ class Recovery:
     async def release_claims(self) -> None:
         """Cancel what is in flight and release it, so that the next start sees no crash."""
         for work in self._in_effect.works:
-            await work.dispatcher.drain(0)
+            await work.drain(0)
         if self._recovered:
             await self._ledger.release(unclean=False)
         await self._announcer.flush(LOG_SECONDS)
@@ -72,16 +73,18 @@ class Recovery:
     async def resume(self, watches: Collection[str]) -> None:
         """Continue the versions of these watches that are verified, or linked but not finished."""
         work = self._in_effect.work
-        for version in await self._without_worker(State.VERIFIED, watches):
-            # Its link is not in links.jsonl, so it may get a new date: with the old one it may have expired already.
-            work.dispatcher.start(await self._ledger.update(version, signed_at=self._in_effect.now()))
-        for version in await self._without_worker(State.LINKED, watches):
-            work.dispatcher.start(version)
+        verified = await self._not_at_work(State.VERIFIED, watches)
+        if verified:
+            # Their links are not in links.jsonl, so they may get a new date: with the old one they may have expired.
+            now = self._in_effect.now()
+            changes = [Change(version, (), {"signed_at": now}) for version in verified]
+            work.resume(await self._ledger.apply_all(changes))
+        work.resume(await self._not_at_work(State.LINKED, watches))
 
-    async def _without_worker(self, state: State, watches: Collection[str]) -> list[FileVersion]:
-        """Return the versions of ``watches`` in ``state`` that no worker has.
+    async def _not_at_work(self, state: State, watches: Collection[str]) -> list[FileVersion]:
+        """Return the versions of ``watches`` in ``state`` that no stage has.
 
-        Checked before and after the query, because workers start and end during it.
+        Checked before and after the query, because versions move during it.
         """
         at_work = self._in_effect.at_work()
         found = await self._ledger.in_state(state)

@@ -185,7 +185,7 @@ async def _local(config: Config, closed: Unavailable | None, *, work: bool) -> A
     # The command reports failures itself; the events of this short run belong in no log.
     log.setup(config.log.model_copy(update={"level": "critical"}))
     with DaemonLock(folder):
-        async with local_view(config, work=work) as view:
+        async with local_view(config, uploads=work) as view:
             yield Local(Responder(view))
 
 

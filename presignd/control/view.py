@@ -156,7 +156,7 @@ class View:
         return [
             InFlightView(run.version, run.sent, run.rate(now), now - run.last_progress)
             for work in self._in_effect.works
-            for run in work.worker.running.values()
+            for run in work.dispatcher.at_work.values()
         ]
 
     def blocked(self) -> Sequence[BlockedView]:
@@ -230,7 +230,7 @@ class View:
         back = await self.ledger.requeue(selection, utcnow())
         for version in back:
             if version.state is State.LINKED and self._working and version.watch in work.buckets:
-                work.dispatcher.start(version)
+                work.resume([version])
         work.dispatcher.wake()
         return back
 

@@ -11,17 +11,19 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache, reduce
 from typing import Any
 
-from presignd.errors import LONGEST_PAUSE, fault
+from presignd.errors import fault
 from presignd.ledger import keys
-from presignd.ledger.queries import by_path, literals, select
+from presignd.ledger.queries import by_path, literals, previous_receipt, previous_receipts, select
 from presignd.ledger.rows import (
+    Claimed,
     Enqueued,
     LostUpdate,
     Selection,
+    as_claimed,
     as_recorded,
     columns_of,
     columns_of_new,
@@ -39,8 +41,6 @@ CHUNK = 1000
 ROWS = 40
 """New versions in one statement: older SQLite takes 999 parameters."""
 
-LONGEST = timedelta(seconds=LONGEST_PAUSE)
-
 # The plus: see ``schema.UNANNOUNCED``.
 _IN_STATE = {state: f"+version.state = '{state}'" for state in State}
 _CURRENT = f"version.current = 1 AND +version.state NOT IN ({literals(LEFT)})"
@@ -55,6 +55,14 @@ class Change:
     version: FileVersion
     events: Sequence[Event] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A queued version to be sent, and its intent: the checksum that tells its object, "" while that is unknown."""
+
+    version: FileVersion
+    intent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,30 +121,27 @@ def _forget_parts(connection: sqlite3.Connection, versions: Collection[FileVersi
         )
 
 
-def claim(
-    connection: sqlite3.Connection,
-    watch: str,
-    limit: int,
-    now: datetime,
-    below_size: int | None,
-    *,
-    max_priority: int | None = None,
-) -> list[FileVersion]:
-    """Move due versions to uploading, as ``Ledger.claim`` says.
+def claim(connection: sqlite3.Connection, wanted: Sequence[Claim]) -> list[Claimed | None]:
+    """Move queued versions to uploading, as ``Ledger.claim`` says."""
+    ids = json.dumps([one.version.file_id for one in wanted])
+    queued = {file_id for (file_id,) in connection.execute(_STILL_QUEUED, (ids,))}
+    claimed = {
+        one.version.file_id: as_claimed(one.version, one.intent) for one in wanted if one.version.file_id in queued
+    }
+    rows = [[version.file_id, version.etag] for version in claimed.values()]
+    connection.execute(_CLAIM, (json.dumps(rows),))
+    previous = previous_receipts(connection, claimed.values())
+    found = {file_id: Claimed(version, previous.get(file_id)) for file_id, version in claimed.items()}
+    return [found.get(one.version.file_id) for one in wanted]
 
-    A version that would wait for longer than any pause is due: the clock was set back since that was written.
-    """
-    due = connection.execute(
-        "SELECT id, file_id FROM version WHERE state = 'queued' AND watch = ?"
-        " AND (not_before IS NULL OR not_before NOT BETWEEN ? AND ?) AND (? IS NULL OR size < ?)"
-        " AND (? IS NULL OR priority <= ?) ORDER BY priority, id LIMIT ?",
-        (watch, to_micros(now) + 1, to_micros(now + LONGEST), *(below_size,) * 2, *(max_priority,) * 2, limit),
-    ).fetchall()
-    chosen, ids = "id IN (SELECT value FROM json_each(?))", json.dumps([id_ for id_, _ in due])
-    uploading = str(after(State.QUEUED, Event.CLAIM))
-    connection.execute(f"UPDATE version SET state = ?, attempt = attempt + 1 WHERE {chosen}", (uploading, ids))  # noqa: S608 - our own words
-    claimed = {version.file_id: version for version in select(connection, chosen, ids)}
-    return [claimed[file_id] for _, file_id in due]
+
+_STILL_QUEUED = """
+SELECT file_id FROM version WHERE +state = 'queued' AND file_id IN (SELECT value FROM json_each(?))"""
+
+_CLAIM = f"""
+UPDATE version SET state = '{after(State.QUEUED, Event.CLAIM)}', attempt = attempt + 1,
+ etag = json_extract(v.value, '$[1]') FROM json_each(?) AS v
+WHERE version.file_id = json_extract(v.value, '$[0]') AND +version.state = 'queued'"""  # noqa: S608 - our own words
 
 
 def record_linked(
@@ -216,7 +221,7 @@ def _enqueue_new_paths(connection: sqlite3.Connection, versions: Sequence[NewVer
         connection.execute("RELEASE new_paths")
         return None
     connection.execute("RELEASE new_paths")
-    return [Enqueued(version, None) for version in recorded]
+    return [Enqueued(version) for version in recorded]  # a new path's key is new, so nothing was sent under it
 
 
 def _enqueue(connection: sqlite3.Connection, new: NewVersion) -> Enqueued:
@@ -225,11 +230,12 @@ def _enqueue(connection: sqlite3.Connection, new: NewVersion) -> Enqueued:
     key = _key_for(connection, new, before)
     recorded = as_recorded(new, key)
     if new.state is State.QUEUED and new.key is not None and key is None:
-        recorded = _key_taken(connection, recorded)
+        recorded = _key_taken(connection, as_recorded(replace(new, intent=None), None))
     _insert(connection, [recorded])
     if superseded and superseded.key != key:
         keys.release(connection, [(superseded.bucket, superseded.key)])
-    return Enqueued(recorded, superseded)
+    claimed = recorded.state is State.UPLOADING
+    return Enqueued(recorded, superseded, previous_receipt(connection, recorded) if claimed else None)
 
 
 def _insert(connection: sqlite3.Connection, versions: Sequence[FileVersion]) -> None:

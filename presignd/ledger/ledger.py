@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 
 from presignd.errors import Fault, Unavailable
 from presignd.ledger import changes, database, queries
-from presignd.ledger.changes import Change, KeyRequest
+from presignd.ledger.changes import Change, Claim, KeyRequest
 from presignd.ledger.database import closed_on_error, explain, open_database, presence_check
 from presignd.ledger.lock import prepare
-from presignd.ledger.rows import Enqueued, Selection, WatchSummary
+from presignd.ledger.rows import Claimed, Enqueued, Selection, WatchSummary
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.ledger.writer import Reader, RowsOperation, Writer
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, Sent, State
@@ -37,9 +37,6 @@ Result = TypeVar("Result")
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 FILE = "ledger.sqlite3"
-
-UNUSED_KEYS = 1000
-"""How many claimed versions are cached as the first under their key; for others the tables are queried."""
 
 RETRY_SECONDS = 1.0
 """Pause between two tries of a call that waits for the disk."""
@@ -81,25 +78,18 @@ class Patience:
                 return found
 
 
-async def open_ledger(
-    folder: Path,
-    patience: Patience | None = None,
-    *,
-    unused_keys: int = UNUSED_KEYS,
-    busy: float = database.BUSY_SECONDS,
-) -> Ledger:
+async def open_ledger(folder: Path, patience: Patience | None = None, *, busy: float = database.BUSY_SECONDS) -> Ledger:
     """Open the ledger in ``folder`` (made 0700 where missing; the file is 0600).
 
-    With ``patience`` calls wait where they would fail for a full disk or another program's lock. ``unused_keys`` is how
-    many claimed versions are cached as the first under their key, ``busy`` how many seconds a change waits for another
-    program's lock.
+    With ``patience`` calls wait where they would fail for a full disk or another program's lock. ``busy`` is how many
+    seconds a change waits for another program's lock.
 
     The caller holds ``lock.DaemonLock`` on that folder. Raises ``UsageError`` for a folder or file that can't hold a
     ledger (network filesystem, newer version, another program's, damaged), ``Unavailable`` while another program holds
     it, the fault ``disk_full``.
     """
     writing, reading = await opened(partial(_open, folder, busy), _close)
-    return Ledger(folder / FILE, writing, reading, patience, unused_keys)
+    return Ledger(folder / FILE, writing, reading, patience)
 
 
 def _open(folder: Path, busy: float) -> tuple[sqlite3.Connection, sqlite3.Connection]:
@@ -132,14 +122,11 @@ class Ledger:
         writing: sqlite3.Connection,
         reading: sqlite3.Connection,
         patience: Patience | None,
-        unused_keys: int,
     ) -> None:
         self._patience = patience
         self._writer = Writer(writing, lambda error: explain(error, path), presence_check(path))
         self._reader = Reader(reading, lambda error: explain(error, path))
         self._running = False
-        self._most_unused_keys = unused_keys
-        self._unused_keys: dict[str, str] = {}
 
     # --- settle -------------------------------------------------------------------------------------
 
@@ -204,7 +191,7 @@ class Ledger:
 
     # --- worker -------------------------------------------------------------------------------------
 
-    async def claim(
+    async def due(
         self,
         watch: str,
         limit: int,
@@ -213,21 +200,21 @@ class Ledger:
         below_size: int | None = None,
         max_priority: int | None = None,
     ) -> list[FileVersion]:
-        """Move up to ``limit`` due queued versions of ``watch`` to uploading, by priority, then age.
+        """Return up to ``limit`` queued versions of ``watch`` that may be sent now, by priority, then age.
 
-        ``attempt`` grows by one. ``below_size`` (bytes) excludes larger ones, ``max_priority`` those of a higher
-        number (less urgent).
+        ``below_size`` (bytes) excludes larger ones, ``max_priority`` those of a higher number (less urgent).
         """
+        return await self._ask(
+            partial(queries.due, below_size=below_size, max_priority=max_priority), watch, limit, now
+        )
 
-        def claim(connection: sqlite3.Connection) -> tuple[list[FileVersion], dict[str, str]]:
-            claimed = changes.claim(connection, watch, limit, now, below_size, max_priority=max_priority)
-            return claimed, queries.unused_keys(connection, claimed)
+    async def claim(self, wanted: Sequence[Claim]) -> list[Claimed | None]:
+        """Move queued versions to uploading; return None for one that ended or was claimed since it was read.
 
-        claimed, unused = await self._do(claim)
-        if len(self._unused_keys) > self._most_unused_keys:
-            self._unused_keys.clear()
-        self._unused_keys |= unused
-        return claimed
+        ``attempt`` grows by one. What each object will be is committed by the same commit, before any request, unless
+        the version has an intent already (see ``upload.content.record_intent``).
+        """
+        return await self._do(changes.claim, wanted)  # alone: two calls may want the same version
 
     async def next_due(self, watches: Collection[str], after: datetime) -> datetime | None:
         """Return the earliest ``not_before`` past ``after`` among queued versions of ``watches``; None without any."""
@@ -248,8 +235,6 @@ class Ledger:
 
     async def previous_receipt(self, version: FileVersion) -> FileVersion | None:
         """Return the newest version before this one, of the same path, bucket and key, that was verified."""
-        if version.key is not None and self._unused_keys.pop(version.file_id, None) == version.key:
-            return None  # none was there at its claim, and no other is verified under its key while it is in flight
         return await self._ask(queries.previous_receipt, version)
 
     async def sent(self, version: FileVersion, *, own: bool = True) -> frozenset[Sent]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
 
+from presignd.errors import LONGEST_PAUSE
 from presignd.ledger.rows import SELECT, WatchSummary, from_micros, to_micros, to_sql, version_of
 from presignd.ledger.schema import UNANNOUNCED
 from presignd.model import FileVersion, LinksMark, Listed, Part, Sent, State
@@ -16,6 +17,8 @@ from presignd.states import LEFT
 
 CHUNK = 500
 """Parameters in one statement: older SQLite takes 999."""
+
+LONGEST = timedelta(seconds=LONGEST_PAUSE)
 
 
 def literals(states: Collection[State]) -> str:
@@ -96,6 +99,30 @@ def _between(watch: str, after: bytes, before: bytes) -> tuple[str, list[object]
     return (f"{where} AND path < ?", [watch, after, before]) if before else (where, [watch, after])
 
 
+def due(
+    connection: sqlite3.Connection,
+    watch: str,
+    limit: int,
+    now: datetime,
+    *,
+    below_size: int | None = None,
+    max_priority: int | None = None,
+) -> list[FileVersion]:
+    """Return versions that may be claimed, as ``Ledger.due`` says.
+
+    A version that would wait for longer than any pause is due: the clock was set back since that was written.
+    """
+    return select(
+        connection,
+        "state = 'queued' AND watch = ? AND (not_before IS NULL OR not_before NOT BETWEEN ? AND ?)"
+        " AND (? IS NULL OR size < ?) AND (? IS NULL OR priority <= ?) ORDER BY priority, id LIMIT ?",
+        watch,
+        to_micros(now) + 1,
+        to_micros(now + LONGEST),
+        *(below_size, below_size, max_priority, max_priority, limit),
+    )
+
+
 def next_due(connection: sqlite3.Connection, watches: Collection[str], after: datetime) -> datetime | None:
     """Return the earliest ``not_before`` past ``after``, with one search for each watch."""
     earliest = "SELECT min(not_before) FROM version WHERE state = 'queued' AND watch = ? AND not_before > ?"
@@ -113,12 +140,13 @@ def previous_receipt(connection: sqlite3.Connection, version: FileVersion) -> Fi
     )
 
 
-def unused_keys(connection: sqlite3.Connection, versions: Collection[FileVersion]) -> dict[str, str]:
-    """Return, by ``file_id``, the keys of those of ``versions`` under whose key nothing was ever verified."""
+def previous_receipts(connection: sqlite3.Connection, versions: Collection[FileVersion]) -> dict[str, FileVersion]:
+    """Return ``previous_receipt`` of those of ``versions`` that have one, by ``file_id``."""
     keys = json.dumps(sorted({to_sql(version.key) for version in versions if version.key is not None}))
     used = "SELECT DISTINCT key FROM version WHERE key IN (SELECT value FROM json_each(?)) AND verified = 1"
     taken = {key for (key,) in connection.execute(used, (keys,))}
-    return {version.file_id: version.key for version in versions if version.key and to_sql(version.key) not in taken}
+    found = {one.file_id: previous_receipt(connection, one) for one in versions if to_sql(one.key) in taken}
+    return {file_id: previous for file_id, previous in found.items() if previous}
 
 
 def sent(connection: sqlite3.Connection, version: FileVersion, own: bool = True) -> frozenset[Sent]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from presignd.model import FileVersion, Fingerprint, NewVersion, State
+from presignd.states import Event, after
 
 
 class LostUpdate(RuntimeError):
@@ -16,10 +17,22 @@ class LostUpdate(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """What ``enqueue`` did: the version as recorded, and the one that it superseded, if any."""
+    """What ``enqueue`` did: the version as recorded, and the one that it superseded, if any.
+
+    ``previous``: of a version that was claimed, as ``Claimed`` has it.
+    """
 
     version: FileVersion
-    superseded: FileVersion | None
+    superseded: FileVersion | None = None
+    previous: FileVersion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A version that may be sent now, and the newest verified one before it under its key (``previous_receipt``)."""
+
+    version: FileVersion
+    previous: FileVersion | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +107,21 @@ def stored(changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def as_recorded(new: NewVersion, key: str | None) -> FileVersion:
-    """Return a new version with ``key`` as it will be read back."""
+    """Return a new version with ``key`` as it will be read back; one with an intent is claimed."""
     given = {name: getattr(new, name) for name in _NEW_FIELDS} | {"error": to_sql(new.error)}
-    return FileVersion(file_id=new.file_id, state=new.state, base_key=to_sql(new.key), key=key, **given)
+    version = FileVersion(file_id=new.file_id, state=new.state, base_key=to_sql(new.key), key=key, **given)
+    return version if new.intent is None else as_claimed(version, new.intent)
+
+
+def as_claimed(version: FileVersion, intent: str) -> FileVersion:
+    """Return a queued version once it is claimed with an intent; it keeps an earlier one (``FileVersion.etag``)."""
+    state = after(version.state, Event.CLAIM)
+    return replace(version, state=state, attempt=version.attempt + 1, etag=version.etag or intent.removeprefix("md5:"))
 
 
 def columns_of_new(version: FileVersion) -> dict[str, Any]:
     """Return the columns and SQL values of a new version, the current one of its path."""
-    given = {name: getattr(version, name) for name in ("base_key", "key", *_NEW_FIELDS)}
+    given = {name: getattr(version, name) for name in ("base_key", "key", "attempt", "etag", *_NEW_FIELDS)}
     return {"file_id": version.file_id, "state": str(version.state), "current": 1} | columns_of(given)
 
 

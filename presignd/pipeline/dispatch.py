@@ -1,152 +1,153 @@
-"""Claims queued versions for free slots, fairly, and runs a worker task for each.
+"""Claims queued versions for the senders, fairly, and knows every version at work.
 
-Watches take turns; within one, new events go before the backlog (the ledger's priority); large files
-hold at most half of the slots, so small ones always get through. Tiny files are claimed before a slot is free, and
-hold one for their request only: so many of them share one commit and one fsync.
+Watches take turns; within one, new events go before the backlog (the ledger's priority); large files hold at most half
+of the bodies, so small ones always get through. Only as many are claimed as sending has room for: the rest, and all
+that waits for a retry or for a blocked watch, is queued in the ledger.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from itertools import chain
 
 from presignd.config import UploadConfig
 from presignd.ledger import Ledger
+from presignd.ledger.changes import Claim
 from presignd.model import FileVersion
-from presignd.pipeline.upload.whole import TINY
-from presignd.pipeline.worker import Worker
+from presignd.pipeline.stage import MOST, Item
+from presignd.pipeline.upload.uploader import Uploader
 from presignd.runtime.heartbeat import alive, beat
 from presignd.system.clock import utcnow
 
-AHEAD = 128
-"""Most versions at work, tiny ones included: after a crash these may be uploaded again (docs/guarantees.md, 3)."""
-
-MIN_AHEAD = 32
-"""Smallest batch worth claiming ahead while all slots are busy; with free slots any number is claimed.
-
-Smaller batches would cost a commit for each version that ends.
-"""
+BATCH = 32
+"""Smallest batch worth claiming while there is enough for every sender: each costs a commit."""
 
 LOOK_SECONDS = 5.0
 """Longest time between two looks at the queue, in seconds."""
 
 
 class Dispatcher:
-    """Runs up to ``concurrency`` workers, on versions that are due and whose watch is not blocked.
-
-    ``tiny`` (bytes) is the size up to which a file counts as tiny; with 0, none does.
-    """
+    """Feeds the senders of one configuration. ``at_work`` has each item from its claim until it leaves, by file_id."""
 
     def __init__(
         self,
         ledger: Ledger,
-        worker: Worker,
+        uploader: Uploader,
         upload: UploadConfig,
         watches: Collection[str],
         may_send: Callable[[str], bool],
-        *,
-        tiny: int = TINY,
     ) -> None:
-        self._ledger, self._worker, self._may_send = ledger, worker, may_send
+        self._ledger, self._uploader, self._may_send = ledger, uploader, may_send
         self._slots = upload.concurrency
         self._large_size = upload.multipart_threshold
-        self._tiny = min(tiny, upload.memory // AHEAD)
         self._watches = list(watches)
-        self._tasks: dict[asyncio.Task[None], int] = {}
         self._wake = asyncio.Event()
-        self._worker_error: BaseException | None = None
-        self._retired = False
-        self._claiming_ended = asyncio.Event()
-        self._claiming_ended.set()
-        self.draining = False
-        self._careful = False
+        self._left = asyncio.Event()
+        self._feeding_ended = asyncio.Event()
+        self._feeding_ended.set()
+        self._retired = self._draining = self._careful = False
+        self.at_work: dict[str, Item] = {}
 
     def wake(self) -> None:
-        """Look at the queue now: a version was queued or ended, or a breaker was reset."""
+        """Look at the queue now: a version was queued, one was sent or left, or a breaker was reset."""
         self._wake.set()
 
-    def start(self, version: FileVersion) -> None:
-        """Start a worker for a version that is claimed already."""
-        task = asyncio.create_task(self._worker.process(version), name=f"worker {version.file_id}")
-        self._tasks[task] = version.size
-        task.add_done_callback(self._ended)
+    def add(self, item: Item) -> None:
+        """Count ``item`` as at work."""
+        self.at_work[item.version.file_id] = item
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(task)
+    def leave(self, item: Item) -> None:
+        """Forget ``item``: its version has ended, waits for another try, or is the ledger's again."""
+        self.at_work.pop(item.version.file_id, None)
+        self._left.set()
         self.wake()
-        if not task.cancelled() and (error := task.exception()):
-            self._worker_error = error
 
     async def run(self, *, careful: bool = False, max_priority: int | None = None) -> None:
-        """Claim versions and start workers until ``drain`` or ``retire``; raise what a worker could not record.
+        """Claim versions until ``drain`` or ``retire``; then return.
 
-        ``careful``, after an unclean exit: claim nothing ahead until no version is at work. A version that is in
-        flight at three unclean exits is quarantined, so few should be. With ``max_priority``, only versions of at
-        most that priority number are claimed: a command's own files.
+        ``careful``, after an unclean exit: claim no more than can be sent at once until no version is at work. A
+        version that is in flight at three unclean exits is quarantined, so few should be. With ``max_priority``, only
+        versions of at most that priority number are claimed: a command's own files.
         """
         self._careful = careful
-        self._claiming_ended.clear()
+        self._feeding_ended.clear()
         try:
             await self._run(max_priority)
         finally:
-            self._claiming_ended.set()
+            self._feeding_ended.set()
 
     async def _run(self, max_priority: int | None) -> None:
         with alive("dispatcher") as heart:
-            while not (self.draining or self._retired):
+            while not (self._draining or self._retired):
                 heart.beat()
                 self._wake.clear()
                 now = utcnow()
-                claimed = await self._claim(now, max_priority)
-                if self._worker_error:
-                    raise self._worker_error
-                if not claimed:
+                if not await self._feed(now, max_priority):
                     await self._rest(now)
 
-    async def _claim(self, now: datetime, max_priority: int | None) -> int:
-        """Claim versions for free slots, watch by watch; return how many were started."""
+    async def _feed(self, now: datetime, max_priority: int | None) -> int:
+        """Claim versions for the room there is, watch by watch; return how many."""
         total = 0
         open_watches = [name for name in self._watches if self._may_send(name)]
         for turn, name in enumerate(open_watches):
-            limits = self._claim_limits(len(open_watches) - turn)
-            claims = [
-                self._ledger.claim(name, limit, now, below_size=below_size, max_priority=max_priority)
-                for below_size, limit in limits
-            ]
-            versions = list(chain.from_iterable(await asyncio.gather(*claims)))
-            if self.draining:
-                return 0  # claimed while the drain began: recovery puts them back in the queue
-            for version in versions:
-                self.start(version)
-            total += len(versions)
+            for below_size, limit in self._limits(len(open_watches) - turn):
+                due = await self._ledger.due(name, limit, now, below_size=below_size, max_priority=max_priority)
+                total += await self._claim(self._without_too_many_large(due))
         self._watches.append(self._watches.pop(0))
         return total
 
-    def _claim_limits(self, watches: int) -> list[tuple[int | None, int]]:
-        """Return what one of so many ``watches`` may claim now: the size to stay below (None: any), and how many."""
-        sizes = self._tasks.values()
-        slots_left = self._slots - sum(size > self._tiny for size in sizes)
-        large_left = max(1, self._slots // 2) - sum(size >= self._large_size for size in sizes)
-        max_at_work = max(AHEAD, self._slots) if self._tiny and not self._careful else self._slots
-        free = min(slots_left, max_at_work - len(self._tasks))
-        share = -(-free // watches)
-        limits = [(self._large_size, share) if large_left <= 0 else (None, min(share, large_left))]
-        ahead = (max_at_work - len(self._tasks)) // watches - limits[0][1]
-        if max_at_work > self._slots and (ahead >= MIN_AHEAD or len(self._tasks) < self._slots):
-            limits.append((self._tiny + 1, ahead))
+    async def _claim(self, versions: Sequence[FileVersion]) -> int:
+        """Read those that are tiny, claim all in one commit with what their objects will be, and send them."""
+        if not versions:
+            return 0
+        items = await self._uploader.read(versions)
+        claims = [Claim(item.version, self._uploader.intent(item)) for item in items]
+        claimed = await self._ledger.claim(claims)
+        if self._draining:
+            return 0  # claimed while the drain began: recovery puts them back in the queue
+        for item, now in zip(items, claimed, strict=True):
+            if now is not None:
+                item.version, item.previous = now.version, now.previous
+                self.add(item)
+                self._uploader.queue.put_nowait(item)
+        return len(versions)
+
+    def _limits(self, watches: int) -> list[tuple[int | None, int]]:
+        """Return what one of so many ``watches`` may claim now: the size to stay below (None: any), and how many.
+
+        Bodies that are not read yet wait for their sender, at most one for each.
+        """
+        unsent = [item.version.size for item in self.at_work.values() if item.receipt is None]
+        room = (self._slots if self._careful else max(MOST, self._slots)) - len(self.at_work)
+        enough = len(unsent) >= 2 * self._slots
+        if room <= 0 or (enough and room < BATCH):
+            return []
+        bodies = min(room, 2 * self._slots - sum(size > self._uploader.tiny for size in unsent))
+        share = -(-bodies // watches)
+        limits = [(None if self._large_room(unsent) > 0 else self._large_size, share)]
+        if not self._careful:
+            limits.append((self._uploader.tiny + 1, room // watches - share))
         return [(below_size, limit) for below_size, limit in limits if limit > 0]
+
+    def _large_room(self, unsent: Sequence[int]) -> int:
+        return max(1, self._slots // 2) - sum(size >= self._large_size for size in unsent)
+
+    def _without_too_many_large(self, due: Sequence[FileVersion]) -> list[FileVersion]:
+        room = self._large_room([item.version.size for item in self.at_work.values() if item.receipt is None])
+        large = [version for version in due if version.size >= self._large_size]
+        too_many = {version.file_id for version in large[max(0, room) :]}
+        return [version for version in due if version.file_id not in too_many]
 
     async def _rest(self, looked_at: datetime) -> None:
         """Wait until ``wake``, until a retry becomes due that was not due at ``looked_at``, or ``LOOK_SECONDS``.
 
-        Versions already due wait for a slot; a worker that ends wakes the loop.
+        Versions already due wait for room; an item that was sent or left wakes the loop.
         """
         seconds = LOOK_SECONDS
-        if not self._tasks:
+        if not self.at_work:
             self._careful = False
-        if self._claim_limits(1):
+        if self._limits(1):
             due = await self._ledger.next_due([name for name in self._watches if self._may_send(name)], looked_at)
             seconds = _until(due, utcnow())
         beat(within=seconds)
@@ -157,27 +158,27 @@ class Dispatcher:
             return
 
     async def retire(self) -> None:
-        """Claim nothing more, and return when all workers have ended; raise as ``run`` does."""
+        """Claim nothing more, and return when nothing is at work."""
         self._retired = True
         self.wake()
-        await self._claiming_ended.wait()
-        while self._tasks:
-            await asyncio.wait(list(self._tasks))
-        if self._worker_error:
-            raise self._worker_error
+        await self._feeding_ended.wait()
+        await self._until_none()
 
     async def drain(self, seconds: float) -> bool:
-        """Claim nothing more and wait for the workers; cancel them after ``seconds``, and return False then."""
-        self.draining = True
+        """Claim nothing more; return whether nothing is at work after ``seconds``."""
+        self._draining = True
         self.wake()
-        tasks = list(self._tasks)
-        if not tasks:
-            return True
-        _, pending = await asyncio.wait(tasks, timeout=seconds)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-        return not pending
+        try:
+            async with asyncio.timeout(seconds):
+                await self._until_none()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _until_none(self) -> None:
+        while self.at_work:
+            self._left.clear()
+            await self._left.wait()
 
 
 def _until(due: datetime | None, now: datetime) -> float:

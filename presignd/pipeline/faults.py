@@ -1,4 +1,4 @@
-"""Handle the fault of an upload: settle the file again, retry it, let it wait, or quarantine it."""
+"""Handle what ends an attempt to upload: end the version, settle the file again, retry it, or quarantine it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from presignd.ledger import Ledger
 from presignd.model import Candidate, FileVersion, Source
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.stage import Item
 from presignd.pipeline.upload.breakers import Breakers
 from presignd.states import Event, backoff
 from presignd.system.clock import utcnow
@@ -28,24 +29,38 @@ Their number is due to the store, not the file, and may be large by the time the
 """
 
 
+WRITER_PAUSE = timedelta(milliseconds=500)
+"""How long a file waits that a program has open for writing."""
+
+
+class Vanished(Exception):
+    """There is no regular file at the path."""
+
+
+class Writing(Exception):
+    """A program has the file open for writing."""
+
+
 class Quarantine:
     """Records versions as quarantined, which a person must release, and logs ``file.quarantined``."""
 
     def __init__(self, ledger: Ledger, announcer: Announcer) -> None:
         self._ledger, self._announcer = ledger, announcer
 
-    async def record(self, version: FileVersion, problem: Fault, exception: str = "") -> FileVersion:
-        """Quarantine ``version`` for ``problem``; it must be as the ledger has it. Return it as recorded."""
+    async def record(self, version: FileVersion, problem: Fault, exception: str = "") -> None:
+        """Quarantine ``version`` for ``problem``; it must be as the ledger has it."""
         stopped = await self._ledger.apply(
             version, Event.QUARANTINE, error_code=problem.code, error=problem.message, not_before=None
         )
         self._announcer.quarantined(stopped, fix=problem.fix, exception=exception)
-        return stopped
 
-    async def record_bug(self, version: FileVersion, bug: Exception) -> FileVersion:
-        """Quarantine ``version``, whatever its state, for an unexpected exception; return it as recorded."""
+    async def record_problem(self, version: FileVersion, problem: Exception) -> None:
+        """Quarantine ``version``, whatever its state, for a fault or an unexpected exception."""
         now = await self._ledger.by_id(version.file_id) or version
-        return await self.record(now, fault("internal_error", type(bug).__name__), render_exception(bug))
+        if isinstance(problem, Fault):
+            await self.record(now, problem)
+        else:
+            await self.record(now, fault("internal_error", type(problem).__name__), render_exception(problem))
 
 
 class UploadFaults:
@@ -61,36 +76,51 @@ class UploadFaults:
         quarantine: Quarantine,
         breakers: Breakers,
         submit: Callable[[list[Candidate]], None],
+        leave: Callable[[Item], None],
         backoff: Callable[..., float] = backoff,
+        writer_pause: timedelta = WRITER_PAUSE,
     ) -> None:
         self._folders, self._upload, self._ledger = folders, upload, ledger
         self._announcer, self._quarantine, self._breakers = announcer, quarantine, breakers
-        self._submit, self._backoff = submit, backoff
+        self._submit, self._leave, self._backoff, self._writer_pause = submit, leave, backoff, writer_pause
 
-    async def handle(self, version: FileVersion, problem: Fault) -> FileVersion:
-        """Record what follows from the fault that ended an attempt; return the version as recorded."""
+    async def handle(self, item: Item, problem: Exception) -> None:
+        """Record what follows from what ended an attempt. The item leaves: the version is the ledger's again."""
+        try:
+            await self._record(item.version, problem)
+        except Exception as bug:  # noqa: BLE001 - guarantee 8: a bug in one file's work quarantines that file
+            await self._quarantine.record_problem(item.version, bug)
+        finally:
+            self._leave(item)
+
+    async def _record(self, version: FileVersion, problem: Exception) -> None:
         version = await self._ledger.by_id(version.file_id) or version  # the attempt may have changed its key
-        if isinstance(problem, ChangedFault):
-            return await self._settle_again(version)
-        if isinstance(problem, FileFault):
-            return await self._quarantine.record(version, problem)
-        again = problem.code == version.error_code
-        if await self._breakers.blames_file(version.watch, problem, again=again):
-            return await self._retry(version, problem)
-        return await self._ledger.apply(version, Event.RETRY, not_before=None, error_code=problem.code, error="")
+        if isinstance(problem, Vanished):
+            self._announcer.done([await self._ledger.apply(version, Event.VANISH, done_at=utcnow())])
+        elif isinstance(problem, Writing):
+            await self._ledger.apply(version, Event.RETRY, not_before=utcnow() + self._writer_pause)
+        elif isinstance(problem, ChangedFault):
+            await self._settle_again(version)
+        elif isinstance(problem, FileFault):
+            await self._quarantine.record(version, problem)
+        elif not isinstance(problem, Fault):
+            raise problem
+        elif await self._breakers.blames_file(version.watch, problem, again=problem.code == version.error_code):
+            await self._retry(version, problem)
+        else:
+            await self._ledger.apply(version, Event.RETRY, not_before=None, error_code=problem.code, error="")
 
-    async def _settle_again(self, version: FileVersion) -> FileVersion:
-        ended = await self._ledger.apply(version, Event.SUPERSEDE, done_at=utcnow())
-        self._announcer.done([ended])
+    async def _settle_again(self, version: FileVersion) -> None:
+        self._announcer.done([await self._ledger.apply(version, Event.SUPERSEDE, done_at=utcnow())])
         self._submit([Candidate(version.watch, version.path, Source.EVENT)])
-        return ended
 
-    async def _retry(self, version: FileVersion, problem: Fault) -> FileVersion:
+    async def _retry(self, version: FileVersion, problem: Fault) -> None:
         """Retry with backoff, or quarantine after ``upload.attempts`` faults that count."""
         counts = await self._counts(version, problem)
         faults = version.faults + counts
         if faults >= self._upload.attempts:
-            return await self._quarantine.record(version, problem)
+            await self._quarantine.record(version, problem)
+            return
         own = self._backoff(faults) if counts else self._backoff(version.attempt, cap=LONGEST_UNCOUNTED)
         later = await self._ledger.apply(
             version,
@@ -102,7 +132,6 @@ class UploadFaults:
         )
         fields = {"attempt": version.attempt, "error_code": problem.code, "error": problem.message}
         self._announcer.event("upload.retry", later, level="warning", **fields)
-        return later
 
     async def _counts(self, version: FileVersion, problem: Fault) -> bool:
         """Return whether a fault counts against the file.

@@ -5,32 +5,36 @@ A reload builds another ``Work`` and switches to it; the previous one finishes w
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from presignd.config import Config, UploadConfig, WatchConfig
 from presignd.ledger import Ledger
-from presignd.model import Candidate, FileVersion, Link
+from presignd.model import Candidate, FileVersion, State
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.dispatch import Dispatcher
-from presignd.pipeline.faults import Quarantine, UploadFaults
+from presignd.pipeline.faults import WRITER_PAUSE, Quarantine, UploadFaults
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
-from presignd.pipeline.finish.finisher import Finisher
+from presignd.pipeline.finish.finisher import FIRST_PAUSE, WORKERS, Finisher
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.put import PutRequests
 from presignd.pipeline.settle.settler import Settler
+from presignd.pipeline.stage import Item
 from presignd.pipeline.upload.breakers import Breakers
 from presignd.pipeline.upload.bucket import Bucket
 from presignd.pipeline.upload.content import Slots
 from presignd.pipeline.upload.multipart import Sweeper
 from presignd.pipeline.upload.uploader import Uploader
+from presignd.pipeline.upload.verify import Verifier
 from presignd.pipeline.watch.watcher import Watcher
-from presignd.pipeline.worker import Worker
 from presignd.presign import Grant, GrantRequest
+from presignd.runtime.tasks import looping
+from presignd.states import backoff
 from presignd.store.rate import RateLimit
 from presignd.store.signed import register_secrets, signed_store
 from presignd.system.clock import utcnow
@@ -89,7 +93,7 @@ class InEffect:
 
     def at_work(self) -> set[str]:
         """Return the file_ids of the versions that any work works on."""
-        return {file_id for work in self.works for file_id in work.worker.at_work}
+        return {file_id for work in self.works for file_id in work.at_work}
 
     def now(self) -> datetime:
         """Return the time by the clock of the presigner in effect, which dates links."""
@@ -105,6 +109,22 @@ class InEffect:
 
 
 @dataclass(frozen=True, slots=True)
+class Pauses:
+    """How long files wait.
+
+    ``backoff``: before a retry (``states.backoff``). ``writer``: while a program writes the file. ``finish``: seconds
+    before the file's end is tried a second time.
+    """
+
+    backoff: Callable[..., float] = backoff
+    writer: timedelta = WRITER_PAUSE
+    finish: float = FIRST_PAUSE
+
+
+PAUSES = Pauses()
+
+
+@dataclass(frozen=True, slots=True)
 class Shared:
     """The parts that outlive a reload and that every ``Work`` uses."""
 
@@ -114,12 +134,11 @@ class Shared:
     announcer: Announcer
     puts: PutRequests
     submit: Callable[[Sequence[Candidate]], None]
-    on_link: Callable[[Link], None]
-    backoff: Callable[..., float]
+    pauses: Pauses
 
 
 class Work:
-    """One configuration's presigner, store and buckets, and the parts that process claimed versions.
+    """One configuration's presigner, store and buckets, and the stages that its claimed versions pass.
 
     ``opened`` are its folders by watch. Raises ``UsageError`` for TLS files or credentials that can't be used.
     """
@@ -128,13 +147,14 @@ class Work:
         register_secrets(config)
         host = socket.gethostname()
         self.config, self.opened = config, opened
+        self._shared = shared
         self.rate = shared.in_effect.rate_for(config.upload)
         signed = signed_store(config.presign, config.upload, clock=utcnow, rate=self.rate)
         self.presigner, self.store = signed.presigner, signed.client
         self.buckets = {watch.name: Bucket(watch, config.presign, config.upload, signed) for watch in config.watches}
         self.ignores = {watch.name: Ignore.of(watch) for watch in config.watches}
         self.intake = Intake(config.watches, host)
-        self.breakers = Breakers(self.buckets, self.presigner, self._wake, shared.backoff)
+        self.breakers = Breakers(self.buckets, self.presigner, self._wake, shared.pauses.backoff)
         quarantine = Quarantine(shared.ledger, shared.announcer)
         self.finisher = Finisher(
             {watch.name: watch for watch in config.watches},
@@ -144,6 +164,8 @@ class Work:
             announcer=shared.announcer,
             quarantine=quarantine,
             submit=shared.submit,
+            leave=self._leave,
+            first_pause=shared.pauses.finish,
         )
         self.faults = UploadFaults(
             opened,
@@ -153,9 +175,19 @@ class Work:
             quarantine=quarantine,
             breakers=self.breakers,
             submit=shared.submit,
-            backoff=shared.backoff,
+            leave=self._leave,
+            backoff=shared.pauses.backoff,
+            writer_pause=shared.pauses.writer,
         )
-        uploader = Uploader(
+        self._verifier = Verifier(
+            opened,
+            shared.ledger,
+            puts=shared.puts,
+            faults=self.faults,
+            now=shared.in_effect.now,
+            verified=self._link,
+        )
+        self._uploader = Uploader(
             self.buckets,
             opened,
             config.upload,
@@ -163,25 +195,72 @@ class Work:
             puts=shared.puts,
             slots=shared.in_effect.slots,
             host=host,
-            announcer=shared.announcer,
             faults=self.faults,
-            now=shared.in_effect.now,
-        )
-        self.worker = Worker(
-            config,
-            shared.ledger,
-            uploader=uploader,
-            linker=shared.linker,
-            finisher=self.finisher,
-            quarantine=quarantine,
-            announcer=shared.announcer,
-            puts=shared.puts,
-            on_link=shared.on_link,
+            sent=self._verify,
         )
         self.dispatcher = Dispatcher(
-            shared.ledger, self.worker, config.upload, list(self.buckets), may_send=self.breakers.may_send
+            shared.ledger, self._uploader, config.upload, list(self.buckets), may_send=self.breakers.may_send
         )
         self.sweeper = Sweeper(shared.ledger, self.buckets)
+        self._closing = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._ended.set()
+
+    @property
+    def at_work(self) -> set[str]:
+        """The file_ids of the versions that are worked on or wait to be finished."""
+        return {*self.dispatcher.at_work, *self.finisher.waiting}
+
+    async def run(self, *, careful: bool = False, max_priority: int | None = None) -> None:
+        """Run every stage until ``finish`` or ``drain``; raise what a stage could not record.
+
+        ``careful`` and ``max_priority`` are explained at ``Dispatcher.run``.
+        """
+        self._ended.clear()
+        try:
+            async with looping() as loops:
+                for number in range(self.config.upload.concurrency):
+                    loops.start(f"sender {number}", self._uploader.run())
+                loops.start("verifier", self._verifier.run())
+                for number in range(WORKERS):
+                    loops.start(f"finisher {number}", self.finisher.run())
+                loops.start("finisher", self.finisher.record())
+                loops.start("dispatcher", self.dispatcher.run(careful=careful, max_priority=max_priority))
+                await self._closing.wait()
+        finally:
+            self._ended.set()
+
+    def resume(self, versions: Sequence[FileVersion]) -> None:
+        """Continue versions that are verified, or linked but not finished."""
+        items = [Item(version) for version in versions]
+        for item in items:
+            self.dispatcher.add(item)
+        self._link([item for item in items if item.version.state is State.VERIFIED])
+        self.finisher.take([item for item in items if item.version.state is State.LINKED])
+
+    # --- from stage to stage ------------------------------------------------------------------------
+    def _verify(self, items: Sequence[Item]) -> None:
+        self._verifier.queue.put_all(items)
+        self._wake()
+
+    def _link(self, items: Sequence[Item]) -> None:
+        for item in items:
+            item.expires = self._lifetime(item.version)
+            item.finishes = not self.finisher.has_work(item.version)
+            item.after_link = self.finisher.take
+        self._shared.linker.queue.put_all(items)
+
+    def _lifetime(self, version: FileVersion) -> int:
+        """Return the seconds that a link is valid: those of its ``put``, else of its watch, else the default."""
+        put = self._shared.puts.get(version.file_id)
+        asked = put.expires if put else None
+        return asked or self.buckets[version.watch].watch.link_expires or self.config.presign.get_expires
+
+    def _leave(self, item: Item) -> None:
+        self.dispatcher.leave(item)
+
+    def _wake(self) -> None:
+        self.dispatcher.wake()
 
     async def with_readable_version(self, link: GrantRequest) -> GrantRequest:
         """Return a link's request, without the object's version id if versions can't be read by their id."""
@@ -190,18 +269,23 @@ class Work:
             return link
         return replace(link, version_id="")
 
-    def _wake(self) -> None:
-        self.dispatcher.wake()
-
+    # --- its end ------------------------------------------------------------------------------------
     async def finish(self) -> None:
         """Claim nothing more; return when all that was claimed has ended, however long that takes."""
         await self.dispatcher.retire()
         await self.finisher.wait_for_retries()
 
+    async def drain(self, seconds: float) -> bool:
+        """Claim nothing more and wait for what is at work; cancel it after ``seconds``, and return False then."""
+        done = await self.dispatcher.drain(seconds)
+        self._closing.set()
+        await self._ended.wait()
+        return done
+
     async def close(self) -> None:
         """Cancel what is in flight, and close every connection."""
-        await self.dispatcher.drain(0)
-        await self.finisher.close()
+        await self.drain(0)
+        self.finisher.close()
         await self.breakers.close()
         await self.presigner.close()
         await self.store.close()

@@ -133,7 +133,7 @@ async def test_on_ceph_what_a_stranger_writes_while_parts_are_sent_stays(ceph: S
     slow = {**PARTS, "max_rate": 4 << 20}
     async with running(config(tmp_path, ceph, watch(tmp_path, bucket=bucket), upload=slow)) as daemon:
         daemon.drop("large", LARGE)
-        await daemon.until(lambda: any(each.sent for each in daemon.work.worker.running.values()), "a part sent")
+        await daemon.until(lambda: any(each.sent for each in daemon.work.dispatcher.at_work.values()), "a part sent")
         await asyncio.to_thread(ceph.write, bucket, "large", b"a stranger's")
         [done] = await daemon.done()
         assert (done["status"], done["key"]) == ("linked", "large~2")

@@ -47,3 +47,18 @@ async def test_a_second_stop_ends_at_once_and_the_next_start_goes_on(faulty_s3: 
     async with running(configured) as daemon:
         await daemon.done()
     assert daemon.links() == ["a"]
+
+
+async def test_a_drain_that_takes_too_long_cancels_what_is_left(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    hangs = faulty_s3.fault(method="PUT", key="a", hang="after")
+    configured = config(tmp_path, faulty_s3, upload={"drain_timeout": 0.2, "timeout": LONG})
+    began = time.monotonic()
+    async with running(configured) as daemon:
+        daemon.drop("a")
+        await daemon.until(lambda: not hangs.times, "the PUT at the store")
+    assert time.monotonic() - began < LONG / 10
+    assert daemon.events("file.done", "file.quarantined") == []
+    assert await state_after(tmp_path) == (State.QUEUED, 0, True)
+    async with running(configured) as daemon:
+        await daemon.done()
+    assert daemon.links() == ["a"]

@@ -18,8 +18,8 @@ from presignd.errors import fault
 from presignd.ledger import Selection
 from presignd.model import State
 from presignd.pipeline.files import folder
+from presignd.pipeline.upload import transfer
 from presignd.pipeline.upload.bucket import Bucket
-from presignd.pipeline.upload.transfer import Transfer
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
 from tests.running import Running, config, watch
 from tests.running import running_in_debug as running
@@ -164,20 +164,20 @@ async def test_a_file_that_cannot_be_opened_as_too_many_are_is_tried_again_for_e
     faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Far more often than ``upload.attempts``: the limit is the machine's, and no fault of the file."""
-    real, left = Transfer._open, 10
+    real, left = transfer.open_to_send, 10
 
     def refused(*_: object) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    def short(self: Transfer) -> int:
+    def short(*args: Any) -> int:
         nonlocal left
         left -= 1
         with pytest.MonkeyPatch.context() as patched:
             if left >= 0:
                 patched.setattr(folder, "_open_regular", refused)
-            return real(self)
+            return real(*args)
 
-    monkeypatch.setattr(Transfer, "_open", short)
+    monkeypatch.setattr(transfer, "open_to_send", short)
     async with running(config(tmp_path, faulty_s3, upload={"attempts": 2})) as daemon:
         daemon.drop("a")
         await daemon.done()
@@ -239,7 +239,7 @@ async def test_a_dead_store_seen_by_many_files_is_asked_by_one(faulty_s3: Faulty
         (watched / name).write_bytes(b"content")
     async with running(config(tmp_path, faulty_s3, upload={"timeout": 0.5}), debug=False) as daemon:
         await daemon.said_by_now("store.unreachable")
-        await daemon.until(lambda: not daemon.work.worker.running, "an end of all in flight", 5)
+        await daemon.until(lambda: not daemon.work.dispatcher.at_work, "an end of all in flight", 5)
         faulty_s3.heal()
         await daemon.done(len(OTHERS))
 

@@ -79,7 +79,7 @@ def drop_all(daemon: Running) -> None:
 async def idle(daemon: Running) -> None:
     """Wait until nothing is in flight: all that was begun has met the fault."""
     await daemon.said_by_now("file.queued")
-    await daemon.until(lambda: not daemon.work.worker.running, "an end of what was in flight")
+    await daemon.until(lambda: not daemon.work.dispatcher.at_work, "an end of what was in flight")
     await asyncio.sleep(0.1)
 
 

@@ -13,7 +13,7 @@ from presignd.errors import RetryFault
 from presignd.ledger import Ledger, open_ledger
 from presignd.ledger.database import pages_between_checkpoints
 from tests.mounts import tmpfs
-from tests.versions import NOW, new
+from tests.versions import NOW, claim, new
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ async def test_a_full_disk_is_told_and_outlived(small_disk: Path) -> None:
     await ledger.close(clean=True)
 
     again = await open_ledger(small_disk / "ledger")
-    claimed = await again.claim("drop", 100_000, NOW)
+    claimed = await claim(again, "drop", 100_000, NOW)
     assert [version.path for version in claimed] == [*recorded, b"after"]
     await again.close(clean=True)
 

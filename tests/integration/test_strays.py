@@ -12,6 +12,7 @@ from presignd.pipeline.watch import leftovers
 from presignd.pipeline.watch.pauses import Pauses
 from presignd.states import Event
 from tests.logs import capture_logs
+from tests.versions import claim
 from tests.watching import Drop
 from tests.watching import watching as watched
 
@@ -26,7 +27,7 @@ async def linked(drop: Drop, path: str) -> FileVersion:
     (drop.root / path).parent.mkdir(exist_ok=True)
     (drop.root / path).write_bytes(b"content")
     await drop.has(path)
-    (version,) = await drop.ledger.claim("drop", 1, datetime.now(UTC))
+    (version,) = await claim(drop.ledger, "drop", 1, datetime.now(UTC))
     version = await drop.ledger.apply(version, Event.VERIFY, checksum="md5:c", signed_at=NOW)
     (version,) = await drop.ledger.record_linked([replace(version, expires_at=NOW)], LinksMark(1, 1))
     return version

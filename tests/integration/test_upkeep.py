@@ -21,7 +21,7 @@ from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.upkeep import note_gone, note_quarantined_gone, upkeep
 from presignd.states import Event
 from presignd.system.clock import utcnow
-from tests.versions import MARK, NOW, new
+from tests.versions import MARK, NOW, claim, new
 
 
 def written(file: Path) -> Fingerprint:
@@ -44,7 +44,7 @@ class World:
     async def uploaded(self, file: Path) -> bytes:
         """Write a file, record it and take it to its end; return its path as the ledger has it."""
         path = await self.queued(file)
-        (version,) = await self.ledger.claim("drop", 1, NOW)
+        (version,) = await claim(self.ledger, "drop", 1, NOW)
         version = await self.ledger.apply(version, Event.VERIFY)
         (version,) = await self.ledger.record_linked([version], MARK)
         version = await self.ledger.apply(version, Event.FINISH, done_at=NOW)
@@ -112,7 +112,7 @@ async def test_a_file_made_again_while_its_watch_is_looked_through_stays_queued(
 
 async def test_what_could_not_be_finished_may_lie_aside_and_stays_quarantined(world: World) -> None:
     path = await world.queued(world.drop / "a")
-    (version,) = await world.ledger.claim("drop", 1, NOW)
+    (version,) = await claim(world.ledger, "drop", 1, NOW)
     await world.ledger.apply(version, Event.QUARANTINE, error_code="finish_failed", error="no space left")
     (world.drop / "a").rename(world.drop / f".presignd-{version.file_id}")
     await world.round()
@@ -160,7 +160,7 @@ async def test_a_quarantined_file_that_is_gone_ends_though_no_event_told_of_it(w
     names = ["unseen", "in flight", "there"]
     for name in names:
         await world.queued(world.drop / name)
-    for version in await world.ledger.claim("drop", 3, NOW):
+    for version in await claim(world.ledger, "drop", 3, NOW):
         if version.path == b"in flight":
             await world.ledger.record_gone("drop", [version.path], NOW)
         await world.ledger.apply(version, Event.QUARANTINE, error_code="rejected", error="no")

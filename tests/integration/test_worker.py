@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,20 @@ from presignd.app.assembly import open_pipeline
 from presignd.config import Config
 from presignd.errors import Refused, fault
 from presignd.ledger import open_ledger
+from presignd.ledger.changes import Change
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.finish import finisher
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.finish.remove import keep_move_or_delete
 from presignd.pipeline.finish.safety import Finished, FinishOutcome
-from presignd.pipeline.upload import transfer, uploader
+from presignd.pipeline.in_effect import InEffect
+from presignd.pipeline.stage import Item
 from presignd.pipeline.upload.transfer import MAX_KEY_ATTEMPTS
+from presignd.presign import Grant, GrantRequest
 from presignd.states import Event
 from tests.faulty_s3 import BUCKET, FaultyS3, Object
 from tests.running import Running, config, running, watch
-from tests.versions import LATER, MARK, new
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finisher, "FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(uploader, "WRITER_PAUSE", uploader.WRITER_PAUSE / 20)
+from tests.versions import LATER, MARK, claim, new
 
 
 def theirs(store: FaultyS3, key: str = "a") -> None:
@@ -75,8 +72,8 @@ async def test_a_queued_version_with_a_writer_waits_for_him(faulty_s3: FaultyS3,
     await queued(configured, b"a", Fingerprint.of(path.stat()))
     with path.open("ab"):
         async with running(configured) as daemon:
-            await daemon.until(lambda: daemon.work.worker.running, "the first try")
-            await daemon.until(lambda: not daemon.work.worker.running, "its end")
+            await daemon.until(lambda: daemon.work.dispatcher.at_work, "the first try")
+            await daemon.until(lambda: not daemon.work.dispatcher.at_work, "its end")
             assert daemon.events("file.done", "upload.retry") == []
     async with running(configured) as daemon:
         [done] = await daemon.done()
@@ -180,7 +177,7 @@ async def test_a_verified_version_is_linked_after_a_stop_and_not_sent_again(
         await asyncio.Event().wait()
 
     with monkeypatch.context() as patched:
-        patched.setattr(Linker, "link", hang)
+        patched.setattr(Linker, "_write", hang)
         async with running(configured) as daemon:
             daemon.drop("a")
             async with asyncio.timeout(20):
@@ -197,14 +194,13 @@ async def test_a_verified_version_is_linked_after_a_stop_and_not_sent_again(
 async def test_a_link_that_can_not_be_made_stops_its_file_alone(
     faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
 ) -> None:
-    real = Linker.link
+    real = InEffect.grant
 
-    async def refusing(self: Linker, version: Any, expires: int, **more: Any) -> Any:
-        if version.path == b"a":
-            raise error
-        return await real(self, version, expires, **more)
+    async def refusing(self: InEffect, requests: Sequence[GrantRequest]) -> list[Grant | Exception]:
+        granted = await real(self, requests)
+        return [error if asked.key == "a" else grant for asked, grant in zip(requests, granted, strict=True)]
 
-    monkeypatch.setattr(Linker, "link", refusing)
+    monkeypatch.setattr(InEffect, "grant", refusing)
     async with running(config(tmp_path, faulty_s3)) as daemon:
         daemon.drop("a")
         daemon.drop("b")
@@ -483,10 +479,12 @@ async def test_a_put_of_a_watched_file_that_is_deleted_meanwhile_is_told_so(
     async with running(configured) as daemon:
         daemon.drop("first", bytes(100_000))
         await daemon.until(lambda: held.times == 0, "another upload under way")
-        path = daemon.drop("a", bytes(100_000))  # not so small that it is claimed ahead
+        daemon.drop("second", bytes(100_000))  # waits for the sender, which keeps the next from being claimed
+        await daemon.said_by_now("file.queued", 2)
+        path = daemon.drop("a", bytes(100_000))
         fd, uploading = put(daemon, path, b"a", [])
         waiting = asyncio.ensure_future(uploading)
-        await daemon.said_by_now("file.queued", 2)
+        await daemon.said_by_now("file.queued", 3)
         gone = await daemon.ledger.record_gone("drop", [b"a"], faulty_s3.now())
         daemon.pipeline.shared.announcer.done(gone)
         with pytest.raises(Refused, match="the file is gone"):
@@ -499,18 +497,18 @@ async def test_what_ends_while_others_are_taken_up_is_left_to_whoever_works_on_i
 ) -> None:
     """A watch that comes back by a reload: the work before still links the last of its files."""
     async with open_pipeline(config(tmp_path, faulty_s3)) as pipeline:
-        ledger, at_work = pipeline.ledger, pipeline.in_effect.work.worker.running
+        ledger, at_work = pipeline.ledger, pipeline.in_effect.work.dispatcher.at_work
         await ledger.enqueue([new(name, bucket=BUCKET, key=name.decode()) for name in (b"a", b"b")])
-        _, other = [await ledger.apply(one, Event.VERIFY) for one in await ledger.claim("drop", 2, LATER)]
-        at_work[other.file_id] = transfer.Progress(other)
-        update = ledger.update
+        _, other = [await ledger.apply(one, Event.VERIFY) for one in await claim(ledger, "drop", 2, LATER)]
+        at_work[other.file_id] = Item(other)
+        apply_all = ledger.apply_all
 
-        async def updated(version: FileVersion, **changed: Any) -> FileVersion:
+        async def applied(wanted: Sequence[Change]) -> list[FileVersion]:
             await ledger.record_linked([other], MARK, {other.file_id: LATER})
             del at_work[other.file_id]
-            return await update(version, **changed)
+            return await apply_all(wanted)
 
-        monkeypatch.setattr(ledger, "update", updated)
+        monkeypatch.setattr(ledger, "apply_all", applied)
         await pipeline.recovery.resume(["drop"])
         assert await ledger.by_id(other.file_id) == replace(other, state=State.FINISHED, done_at=LATER)
 

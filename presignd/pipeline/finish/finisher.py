@@ -1,19 +1,21 @@
 """The finish stage, linked → finished: write the file's own link file, then keep, move or delete the file.
 
-A file that is open for writing, or whose disk is full or away, is tried again after a pause. It holds no slot
+A file that is open for writing, or whose disk is full or away, is tried again after a pause. It holds up no other
 meanwhile, and the link in ``links.jsonl`` is valid whether this succeeds or not.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from weakref import WeakValueDictionary
 
 from presignd.config import WatchConfig
 from presignd.errors import Fault, FileFault
 from presignd.ledger import Ledger
+from presignd.ledger.changes import Change
 from presignd.model import Candidate, FileVersion, Link, Source, State
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.faults import Quarantine
@@ -23,6 +25,8 @@ from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.finish.link_file import write_link_file
 from presignd.pipeline.finish.remove import keep_move_or_delete
 from presignd.pipeline.finish.safety import Finished, FinishOutcome, moves_or_deletes
+from presignd.pipeline.stage import Item, Queue
+from presignd.runtime.heartbeat import alive
 from presignd.states import Event
 from presignd.system.clock import utcnow
 
@@ -32,25 +36,36 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 REWRITES = 4
 """Link files that are rewritten at the same time: each takes a thread, and uploads need threads too."""
 
+WORKERS = 16
+"""How many files are moved, deleted or given a link file at a time: each waits for its disk, not for a processor."""
+
 
 @dataclass(slots=True)
 class _Job:
     """One linked version: what is done so far, and which problems were logged.
 
     ``needs_link_file``: the file's own link file is still to be written. ``left_out``: it was not, because the file's
-    folder was gone or another file had its name.
+    folder was gone or another file had its name. ``pause``: seconds before the next try.
     """
 
-    version: FileVersion
-    link: Link | None
+    item: Item
     needs_link_file: bool
+    pause: float
     left_out: bool = False
     done: Finished | None = None
     logged: set[tuple[str, str]] = field(default_factory=set)
 
+    @property
+    def version(self) -> FileVersion:
+        """The version as the ledger has it."""
+        return self.item.version
+
 
 class Finisher:
-    """Finishes linked versions, each until its file is kept, moved, deleted or quarantined."""
+    """Finishes linked versions, each until its file is kept, moved, deleted or quarantined.
+
+    ``waiting`` has the ``file_id`` of each version that waits for another try or is in one.
+    """
 
     def __init__(
         self,
@@ -62,86 +77,107 @@ class Finisher:
         announcer: Announcer,
         quarantine: Quarantine,
         submit: Callable[[list[Candidate]], None],
+        leave: Callable[[Item], None],
+        first_pause: float = FIRST_PAUSE,
     ) -> None:
         self._watches, self._folders, self._ledger = watches, folders, ledger
         self._linker, self._announcer, self._quarantine, self._submit = linker, announcer, quarantine, submit
-        self._retries: dict[str, asyncio.Task[None]] = {}
+        self._leave, self._first_pause = leave, first_pause
+        self._jobs: Queue[_Job] = Queue()
+        self._done: Queue[_Job] = Queue()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._none_waits = asyncio.Event()
         self._rewriting = asyncio.Semaphore(REWRITES)
         self._turns: WeakValueDictionary[tuple[str, bytes], asyncio.Lock] = WeakValueDictionary()
+        self.waiting: set[str] = set()
 
     def has_work(self, version: FileVersion) -> bool:
         """Return whether anything is to be done with the file once its link is made."""
         watch = self._watches[version.watch]
         return bool(watch.link_file) or moves_or_deletes(watch, version)
 
-    async def finish(self, version: FileVersion, link: Link | None) -> None:
-        """Finish a linked version; ``link`` is None where an earlier run made it.
+    def take(self, items: Sequence[Item]) -> None:
+        """Announce the items that their link's commit finished; finish the others."""
+        finished = [item for item in items if item.version.state is State.FINISHED]
+        self._announcer.done([item.version for item in finished])
+        for item in finished:
+            self._leave(item)
+        self._jobs.put_all(self._job(item) for item in items if item.version.state is not State.FINISHED)
 
-        Returns once it is finished or quarantined, or a retry is scheduled.
-        """
-        needs_link_file = bool(self._watches[version.watch].link_file) and not version.path.startswith(b"/")
-        await self._try(_Job(version, link, needs_link_file), FIRST_PAUSE)
+    def _job(self, item: Item) -> _Job:
+        needs_link_file = bool(self._watches[item.version.watch].link_file) and not item.version.path.startswith(b"/")
+        return _Job(item, needs_link_file, self._first_pause)
 
     async def rewrite_link_file(self, version: FileVersion) -> bool:
         """Write the link file of a finished version again, as its file is back after it was gone.
 
         It may have been left out, or the folder was renamed meanwhile and has the link file of that path. Returns False
-        if the file is gone again or its path has a newer version. A fault that passes is waited for.
+        if the file is gone again. A fault that passes is waited for.
         """
         watch = self._watches.get(version.watch)
         if watch is None or not watch.link_file or version.state is not State.FINISHED:
             return True
-        job, pause = _Job(version, None, needs_link_file=True), FIRST_PAUSE
+        job = _Job(Item(version), needs_link_file=True, pause=self._first_pause)
         async with self._rewriting:
             while True:
                 await self._write_link_file(job, self._folders[version.watch], watch)
                 if not job.needs_link_file:
                     return not job.left_out
-                await asyncio.sleep(pause)
-                pause = min(LONGEST_PAUSE, 2 * pause)
+                await asyncio.sleep(job.pause)
+                job.pause = min(LONGEST_PAUSE, 2 * job.pause)
 
-    @property
-    def waiting(self) -> set[str]:
-        """The ``file_id`` of each version that waits for a retry or is in one."""
-        return set(self._retries)
+    async def run(self) -> None:
+        """Finish one version after the other, until cancelled: one of ``WORKERS`` such loops."""
+        while True:
+            job = await self._jobs.get()
+            with alive(f"worker of {job.version.file_id}"):
+                try:
+                    await self._try(job)
+                except Exception as problem:  # noqa: BLE001 - guarantee 8: a bug in one file's work quarantines that file
+                    await self._stop(job, problem)
+
+    async def record(self) -> None:
+        """Record the versions that are finished, many in one commit, until cancelled."""
+        with alive("finisher") as heart:
+            while True:
+                with heart.resting():
+                    jobs = await self._done.take()
+                await self._record(jobs)
 
     async def wait_for_retries(self) -> None:
         """Return once no version waits for a retry."""
-        while self._retries:
-            await asyncio.wait(self._retries.values())
+        while self.waiting:
+            self._none_waits.clear()
+            await self._none_waits.wait()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Cancel the retries: the next start finishes these versions."""
-        retries = list(self._retries.values())
-        for task in retries:
-            task.cancel()
-        await asyncio.gather(*retries, return_exceptions=True)
+        for timer in self._timers.values():
+            timer.cancel()
 
     # --- one try --------------------------------------------------------------------------------
-    async def _try(self, job: _Job, pause: float) -> None:
+    async def _try(self, job: _Job) -> None:
+        if job.item.problem is not None:
+            raise job.item.problem
         folder, watch = self._folders[job.version.watch], self._watches[job.version.watch]
         if job.needs_link_file:
             await self._write_link_file(job, folder, watch)
-        try:
-            if job.done is None or job.done.busy:
-                job.done = await asyncio.to_thread(keep_move_or_delete, folder, watch, job.version, has_writer)
-                if job.left_out and job.done.outcome not in (FinishOutcome.KEPT, FinishOutcome.GONE):
-                    job.needs_link_file = True  # the folder is there again
-        except FileFault as problem:
-            await self._quarantine.record(job.version, problem)
-            return
+        if job.done is None or job.done.busy:
+            job.done = await asyncio.to_thread(keep_move_or_delete, folder, watch, job.version, has_writer)
+            if job.left_out and job.done.outcome not in (FinishOutcome.KEPT, FinishOutcome.GONE):
+                job.needs_link_file = True  # the folder is there again
         if job.done.problem:
             self._log_once("finish.retry", job, job.done.problem)
         if job.done.busy or (job.needs_link_file and not job.done.changed):
-            self._retry_later(job, pause)
+            self._retry_later(job)
         else:
-            await self._end(job, job.done)
+            self._done.put_nowait(job)
 
     async def _write_link_file(self, job: _Job, folder: Folder, watch: WatchConfig) -> None:
         """Write the file's own link file; retry it later after a fault that passes, such as a full disk."""
         try:
-            job.link = job.link or await self._linker.remake_link(job.version)
-            written = await self._publish(job.version, job.link, folder, watch)
+            link = job.item.link = job.item.link or await self._linker.remake_link(job.version)
+            written = await self._publish(job.version, link, folder, watch)
         except Fault as problem:
             job.needs_link_file = not isinstance(problem, FileFault)
             self._log_once("link_file.failed", job, problem)
@@ -156,17 +192,6 @@ class Finisher:
                 return False
             return await asyncio.to_thread(write_link_file, folder, watch, version, link.url)
 
-    async def _end(self, job: _Job, done: Finished) -> None:
-        """Record the version as finished, and as gone if its file was; submit a file that has changed as a candidate.
-
-        So is a file that was gone: it may have come back before the commit, without an event after it.
-        """
-        version, now = job.version, utcnow()
-        gone = {"gone_at": now} if job.left_out or done.outcome is FinishOutcome.GONE else {}
-        self._announcer.done([await self._ledger.apply(version, Event.FINISH, done_at=now, **gone)])
-        if done.changed or gone:
-            self._submit([Candidate(version.watch, done.path or version.path, Source.EVENT)])
-
     def _log_once(self, event: str, job: _Job, problem: Fault) -> None:
         """Log why a version is not finished, or its file has no link file: once for each reason."""
         if (event, problem.code) not in job.logged:
@@ -174,20 +199,55 @@ class Finisher:
             fields = {"error_code": problem.code, "error": problem.message, "fix": problem.fix}
             self._announcer.event(event, job.version, level="warning", **fields)
 
-    # --- retries --------------------------------------------------------------------------------
-    def _retry_later(self, job: _Job, pause: float) -> None:
+    # --- its end --------------------------------------------------------------------------------
+    def _retry_later(self, job: _Job) -> None:
+        """Try again after a pause; meanwhile the item is not at work."""
         file_id = job.version.file_id
-        task = asyncio.create_task(self._retry(job, pause), name=f"finish {file_id}")
-        self._retries[file_id] = task
-        task.add_done_callback(lambda ended: self._forget(file_id, ended))
+        self.waiting.add(file_id)
+        self._timers[file_id] = asyncio.get_running_loop().call_later(job.pause, self._jobs.put_nowait, job)
+        job.pause = min(LONGEST_PAUSE, 2 * job.pause)
+        self._leave(job.item)
 
-    async def _retry(self, job: _Job, pause: float) -> None:
-        await asyncio.sleep(pause)
+    async def _record(self, jobs: Sequence[_Job]) -> None:
+        """Commit the ends; where that fails, each alone, so that only the version whose change is wrong stops."""
+        changes = [_finish(job, utcnow()) for job in jobs]
         try:
-            await self._try(job, min(LONGEST_PAUSE, 2 * pause))
+            ended = await self._ledger.apply_all(changes)
         except Exception as bug:  # noqa: BLE001 - guarantee 8: a bug in one file's work quarantines that file
-            await self._quarantine.record_bug(job.version, bug)
+            if len(jobs) == 1:
+                await self._stop(jobs[0], bug)
+                return
+            for job in jobs:
+                await self._record([job])
+            return
+        self._announcer.done(ended)
+        for job in jobs:
+            self._submit(_candidates(job))
+            self._forget(job)
 
-    def _forget(self, file_id: str, ended: asyncio.Task[None]) -> None:
-        if self._retries.get(file_id) is ended:  # a retry that failed has scheduled the next one
-            del self._retries[file_id]
+    async def _stop(self, job: _Job, problem: Exception) -> None:
+        await self._quarantine.record_problem(job.version, problem)
+        self._forget(job)
+
+    def _forget(self, job: _Job) -> None:
+        self._timers.pop(job.version.file_id, None)
+        self.waiting.discard(job.version.file_id)
+        self._none_waits.set()
+        self._leave(job.item)
+
+
+def _is_gone(job: _Job) -> bool:
+    return job.left_out or (job.done is not None and job.done.outcome is FinishOutcome.GONE)
+
+
+def _finish(job: _Job, now: datetime) -> Change:
+    """Return the change to finished; a version whose file was gone is recorded as gone."""
+    gone = {"gone_at": now} if _is_gone(job) else {}
+    return Change(job.version, (Event.FINISH,), {"done_at": now, **gone})
+
+
+def _candidates(job: _Job) -> list[Candidate]:
+    """Return a file that has changed as a candidate, and one that was gone: it may be back without a new event."""
+    changed = job.done is not None and job.done.changed
+    path = (job.done.path if job.done else b"") or job.version.path
+    return [Candidate(job.version.watch, path, Source.EVENT)] if changed or _is_gone(job) else []

@@ -1,4 +1,4 @@
-"""The link stage, verified → linked: sign the GETs, write lines to ``links.jsonl``, then commit; a batch at a time.
+"""The link stage, verified → linked: sign the GETs, write lines to ``links.jsonl``, then commit; one list at a time.
 
 A version whose file is kept as it is (``after = "keep"``) is finished by the same commit.
 """
@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from itertools import groupby
+from operator import attrgetter
 from typing import TypeAlias, TypeVar
 
 from presignd.errors import Fault, FileFault
 from presignd.ledger import Ledger
+from presignd.ledger.changes import Change
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Link, LinksMark
+from presignd.pipeline.stage import Item, Queue
 from presignd.presign import Grant, GrantRequest, Operation
-from presignd.runtime.heartbeat import alive, beat, resting
+from presignd.runtime.heartbeat import alive, beat
 from presignd.runtime.outage import Trouble
 from presignd.system.clock import utcnow
 
@@ -29,17 +33,6 @@ RETRY_SECONDS = 5.0
 
 STALE = timedelta(minutes=1)
 """A link that waited longer than this to be signed gets a new date."""
-
-MANY, LINGER_SECONDS = 8, 0.01
-"""After a batch of ``MANY`` links the next one waits this long to fill: each costs one fsync and two commits."""
-
-
-@dataclass(slots=True)
-class _Waiting:
-    version: FileVersion
-    expires: int
-    finish: bool
-    future: asyncio.Future[tuple[FileVersion, Link]]
 
 
 async def make_link(sign: Sign, version: FileVersion, expires: int, path: str) -> Link:
@@ -93,15 +86,25 @@ def link_of(version: FileVersion, grant: Grant, path: str) -> Link:
 
 def linked_by(version: FileVersion, link: Link) -> FileVersion:
     """Return a version with what the ledger records of its link."""
-    named = link.version_id if link.names_version else ""
+    named = link.version_id if link.version_id and link.names_version else ""
     return replace(version, expires_at=link.expires_at, link_version=named)
+
+
+@dataclass(frozen=True, slots=True)
+class _Signed:
+    """The items of one list: with their links, refused for a fault of their own, or to be signed later, and why."""
+
+    links: list[tuple[Item, Link]] = field(default_factory=list)
+    refused: list[Item] = field(default_factory=list)
+    delayed: list[tuple[Item, Fault]] = field(default_factory=list)
 
 
 class Linker:
     """Links verified versions: their lines are on disk, in ``links.jsonl``, before the commit.
 
     ``sign`` and ``now`` are those of the presigner in effect; ``sign`` may leave out an object's version,
-    ``sign_again`` does not. ``path_of`` returns a version's path as links show it.
+    ``sign_again`` does not. ``path_of`` returns a version's path as links show it. ``on_link`` is called with each link
+    once it is recorded.
     """
 
     def __init__(
@@ -113,30 +116,20 @@ class Linker:
         sign: Sign,
         sign_again: Sign,
         now: Callable[[], datetime],
+        on_link: Callable[[Link], None],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._ledger, self._links, self._path_of = ledger, links, path_of
         self._sign, self._sign_again, self._now, self._sleep = sign, sign_again, now, sleep
-        self._waiting: list[_Waiting] = []
-        self._has_work = asyncio.Event()
+        self._on_link = on_link
+        self.queue: Queue[Item] = Queue()
         self.trouble = Trouble("links")
-        self._has_delayed = False
-        self._wake_task: asyncio.Task[None] | None = None
+        self._delayed: set[Item] = set()
+        self._timers: set[asyncio.Task[None]] = set()
 
     def now(self) -> datetime:
         """Return the date for a link: the signer's time, as the clock of this machine may be wrong."""
         return self._now()
-
-    async def link(self, version: FileVersion, expires: int, *, finish: bool = False) -> tuple[FileVersion, Link]:
-        """Link one verified version; wait while the disk or the presigner is away.
-
-        With ``finish``, the same commit finishes it: nothing is to be done with its file.
-        """
-        future: asyncio.Future[tuple[FileVersion, Link]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(version, expires, finish, future))
-        self._has_work.set()
-        with resting():  # the linker has a heartbeat of its own
-            return await future
 
     async def remake_link(self, version: FileVersion) -> Link:
         """Return the link of a linked version, made again: the same URL, by what is committed of it.
@@ -161,32 +154,28 @@ class Linker:
         return link
 
     async def run(self) -> None:
-        """Link the versions that wait, one batch after the other, until cancelled."""
-        batch: list[_Waiting] = []
+        """Link the versions that wait, one list after the other, until cancelled."""
         try:
             with alive("linker") as heart:
                 while True:
                     with heart.resting():
-                        await self._has_work.wait()
-                        if len(batch) >= MANY:
-                            await self._sleep(LINGER_SECONDS)
-                    self._has_work.clear()
-                    batch, self._waiting = self._waiting, []
-                    await self._link(batch)
+                        items = await self.queue.take()
+                    await self._link(items)
         finally:
-            if self._wake_task:
-                self._wake_task.cancel()
+            for task in self._timers:
+                task.cancel()
 
-    async def _link(self, batch: list[_Waiting]) -> None:
+    async def _link(self, items: Sequence[Item]) -> None:
         """Write the lines, then commit; each is retried until it succeeds, and a written line isn't written again."""
-        good, mark = await self._until_done(lambda: self._write(batch))
+        signed, mark = await self._until_done(lambda: self._write(items))
         # Crash window: the next start reads back the lines on disk whose commit is missing.
-        done = [linked_by(waiting.version, link) for waiting, link in good]
-        ended = {waiting.version.file_id: utcnow() for waiting, _ in good if waiting.finish}
-        linked = await self._until_done(lambda: self._ledger.record_linked(done, mark, ended)) if done else []
-        for (waiting, link), version in zip(good, linked, strict=True):
-            if not waiting.future.done():
-                waiting.future.set_result((version, link))
+        done = [linked_by(item.version, link) for item, link in signed.links]
+        ended = {item.version.file_id: utcnow() for item, _ in signed.links if item.finishes}
+        versions = await self._until_done(lambda: self._ledger.record_linked(done, mark, ended)) if done else []
+        for (item, link), version in zip(signed.links, versions, strict=True):
+            item.version, item.link = version, link
+            self._on_link(link)
+        _hand_on([*signed.refused, *(item for item, _ in signed.links)])
 
     async def _until_done(self, step: Callable[[], Awaitable[T]]) -> T:
         """Retry ``step`` until it succeeds; return its result."""
@@ -198,60 +187,57 @@ class Linker:
                 beat(within=RETRY_SECONDS)
                 await self._sleep(RETRY_SECONDS)
             else:
-                if not self._has_delayed:
+                if not self._delayed:
                     self.trouble.over()
                 return done
 
-    async def _write(self, batch: list[_Waiting]) -> tuple[list[tuple[_Waiting, Link]], LinksMark]:
-        """Write the lines to disk; return the links and where the file ends now.
+    async def _write(self, items: Sequence[Item]) -> tuple[_Signed, LinksMark]:
+        """Write the lines to disk; return what was signed, and where the file ends now. The rest waits again."""
+        await self._date_again(items)
+        signed = await self._sign_all(items)
+        mark = await self._append([link for _, link in signed.links])
+        self._delayed.difference_update(items)
+        if signed.delayed:
+            self._put_back(signed.delayed)
+        return signed, mark
 
-        Links that can't be signed now, such as those of a bucket that is away, are retried with the next batch or
-        after RETRY_SECONDS.
-        """
-        batch += self._waiting
-        self._waiting = []
-        for waiting in batch:
-            await self._date_again(waiting)
-        good, delayed = await self._sign_all(batch)
-        mark = await self._append([link for _, link in good])
-        self._retry_later(delayed)
-        return good, mark
+    async def _date_again(self, items: Sequence[Item]) -> None:
+        """Give links that had to wait a new date: they could have expired by the time they are written."""
+        now = self.now()
+        stale = [i for i in items if i.version.signed_at is None or abs(now - i.version.signed_at) > STALE]
+        if stale:
+            dated = await self._ledger.apply_all([Change(item.version, (), {"signed_at": now}) for item in stale])
+            for item, version in zip(stale, dated, strict=True):
+                item.version = version
 
-    def _retry_later(self, delayed: list[tuple[_Waiting, Fault]]) -> None:
-        self._has_delayed = bool(delayed)
-        if delayed:
-            self.trouble.met(delayed[0][1])
-            self._waiting = [waiting for waiting, _ in delayed] + self._waiting
-            if self._wake_task is None or self._wake_task.done():
-                self._wake_task = asyncio.create_task(self._wake_later(), name="links that wait")
-
-    async def _wake_later(self) -> None:
-        await self._sleep(RETRY_SECONDS)
-        self._has_work.set()
-
-    async def _date_again(self, waiting: _Waiting) -> None:
-        """Give a link that had to wait a new date: it could have expired by the time it is written."""
-        version, now = waiting.version, self.now()
-        if version.signed_at is None or abs(now - version.signed_at) > STALE:
-            waiting.version = await self._ledger.update(version, signed_at=now)
-
-    async def _sign_all(
-        self, batch: list[_Waiting]
-    ) -> tuple[list[tuple[_Waiting, Link]], list[tuple[_Waiting, Fault]]]:
-        """Sign the links of ``batch``: a fault of one file is raised in its worker, any other is waited for."""
-        grants = await self._sign([link_request(w.version, w.expires) for w in batch])
-        good: list[tuple[_Waiting, Link]] = []
-        delayed: list[tuple[_Waiting, Fault]] = []
-        for waiting, grant in zip(batch, grants, strict=True):
-            if isinstance(grant, FileFault):
-                _refuse(waiting, grant)
-            elif isinstance(grant, Fault):
-                delayed.append((waiting, grant))  # such as a region that can't be asked for while the store is away
+    async def _sign_all(self, items: Sequence[Item]) -> _Signed:
+        """Sign the links; a fault of one file is its item's problem, any other is waited for."""
+        grants = await self._sign([link_request(item.version, item.expires) for item in items])
+        signed = _Signed()
+        for item, grant in zip(items, grants, strict=True):
+            if isinstance(grant, Fault) and not isinstance(grant, FileFault):
+                # Such as that of a bucket whose region can't be asked for while the store is away.
+                signed.delayed.append((item, grant))
             elif isinstance(grant, Exception):
-                raise grant
+                item.problem = grant
+                signed.refused.append(item)
             else:
-                good.append((waiting, link_of(waiting.version, grant, self._path_of(waiting.version))))
-        return good, delayed
+                signed.links.append((item, link_of(item.version, grant, self._path_of(item.version))))
+        return signed
+
+    def _put_back(self, delayed: Sequence[tuple[Item, Fault]]) -> None:
+        """Put items that can't be linked now into the queue again after ``RETRY_SECONDS``."""
+        self.trouble.met(delayed[0][1])
+        items = [item for item, _ in delayed]
+        self._delayed.update(items)
+
+        async def later() -> None:
+            await self._sleep(RETRY_SECONDS)
+            self.queue.put_all(items)
+
+        task = asyncio.create_task(later(), name="links that wait")
+        self._timers.add(task)
+        task.add_done_callback(self._timers.discard)
 
     async def _append(self, links: list[Link]) -> LinksMark:
         """Write the lines to disk. If cancelled, wait for the thread nevertheless: the file is closed next."""
@@ -263,6 +249,7 @@ class Linker:
             raise
 
 
-def _refuse(waiting: _Waiting, problem: Exception) -> None:
-    if not waiting.future.done():
-        waiting.future.set_exception(problem)
+def _hand_on(items: Sequence[Item]) -> None:
+    """Put items into the queue of the stage after this one, each that of its own configuration."""
+    for after_link, some in groupby(items, attrgetter("after_link")):
+        after_link([*some])

@@ -159,6 +159,11 @@ class Bucket:
                     raise
         return self._support[in_parts]
 
+    @property
+    def known_support(self) -> Support | None:
+        """What a PUT may rely on, None before that is probed."""
+        return self._support.get(False)
+
     async def _probe_support(self, *, in_parts: bool) -> Support:
         _, upload = self._configs
         async with self._probing_with() as probe:

@@ -1,4 +1,4 @@
-"""Upload one version: open its file, hash it, name its key, send it, verify it.
+"""Upload one version: open its file, hash it, name its key, send it.
 
 ``Transfer.run`` returns the receipt for the ledger, or raises: a ``Fault``, which ``pipeline.faults`` handles,
 ``Vanished`` if no file is there, ``Writing`` if a program still writes it.
@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 
 from presignd.config import UploadConfig
 from presignd.errors import Fault, fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint
+from presignd.pipeline.faults import Vanished, Writing
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular, os_errors_as_faults
 from presignd.pipeline.files.hash import checksum_like, fingerprint_of
 from presignd.pipeline.files.lease import has_writer
 from presignd.pipeline.intake import may_number, refuse_too_large
 from presignd.pipeline.key_template import needs_hash, render_for
 from presignd.pipeline.put import PutRequest
+from presignd.pipeline.stage import Item, Receipt
 from presignd.pipeline.upload import collision
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Action, Decision, Occupant
@@ -43,52 +44,6 @@ MAX_KEY_ATTEMPTS = 6
 """Tries to store under a key that others write and delete meanwhile, before the file is retried with backoff."""
 
 
-class Vanished(Exception):
-    """There is no regular file at the path."""
-
-
-class Writing(Exception):
-    """A program has the file open for writing."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far the upload of a version is, for ``status``: bytes sent, and when it began (monotonic seconds).
-
-    ``resumed_from``: bytes that an earlier attempt had sent.
-    """
-
-    version: FileVersion
-    sent: int = 0
-    resumed_from: int = 0
-    began: float = field(default_factory=time.monotonic)
-    last_progress: float = field(default_factory=time.monotonic)
-
-    def update(self, total: int) -> None:
-        """Record the bytes that the store has or is being sent; a resumed upload continues at the first number."""
-        self.last_progress = time.monotonic()
-        if not self.sent:
-            self.resumed_from, self.began = total, self.last_progress
-        self.sent = total
-
-    def rate(self, now: float) -> float:
-        """Return the bytes a second since this run began to send."""
-        return (self.sent - self.resumed_from) / max(now - self.began, 0.001)
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """One verified upload: the version, whose key a collision may have changed, and the values to record."""
-
-    version: FileVersion
-    fingerprint: Fingerprint
-    checksum: str
-    part_size: int
-    etag: str
-    version_id: str
-    adopted: bool
-
-
 class Transfer:
     """One attempt to upload a version."""
 
@@ -96,78 +51,73 @@ class Transfer:
         self,
         bucket: Bucket,
         folder: Folder,
-        version: FileVersion,
+        item: Item,
         ledger: Ledger,
         upload: UploadConfig,
         *,
         slots: Slots,
         host: str,
         put: PutRequest | None,
-        progress: Progress,
     ) -> None:
         self._bucket, self._watch, self._folder = bucket, bucket.watch, folder
-        self._version, self._ledger, self._upload = version, ledger, upload
-        self._slots, self._host, self._put, self._progress = slots, host, put, progress
+        self._item, self._version, self._ledger, self._upload = item, item.version, ledger, upload
+        self._slots, self._host, self._put = slots, host, put
         self._fd: int
         self._content: Content
         self._support: Support
-        self._key_changed = False
+        self._previous, self._key_changed = item.previous, False
 
     async def run(self) -> Receipt:
-        """Upload the file, or find its bytes stored already, and check that the file is unchanged at the end."""
-        self._fd = await opened(self._open, close_quietly, inline=self._folder.inline_limit > 0)
+        """Upload the content, or find its bytes stored already. A collision may change the item's key."""
+        refuse_too_large(self._watch, self._version.size)  # the limit holds for a retry, and for a put's own key
         try:
-            if TINY < self._version.size <= self._upload.multipart_threshold:
-                # Take the slot before reading, so that a file that waits is not in memory.
-                async with self._slots.small():
-                    return await self._run()
-            return await self._run()
+            if self._item.prepared is not None:
+                return await self._send()
+            return await self._open_and_send()
         except Fault as problem:
             if problem.code in PROBE_AGAIN_CODES:
                 self._bucket.forget_support()
             raise
+
+    async def _open_and_send(self) -> Receipt:
+        opening = partial(open_to_send, self._folder, self._version, self._put)
+        self._fd = await opened(opening, close_quietly, inline=self._folder.inline_limit > 0)
+        try:
+            if TINY < self._version.size <= self._upload.multipart_threshold:
+                # Take the slot before reading, so that a file that waits is not in memory.
+                async with self._slots.small():
+                    return await self._send()
+            return await self._send()
         finally:
             close_quietly(self._fd)
 
-    async def _run(self) -> Receipt:
-        refuse_too_large(self._watch, self._version.size)  # the limit holds for a retry, and for a put's own key
+    async def _send(self) -> Receipt:
         self._support = await self._bucket.support(in_parts=self._version.size > self._upload.multipart_threshold)
-        self._content = await self._make_content()
-        self._require_settled_content()
+        self._content = content = await self._make_content()
+        require_settled(content.fingerprint, self._version)
         if self._version.key is None:
             await self._reserve_key()
         stored, adopted = await self._store()
-        fingerprint = await self._require_unchanged()
-        checksum, part_size = self._content.checksum, self._content.part_size
-        return Receipt(self._version, fingerprint, checksum, part_size, stored.etag, stored.version_id, adopted)
+        fingerprint = content.fingerprint if self._item.prepared else await self._require_same_content()
+        self._item.version = self._version
+        return Receipt(fingerprint, content.checksum, content.part_size, stored.etag, stored.version_id, adopted)
 
-    # --- open and hash --------------------------------------------------------------------------
-    def _open(self) -> int:
-        """Open the file, only below the watch's root; a put's file by its descriptor. Blocking."""
-        if self._put:
-            with os_errors_as_faults():
-                return os.dup(self._put.fd)
-        if self._version.path.startswith(b"/"):
-            raise Vanished  # put from outside the watch by a client that is gone: its descriptor is closed
-        try:
-            fd = self._folder.open(self._version.path)
-        except (Gone, NotRegular):
-            raise Vanished from None
-        if has_writer(fd):
-            close_quietly(fd)
-            raise Writing
-        return fd
+    # --- hash -----------------------------------------------------------------------------------
+    def _whole(self, prepared: Prepared) -> Whole:
+        on_sent = partial(_report, self._item, self._put)
+        algorithm = self._support.checksum
+        return Whole(self._bucket, self._ledger, self._slots, algorithm, prepared=prepared, on_sent=on_sent)
 
     async def _make_content(self) -> Content:
         """Return the content to send: hashed now if it is one PUT; parts are hashed when they are sent."""
-        upload, size = self._upload, self._version.size
-        # Not a method: transfer and content would reference each other, and only the garbage collector would free them.
-        on_sent = partial(_report, self._progress, self._put)
+        upload, size, prepared = self._upload, self._version.size, self._item.prepared
+        if prepared is not None:
+            for algorithm in self._support.algorithms - prepared.checksums.keys():  # the bucket was probed anew since
+                prepared.checksums[algorithm] = prepared.checksum_like(f"{algorithm}:", size, 0)
+            return self._whole(prepared)
         by_hash = self._version.base_key is None and needs_hash(self._watch.key)
         if size <= upload.multipart_threshold:
-            algorithms = {*self._support.algorithms, *(["sha256"] if by_hash else [])}
-            prepared, algorithm = await self._prepare(size, algorithms), self._support.checksum
-            return Whole(self._bucket, self._ledger, self._slots, algorithm, prepared=prepared, on_sent=on_sent)
+            return self._whole(await self._prepare(size, {*self._support.algorithms, *(["sha256"] if by_hash else [])}))
         named = await in_background(checksum_like, self._fd, "sha256:", size) if by_hash else ""
         return InParts(
             self._bucket,
@@ -177,7 +127,9 @@ class Transfer:
             fd=self._fd,
             sha256=named.removeprefix("sha256:"),
             recheck=self._recheck,
-            on_sent=on_sent,
+            # Not a method: transfer and content would reference each other, and only the garbage collector would free
+            # them.
+            on_sent=partial(_report, self._item, self._put),
         )
 
     async def _prepare(self, size: int, algorithms: Collection[str]) -> Prepared:
@@ -187,11 +139,6 @@ class Transfer:
             with suppress(BlockingIOError):
                 return prepare(self._fd, size, algorithms, max_in_memory=max_in_memory, read=read_cached)
         return await in_background(prepare, self._fd, size, algorithms, max_in_memory=max_in_memory)
-
-    def _require_settled_content(self) -> None:
-        """Raise if this is not the content that settled; a chmod, another link or a restore is no change."""
-        if not self._content.fingerprint.same_data(self._version.fingerprint):
-            raise fault("changed_while_uploading", "it changed after it was settled")
 
     # --- name and send --------------------------------------------------------------------------
     async def _reserve_key(self, *, after_key: str = "") -> None:
@@ -212,7 +159,7 @@ class Transfer:
         )
         if named is None:
             raise fault("key_taken", base)
-        self._version = named
+        self._version, self._previous = named, await self._ledger.previous_receipt(named)
 
     async def _store(self) -> tuple[StoredObject, bool]:
         """Store the content under its key, or find it there; return the object, and True if it was there before."""
@@ -238,7 +185,7 @@ class Transfer:
 
     async def _decide(self, *, head: bool) -> Decision:
         """Decide what to do under the key; send a HEAD first if ``head`` or ``needs_head`` requires it."""
-        policy, previous = self._watch.collision, await self._ledger.previous_receipt(self._version)
+        policy, previous = self._watch.collision, self._previous
         if not head and not await self._needs_head(previous):
             return collision.decide_unseen(previous, policy)
         support = self._support
@@ -274,38 +221,70 @@ class Transfer:
             found, self._content, sent, self._bucket, self._key, md5_etags=md5_etags, may_be_partial=may_be_partial
         )
 
-    # --- verify that the file did not change -----------------------------------------------------
-    async def _require_unchanged(self) -> Fingerprint:
-        """Compare the file with what was sent; in a thread, unless the folder is fast and nothing changed."""
-        if self._folder.inline_limit and (now := fingerprint_of(self._fd)) == self._content.fingerprint:
-            self._require_same_path(now)
-            return now
-        return await asyncio.to_thread(self._recheck)
+    # --- the file did not change ------------------------------------------------------------------
+    async def _require_same_content(self) -> Fingerprint:
+        """Compare the file with what was sent, by its descriptor; in a thread if anything changed."""
+        now = fingerprint_of(self._fd)
+        return now if now == self._content.fingerprint else await asyncio.to_thread(self._compare_content, now)
 
-    def _recheck(self) -> Fingerprint:
-        """Compare the file with what was sent, on its descriptor and by its path. Blocking.
-
-        If only inode or ctime changed (chmod, another link), the content is hashed again. If the path is gone, the
-        object holds the file's last content, which was read in full.
-        """
-        was, now = self._content.fingerprint, fingerprint_of(self._fd)
-        if now != was and not (now.same_data(was) and self._content.is_unchanged()):
+    def _compare_content(self, now: Fingerprint) -> Fingerprint:
+        """Hash the content again if only inode or ctime changed (chmod, another link). Blocking."""
+        if not (now.same_data(self._content.fingerprint) and self._content.is_unchanged()):
             raise fault("changed_while_uploading", "its content changed")
-        self._require_same_path(now)
         return now
 
-    def _require_same_path(self, now: Fingerprint) -> None:
+    def _recheck(self) -> None:
+        """Raise unless the file is what is being sent, by its descriptor and by its path. Blocking."""
+        now = fingerprint_of(self._fd)
+        if now != self._content.fingerprint:
+            now = self._compare_content(now)
         if self._put or self._version.path.startswith(b"/"):
             return
-        try:
-            there = self._folder.stat(self._version.path)
-        except (Gone, NotRegular):
-            return
-        if Fingerprint.of(there) != now:
-            raise fault("changed_while_uploading", "another file took its place")
+        with suppress(Gone, NotRegular):
+            if Fingerprint.of(self._folder.stat(self._version.path)) != now:
+                raise fault("changed_while_uploading", "another file took its place")
 
 
-def _report(progress: Progress, put: PutRequest | None, total: int) -> None:
-    progress.update(total)
+def open_to_send(folder: Folder, version: FileVersion, put: PutRequest | None) -> int:
+    """Open a version's file, only below the watch's root; a put's file by its descriptor. Blocking."""
+    if put:
+        with os_errors_as_faults():
+            return os.dup(put.fd)
+    if version.path.startswith(b"/"):
+        raise Vanished  # put from outside the watch by a client that is gone: its descriptor is closed
+    try:
+        fd = folder.open(version.path)
+    except (Gone, NotRegular):
+        raise Vanished from None
+    if has_writer(fd):
+        close_quietly(fd)
+        raise Writing
+    return fd
+
+
+def read_whole(folder: Folder, version: FileVersion, put: PutRequest | None, algorithms: Collection[str]) -> Prepared:
+    """Read and hash a small file; its descriptor is closed on return. Blocking.
+
+    Raises as ``open_to_send`` and ``prepare`` do, and ``changed_while_uploading`` if the file isn't what settled.
+    """
+    fd = open_to_send(folder, version, put)
+    try:
+        prepared = prepare(fd, version.size, algorithms)
+        require_settled(prepared.fingerprint, version)
+        if fingerprint_of(fd) != prepared.fingerprint:
+            raise fault("changed_while_uploading", "it changed while it was read")
+        return replace(prepared, fd=None)
+    finally:
+        close_quietly(fd)
+
+
+def require_settled(found: Fingerprint, version: FileVersion) -> None:
+    """Raise if this is not the content that settled; a chmod, another link or a restore is no change."""
+    if not found.same_data(version.fingerprint):
+        raise fault("changed_while_uploading", "it changed after it was settled")
+
+
+def _report(item: Item, put: PutRequest | None, total: int) -> None:
+    item.update(total)
     if put:
         put.progress(total)

@@ -1,30 +1,27 @@
-"""The upload stage, uploading → verified: run one transfer, and record its receipt or its fault."""
+"""The upload stage: many senders, each with one body at a time, whose results join the queue of the next stage."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from presignd.config import UploadConfig
-from presignd.errors import Fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion
-from presignd.pipeline.announce import Announcer
 from presignd.pipeline.faults import UploadFaults
 from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.key_template import needs_hash
 from presignd.pipeline.put import PutRequests
+from presignd.pipeline.stage import MOST, Item, Queue, Receipt, outcome
 from presignd.pipeline.upload.bucket import Bucket
 from presignd.pipeline.upload.content import Slots
-from presignd.pipeline.upload.transfer import Progress, Receipt, Transfer, Vanished, Writing
-from presignd.states import Event
-from presignd.system.clock import utcnow
-
-WRITER_PAUSE = timedelta(milliseconds=500)
+from presignd.pipeline.upload.transfer import Transfer, read_whole
+from presignd.pipeline.upload.whole import TINY, Prepared
+from presignd.runtime.heartbeat import alive
+from presignd.system.threads import run
 
 
 class Uploader:
-    """Uploads claimed versions under one configuration. ``now`` is the presigner's clock, which dates links."""
+    """Uploads claimed versions under one configuration. ``sent`` takes each item that was uploaded."""
 
     def __init__(
         self,
@@ -36,55 +33,76 @@ class Uploader:
         puts: PutRequests,
         slots: Slots,
         host: str,
-        announcer: Announcer,
         faults: UploadFaults,
-        now: Callable[[], datetime],
+        sent: Callable[[Sequence[Item]], None],
     ) -> None:
         self._buckets, self._folders, self._upload, self._ledger = buckets, folders, upload, ledger
         self._puts, self._slots, self._host = puts, slots, host
-        self._announcer, self._faults, self._now = announcer, faults, now
+        self._faults, self._sent = faults, sent
+        self.tiny = min(TINY, upload.memory // (2 * MOST))  # what waits here and streamed bodies share the memory
+        self.queue: Queue[Item] = Queue()
 
-    async def upload(self, version: FileVersion, progress: Progress) -> FileVersion:
-        """Upload a claimed version; return it verified, else as it is recorded after the fault."""
+    async def read(self, versions: Sequence[FileVersion]) -> list[Item]:
+        """Return an item for each version; the tiny ones are read and hashed, in one call."""
+        items = [Item(version) for version in versions]
+        tiny = [item for item in items if self._reads_ahead(item.version)]
+        if tiny:
+            inline = len(tiny) <= min(self._folders[item.version.watch].inline_limit for item in tiny)
+            found = await run(lambda: [outcome(self._read, item.version) for item in tiny], inline=inline)
+            for item, prepared in zip(tiny, found, strict=True):
+                if isinstance(prepared, Exception):
+                    item.problem = prepared
+                else:
+                    item.prepared = prepared
+        return items
+
+    def _reads_ahead(self, version: FileVersion) -> bool:
+        bucket = self._bucket(version)
+        return version.size <= self.tiny and not bucket.limited and bucket.known_support is not None
+
+    def _read(self, version: FileVersion) -> Prepared:
+        bucket, put = self._bucket(version), self._puts.get(version.file_id)
+        by_hash = version.base_key is None and needs_hash(bucket.watch.key)
+        algorithms = bucket.known_support.algorithms if bucket.known_support else ()
+        return read_whole(self._folders[version.watch], version, put, {*algorithms, *(["sha256"] if by_hash else [])})
+
+    def _bucket(self, version: FileVersion) -> Bucket:
+        """Return the bucket that a version was queued for, even if its watch has another bucket now."""
+        return self._buckets[version.watch].for_bucket(version.bucket)
+
+    def intent(self, item: Item) -> str:
+        """Return what is committed before an item's content is sent; "" where that isn't known yet."""
+        support = self._bucket(item.version).known_support
+        return item.prepared.intent(support) if item.prepared and support else ""
+
+    async def run(self) -> None:
+        """Send one item after the other, until cancelled: one of ``upload.concurrency`` such loops."""
+        while True:
+            item = await self.queue.get()
+            with alive(f"worker of {item.version.file_id}"):
+                await self._send(item)
+
+    async def _send(self, item: Item) -> None:
+        try:
+            item.receipt = await self._upload_one(item)
+        except Exception as problem:  # noqa: BLE001 - ``faults`` decides what each means
+            await self._faults.handle(item, problem)
+        else:
+            item.prepared = None
+            self._sent([item])
+
+    async def _upload_one(self, item: Item) -> Receipt:
+        if item.problem:
+            raise item.problem
+        version = item.version
         transfer = Transfer(
-            # A version goes to the bucket it was queued for, even if its watch has another bucket now.
-            self._buckets[version.watch].for_bucket(version.bucket),
+            self._bucket(version),
             self._folders[version.watch],
-            version,
+            item,
             self._ledger,
             self._upload,
             slots=self._slots,
             host=self._host,
             put=self._puts.get(version.file_id),
-            progress=progress,
         )
-        try:
-            receipt = await transfer.run()
-        except Vanished:
-            return await self._end_vanished(version)
-        except Writing:
-            return await self._ledger.apply(version, Event.RETRY, not_before=utcnow() + WRITER_PAUSE)
-        except Fault as problem:
-            return await self._faults.handle(version, problem)
-        return await self._ledger.apply(receipt.version, Event.VERIFY, **self._changes(receipt))
-
-    async def _end_vanished(self, version: FileVersion) -> FileVersion:
-        ended = await self._ledger.apply(version, Event.VANISH, done_at=utcnow())
-        self._announcer.done([ended])
-        return ended
-
-    def _changes(self, receipt: Receipt) -> dict[str, Any]:
-        """Return the columns that the receipt changes: only a few after a first attempt."""
-        verified = {
-            "fingerprint": receipt.fingerprint,
-            "checksum": receipt.checksum,
-            "part_size": receipt.part_size,
-            "upload_id": "",
-            "etag": receipt.etag,
-            "version_id": receipt.version_id,
-            "adopted": receipt.adopted,
-            "signed_at": self._now(),
-            "error_code": "",
-            "error": "",
-        }
-        return {name: value for name, value in verified.items() if getattr(receipt.version, name) != value}
+        return await transfer.run()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from presignd.errors import fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint, Sent
-from presignd.pipeline.files.hash import READ, checksum_like, fingerprint_of, into_one_buffer, read_at
+from presignd.pipeline.files.hash import READ, Digest, checksum_like, fingerprint_of, into_one_buffer, read_at
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Decision, supported_conditions
 from presignd.pipeline.upload.content import Slots, record_intent
@@ -35,12 +35,24 @@ Read = Callable[[int, int, int], bytes | memoryview]
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A file ready to be sent: its descriptor, its checksums by algorithm, and its bytes if it is small."""
+    """A file ready to be sent: its checksums by algorithm, its bytes if it is small, its descriptor if it is open."""
 
-    fd: int
+    fd: int | None
     fingerprint: Fingerprint
     checksums: dict[str, str]
     data: bytes | None
+
+    def checksum_like(self, like: str, size: int, part_size: int) -> str:
+        """Return the checksum of the first ``size`` bytes, in the form of ``like``. Blocking."""
+        if self.fd is not None:
+            return checksum_like(self.fd, like, size, part_size)
+        made = Digest(like, part_size)
+        made.update((self.data or b"")[:size])
+        return made.checksum
+
+    def intent(self, support: Support) -> str:
+        """Return what tells the object that this content will be, as it is committed before the content is sent."""
+        return self.checksums[support.checksum if support.proven else "md5"]
 
 
 def prepare(
@@ -123,11 +135,11 @@ class Whole:
 
     async def checksum_like(self, like: str, part_size: int, size: int | None = None) -> str:
         """Return the checksum in the form of ``like``; hash only if it isn't known."""
-        fd, known, algorithm = self._prepared.fd, self._prepared.checksums, algorithm_of(like)
+        hashed, known, algorithm = self._prepared.checksum_like, self._prepared.checksums, algorithm_of(like)
         if size is not None or "-" in like:
-            return await in_background(checksum_like, fd, like, self.size if size is None else size, part_size)
+            return await in_background(hashed, like, self.size if size is None else size, part_size)
         if algorithm not in known:
-            known[algorithm] = await in_background(checksum_like, fd, like, self.size)
+            known[algorithm] = await in_background(hashed, like, self.size, 0)
         return known[algorithm]
 
     def use_checksum(self, checksum: str, part_size: int) -> None:
@@ -137,8 +149,7 @@ class Whole:
         self, version: FileVersion, decision: Decision, support: Support
     ) -> tuple[FileVersion, StoredObject | None]:
         """PUT the file and verify the object."""
-        intent = self.checksum if support.proven else self._prepared.checksums["md5"]
-        version = await record_intent(self._ledger, version, self, intent)
+        version = await record_intent(self._ledger, version, self, self._prepared.intent(support))
         passed("put.before")
         async with self._slots.small() if self.size <= TINY else nullcontext():  # a larger one holds its slot already
             response = await self._put(version, supported_conditions(decision, support), support)
@@ -165,8 +176,9 @@ class Whole:
         )
         # If the object of an If-Match is gone, the response is 404 NoSuchKey (S3) or 412.
         accept = (404, 412) if decision.if_match else (412,)
-        streamed = prepared.data is None or self._bucket.limited
-        body = Slice(prepared.fd, 0, version.size, whole=True) if streamed else prepared.data
+        body: bytes | Slice | None = prepared.data
+        if prepared.fd is not None and (body is None or self._bucket.limited):
+            body = Slice(prepared.fd, 0, version.size, whole=True)
         response = await self._bucket.send(request, body, accept=accept, on_sent=self._on_sent)
         if response.status == 404 and response.code == "NoSuchBucket":  # noqa: PLR2004
             raise fault("no_such_bucket", "404 NoSuchBucket")
@@ -203,4 +215,4 @@ class Whole:
 
     def is_unchanged(self) -> bool:
         """Hash the file again, and compare."""
-        return checksum_like(self._prepared.fd, self.checksum, self.size) == self.checksum
+        return self._prepared.checksum_like(self.checksum, self.size, 0) == self.checksum

@@ -15,7 +15,7 @@ import pytest
 from presignd.errors import PresigndError, Unavailable, UsageError, fault
 from presignd.ledger import Patience, changes, open_ledger
 from presignd.ledger import queries as questions
-from presignd.ledger.changes import Change, KeyRequest
+from presignd.ledger.changes import Change, Claim, KeyRequest
 from presignd.ledger.database import explain, open_database
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.states import Event
@@ -293,7 +293,9 @@ def test_no_statement_of_the_daily_work_scans_or_sorts_the_versions(recorder: An
     """A million versions cost each of them no more than a few."""
     changes.enqueue(recorder, [new(b"1/a", key="a"), new(b"2/a", key="a"), new(b"d/x")])
     changes.enqueue(recorder, [new(b"d/x", key="other")])
-    one, two, three = changes.claim(recorder, "drop", 10, LATER, 10**9)
+    due = questions.due(recorder, "drop", 10, LATER, below_size=10**9)
+    claimed = changes.claim(recorder, [Claim(version) for version in due])
+    one, two, three = [found.version for found in claimed if found]
     (one,) = changes.apply(recorder, [Change(one, (Event.VERIFY,), {"etag": "e"})])
     (one,) = changes.record_linked(recorder, [one], MARK, {})
     assert changes.assign_key(recorder, [KeyRequest(two, "a", fresh=True, next_key=True, after_key="a~2")]) != [None]

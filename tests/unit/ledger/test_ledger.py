@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from presignd.ledger import Ledger, LostUpdate, Selection, open_ledger
+from presignd.ledger.changes import Claim
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, Sent, State
 from presignd.states import TRANSITIONS, UNCLEAN_LIMIT, BadTransition, Event
-from tests.versions import LATER, MARK, NOW, PRINT, new
+from tests.versions import LATER, MARK, NOW, PRINT, claim, new
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ async def queued(ledger: Ledger, path: bytes = b"a.txt", **given: Any) -> FileVe
 
 async def uploading(ledger: Ledger, path: bytes = b"a.txt", **given: Any) -> FileVersion:
     version = await queued(ledger, path, **given)
-    claimed = {v.file_id: v for v in await ledger.claim(version.watch, 1000, LATER)}
+    claimed = {v.file_id: v for v in await claim(ledger, version.watch, 1000, LATER)}
     return claimed[version.file_id]
 
 
@@ -125,7 +126,7 @@ async def test_a_file_differs_from_what_is_gone_or_was_unreadable_or_another_wat
     """Each is to be settled again, though its fingerprint be the same."""
     for path in (b"gone", b"vanished", b"unreadable"):
         await queued(ledger, path)
-    for version in await ledger.claim("drop", 10, LATER):
+    for version in await claim(ledger, "drop", 10, LATER):
         if version.path == b"unreadable":
             await ledger.apply(version, Event.QUARANTINE, error_code="unreadable", error="why")
         elif version.path == b"vanished":
@@ -179,7 +180,7 @@ async def test_other_content_at_a_path_supersedes_what_waits_there(ledger: Ledge
     assert recorded.superseded.state is State.SUPERSEDED
     assert recorded.superseded.done_at == LATER
     assert await ledger.by_path("drop", b"a.txt") == recorded.version
-    assert await ledger.claim("drop", 10, LATER) != []
+    assert await claim(ledger, "drop", 10, LATER) != []
     assert await ledger.unannounced() == [recorded.superseded]
 
 
@@ -212,7 +213,7 @@ async def test_ignored_and_quarantined_arrivals_are_recorded_as_they_are(ledger:
     )
     assert (ignored.state, ignored.key) == (State.IGNORED, None)
     assert (refused.state, refused.error_code, refused.error) == (State.QUARANTINED, "key_refused", "it is empty")
-    assert await ledger.claim("drop", 10, LATER) == []
+    assert await claim(ledger, "drop", 10, LATER) == []
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.FINISHED])
@@ -485,7 +486,7 @@ async def test_paths_are_paged_in_byte_order_without_those_known_to_be_gone(ledg
 async def test_claims_go_by_priority_then_age(ledger: Ledger) -> None:
     for path, priority in ((b"backlog", 5), (b"first", 1), (b"second", 1)):
         await queued(ledger, path, priority=priority)
-    claimed = [await ledger.claim("drop", 2, NOW), await ledger.claim("drop", 2, NOW)]
+    claimed = [await claim(ledger, "drop", 2, NOW), await claim(ledger, "drop", 2, NOW)]
     assert [[version.path for version in batch] for batch in claimed] == [[b"first", b"second"], [b"backlog"]]
     assert {(v.state, v.attempt) for batch in claimed for v in batch} == {(State.UPLOADING, 1)}
 
@@ -495,29 +496,34 @@ async def test_a_claim_leaves_other_watches_large_files_and_those_not_due(ledger
     await queued(ledger, b"large", fingerprint=replace(PRINT, size=100))
     await ledger.update(await queued(ledger, b"early"), not_before=LATER)
     await ledger.update(await queued(ledger, b"due"), not_before=NOW)
-    assert [version.path for version in await ledger.claim("drop", 10, NOW, below_size=100)] == [b"due"]
-    assert [version.path for version in await ledger.claim("drop", 10, NOW)] == [b"large"]
-    assert [version.path for version in await ledger.claim("drop", 10, LATER)] == [b"early"]
+    assert [version.path for version in await claim(ledger, "drop", 10, NOW, below_size=100)] == [b"due"]
+    assert [version.path for version in await claim(ledger, "drop", 10, NOW)] == [b"large"]
+    assert [version.path for version in await claim(ledger, "drop", 10, LATER)] == [b"early"]
 
 
 async def test_a_claim_for_a_command_leaves_what_comes_later_in_the_queue(ledger: Ledger) -> None:
     await queued(ledger, b"event", priority=1)
     await queued(ledger, b"put", priority=0)
-    assert [version.path for version in await ledger.claim("drop", 10, NOW, max_priority=0)] == [b"put"]
-    assert [version.path for version in await ledger.claim("drop", 10, NOW)] == [b"event"]
+    assert [version.path for version in await claim(ledger, "drop", 10, NOW, max_priority=0)] == [b"put"]
+    assert [version.path for version in await claim(ledger, "drop", 10, NOW)] == [b"event"]
 
 
 async def test_a_clock_that_is_set_back_doesn_t_keep_a_version_waiting(ledger: Ledger) -> None:
     """No pause is longer than an hour: what should wait for longer was written by another clock."""
     await ledger.update(await queued(ledger, b"late"), not_before=NOW + timedelta(hours=1))
     await ledger.update(await queued(ledger, b"written later"), not_before=NOW + timedelta(hours=1, seconds=1))
-    assert [version.path for version in await ledger.claim("drop", 10, NOW)] == [b"written later"]
+    assert [version.path for version in await claim(ledger, "drop", 10, NOW)] == [b"written later"]
 
 
 async def test_no_version_is_ever_claimed_twice(ledger: Ledger) -> None:
     await ledger.enqueue([new(b"%d" % number) for number in range(100)])
-    batches = await asyncio.gather(*(ledger.claim("drop", 3, NOW) for _ in range(50)))
-    claimed = [version.file_id for batch in batches for version in batch]
+    claimed: list[str] = []
+
+    async def claim_all() -> None:
+        while await ledger.due("drop", 1, NOW):
+            claimed.extend(version.file_id for version in await claim(ledger, "drop", 3, NOW))
+
+    await asyncio.gather(*(claim_all() for _ in range(50)))
     assert len(claimed) == len(set(claimed)) == 100
 
 
@@ -528,7 +534,7 @@ async def test_the_next_due_time_is_the_earliest_of_the_queued_ones_asked_for(le
         await ledger.update(await queued(ledger, path, watch=watch), not_before=not_before)
     await queued(ledger, b"e")
     assert await ledger.next_due(["drop", "other"], NOW) == NOW + timedelta(minutes=2)
-    await ledger.claim("other", 1, LATER)
+    await claim(ledger, "other", 1, LATER)
     assert await ledger.next_due(["drop", "other"], NOW) == NOW + timedelta(minutes=5)
 
 
@@ -558,7 +564,7 @@ async def test_a_version_moves_as_the_table_says_and_in_no_other_way(
 
 async def test_a_stale_version_changes_nothing(ledger: Ledger) -> None:
     stale = await queued(ledger)
-    (current,) = await ledger.claim("drop", 1, NOW)
+    (current,) = await claim(ledger, "drop", 1, NOW)
     with pytest.raises(LostUpdate):
         await ledger.apply(stale, Event.VANISH)
     with pytest.raises(LostUpdate):
@@ -613,7 +619,7 @@ async def test_a_version_in_flight_at_three_unclean_exits_is_quarantined(ledger:
     version = await queued(ledger)
     other = await verified(ledger, b"verified")
     for exits in range(1, UNCLEAN_LIMIT + 1):
-        await ledger.claim("drop", 1, NOW)
+        await claim(ledger, "drop", 1, NOW)
         stopped = await ledger.release(unclean=True)
         assert len(stopped) == (exits == UNCLEAN_LIMIT)
     (stopped_one,) = stopped
@@ -703,7 +709,7 @@ async def test_nothing_is_forgotten_before_its_end_was_said(ledger: Ledger) -> N
 
 async def test_a_directory_of_thousands_goes_whole(ledger: Ledger) -> None:
     await ledger.enqueue([new(b"d/%d" % number, key=None) for number in range(2500)])
-    await ledger.claim("drop", 1100, NOW)
+    await claim(ledger, "drop", 1100, NOW)
     assert len(await ledger.record_gone("drop", [b"d"], NOW)) == 1400
     assert await ledger.paths("drop", b"", 10) == []
 
@@ -800,14 +806,14 @@ async def test_a_retried_version_starts_afresh(ledger: Ledger) -> None:
     await ledger.update(version, unclean=3, not_before=LATER)
     (again,) = await ledger.requeue(Selection(), LATER)
     assert again == replace(version, state=State.QUEUED, attempt=0, faults=0, error_code="", error="", queued_at=LATER)
-    assert len(await ledger.claim("drop", 1, NOW)) == 1
+    assert len(await claim(ledger, "drop", 1, NOW)) == 1
 
 
 async def test_a_version_that_has_its_link_is_retried_from_there(ledger: Ledger) -> None:
     version = await ledger.apply(await linked(ledger), Event.QUARANTINE, error_code="finish_failed", error="why")
     (again,) = await ledger.requeue(Selection(), LATER)
     assert again == replace(version, state=State.LINKED, error_code="", error="")
-    assert await ledger.claim("drop", 1, LATER) == []
+    assert await claim(ledger, "drop", 1, LATER) == []
 
 
 # --- many callers, and the end of the process ---------------------------------------------------------
@@ -922,13 +928,50 @@ async def test_many_new_versions_at_once_are_read_back_as_they_were_returned(led
     assert [one.version.key for one in again] == ["fresh.txt", "ä0.txt", "ä5~2.txt"]
 
 
-async def test_what_a_claim_saw_is_asked_for_again_where_too_much_was_claimed_to_remember(
-    tmp_path: Path,
-) -> None:
-    ledger = await open_ledger(tmp_path, unused_keys=0)
+async def test_a_claim_finds_the_receipt_before_each_version_under_its_key(ledger: Ledger) -> None:
     receipt = await finished(ledger)
     await ledger.enqueue([new(b"other.txt"), new()])
-    claimed = [*await ledger.claim("drop", 1, NOW), *await ledger.claim("drop", 1, NOW)]
-    found = [await ledger.previous_receipt(version) for version in sorted(claimed, key=lambda version: version.path)]
-    await ledger.close(clean=True)
-    assert [one and one.file_id for one in found] == [receipt.file_id, None]
+    found = await ledger.claim([Claim(version) for version in await ledger.due("drop", 2, NOW)])
+    assert [one and one.previous and one.previous.file_id for one in found] == [None, receipt.file_id]
+
+
+async def test_a_claim_commits_what_the_object_will_be_unless_that_was_recorded_before(ledger: Ledger) -> None:
+    version = await queued(ledger)
+    [one] = await ledger.claim([Claim(version, "md5:e1")])
+    assert one is not None
+    assert (
+        await ledger.by_id(version.file_id)
+        == one.version
+        == replace(version, state=State.UPLOADING, attempt=1, etag="e1")
+    )
+    again = await ledger.apply(one.version, Event.RETRY)
+    [two] = await ledger.claim([Claim(again, "md5:e2")])
+    assert two is not None
+    assert (await ledger.by_id(version.file_id), two.version.etag) == (two.version, "e1")
+
+
+async def test_what_ended_since_it_was_read_is_not_claimed(ledger: Ledger) -> None:
+    await ledger.enqueue([new(b"a"), new(b"b"), new(b"c")])
+    due = await ledger.due("drop", 3, NOW)
+    await ledger.record_gone("drop", [b"b"], NOW)
+    found = await ledger.claim([Claim(version, "e") for version in due])
+    assert [one and one.version.path for one in found] == [b"a", None, b"c"]
+    assert await ledger.claim([Claim(version) for version in due]) == [None] * 3
+
+
+async def test_a_new_version_with_an_intent_is_claimed_by_the_commit_that_records_it(ledger: Ledger) -> None:
+    receipt = await finished(ledger)
+    done = await ledger.enqueue([replace(new(), intent="md5:e1"), replace(new(b"b"), intent="md5:e2"), new(b"c")])
+    assert [(one.version.state, one.version.attempt, one.version.etag) for one in done] == [
+        (State.UPLOADING, 1, "e1"),
+        (State.UPLOADING, 1, "e2"),
+        (State.QUEUED, 0, ""),
+    ]
+    assert [one.previous and one.previous.file_id for one in done] == [receipt.file_id, None, None]
+    assert [await ledger.by_id(one.version.file_id) for one in done] == [one.version for one in done]
+
+
+async def test_a_version_whose_key_is_taken_is_not_claimed_whatever_its_intent(ledger: Ledger) -> None:
+    await ledger.enqueue([new(b"a", key="k")])
+    [one] = await ledger.enqueue([replace(new(b"b", key="k", next_key=False), intent="md5:e")])
+    assert (one.version.state, one.version.error_code, one.version.attempt) == (State.QUARANTINED, "key_taken", 0)

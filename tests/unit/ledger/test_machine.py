@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from presignd.ledger import LostUpdate, Selection, changes
 from presignd.ledger import queries as questions
-from presignd.ledger.changes import Change, KeyRequest
+from presignd.ledger.changes import Change, Claim, KeyRequest
 from presignd.ledger.schema import MIGRATIONS
 from presignd.model import FileVersion, Fingerprint, LinksMark, State
 from presignd.states import ENDED, IN_FLIGHT, TRANSITIONS, Event, is_recorded
@@ -95,10 +95,15 @@ class LedgerMachine(RuleBasedStateMachine):
         self.states[wanted.file_id] = recorded.version.state
         assert (recorded.version.state is State.QUARANTINED) == (key is not None and recorded.version.key is None)
 
+    def claimed(self, limit: int) -> list[FileVersion]:
+        due = questions.due(self.connection, "drop", limit, self.now)
+        found = changes.claim(self.connection, [Claim(version) for version in due])
+        return [one.version for one in found if one]
+
     @rule(target=held, limit=st.integers(1, 3))
     def claim(self, limit: int) -> object:
         waiting = [file_id for file_id, state in self.states.items() if state is State.QUEUED]
-        claimed = changes.claim(self.connection, "drop", limit, self.now, None)
+        claimed = self.claimed(limit)
         assert len(claimed) == min(limit, len(waiting))
         for version in claimed:
             self.moved(version, Event.CLAIM)
@@ -113,7 +118,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def upload_all(self) -> None:
-        for version in changes.claim(self.connection, "drop", 100, self.now, None):
+        for version in self.claimed(100):
             self.moved(version, Event.CLAIM)
             if version.key:
                 self.succeed_with(version)

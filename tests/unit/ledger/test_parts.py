@@ -11,7 +11,7 @@ import pytest
 from presignd.ledger import Ledger, LostUpdate, open_ledger
 from presignd.model import FileVersion, Part
 from presignd.states import UNCLEAN_LIMIT, Event
-from tests.versions import LATER, NOW, new
+from tests.versions import LATER, NOW, claim, new
 
 PARTS = [Part(number, 5, f"md5-{number}", f"etag-{number}") for number in (2, 1, 3)]
 
@@ -25,7 +25,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 async def begun(ledger: Ledger, path: bytes = b"a.bin") -> FileVersion:
     await ledger.enqueue([new(path)])
-    (claimed,) = await ledger.claim("drop", 1, LATER)
+    (claimed,) = await claim(ledger, "drop", 1, LATER)
     return await ledger.begin_upload(claimed, "upload-1", 5)
 
 
@@ -41,7 +41,7 @@ async def test_parts_survive_a_restart_of_the_upload_s_version(ledger: Ledger) -
     version = await begun(ledger)
     await ledger.record_part(version, PARTS[0])
     await ledger.release(unclean=True)
-    (again,) = await ledger.claim("drop", 1, LATER)
+    (again,) = await claim(ledger, "drop", 1, LATER)
     assert again.upload_id == "upload-1"
     assert await ledger.parts(again) == [PARTS[0]]
 
@@ -50,11 +50,11 @@ async def test_a_large_file_that_gets_on_between_unclean_exits_is_never_quaranti
     await begun(ledger)
     for part in PARTS * 4:
         assert await ledger.release(unclean=True) == []
-        (version,) = await ledger.claim("drop", 1, LATER)
+        (version,) = await claim(ledger, "drop", 1, LATER)
         await ledger.record_part(version, part)
     for _ in range(UNCLEAN_LIMIT - 1):
         assert await ledger.release(unclean=True) == []
-        await ledger.claim("drop", 1, LATER)
+        await claim(ledger, "drop", 1, LATER)
     assert len(await ledger.release(unclean=True)) == 1
 
 

@@ -13,9 +13,12 @@ import pytest
 
 from presignd.config import UploadConfig
 from presignd.ledger import Ledger
+from presignd.ledger.changes import Claim
+from presignd.ledger.rows import Claimed
 from presignd.model import FileVersion, Fingerprint, State
-from presignd.pipeline.dispatch import AHEAD, MIN_AHEAD, Dispatcher
-from presignd.pipeline.worker import Worker
+from presignd.pipeline.dispatch import BATCH, Dispatcher
+from presignd.pipeline.stage import MOST, Item, Queue, Receipt
+from presignd.pipeline.upload.uploader import Uploader
 from tests.versions import NOW
 
 LARGE, SMALL = 1000, 10
@@ -28,10 +31,11 @@ def version(watch: str, number: int, size: int) -> FileVersion:
 
 
 MAX_PRIORITY = 1
+RECEIPT = Receipt(Fingerprint(1, 1, 1, 1), "", 0, "", "", adopted=False)
 
 
 class World:
-    """A queue for each watch, and workers that work until they are told to end."""
+    """A queue for each watch, and senders that send until they are told to end; of the uploader, only the queue."""
 
     def __init__(self, slots: int, *, tiny: int = 0, **queues: Sequence[int]) -> None:
         self.queues = {
@@ -39,46 +43,50 @@ class World:
             for watch, sizes in queues.items()
         }
         self.shut: set[str] = set()
-        self.at_work: dict[str, asyncio.Future[None]] = {}
+        self.ended: set[str] = set()
         self.begun: list[str] = []
         self.claims: dict[str, int] = defaultdict(int)
         self.claiming = asyncio.Event()
         self.claiming.set()
+        self.tiny, self.queue = tiny, Queue[Item]()
         upload = UploadConfig(concurrency=slots, multipart_threshold=LARGE)
         self.dispatcher = Dispatcher(
             cast("Ledger", self),
-            cast("Worker", self),
+            cast("Uploader", self),
             upload,
             list(queues),
             lambda watch: watch not in self.shut,
-            tiny=tiny,
         )
 
     # --- the ledger ---
-    async def claim(
+    async def due(
         self, watch: str, limit: int, now: datetime, *, below_size: int | None, max_priority: int | None
     ) -> list[FileVersion]:
         assert now.tzinfo is not None
         assert max_priority == MAX_PRIORITY
-        await self.claiming.wait()
         self.claims[watch] += 1
-        queue = self.queues[watch]
-        found = [each for each in queue if below_size is None or each.size < below_size][:limit]
-        self.queues[watch] = [each for each in queue if each not in found]
-        return found
+        return [each for each in self.queues[watch] if below_size is None or each.size < below_size][:limit]
+
+    async def claim(self, wanted: Sequence[Claim]) -> list[Claimed | None]:
+        await self.claiming.wait()
+        assert [one.intent for one in wanted] == [f"md5:{one.version.file_id}" for one in wanted]
+        names = {one.version.file_id for one in wanted}
+        for watch, queue in self.queues.items():
+            self.queues[watch] = [each for each in queue if each.file_id not in names]
+        names -= self.ended
+        return [Claimed(one.version, None) if one.version.file_id in names else None for one in wanted]
 
     async def next_due(self, watches: Collection[str], after: datetime) -> None:
         assert not self.shut & set(watches)
         assert after.tzinfo is not None
 
-    # --- the worker ---
-    async def process(self, version: FileVersion) -> None:
-        self.begun.append(version.file_id)
-        self.at_work[version.file_id] = asyncio.get_running_loop().create_future()
-        try:
-            await self.at_work[version.file_id]
-        finally:
-            del self.at_work[version.file_id]
+    # --- the uploader ---
+    async def read(self, versions: Sequence[FileVersion]) -> list[Item]:
+        self.begun += [each.file_id for each in versions]
+        return [Item(each) for each in versions]
+
+    def intent(self, item: Item) -> str:
+        return f"md5:{item.version.file_id}"
 
     # --- the test's hand ---
     @asynccontextmanager
@@ -87,13 +95,26 @@ class World:
         await turns()
         yield task
         task.cancel()
-        await self.dispatcher.drain(0)
         await asyncio.gather(task, return_exceptions=True)
+
+    @property
+    def at_work(self) -> list[str]:
+        return list(self.dispatcher.at_work)
+
+    def unsent(self) -> list[str]:
+        return [name for name, item in self.dispatcher.at_work.items() if item.receipt is None]
+
+    async def send(self, *names: str) -> None:
+        """Let these be sent (all without any), and wait for their link."""
+        for name in names or self.unsent():
+            self.dispatcher.at_work[name].receipt = RECEIPT
+        self.dispatcher.wake()
+        await turns()
 
     async def end(self, *names: str) -> None:
         """Let these be through (all at work without any) and what follows begin."""
-        for name in names or list(self.at_work):
-            self.at_work[name].set_result(None)
+        for name in names or self.at_work:
+            self.dispatcher.leave(self.dispatcher.at_work[name])
         await turns()
 
     def watches_at_work(self) -> dict[str, int]:
@@ -109,11 +130,11 @@ async def turns() -> None:
 
 
 async def test_watches_take_turns_however_long_one_s_queue_is() -> None:
-    world = World(4, a=[SMALL] * 100, b=[SMALL] * 2)
+    world = World(4, a=[SMALL] * 100, b=[SMALL] * 4)
     async with world.running():
-        assert world.watches_at_work() == {"a": 2, "b": 2}
+        assert world.watches_at_work() == {"a": 4, "b": 4}
         await world.end()
-        assert world.watches_at_work() == {"a": 4}
+        assert world.watches_at_work() == {"a": 8}
 
 
 async def test_with_one_slot_watches_take_turns_too() -> None:
@@ -124,59 +145,58 @@ async def test_with_one_slot_watches_take_turns_too() -> None:
         assert {begun[0] for begun in world.begun[:3]} == {begun[0] for begun in world.begun[3:6]} == {"a", "b", "c"}
 
 
-async def test_every_slot_is_used_where_only_one_watch_has_work() -> None:
+async def test_every_sender_is_used_where_only_one_watch_has_work() -> None:
     world = World(8, a=[], b=[SMALL] * 20, c=[])
     async with world.running():
-        assert world.watches_at_work() == {"b": 8}
+        assert world.watches_at_work() == {"b": 16}
 
 
-async def test_large_files_leave_half_of_the_slots_to_small_ones() -> None:
+async def test_large_files_leave_half_of_the_senders_to_small_ones() -> None:
     world = World(8, a=[LARGE] * 20)
     async with world.running():
         assert len(world.at_work) == 4
         world.queues["a"] += [version("s", number, SMALL) for number in range(20)]
         world.dispatcher.wake()
         await turns()
-        assert world.watches_at_work() == {"a": 4, "s": 4}
+        assert world.watches_at_work() == {"a": 4, "s": 12}
         await world.end(*[name for name in world.at_work if name.startswith("a")])
-        assert world.watches_at_work() == {"a": 4, "s": 4}
+        assert world.watches_at_work() == {"a": 4, "s": 12}
 
 
 async def test_a_large_file_gets_its_turn_among_many_small_ones() -> None:
     world = World(2, a=[SMALL, SMALL, SMALL, LARGE, *[SMALL] * 50])
     async with world.running():
         await world.end()
-        assert "a3" in world.at_work
+        assert "a3" in world.begun
 
 
-async def test_one_slot_takes_large_files_too() -> None:
+async def test_one_sender_takes_large_files_too() -> None:
     world = World(1, a=[LARGE])
     async with world.running():
-        assert list(world.at_work) == ["a0"]
+        assert world.at_work == ["a0"]
 
 
 async def test_a_blocked_watch_waits_and_holds_up_no_other() -> None:
-    world = World(4, a=[SMALL] * 9, b=[SMALL] * 9)
+    world = World(4, a=[SMALL] * 20, b=[SMALL] * 20)
     world.shut.add("a")
     async with world.running():
-        assert world.watches_at_work() == {"b": 4}
+        assert world.watches_at_work() == {"b": 8}
         world.shut.clear()
         await world.end()
-        assert world.watches_at_work() == {"a": 2, "b": 2}
+        assert world.watches_at_work() == {"a": 4, "b": 4}
 
 
 async def test_nothing_to_do_is_looked_at_once() -> None:
-    world = World(4, a=[])
+    world = World(4, tiny=SMALL, a=[])
     async with world.running():
-        assert world.claims == {"a": 1}
+        assert world.claims == {"a": 2}, "once for any size, once for the tiny ones"
 
 
-async def test_what_a_worker_could_not_even_record_ends_the_loop() -> None:
-    world = World(4, a=[SMALL])
-    async with world.running() as loop:
-        world.at_work["a0"].set_exception(RuntimeError("the ledger's thread has died"))
-        with pytest.raises(RuntimeError, match="died"):
-            await loop
+async def test_what_ended_before_its_claim_is_not_sent() -> None:
+    world = World(2, a=[SMALL] * 3)
+    world.ended.add("a1")
+    async with world.running():
+        assert world.at_work == ["a0", "a2"]
 
 
 async def test_a_drain_lets_what_is_in_flight_end_and_begins_nothing_more() -> None:
@@ -187,14 +207,13 @@ async def test_a_drain_lets_what_is_in_flight_end_and_begins_nothing_more() -> N
         await world.end()
         assert await draining
         await loop
-        assert world.begun == ["a0", "a1"]
+        assert world.begun == ["a0", "a1", "a2", "a3"]
 
 
-async def test_a_drain_that_takes_too_long_cancels_what_is_left() -> None:
+async def test_a_drain_that_takes_too_long_tells_so() -> None:
     world = World(2, a=[SMALL] * 9)
     async with world.running():
         assert not await world.dispatcher.drain(0)
-        assert world.at_work == {}
 
 
 async def test_what_was_claimed_while_the_drain_began_is_not_begun() -> None:
@@ -205,18 +224,19 @@ async def test_what_was_claimed_while_the_drain_began_is_not_begun() -> None:
         assert await world.dispatcher.drain(0)
         world.claiming.set()
         await loop
-        assert world.begun == []
+        assert world.at_work == []
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 16])
-async def test_never_more_at_work_than_slots(slots: int) -> None:
+async def test_no_more_wait_for_a_sender_than_there_are_senders(slots: int) -> None:
     world = World(slots, a=[LARGE, SMALL] * 20, b=[SMALL, LARGE] * 20, c=[SMALL] * 40)
     most: list[Any] = []
     async with world.running():
         while world.at_work:
-            most.append(len(world.at_work))
-            await world.end(next(iter(world.at_work)))
-    assert max(most) == slots
+            most.append(len(world.unsent()))
+            await world.send(world.unsent()[0])
+            await world.end(next(name for name in world.at_work if name not in world.unsent()))
+    assert max(most) == 2 * slots
     assert len(world.begun) == len(set(world.begun)) == 120
 
 
@@ -227,51 +247,41 @@ async def test_one_that_retires_claims_nothing_more_and_ends_with_what_it_claime
     async with world.running() as task:
         retiring = asyncio.create_task(world.dispatcher.retire())
         await turns()
+        assert not retiring.done()
         world.claiming.set()
         await turns()
-        assert (len(world.at_work), retiring.done(), task.done()) == (2, False, True)
-        for work in list(world.at_work.values()):
-            work.set_result(None)
+        assert (len(world.at_work), retiring.done(), task.done()) == (4, False, True)
+        await world.end()
         await retiring
-        assert len(world.begun) == 2
 
 
-async def test_one_that_retires_tells_what_a_worker_could_not_even_record() -> None:
-    """The process must end then: the file's last state is recorded nowhere."""
-    world = World(1, a=[SMALL])
-    async with world.running():
-        retiring = asyncio.create_task(world.dispatcher.retire())
-        await turns()
-        world.at_work["a0"].set_exception(RuntimeError("the ledger's thread has died"))
-        with pytest.raises(RuntimeError, match="died"):
-            await retiring
-
-
-async def test_tiny_files_are_claimed_ahead_of_their_slots_up_to_a_limit() -> None:
+async def test_tiny_files_are_claimed_ahead_up_to_a_limit_that_counts_what_waits_for_its_link() -> None:
     """So many share a commit; and not more than guarantee 3 lets a crash do again."""
-    world = World(4, tiny=SMALL, a=[SMALL] * 200, b=[SMALL] * 200)
+    world = World(4, tiny=SMALL, a=[SMALL] * 400, b=[SMALL] * 400)
     async with world.running():
-        assert AHEAD - MIN_AHEAD < len(world.at_work) <= AHEAD <= 256
+        assert MOST - BATCH < len(world.at_work) <= MOST == 256
         assert set(world.watches_at_work()) == {"a", "b"}
+        await world.send()
+        assert MOST - BATCH < len(world.at_work) <= MOST
 
 
-async def test_larger_files_have_their_slots_among_however_many_tiny_ones() -> None:
-    world = World(4, tiny=SMALL, a=[SMALL] * 300 + [SMALL + 1] * 9)
+async def test_larger_files_have_their_senders_among_however_many_tiny_ones() -> None:
+    world = World(4, tiny=SMALL, a=[SMALL] * 300 + [SMALL + 1] * 20)
     async with world.running():
         while not (whole := [name for name in world.at_work if int(name[1:]) >= 300]):
-            await world.end(*list(world.at_work)[:MIN_AHEAD])
-        assert len(whole) <= 4
+            await world.end(*world.at_work[:BATCH])
+        assert len(whole) <= 8
         await world.end(*[name for name in world.at_work if name not in whole])
-        assert len(world.at_work) == 4
+        assert len(world.at_work) == 8
 
 
-async def test_none_is_claimed_ahead_after_an_unclean_end_until_all_is_through() -> None:
+async def test_few_are_claimed_after_an_unclean_end_until_all_is_through() -> None:
     """What was in flight at three unclean ends is quarantined: that should be few besides the one that kills."""
     world = World(4, tiny=SMALL, a=[SMALL] * 9)
     async with world.running(careful=True):
         while world.at_work:
             assert len(world.at_work) <= 4
-            await world.end(next(iter(world.at_work)))
+            await world.end(world.at_work[0])
         world.queues["a"] = [version("a", 100 + number, SMALL) for number in range(50)]
         world.dispatcher.wake()
         await turns()

@@ -20,7 +20,7 @@ from presignd.pipeline.intake import Intake
 from presignd.pipeline.put import PutHandler, PutRequests
 from presignd.states import Event
 from tests.links import link
-from tests.versions import MARK, NOW, new
+from tests.versions import MARK, NOW, claim, new
 
 
 class World:
@@ -50,7 +50,7 @@ class World:
     async def claimed(self) -> FileVersion:
         """Wait until something is queued and claim it."""
         await self.queued.get()
-        (version,) = await self.ledger.claim("drop", 1, NOW)
+        (version,) = await claim(self.ledger, "drop", 1, NOW)
         return version
 
     async def upload(self, version: FileVersion) -> None:
@@ -109,7 +109,7 @@ async def test_a_put_waits_for_the_version_in_flight_and_then_gets_its_own_link(
     file = world.drop / "a"
     file.write_bytes(b"content")
     await world.ledger.enqueue([new(b"a", fingerprint=Fingerprint.of(file.stat()))])
-    (by_event,) = await world.ledger.claim("drop", 1, NOW)
+    (by_event,) = await claim(world.ledger, "drop", 1, NOW)
     with file.open("rb") as opened:
         put = world.put(file, opened.fileno())
         await asyncio.sleep(0)
@@ -142,7 +142,7 @@ async def test_a_client_that_goes_leaves_nothing_behind(world: World, elsewhere:
         with pytest.raises(asyncio.CancelledError):
             await put
     assert world.vanished == [os.fsencode(elsewhere)]
-    assert await world.ledger.claim("drop", 1, NOW) == []
+    assert await claim(world.ledger, "drop", 1, NOW) == []
     assert world.held == {}
 
 

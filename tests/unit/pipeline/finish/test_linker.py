@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -13,9 +13,11 @@ import pytest
 
 from presignd.errors import Fault, FileFault, fault
 from presignd.ledger import Ledger
+from presignd.ledger.changes import Change
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Link, LinksMark, State
-from presignd.pipeline.finish.link import MANY, STALE, Linker
+from presignd.pipeline.finish.link import STALE, Linker
+from presignd.pipeline.stage import Item
 from presignd.presign import Grant, GrantRequest
 from presignd.system.clock import utcnow
 from tests.versions import in_state
@@ -44,6 +46,9 @@ class World:
         self.on_sleep: list[asyncio.Event] = []
         self.committed: list[str] = []
         self.told: list[str] = []
+        self.published: list[str] = []
+        self.handed_on: list[Item] = []
+        self.more = asyncio.Event()
         self.linker = Linker(
             cast("Ledger", self),
             cast("LinksFile", self),
@@ -51,6 +56,7 @@ class World:
             sign=self.grant,
             sign_again=self.grant,
             now=self.now,
+            on_link=lambda link: self.published.append(link.file_id),
             sleep=self.sleep,
         )
         self.linker.trouble._log = self  # type: ignore[assignment]  # two of its methods are all that is called
@@ -76,8 +82,8 @@ class World:
         self.committed += [version.file_id for version in versions]
         return [replace(v, state=State.FINISHED if v.file_id in ended else State.LINKED) for v in versions]
 
-    async def update(self, version: FileVersion, **changes: Any) -> FileVersion:
-        return replace(version, **changes)
+    async def apply_all(self, changes: Sequence[Change]) -> list[FileVersion]:
+        return [replace(change.version, **change.fields) for change in changes]
 
     def append(self, links: Sequence[Link]) -> LinksMark:
         if self.appends:
@@ -95,36 +101,53 @@ class World:
         refused = [self.held.get(each.key) or self.refused.pop(each.key, None) for each in requests]
         return [no or granted(each) for no, each in zip(refused, requests, strict=True)]
 
-    async def link(self, *versions: FileVersion) -> list[tuple[FileVersion, Link] | BaseException]:
+    def put(self, *versions: FileVersion, finishes: bool = False) -> list[Item]:
+        """Put versions into the linker's queue."""
+        items = [Item(version, expires=900, finishes=finishes, after_link=self._take) for version in versions]
+        self.linker.queue.put_all(items)
+        return items
+
+    def _take(self, items: Sequence[Item]) -> None:
+        self.handed_on += items
+        self.more.set()
+
+    async def until(self, *items: Item) -> None:
+        """Wait until these were handed on."""
+        async with asyncio.timeout(10):
+            while not {*map(id, items)} <= {*map(id, self.handed_on)}:
+                self.more.clear()
+                await self.more.wait()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
         running = asyncio.create_task(self.linker.run())
-        found = await asyncio.gather(*(self.linker.link(one, 900) for one in versions), return_exceptions=True)
+        yield
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
-        return found
+
+    async def link(self, *versions: FileVersion) -> list[Item]:
+        async with self.running():
+            items = self.put(*versions)
+            await self.until(*items)
+        return items
 
 
-async def test_in_a_burst_the_next_links_wait_a_moment_for_company() -> None:
-    world, slept = World(), asyncio.Event()
-    world.on_sleep.append(slept)
-    running = asyncio.create_task(world.linker.run())
-    await asyncio.gather(*(world.linker.link(verified(number), 900) for number in range(MANY)))
-    calls = [asyncio.create_task(world.linker.link(verified(MANY), 900))]
-    await slept.wait()
-    calls.append(asyncio.create_task(world.linker.link(verified(MANY + 1), 900)))
-    await asyncio.gather(*calls)
-    running.cancel()
-    assert world.batches == [MANY, 2]
+async def test_what_waits_is_linked_as_one_list() -> None:
+    world = World()
+    items = world.put(*map(verified, range(20)))
+    async with world.running():
+        await world.until(*items)
+    assert world.batches == [20]
+    assert world.published == [item.version.file_id for item in world.handed_on] == world.lines
 
 
 async def test_a_link_whose_file_stays_is_finished_by_its_commit() -> None:
     world = World()
-    running = asyncio.create_task(world.linker.run())
-    (stays, _), (moves, _) = await asyncio.gather(
-        world.linker.link(verified(1), 900, finish=True), world.linker.link(verified(2), 900)
-    )
-    running.cancel()
-    assert (stays.state, moves.state) == (State.FINISHED, State.LINKED)
+    [stays], [moves] = world.put(verified(1), finishes=True), world.put(verified(2))
+    async with world.running():
+        await world.until(stays, moves)
+    assert (stays.version.state, moves.version.state) == (State.FINISHED, State.LINKED)
 
 
 def granted(request: GrantRequest) -> Grant:
@@ -146,8 +169,7 @@ async def test_a_commit_that_fails_is_tried_again_without_writing_the_lines_agai
 async def test_a_full_disk_and_an_absent_presigner_are_waited_for_and_told_once_each_way() -> None:
     world = World()
     world.appends, world.grants = [FULL, FULL], [fault("no_credentials")]
-    [found] = await world.link(verified(1))
-    assert not isinstance(found, BaseException)
+    await world.link(verified(1))
     assert world.lines == ["id-1"]
     assert world.told == ["links.blocked no_credentials", "links.unblocked"]
 
@@ -156,8 +178,7 @@ async def test_an_absent_store_never_quarantines_a_verified_file() -> None:
     """The region of a bucket may have to be asked for before the first link after a restart."""
     world = World()
     world.refused = {"1": AWAY}
-    [found] = await world.link(verified(1))
-    assert not isinstance(found, BaseException)
+    await world.link(verified(1))
     assert world.lines == ["id-1"]
 
 
@@ -165,20 +186,17 @@ async def test_a_link_that_waits_for_its_bucket_holds_no_other_up_and_is_told_on
     """Neither what came with it nor what comes while it waits, a full disk between them included."""
     world = World()
     world.held, world.appends = {"1": AWAY}, [FULL]
-    running = asyncio.create_task(world.linker.run())
-    waits = asyncio.create_task(world.linker.link(verified(1), 900))
-    for number in (2, 3):
-        await world.linker.link(verified(number), 900)
-    assert world.told == ["links.blocked disk_full"]
-    assert world.linker.trouble.problem is AWAY
-    assert not waits.done()
-    world.held = {}
-    await waits
+    async with world.running():
+        [waits] = world.put(verified(1))
+        for number in (2, 3):
+            await world.until(*world.put(verified(number)))
+        assert world.told == ["links.blocked disk_full"]
+        assert world.linker.trouble.problem is AWAY
+        assert waits not in world.handed_on
+        world.held = {}
+        await world.until(waits)
     assert world.lines == world.committed == ["id-2", "id-3", "id-1"]
     assert world.told == ["links.blocked disk_full", "links.unblocked"]
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
 
 
 async def test_a_link_that_comes_while_another_waits_does_not_wait_with_it() -> None:
@@ -190,66 +208,53 @@ async def test_a_link_that_comes_while_another_waits_does_not_wait_with_it() -> 
 
     world = Asleep()
     world.held = {"1": AWAY}
-    running = asyncio.create_task(world.linker.run())
-    waits = asyncio.create_task(world.linker.link(verified(1), 900))
-    for number in (2, 3):
-        async with asyncio.timeout(10):
-            await world.linker.link(verified(number), 900)
-    assert not waits.done()
-    world.held = {}
-    woken.set()
-    await waits
+    async with world.running():
+        [waits] = world.put(verified(1))
+        for number in (2, 3):
+            await world.until(*world.put(verified(number)))
+        assert waits not in world.handed_on
+        world.held = {}
+        woken.set()
+        await world.until(waits)
     assert world.committed == ["id-2", "id-3", "id-1"]
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
 
 
-async def test_a_bug_of_a_presigner_ends_the_linker_and_so_the_process() -> None:
-    world = World()
-    world.held = {"1": cast("Fault", ZeroDivisionError())}
-    waits = asyncio.create_task(world.linker.link(verified(1), 900))
-    await asyncio.sleep(0)
-    with pytest.raises(ZeroDivisionError):
-        await world.linker.run()
-    waits.cancel()
+async def test_a_bug_of_a_presigner_is_its_item_s_problem() -> None:
+    world, bug = World(), ZeroDivisionError()
+    world.held = {"1": cast("Fault", bug)}
+    stopped, linked = await world.link(verified(1), verified(2))
+    assert (stopped.problem, linked.problem) == (bug, None)
+    assert world.lines == ["id-2"]
 
 
 async def test_a_version_s_own_refusal_stops_no_other() -> None:
     world = World()
     world.refused = {"1": fault("grant_refused")}
-    refused, found = await world.link(verified(1), verified(2))
-    assert isinstance(refused, Fault)
-    assert refused.code == "grant_refused"
-    assert not isinstance(found, BaseException)
-    assert world.lines == ["id-2"]
+    refused, _ = await world.link(verified(1), verified(2))
+    assert isinstance(refused.problem, Fault)
+    assert refused.problem.code == "grant_refused"
+    assert (refused.version.state, refused.link) == (State.VERIFIED, None)
+    assert world.lines == world.published == ["id-2"]
 
 
-async def test_a_caller_who_went_stops_no_other() -> None:
-    """A worker is cancelled by a drain: whoever shares its batch gets his link, or his refusal, all the same."""
+async def test_a_full_disk_does_not_put_what_waits_for_its_bucket_back_twice() -> None:
     world = World()
-    world.refused = {"2": fault("grant_refused"), "3": fault("grant_refused")}
-    calls = [asyncio.create_task(world.linker.link(verified(number), 900)) for number in (1, 2, 3, 4)]
-    await asyncio.sleep(0)
-    for gone in calls[:2]:
-        gone.cancel()
-    await asyncio.sleep(0)
-    running = asyncio.create_task(world.linker.run())
-    refused, found = await asyncio.gather(*calls[2:], return_exceptions=True)
-    assert isinstance(refused, Fault)
-    assert isinstance(found, tuple)
-    assert world.committed == world.lines == ["id-1", "id-4"]
-    running.cancel()
-    await asyncio.gather(running, *calls, return_exceptions=True)
+    world.held, world.appends = {"1": AWAY}, [FULL, FULL]
+    async with world.running():
+        [waits], [linked] = world.put(verified(1)), world.put(verified(2))
+        await world.until(linked)
+        world.held = {}
+        await world.until(waits)
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert sorted(world.lines) == ["id-1", "id-2"]
 
 
 @pytest.mark.parametrize(("age", "anew"), [(STALE / 2, False), (STALE * 2, True), (-STALE * 2, True)])
 async def test_a_link_that_had_to_wait_lives_from_when_it_is_written(age: timedelta, *, anew: bool) -> None:
     """And one that had not keeps its committed date, so that the same URL comes again after a crash."""
     signed_at = utcnow() - age
-    [found] = await World().link(verified(1, signed_at=signed_at))
-    assert not isinstance(found, BaseException)
-    version, link = found
+    version, link = _linked(*await World().link(verified(1, signed_at=signed_at)))
     assert (version.signed_at != signed_at) is anew
     assert version.expires_at == link.expires_at == link.time.replace(microsecond=0) + timedelta(seconds=900)
 
@@ -269,19 +274,15 @@ async def test_a_linker_that_is_stopped_lets_the_line_under_way_be_written_whole
     loop = asyncio.get_running_loop()
     world.append = slowly  # type: ignore[method-assign]  # the disk takes its time
     running = asyncio.create_task(world.linker.run())
-    waiting = asyncio.create_task(world.linker.link(verified(1), 900))
+    world.put(verified(1))
     await asyncio.gather(running, return_exceptions=True)
     assert world.lines == ["id-1"]
     assert world.committed == []
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
 
 
 async def test_a_link_made_again_is_the_same_whatever_it_was_asked_for_then() -> None:
     world = World()
-    [found] = await world.link(verified(1))
-    assert not isinstance(found, BaseException)
-    version, link = found
+    version, link = _linked(*await world.link(verified(1)))
     again = await world.linker.remake_link(version)
     assert (again.url, again.expires_at) == (link.url, link.expires_at)
 
@@ -289,11 +290,14 @@ async def test_a_link_made_again_is_the_same_whatever_it_was_asked_for_then() ->
 async def test_a_link_made_again_waits_for_an_absent_store_and_not_for_a_refusal() -> None:
     """Else a store that is away for a moment after a crash would cost the link beside the file for ever."""
     world = World()
-    [found] = await world.link(verified(1))
-    assert not isinstance(found, BaseException)
-    version, link = found
+    version, link = _linked(*await world.link(verified(1)))
     world.grants = [fault("server_error"), fault("connection_refused")]
     assert (await world.linker.remake_link(version)).url == link.url
     world.refused[version.key or ""] = fault("key_refused")
     with pytest.raises(FileFault):
         await world.linker.remake_link(version)
+
+
+def _linked(item: Item) -> tuple[FileVersion, Link]:
+    assert item.link is not None
+    return item.version, item.link

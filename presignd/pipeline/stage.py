@@ -1,0 +1,98 @@
+"""What passes between the stages: items, each one version at work, and the queue of a stage.
+
+A stage is one loop. It takes whatever waits for it as one list, does its work for the whole list, and puts the list
+into the queue of the next stage. So batches form by themselves under load, and a lone version waits for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from presignd.model import FileVersion, Fingerprint, Link
+from presignd.pipeline.upload.whole import Prepared
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MOST = 256
+"""Most items in one list, and most versions of one configuration that are claimed and not yet linked: after a crash as
+many may be uploaded again (docs/guarantees.md, 3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What an upload proved, to be recorded; ``fingerprint`` is the file's once its content was read."""
+
+    fingerprint: Fingerprint
+    checksum: str
+    part_size: int
+    etag: str
+    version_id: str
+    adopted: bool
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """A version at work, from its claim until it is finished, waits for another try, or is the ledger's again.
+
+    ``previous``: the newest verified version before it under its key. ``prepared``: its content, where that was read
+    already. ``problem``: why it can go no further. ``receipt`` and ``link`` are made on its way. ``expires`` is its
+    link's lifetime in seconds. ``finishes``: the link's commit finishes it, as nothing is to be done with its file.
+    ``after_link`` takes the items that were linked, or could not be.
+
+    For ``status``: bytes ``sent``, of them ``resumed_from`` by an earlier attempt; when it ``began`` and when the last
+    bytes went (monotonic, seconds).
+    """
+
+    version: FileVersion
+    previous: FileVersion | None = None
+    prepared: Prepared | None = None
+    problem: Exception | None = None
+    receipt: Receipt | None = None
+    link: Link | None = None
+    expires: int = 0
+    finishes: bool = False
+    after_link: Callable[[Sequence[Item]], None] | None = None
+    sent: int = 0
+    resumed_from: int = 0
+    began: float = field(default_factory=time.monotonic)
+    last_progress: float = field(default_factory=time.monotonic)
+
+    def update(self, total: int) -> None:
+        """Record the bytes that the store has or is being sent; a resumed upload continues at the first number."""
+        self.last_progress = time.monotonic()
+        if not self.sent:
+            self.resumed_from, self.began = total, self.last_progress
+        self.sent = total
+
+    def rate(self, now: float) -> float:
+        """Return the bytes a second since this run began to send."""
+        return (self.sent - self.resumed_from) / max(now - self.began, 0.001)
+
+
+class Queue(asyncio.Queue[T]):
+    """What waits for a stage."""
+
+    def put_all(self, items: Iterable[T]) -> None:
+        """Add items at the end."""
+        for item in items:
+            self.put_nowait(item)
+
+    async def take(self) -> list[T]:
+        """Wait until something waits, and return it, at most ``MOST`` as one list."""
+        taken = [await self.get()]
+        while len(taken) < MOST and not self.empty():
+            taken.append(self.get_nowait())
+        return taken
+
+
+def outcome(step: Callable[[T], R], item: T) -> R | Exception:
+    """Return what ``step`` returns or raises for one item of a list: one that fails must not hold up the others."""
+    try:
+        return step(item)
+    except Exception as error:  # noqa: BLE001 - the stage decides what each error means
+        return error
