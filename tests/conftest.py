@@ -10,6 +10,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from presignd.telemetry import log
@@ -68,7 +69,7 @@ def logging_as_before() -> Iterator[None]:
     """Undo what ``log.setup`` did to the whole process."""
     hooks = [(sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")]
     before = [(place, name, getattr(place, name)) for place, name in hooks]
-    root, sinks = logging.getLogger(), log._sinks[:]
+    root, config = logging.getLogger(), structlog.get_config()
     handlers, level, raise_exceptions = root.handlers[:], root.level, logging.raiseExceptions
     show = warnings.showwarning
     yield
@@ -79,4 +80,4 @@ def logging_as_before() -> Iterator[None]:
         setattr(place, name, hook)
     root.handlers[:], logging.raiseExceptions = handlers, raise_exceptions
     root.setLevel(level)
-    log._sinks[:] = sinks
+    structlog.configure(**config)

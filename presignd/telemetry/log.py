@@ -1,12 +1,13 @@
-"""The event log: one event a line, from our code (``Logger``) and from libraries (stdlib logging).
+"""The event log: one event a line, from our code (structlog) and from libraries (stdlib logging).
 
-Every line takes the same path: ``_explain`` (an exception's fields), ``_scrub`` (removes secrets), a renderer (no text
-can look like a line of its own), ``_Output`` (a broken stderr stops nothing).
+Every line takes the same path: ``_fields`` (what happened, and when), ``_scrub`` (removes secrets), a renderer (no
+text can look like a line of its own), ``_Output`` (a broken stderr stops nothing).
 """
 
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import math
 import os
@@ -14,13 +15,14 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from datetime import time as day_time
-from json.encoder import encode_basestring
-from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+import structlog
 
 from presignd.errors import PresigndError
 from presignd.redaction.redact import REDACTED, is_clean, redact, redact_item, redact_key
@@ -31,14 +33,12 @@ from presignd.units import rfc3339
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
     from types import TracebackType
 
+    from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+
     from presignd.config import LogConfig
-
-EventDict: TypeAlias = dict[str, Any]
-
-Sink: TypeAlias = Callable[[str, EventDict], bool]
-"""Takes each event with its level; returns False if it was dropped, as no more lines can wait for the log's reader."""
 
 ORDER = (
     *("time", "level", "event", "file_id", "watch", "path", "bucket", "key", "size", "checksum", "etag"),
@@ -52,7 +52,7 @@ MAX_TEXT = 64 << 10
 PRIORITY = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
 """Syslog's priorities (sd-daemon(3)): for the journal a line begins with ``<N>``, which the journal removes."""
 
-_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+_PLAIN_TYPES = frozenset({str, int, bool, type(None), datetime})
 _PLAIN_NAMES = frozenset(ORDER) | {"by", "client", "operation", "count"}
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31"}
 LAST_SECONDS = 2.0
@@ -72,64 +72,9 @@ class LoggedLink:
     url: str = field(repr=False)
 
 
-class Logger:
-    """Logs events: ``log.info("file.done", file_id=…, status="linked")``; ``bound`` fields are in each line.
-
-    Each method returns what the sink does.
-    """
-
-    __slots__ = ("_bound", "_sink")
-
-    def __init__(self, sink: Sink, bound: EventDict | None = None) -> None:
-        self._sink = sink
-        self._bound = bound or {}
-
-    def bind(self, **fields: Any) -> Logger:
-        """Return a logger with more bound fields."""
-        return Logger(self._sink, self._bound | fields)
-
-    def log(self, level: str, event: str, /, **fields: Any) -> bool:
-        """Log an event at a level that is known only now."""
-        return self._sink(level, {**self._bound, **fields, "event": event})
-
-    def debug(self, event: str, /, **fields: Any) -> bool:
-        """Log what helps to find a bug."""
-        return self._sink("debug", {**self._bound, **fields, "event": event})
-
-    def info(self, event: str, /, **fields: Any) -> bool:
-        """Log what happened."""
-        return self._sink("info", {**self._bound, **fields, "event": event})
-
-    def warning(self, event: str, /, **fields: Any) -> bool:
-        """Log what may need a person."""
-        return self._sink("warning", {**self._bound, **fields, "event": event})
-
-    def error(self, event: str, /, **fields: Any) -> bool:
-        """Log what needs a person."""
-        return self._sink("error", {**self._bound, **fields, "event": event})
-
-    def critical(self, event: str, /, **fields: Any) -> bool:
-        """Log what ends the process."""
-        return self._sink("critical", {**self._bound, **fields, "event": event})
-
-    def exception(self, event: str, /, **fields: Any) -> bool:
-        """Log the exception that is being handled."""
-        return self._sink("error", {"exc_info": True, **self._bound, **fields, "event": event})
-
-
-def get_logger() -> Logger:
-    """Return the logger of our events."""
-    return _LOGGER
-
-
-def send_to(sink: Sink) -> Sink:
-    """Send every event of ``get_logger`` to ``sink`` from now on; return the sink before."""
-    before, _sinks[0] = _sinks[0], sink
-    return before
-
-
-def _to_sink(level: str, event: EventDict) -> bool:
-    return _sinks[0](level, event)
+def get_logger() -> FilteringBoundLogger:
+    """Return the logger of our events: ``log.info("file.done", file_id=…, status="linked")``."""
+    return cast("FilteringBoundLogger", structlog.get_logger())
 
 
 def setup(config: LogConfig, *, stream: TextIO | None = None) -> None:
@@ -141,7 +86,7 @@ def setup(config: LogConfig, *, stream: TextIO | None = None) -> None:
     _outputs[1:] = [output]
     console = config.format == "console" or (config.format == "auto" and output.is_terminal())
     level = logging.getLevelNamesMapping()[config.level.upper()]
-    send_to(_Lines(level, _Console(colour=output.has_colour()) if console else _render_json, output))
+    _configure(level, _Console(colour=output.has_colour()) if console else _render_json, output)
     _route_stdlib(level)
     _route_unhandled()
 
@@ -251,9 +196,18 @@ def say(line: str) -> None:
 
 
 # --- the fields of a line -------------------------------------------------------------------------
-def _explain(event: EventDict) -> None:
+def _fields(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Add time, level and the exception's fields, and put the fields in order."""
+    _explain(event, event.pop("exc_info", None))
+    event["time"] = utcnow()
+    event["level"] = {"exception": "error", "warn": "warning", "fatal": "critical"}.get(method, method)
+    ordered = {name: event[name] for name in ORDER if name in event}
+    return ordered if len(ordered) == len(event) else {**ordered, **event}
+
+
+def _explain(event: EventDict, exc_info: Any) -> None:
     """Turn an exception into fields: code and message if it is an expected failure, else its traceback."""
-    error = _exception_of(event.pop("exc_info"))
+    error = _exception_of(exc_info)
     if isinstance(error, PresigndError):
         event.setdefault("error_code", error.code)
         event.setdefault("error", error.message)
@@ -269,24 +223,19 @@ def _exception_of(exc_info: Any) -> BaseException | None:
     return exc_info if isinstance(exc_info, BaseException) else None
 
 
-def _in_order(event: EventDict) -> EventDict:
-    ordered = {name: event[name] for name in ORDER if name in event}
-    return ordered if len(ordered) == len(event) else ordered | event
-
-
 def _clean_line(event: EventDict) -> str | None:
     """Render an event that has only plain fields and no secret, as nearly all are; None for any other.
 
     This is the fast path: scrubbing a dozen fields one by one took as long as sending the file.
     """
-    if not event.keys() <= _PLAIN_NAMES:
+    if not (event.keys() <= _PLAIN_NAMES and {type(value) for value in event.values()} <= _PLAIN_TYPES):
         return None
-    try:
-        fields = [f'"{name}": {_PLAIN_TYPES[type(value)](value)}' for name, value in event.items()]
-    except KeyError:
-        return None
-    line = "{" + ", ".join(fields) + "}"
+    line = _ENCODER.encode(event)
     return line if len(line) <= MAX_TEXT and is_clean(line) else None
+
+
+def _encode_time(value: datetime) -> str:
+    return rfc3339(value)
 
 
 def _scrub(event: EventDict) -> EventDict:
@@ -332,13 +281,7 @@ def _text(value: Any) -> str:
 
 
 # --- how a line looks -----------------------------------------------------------------------------
-
-_PLAIN_TYPES: dict[type, Callable[[Any], str]] = {
-    str: encode_basestring,
-    int: str,
-    datetime: lambda time: f'"{rfc3339(time)}"',
-}
-"""How values that need no scrubbing are rendered in JSON."""
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=_encode_time)
 
 
 def _quote(value: Any) -> str:
@@ -372,36 +315,24 @@ def _word(value: Any) -> str:
     return value if isinstance(value, str) and _PLAIN_WORD.fullmatch(value) else _quote(value)
 
 
-# --- setting up ---------------------------------------------------------------------------------
-class _Lines:
-    """The sink that scrubs, renders and writes every event from ``level`` on."""
+# --- setting up structlog and logging -------------------------------------------------------------
+class _Line:
+    """The end of structlog's chain: scrubs, renders and writes every event."""
 
-    def __init__(self, level: int, render: Callable[[EventDict], str], output: _Output) -> None:
-        self._level = level
+    def __init__(self, render: Callable[[EventDict], str], output: _Output) -> None:
         self._render = render
         self._output = output
         self._in_journal = output.is_journal()
-        output.writer.notice = self.notice
 
-    def __call__(self, level: str, event: EventDict) -> bool:
+    def msg(self, /, **event: Any) -> bool:
         """Write the event; return whether there was room for it."""
-        if _LEVELS[level] < self._level:
-            return True
-        event["time"] = utcnow()
-        event["level"] = level
         try:
-            line = self._line(event)
+            said = _clean_line(event) if self._render is _render_json else None
+            line = self._prefix(event) + (said or self._render(_scrub(event)))
         except Exception as error:  # noqa: BLE001 - a value may raise anything, and logging must not
             event = {"time": utcnow(), "level": "error", **_failed(error)}
             line = self._prefix(event) + self._render(_scrub(event))
         return self._output.write(line)
-
-    def _line(self, event: EventDict) -> str:
-        if "exc_info" in event:
-            _explain(event)
-        event = _in_order(event)
-        clean = _clean_line(event) if self._render is _render_json else None
-        return self._prefix(event) + (clean or self._render(_scrub(event)))
 
     def notice(self, count: int, since: datetime) -> str:
         """Render the event ``log.dropped``."""
@@ -411,12 +342,25 @@ class _Lines:
     def _prefix(self, event: Mapping[str, Any]) -> str:
         return f"<{PRIORITY.get(str(event.get('level')), PRIORITY['info'])}>" if self._in_journal else ""
 
+    debug = info = warning = warn = error = exception = critical = fatal = msg
+
 
 _DROPPED_FIX = "see that stderr is read, and its disk has room; presignd status and links show what the lines said"
 
 
 def _failed(error: Exception) -> EventDict:
     return {"event": "log.failed", "error": type(error).__name__}
+
+
+def _configure(level: int, render: Callable[[EventDict], str], output: _Output) -> None:
+    line = _Line(render, output)
+    output.writer.notice = line.notice
+    structlog.configure(
+        processors=[_fields],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: line,
+        cache_logger_on_first_use=False,
+    )
 
 
 class _Bridge(logging.Handler):
@@ -427,9 +371,9 @@ class _Bridge(logging.Handler):
             message = record.getMessage()
         except Exception:  # noqa: BLE001 - a library's format string may not fit its arguments
             message = str(record.msg)
-        level = record.levelname.lower()
-        fields = {"logger": record.name, "message": message, "exc_info": record.exc_info}
-        get_logger().log(level if level in _LEVELS else "info", "log", **fields)
+        level = record.levelname.lower() if record.levelname in logging.getLevelNamesMapping() else "info"
+        emit = getattr(structlog.get_logger(), level, structlog.get_logger().info)
+        emit("log", logger=record.name, message=message, exc_info=record.exc_info)
 
 
 def _route_stdlib(level: int) -> None:
@@ -475,5 +419,4 @@ def _on_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> Non
 _STDERR = _Output()
 _outputs = [_STDERR]
 atexit.register(_STDERR.writer.close, LAST_SECONDS)
-_sinks: list[Sink] = [_Lines(logging.WARNING, _render_json, _STDERR)]
-_LOGGER = Logger(_to_sink)
+_configure(logging.WARNING, _render_json, _STDERR)

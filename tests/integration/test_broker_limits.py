@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from presignd.broker import tokens
 from presignd.broker.access import Rejected
@@ -20,7 +21,6 @@ from presignd.broker.config import load
 from presignd.broker.limits import ConcurrencyLimit, Limits
 from presignd.broker.service import Broker
 from presignd.demo.seaweedfs import LOOPBACK, free_ports
-from tests.logs import capture_logs
 
 SECRET, OTHER = tokens.new_token(), tokens.new_token()
 ASKED = {"operation": "get", "bucket": "bucket", "key": "two/a", "expires": 60}

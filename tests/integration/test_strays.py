@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from structlog.testing import capture_logs
+
 from presignd.model import Candidate, FileVersion, LinksMark
 from presignd.pipeline.watch import leftovers
 from presignd.pipeline.watch.pauses import Pauses
 from presignd.states import Event
-from tests.logs import capture_logs
 from tests.versions import claim
 from tests.watching import Drop
 from tests.watching import watching as watched

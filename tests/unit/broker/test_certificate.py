@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import trustme
+from structlog.testing import capture_logs
 
 from presignd.broker.certificate import certificate_end, end_problem
 from presignd.broker.config import BrokerSection, load
 from presignd.broker.service import Broker
 from presignd.checks.broker import certificate_result
 from presignd.errors import UsageError
-from tests.logs import capture_logs
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 

@@ -49,7 +49,7 @@ def test_version_is_told() -> None:
 
 def test_help_needs_no_heavy_library() -> None:
     """Completion runs the command at each press of Tab."""
-    heavy = "{'aiohttp', 'minio', 'pydantic', 'watchfiles', 'sqlite3', 'asyncio'}"
+    heavy = "{'aiohttp', 'minio', 'pydantic', 'structlog', 'watchfiles', 'sqlite3', 'asyncio'}"
     program = f"import sys, presignd.cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from presignd.config import WatchConfig
 from presignd.errors import Fault
@@ -24,7 +25,6 @@ from presignd.pipeline.settle.lane import COMPARING, FILES_PER_TURN, ROOM, Lane,
 from presignd.pipeline.settle.looker import Looker
 from presignd.pipeline.settle.settler import Settler
 from presignd.states import IN_FLIGHT, is_recorded
-from tests.logs import capture_logs
 
 EPOCH = 1_800_000_000 * 10**9
 HOUR = 3600 * 10**9
