@@ -153,6 +153,11 @@ class Presigner(Protocol):
         ...
 
 
+def signs_checksum_fields(algorithms: Collection[str]) -> bool:
+    """Return whether a presigner of these algorithms signs ``checksum_mode`` and its like: an older broker doesn't."""
+    return set(algorithms) > set(FIRST_CHECKSUMS)
+
+
 _REQUEST = TypeAdapter(GrantRequest)
 _GRANT = TypeAdapter(Grant)
 

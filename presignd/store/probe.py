@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from presignd.errors import Fault, fault
-from presignd.presign import FIRST_CHECKSUMS, GrantRequest, Operation
+from presignd.presign import GrantRequest, Operation, signs_checksum_fields
 from presignd.s3.checksums import algorithm_of, checksum_of, native
 from presignd.s3.limits import CHECK_NAME, LEAST_PART
 from presignd.s3.multipart import complete_body, etag_of_parts
@@ -247,7 +247,7 @@ class Probe:
         signed = await self._store.presigner.checksums()
         if algorithm in ("auto", "md5") or algorithm not in signed or (in_parts and algorithm == "sha256"):
             return "md5", False
-        proven = set(signed) > set(FIRST_CHECKSUMS) and await self.verifies(algorithm, in_parts=in_parts)
+        proven = signs_checksum_fields(signed) and await self.verifies(algorithm, in_parts=in_parts)
         return (algorithm, proven) if proven or not (in_parts or wanted == "auto") else ("md5", False)
 
     async def verifies(self, algorithm: str, *, in_parts: bool) -> bool:

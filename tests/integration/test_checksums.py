@@ -21,6 +21,7 @@ from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3, Object
 from tests.forged import forged
 from tests.integration.test_faults_etags import THIRD, UNCLEAR_COMPLETES, settled, stored, times_stored
 from tests.integration.test_faults_parts import COMPLETE, CONTENT, ONE_PART, OTHER, in_parts, none_left, parts_sent
+from tests.integration.test_verify import verified
 from tests.running import config, running, watch
 from tests.stores import Store
 
@@ -161,6 +162,39 @@ async def test_a_wrong_crc_that_the_store_tells_is_a_corrupted_transfer(
         await daemon.done()
         assert daemon.codes("upload.retry") == ["bad_digest"]
     assert stored(faulty_s3) == {"a": CONTENT[cut]}
+
+
+NAME, OTHER_CRC = header_of(checksum_of(OTHER, "crc64nvme"))
+WRONG_COMPLETES: dict[str, dict[str, Any]] = {
+    "the answer": {
+        **COMPLETE,
+        "late": True,
+        "body": f"<C><ETag>e</ETag><ChecksumCRC64NVME>{OTHER_CRC}</ChecksumCRC64NVME></C>".encode(),
+    },
+    "the HEAD after it": {
+        "method": "HEAD",
+        "when": lambda _, key: key == "a",
+        "headers": {NAME: OTHER_CRC, "Content-Length": str(len(CONTENT)), "ETag": '"e"'},
+        "body": b"",
+    },
+}
+
+
+@pytest.mark.parametrize("how", WRONG_COMPLETES.values(), ids=list(WRONG_COMPLETES))
+async def test_a_whole_of_another_crc_than_its_parts_make_is_not_believed(
+    faulty_s3: FaultyS3, tmp_path: Path, how: dict[str, Any]
+) -> None:
+    async with running(crc(faulty_s3, tmp_path, etags=QUIRKS["kms"])) as daemon:
+        await daemon.work.buckets["drop"].support(in_parts=True)
+        if how["method"] == "HEAD":  # the first finds no object there
+            faulty_s3.fault("HEAD", "a", status=404, code="NoSuchKey")
+        faulty_s3.fault(**{"status": 200, **how})
+        daemon.drop("a", CONTENT)
+        [done] = await daemon.done()
+        assert (done["key"], done["attempt"]) == ("a", 2)
+        assert daemon.codes("upload.retry") == ["bad_digest"]
+        await none_left(daemon, faulty_s3)
+    assert stored(faulty_s3) == {"a": CONTENT}
 
 
 async def test_an_answer_without_the_checksum_is_followed_by_a_head(faulty_s3: FaultyS3, tmp_path: Path) -> None:
@@ -448,5 +482,6 @@ async def test_an_older_broker_in_place_of_one_that_signs_crcs_costs_retries_onl
         done = (await daemon.done(2))[-1]
         assert done["checksum"].startswith("md5:")
         assert daemon.events("file.quarantined") == []
+        assert (await verified(daemon, "a"))["a"]["outcome"] == "equal"
     assert stored(faulty_s3) == {"a": CONTENT[cut], "b": CONTENT[cut]}
     assert faulty_s3.uploads.under_way == {}

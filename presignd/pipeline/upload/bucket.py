@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from presignd.config import PresignConfig, UploadConfig, WatchConfig
 from presignd.errors import Fault, FileFault, GrantFault, PresignerFault, WatchFault, fault
 from presignd.pipeline.key_template import check_key, needs_prefix
-from presignd.presign import GrantRequest, Operation
+from presignd.presign import GrantRequest, Operation, signs_checksum_fields
 from presignd.runtime.heartbeat import holding
 from presignd.s3.limits import MAX_PARTS
 from presignd.s3.responses import Response
@@ -111,7 +111,8 @@ class Bucket:
         which is safe only if a conditional write follows.
         """
         accept = (403, 404) if denied_is_absent else (404,)
-        request = self.request(Operation.HEAD, key, checksum_mode=CHECKSUM_MODE if with_checksums else "")
+        signed = with_checksums and signs_checksum_fields(await self._store.presigner.checksums())
+        request = self.request(Operation.HEAD, key, checksum_mode=CHECKSUM_MODE if signed else "")
         response = await self.send(request, accept=accept)
         if response.status != 200:  # noqa: PLR2004
             return None
