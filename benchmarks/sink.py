@@ -56,6 +56,12 @@ class Object:
     """The CRC64NVME in hex, "" where none came."""
 
     @property
+    def headers(self) -> dict[str, str]:
+        """Its ETag and its checksum, which S3 returns for a PUT too."""
+        crc = {CRC_HEADER.decode(): base64.b64encode(bytes.fromhex(self.crc)).decode()} if self.crc else {}
+        return {"ETag": f'"{self.etag}"'} | crc
+
+    @property
     def is_as_told(self) -> bool:
         """Whether a small body has its CRC."""
         return not (self.crc and self.body) or checksum_of(self.body, CRC) == f"{CRC}:{self.crc}"
@@ -144,17 +150,15 @@ class Bucket:
         if not made.is_as_told:
             return _error(400, "BadDigest")
         self.objects[request.key] = made
-        return 200, {"ETag": f'"{made.etag}"'}, b""
+        return 200, made.headers, b""
 
     def _get(self, request: Request) -> Answer:
         there = self.objects.get(request.key)
         if there is None:
             return _error(404, "NoSuchKey")
-        headers = {"ETag": f'"{there.etag}"', "Last-Modified": formatdate(there.modified, usegmt=True)}
+        headers = {**there.headers, "Last-Modified": formatdate(there.modified, usegmt=True)}
         if there.mtime:
             headers["x-amz-meta-mtime"] = there.mtime
-        if there.crc:
-            headers[f"x-amz-checksum-{CRC}"] = base64.b64encode(bytes.fromhex(there.crc)).decode()
         if request.method == "HEAD":
             return 200, {**headers, "Content-Length": str(there.size)}, b""
         return 200, headers, there.body or bytes(there.size)
@@ -186,7 +190,7 @@ class Bucket:
         if not part.is_as_told:
             return _error(400, "BadDigest")
         parts[int(request.query["partNumber"])] = part
-        return 200, {"ETag": f'"{part.etag}"'}, b""
+        return 200, part.headers, b""
 
     def _complete(self, request: Request, upload: str, parts: dict[int, Object]) -> Answer:
         if self._refused(request):
