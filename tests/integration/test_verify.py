@@ -21,7 +21,7 @@ from tests.forged import forged
 from tests.running import Running, config, running, watch
 from tests.stores import Store
 
-CONTENT = os.urandom(1000)
+CONTENT = os.urandom(999) + b"."
 PART = 5 << 20
 LARGE = os.urandom(2 * PART + 77)
 
@@ -73,6 +73,16 @@ async def test_equal_files_are_proved_without_a_download(store: Store, tmp_path:
         by_bytes = await verified(daemon, download=True)
         assert {told(one) for one in by_bytes.values()} == {("equal", "download", "file")}
         assert (await summary(daemon))["exit"] == 0
+
+
+async def test_where_the_store_tells_nothing_objects_are_downloaded(juicefs_plain: Store, tmp_path: Path) -> None:
+    bucket = juicefs_plain.new_bucket()
+    async with uploaded(tmp_path, juicefs_plain, bucket, {"same": CONTENT, "large": LARGE, "other": CONTENT}) as daemon:
+        juicefs_plain.write(bucket, "other", CONTENT[:-1] + b"!")
+        found = await verified(daemon)
+        assert told(found["same"]) == told(found["large"]) == ("equal", "download", "file")
+        assert told(found["other"]) == ("differs", "download", "file")
+        assert found["other"]["why"].endswith(f"they differ from byte {len(CONTENT) - 1} on")
 
 
 async def test_the_objects_own_checksum_is_compared_if_it_has_one(faulty_s3: FaultyS3, tmp_path: Path) -> None:
