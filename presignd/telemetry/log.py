@@ -7,7 +7,6 @@ text can look like a line of its own), ``_Output`` (a broken stderr stops nothin
 from __future__ import annotations
 
 import atexit
-import json
 import logging
 import math
 import os
@@ -20,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from datetime import time as day_time
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
@@ -52,7 +52,6 @@ MAX_TEXT = 64 << 10
 PRIORITY = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
 """Syslog's priorities (sd-daemon(3)): for the journal a line begins with ``<N>``, which the journal removes."""
 
-_PLAIN_TYPES = frozenset({str, int, bool, type(None), datetime})
 _PLAIN_NAMES = frozenset(ORDER) | {"by", "client", "operation", "count"}
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31"}
 LAST_SECONDS = 2.0
@@ -228,14 +227,14 @@ def _clean_line(event: EventDict) -> str | None:
 
     This is the fast path: scrubbing a dozen fields one by one took as long as sending the file.
     """
-    if not (event.keys() <= _PLAIN_NAMES and {type(value) for value in event.values()} <= _PLAIN_TYPES):
+    if not event.keys() <= _PLAIN_NAMES:
         return None
-    line = _ENCODER.encode(event)
+    try:
+        fields = [f'"{name}": {_PLAIN_TYPES[type(value)](value)}' for name, value in event.items()]
+    except KeyError:
+        return None
+    line = "{" + ", ".join(fields) + "}"
     return line if len(line) <= MAX_TEXT and is_clean(line) else None
-
-
-def _encode_time(value: datetime) -> str:
-    return rfc3339(value)
 
 
 def _scrub(event: EventDict) -> EventDict:
@@ -281,7 +280,12 @@ def _text(value: Any) -> str:
 
 
 # --- how a line looks -----------------------------------------------------------------------------
-_ENCODER = json.JSONEncoder(ensure_ascii=False, default=_encode_time)
+_PLAIN_TYPES: dict[type, Callable[[Any], str]] = {
+    str: encode_basestring,
+    int: str,
+    datetime: lambda time: f'"{rfc3339(time)}"',
+}
+"""How plain values are rendered. json's encoder took twice as long, three times a file."""
 
 
 def _quote(value: Any) -> str:
