@@ -108,6 +108,7 @@ class Dispatcher:
             return 0  # claimed while the drain began: recovery puts them back in the queue
         for item, now in zip(items, claimed, strict=True):
             if now is not None:
+                item.retried = item.version.etag != ""
                 item.version, item.previous = now.version, now.previous
                 self.add(item)
                 self._uploader.queue.put_nowait(item)

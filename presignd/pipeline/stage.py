@@ -39,7 +39,8 @@ class Receipt:
 class Item:
     """A version at work, from its claim until it is finished, waits for another try, or is the ledger's again.
 
-    ``previous``: the newest verified version before it under its key. ``prepared``: its content, where that was read
+    ``previous``: the newest verified version before it under its key. ``retried``: an earlier attempt committed what
+    tells its object, and may have sent it. ``prepared``: its content, where that was read
     already. ``problem``: why it can go no further. ``receipt`` and ``link`` are made on its way. ``expires`` is its
     link's lifetime in seconds. ``finishes``: the link's commit finishes it, as nothing is to be done with its file.
     ``after_link`` takes the items that were linked, or could not be.
@@ -50,6 +51,7 @@ class Item:
 
     version: FileVersion
     previous: FileVersion | None = None
+    retried: bool = False
     prepared: Prepared | None = None
     problem: Exception | None = None
     receipt: Receipt | None = None

@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from presignd.config import Config, PresignConfig
+from presignd.ledger import Selection
 from presignd.pipeline.upload.bucket import Bucket
 from presignd.s3.checksums import checksum_of, header_of
 from presignd.store.probe import Support
@@ -313,6 +314,20 @@ async def test_an_upload_without_a_part_goes_on_with_its_algorithm_too(faulty_s3
         [done] = await daemon.done()
         assert done["checksum"].startswith("md5:")
     assert stored(faulty_s3) == {"a": CONTENT}
+
+
+async def test_after_a_retry_by_hand_its_own_object_is_known_by_what_was_committed(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    faulty_s3.fault(method="PUT", key="a", status=500, code="InternalError", late=True)
+    configured = crc(faulty_s3, tmp_path, etags=QUIRKS["kms"], attempts=1)
+    async with running(configured) as daemon:
+        daemon.drop("a", b"content")
+        await daemon.said_by_now("file.quarantined")
+        await daemon.view.requeue(Selection())
+        assert (await daemon.done())[0]["key"] == "a"
+    assert stored(faulty_s3) == {"a": b"content"}
+    assert faulty_s3.seen("GET", "a") == []
 
 
 # --- another's objects --------------------------------------------------------------------------------

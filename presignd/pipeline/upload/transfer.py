@@ -211,7 +211,7 @@ class Transfer:
     async def _identify(self, found: StoredObject) -> Occupant:
         # What this attempt alone committed tells nothing of an object that was there before it. Another's object of
         # the same CRC must not count as ours.
-        own = self._version.attempt > 1 and not self._key_changed
+        own = self._item.retried and not self._key_changed
         sent, support = await self._ledger.sent(self._version, own=own), self._support
         # Crash window: a store that checks no conditions may keep the beginning of an interrupted PUT.
         may_be_partial = not support.if_none_match and self._version.attempt > 1 and not self._key_changed
