@@ -73,8 +73,7 @@ class NewVersion:
 
     ``key`` is the rendered template (None while it needs the hash); ``fresh_key`` asks for a key no
     version ever had (collision = "rename"); ``next_key`` lets a key of another path become
-    ``name~2.ext`` instead of the quarantine ``key_taken``. ``intent`` is the checksum that tells its object, where
-    the commit that records the version claims it too: it is sent at once. None: it waits in the queue.
+    ``name~2.ext`` instead of the quarantine ``key_taken``.
     """
 
     file_id: str
@@ -91,7 +90,6 @@ class NewVersion:
     state: State = State.QUEUED
     error_code: str = ""
     error: str = ""
-    intent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from presignd.errors import fault
 from presignd.ledger import keys
-from presignd.ledger.queries import by_path, literals, previous_receipt, previous_receipts, select
+from presignd.ledger.queries import by_path, literals, previous_receipts, select
 from presignd.ledger.rows import (
     Claimed,
     Enqueued,
@@ -221,7 +221,7 @@ def _enqueue_new_paths(connection: sqlite3.Connection, versions: Sequence[NewVer
         connection.execute("RELEASE new_paths")
         return None
     connection.execute("RELEASE new_paths")
-    return [Enqueued(version) for version in recorded]  # a new path's key is new, so nothing was sent under it
+    return [Enqueued(version, None) for version in recorded]
 
 
 def _enqueue(connection: sqlite3.Connection, new: NewVersion) -> Enqueued:
@@ -230,12 +230,11 @@ def _enqueue(connection: sqlite3.Connection, new: NewVersion) -> Enqueued:
     key = _key_for(connection, new, before)
     recorded = as_recorded(new, key)
     if new.state is State.QUEUED and new.key is not None and key is None:
-        recorded = _key_taken(connection, as_recorded(replace(new, intent=None), None))
+        recorded = _key_taken(connection, recorded)
     _insert(connection, [recorded])
     if superseded and superseded.key != key:
         keys.release(connection, [(superseded.bucket, superseded.key)])
-    claimed = recorded.state is State.UPLOADING
-    return Enqueued(recorded, superseded, previous_receipt(connection, recorded) if claimed else None)
+    return Enqueued(recorded, superseded)
 
 
 def _insert(connection: sqlite3.Connection, versions: Sequence[FileVersion]) -> None:

@@ -17,14 +17,10 @@ class LostUpdate(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """What ``enqueue`` did: the version as recorded, and the one that it superseded, if any.
-
-    ``previous``: of a version that was claimed, as ``Claimed`` has it.
-    """
+    """What ``enqueue`` did: the version as recorded, and the one that it superseded, if any."""
 
     version: FileVersion
-    superseded: FileVersion | None = None
-    previous: FileVersion | None = None
+    superseded: FileVersion | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +103,9 @@ def stored(changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def as_recorded(new: NewVersion, key: str | None) -> FileVersion:
-    """Return a new version with ``key`` as it will be read back; one with an intent is claimed."""
+    """Return a new version with ``key`` as it will be read back."""
     given = {name: getattr(new, name) for name in _NEW_FIELDS} | {"error": to_sql(new.error)}
-    version = FileVersion(file_id=new.file_id, state=new.state, base_key=to_sql(new.key), key=key, **given)
-    return version if new.intent is None else as_claimed(version, new.intent)
+    return FileVersion(file_id=new.file_id, state=new.state, base_key=to_sql(new.key), key=key, **given)
 
 
 def as_claimed(version: FileVersion, intent: str) -> FileVersion:
@@ -121,7 +116,7 @@ def as_claimed(version: FileVersion, intent: str) -> FileVersion:
 
 def columns_of_new(version: FileVersion) -> dict[str, Any]:
     """Return the columns and SQL values of a new version, the current one of its path."""
-    given = {name: getattr(version, name) for name in ("base_key", "key", "attempt", "etag", *_NEW_FIELDS)}
+    given = {name: getattr(version, name) for name in ("base_key", "key", *_NEW_FIELDS)}
     return {"file_id": version.file_id, "state": str(version.state), "current": 1} | columns_of(given)
 
 

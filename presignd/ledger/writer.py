@@ -11,7 +11,6 @@ import asyncio
 import queue
 import sqlite3
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -34,9 +33,6 @@ BATCH = 256
 
 IDLE_SECONDS = 1.0
 """How long a turn waits for its first call; the thread's heart beats once a turn."""
-
-MANY, LINGER_SECONDS = 8, 0.005
-"""After a commit of ``MANY`` calls the next one waits this long for more: in a burst most would come just too late."""
 
 
 @dataclass(slots=True)
@@ -148,7 +144,6 @@ class DatabaseThread(ABC):
     def _collect(self, batch: list[_Job]) -> bool:
         try:
             job = self._jobs.get(timeout=self._idle)
-            self._linger()
             rows = 0
             while job is not None:
                 batch.append(job)
@@ -159,10 +154,6 @@ class DatabaseThread(ABC):
         except queue.Empty:
             return True
         return False
-
-    @abstractmethod
-    def _linger(self) -> None:
-        """Wait for more calls once the first has come, where they can share something."""
 
     @abstractmethod
     def _do_all(self, batch: list[_Job]) -> None:
@@ -190,7 +181,7 @@ class Writer(DatabaseThread):
     """Makes changes: all that wait in one transaction.
 
     ``check_files`` is called each turn, before what was committed is answered; what it raises ends the thread, and
-    every call with it. ``sleep`` makes the pause of ``LINGER_SECONDS``.
+    every call with it.
     """
 
     def __init__(
@@ -200,19 +191,11 @@ class Writer(DatabaseThread):
         check_files: Callable[[], None] | None = None,
         *,
         idle: float = IDLE_SECONDS,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._check_files = check_files
-        self._sleep = sleep
-        self._last = 0
         super().__init__(connection, explain, name="ledger", idle=idle)
 
-    def _linger(self) -> None:
-        if self._last >= MANY:
-            self._sleep(LINGER_SECONDS)
-
     def _do_all(self, batch: list[_Job]) -> None:
-        self._last = len(batch)
         if batch:
             self._commit(batch)
         # After the commit: only what was written to a file that is still there may be answered.
@@ -256,9 +239,6 @@ class Reader(DatabaseThread):
 
     def __init__(self, connection: sqlite3.Connection, explain: Explain) -> None:
         super().__init__(connection, explain, name="ledger-reader")
-
-    def _linger(self) -> None:
-        """Don't wait: nothing is written, so queries have no commit to share."""
 
     def _do_all(self, batch: list[_Job]) -> None:
         for job in batch:

@@ -957,21 +957,3 @@ async def test_what_ended_since_it_was_read_is_not_claimed(ledger: Ledger) -> No
     found = await ledger.claim([Claim(version, "e") for version in due])
     assert [one and one.version.path for one in found] == [b"a", None, b"c"]
     assert await ledger.claim([Claim(version) for version in due]) == [None] * 3
-
-
-async def test_a_new_version_with_an_intent_is_claimed_by_the_commit_that_records_it(ledger: Ledger) -> None:
-    receipt = await finished(ledger)
-    done = await ledger.enqueue([replace(new(), intent="md5:e1"), replace(new(b"b"), intent="md5:e2"), new(b"c")])
-    assert [(one.version.state, one.version.attempt, one.version.etag) for one in done] == [
-        (State.UPLOADING, 1, "e1"),
-        (State.UPLOADING, 1, "e2"),
-        (State.QUEUED, 0, ""),
-    ]
-    assert [one.previous and one.previous.file_id for one in done] == [receipt.file_id, None, None]
-    assert [await ledger.by_id(one.version.file_id) for one in done] == [one.version for one in done]
-
-
-async def test_a_version_whose_key_is_taken_is_not_claimed_whatever_its_intent(ledger: Ledger) -> None:
-    await ledger.enqueue([new(b"a", key="k")])
-    [one] = await ledger.enqueue([replace(new(b"b", key="k", next_key=False), intent="md5:e")])
-    assert (one.version.state, one.version.error_code, one.version.attempt) == (State.QUARANTINED, "key_taken", 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from presignd.ledger.database import connect, explain
-from presignd.ledger.writer import BATCH, MANY, RowsOperation, Writer
+from presignd.ledger.writer import BATCH, RowsOperation, Writer
 from presignd.runtime import heartbeat
 
 Add = Callable[[sqlite3.Connection], int]
@@ -69,35 +69,6 @@ class Gate:
 async def test_a_call_returns_after_its_commit(writer: Writer, path: Path) -> None:
     assert await writer.do(add(1)) == 1
     assert stored(path) == {1}
-
-
-async def test_in_a_burst_the_next_commit_waits_a_moment_for_company(path: Path) -> None:
-    """What ends just too late for one commit would wait for a whole other one, alone."""
-    connection, more = connect(path), asyncio.Event()
-    statements: list[str] = []
-    connection.set_trace_callback(statements.append)
-    gate, came = Gate(), threading.Event()
-    loop = asyncio.get_running_loop()
-
-    def pause(_seconds: float) -> None:
-        loop.call_soon_threadsafe(more.set)
-        assert came.wait(60)
-
-    writer = Writer(connection, lambda _error: None, sleep=pause)
-    held = asyncio.create_task(writer.do(gate))
-    await gate.entered()
-    calls = [asyncio.create_task(writer.do(add(number))) for number in range(MANY)]
-    await asyncio.sleep(0)
-    gate.open()
-    await asyncio.gather(held, *calls)
-    calls = [asyncio.create_task(writer.do(add(MANY)))]
-    await more.wait()
-    calls.append(asyncio.create_task(writer.do(add(MANY + 1))))
-    await asyncio.sleep(0)
-    came.set()
-    await asyncio.gather(*calls)
-    await writer.close()
-    assert statements.count("COMMIT") == 3
 
 
 async def test_what_waits_shares_commits_of_256_at_most(path: Path) -> None:
