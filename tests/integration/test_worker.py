@@ -27,6 +27,7 @@ from presignd.pipeline.finish.safety import Finished, FinishOutcome
 from presignd.pipeline.in_effect import InEffect
 from presignd.pipeline.stage import Item
 from presignd.pipeline.upload.transfer import MAX_KEY_ATTEMPTS
+from presignd.pipeline.upload.uploader import Uploader
 from presignd.presign import Grant, GrantRequest
 from presignd.states import Event
 from tests.faulty_s3 import BUCKET, FaultyS3, Object
@@ -49,6 +50,22 @@ async def queued(configured: Config, path: bytes, fingerprint: Fingerprint) -> N
     await ledger.close(clean=True)
 
 
+@pytest.fixture
+def probed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each bucket turn out to be another store's while its files are read ahead."""
+    read = Uploader.read
+
+    async def read_and_probe(self: Uploader, versions: Sequence[FileVersion]) -> list[Item]:
+        items = await read(self, versions)
+        bucket = self._bucket(versions[0])
+        if bucket.known_support:
+            other = replace(bucket.known_support, checksum="sha256", proven=True)
+            bucket._support[False] = other
+        return items
+
+    monkeypatch.setattr(Uploader, "read", read_and_probe)
+
+
 # --- before it is sent --------------------------------------------------------------------------------
 
 
@@ -63,6 +80,16 @@ async def test_a_queued_version_without_a_file_ends_as_vanished(
         [done] = await daemon.said_by_now("file.done")
         assert done["status"] == "vanished"
     assert stored(faulty_s3) == {}
+
+
+@pytest.mark.usefixtures("probed_anew")
+async def test_a_bucket_that_is_probed_anew_while_files_are_read_stops_nothing(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    async with running(config(tmp_path, faulty_s3)) as daemon:
+        for count, name in enumerate("ab", 1):  # "a" is sent without being read ahead, as nothing is probed yet
+            daemon.drop(name)
+            await daemon.done(count)
 
 
 async def test_a_queued_version_with_a_writer_waits_for_him(faulty_s3: FaultyS3, tmp_path: Path) -> None:

@@ -51,8 +51,11 @@ class Prepared:
         return made.checksum
 
     def intent(self, support: Support) -> str:
-        """Return what tells the object that this content will be, as it is committed before the content is sent."""
-        return self.checksums[support.checksum if support.proven else "md5"]
+        """Return what tells the object that this content will be, as it is committed before the content is sent.
+
+        "" where that checksum wasn't computed, because the bucket was probed anew since.
+        """
+        return self.checksums.get(support.checksum if support.proven else "md5", "")
 
 
 def prepare(
