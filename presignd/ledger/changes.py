@@ -124,10 +124,9 @@ def _forget_parts(connection: sqlite3.Connection, versions: Collection[FileVersi
 def claim(connection: sqlite3.Connection, wanted: Sequence[Claim]) -> list[Claimed | None]:
     """Move queued versions to uploading, as ``Ledger.claim`` says."""
     ids = json.dumps([one.version.file_id for one in wanted])
-    queued = {file_id for (file_id,) in connection.execute(_STILL_QUEUED, (ids,))}
-    claimed = {
-        one.version.file_id: as_claimed(one.version, one.intent) for one in wanted if one.version.file_id in queued
-    }
+    queued = {*connection.execute(_STILL_QUEUED, (ids,))}
+    unchanged = [one for one in wanted if (one.version.file_id, one.version.attempt) in queued]
+    claimed = {one.version.file_id: as_claimed(one.version, one.intent) for one in unchanged}
     rows = [[version.file_id, version.etag] for version in claimed.values()]
     connection.execute(_CLAIM, (json.dumps(rows),))
     previous = previous_receipts(connection, claimed.values())
@@ -136,7 +135,7 @@ def claim(connection: sqlite3.Connection, wanted: Sequence[Claim]) -> list[Claim
 
 
 _STILL_QUEUED = """
-SELECT file_id FROM version WHERE +state = 'queued' AND file_id IN (SELECT value FROM json_each(?))"""
+SELECT file_id, attempt FROM version WHERE +state = 'queued' AND file_id IN (SELECT value FROM json_each(?))"""
 
 _CLAIM = f"""
 UPDATE version SET state = '{after(State.QUEUED, Event.CLAIM)}', attempt = attempt + 1,

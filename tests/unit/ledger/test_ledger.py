@@ -957,3 +957,12 @@ async def test_what_ended_since_it_was_read_is_not_claimed(ledger: Ledger) -> No
     found = await ledger.claim([Claim(version, "e") for version in due])
     assert [one and one.version.path for one in found] == [b"a", None, b"c"]
     assert await ledger.claim([Claim(version) for version in due]) == [None] * 3
+
+
+async def test_what_was_tried_since_it_was_read_is_not_claimed_and_keeps_its_intent(ledger: Ledger) -> None:
+    version = await queued(ledger)
+    [one] = await ledger.claim([Claim(version, "md5:e1")])
+    assert one is not None
+    again = await ledger.apply(one.version, Event.RETRY)
+    assert await ledger.claim([Claim(version, "md5:e2")]) == [None]
+    assert await ledger.by_id(version.file_id) == again
