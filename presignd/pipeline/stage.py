@@ -25,7 +25,10 @@ many may be uploaded again (docs/guarantees.md, 3)."""
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What an upload proved, to be recorded; ``fingerprint`` is the file's once its content was read."""
+    """What an upload proved, to be recorded.
+
+    ``fingerprint`` is the file's once its content was read; ``compared``: it is still the same after the upload.
+    """
 
     fingerprint: Fingerprint
     checksum: str
@@ -33,6 +36,7 @@ class Receipt:
     etag: str
     version_id: str
     adopted: bool
+    compared: bool = False
 
 
 @dataclass(slots=True, eq=False)

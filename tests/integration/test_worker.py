@@ -20,13 +20,14 @@ from presignd.errors import Refused, fault
 from presignd.ledger import open_ledger
 from presignd.ledger.changes import Change
 from presignd.model import FileVersion, Fingerprint, State
+from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.finish import finisher
 from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.finish.remove import keep_move_or_delete
 from presignd.pipeline.finish.safety import Finished, FinishOutcome
 from presignd.pipeline.in_effect import InEffect
 from presignd.pipeline.stage import Item
-from presignd.pipeline.upload.transfer import MAX_KEY_ATTEMPTS
+from presignd.pipeline.upload.transfer import MAX_KEY_ATTEMPTS, Transfer
 from presignd.pipeline.upload.uploader import Uploader
 from presignd.presign import Grant, GrantRequest
 from presignd.states import Event
@@ -90,6 +91,31 @@ async def test_a_bucket_that_is_probed_anew_while_files_are_read_stops_nothing(
         for count, name in enumerate("ab", 1):  # "a" is sent without being read ahead, as nothing is probed yet
             daemon.drop(name)
             await daemon.done(count)
+
+
+@pytest.mark.parametrize("call", ["_open_and_send", "_require_unchanged"], ids=["opened", "compared"])
+async def test_a_folder_that_hangs_holds_up_only_itself(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Its files are read and compared by their senders alone."""
+    real, hangs = getattr(Transfer, call), asyncio.Event()
+
+    async def hang(self: Transfer) -> object:
+        if self._watch.name == "network":
+            hangs.set()
+            await asyncio.Event().wait()
+        return await real(self)
+
+    monkeypatch.setattr(Folder, "inline_limit", property(lambda self: 0 if self.root.endswith(b"network") else 8))
+    async with running(config(tmp_path, faulty_s3, watch(tmp_path, "network"), watch(tmp_path))) as daemon:
+        daemon.drop("first", watch="network")
+        daemon.drop("first")
+        await daemon.done(2)
+        monkeypatch.setattr(Transfer, call, hang)
+        daemon.drop("a", watch="network")
+        await asyncio.wait_for(hangs.wait(), 20)
+        daemon.drop("b")
+        await daemon.done(3)
 
 
 async def test_a_queued_version_with_a_writer_waits_for_him(faulty_s3: FaultyS3, tmp_path: Path) -> None:

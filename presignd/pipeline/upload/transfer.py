@@ -98,9 +98,18 @@ class Transfer:
         if self._version.key is None:
             await self._reserve_key()
         stored, adopted = await self._store()
-        fingerprint = content.fingerprint if self._item.prepared else await self._require_same_content()
+        was_read_ahead = self._item.prepared is not None
+        fingerprint = content.fingerprint if was_read_ahead else await self._require_unchanged()
         self._item.version = self._version
-        return Receipt(fingerprint, content.checksum, content.part_size, stored.etag, stored.version_id, adopted)
+        return Receipt(
+            fingerprint,
+            content.checksum,
+            content.part_size,
+            stored.etag,
+            stored.version_id,
+            adopted=adopted,
+            compared=not was_read_ahead,
+        )
 
     # --- hash -----------------------------------------------------------------------------------
     def _whole(self, prepared: Prepared) -> Whole:
@@ -222,22 +231,26 @@ class Transfer:
         )
 
     # --- the file did not change ------------------------------------------------------------------
-    async def _require_same_content(self) -> Fingerprint:
-        """Compare the file with what was sent, by its descriptor; in a thread if anything changed."""
-        now = fingerprint_of(self._fd)
-        return now if now == self._content.fingerprint else await asyncio.to_thread(self._compare_content, now)
+    async def _require_unchanged(self) -> Fingerprint:
+        """Compare the file with what was sent; in a thread, unless the folder is fast and nothing changed."""
+        if self._folder.inline_limit and (now := fingerprint_of(self._fd)) == self._content.fingerprint:
+            self._require_same_path(now)
+            return now
+        return await asyncio.to_thread(self._recheck)
 
-    def _compare_content(self, now: Fingerprint) -> Fingerprint:
-        """Hash the content again if only inode or ctime changed (chmod, another link). Blocking."""
-        if not (now.same_data(self._content.fingerprint) and self._content.is_unchanged()):
+    def _recheck(self) -> Fingerprint:
+        """Compare the file with what was sent, by its descriptor and by its path. Blocking.
+
+        If only inode or ctime changed (chmod, another link), the content is hashed again. If the path is gone, the
+        object holds the file's last content, which was read in full.
+        """
+        was, now = self._content.fingerprint, fingerprint_of(self._fd)
+        if now != was and not (now.same_data(was) and self._content.is_unchanged()):
             raise fault("changed_while_uploading", "its content changed")
+        self._require_same_path(now)
         return now
 
-    def _recheck(self) -> None:
-        """Raise unless the file is what is being sent, by its descriptor and by its path. Blocking."""
-        now = fingerprint_of(self._fd)
-        if now != self._content.fingerprint:
-            now = self._compare_content(now)
+    def _require_same_path(self, now: Fingerprint) -> None:
         if self._put or self._version.path.startswith(b"/"):
             return
         with suppress(Gone, NotRegular):

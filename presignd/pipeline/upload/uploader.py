@@ -57,8 +57,11 @@ class Uploader:
         return items
 
     def _reads_ahead(self, version: FileVersion) -> bool:
+        """Return whether to read a version before its claim; not from a folder that may hang, as others would wait."""
+        if version.size > self.tiny or not self._folders[version.watch].inline_limit:
+            return False
         bucket = self._bucket(version)
-        return version.size <= self.tiny and not bucket.limited and bucket.known_support is not None
+        return not bucket.limited and bucket.known_support is not None
 
     def _read(self, version: FileVersion) -> Prepared:
         bucket, put = self._bucket(version), self._puts.get(version.file_id)
