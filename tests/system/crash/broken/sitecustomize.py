@@ -28,7 +28,7 @@ def intent() -> None:
         return version if set(changed) == {"etag"} else await committed(self, version, **changed)
 
     async def claim(self: Any, wanted: Any) -> Any:
-        return await claimed(self, [replace(one, etag="") for one in wanted])
+        return await claimed(self, [replace(one, intent="") for one in wanted])
 
     Ledger.update, Ledger.claim = update, claim  # type: ignore[method-assign] # that is the breakage
 
