@@ -7,6 +7,8 @@ into the queue of the next stage. So batches form by themselves under load, and 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -94,6 +96,20 @@ class Queue(asyncio.Queue[T]):
         while len(taken) < MOST and not self.empty():
             taken.append(self.get_nowait())
         return taken
+
+
+class UrgentFirst(Queue[Item]):
+    """What waits to be sent: by the ledger's priority, then by age. New events go before a backlog claimed earlier."""
+
+    def _init(self, maxsize: int) -> None:  # noqa: ARG002 - as asyncio.PriorityQueue overrides it
+        self._queue: list[tuple[int, int, Item]] = []
+        self._count = itertools.count()
+
+    def _put(self, item: Item) -> None:
+        heapq.heappush(self._queue, (item.version.priority, next(self._count), item))
+
+    def _get(self) -> Item:
+        return heapq.heappop(self._queue)[-1]
 
 
 def outcome(step: Callable[[T], R], item: T) -> R | Exception:

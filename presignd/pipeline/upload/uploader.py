@@ -11,7 +11,7 @@ from presignd.pipeline.faults import UploadFaults
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.key_template import needs_hash
 from presignd.pipeline.put import PutRequests
-from presignd.pipeline.stage import MOST, Item, Queue, Receipt, outcome
+from presignd.pipeline.stage import MOST, Item, Receipt, UrgentFirst, outcome
 from presignd.pipeline.upload.bucket import Bucket
 from presignd.pipeline.upload.content import Slots
 from presignd.pipeline.upload.transfer import Transfer, read_whole
@@ -40,7 +40,7 @@ class Uploader:
         self._puts, self._slots, self._host = puts, slots, host
         self._faults, self._sent = faults, sent
         self.tiny = min(TINY, upload.memory // (2 * MOST))  # what waits here and streamed bodies share the memory
-        self.queue: Queue[Item] = Queue()
+        self.queue = UrgentFirst()
 
     async def read(self, versions: Sequence[FileVersion]) -> list[Item]:
         """Return an item for each version; the tiny ones are read and hashed, in one call."""
