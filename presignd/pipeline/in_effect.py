@@ -219,7 +219,8 @@ class Work:
         self._ended.clear()
         try:
             async with looping() as loops:
-                for number in range(self.config.upload.concurrency):
+                # Two at least: the parts of a large file give up their slot again and again, but it keeps its sender.
+                for number in range(max(2, self.config.upload.concurrency)):
                     loops.start(f"sender {number}", self._uploader.run())
                 loops.start("verifier", self._verifier.run())
                 for number in range(WORKERS):

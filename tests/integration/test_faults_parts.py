@@ -104,6 +104,18 @@ async def test_one_fault_is_one_retry(faulty_s3: FaultyS3, tmp_path: Path, how: 
     assert stored(faulty_s3) == {"a": CONTENT}
 
 
+async def test_a_large_file_that_waits_leaves_room_for_small_ones_whatever_the_concurrency(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    hangs = faulty_s3.fault(**CREATE, hang="before")
+    async with running(in_parts(tmp_path, faulty_s3, concurrency=1)) as daemon:
+        daemon.drop("a", CONTENT)
+        await daemon.until(lambda: not hangs.times, "the large file at the store")
+        daemon.drop("small")
+        await daemon.done()
+        assert daemon.links() == ["small"]
+
+
 @pytest.mark.parametrize("how", list(TORN.values()), ids=list(TORN))
 async def test_a_complete_is_not_believed_before_its_object_was_seen(
     faulty_s3: FaultyS3, tmp_path: Path, how: dict[str, Any]
