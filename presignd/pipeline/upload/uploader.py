@@ -39,7 +39,8 @@ class Uploader:
         self._buckets, self._folders, self._upload, self._ledger = buckets, folders, upload, ledger
         self._puts, self._slots, self._host = puts, slots, host
         self._faults, self._sent = faults, sent
-        self.tiny = min(TINY, upload.memory // (2 * MOST))  # what waits here and streamed bodies share the memory
+        most = max(MOST, upload.concurrency)
+        self.tiny = min(TINY, upload.memory // (2 * most))  # what waits here and streamed bodies share the memory
         self.queue = UrgentFirst()
 
     async def read(self, versions: Sequence[FileVersion]) -> list[Item]:
