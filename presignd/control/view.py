@@ -226,8 +226,8 @@ class View:
 
     async def requeue(self, selection: Selection) -> list[FileVersion]:
         """Put quarantined versions back in the queue, and finish those that were linked; return them."""
-        work = self._in_effect.work
         back = await self.ledger.requeue(selection, utcnow())
+        work = self._in_effect.work  # after the wait: one that was retired meanwhile may run no more
         for version in back:
             if version.state is State.LINKED and self._working and version.watch in work.buckets:
                 work.resume([version])
