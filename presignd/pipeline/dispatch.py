@@ -119,7 +119,7 @@ class Dispatcher:
 
         Bodies that are not read yet wait for their sender, at most one for each.
         """
-        unsent = [item.version.size for item in self.at_work.values() if item.receipt is None]
+        unsent = self._unsent()
         room = (self._slots if self._careful else max(MOST, self._slots)) - len(self.at_work)
         enough = len(unsent) >= 2 * self._slots
         if room <= 0 or (enough and room < BATCH):
@@ -131,11 +131,14 @@ class Dispatcher:
             limits.append((self._uploader.tiny + 1, room // watches - share))
         return [(below_size, limit) for below_size, limit in limits if limit > 0]
 
+    def _unsent(self) -> list[int]:
+        return [item.version.size for item in self.at_work.values() if item.unsent]
+
     def _large_room(self, unsent: Sequence[int]) -> int:
         return max(1, self._slots // 2) - sum(size >= self._large_size for size in unsent)
 
     def _without_too_many_large(self, due: Sequence[FileVersion]) -> list[FileVersion]:
-        room = self._large_room([item.version.size for item in self.at_work.values() if item.receipt is None])
+        room = self._large_room(self._unsent())
         large = [version for version in due if version.size >= self._large_size]
         too_many = {version.file_id for version in large[max(0, room) :]}
         return [version for version in due if version.file_id not in too_many]

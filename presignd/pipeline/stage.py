@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from presignd.model import FileVersion, Fingerprint, Link
+from presignd.model import FileVersion, Fingerprint, Link, State
 from presignd.pipeline.upload.whole import Prepared
 
 T = TypeVar("T")
@@ -69,6 +69,11 @@ class Item:
     resumed_from: int = 0
     began: float = field(default_factory=time.monotonic)
     last_progress: float = field(default_factory=time.monotonic)
+
+    @property
+    def unsent(self) -> bool:
+        """Whether it waits for a sender or has one."""
+        return self.version.state is State.UPLOADING and self.receipt is None
 
     def update(self, total: int) -> None:
         """Record the bytes that the store has or is being sent; a resumed upload continues at the first number."""

@@ -6,6 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, cast
 
@@ -238,6 +239,14 @@ async def test_no_more_wait_for_a_sender_than_there_are_senders(slots: int) -> N
             await world.end(next(name for name in world.at_work if name not in world.unsent()))
     assert max(most) == 2 * slots
     assert len(world.begun) == len(set(world.begun)) == 120
+
+
+async def test_what_was_sent_by_an_earlier_run_takes_no_sender() -> None:
+    world = World(4, a=[LARGE] * 4)
+    for number in range(20):
+        world.dispatcher.add(Item(replace(version("l", number, LARGE), state=State.LINKED)))
+    async with world.running():
+        assert world.watches_at_work() == {"l": 20, "a": 2}
 
 
 async def test_one_that_retires_claims_nothing_more_and_ends_with_what_it_claimed() -> None:
