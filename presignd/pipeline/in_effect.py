@@ -33,7 +33,7 @@ from presignd.pipeline.upload.uploader import Uploader
 from presignd.pipeline.upload.verify import Verifier
 from presignd.pipeline.watch.watcher import Watcher
 from presignd.presign import Grant, GrantRequest
-from presignd.runtime.tasks import looping
+from presignd.runtime.tasks import first_error, looping
 from presignd.states import backoff
 from presignd.store.rate import RateLimit
 from presignd.store.signed import register_secrets, signed_store
@@ -228,6 +228,8 @@ class Work:
                 loops.start("finisher", self.finisher.record())
                 loops.start("dispatcher", self.dispatcher.run(careful=careful, max_priority=max_priority))
                 await self._closing.wait()
+        except BaseExceptionGroup as group:  # of many stages that met one error, such as a lost ledger
+            raise first_error(group) from None
         finally:
             self._ended.set()
 

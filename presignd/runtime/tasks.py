@@ -44,6 +44,12 @@ async def looping() -> AsyncIterator[Loops]:
         loops.stop_all()
 
 
+def first_error(group: BaseExceptionGroup[Any]) -> BaseException:
+    """Return the first error of a group, without any group around it."""
+    first = group.exceptions[0]
+    return first_error(first) if isinstance(first, BaseExceptionGroup) else first
+
+
 async def within(seconds: float, event: asyncio.Event) -> None:
     """Wait for ``event``, ``seconds`` at most.
 

@@ -16,7 +16,7 @@ import pytest
 
 from presignd.app.assembly import open_pipeline
 from presignd.config import Config
-from presignd.errors import Refused, fault
+from presignd.errors import Fault, Refused, fault
 from presignd.ledger import open_ledger
 from presignd.ledger.changes import Change
 from presignd.model import FileVersion, Fingerprint, State
@@ -65,6 +65,18 @@ def probed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
         return items
 
     monkeypatch.setattr(Uploader, "read", read_and_probe)
+
+
+async def test_an_error_that_several_senders_meet_ends_the_work_as_one(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(_: Uploader) -> None:
+        raise fault("disk_full")
+
+    monkeypatch.setattr(Uploader, "run", fails)
+    async with open_pipeline(config(tmp_path, faulty_s3)) as pipeline:
+        with pytest.raises(Fault, match="disk is full"):
+            await pipeline.in_effect.work.run()
 
 
 # --- before it is sent --------------------------------------------------------------------------------
