@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,29 @@ async def test_a_folder_that_hangs_holds_up_only_itself(
         await asyncio.wait_for(hangs.wait(), 20)
         daemon.drop("b")
         await daemon.done(3)
+
+
+async def test_what_is_not_in_the_page_cache_is_read_in_a_thread(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pread, readers = os.pread, set[int]()
+
+    def lacks(*_: object) -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    def read(fd: int, length: int, offset: int) -> bytes:
+        readers.add(threading.get_ident())
+        return pread(fd, length, offset)
+
+    async with running(config(tmp_path, faulty_s3)) as daemon:
+        daemon.drop("a")
+        await daemon.done()
+        monkeypatch.setattr(os, "preadv", lacks)
+        monkeypatch.setattr(os, "pread", read)
+        daemon.drop("b")
+        await daemon.done(2)
+        assert readers
+        assert threading.get_ident() not in readers
 
 
 async def test_a_queued_version_with_a_writer_waits_for_him(faulty_s3: FaultyS3, tmp_path: Path) -> None:

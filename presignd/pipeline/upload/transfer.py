@@ -31,7 +31,7 @@ from presignd.pipeline.upload.collision import Action, Decision, Occupant
 from presignd.pipeline.upload.content import Content, Slots
 from presignd.pipeline.upload.identify import identify
 from presignd.pipeline.upload.multipart import InParts
-from presignd.pipeline.upload.whole import TINY, Prepared, Whole, prepare
+from presignd.pipeline.upload.whole import TINY, Prepared, Read, Whole, prepare
 from presignd.store.probe import Support
 from presignd.system.filesystem import close_quietly, read_cached
 from presignd.system.threads import in_background, opened
@@ -275,14 +275,16 @@ def open_to_send(folder: Folder, version: FileVersion, put: PutRequest | None) -
     return fd
 
 
-def read_whole(folder: Folder, version: FileVersion, put: PutRequest | None, algorithms: Collection[str]) -> Prepared:
+def read_whole(
+    folder: Folder, version: FileVersion, put: PutRequest | None, algorithms: Collection[str], read: Read
+) -> Prepared:
     """Read and hash a small file; its descriptor is closed on return. Blocking.
 
     Raises as ``open_to_send`` and ``prepare`` do, and ``changed_while_uploading`` if the file isn't what settled.
     """
     fd = open_to_send(folder, version, put)
     try:
-        prepared = prepare(fd, version.size, algorithms)
+        prepared = prepare(fd, version.size, algorithms, read=read)
         require_settled(prepared.fingerprint, version)
         if fingerprint_of(fd) != prepared.fingerprint:
             raise fault("changed_while_uploading", "it changed while it was read")

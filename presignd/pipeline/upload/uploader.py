@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from presignd.config import UploadConfig
 from presignd.ledger import Ledger
 from presignd.model import FileVersion
 from presignd.pipeline.faults import UploadFaults
 from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.files.hash import read_at
 from presignd.pipeline.key_template import needs_hash
 from presignd.pipeline.put import PutRequests
 from presignd.pipeline.stage import MOST, Item, Receipt, UrgentFirst, outcome
 from presignd.pipeline.upload.bucket import Bucket
 from presignd.pipeline.upload.content import Slots
 from presignd.pipeline.upload.transfer import Transfer, read_whole
-from presignd.pipeline.upload.whole import TINY, Prepared
+from presignd.pipeline.upload.whole import TINY, Prepared, Read
 from presignd.runtime.heartbeat import alive
+from presignd.system.filesystem import read_cached
 from presignd.system.threads import run
 
 
@@ -44,13 +47,19 @@ class Uploader:
         self.queue = UrgentFirst()
 
     async def read(self, versions: Sequence[FileVersion]) -> list[Item]:
-        """Return an item for each version; the tiny ones are read and hashed, in one call."""
+        """Return an item for each version; the tiny ones are read and hashed, in one call.
+
+        Few of them are read on the event loop, from the page cache only; what it lacks is left to the senders.
+        """
         items = [Item(version) for version in versions]
         tiny = [item for item in items if self._reads_ahead(item.version)]
         if tiny:
             inline = len(tiny) <= min(self._folders[item.version.watch].inline_limit for item in tiny)
-            found = await run(lambda: [outcome(self._read, item.version) for item in tiny], inline=inline)
+            read = partial(self._read, read=read_cached if inline else read_at)
+            found = await run(lambda: [outcome(read, item.version) for item in tiny], inline=inline)
             for item, prepared in zip(tiny, found, strict=True):
+                if isinstance(prepared, BlockingIOError):
+                    continue
                 if isinstance(prepared, Exception):
                     item.problem = prepared
                 else:
@@ -64,11 +73,12 @@ class Uploader:
         bucket = self._bucket(version)
         return not bucket.limited and bucket.known_support is not None
 
-    def _read(self, version: FileVersion) -> Prepared:
+    def _read(self, version: FileVersion, *, read: Read) -> Prepared:
         bucket, put = self._bucket(version), self._puts.get(version.file_id)
         by_hash = version.base_key is None and needs_hash(bucket.watch.key)
         algorithms = bucket.known_support.algorithms if bucket.known_support else ()
-        return read_whole(self._folders[version.watch], version, put, {*algorithms, *(["sha256"] if by_hash else [])})
+        wanted = {*algorithms, *(["sha256"] if by_hash else [])}
+        return read_whole(self._folders[version.watch], version, put, wanted, read)
 
     def _bucket(self, version: FileVersion) -> Bucket:
         """Return the bucket that a version was queued for, even if its watch has another bucket now."""
