@@ -223,8 +223,11 @@ class Work:
                 for number in range(max(2, self.config.upload.concurrency)):
                     loops.start(f"sender {number}", self._uploader.run())
                 loops.start("verifier", self._verifier.run())
-                for number in range(WORKERS):
-                    loops.start(f"finisher {number}", self.finisher.run())
+                for watch in self.config.watches:
+                    # Where files stay as they are, only versions from before a change of the configuration are left.
+                    workers = WORKERS if watch.link_file or watch.after != "keep" else 1
+                    for number in range(workers):
+                        loops.start(f"finisher {number} of {watch.name}", self.finisher.run(watch.name))
                 loops.start("finisher", self.finisher.record())
                 loops.start("dispatcher", self.dispatcher.run(careful=careful, max_priority=max_priority))
                 await self._closing.wait()

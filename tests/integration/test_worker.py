@@ -9,6 +9,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -451,6 +452,29 @@ def deleting(folder: Path, store: FaultyS3, **more: Any) -> tuple[Config, Writer
 
 def nothing() -> None:
     """Let one try pass."""
+
+
+async def test_a_folder_that_hangs_finishes_no_file_but_holds_up_no_other_watch_s(
+    faulty_s3: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+
+    def hangs(folder: Folder, *args: Any) -> Finished:
+        if folder.root.endswith(b"network"):
+            released.wait(60)
+        return keep_move_or_delete(folder, *args)
+
+    monkeypatch.setattr(finisher, "keep_move_or_delete", hangs)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(64))  # as the daemon's own
+    watches = [watch(tmp_path, name, after="delete") for name in ("network", "drop")]
+    async with running(config(tmp_path, faulty_s3, *watches)) as daemon:
+        for number in range(2 * finisher.WORKERS):
+            daemon.drop(f"{number}", watch="network")
+        await daemon.until(lambda: len(daemon.links()) == 2 * finisher.WORKERS, "links")
+        daemon.drop("a")
+        await daemon.done()
+        released.set()
+        await daemon.done(2 * finisher.WORKERS + 1)
 
 
 async def test_a_linked_file_with_a_writer_goes_once_he_is_through(

@@ -37,7 +37,8 @@ REWRITES = 4
 """Link files that are rewritten at the same time: each takes a thread, and uploads need threads too."""
 
 WORKERS = 16
-"""How many files are moved, deleted or given a link file at a time: each waits for its disk, not for a processor."""
+"""How many files of a watch are moved, deleted or given a link file at a time: each waits for its disk, not for a
+processor. Each watch has its own workers, as its disk may hang."""
 
 
 @dataclass(slots=True)
@@ -83,7 +84,7 @@ class Finisher:
         self._watches, self._folders, self._ledger = watches, folders, ledger
         self._linker, self._announcer, self._quarantine, self._submit = linker, announcer, quarantine, submit
         self._leave, self._first_pause = leave, first_pause
-        self._jobs: Queue[_Job] = Queue()
+        self._jobs: dict[str, Queue[_Job]] = {name: Queue() for name in watches}
         self._done: Queue[_Job] = Queue()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._none_waits = asyncio.Event()
@@ -102,7 +103,9 @@ class Finisher:
         self._announcer.done([item.version for item in finished])
         for item in finished:
             self._leave(item)
-        self._jobs.put_all(self._job(item) for item in items if item.version.state is not State.FINISHED)
+        for item in items:
+            if item.version.state is not State.FINISHED:
+                self._jobs[item.version.watch].put_nowait(self._job(item))
 
     def _job(self, item: Item) -> _Job:
         needs_link_file = bool(self._watches[item.version.watch].link_file) and not item.version.path.startswith(b"/")
@@ -126,10 +129,10 @@ class Finisher:
                 await asyncio.sleep(job.pause)
                 job.pause = min(LONGEST_PAUSE, 2 * job.pause)
 
-    async def run(self) -> None:
-        """Finish one version after the other, until cancelled: one of ``WORKERS`` such loops."""
+    async def run(self, watch: str) -> None:
+        """Finish one version of ``watch`` after the other, until cancelled: one of ``WORKERS`` such loops."""
         while True:
-            job = await self._jobs.get()
+            job = await self._jobs[watch].get()
             with alive(f"worker of {job.version.file_id}"):
                 try:
                     await self._try(job)
@@ -204,7 +207,8 @@ class Finisher:
         """Try again after a pause; meanwhile the item is not at work."""
         file_id = job.version.file_id
         self.waiting.add(file_id)
-        self._timers[file_id] = asyncio.get_running_loop().call_later(job.pause, self._jobs.put_nowait, job)
+        again = self._jobs[job.version.watch].put_nowait
+        self._timers[file_id] = asyncio.get_running_loop().call_later(job.pause, again, job)
         job.pause = min(LONGEST_PAUSE, 2 * job.pause)
         self._leave(job.item)
 
