@@ -117,14 +117,15 @@ class Dispatcher:
     def _limits(self, watches: int) -> list[tuple[int | None, int]]:
         """Return what one of so many ``watches`` may claim now: the size to stay below (None: any), and how many.
 
-        Bodies that are not read yet wait for their sender, at most one for each.
+        A body that is not read yet is claimed once a sender is free for it: so the ledger's order and fairness hold
+        for it until then, and a drain begins none.
         """
         unsent = self._unsent()
         room = (self._slots if self._careful else max(MOST, self._slots)) - len(self.at_work)
         enough = len(unsent) >= 2 * self._slots
         if room <= 0 or (enough and room < BATCH):
             return []
-        bodies = min(room, 2 * self._slots - sum(size > self._uploader.tiny for size in unsent))
+        bodies = min(room, self._slots - sum(size > self._uploader.tiny for size in unsent))
         share = -(-bodies // watches)
         limits = [(None if self._large_room(unsent) > 0 else self._large_size, share)]
         if not self._careful:

@@ -592,12 +592,10 @@ async def test_a_put_of_a_watched_file_that_is_deleted_meanwhile_is_told_so(
     async with running(configured) as daemon:
         daemon.drop("first", bytes(100_000))
         await daemon.until(lambda: held.times == 0, "another upload under way")
-        daemon.drop("second", bytes(100_000))  # waits for the sender, which keeps the next from being claimed
-        await daemon.said_by_now("file.queued", 2)
-        path = daemon.drop("a", bytes(100_000))
+        path = daemon.drop("a", bytes(100_000))  # not so small that it is claimed ahead
         fd, uploading = put(daemon, path, b"a", [])
         waiting = asyncio.ensure_future(uploading)
-        await daemon.said_by_now("file.queued", 3)
+        await daemon.said_by_now("file.queued", 2)
         gone = await daemon.ledger.record_gone("drop", [b"a"], faulty_s3.now())
         daemon.pipeline.shared.announcer.done(gone)
         with pytest.raises(Refused, match="the file is gone"):
