@@ -127,7 +127,9 @@ class Running:
 
     async def rescan(self) -> None:
         """Return after a whole scan that began later than this call, of each watch."""
-        before, watchers = len(self.events("scan.finished")), list(self.pipeline.watchers)
+        watchers = list(self.pipeline.watchers)
+        await asyncio.gather(*(watcher.watching.wait() for watcher in watchers))
+        before = len(self.events("scan.finished"))
         for watcher in watchers:
             watcher.request_scan("test")
         await self.said_by_now("scan.finished", before + len(watchers))
