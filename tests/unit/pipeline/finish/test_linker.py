@@ -16,7 +16,7 @@ from presignd.ledger import Ledger
 from presignd.ledger.changes import Change
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Link, LinksMark, State
-from presignd.pipeline.finish.link import STALE, Linker
+from presignd.pipeline.finish.link import STALE, Linker, link_request, make_link
 from presignd.pipeline.stage import Item
 from presignd.presign import Grant, GrantRequest
 from presignd.system.clock import utcnow
@@ -248,6 +248,24 @@ async def test_a_full_disk_does_not_put_what_waits_for_its_bucket_back_twice() -
         for _ in range(20):
             await asyncio.sleep(0)
     assert sorted(world.lines) == ["id-1", "id-2"]
+
+
+async def test_a_linker_that_stops_leaves_no_timer_for_what_waits() -> None:
+    class Asleep(World):
+        async def sleep(self, _seconds: float) -> None:
+            await asyncio.Event().wait()
+
+    world = Asleep()
+    world.held = {"1": AWAY}
+    async with world.running():
+        await world.until(*world.put(verified(1), verified(2))[1:])
+    await asyncio.sleep(0)
+    assert not world.linker._timers
+
+
+async def test_a_link_for_a_person_is_signed_as_any_other() -> None:
+    version = verified(1)
+    assert (await make_link(World().grant, version, 900, "/a")).url == granted(link_request(version, 900)).url
 
 
 @pytest.mark.parametrize(("age", "anew"), [(STALE / 2, False), (STALE * 2, True), (-STALE * 2, True)])

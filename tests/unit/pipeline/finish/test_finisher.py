@@ -1,0 +1,126 @@
+"""Finishing: ends are recorded as a list, and what fails stops or delays its version alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from presignd.config import WatchConfig
+from presignd.errors import Fault, fault
+from presignd.ledger import Ledger, LostUpdate
+from presignd.ledger.changes import Change
+from presignd.model import Candidate, FileVersion, State
+from presignd.pipeline.announce import Announcer
+from presignd.pipeline.faults import Quarantine
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.finish import finisher as module
+from presignd.pipeline.finish.finisher import Finisher
+from presignd.pipeline.finish.link import Linker
+from presignd.pipeline.finish.safety import Finished, FinishOutcome
+from presignd.pipeline.stage import Item
+from tests.links import link
+from tests.versions import in_state
+
+
+class World:
+    """A finisher of one watch that deletes; its ledger refuses some versions, its link files meet some faults."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.refused: set[bytes] = set()
+        self.faults: list[Fault] = []
+        self.announced: list[bytes] = []
+        self.stopped: list[bytes] = []
+        self.told: list[str] = []
+        self.left: list[Item] = []
+        (folder / "drop").mkdir()
+        watch = WatchConfig(
+            name="drop", path=folder / "drop", bucket="bucket", after="delete", link_file="{name}.link.txt"
+        )
+        self.finisher = Finisher(
+            {"drop": watch},
+            {"drop": Folder(watch)},
+            cast("Ledger", self),
+            linker=cast("Linker", self),
+            announcer=cast("Announcer", self),
+            quarantine=cast("Quarantine", self),
+            submit=lambda _: None,
+            leave=self.left.append,
+            first_pause=0.0,
+        )
+        monkeypatch.setattr(module, "keep_move_or_delete", lambda *_: Finished(FinishOutcome.DELETED))
+        monkeypatch.setattr(module, "write_link_file", self.write)
+
+    def write(self, *_: object) -> bool:
+        if self.faults:
+            raise self.faults.pop()
+        return True
+
+    async def apply_all(self, changes: Sequence[Change]) -> list[FileVersion]:
+        if self.refused & {change.version.path for change in changes}:
+            raise LostUpdate("it moved on")
+        return [replace(change.version, state=State.FINISHED) for change in changes]
+
+    async def by_path(self, _watch: str, path: bytes) -> FileVersion:
+        return linked(path)
+
+    async def remake_link(self, _version: FileVersion) -> Any:
+        return link(1)
+
+    async def record_problem(self, version: FileVersion, _problem: Exception) -> None:
+        self.stopped.append(version.path)
+
+    def done(self, versions: Sequence[FileVersion]) -> None:
+        self.announced += [version.path for version in versions]
+
+    def event(self, name: str, _version: FileVersion, *, level: str, **_: Any) -> None:
+        self.told.append(f"{level} {name}")
+
+
+def linked(path: bytes, state: State = State.LINKED) -> FileVersion:
+    return in_state(state, path, file_id=path.decode())
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(tmp_path, monkeypatch)
+
+
+async def finished(world: World, items: Sequence[Item]) -> None:
+    loops = [asyncio.create_task(world.finisher.run("drop")), asyncio.create_task(world.finisher.record())]
+    world.finisher.take(items)
+    async with asyncio.timeout(10):
+        while len(world.left) < len(items):  # noqa: ASYNC110 - each file is handled in a thread
+            await asyncio.sleep(0)
+    for loop in loops:
+        loop.cancel()
+    await asyncio.gather(*loops, return_exceptions=True)
+
+
+async def test_an_end_that_can_not_be_recorded_stops_its_version_alone(world: World) -> None:
+    world.refused = {b"b"}
+    await finished(world, [Item(linked(name), link=link(1)) for name in (b"a", b"b", b"c")])
+    assert (sorted(world.announced), world.stopped, world.finisher.waiting) == ([b"a", b"c"], [b"b"], set())
+
+
+async def test_the_ends_of_many_are_recorded_as_a_list_of_which_each_may_fail_alone(world: World) -> None:
+    world.refused = {b"b"}
+    items = [Item(linked(name), link=link(1)) for name in (b"a", b"b", b"c")]
+    jobs = [world.finisher._job(item) for item in items]
+    await world.finisher._record(jobs)
+    assert (world.announced, world.stopped) == ([b"a", b"c"], [b"b"])
+
+
+async def test_a_link_file_is_rewritten_once_its_fault_has_passed(world: World) -> None:
+    world.faults = [fault("disk_full"), fault("disk_full")]
+    assert await world.finisher.rewrite_link_file(linked(b"a", State.FINISHED))
+    assert (world.faults, world.told) == ([], ["warning link_file.failed"])
+
+
+def test_a_candidate_is_a_file_of_the_watch() -> None:
+    job = module._Job(Item(linked(b"a")), needs_link_file=False, pause=0.0, left_out=True)
+    assert [type(one) for one in module._candidates(job)] == [Candidate]

@@ -1,0 +1,34 @@
+"""Reading a small file before it is claimed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from presignd.config import WatchConfig
+from presignd.errors import ChangedFault
+from presignd.model import Fingerprint, State
+from presignd.pipeline.files.folder import Folder
+from presignd.pipeline.files.lease import ignore_sigio
+from presignd.pipeline.upload.transfer import read_whole
+from tests.versions import in_state
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_what_settled(tmp_path: Path) -> None:
+    """Its path may be gone by the end of its upload: nothing else would show that the bytes are of two contents."""
+    ignore_sigio()
+    path = tmp_path / "a"
+    path.write_bytes(b"content")
+    folder = Folder(WatchConfig(name="drop", path=tmp_path, bucket="bucket"))
+    version = in_state(State.QUEUED, b"a", fingerprint=Fingerprint.of(path.stat()))
+
+    def read(fd: int, length: int, offset: int) -> bytes:
+        path.chmod(0o600 if offset else 0o640)
+        return os.pread(fd, length, offset)
+
+    with pytest.raises(ChangedFault, match="while it was read"):
+        read_whole(folder, version, None, {"md5"}, read=read)
+    prepared = read_whole(folder, version, None, {"md5"}, read=os.pread)
+    assert (prepared.data, prepared.fd) == (b"content", None)
