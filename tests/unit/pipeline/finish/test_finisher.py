@@ -33,6 +33,7 @@ class World:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.refused: set[bytes] = set()
         self.faults: list[Fault] = []
+        self.newer: dict[str, Any] = {}
         self.announced: list[bytes] = []
         self.stopped: list[bytes] = []
         self.told: list[str] = []
@@ -66,7 +67,7 @@ class World:
         return [replace(change.version, state=State.FINISHED) for change in changes]
 
     async def by_path(self, _watch: str, path: bytes) -> FileVersion:
-        return linked(path)
+        return replace(linked(path), **self.newer)
 
     async def remake_link(self, _version: FileVersion) -> Any:
         return link(1)
@@ -119,6 +120,11 @@ async def test_a_link_file_is_rewritten_once_its_fault_has_passed(world: World) 
     world.faults = [fault("disk_full"), fault("disk_full")]
     assert await world.finisher.rewrite_link_file(linked(b"a", State.FINISHED))
     assert (world.faults, world.told) == ([], ["warning link_file.failed"])
+
+
+async def test_a_link_file_is_not_rewritten_where_the_path_has_a_newer_version(world: World) -> None:
+    world.newer = {"file_id": "newer"}
+    assert not await world.finisher.rewrite_link_file(linked(b"a", State.FINISHED))
 
 
 def test_a_candidate_is_a_file_of_the_watch() -> None:

@@ -21,10 +21,11 @@ from presignd.model import Candidate, FileVersion, Fingerprint, Listed, NewVersi
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle import settler as settle
 from presignd.pipeline.settle.decide import LOCAL_PRECISION, NETWORK_PRECISION, Look, Rules
-from presignd.pipeline.settle.lane import COMPARING, FILES_PER_TURN, ROOM, Lane, Limits, Services
+from presignd.pipeline.settle.lane import COMPARING, FILES_PER_TURN, ROOM, Lane, Limits, Services, nothing_to_do
 from presignd.pipeline.settle.looker import Looker
 from presignd.pipeline.settle.settler import Settler
 from presignd.states import IN_FLIGHT, is_recorded
+from tests.versions import in_state
 
 EPOCH = 1_800_000_000 * 10**9
 HOUR = 3600 * 10**9
@@ -591,3 +592,7 @@ def test_file_times_are_trusted_as_far_as_their_filesystem_tells_them(
     monkeypatch.setattr(settle, "is_network", lambda _folder: network)
     monkeypatch.setattr(settle, "has_fine_times", lambda _folder: fine)
     assert settle._timestamp_precision(0) == precision
+
+
+async def test_a_file_that_is_back_needs_nothing_more_where_nobody_asked_for_it() -> None:
+    assert await nothing_to_do(in_state(State.FINISHED))
