@@ -26,6 +26,9 @@ class FakeBucket:
     headers: dict[str, str] = field(default_factory=dict)
     watch: Any = None
 
+    def forget_support(self) -> None:
+        """Nothing was probed."""
+
     def __post_init__(self) -> None:
         self.watch = SimpleNamespace(bucket=self.name, headers=self.headers)
 

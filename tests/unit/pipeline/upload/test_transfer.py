@@ -1,18 +1,24 @@
-"""Reading a small file before it is claimed."""
+"""Reading a small file before it is claimed, and telling its object."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from presignd.config import WatchConfig
 from presignd.errors import ChangedFault
+from presignd.ledger import Ledger
 from presignd.model import Fingerprint, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import ignore_sigio
+from presignd.pipeline.upload.bucket import Bucket, StoredObject
+from presignd.pipeline.upload.content import Slots
 from presignd.pipeline.upload.transfer import read_whole
+from presignd.pipeline.upload.whole import Prepared, Whole
+from presignd.store.probe import Support
 from tests.versions import in_state
 
 
@@ -32,3 +38,14 @@ def test_a_file_that_changes_while_it_is_read_is_not_what_settled(tmp_path: Path
         read_whole(folder, version, None, {"md5"}, read=read)
     prepared = read_whole(folder, version, None, {"md5"}, read=os.pread)
     assert (prepared.data, prepared.fd) == (b"content", None)
+
+
+async def test_an_etag_that_is_another_md5_is_another_object() -> None:
+    fingerprint = Fingerprint(1, 7, 1, 1)
+    prepared = Prepared(None, fingerprint, {"md5": f"md5:{'a' * 32}"}, b"content")
+    whole = Whole(
+        cast("Bucket", None), cast("Ledger", None), Slots(1), "md5", prepared=prepared, on_sent=lambda _: None
+    )
+    support = Support(if_none_match=True, if_match=True)
+    assert await whole._is_ours("key", StoredObject(7, "a" * 32), support)
+    assert not await whole._is_ours("key", StoredObject(7, "b" * 32), support)
