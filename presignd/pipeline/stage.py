@@ -14,8 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from presignd.ledger import Ledger
+from presignd.ledger.changes import Change
 from presignd.model import FileVersion, Fingerprint, Link, State
 from presignd.pipeline.upload.whole import Prepared
+from presignd.system.threads import run
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,10 +49,10 @@ class Item:
     """A version at work, from its claim until it is finished, waits for another try, or is the ledger's again.
 
     ``previous``: the newest verified version before it under its key. ``retried``: an earlier attempt committed what
-    tells its object, and may have sent it. ``prepared``: its content, where that was read
-    already. ``problem``: why it can go no further. ``receipt`` and ``link`` are made on its way. ``expires`` is its
-    link's lifetime in seconds. ``finishes``: the link's commit finishes it, as nothing is to be done with its file.
-    ``after_link`` takes the items that were linked, or could not be.
+    tells its object, and may have sent it. ``prepared``: its content, where that was read already. ``problem``: why it
+    can go no further. ``receipt`` and ``link`` are made on its way. ``expires`` is its link's lifetime in seconds.
+    ``finishes``: the link's commit finishes it, as nothing is to be done with its file. ``after_link`` takes the items
+    that were linked, or could not be.
 
     For ``status``: bytes ``sent``, of them ``resumed_from`` by an earlier attempt; when it ``began`` and when the last
     bytes went (monotonic, seconds).
@@ -117,9 +120,29 @@ class UrgentFirst(Queue[Item]):
         return heapq.heappop(self._queue)[-1]
 
 
-def outcome(step: Callable[[T], R], item: T) -> R | Exception:
-    """Return what ``step`` returns or raises for one item of a list: one that fails must not hold up the others."""
+async def outcomes(step: Callable[[T], R], items: Sequence[T], *, inline: bool) -> list[R | Exception]:
+    """Return what ``step`` returns or raises for each item: one that fails must not hold up the others.
+
+    All run in one thread, unless ``inline``.
+    """
+
+    def outcome(item: T) -> R | Exception:
+        try:
+            return step(item)
+        except Exception as error:  # noqa: BLE001 - the stage decides what each error means
+            return error
+
+    return await run(lambda: [outcome(item) for item in items], inline=inline)
+
+
+async def apply_each(ledger: Ledger, changes: Sequence[Change]) -> list[FileVersion | Exception]:
+    """Commit changes together; where that fails, each alone. Return each version as recorded, or why it isn't.
+
+    So a wrong change stops its own version only (guarantee 8).
+    """
     try:
-        return step(item)
+        return [*await ledger.apply_all(changes)]
     except Exception as error:  # noqa: BLE001 - the stage decides what each error means
-        return error
+        if len(changes) == 1:
+            return [error]
+    return [recorded for change in changes for recorded in await apply_each(ledger, [change])]

@@ -25,7 +25,7 @@ from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.finish.link_file import write_link_file
 from presignd.pipeline.finish.remove import keep_move_or_delete
 from presignd.pipeline.finish.safety import Finished, FinishOutcome, moves_or_deletes
-from presignd.pipeline.stage import Item, Queue
+from presignd.pipeline.stage import Item, Queue, apply_each
 from presignd.runtime.heartbeat import alive
 from presignd.states import Event
 from presignd.system.clock import utcnow
@@ -213,19 +213,13 @@ class Finisher:
         self._leave(job.item)
 
     async def _record(self, jobs: Sequence[_Job]) -> None:
-        """Commit the ends; where that fails, each alone, so that only the version whose change is wrong stops."""
+        """Commit the ends."""
         changes = [_finish(job, utcnow()) for job in jobs]
-        try:
-            ended = await self._ledger.apply_all(changes)
-        except Exception as bug:  # noqa: BLE001 - guarantee 8: a bug in one file's work quarantines that file
-            if len(jobs) == 1:
-                await self._stop(jobs[0], bug)
-                return
-            for job in jobs:
-                await self._record([job])
-            return
-        self._announcer.done(ended)
-        for job in jobs:
+        for job, recorded in zip(jobs, await apply_each(self._ledger, changes), strict=True):
+            if isinstance(recorded, Exception):
+                await self._stop(job, recorded)
+                continue
+            self._announcer.done([recorded])
             self._submit(_candidates(job))
             self._forget(job)
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from presignd.config import UploadConfig
+from presignd.config import UploadConfig, WatchConfig
 from presignd.errors import Fault, fault
 from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint
@@ -124,9 +124,9 @@ class Transfer:
             for algorithm in self._support.algorithms - prepared.checksums.keys():  # the bucket was probed anew since
                 prepared.checksums[algorithm] = prepared.checksum_like(f"{algorithm}:", size, 0)
             return self._whole(prepared)
-        by_hash = self._version.base_key is None and needs_hash(self._watch.key)
         if size <= upload.multipart_threshold:
-            return self._whole(await self._prepare(size, {*self._support.algorithms, *(["sha256"] if by_hash else [])}))
+            return self._whole(await self._prepare(size, algorithms_for(self._version, self._watch, self._support)))
+        by_hash = _is_named_by_hash(self._version, self._watch)
         named = await in_background(checksum_like, self._fd, "sha256:", size) if by_hash else ""
         return InParts(
             self._bucket,
@@ -291,6 +291,16 @@ def read_whole(
         return replace(prepared, fd=None)
     finally:
         close_quietly(fd)
+
+
+def algorithms_for(version: FileVersion, watch: WatchConfig, support: Support | None) -> set[str]:
+    """Return the algorithms to hash a file by: those that its bucket is sent, and SHA-256 if its key needs that."""
+    named = {"sha256"} if _is_named_by_hash(version, watch) else set[str]()
+    return named | support.algorithms if support else named
+
+
+def _is_named_by_hash(version: FileVersion, watch: WatchConfig) -> bool:
+    return version.base_key is None and needs_hash(watch.key)
 
 
 def require_settled(found: Fingerprint, version: FileVersion) -> None:

@@ -11,16 +11,14 @@ from presignd.model import FileVersion
 from presignd.pipeline.faults import UploadFaults
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.hash import read_at
-from presignd.pipeline.key_template import needs_hash
 from presignd.pipeline.put import PutRequests
-from presignd.pipeline.stage import MOST, Item, Receipt, UrgentFirst, outcome
+from presignd.pipeline.stage import MOST, Item, Receipt, UrgentFirst, outcomes
 from presignd.pipeline.upload.bucket import Bucket
 from presignd.pipeline.upload.content import Slots
-from presignd.pipeline.upload.transfer import Transfer, read_whole
+from presignd.pipeline.upload.transfer import Transfer, algorithms_for, read_whole
 from presignd.pipeline.upload.whole import TINY, Prepared, Read
 from presignd.runtime.heartbeat import alive
 from presignd.system.filesystem import read_cached
-from presignd.system.threads import run
 
 
 class Uploader:
@@ -56,7 +54,7 @@ class Uploader:
         if tiny:
             inline = len(tiny) <= min(self._folders[item.version.watch].inline_limit for item in tiny)
             read = partial(self._read, read=read_cached if inline else read_at)
-            found = await run(lambda: [outcome(read, item.version) for item in tiny], inline=inline)
+            found = await outcomes(read, [item.version for item in tiny], inline=inline)
             for item, prepared in zip(tiny, found, strict=True):
                 if isinstance(prepared, BlockingIOError):
                     continue
@@ -75,10 +73,8 @@ class Uploader:
 
     def _read(self, version: FileVersion, *, read: Read) -> Prepared:
         bucket, put = self._bucket(version), self._puts.get(version.file_id)
-        by_hash = version.base_key is None and needs_hash(bucket.watch.key)
-        algorithms = bucket.known_support.algorithms if bucket.known_support else ()
-        wanted = {*algorithms, *(["sha256"] if by_hash else [])}
-        return read_whole(self._folders[version.watch], version, put, wanted, read)
+        algorithms = algorithms_for(version, bucket.watch, bucket.known_support)
+        return read_whole(self._folders[version.watch], version, put, algorithms, read)
 
     def _bucket(self, version: FileVersion) -> Bucket:
         """Return the bucket that a version was queued for, even if its watch has another bucket now."""
@@ -90,7 +86,7 @@ class Uploader:
         return item.prepared.intent(support) if item.prepared and support else ""
 
     async def run(self) -> None:
-        """Send one item after the other, until cancelled: one of ``upload.concurrency`` such loops."""
+        """Send one item after the other, until cancelled: one of many such loops."""
         while True:
             item = await self.queue.get()
             with alive(f"worker of {item.version.file_id}"):

@@ -17,11 +17,10 @@ from presignd.pipeline.faults import UploadFaults
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.files.hash import checksum_like, fingerprint_of
 from presignd.pipeline.put import PutRequests
-from presignd.pipeline.stage import Item, Queue, Receipt, outcome
+from presignd.pipeline.stage import Item, Queue, Receipt, apply_each, outcomes
 from presignd.runtime.heartbeat import alive
 from presignd.states import Event
 from presignd.system.filesystem import close_quietly
-from presignd.system.threads import run
 
 
 class Verifier:
@@ -54,7 +53,7 @@ class Verifier:
 
     async def _verify(self, items: Sequence[Item]) -> None:
         inline = len(items) <= min(self._folders[item.version.watch].inline_limit for item in items)
-        found = await run(lambda: [outcome(self._recheck, item) for item in items], inline=inline)
+        found = await outcomes(self._recheck, items, inline=inline)
         unchanged = []
         for item, fingerprint in zip(items, found, strict=True):
             if isinstance(fingerprint, Exception):
@@ -97,22 +96,17 @@ class Verifier:
             close_quietly(fd)
 
     async def _record(self, unchanged: Sequence[tuple[Item, Fingerprint]]) -> None:
-        """Commit the receipts; where that fails, each alone, so that only the version whose change is wrong stops."""
+        """Commit the receipts."""
         signed_at = self._now()
         changes = [_verify(item, fingerprint, signed_at) for item, fingerprint in unchanged]
-        try:
-            versions = await self._ledger.apply_all(changes)
-        except Exception as bug:  # noqa: BLE001 - guarantee 8: a bug in one file's work quarantines that file
-            if len(unchanged) == 1:
-                await self._faults.handle(unchanged[0][0], bug)
-                return
-            for each in unchanged:
-                await self._record([each])
-            return
-        items = [item for item, _ in unchanged]
-        for item, version in zip(items, versions, strict=True):
-            item.version = version
-        self._verified(items)
+        verified = []
+        for (item, _), recorded in zip(unchanged, await apply_each(self._ledger, changes), strict=True):
+            if isinstance(recorded, Exception):
+                await self._faults.handle(item, recorded)
+            else:
+                item.version = recorded
+                verified.append(item)
+        self._verified(verified)
 
 
 def _receipt(item: Item) -> Receipt:
