@@ -338,7 +338,6 @@ class EmbeddedStore:
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-s3.autoCreateBucket=false",
-            f"-bucket={self.bucket}",
             f"-volume.max={self._volumes}",
             "-s3.localSocket=run/s3.sock",  # weed leaves this socket behind after SIGTERM
             *(f"-{flag}={port}" for flag, port in self._ports.items()),
@@ -378,7 +377,7 @@ class EmbeddedStore:
             pool.clear()
 
     def _put_and_remove(self, pool: urllib3.PoolManager) -> None:
-        """Store an object that isn't empty: an empty one needs no volume, so it proves too little."""
+        """Make the bucket, and store an object in it: not an empty one, which needs no volume and proves too little."""
         client = Minio(
             self.endpoint.removeprefix("http://"),
             access_key=self.access_key,
@@ -387,6 +386,9 @@ class EmbeddedStore:
             region="us-east-1",
             http_client=pool,
         )
+        # Not by weed's -bucket: on a busy machine it gave up before its own S3 served, and the bucket never came.
+        if not client.bucket_exists(self.bucket):
+            client.make_bucket(self.bucket)
         client.put_object(self.bucket, _PROBE_KEY, io.BytesIO(b"ready"), 5)
         client.remove_object(self.bucket, _PROBE_KEY)
 
