@@ -13,7 +13,6 @@ import hashlib
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -51,7 +50,7 @@ async def _record(ledger: Ledger, intake: Intake, watch: WatchConfig, files: Seq
     claimed = [found.version for found in await ledger.claim([Claim(version) for version in queued]) if found]
     at = datetime.now(UTC)
     verified = await asyncio.gather(*(_verified(ledger, version, at) for version in claimed))
-    ends = [replace(version, expires_at=at + timedelta(minutes=15)) for version in verified]
+    ends = [version._replace(expires_at=at + timedelta(minutes=15)) for version in verified]
     linked = await ledger.record_linked(ends, mark)
     await asyncio.gather(*(ledger.apply(version, Event.FINISH, done_at=at) for version in linked))
     await ledger.record_announced([version.file_id for version in linked])

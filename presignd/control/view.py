@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -187,7 +187,7 @@ class View:
         """
         watch = next((w for w in self.config.watches if w.name == version.watch), None)
         seconds = expires or (watch.link_expires if watch else None) or self.config.presign.get_expires
-        fresh = replace(version, signed_at=self._in_effect.now())
+        fresh = version._replace(signed_at=self._in_effect.now())
         link = await make_link(self._in_effect.grant, fresh, seconds, self._announcer.path(version))
         self._announcer.linked(link, disclose=self.config.links.in_log, by_uid=by_uid)
         return link

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache, reduce
 from typing import Any
@@ -96,13 +96,13 @@ def apply(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[Fil
 def _move(change: Change) -> tuple[dict[str, Any], FileVersion]:
     """Return the columns that a change writes, and the version as it is then."""
     row, fields = stored(change.fields)
-    moved = replace(change.version, state=reduce(after, change.events, change.version.state), **fields)
+    moved = change.version._replace(state=reduce(after, change.events, change.version.state), **fields)
     if change.events:
         row["state"] = str(moved.state)
     if Event.VERIFY in change.events:
         row["verified"] = 1
     if change.events and moved.state in LEFT and moved.gone_at is None:
-        moved = replace(moved, gone_at=moved.done_at or moved.queued_at)
+        moved = moved._replace(gone_at=moved.done_at or moved.queued_at)
         row |= columns_of({"gone_at": moved.gone_at})
     return row, moved
 
@@ -274,7 +274,7 @@ def _key_taken(connection: sqlite3.Connection, version: FileVersion) -> FileVers
     owner = keys.owner(connection, version.bucket, version.base_key)
     detail = f"{version.base_key} is {owner.decode('utf-8', 'backslashreplace')}'s" if owner is not None else ""
     problem = fault("key_taken", detail)
-    return replace(version, state=State.QUARANTINED, error_code=problem.code, error=to_sql(problem.message))
+    return version._replace(state=State.QUARANTINED, error_code=problem.code, error=to_sql(problem.message))
 
 
 def refingerprint(connection: sqlite3.Connection, found: Sequence[tuple[str, Fingerprint]]) -> list[None]:
@@ -335,7 +335,7 @@ def _assign_key(connection: sqlite3.Connection, wanted: KeyRequest) -> FileVersi
     _update(connection, [(version, {"base_key": base_key, "key": key, "verified": 0, "etag": etag})])
     if version.key != key:
         keys.release(connection, [(version.bucket, version.key)])
-    return replace(version, base_key=base_key, key=key, etag=etag)
+    return version._replace(base_key=base_key, key=key, etag=etag)
 
 
 def record_part(connection: sqlite3.Connection, done: Sequence[tuple[FileVersion, Part]]) -> list[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -49,8 +49,8 @@ class Selection:
     error_code: str | None = None
 
 
-FINGERPRINT = tuple(field.name for field in fields(Fingerprint))
-OTHER_COLUMNS = tuple(field.name for field in fields(FileVersion) if field.name != "fingerprint")
+FINGERPRINT = Fingerprint._fields
+OTHER_COLUMNS = tuple(name for name in FileVersion._fields if name != "fingerprint")
 COLUMNS = (*FINGERPRINT, *OTHER_COLUMNS)
 _CHANGEABLE = frozenset({"fingerprint", *OTHER_COLUMNS} - {"state", "file_id"})
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM version"  # noqa: S608 - our own column names
@@ -59,7 +59,7 @@ _TIMES = [*map(OTHER_COLUMNS.index, ("queued_at", "not_before", "done_at", "sign
 _NEW_FIELDS = ("watch", "path", "fingerprint", "bucket", "content_type", "priority", "queued_at", "error_code", "error")
 _FLAGS = [*map(OTHER_COLUMNS.index, ("adopted", "announced"))]
 _STATE = OTHER_COLUMNS.index("state")
-_FINGERPRINT_INDEX = [field.name for field in fields(FileVersion)].index("fingerprint")
+_FINGERPRINT_INDEX = FileVersion._fields.index("fingerprint")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _INTEGER = range(-(2**63), 2**63)
@@ -111,7 +111,7 @@ def as_recorded(new: NewVersion, key: str | None) -> FileVersion:
 def as_claimed(version: FileVersion, intent: str) -> FileVersion:
     """Return a queued version once it is claimed with an intent; it keeps an earlier one (``FileVersion.etag``)."""
     state = after(version.state, Event.CLAIM)
-    return replace(version, state=state, attempt=version.attempt + 1, etag=version.etag or intent.removeprefix("md5:"))
+    return version._replace(state=state, attempt=version.attempt + 1, etag=version.etag or intent.removeprefix("md5:"))
 
 
 def columns_of_new(version: FileVersion) -> dict[str, Any]:

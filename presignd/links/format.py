@@ -56,7 +56,7 @@ def to_link(document: dict[str, Any]) -> Link | None:
     """Return the link of a parsed line, None where a field is missing or has the wrong type."""
     times = {"time", "expires_at"}
     try:
-        fields = {name: value for name, value in document.items() if name in Link.__dataclass_fields__}
+        fields = {name: value for name, value in document.items() if name in Link._fields}
         return Link(**fields | {name: datetime.fromisoformat(document[name]) for name in times})
     except (KeyError, TypeError, ValueError):
         return None

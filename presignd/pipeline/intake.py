@@ -8,7 +8,6 @@ from __future__ import annotations
 import mimetypes
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
 
 from presignd.config import WatchConfig
 from presignd.errors import Fault
@@ -54,7 +53,7 @@ class Intake:
             next_key=may_number(watch_config),
         )
         try:
-            return replace(version, key=self._checked_key(watch_config, version, fault))
+            return version._replace(key=self._checked_key(watch_config, version, fault))
         except Fault as refused:
             return _quarantined(version, refused)
 
@@ -67,7 +66,7 @@ class Intake:
         if version.key or version.state is State.QUARANTINED or needs_hash(watch_config.key):
             return version
         try:
-            return replace(version, key=self._rendered(watch_config, version, prefix))
+            return version._replace(key=self._rendered(watch_config, version, prefix))
         except Fault as refused:
             return _quarantined(version, refused)
 
@@ -75,7 +74,7 @@ class Intake:
         """Return a version with the key that a ``put`` asked for; raise ``key_refused``."""
         if why := key_problem(key):
             raise fault_for("key_refused", why)
-        return replace(version, key=key, state=State.QUEUED, error_code="", error="")
+        return version._replace(key=key, state=State.QUEUED, error_code="", error="")
 
     def _checked_key(self, watch_config: WatchConfig, version: NewVersion, problem: Fault | None) -> str | None:
         if problem:
@@ -98,7 +97,7 @@ class Intake:
 
 
 def _quarantined(version: NewVersion, refused: Fault) -> NewVersion:
-    return replace(version, state=State.QUARANTINED, error_code=refused.code, error=refused.message)
+    return version._replace(state=State.QUARANTINED, error_code=refused.code, error=refused.message)
 
 
 def refuse_too_large(watch_config: WatchConfig, size: int) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +97,7 @@ async def test_status_of_a_path_given_below_the_current_folder(served: Served) -
 
 async def test_status_tells_of_a_large_file_how_far_it_is_and_when_it_is_through(served: Served) -> None:
     version = await recorded(served, "large")
-    version = replace(version, fingerprint=replace(version.fingerprint, size=3_000_000_000))
+    version = version._replace(fingerprint=version.fingerprint._replace(size=3_000_000_000))
     served.view.moving = [InFlightView(version, 1_000_000_000, 25e6)]
     (told,) = json.loads((await presignd(served, "status", "--json")).out)["in_flight"]
     assert (told["sent"], told["size"], told["rate"], told["seconds_left"]) == (1_000_000_000, 3_000_000_000, 25e6, 80)

@@ -8,7 +8,6 @@ import itertools
 import os
 import shutil
 import stat
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -70,7 +69,7 @@ def test_move_takes_the_file_to_its_relative_path_below_move_to(moving: Place) -
 
 def test_a_put_from_elsewhere_is_never_touched(deleting: Place) -> None:
     """Its path is absolute: the file is its owner's, not the watch's."""
-    deleting.version = replace(deleting.version, path=os.fsencode(deleting.file))
+    deleting.version = deleting.version._replace(path=os.fsencode(deleting.file))
     assert deleting.finish().outcome is FinishOutcome.KEPT
     assert deleting.file.exists()
 
@@ -109,12 +108,12 @@ def test_across_filesystems_a_target_that_exists_is_not_overwritten(tmp_path: Pa
 @pytest.mark.parametrize("checksum", ["sha256", "parts"])
 def test_every_form_of_checksum_is_compared(deleting: Place, checksum: str) -> None:
     if checksum == "sha256":
-        deleting.version = replace(deleting.version, checksum="sha256:" + hashlib.sha256(CONTENT).hexdigest())
+        deleting.version = deleting.version._replace(checksum="sha256:" + hashlib.sha256(CONTENT).hexdigest())
     else:
         parts = b"".join(hashlib.md5(CONTENT[at : at + 8]).digest() for at in range(0, len(CONTENT), 8))
-        deleting.version = replace(deleting.version, checksum=f"md5:{hashlib.md5(parts).hexdigest()}-3", part_size=8)
+        deleting.version = deleting.version._replace(checksum=f"md5:{hashlib.md5(parts).hexdigest()}-3", part_size=8)
     kind, _, digest = deleting.version.checksum.partition(":")
-    wrong = replace(deleting.version, checksum=f"{kind}:{'1' if digest[0] == '0' else '0'}{digest[1:]}")
+    wrong = deleting.version._replace(checksum=f"{kind}:{'1' if digest[0] == '0' else '0'}{digest[1:]}")
     right, deleting.version = deleting.version, wrong
     assert deleting.finish().changed
     deleting.version = right
@@ -497,7 +496,7 @@ def test_a_file_in_the_way_that_can_not_be_read_is_no_copy_of_ours(
 
 
 def test_a_version_without_a_checksum_is_never_deleted(deleting: Place) -> None:
-    deleting.version = replace(deleting.version, checksum="")
+    deleting.version = deleting.version._replace(checksum="")
     with pytest.raises(Fault, match="no checksum"):
         deleting.finish()
     assert deleting.tree == {"drop/sub/a.txt": CONTENT}

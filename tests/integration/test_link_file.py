@@ -6,7 +6,6 @@ import errno
 import os
 import stat
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -140,7 +139,7 @@ def test_a_full_disk_leaves_nothing_half(here: Place, monkeypatch: pytest.Monkey
 
 def test_a_name_too_long_for_its_link_file_is_told(tmp_path: Path) -> None:
     with place(tmp_path, "keep", link_file="{name}.link.txt", path="n" * 250) as here:
-        here.version = replace(here.version, path=b"n" * 250)
+        here.version = here.version._replace(path=b"n" * 250)
         with pytest.raises(Fault, match="File name too long"):
             write(here)
         assert len(here.tree) == 1

@@ -88,7 +88,7 @@ def test_a_torn_line_is_never_read_and_is_read_once_whole(config: LinksConfig) -
 
 
 def test_a_line_longer_than_a_block_is_read(config: LinksConfig) -> None:
-    long = replace(link(1), path="x" * 300_000)
+    long = link(1)._replace(path="x" * 300_000)
     with opened(config) as links:
         links.append([long, link(2)])
     assert numbers(config) == [1, 2]

@@ -8,7 +8,6 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,7 +82,7 @@ def test_content_is_compared_in_the_form_its_checksum_has(place: Place, kind: st
 
 
 def test_parts_of_unknown_size_are_other_content(place: Place) -> None:
-    known = replace(place.known(CHECKSUMS["parts"]), part_size=0)
+    known = place.known(CHECKSUMS["parts"])._replace(part_size=0)
     assert place.looker.same_content(b"a", place.fingerprint(), known, threading.Event()) is False
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,7 +29,7 @@ async def linked(drop: Drop, path: str) -> FileVersion:
     await drop.has(path)
     (version,) = await claim(drop.ledger, "drop", 1, datetime.now(UTC))
     version = await drop.ledger.apply(version, Event.VERIFY, checksum="md5:c", signed_at=NOW)
-    (version,) = await drop.ledger.record_linked([replace(version, expires_at=NOW)], LinksMark(1, 1))
+    (version,) = await drop.ledger.record_linked([version._replace(expires_at=NOW)], LinksMark(1, 1))
     return version
 
 

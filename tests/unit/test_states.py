@@ -27,7 +27,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 def version(state: State, **fields: object) -> FileVersion:
     fixed = FileVersion("id", "drop", b"a", Fingerprint(1, 2, 3, 4), state, "b", "a", "a", "text/plain", 0, NOW)
-    return FileVersion(**({name: getattr(fixed, name) for name in FileVersion.__slots__} | fields))
+    return FileVersion(**({name: getattr(fixed, name) for name in FileVersion._fields} | fields))
 
 
 def reachable(start: State) -> set[State]:

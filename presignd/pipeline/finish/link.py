@@ -87,7 +87,7 @@ def link_of(version: FileVersion, grant: Grant, path: str) -> Link:
 def linked_by(version: FileVersion, link: Link) -> FileVersion:
     """Return a version with what the ledger records of its link."""
     named = link.version_id if link.version_id and link.names_version else ""
-    return replace(version, expires_at=link.expires_at, link_version=named)
+    return version._replace(expires_at=link.expires_at, link_version=named)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import itertools
 import threading
 import time
 from collections import defaultdict, deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -359,7 +359,7 @@ class Lane:
     async def _compare_in_task(self, entry: _Entry, complete: Complete, known: FileVersion) -> None:
         found = complete.history.fingerprint
         same = known.fingerprint == found or await self._has_same_content(entry.path, found, known)
-        if same and known.gone_at is not None and not await self._services.on_return(replace(known, fingerprint=found)):
+        if same and known.gone_at is not None and not await self._services.on_return(known._replace(fingerprint=found)):
             same = None
         self._end_comparison(entry)
         if same:

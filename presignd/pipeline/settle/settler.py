@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from presignd.model import Candidate, Fingerprint, Listed, Source, State
@@ -138,7 +137,7 @@ class Settler:
         versions = [make(lane.watch, path, Fingerprint(*seen), Source.BACKLOG) for path, *seen in old]
         # Without a key: what is never sent reserves none.
         await self._services.ledger.enqueue(
-            [replace(each, state=State.IGNORED, key=None, error_code="", error="") for each in versions]
+            [each._replace(state=State.IGNORED, key=None, error_code="", error="") for each in versions]
         )
 
     def settling(self, watch: str, path: bytes) -> SettlingPath | None:

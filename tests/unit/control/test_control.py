@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +24,7 @@ VERSION = FileVersion("id", "drop", b"a.txt", PRINT, State.QUEUED, "bucket", "a.
 
 
 def in_state(state: State, **changes: Any) -> FileVersion:
-    return replace(VERSION, state=state, **changes)
+    return VERSION._replace(state=state, **changes)
 
 
 # --- waiting ----------------------------------------------------------------------------------------
@@ -48,7 +47,7 @@ def test_the_state_of_the_current_content_decides(state: State, found: WaitOutco
 
 @pytest.mark.parametrize("state", list(State))
 def test_a_verdict_on_older_content_says_nothing_about_newer(state: State) -> None:
-    newer = replace(PRINT, mtime_ns=11)
+    newer = PRINT._replace(mtime_ns=11)
     assert wait_outcome(in_state(state), newer, leaves=True) is WaitOutcome.PENDING
 
 
@@ -243,5 +242,5 @@ def test_paths_are_absolute_wherever_they_stand() -> None:
     version = in_state(State.QUEUED)
     shown = documents.of_version(version, {version.watch: "/srv/drop"})
     assert shown["path"] == f"/srv/drop/{os.fsdecode(version.path)}"
-    put = documents.of_version(replace(version, path=b"/home/me/a"), {version.watch: "/srv/drop"})
+    put = documents.of_version(version._replace(path=b"/home/me/a"), {version.watch: "/srv/drop"})
     assert put["path"] == "/home/me/a"

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ async def verified(ledger: Ledger, path: bytes = b"a.txt", **given: Any) -> File
 
 async def linked(ledger: Ledger, path: bytes = b"a.txt", **given: Any) -> FileVersion:
     version = await verified(ledger, path, **given)
-    (moved,) = await ledger.record_linked([replace(version, expires_at=LATER)], MARK)
+    (moved,) = await ledger.record_linked([version._replace(expires_at=LATER)], MARK)
     return moved
 
 
@@ -118,7 +117,7 @@ async def test_a_file_that_is_recorded_as_it_is_does_not_differ_wherever_its_ver
 @pytest.mark.parametrize("column", ["ino", "size", "mtime_ns", "ctime_ns"])
 async def test_a_file_differs_by_anything_of_its_fingerprint(ledger: Ledger, column: str) -> None:
     await finished(ledger)
-    changed = listed(b"a.txt", replace(PRINT, **{column: getattr(PRINT, column) + 1}))
+    changed = listed(b"a.txt", PRINT._replace(**{column: getattr(PRINT, column) + 1}))
     assert await ledger.differing("drop", [changed]) == [changed]
 
 
@@ -144,7 +143,7 @@ async def test_what_left_its_path_takes_no_late_fingerprint(ledger: Ledger, even
     """Settling saw a chmod of what was queued, and tells when that has ended: its end is said once, its file goes."""
     ended = await ledger.apply(await uploading(ledger), event, done_at=NOW)
     with pytest.raises(LostUpdate):
-        await ledger.refingerprint(ended.file_id, replace(PRINT, ctime_ns=1))
+        await ledger.refingerprint(ended.file_id, PRINT._replace(ctime_ns=1))
     assert await ledger.record_gone("drop", [b"a.txt"], LATER) == []
     await ledger.update(ended, gone_at=None)  # as an earlier version of presignd may have left it
     assert await ledger.differing("drop", [listed(b"a.txt")]) == [listed(b"a.txt")]
@@ -163,7 +162,7 @@ async def test_of_thousands_only_those_that_differ_are_told_in_their_order(ledge
     await ledger.enqueue([new(path) for path in paths])
     await ledger.enqueue([new(b"\xff%05d~%d" % divmod(number, 3)) for number in range(others)])
     changed = {paths[3], paths[0], paths[-1]}
-    found = [listed(path, replace(PRINT, size=1) if path in changed else PRINT) for path in paths]
+    found = [listed(path, PRINT._replace(size=1) if path in changed else PRINT) for path in paths]
     assert [path for path, *_ in await ledger.differing("drop", found)] == [paths[0], paths[3], paths[-1]]
 
 
@@ -415,9 +414,9 @@ async def test_the_first_start_of_a_watch_is_remembered_until_its_first_scan_is_
 async def test_the_same_content_with_a_new_fingerprint_stays_the_same_version(ledger: Ledger) -> None:
     version = await finished(ledger)
     await ledger.record_gone("drop", [b"a.txt"], LATER)
-    changed = replace(PRINT, ino=12, ctime_ns=1)
+    changed = PRINT._replace(ino=12, ctime_ns=1)
     await ledger.refingerprint(version.file_id, changed)
-    assert await ledger.by_path("drop", b"a.txt") == replace(version, fingerprint=changed)
+    assert await ledger.by_path("drop", b"a.txt") == version._replace(fingerprint=changed)
     with pytest.raises(LostUpdate):
         await ledger.refingerprint("nobody", changed)
 
@@ -444,7 +443,7 @@ async def test_any_other_version_goes_on_when_its_file_is_gone(ledger: Ledger, s
     version = await MAKE[state](ledger)
     assert await ledger.record_gone("drop", [b"a.txt"], LATER) == []
     assert await ledger.record_gone("drop", [b"a.txt"], LATER + timedelta(days=1)) == []
-    assert await ledger.by_path("drop", b"a.txt") == replace(version, gone_at=LATER)
+    assert await ledger.by_path("drop", b"a.txt") == version._replace(gone_at=LATER)
 
 
 async def test_a_directory_that_is_gone_takes_all_below_it_and_nothing_beside_it(ledger: Ledger) -> None:
@@ -493,7 +492,7 @@ async def test_claims_go_by_priority_then_age(ledger: Ledger) -> None:
 
 async def test_a_claim_leaves_other_watches_large_files_and_those_not_due(ledger: Ledger) -> None:
     await queued(ledger, b"other", watch="other")
-    await queued(ledger, b"large", fingerprint=replace(PRINT, size=100))
+    await queued(ledger, b"large", fingerprint=PRINT._replace(size=100))
     await ledger.update(await queued(ledger, b"early"), not_before=LATER)
     await ledger.update(await queued(ledger, b"due"), not_before=NOW)
     assert [version.path for version in await claim(ledger, "drop", 10, NOW, below_size=100)] == [b"due"]
@@ -590,14 +589,14 @@ async def test_links_and_their_files_mark_are_committed_together_or_not_at_all(l
         await ledger.record_linked([good, stale], LinksMark(1, 2))
     assert await ledger.links_mark() is None
     assert await ledger.by_id(good.file_id) == good
-    (moved,) = await ledger.record_linked([replace(good, expires_at=LATER)], LinksMark(2**64 - 1, 2**50))
+    (moved,) = await ledger.record_linked([good._replace(expires_at=LATER)], LinksMark(2**64 - 1, 2**50))
     assert (moved.state, moved.expires_at) == (State.LINKED, LATER)
     assert await ledger.links_mark() == LinksMark(2**64 - 1, 2**50)
 
 
 async def test_a_link_whose_file_stays_is_finished_in_the_same_commit(ledger: Ledger) -> None:
     stays, moves = await verified(ledger, b"1"), await verified(ledger, b"2")
-    dated = [replace(each, expires_at=LATER) for each in (stays, moves)]
+    dated = [each._replace(expires_at=LATER) for each in (stays, moves)]
     found = await ledger.record_linked(dated, MARK, {stays.file_id: NOW})
     assert [(each.state, each.done_at) for each in found] == [(State.FINISHED, NOW), (State.LINKED, None)]
     assert found == [await ledger.by_id(stays.file_id), await ledger.by_id(moves.file_id)]
@@ -611,7 +610,7 @@ async def test_uploads_cut_off_by_a_drain_go_back_to_the_queue(ledger: Ledger) -
     version = await uploading(ledger)
     waits = await verified(ledger, b"verified")
     assert await ledger.release(unclean=False) == []
-    assert await ledger.by_id(version.file_id) == replace(version, state=State.QUEUED)
+    assert await ledger.by_id(version.file_id) == version._replace(state=State.QUEUED)
     assert await ledger.by_id(waits.file_id) == waits
 
 
@@ -805,14 +804,14 @@ async def test_a_retried_version_starts_afresh(ledger: Ledger) -> None:
     version = await quarantined(ledger)
     await ledger.update(version, unclean=3, not_before=LATER)
     (again,) = await ledger.requeue(Selection(), LATER)
-    assert again == replace(version, state=State.QUEUED, attempt=0, faults=0, error_code="", error="", queued_at=LATER)
+    assert again == version._replace(state=State.QUEUED, attempt=0, faults=0, error_code="", error="", queued_at=LATER)
     assert len(await claim(ledger, "drop", 1, NOW)) == 1
 
 
 async def test_a_version_that_has_its_link_is_retried_from_there(ledger: Ledger) -> None:
     version = await ledger.apply(await linked(ledger), Event.QUARANTINE, error_code="finish_failed", error="why")
     (again,) = await ledger.requeue(Selection(), LATER)
-    assert again == replace(version, state=State.LINKED, error_code="", error="")
+    assert again == version._replace(state=State.LINKED, error_code="", error="")
     assert await claim(ledger, "drop", 1, LATER) == []
 
 
@@ -903,7 +902,7 @@ async def test_many_changes_at_once_are_what_each_alone_would_be(ledger: Ledger)
     verified = await asyncio.gather(*(ledger.apply(one, Event.VERIFY, **changes) for one in sent))
     assert verified == [await ledger.by_id(one.file_id) for one in first]
     assert {one.etag for one in verified} == {f"e{one.file_id}" for one in first}
-    linked = await ledger.record_linked([replace(one, expires_at=LATER) for one in verified], MARK)
+    linked = await ledger.record_linked([one._replace(expires_at=LATER) for one in verified], MARK)
     ended = await asyncio.gather(*(ledger.apply(one, Event.FINISH, done_at=LATER) for one in linked))
     assert ended == [await ledger.by_id(one.file_id) for one in first]
     assert [one.file_id for one in await ledger.unannounced()] == [one.file_id for one in first]
@@ -942,7 +941,7 @@ async def test_a_claim_commits_what_the_object_will_be_unless_that_was_recorded_
     assert (
         await ledger.by_id(version.file_id)
         == one.version
-        == replace(version, state=State.UPLOADING, attempt=1, etag="e1")
+        == version._replace(state=State.UPLOADING, attempt=1, etag="e1")
     )
     again = await ledger.apply(one.version, Event.RETRY)
     [two] = await ledger.claim([Claim(again, "md5:e2")])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import astuple, replace
 from datetime import timedelta
 
 import pytest
@@ -30,7 +29,7 @@ from tests.versions import NOW, PRINT, new
 
 PATHS = st.sampled_from([b"a", b"d/a", b"d/b"])
 KEYS = st.sampled_from(["k", "k.txt", None])
-PRINTS = (PRINT, replace(PRINT, ctime_ns=PRINT.ctime_ns + 1))
+PRINTS = (PRINT, PRINT._replace(ctime_ns=PRINT.ctime_ns + 1))
 EVENTS = st.sampled_from(sorted(set(Event) - {Event.CLAIM, Event.RELEASE, Event.REQUEUE, Event.RESUME}))
 
 
@@ -188,7 +187,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if version.state is State.VERIFIED and self.states.get(version.file_id) is State.VERIFIED:
             ended = {version.file_id: self.now} if ends else {}
             (moved,) = changes.record_linked(self.connection, [version], LinksMark(1, 2), ended)
-            self.moved(replace(moved, state=State.LINKED), Event.LINK)
+            self.moved(moved._replace(state=State.LINKED), Event.LINK)
             if ends:
                 self.moved(moved, Event.FINISH)
 
@@ -211,7 +210,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for path in (b"a", b"d/a", b"d/b"):
             known = questions.by_path(self.connection, "drop", path)
             for fingerprint in PRINTS:
-                listed = (path, *astuple(fingerprint))
+                listed = (path, *fingerprint)
                 differs = questions.differing(self.connection, "drop", [listed]) == [listed]
                 assert differs == (not is_recorded(known, fingerprint))
 

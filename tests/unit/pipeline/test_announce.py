@@ -8,7 +8,6 @@ import io
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 
@@ -93,9 +92,9 @@ def test_the_fields_are_the_contract_s_in_its_order(lines: Lines) -> None:
     ("version", "status"),
     [
         (DONE, "linked"),
-        (replace(DONE, adopted=True), "adopted"),
-        (replace(DONE, state=State.VANISHED, expires_at=None), "vanished"),
-        (replace(DONE, state=State.SUPERSEDED, expires_at=None), "superseded"),
+        (DONE._replace(adopted=True), "adopted"),
+        (DONE._replace(state=State.VANISHED, expires_at=None), "vanished"),
+        (DONE._replace(state=State.SUPERSEDED, expires_at=None), "superseded"),
     ],
 )
 def test_the_status_says_how_it_ended(version: FileVersion, status: str, lines: Lines) -> None:
@@ -103,13 +102,13 @@ def test_the_status_says_how_it_ended(version: FileVersion, status: str, lines: 
 
 
 def test_a_clock_that_was_set_back_makes_no_negative_duration(lines: Lines) -> None:
-    assert said(replace(DONE, done_at=NOW - timedelta(hours=1)), lines)["duration_ms"] == 0
+    assert said(DONE._replace(done_at=NOW - timedelta(hours=1)), lines)["duration_ms"] == 0
 
 
 async def test_what_was_said_is_recorded_many_at_a_time_and_once() -> None:
     world = World()
     recording = asyncio.create_task(world.announcer.run())
-    world.announcer.done([DONE, replace(DONE, file_id="id-2")])
+    world.announcer.done([DONE, DONE._replace(file_id="id-2")])
     while len(world.recorded) < 2:  # noqa: ASYNC110 - turns of the loop, no time
         await asyncio.sleep(0)
     recording.cancel()
@@ -145,7 +144,7 @@ async def test_what_the_log_has_no_room_for_or_has_not_passed_on_is_not_recorded
         assert not await world.announcer.flush(0)
         assert world.recorded == []
         log._outputs[-1].writer._room = 0
-        world.announcer.done([replace(DONE, file_id="id-2")])
+        world.announcer.done([DONE._replace(file_id="id-2")])
         heard.read1()
         assert await world.announcer.flush(30)
         assert world.recorded == ["id-1"]
@@ -159,9 +158,9 @@ async def test_what_a_full_disk_refused_is_not_recorded_as_said() -> None:
         assert await world.announcer.flush(30)
         with open(os.devnull, "wb") as room:  # noqa: PTH123, ASYNC230 - a device
             os.dup2(room.fileno(), stream.fileno())
-        world.announcer.done([replace(DONE, file_id="id-2")])
+        world.announcer.done([DONE._replace(file_id="id-2")])
         await world.announcer.flush(30)
-        world.announcer.done([replace(DONE, file_id="id-3")])
+        world.announcer.done([DONE._replace(file_id="id-3")])
         await world.announcer.flush(30)
         assert world.recorded == ["id-2", "id-3"]
 
@@ -175,7 +174,7 @@ async def test_below_the_level_of_the_log_what_ended_is_read() -> None:
 
 def test_a_quarantined_file_is_told_with_cause_and_fix_and_is_no_end(lines: Lines) -> None:
     world = World()
-    stopped = replace(DONE, state=State.QUARANTINED, error_code="too_large", error="too large: 6 GiB")
+    stopped = DONE._replace(state=State.QUARANTINED, error_code="too_large", error="too large: 6 GiB")
     world.announcer.quarantined(stopped, fix="split it")
     [event] = lines()
     assert (event["event"], event["level"]) == ("file.quarantined", "error")
@@ -189,7 +188,7 @@ def test_a_put_from_elsewhere_is_shown_by_its_own_path() -> None:
 
 
 async def test_replaying_waits_for_a_stuck_log_once_and_not_for_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    world, waited = World(*[replace(DONE, file_id=f"id-{number}") for number in range(3000)]), list[float]()
+    world, waited = World(*[DONE._replace(file_id=f"id-{number}") for number in range(3000)]), list[float]()
 
     async def stuck(seconds: float) -> bool:
         waited.append(seconds)

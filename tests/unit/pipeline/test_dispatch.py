@@ -6,7 +6,6 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, cast
 
@@ -244,7 +243,7 @@ async def test_never_more_bodies_are_claimed_and_not_sent_than_there_are_senders
 async def test_what_was_sent_by_an_earlier_run_takes_no_sender() -> None:
     world = World(4, a=[LARGE] * 4)
     for number in range(20):
-        world.dispatcher.add(Item(replace(version("l", number, LARGE), state=State.LINKED)))
+        world.dispatcher.add(Item(version("l", number, LARGE)._replace(state=State.LINKED)))
     async with world.running():
         assert world.watches_at_work() == {"l": 20, "a": 2}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +55,8 @@ class World:
     async def upload(self, version: FileVersion) -> None:
         """Take a claimed version through to its link."""
         version = await self.ledger.apply(version, Event.VERIFY, checksum="md5:00", signed_at=NOW)
-        (version,) = await self.ledger.record_linked([replace(version, expires_at=NOW)], MARK)
-        self.held.linked(replace(link(1), file_id=version.file_id))
+        (version,) = await self.ledger.record_linked([version._replace(expires_at=NOW)], MARK)
+        self.held.linked(link(1)._replace(file_id=version.file_id))
         await self.ledger.apply(version, Event.FINISH, done_at=NOW)
 
     def put(self, file: Path, fd: int, **more: Any) -> asyncio.Task[Link]:

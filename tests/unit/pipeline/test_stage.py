@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from presignd.model import State
 from presignd.pipeline.stage import Item, UrgentFirst
 from tests.versions import in_state
@@ -13,6 +11,6 @@ async def test_what_is_more_urgent_is_sent_before_what_was_claimed_earlier() -> 
     queue = UrgentFirst()
     for number, priority in enumerate([2, 2, 1, 0, 1]):
         version = in_state(State.UPLOADING, file_id=f"{number}")
-        queue.put_nowait(Item(replace(version, priority=priority)))
+        queue.put_nowait(Item(version._replace(priority=priority)))
     assert [item.version.file_id for item in await queue.take()] == ["3", "2", "4", "0", "1"]
     assert queue.empty()

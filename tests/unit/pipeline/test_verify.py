@@ -20,14 +20,13 @@ from tests.versions import in_state
 
 MD5, OTHER, SHA = "0" * 32, "f" * 32, "a" * 64
 SIZE, PART = 20, 8
-VERSION = replace(
-    in_state(State.FINISHED, bucket="b"),
+VERSION = in_state(State.FINISHED, bucket="b")._replace(
     fingerprint=Fingerprint(1, SIZE, 1, 1),
     key="k",
     checksum=f"md5:{MD5}",
     etag=MD5,
 )
-IN_PARTS = replace(VERSION, checksum=f"md5:{MD5}-3", etag=f"{MD5}-3", part_size=PART)
+IN_PARTS = VERSION._replace(checksum=f"md5:{MD5}-3", etag=f"{MD5}-3", part_size=PART)
 
 
 FILE, OBJECT = "the file changed since it was uploaded", "the object was replaced"
@@ -59,14 +58,14 @@ def test_a_checksum_that_can_not_be_computed_here_proves_nothing() -> None:
 def test_an_etag_is_an_md5_only_where_ours_was_one() -> None:
     foreign = StoredObject(SIZE, OTHER)
     assert proved(foreign) == [Proof(By.ETAG, f"md5:{OTHER}", 0, decides=True)]
-    unlike = replace(VERSION, etag="e" * 32)
+    unlike = VERSION._replace(etag="e" * 32)
     assert proved(foreign, unlike) == [Proof(By.ETAG, f"md5:{OTHER}", 0, decides=False)]
     assert proved(StoredObject(SIZE, OTHER, opaque=True)) == []
     assert proved(StoredObject(SIZE, "of another form")) == []
 
 
 def test_the_etag_of_our_own_upload_stands_for_what_was_uploaded_whatever_its_form() -> None:
-    version = replace(VERSION, checksum=f"sha256:{SHA}", etag="opaque")
+    version = VERSION._replace(checksum=f"sha256:{SHA}", etag="opaque")
     assert proved(StoredObject(SIZE, "opaque", opaque=True), version) == [
         Proof(By.ETAG, f"sha256:{SHA}", 0, decides=True)
     ]
@@ -121,7 +120,7 @@ async def test_a_receipt_has_one_form_of_checksum_only() -> None:
 
 
 async def test_a_receipt_without_a_checksum_proves_nothing() -> None:
-    receipt = Receipt(replace(VERSION, checksum=""))
+    receipt = Receipt(VERSION._replace(checksum=""))
     assert await receipt.checksum_like(f"md5:{MD5}", 0) == ""
     with pytest.raises(Refused):
         await receipt.take(b"x")
@@ -130,7 +129,7 @@ async def test_a_receipt_without_a_checksum_proves_nothing() -> None:
 async def test_an_object_is_read_against_a_receipt_in_parts() -> None:
     content = os.urandom(SIZE)
     parts = b"".join(hashlib.md5(content[at : at + PART]).digest() for at in range(0, SIZE, PART))
-    receipt = Receipt(replace(IN_PARTS, checksum=f"md5:{hashlib.md5(parts).hexdigest()}-3"))
+    receipt = Receipt(IN_PARTS._replace(checksum=f"md5:{hashlib.md5(parts).hexdigest()}-3"))
     for size in (SIZE, SIZE - 1):
         receipt.restart()
         await receipt.take(content[:size])
@@ -184,7 +183,7 @@ def verifier(bucket: Failing) -> Verifier:
     return Verifier({"drop": bucket}, {}, download=False, sleep=at_once)  # type: ignore[dict-item] # in place of a Bucket
 
 
-PUT = replace(VERSION, watch="drop", path=b"/elsewhere")
+PUT = VERSION._replace(watch="drop", path=b"/elsewhere")
 
 
 async def test_a_request_that_fails_is_tried_again() -> None:
@@ -208,7 +207,7 @@ async def test_a_damaged_object_stops_no_other() -> None:
 
 
 async def test_a_watch_that_a_reload_removed_is_not_checked() -> None:
-    found = await verifier(Failing("")).verify(replace(PUT, watch="removed"))
+    found = await verifier(Failing("")).verify(PUT._replace(watch="removed"))
     assert found.outcome == "unchecked"
 
 

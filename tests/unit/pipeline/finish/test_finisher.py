@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -64,10 +63,10 @@ class World:
     async def apply_all(self, changes: Sequence[Change]) -> list[FileVersion]:
         if self.refused & {change.version.path for change in changes}:
             raise LostUpdate("it moved on")
-        return [replace(change.version, state=State.FINISHED) for change in changes]
+        return [change.version._replace(state=State.FINISHED) for change in changes]
 
     async def by_path(self, _watch: str, path: bytes) -> FileVersion:
-        return replace(linked(path), **self.newer)
+        return linked(path)._replace(**self.newer)
 
     async def remake_link(self, _version: FileVersion) -> Any:
         return link(1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -29,7 +28,7 @@ AWAY = fault("connection_refused")
 def verified(number: int, **given: Any) -> FileVersion:
     now = utcnow()
     version = in_state(State.VERIFIED, b"%d" % number, file_id=f"id-{number}", queued_at=now, signed_at=now)
-    return replace(version, **given)
+    return version._replace(**given)
 
 
 class World:
@@ -80,10 +79,10 @@ class World:
         if self.commits:
             raise self.commits.pop(0)
         self.committed += [version.file_id for version in versions]
-        return [replace(v, state=State.FINISHED if v.file_id in ended else State.LINKED) for v in versions]
+        return [v._replace(state=State.FINISHED if v.file_id in ended else State.LINKED) for v in versions]
 
     async def apply_all(self, changes: Sequence[Change]) -> list[FileVersion]:
-        return [replace(change.version, **change.fields) for change in changes]
+        return [change.version._replace(**change.fields) for change in changes]
 
     def append(self, links: Sequence[Link]) -> LinksMark:
         if self.appends:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -15,14 +14,14 @@ from presignd.pipeline.finish.safety import Observation, Safety, check_content, 
 from tests.versions import in_state
 
 VERIFIED = Fingerprint(ino=11, size=5, mtime_ns=1_000, ctime_ns=2_000)
-RENAMED = replace(VERIFIED, ctime_ns=3_000)
+RENAMED = VERIFIED._replace(ctime_ns=3_000)
 """The same file after it was set aside."""
 CHECKSUM = "md5:0123"
 VERSION = in_state(State.LINKED, fingerprint=VERIFIED, checksum=CHECKSUM)
 OTHER = [
-    pytest.param(replace(RENAMED, ino=12), id="another inode"),
-    pytest.param(replace(RENAMED, size=6), id="another size"),
-    pytest.param(replace(RENAMED, mtime_ns=1_001), id="another mtime"),
+    pytest.param(RENAMED._replace(ino=12), id="another inode"),
+    pytest.param(RENAMED._replace(size=6), id="another size"),
+    pytest.param(RENAMED._replace(mtime_ns=1_001), id="another mtime"),
 ]
 QUIET = [False, None]
 
@@ -42,7 +41,7 @@ def test_another_file_never_goes_whatever_its_content(fingerprint: Fingerprint, 
     assert check_content(VERSION, look, CHECKSUM, look) is Safety.CHANGED
 
 
-@pytest.mark.parametrize("after", [*OTHER, pytest.param(replace(RENAMED, ctime_ns=3_001), id="another ctime")])
+@pytest.mark.parametrize("after", [*OTHER, pytest.param(RENAMED._replace(ctime_ns=3_001), id="another ctime")])
 def test_what_changes_while_it_is_read_stays(after: Fingerprint) -> None:
     """Its ctime alone gives a writer away that set the old mtime again."""
     assert check_content(VERSION, Observation(RENAMED, None), CHECKSUM, Observation(after, None)) is Safety.CHANGED

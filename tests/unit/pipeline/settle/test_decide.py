@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -30,7 +29,7 @@ HOUR = 3600 * 10**9
 
 
 def made(ctime_ns: int = NOW, **changes: int) -> Fingerprint:
-    return replace(Fingerprint(ino=7, size=5, mtime_ns=NOW - HOUR, ctime_ns=ctime_ns), **changes)
+    return Fingerprint(ino=7, size=5, mtime_ns=NOW - HOUR, ctime_ns=ctime_ns)._replace(**changes)
 
 
 def look(
@@ -110,7 +109,7 @@ def test_where_the_kernel_cannot_tell_a_file_is_watched_for_ten_seconds_however_
 )
 @pytest.mark.parametrize("writer", [None, False])
 def test_any_change_of_the_fingerprint_starts_the_quiet_time_anew(changed: Fingerprint, *, writer: bool | None) -> None:
-    changed = replace(changed, ctime_ns=NOW + HOUR)
+    changed = changed._replace(ctime_ns=NOW + HOUR)
     first = wait(None, look(made(NOW + HOUR - 1), 0, writer=writer), Rules(settle=5))
     again = wait(first.history, look(changed, 4.9, writer=writer), Rules(settle=5))
     assert again.after == 5
@@ -199,7 +198,7 @@ def test_an_equal_fingerprint_is_the_same_version(state: State) -> None:
 
 def test_a_file_that_was_gone_and_is_there_again_unchanged_is_recorded_as_there() -> None:
     """A directory moved out and back: else the ledger would forget its files, and send them again."""
-    known = replace(version(State.FINISHED), gone_at=datetime(2026, 1, 1, tzinfo=UTC))
+    known = version(State.FINISHED)._replace(gone_at=datetime(2026, 1, 1, tzinfo=UTC))
     assert not is_recorded(known, made())
     assert verdict(known, made()) is Verdict.REFINGERPRINT
 
@@ -207,13 +206,13 @@ def test_a_file_that_was_gone_and_is_there_again_unchanged_is_recorded_as_there(
 @pytest.mark.parametrize("state", sorted(IN_FLIGHT))
 def test_while_a_version_in_flight_counts_as_gone_its_file_waits(state: State) -> None:
     """Finish may be about to record it as gone, because it left out the link file."""
-    known = replace(version(state), gone_at=datetime(2026, 1, 1, tzinfo=UTC))
+    known = version(state)._replace(gone_at=datetime(2026, 1, 1, tzinfo=UTC))
     assert verdict(known, made()) is Verdict.WAIT_FOR_EARLIER
 
 
 def test_where_files_are_taken_away_one_that_was_away_with_its_folder_is_another_drop() -> None:
     """Else it would stay in the folder: its version was finished while it was gone."""
-    known = replace(version(State.FINISHED), gone_at=datetime(2026, 1, 1, tzinfo=UTC))
+    known = version(State.FINISHED)._replace(gone_at=datetime(2026, 1, 1, tzinfo=UTC))
     assert verdict(known, made(), takes_away=True) is Verdict.NEW
 
 
@@ -221,14 +220,14 @@ def test_where_files_are_taken_away_one_that_was_away_with_its_folder_is_another
 def test_what_was_seen_gone_and_was_put_there_anew_is_another_drop_though_its_size_and_time_are_the_same(
     state: State,
 ) -> None:
-    known = replace(version(state, checksum="md5:0"), gone_at=datetime(2026, 1, 1, tzinfo=UTC))
+    known = version(state, checksum="md5:0")._replace(gone_at=datetime(2026, 1, 1, tzinfo=UTC))
     assert verdict(known, TOUCHED) is Verdict.NEW
-    assert verdict(replace(known, gone_at=None), TOUCHED) is not Verdict.NEW, "nobody saw it gone: chmod, a restore"
+    assert verdict(known._replace(gone_at=None), TOUCHED) is not Verdict.NEW, "nobody saw it gone: chmod, a restore"
 
 
 def test_what_comes_back_under_another_inode_number_is_compared() -> None:
     """A network filesystem that is mounted again may number its files anew; ctime stays."""
-    known = replace(version(State.FINISHED, checksum="md5:0"), gone_at=datetime(2026, 1, 1, tzinfo=UTC))
+    known = version(State.FINISHED, checksum="md5:0")._replace(gone_at=datetime(2026, 1, 1, tzinfo=UTC))
     assert verdict(known, made(ino=8)) is Verdict.COMPARE
 
 

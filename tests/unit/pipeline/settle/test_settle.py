@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -114,12 +113,12 @@ class Records:
     async def refingerprint(self, file_id: str, fingerprint: Fingerprint) -> None:
         for path, version in self.current.items():
             if version.file_id == file_id:
-                self.current[path] = replace(version, fingerprint=fingerprint)
+                self.current[path] = version._replace(fingerprint=fingerprint)
                 return
         raise LostUpdate
 
     def move(self, path: bytes, state: State, **changes: Any) -> None:
-        self.current[path] = replace(self.current[path], state=state, **changes)
+        self.current[path] = self.current[path]._replace(state=state, **changes)
 
     def _state(self, path: bytes) -> State | None:
         return self.current[path].state if path in self.current else None
@@ -245,7 +244,7 @@ async def test_one_turn_asks_the_ledger_once(bench: Bench) -> None:
 
 
 async def test_a_young_file_is_looked_at_again_when_its_quiet_time_is_over_and_not_before(bench: Bench) -> None:
-    bench.file(b"a", replace(OLD, ctime_ns=EPOCH))
+    bench.file(b"a", OLD._replace(ctime_ns=EPOCH))
     await bench.turn()
     assert bench.settler.snapshot()[0].why == "not yet quiet for 1 s"
     assert not await bench.turn(0.99)
@@ -256,7 +255,7 @@ async def test_a_young_file_is_looked_at_again_when_its_quiet_time_is_over_and_n
 async def test_a_file_that_grows_for_a_minute_settles_once_it_has_stopped(bench: Bench) -> None:
     """By a writer that opens and closes it each time, with pauses shorter than the quiet time."""
     for piece in range(75):
-        bench.file(b"a", replace(OLD, size=piece, ctime_ns=bench.clock.time_ns()))
+        bench.file(b"a", OLD._replace(size=piece, ctime_ns=bench.clock.time_ns()))
         for _ in range(4):
             await bench.turn(0.2)
     assert bench.paths() == []
@@ -287,7 +286,7 @@ async def test_a_stream_of_events_for_one_file_costs_ten_looks_a_second_at_most(
 
 
 async def test_a_file_that_vanishes_while_it_settles_is_forgotten(bench: Bench) -> None:
-    bench.file(b"a", replace(OLD, ctime_ns=EPOCH))
+    bench.file(b"a", OLD._replace(ctime_ns=EPOCH))
     await bench.turn()
     del bench.files.there[b"a"]
     await bench.turn(1)
@@ -297,7 +296,7 @@ async def test_a_file_that_vanishes_while_it_settles_is_forgotten(bench: Bench) 
 
 async def test_an_event_during_the_turn_that_settles_a_file_brings_another_look(bench: Bench) -> None:
     """What the event tells of may have come after the look: dropping it would lose the newer content."""
-    newer = replace(OLD, size=6)
+    newer = OLD._replace(size=6)
     bench.files.during = lambda: bench.lane.submit(b"a", Source.EVENT)
     bench.file(b"a")
     await bench.turn()
@@ -320,7 +319,7 @@ async def test_new_content_waits_while_the_version_before_it_is_in_flight(bench:
     bench.file(b"a")
     await bench.turn()
     bench.ledger.move(b"a", state)
-    bench.file(b"a", replace(OLD, size=6))
+    bench.file(b"a", OLD._replace(size=6))
     for _ in range(10):
         await bench.turn(2)
     assert len(bench.ledger.enqueued) == 1
@@ -334,7 +333,7 @@ async def test_a_path_that_gets_in_flight_between_question_and_record_holds_up_n
     bench.file(b"a")
     await bench.turn()
     bench.ledger.before_enqueue = lambda: bench.ledger.move(b"a", State.UPLOADING)
-    bench.file(b"a", replace(OLD, size=6))
+    bench.file(b"a", OLD._replace(size=6))
     bench.file(b"b")
     await bench.turn()
     assert bench.paths() == [b"a", b"b"]
@@ -348,7 +347,7 @@ async def test_equal_content_under_another_ctime_is_recorded_as_the_same_version
     bench.file(b"a")
     await bench.turn()
     bench.ledger.move(b"a", State.FINISHED, checksum="md5:0")
-    touched = replace(OLD, ctime_ns=OLD.ctime_ns + 1)
+    touched = OLD._replace(ctime_ns=OLD.ctime_ns + 1)
     bench.file(b"a", touched)
     await bench.turn()
     assert bench.paths() == [b"a"]
@@ -361,7 +360,7 @@ async def test_other_content_under_the_same_size_and_mtime_is_a_new_version(benc
     await bench.turn()
     bench.ledger.move(b"a", State.FINISHED, checksum="md5:0")
     bench.files.same = False
-    bench.file(b"a", replace(OLD, ctime_ns=OLD.ctime_ns + 1))
+    bench.file(b"a", OLD._replace(ctime_ns=OLD.ctime_ns + 1))
     await bench.turn()
     assert bench.paths() == [b"a", b"a"]
 
@@ -371,7 +370,7 @@ async def test_a_file_that_changes_while_it_is_compared_is_looked_at_again(bench
     await bench.turn()
     bench.ledger.move(b"a", State.FINISHED, checksum="md5:0")
     bench.files.same = None
-    bench.file(b"a", replace(OLD, ctime_ns=OLD.ctime_ns + 1))
+    bench.file(b"a", OLD._replace(ctime_ns=OLD.ctime_ns + 1))
     await bench.turn()
     assert len(bench.settler.snapshot()) == 1
     bench.files.same = True
@@ -379,7 +378,7 @@ async def test_a_file_that_changes_while_it_is_compared_is_looked_at_again(bench
     assert bench.settler.snapshot() == []
 
 
-@pytest.mark.parametrize("now", [OLD, replace(OLD, ino=OLD.ino + 1)])
+@pytest.mark.parametrize("now", [OLD, OLD._replace(ino=OLD.ino + 1)])
 async def test_a_version_whose_file_is_back_is_told_of_before_that_is_recorded(bench: Bench, now: Fingerprint) -> None:
     """With the file's fingerprint as it is now; and if the file is gone again, nothing is recorded."""
     bench.file(b"a")
@@ -405,7 +404,7 @@ async def test_a_folder_that_is_touched_whole_is_compared_a_few_files_at_a_time(
         bench.file(path)
     while await bench.turn():
         pass
-    touched = replace(OLD, ctime_ns=OLD.ctime_ns + 1)
+    touched = OLD._replace(ctime_ns=OLD.ctime_ns + 1)
     for path in paths:
         bench.ledger.move(path, State.FINISHED, checksum="md5:0")
         bench.file(path, touched)
@@ -432,10 +431,10 @@ async def test_a_file_that_waits_to_be_compared_is_looked_at_when_an_event_tells
     await bench.turn()
     for path in paths:
         bench.ledger.move(path, State.FINISHED, checksum="md5:0")
-        bench.file(path, replace(OLD, ctime_ns=OLD.ctime_ns + 1))
+        bench.file(path, OLD._replace(ctime_ns=OLD.ctime_ns + 1))
     async with asyncio.TaskGroup() as tasks:
         await bench.lane.turn(tasks)
-        newer = replace(OLD, size=6)
+        newer = OLD._replace(size=6)
         bench.file(b"told of", newer)
         bench.clock.now += 1
         await bench.lane.turn(tasks)
@@ -451,7 +450,7 @@ async def test_a_version_that_moves_on_while_its_file_is_compared_is_asked_for_a
     bench.file(b"a")
     await bench.turn()
     bench.ledger.move(b"a", State.FINISHED, checksum="md5:0")
-    touched = replace(OLD, ctime_ns=OLD.ctime_ns + 1)
+    touched = OLD._replace(ctime_ns=OLD.ctime_ns + 1)
     file_id = bench.ledger.current[b"a"].file_id
     bench.files.comparing = lambda: bench.ledger.move(b"a", State.QUEUED, file_id="another")
     bench.file(b"a", touched)
@@ -473,7 +472,7 @@ async def test_a_scan_waits_while_too_much_is_to_be_compared() -> None:
     await bench.turn()
     for path in paths:
         bench.ledger.move(path, State.FINISHED, checksum="md5:0")
-        bench.file(path, replace(OLD, ctime_ns=OLD.ctime_ns + 1))
+        bench.file(path, OLD._replace(ctime_ns=OLD.ctime_ns + 1))
     async with asyncio.TaskGroup() as tasks:
         await bench.lane.turn(tasks)
         waiting = asyncio.ensure_future(bench.settler.wait_for_room("drop"))
@@ -526,7 +525,7 @@ async def test_a_scan_offers_only_what_the_ledger_does_not_have(bench: Bench) ->
 
 
 async def test_files_older_than_the_first_start_are_recorded_as_ignored_and_keep_no_key(bench: Bench) -> None:
-    young = replace(OLD, ctime_ns=EPOCH)
+    young = OLD._replace(ctime_ns=EPOCH)
     first_start = datetime.fromtimestamp(EPOCH / 1e9 - 60, UTC)
     found = [listed(b"old"), listed(b"young", young)]
     assert await bench.settler.submit_scanned("drop", found, Source.BACKLOG, ignore_before=first_start) == 1
@@ -536,7 +535,7 @@ async def test_files_older_than_the_first_start_are_recorded_as_ignored_and_keep
 
 async def test_a_first_scan_ignores_no_file_that_came_after_the_first_start(bench: Bench) -> None:
     first_start = datetime.fromtimestamp(EPOCH / 1e9 - 60, UTC)
-    found = [listed(b"young", replace(OLD, ctime_ns=EPOCH))]
+    found = [listed(b"young", OLD._replace(ctime_ns=EPOCH))]
     assert await bench.settler.submit_scanned("drop", found, Source.BACKLOG, ignore_before=first_start) == 1
     assert bench.ledger.enqueued == []
     assert [one.path for one in bench.settler.snapshot()] == [b"young"]

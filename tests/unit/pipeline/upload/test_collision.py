@@ -27,7 +27,7 @@ OTHER = "f" * 32
 VERSION = in_state(State.UPLOADING, bucket="b", attempt=1)
 ALL = Support(if_none_match=True, if_match=True)
 NONE = Support(if_none_match=False, if_match=False)
-OURS_BEFORE = replace(VERSION, file_id="0", state=State.FINISHED, etag=OTHER, checksum=f"md5:{OTHER}")
+OURS_BEFORE = VERSION._replace(file_id="0", state=State.FINISHED, etag=OTHER, checksum=f"md5:{OTHER}")
 
 
 FOUND = StoredObject(9, OTHER)
@@ -87,7 +87,7 @@ def test_a_first_attempt_where_conditions_hold_needs_no_look() -> None:
 @pytest.mark.parametrize(
     ("version", "previous", "same", "honours"),
     [
-        (replace(VERSION, attempt=2), None, False, ALL),
+        (VERSION._replace(attempt=2), None, False, ALL),
         (VERSION, OURS_BEFORE, True, ALL),
         (VERSION, None, False, NONE),
         (VERSION, None, False, Support(if_none_match=False, if_match=True)),

@@ -50,7 +50,7 @@ class World:
     async def apply_all(self, changes: Sequence[Change]) -> list[FileVersion]:
         if self.refused & {change.version.path for change in changes}:
             raise LostUpdate("it moved on")
-        return [replace(change.version, state=State.VERIFIED, **change.fields) for change in changes]
+        return [change.version._replace(state=State.VERIFIED, **change.fields) for change in changes]
 
     # --- the faults ---
     async def handle(self, item: Item, problem: Exception) -> None:
