@@ -76,7 +76,8 @@ class NewVersion(NamedTuple):
 
     ``key`` is the rendered template (None while it needs the hash); ``fresh_key`` asks for a key no
     version ever had (collision = "rename"); ``next_key`` lets a key of another path become
-    ``name~2.ext`` instead of the quarantine ``key_taken``.
+    ``name~2.ext`` instead of the quarantine ``key_taken``. With an ``intent`` (the checksum that tells its object, ""
+    while that is unknown) the version is also claimed, in the same commit; without one (None) it is queued.
     """
 
     file_id: str
@@ -93,6 +94,7 @@ class NewVersion(NamedTuple):
     state: State = State.QUEUED
     error_code: str = ""
     error: str = ""
+    intent: str | None = None
 
 
 class FileVersion(NamedTuple):

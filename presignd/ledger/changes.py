@@ -17,7 +17,7 @@ from typing import Any
 
 from presignd.errors import fault
 from presignd.ledger import keys
-from presignd.ledger.queries import by_path, literals, previous_receipts, select
+from presignd.ledger.queries import by_path, literals, previous_receipt, previous_receipts, select
 from presignd.ledger.rows import (
     Claimed,
     Enqueued,
@@ -220,20 +220,21 @@ def _enqueue_new_paths(connection: sqlite3.Connection, versions: Sequence[NewVer
         connection.execute("RELEASE new_paths")
         return None
     connection.execute("RELEASE new_paths")
-    return [Enqueued(version, None) for version in recorded]
+    return [Enqueued(version) for version in recorded]  # nothing was sent under a new path's new key
 
 
 def _enqueue(connection: sqlite3.Connection, new: NewVersion) -> Enqueued:
     before = by_path(connection, new.watch, new.path)
     superseded = _supersede(connection, before, new.queued_at) if before else None
     key = _key_for(connection, new, before)
-    recorded = as_recorded(new, key)
     if new.state is State.QUEUED and new.key is not None and key is None:
-        recorded = _key_taken(connection, recorded)
+        new = _key_taken(connection, new)
+    recorded = as_recorded(new, key)
     _insert(connection, [recorded])
     if superseded and superseded.key != key:
         keys.release(connection, [(superseded.bucket, superseded.key)])
-    return Enqueued(recorded, superseded)
+    claimed = recorded.state is State.UPLOADING
+    return Enqueued(recorded, superseded, previous_receipt(connection, recorded) if claimed else None)
 
 
 def _insert(connection: sqlite3.Connection, versions: Sequence[FileVersion]) -> None:
@@ -269,12 +270,13 @@ def _key_for(connection: sqlite3.Connection, new: NewVersion, before: FileVersio
     return keys.reserve(connection, claimant, to_sql(new.key), fresh=new.fresh_key, next_key=new.next_key)
 
 
-def _key_taken(connection: sqlite3.Connection, version: FileVersion) -> FileVersion:
-    """Return ``version`` quarantined, because its key is another path's."""
-    owner = keys.owner(connection, version.bucket, version.base_key)
-    detail = f"{version.base_key} is {owner.decode('utf-8', 'backslashreplace')}'s" if owner is not None else ""
+def _key_taken(connection: sqlite3.Connection, new: NewVersion) -> NewVersion:
+    """Return ``new`` quarantined, because its key is another path's."""
+    base_key = to_sql(new.key)
+    owner = keys.owner(connection, new.bucket, base_key)
+    detail = f"{base_key} is {owner.decode('utf-8', 'backslashreplace')}'s" if owner is not None else ""
     problem = fault("key_taken", detail)
-    return version._replace(state=State.QUARANTINED, error_code=problem.code, error=to_sql(problem.message))
+    return new._replace(state=State.QUARANTINED, error_code=problem.code, error=problem.message)
 
 
 def refingerprint(connection: sqlite3.Connection, found: Sequence[tuple[str, Fingerprint]]) -> list[None]:

@@ -164,7 +164,8 @@ class Ledger:
         ``LostUpdate``, with nothing recorded: the caller waits for it. The key is reserved for the path: a path's
         newer version with the same ``base_key`` gets its predecessor's key, unless ``fresh_key``; where the
         key is another path's, the version gets the next free ``name~2.ext`` with ``next_key``, else it is recorded
-        as quarantined with ``key_taken``. A new version may be IGNORED or QUARANTINED from the start.
+        as quarantined with ``key_taken``. A new version may be IGNORED or QUARANTINED from the start. One that is
+        queued with an ``intent`` is claimed too, as ``claim`` would.
         """
         return await self._do_rows(changes.enqueue, versions)
 

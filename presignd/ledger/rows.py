@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from presignd.model import FileVersion, Fingerprint, NewVersion, State
 from presignd.states import Event, after
@@ -15,16 +15,18 @@ class LostUpdate(RuntimeError):
     """A version was not in the state that its update named: it moved on meanwhile, or there is a bug."""
 
 
-@dataclass(frozen=True, slots=True)
-class Enqueued:
-    """What ``enqueue`` did: the version as recorded, and the one that it superseded, if any."""
+class Enqueued(NamedTuple):
+    """What ``enqueue`` did: the version as recorded, and the one that it superseded, if any.
+
+    ``previous``: for a version that was claimed as well, what ``Claimed`` has.
+    """
 
     version: FileVersion
-    superseded: FileVersion | None
+    superseded: FileVersion | None = None
+    previous: FileVersion | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(NamedTuple):
     """A version that may be sent now, and the newest verified one before it under its key (``previous_receipt``)."""
 
     version: FileVersion
@@ -103,9 +105,10 @@ def stored(changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def as_recorded(new: NewVersion, key: str | None) -> FileVersion:
-    """Return a new version with ``key`` as it will be read back."""
+    """Return a new version with ``key`` as it will be read back: claimed, if it is queued with an intent."""
     given = {name: getattr(new, name) for name in _NEW_FIELDS} | {"error": to_sql(new.error)}
-    return FileVersion(file_id=new.file_id, state=new.state, base_key=to_sql(new.key), key=key, **given)
+    version = FileVersion(file_id=new.file_id, state=new.state, base_key=to_sql(new.key), key=key, **given)
+    return version if new.intent is None or new.state is not State.QUEUED else as_claimed(version, new.intent)
 
 
 def as_claimed(version: FileVersion, intent: str) -> FileVersion:
@@ -116,7 +119,7 @@ def as_claimed(version: FileVersion, intent: str) -> FileVersion:
 
 def columns_of_new(version: FileVersion) -> dict[str, Any]:
     """Return the columns and SQL values of a new version, the current one of its path."""
-    given = {name: getattr(version, name) for name in ("base_key", "key", *_NEW_FIELDS)}
+    given = {name: getattr(version, name) for name in ("base_key", "key", "attempt", "etag", *_NEW_FIELDS)}
     return {"file_id": version.file_id, "state": str(version.state), "current": 1} | columns_of(given)
 
 

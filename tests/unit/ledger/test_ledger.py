@@ -965,3 +965,24 @@ async def test_what_was_tried_since_it_was_read_is_not_claimed_and_keeps_its_int
     again = await ledger.apply(one.version, Event.RETRY)
     assert await ledger.claim([Claim(version, "md5:e2")]) == [None]
     assert await ledger.by_id(version.file_id) == again
+
+
+async def test_a_new_version_with_an_intent_is_claimed_by_the_commit_that_records_it(ledger: Ledger) -> None:
+    receipt = await finished(ledger)
+    done = await ledger.enqueue([new(intent="md5:e1"), new(b"b", intent=""), new(b"c")])
+    assert [(one.version.state, one.version.attempt, one.version.etag) for one in done] == [
+        (State.UPLOADING, 1, "e1"),
+        (State.UPLOADING, 1, ""),
+        (State.QUEUED, 0, ""),
+    ]
+    assert [one.previous and one.previous.file_id for one in done] == [receipt.file_id, None, None]
+    assert [await ledger.by_id(one.version.file_id) for one in done] == [one.version for one in done]
+
+
+async def test_a_version_that_is_not_queued_is_not_claimed_whatever_its_intent(ledger: Ledger) -> None:
+    await ledger.enqueue([new(b"a", key="k")])
+    [taken, ignored] = await ledger.enqueue(
+        [new(b"b", key="k", next_key=False, intent="md5:e"), new(b"c", state=State.IGNORED, intent="md5:e")]
+    )
+    assert (taken.version.state, taken.version.error_code, taken.version.attempt) == (State.QUARANTINED, "key_taken", 0)
+    assert (ignored.version.state, ignored.version.attempt) == (State.IGNORED, 0)

@@ -30,6 +30,7 @@ from tests.versions import NOW, PRINT, new
 PATHS = st.sampled_from([b"a", b"d/a", b"d/b"])
 KEYS = st.sampled_from(["k", "k.txt", None])
 PRINTS = (PRINT, PRINT._replace(ctime_ns=PRINT.ctime_ns + 1))
+INTENTS = ["", "md5:e", "crc64nvme:0"]
 EVENTS = st.sampled_from(sorted(set(Event) - {Event.CLAIM, Event.RELEASE, Event.REQUEUE, Event.RESUME}))
 
 
@@ -93,6 +94,30 @@ class LedgerMachine(RuleBasedStateMachine):
             self.moved(recorded.superseded, Event.SUPERSEDE)
         self.states[wanted.file_id] = recorded.version.state
         assert (recorded.version.state is State.QUARANTINED) == (key is not None and recorded.version.key is None)
+
+    @rule(
+        target=held, path=PATHS, key=KEYS, fresh=st.booleans(), following=st.booleans(), intent=st.sampled_from(INTENTS)
+    )
+    def enqueue_and_claim(self, path: bytes, key: str | None, fresh: bool, following: bool, intent: str) -> object:
+        before = questions.by_path(self.connection, "drop", path)
+        if before and before.state in IN_FLIGHT:
+            return multiple()
+        wanted = new(path, key=key, fresh_key=fresh, next_key=following, queued_at=self.now)
+        self.connection.execute("SAVEPOINT one")
+        (queued,) = changes.enqueue(self.connection, [wanted])
+        (claimed,) = changes.claim(self.connection, [Claim(queued.version, intent)])
+        in_two_steps = claimed or (queued.version, None), queued.superseded, self.rows()
+        self.connection.execute("ROLLBACK TO one")
+        self.connection.execute("RELEASE one")
+        (done,) = changes.enqueue(self.connection, [wanted._replace(intent=intent)])
+        assert ((done.version, done.previous), done.superseded, self.rows()) == in_two_steps
+        if done.superseded:
+            self.moved(done.superseded, Event.SUPERSEDE)
+        self.states[wanted.file_id] = done.version.state
+        return done.version if claimed else multiple()
+
+    def rows(self) -> list[object]:
+        return [self.connection.execute(f"SELECT * FROM {table}").fetchall() for table in ("version", "object_key")]
 
     def claimed(self, limit: int) -> list[FileVersion]:
         due = questions.due(self.connection, "drop", limit, self.now)
