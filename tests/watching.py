@@ -15,8 +15,8 @@ import structlog
 from structlog.testing import LogCapture
 
 from presignd.config import WatchConfig
-from presignd.ledger import Enqueued, Ledger, open_ledger
-from presignd.model import FileVersion
+from presignd.ledger import Ledger, open_ledger
+from presignd.model import FileVersion, NewVersion
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import ignore_sigio
 from presignd.pipeline.settle.settler import Settler
@@ -91,13 +91,13 @@ async def watching(tmp_path: Path, *, pauses: Pauses = PAUSES, **options: Any) -
     versions: list[FileVersion] = []
     vanished: list[FileVersion] = []
 
-    async def on_enqueued(enqueued: Sequence[Enqueued]) -> None:
-        versions.extend(one.version for one in enqueued)
+    async def record(new: Sequence[NewVersion]) -> None:
+        versions.extend([one.version for one in await ledger.enqueue(new)])
 
     async def on_vanished(gone: Sequence[FileVersion]) -> None:
         vanished.extend(gone)
 
-    settler = Settler(ledger, on_enqueued, "host")
+    settler = Settler(ledger, record, "host")
     watcher = Watcher(config, folder, settler, ledger, log, on_vanished=on_vanished, pauses=pauses)
     drop = Drop(root, ledger, folder, settler, watcher, versions, vanished, capture.entries)
     try:

@@ -12,7 +12,7 @@ from enum import Enum
 from presignd.app.recovery import Recovery
 from presignd.config import Config
 from presignd.control.view import Phase, View
-from presignd.ledger import Enqueued, Ledger, Patience, open_ledger
+from presignd.ledger import Ledger, Patience, open_ledger
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Link, Source
 from presignd.pipeline.announce import Announcer
@@ -22,6 +22,7 @@ from presignd.pipeline.finish.link import Linker
 from presignd.pipeline.in_effect import PAUSES, InEffect, Pauses, Shared, Watchers, Work
 from presignd.pipeline.intake import UPLOAD_PRIORITIES
 from presignd.pipeline.put import PutHandler, PutRequests
+from presignd.pipeline.record import Recorder
 from presignd.pipeline.settle.settler import Settler
 from presignd.store.signed import register_secrets
 from presignd.system.clock import utcnow
@@ -143,10 +144,6 @@ def _build(config: Config, purpose: Purpose, patience: Patience | None, pauses: 
         is_read=lambda version: is_daemon or version.priority == UPLOAD_PRIORITIES[Source.PUT],
     )
 
-    async def enqueued(done: Sequence[Enqueued]) -> None:
-        announcer.enqueued(done)
-        in_effect.work.dispatcher.wake()
-
     async def vanished(versions: Sequence[FileVersion]) -> None:
         announcer.done(versions)
 
@@ -167,7 +164,8 @@ def _build(config: Config, purpose: Purpose, patience: Patience | None, pauses: 
         now=in_effect.now,
         on_link=new_links.publish,
     )
-    settler = Settler(ledger, enqueued, socket.gethostname(), on_return=returned)
+    recorder = Recorder(in_effect, ledger, announcer)
+    settler = Settler(ledger, recorder.record, socket.gethostname(), on_return=returned)
     shared = Shared(
         in_effect,
         ledger,
@@ -195,7 +193,7 @@ def _build(config: Config, purpose: Purpose, patience: Patience | None, pauses: 
         phase,
         watchers=watchers,
         settler=settler,
-        puts=PutHandler(put_requests, ledger, on_enqueued=enqueued, on_vanished=vanished),
+        puts=PutHandler(put_requests, ledger, record=recorder.record, on_vanished=vanished),
         announcer=announcer,
         troubles=[linker.trouble, *([patience.trouble] if patience else [])],
         working=purpose is not Purpose.QUERY,

@@ -8,27 +8,39 @@ that waits for a retry or for a blocked watch, is queued in the ledger.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 
 from presignd.config import UploadConfig
-from presignd.ledger import Ledger
+from presignd.ledger import Enqueued, Ledger
 from presignd.ledger.changes import Claim
-from presignd.model import FileVersion
+from presignd.ledger.rows import as_recorded
+from presignd.model import FileVersion, NewVersion, State
 from presignd.pipeline.stage import MOST, Item
 from presignd.pipeline.upload.uploader import Uploader
 from presignd.runtime.heartbeat import alive, beat
+from presignd.runtime.tasks import within
 from presignd.system.clock import utcnow
 
 BATCH = 32
 """Smallest batch worth claiming while there is enough for every sender: each costs a commit."""
+
+ENOUGH = 64
+"""New versions for whose room it is worth waiting."""
+
+ROOM_SECONDS = 0.2
+"""How long new versions wait for room before they are left to the queue, in seconds."""
 
 LOOK_SECONDS = 5.0
 """Longest time between two looks at the queue, in seconds."""
 
 
 class Dispatcher:
-    """Feeds the senders of one configuration. ``at_work`` has each item from its claim until it leaves, by file_id."""
+    """Feeds the senders of one configuration. ``at_work`` has each item from its claim until it leaves, by file_id.
+
+    ``_waits`` are the watches whose queue may hold what can be sent; ``_tiny_waits`` those of which that may be tiny.
+    """
 
     def __init__(
         self,
@@ -40,28 +52,45 @@ class Dispatcher:
     ) -> None:
         self._ledger, self._uploader, self._may_send = ledger, uploader, may_send
         self._slots = upload.concurrency
+        self._most = max(MOST, self._slots)
         self._large_size = upload.multipart_threshold
         self._watches = list(watches)
+        self._waits, self._tiny_waits, self._changes = set[str](), set[str](), 0
         self._wake = asyncio.Event()
         self._left = asyncio.Event()
         self._feeding_ended = asyncio.Event()
         self._feeding_ended.set()
         self._retired = self._draining = self._careful = False
+        self._max_priority: int | None = None
+        self._reserved = 0
         self.at_work: dict[str, Item] = {}
 
     def wake(self) -> None:
-        """Look at the queue now: a version was queued, one was sent or left, or a breaker was reset."""
+        """Look at the queue now: a version may be due that was not."""
+        self._found_waiting(self._watches, tiny=True)
+
+    def _found_waiting(self, watches: Iterable[str], *, tiny: bool) -> None:
+        self._changes += 1
+        self._waits.update(watches)
+        if tiny:
+            self._tiny_waits.update(watches)
         self._wake.set()
+
+    def sent(self) -> None:
+        """Use the room that there is now."""
+        if self._waits or self._careful:
+            self._wake.set()
 
     def add(self, item: Item) -> None:
         """Count ``item`` as at work."""
         self.at_work[item.version.file_id] = item
 
-    def leave(self, item: Item) -> None:
-        """Forget ``item``: its version has ended, waits for another try, or is the ledger's again."""
-        self.at_work.pop(item.version.file_id, None)
+    def leave(self, items: Iterable[Item]) -> None:
+        """Forget items: their versions have ended, wait for another try, or are the ledger's again."""
+        for item in items:
+            self.at_work.pop(item.version.file_id, None)
         self._left.set()
-        self.wake()
+        self.sent()
 
     async def run(self, *, careful: bool = False, max_priority: int | None = None) -> None:
         """Claim versions until ``drain`` or ``retire``; then return.
@@ -70,49 +99,71 @@ class Dispatcher:
         version that is in flight at three unclean exits is quarantined, so few should be. With ``max_priority``, only
         versions of at most that priority number are claimed: a command's own files.
         """
-        self._careful = careful
+        self._careful, self._max_priority = careful, max_priority
+        self.wake()
         self._feeding_ended.clear()
         try:
-            await self._run(max_priority)
+            with alive("dispatcher") as heart:
+                while not self._ends:
+                    heart.beat()
+                    self._wake.clear()
+                    now = utcnow()
+                    if not await self._feed(now):
+                        await self._rest(now)
         finally:
             self._feeding_ended.set()
 
-    async def _run(self, max_priority: int | None) -> None:
-        with alive("dispatcher") as heart:
-            while not (self._draining or self._retired):
-                heart.beat()
-                self._wake.clear()
-                now = utcnow()
-                if not await self._feed(now, max_priority):
-                    await self._rest(now)
+    @property
+    def _ends(self) -> bool:
+        return self._draining or self._retired
 
-    async def _feed(self, now: datetime, max_priority: int | None) -> int:
+    # --- from the queue ---------------------------------------------------------------------------
+    async def _feed(self, now: datetime) -> int:
         """Claim versions for the room there is, watch by watch; return how many."""
         total = 0
-        open_watches = [name for name in self._watches if self._may_send(name)]
-        for turn, name in enumerate(open_watches):
-            for below_size, limit in self._limits(len(open_watches) - turn):
-                due = await self._ledger.due(name, limit, now, below_size=below_size, max_priority=max_priority)
-                total += await self._claim(self._without_too_many_large(due))
+        watches = self._open(self._waits)
+        for turn, name in enumerate(watches):
+            for below_size, limit in self._limits(len(watches) - turn):
+                if name not in (self._tiny_waits if below_size == self._uploader.tiny + 1 else self._waits):
+                    continue
+                total += await self._claim(await self._due(name, limit, now, below_size))
         self._watches.append(self._watches.pop(0))
         return total
+
+    def _open(self, watches: Collection[str]) -> list[str]:
+        """Return those of ``watches`` that may send, in the order of their turns."""
+        return [name for name in self._watches if name in watches and self._may_send(name)]
+
+    async def _due(self, watch: str, limit: int, now: datetime, below_size: int | None) -> list[FileVersion]:
+        """Return what is due and has room, and note whether more waits."""
+        changes = self._changes
+        due = await self._ledger.due(watch, limit, now, below_size=below_size, max_priority=self._max_priority)
+        chosen = self._without_too_many_large(due)
+        if len(due) < limit and changes == self._changes:
+            self._tiny_waits.discard(watch)
+            if below_size is None and len(chosen) == len(due):
+                self._waits.discard(watch)
+        return chosen
 
     async def _claim(self, versions: Sequence[FileVersion]) -> int:
         """Read those that are tiny, claim all in one commit with what their objects will be, and send them."""
         if not versions:
             return 0
         items = await self._uploader.read(versions)
-        claims = [Claim(item.version, self._uploader.intent(item)) for item in items]
+        claims = [Claim(item.version, item.intent) for item in items]
         claimed = await self._ledger.claim(claims)
         if self._draining:
             return 0  # claimed while the drain began: recovery puts them back in the queue
         for item, now in zip(items, claimed, strict=True):
             if now is not None:
                 item.retried = item.version.etag != ""
-                item.version, item.previous = now.version, now.previous
-                self.add(item)
-                self._uploader.queue.put_nowait(item)
+                self._send(item, now.version, now.previous)
         return len(versions)
+
+    def _send(self, item: Item, version: FileVersion, previous: FileVersion | None) -> None:
+        item.version, item.previous = version, previous
+        self.add(item)
+        self._uploader.queue.put_nowait(item)
 
     def _limits(self, watches: int) -> list[tuple[int | None, int]]:
         """Return what one of so many ``watches`` may claim now: the size to stay below (None: any), and how many.
@@ -120,17 +171,16 @@ class Dispatcher:
         A body that is not read yet is claimed once a sender is free for it: so the ledger's order and fairness hold
         for it until then, and a drain begins none.
         """
-        unsent = self._unsent()
-        room = (self._slots if self._careful else max(MOST, self._slots)) - len(self.at_work)
-        enough = len(unsent) >= 2 * self._slots
-        if room <= 0 or (enough and room < BATCH):
-            return []
-        bodies = min(room, self._slots - sum(size > self._uploader.tiny for size in unsent))
+        unsent, room = self._unsent(), self._room()
+        bodies = max(0, min(room, self._slots - sum(size > self._uploader.tiny for size in unsent)))
         share = -(-bodies // watches)
         limits = [(None if self._large_room(unsent) > 0 else self._large_size, share)]
-        if not self._careful:
+        if not self._careful and (room >= BATCH or len(unsent) < 2 * self._slots):
             limits.append((self._uploader.tiny + 1, room // watches - share))
         return [(below_size, limit) for below_size, limit in limits if limit > 0]
+
+    def _room(self) -> int:
+        return (self._slots if self._careful else self._most) - len(self.at_work) - self._reserved
 
     def _unsent(self) -> list[int]:
         return [item.version.size for item in self.at_work.values() if item.unsent]
@@ -152,16 +202,68 @@ class Dispatcher:
         seconds = LOOK_SECONDS
         if not self.at_work:
             self._careful = False
-        if self._limits(1):
-            due = await self._ledger.next_due([name for name in self._watches if self._may_send(name)], looked_at)
+        if not self._open(self._waits):
+            due = await self._ledger.next_due(self._open(self._watches), looked_at)
             seconds = _until(due, utcnow())
         beat(within=seconds)
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+        await within(seconds, self._wake)
+        if not self._wake.is_set():
+            self.wake()
 
+    # --- past the queue ---------------------------------------------------------------------------
+    @asynccontextmanager
+    async def room_for(self, versions: Sequence[NewVersion]) -> AsyncIterator[list[Item]]:
+        """Read those of new versions that can be sent at once, and keep room for them until ``begin``.
+
+        These are tiny files, while no tiny version waits in the queue. Where there is no room, wait a moment: a new
+        version goes no faster by the queue.
+        """
+        chosen = [as_recorded(new, new.key) for new in versions if self._goes_at_once(new)]
+        await self._wait_for_room(min(len(chosen), ENOUGH))
+        chosen = chosen[: self._room_past_queue()]
+        self._reserved += len(chosen)
+        try:
+            yield [item for item in await self._uploader.read(chosen) if item.prepared] if chosen else []
+        finally:
+            self._reserved -= len(chosen)
+            self._left.set()
+
+    def _goes_at_once(self, new: NewVersion) -> bool:
+        return (
+            new.state is State.QUEUED
+            and new.key is not None
+            and (self._max_priority is None or new.priority <= self._max_priority)
+            and self._may_send(new.watch)
+            and self._uploader.reads_ahead(new.watch, new.bucket, new.fingerprint.size)
+        )
+
+    def _skips_queue(self) -> bool:
+        """Return whether new versions may be sent before what is in the queue: nothing that waits there is tiny."""
+        stopped = self._ends or self._careful or self._feeding_ended.is_set()
+        return not stopped and not self._open(self._tiny_waits)
+
+    def _room_past_queue(self) -> int:
+        """Return how many versions may skip the queue; what is larger keeps some room."""
+        return max(0, self._room() - min(self._slots, self._most // 2)) if self._skips_queue() else 0
+
+    async def _wait_for_room(self, wanted: int) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ROOM_SECONDS):
+                while self._room_past_queue() < wanted and self._skips_queue():
+                    self._left.clear()
+                    await self._left.wait()
+
+    def begin(self, done: Sequence[Enqueued], items: Sequence[Item]) -> None:
+        """Send the versions that were claimed as they were recorded; the others wait in the queue."""
+        by_id = {item.version.file_id: item for item in items}
+        for entry in done:
+            version = entry.version
+            if version.state is State.QUEUED:
+                self._found_waiting([version.watch], tiny=version.size <= self._uploader.tiny)
+            elif version.state is State.UPLOADING and not self._draining:
+                self._send(by_id[version.file_id], version, entry.previous)
+
+    # --- its end ------------------------------------------------------------------------------------
     async def retire(self) -> None:
         """Claim nothing more, and return when nothing is at work."""
         self._retired = True
@@ -181,7 +283,7 @@ class Dispatcher:
         return True
 
     async def _until_none(self) -> None:
-        while self.at_work:
+        while self.at_work or self._reserved:
             self._left.clear()
             await self._left.wait()
 

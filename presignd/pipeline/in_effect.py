@@ -175,7 +175,7 @@ class Work:
             quarantine=quarantine,
             breakers=self.breakers,
             submit=shared.submit,
-            leave=self._leave,
+            leave=self._give_back,
             backoff=shared.pauses.backoff,
             writer_pause=shared.pauses.writer,
         )
@@ -245,9 +245,9 @@ class Work:
         self.finisher.take([item for item in items if item.version.state is State.LINKED])
 
     # --- from stage to stage ------------------------------------------------------------------------
-    def _verify(self, items: Sequence[Item]) -> None:
-        self._verifier.queue.put_all(items)
-        self._wake()
+    def _verify(self, item: Item) -> None:
+        self._verifier.queue.put_nowait(item)
+        self.dispatcher.sent()
 
     def _link(self, items: Sequence[Item]) -> None:
         for item in items:
@@ -262,8 +262,13 @@ class Work:
         asked = put.expires if put else None
         return asked or self.buckets[version.watch].watch.link_expires or self.config.presign.get_expires
 
-    def _leave(self, item: Item) -> None:
-        self.dispatcher.leave(item)
+    def _leave(self, items: Sequence[Item]) -> None:
+        self.dispatcher.leave(items)
+
+    def _give_back(self, item: Item) -> None:
+        """Leave a version to the ledger, where it may wait for another try."""
+        self.dispatcher.leave([item])
+        self.dispatcher.wake()
 
     def _wake(self) -> None:
         self.dispatcher.wake()

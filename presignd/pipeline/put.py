@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from presignd.errors import CODES, PresigndError, Refused, fault
-from presignd.ledger import Enqueued, Ledger, LostUpdate
+from presignd.ledger import Ledger, LostUpdate
 from presignd.model import FileVersion, Link, NewVersion, Source, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.hash import fingerprint_of
@@ -54,11 +54,11 @@ class PutHandler:
         requests: PutRequests,
         ledger: Ledger,
         *,
-        on_enqueued: Callable[[list[Enqueued]], Awaitable[None]],
+        record: Callable[[Sequence[NewVersion]], Awaitable[None]],
         on_vanished: Callable[[list[FileVersion]], Awaitable[None]],
     ) -> None:
         self._requests, self._ledger = requests, ledger
-        self._on_enqueued, self._on_vanished = on_enqueued, on_vanished
+        self._record, self._on_vanished = record, on_vanished
         self._turns: WeakValueDictionary[tuple[str, bytes], asyncio.Lock] = WeakValueDictionary()
 
     async def put(
@@ -92,7 +92,7 @@ class PutHandler:
     async def _upload(self, version: NewVersion, request: PutRequest) -> Link:
         self._requests[version.file_id] = request
         try:
-            await self._on_enqueued(await self._enqueue(version))
+            await self._enqueue(version)
             return await request.link
         except (asyncio.CancelledError, PresigndError):
             await asyncio.shield(self._withdraw(version))
@@ -100,12 +100,12 @@ class PutHandler:
         finally:
             del self._requests[version.file_id]
 
-    async def _enqueue(self, version: NewVersion) -> list[Enqueued]:
-        """Enqueue the version when no earlier one of its path is in flight: two uploads would race for one key."""
+    async def _enqueue(self, version: NewVersion) -> None:
+        """Record the version when no earlier one of its path is in flight: two uploads would race for one key."""
         pause = FIRST_PAUSE
         while True:
             try:
-                return await self._ledger.enqueue([version])
+                return await self._record([version])
             except LostUpdate:
                 await asyncio.sleep(pause)
                 pause = min(LONGEST_PAUSE, 2 * pause)

@@ -12,7 +12,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from presignd.ledger import Ledger
 from presignd.ledger.changes import Change
@@ -28,8 +28,7 @@ MOST = 256
 many may be uploaded again (docs/guarantees.md, 3)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What an upload proved, to be recorded.
 
     ``fingerprint`` is the file's once its content was read; ``compared``: it is still the same after the upload.
@@ -49,10 +48,10 @@ class Item:
     """A version at work, from its claim until it is finished, waits for another try, or is the ledger's again.
 
     ``previous``: the newest verified version before it under its key. ``retried``: an earlier attempt committed what
-    tells its object, and may have sent it. ``prepared``: its content, where that was read already. ``problem``: why it
-    can go no further. ``receipt`` and ``link`` are made on its way. ``expires`` is its link's lifetime in seconds.
-    ``finishes``: the link's commit finishes it, as nothing is to be done with its file. ``after_link`` takes the items
-    that were linked, or could not be.
+    tells its object, and may have sent it. ``prepared``: its content, where that was read already, and ``intent``: what
+    tells its object then. ``problem``: why it can go no further. ``receipt`` and ``link`` are made on its way.
+    ``expires`` is its link's lifetime in seconds. ``finishes``: the link's commit finishes it, as nothing is to be done
+    with its file. ``after_link`` takes the items that were linked, or could not be.
 
     For ``status``: bytes ``sent``, of them ``resumed_from`` by an earlier attempt; when it ``began`` and when the last
     bytes went (monotonic, seconds).
@@ -62,6 +61,7 @@ class Item:
     previous: FileVersion | None = None
     retried: bool = False
     prepared: Prepared | None = None
+    intent: str = ""
     problem: Exception | None = None
     receipt: Receipt | None = None
     link: Link | None = None

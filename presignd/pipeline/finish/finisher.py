@@ -78,7 +78,7 @@ class Finisher:
         announcer: Announcer,
         quarantine: Quarantine,
         submit: Callable[[list[Candidate]], None],
-        leave: Callable[[Item], None],
+        leave: Callable[[Sequence[Item]], None],
         first_pause: float = FIRST_PAUSE,
     ) -> None:
         self._watches, self._folders, self._ledger = watches, folders, ledger
@@ -101,8 +101,7 @@ class Finisher:
         """Announce the items that their link's commit finished; finish the others."""
         finished = [item for item in items if item.version.state is State.FINISHED]
         self._announcer.done([item.version for item in finished])
-        for item in finished:
-            self._leave(item)
+        self._leave(finished)
         for item in items:
             if item.version.state is not State.FINISHED:
                 self._jobs[item.version.watch].put_nowait(self._job(item))
@@ -210,7 +209,7 @@ class Finisher:
         again = self._jobs[job.version.watch].put_nowait
         self._timers[file_id] = asyncio.get_running_loop().call_later(job.pause, again, job)
         job.pause = min(LONGEST_PAUSE, 2 * job.pause)
-        self._leave(job.item)
+        self._leave([job.item])
 
     async def _record(self, jobs: Sequence[_Job]) -> None:
         """Commit the ends."""
@@ -231,7 +230,7 @@ class Finisher:
         self._timers.pop(job.version.file_id, None)
         self.waiting.discard(job.version.file_id)
         self._none_waits.set()
-        self._leave(job.item)
+        self._leave([job.item])
 
 
 def _is_gone(job: _Job) -> bool:

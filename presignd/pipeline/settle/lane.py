@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 
     from presignd.config import WatchConfig
     from presignd.errors import Fault
-    from presignd.ledger import Enqueued, Ledger
+    from presignd.ledger import Ledger
     from presignd.model import FileVersion, Fingerprint, NewVersion
     from presignd.pipeline.intake import Intake
     from presignd.pipeline.settle.decide import Look
     from presignd.pipeline.settle.looker import Looker
 
-FILES_PER_TURN = 500
+FILES_PER_TURN = 64
 """Files that one turn takes: one call in a thread, one query to the ledger, one commit."""
 
 ROOM = 5_000
@@ -90,12 +90,12 @@ async def nothing_to_do(_: FileVersion) -> bool:
 class Services:
     """What all lanes share. The clocks return seconds (monotonic) and nanoseconds since the epoch.
 
-    ``on_enqueued`` is called with what was recorded. ``on_return`` is called with a version whose file is back after it
-    was gone, before that is recorded; it returns False if the file is gone again.
+    ``record`` records new versions, all or none, though its caller be cancelled. ``on_return`` is called with a version
+    whose file is back after it was gone, before that is recorded; it returns False if the file is gone again.
     """
 
     ledger: Ledger
-    on_enqueued: Callable[[list[Enqueued]], Awaitable[None]]
+    record: Callable[[Sequence[NewVersion]], Awaitable[None]]
     monotonic: Callable[[], float] = time.monotonic
     time_ns: Callable[[], int] = time.time_ns
     on_return: Callable[[FileVersion], Awaitable[bool]] = nothing_to_do
@@ -404,16 +404,12 @@ class Lane:
             for entry, complete in new
         ]
         try:
-            await asyncio.shield(self._record(versions))
+            await self._services.record(versions)
         except LostUpdate:
             await self._enqueue_each(new)
             return
         for entry, _ in new:
             self._forget(entry)
-
-    async def _record(self, versions: list[NewVersion]) -> None:
-        """Record versions and announce them, both or neither: the caller shields this from cancellation."""
-        await self._services.on_enqueued(await self._services.ledger.enqueue(versions))
 
     async def _enqueue_each(self, new: Sequence[tuple[_Entry, Complete]]) -> None:
         if len(new) == 1:

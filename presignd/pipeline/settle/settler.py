@@ -14,7 +14,7 @@ from presignd.model import Candidate, Fingerprint, Listed, Source, State
 from presignd.pipeline.files.unfinished import Unfinished
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle.decide import LOCAL_PRECISION, NETWORK_PRECISION, Rules
-from presignd.pipeline.settle.lane import FILES_PER_TURN, Lane, Services, SettlingPath, nothing_to_do
+from presignd.pipeline.settle.lane import Lane, Services, SettlingPath, nothing_to_do
 from presignd.pipeline.settle.looker import Looker
 from presignd.system.filesystem import has_fine_times, is_network
 
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from presignd.config import WatchConfig
-    from presignd.ledger import Enqueued, Ledger
-    from presignd.model import FileVersion
+    from presignd.ledger import Ledger
+    from presignd.model import FileVersion, NewVersion
     from presignd.pipeline.files.folder import Folder
     from presignd.pipeline.files.lease import WriterCheck
+
+IGNORED_AT_ONCE = 500
+"""Files that one commit records as ignored."""
 
 
 class Settler:
@@ -38,14 +41,14 @@ class Settler:
     def __init__(
         self,
         ledger: Ledger,
-        on_enqueued: Callable[[list[Enqueued]], Awaitable[None]],
+        record: Callable[[Sequence[NewVersion]], Awaitable[None]],
         host: str,
         *,
         on_return: Callable[[FileVersion], Awaitable[bool]] = nothing_to_do,
         monotonic: Callable[[], float] = time.monotonic,
         time_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._services = Services(ledger, on_enqueued, monotonic, time_ns, on_return)
+        self._services = Services(ledger, record, monotonic, time_ns, on_return)
         self._host = host
         self._lanes: dict[str, Lane] = {}
         self._tasks: asyncio.TaskGroup | None = None
@@ -128,8 +131,8 @@ class Settler:
         for each in fresh:
             path, *_, ctime_ns = each
             (old if ctime_ns < before_ns and path not in known else young).append(each)
-        for start in range(0, len(old), FILES_PER_TURN):
-            await self._record_ignored(lane, old[start : start + FILES_PER_TURN])
+        for start in range(0, len(old), IGNORED_AT_ONCE):
+            await self._record_ignored(lane, old[start : start + IGNORED_AT_ONCE])
         return young
 
     async def _record_ignored(self, lane: Lane, old: Sequence[Listed]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from presignd.config import PresignConfig, UploadConfig, WatchConfig
 from presignd.errors import Fault, FileFault, GrantFault, PresignerFault, WatchFault, fault
@@ -25,8 +25,7 @@ REFUSED_AS = {"access_denied": "access_denied", "outside_prefix": "not_allowed"}
 """For each refusal of the check key: the code that the watch gets. All its keys are refused in the same way."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredObject:
+class StoredObject(NamedTuple):
     """An object in the store: its size in bytes, ETag without quotes, version, Last-Modified, and its own checksums.
 
     ``opaque``: the ETag is not made of MD5s. ``checksums`` have the form of a receipt's: ``sha256:…``; only a HEAD in

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from presignd.model import FileVersion
 from presignd.pipeline.upload.bucket import StoredObject
@@ -32,8 +31,7 @@ class Occupant(Enum):
     FOREIGN = "foreign"
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What to do, on which condition, and the object to adopt or replace.
 
     ``if_none_match``: no object may be under the key. ``if_match``: the object there must have this ETag.
@@ -80,7 +78,7 @@ def decide_seen(found: StoredObject | None, occupant: Occupant, policy: Policy) 
 def supported_conditions(decision: Decision, support: Support) -> Decision:
     """Return the decision with only the conditions that the store checks: it ignores or refuses others."""
     if_match = decision.if_match if support.if_match else ""
-    return replace(decision, if_none_match=decision.if_none_match and support.if_none_match, if_match=if_match)
+    return decision._replace(if_none_match=decision.if_none_match and support.if_none_match, if_match=if_match)
 
 
 def store_checks_it(decision: Decision, supported: Decision) -> bool:

@@ -10,7 +10,6 @@ import asyncio
 import os
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 
 from presignd.config import UploadConfig, WatchConfig
@@ -288,7 +287,7 @@ def read_whole(
         require_settled(prepared.fingerprint, version)
         if fingerprint_of(fd) != prepared.fingerprint:
             raise fault("changed_while_uploading", "it changed while it was read")
-        return replace(prepared, fd=None)
+        return prepared._replace(fd=None)
     finally:
         close_quietly(fd)
 

@@ -35,7 +35,7 @@ class Uploader:
         slots: Slots,
         host: str,
         faults: UploadFaults,
-        sent: Callable[[Sequence[Item]], None],
+        sent: Callable[[Item], None],
     ) -> None:
         self._buckets, self._folders, self._upload, self._ledger = buckets, folders, upload, ledger
         self._puts, self._slots, self._host = puts, slots, host
@@ -50,7 +50,7 @@ class Uploader:
         Few of them are read on the event loop, from the page cache only; what it lacks is left to the senders.
         """
         items = [Item(version) for version in versions]
-        tiny = [item for item in items if self._reads_ahead(item.version)]
+        tiny = [i for i in items if self.reads_ahead(i.version.watch, i.version.bucket, i.version.size)]
         if tiny:
             inline = len(tiny) <= min(self._folders[item.version.watch].inline_limit for item in tiny)
             read = partial(self._read, read=read_cached if inline else read_at)
@@ -61,15 +61,15 @@ class Uploader:
                 if isinstance(prepared, Exception):
                     item.problem = prepared
                 else:
-                    item.prepared = prepared
+                    item.prepared, item.intent = prepared, self._intent(item.version, prepared)
         return items
 
-    def _reads_ahead(self, version: FileVersion) -> bool:
+    def reads_ahead(self, watch: str, bucket: str, size: int) -> bool:
         """Return whether to read a version before its claim; not from a folder that may hang, as others would wait."""
-        if version.size > self.tiny or not self._folders[version.watch].inline_limit:
+        if size > self.tiny or not self._folders[watch].inline_limit:
             return False
-        bucket = self._bucket(version)
-        return not bucket.limited and bucket.known_support is not None
+        used = self._buckets[watch].for_bucket(bucket)
+        return not used.limited and used.known_support is not None
 
     def _read(self, version: FileVersion, *, read: Read) -> Prepared:
         bucket, put = self._bucket(version), self._puts.get(version.file_id)
@@ -80,10 +80,10 @@ class Uploader:
         """Return the bucket that a version was queued for, even if its watch has another bucket now."""
         return self._buckets[version.watch].for_bucket(version.bucket)
 
-    def intent(self, item: Item) -> str:
-        """Return what is committed before an item's content is sent; "" where that isn't known yet."""
-        support = self._bucket(item.version).known_support
-        return item.prepared.intent(support) if item.prepared and support else ""
+    def _intent(self, version: FileVersion, prepared: Prepared) -> str:
+        """Return what is committed before the content is sent; "" while that isn't known."""
+        support = self._bucket(version).known_support
+        return prepared.intent(support) if support else ""
 
     async def run(self) -> None:
         """Send one item after the other, until cancelled: one of many such loops."""
@@ -99,7 +99,7 @@ class Uploader:
             await self._faults.handle(item, problem)
         else:
             item.prepared = None
-            self._sent([item])
+            self._sent(item)
 
     async def _upload_one(self, item: Item) -> Receipt:
         if item.problem:

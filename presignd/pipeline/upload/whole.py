@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from presignd.errors import fault
 from presignd.ledger import Ledger
@@ -33,8 +33,7 @@ Read = Callable[[int, int, int], bytes | memoryview]
 """``read_at``, or one like it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A file ready to be sent: its checksums by algorithm, its bytes if it is small, its descriptor if it is open."""
 
     fd: int | None

@@ -12,16 +12,22 @@ from typing import Any, cast
 import pytest
 
 from presignd.config import UploadConfig
-from presignd.ledger import Ledger
+from presignd.ledger import Enqueued, Ledger
 from presignd.ledger.changes import Claim
-from presignd.ledger.rows import Claimed
-from presignd.model import FileVersion, Fingerprint, State
+from presignd.ledger.rows import Claimed, as_recorded
+from presignd.model import FileVersion, Fingerprint, NewVersion, State
 from presignd.pipeline.dispatch import BATCH, Dispatcher
 from presignd.pipeline.stage import MOST, Item, Queue, Receipt
 from presignd.pipeline.upload.uploader import Uploader
 from tests.versions import NOW
 
 LARGE, SMALL = 1000, 10
+
+
+def new(watch: str, number: int, size: int, **fields: Any) -> NewVersion:
+    name = f"{watch}{number}"
+    given = NewVersion(name, watch, name.encode(), Fingerprint(number, size, 1, 1), "b", name, "", 1, NOW)
+    return given._replace(**fields)
 
 
 def version(watch: str, number: int, size: int) -> FileVersion:
@@ -31,6 +37,7 @@ def version(watch: str, number: int, size: int) -> FileVersion:
 
 
 MAX_PRIORITY = 1
+PREPARED: Any = object()
 RECEIPT = Receipt(Fingerprint(1, 1, 1, 1), "", 0, "", "", adopted=False)
 
 
@@ -74,7 +81,8 @@ class World:
         for watch, queue in self.queues.items():
             self.queues[watch] = [each for each in queue if each.file_id not in names]
         names -= self.ended
-        return [Claimed(one.version, None) if one.version.file_id in names else None for one in wanted]
+        claimed = [one.version._replace(state=State.UPLOADING) for one in wanted]
+        return [Claimed(version, None) if version.file_id in names else None for version in claimed]
 
     async def next_due(self, watches: Collection[str], after: datetime) -> None:
         assert not self.shut & set(watches)
@@ -83,12 +91,30 @@ class World:
     # --- the uploader ---
     async def read(self, versions: Sequence[FileVersion]) -> list[Item]:
         self.begun += [each.file_id for each in versions]
-        return [Item(each) for each in versions]
+        return [Item(each, prepared=PREPARED, intent=f"md5:{each.file_id}") for each in versions]
 
-    def intent(self, item: Item) -> str:
-        return f"md5:{item.version.file_id}"
+    def reads_ahead(self, watch: str, bucket: str, size: int) -> bool:
+        assert (watch in self.queues, bucket) == (True, "b")
+        return size <= self.tiny
 
     # --- the test's hand ---
+    async def record(self, *new: NewVersion) -> list[str]:
+        """Record new versions as the recorder does; return those that skipped the queue."""
+        async with self.dispatcher.room_for(new) as items:
+            claimed = {item.version.file_id: item.version for item in items}
+            assert [item.intent for item in items] == [f"md5:{name}" for name in claimed]
+            done = [self._recorded(one, claimed.get(one.file_id)) for one in new]
+            self.dispatcher.begin(done, items)
+        await turns()
+        return [*claimed]
+
+    def _recorded(self, new: NewVersion, claimed: FileVersion | None) -> Enqueued:
+        version = as_recorded(new, new.key)
+        if claimed is None:
+            self.queues[new.watch].append(version)
+            return Enqueued(version, None)
+        return Enqueued(version._replace(state=State.UPLOADING), None)
+
     @asynccontextmanager
     async def running(self, *, careful: bool = False) -> AsyncIterator[asyncio.Task[None]]:
         task = asyncio.create_task(self.dispatcher.run(careful=careful, max_priority=MAX_PRIORITY))
@@ -108,13 +134,12 @@ class World:
         """Let these be sent (all without any), and wait for their link."""
         for name in names or self.unsent():
             self.dispatcher.at_work[name].receipt = RECEIPT
-        self.dispatcher.wake()
+        self.dispatcher.sent()
         await turns()
 
     async def end(self, *names: str) -> None:
         """Let these be through (all at work without any) and what follows begin."""
-        for name in names or self.at_work:
-            self.dispatcher.leave(self.dispatcher.at_work[name])
+        self.dispatcher.leave([self.dispatcher.at_work[name] for name in names or self.at_work])
         await turns()
 
     def watches_at_work(self) -> dict[str, int]:
@@ -189,7 +214,10 @@ async def test_a_blocked_watch_waits_and_holds_up_no_other() -> None:
 async def test_nothing_to_do_is_looked_at_once() -> None:
     world = World(4, tiny=SMALL, a=[])
     async with world.running():
-        assert world.claims == {"a": 2}, "once for any size, once for the tiny ones"
+        assert world.claims == {"a": 1}
+        world.dispatcher.sent()
+        await turns()
+        assert world.claims == {"a": 1}
 
 
 async def test_what_ended_before_its_claim_is_not_sent() -> None:
@@ -294,3 +322,107 @@ async def test_few_are_claimed_after_an_unclean_end_until_all_is_through() -> No
         world.dispatcher.wake()
         await turns()
         assert len(world.at_work) == 50
+
+
+# --- past the queue ---------------------------------------------------------------------------------
+
+
+async def test_new_tiny_files_are_claimed_by_the_commit_that_records_them() -> None:
+    world = World(4, tiny=SMALL, a=[], b=[])
+    async with world.running():
+        assert await world.record(new("a", 1, SMALL), new("a", 2, SMALL)) == ["a1", "a2"]
+        assert await world.record(new("b", 3, SMALL)) == ["b3"]
+        assert world.at_work == ["a1", "a2", "b3"]
+        assert world.queue.qsize() == 3
+
+
+async def test_nothing_skips_a_tiny_file_that_waits_in_any_queue() -> None:
+    world = World(4, tiny=SMALL, a=[SMALL] * 2 * MOST, b=[])
+    async with world.running():
+        assert await world.record(new("b", 1, SMALL)) == []
+        while world.queues["a"]:
+            assert await world.record(new("b", 2, SMALL)) == []
+            await world.end()
+        await world.end()
+        assert await world.record(new("b", 3, SMALL)) == ["b3"]
+
+
+async def test_a_blocked_watch_s_queue_holds_up_no_other_watch_s_new_files() -> None:
+    world = World(4, tiny=SMALL, a=[SMALL] * 9, b=[])
+    world.shut.add("a")
+    async with world.running():
+        assert await world.record(new("a", 20, SMALL), new("b", 1, SMALL)) == ["b1"]
+
+
+async def test_larger_files_wait_for_a_sender_and_hold_up_no_tiny_ones() -> None:
+    world = World(2, tiny=SMALL, a=[])
+    async with world.running():
+        assert await world.record(*[new("a", number, LARGE) for number in range(4)]) == []
+        assert world.at_work == ["a0"], "the other sender is for smaller ones"
+        assert await world.record(new("a", 9, SMALL)) == ["a9"]
+
+
+async def test_tiny_files_that_skip_the_queue_leave_room_for_larger_ones() -> None:
+    world = World(4, tiny=SMALL, a=[])
+    async with world.running():
+        many = [
+            *[new("a", number, SMALL + 1) for number in range(4)],
+            *[new("a", 4 + n, SMALL) for n in range(2 * MOST)],
+        ]
+        assert len(await world.record(*many)) == MOST - 4
+        assert [name for name in world.at_work if int(name[1:]) < 4] == ["a0", "a1", "a2", "a3"]
+
+
+async def test_new_files_wait_a_moment_for_room() -> None:
+    world = World(4, tiny=SMALL, a=[])
+    async with world.running():
+        await world.record(*[new("a", number, SMALL) for number in range(MOST - 4)])
+        recording = asyncio.create_task(world.record(new("a", 500, SMALL)))
+        await turns()
+        assert not recording.done()
+        await world.end("a0")
+        assert await recording == ["a500"]
+
+
+async def test_room_is_kept_for_what_is_being_recorded() -> None:
+    world = World(4, tiny=SMALL, a=[])
+    async with world.running():
+        async with world.dispatcher.room_for([new("a", number, SMALL) for number in range(MOST - 4)]) as items:
+            assert len(items) == MOST - 4
+            world.queues["a"] = [version("a", 1000 + number, SMALL) for number in range(20)]
+            world.dispatcher.wake()
+            await turns()
+            assert len(world.at_work) == 4
+            retiring = asyncio.create_task(world.dispatcher.retire())
+            await world.end()
+            assert not retiring.done()
+        await retiring
+
+
+@pytest.mark.parametrize(
+    "fields", [{"state": State.QUARANTINED}, {"key": None}, {"priority": MAX_PRIORITY + 1}], ids=str
+)
+async def test_what_is_not_to_be_sent_now_is_left_to_the_queue(fields: dict[str, Any]) -> None:
+    world = World(4, tiny=SMALL, a=[])
+    async with world.running():
+        assert await world.record(new("a", 1, SMALL, **fields)) == []
+
+
+async def test_nothing_skips_the_queue_before_the_start_and_after_the_end() -> None:
+    world = World(4, tiny=SMALL, a=[])
+    assert await world.record(new("a", 1, SMALL)) == []
+    async with world.running():
+        await world.end()
+        assert await world.dispatcher.drain(60)
+        assert await world.record(new("a", 2, SMALL)) == []
+
+
+async def test_what_was_recorded_while_the_drain_began_is_not_begun() -> None:
+    world = World(4, tiny=SMALL, a=[])
+    async with world.running():
+        async with world.dispatcher.room_for([new("a", 1, SMALL)]) as items:
+            draining = asyncio.create_task(world.dispatcher.drain(60))
+            await turns()
+            world.dispatcher.begin([Enqueued(items[0].version._replace(state=State.UPLOADING), None)], items)
+        assert await draining
+        assert world.queue.empty()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from presignd.config import WatchConfig
 from presignd.errors import Fault, Refused
 from presignd.ledger import Enqueued, Ledger, open_ledger
-from presignd.model import FileVersion, Fingerprint, Link, State
+from presignd.model import FileVersion, Fingerprint, Link, NewVersion, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.put import PutHandler, PutRequests
@@ -33,13 +33,13 @@ class World:
         self.held = PutRequests()
         self.queued: asyncio.Queue[Enqueued] = asyncio.Queue()
         self.vanished: list[bytes] = []
-        self.puts = PutHandler(self.held, ledger, on_enqueued=self.enqueued, on_vanished=self.note_vanished)
+        self.puts = PutHandler(self.held, ledger, record=self.record, on_vanished=self.note_vanished)
 
     async def note_vanished(self, versions: list[FileVersion]) -> None:
         self.vanished.extend(version.path for version in versions)
 
-    async def enqueued(self, done: list[Enqueued]) -> None:
-        for one in done:
+    async def record(self, versions: Sequence[NewVersion]) -> None:
+        for one in await self.ledger.enqueue(versions):
             if one.superseded:
                 self.held.ended(one.superseded)
             if one.version.state is State.QUARANTINED:

@@ -49,7 +49,7 @@ class World:
             announcer=cast("Announcer", self),
             quarantine=cast("Quarantine", self),
             submit=lambda _: None,
-            leave=self.left.append,
+            leave=self.left.extend,
             first_pause=0.0,
         )
         monkeypatch.setattr(module, "keep_move_or_delete", lambda *_: Finished(FinishOutcome.DELETED))

@@ -177,13 +177,18 @@ class Bench:
         ledger: Any = self.ledger
         self.returned: list[FileVersion] = []
         self.is_back = True
-        services = Services(ledger, self.tell, self.clock.monotonic, self.clock.time_ns, self.is_there)
+        services = Services(ledger, self.record, self.clock.monotonic, self.clock.time_ns, self.is_there)
         self.lane = Lane(watch, Rules(watch.settle), self.files, Numbered([watch], "host"), services, limits=limits)
-        self.settler = Settler(ledger, self.tell, "host", monotonic=self.clock.monotonic, time_ns=self.clock.time_ns)
+        self.settler = Settler(ledger, self.record, "host", monotonic=self.clock.monotonic, time_ns=self.clock.time_ns)
         self.settler.add_lane(self.lane)
 
-    async def tell(self, enqueued: list[Enqueued]) -> None:
-        self.told += enqueued
+    async def record(self, versions: Sequence[NewVersion]) -> None:
+        """Record them whoever is cancelled meanwhile, as the recorder does."""
+
+        async def recorded() -> None:
+            self.told += await self.ledger.enqueue(versions)
+
+        await asyncio.shield(recorded())
 
     async def is_there(self, version: FileVersion) -> bool:
         self.returned.append(version)
@@ -559,7 +564,7 @@ async def test_hints_of_unknown_watches_are_dropped(bench: Bench) -> None:
 @pytest.mark.parametrize("before", [True, False])
 async def test_a_lane_that_is_added_runs_whether_others_do_already(bench: Bench, *, before: bool) -> None:
     bench.file(b"a")
-    settler = Settler(bench.ledger, bench.tell, "host")  # type: ignore[arg-type] # the methods it calls
+    settler = Settler(bench.ledger, bench.record, "host")  # type: ignore[arg-type] # the methods it calls
     if before:
         settler.add_lane(bench.lane)
     running = asyncio.ensure_future(settler.run())

@@ -61,7 +61,7 @@ def test_a_free_key_must_still_be_free() -> None:
 def test_conditions_are_sent_only_where_each_is_honoured(plan: Decision) -> None:
     assert supported_conditions(plan, ALL) == plan
     assert supported_conditions(plan, NONE) == Decision(Action.PUT)
-    assert supported_conditions(plan, replace(NONE, if_match=True)) == replace(plan, if_none_match=False)
+    assert supported_conditions(plan, replace(NONE, if_match=True)) == plan._replace(if_none_match=False)
 
 
 def test_a_plan_holds_while_the_key_is_as_it_was_seen() -> None:

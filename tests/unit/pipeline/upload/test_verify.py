@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -143,6 +142,6 @@ async def test_a_receipt_that_can_not_be_recorded_stops_its_version_alone(world:
 async def test_what_its_sender_compared_is_not_looked_at_again(world: World) -> None:
     item = world.sent(b"a")
     assert item.receipt is not None
-    item.receipt = replace(item.receipt, compared=True)
+    item.receipt = item.receipt._replace(compared=True)
     (world.root / "a").write_bytes(b"changed since: an event tells so")
     assert await world.verify(item) == [b"a"]

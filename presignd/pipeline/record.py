@@ -1,0 +1,35 @@
+"""The record stage: new versions go into the ledger; the same commit claims those that can be sent at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from presignd.ledger import Ledger
+from presignd.model import NewVersion
+from presignd.pipeline.announce import Announcer
+from presignd.pipeline.in_effect import InEffect
+
+
+class Recorder:
+    """Records the new versions of all watches and of every ``put``."""
+
+    def __init__(self, in_effect: InEffect, ledger: Ledger, announcer: Announcer) -> None:
+        self._in_effect, self._ledger, self._announcer = in_effect, ledger, announcer
+
+    async def record(self, versions: Sequence[NewVersion]) -> None:
+        """Record versions, all or none, and announce them, even if the caller is cancelled.
+
+        Raises ``LostUpdate`` if an earlier version of a path is in flight.
+        """
+        await asyncio.shield(self._record(versions))
+
+    async def _record(self, versions: Sequence[NewVersion]) -> None:
+        dispatcher = self._in_effect.work.dispatcher
+        async with dispatcher.room_for(versions) as items:
+            intents = {item.version.file_id: item.intent for item in items}
+            done = await self._ledger.enqueue(
+                [each._replace(intent=intents.get(each.file_id)) for each in versions] if items else versions
+            )
+            self._announcer.enqueued(done)
+            dispatcher.begin(done, items)
