@@ -10,25 +10,26 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache, reduce
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from presignd.errors import fault
 from presignd.ledger import keys
 from presignd.ledger.queries import by_path, literals, previous_receipt, previous_receipts, select
 from presignd.ledger.rows import (
+    NEW_COLUMNS,
     Claimed,
     Enqueued,
     LostUpdate,
     Selection,
     as_claimed,
     as_recorded,
-    columns_of,
-    columns_of_new,
+    changed,
+    columns_of_fingerprint,
     from_micros,
-    stored,
+    row_of_new,
     to_micros,
     to_sql,
 )
@@ -48,25 +49,22 @@ _CURRENT = f"version.current = 1 AND +version.state NOT IN ({literals(LEFT)})"
 _RETRIED = {"attempt": 0, "faults": 0, "unclean": 0, "not_before": None, "error_code": "", "error": ""}
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A change of one version: the events that move it, one after the other, and the fields that get new values."""
 
     version: FileVersion
-    events: Sequence[Event] = ()
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    events: tuple[Event, ...] = ()
+    fields: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A queued version to be sent, and its intent: the checksum that tells its object, "" while that is unknown."""
 
     version: FileVersion
     intent: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRequest:
+class KeyRequest(NamedTuple):
     """A key that a claimed version needs; ``Ledger.assign_key`` explains the fields."""
 
     version: FileVersion
@@ -95,15 +93,15 @@ def apply(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[Fil
 
 def _move(change: Change) -> tuple[dict[str, Any], FileVersion]:
     """Return the columns that a change writes, and the version as it is then."""
-    row, fields = stored(change.fields)
-    moved = change.version._replace(state=reduce(after, change.events, change.version.state), **fields)
+    state = reduce(after, change.events, change.version.state)
+    row, moved = changed(change.version, change.fields, state)
     if change.events:
         row["state"] = str(moved.state)
     if Event.VERIFY in change.events:
         row["verified"] = 1
     if change.events and moved.state in LEFT and moved.gone_at is None:
         moved = moved._replace(gone_at=moved.done_at or moved.queued_at)
-        row |= columns_of({"gone_at": moved.gone_at})
+        row["gone_at"] = to_sql(moved.gone_at)
     return row, moved
 
 
@@ -127,8 +125,7 @@ def claim(connection: sqlite3.Connection, wanted: Sequence[Claim]) -> list[Claim
     queued = {*connection.execute(_STILL_QUEUED, (ids,))}
     unchanged = [one for one in wanted if (one.version.file_id, one.version.attempt) in queued]
     claimed = {one.version.file_id: as_claimed(one.version, one.intent) for one in unchanged}
-    rows = [[version.file_id, version.etag] for version in claimed.values()]
-    connection.execute(_CLAIM, (json.dumps(rows),))
+    _update(connection, [(one.version, _claim_columns(claimed[one.version.file_id])) for one in unchanged])
     previous = previous_receipts(connection, claimed.values())
     found = {file_id: Claimed(version, previous.get(file_id)) for file_id, version in claimed.items()}
     return [found.get(one.version.file_id) for one in wanted]
@@ -137,10 +134,9 @@ def claim(connection: sqlite3.Connection, wanted: Sequence[Claim]) -> list[Claim
 _STILL_QUEUED = """
 SELECT file_id, attempt FROM version WHERE +state = 'queued' AND file_id IN (SELECT value FROM json_each(?))"""
 
-_CLAIM = f"""
-UPDATE version SET state = '{after(State.QUEUED, Event.CLAIM)}', attempt = attempt + 1,
- etag = json_extract(v.value, '$[1]') FROM json_each(?) AS v
-WHERE version.file_id = json_extract(v.value, '$[0]') AND +version.state = 'queued'"""  # noqa: S608 - our own words
+
+def _claim_columns(version: FileVersion) -> dict[str, Any]:
+    return {"state": str(version.state), "attempt": version.attempt, "etag": version.etag}
 
 
 def record_linked(
@@ -238,10 +234,9 @@ def _enqueue(connection: sqlite3.Connection, new: NewVersion) -> Enqueued:
 
 
 def _insert(connection: sqlite3.Connection, versions: Sequence[FileVersion]) -> None:
-    rows = [columns_of_new(version) for version in versions]
-    row = f"({','.join('?' * len(rows[0]))})"
-    sql = f"INSERT INTO version ({', '.join(rows[0])}) VALUES {','.join([row] * len(rows))}"  # noqa: S608 - our own column names
-    connection.execute(sql, [value for columns in rows for value in columns.values()])
+    row = f"({','.join('?' * len(NEW_COLUMNS))}, 1)"
+    sql = f"INSERT INTO version ({', '.join(NEW_COLUMNS)}, current) VALUES {','.join([row] * len(versions))}"  # noqa: S608 - our own column names
+    connection.execute(sql, [value for version in versions for value in row_of_new(version)])
 
 
 def _supersede(connection: sqlite3.Connection, before: FileVersion, at: datetime) -> FileVersion | None:
@@ -281,7 +276,7 @@ def _key_taken(connection: sqlite3.Connection, new: NewVersion) -> NewVersion:
 
 def refingerprint(connection: sqlite3.Connection, found: Sequence[tuple[str, Fingerprint]]) -> list[None]:
     """Write fingerprints by ``file_id``, and clear ``gone_at``."""
-    rows = [(one, columns_of({"fingerprint": fingerprint, "gone_at": None}), _CURRENT) for one, fingerprint in found]
+    rows = [(file_id, columns_of_fingerprint(print_) | {"gone_at": None}, _CURRENT) for file_id, print_ in found]
     _update_where(connection, rows)
     return [None] * len(found)
 
@@ -419,29 +414,43 @@ def _update(connection: sqlite3.Connection, rows: Iterable[tuple[FileVersion, Ma
 
 def _update_where(connection: sqlite3.Connection, rows: Iterable[tuple[str, Mapping[str, Any], str]]) -> None:
     """Write columns of versions by ``file_id``, each of which must meet its condition."""
-    alike: dict[tuple[str, tuple[str, ...]], list[list[Any]]] = {}
+    alike: dict[tuple[str, tuple[str, ...]], list[tuple[Any, ...]]] = {}
     for file_id, row, condition in rows:
-        alike.setdefault((condition, tuple(row)), []).append([*row.values(), file_id])
-    for (condition, columns), values in alike.items():
+        alike.setdefault((condition, tuple(row)), []).append((file_id, *row.values()))
+    for (condition, names), values in alike.items():
         if len(values) == 1:
-            cursor = connection.execute(_update_one(columns, condition), values[0])
+            (file_id, *given), *_ = values
+            cursor = connection.execute(_update_one(names, condition), (*given, file_id))
         else:
-            cursor = connection.execute(_update_many(columns, condition), (json.dumps(values),))
-        _require_all(cursor, [file_id for *_, file_id in values])
+            cursor = _update_many(connection, names, values, condition)
+        _require_all(cursor, [file_id for file_id, *_ in values])
 
 
 @lru_cache(maxsize=64)
-def _update_one(columns: tuple[str, ...], condition: str) -> str:
-    sets = ", ".join(f"{name} = ?" for name in columns)
+def _update_one(names: tuple[str, ...], condition: str) -> str:
+    sets = ", ".join(f"{name} = ?" for name in names)
     return f"UPDATE version SET {sets} WHERE file_id = ? AND {condition}"  # noqa: S608 - our own column names
 
 
+def _update_many(
+    connection: sqlite3.Connection, names: tuple[str, ...], values: Iterable[tuple[Any, ...]], condition: str
+) -> sqlite3.Cursor:
+    """Update many rows in one statement; what is the same for all is one parameter, the rest a table in JSON."""
+    file_ids, *columns = zip(*values, strict=True)
+    given = dict(zip(names, columns, strict=True))
+    same = {name: column[0] for name, column in given.items() if len({*column}) == 1}
+    each = {name: column for name, column in given.items() if name not in same}
+    table = json.dumps([*zip(file_ids, *each.values(), strict=True)])
+    return connection.execute(_update_from_table((*same,), (*each,), condition), (*same.values(), table))
+
+
 @lru_cache(maxsize=64)
-def _update_many(columns: tuple[str, ...], condition: str) -> str:
-    sets = ", ".join(f"{name} = json_extract(v.value, '$[{place}]')" for place, name in enumerate(columns))
+def _update_from_table(same: tuple[str, ...], each: tuple[str, ...], condition: str) -> str:
+    sets = [f"{name} = ?" for name in same]
+    sets += [f"{name} = json_extract(v.value, '$[{place}]')" for place, name in enumerate(each, 1)]
     return (
-        f"UPDATE version SET {sets} FROM json_each(?) AS v"  # noqa: S608 - our own column names
-        f" WHERE version.file_id = json_extract(v.value, '$[{len(columns)}]') AND {condition}"
+        f"UPDATE version SET {', '.join(sets)} FROM json_each(?) AS v"  # noqa: S608 - our own column names
+        f" WHERE version.file_id = json_extract(v.value, '$[0]') AND {condition}"
     )
 
 

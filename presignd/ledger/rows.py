@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from presignd.model import FileVersion, Fingerprint, NewVersion, State
@@ -54,11 +55,17 @@ class Selection:
 FINGERPRINT = Fingerprint._fields
 OTHER_COLUMNS = tuple(name for name in FileVersion._fields if name != "fingerprint")
 COLUMNS = (*FINGERPRINT, *OTHER_COLUMNS)
-_CHANGEABLE = frozenset({"fingerprint", *OTHER_COLUMNS} - {"state", "file_id"})
+_PLACES = {name: place for place, name in enumerate(FileVersion._fields)}
+_CHANGEABLE = frozenset(FileVersion._fields) - {"state", "file_id"}
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM version"  # noqa: S608 - our own column names
 
 _TIMES = [*map(OTHER_COLUMNS.index, ("queued_at", "not_before", "done_at", "signed_at", "expires_at", "gone_at"))]
-_NEW_FIELDS = ("watch", "path", "fingerprint", "bucket", "content_type", "priority", "queued_at", "error_code", "error")
+_NEW_FIELDS = (
+    *("file_id", "watch", "path", "state", "bucket", "base_key", "key", "content_type", "priority", "queued_at"),
+    *("attempt", "etag", "error_code", "error"),
+)
+NEW_COLUMNS = (*_NEW_FIELDS, *FINGERPRINT)
+_of_new = itemgetter(*map(_PLACES.__getitem__, _NEW_FIELDS))
 _FLAGS = [*map(OTHER_COLUMNS.index, ("adopted", "announced"))]
 _STATE = OTHER_COLUMNS.index("state")
 _FINGERPRINT_INDEX = FileVersion._fields.index("fingerprint")
@@ -79,35 +86,38 @@ def version_of(row: tuple[Any, ...]) -> FileVersion:
     return FileVersion(*values)
 
 
-def columns_of(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns and SQL values of changed fields of a ``FileVersion``; raise as ``stored`` does."""
-    return stored(changes)[0]
-
-
-def stored(changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the columns and SQL values of changed fields of a ``FileVersion``, and the fields as they are read back.
+def changed(version: FileVersion, fields: Mapping[str, Any], state: State) -> tuple[dict[str, Any], FileVersion]:
+    """Return the columns and SQL values of changed fields, and ``version`` in ``state`` as it is read back with them.
 
     Raises ``TypeError`` for a name that is no field, and for the state, which only events change.
     """
     row: dict[str, Any] = {}
-    read_back = {**changes}
-    for name, value in changes.items():
+    values = [*version]
+    values[_PLACES["state"]] = state
+    for name, value in fields.items():
         if name not in _CHANGEABLE:
-            unknown = sorted(changes.keys() - _CHANGEABLE)
-            raise TypeError(f"not to be changed like this: {', '.join(unknown)}")
+            raise TypeError(f"not to be changed like this: {name}")
         if name == "fingerprint":
-            row |= {part: to_sql(getattr(value, part)) for part in FINGERPRINT}
-        elif isinstance(value, str):
-            row[name] = read_back[name] = to_sql(value)
+            row |= columns_of_fingerprint(value)
         else:
             row[name] = to_sql(value)
-    return row, read_back
+        values[_PLACES[name]] = row[name] if isinstance(value, str) else value
+    return row, FileVersion._make(values)
+
+
+def columns_of_fingerprint(fingerprint: Fingerprint) -> dict[str, Any]:
+    """Return the columns and SQL values of a fingerprint."""
+    return dict(zip(FINGERPRINT, map(to_sql, fingerprint), strict=True))
 
 
 def as_recorded(new: NewVersion, key: str | None) -> FileVersion:
     """Return a new version with ``key`` as it will be read back: claimed, if it is queued with an intent."""
-    given = {name: getattr(new, name) for name in _NEW_FIELDS} | {"error": to_sql(new.error)}
-    version = FileVersion(file_id=new.file_id, state=new.state, base_key=to_sql(new.key), key=key, **given)
+    version = FileVersion(
+        *(new.file_id, new.watch, new.path, new.fingerprint, new.state, new.bucket, to_sql(new.key), key),
+        *(new.content_type, new.priority, new.queued_at),
+        error_code=new.error_code,
+        error=to_sql(new.error),
+    )
     return version if new.intent is None or new.state is not State.QUEUED else as_claimed(version, new.intent)
 
 
@@ -117,10 +127,9 @@ def as_claimed(version: FileVersion, intent: str) -> FileVersion:
     return version._replace(state=state, attempt=version.attempt + 1, etag=version.etag or intent.removeprefix("md5:"))
 
 
-def columns_of_new(version: FileVersion) -> dict[str, Any]:
-    """Return the columns and SQL values of a new version, the current one of its path."""
-    given = {name: getattr(version, name) for name in ("base_key", "key", "attempt", "etag", *_NEW_FIELDS)}
-    return {"file_id": version.file_id, "state": str(version.state), "current": 1} | columns_of(given)
+def row_of_new(version: FileVersion) -> list[Any]:
+    """Return the SQL values of a new version, in the order of ``NEW_COLUMNS``."""
+    return [*map(to_sql, _of_new(version)), *map(to_sql, version.fingerprint)]
 
 
 def to_sql(value: Any) -> Any:
@@ -130,7 +139,9 @@ def to_sql(value: Any) -> Any:
     """
     match value:
         case str():
-            return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+            return str(value) if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+        case None | bytes():
+            return value
         case datetime():
             return to_micros(value)
         case bool():
