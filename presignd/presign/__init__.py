@@ -21,6 +21,8 @@ FIRST_CHECKSUMS = ("md5", "sha256")
 class Operation(StrEnum):
     """The operation that a grant allows."""
 
+    __hash__ = str.__hash__  # Enum's is a Python function, called five times for each grant
+
     PUT = "put"
     GET = "get"
     HEAD = "head"

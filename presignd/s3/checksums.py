@@ -69,7 +69,7 @@ def checksum_of(data: bytes, algorithm: str) -> str:
 def header_of(checksum: str) -> tuple[str, str]:
     """Return the header for a checksum; raise ``ValueError`` for one that no body can have."""
     algorithm, _, digits = checksum.partition(":")
-    if algorithm not in HEADERS or len(digits) != 2 * _BYTES[algorithm] or set(digits) - set("0123456789abcdef"):
+    if algorithm not in HEADERS or len(digits) != 2 * _BYTES[algorithm] or digits.strip("0123456789abcdef"):
         known = ", ".join(f"{name}:<{2 * size} hex digits>" for name, size in _BYTES.items())
         raise ValueError(f"the checksum is none of {known}")
     return HEADERS[algorithm], binascii.b2a_base64(bytes.fromhex(digits), newline=False).decode()

