@@ -1,8 +1,7 @@
 """The ledger's changes in SQL. Each names the state it leaves, and moves only as ``presignd.states`` says.
 
-A change takes many rows, and one row is a list of one: in a burst most of a commit's work is of one kind. A statement
-for hundreds of rows runs without the GIL and costs a fifth of one statement per row. A change writes all of its rows
-or raises; then the caller rolls back what it wrote.
+Most changes take a list, as the stages do. A statement for hundreds of rows runs without the GIL and costs a fifth of
+one statement per row. A change writes all of its rows or raises; then the caller rolls back what it wrote.
 """
 
 from __future__ import annotations
@@ -62,16 +61,6 @@ class Claim(NamedTuple):
 
     version: FileVersion
     intent: str = ""
-
-
-class KeyRequest(NamedTuple):
-    """A key that a claimed version needs; ``Ledger.assign_key`` explains the fields."""
-
-    version: FileVersion
-    base_key: str
-    fresh: bool
-    next_key: bool
-    after_key: str = ""
 
 
 # --- moves -------------------------------------------------------------------------------
@@ -274,11 +263,10 @@ def _key_taken(connection: sqlite3.Connection, new: NewVersion) -> NewVersion:
     return new._replace(state=State.QUARANTINED, error_code=problem.code, error=problem.message)
 
 
-def refingerprint(connection: sqlite3.Connection, found: Sequence[tuple[str, Fingerprint]]) -> list[None]:
+def refingerprint(connection: sqlite3.Connection, found: Sequence[tuple[str, Fingerprint]]) -> None:
     """Write fingerprints by ``file_id``, and clear ``gone_at``."""
     rows = [(file_id, columns_of_fingerprint(print_) | {"gone_at": None}, _CURRENT) for file_id, print_ in found]
     _update_where(connection, rows)
-    return [None] * len(found)
 
 
 def record_gone(
@@ -315,17 +303,18 @@ def _not_gone(
 # --- keys and parts -----------------------------------------------------------------------------------
 
 
-def assign_key(connection: sqlite3.Connection, wanted: Sequence[KeyRequest]) -> list[FileVersion | None]:
-    """Reserve each key as ``Ledger.assign_key`` does, and release the one the version had."""
-    return [_assign_key(connection, one) for one in wanted]
-
-
-def _assign_key(connection: sqlite3.Connection, wanted: KeyRequest) -> FileVersion | None:
-    version, base_key = wanted.version, wanted.base_key
+def assign_key(
+    connection: sqlite3.Connection,
+    version: FileVersion,
+    base_key: str,
+    *,
+    fresh: bool,
+    next_key: bool,
+    after_key: str = "",
+) -> FileVersion | None:
+    """Reserve a key as ``Ledger.assign_key`` does, and release the one the version had."""
     claimant = keys.Claimant(version.watch, version.path, version.bucket)
-    key = keys.reserve(
-        connection, claimant, base_key, fresh=wanted.fresh, next_key=wanted.next_key, after_key=wanted.after_key
-    )
+    key = keys.reserve(connection, claimant, base_key, fresh=fresh, next_key=next_key, after_key=after_key)
     if key is None:
         return None
     etag = version.etag if version.key in (None, key) else ""  # nothing was sent under the new key yet
@@ -335,19 +324,17 @@ def _assign_key(connection: sqlite3.Connection, wanted: KeyRequest) -> FileVersi
     return version._replace(base_key=base_key, key=key, etag=etag)
 
 
-def record_part(connection: sqlite3.Connection, done: Sequence[tuple[FileVersion, Part]]) -> list[None]:
-    """Insert parts; one that was sent again replaces its row. Raises ``LostUpdate`` for another upload's part."""
-    for version, part in done:
-        inserted = connection.execute(
-            "INSERT OR REPLACE INTO part (version, number, size, md5, etag)"
-            " SELECT id, ?, ?, ?, ? FROM version WHERE file_id = ? AND upload_id = ?",
-            (part.number, part.size, part.digest, part.etag, version.file_id, version.upload_id),
-        )
-        if inserted.rowcount != 1:
-            raise LostUpdate(f"{version.file_id}: part {part.number} of an upload that is not its own")
-        # A version that makes progress is not what kills the daemon; a large file may be in flight at many exits.
-        connection.execute("UPDATE version SET unclean = 0 WHERE file_id = ? AND unclean > 0", (version.file_id,))
-    return [None] * len(done)
+def record_part(connection: sqlite3.Connection, version: FileVersion, part: Part) -> None:
+    """Insert a part; one that was sent again replaces its row. Raises ``LostUpdate`` for another upload's part."""
+    inserted = connection.execute(
+        "INSERT OR REPLACE INTO part (version, number, size, md5, etag)"
+        " SELECT id, ?, ?, ?, ? FROM version WHERE file_id = ? AND upload_id = ?",
+        (part.number, part.size, part.digest, part.etag, version.file_id, version.upload_id),
+    )
+    if inserted.rowcount != 1:
+        raise LostUpdate(f"{version.file_id}: part {part.number} of an upload that is not its own")
+    # A version that makes progress is not what kills the daemon; a large file may be in flight at many exits.
+    connection.execute("UPDATE version SET unclean = 0 WHERE file_id = ? AND unclean > 0", (version.file_id,))
 
 
 # --- start, end, upkeep -------------------------------------------------------------------------------

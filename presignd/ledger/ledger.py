@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 
 from presignd.errors import Fault, Unavailable
 from presignd.ledger import changes, database, queries
-from presignd.ledger.changes import Change, Claim, KeyRequest
+from presignd.ledger.changes import Change, Claim
 from presignd.ledger.database import closed_on_error, explain, open_database, presence_check
 from presignd.ledger.lock import prepare
 from presignd.ledger.rows import Claimed, Enqueued, Selection, WatchSummary
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
-from presignd.ledger.writer import Reader, RowsOperation, Writer
+from presignd.ledger.writer import Reader, Writer
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, Sent, State
 from presignd.runtime.heartbeat import beat
 from presignd.runtime.outage import Trouble
@@ -32,8 +32,6 @@ from presignd.system.durable import sync_folder
 from presignd.system.threads import opened
 
 T = TypeVar("T")
-Row = TypeVar("Row")
-Result = TypeVar("Result")
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 FILE = "ledger.sqlite3"
@@ -167,15 +165,16 @@ class Ledger:
         as quarantined with ``key_taken``. A new version may be IGNORED or QUARANTINED from the start. One that is
         queued with an ``intent`` is claimed too, as ``claim`` would.
         """
-        return await self._do_rows(changes.enqueue, versions)
+        return await self._do_all(changes.enqueue, versions)
 
-    async def refingerprint(self, file_id: str, fingerprint: Fingerprint) -> None:
-        """Record that the same content now has this fingerprint (chmod, another link, a restore).
+    async def refingerprint(self, found: Sequence[tuple[str, Fingerprint]]) -> None:
+        """Record that the same content now has another fingerprint (chmod, another link, a restore), by ``file_id``.
 
-        The version no longer counts as gone: this is also for one with ``gone_at`` whose file is there again.
-        Raises ``LostUpdate`` where the version has left its path meanwhile: it vanished, or a newer one took its place.
+        The versions no longer count as gone: this is also for one with ``gone_at`` whose file is there again.
+        Raises ``LostUpdate``, with nothing recorded, where one has left its path meanwhile: it vanished, or a newer
+        version took its place.
         """
-        await self._do_rows(changes.refingerprint, [(file_id, fingerprint)])
+        await self._do_all(changes.refingerprint, found)
 
     async def record_gone(self, watch: str, paths: Sequence[bytes], now: datetime) -> list[FileVersion]:
         """Record that no file is at ``paths`` (or below them) any more, as was seen at ``now``.
@@ -215,7 +214,7 @@ class Ledger:
         ``attempt`` grows by one. What each object will be is committed by the same commit, before any request, unless
         the version has an intent already (see ``upload.content.record_intent``).
         """
-        return await self._do(changes.claim, wanted)  # alone: two calls may want the same version
+        return await self._do_all(changes.claim, wanted)
 
     async def next_due(self, watches: Collection[str], after: datetime) -> datetime | None:
         """Return the earliest ``not_before`` past ``after`` among queued versions of ``watches``; None without any."""
@@ -230,9 +229,9 @@ class Ledger:
         object: the next free ``name~N.ext`` after it is reserved. Returns None where the key is another path's and
         ``next_key`` is false.
         """
-        request = KeyRequest(version, base_key, fresh=fresh, next_key=next_key, after_key=after_key)
-        (named,) = await self._do_rows(changes.assign_key, [request])
-        return named
+        return await self._do(
+            changes.assign_key, version, base_key, fresh=fresh, next_key=next_key, after_key=after_key
+        )
 
     async def previous_receipt(self, version: FileVersion) -> FileVersion | None:
         """Return the newest version before this one, of the same path, bucket and key, that was verified."""
@@ -258,7 +257,7 @@ class Ledger:
     async def apply_all(self, wanted: Sequence[Change]) -> list[FileVersion]:
         """Move versions and change their fields in one commit, all of them or none; return them as recorded."""
         name = f"apply.{wanted[0].events[-1]}" if wanted[0].events else "update"
-        return await self._do_rows(changes.apply, wanted, name)
+        return await self._do_all(changes.apply, wanted, name=name)
 
     # --- multipart ----------------------------------------------------------------------------------
 
@@ -268,12 +267,12 @@ class Ledger:
         ``etag`` tells the algorithm of its parts (see ``FileVersion``).
         """
         begun = Change(version, (), {"upload_id": upload_id, "part_size": part_size, "etag": etag})
-        (changed,) = await self._do_rows(changes.apply, [begun], "begin_upload")
+        (changed,) = await self._do(changes.apply, [begun], name="begin_upload")
         return changed
 
     async def record_part(self, version: FileVersion, part: Part) -> None:
         """Record one part that the store has; unclean exits before it no longer count."""
-        await self._do_rows(changes.record_part, [(version, part)])
+        await self._do(changes.record_part, version, part)
 
     async def parts(self, version: FileVersion) -> list[Part]:
         """Return the recorded parts of the version's upload, by number."""
@@ -284,7 +283,7 @@ class Ledger:
 
         ``part_size`` stays, as the checksum of parts needs it.
         """
-        (changed,) = await self._do_rows(changes.apply, [Change(version, (), {"upload_id": ""})], "end_upload")
+        (changed,) = await self._do(changes.apply, [Change(version, (), {"upload_id": ""})], name="end_upload")
         return changed
 
     async def uploads_left(self) -> list[FileVersion]:
@@ -299,7 +298,7 @@ class Ledger:
         Each version's ``expires_at`` (the link's end) and ``link_version`` are recorded as given. Those in
         ``ended``, by ``file_id``, are finished in the same commit, done at that time: their files stay as they are.
         """
-        return await self._do(changes.record_linked, versions, mark, ended)
+        return await self._do_all(changes.record_linked, versions, mark, ended)
 
     # --- start, end, upkeep -------------------------------------------------------------------------
 
@@ -327,7 +326,7 @@ class Ledger:
 
     async def record_announced(self, file_ids: Sequence[str]) -> None:
         """Record that ``file.done`` was logged for these."""
-        await self._do(changes.record_announced, file_ids)
+        await self._do_all(changes.record_announced, file_ids)
 
     async def links_mark(self) -> LinksMark | None:
         """Return how much of ``links.jsonl`` is recorded, None where nothing is."""
@@ -400,16 +399,14 @@ class Ledger:
 
     # --- the two threads ----------------------------------------------------------------------------
 
-    async def _do(self, change: Callable[..., T], *args: Any, **more: Any) -> T:
+    async def _do(self, change: Callable[..., T], *args: Any, name: str = "", rows: int = 1, **more: Any) -> T:
         def operation(connection: sqlite3.Connection) -> T:
             return change(connection, *args, **more)
 
-        return await self._write(lambda: self._writer.do(operation, change.__name__))
+        return await self._write(lambda: self._writer.do(operation, name or change.__name__, rows))
 
-    async def _do_rows(
-        self, change: RowsOperation[Row, Result], rows: Sequence[Row], name: str | None = None
-    ) -> list[Result]:
-        return [*await self._write(lambda: self._writer.do_rows(change, rows, name or change.__name__))]
+    async def _do_all(self, change: Callable[..., T], rows: Sequence[Any], *args: Any, name: str = "") -> T:
+        return await self._do(change, rows, *args, name=name, rows=len(rows))
 
     async def _write(self, call: Callable[[], Awaitable[T]]) -> T:
         try:

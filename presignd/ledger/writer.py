@@ -1,8 +1,8 @@
 """The ledger's two threads: one owns the writing connection, the other the reading one.
 
-The writer makes all changes that wait in one transaction, with one fsync. Callers get their answers after the commit.
-A call that fails is undone alone; a commit that fails (a full disk) fails its whole batch and leaves the database as it
-was.
+The writer makes all changes that wait in one transaction, in their order, with one fsync. Callers get their answers
+after the commit. A call that fails is undone alone; a commit that fails (a full disk) fails its whole batch and leaves
+the database as it was.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import queue
 import sqlite3
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,10 +22,7 @@ from presignd.runtime.crash_points import passed
 from presignd.runtime.heartbeat import Heart, alive
 
 T = TypeVar("T")
-Row = TypeVar("Row")
-Result = TypeVar("Result")
 Operation = Callable[[sqlite3.Connection], T]
-RowsOperation = Callable[[sqlite3.Connection, Sequence[Row]], Sequence[Result]]
 Explain = Callable[[BaseException], BaseException | None]
 
 BATCH = 256
@@ -37,18 +34,18 @@ IDLE_SECONDS = 1.0
 
 @dataclass(slots=True)
 class _Job:
-    operation: RowsOperation[Any, Any]
-    rows: Sequence[Any]
+    operation: Operation[Any]
+    rows: int
     future: asyncio.Future[Any]
     name: str
-    results: Sequence[Any] = ()
+    result: Any = None
     error: BaseException | None = None
 
     def answer(self) -> None:
         if self.future.done():  # the caller was cancelled; the operation was done all the same
             return
         if self.error is None:
-            self.future.set_result(self.results)
+            self.future.set_result(self.result)
         else:
             self.future.set_exception(self.error)
 
@@ -75,29 +72,17 @@ class DatabaseThread(ABC):
         self._thread = threading.Thread(target=self._run, name=f"presignd-{name}", daemon=True)
         self._thread.start()
 
-    async def do(self, operation: Operation[T], name: str = "") -> T:
-        """Run ``operation`` alone and return its result; else as ``do_rows``."""
+    async def do(self, operation: Operation[T], name: str = "", rows: int = 1) -> T:
+        """Run ``operation``, which changes so many ``rows``; return its result after the commit, raise what it raised.
 
-        def alone(connection: sqlite3.Connection, _: Sequence[None]) -> list[T]:
-            return [operation(connection)]
-
-        (result,) = await self.do_rows(alone, [None], name)
-        return result
-
-    async def do_rows(
-        self, operation: RowsOperation[Row, Result], rows: Sequence[Row], name: str = ""
-    ) -> Sequence[Result]:
-        """Run ``operation`` on ``rows`` and return a result for each after the commit; raise what it raised.
-
-        Calls that wait with the same operation share one run of it; where that raises, each gets a run of its own.
         ``name`` is for ``crash_points``. Cancelling the caller does not take the operation back. Raises as ``check``
         does once the thread is closed or has died.
         """
         self.check()
         job = _Job(operation, rows, self._loop.create_future(), name)
         self._jobs.put(job)
-        results: Sequence[Result] = await job.future
-        return results
+        result: T = await job.future
+        return result
 
     def check(self) -> None:
         """Raise once the thread is closed or has died: an expected cause as it is, else ``RuntimeError`` from it."""
@@ -147,7 +132,7 @@ class DatabaseThread(ABC):
             rows = 0
             while job is not None:
                 batch.append(job)
-                rows += len(job.rows)
+                rows += job.rows
                 if rows >= BATCH:
                     return True
                 job = self._jobs.get_nowait()
@@ -205,33 +190,32 @@ class Writer(DatabaseThread):
     def _commit(self, batch: list[_Job]) -> None:
         try:
             self._connection.execute("BEGIN")
-            for jobs in _by_operation(batch):
-                if not self._attempt(jobs) and len(jobs) > 1:
-                    for job in jobs:
-                        self._attempt([job])
+            if len(batch) == 1:
+                batch[0].result = batch[0].operation(self._connection)
+            else:
+                for job in batch:
+                    self._attempt(job)
             _pass(batch, "before")
             self._connection.execute("COMMIT")
             _pass(batch, "after")
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001 - it is its callers'
             self._connection.rollback()  # SQLite may have rolled back already; then this does nothing
             for job in batch:
                 job.error = self._explain(error) or error
 
-    def _attempt(self, jobs: list[_Job]) -> bool:
-        """Run the one operation of ``jobs`` on all their rows; where it raises, undo it and give them the error."""
-        self._connection.execute("SAVEPOINT jobs")
+    def _attempt(self, job: _Job) -> None:
+        """Run one job of several; where it raises, undo it alone."""
+        self._connection.execute("SAVEPOINT job")
         try:
-            _run(self._connection, jobs)
+            job.result = job.operation(self._connection)
         except Exception as error:
             # Some errors make SQLite roll back everything (sqlite.org/lang_transaction.html): then the
             # changes before this one are gone too, and their callers must not get an answer.
             if not self._connection.in_transaction:
                 raise
-            self._connection.execute("ROLLBACK TO jobs")
-            for job in jobs:
-                job.error = self._explain(error) or error
-        self._connection.execute("RELEASE jobs")
-        return jobs[0].error is None
+            self._connection.execute("ROLLBACK TO job")
+            job.error = self._explain(error) or error
+        self._connection.execute("RELEASE job")
 
 
 class Reader(DatabaseThread):
@@ -243,27 +227,9 @@ class Reader(DatabaseThread):
     def _do_all(self, batch: list[_Job]) -> None:
         for job in batch:
             try:
-                _run(self._connection, [job])
+                job.result = job.operation(self._connection)
             except Exception as error:  # noqa: BLE001 - it is its caller's
                 job.error = self._explain(error) or error
-
-
-def _by_operation(batch: list[_Job]) -> list[list[_Job]]:
-    """Put jobs with the same operation together: all in one batch are concurrent, so they may be reordered."""
-    groups: dict[RowsOperation[Any, Any], list[_Job]] = {}
-    for job in batch:
-        groups.setdefault(job.operation, []).append(job)
-    return list(groups.values())
-
-
-def _run(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
-    """Run the one operation of ``jobs``; give each its results."""
-    results = jobs[0].operation(connection, [row for job in jobs for row in job.rows])
-    start = 0
-    for job in jobs:
-        end = start + len(job.rows)
-        job.results, job.error = results[start:end], None
-        start = end
 
 
 def _error_after_death(cause: BaseException) -> Exception:

@@ -14,7 +14,7 @@ import time
 from collections import defaultdict, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from presignd.errors import FileFault
 from presignd.ledger import LostUpdate
@@ -38,7 +38,7 @@ from presignd.system.threads import in_background, run
 from presignd.telemetry.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from presignd.config import WatchConfig
     from presignd.errors import Fault
@@ -131,6 +131,9 @@ class _Entry:
     busy: bool = False
     again: bool = False
     compares: bool = False
+
+
+_Found: TypeAlias = "Sequence[tuple[_Entry, Complete]]"
 
 
 class _Due(NamedTuple):
@@ -309,7 +312,7 @@ class Lane:
     async def _record_complete(self, complete: Sequence[tuple[_Entry, Complete]], tasks: asyncio.TaskGroup) -> None:
         """Compare complete files with the ledger, and record those that are new versions."""
         known = await self._services.ledger.known(self.watch, [entry.path for entry, _ in complete])
-        new = []
+        new, touched = [], []
         for entry, outcome in complete:
             version = known.get(entry.path)
             verdict = compare_with_ledger(version, outcome, takes_away=self._takes_away)
@@ -323,9 +326,9 @@ class Lane:
                 assert version is not None, "what is unknown is new"
                 if verdict is Verdict.COMPARE or version.gone_at is not None:
                     self._compare(entry, outcome, version, tasks)
-                else:  # as a task: many share one commit
-                    name = f"refingerprint:{version.file_id}"
-                    tasks.create_task(self._refingerprint(entry, outcome, version), name=name)
+                else:
+                    touched.append((entry, outcome))
+        await self._refingerprint(touched, known)
         await self._enqueue(new)
 
     def _wait_for_earlier(self, entry: _Entry, complete: Complete) -> None:
@@ -363,7 +366,7 @@ class Lane:
             same = None
         self._end_comparison(entry)
         if same:
-            await self._refingerprint(entry, complete, known)
+            await self._refingerprint([(entry, complete)], {entry.path: known})
         elif same is False:
             await self._enqueue([(entry, complete)])
         else:
@@ -386,37 +389,43 @@ class Lane:
                 return
 
     # --- the ledger -----------------------------------------------------------------------------
-    async def _refingerprint(self, entry: _Entry, complete: Complete, known: FileVersion) -> None:
-        try:
-            await self._services.ledger.refingerprint(known.file_id, complete.history.fingerprint)
-        except LostUpdate:
-            self._wait_for_earlier(entry, complete)  # the version moved on after the query
-        else:
-            self._forget(entry)
+    async def _refingerprint(self, touched: _Found, known: Mapping[bytes, FileVersion]) -> None:
+        """Record the fingerprints of files whose content is that of their ``known`` versions."""
 
-    async def _enqueue(self, new: Sequence[tuple[_Entry, Complete]]) -> None:
-        """Record new versions. If a path got in flight since the query, each is recorded alone and that path waits."""
-        if not new:
-            return
-        make = self.intake.make_version
-        versions = [
-            make(self.watch, entry.path, complete.history.fingerprint, entry.source, fault=complete.fault)
-            for entry, complete in new
-        ]
-        try:
+        async def write(some: _Found) -> None:
+            prints = [(known[entry.path].file_id, complete.history.fingerprint) for entry, complete in some]
+            await self._services.ledger.refingerprint(prints)
+
+        await self._record(touched, write)
+
+    async def _enqueue(self, new: _Found) -> None:
+        """Record new versions."""
+
+        async def write(some: _Found) -> None:
+            make = self.intake.make_version
+            versions = [
+                make(self.watch, entry.path, complete.history.fingerprint, entry.source, fault=complete.fault)
+                for entry, complete in some
+            ]
             await self._services.record(versions)
-        except LostUpdate:
-            await self._enqueue_each(new)
-            return
-        for entry, _ in new:
-            self._forget(entry)
 
-    async def _enqueue_each(self, new: Sequence[tuple[_Entry, Complete]]) -> None:
-        if len(new) == 1:
-            self._wait_for_earlier(*new[0])
+        await self._record(new, write)
+
+    async def _record(self, found: _Found, write: Callable[[_Found], Awaitable[None]]) -> None:
+        """Write all in one commit and forget them; if a path moved on since the query, each alone: that one waits."""
+        if not found:
             return
-        for each in new:
-            await self._enqueue([each])
+        try:
+            await write(found)
+        except LostUpdate:
+            if len(found) == 1:
+                self._wait_for_earlier(*found[0])
+            else:
+                for each in found:
+                    await self._record([each], write)
+        else:
+            for entry, _ in found:
+                self._forget(entry)
 
 
 class _UnreadableLog:

@@ -15,7 +15,7 @@ import pytest
 from presignd.errors import PresigndError, Unavailable, UsageError, fault
 from presignd.ledger import Patience, changes, open_ledger
 from presignd.ledger import queries as questions
-from presignd.ledger.changes import Change, Claim, KeyRequest
+from presignd.ledger.changes import Change, Claim
 from presignd.ledger.database import explain, open_database
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.states import Event
@@ -298,7 +298,7 @@ def test_no_statement_of_the_daily_work_scans_or_sorts_the_versions(recorder: An
     one, two, three = [found.version for found in claimed if found]
     (one,) = changes.apply(recorder, [Change(one, (Event.VERIFY,), {"etag": "e"})])
     (one,) = changes.record_linked(recorder, [one], MARK, {})
-    assert changes.assign_key(recorder, [KeyRequest(two, "a", fresh=True, next_key=True, after_key="a~2")]) != [None]
+    assert changes.assign_key(recorder, two, "a", fresh=True, next_key=True, after_key="a~2")
     changes.apply(recorder, [Change(three, (Event.QUARANTINE,))])
     questions.known(recorder, "drop", [b"1/a", b"2/a"])
     questions.differing(recorder, "drop", [(b"1/a", 0, 0, 0, 0)])
@@ -347,7 +347,7 @@ async def test_a_ledger_without_patience_says_at_once_that_it_can_not_be_written
         raise Unavailable("locked")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger._writer, "do_rows", locked)
+        patch.setattr(ledger._writer, "do", locked)
         with pytest.raises(Unavailable):
             await ledger.enqueue([new(b"a")])
     await ledger.close(clean=True)
@@ -360,15 +360,15 @@ async def test_a_ledger_with_patience_writes_once_it_can(tmp_path: Path, monkeyp
         await asyncio.sleep(0)
 
     ledger = await open_ledger(tmp_path, Patience(sleep=at_once))
-    do_rows, failures = ledger._writer.do_rows, [Unavailable("locked"), fault("disk_full")]
+    do, failures = ledger._writer.do, [Unavailable("locked"), fault("disk_full")]
 
     async def at_first_locked(*args: Any, **more: Any) -> object:
         if failures:
             raise failures.pop()
-        return await do_rows(*args, **more)
+        return await do(*args, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger._writer, "do_rows", at_first_locked)
+        patch.setattr(ledger._writer, "do", at_first_locked)
         (recorded,) = await ledger.enqueue([new(b"a")])
     assert recorded.version.path == b"a"
     await ledger.close(clean=True)

@@ -143,7 +143,7 @@ async def test_what_left_its_path_takes_no_late_fingerprint(ledger: Ledger, even
     """Settling saw a chmod of what was queued, and tells when that has ended: its end is said once, its file goes."""
     ended = await ledger.apply(await uploading(ledger), event, done_at=NOW)
     with pytest.raises(LostUpdate):
-        await ledger.refingerprint(ended.file_id, PRINT._replace(ctime_ns=1))
+        await ledger.refingerprint([(ended.file_id, PRINT._replace(ctime_ns=1))])
     assert await ledger.record_gone("drop", [b"a.txt"], LATER) == []
     await ledger.update(ended, gone_at=None)  # as an earlier version of presignd may have left it
     assert await ledger.differing("drop", [listed(b"a.txt")]) == [listed(b"a.txt")]
@@ -415,10 +415,11 @@ async def test_the_same_content_with_a_new_fingerprint_stays_the_same_version(le
     version = await finished(ledger)
     await ledger.record_gone("drop", [b"a.txt"], LATER)
     changed = PRINT._replace(ino=12, ctime_ns=1)
-    await ledger.refingerprint(version.file_id, changed)
+    await ledger.refingerprint([(version.file_id, changed)])
     assert await ledger.by_path("drop", b"a.txt") == version._replace(fingerprint=changed)
     with pytest.raises(LostUpdate):
-        await ledger.refingerprint("nobody", changed)
+        await ledger.refingerprint([(version.file_id, PRINT), ("nobody", changed)])
+    assert await ledger.by_path("drop", b"a.txt") == version._replace(fingerprint=changed)
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.QUARANTINED])

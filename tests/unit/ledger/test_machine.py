@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 
 from presignd.ledger import LostUpdate, Selection, changes
 from presignd.ledger import queries as questions
-from presignd.ledger.changes import Change, Claim, KeyRequest
+from presignd.ledger.changes import Change, Claim
 from presignd.ledger.schema import MIGRATIONS
 from presignd.model import FileVersion, Fingerprint, LinksMark, State
 from presignd.states import ENDED, IN_FLIGHT, TRANSITIONS, Event, is_recorded
@@ -158,8 +158,10 @@ class LedgerMachine(RuleBasedStateMachine):
         if version.state is not State.UPLOADING or self.states.get(version.file_id) is not State.UPLOADING:
             return version
         passed_over = (version.key or "") if beyond else ""
-        wanted = KeyRequest(version, version.base_key or "hash", fresh=fresh, next_key=True, after_key=passed_over)
-        (named,) = changes.assign_key(self.connection, [wanted])
+        base_key = version.base_key or "hash"
+        named = changes.assign_key(
+            self.connection, version, base_key, fresh=fresh, next_key=True, after_key=passed_over
+        )
         assert named is not None
         assert not (beyond and version.key) or named.key != version.key
         return named

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from presignd.ledger.database import connect, explain
-from presignd.ledger.writer import BATCH, RowsOperation, Writer
+from presignd.ledger.writer import BATCH, Writer
 from presignd.runtime import heartbeat
 
 Add = Callable[[sqlite3.Connection], int]
@@ -250,62 +250,48 @@ async def test_its_heart_stands_still_while_the_thread_is_stuck(path: Path) -> N
     await writer.close()
 
 
-def several(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[int]:
-    return [add(number)(connection) for number in numbers]
-
-
-async def one(writer: Writer, operation: RowsOperation[int, int], number: int) -> int:
-    (result,) = await writer.do_rows(operation, [number])
-    return result
-
-
-async def test_what_waits_of_one_kind_is_done_in_one_call(path: Path) -> None:
-    writer, gate = Writer(connect(path), lambda _error: None), Gate()
-    calls: list[Sequence[int]] = []
-
-    def noted(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[int]:
-        calls.append(numbers)
-        return several(connection, numbers)
-
+async def test_what_waits_is_done_in_its_order_and_only_several_calls_need_savepoints(path: Path) -> None:
+    connection = connect(path)
+    statements: list[str] = []
+    connection.set_trace_callback(statements.append)
+    writer, gate = Writer(connection, lambda _error: None), Gate()
     held = asyncio.create_task(writer.do(gate))
     await gate.entered()
-    tasks = [asyncio.create_task(one(writer, noted, n)) for n in range(5)]
+    tasks = [asyncio.create_task(writer.do(add(n))) for n in (2, 0, 1)]
     await asyncio.sleep(0)
     gate.open()
-    assert await asyncio.gather(held, *tasks) == [None, 0, 1, 2, 3, 4]
-    assert calls == [[0, 1, 2, 3, 4]]
-    assert stored(path) == {0, 1, 2, 3, 4}
+    assert await asyncio.gather(held, *tasks) == [None, 2, 0, 1]
     await writer.close()
+    assert [text.split()[0] for text in statements] == [
+        *("BEGIN", "COMMIT"),
+        *("BEGIN", *("SAVEPOINT", "INSERT", "RELEASE") * 3, "COMMIT"),
+    ]
+    assert [text.split("(")[1][0] for text in statements if "INSERT" in text] == ["2", "0", "1"]
 
 
-async def test_where_one_of_many_fails_it_fails_alone(path: Path) -> None:
-    """What the one call did before it failed is undone: nothing is done twice."""
-    writer, gate = Writer(connect(path), lambda _error: None), Gate()
-    await writer.do(add(1))
-    held = asyncio.create_task(writer.do(gate))
-    await gate.entered()
-    tasks = [asyncio.create_task(one(writer, several, n)) for n in (0, 1, 2)]
-    await asyncio.sleep(0)
-    gate.open()
-    _, first, second, third = await asyncio.gather(held, *tasks, return_exceptions=True)
-    assert (first, third) == (0, 2)
-    assert isinstance(second, sqlite3.IntegrityError)
-    assert stored(path) == {0, 1, 2}
-    await writer.close()
+async def test_a_lone_operation_that_fails_is_undone(writer: Writer, path: Path) -> None:
+    def half(connection: sqlite3.Connection) -> None:
+        add(100)(connection)
+        raise LookupError("half done")
+
+    with pytest.raises(LookupError):
+        await writer.do(half)
+    assert await writer.do(add(1)) == 1
+    assert stored(path) == {1}
 
 
 async def test_what_undoes_the_whole_transaction_fails_every_one_of_many(path: Path) -> None:
     """SQLite rolls everything back on some errors: none of them may be told that it was done."""
     writer, gate = Writer(connect(path), lambda _error: None), Gate()
 
-    def undone(connection: sqlite3.Connection, numbers: Sequence[int]) -> list[int]:
-        several(connection, numbers)
+    def undone(connection: sqlite3.Connection) -> None:
         connection.execute("ROLLBACK")
         raise sqlite3.OperationalError("disk I/O error")
 
     held = asyncio.create_task(writer.do(gate))
     await gate.entered()
-    tasks = [asyncio.create_task(one(writer, undone, n)) for n in range(3)]
+    operations: list[Callable[[sqlite3.Connection], object]] = [add(0), undone, add(2)]
+    tasks = [asyncio.create_task(writer.do(operation)) for operation in operations]
     await asyncio.sleep(0)
     gate.open()
     answers = await asyncio.gather(held, *tasks, return_exceptions=True)

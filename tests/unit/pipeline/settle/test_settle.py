@@ -110,12 +110,13 @@ class Records:
         self.current |= {one.path: one for one in made}
         return [Enqueued(one, None) for one in made]
 
-    async def refingerprint(self, file_id: str, fingerprint: Fingerprint) -> None:
-        for path, version in self.current.items():
-            if version.file_id == file_id:
-                self.current[path] = version._replace(fingerprint=fingerprint)
-                return
-        raise LostUpdate
+    async def refingerprint(self, found: Sequence[tuple[str, Fingerprint]]) -> None:
+        paths = {version.file_id: path for path, version in self.current.items()}
+        if not all(file_id in paths for file_id, _ in found):
+            raise LostUpdate
+        for file_id, fingerprint in found:
+            path = paths[file_id]
+            self.current[path] = self.current[path]._replace(fingerprint=fingerprint)
 
     def move(self, path: bytes, state: State, **changes: Any) -> None:
         self.current[path] = self.current[path]._replace(state=state, **changes)
