@@ -90,7 +90,7 @@ class StoreClient:
         """
         file: FileBody | None = None
         try:
-            async with Progress(self._deadlines, timeout or self._timeout, on_sent) as progress:
+            with Progress(self._deadlines, timeout or self._timeout, on_sent) as progress:
                 data: bytes | payload.Payload | None
                 if isinstance(body, Slice):
                     data = file = FileBody(body, rate=self._rate, on_sent=progress, chunk=self._chunk, file=file_of)

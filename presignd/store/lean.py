@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Self
 
@@ -25,7 +25,7 @@ from presignd.connection import HttpResponse
 _ORIGIN = re.compile(r"https?://[^\s/?#@]+(?=/)")
 """The origin of a URL that has a path and no user name. Other URLs are left to aiohttp's session."""
 
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROL = bytes({*range(32), 127} - {ord("\t")})
 """Characters that no header may have: they could end it and begin another."""
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
@@ -102,9 +102,11 @@ def _head(method: str, target: str, shared: Mapping[str, str], headers: Mapping[
         length = lines.setdefault("content-length", f"Content-Length: {size}")
         if not length.endswith(f" {size}"):
             raise ValueError("Content-Length is not the body's length")
-    if " " in target or "#" in target or _CONTROL.search("".join(lines.values())):
+    head = "\r\n".join([*lines.values(), "\r\n"]).encode()
+    line_ends = 2 * (len(lines) + 1)
+    if " " in target or "#" in target or len(head.translate(None, _CONTROL)) != len(head) - line_ends:
         raise ValueError("a character that can't be in a request's target or in a header")
-    return "\r\n".join([*lines.values(), "\r\n"]).encode()
+    return head
 
 
 class _LeanRequest:
@@ -160,8 +162,8 @@ class _LeanRequest:
             self._connection.close()  # the response came before the request's end; the store may not read the rest
         self._connection.release()  # this closes it if the response was not read to its end
 
-    async def _connect(self) -> Connection:
-        return await self._connector.connect(self._request, [], self._timeout)
+    def _connect(self) -> Awaitable[Connection]:
+        return self._connector.connect(self._request, [], self._timeout)
 
     async def _send(self, connection: Connection) -> None:
         try:

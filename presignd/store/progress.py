@@ -16,32 +16,44 @@ LONGEST_RESPONSE = 5
 
 
 class Progress:
-    """One request, in an ``async with``, which raises ``TimeoutError`` after ``timeout`` seconds without progress.
+    """One request, in a ``with``, which raises ``TimeoutError`` after ``timeout`` seconds without progress.
 
-    ``sent`` gets the number of bytes sent so far.
+    It ends the request as ``asyncio.timeout`` would, which takes 1.5 µs more. ``sent`` gets the number of bytes sent
+    so far.
     """
 
-    __slots__ = ("_cancellation", "_deadlines", "_response_ends", "_sent", "_timeout", "_unread", "deadline")
+    __slots__ = (
+        "_cancelling",
+        "_deadlines",
+        "_expired",
+        "_response_ends",
+        "_sent",
+        "_task",
+        "_timeout",
+        "_unread",
+        "deadline",
+    )
 
     def __init__(self, deadlines: Deadlines, timeout: float, sent: Callable[[int], None] | None) -> None:
         self._deadlines, self._timeout, self._sent = deadlines, timeout, sent
-        self._cancellation = asyncio.timeout(None)
-        self._response_ends = math.inf
+        self._task = _current_task()
+        self._cancelling, self._expired = self._task.cancelling(), False
+        self._response_ends = self.deadline = math.inf
         self._unread = 0
-        self.deadline = math.inf
 
-    async def __aenter__(self) -> Self:
-        await self._cancellation.__aenter__()
+    def __enter__(self) -> Self:
         self._deadlines.add(self)
         self._extend()
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._deadlines.discard(self)
         beat()
-        await self._cancellation.__aexit__(kind, problem, traceback)
+        # If the task was cancelled by others too, it stays cancelled.
+        if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from problem
 
     def __call__(self, sent: int) -> None:
         """Note bytes of the request."""
@@ -69,7 +81,15 @@ class Progress:
 
     def cancel(self) -> None:
         """End the request: its deadline has passed."""
-        self._cancellation.reschedule(self.deadline)
+        self._expired = True
+        self._task.cancel()
+
+
+def _current_task() -> asyncio.Task[object]:
+    """Return the task that runs now."""
+    task = asyncio.current_task()
+    assert task
+    return task
 
 
 class Deadlines:

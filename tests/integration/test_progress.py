@@ -21,9 +21,8 @@ async def stall(deadlines: Deadlines, timeout: float) -> float:
     """Make no progress; return after how many seconds that ended."""
     now = asyncio.get_running_loop().time
     began = now()
-    with pytest.raises(TimeoutError):
-        async with Progress(deadlines, timeout, None):
-            await asyncio.sleep(FOREVER)
+    with pytest.raises(TimeoutError), Progress(deadlines, timeout, None):
+        await asyncio.sleep(FOREVER)
     return now() - began
 
 
@@ -38,7 +37,7 @@ async def test_each_request_ends_at_its_own_time_in_whatever_order_they_begin(de
 async def test_progress_extends_a_request_while_others_end(deadlines: Deadlines) -> None:
     async def move() -> list[int]:
         sent: list[int] = []
-        async with Progress(deadlines, 0.2, sent.append) as progress:
+        with Progress(deadlines, 0.2, sent.append) as progress:
             for count in range(12):
                 await asyncio.sleep(0.05)
                 progress(count)
@@ -52,7 +51,7 @@ async def test_a_response_that_drips_ends_though_its_deadline_was_extended_befor
     now = asyncio.get_running_loop().time
 
     async def drip() -> None:
-        async with Progress(deadlines, 0.05, None) as progress:
+        with Progress(deadlines, 0.05, None) as progress:
             while now() < began + FOREVER:
                 progress.answered()
                 await asyncio.sleep(0.01)
@@ -72,8 +71,21 @@ async def test_a_request_that_is_cancelled_raises_no_timeout(deadlines: Deadline
     await asyncio.sleep(0.15)  # the timer ends, and finds nothing
 
 
+async def test_a_request_that_is_cancelled_as_its_time_ends_stays_cancelled(deadlines: Deadlines) -> None:
+    async def end() -> None:
+        task = asyncio.current_task()
+        assert task
+        with Progress(deadlines, FOREVER, None) as progress:
+            progress.cancel()
+            task.cancel()
+            await asyncio.sleep(FOREVER)
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(end())
+    deadlines.stop()
+
+
 async def test_an_error_of_the_request_passes_as_it_is(deadlines: Deadlines) -> None:
-    with pytest.raises(OSError, match="reset"):
-        async with Progress(deadlines, FOREVER, None):
-            raise OSError("reset")
+    with pytest.raises(OSError, match="reset"), Progress(deadlines, FOREVER, None):
+        raise OSError("reset")
     deadlines.stop()
