@@ -16,6 +16,7 @@ from typing import NamedTuple, Self
 
 import aiohttp
 from aiohttp import hdrs, payload
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError, RawResponseMessage
 from yarl import URL
@@ -149,11 +150,11 @@ class _LeanRequest:
     async def __aenter__(self) -> Self:
         connection = await self._connect()
         try:
-            await self._send(connection)
+            await self._exchange(connection)
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
             if self._method not in _IDEMPOTENT:
                 raise
-            await self._send(await self._connect())
+            await self._exchange(await self._connect())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -165,9 +166,13 @@ class _LeanRequest:
     def _connect(self) -> Awaitable[Connection]:
         return self._connector.connect(self._request, [], self._timeout)
 
-    async def _send(self, connection: Connection) -> None:
+    async def _exchange(self, connection: Connection) -> None:
+        """Write the request, and read the head of the final response."""
         try:
-            self._message, self.content = await self._exchange(connection)
+            protocol = self._write(connection)
+            self._message, self.content = await protocol.read()
+            while self.status // 100 == 1 and self.status != 101:  # noqa: PLR2004 - 1xx come before the final response
+                self._message, self.content = await protocol.read()
         except BaseException as problem:
             connection.close()
             if isinstance(problem, HttpProcessingError):
@@ -175,8 +180,7 @@ class _LeanRequest:
             raise
         self._connection = connection
 
-    async def _exchange(self, connection: Connection) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
-        """Write the request; return the head of the final response, and its body to be read."""
+    def _write(self, connection: Connection) -> ResponseHandler:
         protocol, transport = connection.protocol, connection.transport
         if protocol is None or transport is None or transport.is_closing():
             raise aiohttp.ServerDisconnectedError
@@ -184,7 +188,4 @@ class _LeanRequest:
             skip_payload=self._method == hdrs.METH_HEAD, read_until_eof=True, auto_decompress=False
         )
         transport.write(self._whole)
-        while True:
-            message, content = await protocol.read()
-            if message.code // 100 != 1 or message.code == 101:  # noqa: PLR2004 - 1xx come before the final response
-                return message, content
+        return protocol
