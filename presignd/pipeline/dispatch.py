@@ -26,11 +26,11 @@ from presignd.system.clock import utcnow
 BATCH = 32
 """Smallest batch worth claiming while there is enough for every sender: each costs a commit."""
 
-ENOUGH = 64
-"""New versions for whose room it is worth waiting."""
+MANY = 64
+"""So many new versions wait for room, instead of a commit for the queue and another for their claim."""
 
 ROOM_SECONDS = 0.2
-"""How long new versions wait for room before they are left to the queue, in seconds."""
+"""How long they wait, in seconds, before they are left to the queue. A more urgent file may have to wait as long."""
 
 LOOK_SECONDS = 5.0
 """Longest time between two looks at the queue, in seconds."""
@@ -141,6 +141,7 @@ class Dispatcher:
         chosen = self._without_too_many_large(due)
         if len(due) < limit and changes == self._changes:
             self._tiny_waits.discard(watch)
+            self._left.set()
             if below_size is None and len(chosen) == len(due):
                 self._waits.discard(watch)
         return chosen
@@ -215,11 +216,12 @@ class Dispatcher:
     async def room_for(self, versions: Sequence[NewVersion]) -> AsyncIterator[list[Item]]:
         """Read those of new versions that can be sent at once, and keep room for them until ``begin``.
 
-        These are tiny files, while no tiny version waits in the queue. Where there is no room, wait a moment: a new
-        version goes no faster by the queue.
+        These are tiny files, while no tiny version waits in the queue. For many that are equally urgent, wait a moment
+        until the queue is empty and there is room: by the queue they would go no faster.
         """
         chosen = [as_recorded(new, new.key) for new in versions if self._goes_at_once(new)]
-        await self._wait_for_room(min(len(chosen), ENOUGH))
+        if len(chosen) >= MANY and len({version.priority for version in versions}) == 1:
+            await self._wait_for_room(MANY)
         chosen = chosen[: self._room_past_queue()]
         self._reserved += len(chosen)
         try:
@@ -237,19 +239,20 @@ class Dispatcher:
             and self._uploader.reads_ahead(new.watch, new.bucket, new.fingerprint.size)
         )
 
-    def _skips_queue(self) -> bool:
-        """Return whether new versions may be sent before what is in the queue: nothing that waits there is tiny."""
-        stopped = self._ends or self._careful or self._feeding_ended.is_set()
-        return not stopped and not self._open(self._tiny_waits)
+    @property
+    def _feeds(self) -> bool:
+        return not (self._ends or self._careful or self._feeding_ended.is_set())
 
     def _room_past_queue(self) -> int:
         """Return how many versions may skip the queue; what is larger keeps some room."""
-        return max(0, self._room() - min(self._slots, self._most // 2)) if self._skips_queue() else 0
+        if not self._feeds or self._open(self._tiny_waits):
+            return 0
+        return max(0, self._room() - min(self._slots, self._most // 2))
 
     async def _wait_for_room(self, wanted: int) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(ROOM_SECONDS):
-                while self._room_past_queue() < wanted and self._skips_queue():
+                while self._feeds and self._room_past_queue() < wanted:
                     self._left.clear()
                     await self._left.wait()
 

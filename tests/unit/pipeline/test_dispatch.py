@@ -16,7 +16,7 @@ from presignd.ledger import Enqueued, Ledger
 from presignd.ledger.changes import Claim
 from presignd.ledger.rows import Claimed, as_recorded
 from presignd.model import FileVersion, Fingerprint, NewVersion, State
-from presignd.pipeline.dispatch import BATCH, Dispatcher
+from presignd.pipeline.dispatch import BATCH, MANY, Dispatcher
 from presignd.pipeline.stage import MOST, Item, Queue, Receipt
 from presignd.pipeline.upload.uploader import Uploader
 from tests.versions import NOW
@@ -373,15 +373,25 @@ async def test_tiny_files_that_skip_the_queue_leave_room_for_larger_ones() -> No
         assert [name for name in world.at_work if int(name[1:]) < 4] == ["a0", "a1", "a2", "a3"]
 
 
-async def test_new_files_wait_a_moment_for_room() -> None:
-    world = World(4, tiny=SMALL, a=[])
+async def test_many_new_files_wait_a_moment_for_room_and_for_the_queue() -> None:
+    world = World(4, tiny=SMALL, a=[SMALL] * MOST)
+    many = [new("a", 1000 + number, SMALL) for number in range(MANY)]
     async with world.running():
-        await world.record(*[new("a", number, SMALL) for number in range(MOST - 4)])
-        recording = asyncio.create_task(world.record(new("a", 500, SMALL)))
-        await turns()
-        assert not recording.done()
-        await world.end("a0")
-        assert await recording == ["a500"]
+        recording = asyncio.create_task(world.record(*many))
+        await world.end(*world.at_work[:MANY])
+        assert not recording.done(), "others wait in the queue"
+        while world.queues["a"]:
+            await world.end(world.at_work[0])
+        await world.end()
+        assert await recording == [one.file_id for one in many]
+
+
+async def test_few_files_and_the_more_urgent_with_the_others_wait_for_no_room() -> None:
+    world = World(4, tiny=SMALL, a=[SMALL] * 2 * MOST)
+    many = [new("a", 1000 + number, SMALL) for number in range(MANY)]
+    async with world.running():
+        assert await world.record(*many[1:]) == []
+        assert await world.record(new("a", 999, SMALL, priority=0), *many[1:]) == []
 
 
 async def test_room_is_kept_for_what_is_being_recorded() -> None:
