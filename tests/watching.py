@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from presignd.ledger import Ledger, open_ledger
 from presignd.model import FileVersion, NewVersion
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import ignore_sigio
+from presignd.pipeline.files.prepared import Prepared
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.watch.pauses import PAUSES, Pauses
 from presignd.pipeline.watch.watcher import Watcher
@@ -91,7 +92,7 @@ async def watching(tmp_path: Path, *, pauses: Pauses = PAUSES, **options: Any) -
     versions: list[FileVersion] = []
     vanished: list[FileVersion] = []
 
-    async def record(new: Sequence[NewVersion]) -> None:
+    async def record(new: Sequence[NewVersion], _: Mapping[str, Prepared]) -> None:
         versions.extend([one.version for one in await ledger.enqueue(new)])
 
     async def on_vanished(gone: Sequence[FileVersion]) -> None:

@@ -165,7 +165,9 @@ def _build(config: Config, purpose: Purpose, patience: Patience | None, pauses: 
         on_link=new_links.publish,
     )
     recorder = Recorder(in_effect, ledger, announcer)
-    settler = Settler(ledger, recorder.record, socket.gethostname(), on_return=returned)
+    settler = Settler(
+        ledger, recorder.record, socket.gethostname(), on_return=returned, algorithms=in_effect.algorithms_ahead
+    )
     shared = Shared(
         in_effect,
         ledger,

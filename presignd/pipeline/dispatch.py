@@ -8,7 +8,7 @@ that waits for a retry or for a blocked watch, is queued in the ledger.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 
@@ -17,7 +17,8 @@ from presignd.ledger import Enqueued, Ledger
 from presignd.ledger.changes import Claim
 from presignd.ledger.rows import as_recorded
 from presignd.model import FileVersion, NewVersion, State
-from presignd.pipeline.stage import MOST, Item
+from presignd.pipeline.files.prepared import Prepared
+from presignd.pipeline.stage import MOST, TURN, Item
 from presignd.pipeline.upload.uploader import Uploader
 from presignd.runtime.heartbeat import alive, beat
 from presignd.runtime.tasks import within
@@ -26,11 +27,9 @@ from presignd.system.clock import utcnow
 BATCH = 32
 """Smallest batch worth claiming while there is enough for every sender: each costs a commit."""
 
-MANY = 64
-"""So many new versions wait for room, instead of a commit for the queue and another for their claim."""
-
 ROOM_SECONDS = 0.2
-"""How long they wait, in seconds, before they are left to the queue. A more urgent file may have to wait as long."""
+"""How long ``TURN`` new versions wait for room, in seconds, before they are left to the queue, which costs a commit
+more. A more urgent file may have to wait as long."""
 
 LOOK_SECONDS = 5.0
 """Longest time between two looks at the queue, in seconds."""
@@ -213,19 +212,22 @@ class Dispatcher:
 
     # --- past the queue ---------------------------------------------------------------------------
     @asynccontextmanager
-    async def room_for(self, versions: Sequence[NewVersion]) -> AsyncIterator[list[Item]]:
-        """Read those of new versions that can be sent at once, and keep room for them until ``begin``.
+    async def room_for(
+        self, versions: Sequence[NewVersion], contents: Mapping[str, Prepared]
+    ) -> AsyncIterator[list[Item]]:
+        """Choose the new versions that can be sent at once, and keep room for them until ``begin``.
 
-        These are tiny files, while no tiny version waits in the queue. For many that are equally urgent, wait a moment
-        until the queue is empty and there is room: by the queue they would go no faster.
+        These are tiny files that were read (``contents``, by file_id), while no tiny version waits in the queue. For
+        many that are equally urgent, wait a moment until the queue is empty and there is room: by the queue they would
+        go no faster.
         """
-        chosen = [as_recorded(new, new.key) for new in versions if self._goes_at_once(new)]
-        if len(chosen) >= MANY and len({version.priority for version in versions}) == 1:
-            await self._wait_for_room(MANY)
+        chosen = [new for new in versions if new.file_id in contents and self._goes_at_once(new)]
+        if len(chosen) >= TURN and len({version.priority for version in versions}) == 1:
+            await self._wait_for_room(TURN)
         chosen = chosen[: self._room_past_queue()]
         self._reserved += len(chosen)
         try:
-            yield [item for item in await self._uploader.read(chosen) if item.prepared] if chosen else []
+            yield [self._uploader.read_already(as_recorded(new, new.key), contents[new.file_id]) for new in chosen]
         finally:
             self._reserved -= len(chosen)
             self._left.set()
@@ -236,7 +238,6 @@ class Dispatcher:
             and new.key is not None
             and (self._max_priority is None or new.priority <= self._max_priority)
             and self._may_send(new.watch)
-            and self._uploader.reads_ahead(new.watch, new.bucket, new.fingerprint.size)
         )
 
     @property

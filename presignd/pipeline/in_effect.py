@@ -95,6 +95,11 @@ class InEffect:
         """Return the file_ids of the versions that any work works on."""
         return {file_id for work in self.works for file_id in work.at_work}
 
+    def algorithms_ahead(self, watch: str, size: int) -> Collection[str]:
+        """Return the algorithms by which to hash a new file as it settles (``Uploader``); safe in any thread."""
+        work = self.work
+        return work.uploader.algorithms_ahead(watch, size) if watch in work.buckets else ()
+
     def now(self) -> datetime:
         """Return the time by the clock of the presigner in effect, which dates links."""
         return self.work.presigner.now()
@@ -187,7 +192,7 @@ class Work:
             now=shared.in_effect.now,
             verified=self._link,
         )
-        self._uploader = Uploader(
+        self.uploader = Uploader(
             self.buckets,
             opened,
             config.upload,
@@ -199,7 +204,7 @@ class Work:
             sent=self._verify,
         )
         self.dispatcher = Dispatcher(
-            shared.ledger, self._uploader, config.upload, list(self.buckets), may_send=self.breakers.may_send
+            shared.ledger, self.uploader, config.upload, list(self.buckets), may_send=self.breakers.may_send
         )
         self.sweeper = Sweeper(shared.ledger, self.buckets)
         self._closing = asyncio.Event()
@@ -221,7 +226,7 @@ class Work:
             async with looping() as loops:
                 # Two at least: the parts of a large file give up their slot again and again, but it keeps its sender.
                 for number in range(max(2, self.config.upload.concurrency)):
-                    loops.start(f"sender {number}", self._uploader.run())
+                    loops.start(f"sender {number}", self.uploader.run())
                 loops.start("verifier", self._verifier.run())
                 for watch in self.config.watches:
                     # Where files stay as they are, only versions from before a change of the configuration are left.

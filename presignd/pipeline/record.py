@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from presignd.ledger import Ledger
 from presignd.model import NewVersion
 from presignd.pipeline.announce import Announcer
+from presignd.pipeline.files.prepared import Prepared
 from presignd.pipeline.in_effect import InEffect
+
+NOTHING_READ: Mapping[str, Prepared] = {}
 
 
 class Recorder:
@@ -17,16 +20,17 @@ class Recorder:
     def __init__(self, in_effect: InEffect, ledger: Ledger, announcer: Announcer) -> None:
         self._in_effect, self._ledger, self._announcer = in_effect, ledger, announcer
 
-    async def record(self, versions: Sequence[NewVersion]) -> None:
+    async def record(self, versions: Sequence[NewVersion], contents: Mapping[str, Prepared] = NOTHING_READ) -> None:
         """Record versions, all or none, and announce them, even if the caller is cancelled.
 
-        Raises ``LostUpdate`` if an earlier version of a path is in flight.
+        ``contents`` are what was read of them, by file_id. Raises ``LostUpdate`` if an earlier version of a path is in
+        flight.
         """
-        await asyncio.shield(self._record(versions))
+        await asyncio.shield(self._record(versions, contents))
 
-    async def _record(self, versions: Sequence[NewVersion]) -> None:
+    async def _record(self, versions: Sequence[NewVersion], contents: Mapping[str, Prepared]) -> None:
         dispatcher = self._in_effect.work.dispatcher
-        async with dispatcher.room_for(versions) as items:
+        async with dispatcher.room_for(versions, contents) as items:
             intents = {item.version.file_id: item.intent for item in items}
             done = await self._ledger.enqueue(
                 [each._replace(intent=intents.get(each.file_id)) for each in versions] if items else versions

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 from presignd.ledger import Ledger
 from presignd.ledger.changes import Change
 from presignd.model import FileVersion, Fingerprint, Link, State
-from presignd.pipeline.upload.whole import Prepared
+from presignd.pipeline.files.prepared import Prepared
 from presignd.system.threads import run
 
 T = TypeVar("T")
@@ -41,6 +41,10 @@ class Receipt(NamedTuple):
     version_id: str
     adopted: bool
     compared: bool = False
+
+
+TURN = 64
+"""Most files that a watch looks at, and records, as one list."""
 
 
 @dataclass(slots=True, eq=False)

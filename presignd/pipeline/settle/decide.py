@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from presignd.errors import FileFault
 from presignd.model import State
@@ -17,6 +17,7 @@ from presignd.states import IN_FLIGHT, LEFT, is_recorded, was_unreadable
 if TYPE_CHECKING:
     from presignd.errors import Fault
     from presignd.model import FileVersion, Fingerprint
+    from presignd.pipeline.files.prepared import Prepared
 
 LEASE_SETTLE = 1.0
 QUIET_SETTLE = 10.0
@@ -47,14 +48,14 @@ class Rules:
         return max(default if self.settle is None else self.settle, self.timestamp_precision)
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """What one look at a path found.
 
     ``fingerprint`` None: no regular file is there or, with a ``fault``, this is unknown.
     ``read_ns`` (wall clock, UTC) and ``seen_at`` (monotonic, seconds) were taken before anything else, so a write
     after the writer check has a ctime later than ``read_ns``. ``missing`` names the ready marker that is missing,
-    ``download`` the unfinished download beside the file. ``fault``: why the file can't be read.
+    ``download`` the unfinished download beside the file. ``fault``: why the file can't be read. ``content``: what it
+    holds, where it was read.
     """
 
     fingerprint: Fingerprint | None
@@ -64,10 +65,10 @@ class Look:
     missing: str = ""
     fault: Fault | None = None
     download: str = ""
+    content: Prepared | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(NamedTuple):
     """What is remembered between looks: the fingerprint, since when it is the same (monotonic), and how many looks."""
 
     fingerprint: Fingerprint
@@ -75,8 +76,7 @@ class History:
     looks: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """The file is not complete yet: look again in ``after`` seconds; ``why`` is for people.
 
     ``history``: None before a first look that found a file.
@@ -87,12 +87,15 @@ class Wait:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Complete:
-    """The file is complete, with this fingerprint; with a ``fault``: unreadable, and unchanged for long enough."""
+class Complete(NamedTuple):
+    """The file is complete, with this fingerprint; with a ``fault``: unreadable, and unchanged for long enough.
+
+    ``content``: what it holds, where the look read it.
+    """
 
     history: History
     fault: FileFault | None
+    content: Prepared | None = None
 
 
 def decide(before: History | None, look: Look, rules: Rules) -> Complete | Wait | None:
@@ -117,7 +120,7 @@ def decide(before: History | None, look: Look, rules: Rules) -> Complete | Wait 
     needed, quiet = rules.needed(look.writer), _quiet(history, look)
     if quiet < needed:
         return Wait(history, needed - quiet, f"not yet quiet for {needed:g} s")
-    return Complete(history, look.fault if isinstance(look.fault, FileFault) else None)
+    return Complete(history, look.fault if isinstance(look.fault, FileFault) else None, look.content)
 
 
 def _obstacle(look: Look) -> str:

@@ -21,6 +21,7 @@ from presignd.ledger import LostUpdate
 from presignd.model import Source
 from presignd.pipeline.announce import shown_path
 from presignd.pipeline.files.folder import root_of
+from presignd.pipeline.files.hash import read_at
 from presignd.pipeline.intake import LOOK_PRIORITIES
 from presignd.pipeline.settle.decide import (
     Complete,
@@ -32,24 +33,24 @@ from presignd.pipeline.settle.decide import (
     decide,
     pause_after,
 )
+from presignd.pipeline.stage import TURN
 from presignd.runtime.heartbeat import alive, beat, resting
 from presignd.runtime.tasks import within
+from presignd.system.filesystem import read_cached
 from presignd.system.threads import in_background, run
 from presignd.telemetry.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from presignd.config import WatchConfig
     from presignd.errors import Fault
     from presignd.ledger import Ledger
     from presignd.model import FileVersion, Fingerprint, NewVersion
+    from presignd.pipeline.files.prepared import Prepared
     from presignd.pipeline.intake import Intake
     from presignd.pipeline.settle.decide import Look
-    from presignd.pipeline.settle.looker import Looker
-
-FILES_PER_TURN = 64
-"""Files that one turn takes: one call in a thread, one query to the ledger, one commit."""
+    from presignd.pipeline.settle.looker import Looker, Wanted
 
 ROOM = 5_000
 """At so many files that wait for their first look or to be compared, scans pause: they go no faster than settling."""
@@ -67,6 +68,9 @@ _LONGEST_WAIT = 2.0
 _HEARTBEAT_SECONDS = 1.0
 """Seconds at most that a lane sleeps between two heartbeats."""
 
+Record: TypeAlias = "Callable[[Sequence[NewVersion], Mapping[str, Prepared]], Awaitable[None]]"
+Algorithms: TypeAlias = "Callable[[str, int], Collection[str]]"
+
 _NOT_LOOKED_AT = float("-inf")
 _NEVER_DUE = float("inf")
 
@@ -81,6 +85,11 @@ class SettlingPath:
     why: str
 
 
+def read_later(_: str, __: int) -> Collection[str]:
+    """Leave a file to be read when it is sent."""
+    return ()
+
+
 async def nothing_to_do(_: FileVersion) -> bool:
     """Do nothing with a version whose file is back."""
     return True
@@ -90,15 +99,18 @@ async def nothing_to_do(_: FileVersion) -> bool:
 class Services:
     """What all lanes share. The clocks return seconds (monotonic) and nanoseconds since the epoch.
 
-    ``record`` records new versions, all or none, though its caller be cancelled. ``on_return`` is called with a version
-    whose file is back after it was gone, before that is recorded; it returns False if the file is gone again.
+    ``record`` records new versions, all or none, with the contents that were read, by file_id; a cancelled caller
+    doesn't stop it. ``algorithms`` returns those by which to hash a complete file of a watch and a size, none where it
+    is read later; it is called in threads. ``on_return`` is called with a version whose file is back after it was gone,
+    before that is recorded; it returns False if the file is gone again.
     """
 
     ledger: Ledger
-    record: Callable[[Sequence[NewVersion]], Awaitable[None]]
+    record: Record
     monotonic: Callable[[], float] = time.monotonic
     time_ns: Callable[[], int] = time.time_ns
     on_return: Callable[[FileVersion], Awaitable[bool]] = nothing_to_do
+    algorithms: Algorithms = read_later
 
     def utc(self) -> datetime:
         """Return the time in UTC."""
@@ -239,10 +251,10 @@ class Lane:
         self._wake.set()
 
     def _take_due(self) -> list[_Entry]:
-        """Return what is due, marked as busy, by priority: at most ``FILES_PER_TURN``."""
+        """Return what is due, marked as busy, by priority: at most ``TURN``."""
         now, due = self._services.monotonic(), list[_Entry]()
         for queue in self._queues:
-            while queue and queue[0].at <= now and len(due) < FILES_PER_TURN:
+            while queue and queue[0].at <= now and len(due) < TURN:
                 if (entry := self._entry_at(heapq.heappop(queue))) is not None:
                     entry.busy, entry.again = True, False
                     due.append(entry)
@@ -280,11 +292,25 @@ class Lane:
         if not due:
             return False
         paths = [entry.path for entry in due]
-        looks = await run(lambda: self._looker.look(paths), inline=len(paths) <= self._looker.inline_limit)
+        inline = len(paths) <= self._looker.inline_limit
+        read, wanted = read_cached if inline else read_at, self._wanted(due)
+        looks = await run(lambda: self._looker.look(paths, wanted, read), inline=inline)
         complete = self._decide(due, looks)
         if complete:
             await self._record_complete(complete, tasks)
         return True
+
+    def _wanted(self, due: Sequence[_Entry]) -> Wanted:
+        """Return what tells a look by which algorithms to hash a file: those that are complete now, and tiny."""
+        histories, rules = {entry.path: entry.history for entry in due}, self._rules
+
+        def wanted(path: bytes, look: Look) -> Collection[str]:
+            complete = decide(histories[path], look, rules)
+            if not isinstance(complete, Complete):
+                return ()
+            return self._services.algorithms(self.watch, complete.history.fingerprint.size)
+
+        return wanted
 
     def _decide(self, due: Sequence[_Entry], looks: Sequence[Look]) -> list[tuple[_Entry, Complete]]:
         """Return the entries that are complete; queue the others for their next look, or forget them."""
@@ -354,6 +380,7 @@ class Lane:
         self._limit_backlog()
         if self._comparing < self._limits.comparing:
             self._comparing += 1
+            complete = complete._replace(content=None)  # many may wait
             tasks.create_task(self._compare_in_task(entry, complete, known), name=f"compare:{known.file_id}")
         else:
             entry.due, entry.busy = _NEVER_DUE, False
@@ -407,7 +434,12 @@ class Lane:
                 make(self.watch, entry.path, complete.history.fingerprint, entry.source, fault=complete.fault)
                 for entry, complete in some
             ]
-            await self._services.record(versions)
+            read = {
+                version.file_id: complete.content
+                for version, (_, complete) in zip(versions, some, strict=True)
+                if complete.content
+            }
+            await self._services.record(versions, read)
 
         await self._record(new, write)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from presignd.errors import Fault, FileFault
 from presignd.model import Fingerprint
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular
-from presignd.pipeline.files.hash import checksum_like, fingerprint_of
+from presignd.pipeline.files.hash import checksum_like, fingerprint_of, read_at
 from presignd.pipeline.files.ignore import beside
 from presignd.pipeline.files.lease import WriterCheck, has_writer
+from presignd.pipeline.files.prepared import Prepared, Read, prepare
 from presignd.pipeline.files.unfinished import Unfinished, makes_wait
 from presignd.pipeline.settle.decide import Look
 from presignd.runtime.heartbeat import beat
@@ -18,9 +20,16 @@ from presignd.system.filesystem import close_quietly
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Sequence
 
     from presignd.model import FileVersion
+
+Wanted = Callable[[bytes, Look], Collection[str]]
+"""Returns the algorithms by which to hash the file at a path, none where it is not to be read."""
+
+
+def not_wanted(_: bytes, __: Look) -> Collection[str]:
+    """Return that the file is not to be read."""
+    return ()
 
 
 class Looker:
@@ -51,33 +60,51 @@ class Looker:
         """How many paths can be looked at in the time a thread takes to start (``Folder.inline_limit``)."""
         return self._folder.inline_limit
 
-    def look(self, paths: Sequence[bytes]) -> list[Look]:
-        """Look at each path once."""
-        return [self._look(path) for path in paths]
+    def look(self, paths: Sequence[bytes], wanted: Wanted = not_wanted, read: Read = read_at) -> list[Look]:
+        """Look at each path once; read and hash the file where ``wanted`` returns algorithms for what was found."""
+        return [self._look(path, wanted, read) for path in paths]
 
-    def _look(self, path: bytes) -> Look:
+    def _look(self, path: bytes, wanted: Wanted, read: Read) -> Look:
         beat()
-        read_ns, seen_at = self._time_ns(), self._monotonic()
-        try:
-            fingerprint, writer, fault = self._read(path)
-        except (Gone, NotRegular, FileFault):
-            return Look(None, read_ns, seen_at)
-        except Fault as passing:
-            return Look(None, read_ns, seen_at, fault=passing)
-        download = self._download(path, fingerprint.size, read_ns)
-        return Look(fingerprint, read_ns, seen_at, writer, self._missing(path), fault, download)
-
-    def _read(self, path: bytes) -> tuple[Fingerprint, bool | None, Fault | None]:
+        begun = self._time_ns(), self._monotonic()
         try:
             fd = self._folder.open(path)
         except Fault as fault:
-            return Fingerprint.of(self._folder.stat(path)), None, fault
+            return self._unread(path, begun, fault)
+        except (Gone, NotRegular):
+            return Look(None, *begun)
         try:
             # The writer first: a write after that shows in the fingerprint, as a ctime past read_ns.
             writer = has_writer(fd) if self._leases else None
-            return fingerprint_of(fd), writer, None
+            look = self._found(path, fingerprint_of(fd), begun, writer)
+            algorithms = wanted(path, look)
+            return look._replace(content=_content(fd, look, algorithms, read)) if algorithms else look
+        except FileFault:
+            return Look(None, *begun)
+        except Fault as passing:
+            return Look(None, *begun, fault=passing)
         finally:
             close_quietly(fd)
+
+    def _unread(self, path: bytes, begun: tuple[int, float], fault: Fault) -> Look:
+        """Return the look at a file that can't be opened."""
+        try:
+            return self._found(path, Fingerprint.of(self._folder.stat(path)), begun, None, fault)
+        except (Gone, NotRegular, FileFault):
+            return Look(None, *begun)
+        except Fault as passing:
+            return Look(None, *begun, fault=passing)
+
+    def _found(
+        self,
+        path: bytes,
+        fingerprint: Fingerprint,
+        begun: tuple[int, float],
+        writer: bool | None,
+        fault: Fault | None = None,
+    ) -> Look:
+        download = self._download(path, fingerprint.size, begun[0])
+        return Look(fingerprint, *begun, writer, self._missing(path), fault, download)
 
     def _missing(self, path: bytes) -> str:
         """Return the name of the ready marker that is missing; "" where it is there, or none is configured."""
@@ -120,3 +147,14 @@ class Looker:
         finally:
             close_quietly(fd)
         return checksum == known.checksum if unchanged else None
+
+
+def _content(fd: int, look: Look, algorithms: Collection[str], read: Read) -> Prepared | None:
+    """Return the content that was looked at; None where it changed or can't be read now: its sender reads it then."""
+    try:
+        content = prepare(fd, look.fingerprint.size, algorithms, read=read) if look.fingerprint else None
+    except (Fault, BlockingIOError):
+        return None
+    if content is None or not look.fingerprint == content.fingerprint == fingerprint_of(fd):
+        return None
+    return content._replace(fd=None)

@@ -14,7 +14,7 @@ from presignd.model import Candidate, Fingerprint, Listed, Source, State
 from presignd.pipeline.files.unfinished import Unfinished
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle.decide import LOCAL_PRECISION, NETWORK_PRECISION, Rules
-from presignd.pipeline.settle.lane import Lane, Services, SettlingPath, nothing_to_do
+from presignd.pipeline.settle.lane import Algorithms, Lane, Record, Services, SettlingPath, nothing_to_do, read_later
 from presignd.pipeline.settle.looker import Looker
 from presignd.system.filesystem import has_fine_times, is_network
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from presignd.config import WatchConfig
     from presignd.ledger import Ledger
-    from presignd.model import FileVersion, NewVersion
+    from presignd.model import FileVersion
     from presignd.pipeline.files.folder import Folder
     from presignd.pipeline.files.lease import WriterCheck
 
@@ -41,14 +41,15 @@ class Settler:
     def __init__(
         self,
         ledger: Ledger,
-        record: Callable[[Sequence[NewVersion]], Awaitable[None]],
+        record: Record,
         host: str,
         *,
         on_return: Callable[[FileVersion], Awaitable[bool]] = nothing_to_do,
+        algorithms: Algorithms = read_later,
         monotonic: Callable[[], float] = time.monotonic,
         time_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._services = Services(ledger, record, monotonic, time_ns, on_return)
+        self._services = Services(ledger, record, monotonic, time_ns, on_return, algorithms)
         self._host = host
         self._lanes: dict[str, Lane] = {}
         self._tasks: asyncio.TaskGroup | None = None

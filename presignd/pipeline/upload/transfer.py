@@ -20,6 +20,7 @@ from presignd.pipeline.faults import Vanished, Writing
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular, os_errors_as_faults
 from presignd.pipeline.files.hash import checksum_like, fingerprint_of
 from presignd.pipeline.files.lease import has_writer
+from presignd.pipeline.files.prepared import TINY, Prepared, Read, prepare
 from presignd.pipeline.intake import may_number, refuse_too_large
 from presignd.pipeline.key_template import needs_hash, render_for
 from presignd.pipeline.put import PutRequest
@@ -30,7 +31,7 @@ from presignd.pipeline.upload.collision import Action, Decision, Occupant
 from presignd.pipeline.upload.content import Content, Slots
 from presignd.pipeline.upload.identify import identify
 from presignd.pipeline.upload.multipart import InParts
-from presignd.pipeline.upload.whole import TINY, Prepared, Read, Whole, prepare
+from presignd.pipeline.upload.whole import Whole
 from presignd.store.probe import Support
 from presignd.system.filesystem import close_quietly, read_cached
 from presignd.system.threads import in_background, opened

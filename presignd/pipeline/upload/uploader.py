@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from presignd.config import UploadConfig
@@ -11,13 +11,14 @@ from presignd.model import FileVersion
 from presignd.pipeline.faults import UploadFaults
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.hash import read_at
+from presignd.pipeline.files.prepared import TINY, Prepared, Read
 from presignd.pipeline.put import PutRequests
-from presignd.pipeline.stage import MOST, Item, Receipt, UrgentFirst, outcomes
+from presignd.pipeline.stage import MOST, TURN, Item, Receipt, UrgentFirst, outcomes
 from presignd.pipeline.upload.bucket import Bucket
 from presignd.pipeline.upload.content import Slots
 from presignd.pipeline.upload.transfer import Transfer, algorithms_for, read_whole
-from presignd.pipeline.upload.whole import TINY, Prepared, Read
 from presignd.runtime.heartbeat import alive
+from presignd.store.probe import Support
 from presignd.system.filesystem import read_cached
 
 
@@ -40,8 +41,9 @@ class Uploader:
         self._buckets, self._folders, self._upload, self._ledger = buckets, folders, upload, ledger
         self._puts, self._slots, self._host = puts, slots, host
         self._faults, self._sent = faults, sent
-        most = max(MOST, upload.concurrency)
-        self.tiny = min(TINY, upload.memory // (2 * most))  # what waits here and streamed bodies share the memory
+        # What was read and waits, here or to be recorded, shares the memory with streamed bodies.
+        most = max(MOST, upload.concurrency) + TURN * len(buckets)
+        self.tiny = min(TINY, upload.memory // (2 * most))
         self.queue = UrgentFirst()
 
     async def read(self, versions: Sequence[FileVersion]) -> list[Item]:
@@ -50,7 +52,9 @@ class Uploader:
         Few of them are read on the event loop, from the page cache only; what it lacks is left to the senders.
         """
         items = [Item(version) for version in versions]
-        tiny = [i for i in items if self.reads_ahead(i.version.watch, i.version.bucket, i.version.size)]
+        tiny = [
+            item for item in items if self._support_ahead(item.version.watch, item.version.bucket, item.version.size)
+        ]
         if tiny:
             inline = len(tiny) <= min(self._folders[item.version.watch].inline_limit for item in tiny)
             read = partial(self._read, read=read_cached if inline else read_at)
@@ -64,12 +68,24 @@ class Uploader:
                     item.prepared, item.intent = prepared, self._intent(item.version, prepared)
         return items
 
-    def reads_ahead(self, watch: str, bucket: str, size: int) -> bool:
-        """Return whether to read a version before its claim; not from a folder that may hang, as others would wait."""
+    def algorithms_ahead(self, watch: str, size: int) -> Collection[str]:
+        """Return the algorithms by which to hash a new file of a watch as it settles; none where it is read later."""
+        support = self._support_ahead(watch, self._buckets[watch].watch.bucket, size)
+        return support.algorithms if support else ()
+
+    def read_already(self, version: FileVersion, prepared: Prepared) -> Item:
+        """Return an item for a version that was read as it settled."""
+        return Item(version, prepared=prepared, intent=self._intent(version, prepared))
+
+    def _support_ahead(self, watch: str, bucket: str, size: int) -> Support | None:
+        """Return what the bucket supports if a file is read before its claim, else None.
+
+        Not from a folder that may hang, as others would wait.
+        """
         if size > self.tiny or not self._folders[watch].inline_limit:
-            return False
+            return None
         used = self._buckets[watch].for_bucket(bucket)
-        return not used.limited and used.known_support is not None
+        return None if used.limited else used.known_support
 
     def _read(self, version: FileVersion, *, read: Read) -> Prepared:
         bucket, put = self._bucket(version), self._puts.get(version.file_id)

@@ -4,86 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
-from typing import NamedTuple
 
 from presignd.errors import fault
 from presignd.ledger import Ledger
-from presignd.model import FileVersion, Fingerprint, Sent
-from presignd.pipeline.files.hash import READ, Digest, checksum_like, fingerprint_of, into_one_buffer, read_at
+from presignd.model import FileVersion, Sent
+from presignd.pipeline.files.prepared import TINY, Prepared
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Decision, supported_conditions
 from presignd.pipeline.upload.content import Slots, record_intent
 from presignd.pipeline.upload.identify import holds_bytes
 from presignd.presign import Operation
 from presignd.runtime.crash_points import passed
-from presignd.runtime.heartbeat import beat
-from presignd.s3.checksums import algorithm_of, header_of, new
+from presignd.s3.checksums import algorithm_of, header_of
 from presignd.s3.responses import Response, is_md5
 from presignd.store.body import Slice
 from presignd.store.probe import Support
 from presignd.system.threads import in_background
-
-SMALL = 256 << 10
-"""Largest file, in bytes, that is read once into memory; larger ones are hashed, then streamed."""
-
-TINY = 64 << 10
-"""Largest file, in bytes, for which a thread costs more than reading from the page cache."""
-
-Read = Callable[[int, int, int], bytes | memoryview]
-"""``read_at``, or one like it."""
-
-
-class Prepared(NamedTuple):
-    """A file ready to be sent: its checksums by algorithm, its bytes if it is small, its descriptor if it is open."""
-
-    fd: int | None
-    fingerprint: Fingerprint
-    checksums: dict[str, str]
-    data: bytes | None
-
-    def checksum_like(self, like: str, size: int, part_size: int) -> str:
-        """Return the checksum of the first ``size`` bytes, in the form of ``like``. Blocking."""
-        if self.fd is not None:
-            return checksum_like(self.fd, like, size, part_size)
-        made = Digest(like, part_size)
-        made.update((self.data or b"")[:size])
-        return made.checksum
-
-    def intent(self, support: Support) -> str:
-        """Return what tells the object that this content will be, as it is committed before the content is sent.
-
-        "" where that checksum wasn't computed, because the bucket was probed anew since.
-        """
-        return self.checksums.get(support.checksum if support.proven else "md5", "")
-
-
-def prepare(
-    fd: int, size: int, algorithms: Collection[str], *, max_in_memory: int = SMALL, read: Read = read_at
-) -> Prepared:
-    """Hash ``size`` bytes of ``fd``; raise ``changed_while_uploading`` when it isn't that size throughout.
-
-    Blocking. The bytes are kept if the size is at most min(``max_in_memory``, ``SMALL``). The fingerprint is taken
-    before the first byte is read, so a change during the pass differs from it.
-    """
-    fingerprint = fingerprint_of(fd)
-    digests = {algorithm: new(algorithm) for algorithm in algorithms}
-    kept = b"" if size <= min(max_in_memory, SMALL) else None
-    if size > SMALL:
-        read = into_one_buffer(READ)
-    offset, ended = 0, False
-    # Ask for one byte more: this shows growth without another read.
-    while not ended and (piece := read(fd, length := min(READ, size - offset + 1), offset)):
-        beat()
-        for digest in digests.values():
-            digest.update(piece)
-        offset += len(piece)
-        ended = offset > size or (offset == size and len(piece) < length)
-        if kept is not None:
-            kept += piece  # one piece, unless the page cache has only the beginning
-    if not offset == size == fingerprint.size:
-        raise fault("changed_while_uploading", "its size changed")
-    checksums = {algorithm: f"{algorithm}:{digest.hexdigest()}" for algorithm, digest in digests.items()}
-    return Prepared(fd, fingerprint, checksums, kept)
 
 
 def confirms(checksum: str, returned: Collection[str]) -> bool:

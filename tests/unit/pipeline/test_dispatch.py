@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Any, cast
 
@@ -16,8 +16,9 @@ from presignd.ledger import Enqueued, Ledger
 from presignd.ledger.changes import Claim
 from presignd.ledger.rows import Claimed, as_recorded
 from presignd.model import FileVersion, Fingerprint, NewVersion, State
-from presignd.pipeline.dispatch import BATCH, MANY, Dispatcher
-from presignd.pipeline.stage import MOST, Item, Queue, Receipt
+from presignd.pipeline.dispatch import BATCH, Dispatcher
+from presignd.pipeline.files.prepared import Prepared
+from presignd.pipeline.stage import MOST, TURN, Item, Queue, Receipt
 from presignd.pipeline.upload.uploader import Uploader
 from tests.versions import NOW
 
@@ -91,16 +92,20 @@ class World:
     # --- the uploader ---
     async def read(self, versions: Sequence[FileVersion]) -> list[Item]:
         self.begun += [each.file_id for each in versions]
-        return [Item(each, prepared=PREPARED, intent=f"md5:{each.file_id}") for each in versions]
+        return [self.read_already(each, PREPARED) for each in versions]
 
-    def reads_ahead(self, watch: str, bucket: str, size: int) -> bool:
-        assert (watch in self.queues, bucket) == (True, "b")
-        return size <= self.tiny
+    def read_already(self, version: FileVersion, prepared: Prepared) -> Item:
+        return Item(version, prepared=prepared, intent=f"md5:{version.file_id}")
+
+    def room_for(self, versions: Sequence[NewVersion]) -> AbstractAsyncContextManager[list[Item]]:
+        """Let the tiny ones have been read as they settled."""
+        read = {each.file_id: PREPARED for each in versions if each.fingerprint.size <= self.tiny}
+        return self.dispatcher.room_for(versions, read)
 
     # --- the test's hand ---
     async def record(self, *new: NewVersion) -> list[str]:
         """Record new versions as the recorder does; return those that skipped the queue."""
-        async with self.dispatcher.room_for(new) as items:
+        async with self.room_for(new) as items:
             claimed = {item.version.file_id: item.version for item in items}
             assert [item.intent for item in items] == [f"md5:{name}" for name in claimed]
             done = [self._recorded(one, claimed.get(one.file_id)) for one in new]
@@ -375,10 +380,10 @@ async def test_tiny_files_that_skip_the_queue_leave_room_for_larger_ones() -> No
 
 async def test_many_new_files_wait_a_moment_for_room_and_for_the_queue() -> None:
     world = World(4, tiny=SMALL, a=[SMALL] * MOST)
-    many = [new("a", 1000 + number, SMALL) for number in range(MANY)]
+    many = [new("a", 1000 + number, SMALL) for number in range(TURN)]
     async with world.running():
         recording = asyncio.create_task(world.record(*many))
-        await world.end(*world.at_work[:MANY])
+        await world.end(*world.at_work[:TURN])
         assert not recording.done(), "others wait in the queue"
         while world.queues["a"]:
             await world.end(world.at_work[0])
@@ -388,7 +393,7 @@ async def test_many_new_files_wait_a_moment_for_room_and_for_the_queue() -> None
 
 async def test_few_files_and_the_more_urgent_with_the_others_wait_for_no_room() -> None:
     world = World(4, tiny=SMALL, a=[SMALL] * 2 * MOST)
-    many = [new("a", 1000 + number, SMALL) for number in range(MANY)]
+    many = [new("a", 1000 + number, SMALL) for number in range(TURN)]
     async with world.running():
         assert await world.record(*many[1:]) == []
         assert await world.record(new("a", 999, SMALL, priority=0), *many[1:]) == []
@@ -397,7 +402,7 @@ async def test_few_files_and_the_more_urgent_with_the_others_wait_for_no_room() 
 async def test_room_is_kept_for_what_is_being_recorded() -> None:
     world = World(4, tiny=SMALL, a=[])
     async with world.running():
-        async with world.dispatcher.room_for([new("a", number, SMALL) for number in range(MOST - 4)]) as items:
+        async with world.room_for([new("a", number, SMALL) for number in range(MOST - 4)]) as items:
             assert len(items) == MOST - 4
             world.queues["a"] = [version("a", 1000 + number, SMALL) for number in range(20)]
             world.dispatcher.wake()
@@ -430,7 +435,7 @@ async def test_nothing_skips_the_queue_before_the_start_and_after_the_end() -> N
 async def test_what_was_recorded_while_the_drain_began_is_not_begun() -> None:
     world = World(4, tiny=SMALL, a=[])
     async with world.running():
-        async with world.dispatcher.room_for([new("a", 1, SMALL)]) as items:
+        async with world.room_for([new("a", 1, SMALL)]) as items:
             draining = asyncio.create_task(world.dispatcher.drain(60))
             await turns()
             world.dispatcher.begin([Enqueued(items[0].version._replace(state=State.UPLOADING), None)], items)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,20 @@ from presignd.errors import Fault
 from presignd.errors import fault as fault_for
 from presignd.ledger import Enqueued, LostUpdate
 from presignd.model import Candidate, FileVersion, Fingerprint, Listed, NewVersion, Source, State
+from presignd.pipeline.files.hash import read_at
+from presignd.pipeline.files.prepared import Prepared, Read
 from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle import settler as settle
 from presignd.pipeline.settle.decide import LOCAL_PRECISION, NETWORK_PRECISION, Look, Rules
-from presignd.pipeline.settle.lane import COMPARING, FILES_PER_TURN, ROOM, Lane, Limits, Services, nothing_to_do
-from presignd.pipeline.settle.looker import Looker
+from presignd.pipeline.settle.lane import COMPARING, ROOM, Lane, Limits, Services, nothing_to_do
+from presignd.pipeline.settle.looker import Looker, Wanted, not_wanted
 from presignd.pipeline.settle.settler import Settler
+from presignd.pipeline.stage import TURN
 from presignd.states import IN_FLIGHT, is_recorded
 from tests.versions import in_state
 
 EPOCH = 1_800_000_000 * 10**9
+LARGE = 1 << 20
 HOUR = 3600 * 10**9
 OLD = Fingerprint(ino=1, size=5, mtime_ns=EPOCH - HOUR, ctime_ns=EPOCH - HOUR)
 
@@ -53,6 +57,7 @@ class Files(Looker):
         self.faults: dict[bytes, str] = {}
         self.same: bool | None = True
         self.looks: list[list[bytes]] = []
+        self.read: dict[bytes, Read] = {}
         self.during: Callable[[], None] = lambda: None
         self.comparing: Callable[[], None] = lambda: None
         self.compared = threading.Event()
@@ -60,12 +65,19 @@ class Files(Looker):
 
     inline_limit = 0
 
-    def look(self, paths: Sequence[bytes]) -> list[Look]:
+    def look(self, paths: Sequence[bytes], wanted: Wanted = not_wanted, read: Read = read_at) -> list[Look]:
         self.looks.append(list(paths))
         self.during()
-        return [self._look(path) for path in paths]
+        return [self._seen(path, wanted, read) for path in paths]
 
-    def _look(self, path: bytes) -> Look:
+    def _seen(self, path: bytes, wanted: Wanted, read: Read) -> Look:
+        look = self._without_content(path)
+        if look.fingerprint and (algorithms := wanted(path, look)):
+            self.read[path] = read
+            return look._replace(content=Prepared(None, look.fingerprint, dict.fromkeys(algorithms, ""), b""))
+        return look
+
+    def _without_content(self, path: bytes) -> Look:
         code = "unreadable" if path in self.unreadable else self.faults.get(path)
         broken = fault_for(code) if code else None
         writer = path in self.writers
@@ -174,22 +186,32 @@ class Bench:
         self.clock, self.ledger = Clock(), Records()
         self.files = Files(self.clock)
         self.told: list[Enqueued] = []
+        self.contents: dict[bytes, Prepared] = {}
+        self.hashed_by: Collection[str] = ()
         watch = WatchConfig(name="drop", path=Path("/srv/drop"), bucket="test-bucket", **options)
         ledger: Any = self.ledger
         self.returned: list[FileVersion] = []
         self.is_back = True
-        services = Services(ledger, self.record, self.clock.monotonic, self.clock.time_ns, self.is_there)
+        services = Services(
+            ledger, self.record, self.clock.monotonic, self.clock.time_ns, self.is_there, self.algorithms
+        )
         self.lane = Lane(watch, Rules(watch.settle), self.files, Numbered([watch], "host"), services, limits=limits)
         self.settler = Settler(ledger, self.record, "host", monotonic=self.clock.monotonic, time_ns=self.clock.time_ns)
         self.settler.add_lane(self.lane)
 
-    async def record(self, versions: Sequence[NewVersion]) -> None:
+    async def record(self, versions: Sequence[NewVersion], contents: Mapping[str, Prepared]) -> None:
         """Record them whoever is cancelled meanwhile, as the recorder does."""
+        paths = {version.file_id: version.path for version in versions}
+        self.contents |= {paths[file_id]: content for file_id, content in contents.items()}
 
         async def recorded() -> None:
             self.told += await self.ledger.enqueue(versions)
 
         await asyncio.shield(recorded())
+
+    def algorithms(self, watch: str, size: int) -> Collection[str]:
+        assert watch == "drop"
+        return self.hashed_by if size < LARGE else ()
 
     async def is_there(self, version: FileVersion) -> bool:
         self.returned.append(version)
@@ -223,6 +245,16 @@ async def test_a_quiet_file_is_enqueued_and_told_of(bench: Bench) -> None:
     assert not await bench.turn(3600)
 
 
+async def test_a_tiny_file_is_read_by_the_look_that_finds_it_complete(bench: Bench) -> None:
+    bench.hashed_by = ["md5"]
+    bench.file(b"tiny", OLD)
+    bench.file(b"large", OLD._replace(size=LARGE))
+    bench.file(b"young", OLD._replace(ctime_ns=EPOCH))
+    await bench.turn()
+    assert {path: [*content.checksums] for path, content in bench.contents.items()} == {b"tiny": ["md5"]}
+    assert bench.files.read == {b"tiny": read_at}, "in a thread, so from the disk too"
+
+
 async def test_many_hints_for_a_path_are_one_look_at_the_best_priority(bench: Bench) -> None:
     bench.file(b"a", source=Source.BACKLOG)
     bench.file(b"a", source=Source.EVENT)
@@ -233,20 +265,20 @@ async def test_many_hints_for_a_path_are_one_look_at_the_best_priority(bench: Be
 
 
 async def test_events_go_before_a_backlog_of_any_length(bench: Bench) -> None:
-    for number in range(3 * FILES_PER_TURN):
+    for number in range(3 * TURN):
         bench.file(b"old%d" % number, source=Source.BACKLOG)
     bench.file(b"new")
     await bench.turn()
     assert bench.paths()[0] == b"new"
-    assert len(bench.files.looks[0]) == FILES_PER_TURN
+    assert len(bench.files.looks[0]) == TURN
 
 
 async def test_one_turn_asks_the_ledger_once(bench: Bench) -> None:
-    for number in range(FILES_PER_TURN):
+    for number in range(TURN):
         bench.file(b"%d" % number)
     await bench.turn()
-    assert bench.ledger.asked == [FILES_PER_TURN]
-    assert len(bench.ledger.enqueued) == FILES_PER_TURN
+    assert bench.ledger.asked == [TURN]
+    assert len(bench.ledger.enqueued) == TURN
 
 
 async def test_a_young_file_is_looked_at_again_when_its_quiet_time_is_over_and_not_before(bench: Bench) -> None:

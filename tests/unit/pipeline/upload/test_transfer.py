@@ -14,10 +14,11 @@ from presignd.ledger import Ledger
 from presignd.model import Fingerprint, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.lease import ignore_sigio
+from presignd.pipeline.files.prepared import Prepared
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.content import Slots
 from presignd.pipeline.upload.transfer import read_whole
-from presignd.pipeline.upload.whole import Prepared, Whole
+from presignd.pipeline.upload.whole import Whole
 from presignd.store.probe import Support
 from tests.versions import in_state
 
