@@ -19,9 +19,9 @@ from presignd.control.view import FolderView, InFlightView, SettlingView
 from presignd.ledger import Ledger, open_ledger
 from presignd.links import encode
 from presignd.model import FileVersion, Fingerprint, Link, NewVersion, State
+from presignd.pages.pace import PACE, Pace
 from presignd.states import Event
 from presignd.system.clock import utcnow
-from presignd.web.pace import PACE, Pace
 from presignd.web.serving import StatusPage, serving
 from presignd.web.snapshots import Snapshots
 from tests.served import SECRET, FakeView

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from presignd.config.addresses import parse_listen
 from presignd.errors import PresigndError, Unavailable, reason_of
+from presignd.pages import access as rights
+from presignd.pages.access import Access
+from presignd.pages.pace import PACE, Pace
 from presignd.redaction import redact
 from presignd.runtime.clients import Connections
 from presignd.runtime.http_server import HttpServer
 from presignd.telemetry.log import get_logger
-from presignd.web import access as rights
-from presignd.web.access import Access
-from presignd.web.pace import PACE, Pace
 from presignd.web.site import Site
 from presignd.web.snapshots import Snapshots
 

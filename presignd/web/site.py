@@ -18,6 +18,7 @@ from aiohttp import web
 from presignd.errors import PresigndError, Refused, Unavailable
 from presignd.ledger import Selection
 from presignd.model import State
+from presignd.pages.access import Access, is_our_host, is_same_origin
 from presignd.runtime.clients import Quota
 from presignd.runtime.heartbeat import overdue
 from presignd.system.clock import utcnow
@@ -25,15 +26,14 @@ from presignd.telemetry import metrics
 from presignd.telemetry.log import get_logger
 from presignd.telemetry.metrics import REGISTRY, rendered
 from presignd.web import page
-from presignd.web.access import Access, is_our_host, is_same_origin
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from presignd.config.addresses import Listen
     from presignd.control.view import View
+    from presignd.pages.pace import Pace
     from presignd.runtime.clients import Connections
-    from presignd.web.pace import Pace
     from presignd.web.page import Snapshot
     from presignd.web.snapshots import Snapshots
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from presignd.control.view import View
     from presignd.model import Link
-    from presignd.web.pace import Pace
+    from presignd.pages.pace import Pace
 
 LINKS = 20
 """Links that the page shows, the latest."""

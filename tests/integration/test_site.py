@@ -27,10 +27,11 @@ from presignd.control.requests import Responder
 from presignd.control.view import BlockedView, InFlightView, SettlingView
 from presignd.ledger import open_ledger
 from presignd.model import State
+from presignd.pages import access
+from presignd.pages.pace import PACE, Pace
 from presignd.system.clock import utcnow
 from presignd.telemetry import log, metrics
-from presignd.web import access, serving, site
-from presignd.web.pace import PACE, Pace
+from presignd.web import serving, site
 from tests import running
 from tests.canary import assert_no_secrets
 from tests.faulty_s3 import FOREVER, FaultyS3

@@ -12,9 +12,9 @@ from pathlib import Path
 from playwright.async_api import Browser, async_playwright
 
 from presignd.control.view import BlockedView, InFlightView, SettlingView
+from presignd.pages.pace import PACE, Pace
 from presignd.states import Event
 from presignd.system.clock import utcnow
-from presignd.web.pace import PACE, Pace
 from tests.needs import CHROMIUM
 from tests.pages import Page, page_of
 from tests.served import configuration

@@ -14,7 +14,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Locator, expect
 from playwright.async_api import Page as Tab
 
-from presignd.web.pace import Pace
+from presignd.pages.pace import Pace
 from tests.pages import Page
 from tests.served import SECRET
 from tests.stores import Store

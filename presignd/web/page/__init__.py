@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import presignd
-from presignd.web.page.html import Html, ago, join, tag
+from presignd.pages.html import Html, ago, join, tag
 from presignd.web.page.sections import Snapshot, headline, sections
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _RUNNING = re.compile(r"(<time [^>]*>)[^<]*")
 
 def asset(name: str) -> bytes:
     """Return one of ``ASSETS``."""
-    return files(__name__).joinpath(name).read_bytes()
+    return files("presignd.pages").joinpath(name).read_bytes()
 
 
 def versions(parts: Mapping[str, Html]) -> dict[str, str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from presignd.pages.html import Html, count, join, tag
 from presignd.units import short_size
-from presignd.web.page.html import Html, count, join, tag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

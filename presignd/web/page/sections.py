@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from presignd.control.documents import IDLE_SECONDS
+from presignd.pages.html import Html, ago, count, join, name_of, shown, tag, until
 from presignd.units import short_duration, short_size
 from presignd.web.page.chart import chart, in_words
-from presignd.web.page.html import Html, ago, count, join, name_of, shown, tag, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from presignd.pages.html import Html, ago, count, join, shown, tag, until
 from presignd.web import page
 from presignd.web.page.chart import chart, in_words
-from presignd.web.page.html import Html, ago, count, join, shown, tag, until
 from presignd.web.snapshots import Minute, Throughput
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

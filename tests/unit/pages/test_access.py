@@ -10,7 +10,7 @@ import pytest
 
 from presignd.config.addresses import parse_listen
 from presignd.errors import UsageError
-from presignd.web.access import (
+from presignd.pages.access import (
     LOGIN_SECONDS,
     MOST_CODES,
     Access,

@@ -1,0 +1,1 @@
+"""What presignd's pages share, the status page and the broker's: HTML, style, script, login, the live stream."""
