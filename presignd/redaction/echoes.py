@@ -9,7 +9,8 @@ from __future__ import annotations
 import binascii
 import html
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from urllib.parse import unquote
@@ -22,8 +23,8 @@ PIECE = 12
 BLOCK = PIECE // 2
 """Text is cut into blocks of this size, one character apart, so every run of ``PIECE`` characters has a whole block."""
 
-QUARTER, ROOM = 16, 8192
-"""The hex digits that identify an earlier signature, and how many earlier signatures are kept at most."""
+QUARTER, ROOM = 16, 4096
+"""The hex digits that identify an earlier signature, and how many earlier signatures are kept."""
 
 _LAYERS = 3
 _SIGNATURE = "x-amz-signature="
@@ -36,14 +37,13 @@ _TEXT = re.compile(r">([^<]+)<")
 
 
 class Secrets:
-    """The secrets sent to one store: those of the current request, and at least the last ``ROOM / 2`` signatures.
+    """The secrets sent to one store: those of the current request, and the last ``ROOM`` signatures.
 
     A store may repeat a PUT's signature as the object's ETag in its answer to the next HEAD.
     """
 
     def __init__(self) -> None:
-        self._quarters: set[str] = set()
-        self._older: set[str] = set()
+        self._quarters: OrderedDict[str, None] = OrderedDict()
 
     def of(self, url: str, headers: Mapping[str, str]) -> Echoes:
         """Return the finder for one request's secrets in its answer; of a credential it finds the access key."""
@@ -53,12 +53,13 @@ class Secrets:
         keys = [value for name, value in headers.items() if name.lower() == _CUSTOMER_KEY]
         signature = unquote(signature)
         self._remember(signature)
-        return Echoes((*long_enough([signature, *keys]), *tokens), access_keys, (self._quarters, self._older))
+        return Echoes((*long_enough([signature, *keys]), *tokens), access_keys, self._quarters.keys())
 
     def _remember(self, signature: str) -> None:
-        if len(self._quarters) >= 2 * ROOM:  # half of the room, as each signature has four
-            self._quarters, self._older = set(), self._quarters
-        self._quarters.update([signature[at : at + QUARTER] for at in range(0, len(signature), QUARTER)])
+        for at in range(0, len(signature), QUARTER):
+            self._quarters[signature[at : at + QUARTER]] = None
+        while len(self._quarters) > 4 * ROOM:
+            self._quarters.popitem(last=False)  # a dict would pass the gaps of all removed before
 
 
 class Echoes:
@@ -68,7 +69,7 @@ class Echoes:
     """
 
     def __init__(
-        self, secrets: Iterable[str], names: Iterable[str] = (), older: Collection[AbstractSet[str]] = ()
+        self, secrets: Iterable[str], names: Iterable[str] = (), older: AbstractSet[str] = frozenset()
     ) -> None:
         self._secrets = tuple(secrets)
         self._all = (*self._secrets, *names)
@@ -91,15 +92,13 @@ class Echoes:
         return kept, b"" if _repeats(self._secrets, self._older, text) else text.encode("latin-1")
 
 
-def _repeats(secrets: tuple[str, ...], older: Collection[AbstractSet[str]], text: str) -> bool:
+def _repeats(secrets: tuple[str, ...], older: AbstractSet[str], text: str) -> bool:
     for plain in (_plain(text), *_decoded(text)):
         if len(plain) < MIN_LITERAL:
             continue  # as is most of what a checksum decodes to
         for run in _HEX.findall(plain):
-            quarters = [run[at : at + QUARTER] for at in range(len(run) - QUARTER + 1)]
-            for known in older:
-                if not known.isdisjoint(quarters):
-                    return True
+            if not older.isdisjoint([run[at : at + QUARTER] for at in range(len(run) - QUARTER + 1)]):
+                return True
         blocks = [plain[at : at + BLOCK] for at in range(0, len(plain) - BLOCK + 1, BLOCK + 1)]
         for secret in secrets:
             if _has_piece(secret, plain, blocks):
