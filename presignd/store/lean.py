@@ -169,7 +169,7 @@ class _LeanRequest:
     async def _exchange(self, connection: Connection) -> None:
         """Write the request, and read the head of the final response."""
         try:
-            protocol = self._write(connection)
+            protocol = self._begin(connection)
             self._message, self.content = await protocol.read()
             while self.status // 100 == 1 and self.status != 101:  # noqa: PLR2004 - 1xx come before the final response
                 self._message, self.content = await protocol.read()
@@ -180,12 +180,21 @@ class _LeanRequest:
             raise
         self._connection = connection
 
-    def _write(self, connection: Connection) -> ResponseHandler:
+    def _begin(self, connection: Connection) -> ResponseHandler:
+        """Prepare the connection for the response, and write the request soon."""
         protocol, transport = connection.protocol, connection.transport
         if protocol is None or transport is None or transport.is_closing():
             raise aiohttp.ServerDisconnectedError
         protocol.set_response_params(
             skip_payload=self._method == hdrs.METH_HEAD, read_until_eof=True, auto_decompress=False
         )
-        transport.write(self._whole)
+        # All requests of one turn of the loop are written after it. Between two writes the processor's caches lose the
+        # code of the next request to the kernel's: that took 20 of 105 µs of a small PUT.
+        asyncio.get_running_loop().call_soon(_write, transport, self._whole)
         return protocol
+
+
+def _write(transport: asyncio.Transport, request: bytes) -> None:
+    """Write a request, unless it was cancelled meanwhile."""
+    if not transport.is_closing():
+        transport.write(request)
