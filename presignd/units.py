@@ -31,7 +31,8 @@ _LARGEST = 1 << 63
 
 def rfc3339(time: datetime) -> str:
     """Return ``time`` in UTC with microseconds: "2026-03-04T05:06:07.891011Z"."""
-    return time.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    utc = time if time.tzinfo is UTC else time.astimezone(UTC)
+    return utc.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 # --- as people write them -------------------------------------------------------------------------

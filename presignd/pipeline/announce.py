@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from presignd.errors import fault
@@ -61,8 +62,12 @@ class Announcer:
         """Return the version's absolute path as text."""
         return shown_path(self._roots.get(version.watch, b""), version.path)
 
-    def event(self, name: str, version: FileVersion, *, level: str = "info", **more: Any) -> bool:
-        """Log one event about a version; tell whether the log took it."""
+    def event(self, name: str, version: FileVersion, *, level: str = "info", **more: Any) -> None:
+        """Log one event about a version."""
+        getattr(self._log, level)(name, **self._fields(version), **more)
+
+    def _fields(self, version: FileVersion) -> dict[str, Any]:
+        """Return what each event about a version has; what is not known yet is left out."""
         fields: dict[str, Any] = {
             "file_id": version.file_id,
             "watch": version.watch,
@@ -73,18 +78,19 @@ class Announcer:
             "checksum": version.checksum,
             "etag": "" if version.etag == version.intent else version.etag,  # a checksum in its place
         }
-        shown = {name: value for name, value in fields.items() if value not in ("", None)}
-        return getattr(self._log, level)(name, **shown, **more) is not False
+        return {name: value for name, value in fields.items() if value not in ("", None)}
 
     def enqueued(self, done: Sequence[Enqueued]) -> None:
         """Log what was queued, superseded, or quarantined from the start."""
-        for entry in done:
-            if entry.superseded:
-                self.done([entry.superseded])
-            if entry.version.state is State.QUARANTINED:
-                self.quarantined(entry.version, fix=fault(entry.version.error_code).fix)
+        if superseded := [entry.superseded for entry in done if entry.superseded]:
+            self.done(superseded)
+        queued = list[FileVersion]()
+        for version, *_ in done:
+            if version.state is State.QUARANTINED:
+                self.quarantined(version, fix=fault(version.error_code).fix)
             else:
-                self.event("file.queued", entry.version)
+                queued.append(version)
+        self._log.info("file.queued", each=map(self._fields, queued))
 
     def linked(self, link: Link, *, disclose: bool, by_uid: int | None = None) -> None:
         """Log ``link.created``, with the link itself only where it may be disclosed."""
@@ -104,21 +110,28 @@ class Announcer:
 
     def done(self, versions: Sequence[FileVersion], *, replayed: bool = False) -> None:
         """Log ``file.done`` for versions whose end is committed."""
+        taken = self._log.info("file.done", each=[self._end(version, replayed=replayed) for version in versions])
+        self._logged += [version.file_id for version in versions[:taken] if self._is_read(version)]
+        if not replayed:
+            _count(versions)
         for version in versions:
-            more: dict[str, Any] = {"replayed": True} if replayed else {}
-            if version.expires_at:
-                more["expires_at"] = version.expires_at
-            if not replayed and version.done_at:
-                took = (version.done_at - version.queued_at).total_seconds()
-                more["duration_ms"] = max(0, round(took * 1000))  # the clock may have been set back meanwhile
-            taken = self.event("file.done", version, attempt=version.attempt, status=done_status(version), **more)
-            if not replayed:
-                _count(version)
             passed("done.said")
-            if taken and self._is_read(version):
-                self._logged.append(version.file_id)
             self._on_end(version)
         self._more.set()
+
+    def _end(self, version: FileVersion, *, replayed: bool) -> dict[str, Any]:
+        """Return the fields of ``file.done``."""
+        fields = self._fields(version)
+        fields["attempt"] = version.attempt
+        if not replayed and version.done_at:
+            # The clock may have been set back meanwhile.
+            fields["duration_ms"] = max(0, round(_seconds(version, version.done_at) * 1000))
+        fields["status"] = done_status(version)
+        if version.expires_at:
+            fields["expires_at"] = version.expires_at
+        if replayed:
+            fields["replayed"] = True
+        return fields
 
     def quarantined(self, version: FileVersion, *, fix: str, exception: str = "") -> None:
         """Log that a version is quarantined, why, and what a person can do."""
@@ -180,12 +193,31 @@ async def _has_left(logged: Mark, seconds: float) -> bool:
     return True
 
 
-def _count(version: FileVersion) -> None:
-    """Update the metrics for a version that ended in this run."""
-    status = done_status(version)
-    metrics.labelled(metrics.UPLOADS, version.watch, status).inc()
-    if status == "linked" and version.done_at:
-        metrics.labelled(metrics.UPLOAD_BYTES, version.watch).inc(version.size)
-        took = (version.done_at - version.queued_at).total_seconds()
-        metrics.labelled(metrics.UPLOAD_DURATION, version.watch).observe(took)
-        metrics.labelled(metrics.LAST_UPLOAD, version.watch).set(version.done_at.timestamp())
+def _count(versions: Sequence[FileVersion]) -> None:
+    """Update the metrics for versions that ended in this run."""
+    for (watch, status), ended in _grouped(versions).items():
+        metrics.labelled(metrics.UPLOADS, watch, status).inc(len(ended))
+        if status == "linked":
+            _count_linked(watch, [(version, version.done_at) for version in ended if version.done_at])
+
+
+def _count_linked(watch: str, linked: Sequence[tuple[FileVersion, datetime]]) -> None:
+    metrics.labelled(metrics.UPLOAD_BYTES, watch).inc(sum(version.size for version, _ in linked))
+    duration = metrics.labelled(metrics.UPLOAD_DURATION, watch)
+    for version, done_at in linked:
+        duration.observe(_seconds(version, done_at))
+    if linked:
+        metrics.labelled(metrics.LAST_UPLOAD, watch).set(linked[-1][1].timestamp())
+
+
+def _grouped(versions: Sequence[FileVersion]) -> dict[tuple[str, str], list[FileVersion]]:
+    """Return versions by their watch and status."""
+    groups: dict[tuple[str, str], list[FileVersion]] = {}
+    for version in versions:
+        groups.setdefault((version.watch, done_status(version)), []).append(version)
+    return groups
+
+
+def _seconds(version: FileVersion, done_at: datetime) -> float:
+    """Return the seconds from queued to done."""
+    return (done_at - version.queued_at).total_seconds()

@@ -58,21 +58,26 @@ class LineWriter:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def write(self, line: bytes) -> bool:
-        """Queue ``line``, with its newline; return whether there was room for it."""
+    def write(self, *lines: bytes) -> int:
+        """Queue lines, each with its newline; return for how many there was room: the first ones."""
         with self._changed:
-            # While a gap follows the queued lines, its notice must come before any other line.
-            full = self._bytes + len(line) > self._room or (self._closed and self._would_wait())
-            if full or (self._lost and not self._refused):
-                self._lose(1)
-                return False
-            self._lines.append(line)
-            self._bytes += len(line)
-            self._taken += 1
-            self._changed.notify_all()
-            if self._closed or not self._has_thread():
-                self._turn()
-        return True
+            if not self._is_due():
+                self._changed.notify_all()
+            for count, line in enumerate(lines):
+                if self._is_full(line):
+                    self._lose(len(lines) - count)
+                    return count
+                self._lines.append(line)
+                self._bytes += len(line)
+                self._taken += 1
+                if self._closed or not self._has_thread():
+                    self._turn()
+        return len(lines)
+
+    def _is_full(self, line: bytes) -> bool:
+        # While a gap follows the queued lines, its notice must come before any other line.
+        after_gap = self._lost and not self._refused
+        return bool(after_gap or self._bytes + len(line) > self._room or (self._closed and self._would_wait()))
 
     def _would_wait(self) -> bool:
         try:

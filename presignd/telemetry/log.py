@@ -1,7 +1,7 @@
 """The event log: one event a line, from our code (structlog) and from libraries (stdlib logging).
 
-Every line takes the same path: ``_fields`` (what happened, and when), ``_scrub`` (removes secrets), a renderer (no
-text can look like a line of its own), ``_Output`` (a broken stderr stops nothing).
+Every line takes the same path: ``_fields`` (what happened, and when), ``_Lines`` (removes secrets with ``_scrub``, and
+renders, so that no text can look like a line of its own), ``_Output`` (a broken stderr stops nothing).
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from datetime import time as day_time
+from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -72,7 +73,12 @@ class LoggedLink:
 
 
 def get_logger() -> FilteringBoundLogger:
-    """Return the logger of our events: ``log.info("file.done", file_id=…, status="linked")``."""
+    """Return the logger of our events: ``log.info("file.done", file_id=…, status="linked")``.
+
+    ``log.info("file.done", each=[{"file_id": …}, …])`` writes a line for each of a list, all of the same time, for a
+    third of the cost. The fields of each come in the order of their line. Returns how many lines the log had room for:
+    the first ones; None below its level.
+    """
     return cast("FilteringBoundLogger", structlog.get_logger())
 
 
@@ -137,19 +143,21 @@ class _Output:
     def has_colour(self) -> bool:
         return self.is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
-    def write(self, line: str) -> bool:
-        """Write or queue ``line``; return whether there was room for it."""
+    def write(self, lines: Sequence[str]) -> int:
+        """Write or queue lines; return for how many there was room: the first ones."""
         try:
             self._target().fileno()
         except (OSError, ValueError, AttributeError):
-            self._write_at_once(line)
-            return True
-        return self.writer.write(line.encode("utf-8", "backslashreplace") + b"\n")
+            self._write_at_once("".join(f"{line}\n" for line in lines))
+            return len(lines)
+        return self.writer.write(*[line.encode("utf-8", "backslashreplace") + b"\n" for line in lines])
 
-    def _write_at_once(self, line: str) -> None:
+    debug = info = warning = error = critical = write
+
+    def _write_at_once(self, text: str) -> None:
         with self._lock, suppress(OSError, ValueError, AttributeError):  # closed, or no stderr at all
             stream = self._target()
-            stream.write(line + "\n")
+            stream.write(text)
             stream.flush()
 
     def _target(self) -> TextIO:
@@ -190,7 +198,7 @@ def flush(seconds: float = LAST_SECONDS) -> bool:
 
 def say(line: str) -> None:
     """Write a line for a person on stderr, unchanged and in order with the log; wait for it a moment."""
-    _STDERR.write(line)
+    _STDERR.write([line])
     _STDERR.writer.flush(SAY_SECONDS)
 
 
@@ -198,10 +206,15 @@ def say(line: str) -> None:
 def _fields(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
     """Add time, level and the exception's fields, and put the fields in order."""
     _explain(event, event.pop("exc_info", None))
-    event["time"] = utcnow()
-    event["level"] = {"exception": "error", "warn": "warning", "fatal": "critical"}.get(method, method)
-    ordered = {name: event[name] for name in ORDER if name in event}
-    return ordered if len(ordered) == len(event) else {**ordered, **event}
+    event["time"] = rfc3339(utcnow())
+    event["level"] = method
+    return {name: event[name] for name in _in_order(tuple(event))}
+
+
+@lru_cache(maxsize=256)
+def _in_order(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of fields in the order of their line; cached, as nearly all lines have the same few lists."""
+    return (*(name for name in ORDER if name in names), *(name for name in names if name not in ORDER))
 
 
 def _explain(event: EventDict, exc_info: Any) -> None:
@@ -222,19 +235,30 @@ def _exception_of(exc_info: Any) -> BaseException | None:
     return exc_info if isinstance(exc_info, BaseException) else None
 
 
-def _clean_line(event: EventDict) -> str | None:
-    """Render an event that has only plain fields and no secret, as nearly all are; None for any other.
+def _clean_lines(events: Sequence[EventDict]) -> list[str] | None:
+    """Render events that have only plain fields and no secret, as nearly all are; None for any other.
 
     This is the fast path: scrubbing a dozen fields one by one took as long as sending the file.
     """
-    if not event.keys() <= _PLAIN_NAMES:
-        return None
-    try:
-        fields = [f'"{name}": {_PLAIN_TYPES[type(value)](value)}' for name, value in event.items()]
-    except KeyError:
-        return None
-    line = "{" + ", ".join(fields) + "}"
-    return line if len(line) <= MAX_TEXT and is_clean(line) else None
+    lines, texts = list[str](), list[str]()
+    for event in events:
+        form = _line_form(tuple(event))
+        try:
+            values = [_PLAIN_TYPES[type(value)](value) for value in event.values()]
+        except KeyError:
+            return None
+        if not form or len(line := form % (*values,)) > MAX_TEXT:
+            return None
+        lines.append(line)
+        texts += values
+    return lines if is_clean("".join(texts)) else None
+
+
+@lru_cache(maxsize=256)
+def _line_form(names: tuple[str, ...]) -> str:
+    """Return the JSON object of fields with these names, with ``%s`` for each value; "" unless all are plain."""
+    fields = ", ".join(f'"{name}": %s' for name in names)
+    return "{" + fields + "}" if _PLAIN_NAMES.issuperset(names) else ""
 
 
 def _scrub(event: EventDict) -> EventDict:
@@ -320,49 +344,52 @@ def _word(value: Any) -> str:
 
 
 # --- setting up structlog and logging -------------------------------------------------------------
-class _Line:
-    """The end of structlog's chain: scrubs, renders and writes every event."""
+class _Lines:
+    """The last processor: scrubs and renders every event."""
 
-    def __init__(self, render: Callable[[EventDict], str], output: _Output) -> None:
+    def __init__(self, render: Callable[[EventDict], str], *, in_journal: bool) -> None:
         self._render = render
-        self._output = output
-        self._in_journal = output.is_journal()
+        self._in_journal = in_journal
 
-    def msg(self, /, **event: Any) -> bool:
-        """Write the event; return whether there was room for it."""
+    def __call__(self, _: WrappedLogger, method: str, event: EventDict) -> tuple[tuple[list[str]], dict[str, Any]]:
+        """Return the lines of one call, as the argument of ``_Output.write``."""
+        each = event.pop("each", None)
+        events = [event] if each is None else [{**event, **fields} for fields in each]
+        lines = self._quickly(events) or [(self._quickly([event]) or [self._closely(event)])[0] for event in events]
+        prefix = self._prefix(method)
+        return ([prefix + line for line in lines] if prefix else lines,), {}
+
+    def _quickly(self, events: Sequence[EventDict]) -> list[str] | None:
+        with suppress(Exception):  # a value may raise anything: its own line reports it
+            return _clean_lines(events) if self._render is _render_json else None
+        return None
+
+    def _closely(self, event: EventDict) -> str:
         try:
-            said = _clean_line(event) if self._render is _render_json else None
-            line = self._prefix(event) + (said or self._render(_scrub(event)))
+            return self._render(_scrub(event))
         except Exception as error:  # noqa: BLE001 - a value may raise anything, and logging must not
-            event = {"time": utcnow(), "level": "error", **_failed(error)}
-            line = self._prefix(event) + self._render(_scrub(event))
-        return self._output.write(line)
+            failed = {"time": utcnow(), "level": "error", "event": "log.failed", "error": type(error).__name__}
+            return self._render(_scrub(failed))
 
     def notice(self, count: int, since: datetime) -> str:
-        """Render the event ``log.dropped``."""
+        """Return the line of the event ``log.dropped``."""
         event = {"time": utcnow(), "level": "warning", "event": "log.dropped", "count": count, "since": since}
-        return self._prefix(event) + self._render(_scrub({**event, "fix": _DROPPED_FIX}))
+        return self._prefix("warning") + self._render(_scrub({**event, "fix": _DROPPED_FIX}))
 
-    def _prefix(self, event: Mapping[str, Any]) -> str:
-        return f"<{PRIORITY.get(str(event.get('level')), PRIORITY['info'])}>" if self._in_journal else ""
-
-    debug = info = warning = warn = error = exception = critical = fatal = msg
+    def _prefix(self, level: str) -> str:
+        return f"<{PRIORITY[level]}>" if self._in_journal else ""
 
 
 _DROPPED_FIX = "see that stderr is read, and its disk has room; presignd status and links show what the lines said"
 
 
-def _failed(error: Exception) -> EventDict:
-    return {"event": "log.failed", "error": type(error).__name__}
-
-
 def _configure(level: int, render: Callable[[EventDict], str], output: _Output) -> None:
-    line = _Line(render, output)
-    output.writer.notice = line.notice
+    lines = _Lines(render, in_journal=output.is_journal())
+    output.writer.notice = lines.notice
     structlog.configure(
-        processors=[_fields],
+        processors=[_fields, lines],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: line,
+        logger_factory=lambda *_: output,
         cache_logger_on_first_use=False,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -66,12 +67,33 @@ def test_a_line_longer_than_the_pipe_comes_whole() -> None:
 def test_a_reader_that_stopped_holds_up_nobody_and_is_told_how_many_lines_it_missed() -> None:
     pipe = Pipe(room=10)
     pipe.fill()
-    taken = [pipe.writer.write(line(number)) for number in range(10)]
+    taken = [pipe.writer.write(line(number)) == 1 for number in range(10)]
     assert taken[-1] is False
     assert not pipe.writer.flush(0)
     assert not pipe.writer.flush(LONG)  # nothing moved since: not waited for again
     told = pipe.read(1 + sum(taken) + 1)[1:]
     assert told == [*(b"%d" % number for number in range(sum(taken))), b"dropped %d" % (10 - sum(taken))]
+    assert pipe.writer.flush(LONG)
+    assert pipe.writer.write(line("after"))
+    assert pipe.read(1) == [b"after"]
+
+
+def test_of_a_list_the_first_lines_that_fit_are_taken_and_the_rest_is_dropped() -> None:
+    pipe = Pipe(room=10)
+    pipe.fill()
+    pipe.writer.write(line("1"))
+    while pipe.writer._bytes:  # the thread has it, and waits for the pipe
+        time.sleep(0.001)
+    assert pipe.writer.write(line("22"), line("333"), line("4444"), line("5")) == 2
+    assert pipe.read(5)[1:] == [b"1", b"22", b"333", b"dropped 2"]
+
+
+def test_a_line_that_never_fits_is_dropped_and_those_after_it_are_written() -> None:
+    pipe = Pipe(room=10)
+    pipe.writer.write(line("before"))
+    assert pipe.writer.flush(LONG)
+    assert not pipe.writer.write(line("longer than the room"))
+    assert pipe.read(2) == [b"before", b"dropped 1"]
     assert pipe.writer.flush(LONG)
     assert pipe.writer.write(line("after"))
     assert pipe.read(1) == [b"after"]
