@@ -18,6 +18,7 @@ from tests.canary import assert_no_secrets, canary
 from tests.ceph import ceph
 from tests.faulty_s3 import faulty_s3
 from tests.needs import pytest_runtest_makereport, pytest_runtest_setup, pytest_runtestloop
+from tests.postgres import own_postgres, postgres
 from tests.spread import own_ports, pytest_xdist_make_scheduler
 from tests.stores import (
     juicefs,
@@ -51,8 +52,10 @@ __all__ = [
     "juicefs",
     "juicefs_plain",
     "own_juicefs",
+    "own_postgres",
     "own_seaweedfs",
     "own_store",
+    "postgres",
     "pytest_runtest_makereport",
     "pytest_runtest_setup",
     "pytest_runtestloop",

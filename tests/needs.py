@@ -72,6 +72,12 @@ def _terminal() -> bool:
     return True
 
 
+def postgres_programs() -> Path:
+    """Return the folder of PostgreSQL's newest programs: Debian puts only their clients into the PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+    return found[-1] if found else Path(find("initdb") or "/nowhere/initdb").parent
+
+
 def _program(name: str, package: str) -> tuple[Callable[[], bool], str]:
     return lambda: find(name) is not None, f"{name} (apt-get install {package})"
 
@@ -109,6 +115,10 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "ceph": (
         lambda: all(map(find, ("ceph", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool"))),
         "Ceph (apt-get install ceph-common ceph-mon ceph-osd radosgw)",
+    ),
+    "postgres": (
+        lambda: bool(find("initdb") or list(Path("/usr/lib/postgresql").glob("*/bin/initdb"))),
+        "PostgreSQL (apt-get install --no-install-recommends postgresql)",
     ),
     "node": (partial(runs, NODE, "--version"), "what playwright's node needs (apt-get install libatomic1)"),
 }

@@ -1,0 +1,40 @@
+"""The port of the broker's state: a database that runs one statement, or many in one transaction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+Row = tuple[Any, ...]
+
+
+class StateAway(Exception):
+    """The state can't be reached, or refuses: the caller answers 503, and asks again later."""
+
+
+class Database(ABC):
+    """A database with the tables of ``migrations``.
+
+    SQL is what both SQLite and PostgreSQL read; parameters are ``?1``, ``?2``. A call returns after its commit, which
+    survives a loss of power. Every call raises ``StateAway`` while the database can't be used, and connects again by
+    itself: nothing has to be open before the first call.
+    """
+
+    @abstractmethod
+    async def fetch(self, sql: str, *values: object) -> list[Row]:
+        """Run one statement in a transaction of its own; return its rows."""
+
+    @abstractmethod
+    async def fetch_each(self, sql: str, rows: Sequence[Sequence[object]]) -> list[list[Row]]:
+        """Run one statement with each of ``rows``, all in one transaction; return the rows of each."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close every connection."""
+
+    async def secret(self, name: str, new: bytes) -> bytes:
+        """Return the secret of this name that all brokers share; ``new`` becomes it if there is none."""
+        await self.fetch("INSERT INTO secrets (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING", name, new)
+        (row,) = await self.fetch("SELECT value FROM secrets WHERE name = ?1", name)
+        return bytes(row[0])

@@ -1,0 +1,192 @@
+"""Stable links in the state: made once by the id that the asker chose, counted, revoked, listed.
+
+A limit holds however many open a link at once, because the statement that counts an opening also compares the count.
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import NamedTuple
+
+from presignd.broker.state.database import Database, Row
+
+REF_BYTES = 12
+"""Bytes of an id's SHA-256 in a link's ``ref``: enough to name one link, and useless to open it."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NEW = (
+    "id, token, bucket, key, version_id, size, content_type, filename, disposition, note, pin, made_at, ends_at, "
+    "max_downloads"
+)
+_ALL = f"{_NEW}, opened, opened_at, revoked_at, kept, n"
+_ALIVE = "revoked_at IS NULL AND (ends_at IS NULL OR ends_at > ?2)"
+_LEFT = "(max_downloads IS NULL OR opened < max_downloads)"
+_COUNT = "UPDATE links SET opened = opened + 1, opened_at = ?2"
+
+_PUT = f"INSERT INTO links ({_NEW}) VALUES ({', '.join(f'?{n}' for n in range(1, 15))}) ON CONFLICT (id) DO NOTHING"  # noqa: S608
+_FIND = f"SELECT {_ALL} FROM links WHERE id = ?1"  # noqa: S608
+_VISIT = f"{_COUNT} WHERE id = ?1 AND max_downloads IS NULL AND pin = '' AND {_ALIVE} RETURNING {_ALL}"
+_SPEND = f"{_COUNT}, pin_tries = 0 WHERE id = ?1 AND {_LEFT} AND {_ALIVE} RETURNING {_ALL}"
+_TRY = (
+    "UPDATE links SET pin_tries = CASE WHEN pin_since > ?2 THEN pin_tries + 1 ELSE 1 END, "
+    "pin_since = CASE WHEN pin_since > ?2 THEN pin_since ELSE ?3 END "
+    "WHERE id = ?1 AND (pin_tries < ?4 OR pin_since <= ?2) RETURNING id"
+)
+_LIST = f"SELECT {_ALL} FROM links WHERE token = ?1 AND n > ?2 ORDER BY n LIMIT ?3"  # noqa: S608
+_REVOKE = "UPDATE links SET revoked_at = ?2 WHERE token = ?1 AND revoked_at IS NULL"
+_ALIVE_OF_EACH = (
+    f"SELECT token, count(*) FROM links WHERE revoked_at IS NULL AND (ends_at IS NULL OR ends_at > ?1) AND {_LEFT} "  # noqa: S608
+    "GROUP BY token"
+)
+
+
+class NewLink(NamedTuple):
+    """A link to record. ``id`` is the SHA-256 of its id, ``pin`` a slow hash or "", None means no limit."""
+
+    id: bytes
+    token: str
+    bucket: str
+    key: str
+    version_id: str
+    size: int | None
+    content_type: str
+    filename: str
+    disposition: str
+    note: str
+    pin: str
+    made_at: datetime
+    ends_at: datetime | None
+    max_downloads: int | None
+
+
+class Link(NamedTuple):
+    """A recorded link. ``kept`` means that it outlives its token; ``number`` orders a token's links."""
+
+    new: NewLink
+    opened: int
+    opened_at: datetime | None
+    revoked_at: datetime | None
+    kept: bool
+    number: int
+
+    @property
+    def ref(self) -> str:
+        """Its public name, which does not open it."""
+        return ref_of(self.new.id)
+
+
+def hash_of(link_id: str) -> bytes:
+    """Return what is stored of an id."""
+    return sha256(link_id.encode()).digest()
+
+
+def ref_of(digest: bytes) -> str:
+    """Return the ``ref`` of the link with this SHA-256."""
+    return urlsafe_b64encode(digest[:REF_BYTES]).decode()
+
+
+class Links:
+    """The links in ``database``. Every call may raise ``StateAway``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def put(self, links: Sequence[NewLink]) -> list[Link]:
+        """Record the links whose id is not known yet; return what is recorded for each, in order."""
+        # Sorted: two brokers that insert the same ids in different orders would wait for each other.
+        await self._database.fetch_each(_PUT, [_row(link) for link in sorted(links, key=lambda link: link.id)])
+        found = await self._database.fetch_each(_FIND, [(link.id,) for link in links])
+        return [_link(row) for (row,) in found]
+
+    async def find(self, digest: bytes) -> Link | None:
+        """Return the link whose id has this SHA-256."""
+        return _first(await self._database.fetch(_FIND, digest))
+
+    async def visit(self, digest: bytes, now: datetime) -> Link | None:
+        """Return a link, and count an opening if it is alive and has neither a limit nor a PIN."""
+        return _first(await self._database.fetch(_VISIT, digest, to_micros(now))) or await self.find(digest)
+
+    async def spend(self, digest: bytes, now: datetime) -> Link | None:
+        """Count one opening; return None if the link is not alive or has none left."""
+        return _first(await self._database.fetch(_SPEND, digest, to_micros(now)))
+
+    async def take_pin_try(self, digest: bytes, now: datetime, *, most: int, window: timedelta) -> bool:
+        """Take one of ``most`` tries in ``window``; return False if none is left. ``spend`` gives all back."""
+        since = to_micros(now - window)
+        return bool(await self._database.fetch(_TRY, digest, since, to_micros(now), most))
+
+    async def of_token(self, token: str, *, after: int, limit: int) -> list[Link]:
+        """Return a token's links with a ``number`` above ``after``, in order."""
+        return [_link(row) for row in await self._database.fetch(_LIST, token, after, limit)]
+
+    async def revoke(self, token: str, digest: bytes, now: datetime) -> list[Link]:
+        """Revoke a token's link by the SHA-256 of its id; return it if it was not revoked before."""
+        return await self._revoke("AND id = ?3", token, now, digest)
+
+    async def revoke_ref(self, token: str, ref: str, now: datetime) -> list[Link]:
+        """Revoke a token's link by its ``ref``; return it if it was not revoked before."""
+        try:
+            start = urlsafe_b64decode(ref)
+        except ValueError:
+            return []
+        if len(start) != REF_BYTES:
+            return []
+        rest = sha256().digest_size - REF_BYTES
+        return await self._revoke("AND id >= ?3 AND id <= ?4", token, now, start + bytes(rest), start + b"\xff" * rest)
+
+    async def revoke_object(self, token: str, bucket: str, key: str, now: datetime) -> list[Link]:
+        """Revoke all of a token's links to an object; return those that were not revoked before."""
+        return await self._revoke("AND key = ?3 AND bucket = ?4", token, now, key, bucket)
+
+    async def revoke_token(self, token: str, now: datetime) -> int:
+        """Revoke all of a token's links; return how many there were."""
+        return len(await self._revoke("", token, now))
+
+    async def keep(self, token: str) -> int:
+        """Let a token's links outlive it; return how many there are."""
+        sql = "UPDATE links SET kept = 1 WHERE token = ?1 AND revoked_at IS NULL RETURNING n"
+        return len(await self._database.fetch(sql, token))
+
+    async def alive(self, now: datetime) -> dict[str, int]:
+        """Return the number of links that open, by token."""
+        rows = await self._database.fetch(_ALIVE_OF_EACH, to_micros(now))
+        return {str(token): int(count) for token, count in rows}
+
+    async def _revoke(self, which: str, token: str, now: datetime, *values: object) -> list[Link]:
+        sql = f"{_REVOKE} {which} RETURNING {_ALL}"
+        return [_link(row) for row in await self._database.fetch(sql, token, to_micros(now), *values)]
+
+
+# --- rows -------------------------------------------------------------------------------------------
+def to_micros(time: datetime) -> int:
+    """Return a time (UTC) as the state stores it."""
+    return (time - EPOCH) // timedelta(microseconds=1)
+
+
+def _time(micros: int | None) -> datetime | None:
+    return None if micros is None else EPOCH + timedelta(microseconds=micros)
+
+
+def _row(link: NewLink) -> Row:
+    ends = None if link.ends_at is None else to_micros(link.ends_at)
+    return tuple(link._replace(made_at=to_micros(link.made_at), ends_at=ends))  # type: ignore[arg-type]
+
+
+def _first(rows: Sequence[Row]) -> Link | None:
+    return _link(rows[0]) if rows else None
+
+
+def _link(row: Row) -> Link:
+    digest, *texts, made_at, ends_at, most, opened, opened_at, revoked_at, kept, number = row
+    made = EPOCH + timedelta(microseconds=made_at)
+    return Link(
+        NewLink._make((bytes(digest), *texts, made, _time(ends_at), most)),
+        opened,
+        _time(opened_at),
+        _time(revoked_at),
+        bool(kept),
+        number,
+    )
