@@ -41,7 +41,7 @@ def _idle(folder: Path, count: int) -> None:
         time.sleep(IDLE_SECONDS)
         percent = 100 * (daemon.cpu() - before) / IDLE_SECONDS
         rss = daemon.memory() / BLOCK
-        print(f"idle, {count} files watched: {percent:.2f} % of a core (goal ≤ 0.2), RSS {rss:.1f} MiB (goal ≤ 80)")
+        print(f"idle, {count} files watched: {percent:.2f} % of a core (goal ≤ 0.1), RSS {rss:.1f} MiB (goal ≤ 80)")
         daemon.stop()
 
 

@@ -122,9 +122,9 @@ def _report(found: Rounds) -> None:
     columns["scan s"] = lambda u: u.more.get("scan", 0.0)
     print_usages(found, columns)
     goals = [
-        Goal("wall, rclone copy", "rclone copy", lambda u: u.wall, 0.2),
-        Goal("wall, rclone copy --size-only", "rclone copy --size-only", lambda u: u.wall, 0.2),
-        Goal("wall, s5cmd sync", "s5cmd sync", lambda u: u.wall, 0.2),
+        Goal("wall, rclone copy", "rclone copy", lambda u: u.wall, 0.3),
+        Goal("wall, rclone copy --size-only", "rclone copy --size-only", lambda u: u.wall),
+        Goal("wall, s5cmd sync", "s5cmd sync", lambda u: u.wall, 0.3),
     ]
     print_goals(found, goals)
 
