@@ -190,7 +190,7 @@ class _LeanRequest:
         )
         # All requests of one turn of the loop are written after it. Between two writes the processor's caches lose the
         # code of the next request to the kernel's: that took 20 of 105 µs of a small PUT.
-        asyncio.get_running_loop().call_soon(_write, transport, self._whole)
+        self._request.loop.call_soon(_write, transport, self._whole)
         return protocol
 
 

@@ -29,6 +29,7 @@ class Progress:
         "_response_ends",
         "_sent",
         "_task",
+        "_time",
         "_timeout",
         "_unread",
         "deadline",
@@ -36,8 +37,11 @@ class Progress:
 
     def __init__(self, deadlines: Deadlines, timeout: float, sent: Callable[[int], None] | None) -> None:
         self._deadlines, self._timeout, self._sent = deadlines, timeout, sent
-        self._task = _current_task()
-        self._cancelling, self._expired = self._task.cancelling(), False
+        loop = asyncio.get_running_loop()  # asked once: it makes a system call, up to Python 3.11
+        task = asyncio.current_task(loop)
+        assert task
+        self._task, self._time = task, loop.time
+        self._cancelling, self._expired = task.cancelling(), False
         self._response_ends = self.deadline = math.inf
         self._unread = 0
 
@@ -64,7 +68,7 @@ class Progress:
     def answered(self) -> None:
         """Note bytes of a small response: some stores send a space now and then while they complete an upload."""
         if self._response_ends == math.inf:
-            self._response_ends = asyncio.get_running_loop().time() + LONGEST_RESPONSE * self._timeout
+            self._response_ends = self._time() + LONGEST_RESPONSE * self._timeout
         self._extend(self._response_ends)
 
     def received(self, size: int) -> None:
@@ -76,20 +80,13 @@ class Progress:
 
     def _extend(self, most: float = math.inf) -> None:
         beat(within=self._timeout)
-        self.deadline = min(most, asyncio.get_running_loop().time() + self._timeout)
+        self.deadline = min(most, self._time() + self._timeout)
         self._deadlines.note(self.deadline)
 
     def cancel(self) -> None:
         """End the request: its deadline has passed."""
         self._expired = True
         self._task.cancel()
-
-
-def _current_task() -> asyncio.Task[object]:
-    """Return the task that runs now."""
-    task = asyncio.current_task()
-    assert task
-    return task
 
 
 class Deadlines:
