@@ -1,4 +1,4 @@
-"""Who may log in to the status page: its token, login codes, and requests that another site made a browser send."""
+"""Who may log in to a page: its token, login codes, and requests that another site made a browser send."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import secrets
 import socket
 import stat
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from presignd.errors import UsageError, reason_of
@@ -31,16 +31,19 @@ SHORTEST = 16
 """Characters: a shorter token could be guessed."""
 
 
-def load_token(path: Path) -> str:
-    """Read the token, and make one (0600) when missing. Blocking; raises ``UsageError`` where that fails."""
+def load_token(path: Path, option: str, *, make: bool = True) -> str:
+    """Read the token, and make one (0600) when missing, unless ``make`` is False: then return "".
+
+    ``option`` is what the configuration calls the file. Blocking; raises ``UsageError`` where it can't be used.
+    """
     try:
-        token = _read(path) or _make(path)
+        token = _read(path) or (_make(path) if make else "")
     except OSError as error:
-        raise _unusable(path, reason_of(error)) from None
+        raise _unusable(path, option, reason_of(error)) from None
     except UnicodeDecodeError:
-        raise _unusable(path, "is no text") from None
-    if len(token) < SHORTEST:
-        raise _unusable(path, f"must hold at least {SHORTEST} characters")
+        raise _unusable(path, option, "is no text") from None
+    if len(token) < SHORTEST and (token or make):
+        raise _unusable(path, option, f"must hold at least {SHORTEST} characters")
     return token
 
 
@@ -70,19 +73,36 @@ def _make(path: Path) -> str:
     return token
 
 
-def _unusable(path: Path, why: str) -> UsageError:
-    return UsageError(f"web.token_file: {path}: {why}", fix="correct it, or remove it: then a new one is made")
+def _unusable(path: Path, option: str, why: str) -> UsageError:
+    return UsageError(f"{option}: {path}: {why}", fix="correct it, or remove it: then a new one is made")
+
+
+class Codes(Protocol):
+    """Codes that log in once, for a short time: their addresses stay in browser histories and proxies' logs."""
+
+    def new(self) -> str:
+        """Return a fresh code."""
+
+    def spend(self, given: str) -> bool:
+        """Return whether ``given`` is a valid code, and make it invalid."""
 
 
 class Access:
-    """The token, and the cookie that stands for it in a browser: derived, so that it isn't the token."""
+    """The token, and the cookie that stands for it in a browser: derived, so that it isn't the token.
 
-    def __init__(self, token: str, port: int | None) -> None:
+    ``name`` is the page's section in the configuration.
+    """
+
+    def __init__(self, token: str, port: int | None, name: str, codes: Codes) -> None:
         self.token = token
-        self.cookie = hmac.new(token.encode(), b"presignd status page", hashlib.sha256).hexdigest()
-        # Cookies know no ports: two daemons on one machine must not log each other out.
-        self.cookie_name = f"presignd-{port}" if port else "presignd"
-        self.codes = LoginCodes()
+        self.cookie = hmac.new(token.encode(), f"presignd {name}".encode(), hashlib.sha256).hexdigest()
+        # Cookies know no ports: two pages on one machine must not log each other out.
+        self.cookie_name = f"presignd-{name}-{port}" if port else f"presignd-{name}"
+        self.codes = codes
+
+    def login_url(self, root: str) -> str:
+        """Return an address that logs in once, soon, to the page at ``root``."""
+        return f"{root}/login?code={self.codes.new()}"
 
     def is_token(self, given: str) -> bool:
         """Compare in constant time."""
@@ -100,7 +120,7 @@ class Access:
 
 
 class LoginCodes:
-    """Codes that log in once, for a short time: their addresses stay in browser histories and proxies' logs."""
+    """Codes in memory, for the program that serves the page."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -118,6 +138,38 @@ class LoginCodes:
         """Return whether ``given`` is a valid code, and make it invalid."""
         end = self._codes.pop(given, None)
         return end is not None and self._clock() < end
+
+
+class SignedCodes:
+    """Codes that another process makes, as it can read the token: each has its time, and is signed by the token.
+
+    Spent codes are in memory, so codes from before this start are refused: one of them may be spent.
+    """
+
+    def __init__(self, token: str, clock: Callable[[], float] = time.time) -> None:
+        self._token, self._clock = token.encode(), clock
+        self._began = clock()
+        self._spent: dict[str, float] = {}
+
+    def new(self) -> str:
+        """Return a fresh code."""
+        signed = f"{self._clock():.6f}.{secrets.token_urlsafe(16)}"
+        return f"{signed}.{self._signature(signed)}"
+
+    def spend(self, given: str) -> bool:
+        """Return whether ``given`` is a valid code, and make it invalid."""
+        signed, _, signature = given.rpartition(".")
+        if not hmac.compare_digest(signature.encode("utf-8", "replace"), self._signature(signed).encode()):
+            return False
+        made, now = float(signed.rpartition(".")[0]), self._clock()
+        self._spent = {code: end for code, end in self._spent.items() if now < end}
+        if signed in self._spent or not self._began <= made <= now < made + LOGIN_SECONDS:
+            return False
+        self._spent[signed] = made + LOGIN_SECONDS
+        return True
+
+    def _signature(self, signed: str) -> str:
+        return hmac.new(self._token, b"presignd login " + signed.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
 
 def is_our_host(host: str, listen: Listen) -> bool:

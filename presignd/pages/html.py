@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from presignd.redaction.redact import redact
 from presignd.units import seconds_until, short_duration
 
-_VOID = frozenset({"input", "link", "meta"})
+_VOID = frozenset({"img", "input", "link", "meta"})
+_T = TypeVar("_T")
 
 
 class Html(str):
@@ -67,3 +70,29 @@ def _time(time: str, now: datetime, direction: int) -> Html:
 def count(number: int, noun: str) -> str:
     """Return "1 file", "1,234 files"."""
     return f"{number:,} {noun}" + "s" * (number != 1)
+
+
+def titled(title: str, *content: Html | None) -> Html:
+    """Return a title and its content, or nothing if there is no content."""
+    return join(tag("h2", title), *content) if any(content) else Html("")
+
+
+def listed(
+    found: Sequence[_T],
+    item: Callable[[_T], Html],
+    *,
+    most: int,
+    more: str,
+    total: int = 0,
+    class_: str | None = None,
+) -> Html:
+    """Return a list of the first ``most``, and how many more of ``total`` there are: ``more`` is where they are."""
+    items: Iterable[Html] = (tag("li", item(each)) for each in found[:most])
+    left = max(total, len(found)) - most
+    below = tag("p", f"and {left:,} more: ", tag("code", more)) if left > 0 else None
+    return join(tag("ul", *items, class_=class_), below) if found else Html("")
+
+
+def figure(words: str, value: str) -> Html:
+    """Return one figure of a ``<dl>``."""
+    return tag("div", tag("dt", words), tag("dd", value))

@@ -21,6 +21,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from presignd import pages
 from presignd.config import LogConfig, WebConfig
 from presignd.control.peer import Peer
 from presignd.control.requests import Responder
@@ -420,10 +421,10 @@ async def test_what_the_system_refuses_is_a_warning_once_and_the_page_comes_late
 ) -> None:
     load, tries = access.load_token, iter(range(99))
 
-    def refused(path: Path) -> str:
+    def refused(path: Path, option: str) -> str:
         if next(tries) < 4:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return load(path)
+        return load(path, option)
 
     monkeypatch.setattr(access, "load_token", refused)
     async with page_of(configuration(tmp_path), listen="127.0.0.1:0", pace=Pace(restart=0.02)) as page:
@@ -486,7 +487,7 @@ async def test_strangers_with_endless_streams_and_idle_connections_keep_no_probe
     page: Page, said: io.StringIO
 ) -> None:
     cookies = await page.log_in()
-    async with connected(page, site.STREAMS, EVENTS), connected(page, 3 * serving.CONNECTIONS, b"GET / HT"):
+    async with connected(page, pages.site.STREAMS, EVENTS), connected(page, 3 * pages.serving.CONNECTIONS, b"GET / HT"):
         for path in ("/healthz", "/metrics", "/") * 20:
             async with aiohttp.ClientSession() as session, session.get(page.root + path) as answer:
                 assert answer.status == 200
@@ -495,7 +496,7 @@ async def test_strangers_with_endless_streams_and_idle_connections_keep_no_probe
 
 
 async def test_one_stranger_has_few_streams_and_is_told_so(page: Page) -> None:
-    async with connected(page, site.STREAMS_OF_ONE, EVENTS) as streams:
+    async with connected(page, pages.site.STREAMS_OF_ONE, EVENTS) as streams:
         for reader in streams:
             await reader.readuntil(b"event: page\n")
         assert (await page.ask("/events"))[0] == 503
@@ -505,7 +506,7 @@ async def test_one_stranger_has_few_streams_and_is_told_so(page: Page) -> None:
 async def test_a_stream_ends_after_a_while_and_the_next_one_is_served(tmp_path: Path, said: io.StringIO) -> None:
     async with page_of(configuration(tmp_path), pace=Pace(longest_stream=0.1)) as page:
         for _ in range(2):
-            streams = await asyncio.gather(*(page.ask("/events") for _ in range(site.STREAMS_OF_ONE)))
+            streams = await asyncio.gather(*(page.ask("/events") for _ in range(pages.site.STREAMS_OF_ONE)))
             assert {(status, text.startswith("event: page\n")) for status, text, _ in streams} == {(200, True)}
     assert "error" not in said.getvalue()
 
@@ -651,6 +652,6 @@ async def test_the_page_ends_with_the_daemon_though_somebody_has_it_open(tmp_pat
         writer.write(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert await reader.readuntil(b"event: page\n")
         began = asyncio.get_running_loop().time()
-    assert asyncio.get_running_loop().time() - began < serving.SHUTDOWN_SECONDS + 2
+    assert asyncio.get_running_loop().time() - began < pages.serving.SHUTDOWN_SECONDS + 2
     writer.close()
     assert "error" not in said.getvalue()

@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from presignd.control.documents import IDLE_SECONDS
-from presignd.pages.html import Html, ago, count, join, name_of, shown, tag, until
+from presignd.pages.html import Html, ago, count, figure, join, listed, name_of, shown, tag, titled, until
 from presignd.units import short_duration, short_size
 from presignd.web.page.chart import chart, in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from presignd.web.snapshots import Minute
 
@@ -78,14 +78,14 @@ def _blocked(snapshot: Snapshot) -> Html:
         since = tag("p", "For ", ago(found["since"], snapshot.now), ". No file is lost; uploads resume by themselves.")
         return join(tag("h3", what), _cause(found), since)
 
-    return _titled("Blocked", _list(snapshot.status["blocked"], item, class_="bad"))
+    return titled("Blocked", _list(snapshot.status["blocked"], item, class_="bad"))
 
 
 def _uploads(snapshot: Snapshot) -> Html:
     found = snapshot.status["in_flight"]
     rate = sum(upload["rate"] for upload in found if upload["sent"] < upload["size"])
     title = f"Uploading {count(len(found), 'file')}" + (f", {short_size(rate)}/s" if rate else "")
-    return _titled(title, _list(found, _upload)) if found else Html("")
+    return titled(title, _list(found, _upload)) if found else Html("")
 
 
 def _upload(upload: Document) -> Html:
@@ -108,9 +108,7 @@ def _settling(snapshot: Snapshot) -> Html:
     def item(found: Document) -> Html:
         return join(_file(found), tag("p", found["why"], ", for ", ago(found["since"], snapshot.now)))
 
-    return _titled(
-        "Not complete yet", _list(snapshot.status["settling"], item, total=snapshot.status["settling_count"])
-    )
+    return titled("Not complete yet", _list(snapshot.status["settling"], item, total=snapshot.status["settling_count"]))
 
 
 def _stopped(snapshot: Snapshot, *, full: bool) -> Html:
@@ -123,7 +121,7 @@ def _stopped(snapshot: Snapshot, *, full: bool) -> Html:
     total = snapshot.status["quarantined_count"]
     every = retry_form("", "") if full and total > 1 else None
     stopped = _list(snapshot.status["quarantined"], item, total=total, class_="bad")
-    return _titled(f"Quarantined: {count(total, 'file')}", stopped, every)
+    return titled(f"Quarantined: {count(total, 'file')}", stopped, every)
 
 
 def retry_form(file_id: str, path: str) -> Html:
@@ -139,9 +137,9 @@ def _links(snapshot: Snapshot, *, full: bool) -> Html:
         return _link(found, snapshot.now) if full else _hidden_link(found, snapshot.now)
 
     if not snapshot.links:
-        return _titled("Latest links", tag("p", "None yet. Drop a file into a watched folder."))
+        return titled("Latest links", tag("p", "None yet. Drop a file into a watched folder."))
     note = None if full else tag("p", "Log in to see the links.")
-    return _titled("Latest links", note, _list(snapshot.links, item, class_="links"))
+    return titled("Latest links", note, _list(snapshot.links, item, class_="links"))
 
 
 def _link(found: Document, now: datetime) -> Html:
@@ -174,7 +172,7 @@ def _about(found: Document, now: datetime) -> Html:
 # --- the rest ---------------------------------------------------------------------------------------
 def _hour(snapshot: Snapshot) -> Html:
     moved = any(minute.sent for minute in snapshot.minutes)
-    return _titled("The last hour", chart(snapshot.minutes) if moved else None, tag("p", in_words(snapshot.minutes)))
+    return titled("The last hour", chart(snapshot.minutes) if moved else None, tag("p", in_words(snapshot.minutes)))
 
 
 def _watches(snapshot: Snapshot) -> Html:
@@ -185,21 +183,17 @@ def _watches(snapshot: Snapshot) -> Html:
         under_way = counts["uploading"] + counts["verified"] + counts["linked"]
         numbers = tag(
             "dl",
-            _number("queued", f"{counts['queued']:,}"),
-            _number("oldest queued", oldest) if oldest else None,
-            _number("in progress", f"{under_way:,}"),
-            _number("done", f"{counts['finished']:,}"),
-            _number("quarantined", f"{counts['quarantined']:,}"),
-            _number("next scan", join("in ", until(watch["next_scan"], snapshot.now))) if watch["next_scan"] else None,
+            figure("queued", f"{counts['queued']:,}"),
+            figure("oldest queued", oldest) if oldest else None,
+            figure("in progress", f"{under_way:,}"),
+            figure("done", f"{counts['finished']:,}"),
+            figure("quarantined", f"{counts['quarantined']:,}"),
+            figure("next scan", join("in ", until(watch["next_scan"], snapshot.now))) if watch["next_scan"] else None,
         )
         place = tag("p", tag("code", shown(watch["path"])), " to bucket ", tag("code", watch["bucket"]))
         return join(tag("h3", watch["name"]), lost, place, numbers)
 
-    return _titled("Watches", _list(snapshot.status["watches"], item))
-
-
-def _number(words: str, value: str) -> Html:
-    return tag("div", tag("dt", words), tag("dd", value))
+    return titled("Watches", _list(snapshot.status["watches"], item))
 
 
 def _file(found: Document) -> Html:
@@ -211,15 +205,7 @@ def _cause(found: Document) -> Html:
     return join(tag("p", found["cause"], " (", tag("code", found["code"]), ")"), fix)
 
 
-def _titled(title: str, *content: Html | None) -> Html:
-    """Return a title and its content, or nothing if there is no content."""
-    return join(tag("h2", title), *content) if any(content) else Html("")
-
-
 def _list(
     found: Sequence[Document], item: Callable[[Document], Html], *, total: int = 0, class_: str | None = None
 ) -> Html:
-    items: Iterable[Html] = (tag("li", item(each)) for each in found[:LISTED])
-    more = max(total, len(found)) - LISTED
-    below = tag("p", f"and {more:,} more: ", tag("code", "presignd status")) if more > 0 else None
-    return join(tag("ul", *items, class_=class_), below) if found else Html("")
+    return listed(found, item, most=LISTED, more="presignd status", total=total, class_=class_)

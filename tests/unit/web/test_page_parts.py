@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from presignd.pages import layout
 from presignd.pages.html import Html, ago, count, join, shown, tag, until
-from presignd.web import page
 from presignd.web.page.chart import chart, in_words
 from presignd.web.snapshots import Minute, Throughput
 
@@ -55,15 +55,15 @@ def test_one_and_many() -> None:
 def test_a_running_time_is_no_change_and_another_word_is() -> None:
     def version(words: str, seconds: int) -> str:
         time = ago((NOW - timedelta(hours=1)).isoformat(), NOW + timedelta(seconds=seconds))
-        return page.versions({"a": tag("p", words, time)})["a"]
+        return layout.versions({"a": tag("p", words, time)})["a"]
 
     assert version("x", 0) == version("x", 60)
     assert version("x", 0) != version("y", 0)
 
 
-@pytest.mark.parametrize("name", page.ASSETS)
+@pytest.mark.parametrize("name", layout.ASSETS)
 def test_what_the_page_loads_is_in_the_package(name: str) -> None:
-    assert page.asset(name)
+    assert layout.asset(name)
 
 
 # --- throughput -------------------------------------------------------------------------------------
