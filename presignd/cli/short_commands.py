@@ -17,22 +17,28 @@ def link_command(
     ],
     expires: Expires = None,
     as_json: AsJson = False,
+    as_qr: Annotated[bool, typer.Option("--qr", help="Print the link's QR code, too.")] = False,
     config: ConfigFile = None,
 ) -> None:
     """Make a fresh link for something uploaded.
 
-    Prints the link on stdout. Only root, the daemon's user and the links group may ask for one.
+    Prints the link on stdout, and with --qr its QR code below. Only root, the daemon's user and the links group may
+    ask for one.
 
     Example: presignd link report.pdf --expires 1d
     """
+    if as_json and as_qr:
+        raise UsageError("link: --json and --qr exclude each other")
     # A key is UTF-8: a name with other bytes can only be a path.
     key = "" if any("\ud800" <= c <= "\udfff" for c in named) else named
     request = {"op": "link", "path": absolute(Path(named)), "key": key, "expires": expiry(expires)}
     found = loop.run(ask_once(request, config))["link"]
     if as_json:
         show.document(found, as_is=True)
-    else:
-        show.result(found["url"], as_is=True)
+        return
+    show.result(found["url"], as_is=True)
+    if as_qr:
+        show.qr_code(found["url"])
 
 
 def retry_command(

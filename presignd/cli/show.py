@@ -70,6 +70,22 @@ def text_of(line: Line) -> Text:
     return text
 
 
+def qr_code(link: str) -> None:
+    """Print the QR code of a link on stdout; on a terminal that is too narrow, say how wide it must be."""
+    from presignd import qr  # noqa: PLC0415 - only where one is asked for
+
+    try:
+        needed = qr.columns(link)
+    except ValueError:
+        say(f"the link is too long for a QR code: it has {len(link)} characters")
+        return
+    if sys.stdout.isatty() and width() < needed:
+        say(f"the QR code is {needed} columns wide, this terminal {width()}: make it wider, or its font smaller")
+        return
+    for line in qr.for_terminal(link):
+        streams.write(line)
+
+
 def width() -> int:
     """Return the width of this terminal in cells."""
     return shutil.get_terminal_size().columns

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from presignd import qr
 from presignd.control.view import InFlightView
 from presignd.errors import fault
 from presignd.pipeline.upload.bucket import StoredObject
@@ -258,6 +259,32 @@ async def test_link_prints_the_link_and_nothing_else(served: Served) -> None:
     await recorded(served, "a", *UPLOADED)
     done = await presignd(served, "link", "a", "--expires", "1h")
     assert (done.code, SECRET in done.out, done.err) == (0, True, "")
+
+
+async def test_a_qr_code_follows_the_link_in_a_pipe_too_and_holds_the_link(served: Served) -> None:
+    await recorded(served, "a", *UPLOADED)
+    done = await presignd(served, "link", "a", "--qr")
+    link, *code = done.out.splitlines()
+    assert (done.code, done.err) == (0, "")
+    assert SECRET in link
+    assert code == qr.for_terminal(link)
+    assert (await presignd(served, "link", "a", "--qr", "--json")).code == 2
+
+
+@pytest.mark.parametrize("columns", [40, 200])
+async def test_a_terminal_that_is_too_narrow_for_the_qr_code_is_told_and_gets_the_link(
+    served: Served, columns: int
+) -> None:
+    await recorded(served, "a", *UPLOADED)
+    with terminal(columns) as (looked_at, written):
+        process = await started(served, "link", "a", "--qr", stdout=written)
+        os.close(written)
+        shown = await shown_until(r"\n", looked_at)
+        _, err = await process.communicate()
+    assert process.returncode == 0
+    assert "https://" in shown or "http://" in shown
+    assert ("wider" in err.decode()) is (columns == 40)
+    assert SECRET not in err.decode()
 
 
 async def test_retry_prints_how_many(served: Served) -> None:
