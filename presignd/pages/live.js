@@ -24,9 +24,11 @@ const tick = () => {
 const replace = (section, [version, html]) => {
   if (section.dataset.version === version) return;
   const focused = section.contains(document.activeElement) ? document.activeElement.id : "";
+  const opened = [...section.querySelectorAll("details[open]")].map((details) => details.id);
   section.innerHTML = html; // Escaped by the server; the policy runs no script that is in it.
   section.dataset.version = version;
   reveal(section);
+  for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
   if (focused) (document.getElementById(focused) || document.body).focus();
 };
 

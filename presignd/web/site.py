@@ -6,12 +6,14 @@ uploads more than a bounded share.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from presignd import qr
 from presignd.errors import Refused
 from presignd.ledger import Selection
 from presignd.model import State
@@ -69,6 +71,7 @@ class StatusSite(Site[Snapshot]):
             web.get("/healthz", self._healthz),
             web.get("/readyz", self._readyz),
             web.get("/metrics", self._metrics),
+            web.get("/qr/{file_id}.svg", self._qr, allow_head=False),
             web.post("/retry", self._retry),
         ]
 
@@ -103,6 +106,21 @@ class StatusSite(Site[Snapshot]):
         show_gauges(snapshot.status, utcnow())
         body, content_type = rendered(REGISTRY, request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+    # --- QR codes -----------------------------------------------------------------------------------
+    async def _qr(self, request: web.Request) -> web.Response:
+        """Return the QR code of a living link that the page shows; a code is a link, so it needs the token."""
+        if not self.is_known(request):
+            return text(403, "log in first: presignd web prints the address")
+        snapshot, file_id = await self.snapshot(), request.match_info["file_id"]
+        url = next((link["url"] for link in page.living(snapshot) if link["file_id"] == file_id), None)
+        if url is None:
+            return text(404, "there is no such link, or it has expired")
+        try:
+            drawn = await asyncio.to_thread(qr.as_svg, url)
+        except ValueError:
+            return text(409, "this link is too long for a QR code")
+        return web.Response(body=drawn, content_type="image/svg+xml")
 
     # --- retry --------------------------------------------------------------------------------------
     async def _retry(self, request: web.Request) -> web.Response:

@@ -21,7 +21,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from presignd import pages
+from presignd import pages, qr
 from presignd.config import LogConfig, WebConfig
 from presignd.control.peer import Peer
 from presignd.control.requests import Responder
@@ -143,6 +143,21 @@ async def test_a_made_up_cookie_is_nobody_s(page: Page, cookie: str) -> None:
     assert SECRET not in (await page.ask("/", cookies={name: cookie}))[1]
 
 
+async def test_a_qr_code_holds_a_link_so_it_needs_the_token_and_a_link_that_lives(page: Page) -> None:
+    link, dead = page.add_link("report.pdf"), page.add_link("old.pdf", lives=-5)
+    cookies = await page.log_in()
+    shown = (await page.ask("/", cookies=cookies))[1]
+    assert f'src="qr/{link.file_id}.svg"' in shown
+    assert f"qr/{dead.file_id}" not in shown
+    assert "qr/" not in (await page.ask("/"))[1]
+    status, drawn, headers = await page.ask(f"/qr/{link.file_id}.svg", cookies=cookies)
+    assert (status, headers["Content-Type"], headers["Cache-Control"]) == (200, "image/svg+xml", "no-store")
+    assert drawn.encode() == qr.as_svg(link.url)
+    assert (await page.ask(f"/qr/{link.file_id}.svg"))[0] == 403
+    assert (await page.ask(f"/qr/{dead.file_id}.svg", cookies=cookies))[0] == 404
+    assert (await page.ask("/qr/unknown.svg", cookies=cookies))[0] == 404
+
+
 # --- other sites ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8321", "127.0.0.1.evil.example", "[::1", "", "a@b"])
 async def test_a_foreign_name_gets_nothing_even_with_the_token(page: Page, host: str) -> None:
@@ -232,7 +247,8 @@ async def test_a_file_name_is_text_and_nothing_else(page: Page) -> None:
     page.add_link(evil)
     for cookies in (None, await page.log_in()):
         _, body, _ = await page.ask("/", cookies=cookies)
-        assert "<img" not in body
+        assert re.findall("<img [^>]{4}", body) == ["<img src="] * bool(cookies), "its QR code's alone"
+        assert "<img src=x" not in body
         assert "&lt;img src=x onerror=alert(1)&gt;" in body
         assert "\\u202egpj.exe" in body, "a name can't turn the reading direction"
         assert "not-utf8-\\xff" in body

@@ -6,9 +6,9 @@ import presignd
 from presignd.pages import layout
 from presignd.pages.html import Html, ago, join, tag
 from presignd.pages.layout import Parts
-from presignd.web.page.sections import Snapshot, headline, sections
+from presignd.web.page.sections import Snapshot, headline, living, sections
 
-__all__ = ["Snapshot", "document", "headline", "live", "sections"]
+__all__ = ["Snapshot", "document", "headline", "live", "living", "sections"]
 
 FOOT = {"JSON": "api/status", "metrics": "metrics", "health": "healthz", "readiness": "readyz"}
 

@@ -142,16 +142,31 @@ def _links(snapshot: Snapshot, *, full: bool) -> Html:
     return titled("Latest links", note, _list(snapshot.links, item, class_="links"))
 
 
+def living(snapshot: Snapshot) -> list[Document]:
+    """Return the links that still open."""
+    return [found for found in snapshot.links if _is_alive(found, snapshot.now)]
+
+
+def _is_alive(found: Document, now: datetime) -> bool:
+    return datetime.fromisoformat(found["expires_at"]) > now
+
+
 def _link(found: Document, now: datetime) -> Html:
-    alive = datetime.fromisoformat(found["expires_at"]) > now
-    if not alive:
+    if not _is_alive(found, now):
         return _hidden_link(found, now)
-    url, name = found["url"], found["path"]
+    url, name, file_id = found["url"], found["path"], found["file_id"]
     # noreferrer: the store must not learn this page's address.
-    link = tag("a", name_of(name), href=url, rel="noreferrer noopener", target="_blank", id=f"link-{found['file_id']}")
+    link = tag("a", name_of(name), href=url, rel="noreferrer noopener", target="_blank", id=f"link-{file_id}")
     words = join("Copy link", tag("span", " of ", shown(name), class_="unseen"))
-    copy = tag("button", words, type="button", data_copy=url, hidden=True, id=f"copy-{found['file_id']}")
-    return join(link, _about(found, now), copy)
+    copy = tag("button", words, type="button", data_copy=url, hidden=True, id=f"copy-{file_id}")
+    return join(link, _about(found, now), copy, _qr(file_id, name))
+
+
+def _qr(file_id: str, name: str) -> Html:
+    """Return the QR code of a link, closed; a browser loads the picture once it is opened."""
+    of = tag("span", " of ", shown(name), class_="unseen")
+    image = tag("img", src=f"qr/{file_id}.svg", alt=f"QR code of the link of {shown(name)}", loading="lazy")
+    return tag("details", tag("summary", "QR code", of, id=f"code-{file_id}"), image, id=f"qr-{file_id}")
 
 
 def _hidden_link(found: Document, now: datetime) -> Html:
@@ -159,7 +174,7 @@ def _hidden_link(found: Document, now: datetime) -> Html:
 
 
 def _about(found: Document, now: datetime) -> Html:
-    alive = datetime.fromisoformat(found["expires_at"]) > now
+    alive = _is_alive(found, now)
     end = (
         ("expires in ", until(found["expires_at"], now))
         if alive
