@@ -48,16 +48,16 @@ QUICK = 0.02
 
 
 class Said(io.StringIO):
-    """The log as it is written, line by line, by any thread."""
+    """The log as it is written, one or more whole lines at a time, by any thread."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.lines: list[str] = []
 
-    def write(self, line: str) -> int:
-        self.lines.append(line)
-        self.events.append(json.loads(line))
-        return len(line)
+    def write(self, lines: str) -> int:
+        self.lines.append(lines)
+        self.events += [json.loads(line) for line in lines.splitlines()]
+        return len(lines)
 
     @property
     def text(self) -> str:
