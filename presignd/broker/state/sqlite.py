@@ -6,11 +6,12 @@ Several processes may use one file: a broker, and a command that revokes a token
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from presignd.broker.state.database import Database, Row, StateAway
@@ -126,6 +127,26 @@ def open_file(path: Path) -> sqlite3.Connection:
     Raises ``sqlite3.Error``, ``OSError``, and ``StateAway`` for a file that is no state or is a newer one.
     """
     _make_private(path)
+    with _alone_in(path.parent):
+        return _open_file(path)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Let no other process open a state file in ``folder`` meanwhile.
+
+    Changing a new file to WAL fails at once where another process uses it: SQLite does not wait there. Not by a lock on
+    the file itself: closing a descriptor of it would release SQLite's own locks (sqlite.org/howtocorrupt.html).
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _open_file(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
