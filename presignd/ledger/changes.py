@@ -27,13 +27,12 @@ from presignd.ledger.rows import (
     as_recorded,
     changed,
     columns_of_fingerprint,
-    from_micros,
     row_of_new,
-    to_micros,
     to_sql,
 )
 from presignd.model import FileVersion, Fingerprint, LinksMark, NewVersion, Part, State
 from presignd.states import IN_FLIGHT, LEFT, TRANSITIONS, UNCLEAN_LIMIT, WAITING, Event, after, retry_event
+from presignd.system.clock import from_micros, to_micros
 
 CHUNK = 1000
 """Versions recorded as gone, or deleted, in one commit: uploads must not wait long for it."""

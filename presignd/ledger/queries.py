@@ -10,10 +10,11 @@ from itertools import groupby
 from operator import itemgetter
 
 from presignd.errors import LONGEST_PAUSE
-from presignd.ledger.rows import SELECT, WatchSummary, from_micros, to_micros, to_sql, version_of
+from presignd.ledger.rows import SELECT, WatchSummary, to_sql, version_of
 from presignd.ledger.schema import UNANNOUNCED
 from presignd.model import FileVersion, LinksMark, Listed, Part, Sent, State
 from presignd.states import LEFT
+from presignd.system.clock import from_micros, to_micros
 
 CHUNK = 500
 """Parameters in one statement: older SQLite takes 999."""

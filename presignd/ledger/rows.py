@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from presignd.model import FileVersion, Fingerprint, NewVersion, State
 from presignd.states import Event, after
+from presignd.system.clock import from_micros, to_micros
 
 
 class LostUpdate(RuntimeError):
@@ -69,8 +70,6 @@ _of_new = itemgetter(*map(_PLACES.__getitem__, _NEW_FIELDS))
 _FLAGS = [*map(OTHER_COLUMNS.index, ("adopted", "announced"))]
 _STATE = OTHER_COLUMNS.index("state")
 _FINGERPRINT_INDEX = FileVersion._fields.index("fingerprint")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _INTEGER = range(-(2**63), 2**63)
 
 
@@ -150,13 +149,3 @@ def to_sql(value: Any) -> Any:
             return str(value)
         case _:
             return value
-
-
-def to_micros(time: datetime) -> int:
-    """Return microseconds since 1970 UTC; a naive datetime raises ``TypeError``."""
-    return (time - _EPOCH) // _MICROSECOND
-
-
-def from_micros(micros: int | None) -> datetime | None:
-    """Return the time in UTC, None for None."""
-    return None if micros is None else _EPOCH + micros * _MICROSECOND

@@ -6,12 +6,25 @@ Waits and timeouts of one running program use ``time.monotonic`` as it is.
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def utcnow() -> datetime:
     """Return the time in UTC."""
     return datetime.now(UTC)
+
+
+def to_micros(time: datetime) -> int:
+    """Return microseconds since 1970 UTC, as databases store a time; a naive datetime raises ``TypeError``."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def from_micros(micros: int | None) -> datetime | None:
+    """Return the time in UTC, None for None."""
+    return None if micros is None else _EPOCH + micros * _MICROSECOND
 
 
 def since_boot() -> float:

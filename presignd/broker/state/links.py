@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import NamedTuple
 
 from presignd.broker.state.database import Database, Row
+from presignd.system.clock import from_micros, to_micros
 
 REF_BYTES = 12
 """Bytes of an id's SHA-256 in a link's ``ref``: enough to name one link, and useless to open it."""
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NEW = (
     "id, token, bucket, key, version_id, size, content_type, filename, disposition, note, pin, made_at, ends_at, "
     "max_downloads"
@@ -161,15 +161,6 @@ class Links:
 
 
 # --- rows -------------------------------------------------------------------------------------------
-def to_micros(time: datetime) -> int:
-    """Return a time (UTC) as the state stores it."""
-    return (time - EPOCH) // timedelta(microseconds=1)
-
-
-def _time(micros: int | None) -> datetime | None:
-    return None if micros is None else EPOCH + timedelta(microseconds=micros)
-
-
 def _row(link: NewLink) -> Row:
     ends = None if link.ends_at is None else to_micros(link.ends_at)
     return tuple(link._replace(made_at=to_micros(link.made_at), ends_at=ends))  # type: ignore[arg-type]
@@ -181,12 +172,11 @@ def _first(rows: Sequence[Row]) -> Link | None:
 
 def _link(row: Row) -> Link:
     digest, *texts, made_at, ends_at, most, opened, opened_at, revoked_at, kept, number = row
-    made = EPOCH + timedelta(microseconds=made_at)
     return Link(
-        NewLink._make((bytes(digest), *texts, made, _time(ends_at), most)),
+        NewLink._make((bytes(digest), *texts, from_micros(made_at), from_micros(ends_at), most)),
         opened,
-        _time(opened_at),
-        _time(revoked_at),
+        from_micros(opened_at),
+        from_micros(revoked_at),
         bool(kept),
         number,
     )
