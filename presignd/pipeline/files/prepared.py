@@ -73,3 +73,11 @@ def prepare(
         raise fault("changed_while_uploading", "its size changed")
     checksums = {algorithm: f"{algorithm}:{digest.hexdigest()}" for algorithm, digest in digests.items()}
     return Prepared(fd, fingerprint, checksums, kept)
+
+
+def prepare_to_keep(fd: int, size: int, algorithms: Collection[str], read: Read) -> Prepared:
+    """Do what ``prepare`` does with a small file whose descriptor is not kept; raise it also for a later change."""
+    prepared = prepare(fd, size, algorithms, read=read)
+    if fingerprint_of(fd) != prepared.fingerprint:
+        raise fault("changed_while_uploading", "it changed while it was read")
+    return prepared._replace(fd=None)

@@ -305,10 +305,8 @@ class Lane:
         histories, rules = {entry.path: entry.history for entry in due}, self._rules
 
         def wanted(path: bytes, look: Look) -> Collection[str]:
-            complete = decide(histories[path], look, rules)
-            if not isinstance(complete, Complete):
-                return ()
-            return self._services.algorithms(self.watch, complete.history.fingerprint.size)
+            algorithms = self._services.algorithms(self.watch, look.fingerprint.size) if look.fingerprint else ()
+            return algorithms if algorithms and isinstance(decide(histories[path], look, rules), Complete) else ()
 
         return wanted
 

@@ -12,7 +12,7 @@ from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.files.hash import checksum_like, fingerprint_of, read_at
 from presignd.pipeline.files.ignore import beside
 from presignd.pipeline.files.lease import WriterCheck, has_writer
-from presignd.pipeline.files.prepared import Prepared, Read, prepare
+from presignd.pipeline.files.prepared import Prepared, Read, prepare_to_keep
 from presignd.pipeline.files.unfinished import Unfinished, makes_wait
 from presignd.pipeline.settle.decide import Look
 from presignd.runtime.heartbeat import beat
@@ -76,9 +76,10 @@ class Looker:
         try:
             # The writer first: a write after that shows in the fingerprint, as a ctime past read_ns.
             writer = has_writer(fd) if self._leases else None
-            look = self._found(path, fingerprint_of(fd), begun, writer)
+            fingerprint = fingerprint_of(fd)
+            look = self._found(path, fingerprint, begun, writer)
             algorithms = wanted(path, look)
-            return look._replace(content=_content(fd, look, algorithms, read)) if algorithms else look
+            return look._replace(content=_content(fd, fingerprint, algorithms, read)) if algorithms else look
         except FileFault:
             return Look(None, *begun)
         except Fault as passing:
@@ -149,12 +150,10 @@ class Looker:
         return checksum == known.checksum if unchanged else None
 
 
-def _content(fd: int, look: Look, algorithms: Collection[str], read: Read) -> Prepared | None:
+def _content(fd: int, found: Fingerprint, algorithms: Collection[str], read: Read) -> Prepared | None:
     """Return the content that was looked at; None where it changed or can't be read now: its sender reads it then."""
     try:
-        content = prepare(fd, look.fingerprint.size, algorithms, read=read) if look.fingerprint else None
+        content = prepare_to_keep(fd, found.size, algorithms, read)
     except (Fault, BlockingIOError):
         return None
-    if content is None or not look.fingerprint == content.fingerprint == fingerprint_of(fd):
-        return None
-    return content._replace(fd=None)
+    return content if content.fingerprint == found else None

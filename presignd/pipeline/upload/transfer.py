@@ -20,7 +20,7 @@ from presignd.pipeline.faults import Vanished, Writing
 from presignd.pipeline.files.folder import Folder, Gone, NotRegular, os_errors_as_faults
 from presignd.pipeline.files.hash import checksum_like, fingerprint_of
 from presignd.pipeline.files.lease import has_writer
-from presignd.pipeline.files.prepared import TINY, Prepared, Read, prepare
+from presignd.pipeline.files.prepared import TINY, Prepared, Read, prepare, prepare_to_keep
 from presignd.pipeline.intake import may_number, refuse_too_large
 from presignd.pipeline.key_template import needs_hash, render_for
 from presignd.pipeline.put import PutRequest
@@ -284,11 +284,9 @@ def read_whole(
     """
     fd = open_to_send(folder, version, put)
     try:
-        prepared = prepare(fd, version.size, algorithms, read=read)
+        prepared = prepare_to_keep(fd, version.size, algorithms, read)
         require_settled(prepared.fingerprint, version)
-        if fingerprint_of(fd) != prepared.fingerprint:
-            raise fault("changed_while_uploading", "it changed while it was read")
-        return prepared._replace(fd=None)
+        return prepared
     finally:
         close_quietly(fd)
 
