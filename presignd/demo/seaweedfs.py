@@ -386,7 +386,7 @@ class EmbeddedStore:
             region="us-east-1",
             http_client=pool,
         )
-        # Not by weed's -bucket: on a busy machine it gave up before its own S3 served, and the bucket never came.
+        # Not by weed's -bucket: on a busy machine its S3 answered, and the bucket was still not there after a minute.
         if not client.bucket_exists(self.bucket):
             client.make_bucket(self.bucket)
         client.put_object(self.bucket, _PROBE_KEY, io.BytesIO(b"ready"), 5)

@@ -1,7 +1,7 @@
 """The state in PostgreSQL, for several brokers: a pool of connections that are made when they are needed.
 
-asyncpg takes half the processor time of psycopg 3 for a lookup (benchmarks/RESULTS.md). It reads the options of libpq
-in the URL (``sslmode``, ``sslrootcert``, several hosts with ``target_session_attrs``).
+asyncpg takes half the processor time of psycopg 3 for a lookup (116 to 136 against 240 to 260 us, 8 connections). It
+reads the options of libpq in the URL (``sslmode``, ``sslrootcert``, several hosts with ``target_session_attrs``).
 """
 
 from __future__ import annotations
