@@ -80,8 +80,6 @@ class Looker:
             look = self._found(path, fingerprint, begun, writer)
             algorithms = wanted(path, look)
             return look._replace(content=_content(fd, fingerprint, algorithms, read)) if algorithms else look
-        except FileFault:
-            return Look(None, *begun)
         except Fault as passing:
             return Look(None, *begun, fault=passing)
         finally:

@@ -51,6 +51,7 @@ class World:
             for watch, sizes in queues.items()
         }
         self.shut: set[str] = set()
+        self.retries = False
         self.ended: set[str] = set()
         self.begun: list[str] = []
         self.claims: dict[str, int] = defaultdict(int)
@@ -85,9 +86,10 @@ class World:
         claimed = [one.version._replace(state=State.UPLOADING) for one in wanted]
         return [Claimed(version, None) if version.file_id in names else None for version in claimed]
 
-    async def next_due(self, watches: Collection[str], after: datetime) -> None:
+    async def next_due(self, watches: Collection[str], after: datetime) -> datetime | None:
         assert not self.shut & set(watches)
         assert after.tzinfo is not None
+        return after if self.retries else None
 
     # --- the uploader ---
     async def read(self, versions: Sequence[FileVersion]) -> list[Item]:
@@ -223,6 +225,15 @@ async def test_nothing_to_do_is_looked_at_once() -> None:
         world.dispatcher.sent()
         await turns()
         assert world.claims == {"a": 1}
+
+
+async def test_a_retry_is_claimed_once_it_is_due() -> None:
+    world = World(4, a=[])
+    world.retries = True
+    async with world.running(), asyncio.timeout(20):
+        world.queues["a"] = [version("a", 0, SMALL)]
+        while not world.at_work:  # noqa: ASYNC110 - the dispatcher wakes by itself
+            await asyncio.sleep(0)
 
 
 async def test_what_ended_before_its_claim_is_not_sent() -> None:
