@@ -21,7 +21,6 @@ from presignd.pipeline.files.prepared import Prepared
 from presignd.pipeline.stage import MOST, TURN, Item
 from presignd.pipeline.upload.uploader import Uploader
 from presignd.runtime.heartbeat import alive, beat
-from presignd.runtime.tasks import within
 from presignd.system.clock import utcnow
 
 BATCH = 32
@@ -206,9 +205,11 @@ class Dispatcher:
             due = await self._ledger.next_due(self._open(self._watches), looked_at)
             seconds = _until(due, utcnow())
         beat(within=seconds)
-        await within(seconds, self._wake)
-        if not self._wake.is_set():
-            self.wake()
+        timer = asyncio.get_running_loop().call_later(seconds, self.wake)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
 
     # --- past the queue ---------------------------------------------------------------------------
     @asynccontextmanager
