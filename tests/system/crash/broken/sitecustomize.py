@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,15 +22,19 @@ from presignd.system import filesystem
 
 def intent() -> None:
     """Send without having committed what is sent."""
-    committed, claimed = Ledger.update, Ledger.claim
+    committed, claimed, enqueued = Ledger.update, Ledger.claim, Ledger.enqueue
 
     async def update(self: Any, version: Any, **changed: Any) -> Any:
         return version if set(changed) == {"etag"} else await committed(self, version, **changed)
 
     async def claim(self: Any, wanted: Any) -> Any:
-        return await claimed(self, [replace(one, intent="") for one in wanted])
+        return await claimed(self, [one._replace(intent="") for one in wanted])
 
-    Ledger.update, Ledger.claim = update, claim  # type: ignore[method-assign] # that is the breakage
+    async def enqueue(self: Any, versions: Any) -> Any:
+        return await enqueued(self, [one._replace(intent=one.intent and "") for one in versions])
+
+    # That is the breakage.
+    Ledger.update, Ledger.claim, Ledger.enqueue = update, claim, enqueue  # type: ignore[method-assign]
 
 
 def fingerprint() -> None:
