@@ -52,7 +52,9 @@ class SqliteDatabase(Database):
         """Run one statement with each of ``rows``, in one commit with all that wait."""
 
         def work(connection: sqlite3.Connection) -> list[list[Row]]:
-            return [connection.execute(sql, tuple(row)).fetchall() for row in rows]
+            # By name: since Python 3.12 sqlite3 takes ``?1`` for one, and warns of values without names.
+            named = [{str(place): value for place, value in enumerate(row, 1)} for row in rows]
+            return [connection.execute(sql, values).fetchall() for values in named]
 
         done: asyncio.Future[list[list[Row]]] = asyncio.get_running_loop().create_future()
         self._waiting.append((work, done))
