@@ -23,7 +23,7 @@ from benchmarks.servers import BUCKET, ROOT, Server
 from presignd.config import PresignConfig, UploadConfig
 from presignd.presign import Grant
 from presignd.store import body
-from presignd.store.client import StoreClient
+from presignd.store.client import Slice, StoreClient
 
 AT_ONCE = 8
 HOUR = timedelta(hours=1)
@@ -90,7 +90,7 @@ async def _send(endpoint: str, ca_file: str, file: int, count: int) -> tuple[flo
         url = f"{endpoint}/{BUCKET}/{number}?X-Amz-Date={now:%Y%m%dT%H%M%SZ}&X-Amz-Signature=0"
         grant = Grant("PUT", url, {"Content-Length": str(size)}, now + HOUR, now)
         async with slots:
-            await client.send(grant, body.Slice(file, 0, size, whole=True))
+            await client.send(grant, Slice(file, 0, size, whole=True))
 
     await asyncio.gather(*map(send, range(AT_ONCE)))
     wall, cpu = time.perf_counter(), time.process_time()

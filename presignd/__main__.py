@@ -1,5 +1,6 @@
 """Where the ``presignd`` command begins, by that name or as ``python -m presignd``."""
 
+import os
 import sys
 
 from presignd.runtime import signals
@@ -9,6 +10,9 @@ def main() -> None:
     """Run the ``presignd`` command; of a service, signals are held before anything slow is imported."""
     if sys.argv[1:2] == ["run"] or sys.argv[1:3] == ["broker", "run"]:
         signals.hold()
+        # Looking for plugins, pydantic would read the metadata of every installed package. A service runs no command
+        # that could inherit this.
+        os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         from presignd.cli import main as command  # noqa: PLC0415 - it takes a second on a busy machine
     except KeyboardInterrupt:  # in any other command: nothing has begun yet

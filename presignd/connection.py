@@ -12,14 +12,15 @@ import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
-
 from presignd.config import PresignConfig
 from presignd.errors import NO_DESCRIPTORS, Fault, UsageError, fault
+
+if TYPE_CHECKING:
+    import aiohttp
 
 CERTIFICATE_DAYS = 14
 """A certificate with fewer days left is a warning."""
@@ -126,6 +127,8 @@ def _names(entry: str, host: str, port: int | None) -> bool:
 
 def connection_fault(problem: Exception) -> Fault:  # noqa: PLR0911 - one row a kind
     """Return the fault for a client's exception, without any text that may hold the URL."""
+    import aiohttp  # noqa: PLC0415 - loaded by then: only a request fails, and a start may send none
+
     match problem:
         case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
             return fault("proxy")

@@ -30,7 +30,6 @@ from presignd.runtime.service import Service, log_reloaded
 from presignd.runtime.systemd import Notifier
 from presignd.runtime.tasks import Loops, looping, unless
 from presignd.telemetry.log import get_logger, setup
-from presignd.web import serving
 
 log = get_logger()
 
@@ -90,10 +89,11 @@ class Daemon:
         loops.start("upkeep", self._upkeep(work))
 
     async def _upkeep(self, work: Work) -> None:
-        """Run upkeep after the first scans: both read whole folders, and new files go first."""
+        """Load the HTTP client and run upkeep after the first scans: until then the start and new files go first."""
         with suppress(TimeoutError):
             async with asyncio.timeout(UPKEEP_SECONDS):
                 await asyncio.gather(*(watcher.scanned.wait() for watcher in self._pipeline.watchers))
+        await asyncio.to_thread(work.store.load)
         await upkeep(self._pipeline.ledger, work.opened, work.config.ledger.keep, self._pipeline.on_vanished)
 
     # --- reload -----------------------------------------------------------------------------------
@@ -226,6 +226,8 @@ async def _status_page(pipeline: Pipeline) -> AsyncIterator[Callable[[], str]]:
     if not pipeline.view.config.web.listen:
         yield no_page
         return
+    from presignd.web import serving  # noqa: PLC0415 - only where a page is served: aiohttp's server comes with it
+
     async with serving.serving(pipeline.view) as page:
         pipeline.new_links.subscribe(page.hear)
         yield page.login_url

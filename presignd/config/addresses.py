@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-import yarl
-
 _HOST = re.compile(r"(?=.{1,253}\.?$)(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _DEFAULT_PORT = {"http": 80, "https": 443}
@@ -117,13 +115,20 @@ def _host(parts: SplitResult) -> str:
         return f"[{_ipv6(host)}]"
     if not host:
         raise ValueError("has no host")
-    try:
-        name = yarl.URL.build(scheme=parts.scheme, host=host).raw_host or ""
-    except ValueError:
-        name = ""
+    name = host if _HOST.fullmatch(host) else _in_ascii(host)
     if not _HOST.fullmatch(name):
         raise ValueError("has no valid host name")
     return _as_clients_write_it(name.removesuffix("."))
+
+
+def _in_ascii(host: str) -> str:
+    """Return a name as IDNA writes it, "" if it can't."""
+    import yarl  # noqa: PLC0415 - few hosts need it, and it takes 10 ms of a start
+
+    try:
+        return yarl.URL.build(scheme="https", host=host).raw_host or ""
+    except ValueError:
+        return ""
 
 
 def _as_clients_write_it(name: str) -> str:

@@ -51,7 +51,7 @@ def _optional_expiry(seconds: int | None) -> int | None:
 class Section(BaseModel):
     """A section of the configuration: frozen; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class PresignConfig(Section):

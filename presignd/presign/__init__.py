@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
 from typing import Any, Protocol
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -84,7 +85,7 @@ class GrantRequest:
 
         ``presignd.broker.wire.read_batch`` reads it.
         """
-        document: dict[str, Any] = _REQUEST.dump_python(self, mode="json", exclude_defaults=True)
+        document: dict[str, Any] = _requests().dump_python(self, mode="json", exclude_defaults=True)
         return document
 
 
@@ -104,14 +105,14 @@ class Grant:
 
     def to_json(self) -> dict[str, Any]:
         """Return the grant as a broker sends it, with the full ``url``."""
-        document: dict[str, Any] = _GRANT.dump_python(self, mode="json")
+        document: dict[str, Any] = _grants().dump_python(self, mode="json")
         return document
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Grant:
         """Read the form of ``to_json``; raise ``ValueError`` that names the wrong field but not its value."""
         try:
-            return _GRANT.validate_python(data)
+            return _grants().validate_python(data)
         except ValidationError as problem:
             raise ValueError(reason_of(problem)) from None
 
@@ -160,8 +161,15 @@ def signs_checksum_fields(algorithms: Collection[str]) -> bool:
     return set(algorithms) > set(FIRST_CHECKSUMS)
 
 
-_REQUEST = TypeAdapter(GrantRequest)
-_GRANT = TypeAdapter(Grant)
+@cache
+def _requests() -> TypeAdapter[GrantRequest]:
+    """Return what writes requests; made when a broker needs it, as all its like take longer to make than a start."""
+    return TypeAdapter(GrantRequest)
+
+
+@cache
+def _grants() -> TypeAdapter[Grant]:
+    return TypeAdapter(Grant)
 
 
 def reason_of(problem: ValidationError) -> str:

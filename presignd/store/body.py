@@ -18,12 +18,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from aiohttp import payload
 from aiohttp.abc import AbstractStreamWriter
 
 from presignd.errors import Fault, fault
+from presignd.store.client import Slice
 from presignd.store.rate import RateLimit
 from presignd.system.filesystem import close_quietly, read_cached
 from presignd.system.threads import SENDING
@@ -59,15 +60,6 @@ costs one timeout.
 
 UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
 """Errors of sendfile(2) on a file system that lacks it, or under a filter of system calls."""
-
-
-class Slice(NamedTuple):
-    """``size`` bytes of a descriptor from ``offset``; ``whole`` if the file ends there."""
-
-    fd: int
-    offset: int
-    size: int
-    whole: bool
 
 
 class FileBody(payload.Payload):

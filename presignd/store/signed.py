@@ -8,13 +8,10 @@ from datetime import datetime
 from presignd.config import Config, PresignConfig, UploadConfig
 from presignd.errors import fault
 from presignd.presign import Grant, GrantRequest, Presigner
-from presignd.presign.broker_client import TIMEOUT, BrokerClient
 from presignd.presign.local import local_presigner
-from presignd.presign.remote import BrokerPresigner
 from presignd.redaction import redact
 from presignd.s3.responses import Response
-from presignd.store.body import Slice
-from presignd.store.client import StoreClient
+from presignd.store.client import Slice, StoreClient
 from presignd.store.rate import RateLimit
 from presignd.system.clock import since_boot
 
@@ -76,6 +73,10 @@ def signed_store(
     signer's clock, which is the broker's if there is one. Raises ``UsageError`` for unusable TLS files or credentials.
     """
     if presign.kind == "broker":
+        # It brings aiohttp, without which a daemon with its own keys starts a third sooner.
+        from presignd.presign.broker_client import TIMEOUT, BrokerClient  # noqa: PLC0415 - as above
+        from presignd.presign.remote import BrokerPresigner  # noqa: PLC0415 - as above
+
         broker = BrokerClient(presign, clock=clock, timeout=min(TIMEOUT, upload.timeout))
         client = StoreClient(presign, upload, clock=broker.now, rate=rate)
         return SignedStore(BrokerPresigner(presign, broker), client)

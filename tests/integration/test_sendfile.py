@@ -21,8 +21,8 @@ from presignd.errors import Fault
 from presignd.presign import Grant
 from presignd.s3.responses import Response
 from presignd.store.body import LEAST_SENDFILE as LEAST
-from presignd.store.body import PIECE, Slice
-from presignd.store.client import StoreClient
+from presignd.store.body import PIECE
+from presignd.store.client import Slice, StoreClient
 from presignd.system.filesystem import read_cached
 from presignd.system.threads import BACKGROUND, MOST_THREADS
 from tests.descriptors import open_descriptors

@@ -29,8 +29,8 @@ from presignd.errors import Fault
 from presignd.presign import Grant
 from presignd.s3.responses import Response
 from presignd.store.body import LEAST_SENDFILE as LEAST
-from presignd.store.body import PIECE, Slice
-from presignd.store.client import KEPT_BODY, StoreClient
+from presignd.store.body import PIECE
+from presignd.store.client import KEPT_BODY, Slice, StoreClient
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3, Object
 from tests.raw_servers import OK, read_request, says, server
 

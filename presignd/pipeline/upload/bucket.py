@@ -14,7 +14,7 @@ from presignd.presign import GrantRequest, Operation, signs_checksum_fields
 from presignd.runtime.heartbeat import holding
 from presignd.s3.limits import MAX_PARTS
 from presignd.s3.responses import Response
-from presignd.store.body import Slice
+from presignd.store.client import Slice
 from presignd.store.probe import CHECKSUM_MODE, MAYBE_HEADERS, TIMEOUT, Probe, Support, customer_key
 from presignd.store.signed import SignedStore
 

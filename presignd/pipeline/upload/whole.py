@@ -17,7 +17,7 @@ from presignd.presign import Operation
 from presignd.runtime.crash_points import passed
 from presignd.s3.checksums import algorithm_of, header_of
 from presignd.s3.responses import Response, is_md5
-from presignd.store.body import Slice
+from presignd.store.client import Slice
 from presignd.store.probe import Support
 from presignd.system.threads import in_background
 

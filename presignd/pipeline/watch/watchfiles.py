@@ -11,9 +11,6 @@ import os
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING
 
-import anyio.to_thread
-from watchfiles import awatch
-
 from presignd.pipeline.watch.source import INSTANCES, TICK_SECONDS, WATCHES, Hints, SourceEnded, limit_value
 from presignd.telemetry import metrics
 
@@ -45,6 +42,8 @@ _QUICK_SETTLE = 0.5
 
 async def watchfiles_source(watch: WatchConfig, root: bytes) -> AsyncGenerator[Hints, None]:
     """Yield the paths that watchfiles reports."""
+    from watchfiles import awatch  # noqa: PLC0415 - on Linux few folders need it
+
     step, debounce = _QUICK if watch.settle is not None and watch.settle < _QUICK_SETTLE else _CALM
     stop = _Stop()
     changes = awatch(
@@ -98,7 +97,9 @@ class _Stop(asyncio.Event):
 @contextmanager
 def _own_thread() -> Iterator[None]:
     """Raise anyio's limit by one: each awatch holds one of its 40 worker threads for as long as it runs."""
-    limiter = anyio.to_thread.current_default_thread_limiter()
+    from anyio import to_thread  # noqa: PLC0415 - as watchfiles, which brings it
+
+    limiter = to_thread.current_default_thread_limiter()
     limiter.total_tokens += 1
     try:
         yield

@@ -55,6 +55,22 @@ def test_help_needs_no_heavy_library() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_a_start_loads_neither_http_client_nor_what_only_terminals_and_other_systems_need() -> None:
+    """They would take half of its time. The HTTP client is loaded after the first scans, or by the first request."""
+    late = "{'aiohttp', 'yarl', 'minio', 'watchfiles', 'anyio', 'segno'}"
+    program = f"""
+import sys
+from presignd.cli.run import daemon
+from presignd.config import PresignConfig, UploadConfig
+from presignd.store.client import StoreClient
+print(sorted({late} & set(sys.modules)))
+StoreClient(PresignConfig(), UploadConfig()).load()
+print('aiohttp' in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\nTrue\n"
+
+
 def test_an_unknown_command_is_usage_and_names_the_nearest() -> None:
     done = CliRunner().invoke(cli.app, ["sttus"])
     assert done.exit_code == 2

@@ -8,10 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import watchfiles
 from watchfiles import Change
 
 from presignd.config import WatchConfig
-from presignd.pipeline.watch import watchfiles as events
 from presignd.pipeline.watch.source import (
     INSTANCES,
     WATCHES,
@@ -37,7 +37,7 @@ def ending(monkeypatch: pytest.MonkeyPatch, error: BaseException | None, *batche
         if error is not None:
             raise error
 
-    monkeypatch.setattr(events, "awatch", awatch)
+    monkeypatch.setattr(watchfiles, "awatch", awatch)
 
 
 async def until_its_end(found: list[bytes]) -> SourceEnded:
