@@ -23,11 +23,9 @@ class Rejected(Exception):
     ``by`` is the token's name, once it is known.
     """
 
-    by = ""
-
-    def __init__(self, status: int, code: str, message: str, *, retry_after: int = 0) -> None:
+    def __init__(self, status: int, code: str, message: str, *, retry_after: int = 0, by: str = "") -> None:
         super().__init__(message)
-        self.status, self.code, self.message, self.retry_after = status, code, message, retry_after
+        self.status, self.code, self.message, self.retry_after, self.by = status, code, message, retry_after, by
 
 
 def authenticate(request: web.Request, tokens: Tokens, now: datetime) -> TokenConfig:
@@ -46,7 +44,7 @@ def authenticate(request: web.Request, tokens: Tokens, now: datetime) -> TokenCo
     if token is None:
         raise Rejected(401, "unauthorized", "no valid token; send the header Authorization: Bearer TOKEN")
     if token.valid_until is not None and now >= token.valid_until:
-        raise Rejected(401, "token_expired", "this token has expired")
+        raise Rejected(401, "token_expired", "this token has expired", by=token.name)
     return token
 
 

@@ -19,6 +19,7 @@ from presignd.broker import audit, metrics, openapi, wire
 from presignd.broker.access import Rejected, authenticate, client_of
 from presignd.broker.audit import GrantResult
 from presignd.broker.config import BrokerSection, TokenConfig
+from presignd.broker.fleet.activity import Activity, Call
 from presignd.broker.limits import LIMITS, ConcurrencyLimit, GrantRates, Limits, yielding
 from presignd.broker.policy import Refusal, RefusalCode, UploadOwners, decide
 from presignd.broker.tokens import Tokens
@@ -57,6 +58,7 @@ class Api:
         self._concurrency = ConcurrencyLimit(limits.calls, limits.calls_of_one, limits.wait)
         self._body_seconds = limits.body
         self._rejected_calls = audit.RejectedCalls()
+        self.activity = Activity(utcnow())
 
     def app(self) -> web.Application:
         """Return the application at ``listen``."""
@@ -121,6 +123,8 @@ class Api:
 
     def _rejected(self, request: web.Request, rejected: Rejected) -> web.Response:
         self._rejected_calls.record(self._client(request), request.path, rejected.status, rejected.code, rejected.by)
+        if rejected.by:
+            self.activity.answered(rejected.by, utcnow(), granted=0, refused=[rejected.code])
         headers = {"Retry-After": str(rejected.retry_after)} if rejected.retry_after else {}
         if rejected.status == 401:  # noqa: PLR2004
             headers["WWW-Authenticate"] = 'Bearer realm="presignd"'
@@ -130,9 +134,20 @@ class Api:
         return client_of(request, behind_proxy=self.config.behind_proxy)
 
     def _authenticated(self, request: web.Request) -> TokenConfig:
-        token = authenticate(request, self.tokens, utcnow())
+        """Return the caller's token, and record the call; raise ``Rejected``."""
+        try:
+            token = authenticate(request, self.tokens, utcnow())
+        except Rejected as rejected:
+            if rejected.by:
+                self._record_call(request, rejected.by)
+            raise
         self.connections.used(request.protocol, known=True)
+        self._record_call(request, token.name)
         return token
+
+    def _record_call(self, request: web.Request, token: str) -> None:
+        user_agent, date = (request.headers.get(name, "") for name in ("User-Agent", "Date"))
+        self.activity.called(token, Call(utcnow(), self._client(request), user_agent, date))
 
     # --- the two calls ----------------------------------------------------------------------------
     async def _me(self, request: web.Request) -> web.Response:
@@ -158,10 +173,12 @@ class Api:
     async def _results_in_turn(self, request: web.Request, token: TokenConfig) -> list[GrantResult]:
         async with self._concurrency.hold(token.name):
             asked = await self._batch(request)
-            token = self._authenticated(request)  # again: it may have been revoked while the body arrived
+            token = authenticate(request, self.tokens, utcnow())  # again: it may have been revoked meanwhile
             if wait := self._rates.take(token.name, token.rate, len(asked.grants), time.monotonic()):
                 raise Rejected(429, "rate_limited", "too many grants for this token", retry_after=wait)
             results = await self._results(token, asked)
+            refused = [str(result.code) for result in results if not isinstance(result, Grant)]
+            self.activity.answered(token.name, utcnow(), granted=len(results) - len(refused), refused=refused)
             await audit.record(token.name, self._client(request), asked.grants, results)
             return results
 
@@ -244,10 +261,13 @@ class Api:
         metrics.TOKENS.set(self.tokens.count)
         metrics.BROKEN_FILES.set(len(self.tokens.broken))
         metrics.UNLISTED.set(len(self.tokens.unlisted))
-        metrics.TOKEN_ENDS.clear()
+        for gauge in metrics.OF_TOKENS:
+            gauge.clear()
         for token, _ in self.tokens.all():
             if token.valid_until is not None:
                 metrics.TOKEN_ENDS.labels(token.name).set(token.valid_until.timestamp())
+            if (call := self.activity.of(token.name).call) is not None:
+                metrics.show_call(token.name, call)
 
 
 def _result(answer: Grant | Exception) -> GrantResult:

@@ -37,7 +37,9 @@ from presignd.s3.limits import MAX_EXPIRES, key_problem
 from presignd.units import format_rate, parse_rate, rfc3339
 
 SYSTEM_FILE = Path("/etc/presignd-broker/broker.toml")
-SECTIONS = ("broker", "store", "log", "token")
+SYSTEM_STATE = Path("/var/lib/presignd-broker")
+"""The StateDirectory= of presignd-broker.service, whose configuration is ``SYSTEM_FILE``."""
+SECTIONS = ("broker", "store", "log", "fleet", "token")
 
 Document = Mapping[str, Any]
 S = TypeVar("S", bound=Section)
@@ -46,7 +48,7 @@ _NEEDED = {
     "name": 'is missing; give each token one, e.g. name = "scanner-1"',
     "bucket": "is missing; name the bucket that the token may use",
 }
-_PATHS = ("tls_cert", "tls_key", "client_ca")
+_PATHS = ("tls_cert", "tls_key", "client_ca", "token_file")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _WHEN = "must be a day such as 2027-06-30, or a time such as 2027-06-30T12:00:00Z"
 _DAY_LETTERS = len("2027-06-30")
@@ -109,6 +111,25 @@ class BrokerSection(Section):
         if wrong := [pattern for pattern in patterns if not pattern or "\0" in pattern or "**" in pattern]:
             raise ValueError(f'has "{wrong[0]}", which names no files; write e.g. "tokens.d/*.toml"')
         return patterns
+
+
+class FleetSection(Section):
+    """[fleet]: the fleet page, for administrators."""
+
+    listen: str = ""
+    """Where it listens, e.g. "127.0.0.1:8422" or unix:/path; "" = no fleet page."""
+    token_file: kinds.UnsetPath = None
+    """The file with its token, made if missing; "" = fleet.token in the broker's state folder."""
+
+    @field_validator("listen")
+    @classmethod
+    def _is_an_address(cls, text: str) -> str:
+        if not text:
+            return text
+        listen = parse_listen(text)
+        if listen.path is None and listen.port == 0:
+            raise ValueError("has port 0: name one, because `presignd broker fleet` prints the address")
+        return text
 
 
 class TokenConfig(Section):
@@ -193,13 +214,14 @@ class TokenConfig(Section):
 class BrokerConfig:
     """A broker's configuration without its tokens, which ``tokens.Tokens`` reads as they change.
 
-    ``file`` is its path; ``warnings`` are for the person who starts the broker.
+    ``file`` is its path; ``fleet`` has its ``token_file``; ``warnings`` are for the person who starts the broker.
     """
 
     file: Path
     broker: BrokerSection
     store: PresignConfig
     log: LogConfig
+    fleet: FleetSection
     warnings: tuple[str, ...] = ()
 
 
@@ -244,10 +266,23 @@ def load(file: Path, *, environ: Mapping[str, str] = os.environ) -> BrokerConfig
     broker = _section(BrokerSection, "broker", _based(document.get("broker", {}), base), problems)
     store = _store(document.get("store", {}), file, base, environ, problems=problems, warnings=warnings)
     log = _section(LogConfig, "log", document.get("log", {}), problems)
+    fleet = _section(FleetSection, "fleet", _based(document.get("fleet", {}), base), problems)
     read_tokens(document, problems)
-    if problems or broker is None or store is None or log is None:
+    if problems or broker is None or store is None or log is None or fleet is None:
         raise _refusal(file, problems)
-    return BrokerConfig(file, broker, store, log, tuple(warnings))
+    if fleet.listen and fleet.listen in (broker.listen, broker.metrics_listen):
+        raise _refusal(file, ["fleet.listen: is the broker's own address; give the fleet page another port"])
+    token_file = fleet.token_file or state_folder(file, environ) / "fleet.token"
+    fleet = fleet.model_copy(update={"token_file": token_file})
+    return BrokerConfig(file, broker, store, log, fleet, tuple(warnings))
+
+
+def state_folder(file: Path, environ: Mapping[str, str]) -> Path:
+    """Return the folder of what a broker keeps: the service's, also for commands beside it; else its file's folder."""
+    first = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if first:
+        return Path(first)
+    return SYSTEM_STATE if file == SYSTEM_FILE else file.parent
 
 
 def read_tokens(document: Document, problems: list[str]) -> list[TokenConfig]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Mapping
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 import presignd
+from presignd.broker.fleet.activity import Call
 
 REGISTRY = CollectorRegistry()
 
@@ -41,6 +43,32 @@ TOKEN_ENDS = Gauge(
     ("token",),
     registry=REGISTRY,
 )
+LAST_SEEN = Gauge(
+    "presignd_broker_token_last_seen_timestamp_seconds",
+    "When a token was last used at this broker; none before its first use since the start.",
+    ("token",),
+    registry=REGISTRY,
+)
+CLOCK_DIFFERENCE = Gauge(
+    "presignd_broker_token_clock_difference_seconds",
+    "The client's clock minus the broker's at the token's last use, by its Date; none without one.",
+    ("token",),
+    registry=REGISTRY,
+)
+CLIENTS = Gauge(
+    "presignd_broker_token_client_info",
+    'Always 1; the label names the version of the daemon that used the token last, "" for another program.',
+    ("token", "version"),
+    registry=REGISTRY,
+)
+LINKS_ALIVE = Gauge(
+    "presignd_broker_token_links_alive",
+    "Stable links that open; only at [fleet] listen, and where there is a [state].",
+    ("token",),
+    registry=REGISTRY,
+)
+OF_TOKENS = (TOKEN_ENDS, LAST_SEEN, CLOCK_DIFFERENCE, CLIENTS, LINKS_ALIVE)
+"""What is computed anew each time: a token may be gone."""
 CREDENTIAL_ENDS = Gauge(
     "presignd_broker_credential_expiry_timestamp_seconds",
     "When the signing credential ends; +Inf when it does not.",
@@ -62,6 +90,20 @@ BUILD = Gauge(
 def show_end(gauge: Gauge, ends: datetime | None) -> None:
     """Set ``gauge`` to a time (UTC); None means never."""
     gauge.set(ends.timestamp() if ends else math.inf)
+
+
+def show_call(token: str, call: Call) -> None:
+    """Set the gauges of a token's last use."""
+    LAST_SEEN.labels(token).set(call.at.timestamp())
+    CLIENTS.labels(token, call.version).set(1)
+    if (difference := call.clock_difference) is not None:
+        CLOCK_DIFFERENCE.labels(token).set(difference)
+
+
+def show_links(alive: Mapping[str, int]) -> None:
+    """Set the number of links of each token."""
+    for token, number in alive.items():
+        LINKS_ALIVE.labels(token).set(number)
 
 
 BUILD.labels(presignd.__version__, platform.python_version()).set(1)

@@ -15,10 +15,12 @@ from presignd.broker import metrics
 from presignd.broker.api import Api
 from presignd.broker.certificate import certificate_end, end_problem, tls_context, tls_stamps
 from presignd.broker.config import BrokerConfig, BrokerSection, is_in_the_clear, of_store
+from presignd.broker.fleet.serving import FleetPage
 from presignd.broker.limits import LIMITS, Limits
 from presignd.broker.tokens import Tokens
 from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import PresigndError, PresignerFault, Unavailable, UsageError
+from presignd.pages.serving import running
 from presignd.runtime import heartbeat
 from presignd.runtime.http_server import HttpServer
 from presignd.runtime.service import Service, log_reloaded
@@ -67,6 +69,8 @@ class Broker:
         for server in self.servers:
             server.serve(context if server is self._main else None)
         self.note_certificate_end()
+        if self.config.fleet.listen:
+            await stack.enter_async_context(running(FleetPage(self.config.fleet, self.api)))
         return [server.place for server in self.servers]
 
     async def _listen(self, stack: AsyncExitStack, app: web.Application, option: str) -> HttpServer:
@@ -182,8 +186,7 @@ class Broker:
         retiring = asyncio.create_task(_retire(retired))
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
-        names = ("listen", "metrics_listen")
-        log_reloaded([f"broker.{n}" for n in names if getattr(before.broker, n) != getattr(config.broker, n)])
+        log_reloaded(_restart_needed(before, config))
 
     def _refuse_in_the_clear(self, config: BrokerSection) -> None:
         """Refuse plain HTTP at the address in use, as another ``listen`` takes effect only after a restart."""
@@ -205,6 +208,17 @@ class Broker:
         broken += ", not all folders of tokens can be read" if self.tokens.unlisted else ""
         phase = "draining, " if self.api.draining else ""
         return f"{phase}{self.tokens.count} tokens{broken}, {self.api.in_flight} requests in flight"
+
+
+def _restart_needed(before: BrokerConfig, config: BrokerConfig) -> list[str]:
+    """Return the changed options that only a restart brings into effect."""
+    taken = {"broker": ("listen", "metrics_listen"), "fleet": ("listen", "token_file")}
+    return [
+        f"{section}.{name}"
+        for section, names in taken.items()
+        for name in names
+        if getattr(getattr(before, section), name) != getattr(getattr(config, section), name)
+    ]
 
 
 def _signer(config: PresignConfig) -> SignedStore:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 
 from presignd.broker.certificate import certificate_end, end_problem, tls_context
-from presignd.broker.config import BrokerConfig, TokenConfig, of_store
+from presignd.broker.config import BrokerConfig, FleetSection, TokenConfig, of_store
 from presignd.broker.tokens import Tokens
 from presignd.checks.base import CheckResult, fail, ok, warn
 from presignd.config import UploadConfig
-from presignd.errors import Fault, PresigndError
+from presignd.config.addresses import parse_listen
+from presignd.errors import Fault, PresigndError, UsageError
+from presignd.pages.access import load_token, readable_by_others
 from presignd.presign import Operation
 from presignd.presign.local import LocalPresigner
 from presignd.s3.limits import CHECK_NAME
@@ -28,6 +30,8 @@ async def check_broker(config: BrokerConfig) -> AsyncIterator[CheckResult]:
         yield warn("config", warning)
     yield ok("config", str(config.file))
     yield certificate_result(config)
+    for result in fleet_results(config.fleet):
+        yield result
     tokens = Tokens(config.file, config.broker.token_files)
     for problem in tokens.unreadable():
         yield fail("tokens", problem, "none of its tokens is valid until it is fixed")
@@ -58,6 +62,27 @@ def certificate_result(config: BrokerConfig) -> CheckResult:
         return ok("certificate", left)
     fix = "renew broker.tls_cert"
     return warn("certificate", f"only {left}", fix) if ends > now else fail("certificate", problem, fix)
+
+
+def fleet_results(fleet: FleetSection) -> list[CheckResult]:
+    """Check the fleet page's token file and address; return nothing where the page is off."""
+    file = fleet.token_file
+    if not fleet.listen or file is None:
+        return []
+    name = "fleet page"
+    try:
+        token = load_token(file, "fleet.token_file", make=False)
+    except UsageError as error:
+        return [fail(name, error.message, error.fix)]
+    if not token and not file.parent.is_dir():
+        return [fail(name, f"fleet.token_file: {file.parent} is not a folder", "make it, or name another file")]
+    results = []
+    if token and readable_by_others(file):
+        results.append(warn(name, f"{file} can be read by every user of this machine", f"chmod o-r {file}"))
+    if not parse_listen(fleet.listen).is_local:
+        fix = "listen on loopback, and put a proxy with TLS before it"
+        results.append(warn(name, f"its token travels unencrypted to {fleet.listen}", fix))
+    return results or [ok(name, f"at {fleet.listen}, token in {file}" + ("" if token else " (made at the start)"))]
 
 
 async def _store_results(store: SignedStore, tokens: Iterable[TokenConfig]) -> AsyncIterator[CheckResult]:

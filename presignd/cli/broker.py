@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from presignd.broker import service, token_writer
-from presignd.broker.config import SYSTEM_FILE, BrokerConfig, TokenConfig, load, read_tokens
+from presignd.broker.config import SYSTEM_FILE, BrokerConfig, FleetSection, TokenConfig, load, read_tokens
 from presignd.broker.tokens import Tokens, hash_of, new_token
 from presignd.cli import guard, help_of, loop, show
 from presignd.cli.check import print_result
 from presignd.cli.guard import guarded
 from presignd.cli.options import AsJson, seconds
+from presignd.config.addresses import parse_listen
 from presignd.errors import ExitCode, Refused, UsageError
+from presignd.pages.access import Access, SignedCodes, load_token
+from presignd.pages.serving import url_of
 from presignd.redaction.redact import redact
 from presignd.system.clock import utcnow
 from presignd.telemetry import log
@@ -117,6 +120,36 @@ async def _checked(config: BrokerConfig, *, as_json: bool) -> "list[CheckResult]
 def _entry(result: "CheckResult") -> dict[str, str]:
     fields = {"outcome": str(result.outcome), "name": result.name}
     return {**fields, "detail": result.detail, "fix": result.fix}
+
+
+# --- the fleet page -----------------------------------------------------------------------------
+def fleet_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> None:
+    """Print an address that opens the fleet page.
+
+    The address works once, within five minutes. The page shows what the broker has seen of each token; it is off
+    until fleet.listen is set. Only root and the broker's user may ask for an address, because it is made from
+    fleet.token_file. Programs send the token in that file as Authorization: Bearer.
+
+    Example: xdg-open "$(sudo presignd broker fleet)"
+    """
+    url = fleet_url(read(config).fleet)
+    if as_json:
+        show.document({"url": url}, as_is=True)
+    else:
+        show.result(url, as_is=True)
+
+
+def fleet_url(fleet: FleetSection) -> str:
+    """Return an address that logs in once, soon; raise ``Refused`` where the page is off or never ran."""
+    assert fleet.token_file is not None, "load() names one"
+    if not fleet.listen:
+        raise Refused("the fleet page is off", fix="set fleet.listen, e.g. 127.0.0.1:8422, and restart the broker")
+    token = load_token(fleet.token_file, "fleet.token_file", make=False)
+    if not token:
+        raise Refused(f"{fleet.token_file} is not there yet", fix="start the broker, which makes it")
+    listen = parse_listen(fleet.listen)
+    access = Access(token, None if listen.path else listen.port, "fleet", SignedCodes(token))
+    return access.login_url(url_of(listen, fleet.listen))
 
 
 # --- tokens -------------------------------------------------------------------------------------
@@ -252,6 +285,7 @@ def _add(to: typer.Typer, name: str, command: Callable[..., Any]) -> None:
 
 _add(app, "run", run_command)
 _add(app, "check", check_command)
+_add(app, "fleet", fleet_command)
 _add(token_app, "create", create_command)
 _add(token_app, "list", list_command)
 _add(token_app, "revoke", revoke_command)

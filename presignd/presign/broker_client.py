@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any
 
 import aiohttp
@@ -110,7 +111,7 @@ class BrokerClient:
                 "GET" if document is None else "POST",
                 url,
                 json=document,
-                headers=self._authorization(),
+                headers=self._headers(),
                 allow_redirects=False,
                 proxy=proxy_for(self._config.url, self._config.proxy),
             ) as response,
@@ -118,9 +119,11 @@ class BrokerClient:
             body = await read_at_most(response, most)
             return Response(response.status, {name.lower(): value for name, value in response.headers.items()}, body)
 
-    def _authorization(self) -> dict[str, str]:
-        token = self._config.token
-        return {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
+    def _headers(self) -> dict[str, str]:
+        """Return the token, and our clock: the broker's fleet page shows by how much they differ."""
+        token, now = self._config.token, self._clock().astimezone(UTC)
+        authorization = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
+        return {"Date": format_datetime(now, usegmt=True), **authorization}
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from presignd.broker.config import SYSTEM_FILE as BROKER_FILE
+from presignd.broker.config import SYSTEM_STATE as BROKER_STATE
 from presignd.cli.init import LINKS_GROUP, SYSTEM_FILE, Answers, links_group, render
 from presignd.config.signing import GROUPS
 
@@ -47,6 +48,7 @@ def test_the_brokers_unit_names_the_files_user_and_credentials_of_the_program() 
     unit = lines("presignd-broker.service")
     assert f"ExecStart=/opt/presignd/bin/presignd broker run -c {BROKER_FILE}" in unit
     assert "User=presignd-broker" in unit
+    assert f"StateDirectory={BROKER_STATE.relative_to('/var/lib')}" in unit
     assert {line for line in unit if line.startswith("LoadCredential=")} == {
         f"LoadCredential=presignd.{secret}:presignd-broker.{secret}" for secret in GROUPS if secret != "token"
     }

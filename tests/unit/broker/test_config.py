@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from presignd.broker.config import BrokerConfig, BrokerSection, TokenConfig, load, read_tokens
+from presignd.broker.config import (
+    SYSTEM_FILE,
+    SYSTEM_STATE,
+    BrokerConfig,
+    BrokerSection,
+    FleetSection,
+    TokenConfig,
+    load,
+    read_tokens,
+    state_folder,
+)
 from presignd.config import LogConfig, PresignConfig
 from presignd.config.options import defaults
 from presignd.errors import UsageError
@@ -58,6 +68,7 @@ def test_the_example_can_be_loaded() -> None:
         ("broker", BrokerSection, {"token_files"}),
         ("token", TokenConfig, {"name", "hash", "bucket", "prefix"}),
         ("log", LogConfig, set()),
+        ("fleet", FleetSection, set()),
     ],
 )
 def test_the_example_has_every_option_with_its_default(section: str, model: Any, but: set[str]) -> None:
@@ -135,6 +146,35 @@ def test_client_certificates_need_tls(tmp_path: Path) -> None:
 def test_token_files_start_from_the_files_folder(tmp_path: Path) -> None:
     text = '[broker]\ntoken_files = ["tokens.d/*.toml", "/etc/x.toml"]'
     assert loaded(tmp_path, text).broker.token_files == (f"{tmp_path}/tokens.d/*.toml", "/etc/x.toml")
+
+
+# --- the fleet page -------------------------------------------------------------------------------------
+
+
+def test_the_fleet_page_is_off_unless_it_has_an_address(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "").fleet.listen == ""
+    assert loaded(tmp_path, '[fleet]\nlisten = "unix:/run/fleet.sock"').fleet.listen == "unix:/run/fleet.sock"
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1", "127.0.0.1:0", ":8422", "unix:fleet.sock"])
+def test_the_fleet_page_needs_an_address_that_a_command_can_print(tmp_path: Path, listen: str) -> None:
+    (problem,) = problems_of(tmp_path, f'[fleet]\nlisten = "{listen}"')
+    assert problem.startswith("fleet.listen: ")
+
+
+@pytest.mark.parametrize("option", ["listen", "metrics_listen"])
+def test_the_fleet_page_has_an_address_of_its_own(tmp_path: Path, option: str) -> None:
+    (problem,) = problems_of(tmp_path, f'[broker]\n{option} = "127.0.0.1:9"\n[fleet]\nlisten = "127.0.0.1:9"')
+    assert problem.startswith("fleet.listen: is the broker's own address")
+
+
+def test_the_fleet_page_s_token_is_where_service_and_commands_both_look(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "").fleet.token_file == tmp_path / "fleet.token"
+    assert loaded(tmp_path, '[fleet]\ntoken_file = "t"').fleet.token_file == tmp_path / "t"
+    assert loaded(tmp_path, "", STATE_DIRECTORY="/var/lib/x:/var/lib/y").fleet.token_file == Path(
+        "/var/lib/x/fleet.token"
+    )
+    assert state_folder(SYSTEM_FILE, {}) == SYSTEM_STATE
 
 
 # --- the store ------------------------------------------------------------------------------------------

@@ -1,0 +1,142 @@
+"""What a broker has seen of each token since its start, in memory. Pure: callers give the times, in UTC."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
+
+MINUTES = 60
+MOST_TOKENS = 10_000
+"""Tokens remembered (about 5 KB each); beyond that, the one that called longest ago is forgotten."""
+LONGEST_AGENT, LONGEST_DATE = 200, 40
+"""Characters of a header that are kept: the client chooses them."""
+
+_DAEMON = re.compile(r"presignd/([0-9][0-9A-Za-z.+-]{0,31})(?: |$)")
+_PRODUCT = re.compile(r"[!-~]{1,40}")
+
+
+class Call(NamedTuple):
+    """A call with a token: when, the client's address, and its User-Agent and Date ("" where it sent none)."""
+
+    at: datetime
+    client: str
+    user_agent: str
+    date: str
+
+    @property
+    def version(self) -> str:
+        """The version of the daemon that called, "" for another program."""
+        found = _DAEMON.match(self.user_agent)
+        return found[1] if found else ""
+
+    @property
+    def program(self) -> str:
+        """The program that called and its version, e.g. "curl/8.5.0"; "" if it doesn't say."""
+        found = _PRODUCT.match(self.user_agent)
+        return found[0] if found else ""
+
+    @property
+    def clock_difference(self) -> float | None:
+        """The client's clock minus this machine's in seconds, to half a second; None without a usable Date."""
+        try:
+            date = parsedate_to_datetime(self.date)
+        except (ValueError, OverflowError):
+            return None
+        # A Date has whole seconds, rounded down.
+        return (date.replace(tzinfo=date.tzinfo or UTC) - self.at).total_seconds() + 0.5
+
+
+class Refused(NamedTuple):
+    """A refusal: its code, and when."""
+
+    code: str
+    at: datetime
+
+
+class Minute(NamedTuple):
+    """One minute: when it began (seconds since 1970), the grants in it and the refusals."""
+
+    began: int
+    granted: int
+    refused: int
+
+
+class Hour:
+    """The grants and refusals in each minute of the last hour; the last minute is still running."""
+
+    def __init__(self) -> None:
+        self._minutes: deque[Minute] = deque(maxlen=MINUTES)
+
+    def add(self, now: datetime, granted: int, refused: int) -> None:
+        """Count some at ``now``."""
+        began = _began(now)
+        if self._minutes and self._minutes[-1].began == began:
+            last = self._minutes.pop()
+            granted, refused = last.granted + granted, last.refused + refused
+        self._minutes.append(Minute(began, granted, refused))
+
+    def total(self, now: datetime) -> tuple[int, int]:
+        """Return the grants and the refusals of the last hour."""
+        known = self._known(now)
+        return sum(minute.granted for minute in known), sum(minute.refused for minute in known)
+
+    def minutes(self, now: datetime) -> list[Minute]:
+        """Return each minute of the last hour, the oldest first."""
+        known, last = {minute.began: minute for minute in self._known(now)}, _began(now)
+        return [known.get(began, Minute(began, 0, 0)) for began in range(last - 60 * (MINUTES - 1), last + 1, 60)]
+
+    def _known(self, now: datetime) -> Sequence[Minute]:
+        last = _began(now)
+        return [minute for minute in self._minutes if last - 60 * MINUTES < minute.began <= last]
+
+
+@dataclass(slots=True)
+class TokenActivity:
+    """What was seen of one token."""
+
+    call: Call | None = None
+    refused: Refused | None = None
+    hour: Hour = field(default_factory=Hour)
+
+
+class Activity:
+    """What was seen of each token since ``since``, and of all together in ``hour``."""
+
+    def __init__(self, since: datetime, most: int = MOST_TOKENS) -> None:
+        self.since = since
+        self.hour = Hour()
+        self._most = most
+        self._tokens: OrderedDict[str, TokenActivity] = OrderedDict()
+
+    def called(self, token: str, call: Call) -> None:
+        """Record a call."""
+        user_agent, date = call.user_agent[:LONGEST_AGENT], call.date[:LONGEST_DATE]
+        self._of(token).call = call._replace(user_agent=user_agent, date=date)
+
+    def answered(self, token: str, now: datetime, *, granted: int, refused: Sequence[str]) -> None:
+        """Count the grants of an answer, and its refusals by their codes."""
+        own = self._of(token)
+        for hour in (own.hour, self.hour):
+            hour.add(now, granted, len(refused))
+        if refused:
+            own.refused = Refused(refused[-1], now)
+
+    def of(self, token: str) -> TokenActivity:
+        """Return what was seen of a token; nothing, for one that did not call."""
+        return self._tokens.get(token) or TokenActivity()
+
+    def _of(self, token: str) -> TokenActivity:
+        own = self._tokens.setdefault(token, TokenActivity())
+        self._tokens.move_to_end(token)
+        if len(self._tokens) > self._most:
+            self._tokens.popitem(last=False)
+        return own
+
+
+def _began(now: datetime) -> int:
+    return int(now.timestamp()) // 60 * 60
