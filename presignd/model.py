@@ -102,12 +102,13 @@ class FileVersion(NamedTuple):
 
     ``path`` is below the watch's root, or absolute for a ``put`` from elsewhere. ``base_key`` is the
     rendered template, ``key`` the one in use (``name~2.ext`` after a collision). ``attempt`` counts
-    requests begun; ``faults`` those that count against the file; ``unclean`` the unclean exits while it was in
-    flight. ``checksum`` is ``algorithm:hex``, once verified. ``etag`` is the store's, once verified; before, what was
-    committed before the content was sent: the MD5 that the ETag will be, or a checksum that tells the object
-    (``crc64nvme:`` alone for the parts of an upload whose checksum is not known yet). ``signed_at`` is the link's
-    signing date. ``gone_at`` is when the content was seen to have left its path. ``link_version`` is the ``version_id``
-    that the link names, "" for none.
+    requests begun; ``faults`` those that count against the file. ``unclean`` is 0 for a version that was in flight at
+    no unclean exit since it last got on. Else it is a suspect, and ``unclean`` is 1 plus the number of those exits at
+    which it was alone. ``checksum`` is ``algorithm:hex``, once verified. ``etag`` is the store's, once verified;
+    before, what was committed before the content was sent: the MD5 that the ETag will be, or a checksum that tells the
+    object (``crc64nvme:`` alone for the parts of an upload whose checksum is not known yet). ``signed_at`` is the
+    link's signing date. ``gone_at`` is when the content was seen to have left its path. ``link_version`` is the
+    ``version_id`` that the link names, "" for none.
     """
 
     file_id: str

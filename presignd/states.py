@@ -74,7 +74,7 @@ LEFT = frozenset({State.VANISHED, State.SUPERSEDED})
 """The version is no longer what its path holds."""
 
 UNCLEAN_LIMIT = 3
-"""A version in flight at this many unclean exits is quarantined: it may be what kills the daemon."""
+"""A version in flight at this many unclean exits, each time alone, is quarantined: it may be what kills the daemon."""
 
 
 class BadTransition(RuntimeError):

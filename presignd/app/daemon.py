@@ -71,7 +71,7 @@ class Daemon:
         loops.start("ledger", pipeline.ledger.wait_until_dead())
         loops.start("linker", pipeline.shared.linker.run())
         loops.start("announcer", pipeline.shared.announcer.run())
-        self._start_work(loops, careful=pipeline.recovery.unclean)
+        self._start_work(loops)
         if await unless(stop.requested, self._watching()):
             log.info("daemon.ready", watches=len(self._in_effect.config.watches))
             self.service.systemd.ready()
@@ -81,10 +81,10 @@ class Daemon:
         inputs.stop_all()
         await self._drain()
 
-    def _start_work(self, loops: Loops, *, careful: bool = False) -> None:
+    def _start_work(self, loops: Loops) -> None:
         """Start the loops of the work in effect."""
         work = self._in_effect.work
-        loops.start("work", work.run(careful=careful))
+        loops.start("work", work.run())
         loops.start("sweeper", work.sweeper.run())
         loops.start("upkeep", self._upkeep(work))
 

@@ -24,11 +24,11 @@ async def local_view(config: Config, *, uploads: bool) -> AsyncIterator[View]:
             yield pipeline.view
         return
     async with open_pipeline(config, Purpose.PUT) as pipeline:
-        work, recovery = pipeline.in_effect.work, pipeline.recovery
-        await recovery.recover()
+        work = pipeline.in_effect.work
+        await pipeline.recovery.recover()
         async with looping() as loops:
             loops.start("linker", pipeline.shared.linker.run())
-            loops.start("work", work.run(careful=recovery.unclean, max_priority=UPLOAD_PRIORITIES[Source.PUT]))
+            loops.start("work", work.run(max_priority=UPLOAD_PRIORITIES[Source.PUT]))
             yield pipeline.view
             await work.drain(config.upload.drain_timeout)
 

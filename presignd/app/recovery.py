@@ -31,7 +31,7 @@ class Recovery:
     """Continues what the last run left, and at the end puts claimed versions back in the queue for the next run.
 
     ``read_back`` are the links in ``links.jsonl`` after the ledger's mark. ``replay``: log how versions ended
-    where an earlier run may not have logged it. ``unclean``: the last run did not end cleanly; set by ``recover``.
+    where an earlier run may not have logged it.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class Recovery:
         self._in_effect, self._ledger, self._links, self._read_back = in_effect, ledger, links, read_back
         self._announcer, self._on_link, self._replay = announcer, on_link, replay
         self._recovered = False
-        self.unclean = False
 
     async def recover(self) -> None:
         """Release what was claimed, and continue what is verified or linked."""
-        self.unclean = not await self._ledger.begin_run()
+        clean = await self._ledger.begin_run()
         self._recovered = True
         await self._commit_recorded_links()
-        for version in await self._ledger.release(unclean=self.unclean):
+        for version in await self._ledger.release(unclean=not clean):
             self._announcer.quarantined(version, fix=fault("internal_error").fix)
+        self._in_effect.suspects.add(await self._ledger.suspects())
         if self._replay:
             await self._announcer.replay()
         await self.resume(self._in_effect.work.buckets)

@@ -86,7 +86,8 @@ def _move(change: Change) -> tuple[dict[str, Any], FileVersion]:
     if change.events:
         row["state"] = str(moved.state)
     if Event.VERIFY in change.events:
-        row["verified"] = 1
+        row |= {"verified": 1, "unclean": 0}
+        moved = moved._replace(unclean=0)
     if change.events and moved.state in LEFT and moved.gone_at is None:
         moved = moved._replace(gone_at=moved.done_at or moved.queued_at)
         row["gone_at"] = to_sql(moved.gone_at)
@@ -167,10 +168,12 @@ def release(connection: sqlite3.Connection, *, unclean: bool) -> list[FileVersio
     """``Ledger.release``: count the unclean exit, quarantine, then put the rest back."""
     stopped: list[FileVersion] = []
     if unclean:
-        connection.execute("UPDATE version SET unclean = unclean + 1 WHERE state = 'uploading'")
-        problem = fault("internal_error", f"it was in flight at {UNCLEAN_LIMIT} unclean exits")
+        (uploading,) = connection.execute("SELECT count(*) FROM version WHERE state = 'uploading'").fetchone()
+        counted = "UPDATE version SET unclean = max(unclean, 1) + ? WHERE state = 'uploading'"
+        connection.execute(counted, (uploading == 1,))
+        problem = fault("internal_error", f"it was in flight, alone, at {UNCLEAN_LIMIT} unclean exits")
         error = {"error_code": problem.code, "error": problem.message}
-        worst = select(connection, "state = 'uploading' AND unclean >= ?", UNCLEAN_LIMIT)
+        worst = select(connection, "state = 'uploading' AND unclean > ?", UNCLEAN_LIMIT)
         stopped = apply(connection, [Change(version, (Event.QUARANTINE,), error) for version in worst])
     back = str(after(State.UPLOADING, Event.RELEASE))
     connection.execute("UPDATE version SET state = ? WHERE state = 'uploading'", (back,))
@@ -332,7 +335,7 @@ def record_part(connection: sqlite3.Connection, version: FileVersion, part: Part
     )
     if inserted.rowcount != 1:
         raise LostUpdate(f"{version.file_id}: part {part.number} of an upload that is not its own")
-    # A version that makes progress is not what kills the daemon; a large file may be in flight at many exits.
+    # A version that gets on is not what kills the daemon; a large file may be in flight at many exits.
     connection.execute("UPDATE version SET unclean = 0 WHERE file_id = ? AND unclean > 0", (version.file_id,))
 
 

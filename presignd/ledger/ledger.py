@@ -21,7 +21,7 @@ from presignd.ledger import changes, database, queries
 from presignd.ledger.changes import Change, Claim
 from presignd.ledger.database import closed_on_error, explain, open_database, presence_check
 from presignd.ledger.lock import prepare
-from presignd.ledger.rows import Claimed, Enqueued, Selection, WatchSummary
+from presignd.ledger.rows import Claimed, Enqueued, Selection, Suspect, WatchSummary
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.ledger.writer import Reader, Writer
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, Sent, State
@@ -220,6 +220,22 @@ class Ledger:
         """Return the earliest ``not_before`` past ``after`` among queued versions of ``watches``; None without any."""
         return await self._ask(queries.next_due, watches, after)
 
+    async def suspects(self) -> list[str]:
+        """Return the file_ids of queued versions that were in flight at an unclean exit and did not get on since.
+
+        Those that were least often alone then come first, by priority, then age.
+        """
+        return await self._ask(queries.suspects)
+
+    async def suspects_left(
+        self, file_ids: Collection[str], now: datetime, *, max_priority: int | None = None
+    ) -> tuple[list[Suspect], int]:
+        """Return those of ``file_ids`` that still are suspects, queued or uploading, and how many versions upload now.
+
+        With ``max_priority``, those of a higher number are not due.
+        """
+        return await self._ask(queries.suspects_left, file_ids, now, max_priority)
+
     async def assign_key(
         self, version: FileVersion, base_key: str, *, fresh: bool, next_key: bool, after_key: str = ""
     ) -> FileVersion | None:
@@ -271,7 +287,7 @@ class Ledger:
         return changed
 
     async def record_part(self, version: FileVersion, part: Part) -> None:
-        """Record one part that the store has; unclean exits before it no longer count."""
+        """Record one part that the store has; the version is no suspect any more."""
         await self._do(changes.record_part, version, part)
 
     async def parts(self, version: FileVersion) -> list[Part]:
@@ -305,8 +321,9 @@ class Ledger:
     async def release(self, *, unclean: bool) -> list[FileVersion]:
         """Put uploading versions back in the queue (start, drain).
 
-        After an unclean exit, uploading versions count it; those at ``states.UNCLEAN_LIMIT`` are
-        quarantined with ``internal_error`` and returned.
+        After an unclean exit, uploading versions are suspects (``suspects``). The exit counts against one that was
+        alone; at ``states.UNCLEAN_LIMIT`` of these it is quarantined with ``internal_error`` and returned. A suspect is
+        cleared when it is verified, when a part of it is recorded, and by ``requeue``.
         """
         return await self._do(changes.release, unclean=unclean)
 

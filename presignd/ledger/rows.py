@@ -35,6 +35,13 @@ class Claimed(NamedTuple):
     previous: FileVersion | None
 
 
+class Suspect(NamedTuple):
+    """A version that was in flight at an unclean exit and did not get on since, and whether it may be sent now."""
+
+    version: FileVersion
+    due: bool
+
+
 @dataclass(frozen=True, slots=True)
 class WatchSummary:
     """One watch's numbers for ``status``: versions by state, and when the oldest queued one was queued."""

@@ -1,8 +1,9 @@
 """Claims queued versions for the senders, fairly, and knows every version at work.
 
-Watches take turns; within one, new events go before the backlog (the ledger's priority); large files hold at most half
-of the bodies, so small ones always get through. Only as many are claimed as sending has room for: the rest, and all
-that waits for a retry or for a blocked watch, is queued in the ledger.
+Suspects go first, one at a time (``suspects.py``). Else watches take turns; within one, new events go before the
+backlog (the ledger's priority); large files hold at most half of the bodies, so small ones always get through. Only as
+many are claimed as sending has room for: the rest, and all that waits for a retry or for a blocked watch, is queued in
+the ledger.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from presignd.ledger.rows import as_recorded
 from presignd.model import FileVersion, NewVersion, State
 from presignd.pipeline.files.prepared import Prepared
 from presignd.pipeline.stage import MOST, TURN, Item
+from presignd.pipeline.suspects import Suspects, Turn
 from presignd.pipeline.upload.uploader import Uploader
 from presignd.runtime.heartbeat import alive, beat
 from presignd.system.clock import utcnow
@@ -33,11 +35,15 @@ more. A more urgent file may have to wait as long."""
 LOOK_SECONDS = 5.0
 """Longest time between two looks at the queue, in seconds."""
 
+SUSPECT_SECONDS = 1.0
+"""The same while a suspect is alone: it is none any more once a part of it is recorded, which wakes nobody."""
+
 
 class Dispatcher:
     """Feeds the senders of one configuration. ``at_work`` has each item from its claim until it leaves, by file_id.
 
     ``_waits`` are the watches whose queue may hold what can be sent; ``_tiny_waits`` those of which that may be tiny.
+    ``_alone``: a suspect is alone, or is to be: nothing else may be claimed.
     """
 
     def __init__(
@@ -46,9 +52,12 @@ class Dispatcher:
         uploader: Uploader,
         upload: UploadConfig,
         watches: Collection[str],
+        *,
         may_send: Callable[[str], bool],
+        suspects: Suspects,
     ) -> None:
         self._ledger, self._uploader, self._may_send = ledger, uploader, may_send
+        self._suspects = suspects
         self._slots = upload.concurrency
         self._most = max(MOST, self._slots)
         self._large_size = upload.multipart_threshold
@@ -58,7 +67,7 @@ class Dispatcher:
         self._left = asyncio.Event()
         self._feeding_ended = asyncio.Event()
         self._feeding_ended.set()
-        self._retired = self._draining = self._careful = False
+        self._retired = self._draining = self._alone = False
         self._max_priority: int | None = None
         self._reserved = 0
         self.at_work: dict[str, Item] = {}
@@ -76,7 +85,12 @@ class Dispatcher:
 
     def sent(self) -> None:
         """Use the room that there is now."""
-        if self._waits or self._careful:
+        if self._waits:
+            self._wake.set()
+
+    def verified(self) -> None:
+        """Let the next suspect go: the one that was alone is verified."""
+        if self._alone:
             self._wake.set()
 
     def add(self, item: Item) -> None:
@@ -89,15 +103,14 @@ class Dispatcher:
             self.at_work.pop(item.version.file_id, None)
         self._left.set()
         self.sent()
+        self.verified()
 
-    async def run(self, *, careful: bool = False, max_priority: int | None = None) -> None:
+    async def run(self, *, max_priority: int | None = None) -> None:
         """Claim versions until ``drain`` or ``retire``; then return.
 
-        ``careful``, after an unclean exit: claim no more than can be sent at once until no version is at work. A
-        version that is in flight at three unclean exits is quarantined, so few should be. With ``max_priority``, only
-        versions of at most that priority number are claimed: a command's own files.
+        With ``max_priority``, only versions of at most that priority number are claimed: a command's own files.
         """
-        self._careful, self._max_priority = careful, max_priority
+        self._max_priority = max_priority
         self.wake()
         self._feeding_ended.clear()
         try:
@@ -117,7 +130,28 @@ class Dispatcher:
 
     # --- from the queue ---------------------------------------------------------------------------
     async def _feed(self, now: datetime) -> int:
-        """Claim versions for the room there is, watch by watch; return how many."""
+        """Claim versions for the room there is: a suspect alone, else watch by watch; return how many."""
+        self._alone = bool(self._suspects)
+        if self._alone:
+            turn = await self._turn(now)
+            if turn.suspect:
+                return await self._claim([turn.suspect])
+            self._alone = not turn.others
+        return 0 if self._alone else await self._feed_all(now)
+
+    async def _turn(self, now: datetime) -> Turn:
+        """Ask what may be claimed now. No version skips the queue meanwhile, but those that do already count."""
+        recording = self._reserved
+        found, uploading = await self._ledger.suspects_left(
+            self._suspects.file_ids, now, max_priority=self._max_priority
+        )
+        seconds = asyncio.get_running_loop().time()
+        return self._suspects.turn(found, uploading + recording, self._may_go, seconds)
+
+    def _may_go(self, watch: str) -> bool:
+        return watch in self._watches and self._may_send(watch) and self._room() > 0
+
+    async def _feed_all(self, now: datetime) -> int:
         total = 0
         watches = self._open(self._waits)
         for turn, name in enumerate(watches):
@@ -161,6 +195,7 @@ class Dispatcher:
 
     def _send(self, item: Item, version: FileVersion, previous: FileVersion | None) -> None:
         item.version, item.previous = version, previous
+        item.gives_way = self._alone and len(self._suspects) > 1
         self.add(item)
         self._uploader.queue.put_nowait(item)
 
@@ -174,12 +209,12 @@ class Dispatcher:
         bodies = max(0, min(room, self._slots - sum(size > self._uploader.tiny for size in unsent)))
         share = -(-bodies // watches)
         limits = [(None if self._large_room(unsent) > 0 else self._large_size, share)]
-        if not self._careful and (room >= BATCH or len(unsent) < 2 * self._slots):
+        if room >= BATCH or len(unsent) < 2 * self._slots:
             limits.append((self._uploader.tiny + 1, room // watches - share))
         return [(below_size, limit) for below_size, limit in limits if limit > 0]
 
     def _room(self) -> int:
-        return (self._slots if self._careful else self._most) - len(self.at_work) - self._reserved
+        return self._most - len(self.at_work) - self._reserved
 
     def _unsent(self) -> list[int]:
         return [item.version.size for item in self.at_work.values() if item.unsent]
@@ -198,10 +233,8 @@ class Dispatcher:
 
         Versions already due wait for room; an item that was sent or left wakes the loop.
         """
-        seconds = LOOK_SECONDS
-        if not self.at_work:
-            self._careful = False
-        if not self._open(self._waits):
+        seconds = SUSPECT_SECONDS if self._alone else LOOK_SECONDS
+        if not self._alone and not self._open(self._waits):
             due = await self._ledger.next_due(self._open(self._watches), looked_at)
             seconds = _until(due, utcnow())
         beat(within=seconds)
@@ -243,7 +276,7 @@ class Dispatcher:
 
     @property
     def _feeds(self) -> bool:
-        return not (self._ends or self._careful or self._feeding_ended.is_set())
+        return not (self._ends or self._alone or self._feeding_ended.is_set())
 
     def _room_past_queue(self) -> int:
         """Return how many versions may skip the queue; what is larger keeps some room."""

@@ -41,6 +41,10 @@ class Writing(Exception):
     """A program has the file open for writing."""
 
 
+class GaveWay(Exception):
+    """A large file has a part at the store: it may have ended no run, and others wait to be tried alone."""
+
+
 class Quarantine:
     """Records versions as quarantined, which a person must release, and logs ``file.quarantined``."""
 
@@ -99,6 +103,8 @@ class UploadFaults:
             self._announcer.done([await self._ledger.apply(version, Event.VANISH, done_at=utcnow())])
         elif isinstance(problem, Writing):
             await self._ledger.apply(version, Event.RETRY, not_before=utcnow() + self._writer_pause)
+        elif isinstance(problem, GaveWay):
+            await self._ledger.apply(version, Event.RETRY, not_before=None)
         elif isinstance(problem, ChangedFault):
             await self._settle_again(version)
         elif isinstance(problem, FileFault):

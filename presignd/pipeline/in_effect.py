@@ -25,6 +25,7 @@ from presignd.pipeline.intake import Intake
 from presignd.pipeline.put import PutRequests
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.stage import Item
+from presignd.pipeline.suspects import Suspects
 from presignd.pipeline.upload.breakers import Breakers
 from presignd.pipeline.upload.bucket import Bucket
 from presignd.pipeline.upload.content import Slots
@@ -47,13 +48,15 @@ class InEffect:
     """The configuration in effect and its ``Work``. Parts that outlive a reload look both up here at each use.
 
     ``works`` has the newest first, then those that a reload retired and that still have something in flight. It is
-    empty until the assembly has switched to the first. ``slots`` are for the bodies of all works.
+    empty until the assembly has switched to the first. ``slots`` are for the bodies of all works, and ``suspects`` are
+    those of the start, found by ``Recovery``.
     """
 
     def __init__(self, upload: UploadConfig) -> None:
         self.works: list[Work] = []
         self.roots: dict[str, bytes] = {}
         self.slots = Slots(upload.concurrency)
+        self.suspects = Suspects()
 
     @property
     def work(self) -> Work:
@@ -204,7 +207,12 @@ class Work:
             sent=self._verify,
         )
         self.dispatcher = Dispatcher(
-            shared.ledger, self.uploader, config.upload, list(self.buckets), may_send=self.breakers.may_send
+            shared.ledger,
+            self.uploader,
+            config.upload,
+            list(self.buckets),
+            may_send=self.breakers.may_send,
+            suspects=shared.in_effect.suspects,
         )
         self.sweeper = Sweeper(shared.ledger, self.buckets)
         self._closing = asyncio.Event()
@@ -216,10 +224,10 @@ class Work:
         """The file_ids of the versions that are worked on or wait to be finished."""
         return {*self.dispatcher.at_work, *self.finisher.waiting}
 
-    async def run(self, *, careful: bool = False, max_priority: int | None = None) -> None:
+    async def run(self, *, max_priority: int | None = None) -> None:
         """Run every stage until ``finish`` or ``drain``; raise what a stage could not record.
 
-        ``careful`` and ``max_priority`` are explained at ``Dispatcher.run``.
+        ``max_priority`` is explained at ``Dispatcher.run``.
         """
         self._ended.clear()
         try:
@@ -234,7 +242,7 @@ class Work:
                     for number in range(workers):
                         loops.start(f"finisher {number} of {watch.name}", self.finisher.run(watch.name))
                 loops.start("finisher", self.finisher.record())
-                loops.start("dispatcher", self.dispatcher.run(careful=careful, max_priority=max_priority))
+                loops.start("dispatcher", self.dispatcher.run(max_priority=max_priority))
                 await self._closing.wait()
         except BaseExceptionGroup as group:  # of many stages that met one error, such as a lost ledger
             raise first_error(group) from None
@@ -260,6 +268,7 @@ class Work:
             item.finishes = not self.finisher.has_work(item.version)
             item.after_link = self.finisher.take
         self._shared.linker.queue.put_all(items)
+        self.dispatcher.verified()
 
     def _lifetime(self, version: FileVersion) -> int:
         """Return the seconds that a link is valid: those of its ``put``, else of its watch, else the default."""

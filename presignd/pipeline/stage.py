@@ -53,7 +53,8 @@ class Item:
 
     ``previous``: the newest verified version before it under its key. ``retried``: an earlier attempt committed what
     tells its object, and may have sent it. ``prepared``: its content, where that was read already, and ``intent``: what
-    tells its object then. ``problem``: why it can go no further. ``receipt`` and ``link`` are made on its way.
+    tells its object then. ``gives_way``: other suspects wait until it is sent, so a large file stops after one part.
+    ``problem``: why it can go no further. ``receipt`` and ``link`` are made on its way.
     ``expires`` is its link's lifetime in seconds. ``finishes``: the link's commit finishes it, as nothing is to be done
     with its file. ``after_link`` takes the items that were linked, or could not be.
 
@@ -66,6 +67,7 @@ class Item:
     retried: bool = False
     prepared: Prepared | None = None
     intent: str = ""
+    gives_way: bool = False
     problem: Exception | None = None
     receipt: Receipt | None = None
     link: Link | None = None

@@ -8,12 +8,13 @@ response has duplicates on some servers; it is used only for a part that a serve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from presignd.config import UploadConfig
 from presignd.errors import Fault, RetryFault, StoreFault, fault
 from presignd.ledger import Ledger, LostUpdate
 from presignd.model import FileVersion, Part, Sent
+from presignd.pipeline.faults import GaveWay
 from presignd.pipeline.files.hash import checksum_like, digest, fingerprint_of
 from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.collision import Decision, is_still_true, store_checks_it, supported_conditions
@@ -44,8 +45,9 @@ class InParts:
 
     ``recheck`` raises if the file is not what was settled. ``on_sent`` gets the number of bytes that the store has or
     is being sent. ``send`` raises ``upload_lost`` if the store no longer knows the upload: the next attempt begins
-    anew. The algorithm of the parts' checksums is fixed when the upload is created: MD5, of which S3 makes the ETag, or
-    a CRC, which the store returns for the whole object.
+    anew. With ``gives_way`` it sends one part, and raises ``GaveWay`` unless that was the last. The algorithm of the
+    parts' checksums is fixed when the upload is created: MD5, of which S3 makes the ETag, or a CRC, which the store
+    returns for the whole object.
     """
 
     def __init__(
@@ -59,9 +61,10 @@ class InParts:
         sha256: str,
         recheck: Callable[[], object],
         on_sent: Callable[[int], None],
+        gives_way: bool = False,
     ) -> None:
         self._bucket, self._ledger, self._slots, self._upload = bucket, ledger, slots, upload
-        self._fd, self._recheck, self._on_sent = fd, recheck, on_sent
+        self._fd, self._recheck, self._on_sent, self._gives_way = fd, recheck, on_sent, gives_way
         self.fingerprint, self.sha256 = fingerprint_of(fd), sha256
         self.part_size = part_size_for(self.size, upload.part_size, bucket.max_parts)
         self.checksum, self._algorithm = "", "md5"
@@ -128,17 +131,23 @@ class InParts:
         if self._parts:
             log.info("upload.resumed", file_id=version.file_id, key=version.key, parts=len(self._parts))
         cut = in_order([*part_ranges(version.size, version.part_size)])
-        missing = iter([piece for piece in cut if piece.number not in self._parts])
+        missing = [piece for piece in cut if piece.number not in self._parts]
+        await self._send_some(version, missing[:1] if self._gives_way else missing)
+        if self._gives_way and len(missing) > 1:
+            raise GaveWay
+        return version
+
+    async def _send_some(self, version: FileVersion, missing: Sequence[PartRange]) -> None:
+        pieces = iter(missing)
         try:
             async with asyncio.TaskGroup() as runners:
                 for _ in range(self._upload.part_concurrency):
-                    runners.create_task(self._send_missing(version, missing))
+                    runners.create_task(self._send_missing(version, pieces))
         except BaseExceptionGroup as group:  # "except*" would wrap what it raises in a group again
             faults, bugs = group.split(Fault)
             if faults is None or bugs is not None:
                 raise
             raise await self._abort_if_lost(version, _first(faults)) from None
-        return version
 
     async def _ensure_upload(self, version: FileVersion, algorithm: str) -> FileVersion:
         """Create an upload unless there is one; return the version with its upload id, and its algorithm committed."""

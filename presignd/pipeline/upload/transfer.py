@@ -139,6 +139,7 @@ class Transfer:
             # Not a method: transfer and content would reference each other, and only the garbage collector would free
             # them.
             on_sent=partial(_report, self._item, self._put),
+            gives_way=self._item.gives_way,
         )
 
     async def _prepare(self, size: int, algorithms: Collection[str]) -> Prepared:

@@ -39,7 +39,7 @@ POINT_SHARE = 0.6
 """Share of the kills that aim at a named point; one that isn't reached in its life becomes a random one."""
 SETTLE_TIMEOUT = 120.0
 EXPECTED_STOPS = frozenset({"internal_error", "bad_digest", "connection_reset", "rejected", "precondition_failed"})
-"""What may quarantine a file under all this: three unclean exits in flight, ten faults of its own."""
+"""What may quarantine a file under all this: three unclean exits alone in flight, ten faults of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -304,6 +304,7 @@ def test_no_statement_of_the_daily_work_scans_or_sorts_the_versions(recorder: An
     questions.differing(recorder, "drop", [(b"1/a", 0, 0, 0, 0)])
     questions.paths(recorder, "drop", b"", 100)
     questions.next_due(recorder, ["drop"], NOW)
+    questions.suspects_left(recorder, [two.file_id], NOW, None)
     questions.previous_receipt(recorder, two)
     questions.sent(recorder, two)
     questions.unannounced(recorder)

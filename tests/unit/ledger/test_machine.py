@@ -24,7 +24,7 @@ from presignd.ledger import queries as questions
 from presignd.ledger.changes import Change, Claim
 from presignd.ledger.schema import MIGRATIONS
 from presignd.model import FileVersion, Fingerprint, LinksMark, State
-from presignd.states import ENDED, IN_FLIGHT, TRANSITIONS, Event, is_recorded
+from presignd.states import ENDED, IN_FLIGHT, TRANSITIONS, UNCLEAN_LIMIT, Event, is_recorded
 from tests.versions import NOW, PRINT, new
 
 PATHS = st.sampled_from([b"a", b"d/a", b"d/b"])
@@ -35,7 +35,10 @@ EVENTS = st.sampled_from(sorted(set(Event) - {Event.CLAIM, Event.RELEASE, Event.
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Work on one ledger in any order; ``states`` is the model: where each version has to stand."""
+    """Work on one ledger in any order.
+
+    ``states`` is the model: where each version has to stand; ``unclean`` has the suspects' numbers.
+    """
 
     held = Bundle("held")
 
@@ -47,6 +50,7 @@ class LedgerMachine(RuleBasedStateMachine):
             for statement in migration:
                 self.connection.execute(statement)
         self.states: dict[str, State] = {}
+        self.unclean: dict[str, int] = {}
         self.now = NOW
 
     def teardown(self) -> None:
@@ -74,6 +78,8 @@ class LedgerMachine(RuleBasedStateMachine):
         """Check one move against the table."""
         assert TRANSITIONS[self.states[version.file_id]][event] is version.state
         self.states[version.file_id] = version.state
+        if event in (Event.VERIFY, Event.REQUEUE, Event.RESUME):
+            self.unclean.pop(version.file_id, None)
 
     @rule(path=PATHS, key=KEYS, fresh=st.booleans(), following=st.booleans())
     def enqueue(self, path: bytes, key: str | None, fresh: bool, following: bool) -> None:
@@ -185,7 +191,13 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(unclean=st.booleans())
     def restart(self, unclean: bool) -> None:
-        for version in changes.release(self.connection, unclean=unclean):
+        uploading = [file_id for file_id, state in self.states.items() if state is State.UPLOADING]
+        for file_id in uploading if unclean else ():
+            self.unclean[file_id] = self.unclean.get(file_id, 1) + (len(uploading) == 1)
+        stopped = changes.release(self.connection, unclean=unclean)
+        limit = UNCLEAN_LIMIT if unclean else sum(self.unclean.values())
+        assert {one.file_id for one in stopped} == {one for one in uploading if self.unclean.get(one, 0) > limit}
+        for version in stopped:
             self.moved(version, Event.QUARANTINE)
         for file_id, state in self.states.items():
             if state is State.UPLOADING:
@@ -222,6 +234,13 @@ class LedgerMachine(RuleBasedStateMachine):
     def rows_stand_where_their_events_led(self) -> None:
         rows = dict(self.connection.execute("SELECT file_id, state FROM version"))
         assert rows == self.states
+
+    @invariant()
+    def those_in_flight_at_an_unclean_exit_are_suspects_until_they_get_on(self) -> None:
+        rows = self.connection.execute("SELECT file_id, unclean FROM version WHERE unclean > 0")
+        assert {*rows} == {(file_id, n) for file_id, n in self.unclean.items() if file_id in self.states}
+        queued = {file_id for file_id in self.unclean if self.states.get(file_id) is State.QUEUED}
+        assert {*questions.suspects(self.connection)} == queued
 
     @invariant()
     def each_path_has_one_current_version_and_only_that_is_worked_on(self) -> None:

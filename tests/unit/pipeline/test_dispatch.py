@@ -12,13 +12,14 @@ from typing import Any, cast
 import pytest
 
 from presignd.config import UploadConfig
-from presignd.ledger import Enqueued, Ledger
+from presignd.ledger import Enqueued, Ledger, Suspect
 from presignd.ledger.changes import Claim
 from presignd.ledger.rows import Claimed, as_recorded
 from presignd.model import FileVersion, Fingerprint, NewVersion, State
 from presignd.pipeline.dispatch import BATCH, Dispatcher
 from presignd.pipeline.files.prepared import Prepared
 from presignd.pipeline.stage import MOST, TURN, Item, Queue, Receipt
+from presignd.pipeline.suspects import Suspects
 from presignd.pipeline.upload.uploader import Uploader
 from tests.versions import NOW
 
@@ -58,13 +59,17 @@ class World:
         self.claiming = asyncio.Event()
         self.claiming.set()
         self.tiny, self.queue = tiny, Queue[Item]()
+        self.suspects, self.retrying, self.elsewhere = Suspects(), set[str](), 0
+        self.looking = asyncio.Event()
+        self.looking.set()
         upload = UploadConfig(concurrency=slots, multipart_threshold=LARGE)
         self.dispatcher = Dispatcher(
             cast("Ledger", self),
             cast("Uploader", self),
             upload,
             list(queues),
-            lambda watch: watch not in self.shut,
+            may_send=lambda watch: watch not in self.shut,
+            suspects=self.suspects,
         )
 
     # --- the ledger ---
@@ -74,7 +79,22 @@ class World:
         assert now.tzinfo is not None
         assert max_priority == MAX_PRIORITY
         self.claims[watch] += 1
-        return [each for each in self.queues[watch] if below_size is None or each.size < below_size][:limit]
+        due = [each for each in self.queues[watch] if each.file_id not in self.retrying]
+        return [each for each in due if below_size is None or each.size < below_size][:limit]
+
+    async def suspects_left(
+        self, file_ids: Collection[str], now: datetime, *, max_priority: int | None
+    ) -> tuple[list[Suspect], int]:
+        assert now.tzinfo is not None
+        assert max_priority == MAX_PRIORITY
+        await self.looking.wait()
+        uploading = [each.version for each in self.dispatcher.at_work.values() if each.receipt is None]
+        waiting = [each for queue in self.queues.values() for each in queue]
+        left = [
+            *[Suspect(each, each.file_id not in self.retrying) for each in waiting],
+            *[Suspect(each, due=False) for each in uploading],
+        ]
+        return [each for each in left if each.version.file_id in file_ids], len(uploading) + self.elsewhere
 
     async def claim(self, wanted: Sequence[Claim]) -> list[Claimed | None]:
         await self.claiming.wait()
@@ -123,8 +143,8 @@ class World:
         return Enqueued(version._replace(state=State.UPLOADING), None)
 
     @asynccontextmanager
-    async def running(self, *, careful: bool = False) -> AsyncIterator[asyncio.Task[None]]:
-        task = asyncio.create_task(self.dispatcher.run(careful=careful, max_priority=MAX_PRIORITY))
+    async def running(self) -> AsyncIterator[asyncio.Task[None]]:
+        task = asyncio.create_task(self.dispatcher.run(max_priority=MAX_PRIORITY))
         await turns()
         yield task
         task.cancel()
@@ -142,6 +162,7 @@ class World:
         for name in names or self.unsent():
             self.dispatcher.at_work[name].receipt = RECEIPT
         self.dispatcher.sent()
+        self.dispatcher.verified()
         await turns()
 
     async def end(self, *names: str) -> None:
@@ -327,17 +348,134 @@ async def test_larger_files_have_their_senders_among_however_many_tiny_ones() ->
         assert len(world.at_work) == 4
 
 
-async def test_few_are_claimed_after_an_unclean_end_until_all_is_through() -> None:
-    """What was in flight at three unclean ends is quarantined: that should be few besides the one that kills."""
-    world = World(4, tiny=SMALL, a=[SMALL] * 9)
-    async with world.running(careful=True):
-        while world.at_work:
-            assert len(world.at_work) <= 4
-            await world.end(world.at_work[0])
-        world.queues["a"] = [version("a", 100 + number, SMALL) for number in range(50)]
+# --- suspects ---------------------------------------------------------------------------------------
+
+
+async def test_suspects_go_first_and_one_at_a_time_and_then_all_others() -> None:
+    world = World(4, tiny=SMALL, a=[SMALL] * 9, b=[SMALL] * 9)
+    world.suspects.add(["b8", "a7", "b3"])
+    async with world.running():
+        for name in ("b8", "a7", "b3"):
+            assert world.unsent() == [name], "alone, though those before it still wait for their links"
+            await world.send()
+        assert len(world.unsent()) == 15
+
+
+async def test_a_suspect_that_waits_for_a_retry_holds_up_nothing_and_is_alone_once_it_is_due() -> None:
+    world = World(2, a=[SMALL] * 6)
+    world.suspects.add(["a3"])
+    world.retrying.add("a3")
+    async with world.running():
+        assert world.unsent() == ["a0", "a1"]
+        world.retrying.clear()
+        world.dispatcher.wake()
+        await world.send("a0")
+        assert world.unsent() == ["a1"], "it waits until nothing else is uploading, and nothing else goes"
+        await world.send("a1")
+        assert world.unsent() == ["a3"]
+        await world.send("a3")
+        assert world.unsent() == ["a2", "a4"]
+
+
+async def test_a_suspect_of_a_blocked_watch_holds_up_nothing() -> None:
+    world = World(2, a=[SMALL], b=[SMALL] * 9)
+    world.suspects.add(["a0"])
+    world.shut.add("a")
+    async with world.running():
+        assert world.watches_at_work() == {"b": 2}
+
+
+async def test_a_suspect_whose_watch_is_gone_holds_up_nothing() -> None:
+    world = World(2, a=[SMALL] * 9)
+    world.queues["gone"] = [version("gone", 0, SMALL)]
+    world.suspects.add(["gone0"])
+    async with world.running():
+        assert world.watches_at_work() == {"a": 2}
+
+
+async def test_a_suspect_that_got_on_is_alone_no_longer() -> None:
+    """A large one, of which a part is recorded; nothing wakes the dispatcher then, it looks by itself."""
+    world = World(4, a=[LARGE] * 3)
+    world.suspects.add(["a1"])
+    async with world.running(), asyncio.timeout(20):
+        assert world.unsent() == ["a1"]
+        world.suspects.turn([], 0, lambda _: True, 0.0)
+        while len(world.at_work) < 2:  # noqa: ASYNC110 - the dispatcher wakes by itself
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("suspects", [["a0"], ["a0", "a1"]])
+async def test_a_suspect_gives_way_if_others_wait(suspects: list[str]) -> None:
+    world = World(4, a=[LARGE] * 3)
+    world.suspects.add(suspects)
+    async with world.running():
+        assert [item.gives_way for item in world.dispatcher.at_work.values()] == [len(suspects) > 1]
+        await world.end()
+        await world.end()
+        assert not any(item.gives_way for item in world.dispatcher.at_work.values())
+
+
+async def test_a_suspect_that_ended_before_its_claim_holds_up_nothing() -> None:
+    world = World(2, a=[SMALL] * 3)
+    world.suspects.add(["a1"])
+    world.ended.add("a1")
+    async with world.running():
+        assert world.at_work == ["a0", "a2"]
+
+
+async def test_what_an_earlier_configuration_uploads_is_waited_for() -> None:
+    world = World(2, a=[SMALL] * 3)
+    world.suspects.add(["a1"])
+    world.elsewhere = 1
+    async with world.running():
+        assert world.at_work == []
+        world.elsewhere = 0
         world.dispatcher.wake()
         await turns()
-        assert len(world.at_work) == 50
+        assert world.at_work == ["a1"]
+
+
+async def test_nothing_skips_the_queue_while_a_suspect_is_alone() -> None:
+    world = World(4, tiny=SMALL, a=[SMALL], b=[])
+    world.suspects.add(["a0"])
+    async with world.running():
+        assert await world.record(new("b", 1, SMALL)) == []
+        assert world.unsent() == ["a0"]
+        await world.send()
+        assert world.unsent() == ["b1"]
+        await world.send()
+        assert await world.record(new("b", 2, SMALL)) == ["b2"]
+
+
+async def test_no_suspect_goes_while_a_commit_claims_what_skips_the_queue() -> None:
+    """The ledger does not know of it yet when it is asked."""
+    world = World(4, tiny=SMALL, a=[SMALL], b=[])
+    world.suspects.add(["a0"])
+    world.retrying.add("a0")
+    async with world.running():
+        async with world.room_for([new("b", 1, SMALL)]) as items:
+            assert len(items) == 1
+            world.retrying.clear()
+            world.looking.clear()
+            world.dispatcher.wake()
+            await turns()
+        world.looking.set()
+        await turns()
+        assert world.at_work == []
+        assert await world.record(new("b", 2, SMALL)) == []
+        assert world.at_work == ["a0"]
+
+
+async def test_a_suspect_needs_room_too() -> None:
+    """No more than ``MOST`` are claimed and not linked, whatever holds up the links."""
+    world = World(4, a=[SMALL])
+    world.suspects.add(["a0"])
+    for number in range(MOST):
+        world.dispatcher.add(Item(version("l", number, SMALL)._replace(state=State.VERIFIED), receipt=RECEIPT))
+    async with world.running():
+        assert world.unsent() == []
+        await world.end("l0")
+        assert world.unsent() == ["a0"]
 
 
 # --- past the queue ---------------------------------------------------------------------------------

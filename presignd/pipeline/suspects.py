@@ -1,0 +1,67 @@
+"""Suspects: versions that were in flight when a run ended uncleanly, any of which may be what ended it.
+
+They are sent before all others, one at a time. So what kills the daemon kills it alone, and that exit counts against
+no other version (``Ledger.release``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple
+
+from presignd.ledger import Suspect
+from presignd.model import FileVersion, State
+
+LONGEST_WAIT = 30.0
+"""How long a suspect waits until nothing else is uploading, in seconds; no other version is claimed meanwhile.
+
+Only one that had to wait for a retry or a blocked watch meets others at all. After this time it goes together with
+them: a large upload may take hours. At the next start nothing is uploading.
+"""
+
+
+class Turn(NamedTuple):
+    """What may be claimed now: this suspect and nothing else, or all others, or (neither) nothing."""
+
+    suspect: FileVersion | None = None
+    others: bool = False
+
+
+class Suspects:
+    """The suspects that are left, in the order in which they are sent; a reload keeps them."""
+
+    def __init__(self) -> None:
+        self._left: dict[str, None] = {}
+        self._waits_since: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def add(self, file_ids: Iterable[str]) -> None:
+        """Add suspects, by file_id."""
+        self._left |= dict.fromkeys(file_ids)
+
+    @property
+    def file_ids(self) -> Collection[str]:
+        """The file_ids of those that are left."""
+        return self._left.keys()
+
+    def turn(self, found: Iterable[Suspect], uploading: int, may_send: Callable[[str], bool], now: float) -> Turn:
+        """Decide what is claimed next, and forget those that are suspects no more.
+
+        ``found`` are those of ``file_ids`` that still are, ``uploading`` is the number of all versions that upload now,
+        ``may_send`` tells whether a watch may send, ``now`` is monotonic, in seconds. A suspect that waits for a retry
+        or whose watch may not send holds up nothing.
+        """
+        by_id = {one.version.file_id: one for one in found}
+        self._left = {file_id: None for file_id in self._left if file_id in by_id}
+        if uploading == 1 and any(one.version.state is State.UPLOADING for one in by_id.values()):
+            return Turn()
+        in_order = [by_id[file_id] for file_id in self._left]
+        due = next((one.version for one in in_order if one.due and may_send(one.version.watch)), None)
+        if due is None or not uploading:
+            self._waits_since = None
+            return Turn(due, others=due is None)
+        if self._waits_since is None:
+            self._waits_since = now
+        return Turn(others=now - self._waits_since >= LONGEST_WAIT)
