@@ -241,7 +241,8 @@ class Linker:
 
     async def _append(self, links: list[Link]) -> LinksMark:
         """Write the lines to disk. If cancelled, wait for the thread nevertheless: the file is closed next."""
-        appending = asyncio.ensure_future(asyncio.to_thread(self._links.append, links))
+        # Without a task and a turn of the loop for it, as asyncio.to_thread needs: a lone file's link comes sooner.
+        appending = asyncio.get_running_loop().run_in_executor(None, self._links.append, links)
         try:
             return await asyncio.shield(appending)
         except asyncio.CancelledError:
