@@ -32,7 +32,16 @@ B = TypeVar("B", bound="Broker")
 class Broker:
     """A broker's folder and, while it is started, its process; its stderr of all runs goes to one file."""
 
-    def __init__(self, folder: Path, store: Store, *, options: str = "", tls: str = "", endpoint: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        store: Store,
+        *,
+        options: str = "",
+        tls: str = "",
+        endpoint: str = "",
+        more: str = "",
+    ) -> None:
         self.folder = folder
         (self.port,) = free_ports(1)
         self.url = f"{'https' if tls else 'http'}://{LOOPBACK}:{self.port}"
@@ -56,6 +65,7 @@ secret_key = "{store.secret_key}"
 [log]
 format = "json"
 level = "debug"
+{more}
 """
         )
 
@@ -151,9 +161,10 @@ level = "debug"
         body: bytes | Document | None = None,
         *,
         tls: ssl.SSLContext | None = None,
+        method: str | None = None,
         **headers: str,
     ) -> tuple[int, Document, Mapping[str, str]]:
-        """Ask it; return the status, the JSON document, and the headers in lower case."""
+        """Ask it; return the status, the JSON document ({} for none), and the headers in lower case."""
         data = json.dumps(body).encode() if isinstance(body, dict) else body
         given = {
             "Content-Type": "application/json",
@@ -161,10 +172,10 @@ level = "debug"
         }
         if secret:
             given["Authorization"] = f"Bearer {secret}"
-        request = urllib.request.Request(self.url + path, data=data, headers=given)
+        request = urllib.request.Request(self.url + path, data=data, headers=given, method=method)
         try:
             with urllib.request.urlopen(request, timeout=30, context=tls) as answer:
-                return answer.status, json.loads(answer.read()), _lower(answer.headers)
+                return answer.status, json.loads(answer.read() or b"{}"), _lower(answer.headers)
         except urllib.error.HTTPError as refused:
             with refused:
                 return refused.code, json.loads(refused.read()), _lower(refused.headers)

@@ -7,26 +7,26 @@ a 200. No answer says whether an object exists: the broker does not know.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from aiohttp import web
 
 from presignd.broker import audit, metrics, openapi, wire
-from presignd.broker.access import Rejected, authenticate, client_of
+from presignd.broker.access import Rejected
 from presignd.broker.audit import GrantResult
-from presignd.broker.config import BrokerSection, TokenConfig
-from presignd.broker.fleet.activity import Activity, Call
-from presignd.broker.limits import LIMITS, ConcurrencyLimit, GrantRates, Limits, yielding
+from presignd.broker.calls import Calls, as_json
+from presignd.broker.config import NO_LINKS, BrokerSection, LinksSection, TokenConfig
+from presignd.broker.limits import LIMITS, Limits, yielding
+from presignd.broker.links.api import LinkCalls
 from presignd.broker.policy import Refusal, RefusalCode, UploadOwners, decide
+from presignd.broker.state.database import NO_DATABASE, Database
+from presignd.broker.state.links import Links
 from presignd.broker.tokens import Tokens
 from presignd.config.addresses import parse_listen
 from presignd.errors import Fault, PresignerFault
 from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Presigner
-from presignd.runtime.clients import Connections
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger
 from presignd.telemetry.metrics import rendered
@@ -43,22 +43,24 @@ log = get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Api:
+class Api(Calls):
     """The request handlers. ``config``, ``tokens`` and ``presigner`` may be replaced between requests."""
 
-    def __init__(self, config: BrokerSection, tokens: Tokens, presigner: Presigner, limits: Limits = LIMITS) -> None:
-        self.config, self.tokens, self.presigner = config, tokens, presigner
+    def __init__(
+        self,
+        config: BrokerSection,
+        tokens: Tokens,
+        presigner: Presigner,
+        limits: Limits = LIMITS,
+        *,
+        links: LinksSection = NO_LINKS,
+        database: Database = NO_DATABASE,
+    ) -> None:
+        super().__init__(config, tokens, limits)
+        self.presigner = presigner
+        self._links = LinkCalls(self, links, Links(database))
         self.draining = False
-        self.connections = Connections()
-        self.in_flight = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self._rates = GrantRates()
         self._upload_owners = UploadOwners()
-        self._concurrency = ConcurrencyLimit(limits.calls, limits.calls_of_one, limits.wait)
-        self._body_seconds = limits.body
-        self._rejected_calls = audit.RejectedCalls()
-        self.activity = Activity(utcnow())
 
     def app(self) -> web.Application:
         """Return the application at ``listen``."""
@@ -67,6 +69,7 @@ class Api:
             [
                 web.post("/v1/grants", self._grants),
                 web.get("/v1/me", self._me, allow_head=False),
+                *self._links.routes(),
                 web.get("/openapi.json", _openapi, allow_head=False),
                 web.get("/healthz", _healthz),
                 web.get("/readyz", self._readyz),
@@ -109,104 +112,40 @@ class Api:
         try:
             return await handler(request)
         except Rejected as rejected:
-            return self._rejected(request, rejected)
+            return self.rejected(request, rejected)
         except web.HTTPRequestEntityTooLarge:
-            return self._rejected(request, Rejected(413, "body_too_large", f"at most {wire.MAX_BODY} bytes"))
+            return self.rejected(request, Rejected(413, "body_too_large", f"at most {wire.MAX_BODY} bytes"))
         except web.HTTPException as answer:
             allowed = {"Allow": answer.headers["Allow"]} if "Allow" in answer.headers else {}
-            return _json(wire.error("no_such_path", answer.reason), answer.status, allowed)
+            return as_json(wire.error("no_such_path", answer.reason), answer.status, allowed)
         except (ConnectionError, web.RequestPayloadError):
-            return _json(wire.error("gone", "the connection broke off"), 400)
+            return as_json(wire.error("gone", "the connection broke off"), 400)
         except Exception:
             log.exception("broker.internal_error", path=request.path[:200])
-            return _json(wire.error("internal_error", "a bug in presignd; its log has the traceback"), 500)
-
-    def _rejected(self, request: web.Request, rejected: Rejected) -> web.Response:
-        self._rejected_calls.record(self._client(request), request.path, rejected.status, rejected.code, rejected.by)
-        if rejected.by:
-            self.activity.answered(rejected.by, utcnow(), granted=0, refused=[rejected.code])
-        headers = {"Retry-After": str(rejected.retry_after)} if rejected.retry_after else {}
-        if rejected.status == 401:  # noqa: PLR2004
-            headers["WWW-Authenticate"] = 'Bearer realm="presignd"'
-        return _json(wire.error(rejected.code, rejected.message), rejected.status, headers)
-
-    def _client(self, request: web.Request) -> str:
-        return client_of(request, behind_proxy=self.config.behind_proxy)
-
-    def _authenticated(self, request: web.Request) -> TokenConfig:
-        """Return the caller's token, and record the call; raise ``Rejected``."""
-        try:
-            token = authenticate(request, self.tokens, utcnow())
-        except Rejected as rejected:
-            if rejected.by:
-                self._record_call(request, rejected.by)
-            raise
-        self.connections.used(request.protocol, known=True)
-        self._record_call(request, token.name)
-        return token
-
-    def _record_call(self, request: web.Request, token: str) -> None:
-        user_agent, date = (request.headers.get(name, "") for name in ("User-Agent", "Date"))
-        self.activity.called(token, Call(utcnow(), self._client(request), user_agent, date))
+            return as_json(wire.error("internal_error", "a bug in presignd; its log has the traceback"), 500)
 
     # --- the two calls ----------------------------------------------------------------------------
     async def _me(self, request: web.Request) -> web.Response:
-        token = self._authenticated(request)
+        token = self.authenticated(request)
         ends = None
         with suppress(PresignerFault):  # a call for grants reports missing credentials
             ends = await self.presigner.credential_expiry()
-        return _json(wire.me(token, credential_ends=ends))
+        return as_json(wire.me(token, credential_ends=ends, links_url=self._links.config.url))
 
     async def _grants(self, request: web.Request) -> web.Response:
-        """Answer a batch. The caller is authenticated before the body is read."""
-        token = self._authenticated(request)
-        began = time.monotonic()
-        try:
-            with self._in_flight(), self.connections.answering(request.protocol):
-                results = await self._results_in_turn(request, token)
-        except Rejected as rejected:
-            rejected.by = token.name
-            raise
-        metrics.SECONDS.observe(time.monotonic() - began)
-        return web.Response(body=wire.write_results(results), content_type="application/json")
+        """Answer a batch."""
 
-    async def _results_in_turn(self, request: web.Request, token: TokenConfig) -> list[GrantResult]:
-        async with self._concurrency.hold(token.name):
-            asked = await self._batch(request)
-            token = authenticate(request, self.tokens, utcnow())  # again: it may have been revoked meanwhile
-            if wait := self._rates.take(token.name, token.rate, len(asked.grants), time.monotonic()):
-                raise Rejected(429, "rate_limited", "too many grants for this token", retry_after=wait)
+        async def answer(token: TokenConfig, asked: wire.ParsedBatch) -> list[GrantResult]:
             results = await self._results(token, asked)
             refused = [str(result.code) for result in results if not isinstance(result, Grant)]
             self.activity.answered(token.name, utcnow(), granted=len(results) - len(refused), refused=refused)
-            await audit.record(token.name, self._client(request), asked.grants, results)
+            await audit.record(token.name, self.client(request), asked.grants, results)
             return results
 
-    @contextmanager
-    def _in_flight(self) -> Iterator[None]:
-        self.in_flight += 1
-        self.idle.clear()
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
-            if not self.in_flight:
-                self.idle.set()
-
-    async def _batch(self, request: web.Request) -> wire.ParsedBatch:
-        if request.content_type != "application/json":
-            raise Rejected(415, "unsupported_media_type", "send application/json")
-        try:
-            async with asyncio.timeout(self._body_seconds):
-                body = await request.read()
-        except TimeoutError:
-            raise Rejected(408, "timeout", f"the body took over {self._body_seconds:g} s") from None
-        try:
-            return wire.read_batch(body)
-        except wire.TooMany as problem:
-            raise Rejected(413, "too_many_grants", str(problem)) from None
-        except ValueError as problem:
-            raise Rejected(400, "bad_request", str(problem)[:1000]) from None
+        began = time.monotonic()
+        results = await self.in_turn(request, wire.read_batch, answer, lambda asked: len(asked.grants))
+        metrics.SECONDS.observe(time.monotonic() - began)
+        return web.Response(body=wire.write_results(results), content_type="application/json")
 
     async def _results(self, token: TokenConfig, asked: wire.ParsedBatch) -> list[GrantResult]:
         places = yielding(range(len(asked.grants)))
@@ -234,14 +173,14 @@ class Api:
     async def _readyz(self, _request: web.Request) -> web.Response:
         """Answer 200 if the broker can sign for every token and is not draining, else 503."""
         if self.draining:
-            return _json(wire.error("draining", "the broker is shutting down"), 503)
+            return as_json(wire.error("draining", "the broker is shutting down"), 503)
         if self.tokens.unlisted:
-            return _json(wire.error("tokens_unreadable", "a folder of tokens can't be opened"), 503)
+            return as_json(wire.error("tokens_unreadable", "a folder of tokens can't be opened"), 503)
         try:
             await self.presigner.credential_expiry()
         except PresignerFault as fault:
-            return _json(wire.error(fault.code, fault.message), 503)
-        return _json({"status": "ok"})
+            return as_json(wire.error(fault.code, fault.message), 503)
+        return as_json({"status": "ok"})
 
     async def _metrics(self, request: web.Request) -> web.Response:
         self.show_gauges()
@@ -277,17 +216,12 @@ def _result(answer: Grant | Exception) -> GrantResult:
     raise answer
 
 
-def _json(document: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    body = json.dumps(document).encode()
-    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
-
-
 async def _healthz(_request: web.Request) -> web.Response:
-    return _json({"status": "ok"})
+    return as_json({"status": "ok"})
 
 
 async def _openapi(_request: web.Request) -> web.Response:
-    return _json(openapi.DOCUMENT)
+    return as_json(openapi.DOCUMENT)
 
 
 async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:

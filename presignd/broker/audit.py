@@ -11,6 +11,7 @@ from typing import Any
 from presignd.broker import metrics
 from presignd.broker.limits import yielding
 from presignd.broker.policy import Refusal
+from presignd.broker.state.links import Link
 from presignd.errors import Fault
 from presignd.presign import Grant, GrantRequest
 from presignd.s3.limits import MAX_KEY
@@ -55,6 +56,27 @@ def _log(token: str, client: str, request: GrantRequest, result: GrantResult, co
         log.info("grant.issued", **fields, expires_at=result.expires_at)
     else:
         log.warning("grant.refused", **fields, error_code=str(result.code))
+
+
+# --- stable links ----------------------------------------------------------------------------------
+def link_created(token: str, client: str, link: Link) -> None:
+    """Log a new link by its ``ref``: nothing in the log opens it."""
+    log.info("link.created", by=token, client=client, **_named(link), expires_at=link.new.ends_at)
+
+
+def link_revoked(token: str, client: str, link: Link) -> None:
+    """Log a revoked link."""
+    log.info("link.revoked", by=token, client=client, **_named(link), opened=link.opened)
+
+
+def link_not_made(token: str, client: str, bucket: str, key: str, code: str) -> None:
+    """Log a link that a token asked for and did not get."""
+    more = {"bucket": bucket[:MAX_KEY], "key": key[:MAX_KEY], "error_code": str(code)}
+    log.warning("link.refused", by=token, client=client, **more)
+
+
+def _named(link: Link) -> dict[str, Any]:
+    return {"ref": link.ref, "bucket": link.new.bucket, "key": link.new.key}
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -18,13 +18,14 @@ from pydantic import (
     BeforeValidator,
     Field,
     PlainSerializer,
+    SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
 )
 
 from presignd.config import LogConfig, PresignConfig, kinds, rules, signing
-from presignd.config.addresses import check_listen, parse_listen
+from presignd.config.addresses import check_listen, parse_broker_url, parse_listen, parse_site
 from presignd.config.models import Section
 from presignd.config.options import nearest
 from presignd.config.paths import PathBase
@@ -39,7 +40,7 @@ from presignd.units import format_rate, parse_rate, rfc3339
 SYSTEM_FILE = Path("/etc/presignd-broker/broker.toml")
 SYSTEM_STATE = Path("/var/lib/presignd-broker")
 """The StateDirectory= of presignd-broker.service, whose configuration is ``SYSTEM_FILE``."""
-SECTIONS = ("broker", "store", "log", "fleet", "token")
+SECTIONS = ("broker", "store", "links", "state", "log", "fleet", "token")
 
 Document = Mapping[str, Any]
 S = TypeVar("S", bound=Section)
@@ -48,11 +49,26 @@ _NEEDED = {
     "name": 'is missing; give each token one, e.g. name = "scanner-1"',
     "bucket": "is missing; name the bucket that the token may use",
 }
-_PATHS = ("tls_cert", "tls_key", "client_ca", "token_file")
+_PATHS = ("tls_cert", "tls_key", "client_ca", "token_file", "path", "url_file")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _WHEN = "must be a day such as 2027-06-30, or a time such as 2027-06-30T12:00:00Z"
 _DAY_LETTERS = len("2027-06-30")
+_LEAST_TARGET = 300
+_STATE_FILE = "state.db"
+_STATE_URL = "PRESIGND_STATE_URL"
 _CERTIFICATE_NAME = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
+
+
+def _of_a_target(seconds: int) -> int:
+    if not _LEAST_TARGET <= seconds <= MAX_EXPIRES:
+        raise ValueError("must be between 5m and 7d: players and resumed downloads come back to the target")
+    return seconds
+
+
+def _not_zero(seconds: int | None) -> int | None:
+    if seconds == 0:
+        raise ValueError('must be at least 1s; "" = no limit')
+    return seconds
 
 
 class BrokerSection(Section):
@@ -68,6 +84,9 @@ class BrokerSection(Section):
     """Whether a TLS proxy is in front: then plain HTTP is allowed, and X-Forwarded-For names the client."""
     listen: Annotated[str, AfterValidator(check_listen), Field(validate_default=True)] = "127.0.0.1:8420"
     """Address to listen at: host:port or unix:/path."""
+    url: Annotated[str, AfterValidator(lambda url: parse_broker_url(url) if url else url)] = ""
+    """Address at which daemons reach it, e.g. https://broker:8420; "" = listen. The name in [links] url, where it is
+    another one, serves nothing but links."""
     metrics_listen: str = ""
     """Address of /metrics; "" = the main address, if that is loopback without a proxy."""
     token_files: tuple[str, ...] = ()
@@ -132,6 +151,44 @@ class FleetSection(Section):
         return text
 
 
+class LinksSection(Section):
+    """[links]: links that last and can be revoked."""
+
+    url: Annotated[str, AfterValidator(lambda url: parse_site(url) if url else url)] = ""
+    """Address at which browsers open links, e.g. https://files.example.org; "" = no such links."""
+    target_expires: Annotated[kinds.WholeSeconds, AfterValidator(_of_a_target)] = 3600
+    """How long the presigned target of a redirect lives. A download that broke off is resumed there."""
+
+
+NO_LINKS = LinksSection()
+
+
+class StateSection(Section):
+    """[state]: where links are kept: a SQLite file, or PostgreSQL for several brokers."""
+
+    path: kinds.UnsetPath = None
+    """The SQLite file; "" = state.db in the broker's state folder."""
+    url: kinds.Secret = None
+    """PostgreSQL's address with libpq's options, e.g. postgresql://presignd@db/presignd?sslmode=verify-full."""
+    url_file: Annotated[kinds.UnsetPath, Field(validate_default=True)] = None
+    """The file that holds this address."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_postgres(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            check_state_url(url.get_secret_value())
+        return url
+
+    @field_validator("url_file")
+    @classmethod
+    def _one_place(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        given = [*(name for name in ("path", "url") if info.data.get(name)), *(["url_file"] if file else [])]
+        if len(given) > 1:
+            raise ValueError(f"the state is given as {' and as '.join(given)}; keep one of them")
+        return file
+
+
 class TokenConfig(Section):
     """[[token]]: its secret, its place in a bucket, and its limits. None means no limit."""
 
@@ -145,8 +202,14 @@ class TokenConfig(Section):
     """The bucket it may use."""
     prefix: str = Field("{name}/", validate_default=True)
     """Prefix of its keys: a folder with its "/"; {name} is the token's name. "" = the whole bucket."""
-    operations: tuple[Literal["put", "multipart", "head", "get", "delete"], ...] = ("put", "multipart", "head", "get")
-    """Allowed operations. "delete" covers the check object alone, and "put" includes it."""
+    operations: tuple[Literal["put", "multipart", "head", "get", "delete", "link"], ...] = (
+        "put",
+        "multipart",
+        "head",
+        "get",
+    )
+    """Allowed operations. "delete" covers the check object alone, and "put" includes it. "link" is for [links], and
+    needs "get"."""
     headers: tuple[str, ...] = ()
     """Headers it may send beside Content-*, e.g. "x-amz-meta-*"; never ACLs."""
     require_content_type: bool = False
@@ -156,7 +219,9 @@ class TokenConfig(Section):
     max_put_expires: Annotated[kinds.WholeSeconds, AfterValidator(rules.check_expiry)] = 3600
     """Longest lifetime of its grants but links."""
     max_link_expires: Annotated[kinds.WholeSeconds, AfterValidator(rules.check_expiry)] = MAX_EXPIRES
-    """Longest lifetime of its links."""
+    """Longest lifetime of its presigned links."""
+    max_stable_link: Annotated[kinds.UnsetSeconds, AfterValidator(_not_zero)] = None
+    """Longest lifetime of its stable links; "" = no limit."""
     rate: Annotated[
         float | None,
         BeforeValidator(lambda value: None if value in (None, "") else parse_rate(value), json_schema_input_type=str),
@@ -211,6 +276,14 @@ class TokenConfig(Section):
 
 
 @dataclass(frozen=True, slots=True)
+class StatePlace:
+    """Where the state is: in PostgreSQL at ``url``, or else in the SQLite file ``path``; nowhere without either."""
+
+    path: Path | None = None
+    url: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerConfig:
     """A broker's configuration without its tokens, which ``tokens.Tokens`` reads as they change.
 
@@ -222,6 +295,8 @@ class BrokerConfig:
     store: PresignConfig
     log: LogConfig
     fleet: FleetSection
+    links: LinksSection = NO_LINKS
+    state: StatePlace = StatePlace()
     warnings: tuple[str, ...] = ()
 
 
@@ -230,10 +305,26 @@ def is_in_the_clear(tls_cert: object, listen: str, *, behind_proxy: bool) -> boo
     return tls_cert is None and not behind_proxy and not parse_listen(listen).is_local
 
 
+def api_origins(config: BrokerSection) -> frozenset[str]:
+    """Return the origins (``scheme://host[:port]``) at which the API is asked, as far as is known."""
+    if config.url:
+        return frozenset({config.url})
+    try:
+        return frozenset(parse_broker_url(f"{scheme}://{config.listen}") for scheme in ("http", "https"))
+    except ValueError:  # a Unix socket
+        return frozenset()
+
+
 def _at_most(value: float, most: float, words: str) -> float:
     if value > most:
         raise ValueError(f"must be at most {words}")
     return value
+
+
+def check_state_url(url: str) -> None:
+    """Raise ``ValueError``, which does not repeat the address, if it is none of PostgreSQL."""
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise ValueError('must be an address of PostgreSQL: "postgresql://user:password@host/database"')
 
 
 def _end_of(value: Any) -> datetime:
@@ -265,16 +356,18 @@ def load(file: Path, *, environ: Mapping[str, str] = os.environ) -> BrokerConfig
     warnings: list[str] = []
     broker = _section(BrokerSection, "broker", _based(document.get("broker", {}), base), problems)
     store = _store(document.get("store", {}), file, base, environ, problems=problems, warnings=warnings)
+    links = _section(LinksSection, "links", document.get("links", {}), problems)
+    state = _state(document.get("state", {}), file, base, problems=problems, warnings=warnings)
     log = _section(LogConfig, "log", document.get("log", {}), problems)
     fleet = _section(FleetSection, "fleet", _based(document.get("fleet", {}), base), problems)
     read_tokens(document, problems)
-    if problems or broker is None or store is None or log is None or fleet is None:
+    if problems or broker is None or store is None or log is None or fleet is None or links is None:
         raise _refusal(file, problems)
     if fleet.listen and fleet.listen in (broker.listen, broker.metrics_listen):
         raise _refusal(file, ["fleet.listen: is the broker's own address; give the fleet page another port"])
     token_file = fleet.token_file or state_folder(file, environ) / "fleet.token"
     fleet = fleet.model_copy(update={"token_file": token_file})
-    return BrokerConfig(file, broker, store, log, fleet, tuple(warnings))
+    return BrokerConfig(file, broker, store, log, fleet, links, state, tuple(warnings))
 
 
 def state_folder(file: Path, environ: Mapping[str, str]) -> Path:
@@ -353,6 +446,38 @@ def _store(
     problems += [_renamed(each) for each in own_problems]
     warnings += [_renamed(each) for each in own_warnings]
     return store
+
+
+def _state(table: Any, file: Path, base: PathBase, *, problems: list[str], warnings: list[str]) -> StatePlace:
+    """Return where [state] is: as given, else from the environment, else the usual file."""
+    section = _section(StateSection, "state", _based(table, base), problems)
+    if section is None:
+        return StatePlace()
+    if section.url and signing.readable_by_others(file):
+        warnings.append(f"state.url: {file} holds it and can be read by others; chmod 600 {file}, or use url_file")
+    if section.path is not None:
+        return StatePlace(section.path)
+    try:
+        if url := _state_url(section, base.environ):
+            return StatePlace(url=url)
+    except ValueError as error:
+        problems.append(str(error))
+    return StatePlace(state_folder(file, base.environ) / _STATE_FILE)
+
+
+def _state_url(section: StateSection, environ: Mapping[str, str]) -> str:
+    """Return PostgreSQL's address from an option, a file or the environment; raise ``ValueError``."""
+    if section.url is not None:
+        return section.url.get_secret_value()
+    what, url = f"${_STATE_URL}", environ.get(_STATE_URL, "")
+    if section.url_file is not None:
+        what, url = "state.url_file", signing.read_secret("state.url_file", section.url_file)
+    if url:
+        try:
+            check_state_url(url)
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from None
+    return url
 
 
 def given_keys(table: Any) -> set[str]:

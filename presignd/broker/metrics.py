@@ -21,6 +21,12 @@ GRANTS = Counter(
     ("token", "operation", "result"),
     registry=REGISTRY,
 )
+LINKS = Counter(
+    "presignd_broker_links_total",
+    'Stable links asked for; result is "made", "known" for one that was recorded before, or the code of the refusal.',
+    ("token", "result"),
+    registry=REGISTRY,
+)
 SECONDS = Histogram(
     "presignd_broker_request_duration_seconds",
     "From the head of a request for grants to its answer.",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import presignd
+from presignd.broker.links.request import BATCH as LINK_BATCH
+from presignd.broker.links.request import REVOCATION, TERMS, LinkState
 from presignd.broker.wire import BATCH, MAX_GRANTS
 from presignd.presign import Operation
 
@@ -13,14 +15,17 @@ _REF = "#/components/schemas/"
 WHOLE_CALL = {
     400: ("bad_request", "The body is no valid batch; the message names the wrong field."),
     401: ("unauthorized", "No valid token, or one that has ended (token_expired)."),
+    403: ("operation_refused", "The token may not have this; error.code says why."),
+    404: ("no_such_path", "This is no id."),
     408: ("timeout", "The body took too long."),
+    409: ("link_taken", "This id is another object's."),
     413: ("too_many_grants", f"More than {MAX_GRANTS} requests, or a body too large (body_too_large)."),
     415: ("unsupported_media_type", "The body is not application/json."),
     429: ("rate_limited", "Too many grants for this token: Retry-After says when to ask again."),
     500: ("internal_error", "A bug; the broker's log has it."),
     503: (
         "busy",
-        "Too many requests at a time, no readable credentials or tokens, or shutting down; see Retry-After.",
+        "Too many requests at a time, no readable credentials, tokens or state, or shutting down; see Retry-After.",
     ),
 }
 """Refusals of a whole call: the usual code and description, by status."""
@@ -63,6 +68,8 @@ _ME = _object(
         "max_size": _nullable("integer", "Bytes of the largest object."),
         "max_put_expires": {"type": "integer", "description": "Seconds; longer expiries are cut to it."},
         "max_link_expires": {"type": "integer", "description": "The same, for get."},
+        "max_stable_link": _nullable("integer", "Seconds, for stable links."),
+        "links_url": _nullable("string", "Where stable links open; null where this broker has none."),
         "max_grants": {"type": "integer", "description": "Requests in one call."},
         "versions": {"type": "boolean", "description": "Whether a request may name a version_id."},
         "checksums": _TEXTS
@@ -85,6 +92,24 @@ _GRANT = _object(
         "signer_date": _TIME | {"description": "The signing date."},
     },
     "One presigned request.",
+)
+_LINK_PROPERTIES: dict[str, Any] = {
+    "ref": {"type": "string", "description": "Names the link in lists and in the log; it does not open it."},
+    **{name: {"type": "string"} for name in ("bucket", "key", "version_id", "content_type", "filename", "note")},
+    "disposition": {"enum": ["attachment", "inline"]},
+    "size": _nullable("integer", "Bytes."),
+    "pin": {"type": "boolean", "description": "Whether a PIN is asked for."},
+    "max_downloads": _nullable("integer", "How often it opens."),
+    "made_at": _TIME,
+    "expires_at": _nullable("string", "When it really ends: with its token at the latest, unless it is kept."),
+    "opened": {"type": "integer"},
+    "opened_at": _nullable("string", "When it was opened last."),
+    "state": {"enum": list(LinkState)},
+}
+_LISTED_LINK = _object(_LINK_PROPERTIES, "A stable link, without the id that opens it.")
+_LINK = _object(
+    {"url": {"type": "string", "description": "Secret: whoever has it can open the link."}, **_LINK_PROPERTIES},
+    "A stable link as it was first recorded.",
 )
 _REFUSAL = _object(
     {"error": _object({"code": {"type": "string"}, "message": {"type": "string"}}, "A fixed code, and a message.")},
@@ -116,19 +141,94 @@ _BATCH = {
 
 
 def _schemas() -> dict[str, Any]:
-    batch = BATCH.json_schema(ref_template=_REF + "{model}")
-    found: dict[str, Any] = batch.pop("$defs")
+    batch, link_batch = (model.json_schema(ref_template=_REF + "{model}") for model in (BATCH, LINK_BATCH))
+    revocation = REVOCATION.json_schema(ref_template=_REF + "{model}")
+    found: dict[str, Any] = batch.pop("$defs") | link_batch.pop("$defs") | revocation.pop("$defs")
     # A request with another field is refused at its place in the answer; the call is not.
-    found["GrantRequest"]["additionalProperties"] = True
-    answers = {"type": "array", "items": {"anyOf": [{"$ref": f"{_REF}{name}"} for name in ("Grant", "Refusal")]}}
+    for name in ("GrantRequest", "LinkRequest"):
+        found[name]["additionalProperties"] = True
+    listed = {"type": "array", "items": {"$ref": f"{_REF}ListedLink"}}
     return found | {
         "Batch": batch,
-        "Answers": _object({"grants": answers}, "Results in the order of the requests."),
+        "Answers": _object({"grants": _either("Grant", "Refusal")}, "Results in the order of the requests."),
+        "LinkTerms": TERMS.json_schema(),
+        "LinkBatch": link_batch,
+        "LinkAnswers": _object({"links": _either("Link", "Refusal")}, "Results in the order of the requests."),
+        "Link": _LINK,
+        "ListedLink": _LISTED_LINK,
+        "LinkList": _object(
+            {"links": listed, "next": _nullable("string", "What to give as after for the next ones; null at the end.")},
+            "A token's links, oldest first.",
+        ),
+        "Revocation": revocation,
         "Grant": _GRANT,
         "Refusal": _REFUSAL,
         "Me": _ME,
         "Status": _object({"status": {"type": "string"}}, "All is well."),
     }
+
+
+def _either(*schemas: str) -> dict[str, Any]:
+    return {"type": "array", "items": {"anyOf": [{"$ref": f"{_REF}{name}"} for name in schemas]}}
+
+
+def _body(schema: str) -> dict[str, Any]:
+    return {"required": True, "content": _json(schema)}
+
+
+_OF_LINKS = (401, 403, 429, 500, 503)
+_WITH_BODY = (400, 408, 413, 415)
+_ID = {
+    "name": "id",
+    "in": "path",
+    "required": True,
+    "description": "Chosen by the asker: 128 random bits. Secret: it opens the link.",
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{22}$"},
+}
+_GONE = {"204": {"description": "It does not open any more; the same again for one that did not."}}
+
+_LINKS: dict[str, Any] = {
+    "/v1/links": {
+        "get": {
+            "summary": "List the token's stable links.",
+            "parameters": [
+                {"name": "after", "in": "query", "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"}},
+            ],
+            "responses": {"200": _answer("Up to 1,000 of them.", "LinkList")} | _refusals(400, *_OF_LINKS),
+        },
+        "post": {
+            "summary": "Make stable links.",
+            "description": f"Up to {MAX_GRANTS} at a time. A refused one has an error at its place.",
+            "requestBody": _body("LinkBatch"),
+            "responses": {"200": _answer("A result for each, in order.", "LinkAnswers")}
+            | _refusals(*_WITH_BODY, *_OF_LINKS),
+        },
+    },
+    "/v1/links/{id}": {
+        "put": {
+            "summary": "Make a stable link.",
+            "parameters": [_ID],
+            "requestBody": _body("LinkTerms"),
+            "responses": {
+                "200": _answer("The id was known: what was first recorded, whatever was asked for now.", "Link"),
+                "201": _answer("The link.", "Link"),
+            }
+            | _refusals(*_WITH_BODY, 404, 409, *_OF_LINKS),
+        },
+        "delete": {
+            "summary": "Revoke a stable link.",
+            "parameters": [_ID],
+            "responses": _GONE | _refusals(404, *_OF_LINKS),
+        },
+    },
+    "/v1/links/revoke": {
+        "post": {
+            "summary": "Revoke stable links by ref, id, or bucket and key.",
+            "requestBody": _body("Revocation"),
+            "responses": _GONE | _refusals(*_WITH_BODY, *_OF_LINKS),
+        }
+    },
+}
 
 
 def _get(words: str, schema: str, *refusals: int, secured: bool = False) -> dict[str, Any]:
@@ -159,6 +259,7 @@ DOCUMENT: dict[str, Any] = {
                 | _refusals(400, 401, 408, 413, 415, 429, 500, 503),
             }
         },
+        **_LINKS,
         "/v1/me": _get("Return the token's name, its rights and its limits.", "Me", 401, 500, 503, secured=True),
         "/healthz": _get("Return 200 while the broker runs.", "Status"),
         "/readyz": _get("Return 200 while the broker can sign.", "Status", 503),

@@ -41,6 +41,9 @@ _TYPED = frozenset({Operation.PUT, Operation.MULTIPART_CREATE})
 _OF_A_VERSION = (Operation.GET, Operation.HEAD)
 """Operations that may name a version. Its id cannot be guessed, and no operation lists ids."""
 
+LINK = "link"
+"""The operation of a token that may have stable links. It is none of S3's, so no grant is for it."""
+
 _DECODINGS = 3
 """How many times proxies may decode or normalise a path."""
 
@@ -66,6 +69,8 @@ class RefusalCode(StrEnum):
     TOO_LARGE = "too_large"
     DATE_REFUSED = "date_refused"
     UNKNOWN_FIELD = "unknown_field"
+    LINK_REFUSED = "link_refused"
+    LINK_TAKEN = "link_taken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,20 @@ def decide(token: TokenConfig, request: GrantRequest, now: datetime) -> GrantReq
         return refusal
     limit = token.max_link_expires if request.operation is Operation.GET else token.max_put_expires
     return request if request.expires <= limit else replace(request, expires=limit)
+
+
+def may_link(token: TokenConfig, bucket: str, key: str, version_id: str) -> Refusal | None:
+    """Return why a token may not have a stable link to an object: it may link what it may ``get``."""
+    request = GrantRequest(Operation.GET, bucket, key, 1, version_id=version_id)
+    for rule in (_bucket, _key, _operation):
+        if refusal := rule(token, request):
+            return refusal
+    return None if LINK in token.operations else _not_allowed(token, LINK)
+
+
+def _not_allowed(token: TokenConfig, operation: str) -> Refusal:
+    may = ", ".join(token.operations)
+    return Refusal(RefusalCode.OPERATION_REFUSED, f"this token may not {operation}; it may {may}")
 
 
 def _bucket(token: TokenConfig, request: GrantRequest) -> Refusal | None:
@@ -149,9 +168,7 @@ def _operation(token: TokenConfig, request: GrantRequest) -> Refusal | None:
         )
     if operation.partition(".")[0] in token.operations:
         return None
-    return Refusal(
-        RefusalCode.OPERATION_REFUSED, f"this token may not {operation}; it may {', '.join(token.operations)}"
-    )
+    return _not_allowed(token, operation)
 
 
 def _upload(_token: TokenConfig, request: GrantRequest) -> Refusal | None:

@@ -17,6 +17,8 @@ from presignd.broker.certificate import certificate_end, end_problem, tls_contex
 from presignd.broker.config import BrokerConfig, BrokerSection, is_in_the_clear, of_store
 from presignd.broker.fleet.serving import FleetPage
 from presignd.broker.limits import LIMITS, Limits
+from presignd.broker.state.database import NO_DATABASE
+from presignd.broker.state.place import LoggedDatabase, database_at
 from presignd.broker.tokens import Tokens
 from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import PresigndError, PresignerFault, Unavailable, UsageError
@@ -52,7 +54,15 @@ class Broker:
         self.config = config
         self.tokens = Tokens(config.file, config.broker.token_files)
         self.signer = _signer(config.store)
-        self.api = Api(config.broker, self.tokens, self.signer.presigner, limits)
+        self.database = LoggedDatabase(database_at(config.state)) if config.links.url else NO_DATABASE
+        self.api = Api(
+            config.broker,
+            self.tokens,
+            self.signer.presigner,
+            limits,
+            links=config.links,
+            database=self.database,
+        )
         self.servers: list[HttpServer] = []
         self._main: HttpServer | None = None
         self._stamps = tls_stamps(config.broker)
@@ -196,11 +206,12 @@ class Broker:
             raise UsageError(problem, problems=(problem,), fix="restart it, or give it its certificate back")
 
     async def close(self) -> None:
-        """Close every signer."""
+        """Close every signer, and the state."""
         for retiring in self._retiring:
             retiring.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
         await self.signer.close()
+        await self.database.close()
 
     async def status(self) -> str:
         """Return the line of ``systemctl status``."""
@@ -212,13 +223,18 @@ class Broker:
 
 def _restart_needed(before: BrokerConfig, config: BrokerConfig) -> list[str]:
     """Return the changed options that only a restart brings into effect."""
-    taken = {"broker": ("listen", "metrics_listen"), "fleet": ("listen", "token_file")}
-    return [
+    taken = {
+        "broker": ("listen", "url", "metrics_listen"),
+        "links": ("url", "target_expires"),
+        "fleet": ("listen", "token_file"),
+    }
+    changed = [
         f"{section}.{name}"
         for section, names in taken.items()
         for name in names
         if getattr(getattr(before, section), name) != getattr(getattr(config, section), name)
     ]
+    return changed + (["state"] if before.state != config.state else [])
 
 
 def _signer(config: PresignConfig) -> SignedStore:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, FailFast, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
@@ -31,6 +31,8 @@ LONGEST_REASON = 1000
 MAX_HEADERS = 100
 """Headers of one request, far more than a store accepts."""
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class ParsedBatch:
@@ -50,11 +52,15 @@ class Batch:
 
 
 class TooMany(ValueError):
-    """The call has more than ``MAX_GRANTS`` requests."""
+    """The call has more than ``MAX_GRANTS`` requests, which it calls ``name``."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"at most {MAX_GRANTS} {name} in one call")
+        self.code = f"too_many_{name}"
 
 
 BATCH = TypeAdapter(Batch)
-_OF_BATCH, _OF_REQUEST = (frozenset(each.name for each in fields(model)) for model in (Batch, GrantRequest))
+_OF_REQUEST = frozenset(each.name for each in fields(GrantRequest))
 
 
 def read_batch(body: bytes) -> ParsedBatch:
@@ -63,42 +69,51 @@ def read_batch(body: bytes) -> ParsedBatch:
     A value of the wrong type is an error. A request with an unknown field is refused, because ignoring a mistyped
     condition would leave the request unconditional. Other requests of a newer daemon still pass.
     """
+    batch, refused = read_items(body, BATCH, "grants", _OF_REQUEST)
+    return ParsedBatch(batch.grants, refused)
+
+
+def read_items(body: bytes, model: TypeAdapter[T], name: str, known: frozenset[str]) -> tuple[T, dict[int, Refusal]]:
+    """Return a body with the list ``name``, and a refusal for each item that has a field not in ``known``.
+
+    Raises what ``read_batch`` does.
+    """
     try:
         document = from_json(body)
     except ValueError as problem:
         raise ValueError(f"Invalid JSON: {problem}") from None
-    refused = _without_excess(document)
+    refused = _without_excess(document, name, known)
     try:
-        return ParsedBatch(BATCH.validate_json(to_json(document), strict=True).grants, refused)
+        return model.validate_json(to_json(document), strict=True), refused
     except ValidationError as problem:
         raise ValueError(reason_of(problem)) from None
 
 
-def _without_excess(document: Any) -> dict[int, Refusal]:
+def _without_excess(document: Any, name: str, known: frozenset[str]) -> dict[int, Refusal]:
     """Handle mistakes that can occur so often that pydantic's list of errors would take seconds and gigabytes.
 
-    Unknown fields of requests are removed, and the first of each request is reported. Other mistakes are left to
+    Unknown fields of items are removed, and the first of each item is reported. Other mistakes are left to
     pydantic. Of a name that occurs twice in one object the last value counts.
     """
     refused: dict[int, Refusal] = {}
     if not isinstance(document, dict):
         return refused
-    if unknown := _unknown(document, _OF_BATCH):
+    if unknown := _unknown(document, frozenset({name})):
         raise ValueError(unknown)
-    grants = document.get("grants")
-    if not isinstance(grants, list):
+    items = document.get(name)
+    if not isinstance(items, list):
         return refused
-    if len(grants) > MAX_GRANTS:
-        raise TooMany(f"at most {MAX_GRANTS} grants in one call")
-    for number, grant in enumerate(grants):
-        if not isinstance(grant, dict):
+    if len(items) > MAX_GRANTS:
+        raise TooMany(name)
+    for number, item in enumerate(items):
+        if not isinstance(item, dict):
             continue
-        if unknown := _unknown(grant, _OF_REQUEST):
+        if unknown := _unknown(item, known):
             refused[number] = Refusal(RefusalCode.UNKNOWN_FIELD, unknown)
-            grants[number] = {name: value for name, value in grant.items() if name in _OF_REQUEST}
-        headers = grant.get("headers")
+            items[number] = {field: value for field, value in item.items() if field in known}
+        headers = item.get("headers")
         if isinstance(headers, dict) and len(headers) > MAX_HEADERS:
-            raise ValueError(f"grants.{number}.headers: at most {MAX_HEADERS}")
+            raise ValueError(f"{name}.{number}.headers: at most {MAX_HEADERS}")
     return refused
 
 
@@ -124,7 +139,7 @@ def error(code: str, message: str) -> dict[str, Any]:
     return {"error": {"code": code, "message": redact.redact(message)[:LONGEST_REASON]}}
 
 
-def me(token: TokenConfig, *, credential_ends: datetime | None) -> dict[str, Any]:
+def me(token: TokenConfig, *, credential_ends: datetime | None, links_url: str) -> dict[str, Any]:
     """Return the answer to ``GET /v1/me``: sizes in bytes, durations in seconds, null for no limit."""
     return {
         "name": token.name,
@@ -135,6 +150,8 @@ def me(token: TokenConfig, *, credential_ends: datetime | None) -> dict[str, Any
         "max_size": token.max_size,
         "max_put_expires": token.max_put_expires,
         "max_link_expires": token.max_link_expires,
+        "max_stable_link": token.max_stable_link,
+        "links_url": links_url or None,
         "max_grants": MAX_GRANTS,
         "versions": True,
         "checksums": list(HEADERS),

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 
 from presignd.broker.certificate import certificate_end, end_problem, tls_context
-from presignd.broker.config import BrokerConfig, FleetSection, TokenConfig, of_store
+from presignd.broker.config import BrokerConfig, FleetSection, TokenConfig, api_origins, of_store
+from presignd.broker.state.database import StateAway
+from presignd.broker.state.links import Links
+from presignd.broker.state.place import database_at
 from presignd.broker.tokens import Tokens
 from presignd.checks.base import CheckResult, fail, ok, warn
 from presignd.config import UploadConfig
 from presignd.config.addresses import parse_listen
+from presignd.config.signing import is_in_clear
 from presignd.errors import Fault, PresigndError, UsageError
 from presignd.pages.access import load_token, readable_by_others
 from presignd.presign import Operation
@@ -39,12 +43,50 @@ async def check_broker(config: BrokerConfig) -> AsyncIterator[CheckResult]:
         yield ok("tokens", f"{tokens.count} of them")
     else:
         yield warn("tokens", "0 of them", "make one for a file of broker.token_files: presignd broker token create")
+    async for result in _links_results(config):
+        yield result
     store = signed_store(config.store, UploadConfig(), clock=utcnow)
     try:
         async for result in _store_results(store, [token for token, _ in tokens.all()]):
             yield result
     finally:
         await store.close()
+
+
+async def _links_results(config: BrokerConfig) -> AsyncIterator[CheckResult]:
+    """Check the state, and that nothing else is served under the name of the links."""
+    if not config.links.url:
+        return
+    for shared, danger, fix in shared_origins(config):
+        yield warn("links", f"links.url is also {shared}: {danger}", fix)
+    if is_in_clear(config.links.url):
+        yield warn("links", "with http:// everyone on the way can read each link", "put TLS in front: https://")
+    try:
+        database = database_at(config.state)
+    except UsageError as error:
+        yield fail("state", error.message, error.fix)
+        return
+    try:
+        alive = await Links(database).alive(utcnow())
+    except StateAway as away:
+        yield fail("state", str(away), "start the database, or correct [state]")
+    else:
+        place = "PostgreSQL" if config.state.url else str(config.state.path)
+        yield ok("state", f"{place}, {sum(alive.values())} links that open")
+    finally:
+        await database.close()
+
+
+def shared_origins(config: BrokerConfig) -> list[tuple[str, str, str]]:
+    """Return what shares the links' origin, why that is dangerous, and what to do."""
+    name, found = config.links.url, []
+    if name in {config.store.endpoint, config.store.public_endpoint}:
+        danger = "a page in the bucket could open links and read what they show"
+        found.append(("the store's address", danger, "give links.url a name of its own"))
+    if name in api_origins(config.broker):
+        danger = "one name for links and for tokens"
+        found.append(("the API's address", danger, "give links.url a name of its own, and broker.url the API's"))
+    return found
 
 
 def certificate_result(config: BrokerConfig) -> CheckResult:

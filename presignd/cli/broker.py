@@ -1,6 +1,6 @@
 """``presignd broker``: run the presign broker, check it, and make, list and revoke its tokens."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,13 +9,16 @@ import typer
 
 from presignd.broker import service, token_writer
 from presignd.broker.config import SYSTEM_FILE, BrokerConfig, FleetSection, TokenConfig, load, read_tokens
+from presignd.broker.state.database import StateAway
+from presignd.broker.state.links import Links
+from presignd.broker.state.place import database_at
 from presignd.broker.tokens import Tokens, hash_of, new_token
 from presignd.cli import guard, help_of, loop, show
 from presignd.cli.check import print_result
 from presignd.cli.guard import guarded
 from presignd.cli.options import AsJson, seconds
 from presignd.config.addresses import parse_listen
-from presignd.errors import ExitCode, Refused, UsageError
+from presignd.errors import ExitCode, Refused, Unavailable, UsageError
 from presignd.pages.access import Access, SignedCodes, load_token
 from presignd.pages.serving import url_of
 from presignd.redaction.redact import redact
@@ -41,7 +44,11 @@ MaxSize = Annotated[
 Valid = Annotated[str, typer.Option("--valid", metavar="DURATION", help='How long the token is valid, e.g. "90d".')]
 Operations = Annotated[
     str,
-    typer.Option("--operations", metavar="LIST", help='What it may do, e.g. "put,multipart,head"; default: get, too.'),
+    typer.Option(
+        "--operations",
+        metavar="LIST",
+        help='What it may do, e.g. "put,head"; default: "put,multipart,head,get"; "link" for stable links.',
+    ),
 ]
 Headers = Annotated[str, typer.Option("--headers", metavar="LIST", help='Headers it may sign, e.g. "x-amz-meta-*".')]
 MaxPutExpires = Annotated[
@@ -50,6 +57,10 @@ MaxPutExpires = Annotated[
 MaxLinkExpires = Annotated[
     str, typer.Option("--max-link-expires", metavar="DURATION", help="How long its links may live, at most.")
 ]
+MaxStableLink = Annotated[
+    str, typer.Option("--max-stable-link", metavar="DURATION", help='How long its stable links live, e.g. "90d".')
+]
+KeepLinks = Annotated[bool, typer.Option("--keep-links", help="Its stable links go on to open.")]
 Rate = Annotated[str, typer.Option("--rate", metavar="RATE", help='How many grants it may ask for, e.g. "200/s".')]
 Certificate = Annotated[
     str, typer.Option("--certificate", metavar="NAME", help="The name of a client certificate that works in its place.")
@@ -164,6 +175,7 @@ def create_command(
     headers: Headers = "",
     max_put_expires: MaxPutExpires = "",
     max_link_expires: MaxLinkExpires = "",
+    max_stable_link: MaxStableLink = "",
     rate: Rate = "",
     certificate: Certificate = "",
     write: Write = None,
@@ -177,6 +189,7 @@ def create_command(
     Example: presignd broker token create scanner-1 --bucket scans --valid 90d --write /etc/presignd-broker/tokens.d
     """
     limits = {"max_size": max_size, "max_put_expires": max_put_expires, "max_link_expires": max_link_expires}
+    limits["max_stable_link"] = max_stable_link
     lists = {"operations": _words(operations), "headers": _words(headers)}
     secret = new_token()
     block = _block(
@@ -258,25 +271,62 @@ def _row(token: TokenConfig, file: Path) -> list[str]:
 
 
 def _tokens(config: Path) -> Tokens:
-    found = read(config)
-    return Tokens(found.file, found.broker.token_files)
+    return _tokens_of(read(config))
+
+
+def _tokens_of(config: BrokerConfig) -> Tokens:
+    return Tokens(config.file, config.broker.token_files)
 
 
 def revoke_command(
-    name: Annotated[str, typer.Argument(help="The token's name.")], config: BrokerFile = SYSTEM_FILE
+    name: Annotated[str, typer.Argument(help="The token's name.")],
+    config: BrokerFile = SYSTEM_FILE,
+    keep_links: KeepLinks = False,
 ) -> None:
     """Revoke a token: remove its block from its file. Every broker that reads the file refuses it at once.
 
+    Its stable links are revoked with it; --keep-links lets them go on.
+
     Example: presignd broker token revoke scanner-1 -c broker.toml
     """
-    tokens = _tokens(config)
+    found = read(config)
+    if keep_links and not found.links.url:
+        raise UsageError("--keep-links: this broker has no stable links: [links] url is not set")
+    tokens = _tokens_of(found)
     file = next((file for token, file in tokens.all() if token.name == name), None)
-    if file is None:
+    if keep_links and file:
+        show.say(f"links that will outlive {name}: {loop.run(_with_links(found, lambda links: links.keep(name)))}")
+    if file:
+        token_writer.revoke(file, name)
+        show.say(f"revoked {name}, in {file}")
+    links = 0 if keep_links or not found.links.url else _revoke_links(found, name)
+    if not file and not links:
         unknown = "; ".join(tokens.unreadable())
         more = f" in the files that can be read; these can't: {unknown}" if unknown else ""
         raise Refused(f"there is no token {name!r}{more}", fix="see presignd broker token list")
-    token_writer.revoke(file, name)
-    show.say(f"revoked {name}, in {file}")
+
+
+def _revoke_links(config: BrokerConfig, name: str) -> int:
+    """Revoke a token's links; without it they do not open, but they would for another token of its name."""
+    try:
+        revoked = loop.run(_with_links(config, lambda links: links.revoke_token(name, utcnow())))
+    except Unavailable as away:
+        raise Unavailable(
+            f"{away.message}; its links do not open while no token has this name",
+            fix=f"before another token is called {name}, run this again when the state is back",
+        ) from None
+    show.say(f"revoked its links: {revoked}")
+    return revoked
+
+
+async def _with_links(config: BrokerConfig, do: "Callable[[Links], Awaitable[int]]") -> int:
+    database = database_at(config.state)
+    try:
+        return await do(Links(database))
+    except StateAway as away:
+        raise Unavailable(f"the state can't be used: {away}", fix="see [state] in broker.toml") from None
+    finally:
+        await database.close()
 
 
 def _add(to: typer.Typer, name: str, command: Callable[..., Any]) -> None:

@@ -45,6 +45,16 @@ def parse_broker_url(text: str) -> str:
     )
 
 
+def parse_site(text: str) -> str:
+    """Return ``scheme://host[:port]`` of a name for browsers, as ``parse_endpoint`` does; raises ``ValueError``."""
+    return _bare(
+        text,
+        address="the name that browsers see, e.g. https://files.example.org",
+        secrets="whoever opens a link would get them",
+        path="links are served at /l/ of a name of their own",
+    )
+
+
 def _bare(text: str, *, address: str, secrets: str, path: str) -> str:
     """Return scheme, host and port; the other arguments go into messages for the user."""
     if not text.strip():

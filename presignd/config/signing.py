@@ -131,7 +131,7 @@ def _find(names: tuple[str, ...], layer: Layer, environ: Mapping[str, str], warn
             warnings.append(f"presign.{name}: {file} can be read by others; chmod 600 {file}")
         if not file.exists() and _may_be_secret(given):
             raise ValueError(f"presign.{name}: names no file that is there; a secret itself goes into {names[0]}")
-        return Secret(_read(f"presign.{name}", file), f"{name} {file}")
+        return Secret(read_secret(f"presign.{name}", file), f"{name} {file}")
     return _credential(names[0], environ)
 
 
@@ -148,10 +148,10 @@ def _credential(target: str, environ: Mapping[str, str]) -> Secret | None:
     file = Path(folder, f"presignd.{target}")
     if not folder or not os.path.lexists(file):
         return None
-    return Secret(_read(f"credential presignd.{target}", file), f"credential presignd.{target}")
+    return Secret(read_secret(f"credential presignd.{target}", file), f"credential presignd.{target}")
 
 
-def _read(what: str, file: Path) -> str:
+def read_secret(what: str, file: Path) -> str:
     """Return the text of a secret's file without its trailing newline; raise ``ValueError`` with the reason."""
     try:
         data = trust.read_file(file, _LONGEST + 1)
@@ -210,12 +210,13 @@ def with_broker_keys(layer: Layer, watches: Sequence[str]) -> Layer:
 def signing_warnings(layer: Layer) -> list[str]:
     """Return a warning if the token would cross the network unencrypted."""
     url = layer.get(_at("url"))
-    if not by_broker(layer) or url is None or not _in_clear(str(url.value)):
+    if not by_broker(layer) or url is None or not is_in_clear(str(url.value)):
         return []
     return ["presign.url: with http:// everyone on the way can read the token and each grant; use https://"]
 
 
-def _in_clear(url: str) -> bool:
+def is_in_clear(url: str) -> bool:
+    """Return whether what is sent to ``url`` crosses a network unencrypted."""
     try:
         parts = urlsplit(url)
         return parts.scheme == "http" and not ipaddress.ip_address(parts.hostname or "").is_loopback

@@ -1,8 +1,8 @@
 """Find secrets in text and remove them: the third defence, after hidden reprs and translated errors.
 
 A secret is known in two ways. By its shape: the query of a signed URL, its parameters alone, the value of an
-Authorization header, userinfo in a URL, the parts of an S3 error that repeat the signature; plain,
-percent-encoded any number of times, JSON-escaped, or wrapped over lines. And by its text: every secret
+Authorization header, userinfo in a URL, the id of a stable link, the parts of an S3 error that repeat the signature;
+plain, percent-encoded any number of times, JSON-escaped, or (but ids) wrapped over lines. And by its text: every secret
 given to ``register``. Host, bucket and key of a URL stay: ``http://h/b/k?REDACTED``.
 """
 
@@ -77,6 +77,9 @@ _SCHEME = _pattern(rf"(AWS4-[A-Z0-9-]{{1,64}}\s+)Credential={_LINE}|(\bBearer\s+
 _USERINFO = _pattern(rf"(?<=\w)({_SLASHES})(?:(?!{_PCT}2f)[^\s/?#\"'<>\\])+(@|{_PCT}40)")
 # A broker's token (presignd/broker/tokens.py); a whole one inside a word too: the F of %2F may come before it.
 _TOKEN = _pattern(r"(?:\b|(?=psd_[\w-]{20}))psd_[\w-]{8,}")
+# The id of a stable link or an invitation: 22 characters of base64url below one of the broker's paths.
+_SLASH = rf"(?:\\{{0,8}}/|{_PCT}2f|{_ESC}u002f)"
+_LINK_ID = _pattern(rf"({_SLASH}(?:l|i|v1{_SLASH}links){_SLASH})[\w-]{{22}}(?![\w-])")
 _ELEMENT = _pattern(
     r"(?s)<((?:AWS)?AccessKeyId|SignatureProvided|StringToSign(?:Bytes)?|CanonicalRequest(?:Bytes)?"
     r"|SecretAccessKey|SessionToken|Token-\d+)>.*?(</\1>|$)"
@@ -84,6 +87,7 @@ _ELEMENT = _pattern(
 _PEM = _pattern(r"(?s)(-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----).*?(-----END [A-Z ]{0,32}PRIVATE KEY-----|$)")
 _WORDS = (
     *("amz", "goog", "signature", "credential", "accesskey", "access_key", "secret", "psd_", "authorization"),
+    *("/l/", "/i/", "links/", "2fl/", "2fi/", "l%", "i%", "links%", "l\\", "i\\", "links\\"),
     *("bearer", "token", "sig=", "sig%", "sig\\", "<canon", "<string", "private key", "@", "%40", "%25"),
 )
 """In lower case: each shape of a secret holds one of these, at the latest once line breaks are removed."""
@@ -120,6 +124,7 @@ def _hide_shapes(text: str) -> str:
     text = _SCHEME.sub(lambda match: f"{match[1] or match[2]}{REDACTED}", text)
     text = _PEM.sub(rf"\1{REDACTED}\2", text)
     text = _TOKEN.sub(REDACTED, text)
+    text = _LINK_ID.sub(rf"\1{REDACTED}", text)
     text = _USERINFO.sub(rf"\1{REDACTED}\2", text)
     text = _QUERY.sub(_hide_query, text)
     text = _FRAGMENT.sub(_hide_value, text)

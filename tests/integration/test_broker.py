@@ -125,6 +125,8 @@ def test_me_tells_a_token_what_it_may_have(broker: Broker, token: str, bucket: s
         "max_size": 1 << 20,
         "max_put_expires": 3600,
         "max_link_expires": 604_800,
+        "max_stable_link": None,
+        "links_url": None,
         "max_grants": 1000,
         "versions": True,
         "checksums": ["md5", "sha256", "crc64nvme", "crc32c"],

@@ -42,11 +42,14 @@ def test_it_names_every_path_and_method_and_no_other(tmp_path: Path) -> None:
 
 
 def test_it_names_every_status_that_the_code_refuses_with() -> None:
-    source = "".join(file.read_text("utf-8") for file in Path(presignd.broker.__path__[0]).glob("*.py"))
+    source = "".join(file.read_text("utf-8") for file in Path(presignd.broker.__path__[0]).rglob("*.py"))
     raised = {int(status) for status in re.findall(r"Rejected\(\s*(\d{3})", source)}
     assert raised >= {400, 401, 413, 429, 503}
-    assert raised | {500} == set(WHOLE_CALL)
-    assert {str(status) for status in WHOLE_CALL} | {"200"} == set(DOCUMENT["paths"]["/v1/grants"]["post"]["responses"])
+    assert raised | {404, 409, 500} == set(WHOLE_CALL)
+    told = {status for calls in DOCUMENT["paths"].values() for call in calls.values() for status in call["responses"]}
+    assert {str(status) for status in WHOLE_CALL} | {"200", "201", "204"} == told
+    of_links = {"403", "404", "409"}
+    assert told - of_links - {"201", "204"} == set(DOCUMENT["paths"]["/v1/grants"]["post"]["responses"])
 
 
 def test_its_shapes_are_those_of_the_code() -> None:
@@ -60,8 +63,10 @@ def test_its_shapes_are_those_of_the_code() -> None:
 @pytest.mark.long
 def test_a_fuzzer_that_reads_it_finds_nothing(tmp_path: Path, seaweedfs: Store) -> None:
     """schemathesis: every status and shape as documented, no 500, no way around the token."""
-    with broker_for(tmp_path, seaweedfs) as broker:
-        secret = broker.token("scanner-1", "test-bucket", prefix="")
+    links = '[links]\nurl = "http://127.0.0.1:9"\n[state]\npath = "state.db"'
+    with broker_for(tmp_path, seaweedfs, more=links) as broker:
+        operations = ["put", "multipart", "head", "get", "link"]
+        secret = broker.token("scanner-1", "test-bucket", prefix="", operations=operations)
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "schemathesis.cli", "run", f"{broker.url}/openapi.json", "--checks", "all"),
@@ -76,4 +81,5 @@ def test_a_fuzzer_that_reads_it_finds_nothing(tmp_path: Path, seaweedfs: Store) 
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
         assert "No issues found" in done.stdout
         assert broker.events("grant.issued"), "the document's example is granted"
+        assert broker.events("link.created"), "the document's example is a link"
         assert not broker.events("broker.internal_error")

@@ -38,3 +38,21 @@ class Database(ABC):
         await self.fetch("INSERT INTO secrets (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING", name, new)
         (row,) = await self.fetch("SELECT value FROM secrets WHERE name = ?1", name)
         return bytes(row[0])
+
+
+class NoDatabase(Database):
+    """The state of a broker that needs none: always away."""
+
+    async def fetch(self, sql: str, *values: object) -> list[Row]:  # noqa: ARG002 - the port's
+        """Raise ``StateAway``."""
+        raise StateAway("this broker has no state")
+
+    async def fetch_each(self, sql: str, rows: Sequence[Sequence[object]]) -> list[list[Row]]:
+        """Raise ``StateAway``."""
+        return [await self.fetch(sql, *row) for row in rows]
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+NO_DATABASE = NoDatabase()

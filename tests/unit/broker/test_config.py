@@ -15,6 +15,8 @@ from presignd.broker.config import (
     BrokerConfig,
     BrokerSection,
     FleetSection,
+    LinksSection,
+    StateSection,
     TokenConfig,
     load,
     read_tokens,
@@ -67,6 +69,8 @@ def test_the_example_can_be_loaded() -> None:
     [
         ("broker", BrokerSection, {"token_files"}),
         ("token", TokenConfig, {"name", "hash", "bucket", "prefix"}),
+        ("links", LinksSection, set()),
+        ("state", StateSection, set()),
         ("log", LogConfig, set()),
         ("fleet", FleetSection, set()),
     ],

@@ -389,3 +389,32 @@ def test_of_a_private_key_only_its_frame_stays(kind: str) -> None:
     begin, end = f"-----BEGIN {kind}PRIVATE KEY-----", f"-----END {kind}PRIVATE KEY-----"
     assert redact(f"x {begin}\nMIIEvQ\n{end} y") == f"x {begin}REDACTED{end} y"
     assert redact(f"{begin}\\nMIIEv") == f"{begin}REDACTED"
+
+
+LINK_ID = "Ab-_EfGhIjKlMnOpQrSt09"
+
+
+@pytest.mark.parametrize("place", ["/l/", "/i/", "/v1/links/", "https://files.example.org/l/"])
+@pytest.mark.parametrize("after", ["", "/report.pdf", "?x=1", " 302", "\n", '"'])
+@pytest.mark.parametrize(
+    "coat",
+    [
+        str,
+        lambda text: quote(text, safe=""),
+        lambda text: quote(quote(text, safe=""), safe=""),
+        lambda text: quote(text, safe="").lower().replace(LINK_ID.lower(), LINK_ID),
+        lambda text: text.replace("/", r"\/"),
+        lambda text: text.replace("/", r"\u002f"),
+        lambda text: text.replace("/", "%2F", 1),
+        lambda text: "/".join(text.rsplit("/", 1)).replace(f"/{LINK_ID}", f"%2f{LINK_ID}"),
+    ],
+)
+def test_the_id_of_a_link_goes_and_its_place_stays(place: str, after: str, coat: Callable[[str], str]) -> None:
+    text = coat(f"{place}{LINK_ID}") + coat(after)
+    assert redact(text) == text.replace(LINK_ID, REDACTED)
+    assert not is_clean(text)
+
+
+@pytest.mark.parametrize("text", ["/v1/links/revoke", f"/l/{LINK_ID}x", "/i/report.pdf", "b/links/a", f"/b/{LINK_ID}"])
+def test_what_is_no_id_of_a_link_stays(text: str) -> None:
+    assert redact(text) == text
