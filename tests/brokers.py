@@ -6,12 +6,15 @@ import json
 import os
 import signal
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from presignd.broker.tokens import hash_of, new_token
 from presignd.demo.seaweedfs import LOOPBACK, free_ports
@@ -229,6 +232,63 @@ class OneToken(Broker):
         token_file.touch(0o600)
         token_file.write_text(f"{self.secret}\n", encoding="utf-8")
         return f'kind = "broker"\nurl = "{self.url}"\ntoken_file = "{token_file}"'
+
+
+class FleetBroker(Broker):
+    """A broker with a fleet page."""
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        (self.fleet_port,) = free_ports(1)
+        super().__init__(folder, store, options=f'[fleet]\nlisten = "{LOOPBACK}:{self.fleet_port}"')
+
+    @property
+    def admin_token(self) -> str:
+        """The page's token."""
+        return (self.folder / "fleet.token").read_text("ascii").strip()
+
+    def start(self, *, ready: bool = True) -> None:
+        """Start it, and wait until its page is up."""
+        before = len(self.events("fleet.started"))
+        super().start(ready=ready)
+        self.until(lambda: len(self.events("fleet.started")) > before, "the fleet page")
+        self.secrets.append(self.admin_token)
+
+    def address(self) -> str:
+        """Return an address that logs in."""
+        printed = command("fleet", "-c", self.file)
+        assert (printed.returncode, printed.stderr) == (0, "")
+        return printed.stdout.strip()
+
+    @contextmanager
+    def open(self, path: str, **headers: str) -> Iterator[HTTPResponse]:
+        """Ask the page; follow no redirect."""
+        with closing(HTTPConnection(LOOPBACK, self.fleet_port, timeout=30)) as connection:
+            connection.request("GET", path, headers=headers)
+            with connection.getresponse() as answer:
+                yield answer
+
+    def log_in(self) -> dict[str, str]:
+        """Return the header with the cookie of a browser that is logged in."""
+        with self.open(path_of(self.address())) as answer:
+            assert (answer.status, answer.headers["Location"]) == (303, ".")
+            return {"Cookie": str(answer.headers["Set-Cookie"]).partition(";")[0]}
+
+    def read(self, path: str, **headers: str) -> str:
+        """Return what an administrator sees."""
+        with self.open(path, **{"Authorization": f"Bearer {self.admin_token}", **headers}) as answer:
+            assert answer.status == 200
+            return answer.read().decode()
+
+    def fleet(self) -> dict[str, Document]:
+        """Return each token of /api/fleet."""
+        time.sleep(1.1)  # a snapshot is shown again for a second
+        return {token["name"]: token for token in json.loads(self.read("/api/fleet"))["tokens"]}
+
+
+def path_of(address: str) -> str:
+    """Return what a client asks for, of an address."""
+    parts = urlsplit(address)
+    return f"{parts.path}?{parts.query}"
 
 
 @contextmanager

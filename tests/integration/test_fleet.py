@@ -7,91 +7,32 @@ import socket
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
 from datetime import timedelta
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPResponse
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from pydantic import SecretStr
 
 import presignd
 from presignd.config import PresignConfig
-from presignd.demo.seaweedfs import LOOPBACK, free_ports
+from presignd.demo.seaweedfs import LOOPBACK
 from presignd.presign.broker_client import BrokerClient
 from presignd.system.clock import utcnow
-from tests.brokers import Broker, Document, command, get, served
+from tests.brokers import Broker, Document, FleetBroker, command, get, path_of, served
 from tests.stores import Store
 
 EVERYTHING = ("/", "/events", "/api/fleet", "/metrics")
 
 
-class Fleet(Broker):
-    """A broker with a fleet page."""
-
-    def __init__(self, folder: Path, store: Store) -> None:
-        (self.fleet_port,) = free_ports(1)
-        super().__init__(folder, store, options=f'[fleet]\nlisten = "{LOOPBACK}:{self.fleet_port}"')
-        self.cookie = ""
-
-    @property
-    def admin_token(self) -> str:
-        """The page's token."""
-        return (self.folder / "fleet.token").read_text("ascii").strip()
-
-    def start(self, *, ready: bool = True) -> None:
-        """Start it, and wait until its page is up."""
-        before = len(self.events("fleet.started"))
-        super().start(ready=ready)
-        self.until(lambda: len(self.events("fleet.started")) > before, "the fleet page")
-        self.secrets.append(self.admin_token)
-
-    def address(self) -> str:
-        """Return an address that logs in."""
-        printed = command("fleet", "-c", self.file)
-        assert (printed.returncode, printed.stderr) == (0, "")
-        return printed.stdout.strip()
-
-    @contextmanager
-    def open(self, path: str, **headers: str) -> Iterator[HTTPResponse]:
-        """Ask the page; follow no redirect."""
-        with closing(HTTPConnection(LOOPBACK, self.fleet_port, timeout=30)) as connection:
-            connection.request("GET", path, headers=headers)
-            with connection.getresponse() as answer:
-                yield answer
-
-    def log_in(self) -> dict[str, str]:
-        """Return the header with the cookie of a browser that is logged in."""
-        with self.open(_path_of(self.address())) as answer:
-            assert (answer.status, answer.headers["Location"]) == (303, ".")
-            return {"Cookie": str(answer.headers["Set-Cookie"]).partition(";")[0]}
-
-    def read(self, path: str, **headers: str) -> str:
-        """Return what an administrator sees."""
-        with self.open(path, **{"Authorization": f"Bearer {self.admin_token}", **headers}) as answer:
-            assert answer.status == 200
-            return answer.read().decode()
-
-    def fleet(self) -> dict[str, Document]:
-        """Return each token of /api/fleet."""
-        time.sleep(1.1)  # a snapshot is shown again for a second
-        return {token["name"]: token for token in json.loads(self.read("/api/fleet"))["tokens"]}
-
-
-def _path_of(address: str) -> str:
-    parts = urlsplit(address)
-    return f"{parts.path}?{parts.query}"
-
-
 @pytest.fixture(scope="module")
-def broker(seaweedfs: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with served(Fleet(tmp_path_factory.mktemp("fleet"), seaweedfs)) as broker:
+def broker(seaweedfs: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetBroker]:
+    with served(FleetBroker(tmp_path_factory.mktemp("fleet"), seaweedfs)) as broker:
         yield broker
 
 
 # --- who sees it ------------------------------------------------------------------------------------
-def test_without_the_token_nothing_is_shown(broker: Fleet) -> None:
+def test_without_the_token_nothing_is_shown(broker: FleetBroker) -> None:
     broker.token("secret-name", "bucket-x")
     wrong: list[dict[str, str]] = [
         {},
@@ -106,16 +47,16 @@ def test_without_the_token_nothing_is_shown(broker: Fleet) -> None:
                 assert answer.read() == b"log in first: presignd broker fleet prints the address\n"
 
 
-def test_the_broker_s_own_address_has_no_fleet_page(broker: Fleet) -> None:
+def test_the_broker_s_own_address_has_no_fleet_page(broker: FleetBroker) -> None:
     for path in ("/", "/login", "/events", "/api/fleet"):
         assert broker.call(path, broker.admin_token)[0] == 404
 
 
-def test_a_command_prints_an_address_that_logs_in_once_and_holds_no_token(broker: Fleet) -> None:
+def test_a_command_prints_an_address_that_logs_in_once_and_holds_no_token(broker: FleetBroker) -> None:
     address = broker.address()
     assert address.startswith(f"http://{LOOPBACK}:{broker.fleet_port}/login?code=")
     assert broker.admin_token not in address
-    with broker.open(_path_of(address)) as first, broker.open(_path_of(address)) as second:
+    with broker.open(path_of(address)) as first, broker.open(path_of(address)) as second:
         assert (first.status, second.status) == (303, 403)
         cookie = first.headers["Set-Cookie"]
     assert {"HttpOnly", "SameSite=Strict"} <= set(cookie.split("; "))
@@ -123,19 +64,19 @@ def test_a_command_prints_an_address_that_logs_in_once_and_holds_no_token(broker
     assert json.loads(command("fleet", "-c", broker.file, "--json").stdout)["url"].startswith("http://")
 
 
-def test_its_token_is_made_once_and_only_its_user_reads_it(broker: Fleet) -> None:
+def test_its_token_is_made_once_and_only_its_user_reads_it(broker: FleetBroker) -> None:
     assert stat.S_IMODE((broker.folder / "fleet.token").stat().st_mode) == 0o600
     assert len(broker.admin_token) >= 32
 
 
-def test_a_foreign_host_name_is_refused(broker: Fleet) -> None:
+def test_a_foreign_host_name_is_refused(broker: FleetBroker) -> None:
     """A page of another site could have its name lead here."""
     with broker.open("/", Host="evil.example", Authorization=f"Bearer {broker.admin_token}") as answer:
         assert answer.status == 421
 
 
 # --- what it shows ----------------------------------------------------------------------------------
-def test_each_token_has_its_last_call_and_its_hour(broker: Fleet) -> None:
+def test_each_token_has_its_last_call_and_its_hour(broker: FleetBroker) -> None:
     secret = broker.token("scanner-1", "bucket-x", max_link_expires="1d")
     broker.token("scanner-2", "bucket-x")
     assert broker.fleet()["scanner-1"]["last_seen"] is None
@@ -153,7 +94,7 @@ def test_each_token_has_its_last_call_and_its_hour(broker: Fleet) -> None:
     assert broker.fleet()["scanner-2"]["last_seen"] is None
 
 
-def test_calls_that_are_refused_as_a_whole_count_and_say_why(broker: Fleet) -> None:
+def test_calls_that_are_refused_as_a_whole_count_and_say_why(broker: FleetBroker) -> None:
     limited = broker.token("limited", "bucket-x", rate="1/h")
     asked = {"grants": [get("bucket-x", "limited/a")]}
     assert [broker.call("/v1/grants", limited, asked)[0] for _ in range(2)] == [200, 429]
@@ -165,7 +106,7 @@ def test_calls_that_are_refused_as_a_whole_count_and_say_why(broker: Fleet) -> N
     assert found["ended"]["last_seen"] is not None, "its machine still tries"
 
 
-async def test_a_daemon_s_version_and_clock_are_seen(broker: Fleet) -> None:
+async def test_a_daemon_s_version_and_clock_are_seen(broker: FleetBroker) -> None:
     secret = broker.token("late", "bucket-x")
     config = PresignConfig(kind="broker", url=broker.url, token=SecretStr(secret))
     client = BrokerClient(config, clock=lambda: utcnow() - timedelta(minutes=7))
@@ -179,7 +120,7 @@ async def test_a_daemon_s_version_and_clock_are_seen(broker: Fleet) -> None:
     assert "Its clock is 7 min behind" in broker.read("/") or "Its clock is 6 min behind" in broker.read("/")
 
 
-def test_a_revoked_token_is_gone(broker: Fleet) -> None:
+def test_a_revoked_token_is_gone(broker: FleetBroker) -> None:
     secret = broker.token("gone", "bucket-x")
     assert broker.call("/v1/me", secret)[0] == 200
     assert "gone" in broker.fleet()
@@ -187,7 +128,7 @@ def test_a_revoked_token_is_gone(broker: Fleet) -> None:
     broker.until(lambda: "gone" not in broker.fleet(), "no such token")
 
 
-def test_a_token_file_that_can_t_be_used_is_shown(broker: Fleet) -> None:
+def test_a_token_file_that_can_t_be_used_is_shown(broker: FleetBroker) -> None:
     broken = broker.folder / "tokens.d" / "broken.toml"
     broken.write_text("[[token]]\nname = 5\n")
     broker.until(lambda: "broken.toml" in broker.read("/"), "the problem")
@@ -195,7 +136,7 @@ def test_a_token_file_that_can_t_be_used_is_shown(broker: Fleet) -> None:
     broker.until(lambda: "broken.toml" not in broker.read("/"), "no problem")
 
 
-def test_an_open_page_is_kept_up_to_date(broker: Fleet) -> None:
+def test_an_open_page_is_kept_up_to_date(broker: FleetBroker) -> None:
     secret = broker.token("live", "bucket-x")
     with broker.open("/events", **broker.log_in()) as stream:
         assert stream.headers["Content-Type"].startswith("text/event-stream")
@@ -214,7 +155,7 @@ def _news(stream: HTTPResponse) -> Mapping[str, list[str]]:
     return parts
 
 
-def test_prometheus_gets_the_same_with_the_token(broker: Fleet) -> None:
+def test_prometheus_gets_the_same_with_the_token(broker: FleetBroker) -> None:
     secret = broker.token("measured", "bucket-x")
     before = time.time()
     broker.call("/v1/me", secret, User_Agent="presignd/0.0.7", Date="Fri, 02 Jan 2026 03:04:05 GMT")
@@ -227,7 +168,7 @@ def test_prometheus_gets_the_same_with_the_token(broker: Fleet) -> None:
 
 # --- beside the broker ------------------------------------------------------------------------------
 def test_after_a_restart_it_starts_anew_and_older_addresses_are_refused(tmp_path: Path, seaweedfs: Store) -> None:
-    with served(Fleet(tmp_path, seaweedfs)) as broker:
+    with served(FleetBroker(tmp_path, seaweedfs)) as broker:
         secret = broker.token("one", "bucket-x")
         broker.grants(secret, get("bucket-x", "one/a"))
         assert broker.fleet()["one"]["granted"] == 1
@@ -235,13 +176,13 @@ def test_after_a_restart_it_starts_anew_and_older_addresses_are_refused(tmp_path
         assert broker.stop() == 0
         broker.start()
         assert broker.admin_token == token
-        with broker.open(_path_of(address)) as answer:
+        with broker.open(path_of(address)) as answer:
             assert answer.status == 403, "it may have been used before the restart"
         assert broker.fleet()["one"]["granted"] == 0
 
 
 def test_where_its_port_is_taken_the_broker_signs_all_the_same(tmp_path: Path, seaweedfs: Store) -> None:
-    broker = Fleet(tmp_path, seaweedfs)
+    broker = FleetBroker(tmp_path, seaweedfs)
     with socket.create_server((LOOPBACK, broker.fleet_port)):
         try:
             Broker.start(broker)
@@ -254,7 +195,7 @@ def test_where_its_port_is_taken_the_broker_signs_all_the_same(tmp_path: Path, s
     assert "Address already in use" in told["error"]
 
 
-def test_a_reload_says_that_another_address_takes_a_restart(broker: Fleet) -> None:
+def test_a_reload_says_that_another_address_takes_a_restart(broker: FleetBroker) -> None:
     text = broker.file.read_text()
     broker.configure(text.replace(str(broker.fleet_port), "1"))
     broker.reload()
@@ -269,7 +210,7 @@ def test_a_page_that_is_off_or_never_ran_has_no_address(tmp_path: Path, seaweedf
     assert (off.returncode, off.stdout) == (4, "")
     assert "the fleet page is off" in off.stderr
     assert "fleet.listen" in off.stderr
-    never = command("fleet", "-c", Fleet(tmp_path / "never", seaweedfs).file)
+    never = command("fleet", "-c", FleetBroker(tmp_path / "never", seaweedfs).file)
     assert (never.returncode, never.stdout) == (4, "")
     assert "fleet.token is not there yet" in never.stderr
     assert not (tmp_path / "never" / "fleet.token").exists()

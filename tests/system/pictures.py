@@ -1,4 +1,4 @@
-"""Makes the status page's pictures in docs/: ``python -m tests.system.pictures [FOLDER]``."""
+"""Makes the pictures of status page and fleet page in docs/: ``python -m tests.system.pictures [FOLDER]``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from playwright.async_api import Browser
 
+from tests import fleet
 from tests.pages import Page
 from tests.system.scenes import busy, chromium, errors, stage
 
@@ -31,6 +32,15 @@ class Shot(NamedTuple):
     height: int = 300
 
 
+class FleetShot(NamedTuple):
+    """One picture of a fleet with a token that needs attention."""
+
+    name: str
+    colours: Literal["light", "dark"] = "light"
+    width: int = 760
+    height: int = 300
+
+
 SHOTS = (
     Shot("empty", [empty]),
     Shot("busy", [busy]),
@@ -38,19 +48,33 @@ SHOTS = (
     Shot("dark", [busy], "dark"),
     Shot("phone", [busy, errors], width=390, height=844),
 )
+FLEET_SHOTS = (FleetShot("light"), FleetShot("dark", "dark"), FleetShot("phone", width=390, height=844))
 
 
-async def take(browser: Browser, shot: Shot, folder: Path, target: Path) -> None:
-    """Take one picture into ``target``."""
+async def take_status(browser: Browser, shot: Shot, folder: Path, target: Path) -> None:
+    """Take one picture of the status page into ``target``."""
     async with stage(folder) as page:
         for scene in shot.scenes:
             await scene(page)
-        size = {"width": shot.width, "height": shot.height}
-        context = await browser.new_context(viewport=size, color_scheme=shot.colours)  # type: ignore[arg-type]  # a TypedDict
-        tab = await context.new_page()
-        await tab.goto(page.login_url)
-        await tab.screenshot(path=target, full_page=shot.name != "phone")
-        await context.close()
+        await take(browser, shot, page.login_url, target / f"page-{shot.name}.png")
+
+
+async def take_fleet(browser: Browser, shot: FleetShot, folder: Path, target: Path) -> None:
+    """Take one picture of the fleet page into ``target``."""
+    async with fleet.fleet_of(folder, count_links=fleet.count_links) as page:
+        fleet.busy(page)
+        fleet.troubled(page)
+        await take(browser, shot, page.login_url, target / f"fleet-{shot.name}.png")
+
+
+async def take(browser: Browser, shot: Shot | FleetShot, url: str, target: Path) -> None:
+    """Take one picture of the page at ``url``."""
+    size = {"width": shot.width, "height": shot.height}
+    context = await browser.new_context(viewport=size, color_scheme=shot.colours)  # type: ignore[arg-type]  # a TypedDict
+    tab = await context.new_page()
+    await tab.goto(url)
+    await tab.screenshot(path=target, full_page=shot.name != "phone")
+    await context.close()
 
 
 async def main(target: Path) -> None:
@@ -58,7 +82,10 @@ async def main(target: Path) -> None:
     async with chromium() as browser:
         for shot in SHOTS:
             with tempfile.TemporaryDirectory() as folder:
-                await take(browser, shot, Path(folder), target / f"page-{shot.name}.png")
+                await take_status(browser, shot, Path(folder), target)
+        for fleet_shot in FLEET_SHOTS:
+            with tempfile.TemporaryDirectory() as folder:
+                await take_fleet(browser, fleet_shot, Path(folder), target)
 
 
 if __name__ == "__main__":

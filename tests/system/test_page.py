@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Locator, expect
-from playwright.async_api import Page as Tab
+from playwright.async_api import Browser, expect
 
 from presignd.pages.pace import Pace
 from tests.pages import Page
 from tests.served import SECRET
 from tests.stores import Store
+from tests.system.browsing import PHONE, is_live, opened, section
 from tests.system.harness import Presignd, config_for, fetch
 from tests.system.scenes import busy, chromium, errors, stage
 
@@ -25,13 +24,6 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.needs("chromium"),
 ]
-PHONE: dict[str, Any] = {
-    "viewport": {"width": 390, "height": 844},
-    "is_mobile": True,
-    "has_touch": True,
-    "device_scale_factor": 2,
-}
-expect.set_options(timeout=20_000)  # a busy machine is no failure
 FOCUS = "document.activeElement.id || document.activeElement.textContent.trim()"
 
 
@@ -45,31 +37,6 @@ async def browser() -> AsyncIterator[Browser]:
 async def page(tmp_path: Path) -> AsyncIterator[Page]:
     async with stage(tmp_path, Pace(look=0.05, snapshot=0.02)) as found:
         yield found
-
-
-@contextlib.asynccontextmanager
-async def opened(browser: Browser, page: Page, *, known: bool = True, **given: Any) -> AsyncIterator[Tab]:
-    """Open the page in a browser of its own; it may ask nobody else, and nothing may be refused or fail in it."""
-    async with await browser.new_context(**given) as context:
-        tab = await context.new_page()
-        asked: list[str] = []
-        told: list[str] = []
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.on("console", lambda message: told.append(message.text) if message.type == "error" else None)
-        tab.on("pageerror", lambda error: told.append(str(error)))
-        await tab.goto(page.login_url if known else page.root)
-        yield tab
-        assert [url for url in asked if not url.startswith(page.root + "/")] == []
-        assert told == []
-
-
-async def is_live(tab: Tab) -> None:
-    """Wait until the stream is open: then buttons that need JavaScript are there too."""
-    await expect(tab.locator("html")).to_have_attribute("data-live", "yes")
-
-
-def section(tab: Tab, name: str) -> Locator:
-    return tab.locator(f"section#{name}")
 
 
 # --- the command ------------------------------------------------------------------------------------

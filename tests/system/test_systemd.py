@@ -275,14 +275,17 @@ listen = "127.0.0.1:{port}"
 token_files = ["tokens.d/*.toml"]
 [store]
 endpoint = "{endpoint}"
+[fleet]
+listen = "127.0.0.1:{fleet}"
 """
 BROKER_UNIT = "presignd-broker"
 
 
 def test_the_broker_is_a_service_of_its_own_user_ready_when_it_listens(host: Host) -> None:
     assert "write /etc/presignd-broker/broker.toml" in host.run(INSTALL, "--broker")
-    (port,) = free_ports(1)
-    host.write("/etc/presignd-broker/broker.toml", BROKER.format(port=port, endpoint=host.store.endpoint))
+    port, fleet = free_ports(2)
+    text = BROKER.format(port=port, fleet=fleet, endpoint=host.store.endpoint)
+    host.write("/etc/presignd-broker/broker.toml", text)
     for name, key in (("access_key", host.store.access_key), ("secret_key", host.store.secret_key)):
         host.write(f"/etc/credstore/presignd-broker.{name}", key)
     host.sh("chmod 600 /etc/credstore/presignd-broker.*")
@@ -294,6 +297,18 @@ def test_the_broker_is_a_service_of_its_own_user_ready_when_it_listens(host: Hos
     assert host.run("stat", "-c", "%U", "/proc/" + host.show("MainPID", BROKER_UNIT)).strip() == "presignd-broker"
     done = host.machine.try_run("systemd-analyze", "verify", "presignd-broker.service")
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_root_opens_the_fleet_page_of_the_service_and_nobody_else_does(host: Host) -> None:
+    state = "/var/lib/presignd-broker"
+    modes = host.run("stat", "-c", "%a %U", state, f"{state}/fleet.token").splitlines()
+    assert modes == ["700 presignd-broker", "600 presignd-broker"]
+    address = host.run("presignd", "broker", "fleet").strip()
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    with opener.open(address, timeout=60) as answer:
+        assert "No tokens yet" in answer.read().decode()
+    refused = host.machine.try_run("presignd", "broker", "fleet", user="rita")
+    assert (refused.returncode, refused.stdout) == (2, "")
 
 
 def test_the_installer_leaves_files_alone_that_have_another_place_or_name(host: Host) -> None:

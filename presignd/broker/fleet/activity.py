@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict, deque
+from array import array
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 MINUTES = 60
 MOST_TOKENS = 10_000
-"""Tokens remembered (about 5 KB each); beyond that, the one that called longest ago is forgotten."""
+"""Tokens remembered (about 2 KB each); beyond that, the one that called longest ago is forgotten."""
 LONGEST_AGENT, LONGEST_DATE = 200, 40
 """Characters of a header that are kept: the client chooses them."""
 
@@ -67,32 +68,59 @@ class Minute(NamedTuple):
 
 
 class Hour:
-    """The grants and refusals in each minute of the last hour; the last minute is still running."""
+    """The grants and refusals in each minute of the last hour, in a ring; the last minute is still running."""
+
+    __slots__ = ("_granted", "_last", "_refused")
 
     def __init__(self) -> None:
-        self._minutes: deque[Minute] = deque(maxlen=MINUTES)
+        self._last = 0
+        self._granted, self._refused = _zeros(), _zeros()
 
     def add(self, now: datetime, granted: int, refused: int) -> None:
         """Count some at ``now``."""
-        began = _began(now)
-        if self._minutes and self._minutes[-1].began == began:
-            last = self._minutes.pop()
-            granted, refused = last.granted + granted, last.refused + refused
-        self._minutes.append(Minute(began, granted, refused))
+        minute = _minute(now)
+        if minute > self._last or minute <= self._last - MINUTES:  # the second: the clock was set back far
+            self._begin(minute)
+        self._granted[minute % MINUTES] += granted
+        self._refused[minute % MINUTES] += refused
+
+    def _begin(self, minute: int) -> None:
+        """Forget what is more than an hour before ``minute``, and all if the clock was set back."""
+        first = self._last + 1 if minute > self._last else 0
+        for passed in range(max(first, minute - MINUTES + 1), minute + 1):
+            self._granted[passed % MINUTES] = self._refused[passed % MINUTES] = 0
+        self._last = minute
 
     def total(self, now: datetime) -> tuple[int, int]:
         """Return the grants and the refusals of the last hour."""
-        known = self._known(now)
-        return sum(minute.granted for minute in known), sum(minute.refused for minute in known)
+        places = [minute % MINUTES for minute in self._known(_minute(now))]
+        return sum(self._granted[place] for place in places), sum(self._refused[place] for place in places)
 
     def minutes(self, now: datetime) -> list[Minute]:
         """Return each minute of the last hour, the oldest first."""
-        known, last = {minute.began: minute for minute in self._known(now)}, _began(now)
-        return [known.get(began, Minute(began, 0, 0)) for began in range(last - 60 * (MINUTES - 1), last + 1, 60)]
+        last = _minute(now)
+        known = self._known(last)
+        return [self._of(minute) if minute in known else Minute(minute * 60, 0, 0) for minute in _hour_to(last)]
 
-    def _known(self, now: datetime) -> Sequence[Minute]:
-        last = _began(now)
-        return [minute for minute in self._minutes if last - 60 * MINUTES < minute.began <= last]
+    def _of(self, minute: int) -> Minute:
+        return Minute(minute * 60, self._granted[minute % MINUTES], self._refused[minute % MINUTES])
+
+    def _known(self, last: int) -> range:
+        """Return the minutes of the hour to ``last`` that the ring holds."""
+        hour, held = _hour_to(last), _hour_to(self._last)
+        return range(max(hour.start, held.start), min(hour.stop, held.stop))
+
+
+def _zeros() -> array[int]:
+    return array("Q", bytes(8 * MINUTES))
+
+
+def _minute(now: datetime) -> int:
+    return int(now.timestamp()) // 60
+
+
+def _hour_to(last: int) -> range:
+    return range(last - MINUTES + 1, last + 1)
 
 
 @dataclass(slots=True)
@@ -136,7 +164,3 @@ class Activity:
         if len(self._tokens) > self._most:
             self._tokens.popitem(last=False)
         return own
-
-
-def _began(now: datetime) -> int:
-    return int(now.timestamp()) // 60 * 60

@@ -48,7 +48,7 @@ def test_the_counts_are_those_of_the_last_hour_in_bounded_memory(added: list[tup
     recent = [each for each in added if each[0] > last - MINUTES]
     expected = sum(granted for _, granted, _ in recent), sum(refused for _, _, refused in recent)
     assert hour.total(NOW + timedelta(minutes=last)) == expected
-    assert len(hour._minutes) <= MINUTES
+    assert (len(hour._granted), len(hour._refused)) == (MINUTES, MINUTES)
 
 
 def test_a_clock_that_is_set_back_makes_nothing_appear_from_the_future() -> None:
@@ -57,6 +57,19 @@ def test_a_clock_that_is_set_back_makes_nothing_appear_from_the_future() -> None
     assert hour.total(NOW - timedelta(minutes=10)) == (0, 0)
     hour.add(NOW - timedelta(minutes=10), 1, 0)
     assert hour.total(NOW - timedelta(minutes=10)) == (1, 0)
+    hour.add(NOW, 1, 0)
+    assert hour.total(NOW) == (7, 0), "and nothing is lost"
+    assert sum(minute.granted for minute in hour.minutes(NOW)) == 7
+
+
+def test_a_clock_that_is_set_back_by_hours_makes_it_count_anew() -> None:
+    hour = Hour()
+    hour.add(NOW, 5, 0)
+    earlier = NOW - timedelta(hours=9)
+    hour.add(earlier, 1, 2)
+    assert hour.total(earlier) == (1, 2)
+    assert hour.total(earlier + timedelta(minutes=30)) == (1, 2)
+    assert hour.total(NOW) == (0, 0)
 
 
 # --- tokens -----------------------------------------------------------------------------------------
