@@ -6,7 +6,6 @@ No I/O but the clock.
 from __future__ import annotations
 
 import mimetypes
-import uuid
 from collections.abc import Sequence
 
 from presignd.config import WatchConfig
@@ -16,6 +15,7 @@ from presignd.model import Fingerprint, NewVersion, Source, State
 from presignd.pipeline.key_template import needs_hash, needs_prefix, render_for
 from presignd.s3.limits import LARGEST_OBJECT, key_problem
 from presignd.system.clock import utcnow
+from presignd.system.ids import Ids
 
 UPLOAD_PRIORITIES = {Source.PUT: 0, Source.EVENT: 1, Source.SCAN: 1, Source.BACKLOG: 2}
 """Priorities of uploads by their source: the lower is sent first. The ledger records it."""
@@ -30,6 +30,7 @@ class Intake:
     def __init__(self, watches: Sequence[WatchConfig], host: str) -> None:
         self._watches = {watch.name: watch for watch in watches}
         self._host = host
+        self._ids = Ids()
 
     def make_version(
         self, watch: str, path: bytes, fingerprint: Fingerprint, source: Source, *, fault: Fault | None = None
@@ -40,7 +41,7 @@ class Intake:
         """
         watch_config = self._watches[watch]
         version = NewVersion(
-            file_id=str(uuid.uuid4()),
+            file_id=self._ids.new(),
             watch=watch,
             path=path,
             fingerprint=fingerprint,
