@@ -48,10 +48,11 @@ class NewLinks:
         """Call ``subscriber`` from now on; it must neither block nor raise."""
         self._subscribers.append(subscriber)
 
-    def publish(self, link: Link) -> None:
-        """Call all subscribers, in the order in which they subscribed."""
-        for subscriber in self._subscribers:
-            subscriber(link)
+    def publish(self, links: Sequence[Link]) -> None:
+        """Call all subscribers with each link, in the order in which they subscribed."""
+        for link in links:
+            for subscriber in self._subscribers:
+                subscriber(link)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +151,10 @@ def _build(config: Config, purpose: Purpose, patience: Patience | None, pauses: 
     async def returned(version: FileVersion) -> bool:
         return await in_effect.work.finisher.rewrite_link_file(version)
 
-    def log_link(link: Link) -> None:
-        announcer.linked(link, disclose=in_effect.config.links.in_log)
+    def created(links: Sequence[Link]) -> None:
+        announcer.linked(links, disclose=in_effect.config.links.in_log)
+        new_links.publish(links)
 
-    new_links.subscribe(log_link)
     new_links.subscribe(put_requests.linked)
     linker = Linker(
         ledger,
@@ -162,7 +163,7 @@ def _build(config: Config, purpose: Purpose, patience: Patience | None, pauses: 
         sign=in_effect.grant,
         sign_again=in_effect.grant_as_asked,
         now=in_effect.now,
-        on_link=new_links.publish,
+        on_links=created,
     )
     recorder = Recorder(in_effect, ledger, announcer)
     settler = Settler(
@@ -185,7 +186,7 @@ def _build(config: Config, purpose: Purpose, patience: Patience | None, pauses: 
         disk.links,
         disk.read_back,
         announcer=announcer,
-        on_link=new_links.publish,
+        on_links=created,
         replay=is_daemon,
     )
     phase = Phase(utcnow() if is_daemon else None)

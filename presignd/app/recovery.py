@@ -42,11 +42,11 @@ class Recovery:
         read_back: Iterator[Link],
         *,
         announcer: Announcer,
-        on_link: Callable[[Link], None],
+        on_links: Callable[[Sequence[Link]], None],
         replay: bool,
     ) -> None:
         self._in_effect, self._ledger, self._links, self._read_back = in_effect, ledger, links, read_back
-        self._announcer, self._on_link, self._replay = announcer, on_link, replay
+        self._announcer, self._on_links, self._replay = announcer, on_links, replay
         self._recovered = False
 
     async def recover(self) -> None:
@@ -105,8 +105,7 @@ class Recovery:
         if links:
             done = [linked_by(verified[file_id], link) for file_id, link in links.items()]
             await self._ledger.record_linked(done, self._links.mark)
-        for link in links.values():
-            self._on_link(link)
+            self._on_links([*links.values()])
         if others:
             await self._accept_older_ledger(others)
 

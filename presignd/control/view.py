@@ -189,7 +189,7 @@ class View:
         seconds = expires or (watch.link_expires if watch else None) or self.config.presign.get_expires
         fresh = version._replace(signed_at=self._in_effect.now())
         link = await make_link(self._in_effect.grant, fresh, seconds, self._announcer.path(version))
-        self._announcer.linked(link, disclose=self.config.links.in_log, by_uid=by_uid)
+        self._announcer.linked([link], disclose=self.config.links.in_log, by_uid=by_uid)
         return link
 
     async def put(

@@ -92,21 +92,9 @@ class Announcer:
                 queued.append(version)
         self._log.info("file.queued", each=map(self._fields, queued))
 
-    def linked(self, link: Link, *, disclose: bool, by_uid: int | None = None) -> None:
-        """Log ``link.created``, with the link itself only where it may be disclosed."""
-        more = {"by_uid": by_uid} if by_uid is not None else {}
-        url = {"url": LoggedLink(link.url)} if disclose else {}
-        self._log.info(
-            "link.created",
-            file_id=link.file_id,
-            watch=link.watch,
-            path=link.path,
-            bucket=link.bucket,
-            key=link.key,
-            expires_at=link.expires_at,
-            **more,
-            **url,
-        )
+    def linked(self, links: Sequence[Link], *, disclose: bool, by_uid: int | None = None) -> None:
+        """Log ``link.created`` for each, with the link itself only where it may be disclosed."""
+        self._log.info("link.created", each=[_created(link, by_uid, disclose=disclose) for link in links])
 
     def done(self, versions: Sequence[FileVersion], *, replayed: bool = False) -> None:
         """Log ``file.done`` for versions whose end is committed."""
@@ -180,6 +168,23 @@ class Announcer:
             await self._ledger.record_announced(self._logged[:count])
         del self._logged[:count]
         return True
+
+
+def _created(link: Link, by_uid: int | None, *, disclose: bool) -> dict[str, Any]:
+    """Return the fields of ``link.created``."""
+    fields: dict[str, Any] = {
+        "file_id": link.file_id,
+        "watch": link.watch,
+        "path": link.path,
+        "bucket": link.bucket,
+        "key": link.key,
+        "expires_at": link.expires_at,
+    }
+    if by_uid is not None:
+        fields["by_uid"] = by_uid
+    if disclose:
+        fields["url"] = LoggedLink(link.url)
+    return fields
 
 
 async def _has_left(logged: Mark, seconds: float) -> bool:

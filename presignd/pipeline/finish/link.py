@@ -103,8 +103,8 @@ class Linker:
     """Links verified versions: their lines are on disk, in ``links.jsonl``, before the commit.
 
     ``sign`` and ``now`` are those of the presigner in effect; ``sign`` may leave out an object's version,
-    ``sign_again`` does not. ``path_of`` returns a version's path as links show it. ``on_link`` is called with each link
-    once it is recorded.
+    ``sign_again`` does not. ``path_of`` returns a version's path as links show it. ``on_links`` gets the links
+    of each list once they are recorded.
     """
 
     def __init__(
@@ -116,12 +116,12 @@ class Linker:
         sign: Sign,
         sign_again: Sign,
         now: Callable[[], datetime],
-        on_link: Callable[[Link], None],
+        on_links: Callable[[Sequence[Link]], None],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._ledger, self._links, self._path_of = ledger, links, path_of
         self._sign, self._sign_again, self._now, self._sleep = sign, sign_again, now, sleep
-        self._on_link = on_link
+        self._on_links = on_links
         self.queue: Queue[Item] = Queue()
         self.trouble = Trouble("links")
         self._delayed: set[Item] = set()
@@ -174,7 +174,8 @@ class Linker:
         versions = await self._until_done(lambda: self._ledger.record_linked(done, mark, ended)) if done else []
         for (item, link), version in zip(signed.links, versions, strict=True):
             item.version, item.link = version, link
-            self._on_link(link)
+        if versions:
+            self._on_links([link for _, link in signed.links])
         _hand_on([*signed.refused, *(item for item, _ in signed.links)])
 
     async def _until_done(self, step: Callable[[], Awaitable[T]]) -> T:

@@ -55,7 +55,7 @@ class World:
             sign=self.grant,
             sign_again=self.grant,
             now=self.now,
-            on_link=lambda link: self.published.append(link.file_id),
+            on_links=lambda links: self.published.extend(link.file_id for link in links),
             sleep=self.sleep,
         )
         self.linker.trouble._log = self  # type: ignore[assignment]  # two of its methods are all that is called
