@@ -108,7 +108,9 @@ class FileVersion(NamedTuple):
     before, what was committed before the content was sent: the MD5 that the ETag will be, or a checksum that tells the
     object (``crc64nvme:`` alone for the parts of an upload whose checksum is not known yet). ``signed_at`` is the
     link's signing date. ``gone_at`` is when the content was seen to have left its path. ``link_version`` is the
-    ``version_id`` that the link names, "" for none.
+    ``version_id`` that the link names, "" for none. ``link_id`` (secret) is the id of its stable link, "" for a
+    presigned one. Only ``linked`` says whether its link was made: ``expires_at`` is None for a link without an end,
+    too.
     """
 
     file_id: str
@@ -140,6 +142,8 @@ class FileVersion(NamedTuple):
     part_size: int = 0
     gone_at: datetime | None = None
     link_version: str = ""
+    link_id: str = ""
+    linked: bool = False
 
     @property
     def size(self) -> int:
@@ -152,6 +156,11 @@ class FileVersion(NamedTuple):
         if self.checksum or not self.etag:
             return ""
         return self.etag if ":" in self.etag else f"md5:{self.etag}"
+
+    def __repr__(self) -> str:
+        """Hide the id of the link: a repr may end in a log."""
+        shown = self._replace(link_id=self.link_id and "REDACTED")
+        return f"FileVersion({', '.join(f'{name}={value!r}' for name, value in shown._asdict().items())})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +190,10 @@ class Part:
 
 
 class Link(NamedTuple):
-    """A presigned GET for a receipt: one line of ``links.jsonl``. ``url`` is secret."""
+    """A link for a receipt, presigned or stable: one line of ``links.jsonl``. ``url`` is secret.
+
+    ``expires_at`` is None for a stable link without an end.
+    """
 
     time: datetime
     file_id: str
@@ -193,7 +205,7 @@ class Link(NamedTuple):
     content_type: str
     etag: str
     checksum: str
-    expires_at: datetime
+    expires_at: datetime | None
     url: str
     version_id: str = ""
 

@@ -107,7 +107,7 @@ def was_unreadable(version: FileVersion) -> bool:
 
 def retry_event(version: FileVersion) -> Event:
     """Return the event that takes a quarantined version back: to its link where that was made, else to the queue."""
-    return Event.RESUME if version.expires_at is not None else Event.REQUEUE
+    return Event.RESUME if version.linked else Event.REQUEUE
 
 
 def done_status(version: FileVersion) -> str:

@@ -103,8 +103,8 @@ class Page:
         assert version.state is State.QUARANTINED
         return version
 
-    def add_link(self, name: str, *, size: int = 5, age: float = 60, lives: float = 840) -> Link:
-        """Write one line into links.jsonl: ``age`` seconds old, dead in ``lives``."""
+    def add_link(self, name: str, *, size: int = 5, age: float = 60, lives: float | None = 840) -> Link:
+        """Write one line into links.jsonl: ``age`` seconds old, dead in ``lives`` (None: never)."""
         now = utcnow()
         link = Link(
             now - timedelta(seconds=age),
@@ -117,7 +117,7 @@ class Page:
             "",
             "",
             "md5:00",
-            now + timedelta(seconds=lives),
+            None if lives is None else now + timedelta(seconds=lives),
             f"http://127.0.0.1:1/bucket/{name}?X-Amz-Signature={SECRET}",
         )
         with self.view.config.links.file.open("ab") as file:

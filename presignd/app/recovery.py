@@ -120,8 +120,7 @@ class Recovery:
         if any(count.get(state) for count in counts for state in _UNLINKED):
             for file_id in linked:
                 version = await self._ledger.by_id(file_id)
-                # A version with expires_at is already linked; its file could not be finished.
-                if version and version.state in _UNLINKED and version.expires_at is None:
+                if version and version.state in _UNLINKED and not version.linked:
                     rebuilt = True
                     await self._ledger.apply(version, Event.SUPERSEDE, done_at=utcnow())  # the replay logs it
         if rebuilt:

@@ -267,8 +267,10 @@ def _version_rows(version: Document, now: datetime) -> Iterator[list[str]]:
         yield ["checksum", receipt["checksum"]]
         yield ["etag", receipt["etag"]]
         yield ["uploaded", receipt["done_at"] or ""]
-    if version["link_expires_at"]:
-        yield ["link expires", f"{version['link_expires_at']} (in {until(version['link_expires_at'], now)})"]
+    if ends := version["link_expires_at"]:
+        yield ["link expires", f"{ends} (in {until(ends, now)})"]
+    elif version.get("link"):
+        yield ["link expires", "never"]
 
 
 # --- --follow -----------------------------------------------------------------------------------

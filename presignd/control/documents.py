@@ -68,7 +68,7 @@ def of_error(version: FileVersion) -> Document | None:
 def has_receipt(version: FileVersion) -> bool:
     """Return whether the version's upload was verified: its object is stored, so a link can be made."""
     if version.state is State.QUARANTINED:
-        return version.expires_at is not None
+        return version.linked
     return version.state in {State.VERIFIED, State.LINKED, State.FINISHED}
 
 
@@ -90,7 +90,7 @@ def of_receipt(version: FileVersion) -> Document | None:
 
 
 def of_version(version: FileVersion, roots: Roots) -> Document:
-    """Render the state of a version; of its link only the expiry is in it, not the URL."""
+    """Render the state of a version; of its link only the kind and the expiry are in it, not the URL."""
     return {
         "file_id": version.file_id,
         "watch": version.watch,
@@ -104,8 +104,15 @@ def of_version(version: FileVersion, roots: Roots) -> Document:
         "not_before": time_text(version.not_before),
         "error": of_error(version),
         "receipt": of_receipt(version),
+        "link": _kind_of_link(version),
         "link_expires_at": time_text(version.expires_at),
     }
+
+
+def _kind_of_link(version: FileVersion) -> str | None:
+    if not version.linked:
+        return None
+    return "stable" if version.link_id else "presigned"
 
 
 def of_settling(settling: SettlingView, roots: Roots) -> Document:

@@ -88,6 +88,9 @@ def _move(change: Change) -> tuple[dict[str, Any], FileVersion]:
     if Event.VERIFY in change.events:
         row |= {"verified": 1, "unclean": 0}
         moved = moved._replace(unclean=0)
+    if Event.LINK in change.events:
+        row["linked"] = 1
+        moved = moved._replace(linked=True)
     if change.events and moved.state in LEFT and moved.gone_at is None:
         moved = moved._replace(gone_at=moved.done_at or moved.queued_at)
         row["gone_at"] = to_sql(moved.gone_at)

@@ -74,7 +74,7 @@ _NEW_FIELDS = (
 )
 NEW_COLUMNS = (*_NEW_FIELDS, *FINGERPRINT)
 _of_new = itemgetter(*map(_PLACES.__getitem__, _NEW_FIELDS))
-_FLAGS = [*map(OTHER_COLUMNS.index, ("adopted", "announced"))]
+_FLAGS = [*map(OTHER_COLUMNS.index, ("adopted", "announced", "linked"))]
 _STATE = OTHER_COLUMNS.index("state")
 _FINGERPRINT_INDEX = FileVersion._fields.index("fingerprint")
 _INTEGER = range(-(2**63), 2**63)

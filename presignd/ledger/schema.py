@@ -48,7 +48,8 @@ CREATE TABLE version (
 )
 """
 """``verified``: these bytes were once verified under ``key``, so there is a receipt. ``gone_at``: when the
-content left its path, by deletion or by a newer version; ``prune`` goes by it."""
+content left its path, by deletion or by a newer version; ``prune`` goes by it. ``linked``, added later: its link was
+made."""
 
 _OBJECT_KEY = """
 CREATE TABLE object_key (
@@ -105,5 +106,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE version ADD COLUMN link_version TEXT NOT NULL DEFAULT ''",
         # What earlier links name was not recorded: nearly always the version.
         "UPDATE version SET link_version = version_id WHERE expires_at IS NOT NULL AND version_id NOT IN ('', 'null')",
+    ),
+    (
+        "ALTER TABLE version ADD COLUMN link_id TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE version ADD COLUMN linked INTEGER NOT NULL DEFAULT 0",
+        "UPDATE version SET linked = 1 WHERE expires_at IS NOT NULL",
     ),
 )

@@ -38,7 +38,7 @@ def _document(link: Link) -> dict[str, Any]:
         "etag": link.etag,
         "checksum": link.checksum,
         "url": link.url,
-        "expires_at": rfc3339(link.expires_at),
+        "expires_at": None if link.expires_at is None else rfc3339(link.expires_at),
     }
     return document | ({"version_id": link.version_id} if link.version_id else {})
 
@@ -54,10 +54,14 @@ def decode(line: bytes) -> dict[str, Any] | None:
 
 def to_link(document: dict[str, Any]) -> Link | None:
     """Return the link of a parsed line, None where a field is missing or has the wrong type."""
-    times = {"time", "expires_at"}
     try:
         fields = {name: value for name, value in document.items() if name in Link._fields}
-        return Link(**fields | {name: datetime.fromisoformat(document[name]) for name in times})
+        ends = document["expires_at"]
+        times = {
+            "time": datetime.fromisoformat(document["time"]),
+            "expires_at": None if ends is None else datetime.fromisoformat(ends),
+        }
+        return Link(**fields | times)
     except (KeyError, TypeError, ValueError):
         return None
 

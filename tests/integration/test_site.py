@@ -292,6 +292,15 @@ async def test_a_frozen_store_is_shown_by_how_long_nothing_was_sent(page: Page) 
     assert "1.0 GB of 4.0 GB, nothing sent for 12 s" in await text_of(page)
 
 
+async def test_a_link_without_an_end_is_offered_and_says_no_end(page: Page) -> None:
+    link = page.add_link("lasts.txt", lives=None)
+    cookies = await page.log_in()
+    _, shown, _ = await page.ask("/", cookies=cookies)
+    assert link.url in shown
+    assert "expire" not in shown
+    assert (await page.ask(f"/qr/{link.file_id}.svg", cookies=cookies))[0] == 200
+
+
 async def test_a_link_that_is_dead_is_not_offered(page: Page) -> None:
     page.add_link("old.txt", lives=-5)
     assert SECRET not in (await page.ask("/", cookies=await page.log_in()))[1]

@@ -621,7 +621,7 @@ async def test_what_ends_while_others_are_taken_up_is_left_to_whoever_works_on_i
 
         monkeypatch.setattr(ledger, "apply_all", applied)
         await pipeline.recovery.resume(["drop"])
-        assert await ledger.by_id(other.file_id) == other._replace(state=State.FINISHED, done_at=LATER)
+        assert await ledger.by_id(other.file_id) == other._replace(state=State.FINISHED, done_at=LATER, linked=True)
 
 
 async def test_a_put_that_no_descriptor_is_left_for_is_tried_again(

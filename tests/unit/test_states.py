@@ -87,7 +87,7 @@ def test_only_a_claim_leads_to_uploading_and_only_a_verified_upload_to_a_link() 
 def test_a_version_with_a_link_is_retried_after_it_and_one_without_from_the_queue() -> None:
     assert retry_event(version(State.QUARANTINED)) is Event.REQUEUE
     assert retry_event(version(State.QUARANTINED, signed_at=NOW)) is Event.REQUEUE
-    assert retry_event(version(State.QUARANTINED, expires_at=NOW)) is Event.RESUME
+    assert retry_event(version(State.QUARANTINED, linked=True)) is Event.RESUME
 
 
 @pytest.mark.parametrize(

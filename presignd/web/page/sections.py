@@ -148,7 +148,7 @@ def living(snapshot: Snapshot) -> list[Document]:
 
 
 def _is_alive(found: Document, now: datetime) -> bool:
-    return datetime.fromisoformat(found["expires_at"]) > now
+    return found["expires_at"] is None or datetime.fromisoformat(found["expires_at"]) > now
 
 
 def _link(found: Document, now: datetime) -> Html:
@@ -174,14 +174,17 @@ def _hidden_link(found: Document, now: datetime) -> Html:
 
 
 def _about(found: Document, now: datetime) -> Html:
-    alive = _is_alive(found, now)
-    end = (
-        ("expires in ", until(found["expires_at"], now))
-        if alive
-        else ("expired ", ago(found["expires_at"], now), " ago")
-    )
-    made = (", made ", ago(found["time"], now), " ago, ")
-    return tag("p", short_size(found["size"]), *made, tag("span", *end, class_=None if alive else "over"))
+    made = (", made ", ago(found["time"], now), " ago")
+    return tag("p", short_size(found["size"]), *made, _end_of(found, now))
+
+
+def _end_of(found: Document, now: datetime) -> Html | None:
+    ends = found["expires_at"]
+    if ends is None:
+        return None
+    if _is_alive(found, now):
+        return join(", ", tag("span", "expires in ", until(ends, now)))
+    return join(", ", tag("span", "expired ", ago(ends, now), " ago", class_="over"))
 
 
 # --- the rest ---------------------------------------------------------------------------------------

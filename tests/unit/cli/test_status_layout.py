@@ -64,6 +64,21 @@ def status(**more: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize(
+    ("link", "ends", "said"),
+    [
+        (None, None, ""),
+        ("stable", None, "never"),
+        ("presigned", "2026-03-04T05:16:07.000000Z", "2026-03-04T05:16:07.000000Z (in 10 min)"),
+    ],
+)
+def test_when_a_link_expires(link: str | None, ends: str | None, said: str) -> None:
+    document = {"path": LONG, "watch": "drop", "settling": None, "in_flight": None}
+    version = VERSION | {"link": link, "link_expires_at": ends}
+    (*_, last) = path_lines(document | {"version": version}, 200, NOW)
+    assert (f"link expires  {said}" in str(last)) is bool(said)
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_word_is_broken_and_no_line_is_too_long(width: int) -> None:
     lines = status_lines(status(), width, NOW)

@@ -231,9 +231,24 @@ def test_a_verified_version_has_a_receipt(state: State) -> None:
     assert receipt["done_at"] == "2026-01-02T03:04:05.000000Z"
 
 
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ({}, None),
+        ({"linked": True}, "presigned"),
+        ({"linked": True, "link_id": "x"}, "stable"),
+        ({"link_id": "x"}, None),
+    ],
+)
+def test_the_kind_of_a_link_is_shown_and_not_its_id(given: dict[str, Any], kind: str | None) -> None:
+    document = documents.of_version(in_state(State.FINISHED, **given), {})
+    assert document["link"] == kind
+    assert "x" not in document.values()
+
+
 def test_a_file_that_could_not_be_moved_keeps_its_receipt() -> None:
     """Its upload was verified and linked; only ``after`` failed (finish_failed)."""
-    assert documents.has_receipt(in_state(State.QUARANTINED, expires_at=NOW))
+    assert documents.has_receipt(in_state(State.QUARANTINED, linked=True))
     assert not documents.has_receipt(in_state(State.QUARANTINED))
 
 

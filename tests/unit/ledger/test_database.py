@@ -104,11 +104,11 @@ def test_links_of_the_first_schema_count_as_naming_their_version(tmp_path: Path)
     connection = open_database(tmp_path / "db", APPLICATION_ID, MIGRATIONS)
     found = {file_id: questions.by_id(connection, file_id) for file_id, *_ in rows}
     connection.close()
-    assert {name: version and version.link_version for name, version in found.items()} == {
-        "named": "v1",
-        "not linked": "",
-        "suspended": "",
-        "none": "",
+    assert {name: version and (version.link_version, version.linked) for name, version in found.items()} == {
+        "named": ("v1", True),
+        "not linked": ("", False),
+        "suspended": ("", True),
+        "none": ("", True),
     }
 
 

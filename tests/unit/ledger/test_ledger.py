@@ -19,6 +19,8 @@ from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, Sent, St
 from presignd.states import TRANSITIONS, UNCLEAN_LIMIT, BadTransition, Event
 from tests.versions import LATER, MARK, NOW, PRINT, claim, new
 
+LINK_ID = "mZt3k2pQv9_xY4-aB1cD5e"
+
 
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
@@ -591,7 +593,8 @@ async def test_links_and_their_files_mark_are_committed_together_or_not_at_all(l
     assert await ledger.links_mark() is None
     assert await ledger.by_id(good.file_id) == good
     (moved,) = await ledger.record_linked([good._replace(expires_at=LATER)], LinksMark(2**64 - 1, 2**50))
-    assert (moved.state, moved.expires_at) == (State.LINKED, LATER)
+    assert (moved.state, moved.linked, moved.expires_at) == (State.LINKED, True, LATER)
+    assert await ledger.by_id(good.file_id) == moved
     assert await ledger.links_mark() == LinksMark(2**64 - 1, 2**50)
 
 
@@ -814,6 +817,24 @@ async def test_a_version_that_has_its_link_is_retried_from_there(ledger: Ledger)
     (again,) = await ledger.requeue(Selection(), LATER)
     assert again == version._replace(state=State.LINKED, error_code="", error="")
     assert await claim(ledger, "drop", 1, LATER) == []
+
+
+async def test_a_link_without_an_end_is_a_link_and_an_end_without_a_link_is_none(ledger: Ledger) -> None:
+    endless = await ledger.record_linked([await verified(ledger, b"1", key="1")], MARK)
+    unlinked = await ledger.update(await verified(ledger, b"2", key="2"), expires_at=LATER)
+    for version in (*endless, unlinked):
+        await ledger.apply(version, Event.QUARANTINE)
+    again = {version.path: version.state for version in await ledger.requeue(Selection(), LATER)}
+    assert again == {b"1": State.LINKED, b"2": State.QUEUED}
+
+
+async def test_the_id_of_a_stable_link_is_committed_with_the_receipt_and_is_in_no_repr(ledger: Ledger) -> None:
+    version = await ledger.apply(await uploading(ledger), Event.VERIFY, checksum="md5:c", link_id=LINK_ID)
+    assert await ledger.by_id(version.file_id) == version
+    assert version.link_id == LINK_ID
+    assert LINK_ID not in repr(version)
+    assert "link_id='REDACTED'" in repr(version)
+    assert "link_id=''" in repr(await queued(ledger, b"other"))
 
 
 # --- many callers, and the end of the process ---------------------------------------------------------

@@ -58,11 +58,15 @@ def test_a_file_name_can_forge_no_line_and_play_no_trick_on_a_terminal(name: str
     assert json.loads(line)["path"] == name
 
 
-@pytest.mark.parametrize("link", [LINK, LINK._replace(version_id="v1", path="ünï\n")])
+@pytest.mark.parametrize("link", [LINK, LINK._replace(version_id="v1", path="ünï\n"), LINK._replace(expires_at=None)])
 def test_a_line_reads_back_as_the_link_it_was(link: Link) -> None:
     document = decode(encode(link))
     assert document is not None
     assert to_link(document) == link
+
+
+def test_the_end_of_a_link_without_one_is_null() -> None:
+    assert b'"expires_at":null' in encode(LINK._replace(expires_at=None))
 
 
 def test_a_line_of_a_newer_presignd_with_more_fields_still_reads_back() -> None:
@@ -75,7 +79,9 @@ def test_what_is_no_json_object_is_no_line(line: bytes) -> None:
     assert decode(line) is None
 
 
-@pytest.mark.parametrize("document", [{}, {"time": "soon", "expires_at": "later"}, {"time": 3}])
+@pytest.mark.parametrize(
+    "document", [{}, {"time": "soon", "expires_at": "later"}, {"time": 3}, {"time": "2026-05-04T03:02:01Z"}]
+)
 def test_an_object_that_is_no_link_is_none(document: dict[str, object]) -> None:
     assert to_link(document) is None
 
