@@ -35,7 +35,7 @@ more. A more urgent file may have to wait as long."""
 LOOK_SECONDS = 5.0
 """Longest time between two looks at the queue, in seconds."""
 
-SUSPECT_SECONDS = 1.0
+SUSPECT_SECONDS = 0.2
 """The same while a suspect is alone: it is none any more once a part of it is recorded, which wakes nobody."""
 
 

@@ -13,10 +13,10 @@ from presignd.ledger import Suspect
 from presignd.model import FileVersion, State
 
 LONGEST_WAIT = 30.0
-"""How long a suspect waits until nothing else is uploading, in seconds; no other version is claimed meanwhile.
+"""How long other versions wait so that a suspect can be alone, in seconds after it was first due while others uploaded.
 
-Only one that had to wait for a retry or a blocked watch meets others at all. After this time it goes together with
-them: a large upload may take hours. At the next start nothing is uploading.
+Only one that waited for a retry or a blocked watch meets others at all. After this time it goes together with them: a
+large upload may take hours, and one retry may follow another. At the next start nothing else is uploading.
 """
 
 
@@ -28,11 +28,14 @@ class Turn(NamedTuple):
 
 
 class Suspects:
-    """The suspects that are left, in the order in which they are sent; a reload keeps them."""
+    """The suspects that are left, in the order in which they are sent; a reload keeps them.
+
+    ``_waits_until``: when each that was due while others uploaded stops making others wait.
+    """
 
     def __init__(self) -> None:
         self._left: dict[str, None] = {}
-        self._waits_since: float | None = None
+        self._waits_until: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._left)
@@ -58,10 +61,8 @@ class Suspects:
         if uploading == 1 and any(one.version.state is State.UPLOADING for one in by_id.values()):
             return Turn()
         in_order = [by_id[file_id] for file_id in self._left]
-        due = next((one.version for one in in_order if one.due and may_send(one.version.watch)), None)
-        if due is None or not uploading:
-            self._waits_since = None
-            return Turn(due, others=due is None)
-        if self._waits_since is None:
-            self._waits_since = now
-        return Turn(others=now - self._waits_since >= LONGEST_WAIT)
+        due = [one.version for one in in_order if one.due and may_send(one.version.watch)]
+        if due and not uploading:
+            return Turn(due[0])
+        ends = [self._waits_until.setdefault(version.file_id, now + LONGEST_WAIT) for version in due]
+        return Turn(others=all(now >= end for end in ends))

@@ -58,9 +58,20 @@ def test_one_that_meets_others_waits_for_them_but_not_for_ever() -> None:
     assert ours.turn([suspect("1", uploading=True)], 2, may_send, 200) == OTHERS, "it went with them"
 
 
-def test_each_wait_begins_anew() -> None:
+def test_one_that_is_retried_again_and_again_makes_others_wait_no_longer_in_all() -> None:
     ours, found = suspects("1"), [suspect("1")]
     assert ours.turn(found, 3, may_send, 0) == NOTHING
     assert ours.turn(found, 0, may_send, 10) == Turn(found[0].version)
     assert ours.turn([suspect("1", due=False)], 3, may_send, 20) == OTHERS
-    assert ours.turn(found, 3, may_send, LONGEST_WAIT) == NOTHING
+    assert ours.turn(found, 3, may_send, LONGEST_WAIT - 1) == NOTHING
+    assert ours.turn(found, 3, may_send, LONGEST_WAIT) == OTHERS
+    assert ours.turn(found, 0, may_send, LONGEST_WAIT) == Turn(found[0].version), "where none has to wait"
+
+
+def test_many_that_meet_others_wait_at_the_same_time() -> None:
+    ours, found = suspects("1", "2"), [suspect("1"), suspect("2")]
+    assert ours.turn(found, 3, may_send, 0) == NOTHING
+    assert ours.turn(found, 3, may_send, LONGEST_WAIT) == OTHERS
+    more = suspects("1", "2")
+    assert more.turn([found[0], suspect("2", due=False)], 3, may_send, 0) == NOTHING
+    assert more.turn(found, 3, may_send, LONGEST_WAIT) == NOTHING, "the second has its own time"
