@@ -88,7 +88,8 @@ class World:
         assert now.tzinfo is not None
         assert max_priority == MAX_PRIORITY
         await self.looking.wait()
-        uploading = [each.version for each in self.dispatcher.at_work.values() if each.receipt is None]
+        at_work = [each.version for each in self.dispatcher.at_work.values()]
+        uploading = [each for each in at_work if each.state is State.UPLOADING]
         waiting = [each for queue in self.queues.values() for each in queue]
         left = [
             *[Suspect(each, each.file_id not in self.retrying) for each in waiting],
@@ -158,10 +159,14 @@ class World:
         return [name for name, item in self.dispatcher.at_work.items() if item.receipt is None]
 
     async def send(self, *names: str) -> None:
-        """Let these be sent (all without any), and wait for their link."""
-        for name in names or self.unsent():
-            self.dispatcher.at_work[name].receipt = RECEIPT
+        """Let these be sent (all without any) and then verified, and wait for their link."""
+        items = [self.dispatcher.at_work[name] for name in names or self.unsent()]
+        for item in items:
+            item.receipt = RECEIPT
         self.dispatcher.sent()
+        await turns()
+        for item in items:
+            item.version = item.version._replace(state=State.VERIFIED)
         self.dispatcher.verified()
         await turns()
 
@@ -415,6 +420,14 @@ async def test_a_suspect_gives_way_if_others_wait(suspects: list[str]) -> None:
         assert not any(item.gives_way for item in world.dispatcher.at_work.values())
 
 
+async def test_no_other_gives_way_to_suspects_that_wait() -> None:
+    world = World(4, a=[LARGE] * 3)
+    world.suspects.add(["a0", "a1"])
+    world.retrying.update(["a0", "a1"])
+    async with world.running():
+        assert [item.gives_way for item in world.dispatcher.at_work.values()] == [False]
+
+
 async def test_a_suspect_that_ended_before_its_claim_holds_up_nothing() -> None:
     world = World(2, a=[SMALL] * 3)
     world.suspects.add(["a1"])
@@ -445,6 +458,17 @@ async def test_nothing_skips_the_queue_while_a_suspect_is_alone() -> None:
         assert world.unsent() == ["b1"]
         await world.send()
         assert await world.record(new("b", 2, SMALL)) == ["b2"]
+
+
+async def test_nothing_skips_an_empty_queue_while_a_suspect_is_alone() -> None:
+    world = World(4, tiny=SMALL, a=[SMALL], b=[])
+    world.suspects.add(["a0"])
+    world.retrying.add("a0")
+    async with world.running():
+        world.retrying.clear()
+        await world.record(new("b", 1, LARGE))
+        assert world.at_work == ["a0"]
+        assert await world.record(new("b", 2, SMALL)) == []
 
 
 async def test_no_suspect_goes_while_a_commit_claims_what_skips_the_queue() -> None:
