@@ -36,7 +36,7 @@ LOOK_SECONDS = 5.0
 """Longest time between two looks at the queue, in seconds."""
 
 SUSPECT_SECONDS = 0.2
-"""The same while a suspect is alone: it is none any more once a part of it is recorded, which wakes nobody."""
+"""The same while a suspect is alone: it gets on when it is verified or a part of it is recorded, which wakes nobody."""
 
 
 class Dispatcher:
@@ -88,11 +88,6 @@ class Dispatcher:
         if self._waits:
             self._wake.set()
 
-    def verified(self) -> None:
-        """Let the next suspect go: the one that was alone is verified."""
-        if self._alone:
-            self._wake.set()
-
     def add(self, item: Item) -> None:
         """Count ``item`` as at work."""
         self.at_work[item.version.file_id] = item
@@ -103,7 +98,6 @@ class Dispatcher:
             self.at_work.pop(item.version.file_id, None)
         self._left.set()
         self.sent()
-        self.verified()
 
     async def run(self, *, max_priority: int | None = None) -> None:
         """Claim versions until ``drain`` or ``retire``; then return.

@@ -268,7 +268,6 @@ class Work:
             item.finishes = not self.finisher.has_work(item.version)
             item.after_link = self.finisher.take
         self._shared.linker.queue.put_all(items)
-        self.dispatcher.verified()
 
     def _lifetime(self, version: FileVersion) -> int:
         """Return the seconds that a link is valid: those of its ``put``, else of its watch, else the default."""

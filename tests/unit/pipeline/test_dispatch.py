@@ -159,15 +159,10 @@ class World:
         return [name for name, item in self.dispatcher.at_work.items() if item.receipt is None]
 
     async def send(self, *names: str) -> None:
-        """Let these be sent (all without any) and then verified, and wait for their link."""
-        items = [self.dispatcher.at_work[name] for name in names or self.unsent()]
-        for item in items:
-            item.receipt = RECEIPT
+        """Let these be sent and verified (all without any), and wait for their link."""
+        for item in [self.dispatcher.at_work[name] for name in names or self.unsent()]:
+            item.receipt, item.version = RECEIPT, item.version._replace(state=State.VERIFIED)
         self.dispatcher.sent()
-        await turns()
-        for item in items:
-            item.version = item.version._replace(state=State.VERIFIED)
-        self.dispatcher.verified()
         await turns()
 
     async def end(self, *names: str) -> None:
