@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import watchfiles
 from watchfiles import Change, awatch
 
 from presignd.errors import fault
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.watch import coverage, scanner
 from presignd.pipeline.watch import watcher as watch
-from presignd.pipeline.watch import watchfiles as events
 from presignd.pipeline.watch.inotify import inotify_source
 from presignd.pipeline.watch.pauses import Pauses
 from presignd.pipeline.watch.source import Hints, SourceEnded
@@ -37,7 +37,7 @@ async def test_while_a_limit_forbids_events_scans_go_on_and_then_events_are_trie
         async for changes in awatch(*paths, **options):
             yield changes
 
-    monkeypatch.setattr(events, "awatch", limited)
+    monkeypatch.setattr(watchfiles, "awatch", limited)
     async with watching(tmp_path, pauses=Pauses(without_inotify=0.5), poll_interval=1, events="watchfiles") as drop:
         await drop.until(lambda: len(drop.events("watch.started")) == 2)
         assert [entry["events"] for entry in drop.events("watch.started")] == ["polling", "watchfiles"]
