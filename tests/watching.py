@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import structlog
-from structlog.testing import LogCapture
-
 from presignd.config import WatchConfig
 from presignd.ledger import Ledger, open_ledger
 from presignd.model import FileVersion, NewVersion
@@ -23,6 +20,7 @@ from presignd.pipeline.files.prepared import Prepared
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.watch.pauses import PAUSES, Pauses
 from presignd.pipeline.watch.watcher import Watcher
+from tests.logs import KeepingLogger, Told
 
 PATIENCE = 60.0
 """Seconds after which a promise counts as broken: far more than any of them takes."""
@@ -87,8 +85,7 @@ async def watching(tmp_path: Path, *, pauses: Pauses = PAUSES, **options: Any) -
     config = WatchConfig(
         **{"name": "drop", "path": root, "bucket": "test-bucket", "settle": 0.05, "events": EVENTS.get()} | options
     )
-    ledger, folder, capture = await open_ledger(tmp_path / "ledger"), Folder(config), LogCapture()
-    log = structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.make_filtering_bound_logger(0))
+    ledger, folder, told = await open_ledger(tmp_path / "ledger"), Folder(config), Told()
     versions: list[FileVersion] = []
     vanished: list[FileVersion] = []
 
@@ -99,8 +96,8 @@ async def watching(tmp_path: Path, *, pauses: Pauses = PAUSES, **options: Any) -
         vanished.extend(gone)
 
     settler = Settler(ledger, record, "host")
-    watcher = Watcher(config, folder, settler, ledger, log, on_vanished=on_vanished, pauses=pauses)
-    drop = Drop(root, ledger, folder, settler, watcher, versions, vanished, capture.entries)
+    watcher = Watcher(config, folder, settler, ledger, KeepingLogger(told), on_vanished=on_vanished, pauses=pauses)
+    drop = Drop(root, ledger, folder, settler, watcher, versions, vanished, told)
     try:
         async with _running(settler.run(), watcher.run()):
             yield drop
