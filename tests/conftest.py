@@ -10,9 +10,10 @@ import warnings
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 from hypothesis import settings
 
-from presignd.telemetry import log, logger
+from presignd.telemetry import log
 from tests.canary import assert_no_secrets, canary
 from tests.ceph import ceph
 from tests.faulty_s3 import faulty_s3
@@ -71,7 +72,7 @@ def logging_as_before() -> Iterator[None]:
     """Undo what ``log.setup`` did to the whole process."""
     hooks = [(sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")]
     before = [(place, name, getattr(place, name)) for place, name in hooks]
-    root, destination = logging.getLogger(), logger.destination()
+    root, config = logging.getLogger(), structlog.get_config()
     handlers, level, raise_exceptions = root.handlers[:], root.level, logging.raiseExceptions
     show = warnings.showwarning
     yield
@@ -82,4 +83,4 @@ def logging_as_before() -> Iterator[None]:
         setattr(place, name, hook)
     root.handlers[:], logging.raiseExceptions = handlers, raise_exceptions
     root.setLevel(level)
-    logger.send_to(destination)
+    structlog.configure(**config)

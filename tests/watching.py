@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import structlog
+from structlog.testing import LogCapture
+
 from presignd.config import WatchConfig
 from presignd.ledger import Ledger, open_ledger
 from presignd.model import FileVersion, NewVersion
@@ -20,7 +23,6 @@ from presignd.pipeline.files.prepared import Prepared
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.watch.pauses import PAUSES, Pauses
 from presignd.pipeline.watch.watcher import Watcher
-from tests.logs import KeepingLogger, Told
 
 PATIENCE = 60.0
 """Seconds after which a promise counts as broken: far more than any of them takes."""
@@ -85,7 +87,8 @@ async def watching(tmp_path: Path, *, pauses: Pauses = PAUSES, **options: Any) -
     config = WatchConfig(
         **{"name": "drop", "path": root, "bucket": "test-bucket", "settle": 0.05, "events": EVENTS.get()} | options
     )
-    ledger, folder, told = await open_ledger(tmp_path / "ledger"), Folder(config), Told()
+    ledger, folder, capture = await open_ledger(tmp_path / "ledger"), Folder(config), LogCapture()
+    log = structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.make_filtering_bound_logger(0))
     versions: list[FileVersion] = []
     vanished: list[FileVersion] = []
 
@@ -96,8 +99,8 @@ async def watching(tmp_path: Path, *, pauses: Pauses = PAUSES, **options: Any) -
         vanished.extend(gone)
 
     settler = Settler(ledger, record, "host")
-    watcher = Watcher(config, folder, settler, ledger, KeepingLogger(told), on_vanished=on_vanished, pauses=pauses)
-    drop = Drop(root, ledger, folder, settler, watcher, versions, vanished, told)
+    watcher = Watcher(config, folder, settler, ledger, log, on_vanished=on_vanished, pauses=pauses)
+    drop = Drop(root, ledger, folder, settler, watcher, versions, vanished, capture.entries)
     try:
         async with _running(settler.run(), watcher.run()):
             yield drop

@@ -1,4 +1,4 @@
-"""The event log: one event a line, from our code and from libraries (stdlib logging).
+"""The event log: one event a line, from our code (structlog) and from libraries (stdlib logging).
 
 Every line takes the same path: ``_fields`` (what happened, and when), ``_Lines`` (removes secrets with ``_scrub``, and
 renders, so that no text can look like a line of its own), ``_Output`` (a broken stderr stops nothing).
@@ -21,20 +21,23 @@ from datetime import date, datetime, timedelta
 from datetime import time as day_time
 from functools import lru_cache
 from json.encoder import encode_basestring
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+import structlog
 
 from presignd.errors import PresigndError
 from presignd.redaction.redact import REDACTED, is_clean, redact, redact_item, redact_key
 from presignd.redaction.text import json_text, one_line
 from presignd.system.clock import utcnow
 from presignd.telemetry.line_writer import LineWriter
-from presignd.telemetry.logger import LEVELS, Destination, Event, Logger, send_to
 from presignd.units import rfc3339
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
     from types import TracebackType
+
+    from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
     from presignd.config import LogConfig
 
@@ -69,14 +72,14 @@ class LoggedLink:
     url: str = field(repr=False)
 
 
-def get_logger() -> Logger:
+def get_logger() -> FilteringBoundLogger:
     """Return the logger of our events: ``log.info("file.done", file_id=…, status="linked")``.
 
     ``log.info("file.done", each=[{"file_id": …}, …])`` writes a line for each of a list, all of the same time, for a
     third of the cost. The fields of each come in the order of their line. Returns how many lines the log had room for:
     the first ones; None below its level.
     """
-    return _LOGGER
+    return cast("FilteringBoundLogger", structlog.get_logger())
 
 
 def setup(config: LogConfig, *, stream: TextIO | None = None) -> None:
@@ -149,6 +152,8 @@ class _Output:
             return len(lines)
         return self.writer.write(*[line.encode("utf-8", "backslashreplace") + b"\n" for line in lines])
 
+    debug = info = warning = error = critical = write
+
     def _write_at_once(self, text: str) -> None:
         with self._lock, suppress(OSError, ValueError, AttributeError):  # closed, or no stderr at all
             stream = self._target()
@@ -198,11 +203,11 @@ def say(line: str) -> None:
 
 
 # --- the fields of a line -------------------------------------------------------------------------
-def _fields(level: str, event: Event) -> Event:
+def _fields(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
     """Add time, level and the exception's fields, and put the fields in order."""
     _explain(event, event.pop("exc_info", None))
     event["time"] = rfc3339(utcnow())
-    event["level"] = level
+    event["level"] = method
     return {name: event[name] for name in _in_order(tuple(event))}
 
 
@@ -212,7 +217,7 @@ def _in_order(names: tuple[str, ...]) -> tuple[str, ...]:
     return (*(name for name in ORDER if name in names), *(name for name in names if name not in ORDER))
 
 
-def _explain(event: Event, exc_info: Any) -> None:
+def _explain(event: EventDict, exc_info: Any) -> None:
     """Turn an exception into fields: code and message if it is an expected failure, else its traceback."""
     error = _exception_of(exc_info)
     if isinstance(error, PresigndError):
@@ -230,7 +235,7 @@ def _exception_of(exc_info: Any) -> BaseException | None:
     return exc_info if isinstance(exc_info, BaseException) else None
 
 
-def _clean_lines(events: Sequence[Event]) -> list[str] | None:
+def _clean_lines(events: Sequence[EventDict]) -> list[str] | None:
     """Render events that have only plain fields and no secret, as nearly all are; None for any other.
 
     This is the fast path: scrubbing a dozen fields one by one took as long as sending the file.
@@ -256,7 +261,7 @@ def _line_form(names: tuple[str, ...]) -> str:
     return "{" + fields + "}" if _PLAIN_NAMES.issuperset(names) else ""
 
 
-def _scrub(event: Event) -> Event:
+def _scrub(event: EventDict) -> EventDict:
     """Redact every key and value, as the last step before rendering; the one exception is ``LoggedLink``."""
     is_link = event.get("event") == "link.created"
     return {_text(redact_key(name)): _scrub_field(name, value, is_link) for name, value in event.items()}
@@ -312,7 +317,7 @@ def _quote(value: Any) -> str:
     return json_text(value, default=str)
 
 
-def _render_json(event: Event) -> str:
+def _render_json(event: EventDict) -> str:
     return _quote(event)
 
 
@@ -322,7 +327,7 @@ class _Console:
     def __init__(self, *, colour: bool) -> None:
         self._colour = colour
 
-    def __call__(self, event: Event) -> str:
+    def __call__(self, event: EventDict) -> str:
         exception = event.pop("exception", "")
         time, level, name = (str(event.pop(part, "")) for part in ("time", "level", "event"))
         words = [time, self._paint(level), _word(name), *(f"{_word(k)}={_word(v)}" for k, v in event.items())]
@@ -338,28 +343,28 @@ def _word(value: Any) -> str:
     return value if isinstance(value, str) and _PLAIN_WORD.fullmatch(value) else _quote(value)
 
 
-# --- setting up the loggers, ours and the library's -------------------------------------------------------------
+# --- setting up structlog and logging -------------------------------------------------------------
 class _Lines:
-    """Scrubs and renders every event."""
+    """The last processor: scrubs and renders every event."""
 
-    def __init__(self, render: Callable[[Event], str], *, in_journal: bool) -> None:
+    def __init__(self, render: Callable[[EventDict], str], *, in_journal: bool) -> None:
         self._render = render
         self._in_journal = in_journal
 
-    def __call__(self, level: str, event: Event) -> list[str]:
-        """Return the lines of one call."""
+    def __call__(self, _: WrappedLogger, method: str, event: EventDict) -> tuple[tuple[list[str]], dict[str, Any]]:
+        """Return the lines of one call, as the argument of ``_Output.write``."""
         each = event.pop("each", None)
         events = [event] if each is None else [{**event, **fields} for fields in each]
         lines = self._quickly(events) or [(self._quickly([event]) or [self._closely(event)])[0] for event in events]
-        prefix = self._prefix(level)
-        return [prefix + line for line in lines] if prefix else lines
+        prefix = self._prefix(method)
+        return ([prefix + line for line in lines] if prefix else lines,), {}
 
-    def _quickly(self, events: Sequence[Event]) -> list[str] | None:
+    def _quickly(self, events: Sequence[EventDict]) -> list[str] | None:
         with suppress(Exception):  # a value may raise anything: its own line reports it
             return _clean_lines(events) if self._render is _render_json else None
         return None
 
-    def _closely(self, event: Event) -> str:
+    def _closely(self, event: EventDict) -> str:
         try:
             return self._render(_scrub(event))
         except Exception as error:  # noqa: BLE001 - a value may raise anything, and logging must not
@@ -378,10 +383,15 @@ class _Lines:
 _DROPPED_FIX = "see that stderr is read, and its disk has room; presignd status and links show what the lines said"
 
 
-def _configure(level: int, render: Callable[[Event], str], output: _Output) -> None:
+def _configure(level: int, render: Callable[[EventDict], str], output: _Output) -> None:
     lines = _Lines(render, in_journal=output.is_journal())
     output.writer.notice = lines.notice
-    send_to(Destination(level, lambda name, event: output.write(lines(name, _fields(name, event)))))
+    structlog.configure(
+        processors=[_fields, lines],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: output,
+        cache_logger_on_first_use=False,
+    )
 
 
 class _Bridge(logging.Handler):
@@ -392,8 +402,9 @@ class _Bridge(logging.Handler):
             message = record.getMessage()
         except Exception:  # noqa: BLE001 - a library's format string may not fit its arguments
             message = str(record.msg)
-        level = record.levelname.lower() if record.levelname.lower() in LEVELS else "info"
-        _LOGGER.log(level, "log", logger=record.name, message=message, exc_info=record.exc_info)
+        level = record.levelname.lower() if record.levelname in logging.getLevelNamesMapping() else "info"
+        emit = getattr(structlog.get_logger(), level, structlog.get_logger().info)
+        emit("log", logger=record.name, message=message, exc_info=record.exc_info)
 
 
 def _route_stdlib(level: int) -> None:
@@ -436,7 +447,6 @@ def _on_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> Non
 
 
 # Until ``setup`` is called, warnings and errors go to stderr, redacted too.
-_LOGGER = Logger()
 _STDERR = _Output()
 _outputs = [_STDERR]
 atexit.register(_STDERR.writer.close, LAST_SECONDS)

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from presignd.broker import tokens
 from presignd.broker.access import Rejected
@@ -20,7 +21,6 @@ from presignd.broker.config import load
 from presignd.broker.limits import ConcurrencyLimit, Limits
 from presignd.broker.service import Broker
 from presignd.demo.seaweedfs import LOOPBACK, free_ports
-from tests.logs import captured
 
 SECRET, OTHER = tokens.new_token(), tokens.new_token()
 ASKED = {"operation": "get", "bucket": "bucket", "key": "two/a", "expires": 60}
@@ -250,7 +250,7 @@ async def test_while_a_folder_of_tokens_cannot_be_opened_unknown_tokens_are_not_
 
     stranger = tokens.new_token()
     assert [await status("/readyz", ""), await status("/v1/me", stranger)] == [b"200", b"401"]
-    with captured() as told, monkeypatch.context() as broken:
+    with capture_logs() as told, monkeypatch.context() as broken:
         broken.setattr(Path, "iterdir", refused)
         for _ in range(3):
             broker.tokens.refresh()

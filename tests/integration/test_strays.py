@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from structlog.testing import capture_logs
+
 from presignd.model import Candidate, FileVersion, LinksMark
 from presignd.pipeline.watch import leftovers
 from presignd.pipeline.watch.pauses import Pauses
 from presignd.states import Event
-from tests.logs import captured
 from tests.versions import claim
 from tests.watching import Drop
 from tests.watching import watching as watched
@@ -113,7 +114,7 @@ async def test_what_went_meanwhile_is_looked_for_no_more(tmp_path: Path) -> None
 async def test_a_name_that_nobody_knows_is_told_of_once_however_often_scans_find_it(tmp_path: Path) -> None:
     async with watching(tmp_path) as drop:
         looked_after = leftovers.Leftovers("drop", drop.folder, drop.ledger, lambda _: None)
-        with captured() as told:
+        with capture_logs() as told:
             for _ in range(3):
                 looked_after.add([b".presignd-another-one"])
                 await looked_after.turn()

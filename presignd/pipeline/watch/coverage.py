@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from presignd.pipeline.watch.source import WATCHES, limit_value, watches_left
 
 if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
     from presignd.config import WatchConfig
     from presignd.pipeline.files.folder import Folder
-    from presignd.telemetry.logger import Logger
 
 
 class Coverage:
@@ -19,7 +20,7 @@ class Coverage:
     ``outdated``: the source must be restarted to cover all that is there now.
     """
 
-    def __init__(self, config: WatchConfig, folder: Folder, log: Logger) -> None:
+    def __init__(self, config: WatchConfig, folder: Folder, log: FilteringBoundLogger) -> None:
         self.events = True
         self.lost = False
         self.outdated = False

@@ -19,6 +19,8 @@ from presignd.telemetry import metrics
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from structlog.typing import FilteringBoundLogger
+
     from presignd.config import WatchConfig
     from presignd.ledger import Ledger
     from presignd.model import Listed
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
     from presignd.pipeline.watch.coverage import Coverage
     from presignd.pipeline.watch.leftovers import Leftovers
     from presignd.pipeline.watch.pauses import Pauses
-    from presignd.telemetry.logger import Logger
-
 
 _PROBLEMS_SHOWN = 5
 
@@ -49,7 +49,7 @@ class Scanner:
         settler: Settler,
         ledger: Ledger,
         leftovers: Leftovers,
-        log: Logger,
+        log: FilteringBoundLogger,
         pauses: Pauses,
     ) -> None:
         self.scanned = asyncio.Event()

@@ -36,14 +36,14 @@ from presignd.telemetry import metrics
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
+    from structlog.typing import FilteringBoundLogger
+
     from presignd.config import WatchConfig
     from presignd.ledger import Ledger
     from presignd.model import FileVersion
     from presignd.pipeline.files.folder import Folder
     from presignd.pipeline.files.lease import WriterCheck
     from presignd.pipeline.settle.settler import Settler
-    from presignd.telemetry.logger import Logger
-
 
 _GONE_BATCH = 500
 """Paths noted as gone in one change of the ledger."""
@@ -63,7 +63,7 @@ class Watcher:
         folder: Folder,
         settler: Settler,
         ledger: Ledger,
-        log: Logger,
+        log: FilteringBoundLogger,
         *,
         on_vanished: Callable[[list[FileVersion]], Awaitable[None]],
         pauses: Pauses = PAUSES,

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import trustme
+from structlog.testing import capture_logs
 
 from presignd.broker.certificate import certificate_end, end_problem
 from presignd.broker.config import BrokerSection, load
 from presignd.broker.service import Broker
 from presignd.checks.broker import certificate_result
 from presignd.errors import UsageError
-from tests.logs import captured
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 
@@ -78,7 +78,7 @@ def test_check_and_the_log_tell_of_an_end_that_is_near(
     assert (line.outcome, line.detail) == (outcome, said)
     broker = Broker(config, lambda: config)
     broker.note_certificate_end()
-    with captured() as told:
+    with capture_logs() as told:
         broker.look_at_certificate_end()
         broker.look_at_certificate_end()
     assert [(event["event"], event["error"]) for event in told] == [("certificate.ends", each) for each in logged]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from presignd.broker.config import StatePlace, api_origins
 from presignd.broker.state.database import NO_DATABASE, Database, Row, StateAway
 from presignd.broker.state.place import LoggedDatabase
 from presignd.errors import UsageError
-from tests.logs import captured
 from tests.unit.broker.test_config import loaded, problems_of
 
 URL = "postgresql://presignd:hush-hush@db/presignd"
@@ -35,9 +37,10 @@ class Fickle(Database):
 
 
 async def test_an_outage_is_logged_once_each_way() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
     fickle = Fickle()
     database = LoggedDatabase(fickle)
-    with captured() as events:
+    with capture_logs() as events:
         for away in (False, True, True, False, False):
             fickle.away = away
             for call in (database.fetch("SELECT 1"), database.fetch_each("SELECT 1", [()])):

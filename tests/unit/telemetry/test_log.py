@@ -512,8 +512,8 @@ def test_events_of_a_list_are_the_lines_that_each_alone_would_be(each: list[dict
     lines = log._Lines(log._render_json, in_journal=True)
     head = {"time": "2026-03-04T05:06:07.891011Z", "level": "info", "event": "file.done"}
     try:
-        listed = lines("info", {**head, "each": each})
-        assert listed == [lines("info", {**head, **fields})[0] for fields in each]
+        (listed,), _ = lines(None, "info", {**head, "each": each})
+        assert listed == [lines(None, "info", {**head, **fields})[0][0][0] for fields in each]
     finally:
         redact.forget_all()
 

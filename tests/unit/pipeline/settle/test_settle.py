@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from presignd.config import WatchConfig
 from presignd.errors import Fault
@@ -26,7 +27,6 @@ from presignd.pipeline.settle.looker import Looker, Wanted, not_wanted
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.stage import TURN
 from presignd.states import IN_FLIGHT, is_recorded
-from tests.logs import captured
 from tests.versions import in_state
 
 EPOCH = 1_800_000_000 * 10**9
@@ -521,7 +521,7 @@ async def test_a_scan_waits_while_too_much_is_to_be_compared() -> None:
 
 
 async def test_what_cannot_be_looked_at_now_is_told_once_for_each_reason_while_any_file_has_it() -> None:
-    with captured() as told:
+    with capture_logs() as told:
         bench = Bench()
         bench.files.faults = {b"a": "too_many_files", b"b/c": "too_many_files", b"d": "read_error"}
         for path in (b"a", b"b/c", b"d"):
