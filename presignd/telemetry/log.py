@@ -23,14 +23,16 @@ from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-import structlog
-
 from presignd.errors import PresigndError
 from presignd.redaction.redact import REDACTED, is_clean, redact, redact_item, redact_key
 from presignd.redaction.text import json_text, one_line
 from presignd.system.clock import utcnow
+from presignd.system.imports import without
 from presignd.telemetry.line_writer import LineWriter
 from presignd.units import rfc3339
+
+with without("rich"):  # structlog would load it for a console renderer that is not used: half of its time
+    import structlog
 
 if TYPE_CHECKING:
     import asyncio
