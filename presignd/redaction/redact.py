@@ -14,8 +14,9 @@ import json
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, time, timedelta
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -64,27 +65,40 @@ _VALUE = rf"(?:(?![&,;]){_CHAR})"
 _LINE = rf"(?:(?!{_ESC}[rn\"'])[^\r\n\"'])+"
 
 
-def _pattern(text: str) -> re.Pattern[str]:
-    return re.compile(text, re.IGNORECASE)
+class _Pattern:
+    """A pattern for any case, compiled at its first use: few texts are searched for most of them."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    @cached_property
+    def _compiled(self) -> re.Pattern[str]:
+        return re.compile(self._text, re.IGNORECASE)
+
+    def search(self, text: str) -> re.Match[str] | None:
+        return self._compiled.search(text)
+
+    def sub(self, by: str | Callable[[re.Match[str]], str], text: str) -> str:
+        return self._compiled.sub(by, text)
 
 
-_QUERY = _pattern(rf"(\?|{_PCT}3f|{_ESC}u003f)({_CHAR}+(?:{_MORE})*)")
-_SIGNED = _pattern(rf"{_VENDOR}|(?:^|[&;?]|{_PCT}(?:26|3f)|u0026){_PARAMETERS}{_EQ}")
-_FRAGMENT = _pattern(rf"({_BARE_NAMES}{_EQ}(?:{_QUOTE})?)({_VALUE}+(?:{_MORE})*|(?:{_MORE})+)")
-_FIELD = _pattern(rf"({_FIELD_NAMES}(?:(?:{_QUOTE})?\s*[:=]|{_QUOTE}\s*,){_OPEN})({_VALUE}{{16,}})")
-_AUTHORIZATION = _pattern(rf"(authorization(?:(?:{_QUOTE})?\s*[:=]|{_QUOTE}\s*,){_OPEN}){_LINE}")
-_SCHEME = _pattern(rf"(AWS4-[A-Z0-9-]{{1,64}}\s+)Credential={_LINE}|(\bBearer\s+)[\w.~+/=-]{{8,}}")
-_USERINFO = _pattern(rf"(?<=\w)({_SLASHES})(?:(?!{_PCT}2f)[^\s/?#\"'<>\\])+(@|{_PCT}40)")
+_QUERY = _Pattern(rf"(\?|{_PCT}3f|{_ESC}u003f)({_CHAR}+(?:{_MORE})*)")
+_SIGNED = _Pattern(rf"{_VENDOR}|(?:^|[&;?]|{_PCT}(?:26|3f)|u0026){_PARAMETERS}{_EQ}")
+_FRAGMENT = _Pattern(rf"({_BARE_NAMES}{_EQ}(?:{_QUOTE})?)({_VALUE}+(?:{_MORE})*|(?:{_MORE})+)")
+_FIELD = _Pattern(rf"({_FIELD_NAMES}(?:(?:{_QUOTE})?\s*[:=]|{_QUOTE}\s*,){_OPEN})({_VALUE}{{16,}})")
+_AUTHORIZATION = _Pattern(rf"(authorization(?:(?:{_QUOTE})?\s*[:=]|{_QUOTE}\s*,){_OPEN}){_LINE}")
+_SCHEME = _Pattern(rf"(AWS4-[A-Z0-9-]{{1,64}}\s+)Credential={_LINE}|(\bBearer\s+)[\w.~+/=-]{{8,}}")
+_USERINFO = _Pattern(rf"(?<=\w)({_SLASHES})(?:(?!{_PCT}2f)[^\s/?#\"'<>\\])+(@|{_PCT}40)")
 # A broker's token (presignd/broker/tokens.py); a whole one inside a word too: the F of %2F may come before it.
-_TOKEN = _pattern(r"(?:\b|(?=psd_[\w-]{20}))psd_[\w-]{8,}")
+_TOKEN = _Pattern(r"(?:\b|(?=psd_[\w-]{20}))psd_[\w-]{8,}")
 # The id of a stable link or an invitation: 22 characters of base64url below one of the broker's paths.
 _SLASH = rf"(?:\\{{0,8}}/|{_PCT}2f|{_ESC}u002f)"
-_LINK_ID = _pattern(rf"({_SLASH}(?:l|i|v1{_SLASH}links){_SLASH})[\w-]{{22}}(?![\w-])")
-_ELEMENT = _pattern(
+_LINK_ID = _Pattern(rf"({_SLASH}(?:l|i|v1{_SLASH}links){_SLASH})[\w-]{{22}}(?![\w-])")
+_ELEMENT = _Pattern(
     r"(?s)<((?:AWS)?AccessKeyId|SignatureProvided|StringToSign(?:Bytes)?|CanonicalRequest(?:Bytes)?"
     r"|SecretAccessKey|SessionToken|Token-\d+)>.*?(</\1>|$)"
 )
-_PEM = _pattern(r"(?s)(-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----).*?(-----END [A-Z ]{0,32}PRIVATE KEY-----|$)")
+_PEM = _Pattern(r"(?s)(-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----).*?(-----END [A-Z ]{0,32}PRIVATE KEY-----|$)")
 _WORDS = (
     *("amz", "goog", "signature", "credential", "accesskey", "access_key", "secret", "psd_", "authorization"),
     *("/l/", "/i/", "links/", "2fl/", "2fi/", "l%", "i%", "links%", "l\\", "i\\", "links\\"),
@@ -92,11 +106,11 @@ _WORDS = (
 )
 """In lower case: each shape of a secret holds one of these, at the latest once line breaks are removed."""
 _WRAPS = ("\\", "\r", "\n")
-_SUSPECT = _pattern("|".join(map(re.escape, _WORDS)))
+_SUSPECT = re.compile("|".join(map(re.escape, _WORDS)), re.IGNORECASE)
 _RARE = ("%", "<", "@", *_WRAPS, "\x7f")
 _SUSPECT_WORDS = (*_RARE, *(word for word in _WORDS if not any(char in word for char in _RARE)))
 """Searching for the words one by one takes a tenth of a pattern's time, for a character a third of a word's."""
-_WRAP = _pattern(_BREAK)
+_WRAP = _Pattern(_BREAK)
 _MAY_WRAP = re.compile(f"[{re.escape(''.join(_WRAPS))}]")
 
 _SECRET_NAMES = frozenset(

@@ -6,7 +6,7 @@ import os
 import posixpath
 import re
 import string
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from pathspec import GitIgnoreSpec
@@ -62,7 +62,7 @@ class Ignore:
         self, patterns: Iterable[str] = (), *, defaults: bool = True, extra: Iterable[str] = (), marker: str = ""
     ) -> None:
         self._defaults = len(DEFAULTS) if defaults else 0
-        self._chosen = _spec(patterns, any_case=DEFAULTS[: self._defaults])
+        self._chosen = _spec(patterns, after=_defaults() if defaults else ())
         self._always = _spec([f"{os.fsdecode(OWN_PREFIX)}*", *extra, *_glob(marker)])
         self._markers = _spec(_glob(marker))
         self.ordinary = _ordinary([*self._always.patterns, *self._chosen.patterns])
@@ -136,14 +136,24 @@ def marked(template: str, marker: bytes) -> bytes | None:
     return os.fsencode(posixpath.join(parent, name[len(before) : len(name) - len(after)]))
 
 
-def _spec(patterns: Iterable[str], any_case: Iterable[str] = ()) -> GitIgnoreSpec:
-    """Compile ``any_case``, which match regardless of case, and after them ``patterns``."""
-    first = [GitIgnoreSpecPattern(pattern) for pattern in any_case]
-    for pattern in first:
-        assert pattern.regex is not None
-        pattern.regex = re.compile(pattern.regex.pattern, re.IGNORECASE | re.ASCII)
+def _spec(patterns: Iterable[str], after: Iterable[GitIgnoreSpecPattern] = ()) -> GitIgnoreSpec:
+    """Compile ``patterns``; they come after others that are compiled already."""
     # "simple": the faster backends don't accept names that are not UTF-8.
-    return GitIgnoreSpec([*first, *map(GitIgnoreSpecPattern, patterns)], backend="simple")
+    return GitIgnoreSpec([*after, *map(GitIgnoreSpecPattern, patterns)], backend="simple")
+
+
+@cache
+def _defaults() -> tuple[GitIgnoreSpecPattern, ...]:
+    """Compile ``DEFAULTS``, which match regardless of case; once for all watches, as it takes some milliseconds."""
+    return tuple(map(_in_any_case, DEFAULTS))
+
+
+def _in_any_case(text: str) -> GitIgnoreSpecPattern:
+    regex, include = GitIgnoreSpecPattern.pattern_to_regex(text)
+    assert regex is not None
+    pattern = GitIgnoreSpecPattern(re.compile(regex, re.IGNORECASE | re.ASCII), include)
+    pattern.pattern = text
+    return pattern
 
 
 def _pattern(spec: GitIgnoreSpec, found: CheckResult[str]) -> str:
