@@ -26,7 +26,7 @@ def in_parts(folder: Path, store: FaultyS3) -> Config:
 async def crash(
     configured: Config, store: FaultyS3, names: Collection[str], content: bytes = b"content", *, exits: int = 1
 ) -> None:
-    """End runs uncleanly while these files are in flight; none was sent."""
+    """Drop these files, and end runs uncleanly while they are in flight; none was sent."""
     store.fault(hang="before", when=lambda _, key: key in names, times=FOREVER)
     async with running(configured) as daemon:
         for name in names:
@@ -34,6 +34,11 @@ async def crash(
         await daemon.said_by_now("file.queued", len(names))
     store.heal()
     store.requests.clear()
+    await end_uncleanly(configured, names, exits)
+
+
+async def end_uncleanly(configured: Config, names: Collection[str], exits: int = 1) -> None:
+    """End runs uncleanly while these files are in flight."""
     for _ in range(exits):
         ledger = await open_ledger(configured.ledger.path)
         await ledger.release(unclean=not await ledger.begin_run())
@@ -107,14 +112,18 @@ async def test_of_large_suspects_each_sends_one_part_and_goes_on_with_the_others
     assert all(found.body == LARGE for (_, key), found in faulty_s3.objects.items() if key in names)
 
 
-async def test_a_suspect_of_one_part_left_gives_no_way(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+async def test_a_large_suspect_without_a_part_to_send_gives_no_way(faulty_s3: FaultyS3, tmp_path: Path) -> None:
     names = ["large 1", "large 2"]
     configured = in_parts(tmp_path, faulty_s3)
-    await crash(configured, faulty_s3, names, b"x" * (PART + 1))
-    fault = faulty_s3.fault(method="POST", asks="uploadId", status=500, code="InternalError")
+    hang = faulty_s3.fault("POST", asks="uploadId", when=lambda _, key: key in names, hang="before", times=len(names))
+    async with running(configured) as daemon:
+        for name in names:
+            daemon.drop(name, LARGE)
+        await daemon.until(lambda: not hang.times, "the ends of the uploads")
+    await end_uncleanly(configured, names)
     async with running(configured) as daemon:
         await daemon.done(len(names))
-    assert not fault.times
+        assert len(daemon.events("upload.resumed")) == len(names), "each in one attempt"
 
 
 async def test_what_was_in_flight_at_many_unclean_ends_among_others_is_not_quarantined(
