@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 Row = tuple[Any, ...]
+Statement = tuple[str, Sequence[object]]
+"""SQL, and its parameters in order."""
 
 
 class StateAway(Exception):
@@ -30,6 +32,10 @@ class Database(ABC):
         """Run one statement with each of ``rows``, all in one transaction; return the rows of each."""
 
     @abstractmethod
+    async def transact(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        """Run several statements in one transaction; return the rows of each."""
+
+    @abstractmethod
     async def close(self) -> None:
         """Close every connection."""
 
@@ -50,6 +56,10 @@ class NoDatabase(Database):
     async def fetch_each(self, sql: str, rows: Sequence[Sequence[object]]) -> list[list[Row]]:
         """Raise ``StateAway``."""
         return [await self.fetch(sql, *row) for row in rows]
+
+    async def transact(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        """Raise ``StateAway``."""
+        return [await self.fetch(sql, *values) for sql, values in statements]
 
     async def close(self) -> None:
         """Do nothing."""

@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from presignd.broker.state.database import Database, Row
+from presignd.broker.state.pin_tries import pin_try
 from presignd.system.clock import from_micros, to_micros
 
 REF_BYTES = 12
@@ -30,11 +31,7 @@ _PUT = f"INSERT INTO links ({_NEW}) VALUES ({', '.join(f'?{n}' for n in range(1,
 _FIND = f"SELECT {_ALL} FROM links WHERE id = ?1"  # noqa: S608
 _VISIT = f"{_COUNT} WHERE id = ?1 AND max_downloads IS NULL AND pin = '' AND {_ALIVE} RETURNING {_ALL}"
 _SPEND = f"{_COUNT}, pin_tries = 0 WHERE id = ?1 AND {_LEFT} AND {_ALIVE} RETURNING {_ALL}"
-_TRY = (
-    "UPDATE links SET pin_tries = CASE WHEN pin_since > ?2 THEN pin_tries + 1 ELSE 1 END, "
-    "pin_since = CASE WHEN pin_since > ?2 THEN pin_since ELSE ?3 END "
-    "WHERE id = ?1 AND (pin_tries < ?4 OR pin_since <= ?2) RETURNING id"
-)
+_TRY = pin_try("links")
 _LIST = f"SELECT {_ALL} FROM links WHERE token = ?1 AND n > ?2 ORDER BY n LIMIT ?3"  # noqa: S608
 _REVOKE = "UPDATE links SET revoked_at = ?2 WHERE token = ?1 AND revoked_at IS NULL"
 _ALIVE_OF_EACH = (

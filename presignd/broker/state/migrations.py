@@ -47,6 +47,63 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX links_of_object ON links (key)",
         "CREATE TABLE secrets (name TEXT PRIMARY KEY, value {bytes} NOT NULL)",
     ),
+    (
+        """
+        CREATE TABLE invitations (
+            n {counter},
+            id {bytes} NOT NULL UNIQUE,
+            name TEXT NOT NULL UNIQUE,
+            bucket TEXT NOT NULL,
+            prefix TEXT NOT NULL,
+            note TEXT NOT NULL,
+            pin TEXT NOT NULL,
+            made_at {number} NOT NULL,
+            ends_at {number} NOT NULL,
+            max_files {number},
+            max_size {number},
+            total {number},
+            revoked_at {number},
+            files {number} NOT NULL DEFAULT 0,
+            bytes {number} NOT NULL DEFAULT 0,
+            newest {bytes},
+            pin_tries {number} NOT NULL DEFAULT 0,
+            pin_since {number} NOT NULL DEFAULT 0
+        ) {room}
+        """,
+        """
+        CREATE TABLE tickets (
+            n {counter},
+            id {bytes} NOT NULL UNIQUE,
+            invitation {number} NOT NULL,
+            path TEXT NOT NULL,
+            bucket TEXT NOT NULL,
+            key TEXT NOT NULL,
+            size {number} NOT NULL,
+            content_type TEXT NOT NULL,
+            part_size {number} NOT NULL,
+            ends_at {number} NOT NULL,
+            state TEXT NOT NULL,
+            made_at {number} NOT NULL,
+            used_at {number} NOT NULL,
+            due_at {number},
+            signed_until {number} NOT NULL DEFAULT 0,
+            checksum TEXT NOT NULL DEFAULT '',
+            etag TEXT NOT NULL DEFAULT '',
+            done_at {number},
+            released {number} NOT NULL DEFAULT 0,
+            mark {bytes}
+        ) {room}
+        """,
+        "CREATE INDEX tickets_of_invitation ON tickets (invitation, n)",
+        "CREATE INDEX tickets_due ON tickets (due_at) WHERE due_at IS NOT NULL",
+        """
+        CREATE TABLE uploads (
+            upload {bytes} PRIMARY KEY,
+            ticket {bytes} NOT NULL UNIQUE,
+            upload_id TEXT NOT NULL
+        )
+        """,
+    ),
 )
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from urllib.parse import unquote, urlsplit
 
 from presignd.broker.config import StatePlace
-from presignd.broker.state.database import Database, Row, StateAway
+from presignd.broker.state.database import Database, Row, StateAway, Statement
 from presignd.broker.state.postgres import PostgresDatabase
 from presignd.broker.state.sqlite import SqliteDatabase
 from presignd.redaction import redact
@@ -44,6 +44,11 @@ class LoggedDatabase(Database):
         """Run one statement with each of ``rows``."""
         with self._logged():
             return await self._database.fetch_each(sql, rows)
+
+    async def transact(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        """Run several statements."""
+        with self._logged():
+            return await self._database.transact(statements)
 
     @contextmanager
     def _logged(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from presignd.broker.state.database import Database, Row, StateAway
+from presignd.broker.state.database import Database, Row, StateAway, Statement
 from presignd.broker.state.migrations import POSTGRES, migrations, newer
 from presignd.errors import UsageError
 from presignd.redaction.redact import redact
@@ -60,6 +60,13 @@ class PostgresDatabase(Database):
         async with self._connected() as connection, connection.transaction():
             statement = await connection.prepare(_dollars(sql))
             return [[tuple(found) for found in await statement.fetch(*row)] for row in rows]
+
+    async def transact(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        """Run several statements in one transaction."""
+        async with self._connected() as connection, connection.transaction():
+            return [
+                [tuple(row) for row in await connection.fetch(_dollars(sql), *values)] for sql, values in statements
+            ]
 
     async def close(self) -> None:
         """Close the pool."""

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from presignd.broker.state.database import Database, Row, StateAway
+from presignd.broker.state.database import Database, Row, StateAway, Statement
 from presignd.broker.state.migrations import SQLITE, migrations, newer
 from presignd.system.trust import require_owner, walked
 
@@ -50,11 +50,15 @@ class SqliteDatabase(Database):
 
     async def fetch_each(self, sql: str, rows: Sequence[Sequence[object]]) -> list[list[Row]]:
         """Run one statement with each of ``rows``, in one commit with all that wait."""
+        return await self.transact([(sql, row) for row in rows])
+
+    async def transact(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        """Run several statements, in one commit with all that wait."""
 
         def work(connection: sqlite3.Connection) -> list[list[Row]]:
             # By name: since Python 3.12 sqlite3 takes ``?1`` for one, and warns of values without names.
-            named = [{str(place): value for place, value in enumerate(row, 1)} for row in rows]
-            return [connection.execute(sql, values).fetchall() for values in named]
+            named = [(sql, {str(place): value for place, value in enumerate(row, 1)}) for sql, row in statements]
+            return [connection.execute(sql, values).fetchall() for sql, values in named]
 
         done: asyncio.Future[list[list[Row]]] = asyncio.get_running_loop().create_future()
         self._waiting.append((work, done))

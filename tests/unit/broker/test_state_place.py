@@ -11,7 +11,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from presignd.broker.config import StatePlace, api_origins
-from presignd.broker.state.database import NO_DATABASE, Database, Row, StateAway
+from presignd.broker.state.database import NO_DATABASE, Database, Row, StateAway, Statement
 from presignd.broker.state.place import LoggedDatabase
 from presignd.errors import UsageError
 from tests.unit.broker.test_config import loaded, problems_of
@@ -32,6 +32,9 @@ class Fickle(Database):
     async def fetch_each(self, sql: str, rows: Sequence[Sequence[object]]) -> list[list[Row]]:
         return [await self.fetch(sql) for _ in rows]
 
+    async def transact(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        return [await self.fetch(sql) for sql, _ in statements]
+
     async def close(self) -> None:
         self.away = True
 
@@ -43,7 +46,12 @@ async def test_an_outage_is_logged_once_each_way() -> None:
     with capture_logs() as events:
         for away in (False, True, True, False, False):
             fickle.away = away
-            for call in (database.fetch("SELECT 1"), database.fetch_each("SELECT 1", [()])):
+            calls = (
+                database.fetch("SELECT 1"),
+                database.fetch_each("SELECT 1", [()]),
+                database.transact([("SELECT 1", ())]),
+            )
+            for call in calls:
                 if away:
                     with pytest.raises(StateAway):
                         await call
@@ -59,6 +67,8 @@ async def test_a_broker_without_links_has_no_state() -> None:
         await NO_DATABASE.secret("a", b"b")
     with pytest.raises(StateAway):
         await NO_DATABASE.fetch_each("SELECT 1", [()])
+    with pytest.raises(StateAway):
+        await NO_DATABASE.transact([("SELECT 1", ())])
     await NO_DATABASE.close()
 
 
