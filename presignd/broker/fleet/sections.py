@@ -16,7 +16,7 @@ from presignd.units import rfc3339, short_duration
 
 LISTED, LISTED_FIRST = 200, 50
 """The most tokens in the list, and in the one of those that need attention."""
-CLOCK_APART = 60.0
+CLOCK_APART = 30.0
 """Seconds that two clocks may differ before that needs attention, as for `presignd check`."""
 CLOCK_EXACT = 2.0
 """Seconds that a Date can't tell from nothing: it has whole seconds, and travels a while."""

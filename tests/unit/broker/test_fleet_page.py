@@ -53,7 +53,7 @@ def said(found: Snapshot, section: str) -> str:
 
 # --- attention --------------------------------------------------------------------------------------
 def test_a_token_whose_calls_go_through_needs_no_attention() -> None:
-    fine = view(granted=9, token=token(valid_until=NOW + timedelta(days=15)))
+    fine = view(granted=9, call=call(ahead=29), token=token(valid_until=NOW + timedelta(days=15)))
     assert sections.concerns(fine, NOW) == []
     assert said(snapshot(fine), "attention") == ""
     assert sections.headline(snapshot(fine)) == "1 of 1 token active in the last hour"
@@ -65,7 +65,7 @@ def test_a_token_whose_calls_go_through_needs_no_attention() -> None:
         (refused(1), "1 refusal in the last hour, the latest 4 min ago: outside_prefix"),
         (refused(12, "rate_limited"), "12 refusals in the last hour, the latest 4 min ago: rate_limited"),
         (view(call=call(ahead=200)), "Its clock is 3 min ahead. Set it, e.g. by NTP."),
-        (view(call=call(ahead=-100)), "Its clock is 99 s behind. Set it, e.g. by NTP."),
+        (view(call=call(ahead=-31)), "Its clock is 30 s behind. Set it, e.g. by NTP."),
         (view(token=token(valid_until=NOW + timedelta(days=3))), "The token ends in 3 d . Make a new one in time."),
         (view(token=token(valid_until=NOW - timedelta(hours=3))), "The token ended 3 h ago."),
     ],
