@@ -237,9 +237,9 @@ class OneToken(Broker):
 class FleetBroker(Broker):
     """A broker with a fleet page."""
 
-    def __init__(self, folder: Path, store: Store) -> None:
+    def __init__(self, folder: Path, store: Store, *, sections: str = "") -> None:
         (self.fleet_port,) = free_ports(1)
-        super().__init__(folder, store, options=f'[fleet]\nlisten = "{LOOPBACK}:{self.fleet_port}"')
+        super().__init__(folder, store, options=f'[fleet]\nlisten = "{LOOPBACK}:{self.fleet_port}"\n{sections}')
 
     @property
     def admin_token(self) -> str:

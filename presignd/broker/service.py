@@ -18,6 +18,7 @@ from presignd.broker.config import BrokerConfig, BrokerSection, is_in_the_clear,
 from presignd.broker.fleet.serving import FleetPage
 from presignd.broker.limits import LIMITS, Limits
 from presignd.broker.state.database import NO_DATABASE
+from presignd.broker.state.links import Links
 from presignd.broker.state.place import LoggedDatabase, database_at
 from presignd.broker.tokens import Tokens
 from presignd.config import PresignConfig, UploadConfig
@@ -80,8 +81,12 @@ class Broker:
             server.serve(context if server is self._main else None)
         self.note_certificate_end()
         if self.config.fleet.listen:
-            await stack.enter_async_context(running(FleetPage(self.config.fleet, self.api)))
+            count = self._count_links if self.config.links.url else None
+            await stack.enter_async_context(running(FleetPage(self.config.fleet, self.api, count)))
         return [server.place for server in self.servers]
+
+    async def _count_links(self) -> dict[str, int]:
+        return await Links(self.database).alive(utcnow())
 
     async def _listen(self, stack: AsyncExitStack, app: web.Application, option: str) -> HttpServer:
         server = HttpServer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import stat
@@ -164,6 +165,22 @@ def test_prometheus_gets_the_same_with_the_token(broker: FleetBroker) -> None:
         assert samples['presignd_broker_token_client_info{token="measured",version="0.0.7"}'] == "1.0"
         assert float(samples['presignd_broker_token_last_seen_timestamp_seconds{token="measured"}']) >= before - 1
         assert float(samples['presignd_broker_token_clock_difference_seconds{token="measured"}']) < -86400
+
+
+def test_the_links_that_open_are_counted(tmp_path: Path, seaweedfs: Store) -> None:
+    links = '[links]\nurl = "http://127.0.0.1:8"\n[state]\npath = "state.sqlite"'
+    with served(FleetBroker(tmp_path, seaweedfs, sections=links)) as broker:
+        secret = broker.token("one", "bucket-x", operations=["get", "link"])
+        broker.token("two", "bucket-x")
+        ids = [base64.urlsafe_b64encode(bytes([number]) * 16).decode().rstrip("=") for number in range(3)]
+        asked = [{"id": each, "bucket": "bucket-x", "key": "one/a"} for each in ids]
+        status, made, _ = broker.call("/v1/links", secret, {"links": asked})
+        assert (status, [set(each) & {"error"} for each in made["links"]]) == (200, [set()] * 3)
+        broker.call("/v1/links/revoke", secret, {"id": ids[0]})
+        assert {name: token["links_alive"] for name, token in broker.fleet().items()} == {"one": 2, "two": 0}
+        sample = 'presignd_broker_token_links_alive{token="one"}'
+        assert f"{sample} 2.0" in broker.read("/metrics")
+        assert sample not in broker.metrics(), "they are counted only where somebody looks at the fleet"
 
 
 # --- beside the broker ------------------------------------------------------------------------------

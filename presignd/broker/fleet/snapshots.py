@@ -32,7 +32,11 @@ CountLinks = Callable[[], Awaitable[dict[str, int]]]
 
 @dataclass(frozen=True, slots=True)
 class TokenView:
-    """One token: its configuration, and what was seen of it; ``links`` is None where they are not known."""
+    """One token: its configuration, and what was seen of it.
+
+    ``links`` is None where they are not known: without a state, or while it is away. Nor are they for a token that
+    has ended, because that ends its links too, except those that were to be kept.
+    """
 
     token: TokenConfig
     call: Call | None
@@ -65,7 +69,8 @@ def take(tokens: Tokens, activity: Activity, links: Mapping[str, int] | None, no
 def _view(token: TokenConfig, activity: Activity, links: Mapping[str, int] | None, now: datetime) -> TokenView:
     seen = activity.of(token.name)
     granted, refused = seen.hour.total(now)
-    alive = None if links is None else links.get(token.name, 0)
+    ended = token.valid_until is not None and token.valid_until <= now
+    alive = None if links is None or ended else links.get(token.name, 0)
     return TokenView(token, seen.call, granted, refused, seen.refused, alive)
 
 

@@ -163,15 +163,16 @@ def test_only_what_changed_is_sent_to_an_open_page() -> None:
 # --- snapshots --------------------------------------------------------------------------------------
 def test_a_snapshot_has_the_tokens_of_the_files_by_name_and_none_that_is_gone(tmp_path: Path) -> None:
     file = tmp_path / "broker.toml"
-    tables = (f'[[token]]\nname = "{name}"\nhash = "sha256:{name * 64}"\nbucket = "bucket"\n' for name in "ba")
-    file.write_text("".join(tables))
+    tables = [f'[[token]]\nname = "{name}"\nhash = "sha256:{name * 64}"\nbucket = "bucket"\n' for name in "bac"]
+    file.write_text("".join([*tables, 'valid_until = "2025-12-31"\n']))
     file.chmod(0o600)
     activity = Activity(NOW)
     for name in ("b", "gone"):
         activity.called(name, call())
         activity.answered(name, NOW, granted=2, refused=[])
-    found = take(Tokens(file, []), activity, {"b": 3}, NOW)
-    assert [(view.token.name, view.granted, view.links) for view in found.tokens] == [("a", 0, 0), ("b", 2, 3)]
+    found = take(Tokens(file, []), activity, {"b": 3, "c": 4, "gone": 5}, NOW)
+    assert [(view.token.name, view.granted) for view in found.tokens] == [("a", 0), ("b", 2), ("c", 0)]
+    assert [view.links for view in found.tokens] == [0, 3, None], "c has ended, and its links with it"
     assert take(Tokens(file, []), activity, None, NOW).tokens[1].links is None
 
 
