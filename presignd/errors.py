@@ -290,6 +290,12 @@ CODES: dict[str, Code] = {
         "the broker's token does not allow this",
         "correct the watch's bucket and key, or have the token's bucket and operations changed at the broker",
     ),
+    "no_stable_links": Code(
+        WatchFault,
+        "there are no stable links here",
+        'use presign.kind = "broker" with a broker that has [links] url, and a token with the operations link and get; '
+        'or set the watch\'s links to "presigned"',
+    ),
     # A grant.
     "expired_grant": Code(
         GrantFault, "the presigned request expired before the store handled it", "none: presignd asks for a new one"

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from presignd.config import (
     WebConfig,
 )
 from presignd.control import server as control
+from presignd.control.links import LinkRequests, Terms
 from presignd.control.requests import PATIENCE, Responder
 from presignd.control.server import Answered
 from presignd.control.view import BlockedView, FolderView, InFlightView, Phase, SettlingView, View
@@ -36,6 +37,7 @@ from presignd.model import FileVersion, Fingerprint, Link, LinksMark, NewVersion
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.upload.bucket import StoredObject
 from presignd.pipeline.verify import Verifier
+from presignd.presign.broker_links import IssuedLink
 from presignd.runtime import unix_socket
 from presignd.states import Event
 from tests.versions import claim
@@ -59,12 +61,37 @@ class Replaced:
         return StoredObject(9, "of another object")
 
 
+class FakeLinks(LinkRequests):
+    """Links without a presigner; ``asked`` is what was asked of a broker."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.listed: list[IssuedLink] = []
+
+    async def fresh(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
+        assert by_uid >= 0
+        return link_for(version.key or "", expires or 900)
+
+    async def on_terms(self, version: FileVersion, terms: Terms, *, by_uid: int) -> Link:
+        assert by_uid >= 0
+        self.asked.append(terms)
+        return link_for(version.key or "", 900)
+
+    async def revoke(self, named: Mapping[str, str], *, by_uid: int) -> None:
+        assert by_uid >= 0
+        self.asked.append(named)
+
+    async def issued(self) -> AsyncGenerator[list[IssuedLink], None]:
+        yield self.listed
+
+
 class FakeView(View):
     """A daemon without a pipeline, over a real ledger; ``on_put`` is what each test needs."""
 
     def __init__(self, config: Config, ledger: Ledger) -> None:
         self._in_effect: Any = SimpleNamespace(config=config)
         self._phase = Phase(NOW, "ready")
+        self.links: FakeLinks = FakeLinks()
         self.ledger = ledger
         self.hints: list[tuple[str, bytes]] = []
         self.held_up: list[BlockedView] = []
@@ -93,10 +120,6 @@ class FakeView(View):
 
     def ignored(self, watch: str, path: bytes) -> str:  # noqa: ARG002 - the view's
         return "the rule *.part of ignore_defaults" if path.endswith(b".part") else ""
-
-    async def link(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
-        assert by_uid >= 0
-        return link_for(version.key or "", expires or 900)
 
     async def put(
         self,

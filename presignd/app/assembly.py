@@ -162,6 +162,7 @@ def _build(config: Config, purpose: Purpose, patience: Patience | None, pauses: 
         announcer.path,
         sign=in_effect.grant,
         sign_again=in_effect.grant_as_asked,
+        make=in_effect.make_links,
         now=in_effect.now,
         on_links=created,
     )

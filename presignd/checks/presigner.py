@@ -12,6 +12,7 @@ from presignd.pipeline.key_template import check_key
 from presignd.presign import GrantRequest, Operation, Presigner
 from presignd.presign.local import LocalPresigner
 from presignd.presign.remote import BrokerPresigner, Me
+from presignd.s3.limits import MAX_EXPIRES
 from presignd.system.clock import utcnow
 
 ANY_STATUS = range(100, 600)
@@ -82,6 +83,7 @@ def judge_token(config: Config, me: Me, now: datetime) -> Iterator[CheckResult]:
         yield ok("operations", ", ".join(me.operations))
     for watch in config.watches:
         yield from _watch(watch, me)
+        yield _kind_of_links(watch, me)
 
 
 async def judge_link(presigner: Presigner, watch: WatchConfig) -> CheckResult:
@@ -101,6 +103,17 @@ def _token(url: str, me: Me, now: datetime) -> CheckResult:
     if me.valid_until - now < RENEW_WITHIN:
         return warn("broker", detail, "have a new token made: presignd broker token create")
     return ok("broker", detail)
+
+
+def _kind_of_links(watch: WatchConfig, me: Me) -> CheckResult:
+    part = f"links of {watch.name}"
+    if watch.links != "presigned" and me.links_root:
+        return ok(part, f"stable, at {me.links_root}")
+    if watch.links == "stable":
+        return fail(part, CODES["no_stable_links"].cause, CODES["no_stable_links"].fix, code="no_stable_links")
+    if watch.link_expires is not None and watch.link_expires > MAX_EXPIRES:
+        return warn(part, "presigned: they end after 7d, not after link_expires", CODES["no_stable_links"].fix)
+    return ok(part, "presigned")
 
 
 def _watch(watch: WatchConfig, me: Me) -> Iterator[CheckResult]:

@@ -17,9 +17,11 @@ import typer
 
 from presignd.cli import loop, show
 from presignd.cli.ask import Remote, asking
+from presignd.cli.issued import print_issued
 from presignd.cli.options import AsJson, ConfigFile
 from presignd.errors import PresigndError, Refused, Unavailable, UsageError
 from presignd.links import Cursor, load_cursor, save_cursor
+from presignd.system.clock import utcnow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -54,6 +56,10 @@ def links_command(
     run_command: Annotated[
         bool, typer.Option("--exec", help="Run CMD for each link, with the link's JSON on its stdin.")
     ] = False,
+    issued: Annotated[
+        bool,
+        typer.Option("--issued", help="List the stable links of the broker's token: opened how often, until when."),
+    ] = False,
     config: ConfigFile = None,
 ) -> None:
     """Print the links made so far, one a line, oldest first; with --follow new ones too.
@@ -61,11 +67,16 @@ def links_command(
     With --exec it prints nothing: CMD gets each link on stdin, never in its arguments. When CMD fails,
     --follow tries it again (after 1 s, then up to 5 min); without --follow the command ends with 4. The
     cursor moves on only when CMD exits 0, so each link reaches CMD at least once. Everything after --exec
-    is CMD.
+    is CMD. With --issued it lists stable links by their refs, without what opens them.
 
     Example: presignd links --follow --cursor-file seen --exec sh -c 'cat >> links.jsonl'
     """
     _require_command(command or [], asked=run_command)
+    if issued:
+        if follow or cursor_file or run_command:
+            raise UsageError("links: --issued is a list of its own; only --json and -c go with it")
+        loop.run_while_read(print_issued(config, utcnow(), as_json=as_json))
+        return
     progress = Progress(cursor_file, durable=run_command)
     take = Command(command or [], follow).take if run_command else _printing(as_json=as_json)
     run = loop.run if run_command else loop.run_while_read

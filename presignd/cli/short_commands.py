@@ -1,4 +1,4 @@
-"""The commands that send one request and print its answer: ``presignd link``, ``retry`` and ``web``."""
+"""The commands that send one request and print its answer: ``presignd retry`` and ``presignd web``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,38 +7,8 @@ import typer
 
 from presignd.cli import loop, show
 from presignd.cli.ask import ask_once
-from presignd.cli.options import AsJson, ConfigFile, Expires, absolute, expiry
+from presignd.cli.options import AsJson, ConfigFile, absolute
 from presignd.errors import UsageError
-
-
-def link_command(
-    named: Annotated[
-        str, typer.Argument(metavar="PATH-or-KEY", help="A file in a watched folder, a key, or s3://bucket/key.")
-    ],
-    expires: Expires = None,
-    as_json: AsJson = False,
-    as_qr: Annotated[bool, typer.Option("--qr", help="Print the link's QR code, too.")] = False,
-    config: ConfigFile = None,
-) -> None:
-    """Make a fresh link for something uploaded.
-
-    Prints the link on stdout, and with --qr its QR code below. Only root, the daemon's user and the links group may
-    ask for one.
-
-    Example: presignd link report.pdf --expires 1d
-    """
-    if as_json and as_qr:
-        raise UsageError("link: --json and --qr exclude each other")
-    # A key is UTF-8: a name with other bytes can only be a path.
-    key = "" if any("\ud800" <= c <= "\udfff" for c in named) else named
-    request = {"op": "link", "path": absolute(Path(named)), "key": key, "expires": expiry(expires)}
-    found = loop.run(ask_once(request, config))["link"]
-    if as_json:
-        show.document(found, as_is=True)
-        return
-    show.result(found["url"], as_is=True)
-    if as_qr:
-        show.qr_code(found["url"])
 
 
 def retry_command(

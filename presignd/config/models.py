@@ -44,8 +44,8 @@ def _put_expires(seconds: int) -> int:
     return seconds
 
 
-def _optional_expiry(seconds: int | None) -> int | None:
-    return None if seconds is None else rules.check_expiry(seconds)
+def _link_expires(seconds: int | None, info: ValidationInfo) -> int | None:
+    return None if seconds is None else rules.check_expiry(seconds, signed=info.data.get("links") == "presigned")
 
 
 class Section(BaseModel):
@@ -150,8 +150,12 @@ class WatchConfig(Section):
     """What to do with the file once its link is issued."""
     move_to: Annotated[kinds.UnsetPath, Field(validate_default=True)] = None
     """With after = "move": the folder to move files to."""
-    link_expires: Annotated[kinds.UnsetSeconds, AfterValidator(_optional_expiry)] = None
-    """How long this watch's links live, 1s to 7d; "" = presign.get_expires."""
+    links: Literal["auto", "presigned", "stable"] = "auto"
+    """Which links its files get: presigned ones, or stable ones of the broker, which can be revoked and live as long
+    as you want; "auto" = stable where the broker and its token have them."""
+    link_expires: Annotated[kinds.UnsetSeconds, AfterValidator(_link_expires)] = None
+    """How long this watch's links live: presigned ones 1s to 7d, "" = presign.get_expires; stable ones any time, "" =
+    as long as the broker's token allows."""
     link_file: Annotated[str, _unless_empty(check_name_template)] = ""
     """Also write the link to a file of this name beside the uploaded one, e.g. "{name}.link.txt"."""
     events: Literal["auto", "inotify", "watchfiles"] = "auto"

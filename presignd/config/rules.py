@@ -32,11 +32,11 @@ _OWN_HEADERS = {
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-def check_expiry(seconds: int) -> int:
-    """Return ``seconds`` if a link may live that long: 1 second to 7 days."""
+def check_expiry(seconds: int, *, signed: bool = True) -> int:
+    """Return ``seconds`` if a link may live that long: 1 second at least; 7 days at most if it is ``signed``."""
     if seconds < 1:
         raise ValueError("must be at least 1s")
-    if seconds > MAX_EXPIRES:
+    if signed and seconds > MAX_EXPIRES:
         raise ValueError("must be at most 7d: S3 signatures live no longer")
     return seconds
 

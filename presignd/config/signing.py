@@ -18,7 +18,9 @@ from presignd.config.options import Option
 from presignd.config.sources import Given, Layer
 from presignd.config.templates import uses_prefix
 from presignd.redaction.redact import MIN_LITERAL
+from presignd.s3.limits import MAX_EXPIRES
 from presignd.system import trust
+from presignd.units import parse_whole_seconds
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "access_key": ("access_key", "access_key_id", "access_key_file"),
@@ -193,10 +195,21 @@ def _local_problems(layer: Layer, watches: Sequence[str]) -> Iterator[str]:
     if _at("url") in layer:
         yield 'presign.url: is for kind = "broker"'
     for watch in watches:
+        yield from _stable_link_problems(layer, watch)
         key = layer.get(Option("watch", watch, "key"))
         with suppress(ValueError):  # validation refuses it
             if key is not None and isinstance(key.value, str) and uses_prefix(key.value):
                 yield f'watch.{watch}.key: has {{prefix}}, which is only there with presign.kind = "broker"'
+
+
+def _stable_link_problems(layer: Layer, watch: str) -> Iterator[str]:
+    links = layer.get(Option("watch", watch, "links"))
+    if links is not None and links.value == "stable":
+        yield f'watch.{watch}.links: "stable" needs presign.kind = "broker": stable links are a broker\'s'
+    expires = layer.get(Option("watch", watch, "link_expires"))
+    with suppress(ValueError):  # validation refuses it
+        if expires is not None and expires.value != "" and parse_whole_seconds(expires.value) > MAX_EXPIRES:
+            yield f"watch.{watch}.link_expires: must be at most 7d: S3 signatures live no longer"
 
 
 def with_broker_keys(layer: Layer, watches: Sequence[str]) -> Layer:

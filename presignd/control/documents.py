@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from presignd.control.view import BlockedView, FolderView, InFlightView, SettlingView, View
     from presignd.ledger import WatchSummary
     from presignd.model import FileVersion, Link
+    from presignd.presign.broker_links import IssuedLink
 
     Roots = Mapping[str, str]
 
@@ -54,6 +55,12 @@ def of_link(link: Link) -> Document:
     """Render a link as a line of ``links.jsonl`` has it: with its URL."""
     document: Document = json.loads(encode(link))
     return document
+
+
+def of_issued(link: IssuedLink) -> Document:
+    """Render a stable link as the broker lists it: without what opens it."""
+    document: Document = link.model_dump()
+    return document | {name: time_text(document[name]) for name in ("made_at", "expires_at", "opened_at")}
 
 
 def of_error(version: FileVersion) -> Document | None:

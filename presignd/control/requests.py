@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from presignd.control import documents, verify
 from presignd.control.documents import LISTED, of_daemon, overview
+from presignd.control.fields import flag, number, paths, text, whole_number
+from presignd.control.links import Terms
 from presignd.control.paths import NOT_SENT, Finder, WaitOutcome, forms
 from presignd.errors import CODES, Refused, TimedOut, Unavailable, UsageError
 from presignd.ledger import Selection
 from presignd.links import answer_links
 from presignd.model import State
+from presignd.presign.stable import id_in, is_ref
 from presignd.s3.limits import MAX_EXPIRES
 from presignd.telemetry.log import get_logger
 
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     Answering = Callable[[Request, Peer, Sequence[int]], AsyncGenerator[Document, None]]
 
 LONGEST_WAIT = 7 * 86400.0
+LONGEST_DAYS, MOST_DOWNLOADS = 36500, 1_000_000
 PROGRESS_EVERY = 0.2
 PATIENCE = 5.0
 """Seconds that ``put`` waits for a store or a watch that is blocked; the daemon itself goes on waiting."""
@@ -68,6 +72,9 @@ class Responder:
             "wait": self._wait,
             "links": self._links,
             "link": self._link,
+            "stable_link": self._stable_link,
+            "unlink": self._unlink,
+            "issued": self._issued,
             "put": self._put,
             "retry": self._retry,
             "verify": self._verify,
@@ -171,7 +178,49 @@ class Responder:
         self._may_have_links(peer, "link")
         expires = _expiry(request)
         version = await self._uploaded(paths(request, "path"), text(request, "key"))
-        yield {"link": documents.of_link(await self.view.link(version, expires, by_uid=peer.uid))}
+        yield {"link": documents.of_link(await self.view.links.fresh(version, expires, by_uid=peer.uid))}
+
+    async def _stable_link(self, request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Yield ``{"link": …}``, a new stable one. An operation of its own: an older daemon would leave out the PIN."""
+        self._may_have_links(peer, "link")
+        terms = Terms(
+            days=whole_number(request, "days", most=LONGEST_DAYS),
+            downloads=whole_number(request, "downloads", most=MOST_DOWNLOADS),
+            pin=text(request, "pin"),
+            name=text(request, "name"),
+        )
+        version = await self._uploaded(paths(request, "path"), text(request, "key"))
+        yield {"link": documents.of_link(await self.view.links.on_terms(version, terms, by_uid=peer.uid))}
+
+    async def _unlink(self, request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Revoke the stable link at an address (``link``), else all to the file at ``path`` or ``key``, else a ref."""
+        self._may_have_links(peer, "unlink")
+        named = text(request, "link")
+        if link_id := id_in(named):
+            revoked = {"id": link_id}
+        else:
+            revoked = await self._named_links(paths(request, "path"), text(request, "key"), named)
+        await self.view.links.revoke(revoked, by_uid=peer.uid)
+        yield {"revoked": {name: value for name, value in revoked.items() if name != "id"}}
+
+    async def _named_links(self, named: Sequence[bytes], key: str, ref: str) -> dict[str, str]:
+        try:
+            version = await self._uploaded(named, key)
+        except Refused:
+            if not is_ref(ref):
+                raise
+            return {"ref": ref}
+        assert version.key is not None, "it is uploaded"
+        return {"bucket": version.bucket, "key": version.key}
+
+    async def _issued(self, _request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Yield ``{"link": …}`` for each stable link of the broker's token, oldest first, and ``{"end": true}``."""
+        self._may_have_links(peer, "links")
+        async with contextlib.aclosing(self.view.links.issued()) as pages:
+            async for page in pages:
+                for link in page:
+                    yield {"link": documents.of_issued(link)}
+        yield {"end": True}
 
     async def _web(self, _request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         """Yield ``{"url"}``: the address that logs in to the status page, which shows links."""
@@ -379,60 +428,3 @@ def polling_pause(waited: float, took: float = 0.0) -> float:
     uploads more than a tenth of a core.
     """
     return max(min(0.05 + waited * 0.02, 0.5), took * 10)
-
-
-# --- the fields of a request: of the right kind, or refused -------------------------------------------
-
-
-def text(request: Mapping[str, Any], name: str) -> str:
-    """Return a text field, "" where it is absent or null."""
-    value = request.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise _wrong(name, "a text")
-    if not _encodes(value, "strict"):
-        raise _wrong(name, "UTF-8")
-    return value
-
-
-def paths(request: Mapping[str, Any], name: str) -> list[bytes]:
-    """Return absolute paths, in order and without repetition: of a text or a list of texts; empty where absent."""
-    value = request.get(name) or []
-    listed = value if isinstance(value, list) else [value]
-    if not all(isinstance(item, str) and _is_path(item) for item in listed):
-        raise _wrong(name, "absolute paths")
-    return [os.fsencode(item) for item in dict.fromkeys(listed)]
-
-
-def number(request: Mapping[str, Any], name: str, *, most: float) -> float | None:
-    """Return a number from 0 to ``most``, None where the field is absent or null."""
-    value = request.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _wrong(name, "a number")
-    if not 0 <= value <= most:  # nor is NaN
-        raise _wrong(name, f"from 0 to {most:g} seconds")
-    return float(value)
-
-
-def flag(request: Mapping[str, Any], name: str) -> bool:
-    """Return whether the field is true."""
-    return request.get(name) is True
-
-
-def _is_path(value: str) -> bool:
-    return value.startswith("/") and "\0" not in value and _encodes(value, "surrogateescape")
-
-
-def _encodes(value: str, errors: str) -> bool:
-    try:
-        value.encode("utf-8", errors)
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _wrong(name: str, kind: str) -> UsageError:
-    return UsageError("the request is not understood", problems=(f"{name}: must be {kind}",))

@@ -13,10 +13,10 @@ from datetime import datetime
 from typing import Literal
 
 from presignd.config import Config
+from presignd.control.links import LinkRequests
 from presignd.ledger import Ledger, Selection
 from presignd.model import Candidate, FileVersion, Link, Source, State
 from presignd.pipeline.announce import Announcer, shown_path
-from presignd.pipeline.finish.link import make_link
 from presignd.pipeline.in_effect import InEffect, Work
 from presignd.pipeline.put import PutHandler
 from presignd.pipeline.settle.settler import Settler
@@ -103,7 +103,8 @@ class Phase:
 class View:
     """Answers from memory and the ledger, for a daemon or for a command that runs without one.
 
-    ``troubles`` are the links file's and the ledger's. ``working``: whether this process uploads.
+    ``troubles`` are the links file's and the ledger's. ``working``: whether this process uploads. ``links`` makes and
+    revokes links for people.
     """
 
     def __init__(
@@ -120,8 +121,9 @@ class View:
         working: bool,
     ) -> None:
         self.ledger = ledger
+        self.links = LinkRequests(in_effect, ledger, announcer)
         self._in_effect, self._phase = in_effect, phase
-        self._watchers, self._settler, self._puts, self._announcer = watchers, settler, puts, announcer
+        self._watchers, self._settler, self._puts = watchers, settler, puts
         self._troubles, self._working = troubles, working
 
     @property
@@ -179,18 +181,6 @@ class View:
         if b"/" in path and not work.buckets[watch].watch.recursive:
             return "recursive = false: it lies in a folder below"
         return work.ignores[watch].why(path)
-
-    async def link(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
-        """Make a fresh link for a version with a receipt, and log ``link.created`` with ``by_uid``.
-
-        ``expires`` is in seconds, None for the watch's own. Raises ``Unavailable`` or a ``Fault``.
-        """
-        watch = next((w for w in self.config.watches if w.name == version.watch), None)
-        seconds = expires or (watch.link_expires if watch else None) or self.config.presign.get_expires
-        fresh = version._replace(signed_at=self._in_effect.now())
-        link = await make_link(self._in_effect.grant, fresh, seconds, self._announcer.path(version))
-        self._announcer.linked([link], disclose=self.config.links.in_log, by_uid=by_uid)
-        return link
 
     async def put(
         self,

@@ -10,8 +10,10 @@ import socket
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, TypeVar
 
 from presignd.config import Config, UploadConfig, WatchConfig
+from presignd.errors import Fault, fault
 from presignd.ledger import Ledger
 from presignd.model import Candidate, FileVersion, State
 from presignd.pipeline.announce import Announcer
@@ -34,14 +36,21 @@ from presignd.pipeline.upload.uploader import Uploader
 from presignd.pipeline.upload.verify import Verifier
 from presignd.pipeline.watch.watcher import Watcher
 from presignd.presign import Grant, GrantRequest
+from presignd.presign.stable import StableLink, StableRequest
 from presignd.runtime.tasks import first_error, looping
+from presignd.s3.limits import MAX_EXPIRES
 from presignd.states import backoff
 from presignd.store.rate import RateLimit
 from presignd.store.signed import register_secrets, signed_store
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger
 
+if TYPE_CHECKING:
+    from presignd.presign.broker_links import BrokerLinks
+
 log = get_logger()
+
+R = TypeVar("R", GrantRequest, StableRequest)
 
 
 class InEffect:
@@ -114,6 +123,18 @@ class InEffect:
     async def grant_as_asked(self, requests: Sequence[GrantRequest]) -> Sequence[Grant | Exception]:
         """Sign link requests with the presigner in effect."""
         return await self.work.presigner.grant(requests)
+
+    def stable_links(self) -> BrokerLinks:
+        """Return what makes stable links by the configuration in effect; raise ``no_stable_links``."""
+        links = self.work.presigner.links
+        if links is None:
+            raise fault("no_stable_links", 'presign.kind is "local"')
+        return links
+
+    async def make_links(self, requests: Sequence[StableRequest]) -> Sequence[StableLink | Fault]:
+        """Make stable links with the presigner in effect, each without a version that its store can't read by id."""
+        links = self.stable_links()
+        return await links.make([await self.work.with_readable_version(each) for each in requests])
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +214,7 @@ class Work:
             puts=shared.puts,
             faults=self.faults,
             now=shared.in_effect.now,
+            gives_stable_links=self.gives_stable_links,
             verified=self._link,
         )
         self.uploader = Uploader(
@@ -269,11 +291,29 @@ class Work:
             item.after_link = self.finisher.take
         self._shared.linker.queue.put_all(items)
 
-    def _lifetime(self, version: FileVersion) -> int:
-        """Return the seconds that a link is valid: those of its ``put``, else of its watch, else the default."""
+    # --- links --------------------------------------------------------------------------------------
+    async def has_stable_links(self) -> bool:
+        """Return whether the presigner makes stable links; raise ``PresignerFault`` where it can't tell now."""
+        links = self.presigner.links
+        return links is not None and bool(await links.root())
+
+    async def gives_stable_links(self, watch: str) -> bool:
+        """Return whether a watch's files get stable links; raise ``PresignerFault`` as above. False for no watch."""
+        kind = self.buckets[watch].watch.links if watch in self.buckets else "presigned"
+        return kind == "stable" or (kind == "auto" and await self.has_stable_links())
+
+    def _lifetime(self, version: FileVersion) -> int | None:
+        return self.stable_lifetime(version) if version.link_id else self.presigned_lifetime(version)
+
+    def stable_lifetime(self, version: FileVersion) -> int | None:
+        """Return the seconds that a stable link is valid: those of its ``put``, else of its watch; None for no end."""
         put = self._shared.puts.get(version.file_id)
-        asked = put.expires if put else None
-        return asked or self.buckets[version.watch].watch.link_expires or self.config.presign.get_expires
+        watch = self.buckets[version.watch].watch if version.watch in self.buckets else None
+        return (put.expires if put else None) or (watch.link_expires if watch else None)
+
+    def presigned_lifetime(self, version: FileVersion) -> int:
+        """Return the same of a presigned link, which has a default and lives for 7 days at most."""
+        return min(self.stable_lifetime(version) or self.config.presign.get_expires, MAX_EXPIRES)
 
     def _leave(self, items: Sequence[Item]) -> None:
         self.dispatcher.leave(items)
@@ -286,7 +326,7 @@ class Work:
     def _wake(self) -> None:
         self.dispatcher.wake()
 
-    async def with_readable_version(self, link: GrantRequest) -> GrantRequest:
+    async def with_readable_version(self, link: R) -> R:
         """Return a link's request, without the object's version id if versions can't be read by their id."""
         buckets = [bucket for bucket in self.buckets.values() if bucket.watch.bucket == link.bucket]
         if not link.version_id or (buckets and await buckets[0].reads_versions(link.key, link.version_id)):

@@ -55,8 +55,9 @@ class Item:
     tells its object, and may have sent it. ``prepared``: its content, where that was read already, and ``intent``: what
     tells its object then. ``gives_way``: other suspects wait until it is sent, so a large file stops after one part.
     ``problem``: why it can go no further. ``receipt`` and ``link`` are made on its way.
-    ``expires`` is its link's lifetime in seconds. ``finishes``: the link's commit finishes it, as nothing is to be done
-    with its file. ``after_link`` takes the items that were linked, or could not be.
+    ``expires`` is its link's lifetime in seconds, None for a stable link without an end. ``finishes``: the link's
+    commit finishes it, as nothing is to be done with its file. ``after_link`` takes the items that were
+    linked, or could not be.
 
     For ``status``: bytes ``sent``, of them ``resumed_from`` by an earlier attempt; when it ``began`` and when the last
     bytes went (monotonic, seconds).
@@ -71,7 +72,7 @@ class Item:
     problem: Exception | None = None
     receipt: Receipt | None = None
     link: Link | None = None
-    expires: int = 0
+    expires: int | None = None
     finishes: bool = False
     after_link: Callable[[Sequence[Item]], None] | None = None
     sent: int = 0

@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+if TYPE_CHECKING:
+    from presignd.presign.broker_links import BrokerLinks
 
 FIRST_CHECKSUMS = ("md5", "sha256")
 """The algorithms of checksums that every broker signs; older ones sign no other."""
@@ -123,6 +126,11 @@ class Presigner(Protocol):
     Results are in the order of the requests. A refused request has its ``Fault`` at its place; the call raises
     ``PresignerFault`` if nothing can be signed (unreachable, no credentials).
     """
+
+    @property
+    def links(self) -> BrokerLinks | None:
+        """What makes stable links; None for a presigner that can't: those are a broker's."""
+        ...
 
     async def grant(self, requests: Sequence[GrantRequest]) -> list[Grant | Exception]:
         """Sign ``requests``."""

@@ -21,7 +21,8 @@ from yarl import URL
 import presignd
 from presignd.config import PresignConfig
 from presignd.connection import connection_fault, proxy_for, read_at_most, tls_context
-from presignd.errors import Fault, fault
+from presignd.errors import CODES, Fault, PresignerFault, StoreFault, WatchFault, fault
+from presignd.presign import ON_AN_UPLOAD, Operation
 from presignd.redaction import redact
 from presignd.redaction.echoes import Echoes, long_enough
 from presignd.s3.responses import Response
@@ -35,7 +36,21 @@ LEAST_BODY = 64 << 10
 CONNECTIONS = 4
 _SHOWN = 200
 
-OK, UNAUTHORIZED, FORBIDDEN, TOO_LARGE, TOO_MANY = 200, 401, 403, 413, 429
+OK, NO_CONTENT, UNAUTHORIZED, FORBIDDEN, TOO_LARGE, TOO_MANY = 200, 204, 401, 403, 413, 429
+
+_THEIRS = {
+    "outside_bucket": "not_allowed",
+    "operation_refused": "not_allowed",
+    "header_refused": "not_allowed",
+    "date_refused": "clock_skew",
+}
+"""Our codes for a broker's codes about a whole watch, or about this machine's clock."""
+
+_LOST = "upload_refused"
+"""A broker's code for an upload that it assigns to another token or key. The upload starts again."""
+
+_OF_ONE_FILE = ("outside_prefix", "too_large", "key_refused", "grant_refused")
+"""Codes that a broker may use to quarantine one file. Its other codes can only make the daemon wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +89,7 @@ class BrokerClient:
     async def ask(
         self, path: str, document: Mapping[str, Any] | None = None, *, most: int = LEAST_BODY
     ) -> BrokerResponse:
-        """GET ``path``, or POST ``document`` to it; return a response of 200, 403 or 413.
+        """GET ``path``, or POST ``document`` to it; return a response of 200, 204, 403 or 413.
 
         ``most`` is the longest body in bytes that is read. Raises ``PresignerFault`` for all else.
         """
@@ -92,7 +107,7 @@ class BrokerClient:
         if (document is None or raw.status != OK) and self._echoes.are_in(raw.body.decode("latin-1")):
             raise fault("bad_broker", "its answer says the token again")
         response = BrokerResponse(raw.status, _parsed(raw.body), raw.date, raw.retry_after, _s3_code(raw))
-        if response.status not in (OK, FORBIDDEN, TOO_LARGE):
+        if response.status not in (OK, NO_CONTENT, FORBIDDEN, TOO_LARGE):
             raise refusal_of(response)
         return response
 
@@ -168,6 +183,32 @@ def refusal_of(response: BrokerResponse) -> Fault:
     if response.status >= 500:  # noqa: PLR2004 - 5xx
         return fault("presigner_unreachable", detail, retry_after=response.retry_after)
     return fault("bad_broker", f"{response.status}, a redirect" if response.status // 100 == 3 else detail)  # noqa: PLR2004
+
+
+def unusable(response: BrokerResponse) -> Fault:
+    """Return the fault for a response that is no answer to what was asked."""
+    if response.status == FORBIDDEN:
+        return refusal_of(response)
+    return fault("bad_broker", "its answer is not one to what it was asked")
+
+
+def refusal(operation: Operation, answer: dict[str, Any]) -> Fault:
+    """Return the fault for a broker's refusal of one request.
+
+    A code for which a store, a watch or the presigner waits is kept, and so are the few that quarantine one file; any
+    other code becomes ``grant_refused``. A refused multipart operation concerns large files only, so it does not block
+    the watch.
+    """
+    error = answer["error"]
+    given = error.get("code") if isinstance(error, dict) else None
+    if given == _LOST and operation in ON_AN_UPLOAD:
+        return fault("upload_lost", error_message(answer))
+    code = _THEIRS.get(given, given) if isinstance(given, str) else ""
+    known = CODES.get(code)
+    waits = known is not None and issubclass(known.kind, (StoreFault, WatchFault, PresignerFault))
+    if code == "not_allowed" and operation.startswith("multipart"):
+        waits = False
+    return fault(code if waits or code in _OF_ONE_FILE else "grant_refused", error_message(answer))
 
 
 def error_message(document: Any) -> str:

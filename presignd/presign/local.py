@@ -50,6 +50,8 @@ class LocalPresigner:
     ``clock`` returns the time in UTC.
     """
 
+    links: None = None
+
     def __init__(
         self,
         config: PresignConfig,

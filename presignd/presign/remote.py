@@ -10,26 +10,27 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from presignd.config import PresignConfig
-from presignd.errors import CODES, Fault, PresignerFault, StoreFault, WatchFault, fault
-from presignd.presign import FIRST_CHECKSUMS, ON_AN_UPLOAD, Grant, GrantRequest, Operation
+from presignd.errors import Fault, PresignerFault, fault
+from presignd.presign import FIRST_CHECKSUMS, Grant, GrantRequest, Operation
 from presignd.presign.broker_client import (
-    FORBIDDEN,
     LEAST_BODY,
     OK,
     TOO_LARGE,
     BrokerClient,
-    BrokerResponse,
     error_message,
-    refusal_of,
+    refusal,
+    unusable,
 )
+from presignd.presign.broker_links import BrokerLinks
 from presignd.presign.expected import Expected, checked, expect
 from presignd.presign.local import count
+from presignd.presign.stable import in_utc
 from presignd.runtime.heartbeat import holding, resting
 from presignd.s3.checksums import algorithm_of
 from presignd.s3.limits import CHECK_NAME, MAX_KEY, key_problem
@@ -41,29 +42,11 @@ MOST = 1000
 LONGEST_GRANT = 16 << 10
 """Bytes of a response for each grant: three times what a percent-encoded key of 1024 bytes and its headers take."""
 
+LINK = "link"
+"""The operation of a token that may have stable links."""
+
 PATIENCE, LEAST_PAUSE = 10.0, 0.1
 """Seconds that Retry-After is obeyed here in all since the last grant, and at least for each."""
-
-_THEIRS = {
-    "outside_bucket": "not_allowed",
-    "operation_refused": "not_allowed",
-    "header_refused": "not_allowed",
-    "date_refused": "clock_skew",
-}
-"""Our codes for a broker's codes about a whole watch, or about this machine's clock."""
-
-_LOST = "upload_refused"
-"""A broker's code for an upload that it assigns to another token or key. The upload starts again."""
-
-_OF_ONE_FILE = ("outside_prefix", "too_large", "key_refused", "grant_refused")
-"""Codes that a broker may use to quarantine one file. Its other codes can only make the daemon wait."""
-
-
-def _in_utc(time: datetime) -> datetime:
-    try:
-        return time.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("is no time") from None
 
 
 class Me(BaseModel):
@@ -81,7 +64,14 @@ class Me(BaseModel):
     max_size: int | None = None
     versions: bool = False
     checksums: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{1,32}$")], ...] = FIRST_CHECKSUMS
-    valid_until: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = None
+    valid_until: Annotated[AwareDatetime, AfterValidator(in_utc)] | None = None
+    links_url: Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:\[\]/_~-]{1,255}$")] | None = None
+    max_stable_link: int | None = None
+
+    @property
+    def links_root(self) -> str:
+        """Where the token's stable links are; "" if the broker has none, or none for this token."""
+        return (self.links_url or "").rstrip("/") if LINK in (self.operations or ()) else ""
 
     def lacks(self, operation: Operation) -> bool:
         """Return whether the token lacks ``operation``; False if the broker lists no operations."""
@@ -115,6 +105,7 @@ class BrokerPresigner:
         self._waited = 0.0
         self._asking = asyncio.Lock()
         self._me: Me | None = None
+        self.links = BrokerLinks(client, self.me, self._forget)
 
     @property
     def clock_offset(self) -> float | None:
@@ -195,7 +186,7 @@ class BrokerPresigner:
             return [fault("grant_refused", "the request is too large for the broker")]
         answers = _list_in(response.document, len(batch))
         if answers is None:
-            raise _unusable(response)
+            raise unusable(response)
         now = response.date or self._client.now()
         if any(_is_older(expected, answer) for expected, answer in zip(batch, answers, strict=True)):
             self._me = None
@@ -212,7 +203,7 @@ class BrokerPresigner:
         with resting():  # the exchange has a deadline
             response = await self._client.ask("/v1/me")
         if response.status != OK or not isinstance(response.document, dict):
-            raise _unusable(response)
+            raise unusable(response)
         try:
             me = Me.model_validate(response.document)
         except ValidationError:
@@ -240,6 +231,9 @@ class BrokerPresigner:
 
     def look_again(self, bucket: str) -> None:  # noqa: ARG002 - a token has one
         """Request ``/v1/me`` again when it is next needed."""
+        self._forget()
+
+    def _forget(self) -> None:
         self._me = None
 
     async def close(self) -> None:
@@ -268,12 +262,6 @@ def _list_in(document: Any, count: int) -> list[Any] | None:
     return answers if isinstance(answers, list) and len(answers) == count else None
 
 
-def _unusable(response: BrokerResponse) -> Fault:
-    if response.status == FORBIDDEN:
-        return refusal_of(response)
-    return fault("bad_broker", "its answer is not one to what it was asked")
-
-
 def _judged(expected: Expected, answer: Any, now: datetime) -> Grant | Exception:
     if not isinstance(answer, dict):
         return fault("wrong_grant", "neither a grant nor a refusal")
@@ -299,22 +287,3 @@ def _is_older(expected: Expected, answer: Any) -> bool:
     )
     error = answer.get("error") if isinstance(answer, dict) else None
     return bool(newer) and isinstance(error, dict) and error.get("code") in ("unknown_field", "grant_refused")
-
-
-def refusal(operation: Operation, answer: dict[str, Any]) -> Fault:
-    """Return the fault for a broker's refusal of one request.
-
-    A code for which a store, a watch or the presigner waits is kept, and so are the few that quarantine one file; any
-    other code becomes ``grant_refused``. A refused multipart operation concerns large files only, so it does not block
-    the watch.
-    """
-    error = answer["error"]
-    given = error.get("code") if isinstance(error, dict) else None
-    if given == _LOST and operation in ON_AN_UPLOAD:
-        return fault("upload_lost", error_message(answer))
-    code = _THEIRS.get(given, given) if isinstance(given, str) else ""
-    known = CODES.get(code)
-    waits = known is not None and issubclass(known.kind, (StoreFault, WatchFault, PresignerFault))
-    if code == "not_allowed" and operation.startswith("multipart"):
-        waits = False
-    return fault(code if waits or code in _OF_ONE_FILE else "grant_refused", error_message(answer))

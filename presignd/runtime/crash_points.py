@@ -24,6 +24,7 @@ POINTS = (
     "part.after",
     "complete.before",
     "complete.after",
+    "links.made",
     "links.append.before",
     "links.append.written",
     "links.append.synced",

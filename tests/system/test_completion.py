@@ -38,7 +38,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("presignd l", {"links", "link"}),
         ("presignd put --ex", {"--expires", "--expire"}),
         ("presignd run --dr", {"--dry-run"}),
-        ("presignd links --", {"--follow", "--json", "--cursor-file", "--exec", "--config", "--help"}),
+        ("presignd links --", {"--follow", "--json", "--cursor-file", "--exec", "--issued", "--config", "--help"}),
     ],
 )
 def test_installed_completion_knows_commands_and_their_options(home: Path, words: str, completed: set[str]) -> None:

@@ -1,4 +1,6 @@
-"""The link stage, verified → linked: sign the GETs, write lines to ``links.jsonl``, then commit; one list at a time.
+"""The link stage, verified → linked: make links, write their lines to ``links.jsonl``, then commit; a list at a time.
+
+A link is a signed GET, or a stable one that a broker makes for the id that the ledger has committed.
 
 A version whose file is kept as it is (``after = "keep"``) is finished by the same commit.
 """
@@ -18,8 +20,11 @@ from presignd.ledger import Ledger
 from presignd.ledger.changes import Change
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Link, LinksMark
+from presignd.pipeline.finish.stable import end_after, link_to, stable_link, stable_request
 from presignd.pipeline.stage import Item, Queue
 from presignd.presign import Grant, GrantRequest, Operation
+from presignd.presign.stable import StableLink, StableRequest
+from presignd.runtime.crash_points import passed
 from presignd.runtime.heartbeat import alive, beat
 from presignd.runtime.outage import Trouble
 from presignd.system.clock import utcnow
@@ -27,6 +32,8 @@ from presignd.system.clock import utcnow
 T = TypeVar("T")
 Sign: TypeAlias = Callable[[Sequence[GrantRequest]], Awaitable[Sequence[Grant | Exception]]]
 """``Presigner.grant`` of the presigner in effect."""
+Make: TypeAlias = Callable[[Sequence[StableRequest]], Awaitable[Sequence[StableLink | Fault]]]
+"""``BrokerLinks.make`` of the presigner in effect."""
 
 RETRY_SECONDS = 5.0
 """Seconds between two tries while the disk, the presigner or the store is away."""
@@ -66,22 +73,7 @@ def link_request(version: FileVersion, expires: int) -> GrantRequest:
 
 def link_of(version: FileVersion, grant: Grant, path: str) -> Link:
     """Return the link of a verified version and its grant."""
-    assert version.key is not None
-    return Link(
-        time=version.signed_at or utcnow(),
-        file_id=version.file_id,
-        watch=version.watch,
-        path=path,
-        bucket=version.bucket,
-        key=version.key,
-        size=version.size,
-        content_type=version.content_type,
-        etag=version.etag,
-        checksum=version.checksum,
-        expires_at=grant.expires_at,
-        url=grant.url,
-        version_id=version.version_id,
-    )
+    return link_to(version, grant.url, grant.expires_at, path)
 
 
 def linked_by(version: FileVersion, link: Link) -> FileVersion:
@@ -92,7 +84,7 @@ def linked_by(version: FileVersion, link: Link) -> FileVersion:
 
 @dataclass(frozen=True, slots=True)
 class _Signed:
-    """The items of one list: with their links, refused for a fault of their own, or to be signed later, and why."""
+    """The items of one list: with their links, refused for a fault of their own, or to be linked later, and why."""
 
     links: list[tuple[Item, Link]] = field(default_factory=list)
     refused: list[Item] = field(default_factory=list)
@@ -102,7 +94,7 @@ class _Signed:
 class Linker:
     """Links verified versions: their lines are on disk, in ``links.jsonl``, before the commit.
 
-    ``sign`` and ``now`` are those of the presigner in effect; ``sign`` may leave out an object's version,
+    ``sign``, ``make`` and ``now`` are those of the presigner in effect; ``sign`` may leave out an object's version,
     ``sign_again`` does not. ``path_of`` returns a version's path as links show it. ``on_links`` gets the links
     of each list once they are recorded.
     """
@@ -115,13 +107,14 @@ class Linker:
         *,
         sign: Sign,
         sign_again: Sign,
+        make: Make,
         now: Callable[[], datetime],
         on_links: Callable[[Sequence[Link]], None],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._ledger, self._links, self._path_of = ledger, links, path_of
         self._sign, self._sign_again, self._now, self._sleep = sign, sign_again, now, sleep
-        self._on_links = on_links
+        self._make, self._on_links = make, on_links
         self.queue: Queue[Item] = Queue()
         self.trouble = Trouble("links")
         self._delayed: set[Item] = set()
@@ -136,15 +129,10 @@ class Linker:
 
         Waits while the presigner is away. Raises ``FileFault``.
         """
-        assert version.signed_at is not None
-        assert version.expires_at is not None
-        lifetime = version.expires_at - version.signed_at.replace(microsecond=0)
-        request = link_request(version, int(lifetime.total_seconds()))
-        request = replace(request, version_id=version.link_version)
 
         async def make() -> Link | FileFault:
             try:
-                return await _signed(self._sign_again, request, version, self._path_of(version))
+                return await self._made_again(version)
             except FileFault as refused:
                 return refused
 
@@ -152,6 +140,19 @@ class Linker:
         if isinstance(link, FileFault):
             raise link
         return link
+
+    async def _made_again(self, version: FileVersion) -> Link:
+        if version.link_id:
+            (made,) = await self._make([stable_request(version, version.expires_at)])
+            if isinstance(made, Fault):
+                raise made
+            return stable_link(version, made, self._path_of(version))
+        assert version.signed_at is not None
+        assert version.expires_at is not None
+        lifetime = version.expires_at - version.signed_at.replace(microsecond=0)
+        request = link_request(version, int(lifetime.total_seconds()))
+        request = replace(request, version_id=version.link_version)
+        return await _signed(self._sign_again, request, version, self._path_of(version))
 
     async def run(self) -> None:
         """Link the versions that wait, one list after the other, until cancelled."""
@@ -195,7 +196,7 @@ class Linker:
     async def _write(self, items: Sequence[Item]) -> tuple[_Signed, LinksMark]:
         """Write the lines to disk; return what was signed, and where the file ends now. The rest waits again."""
         await self._date_again(items)
-        signed = await self._sign_all(items)
+        signed = await self._link_all(items)
         mark = await self._append([link for _, link in signed.links])
         self._delayed.difference_update(items)
         if signed.delayed:
@@ -211,20 +212,44 @@ class Linker:
             for item, version in zip(stale, dated, strict=True):
                 item.version = version
 
-    async def _sign_all(self, items: Sequence[Item]) -> _Signed:
-        """Sign the links; a fault of one file is its item's problem, any other is waited for."""
-        grants = await self._sign([link_request(item.version, item.expires) for item in items])
+    async def _link_all(self, items: Sequence[Item]) -> _Signed:
+        """Make the links; a fault of one file is its item's problem, any other is waited for."""
+        made = await self._presigned([item for item in items if not item.version.link_id])
+        made |= await self._stable([item for item in items if item.version.link_id])
+        passed("links.made")
         signed = _Signed()
-        for item, grant in zip(items, grants, strict=True):
-            if isinstance(grant, Fault) and not isinstance(grant, FileFault):
+        for item in items:
+            link = made[item]
+            if isinstance(link, Fault) and not isinstance(link, FileFault):
                 # Such as that of a bucket whose region can't be asked for while the store is away.
-                signed.delayed.append((item, grant))
-            elif isinstance(grant, Exception):
-                item.problem = grant
+                signed.delayed.append((item, link))
+            elif isinstance(link, Exception):
+                item.problem = link
                 signed.refused.append(item)
             else:
-                signed.links.append((item, link_of(item.version, grant, self._path_of(item.version))))
+                signed.links.append((item, link))
         return signed
+
+    async def _presigned(self, items: Sequence[Item]) -> dict[Item, Link | Exception]:
+        grants = await self._sign([_request_of(item) for item in items]) if items else []
+        return {
+            item: grant if isinstance(grant, Exception) else link_of(item.version, grant, self._path_of(item.version))
+            for item, grant in zip(items, grants, strict=True)
+        }
+
+    async def _stable(self, items: Sequence[Item]) -> dict[Item, Link | Exception]:
+        """Make stable links. While the broker's state is away these alone wait, and presigned ones go on."""
+        if not items:
+            return {}
+        found: Sequence[StableLink | Fault]
+        try:
+            found = await self._make([stable_request(i.version, end_after(i.version, i.expires)) for i in items])
+        except Fault as away:
+            found = [away] * len(items)
+        return {
+            item: made if isinstance(made, Fault) else stable_link(item.version, made, self._path_of(item.version))
+            for item, made in zip(items, found, strict=True)
+        }
 
     def _put_back(self, delayed: Sequence[tuple[Item, Fault]]) -> None:
         """Put items that can't be linked now into the queue again after ``RETRY_SECONDS``."""
@@ -249,6 +274,11 @@ class Linker:
         except asyncio.CancelledError:
             await asyncio.wait({appending})
             raise
+
+
+def _request_of(item: Item) -> GrantRequest:
+    assert item.expires is not None, "a presigned link ends"
+    return link_request(item.version, item.expires)
 
 
 def _hand_on(items: Sequence[Item]) -> None:

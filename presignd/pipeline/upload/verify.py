@@ -5,11 +5,11 @@ All other files were compared by their senders: one that is large, or in a folde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from presignd.errors import fault
+from presignd.errors import Fault, fault
 from presignd.ledger import Ledger
 from presignd.ledger.changes import Change
 from presignd.model import Fingerprint
@@ -18,6 +18,7 @@ from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.files.hash import checksum_like, fingerprint_of
 from presignd.pipeline.put import PutRequests
 from presignd.pipeline.stage import Item, Queue, Receipt, apply_each, outcomes
+from presignd.presign.stable import new_link_id
 from presignd.runtime.heartbeat import alive
 from presignd.states import Event
 from presignd.system.filesystem import close_quietly
@@ -26,7 +27,8 @@ from presignd.system.filesystem import close_quietly
 class Verifier:
     """Verifies what was uploaded under one configuration. ``verified`` takes the items whose receipt is recorded.
 
-    ``now`` is the presigner's clock, which dates links.
+    ``now`` is the presigner's clock, which dates links. ``gives_stable_links`` returns whether a watch's files get
+    stable links, or raises the ``Fault`` of a presigner that can't tell now: its versions wait as for a grant.
     """
 
     def __init__(
@@ -37,10 +39,12 @@ class Verifier:
         puts: PutRequests,
         faults: UploadFaults,
         now: Callable[[], datetime],
+        gives_stable_links: Callable[[str], Awaitable[bool]],
         verified: Callable[[Sequence[Item]], None],
     ) -> None:
         self._folders, self._ledger, self._puts = folders, ledger, puts
         self._faults, self._now, self._verified = faults, now, verified
+        self._gives_stable_links = gives_stable_links
         self.queue: Queue[Item] = Queue()
 
     async def run(self) -> None:
@@ -54,14 +58,25 @@ class Verifier:
     async def _verify(self, items: Sequence[Item]) -> None:
         inline = len(items) <= min(self._folders[item.version.watch].inline_limit for item in items)
         found = await outcomes(self._recheck, items, inline=inline)
-        unchanged = []
+        stable = {watch: await self._are_stable(watch) for watch in {item.version.watch for item in items}}
+        proven: list[tuple[Item, Change]] = []
+        signed_at = self._now()
         for item, fingerprint in zip(items, found, strict=True):
+            is_stable = stable[item.version.watch]
             if isinstance(fingerprint, Exception):
                 await self._faults.handle(item, fingerprint)
+            elif isinstance(is_stable, Exception):
+                await self._faults.handle(item, is_stable)
             else:
-                unchanged.append((item, fingerprint))
-        if unchanged:
-            await self._record(unchanged)
+                proven.append((item, _verify(item, fingerprint, signed_at, new_link_id() if is_stable else "")))
+        if proven:
+            await self._record(proven)
+
+    async def _are_stable(self, watch: str) -> bool | Fault:
+        try:
+            return await self._gives_stable_links(watch)
+        except Fault as away:
+            return away
 
     def _recheck(self, item: Item) -> Fingerprint:
         """Compare a file with what was sent, by its path; return its fingerprint. Blocking.
@@ -95,12 +110,11 @@ class Verifier:
         finally:
             close_quietly(fd)
 
-    async def _record(self, unchanged: Sequence[tuple[Item, Fingerprint]]) -> None:
-        """Commit the receipts."""
-        signed_at = self._now()
-        changes = [_verify(item, fingerprint, signed_at) for item, fingerprint in unchanged]
+    async def _record(self, proven: Sequence[tuple[Item, Change]]) -> None:
+        """Commit the receipts, each with the kind and the id of its link: a crash from here on makes no second one."""
+        changes = [change for _, change in proven]
         verified = []
-        for (item, _), recorded in zip(unchanged, await apply_each(self._ledger, changes), strict=True):
+        for (item, _), recorded in zip(proven, await apply_each(self._ledger, changes), strict=True):
             if isinstance(recorded, Exception):
                 await self._faults.handle(item, recorded)
             else:
@@ -114,7 +128,7 @@ def _receipt(item: Item) -> Receipt:
     return item.receipt
 
 
-def _verify(item: Item, fingerprint: Fingerprint, signed_at: datetime) -> Change:
+def _verify(item: Item, fingerprint: Fingerprint, signed_at: datetime, link_id: str) -> Change:
     """Return the change to verified, with the columns that the receipt changes: few after a first attempt."""
     receipt, version = _receipt(item), item.version
     verified: dict[str, Any] = {
@@ -126,6 +140,7 @@ def _verify(item: Item, fingerprint: Fingerprint, signed_at: datetime) -> Change
         "version_id": receipt.version_id,
         "adopted": receipt.adopted,
         "signed_at": signed_at,
+        "link_id": link_id,
         "error_code": "",
         "error": "",
     }

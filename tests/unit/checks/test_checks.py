@@ -162,16 +162,17 @@ def judged(told: dict[str, object], **of_watch: object) -> list[CheckResult]:
 
 
 def test_a_token_that_may_all_is_told_with_its_name_and_end() -> None:
-    token, operations = judged(
+    token, operations, links = judged(
         {"name": "box", "operations": ["put", "multipart", "head", "get"], "valid_until": "2027-06-30T00:00:00Z"}
     )
     assert (token.outcome, operations.outcome) == (Outcome.OK, Outcome.OK)
     assert token.detail == "https://broker:8420 knows the token box, good until 2027-06-30 00:00 UTC"
     assert operations.detail == "put, multipart, head, get"
+    assert (links.name, links.outcome, links.detail) == ("links of drop", Outcome.OK, "presigned")
 
 
 def test_a_token_that_ends_soon_is_a_warning() -> None:
-    [token] = judged({"valid_until": "2026-12-01T00:00:00+01:00"})
+    token, _ = judged({"valid_until": "2026-12-01T00:00:00+01:00"})
     assert token.outcome is Outcome.WARN
     assert "2026-11-30 23:00 UTC" in token.detail
 
@@ -191,8 +192,33 @@ def test_a_token_that_ends_soon_is_a_warning() -> None:
 def test_what_a_token_lacks_for_the_watches_is_told_before_a_file_meets_it(
     told: dict[str, object], of_watch: dict[str, object], outcome: Outcome, words: str
 ) -> None:
-    result = judged(told, **of_watch)[-1]
+    result = [found for found in judged(told, **of_watch) if found.name != "links of drop"][-1]
     assert result.outcome is outcome
+    assert words in result.detail
+    assert bool(result.fix) == (outcome is not Outcome.OK)
+
+
+@pytest.mark.parametrize(
+    ("of_watch", "has_links", "outcome", "words"),
+    [
+        ({}, True, Outcome.OK, "stable, at https://files.example.org"),
+        ({}, False, Outcome.OK, "presigned"),
+        ({"links": "presigned"}, True, Outcome.OK, "presigned"),
+        ({"links": "stable"}, True, Outcome.OK, "stable, at https://files.example.org"),
+        ({"links": "stable"}, False, Outcome.FAIL, "no stable links"),
+        ({"link_expires": "90d"}, True, Outcome.OK, "stable"),
+        ({"link_expires": "90d"}, False, Outcome.WARN, "end after 7d"),
+    ],
+)
+def test_which_links_a_watch_gives_is_told(
+    of_watch: dict[str, object], outcome: Outcome, words: str, *, has_links: bool
+) -> None:
+    told: dict[str, object] = {
+        "operations": ["put", "multipart", "head", "get", "link"],
+        "links_url": "https://files.example.org",
+    }
+    result = judged(told if has_links else {}, **of_watch)[-1]
+    assert (result.name, result.outcome) == ("links of drop", outcome)
     assert words in result.detail
     assert bool(result.fix) == (outcome is not Outcome.OK)
 

@@ -140,3 +140,22 @@ def test_no_storage_key_is_looked_for_anywhere(config: Load, tmp_path: Path) -> 
 def test_a_token_that_would_travel_in_clear_is_warned_of(config: Load, url: str, warned: bool) -> None:
     warnings = config(f'kind = "broker"\nurl = "{url}"\n{TOKEN}').warnings
     assert [warning.partition(":")[0] for warning in warnings] == ["presign.url"] * warned
+
+
+def test_the_links_of_a_broker_may_live_for_years(config: Load) -> None:
+    watch = config(BROKER + TOKEN, 'links = "stable"\nlink_expires = "3650d"').config.watches[0]
+    assert (watch.links, watch.link_expires) == ("stable", 3650 * 86400)
+    assert config(BROKER + TOKEN).config.watches[0].links == "auto"
+
+
+@pytest.mark.parametrize(
+    ("watch", "problem"),
+    [
+        ('link_expires = "0s"', "link_expires: must be at least 1s"),
+        ('link_expires = "36501d"', "link_expires: is longer than a hundred years"),
+        ('links = "presigned"\nlink_expires = "8d"', "link_expires: must be at most 7d"),
+    ],
+)
+def test_a_lifetime_that_no_link_of_a_broker_has_is_refused(config: Load, watch: str, problem: str) -> None:
+    [found] = problems(config, BROKER + TOKEN, watch)
+    assert problem in found

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from presignd.control import documents, location, requests
+from presignd.control import documents, fields, location, requests
 from presignd.control.paths import WaitOutcome, WatchPath, fingerprint_at, locate, wait_outcome
 from presignd.control.peer import Peer, _from_xucred
 from presignd.errors import UsageError
@@ -167,23 +167,23 @@ def test_credentials_of_macos_are_read() -> None:
 )
 def test_a_path_that_is_none_is_refused(request_: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        requests.paths(request_, "path")
+        fields.paths(request_, "path")
 
 
 def test_paths_keep_bytes_that_are_no_utf8() -> None:
-    assert requests.paths({"path": ["/a\udcff", "/b", "/b"]}, "path") == [b"/a\xff", b"/b"]
+    assert fields.paths({"path": ["/a\udcff", "/b", "/b"]}, "path") == [b"/a\xff", b"/b"]
 
 
 @pytest.mark.parametrize("value", [True, "5", -1, 11, float("nan"), float("inf")])
 def test_a_number_out_of_bounds_is_refused(value: Any) -> None:
     with pytest.raises(UsageError):
-        requests.number({"n": value}, "n", most=10)
+        fields.number({"n": value}, "n", most=10)
 
 
 @pytest.mark.parametrize("value", [5, ["a"], "\udcff"])
 def test_a_text_that_is_none_is_refused(value: Any) -> None:
     with pytest.raises(UsageError):
-        requests.text({"t": value}, "t")
+        fields.text({"t": value}, "t")
 
 
 # --- finding ----------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from presignd.model import FileVersion, Link, LinksMark, State
 from presignd.pipeline.finish.link import STALE, Linker, link_request, make_link
 from presignd.pipeline.stage import Item
 from presignd.presign import Grant, GrantRequest
+from presignd.presign.stable import StableLink, StableRequest
 from presignd.system.clock import utcnow
 from tests.versions import in_state
 
@@ -40,6 +41,9 @@ class World:
         self.grants: list[Fault] = []
         self.refused: dict[str, Fault] = {}
         self.held: dict[str, Fault] = {}
+        self.away: list[Fault] = []
+        self.made: dict[str, StableLink] = {}
+        self.asked: list[int] = []
         self.lines: list[str] = []
         self.batches: list[int] = []
         self.on_sleep: list[asyncio.Event] = []
@@ -54,6 +58,7 @@ class World:
             lambda version: f"/{version.file_id}",
             sign=self.grant,
             sign_again=self.grant,
+            make=self.make,
             now=self.now,
             on_links=lambda links: self.published.extend(link.file_id for link in links),
             sleep=self.sleep,
@@ -99,6 +104,13 @@ class World:
             raise self.grants.pop(0)
         refused = [self.held.get(each.key) or self.refused.pop(each.key, None) for each in requests]
         return [no or granted(each) for no, each in zip(refused, requests, strict=True)]
+
+    async def make(self, requests: Sequence[StableRequest]) -> list[StableLink | Fault]:
+        self.asked.append(len(requests))
+        if self.away:
+            raise self.away.pop(0)
+        refused = [self.held.get(each.key) or self.refused.pop(each.key, None) for each in requests]
+        return [no or self.made.setdefault(each.id, told(each)) for no, each in zip(refused, requests, strict=True)]
 
     def put(self, *versions: FileVersion, finishes: bool = False) -> list[Item]:
         """Put versions into the linker's queue."""
@@ -147,6 +159,10 @@ async def test_a_link_whose_file_stays_is_finished_by_its_commit() -> None:
     async with world.running():
         await world.until(stays, moves)
     assert (stays.version.state, moves.version.state) == (State.FINISHED, State.LINKED)
+
+
+def told(request: StableRequest) -> StableLink:
+    return StableLink(url=f"https://files.example.org/l/{request.id}/{request.key}", expires_at=request.expires_at)
 
 
 def granted(request: GrantRequest) -> Grant:
@@ -318,3 +334,105 @@ async def test_a_link_made_again_waits_for_an_absent_store_and_not_for_a_refusal
 def _linked(item: Item) -> tuple[FileVersion, Link]:
     assert item.link is not None
     return item.version, item.link
+
+
+# --- stable links -----------------------------------------------------------------------------------------------
+
+
+def stable(number: int, **given: Any) -> FileVersion:
+    return verified(number, link_id=f"{number:022}", **given)
+
+
+async def test_stable_links_are_asked_for_once_a_list_and_the_others_are_signed() -> None:
+    world = World()
+    items = world.put(stable(1), verified(2), stable(3))
+    async with world.running():
+        await world.until(*items)
+    assert (world.asked, world.batches) == ([2], [3])
+    urls = [_linked(item)[1].url for item in items]
+    assert [url.partition("//")[2][:20] for url in urls] == [
+        "files.example.org/l/",
+        urls[1][7:27],
+        "files.example.org/l/",
+    ]
+    assert [f"{number:022}" in url for number, url in zip((1, 2, 3), urls, strict=True)] == [True, False, True]
+    assert [item.version.file_id for item in items] == world.lines == world.published
+
+
+async def test_the_end_of_a_stable_link_counts_from_its_date_and_what_the_broker_tells_is_taken() -> None:
+    world, version = World(), stable(1)
+    assert version.signed_at is not None
+    [item] = await world.link(version)
+    assert _linked(item)[1].expires_at == version.signed_at + timedelta(seconds=900)
+    world.made = {version.link_id: StableLink(url="https://files.example.org/l/x/y", expires_at=None, state="revoked")}
+    [again] = await world.link(version)
+    assert (_linked(again)[1].expires_at, _linked(again)[1].url) == (None, "https://files.example.org/l/x/y")
+
+
+async def test_a_stable_link_without_a_lifetime_has_no_end_and_is_made_again_without_one() -> None:
+    world = World()
+    [item] = world.put(stable(1))
+    item.expires = None
+    async with world.running():
+        await world.until(item)
+    version, link = _linked(item)
+    assert version.expires_at is link.expires_at is None
+    assert await world.linker.remake_link(version) == link
+
+
+async def test_while_the_broker_has_no_links_stable_ones_wait_and_presigned_ones_go_on() -> None:
+    """Its state is away: the links come by themselves once it is back, and are the ones that have these ids."""
+    woken = asyncio.Event()
+
+    class Asleep(World):
+        async def sleep(self, _seconds: float) -> None:
+            await woken.wait()
+
+    world = Asleep()
+    world.away = [fault("presigner_unreachable"), fault("presigner_unreachable")]
+    async with world.running():
+        [waits], [signed] = world.put(stable(1)), world.put(verified(2))
+        await world.until(signed)
+        assert waits not in world.handed_on
+        assert world.linker.trouble.problem is not None
+        woken.set()
+        await world.until(waits)
+    assert world.lines == world.committed == ["id-2", "id-1"]
+    assert world.told == ["links.blocked presigner_unreachable", "links.unblocked"]
+
+
+@pytest.mark.parametrize("code", ["not_allowed", "bad_broker", "no_stable_links"])
+async def test_what_is_no_fault_of_one_file_is_waited_for(code: str) -> None:
+    world = World()
+    world.refused = {"1": fault(code)}
+    await world.link(stable(1))
+    assert world.lines == ["id-1"]
+
+
+async def test_a_link_that_the_broker_refuses_is_its_file_s_problem() -> None:
+    world = World()
+    world.refused = {"1": fault("outside_prefix")}
+    refused, _ = await world.link(stable(1), stable(2))
+    assert isinstance(refused.problem, Fault)
+    assert refused.problem.code == "outside_prefix"
+    assert world.lines == ["id-2"]
+
+
+async def test_a_stable_link_made_again_is_the_same_whatever_is_away_meanwhile() -> None:
+    world = World()
+    [item] = await world.link(stable(1))
+    version, link = _linked(item)
+    world.away = [fault("presigner_unreachable")]
+    world.refused = {"1": fault("not_allowed")}
+    assert await world.linker.remake_link(version) == link
+    world.refused = {"1": fault("outside_prefix")}
+    with pytest.raises(FileFault):
+        await world.linker.remake_link(version)
+
+
+async def test_a_disk_that_is_full_makes_no_second_link() -> None:
+    world = World()
+    world.appends = [FULL, FULL]
+    await world.link(stable(1))
+    assert len(world.made) == 1
+    assert world.lines == ["id-1"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -12,7 +13,7 @@ from typing import cast
 import pytest
 
 from presignd.config import WatchConfig
-from presignd.errors import ChangedFault
+from presignd.errors import ChangedFault, Fault, fault
 from presignd.ledger import Ledger, LostUpdate
 from presignd.ledger.changes import Change
 from presignd.model import FileVersion, Fingerprint, State
@@ -42,8 +43,17 @@ class World:
             puts=PutRequests(),
             faults=cast("UploadFaults", self),
             now=lambda: NOW,
+            gives_stable_links=self.gives_stable_links,
             verified=self.done.extend,
         )
+        self.stable: bool | Fault = False
+
+    # --- the presigner ---
+    async def gives_stable_links(self, watch: str) -> bool:
+        assert watch == "drop"
+        if isinstance(self.stable, Fault):
+            raise self.stable
+        return self.stable
 
     # --- the ledger ---
     async def apply_all(self, changes: Sequence[Change]) -> list[FileVersion]:
@@ -85,6 +95,27 @@ def world(tmp_path: Path) -> World:
 async def test_what_is_as_it_was_sent_is_verified_as_one_list(world: World) -> None:
     assert await world.verify(*(world.sent(b"%d" % number) for number in range(5))) == [b"0", b"1", b"2", b"3", b"4"]
     assert {(item.version.state, item.version.signed_at) for item in world.done} == {(State.VERIFIED, NOW)}
+
+
+async def test_the_id_of_a_stable_link_is_committed_with_the_receipt(world: World) -> None:
+    world.stable = True
+    await world.verify(world.sent(b"a"), world.sent(b"b"))
+    ids = [item.version.link_id for item in world.done]
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{22}", link_id) for link_id in ids)
+    assert len({*ids}) == 2
+
+
+async def test_a_version_whose_link_is_presigned_now_loses_the_id_of_an_earlier_try(world: World) -> None:
+    item = world.sent(b"a")
+    item.version = item.version._replace(link_id="m" * 22)
+    await world.verify(item)
+    assert item.version.link_id == ""
+
+
+async def test_while_nobody_can_tell_the_kind_of_link_a_version_waits_as_for_a_grant(world: World) -> None:
+    world.stable = fault("presigner_unreachable")
+    assert await world.verify(world.sent(b"a"), world.sent(b"b")) == []
+    assert world.stopped == [(b"a", world.stable), (b"b", world.stable)]
 
 
 async def test_a_file_that_is_gone_leaves_its_object_verified(world: World) -> None:

@@ -1,0 +1,120 @@
+"""Links that people ask for: a version's own, or a new one on their terms; how stable ones are revoked and listed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from presignd.ledger import Ledger
+from presignd.model import FileVersion, Link, State
+from presignd.pipeline.announce import Announcer
+from presignd.pipeline.finish.link import make_link
+from presignd.pipeline.finish.stable import end_after, stable_link, stable_request
+from presignd.pipeline.in_effect import InEffect
+from presignd.presign.stable import StableLink, StableRequest, new_link_id
+from presignd.telemetry.log import get_logger
+
+if TYPE_CHECKING:
+    from presignd.presign.broker_links import IssuedLink
+
+log = get_logger()
+
+DAY = 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a person wants of a new stable link: days until it ends, downloads, PIN (secret) and file name.
+
+    None and "" leave it to the watch (the end, the name) or set no limit.
+    """
+
+    days: int | None = None
+    downloads: int | None = None
+    pin: str = field(default="", repr=False)
+    name: str = ""
+
+
+class LinkRequests:
+    """Makes, revokes and lists links for people. Each method logs ``by_uid``, who asked.
+
+    All raise the ``Fault`` of a presigner that is away or refuses, and ``no_stable_links`` where stable links are asked
+    for and there are none.
+    """
+
+    def __init__(self, in_effect: InEffect, ledger: Ledger, announcer: Announcer) -> None:
+        self._in_effect, self._ledger, self._announcer = in_effect, ledger, announcer
+
+    async def fresh(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
+        """Return a link for a version with a receipt: with ``expires`` (seconds) a presigned one.
+
+        Without, it is the version's stable link as long as that opens, then a new one; or a presigned one where the
+        watch's links are presigned.
+        """
+        link = await self._own(version) if expires is None else None
+        if link is None:
+            seconds = expires or self._in_effect.work.presigned_lifetime(version)
+            dated = version._replace(signed_at=self._in_effect.now())
+            link = await make_link(self._in_effect.grant, dated, seconds, self._announcer.path(version))
+        self._tell(link, by_uid)
+        return link
+
+    async def on_terms(self, version: FileVersion, terms: Terms, *, by_uid: int) -> Link:
+        """Return a new stable link for a version with a receipt; the version's own stays as it is."""
+        dated = version._replace(signed_at=self._in_effect.now(), link_id=new_link_id())
+        ends = end_after(dated, self._lifetime(version) if terms.days is None else terms.days * DAY)
+        request = replace(stable_request(dated, ends), max_downloads=terms.downloads, pin=terms.pin)
+        if terms.name:
+            request = replace(request, filename=terms.name)
+        link = stable_link(dated, await self._make(request), self._announcer.path(version))
+        self._tell(link, by_uid)
+        return link
+
+    async def revoke(self, named: Mapping[str, str], *, by_uid: int) -> None:
+        """Revoke stable links by ``{"id"}`` or ``{"ref"}``, or by ``{"bucket", "key"}`` all to that object."""
+        await self._in_effect.stable_links().revoke(named)
+        log.info("link.revoked", by_uid=by_uid, **{name: value for name, value in named.items() if name != "id"})
+
+    async def issued(self) -> AsyncGenerator[list[IssuedLink], None]:
+        """Yield the stable links of the broker's token, oldest first, a page at a time."""
+        async for page in self._in_effect.stable_links().issued():
+            yield page
+
+    async def _own(self, version: FileVersion) -> Link | None:
+        """Return the version's stable link, a new one once it no longer opens; None where it shall have none."""
+        work = self._in_effect.work
+        if version.link_id and await work.has_stable_links():
+            ends = version.expires_at if version.linked else end_after(version, self._lifetime(version))
+            made = await self._make(stable_request(version, ends))
+            if made.is_alive:
+                return stable_link(version, made, self._announcer.path(version))
+        return await self._renewed(version) if await work.gives_stable_links(version.watch) else None
+
+    async def _renewed(self, version: FileVersion) -> Link:
+        """Return a new stable link, which is the version's from now on: committed before it is asked for."""
+        dated = version._replace(signed_at=self._in_effect.now())
+        ends = end_after(dated, self._lifetime(version))
+        version = await self._record(dated, link_id=new_link_id(), signed_at=dated.signed_at, expires_at=ends)
+        made = await self._make(stable_request(version, ends))
+        if made.expires_at != ends:
+            version = await self._record(version, expires_at=made.expires_at)
+        return stable_link(version, made, self._announcer.path(version))
+
+    async def _record(self, version: FileVersion, **fields: Any) -> FileVersion:
+        """Record a link of a version whose end is committed; the stages have the others in memory."""
+        if version.state is not State.FINISHED:
+            return version._replace(**fields)
+        return await self._ledger.update(version, **fields)
+
+    async def _make(self, request: StableRequest) -> StableLink:
+        (made,) = await self._in_effect.make_links([request])
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    def _lifetime(self, version: FileVersion) -> int | None:
+        return self._in_effect.work.stable_lifetime(version)
+
+    def _tell(self, link: Link, by_uid: int) -> None:
+        self._announcer.linked([link], disclose=self._in_effect.config.links.in_log, by_uid=by_uid)

@@ -1,0 +1,106 @@
+"""Stable links: what is asked of a broker, and its answer. Pure.
+
+A stable link is a short address of the broker that redirects to the object until the link ends or is revoked
+(docs/broker.md). The asker chooses its id; asking again with the same id makes no second link.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from presignd.units import rfc3339
+
+_REF = re.compile(r"[A-Za-z0-9_-]{16}")
+_ADDRESS = re.compile(r"https?://[^/?#]+/(?:[^?#]*/)?l/([A-Za-z0-9_-]{22})(?:[/?#].*)?")
+
+
+def new_link_id() -> str:
+    """Return the id of a new link (secret): 128 random bits as 22 characters of base64url."""
+    return secrets.token_urlsafe(16)
+
+
+def id_in(address: str) -> str:
+    """Return the id in the address of a stable link; "" if it is no such address."""
+    found = _ADDRESS.fullmatch(address)
+    return found[1] if found else ""
+
+
+def is_ref(text: str) -> bool:
+    """Return whether this has the form of a link's ref, which names it and does not open it."""
+    return bool(_REF.fullmatch(text))
+
+
+def in_utc(time: datetime) -> datetime:
+    """Return ``time`` in UTC; raise ``ValueError`` where that lies outside the years 1 to 9999."""
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is no time") from None
+
+
+@dataclass(frozen=True, slots=True)
+class StableRequest:
+    """A stable link to make: of an object, or with ``version_id`` of that version.
+
+    ``size`` is bytes. ``filename`` and ``content_type`` are what a browser gets; ``inline`` lets it show the content
+    where the broker holds that for safe. ``expires_at`` (UTC) and ``max_downloads`` limit the link, None for no limit;
+    ``pin`` is asked of whoever opens it, "" for none. ``id`` and ``pin`` are secret.
+    """
+
+    id: str = field(repr=False)
+    bucket: str
+    key: str
+    size: int
+    content_type: str
+    filename: str
+    expires_at: datetime | None
+    version_id: str = ""
+    inline: bool = True
+    max_downloads: int | None = None
+    pin: str = field(default="", repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the request as the broker reads it."""
+        return {
+            "id": self.id,
+            "bucket": self.bucket,
+            "key": self.key,
+            "size": self.size,
+            "content_type": self.content_type,
+            "version_id": self.version_id,
+            "filename": self.filename,
+            "disposition": "inline" if self.inline else "attachment",
+            "expires_at": None if self.expires_at is None else rfc3339(self.expires_at),
+            "max_downloads": self.max_downloads,
+            "pin": self.pin,
+        }
+
+
+Time = Annotated[AwareDatetime, AfterValidator(in_utc)]
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{0,64}$")]
+
+
+class Told(BaseModel):
+    """What a broker tells: it may tell more than is read, and no error repeats it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class StableLink(Told):
+    """A link as the broker has it: what was recorded first, whatever was asked. ``url`` is secret, times are UTC."""
+
+    url: str = Field(repr=False)
+    expires_at: Time | None
+    ref: Word = ""
+    state: Word = "alive"
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it opens now."""
+        return self.state == "alive"
