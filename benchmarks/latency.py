@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.latency [--server NAME] [--files 100]``
 The recipe: ``inotifywait -m -e close_write,moved_to | xargs -P16 s5cmd cp`` (and the aws CLI), which makes no link:
-there it is the time to the object. ``inotifywait`` is in Debian's ``inotify-tools``; without it that row is left out.
+there it is the time to the object. ``inotifywait`` is in Debian's ``inotify-tools``; a row whose program is missing is
+left out.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def _measure(server: str, folder: Path, count: int, size: int) -> None:
                 name, _each(daemon.drop, few, size, partial(daemon.until_linked, seconds=30, step=STEP))
             )
     for tool, few in (("s5cmd", count), ("aws", AWS_FILES)):
-        if find_program("inotifywait"):
+        if find_program("inotifywait") and find_program(tool):
             with SERVERS[server](folder) as fresh, recipe(folder, fresh, tool) as (drop, until_there):
                 found[tool] = _tell(f"inotifywait and {tool}", _each(drop, few, size, until_there))
     mine = found["presignd, settle 0s"]
