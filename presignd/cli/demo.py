@@ -1,4 +1,4 @@
-"""``presignd demo``: the daemon with an embedded store, with nothing to set up."""
+"""``presignd demo``: the daemon with an embedded store and a broker, with nothing to set up."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 import shlex
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +44,7 @@ def demo_command(
         "presignd-demo"
     ),
 ) -> None:
-    """Start a real S3 server and the daemon: drop files, get links. Ctrl-C stops both.
+    """Start a real S3 server, a broker and the daemon: drop files, get links. Ctrl-C stops all of them.
 
     Example: presignd demo
     then, in another terminal: echo hi > presignd-demo/drop/hi.txt
@@ -55,17 +56,31 @@ def demo_command(
 
 
 async def serve(folder: Path, *, shown: Path) -> None:
-    """Run store and daemon below ``folder`` until SIGINT or SIGTERM; raise ``Unavailable`` if the store ends first."""
+    """Run store, broker and daemon below ``folder`` until SIGINT or SIGTERM.
+
+    Raises ``Unavailable`` if the store ends first.
+    """
     await asyncio.to_thread(claim, folder)
+    loading = asyncio.create_task(asyncio.to_thread(import_module, "presignd.demo.broker"))
     async with EmbeddedStore(folder / "store") as store:
-        config = demo_config(folder, store)
-        out.say(f"Drop files into {shown / 'drop'}. Links appear here and work for one hour. Press Ctrl-C to stop.")
-        out.say(f"Try:  echo hi > {quoted(shown / 'drop' / 'hi.txt')}   then open its link in a browser, or use curl")
-        out.say(f"Ask:  PRESIGND_SOCKET={quoted(shown / 'state' / 'control.sock')} {quoted(own_name())} status")
-        with Printer(show) as printer:
-            async with looping() as loops:
-                loops.start("store", store.died())
-                await daemon.run(config, on_link=printer)
+        await loading  # it takes 0.3 s, so it goes on while the store starts
+        from presignd.demo.broker import demo_broker  # noqa: PLC0415 - as just said
+
+        async with demo_broker(folder / "broker", store) as presign:
+            config = demo_config(folder, presign, store.bucket)
+            greet(shown)
+            with Printer(show) as printer:
+                async with looping() as loops:
+                    loops.start("store", store.died())
+                    await daemon.run(config, on_link=printer)
+
+
+def greet(shown: Path) -> None:
+    """Say what to do with the demo in the folder that the user calls ``shown``."""
+    drop, control = shown / "drop", shown / "state" / "control.sock"
+    out.say(f"Drop files into {drop}. Links appear here and work for one hour. Press Ctrl-C to stop.")
+    out.say(f"Try:  echo hi > {quoted(drop / 'hi.txt')}   then open its link in a browser, or use curl")
+    out.say(f"Ask:  PRESIGND_SOCKET={quoted(control)} {quoted(own_name())} status")
 
 
 def claim(folder: Path) -> None:
@@ -88,18 +103,12 @@ def claim(folder: Path) -> None:
         raise Unavailable(f"demo: {error.message}", fix="stop that demo, or name another DIR") from None
 
 
-def demo_config(folder: Path, store: EmbeddedStore) -> Config:
-    """Return the daemon's configuration: the defaults, with the embedded store."""
+def demo_config(folder: Path, presign: PresignConfig, bucket: str) -> Config:
+    """Return the daemon's configuration: the defaults, with the demo's broker."""
     state = folder / "state"
     return Config(
-        presign=PresignConfig(
-            endpoint=store.endpoint,
-            region="us-east-1",
-            access_key=store.access_key,
-            secret_key=store.secret_key,
-            get_expires=LINK_SECONDS,
-        ),
-        watches=(WatchConfig(name="drop", path=folder / "drop", bucket=store.bucket),),
+        presign=presign.model_copy(update={"get_expires": LINK_SECONDS}),
+        watches=(WatchConfig(name="drop", path=folder / "drop", bucket=bucket),),
         upload=UploadConfig(),
         ledger=LedgerConfig(path=state),
         links=LinksConfig(file=state / "links" / "links.jsonl"),

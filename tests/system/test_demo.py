@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from presignd.demo.seaweedfs import LOOPBACK
 from tests.canary import assert_no_secrets
 from tests.links import whole_lines
 from tests.system.harness import COMMAND, fetch
@@ -22,7 +24,7 @@ class Demo:
     """``presignd demo`` in a process group of its own, as a shell starts it; PATH doesn't find the command."""
 
     def __init__(self, folder: Path, *arguments: str, stdout: Path | None = None) -> None:
-        self._folder = folder
+        self._folder, self._arguments = folder, arguments
         self._out, self._err = stdout or folder / "stdout", folder / "stderr"
         self._environ = {"PATH": os.defpath, "HOME": str(folder)}
         with self._out.open("wb") as out, self._err.open("wb") as err:
@@ -77,6 +79,15 @@ class Demo:
         self.until(lambda: len(self.links) > before, "link")
         return self.links[before]
 
+    @property
+    def broker(self) -> Path:
+        """The broker's folder."""
+        return self._folder / (self._arguments[0] if self._arguments else "presignd-demo") / "broker"
+
+    @property
+    def broker_port(self) -> int:
+        return int((self.broker / "port").read_text("ascii"))
+
     def ctrl_c(self) -> None:
         """Send SIGINT to the process group, as a terminal does."""
         os.killpg(self.process.pid, signal.SIGINT)
@@ -111,9 +122,11 @@ def test_a_drop_gets_a_link_and_ctrl_c_leaves_nothing_behind(start: Start, tmp_p
     assert demo.said[3:] == ["hi.txt  (3 bytes)"]
     held = demo.held
     assert len(held.processes) == 2
-    assert len(held.ports) >= 10
+    assert len(held.ports) >= 11  # the store's, and the broker's
+    assert {demo.broker_port} <= {port for port, _ in held.ports}
     control = tmp_path / "presignd-demo/state/control.sock"  # below a long path it is bound by another name
     assert control.is_socket()
+    assert demo.broker.stat().st_mode & 0o777 == 0o700
     assert control.name in {path.name for path in held.sockets}
     demo.ctrl_c()
     assert demo.process.wait(30) == 0
@@ -130,8 +143,10 @@ def test_a_second_start_on_the_same_folder_goes_on(start: Start) -> None:
     first.ctrl_c()
     assert first.process.wait(30) == 0
     first.shell("echo meanwhile > 'with a space/drop/two.txt'")
+    port = first.broker_port
     second = start("with a space")
     second.until(lambda: second.links, "link")
+    assert second.broker_port == port
     assert fetch(second.links[0]) == b"meanwhile\n"
     assert fetch(second.ready().link_of("three.txt")) == b"hi\n"
     assert len(second.links) == 2
@@ -149,6 +164,19 @@ def test_sigkill_leaves_no_server_and_a_start_at_once_waits_for_its_end(start: S
     left = replace(demo.held, sockets=frozenset()).gone_within(20)
     assert left == NOTHING
     assert fetch(again.link_of("hi.txt")) == b"hi\n"
+
+
+def test_its_broker_signs_at_another_port_if_its_own_is_taken_and_keeps_no_token(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "presignd-demo/broker"
+    folder.mkdir(parents=True)
+    with socket.create_server((LOOPBACK, 0)) as other:
+        taken = other.getsockname()[1]
+        (folder / "port").write_text(f"{taken}\n", "ascii")
+        demo = start().ready()
+        assert fetch(demo.link_of("hi.txt")) == b"hi\n"
+    assert demo.broker_port != taken
+    assert b'operation="put"' in fetch(f"http://{LOOPBACK}:{demo.broker_port}/metrics")
+    assert b"psd_" not in b"".join(path.read_bytes() for path in folder.parent.rglob("*") if path.is_file())
 
 
 @pytest.mark.long
