@@ -198,6 +198,15 @@ def test_after_a_restart_it_starts_anew_and_older_addresses_are_refused(tmp_path
         assert broker.fleet()["one"]["granted"] == 0
 
 
+def test_an_open_page_does_not_hold_up_the_end_of_the_broker(tmp_path: Path, seaweedfs: Store) -> None:
+    with served(FleetBroker(tmp_path, seaweedfs)) as broker, broker.open("/events", **broker.log_in()) as stream:
+        _news(stream)
+        began = time.monotonic()
+        assert broker.stop() == 0
+        assert time.monotonic() - began < 5, "drain_timeout is 10 s"
+        assert stream.read().count(b"data: ") <= 1, "and it ends as it should"
+
+
 def test_where_its_port_is_taken_the_broker_signs_all_the_same(tmp_path: Path, seaweedfs: Store) -> None:
     broker = FleetBroker(tmp_path, seaweedfs)
     with socket.create_server((LOOPBACK, broker.fleet_port)):
