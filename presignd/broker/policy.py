@@ -69,6 +69,13 @@ class RefusalCode(StrEnum):
     TOO_LARGE = "too_large"
     DATE_REFUSED = "date_refused"
     UNKNOWN_FIELD = "unknown_field"
+    INVITATION_ENDED = "invitation_ended"
+    NO_FILES_LEFT = "no_files_left"
+    NO_BYTES_LEFT = "no_bytes_left"
+    TICKET_REFUSED = "ticket_refused"
+    PART_REFUSED = "part_refused"
+    NOT_STORED = "not_stored"
+    BAD_DIGEST = "bad_digest"
     LINK_REFUSED = "link_refused"
     LINK_TAKEN = "link_taken"
 
@@ -117,12 +124,15 @@ def _bucket(token: TokenConfig, request: GrantRequest) -> Refusal | None:
 
 
 def _key(token: TokenConfig, request: GrantRequest) -> Refusal | None:
-    if problem := key_problem(request.key):
+    return refuse_key(request.key, token.bucket, token.prefix)
+
+
+def refuse_key(key: str, bucket: str, prefix: str) -> Refusal | None:
+    """Refuse a key that can't be stored the same on every server, or could be read outside ``prefix``."""
+    if problem := key_problem(key):
         return Refusal(RefusalCode.KEY_REFUSED, f"the key can't be stored: {problem}")
-    if not request.key.startswith(token.prefix) or _escapes(request.key, token):
-        return Refusal(
-            RefusalCode.OUTSIDE_PREFIX, f'keys of this token must begin with "{token.prefix}", however they are read'
-        )
+    if not key.startswith(prefix) or _escapes(key, bucket, prefix):
+        return Refusal(RefusalCode.OUTSIDE_PREFIX, f'keys must begin with "{prefix}" here, however they are read')
     return None
 
 
@@ -139,11 +149,11 @@ _READINGS: tuple[Callable[[str], str], ...] = (
 )
 
 
-def _escapes(key: str, token: TokenConfig) -> bool:
+def _escapes(key: str, bucket: str, prefix: str) -> bool:
     """Return whether a proxy or a store that decodes or normalises paths could read the key outside the prefix."""
     if not _ODD.search(key):
         return False  # only one reading
-    read = {(f"{token.bucket}/{key}", f"{token.bucket}/{token.prefix}")}
+    read = {(f"{bucket}/{key}", f"{bucket}/{prefix}")}
     for _ in range(_DECODINGS):
         read |= {(change(one), change(other)) for one, other in read for change in _READINGS}
     return any(_leaves(one, other) for one, other in read)
@@ -173,9 +183,14 @@ def _operation(token: TokenConfig, request: GrantRequest) -> Refusal | None:
 
 def _upload(_token: TokenConfig, request: GrantRequest) -> Refusal | None:
     """Refuse an upload id that a store could read as a path. ``UploadOwners`` knows to which token an id belongs."""
-    if request.operation not in ON_AN_UPLOAD or _UPLOAD_ID.fullmatch(request.upload_id):
+    if request.operation not in ON_AN_UPLOAD or is_upload_id(request.upload_id):
         return None
     return Refusal(RefusalCode.UPLOAD_REFUSED, "this is no upload id that a store makes")
+
+
+def is_upload_id(text: str) -> bool:
+    """Return whether a store could have made this upload id; "" counts, which the presigner refuses."""
+    return bool(_UPLOAD_ID.fullmatch(text))
 
 
 def _body(token: TokenConfig, request: GrantRequest) -> Refusal | None:
