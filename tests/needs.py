@@ -105,6 +105,7 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "terminal": (_terminal, "a terminal (mount /dev/pts)"),
     "bash": _program("bash", "bash"),
     "curl": _program("curl", "curl"),
+    "wget": _program("wget", "wget"),
     "dash": _program("dash", "dash"),
     "jq": _program("jq", "jq"),
     "nginx": _program("nginx", "nginx-light"),

@@ -20,13 +20,15 @@ from presignd.broker.calls import Calls, as_json
 from presignd.broker.config import NO_LINKS, BrokerSection, LinksSection, TokenConfig
 from presignd.broker.limits import LIMITS, Limits, yielding
 from presignd.broker.links.api import LinkCalls
+from presignd.broker.links.public import PublicLinks
 from presignd.broker.policy import Refusal, RefusalCode, UploadOwners, decide
 from presignd.broker.state.database import NO_DATABASE, Database
 from presignd.broker.state.links import Links
 from presignd.broker.tokens import Tokens
 from presignd.config.addresses import parse_listen
 from presignd.errors import Fault, PresignerFault
-from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Presigner
+from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest
+from presignd.presign.local import LocalPresigner
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger
 from presignd.telemetry.metrics import rendered
@@ -50,7 +52,7 @@ class Api(Calls):
         self,
         config: BrokerSection,
         tokens: Tokens,
-        presigner: Presigner,
+        presigner: LocalPresigner,
         limits: Limits = LIMITS,
         *,
         links: LinksSection = NO_LINKS,
@@ -59,6 +61,7 @@ class Api(Calls):
         super().__init__(config, tokens, limits)
         self.presigner = presigner
         self._links = LinkCalls(self, links, Links(database))
+        self._public = PublicLinks(self, links, database, lambda: self.presigner)
         self.draining = False
         self._upload_owners = UploadOwners()
 
@@ -70,6 +73,7 @@ class Api(Calls):
                 web.post("/v1/grants", self._grants),
                 web.get("/v1/me", self._me, allow_head=False),
                 *self._links.routes(),
+                *self._public.routes(),
                 web.get("/openapi.json", _openapi, allow_head=False),
                 web.get("/healthz", _healthz),
                 web.get("/readyz", self._readyz),
@@ -110,6 +114,7 @@ class Api(Calls):
 
     async def _response(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
+            self._public.refuse_misplaced(request)
             return await handler(request)
         except Rejected as rejected:
             return self.rejected(request, rejected)

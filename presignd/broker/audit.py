@@ -20,6 +20,8 @@ from presignd.telemetry.log import get_logger
 EACH_SECONDS = 1.0
 """Least time between two events for rejected calls: strangers must not fill the disk."""
 
+LONGEST_AGENT = 200
+
 GrantResult = Grant | Refusal | Fault
 
 log = get_logger()
@@ -79,20 +81,44 @@ def _named(link: Link) -> dict[str, Any]:
     return {"ref": link.ref, "bucket": link.new.bucket, "key": link.new.key}
 
 
-@dataclass(slots=True)
-class RejectedCalls:
-    """Logs rejected calls: at most one event a second, with the number of calls left out."""
+def link_opened(client: str, agent: str, link: Link) -> None:
+    """Log that a link was opened: by whom, as far as is known."""
+    log.info("link.opened", client=client, agent=agent[:LONGEST_AGENT], **_named(link), opened=link.opened)
 
+
+def link_refused(client: str, code: str, link: Link | None) -> None:
+    """Log a link that did not open, or count it for the next event."""
+    _refused_links.log(client=client, error_code=code, **(_named(link) if link else {}))
+
+
+@dataclass(slots=True)
+class Sparing:
+    """Logs an event that strangers cause: at most once a second, with the number of those left out."""
+
+    event: str
     _next: float = 0.0
     _missed: int = field(default=0)
 
-    def record(self, client: str, path: str, status: int, code: str, token: str = "") -> None:
-        """Log a rejected call, or count it for the next event."""
+    def log(self, **fields: object) -> None:
+        """Log the event, or count it for the next one."""
         now = time.monotonic()
         if now < self._next:
             self._missed += 1
             return
         self._next, missed, self._missed = now + EACH_SECONDS, self._missed, 0
+        log.warning(self.event, **fields, **({"others": missed} if missed else {}))
+
+
+_refused_links = Sparing("link.refused")
+
+
+class RejectedCalls(Sparing):
+    """Logs rejected calls."""
+
+    def __init__(self) -> None:
+        super().__init__("request.refused")
+
+    def record(self, client: str, path: str, status: int, code: str, token: str = "") -> None:
+        """Log a rejected call, or count it for the next event."""
         known = {"by": token} if token else {}
-        more = {"others": missed} if missed else {}
-        log.warning("request.refused", client=client, path=path[:200], status=status, error_code=code, **known, **more)
+        self.log(client=client, path=path[:200], status=status, error_code=code, **known)

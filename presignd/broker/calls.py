@@ -104,14 +104,18 @@ class Calls:
             if not self.in_flight:
                 self.idle.set()
 
+    async def in_time(self, reading: Awaitable[A]) -> A:
+        """Read a body; raise ``Rejected`` if it takes too long."""
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                return await reading
+        except TimeoutError:
+            raise Rejected(408, "timeout", f"the body took over {self._body_seconds:g} s") from None
+
     async def _body(self, request: web.Request, read: Callable[[bytes], A]) -> A:
         if request.content_type != "application/json":
             raise Rejected(415, "unsupported_media_type", "send application/json")
-        try:
-            async with asyncio.timeout(self._body_seconds):
-                body = await request.read()
-        except TimeoutError:
-            raise Rejected(408, "timeout", f"the body took over {self._body_seconds:g} s") from None
+        body = await self.in_time(request.read())
         try:
             return read(body)
         except wire.TooMany as problem:

@@ -27,6 +27,12 @@ LINKS = Counter(
     ("token", "result"),
     registry=REGISTRY,
 )
+OPENINGS = Counter(
+    "presignd_broker_link_requests_total",
+    'Requests for stable links; result is "opened", "head", "page" or why one did not open.',
+    ("result",),
+    registry=REGISTRY,
+)
 SECONDS = Histogram(
     "presignd_broker_request_duration_seconds",
     "From the head of a request for grants to its answer.",

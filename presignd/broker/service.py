@@ -24,6 +24,7 @@ from presignd.broker.tokens import Tokens
 from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import PresigndError, PresignerFault, Unavailable, UsageError
 from presignd.pages.serving import running
+from presignd.presign.local import LocalPresigner
 from presignd.runtime import heartbeat
 from presignd.runtime.http_server import HttpServer
 from presignd.runtime.service import Service, log_reloaded
@@ -59,7 +60,7 @@ class Broker:
         self.api = Api(
             config.broker,
             self.tokens,
-            self.signer.presigner,
+            _presigner_of(self.signer),
             limits,
             links=config.links,
             database=self.database,
@@ -192,7 +193,7 @@ class Broker:
         before, retired = self.config, self.signer
         self.config = config
         self.api.config = config.broker
-        self.signer, self.api.presigner = signer, signer.presigner
+        self.signer, self.api.presigner = signer, _presigner_of(signer)
         self.tokens.configure(config.file, config.broker.token_files)
         self._stamps = tls_stamps(config.broker)
         self._take_certificate()
@@ -245,6 +246,11 @@ def _restart_needed(before: BrokerConfig, config: BrokerConfig) -> list[str]:
 def _signer(config: PresignConfig) -> SignedStore:
     """Return the presigner of [store]. Its client sends one kind of request: for a bucket's region."""
     return signed_store(config, UploadConfig(), clock=utcnow)
+
+
+def _presigner_of(signer: SignedStore) -> LocalPresigner:
+    assert isinstance(signer.presigner, LocalPresigner), "a broker's configuration has kind = local"
+    return signer.presigner
 
 
 async def _retire(signer: SignedStore) -> None:

@@ -70,6 +70,10 @@ class TokenFile:
         return not self.settled or _stamp(self.path) != self.stamp
 
 
+Table = dict[str, tuple[TokenConfig, TokenFile]]
+"""Tokens with their files, by what they are looked up by."""
+
+
 def read_file(path: Path, *, only_tokens: bool = True, settled_ns: int = SETTLED_NS) -> TokenFile:
     """Read a file's tokens; with ``only_tokens`` other sections are a problem. Never raises."""
     before = time.time_ns()
@@ -181,8 +185,9 @@ class Tokens:
         """Why a pattern's folder cannot be opened, by pattern."""
         self._read: dict[Path, TokenFile] = {}
         self._files: list[TokenFile] = []
-        self._by_hash: dict[str, tuple[TokenConfig, TokenFile]] = {}
-        self._by_certificate: dict[str, tuple[TokenConfig, TokenFile]] = {}
+        self._by_hash: Table = {}
+        self._by_certificate: Table = {}
+        self._by_name: Table = {}
         self._paid_at = 0.0
         self.refresh()
 
@@ -213,23 +218,27 @@ class Tokens:
     def of_secret(self, secret: str) -> TokenConfig | None:
         """Return the token with this secret."""
         wanted = hash_of(secret)
-        found = self._find(wanted, certificate=False)
+        found = self._find(lambda: self._by_hash, wanted)
         return found if found is not None and hmac.compare_digest(found.hash, wanted) else None
 
     def of_certificate(self, names: Iterable[str]) -> TokenConfig | None:
         """Return the token for the first matching name of a verified client certificate."""
-        return next((found for name in names if (found := self._find(name, certificate=True))), None)
+        return next((found for name in names if (found := self._find(lambda: self._by_certificate, name))), None)
 
-    def _find(self, key: str, *, certificate: bool) -> TokenConfig | None:
-        found = (self._by_certificate if certificate else self._by_hash).get(key)
+    def named(self, name: str) -> TokenConfig | None:
+        """Return the token with this name."""
+        return self._find(lambda: self._by_name, name)
+
+    def _find(self, table: Callable[[], Table], key: str) -> TokenConfig | None:
+        """Return a token by a table, which ``refresh`` replaces."""
+        found = table().get(key)
         if found is not None and not found[1].changed():
             return found[0]
         if found is not None:
             self.refresh()
         else:
             self._search_for_unknown()
-        # refresh() replaced the tables
-        found = (self._by_certificate if certificate else self._by_hash).get(key)
+        found = table().get(key)
         return found[0] if found else None
 
     def _search_for_unknown(self) -> None:
@@ -273,12 +282,13 @@ class Tokens:
 
     def _index(self, files: Iterable[TokenFile]) -> None:
         before, self._files = self._files, []
-        self._by_hash, self._by_certificate = {}, {}
+        self._by_hash, self._by_certificate, self._by_name = {}, {}, {}
         names: set[str] = set()
         for file in files:
             valid = self._without_clash(file, names)
             self._files.append(valid)
             names |= {token.name for token in valid.tokens}
+            self._by_name |= {token.name: (token, valid) for token in valid.tokens}
             self._by_hash |= {token.hash: (token, valid) for token in valid.tokens if token.hash}
             self._by_certificate |= {token.certificate: (token, valid) for token in valid.tokens if token.certificate}
         self._log_changes(before)

@@ -13,7 +13,7 @@ from presignd.presign.credentials import Credentials, CredentialSource
 from presignd.presign.region import FALLBACK_REGION, RegionFinder, Send, region_in_host
 from presignd.s3.checksums import HEADERS, header_of
 from presignd.s3.limits import MAX_EXPIRES, MAX_PARTS
-from presignd.s3.sigv4 import choose_addressing, presign
+from presignd.s3.sigv4 import choose_addressing, presign, target
 from presignd.telemetry import metrics
 
 LOCATION_EXPIRES = 300
@@ -105,6 +105,19 @@ class LocalPresigner:
         credentials = await self.credentials.get()
         asked = GrantRequest(Operation.GET, bucket, "", LOCATION_EXPIRES)
         return self._sign(asked, credentials, FALLBACK_REGION, self._clock(), headers={}, query={"location": ""})
+
+    async def link_target(self, request: GrantRequest, query: Mapping[str, str]) -> Grant:
+        """Sign the target of a stable link: ``query`` has what the store shall answer with. Raises a ``Fault``."""
+        credentials = await self.credentials.get()
+        region = await self._region_of(request.bucket)
+        whole = {**own_query(request), **query}
+        return self._sign(request, credentials, region, self._clock(), headers={}, query=whole)
+
+    def public_origin(self, bucket: str) -> str:
+        """Return the origin (``scheme://host[:port]``) of links to ``bucket``."""
+        endpoint = self._config.public_endpoint or self._config.endpoint
+        url = target(endpoint, bucket, "", choose_addressing(self._config.addressing, endpoint, bucket))
+        return "/".join(url.split("/", 3)[:3])
 
     async def _region(self, bucket: str) -> str | Fault:
         try:

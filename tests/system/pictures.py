@@ -1,4 +1,4 @@
-"""Makes the pictures of status page and fleet page in docs/: ``python -m tests.system.pictures [FOLDER]``."""
+"""Makes the pictures of status page, fleet page and links in docs/: ``python -m tests.system.pictures [FOLDER]``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from playwright.async_api import Browser
 
 from tests import fleet
 from tests.pages import Page
+from tests.stable import sharing
 from tests.system.scenes import busy, chromium, errors, stage
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -77,6 +78,41 @@ async def take(browser: Browser, shot: Shot | FleetShot, url: str, target: Path)
     await context.close()
 
 
+# --- links ------------------------------------------------------------------------------------------
+class NoStore:
+    """Keys and an address: the page of a link asks no store."""
+
+    endpoint = "http://127.0.0.1:9"
+    access_key = "AKIAPICTURES"
+    secret_key = "pictures-secret-0123456789"
+
+
+REPORT: dict[str, Any] = {
+    "filename": "Annual report 2026.pdf",
+    "size": 4_812_345,
+    "content_type": "application/pdf",
+    "note": "As agreed, the numbers for the board.",
+    "expires_at": "2027-01-31T12:00:00Z",
+    "max_downloads": 5,
+}
+LINKS: Sequence[tuple[Shot, dict[str, Any]]] = (
+    (Shot("page", []), {}),
+    (Shot("pin", []), {"pin": "2468"}),
+    (Shot("dark", [], "dark"), {}),
+    (Shot("phone", [], width=390, height=844), {"pin": "2468"}),
+)
+"""The pictures of links, each with what its link has beside ``REPORT``'s terms."""
+
+
+async def take_links(browser: Browser, folder: Path, target: Path) -> None:
+    """Take the pictures of links into ``target``."""
+    with sharing(folder, NoStore(), "test-bucket") as broker:  # type: ignore[arg-type]  # all that is used of a store
+        broker.secret = broker.token("office-scanner", "test-bucket", operations=["get", "link"])
+        for shot, terms in LINKS:
+            link = broker.link("office-scanner/report.pdf", **{**REPORT, **terms})
+            await take(browser, shot, link["url"], target / f"link-{shot.name}.png")
+
+
 async def main(target: Path) -> None:
     """Take all pictures."""
     async with chromium() as browser:
@@ -86,6 +122,8 @@ async def main(target: Path) -> None:
         for fleet_shot in FLEET_SHOTS:
             with tempfile.TemporaryDirectory() as folder:
                 await take_fleet(browser, fleet_shot, Path(folder), target)
+        with tempfile.TemporaryDirectory() as folder:
+            await take_links(browser, Path(folder), target)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
+import secrets
 import ssl
 import subprocess
 import threading
@@ -19,6 +21,7 @@ import trustme
 
 from presignd.demo.seaweedfs import LOOPBACK, free_ports
 from tests.brokers import Broker, broker_for
+from tests.canary import assert_no_secrets
 from tests.needs import find
 from tests.stores import Store
 from tests.system.host import fetch
@@ -26,6 +29,7 @@ from tests.system.machine import until
 
 pytestmark = pytest.mark.needs("nginx")
 EXAMPLE = Path(__file__).parents[2] / "docs" / "nginx-broker.conf.example"
+LINKS = "files.example.org"
 MAIN = """
 pid {folder}/nginx.pid;
 error_log stderr warn;
@@ -56,6 +60,7 @@ class Site:
         certificate.private_key_pem.write_to_path(folder / "broker.key")
         certificate.cert_chain_pems[0].write_to_path(folder / "broker.pem")
         text = EXAMPLE.read_text("utf-8").replace("/etc/ssl/", f"{folder}/").replace(":8420", f":{self.port}")
+        text = text.replace("/var/log/nginx/", f"{folder}/nginx-")
         for number, broker in enumerate(brokers, 1):
             text = text.replace(f":842{number}", f":{broker.port}")
         assert not re.search(r":842\d", text)
@@ -115,7 +120,9 @@ def site(tmp_path: Path, seaweedfs: Store) -> Iterator[Site]:
             folder = tmp_path / f"broker{number}"
             folder.mkdir()
             (folder / "tokens.d").symlink_to(tokens)
-            brokers.append(stack.enter_context(broker_for(folder, seaweedfs, options="behind_proxy = true")))
+            links = f'[links]\nurl = "https://{LINKS}"\n[state]\npath = "{tmp_path}/state.db"'
+            running = broker_for(folder, seaweedfs, options="behind_proxy = true", more=links)
+            brokers.append(stack.enter_context(running))
         site = Site(tmp_path, brokers)
         stack.callback(site.end)
         yield site
@@ -190,3 +197,35 @@ def test_a_drained_broker_costs_no_client_its_answer(site: Site) -> None:
     for broker in site.brokers[:2]:
         assert broker.stop() == 0
         assert {site.ask(secret, "one/a")[0] for _ in range(6)} == {200}
+
+
+# --- stable links -----------------------------------------------------------------------------------
+def open_link(site: Site, path: str, method: str = "GET") -> int:
+    """Open a link at its own name; return the status, without following."""
+    connection = http.client.HTTPSConnection(LOOPBACK, site.port, timeout=30, context=site.context)
+    try:
+        connection.request(method, path, headers={"Host": LINKS})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_links_open_behind_nginx_whose_logs_hold_no_id(site: Site, tmp_path: Path) -> None:
+    secret = site.brokers[0].token("one", "test-bucket", operations=["get", "link"])
+    ids = [secrets.token_urlsafe(16) for _ in range(6)]
+    for broker in site.brokers:
+        broker.secrets += [secret, *ids]
+    for number, link_id in enumerate(ids):
+        terms = {"bucket": "test-bucket", "key": f"one/{number}", "max_downloads": 2 if number == 5 else None}
+        asked = site.brokers[number % 3].call(f"/v1/links/{link_id}", secret, terms, method="PUT")
+        assert asked[0] == 201
+    assert [open_link(site, f"/l/{link_id}/name") for link_id in ids[:5]] == [302] * 5
+    assert [open_link(site, f"/l/{ids[5]}", "POST") for _ in range(4)] == [303, 303, 410, 410]
+    assert open_link(site, "/v1/me") == 404
+    site.brokers[0].kill()
+    assert [open_link(site, f"/l/{link_id}") for link_id in ids[:5]] == [302] * 5
+    assert site.brokers[1].call(f"/v1/links/{ids[0]}", secret, method="DELETE")[0] == 204
+    assert [open_link(site, f"/l/{ids[0]}") for _ in range(4)] == [410] * 4
+    until(lambda: "/l/REDACTED/name" in (tmp_path / "nginx-links.log").read_text(), "nginx's log")
+    for file in tmp_path.glob("nginx*.log"):
+        assert_no_secrets(file.read_bytes(), *ids)

@@ -1,0 +1,297 @@
+"""``/l/``: a stable link redirects to a request that is signed for it, or shows a page first.
+
+A link with a limit or a PIN is opened by the page's POST alone: mail scanners and previews send GET and HEAD, and would
+spend it. What is counted is what was issued; whether a download was completed, only the store knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+from aiohttp import web
+
+from presignd.broker import audit, metrics
+from presignd.broker.access import Rejected
+from presignd.broker.calls import Calls
+from presignd.broker.config import LinksSection, TokenConfig, api_origins
+from presignd.broker.links import page
+from presignd.broker.links.api import ONE, STATE_RETRY
+from presignd.broker.links.guard import (
+    MISS_WINDOW,
+    MISSES,
+    PIN_TRIES,
+    PIN_WINDOW,
+    ClientLimit,
+    is_pass,
+    new_pass,
+)
+from presignd.broker.links.pin import Pins
+from presignd.broker.links.policy import end_of
+from presignd.broker.links.request import LinkState, state_of
+from presignd.broker.links.target import overrides
+from presignd.broker.policy import may_link
+from presignd.broker.state.database import Database, StateAway
+from presignd.broker.state.links import Link, Links, hash_of
+from presignd.errors import Fault
+from presignd.pages import layout
+from presignd.presign import GrantRequest, Operation
+from presignd.presign.local import LocalPresigner
+from presignd.system.clock import utcnow
+
+PATHS = ("/l/", "/i/")
+"""Where strangers are served; everything else is for tokens."""
+
+_MISPLACED = "the name in [links] url serves links alone, and no other name does; [broker] url is the API's name"
+
+COOKIE = "presignd-pass"
+LARGEST_FORM = 4096
+
+HEADERS = {"Referrer-Policy": "no-referrer", "X-Robots-Tag": "noindex", "X-Frame-Options": "DENY"}
+_CSP = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action "
+
+_STATUS = {
+    "unknown": 404,
+    "expired": 410,
+    "revoked": 410,
+    "used_up": 410,
+    "too_many_tries": 429,
+    "no_form": 400,
+    "state_unreachable": 503,
+}
+
+
+class Closed(Exception):
+    """A link does not open: ``why`` is one of ``_STATUS``."""
+
+    def __init__(self, why: str, *, link: Link | None = None, retry_after: int = 0) -> None:
+        super().__init__(why)
+        self.why, self.link, self.retry_after = why, link, retry_after
+
+
+class Visit(NamedTuple):
+    """A request for a link that is there and may be opened by its token's rights; it may be used up."""
+
+    link: Link
+    token: TokenConfig | None
+    ends: datetime | None
+    now: datetime
+
+
+Handler = Callable[["PublicLinks", web.Request], Awaitable[web.Response]]
+
+
+def _explained(handler: Handler) -> Handler:
+    """Answer with a page, or a line of text, where a link does not open."""
+
+    async def answer(self: PublicLinks, request: web.Request) -> web.Response:
+        try:
+            with self.calls.answering(request):
+                return await handler(self, request)
+        except Closed as closed:
+            return self.closed(request, closed)
+        except (StateAway, Fault):
+            return self.closed(request, Closed("state_unreachable", retry_after=STATE_RETRY))
+
+    return answer
+
+
+class PublicLinks:
+    """The handlers. ``presigner`` returns the one in use: a reload replaces it."""
+
+    def __init__(
+        self, calls: Calls, config: LinksSection, database: Database, presigner: Callable[[], LocalPresigner]
+    ) -> None:
+        self.calls, self._config, self._presigner = calls, config, presigner
+        self._database, self._links = database, Links(database)
+        self._pins = Pins()
+        self._misses = ClientLimit(MISSES, MISS_WINDOW)
+        self._tries = ClientLimit(PIN_TRIES, PIN_WINDOW)
+        self._secret = b""
+        self._is_separate = bool(config.url) and config.url not in api_origins(calls.config)
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the public routes; none where this broker has no links."""
+        if not self._config.url:
+            return []
+        places = (f"/l/{ONE}", f"/l/{ONE}/{{filename:.*}}")
+        found = [web.get(place, self.get) for place in places]  # HEAD too
+        found += [web.post(place, self.post) for place in places]
+        return [*found, *(web.get(f"/l/{name}", _asset) for name in page.ASSETS), web.get("/l/{else:.*}", self.other)]
+
+    def refuse_misplaced(self, request: web.Request) -> None:
+        """Raise ``Rejected`` (404) for what a host name does not serve.
+
+        The links' name serves links alone, and no other name does, unless it is the API's name too.
+        """
+        of_links = self._is_separate and _is_for(request.host.lower(), self._config.url)
+        if self._is_separate and of_links != request.path.startswith(PATHS):
+            raise Rejected(404, "no_such_path", _MISPLACED)
+
+    @_explained
+    async def get(self, request: web.Request) -> web.Response:
+        """Redirect; show the page of a link with a limit or a PIN."""
+        digest = hash_of(request.match_info["id"])
+        is_head, now = request.method == "HEAD", utcnow()
+        self._refuse_guesser(request, now)
+        link = await (self._links.find(digest) if is_head else self._links.visit(digest, now))
+        visit = self._visit(request, link, now)
+        if _is_limited(visit.link):
+            return await self._offer(request, visit)
+        operation = Operation.HEAD if is_head else Operation.GET
+        return await self._redirect(request, visit, operation, 302)
+
+    @_explained
+    async def post(self, request: web.Request) -> web.Response:
+        """Spend one, and redirect."""
+        now = utcnow()
+        self._refuse_guesser(request, now)
+        link = await self._links.find(hash_of(request.match_info["id"]))
+        visit = self._visit(request, link, now)
+        if await self._has_pass(request, visit):
+            return await self._redirect(request, visit, Operation.GET, 303)
+        if visit.link.new.pin and not await self._is_right_pin(request, visit):
+            audit.link_refused(self.calls.client(request), "wrong_pin", visit.link)
+            return await self._offer(request, visit, wrong_pin=True)
+        spent = await self._links.spend(visit.link.new.id, now)
+        if spent is None:
+            raise Closed(LinkState.USED_UP, link=visit.link)
+        answer = await self._redirect(request, visit._replace(link=spent), Operation.GET, 303)
+        await self._give_pass(request, answer, visit)
+        return answer
+
+    @_explained
+    async def other(self, request: web.Request) -> web.Response:
+        """Say that there is no link."""
+        self._refuse_guesser(request, utcnow())
+        raise Closed("unknown")
+
+    # --- whether it opens -----------------------------------------------------------------------------
+    def _refuse_guesser(self, request: web.Request, now: datetime) -> None:
+        if wait := self._misses.wait(self.calls.client(request), now):
+            raise Closed("too_many_tries", retry_after=wait)
+
+    def _visit(self, request: web.Request, link: Link | None, now: datetime) -> Visit:
+        """Return a link that its token still allows; raise ``Closed``. One that is used up may have a pass."""
+        if link is None:
+            self._misses.take(self.calls.client(request), now)
+            raise Closed("unknown")
+        token = self.calls.tokens.named(link.new.token)
+        if token is None and not link.kept and self.calls.tokens.unreadable():
+            raise Closed("state_unreachable", link=link, retry_after=STATE_RETRY)
+        ends = end_of(link, token)
+        state = state_of(link, ends, now)
+        if state in {LinkState.REVOKED, LinkState.EXPIRED}:
+            raise Closed(state, link=link)
+        if not link.kept and (
+            token is None or may_link(token, link.new.bucket, link.new.key, link.new.version_id) is not None
+        ):
+            raise Closed(LinkState.REVOKED, link=link)
+        return Visit(link, token, ends, now)
+
+    async def _is_right_pin(self, request: web.Request, visit: Visit) -> bool:
+        """Compare the form's PIN; raise ``Closed`` for too many tries, of this link or of this client."""
+        pin, client, now = await self._form_pin(request), self.calls.client(request), visit.now
+        wait = self._tries.wait(client, now)
+        self._tries.take(client, now)
+        took = not wait and await self._links.take_pin_try(visit.link.new.id, now, most=PIN_TRIES, window=PIN_WINDOW)
+        if not took:
+            seconds = wait or int(PIN_WINDOW.total_seconds())
+            raise Closed("too_many_tries", link=visit.link, retry_after=seconds)
+        if not await self._pins.is_right(pin, visit.link.new.pin):
+            return False
+        self._tries.forgive(client)
+        return True
+
+    async def _form_pin(self, request: web.Request) -> str:
+        length = request.content_length or 0
+        if not length:
+            return ""
+        if request.content_type != "application/x-www-form-urlencoded" or length > LARGEST_FORM:
+            raise Closed("no_form")
+        try:
+            body = await self.calls.in_time(request.content.readexactly(length))
+        except asyncio.IncompleteReadError:
+            raise Closed("no_form") from None
+        return parse_qs(body.decode("utf-8", "replace")).get("pin", [""])[0]
+
+    # --- passes -----------------------------------------------------------------------------------------
+    async def _has_pass(self, request: web.Request, visit: Visit) -> bool:
+        given = request.cookies.get(COOKIE, "")
+        return bool(given) and is_pass(given, await self._pass_secret(), visit.link.new.id, visit.now)
+
+    async def _give_pass(self, request: web.Request, answer: web.Response, visit: Visit) -> None:
+        seconds = self._config.target_expires
+        given = new_pass(await self._pass_secret(), visit.link.new.id, visit.now + timedelta(seconds=seconds))
+        secure = self._config.url.startswith("https:")
+        path = f"/l/{request.match_info['id']}"
+        answer.set_cookie(COOKIE, given, max_age=seconds, path=path, httponly=True, samesite="Lax", secure=secure)
+
+    async def _pass_secret(self) -> bytes:
+        """Return the secret of the passes, which all brokers share."""
+        self._secret = self._secret or await self._database.secret("link pass", secrets.token_bytes(32))
+        return self._secret
+
+    # --- answers ----------------------------------------------------------------------------------------
+    async def _redirect(self, request: web.Request, visit: Visit, operation: Operation, status: int) -> web.Response:
+        new, seconds = visit.link.new, self._config.target_expires
+        if visit.token is not None and not visit.link.kept:
+            seconds = min(seconds, visit.token.max_link_expires)
+        asked = GrantRequest(operation, new.bucket, new.key, seconds, public=True, version_id=new.version_id)
+        grant = await self._presigner().link_target(asked, overrides(new))
+        if operation is Operation.GET:
+            audit.link_opened(self.calls.client(request), request.headers.get("User-Agent", ""), visit.link)
+        metrics.OPENINGS.labels("head" if operation is Operation.HEAD else "opened").inc()
+        headers = {**HEADERS, "Location": grant.url, "Content-Security-Policy": f"{_CSP}'none'"}
+        return web.Response(status=status, headers=headers)
+
+    async def _offer(self, request: web.Request, visit: Visit, *, wrong_pin: bool = False) -> web.Response:
+        known = await self._has_pass(request, visit)
+        if not known and state_of(visit.link, visit.ends, visit.now) is LinkState.USED_UP:
+            raise Closed(LinkState.USED_UP, link=visit.link)
+        offer = page.Offer(visit.link, visit.ends, known, wrong_pin)
+        origin = self._presigner().public_origin(visit.link.new.bucket)
+        metrics.OPENINGS.labels("page").inc()
+        body = page.offer_page(offer) if _is_browser(request) else page.offer_text(offer)
+        return _document(request, 403 if wrong_pin else 200, body, forms_to=origin)
+
+    def closed(self, request: web.Request, closed: Closed) -> web.Response:
+        """Answer for a link that does not open."""
+        why = str(closed.why)
+        audit.link_refused(self.calls.client(request), why, closed.link)
+        metrics.OPENINGS.labels(why).inc()
+        body = page.refusal_page(why) if _is_browser(request) else page.refusal_text(why)
+        response = _document(request, _STATUS[why], body)
+        if closed.retry_after:
+            response.headers["Retry-After"] = str(closed.retry_after)
+        return response
+
+
+def _is_limited(link: Link) -> bool:
+    return bool(link.new.pin) or link.new.max_downloads is not None
+
+
+def _is_browser(request: web.Request) -> bool:
+    return "text/html" in request.headers.get("Accept", "")
+
+
+def _is_for(host: str, url: str) -> bool:
+    """Return whether a Host header names ``url``; a proxy may leave out the port."""
+    name = urlsplit(url)
+    return host in {name.netloc, name.hostname, f"{name.netloc}:{443 if name.scheme == 'https' else 80}"}
+
+
+def _document(request: web.Request, status: int, text: str, *, forms_to: str = "") -> web.Response:
+    """Return a page; the browser may send its form here, and follow the answer to ``forms_to``."""
+    kind = "text/html" if _is_browser(request) else "text/plain"
+    headers = {**HEADERS, "Content-Security-Policy": f"{_CSP}'self' {forms_to}".rstrip(), "Vary": "Accept, Cookie"}
+    return web.Response(status=status, text=text, content_type=kind, charset="utf-8", headers=headers)
+
+
+async def _asset(request: web.Request) -> web.Response:
+    name = request.path.rpartition("/")[2]
+    return web.Response(body=layout.asset(name), content_type=layout.ASSETS[name], charset="utf-8", headers=HEADERS)
