@@ -63,7 +63,8 @@ def _log(token: str, client: str, request: GrantRequest, result: GrantResult, co
 # --- stable links ----------------------------------------------------------------------------------
 def link_created(token: str, client: str, link: Link) -> None:
     """Log a new link by its ``ref``: nothing in the log opens it."""
-    log.info("link.created", by=token, client=client, **_named(link), expires_at=link.new.ends_at)
+    ends = {} if link.new.ends_at is None else {"expires_at": link.new.ends_at}
+    log.info("link.created", by=token, client=client, **_named(link), **ends)
 
 
 def link_revoked(token: str, client: str, link: Link) -> None:

@@ -36,6 +36,9 @@ LOOK_SHARE, LOOK_AHEAD = 10, 1.0
 duration, and up to ``LOOK_AHEAD`` seconds of pauses may be postponed. So a new token works at once, and guesses cannot
 keep a broker with thousands of files busy."""
 
+NAMED_SECONDS = 0.25
+"""How long a token is not looked at again when it is asked for by name: its stats would take a third of an opening."""
+
 log = get_logger()
 
 Stamp = tuple[int, ...]
@@ -188,6 +191,7 @@ class Tokens:
         self._by_hash: Table = {}
         self._by_certificate: Table = {}
         self._by_name: Table = {}
+        self._named_until: dict[str, float] = {}
         self._paid_at = 0.0
         self.refresh()
 
@@ -226,8 +230,14 @@ class Tokens:
         return next((found for name in names if (found := self._find(lambda: self._by_certificate, name))), None)
 
     def named(self, name: str) -> TokenConfig | None:
-        """Return the token with this name."""
-        return self._find(lambda: self._by_name, name)
+        """Return the token with this name, as it was at most ``NAMED_SECONDS`` ago: each opening of a link asks."""
+        now = self._monotonic()
+        if now < self._named_until.get(name, 0.0) and name in self._by_name:
+            return self._by_name[name][0]
+        found = self._find(lambda: self._by_name, name)
+        if found is not None:
+            self._named_until[name] = now + NAMED_SECONDS
+        return found
 
     def _find(self, table: Callable[[], Table], key: str) -> TokenConfig | None:
         """Return a token by a table, which ``refresh`` replaces."""

@@ -55,7 +55,7 @@ MAX_TEXT = 64 << 10
 PRIORITY = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
 """Syslog's priorities (sd-daemon(3)): for the journal a line begins with ``<N>``, which the journal removes."""
 
-_PLAIN_NAMES = frozenset(ORDER) | {"by", "client", "operation", "count"}
+_PLAIN_NAMES = frozenset(ORDER) | {"by", "client", "operation", "count", "ref", "agent", "opened"}
 _COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "1;31"}
 LAST_SECONDS = 2.0
 """How long to wait at the end for the last lines to be written."""

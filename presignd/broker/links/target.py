@@ -19,7 +19,7 @@ _SHOWN = re.compile(
 )
 """Types that a browser may show: images but SVG, audio, video, plain text, PDF. None of them runs scripts."""
 
-_UNQUOTABLE = re.compile(r'[^ !#$&-\[\]^-~]|"')
+_UNQUOTABLE = re.compile(r"[^ !#$&-\[\]^-~]")
 """What a quoted-string would have to escape, and "%": some browsers decode it there."""
 _PLAIN_CHARACTERS = "!#$&+-.^_`|~"
 """RFC 8187's attr-char, beside letters and digits."""

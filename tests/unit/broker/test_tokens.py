@@ -398,3 +398,27 @@ def test_over_a_long_time_no_more_is_granted_than_the_rate_and_one_batch() -> No
 
 def test_without_a_rate_nothing_is_counted() -> None:
     assert not any(GrantRates().take("one", None, 1000, 0.0) for _ in range(100))
+
+
+def test_a_token_is_found_by_its_name_as_it_was_a_moment_ago(folder: Path) -> None:
+    """A link asks for its token at each opening: another look at its file is due after a quarter of a second."""
+    now = [100.0]
+    found = tokens_in(folder, monotonic=lambda: now[0], look_share=0)
+    assert found.named("none") is None
+    first = found.named("one")
+    assert first is not None
+    assert found.named("one") is first
+    (folder / "tokens.d" / "one.toml").unlink()
+    assert found.named("one") is first
+    now[0] += tokens.NAMED_SECONDS
+    assert found.named("one") is None
+    (folder / "tokens.d" / "one.toml").write_text(block("one", TWO))
+    assert found.named("one") is not None, "a token that was unknown is searched for"
+
+
+def test_a_token_that_is_gone_from_the_table_is_not_remembered_by_its_name(folder: Path) -> None:
+    found = tokens_in(folder, monotonic=lambda: 100.0, look_share=0)
+    assert found.named("one") is not None
+    (folder / "tokens.d" / "one.toml").unlink()
+    found.refresh()
+    assert found.named("one") is None
