@@ -14,6 +14,7 @@ from presignd.presign.local import LocalPresigner
 from presignd.presign.remote import BrokerPresigner, Me
 from presignd.s3.limits import MAX_EXPIRES
 from presignd.system.clock import utcnow
+from presignd.units import format_duration
 
 ANY_STATUS = range(100, 600)
 
@@ -108,7 +109,8 @@ def _token(url: str, me: Me, now: datetime) -> CheckResult:
 def _kind_of_links(watch: WatchConfig, me: Me) -> CheckResult:
     part = f"links of {watch.name}"
     if watch.links != "presigned" and me.links_root:
-        return ok(part, f"stable, at {me.links_root}")
+        most = "" if me.max_stable_link is None else f", {format_duration(me.max_stable_link)} at most"
+        return ok(part, f"stable, at {me.links_root}{most}")
     if watch.links == "stable":
         return fail(part, CODES["no_stable_links"].cause, CODES["no_stable_links"].fix, code="no_stable_links")
     if watch.link_expires is not None and watch.link_expires > MAX_EXPIRES:

@@ -20,10 +20,12 @@ from typing import Any
 import pytest
 
 from presignd.control import paths
+from presignd.control.links import Terms
 from presignd.control.server import Answered
 from presignd.control.view import BlockedView
 from presignd.errors import Unavailable, UsageError, fault
 from presignd.model import LinksMark, State
+from presignd.presign.broker_links import IssuedLink
 from presignd.runtime import unix_socket
 from presignd.states import Event
 from tests.canary import assert_no_secrets
@@ -597,3 +599,62 @@ async def test_a_client_that_says_nonsense_and_goes_is_no_error_of_ours(served: 
     gc.collect()
     await asyncio.sleep(0)
     assert errors == []
+
+
+# --- stable links -------------------------------------------------------------------------------------
+REF = "mZt3k2pQv9_xY4-a"
+
+
+async def test_a_new_stable_link_is_made_on_the_terms_asked_for(served: Served) -> None:
+    await recorded(served, "a", *UPLOADED)
+    asked = {"op": "stable_link", "key": "a", "days": 30, "downloads": 5, "pin": "2580", "name": "b.txt"}
+    assert SECRET in (await served.ask(asked))[0]["link"]["url"]
+    await served.ask({"op": "stable_link", "key": "a", "pin": "2580"})
+    assert served.view.links.asked == [Terms(days=30, downloads=5, pin="2580", name="b.txt"), Terms(pin="2580")]
+    assert "2580" not in repr(served.view.links.asked)
+    assert (await served.refusal({"op": "stable_link", "key": "b", "days": 1})).exit_code == 4
+
+
+@pytest.mark.parametrize("term", [{"days": 0}, {"days": 36501}, {"downloads": 1.5}, {"days": True}, {"pin": 1234}])
+async def test_terms_that_no_link_has_are_refused(served: Served, term: dict[str, Any]) -> None:
+    assert (await served.refusal({"op": "stable_link", "key": "a", **term})).exit_code == 2
+    assert served.view.links.asked == []
+
+
+@pytest.mark.parametrize(
+    ("named", "revoked"),
+    [
+        ({"link": f"https://files.example.org/l/{'x' * 22}/a"}, {"id": "x" * 22}),
+        ({"link": REF, "key": REF}, {"ref": REF}),
+        ({"link": "a", "key": "a"}, {"bucket": "bucket", "key": "a"}),
+        ({"link": "s3://bucket/a", "key": "s3://bucket/a"}, {"bucket": "bucket", "key": "a"}),
+    ],
+)
+async def test_links_are_revoked_by_address_ref_or_file(
+    served: Served, named: dict[str, str], revoked: dict[str, str]
+) -> None:
+    await recorded(served, "a", *UPLOADED)
+    (answer,) = await served.ask({"op": "unlink", **named})
+    assert served.view.links.asked == [revoked]
+    assert answer == {"revoked": {name: value for name, value in revoked.items() if name != "id"}}
+
+
+async def test_a_file_whose_name_looks_like_a_ref_is_that_file(served: Served) -> None:
+    await recorded(served, REF, *UPLOADED)
+    await served.ask({"op": "unlink", "link": REF, "key": REF})
+    assert served.view.links.asked == [{"bucket": "bucket", "key": REF}]
+
+
+async def test_what_is_neither_a_link_nor_a_ref_nor_uploaded_is_not_revoked(served: Served) -> None:
+    assert (await served.refusal({"op": "unlink", "link": "b.txt", "key": "b.txt"})).exit_code == 4
+    assert (await served.refusal({"op": "unlink"})).exit_code == 4
+    assert served.view.links.asked == []
+
+
+async def test_the_links_of_the_token_are_listed_with_an_end(served: Served) -> None:
+    assert await served.ask({"op": "issued"}) == [{"end": True}]
+    served.view.links.listed = [IssuedLink(ref=REF, bucket="b", key="k", state="alive", made_at=NOW, opened_at=NOW)]
+    first, last = await served.ask({"op": "issued"})
+    assert first["link"]["ref"] == REF
+    assert (first["link"]["made_at"], first["link"]["expires_at"]) == ("2026-01-02T00:00:00.000000Z", None)
+    assert last == {"end": True}

@@ -223,6 +223,11 @@ def test_which_links_a_watch_gives_is_told(
     assert bool(result.fix) == (outcome is not Outcome.OK)
 
 
+def test_how_long_stable_links_live_at_most_is_told() -> None:
+    told: dict[str, object] = {"operations": ["get", "link"], "links_url": "https://h", "max_stable_link": 90 * 86400}
+    assert judged(told)[-1].detail == "stable, at https://h, 90d at most"
+
+
 @pytest.mark.parametrize(
     ("wanted", "outcome"), [(0, Outcome.OK), (80, Outcome.OK), (81, Outcome.WARN), (101, Outcome.WARN)]
 )
