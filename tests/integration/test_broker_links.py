@@ -230,7 +230,14 @@ def test_another_token_revokes_nothing(broker: Broker, token: str, bucket: str) 
 
 
 def test_a_call_that_is_no_revocation_is_refused(broker: Broker, token: str) -> None:
-    for wrong in ({}, {"ref": "x", "id": "y"}, {"bucket": "b"}, {"key": "k"}, {"refs": ["x"]}):
+    for wrong in (
+        {},
+        {"ref": "x", "id": "y"},
+        {"bucket": "b"},
+        {"key": "k"},
+        {"refs": ["x"]},
+        {"bucket": "b", "key": "\0"},
+    ):
         assert broker.call("/v1/links/revoke", token, wrong)[0] == 400
 
 

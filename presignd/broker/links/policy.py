@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from presignd.broker.config import TokenConfig
 from presignd.broker.links.names import safe_filename
@@ -54,9 +54,19 @@ def _problem(asked: LinkRequest) -> str | None:  # noqa: PLR0911 - one line a ru
         return "size is no object's"
     if asked.max_downloads is not None and not 1 <= asked.max_downloads <= MOST_DOWNLOADS:
         return f"max_downloads lies between 1 and {MOST_DOWNLOADS}"
+    if asked.expires_at is not None and not _is_in_utc(asked.expires_at):
+        return "expires_at lies outside the years 1 to 9999 in UTC"
     if asked.pin and (not LEAST_PIN <= len(asked.pin) <= LONGEST_PIN or _UNPRINTABLE.search(asked.pin)):
         return f"a pin has {LEAST_PIN} to {LONGEST_PIN} printable characters"
     return None
+
+
+def _is_in_utc(time: datetime) -> bool:
+    try:
+        time.astimezone(UTC)
+    except OverflowError:
+        return False
+    return True
 
 
 def _end(token: TokenConfig, asked: datetime | None, now: datetime) -> datetime | None:

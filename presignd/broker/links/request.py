@@ -57,7 +57,8 @@ class LinkBatch:
     links: Annotated[list[LinkRequest], FailFast()]
 
 
-Named = Annotated[str, Field(min_length=1)]
+Named = Annotated[str, Field(pattern=r"^[^\x00]+$")]
+"""A text that PostgreSQL can store: not NUL."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -84,6 +84,8 @@ def test_a_link_needs_the_operations_link_and_get(operations: list[str]) -> None
         ({"size": 1 << 63}, RefusalCode.LINK_REFUSED),
         ({"max_downloads": 0}, RefusalCode.LINK_REFUSED),
         ({"max_downloads": 1 << 40}, RefusalCode.LINK_REFUSED),
+        ({"expires_at": datetime(9999, 12, 31, 23, tzinfo=timezone(-timedelta(hours=12)))}, RefusalCode.LINK_REFUSED),
+        ({"expires_at": datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=12)))}, RefusalCode.LINK_REFUSED),
         ({"pin": "123"}, RefusalCode.LINK_REFUSED),
         ({"pin": "x" * 65}, RefusalCode.LINK_REFUSED),
         ({"pin": "1234\n"}, RefusalCode.LINK_REFUSED),
