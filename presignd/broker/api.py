@@ -18,6 +18,7 @@ from presignd.broker.access import Rejected
 from presignd.broker.audit import GrantResult
 from presignd.broker.calls import Calls, as_json
 from presignd.broker.config import NO_LINKS, BrokerSection, LinksSection, TokenConfig
+from presignd.broker.invitations.public import PublicInvitations
 from presignd.broker.limits import LIMITS, Limits, yielding
 from presignd.broker.links.api import LinkCalls
 from presignd.broker.links.public import PublicLinks
@@ -29,6 +30,7 @@ from presignd.config.addresses import parse_listen
 from presignd.errors import Fault, PresignerFault
 from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest
 from presignd.presign.local import LocalPresigner
+from presignd.store.signed import SignedStore
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger
 from presignd.telemetry.metrics import rendered
@@ -57,11 +59,14 @@ class Api(Calls):
         *,
         links: LinksSection = NO_LINKS,
         database: Database = NO_DATABASE,
+        store: Callable[[], SignedStore] | None = None,
     ) -> None:
         super().__init__(config, tokens, limits)
         self.presigner = presigner
         self._links = LinkCalls(self, links, Links(database))
         self._public = PublicLinks(self, links, database, lambda: self.presigner)
+        # Without a store to ask, there are no invitations.
+        self._invitations = PublicInvitations(self, links, database, store).routes() if store else []
         self.draining = False
         self._upload_owners = UploadOwners()
 
@@ -74,6 +79,7 @@ class Api(Calls):
                 web.get("/v1/me", self._me, allow_head=False),
                 *self._links.routes(),
                 *self._public.routes(),
+                *self._invitations,
                 web.get("/openapi.json", _openapi, allow_head=False),
                 web.get("/healthz", _healthz),
                 web.get("/readyz", self._readyz),

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -79,7 +79,7 @@ class Calls:
         try:
             with self.answering(request):
                 async with self._concurrency.hold(token.name):
-                    asked = await self._body(request, read)
+                    asked = await self.body(request, read)
                     token = authenticate(request, self.tokens, utcnow())  # again: it may have been revoked meanwhile
                     self._take(token, count(asked))
                     return await answer(token, asked)
@@ -104,6 +104,10 @@ class Calls:
             if not self.in_flight:
                 self.idle.set()
 
+    def hold(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Hold a turn among the calls of ``name``; entering raises ``Rejected`` (503) if none becomes free in time."""
+        return self._concurrency.hold(name)
+
     async def in_time(self, reading: Awaitable[A]) -> A:
         """Read a body; raise ``Rejected`` if it takes too long."""
         try:
@@ -112,7 +116,8 @@ class Calls:
         except TimeoutError:
             raise Rejected(408, "timeout", f"the body took over {self._body_seconds:g} s") from None
 
-    async def _body(self, request: web.Request, read: Callable[[bytes], A]) -> A:
+    async def body(self, request: web.Request, read: Callable[[bytes], A]) -> A:
+        """Return what ``read`` makes of a JSON body; raise ``Rejected``."""
         if request.content_type != "application/json":
             raise Rejected(415, "unsupported_media_type", "send application/json")
         body = await self.in_time(request.read())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import presignd
+from presignd.broker.invitations import request as guests
 from presignd.broker.links.request import BATCH as LINK_BATCH
 from presignd.broker.links.request import REVOCATION, TERMS, LinkState
 from presignd.broker.wire import BATCH, MAX_GRANTS
@@ -15,10 +16,11 @@ _REF = "#/components/schemas/"
 WHOLE_CALL = {
     400: ("bad_request", "The body is no valid batch; the message names the wrong field."),
     401: ("unauthorized", "No valid token, or one that has ended (token_expired)."),
-    403: ("operation_refused", "The token may not have this; error.code says why."),
+    403: ("operation_refused", "The token, or the guest, may not have this; error.code says why."),
     404: ("no_such_path", "This is no id."),
     408: ("timeout", "The body took too long."),
-    409: ("link_taken", "This id is another object's."),
+    409: ("link_taken", "This id is another object's; or the file is not there (not_stored), or the ticket has ended."),
+    410: ("invitation_ended", "The invitation has expired, or was revoked."),
     413: ("too_many_grants", f"More than {MAX_GRANTS} requests, or a body too large (body_too_large)."),
     415: ("unsupported_media_type", "The body is not application/json."),
     429: ("rate_limited", "Too many grants for this token: Retry-After says when to ask again."),
@@ -116,6 +118,34 @@ _REFUSAL = _object(
     "A refused request or call.",
 )
 
+_INVITATION = _object(
+    {
+        "note": {"type": "string"},
+        "expires_at": _TIME,
+        "max_size": _nullable("integer", "Bytes of the largest file."),
+        "files_left": _nullable("integer", "How many files it still takes."),
+        "bytes_left": _nullable("integer", "How many bytes it still takes."),
+        "pin_needed": {"type": "boolean"},
+    },
+    "What an invitation allows.",
+)
+_TICKET = _object(
+    {
+        "ticket": {"type": "string", "description": "Secret: whoever has it, and the address, can send this file."},
+        "key": {"type": "string", "description": "The key of the object, which the broker made."},
+        "part_size": {"type": "integer", "description": "Bytes of each part but the last; 0: send one PUT."},
+    },
+    "A file for which room is reserved.",
+)
+_RECEIPT = _object(
+    {
+        "received": {"const": True},
+        "size": {"type": "integer"},
+        "checksum": _nullable("string", "Of the object, as algorithm:hex."),
+    },
+    "A file that came in.",
+)
+
 
 _BATCH = {
     "schema": {"$ref": f"{_REF}Batch"},
@@ -143,9 +173,11 @@ _BATCH = {
 def _schemas() -> dict[str, Any]:
     batch, link_batch = (model.json_schema(ref_template=_REF + "{model}") for model in (BATCH, LINK_BATCH))
     revocation = REVOCATION.json_schema(ref_template=_REF + "{model}")
+    files, sign = (model.json_schema(ref_template=_REF + "{model}") for model in (guests.FILES, guests.SIGN))
     found: dict[str, Any] = batch.pop("$defs") | link_batch.pop("$defs") | revocation.pop("$defs")
+    found |= files.pop("$defs") | sign.pop("$defs")
     # A request with another field is refused at its place in the answer; the call is not.
-    for name in ("GrantRequest", "LinkRequest"):
+    for name in ("GrantRequest", "LinkRequest", "FileRequest", "SignRequest"):
         found[name]["additionalProperties"] = True
     listed = {"type": "array", "items": {"$ref": f"{_REF}ListedLink"}}
     return found | {
@@ -161,6 +193,17 @@ def _schemas() -> dict[str, Any]:
             "A token's links, oldest first.",
         ),
         "Revocation": revocation,
+        "FileBatch": files,
+        "SignBatch": sign,
+        "DoneRequest": guests.DONE.json_schema(),
+        "CancelRequest": guests.CANCEL.json_schema(),
+        "PinRequest": guests.PIN.json_schema(),
+        "Invitation": _INVITATION,
+        "Pass": _object({"pass": {"type": "string", "description": "Send it as X-Pass."}}, "A pass for a PIN."),
+        "Ticket": _TICKET,
+        "Tickets": _object({"files": _either("Ticket", "Refusal")}, "Results in the order of the files."),
+        "Receipt": _RECEIPT,
+        "Cancelled": _object({"cancelled": {"type": "boolean"}}, "The ticket has ended."),
         "Grant": _GRANT,
         "Refusal": _REFUSAL,
         "Me": _ME,
@@ -231,6 +274,63 @@ _LINKS: dict[str, Any] = {
 }
 
 
+_PASS = {
+    "name": "X-Pass",
+    "in": "header",
+    "description": "The pass that /pin answered, where pin_needed.",
+    "schema": {"type": "string", "pattern": "^[0-9a-f.]{1,200}$"},
+}
+_OF_GUESTS = (404, 410, 429, 500, 503)
+
+
+def _of_guest(words: str, asked: str, answered: str, *refusals: int, more: str = "") -> dict[str, Any]:
+    """Return a call below the address of an invitation."""
+    return {
+        "post": {
+            "summary": words,
+            "description": more,
+            "security": [],
+            "parameters": [_INVITED, _PASS],
+            "requestBody": _body(asked),
+            "responses": {"200": _answer("So it is.", answered)} | _refusals(*_WITH_BODY, 403, *refusals, *_OF_GUESTS),
+        }
+    }
+
+
+_INVITED = _ID | {"description": "From the address of an invitation. Secret: it opens the invitation."}
+_INVITATIONS: dict[str, Any] = {
+    "/i/{id}": {
+        "get": {
+            "summary": "Return what an invitation allows; a page, to a browser.",
+            "security": [],
+            "parameters": [_INVITED],
+            "responses": {
+                "200": _answer("So it is.", "Invitation")
+                | {"content": _json("Invitation") | {"text/html": {"schema": {"type": "string"}}}}
+            }
+            | _refusals(*_OF_GUESTS),
+        }
+    },
+    "/i/{id}/pin": _of_guest("Give the PIN of an invitation.", "PinRequest", "Pass"),
+    "/i/{id}/files": _of_guest(
+        "Reserve room for files.",
+        "FileBatch",
+        "Tickets",
+        more=f"Up to {MAX_GRANTS} at a time. A refused one has an error at its place.",
+    ),
+    "/i/{id}/sign": _of_guest(
+        "Ask for presigned requests for tickets.",
+        "SignBatch",
+        "Answers",
+        more="The headers are without Content-Length, which is signed too: a browser sends it by itself.",
+    ),
+    "/i/{id}/done": _of_guest(
+        "Say that a file is there.", "DoneRequest", "Receipt", 409, more="The broker asks the store, once."
+    ),
+    "/i/{id}/cancel": _of_guest("End a ticket.", "CancelRequest", "Cancelled", 409),
+}
+
+
 def _get(words: str, schema: str, *refusals: int, secured: bool = False) -> dict[str, Any]:
     call: dict[str, Any] = {
         "summary": words,
@@ -260,6 +360,7 @@ DOCUMENT: dict[str, Any] = {
             }
         },
         **_LINKS,
+        **_INVITATIONS,
         "/v1/me": _get("Return the token's name, its rights and its limits.", "Me", 401, 500, 503, secured=True),
         "/healthz": _get("Return 200 while the broker runs.", "Status"),
         "/readyz": _get("Return 200 while the broker can sign.", "Status", 503),

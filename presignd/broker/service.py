@@ -16,8 +16,9 @@ from presignd.broker.api import Api
 from presignd.broker.certificate import certificate_end, end_problem, tls_context, tls_stamps
 from presignd.broker.config import BrokerConfig, BrokerSection, is_in_the_clear, of_store
 from presignd.broker.fleet.serving import FleetPage
+from presignd.broker.invitations.sweep import Sweeper
 from presignd.broker.limits import LIMITS, Limits
-from presignd.broker.state.database import NO_DATABASE
+from presignd.broker.state.database import NO_DATABASE, StateAway
 from presignd.broker.state.links import Links
 from presignd.broker.state.place import LoggedDatabase, database_at
 from presignd.broker.tokens import Tokens
@@ -38,6 +39,8 @@ SPARE_FILES = 128
 """Descriptors that connections may not take: token files and folders need some."""
 LOOK_SECONDS = 1.0
 """Seconds between two looks at the files of tokens and certificates."""
+SWEEP_SECONDS = 5.0
+"""Seconds between two looks for uploads by invitation that have ended."""
 CREDENTIALS_SECONDS = 5.0
 """How long the start waits for credentials; without them it listens too, and logs that."""
 RETIRE_SECONDS = 60.0
@@ -64,6 +67,7 @@ class Broker:
             limits,
             links=config.links,
             database=self.database,
+            store=lambda: self.signer,
         )
         self.servers: list[HttpServer] = []
         self._main: HttpServer | None = None
@@ -117,6 +121,16 @@ class Broker:
         for server in self.servers:
             await server.stop_listening()
         await within(self.config.broker.drain_timeout, self.api.idle)
+
+    async def sweeping(self) -> None:
+        """End what guests left unfinished, for ever."""
+        sweeper = Sweeper(self.database, lambda: self.signer)
+        with heartbeat.alive("invitations"):
+            while True:
+                heartbeat.beat()
+                with suppress(StateAway), heartbeat.resting():  # the database logs its outages
+                    await sweeper.run(utcnow())
+                await asyncio.sleep(SWEEP_SECONDS)
 
     # --- what changes while it runs -------------------------------------------------------------
     async def looking(self) -> None:
@@ -287,6 +301,8 @@ async def _serve(broker: Broker, service: Service, stack: AsyncExitStack, loops:
     await unless(service.stop.requested, _first_look(broker))
     loops.start("status line", service.systemd.show_always(broker.status))
     loops.start("files", broker.looking())
+    if broker.config.links.url:
+        loops.start("invitations", broker.sweeping())
     loops.start("reload", service.reload_when_asked(broker.read_again, broker.switch))
     log.info("broker.ready", listen=places, tokens=broker.tokens.count)
     service.systemd.ready()

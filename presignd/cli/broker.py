@@ -13,10 +13,10 @@ from presignd.broker.state.database import StateAway
 from presignd.broker.state.links import Links
 from presignd.broker.state.place import database_at
 from presignd.broker.tokens import Tokens, hash_of, new_token
-from presignd.cli import guard, help_of, loop, show
+from presignd.cli import guard, help_of, invite, loop, show
 from presignd.cli.check import print_result
 from presignd.cli.guard import guarded
-from presignd.cli.options import AsJson, seconds
+from presignd.cli.options import AsJson, BrokerFile, seconds
 from presignd.config.addresses import parse_listen
 from presignd.errors import ExitCode, Refused, Unavailable, UsageError
 from presignd.pages.access import Access, SignedCodes, load_token
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 THREADS = 8
 
-BrokerFile = Annotated[
-    Path, typer.Option("-c", "--config", metavar="FILE", help="Configuration file of the broker.", show_default=True)
-]
 Bucket = Annotated[str, typer.Option("--bucket", help="The bucket that the token may use.")]
 Prefix = Annotated[
     str | None, typer.Option("--prefix", help='What its keys begin with; default NAME/, "" = the whole bucket.')
@@ -78,6 +75,9 @@ app = typer.Typer(
     "Example: presignd broker run -c /etc/presignd-broker/broker.toml",
 )
 token_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, list and revoke tokens.")
+invite_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Invite people to send files with a browser."
+)
 
 
 def read(file: Path) -> BrokerConfig:
@@ -340,3 +340,8 @@ _add(token_app, "create", create_command)
 _add(token_app, "list", list_command)
 _add(token_app, "revoke", revoke_command)
 app.add_typer(token_app, name="token")
+_add(invite_app, "create", invite.create_command)
+_add(invite_app, "list", invite.list_command)
+_add(invite_app, "show", invite.show_command)
+_add(invite_app, "revoke", invite.revoke_command)
+app.add_typer(invite_app, name="invite")

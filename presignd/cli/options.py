@@ -24,6 +24,9 @@ ConfigFile = Annotated[
         "$XDG_CONFIG_HOME (or ~/.config), then /etc/presignd/config.toml.",
     ),
 ]
+BrokerFile = Annotated[
+    Path, typer.Option("-c", "--config", metavar="FILE", help="Configuration file of the broker.", show_default=True)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Expires = Annotated[
     str | None,

@@ -12,19 +12,25 @@ import pytest
 
 import presignd.broker
 from presignd.broker.api import Api
-from presignd.broker.config import BrokerSection
+from presignd.broker.config import BrokerSection, LinksSection
 from presignd.broker.openapi import DOCUMENT, WHOLE_CALL
 from presignd.broker.tokens import Tokens
-from presignd.config import PresignConfig
+from presignd.config import PresignConfig, UploadConfig
 from presignd.presign import Operation
 from presignd.presign.credentials import CredentialSource
 from presignd.presign.local import LocalPresigner
+from presignd.store.client import StoreClient
+from presignd.store.signed import SignedStore
 from tests.brokers import broker_for
 from tests.contract.test_presigner_local import utc_now
 from tests.stores import Store
 
 EXAMPLES = os.environ.get("PRESIGND_FUZZ_EXAMPLES", "20")
 """A longer run: PRESIGND_FUZZ_EXAMPLES=1000 pytest tests/integration/test_broker_openapi.py."""
+
+
+PAGES = ("/l/", "/i/{else}")
+"""Paths for people, which no program asks for."""
 
 
 def test_it_names_every_path_and_method_and_no_other(tmp_path: Path) -> None:
@@ -35,8 +41,19 @@ def test_it_names_every_path_and_method_and_no_other(tmp_path: Path) -> None:
     signer = LocalPresigner(
         config, region_of=region, credentials=CredentialSource(config, clock=utc_now), clock=utc_now
     )
-    app = Api(BrokerSection(metrics_listen="127.0.0.1:0"), Tokens(tmp_path / "none", []), signer).app()
-    routes = {(route.resource.canonical, route.method) for route in app.router.routes() if route.resource}
+    client = StoreClient(config, UploadConfig())
+    app = Api(
+        BrokerSection(metrics_listen="127.0.0.1:0"),
+        Tokens(tmp_path / "none", []),
+        signer,
+        links=LinksSection(url="https://files.example.org"),
+        store=lambda: SignedStore(signer, client),
+    ).app()
+    routes = {
+        (route.resource.canonical, route.method)
+        for route in app.router.routes()
+        if route.resource and not route.resource.canonical.startswith(PAGES)
+    }
     told = {(path, method.upper()) for path, calls in DOCUMENT["paths"].items() for method in calls}
     assert {route for route in routes if route[1] != "HEAD"} == told
 
@@ -45,10 +62,10 @@ def test_it_names_every_status_that_the_code_refuses_with() -> None:
     source = "".join(file.read_text("utf-8") for file in Path(presignd.broker.__path__[0]).rglob("*.py"))
     raised = {int(status) for status in re.findall(r"Rejected\(\s*(\d{3})", source)}
     assert raised >= {400, 401, 413, 429, 503}
-    assert raised | {404, 409, 500} == set(WHOLE_CALL)
+    assert raised | {404, 409, 410, 500} == set(WHOLE_CALL)
     told = {status for calls in DOCUMENT["paths"].values() for call in calls.values() for status in call["responses"]}
     assert {str(status) for status in WHOLE_CALL} | {"200", "201", "204"} == told
-    of_links = {"403", "404", "409"}
+    of_links = {"403", "404", "409", "410"}
     assert told - of_links - {"201", "204"} == set(DOCUMENT["paths"]["/v1/grants"]["post"]["responses"])
 
 

@@ -47,7 +47,7 @@ class Offer:
 def offer_page(offer: Offer) -> str:
     """Return the page with the file and its button."""
     new = offer.link.new
-    return _document(
+    return document(
         new.filename,
         tag("h1", name_of(new.filename)),
         tag("p", new.note) if new.note else None,
@@ -100,7 +100,7 @@ def offer_text(offer: Offer) -> str:
 def refusal_page(why: str) -> str:
     """Return the page that says why a link does not open."""
     title, advice = _WHY[why]
-    return _document(title, tag("h1", title), tag("p", advice))
+    return document(title, tag("h1", title), tag("p", advice))
 
 
 def refusal_text(why: str) -> str:
@@ -109,7 +109,8 @@ def refusal_text(why: str) -> str:
     return f"{title}. {advice}\n"
 
 
-def _document(title: str, *body: Html | None) -> str:
+def document(title: str, *body: Html | None) -> str:
+    """Return a whole page for strangers."""
     head = tag(
         "head",
         tag("meta", charset="utf-8"),

@@ -256,16 +256,16 @@ class PublicLinks:
         offer = page.Offer(visit.link, visit.ends, known, wrong_pin)
         origin = self._presigner().public_origin(visit.link.new.bucket)
         metrics.OPENINGS.labels("page").inc()
-        body = page.offer_page(offer) if _is_browser(request) else page.offer_text(offer)
-        return _document(request, 403 if wrong_pin else 200, body, forms_to=origin)
+        body = page.offer_page(offer) if is_browser(request) else page.offer_text(offer)
+        return page_response(request, 403 if wrong_pin else 200, body, forms_to=origin)
 
     def closed(self, request: web.Request, closed: Closed) -> web.Response:
         """Answer for a link that does not open."""
         why = str(closed.why)
         audit.link_refused(self.calls.client(request), why, closed.link)
         metrics.OPENINGS.labels(why).inc()
-        body = page.refusal_page(why) if _is_browser(request) else page.refusal_text(why)
-        response = _document(request, _STATUS[why], body)
+        body = page.refusal_page(why) if is_browser(request) else page.refusal_text(why)
+        response = page_response(request, _STATUS[why], body)
         if closed.retry_after:
             response.headers["Retry-After"] = str(closed.retry_after)
         return response
@@ -275,7 +275,8 @@ def _is_limited(link: Link) -> bool:
     return bool(link.new.pin) or link.new.max_downloads is not None
 
 
-def _is_browser(request: web.Request) -> bool:
+def is_browser(request: web.Request) -> bool:
+    """Return whether a page is wanted."""
     return "text/html" in request.headers.get("Accept", "")
 
 
@@ -285,9 +286,9 @@ def _is_for(host: str, url: str) -> bool:
     return host in {name.netloc, name.hostname, f"{name.netloc}:{443 if name.scheme == 'https' else 80}"}
 
 
-def _document(request: web.Request, status: int, text: str, *, forms_to: str = "") -> web.Response:
+def page_response(request: web.Request, status: int, text: str, *, forms_to: str = "") -> web.Response:
     """Return a page; the browser may send its form here, and follow the answer to ``forms_to``."""
-    kind = "text/html" if _is_browser(request) else "text/plain"
+    kind = "text/html" if is_browser(request) else "text/plain"
     headers = {**HEADERS, "Content-Security-Policy": f"{_CSP}'self' {forms_to}".rstrip(), "Vary": "Accept, Cookie"}
     return web.Response(status=status, text=text, content_type=kind, charset="utf-8", headers=headers)
 

@@ -1,0 +1,51 @@
+"""The page of an invitation: what it allows, and why it does not open. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC
+
+from presignd.broker.links.page import document
+from presignd.broker.state.invitations import Invitation
+from presignd.pages.html import count, figure, tag
+from presignd.units import short_size
+
+_WHY: Mapping[str, tuple[str, str]] = {
+    "unknown_invitation": (
+        "There is no such invitation",
+        "Check that the address is complete, or ask whoever sent it.",
+    ),
+    "invitation_ended": ("This invitation has ended", "Ask whoever sent it for a new one."),
+    "rate_limited": ("Too many tries", "Wait a while, then try again."),
+}
+_AWAY = ("Invitations can't be opened now", "This invitation is not lost. Try again in a moment.")
+
+
+def offer_page(invitation: Invitation) -> str:
+    """Return the page that says what an invitation allows."""
+    return document(
+        "Send files",
+        tag("h1", "Send files"),
+        tag("p", invitation.new.note) if invitation.new.note else None,
+        tag("dl", *(figure(words, value) for words, value in _facts(invitation))),
+        tag("p", "A PIN is needed: whoever invited you has it.") if invitation.new.pin else None,
+        tag("p", "To send files, open this address in a browser with JavaScript switched on.", class_="over"),
+    )
+
+
+def _facts(invitation: Invitation) -> list[tuple[str, str]]:
+    new = invitation.new
+    facts = [("Until", f"{new.ends_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC")]
+    if (files := invitation.files_left) is not None:
+        facts.append(("Room for", count(files, "file")))
+    if (left := invitation.bytes_left) is not None:
+        facts.append(("Room left", short_size(left)))
+    if new.max_size is not None:
+        facts.append(("Largest file", short_size(new.max_size)))
+    return facts
+
+
+def refusal_page(code: str) -> str:
+    """Return the page that says why an invitation does not open."""
+    title, advice = _WHY.get(code, _AWAY)
+    return document(title, tag("h1", title), tag("p", advice))
