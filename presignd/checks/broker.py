@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Iterable
 from presignd.broker.certificate import certificate_end, end_problem, tls_context
 from presignd.broker.config import BrokerConfig, FleetSection, TokenConfig, api_origins, of_store
 from presignd.broker.state.database import StateAway
+from presignd.broker.state.invitations import Invitations
 from presignd.broker.state.links import Links
 from presignd.broker.state.place import database_at
 from presignd.broker.tokens import Tokens
 from presignd.checks.base import CheckResult, fail, ok, warn
+from presignd.checks.cors import cors_result
 from presignd.config import UploadConfig
 from presignd.config.addresses import parse_listen
 from presignd.config.signing import is_in_clear
@@ -43,18 +45,24 @@ async def check_broker(config: BrokerConfig) -> AsyncIterator[CheckResult]:
         yield ok("tokens", f"{tokens.count} of them")
     else:
         yield warn("tokens", "0 of them", "make one for a file of broker.token_files: presignd broker token create")
-    async for result in _links_results(config):
+    places: set[tuple[str, str]] = set()
+    async for result in _links_results(config, places):
         yield result
     store = signed_store(config.store, UploadConfig(), clock=utcnow)
     try:
         async for result in _store_results(store, [token for token, _ in tokens.all()]):
             yield result
+        for bucket, prefix in sorted(places):
+            yield await cors_result(store, bucket, prefix, config.links.url)
     finally:
         await store.close()
 
 
-async def _links_results(config: BrokerConfig) -> AsyncIterator[CheckResult]:
-    """Check the state, and that nothing else is served under the name of the links."""
+async def _links_results(config: BrokerConfig, places: set[tuple[str, str]]) -> AsyncIterator[CheckResult]:
+    """Check the state, and that nothing else is served under the name of the links.
+
+    Adds to ``places`` the bucket and the prefix of each open invitation.
+    """
     if not config.links.url:
         return
     for shared, danger, fix in shared_origins(config):
@@ -68,11 +76,13 @@ async def _links_results(config: BrokerConfig) -> AsyncIterator[CheckResult]:
         return
     try:
         alive = await Links(database).alive(utcnow())
+        invitations = [each for each in await Invitations(database).all() if each.is_open(utcnow())]
     except StateAway as away:
         yield fail("state", str(away), "start the database, or correct [state]")
     else:
         place = "PostgreSQL" if config.state.url else str(config.state.path)
-        yield ok("state", f"{place}, {sum(alive.values())} links that open")
+        yield ok("state", f"{place}, {sum(alive.values())} links and {len(invitations)} invitations that open")
+        places |= {(each.new.bucket, each.new.prefix) for each in invitations}
     finally:
         await database.close()
 

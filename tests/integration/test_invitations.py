@@ -314,3 +314,26 @@ def test_terms_that_can_not_be_are_all_told_at_once(broker: Sharing) -> None:
     assert wrong.returncode == 2
     for option in ("NAME", "--bucket", "--prefix", "--note"):
         assert option in wrong.stderr
+
+
+# --- CORS ---------------------------------------------------------------------------------------------
+def checked(broker: Sharing) -> list[dict[str, str]]:
+    done = command("check", "-c", broker.file, "--json")
+    found = json.loads(done.stdout)["checks"]
+    return [each for each in found if each["name"].startswith("CORS")]
+
+
+def test_check_sends_what_a_page_would_send(seaweedfs: Store, tmp_path: Path) -> None:
+    bucket = seaweedfs.new_bucket()
+    with sharing(tmp_path, seaweedfs, bucket) as broker:
+        assert checked(broker) == [], "there is no invitation"
+        invite(broker, "march")
+        (result,) = checked(broker)
+        assert result["outcome"] == "ok", result
+        other = {"AllowedOrigins": ["https://other.example"], "AllowedMethods": ["PUT"], "AllowedHeaders": ["*"]}
+        seaweedfs.client.put_bucket_cors(Bucket=bucket, CORSConfiguration={"CORSRules": [other]})
+        broker.until(lambda: checked(broker)[0]["outcome"] == "fail", "the store's own rule")
+        (result,) = checked(broker)
+        assert broker.links_url in result["detail"]
+        assert "put-bucket-cors" in result["fix"]
+        assert seaweedfs.list(bucket) == []

@@ -69,7 +69,7 @@ class PublicInvitations:
         return [
             web.get(place, self.get, allow_head=False),
             *(web.post(f"{place}/{name}", handler) for name, handler in calls.items()),
-            web.get("/i/{else:.*}", self.other, allow_head=False),
+            web.get("/i/{else:[^/]*}", self.other, allow_head=False),
         ]
 
     # --- the page -------------------------------------------------------------------------------------
