@@ -103,7 +103,7 @@ class Page:
         assert version.state is State.QUARANTINED
         return version
 
-    def add_link(self, name: str, *, size: int = 5, age: float = 60, lives: float | None = 840) -> Link:
+    def add_link(self, name: str, *, size: int = 5, age: float = 60, lives: float | None = 840, url: str = "") -> Link:
         """Write one line into links.jsonl: ``age`` seconds old, dead in ``lives`` (None: never)."""
         now = utcnow()
         link = Link(
@@ -118,7 +118,7 @@ class Page:
             "",
             "md5:00",
             None if lives is None else now + timedelta(seconds=lives),
-            f"http://127.0.0.1:1/bucket/{name}?X-Amz-Signature={SECRET}",
+            url or f"http://127.0.0.1:1/bucket/{name}?X-Amz-Signature={SECRET}",
         )
         with self.view.config.links.file.open("ab") as file:
             file.write(encode(link))

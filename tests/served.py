@@ -32,6 +32,7 @@ from presignd.control.links import LinkRequests, Terms
 from presignd.control.requests import PATIENCE, Responder
 from presignd.control.server import Answered
 from presignd.control.view import BlockedView, FolderView, InFlightView, Phase, SettlingView, View
+from presignd.errors import Fault
 from presignd.ledger import Ledger, Selection, open_ledger
 from presignd.model import FileVersion, Fingerprint, Link, LinksMark, NewVersion, State
 from presignd.pipeline.files.folder import Folder
@@ -67,6 +68,7 @@ class FakeLinks(LinkRequests):
     def __init__(self) -> None:
         self.asked: list[Any] = []
         self.listed: list[IssuedLink] = []
+        self.away: Fault | None = None
 
     async def fresh(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
         assert by_uid >= 0
@@ -77,8 +79,10 @@ class FakeLinks(LinkRequests):
         self.asked.append(terms)
         return link_for(version.key or "", 900)
 
-    async def revoke(self, named: Mapping[str, str], *, by_uid: int) -> None:
-        assert by_uid >= 0
+    async def revoke(self, named: Mapping[str, str], *, by_uid: int | None = None) -> None:
+        assert by_uid is None or by_uid >= 0
+        if self.away:
+            raise self.away
         self.asked.append(named)
 
     async def issued(self) -> AsyncGenerator[list[IssuedLink], None]:

@@ -71,10 +71,14 @@ class LinkRequests:
         self._tell(link, by_uid)
         return link
 
-    async def revoke(self, named: Mapping[str, str], *, by_uid: int) -> None:
-        """Revoke stable links by ``{"id"}`` or ``{"ref"}``, or by ``{"bucket", "key"}`` all to that object."""
+    async def revoke(self, named: Mapping[str, str], *, by_uid: int | None = None) -> None:
+        """Revoke stable links by ``{"id"}`` or ``{"ref"}``, or by ``{"bucket", "key"}`` all to that object.
+
+        ``by_uid`` is None for whoever is logged in to the status page.
+        """
         await self._in_effect.stable_links().revoke(named)
-        log.info("link.revoked", by_uid=by_uid, **{name: value for name, value in named.items() if name != "id"})
+        by = {} if by_uid is None else {"by_uid": by_uid}
+        log.info("link.revoked", **by, **{name: value for name, value in named.items() if name != "id"})
 
     async def issued(self) -> AsyncGenerator[list[IssuedLink], None]:
         """Yield the stable links of the broker's token, oldest first, a page at a time."""

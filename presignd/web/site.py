@@ -19,6 +19,7 @@ from presignd.ledger import Selection
 from presignd.model import State
 from presignd.pages.access import Access, is_same_origin
 from presignd.pages.site import Site, as_json, text
+from presignd.presign.stable import id_in
 from presignd.runtime.heartbeat import overdue
 from presignd.system.clock import utcnow
 from presignd.telemetry import metrics
@@ -73,6 +74,7 @@ class StatusSite(Site[Snapshot]):
             web.get("/metrics", self._metrics),
             web.get("/qr/{file_id}.svg", self._qr, allow_head=False),
             web.post("/retry", self._retry),
+            web.post("/revoke", self._revoke),
         ]
 
     async def snapshot(self) -> Snapshot:
@@ -112,8 +114,7 @@ class StatusSite(Site[Snapshot]):
         """Return the QR code of a living link that the page shows; a code is a link, so it needs the token."""
         if not self.is_known(request):
             return text(403, "log in first: presignd web prints the address")
-        snapshot, file_id = await self.snapshot(), request.match_info["file_id"]
-        url = next((link["url"] for link in page.living(snapshot) if link["file_id"] == file_id), None)
+        url = await self._living_url(request.match_info["file_id"])
         if url is None:
             return text(404, "there is no such link, or it has expired")
         try:
@@ -125,19 +126,40 @@ class StatusSite(Site[Snapshot]):
     # --- retry --------------------------------------------------------------------------------------
     async def _retry(self, request: web.Request) -> web.Response:
         """Put one quarantined file back in the queue, or, with an empty ``file_id``, all of them."""
+        file_id = await self._named(request)
+        if isinstance(file_id, web.Response):
+            return file_id
+        back = await self._view.requeue(await self._selection(file_id))
+        self._snapshots.stale()
+        log.info("web.retried", count=len(back))
+        return _done(request, "1 file is queued again." if len(back) == 1 else f"{len(back)} files are queued again.")
+
+    async def _named(self, request: web.Request) -> str | web.Response:
+        """Return the ``file_id`` in a form, or the refusal of who may change nothing."""
         if not self._access.has_bearer(request.headers) and not is_same_origin(request.headers):
             return text(403, "this request came from another site")
         if not self.is_known(request):
             return text(403, "log in first: presignd web prints the address")
         file_id = await _field(request, "file_id")
-        if file_id is None:
-            return text(400, "file_id is missing, or this is no form")
-        back = await self._view.requeue(await self._selection(file_id))
-        self._snapshots.stale()
-        log.info("web.retried", count=len(back))
-        if "text/html" in request.headers.get("Accept", ""):
-            return web.Response(status=303, headers={"Location": "."})
-        return text(200, "1 file is queued again." if len(back) == 1 else f"{len(back)} files are queued again.")
+        return text(400, "file_id is missing, or this is no form") if file_id is None else file_id
+
+    # --- links ----------------------------------------------------------------------------------
+    async def _revoke(self, request: web.Request) -> web.Response:
+        """Revoke the stable link of one file that the page shows."""
+        file_id = await self._named(request)
+        if isinstance(file_id, web.Response):
+            return file_id
+        link_id = id_in(await self._living_url(file_id) or "")
+        if not link_id:
+            raise Refused("there is no such stable link, or it opens no more")
+        await self._view.links.revoke({"id": link_id})
+        self._snapshots.revoked(file_id)
+        log.info("web.revoked", file_id=file_id)
+        return _done(request, "The link is revoked. A download that began may go on for a while.")
+
+    async def _living_url(self, file_id: str) -> str | None:
+        links = page.living(await self.snapshot())
+        return next((link["url"] for link in links if link["file_id"] == file_id), None)
 
     async def _selection(self, file_id: str) -> Selection:
         if not file_id:
@@ -146,6 +168,12 @@ class StatusSite(Site[Snapshot]):
         if version is None or version.state is not State.QUARANTINED:
             raise Refused("that file is not quarantined any more")
         return Selection(path=(version.watch, version.path))
+
+
+def _done(request: web.Request, words: str) -> web.Response:
+    if "text/html" in request.headers.get("Accept", ""):
+        return web.Response(status=303, headers={"Location": "."})
+    return text(200, words)
 
 
 async def _field(request: web.Request, name: str) -> str | None:

@@ -26,6 +26,7 @@ from presignd.config import LogConfig, WebConfig
 from presignd.control.peer import Peer
 from presignd.control.requests import Responder
 from presignd.control.view import BlockedView, InFlightView, SettlingView
+from presignd.errors import fault
 from presignd.ledger import open_ledger
 from presignd.model import State
 from presignd.pages import access
@@ -37,7 +38,7 @@ from tests import running
 from tests.canary import assert_no_secrets
 from tests.faulty_s3 import FOREVER, FaultyS3
 from tests.pages import TOKEN, Page, Stage, is_up, page_of, texts, until
-from tests.served import SECRET, Served, configuration, served
+from tests.served import SECRET, FakeLinks, Served, configuration, served
 
 __all__ = ["served"]
 
@@ -221,6 +222,48 @@ async def test_a_retry_of_what_is_not_quarantined_says_so(page: Page) -> None:
     assert await retried(page, "x" * (64 << 10), headers=headers) == 413
     assert (await page.ask("/retry", method="POST", data={"x": "y"}, headers=headers))[0] == 400
     assert (await page.ask("/retry", headers=headers))[0] == 405
+
+
+# --- revoking -------------------------------------------------------------------------------------------
+STABLE = f"https://files.example.org/l/{'x' * 22}/a.txt"
+
+
+async def revoked(page: Page, file_id: str, **given: Any) -> int:
+    return (await page.ask("/revoke", method="POST", data={"file_id": file_id}, **given))[0]
+
+
+async def test_a_stable_link_is_revoked_by_its_button_and_then_offered_no_more(page: Page) -> None:
+    page.view.links = FakeLinks()
+    stable, signed = page.add_link("a.txt", url=STABLE, lives=None), page.add_link("b.txt")
+    cookies = await page.log_in()
+    own = {"Origin": page.root}
+    shown = (await page.ask("/", cookies=cookies))[1]
+    assert f'id="revoke-{stable.file_id}"' in shown
+    assert f'id="revoke-{signed.file_id}"' not in shown
+    assert 'action="revoke"' not in (await page.ask("/"))[1]
+    assert await revoked(page, stable.file_id, headers=own) == 403
+    assert await revoked(page, stable.file_id, cookies=cookies) == 403
+    assert page.view.links.asked == []
+
+    assert await revoked(page, stable.file_id, cookies=cookies, headers=own) == 200
+    assert page.view.links.asked == [{"id": "x" * 22}]
+    shown = (await page.ask("/", cookies=cookies))[1]
+    assert STABLE not in shown
+    assert ">revoked<" in shown
+    assert await revoked(page, stable.file_id, cookies=cookies, headers=own) == 409
+    assert await revoked(page, signed.file_id, cookies=cookies, headers=own) == 409
+    assert await revoked(page, "unknown", cookies=cookies, headers={**own, **HTML}) == 409
+
+
+async def test_a_link_is_revoked_without_javascript_and_one_that_is_not_stays(page: Page) -> None:
+    page.view.links = FakeLinks()
+    link = page.add_link("a.txt", url=STABLE)
+    given: dict[str, Any] = {"cookies": await page.log_in(), "headers": {"Origin": page.root, **HTML}}
+    page.view.links.away = fault("presigner_unreachable")
+    assert await revoked(page, link.file_id, **given) == 503
+    assert STABLE in (await page.ask("/", cookies=given["cookies"]))[1]
+    page.view.links.away = None
+    assert await revoked(page, link.file_id, **given) == 303
 
 
 async def test_every_answer_tells_the_browser_to_trust_nothing_else(page: Page) -> None:

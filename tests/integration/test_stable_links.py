@@ -13,8 +13,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from pydantic import SecretStr
+from yarl import URL
 
 from presignd.broker.tokens import hash_of
 from presignd.config import Config
@@ -105,6 +107,25 @@ async def test_a_file_gets_one_stable_link_which_the_log_does_not_tell(site: Sit
         assert "expires_at" not in done
         assert version.link_id not in daemon.said.text
         site.broker.secrets.append(version.link_id)
+
+
+async def test_a_link_opens_the_file_under_its_name_until_it_is_revoked(site: Site) -> None:
+    async with site.daemon() as daemon, aiohttp.ClientSession() as browser:
+        daemon.drop("Résumé 1.txt", b"some text")
+        await daemon.done()
+        [line] = lines(daemon)
+        address, host = line["url"].replace(LINKS_URL, site.broker.url), {"Host": LINKS_URL.partition("//")[2]}
+        async with browser.get(URL(address, encoded=True), headers=host, allow_redirects=False) as found:
+            assert found.status == 302
+            target = found.headers["Location"]
+        async with browser.get(URL(target, encoded=True)) as opened:
+            assert (opened.status, await opened.read()) == (200, b"some text")
+            assert opened.headers["Content-Type"].startswith("text/plain")
+            assert re.match(r"inline; filename.*R%C3%A9sum%C3%A9%201\.txt", opened.headers["Content-Disposition"])
+        await daemon.view.links.revoke({"bucket": site.bucket, "key": line["key"]}, by_uid=0)
+        await asyncio.sleep(1)  # what is promised
+        async with browser.get(URL(address, encoded=True), headers=host, allow_redirects=False) as gone:
+            assert gone.status == 410
 
 
 async def test_many_files_have_their_links_by_few_calls(site: Site) -> None:

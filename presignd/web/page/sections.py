@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from presignd.control.documents import IDLE_SECONDS
 from presignd.pages.html import Html, ago, count, figure, join, listed, name_of, shown, tag, titled, until
+from presignd.presign.stable import id_in
 from presignd.units import short_duration, short_size
 from presignd.web.page.chart import chart, in_words
 
@@ -148,6 +149,8 @@ def living(snapshot: Snapshot) -> list[Document]:
 
 
 def _is_alive(found: Document, now: datetime) -> bool:
+    if found.get("revoked"):
+        return False
     return found["expires_at"] is None or datetime.fromisoformat(found["expires_at"]) > now
 
 
@@ -159,7 +162,15 @@ def _link(found: Document, now: datetime) -> Html:
     link = tag("a", name_of(name), href=url, rel="noreferrer noopener", target="_blank", id=f"link-{file_id}")
     words = join("Copy link", tag("span", " of ", shown(name), class_="unseen"))
     copy = tag("button", words, type="button", data_copy=url, hidden=True, id=f"copy-{file_id}")
-    return join(link, _about(found, now), copy, _qr(file_id, name))
+    revoke = _revoke_form(file_id, name) if id_in(url) else None
+    return join(link, _about(found, now), copy, _qr(file_id, name), revoke)
+
+
+def _revoke_form(file_id: str, path: str) -> Html:
+    """Return the button that revokes a stable link."""
+    words = join("Revoke", tag("span", " the link of ", shown(path), class_="unseen"))
+    hidden = tag("input", type="hidden", name="file_id", value=file_id)
+    return tag("form", hidden, tag("button", words, id=f"revoke-{file_id}"), method="post", action="revoke")
 
 
 def _qr(file_id: str, name: str) -> Html:
@@ -180,6 +191,8 @@ def _about(found: Document, now: datetime) -> Html:
 
 def _end_of(found: Document, now: datetime) -> Html | None:
     ends = found["expires_at"]
+    if found.get("revoked"):
+        return join(", ", tag("span", "revoked", class_="over"))
     if ends is None:
         return None
     if _is_alive(found, now):
