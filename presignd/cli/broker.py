@@ -109,12 +109,17 @@ def check_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> 
 
     Example: presignd broker check -c broker.toml
     """
-    results = loop.run(_checked(load(config), as_json=as_json))
+    if code := check(config, as_json=as_json):
+        raise SystemExit(code)
+
+
+def check(file: Path, *, as_json: bool = False) -> int:
+    """Run the checks, print each as it ends (or one JSON document at the end), and return the exit code."""
+    results = loop.run(_checked(load(file), as_json=as_json))
     failed = any(result.outcome == "fail" for result in results)
     if as_json:
         show.document({"ok": not failed, "checks": [_entry(result) for result in results]})
-    if failed:
-        raise SystemExit(ExitCode.UNAVAILABLE)
+    return ExitCode.UNAVAILABLE if failed else ExitCode.DONE
 
 
 async def _checked(config: BrokerConfig, *, as_json: bool) -> "list[CheckResult]":

@@ -5,13 +5,13 @@ from __future__ import annotations
 import getpass
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from presignd.cli import loop, show
+from presignd.cli import beside, loop, show
 from presignd.cli.check import check
 from presignd.cli.streams import clean
 from presignd.config.paths import base_folder, expanded, home
@@ -31,7 +31,8 @@ LINKS_GROUP = "presignd-links"
 class Answers:
     """The least that a configuration needs; with ``region`` "" each start asks the store.
 
-    With a ``broker`` and its ``token`` there are no keys.
+    With a ``broker`` and its ``token``, the daemon has no keys. With ``links_url``, that broker is set up beside it: it
+    has the keys, and ``link_expires`` may be "".
     """
 
     endpoint: str
@@ -43,6 +44,7 @@ class Answers:
     region: str = ""
     broker: str = ""
     token: str = field(default="", repr=False)
+    links_url: str = ""
 
 
 def init_command(
@@ -60,24 +62,65 @@ def init_command(
             "--broker", metavar="URL", help="Use a presignd broker: init then asks for its token, not for keys."
         ),
     ] = "",
+    with_broker: Annotated[
+        bool,
+        typer.Option(
+            "--with-broker", help="Set up a broker on this machine too: its links last, and you can revoke them."
+        ),
+    ] = False,
 ) -> None:
     """Ask a few questions, write the configuration (mode 0600), and check it.
 
+    With --with-broker it also writes broker.toml (for root, /etc/presignd-broker/broker.toml; mode 0600), which then
+    holds the keys, and the daemon gets a token. Without the option, init asks for that only in a terminal.
+
     Example: presignd init
     """
-    target = expanded(file or default_file(), os.environ)
-    replace = os.path.lexists(target)
-    if replace and not confirm(f"{target} exists. Replace it?", default=False):
-        from presignd.errors import UsageError  # noqa: PLC0415 - help must be fast
+    from presignd.errors import UsageError  # noqa: PLC0415 - help must be fast
 
+    if broker and with_broker:
+        raise UsageError("init: --broker uses a broker that is there, --with-broker makes one; give one of them")
+    target = expanded(file or default_file(), os.environ)
+    if with_broker:
+        beside.require_none(target)
+    exists = os.path.lexists(target)
+    if exists and not confirm(f"{target} exists. Replace it?", default=False):
         raise UsageError(f"{target} exists and was not changed", fix="name another file: presignd init FILE")
-    answers = ask_all(broker)
-    write(target, render(answers, group=links_group(target)), replace=replace)
+    # Scripts that answer on stdin know no question about a broker.
+    offer_one = not broker and sys.stdin.isatty() and not os.path.lexists(beside.broker_file(target))
+    answers = ask_all(broker, with_broker=with_broker, offer_one=offer_one)
+    set_up_all = set_up_both if answers.links_url else set_up
+    raise SystemExit(set_up_all(target, answers, exists=exists))
+
+
+def set_up(target: Path, answers: Answers, *, exists: bool) -> int:
+    """Write the daemon's configuration and check it; return the exit code."""
+    write(target, render(answers, group=links_group(target)), replace=exists)
     show.say(f"wrote {target}")
     code = check(target)
     if code == 0:
         show.say(f"All checks passed. To start: presignd run -c {target}")
-    raise SystemExit(code)
+    return code
+
+
+def set_up_both(target: Path, answers: Answers, *, exists: bool) -> int:
+    """Write the configurations of broker and daemon, check all that needs no running broker; return the exit code."""
+    from presignd.cli.broker import check as check_broker  # noqa: PLC0415 - help must be fast
+
+    file = beside.broker_file(target)
+    write(file, beside.render_broker(answers), replace=False)
+    try:
+        write(target, render(answers, group=links_group(target)), replace=exists)
+    except BaseException:
+        file.unlink()  # nothing uses it, and the next try would refuse to replace it
+        raise
+    show.say(f"wrote {file} and {target}")
+    code = check_broker(file) or check(target, offline=True)
+    if code == 0:
+        show.say("All checks passed.")
+        for line in beside.next_steps(target, file):
+            show.say(line)
+    return code
 
 
 def default_file() -> Path:
@@ -93,8 +136,11 @@ def default_file() -> Path:
 # --- asking -------------------------------------------------------------------------------------
 
 
-def ask_all(broker: str = "") -> Answers:
-    """Ask every question on stderr; each answer is checked before the next question."""
+def ask_all(broker: str = "", *, with_broker: bool = False, offer_one: bool = False) -> Answers:
+    """Ask every question on stderr; each answer is checked before the next question.
+
+    ``with_broker`` asks for the links of a broker beside, ``offer_one`` whether there shall be one.
+    """
     from presignd.config.addresses import parse_endpoint  # noqa: PLC0415 - help must be fast
     from presignd.config.rules import check_bucket  # noqa: PLC0415 - as above
 
@@ -108,8 +154,10 @@ def ask_all(broker: str = "") -> Answers:
     secret_key = ask("Secret key (not shown)", _secret, hidden=True) if access_key else ""
     bucket = ask("Bucket", check_bucket, default="test-bucket")
     folder = ask("Folder to watch", _folder, default=str(default_folder()))
-    expires = ask("How long links live (7d at most)", _expiry, default="15m")
-    answers = Answers(endpoint, access_key, secret_key, bucket, folder, expires, broker=broker, token=token)
+    answers = Answers(endpoint, access_key, secret_key, bucket, folder, "", broker=broker, token=token)
+    if with_broker or (offer_one and confirm(beside.OFFER, default=False)):
+        return with_region(beside.ask_for_links(answers))
+    answers = replace(answers, link_expires=ask("How long links live (7d at most)", _expiry, default="15m"))
     return answers if broker else with_region(answers)
 
 
@@ -210,8 +258,6 @@ def _make(folder: Path) -> None:
 
 def with_region(answers: Answers) -> Answers:
     """Return ``answers`` with the bucket's region; print the reason when it can't be found."""
-    from dataclasses import replace  # noqa: PLC0415 - as above
-
     from presignd.errors import PresigndError  # noqa: PLC0415 - help must be fast
 
     try:
@@ -256,7 +302,7 @@ def links_group(target: Path) -> str:
 
 def render(answers: Answers, group: str = "") -> str:
     """Return the configuration as TOML; ``group`` may read the links and use the control socket."""
-    keys = ""
+    keys, lifetime = "", f"{toml_text(answers.link_expires)}\n"
     groups = f"\n[links]\ngroup = {toml_text(group)}\n\n[control]\ngroup = {toml_text(group)}\n" if group else ""
     if answers.broker:
         keys = f'kind = "broker"\nurl = {toml_text(answers.broker)}\ntoken = {toml_text(answers.token)}\n'
@@ -268,13 +314,12 @@ def render(answers: Answers, group: str = "") -> str:
 [presign]
 endpoint = {toml_text(answers.endpoint)}
 region = {toml_text(answers.region)}
-{keys}get_expires = {toml_text(answers.link_expires)}
-
+{keys}{"" if answers.links_url else f"get_expires = {lifetime}"}
 [[watch]]
 name = "drop"
 path = {toml_text(str(answers.folder))}
 bucket = {toml_text(answers.bucket)}
-{groups}"""
+{f"link_expires = {lifetime}" if answers.links_url and answers.link_expires else ""}{groups}"""
 
 
 def write(target: Path, text: str, *, replace: bool) -> None:
