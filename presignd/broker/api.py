@@ -66,9 +66,15 @@ class Api(Calls):
         self._links = LinkCalls(self, links, Links(database))
         self._public = PublicLinks(self, links, database, lambda: self.presigner)
         # Without a store to ask, there are no invitations.
-        self._invitations = PublicInvitations(self, links, database, store).routes() if store else []
+        self._invitations = self._invited(links, database, store) if store else []
         self.draining = False
         self._upload_owners = UploadOwners()
+
+    def _invited(self, links: LinksSection, database: Database, store: Callable[[], SignedStore]) -> list[web.RouteDef]:
+        def origin(bucket: str) -> str:
+            return self.presigner.public_origin(bucket)
+
+        return PublicInvitations(self, links, database, store, origin).routes()
 
     def app(self) -> web.Application:
         """Return the application at ``listen``."""

@@ -13,6 +13,7 @@ import pytest
 import presignd.broker
 from presignd.broker.api import Api
 from presignd.broker.config import BrokerSection, LinksSection
+from presignd.broker.guest_page import page as guest_page
 from presignd.broker.openapi import DOCUMENT, WHOLE_CALL
 from presignd.broker.tokens import Tokens
 from presignd.config import PresignConfig, UploadConfig
@@ -30,7 +31,7 @@ EXAMPLES = os.environ.get("PRESIGND_FUZZ_EXAMPLES", "20")
 """A longer run: PRESIGND_FUZZ_EXAMPLES=1000 pytest tests/integration/test_broker_openapi.py."""
 
 
-PAGES = ("/l/", "/i/{else}")
+PAGES = ("/l/", "/i/{else}", *(f"{guest_page.PLACE}{name}" for name in guest_page.ASSETS))
 """Paths for people, which no program asks for."""
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC
 
+from presignd.broker.guest_page.page import guest_page
 from presignd.broker.links.page import document
 from presignd.broker.state.invitations import Invitation
-from presignd.pages.html import count, figure, tag
+from presignd.pages.html import count, figure, join, tag
 from presignd.units import short_size
 
 _WHY: Mapping[str, tuple[str, str]] = {
@@ -18,18 +19,23 @@ _WHY: Mapping[str, tuple[str, str]] = {
     "invitation_ended": ("This invitation has ended", "Ask whoever sent it for a new one."),
     "rate_limited": ("Too many tries", "Wait a while, then try again."),
 }
+_SWITCH_ON = {
+    "en": "To send files, switch JavaScript on for this page, or open its address in a browser that has it.",
+    "de": "Um Dateien zu senden, schalten Sie JavaScript für diese Seite ein, oder öffnen Sie ihre Adresse in einem "
+    "Browser, der es hat.",
+}
 _AWAY = ("Invitations can't be opened now", "This invitation is not lost. Try again in a moment.")
 
 
 def offer_page(invitation: Invitation) -> str:
-    """Return the page that says what an invitation allows."""
-    return document(
-        "Send files",
-        tag("h1", "Send files"),
-        tag("p", invitation.new.note) if invitation.new.note else None,
-        tag("dl", *(figure(words, value) for words, value in _facts(invitation))),
-        tag("p", "A PIN is needed: whoever invited you has it.") if invitation.new.pin else None,
-        tag("p", "To send files, open this address in a browser with JavaScript switched on.", class_="over"),
+    """Return the page on which guests send files; without JavaScript it says what an invitation allows."""
+    return guest_page(
+        join(
+            tag("p", invitation.new.note) if invitation.new.note else None,
+            tag("dl", *(figure(words, value) for words, value in _facts(invitation))),
+            tag("p", "A PIN is needed: whoever invited you has it.") if invitation.new.pin else None,
+            *(tag("p", words, class_="over", lang=language) for language, words in _SWITCH_ON.items()),
+        )
     )
 
 

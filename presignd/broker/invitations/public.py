@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
+import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -19,6 +20,7 @@ from presignd.broker import wire
 from presignd.broker.access import Rejected
 from presignd.broker.calls import Calls, as_json
 from presignd.broker.config import LinksSection
+from presignd.broker.guest_page import page as guest_page
 from presignd.broker.invitations import page
 from presignd.broker.invitations import request as asking
 from presignd.broker.invitations.conditions import ConditionalWrites
@@ -27,7 +29,7 @@ from presignd.broker.limits import GrantRates
 from presignd.broker.links.api import ONE, STATE_RETRY
 from presignd.broker.links.guard import MISS_WINDOW, MISSES, PIN_TRIES, PIN_WINDOW, ClientLimit, is_pass, new_pass
 from presignd.broker.links.pin import Pins
-from presignd.broker.links.public import is_browser, page_response
+from presignd.broker.links.public import HEADERS, is_browser, page_response
 from presignd.broker.policy import Refusal
 from presignd.broker.state.database import Database, StateAway
 from presignd.broker.state.invitations import Invitation, Invitations
@@ -47,13 +49,18 @@ A = TypeVar("A")
 
 
 class PublicInvitations:
-    """The handlers. ``store`` returns the one in use: a reload replaces it."""
+    """The handlers. ``store`` returns the one in use: a reload replaces it; ``origin`` returns that of a bucket."""
 
     def __init__(
-        self, calls: Calls, config: LinksSection, database: Database, store: Callable[[], SignedStore]
+        self,
+        calls: Calls,
+        config: LinksSection,
+        database: Database,
+        store: Callable[[], SignedStore],
+        origin: Callable[[str], str],
     ) -> None:
         self.calls, self._config, self._database = calls, config, database
-        self._invitations = Invitations(database)
+        self._invitations, self._origin = Invitations(database), origin
         self._desk = Desk(database, store, ConditionalWrites(store).of)
         self._pins, self._rates = Pins(), GrantRates()
         self._misses = ClientLimit(MISSES, MISS_WINDOW)
@@ -69,6 +76,7 @@ class PublicInvitations:
         return [
             web.get(place, self.get, allow_head=False),
             *(web.post(f"{place}/{name}", handler) for name, handler in calls.items()),
+            *(web.get(f"{guest_page.PLACE}{name}", _asset) for name in guest_page.ASSETS),
             web.get("/i/{else:[^/]*}", self.other, allow_head=False),
         ]
 
@@ -81,7 +89,10 @@ class PublicInvitations:
         except Rejected as rejected:
             return self._refused(request, rejected)
         if is_browser(request):
-            return page_response(request, 200, page.offer_page(invitation))
+            response = page_response(request, 200, page.offer_page(invitation))
+            store = self._origin(invitation.new.bucket)
+            response.headers["Content-Security-Policy"] = guest_page.security_policy(store)
+            return response
         return as_json(asking.allowed(invitation), headers={"Vary": "Accept"})
 
     async def other(self, request: web.Request) -> web.StreamResponse:
@@ -218,6 +229,17 @@ class PublicInvitations:
         if not invitation.is_open(now):
             raise Rejected(410, "invitation_ended", "this invitation has expired, or was revoked")
         return invitation
+
+
+async def _asset(request: web.Request) -> web.Response:
+    """Answer a file of the page. A new version is seen at once: the browser asks each time whether there is one."""
+    name = request.path.rpartition("/")[2]
+    body = guest_page.asset(name)
+    etag = f'"{zlib.crc32(body):08x}"'
+    headers = {**HEADERS, "Cache-Control": "no-cache", "ETag": etag, "X-Content-Type-Options": "nosniff"}
+    if request.headers.get("If-None-Match") == etag:
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=body, content_type=guest_page.ASSETS[name], charset="utf-8", headers=headers)
 
 
 def _unknown() -> Rejected:

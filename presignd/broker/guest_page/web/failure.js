@@ -1,0 +1,11 @@
+/** A request that failed, for `verdict` to judge. */
+export class Failed extends Error {
+  /** @param {import("./plan.js").Failure} failure @param {string} [message] as the other side says it */
+  constructor(failure, message = "") {
+    super(message || failure.code || String(failure.status));
+    this.failure = failure;
+  }
+}
+
+/** @param {string | null} header @returns {number | undefined} seconds */
+export const retryAfter = (header) => (header && /^\d+$/.test(header) ? Number(header) : undefined);
