@@ -152,10 +152,10 @@ class FleetSection(Section):
 
 
 class LinksSection(Section):
-    """[links]: links that last and can be revoked."""
+    """[links]: links that last and can be revoked, and invitations."""
 
     url: Annotated[str, AfterValidator(lambda url: parse_site(url) if url else url)] = ""
-    """Address at which browsers open links, e.g. https://files.example.org; "" = no such links."""
+    """Address at which browsers open links and invitations, e.g. https://files.example.org; "" = neither."""
     target_expires: Annotated[kinds.WholeSeconds, AfterValidator(_of_a_target)] = 3600
     """How long the presigned target of a redirect lives. A download that broke off is resumed there."""
 

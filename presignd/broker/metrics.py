@@ -33,6 +33,12 @@ OPENINGS = Counter(
     ("result",),
     registry=REGISTRY,
 )
+INVITED_FILES = Counter(
+    "presignd_broker_invited_files_total",
+    'Files by invitation; result is "reserved", "refused", "received", "cancelled" or "expired".',
+    ("result",),
+    registry=REGISTRY,
+)
 SECONDS = Histogram(
     "presignd_broker_request_duration_seconds",
     "From the head of a request for grants to its answer.",

@@ -87,9 +87,11 @@ def test_a_file_comes_in_by_one_put(broker: Sharing, seaweedfs: Store) -> None:
     grant = guest.sign(ticket, checksum=md5(BODY))
     assert grant["method"] == "PUT"
     assert "Content-Length" not in grant["headers"]
+    assert grant["headers"]["If-None-Match"] == "*", "SeaweedFS honours it"
     assert carry_out(grant, BODY + b"x").status == 403, "the length is signed"
     assert carry_out(grant, b"x" * len(BODY)).status == 400, "and so is the checksum"
     assert carry_out(grant, BODY).status == 200
+    assert carry_out(grant, BODY).status == 412, "what is there is not replaced"
     receipt = {"received": True, "size": len(BODY), "checksum": md5(BODY)}
     assert guest.done(ticket) == (200, receipt)
     assert guest.done(ticket) == (200, receipt), "as often as it is asked"
@@ -202,6 +204,16 @@ def test_a_cancelled_put_holds_its_room_until_its_grant_has_ended(broker: Sharin
     guest.ask("cancel", {"ticket": ticket["ticket"]})
     assert carry_out(grant, BODY).status == 200, "it can still be sent"
     assert guest.tickets(("b", 1))[0]["error"]["code"] == "no_files_left"
+
+
+def test_an_upload_that_was_left_is_aborted_when_its_invitation_ends(broker: Sharing, seaweedfs: Store) -> None:
+    guest = guest_of(broker, "--valid", "4s", prefix="left/")
+    (ticket,) = guest.tickets(("big.bin", 2 * PART))
+    upload = guest.begin(ticket)
+    guest.sign(ticket, "multipart.list", upload_id=upload)
+    assert uploads_of(seaweedfs, broker.bucket, "left/") == [upload]
+    broker.until(lambda: not uploads_of(seaweedfs, broker.bucket, "left/"), "the upload is aborted")
+    assert guest.look().status == 410
 
 
 def test_a_revoked_invitation_signs_nothing_and_its_uploads_are_aborted(broker: Sharing, seaweedfs: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from presignd.broker import metrics
 from presignd.broker.state.invitations import Invitation
 from presignd.broker.state.tickets import Ticket
 from presignd.telemetry.log import get_logger
@@ -14,6 +15,8 @@ log = get_logger()
 
 def reserved(client: str, invitation: Invitation, sizes: Sequence[int], refused: Sequence[str]) -> None:
     """Log the files of one call, and the codes of those that got no ticket."""
+    metrics.INVITED_FILES.labels("reserved").inc(len(sizes))
+    metrics.INVITED_FILES.labels("refused").inc(len(refused))
     if sizes:
         log.info("upload.reserved", client=client, **_of(invitation), count=len(sizes), size=sum(sizes))
     if refused:
@@ -23,6 +26,7 @@ def reserved(client: str, invitation: Invitation, sizes: Sequence[int], refused:
 
 def received(ticket: Ticket, checksum: str, etag: str, client: str = "") -> None:
     """Log that a file came in. Without a ``client`` a sweep found it."""
+    metrics.INVITED_FILES.labels("received").inc()
     told: dict[str, Any] = {"client": client} if client else {}
     told |= {"checksum": checksum} if checksum else {}
     log.info("upload.received", **told, **_file(ticket), content_type=ticket.new.content_type, etag=etag)
@@ -30,6 +34,7 @@ def received(ticket: Ticket, checksum: str, etag: str, client: str = "") -> None
 
 def given_back(ticket: Ticket) -> None:
     """Log that a file did not come in, and that its reservation is free again."""
+    metrics.INVITED_FILES.labels(str(ticket.state)).inc()
     log.info("upload.ended", status=str(ticket.state), **_file(ticket))
 
 

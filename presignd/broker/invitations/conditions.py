@@ -25,11 +25,15 @@ class ConditionalWrites:
 
     def __init__(self, store: Callable[[], SignedStore]) -> None:
         self._store = store
+        self._asked: SignedStore | None = None
         self._known: dict[tuple[str, str], tuple[Honoured, float]] = {}
         self._asking: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def of(self, bucket: str, prefix: str) -> Honoured:
         """Return what the store honours below ``prefix``; nothing while that can't be found out."""
+        if self._asked is not self._store():  # a reload may have named another store
+            self._asked = self._store()
+            self._known.clear()
         place = bucket, prefix
         async with self._asking[place]:
             found, until = self._known.get(place, (None, 0.0))

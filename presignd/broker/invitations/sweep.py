@@ -12,7 +12,7 @@ from datetime import datetime
 from presignd.broker.invitations import audit, policy
 from presignd.broker.invitations.policy import Received, Step
 from presignd.broker.state.database import Database
-from presignd.broker.state.tickets import UNUSED, Ticket, Tickets, TicketState
+from presignd.broker.state.tickets import LEASE, UNUSED, Ticket, Tickets, TicketState
 from presignd.errors import Fault
 from presignd.presign import GrantRequest, Operation
 from presignd.s3.responses import Response
@@ -53,6 +53,7 @@ class Sweeper:
                 await self._close(ticket, step, due, now)
             except Fault as fault:
                 audit.unfinished(ticket, fault.code)
+                await self._tickets.postpone(digest, now + LEASE)
 
     async def _expire(self, ticket: Ticket, now: datetime) -> None:
         is_over = ticket.revoked or ticket.ends_at <= now
