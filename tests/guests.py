@@ -39,10 +39,11 @@ def send(url: str, method: str, headers: Mapping[str, str] | None = None, body: 
 
 
 class Guest:
-    """Somebody with an invitation's address."""
+    """Somebody with an invitation's address; its tickets are added to ``secrets``, which no log may have."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, secrets: list[str] | None = None) -> None:
         self.url = url
+        self._secrets = [] if secrets is None else secrets
         self.passed = ""
 
     def look(self, **headers: str) -> Answer:
@@ -65,6 +66,7 @@ class Guest:
         """Ask for tickets; each is a ticket or an error."""
         asked = [{"path": path, "size": size, "type": "text/plain"} for path, size in files]
         found: list[Document] = self.ask("files", {"files": asked})["files"]
+        self._secrets += [each["ticket"] for each in found if "ticket" in each]
         return found
 
     def sign(self, ticket: Document, operation: str = "", **more: Any) -> Document:

@@ -1,4 +1,6 @@
-"""The broker's HTTP API (docs/broker.md; ``/openapi.json`` describes it). It sends no request to the store.
+"""The broker's HTTP API (docs/broker.md; ``/openapi.json`` describes it).
+
+Of its calls, only those of invitations send requests to the store.
 
 A refused call is ``{"error": {"code", "message"}}`` with its status; a refused request has its error at its place in
 a 200. No answer says whether an object exists: the broker does not know.

@@ -34,7 +34,7 @@ def broker(seaweedfs: Store, bucket: str, tmp_path_factory: pytest.TempPathFacto
 
 
 def guest_of(broker: Sharing, *options: str, name: str = "", prefix: str = "in/") -> Guest:
-    return Guest(invite(broker, name or next(_names), *options, prefix=prefix)["url"])
+    return Guest(invite(broker, name or next(_names), *options, prefix=prefix)["url"], broker.secrets)
 
 
 # --- what it is ---------------------------------------------------------------------------------------

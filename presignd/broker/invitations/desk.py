@@ -13,6 +13,7 @@ from presignd.broker.invitations import audit, policy
 from presignd.broker.invitations.policy import Admitted
 from presignd.broker.invitations.request import DoneRequest, Files, SignRequest, SignRequests
 from presignd.broker.invitations.sweep import Sweeper
+from presignd.broker.limits import yielding
 from presignd.broker.policy import Refusal, RefusalCode
 from presignd.broker.state.database import Database
 from presignd.broker.state.invitations import Invitation, Invitations
@@ -22,6 +23,8 @@ from presignd.errors import Fault
 from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Operation
 from presignd.store.signed import SignedStore
 
+STEP = 50
+"""Requests signed at a time: half a millisecond of work."""
 FOLDER_BYTES = 10
 TICKET_BYTES = 16
 
@@ -105,7 +108,9 @@ class Desk:
         decided = await self._used(invitation, digests, asked.requests, decided, now)
         honoured = await self._honoured(invitation.new.bucket, invitation.new.prefix)
         requests = [_conditional(each, honoured) for each in decided if isinstance(each, GrantRequest)]
-        grants = iter(await self._store().presigner.grant(requests) if requests else [])
+        steps = [requests[start : start + STEP] for start in range(0, len(requests), STEP)]
+        presigner = self._store().presigner
+        grants = iter([grant async for step in yielding(steps) for grant in await presigner.grant(step)])
         return [each if isinstance(each, Refusal) else _signed(next(grants)) for each in decided]
 
     async def _of(self, invitation: Invitation, digests: Sequence[bytes]) -> dict[bytes, Ticket | None]:
