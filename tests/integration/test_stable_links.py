@@ -128,6 +128,18 @@ async def test_a_link_opens_the_file_under_its_name_until_it_is_revoked(site: Si
             assert gone.status == 410
 
 
+async def test_other_content_has_its_own_link_in_the_file_beside_it(site: Site) -> None:
+    async with site.daemon(link_file="{name}.link.txt") as daemon:
+        daemon.drop("a", b"first")
+        await daemon.done()
+        daemon.drop("a", b"second")
+        await daemon.done(2)
+        first, second = lines(daemon)
+        assert first["url"] != second["url"]
+        assert (daemon.folder / "drop" / "a.link.txt").read_text() == second["url"] + "\n"
+        assert daemon.events("link_file.failed") == []
+
+
 async def test_many_files_have_their_links_by_few_calls(site: Site) -> None:
     configured = site.config(link_expires=90 * 86400)
     for number in range(100):

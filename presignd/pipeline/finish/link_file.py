@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from presignd.errors import PresigndError, fault, passing, reason_of
 from presignd.pipeline.files.folder import Gone, NotRegular
 from presignd.pipeline.files.ignore import OWN_PREFIX, beside
+from presignd.presign.stable import id_in
 from presignd.runtime.crash_points import passed
 from presignd.system.durable import rename_noreplace, sync, write_new
 
@@ -81,7 +82,7 @@ def _publish(directory: int, temporary: bytes, name: bytes) -> None:
 
 
 def _is_ours(directory: int, name: bytes) -> bool:
-    """Return whether the file of that name is a link file: the daemon's user owns it, and it holds one signed URL."""
+    """Return whether the file of that name is a link file: the daemon's user owns it, and it holds one link."""
     try:
         st = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
@@ -94,4 +95,9 @@ def _is_ours(directory: int, name: bytes) -> bool:
     finally:
         os.close(fd)
     one_line = content.endswith(b"\n") and len(content.split()) == 1
-    return one_line and content.startswith((b"http://", b"https://")) and b"X-Amz-Signature=" in content
+    return one_line and _is_link(content.strip().decode("utf-8", "replace"))
+
+
+def _is_link(text: str) -> bool:
+    """Return whether this is the address of a stable link, or a signed URL."""
+    return bool(id_in(text)) or (text.startswith(("http://", "https://")) and "X-Amz-Signature=" in text)
