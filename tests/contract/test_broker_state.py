@@ -304,6 +304,29 @@ async def test_a_postgres_that_is_away_is_said_at_once_and_found_when_it_is_back
         assert await links.visit(hash_of("one"), NOW) is not None
 
 
+async def test_a_postgres_connection_that_breaks_while_it_is_used_or_given_back_is_an_outage_at_most(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is stopped under load breaks connections at any point; a commit that was answered is done."""
+    asyncpg = pytest.importorskip("asyncpg")
+
+    async def broken(*_: object, **__: object) -> None:
+        raise asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
+
+    database = PostgresDatabase(postgres.new_database())
+    await database.fetch("SELECT 0")
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(asyncpg.Connection, "reset", broken)
+            assert await database.fetch("SELECT 1") == [(1,)]
+        with pytest.raises(StateAway, match="another operation"):
+            async with database._connected():
+                await broken()
+        assert await database.fetch("SELECT 2") == [(2,)]
+    finally:
+        await database.close()
+
+
 async def test_a_newer_postgres_schema_is_refused(postgres: Postgres) -> None:
     url = postgres.new_database()
     database = PostgresDatabase(url)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -44,8 +44,10 @@ class PostgresDatabase(Database):
             ) from None
         self._asyncpg = asyncpg
         self._url, self._place = url, _place(url)
-        # Errors of the network, of the server, and of a connection that was closed meanwhile (InterfaceError).
-        self._expected = (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError)
+        # Errors of the network, of the server, and of a connection that was closed meanwhile: InterfaceError, or
+        # InternalClientError where a statement was being sent.
+        closed = (asyncpg.InterfaceError, asyncpg.InternalClientError)
+        self._expected = (OSError, TimeoutError, ValueError, asyncpg.PostgresError, *closed)
         self._pool: asyncpg.Pool[Any] | None = None
         self._connecting = asyncio.Lock()
         self._not_before, self._why = 0.0, ""
@@ -79,8 +81,13 @@ class PostgresDatabase(Database):
         """Yield a connection; turn the expected errors into ``StateAway``."""
         try:
             pool = self._pool or await self._open()
-            async with pool.acquire(timeout=CALL_SECONDS) as connection:
+            connection = await pool.acquire(timeout=CALL_SECONDS)
+            try:
                 yield connection
+            finally:
+                # The pool closes a connection that it can't take back; what was committed on it is done nevertheless.
+                with suppress(*self._expected):
+                    await pool.release(connection)
         except self._expected as error:
             raise StateAway(self._text(error)) from None
 
