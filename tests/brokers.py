@@ -216,9 +216,13 @@ class OneToken(Broker):
 
     NAME = "tests"
 
-    def __init__(self, folder: Path, store: Store, bucket: str, *, prefix: str = "", endpoint: str = "") -> None:
+    HEADERS = ("x-amz-meta-*", "cache-control")
+
+    def __init__(
+        self, folder: Path, store: Store, bucket: str, *, prefix: str = "", endpoint: str = "", **more: Any
+    ) -> None:
         super().__init__(folder, store, endpoint=endpoint)
-        self._given: dict[str, Any] = {"bucket": bucket, "prefix": prefix, "headers": ["x-amz-meta-*", "cache-control"]}
+        self._given: dict[str, Any] = {"bucket": bucket, "prefix": prefix, "headers": [*self.HEADERS], **more}
         self.renew_token()
 
     def renew_token(self) -> None:

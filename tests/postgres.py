@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -87,18 +88,25 @@ class Postgres:
         assert done.returncode == 0, (self._folder / "out").read_text()
 
 
-def _served() -> Iterator[Postgres]:
-    need("postgres")
+@contextmanager
+def server() -> Iterator[Postgres]:
+    """Run a fresh server."""
     # Not in pytest's folders, which its user can't enter.
     folder = Path(tempfile.mkdtemp(prefix="presignd-postgres-", dir="/tmp"))
     try:
-        server = Postgres(folder)
+        made = Postgres(folder)
         try:
-            yield server
+            yield made
         finally:
-            server.kill()
+            made.kill()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _served() -> Iterator[Postgres]:
+    need("postgres")
+    with server() as postgres:
+        yield postgres
 
 
 @pytest.fixture(scope="session")

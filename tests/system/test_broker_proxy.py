@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import re
 import secrets
-import ssl
-import subprocess
 import threading
 import time
 import urllib.error
@@ -17,64 +13,20 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import trustme
 
-from presignd.demo.seaweedfs import LOOPBACK, free_ports
+from presignd.demo.seaweedfs import LOOPBACK
 from tests.brokers import Broker, broker_for
 from tests.canary import assert_no_secrets
-from tests.needs import find
 from tests.stores import Store
+from tests.system.behind_nginx import LINKS, BehindNginx
 from tests.system.host import fetch
 from tests.system.machine import until
 
 pytestmark = pytest.mark.needs("nginx")
-EXAMPLE = Path(__file__).parents[2] / "docs" / "nginx-broker.conf.example"
-LINKS = "files.example.org"
-MAIN = """
-pid {folder}/nginx.pid;
-error_log stderr warn;
-worker_processes 1;
-events {{ worker_connections 256; }}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
-  include {folder}/brokers.conf;
-}}
-"""
 
 
-class Site:
+class Site(BehindNginx):
     """The example's nginx over three brokers that share a folder of tokens."""
-
-    def __init__(self, folder: Path, brokers: list[Broker]) -> None:
-        self.brokers = brokers
-        self.ca = trustme.CA()
-        self.context = ssl.create_default_context()
-        self.ca.configure_trust(self.context)
-        (self.port,) = free_ports(1)
-        certificate = self.ca.issue_cert(LOOPBACK)
-        certificate.private_key_pem.write_to_path(folder / "broker.key")
-        certificate.cert_chain_pems[0].write_to_path(folder / "broker.pem")
-        text = EXAMPLE.read_text("utf-8").replace("/etc/ssl/", f"{folder}/").replace(":8420", f":{self.port}")
-        text = text.replace("/var/log/nginx/", f"{folder}/nginx-")
-        for number, broker in enumerate(brokers, 1):
-            text = text.replace(f":842{number}", f":{broker.port}")
-        assert not re.search(r":842\d", text)
-        (folder / "brokers.conf").write_text(text)
-        (folder / "nginx.conf").write_text(MAIN.format(folder=folder))
-        nginx = find("nginx")
-        assert nginx is not None
-        command: list[str | Path] = [nginx, "-p", folder, "-c", folder / "nginx.conf", "-g", "daemon off;"]
-        with (folder / "nginx.log").open("wb") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def end(self) -> None:
-        self.process.terminate()
-        self.process.wait(10)
 
     def ask(self, secret: str, key: str) -> tuple[int, dict[str, str]]:
         """Ask for a link; return the status, and the answer to the one grant."""
@@ -200,16 +152,6 @@ def test_a_drained_broker_costs_no_client_its_answer(site: Site) -> None:
 
 
 # --- stable links -----------------------------------------------------------------------------------
-def open_link(site: Site, path: str, method: str = "GET") -> int:
-    """Open a link at its own name; return the status, without following."""
-    connection = http.client.HTTPSConnection(LOOPBACK, site.port, timeout=30, context=site.context)
-    try:
-        connection.request(method, path, headers={"Host": LINKS})
-        return connection.getresponse().status
-    finally:
-        connection.close()
-
-
 def test_links_open_behind_nginx_whose_logs_hold_no_id(site: Site, tmp_path: Path) -> None:
     secret = site.brokers[0].token("one", "test-bucket", operations=["get", "link"])
     ids = [secrets.token_urlsafe(16) for _ in range(6)]
@@ -219,13 +161,13 @@ def test_links_open_behind_nginx_whose_logs_hold_no_id(site: Site, tmp_path: Pat
         terms = {"bucket": "test-bucket", "key": f"one/{number}", "max_downloads": 2 if number == 5 else None}
         asked = site.brokers[number % 3].call(f"/v1/links/{link_id}", secret, terms, method="PUT")
         assert asked[0] == 201
-    assert [open_link(site, f"/l/{link_id}/name") for link_id in ids[:5]] == [302] * 5
-    assert [open_link(site, f"/l/{ids[5]}", "POST") for _ in range(4)] == [303, 303, 410, 410]
-    assert open_link(site, "/v1/me") == 404
+    assert [site.open_link(f"/l/{link_id}/name") for link_id in ids[:5]] == [302] * 5
+    assert [site.open_link(f"/l/{ids[5]}", "POST") for _ in range(4)] == [303, 303, 410, 410]
+    assert site.open_link("/v1/me") == 404
     site.brokers[0].kill()
-    assert [open_link(site, f"/l/{link_id}") for link_id in ids[:5]] == [302] * 5
+    assert [site.open_link(f"/l/{link_id}") for link_id in ids[:5]] == [302] * 5
     assert site.brokers[1].call(f"/v1/links/{ids[0]}", secret, method="DELETE")[0] == 204
-    assert [open_link(site, f"/l/{ids[0]}") for _ in range(4)] == [410] * 4
+    assert [site.open_link(f"/l/{ids[0]}") for _ in range(4)] == [410] * 4
     until(lambda: "/l/REDACTED/name" in (tmp_path / "nginx-links.log").read_text(), "nginx's log")
     for file in tmp_path.glob("nginx*.log"):
         assert_no_secrets(file.read_bytes(), *ids)

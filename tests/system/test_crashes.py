@@ -37,6 +37,7 @@ def victim(tmp_path: Path, store: Store) -> Iterator[tuple[Victim, str]]:
 # --- long runs, beside each other: those that take longest first -----------------------------------
 WHOLE = ("--seed", SEED, "--kills", KILLS, "--audit-every", KILLS)
 BY_BROKER = ("--presigner", "broker", "--seed", SEED, "--kills", FEW, "--audit-every", FEW)
+LINKS = ("--links", "postgresql", *BY_BROKER[2:])
 BROKEN = ("--seed", SEED, "--kills", "200", "--audit-every", "6", "--seconds", "900")
 STORES = ("juicefs", "seaweedfs")
 
@@ -63,11 +64,14 @@ def test_nothing_is_lost_torn_or_doubled_on_ceph(beside: Beside, run: Sequence[s
 
 @pytest.mark.parametrize(
     "run",
-    [("--broken", build, *BROKEN) for build in ("fingerprint", "intent", "link")],
-    ids=("fingerprint", "intent", "link"),
+    [
+        *(("--broken", build, *BROKEN) for build in ("fingerprint", "intent", "link")),
+        ("--broken", "link_id", "--links", "sqlite", *BROKEN),
+    ],
+    ids=("fingerprint", "intent", "link", "link_id"),
 )
 def test_a_broken_build_is_caught(beside: Beside, run: Sequence[str]) -> None:
-    """One that compares nothing, one that sends before the commit, one that links after the state.
+    """One that compares nothing, one that sends before the commit, one that links after the state, one with new ids.
 
     It takes 10 to 60 seconds; the bound is for a machine that does other things too.
     """
@@ -81,6 +85,26 @@ def test_nothing_is_lost_torn_or_doubled_with_a_broker_that_dies_as_often(beside
     ended = beside.ended(*run)
     assert (ended.code, f"{FEW} kills survived" in ended.text) == (0, True), ended.text
     assert f"{FEW} kills of the broker" in ended.text, ended.text
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.parametrize("run", [("--store", store, *LINKS) for store in STORES], ids=STORES)
+def test_each_file_has_one_stable_link_whatever_dies_of_daemon_broker_and_database(
+    beside: Beside, run: Sequence[str]
+) -> None:
+    """One line in ``links.jsonl``, one living link at the broker that opens, and none that is of no file."""
+    ended = beside.ended(*run)
+    assert (ended.code, f"{FEW} kills survived" in ended.text) == (0, True), ended.text
+    assert f"{FEW} kills of the broker" in ended.text, ended.text
+    assert f"{FEW} kills of the database" in ended.text, ended.text
+
+
+@pytest.mark.parametrize("run", [("--links", "sqlite", *BY_BROKER[2:])], ids=["sqlite"])
+def test_each_file_has_one_stable_link_with_the_broker_and_its_state_in_one_process(
+    beside: Beside, run: Sequence[str]
+) -> None:
+    ended = beside.ended(*run)
+    assert (ended.code, f"{FEW} kills survived" in ended.text) == (0, True), ended.text
 
 
 def test_content_that_changed_after_a_crash_still_replaces_its_own_object(

@@ -1,7 +1,8 @@
 """``python -m tests.system.crash --kills 500 --store seaweedfs --seed 1``: one long run, and its report.
 
 With ``--power ledger links folder`` (or some of them) these lie on disks that lose, with each kill, what was not
-synced (``tests/power``).
+synced (``tests/power``). With ``--links postgresql`` (or ``sqlite``) links are stable ones of a broker whose state is
+there: all of these are killed.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ STORES: dict[str, type[Store]] = {kind.name: kind for kind in (SeaweedFS, JuiceF
 def main() -> int:
     """Run, print the report, and return 1 when a promise was broken."""
     given = _arguments()
+    if given.links:
+        given.presigner = "broker"
     limits = (given.seed, given.kills, given.audit_every, given.seconds)
-    wanted = Options(*limits, given.broken, given.power, given.presigner, given.keep_log, _tell)
-    _tell(f"{given.store}, seed {given.seed}, {given.presigner}")
+    wanted = Options(*limits, given.broken, given.power, given.presigner, given.links, given.keep_log, _tell)
+    _tell(f"{given.store}, seed {given.seed}, {given.presigner}{given.links and ', links in '}{given.links}")
     with tempfile.TemporaryDirectory(prefix="presignd-store.") as folder:
         store: Store = STORES[given.store](Path(folder) / "store")
         store.start()
@@ -50,6 +53,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--broken", default="", help="a broken build, of broken/sitecustomize.py")
     parser.add_argument("--power", nargs="*", choices=ON_POWER, default=(), help="what loses power with each kill")
     parser.add_argument("--presigner", choices=("local", "broker"), default="local", help="a broker is killed too")
+    parser.add_argument("--links", choices=("sqlite", "postgresql"), default="", help="a broker's, in this state")
     parser.add_argument("--keep-log", type=Path, help="where the daemon's log goes when a promise was broken")
     return parser.parse_args()
 

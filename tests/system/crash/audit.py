@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,8 +75,15 @@ class Objects:
 class Audit:
     """Finds violations, each a line of words."""
 
-    def __init__(self, watches: Sequence[Watched], store: Store, log: Log, links_file: Path) -> None:
-        self._watches, self._log, self._links_file = watches, log, links_file
+    def __init__(
+        self,
+        watches: Sequence[Watched],
+        store: Store,
+        log: Log,
+        links_file: Path,
+        at_signer: Callable[[Links], Iterable[str]],
+    ) -> None:
+        self._watches, self._log, self._links_file, self._at_signer = watches, log, links_file, at_signer
         self._objects = Objects(store)
 
     def violations(self) -> list[str]:
@@ -84,7 +91,7 @@ class Audit:
         self._log.read()
         links, torn = read_links(self._links_file)
         found = [f"links: no whole line: {line}" for line in torn]
-        found += [*self._log_violations(), *self._link_violations(links)]
+        found += [*self._log_violations(), *self._link_violations(links), *self._at_signer(links)]
         for watch in self._watches:
             objects = self._objects.of(watch.bucket, watch.prefix)
             there = dict(_files(watch.folder.root))

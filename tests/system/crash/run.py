@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from presignd.runtime import crash_points
+from tests import postgres
 from tests.power.disk import Cut
 from tests.power.mounted import PowerDisk, power_disk
 from tests.stores import Store
 from tests.system.crash.audit import LINK_FILE, Audit, Watched
 from tests.system.crash.events import Log
 from tests.system.crash.signers import ByBroker, OwnKeys, Presigner
+from tests.system.crash.stable import LinkState, StableLinks
 from tests.system.crash.tree import Kept, Taken
 from tests.system.crash.workload import Workload
 from tests.system.harness import Presignd
@@ -55,6 +57,8 @@ class Options:
     """What is on a disk that loses its power with each kill, of ``ON_POWER``."""
     presigner: Presigner = "local"
     """Who signs; a broker is killed as often as the daemon."""
+    links: LinkState = ""
+    """Links are a broker's, and it has its state here; PostgreSQL is killed as often as the daemon too."""
     keep_log: Path | None = None
     """Where the daemon's log goes when a promise was broken."""
     tell: Callable[[str], None] = lambda _: None
@@ -69,6 +73,7 @@ class Report:
     store: str
     kills: int = 0
     broker_kills: int = 0
+    state_kills: int = 0
     at_points: Counter[str] = field(default_factory=Counter)
     met: Counter[str] = field(default_factory=Counter)
     audits: int = 0
@@ -86,6 +91,8 @@ class Report:
             f"store {self.store}, seed {self.options.seed}{self.options.broken and ', broken: ' + self.options.broken}",
             *([f"power lost with each kill under: {', '.join(self.options.power)}"] if self.options.power else []),
             *([f"{self.broker_kills} kills of the broker"] if self.options.presigner == "broker" else []),
+            *([f"stable links in {self.options.links}"] if self.options.links else []),
+            *([f"{self.state_kills} kills of the database"] if self.options.links == "postgresql" else []),
             f"{self.kills} kills survived, {self.at_points.total()} of them at {len(self.at_points)} named points",
             f"{self.acts} acts, {self.links} links, {self.audits} audits, {self.ended - self.began:.0f} s",
             f"faults met: {', '.join(f'{number} {kind}' for kind, number in sorted(self.met.items()))}",
@@ -158,7 +165,9 @@ class Harness:
         self.daemon.broken = ",".join(filter(None, [options.broken, "on_fuse" if places.disks else ""]))
         self.daemon.log.touch()
         self.log = Log(self.daemon.log, signer.secrets)
-        self._audit = Audit(self.watches, store, self.log, places.links)
+        self._audit = Audit(
+            self.watches, store, self.log, places.links, lambda links: signer.violations(links, places.state)
+        )
         self._points: list[str] = []
 
     def _fork(self) -> random.Random:
@@ -200,7 +209,7 @@ class Harness:
     def _live_and_die(self) -> None:
         with self._signer.dying(self._fork()) if self._options.presigner == "broker" else nullcontext():
             self._live_and_be_killed()
-        self.report.broker_kills = self._signer.deaths
+        self.report.broker_kills, self.report.state_kills = self._signer.deaths, self._signer.state_deaths
         self.report.violations += [self._signer.problem] if self._signer.problem else []
         with self.workload.still():
             self._cut_power()
@@ -328,11 +337,12 @@ part_size = "5MiB"
 level = "debug"
 format = "json"
 """
-    return head + "".join(_watch_table(watch) for watch in watches)
+    return head + "".join(_watch_table(watch, signer.watch) for watch in watches)
 
 
-def _watch_table(watch: Watched) -> str:
-    more = f'link_file = "{LINK_FILE}"' if watch.keeps else ""
+def _watch_table(watch: Watched, signed: str) -> str:
+    more = f"{signed}\n"
+    more += f'link_file = "{LINK_FILE}"' if watch.keeps else ""
     more += f'move_to = "{watch.move_to}"' if watch.move_to else ""
     return f"""
 [[watch]]
@@ -370,7 +380,12 @@ def places(power: Collection[str] = ()) -> Iterator[Places]:
 
 def crash(store: Store, options: Options) -> Report:
     """Run the harness on a started store and return what came out."""
-    with places(options.power) as where, Proxy(store.endpoint) as proxy:
-        by_broker = options.presigner == "broker"
-        signer = ByBroker(store, where.base, proxy.endpoint) if by_broker else OwnKeys(store)
-        return Harness(where, store, proxy, options, signer).run()
+    with places(options.power) as where, Proxy(store.endpoint) as proxy, ExitStack() as stack:
+        return Harness(where, store, proxy, options, _signer(store, where.base, proxy.endpoint, options, stack)).run()
+
+
+def _signer(store: Store, folder: Path, endpoint: str, options: Options, stack: ExitStack) -> OwnKeys:
+    if options.links:
+        database = stack.enter_context(postgres.server()) if options.links == "postgresql" else None
+        return StableLinks(store, folder, endpoint, database)
+    return ByBroker(store, folder, endpoint) if options.presigner == "broker" else OwnKeys(store)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tests.brokers import OneToken
 from tests.stores import Store
@@ -22,7 +22,11 @@ class OwnKeys:
     """The daemon holds the store's keys; each watch has a bucket of its own."""
 
     deaths = 0
+    state_deaths = 0
+    """How often the database was killed."""
     problem = ""
+    watch = ""
+    """What stands in each [[watch]]."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -45,6 +49,10 @@ class OwnKeys:
     def wait(self) -> None:
         """Wait until it signs."""
 
+    def violations(self, _lines: list[dict[str, Any]], _ledger: Path) -> Iterable[str]:
+        """Return what is wrong with the links in ``links.jsonl`` and the ledger, in the eyes of who made them."""
+        return ()
+
     def end(self) -> None:
         """End it; look for secrets in what it wrote."""
 
@@ -57,9 +65,12 @@ class ByBroker(OwnKeys):
     def __init__(self, store: Store, folder: Path, endpoint: str) -> None:
         super().__init__(store)
         self._bucket = store.new_bucket()
-        self._broker = OneToken(folder / "broker", store, self._bucket, prefix=self.PREFIX, endpoint=endpoint)
+        self._broker = self._made(folder / "broker", store, endpoint)
         self._broker.start()
         self.secrets = (store.secret_key, self._broker.secret)
+
+    def _made(self, folder: Path, store: Store, endpoint: str) -> OneToken:
+        return OneToken(folder, store, self._bucket, prefix=self.PREFIX, endpoint=endpoint)
 
     @property
     def presign(self) -> str:

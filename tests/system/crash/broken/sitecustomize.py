@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +14,12 @@ from presignd.ledger import Ledger, database
 from presignd.links import LinksFile, writer
 from presignd.model import Fingerprint
 from presignd.pipeline.files.folder import Gone, NotRegular
+from presignd.pipeline.finish import link as made
 from presignd.pipeline.finish import link_file
 from presignd.pipeline.finish import remove as finish
 from presignd.pipeline.upload import transfer, verify
 from presignd.pipeline.watch import leftovers
+from presignd.presign.stable import new_link_id
 from presignd.system import filesystem
 
 
@@ -71,6 +74,12 @@ def link() -> None:
 
     LinksFile.append = wait  # type: ignore[method-assign] # that is the breakage
     Ledger.record_linked = record_linked  # type: ignore[method-assign] # as above
+
+
+def link_id() -> None:
+    """Ask the broker for another id than the ledger committed."""
+    asked = vars(made)["stable_request"]
+    vars(made)["stable_request"] = lambda *given: replace(asked(*given), id=new_link_id())
 
 
 def unsynced_links() -> None:
