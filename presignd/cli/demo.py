@@ -36,8 +36,6 @@ from presignd.system.durable import make_folder
 from presignd.system.trust import others_can_write, walked
 from presignd.telemetry import log
 
-LINK_SECONDS = 3600
-
 
 def demo_command(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to keep the demo in.")] = Path(
@@ -78,9 +76,11 @@ async def serve(folder: Path, *, shown: Path) -> None:
 def greet(shown: Path) -> None:
     """Say what to do with the demo in the folder that the user calls ``shown``."""
     drop, control = shown / "drop", shown / "state" / "control.sock"
-    out.say(f"Drop files into {drop}. Links appear here and work for one hour. Press Ctrl-C to stop.")
+    out.say(f"Drop files into {drop}. Links appear here and work while this runs. Press Ctrl-C to stop.")
     out.say(f"Try:  echo hi > {quoted(drop / 'hi.txt')}   then open its link in a browser, or use curl")
-    out.say(f"Ask:  PRESIGND_SOCKET={quoted(control)} {quoted(own_name())} status")
+    out.say(
+        f"Ask:  PRESIGND_SOCKET={quoted(control)} {quoted(own_name())} status   or, to revoke its links: unlink FILE"
+    )
 
 
 def claim(folder: Path) -> None:
@@ -107,7 +107,7 @@ def demo_config(folder: Path, presign: PresignConfig, bucket: str) -> Config:
     """Return the daemon's configuration: the defaults, with the demo's broker."""
     state = folder / "state"
     return Config(
-        presign=presign.model_copy(update={"get_expires": LINK_SECONDS}),
+        presign=presign,
         watches=(WatchConfig(name="drop", path=folder / "drop", bucket=bucket),),
         upload=UploadConfig(),
         ledger=LedgerConfig(path=state),

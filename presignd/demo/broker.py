@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from presignd.broker import token_writer
-from presignd.broker.config import BrokerConfig, BrokerSection, FleetSection, StatePlace
+from presignd.broker.config import BrokerConfig, BrokerSection, FleetSection, LinksSection, StatePlace
 from presignd.broker.service import Broker
 from presignd.broker.tokens import hash_of, new_token
 from presignd.config import LogConfig, PresignConfig
@@ -76,5 +76,6 @@ def _config(folder: Path, store: EmbeddedStore, listen: str) -> BrokerConfig:
         store=keys,
         log=LogConfig(level="warning"),
         fleet=FleetSection(),
+        links=LinksSection(url=f"http://{listen}"),
         state=StatePlace(folder / "state.db"),
     )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 
@@ -69,7 +70,15 @@ class Demo:
 
     def ask(self) -> subprocess.CompletedProcess[str]:
         """Run the command of the third line."""
-        return self.shell(self.said[2].removeprefix("Ask:"))
+        return self.shell(self._asking)
+
+    def unlink(self, file: str) -> subprocess.CompletedProcess[str]:
+        """Revoke the links of a file, as the third line says."""
+        return self.shell(f"{self._asking.removesuffix(' status')} unlink {file}")
+
+    @property
+    def _asking(self) -> str:
+        return self.said[2].removeprefix("Ask:").partition("   ")[0]
 
     def link_of(self, name: str) -> str:
         """Drop a file by the second line's command, under ``name``, and return the link that is printed."""
@@ -118,7 +127,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def test_a_drop_gets_a_link_and_ctrl_c_leaves_nothing_behind(start: Start, tmp_path: Path) -> None:
     demo = start().ready()
     assert [line.partition(" ")[0] for line in demo.said] == ["Drop", "Try:", "Ask:"]
-    assert fetch(demo.link_of("hi.txt")) == b"hi\n"
+    link = demo.link_of("hi.txt")
+    assert link.startswith(f"http://{LOOPBACK}:{demo.broker_port}/l/")
+    assert fetch(link) == b"hi\n"
+    assert demo.unlink("presignd-demo/drop/hi.txt").returncode == 0
+    with pytest.raises(HTTPError, match="410"):
+        fetch(link)
     assert demo.said[3:] == ["hi.txt  (3 bytes)"]
     held = demo.held
     assert len(held.processes) == 2
@@ -132,7 +146,9 @@ def test_a_drop_gets_a_link_and_ctrl_c_leaves_nothing_behind(start: Start, tmp_p
     assert demo.process.wait(30) == 0
     assert held.left() == NOTHING
     assert not control.exists()
-    assert demo.said[4:] == []
+    [refused] = demo.said[4:]
+    assert '"link.refused"' in refused
+    assert link.split("/")[4] not in refused
 
 
 @pytest.mark.long
@@ -157,6 +173,7 @@ def test_a_second_start_on_the_same_folder_goes_on(start: Start) -> None:
 
 def test_sigkill_leaves_no_server_and_a_start_at_once_waits_for_its_end(start: Start) -> None:
     demo = start("here").ready()
+    before = demo.link_of("before.txt")
     demo.process.kill()
     demo.process.wait()
     again = start("here").ready()
@@ -164,6 +181,7 @@ def test_sigkill_leaves_no_server_and_a_start_at_once_waits_for_its_end(start: S
     left = replace(demo.held, sockets=frozenset()).gone_within(20)
     assert left == NOTHING
     assert fetch(again.link_of("hi.txt")) == b"hi\n"
+    assert fetch(before) == b"hi\n", "it is a link for every start"
 
 
 def test_its_broker_signs_at_another_port_if_its_own_is_taken_and_keeps_no_token(start: Start, tmp_path: Path) -> None:
