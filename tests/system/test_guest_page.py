@@ -141,6 +141,17 @@ async def test_files_of_every_size_come_in_whole_and_the_receipt_names_them(
     assert by_path["parts.bin"].endswith("-3")
 
 
+async def test_files_come_in_at_a_gateway_with_minio_s_front_end_too(
+    browser: Browser, juicefs: Store, tmp_path: Path
+) -> None:
+    paths = [file_of(tmp_path, name, size) for name, size in {"empty": 0, "small": 9, "parts": PART + 1}.items()]
+    with sharing(tmp_path / "broker", juicefs, juicefs.bucket) as broker:
+        async with visit(browser, broker, juicefs) as page:
+            await page.choose(*paths)
+            await page.all_received()
+    assert page.stored() == {path.name: path.read_bytes() for path in paths}
+
+
 @pytest.mark.parametrize("how", ["drop", "choose"])
 async def test_a_folder_keeps_its_structure(
     browser: Browser, broker: Sharing, seaweedfs: Store, tmp_path: Path, how: str

@@ -6,7 +6,8 @@ import { completion, listOf, send, uploadIdOf } from "./s3.js";
 
 const TICK = 1000;
 const PACE_EVERY = 5;
-const MOST_FILES = 500;
+/** Files in one call, which share a folder in the bucket; the broker takes no more. */
+const MOST_FILES = 1000;
 const MOST_RENEWALS = 3;
 
 /** @typedef {import("./plan.js").Upload} Upload */

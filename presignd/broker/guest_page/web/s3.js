@@ -35,7 +35,7 @@ export function send(grant, body, signal, progress) {
     request.onload = () => {
       const failure = failureOf(request);
       if (failure) reject(new Failed(failure));
-      else resolve({ etag: request.getResponseHeader("ETag") ?? "", text: request.responseText });
+      else resolve({ etag: headerOf(request, "etag"), text: request.responseText });
     };
     request.onloadend = () => {
       clearTimeout(timer);
@@ -51,13 +51,18 @@ export function send(grant, body, signal, progress) {
   });
 }
 
+/** @param {XMLHttpRequest} request @param {string} name in lower case @returns {string} "" too where the store does not
+ * expose the header to pages: asking for it by name would be an error in the console */
+const headerOf = (request, name) =>
+  new RegExp(`^${name}: *(.*)$`, "im").exec(request.getAllResponseHeaders())?.[1].trim() ?? "";
+
 /** @param {XMLHttpRequest} request @returns {import("./plan.js").Failure | null} */
 function failureOf(request) {
   const isError = request.status < 200 || request.status > 299;
   // A store may begin to answer 200 to Complete before it knows, and then tell an error in the body.
   const code = /<Error>[\s\S]*?<Code>([^<]{1,100})<\/Code>/.exec(request.responseText)?.[1] ?? "";
   if (!isError && !code) return null;
-  const after = retryAfter(request.getResponseHeader("Retry-After"));
+  const after = retryAfter(headerOf(request, "retry-after"));
   return { where: "store", status: isError ? request.status : 500, code, retryAfter: after };
 }
 

@@ -9,6 +9,9 @@ import * as plan from "./plan.js";
 /** @typedef {{ row: HTMLLIElement, bar: HTMLProgressElement, text: HTMLParagraphElement,
  *   buttons: Record<"pause" | "resume" | "cancel", HTMLButtonElement> }} Row */
 
+/** How far apart the counts are that are said aloud, in ms. */
+const QUIET = 10_000;
+
 /** @param {string} id @returns {HTMLElement} */
 export const byId = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
 
@@ -34,6 +37,7 @@ export class View {
   #changed = new Set();
   #isDue = false;
   #news = "";
+  #quietUntil = 0;
 
   /** @param {Words} words @param {Formats} formats @param {() => Engine} engine @param {() => void} again ask for files */
   constructor(words, formats, engine, again) {
@@ -168,14 +172,17 @@ export class View {
     byId("receipt").hidden = done === 0;
     byId("drop").hidden = byId("choose").hidden = stopped !== "";
     byId("pin").hidden = stopped !== "pin";
-    this.#tell(stopped === "ended" || stopped === "gone" ? words[stopped] : this.#newsOf(done, uploads.length));
+    if (stopped === "ended" || stopped === "gone") this.#tell(words[stopped]);
+    else this.#tell(this.#newsOf(done, uploads.length), done > 0 && done < uploads.length);
   }
 
-  /** Say what is new; something else that was said since stays until then.
-   * @param {string} news */
-  #tell(news) {
-    if (news !== this.#news) say(byId("note"), news);
+  /** Say what is new, once; something else that was said since stays until then.
+   * @param {string} news @param {boolean} [often] it changes often: a screen reader should not say each change */
+  #tell(news, often = false) {
+    if (news === this.#news || (often && Date.now() < this.#quietUntil)) return;
+    say(byId("note"), news);
     this.#news = news;
+    this.#quietUntil = Date.now() + QUIET;
   }
 
   /** @param {number} done @param {number} all @returns {string} */
