@@ -70,8 +70,9 @@ class Visit:
         await expect(self.tab.locator("#note")).to_have_text("All files have been received. You can close this page.")
 
     def stored(self) -> dict[str, bytes]:
-        """Return what came in, by the path that the guest gave it."""
+        """Return what came in, by the path that the guest gave it; each is there once."""
         keys = self._store.list(self._broker.bucket, self._prefix)
+        assert len({key.split("/", 2)[2] for key in keys}) == len(keys)
         return {key.split("/", 2)[2]: self._store.read(self._broker.bucket, key) for key in keys}
 
 
@@ -228,6 +229,33 @@ async def test_a_cut_network_and_a_restarted_broker_are_waited_for(
         await asyncio.to_thread(broker.start)
         await page.all_received()
     assert page.stored() == {"film.bin": path.read_bytes()}
+
+
+async def test_a_folder_comes_in_whole_and_once_whatever_is_cut(
+    browser: Browser, broker: Sharing, seaweedfs: Store, tmp_path: Path
+) -> None:
+    """The network is cut twice, the tab reloaded twice, and the broker killed twice."""
+    folder = tmp_path / "all"
+    sizes = {f"{number % 7}/{number} \u00fc {EVIL}": number % 5 * 1000 for number in range(120)}
+    paths = [file_of(folder, name, size) for name, size in {**sizes, "large.bin": 4 * PART + 5}.items()]
+
+    async with visit(browser, broker, seaweedfs, told=[]) as page:
+        page.tab.on("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
+        for _ in range(2):
+            await page.drop(folder)
+            await expect(page.tab.locator("#list li")).to_have_count(len(paths))
+            await page.tab.context.set_offline(True)
+            await asyncio.to_thread(broker.kill)
+            await page.tab.context.set_offline(False)
+            await asyncio.to_thread(broker.start)
+            await expect(page.tab.locator("#note")).to_contain_text("received")
+            await page.tab.reload()
+            await is_live(page.tab)
+        await page.drop(folder)
+        await page.all_received()
+        receipt = await receipt_of(page.tab)
+    assert page.stored() == {str(path.relative_to(tmp_path)): path.read_bytes() for path in paths}
+    assert sorted(each["path"] for each in receipt["files"]) == sorted(page.stored())
 
 
 async def test_an_expired_grant_is_signed_again(
