@@ -102,7 +102,7 @@ def next_steps(target: Path, broker: Path) -> list[str]:
         return [
             "To start both as services: systemd/install.sh --broker && systemd/install.sh",
             "To see how they are: systemctl status presignd-broker presignd",
-            f"To test the broker again: presignd broker check -c {broker}",
+            f"To test the broker again: sudo -u presignd-broker presignd broker check -c {broker}",
         ]
     return [
         f"To start the broker: presignd broker run -c {broker}",

@@ -12,6 +12,7 @@ import pytest
 
 from presignd.broker.config import SYSTEM_FILE as BROKER_FILE
 from presignd.broker.config import SYSTEM_STATE as BROKER_STATE
+from presignd.cli.beside import broker_file, next_steps
 from presignd.cli.init import LINKS_GROUP, SYSTEM_FILE, Answers, links_group, render
 from presignd.config.signing import GROUPS
 
@@ -96,6 +97,14 @@ def test_init_gives_the_links_to_the_services_group_only_where_there_is_one(tmp_
     with_group = tomllib.loads(render(answers, group=LINKS_GROUP))
     assert (with_group["links"], with_group["control"]) == ({"group": LINKS_GROUP}, {"group": LINKS_GROUP})
     assert {"links", "control"}.isdisjoint(tomllib.loads(render(answers)))
+
+
+def test_init_sets_up_the_brokers_service_and_names_the_user_whose_state_it_is() -> None:
+    assert broker_file(SYSTEM_FILE) == BROKER_FILE
+    start, status, again = next_steps(SYSTEM_FILE, BROKER_FILE)
+    assert start.endswith(": systemd/install.sh --broker && systemd/install.sh")
+    assert status.endswith(": systemctl status presignd-broker presignd")
+    assert again.endswith(f": sudo -u presignd-broker presignd broker check -c {BROKER_FILE}")
 
 
 @pytest.mark.parametrize("arguments", [["--broker", "--purge"], ["--broker", "--remove"], ["a.whl", "--purge"]])
