@@ -167,7 +167,7 @@ def _open_file(path: Path) -> sqlite3.Connection:
 
 
 def _make_private(path: Path) -> None:
-    """Make the file (0600, whatever the umask) where it is missing; refuse another user's.
+    """Make the file (0600, whatever the umask) where it is missing, for its folder's owner; refuse another user's.
 
     As root, SQLite gives ``-wal`` and ``-shm`` the owner of the file; their mode is the file's in any case.
     """
@@ -176,7 +176,10 @@ def _make_private(path: Path) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(path.name, flags, 0o600, dir_fd=folder.fd)
         try:
-            require_owner(os.fstat(fd), path)
+            st = os.fstat(fd)
+            require_owner(st, path)
+            if not st.st_size and os.geteuid() == 0:  # a command of root's came before the service: it is the service's
+                os.fchown(fd, folder.st.st_uid, folder.st.st_gid)
         finally:
             os.close(fd)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from structlog.testing import capture_logs
 from presignd.broker.config import StatePlace, api_origins
 from presignd.broker.state.database import NO_DATABASE, Database, Row, StateAway, Statement
 from presignd.broker.state.place import LoggedDatabase
+from presignd.broker.state.sqlite import open_file
 from presignd.errors import UsageError
 from tests.unit.broker.test_config import loaded, problems_of
 
@@ -134,3 +136,11 @@ def test_a_url_in_a_file_that_others_read_is_warned_of(tmp_path: Path) -> None:
 )
 def test_the_api_is_asked_at_its_url_or_where_it_listens(tmp_path: Path, text: str, origins: set[str]) -> None:
     assert api_origins(loaded(tmp_path, f"[broker]\n{text}", HOME="/").broker) == origins
+
+
+@pytest.mark.needs("root")
+def test_what_root_makes_before_the_service_did_is_the_services(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    open_file(tmp_path / "state.db").close()
+    st = (tmp_path / "state.db").stat()
+    assert (st.st_uid, st.st_gid, st.st_mode & 0o777) == (65534, 65534, 0o600)
