@@ -338,7 +338,7 @@ def test_check_warns_of_a_name_that_links_share(seaweedfs: Store, tmp_path: Path
     assert [detail.partition(": ")[0] for detail in warned if "is also" in detail] == (
         [f"links.url is also {shared}"] if shared else []
     )
-    assert ("ok", "state", f"{tmp_path / 's.db'}, 0 links that open") in found
+    assert ("ok", "state", f"{tmp_path / 's.db'}, 0 links and 0 invitations that open") in found
 
 
 def test_check_fails_where_the_state_cannot_be_used(seaweedfs: Store, tmp_path: Path) -> None:

@@ -52,8 +52,9 @@ PRINTING = {
     "broker check": ["broker", "check", "-c", "broker.toml"],
     "init": ["init", "init.toml"],
 }
-UNTRIED = {"demo"}
-"""It runs on without its stdout, as ``run --print-links`` does: tests/system/test_demo.py, test_stopping.py."""
+UNTRIED = {"demo", "unlink"}
+"""``demo`` runs on without its stdout, as ``run --print-links`` does: tests/system/test_demo.py, test_stopping.py.
+``unlink`` prints nothing there."""
 
 ANSWERS = "http://127.0.0.1:1\naccess\nsecretkey\ntest-bucket\n{folder}\n15m\n"
 """What ``init`` reads from stdin."""

@@ -140,6 +140,15 @@ def test_a_disk_whose_server_dies_under_an_upload_is_waited_for(disk: PowerDisk,
     assert daemon.stop() == 0
 
 
+def take_number(number: int, folder: Path, stack: ExitStack) -> None:
+    """Mount others until one has the device number: a new mount gets the lowest that is free."""
+    for count in range(64):
+        target = folder / f"in between {count}"
+        stack.enter_context(tmpfs(target, "64k"))
+        if target.stat().st_dev == number:
+            return
+
+
 def test_another_device_number_after_a_reboot_sends_nothing_again(
     disk: PowerDisk, make: Make, faulty_s3: FaultyS3, tmp_path: Path
 ) -> None:
@@ -152,8 +161,8 @@ def test_another_device_number_after_a_reboot_sends_nothing_again(
     assert daemon.stop() == 0
     before, asked = disk.path.stat(), len(faulty_s3.seen("HEAD"))
     for _ in range(20):  # another test may free the number meanwhile
-        with ExitStack() as stack:  # what is mounted in between takes the number that is free
-            disk.remount(partial(stack.enter_context, tmpfs(tmp_path / "in between", "64k")))
+        with ExitStack() as stack:
+            disk.remount(partial(take_number, before.st_dev, tmp_path, stack))
         if disk.path.stat().st_dev != before.st_dev:
             break
     assert disk.path.stat().st_dev != before.st_dev

@@ -55,7 +55,7 @@ async function allowed() {
 function add(found, unread = []) {
   const count = engine.add(found);
   if (unread.length) say(byId("note"), words.unread(unread.length));
-  else say(byId("note"), found.length && !count ? words.nothing : "");
+  else if (found.length && !count) say(byId("note"), words.nothing);
 }
 
 function listenToFiles() {
