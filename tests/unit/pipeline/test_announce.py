@@ -18,6 +18,7 @@ from presignd.ledger import Ledger
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.announce import Announcer, shown_path
 from presignd.telemetry import log
+from tests.links import link
 from tests.versions import NOW, in_state
 
 Lines = Callable[[], list[dict[str, Any]]]
@@ -199,3 +200,26 @@ async def test_replaying_waits_for_a_stuck_log_once_and_not_for_each_batch(monke
     assert len(waited) > 1
     assert waited[0] > 0
     assert set(waited[1:]) == {0.0}
+
+
+def test_a_created_link_is_logged_without_itself_and_with_who_asked_for_it(lines: Lines) -> None:
+    World().announcer.linked([link(1), link(2)], disclose=False, by_uid=1000)
+    first, second = lines()
+    assert [(event["event"], event["file_id"]) for event in (first, second)] == [
+        ("link.created", "id-000001"),
+        ("link.created", "id-000002"),
+    ]
+    assert (first["expires_at"], first["by_uid"]) == (second["expires_at"], 1000)
+    assert "Signature" not in str([first, second])
+
+
+def test_a_link_is_in_the_log_only_where_that_is_switched_on(lines: Lines) -> None:
+    World().announcer.linked([link(1)], disclose=True)
+    [event] = lines()
+    assert event["url"] == link(1).url
+    assert "by_uid" not in event
+
+
+def test_a_version_from_before_ends_were_dated_counts_for_no_duration(lines: Lines) -> None:
+    event = said(DONE._replace(done_at=None), lines)
+    assert "duration_ms" not in event
