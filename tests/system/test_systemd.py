@@ -340,7 +340,8 @@ def test_a_token_made_on_the_machine_uploads_through_the_service(host: Host) -> 
     secret = host.run(*created, f"{folder}/tokens.d").strip()
     owner = host.run("stat", "-c", "%a %U:%G", f"{folder}/tokens.d/one.toml").strip()
     assert owner == "640 root:presignd-broker", "the broker reads it, and writes it not"
-    url = host.run("sed", "-n", 's/^listen = "\\(.*\\)"/http:\\/\\/\\1/p', f"{folder}/broker.toml").strip()
+    of_broker = '/^.broker/,/^listen/ s/^listen = "\\(.*\\)"/http:\\/\\/\\1/p'  # [fleet] has a listen, too
+    url = host.run("sed", "-n", of_broker, f"{folder}/broker.toml").strip()
     asked = {"operation": "get", "bucket": host.store.bucket, "key": "one/x", "expires": 60}
     body = json.dumps({"grants": [asked]}).encode()
     headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
