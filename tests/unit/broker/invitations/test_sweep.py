@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ class Left:
     """An invitation, and a store, as a guest left them."""
 
     def __init__(self) -> None:
-        database = MemoryDatabase()
+        self.database = database = MemoryDatabase()
         self.bucket = FakeBucket(honours=True, mixes=False)
         self.invitations, self.tickets = Invitations(database), Tickets(database)
         self.sweeper = Sweeper(database, lambda: cast("SignedStore", self.bucket))
@@ -66,9 +67,11 @@ class Left:
 
 
 @pytest.fixture
-def left() -> Left:
+def left() -> Iterator[Left]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
-    return Left()
+    found = Left()
+    yield found
+    run(found.database.close())
 
 
 def test_a_ticket_that_nobody_used_gives_its_room_back(left: Left) -> None:
