@@ -83,8 +83,13 @@ def read_items(body: bytes, model: TypeAdapter[T], name: str, known: frozenset[s
     except ValueError as problem:
         raise ValueError(f"Invalid JSON: {problem}") from None
     refused = _without_excess(document, name, known)
+    return read_one(to_json(document), model), refused
+
+
+def read_one(body: bytes, model: TypeAdapter[T], *, strict: bool = True) -> T:
+    """Return a body as ``model`` has it; raise ``ValueError`` that names the wrong field but not its value."""
     try:
-        return model.validate_json(to_json(document), strict=True), refused
+        return model.validate_json(body, strict=strict)
     except ValidationError as problem:
         raise ValueError(reason_of(problem)) from None
 

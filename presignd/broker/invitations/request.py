@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, FailFast, TypeAdapter, ValidationError
+from pydantic import ConfigDict, FailFast, TypeAdapter
 
 from presignd.broker import wire
 from presignd.broker.policy import Refusal
 from presignd.broker.state.invitations import Invitation
-from presignd.presign import reason_of
 from presignd.units import rfc3339
 
 
@@ -125,27 +124,18 @@ def read_sign(body: bytes) -> SignRequests:
 
 def read_done(body: bytes) -> DoneRequest:
     """Return the body of ``/done``; raise ``ValueError``."""
-    try:
-        # Not strict: JSON has no tuples. A string is none either way.
-        return DONE.validate_json(body)
-    except ValidationError as problem:
-        raise ValueError(reason_of(problem)) from None
+    # Not strict: JSON has no tuples. A string is none either way.
+    return wire.read_one(body, DONE, strict=False)
 
 
 def read_cancel(body: bytes) -> CancelRequest:
     """Return the body of ``/cancel``; raise ``ValueError``."""
-    try:
-        return CANCEL.validate_json(body, strict=True)
-    except ValidationError as problem:
-        raise ValueError(reason_of(problem)) from None
+    return wire.read_one(body, CANCEL)
 
 
 def read_pin(body: bytes) -> PinRequest:
     """Return the body of ``/pin``; raise ``ValueError``."""
-    try:
-        return PIN.validate_json(body, strict=True)
-    except ValidationError as problem:
-        raise ValueError(reason_of(problem)) from None
+    return wire.read_one(body, PIN)
 
 
 def allowed(invitation: Invitation) -> dict[str, Any]:

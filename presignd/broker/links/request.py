@@ -13,7 +13,6 @@ from pydantic import AwareDatetime, ConfigDict, FailFast, Field, TypeAdapter, Va
 from presignd.broker import wire
 from presignd.broker.policy import Refusal
 from presignd.broker.state.links import Link
-from presignd.presign import reason_of
 from presignd.units import rfc3339
 
 
@@ -114,10 +113,7 @@ def read_links(body: bytes) -> ParsedLinks:
 
 def read_link(body: bytes, link_id: str) -> ParsedLinks:
     """Return the link of a ``PUT``; raise ``ValueError`` as ``read_links`` does."""
-    try:
-        terms = TERMS.validate_json(body, strict=True)
-    except ValidationError as problem:
-        raise ValueError(reason_of(problem)) from None
+    terms = wire.read_one(body, TERMS)
     known = {each.name: getattr(terms, each.name) for each in fields(LinkTerms)}
     return ParsedLinks([LinkRequest(id=link_id, **known)], {})
 
