@@ -20,6 +20,7 @@ from tests.faulty_s3 import faulty_s3
 from tests.needs import pytest_runtest_makereport, pytest_runtest_setup, pytest_runtestloop
 from tests.postgres import own_postgres, postgres
 from tests.spread import own_ports, pytest_xdist_make_scheduler
+from tests.states import connect
 from tests.stores import (
     juicefs,
     juicefs_plain,
@@ -48,6 +49,7 @@ __all__ = [
     "assert_no_secrets",
     "canary",
     "ceph",
+    "connect",
     "faulty_s3",
     "juicefs",
     "juicefs_plain",

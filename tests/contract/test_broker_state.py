@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,26 +12,16 @@ from typing import Any
 
 import pytest
 
-from presignd.broker.state.database import Database, StateAway
+from presignd.broker.state.database import StateAway
 from presignd.broker.state.links import Links, NewLink, hash_of
 from presignd.broker.state.migrations import MIGRATIONS
 from presignd.broker.state.postgres import PostgresDatabase
 from presignd.broker.state.sqlite import SqliteDatabase
 from tests.postgres import Postgres
+from tests.states import Connect
 
 NOW = datetime(2026, 11, 29, 12, 0, 0, 123456, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-Connect = Callable[[], Database]
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Connect:
-    """Return what connects to one database; each call is another broker."""
-    if request.param == "sqlite":
-        return lambda: SqliteDatabase(tmp_path / "state.db")
-    server: Postgres = request.getfixturevalue("postgres")
-    url = server.new_database()
-    return lambda: PostgresDatabase(url)
 
 
 @asynccontextmanager

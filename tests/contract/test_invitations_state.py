@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,25 +15,12 @@ import pytest
 from presignd.broker.state.database import Database
 from presignd.broker.state.invitations import Invitation, Invitations, NewInvitation
 from presignd.broker.state.links import hash_of
-from presignd.broker.state.postgres import PostgresDatabase
-from presignd.broker.state.sqlite import SqliteDatabase
 from presignd.broker.state.tickets import LEASE, UNUSED, NewTicket, Ticket, Tickets, TicketState, Use
-from tests.postgres import Postgres
+from tests.states import Connect
 
 NOW = datetime(2026, 11, 29, 12, 0, 0, 123456, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 TICK = timedelta(microseconds=1)
-Connect = Callable[[], Database]
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def connect(request: pytest.FixtureRequest, tmp_path: Path) -> Connect:
-    """Return what connects to one database; each call is another broker."""
-    if request.param == "sqlite":
-        return lambda: SqliteDatabase(tmp_path / "state.db")
-    server: Postgres = request.getfixturevalue("postgres")
-    url = server.new_database()
-    return lambda: PostgresDatabase(url)
 
 
 class State:
