@@ -20,8 +20,10 @@ from presignd.broker.access import Rejected
 from presignd.broker.audit import GrantResult
 from presignd.broker.calls import Calls, as_json
 from presignd.broker.config import NO_LINKS, BrokerSection, LinksSection, TokenConfig
+from presignd.broker.inbox.api import InboxCalls
+from presignd.broker.inbox.bell import Bell
 from presignd.broker.invitations.public import PublicInvitations
-from presignd.broker.limits import LIMITS, Limits, yielding
+from presignd.broker.limits import LIMITS, ConcurrencyLimit, Limits, yielding
 from presignd.broker.links.api import LinkCalls
 from presignd.broker.links.public import PublicLinks
 from presignd.broker.policy import Refusal, RefusalCode, UploadOwners, decide
@@ -68,15 +70,22 @@ class Api(Calls):
         self._links = LinkCalls(self, links, Links(database))
         self._public = PublicLinks(self, links, database, lambda: self.presigner)
         # Without a store to ask, there are no invitations.
+        self._bell = Bell()
         self._invitations = self._invited(links, database, store) if store else []
-        self.draining = False
+        waiting = ConcurrencyLimit(limits.waiting, limits.waiting_of_one, limits.wait)
+        self._inbox = InboxCalls(self, links, database, self._bell, waiting)
         self._upload_owners = UploadOwners()
 
     def _invited(self, links: LinksSection, database: Database, store: Callable[[], SignedStore]) -> list[web.RouteDef]:
         def origin(bucket: str) -> str:
             return self.presigner.public_origin(bucket)
 
-        return PublicInvitations(self, links, database, store, origin).routes()
+        return PublicInvitations(self, links, database, store, origin, on_received=self._bell.ring).routes()
+
+    def drain(self) -> None:
+        """Answer the calls that wait, and close each connection after its answer."""
+        self.draining = True
+        self._bell.ring()
 
     def app(self) -> web.Application:
         """Return the application at ``listen``."""
@@ -86,6 +95,7 @@ class Api(Calls):
                 web.post("/v1/grants", self._grants),
                 web.get("/v1/me", self._me, allow_head=False),
                 *self._links.routes(),
+                *self._inbox.routes(),
                 *self._public.routes(),
                 *self._invitations,
                 web.get("/openapi.json", _openapi, allow_head=False),

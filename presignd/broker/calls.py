@@ -29,7 +29,8 @@ R = TypeVar("R")
 class Calls:
     """Takes calls: ``config`` and ``tokens`` may be replaced between them.
 
-    ``in_flight`` is the number of those that are being answered; ``idle`` is set while there is none.
+    ``in_flight`` is the number of those that are being answered; ``idle`` is set while there is none. ``draining``
+    means that the broker is about to end.
     """
 
     def __init__(self, config: BrokerSection, tokens: Tokens, limits: Limits) -> None:
@@ -43,6 +44,7 @@ class Calls:
         self._body_seconds = limits.body
         self._rejected_calls = audit.RejectedCalls()
         self.activity = Activity(utcnow())
+        self.draining = False
 
     def client(self, request: web.Request) -> str:
         """Return the client's address for the log."""
@@ -59,6 +61,10 @@ class Calls:
         self.connections.used(request.protocol, known=True)
         self._record_call(request, token.name)
         return token
+
+    def again(self, request: web.Request) -> TokenConfig:
+        """Return the caller's token as it is now: it may have been revoked since; raise ``Rejected``."""
+        return authenticate(request, self.tokens, utcnow())
 
     def _record_call(self, request: web.Request, token: str) -> None:
         user_agent, date = (request.headers.get(name, "") for name in ("User-Agent", "Date"))
@@ -80,7 +86,7 @@ class Calls:
             with self.answering(request):
                 async with self._concurrency.hold(token.name):
                     asked = await self.body(request, read)
-                    token = authenticate(request, self.tokens, utcnow())  # again: it may have been revoked meanwhile
+                    token = self.again(request)
                     self._take(token, count(asked))
                     return await answer(token, asked)
         except Rejected as rejected:

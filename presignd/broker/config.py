@@ -202,14 +202,14 @@ class TokenConfig(Section):
     """The bucket it may use."""
     prefix: str = Field("{name}/", validate_default=True)
     """Prefix of its keys: a folder with its "/"; {name} is the token's name. "" = the whole bucket."""
-    operations: tuple[Literal["put", "multipart", "head", "get", "delete", "link"], ...] = (
+    operations: tuple[Literal["put", "multipart", "head", "get", "delete", "link", "receive"], ...] = (
         "put",
         "multipart",
         "head",
         "get",
     )
     """Allowed operations. "delete" covers the check object alone, and "put" includes it. "link" is for [links], and
-    needs "get"."""
+    "receive" for what came in by an invitation; both need "get"."""
     headers: tuple[str, ...] = ()
     """Headers it may send beside Content-*, e.g. "x-amz-meta-*"; never ACLs."""
     require_content_type: bool = False

@@ -27,7 +27,7 @@ class Limits:
     stranger's first. One may be idle for ``idle``, and a request's head may take as long. A body may take ``body`` to
     arrive, and a response to be sent; slower connections are cut off. ``calls`` for grants are answered at a time,
     ``calls_of_one`` token; others wait for their turn, ``wait`` at most. With ``wire.MAX_BODY`` these limit the memory
-    that bodies take.
+    that bodies take. ``waiting`` calls, ``waiting_of_one`` token, may wait at inboxes for something to come in.
     """
 
     connections: int = 1024
@@ -36,6 +36,8 @@ class Limits:
     calls: int = 64
     calls_of_one: int = 16
     wait: float = 5.0
+    waiting: int = 256
+    waiting_of_one: int = 16
 
 
 LIMITS = Limits()

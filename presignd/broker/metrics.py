@@ -35,7 +35,7 @@ OPENINGS = Counter(
 )
 INVITED_FILES = Counter(
     "presignd_broker_invited_files_total",
-    'Files by invitation; result is "reserved", "refused", "received", "cancelled" or "expired".',
+    'Files by invitation; result is "reserved", "refused", "received", "fetched", "cancelled" or "expired".',
     ("result",),
     registry=REGISTRY,
 )
@@ -46,6 +46,9 @@ SECONDS = Histogram(
     registry=REGISTRY,
 )
 IN_FLIGHT = Gauge("presignd_broker_requests_in_flight", "Requests for grants being answered.", registry=REGISTRY)
+INBOX_WAITING = Gauge(
+    "presignd_broker_inbox_waiting", "Calls that wait for a file to come in by an invitation.", registry=REGISTRY
+)
 TOKENS = Gauge("presignd_broker_tokens", "Tokens known.", registry=REGISTRY)
 BROKEN_FILES = Gauge(
     "presignd_broker_token_files_refused", "Token files that grant nothing until they are fixed.", registry=REGISTRY

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import presignd
+from presignd.broker.inbox.api import LONGEST_WAIT
+from presignd.broker.inbox.wire import ACKS
 from presignd.broker.invitations import request as guests
 from presignd.broker.links.request import BATCH as LINK_BATCH
 from presignd.broker.links.request import REVOCATION, TERMS, LinkState
@@ -146,6 +148,21 @@ _RECEIPT = _object(
     "A file that came in.",
 )
 
+_ARRIVED = _object(
+    {
+        "id": {"type": "string", "description": "What to acknowledge it by; it opens nothing."},
+        "path": {"type": "string", "description": "As the guest gave it: show it as text, and never trust it."},
+        "bucket": {"type": "string"},
+        "key": {"type": "string"},
+        "size": {"type": "integer", "description": "Bytes."},
+        "content_type": {"type": "string"},
+        "part_size": {"type": "integer", "description": "Bytes of each part but the last; 0: it came by one PUT."},
+        "checksum": _nullable("string", "Of the object, as algorithm:hex; md5:hex-N is that of N parts."),
+        "etag": {"type": "string"},
+        "received_at": _TIME,
+    },
+    "A file that came in by an invitation.",
+)
 
 _BATCH = {
     "schema": {"$ref": f"{_REF}Batch"},
@@ -204,6 +221,15 @@ def _schemas() -> dict[str, Any]:
         "Tickets": _object({"files": _either("Ticket", "Refusal")}, "Results in the order of the files."),
         "Receipt": _RECEIPT,
         "Cancelled": _object({"cancelled": {"type": "boolean"}}, "The ticket has ended."),
+        "Arrived": _ARRIVED,
+        "Inbox": _object(
+            {
+                "files": {"type": "array", "items": {"$ref": f"{_REF}Arrived"}},
+                "next": {"type": "string", "description": "What to give as after to wait for the next ones."},
+            },
+            "What came in and is not acknowledged, in the order in which it was received.",
+        ),
+        "Acks": ACKS.json_schema(),
         "Grant": _GRANT,
         "Refusal": _REFUSAL,
         "Me": _ME,
@@ -330,6 +356,44 @@ _INVITATIONS: dict[str, Any] = {
     "/i/{id}/cancel": _of_guest("End a ticket.", "CancelRequest", "Cancelled", 409),
 }
 
+_INVITED_BY = {
+    "name": "invitation",
+    "in": "path",
+    "required": True,
+    "description": "The name of an invitation within the token's bucket and prefix.",
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"},
+}
+
+
+def _number(name: str, words: str) -> dict[str, Any]:
+    schema = {"type": "string", "pattern": "^[0-9]{1,18}$"}
+    return {"name": name, "in": "query", "description": words, "schema": schema}
+
+
+_INBOX: dict[str, Any] = {
+    "/v1/inbox/{invitation}": {
+        "get": {
+            "summary": "List what came in by an invitation; wait for it.",
+            "description": "The token needs the operations receive and get.",
+            "parameters": [
+                _INVITED_BY,
+                _number("after", "Only what came after this: the next of an answer before."),
+                _number("wait", f"Seconds to wait if there is nothing: {LONGEST_WAIT} at most."),
+            ],
+            "responses": {"200": _answer("Up to 1,000 files.", "Inbox")} | _refusals(400, 404, *_OF_LINKS),
+        }
+    },
+    "/v1/inbox/{invitation}/ack": {
+        "post": {
+            "summary": "Take files that have been fetched off the list; the objects stay.",
+            "parameters": [_INVITED_BY],
+            "requestBody": _body("Acks"),
+            "responses": {"204": {"description": "They are off the list; the same again for one that was not on it."}}
+            | _refusals(*_WITH_BODY, 404, *_OF_LINKS),
+        }
+    },
+}
+
 
 def _get(words: str, schema: str, *refusals: int, secured: bool = False) -> dict[str, Any]:
     call: dict[str, Any] = {
@@ -361,6 +425,7 @@ DOCUMENT: dict[str, Any] = {
         },
         **_LINKS,
         **_INVITATIONS,
+        **_INBOX,
         "/v1/me": _get("Return the token's name, its rights and its limits.", "Me", 401, 500, 503, secured=True),
         "/healthz": _get("Return 200 while the broker runs.", "Status"),
         "/readyz": _get("Return 200 while the broker can sign.", "Status", 503),

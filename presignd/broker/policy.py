@@ -44,6 +44,9 @@ _OF_A_VERSION = (Operation.GET, Operation.HEAD)
 LINK = "link"
 """The operation of a token that may have stable links. It is none of S3's, so no grant is for it."""
 
+RECEIVE = "receive"
+"""The operation of a token that may have the list of what came in by an invitation; none of S3's either."""
+
 _DECODINGS = 3
 """How many times proxies may decode or normalise a path."""
 
@@ -110,6 +113,17 @@ def may_link(token: TokenConfig, bucket: str, key: str, version_id: str) -> Refu
         if refusal := rule(token, request):
             return refusal
     return None if LINK in token.operations else _not_allowed(token, LINK)
+
+
+def may_receive(token: TokenConfig) -> Refusal | None:
+    """Return why a token may not have what came in: it needs ``get``, too, to fetch it."""
+    lacking = next((name for name in (RECEIVE, Operation.GET) if name not in token.operations), None)
+    return None if lacking is None else _not_allowed(token, lacking)
+
+
+def lies_within(token: TokenConfig, bucket: str, prefix: str) -> bool:
+    """Return whether all keys below ``prefix`` are keys that a token may have."""
+    return bucket == token.bucket and refuse_key(f"{prefix}x", bucket, token.prefix) is None
 
 
 def _not_allowed(token: TokenConfig, operation: str) -> Refusal:

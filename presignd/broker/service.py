@@ -117,7 +117,7 @@ class Broker:
 
         aiohttp's own shutdown stops reading bodies, so it comes after this.
         """
-        self.api.draining = True
+        self.api.drain()
         for server in self.servers:
             await server.stop_listening()
         await within(self.config.broker.drain_timeout, self.api.idle)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from presignd.broker.state.arrivals import Arrival, Arrivals
 from presignd.broker.state.database import Database
 from presignd.broker.state.invitations import Invitation, Invitations, NewInvitation
-from presignd.broker.state.links import hash_of
+from presignd.broker.state.links import hash_of, ref_of
+from presignd.broker.state.migrations import SQLITE, migrations
+from presignd.broker.state.sqlite import APPLICATION_ID, SqliteDatabase
 from presignd.broker.state.tickets import LEASE, UNUSED, NewTicket, Ticket, Tickets, TicketState, Use
+from presignd.system.clock import to_micros
 from tests.states import Connect
 
 NOW = datetime(2026, 11, 29, 12, 0, 0, 123456, tzinfo=UTC)
@@ -28,6 +34,7 @@ class State:
 
     def __init__(self, database: Database) -> None:
         self.invitations, self.tickets = Invitations(database), Tickets(database)
+        self.arrivals = Arrivals(database)
 
     async def invite(self, **changes: Any) -> Invitation:
         made = await self.invitations.make(an_invitation(**changes))
@@ -38,6 +45,11 @@ class State:
         new = a_ticket(**changes)
         assert await self.tickets.reserve(invitation, [new], at) == [True]
         return await self.ticket(new.id)
+
+    async def receive(self, invitation: Invitation, **changes: Any) -> Ticket:
+        ticket = await self.issue(invitation, **changes)
+        assert await self.tickets.receive(ticket.new.id, "md5:1", "1", NOW + HOUR)
+        return await self.ticket(ticket.new.id)
 
     async def ticket(self, digest: bytes) -> Ticket:
         (found,) = await self.tickets.find([digest])
@@ -353,3 +365,97 @@ async def test_reservations_are_there_for_the_next_broker(connect: Connect) -> N
     async with opened(connect) as state:
         assert await state.ticket(ticket.new.id) == ticket
         assert await state.counts() == (1, 10)
+
+
+# --- arrivals ---------------------------------------------------------------------------------------
+async def test_what_came_in_is_listed_in_the_order_in_which_it_was_received(state: State) -> None:
+    invitation = await state.invite()
+    later = await state.issue(invitation)
+    first = await state.receive(invitation, path="b.pdf", part_size=5)
+    assert await state.tickets.receive(later.new.id, "", "2", NOW + 2 * HOUR)
+    one, two = await state.arrivals.after(invitation, 0, 10)
+    assert one == Arrival(
+        ref=ref_of(first.new.id),
+        number=1,
+        path="b.pdf",
+        bucket="b",
+        key=first.new.key,
+        size=10,
+        content_type="application/pdf",
+        part_size=5,
+        checksum="md5:1",
+        etag="1",
+        received_at=NOW + HOUR,
+    )
+    assert (two.ref, two.number, two.checksum, two.received_at) == (ref_of(later.new.id), 2, "", NOW + 2 * HOUR)
+    assert await state.arrivals.after(invitation, 1, 10) == [two]
+    assert await state.arrivals.after(invitation, 0, 1) == [one]
+    assert await state.arrivals.after(await state.invite(id=hash_of("two"), name="april"), 0, 10) == []
+
+
+async def test_only_what_is_received_is_listed(state: State) -> None:
+    invitation = await state.invite()
+    cancelled, expired, _ = [await state.issue(invitation) for _ in range(3)]
+    assert await state.tickets.cancel(cancelled.new.id, NOW)
+    assert await state.tickets.expire(expired.new.id, NOW)
+    assert await state.tickets.release(cancelled.new.id, NOW)
+    assert await state.arrivals.after(invitation, 0, 10) == []
+
+
+async def test_what_is_acknowledged_is_off_the_list_once(state: State) -> None:
+    invitation = await state.invite()
+    first, second = await state.receive(invitation), await state.receive(invitation)
+    other = await state.invite(id=hash_of("two"), name="april")
+    refs = [ref_of(first.new.id), ref_of(first.new.id), "none", "", "\ud800", ref_of(hash_of("none"))]
+    assert await state.arrivals.ack(other, refs, NOW) == [], "it is another's"
+    (acked,) = await state.arrivals.ack(invitation, refs, NOW)
+    assert acked.ref == refs[0]
+    assert await state.arrivals.ack(invitation, refs, NOW) == []
+    assert [each.ref for each in await state.arrivals.after(invitation, 0, 10)] == [ref_of(second.new.id)]
+    assert await state.arrivals.ack(invitation, ["none"], NOW) == []
+
+
+async def test_who_asks_for_what_comes_after_a_number_misses_none_at_two_brokers(connect: Connect) -> None:
+    async with opened(connect) as one, opened(connect) as other:
+        invitation = await one.invite()
+        tickets = [await one.issue(invitation) for _ in range(60)]
+        seen: list[Arrival] = []
+
+        async def follow() -> None:
+            while len(seen) < len(tickets):
+                seen.extend(await other.arrivals.after(invitation, seen[-1].number if seen else 0, 7))
+
+        received = [(one, other)[n % 2].tickets.receive(each.new.id, "", "", NOW) for n, each in enumerate(tickets)]
+        async with asyncio.timeout(60):
+            *done, _ = await asyncio.gather(*received, follow())
+        assert all(done)
+        assert [each.number for each in seen] == [*range(1, 61)]
+        assert {each.ref for each in seen} == {ref_of(each.new.id) for each in tickets}
+
+
+async def test_files_received_before_there_were_inboxes_are_listed(tmp_path: Path) -> None:
+    file = tmp_path / "state.db"
+    connection = sqlite3.connect(file, isolation_level=None)
+    for statement in chain.from_iterable(migrations(SQLITE)[:2]):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute("PRAGMA user_version = 2")
+    made = f"{to_micros(NOW)}, {to_micros(NOW + HOUR)}"
+    connection.execute(
+        "INSERT INTO invitations (id, name, bucket, prefix, note, pin, made_at, ends_at) "
+        f"VALUES (x'01', 'march', 'b', 'in/', '', '', {made})"
+    )
+    for digest, ticket_state in (("02", "reserved"), ("03", "received"), ("04", "received")):
+        connection.execute(
+            "INSERT INTO tickets (id, invitation, path, bucket, key, size, content_type, part_size, ends_at, state, "
+            f"made_at, used_at, done_at) VALUES (x'{digest * 32}', 1, 'a', 'b', 'in/a', 1, '', 0, 1, '{ticket_state}', "
+            "1, 1, 1)"
+        )
+    connection.close()
+    async with opened(lambda: SqliteDatabase(file)) as state:
+        invitation = await state.invitations.named("march")
+        assert invitation is not None
+        old = await state.arrivals.after(invitation, 0, 10)
+        assert [each.number for each in old] == [2, 3]
+        await state.receive(invitation, at=NOW)
+        assert [each.number for each in await state.arrivals.after(invitation, 3, 10)] == [4]

@@ -8,6 +8,7 @@ import io
 import json
 import os
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from presignd.broker import tokens
 from presignd.broker.config import load
 from presignd.broker.service import Broker
+from presignd.broker.state.invitations import Invitations, NewInvitation
 from presignd.config import LogConfig
 from presignd.presign import GrantRequest
 from presignd.states import Event
@@ -188,6 +190,19 @@ async def test_the_control_socket_answers_as_before_after_nonsense(served: Serve
 
 # --- the broker -------------------------------------------------------------------------------------
 BEARER = tokens.new_token()
+MARCH = NewInvitation(
+    id=bytes(32),
+    name="march",
+    bucket="bucket",
+    prefix="in/",
+    note="",
+    pin="",
+    made_at=datetime(2026, 1, 1, tzinfo=UTC),
+    ends_at=datetime(2026, 1, 2, tzinfo=UTC),
+    max_files=None,
+    max_size=None,
+    total=None,
+)
 GRANT = st.fixed_dictionaries(
     {"operation": st.sampled_from(["put", "get", "head", "multipart.create", "multipart.part"]) | JSON},
     optional={
@@ -218,6 +233,12 @@ region = "r"
 name = "one"
 hash = "{tokens.hash_of(BEARER)}"
 bucket = "bucket"
+prefix = "in/"
+operations = ["put", "get", "receive"]
+[links]
+url = "http://links.example.org"
+[state]
+path = "state.db"
 """,
         encoding="utf-8",
     )
@@ -226,9 +247,10 @@ bucket = "bucket"
     try:
         async with contextlib.AsyncExitStack() as stack:
             await broker.open(stack)
+            assert await Invitations(broker.database).make(MARCH)
             yield broker
     finally:
-        await broker.signer.close()
+        await broker.close()
     assert "Traceback" not in said.getvalue()
     assert_no_secrets(said.getvalue(), BEARER)
 
@@ -247,6 +269,34 @@ async def told_by(broker: Broker, request: bytes) -> int:
 async def test_whatever_a_token_sends_to_the_broker_is_no_bug(broker: Broker, body: bytes) -> None:
     headers = {"Host": b"x", "Authorization": b"Bearer " + BEARER.encode(), "Content-Type": b"application/json"}
     assert await told_by(broker, request_of("POST /v1/grants HTTP/1.1", headers, body)) in {200, 400, 413, 429}
+
+
+WORD = st.text(QUOTED, max_size=20)
+ACKS = st.one_of(
+    st.binary(max_size=100),
+    JSON.map(lambda value: json.dumps(value).encode()),
+    st.lists(TEXT | JSON, max_size=3).map(lambda ids: json.dumps({"ids": ids}).encode()),
+)
+
+
+@fuzz
+@given(ACKS)
+@example(b'{"ids": ["\\ud800", "\\u0000", "AAAAAAAAAAAAAAAA", "====", ""]}')
+async def test_whatever_is_acknowledged_is_no_bug(broker: Broker, body: bytes) -> None:
+    headers = {"Host": b"x", "Authorization": b"Bearer " + BEARER.encode(), "Content-Type": b"application/json"}
+    assert await told_by(broker, request_of("POST /v1/inbox/march/ack HTTP/1.1", headers, body)) in {204, 400, 413}
+
+
+@fuzz
+@given(
+    st.sampled_from(["march", "april", "%00", "..", "a" * 100]) | PATH, st.text(QUOTED, max_size=20), st.text(QUOTED)
+)
+@example("march", "9" * 18, "0")
+@example("march", "", "")
+async def test_whatever_is_asked_of_an_inbox_is_no_bug(broker: Broker, name: str, after: str, more: str) -> None:
+    headers = {"Host": b"x", "Authorization": b"Bearer " + BEARER.encode()}
+    start = f"GET /v1/inbox/{name}?after={after}&{more} HTTP/1.1"
+    assert await told_by(broker, request_of(start, headers, b"")) in {200, 400, 404}
 
 
 @fuzz

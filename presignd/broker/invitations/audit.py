@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from presignd.broker import metrics
+from presignd.broker.state.arrivals import Arrival
 from presignd.broker.state.invitations import Invitation
 from presignd.broker.state.tickets import Ticket
 from presignd.telemetry.log import get_logger
@@ -30,6 +31,13 @@ def received(ticket: Ticket, checksum: str, etag: str, client: str = "") -> None
     told: dict[str, Any] = {"client": client} if client else {}
     told |= {"checksum": checksum} if checksum else {}
     log.info("upload.received", **told, **_file(ticket), content_type=ticket.new.content_type, etag=etag)
+
+
+def acked(token: str, client: str, invitation: Invitation, arrival: Arrival) -> None:
+    """Log that a host has fetched a file."""
+    metrics.INVITED_FILES.labels("fetched").inc()
+    told = {"bucket": arrival.bucket, "key": arrival.key, "size": arrival.size, "ref": arrival.ref}
+    log.info("inbox.acked", by=token, client=client, invitation=invitation.new.name, **told)
 
 
 def given_back(ticket: Ticket) -> None:

@@ -49,7 +49,10 @@ A = TypeVar("A")
 
 
 class PublicInvitations:
-    """The handlers. ``store`` returns the one in use: a reload replaces it; ``origin`` returns that of a bucket."""
+    """The handlers. ``store`` returns the one in use: a reload replaces it; ``origin`` returns that of a bucket.
+
+    ``on_received`` is called when a file came in.
+    """
 
     def __init__(
         self,
@@ -58,9 +61,12 @@ class PublicInvitations:
         database: Database,
         store: Callable[[], SignedStore],
         origin: Callable[[str], str],
+        *,
+        on_received: Callable[[], None] = lambda: None,
     ) -> None:
         self.calls, self._config, self._database = calls, config, database
         self._invitations, self._origin = Invitations(database), origin
+        self._on_received = on_received
         self._desk = Desk(database, store, ConditionalWrites(store).of)
         self._pins, self._rates = Pins(), GrantRates()
         self._misses = ClientLimit(MISSES, MISS_WINDOW)
@@ -176,6 +182,7 @@ class PublicInvitations:
             receipt = await self._desk.done(invitation, asked, self.calls.client(request), utcnow())
             if isinstance(receipt, Refusal):
                 raise _conflict(receipt)
+            self._on_received()
             return {"received": True, "size": receipt.size, "checksum": receipt.checksum or None}
 
         return await self._in_turn(request, asking.read_done, answer)

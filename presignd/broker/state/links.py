@@ -85,6 +85,18 @@ def ref_of(digest: bytes) -> str:
     return urlsafe_b64encode(digest[:REF_BYTES]).decode()
 
 
+def named_by(ref: str) -> tuple[bytes, bytes] | None:
+    """Return the least and the greatest SHA-256 that have this ``ref``; None if it is none."""
+    try:
+        start = urlsafe_b64decode(ref)
+    except ValueError:
+        return None
+    if len(start) != REF_BYTES:
+        return None
+    rest = sha256().digest_size - REF_BYTES
+    return start + bytes(rest), start + b"\xff" * rest
+
+
 class Links:
     """The links in ``database``. Every call may raise ``StateAway``."""
 
@@ -125,14 +137,8 @@ class Links:
 
     async def revoke_ref(self, token: str, ref: str, now: datetime) -> list[Link]:
         """Revoke a token's link by its ``ref``; return it if it was not revoked before."""
-        try:
-            start = urlsafe_b64decode(ref)
-        except ValueError:
-            return []
-        if len(start) != REF_BYTES:
-            return []
-        rest = sha256().digest_size - REF_BYTES
-        return await self._revoke("AND id >= ?3 AND id <= ?4", token, now, start + bytes(rest), start + b"\xff" * rest)
+        named = named_by(ref)
+        return await self._revoke("AND id >= ?3 AND id <= ?4", token, now, *named) if named else []
 
     async def revoke_object(self, token: str, bucket: str, key: str, now: datetime) -> list[Link]:
         """Revoke all of a token's links to an object; return those that were not revoked before."""

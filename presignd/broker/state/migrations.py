@@ -104,6 +104,18 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )
         """,
     ),
+    (
+        # ``arrivals`` numbers what came in by an invitation, in the order of the commits: each takes it by an update.
+        "ALTER TABLE invitations ADD COLUMN arrivals {number} NOT NULL DEFAULT 0",
+        "ALTER TABLE tickets ADD COLUMN arrival {number}",
+        "ALTER TABLE tickets ADD COLUMN acked_at {number}",
+        "UPDATE tickets SET arrival = n WHERE state = 'received'",
+        """
+        UPDATE invitations
+        SET arrivals = COALESCE((SELECT max(arrival) FROM tickets WHERE tickets.invitation = invitations.n), 0)
+        """,
+        "CREATE INDEX tickets_inbox ON tickets (invitation, arrival) WHERE arrival IS NOT NULL AND acked_at IS NULL",
+    ),
 )
 
 

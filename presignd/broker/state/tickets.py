@@ -59,8 +59,16 @@ _CLOSE = (
 _TAKE = "UPDATE tickets SET due_at = ?3 WHERE id = ?1 AND due_at = ?2 RETURNING id"
 _POSTPONE = "UPDATE tickets SET due_at = ?2 WHERE id = ?1 AND due_at IS NOT NULL"
 _RECEIVE = (
-    "UPDATE tickets SET state = 'received', checksum = ?2, etag = ?3, done_at = ?4, due_at = NULL "
+    "UPDATE tickets SET state = 'received', checksum = ?2, etag = ?3, done_at = ?4, due_at = NULL, mark = ?5 "
     "WHERE id = ?1 AND (state = 'reserved' OR state = 'expired') AND released = 0 RETURNING id"
+)
+_COUNT_ARRIVAL = (
+    "UPDATE invitations SET arrivals = arrivals + 1 "
+    "WHERE n = (SELECT invitation FROM tickets WHERE id = ?1 AND mark = ?2)"
+)
+_NUMBER_ARRIVAL = (
+    "UPDATE tickets SET arrival = (SELECT arrivals FROM invitations WHERE n = tickets.invitation) "
+    "WHERE id = ?1 AND mark = ?2"
 )
 _RELEASE = (
     "UPDATE tickets SET released = 1, mark = ?2, done_at = ?3, due_at = NULL "
@@ -199,8 +207,20 @@ class Tickets:
         await self._database.fetch(_POSTPONE, digest, to_micros(until))
 
     async def receive(self, digest: bytes, checksum: str, etag: str, now: datetime) -> bool:
-        """Make a ticket's object a fact; return False if it was one before, or is given back."""
-        return bool(await self._database.fetch(_RECEIVE, digest, checksum, etag, to_micros(now)))
+        """Make a ticket's object a fact; return False if it was one before, or is given back.
+
+        It gets its number in the inbox by the same commit. Its invitation's counter is locked until then, so whoever
+        sees a number sees all smaller ones.
+        """
+        mark = secrets.token_bytes(16)
+        received, *_ = await self._database.transact(
+            [
+                (_RECEIVE, (digest, checksum, etag, to_micros(now), mark)),
+                (_COUNT_ARRIVAL, (digest, mark)),
+                (_NUMBER_ARRIVAL, (digest, mark)),
+            ]
+        )
+        return bool(received)
 
     async def release(self, digest: bytes, now: datetime) -> bool:
         """Give the reservation of a cancelled or expired ticket back; return False if it was given back before."""
