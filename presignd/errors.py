@@ -341,6 +341,11 @@ CODES: dict[str, Code] = {
     "too_large": Code(
         FileFault, "the file is larger than what can be stored", "raise the watch's max_size, or split the file"
     ),
+    "stream_lost": Code(
+        FileFault,
+        "what put - read from its standard input is lost: it can't be read again",
+        "run the command again, with what writes into it",
+    ),
     "body_limit": Code(
         FileFault,
         "a proxy before the store refuses a body of this size (413)",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from presignd.app.assembly import Purpose, open_pipeline
@@ -14,6 +15,9 @@ from presignd.model import Source
 from presignd.pipeline.announce import shown_path
 from presignd.pipeline.intake import UPLOAD_PRIORITIES
 from presignd.runtime.tasks import looping
+
+SWEEP_SECONDS = 5.0
+"""Seconds to abort the uploads that were given up, before the command ends; the next one does the rest."""
 
 
 @asynccontextmanager
@@ -29,8 +33,14 @@ async def local_view(config: Config, *, uploads: bool) -> AsyncIterator[View]:
         async with looping() as loops:
             loops.start("linker", pipeline.shared.linker.run())
             loops.start("work", work.run(max_priority=UPLOAD_PRIORITIES[Source.PUT]))
-            yield pipeline.view
-            await work.drain(config.upload.drain_timeout)
+            try:
+                yield pipeline.view
+                await work.drain(config.upload.drain_timeout)
+            finally:
+                # A stream that was interrupted can't be continued, and no sweeper runs here.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(SWEEP_SECONDS):
+                        await work.sweeper.sweep()
 
 
 async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:

@@ -21,7 +21,7 @@ from presignd.control.server import failure
 from presignd.errors import ExitCode, PresigndError, Refused, Unavailable, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 
     from rich.progress import Progress
 
@@ -29,20 +29,23 @@ if TYPE_CHECKING:
 
     Request = Mapping[str, Any]
     LinkOrError = dict[str, Any] | PresigndError
-    Report = Callable[[int, int], None]
+    Report = Callable[[int, int | None], None]
 
 CONCURRENCY = 4
 """How many files are uploaded at a time."""
 
 
 def put_command(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", readable=False, help="Files to upload.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", readable=False, help="Files to upload; - is standard input.")
+    ],
     *,
     watch: Annotated[
         str,
         typer.Option(metavar="NAME", help="The watch to upload by; default: the one that FILE is in, or the only one."),
     ] = "",
     key: Annotated[str, typer.Option(metavar="KEY", help="The key in the bucket; for one FILE only.")] = "",
+    name: Annotated[str, typer.Option(metavar="NAME", help="What standard input (FILE is -) is called.")] = "",
     expires: Expires = None,
     as_json: AsJson = False,
     config: ConfigFile = None,
@@ -52,16 +55,33 @@ def put_command(
     Prints one link a line on stdout, in the order of the files; with --json one object a line. When a
     file fails, the others still go.
 
+    With -, standard input is uploaded as it comes: pg_dump shop | presignd put - --name shop.sql. Its end
+    counts as complete, even if what writes it failed: in a script, say set -o pipefail.
+
     Example: presignd put report.pdf --expires 1h
     """
     if key and len(files) > 1:
         raise UsageError("put: --key names one object, so it takes one FILE", fix="put the files one by one")
-    if Path("-") in files:
-        raise UsageError("put: standard input can't be uploaded", fix="write it to a file first; a file named - is ./-")
     request = {"op": "put", "watch": watch, "key": key, "expires": expiry(expires)}
-    code = loop.run(put_files(files, request, config, as_json=as_json))
+    if Path("-") in files:
+        code = loop.run(_of_stdin(files, name, request, config, as_json=as_json))
+    elif name:
+        raise UsageError("put: --name is for standard input alone", fix="--key names the object of a FILE")
+    else:
+        code = loop.run(put_files(files, request, config, as_json=as_json))
     if code:
         raise SystemExit(code)
+
+
+def _of_stdin(
+    files: Sequence[Path], name: str, request: Request, config: Path | None, *, as_json: bool
+) -> Coroutine[Any, Any, int]:
+    from presignd.cli.put_stdin import check_name, put_stdin  # noqa: PLC0415 - it builds on this module
+
+    if len(files) > 1:
+        raise UsageError("put: - is standard input, and can't be put with other files", fix="a file named - is ./-")
+    check_name(name)
+    return put_stdin(name, request, config, as_json=as_json)
 
 
 async def put_files(files: Sequence[Path], request: Request, config: Path | None, *, as_json: bool) -> int:
@@ -79,7 +99,7 @@ async def put_files(files: Sequence[Path], request: Request, config: Path | None
                 for file, task in zip(files, tasks, strict=True):
                     outcome = await task
                     with bars.hidden(progress):
-                        codes.append(_print(file, outcome, as_json=as_json))
+                        codes.append(print_outcome(absolute(file), outcome, as_json=as_json))
             finally:
                 await _cancel(tasks)
     bad = [code for code in codes if code]
@@ -98,13 +118,14 @@ async def _put(
     """Return the link of one file, or what stopped it."""
     async with slots:
         try:
-            with opened(file, "put") as (fd, size), _bar(progress, file, size) as report:
-                return await _link(asker, {**request, "path": absolute(file)}, fd, report)
+            with opened(file, "put") as (fd, size), bar(progress, file.name, size) as report:
+                return await link_of(asker, {**request, "path": absolute(file)}, fd, report)
         except PresigndError as error:
             return error
 
 
-async def _link(asker: Asker, request: Request, fd: int, report: Report) -> dict[str, Any]:
+async def link_of(asker: Asker, request: Request, fd: int, report: Report) -> dict[str, Any]:
+    """Ask for a link to what ``fd`` reads, and return it; raises ``PresigndError``."""
     async with contextlib.aclosing(asker.ask(request, [fd])) as answers:
         async for answer in answers:
             if link := answer.get("link"):
@@ -147,11 +168,11 @@ def _check_regular(file: Path, found: os.stat_result, command: str) -> None:
     raise Refused(f"{command}: {file}: is {kind}", fix="name regular files")
 
 
-def _print(file: Path, outcome: LinkOrError, *, as_json: bool) -> int:
+def print_outcome(path: str, outcome: LinkOrError, *, as_json: bool) -> int:
     """Print one file's link or failure; return its exit code."""
     if isinstance(outcome, PresigndError):
         if as_json:
-            show.document({"path": absolute(file), **failure(outcome)}, indent=None)
+            show.document({"path": path, **failure(outcome)}, indent=None)
         for line in error_lines(outcome):
             show.say(line)
         return outcome.exit_code
@@ -163,14 +184,15 @@ def _print(file: Path, outcome: LinkOrError, *, as_json: bool) -> int:
 
 
 @contextlib.contextmanager
-def _bar(progress: Progress | None, file: Path, size: int) -> Iterator[Report]:
+def bar(progress: Progress | None, name: str, size: int | None) -> Iterator[Report]:
+    """Show a bar for ``size`` bytes (None: nobody knows how many); yield what takes the bytes sent and the size."""
     if progress is None:
         yield lambda _sent, _size: None
         return
-    bar = progress.add_task(clean(file.name), total=size)
+    bar = progress.add_task(clean(name), total=size)
     begun = False
 
-    def report(sent: int, total: int) -> None:
+    def report(sent: int, total: int | None) -> None:
         nonlocal begun
         if sent and not begun:  # a resumed upload starts here: what was sent before must not count as speed
             progress.reset(bar, total=total, completed=sent)
@@ -178,4 +200,5 @@ def _bar(progress: Progress | None, file: Path, size: int) -> Iterator[Report]:
         progress.update(bar, completed=sent, total=total)
 
     yield report
-    progress.update(bar, completed=size)
+    if size is not None:
+        progress.update(bar, completed=size)

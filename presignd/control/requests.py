@@ -10,31 +10,33 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import socket
 import stat
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from presignd.control import documents, verify
 from presignd.control.documents import LISTED, of_daemon, overview
 from presignd.control.fields import flag, number, paths, text, whole_number
 from presignd.control.links import Terms
-from presignd.control.paths import NOT_SENT, Finder, WaitOutcome, forms
+from presignd.control.paths import NOT_SENT, Finder, WaitOutcome, WatchPath, forms
 from presignd.errors import CODES, Refused, TimedOut, Unavailable, UsageError
 from presignd.ledger import Selection
 from presignd.links import answer_links
 from presignd.model import State
+from presignd.pipeline.stream import STDIN, stream_name_problem
 from presignd.presign.stable import id_in, is_ref
 from presignd.s3.limits import MAX_EXPIRES
 from presignd.telemetry.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
     from presignd.control.documents import Document
-    from presignd.control.paths import WatchPath
     from presignd.control.peer import Peer
     from presignd.control.view import BlockedView, View
-    from presignd.model import FileVersion
+    from presignd.model import FileVersion, Link
 
     Request = Mapping[str, Any]
     Answering = Callable[[Request, Peer, Sequence[int]], AsyncGenerator[Document, None]]
@@ -44,6 +46,8 @@ LONGEST_DAYS, MOST_DOWNLOADS = 36500, 1_000_000
 PROGRESS_EVERY = 0.2
 PATIENCE = 5.0
 """Seconds that ``put`` waits for a store or a watch that is blocked; the daemon itself goes on waiting."""
+STREAM_PATIENCE = 300.0
+"""The same for a stream of which something was sent: that would be lost, and its writer would have to begin again."""
 
 log = get_logger()
 
@@ -76,6 +80,7 @@ class Responder:
             "unlink": self._unlink,
             "issued": self._issued,
             "put": self._put,
+            "put_stream": self._put_stream,
             "retry": self._retry,
             "verify": self._verify,
             "web": self._web,
@@ -266,30 +271,53 @@ class Responder:
         size = _check_descriptor(fds, "put")
         place = await self._finder.exactly(_only_path(request, "put"))
         watch = self._watch_for(place, text(request, "watch"))
+        own = place.path if watch == place.watch else place.absolute
+        put = partial(self.view.put, fds[0], own, watch, key=text(request, "key") or None)
+        async with contextlib.aclosing(self._link_of(put, watch, request, peer, size)) as answers:
+            async for found in answers:
+                yield found
+
+    async def _put_stream(self, request: Request, peer: Peer, fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Yield as ``put``, with ``"size": null``: the client sends frames over the socket whose descriptor came."""
+        self._may_have_links(peer, "put")
+        if len(fds) != 1 or not stat.S_ISSOCK(os.fstat(fds[0]).st_mode):
+            raise UsageError("put: the request came without a socket")
+        name = os.fsencode(text(request, "name"))
+        if why := stream_name_problem(name):
+            raise UsageError(f"put: --name: {why}", fix="give the name of a file, without folders")
+        watch = self._watch_for(WatchPath(STDIN + name, "", STDIN + name), text(request, "watch"))
+        with socket.socket(fileno=os.dup(fds[0])) as connection:
+            put = partial(self.view.put_stream, connection, name, watch, key=text(request, "key") or None)
+            async with contextlib.aclosing(self._link_of(put, watch, request, peer, None)) as answers:
+                async for found in answers:
+                    yield found
+
+    async def _link_of(
+        self,
+        put: Callable[..., Awaitable[Link]],
+        watch: str,
+        request: Request,
+        peer: Peer,
+        size: int | None,
+    ) -> AsyncGenerator[Document, None]:
+        """Do a put; yield ``{"sent", "size"}`` while it is uploaded, and ``{"link": …}`` at the end.
+
+        ``size`` is None for a stream. Raises ``Unavailable`` once its store or its watch was blocked for too long.
+        """
         sent = 0
 
         def progress(now: int) -> None:
             nonlocal sent
             sent = now
 
-        upload = asyncio.ensure_future(
-            self.view.put(
-                fds[0],
-                place.path if watch == place.watch else place.absolute,
-                watch,
-                key=text(request, "key") or None,
-                expires=_expiry(request),
-                by_uid=peer.uid,
-                progress=progress,
-            )
-        )
+        upload = asyncio.ensure_future(put(expires=_expiry(request), by_uid=peer.uid, progress=progress))
         open_at = time.monotonic()
         try:
             while not (await asyncio.wait({upload}, timeout=PROGRESS_EVERY))[0]:
                 yield {"sent": sent, "size": size}
                 if not (blocked := self._blocked(watch)):
                     open_at = time.monotonic()
-                elif time.monotonic() - open_at >= self._patience:
+                elif time.monotonic() - open_at >= (STREAM_PATIENCE if sent and size is None else self._patience):
                     raise _unavailable(blocked)
             yield {"link": documents.of_link(upload.result())}
         finally:

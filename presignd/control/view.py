@@ -5,25 +5,32 @@ Its synchronous methods are cheap, and safe to call at any time from the event l
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from presignd.config import Config
 from presignd.control.links import LinkRequests
+from presignd.errors import UsageError
 from presignd.ledger import Ledger, Selection
 from presignd.model import Candidate, FileVersion, Link, Source, State
 from presignd.pipeline.announce import Announcer, shown_path
 from presignd.pipeline.in_effect import InEffect, Work
+from presignd.pipeline.key_template import needs_hash
 from presignd.pipeline.put import PutHandler
 from presignd.pipeline.settle.settler import Settler
+from presignd.pipeline.stream import STDIN, Stream, buffer
 from presignd.pipeline.upload.breakers import Trip
 from presignd.pipeline.verify import Verifier, verifying
 from presignd.pipeline.watch.watcher import Watcher
+from presignd.runtime.frames import Frames
 from presignd.runtime.outage import Trouble
+from presignd.runtime.tasks import first_error, looping
+from presignd.s3.limits import LARGEST_OBJECT
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger
 
@@ -208,6 +215,44 @@ class View:
         return await self._puts.put(
             fd, path, watch, folder=folder, intake=work.intake, key=key, expires=expires, progress=progress
         )
+
+    async def put_stream(
+        self,
+        connection: socket.socket,
+        name: bytes,
+        watch: str,
+        *,
+        key: str | None,
+        expires: int | None,
+        by_uid: int,
+        progress: Callable[[int], None],
+    ) -> Link:
+        """Upload what ``connection`` sends in frames (``runtime.frames``) under a ``name``, and return its link.
+
+        What ends within the first part is uploaded as a file would be. Raises and is cancelled as ``put``; also raises
+        ``UsageError`` where the watch's key needs the hash, which is known only when all is sent.
+        """
+        work = self._in_effect.work
+        path, watched, upload = STDIN + name, work.buckets[watch].watch, work.config.upload
+        if needs_hash(watched.key) and not key:
+            raise UsageError(
+                f"put: the key of watch {watch} holds {{sha256}}, which is known too late", fix="give --key"
+            )
+        log.info("put.received", watch=watch, path=shown_path(b"", path), by_uid=by_uid)
+        largest = min(watched.max_size or LARGEST_OBJECT, LARGEST_OBJECT)
+        terms: Any = {"intake": work.intake, "key": key, "expires": expires, "progress": progress}
+        with buffer(work.config.ledger.path) as fd:
+            stream = Stream(Frames(connection), fd, upload, largest)
+            if await stream.read_first():
+                return await self._puts.put(fd, path, watch, folder=work.opened[watch], **terms)
+            # It counts as a large file, so that small ones have senders left, but not as one that the watch refuses.
+            size = min(max(stream.size, upload.multipart_threshold), largest)
+            try:
+                async with looping() as loops:
+                    loops.start("reading standard input", stream.read_on())
+                    return await self._puts.put_stream(stream, path, watch, size=size, **terms)
+            except BaseExceptionGroup as group:
+                raise first_error(group) from None
 
     def verifying(self, *, download: bool) -> AbstractAsyncContextManager[Verifier]:
         """Compare files with their objects, by the configuration in effect at the beginning."""

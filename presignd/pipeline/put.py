@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -14,20 +15,28 @@ from presignd.model import FileVersion, Link, NewVersion, Source, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.hash import fingerprint_of
 from presignd.pipeline.intake import Intake
+from presignd.pipeline.stream import Stream
 from presignd.system.clock import utcnow
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between tries to enqueue while an earlier version of the path is in flight."""
 
+LET_GO_SECONDS = 10.0
+"""Seconds for the sender of a stream that was withdrawn to give up its parts and abort; else the sweeper aborts."""
+
 
 @dataclass(frozen=True, slots=True)
 class PutRequest:
-    """One client's request: its open descriptor, the link's expiry in seconds, and a callback for progress in bytes."""
+    """One client's request: its open descriptor, the link's expiry in seconds, and a callback for progress in bytes.
+
+    ``stream``: more is to come than ``fd`` reads now.
+    """
 
     fd: int
     expires: int | None
     progress: Callable[[int], None]
     link: asyncio.Future[Link]
+    stream: Stream | None = None
 
 
 class PutRequests(dict[str, PutRequest]):
@@ -78,15 +87,35 @@ class PutHandler:
         ``path`` counts as the watch's file only if ``fd`` is open on that file. Otherwise a client could record other
         content for that path.
         """
-        fingerprint = fingerprint_of(fd)
         if not path.startswith(b"/") and not await asyncio.to_thread(_is_same_file, folder, path, fd):
             path = folder.absolute(path)
-        version = intake.make_version(watch, path, fingerprint, Source.PUT)
-        if key:
-            version = intake.with_key(version, key)
+        version = intake.make_version(watch, path, fingerprint_of(fd), Source.PUT)
         request = PutRequest(fd, expires, progress, asyncio.get_running_loop().create_future())
+        return await self._put(intake.with_key(version, key) if key else version, request)
+
+    async def put_stream(
+        self,
+        stream: Stream,
+        path: bytes,
+        watch: str,
+        *,
+        size: int,
+        intake: Intake,
+        key: str | None,
+        expires: int | None,
+        progress: Callable[[int], None],
+    ) -> Link:
+        """Upload a stream and return its link; raise ``Refused`` if it is refused.
+
+        ``path`` is absolute. Until the stream has ended, it counts as ``size`` bytes.
+        """
+        version = intake.make_version(watch, path, stream.fingerprint(size), Source.PUT)
+        request = PutRequest(stream.fd, expires, progress, asyncio.get_running_loop().create_future(), stream)
+        return await self._put(intake.with_key(version, key) if key else version, request)
+
+    async def _put(self, version: NewVersion, request: PutRequest) -> Link:
         # One put of a path at a time: the second would supersede the first while its client waits.
-        async with self._turns.setdefault((watch, path), asyncio.Lock()):
+        async with self._turns.setdefault((version.watch, version.path), asyncio.Lock()):
             return await self._upload(version, request)
 
     async def _upload(self, version: NewVersion, request: PutRequest) -> Link:
@@ -95,7 +124,7 @@ class PutHandler:
             await self._enqueue(version)
             return await request.link
         except (asyncio.CancelledError, PresigndError):
-            await asyncio.shield(self._withdraw(version))
+            await asyncio.shield(self._withdraw(version, request.stream))
             raise
         finally:
             del self._requests[version.file_id]
@@ -110,10 +139,23 @@ class PutHandler:
                 await asyncio.sleep(pause)
                 pause = min(LONGEST_PAUSE, 2 * pause)
 
-    async def _withdraw(self, version: NewVersion) -> None:
-        """End a version from outside the watch when its client is gone or was refused: only the client can retry it."""
+    async def _withdraw(self, version: NewVersion, stream: Stream | None) -> None:
+        """End a version from outside the watch when its client is gone or was refused: only the client can retry it.
+
+        A file in flight goes on, as the sender has it open; a stream can't.
+        """
+        if stream:
+            stream.fail(fault("stream_lost", "the command was interrupted"))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LET_GO_SECONDS):
+                    while await self._is_uploading(version):  # noqa: ASYNC110 - the ledger tells no one
+                        await asyncio.sleep(FIRST_PAUSE)
         if version.path.startswith(b"/"):
             await self._on_vanished(await self._ledger.record_gone(version.watch, [version.path], utcnow()))
+
+    async def _is_uploading(self, version: NewVersion) -> bool:
+        now = await self._ledger.by_id(version.file_id)
+        return now is not None and now.state is State.UPLOADING
 
 
 def _is_same_file(folder: Folder, path: bytes, fd: int) -> bool:

@@ -19,6 +19,9 @@ FEW_PARTS = 1_000
 LEAST_PART = 5 << 20
 """Smallest size of a part but the last: 5 MiB (as above)."""
 
+LARGEST_PART = 5 << 30
+"""Largest part: 5 GiB (as above)."""
+
 LARGEST_OBJECT = 5 << 40
 """Largest object: 5 TiB (as above)."""
 

@@ -30,6 +30,17 @@ def part_size_for(size: int, configured: int, most_parts: int = MAX_PARTS) -> in
     return -(-needed // MIB) * MIB
 
 
+GROWTH = 1250
+"""Parts of equal size at the beginning of a stream. A later part is a 1,250th of what came before: from 5 MiB, 10,000
+parts then hold 6.7 TiB, and the part at which 5 TiB (``LARGEST_OBJECT``) are full has 4.1 GiB (``LARGEST_PART`` is 5).
+Cloudflare's R2 wants parts of equal size, so these are as many as leave room for both."""
+
+
+def next_part_size(before: int, configured: int) -> int:
+    """Return the part size in bytes for the next part of a stream of unknown size, ``before`` bytes after its start."""
+    return max(configured, -(-before // (GROWTH * MIB)) * MIB)
+
+
 def in_order(parts: Sequence[PartRange]) -> list[PartRange]:
     """Return the parts in the order to send them: the last one first if there are more than ``FEW_PARTS``.
 

@@ -8,7 +8,7 @@ response has duplicates on some servers; it is used only for a part that a serve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 from presignd.config import UploadConfig
 from presignd.errors import Fault, RetryFault, StoreFault, fault
@@ -103,7 +103,7 @@ class InParts:
         version = await self._send_parts(version, support)
         parts = [self._parts[number] for number in sorted(self._parts)]
         self.part_size = version.part_size
-        self.checksum = checksum_of_parts(self._algorithm, [(part.digest, part.size) for part in parts])
+        self._made(checksum_of_parts(self._algorithm, [(part.digest, part.size) for part in parts]))
         await asyncio.to_thread(self._recheck)
         version = await record_intent(self._ledger, version, self, self.checksum)
         passed("complete.before")
@@ -115,6 +115,9 @@ class InParts:
         if found is None:
             version = await self._abort(version)
         return version, found
+
+    def _made(self, checksum: str) -> None:
+        self.checksum = checksum
 
     async def _send_parts(self, version: FileVersion, support: Support) -> FileVersion:
         """Create the upload unless there is one, and send every part that the store doesn't have."""
@@ -130,24 +133,22 @@ class InParts:
         self._report()
         if self._parts:
             log.info("upload.resumed", file_id=version.file_id, key=version.key, parts=len(self._parts))
+        return await self._send_missing(version)
+
+    async def _send_missing(self, version: FileVersion) -> FileVersion:
+        """Send every part that isn't recorded; raise ``GaveWay`` if others wait, after one. Return the version."""
         cut = in_order([*part_ranges(version.size, version.part_size)])
         missing = [piece for piece in cut if piece.number not in self._parts]
-        await self._send_some(version, missing[:1] if self._gives_way else missing)
-        if self._gives_way and len(missing) > 1:
-            raise GaveWay
-        return version
-
-    async def _send_some(self, version: FileVersion, missing: Sequence[PartRange]) -> None:
-        pieces = iter(missing)
+        pieces = iter(missing[:1] if self._gives_way else missing)
         try:
             async with asyncio.TaskGroup() as runners:
                 for _ in range(self._upload.part_concurrency):
-                    runners.create_task(self._send_missing(version, pieces))
+                    runners.create_task(self._send_some(version, pieces))
         except BaseExceptionGroup as group:  # "except*" would wrap what it raises in a group again
-            faults, bugs = group.split(Fault)
-            if faults is None or bugs is not None:
-                raise
-            raise await self._abort_if_lost(version, _first(faults)) from None
+            raise await self._abort_if_lost(version, first_fault(group)) from None
+        if self._gives_way and len(missing) > 1:
+            raise GaveWay
+        return version
 
     async def _ensure_upload(self, version: FileVersion, algorithm: str) -> FileVersion:
         """Create an upload unless there is one; return the version with its upload id, and its algorithm committed."""
@@ -172,20 +173,23 @@ class InParts:
             etag = "" if algorithm == "md5" else f"{algorithm}:"
         return await self._ledger.begin_upload(version, upload_id, part_size, etag)
 
-    async def _send_missing(self, version: FileVersion, missing: Iterator[PartRange]) -> None:
+    async def _send_some(self, version: FileVersion, missing: Iterator[PartRange]) -> None:
         """Send parts until none is left; several of these run concurrently."""
         for piece in missing:
-            digest = await in_background(self._hash, piece)
-            async with self._slots.large():
-                passed("part.before")
-                part = await self._send_part(version, piece, digest)
-            passed("part.after")
-            # Crash window: a part that the store has and the ledger doesn't is sent again.
-            await self._ledger.record_part(version, part)
-            self._sending.pop(piece.number, None)
-            self._parts[piece.number] = part
-            self._stored += part.size
-            self._report()
+            await self._send_piece(version, piece)
+
+    async def _send_piece(self, version: FileVersion, piece: PartRange) -> None:
+        digest = await in_background(self._hash, piece)
+        async with self._slots.large():
+            passed("part.before")
+            part = await self._send_part(version, piece, digest)
+        passed("part.after")
+        # Crash window: a part that the store has and the ledger doesn't is sent again.
+        await self._ledger.record_part(version, part)
+        self._sending.pop(piece.number, None)
+        self._parts[piece.number] = part
+        self._stored += part.size
+        self._report()
 
     def _hash(self, piece: PartRange) -> str:
         """Return the digest (hex) of one part of the unchanged file. Blocking."""
@@ -393,9 +397,13 @@ def _upload_fault(response: Response) -> Fault:
     return fault("upload_lost", response.code)
 
 
-def _first(group: BaseExceptionGroup[Fault]) -> Fault:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+def first_fault(group: BaseExceptionGroup) -> Fault:
+    """Return the first fault of a group that holds nothing else; raise any other group."""
+    faults, bugs = group.split(Fault)
+    if faults is None or bugs is not None:
+        raise group
+    first = faults.exceptions[0]
+    return first_fault(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 class Sweeper:
@@ -414,10 +422,14 @@ class Sweeper:
         with alive("sweeper") as heart:
             while True:
                 self._wake.clear()
-                for version in await self._ledger.uploads_left():
-                    await self._abort(version)
+                await self.sweep()
                 heart.beat(within=self._pause)
                 await within(self._pause, self._wake)
+
+    async def sweep(self) -> None:
+        """Abort the orphans that there are now."""
+        for version in await self._ledger.uploads_left():
+            await self._abort(version)
 
     async def _abort(self, version: FileVersion) -> None:
         bucket = self._buckets.get(version.watch)

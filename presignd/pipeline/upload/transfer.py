@@ -31,6 +31,7 @@ from presignd.pipeline.upload.collision import Action, Decision, Occupant
 from presignd.pipeline.upload.content import Content, Slots
 from presignd.pipeline.upload.identify import identify
 from presignd.pipeline.upload.multipart import InParts
+from presignd.pipeline.upload.streamed import Streamed
 from presignd.pipeline.upload.whole import Whole
 from presignd.store.probe import Support
 from presignd.system.filesystem import close_quietly, read_cached
@@ -65,6 +66,7 @@ class Transfer:
         self._fd: int
         self._content: Content
         self._support: Support
+        self._stream = put.stream if put else None
         self._previous, self._key_changed = item.previous, False
 
     async def run(self) -> Receipt:
@@ -83,7 +85,7 @@ class Transfer:
         opening = partial(open_to_send, self._folder, self._version, self._put)
         self._fd = await opened(opening, close_quietly, inline=self._folder.inline_limit > 0)
         try:
-            if TINY < self._version.size <= self._upload.multipart_threshold:
+            if TINY < self._version.size <= self._upload.multipart_threshold and not self._stream:
                 # Take the slot before reading, so that a file that waits is not in memory.
                 async with self._slots.small():
                     return await self._send()
@@ -92,14 +94,16 @@ class Transfer:
             close_quietly(self._fd)
 
     async def _send(self) -> Receipt:
-        self._support = await self._bucket.support(in_parts=self._version.size > self._upload.multipart_threshold)
+        in_parts = self._version.size > self._upload.multipart_threshold or self._stream is not None
+        self._support = await self._bucket.support(in_parts=in_parts)
         self._content = content = await self._make_content()
         require_settled(content.fingerprint, self._version)
         if self._version.key is None:
             await self._reserve_key()
         stored, adopted = await self._store()
         was_read_ahead = self._item.prepared is not None
-        fingerprint = content.fingerprint if was_read_ahead else await self._require_unchanged()
+        is_final = was_read_ahead or self._stream is not None
+        fingerprint = content.fingerprint if is_final else await self._require_unchanged()
         self._item.version = self._version
         return Receipt(
             fingerprint,
@@ -124,6 +128,17 @@ class Transfer:
             for algorithm in self._support.algorithms - prepared.checksums.keys():  # the bucket was probed anew since
                 prepared.checksums[algorithm] = prepared.checksum_like(f"{algorithm}:", size, 0)
             return self._whole(prepared)
+        on_sent = partial(_report, self._item, self._put)
+        if self._stream:
+            return Streamed(
+                self._bucket,
+                self._ledger,
+                self._slots,
+                upload,
+                stream=self._stream,
+                version=self._version,
+                on_sent=on_sent,
+            )
         if size <= upload.multipart_threshold:
             return self._whole(await self._prepare(size, algorithms_for(self._version, self._watch, self._support)))
         by_hash = _is_named_by_hash(self._version, self._watch)
@@ -138,7 +153,7 @@ class Transfer:
             recheck=self._recheck,
             # Not a method: transfer and content would reference each other, and only the garbage collector would free
             # them.
-            on_sent=partial(_report, self._item, self._put),
+            on_sent=on_sent,
             gives_way=self._item.gives_way,
         )
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from presignd.s3.limits import FEW_PARTS, LARGEST_OBJECT, MAX_PARTS
+from presignd.s3.limits import FEW_PARTS, LARGEST_OBJECT, LARGEST_PART, LEAST_PART, MAX_PARTS
 from presignd.s3.multipart import (
+    GROWTH,
     MIB,
     complete_body,
     etag_of_parts,
     in_order,
+    next_part_size,
     part_ranges,
     part_size_for,
 )
@@ -70,3 +73,22 @@ def test_complete_lists_parts_ascending_whatever_the_order_they_ended_in() -> No
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126)))
 def test_an_etag_goes_back_as_it_came_whatever_it_is_made_of(etag: str) -> None:
     assert (ET.fromstring(complete_body([(1, etag)]))[0][1].text or "") == f'"{etag}"'
+
+
+@pytest.mark.parametrize("configured", [LEAST_PART, CONFIGURED, 64 * MIB, LARGEST_PART])
+def test_a_stream_of_the_largest_size_has_parts_enough_and_none_too_large(configured: int) -> None:
+    size, parts = 0, 0
+    while size < LARGEST_OBJECT:
+        part = next_part_size(size, configured)
+        assert configured <= part <= LARGEST_PART
+        assert part == configured or part % MIB == 0
+        size, parts = size + part, parts + 1
+    assert parts <= MAX_PARTS
+
+
+def test_a_stream_begins_with_parts_of_one_size() -> None:
+    size = 0
+    for _ in range(GROWTH):
+        assert next_part_size(size, CONFIGURED) == CONFIGURED
+        size += CONFIGURED
+    assert next_part_size(size + MIB, CONFIGURED) == CONFIGURED + MIB
