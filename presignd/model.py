@@ -54,6 +54,9 @@ class Fingerprint(NamedTuple):
         return (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
 
 
+NO_FILE = -1
+"""The inode of a version that is no file of the watch but made from the ledger: the two own files of a unit."""
+
 Listed = tuple[bytes, int, int, int, int]
 """A file as a scan lists it: its path and the fields of its ``Fingerprint``. A tuple, as there may be a million."""
 
@@ -149,6 +152,16 @@ class FileVersion(NamedTuple):
     def size(self) -> int:
         """Size in bytes."""
         return self.fingerprint.size
+
+    @property
+    def is_made(self) -> bool:
+        """Whether it is one of the two own files of a unit: its content is made from the ledger, not read."""
+        return self.fingerprint.ino == NO_FILE
+
+    @property
+    def is_manifest(self) -> bool:
+        """Whether it is the manifest of a unit, whose link is the unit's: its ``path`` is the unit's folder."""
+        return self.is_made and not self.path.endswith(b"/")
 
     @property
     def intent(self) -> str:

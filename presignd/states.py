@@ -6,6 +6,9 @@ link's line in ``links.jsonl`` makes it ``linked``; when its file is kept, moved
 ``finished``. Every effect stands between two commits: a crash leaves the earlier state, and the step is done again,
 which is harmless because each step first checks whether it was done. A move that is not in the table is a bug and
 raises.
+
+A file of a folder that is linked as a whole stays ``verified`` until that folder is linked; if it changes or leaves
+before the folder is complete, it ends as superseded or vanished.
 """
 
 from __future__ import annotations
@@ -47,7 +50,12 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         Event.VANISH: State.VANISHED,
         Event.SUPERSEDE: State.SUPERSEDED,
     },
-    State.VERIFIED: {Event.LINK: State.LINKED, Event.QUARANTINE: State.QUARANTINED},
+    State.VERIFIED: {
+        Event.LINK: State.LINKED,
+        Event.QUARANTINE: State.QUARANTINED,
+        Event.VANISH: State.VANISHED,
+        Event.SUPERSEDE: State.SUPERSEDED,
+    },
     State.LINKED: {Event.FINISH: State.FINISHED, Event.QUARANTINE: State.QUARANTINED},
     State.QUARANTINED: {
         Event.REQUEUE: State.QUEUED,

@@ -24,6 +24,7 @@ from presignd.pipeline.intake import UPLOAD_PRIORITIES
 from presignd.pipeline.put import PutHandler, PutRequests
 from presignd.pipeline.record import Recorder
 from presignd.pipeline.settle.settler import Settler
+from presignd.pipeline.unit.markers import Markers
 from presignd.store.signed import register_secrets
 from presignd.system.clock import utcnow
 
@@ -166,9 +167,14 @@ def _build(config: Config, purpose: Purpose, patience: Patience | None, pauses: 
         now=in_effect.now,
         on_links=created,
     )
-    recorder = Recorder(in_effect, ledger, announcer)
+    recorder, markers = Recorder(in_effect, ledger, announcer), Markers()
     settler = Settler(
-        ledger, recorder.record, socket.gethostname(), on_return=returned, algorithms=in_effect.algorithms_ahead
+        ledger,
+        recorder.record,
+        socket.gethostname(),
+        markers=markers,
+        on_return=returned,
+        algorithms=in_effect.algorithms_ahead,
     )
     shared = Shared(
         in_effect,
@@ -178,6 +184,7 @@ def _build(config: Config, purpose: Purpose, patience: Patience | None, pauses: 
         put_requests,
         submit=settler.submit,
         pauses=pauses,
+        markers=markers,
     )
     in_effect.switch(Work(config, disk.by_watch, shared))
     watchers = Watchers(in_effect, settler, ledger, vanished)

@@ -120,7 +120,7 @@ class Daemon:
         await loops.stop("sweeper", "upkeep")
         loops.start("retired", self._finish(before))
         self._start_work(loops)
-        await pipeline.recovery.resume(found.added)
+        await pipeline.recovery.resume((*found.added, *found.changed))
         for name in (*found.added, *found.changed):
             inputs.start(_of_watch(name), pipeline.watchers[name].run())
         if before.config.log != work.config.log:

@@ -138,6 +138,8 @@ class WatchConfig(Section):
     """How long a file must not change before it is uploaded: "auto" or a duration."""
     ready_marker: Annotated[str, _unless_empty(check_name_template)] = ""
     """Upload a file only once a file of this name exists beside it, e.g. "{name}.ok"."""
+    unit: Literal["file", "folder"] = "file"
+    """What gets a link: each file, or each folder in the watch's as a whole, once its ready_marker is there."""
     rescan: Annotated[kinds.AutoSeconds, _range(1, 366 * 86400, "must be at least 1s and at most a year")] = None
     """How often the folder is scanned again: "auto" or a duration."""
     polling: Literal["auto", "always", "never"] = "auto"
@@ -179,12 +181,22 @@ class WatchConfig(Section):
             raise ValueError("is the watch's own folder; name another, e.g. a folder in it")
         return move_to
 
+    @field_validator("unit")
+    @classmethod
+    def _is_whole(cls, unit: str, info: ValidationInfo) -> str:
+        return rules.check_folder_unit(info.data) if unit == "folder" else unit
+
     @field_validator("link_file")
     @classmethod
     def _is_no_marker(cls, link_file: str, info: ValidationInfo) -> str:
         if link_file and link_file == info.data.get("ready_marker"):
             raise ValueError("is the same as ready_marker")
         return link_file
+
+    @property
+    def links_folders(self) -> bool:
+        """Whether a folder gets a link as a whole, and the files in it none."""
+        return self.unit == "folder"
 
     @property
     def moved_inside(self) -> str:

@@ -7,9 +7,11 @@ import ipaddress
 import re
 import zoneinfo
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pathspec import GitIgnoreSpec
 
+from presignd.config.templates import template_fields
 from presignd.s3.checksums import native
 from presignd.s3.limits import MAX_EXPIRES
 
@@ -133,6 +135,28 @@ def check_header_name(name: str) -> None:
             "x-amz-server-side-encryption*, Cache-Control, Content-Disposition, Content-Encoding, "
             "Content-Language, Expires"
         )
+
+
+def check_folder_unit(watch: Mapping[str, Any]) -> str:
+    """Return "folder" if the watch's other options, those that are valid, let a folder get one link as a whole."""
+    marker, key = watch.get("ready_marker"), watch.get("key")
+    if marker is not None and "{name}" not in marker:
+        raise ValueError('is "folder", which needs ready_marker with {name}, e.g. "{name}.ok": it says which is whole')
+    if not watch.get("recursive", True):
+        raise ValueError('is "folder", which needs recursive = true')
+    if watch.get("existing") == "ignore":
+        raise ValueError('is "folder", which needs existing = "upload": a folder without some files is not whole')
+    if key is not None and not _keeps_paths(key):
+        raise ValueError(
+            'is "folder", which needs a key that ends with {path}, with only text, {watch}, {host} and {prefix} before '
+            "it: so a folder's files share a prefix"
+        )
+    return "folder"
+
+
+def _keeps_paths(key: str) -> bool:
+    *before, last = [part.field for part in template_fields(key)]
+    return last == "path" and key.endswith("{path}") and set(before) <= {"watch", "host", "prefix", None}
 
 
 def is_secret_header(name: str) -> bool:

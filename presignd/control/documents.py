@@ -119,7 +119,9 @@ def of_version(version: FileVersion, roots: Roots) -> Document:
 def _kind_of_link(version: FileVersion) -> str | None:
     if not version.linked:
         return None
-    return "stable" if version.link_id else "presigned"
+    if version.link_id:
+        return "stable"
+    return "presigned" if version.expires_at else "unit"  # a presigned link ends; a unit's files have none of their own
 
 
 def of_settling(settling: SettlingView, roots: Roots) -> Document:

@@ -50,9 +50,10 @@ class LinkRequests:
         """Return a link for a version with a receipt: with ``expires`` (seconds) a presigned one.
 
         Without, it is the version's stable link as long as that opens, then a new one; or a presigned one where the
-        watch's links are presigned.
+        watch's links are presigned, and for a file that is linked with its folder alone.
         """
-        link = await self._own(version) if expires is None else None
+        own = expires is None and not self._in_effect.work.is_member(version)
+        link = await self._own(version) if own else None
         if link is None:
             seconds = expires or self._in_effect.work.presigned_lifetime(version)
             dated = version._replace(signed_at=self._in_effect.now())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from presignd.errors import Refused
 from presignd.model import Fingerprint, State
+from presignd.states import LEFT
 from presignd.system.trust import FOLDER, parent_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from presignd.config import WatchConfig
     from presignd.control.view import View
     from presignd.model import FileVersion
+    from presignd.pipeline.unit.tree import UnitLook
 
     Present = Mapping["WatchPath", Fingerprint | OSError | None]
 
@@ -128,6 +130,16 @@ def wait_outcome(
     return _STOPPED.get(version.state, WaitOutcome.PENDING)
 
 
+def unit_outcome(version: FileVersion | None, look: UnitLook) -> WaitOutcome:
+    """Return whether a folder that is linked as a whole has its link, by its manifest's version and what is there."""
+    if version is not None and version.state is State.QUARANTINED:
+        return WaitOutcome.QUARANTINED
+    if version is not None and version.state in LINKED_STATES and not look.anew:
+        return WaitOutcome.LINKED
+    waits = version is not None and version.state not in LEFT
+    return WaitOutcome.PENDING if look.there or waits else WaitOutcome.MISSING
+
+
 _STOPPED = {State.QUARANTINED: WaitOutcome.QUARANTINED, State.IGNORED: WaitOutcome.IGNORED}
 
 
@@ -190,12 +202,20 @@ class Finder:
         """Return the outcome for each path: the disk is read first, then the ledger (see ``wait_outcome``)."""
         before = await self.versions(place for place in places if not place.watch)
         present = await self.present((place, before.get(place)) for place in places)
+        units = await asyncio.to_thread(lambda: {p: self._view.unit_at(p.watch, p.path) for p in places})
         versions = await self.versions(places)
-        return {place: (self._outcome(place, versions.get(place), present), versions.get(place)) for place in places}
+        return {
+            place: (self._outcome(place, versions.get(place), present, units[place]), versions.get(place))
+            for place in places
+        }
 
-    def _outcome(self, place: WatchPath, version: FileVersion | None, present: Present) -> WaitOutcome:
+    def _outcome(
+        self, place: WatchPath, version: FileVersion | None, present: Present, unit: UnitLook | None
+    ) -> WaitOutcome:
         if place not in present:
             return WaitOutcome.OUTSIDE
+        if unit is not None and (unit.there or (version is not None and version.is_made)):
+            return unit_outcome(version, unit)
         if isinstance(now := present[place], OSError):
             return WaitOutcome.UNREADABLE
         leaves = any(watch.name == place.watch and watch.after != "keep" for watch in self._view.config.watches)

@@ -24,6 +24,7 @@ from presignd.pipeline.key_template import needs_hash
 from presignd.pipeline.put import PutHandler
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.stream import STDIN, Stream, buffer
+from presignd.pipeline.unit.tree import UnitLook
 from presignd.pipeline.upload.breakers import Trip
 from presignd.pipeline.verify import Verifier, verifying
 from presignd.pipeline.watch.watcher import Watcher
@@ -156,8 +157,19 @@ class View:
         ]
 
     def settling(self) -> Sequence[SettlingView]:
-        """Return what is settling now."""
-        return [SettlingView(s.watch, s.path, s.since, s.why) for s in self._settler.snapshot()]
+        """Return what is settling now, and the folders that are linked as a whole and wait for their files."""
+        files = [SettlingView(s.watch, s.path, s.since, s.why) for s in self._settler.snapshot()]
+        return [*files, *self._units()]
+
+    def _units(self) -> list[SettlingView]:
+        units = self._in_effect.work.units
+        found = units.waiting() if units is not None else []
+        return [SettlingView(watch, folder, since, f"as a whole: {why}") for watch, folder, since, why in found]
+
+    def unit_at(self, watch: str, path: bytes) -> UnitLook | None:
+        """Return what a folder is that may be linked as a whole, None for any other path. Blocking."""
+        units = self._in_effect.work.units
+        return units.look_at(watch, path) if units is not None else None
 
     def in_flight(self) -> Sequence[InFlightView]:
         """Return what is being uploaded now."""

@@ -23,6 +23,7 @@ from presignd.ledger.database import closed_on_error, explain, open_database, pr
 from presignd.ledger.lock import prepare
 from presignd.ledger.rows import Claimed, Enqueued, Selection, Suspect, WatchSummary
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
+from presignd.ledger.units import UnitRecords
 from presignd.ledger.writer import Reader, Writer
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, Sent, State
 from presignd.runtime.heartbeat import beat
@@ -125,6 +126,7 @@ class Ledger:
         self._writer = Writer(writing, lambda error: explain(error, path), presence_check(path))
         self._reader = Reader(reading, lambda error: explain(error, path))
         self._running = False
+        self.units = UnitRecords(self._do, self._ask)
 
     # --- settle -------------------------------------------------------------------------------------
 

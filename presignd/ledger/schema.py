@@ -80,6 +80,37 @@ CREATE TABLE watch (
 ) WITHOUT ROWID
 """
 
+_FOLDER_UNIT = """
+CREATE TABLE folder_unit (
+  id           INTEGER PRIMARY KEY,
+  watch        TEXT    NOT NULL,
+  folder       BLOB    NOT NULL,
+  marker_size  INTEGER NOT NULL,
+  marker_mtime         NOT NULL,
+  made         INTEGER NOT NULL,
+  manifest     INTEGER NOT NULL REFERENCES version (id) ON DELETE CASCADE,
+  sums         INTEGER NOT NULL REFERENCES version (id) ON DELETE CASCADE,
+  open         INTEGER NOT NULL DEFAULT 1
+)
+"""
+"""A folder that was complete, and is one unit (``presignd.ledger.units``): ``manifest`` and ``sums`` are the versions
+of its two own files; ``open`` until it is finished."""
+
+_MEMBER = """
+CREATE TABLE member (
+  unit    INTEGER NOT NULL REFERENCES folder_unit (id) ON DELETE CASCADE,
+  version INTEGER NOT NULL REFERENCES version (id) ON DELETE CASCADE,
+  PRIMARY KEY (unit, version)
+) WITHOUT ROWID
+"""
+
+_SHA256 = """
+CREATE TABLE sha256 (
+  version INTEGER PRIMARY KEY REFERENCES version (id) ON DELETE CASCADE,
+  hex     TEXT    NOT NULL
+)
+"""
+
 UNANNOUNCED = "announced = 0 AND +state IN ('finished', 'vanished', 'superseded')"
 """Queries repeat an index's condition word for word, or SQLite does not use the index.
 
@@ -111,5 +142,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE version ADD COLUMN link_id TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE version ADD COLUMN linked INTEGER NOT NULL DEFAULT 0",
         "UPDATE version SET linked = 1 WHERE expires_at IS NOT NULL",
+    ),
+    (
+        _FOLDER_UNIT,
+        "CREATE INDEX folder_unit_of ON folder_unit (watch, folder, id)",
+        "CREATE INDEX folder_unit_open ON folder_unit (watch, id) WHERE open = 1",
+        _MEMBER,
+        "CREATE INDEX member_version ON member (version)",
+        _SHA256,
     ),
 )

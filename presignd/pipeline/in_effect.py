@@ -28,6 +28,8 @@ from presignd.pipeline.put import PutRequests
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.stage import Item
 from presignd.pipeline.suspects import Suspects
+from presignd.pipeline.unit.markers import Markers
+from presignd.pipeline.unit.units import Stages, Units
 from presignd.pipeline.upload.breakers import Breakers
 from presignd.pipeline.upload.bucket import Bucket
 from presignd.pipeline.upload.content import Slots
@@ -164,6 +166,7 @@ class Shared:
     puts: PutRequests
     submit: Callable[[Sequence[Candidate]], None]
     pauses: Pauses
+    markers: Markers
 
 
 class Work:
@@ -237,9 +240,36 @@ class Work:
             suspects=shared.in_effect.suspects,
         )
         self.sweeper = Sweeper(shared.ledger, self.buckets)
+        self.units = self._make_units()
         self._closing = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
+
+    def _make_units(self) -> Units | None:
+        """Return what links folders as a whole; None where every watch links files."""
+        watches = {watch.name: watch for watch in self.config.watches if watch.links_folders}
+        if not watches:
+            return None
+        shared = self._shared
+        stages = Stages(
+            link=self._link_manifest,
+            finish=self._finish,
+            leave=self._leave,
+            at_work=shared.in_effect.at_work,
+            queued=self._wake,
+            finisher=self.finisher,
+        )
+        return Units(
+            watches,
+            self.opened,
+            self.ignores,
+            shared.ledger,
+            buckets=self.buckets,
+            intake=self.intake,
+            markers=shared.markers,
+            announcer=shared.announcer,
+            stages=stages,
+        )
 
     @property
     def at_work(self) -> set[str]:
@@ -264,6 +294,8 @@ class Work:
                     for number in range(workers):
                         loops.start(f"finisher {number} of {watch.name}", self.finisher.run(watch.name))
                 loops.start("finisher", self.finisher.record())
+                if self.units is not None and max_priority is None:
+                    loops.start("units", self.units.run())
                 loops.start("dispatcher", self.dispatcher.run(max_priority=max_priority))
                 await self._closing.wait()
         except BaseExceptionGroup as group:  # of many stages that met one error, such as a lost ledger
@@ -277,7 +309,10 @@ class Work:
         for item in items:
             self.dispatcher.add(item)
         self._link([item for item in items if item.version.state is State.VERIFIED])
-        self.finisher.take([item for item in items if item.version.state is State.LINKED])
+        linked = [item for item in items if item.version.state is State.LINKED]
+        units = [item for item in linked if self.units is not None and item.version.is_manifest]
+        self._leave(units)  # finished once their members are
+        self.finisher.take([item for item in linked if item not in units])
 
     # --- from stage to stage ------------------------------------------------------------------------
     def _verify(self, item: Item) -> None:
@@ -285,11 +320,25 @@ class Work:
         self.dispatcher.sent()
 
     def _link(self, items: Sequence[Item]) -> None:
+        if self.units is not None:
+            items = self.units.hold(items)
         for item in items:
             item.expires = self._lifetime(item.version)
             item.finishes = not self.finisher.has_work(item.version)
             item.after_link = self.finisher.take
         self._shared.linker.queue.put_all(items)
+
+    def _link_manifest(self, item: Item) -> None:
+        """Link a unit by its manifest, whose version is finished once the unit's files are."""
+        assert self.units is not None
+        self.dispatcher.add(item)
+        item.expires, item.after_link = self._lifetime(item.version), self.units.linked
+        self._shared.linker.queue.put_nowait(item)
+
+    def _finish(self, items: Sequence[Item]) -> None:
+        for item in items:
+            self.dispatcher.add(item)
+        self.finisher.take(items)
 
     # --- links --------------------------------------------------------------------------------------
     async def has_stable_links(self) -> bool:
@@ -305,6 +354,10 @@ class Work:
     def _lifetime(self, version: FileVersion) -> int | None:
         return self.stable_lifetime(version) if version.link_id else self.presigned_lifetime(version)
 
+    def is_member(self, version: FileVersion) -> bool:
+        """Return whether a version's file is linked with its folder alone, and has no link of its own."""
+        return self.units is not None and version in self.units and not version.is_made
+
     def stable_lifetime(self, version: FileVersion) -> int | None:
         """Return the seconds that a stable link is valid: those of its ``put``, else of its watch; None for no end."""
         put = self._shared.puts.get(version.file_id)
@@ -317,6 +370,8 @@ class Work:
 
     def _leave(self, items: Sequence[Item]) -> None:
         self.dispatcher.leave(items)
+        if self.units is not None:
+            self.units.wake()
 
     def _give_back(self, item: Item) -> None:
         """Leave a version to the ledger, where it may wait for another try."""
@@ -336,15 +391,21 @@ class Work:
     # --- its end ------------------------------------------------------------------------------------
     async def finish(self) -> None:
         """Claim nothing more; return when all that was claimed has ended, however long that takes."""
+        self._retire_units()
         await self.dispatcher.retire()
         await self.finisher.wait_for_retries()
 
     async def drain(self, seconds: float) -> bool:
         """Claim nothing more and wait for what is at work; cancel it after ``seconds``, and return False then."""
+        self._retire_units()
         done = await self.dispatcher.drain(seconds)
         self._closing.set()
         await self._ended.wait()
         return done
+
+    def _retire_units(self) -> None:
+        if self.units is not None:
+            self.units.retire()
 
     async def close(self) -> None:
         """Cancel what is in flight, and close every connection."""

@@ -42,6 +42,8 @@ POINTS = (
     "finish.copy.published",
     "finish.put_back.before",
     "finish.put_back.after",
+    "unit.complete.before",
+    "unit.empty.before",
     "done.said",
 )
 """Points beside effects. Each commit has two more: ``commit.<operation>.before`` and ``.after`` (``CHANGES``)."""
@@ -49,6 +51,7 @@ POINTS = (
 CHANGES = (
     "record_announced",
     "apply.finish",
+    "apply.link",
     "apply.quarantine",
     "apply.retry",
     "apply.supersede",
@@ -70,6 +73,9 @@ CHANGES = (
     "release",
     "requeue",
     "set_meta",
+    "complete_unit",
+    "record_sha256",
+    "close_unit",
     "update",
 )
 """The ledger's operations, as ``commit.<operation>`` names them."""

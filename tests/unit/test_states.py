@@ -71,9 +71,9 @@ def test_newer_content_can_wait_for_what_is_in_flight(state: State) -> None:
     assert reachable(state) - IN_FLIGHT
 
 
-@pytest.mark.parametrize("state", [State.VERIFIED, State.LINKED, State.FINISHED])
-def test_what_was_verified_is_never_called_vanished_or_superseded_straight_away(state: State) -> None:
-    """Its object is in the store: the link is made, or a person told."""
+@pytest.mark.parametrize("state", [State.LINKED, State.FINISHED])
+def test_what_was_linked_is_never_called_vanished_or_superseded_straight_away(state: State) -> None:
+    """One that is verified may, if it is a member of a folder that is not complete yet: it has no link of its own."""
     assert not {State.VANISHED, State.SUPERSEDED} & set(TRANSITIONS[state].values())
 
 

@@ -153,14 +153,16 @@ class Folder:
     def missing(self, paths: Iterable[bytes]) -> list[bytes]:
         """Return those of ``paths`` at which there is nothing; one that can't be checked counts as existing.
 
-        Adjacent paths of one directory cost one ``stat`` each, and together one walk to the directory.
+        Adjacent paths of one directory cost one ``stat`` each, and together one walk to the directory. A slash at the
+        end means the directory itself.
         """
-        return [path for _, some in groupby(paths, posixpath.dirname) for path in self._missing(list(some))]
+        groups = groupby(paths, lambda path: posixpath.dirname(path.rstrip(b"/")))
+        return [path for _, some in groups for path in self._missing(list(some))]
 
     def _missing(self, neighbours: list[bytes]) -> list[bytes]:
         try:
-            with self.dir_fd(neighbours[0]) as parent:
-                return [path for path in neighbours if _is_missing(parent, posixpath.basename(path))]
+            with self.dir_fd(neighbours[0].rstrip(b"/")) as parent:
+                return [path for path in neighbours if _is_missing(parent, posixpath.basename(path.rstrip(b"/")))]
         except Gone:
             return neighbours
         except (NotRegular, Fault):

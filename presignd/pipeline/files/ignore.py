@@ -55,12 +55,20 @@ class Ignore:
     """The rules of one watch. A file below an ignored directory is ignored, as in git.
 
     ``patterns`` come after the defaults, so a negation ("!keep.tmp") cancels a default. ``extra`` and the daemon's own
-    names are ignored whatever ``patterns`` say. ``marker`` is the ``ready_marker`` template.
+    names are ignored whatever ``patterns`` say. ``marker`` is the ``ready_marker`` template. With ``folders``, files
+    at the top are ignored: each folder there is a unit, and they are in none.
     """
 
     def __init__(
-        self, patterns: Iterable[str] = (), *, defaults: bool = True, extra: Iterable[str] = (), marker: str = ""
+        self,
+        patterns: Iterable[str] = (),
+        *,
+        defaults: bool = True,
+        extra: Iterable[str] = (),
+        marker: str = "",
+        folders: bool = False,
     ) -> None:
+        self._folders = folders
         self._defaults = len(DEFAULTS) if defaults else 0
         self._chosen = _spec(patterns, after=_defaults() if defaults else ())
         self._always = _spec([f"{os.fsdecode(OWN_PREFIX)}*", *extra, *_glob(marker)])
@@ -73,15 +81,27 @@ class Ignore:
     def of(cls, watch: WatchConfig) -> Ignore:
         """Return the rules of a watch: its patterns, and the names that it writes beside or below its files."""
         extra = [*_glob(watch.link_file), *_inside(watch)]
-        return cls(watch.ignore, defaults=watch.ignore_defaults, extra=extra, marker=watch.ready_marker)
+        return cls(
+            watch.ignore,
+            defaults=watch.ignore_defaults,
+            extra=extra,
+            marker=watch.ready_marker,
+            folders=watch.links_folders,
+        )
 
     @staticmethod
     def is_own_name(name: bytes) -> bool:
         """Return whether a name is one of the daemon's own temporary names."""
         return name.startswith(OWN_PREFIX)
 
+    def ordinary_in(self, directory: bytes) -> Callable[[str], bool]:
+        """Return ``ordinary`` for the names in a directory."""
+        return _none_is if self._folders and not directory else self.ordinary
+
     def ignores_file(self, path: bytes) -> bool:
         """Return whether the file at ``path`` (below the watch's root) is ignored."""
+        if self._folders and b"/" not in path:
+            return True
         text = _text(path)
         directory, name = posixpath.split(text)
         return self._directory(directory) or (not self.ordinary(name) and self._matches(text))
@@ -92,6 +112,8 @@ class Ignore:
 
     def why(self, path: bytes) -> str:
         """Return in words which rule ignores the file at ``path``; "" if none does."""
+        if self._folders and b"/" not in path:
+            return 'unit = "folder": files in no folder are left out, and a folder is linked once it is complete'
         parts = _text(path).split("/")
         above = ["/".join(parts[:count]) + "/" for count in range(1, len(parts))]
         return next((why for text in (*above, _text(path)) if (why := self._rule(text))), "")
@@ -183,6 +205,10 @@ def _ordinary(patterns: Iterable[Pattern]) -> Callable[[str], bool]:
         return not (name.endswith(ends) or name.startswith(starts) or name in names)
 
     return ordinary
+
+
+def _none_is(_: str) -> bool:
+    return False
 
 
 def _text(path: bytes) -> str:

@@ -95,7 +95,7 @@ class Finisher:
     def has_work(self, version: FileVersion) -> bool:
         """Return whether anything is to be done with the file once its link is made."""
         watch = self._watches[version.watch]
-        return bool(watch.link_file) or moves_or_deletes(watch, version)
+        return _may_have_link_file(watch, version) or moves_or_deletes(watch, version)
 
     def take(self, items: Sequence[Item]) -> None:
         """Announce the items that their link's commit finished; finish the others."""
@@ -107,7 +107,8 @@ class Finisher:
                 self._jobs[item.version.watch].put_nowait(self._job(item))
 
     def _job(self, item: Item) -> _Job:
-        needs_link_file = bool(self._watches[item.version.watch].link_file) and not item.version.path.startswith(b"/")
+        watch = self._watches[item.version.watch]
+        needs_link_file = _may_have_link_file(watch, item.version) and not item.version.path.startswith(b"/")
         return _Job(item, needs_link_file, self._first_pause)
 
     async def rewrite_link_file(self, version: FileVersion) -> bool:
@@ -117,7 +118,7 @@ class Finisher:
         if the file is gone again. A fault that passes is waited for.
         """
         watch = self._watches.get(version.watch)
-        if watch is None or not watch.link_file or version.state is not State.FINISHED:
+        if watch is None or not _may_have_link_file(watch, version) or version.state is not State.FINISHED:
             return True
         job = _Job(Item(version), needs_link_file=True, pause=self._first_pause)
         async with self._rewriting:
@@ -231,6 +232,11 @@ class Finisher:
         self.waiting.discard(job.version.file_id)
         self._none_waits.set()
         self._leave([job.item])
+
+
+def _may_have_link_file(watch: WatchConfig, version: FileVersion) -> bool:
+    """Return whether the link goes beside the file too: of a folder that is linked as a whole, beside the folder."""
+    return bool(watch.link_file) and (not watch.links_folders or version.is_manifest)
 
 
 def _is_gone(job: _Job) -> bool:

@@ -43,7 +43,7 @@ def write_link_file(folder: Folder, watch: WatchConfig, version: FileVersion, ur
                 os.unlink(temporary, dir_fd=directory)  # what a crash left
             write_new(directory, temporary, url.encode() + b"\n", MODE)
             passed("link_file.written")
-            if _is_replaced(directory, version):
+            if not version.is_made and _is_replaced(directory, version):
                 os.unlink(temporary, dir_fd=directory)
                 return False
             _publish(directory, temporary, posixpath.basename(path))

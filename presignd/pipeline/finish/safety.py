@@ -82,4 +82,4 @@ def check_content(version: FileVersion, before: Observation, checksum: str, afte
 
 def moves_or_deletes(watch: WatchConfig, version: FileVersion) -> bool:
     """Return whether the file is to be moved or deleted; one that ``put`` handed over from outside never is."""
-    return watch.after != "keep" and not version.path.startswith(b"/")
+    return watch.after != "keep" and not (version.path.startswith(b"/") or version.is_made)

@@ -15,6 +15,8 @@ from presignd.pipeline.files.lease import WriterCheck, has_writer
 from presignd.pipeline.files.prepared import Prepared, Read, prepare_to_keep
 from presignd.pipeline.files.unfinished import Unfinished, makes_wait
 from presignd.pipeline.settle.decide import Look
+from presignd.pipeline.unit.markers import WatchMarkers, marker_of
+from presignd.pipeline.unit.members import folder_of
 from presignd.runtime.heartbeat import beat
 from presignd.system.filesystem import close_quietly
 
@@ -35,7 +37,8 @@ def not_wanted(_: bytes, __: Look) -> Collection[str]:
 class Looker:
     """Looks at the files of one watch.
 
-    ``ready_marker`` is the watch's template, or ""; ``unfinished`` holds its unfinished downloads.
+    ``ready_marker`` is the watch's template, or ""; ``unfinished`` holds its unfinished downloads. ``markers``: those
+    that the watch's folders were linked by as a whole; None where files are linked each.
     """
 
     def __init__(
@@ -47,10 +50,12 @@ class Looker:
         unfinished: Unfinished,
         monotonic: Callable[[], float],
         time_ns: Callable[[], int],
+        markers: WatchMarkers | None = None,
     ) -> None:
         self._folder = folder
         self._leases = check.mode == "lease"
         self._marker = ready_marker
+        self._markers = markers
         self._unfinished = unfinished
         self._monotonic = monotonic
         self._time_ns = time_ns
@@ -109,11 +114,14 @@ class Looker:
         """Return the name of the ready marker that is missing; "" where it is there, or none is configured."""
         if not self._marker:
             return ""
-        marker = beside(self._marker, path)
+        marked = folder_of(path) if self._markers else path
+        marker = beside(self._marker, marked)
+        name = marker.rpartition(b"/")[2].decode("utf-8", "backslashreplace")
         with suppress(Gone, NotRegular, Fault):
-            self._folder.stat(marker)
-            return ""
-        return marker.rpartition(b"/")[2].decode("utf-8", "backslashreplace")
+            found = self._folder.stat(marker)
+            is_old = self._markers is not None and not self._markers.is_new(marked, marker_of(found))
+            return f"{name} to be written anew" if is_old else ""
+        return name
 
     def _download(self, path: bytes, size: int, now_ns: int) -> str:
         """Return the name of the unfinished download that the file at ``path`` waits for; "" for none."""

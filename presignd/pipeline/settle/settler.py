@@ -16,6 +16,7 @@ from presignd.pipeline.intake import Intake
 from presignd.pipeline.settle.decide import LOCAL_PRECISION, NETWORK_PRECISION, Rules
 from presignd.pipeline.settle.lane import Algorithms, Lane, Record, Services, SettlingPath, nothing_to_do, read_later
 from presignd.pipeline.settle.looker import Looker
+from presignd.pipeline.unit.markers import Markers
 from presignd.system.filesystem import has_fine_times, is_network
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ IGNORED_AT_ONCE = 500
 class Settler:
     """The lanes of all watches. Its methods are called on the event loop that runs ``run``.
 
-    ``host`` is this host's name, for keys.
+    ``host`` is this host's name, for keys; ``markers`` are those of folders that are linked as a whole.
     """
 
     def __init__(
@@ -44,13 +45,14 @@ class Settler:
         record: Record,
         host: str,
         *,
+        markers: Markers | None = None,
         on_return: Callable[[FileVersion], Awaitable[bool]] = nothing_to_do,
         algorithms: Algorithms = read_later,
         monotonic: Callable[[], float] = time.monotonic,
         time_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._services = Services(ledger, record, monotonic, time_ns, on_return, algorithms)
-        self._host = host
+        self._host, self._markers = host, markers or Markers()
         self._lanes: dict[str, Lane] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -69,6 +71,7 @@ class Settler:
             unfinished=unfinished or Unfinished(),
             monotonic=self._services.monotonic,
             time_ns=self._services.time_ns,
+            markers=self._markers.of(watch.name) if watch.links_folders else None,
         )
         if (lane := self._lanes.get(watch.name)) is not None:
             lane.use(rules, looker)

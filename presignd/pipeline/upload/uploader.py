@@ -12,14 +12,15 @@ from presignd.pipeline.faults import UploadFaults
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.hash import read_at
 from presignd.pipeline.files.prepared import TINY, Prepared, Read
-from presignd.pipeline.put import PutRequests
+from presignd.pipeline.put import PutRequest, PutRequests
 from presignd.pipeline.stage import MOST, TURN, Item, Receipt, UrgentFirst, outcomes
+from presignd.pipeline.unit.content import open_made
 from presignd.pipeline.upload.bucket import Bucket
 from presignd.pipeline.upload.content import Slots
 from presignd.pipeline.upload.transfer import Transfer, algorithms_for, read_whole
 from presignd.runtime.heartbeat import alive
 from presignd.store.probe import Support
-from presignd.system.filesystem import read_cached
+from presignd.system.filesystem import close_quietly, read_cached
 
 
 class Uploader:
@@ -53,7 +54,10 @@ class Uploader:
         """
         items = [Item(version) for version in versions]
         tiny = [
-            item for item in items if self._support_ahead(item.version.watch, item.version.bucket, item.version.size)
+            item
+            for item in items
+            if self._support_ahead(item.version.watch, item.version.bucket, item.version.size)
+            and not item.version.is_made
         ]
         if tiny:
             inline = len(tiny) <= min(self._folders[item.version.watch].inline_limit for item in tiny)
@@ -120,8 +124,22 @@ class Uploader:
     async def _upload_one(self, item: Item) -> Receipt:
         if item.problem:
             raise item.problem
+        if item.version.is_made:
+            return await self._upload_made(item)
+        return await self._transfer(item, self._puts.get(item.version.file_id)).run()
+
+    async def _upload_made(self, item: Item) -> Receipt:
+        """Upload one of a unit's own files, which is made for this and no file of the watch."""
+        made = await open_made(self._ledger, item.version)
+        try:
+            receipt = await self._transfer(item, made).run()
+        finally:
+            close_quietly(made.fd)
+        return receipt._replace(fingerprint=item.version.fingerprint)
+
+    def _transfer(self, item: Item, put: PutRequest | None) -> Transfer:
         version = item.version
-        transfer = Transfer(
+        return Transfer(
             self._bucket(version),
             self._folders[version.watch],
             item,
@@ -129,6 +147,5 @@ class Uploader:
             self._upload,
             slots=self._slots,
             host=self._host,
-            put=self._puts.get(version.file_id),
+            put=put,
         )
-        return await transfer.run()

@@ -75,9 +75,11 @@ def _look_at_one(watch: WatchConfig, folder: Folder, ignore: Ignore, path: bytes
 
 
 def _add_marked(watch: WatchConfig, ignore: Ignore, marker: bytes, findings: Findings) -> None:
-    """Add the file that this ready marker is for; if the marker's name doesn't tell which, scan its directory."""
+    """Add the file, or the folder as a whole, that this ready marker is for; if its name doesn't tell which, scan."""
     path = marked(watch.ready_marker, marker)
-    if path is None:
+    if watch.links_folders and path and b"/" not in path and not ignore.ignores_directory(path):
+        findings.directories[path] = True
+    elif path is None:
         findings.directories.setdefault(marker.rpartition(b"/")[0], False)
     elif not ignore.ignores_file(path):
         findings.files.add(path)

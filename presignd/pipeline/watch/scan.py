@@ -115,6 +115,7 @@ class Scan:
         fd = self._folder.open_directory(directory)
         self.directories += 1
         inside, below = directory + b"/" if directory else b"", list[bytes]()
+        ordinary = self._ignore.ordinary_in(directory)
         try:
             with os.scandir(fd) as entries:
                 for entry in entries:
@@ -124,7 +125,7 @@ class Scan:
                     path = inside + os.fsencode(entry.name)
                     try:
                         if entry.is_file(follow_symlinks=False):
-                            if self._ignore.ordinary(entry.name) or self._sort_out(path):
+                            if ordinary(entry.name) or self._sort_out(path):
                                 st = entry.stat(follow_symlinks=False)
                                 yield path, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns
                         elif self._recursive and entry.is_dir(follow_symlinks=False):

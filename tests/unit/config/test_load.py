@@ -290,6 +290,21 @@ def test_a_refused_option_says_what_it_must_be(home: Home, option: str, words: s
     assert problem.startswith(words)
 
 
+FOLDER = 'unit = "folder"'
+MARKED = f'{FOLDER}\nready_marker = "{{name}}.ok"'
+
+
+@pytest.mark.parametrize("key", ["{path}", "in/{watch}/{host}/{path}", "{{a}}/{path}"])
+def test_a_folder_can_be_linked_as_a_whole_where_its_files_share_a_prefix(home: Home, key: str) -> None:
+    (watch,) = home.load(f'{WATCH}{MARKED}\nkey = "{key}"').config.watches
+    assert watch.links_folders
+
+
+def test_what_is_wrong_with_the_options_a_unit_needs_is_said_alone(home: Home) -> None:
+    problems = home.problems(f'{WATCH}{FOLDER}\nready_marker = "done"\nkey = "{{nme}}"')
+    assert [problem.partition(":")[0] for problem in problems] == ["watch.drop.key", "watch.drop.ready_marker"]
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [
@@ -307,6 +322,14 @@ def test_a_refused_option_says_what_it_must_be(home: Home, option: str, words: s
         ('ready_marker = "done"', "ready_marker: needs {name} or {stem}"),
         ('link_file = "links/{name}"', 'link_file: has a "/"'),
         ('ready_marker = "{name}.x"\nlink_file = "{name}.x"', "link_file: is the same as ready_marker"),
+        ('unit = "dir"', 'unit: must be "file" or "folder"'),
+        ('unit = "folder"', 'unit: is "folder", which needs ready_marker with {name}'),
+        (f'{FOLDER}\nready_marker = "{{stem}}.ok"', 'unit: is "folder", which needs ready_marker with {name}'),
+        (f"{MARKED}\nrecursive = false", 'unit: is "folder", which needs recursive = true'),
+        (f'{MARKED}\nexisting = "ignore"', 'unit: is "folder", which needs existing = "upload"'),
+        (f'{MARKED}\nkey = "{{uuid}}/{{path}}"', 'unit: is "folder", which needs a key that ends with {path}'),
+        (f'{MARKED}\nkey = "{{path}}.bin"', 'unit: is "folder", which needs a key that ends with {path}'),
+        (f'{MARKED}\nkey = "all/{{name}}"', 'unit: is "folder", which needs a key that ends with {path}'),
         ('ignore = "*.bak"', "ignore: must be a list"),
         ('ignore = ["!"]', "ignore: has "),
         ("ignore = [5]", "ignore[0]: must be text in quotes, not 5"),

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import stat
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,10 @@ async def test_damage_inside_is_the_same_line_when_it_is_met(tmp_path: Path) -> 
     await opened_and_closed(tmp_path)
     file = tmp_path / "ledger.sqlite3"
     content = bytearray(file.read_bytes())
-    content[4096:] = b"\xff" * (len(content) - 4096)
+    with closing(sqlite3.connect(file)) as connection:
+        pages = [page for (page,) in connection.execute("SELECT rootpage FROM sqlite_schema WHERE rootpage > 1")]
+    for page in pages:
+        content[(page - 1) * 4096 : page * 4096] = b"\xff" * 4096
     file.write_bytes(content)
     ledger = await open_ledger(tmp_path)
     for call in (ledger.quarantined, ledger.summary, ledger.begin_run):

@@ -1,0 +1,74 @@
+"""The content of a unit's own files, made anew from the ledger for each try to upload one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from presignd.ledger.units import Member
+from presignd.model import NO_FILE, FileVersion, Fingerprint
+from presignd.pipeline.faults import Vanished
+from presignd.pipeline.files.folder import os_errors_as_faults
+from presignd.pipeline.put import PutRequest
+from presignd.pipeline.unit.manifest import manifest_of, sums_of
+from presignd.system.clock import to_micros
+from presignd.system.durable import write_all
+from presignd.system.threads import opened
+
+if TYPE_CHECKING:
+    from presignd.ledger import Ledger
+
+
+def fingerprint_of_made(content: bytes, made: datetime) -> Fingerprint:
+    """Return the fingerprint of a unit's own file: it has no inode, and the unit's time."""
+    return Fingerprint(NO_FILE, len(content), _nanoseconds(made), _nanoseconds(made))
+
+
+async def open_made(ledger: Ledger, version: FileVersion) -> PutRequest:
+    """Return what sends a unit's own file: an unnamed file of that content, which the caller closes.
+
+    Raises ``Vanished`` if no unit has this version.
+    """
+    unit = await ledger.units.of_made(version)
+    if unit is None:
+        raise Vanished
+    members = await ledger.units.members_of(unit.id)
+
+    def make() -> int:
+        return _unnamed(_content(version, unit.folder, unit.made, members), unit.made)
+
+    fd = await opened(make, os.close)
+    return PutRequest(fd, None, _tell_nobody, asyncio.get_running_loop().create_future())
+
+
+def _content(version: FileVersion, folder: bytes, made: datetime, members: Sequence[Member]) -> bytes:
+    return manifest_of(folder, made, members) if version.is_manifest else sums_of(folder, members)
+
+
+def _unnamed(content: bytes, made: datetime) -> int:
+    """Return a descriptor of an unnamed file; its time is the unit's, so that it is the content that was queued."""
+    with os_errors_as_faults():
+        fd = _new_file()
+        write_all(fd, content, 0)
+        os.utime(fd, ns=(_nanoseconds(made), _nanoseconds(made)))
+    return fd
+
+
+def _new_file() -> int:
+    if sys.platform == "linux":
+        return os.memfd_create("presignd-unit", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:  # pragma: no cover - macOS
+        return os.dup(file.fileno())
+
+
+def _nanoseconds(made: datetime) -> int:
+    return to_micros(made) * 1000
+
+
+def _tell_nobody(_: int) -> None:
+    """Do nothing with the progress: ``status`` shows it."""

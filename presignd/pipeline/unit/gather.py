@@ -1,0 +1,214 @@
+"""Gather a folder's files: it is complete once each is stored as it is; then record it with its two own files."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from presignd.errors import Fault
+from presignd.ledger import LostUpdate
+from presignd.ledger.changes import Change
+from presignd.ledger.units import Marker, NewUnit
+from presignd.model import FileVersion, Fingerprint, NewVersion, Source, State
+from presignd.pipeline.stage import MOST
+from presignd.pipeline.unit.content import fingerprint_of_made
+from presignd.pipeline.unit.manifest import MANIFEST, MANIFEST_TYPE, SUMS, SUMS_TYPE, manifest_of, sums_of
+from presignd.pipeline.unit.members import Gathered, Gathering
+from presignd.pipeline.unit.tree import UnitLook, look_at_unit, marked_folders, sha256_of
+from presignd.pipeline.watch.scan import Scan
+from presignd.runtime.crash_points import passed
+from presignd.runtime.heartbeat import beat, living
+from presignd.runtime.tasks import within
+from presignd.states import Event
+from presignd.system.clock import utcnow
+from presignd.system.threads import in_background
+
+if TYPE_CHECKING:
+    from presignd.config import WatchConfig
+    from presignd.ledger import Ledger
+    from presignd.pipeline.announce import Announcer
+    from presignd.pipeline.files.folder import Folder
+    from presignd.pipeline.files.ignore import Ignore
+    from presignd.pipeline.intake import Intake
+    from presignd.pipeline.unit.markers import WatchMarkers
+    from presignd.pipeline.unit.publish import Publisher
+    from presignd.pipeline.upload.bucket import Bucket
+
+LOOK_SECONDS = 2.0
+"""Longest time between two passes, in seconds: a marker of a folder whose files are all stored causes no other hint."""
+
+SHARE, LONGEST_GAP = 10, 5.0
+"""A pass is followed by a pause of ten times as long, 5 s at most: many files are verified while it goes on."""
+
+SUMS_AT_ONCE, SUMS_BYTES = 256, 64 << 20
+"""SHA-256 sums that one commit records at most, and the bytes after which it records them: the rest is read again after
+a crash."""
+
+
+class Gatherer:
+    """The loop of one watch. ``waiting`` tells since when (UTC) each marked folder waits, and for what, in words."""
+
+    def __init__(
+        self,
+        watch: WatchConfig,
+        folder: Folder,
+        ignore: Ignore,
+        ledger: Ledger,
+        *,
+        bucket: Bucket,
+        intake: Intake,
+        markers: WatchMarkers,
+        announcer: Announcer,
+        publisher: Publisher,
+        queued: Callable[[], None],
+    ) -> None:
+        self._watch, self._folder, self._ignore, self._ledger = watch, folder, ignore, ledger
+        self._bucket, self._intake, self._markers = bucket, intake, markers
+        self._announcer, self._publisher, self._queued = announcer, publisher, queued
+        self.waiting: Mapping[bytes, tuple[datetime, str]] = {}
+        self._wake, self._retired, self._stop = asyncio.Event(), False, threading.Event()
+        self._hashing: set[bytes] = set()
+
+    def wake(self) -> None:
+        """Look again now."""
+        self._wake.set()
+
+    def look_at(self, name: bytes) -> UnitLook:
+        """Look at a folder now. Blocking."""
+        return look_at_unit(self._folder, self._watch, self._markers, name)
+
+    def retire(self) -> None:
+        """Begin nothing more."""
+        self._retired = True
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Gather and publish until cancelled."""
+        self._markers.load(await self._ledger.units.markers(self._watch.name))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while not self._retired:
+                    self._wake.clear()
+                    began = time.monotonic()
+                    await self._pass(tasks)
+                    await self._rest(time.monotonic() - began)
+        finally:
+            self._stop.set()  # ends a hash that a thread is computing
+
+    async def _rest(self, took: float) -> None:
+        gap = min(LONGEST_GAP, SHARE * took)
+        beat(within=gap + LOOK_SECONDS)
+        await asyncio.sleep(gap)
+        await within(LOOK_SECONDS, self._wake)
+
+    async def _pass(self, tasks: asyncio.TaskGroup) -> None:
+        """Continue the units that are not finished, and look at each folder whose marker is new."""
+        busy = await self._publisher.advance()
+        await self._end(await self._ledger.units.left(self._watch.name, MOST), Event.VANISH)
+        waiting: dict[bytes, tuple[datetime, str]] = {}
+        for name, marker in await asyncio.to_thread(marked_folders, self._folder, self._watch, self._ignore):
+            if self._markers.is_new(name, marker):
+                beat()
+                why = "its unit before is not finished" if name in busy else await self._look(name, marker, tasks)
+                if why:
+                    since, _ = self.waiting.get(name, (utcnow(), ""))
+                    waiting[name] = since, why
+        self.waiting = waiting
+
+    async def _look(self, name: bytes, marker: Marker, tasks: asyncio.TaskGroup) -> str:
+        """Record a folder that is complete; return what it waits for, "" for nothing."""
+        if name in self._hashing:
+            return "SHA-256 sums of its files are computed"
+        found = await self._gather(name)
+        await self._end(found.changed, Event.SUPERSEDE)
+        if found.why:
+            return found.why
+        if await self._ledger.units.without_sha256(found.members, 1):
+            self._hashing.add(name)
+            title = f"sums of {name.decode('utf-8', 'backslashreplace')}"
+            tasks.create_task(living(title, lambda: self._hash(name, found.members)), name=title)
+            return "SHA-256 sums of its files are computed"
+        try:
+            await self._complete(name, marker, found.members)
+        except LostUpdate:
+            return "its files changed meanwhile"
+        except Fault as away:  # the presigner, which tells the prefix
+            return away.message
+        return ""
+
+    async def _gather(self, name: bytes) -> Gathered:
+        """List a folder's files, and judge each by the ledger; however many there are, a batch of them is in memory."""
+        gathering, scan = Gathering(), Scan(self._folder, self._ignore, name)
+        async with aclosing(scan.in_thread()) as batches:
+            async for batch in batches:
+                beat()
+                known = await self._ledger.known(self._watch.name, [path for path, *_ in batch])
+                for path, *rest in batch:
+                    gathering.add(path, Fingerprint(*rest), known.get(path))
+        there = await asyncio.to_thread(self._folder.still_there) and scan.directories
+        return gathering.result("; ".join(scan.problems[:1]) if scan.problems or there else "it is away")
+
+    async def _end(self, versions: Sequence[FileVersion], event: Event) -> None:
+        """End verified versions whose files changed or are gone before their folder was complete."""
+        if versions:
+            ended = [Change(version, (event,), {"done_at": utcnow()}) for version in versions]
+            self._announcer.done(await self._ledger.apply_all(ended))
+
+    # --- sums -------------------------------------------------------------------------------------
+    async def _hash(self, name: bytes, members: Sequence[str]) -> None:
+        """Compute the SHA-256 sums that are not recorded: each file is read once more, one after the other."""
+        try:
+            while some := await self._ledger.units.without_sha256(members, SUMS_AT_ONCE):
+                if not await self._hash_some(some):
+                    break  # the next pass finds out why
+        finally:
+            self._hashing.discard(name)
+            self.wake()
+
+    async def _hash_some(self, versions: Sequence[FileVersion]) -> bool:
+        sums, size = list[tuple[str, str]](), 0
+        for version in versions:
+            beat()
+            found = await in_background(sha256_of, self._folder, version, self._stop)
+            if found:
+                sums.append((version.file_id, found))
+                size += version.size
+            if not found or size >= SUMS_BYTES:
+                break
+        if sums:
+            await self._ledger.units.record_sha256(sums)
+        return bool(sums) and bool(found)
+
+    # --- complete ---------------------------------------------------------------------------------
+    async def _complete(self, name: bytes, marker: Marker, file_ids: Sequence[str]) -> None:
+        """Record the unit, and queue its two own files. Raises ``LostUpdate``, and the presigner's ``Fault``."""
+        made, prefix = utcnow(), await self._bucket.prefix()
+        members = await self._ledger.units.members(file_ids)
+        contents = await in_background(lambda: (manifest_of(name, made, members), sums_of(name, members)))
+        manifest, sums = (fingerprint_of_made(content, made) for content in contents)
+        new = NewUnit(
+            self._watch.name,
+            name,
+            marker,
+            made,
+            file_ids,
+            self._own(name, MANIFEST, manifest, prefix)._replace(path=name, content_type=MANIFEST_TYPE),
+            self._own(name, SUMS, sums, prefix)._replace(path=name + b"/", content_type=SUMS_TYPE),
+        )
+        passed("unit.complete.before")
+        done = await self._ledger.units.complete(new, utcnow())
+        self._markers.note(name, marker)
+        self._announcer.enqueued([entry for entry in done if entry.version.state is not State.VANISHED])
+        self._announcer.done([entry.version for entry in done if entry.version.state is State.VANISHED])
+        self._queued()
+
+    def _own(self, name: bytes, file: str, fingerprint: Fingerprint, prefix: str) -> NewVersion:
+        """Return the version of one of the unit's own files, with its key below the unit's prefix."""
+        path = name + b"/" + file.encode()
+        version = self._intake.make_version(self._watch.name, path, fingerprint, Source.EVENT)
+        return self._intake.with_planned_key(version, prefix)

@@ -1,0 +1,107 @@
+"""The folders of a watch on disk: which are marked, what they hold, the sums of their files. Blocking."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from presignd.errors import Fault
+from presignd.ledger.units import Marker
+from presignd.pipeline.files.folder import Folder, Gone, NotRegular
+from presignd.pipeline.files.hash import checksum_like, fingerprint_of
+from presignd.pipeline.files.ignore import beside
+from presignd.pipeline.files.lease import has_writer
+from presignd.pipeline.unit.markers import marker_of
+from presignd.runtime.heartbeat import beat
+from presignd.system.filesystem import close_quietly
+
+if TYPE_CHECKING:
+    import threading
+
+    from presignd.config import WatchConfig
+    from presignd.model import FileVersion
+    from presignd.pipeline.files.ignore import Ignore
+    from presignd.pipeline.unit.markers import WatchMarkers
+
+
+def marked_folders(folder: Folder, watch: WatchConfig, ignore: Ignore) -> list[tuple[bytes, Marker]]:
+    """Return the folders at the top of a watch that have their ready marker, by name; [] while the root is away."""
+    with suppress(Gone, NotRegular, Fault, OSError):
+        return [*_marked(folder, watch, ignore)]
+    return []
+
+
+def _marked(folder: Folder, watch: WatchConfig, ignore: Ignore) -> Iterator[tuple[bytes, Marker]]:
+    fd = folder.open_directory(b"")
+    try:
+        with os.scandir(fd) as entries:
+            names = sorted(os.fsencode(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False))
+        for name in names:
+            beat()
+            if not ignore.ignores_directory(name):
+                with suppress(FileNotFoundError):
+                    yield name, marker_of(os.stat(beside(watch.ready_marker, name), dir_fd=fd, follow_symlinks=False))
+    finally:
+        close_quietly(fd)
+
+
+class UnitLook(NamedTuple):
+    """Whether a path is a folder, and whether its ready marker was written since its newest unit."""
+
+    there: bool
+    anew: bool
+
+
+def look_at_unit(folder: Folder, watch: WatchConfig, markers: WatchMarkers, name: bytes) -> UnitLook:
+    """Look at a folder at the top of a watch."""
+    there = anew = False
+    with suppress(Gone, NotRegular, Fault):
+        there = stat.S_ISDIR(folder.stat(name).st_mode)
+        anew = there and markers.is_new(name, marker_of(folder.stat(beside(watch.ready_marker, name))))
+    return UnitLook(there, anew)
+
+
+def sha256_of(folder: Folder, version: FileVersion, stop: threading.Event) -> str:
+    """Return the SHA-256 (hex) of a version's file; "" if it changed, has a writer, can't be read, or at ``stop``."""
+    algorithm, _, value = version.checksum.partition(":")
+    if algorithm == "sha256" and "-" not in value:
+        return value
+    try:
+        fd = folder.open(version.path)
+    except (Gone, NotRegular, Fault):
+        return ""
+    try:
+        if has_writer(fd) or fingerprint_of(fd) != version.fingerprint:
+            return ""
+        checksum = checksum_like(fd, "sha256:", version.size, stop=stop)
+        return "" if stop.is_set() or fingerprint_of(fd) != version.fingerprint else checksum.partition(":")[2]
+    except Fault:
+        return ""
+    finally:
+        close_quietly(fd)
+
+
+def remove_empty(folder: Folder, path: bytes) -> None:
+    """Remove a folder and those below it as far as they are empty: what is no member stays, with its folders."""
+    found, waiting = list[bytes](), [path]
+    while waiting:
+        beat()
+        found.append(waiting.pop())
+        waiting += _folders_in(folder, found[-1])
+    for each in reversed(found):
+        with suppress(Gone, NotRegular, Fault, OSError), folder.dir_fd(each) as parent:
+            os.rmdir(each.rpartition(b"/")[2], dir_fd=parent)
+
+
+def _folders_in(folder: Folder, path: bytes) -> list[bytes]:
+    with suppress(Gone, NotRegular, Fault, OSError):
+        fd = folder.open_directory(path)
+        try:
+            with os.scandir(fd) as entries:
+                return [path + b"/" + os.fsencode(one.name) for one in entries if one.is_dir(follow_symlinks=False)]
+        finally:
+            close_quietly(fd)
+    return []
