@@ -204,6 +204,20 @@ async def test_a_file_is_closed_once_its_writer_closed_it_or_it_was_moved_in(ino
             await heard.listen()
 
 
+async def test_a_file_that_was_taken_away_again_is_not_closed(inotify: Make, root: Path) -> None:
+    async with listening(inotify, root) as heard:
+        (root / "gone").write_text("x")
+        (root / "away").write_text("x")
+        (root / "gone").unlink()
+        (root / "away").rename(root.parent / "away")
+        (root / "last").write_text("x")
+        while b"last" not in heard.closed:
+            await heard.listen()
+        assert heard.closed == {b"last"}
+        await heard.tells(root / "gone")
+        await heard.tells(root / "away")
+
+
 async def test_a_name_that_is_no_utf8_is_told_of(inotify: Make, root: Path) -> None:
     async with listening(inotify, root) as heard:
         (root / os.fsdecode(b"\xff\xfe")).write_bytes(b"x")

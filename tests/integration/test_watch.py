@@ -26,6 +26,7 @@ from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.files.unfinished import Unfinished
 from presignd.pipeline.watch.findings import Findings, look_at
+from presignd.pipeline.watch.source import Hints
 from tests.mounts import short_queue
 from tests.unprivileged import without_rights, world_readable
 from tests.watching import EVENTS, watching
@@ -411,8 +412,17 @@ def test_what_lies_outside_or_deeper_than_it_is_watched_is_no_news(tmp_path: Pat
     config = WatchConfig(name="drop", path=tmp_path, bucket="test-bucket", recursive=False)
     (tmp_path / "sub").mkdir()
     folder = Folder(config)
-    hints = [folder.root, b"/elsewhere/a", folder.absolute(b"sub/a"), folder.absolute(b"sub")]
+    hints = Hints([folder.root, b"/elsewhere/a", folder.absolute(b"sub/a"), folder.absolute(b"sub")])
     assert look_at(config, folder, Ignore.of(config), Unfinished(), hints) == Findings()
+    folder.close()
+
+
+def test_a_file_that_was_just_closed_is_looked_at_by_settling_alone(tmp_path: Path) -> None:
+    config = WatchConfig(name="drop", path=tmp_path, bucket="test-bucket", ignore=["*.log"])
+    folder = Folder(config)
+    hints = Hints([folder.absolute(name) for name in (b"closed", b"other", b"closed.log")], {b"closed", b"closed.log"})
+    found = look_at(config, folder, Ignore.of(config), Unfinished(), hints)
+    assert found == Findings(files={b"closed"}, gone={b"other"}), "neither file is there, but only one was looked at"
     folder.close()
 
 
@@ -424,8 +434,7 @@ def test_what_can_not_be_looked_at_is_not_taken_for_gone() -> None:
         config = WatchConfig(name="drop", path=root, bucket="test-bucket")
         folder = Folder(config)
         with without_rights():
-            assert (
-                look_at(config, folder, Ignore.of(config), Unfinished(), [folder.absolute(b"closed/a")]) == Findings()
-            )
+            hints = Hints([folder.absolute(b"closed/a")])
+            assert look_at(config, folder, Ignore.of(config), Unfinished(), hints) == Findings()
         (root / "closed").chmod(0o700)
         folder.close()

@@ -11,11 +11,10 @@ from presignd.pipeline.files.folder import Folder, Gone, NotRegular
 from presignd.pipeline.files.ignore import marked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from presignd.config import WatchConfig
     from presignd.pipeline.files.ignore import Ignore
     from presignd.pipeline.files.unfinished import Unfinished
+    from presignd.pipeline.watch.source import Hints
 
 
 @dataclass(slots=True)
@@ -31,47 +30,52 @@ class Findings:
     cut_short: bool = False
 
 
-def look_at(
-    watch: WatchConfig, folder: Folder, ignore: Ignore, unfinished: Unfinished, hints: Iterable[bytes]
-) -> Findings:
-    """Return what is at each hinted path; note downloads in ``unfinished``. Blocking."""
+def look_at(watch: WatchConfig, folder: Folder, ignore: Ignore, unfinished: Unfinished, hints: Hints) -> Findings:
+    """Return what is at each hinted path; note downloads in ``unfinished``. Blocking, unless all were just closed."""
     findings = Findings()
     for absolute in hints:
         path = folder.relative(absolute)
         if path and (watch.recursive or b"/" not in path):
-            _look_at_one(watch, folder, ignore, path, findings)
+            _look_at_one(watch, folder, ignore, path, findings, closed=path in hints.closed)
             if ignore.ignores_directory(path):
                 # Perhaps an unfinished download that is gone: look at the files that wait for it.
                 findings.files |= {waiting for waiting in unfinished.note(path) if not ignore.ignores_file(waiting)}
     return findings
 
 
-def _look_at_one(watch: WatchConfig, folder: Folder, ignore: Ignore, path: bytes, findings: Findings) -> None:
+def _look_at_one(
+    watch: WatchConfig, folder: Folder, ignore: Ignore, path: bytes, findings: Findings, *, closed: bool
+) -> None:
     if ignore.is_marker(path):
         _add_marked(watch, ignore, path, findings)
         return
     file_ignored, directory_ignored = ignore.ignores_file(path), ignore.ignores_directory(path)
     if file_ignored and directory_ignored:
         return
-    try:
-        mode = folder.stat(path).st_mode
-    except Gone:
-        findings.gone.add(path)
-        return
-    except (NotRegular, FileFault):
-        return
-    except Fault as error:
-        if lacks_descriptors(error):
-            findings.cut_short = True
-            return
-        # Unknown: if it is a file, settling waits for it and logs why; if it is a directory, it is scanned soon.
-        is_file = is_directory = True
-    else:
-        is_file, is_directory = stat.S_ISREG(mode), stat.S_ISDIR(mode)
+    # No directory was closed; settling looks at the file next, and another event reports it when it goes.
+    is_file, is_directory = (True, False) if closed else _kind_of(folder, path, findings)
     if is_file and not file_ignored:
         findings.files.add(path)
     if is_directory and watch.recursive and not directory_ignored:
         findings.directories[path] = True
+
+
+def _kind_of(folder: Folder, path: bytes, findings: Findings) -> tuple[bool, bool]:
+    """Return whether a regular file, and whether a directory, may be at a path; note in ``findings`` if it is gone."""
+    try:
+        mode = folder.stat(path).st_mode
+    except Gone:
+        findings.gone.add(path)
+    except (NotRegular, FileFault):
+        pass
+    except Fault as error:
+        if not lacks_descriptors(error):
+            # Unknown: if it is a file, settling waits for it and logs why; if it is a directory, it is scanned soon.
+            return True, True
+        findings.cut_short = True
+    else:
+        return stat.S_ISREG(mode), stat.S_ISDIR(mode)
+    return False, False
 
 
 def _add_marked(watch: WatchConfig, ignore: Ignore, marker: bytes, findings: Findings) -> None:

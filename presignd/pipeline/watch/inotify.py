@@ -149,6 +149,8 @@ class _Tree:
                 fresh[path] = None
             elif mask & (_CLOSE_WRITE | _MOVED_TO):
                 closed.add(path)
+            elif mask & (_DELETE | _MOVED_FROM):
+                closed.discard(path)
             looks.add(path)
         for path in fresh if self._recursive else ():
             if not self._ignore.ignores_directory(path):

@@ -37,7 +37,8 @@ _IN_ATTRIB = 4
 class Hints(list[bytes]):
     """Absolute paths to look at.
 
-    ``closed`` (paths below the root) are those that a writer just closed, or that were moved in.
+    ``closed`` (paths below the root) are no directories: a writer just closed them, or they were moved in, and nothing
+    was reported since that took them away.
     """
 
     def __init__(self, paths: Iterable[bytes] = (), closed: Collection[bytes] = ()) -> None:

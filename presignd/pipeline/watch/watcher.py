@@ -225,7 +225,7 @@ class Watcher:
             self._scanner.request("burst")
         if not hints:
             return
-        looked_at, inline = utcnow(), len(hints) <= self._folder.inline_limit
+        looked_at, inline = utcnow(), len(hints) - len(hints.closed) <= self._folder.inline_limit
         found = await run(
             lambda: look_at(self._config, self._folder, self._ignore, self._unfinished, hints), inline=inline
         )
