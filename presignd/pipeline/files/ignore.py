@@ -129,7 +129,7 @@ class Ignore:
 
     def is_marker(self, path: bytes) -> bool:
         """Return whether ``path`` is a ready marker of a file beside it."""
-        return self._markers.match_file(_text(path))
+        return bool(self._markers.patterns) and self._markers.match_file(_text(path))
 
     def _judge_directory(self, text: str) -> bool:
         return bool(text) and (self._directory(posixpath.dirname(text)) or self._matches(text + "/"))

@@ -35,25 +35,26 @@ def look_at(watch: WatchConfig, folder: Folder, ignore: Ignore, unfinished: Unfi
     findings = Findings()
     for absolute in hints:
         path = folder.relative(absolute)
-        if path and (watch.recursive or b"/" not in path):
-            _look_at_one(watch, folder, ignore, path, findings, closed=path in hints.closed)
+        if not path or (not watch.recursive and b"/" in path):
+            continue
+        if ignore.is_marker(path):
+            _add_marked(watch, ignore, path, findings)
+        elif path in hints.closed and not ignore.ignores_file(path):
+            # Settling looks at the file next, and another event reports it when it goes.
+            findings.files.add(path)
+        else:
+            _look_at_one(watch, folder, ignore, path, findings)
             if ignore.ignores_directory(path):
                 # Perhaps an unfinished download that is gone: look at the files that wait for it.
                 findings.files |= {waiting for waiting in unfinished.note(path) if not ignore.ignores_file(waiting)}
     return findings
 
 
-def _look_at_one(
-    watch: WatchConfig, folder: Folder, ignore: Ignore, path: bytes, findings: Findings, *, closed: bool
-) -> None:
-    if ignore.is_marker(path):
-        _add_marked(watch, ignore, path, findings)
-        return
+def _look_at_one(watch: WatchConfig, folder: Folder, ignore: Ignore, path: bytes, findings: Findings) -> None:
     file_ignored, directory_ignored = ignore.ignores_file(path), ignore.ignores_directory(path)
     if file_ignored and directory_ignored:
         return
-    # No directory was closed; settling looks at the file next, and another event reports it when it goes.
-    is_file, is_directory = (True, False) if closed else _kind_of(folder, path, findings)
+    is_file, is_directory = _kind_of(folder, path, findings)
     if is_file and not file_ignored:
         findings.files.add(path)
     if is_directory and watch.recursive and not directory_ignored:
