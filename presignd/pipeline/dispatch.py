@@ -199,8 +199,11 @@ class Dispatcher:
         A body that is not read yet is claimed once a sender is free for it: so the ledger's order and fairness hold
         for it until then, and a drain begins none.
         """
-        unsent, room = self._unsent(), self._room()
-        bodies = max(0, min(room, self._slots - sum(size > self._uploader.tiny for size in unsent)))
+        room = self._room()
+        if room <= 0:
+            return []
+        unsent = self._unsent()
+        bodies = max(0, min(room, self._slots - len([size for size in unsent if size > self._uploader.tiny])))
         share = -(-bodies // watches)
         limits = [(None if self._large_room(unsent) > 0 else self._large_size, share)]
         if room >= BATCH or len(unsent) < 2 * self._slots:
@@ -211,10 +214,15 @@ class Dispatcher:
         return self._most - len(self.at_work) - self._reserved
 
     def _unsent(self) -> list[int]:
-        return [item.version.size for item in self.at_work.values() if item.unsent]
+        """Return the sizes of what waits for a sender or has one."""
+        return [
+            item.version.fingerprint.size  # no property, here and below: this list is made many times in a burst
+            for item in self.at_work.values()
+            if item.receipt is None and item.version.state is State.UPLOADING
+        ]
 
     def _large_room(self, unsent: Sequence[int]) -> int:
-        return max(1, self._slots // 2) - sum(size >= self._large_size for size in unsent)
+        return max(1, self._slots // 2) - len([size for size in unsent if size >= self._large_size])
 
     def _without_too_many_large(self, due: Sequence[FileVersion]) -> list[FileVersion]:
         room = self._large_room(self._unsent())

@@ -316,7 +316,7 @@ class Work:
 
     # --- from stage to stage ------------------------------------------------------------------------
     def _verify(self, item: Item) -> None:
-        self._verifier.queue.put_nowait(item)
+        self._verifier.queue.put_all([item])
         self.dispatcher.sent()
 
     def _link(self, items: Sequence[Item]) -> None:
@@ -383,8 +383,10 @@ class Work:
 
     async def with_readable_version(self, link: R) -> R:
         """Return a link's request, without the object's version id if versions can't be read by their id."""
-        buckets = [bucket for bucket in self.buckets.values() if bucket.watch.bucket == link.bucket]
-        if not link.version_id or (buckets and await buckets[0].reads_versions(link.key, link.version_id)):
+        if not link.version_id:
+            return link
+        bucket = next((each for each in self.buckets.values() if each.watch.bucket == link.bucket), None)
+        if bucket and await bucket.reads_versions(link.key, link.version_id):
             return link
         return replace(link, version_id="")
 

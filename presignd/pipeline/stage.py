@@ -10,13 +10,14 @@ import asyncio
 import heapq
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from presignd.ledger import Ledger
 from presignd.ledger.changes import Change
-from presignd.model import FileVersion, Fingerprint, Link, State
+from presignd.model import FileVersion, Fingerprint, Link
 from presignd.pipeline.files.prepared import Prepared
 from presignd.system.threads import run
 
@@ -80,11 +81,6 @@ class Item:
     began: float = field(default_factory=time.monotonic)
     last_progress: float = field(default_factory=time.monotonic)
 
-    @property
-    def unsent(self) -> bool:
-        """Whether it waits for a sender or has one."""
-        return self.version.state is State.UPLOADING and self.receipt is None
-
     def update(self, total: int) -> None:
         """Record the bytes that the store has or is being sent; a resumed upload continues at the first number."""
         self.last_progress = time.monotonic()
@@ -97,23 +93,27 @@ class Item:
         return (self.sent - self.resumed_from) / max(now - self.began, 0.001)
 
 
-class Queue(asyncio.Queue[T]):
-    """What waits for a stage."""
+class Queue(Generic[T]):
+    """What waits for a stage, whose one loop takes it as lists."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[T] = deque()
+        self._more = asyncio.Event()
 
     def put_all(self, items: Iterable[T]) -> None:
         """Add items at the end."""
-        for item in items:
-            self.put_nowait(item)
+        self._waiting.extend(items)
+        self._more.set()
 
     async def take(self) -> list[T]:
         """Wait until something waits, and return it, at most ``MOST`` as one list."""
-        taken = [await self.get()]
-        while len(taken) < MOST and not self.empty():
-            taken.append(self.get_nowait())
-        return taken
+        while not self._waiting:
+            self._more.clear()
+            await self._more.wait()
+        return [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
 
 
-class UrgentFirst(Queue[Item]):
+class UrgentFirst(asyncio.Queue[Item]):
     """What waits to be sent: by the ledger's priority, then by age. New events go before a backlog claimed earlier."""
 
     def _init(self, maxsize: int) -> None:  # noqa: ARG002 - as asyncio.PriorityQueue overrides it

@@ -84,7 +84,7 @@ class Finisher:
         self._watches, self._folders, self._ledger = watches, folders, ledger
         self._linker, self._announcer, self._quarantine, self._submit = linker, announcer, quarantine, submit
         self._leave, self._first_pause = leave, first_pause
-        self._jobs: dict[str, Queue[_Job]] = {name: Queue() for name in watches}
+        self._jobs: dict[str, asyncio.Queue[_Job]] = {name: asyncio.Queue() for name in watches}
         self._done: Queue[_Job] = Queue()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._none_waits = asyncio.Event()
@@ -174,7 +174,7 @@ class Finisher:
         if job.done.busy or (job.needs_link_file and not job.done.changed):
             self._retry_later(job)
         else:
-            self._done.put_nowait(job)
+            self._done.put_all([job])
 
     async def _write_link_file(self, job: _Job, folder: Folder, watch: WatchConfig) -> None:
         """Write the file's own link file; retry it later after a fault that passes, such as a full disk."""

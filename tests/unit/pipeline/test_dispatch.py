@@ -18,7 +18,7 @@ from presignd.ledger.rows import Claimed, as_recorded
 from presignd.model import FileVersion, Fingerprint, NewVersion, State
 from presignd.pipeline.dispatch import BATCH, Dispatcher
 from presignd.pipeline.files.prepared import Prepared
-from presignd.pipeline.stage import MOST, TURN, Item, Queue, Receipt
+from presignd.pipeline.stage import MOST, TURN, Item, Receipt
 from presignd.pipeline.suspects import Suspects
 from presignd.pipeline.upload.uploader import Uploader
 from tests.versions import NOW
@@ -58,7 +58,7 @@ class World:
         self.claims: dict[str, int] = defaultdict(int)
         self.claiming = asyncio.Event()
         self.claiming.set()
-        self.tiny, self.queue = tiny, Queue[Item]()
+        self.tiny, self.queue = tiny, asyncio.Queue[Item]()
         self.suspects, self.retrying, self.elsewhere = Suspects(), set[str](), 0
         self.looking = asyncio.Event()
         self.looking.set()
