@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
-from string import Formatter
+from functools import lru_cache
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from presignd.config import WatchConfig
+from presignd.config.templates import template_fields
 from presignd.errors import fault
 from presignd.model import Fingerprint
 from presignd.s3.limits import CHECK_NAME, key_problem
@@ -18,9 +20,8 @@ _LAST = int((datetime.max.replace(tzinfo=UTC) - timedelta(days=1)).timestamp())
 """Seconds since 1970: whichever zone it is, they are within the years 1 to 9999."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyParts:
-    """The values of a template's fields: the path below the watch, names, times, and the hash where it is known."""
+class KeyParts(NamedTuple):
+    """What a template's fields are made of: the path below the watch, names, times, and the hash where it is known."""
 
     path: bytes
     watch: str
@@ -28,38 +29,45 @@ class KeyParts:
     file_id: str
     mtime_ns: int
     queued_at: datetime
-    zone: tzinfo
+    timezone: str
     sha256: str = ""
     prefix: str = ""
+
+
+_VALUES: Mapping[str, Callable[[KeyParts, str], object]] = {
+    "path": lambda _, path: path,
+    "name": lambda _, path: posixpath.basename(path),
+    "stem": lambda _, path: posixpath.splitext(posixpath.basename(path))[0],
+    "suffix": lambda _, path: posixpath.splitext(path)[1],
+    "parent": lambda _, path: posixpath.dirname(path),
+    "watch": lambda parts, _: parts.watch,
+    "host": lambda parts, _: parts.host,
+    "uuid": lambda parts, _: parts.file_id,
+    "sha256": lambda parts, _: parts.sha256,
+    "prefix": lambda parts, _: parts.prefix,
+    "mtime": lambda parts, _: _time(parts.mtime_ns, ZoneInfo(parts.timezone)),
+    "queued": lambda parts, _: parts.queued_at.astimezone(ZoneInfo(parts.timezone)),
+}
+"""The value of each field. Only those that a template has are made: most keys are ``{path}``."""
 
 
 def render(template: str, parts: KeyParts) -> str:
     """Render a key template; raise ``key_refused`` where the result is not a storable key."""
     try:
-        path = parts.path.decode("utf-8")
+        path = parts.path.decode("utf-8").lstrip("/")
     except UnicodeDecodeError:
         raise fault("key_refused", "its name is no UTF-8") from None
-    parent, name = posixpath.split(path.lstrip("/"))
-    # A file at the top has no parent: "{parent}/{name}" is its name, not "/name".
-    template = template if parent else template.replace("{parent}/", "")
-    stem, suffix = posixpath.splitext(name)
-    key = template.format(
-        path=path.lstrip("/"),
-        name=name,
-        stem=stem,
-        suffix=suffix,
-        parent=parent,
-        watch=parts.watch,
-        host=parts.host,
-        uuid=parts.file_id,
-        sha256=parts.sha256,
-        prefix=parts.prefix,
-        mtime=_time(parts.mtime_ns, parts.zone),
-        queued=parts.queued_at.astimezone(parts.zone),
-    )
+    if "/" not in path:  # a file at the top has no parent: "{parent}/{name}" is its name, not "/name"
+        template = template.replace("{parent}/", "")
+    key = template.format_map({name: _VALUES[name](parts, path) for name in _fields(template)})
     if problem := key_problem(key):
         raise fault("key_refused", problem)
     return key
+
+
+@lru_cache(maxsize=1024)
+def _fields(template: str) -> frozenset[str]:
+    return frozenset(part.field for part in template_fields(template) if part.field)
 
 
 def _time(mtime_ns: int, zone: tzinfo) -> datetime:
@@ -82,15 +90,14 @@ def render_for(
 
     A file put from elsewhere (an absolute ``path``) is named by its last component alone.
     """
-    zone = ZoneInfo(watch.timezone)
     path = path.rsplit(b"/", 1)[-1] if path.startswith(b"/") else path
-    parts = KeyParts(path, watch.name, host, file_id, fingerprint.mtime_ns, queued_at, zone, sha256, prefix)
+    parts = KeyParts(path, watch.name, host, file_id, fingerprint.mtime_ns, queued_at, watch.timezone, sha256, prefix)
     return render(watch.key, parts)
 
 
 def needs_hash(template: str) -> bool:
     """Return whether the key depends on the content."""
-    return any(field == "sha256" for _, field, _, _ in Formatter().parse(template))
+    return "sha256" in _fields(template)
 
 
 def needs_prefix(template: str) -> bool:
