@@ -11,7 +11,7 @@ import os
 import select
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TypeAlias
 
@@ -63,6 +63,11 @@ class LineWriter:
         with self._changed:
             if not self._is_due():
                 self._changed.notify_all()
+            if self._takes_all(lines):
+                self._lines.extend(lines)
+                self._bytes += sum(map(len, lines))
+                self._taken += len(lines)
+                return len(lines)
             for count, line in enumerate(lines):
                 if self._is_full(line):
                     self._lose(len(lines) - count)
@@ -73,6 +78,11 @@ class LineWriter:
                 if self._closed or not self._has_thread():
                     self._turn()
         return len(lines)
+
+    def _takes_all(self, lines: Sequence[bytes]) -> bool:
+        """Return whether there is room for all lines and a thread to write them, as there nearly always is."""
+        whole = not self._closed and not self._lost and self._bytes + sum(map(len, lines)) <= self._room
+        return whole and self._has_thread()
 
     def _is_full(self, line: bytes) -> bool:
         # While a gap follows the queued lines, its notice must come before any other line.
