@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from presignd.errors import fault
@@ -28,6 +29,7 @@ LOOK_SECONDS = 0.02
 REPLAYED_AT_ONCE = 1000
 
 
+@lru_cache(maxsize=1024)  # three lines of a file show it
 def shown_path(root: bytes, path: bytes) -> str:
     """Return the absolute path of a version as text; bytes that are not UTF-8 become backslash escapes."""
     whole = path if path.startswith(b"/") else root.rstrip(b"/") + b"/" + path

@@ -128,8 +128,11 @@ def _site(endpoint: str, bucket: str, addressing: Addressing) -> _Site:
     return _Site(f"{parts.scheme}://{host}", host, f"{path}/", path)
 
 
+_quoted = lru_cache(maxsize=1024)(quote)  # a key is signed for its PUT, and soon after for its link
+
+
 def _path(site: _Site, key: str) -> str:
-    return site.root + quote(key) if key else site.bucket_path
+    return site.root + _quoted(key) if key else site.bucket_path
 
 
 @lru_cache(maxsize=256)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def utcnow() -> datetime:
@@ -29,4 +30,4 @@ def from_micros(micros: int | None) -> datetime | None:
 
 def since_boot() -> float:
     """Return seconds since boot, sleep included (``time.monotonic`` leaves it out). Setting the clock has no effect."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return time.clock_gettime(_SINCE_BOOT)

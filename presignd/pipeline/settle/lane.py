@@ -324,6 +324,7 @@ class Lane:
                 self._queue(entry, entry.looked_at + pause)
             else:
                 self._forget(entry)
+        self._limit_backlog()
         return complete
 
     def _note_look(self, entry: _Entry, look: Look) -> None:
@@ -331,7 +332,6 @@ class Lane:
         self._not_looked_at -= entry.looked_at == _NOT_LOOKED_AT
         self._to_compare -= entry.compares
         entry.looked_at, entry.compares = look.seen_at, False
-        self._limit_backlog()
 
     async def _record_complete(self, complete: Sequence[tuple[_Entry, Complete]], tasks: asyncio.TaskGroup) -> None:
         """Compare complete files with the ledger, and record those that are new versions."""

@@ -107,9 +107,11 @@ class Uploader:
 
     async def run(self) -> None:
         """Send one item after the other, until cancelled: one of many such loops."""
-        while True:
-            item = await self.queue.get()
-            with alive(f"worker of {item.version.file_id}"):
+        with alive("sender") as heart:
+            while True:
+                with heart.resting():
+                    item = await self.queue.get()
+                heart.name = f"worker of {item.version.file_id}"
                 await self._send(item)
 
     async def _send(self, item: Item) -> None:
