@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -175,9 +174,12 @@ class LocalPresigner:
 
 def count(requests: Sequence[GrantRequest], answers: Sequence[Grant | Exception]) -> None:
     """Count the results in the metric."""
-    found = Counter((each.operation, isinstance(answer, Grant)) for each, answer in zip(requests, answers, strict=True))
-    for (operation, granted), number in found.items():
-        metrics.labelled(metrics.PRESIGN_REQUESTS, operation, "granted" if granted else "refused").inc(number)
+    found: dict[tuple[Operation, str], int] = {}
+    for request, answer in zip(requests, answers, strict=True):
+        kind = request.operation, "granted" if isinstance(answer, Grant) else "refused"
+        found[kind] = found.get(kind, 0) + 1
+    for kind, number in found.items():
+        metrics.labelled(metrics.PRESIGN_REQUESTS, *kind).inc(number)
 
 
 def local_presigner(config: PresignConfig, *, send: Send, clock: Callable[[], datetime]) -> LocalPresigner:
