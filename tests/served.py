@@ -37,10 +37,10 @@ from presignd.ledger import Ledger, Selection, open_ledger
 from presignd.model import FileVersion, Fingerprint, Link, LinksMark, NewVersion, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.upload.bucket import StoredObject
-from presignd.pipeline.verify import Verifier
 from presignd.presign.broker_links import IssuedLink
 from presignd.runtime import unix_socket
 from presignd.states import Event
+from presignd.verify.verifier import Verifier
 from tests.versions import claim
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

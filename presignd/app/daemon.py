@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from presignd.app.assembly import Pipeline, open_pipeline
 from presignd.app.status_line import StatusLine
+from presignd.app.upkeep import upkeep
 from presignd.config import Config
 from presignd.config.change import Change, change
 from presignd.control import location
@@ -25,7 +26,6 @@ from presignd.ledger import Patience
 from presignd.ledger.lock import DaemonLock
 from presignd.model import Link
 from presignd.pipeline.in_effect import Work
-from presignd.pipeline.upkeep import upkeep
 from presignd.runtime.service import Service, log_reloaded
 from presignd.runtime.systemd import Notifier
 from presignd.runtime.tasks import Loops, looping, unless

@@ -18,7 +18,7 @@ from presignd.control.paths import NOT_SENT, WatchPath, locate
 from presignd.control.server import failure
 from presignd.errors import ExitCode, PresigndError, Refused, TimedOut, worst
 from presignd.model import State
-from presignd.pipeline.verify import Outcome, Verified, unchecked
+from presignd.verify.proofs import Outcome, Verified, unchecked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from presignd.control.paths import Finder, Named
     from presignd.control.view import View
     from presignd.model import FileVersion
-    from presignd.pipeline.verify import Verifier
+    from presignd.verify.verifier import Verifier
 
 WIDTH = 16
 """Files that are compared at a time, by all requests together."""

@@ -26,7 +26,6 @@ from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.stream import STDIN, Stream, buffer
 from presignd.pipeline.unit.tree import UnitLook
 from presignd.pipeline.upload.breakers import Trip
-from presignd.pipeline.verify import Verifier, verifying
 from presignd.pipeline.watch.watcher import Watcher
 from presignd.runtime.frames import Frames
 from presignd.runtime.outage import Trouble
@@ -34,6 +33,7 @@ from presignd.runtime.tasks import first_error, looping
 from presignd.s3.limits import LARGEST_OBJECT
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger
+from presignd.verify.verifier import Verifier, verifying
 
 log = get_logger()
 

@@ -144,7 +144,7 @@ class Ledger:
     async def paths(self, watch: str, after: bytes, limit: int) -> list[bytes]:
         """Return up to ``limit`` current paths of ``watch`` after ``after``, in byte order, but none recorded as gone.
 
-        Upkeep (``pipeline/upkeep.py``) checks page by page which of them are missing. Start with ``b""``; fewer than
+        Upkeep (``app/upkeep.py``) checks page by page which of them are missing. Start with ``b""``; fewer than
         ``limit`` means the end.
         """
         return await self._ask(queries.paths, watch, after, limit)

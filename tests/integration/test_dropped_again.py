@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from presignd.app.upkeep import note_gone
 from presignd.config import Config
 from presignd.ledger import Ledger, open_ledger
 from presignd.model import Fingerprint, State
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.prepared import TINY
-from presignd.pipeline.upkeep import note_gone
 from tests.faulty_s3 import FaultyS3
 from tests.mounts import bind
 from tests.running import Running, config, running, watch

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from presignd.app import upkeep as upkeep_module
+from presignd.app.upkeep import note_gone, note_quarantined_gone, upkeep
 from presignd.config import WatchConfig
 from presignd.ledger import Ledger, open_ledger
 from presignd.model import FileVersion, Fingerprint, State
-from presignd.pipeline import upkeep as upkeep_module
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.upkeep import note_gone, note_quarantined_gone, upkeep
 from presignd.states import Event
 from presignd.system.clock import utcnow
 from tests.versions import MARK, NOW, claim, new

@@ -13,8 +13,10 @@ import pytest
 from presignd.errors import Fault, Refused, fault
 from presignd.model import FileVersion, Fingerprint, State
 from presignd.pipeline.upload.bucket import StoredObject
-from presignd.pipeline.verify import Against, By, OpenFile, Proof, Receipt, Verifier, difference, proofs
 from presignd.s3.responses import Response
+from presignd.verify.contents import OpenFile, Receipt
+from presignd.verify.proofs import Against, By, Proof, difference, proofs
+from presignd.verify.verifier import Verifier
 from tests.versions import in_state
 
 MD5, OTHER, SHA = "0" * 32, "f" * 32, "a" * 64
@@ -215,7 +217,7 @@ async def test_a_descriptor_that_can_not_be_read_is_a_fault_and_stays_the_client
     reader, writer = os.pipe()
     os.close(writer)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("presignd.pipeline.verify.fingerprint_of", stale)
+        patched.setattr("presignd.verify.contents.fingerprint_of", stale)
         found = await verifier(Failing("")).verify(PUT, reader)
     os.close(reader)
     assert found.problem

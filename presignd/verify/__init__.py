@@ -1,0 +1,1 @@
+"""``presignd verify``: compare files with the objects that the store holds now."""
