@@ -333,7 +333,7 @@ class Work:
         assert self.units is not None
         self.dispatcher.add(item)
         item.expires, item.after_link = self._lifetime(item.version), self.units.linked
-        self._shared.linker.queue.put_nowait(item)
+        self._shared.linker.queue.put_all([item])
 
     def _finish(self, items: Sequence[Item]) -> None:
         for item in items:
