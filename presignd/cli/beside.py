@@ -99,8 +99,10 @@ def next_steps(target: Path, broker: Path) -> list[str]:
     from presignd.cli import init  # noqa: PLC0415 - it imports this module
 
     if target == init.SYSTEM_FILE:
+        by_script = "systemd/install.sh --broker && systemd/install.sh"
+        start = "systemctl enable --now presignd-broker presignd" if init.is_packaged() else by_script
         return [
-            "To start both as services: systemd/install.sh --broker && systemd/install.sh",
+            f"To start both as services: {start}",
             "To see how they are: systemctl status presignd-broker presignd",
             f"To test the broker again: sudo -u presignd-broker presignd broker check -c {broker}",
         ]

@@ -25,6 +25,8 @@ T = TypeVar("T")
 SYSTEM_FILE = Path("/etc/presignd/config.toml")
 LINKS_GROUP = "presignd-links"
 """The group of systemd/presignd.sysusers.conf."""
+PACKAGE = Path("/usr/lib/presignd")
+"""Where the Debian package has the program; its units are installed with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,9 @@ def set_up(target: Path, answers: Answers, *, exists: bool) -> int:
     show.say(f"wrote {target}")
     code = check(target)
     if code == 0:
-        show.say(f"All checks passed. To start: presignd run -c {target}")
+        as_service = target == SYSTEM_FILE and is_packaged()
+        start = "systemctl enable --now presignd" if as_service else f"presignd run -c {target}"
+        show.say(f"All checks passed. To start: {start}")
     return code
 
 
@@ -121,6 +125,11 @@ def set_up_both(target: Path, answers: Answers, *, exists: bool) -> int:
         for line in beside.next_steps(target, file):
             show.say(line)
     return code
+
+
+def is_packaged() -> bool:
+    """Return whether this program came as the Debian package."""
+    return Path(sys.prefix) == PACKAGE
 
 
 def default_file() -> Path:
@@ -323,7 +332,7 @@ bucket = {toml_text(answers.bucket)}
 
 
 def write(target: Path, text: str, *, replace: bool) -> None:
-    """Write ``target`` (mode 0600), whole or not at all; without ``replace`` an existing file stays.
+    """Write ``target`` (mode 0600; see ``share``), whole or not at all; without ``replace`` an existing file stays.
 
     A crash leaves at most a temporary file beside it. Raises ``UsageError`` when it can't be written.
     """
@@ -333,8 +342,19 @@ def write(target: Path, text: str, *, replace: bool) -> None:
     try:
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         write_file(target, text.encode(), replace=replace)
+        share(target)
     except FileExistsError:
         raise UsageError(f"{target} appeared meanwhile and was not changed", fix="run init again") from None
     except OSError as problem:
         fix = "name a file that you may write: presignd init FILE"
         raise UsageError(f"{target} can't be written: {problem.strerror}", fix=fix) from None
+
+
+def share(file: Path) -> None:
+    """Let a service read root's ``file`` (0640) in the folder of its group, as /etc/presignd is root:presignd."""
+    from presignd.system.trust import is_private  # noqa: PLC0415 - help must be fast
+
+    group = file.parent.stat().st_gid
+    if os.geteuid() == 0 and group != 0 and is_private(group):
+        os.chown(file, 0, group)  # before the mode: no other group may read it in between
+        file.chmod(0o640)

@@ -99,7 +99,7 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a configuration file, for editors and programs; computed options are optional."""
     schema = Config.model_json_schema()
     for model in SECTIONS.values():
-        _describe(schema["$defs"][model.__name__], defaults(model), _docstrings(model))
+        _describe(schema["$defs"][model.__name__], defaults(model), docstrings(model))
     schema["required"] = []  # each section has its defaults, and a watch can come from the environment
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema | {"title": "presignd's configuration"}
 
@@ -112,7 +112,7 @@ def _describe(section: dict[str, Any], known: dict[str, Any], docstrings: dict[s
     section["required"] = [name for name in section.get("required", []) if name not in known]
 
 
-def _docstrings(model: type[Section]) -> dict[str, str]:
+def docstrings(model: type[Section]) -> dict[str, str]:
     """Return the docstring of each option of a section.
 
     pydantic reads them too (``use_attribute_docstrings``), but at each start, which took 30 ms.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import configparser
 import re
+import shutil
+import stat
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -13,8 +16,9 @@ import pytest
 from presignd.broker.config import SYSTEM_FILE as BROKER_FILE
 from presignd.broker.config import SYSTEM_STATE as BROKER_STATE
 from presignd.cli.beside import broker_file, next_steps
-from presignd.cli.init import LINKS_GROUP, SYSTEM_FILE, Answers, links_group, render
+from presignd.cli.init import LINKS_GROUP, PACKAGE, SYSTEM_FILE, Answers, links_group, render, write
 from presignd.config.signing import GROUPS
+from presignd.system import trust
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 
@@ -105,6 +109,26 @@ def test_init_sets_up_the_brokers_service_and_names_the_user_whose_state_it_is()
     assert start.endswith(": systemd/install.sh --broker && systemd/install.sh")
     assert status.endswith(": systemctl status presignd-broker presignd")
     assert again.endswith(f": sudo -u presignd-broker presignd broker check -c {BROKER_FILE}")
+
+
+def test_the_package_brings_the_units_so_init_says_how_to_enable_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", str(PACKAGE))
+    assert next_steps(SYSTEM_FILE, BROKER_FILE)[0].endswith(": systemctl enable --now presignd-broker presignd")
+
+
+@pytest.mark.needs("root")
+def test_a_service_reads_what_init_writes_into_the_folder_of_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any group of this machine can stand for the service's."""
+    monkeypatch.setattr(trust, "SERVICES", ("daemon",))
+    for group, found in (("daemon", (0o640, "daemon")), ("nogroup", (0o600, "root"))):
+        folder = tmp_path / group
+        folder.mkdir()
+        shutil.chown(folder, group=group)
+        write(folder / "config.toml", "text", replace=False)
+        file = folder / "config.toml"
+        assert (stat.S_IMODE(file.stat().st_mode), file.group()) == found
 
 
 @pytest.mark.parametrize("arguments", [["--broker", "--purge"], ["--broker", "--remove"], ["a.whl", "--purge"]])
