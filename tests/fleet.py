@@ -16,6 +16,7 @@ from presignd.broker.config import BrokerSection, FleetSection
 from presignd.broker.fleet.activity import Activity, Call
 from presignd.broker.fleet.serving import FleetPage
 from presignd.broker.fleet.snapshots import CountLinks
+from presignd.broker.state.links import Alive
 from presignd.broker.tokens import Tokens
 from presignd.config import PresignConfig
 from presignd.demo.seaweedfs import LOOPBACK, free_ports
@@ -90,10 +91,13 @@ def _signer() -> LocalPresigner:
 
 
 # --- scenes -----------------------------------------------------------------------------------------
-LINKS = {"reception": 118, "scanner-1": 12, "scanner-2": 4, "ct-archive": 0, "lab-7": 31}
+LINKS = {
+    name: Alive(number, 0)
+    for name, number in {"reception": 118, "scanner-1": 12, "scanner-2": 4, "ct-archive": 0, "lab-7": 31}.items()
+}
 
 
-async def count_links() -> dict[str, int]:
+async def count_links() -> dict[str, Alive]:
     """Count the links of the scenes."""
     return LINKS
 

@@ -261,7 +261,7 @@ _LINKS: dict[str, Any] = {
         "get": {
             "summary": "List the token's stable links.",
             "parameters": [
-                {"name": "after", "in": "query", "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"}},
+                {"name": "after", "in": "query", "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{16}$"}},
             ],
             "responses": {"200": _answer("Up to 1,000 of them.", "LinkList")} | _refusals(400, *_OF_LINKS),
         },

@@ -16,6 +16,7 @@ from presignd.broker.api import Api
 from presignd.broker.certificate import certificate_end, end_problem, tls_context, tls_stamps
 from presignd.broker.config import BrokerConfig, BrokerSection, is_in_the_clear, of_store
 from presignd.broker.fleet.serving import FleetPage
+from presignd.broker.fleet.snapshots import Counts
 from presignd.broker.invitations.sweep import Sweeper
 from presignd.broker.limits import LIMITS, Limits
 from presignd.broker.state.database import NO_DATABASE, StateAway
@@ -90,7 +91,7 @@ class Broker:
             await stack.enter_async_context(running(FleetPage(self.config.fleet, self.api, count)))
         return [server.place for server in self.servers]
 
-    async def _count_links(self) -> dict[str, int]:
+    async def _count_links(self) -> Counts:
         return await Links(self.database).alive(utcnow())
 
     async def _listen(self, stack: AsyncExitStack, app: web.Application, option: str) -> HttpServer:

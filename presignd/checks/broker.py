@@ -81,7 +81,8 @@ async def _links_results(config: BrokerConfig, places: set[tuple[str, str]]) -> 
         yield fail("state", str(away), "start the database, or correct [state]")
     else:
         place = "PostgreSQL" if config.state.url else str(config.state.path)
-        yield ok("state", f"{place}, {sum(alive.values())} links and {len(invitations)} invitations that open")
+        links = sum(each.all for each in alive.values())
+        yield ok("state", f"{place}, {links} links and {len(invitations)} invitations that open")
         places |= {(each.new.bucket, each.new.prefix) for each in invitations}
     finally:
         await database.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pydantic import ValidationError
 
@@ -101,12 +102,16 @@ class BrokerLinks:
     async def issued(self) -> AsyncIterator[list[IssuedLink]]:
         """Yield the token's links, oldest first, a page at a time."""
         await self._own_root()
-        after: int | None = 0
+        after: str | None = ""
+        seen: set[str] = set()
         while after is not None:
-            response = await self._ask(f"/v1/links?after={after}", None, MOST)
+            response = await self._ask(f"/v1/links?after={quote(after, safe='')}" if after else "/v1/links", None, MOST)
             if response.status != OK:
                 raise unusable(response)
-            links, after = page_of(response.document, after)
+            links, after = page_of(response.document)
+            if after in seen:
+                raise fault("bad_broker", "its list of links has no end")
+            seen.add(after or "")
             yield links
 
     async def _own_root(self) -> str:
@@ -144,20 +149,19 @@ def judged(asked: StableRequest, answer: Any, root: str) -> StableLink | Fault:
     return link
 
 
-def page_of(document: Any, after: int) -> tuple[list[IssuedLink], int | None]:
+def page_of(document: Any) -> tuple[list[IssuedLink], str | None]:
     """Return the links of one page of the list, and where the next page begins (None: this was the last).
 
-    Raises ``bad_broker`` for anything else, a page that does not lie after this one included.
+    Raises ``bad_broker`` for anything else, an empty page that is not the last included.
     """
     try:
         links = [IssuedLink.model_validate(each) for each in _listed(document)]
         more = document["next"]
-        following = None if more is None else int(more)
     except (ValidationError, TypeError, ValueError, KeyError):
         raise fault("bad_broker", "its list of links can't be read") from None
-    if following is not None and following <= after:
+    if more is not None and not (links and isinstance(more, str) and more):
         raise fault("bad_broker", "its list of links has no end")
-    return links, following
+    return links, more
 
 
 def _listed(document: Any) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from presignd.broker.state.database import StateAway
-from presignd.broker.state.links import Links, NewLink, hash_of
+from presignd.broker.state.links import Alive, Links, NewLink, hash_of, ref_of
 from presignd.broker.state.migrations import MIGRATIONS
 from presignd.broker.state.postgres import PostgresDatabase
 from presignd.broker.state.sqlite import SqliteDatabase
@@ -91,37 +91,52 @@ async def test_of_many_brokers_that_put_one_id_at_once_one_wins(connect: Connect
         answers = await asyncio.gather(*asked)
         keys = [{link.new.id: link.new.key for link in answer} for answer in answers]
         assert all(each == keys[0] for each in keys)
-        assert len(await brokers[0].of_token("scanner-1", after=0, limit=1000)) == 20
+        assert len(await brokers[0].of_token("scanner-1", after="", limit=1000)) == 20
 
 
-async def test_a_link_without_limits_is_counted_when_it_is_visited(links: Links) -> None:
+async def test_a_link_without_limits_is_counted_when_it_is_opened(links: Links) -> None:
     link = a_link()
     await links.put([link])
     for _ in range(3):
-        await links.visit(link.id, NOW)
+        await links.open(link.id, NOW)
     found = await links.find(link.id)
     assert found is not None
     assert (found.opened, found.opened_at) == (3, NOW)
 
 
+async def test_an_opening_that_is_refused_is_taken_back(links: Links) -> None:
+    link = a_link()
+    await links.put([link])
+    counts = []
+    for seconds in (0, 1, 2):
+        await links.open(link.id, NOW + timedelta(seconds=seconds))
+    for seconds in (1, 2):
+        await links.take_back(link.id, NOW + timedelta(seconds=seconds))
+        found = await links.find(link.id)
+        assert found is not None
+        counts.append((found.opened, found.opened_at))
+    assert counts == [(2, NOW + timedelta(seconds=2)), (1, None)], "the time of the opening before is not recorded"
+
+
 @pytest.mark.parametrize("limits", [{"max_downloads": 5}, {"pin": "scrypt:x"}, {"ends_at": NOW}])
-async def test_a_visit_spends_nothing_of_a_link_with_limits(links: Links, limits: dict[str, Any]) -> None:
+async def test_a_link_with_limits_is_not_opened_without_spending(links: Links, limits: dict[str, Any]) -> None:
     link = a_link(**limits)
     await links.put([link])
-    found = await links.visit(link.id, NOW)
+    assert await links.open(link.id, NOW) is None
+    found = await links.find(link.id)
     assert found is not None
     assert found.opened == 0
 
 
-async def test_a_visit_to_no_link_finds_none(links: Links) -> None:
-    assert await links.visit(hash_of("none"), NOW) is None
+async def test_where_there_is_no_link_none_is_opened(links: Links) -> None:
+    assert await links.open(hash_of("none"), NOW) is None
 
 
-async def test_no_visit_is_lost_where_hundreds_come_at_once(connect: Connect) -> None:
+async def test_no_opening_is_lost_where_hundreds_come_at_once(connect: Connect) -> None:
     link = a_link()
     async with opened(connect) as one, opened(connect) as other:
         await one.put([link])
-        await asyncio.gather(*((one, other)[n % 2].visit(link.id, NOW) for n in range(300)))
+        await asyncio.gather(*((one, other)[n % 2].open(link.id, NOW) for n in range(300)))
         found = await one.find(link.id)
     assert found is not None
     assert found.opened == 300
@@ -152,9 +167,10 @@ async def test_a_revoked_link_is_not_spent_and_is_revoked_once(links: Links) -> 
     assert revoked.revoked_at == NOW
     assert await links.revoke("scanner-1", link.id, NOW + HOUR) == []
     assert await links.spend(link.id, NOW) is None
-    visited = await links.visit(link.id, NOW)
-    assert visited is not None
-    assert (visited.opened, visited.revoked_at) == (0, NOW)
+    assert await links.open(link.id, NOW) is None
+    found = await links.find(link.id)
+    assert found is not None
+    assert (found.opened, found.revoked_at) == (0, NOW)
 
 
 async def test_a_link_is_revoked_by_its_ref(links: Links) -> None:
@@ -182,13 +198,13 @@ async def test_a_token_revokes_only_its_own(links: Links) -> None:
     assert await links.revoke("scanner-2", link.id, NOW) == []
     assert await links.revoke_ref("scanner-2", put.ref, NOW) == []
     assert await links.revoke_object("scanner-2", link.bucket, link.key, NOW) == []
-    assert await links.of_token("scanner-2", after=0, limit=10) == []
+    assert await links.of_token("scanner-2", after="", limit=10) == []
 
 
 async def test_a_token_takes_its_links_with_it(links: Links) -> None:
     await links.put([a_link("one"), a_link("two"), a_link("other", token="scanner-2")])
     assert await links.revoke_token("scanner-1", NOW) == 2
-    assert await links.alive(NOW) == {"scanner-2": 1}
+    assert await links.alive(NOW) == {"scanner-2": Alive(1, 0)}
 
 
 async def test_links_that_are_kept_are_marked(links: Links) -> None:
@@ -205,11 +221,16 @@ async def test_links_are_listed_page_by_page(links: Links) -> None:
     for link in made:
         await links.put([link])
     seen: list[bytes] = []
-    after = 0
+    after = ""
     while page := await links.of_token("scanner-1", after=after, limit=10):
         seen += [link.new.id for link in page]
-        after = page[-1].number
+        after = page[-1].ref
     assert seen == [link.id for link in made]
+    for wrong in ("0", "A" * 16, ref_of(hash_of("none"))):
+        with pytest.raises(LookupError):
+            await links.of_token("scanner-1", after=wrong, limit=10)
+    with pytest.raises(LookupError):
+        await links.of_token("scanner-2", after=after, limit=10)
 
 
 async def test_pin_tries_are_limited_for_each_link(links: Links) -> None:
@@ -234,7 +255,10 @@ async def test_links_alive_are_counted(links: Links) -> None:
     ended, used_up = a_link("ended", ends_at=NOW), a_link("used", max_downloads=1)
     await links.put([a_link("one"), a_link("two"), ended, used_up])
     await links.spend(used_up.id, NOW)
-    assert await links.alive(NOW) == {"scanner-1": 2}
+    assert await links.alive(NOW) == {"scanner-1": Alive(2, 0)}
+    await links.keep("scanner-1")
+    await links.put([a_link("three")])
+    assert await links.alive(NOW) == {"scanner-1": Alive(3, 2)}
 
 
 async def test_all_brokers_share_a_secret(connect: Connect) -> None:
@@ -261,13 +285,13 @@ async def test_brokers_that_start_together_migrate_once(connect: Connect) -> Non
     async with AsyncExitStack() as stack:
         brokers = [await stack.enter_async_context(opened(connect)) for _ in range(5)]
         await asyncio.gather(*(broker.put([a_link(f"id-{n}")]) for n, broker in enumerate(brokers)))
-        assert len(await brokers[0].of_token("scanner-1", after=0, limit=10)) == 5
+        assert len(await brokers[0].of_token("scanner-1", after="", limit=10)) == 5
 
 
 async def test_a_caller_that_goes_away_breaks_nothing(links: Links) -> None:
     link = a_link()
     await links.put([link])
-    calls = [asyncio.create_task(links.visit(link.id, NOW)) for _ in range(20)]
+    calls = [asyncio.create_task(links.open(link.id, NOW)) for _ in range(20)]
     await asyncio.sleep(0)
     for call in calls[::2]:
         call.cancel()
@@ -288,10 +312,10 @@ async def test_a_postgres_that_is_away_is_said_at_once_and_found_when_it_is_back
         await asyncio.sleep(0.6)
         await links.put([a_link()])
         own_postgres.kill()
-        results = await asyncio.gather(*(links.visit(hash_of("one"), NOW) for _ in range(20)), return_exceptions=True)
+        results = await asyncio.gather(*(links.open(hash_of("one"), NOW) for _ in range(20)), return_exceptions=True)
         assert all(isinstance(each, StateAway) for each in results)
         own_postgres.start()
-        assert await links.visit(hash_of("one"), NOW) is not None
+        assert await links.open(hash_of("one"), NOW) is not None
 
 
 async def test_a_postgres_connection_that_breaks_while_it_is_used_or_given_back_is_an_outage_at_most(
@@ -367,7 +391,7 @@ async def test_another_process_that_holds_a_sqlite_file_is_waited_for(tmp_path: 
         await links.put([a_link()])
         connection = sqlite3.connect(file, isolation_level=None)
         connection.execute("BEGIN IMMEDIATE")
-        call = asyncio.create_task(links.visit(hash_of("one"), NOW))
+        call = asyncio.create_task(links.open(hash_of("one"), NOW))
         await asyncio.sleep(0.2)
         assert not call.done()
         connection.execute("COMMIT")

@@ -71,8 +71,8 @@ def told(broker: Broker, name: str, ref: str) -> list[Document]:
 def listed(broker: Broker, token: str) -> dict[str, Document]:
     """Return a token's links by their refs."""
     found: dict[str, Document] = {}
-    after: str | None = "0"
-    while after:
+    after: str | None = ""
+    while after is not None:
         status, answer, _ = broker.call(f"/v1/links?after={after}", token)
         assert status == 200, answer
         found |= {link["ref"]: link for link in answer["links"]}

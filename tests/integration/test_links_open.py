@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.brokers import Document, command
+from tests.brokers import Document, command, served
 from tests.postgres import Postgres
 from tests.stable import BROWSER, OPERATIONS, Sharing, ask, sharing
 from tests.stores import Store
@@ -166,9 +166,12 @@ def test_a_link_goes_with_its_token_and_its_rights(broker: Sharing, bucket: str)
         broker.token("two", bucket, **rights)
         changed()
         assert refusals(broker, link) == {410}, rights
-    broker.token("two", bucket, operations=OPERATIONS)
+    secret = broker.token("two", bucket, operations=OPERATIONS)
     changed()
     assert ask(link["url"]).status == 302
+    broker.secret, kept = secret, broker.secret
+    assert broker.opened(link) == 2, "what was refused is not counted"
+    broker.secret = kept
     broker.revoke("two")
     changed()
     assert refusals(broker, link) == {410}
@@ -439,6 +442,24 @@ def test_while_the_state_is_away_links_wait_and_are_not_lost(
         own_postgres.start()
         broker.until(lambda: ask(link["url"], "POST").status == 303, "the link")
         assert broker.opened(link) == 2
+
+
+def test_what_cannot_be_signed_is_not_counted_and_not_spent(seaweedfs: Store, bucket: str, tmp_path: Path) -> None:
+    broker = Sharing(tmp_path, seaweedfs, bucket)
+    keys = [line for line in broker.file.read_text().splitlines() if line.startswith(("access_key", "secret_key"))]
+    broker.configure("\n".join(line for line in broker.file.read_text().splitlines() if line not in keys))
+    (tmp_path / ".aws").mkdir()
+    credentials = tmp_path / ".aws" / "credentials"
+    credentials.write_text("[default]\naws_access_key_id = half\n")
+    with served(broker):
+        links = [broker.link("one/a.txt"), broker.link("one/a.txt", max_downloads=1)]
+        for link, method in zip(links, ("GET", "POST"), strict=True):
+            assert ask(link["url"], method).status == 503
+            assert broker.opened(link) == 0
+        keys = [f"aws_access_key_id = {seaweedfs.access_key}", f"aws_secret_access_key = {seaweedfs.secret_key}"]
+        credentials.write_text("\n".join(["[default]", *keys, ""]))
+        broker.until(lambda: broker.call("/readyz")[0] == 200, "credentials")
+        assert ask(links[1]["url"], "POST").status == 303
 
 
 def test_a_link_that_ends_is_refused_from_its_end_on(broker: Sharing) -> None:

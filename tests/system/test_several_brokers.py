@@ -67,7 +67,7 @@ class Site:
 
     def listed(self) -> dict[str, dict[str, Any]]:
         """Return the token's links by ``ref``."""
-        found, after = dict[str, dict[str, Any]](), "0"
+        found, after = dict[str, dict[str, Any]](), ""
         while after is not None:
             status, page, _ = self.brokers[0].call(f"/v1/links?after={after}", self.secret)
             assert status == 200

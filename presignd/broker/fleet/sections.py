@@ -146,8 +146,17 @@ def _tokens(snapshot: Snapshot) -> Html:
 
     if not snapshot.tokens:
         make = tag("p", "None yet. Make one with ", tag("code", "presignd broker token create"), ".")
-        return titled("Tokens", make)
-    return titled("Tokens", listed(snapshot.tokens, item, most=LISTED, more=ALL_TOKENS))
+        return titled("Tokens", make, _kept(snapshot))
+    return titled("Tokens", listed(snapshot.tokens, item, most=LISTED, more=ALL_TOKENS), _kept(snapshot))
+
+
+def _kept(snapshot: Snapshot) -> Html | None:
+    """Return how many links outlive their tokens; the files of these may be gone, or not be readable now."""
+    if not snapshot.kept:
+        return None
+    names = join(*(join(", " if place else "", shown(name)) for place, name in enumerate([*snapshot.kept][:LISTED])))
+    kept = count(sum(snapshot.kept.values()), "link")
+    return tag("p", f"{kept} kept of tokens that no readable file has: ", names, ".")
 
 
 def _token_figures(view: TokenView, now: datetime) -> list[Html]:

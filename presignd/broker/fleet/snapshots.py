@@ -13,6 +13,7 @@ import presignd
 from presignd.broker.config import TokenConfig
 from presignd.broker.fleet.activity import Activity, Call, Minute, Refused
 from presignd.broker.state.database import StateAway
+from presignd.broker.state.links import Alive
 from presignd.broker.tokens import Tokens
 from presignd.pages.html import shown
 from presignd.pages.pace import Pace
@@ -25,17 +26,20 @@ LINKS_REST = 10.0
 LINKS_SHARE = 0.02
 """The share of the time that counting may take."""
 LINKS_PATIENCE = 1.0
+NONE_ALIVE = Alive(0, 0)
 
-CountLinks = Callable[[], Awaitable[dict[str, int]]]
-"""Returns the number of stable links that open, by token; raises ``StateAway``."""
+Counts = Mapping[str, Alive]
+"""The stable links that have not ended, by token."""
+CountLinks = Callable[[], Awaitable[Counts]]
+"""Returns the counts; raises ``StateAway``."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenView:
     """One token: its configuration, and what was seen of it.
 
-    ``links`` is None where they are not known: without a state, or while it is away. Nor are they for a token that
-    has ended, because that ends its links too, except those that were to be kept.
+    ``links`` are those that open, None where they are not known: without a state, or while it is away. Of a token that
+    has ended these are the ones that were to be kept.
     """
 
     token: TokenConfig
@@ -50,28 +54,33 @@ class TokenView:
 class Snapshot:
     """What the page shows, as of ``now`` (UTC): since ``since``, at this broker.
 
-    ``problems`` are lines about token files; ``minutes`` are the last hour of all tokens together.
+    ``problems`` are lines about token files; ``minutes`` are the last hour of all tokens together; ``kept`` are the
+    links that outlive their tokens, by the name of a token that no file has (any more).
     """
 
     tokens: Sequence[TokenView]
     problems: Sequence[str]
     minutes: Sequence[Minute]
+    kept: Mapping[str, int]
     since: datetime
     now: datetime
 
 
-def take(tokens: Tokens, activity: Activity, links: Mapping[str, int] | None, now: datetime) -> Snapshot:
+def take(tokens: Tokens, activity: Activity, links: Counts | None, now: datetime) -> Snapshot:
     """Return a snapshot, with the tokens by their names."""
     views = sorted((_view(token, activity, links, now) for token, _ in tokens.all()), key=lambda view: view.token.name)
-    return Snapshot(views, tokens.unreadable(), activity.hour.minutes(now), activity.since, now)
+    gone = sorted(set(links or ()) - {view.token.name for view in views})
+    kept = {name: links[name].kept for name in gone if links and links[name].kept}
+    return Snapshot(views, tokens.unreadable(), activity.hour.minutes(now), kept, activity.since, now)
 
 
-def _view(token: TokenConfig, activity: Activity, links: Mapping[str, int] | None, now: datetime) -> TokenView:
+def _view(token: TokenConfig, activity: Activity, links: Counts | None, now: datetime) -> TokenView:
     seen = activity.of(token.name)
     granted, refused = seen.hour.total(now)
     ended = token.valid_until is not None and token.valid_until <= now
-    alive = None if links is None or ended else links.get(token.name, 0)
-    return TokenView(token, seen.call, granted, refused, seen.refused, alive)
+    alive = None if links is None else links.get(token.name, NONE_ALIVE)
+    opening = None if alive is None else alive.kept if ended else alive.all
+    return TokenView(token, seen.call, granted, refused, seen.refused, opening)
 
 
 class LinkCounts:
@@ -89,10 +98,10 @@ class LinkCounts:
     ) -> None:
         self._count, self._patience, self._monotonic = count, patience, monotonic
         self._next = 0.0
-        self._last: Mapping[str, int] | None = None
+        self._last: Counts | None = None
         self._counting: asyncio.Task[None] | None = None
 
-    async def now(self) -> Mapping[str, int] | None:
+    async def now(self) -> Counts | None:
         """Return the latest count; None where there is no state, or while it is away."""
         if self._count is None:
             return None
@@ -150,6 +159,7 @@ def to_json(snapshot: Snapshot) -> dict[str, Any]:
         "now": rfc3339(snapshot.now),
         "broker": {"version": presignd.__version__, "since": rfc3339(snapshot.since)},
         "tokens": [_token(view) for view in snapshot.tokens],
+        "kept_links": dict(snapshot.kept),
         "problems": [redact(problem) for problem in snapshot.problems],
     }
 

@@ -115,13 +115,14 @@ class LinkCalls:
     async def listed(self, request: web.Request) -> web.Response:
         """List a token's links, ``PAGE`` at a time."""
         token = self._linking(self.calls.authenticated(request))
-        after = request.query.get("after", "0")
-        if not (after.isascii() and after.isdigit() and len(after) <= 18):  # noqa: PLR2004 - a BIGINT
-            raise Rejected(400, "bad_request", 'after: give the "next" of the answer before')
+        after = request.query.get("after", "")
         with self.calls.answering(request):
-            found = await self.links.of_token(token.name, after=int(after), limit=PAGE)
+            try:
+                found = await self.links.of_token(token.name, after=after, limit=PAGE)
+            except LookupError:
+                raise Rejected(400, "bad_request", 'after: give the "next" of the answer before') from None
         now = utcnow()
-        more = str(found[-1].number) if len(found) == PAGE else None
+        more = found[-1].ref if len(found) == PAGE else None
         return as_json({"links": [asking.shown(link, end_of(link, token), now) for link in found], "next": more})
 
     @_needing_state

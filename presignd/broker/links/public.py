@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -39,7 +40,7 @@ from presignd.broker.state.database import Database, StateAway
 from presignd.broker.state.links import Link, Links, hash_of
 from presignd.errors import Fault
 from presignd.pages import layout
-from presignd.presign import GrantRequest, Operation
+from presignd.presign import Grant, GrantRequest, Operation
 from presignd.presign.local import LocalPresigner
 from presignd.system.clock import utcnow
 
@@ -138,12 +139,19 @@ class PublicLinks:
         digest = hash_of(request.match_info["id"])
         is_head, now = request.method == "HEAD", utcnow()
         self._refuse_guesser(request, now)
-        link = await (self._links.find(digest) if is_head else self._links.visit(digest, now))
-        visit = self._visit(request, link, now)
-        if _is_limited(visit.link):
-            return await self._offer(request, visit)
-        operation = Operation.HEAD if is_head else Operation.GET
-        return await self._redirect(request, visit, operation, 302)
+        # Counted by the statement that finds it, as another one would slow down every opening.
+        counted = None if is_head else await self._links.open(digest, now)
+        try:
+            visit = self._visit(request, counted or await self._links.find(digest), now)
+            if _is_limited(visit.link):
+                return await self._offer(request, visit)
+            operation = Operation.HEAD if is_head else Operation.GET
+            return self._redirect(request, visit, await self._target(visit, operation), 302)
+        except (Closed, Fault):
+            if counted is not None:
+                with suppress(StateAway):
+                    await self._links.take_back(digest, now)
+            raise
 
     @_explained
     async def post(self, request: web.Request) -> web.Response:
@@ -153,14 +161,15 @@ class PublicLinks:
         link = await self._links.find(hash_of(request.match_info["id"]))
         visit = self._visit(request, link, now)
         if await self._has_pass(request, visit):
-            return await self._redirect(request, visit, Operation.GET, 303)
+            return self._redirect(request, visit, await self._target(visit, Operation.GET), 303)
         if visit.link.new.pin and not await self._is_right_pin(request, visit):
             audit.link_refused(self.calls.client(request), "wrong_pin", visit.link)
             return await self._offer(request, visit, wrong_pin=True)
+        target = await self._target(visit, Operation.GET)  # first: what can't be signed is not spent
         spent = await self._links.spend(visit.link.new.id, now)
         if spent is None:
             raise Closed(LinkState.USED_UP, link=visit.link)
-        answer = await self._redirect(request, visit._replace(link=spent), Operation.GET, 303)
+        answer = self._redirect(request, visit._replace(link=spent), target, 303)
         await self._give_pass(request, answer, visit)
         return answer
 
@@ -237,16 +246,19 @@ class PublicLinks:
         return self._secret
 
     # --- answers ----------------------------------------------------------------------------------------
-    async def _redirect(self, request: web.Request, visit: Visit, operation: Operation, status: int) -> web.Response:
+    async def _target(self, visit: Visit, operation: Operation) -> Grant:
         new, seconds = visit.link.new, self._config.target_expires
         if visit.token is not None and not visit.link.kept:
             seconds = min(seconds, visit.token.max_link_expires)
         asked = GrantRequest(operation, new.bucket, new.key, seconds, public=True, version_id=new.version_id)
-        grant = await self._presigner().link_target(asked, overrides(new))
-        if operation is Operation.GET:
+        return await self._presigner().link_target(asked, overrides(new))
+
+    def _redirect(self, request: web.Request, visit: Visit, target: Grant, status: int) -> web.Response:
+        is_head = request.method == "HEAD"
+        if not is_head:
             audit.link_opened(self.calls.client(request), request.headers.get("User-Agent", ""), visit.link)
-        metrics.OPENINGS.labels("head" if operation is Operation.HEAD else "opened").inc()
-        headers = {**HEADERS, "Location": grant.url, "Content-Security-Policy": f"{_CSP}'none'"}
+        metrics.OPENINGS.labels("head" if is_head else "opened").inc()
+        headers = {**HEADERS, "Location": target.url, "Content-Security-Policy": f"{_CSP}'none'"}
         return web.Response(status=status, headers=headers)
 
     async def _offer(self, request: web.Request, visit: Visit, *, wrong_pin: bool = False) -> web.Response:

@@ -22,21 +22,26 @@ _NEW = (
     "id, token, bucket, key, version_id, size, content_type, filename, disposition, note, pin, made_at, ends_at, "
     "max_downloads"
 )
-_ALL = f"{_NEW}, opened, opened_at, revoked_at, kept, n"
+_ALL = f"{_NEW}, opened, opened_at, revoked_at, kept"
 _ALIVE = "revoked_at IS NULL AND (ends_at IS NULL OR ends_at > ?2)"
 _LEFT = "(max_downloads IS NULL OR opened < max_downloads)"
 _COUNT = "UPDATE links SET opened = opened + 1, opened_at = ?2"
 
 _PUT = f"INSERT INTO links ({_NEW}) VALUES ({', '.join(f'?{n}' for n in range(1, 15))}) ON CONFLICT (id) DO NOTHING"  # noqa: S608
 _FIND = f"SELECT {_ALL} FROM links WHERE id = ?1"  # noqa: S608
-_VISIT = f"{_COUNT} WHERE id = ?1 AND max_downloads IS NULL AND pin = '' AND {_ALIVE} RETURNING {_ALL}"
+_OPEN = f"{_COUNT} WHERE id = ?1 AND max_downloads IS NULL AND pin = '' AND {_ALIVE} RETURNING {_ALL}"
+_TAKE_BACK = (
+    "UPDATE links SET opened = opened - 1, opened_at = CASE WHEN opened_at = ?2 THEN NULL ELSE opened_at END "
+    "WHERE id = ?1"
+)
 _SPEND = f"{_COUNT}, pin_tries = 0 WHERE id = ?1 AND {_LEFT} AND {_ALIVE} RETURNING {_ALL}"
 _TRY = pin_try("links")
 _LIST = f"SELECT {_ALL} FROM links WHERE token = ?1 AND n > ?2 ORDER BY n LIMIT ?3"  # noqa: S608
+_NUMBER = "SELECT n FROM links WHERE token = ?1 AND id >= ?2 AND id <= ?3"
 _REVOKE = "UPDATE links SET revoked_at = ?2 WHERE token = ?1 AND revoked_at IS NULL"
 _ALIVE_OF_EACH = (
-    f"SELECT token, count(*) FROM links WHERE revoked_at IS NULL AND (ends_at IS NULL OR ends_at > ?1) AND {_LEFT} "  # noqa: S608
-    "GROUP BY token"
+    "SELECT token, count(*), sum(kept) FROM links "  # noqa: S608 - constants
+    f"WHERE revoked_at IS NULL AND (ends_at IS NULL OR ends_at > ?1) AND {_LEFT} GROUP BY token"
 )
 
 
@@ -60,19 +65,25 @@ class NewLink(NamedTuple):
 
 
 class Link(NamedTuple):
-    """A recorded link. ``kept`` means that it outlives its token; ``number`` orders a token's links."""
+    """A recorded link. ``kept`` means that it outlives its token; ``opened_at`` may be unknown (``take_back``)."""
 
     new: NewLink
     opened: int
     opened_at: datetime | None
     revoked_at: datetime | None
     kept: bool
-    number: int
 
     @property
     def ref(self) -> str:
         """Its public name, which does not open it."""
         return ref_of(self.new.id)
+
+
+class Alive(NamedTuple):
+    """How many links of a token have not ended: ``all``, and those ``kept`` that outlive it."""
+
+    all: int
+    kept: int
 
 
 def hash_of(link_id: str) -> bytes:
@@ -114,9 +125,13 @@ class Links:
         """Return the link whose id has this SHA-256."""
         return _first(await self._database.fetch(_FIND, digest))
 
-    async def visit(self, digest: bytes, now: datetime) -> Link | None:
-        """Return a link, and count an opening if it is alive and has neither a limit nor a PIN."""
-        return _first(await self._database.fetch(_VISIT, digest, to_micros(now))) or await self.find(digest)
+    async def open(self, digest: bytes, now: datetime) -> Link | None:
+        """Count one opening of a link that is alive and has neither a limit nor a PIN; None for any other."""
+        return _first(await self._database.fetch(_OPEN, digest, to_micros(now)))
+
+    async def take_back(self, digest: bytes, now: datetime) -> None:
+        """Count one opening less: the one of ``now`` was refused. If none came later, ``opened_at`` is unknown then."""
+        await self._database.fetch(_TAKE_BACK, digest, to_micros(now))
 
     async def spend(self, digest: bytes, now: datetime) -> Link | None:
         """Count one opening; return None if the link is not alive or has none left."""
@@ -127,9 +142,21 @@ class Links:
         since = to_micros(now - window)
         return bool(await self._database.fetch(_TRY, digest, since, to_micros(now), most))
 
-    async def of_token(self, token: str, *, after: int, limit: int) -> list[Link]:
-        """Return a token's links with a ``number`` above ``after``, in order."""
-        return [_link(row) for row in await self._database.fetch(_LIST, token, after, limit)]
+    async def of_token(self, token: str, *, after: str, limit: int) -> list[Link]:
+        """Return a token's links in order, those that follow the one with the ref ``after`` ("": from the first).
+
+        Raises ``LookupError`` if none of its links has that ref. What orders them is counted over all tokens, so it is
+        told to none.
+        """
+        number = await self._number(token, after) if after else 0
+        return [_link(row) for row in await self._database.fetch(_LIST, token, number, limit)]
+
+    async def _number(self, token: str, ref: str) -> int:
+        named = named_by(ref)
+        rows = await self._database.fetch(_NUMBER, token, *named) if named else []
+        if not rows:
+            raise LookupError(ref)
+        return int(rows[0][0])
 
     async def revoke(self, token: str, digest: bytes, now: datetime) -> list[Link]:
         """Revoke a token's link by the SHA-256 of its id; return it if it was not revoked before."""
@@ -153,10 +180,10 @@ class Links:
         sql = "UPDATE links SET kept = 1 WHERE token = ?1 AND revoked_at IS NULL RETURNING n"
         return len(await self._database.fetch(sql, token))
 
-    async def alive(self, now: datetime) -> dict[str, int]:
-        """Return the number of links that open, by token."""
+    async def alive(self, now: datetime) -> dict[str, Alive]:
+        """Return how many links have not ended, by token; whether they open is for their tokens to say."""
         rows = await self._database.fetch(_ALIVE_OF_EACH, to_micros(now))
-        return {str(token): int(count) for token, count in rows}
+        return {str(token): Alive(int(count), int(kept)) for token, count, kept in rows}
 
     async def _revoke(self, which: str, token: str, now: datetime, *values: object) -> list[Link]:
         sql = f"{_REVOKE} {which} RETURNING {_ALL}"
@@ -174,12 +201,11 @@ def _first(rows: Sequence[Row]) -> Link | None:
 
 
 def _link(row: Row) -> Link:
-    digest, *texts, made_at, ends_at, most, opened, opened_at, revoked_at, kept, number = row
+    digest, *texts, made_at, ends_at, most, opened, opened_at, revoked_at, kept = row
     return Link(
         NewLink._make((bytes(digest), *texts, from_micros(made_at), from_micros(ends_at), most)),
         opened,
         from_micros(opened_at),
         from_micros(revoked_at),
         bool(kept),
-        number,
     )

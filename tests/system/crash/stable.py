@@ -86,7 +86,7 @@ class StableLinks(ByBroker):
         yield from (f"broker's log: it tells the id of {ids[link_id]['file_id']}" for link_id in told)
 
     def _listed(self) -> Iterator[dict[str, Any]]:
-        after: str | None = "0"
+        after: str | None = ""
         while after is not None:
             status, page, _ = self._broker.call(f"/v1/links?after={after}", self._broker.secret)
             assert status == 200, page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from presignd.broker.fleet import sections
 from presignd.broker.fleet.activity import Activity, Call
 from presignd.broker.fleet.snapshots import LINKS_REST, LinkCounts, Snapshot, Snapshots, TokenView, take, to_json
 from presignd.broker.state.database import StateAway
+from presignd.broker.state.links import Alive
 from presignd.broker.tokens import Tokens, new_token
 from presignd.pages.pace import PACE
 from tests.pages import texts
@@ -37,8 +38,8 @@ def view(**given: Any) -> TokenView:
     return TokenView(**{**known, **given})
 
 
-def snapshot(*tokens: TokenView, problems: Sequence[str] = ()) -> Snapshot:
-    return Snapshot(tokens, problems, Activity(NOW).hour.minutes(NOW), NOW - timedelta(hours=5), NOW)
+def snapshot(*tokens: TokenView, problems: Sequence[str] = (), kept: Mapping[str, int] | None = None) -> Snapshot:
+    return Snapshot(tokens, problems, Activity(NOW).hour.minutes(NOW), kept or {}, NOW - timedelta(hours=5), NOW)
 
 
 def refused(number: int, code: str = "outside_prefix") -> TokenView:
@@ -104,6 +105,13 @@ def test_a_token_s_figures_are_there() -> None:
         assert words in text
 
 
+def test_kept_links_of_tokens_that_are_gone_are_told() -> None:
+    for tokens in ([view()], []):
+        text = said(snapshot(*tokens, kept={"scanner-7": 1, "scanner-8": 2}), "tokens")
+        assert "3 links kept of tokens that no readable file has: scanner-7, scanner-8." in text
+    assert "kept" not in said(snapshot(view()), "tokens")
+
+
 def test_what_is_not_known_is_said_so() -> None:
     text = said(snapshot(view(call=None)), "tokens")
     assert "last seen not since the broker started" in text
@@ -135,7 +143,7 @@ def test_the_hour_is_drawn_and_said_in_words() -> None:
     activity = Activity(NOW)
     activity.answered("one", NOW - timedelta(minutes=9), granted=1234, refused=[])
     activity.answered("one", NOW, granted=1, refused=["too_large"])
-    found = Snapshot([], [], activity.hour.minutes(NOW), NOW, NOW)
+    found = Snapshot([], [], activity.hour.minutes(NOW), {}, NOW, NOW)
     markup = sections.sections(found)["hour"]
     words = "1,235 grants and 1 refusal; 1,234 grants in the busiest minute, 02:55 UTC."
     assert markup.count("<rect") == 2
@@ -161,6 +169,9 @@ def test_only_what_changed_is_sent_to_an_open_page() -> None:
 
 
 # --- snapshots --------------------------------------------------------------------------------------
+LINKS = {"b": Alive(3, 0), "c": Alive(4, 1), "gone": Alive(5, 2), "removed": Alive(1, 0)}
+
+
 def test_a_snapshot_has_the_tokens_of_the_files_by_name_and_none_that_is_gone(tmp_path: Path) -> None:
     file = tmp_path / "broker.toml"
     tables = [f'[[token]]\nname = "{name}"\nhash = "sha256:{name * 64}"\nbucket = "bucket"\n' for name in "bac"]
@@ -170,9 +181,10 @@ def test_a_snapshot_has_the_tokens_of_the_files_by_name_and_none_that_is_gone(tm
     for name in ("b", "gone"):
         activity.called(name, call())
         activity.answered(name, NOW, granted=2, refused=[])
-    found = take(Tokens(file, []), activity, {"b": 3, "c": 4, "gone": 5}, NOW)
+    found = take(Tokens(file, []), activity, LINKS, NOW)
     assert [(view.token.name, view.granted) for view in found.tokens] == [("a", 0), ("b", 2), ("c", 0)]
-    assert [view.links for view in found.tokens] == [0, 3, None], "c has ended, and its links with it"
+    assert [view.links for view in found.tokens] == [0, 3, 1], "c has ended, and its links with it but the one kept"
+    assert found.kept == {"gone": 2}
     assert take(Tokens(file, []), activity, None, NOW).tokens[1].links is None
 
 
@@ -204,12 +216,12 @@ def test_the_document_has_all_of_it_and_no_hash() -> None:
 class Counter:
     """Counts links; says how often it was asked."""
 
-    def __init__(self, *answers: dict[str, int] | Exception) -> None:
+    def __init__(self, *answers: dict[str, Alive] | Exception) -> None:
         self.answers = list(answers)
         self.asked = 0
         self.time = 0.0
 
-    async def __call__(self) -> dict[str, int]:
+    async def __call__(self) -> dict[str, Alive]:
         self.asked += 1
         self.time += 1
         answer = self.answers.pop(0)
@@ -222,33 +234,33 @@ class Counter:
 
 
 async def test_links_are_counted_when_somebody_looks_and_then_not_for_a_while() -> None:
-    counter = Counter({"one": 1}, {"one": 2})
+    counter = Counter({"one": Alive(1, 0)}, {"one": Alive(2, 0)})
     counts = LinkCounts(counter, monotonic=counter.monotonic)
     assert counter.asked == 0
-    assert [await counts.now(), await counts.now()] == [{"one": 1}, {"one": 1}]
+    assert [await counts.now(), await counts.now()] == [{"one": Alive(1, 0)}, {"one": Alive(1, 0)}]
     counter.time += LINKS_REST
-    assert await counts.now() == {"one": 1}, "a count that took a second is not repeated after ten"
+    assert await counts.now() == {"one": Alive(1, 0)}, "a count that took a second is not repeated after ten"
     counter.time += 50
-    assert await counts.now() == {"one": 2}
+    assert await counts.now() == {"one": Alive(2, 0)}
 
 
 async def test_without_a_state_and_while_it_is_away_links_are_unknown() -> None:
     assert await LinkCounts(None).now() is None
-    counter = Counter({"one": 1}, StateAway(), {"one": 2})
+    counter = Counter({"one": Alive(1, 0)}, StateAway(), {"one": Alive(2, 0)})
     counts = LinkCounts(counter, monotonic=counter.monotonic)
     found = []
     for _ in range(3):
         found.append(await counts.now())
         counter.time += 60
-    assert found == [{"one": 1}, None, {"one": 2}]
+    assert found == [{"one": Alive(1, 0)}, None, {"one": Alive(2, 0)}]
 
 
 async def test_a_count_that_hangs_holds_up_no_page() -> None:
     go_on = asyncio.Event()
 
-    async def slow() -> dict[str, int]:
+    async def slow() -> dict[str, Alive]:
         await go_on.wait()
-        return {"one": 1}
+        return {"one": Alive(1, 0)}
 
     counts = LinkCounts(slow, patience=0.01)
     assert await counts.now() is None
@@ -256,30 +268,30 @@ async def test_a_count_that_hangs_holds_up_no_page() -> None:
     async with asyncio.timeout(10):
         while await counts.now() is None:
             pass
-    assert await counts.now() == {"one": 1}
+    assert await counts.now() == {"one": Alive(1, 0)}
     await counts.close()
 
 
 async def test_two_who_look_at_once_get_one_count() -> None:
-    counter = Counter({"one": 1})
+    counter = Counter({"one": Alive(1, 0)})
     counts = LinkCounts(counter, monotonic=counter.monotonic)
-    assert list(await asyncio.gather(counts.now(), counts.now())) == [{"one": 1}, {"one": 1}]
+    assert list(await asyncio.gather(counts.now(), counts.now())) == [{"one": Alive(1, 0)}, {"one": Alive(1, 0)}]
     assert counter.asked == 1
 
 
 async def test_a_bug_in_a_count_is_no_count_of_none() -> None:
-    counter = Counter(KeyError("bug"), {"one": 1})
+    counter = Counter(KeyError("bug"), {"one": Alive(1, 0)})
     counts = LinkCounts(counter, monotonic=counter.monotonic)
     with pytest.raises(KeyError):
         await counts.now()
     counter.time += 60
-    assert await counts.now() == {"one": 1}
+    assert await counts.now() == {"one": Alive(1, 0)}
 
 
 async def test_a_count_under_way_ends_with_the_page_and_another_can_begin() -> None:
     ended = asyncio.Event()
 
-    async def forever() -> dict[str, int]:
+    async def forever() -> dict[str, Alive]:
         try:
             await asyncio.Event().wait()
         finally:

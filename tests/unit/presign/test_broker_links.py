@@ -166,9 +166,9 @@ def listed(ref: str = "r", **more: Any) -> dict[str, Any]:
 
 async def test_the_list_is_read_to_its_end() -> None:
     broker = Broker()
-    broker.answers = [answer({"links": [listed("a"), listed("b")], "next": "7"}), answer({"links": [], "next": None})]
+    broker.answers = [answer({"links": [listed("a"), listed("b")], "next": "r-_"}), answer({"links": [], "next": None})]
     assert [[link.ref for link in page] async for page in broker.links.issued()] == [["a", "b"], []]
-    assert [path for path, _ in broker.asked] == ["/v1/links?after=0", "/v1/links?after=7"]
+    assert [path for path, _ in broker.asked] == ["/v1/links", "/v1/links?after=r-_"]
 
 
 @pytest.mark.parametrize(
@@ -180,13 +180,21 @@ async def test_the_list_is_read_to_its_end() -> None:
         {"links": [listed(opened="often")], "next": None},
         {"links": [listed("not a ref")], "next": None},
         {"links": [], "next": "x"},
-        {"links": [], "next": "0"},
+        {"links": [listed()], "next": ""},
+        {"links": [listed()], "next": 7},
     ],
 )
 async def test_a_list_that_is_none_or_has_no_end_is_not_believed(document: Any) -> None:
     broker = Broker()
     broker.answers = [answer(document)]
     with pytest.raises(PresignerFault):
+        [page async for page in broker.links.issued()]
+
+
+async def test_a_list_that_begins_again_has_no_end() -> None:
+    broker = Broker()
+    broker.answers = [answer({"links": [listed(ref)], "next": after}) for ref, after in ("ab", "bc", "cb")]
+    with pytest.raises(PresignerFault, match="no end"):
         [page async for page in broker.links.issued()]
 
 

@@ -55,7 +55,7 @@ def recorded(**changes: Any) -> Link:
         ends_at=None,
         max_downloads=None,
     )
-    link = Link(new, opened=0, opened_at=None, revoked_at=None, kept=False, number=1)
+    link = Link(new, opened=0, opened_at=None, revoked_at=None, kept=False)
     of_new = {name: changes.pop(name) for name in tuple(changes) if name in NewLink._fields}
     return link._replace(new=new._replace(**of_new), **changes)
 
