@@ -128,6 +128,10 @@ _INVITATION = _object(
         "files_left": _nullable("integer", "How many files it still takes."),
         "bytes_left": _nullable("integer", "How many bytes it still takes."),
         "pin_needed": {"type": "boolean"},
+        "checksums": _object(
+            {name: {"enum": ["md5", "crc64nvme"]} for name in ("put", "parts")},
+            "The algorithm that the bucket was seen to verify, of a file as one PUT and of each part.",
+        ),
     },
     "What an invitation allows.",
 )

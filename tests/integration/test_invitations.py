@@ -51,6 +51,7 @@ def test_an_address_says_what_it_allows(broker: Sharing) -> None:
         "files_left": 3,
         "bytes_left": 2 << 20,
         "pin_needed": False,
+        "checksums": {"put": "crc64nvme", "parts": "crc64nvme"},
     }
     page = send(guest.url, "GET", BROWSER)
     assert page.status == 200
@@ -349,3 +350,18 @@ def test_check_sends_what_a_page_would_send(seaweedfs: Store, tmp_path: Path) ->
         assert broker.links_url in result["detail"]
         assert "put-bucket-cors" in result["fix"]
         assert seaweedfs.list(bucket) == []
+
+
+def test_md5_is_sent_where_the_bucket_lets_pages_send_no_other_checksum(seaweedfs: Store, tmp_path: Path) -> None:
+    bucket = seaweedfs.new_bucket()
+    with sharing(tmp_path, seaweedfs, bucket) as broker:
+        rule = {"AllowedOrigins": ["*"], "AllowedMethods": ["PUT", "POST"], "AllowedHeaders": ["content-md5"]}
+        seaweedfs.client.put_bucket_cors(Bucket=bucket, CORSConfiguration={"CORSRules": [rule]})
+
+        def are_md5() -> bool:
+            """Ask for a new prefix each time: what is known of one is kept."""
+            name = next(_names)
+            told = json.loads(guest_of(broker, name=name, prefix=f"{name}/").look().body)
+            return bool(told["checksums"] == {"put": "md5", "parts": "md5"})
+
+        broker.until(are_md5, "the bucket's own rule")

@@ -15,7 +15,7 @@ PHONE: dict[str, Any] = {
     "has_touch": True,
     "device_scale_factor": 2,
 }
-expect.set_options(timeout=20_000)  # a busy machine is no failure
+expect.set_options(timeout=90_000)  # a busy machine is no failure
 
 
 class Served(Protocol):

@@ -23,8 +23,8 @@ from presignd.broker.config import LinksSection
 from presignd.broker.guest_page import page as guest_page
 from presignd.broker.invitations import page
 from presignd.broker.invitations import request as asking
-from presignd.broker.invitations.conditions import ConditionalWrites
 from presignd.broker.invitations.desk import Desk, Issued, Signed
+from presignd.broker.invitations.facts import StoreFacts
 from presignd.broker.limits import GrantRates
 from presignd.broker.links.api import ONE, STATE_RETRY
 from presignd.broker.links.guard import MISS_WINDOW, MISSES, PIN_TRIES, PIN_WINDOW, ClientLimit, is_pass, new_pass
@@ -67,7 +67,8 @@ class PublicInvitations:
         self.calls, self._config, self._database = calls, config, database
         self._invitations, self._origin = Invitations(database), origin
         self._on_received = on_received
-        self._desk = Desk(database, store, ConditionalWrites(store).of)
+        self._facts = StoreFacts(store, config.url)
+        self._desk = Desk(database, store, self._facts.honoured)
         self._pins, self._rates = Pins(), GrantRates()
         self._misses = ClientLimit(MISSES, MISS_WINDOW)
         self._tries = ClientLimit(PIN_TRIES, PIN_WINDOW)
@@ -99,7 +100,8 @@ class PublicInvitations:
             store = self._origin(invitation.new.bucket)
             response.headers["Content-Security-Policy"] = guest_page.security_policy(store)
             return response
-        return as_json(asking.allowed(invitation), headers={"Vary": "Accept"})
+        checksums = (await self._facts.of(invitation.new.bucket, invitation.new.prefix)).checksums
+        return as_json(asking.allowed(invitation, checksums._asdict()), headers={"Vary": "Accept"})
 
     async def other(self, request: web.Request) -> web.StreamResponse:
         """Say that there is no such invitation."""

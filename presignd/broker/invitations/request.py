@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
@@ -138,8 +139,8 @@ def read_pin(body: bytes) -> PinRequest:
     return wire.read_one(body, PIN)
 
 
-def allowed(invitation: Invitation) -> dict[str, Any]:
-    """Return what an invitation allows: sizes in bytes, null for no limit."""
+def allowed(invitation: Invitation, checksums: Mapping[str, str]) -> dict[str, Any]:
+    """Return what an invitation allows: sizes in bytes, null for no limit; and the algorithm of bodies' checksums."""
     new = invitation.new
     return {
         "note": new.note,
@@ -148,4 +149,5 @@ def allowed(invitation: Invitation) -> dict[str, Any]:
         "files_left": invitation.files_left,
         "bytes_left": invitation.bytes_left,
         "pin_needed": bool(new.pin),
+        "checksums": dict(checksums),
     }

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from presignd.checks.cors import answer_problems, cors_fix, preflight_problems
+from presignd.checks.cors import answer_problems, cors_fix
 from presignd.s3.responses import Response
+from presignd.store.preflight import preflight_problems
 
 ORIGIN = "https://files.example.org"
 NEEDED = ["content-md5", "content-type"]

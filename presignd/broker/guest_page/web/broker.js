@@ -6,7 +6,9 @@ const TIMEOUT = 60_000;
 const MOST = 100;
 
 /** @typedef {{ note: string, expires_at: string, max_size: number | null, files_left: number | null,
- *   bytes_left: number | null, pin_needed: boolean }} Allowed */
+ *   bytes_left: number | null, pin_needed: boolean, checksums: Checksums }} Allowed */
+/** @typedef {import("./hasher.js").Algorithm} Algorithm */
+/** @typedef {{ put: Algorithm, parts: Algorithm }} Checksums which the store was seen to verify */
 /** @typedef {{ method: string, url: string, headers: Record<string, string> }} Grant */
 /** @typedef {{ ticket: string, operation?: string, upload_id?: string, part_number?: number, checksum?: string }} Asked */
 /** @typedef {{ ticket: string, part_size: number }} Ticket */

@@ -20,6 +20,8 @@ export class Engine {
   uploads = [];
   /** @type {"" | "pin" | "ended" | "gone"} why nothing goes on */
   stopped = "";
+  /** @type {import("./broker.js").Checksums} */
+  checksums = { put: "md5", parts: "md5" };
   meter = meter();
   /** @type {Map<Upload, Meter>} of those that are sent now */
   meters = new Map();
@@ -143,7 +145,8 @@ export class Engine {
     } else if (upload.state === "cancelled") {
       this.broker.cancel(answer.ticket).catch(() => {});
     } else {
-      Object.assign(upload, { ticket: answer.ticket, partSize: answer.part_size, problem: "" });
+      const algorithm = this.checksums[answer.part_size ? "parts" : "put"];
+      Object.assign(upload, { ticket: answer.ticket, partSize: answer.part_size, algorithm, problem: "" });
       this.#note(upload);
     }
   }
@@ -173,7 +176,9 @@ export class Engine {
       upload.checksum = await this.#send(upload, job, 0, upload.size, { operation: "put" }, signal);
       upload.stored = true;
     } else if (job.kind === "create") {
-      const { text } = await this.#ask(upload, { operation: "multipart.create" }, null, signal);
+      // One of the whole object: S3 makes it of the parts' CRCs, and has none of their MD5s.
+      const ofWhole = upload.algorithm === "crc64nvme" ? { checksum: upload.algorithm } : {};
+      const { text } = await this.#ask(upload, { operation: "multipart.create", ...ofWhole }, null, signal);
       upload.uploadId = uploadIdOf(text);
       if (!upload.uploadId) throw new Failed({ where: "store", status: 500, code: "" });
     } else if (job.kind === "part") {
@@ -198,8 +203,9 @@ export class Engine {
     const asked = { operation: "multipart.part", upload_id: uploadId, part_number: number };
     let etag = "";
     const checksum = await this.#send(upload, job, from, to, asked, signal, (answer) => (etag = answer.etag));
-    // A store that does not expose the ETag to pages still has the usual one.
-    if (ticket === upload.ticket) upload.parts[number] = { etag: etag || `"${checksum.split(":")[1]}"`, checksum };
+    // A store that does not expose the ETag to pages still has the usual one, and lists any other.
+    const usual = upload.algorithm === "md5" ? `"${checksum.split(":")[1]}"` : "";
+    if (ticket === upload.ticket) upload.parts[number] = { etag: etag || usual, checksum };
   }
 
   /** @param {Upload} upload @param {AbortSignal} signal */
@@ -229,7 +235,7 @@ export class Engine {
    * @param {(answer: import("./s3.js").Answer) => void} [told] */
   async #send(upload, job, from, to, asked, signal, told) {
     const body = /** @type {File} */ (upload.file).slice(from, to);
-    const checksum = await this.hashing.checksum(body);
+    const checksum = await this.hashing.checksum(body, upload.algorithm);
     signal.throwIfAborted();
     let before = 0;
     const answer = await this.#ask(upload, { ...asked, checksum }, body, signal, (sent) => {
@@ -372,6 +378,7 @@ const fresh = (file, chosen, path) => ({
   problem: "",
   ticket: "",
   partSize: 0,
+  algorithm: "md5",
   uploadId: "",
   parts: {},
   stored: false,

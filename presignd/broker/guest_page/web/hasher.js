@@ -6,10 +6,11 @@ import { Md5 } from "./md5.js";
 const PIECE = 2 ** 20;
 const ALGORITHMS = { md5: Md5, crc64nvme: Crc64 };
 
-/** @typedef {{ id: number, blob: Blob, algorithm: "md5" | "crc64nvme" }} Question */
+/** @typedef {keyof typeof ALGORITHMS} Algorithm */
+/** @typedef {{ id: number, blob: Blob, algorithm: Algorithm }} Question */
 /** @typedef {{ id: number, checksum: string } | { id: number, problem: string }} Answer */
 
-/** @param {Question} question @returns {Promise<string>} as `md5:<hex>` */
+/** @param {Question} question @returns {Promise<string>} as `algorithm:hex` */
 async function checksum({ blob, algorithm }) {
   const sum = new ALGORITHMS[algorithm]();
   for (let at = 0; at < blob.size; at += PIECE) {

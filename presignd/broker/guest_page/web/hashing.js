@@ -11,13 +11,13 @@ export class Hashing {
   #workers = [];
   #count = 0;
 
-  /** @param {Blob} blob @returns {Promise<string>} as `md5:<hex>` */
-  checksum(blob) {
+  /** @param {Blob} blob @param {import("./hasher.js").Algorithm} algorithm @returns {Promise<string>} `algorithm:hex` */
+  checksum(blob, algorithm) {
     const id = this.#count++;
     return new Promise((resolve, reject) => {
       this.#asked.set(id, { resolve, reject });
       /** @type {import("./hasher.js").Question} */
-      const question = { id, blob, algorithm: "md5" };
+      const question = { id, blob, algorithm };
       this.#worker(id).postMessage(question);
     });
   }

@@ -27,6 +27,7 @@ let note = "";
 /** @param {import("./broker.js").Allowed} allowed */
 function introduce(allowed) {
   note = allowed.note;
+  engine.checksums = allowed.checksums;
   const { limits } = words;
   const lines = [words.until(format.date(allowed.expires_at))];
   if (allowed.max_size !== null) lines.push(limits.size(format.size(allowed.max_size)));

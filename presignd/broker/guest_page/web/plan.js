@@ -14,6 +14,7 @@
  * @property {string} problem the code of what went wrong last, or ""
  * @property {string} ticket "" before the broker gave one
  * @property {number} partSize 0 for one PUT
+ * @property {import("./hasher.js").Algorithm} algorithm of the checksums of its bodies
  * @property {string} uploadId
  * @property {Record<number, Part>} parts those the store has
  * @property {boolean} stored the store has said that it has the whole file, or may have it
@@ -83,7 +84,9 @@ function dueJob(upload) {
   for (let number = 1; number <= count; number++) {
     if (!upload.parts[number] && !upload.busy.has(nameOf({ kind: "part", number }))) return { kind: "part", number };
   }
-  return upload.busy.size ? null : { kind: "complete" };
+  if (upload.busy.size) return null;
+  // A store that does not expose ETags to pages tells them in its list.
+  return Object.values(upload.parts).every(({ etag }) => etag) ? { kind: "complete" } : { kind: "list" };
 }
 
 /** What to begin now: one request of each file in turn, so that small files go beside a large one. `taken` is told each
@@ -167,7 +170,7 @@ export function freePath(path, taken) {
   return free;
 }
 
-/** Which parts a store's list proves: those whose size and ETag are the ones noted.
+/** Which parts a store's list proves: those whose size and ETag are the ones noted. An ETag that was not told is noted.
  * @param {Upload} upload @param {{ number: number, etag: string, size: number }[]} listed
  * @returns {Record<number, Part>} */
 export function provenParts(upload, listed) {
@@ -176,7 +179,7 @@ export function provenParts(upload, listed) {
   for (const { number, etag, size } of listed) {
     const [from, to] = rangeOf(upload, number);
     const part = upload.parts[number];
-    if (part && part.etag === etag && size === to - from) proven[number] = part;
+    if (part && (part.etag || etag) === etag && size === to - from) proven[number] = { ...part, etag };
   }
   return proven;
 }
