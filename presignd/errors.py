@@ -330,6 +330,16 @@ CODES: dict[str, Code] = {
         "the links file can't be written",
         "let the daemon's user write links.file and its folder; presignd tries again",
     ),
+    "webhook_failed": Code(
+        RetryFault,
+        "the receiver of a webhook did not take a message",
+        "look at the receiver, and try it: presignd webhook test NAME; presignd tries again for three days",
+    ),
+    "webhook_gone": Code(
+        RetryFault,
+        "the receiver of a webhook answered 410 (gone), so the webhook is off",
+        "remove the webhook, or, if its receiver is there again: presignd webhook enable NAME",
+    ),
     # The file changed.
     "changed_while_uploading": Code(
         ChangedFault, "the file changed while it was read", "none: presignd uploads it once it no longer changes"

@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -29,6 +29,7 @@ from presignd.config import (
     UploadConfig,
     WatchConfig,
     WebConfig,
+    WebhookConfig,
 )
 from presignd.control.view import View
 from presignd.ledger import Ledger
@@ -37,6 +38,7 @@ from presignd.pipeline.in_effect import PAUSES, Pauses, Work
 from presignd.presign import local
 from presignd.s3.sigv4 import presign
 from presignd.telemetry import log
+from presignd.webhooks.schedule import Schedule
 from tests.canary import assert_no_secrets, assert_no_signatures
 from tests.faulty_s3 import FaultyS3
 from tests.links import whole_lines
@@ -147,13 +149,19 @@ def watch(folder: Path, name: str = "drop", **more: Any) -> WatchConfig:
 
 
 def config(
-    folder: Path, store: FaultyS3 | Store, *watches: WatchConfig, upload: dict[str, Any] | None = None, **presign: Any
+    folder: Path,
+    store: FaultyS3 | Store,
+    *watches: WatchConfig,
+    upload: dict[str, Any] | None = None,
+    webhooks: Sequence[WebhookConfig] = (),
+    **presign: Any,
 ) -> Config:
     """Configure a daemon on ``store``, with one watch named drop unless others are given."""
     keys = {"endpoint": store.endpoint, "access_key": store.access_key, "secret_key": store.secret_key}
     return Config(
         presign=PresignConfig(**{**keys, "region": "us-east-1", **presign}),
         watches=watches or (watch(folder),),
+        webhooks=tuple(webhooks),
         upload=UploadConfig(**{"drain_timeout": 0.0, **(upload or {})}),
         ledger=LedgerConfig(path=folder / "state"),
         links=LinksConfig(file=folder / "links.jsonl"),
@@ -189,18 +197,23 @@ def signatures() -> Iterator[set[str]]:
 
 @asynccontextmanager
 async def running(
-    configured: Config, *, quick: bool = True, debug: bool = False, load: Callable[[], Config] | None = None
+    configured: Config,
+    *,
+    quick: bool = True,
+    debug: bool = False,
+    load: Callable[[], Config] | None = None,
+    schedule: Schedule | None = None,
 ) -> AsyncIterator[Running]:
     """Run a daemon until the block is left; at the end, search all it said, and its metrics, for anything secret.
 
     ``debug`` has asyncio log all it does, too; recording where each future was made takes twice as long as all else.
-    ``load`` gives what it reads when it is to ``reload``.
+    ``load`` gives what it reads when it is to ``reload``; ``schedule`` says when webhooks are tried again.
     """
     said = Said()
     log.setup(configured.log, stream=said)
     asyncio.get_running_loop().set_debug(debug)
     with signatures() as made, DaemonLock(configured.ledger.path):
-        async with open_pipeline(configured, pauses=QUICKLY if quick else PAUSES) as pipeline:
+        async with open_pipeline(configured, pauses=QUICKLY if quick else PAUSES, schedule=schedule) as pipeline:
             daemon = Daemon(pipeline, load=load)
             serving = asyncio.create_task(daemon.serve())
             try:
@@ -210,8 +223,9 @@ async def running(
                 daemon.service.stop()
                 await serving
     secret = configured.presign.secret_key
+    hooks = [each.get_secret_value() for hook in configured.webhooks for each in (hook.secret, hook.url)]
     for text in (said.text, generate_latest()):
-        assert_no_secrets(text, *([secret.get_secret_value()] if secret else []))
+        assert_no_secrets(text, *hooks, *([secret.get_secret_value()] if secret else []))
         assert_no_signatures(text, made)
 
 

@@ -41,6 +41,7 @@ from presignd.presign.broker_links import IssuedLink
 from presignd.runtime import unix_socket
 from presignd.states import Event
 from presignd.verify.verifier import Verifier
+from presignd.webhooks.webhooks import Webhooks, WebhookView
 from tests.versions import claim
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -89,6 +90,16 @@ class FakeLinks(LinkRequests):
         yield self.listed
 
 
+class FakeWebhooks(Webhooks):
+    """Webhooks that send nothing; ``shown`` is how they do."""
+
+    def __init__(self) -> None:
+        self.shown: list[WebhookView] = []
+
+    async def overview(self) -> list[WebhookView]:
+        return self.shown
+
+
 class FakeView(View):
     """A daemon without a pipeline, over a real ledger; ``on_put`` is what each test needs."""
 
@@ -103,6 +114,7 @@ class FakeView(View):
         self.on_put: Callable[[int, Callable[[int], None]], Any] | None = None
         self.puts: list[tuple[bytes, str, str | None, int]] = []
         self.bucket = Replaced(config.watches[0])
+        self.webhooks = FakeWebhooks()
 
     def folders(self) -> Sequence[FolderView]:
         return [FolderView("drop", "lease", NOW)]

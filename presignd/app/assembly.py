@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from presignd.app.recovery import Recovery
+from presignd.app.telling import Telling
 from presignd.config import Config
 from presignd.control.view import Phase, View
 from presignd.ledger import Ledger, Patience, open_ledger
@@ -27,6 +28,7 @@ from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.unit.markers import Markers
 from presignd.store.signed import register_secrets
 from presignd.system.clock import utcnow
+from presignd.webhooks.schedule import Schedule
 
 
 class Purpose(Enum):
@@ -70,6 +72,7 @@ class Pipeline:
     phase: Phase
     view: View
     new_links: NewLinks
+    telling: Telling
     on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]]
 
 
@@ -80,6 +83,7 @@ async def open_pipeline(
     patience: Patience | None = None,
     *,
     pauses: Pauses = PAUSES,
+    schedule: Schedule | None = None,
 ) -> AsyncIterator[Pipeline]:
     """Open folders, ledger and links file, and build the pipeline on them; no part of it runs yet.
 
@@ -102,8 +106,12 @@ async def open_pipeline(
         links, read_back = LinksFile.open(config.links, await ledger.links_mark())
         stack.callback(links.close)
         disk = _Opened(folders, opened, ledger, links, read_back)
-        pipeline = _build(config, purpose, patience, pauses, disk)
+        pipeline = _build(config, purpose, patience, pauses, disk, schedule=schedule)
         stack.push_async_callback(pipeline.in_effect.close)
+        stack.push_async_callback(pipeline.telling.close)
+        if config.webhooks or purpose is Purpose.DAEMON:  # before any change that they are to be told of
+            webhooks = pipeline.telling.webhooks
+            await webhooks.switch(webhooks.prepare(config.webhooks))
         interrupted = None
         try:
             yield pipeline
@@ -130,7 +138,15 @@ class _Opened:
     read_back: Iterator[Link]
 
 
-def _build(config: Config, purpose: Purpose, patience: Patience | None, pauses: Pauses, disk: _Opened) -> Pipeline:
+def _build(
+    config: Config,
+    purpose: Purpose,
+    patience: Patience | None,
+    pauses: Pauses,
+    disk: _Opened,
+    *,
+    schedule: Schedule | None,
+) -> Pipeline:
     ledger, is_daemon = disk.ledger, purpose is Purpose.DAEMON
     in_effect, put_requests, new_links = InEffect(config.upload), PutRequests(), NewLinks()
 
@@ -138,6 +154,7 @@ def _build(config: Config, purpose: Purpose, patience: Patience | None, pauses: 
         put_requests.ended(version)
         if version.upload_id:
             in_effect.work.sweeper.wake()
+        telling.webhooks.wake()
 
     announcer = Announcer(
         ledger,
@@ -167,6 +184,7 @@ def _build(config: Config, purpose: Purpose, patience: Patience | None, pauses: 
         now=in_effect.now,
         on_links=created,
     )
+    telling = Telling(ledger, in_effect.roots, linker, schedule)
     recorder, markers = Recorder(in_effect, ledger, announcer), Markers()
     settler = Settler(
         ledger,
@@ -185,6 +203,7 @@ def _build(config: Config, purpose: Purpose, patience: Patience | None, pauses: 
         submit=settler.submit,
         pauses=pauses,
         markers=markers,
+        tell=telling.tell,
     )
     in_effect.switch(Work(config, disk.by_watch, shared))
     watchers = Watchers(in_effect, settler, ledger, vanished)
@@ -207,6 +226,7 @@ def _build(config: Config, purpose: Purpose, patience: Patience | None, pauses: 
         puts=PutHandler(put_requests, ledger, record=recorder.record, on_vanished=vanished),
         announcer=announcer,
         troubles=[linker.trouble, *([patience.trouble] if patience else [])],
+        webhooks=telling.webhooks,
         working=purpose is not Purpose.QUERY,
     )
     return Pipeline(
@@ -220,5 +240,6 @@ def _build(config: Config, purpose: Purpose, patience: Patience | None, pauses: 
         phase=phase,
         view=view,
         new_links=new_links,
+        telling=telling,
         on_vanished=vanished,
     )

@@ -30,6 +30,8 @@ from presignd.runtime.service import Service, log_reloaded
 from presignd.runtime.systemd import Notifier
 from presignd.runtime.tasks import Loops, looping, unless
 from presignd.telemetry.log import get_logger, setup
+from presignd.webhooks.schedule import Schedule
+from presignd.webhooks.webhooks import Prepared
 
 log = get_logger()
 
@@ -71,6 +73,7 @@ class Daemon:
         loops.start("ledger", pipeline.ledger.wait_until_dead())
         loops.start("linker", pipeline.shared.linker.run())
         loops.start("announcer", pipeline.shared.announcer.run())
+        loops.start("webhooks", pipeline.telling.webhooks.run())
         self._start_work(loops)
         if await unless(stop.requested, self._watching()):
             log.info("daemon.ready", watches=len(self._in_effect.config.watches))
@@ -97,18 +100,19 @@ class Daemon:
         await upkeep(self._pipeline.ledger, work.opened, work.config.ledger.keep, self._pipeline.on_vanished)
 
     # --- reload -----------------------------------------------------------------------------------
-    async def _read_again(self) -> tuple[Change, Work]:
+    async def _read_again(self) -> tuple[Change, Work, Prepared]:
         """Read the configuration and prepare all that may fail: open and lock folders, read keys and certificates."""
         load = self._load or (lambda: self._in_effect.config)
         found = change(self._in_effect.config, await asyncio.to_thread(load))
         opened = self._pipeline.folders.open(found.config.watches, lock=True)
         try:
-            return found, Work(found.config, opened, self._pipeline.shared)
+            webhooks = self._pipeline.telling.webhooks.prepare(found.config.webhooks)
+            return found, Work(found.config, opened, self._pipeline.shared), webhooks
         except BaseException:
             self._close_unused()
             raise
 
-    async def _switch(self, found: Change, work: Work, inputs: Loops, loops: Loops) -> None:
+    async def _switch(self, found: Change, work: Work, webhooks: Prepared, inputs: Loops, loops: Loops) -> None:
         """Switch to the new configuration; uploads in flight, and watches that did not change, continue."""
         pipeline, stale = self._pipeline, [*found.removed, *found.changed]
         await inputs.stop(*map(_of_watch, stale))
@@ -116,6 +120,7 @@ class Daemon:
             await pipeline.settler.remove(name)
         before = self._in_effect.work
         self._in_effect.switch(work)
+        await pipeline.telling.webhooks.switch(webhooks)
         pipeline.watchers.switch(stale)
         await loops.stop("sweeper", "upkeep")
         loops.start("retired", self._finish(before))
@@ -169,17 +174,22 @@ async def _drain_all(works: Sequence[Work], seconds: float) -> None:
 
 
 async def run(
-    config: Config, *, on_link: Callable[[Link], None] | None = None, load: Callable[[], Config] | None = None
+    config: Config,
+    *,
+    on_link: Callable[[Link], None] | None = None,
+    load: Callable[[], Config] | None = None,
+    schedule: Schedule | None = None,
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT; a second one ends it at once.
 
     ``on_link`` is called with each new link; it must neither block nor raise. ``load`` reads the configuration again
     on SIGHUP (in a thread) and raises ``UsageError`` for an invalid one; without it, SIGHUP acts as SIGTERM.
+    ``schedule`` says when webhooks are tried again.
     Raises ``Unavailable`` (another daemon has the ledger or a folder), ``UsageError``, or what ended a loop.
     """
     service = Service("daemon", Notifier.of(os.environ, os.getpid()))
     async with service.running(reloads=load is not None):
-        await _run(config, on_link, service, load)
+        await _run(config, on_link, service, load, schedule)
 
 
 async def _ledger_lock(config: Config) -> DaemonLock:
@@ -199,10 +209,11 @@ async def _run(
     on_link: Callable[[Link], None] | None,
     service: Service,
     load: Callable[[], Config] | None,
+    schedule: Schedule | None,
 ) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(await _ledger_lock(config))
-        pipeline = await stack.enter_async_context(open_pipeline(config, patience=Patience()))
+        pipeline = await stack.enter_async_context(open_pipeline(config, patience=Patience(), schedule=schedule))
         # Lock first, before any file is moved or deleted: another daemon may watch the folder.
         pipeline.folders.open(config.watches, lock=True)
         if on_link:

@@ -90,6 +90,7 @@ def print_status(found: Document) -> None:
     show.table("in flight", _IN_FLIGHT, map(_upload_row, found["in_flight"]))
     show.table("settling", _SETTLING, map(partial(_settling_row, now=now), found["settling"]))
     show.table("quarantined", _QUARANTINED, map(_quarantined_row, found["quarantined"]))
+    show.table("webhook", _WEBHOOK, map(partial(_webhook_row, now=now), found.get("webhooks", ())))
     for name in ("settling", "quarantined"):
         if more := _more(found, name):
             show.say(more)
@@ -116,6 +117,7 @@ def status_lines(found: Document, width: int, now: datetime) -> list[Line]:
         ("Uploading", found["in_flight"], _upload_lines),
         ("Settling", found["settling"], _settling_lines),
         ("Quarantined", found["quarantined"], _quarantined_lines),
+        ("Webhooks", found.get("webhooks", ()), _webhook_lines),
     ]
     lines = [Line(_daemon(found, now), "dim")]
     for watch in found["watches"]:
@@ -179,6 +181,23 @@ def _settling_lines(found: Document, width: int, now: datetime) -> Iterator[Line
     yield from wrapped(clean(text), width, indent=2, hang=4)
 
 
+def _webhook_lines(found: Document, width: int, now: datetime) -> Iterator[Line]:
+    style = "red" if found["off_since"] else "yellow" if found["failing_since"] else ""
+    text = f"{found['name']} ({found['host']}): {_webhook_words(found, now)}"
+    yield from wrapped(clean(text), width, indent=2, hang=4, style=style)
+
+
+def _webhook_words(found: Document, now: datetime) -> str:
+    """Return how a webhook does."""
+    given_up = f", {found['given_up']:,} given up" if found["given_up"] else ""
+    if found["off_since"]:
+        return f"off for {ago(found['off_since'], now)}: {found['problem'] or 'it answered 410 (gone)'}{given_up}"
+    if found["failing_since"]:
+        failing = f"failing for {ago(found['failing_since'], now)}: {found['problem']}"
+        return f"{found['waiting']:,} waiting, {failing}{given_up}"
+    return f"{found['waiting']:,} waiting{given_up}"
+
+
 def _in_flight(counts: Document) -> int:
     return sum(counts[state] for state in ("uploading", "verified", "linked"))
 
@@ -189,6 +208,7 @@ _BLOCKED = ("what", "error", "since", "cause", "fix")
 _IN_FLIGHT = ("watch", "path", "sent", "of", "rate", "left")
 _SETTLING = ("watch", "path", "since", "why")
 _QUARANTINED = ("watch", "path", "error", "cause", "fix")
+_WEBHOOK = ("name", "host", "waiting", "given up", "oldest", "failing for", "off for", "problem")
 
 
 def _watch_row(watch: Document, now: datetime) -> list[str]:
@@ -227,6 +247,12 @@ def _settling_row(found: Document, now: datetime) -> list[str]:
 def _quarantined_row(found: Document) -> list[str]:
     error = found["error"] or {"code": "", "cause": "", "fix": ""}
     return [found["watch"], found["path"], error["code"], error["cause"], error["fix"]]
+
+
+def _webhook_row(found: Document, now: datetime) -> list[str]:
+    numbers = [str(found["waiting"]), str(found["given_up"])]
+    times = [ago(found[name], now) for name in ("oldest", "failing_since", "off_since")]
+    return [found["name"], found["host"], *numbers, *times, found["problem"]]
 
 
 # --- one file -----------------------------------------------------------------------------------

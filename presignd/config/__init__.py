@@ -12,6 +12,8 @@ from presignd.config.models import (
     UploadConfig,
     WatchConfig,
     WebConfig,
+    WebhookConfig,
+    WebhookEvent,
 )
 
 __all__ = [
@@ -25,6 +27,8 @@ __all__ = [
     "UploadConfig",
     "WatchConfig",
     "WebConfig",
+    "WebhookConfig",
+    "WebhookEvent",
     "folder_problems",
     "load",
 ]

@@ -77,6 +77,37 @@ def parse_proxy(text: str) -> str:
     return text
 
 
+def parse_webhook_url(text: str) -> str:
+    """Return the address of a webhook's receiver, its host as clients write it; raises ``ValueError``.
+
+    Plain HTTP is for this machine alone: what is told, and the address itself, are secrets.
+    """
+    text = text.strip()
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme.lower() not in _DEFAULT_PORT:
+        raise ValueError("must be an address, e.g. https://chat.example.org/hooks/…")
+    if not text.isprintable() or " " in text or "\\" in text or "#" in text:
+        raise ValueError("holds a space, a backslash, a fragment or a control character")
+    place = re.split(r"[/?]", rest, maxsplit=1)[0]
+    if "@" in place:
+        raise ValueError("holds credentials; give an address that needs none: each message is signed")
+    site = _joined(_split(f"{scheme}://{place}"))
+    if site.startswith("http:") and not is_this_machine(urlsplit(site).hostname or ""):
+        raise ValueError("must begin with https://: with http:// everyone on the way can read it")
+    return site + (rest[len(place) :] or "/")
+
+
+def is_this_machine(host: str) -> bool:
+    """Return whether a host is localhost or a loopback address."""
+    return host == "localhost" or _is_loopback(host)
+
+
+def mask_path(url: str) -> str:
+    """Return ``url`` with what follows its host replaced by asterisks."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}/********"
+
+
 def mask_userinfo(url: str) -> str:
     """Return ``url`` with its user and password, if any, replaced by asterisks."""
     return re.sub(r"//.*@", "//********@", url, count=1)

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, SecretStr
 
-from presignd.config.addresses import mask_userinfo
-from presignd.config.rules import is_secret_header
+from presignd.config.addresses import mask_path, mask_userinfo, parse_webhook_url
+from presignd.config.rules import check_signing_secret, is_secret_header
 from presignd.units import format_duration, format_size, parse_duration, parse_size, parse_whole_seconds
 
 MASK = "********"
@@ -57,6 +57,11 @@ def _masked(value: SecretStr | str | None) -> str:
     return MASK if value else ""
 
 
+def _checked_secret(check: Callable[[str], str]) -> Callable[[Any], Any]:
+    """Return a reader that checks a text that is never shown."""
+    return lambda value: check(value) if isinstance(value, str) else value
+
+
 def lower(value: Any) -> Any:
     """Return text in lower case: people also write ``DEBUG``."""
     return value.lower() if isinstance(value, str) else value
@@ -93,5 +98,13 @@ RequiredPath = Annotated[Path, BeforeValidator(_path, json_schema_input_type=str
 UnsetPath = Annotated[Path | None, BeforeValidator(_or_none("", _path), json_schema_input_type=str), _written(str)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_or_none("", lambda value: value)), _written(_masked)]
 AccessKey = Annotated[str, _written(_masked)]
+WebhookUrl = Annotated[
+    SecretStr,
+    BeforeValidator(_checked_secret(parse_webhook_url), json_schema_input_type=str),
+    PlainSerializer(lambda url: mask_path(url.get_secret_value()), return_type=str, when_used="json"),
+]
+SigningSecret = Annotated[
+    SecretStr, BeforeValidator(_checked_secret(check_signing_secret), json_schema_input_type=str), _written(_masked)
+]
 ProxyUrl = Annotated[str, _written(mask_userinfo)]
 Headers = Annotated[dict[str, str], PlainSerializer(masked_headers, when_used="json")]

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from presignd.config import signing
 from presignd.config.models import Config
-from presignd.config.options import SECTIONS, Option, keys
+from presignd.config.options import MANY, SECTIONS, Option, keys
 from presignd.config.paths import STATE, PathBase, base_folder
 from presignd.config.problems import describe
 from presignd.config.sources import (
@@ -23,8 +23,11 @@ from presignd.config.sources import (
     environment_layer,
     file_layer,
     flag_layer,
+    tables_of,
 )
 from presignd.config.toml import read_document
+from presignd.config.webhooks import SECRETS as HOOK_SECRETS
+from presignd.config.webhooks import with_webhooks
 from presignd.errors import NotConfigured, UsageError
 from presignd.redaction.text import one_line
 
@@ -72,6 +75,7 @@ def load(
     findings.problems += signing.incomplete(merged) + signing.signing_problems(merged, _watches(merged))
     findings.warnings += signing.signing_warnings(merged)
     merged = signing.with_broker_keys(merged, _watches(merged))
+    merged = with_webhooks(merged, findings.problems, findings.warnings)
     merged = _with_state(merged, environ, findings.problems)
     config = _validated(merged, file, findings)
     return Loaded(config, _sources(config, merged), file, tuple(findings.warnings))
@@ -113,9 +117,8 @@ def _layers(
 ) -> list[Layer]:
     """Return each source's layer, the weakest first."""
     from_file = _file_layer(file, environ, findings) if file is not None else {}
-    from_environment = environment_layer(environ, here, _watches(from_file), findings.problems)
-    watches = _watches({**from_file, **from_environment})
-    from_flags = flag_layer(flags, here, watches, findings.problems)
+    from_environment = environment_layer(environ, here, _tables(from_file), findings.problems)
+    from_flags = flag_layer(flags, here, _tables({**from_file, **from_environment}), findings.problems)
     return [aws_layer(environ, here), from_file, from_environment, from_flags]
 
 
@@ -128,13 +131,19 @@ def _file_layer(file: Path, environ: Mapping[str, str], findings: _Findings) -> 
 
 def _watches(layer: Layer) -> list[str]:
     """Return the watches that a layer names, in order."""
-    return list(dict.fromkeys(option.watch for option in layer if option.section == "watch"))
+    return tables_of(layer, "watch")
+
+
+def _tables(layer: Layer) -> dict[str, list[str]]:
+    """Return the tables that a layer names in each section of many, in order."""
+    return {section: tables_of(layer, section) for section in MANY}
 
 
 def _holds_secret(layer: Layer) -> bool:
     proxy = layer.get(Option("presign", "", "proxy"))
     userinfo = proxy is not None and "@" in str(proxy.value)
-    return userinfo or any(Option("presign", "", key) in layer for key in _SECRET_KEYS)
+    hooks = any(option.section == "webhook" and option.key in HOOK_SECRETS for option in layer)
+    return userinfo or hooks or any(Option("presign", "", key) in layer for key in _SECRET_KEYS)
 
 
 def _with_state(layer: Layer, environ: Mapping[str, str], problems: list[str]) -> Layer:
@@ -160,14 +169,14 @@ def _state_folder(environ: Mapping[str, str]) -> Given | None:
 
 
 def _validated(layer: Layer, file: Path | None, findings: _Findings) -> Config:
-    slots = _watches(layer)
+    slots = _tables(layer)
     sources = {option.dotted: given.source for option, given in layer.items()}
     config = None
     try:
         config = Config.model_validate(_nested(layer, slots))
     except ValidationError as error:
         findings.problems += describe(error, slots, sources)
-    if not slots:
+    if not slots["watch"]:
         findings.problems.append("watch: there is none; add a [[watch]] with name, path and bucket")
     if findings.problems or config is None:
         raise _refusal(findings.problems, file)
@@ -182,25 +191,31 @@ def _refusal(problems: Sequence[str], file: Path | None) -> UsageError:
     )
 
 
-def _nested(layer: Layer, slots: Sequence[str]) -> dict[str, Any]:
-    document: dict[str, Any] = {name: {} for name in SECTIONS}
-    tables: dict[str, dict[str, Any]] = {slot: {} for slot in slots}
+def _nested(layer: Layer, slots: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    document: dict[str, Any] = {name: {slot: {} for slot in slots.get(name, ())} for name in SECTIONS}
     for option, given in layer.items():
-        table = tables[option.watch] if option.section == "watch" else document[option.section]
+        section = document[option.section]
+        table = section[option.table] if option.section in MANY else section
         table[option.key] = given.value
-    for slot, table in tables.items():
-        if not slot.startswith("["):
-            table.setdefault("name", slot)
-    return document | {"watch": list(tables.values())}
+    for section in MANY:
+        for slot, table in document[section].items():
+            if not slot.startswith("["):
+                table.setdefault("name", slot)
+        document[section] = list(document[section].values())
+    return document
 
 
 def _sources(config: Config, layer: Layer) -> dict[str, str]:
     """Return the source of every option of ``config`` by dotted key, watches under their final names."""
-    watches = list(zip((watch.name for watch in config.watches), _watches(layer), strict=True))
+    names = {
+        "watch": [watch.name for watch in config.watches],
+        "webhook": [webhook.name for webhook in config.webhooks],
+    }
+    named = {section: [*zip(found, tables_of(layer, section), strict=True)] for section, found in names.items()}
     where = {option: given.source for option, given in layer.items()}
     return {
         Option(section, name, key).dotted: where.get(Option(section, slot, key), "default")
         for section in SECTIONS
-        for name, slot in (watches if section == "watch" else [("", "")])
+        for name, slot in (named[section] if section in MANY else [("", "")])
         for key in keys(section)
     }

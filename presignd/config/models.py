@@ -9,12 +9,18 @@ from __future__ import annotations
 import os.path
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from presignd.config import kinds, rules
-from presignd.config.addresses import check_listen, mask_userinfo, parse_broker_url, parse_endpoint, parse_proxy
+from presignd.config.addresses import (
+    check_listen,
+    mask_userinfo,
+    parse_broker_url,
+    parse_endpoint,
+    parse_proxy,
+)
 from presignd.config.templates import check_key_template, check_name_template
 
 _MIB, _GIB = 1 << 20, 1 << 30
@@ -46,6 +52,17 @@ def _put_expires(seconds: int) -> int:
 
 def _link_expires(seconds: int | None, info: ValidationInfo) -> int | None:
     return None if seconds is None else rules.check_expiry(seconds, signed=info.data.get("links") == "presigned")
+
+
+WebhookEvent: TypeAlias = Literal[
+    "file.done", "file.quarantined", "store.unreachable", "store.back", "upload.received", "link.opened"
+]
+
+
+def _some_events(events: tuple[str, ...]) -> tuple[str, ...]:
+    if not events:
+        raise ValueError('is empty; name at least one event, e.g. ["file.done"]')
+    return tuple(dict.fromkeys(events))
 
 
 class Section(BaseModel):
@@ -297,13 +314,35 @@ class WebConfig(Section):
     """Whether /metrics needs the token too."""
 
 
+class WebhookConfig(Section):
+    """[[webhook]]: one receiver of events. ``load`` fills in the name, and url and secret from their files."""
+
+    name: Annotated[str, AfterValidator(rules.check_watch_name)]
+    """Its name in logs and commands: letters, digits, and . _ -; if none is given, the receiver's host."""
+    url: kinds.WebhookUrl
+    """Where events are sent: https://…; http:// only to this machine. Its path is a secret: it is never shown."""
+    url_file: kinds.UnsetPath = None
+    """A file that holds the address, mode 0600."""
+    secret: kinds.SigningSecret
+    """The secret that signs each message, whsec_ and base64; better in secret_file."""
+    secret_file: kinds.UnsetPath = None
+    """A file that holds the secret, mode 0600."""
+    events: Annotated[tuple[WebhookEvent, ...], AfterValidator(_some_events)] = get_args(WebhookEvent)
+    """What is told: a daemon has the events of files and stores, a broker those of uploads and links."""
+    include_link: bool = False
+    """Whether file.done has the link too; then the receiver can download the file."""
+    ca_file: kinds.UnsetPath = None
+    """PEM file of the CAs to trust, for a receiver with a private CA; "" = the system's CAs."""
+
+
 class Config(Section):
-    """The whole configuration of a daemon; ``watches`` are ``[[watch]]`` in TOML."""
+    """The whole configuration of a daemon; ``watches`` are ``[[watch]]`` in TOML, ``webhooks`` ``[[webhook]]``."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     presign: PresignConfig
     watches: tuple[WatchConfig, ...] = Field(alias="watch")
+    webhooks: tuple[WebhookConfig, ...] = Field((), alias="webhook")
     upload: UploadConfig
     ledger: LedgerConfig
     links: LinksConfig

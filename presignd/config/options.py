@@ -13,35 +13,44 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel
 
-from presignd.config.models import Config, Section, WatchConfig
+from presignd.config.models import Config, Section
 
 
 class Option(NamedTuple):
-    """The name of an option: its section, its watch ("" in other sections) and its key."""
+    """The name of an option: its section, the table's name in it ("" in sections that are one table) and its key."""
 
     section: str
-    watch: str
+    table: str
     key: str
 
     @property
     def dotted(self) -> str:
-        """``presign.endpoint``, ``watch.drop.key``; ``watch[1].key`` for a watch without a usable name."""
-        return ".".join(part for part in (self.section, self.watch, self.key) if part).replace(".[", "[")
+        """``presign.endpoint``, ``watch.drop.key``; ``watch[1].key`` for a table without a usable name."""
+        return ".".join(part for part in (self.section, self.table, self.key) if part).replace(".[", "[")
 
     @property
     def in_section(self) -> tuple[str, str]:
-        """Section and key, without the watch."""
+        """Section and key, without the table's name."""
         return self.section, self.key
 
 
 def _section_model(annotation: Any) -> type[Section]:
-    return WatchConfig if get_origin(annotation) is tuple else annotation
+    model: type[Section] = get_args(annotation)[0] if get_origin(annotation) is tuple else annotation
+    return model
 
 
 SECTIONS: dict[str, type[Section]] = {
     field.alias or name: _section_model(field.annotation) for name, field in Config.model_fields.items()
 }
 """Every section by its name in TOML."""
+
+MANY = frozenset(
+    field.alias or name for name, field in Config.model_fields.items() if get_origin(field.annotation) is tuple
+)
+"""Sections of which there may be many, each a table with a name: [[watch]]."""
+
+
+_ALONE = [model for name, model in SECTIONS.items() if name not in MANY]
 
 
 def keys(section: str) -> list[str]:
@@ -52,7 +61,7 @@ def keys(section: str) -> list[str]:
 def defaults(model: type[BaseModel]) -> dict[str, Any]:
     """Return a section's defaults as TOML writes them; "" for those that are computed at start."""
     document = model.model_construct().model_dump(mode="json")
-    computed = {"path", "file"} if model is not WatchConfig else set()
+    computed = {"path", "file"} if model in _ALONE else set()
     return {
         name: document.get(name, "")
         for name, field in model.model_fields.items()

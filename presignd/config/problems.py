@@ -10,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 from presignd.config.models import PresignConfig
 from presignd.config.options import Option
 
-_SECRETS = {"access_key", "access_key_id", "headers", "proxy", "endpoint", "public_endpoint", "url"} | {
+_SECRETS = {"access_key", "access_key_id", "headers", "proxy", "endpoint", "public_endpoint", "url", "secret"} | {
     name for name, field in PresignConfig.model_fields.items() if SecretStr in getattr(field.annotation, "__args__", ())
 }
 _NEEDED = {
@@ -30,27 +30,28 @@ _WANTED = {
 _SHOWN = 60
 
 
-def describe(error: ValidationError, slots: Sequence[str], sources: Mapping[str, str]) -> list[str]:
+def describe(error: ValidationError, slots: Mapping[str, Sequence[str]], sources: Mapping[str, str]) -> list[str]:
     """Return a line for each problem in ``error``.
 
-    ``slots`` names the watches in order; ``sources`` has the source of each value by dotted key.
+    ``slots`` names the tables of each section of many, in order; ``sources`` has the source of each value by dotted
+    key.
     """
     return [_line(each, slots, sources) for each in error.errors(include_url=False)]
 
 
-def _line(error: Any, slots: Sequence[str], sources: Mapping[str, str]) -> str:
+def _line(error: Any, slots: Mapping[str, Sequence[str]], sources: Mapping[str, str]) -> str:
     option, rest = _option(error["loc"], slots)
     source = sources.get(option.dotted, "")
     origin = "" if source.startswith("file ") or source in ("", "default") else f" (from {source})"
     return f"{option.dotted}{rest}{origin}: {words(error, option.key)}"
 
 
-def _option(loc: tuple[int | str, ...], slots: Sequence[str]) -> tuple[Option, str]:
+def _option(loc: tuple[int | str, ...], slots: Mapping[str, Sequence[str]]) -> tuple[Option, str]:
     section, *tail = loc
-    watch = slots[int(tail.pop(0))] if section == "watch" and tail else ""
+    table = slots[str(section)][int(tail.pop(0))] if section in slots and tail else ""
     key = str(tail.pop(0)) if tail else ""
     rest = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in tail)
-    return Option(str(section), watch, key), rest
+    return Option(str(section), table, key), rest
 
 
 def words(error: Any, key: str, needed: Mapping[str, str] = _NEEDED) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import difflib
 import ipaddress
 import re
@@ -31,6 +32,9 @@ _OWN_HEADERS = {
     "content-md5": "upload.checksum sets it",
     "host": "presign.endpoint sets it",
 }
+SECRET_PREFIX = "whsec_"  # noqa: S105 - what each begins with
+LEAST_SECRET = 16
+"""Bytes of a webhook's secret, at least."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -119,6 +123,20 @@ def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
     if len({name.lower() for name in headers}) < len(headers):
         raise ValueError("name one header twice: upper and lower case are the same")
     return dict(headers)
+
+
+def check_signing_secret(secret: str) -> str:
+    """Return a webhook's secret if it is one by Standard Webhooks: ``whsec_`` (which may be left out) and base64."""
+    try:
+        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    except ValueError:
+        key = b""
+    if len(key) < LEAST_SECRET:
+        raise ValueError(
+            f"must be {SECRET_PREFIX} and at least {LEAST_SECRET} random bytes in base64; make one: "
+            f'echo "{SECRET_PREFIX}$(openssl rand -base64 32)"'
+        )
+    return secret
 
 
 def check_header_name(name: str) -> None:

@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from presignd.config.options import COLLECTIONS, PATHS, SECTIONS, UNSET, Option, keys, nearest
+from presignd.config.options import COLLECTIONS, MANY, PATHS, SECTIONS, UNSET, Option, keys, nearest
 from presignd.config.paths import PathBase
 
 _PREFIX = "PRESIGND_"
+
+_ONCE_FOR = {"watch": "folder", "webhook": "receiver"}
+_PLURAL = {"watch": "es", "webhook": "s"}
+_NEEDED = {"watch": "name, path and bucket", "webhook": "url (or url_file) and secret_file"}
+"""Words about the sections of which there may be many."""
+
+Known = Mapping[str, Sequence[str]]
+"""The names of the tables that are known so far, by section."""
 
 _AWS = {
     ("presign", "endpoint"): ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
@@ -45,9 +53,9 @@ def file_layer(document: Mapping[str, Any], source: str, base: PathBase, problem
     for name, value in document.items():
         if name not in SECTIONS:
             problems.append(f"{name}: is no section{nearest(name, SECTIONS)}")
-        elif name == "watch":
-            for slot, table in _watch_tables(value, problems):
-                layer |= _table(Option("watch", slot, ""), table, source, base, problems)
+        elif name in MANY:
+            for slot, table in _tables(name, value, problems):
+                layer |= _table(Option(name, slot, ""), table, source, base, problems)
         elif isinstance(value, dict):
             layer |= _table(Option(name, "", ""), value, source, base, problems)
         else:
@@ -55,21 +63,22 @@ def file_layer(document: Mapping[str, Any], source: str, base: PathBase, problem
     return layer
 
 
-def _watch_tables(value: Any, problems: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each watch's table under its name, or under its position when the name can't be used."""
+def _tables(section: str, value: Any, problems: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each table of a section under its name, or under its position when the name can't be used."""
     if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
-        problems.append("watch: write [[watch]], with two brackets on each side, once for each folder")
+        once = _ONCE_FOR[section]
+        problems.append(f"{section}: write [[{section}]], with two brackets on each side, once for each {once}")
         return
     seen: set[str] = set()
     for place, table in enumerate(value, 1):
         name = table.get("name")
         slot = name if isinstance(name, str) and name else f"[{place}]"
         if slot in seen:
-            problems.append(f"watch.{slot}.name: two watches have this name; give each its own")
+            problems.append(f"{section}.{slot}.name: two {section}{_PLURAL[section]} have this name; give each its own")
             slot = f"{slot}[{place}]"
         seen.add(slot)
         if not table:
-            problems.append(f"watch{slot}: is empty; give it name, path and bucket")
+            problems.append(f"{section}{slot}: is empty; give it {_NEEDED[section]}")
         yield slot, table
 
 
@@ -85,15 +94,15 @@ def _table(section: Option, table: Mapping[str, Any], source: str, base: PathBas
     return layer
 
 
-def flag_layer(flags: Mapping[str, Any], base: PathBase, watches: list[str], problems: list[str]) -> Layer:
+def flag_layer(flags: Mapping[str, Any], base: PathBase, known: Known, problems: list[str]) -> Layer:
     """Return the options that command-line flags give, by dotted keys; None and "" mean not given."""
     layer: dict[Option, Given] = {}
     for dotted, value in flags.items():
         if value is None or value == "":
             continue
         section, _, rest = dotted.partition(".")
-        watch, _, key = rest.rpartition(".")
-        slot = _slot(watch, watches, dotted, problems) if section == "watch" else ""
+        table, _, key = rest.rpartition(".")
+        slot = _slot(section, table, known.get(section, ()), dotted, problems) if section in MANY else ""
         option = Option(section, slot, key)
         if section not in SECTIONS or key not in keys(section):
             problems.append(f"{dotted}: is no option")
@@ -102,21 +111,27 @@ def flag_layer(flags: Mapping[str, Any], base: PathBase, watches: list[str], pro
     return layer
 
 
-def environment_layer(environ: Mapping[str, str], base: PathBase, watches: list[str], problems: list[str]) -> Layer:
+def environment_layer(environ: Mapping[str, str], base: PathBase, known: Known, problems: list[str]) -> Layer:
     """Return the options that ``PRESIGND_<SECTION>__<KEY>`` and ``PRESIGND_WATCH__<NAME>__<KEY>`` give.
 
-    ``watches`` are the file's: NAME means the one that differs at most in case and ``- _ .``. Otherwise
-    NAME defines a watch of that name in lower case. An empty variable counts as not set.
+    ``known`` are the file's tables: NAME means the one that differs at most in case and ``- _ .``. Otherwise
+    NAME defines a watch (or what the section has many of) of that name in lower case. An empty variable counts as not
+    set.
     """
     layer: dict[Option, Given] = {}
     for variable, text in sorted(environ.items()):
         if not variable.startswith(_PREFIX) or not text:
             continue
-        known = list(dict.fromkeys([*watches, *(option.watch for option in layer if option.watch)]))
-        option = _variable_option(variable, known, problems)
+        option = _variable_option(variable, {name: tables_of(layer, name, known) for name in MANY}, problems)
         if option is not None:
             layer[option] = _given(option, _parsed(option, text), base, f"environment {variable}")
     return layer
+
+
+def tables_of(layer: Layer, section: str, known: Known | None = None) -> list[str]:
+    """Return the names of the tables of ``section``: those that are ``known``, then the others in a layer, in order."""
+    found = (option.table for option in layer if option.section == section)
+    return list(dict.fromkeys([*(known or {}).get(section, ()), *found]))
 
 
 def aws_layer(environ: Mapping[str, str], base: PathBase) -> Layer:
@@ -136,7 +151,7 @@ def _given(option: Option, value: Any, base: PathBase, source: str) -> Given:
     return Given(base.resolve(value), source, rooted=str(value).startswith(("/", "~")))
 
 
-def _variable_option(variable: str, watches: list[str], problems: list[str]) -> Option | None:
+def _variable_option(variable: str, known: Known, problems: list[str]) -> Option | None:
     section, separator, rest = variable.removeprefix(_PREFIX).partition("__")
     section = section.lower()
     if not separator:
@@ -147,14 +162,14 @@ def _variable_option(variable: str, watches: list[str], problems: list[str]) -> 
         return None
     name, _, key = rest.rpartition("__")
     key = key.lower()
-    if (section == "watch") != bool(name):
-        form = "PRESIGND_WATCH__<NAME>__<KEY>" if section == "watch" else f"{_PREFIX}{section.upper()}__<KEY>"
+    if (section in MANY) != bool(name):
+        form = f"{_PREFIX}{section.upper()}__" + ("<NAME>__<KEY>" if section in MANY else "<KEY>")
         problems.append(f"{variable}: write {form}")
         return None
     if key not in keys(section):
         problems.append(f"{variable}: {key} is no option of {section}{nearest(key, keys(section))}")
         return None
-    return Option(section, _slot(name, watches, variable, problems) if name else "", key)
+    return Option(section, _slot(section, name, known[section], variable, problems) if name else "", key)
 
 
 def _single_underscore(variable: str) -> list[str]:
@@ -163,8 +178,8 @@ def _single_underscore(variable: str) -> list[str]:
     Other names are ignored: Kubernetes sets PRESIGND_SERVICE_HOST and the like for a service named presignd.
     """
     section, _, key = variable.removeprefix(_PREFIX).lower().partition("_")
-    if section == "watch" and any(key.endswith(f"_{known}") for known in keys("watch")):
-        return [f"{variable}: write PRESIGND_WATCH__<NAME>__<KEY>, with two underscores each"]
+    if section in MANY and any(key.endswith(f"_{known}") for known in keys(section)):
+        return [f"{variable}: write {_PREFIX}{section.upper()}__<NAME>__<KEY>, with two underscores each"]
     if section in SECTIONS and key in keys(section):
         return [f"{variable}: write {_PREFIX}{section.upper()}__{key.upper()}, with two underscores"]
     return []
@@ -174,11 +189,12 @@ def _plain(name: str) -> str:
     return re.sub(r"[._-]", "_", name).lower()
 
 
-def _slot(name: str, watches: list[str], variable: str, problems: list[str]) -> str:
-    """Return the watch that the NAME in a variable or flag means."""
-    alike = [name] if name in watches else [watch for watch in watches if _plain(watch) == _plain(name)]
+def _slot(section: str, name: str, known: Sequence[str], variable: str, problems: list[str]) -> str:
+    """Return the table that the NAME in a variable or flag means."""
+    alike = [name] if name in known else [table for table in known if _plain(table) == _plain(name)]
     if len(alike) > 1:
-        problems.append(f"{variable}: could mean any of the watches {', '.join(alike)}; rename them")
+        plural = f"{section}{_PLURAL[section]}"
+        problems.append(f"{variable}: could mean any of the {plural} {', '.join(alike)}; rename them")
     return alike[0] if alike else name.lower()
 
 

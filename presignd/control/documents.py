@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from presignd.ledger import WatchSummary
     from presignd.model import FileVersion, Link
     from presignd.presign.broker_links import IssuedLink
+    from presignd.webhooks.webhooks import WebhookView
 
     Roots = Mapping[str, str]
 
@@ -178,6 +179,23 @@ def of_watch(folder: FolderView, config: WatchConfig | None, summary: WatchSumma
     }
 
 
+def of_webhook(found: WebhookView) -> Document:
+    """Render how one webhook does; of its address only the host is in it."""
+    waiting, standing = found.waiting, found.standing
+    return {
+        "name": found.name,
+        "host": found.host,
+        "waiting": waiting.messages,
+        "oldest": time_text(waiting.oldest),
+        "next_try": time_text(waiting.next_try),
+        "delivered_at": time_text(standing.delivered_at),
+        "failing_since": time_text(standing.failing_since),
+        "problem": standing.problem,
+        "given_up": standing.given_up,
+        "off_since": time_text(standing.off_since),
+    }
+
+
 async def overview(view: View) -> Document:
     """Return the whole status: for ``status --json``, the status page and ``/api/status``. No URL is in it."""
     summaries = {found.watch: found for found in await view.ledger.summary()}
@@ -196,6 +214,7 @@ async def overview(view: View) -> Document:
         "blocked": [of_blocked(found) for found in view.blocked()],
         "quarantined_count": len(stopped),
         "quarantined": [of_version(found, roots) for found in stopped[:LISTED]],
+        "webhooks": [of_webhook(found) for found in await view.webhooks.overview()],
         "ledger": str(view.config.ledger.path),
         "links_file": str(view.config.links.file),
     }

@@ -84,6 +84,8 @@ class Responder:
             "retry": self._retry,
             "verify": self._verify,
             "web": self._web,
+            "webhook_test": self._webhook_test,
+            "webhook_enable": self._webhook_enable,
         }
 
     async def answer(self, request: Request, peer: Peer, fds: Sequence[int]) -> AsyncGenerator[Document, None]:
@@ -360,6 +362,20 @@ class Responder:
                 async for found in answers:
                     yield found
         log.info("verify.finished", by_uid=peer.uid, **verification.summary.outcomes)
+
+    # --- webhooks -----------------------------------------------------------------------------------
+    async def _webhook_test(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
+        """Send a signed test message; yield which webhook it went to, and how that ended."""
+        name, answer = await self.view.webhooks.test(text(request, "webhook"))
+        problem = None if answer.is_delivered else answer.problem.message
+        took = round(answer.took * 1000)
+        yield {"webhook": name, "delivered": answer.is_delivered, "status": answer.status, "error": problem, "ms": took}
+
+    async def _webhook_enable(
+        self, request: Request, _peer: Peer, _fds: Sequence[int]
+    ) -> AsyncGenerator[Document, None]:
+        """Switch a webhook on again that was off."""
+        yield {"webhook": await self.view.webhooks.enable(text(request, "webhook"))}
 
     # --- retry --------------------------------------------------------------------------------------
     async def _retry(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:

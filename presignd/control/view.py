@@ -34,6 +34,7 @@ from presignd.s3.limits import LARGEST_OBJECT
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger
 from presignd.verify.verifier import Verifier, verifying
+from presignd.webhooks.webhooks import Webhooks
 
 log = get_logger()
 
@@ -126,10 +127,12 @@ class View:
         puts: PutHandler,
         announcer: Announcer,
         troubles: Sequence[Trouble],
+        webhooks: Webhooks,
         working: bool,
     ) -> None:
         self.ledger = ledger
         self.links = LinkRequests(in_effect, ledger, announcer)
+        self.webhooks = webhooks
         self._in_effect, self._phase = in_effect, phase
         self._watchers, self._settler, self._puts = watchers, settler, puts
         self._troubles, self._working = troubles, working

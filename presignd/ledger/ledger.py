@@ -21,6 +21,7 @@ from presignd.ledger import changes, database, queries
 from presignd.ledger.changes import Change, Claim
 from presignd.ledger.database import closed_on_error, explain, open_database, presence_check
 from presignd.ledger.lock import prepare
+from presignd.ledger.outbox import LedgerOutbox
 from presignd.ledger.rows import Claimed, Enqueued, Selection, Suspect, WatchSummary
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.ledger.units import UnitRecords
@@ -415,6 +416,10 @@ class Ledger:
         finally:
             await self._reader.close()
             await self._writer.close()
+
+    def outbox(self) -> LedgerOutbox:
+        """Return what waits for webhooks."""
+        return LedgerOutbox(self._do, self._ask)
 
     # --- the two threads ----------------------------------------------------------------------------
 

@@ -111,6 +111,20 @@ CREATE TABLE sha256 (
 )
 """
 
+_MESSAGE = """
+CREATE TABLE message (
+  id      INTEGER PRIMARY KEY,
+  webhook TEXT    NOT NULL,
+  event   TEXT    NOT NULL,
+  subject TEXT    NOT NULL,
+  at      INTEGER NOT NULL,
+  due_at  INTEGER NOT NULL,
+  tries   INTEGER NOT NULL DEFAULT 0,
+  data    TEXT    NOT NULL
+)
+"""
+"""What webhooks are still to be told; ``presignd.ledger.outbox`` writes it. ``data`` is JSON."""
+
 UNANNOUNCED = "announced = 0 AND +state IN ('finished', 'vanished', 'superseded')"
 """Queries repeat an index's condition word for word, or SQLite does not use the index.
 
@@ -150,5 +164,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         _MEMBER,
         "CREATE INDEX member_version ON member (version)",
         _SHA256,
+    ),
+    (
+        _MESSAGE,
+        "CREATE INDEX message_due ON message (webhook, due_at, id)",
+        "CREATE INDEX message_subject ON message (webhook, subject, id)",
+        # The SHA-256 of its address: another address is another receiver, which is not gone.
+        "CREATE TABLE webhook_off (name TEXT PRIMARY KEY, address BLOB NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID",
     ),
 )

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from presignd.config import Config, UploadConfig, WatchConfig
 from presignd.errors import Fault, fault
@@ -167,6 +167,8 @@ class Shared:
     submit: Callable[[Sequence[Candidate]], None]
     pauses: Pauses
     markers: Markers
+    tell: Callable[[str, Mapping[str, Any]], None]
+    """Tells webhooks of an event about the store."""
 
 
 class Work:
@@ -186,7 +188,7 @@ class Work:
         self.buckets = {watch.name: Bucket(watch, config.presign, config.upload, signed) for watch in config.watches}
         self.ignores = {watch.name: Ignore.of(watch) for watch in config.watches}
         self.intake = Intake(config.watches, host)
-        self.breakers = Breakers(self.buckets, self.presigner, self._wake, shared.pauses.backoff)
+        self.breakers = Breakers(self.buckets, self.presigner, self._wake, shared.pauses.backoff, shared.tell)
         quarantine = Quarantine(shared.ledger, shared.announcer)
         self.finisher = Finisher(
             {watch.name: watch for watch in config.watches},

@@ -50,6 +50,7 @@ POINTS = (
 
 CHANGES = (
     "record_announced",
+    "add_message",
     "apply.finish",
     "apply.link",
     "apply.quarantine",
@@ -61,6 +62,7 @@ CHANGES = (
     "begin_upload",
     "begin_run",
     "claim",
+    "configure_webhooks",
     "end_upload",
     "enqueue",
     "first_scan_done",
@@ -76,6 +78,9 @@ CHANGES = (
     "complete_unit",
     "record_sha256",
     "close_unit",
+    "settle_messages",
+    "switch_off",
+    "switch_on",
     "update",
 )
 """The ledger's operations, as ``commit.<operation>`` names them."""

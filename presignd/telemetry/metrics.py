@@ -61,6 +61,9 @@ CREDENTIAL_EXPIRY = _gauge(
     "presignd_credential_expiry_timestamp_seconds", "When the signing credential expires; +Inf if it does not."
 )
 
+WEBHOOK_TRIES = _counter("presignd_webhook_tries_total", "Messages sent to webhooks, each try.", "webhook", "result")
+WEBHOOK_GIVEN_UP = _counter("presignd_webhook_given_up_total", "Messages that no try delivered.", "webhook")
+
 # --- set when metrics are read ------------------------------------------------------------------
 PENDING = _gauge("presignd_pending_files", "Versions queued or under way to their link.", "watch")
 OLDEST_PENDING = _gauge("presignd_oldest_pending_seconds", "Age of the oldest queued version; 0 without any.", "watch")
@@ -68,6 +71,8 @@ QUARANTINED = _gauge("presignd_quarantined_files", "Versions that wait for a per
 SETTLING = _gauge("presignd_settling_files", "Paths that are not complete yet.", "watch")
 OLDEST_SETTLING = _gauge("presignd_oldest_settling_seconds", "Age of the oldest of them; 0 without any.", "watch")
 INFLIGHT = _gauge("presignd_inflight_uploads", "Uploads under way.")
+WEBHOOK_WAITING = _gauge("presignd_webhook_waiting", "Messages that wait to be delivered.", "webhook")
+WEBHOOK_OFF = _gauge("presignd_webhook_off", "1 while a webhook is off, as its receiver answered 410.", "webhook")
 STORE_UP = _gauge("presignd_store_up", "1 while the store answers, 0 while presignd waits for it.")
 
 BUILD = _gauge("presignd_build_info", "Always 1; what runs stands in the labels.", "version", "python")
@@ -83,6 +88,13 @@ def export_watch(watch: str) -> None:
         UPLOADS.labels(watch, status)
     for metric in (UPLOAD_BYTES, UPLOAD_DURATION, WATCH_OVERFLOWS, RESCAN_FOUND):
         metric.labels(watch)
+
+
+def export_webhook(webhook: str) -> None:
+    """Export a webhook's counters from zero, as a watch's."""
+    for result in ("delivered", "failed"):
+        WEBHOOK_TRIES.labels(webhook, result)
+    WEBHOOK_GIVEN_UP.labels(webhook)
 
 
 def rendered(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:

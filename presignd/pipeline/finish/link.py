@@ -132,7 +132,7 @@ class Linker:
 
         async def make() -> Link | FileFault:
             try:
-                return await self._made_again(version)
+                return await self.link_again(version)
             except FileFault as refused:
                 return refused
 
@@ -141,7 +141,8 @@ class Linker:
             raise link
         return link
 
-    async def _made_again(self, version: FileVersion) -> Link:
+    async def link_again(self, version: FileVersion) -> Link:
+        """Return the link of a linked version as ``remake_link`` does, but raise its ``Fault`` at once."""
         if version.link_id:
             (made,) = await self._make([stable_request(version, version.expires_at)])
             if isinstance(made, Fault):

@@ -131,7 +131,7 @@ class Breaker:
 class Breakers:
     """One breaker for the store, one for the presigner, one for each watch's bucket, and their log events.
 
-    ``changed`` is called after each trip and reset.
+    ``changed`` is called after each trip and reset, ``tell`` with the events of the log.
     """
 
     def __init__(
@@ -140,10 +140,11 @@ class Breakers:
         presigner: Presigner,
         changed: Callable[[], None],
         backoff: Callable[..., float] = backoff,
+        tell: Callable[[str, Mapping[str, Any]], None] = lambda *_: None,
     ) -> None:
         self._buckets = buckets
         self._presigner = presigner
-        self._changed, self._backoff = changed, backoff
+        self._changed, self._backoff, self._tell = changed, backoff, tell
         self._faulty_watch = next(iter(buckets), "")
         self._distinct = {_bucket_and_headers(bucket): bucket for bucket in buckets.values()}
         self._next_buckets = itertools.cycle(self._distinct.values())
@@ -200,10 +201,14 @@ class Breakers:
         """Make a breaker. At its reset ``buckets`` are probed anew: another store may have taken this one's place."""
 
         def on_trip(problem: Fault) -> None:
-            log.error(trip, error_code=problem.code, error=problem.message, fix=problem.fix, **fields)
+            told = {"error_code": problem.code, "error": problem.message, "fix": problem.fix, **fields}
+            log.error(trip, **told)
+            self._tell(trip, told)
 
         def on_reset(seconds: float) -> None:
-            log.info(reset, duration_ms=round(seconds * 1000), **fields)
+            told = {"duration_ms": round(seconds * 1000), **fields}
+            log.info(reset, **told)
+            self._tell(reset, told)
             for bucket in buckets:
                 bucket.forget_support()
 

@@ -69,6 +69,7 @@ def sections(snapshot: Snapshot, *, full: bool) -> dict[str, Html]:
         "settling": _settling(snapshot),
         "hour": _hour(snapshot),
         "watches": _watches(snapshot),
+        "webhooks": _webhooks(snapshot),
     }
 
 
@@ -225,6 +226,28 @@ def _watches(snapshot: Snapshot) -> Html:
         return join(tag("h3", watch["name"]), lost, place, numbers)
 
     return titled("Watches", _list(snapshot.status["watches"], item))
+
+
+def _webhooks(snapshot: Snapshot) -> Html:
+    def item(found: Document) -> Html:
+        numbers = tag(
+            "dl",
+            figure("waiting", f"{found['waiting']:,}"),
+            figure("oldest", oldest) if (oldest := ago(found["oldest"], snapshot.now)) else None,
+            figure("given up", f"{found['given_up']:,}") if found["given_up"] else None,
+        )
+        return join(tag("h3", found["name"]), _webhook_trouble(found, snapshot.now), numbers)
+
+    return titled("Webhooks", _list(snapshot.status["webhooks"], item))
+
+
+def _webhook_trouble(found: Document, now: datetime) -> Html | None:
+    if found["off_since"]:
+        switch = tag("code", "presignd webhook enable ", found["name"])
+        return tag("p", "Off for ", ago(found["off_since"], now), ": its receiver is gone. ", switch, class_="bad")
+    if found["failing_since"]:
+        return tag("p", "Failing for ", ago(found["failing_since"], now), ": ", found["problem"], class_="bad")
+    return None
 
 
 def _file(found: Document) -> Html:

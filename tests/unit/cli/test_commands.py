@@ -86,7 +86,7 @@ def test_each_command_shows_an_example_on_a_line_that_can_be_copied(name: str) -
     assert example.count("'") % 2 == 0, "it was wrapped"
 
 
-@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in {"demo", "init", "broker"}])
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name not in {"demo", "init", "broker", "webhook"}])
 def test_the_configuration_file_is_named_the_same_way_everywhere(name: str) -> None:
     assert "-c, --config FILE " in CliRunner().invoke(cli.app, [name, "--help"]).output
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import presignd
-from presignd.ledger import Ledger, changes, units
+from presignd.ledger import Ledger, changes, outbox, units
 from presignd.runtime import crash_points
 from presignd.states import Event
 
@@ -20,12 +20,17 @@ def test_every_point_is_passed_in_one_place_of_the_code_and_no_other_is() -> Non
 
 
 def test_every_change_of_the_ledger_has_its_two_points() -> None:
-    source, of_units = ((SOURCE / "ledger" / name).read_text("utf-8") for name in ("ledger.py", "units.py"))
+    names = ("ledger.py", "units.py", "outbox.py")
+    source, of_units, of_outbox = ((SOURCE / "ledger" / name).read_text("utf-8") for name in names)
     called = set(re.findall(r"_do(?:_all)?\(\s*changes\.(\w+)|\"(update|begin_upload|end_upload)\"", source))
     called = {name for pair in called for name in pair if name} | {*re.findall(r"self\._do\((\w+)", of_units)}
+    called |= {*re.findall(r"self\._change\((\w+)", of_outbox)}
     named = {change.partition(".")[0] for change in crash_points.CHANGES}
     assert called == named
-    assert all(hasattr(changes, name) or hasattr(units, name) or hasattr(Ledger, name) for name in named)
+    assert all(
+        hasattr(changes, name) or hasattr(units, name) or hasattr(outbox, name) or hasattr(Ledger, name)
+        for name in named
+    )
     events = {change.partition(".")[2] for change in crash_points.CHANGES if "." in change}
     assert events <= set(Event)
 

@@ -37,6 +37,10 @@ NAMES = {
     "presignd_watch_overflows_total",
     "presignd_rescan_found_total",
     "presignd_store_up",
+    "presignd_webhook_tries_total",
+    "presignd_webhook_given_up_total",
+    "presignd_webhook_waiting",
+    "presignd_webhook_off",
 }
 """The promised names."""
 

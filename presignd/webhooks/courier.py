@@ -1,0 +1,187 @@
+"""Sends what waits for one webhook: several messages at a time, those of one subject in their order.
+
+A receiver that is slow or dead holds up nothing else: what waits is in the outbox, and only a few messages are here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from presignd.config import WebhookConfig
+from presignd.errors import Fault
+from presignd.runtime.heartbeat import alive, resting
+from presignd.runtime.tasks import within
+from presignd.telemetry import metrics
+from presignd.telemetry.log import get_logger
+from presignd.webhooks.outbox import Away, Hook, Message, Outbox
+from presignd.webhooks.schedule import Answer, Outcome, Schedule
+from presignd.webhooks.sender import Sender
+
+AT_ONCE = 8
+"""Messages that are sent to one webhook at a time."""
+GLANCE = 1.0
+"""Seconds between two looks for messages while others are being sent."""
+AWAY_SECONDS = 5.0
+"""Pause after the outbox could not be reached."""
+
+log = get_logger()
+
+Render = Callable[[Message, WebhookConfig], Awaitable[bytes]]
+"""Returns a message's body; the same one at each try."""
+
+
+@dataclass
+class Standing:
+    """How a webhook does: when it last took a message, and since when, why and how often it fails."""
+
+    delivered_at: datetime | None = None
+    failing_since: datetime | None = None
+    problem: str = ""
+    given_up: int = 0
+    off_since: datetime | None = None
+
+
+@dataclass(eq=False)
+class Courier:
+    """Sends the messages of one webhook, until it is cancelled or the webhook switched off.
+
+    ``look`` is the longest time in seconds between two looks for messages: shorter where other processes record some.
+    """
+
+    webhook: WebhookConfig
+    hook: Hook
+    outbox: Outbox
+    render: Render
+    sender: Sender
+    schedule: Schedule
+    now: Callable[[], datetime]
+    look: float
+    standing: Standing = field(default_factory=Standing)
+    _more: asyncio.Event = field(default_factory=asyncio.Event)
+    _sending: dict[asyncio.Task[Answer], Message] = field(default_factory=dict)
+
+    def wake(self) -> None:
+        """Look for messages now: some were recorded."""
+        self._more.set()
+
+    async def run(self) -> None:
+        """Send what is due, for ever; return once the webhook is switched off."""
+        try:
+            with alive(f"webhook {self.hook.name}"):
+                while self.standing.off_since is None:
+                    try:
+                        await self._turn()
+                    except Away:  # whoever keeps the outbox logs that
+                        with resting():
+                            await asyncio.sleep(AWAY_SECONDS)
+        finally:
+            await self._cancel()
+
+    async def _turn(self) -> None:
+        self._more.clear()
+        await self._start_due()
+        if self._sending:
+            if not (done := await self._first_done()):
+                return
+            await self._settle([(self._sending[task], task.result()) for task in done])
+            for task in done:
+                del self._sending[task]
+        else:
+            await self._rest()
+
+    async def _start_due(self) -> None:
+        """Begin to send what is due, as far as there is room."""
+        here = {message.number for message in self._sending.values()}
+        # As many more as are here already: these are still due until they are settled.
+        due = await self.outbox.due(self.hook.name, self.now(), AT_ONCE + len(here)) if len(here) < AT_ONCE else []
+        for message in [each for each in due if each.number not in here][: AT_ONCE - len(here)]:
+            self._sending[asyncio.create_task(self._send(message), name=f"webhook {self.hook.name}")] = message
+
+    async def _send(self, message: Message) -> Answer:
+        try:
+            body = await self.render(message, self.webhook)
+        except Fault as problem:  # such as a presigner that can't make the link now
+            return Answer(0, f"its text can't be made now: {problem.message}")
+        except Exception as bug:
+            log.exception("unexpected_error")
+            return Answer(0, f"a bug in presignd ({type(bug).__name__})")
+        return await self.sender.send(message.id, body, self.now())
+
+    async def _first_done(self) -> set[asyncio.Task[Answer]]:
+        """Wait until a message was sent; or, while there is room for another, until one may be due."""
+        more = asyncio.create_task(self._more.wait())
+        watched = {*self._sending, more} if len(self._sending) < AT_ONCE else {*self._sending}
+        try:
+            with resting():  # each try has its own timeout
+                done, _ = await asyncio.wait(watched, timeout=GLANCE, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            more.cancel()
+        return {task for task in self._sending if task in done}
+
+    async def _rest(self) -> None:
+        next_try = await self.outbox.next_try(self.hook.name, self.now())
+        seconds = self.look if next_try is None else min(self.look, (next_try - self.now()).total_seconds())
+        with resting():
+            await within(seconds, self._more)
+
+    # --- what follows from a try ----------------------------------------------------------------------
+    async def _settle(self, answers: Sequence[tuple[Message, Answer]]) -> None:
+        """Record what follows from tries, all in one change."""
+        done, later, given_up = list[int](), dict[int, datetime](), list[tuple[Message, Answer]]()
+        for message, answer in answers:
+            outcome, pause = self.schedule.judge(answer, message.tries + 1)
+            metrics.WEBHOOK_TRIES.labels(self.hook.name, "delivered" if answer.is_delivered else "failed").inc()
+            if outcome is Outcome.OFF:
+                await self._switch_off(answer)
+                return
+            if outcome is Outcome.RETRY:
+                later[message.number] = self.now() + timedelta(seconds=pause)
+            else:
+                done.append(message.number)
+            if outcome is Outcome.GIVE_UP:
+                given_up.append((message, answer))
+        if done or later:
+            await self.outbox.settle(done, later)
+        await self._note([answer for _, answer in answers])
+        for message, answer in given_up:
+            self._give_up(message, answer)
+
+    async def _note(self, answers: Sequence[Answer]) -> None:
+        """Log once that the receiver fails, and once that all it refused was delivered."""
+        failed = [answer for answer in answers if not answer.is_delivered]
+        if len(failed) < len(answers):
+            self.standing.delivered_at = self.now()
+        if failed:
+            self.standing.problem = failed[-1].problem.message
+            if self.standing.failing_since is None:
+                self.standing.failing_since = self.now()
+                problem = failed[0].problem
+                fields = {"error_code": problem.code, "error": problem.message, "fix": problem.fix}
+                log.warning("webhook.failing", webhook=self.hook.name, **fields)
+        elif self.standing.failing_since is not None and not await self.outbox.has_failed(self.hook.name):
+            self.standing.failing_since, self.standing.problem = None, ""
+            log.info("webhook.back", webhook=self.hook.name)
+
+    def _give_up(self, message: Message, answer: Answer) -> None:
+        self.standing.given_up += 1
+        metrics.WEBHOOK_GIVEN_UP.labels(self.hook.name).inc()
+        problem = answer.problem
+        fields = {"error_code": problem.code, "error": problem.message, "fix": problem.fix}
+        log.error("webhook.gave_up", webhook=self.hook.name, message_id=message.id, told=message.event, **fields)
+
+    async def _switch_off(self, answer: Answer) -> None:
+        dropped = await self.outbox.switch_off(self.hook, self.now())
+        self.standing.off_since, self.standing.problem = self.now(), answer.problem.message
+        problem = answer.problem
+        fields = {"error_code": problem.code, "error": problem.message, "fix": problem.fix}
+        log.error("webhook.off", webhook=self.hook.name, dropped=dropped, **fields)
+
+    async def _cancel(self) -> None:
+        """Stop sending: what was not settled is sent again later, under the same id."""
+        for task in self._sending:
+            task.cancel()
+        await asyncio.gather(*self._sending, return_exceptions=True)
+        self._sending.clear()

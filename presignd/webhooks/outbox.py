@@ -1,0 +1,92 @@
+"""The port of what waits to be sent: recorded with the change it tells of, and deleted once it is delivered."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+
+class Away(Exception):
+    """The outbox can't be reached now; asking again later may work."""
+
+
+class Message(NamedTuple):
+    """One event for one webhook. ``number`` names it in its outbox; ``tries`` are those that failed.
+
+    Messages with the same ``subject`` (such as one file) are sent one after the other, in their order.
+    """
+
+    number: int
+    event: str
+    subject: str
+    at: datetime
+    tries: int
+    data: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """The ``webhook-id``: the same at each try, and at each webhook that is told of the event."""
+        told = repr((self.event, self.subject, self.at.timestamp(), sorted(self.data.items())))
+        return f"msg_{sha256(told.encode()).hexdigest()[:32]}"
+
+
+class Hook(NamedTuple):
+    """What an outbox needs of a webhook: its name, the events that it wants, and the SHA-256 of its address."""
+
+    name: str
+    events: Sequence[str]
+    address: bytes
+
+
+class Waiting(NamedTuple):
+    """What waits for a webhook: how many messages, since when, and when the next one is tried (UTC)."""
+
+    messages: int = 0
+    oldest: datetime | None = None
+    next_try: datetime | None = None
+
+
+class Outbox(ABC):
+    """Messages by the name of their webhook. Each call may raise ``Away``; a change returns after its commit."""
+
+    @abstractmethod
+    async def configure(self, hooks: Sequence[Hook], now: datetime) -> dict[str, datetime]:
+        """Record from now on what ``hooks`` want; return those that are off, and since when.
+
+        A webhook that is off stays off until ``switch_on``, or until its address changes. What waits for a webhook that
+        is not there any more is deleted.
+        """
+
+    @abstractmethod
+    async def due(self, webhook: str, now: datetime, most: int) -> list[Message]:
+        """Return up to ``most`` messages that may be sent now, the first of each subject, those due first.
+
+        A message may be returned again until it is settled: the caller knows what it is sending.
+        """
+
+    @abstractmethod
+    async def next_try(self, webhook: str, now: datetime) -> datetime | None:
+        """Return when the next message is due after ``now``; None without any."""
+
+    @abstractmethod
+    async def settle(self, done: Sequence[int], later: Mapping[int, datetime]) -> None:
+        """Delete messages that are ``done`` with; note a failed try of others, and when the next one is due."""
+
+    @abstractmethod
+    async def has_failed(self, webhook: str) -> bool:
+        """Return whether a message waits that was tried before."""
+
+    @abstractmethod
+    async def switch_off(self, hook: Hook, now: datetime) -> int:
+        """Record nothing more for a webhook, and delete what waits; return how many that were."""
+
+    @abstractmethod
+    async def switch_on(self, hook: Hook) -> None:
+        """Record again what a webhook wants."""
+
+    @abstractmethod
+    async def waiting(self) -> dict[str, Waiting]:
+        """Return what waits for each webhook for which anything does."""
