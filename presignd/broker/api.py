@@ -68,7 +68,7 @@ class Api(Calls):
         super().__init__(config, tokens, limits)
         self.presigner = presigner
         self._links = LinkCalls(self, links, Links(database))
-        self._public = PublicLinks(self, links, database, lambda: self.presigner)
+        self._public = PublicLinks(self, links, database, lambda: self.presigner, store)
         # Without a store to ask, there are no invitations.
         self._bell = Bell()
         self._invitations = self._invited(links, database, store) if store else []

@@ -104,6 +104,7 @@ _LINK_PROPERTIES: dict[str, Any] = {
     "size": _nullable("integer", "Bytes."),
     "pin": {"type": "boolean", "description": "Whether a PIN is asked for."},
     "max_downloads": _nullable("integer", "How often it opens."),
+    "unit": {"type": "boolean", "description": "Whether it opens a folder, by its manifest."},
     "made_at": _TIME,
     "expires_at": _nullable("string", "When it really ends: with its token at the latest, unless it is kept."),
     "opened": {"type": "integer"},

@@ -50,7 +50,8 @@ class StableRequest:
 
     ``size`` is bytes. ``filename`` and ``content_type`` are what a browser gets; ``inline`` lets it show the content
     where the broker holds that for safe. ``expires_at`` (UTC) and ``max_downloads`` limit the link, None for no limit;
-    ``pin`` is asked of whoever opens it, "" for none. ``id`` and ``pin`` are secret.
+    ``pin`` is asked of whoever opens it, "" for none. ``id`` and ``pin`` are secret. ``unit``: the object is the
+    manifest of a folder, and the link opens a page with its files.
     """
 
     id: str = field(repr=False)
@@ -64,6 +65,7 @@ class StableRequest:
     inline: bool = True
     max_downloads: int | None = None
     pin: str = field(default="", repr=False)
+    unit: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the request as the broker reads it."""
@@ -79,7 +81,7 @@ class StableRequest:
             "expires_at": None if self.expires_at is None else rfc3339(self.expires_at),
             "max_downloads": self.max_downloads,
             "pin": self.pin,
-        }
+        } | ({"unit": True} if self.unit else {})  # an older broker refuses a field that it does not know
 
 
 Time = Annotated[AwareDatetime, AfterValidator(in_utc)]

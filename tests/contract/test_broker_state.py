@@ -60,7 +60,7 @@ def a_link(link_id: str = "one", **changes: Any) -> NewLink:
 
 
 async def test_a_link_is_found_as_it_was_put(links: Links) -> None:
-    new = a_link(ends_at=NOW + HOUR, max_downloads=5, pin="scrypt:x", size=None)
+    new = a_link(ends_at=NOW + HOUR, max_downloads=5, pin="scrypt:x", size=None, unit=True)
     (put,) = await links.put([new])
     assert put.new == new
     assert (put.opened, put.opened_at, put.revoked_at, put.kept) == (0, None, None, False)
@@ -118,7 +118,7 @@ async def test_an_opening_that_is_refused_is_taken_back(links: Links) -> None:
     assert counts == [(2, NOW + timedelta(seconds=2)), (1, None)], "the time of the opening before is not recorded"
 
 
-@pytest.mark.parametrize("limits", [{"max_downloads": 5}, {"pin": "scrypt:x"}, {"ends_at": NOW}])
+@pytest.mark.parametrize("limits", [{"max_downloads": 5}, {"pin": "scrypt:x"}, {"ends_at": NOW}, {"unit": True}])
 async def test_a_link_with_limits_is_not_opened_without_spending(links: Links, limits: dict[str, Any]) -> None:
     link = a_link(**limits)
     await links.put([link])

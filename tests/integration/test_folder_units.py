@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from presignd.model import Source, State
+from presignd.control.peer import Peer
+from presignd.control.requests import Responder
+from presignd.errors import Refused, TimedOut
+from presignd.model import Listed, Source, State
 from presignd.pipeline.intake import UPLOAD_PRIORITIES
+from presignd.pipeline.unit import gather, tree
+from presignd.pipeline.watch.scan import Scan
 from tests.faulty_s3 import FaultyS3
 from tests.folder_units import SHOOT, fill, folders, linked, manifest_of, mark, rows, stored
 from tests.running import Running, config, running, watch
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
 
@@ -29,6 +35,15 @@ async def settled(daemon: Running, path: bytes, state: State) -> None:
             return
         await asyncio.sleep(0.01)
     raise AssertionError(f"{path!r} is not {state}")
+
+
+async def none_open(daemon: Running) -> None:
+    """Wait until each unit is finished."""
+    for _ in range(2000):
+        if not await daemon.ledger.units.open("drop"):
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("a unit is open")
 
 
 async def waits(daemon: Running, why: str) -> None:
@@ -273,3 +288,121 @@ async def test_a_watch_that_links_files_from_now_on_links_those_that_wait(faulty
         await daemon.until(lambda: len(rows(tmp_path)) >= 5, "links of all files, and of the marker")
     keys: list[Any] = sorted(line["key"] for line in rows(tmp_path))
     assert keys == ["shoot.ok", "shoot/a.jpg", "shoot/empty", "shoot/late", "shoot/raw/b.raw"]
+
+
+async def asked(daemon: Running, **request: Any) -> list[dict[str, Any]]:
+    return [answer async for answer in Responder(daemon.view).answer(request, Peer.me(), ())]
+
+
+async def test_commands_answer_for_the_folder_and_for_its_files(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    drop = tmp_path / "drop"
+    unit, member = str(drop / "shoot"), str(drop / "shoot/a.jpg")
+    async with running(config(tmp_path, faulty_s3, folders(tmp_path))) as daemon:
+        (missing,) = await asked(daemon, op="wait", paths=[unit], timeout=0)
+        assert missing["outcome"] == "missing"
+        fill(drop, "shoot", SHOOT, ready=False)
+        with pytest.raises(TimedOut):
+            await asked(daemon, op="wait", paths=[unit, member], timeout=0)
+        with pytest.raises(Refused, match='unit = "folder"'):
+            await asked(daemon, op="path", path=[unit])
+        mark(drop, "shoot")
+        waited = await asked(daemon, op="wait", paths=[unit, member], timeout=20)
+        assert [answer["outcome"] for answer in waited] == ["linked", "linked"]
+        (of_unit,), (of_member,) = [await asked(daemon, op="path", path=[path]) for path in (unit, member)]
+        assert (of_unit["version"]["key"], of_unit["version"]["link"]) == ("shoot/MANIFEST.json", "presigned")
+        assert (of_member["version"]["key"], of_member["version"]["link"]) == ("shoot/a.jpg", "unit")
+        links = [(await asked(daemon, op="link", path=[path]))[0]["link"] for path in (unit, member)]
+        assert [link["key"] for link in links] == ["shoot/MANIFEST.json", "shoot/a.jpg"]
+        await linked(daemon)
+        mark(drop, "shoot")
+        await asked(daemon, op="wait", paths=[unit], timeout=20)
+        assert len(rows(tmp_path)) == 2, "the marker was written anew, so it waited for another link"
+        summary = (await asked(daemon, op="verify", all=True))[-1]["summary"]
+        assert (summary["equal"], summary["exit"]) == (5, 0)
+
+
+async def test_a_reload_links_the_files_that_wait_and_takes_those_that_are_linked_as_members(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    whole, each = (config(tmp_path, faulty_s3, made) for made in (folders(tmp_path), watch(tmp_path)))
+    found = whole
+    shoot = fill(tmp_path / "drop", "shoot", SHOOT, ready=False)
+    async with running(whole, load=lambda: found) as daemon:
+        with (shoot / "late").open("wb"):
+            mark(tmp_path / "drop", "shoot")
+            for path in SHOOT:
+                await settled(daemon, b"shoot/" + path.encode(), State.VERIFIED)
+            found = each
+            daemon.reload.set()
+            await daemon.until(lambda: len(rows(tmp_path)) >= 4, "links of three files and of the marker")
+            found = whole
+            daemon.reload.set()
+            await daemon.said_by_now("config.reloaded", 2)
+        await linked(daemon)
+    assert [line["key"] for line in rows(tmp_path)][-1] == "shoot/MANIFEST.json"
+    assert len(rows(tmp_path)) == 5
+    assert len(manifest_of(faulty_s3, "shoot")["files"]) == 4
+
+
+async def test_a_large_folder_and_a_small_one_beside_it(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    """More files than a batch, and than what may be at work at once."""
+    many = {f"{number // 100}/{number}": b"%d" % number for number in range(1200)}
+    async with running(config(tmp_path, faulty_s3, folders(tmp_path))) as daemon:
+        fill(tmp_path / "drop", "large", many)
+        fill(tmp_path / "drop", "small", SHOOT)
+        await daemon.until(lambda: len(rows(tmp_path)) == 2, "two links", 60)
+        await linked(daemon, 2)
+        await daemon.until(lambda: len(daemon.events("file.done")) == 1200 + 3 + 4, "all to be done", 60)
+        await none_open(daemon)
+    assert {file["path"]: file["size"] for file in manifest_of(faulty_s3, "large")["files"]} == {
+        path: len(content) for path, content in many.items()
+    }
+
+
+async def test_a_folder_that_can_not_be_listed_waits(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    """A part that can't be read could hold any file."""
+    async with running(config(tmp_path, faulty_s3, folders(tmp_path))) as daemon:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(gather, "Scan", Unlisted)
+            fill(tmp_path / "drop", "shoot", SHOOT)
+            await waits(daemon, "as a whole: shoot/raw: Permission denied")
+            assert not rows(tmp_path)
+        await linked(daemon)
+
+
+class Unlisted(Scan):
+    """A scan that met a directory it may not read."""
+
+    async def in_thread(self) -> AsyncGenerator[list[Listed], None]:
+        async for batch in super().in_thread():
+            yield [each for each in batch if b"/raw/" not in each[0]]
+        self.problems.append("shoot/raw: Permission denied")
+
+
+async def test_a_file_that_is_opened_for_writing_after_its_upload_holds_the_folder(
+    faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    """Its sum is not computed before the writer is gone."""
+    order = faulty_s3.fault(method="PUT", key="shoot/z", times=1000, status=500, code="InternalError")
+    async with running(config(tmp_path, faulty_s3, folders(tmp_path))) as daemon:
+        shoot = fill(tmp_path / "drop", "shoot", {**SHOOT, "z": b"last"})
+        await settled(daemon, b"shoot/a.jpg", State.VERIFIED)
+        with (shoot / "a.jpg").open("r+b"):
+            order.times = 0
+            await waits(daemon, "as a whole: SHA-256 sums of its files are computed")
+            assert not rows(tmp_path)
+        await linked(daemon)
+
+
+async def test_sums_that_the_upload_computed_are_not_computed_again(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    made = config(tmp_path, faulty_s3, folders(tmp_path), upload={"checksum": "sha256"})
+    async with running(made) as daemon:
+        shoot = fill(tmp_path / "drop", "shoot", SHOOT)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(tree, "checksum_like", _fail)
+            await linked(daemon)
+    assert checked(stored(faulty_s3, "shoot/")["SHA256SUMS"], shoot) == 0
+
+
+def _fail(*_: Any, **__: Any) -> str:
+    raise AssertionError("it is read again")

@@ -197,6 +197,7 @@ class LinkCalls:
             made_at=utcnow(),
             ends_at=asked.expires_at,
             max_downloads=asked.max_downloads,
+            unit=asked.unit,
         )
 
     def _result(self, link_id: str, new: NewLink, link: Link) -> Result:

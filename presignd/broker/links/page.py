@@ -22,6 +22,11 @@ _WHY: Mapping[str, tuple[str, str]] = {
         "This link is used up",
         "It was made for a limited number of downloads. Ask whoever sent it for a new one.",
     ),
+    "no_such_file": ("There is no such file", "The folder that this link opens has no file of this name."),
+    "no_manifest": (
+        "The files can't be listed",
+        "The list of this folder's files is missing, too long or damaged. Ask whoever sent the link.",
+    ),
     "too_many_tries": ("Too many tries", "Wait a while, then try again."),
     "state_unreachable": ("Links can't be opened now", "The link is not lost. Try again in a moment."),
     "no_form": ("This request is no form", "Open the address in a browser."),
@@ -58,7 +63,9 @@ def offer_page(offer: Offer) -> str:
 
 
 def _fields(offer: Offer) -> list[Html]:
-    button = tag("button", "Open" if offer.link.new.disposition == "inline" else "Download", type="submit")
+    button = tag(
+        "button", "Open" if offer.link.new.disposition == "inline" or offer.link.new.unit else "Download", type="submit"
+    )
     if not offer.needs_pin:
         return [button]
     field = tag(
@@ -79,8 +86,8 @@ def _fields(offer: Offer) -> list[Html]:
 
 def _facts(offer: Offer) -> list[tuple[str, str]]:
     new = offer.link.new
-    facts = [] if new.size is None else [("Size", short_size(new.size))]
-    facts += [("Type", new.content_type)] if new.content_type else []
+    facts = [] if new.size is None or new.unit else [("Size", short_size(new.size))]
+    facts += [("Type", "folder" if new.unit else new.content_type)] if new.content_type else []
     facts += [("Shared by", new.token)]
     if offer.ends is not None:
         facts.append(("Until", f"{offer.ends.astimezone(UTC):%Y-%m-%d %H:%M} UTC"))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import NamedTuple
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from aiohttp import web
 
@@ -20,8 +20,9 @@ from presignd.broker import audit, metrics
 from presignd.broker.access import Rejected
 from presignd.broker.calls import Calls
 from presignd.broker.config import LinksSection, TokenConfig, api_origins
-from presignd.broker.links import page
+from presignd.broker.links import folder_page, page
 from presignd.broker.links.api import ONE, STATE_RETRY
+from presignd.broker.links.folder_files import MANIFEST, File, FolderFiles, NoManifest
 from presignd.broker.links.guard import (
     MISS_WINDOW,
     MISSES,
@@ -31,17 +32,19 @@ from presignd.broker.links.guard import (
     is_pass,
     new_pass,
 )
+from presignd.broker.links.names import safe_filename
 from presignd.broker.links.pin import Pins
 from presignd.broker.links.policy import end_of
 from presignd.broker.links.request import LinkState, state_of
 from presignd.broker.links.target import overrides
 from presignd.broker.policy import may_link
 from presignd.broker.state.database import Database, StateAway
-from presignd.broker.state.links import Link, Links, hash_of
+from presignd.broker.state.links import Link, Links, NewLink, hash_of
 from presignd.errors import Fault
 from presignd.pages import layout
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.presign.local import LocalPresigner
+from presignd.store.signed import SignedStore
 from presignd.system.clock import utcnow
 
 PATHS = ("/l/", "/i/")
@@ -51,6 +54,7 @@ _MISPLACED = "the name in [links] url serves links alone, and no other name does
 
 COOKIE = "presignd-pass"
 LARGEST_FORM = 4096
+_PAGES = frozenset(map(str, range(1, 1000)))
 
 HEADERS = {"Referrer-Policy": "no-referrer", "X-Robots-Tag": "noindex", "X-Frame-Options": "DENY"}
 _CSP = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action "
@@ -60,6 +64,8 @@ _STATUS = {
     "expired": 410,
     "revoked": 410,
     "used_up": 410,
+    "no_such_file": 404,
+    "no_manifest": 502,
     "too_many_tries": 429,
     "no_form": 400,
     "state_unreachable": 503,
@@ -102,12 +108,21 @@ def _explained(handler: Handler) -> Handler:
 
 
 class PublicLinks:
-    """The handlers. ``presigner`` returns the one in use: a reload replaces it."""
+    """The handlers. ``presigner`` and ``store`` return those in use: a reload replaces them.
+
+    Without a store, a link to a folder redirects to its manifest.
+    """
 
     def __init__(
-        self, calls: Calls, config: LinksSection, database: Database, presigner: Callable[[], LocalPresigner]
+        self,
+        calls: Calls,
+        config: LinksSection,
+        database: Database,
+        presigner: Callable[[], LocalPresigner],
+        store: Callable[[], SignedStore] | None = None,
     ) -> None:
         self.calls, self._config, self._presigner = calls, config, presigner
+        self._folders = FolderFiles(store) if store else None
         self._database, self._links = database, Links(database)
         self._pins = Pins()
         self._misses = ClientLimit(MISSES, MISS_WINDOW)
@@ -143,9 +158,11 @@ class PublicLinks:
         counted = None if is_head else await self._links.open(digest, now)
         try:
             visit = self._visit(request, counted or await self._links.find(digest), now)
+            operation = Operation.HEAD if is_head else Operation.GET
+            if visit.link.new.unit and self._folders is not None:
+                return await self._open_folder(request, visit, operation, self._folders)
             if _is_limited(visit.link):
                 return await self._offer(request, visit)
-            operation = Operation.HEAD if is_head else Operation.GET
             return self._redirect(request, visit, await self._target(visit, operation), 302)
         except (Closed, Fault):
             if counted is not None:
@@ -161,7 +178,7 @@ class PublicLinks:
         link = await self._links.find(hash_of(request.match_info["id"]))
         visit = self._visit(request, link, now)
         if await self._has_pass(request, visit):
-            return self._redirect(request, visit, await self._target(visit, Operation.GET), 303)
+            return self._opened(request, visit, await self._target(visit, Operation.GET))
         if visit.link.new.pin and not await self._is_right_pin(request, visit):
             audit.link_refused(self.calls.client(request), "wrong_pin", visit.link)
             return await self._offer(request, visit, wrong_pin=True)
@@ -169,7 +186,7 @@ class PublicLinks:
         spent = await self._links.spend(visit.link.new.id, now)
         if spent is None:
             raise Closed(LinkState.USED_UP, link=visit.link)
-        answer = self._redirect(request, visit._replace(link=spent), target, 303)
+        answer = self._opened(request, visit._replace(link=spent), target)
         await self._give_pass(request, answer, visit)
         return answer
 
@@ -245,6 +262,59 @@ class PublicLinks:
         self._secret = self._secret or await self._database.secret("link pass", secrets.token_bytes(32))
         return self._secret
 
+    # --- folders ----------------------------------------------------------------------------------------
+    async def _open_folder(
+        self, request: web.Request, visit: Visit, operation: Operation, folders: FolderFiles
+    ) -> web.Response:
+        """Show the page with the folder's files, or redirect to the one that the path names.
+
+        A program that asks for the folder itself gets the manifest.
+        """
+        if _is_limited(visit.link) and not await self._has_pass(request, visit):
+            return await self._offer(request, visit)
+        path = request.match_info.get("filename", "").partition("/")[2]
+        if not path and is_browser(request):
+            return await self._page(request, visit, folders)
+        if path not in ("", MANIFEST):
+            visit = visit._replace(link=visit.link._replace(new=await self._file(visit, path, folders)))
+        target = await self._target(visit, operation)
+        if operation is Operation.GET and not _is_limited(visit.link):
+            await self._links.spend(visit.link.new.id, visit.now)  # there is no limit: this counts it
+        return self._redirect(request, visit, target, 302)
+
+    async def _file(self, visit: Visit, path: str, folders: FolderFiles) -> NewLink:
+        """Return the link as one to a file of its folder; raise ``Closed`` where its token has none there."""
+        file = (await self._listed(visit, folders)).get(path)
+        if file is None or not _may_have(visit, file.key):
+            raise Closed("no_such_file", link=visit.link)
+        return visit.link.new._replace(
+            key=file.key, version_id="", size=file.size, filename=safe_filename(file.name), content_type=file.kind
+        )
+
+    async def _page(self, request: web.Request, visit: Visit, folders: FolderFiles) -> web.Response:
+        files = await self._listed(visit, folders)
+        root = f"/l/{request.match_info['id']}/{quote(visit.link.new.filename, safe='')}/"
+        number = request.query.get("page", "1")
+        shown = folder_page.Shown(visit.link, visit.ends, root, int(number) if number in _PAGES else 1)
+        metrics.OPENINGS.labels("page").inc()
+        text = await asyncio.to_thread(folder_page.folder_page, shown, [*files.values()])
+        return page_response(request, 200, text)
+
+    async def _listed(self, visit: Visit, folders: FolderFiles) -> Mapping[str, File]:
+        try:
+            return await folders.of(visit.link.new)
+        except NoManifest:
+            raise Closed("no_manifest", link=visit.link) from None
+
+    def _opened(self, request: web.Request, visit: Visit, target: Grant) -> web.Response:
+        """Answer a form: redirect to the object, or to the folder's page, which the browser's pass opens."""
+        if not visit.link.new.unit or self._folders is None:
+            return self._redirect(request, visit, target, 303)
+        audit.link_opened(self.calls.client(request), request.headers.get("User-Agent", ""), visit.link)
+        metrics.OPENINGS.labels("opened").inc()
+        headers = {**HEADERS, "Location": request.rel_url.raw_path, "Content-Security-Policy": f"{_CSP}'none'"}
+        return web.Response(status=303, headers=headers)
+
     # --- answers ----------------------------------------------------------------------------------------
     async def _target(self, visit: Visit, operation: Operation) -> Grant:
         new, seconds = visit.link.new, self._config.target_expires
@@ -281,6 +351,13 @@ class PublicLinks:
         if closed.retry_after:
             response.headers["Retry-After"] = str(closed.retry_after)
         return response
+
+
+def _may_have(visit: Visit, key: str) -> bool:
+    """Return whether the link's token may link this object too, unless the link outlives it."""
+    if visit.link.kept or visit.token is None:
+        return True
+    return may_link(visit.token, visit.link.new.bucket, key, "") is None
 
 
 def _is_limited(link: Link) -> bool:

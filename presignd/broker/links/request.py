@@ -22,7 +22,7 @@ class LinkTerms:
 
     ``size`` (bytes), ``content_type``, ``filename`` and ``note`` are for those who open it; an empty ``filename`` means
     the last part of the key. ``expires_at`` and ``max_downloads`` limit it (null: no limit), and so does ``pin`` ("":
-    none).
+    none). ``unit``: the object is the manifest of a folder, and the link opens a page with that folder's files.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -38,6 +38,7 @@ class LinkTerms:
     max_downloads: int | None = None
     pin: str = field(default="", repr=False)
     note: str = ""
+    unit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,7 @@ def shown(link: Link, ends: datetime | None, now: datetime) -> dict[str, Any]:
         "disposition": new.disposition,
         "note": new.note,
         "pin": bool(new.pin),
+        "unit": new.unit,
         "max_downloads": new.max_downloads,
         "made_at": rfc3339(new.made_at),
         "expires_at": None if ends is None else rfc3339(ends),

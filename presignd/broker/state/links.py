@@ -20,16 +20,16 @@ REF_BYTES = 12
 
 _NEW = (
     "id, token, bucket, key, version_id, size, content_type, filename, disposition, note, pin, made_at, ends_at, "
-    "max_downloads"
+    "max_downloads, unit"
 )
 _ALL = f"{_NEW}, opened, opened_at, revoked_at, kept"
 _ALIVE = "revoked_at IS NULL AND (ends_at IS NULL OR ends_at > ?2)"
 _LEFT = "(max_downloads IS NULL OR opened < max_downloads)"
 _COUNT = "UPDATE links SET opened = opened + 1, opened_at = ?2"
 
-_PUT = f"INSERT INTO links ({_NEW}) VALUES ({', '.join(f'?{n}' for n in range(1, 15))}) ON CONFLICT (id) DO NOTHING"  # noqa: S608
+_PUT = f"INSERT INTO links ({_NEW}) VALUES ({', '.join(f'?{n}' for n in range(1, 16))}) ON CONFLICT (id) DO NOTHING"  # noqa: S608
 _FIND = f"SELECT {_ALL} FROM links WHERE id = ?1"  # noqa: S608
-_OPEN = f"{_COUNT} WHERE id = ?1 AND max_downloads IS NULL AND pin = '' AND {_ALIVE} RETURNING {_ALL}"
+_OPEN = f"{_COUNT} WHERE id = ?1 AND max_downloads IS NULL AND pin = '' AND unit = 0 AND {_ALIVE} RETURNING {_ALL}"
 _TAKE_BACK = (
     "UPDATE links SET opened = opened - 1, opened_at = CASE WHEN opened_at = ?2 THEN NULL ELSE opened_at END "
     "WHERE id = ?1"
@@ -46,7 +46,10 @@ _ALIVE_OF_EACH = (
 
 
 class NewLink(NamedTuple):
-    """A link to record. ``id`` is the SHA-256 of its id, ``pin`` a slow hash or "", None means no limit."""
+    """A link to record. ``id`` is the SHA-256 of its id, ``pin`` a slow hash or "", None means no limit.
+
+    ``unit``: the object is the manifest of a folder, whose files the link opens.
+    """
 
     id: bytes
     token: str
@@ -62,6 +65,7 @@ class NewLink(NamedTuple):
     made_at: datetime
     ends_at: datetime | None
     max_downloads: int | None
+    unit: bool = False
 
 
 class Link(NamedTuple):
@@ -126,7 +130,7 @@ class Links:
         return _first(await self._database.fetch(_FIND, digest))
 
     async def open(self, digest: bytes, now: datetime) -> Link | None:
-        """Count one opening of a link that is alive and has neither a limit nor a PIN; None for any other."""
+        """Count one opening of a link that is alive and has no limit, no PIN and no folder; None for any other."""
         return _first(await self._database.fetch(_OPEN, digest, to_micros(now)))
 
     async def take_back(self, digest: bytes, now: datetime) -> None:
@@ -193,7 +197,7 @@ class Links:
 # --- rows -------------------------------------------------------------------------------------------
 def _row(link: NewLink) -> Row:
     ends = None if link.ends_at is None else to_micros(link.ends_at)
-    return tuple(link._replace(made_at=to_micros(link.made_at), ends_at=ends))  # type: ignore[arg-type]
+    return tuple(link._replace(made_at=to_micros(link.made_at), ends_at=ends, unit=int(link.unit)))  # type: ignore[arg-type]
 
 
 def _first(rows: Sequence[Row]) -> Link | None:
@@ -201,9 +205,9 @@ def _first(rows: Sequence[Row]) -> Link | None:
 
 
 def _link(row: Row) -> Link:
-    digest, *texts, made_at, ends_at, most, opened, opened_at, revoked_at, kept = row
+    digest, *texts, made_at, ends_at, most, unit, opened, opened_at, revoked_at, kept = row
     return Link(
-        NewLink._make((bytes(digest), *texts, from_micros(made_at), from_micros(ends_at), most)),
+        NewLink._make((bytes(digest), *texts, from_micros(made_at), from_micros(ends_at), most, bool(unit))),
         opened,
         from_micros(opened_at),
         from_micros(revoked_at),

@@ -116,6 +116,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX tickets_inbox ON tickets (invitation, arrival) WHERE arrival IS NOT NULL AND acked_at IS NULL",
     ),
+    ("ALTER TABLE links ADD COLUMN unit {number} NOT NULL DEFAULT 0",),
 )
 
 

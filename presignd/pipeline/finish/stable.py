@@ -24,6 +24,7 @@ def stable_request(version: FileVersion, ends: datetime | None) -> StableRequest
         filename=version.path.rpartition(b"/")[2].decode("utf-8", "backslashreplace"),
         expires_at=ends,
         version_id="" if version.version_id == "null" else version.version_id,
+        unit=version.is_manifest,
     )
 
 

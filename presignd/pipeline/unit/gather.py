@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -42,12 +43,34 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 2.0
 """Longest time between two passes, in seconds: a marker of a folder whose files are all stored causes no other hint."""
 
-SHARE, LONGEST_GAP = 10, 5.0
-"""A pass is followed by a pause of ten times as long, 5 s at most: many files are verified while it goes on."""
+HINTED_SHARE, LONGEST_GAP, SHARE = 10, 5.0, 100
+"""A folder is looked at again ten times as long as a look took after the last one, 5 s at most, as each of its files
+that is verified is a hint; without a hint, a hundred times as long after it."""
+
+LONGEST_PAUSE = 0.5
+"""A pass is followed by a pause as long as itself, this many seconds at most."""
+
+BUSY, HASHING = "its unit before is not finished", "SHA-256 sums of its files are computed"
 
 SUMS_AT_ONCE, SUMS_BYTES = 256, 64 << 20
 """SHA-256 sums that one commit records at most, and the bytes after which it records them: the rest is read again after
 a crash."""
+
+
+@dataclass(slots=True)
+class _Looked:
+    """When a folder was looked at (monotonic), how many seconds that took, and whether there was a hint since."""
+
+    at: float
+    took: float
+    hinted: bool = False
+
+    @property
+    def due(self) -> float:
+        """When to look again (monotonic)."""
+        if self.hinted:
+            return self.at + min(LONGEST_GAP, HINTED_SHARE * self.took)
+        return self.at + max(LOOK_SECONDS, SHARE * self.took)
 
 
 class Gatherer:
@@ -73,9 +96,12 @@ class Gatherer:
         self.waiting: Mapping[bytes, tuple[datetime, str]] = {}
         self._wake, self._retired, self._stop = asyncio.Event(), False, threading.Event()
         self._hashing: set[bytes] = set()
+        self._looks: dict[bytes, _Looked] = {}
 
     def wake(self) -> None:
-        """Look again now."""
+        """Look again soon: a file may be stored now, or a unit may go on."""
+        for look in self._looks.values():
+            look.hinted = True
         self._wake.set()
 
     def look_at(self, name: bytes) -> UnitLook:
@@ -101,10 +127,10 @@ class Gatherer:
             self._stop.set()  # ends a hash that a thread is computing
 
     async def _rest(self, took: float) -> None:
-        gap = min(LONGEST_GAP, SHARE * took)
-        beat(within=gap + LOOK_SECONDS)
-        await asyncio.sleep(gap)
-        await within(LOOK_SECONDS, self._wake)
+        beat(within=LONGEST_PAUSE + LOOK_SECONDS)
+        await asyncio.sleep(min(LONGEST_PAUSE, took))
+        due = min((look.due for look in self._looks.values()), default=float("inf"))
+        await within(min(LOOK_SECONDS, max(0.0, due - time.monotonic())), self._wake)
 
     async def _pass(self, tasks: asyncio.TaskGroup) -> None:
         """Continue the units that are not finished, and look at each folder whose marker is new."""
@@ -114,16 +140,26 @@ class Gatherer:
         for name, marker in await asyncio.to_thread(marked_folders, self._folder, self._watch, self._ignore):
             if self._markers.is_new(name, marker):
                 beat()
-                why = "its unit before is not finished" if name in busy else await self._look(name, marker, tasks)
+                since, before = self.waiting.get(name, (utcnow(), ""))
+                why = BUSY if name in busy else await self._look_if_due(name, marker, before, tasks)
                 if why:
-                    since, _ = self.waiting.get(name, (utcnow(), ""))
                     waiting[name] = since, why
         self.waiting = waiting
+        self._looks = {name: look for name, look in self._looks.items() if name in waiting}
+
+    async def _look_if_due(self, name: bytes, marker: Marker, before: str, tasks: asyncio.TaskGroup) -> str:
+        """Look at a folder unless it was looked at just now; return what it waits for."""
+        began = time.monotonic()
+        if before and (last := self._looks.get(name)) is not None and began < last.due:
+            return before
+        why = await self._look(name, marker, tasks)
+        self._looks[name] = _Looked(time.monotonic(), time.monotonic() - began)
+        return why
 
     async def _look(self, name: bytes, marker: Marker, tasks: asyncio.TaskGroup) -> str:
         """Record a folder that is complete; return what it waits for, "" for nothing."""
         if name in self._hashing:
-            return "SHA-256 sums of its files are computed"
+            return HASHING
         found = await self._gather(name)
         await self._end(found.changed, Event.SUPERSEDE)
         if found.why:
@@ -132,7 +168,7 @@ class Gatherer:
             self._hashing.add(name)
             title = f"sums of {name.decode('utf-8', 'backslashreplace')}"
             tasks.create_task(living(title, lambda: self._hash(name, found.members)), name=title)
-            return "SHA-256 sums of its files are computed"
+            return HASHING
         try:
             await self._complete(name, marker, found.members)
         except LostUpdate:
