@@ -34,6 +34,10 @@ COMMANDS = {
     "retry": ("presignd.cli.short_commands:retry_command", "Put quarantined files back into the queue."),
     "web": ("presignd.cli.short_commands:web_command", "Print an address that opens the status page."),
     "webhook": ("presignd.cli.webhook:app", "Try a webhook, or switch it on again."),
+    "health": (
+        "presignd.cli.short_commands:health_command",
+        "Tell by the exit code whether the daemon works.",
+    ),
     "broker": ("presignd.cli.broker:app", "Sign requests for uploaders without keys, and make their tokens."),
     "config": ("presignd.cli.config:config_command", "Show the effective configuration and where it came from."),
 }

@@ -95,6 +95,25 @@ async def asking(config_path: Path | None = None, *, work: bool = False) -> Asyn
     With ``config_path`` only the daemon of that configuration's ledger counts. Raises ``UsageError`` for a
     bad configuration, ``Unavailable`` where the ledger is another's.
     """
+    daemon, config, closed = await _find(config_path)
+    if daemon is not None:
+        yield daemon
+        return
+    assert config is not None
+    async with _local(config, closed, work=work) as local:
+        yield local
+
+
+async def ask_daemon(request: Request, config_path: Path | None = None) -> dict[str, Any]:
+    """Return the daemon's answer to one request; raise ``Unavailable`` where none runs. Opens no ledger."""
+    daemon, _, closed = await _find(config_path)
+    if daemon is None:
+        raise closed or Unavailable("no daemon answers", fix="start it: presignd run")
+    return await last_answer(daemon, request)
+
+
+async def _find(config_path: Path | None) -> tuple[Remote | None, Config | None, Unavailable | None]:
+    """Return the daemon; without one, the configuration to do without, and why a daemon that is there is closed."""
     config = None
     places = find_sockets(os.environ)
     if config_path is not None:
@@ -105,12 +124,7 @@ async def asking(config_path: Path | None = None, *, work: bool = False) -> Asyn
         config = _configuration(closed)
         daemon, also_closed = await _reach(_configured(config), str(config.ledger.path))
         closed = closed or also_closed
-    if daemon is not None:
-        yield daemon
-        return
-    assert config is not None
-    async with _local(config, closed, work=work) as local:
-        yield local
+    return daemon, config, closed
 
 
 def _configured(config: Config) -> list[Path]:

@@ -138,6 +138,18 @@ def _entry(result: "CheckResult") -> dict[str, str]:
     return {**fields, "detail": result.detail, "fix": result.fix}
 
 
+def health_command(config: BrokerFile = SYSTEM_FILE) -> None:
+    """Tell by the exit code whether the broker runs.
+
+    Ends with 0 if so, with 3 if it does not answer within 5 s.
+
+    Example: presignd broker health -c broker.toml
+    """
+    from presignd.broker.health import require_answer  # noqa: PLC0415 - a broker that runs needs no client
+
+    require_answer(load(config).broker)
+
+
 # --- the fleet page -----------------------------------------------------------------------------
 def fleet_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> None:
     """Print an address that opens the fleet page.
@@ -340,6 +352,7 @@ def _add(to: typer.Typer, name: str, command: Callable[..., Any]) -> None:
 
 _add(app, "run", run_command)
 _add(app, "check", check_command)
+_add(app, "health", health_command)
 _add(app, "fleet", fleet_command)
 _add(token_app, "create", create_command)
 _add(token_app, "list", list_command)

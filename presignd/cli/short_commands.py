@@ -1,14 +1,18 @@
-"""The commands that send one request and print its answer: ``presignd retry`` and ``presignd web``."""
+"""The commands that send one request to the daemon: ``presignd retry``, ``presignd web``, ``presignd health``."""
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from presignd.cli import loop, show
-from presignd.cli.ask import ask_once
+from presignd.cli.ask import ask_daemon, ask_once
 from presignd.cli.options import AsJson, ConfigFile, absolute
-from presignd.errors import UsageError
+from presignd.errors import Unavailable, UsageError
+
+PATIENCE = 5.0
+"""Seconds until a daemon that does not answer counts as hung."""
 
 
 def retry_command(
@@ -53,3 +57,19 @@ def web_command(as_json: AsJson = False, config: ConfigFile = None) -> None:
         show.document(found, as_is=True)
     else:
         show.result(found["url"], as_is=True)
+
+
+def health_command(config: ConfigFile = None) -> None:
+    """Tell by the exit code whether the daemon works.
+
+    Ends with 0 if each of its loops takes its turns; with 3 if not, or if no daemon answers within 5 s. A store
+    that is away is no fault of the daemon: see status.
+
+    Example: presignd health
+    """
+    try:
+        found = loop.run(asyncio.wait_for(ask_daemon({"op": "ping"}, config), PATIENCE))
+    except TimeoutError:
+        raise Unavailable(f"the daemon does not answer within {PATIENCE:.0f} s", fix="restart it") from None
+    if late := found.get("late"):
+        raise Unavailable(f"no turn in time: {', '.join(late)}", fix="restart the daemon, and see its log")

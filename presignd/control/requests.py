@@ -27,6 +27,7 @@ from presignd.links import answer_links
 from presignd.model import State
 from presignd.pipeline.stream import STDIN, stream_name_problem
 from presignd.presign.stable import id_in, is_ref
+from presignd.runtime.heartbeat import USUAL, overdue
 from presignd.s3.limits import MAX_EXPIRES
 from presignd.telemetry.log import get_logger
 
@@ -104,8 +105,8 @@ class Responder:
                 yield found
 
     async def _ping(self, _request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
-        """Answer that a daemon is here."""
-        yield {"daemon": of_daemon(self.view)}
+        """Answer that a daemon is here, and which of its loops missed their turn."""
+        yield {"daemon": of_daemon(self.view), "late": overdue(USUAL)}
 
     # --- status -------------------------------------------------------------------------------------
     async def _status(self, _request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:

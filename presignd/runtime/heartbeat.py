@@ -14,6 +14,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
 
+USUAL = 30.0
+"""Longest usual time between two turns of a loop, in seconds, where no watchdog sets another."""
+
 SLACK = 10.0
 """Seconds that a wait may last beyond its deadline: a busy machine is not a hung one."""
 

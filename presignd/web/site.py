@@ -20,7 +20,7 @@ from presignd.model import State
 from presignd.pages.access import Access, is_same_origin
 from presignd.pages.site import Site, as_json, text
 from presignd.presign.stable import id_in
-from presignd.runtime.heartbeat import overdue
+from presignd.runtime.heartbeat import USUAL, overdue
 from presignd.system.clock import utcnow
 from presignd.telemetry import metrics
 from presignd.telemetry.log import get_logger
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from presignd.web.snapshots import Snapshots
 
     Document = dict[str, Any]
-
-USUAL = 30.0
-"""Longest usual time between two turns of a loop, in seconds, as for the watchdog."""
 
 log = get_logger()
 
