@@ -31,6 +31,7 @@ _OWN = (
     "receipt.js",
     "s3.js",
     "view.js",
+    "words.ar.js",
     "words.de.js",
     "words.en.js",
 )

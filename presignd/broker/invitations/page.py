@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC
 
 from presignd.broker.guest_page.page import guest_page
-from presignd.broker.links.page import document
+from presignd.broker.links.page import refusal_page as of_links
+from presignd.broker.links.words import Words
 from presignd.broker.state.invitations import Invitation
 from presignd.pages.html import count, figure, join, tag
 from presignd.units import short_size
 
-_WHY: Mapping[str, tuple[str, str]] = {
-    "unknown_invitation": (
-        "There is no such invitation",
-        "Check that the address is complete, or ask whoever sent it.",
-    ),
-    "invitation_ended": ("This invitation has ended", "Ask whoever sent it for a new one."),
-    "rate_limited": ("Too many tries", "Wait a while, then try again."),
-}
+_OWN_REASONS = ("unknown_invitation", "invitation_ended", "rate_limited")
 _SWITCH_ON = {
     "en": "To send files, switch JavaScript on for this page, or open its address in a browser that has it.",
     "de": "Um Dateien zu senden, schalten Sie JavaScript für diese Seite ein, oder öffnen Sie ihre Adresse in einem "
     "Browser, der es hat.",
 }
-_AWAY = ("Invitations can't be opened now", "This invitation is not lost. Try again in a moment.")
 
 
 def offer_page(invitation: Invitation) -> str:
@@ -51,7 +43,6 @@ def _facts(invitation: Invitation) -> list[tuple[str, str]]:
     return facts
 
 
-def refusal_page(code: str) -> str:
-    """Return the page that says why an invitation does not open."""
-    title, advice = _WHY.get(code, _AWAY)
-    return document(title, tag("h1", title), tag("p", advice))
+def refusal_page(code: str, words: Words) -> str:
+    """Return the page that says why an invitation does not open; ``code`` is that of the refusal."""
+    return of_links(code if code in _OWN_REASONS else "away", words)

@@ -29,7 +29,7 @@ from presignd.broker.limits import GrantRates
 from presignd.broker.links.api import ONE, STATE_RETRY
 from presignd.broker.links.guard import MISS_WINDOW, MISSES, PIN_TRIES, PIN_WINDOW, ClientLimit, is_pass, new_pass
 from presignd.broker.links.pin import Pins
-from presignd.broker.links.public import HEADERS, is_browser, page_response
+from presignd.broker.links.public import HEADERS, is_browser, page_response, words_of
 from presignd.broker.policy import Refusal
 from presignd.broker.state.database import Database, StateAway
 from presignd.broker.state.invitations import Invitation, Invitations
@@ -112,7 +112,7 @@ class PublicInvitations:
         """Answer a browser with a page; raise ``Rejected`` for others."""
         if not is_browser(request):
             raise rejected
-        response = page_response(request, rejected.status, page.refusal_page(rejected.code))
+        response = page_response(request, rejected.status, page.refusal_page(rejected.code, words_of(request)))
         if rejected.retry_after:
             response.headers["Retry-After"] = str(rejected.retry_after)
         return response

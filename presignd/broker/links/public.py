@@ -37,6 +37,7 @@ from presignd.broker.links.pin import Pins
 from presignd.broker.links.policy import end_of
 from presignd.broker.links.request import LinkState, state_of
 from presignd.broker.links.target import overrides
+from presignd.broker.links.words import Words, words_for
 from presignd.broker.policy import may_link
 from presignd.broker.state.database import Database, StateAway
 from presignd.broker.state.links import Link, Links, NewLink, hash_of
@@ -338,7 +339,7 @@ class PublicLinks:
         offer = page.Offer(visit.link, visit.ends, known, wrong_pin)
         origin = self._presigner().public_origin(visit.link.new.bucket)
         metrics.OPENINGS.labels("page").inc()
-        body = page.offer_page(offer) if is_browser(request) else page.offer_text(offer)
+        body = page.offer_page(offer, words_of(request)) if is_browser(request) else page.offer_text(offer)
         return page_response(request, 403 if wrong_pin else 200, body, forms_to=origin)
 
     def closed(self, request: web.Request, closed: Closed) -> web.Response:
@@ -346,7 +347,7 @@ class PublicLinks:
         why = str(closed.why)
         audit.link_refused(self.calls.client(request), why, closed.link)
         metrics.OPENINGS.labels(why).inc()
-        body = page.refusal_page(why) if is_browser(request) else page.refusal_text(why)
+        body = page.refusal_page(why, words_of(request)) if is_browser(request) else page.refusal_text(why)
         response = page_response(request, _STATUS[why], body)
         if closed.retry_after:
             response.headers["Retry-After"] = str(closed.retry_after)
@@ -375,10 +376,19 @@ def _is_for(host: str, url: str) -> bool:
     return host in {name.netloc, name.hostname, f"{name.netloc}:{443 if name.scheme == 'https' else 80}"}
 
 
+def words_of(request: web.Request) -> Words:
+    """Return the words in a language that the browser asks for."""
+    return words_for(request.headers.get("Accept-Language", ""))
+
+
 def page_response(request: web.Request, status: int, text: str, *, forms_to: str = "") -> web.Response:
     """Return a page; the browser may send its form here, and follow the answer to ``forms_to``."""
     kind = "text/html" if is_browser(request) else "text/plain"
-    headers = {**HEADERS, "Content-Security-Policy": f"{_CSP}'self' {forms_to}".rstrip(), "Vary": "Accept, Cookie"}
+    headers = {
+        **HEADERS,
+        "Content-Security-Policy": f"{_CSP}'self' {forms_to}".rstrip(),
+        "Vary": "Accept, Accept-Language, Cookie",
+    }
     return web.Response(status=status, text=text, content_type=kind, charset="utf-8", headers=headers)
 
 

@@ -1,11 +1,16 @@
 // The language of the page, and sizes, times and dates in it.
 
 /** A new language is a file `words.<name>.js`, and its name here. */
-const LANGUAGES = ["en", "de"];
+const LANGUAGES = ["en", "de", "ar"];
+/** Those written from right to left. */
+const LEFTWARDS = ["ar"];
 
 /** @param {readonly string[]} wanted @returns {string} */
 export const languageOf = (wanted) =>
   wanted.map((tag) => tag.toLowerCase().split("-")[0]).find((tag) => LANGUAGES.includes(tag)) ?? LANGUAGES[0];
+
+/** @param {string} language @returns {"ltr" | "rtl"} */
+export const directionOf = (language) => (LEFTWARDS.includes(language) ? "rtl" : "ltr");
 
 /** @param {readonly string[]} wanted @param {string} language @returns {string} with its region: dates differ by it */
 export const localeOf = (wanted, language) => wanted.find((tag) => tag.toLowerCase().split("-")[0] === language) ?? language;

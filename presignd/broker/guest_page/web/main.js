@@ -5,7 +5,7 @@ import { Engine } from "./engine.js";
 import { Failed } from "./failure.js";
 import { Hashing } from "./hashing.js";
 import { Keep } from "./keep.js";
-import { formats, languageOf, localeOf, wordsOf } from "./language.js";
+import { directionOf, formats, languageOf, localeOf, wordsOf } from "./language.js";
 import { fromDrop, fromList } from "./pick.js";
 import { backoff } from "./plan.js";
 import { asJson, asText, entries } from "./receipt.js";
@@ -136,6 +136,7 @@ function listenToPin() {
 
 byId("unscripted").hidden = true;
 document.documentElement.lang = language;
+document.documentElement.dir = directionOf(language);
 for (const each of document.querySelectorAll("[data-words]")) {
   const said = words[/** @type {keyof typeof words} */ (/** @type {HTMLElement} */ (each).dataset.words)];
   if (typeof said === "string") each.textContent = said;
