@@ -52,7 +52,7 @@ async def linked(daemon: Running, count: int = 1) -> list[dict[str, Any]]:
     def ends() -> int:
         return sum("/MANIFEST" in event.get("key", "") for event in daemon.events("file.done"))
 
-    await daemon.until(lambda: ends() >= count, f"{count} units finished")
+    await daemon.until(lambda: ends() >= count, f"{count} units finished", 60)
     return rows(daemon.folder)
 
 

@@ -346,13 +346,13 @@ async def test_a_reload_links_the_files_that_wait_and_takes_those_that_are_linke
 
 async def test_a_large_folder_and_a_small_one_beside_it(faulty_s3: FaultyS3, tmp_path: Path) -> None:
     """More files than a batch, and than what may be at work at once."""
-    many = {f"{number // 100}/{number}": b"%d" % number for number in range(1200)}
+    many = {f"{number // 100}/{number}": b"%d" % number for number in range(600)}
     async with running(config(tmp_path, faulty_s3, folders(tmp_path))) as daemon:
         fill(tmp_path / "drop", "large", many)
         fill(tmp_path / "drop", "small", SHOOT)
-        await daemon.until(lambda: len(rows(tmp_path)) == 2, "two links", 60)
+        await daemon.until(lambda: len(rows(tmp_path)) == 2, "two links", 120)
         await linked(daemon, 2)
-        await daemon.until(lambda: len(daemon.events("file.done")) == 1200 + 3 + 4, "all to be done", 60)
+        await daemon.until(lambda: len(daemon.events("file.done")) == 600 + 3 + 4, "all to be done", 120)
         await none_open(daemon)
     assert {file["path"]: file["size"] for file in manifest_of(faulty_s3, "large")["files"]} == {
         path: len(content) for path, content in many.items()

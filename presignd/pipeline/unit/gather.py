@@ -112,6 +112,7 @@ class Gatherer:
         """Begin nothing more."""
         self._retired = True
         self._stop.set()
+        self._wake.set()
 
     async def run(self) -> None:
         """Gather and publish until cancelled."""

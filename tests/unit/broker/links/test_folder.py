@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -116,6 +117,15 @@ async def test_a_manifest_is_read_once_and_again_after_a_while() -> None:
     assert [(asked.operation, asked.key) for asked in store.asked] == [("get", KEY)] * 2
 
 
+async def test_visitors_who_come_at_once_cause_one_request() -> None:
+    store = Store(manifest(entry("a")))
+    files = reading(store, [5.0])
+    files._turns = asyncio.Semaphore(1)
+    found = await asyncio.gather(*(files.of(link().new) for _ in range(3)))
+    assert [[*each] for each in found] == [["a"]] * 3
+    assert len(store.asked) == 1
+
+
 async def test_only_a_few_manifests_are_kept() -> None:
     store, now = Store(manifest()), [5.0]
     files = reading(store, now)
@@ -149,6 +159,10 @@ def test_the_page_shows_names_as_text_and_links_each() -> None:
     assert "Until" in text
     assert "<nav" not in text
     assert "<script" not in text
+
+
+def test_a_link_without_an_end_shows_none() -> None:
+    assert "Until" not in folder_page(Shown(link(), None, "/l/ID/x/", 1), [])
 
 
 def test_many_files_have_several_pages() -> None:
