@@ -296,6 +296,12 @@ CODES: dict[str, Code] = {
         'use presign.kind = "broker" with a broker that has [links] url, and a token with the operations link and get; '
         'or set the watch\'s links to "presigned"',
     ),
+    "no_inbox": Code(
+        PresignerFault,
+        "the broker has no such invitation for this token",
+        "correct the inbox's invitation, or have the token's operations (receive, get), bucket or prefix changed at "
+        "the broker",
+    ),
     # A grant.
     "expired_grant": Code(
         GrantFault, "the presigned request expired before the store handled it", "none: presignd asks for a new one"
@@ -339,6 +345,18 @@ CODES: dict[str, Code] = {
         RetryFault,
         "the receiver of a webhook answered 410 (gone), so the webhook is off",
         "remove the webhook, or, if its receiver is there again: presignd webhook enable NAME",
+    ),
+    "inbox_failed": Code(
+        RetryFault,
+        "the inbox's folder can't be written",
+        "make the folder, and give the daemon's user write permission on it and on the folders in it; presignd tries "
+        "again",
+    ),
+    "wrong_bytes": Code(
+        RetryFault,
+        "the object holds other bytes than were received",
+        "look at the object, and ask the sender for it again; it stays on the broker's list, and is tried again at the "
+        "next start",
     ),
     # The file changed.
     "changed_while_uploading": Code(

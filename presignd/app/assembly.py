@@ -13,6 +13,7 @@ from presignd.app.recovery import Recovery
 from presignd.app.telling import Telling
 from presignd.config import Config
 from presignd.control.view import Phase, View
+from presignd.inbox.inboxes import Inboxes
 from presignd.ledger import Ledger, Patience, open_ledger
 from presignd.links import LinksFile
 from presignd.model import FileVersion, Link, Source
@@ -26,7 +27,7 @@ from presignd.pipeline.put import PutHandler, PutRequests
 from presignd.pipeline.record import Recorder
 from presignd.pipeline.settle.settler import Settler
 from presignd.pipeline.unit.markers import Markers
-from presignd.store.signed import register_secrets
+from presignd.store.signed import SignedStore, register_secrets
 from presignd.system.clock import utcnow
 from presignd.webhooks.schedule import Schedule
 
@@ -68,6 +69,7 @@ class Pipeline:
     shared: Shared
     settler: Settler
     watchers: Watchers
+    inboxes: Inboxes
     recovery: Recovery
     phase: Phase
     view: View
@@ -206,6 +208,9 @@ def _build(
         tell=telling.tell,
     )
     in_effect.switch(Work(config, disk.by_watch, shared))
+    inboxes = Inboxes(
+        ledger, lambda: SignedStore(in_effect.work.presigner, in_effect.work.store), backoff=pauses.backoff
+    )
     watchers = Watchers(in_effect, settler, ledger, vanished)
     recovery = Recovery(
         in_effect,
@@ -222,6 +227,7 @@ def _build(
         ledger,
         phase,
         watchers=watchers,
+        inboxes=inboxes,
         settler=settler,
         puts=PutHandler(put_requests, ledger, record=recorder.record, on_vanished=vanished),
         announcer=announcer,
@@ -236,6 +242,7 @@ def _build(
         shared=shared,
         settler=settler,
         watchers=watchers,
+        inboxes=inboxes,
         recovery=recovery,
         phase=phase,
         view=view,

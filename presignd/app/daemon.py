@@ -70,6 +70,7 @@ class Daemon:
         inputs.start("settler", pipeline.settler.run())
         for watcher in pipeline.watchers:
             inputs.start(_of_watch(watcher.name), watcher.run())
+        pipeline.inboxes.start(self._in_effect.config, inputs)
         loops.start("ledger", pipeline.ledger.wait_until_dead())
         loops.start("linker", pipeline.shared.linker.run())
         loops.start("announcer", pipeline.shared.announcer.run())
@@ -116,6 +117,7 @@ class Daemon:
         """Switch to the new configuration; uploads in flight, and watches that did not change, continue."""
         pipeline, stale = self._pipeline, [*found.removed, *found.changed]
         await inputs.stop(*map(_of_watch, stale))
+        await pipeline.inboxes.stop(inputs)
         for name in stale:
             await pipeline.settler.remove(name)
         before = self._in_effect.work
@@ -128,6 +130,7 @@ class Daemon:
         await pipeline.recovery.resume((*found.added, *found.changed))
         for name in (*found.added, *found.changed):
             inputs.start(_of_watch(name), pipeline.watchers[name].run())
+        pipeline.inboxes.start(work.config, inputs)
         if before.config.log != work.config.log:
             setup(work.config.log)
         log_reloaded(found.restart, added=found.added, removed=found.removed, changed=found.changed)

@@ -1,12 +1,14 @@
 """``presignd check`` and ``presignd broker check``: one check for each part; each result has cause and fix.
 
-folders → writing → trust → writer check → events → inotify → ledger → credentials → endpoint → certificate → clock →
+folders → writing → inboxes → trust → writer check → events → inotify → ledger → credentials → invitations →
+endpoint → certificate → clock →
 buckets
 """
 
 from presignd.checks.base import Check, CheckResult, Context, Outcome, context_of, exit_code, fail, ok, run_checks, warn
 from presignd.checks.buckets import check_buckets
 from presignd.checks.endpoint import check_certificate, check_endpoint
+from presignd.checks.inboxes import check_inboxes, check_invitations
 from presignd.checks.local import (
     check_events,
     check_folders,
@@ -37,12 +39,14 @@ __all__ = [
 CHECKS = (
     Check("folders", check_folders),
     Check("writing", check_written, needs=("folders",)),
+    Check("inboxes", check_inboxes, needs=("folders",)),
     Check("trust", check_trust, needs=("folders",)),
     Check("writer check", check_writers, needs=("folders",)),
     Check("events", check_events, needs=("folders",)),
     Check("inotify", check_inotify, needs=("folders",)),
     Check("ledger", check_ledger),
     Check("credentials", check_credentials, remote=True),
+    Check("invitations", check_invitations, needs=("credentials",), remote=True),
     Check("endpoint", check_endpoint, remote=True),
     Check("certificate", check_certificate, needs=("endpoint",), remote=True),
     Check("clock", check_clock, needs=("credentials", "endpoint", "certificate"), remote=True),

@@ -86,6 +86,7 @@ def print_status(found: Document) -> None:
         return
     show.say(_daemon(found, now))
     show.table("watch", _WATCH, map(partial(_watch_row, now=now), found["watches"]))
+    show.table("inbox", _INBOX, map(partial(_inbox_row, now=now), found.get("inboxes", [])))
     show.table("blocked", _BLOCKED, map(partial(_blocked_row, now=now), found["blocked"]))
     show.table("in flight", _IN_FLIGHT, map(_upload_row, found["in_flight"]))
     show.table("settling", _SETTLING, map(partial(_settling_row, now=now), found["settling"]))
@@ -113,6 +114,7 @@ def status_lines(found: Document, width: int, now: datetime) -> list[Line]:
     Lines break between words only. Ages are counted from ``now``.
     """
     parts: list[tuple[str, Sequence[Document], Callable[[Document, int, datetime], Iterable[Line]]]] = [
+        ("Inboxes", found.get("inboxes", []), _inbox_lines),
         ("Blocked", found["blocked"], _blocked_lines),
         ("Uploading", found["in_flight"], _upload_lines),
         ("Settling", found["settling"], _settling_lines),
@@ -149,6 +151,14 @@ def _watch_lines(watch: Document, width: int, now: datetime) -> Iterator[Line]:
     yield from wrapped(", ".join(numbers), width, indent=2, hang=4)
     if how:
         yield from wrapped(", ".join(how), width, indent=2, hang=4, style="dim")
+
+
+def _inbox_lines(inbox: Document, width: int, now: datetime) -> Iterator[Line]:
+    _, folder, invitation, waiting, stopped, received, last = _inbox_row(inbox, now)
+    numbers = [f"{received} received" + (f" (the last {last} ago)" if last else ""), f"{waiting} waiting"]
+    numbers += [f"{stopped} of these stopped"] if inbox["stopped"] else []
+    yield from wrapped(clean(f"{inbox['name']}: invitation {invitation} to {folder}"), width, indent=2, hang=4)
+    yield from wrapped(", ".join(numbers), width, indent=4)
 
 
 def _blocked_lines(found: Document, width: int, now: datetime) -> Iterator[Line]:
@@ -204,6 +214,7 @@ def _in_flight(counts: Document) -> int:
 
 # --- in a pipe ----------------------------------------------------------------------------------
 _WATCH = ("name", "folder", "bucket", "queued", "in flight", "done", "quarantined", "oldest", "next scan", "settles by")
+_INBOX = ("name", "folder", "invitation", "waiting", "stopped", "received", "last")
 _BLOCKED = ("what", "error", "since", "cause", "fix")
 _IN_FLIGHT = ("watch", "path", "sent", "of", "rate", "left")
 _SETTLING = ("watch", "path", "since", "why")
@@ -226,6 +237,11 @@ def _watch_row(watch: Document, now: datetime) -> list[str]:
         until(watch["next_scan"], now),
         watch["writer_check"],
     ]
+
+
+def _inbox_row(inbox: Document, now: datetime) -> list[str]:
+    numbers = [f"{inbox[name]:,}" for name in ("waiting", "stopped", "received")]
+    return [inbox["name"], inbox["path"], inbox["invitation"], *numbers, ago(inbox["last_at"], now)]
 
 
 def _blocked_row(found: Document, now: datetime) -> list[str]:

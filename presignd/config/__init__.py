@@ -5,6 +5,7 @@ from presignd.config.load import Loaded, load
 from presignd.config.models import (
     Config,
     ControlConfig,
+    InboxConfig,
     LedgerConfig,
     LinksConfig,
     LogConfig,
@@ -19,6 +20,7 @@ from presignd.config.models import (
 __all__ = [
     "Config",
     "ControlConfig",
+    "InboxConfig",
     "LedgerConfig",
     "LinksConfig",
     "Loaded",

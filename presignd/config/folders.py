@@ -44,7 +44,35 @@ def folder_problems(config: Config) -> list[str]:
     for watch, place in placed:
         problems += _written_inside(config, watch, place)
         problems += _moved_inside(config, watch, place)
-    return problems + _tls_problems(config)
+    return problems + list(_inbox_problems(config)) + _tls_problems(config)
+
+
+def _inbox_problems(config: Config) -> Iterator[str]:
+    """Yield what is wrong with the inboxes' folders; one of them may be a watch's, too."""
+    seen: dict[str, str] = {}
+    for inbox in config.inboxes:
+        key = f"inbox.{inbox.name}"
+        if (other := seen.setdefault(inbox.invitation, key)) != key:
+            yield f"{key}.invitation: is that of {other}, too; each file goes to one folder: remove one of them"
+        try:
+            with walked(inbox.path):
+                pass
+        except FileNotFoundError:
+            yield f"{key}.path: {inbox.path} does not exist; create it (mkdir -p {inbox.path}) or correct the path"
+            continue
+        except OSError as error:
+            yield f"{key}.path: {inbox.path} can't be used: {error.strerror}; name a folder that this user can enter"
+            continue
+        yield from _inbox_inside(config, key, inbox.path)
+
+
+def _inbox_inside(config: Config, key: str, path: Path) -> Iterator[str]:
+    """Yield a problem for a folder that is presignd's own: a guest's file must not get among its files."""
+    place = _place(path)
+    for own, folder in (("ledger.path", config.ledger.path), ("links.file", config.links.file.parent)):
+        state = _place(folder)
+        if place is not None and state is not None and place.lies_in(state):
+            yield f"{key}.path: {path} lies in the folder of {own} ({folder}); name another"
 
 
 def _key(watch: WatchConfig, key: str = "path") -> str:

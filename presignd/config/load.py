@@ -206,9 +206,10 @@ def _nested(layer: Layer, slots: Mapping[str, Sequence[str]]) -> dict[str, Any]:
 
 
 def _sources(config: Config, layer: Layer) -> dict[str, str]:
-    """Return the source of every option of ``config`` by dotted key, watches under their final names."""
+    """Return the source of every option of ``config`` by dotted key, each under its final name."""
     names = {
         "watch": [watch.name for watch in config.watches],
+        "inbox": [inbox.name for inbox in config.inboxes],
         "webhook": [webhook.name for webhook in config.webhooks],
     }
     named = {section: [*zip(found, tables_of(layer, section), strict=True)] for section, found in names.items()}

@@ -230,6 +230,17 @@ class WatchConfig(Section):
             yield name, kinds.masked_headers(value) if name == "headers" else value
 
 
+class InboxConfig(Section):
+    """[[inbox]]: a folder for what comes in by an invitation of the broker."""
+
+    name: Annotated[str, AfterValidator(rules.check_watch_name)]
+    """The inbox's name in logs and commands: letters, digits, and . _ -"""
+    path: kinds.RequiredPath
+    """The folder."""
+    invitation: Annotated[str, AfterValidator(rules.check_watch_name)]
+    """The name of the invitation, as `presignd broker invite create` was given it."""
+
+
 class UploadConfig(Section):
     """[upload]: how files are sent."""
 
@@ -336,13 +347,17 @@ class WebhookConfig(Section):
 
 
 class Config(Section):
-    """The whole configuration of a daemon; ``watches`` are ``[[watch]]`` in TOML, ``webhooks`` ``[[webhook]]``."""
+    """The whole configuration of a daemon.
+
+    In TOML ``watches`` are ``[[watch]]``, ``inboxes`` ``[[inbox]]`` and ``webhooks`` ``[[webhook]]``.
+    """
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     presign: PresignConfig
     watches: tuple[WatchConfig, ...] = Field(alias="watch")
     webhooks: tuple[WebhookConfig, ...] = Field((), alias="webhook")
+    inboxes: tuple[InboxConfig, ...] = Field((), alias="inbox")
     upload: UploadConfig
     ledger: LedgerConfig
     links: LinksConfig

@@ -14,8 +14,9 @@ _SECRETS = {"access_key", "access_key_id", "headers", "proxy", "endpoint", "publ
     name for name, field in PresignConfig.model_fields.items() if SecretStr in getattr(field.annotation, "__args__", ())
 }
 _NEEDED = {
-    "name": 'is missing; give each watch one, e.g. name = "drop"',
-    "path": "is missing; name the folder to watch",
+    "name": 'is missing; give each one, e.g. name = "drop"',
+    "path": "is missing; name the folder",
+    "invitation": "is missing; name the invitation whose files it takes",
     "bucket": "is missing; name the bucket its files go to",
 }
 _WANTED = {

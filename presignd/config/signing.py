@@ -178,7 +178,13 @@ def by_broker(layer: Layer) -> bool:
 
 def signing_problems(layer: Layer, watches: Sequence[str]) -> list[str]:
     """Return a problem for each option that does not fit presign.kind; ``watches`` are those of ``layer``."""
-    return list(_broker_problems(layer) if by_broker(layer) else _local_problems(layer, watches))
+    if by_broker(layer):
+        return list(_broker_problems(layer))
+    inboxes = dict.fromkeys(option.table for option in layer if option.section == "inbox")
+    return [
+        *_local_problems(layer, watches),
+        *(f'inbox.{name}: needs presign.kind = "broker": invitations are a broker\'s' for name in inboxes),
+    ]
 
 
 def _broker_problems(layer: Layer) -> Iterator[str]:

@@ -14,9 +14,13 @@ from presignd.config.paths import PathBase
 
 _PREFIX = "PRESIGND_"
 
-_ONCE_FOR = {"watch": "folder", "webhook": "receiver"}
-_PLURAL = {"watch": "es", "webhook": "s"}
-_NEEDED = {"watch": "name, path and bucket", "webhook": "url (or url_file) and secret_file"}
+_ONCE_FOR = {"watch": "folder", "webhook": "receiver", "inbox": "folder"}
+_PLURAL = {"watch": "es", "webhook": "s", "inbox": "es"}
+_NEEDED = {
+    "watch": "name, path and bucket",
+    "webhook": "url (or url_file) and secret_file",
+    "inbox": "name, path and invitation",
+}
 """Words about the sections of which there may be many."""
 
 Known = Mapping[str, Sequence[str]]

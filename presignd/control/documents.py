@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from presignd.config import Config, WatchConfig
     from presignd.control.view import BlockedView, FolderView, InFlightView, SettlingView, View
+    from presignd.inbox.inboxes import InboxView
     from presignd.ledger import WatchSummary
     from presignd.model import FileVersion, Link
     from presignd.presign.broker_links import IssuedLink
@@ -196,6 +197,19 @@ def of_webhook(found: WebhookView) -> Document:
     }
 
 
+def of_inbox(inbox: InboxView) -> Document:
+    """Render one inbox: its folder, and how many files came in by it."""
+    return {
+        "name": inbox.config.name,
+        "path": str(inbox.config.path),
+        "invitation": inbox.config.invitation,
+        "waiting": inbox.waiting,
+        "stopped": inbox.stopped,
+        "received": inbox.received,
+        "last_at": time_text(inbox.last_at),
+    }
+
+
 async def overview(view: View) -> Document:
     """Return the whole status: for ``status --json``, the status page and ``/api/status``. No URL is in it."""
     summaries = {found.watch: found for found in await view.ledger.summary()}
@@ -208,6 +222,7 @@ async def overview(view: View) -> Document:
         "watches": [
             of_watch(folder, configs.get(folder.watch), summaries.get(folder.watch)) for folder in view.folders()
         ],
+        "inboxes": [of_inbox(found) for found in await view.inboxes()],
         "settling_count": len(settling),
         "settling": [of_settling(found, roots) for found in settling[:LISTED]],
         "in_flight": [of_in_flight(found, roots) for found in uploads[:LISTED]],

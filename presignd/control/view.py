@@ -16,6 +16,7 @@ from typing import Any, Literal
 from presignd.config import Config
 from presignd.control.links import LinkRequests
 from presignd.errors import UsageError
+from presignd.inbox.inboxes import Inboxes, InboxView, inbox_views
 from presignd.ledger import Ledger, Selection
 from presignd.model import Candidate, FileVersion, Link, Source, State
 from presignd.pipeline.announce import Announcer, shown_path
@@ -72,13 +73,14 @@ class InFlightView:
     idle: float = 0.0
 
 
-Part = Literal["bucket", "store", "presigner", "ledger", "links"]
+Part = Literal["bucket", "store", "presigner", "ledger", "links", "inbox"]
 
 _WORDS: dict[Part, str] = {
     "store": "the store",
     "presigner": "the presigner",
     "ledger": "the ledger",
     "links": "the links file",
+    "inbox": "an inbox",
 }
 
 
@@ -86,7 +88,8 @@ _WORDS: dict[Part, str] = {
 class BlockedView:
     """What blocks more than one file: the bucket of one ``watch``, or, if that is "", a ``part`` that all need.
 
-    ``code`` is one of ``errors.CODES``, ``cause`` the latest error's message, ``since`` UTC.
+    ``inbox`` is the name of one that waits. ``code`` is one of ``errors.CODES``, ``cause`` the latest error's message,
+    ``since`` UTC.
     """
 
     part: Part
@@ -94,10 +97,13 @@ class BlockedView:
     code: str
     cause: str
     since: datetime
+    inbox: str = ""
 
     @property
     def what(self) -> str:
         """Return what is waited for, in words."""
+        if self.inbox:
+            return f"the inbox {self.inbox}"
         return f"the bucket of watch {self.watch}" if self.watch else _WORDS[self.part]
 
 
@@ -123,6 +129,7 @@ class View:
         phase: Phase,
         *,
         watchers: Iterable[Watcher],
+        inboxes: Inboxes,
         settler: Settler,
         puts: PutHandler,
         announcer: Announcer,
@@ -135,6 +142,7 @@ class View:
         self.webhooks = webhooks
         self._in_effect, self._phase = in_effect, phase
         self._watchers, self._settler, self._puts = watchers, settler, puts
+        self._inboxes = inboxes
         self._troubles, self._working = troubles, working
 
     @property
@@ -190,7 +198,16 @@ class View:
             for trouble in self._troubles
             if trouble.problem
         ]
-        return [*parts, *_tripped(self._in_effect.work)]
+        inboxes = [
+            BlockedView("inbox", "", each.problem.code, each.problem.message, each.since, each.name)
+            for each in self._inboxes.troubles()
+            if each.problem
+        ]
+        return [*parts, *_tripped(self._in_effect.work), *inboxes]
+
+    async def inboxes(self) -> Sequence[InboxView]:
+        """Return every inbox, in the configuration's order."""
+        return await inbox_views(self.config, self.ledger)
 
     def hint(self, watch: str, path: bytes) -> None:
         """Settle a path now, because a client waits for it, unless its watch ignores it."""

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from presignd.errors import Fault, Unavailable
 from presignd.ledger import changes, database, queries
+from presignd.ledger.arrivals import ArrivalRecords
 from presignd.ledger.changes import Change, Claim
 from presignd.ledger.database import closed_on_error, explain, open_database, presence_check
 from presignd.ledger.lock import prepare
@@ -128,6 +129,7 @@ class Ledger:
         self._reader = Reader(reading, lambda error: explain(error, path))
         self._running = False
         self.units = UnitRecords(self._do, self._ask)
+        self.arrivals = ArrivalRecords(self._do, self._ask)
 
     # --- settle -------------------------------------------------------------------------------------
 
@@ -361,6 +363,7 @@ class Ledger:
         total = 0
         while forgotten := await self._do(changes.prune, before):
             total += forgotten
+        await self.arrivals.forget(before)
         return total
 
     # --- for commands and pages ----------------------------------------------------------------------------------

@@ -110,6 +110,27 @@ CREATE TABLE sha256 (
   hex     TEXT    NOT NULL
 )
 """
+_ARRIVAL = """
+CREATE TABLE arrival (
+  ref         TEXT    PRIMARY KEY,
+  inbox       TEXT    NOT NULL,
+  bucket      TEXT    NOT NULL,
+  key         TEXT    NOT NULL,
+  path        TEXT    NOT NULL,
+  size        INTEGER NOT NULL,
+  checksum    TEXT    NOT NULL,
+  part_size   INTEGER NOT NULL,
+  received_at INTEGER NOT NULL,
+  state       TEXT    NOT NULL DEFAULT 'waiting',
+  place       BLOB    NOT NULL DEFAULT x'',
+  ino,
+  mtime_ns,
+  placed_at   INTEGER,
+  error_code  TEXT    NOT NULL DEFAULT '',
+  error       TEXT    NOT NULL DEFAULT ''
+) WITHOUT ROWID
+"""
+"""What came in by invitations (``arrivals``); ``place`` is a path below the inbox's folder."""
 
 _MESSAGE = """
 CREATE TABLE message (
@@ -171,5 +192,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX message_subject ON message (webhook, subject, id)",
         # The SHA-256 of its address: another address is another receiver, which is not gone.
         "CREATE TABLE webhook_off (name TEXT PRIMARY KEY, address BLOB NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID",
+    ),
+    (
+        _ARRIVAL,
+        "CREATE INDEX arrival_file ON arrival (ino, mtime_ns) WHERE ino IS NOT NULL",
     ),
 )

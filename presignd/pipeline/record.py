@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from presignd.ledger import Ledger
-from presignd.model import NewVersion
+from presignd.model import NewVersion, Source, State
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.files.prepared import Prepared
 from presignd.pipeline.in_effect import InEffect
+from presignd.pipeline.intake import UPLOAD_PRIORITIES
 
 NOTHING_READ: Mapping[str, Prepared] = {}
 
@@ -29,6 +30,7 @@ class Recorder:
         await asyncio.shield(self._record(versions, contents))
 
     async def _record(self, versions: Sequence[NewVersion], contents: Mapping[str, Prepared]) -> None:
+        versions = await self._without_arrivals(versions)
         dispatcher = self._in_effect.work.dispatcher
         async with dispatcher.room_for(versions, contents) as items:
             intents = {item.version.file_id: item.intent for item in items}
@@ -37,3 +39,16 @@ class Recorder:
             )
             self._announcer.enqueued(done)
             dispatcher.begin(done, items)
+
+    async def _without_arrivals(self, versions: Sequence[NewVersion]) -> Sequence[NewVersion]:
+        """Record what an inbox brought in as ignored: it came from the bucket. A person may still ``put`` it."""
+        found = [version for version in versions if version.priority != UPLOAD_PRIORITIES[Source.PUT]]
+        arrived = await self._ledger.arrivals.brought_in([version.fingerprint for version in found])
+        if not arrived:
+            return versions
+        own = {version.file_id for version in found if version.fingerprint in arrived}
+        return [_ignored(version) if version.file_id in own else version for version in versions]
+
+
+def _ignored(version: NewVersion) -> NewVersion:
+    return version._replace(state=State.IGNORED, key=None, error_code="", error="")

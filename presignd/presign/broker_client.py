@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -87,9 +87,14 @@ class BrokerClient:
         return datetime.fromtimestamp(self._clock().timestamp() + offset, UTC)
 
     async def ask(
-        self, path: str, document: Mapping[str, Any] | None = None, *, most: int = LEAST_BODY
+        self,
+        path: str,
+        document: Mapping[str, Any] | None = None,
+        *,
+        most: int = LEAST_BODY,
+        also: Collection[int] = (),
     ) -> BrokerResponse:
-        """GET ``path``, or POST ``document`` to it; return a response of 200, 204, 403 or 413.
+        """GET ``path``, or POST ``document`` to it; return a response of 200, 204, 403, 413 or ``also``.
 
         ``most`` is the longest body in bytes that is read. Raises ``PresignerFault`` for all else.
         """
@@ -107,7 +112,7 @@ class BrokerClient:
         if (document is None or raw.status != OK) and self._echoes.are_in(raw.body.decode("latin-1")):
             raise fault("bad_broker", "its answer says the token again")
         response = BrokerResponse(raw.status, _parsed(raw.body), raw.date, raw.retry_after, _s3_code(raw))
-        if response.status not in (OK, NO_CONTENT, FORBIDDEN, TOO_LARGE):
+        if response.status not in (OK, NO_CONTENT, FORBIDDEN, TOO_LARGE, *also):
             raise refusal_of(response)
         return response
 

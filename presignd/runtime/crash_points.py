@@ -48,6 +48,17 @@ POINTS = (
 )
 """Points beside effects. Each commit has two more: ``commit.<operation>.before`` and ``.after`` (``CHANGES``)."""
 
+INBOX_POINTS = (
+    "inbox.download.step",
+    "inbox.downloaded",
+    "inbox.place.before",
+    "inbox.place.after",
+    "inbox.acked",
+)
+"""Points of inboxes, and ``INBOX_CHANGES`` their commits: they have a test of their own (``tests/system``)."""
+
+INBOX_CHANGES = ("record_arrivals", "record_placing", "record_placed", "record_acked")
+
 CHANGES = (
     "record_announced",
     "add_message",

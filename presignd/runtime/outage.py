@@ -12,11 +12,14 @@ from presignd.telemetry.log import get_logger
 class Trouble:
     """Logs ``PART.blocked`` at the first problem and ``PART.unblocked`` at the end, whatever comes between.
 
-    ``problem`` is the latest one, None while there is none; ``since`` (UTC) is when it began.
+    ``problem`` is the latest one, None while there is none; ``since`` (UTC) is when it began. ``name`` tells one of
+    several parts of a kind.
     """
 
-    def __init__(self, part: Literal["ledger", "links"]) -> None:
-        self.part: Literal["ledger", "links"] = part
+    def __init__(self, part: Literal["ledger", "links", "inbox"], name: str = "") -> None:
+        self.part: Literal["ledger", "links", "inbox"] = part
+        self.name = name
+        self._named = {part: name} if name else {}
         self.problem: PresigndError | None = None
         self.since = utcnow()
         self._log = get_logger()
@@ -25,11 +28,13 @@ class Trouble:
         """Note a problem, and log the first."""
         if self.problem is None:
             self.since = utcnow()
-            self._log.error(f"{self.part}.blocked", error_code=problem.code, error=problem.message, fix=problem.fix)
+            self._log.error(
+                f"{self.part}.blocked", **self._named, error_code=problem.code, error=problem.message, fix=problem.fix
+            )
         self.problem = problem
 
     def over(self) -> None:
         """Note that it works, and log the end of a problem."""
         if self.problem is not None:
-            self._log.info(f"{self.part}.unblocked")
+            self._log.info(f"{self.part}.unblocked", **self._named)
         self.problem = None

@@ -72,7 +72,7 @@ class StoreClient:
 
         ``body`` is bytes, or a slice of a file to stream; ``on_sent`` gets the number of bytes sent so far.
         ``timeout`` is in seconds without progress. Requests with the same ``file_of`` share the rate limit as one
-        file. ``into`` takes the body of a 200 piece by piece; without it, up to ``KEPT_BODY`` bytes are kept.
+        file. ``into`` takes the body of a 200 or 206 piece by piece; without it, up to ``KEPT_BODY`` bytes are kept.
         Redirects are not followed.
         """
         exchange = self._opened or self._open()

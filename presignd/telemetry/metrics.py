@@ -57,6 +57,8 @@ LAST_UPLOAD = _gauge("presignd_last_upload_timestamp_seconds", "When a version l
 PRESIGN_REQUESTS = _counter("presignd_presign_requests_total", "Grants asked for.", "operation", "result")
 WATCH_OVERFLOWS = _counter("presignd_watch_overflows_total", "Times that events may have been lost.", "watch")
 RESCAN_FOUND = _counter("presignd_rescan_found_total", "Files that only a scan on the timer found.", "watch")
+INBOX_RECEIVED = _counter("presignd_inbox_received_total", "Files that came in by an invitation.", "inbox")
+INBOX_BYTES = _counter("presignd_inbox_received_bytes_total", "Their bytes.", "inbox")
 CREDENTIAL_EXPIRY = _gauge(
     "presignd_credential_expiry_timestamp_seconds", "When the signing credential expires; +Inf if it does not."
 )
@@ -70,6 +72,9 @@ OLDEST_PENDING = _gauge("presignd_oldest_pending_seconds", "Age of the oldest qu
 QUARANTINED = _gauge("presignd_quarantined_files", "Versions that wait for a person.", "watch")
 SETTLING = _gauge("presignd_settling_files", "Paths that are not complete yet.", "watch")
 OLDEST_SETTLING = _gauge("presignd_oldest_settling_seconds", "Age of the oldest of them; 0 without any.", "watch")
+INBOX_WAITING = _gauge("presignd_inbox_waiting_files", "Files that came in and are not in the folder yet.", "inbox")
+INBOX_STOPPED = _gauge("presignd_inbox_stopped_files", "Of these, files that can't be brought in.", "inbox")
+INBOX_LAST = _gauge("presignd_inbox_last_timestamp_seconds", "When a file last came in; 0 for none.", "inbox")
 INFLIGHT = _gauge("presignd_inflight_uploads", "Uploads under way.")
 WEBHOOK_WAITING = _gauge("presignd_webhook_waiting", "Messages that wait to be delivered.", "webhook")
 WEBHOOK_OFF = _gauge("presignd_webhook_off", "1 while a webhook is off, as its receiver answered 410.", "webhook")

@@ -223,8 +223,21 @@ def show_gauges(status: Document, now: datetime) -> None:
         metrics.export_webhook(webhook["name"])
         metrics.WEBHOOK_WAITING.labels(webhook["name"]).set(webhook["waiting"])
         metrics.WEBHOOK_OFF.labels(webhook["name"]).set(webhook["off_since"] is not None)
+    _show_inboxes(status["inboxes"])
     metrics.INFLIGHT.set(len(status["in_flight"]))
     metrics.STORE_UP.set(not any(found["part"] == "store" for found in status["blocked"]))
+
+
+def _show_inboxes(inboxes: Sequence[Document]) -> None:
+    for gauge in (metrics.INBOX_WAITING, metrics.INBOX_STOPPED, metrics.INBOX_LAST):
+        gauge.clear()
+    for inbox in inboxes:
+        name, last = inbox["name"], inbox["last_at"]
+        metrics.INBOX_WAITING.labels(name).set(inbox["waiting"])
+        metrics.INBOX_STOPPED.labels(name).set(inbox["stopped"])
+        metrics.INBOX_LAST.labels(name).set(datetime.fromisoformat(last).timestamp() if last else 0.0)
+        for counter in (metrics.INBOX_RECEIVED, metrics.INBOX_BYTES):
+            counter.labels(name)
 
 
 def _age(times: Iterable[str | None], now: datetime) -> float:

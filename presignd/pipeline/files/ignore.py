@@ -44,6 +44,9 @@ Xunlei's ``*.td`` is not in it: other files end so too."""
 OWN_PREFIX = b".presignd-"
 """Prefix of the daemon's own temporary names, which are always ignored."""
 
+INBOX_PREFIX = OWN_PREFIX + b"inbox-"
+"""Prefix of what an inbox downloads; no version has such a name."""
+
 _CACHED_DIRECTORIES = 4096
 
 _LITERAL = r"[^*?\[\]\\/!#\s]+"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from presignd.errors import PresigndError
 from presignd.model import Candidate, Source
 from presignd.pipeline.announce import shown_path
-from presignd.pipeline.files.ignore import OWN_PREFIX
+from presignd.pipeline.files.ignore import INBOX_PREFIX, OWN_PREFIX
 from presignd.pipeline.files.rename import rename_to_free
 from presignd.pipeline.watch.pauses import PAUSES
 from presignd.runtime.heartbeat import beat
@@ -55,7 +55,7 @@ class Leftovers:
 
     def add(self, paths: Iterable[bytes]) -> None:
         """Add paths (below the root) with names of presignd's own. Most are in use and are left alone."""
-        self._paths.update(paths)
+        self._paths.update(path for path in paths if not posixpath.basename(path).startswith(INBOX_PREFIX))
 
     async def run(self) -> None:
         """Look at the added paths until cancelled, repeatedly at those in use."""

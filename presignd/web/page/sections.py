@@ -67,10 +67,25 @@ def sections(snapshot: Snapshot, *, full: bool) -> dict[str, Html]:
         "stopped": _stopped(snapshot, full=full),
         "links": _links(snapshot, full=full),
         "settling": _settling(snapshot),
+        "inboxes": _inboxes(snapshot),
         "hour": _hour(snapshot),
         "watches": _watches(snapshot),
         "webhooks": _webhooks(snapshot),
     }
+
+
+# --- what came in -----------------------------------------------------------------------------------
+def _inboxes(snapshot: Snapshot) -> Html:
+    def item(inbox: Document) -> Html:
+        said = [f"{count(inbox['received'], 'file')} received", f"{inbox['waiting']:,} waiting"]
+        said += [f"{inbox['stopped']:,} of these stopped: see the log"] if inbox["stopped"] else []
+        last = (", the last ", ago(inbox["last_at"], snapshot.now), " ago") if inbox["last_at"] else ()
+        head = tag("h3", inbox["name"], ": ", shown(inbox["path"]))
+        return join(
+            head, tag("p", "By the invitation ", tag("code", inbox["invitation"])), tag("p", ", ".join(said), *last)
+        )
+
+    return titled("Inboxes", _list(snapshot.status["inboxes"], item))
 
 
 # --- work in progress -------------------------------------------------------------------------------

@@ -149,3 +149,32 @@ def test_moving_onto_the_watchs_own_folder_is_seen_through_a_symlink(tmp_path: P
 def test_certificates_that_can_not_be_read_are_told(tmp_path: Path, drop: Path) -> None:
     (problem,) = folder_problems(make(tmp_path, {"path": drop}, presign={"ca_file": tmp_path / "ca.pem"}))
     assert problem.startswith(f"presign.ca_file: {tmp_path / 'ca.pem'} can't be read: No such file")
+
+
+# --- inboxes ------------------------------------------------------------------------------------------
+def inboxes(*paths: Path, **changes: str) -> list[dict[str, Any]]:
+    return [{"name": f"i{n}", "path": path, "invitation": f"inv{n}"} | changes for n, path in enumerate(paths)]
+
+
+def test_an_inbox_may_be_in_a_watch_and_must_be_there(tmp_path: Path, drop: Path) -> None:
+    (tmp_path / "file").touch()
+    found = inboxes(drop, drop / "below", tmp_path / "none", tmp_path / "file")
+    missing, file = folder_problems(make(tmp_path, {"path": drop}, inbox=found))  # type: ignore[arg-type] # a list
+    assert missing.startswith(f"inbox.i2.path: {tmp_path / 'none'} does not exist; create it")
+    assert file.startswith(f"inbox.i3.path: {tmp_path / 'file'} can't be used: ")
+
+
+def test_an_inbox_among_presignds_own_files_is_refused(tmp_path: Path, drop: Path) -> None:
+    (tmp_path / "state" / "links" / "in").mkdir(parents=True)
+    found = inboxes(tmp_path / "state", tmp_path / "state" / "links" / "in")
+    problems = folder_problems(make(tmp_path, {"path": drop}, inbox=found))  # type: ignore[arg-type] # a list
+    assert [problem.partition(" lies in the folder of ")[0] for problem in problems] == [
+        f"inbox.i0.path: {tmp_path / 'state'}",
+        *[f"inbox.i1.path: {tmp_path / 'state/links/in'}"] * 2,
+    ]
+
+
+def test_an_invitation_is_of_one_inbox(tmp_path: Path, drop: Path) -> None:
+    found = inboxes(drop, tmp_path / "other", invitation="march")
+    (problem,) = folder_problems(make(tmp_path, {"path": drop}, inbox=found))  # type: ignore[arg-type] # a list
+    assert problem.startswith("inbox.i1.invitation: is that of inbox.i0, too")

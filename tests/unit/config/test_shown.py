@@ -20,7 +20,11 @@ from presignd.config.options import SECTIONS, defaults, json_schema
 from presignd.units import format_duration, parse_duration
 
 EXAMPLE = Path(__file__).parents[3] / "config.example.toml"
-NEEDED = {"watch": {"name", "path", "bucket"}, "webhook": {"name", "url", "secret"}}
+NEEDED = {
+    "watch": {"name", "path", "bucket"},
+    "inbox": {"name", "path", "invitation"},
+    "webhook": {"name", "url", "secret"},
+}
 
 
 @pytest.fixture(scope="module")
