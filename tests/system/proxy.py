@@ -130,13 +130,13 @@ class Proxy:
                 request = await _read_request(reader)
                 fault = self.plan(request)
                 self.met[fault.kind] += 1
-                await self._exchange(request, fault, _Client(reader, writer))
+                await self._exchange(request, fault, Client(reader, writer))
         finally:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
 
-    async def _exchange(self, request: Request, fault: Fault, client: _Client) -> None:
+    async def _exchange(self, request: Request, fault: Fault, client: Client) -> None:
         match fault.kind:
             case Kind.RESET:
                 client.reset()
@@ -148,7 +148,7 @@ class Proxy:
             case _:
                 await self._pass_both_ways(request, fault, client)
 
-    async def _pass_both_ways(self, request: Request, fault: Fault, client: _Client) -> None:
+    async def _pass_both_ways(self, request: Request, fault: Fault, client: Client) -> None:
         await asyncio.sleep(fault.seconds if fault.kind is Kind.DELAY else 0)
         if client.is_gone:
             return
@@ -165,7 +165,7 @@ class Proxy:
         """Send one request to the store and return its whole answer (b"" without ``answer``)."""
         reader, writer = await asyncio.open_connection(*self._upstream)
         try:
-            writer.write(_closing(head) + body)
+            writer.write(closing(head) + body)
             await writer.drain()
             return await reader.read(-1) if answer else b""
         finally:
@@ -175,7 +175,9 @@ class Proxy:
 
 
 @dataclass(slots=True)
-class _Client:
+class Client:
+    """The side that asks."""
+
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
@@ -185,6 +187,7 @@ class _Client:
         return self.reader.at_eof() or self.writer.transport.is_closing()
 
     async def send(self, data: bytes) -> None:
+        """Send bytes, as fast as they are taken."""
         self.writer.write(data)
         await self.writer.drain()
 
@@ -198,16 +201,17 @@ class _Client:
 async def _read_request(reader: asyncio.StreamReader) -> Request:
     head = await reader.readuntil(b"\r\n\r\n")
     method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
-    body = await reader.readexactly(int(_field(head, b"content-length") or 0))
+    body = await reader.readexactly(int(field(head, b"content-length") or 0))
     return Request(method, target, head, body)
 
 
-def _field(head: bytes, name: bytes) -> bytes:
+def field(head: bytes, name: bytes) -> bytes:
+    """Return a header's value; ``name`` is in lower case."""
     lines = (line.partition(b":") for line in head.split(b"\r\n")[1:])
     return next((value.strip() for field, _, value in lines if field.lower() == name), b"")
 
 
-def _closing(head: bytes) -> bytes:
+def closing(head: bytes) -> bytes:
     """Ask the store to close after its answer: then the answer ends where the connection does."""
     lines = [line for line in head[:-4].split(b"\r\n") if not line.lower().startswith(b"connection:")]
     return b"\r\n".join([*lines, b"Connection: close", b"", b""])

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,9 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, expect
 from playwright.async_api import Page as Tab
 
-from tests.brokers import Document
 from tests.stable import Sharing, sharing
-from tests.stores import Store
-from tests.system.proxy import Fault, Kind, Proxy, Request
+from tests.stores import Store, on_one_store
+from tests.system.breaking import broken_off
 from tests.system.scenes import chromium
 
 pytestmark = [
@@ -37,11 +34,11 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def broker(seaweedfs: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sharing]:
-    bucket = seaweedfs.new_bucket()
-    seaweedfs.write(bucket, "one/a.bin", BODY)
-    seaweedfs.write(bucket, "one/page.html", b"<script>document.title = 'it ran'</script>")
-    with sharing(tmp_path_factory.mktemp("broker"), seaweedfs, bucket) as broker:
+def broker(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sharing]:
+    bucket = store.new_bucket()
+    store.write(bucket, "one/a.bin", BODY)
+    store.write(bucket, "one/page.html", b"<script>document.title = 'it ran'</script>")
+    with sharing(tmp_path_factory.mktemp("broker"), store, bucket) as broker:
         yield broker
 
 
@@ -78,6 +75,23 @@ async def test_a_limited_link_is_downloaded_by_its_button_and_then_used_up(brows
     assert broker.opened(link) == 1
 
 
+async def test_the_sixth_opening_of_five_says_so_and_a_revoked_link_does(browser: Browser, broker: Sharing) -> None:
+    link = broker.link("one/a.bin", max_downloads=5)
+    for _ in range(5):
+        tab, _ = await tab_of(browser, link["url"])
+        assert (await downloaded(tab))[1] == BODY
+        await tab.context.close()
+    tab, told = await tab_of(browser, link["url"])
+    await expect(tab.get_by_role("heading")).to_have_text("This link is used up")
+    await expect(tab.get_by_role("main")).to_contain_text("made for a limited number of downloads. Ask whoever sent it")
+    revoked = broker.link("one/a.bin")
+    broker.revoke_link(revoked)
+    await tab.goto(revoked["url"])
+    await expect(tab.get_by_role("heading")).to_have_text("This link was revoked")
+    assert not [line for line in told if "410" not in line]
+
+
+@on_one_store
 async def test_a_pin_is_typed_and_sent_by_keyboard_alone(browser: Browser, broker: Sharing) -> None:
     link = broker.link("one/a.bin", pin="2468")
     tab, _ = await tab_of(browser, link["url"])
@@ -105,10 +119,8 @@ async def test_a_link_without_limits_is_saved_under_its_name(browser: Browser, b
     assert (await waiting.value).suggested_filename == "b.bin"
 
 
-async def test_a_video_element_plays_and_seeks_through_a_link(
-    browser: Browser, broker: Sharing, seaweedfs: Store
-) -> None:
-    seaweedfs.write(broker.bucket, "one/tone.wav", wave(seconds=60))
+async def test_a_video_element_plays_and_seeks_through_a_link(browser: Browser, broker: Sharing, store: Store) -> None:
+    store.write(broker.bucket, "one/tone.wav", wave(seconds=60))
     link = broker.link("one/tone.wav", content_type="audio/wav", disposition="inline")
     tab = await (await browser.new_context()).new_page()
     await tab.set_content(f'<video src="{link["url"]}" muted></video>')
@@ -138,6 +150,7 @@ def wave(seconds: int) -> bytes:
     )
 
 
+@on_one_store
 @pytest.mark.parametrize("colours", ["light", "dark"])
 @pytest.mark.parametrize("given", [{}, PHONE], ids=["desk", "phone"])
 async def test_axe_finds_nothing_wrong(browser: Browser, broker: Sharing, colours: str, given: dict[str, Any]) -> None:
@@ -172,39 +185,12 @@ async def test_curl_follows_a_link_asks_for_its_head_and_spends_a_limited_one(br
     assert "used up" in run(tmp_path, "curl", "-sS", limited["url"]).stdout
 
 
-class Cutting:
-    """A plan for a proxy before the store: the first GET breaks off in the middle. ``resumed`` has the later ranges."""
-
-    def __init__(self) -> None:
-        self.cut = False
-        self.resumed: list[str] = []
-
-    def __call__(self, request: Request) -> Fault:
-        if request.method != "GET" or "/one/" not in request.target:
-            return Fault()
-        if not self.cut:
-            self.cut = True
-            return Fault(Kind.CUT_ANSWER)
-        self.resumed += re.findall(r"(?i)\r\nrange: *bytes=(\d+)-", request.head.decode("latin-1"))
-        return Fault()
-
-
-@contextmanager
-def cut_off(seaweedfs: Store, folder: Path) -> Iterator[tuple[Document, Cutting]]:
-    """Share an object through a proxy that breaks off its first download."""
-    bucket, plan = seaweedfs.new_bucket(), Cutting()
-    seaweedfs.write(bucket, "one/w.bin", BODY)
-    with (
-        Proxy(seaweedfs.endpoint, plan) as proxy,
-        sharing(folder, seaweedfs, bucket, endpoint=proxy.endpoint) as broker,
-    ):
-        yield broker.link("one/w.bin"), plan
-
-
 @pytest.mark.needs("wget")
-async def test_wget_resumes_a_download_that_broke_off(seaweedfs: Store, tmp_path: Path) -> None:
-    with cut_off(seaweedfs, tmp_path / "broker") as (link, plan):
+async def test_wget_resumes_a_download_that_broke_off(store: Store, tmp_path: Path) -> None:
+    bucket = store.new_bucket()
+    store.write(bucket, "one/w.bin", BODY)
+    with broken_off(store, bucket, "one/w.bin", tmp_path, "reset") as (link, proxy):
         done = await asyncio.to_thread(run, tmp_path, "wget", "-nv", "-t", "5", "-O", "w.bin", link["url"])
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "w.bin").read_bytes() == BODY
-    assert [0 < int(start) < len(BODY) for start in plan.resumed] == [True]
+    assert [0 < start < len(BODY) for start in proxy.resumed] == [True]
