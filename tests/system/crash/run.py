@@ -36,7 +36,9 @@ FAULT_RATE = 0.3
 """Share of the requests that meet a fault of the proxy's."""
 ON_POWER = ("ledger", "links", "folder")
 LONGEST_LIFE = 2.5
-"""Seconds a daemon lives at most; twice that where it waits for a named point."""
+"""Seconds a daemon lives at most; twice that where it waits for a named point: these begin when it is ready."""
+LONGEST_START = 20.0
+"""Seconds until it is ready, at most: on a busy machine a start takes longer than a life."""
 POINT_SHARE = 0.6
 """Share of the kills that aim at a named point; one that isn't reached in its life becomes a random one."""
 SETTLE_TIMEOUT = 120.0
@@ -217,7 +219,11 @@ class Harness:
     def _live_and_be_killed(self) -> None:
         aimed = self._rng.random() < POINT_SHARE
         point = self._next_point() if aimed else ""
+        self.log.read()
+        ready = self.log.counts["daemon.ready"]
         process = self.daemon.started_at(f"{point}:{self._rng.choice((1, 1, 1, 2, 4))}" if aimed else "")
+        if aimed:
+            self._until_ready(process, ready)
         self._provoke(point)
         try:
             code = process.wait(2 * LONGEST_LIFE if aimed else self._rng.uniform(0.2, LONGEST_LIFE))
@@ -226,6 +232,15 @@ class Harness:
         else:
             self._died(code, point)
         self.report.kills += 1
+
+    def _until_ready(self, process: subprocess.Popen[bytes], before: int) -> None:
+        """Wait until the daemon says that it is ready, which it did ``before`` times, or has ended."""
+        deadline = time.monotonic() + LONGEST_START
+        while process.poll() is None and time.monotonic() < deadline:
+            self.log.read()
+            if self.log.counts["daemon.ready"] > before:
+                return
+            time.sleep(0.05)
 
     def _cut_power(self) -> None:
         """Lose, on disks that can, what was not synced when the daemon was killed."""
