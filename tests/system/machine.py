@@ -172,7 +172,7 @@ class Machine:
 
 
 def _captured(command: Sequence[str | Path], **more: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, **more)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=900, **more)
 
 
 def _said(done: subprocess.CompletedProcess[str], command: Sequence[str | Path]) -> str:
