@@ -84,8 +84,9 @@ async def saving_browser(folder: Path) -> AsyncIterator[SavingBrowser]:
     profile, saved = folder / "profile", folder / "saved"
     _configure(profile, saved)
     flags = ["--headless=new", *FLAGS, "--no-first-run", "--remote-debugging-port=0", f"--user-data-dir={profile}"]
-    quiet = {"stdout": DEVNULL, "stderr": DEVNULL}
-    process = await asyncio.create_subprocess_exec(CHROMIUM, *flags, "about:blank", start_new_session=True, **quiet)
+    process = await asyncio.create_subprocess_exec(
+        CHROMIUM, *flags, "about:blank", stdout=DEVNULL, stderr=DEVNULL, start_new_session=True
+    )
     try:
         place = await _until(lambda: asyncio.to_thread(_place, profile / "DevToolsActivePort"))
         async with aiohttp.ClientSession() as session, session.ws_connect(place, max_msg_size=0) as socket:
