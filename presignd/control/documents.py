@@ -137,17 +137,21 @@ def of_settling(settling: SettlingView, roots: Roots) -> Document:
 
 
 def of_in_flight(upload: InFlightView, roots: Roots) -> Document:
-    """Render one upload in progress: bytes sent, bytes a second, seconds since the last byte, seconds left."""
+    """Render one upload in progress: bytes sent, bytes a second, seconds since the last byte, seconds left.
+
+    What ``put -`` still reads has no size yet: then it is what was sent so far.
+    """
     version = upload.version
+    size = max(version.size, upload.sent)
     return {
         "file_id": version.file_id,
         "watch": version.watch,
         "path": absolute(roots, version.watch, version.path),
-        "size": version.size,
+        "size": size,
         "sent": upload.sent,
         "rate": upload.rate,
         "idle_seconds": round(upload.idle, 1),
-        "seconds_left": (version.size - upload.sent) / upload.rate if upload.rate >= 1 else None,
+        "seconds_left": (size - upload.sent) / upload.rate if upload.rate >= 1 else None,
     }
 
 

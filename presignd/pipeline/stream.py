@@ -143,9 +143,8 @@ class Stream:
         self._failed.set()
 
     async def fails(self) -> None:
-        """Raise the fault that ended the stream, once there is one."""
-        with resting():
-            await self._failed.wait()
+        """Raise the fault that ended the stream, once there is one. The heart does not rest: senders are watched."""
+        await self._failed.wait()
         assert self._problem is not None, "it was set first"
         raise self._problem
 

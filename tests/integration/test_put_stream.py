@@ -14,15 +14,20 @@ from typing import Any
 
 import pytest
 
+from presignd.control.documents import of_in_flight
 from presignd.control.peer import Peer
 from presignd.control.requests import Responder
+from presignd.control.view import InFlightView
 from presignd.errors import Fault, PresigndError, Refused, Unavailable, UsageError
+from presignd.ledger.rows import as_recorded
 from presignd.pipeline import put
 from presignd.s3.checksums import checksum_of
 from presignd.system.filesystem import close_quietly
+from tests.faulty_etags import ETAGS
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3, Object
 from tests.integration.test_faults_parts import COMPLETE, CREATE, ONE_PART, PART, etag_in_parts, in_parts, none_left
 from tests.running import Running, running, watch
+from tests.versions import new
 
 SMALL = random.Random(1).randbytes(PART - 1)
 LARGE = random.Random(2).randbytes(3 * PART + 5)
@@ -185,6 +190,43 @@ async def test_an_upload_that_the_store_lost_ends_it(
 def _parts(daemon: Running) -> int:
     with sqlite3.connect(f"file:{daemon.folder}/state/ledger.sqlite3?mode=ro", uri=True) as ledger:
         return int(ledger.execute("SELECT count(*) FROM part").fetchone()[0])
+
+
+async def test_its_checksum_is_the_crc_of_the_whole_where_the_store_proves_it(
+    tmp_path: Path, faulty_s3: FaultyS3
+) -> None:
+    faulty_s3.checksums = {"sha256", "crc64nvme", "crc32c"}
+    async with daemon_on(tmp_path, faulty_s3) as daemon:
+        for data in (SMALL, LARGE):
+            assert (await put_of(daemon, data))["checksum"] == checksum_of(data, "crc64nvme")
+    assert stored(faulty_s3) == {NAME: LARGE}
+
+
+@pytest.mark.parametrize("form", ETAGS)
+async def test_it_arrives_once_whatever_the_etags_are(tmp_path: Path, faulty_s3: FaultyS3, form: str) -> None:
+    faulty_s3.etags = ETAGS[form]
+    async with daemon_on(tmp_path, faulty_s3) as daemon:
+        for data in (LARGE, LARGE[1:]):
+            await put_of(daemon, data)
+            assert stored(faulty_s3) == {NAME: data}
+        assert daemon.events("upload.retry", "file.quarantined") == []
+
+
+async def test_an_object_whose_complete_had_no_answer_is_known_as_its_own(tmp_path: Path, faulty_s3: FaultyS3) -> None:
+    """Not at once, as the store doesn't tell: by the next attempt, which has no part to send again."""
+    async with daemon_on(tmp_path, faulty_s3) as daemon:
+        client = Client(daemon)
+        await client.write(LARGE)
+        await daemon.until(lambda: _parts(daemon) == 3, "three parts")
+        faulty_s3.fault(**COMPLETE, reset="after")
+        faulty_s3.fault("HEAD", NAME, status=500, code="InternalError", times=2)
+        await client.end()
+        link = await client.link
+        assert daemon.events("upload.retry")
+        await none_left(daemon, faulty_s3)
+    assert stored(faulty_s3) == {NAME: LARGE}
+    assert link["checksum"] == "md5:" + etag_in_parts(LARGE).strip('"')
+    assert daemon.links() == [NAME]
 
 
 async def test_another_object_under_its_key_meanwhile_ends_it(tmp_path: Path, faulty_s3: FaultyS3) -> None:
@@ -373,3 +415,9 @@ async def test_it_takes_nothing_but_a_socket(tmp_path: Path, faulty_s3: FaultyS3
                 await anext(responder.answer({"op": "put_stream", "name": "a"}, Peer.me(), fds))
             for fd in fds:
                 close_quietly(fd)
+
+
+def test_what_has_no_size_yet_is_shown_as_large_as_what_was_sent() -> None:
+    version = as_recorded(new(b"/dev/stdin/a"), "a")
+    shown = of_in_flight(InFlightView(version, sent=version.size + 100, rate=10.0), {})
+    assert (shown["size"], shown["sent"], shown["seconds_left"]) == (version.size + 100, version.size + 100, 0)

@@ -15,6 +15,7 @@ from typing import IO
 import pytest
 
 from presignd.s3.limits import CHECK_NAME
+from tests.brokers import OneToken, served
 from tests.canary import assert_no_secrets
 from tests.stores import Store
 from tests.system.harness import COMMAND, Presignd, config_for, fetch, until_true
@@ -163,6 +164,20 @@ def test_a_store_that_is_away_ends_it_with_3(pipe: Pipe) -> None:
     pipe.daemon.config.write_text(config)
     code, out, err = pipe.put(SMALL, "--name", "a")
     assert (code, out, err.count("\n")) == (3, "", 1)
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
+def test_a_broker_s_token_is_enough(tmp_path: Path, seaweedfs: Store, data: bytes) -> None:
+    """The machine with the pipe has no key of the store; the token's prefix is before the name."""
+    bucket = seaweedfs.new_bucket()
+    with served(OneToken(tmp_path / "broker", seaweedfs, bucket, prefix="backup/")) as broker:
+        config = config_for(seaweedfs, tmp_path, bucket, more=PARTS, presign=broker.presign)
+        daemon = Presignd(tmp_path, config, secrets=(seaweedfs.secret_key, broker.secret))
+        command = [str(COMMAND), "put", "-c", str(daemon.config), "-", "--name", "shop.dump"]
+        done = subprocess.run(command, env=daemon.environ, input=data, capture_output=True, timeout=120, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert fetch(done.stdout.decode().strip()) == data
+        assert seaweedfs.read(bucket, "backup/shop.dump") == data
 
 
 @pytest.mark.needs("terminal")
