@@ -118,6 +118,10 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "desktop-file-validate": _program("desktop-file-validate", "desktop-file-utils"),
     "systemd-analyze": _program("systemd-analyze", "systemd"),
     "systemd-nspawn": _program("systemd-nspawn", "systemd-container"),
+    "debootstrap": _program("debootstrap", "debootstrap"),
+    "buildah": _program("buildah", "buildah"),
+    "docker-compose": _program("docker-compose", "docker-compose"),
+    "lintian": _program("lintian", "lintian"),
     "faketime": (lambda: LIBFAKETIME is not None, "libfaketime (apt-get install libfaketime)"),
     "chromium": (CHROMIUM.exists, f"{CHROMIUM} (apt-get install chromium)"),
     "ceph": (

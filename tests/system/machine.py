@@ -1,4 +1,4 @@
-"""A test machine: a real systemd, booted by systemd-nspawn over an overlay of this host.
+"""A test machine: a real systemd, booted by systemd-nspawn over an overlay of this host, or of another Debian.
 
 The host stays as it is: everything is written to a tmpfs in a mount namespace that ends with the machine.
 The network is the host's, so that a store on loopback is the same there and here.
@@ -21,7 +21,7 @@ _PREPARE = """
 set -e
 mount -t tmpfs -o size=3g,mode=0755 tmpfs "$1"
 mkdir "$1/upper" "$1/work" "$1/root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
+mount -t overlay overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" "$1/root"
 cd "$1/root"
 # Only what systemd itself brings: this host's own services are no part of the test.
 rm -rf etc/systemd/system/*.wants etc/rc?.d etc/init.d var/log/journal/*
@@ -50,13 +50,16 @@ _CGROUPS = [Path("/sys/fs/cgroup", *more, name) for more in ((), ("systemd",), (
 
 
 class Machine:
-    """Prepared when made; ``boot`` and ``power_off`` it any number of times, ``close`` it at the end."""
+    """Prepared when made; ``boot`` and ``power_off`` it any number of times, ``close`` it at the end.
 
-    def __init__(self, folder: Path) -> None:
+    ``below`` is the root folder that it is an overlay of.
+    """
+
+    def __init__(self, folder: Path, below: Path = Path("/")) -> None:
         self._folder = folder
         self.root = folder / "root"
         self._holder = subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", "sh", "-c", _PREPARE, "sh", str(folder)],
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", _PREPARE, "sh", str(folder), below],
             stdout=subprocess.PIPE,
             text=True,
         )
