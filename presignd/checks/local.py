@@ -20,7 +20,7 @@ from presignd.ledger.lock import DaemonLock
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.pipeline.files import lease as writer_check
 from presignd.pipeline.files.folder import Folder
-from presignd.pipeline.watch.source import SourceChoice, choose_source
+from presignd.pipeline.watch.source import SourceChoice, choose_source, reports_events
 from presignd.system import filesystem
 
 INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_watches")
@@ -126,8 +126,8 @@ def _ledger(folder: Path) -> CheckResult:
 
 
 OWN_FIX = (
-    "let the files belong to the daemon's user, give it CAP_LEASE (the systemd unit does), "
-    "or set ready_marker if writers pause for longer"
+    "let the files belong to the daemon's user, give it CAP_LEASE (the systemd unit does; in a container run it "
+    "as the user who writes, or as root with cap_add LEASE), or set ready_marker if writers pause for longer"
 )
 QUIET_FIX = "set ready_marker, or settle to more than writers pause; or watch a folder on a local filesystem"
 
@@ -155,6 +155,9 @@ def _quiet(watch: WatchConfig) -> str:
     return f"a quiet time of {10 if watch.settle is None else watch.settle:g} s"
 
 
+POLLING_FIX = 'set polling = "always", and poll_interval to how long a file may wait'
+
+
 async def check_events(context: Context) -> AsyncIterator[CheckResult]:
     """Report the source of each folder's events, and why."""
     for watch in context.config.watches:
@@ -166,6 +169,10 @@ def events_result(watch: WatchConfig) -> CheckResult:
     source, why = source_of(watch)
     if source == "polling":
         return ok(f"events {watch.name}", f"scanned every {watch.poll_interval:g} s: {why}")
+    if not reports_events(os.fsencode(watch.path)):
+        return warn(
+            f"events {watch.name}", "the kernel reports none for this folder; the scans find files", POLLING_FIX
+        )
     return ok(f"events {watch.name}", f"from {source}: {why}")
 
 

@@ -30,6 +30,9 @@ WATCHES, INSTANCES = "fs.inotify.max_user_watches", "fs.inotify.max_user_instanc
 TICK_SECONDS = 1.0
 """Seconds at most between two batches, which also serve as heartbeats."""
 
+_IN_OPEN = 0x20
+_EVENT_BYTES = 4096
+"""More than one struct inotify_event with its name."""
 _IN_ATTRIB = 4
 """linux/inotify.h; any event would do."""
 
@@ -109,6 +112,30 @@ def watches_left(root: bytes) -> bool:
     finally:
         os.close(fd)
     return True
+
+
+def reports_events(root: bytes) -> bool:
+    """Return whether inotify reports what happens to a folder on this machine: that it is opened.
+
+    Emulated kernels, e.g. a sandbox's, accept a watch and may report nothing. This doesn't show whether changes made on
+    another host are reported: the type of the filesystem tells (``choose_source``).
+    """
+    if sys.platform != "linux":
+        return True
+    try:
+        fd = inotify_init()
+    except OSError:
+        return True  # out of instances: this shows nothing about events
+    try:
+        inotify_add_watch(fd, root, _IN_OPEN)
+        os.close(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        return bool(os.read(fd, _EVENT_BYTES))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # an unreadable folder, or too few watches: other checks tell
+    finally:
+        os.close(fd)
 
 
 def limit_value(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from presignd.checks import Outcome, exit_code, run_checks
+from presignd.checks import Outcome, exit_code, local, run_checks
 from presignd.checks.base import Check, CheckResult, Context, fail, ok, warn
 from presignd.checks.buckets import distinct
 from presignd.checks.endpoint import Endpoint
@@ -251,6 +251,13 @@ def test_directories_are_counted_below_recursive_watches_only(tmp_path: Path) ->
     deep, flat = watch(tmp_path), watch(tmp_path, recursive=False)
     assert "4 of 100" in inotify_result([deep], 100).detail
     assert "1 of 100" in inotify_result([flat], 100).detail
+
+
+def test_where_the_kernel_reports_no_events_polling_is_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "reports_events", lambda _root: False)
+    found = events_result(watch(tmp_path))
+    assert found.outcome is Outcome.WARN
+    assert 'polling = "always"' in found.fix
 
 
 def test_where_events_come_from_is_told_and_why(tmp_path: Path) -> None:
