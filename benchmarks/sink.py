@@ -3,7 +3,7 @@
 ``python -m benchmarks.sink --port N``. It knows each object's size and ETag (the Content-MD5 that came with
 it; without one an ETag that is no MD5) and the CRC64NVME that came with it, lists, heads, takes uploads in parts, and
 honours If-None-Match and If-Match. It checks the CRC of small bodies only, which is enough for a probe, and no
-signature. A GET gives small bodies back, and zeros for what it didn't keep.
+signature. Pages of any origin may send to it. A GET gives small bodies back, and zeros for what it didn't keep.
 ``GET /-/stats`` tells what it has counted, as JSON. ``--objects FILE`` names objects of the one byte "x" to have from
 the start: size, mtime in nanoseconds and key in each line.
 """
@@ -34,6 +34,15 @@ BUFFER = 256 << 10
 CRC, CRC_HEADER = "crc64nvme", b"x-amz-checksum-crc64nvme"
 KEPT = 1 << 10
 """Bytes up to which a body is kept, for a GET of it; a check's small object is one."""
+
+CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, HEAD, PUT, POST, DELETE",
+    "Access-Control-Allow-Headers": "*",
+    "Access-Control-Expose-Headers": "ETag",
+    "Access-Control-Max-Age": "3600",
+}
+"""Any page may send: what an invitation's page needs."""
 
 LIST_PAGE = 1000
 LAST = "\U0010ffff"
@@ -124,6 +133,8 @@ class Bucket:
     def answer(self, request: Request) -> Answer:
         """Handle a request."""
         self.counted[request.method] += 1
+        if request.method == "OPTIONS":
+            return 204, CORS, b""
         if request.bucket == "-":
             return 200, {}, json.dumps(self._stats()).encode()
         if not request.key:
@@ -330,6 +341,8 @@ class Connection(asyncio.BufferedProtocol):
         self._request = None
         status, headers, body = self._bucket.answer(request)
         headers = {"Content-Length": str(len(body)), "Date": formatdate(usegmt=True), **headers}
+        if b"origin" in request.headers:
+            headers |= CORS
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         said = f"HTTP/1.1 {status} -\r\n{lines}\r\n".encode()
         self._transport.write(said if request.method == "HEAD" else said + body)
