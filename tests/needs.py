@@ -24,6 +24,7 @@ import pytest
 NOBODY = 65534
 STRICT = "PRESIGND_SKIP_NOTHING"
 CHROMIUM = Path("/usr/bin/chromium")
+FIREFOX = Path("/usr/bin/firefox-esr")
 NODE = Path(playwright.__file__).parent / "driver" / "node"
 """A recent node that is always there: playwright's own."""
 LIBFAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
@@ -124,6 +125,8 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "lintian": _program("lintian", "lintian"),
     "faketime": (lambda: LIBFAKETIME is not None, "libfaketime (apt-get install libfaketime)"),
     "chromium": (CHROMIUM.exists, f"{CHROMIUM} (apt-get install chromium)"),
+    "firefox": (FIREFOX.exists, f"{FIREFOX} (apt-get install firefox-esr)"),
+    "npm": _program("npm", "npm"),
     "ceph": (
         lambda: all(map(find, ("ceph", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool"))),
         "Ceph (apt-get install ceph-common ceph-mon ceph-osd radosgw)",
