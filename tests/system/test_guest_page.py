@@ -370,6 +370,39 @@ async def test_it_speaks_german(browser: Browser, broker: Sharing, seaweedfs: St
         await expect(page.tab.locator("#note")).to_contain_text("Alle Dateien sind angekommen.")
 
 
+async def test_it_speaks_arabic_from_right_to_left(
+    browser: Browser, broker: Sharing, seaweedfs: Store, tmp_path: Path
+) -> None:
+    phone = {**PHONE, "viewport": {"width": 320, "height": 700}}
+    async with visit(browser, broker, seaweedfs, locale="ar-EG", **phone) as page:
+        await expect(
+            page.tab.get_by_role("button", name="\u0627\u062e\u062a\u064a\u0627\u0631 \u0645\u0644\u0641\u0627\u062a")
+        ).to_be_visible()
+        await page.choose(file_of(tmp_path, "left to right.txt", 1))
+        await expect(page.tab.locator("#list li")).to_have_attribute("data-state", "done")
+        assert await page.tab.evaluate("getComputedStyle(document.body).direction") == "rtl"
+        assert await page.tab.evaluate("document.scrollingElement.scrollWidth - innerWidth") <= 0
+        assert (await Axe().run(page.tab)).response["violations"] == []
+
+
+async def test_two_tabs_with_one_invitation_send_a_file_each_once(
+    browser: Browser, broker: Sharing, seaweedfs: Store, tmp_path: Path
+) -> None:
+    one, other = file_of(tmp_path, "one.bin", 2 * PART), file_of(tmp_path, "other.bin", 2 * PART + 1)
+    async with visit(browser, broker, seaweedfs) as page:
+        second = Visit(await opened(page.tab.context, page.tab.url), seaweedfs, broker, "")
+        await page.choose(one)
+        await second.choose(other)
+        await page.all_received()
+        await second.all_received()
+        await second.tab.reload()
+        await is_live(second.tab)
+        await expect(second.tab.locator("#list li")).to_have_count(2)
+        receipt = await receipt_of(second.tab)
+    assert page.stored() == {path.name: path.read_bytes() for path in (one, other)}
+    assert sorted(each["path"] for each in receipt["files"]) == ["one.bin", "other.bin"]
+
+
 @pytest.mark.parametrize(
     "given",
     [

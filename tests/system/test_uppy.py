@@ -61,7 +61,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     quiet = ("--silent", "--no-audit", "--no-fund", "--no-save")
     subprocess.run([npm, "install", "--prefix", str(folder), *quiet, *PACKAGES], check=True, timeout=500, cwd=folder)
     (folder / "entry.js").write_text(ENTRY)
-    made = [folder / "node_modules/.bin/esbuild", "entry.js", "--bundle", "--format=esm", "--outfile=uppy.js"]
+    made = [f"{folder}/node_modules/.bin/esbuild", "entry.js", "--bundle", "--format=esm", "--outfile=uppy.js"]
     subprocess.run(made, check=True, capture_output=True, timeout=100, cwd=folder)
     return (folder / "uppy.js").read_bytes()
 
