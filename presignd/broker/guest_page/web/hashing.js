@@ -4,31 +4,42 @@ import { Failed } from "./failure.js";
 
 const MOST = 3;
 
+/** @typedef {{ worker: Worker, resolve: (checksum: string) => void, reject: (error: unknown) => void }} Asked */
+
 export class Hashing {
-  /** @type {Map<number, { resolve: (checksum: string) => void, reject: (error: unknown) => void }>} */
+  /** @type {Map<number, Asked>} */
   #asked = new Map();
-  /** @type {Worker[]} */
-  #workers = [];
+  /** @type {Map<number, Worker>} */
+  #workers = new Map();
   #count = 0;
+  #most = Math.min(MOST, Math.max(1, navigator.hardwareConcurrency - 1));
+
+  /** Starts the workers at once: later the network may be cut, and their script not be had. */
+  constructor() {
+    for (let at = 0; at < this.#most; at++) this.#worker(at);
+  }
 
   /** @param {Blob} blob @param {import("./hasher.js").Algorithm} algorithm @returns {Promise<string>} `algorithm:hex` */
   checksum(blob, algorithm) {
     const id = this.#count++;
+    const worker = this.#worker(id % this.#most);
     return new Promise((resolve, reject) => {
-      this.#asked.set(id, { resolve, reject });
+      this.#asked.set(id, { worker, resolve, reject });
       /** @type {import("./hasher.js").Question} */
       const question = { id, blob, algorithm };
-      this.#worker(id).postMessage(question);
+      worker.postMessage(question);
     });
   }
 
-  /** @param {number} id @returns {Worker} */
-  #worker(id) {
-    const at = id % Math.min(MOST, Math.max(1, navigator.hardwareConcurrency - 1));
-    return (this.#workers[at] ??= this.#started());
+  /** @param {number} at @returns {Worker} */
+  #worker(at) {
+    const worker = this.#workers.get(at) ?? this.#started(at);
+    this.#workers.set(at, worker);
+    return worker;
   }
 
-  #started() {
+  /** @param {number} at @returns {Worker} */
+  #started(at) {
     const worker = new Worker(new URL("hasher.js", import.meta.url), { type: "module" });
     worker.onmessage = (/** @type {MessageEvent<import("./hasher.js").Answer>} */ { data }) => {
       const asked = this.#asked.get(data.id);
@@ -36,9 +47,14 @@ export class Hashing {
       if ("checksum" in data) asked?.resolve(data.checksum);
       else asked?.reject(new Failed({ where: "file", status: 0, code: "unreadable" }, data.problem));
     };
+    // Its script could not be had: the network is cut, or the broker restarts. The next question starts another one.
     worker.onerror = () => {
-      for (const { reject } of this.#asked.values()) reject(new Failed({ where: "file", status: 0, code: "no_worker" }));
-      this.#asked.clear();
+      if (this.#workers.get(at) === worker) this.#workers.delete(at);
+      for (const [id, asked] of this.#asked) {
+        if (asked.worker !== worker) continue;
+        this.#asked.delete(id);
+        asked.reject(new Failed({ where: "broker", status: 0, code: "unreachable" }));
+      }
     };
     return worker;
   }
