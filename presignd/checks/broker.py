@@ -21,8 +21,9 @@ from presignd.pages.access import load_token, readable_by_others
 from presignd.presign import Operation
 from presignd.presign.local import LocalPresigner
 from presignd.s3.limits import CHECK_NAME
-from presignd.store.probe import Conditions, Probe, Unsigned
+from presignd.store.probe import Probe
 from presignd.store.signed import SignedStore, signed_store
+from presignd.store.support import Conditions, Unsigned
 from presignd.system.clock import utcnow
 
 SEPARATE_FIX = "a bucket and a broker of its own for each uploader who must not read the others' files"

@@ -15,18 +15,8 @@ from presignd.presign import Operation
 from presignd.s3.checksums import native
 from presignd.s3.kept import locked_until, lost
 from presignd.s3.responses import Response
-from presignd.store.probe import (
-    AUTO,
-    BODY,
-    NOT_FOUND,
-    OK,
-    OTHER,
-    TRIES,
-    Conditions,
-    EtagKind,
-    Probe,
-    md5_of,
-)
+from presignd.store.probe import AUTO, BODY, NOT_FOUND, OK, OTHER, TRIES, Probe, md5_of
+from presignd.store.support import Conditions, EtagKind
 
 
 async def check_buckets(context: Context) -> AsyncIterator[CheckResult]:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 
 from presignd.errors import Fault, fault
 from presignd.presign import GrantRequest, Operation, signs_checksum_fields
@@ -20,6 +19,7 @@ from presignd.s3.limits import CHECK_NAME, LEAST_PART
 from presignd.s3.multipart import complete_body, etag_of_parts
 from presignd.s3.responses import Response, bare
 from presignd.store.signed import SignedStore
+from presignd.store.support import Conditions, EtagKind, Handling, Remains, Support, Unsigned
 
 BODY = b"presignd wrote this to see whether it may; it can go.\n"
 OTHER = bytes(len(BODY))
@@ -63,81 +63,6 @@ CHECKSUM_MODE = "ENABLED"
 
 NO_ETAG = "0" * 32
 CUSTOMER_KEY = "x-amz-server-side-encryption-customer-"
-
-
-class Handling(Enum):
-    """How a store handles a condition: it honours it, ignores it, or refuses the request."""
-
-    HONOURED = "honours"
-    IGNORED = "ignores"
-    REFUSED = "refuses"
-
-
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """How a store handles ``If-None-Match: *`` and If-Match, of a PUT or of the end of an upload in parts."""
-
-    if_none_match: Handling
-    if_match: Handling
-
-    @property
-    def honoured(self) -> bool:
-        """Whether the store honours both."""
-        return self.if_none_match is self.if_match is Handling.HONOURED
-
-    def __str__(self) -> str:
-        """Return e.g. "honours If-None-Match and ignores If-Match"."""
-        first, second = self.if_none_match, self.if_match
-        between = "and" if first is second else f"and {second.value}"
-        return f"{first.value} If-None-Match {between} If-Match"
-
-
-@dataclass(frozen=True, slots=True)
-class Support:
-    """What uploads may rely on, for a PUT or for an upload in parts.
-
-    ``if_none_match``, ``if_match``: the store honours the condition. ``checksum``: the algorithm of each body.
-    ``proven``: the store refuses a wrong one and returns a right one; otherwise bodies carry Content-MD5 (too).
-    ``md5_etags``: ETags are made of MD5s, so another ETag means other bytes. ``proves``: a response proves the bytes,
-    by its ETag or because a wrong checksum is refused; otherwise uploads are read back.
-    """
-
-    if_none_match: bool
-    if_match: bool
-    checksum: str = "md5"
-    proven: bool = False
-    md5_etags: bool = True
-    proves: bool = True
-
-    @property
-    def algorithms(self) -> frozenset[str]:
-        """The algorithms by which each body is hashed."""
-        return frozenset({self.checksum} if self.proven else {self.checksum, "md5"})
-
-
-class EtagKind(Enum):
-    """What the ETag of an object in parts is: made of MD5s, anything else, or missing."""
-
-    MD5 = "md5"
-    OPAQUE = "opaque"
-    MISSING = "missing"
-
-
-@dataclass(frozen=True, slots=True)
-class Unsigned:
-    """Headers that a store obeys although they are not signed: x-amz-copy-source, and x-amz-acl."""
-
-    copies: bool
-    publishes: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Remains:
-    """What is left of the check object: the number of versions, and why."""
-
-    versions: int = 0
-    reason: str = ""
-
 
 Write = Callable[[bool, str], Awaitable[Response]]
 """Writes the check object with ``If-None-Match: *`` (if true) and If-Match (if not "")."""

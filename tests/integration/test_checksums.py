@@ -15,7 +15,7 @@ from presignd.config import Config, PresignConfig
 from presignd.ledger import Selection
 from presignd.pipeline.upload.bucket import Bucket
 from presignd.s3.checksums import checksum_of, header_of
-from presignd.store.probe import Support
+from presignd.store.support import Support
 from tests.fake_broker import TOKEN, FakeBroker, Grants, fake_broker
 from tests.faulty_etags import ETAGS, Etags
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3, Object

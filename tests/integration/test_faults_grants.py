@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from presignd.store.probe import Support
 from presignd.store.signed import LEAST_LEFT
+from presignd.store.support import Support
 from tests.faulty_s3 import BUCKET, FOREVER, FaultyS3
 from tests.running import config, watch
 from tests.running import running_in_debug as running

@@ -12,8 +12,8 @@ import pytest
 
 from presignd.checks.buckets import check_parts
 from presignd.pipeline.upload.bucket import Bucket
-from presignd.store.probe import EtagKind
 from presignd.store.signed import signed_store
+from presignd.store.support import EtagKind
 from tests.faulty_etags import ETAGS, Etags
 from tests.faulty_s3 import FaultyS3
 from tests.running import config, watch

@@ -14,8 +14,9 @@ from presignd.presign import GrantRequest, Operation
 from presignd.s3.checksums import HEADERS
 from presignd.s3.limits import CHECK_NAME
 from presignd.store.preflight import preflight
-from presignd.store.probe import AUTO, Handling, Probe
+from presignd.store.probe import AUTO, Probe
 from presignd.store.signed import SignedStore
+from presignd.store.support import Handling
 from presignd.telemetry.log import get_logger
 
 AGAIN_SECONDS = 60.0

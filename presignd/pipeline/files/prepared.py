@@ -10,7 +10,7 @@ from presignd.model import Fingerprint
 from presignd.pipeline.files.hash import READ, Digest, checksum_like, fingerprint_of, into_one_buffer, read_at
 from presignd.runtime.heartbeat import beat
 from presignd.s3.checksums import new
-from presignd.store.probe import Support
+from presignd.store.support import Support
 
 SMALL = 256 << 10
 """Largest file, in bytes, that is read once into memory; larger ones are hashed, then streamed."""

@@ -15,8 +15,9 @@ from presignd.runtime.heartbeat import holding
 from presignd.s3.limits import MAX_PARTS
 from presignd.s3.responses import Response
 from presignd.store.client import Slice
-from presignd.store.probe import CHECKSUM_MODE, MAYBE_HEADERS, TIMEOUT, Probe, Support, customer_key
+from presignd.store.probe import CHECKSUM_MODE, MAYBE_HEADERS, TIMEOUT, Probe, customer_key
 from presignd.store.signed import SignedStore
+from presignd.store.support import Support
 
 OTHER_EXPIRES = 300
 """Lifetime in seconds of a grant for any request but a PUT."""

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from presignd.model import FileVersion
 from presignd.pipeline.upload.bucket import StoredObject
-from presignd.store.probe import Support
+from presignd.store.support import Support
 
 Policy = Literal["update", "rename", "refuse", "overwrite"]
 

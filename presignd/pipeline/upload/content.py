@@ -13,7 +13,7 @@ from presignd.model import FileVersion, Fingerprint
 from presignd.pipeline.upload.bucket import StoredObject
 from presignd.pipeline.upload.collision import Decision
 from presignd.runtime.heartbeat import holding
-from presignd.store.probe import Support
+from presignd.store.support import Support
 
 
 class Content(Protocol):

@@ -30,7 +30,8 @@ from presignd.s3.limits import FEW_PARTS
 from presignd.s3.multipart import PartRange, checksum_of_parts, complete_body, in_order, part_ranges, part_size_for
 from presignd.s3.responses import Response, bare, is_md5
 from presignd.store.client import Slice
-from presignd.store.probe import Support, of_whole
+from presignd.store.probe import of_whole
+from presignd.store.support import Support
 from presignd.system.threads import in_background
 from presignd.telemetry.log import get_logger
 

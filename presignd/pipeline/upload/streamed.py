@@ -15,7 +15,7 @@ from presignd.pipeline.upload.collision import Decision
 from presignd.pipeline.upload.content import Slots
 from presignd.pipeline.upload.multipart import InParts, first_fault
 from presignd.s3.responses import is_md5
-from presignd.store.probe import Support
+from presignd.store.support import Support
 
 
 class Streamed(InParts):

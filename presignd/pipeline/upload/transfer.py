@@ -33,7 +33,7 @@ from presignd.pipeline.upload.identify import identify
 from presignd.pipeline.upload.multipart import InParts
 from presignd.pipeline.upload.streamed import Streamed
 from presignd.pipeline.upload.whole import Whole
-from presignd.store.probe import Support
+from presignd.store.support import Support
 from presignd.system.filesystem import close_quietly, read_cached
 from presignd.system.threads import in_background, opened
 

@@ -19,7 +19,7 @@ from presignd.pipeline.upload.bucket import Bucket
 from presignd.pipeline.upload.content import Slots
 from presignd.pipeline.upload.transfer import Transfer, algorithms_for, read_whole
 from presignd.runtime.heartbeat import alive
-from presignd.store.probe import Support
+from presignd.store.support import Support
 from presignd.system.filesystem import close_quietly, read_cached
 
 

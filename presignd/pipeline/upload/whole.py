@@ -18,7 +18,7 @@ from presignd.runtime.crash_points import passed
 from presignd.s3.checksums import algorithm_of, header_of
 from presignd.s3.responses import Response, is_md5
 from presignd.store.client import Slice
-from presignd.store.probe import Support
+from presignd.store.support import Support
 from presignd.system.threads import in_background
 
 

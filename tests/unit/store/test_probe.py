@@ -17,8 +17,9 @@ from presignd.presign import Grant, GrantRequest, Operation
 from presignd.presign.local import METHODS
 from presignd.s3.checksums import checksum_of, header_of, native
 from presignd.s3.responses import Response, fault_of
-from presignd.store.probe import BODY, OTHER, TIMEOUT, TRIES, Conditions, Handling, Probe, Remains
+from presignd.store.probe import BODY, OTHER, TIMEOUT, TRIES, Probe
 from presignd.store.signed import SignedStore
+from presignd.store.support import Conditions, Handling, Remains
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SIGNED = "http://s/b/k?X-Amz-Signature=" + 64 * "a"

@@ -13,8 +13,8 @@ from presignd.broker.invitations.facts import UNKNOWN, Checksums, StoreFacts
 from presignd.errors import Fault, fault
 from presignd.presign import Grant
 from presignd.s3.responses import Response
-from presignd.store.probe import Conditions, Handling
 from presignd.store.signed import SignedStore
+from presignd.store.support import Conditions, Handling
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 PAGE = "https://files.example.org"

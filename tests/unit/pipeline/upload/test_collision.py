@@ -19,7 +19,7 @@ from presignd.pipeline.upload.collision import (
     needs_head,
     supported_conditions,
 )
-from presignd.store.probe import Support
+from presignd.store.support import Support
 from tests.versions import in_state
 
 MD5 = "0123456789abcdef0123456789abcdef"

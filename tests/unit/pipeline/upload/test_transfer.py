@@ -20,7 +20,7 @@ from presignd.pipeline.upload.bucket import Bucket, StoredObject
 from presignd.pipeline.upload.content import Slots
 from presignd.pipeline.upload.transfer import Transfer, read_whole
 from presignd.pipeline.upload.whole import Whole
-from presignd.store.probe import Support
+from presignd.store.support import Support
 from tests.versions import in_state
 
 

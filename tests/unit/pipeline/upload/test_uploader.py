@@ -16,7 +16,7 @@ from presignd.pipeline.put import PutRequests
 from presignd.pipeline.stage import Item
 from presignd.pipeline.upload.content import Slots
 from presignd.pipeline.upload.uploader import Uploader
-from presignd.store.probe import Support
+from presignd.store.support import Support
 from tests.versions import in_state
 
 
