@@ -22,6 +22,7 @@ from presignd.control import server as control
 from presignd.control.requests import Responder, no_page
 from presignd.control.view import View
 from presignd.errors import Unavailable
+from presignd.inbox.inboxes import OnArrival
 from presignd.ledger import Patience
 from presignd.ledger.lock import DaemonLock
 from presignd.model import Link
@@ -180,19 +181,21 @@ async def run(
     config: Config,
     *,
     on_link: Callable[[Link], None] | None = None,
+    on_arrival: OnArrival | None = None,
     load: Callable[[], Config] | None = None,
     schedule: Schedule | None = None,
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT; a second one ends it at once.
 
-    ``on_link`` is called with each new link; it must neither block nor raise. ``load`` reads the configuration again
-    on SIGHUP (in a thread) and raises ``UsageError`` for an invalid one; without it, SIGHUP acts as SIGTERM.
+    ``on_link`` is called with each new link, ``on_arrival`` with each file that an inbox has placed; they must neither
+    block nor raise. ``load`` reads the configuration again on SIGHUP (in a thread) and raises ``UsageError`` for an
+    invalid one; without it, SIGHUP acts as SIGTERM.
     ``schedule`` says when webhooks are tried again.
     Raises ``Unavailable`` (another daemon has the ledger or a folder), ``UsageError``, or what ended a loop.
     """
     service = Service("daemon", Notifier.of(os.environ, os.getpid()))
     async with service.running(reloads=load is not None):
-        await _run(config, on_link, service, load, schedule)
+        await _run(config, (on_link, on_arrival), service, load, schedule)
 
 
 async def _ledger_lock(config: Config) -> DaemonLock:
@@ -209,7 +212,7 @@ async def _ledger_lock(config: Config) -> DaemonLock:
 
 async def _run(
     config: Config,
-    on_link: Callable[[Link], None] | None,
+    listeners: tuple[Callable[[Link], None] | None, OnArrival | None],
     service: Service,
     load: Callable[[], Config] | None,
     schedule: Schedule | None,
@@ -219,8 +222,11 @@ async def _run(
         pipeline = await stack.enter_async_context(open_pipeline(config, patience=Patience(), schedule=schedule))
         # Lock first, before any file is moved or deleted: another daemon may watch the folder.
         pipeline.folders.open(config.watches, lock=True)
+        on_link, on_arrival = listeners
         if on_link:
             pipeline.new_links.subscribe(on_link)
+        if on_arrival:
+            pipeline.inboxes.on_arrival = on_arrival
         login_url = await stack.enter_async_context(_status_page(pipeline))
         await stack.enter_async_context(_control(pipeline.view, login_url))
         await Daemon(pipeline, service, load).serve()

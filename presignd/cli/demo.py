@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import shlex
 import shutil
 import sys
@@ -19,6 +20,7 @@ from presignd.cli.printer import Printer
 from presignd.config import (
     Config,
     ControlConfig,
+    InboxConfig,
     LedgerConfig,
     LinksConfig,
     LogConfig,
@@ -29,9 +31,14 @@ from presignd.config import (
 )
 from presignd.demo.seaweedfs import EmbeddedStore
 from presignd.errors import Unavailable, UsageError
+from presignd.ledger import NewArrival
 from presignd.ledger.lock import DaemonLock
 from presignd.model import Link
+from presignd.pipeline.intake import content_type
+from presignd.presign.stable import StableLink, StableRequest, new_link_id
 from presignd.runtime.tasks import looping
+from presignd.store.signed import signed_store
+from presignd.system.clock import utcnow
 from presignd.system.durable import make_folder
 from presignd.system.trust import others_can_write, walked
 from presignd.telemetry import log
@@ -64,27 +71,50 @@ async def serve(folder: Path, *, shown: Path) -> None:
         await loading  # it takes 0.3 s, so it goes on while the store starts
         from presignd.demo.broker import demo_broker  # noqa: PLC0415 - as just said
 
-        async with demo_broker(folder / "broker", store) as presign:
-            config = demo_config(folder, presign, store.bucket)
-            greet(shown)
+        async with demo_broker(folder / "broker", store) as broker:
+            config = demo_config(folder, broker.presign, store.bucket, broker.invitation)
+            greet(shown, broker.address)
+            arrived: asyncio.Queue[tuple[NewArrival, Path]] = asyncio.Queue()
             with Printer(show) as printer:
                 async with looping() as loops:
                     loops.start("store", store.died())
-                    await daemon.run(config, on_link=printer)
+                    loops.start("arrivals", show_arrivals(config, arrived))
+                    await daemon.run(
+                        config, on_link=printer, on_arrival=lambda new, path: arrived.put_nowait((new, path))
+                    )
 
 
-def greet(shown: Path) -> None:
-    """Say what to do with the demo in the folder that the user calls ``shown``."""
+async def show_arrivals(config: Config, arrived: asyncio.Queue[tuple[NewArrival, Path]]) -> None:
+    """Print each file that came in, and a link to it, for ever."""
+    store = signed_store(config.presign, config.upload, clock=utcnow)
+    links = store.presigner.links
+    assert links is not None, "the demo's presigner is a broker's"
+    try:
+        while True:
+            new, path = await arrived.get()
+            kind = content_type(config.watches[0], os.fsencode(path.name))
+            asked = StableRequest(new_link_id(), new.bucket, new.key, new.size, kind, path.name, None)
+            (link,) = await links.make([asked])
+            out.say(f"{path.name}  ({new.size:,} bytes) came in: {path}")
+            if isinstance(link, StableLink):
+                out.result(link.url, as_is=True)
+    finally:
+        await store.close()
+
+
+def greet(shown: Path, address: str) -> None:
+    """Say what to do with the demo in the folder that the user calls ``shown``; ``address`` is its invitation's."""
     drop, control = shown / "drop", shown / "state" / "control.sock"
     out.say(f"Drop files into {drop}. Links appear here and work while this runs. Press Ctrl-C to stop.")
     out.say(f"Try:  echo hi > {quoted(drop / 'hi.txt')}   then open its link in a browser, or use curl")
     out.say(
         f"Ask:  PRESIGND_SOCKET={quoted(control)} {quoted(own_name())} status   or, to revoke its links: unlink FILE"
     )
+    out.say(f"Send: {address}   in a browser: what you drop there comes into {shown / 'inbox'}", as_is=True)
 
 
 def claim(folder: Path) -> None:
-    """Make ``folder`` and its drop folder; raise ``UsageError`` if that fails, ``Unavailable`` while a demo runs there.
+    """Make ``folder``, its drop folder and its inbox, or raise ``UsageError``; ``Unavailable`` while a demo runs there.
 
     This comes before the store starts. Two stores on the same files would damage them. A folder that others can write
     to (one of theirs in /tmp) may hold their symlinks, and the store would write its files through them.
@@ -94,7 +124,8 @@ def claim(folder: Path) -> None:
         with walked(folder) as place:
             if others_can_write(place.st):
                 raise PermissionError(errno.EPERM, "others can write to it, or it belongs to another user")
-        (folder / "drop").mkdir(exist_ok=True)
+        for name in ("drop", "inbox"):
+            (folder / name).mkdir(exist_ok=True)
     except OSError as error:
         raise UsageError(f"demo: {folder} can't be used: {error.strerror}", fix="name another DIR") from None
     try:
@@ -103,12 +134,13 @@ def claim(folder: Path) -> None:
         raise Unavailable(f"demo: {error.message}", fix="stop that demo, or name another DIR") from None
 
 
-def demo_config(folder: Path, presign: PresignConfig, bucket: str) -> Config:
+def demo_config(folder: Path, presign: PresignConfig, bucket: str, invitation: str) -> Config:
     """Return the daemon's configuration: the defaults, with the demo's broker."""
     state = folder / "state"
     return Config(
         presign=presign,
         watches=(WatchConfig(name="drop", path=folder / "drop", bucket=bucket),),
+        inboxes=(InboxConfig(name="inbox", path=folder / "inbox", invitation=invitation),),
         upload=UploadConfig(),
         ledger=LedgerConfig(path=state),
         links=LinksConfig(file=state / "links" / "links.jsonl"),

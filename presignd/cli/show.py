@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
-def say(text: str) -> None:
-    """Print one line for a person, on stderr."""
-    streams.say(clean(text))
+def say(text: str, *, as_is: bool = False) -> None:
+    """Print one line for a person, on stderr; ``as_is`` leaves in the address that was asked for."""
+    streams.say(one_line(text) if as_is else clean(text))
 
 
 def result(text: str, *, as_is: bool = False) -> None:

@@ -4,30 +4,49 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
+from secrets import token_hex, token_urlsafe
+from typing import NamedTuple
 
 from pydantic import SecretStr
 
 from presignd.broker import token_writer
 from presignd.broker.config import BrokerConfig, BrokerSection, FleetSection, LinksSection, StatePlace
 from presignd.broker.service import Broker
+from presignd.broker.state.invitations import Invitations, NewInvitation
+from presignd.broker.state.links import hash_of as hash_of_id
 from presignd.broker.tokens import hash_of, new_token
 from presignd.config import LogConfig, PresignConfig
 from presignd.demo.seaweedfs import LOOPBACK, EmbeddedStore, free_ports, is_free
 from presignd.errors import UsageError, reason_of
 from presignd.runtime.tasks import looping
+from presignd.system.clock import utcnow
 from presignd.system.durable import make_folder, write_file
 
 NAME = "demo"
 """The token's name, the same at every start: links belong to the token of this name."""
-OPERATIONS = ["put", "multipart", "head", "get", "link"]
+OPERATIONS = ["put", "multipart", "head", "get", "link", "receive"]
+PREFIX = "guests/"
+"""Prefix of what guests send, by the demo's invitation."""
+VALID = timedelta(days=30)
+"""How long the demo's invitation takes files; a later start makes another."""
+
+
+class DemoBroker(NamedTuple):
+    """How a daemon asks the demo's broker, and its invitation: its name, and its address, which opens it."""
+
+    presign: PresignConfig
+    invitation: str
+    address: str
 
 
 @asynccontextmanager
-async def demo_broker(folder: Path, store: EmbeddedStore) -> AsyncIterator[PresignConfig]:
-    """Run a broker that signs for ``store`` while the body runs; yield how a daemon asks it.
+async def demo_broker(folder: Path, store: EmbeddedStore) -> AsyncIterator[DemoBroker]:
+    """Run a broker that signs for ``store`` while the body runs; yield how a daemon asks it, and its invitation.
 
-    ``folder`` keeps its port and its state. Only the token's hash is written there: each start has a new token.
+    ``folder`` keeps its port, its state and the invitation's id, so that its address stays. Only the token's hash is
+    written there: each start has a new token.
     Raises ``UsageError`` where nothing can be written, ``Unavailable`` where no port is free.
     """
     token = new_token()
@@ -43,14 +62,49 @@ async def demo_broker(folder: Path, store: EmbeddedStore) -> AsyncIterator[Presi
         async with AsyncExitStack() as stack, looping() as loops:
             await broker.open(stack)
             loops.start("broker", broker.looking())
-            yield PresignConfig(kind="broker", endpoint=store.endpoint, url=config.broker.url, token=SecretStr(token))
+            loops.start("invitations", broker.sweeping())
+            name, secret = await _invitation(folder / "invitation", broker, store.bucket)
+            presign = PresignConfig(
+                kind="broker", endpoint=store.endpoint, url=config.broker.url, token=SecretStr(token)
+            )
+            yield DemoBroker(presign, name, f"{config.links.url}/i/{secret}")
     finally:
         await broker.close()
 
 
+async def _invitation(file: Path, broker: Broker, bucket: str) -> tuple[str, str]:
+    """Return the last start's invitation, its name and its id, or a new one if that takes files no more."""
+    invitations, now = Invitations(broker.database), utcnow()
+    last = _last(file)
+    known = await invitations.find(hash_of_id(last))
+    if known is not None and known.is_open(now):
+        return known.new.name, last
+    name, secret = f"demo-{token_hex(4)}", token_urlsafe(16)
+    new = NewInvitation(
+        id=hash_of_id(secret),
+        name=name,
+        bucket=bucket,
+        prefix=PREFIX,
+        note="Send files to this demo.",
+        pin="",
+        made_at=now,
+        ends_at=now + VALID,
+        max_files=None,
+        max_size=None,
+        total=None,
+    )
+    await invitations.make(new)
+    write_file(file, f"{secret}\n".encode())
+    return name, secret
+
+
+def _last(file: Path) -> str:
+    return file.read_text("ascii", "replace").strip() if file.exists() else ""
+
+
 def _port(file: Path, store: EmbeddedStore) -> int:
     """Return the last start's port, so that its links open again; another one if that is taken now."""
-    last = file.read_text("ascii", "replace").strip() if file.exists() else ""
+    last = _last(file)
     if last.isdecimal() and 0 < int(last) < 1 << 16 and is_free(int(last)):
         return int(last)
     port = next(port for port in free_ports(len(store.ports) + 1) if port not in store.ports)

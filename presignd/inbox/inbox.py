@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import TypeVar
 
 from presignd.config import InboxConfig
@@ -54,7 +55,7 @@ class Inbox:
     """Brings in what came in by one invitation; ``run`` goes on for ever.
 
     ``listing`` and ``bringing`` are what it waits for, if it does: the broker's list, and its files. ``backoff`` is
-    ``states.backoff``.
+    ``states.backoff``. ``on_arrival`` is called with each file once it is in its place.
     """
 
     def __init__(
@@ -65,10 +66,12 @@ class Inbox:
         store: Callable[[], SignedStore],
         *,
         backoff: Callable[..., float],
+        on_arrival: Callable[[NewArrival, Path], None] = lambda *_: None,
     ) -> None:
         self.config = config
         self.listing, self.bringing = Trouble("inbox", config.name), Trouble("inbox", config.name)
         self._broker, self._arrivals, self._backoff = broker, arrivals, backoff
+        self._on_arrival = on_arrival
         self._folder = InboxFolder(config.name, config.path)
         self._fetcher = Fetcher(self._folder, store)
         self._after = "0"
@@ -176,6 +179,7 @@ class Inbox:
         metrics.INBOX_RECEIVED.labels(self.config.name).inc()
         metrics.INBOX_BYTES.labels(self.config.name).inc(new.size)
         log.info("inbox.received", inbox=self.config.name, path=path, size=new.size, key=new.key, ref=new.ref)
+        self._on_arrival(new, Path(path))
         self._placed.put_nowait(new.ref)
 
     async def _stop(self, arrival: Arrival, problem: Fault) -> None:

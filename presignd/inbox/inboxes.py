@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from presignd.config import Config, InboxConfig
-from presignd.ledger import InboxSummary, Ledger
+from presignd.ledger import InboxSummary, Ledger, NewArrival
 from presignd.runtime.outage import Trouble
 from presignd.runtime.tasks import Loops
 from presignd.store.signed import SignedStore
@@ -30,12 +31,20 @@ class InboxView:
     last_at: datetime | None
 
 
+OnArrival = Callable[[NewArrival, Path], None]
+"""Takes a file that came in, and its place."""
+
+
 class Inboxes:
-    """Runs the inboxes of a configuration; ``store`` returns what fetches their files."""
+    """Runs the inboxes of a configuration; ``store`` returns what fetches their files.
+
+    ``on_arrival`` is called with each file once it is in its place.
+    """
 
     def __init__(self, ledger: Ledger, store: Callable[[], SignedStore], *, backoff: Callable[..., float]) -> None:
         self._ledger, self._store, self._backoff = ledger, store, backoff
         self._running: list[Inbox] = []
+        self.on_arrival: OnArrival = lambda *_: None
 
     def start(self, config: Config, loops: Loops) -> None:
         """Start the inboxes of ``config``."""
@@ -51,7 +60,14 @@ class Inboxes:
     def _inbox(self, config: Config, own: InboxConfig) -> Inbox:
         from presignd.inbox.inbox import Inbox  # noqa: PLC0415 - it brings aiohttp
 
-        return Inbox(own, broker_inbox(config, own), self._ledger.arrivals, self._store, backoff=self._backoff)
+        return Inbox(
+            own,
+            broker_inbox(config, own),
+            self._ledger.arrivals,
+            self._store,
+            backoff=self._backoff,
+            on_arrival=self.on_arrival,
+        )
 
     def troubles(self) -> list[Trouble]:
         """Return what inboxes wait for."""

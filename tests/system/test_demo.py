@@ -16,6 +16,7 @@ import pytest
 
 from presignd.demo.seaweedfs import LOOPBACK
 from tests.canary import assert_no_secrets
+from tests.guests import Guest
 from tests.links import whole_lines
 from tests.system.harness import COMMAND, fetch
 from tests.system.processes import NOTHING, Held, held_by
@@ -57,7 +58,7 @@ class Demo:
 
     def ready(self) -> Demo:
         """Return once it has said all; from then on it is known what it holds."""
-        self.until(lambda: len(self.said) >= 3, "three lines")
+        self.until(lambda: len(self.said) >= 4, "four lines")
         self.until(lambda: self.ask().returncode == 0, "daemon that answers")
         self.held = held_by(self.process.pid)
         return self
@@ -87,6 +88,11 @@ class Demo:
         assert self.shell(command.replace("hi.txt", name)).returncode == 0
         self.until(lambda: len(self.links) > before, "link")
         return self.links[before]
+
+    @property
+    def address(self) -> str:
+        """The address of its invitation."""
+        return self.said[3].split()[1]
 
     @property
     def broker(self) -> Path:
@@ -126,14 +132,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def test_a_drop_gets_a_link_and_ctrl_c_leaves_nothing_behind(start: Start, tmp_path: Path) -> None:
     demo = start().ready()
-    assert [line.partition(" ")[0] for line in demo.said] == ["Drop", "Try:", "Ask:"]
+    assert [line.partition(" ")[0] for line in demo.said] == ["Drop", "Try:", "Ask:", "Send:"]
     link = demo.link_of("hi.txt")
     assert link.startswith(f"http://{LOOPBACK}:{demo.broker_port}/l/")
     assert fetch(link) == b"hi\n"
     assert demo.unlink("presignd-demo/drop/hi.txt").returncode == 0
     with pytest.raises(HTTPError, match="410"):
         fetch(link)
-    assert demo.said[3:] == ["hi.txt  (3 bytes)"]
+    assert demo.said[4:] == ["hi.txt  (3 bytes)"]
     held = demo.held
     assert len(held.processes) == 2
     assert len(held.ports) >= 11  # the store's, and the broker's
@@ -146,7 +152,7 @@ def test_a_drop_gets_a_link_and_ctrl_c_leaves_nothing_behind(start: Start, tmp_p
     assert demo.process.wait(30) == 0
     assert held.left() == NOTHING
     assert not control.exists()
-    [refused] = demo.said[4:]
+    [refused] = demo.said[5:]
     assert '"link.refused"' in refused
     assert link.split("/")[4] not in refused
 
@@ -235,7 +241,25 @@ def test_a_store_that_ends_by_itself_ends_the_demo_and_is_told(start: Start, tmp
     weed = next(pid for pid, _ in demo.held.processes if pid != demo.process.pid)
     os.kill(weed, signal.SIGKILL)
     assert demo.process.wait(30) == 3
-    [line] = demo.said[3:]
+    [line] = demo.said[4:]
     assert line.startswith("presignd: SeaweedFS ended: ")
     assert f"look at {tmp_path / 'presignd-demo/store/run/weed.log'}" in line
     assert demo.held.left() == NOTHING
+
+
+def test_what_a_guest_sends_appears_as_a_file_and_a_link_and_the_address_stays(start: Start, tmp_path: Path) -> None:
+    demo = start().ready()
+    address, body = demo.address, b"from a browser"
+    (ticket,) = Guest(address).tickets(("Scans/a.txt", len(body)))
+    assert Guest(address).put(ticket, body).status == 200
+    assert Guest(address).done(ticket)[0] == 200
+    demo.until(lambda: demo.links, "a link")
+    assert (tmp_path / "presignd-demo/inbox/Scans/a.txt").read_bytes() == body
+    assert fetch(demo.links[0]) == body
+    assert demo.said[4].startswith("a.txt  (14 bytes) came in: ")
+    demo.ctrl_c()
+    assert demo.process.wait(30) == 0
+    again = start().ready()
+    assert again.address == address
+    again.ctrl_c()
+    assert again.process.wait(30) == 0
