@@ -17,7 +17,7 @@ from typer._completion_shared import get_completion_script
 import presignd
 from presignd.broker import config as broker
 from presignd.cli import COMMANDS, app, load
-from presignd.config import LogConfig, PresignConfig
+from presignd.config import LogConfig, PresignConfig, WebhookConfig
 from presignd.config.models import Section
 from presignd.config.options import SECTIONS, defaults, docstrings
 from presignd.errors import ExitCode
@@ -30,8 +30,9 @@ BROKER_SECTIONS: Mapping[str, type[Section]] = {
     "log": LogConfig,
     "fleet": broker.FleetSection,
     "token": broker.TokenConfig,
+    "webhook": WebhookConfig,
 }
-TABLES = ("watch", "token")
+TABLES = ("watch", "token", "webhook")
 """Sections that a file may have more than once: ``[[watch]]``."""
 ONLY_A_DAEMONS = ("kind", "url", "token", "token_file", "client_cert", "client_key", "put_expires", "get_expires")
 """Options of [presign] that a broker's [store] has no use for."""

@@ -29,6 +29,7 @@ from presignd.broker.links.public import PublicLinks
 from presignd.broker.policy import Refusal, RefusalCode, UploadOwners, decide
 from presignd.broker.state.database import NO_DATABASE, Database
 from presignd.broker.state.links import Links
+from presignd.broker.state.outbox import StateOutbox
 from presignd.broker.tokens import Tokens
 from presignd.config.addresses import parse_listen
 from presignd.errors import Fault, PresignerFault
@@ -64,23 +65,28 @@ class Api(Calls):
         links: LinksSection = NO_LINKS,
         database: Database = NO_DATABASE,
         store: Callable[[], SignedStore] | None = None,
+        outbox: StateOutbox | None = None,
     ) -> None:
         super().__init__(config, tokens, limits)
         self.presigner = presigner
         self._links = LinkCalls(self, links, Links(database))
-        self._public = PublicLinks(self, links, database, lambda: self.presigner, store)
+        self._public = PublicLinks(self, links, database, lambda: self.presigner, store, outbox=outbox)
         # Without a store to ask, there are no invitations.
         self._bell = Bell()
-        self._invitations = self._invited(links, database, store) if store else []
+        self._invitations = self._invited(links, database, store, outbox) if store else []
         waiting = ConcurrencyLimit(limits.waiting, limits.waiting_of_one, limits.wait)
         self._inbox = InboxCalls(self, links, database, self._bell, waiting)
         self._upload_owners = UploadOwners()
 
-    def _invited(self, links: LinksSection, database: Database, store: Callable[[], SignedStore]) -> list[web.RouteDef]:
+    def _invited(
+        self, links: LinksSection, database: Database, store: Callable[[], SignedStore], outbox: StateOutbox | None
+    ) -> list[web.RouteDef]:
         def origin(bucket: str) -> str:
             return self.presigner.public_origin(bucket)
 
-        return PublicInvitations(self, links, database, store, origin, on_received=self._bell.ring).routes()
+        return PublicInvitations(
+            self, links, database, store, origin, on_received=self._bell.ring, outbox=outbox
+        ).routes()
 
     def drain(self) -> None:
         """Answer the calls that wait, and close each connection after its answer."""

@@ -24,7 +24,7 @@ from pydantic import (
     field_validator,
 )
 
-from presignd.config import LogConfig, PresignConfig, kinds, rules, signing
+from presignd.config import LogConfig, PresignConfig, WebhookConfig, kinds, rules, signing
 from presignd.config.addresses import check_listen, parse_broker_url, parse_listen, parse_site
 from presignd.config.models import Section
 from presignd.config.options import nearest
@@ -32,6 +32,7 @@ from presignd.config.paths import PathBase
 from presignd.config.problems import words
 from presignd.config.sources import aws_layer, file_layer
 from presignd.config.toml import read_document
+from presignd.config.webhooks import read_tables
 from presignd.errors import UsageError
 from presignd.redaction.text import one_line
 from presignd.s3.limits import MAX_EXPIRES, key_problem
@@ -40,7 +41,7 @@ from presignd.units import format_rate, parse_rate, rfc3339
 SYSTEM_FILE = Path("/etc/presignd-broker/broker.toml")
 SYSTEM_STATE = Path("/var/lib/presignd-broker")
 """The StateDirectory= of presignd-broker.service, whose configuration is ``SYSTEM_FILE``."""
-SECTIONS = ("broker", "store", "links", "state", "log", "fleet", "token")
+SECTIONS = ("broker", "store", "links", "state", "log", "fleet", "token", "webhook")
 
 Document = Mapping[str, Any]
 S = TypeVar("S", bound=Section)
@@ -298,6 +299,7 @@ class BrokerConfig:
     links: LinksSection = NO_LINKS
     state: StatePlace = StatePlace()
     warnings: tuple[str, ...] = ()
+    webhooks: tuple[WebhookConfig, ...] = ()
 
 
 def is_in_the_clear(tls_cert: object, listen: str, *, behind_proxy: bool) -> bool:
@@ -361,13 +363,16 @@ def load(file: Path, *, environ: Mapping[str, str] = os.environ) -> BrokerConfig
     log = _section(LogConfig, "log", document.get("log", {}), problems)
     fleet = _section(FleetSection, "fleet", _based(document.get("fleet", {}), base), problems)
     read_tokens(document, problems)
+    webhooks = read_tables(document.get("webhook", []), base, problems, warnings)
+    if webhooks and links is not None and not links.url:
+        problems.append("webhook: needs [links] url: what waits for webhooks is kept in the state")
     if problems or broker is None or store is None or log is None or fleet is None or links is None:
         raise _refusal(file, problems)
     if fleet.listen and fleet.listen in (broker.listen, broker.metrics_listen):
         raise _refusal(file, ["fleet.listen: is the broker's own address; give the fleet page another port"])
     token_file = fleet.token_file or state_folder(file, environ) / "fleet.token"
     fleet = fleet.model_copy(update={"token_file": token_file})
-    return BrokerConfig(file, broker, store, log, fleet, links, state, tuple(warnings))
+    return BrokerConfig(file, broker, store, log, fleet, links, state, tuple(warnings), webhooks)
 
 
 def state_folder(file: Path, environ: Mapping[str, str]) -> Path:

@@ -11,8 +11,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 import presignd
 from presignd.broker.fleet.activity import Call
+from presignd.telemetry.metrics import WEBHOOK_GIVEN_UP, WEBHOOK_TRIES
 
 REGISTRY = CollectorRegistry()
+for shared in (WEBHOOK_TRIES, WEBHOOK_GIVEN_UP):
+    REGISTRY.register(shared)
 
 REQUESTS = Counter("presignd_broker_requests_total", "Requests answered.", ("path", "status"), registry=REGISTRY)
 GRANTS = Counter(

@@ -21,7 +21,9 @@ from presignd.broker.invitations.sweep import Sweeper
 from presignd.broker.limits import LIMITS, Limits
 from presignd.broker.state.database import NO_DATABASE, StateAway
 from presignd.broker.state.links import Links
+from presignd.broker.state.outbox import StateOutbox
 from presignd.broker.state.place import LoggedDatabase, database_at
+from presignd.broker.telling import webhooks_of
 from presignd.broker.tokens import Tokens
 from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import PresigndError, PresignerFault, Unavailable, UsageError
@@ -35,6 +37,7 @@ from presignd.runtime.tasks import Loops, looping, unless, within
 from presignd.store.signed import SignedStore, signed_store
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger, setup
+from presignd.webhooks.webhooks import Prepared
 
 SPARE_FILES = 128
 """Descriptors that connections may not take: token files and folders need some."""
@@ -61,6 +64,10 @@ class Broker:
         self.tokens = Tokens(config.file, config.broker.token_files)
         self.signer = _signer(config.store)
         self.database = LoggedDatabase(database_at(config.state)) if config.links.url else NO_DATABASE
+        self.outbox = StateOutbox(self.database)
+        self.webhooks = webhooks_of(self.outbox)
+        self._hooks = self.webhooks.prepare(config.webhooks)
+        self.outbox.want([courier.hook for courier in self._hooks])  # from the first request on
         self.api = Api(
             config.broker,
             self.tokens,
@@ -69,6 +76,7 @@ class Broker:
             links=config.links,
             database=self.database,
             store=lambda: self.signer,
+            outbox=self.outbox,
         )
         self.servers: list[HttpServer] = []
         self._main: HttpServer | None = None
@@ -125,13 +133,18 @@ class Broker:
 
     async def sweeping(self) -> None:
         """End what guests left unfinished, for ever."""
-        sweeper = Sweeper(self.database, lambda: self.signer)
+        sweeper = Sweeper(self.database, lambda: self.signer, self.outbox)
         with heartbeat.alive("invitations"):
             while True:
                 heartbeat.beat()
                 with suppress(StateAway), heartbeat.resting():  # the database logs its outages
                     await sweeper.run(utcnow())
                 await asyncio.sleep(SWEEP_SECONDS)
+
+    async def telling(self) -> None:
+        """Send what waits for webhooks, for ever."""
+        await self.webhooks.switch(self._hooks)
+        await self.webhooks.run()
 
     # --- what changes while it runs -------------------------------------------------------------
     async def looking(self) -> None:
@@ -195,16 +208,16 @@ class Broker:
             log.error(event, exc_info=error, fix=of_store(error.fix))
         self._problems[event] = error.message
 
-    async def read_again(self) -> tuple[BrokerConfig, SignedStore]:
+    async def read_again(self) -> tuple[BrokerConfig, SignedStore, Prepared]:
         """Read the configuration again, and prepare all that may fail."""
         config = await asyncio.to_thread(self._load)
         self._refuse_in_the_clear(config.broker)
         tls_context(config.broker)
-        return config, _signer(config.store)
+        return config, _signer(config.store), self.webhooks.prepare(config.webhooks)
 
-    async def switch(self, read: tuple[BrokerConfig, SignedStore]) -> None:
+    async def switch(self, read: tuple[BrokerConfig, SignedStore, Prepared]) -> None:
         """Switch to another configuration; the old signer still signs the grants in progress."""
-        config, signer = read
+        config, signer, hooks = read
         before, retired = self.config, self.signer
         self.config = config
         self.api.config = config.broker
@@ -212,6 +225,8 @@ class Broker:
         self.tokens.configure(config.file, config.broker.token_files)
         self._stamps = tls_stamps(config.broker)
         self._take_certificate()
+        if config.links.url:
+            await self.webhooks.switch(hooks)
         if config.log != before.log:
             setup(config.log)
         retiring = asyncio.create_task(_retire(retired))
@@ -232,6 +247,7 @@ class Broker:
             retiring.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
         await self.signer.close()
+        await self.webhooks.close()
         await self.database.close()
 
     async def status(self) -> str:
@@ -304,6 +320,7 @@ async def _serve(broker: Broker, service: Service, stack: AsyncExitStack, loops:
     loops.start("files", broker.looking())
     if broker.config.links.url:
         loops.start("invitations", broker.sweeping())
+        loops.start("webhooks", broker.telling())
     loops.start("reload", service.reload_when_asked(broker.read_again, broker.switch))
     log.info("broker.ready", listen=places, tokens=broker.tokens.count)
     service.systemd.ready()

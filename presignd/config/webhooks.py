@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
 from presignd.config.addresses import parse_webhook_url
-from presignd.config.options import Option
+from presignd.config.models import WebhookConfig
+from presignd.config.options import Option, nearest
+from presignd.config.paths import PathBase
+from presignd.config.problems import words
 from presignd.config.signing import read_secret, readable_by_others
 from presignd.config.sources import Given, Layer, tables_of
 
 SECRETS = ("url", "secret")
 """The options that may also be given as ``*_file``."""
+
+_FILES = ("url_file", "secret_file", "ca_file")
 
 _UNKNOWN = {"url": "https://unknown.invalid/", "secret": "A" * 64}
 """Stand for what could not be read: that is the only problem then, and the configuration is refused."""
@@ -63,6 +70,35 @@ def read_table(
     return values
 
 
+def read_tables(value: Any, base: PathBase, problems: list[str], warnings: list[str]) -> tuple[WebhookConfig, ...]:
+    """Return the webhooks of a document that is read without layers (a broker's); add what is wrong to ``problems``."""
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        problems.append("webhook: write [[webhook]], with two brackets on each side, once for each receiver")
+        return ()
+    names = [table["name"] for table in value if isinstance(table.get("name"), str)]
+    problems += [f"webhook.{name}.name: two webhooks have this name" for name in set(names) if names.count(name) > 1]
+    taken, found = set(names), []
+    for place, table in enumerate(value, 1):
+        where = f"webhook.{table['name']}" if isinstance(table.get("name"), str) else f"webhook[{place}]"
+        unknown = [key for key in table if key not in WebhookConfig.model_fields]
+        problems += [f"{where}.{key}: is no option{nearest(key, WebhookConfig.model_fields)}" for key in unknown]
+        given = {
+            key: base.resolve(each) if key in _FILES else each for key, each in table.items() if key not in unknown
+        }
+        given = {key: each for key, each in given.items() if each != "" or key not in _FILES}
+        files = {key: Path(each) for key, each in given.items() if key in _FILES and isinstance(each, (str, Path))}
+        values = read_table(given | files, where, taken, problems, warnings, named="name" in table)
+        try:
+            found.append(WebhookConfig.model_validate(values))
+        except ValidationError as error:
+            problems += [_described(each, where) for each in error.errors(include_url=False)]
+    return tuple(found)
+
+
+def _described(error: Any, where: str) -> str:
+    return f"{where}.{'.'.join(map(str, error['loc']))}: {words(error, str(error['loc'][0]))}"
+
+
 def _read(table: Mapping[str, Any], key: str, where: str, warnings: list[str]) -> str | None:
     """Return what the file of an option holds, None if it is not given so; raise ``ValueError``."""
     option, file = f"{where}.{key}_file", table.get(f"{key}_file")
@@ -72,6 +108,8 @@ def _read(table: Mapping[str, Any], key: str, where: str, warnings: list[str]) -
         raise ValueError(f"{where}.{key}: is missing; give it, or the file that holds it as {key}_file")
     if key in table:
         raise ValueError(f"{where}.{key}: is given as {key} and as {key}_file; keep one of them")
+    if not file.exists():  # its name may be the secret
+        raise ValueError(f"{option}: names no file that is there; a secret itself goes into {key}")
     if readable_by_others(file):
         warnings.append(f"{option}: {file} can be read by others; chmod 600 {file}")
     return read_secret(option, file)

@@ -18,6 +18,7 @@ from presignd.broker.policy import Refusal, RefusalCode
 from presignd.broker.state.database import Database
 from presignd.broker.state.invitations import Invitation, Invitations
 from presignd.broker.state.links import hash_of
+from presignd.broker.state.outbox import StateOutbox
 from presignd.broker.state.tickets import NewTicket, Ticket, Tickets, TicketState, Use
 from presignd.errors import Fault
 from presignd.presign import ON_AN_UPLOAD, Grant, GrantRequest, Operation
@@ -68,10 +69,11 @@ class Desk:
         database: Database,
         store: Callable[[], SignedStore],
         honoured: Callable[[str, str], Awaitable[Honoured]],
+        outbox: StateOutbox | None = None,
     ) -> None:
         self._invitations, self._tickets = Invitations(database), Tickets(database)
         self._store, self._honoured = store, honoured
-        self._sweeper = Sweeper(database, store)
+        self._sweeper = Sweeper(database, store, outbox)
 
     # --- files --------------------------------------------------------------------------------------
     async def files(self, invitation: Invitation, asked: Files, client: str, now: datetime) -> list[Issued | Refusal]:

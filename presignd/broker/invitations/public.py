@@ -34,6 +34,7 @@ from presignd.broker.policy import Refusal
 from presignd.broker.state.database import Database, StateAway
 from presignd.broker.state.invitations import Invitation, Invitations
 from presignd.broker.state.links import hash_of
+from presignd.broker.state.outbox import StateOutbox
 from presignd.errors import Fault
 from presignd.presign import Grant
 from presignd.store.signed import SignedStore
@@ -63,12 +64,13 @@ class PublicInvitations:
         origin: Callable[[str], str],
         *,
         on_received: Callable[[], None] = lambda: None,
+        outbox: StateOutbox | None = None,
     ) -> None:
         self.calls, self._config, self._database = calls, config, database
         self._invitations, self._origin = Invitations(database), origin
         self._on_received = on_received
         self._facts = StoreFacts(store, config.url)
-        self._desk = Desk(database, store, self._facts.honoured)
+        self._desk = Desk(database, store, self._facts.honoured, outbox)
         self._pins, self._rates = Pins(), GrantRates()
         self._misses = ClientLimit(MISSES, MISS_WINDOW)
         self._tries = ClientLimit(PIN_TRIES, PIN_WINDOW)

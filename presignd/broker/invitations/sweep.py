@@ -12,6 +12,7 @@ from datetime import datetime
 from presignd.broker.invitations import audit, policy
 from presignd.broker.invitations.policy import Received, Step
 from presignd.broker.state.database import Database
+from presignd.broker.state.outbox import StateOutbox
 from presignd.broker.state.tickets import LEASE, UNUSED, Ticket, Tickets, TicketState
 from presignd.errors import Fault
 from presignd.presign import GrantRequest, Operation
@@ -27,8 +28,8 @@ NOT_FOUND = 404
 class Sweeper:
     """Ends tickets that are due. ``store`` returns the one in use: a reload replaces it."""
 
-    def __init__(self, database: Database, store: Callable[[], SignedStore]) -> None:
-        self._tickets, self._store = Tickets(database), store
+    def __init__(self, database: Database, store: Callable[[], SignedStore], outbox: StateOutbox | None = None) -> None:
+        self._tickets, self._store = Tickets(database, outbox), store
 
     async def run(self, now: datetime) -> int:
         """Look at the tickets that are due, ``AT_A_TIME`` at most; return their number. Raises ``StateAway``."""

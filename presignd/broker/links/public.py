@@ -41,6 +41,7 @@ from presignd.broker.links.words import Words, words_for
 from presignd.broker.policy import may_link
 from presignd.broker.state.database import Database, StateAway
 from presignd.broker.state.links import Link, Links, NewLink, hash_of
+from presignd.broker.state.outbox import StateOutbox
 from presignd.errors import Fault
 from presignd.pages import layout
 from presignd.presign import Grant, GrantRequest, Operation
@@ -121,10 +122,12 @@ class PublicLinks:
         database: Database,
         presigner: Callable[[], LocalPresigner],
         store: Callable[[], SignedStore] | None = None,
+        *,
+        outbox: StateOutbox | None = None,
     ) -> None:
         self.calls, self._config, self._presigner = calls, config, presigner
         self._folders = FolderFiles(store) if store else None
-        self._database, self._links = database, Links(database)
+        self._database, self._links = database, Links(database, outbox)
         self._pins = Pins()
         self._misses = ClientLimit(MISSES, MISS_WINDOW)
         self._tries = ClientLimit(PIN_TRIES, PIN_WINDOW)

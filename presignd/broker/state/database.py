@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+from presignd.webhooks.outbox import Away
+
 Row = tuple[Any, ...]
 Statement = tuple[str, Sequence[object]]
 """SQL, and its parameters in order."""
 
 
-class StateAway(Exception):
+class StateAway(Away):
     """The state can't be reached, or refuses: the caller answers 503, and asks again later."""
 
 

@@ -9,9 +9,10 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from presignd.broker.state.database import Database, Row
+from presignd.broker.state.outbox import Changed, StateOutbox, new_mark
 from presignd.broker.state.pin_tries import pin_try
 from presignd.system.clock import from_micros, to_micros
 
@@ -43,6 +44,9 @@ _ALIVE_OF_EACH = (
     "SELECT token, count(*), sum(kept) FROM links "  # noqa: S608 - constants
     f"WHERE revoked_at IS NULL AND (ends_at IS NULL OR ends_at > ?1) AND {_LEFT} GROUP BY token"
 )
+
+
+OPENED = "link.opened"
 
 
 class NewLink(NamedTuple):
@@ -115,8 +119,8 @@ def named_by(ref: str) -> tuple[bytes, bytes] | None:
 class Links:
     """The links in ``database``. Every call may raise ``StateAway``."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, outbox: StateOutbox | None = None) -> None:
+        self._database, self._outbox = database, outbox
 
     async def put(self, links: Sequence[NewLink]) -> list[Link]:
         """Record the links whose id is not known yet; return what is recorded for each, in order."""
@@ -131,15 +135,27 @@ class Links:
 
     async def open(self, digest: bytes, now: datetime) -> Link | None:
         """Count one opening of a link that is alive and has no limit, no PIN and no folder; None for any other."""
-        return _first(await self._database.fetch(_OPEN, digest, to_micros(now)))
+        return await self._count(_OPEN, digest, now)
+
+    async def _count(self, sql: str, digest: bytes, now: datetime) -> Link | None:
+        """Count one opening, and record what webhooks are to be told of it in the same transaction."""
+        if self._outbox is None or not self._outbox.wants(OPENED) or (link := await self.find(digest)) is None:
+            return _first(await self._database.fetch(sql, digest, to_micros(now)))
+        mark = new_mark()
+        marking = sql.replace("opened_at = ?2", "opened_at = ?2, mark = ?3", 1)
+        telling = self._outbox.telling(OPENED, Changed("links", digest, mark), link.ref, now, _told(link))
+        opened, *_ = await self._database.transact([(marking, (digest, to_micros(now), mark)), *telling])
+        return _first(opened)
 
     async def take_back(self, digest: bytes, now: datetime) -> None:
         """Count one opening less: the one of ``now`` was refused. If none came later, ``opened_at`` is unknown then."""
         await self._database.fetch(_TAKE_BACK, digest, to_micros(now))
+        if self._outbox is not None and self._outbox.wants(OPENED):
+            await self._outbox.take_back(ref_of(digest), now)
 
     async def spend(self, digest: bytes, now: datetime) -> Link | None:
         """Count one opening; return None if the link is not alive or has none left."""
-        return _first(await self._database.fetch(_SPEND, digest, to_micros(now)))
+        return await self._count(_SPEND, digest, now)
 
     async def take_pin_try(self, digest: bytes, now: datetime, *, most: int, window: timedelta) -> bool:
         """Take one of ``most`` tries in ``window``; return False if none is left. ``spend`` gives all back."""
@@ -202,6 +218,12 @@ def _row(link: NewLink) -> Row:
 
 def _first(rows: Sequence[Row]) -> Link | None:
     return _link(rows[0]) if rows else None
+
+
+def _told(link: Link) -> dict[str, Any]:
+    """Return what webhooks are told of a link: nothing that opens it."""
+    new = link.new
+    return {"ref": link.ref, "token": new.token, "bucket": new.bucket, "key": new.key, "filename": new.filename}
 
 
 def _link(row: Row) -> Link:

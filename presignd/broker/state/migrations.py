@@ -117,6 +117,26 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX tickets_inbox ON tickets (invitation, arrival) WHERE arrival IS NOT NULL AND acked_at IS NULL",
     ),
     ("ALTER TABLE links ADD COLUMN unit {number} NOT NULL DEFAULT 0",),
+    (
+        # What webhooks are still to be told; ``data`` is JSON. ``mark`` is that of the change it tells of.
+        """
+        CREATE TABLE messages (
+            n {counter},
+            webhook TEXT NOT NULL,
+            event TEXT NOT NULL,
+            subject TEXT NOT NULL,
+            at {number} NOT NULL,
+            due_at {number} NOT NULL,
+            tries {number} NOT NULL DEFAULT 0,
+            data TEXT NOT NULL,
+            mark {bytes} NOT NULL
+        )
+        """,
+        "CREATE INDEX messages_due ON messages (webhook, due_at, n)",
+        "CREATE INDEX messages_subject ON messages (webhook, subject, n)",
+        "CREATE TABLE webhooks_off (name TEXT PRIMARY KEY, address {bytes} NOT NULL, at {number} NOT NULL)",
+        "ALTER TABLE links ADD COLUMN mark {bytes}",
+    ),
 )
 
 

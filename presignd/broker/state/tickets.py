@@ -13,10 +13,12 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import NamedTuple
 
-from presignd.broker.state.database import Database, Row
+from presignd.broker.state.database import Database, Row, Statement
 from presignd.broker.state.invitations import Invitation
+from presignd.broker.state.outbox import Changed, StateOutbox, new_mark
 from presignd.system.clock import from_micros, to_micros
 
+RECEIVED = "upload.received"
 UNUSED = timedelta(hours=48)
 """A ticket ends so long after it was last used."""
 LEASE = timedelta(minutes=1)
@@ -142,8 +144,8 @@ class Use(NamedTuple):
 class Tickets:
     """The tickets in ``database``. Every call may raise ``StateAway``."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, outbox: StateOutbox | None = None) -> None:
+        self._database, self._outbox = database, outbox
 
     async def reserve(self, invitation: Invitation, new: Sequence[NewTicket], now: datetime) -> list[bool]:
         """Reserve for each file what the invitation has left; return which of them got a ticket."""
@@ -212,15 +214,29 @@ class Tickets:
         It gets its number in the inbox by the same commit. Its invitation's counter is locked until then, so whoever
         sees a number sees all smaller ones.
         """
-        mark = secrets.token_bytes(16)
+        mark = new_mark()
         received, *_ = await self._database.transact(
             [
                 (_RECEIVE, (digest, checksum, etag, to_micros(now), mark)),
                 (_COUNT_ARRIVAL, (digest, mark)),
                 (_NUMBER_ARRIVAL, (digest, mark)),
+                *await self._telling(digest, mark, checksum, etag, now),
             ]
         )
         return bool(received)
+
+    async def _telling(self, digest: bytes, mark: bytes, checksum: str, etag: str, now: datetime) -> list[Statement]:
+        """Return what tells webhooks of a file that came in."""
+        if self._outbox is None or not self._outbox.wants(RECEIVED):
+            return []
+        (ticket,) = await self.find([digest])
+        if ticket is None:
+            return []
+        new = ticket.new
+        data = {"invitation": ticket.name, "path": new.path, "bucket": ticket.bucket, "key": new.key, "size": new.size}
+        data |= {"content_type": new.content_type, "checksum": checksum, "etag": etag}
+        changed = Changed("tickets", digest, mark)
+        return self._outbox.telling(RECEIVED, changed, f"{ticket.bucket}/{new.key}", now, data)
 
     async def release(self, digest: bytes, now: datetime) -> bool:
         """Give the reservation of a cancelled or expired ticket back; return False if it was given back before."""

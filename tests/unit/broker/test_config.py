@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,9 +23,10 @@ from presignd.broker.config import (
     read_tokens,
     state_folder,
 )
-from presignd.config import LogConfig, PresignConfig
+from presignd.config import LogConfig, PresignConfig, WebhookConfig
 from presignd.config.options import defaults
 from presignd.errors import UsageError
+from tests.receivers import SECRET
 
 EXAMPLE = Path(__file__).parents[3] / "broker.example.toml"
 HASH = "sha256:" + "0" * 64
@@ -275,3 +277,28 @@ def test_a_token_is_someones() -> None:
 
 def test_a_repr_of_a_token_does_not_hold_its_hash() -> None:
     assert HASH not in repr(token())
+
+
+# --- webhooks -------------------------------------------------------------------------------------------
+
+
+def test_a_brokers_webhooks_are_read_with_their_files_and_problems(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(SECRET)
+    (tmp_path / "secret").chmod(0o600)
+    links = '[links]\nurl = "https://files.example"\n'
+    hook = '[[webhook]]\nurl = "https://desk.example/x"\nsecret_file = "secret"\nca_file = ""\n'
+    [webhook] = loaded(tmp_path, links + hook).webhooks
+    assert (webhook.name, webhook.secret.get_secret_value()) == ("desk.example", SECRET)
+    assert problems_of(tmp_path, hook) == ("webhook: needs [links] url: what waits for webhooks is kept in the state",)
+    assert problems_of(tmp_path, "webhook = 1\n")[0].startswith("webhook: write [[webhook]]")
+    found = problems_of(tmp_path, links + hook + 'name = "a"\nevnts = []\n' + hook + 'name = "a"\nevents = ["x"]\n')
+    assert found[:2] == (
+        "webhook.a.name: two webhooks have this name",
+        "webhook.a.evnts: is no option; did you mean events?",
+    )
+    assert found[2].startswith("webhook.a.events.0: must be ")
+
+
+def test_the_examples_webhook_has_every_option_in_the_models_order() -> None:
+    text = re.sub(r"^#(?=\[\[|\w+ = )", "", EXAMPLE.read_text("utf-8"), flags=re.MULTILINE)
+    assert list(tomllib.loads(text)["webhook"][0]) == list(WebhookConfig.model_fields)

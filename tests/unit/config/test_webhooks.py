@@ -89,6 +89,13 @@ def test_every_problem_is_told_and_no_secret(tmp_path: Path) -> None:
         assert wanted in told, told
 
 
+def test_a_secret_in_place_of_its_file_is_not_told_again(tmp_path: Path) -> None:
+    text = '[[webhook]]\nurl = "https://x.example/"\nsecret_file = "whsec_canary"\n'
+    assert problems(tmp_path, text) == (
+        "webhook[1].secret_file: names no file that is there; a secret itself goes into secret",
+    )
+
+
 def test_a_file_that_holds_a_secret_must_be_private(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(WATCH + hook("https://chat.example.org/a"))

@@ -1,0 +1,149 @@
+"""The outbox of brokers: messages for webhooks, in the state, each sent by one broker at a time.
+
+A message is written in the transaction of the change that it tells of: a random mark in the changed row shows there
+whether this very change was made.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal, NamedTuple
+
+from presignd.broker.state.database import Database, Row, StateAway, Statement
+from presignd.system.clock import from_micros, to_micros
+from presignd.webhooks.outbox import Hook, Message, Outbox, Waiting
+
+LEASE = timedelta(minutes=1)
+"""For so long one broker sends a message that was due; then another one may. Longer than a try takes."""
+DEAD = timedelta(days=7)
+"""A message that is older is given up: its webhook is configured nowhere, or was not for days."""
+
+
+class Changed(NamedTuple):
+    """A row that a transaction changes: its table and its id, and the mark that it has if it was changed."""
+
+    table: Literal["links", "tickets"]
+    id: bytes
+    mark: bytes
+
+
+_TELL = (
+    "INSERT INTO messages (webhook, event, subject, at, due_at, tries, data, mark) "
+    "SELECT ?3, ?4, ?5, ?6, ?6, 0, ?7, ?2 FROM {table} WHERE id = ?1 AND mark = ?2 "
+    "AND NOT EXISTS (SELECT 1 FROM webhooks_off WHERE name = ?3)"
+)
+_UNTELL = "DELETE FROM messages WHERE subject = ?1 AND at = ?2"
+_FIRST = "NOT EXISTS (SELECT 1 FROM messages e WHERE e.webhook = m.webhook AND e.subject = m.subject AND e.n < m.n)"
+_DUE = (
+    "SELECT n, event, subject, at, tries, data, due_at FROM messages m "  # noqa: S608 - constants
+    f"WHERE webhook = ?1 AND due_at <= ?2 AND {_FIRST} ORDER BY due_at, n LIMIT ?3"
+)
+_TAKE = "UPDATE messages SET due_at = ?3 WHERE n = ?1 AND due_at = ?2 RETURNING n"
+_NEXT = f"SELECT due_at FROM messages m WHERE webhook = ?1 AND due_at > ?2 AND {_FIRST} ORDER BY due_at LIMIT 1"  # noqa: S608
+_OFF = (
+    "INSERT INTO webhooks_off (name, address, at) VALUES (?1, ?2, ?3) "
+    "ON CONFLICT (name) DO UPDATE SET address = ?2, at = ?3"
+)
+
+
+class StateOutbox(Outbox):
+    """The messages in ``database``. Every call may raise ``StateAway``, which is an ``Away``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._hooks: Sequence[Hook] = ()
+
+    def want(self, hooks: Sequence[Hook]) -> None:
+        """Record from now on what ``hooks`` want; ``configure`` does this too."""
+        self._hooks = hooks
+
+    def wants(self, event: str) -> bool:
+        """Return whether any webhook wants an event."""
+        return any(event in hook.events for hook in self._hooks)
+
+    def telling(
+        self, event: str, changed: Changed, subject: str, at: datetime, data: Mapping[str, Any]
+    ) -> list[Statement]:
+        """Return what tells of a change, for its transaction."""
+        sql, micros, text = _TELL.replace("{table}", changed.table), to_micros(at), json.dumps(data)
+        names = [hook.name for hook in self._hooks if event in hook.events]
+        return [(sql, (changed.id, changed.mark, name, event, subject, micros, text)) for name in names]
+
+    async def take_back(self, subject: str, at: datetime) -> None:
+        """Delete what tells of a change that was undone, where it was not sent yet."""
+        await self._database.fetch(_UNTELL, subject, to_micros(at))
+
+    # --- the port -------------------------------------------------------------------------------------
+    async def configure(self, hooks: Sequence[Hook], now: datetime) -> dict[str, datetime]:
+        """See ``Outbox``. Another broker may have other webhooks: what is not for ``hooks`` is kept for it."""
+        self.want(hooks)  # first: while the state is away there is nothing to be told either
+        try:
+            await self._database.fetch("DELETE FROM messages WHERE at < ?1", to_micros(now - DEAD))
+            moved = [(hook.name, hook.address) for hook in hooks]
+            await self._database.fetch_each("DELETE FROM webhooks_off WHERE name = ?1 AND address <> ?2", moved)
+            rows = await self._database.fetch("SELECT name, at FROM webhooks_off")
+        except StateAway:
+            return {}
+        return {name: _time(at) for name, at in rows}
+
+    async def due(self, webhook: str, now: datetime, most: int) -> list[Message]:
+        """See ``Outbox``; what is returned is leased: no broker is told of it again for ``LEASE``."""
+        rows = await self._database.fetch(_DUE, webhook, to_micros(now), most)
+        until = to_micros(now + LEASE)
+        taken = await self._database.fetch_each(_TAKE, [(row[0], row[-1], until) for row in rows])
+        return [_message(row) for row, mine in zip(rows, taken, strict=True) if mine]
+
+    async def next_try(self, webhook: str, now: datetime) -> datetime | None:
+        """See ``Outbox``."""
+        rows = await self._database.fetch(_NEXT, webhook, to_micros(now))
+        return _time(rows[0][0]) if rows else None
+
+    async def settle(self, done: Sequence[int], later: Mapping[int, datetime]) -> None:
+        """See ``Outbox``."""
+        statements: list[Statement] = [("DELETE FROM messages WHERE n = ?1", (number,)) for number in done]
+        again = "UPDATE messages SET tries = tries + 1, due_at = ?2 WHERE n = ?1"
+        await self._database.transact([*statements, *((again, (n, to_micros(at))) for n, at in later.items())])
+
+    async def has_failed(self, webhook: str) -> bool:
+        """See ``Outbox``."""
+        return bool(
+            await self._database.fetch("SELECT 1 FROM messages WHERE webhook = ?1 AND tries > 0 LIMIT 1", webhook)
+        )
+
+    async def switch_off(self, hook: Hook, now: datetime) -> int:
+        """See ``Outbox``."""
+        gone = "DELETE FROM messages WHERE webhook = ?1 RETURNING n"
+        _, dropped = await self._database.transact(
+            [(_OFF, (hook.name, hook.address, to_micros(now))), (gone, (hook.name,))]
+        )
+        return len(dropped)
+
+    async def switch_on(self, hook: Hook) -> None:
+        """See ``Outbox``."""
+        await self._database.fetch("DELETE FROM webhooks_off WHERE name = ?1", hook.name)
+
+    async def waiting(self) -> dict[str, Waiting]:
+        """See ``Outbox``."""
+        rows = await self._database.fetch(
+            "SELECT webhook, count(*), min(at), min(due_at) FROM messages GROUP BY webhook"
+        )
+        return {name: Waiting(count, from_micros(at), from_micros(due_at)) for name, count, at, due_at in rows}
+
+
+def new_mark() -> bytes:
+    """Return what marks one change."""
+    return secrets.token_bytes(16)
+
+
+def _message(row: Row) -> Message:
+    number, event, subject, at, tries, data, _ = row
+    return Message(number, event, subject, _time(at), tries, json.loads(data))
+
+
+def _time(micros: int) -> datetime:
+    time = from_micros(micros)
+    assert time is not None, "NOT NULL"
+    return time

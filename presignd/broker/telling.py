@@ -1,0 +1,28 @@
+"""What a broker's webhooks are told: the text of each message, of which the state has the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from presignd.broker.state.outbox import StateOutbox
+from presignd.config import WebhookConfig
+from presignd.redaction.redact import redact_texts
+from presignd.webhooks.outbox import Message
+from presignd.webhooks.signature import encoded
+from presignd.webhooks.webhooks import Webhooks
+
+LOOK_SECONDS = 2.0
+"""Seconds between two looks for messages: each request, at any of the brokers, may record some."""
+
+
+def webhooks_of(outbox: StateOutbox) -> Webhooks:
+    """Return what sends a broker's messages."""
+    return Webhooks(outbox, _text, look=LOOK_SECONDS)
+
+
+async def _text(message: Message, webhook: WebhookConfig) -> bytes:  # noqa: ARG001 - a broker tells all the same
+    """Return a message's body. A broker tells no link: of what opens one it has only the hash."""
+    data: dict[str, Any] = redact_texts(
+        {name: value for name, value in message.data.items() if value not in ("", None)}
+    )
+    return encoded(message.event, message.at, data)
