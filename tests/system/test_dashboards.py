@@ -35,8 +35,13 @@ SILENT = {
     "presignd_webhook_given_up_total",
     "presignd_webhook_waiting",
     "presignd_webhook_off",
+    "presignd_inbox_received_total",
+    "presignd_inbox_received_bytes_total",
+    "presignd_inbox_waiting_files",
+    "presignd_inbox_stopped_files",
+    "presignd_inbox_last_timestamp_seconds",
 }
-"""Metrics without a series here: the token has no end, the broker no links or invitations, the daemon no webhook."""
+"""Metrics without a series here: the token has no end, and there are no links, invitations, webhooks or inboxes."""
 
 
 class Prometheus:
