@@ -39,6 +39,4 @@ async def _listed(context: Context, inbox: InboxConfig) -> CheckResult:
         return failed(name, problem)
     finally:
         await broker.close()
-    return ok(
-        name, f"the broker lists {len(found)} files that wait" if found else "the broker lists no file that waits"
-    )
+    return ok(name, f"files that wait at the broker: {len(found)}")

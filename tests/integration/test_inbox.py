@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from presignd.checks.base import Check, CheckResult, Outcome, context_of, run_checks
+from presignd.checks.inboxes import check_inboxes, check_invitations
 from presignd.config import Config, InboxConfig
 from presignd.control.documents import overview
 from presignd.s3.limits import CHECK_NAME
 from tests.inboxes import BODY, PART, Site, site_of
 from tests.running import Running, running, watch
 from tests.stores import Store
+from tests.unprivileged import without_rights, world_readable
 
 BIG = random.Random(1).randbytes(2 * PART + 5)
 
@@ -180,3 +183,31 @@ async def test_what_was_begun_of_files_that_others_fetched_is_removed(site: Site
         await daemon.said_by_now("inbox.received")
         await daemon.until(lambda: len(site.files()) == 2, "its removal")
         assert set(site.files()) == {"a.txt", ".presignd-inbox-scans-2-AAAAAAAAAAAAAAAA"}
+
+
+CHECKED = (Check("inboxes", check_inboxes), Check("invitations", check_invitations, remote=True))
+
+
+async def checked(config: Config) -> dict[str, CheckResult]:
+    """Return what ``presignd check`` says of inboxes, by name."""
+    async with context_of(config) as context:
+        return {result.name: result async for result in run_checks(context, CHECKED)}
+
+
+async def test_check_tells_whether_an_inbox_works(site: Site) -> None:
+    config = site.config()
+    found = await checked(config)
+    assert found["inbox scans"].outcome is Outcome.OK
+    assert found["invitation march"].detail == "files that wait at the broker: 0"
+    site.send("waits.txt")
+    assert (await checked(config))["invitation march"].detail == "files that wait at the broker: 1"
+
+
+async def test_check_tells_what_is_wrong_with_an_inbox(site: Site) -> None:
+    with world_readable() as folder:
+        wrong = InboxConfig(name="scans", path=folder, invitation="april")
+        config = site.config(inboxes=(wrong,))
+        with without_rights():
+            found = await checked(config)
+    assert (found["inbox scans"].outcome, found["inbox scans"].code) == (Outcome.FAIL, "inbox_failed")
+    assert (found["invitation april"].outcome, found["invitation april"].code) == (Outcome.FAIL, "no_inbox")
