@@ -11,6 +11,7 @@ RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends python3
 COPY pyproject.toml README.md LICENSE /src/
 COPY presignd /src/presignd
 COPY systemd /src/systemd
+COPY desktop /src/desktop
 # Byte code that is never compared with its source: the root may be read-only, and copies have other times.
 RUN python3 -m venv /opt/presignd \
  && /opt/presignd/bin/pip install --quiet --no-cache-dir --no-compile '/src[postgres]' \
