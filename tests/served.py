@@ -104,7 +104,7 @@ class FakeView(View):
     """A daemon without a pipeline, over a real ledger; ``on_put`` is what each test needs."""
 
     def __init__(self, config: Config, ledger: Ledger) -> None:
-        self._in_effect: Any = SimpleNamespace(config=config)
+        self._in_effect: Any = SimpleNamespace(config=config, work=SimpleNamespace(units=None))
         self._phase = Phase(NOW, "ready")
         self.links: FakeLinks = FakeLinks()
         self.ledger = ledger

@@ -52,9 +52,9 @@ PRINTING = {
     "broker check": ["broker", "check", "-c", "broker.toml"],
     "init": ["init", "init.toml"],
 }
-UNTRIED = {"demo", "unlink"}
+UNTRIED = {"demo", "health", "unlink", "webhook"}
 """``demo`` runs on without its stdout, as ``run --print-links`` does: tests/system/test_demo.py, test_stopping.py.
-``unlink`` prints nothing there."""
+``unlink`` prints nothing there, ``health`` nothing at all, and ``webhook`` needs one that is configured."""
 
 ANSWERS = "http://127.0.0.1:1\naccess\nsecretkey\ntest-bucket\n{folder}\n15m\n"
 """What ``init`` reads from stdin."""
