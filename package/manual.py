@@ -32,7 +32,7 @@ BROKER_SECTIONS: Mapping[str, type[Section]] = {
     "token": broker.TokenConfig,
     "webhook": WebhookConfig,
 }
-TABLES = ("watch", "token", "webhook")
+TABLES = ("watch", "inbox", "token", "webhook")
 """Sections that a file may have more than once: ``[[watch]]``."""
 ONLY_A_DAEMONS = ("kind", "url", "token", "token_file", "client_cert", "client_key", "put_expires", "get_expires")
 """Options of [presign] that a broker's [store] has no use for."""

@@ -15,6 +15,7 @@ from presignd.demo import seaweedfs as embedded
 TOGETHER = {
     "tests/system/test_systemd.py": "the machine",
     "tests/system/test_systemd_later.py": "the machine",
+    "tests/system/test_systemd_broker.py": "the machine",
     "tests/system/test_debian_package.py": "the machine",
     "tests/system/test_image.py": "an image",
     "tests/system/test_crashes.py": "long runs",

@@ -235,7 +235,8 @@ def test_a_verified_version_has_a_receipt(state: State) -> None:
     ("given", "kind"),
     [
         ({}, None),
-        ({"linked": True}, "presigned"),
+        ({"linked": True, "expires_at": NOW}, "presigned"),
+        ({"linked": True}, "unit"),
         ({"linked": True, "link_id": "x"}, "stable"),
         ({"link_id": "x"}, None),
     ],
