@@ -11,7 +11,7 @@ import os
 import select
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import TypeAlias
 
@@ -63,9 +63,10 @@ class LineWriter:
         with self._changed:
             if not self._is_due():
                 self._changed.notify_all()
-            if self._takes_all(lines):
+            size = sum(map(len, lines))
+            if self._takes_all(size):
                 self._lines.extend(lines)
-                self._bytes += sum(map(len, lines))
+                self._bytes += size
                 self._taken += len(lines)
                 return len(lines)
             for count, line in enumerate(lines):
@@ -79,9 +80,9 @@ class LineWriter:
                     self._turn()
         return len(lines)
 
-    def _takes_all(self, lines: Sequence[bytes]) -> bool:
-        """Return whether there is room for all lines and a thread to write them, as there nearly always is."""
-        whole = not self._closed and not self._lost and self._bytes + sum(map(len, lines)) <= self._room
+    def _takes_all(self, size: int) -> bool:
+        """Return whether there is room for ``size`` bytes and a thread to write them, as there nearly always is."""
+        whole = not self._closed and not self._lost and self._bytes + size <= self._room
         return whole and self._has_thread()
 
     def _is_full(self, line: bytes) -> bool:
