@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+import presignd
 from presignd.config import PresignConfig
 from presignd.errors import NO_DESCRIPTORS, Fault, UsageError, fault
 
@@ -60,6 +61,19 @@ async def read_at_most(response: HttpResponse, limit: int, on_piece: Callable[[]
         kept += piece
     response.close()
     return bytes(kept)
+
+
+def client_session(tls: ssl.SSLContext | None, *, connections: int = 100) -> aiohttp.ClientSession:
+    """Return a session of up to ``connections`` connections, without cookies or timeouts of its own."""
+    import aiohttp  # noqa: PLC0415 - not at the top: a start sends nothing where all is uploaded
+
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections, ssl=tls or True, keepalive_timeout=20),
+        timeout=aiohttp.ClientTimeout(total=None),
+        headers={"User-Agent": f"presignd/{presignd.__version__}", "Accept-Encoding": "identity"},
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
 
 
 def tls_context(presign: PresignConfig) -> ssl.SSLContext:

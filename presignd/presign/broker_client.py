@@ -18,9 +18,8 @@ import aiohttp
 from pydantic_core import from_json
 from yarl import URL
 
-import presignd
 from presignd.config import PresignConfig
-from presignd.connection import connection_fault, proxy_for, read_at_most, tls_context
+from presignd.connection import client_session, connection_fault, proxy_for, read_at_most, tls_context
 from presignd.errors import CODES, Fault, PresignerFault, StoreFault, WatchFault, fault
 from presignd.presign import ON_AN_UPLOAD, Operation
 from presignd.redaction import redact
@@ -147,13 +146,7 @@ class BrokerClient:
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=self._tls or True, keepalive_timeout=20),
-                timeout=aiohttp.ClientTimeout(total=None),
-                headers={"User-Agent": f"presignd/{presignd.__version__}", "Accept-Encoding": "identity"},
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
+            self._session = client_session(self._tls, connections=CONNECTIONS)
         return self._session
 
     async def close(self) -> None:

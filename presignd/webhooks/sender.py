@@ -12,9 +12,8 @@ from email.utils import parsedate_to_datetime
 import aiohttp
 from yarl import URL
 
-import presignd
 from presignd.config import WebhookConfig
-from presignd.connection import connection_fault, proxy_for, read_at_most
+from presignd.connection import client_session, connection_fault, proxy_for, read_at_most
 from presignd.errors import UsageError
 from presignd.webhooks.schedule import Answer
 from presignd.webhooks.signature import key_of, signed_headers
@@ -59,13 +58,7 @@ class Sender:
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=self._tls or True, keepalive_timeout=20),
-                timeout=aiohttp.ClientTimeout(total=None),
-                headers={"User-Agent": f"presignd/{presignd.__version__}", "Accept-Encoding": "identity"},
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
+            self._session = client_session(self._tls)
         return self._session
 
     async def close(self) -> None:
