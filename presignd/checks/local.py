@@ -15,13 +15,13 @@ from presignd.config import WatchConfig
 from presignd.config.folders import folder_problems
 from presignd.errors import PresigndError, Unavailable
 from presignd.ledger import FILE
-from presignd.ledger.database import open_database
 from presignd.ledger.lock import DaemonLock
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.pipeline.files import lease as writer_check
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.watch.source import SourceChoice, choose_source, reports_events
 from presignd.system import filesystem
+from presignd.system.sqlite import open_database
 
 INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_watches")
 """inotify(7): the limit on watches per user; each directory takes one."""

@@ -17,10 +17,9 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from presignd.errors import Fault, Unavailable
-from presignd.ledger import changes, database, queries
+from presignd.ledger import changes, queries
 from presignd.ledger.arrivals import ArrivalRecords
 from presignd.ledger.changes import Change, Claim
-from presignd.ledger.database import closed_on_error, explain, open_database, presence_check
 from presignd.ledger.lock import prepare
 from presignd.ledger.outbox import LedgerOutbox
 from presignd.ledger.rows import Claimed, Enqueued, Selection, Suspect, WatchSummary
@@ -31,7 +30,9 @@ from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersi
 from presignd.runtime.heartbeat import beat
 from presignd.runtime.outage import Trouble
 from presignd.states import Event
+from presignd.system import sqlite
 from presignd.system.durable import sync_folder
+from presignd.system.sqlite import closed_on_error, explain, open_database, presence_check
 from presignd.system.threads import opened
 
 T = TypeVar("T")
@@ -79,7 +80,7 @@ class Patience:
                 return found
 
 
-async def open_ledger(folder: Path, patience: Patience | None = None, *, busy: float = database.BUSY_SECONDS) -> Ledger:
+async def open_ledger(folder: Path, patience: Patience | None = None, *, busy: float = sqlite.BUSY_SECONDS) -> Ledger:
     """Open the ledger in ``folder`` (made 0700 where missing; the file is 0600).
 
     With ``patience`` calls wait where they would fail for a full disk or another program's lock. ``busy`` is how many
@@ -98,7 +99,7 @@ def _open(folder: Path, busy: float) -> tuple[sqlite3.Connection, sqlite3.Connec
     writing = open_database(folder / FILE, APPLICATION_ID, MIGRATIONS, busy=busy)
     with closed_on_error(writing):
         sync_folder(folder)
-        reading = database.connect(folder / FILE, busy=busy)
+        reading = sqlite.connect(folder / FILE, busy=busy)
         with closed_on_error(reading):
             reading.execute("PRAGMA query_only = ON")
     return writing, reading

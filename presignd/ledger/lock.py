@@ -6,7 +6,6 @@ The lock is flock(2)'s (``system/file_lock.py``), which the kernel releases with
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -14,7 +13,7 @@ from presignd.errors import Unavailable, UsageError
 from presignd.system import filesystem
 from presignd.system.durable import make_folder
 from presignd.system.file_lock import flock, lock_holder, process_text
-from presignd.system.trust import WalkedFolder, require_owner, walked
+from presignd.system.trust import make_private
 
 
 class DaemonLock:
@@ -94,33 +93,6 @@ def prepare(folder: Path) -> None:
             f"ledger.path: {folder} lies on {name}, where neither locks nor SQLite's WAL can be trusted",
             fix="set ledger.path to a folder on a local filesystem",
         )
-
-
-def make_private(path: Path) -> None:
-    """Make the file ``path`` (0600, whatever the umask) where it is missing; raises ``OSError``.
-
-    Another user's file is refused, and so is another user's ``-wal``, ``-shm`` or ``-journal`` beside it: SQLite would
-    take these for parts of the database (sqlite.org/tempfiles.html).
-    """
-    with walked(path.parent) as place:
-        for beside in ("-wal", "-shm", "-journal"):
-            with suppress(FileNotFoundError):
-                _require_ours(place, path.with_name(path.name + beside))
-        try:
-            fd = os.open(path.name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=place.fd)
-        except FileExistsError:
-            _require_ours(place, path)
-            return
-    try:
-        os.fchmod(fd, 0o600)
-    finally:
-        os.close(fd)
-
-
-def _require_ours(place: WalkedFolder, path: Path) -> None:
-    """Refuse another user's file, and a symlink to one."""
-    for follow in (False, True):
-        require_owner(os.stat(path.name, dir_fd=place.fd, follow_symlinks=follow), path)
 
 
 def _reason(error: OSError) -> str | None:

@@ -235,6 +235,33 @@ def _pinned(folder: int, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         os.close(fd)
 
 
+def make_private(path: Path) -> None:
+    """Make the file ``path`` (0600, whatever the umask) where it is missing; raises ``OSError``.
+
+    Another user's file is refused, and so is another user's ``-wal``, ``-shm`` or ``-journal`` beside it: SQLite would
+    take these for parts of the database (sqlite.org/tempfiles.html).
+    """
+    with walked(path.parent) as place:
+        for beside in ("-wal", "-shm", "-journal"):
+            with suppress(FileNotFoundError):
+                _require_ours(place, path.with_name(path.name + beside))
+        try:
+            fd = os.open(path.name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=place.fd)
+        except FileExistsError:
+            _require_ours(place, path)
+            return
+    try:
+        os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)
+
+
+def _require_ours(place: WalkedFolder, path: Path) -> None:
+    """Refuse another user's file, and a symlink to one."""
+    for follow in (False, True):
+        require_owner(os.stat(path.name, dir_fd=place.fd, follow_symlinks=follow), path)
+
+
 def open_file(file: Path, *, links: int = 0) -> int:
     """Open a regular file of root's or this user's for reading; the caller closes it. Raises ``OSError``.
 

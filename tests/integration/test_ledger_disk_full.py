@@ -11,7 +11,7 @@ import pytest
 
 from presignd.errors import RetryFault
 from presignd.ledger import Ledger, open_ledger
-from presignd.ledger.database import pages_between_checkpoints
+from presignd.system.sqlite import pages_between_checkpoints
 from tests.mounts import tmpfs
 from tests.versions import NOW, claim, new
 

@@ -13,12 +13,12 @@ import pytest
 from presignd.config import WatchConfig
 from presignd.ledger import changes
 from presignd.ledger import queries as questions
-from presignd.ledger.database import open_database
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.model import Fingerprint, Listed
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.watch.scan import Scan
+from presignd.system.sqlite import open_database
 from tests.versions import new
 
 CALLS = 21

@@ -24,16 +24,16 @@ COUNTED = """
 import cProfile, json, pstats, sys
 from itertools import count
 from pathlib import Path
-from presignd.ledger import database
+from presignd.system import sqlite
 
-statements, connect = count(), database.connect
+statements, connect = count(), sqlite.connect
 
 def counting(path, **more):
     connection = connect(path, **more)
     connection.set_trace_callback(lambda _statement: next(statements))
     return connection
 
-database.connect = counting
+sqlite.connect = counting
 from presignd.cli import main
 
 out, sys.argv = Path(sys.argv[1]), ["presignd", "run", "-c", sys.argv[2]]

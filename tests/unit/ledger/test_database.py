@@ -17,10 +17,10 @@ from presignd.errors import PresigndError, Unavailable, UsageError, fault
 from presignd.ledger import Patience, changes, open_ledger
 from presignd.ledger import queries as questions
 from presignd.ledger.changes import Change, Claim
-from presignd.ledger.database import explain, open_database
 from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
 from presignd.states import Event
 from presignd.system import filesystem
+from presignd.system.sqlite import explain, open_database
 from tests.descriptors import open_descriptors
 from tests.versions import LATER, MARK, NOW, PRINT, new
 

@@ -14,9 +14,9 @@ import pytest
 
 from presignd.errors import Unavailable, UsageError
 from presignd.ledger import lock
-from presignd.ledger.database import open_database
 from presignd.ledger.lock import DaemonLock
 from presignd.system import filesystem
+from presignd.system.sqlite import open_database
 
 HOLDER = """
 import sys

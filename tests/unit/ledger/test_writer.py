@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from presignd.ledger.database import connect, explain
 from presignd.ledger.writer import BATCH, Writer
 from presignd.runtime import heartbeat
+from presignd.system.sqlite import connect, explain
 
 Add = Callable[[sqlite3.Connection], int]
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from presignd.ledger import Ledger, database
+from presignd.ledger import Ledger
 from presignd.links import LinksFile, writer
 from presignd.model import Fingerprint
 from presignd.pipeline.files.folder import Gone, NotRegular
@@ -20,7 +20,7 @@ from presignd.pipeline.finish import remove as finish
 from presignd.pipeline.upload import transfer, verify
 from presignd.pipeline.watch import leftovers
 from presignd.presign.stable import new_link_id
-from presignd.system import filesystem
+from presignd.system import filesystem, sqlite
 
 
 def intent() -> None:
@@ -105,14 +105,14 @@ def unsynced_copies() -> None:
 
 def unsynced_ledger() -> None:
     """Let the ledger's commits come to the disk when it likes."""
-    connected = database.connect
+    connected = sqlite.connect
 
     def connect(path: Any) -> Any:
         connection = connected(path)
         connection.execute("PRAGMA synchronous = OFF")
         return connection
 
-    vars(database)["connect"] = connect
+    vars(sqlite)["connect"] = connect
 
 
 def _without_fsync(module: Any) -> None:

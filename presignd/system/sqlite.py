@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from presignd.errors import NO_SPACE, LedgerLost, PresigndError, Unavailable, UsageError, fault
-from presignd.ledger.lock import make_private
+from presignd.system.trust import make_private
 
 BUSY_SECONDS = 5.0
 JOURNAL_LIMIT = 64 << 20
