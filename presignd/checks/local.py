@@ -16,12 +16,12 @@ from presignd.config.folders import folder_problems
 from presignd.errors import PresigndError, Unavailable
 from presignd.ledger import FILE
 from presignd.ledger.lock import DaemonLock
-from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
+from presignd.ledger.schema import LEDGER
 from presignd.pipeline.files import lease as writer_check
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.watch.source import SourceChoice, choose_source, reports_events
 from presignd.system import filesystem
-from presignd.system.sqlite import open_database
+from presignd.system.sqlite import DatabaseFile
 
 INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_watches")
 """inotify(7): the limit on watches per user; each directory takes one."""
@@ -121,7 +121,7 @@ def _ledger(folder: Path) -> CheckResult:
     except Unavailable as held:
         return ok("ledger", held.message)
     with lock:
-        open_database(folder / FILE, APPLICATION_ID, MIGRATIONS).close()
+        DatabaseFile(folder / FILE, LEDGER).open().close()
     return ok("ledger", f"{folder} opens")
 
 

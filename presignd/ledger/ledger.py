@@ -16,23 +16,22 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from presignd.errors import Fault, Unavailable
+from presignd.errors import Fault, LedgerLost, Unavailable
 from presignd.ledger import changes, queries
 from presignd.ledger.arrivals import ArrivalRecords
 from presignd.ledger.changes import Change, Claim
 from presignd.ledger.lock import prepare
 from presignd.ledger.outbox import LedgerOutbox
 from presignd.ledger.rows import Claimed, Enqueued, Selection, Suspect, WatchSummary
-from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
+from presignd.ledger.schema import LEDGER
 from presignd.ledger.units import UnitRecords
 from presignd.ledger.writer import Reader, Writer
 from presignd.model import FileVersion, Fingerprint, LinksMark, Listed, NewVersion, Part, Sent, State
 from presignd.runtime.heartbeat import beat
 from presignd.runtime.outage import Trouble
 from presignd.states import Event
-from presignd.system import sqlite
 from presignd.system.durable import sync_folder
-from presignd.system.sqlite import closed_on_error, explain, open_database, presence_check
+from presignd.system.sqlite import BUSY_SECONDS, DatabaseFile, closed_on_error, presence_check
 from presignd.system.threads import opened
 
 T = TypeVar("T")
@@ -80,7 +79,7 @@ class Patience:
                 return found
 
 
-async def open_ledger(folder: Path, patience: Patience | None = None, *, busy: float = sqlite.BUSY_SECONDS) -> Ledger:
+async def open_ledger(folder: Path, patience: Patience | None = None, *, busy: float = BUSY_SECONDS) -> Ledger:
     """Open the ledger in ``folder`` (made 0700 where missing; the file is 0600).
 
     With ``patience`` calls wait where they would fail for a full disk or another program's lock. ``busy`` is how many
@@ -90,19 +89,36 @@ async def open_ledger(folder: Path, patience: Patience | None = None, *, busy: f
     ledger (network filesystem, newer version, another program's, damaged), ``Unavailable`` while another program holds
     it, the fault ``disk_full``.
     """
-    writing, reading = await opened(partial(_open, folder, busy), _close)
-    return Ledger(folder / FILE, writing, reading, patience)
+    file = DatabaseFile(folder / FILE, LEDGER)
+    writing, reading = await opened(partial(_open, file, busy), _close)
+    return Ledger(file, writing, reading, patience)
 
 
-def _open(folder: Path, busy: float) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+def _open(file: DatabaseFile, busy: float) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    folder = file.path.parent
     prepare(folder)
-    writing = open_database(folder / FILE, APPLICATION_ID, MIGRATIONS, busy=busy)
+    writing = file.open(busy=busy)
     with closed_on_error(writing):
         sync_folder(folder)
-        reading = sqlite.connect(folder / FILE, busy=busy)
+        reading = file.connect(busy=busy)
         with closed_on_error(reading):
             reading.execute("PRAGMA query_only = ON")
     return writing, reading
+
+
+def _presence_check(path: Path) -> Callable[[], None]:
+    """Return a check that raises ``LedgerLost`` once the ledger's files are not those that were opened."""
+    changed = presence_check(path)
+
+    def check() -> None:
+        if how := changed():
+            raise LedgerLost(
+                f"the ledger's file {how}, and what is recorded from now on would be lost",
+                fix="start presignd again: it goes on with the ledger that is there, or makes a new one; what is"
+                " uploaded already is found in the store, and links.jsonl keeps its lines",
+            )
+
+    return check
 
 
 def _close(connections: Sequence[sqlite3.Connection]) -> None:
@@ -120,14 +136,14 @@ class Ledger:
 
     def __init__(
         self,
-        path: Path,
+        file: DatabaseFile,
         writing: sqlite3.Connection,
         reading: sqlite3.Connection,
         patience: Patience | None,
     ) -> None:
         self._patience = patience
-        self._writer = Writer(writing, lambda error: explain(error, path), presence_check(path))
-        self._reader = Reader(reading, lambda error: explain(error, path))
+        self._writer = Writer(writing, file.explain, _presence_check(file.path))
+        self._reader = Reader(reading, file.explain)
         self._running = False
         self.units = UnitRecords(self._do, self._ask)
         self.arrivals = ArrivalRecords(self._do, self._ask)

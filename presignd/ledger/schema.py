@@ -6,6 +6,8 @@ type: values beyond SQLite's 64 signed bits (inodes of some filesystems, years a
 
 from __future__ import annotations
 
+from presignd.system.sqlite import DatabaseKind
+
 APPLICATION_ID = 0x70736764
 """"psgd": marks the file as presignd's, among SQLite databases."""
 
@@ -197,4 +199,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         _ARRIVAL,
         "CREATE INDEX arrival_file ON arrival (ino, mtime_ns) WHERE ino IS NOT NULL",
     ),
+)
+
+LEDGER = DatabaseKind(
+    "the ledger",
+    APPLICATION_ID,
+    MIGRATIONS,
+    setting="ledger.path",
+    place="folder",
+    user="the daemon's user",
+    loss="files already uploaded are found in the store, not sent twice",
 )

@@ -235,11 +235,12 @@ def _pinned(folder: int, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         os.close(fd)
 
 
-def make_private(path: Path) -> None:
+def make_private(path: Path, *, folder_owns: bool = False) -> None:
     """Make the file ``path`` (0600, whatever the umask) where it is missing; raises ``OSError``.
 
-    Another user's file is refused, and so is another user's ``-wal``, ``-shm`` or ``-journal`` beside it: SQLite would
-    take these for parts of the database (sqlite.org/tempfiles.html).
+    With ``folder_owns``, what root makes belongs to the folder's owner and group. Another user's file is refused, and
+    so is another user's ``-wal``, ``-shm`` or ``-journal`` beside it: SQLite would take these for parts of the database
+    (sqlite.org/tempfiles.html).
     """
     with walked(path.parent) as place:
         for beside in ("-wal", "-shm", "-journal"):
@@ -252,6 +253,8 @@ def make_private(path: Path) -> None:
             return
     try:
         os.fchmod(fd, 0o600)
+        if folder_owns and os.geteuid() == 0:
+            os.fchown(fd, place.st.st_uid, place.st.st_gid)
     finally:
         os.close(fd)
 

@@ -361,6 +361,17 @@ async def test_a_sqlite_file_that_was_removed_is_made_again(tmp_path: Path) -> N
         assert await links.find(hash_of("one")) is None
 
 
+async def test_why_a_sqlite_file_is_no_state_is_told_with_what_to_do(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "state.db")
+    (tmp_path / "state.db").write_bytes(b"no database " * 1000)
+    with pytest.raises(StateAway, match=r"^the state .*state.db is damaged: .*; test the disk, then move state.db, "):
+        await database.fetch("SELECT 1")
+    (tmp_path / "state.db").unlink()
+    with pytest.raises(StateAway, match=r"state.db: no such table: missing"):
+        await database.fetch("SELECT 1 FROM missing")
+    await database.close()
+
+
 @pytest.mark.parametrize("change", ["PRAGMA user_version = 1000", "PRAGMA application_id = 1"])
 async def test_a_file_that_is_newer_or_another_programs_is_refused(tmp_path: Path, change: str) -> None:
     file = tmp_path / "state.db"

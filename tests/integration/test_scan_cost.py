@@ -13,12 +13,12 @@ import pytest
 from presignd.config import WatchConfig
 from presignd.ledger import changes
 from presignd.ledger import queries as questions
-from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
+from presignd.ledger.schema import LEDGER
 from presignd.model import Fingerprint, Listed
 from presignd.pipeline.files.folder import Folder
 from presignd.pipeline.files.ignore import Ignore
 from presignd.pipeline.watch.scan import Scan
-from presignd.system.sqlite import open_database
+from presignd.system.sqlite import DatabaseFile
 from tests.versions import new
 
 CALLS = 21
@@ -29,7 +29,7 @@ FEW, MANY = 100, 900
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    connection = open_database(tmp_path / "db", APPLICATION_ID, MIGRATIONS)
+    connection = DatabaseFile(tmp_path / "db", LEDGER).open()
     yield connection
     connection.close()
 

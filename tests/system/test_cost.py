@@ -24,16 +24,16 @@ COUNTED = """
 import cProfile, json, pstats, sys
 from itertools import count
 from pathlib import Path
-from presignd.system import sqlite
+from presignd.system.sqlite import DatabaseFile
 
-statements, connect = count(), sqlite.connect
+statements, connect = count(), DatabaseFile.connect
 
-def counting(path, **more):
-    connection = connect(path, **more)
+def counting(self, **how):
+    connection = connect(self, **how)
     connection.set_trace_callback(lambda _statement: next(statements))
     return connection
 
-sqlite.connect = counting
+DatabaseFile.connect = counting
 from presignd.cli import main
 
 out, sys.argv = Path(sys.argv[1]), ["presignd", "run", "-c", sys.argv[2]]

@@ -7,26 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from presignd.broker.state.database import Database, Row, StateAway, Statement
-from presignd.broker.state.migrations import SQLITE, migrations, newer
-from presignd.system.trust import require_owner, walked
-
-BUSY_SECONDS = 5.0
-"""How long a statement waits for another process."""
+from presignd.broker.state.migrations import SQLITE, migrations
+from presignd.errors import PresigndError
+from presignd.system.durable import make_folder
+from presignd.system.sqlite import DatabaseFile, DatabaseKind, presence_check
+from presignd.system.trust import open_folder
 
 APPLICATION_ID = 0x70736272
 """Marks the file as a broker's state ("psbr")."""
 
-CACHE_KIB = 16 << 10
-JOURNAL_LIMIT = 64 << 20
-"""Bytes that the write-ahead log keeps on disk after a burst."""
+STATE = DatabaseKind(
+    "the state",
+    APPLICATION_ID,
+    migrations(SQLITE),
+    setting="state.path",
+    place="file",
+    user="the broker's user",
+    loss="its links and invitations no longer open then, unless a backup has them",
+    folder_owns=True,
+    cache_kib=16 << 10,
+)
 
 Work = Callable[[sqlite3.Connection], list[list[Row]]]
 Waiting = tuple[Work, asyncio.Future[list[list[Row]]]]
@@ -36,10 +43,10 @@ class SqliteDatabase(Database):
     """A SQLite file, made when missing (0600), opened by the first call."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._file = DatabaseFile(path, STATE)
         self._thread = ThreadPoolExecutor(1, "presignd-state")
         self._connection: sqlite3.Connection | None = None
-        self._opened: tuple[int, int] | None = None
+        self._changed: Callable[[], str] | None = None
         self._waiting: list[Waiting] = []
         self._working: asyncio.Task[None] | None = None
 
@@ -96,116 +103,43 @@ class SqliteDatabase(Database):
             connection.execute("BEGIN IMMEDIATE")
             results = [work(connection) for work in batch]
             connection.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, PresigndError) as error:
             self._drop()  # closing rolls back, and the next call opens what is there then
-            raise StateAway(f"{self._path}: {error}") from None
+            raise self._away(error) from None
         except BaseException:
             self._drop()
             raise
         return results
 
+    def _away(self, error: Exception) -> StateAway:
+        told = error if isinstance(error, PresigndError) else self._file.explain(error)
+        return StateAway(f"{told.message}; {told.fix}" if told else f"{self._file.path}: {error}")
+
     def _current(self) -> sqlite3.Connection:
         """Return the connection; another one if the file was replaced or removed."""
-        if self._connection is not None and self._identity() != self._opened:
+        if self._changed is not None and self._changed():
             self._drop()
         if self._connection is None:
-            self._connection = open_file(self._path)
-            self._opened = self._identity()
+            self._connection = open_file(self._file.path)
+            self._changed = presence_check(self._file.path)
         return self._connection
-
-    def _identity(self) -> tuple[int, int] | None:
-        try:
-            found = self._path.stat()
-        except FileNotFoundError:
-            return None
-        return found.st_dev, found.st_ino
 
     def _drop(self) -> None:
         if self._connection is not None:
             with suppress(sqlite3.Error):
                 self._connection.close()
-        self._connection = None
+        self._connection = self._changed = None
 
 
 def open_file(path: Path) -> sqlite3.Connection:
     """Open or make a state file, for one thread at a time, and bring it to the newest schema.
 
-    Raises ``sqlite3.Error``, ``OSError``, and ``StateAway`` for a file that is no state or is a newer one.
+    Raises as ``DatabaseFile.open`` does, and ``OSError``.
     """
-    _make_private(path)
-    with _alone_in(path.parent):
-        return _open_file(path)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Let no other process open a state file in ``folder`` meanwhile.
-
-    Changing a new file to WAL fails at once where another process uses it: SQLite does not wait there. Not by a lock on
-    the file itself: closing a descriptor of it would release SQLite's own locks (sqlite.org/howtocorrupt.html).
-    """
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _open_file(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        # FULL: a count that was answered must survive a loss of power.
-        for pragma in ("synchronous = FULL", f"journal_size_limit = {JOURNAL_LIMIT}", f"cache_size = -{CACHE_KIB}"):
-            connection.execute(f"PRAGMA {pragma}")
-        _migrate(connection, path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _make_private(path: Path) -> None:
-    """Make the file (0600, whatever the umask) where it is missing, for its folder's owner; refuse another user's.
-
-    As root, SQLite gives ``-wal`` and ``-shm`` the owner of the file; their mode is the file's in any case.
-    """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with walked(path.parent) as folder:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(path.name, flags, 0o600, dir_fd=folder.fd)
-        try:
-            st = os.fstat(fd)
-            require_owner(st, path)
-            if not st.st_size and os.geteuid() == 0:  # a command of root's came before the service: it is the service's
-                os.fchown(fd, folder.st.st_uid, folder.st.st_gid)
-        finally:
-            os.close(fd)
-
-
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Apply the migrations that are missing, in one transaction."""
-    wanted = migrations(SQLITE)
-    if _number(connection, "user_version") == len(wanted):
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    found = _number(connection, "user_version")  # another process may have been first
-    mark = _number(connection, "application_id")
-    if mark != APPLICATION_ID and (mark or found or _has_tables(connection)):
-        raise StateAway(f"{path}: is another program's database")
-    if found > len(wanted):
-        raise StateAway(f"{path}: {newer(found)}")
-    for statement in (statement for migration in wanted[found:] for statement in migration):
-        connection.execute(statement)
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {len(wanted)}")
-    connection.execute("COMMIT")
-
-
-def _number(connection: sqlite3.Connection, pragma: str) -> int:
-    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
-
-
-def _has_tables(connection: sqlite3.Connection) -> bool:
-    return bool(connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone())
+    make_folder(path.parent, 0o700)
+    with open_folder(path.parent) as folder:
+        # Changing a new file to WAL fails at once where another process uses it: SQLite does not wait there. So one
+        # process at a time opens a file here. The lock is not on the file itself: closing a descriptor of that would
+        # release SQLite's own locks (sqlite.org/howtocorrupt.html).
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        return DatabaseFile(path, STATE).open()

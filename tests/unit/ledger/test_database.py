@@ -8,51 +8,26 @@ import sqlite3
 import stat
 import threading
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from presignd.errors import PresigndError, Unavailable, UsageError, fault
+from presignd.errors import Unavailable, UsageError, fault
 from presignd.ledger import Patience, changes, open_ledger
 from presignd.ledger import queries as questions
 from presignd.ledger.changes import Change, Claim
-from presignd.ledger.schema import APPLICATION_ID, MIGRATIONS
+from presignd.ledger.schema import LEDGER, MIGRATIONS
 from presignd.states import Event
 from presignd.system import filesystem
-from presignd.system.sqlite import explain, open_database
+from presignd.system.sqlite import DatabaseFile
 from tests.descriptors import open_descriptors
 from tests.versions import LATER, MARK, NOW, PRINT, new
-
-FIRST = ("CREATE TABLE one (n)",)
-SECOND = ("CREATE TABLE two (n)", "INSERT INTO two VALUES (1)")
-BROKEN = ("CREATE TABLE three (n)", "INSERT INTO missing VALUES (1)")
-
-
-def tables(path: Path) -> tuple[int, set[str]]:
-    connection = sqlite3.connect(path)
-    try:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        return version, {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-    finally:
-        connection.close()
-
-
-def pragma(connection: sqlite3.Connection, name: str) -> Any:
-    return connection.execute(f"PRAGMA {name}").fetchone()[0]
 
 
 async def opened_and_closed(folder: Path) -> None:
     await (await open_ledger(folder)).close(clean=True)
-
-
-def test_every_commit_is_on_disk_before_it_counts(tmp_path: Path) -> None:
-    connection = open_database(tmp_path / "db", 1, [FIRST])
-    settings = [pragma(connection, name) for name in ("journal_mode", "synchronous", "foreign_keys")]
-    timeout = pragma(connection, "busy_timeout")
-    connection.close()
-    assert settings == ["wal", 2, 1]
-    assert timeout >= 1000
 
 
 async def test_the_ledger_is_private_whatever_the_umask(tmp_path: Path) -> None:
@@ -83,17 +58,9 @@ async def test_an_existing_folders_mode_is_left_alone(tmp_path: Path) -> None:
     assert mode(tmp_path) == 0o750
 
 
-def test_migrations_go_on_from_where_the_file_stands(tmp_path: Path) -> None:
-    open_database(tmp_path / "db", 1, [FIRST]).close()
-    assert tables(tmp_path / "db") == (1, {"one"})
-    open_database(tmp_path / "db", 1, [FIRST, SECOND]).close()
-    open_database(tmp_path / "db", 1, [FIRST, SECOND]).close()
-    assert tables(tmp_path / "db") == (2, {"one", "two"})
-
-
 def test_links_of_the_first_schema_count_as_naming_their_version(tmp_path: Path) -> None:
     """That schema does not have which version a link names, and nearly every link of a version named it."""
-    connection = open_database(tmp_path / "db", APPLICATION_ID, MIGRATIONS[:1])
+    connection = DatabaseFile(tmp_path / "db", replace(LEDGER, migrations=MIGRATIONS[:1])).open()
     rows = [("named", "v1", 1), ("not linked", "v1", None), ("suspended", "null", 1), ("none", "", 1)]
     connection.executemany(
         "INSERT INTO version (file_id, watch, path, current, state, ino, size, mtime_ns, ctime_ns, bucket,"
@@ -102,7 +69,7 @@ def test_links_of_the_first_schema_count_as_naming_their_version(tmp_path: Path)
         rows,
     )
     connection.close()
-    connection = open_database(tmp_path / "db", APPLICATION_ID, MIGRATIONS)
+    connection = DatabaseFile(tmp_path / "db", LEDGER).open()
     found = {file_id: questions.by_id(connection, file_id) for file_id, *_ in rows}
     connection.close()
     assert {name: version and (version.link_version, version.linked) for name, version in found.items()} == {
@@ -111,31 +78,6 @@ def test_links_of_the_first_schema_count_as_naming_their_version(tmp_path: Path)
         "suspended": ("", True),
         "none": ("", True),
     }
-
-
-def test_a_migration_that_fails_leaves_the_schema_before_it(tmp_path: Path) -> None:
-    with pytest.raises(sqlite3.OperationalError, match="missing"):
-        open_database(tmp_path / "db", 1, [FIRST, BROKEN])
-    assert tables(tmp_path / "db") == (1, {"one"})
-
-
-def test_a_ledger_of_a_newer_presignd_is_refused_with_both_versions(tmp_path: Path) -> None:
-    open_database(tmp_path / "db", 1, [FIRST, SECOND]).close()
-    with pytest.raises(UsageError, match="schema version 2, this presignd knows versions up to 1") as caught:
-        open_database(tmp_path / "db", 1, [FIRST])
-    assert "newer presignd" in caught.value.fix
-    assert tables(tmp_path / "db") == (2, {"one", "two"})
-
-
-@pytest.mark.parametrize("application_id", [0, 77])
-def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path, application_id: int) -> None:
-    connection = sqlite3.connect(tmp_path / "db")
-    connection.executescript(f"CREATE TABLE theirs (n); PRAGMA application_id = {application_id};")
-    connection.close()
-    content = (tmp_path / "db").read_bytes()
-    with pytest.raises(UsageError, match="another program's database"):
-        open_database(tmp_path / "db", 1, [FIRST])
-    assert (tmp_path / "db").read_bytes() == content
 
 
 async def test_a_file_that_is_no_database_is_one_line_with_the_fix(tmp_path: Path) -> None:
@@ -225,40 +167,6 @@ async def test_another_programs_lock_is_waited_for_and_then_told(tmp_path: Path)
     await ledger.close(clean=True)
 
 
-@pytest.mark.parametrize(
-    ("error", "kind", "words"),
-    [
-        (PermissionError(13, "Permission denied"), UsageError, "can't be opened: Permission denied"),
-        (OSError(28, "No space left on device"), PresigndError, "the disk is full"),
-        (OSError(122, "Disk quota exceeded"), PresigndError, "the disk is full"),
-    ],
-)
-def test_the_systems_errors_are_told_in_words(error: OSError, kind: type[PresigndError], words: str) -> None:
-    told = explain(error, Path("/l"))
-    assert isinstance(told, kind)
-    assert words in told.message
-    assert told.fix
-
-
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    [
-        (sqlite3.SQLITE_FULL, PresigndError),
-        (sqlite3.SQLITE_IOERR_WRITE, Unavailable),
-        (sqlite3.SQLITE_READONLY, Unavailable),
-        (sqlite3.SQLITE_CORRUPT_INDEX, UsageError),
-        (sqlite3.SQLITE_BUSY_SNAPSHOT, Unavailable),
-        (sqlite3.SQLITE_CONSTRAINT, None),
-        (sqlite3.SQLITE_MISUSE, None),
-    ],
-)
-def test_sqlites_errors_are_expected_ones_or_bugs(code: int, kind: type[PresigndError] | None) -> None:
-    error = sqlite3.OperationalError("words")
-    error.sqlite_errorcode = code
-    told = explain(error, Path("/l"))
-    assert told is None if kind is None else isinstance(told, kind)
-
-
 # --- every statement goes through an index ------------------------------------------------------------
 
 
@@ -288,7 +196,7 @@ class Recorder:
 
 @pytest.fixture
 def recorder(tmp_path: Path) -> Any:
-    connection = open_database(tmp_path / "db", APPLICATION_ID, MIGRATIONS)
+    connection = DatabaseFile(tmp_path / "db", LEDGER).open()
     yield Recorder(connection)
     connection.close()
 

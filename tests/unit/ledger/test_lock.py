@@ -15,8 +15,9 @@ import pytest
 from presignd.errors import Unavailable, UsageError
 from presignd.ledger import lock
 from presignd.ledger.lock import DaemonLock
+from presignd.ledger.schema import LEDGER
 from presignd.system import filesystem
-from presignd.system.sqlite import open_database
+from presignd.system.sqlite import DatabaseFile
 
 HOLDER = """
 import sys
@@ -115,7 +116,7 @@ def test_a_file_of_another_user_is_never_a_part_of_the_ledger(tmp_path: Path, na
     planted.write_bytes(b"planted")
     os.chown(planted, 65534, 65534)
     with pytest.raises(UsageError, match=f"it belongs to nobody, .*chown root {planted}"), DaemonLock(tmp_path):
-        open_database(tmp_path / "ledger.sqlite3", 1, [])
+        DatabaseFile(tmp_path / "ledger.sqlite3", LEDGER).open()
     assert planted.read_bytes() == b"planted"
 
 

@@ -10,16 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from presignd.ledger.schema import LEDGER
 from presignd.ledger.writer import BATCH, Writer
 from presignd.runtime import heartbeat
-from presignd.system.sqlite import connect, explain
+from presignd.system.sqlite import DatabaseFile
 
 Add = Callable[[sqlite3.Connection], int]
 
 
+def file(path: Path) -> DatabaseFile:
+    return DatabaseFile(path, LEDGER)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    connection = connect(tmp_path / "db")
+    connection = file(tmp_path / "db").connect()
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("CREATE TABLE t (n INTEGER PRIMARY KEY, filler BLOB)")
     connection.close()
@@ -28,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def writer(path: Path) -> AsyncIterator[Writer]:
-    made = Writer(connect(path), lambda error: explain(error, path))
+    made = Writer(file(path).connect(), file(path).explain)
     yield made
     await made.close()
 
@@ -42,7 +47,7 @@ def add(number: int, size: int = 0) -> Add:
 
 
 def stored(path: Path) -> set[int]:
-    connection = connect(path)
+    connection = file(path).connect()
     try:
         return {number for (number,) in connection.execute("SELECT n FROM t")}
     finally:
@@ -73,7 +78,7 @@ async def test_a_call_returns_after_its_commit(writer: Writer, path: Path) -> No
 
 async def test_what_waits_shares_commits_of_256_at_most(path: Path) -> None:
     """The limit is what a crash may make presignd do again."""
-    connection = connect(path)
+    connection = file(path).connect()
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
     writer, gate = Writer(connection, lambda _error: None), Gate()
@@ -99,10 +104,10 @@ async def test_a_failed_operation_is_undone_alone(writer: Writer, path: Path) ->
 
 
 async def test_a_full_disk_fails_its_commit_and_the_next_one_is_tried_again(path: Path) -> None:
-    connection = connect(path)
+    connection = file(path).connect()
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count = {pages + 3}")
-    writer = Writer(connection, lambda error: explain(error, path))
+    writer = Writer(connection, file(path).explain)
     for number in range(3):
         with pytest.raises(Exception, match="the disk is full") as caught:
             await writer.do(add(number, 100_000))
@@ -115,7 +120,7 @@ async def test_a_full_disk_fails_its_commit_and_the_next_one_is_tried_again(path
 
 async def test_a_commit_that_fails_tells_every_caller_in_it(path: Path) -> None:
     """A deferred constraint fails at COMMIT, as a full disk can: nobody may believe his change is there."""
-    connection = connect(path)
+    connection = file(path).connect()
     connection.execute("CREATE TABLE child (n INTEGER REFERENCES t (n) DEFERRABLE INITIALLY DEFERRED)")
     writer, gate = Writer(connection, lambda _error: None), Gate()
     held = asyncio.create_task(writer.do(gate))
@@ -150,7 +155,7 @@ async def test_a_thread_that_dies_fails_every_call_with_the_cause(path: Path) ->
     def die(_connection: sqlite3.Connection) -> None:
         raise SystemExit("the cause")
 
-    writer, gate = Writer(connect(path), lambda _error: None), Gate()
+    writer, gate = Writer(file(path).connect(), lambda _error: None), Gate()
     held = asyncio.create_task(writer.do(gate))
     await gate.entered()
     calls = [asyncio.create_task(writer.do(operation)) for operation in (add(1), die, add(2))]
@@ -176,7 +181,7 @@ async def test_a_thread_that_dies_fails_what_waits_behind_it_too(path: Path) -> 
         gate(connection)
         raise SystemExit("the cause")
 
-    writer = Writer(connect(path), lambda _error: None)
+    writer = Writer(file(path).connect(), lambda _error: None)
     first = asyncio.create_task(writer.do(die))
     await gate.entered()
     second = asyncio.create_task(writer.do(add(1)))
@@ -195,7 +200,7 @@ def test_a_loop_that_ends_first_takes_nothing_back(path: Path) -> None:
     gate = Gate()
 
     async def leave() -> Writer:
-        writer = Writer(connect(path), lambda _error: None)
+        writer = Writer(file(path).connect(), lambda _error: None)
         operations: list[Callable[[sqlite3.Connection], object]] = [gate, add(1)]
         calls = [asyncio.create_task(writer.do(operation)) for operation in operations]
         await gate.entered()
@@ -216,7 +221,7 @@ def test_a_loop_that_ends_first_takes_nothing_back(path: Path) -> None:
 
 
 async def test_closing_does_what_is_pending_first(path: Path) -> None:
-    writer = Writer(connect(path), lambda _error: None)
+    writer = Writer(file(path).connect(), lambda _error: None)
     calls = [asyncio.create_task(writer.do(add(number))) for number in range(500)]
     await asyncio.sleep(0)
     await writer.close()
@@ -228,7 +233,7 @@ async def test_closing_does_what_is_pending_first(path: Path) -> None:
 
 
 async def test_its_heart_goes_on_while_nothing_is_to_be_done(path: Path) -> None:
-    writer = Writer(connect(path), lambda _error: None, idle=0.001)
+    writer = Writer(file(path).connect(), lambda _error: None, idle=0.001)
     async with asyncio.timeout(60):
         for _ in range(3):
             while heartbeat.overdue(0.0) == []:  # noqa: ASYNC110 - a thread's beat has no event to wait for
@@ -240,7 +245,7 @@ async def test_its_heart_goes_on_while_nothing_is_to_be_done(path: Path) -> None
 
 
 async def test_its_heart_stands_still_while_the_thread_is_stuck(path: Path) -> None:
-    writer, gate = Writer(connect(path), lambda _error: None, idle=0.001), Gate()
+    writer, gate = Writer(file(path).connect(), lambda _error: None, idle=0.001), Gate()
     held = asyncio.create_task(writer.do(gate))
     await gate.entered()
     await asyncio.sleep(0.02)
@@ -251,7 +256,7 @@ async def test_its_heart_stands_still_while_the_thread_is_stuck(path: Path) -> N
 
 
 async def test_what_waits_is_done_in_its_order_and_only_several_calls_need_savepoints(path: Path) -> None:
-    connection = connect(path)
+    connection = file(path).connect()
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
     writer, gate = Writer(connection, lambda _error: None), Gate()
@@ -282,7 +287,7 @@ async def test_a_lone_operation_that_fails_is_undone(writer: Writer, path: Path)
 
 async def test_what_undoes_the_whole_transaction_fails_every_one_of_many(path: Path) -> None:
     """SQLite rolls everything back on some errors: none of them may be told that it was done."""
-    writer, gate = Writer(connect(path), lambda _error: None), Gate()
+    writer, gate = Writer(file(path).connect(), lambda _error: None), Gate()
 
     def undone(connection: sqlite3.Connection) -> None:
         connection.execute("ROLLBACK")

@@ -20,7 +20,8 @@ from presignd.pipeline.finish import remove as finish
 from presignd.pipeline.upload import transfer, verify
 from presignd.pipeline.watch import leftovers
 from presignd.presign.stable import new_link_id
-from presignd.system import filesystem, sqlite
+from presignd.system import filesystem
+from presignd.system.sqlite import DatabaseFile
 
 
 def intent() -> None:
@@ -105,14 +106,14 @@ def unsynced_copies() -> None:
 
 def unsynced_ledger() -> None:
     """Let the ledger's commits come to the disk when it likes."""
-    connected = sqlite.connect
+    connected = DatabaseFile.connect
 
-    def connect(path: Any) -> Any:
-        connection = connected(path)
+    def connect(self: Any, **how: Any) -> Any:
+        connection = connected(self, **how)
         connection.execute("PRAGMA synchronous = OFF")
         return connection
 
-    vars(sqlite)["connect"] = connect
+    DatabaseFile.connect = connect  # type: ignore[method-assign] # that is the breakage
 
 
 def _without_fsync(module: Any) -> None:
