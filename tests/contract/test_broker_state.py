@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -105,17 +105,37 @@ async def test_a_link_without_limits_is_counted_when_it_is_opened(links: Links) 
 
 
 async def test_an_opening_that_is_refused_is_taken_back(links: Links) -> None:
+    """A link says when it was opened last, however often it was refused after that, as without its token."""
     link = a_link()
     await links.put([link])
-    counts = []
-    for seconds in (0, 1, 2):
-        await links.open(link.id, NOW + timedelta(seconds=seconds))
+    await links.open(link.id, NOW)
     for seconds in (1, 2):
+        await links.open(link.id, NOW + timedelta(seconds=seconds))
         await links.take_back(link.id, NOW + timedelta(seconds=seconds))
         found = await links.find(link.id)
         assert found is not None
-        counts.append((found.opened, found.opened_at))
-    assert counts == [(2, NOW + timedelta(seconds=2)), (1, None)], "the time of the opening before is not recorded"
+        assert (found.opened, found.opened_at) == (1, NOW)
+
+
+async def test_a_later_opening_stays_the_last_one(links: Links) -> None:
+    link = a_link()
+    await links.put([link])
+    for seconds in (0, 1):
+        await links.open(link.id, NOW + timedelta(seconds=seconds))
+    await links.take_back(link.id, NOW)
+    found = await links.find(link.id)
+    assert found is not None
+    assert (found.opened, found.opened_at) == (1, NOW + timedelta(seconds=1))
+
+
+async def test_a_link_that_was_never_opened_says_so_after_a_refusal(links: Links) -> None:
+    link = a_link()
+    await links.put([link])
+    await links.open(link.id, NOW)
+    await links.take_back(link.id, NOW)
+    found = await links.find(link.id)
+    assert found is not None
+    assert (found.opened, found.opened_at) == (0, None)
 
 
 @pytest.mark.parametrize("limits", [{"max_downloads": 5}, {"pin": "scrypt:x"}, {"ends_at": NOW}, {"unit": True}])
@@ -171,6 +191,31 @@ async def test_a_revoked_link_is_not_spent_and_is_revoked_once(links: Links) -> 
     found = await links.find(link.id)
     assert found is not None
     assert (found.opened, found.revoked_at) == (0, NOW)
+
+
+async def test_what_one_broker_revoked_no_other_opens_from_then_on(connect: Connect) -> None:
+    """No broker keeps a link: each call reads the state, so what was answered before it holds for it."""
+    one_of_each: dict[str, Callable[[Links], Awaitable[Any]]] = {
+        "id": lambda links: links.revoke("scanner-1", hash_of("id"), NOW),
+        "ref": lambda links: links.revoke_ref("scanner-1", ref_of(hash_of("ref")), NOW),
+        "object": lambda links: links.revoke_object("scanner-1", "b", "scanner-1/object", NOW),
+        "token": lambda links: links.revoke_token("scanner-2", NOW),
+    }
+    made = {
+        name: a_link(name, key=f"scanner-1/{name}", token="scanner-2" if name == "token" else "scanner-1")
+        for name in one_of_each
+    }
+    async with opened(connect) as one, opened(connect) as other:
+        await one.put(list(made.values()))
+        for name, revoke in one_of_each.items():
+            link = made[name]
+            assert await other.open(link.id, NOW) is not None, name
+            assert await revoke(one), name
+            assert await other.open(link.id, NOW) is None, name
+            assert await other.spend(link.id, NOW) is None, name
+            found = await other.find(link.id)
+            assert found is not None
+            assert found.revoked_at == NOW, name
 
 
 async def test_a_link_is_revoked_by_its_ref(links: Links) -> None:

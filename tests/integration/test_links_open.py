@@ -425,6 +425,8 @@ def test_brokers_on_one_database_share_links_counts_and_passes(
         opened = ask(limited["url"], "POST")
         assert ask(at_two(limited), "POST").status == 410
         assert ask(at_two(limited), "POST", {"Cookie": opened.cookie}).status == 303
+        one.revoke_link(limited)
+        assert ask(at_two(limited), "POST", {"Cookie": opened.cookie}).status == 410, "a pass opens no revoked link"
 
 
 def test_while_the_state_is_away_links_wait_and_are_not_lost(

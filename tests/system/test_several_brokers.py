@@ -6,7 +6,6 @@ import http.client
 import json
 import secrets
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -118,25 +117,21 @@ def test_a_link_made_at_one_broker_opens_at_each_at_once(site: Site) -> None:
         assert site.nginx.open_link(f"/l/{link_id}") == 302
 
 
-def test_a_link_revoked_at_one_broker_is_refused_at_each(site: Site) -> None:
-    """Within a second; the deadline is for a machine that does other things too."""
-    took = []
+def test_a_link_revoked_at_one_broker_is_refused_at_each_from_then_on(site: Site) -> None:
+    """Once the revocation was answered, by the next opening: nothing is waited for."""
     for broker in site.brokers:
         link_id = site.made_at(broker)
         assert site.statuses(link_id) == [302] * 3
         assert broker.call(f"/v1/links/{link_id}", site.secret, method="DELETE")[0] == 204
-        took.append(_seconds_until(lambda link_id=link_id: site.statuses(link_id) == [410] * 3))  # type: ignore[misc] # its own
+        assert site.statuses(link_id) == [410] * 3
+
+
+def test_links_of_a_token_that_was_removed_are_refused_at_each(site: Site) -> None:
+    """Within ``NAMED_SECONDS``, as a test of the tokens has it by a clock of its own."""
     link_id = site.made_at(site.brokers[0])
     assert site.statuses(link_id) == [302] * 3
     site.brokers[0].revoke("one")
-    took.append(_seconds_until(lambda: site.statuses(link_id) == [410] * 3))
-    print("refused at all brokers after", [f"{seconds * 1000:.0f} ms" for seconds in took])  # noqa: T201 - pytest -s
-
-
-def _seconds_until(true: Callable[[], object]) -> float:
-    began = time.monotonic()
-    until(true, "refusal", seconds=5)
-    return time.monotonic() - began
+    until(lambda: site.statuses(link_id) == [410] * 3, "refusal")
 
 
 # --- limits -----------------------------------------------------------------------------------------

@@ -26,14 +26,14 @@ _NEW = (
 _ALL = f"{_NEW}, opened, opened_at, revoked_at, kept"
 _ALIVE = "revoked_at IS NULL AND (ends_at IS NULL OR ends_at > ?2)"
 _LEFT = "(max_downloads IS NULL OR opened < max_downloads)"
-_COUNT = "UPDATE links SET opened = opened + 1, opened_at = ?2"
+_COUNT = "UPDATE links SET opened = opened + 1, opened_before = opened_at, opened_at = ?2"
 
 _PUT = f"INSERT INTO links ({_NEW}) VALUES ({', '.join(f'?{n}' for n in range(1, 16))}) ON CONFLICT (id) DO NOTHING"  # noqa: S608
 _FIND = f"SELECT {_ALL} FROM links WHERE id = ?1"  # noqa: S608
 _OPEN = f"{_COUNT} WHERE id = ?1 AND max_downloads IS NULL AND pin = '' AND unit = 0 AND {_ALIVE} RETURNING {_ALL}"
 _TAKE_BACK = (
-    "UPDATE links SET opened = opened - 1, opened_at = CASE WHEN opened_at = ?2 THEN NULL ELSE opened_at END "
-    "WHERE id = ?1"
+    "UPDATE links SET opened = opened - 1, "
+    "opened_at = CASE WHEN opened_at = ?2 THEN opened_before ELSE opened_at END WHERE id = ?1"
 )
 _SPEND = f"{_COUNT}, pin_tries = 0 WHERE id = ?1 AND {_LEFT} AND {_ALIVE} RETURNING {_ALL}"
 _TRY = pin_try("links")
@@ -73,7 +73,7 @@ class NewLink(NamedTuple):
 
 
 class Link(NamedTuple):
-    """A recorded link. ``kept`` means that it outlives its token; ``opened_at`` may be unknown (``take_back``)."""
+    """A recorded link. ``kept`` means that it outlives its token; ``opened_at`` is when it was opened last."""
 
     new: NewLink
     opened: int
@@ -148,7 +148,10 @@ class Links:
         return _first(opened)
 
     async def take_back(self, digest: bytes, now: datetime) -> None:
-        """Count one opening less: the one of ``now`` was refused. If none came later, ``opened_at`` is unknown then."""
+        """Count one opening less: the one of ``now`` was refused. ``opened_at`` is that of the one before again.
+
+        Where several that are refused overlap, it may be the time of one of these.
+        """
         await self._database.fetch(_TAKE_BACK, digest, to_micros(now))
         if self._outbox is not None and self._outbox.wants(OPENED):
             await self._outbox.take_back(ref_of(digest), now)

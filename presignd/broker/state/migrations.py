@@ -137,6 +137,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE webhooks_off (name TEXT PRIMARY KEY, address {bytes} NOT NULL, at {number} NOT NULL)",
         "ALTER TABLE links ADD COLUMN mark {bytes}",
     ),
+    # What ``opened_at`` was before the newest opening, which may be taken back.
+    ("ALTER TABLE links ADD COLUMN opened_before {number}",),
 )
 
 

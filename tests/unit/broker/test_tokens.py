@@ -401,7 +401,11 @@ def test_without_a_rate_nothing_is_counted() -> None:
 
 
 def test_a_token_is_found_by_its_name_as_it_was_a_moment_ago(folder: Path) -> None:
-    """A link asks for its token at each opening: another look at its file is due after a quarter of a second."""
+    """A link asks for its token at each opening: another look at its file is due after a quarter of a second.
+
+    Nothing else of a link is remembered, so it is refused within a second of its token's revocation.
+    """
+    assert tokens.NAMED_SECONDS < 1
     now = [100.0]
     found = tokens_in(folder, monotonic=lambda: now[0], look_share=0)
     assert found.named("none") is None
