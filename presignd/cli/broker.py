@@ -1,6 +1,6 @@
 """``presignd broker``: run the presign broker, check it, and make, list and revoke its tokens."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,11 +9,10 @@ import typer
 
 from presignd.broker import service, token_writer
 from presignd.broker.config import SYSTEM_FILE, BrokerConfig, FleetSection, TokenConfig, load, read_tokens
-from presignd.broker.state.database import StateAway
 from presignd.broker.state.links import Links
-from presignd.broker.state.place import database_at
 from presignd.broker.tokens import Tokens, hash_of, new_token
 from presignd.cli import guard, help_of, invite, loop, show
+from presignd.cli.broker_state import with_state
 from presignd.cli.check import print_result
 from presignd.cli.guard import guarded
 from presignd.cli.options import AsJson, BrokerFile, seconds
@@ -312,7 +311,7 @@ def revoke_command(
     tokens = _tokens_of(found)
     file = next((file for token, file in tokens.all() if token.name == name), None)
     if keep_links and file:
-        show.say(f"links that will outlive {name}: {loop.run(_with_links(found, lambda links: links.keep(name)))}")
+        show.say(f"links that will outlive {name}: {with_state(found, lambda state: Links(state).keep(name))}")
     if file:
         token_writer.revoke(file, name)
         show.say(f"revoked {name}, in {file}")
@@ -326,7 +325,7 @@ def revoke_command(
 def _revoke_links(config: BrokerConfig, name: str) -> int:
     """Revoke a token's links; without it they do not open, but they would for another token of its name."""
     try:
-        revoked = loop.run(_with_links(config, lambda links: links.revoke_token(name, utcnow())))
+        revoked = with_state(config, lambda state: Links(state).revoke_token(name, utcnow()))
     except Unavailable as away:
         raise Unavailable(
             f"{away.message}; its links do not open while no token has this name",
@@ -334,16 +333,6 @@ def _revoke_links(config: BrokerConfig, name: str) -> int:
         ) from None
     show.say(f"revoked its links: {revoked}")
     return revoked
-
-
-async def _with_links(config: BrokerConfig, do: "Callable[[Links], Awaitable[int]]") -> int:
-    database = database_at(config.state)
-    try:
-        return await do(Links(database))
-    except StateAway as away:
-        raise Unavailable(f"the state can't be used: {away}", fix="see [state] in broker.toml") from None
-    finally:
-        await database.close()
 
 
 def _add(to: typer.Typer, name: str, command: Callable[..., Any]) -> None:

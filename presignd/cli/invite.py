@@ -1,27 +1,22 @@
-"""``presignd broker invite``: make, list, show and revoke invitations.
-
-They open the broker's state themselves: SQLite lets several processes use one file, and PostgreSQL does anyway. A
-running broker sees the change at its next request.
-"""
+"""``presignd broker invite``: make, list, show and revoke invitations."""
 
 import secrets
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
-from presignd.broker.config import SYSTEM_FILE, BrokerConfig, load
+from presignd.broker.config import SYSTEM_FILE
 from presignd.broker.invitations.terms import check_terms
 from presignd.broker.links.pin import Pins
-from presignd.broker.state.database import Database, StateAway
+from presignd.broker.state.database import Database
 from presignd.broker.state.invitations import Invitation, Invitations, NewInvitation
 from presignd.broker.state.links import hash_of
-from presignd.broker.state.place import database_at
 from presignd.broker.state.tickets import Ticket, Tickets, TicketState
-from presignd.cli import guard, loop, show
+from presignd.cli import show
+from presignd.cli.broker_state import read_public, with_state
 from presignd.cli.options import AsJson, BrokerFile, seconds
-from presignd.errors import Refused, Unavailable, UsageError
+from presignd.errors import Refused, UsageError
 from presignd.redaction import redact
 from presignd.system.clock import utcnow
 from presignd.units import parse_size, rfc3339, short_size
@@ -29,8 +24,6 @@ from presignd.units import parse_size, rfc3339, short_size
 ID_BYTES = 16
 PIN_DIGITS = 6
 DEFAULT_VALID = "14d"
-
-R = TypeVar("R")
 
 Name = Annotated[str, typer.Argument(help="The invitation's name.")]
 Size = Annotated[str, typer.Option("--max-size", metavar="SIZE", help='The largest file, e.g. "5GiB".')]
@@ -63,7 +56,7 @@ def create_command(
     """
     if as_json and as_qr:
         raise UsageError("invite create: --json and --qr exclude each other")
-    found = read(config)
+    found = read_public(config)
     secret, digits = secrets.token_urlsafe(ID_BYTES), _new_pin() if pin else ""
     now = utcnow()
     new = NewInvitation(
@@ -80,7 +73,7 @@ def create_command(
         total=_size("--total", total),
     )
     check_terms(new)
-    made = _with_state(found, lambda database: _make(database, new, digits))
+    made = with_state(found, lambda database: _make(database, new, digits))
     if made is None:
         raise Refused(f"there is an invitation {name!r} already", fix="choose another name")
     _print_made(f"{found.links.url}/i/{secret}", digits, made, as_qr=as_qr, as_json=as_json)
@@ -107,7 +100,7 @@ def list_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> N
 
     Example: presignd broker invite list -c broker.toml
     """
-    invitations = _with_state(read(config), lambda database: Invitations(database).all())
+    invitations = with_state(read_public(config), lambda database: Invitations(database).all())
     if as_json:
         show.document([_document(each) for each in invitations])
         return
@@ -125,7 +118,7 @@ def show_command(name: Name, config: BrokerFile = SYSTEM_FILE, as_json: AsJson =
         invitation = await Invitations(database).named(name)
         return None if invitation is None else (invitation, await Tickets(database).of(invitation))
 
-    looked = _with_state(read(config), look)
+    looked = with_state(read_public(config), look)
     if looked is None:
         raise _unknown(name)
     invitation, tickets = looked
@@ -148,35 +141,10 @@ def revoke_command(name: Name, config: BrokerFile = SYSTEM_FILE) -> None:
         invitations = Invitations(database)
         return await invitations.revoke(name, utcnow()), await invitations.named(name)
 
-    revoked, known = _with_state(read(config), revoke)
+    revoked, known = with_state(read_public(config), revoke)
     if known is None:
         raise _unknown(name)
     show.say(f"revoked {name}" if revoked else f"{name} was revoked before")
-
-
-def read(file: Any) -> BrokerConfig:
-    """Return the configuration of a broker with a public address; raise ``UsageError``."""
-    found = load(file)
-    guard.warn(found.warnings)
-    if not found.links.url:
-        raise UsageError(
-            "this broker has no public address", fix='set [links] url, e.g. "https://files.example.org", and restart it'
-        )
-    return found
-
-
-def _with_state(config: BrokerConfig, do: Callable[[Database], Awaitable[R]]) -> R:
-    return loop.run(_in_state(config, do))
-
-
-async def _in_state(config: BrokerConfig, do: Callable[[Database], Awaitable[R]]) -> R:
-    database = database_at(config.state)
-    try:
-        return await do(database)
-    except StateAway as away:
-        raise Unavailable(f"the state can't be used: {away}", fix="see [state] in broker.toml") from None
-    finally:
-        await database.close()
 
 
 def _unknown(name: str) -> Refused:
