@@ -339,12 +339,14 @@ CODES: dict[str, Code] = {
     "webhook_failed": Code(
         RetryFault,
         "the receiver of a webhook did not take a message",
-        "look at the receiver, and try it: presignd webhook test NAME; presignd tries again for three days",
+        "look at the receiver, and try it: presignd webhook test NAME (at a broker: presignd broker webhook test "
+        "NAME); presignd tries again for three days",
     ),
     "webhook_gone": Code(
         RetryFault,
         "the receiver of a webhook answered 410 (gone), so the webhook is off",
-        "remove the webhook, or, if its receiver is there again: presignd webhook enable NAME",
+        "remove the webhook, or, if its receiver is there again: presignd webhook enable NAME (at a broker: presignd "
+        "broker webhook enable NAME)",
     ),
     "inbox_failed": Code(
         RetryFault,

@@ -2,7 +2,7 @@
 
 folders → writing → inboxes → trust → writer check → events → inotify → ledger → credentials → invitations →
 endpoint → certificate → clock →
-buckets
+buckets → webhooks → receivers
 """
 
 from presignd.checks.base import Check, CheckResult, Context, Outcome, context_of, exit_code, fail, ok, run_checks, warn
@@ -20,6 +20,7 @@ from presignd.checks.local import (
 )
 from presignd.checks.presigner import check_clock, check_credentials
 from presignd.checks.trust import check_trust
+from presignd.checks.webhooks import check_receivers, check_webhooks
 
 __all__ = [
     "CHECKS",
@@ -51,6 +52,8 @@ CHECKS = (
     Check("certificate", check_certificate, needs=("endpoint",), remote=True),
     Check("clock", check_clock, needs=("credentials", "endpoint", "certificate"), remote=True),
     Check("buckets", check_buckets, needs=("clock",), remote=True),
+    Check("webhooks", check_webhooks),
+    Check("receivers", check_receivers, needs=("webhooks",), remote=True),
 )
 """Every check of a loaded configuration, in order."""
 

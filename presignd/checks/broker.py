@@ -13,6 +13,7 @@ from presignd.broker.state.place import database_at
 from presignd.broker.tokens import Tokens
 from presignd.checks.base import CheckResult, fail, ok, warn
 from presignd.checks.cors import cors_result
+from presignd.checks.webhooks import receiver_results
 from presignd.config import UploadConfig
 from presignd.config.addresses import parse_listen
 from presignd.config.signing import is_in_clear
@@ -48,6 +49,8 @@ async def check_broker(config: BrokerConfig) -> AsyncIterator[CheckResult]:
         yield warn("tokens", "0 of them", "make one for a file of broker.token_files: presignd broker token create")
     places: set[tuple[str, str]] = set()
     async for result in _links_results(config, places):
+        yield result
+    for result in await receiver_results(config.webhooks, "presignd broker webhook"):
         yield result
     store = signed_store(config.store, UploadConfig(), clock=utcnow)
     try:

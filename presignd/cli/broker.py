@@ -11,7 +11,7 @@ from presignd.broker import service, token_writer
 from presignd.broker.config import SYSTEM_FILE, BrokerConfig, FleetSection, TokenConfig, load, read_tokens
 from presignd.broker.state.links import Links
 from presignd.broker.tokens import Tokens, hash_of, new_token
-from presignd.cli import guard, help_of, invite, loop, show
+from presignd.cli import broker_webhook, guard, help_of, invite, loop, show
 from presignd.cli.broker_state import with_state
 from presignd.cli.check import print_result
 from presignd.cli.guard import guarded
@@ -352,3 +352,7 @@ _add(invite_app, "list", invite.list_command)
 _add(invite_app, "show", invite.show_command)
 _add(invite_app, "revoke", invite.revoke_command)
 app.add_typer(invite_app, name="invite")
+_add(broker_webhook.app, "list", broker_webhook.list_command)
+_add(broker_webhook.app, "test", broker_webhook.send_test_command)
+_add(broker_webhook.app, "enable", broker_webhook.enable_command)
+app.add_typer(broker_webhook.app, name="webhook")

@@ -1,6 +1,7 @@
 """``presignd webhook``: send a test message to a webhook, or switch it on again after a 410."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -27,7 +28,11 @@ def send_test_command(name: Named = "", as_json: AsJson = False, config: ConfigF
 
     Example: presignd webhook test chat
     """
-    found = loop.run(ask_once({"op": "webhook_test", "webhook": name}, config))
+    end_with_test(loop.run(ask_once({"op": "webhook_test", "webhook": name}, config)), as_json=as_json)
+
+
+def end_with_test(found: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print how a receiver answered a test message; end with 3 if it did not take it."""
     if as_json:
         show.document(found)
     else:
@@ -44,7 +49,11 @@ def enable_command(name: Named = "", as_json: AsJson = False, config: ConfigFile
 
     Example: presignd webhook enable chat
     """
-    found = loop.run(ask_once({"op": "webhook_enable", "webhook": name}, config))
+    print_on(loop.run(ask_once({"op": "webhook_enable", "webhook": name}, config)), as_json=as_json)
+
+
+def print_on(found: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print which webhook was switched on."""
     if as_json:
         show.document(found)
     else:

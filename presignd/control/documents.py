@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from presignd.ledger import WatchSummary
     from presignd.model import FileVersion, Link
     from presignd.presign.broker_links import IssuedLink
+    from presignd.webhooks.schedule import Answer
     from presignd.webhooks.webhooks import WebhookView
 
     Roots = Mapping[str, str]
@@ -199,6 +200,13 @@ def of_webhook(found: WebhookView) -> Document:
         "given_up": standing.given_up,
         "off_since": time_text(standing.off_since),
     }
+
+
+def of_tested(name: str, answer: Answer) -> Document:
+    """Render how a webhook's receiver answered a test message."""
+    problem = None if answer.is_delivered else answer.problem.message
+    took = round(answer.took * 1000)
+    return {"webhook": name, "delivered": answer.is_delivered, "status": answer.status, "error": problem, "ms": took}
 
 
 def of_inbox(inbox: InboxView) -> Document:

@@ -367,10 +367,7 @@ class Responder:
     # --- webhooks -----------------------------------------------------------------------------------
     async def _webhook_test(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         """Send a signed test message; yield which webhook it went to, and how that ended."""
-        name, answer = await self.view.webhooks.test(text(request, "webhook"))
-        problem = None if answer.is_delivered else answer.problem.message
-        took = round(answer.took * 1000)
-        yield {"webhook": name, "delivered": answer.is_delivered, "status": answer.status, "error": problem, "ms": took}
+        yield documents.of_tested(*await self.view.webhooks.test(text(request, "webhook")))
 
     async def _webhook_enable(
         self, request: Request, _peer: Peer, _fds: Sequence[int]

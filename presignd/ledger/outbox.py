@@ -95,6 +95,11 @@ class LedgerOutbox(Outbox):
         """See ``Outbox``."""
         await self._change(switch_on, hook)
 
+    async def off_since(self, webhook: str) -> datetime | None:
+        """See ``Outbox``."""
+        rows = await self._ask(_fetch, "SELECT at FROM webhook_off WHERE name = ?", webhook)
+        return from_micros(rows[0][0]) if rows else None
+
     async def waiting(self) -> dict[str, Waiting]:
         """See ``Outbox``."""
         rows = await self._ask(_fetch, "SELECT webhook, count(*), min(at), min(due_at) FROM message GROUP BY webhook")

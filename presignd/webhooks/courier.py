@@ -46,7 +46,7 @@ class Standing:
 
 @dataclass(eq=False)
 class Courier:
-    """Sends the messages of one webhook, until it is cancelled or the webhook switched off.
+    """Sends the messages of one webhook, until it is cancelled; none while the webhook is off.
 
     ``look`` is the longest time in seconds between two looks for messages: shorter where other processes record some.
     """
@@ -64,16 +64,16 @@ class Courier:
     _sending: dict[asyncio.Task[Answer], Message] = field(default_factory=dict)
 
     def wake(self) -> None:
-        """Look for messages now: some were recorded."""
+        """Look for messages now: some were recorded, or the webhook was switched on."""
         self._more.set()
 
     async def run(self) -> None:
-        """Send what is due, for ever; return once the webhook is switched off."""
+        """Send what is due, for ever."""
         try:
             with alive(f"webhook {self.hook.name}"):
-                while self.standing.off_since is None:
+                while True:
                     try:
-                        await self._turn()
+                        await (self._turn() if self.standing.off_since is None else self._look_whether_on())
                     except Away:  # whoever keeps the outbox logs that
                         with resting():
                             await asyncio.sleep(AWAY_SECONDS)
@@ -91,6 +91,21 @@ class Courier:
                 del self._sending[task]
         else:
             await self._rest()
+
+    async def _look_whether_on(self) -> None:
+        """Wait, and ask whether the webhook was switched on: by another process, at a broker's state."""
+        await self._cancel()
+        self._more.clear()
+        with resting():
+            await within(self.look, self._more)
+        if self.standing.off_since is not None and await self.outbox.off_since(self.hook.name) is None:
+            self.note_on()
+
+    def note_on(self) -> None:
+        """Take the webhook as on again, and log it."""
+        self.standing.off_since, self.standing.problem = None, ""
+        log.info("webhook.on", webhook=self.hook.name)
+        self.wake()
 
     async def _start_due(self) -> None:
         """Begin to send what is due, as far as there is room."""

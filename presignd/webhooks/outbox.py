@@ -88,5 +88,9 @@ class Outbox(ABC):
         """Record again what a webhook wants."""
 
     @abstractmethod
+    async def off_since(self, webhook: str) -> datetime | None:
+        """Return since when a webhook is off; None if it is on."""
+
+    @abstractmethod
     async def waiting(self) -> dict[str, Waiting]:
         """Return what waits for each webhook for which anything does."""

@@ -8,6 +8,7 @@ import ssl
 import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -15,6 +16,7 @@ from yarl import URL
 from presignd.config import WebhookConfig
 from presignd.connection import client_session, connection_fault, proxy_for, read_at_most
 from presignd.errors import UsageError
+from presignd.system.clock import utcnow
 from presignd.webhooks.schedule import Answer
 from presignd.webhooks.signature import key_of, signed_headers
 
@@ -35,26 +37,29 @@ class Sender:
 
     async def send(self, message_id: str, body: bytes, now: datetime) -> Answer:
         """Sign a message as of ``now`` and send it; redirects are not followed."""
+        headers = {"Content-Type": "application/json", **signed_headers(self._key, message_id, body, now)}
+        return await self._ask("POST", URL(self._url, encoded=True), now, data=body, headers=headers)
+
+    async def reach(self) -> Answer:
+        """Ask the receiver's host for its options, which no receiver takes for a message; the path is not sent."""
+        return await self._ask("OPTIONS", URL(self._url, encoded=True).origin(), utcnow())
+
+    async def _ask(self, method: str, url: URL, now: datetime, **request: Any) -> Answer:
         began = time.monotonic()
         try:
-            async with asyncio.timeout(self._timeout):
-                status, retry_after = await self._post(signed_headers(self._key, message_id, body, now), body, now)
+            async with (
+                asyncio.timeout(self._timeout),
+                self._open_session().request(
+                    method, url, allow_redirects=False, proxy=proxy_for(self._url, ""), **request
+                ) as answer,
+            ):
+                await read_at_most(answer, MOST_READ)
+                retry_after = _retry_after(answer.headers.get("Retry-After", ""), now)
+                return Answer(answer.status, "", retry_after, time.monotonic() - began)
         except TimeoutError:
             return Answer(0, f"no answer within {self._timeout:g} s", took=time.monotonic() - began)
         except (aiohttp.ClientError, OSError, ValueError) as problem:
             return Answer(0, connection_fault(problem).message, took=time.monotonic() - began)
-        return Answer(status, "", retry_after, time.monotonic() - began)
-
-    async def _post(self, headers: dict[str, str], body: bytes, now: datetime) -> tuple[int, float | None]:
-        async with self._open_session().post(
-            URL(self._url, encoded=True),
-            data=body,
-            headers={"Content-Type": "application/json", **headers},
-            allow_redirects=False,
-            proxy=proxy_for(self._url, ""),
-        ) as answer:
-            await read_at_most(answer, MOST_READ)
-            return answer.status, _retry_after(answer.headers.get("Retry-After", ""), now)
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:

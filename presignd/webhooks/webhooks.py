@@ -142,11 +142,9 @@ class Webhooks:
         """Switch a webhook on again that answered 410; return its name."""
         courier = self._named(named)
         if courier.standing.off_since is None:
-            raise Refused(f"webhook: {courier.hook.name} is not off", fix="presignd status shows which one is")
+            raise Refused(f"webhook: {courier.hook.name} is not off")
         await self._outbox.switch_on(courier.hook)
-        courier.standing.off_since, courier.standing.problem = None, ""
-        log.info("webhook.on", webhook=courier.hook.name)
-        self._changed.set()
+        courier.note_on()
         return courier.hook.name
 
     def _named(self, named: str) -> Courier:

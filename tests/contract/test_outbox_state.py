@@ -145,7 +145,9 @@ async def test_a_webhook_that_is_off_is_off_for_all_brokers_until_it_is_on_or_mo
     await other.links.open(LINK.id, NOW)
     assert (await one.outbox.waiting()).keys() == {"audit"}
     assert await other.outbox.configure([DESK, AUDIT], NOW) == {"desk": NOW}
+    assert [await other.outbox.off_since(hook.name) for hook in (DESK, AUDIT)] == [NOW, None]
     await one.outbox.switch_on(DESK)
+    assert await other.outbox.off_since("desk") is None
     await other.links.open(LINK.id, NOW)
     assert len(await one.due()) == 1
     assert await one.outbox.switch_off(DESK, NOW) == 1

@@ -122,6 +122,17 @@ async def test_a_refused_message_is_tried_again_with_the_same_id_and_signed_anew
     assert daemon.codes("webhook.failing") == ["webhook_failed"]
 
 
+async def test_a_redirect_leads_no_message_elsewhere(tmp_path: Path, faulty_s3: FaultyS3, chat: Receiver) -> None:
+    async with receiver() as elsewhere:
+        chat.answer = lambda _: 307 if len(chat.got) < 2 else 204
+        chat.headers = {"Location": elsewhere.url}
+        async with running(config(tmp_path, faulty_s3, webhooks=[chat.webhook()]), schedule=AT_ONCE) as daemon:
+            daemon.drop("a.txt")
+            await taken(daemon, chat, 1)
+    assert [got.status for got in chat.got] == [307, 307, 204]
+    assert elsewhere.got == []
+
+
 async def test_what_no_try_delivers_is_given_up_and_said(tmp_path: Path, faulty_s3: FaultyS3, chat: Receiver) -> None:
     chat.answer = lambda _: 500
     schedule = Schedule(pauses=[0.0], jitter=0)

@@ -125,6 +125,11 @@ class StateOutbox(Outbox):
         """See ``Outbox``."""
         await self._database.fetch("DELETE FROM webhooks_off WHERE name = ?1", hook.name)
 
+    async def off_since(self, webhook: str) -> datetime | None:
+        """See ``Outbox``."""
+        rows = await self._database.fetch("SELECT at FROM webhooks_off WHERE name = ?1", webhook)
+        return _time(rows[0][0]) if rows else None
+
     async def waiting(self) -> dict[str, Waiting]:
         """See ``Outbox``."""
         rows = await self._database.fetch(

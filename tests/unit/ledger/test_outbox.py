@@ -132,6 +132,7 @@ async def test_a_webhook_that_is_off_records_nothing_until_it_is_on_or_moves(tmp
     ledger = await open_ledger(tmp_path / "ledger")
     outbox = ledger.outbox()
     assert await outbox.configure([CHAT, PAGER], NOW) == {"chat": NOW}
+    assert [await outbox.off_since(hook.name) for hook in (CHAT, PAGER)] == [NOW, None]
     await finish(ledger, b"a")
     assert await due(outbox) == []
     await outbox.switch_on(CHAT)

@@ -1,0 +1,75 @@
+"""Checks of webhooks: each receiver's host answers. No message is sent: ``presignd webhook test`` does that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
+
+from presignd.checks.base import CheckResult, fail, ok, warn
+from presignd.config import WebhookConfig
+from presignd.errors import UsageError
+from presignd.webhooks.schedule import Answer
+from presignd.webhooks.webhooks import host_of, register
+
+if TYPE_CHECKING:
+    from presignd.checks.base import Context
+    from presignd.webhooks.sender import Sender
+
+BY_A_PROXY = {502: "bad gateway", 503: "unavailable", 504: "gateway timeout"}
+"""What a proxy answers if the receiver behind it is away."""
+
+
+async def check_webhooks(context: Context) -> AsyncIterator[CheckResult]:
+    """Check that each webhook's CA file can be used; yield nothing where it can."""
+    for webhook in context.config.webhooks:
+        if problem := _unusable(webhook):
+            yield problem
+
+
+async def check_receivers(context: Context) -> AsyncIterator[CheckResult]:
+    """Check that the host of each webhook answers."""
+    for result in await receiver_results(context.config.webhooks):
+        yield result
+
+
+async def receiver_results(webhooks: Sequence[WebhookConfig], command: str = "presignd webhook") -> list[CheckResult]:
+    """Return whether the hosts of ``webhooks`` answer; ``command test`` is what sends a message to one."""
+    return await asyncio.gather(*(_receiver_result(webhook, command) for webhook in webhooks))
+
+
+async def _receiver_result(webhook: WebhookConfig, command: str) -> CheckResult:
+    register(webhook)
+    if problem := _unusable(webhook):
+        return problem
+    sender = _sender(webhook)
+    try:
+        return receiver_result(webhook, await sender.reach(), command)
+    finally:
+        await sender.close()
+
+
+def receiver_result(webhook: WebhookConfig, answer: Answer, command: str) -> CheckResult:
+    """Judge what a webhook's host answered to a request that is no message. Any status is an answer."""
+    name, host = f"webhook {webhook.name}", host_of(webhook)
+    if not answer.status:
+        fix = f"start the receiver, or correct its address; a private CA belongs in webhook.{webhook.name}.ca_file"
+        return fail(name, f"{host}: {answer.why}", fix)
+    if meaning := BY_A_PROXY.get(answer.status):
+        fix = f"look at what is behind it, and send it a message: {command} test {webhook.name}"
+        return warn(name, f"{host} answers {answer.status} ({meaning})", fix)
+    return ok(name, f"{host} answers; {command} test {webhook.name} sends it a message")
+
+
+def _unusable(webhook: WebhookConfig) -> CheckResult | None:
+    try:
+        _sender(webhook)
+    except UsageError as error:
+        return fail(f"webhook {webhook.name}", error.message, "name the PEM file of the CA's certificate")
+    return None
+
+
+def _sender(webhook: WebhookConfig) -> Sender:
+    from presignd.webhooks.sender import Sender  # noqa: PLC0415 - it brings aiohttp, which --offline does not need
+
+    return Sender(webhook)
