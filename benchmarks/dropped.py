@@ -25,16 +25,38 @@ COMMAND = Path(sys.executable).with_name("presignd")
 TICK = os.sysconf("SC_CLK_TCK")
 
 
+def local_keys(server: Server) -> str:
+    """Return [presign] with the server's keys."""
+    return f"""[presign]
+endpoint = "{server.endpoint}"
+access_key = "{server.access_key}"
+secret_key = "{server.secret_key}"
+region = "us-east-1"
+ca_file = "{server.ca_file or ""}"
+"""
+
+
 class Daemon:
     """``presignd run`` on the client's core, with a new ledger, during a ``with``.
 
-    ``watch`` and ``more`` are lines of TOML: the watch's options, and other sections.
+    ``watch`` and ``more`` are lines of TOML: the watch's options, and other sections. ``presign`` is [presign], which
+    has the server's keys otherwise.
     """
 
-    def __init__(self, folder: Path, server: Server, *, watch: str = "", more: str = "", core: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        server: Server,
+        *,
+        watch: str = "",
+        more: str = "",
+        presign: str = "",
+        core: bool = True,
+    ) -> None:
         self.folder = folder / "presignd"
         self.drop = self.folder / "drop"
-        self._server, self._watch, self._more, self._core = server, watch, more, core
+        self._watch, self._more, self._core = watch, more, core
+        self._presign = presign or local_keys(server)
         self._read = self._heard = self._told = 0
         self.links: list[dict[str, Any]] = []
 
@@ -54,15 +76,9 @@ class Daemon:
         """Write the configuration."""
         config = self.folder / "config.toml"
         config.touch(0o600)
-        server = self._server
         config.write_text(
             f"""
-[presign]
-endpoint = "{server.endpoint}"
-access_key = "{server.access_key}"
-secret_key = "{server.secret_key}"
-region = "us-east-1"
-ca_file = "{server.ca_file or ""}"
+{self._presign}
 [ledger]
 path = "{self.folder}/state"
 {self._more}
@@ -152,13 +168,15 @@ settle = "0s"
         return used.ru_utime + used.ru_stime, used.ru_maxrss << 10
 
 
-def dropped(folder: Path, server: Server, files: Sequence[Path], *, watch: str = "", more: str = "") -> Usage:
+def dropped(
+    folder: Path, server: Server, files: Sequence[Path], *, watch: str = "", more: str = "", presign: str = ""
+) -> Usage:
     """Move ``files`` in and wait for all links.
 
     ``wall`` is from the move to the last link; ``cpu`` is that of the whole process, its start and its end
     included; ``more["cpu_at_work"]`` is without the start.
     """
-    with Daemon(folder, server, watch=watch, more=more) as daemon:
+    with Daemon(folder, server, watch=watch, more=more, presign=presign) as daemon:
         began = daemon.move_in(files)
         try:
             wall = daemon.until_linked(len(files)) - began
