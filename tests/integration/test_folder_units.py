@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +26,8 @@ from tests.running import Running, config, running, watch
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
+
+    from presignd.pipeline.unit.markers import Marker
 
 
 async def settled(daemon: Running, path: bytes, state: State) -> None:
@@ -392,6 +395,31 @@ async def test_a_file_that_is_opened_for_writing_after_its_upload_holds_the_fold
             await waits(daemon, "as a whole: SHA-256 sums of its files are computed")
             assert not rows(tmp_path)
         await linked(daemon)
+
+
+async def test_a_folder_whose_sums_are_being_computed_is_not_listed_again(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    held, real_look, real_sum = threading.Event(), gather.Gatherer._look, gather.sha256_of
+    looks = list[bytes]()
+
+    async def look(self: gather.Gatherer, name: bytes, marker: Marker, tasks: asyncio.TaskGroup) -> str:
+        looks.append(name)
+        return await real_look(self, name, marker, tasks)
+
+    def sum_once_held(*given: Any) -> Any:
+        held.wait(60)
+        return real_sum(*given)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(gather.Gatherer, "_look", look)
+        patched.setattr(gather, "sha256_of", sum_once_held)
+        async with running(config(tmp_path, faulty_s3, folders(tmp_path))) as daemon:
+            fill(tmp_path / "drop", "shoot", SHOOT)
+            await waits(daemon, "as a whole: SHA-256 sums of its files are computed")
+            looks.clear()
+            await daemon.until(lambda: len(looks) > 1, "two looks more")
+            assert why(daemon) == ["as a whole: SHA-256 sums of its files are computed"]
+            held.set()
+            await linked(daemon)
 
 
 async def test_sums_that_the_upload_computed_are_not_computed_again(faulty_s3: FaultyS3, tmp_path: Path) -> None:

@@ -205,6 +205,7 @@ async def test_check_tells_whether_an_inbox_works(site: Site) -> None:
 
 async def test_check_tells_what_is_wrong_with_an_inbox(site: Site) -> None:
     with world_readable() as folder:
+        folder.chmod(0o555)
         wrong = InboxConfig(name="scans", path=folder, invitation="april")
         config = site.config(inboxes=(wrong,))
         with without_rights():

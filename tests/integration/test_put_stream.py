@@ -140,7 +140,7 @@ async def test_parts_go_while_the_writer_still_writes_and_no_more_than_the_room_
         client = Client(daemon)
         await client.write(data[:PART])
         await daemon.until(lambda: [s for s in faulty_s3.seen("PUT", NAME) if "partNumber" in s.query], "a part")
-        assert client.answers
+        await daemon.until(lambda: client.answers, "an answer")
         assert client.answers[0]["size"] is None
         faulty_s3.fault("PUT", NAME, status=503, code="SlowDown", times=FOREVER)
         writing = asyncio.create_task(client.write(data[PART:]))

@@ -426,6 +426,20 @@ def test_a_file_that_was_just_closed_is_looked_at_by_settling_alone(tmp_path: Pa
     folder.close()
 
 
+def test_what_a_sick_disk_tells_nothing_of_is_settled_and_scanned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(_: Folder, __: bytes) -> os.stat_result:
+        raise fault("read_error")
+
+    config = WatchConfig(name="drop", path=tmp_path, bucket="test-bucket")
+    folder = Folder(config)
+    monkeypatch.setattr(Folder, "stat", refusing)
+    found = look_at(config, folder, Ignore.of(config), Unfinished(), Hints([folder.absolute(b"a")]))
+    assert found == Findings(files={b"a"}, directories={b"a": True})
+    folder.close()
+
+
 def test_what_can_not_be_looked_at_is_not_taken_for_gone() -> None:
     """Its version would end as vanished; the next scan names what it can't read."""
     with world_readable() as root:

@@ -160,13 +160,15 @@ async def test_an_event_that_could_not_be_looked_into_is_not_lost(
     """Too many files were open: no other event comes for it, so everything is scanned until nothing is refused."""
     refused = Refusals(monkeypatch, b"sub/late", stat=1)
     (tmp_path / "drop" / "sub").mkdir(parents=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"content")
     async with watching(tmp_path, pauses=SOON_AGAIN, rescan="1h") as drop:
         await drop.scanned()
         late = drop.root / "sub" / "late"
         if kind == "directory":
             late.mkdir()
             late = late / "file"
-        late.write_bytes(b"content")
+        late.hardlink_to(elsewhere)  # a hard link is reported as made, never as closed: the watcher looks at it
         await drop.has(str(late.relative_to(drop.root)))
         assert refused.left == {"stat": 0}
         assert [told["error_code"] for told in drop.events("scan.cut_short")] == ["too_many_files"]

@@ -126,6 +126,12 @@ async def test_a_link_file_is_not_rewritten_where_the_path_has_a_newer_version(w
     assert not await world.finisher.rewrite_link_file(linked(b"a", State.FINISHED))
 
 
+async def test_a_version_that_is_not_finished_has_no_link_file_to_rewrite(world: World) -> None:
+    world.faults = [fault("disk_full")]
+    assert await world.finisher.rewrite_link_file(linked(b"a"))
+    assert len(world.faults) == 1, "nothing was written"
+
+
 def test_a_candidate_is_a_file_of_the_watch() -> None:
     job = module._Job(Item(linked(b"a")), needs_link_file=False, pause=0.0, left_out=True)
     assert [type(one) for one in module._candidates(job)] == [Candidate]
