@@ -11,7 +11,7 @@ import heapq
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
@@ -93,12 +93,25 @@ class Item:
         return (self.sent - self.resumed_from) / max(now - self.began, 0.001)
 
 
-class Queue(Generic[T]):
-    """What waits for a stage, whose one loop takes it as lists."""
+PACE = 0.005
+"""Seconds from one list of a stage to its next, at least. Each list costs a commit or an fsync, however short it is:
+without this, a store that answers slower than a stage works made lists of two."""
 
-    def __init__(self) -> None:
+
+class Queue(Generic[T]):
+    """What waits for a stage, whose one loop takes it as lists.
+
+    The first item after a pause goes at once; what comes within ``PACE`` of the list before goes together. ``now``
+    returns seconds (monotonic).
+    """
+
+    def __init__(
+        self, *, now: Callable[[], float] = time.monotonic, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
+        self._now, self._sleep = now, sleep
         self._waiting: deque[T] = deque()
         self._more = asyncio.Event()
+        self._due = float("-inf")
 
     def put_all(self, items: Iterable[T]) -> None:
         """Add items at the end."""
@@ -110,6 +123,9 @@ class Queue(Generic[T]):
         while not self._waiting:
             self._more.clear()
             await self._more.wait()
+        if (left := self._due - self._now()) > 0:
+            await self._sleep(left)
+        self._due = self._now() + PACE
         return [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from presignd.model import State
-from presignd.pipeline.stage import Item, UrgentFirst
+from presignd.pipeline.stage import MOST, PACE, Item, Queue, UrgentFirst
 from tests.versions import in_state
 
 
@@ -14,3 +16,39 @@ async def test_what_is_more_urgent_is_sent_before_what_was_claimed_earlier() -> 
         queue.put_nowait(Item(version._replace(priority=priority)))
     assert [queue.get_nowait().version.file_id for _ in range(5)] == ["3", "2", "4", "0", "1"]
     assert queue.empty()
+
+
+class Clock:
+    """Seconds that pass only while a stage sleeps, when ``meanwhile`` comes in."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+        self.queue = Queue[int](now=lambda: self.now, sleep=self.sleep)
+        self.meanwhile: list[int] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+        self.queue.put_all(self.meanwhile)
+
+
+async def test_a_lone_item_goes_at_once_and_what_comes_soon_after_it_goes_together() -> None:
+    clock = Clock()
+    clock.queue.put_all([1])
+    assert (await clock.queue.take(), clock.slept) == ([1], [])
+    clock.now += PACE / 4
+    clock.meanwhile = [3, 4]
+    clock.queue.put_all([2])
+    assert await clock.queue.take() == [2, 3, 4]
+    assert sum(clock.slept) == pytest.approx(PACE * 3 / 4)
+    clock.now += PACE
+    clock.queue.put_all([5])
+    assert (await clock.queue.take(), len(clock.slept)) == ([5], 1)
+
+
+async def test_a_list_has_a_limit() -> None:
+    clock = Clock()
+    clock.queue.put_all(range(MOST + 1))
+    assert await clock.queue.take() == [*range(MOST)]
+    assert await clock.queue.take() == [MOST]
