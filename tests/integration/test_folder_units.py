@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from presignd.pipeline.unit.markers import Marker
+    from presignd.ledger.units import Marker
 
 
 async def settled(daemon: Running, path: bytes, state: State) -> None:
@@ -398,7 +398,7 @@ async def test_a_file_that_is_opened_for_writing_after_its_upload_holds_the_fold
 
 
 async def test_a_folder_whose_sums_are_being_computed_is_not_listed_again(faulty_s3: FaultyS3, tmp_path: Path) -> None:
-    held, real_look, real_sum = threading.Event(), gather.Gatherer._look, gather.sha256_of
+    held, real_look, real_sum = threading.Event(), gather.Gatherer._look, tree.sha256_of
     looks = list[bytes]()
 
     async def look(self: gather.Gatherer, name: bytes, marker: Marker, tasks: asyncio.TaskGroup) -> str:
