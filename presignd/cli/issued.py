@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Document = dict[str, Any]
 
-TITLES = ("ref", "made", "opened", "until", "state", "object")
+TITLES = ("ref", "made", "opened", "last opened", "until", "state", "object")
 
 
 async def print_issued(config: Path | None, now: datetime, *, as_json: bool) -> None:
@@ -41,6 +41,7 @@ def row_of(link: Document, now: datetime) -> tuple[str, ...]:
         link["ref"],
         _minute(link["made_at"]),
         f"{link['opened']}{most}",
+        _minute(link["opened_at"]),
         f"{_minute(ends)} (in {until(ends, now)})" if ends and link["state"] == "alive" else _minute(ends) or "no end",
         link["state"] + (", PIN" if link["pin"] else ""),
         f"{link['bucket']}/{link['key']}",

@@ -58,7 +58,7 @@ def links_command(
     ] = False,
     issued: Annotated[
         bool,
-        typer.Option("--issued", help="List the stable links of the broker's token: opened how often, until when."),
+        typer.Option("--issued", help="List the stable links of the broker's token: opened how often, and last when."),
     ] = False,
     config: ConfigFile = None,
 ) -> None:

@@ -50,6 +50,12 @@ PATIENCE = 5.0
 STREAM_PATIENCE = 300.0
 """The same for a stream of which something was sent: that would be lost, and its writer would have to begin again."""
 
+_LISTED = {
+    "link": "presignd links lists what was",
+    "unlink": "presignd links --issued lists stable links by their refs",
+}
+"""Where to look for what can be named."""
+
 log = get_logger()
 
 
@@ -185,7 +191,7 @@ class Responder:
     async def _link(self, request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         self._may_have_links(peer, "link")
         expires = _expiry(request)
-        version = await self._uploaded(paths(request, "path"), text(request, "key"))
+        version = await self._uploaded("link", paths(request, "path"), text(request, "key"))
         yield {"link": documents.of_link(await self.view.links.fresh(version, expires, by_uid=peer.uid))}
 
     async def _stable_link(self, request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
@@ -197,7 +203,7 @@ class Responder:
             pin=text(request, "pin"),
             name=text(request, "name"),
         )
-        version = await self._uploaded(paths(request, "path"), text(request, "key"))
+        version = await self._uploaded("link", paths(request, "path"), text(request, "key"))
         yield {"link": documents.of_link(await self.view.links.on_terms(version, terms, by_uid=peer.uid))}
 
     async def _unlink(self, request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
@@ -213,7 +219,7 @@ class Responder:
 
     async def _named_links(self, named: Sequence[bytes], key: str, ref: str) -> dict[str, str]:
         try:
-            version = await self._uploaded(named, key)
+            version = await self._uploaded("unlink", named, key)
         except Refused:
             if not is_ref(ref):
                 raise
@@ -246,8 +252,8 @@ class Responder:
             fix="join that group, and log in again" if group else "set links.group to a group you are in",
         )
 
-    async def _uploaded(self, named: Sequence[bytes], key: str) -> FileVersion:
-        """Return the version that ``link`` means: by a path, else by a key (``s3://bucket/key`` too)."""
+    async def _uploaded(self, op: str, named: Sequence[bytes], key: str) -> FileVersion:
+        """Return the version that ``link`` or ``unlink`` means: by a path, else by a key (``s3://bucket/key`` too)."""
         found = next(iter(await self._finder.find(named)), None)
         version = found.version if found else None
         if version is None:
@@ -255,10 +261,10 @@ class Responder:
         if version is None and found and found.place.watch:
             raise self._finder.unknown(found)
         if version is None:
-            raise Refused(f"link: nothing was uploaded from or as {key}", fix="presignd links lists what was")
+            raise Refused(f"{op}: nothing was uploaded from or as {key}", fix=_LISTED[op])
         if documents.has_receipt(version):
             return version
-        raise _not_uploaded(version, documents.absolute(self._roots, version.watch, version.path))
+        raise _not_uploaded(op, version, documents.absolute(self._roots, version.watch, version.path))
 
     async def _by_key(self, named: str) -> FileVersion | None:
         """Return the newest version stored under a key, else under a key that looks the same."""
@@ -450,13 +456,13 @@ def _unavailable(blocked: BlockedView) -> Unavailable:
     return error
 
 
-def _not_uploaded(version: FileVersion, path: str) -> Refused | TimedOut:
+def _not_uploaded(op: str, version: FileVersion, path: str) -> Refused | TimedOut:
     error = documents.of_error(version)
     if error and version.state is State.QUARANTINED:
-        return Refused(f"link: {path} is quarantined: {error['cause']}", fix=error["fix"])
+        return Refused(f"{op}: {path} is quarantined: {error['cause']}", fix=error["fix"])
     if version.state in {State.QUEUED, State.UPLOADING}:
-        return TimedOut(f"link: {path} is {version.state}, not uploaded yet", fix="presignd wait waits for it")
-    return Refused(f"link: {path} was not uploaded, it is {version.state}")
+        return TimedOut(f"{op}: {path} is {version.state}, not uploaded yet", fix="presignd wait waits for it")
+    return Refused(f"{op}: {path} was not uploaded, it is {version.state}")
 
 
 def _files(count: int) -> str:

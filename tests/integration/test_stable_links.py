@@ -408,14 +408,14 @@ def test_the_commands_make_list_and_revoke_links(site: Site, daemon: Presignd) -
     def listed() -> list[list[str]]:
         return [line.split("\t") for line in daemon.run("links", "--issued", check=True).stdout.splitlines()]
 
-    assert [row[4] for row in listed()] == ["alive", "alive, PIN", "alive, PIN", "alive, PIN"]
+    assert [row[5] for row in listed()] == ["alive", "alive, PIN", "alive, PIN", "alive, PIN"]
     assert [row[2] for row in listed()] == ["0", "0 of 5", "0", "0"]
-    assert listed()[0][3] == "no end"
+    assert listed()[0][4] == "no end"
     assert "revoked the link" in daemon.run("unlink", own, check=True).stderr
     assert "if the broker's token has it" in daemon.run("unlink", listed()[1][0], check=True).stderr
-    assert [row[4] for row in listed()] == ["revoked", "revoked, PIN", "alive, PIN", "alive, PIN"]
+    assert [row[5] for row in listed()] == ["revoked", "revoked, PIN", "alive, PIN", "alive, PIN"]
     assert f"links to {site.bucket}/tests/a" in daemon.run("unlink", file, check=True).stderr
-    assert {row[4].partition(",")[0] for row in listed()} == {"revoked"}
+    assert {row[5].partition(",")[0] for row in listed()} == {"revoked"}
     new = daemon.run("link", file, check=True).stdout.strip()
     assert new != own
     assert json.loads(daemon.run("status", file, "--json", check=True).stdout)["version"]["link"] == "stable"
@@ -425,5 +425,9 @@ def test_the_commands_make_list_and_revoke_links(site: Site, daemon: Presignd) -
     assert sent.startswith(f"{LINKS_URL}/l/")
     for link in (own, new, sent, document["url"], shown.stdout.strip()):
         assert id_in(link) not in daemon.log.read_text()
-    for refused in (("unlink", "no-such-file"), ("link", file, "--days", "1", "--expires", "1m")):
-        assert daemon.run(*refused).returncode != 0
+    unknown = daemon.run("unlink", "no-such-file")
+    assert unknown.returncode == 4
+    assert unknown.stderr.startswith(
+        "presignd: unlink: nothing was uploaded from or as no-such-file (presignd links --"
+    )
+    assert daemon.run("link", file, "--days", "1", "--expires", "1m").returncode == 2

@@ -104,11 +104,13 @@ def test_a_link_to_revoke_is_read_from_stdin(asked: list[dict[str, Any]], monkey
     [
         ({}, 2, "3"),
         ({"max_downloads": 5}, 2, "3 of 5"),
-        ({}, 3, "no end"),
-        ({"expires_at": "2026-03-06T00:00:00.000000Z"}, 3, "2026-03-06 00:00 (in 2 d)"),
-        ({"expires_at": "2026-03-06T00:00:00.000000Z", "state": "revoked"}, 3, "2026-03-06 00:00"),
-        ({"pin": True}, 4, "alive, PIN"),
-        ({}, 5, "bucket/k"),
+        ({}, 3, ""),
+        ({"opened_at": "2026-03-02T05:06:07.000000Z", "state": "revoked"}, 3, "2026-03-02 05:06"),
+        ({}, 4, "no end"),
+        ({"expires_at": "2026-03-06T00:00:00.000000Z"}, 4, "2026-03-06 00:00 (in 2 d)"),
+        ({"expires_at": "2026-03-06T00:00:00.000000Z", "state": "revoked"}, 4, "2026-03-06 00:00"),
+        ({"pin": True}, 5, "alive, PIN"),
+        ({}, 6, "bucket/k"),
     ],
 )
 def test_a_row_of_a_link(changed: dict[str, Any], cell: int, shown: str) -> None:
@@ -119,6 +121,7 @@ def test_a_row_of_a_link(changed: dict[str, Any], cell: int, shown: str) -> None
         "made_at": "2026-03-01T04:05:06.000000Z",
         "expires_at": None,
         "opened": 3,
+        "opened_at": None,
         "max_downloads": None,
         "state": "alive",
         "pin": False,
