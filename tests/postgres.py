@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trustme
 
 from presignd.demo.seaweedfs import LOOPBACK, free_ports
 from tests.needs import need, postgres_programs
@@ -52,6 +53,20 @@ class Postgres:
         options = f"-p {self.port} -c listen_addresses={LOOPBACK} -c unix_socket_directories={self._folder}"
         log = str(self._folder / "log")
         self._run("pg_ctl", "-D", self._data, "-o", options, "-l", log, "-w", "-t", "60", "start")
+
+    def serve_tls(self, certificate: trustme.LeafCert) -> None:
+        """Restart it with TLS, beside connections without."""
+        self.stop()
+        chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
+        for name, content in (("server.crt", chain), ("server.key", certificate.private_key_pem.bytes())):
+            file = self._data / name
+            file.write_bytes(content)
+            file.chmod(0o600)
+            if os.geteuid() == 0:
+                shutil.chown(file, self._user)
+        with (self._data / "postgresql.conf").open("a") as settings:
+            settings.write("ssl = on\n")
+        self.start()
 
     def stop(self) -> None:
         """Stop it, and break every connection."""

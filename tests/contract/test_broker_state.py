@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from presignd.broker.state.database import StateAway
 from presignd.broker.state.links import Alive, Links, NewLink, hash_of, ref_of
 from presignd.broker.state.migrations import MIGRATIONS
 from presignd.broker.state.postgres import PostgresDatabase
 from presignd.broker.state.sqlite import SqliteDatabase
+from presignd.demo.seaweedfs import LOOPBACK
 from tests.postgres import Postgres
 from tests.states import Connect
 
@@ -361,6 +363,24 @@ async def test_a_postgres_that_is_away_is_said_at_once_and_found_when_it_is_back
         assert all(isinstance(each, StateAway) for each in results)
         own_postgres.start()
         assert await links.open(hash_of("one"), NOW) is not None
+
+
+async def test_a_postgres_is_asked_over_tls_and_believed_by_its_certificate(
+    own_postgres: Postgres, tmp_path: Path
+) -> None:
+    ours, another = trustme.CA(), trustme.CA()
+    for name, authority in (("ours", ours), ("another", another)):
+        authority.cert_pem.write_to_path(str(tmp_path / name))
+    own_postgres.serve_tls(ours.issue_cert(LOOPBACK))
+    url = f"{own_postgres.new_database()}?sslmode=verify-full&sslrootcert={tmp_path}"
+    believed, doubted = PostgresDatabase(f"{url}/ours"), PostgresDatabase(f"{url}/another")
+    try:
+        assert await believed.fetch("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") == [(True,)]
+        with pytest.raises(StateAway, match="certificate verify failed"):
+            await doubted.fetch("SELECT 1")
+    finally:
+        await believed.close()
+        await doubted.close()
 
 
 async def test_a_postgres_connection_that_breaks_while_it_is_used_or_given_back_is_an_outage_at_most(
