@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from presignd.broker.state.links import hash_of
 from tests.brokers import Document, command, served
 from tests.postgres import Postgres
 from tests.stable import BROWSER, OPERATIONS, Sharing, ask, sharing
@@ -201,6 +203,18 @@ def test_unknown_and_malformed_ids_are_alike(broker: Sharing) -> None:
     page = ask(unknown, headers=BROWSER)
     assert "<h1>There is no such link</h1>" in page.text
     assert page.headers["content-security-policy"].startswith("default-src 'none'")
+
+
+def test_what_a_stolen_state_holds_opens_nothing(broker: Sharing) -> None:
+    link = broker.link("one/a.txt", pin="not a usual PIN")
+    digest = hash_of(link["id"])
+    stored = b"".join(file.read_bytes() for file in broker.folder.glob("state.db*"))
+    assert digest in stored
+    for secret in (link["id"].encode(), urlsafe_b64decode(f"{link['id']}=="), b"not a usual PIN"):
+        assert secret not in stored
+    address = link["url"].replace(link["id"], "{}")
+    for stolen in (link["ref"], urlsafe_b64encode(digest)[:22].decode(), digest.hex()[:22], digest.hex()):
+        assert ask(address.format(stolen)).status == 404
 
 
 def test_a_guesser_is_stopped_and_others_are_not(seaweedfs: Store, bucket: str, tmp_path: Path) -> None:
