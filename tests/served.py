@@ -70,6 +70,7 @@ class FakeLinks(LinkRequests):
         self.asked: list[Any] = []
         self.listed: list[IssuedLink] = []
         self.away: Fault | None = None
+        self.revoked = set()
 
     async def fresh(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
         assert by_uid >= 0
@@ -80,11 +81,12 @@ class FakeLinks(LinkRequests):
         self.asked.append(terms)
         return link_for(version.key or "", 900)
 
-    async def revoke(self, named: Mapping[str, str], *, by_uid: int | None = None) -> None:
+    async def revoke(self, named: Mapping[str, str], *, file_id: str = "", by_uid: int | None = None) -> None:
         assert by_uid is None or by_uid >= 0
         if self.away:
             raise self.away
         self.asked.append(named)
+        self.revoked |= {named.get("id", ""), file_id}
 
     async def issued(self) -> AsyncGenerator[list[IssuedLink], None]:
         yield self.listed

@@ -12,7 +12,7 @@ from presignd.pipeline.announce import Announcer
 from presignd.pipeline.finish.link import make_link
 from presignd.pipeline.finish.stable import end_after, stable_link, stable_request
 from presignd.pipeline.in_effect import InEffect
-from presignd.presign.stable import StableLink, StableRequest, new_link_id
+from presignd.presign.stable import StableLink, StableRequest, id_in, new_link_id
 from presignd.telemetry.log import get_logger
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class LinkRequests:
 
     def __init__(self, in_effect: InEffect, ledger: Ledger, announcer: Announcer) -> None:
         self._in_effect, self._ledger, self._announcer = in_effect, ledger, announcer
+        self.revoked: set[str] = set()
+        """What was revoked since the start: ids of links, and the ``file_id`` of files that lost all links."""
 
     async def fresh(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
         """Return a link for a version with a receipt: with ``expires`` (seconds) a presigned one.
@@ -72,14 +74,20 @@ class LinkRequests:
         self._tell(link, by_uid)
         return link
 
-    async def revoke(self, named: Mapping[str, str], *, by_uid: int | None = None) -> None:
+    async def revoke(self, named: Mapping[str, str], *, file_id: str = "", by_uid: int | None = None) -> None:
         """Revoke stable links by ``{"id"}`` or ``{"ref"}``, or by ``{"bucket", "key"}`` all to that object.
 
-        ``by_uid`` is None for whoever is logged in to the status page.
+        ``file_id`` is whose object that is. ``by_uid`` is None for whoever is logged in to the status page.
         """
         await self._in_effect.stable_links().revoke(named)
+        self.revoked |= {named.get("id", ""), file_id}
         by = {} if by_uid is None else {"by_uid": by_uid}
         log.info("link.revoked", **by, **{name: value for name, value in named.items() if name != "id"})
+
+    def was_revoked(self, link: Mapping[str, Any]) -> bool:
+        """Return whether a link, as ``links.jsonl`` has it, was revoked since the start, other than by its ref."""
+        link_id = id_in(str(link.get("url", "")))
+        return link.get("file_id") in self.revoked or bool(link_id and link_id in self.revoked)
 
     async def issued(self) -> AsyncGenerator[list[IssuedLink], None]:
         """Yield the stable links of the broker's token, oldest first, a page at a time."""

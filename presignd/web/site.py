@@ -150,7 +150,7 @@ class StatusSite(Site[Snapshot]):
         if not link_id:
             raise Refused("there is no such stable link, or it opens no more")
         await self._view.links.revoke({"id": link_id})
-        self._snapshots.revoked(file_id)
+        self._snapshots.stale()
         log.info("web.revoked", file_id=file_id)
         return _done(request, "The link is revoked. A download that began may go on for a while.")
 

@@ -84,7 +84,6 @@ class Snapshots:
         self._last: Snapshot | None = None
         self._next = 0.0
         self._taking: asyncio.Task[Snapshot] | None = None
-        self._revoked: set[str] = set()
 
     def hear(self, link: Link) -> None:
         """Count a new link."""
@@ -128,7 +127,7 @@ class Snapshots:
         began = time.monotonic()
         status = await overview(self._view)
         links = await asyncio.to_thread(last_links, self._view.config.links.file, LINKS)
-        links = [link | {"revoked": link.get("file_id") in self._revoked} for link in links]
+        links = [link | {"revoked": self._view.links.was_revoked(link)} for link in links]
         self._last = Snapshot(status, links, self._throughput.minutes(time.time()), utcnow())
         rest = (time.monotonic() - began) / self._pace.snapshot_share
         self._next = time.monotonic() + max(self._pace.snapshot, rest)
@@ -137,11 +136,6 @@ class Snapshots:
     def stale(self) -> None:
         """Take a new snapshot next time: something was changed."""
         self._next = 0.0
-
-    def revoked(self, file_id: str) -> None:
-        """Show a file's link as revoked from now on, until the daemon ends."""
-        self._revoked.add(file_id)
-        self.stale()
 
     async def close(self) -> None:
         """Cancel a snapshot that is being taken."""

@@ -255,6 +255,21 @@ async def test_a_stable_link_is_revoked_by_its_button_and_then_offered_no_more(p
     assert await revoked(page, "unknown", cookies=cookies, headers={**own, **HTML}) == 409
 
 
+async def test_a_link_that_a_command_revoked_is_offered_no_more(page: Page) -> None:
+    page.view.links = FakeLinks()
+    by_link, by_file = (
+        page.add_link("a.txt", url=STABLE, lives=None),
+        page.add_link("b.txt", url=STABLE.replace("x", "y"), lives=None),
+    )
+    cookies = await page.log_in()
+    await page.view.links.revoke({"id": "x" * 22}, by_uid=0)
+    await page.view.links.revoke({"bucket": "b", "key": "b.txt"}, file_id=by_file.file_id, by_uid=0)
+    shown = (await page.ask("/", cookies=cookies))[1]
+    assert f'id="link-{by_link.file_id}"' not in shown
+    assert f'id="link-{by_file.file_id}"' not in shown
+    assert shown.count(">revoked<") == 2
+
+
 async def test_a_link_is_revoked_without_javascript_and_one_that_is_not_stays(page: Page) -> None:
     page.view.links = FakeLinks()
     link = page.add_link("a.txt", url=STABLE)

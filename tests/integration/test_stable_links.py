@@ -122,8 +122,9 @@ async def test_a_link_opens_the_file_under_its_name_until_it_is_revoked(site: Si
             assert (opened.status, await opened.read()) == (200, b"some text")
             assert opened.headers["Content-Type"].startswith("text/plain")
             assert re.match(r"inline; filename.*R%C3%A9sum%C3%A9%201\.txt", opened.headers["Content-Disposition"])
-        await daemon.view.links.revoke({"bucket": site.bucket, "key": line["key"]}, by_uid=0)
-        await asyncio.sleep(1)  # what is promised
+        assert not daemon.view.links.was_revoked(line)
+        await daemon.view.links.revoke({"bucket": site.bucket, "key": line["key"]}, file_id=line["file_id"], by_uid=0)
+        assert daemon.view.links.was_revoked(line)
         async with browser.get(URL(address, encoded=True), headers=host, allow_redirects=False) as gone:
             assert gone.status == 410
 
