@@ -80,9 +80,9 @@ def unlink_command(
 ) -> None:
     """Revoke stable links.
 
-    A revoked link opens no more within a second; a download that it began may go on for an hour (target_expires of
-    the broker). Presigned links can't be revoked: they end by themselves. With - the link is read from stdin, so
-    that it is in no list of processes. `presignd links --issued` lists links with their refs.
+    A revoked link is refused from then on, at every broker; a download that began before may go on for an hour
+    (target_expires of the broker). Presigned links can't be revoked: they end by themselves. With - the link is read
+    from stdin, so that it is in no list of processes. `presignd links --issued` lists links with their refs.
 
     Example: presignd unlink report.pdf
     """
