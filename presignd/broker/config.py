@@ -1,17 +1,12 @@
-"""broker.toml and the files of tokens: frozen models, and reading them.
-
-Durations are seconds, sizes bytes, times UTC. Loading reports all problems of a file at once.
-"""
+"""broker.toml and the files of tokens as frozen models. Durations are seconds, sizes bytes, times UTC."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,22 +14,13 @@ from pydantic import (
     Field,
     PlainSerializer,
     SecretStr,
-    ValidationError,
     ValidationInfo,
     field_validator,
 )
 
-from presignd.config import LogConfig, PresignConfig, WebhookConfig, kinds, rules, signing
+from presignd.config import LogConfig, PresignConfig, WebhookConfig, kinds, rules
 from presignd.config.addresses import check_listen, parse_broker_url, parse_listen, parse_site
 from presignd.config.models import Section
-from presignd.config.options import nearest
-from presignd.config.paths import PathBase
-from presignd.config.problems import words
-from presignd.config.sources import aws_layer, file_layer
-from presignd.config.toml import read_document
-from presignd.config.webhooks import read_tables
-from presignd.errors import UsageError
-from presignd.redaction.text import one_line
 from presignd.s3.limits import MAX_EXPIRES, key_problem
 from presignd.units import format_rate, parse_rate, rfc3339
 
@@ -43,20 +29,10 @@ SYSTEM_STATE = Path("/var/lib/presignd-broker")
 """The StateDirectory= of presignd-broker.service, whose configuration is ``SYSTEM_FILE``."""
 SECTIONS = ("broker", "store", "links", "state", "log", "fleet", "token", "webhook")
 
-Document = Mapping[str, Any]
-S = TypeVar("S", bound=Section)
-
-_NEEDED = {
-    "name": 'is missing; give each token one, e.g. name = "scanner-1"',
-    "bucket": "is missing; name the bucket that the token may use",
-}
-_PATHS = ("tls_cert", "tls_key", "client_ca", "token_file", "path", "url_file")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _WHEN = "must be a day such as 2027-06-30, or a time such as 2027-06-30T12:00:00Z"
 _DAY_LETTERS = len("2027-06-30")
 _LEAST_TARGET = 300
-_STATE_FILE = "state.db"
-_STATE_URL = "PRESIGND_STATE_URL"
 _CERTIFICATE_NAME = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
 
 
@@ -343,163 +319,3 @@ def _end_of(value: Any) -> datetime:
     if not isinstance(value, date):
         raise ValueError(_WHEN)  # noqa: TRY004 - pydantic turns only ValueError into a problem
     return datetime.combine(value, time(), UTC) + timedelta(days=1)
-
-
-# --- reading ----------------------------------------------------------------------------------------
-
-
-def load(file: Path, *, environ: Mapping[str, str] = os.environ) -> BrokerConfig:
-    """Return the configuration in ``file``; raise ``UsageError`` with every problem, those of tokens included."""
-    file = Path(os.path.abspath(file))  # noqa: PTH100 - not resolved: a symlink may point elsewhere at the next reload
-    problems: list[str] = []
-    document = read_document(file)
-    problems += [f"{name}: is no section{nearest(name, SECTIONS)}" for name in document if name not in SECTIONS]
-    base = PathBase(file.parent, environ)
-    warnings: list[str] = []
-    broker = _section(BrokerSection, "broker", _based(document.get("broker", {}), base), problems)
-    store = _store(document.get("store", {}), file, base, environ, problems=problems, warnings=warnings)
-    links = _section(LinksSection, "links", document.get("links", {}), problems)
-    state = _state(document.get("state", {}), file, base, problems=problems, warnings=warnings)
-    log = _section(LogConfig, "log", document.get("log", {}), problems)
-    fleet = _section(FleetSection, "fleet", _based(document.get("fleet", {}), base), problems)
-    read_tokens(document, problems)
-    webhooks = read_tables(document.get("webhook", []), base, problems, warnings)
-    if webhooks and links is not None and not links.url:
-        problems.append("webhook: needs [links] url: what waits for webhooks is kept in the state")
-    if problems or broker is None or store is None or log is None or fleet is None or links is None:
-        raise _refusal(file, problems)
-    if fleet.listen and fleet.listen in (broker.listen, broker.metrics_listen):
-        raise _refusal(file, ["fleet.listen: is the broker's own address; give the fleet page another port"])
-    token_file = fleet.token_file or state_folder(file, environ) / "fleet.token"
-    fleet = fleet.model_copy(update={"token_file": token_file})
-    return BrokerConfig(file, broker, store, log, fleet, links, state, tuple(warnings), webhooks)
-
-
-def state_folder(file: Path, environ: Mapping[str, str]) -> Path:
-    """Return the folder of what a broker keeps: the service's, also for commands beside it; else its file's folder."""
-    first = environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    if first:
-        return Path(first)
-    return SYSTEM_STATE if file == SYSTEM_FILE else file.parent
-
-
-def read_tokens(document: Document, problems: list[str]) -> list[TokenConfig]:
-    """Return the tokens of a document; add what is wrong with them to ``problems``."""
-    tables = document.get("token", [])
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        problems.append("token: write [[token]], two brackets each side, once for each")
-        return []
-    found = [_section(TokenConfig, _place(number, table), table, problems) for number, table in enumerate(tables, 1)]
-    return [token for token in found if token is not None]
-
-
-def _place(number: int, table: Document) -> str:
-    name = table.get("name")
-    return f"token.{name}" if isinstance(name, str) and name else f"token[{number}]"
-
-
-def _section(model: type[S], where: str, table: Any, problems: list[str]) -> S | None:
-    """Return a section, or None after adding its problems."""
-    if not isinstance(table, dict):
-        problems.append(f"{where}: is a section; write [{where}] on a line of its own, its keys below")
-        return None
-    unknown = [key for key in table if key not in model.model_fields]
-    problems += [f"{where}.{key}: is no option{nearest(key, model.model_fields)}" for key in unknown]
-    try:
-        return model.model_validate({key: value for key, value in table.items() if key not in unknown})
-    except ValidationError as error:
-        problems += _described(error, where)
-        return None
-
-
-def _described(error: ValidationError, where: str) -> list[str]:
-    found = error.errors(include_url=False)
-    return [f"{where}.{'.'.join(map(str, each['loc']))}: {words(each, str(each['loc'][0]), _NEEDED)}" for each in found]
-
-
-def _based(table: Any, base: PathBase) -> Any:
-    """Return a table with its paths and globs made absolute, relative to the file's folder."""
-    if not isinstance(table, dict):
-        return table
-    based = {key: base.resolve(value) if key in _PATHS else value for key, value in table.items()}
-    if isinstance(patterns := based.get("token_files"), list):
-        based["token_files"] = [str(base.resolve(each)) if isinstance(each, str) else each for each in patterns]
-    return based
-
-
-def _store(
-    table: Any, file: Path, base: PathBase, environ: Mapping[str, str], *, problems: list[str], warnings: list[str]
-) -> PresignConfig | None:
-    """Return [store], which has the options, secrets and fallbacks of the daemon's [presign]."""
-    own_problems: list[str] = []
-    given = file_layer({"presign": table}, f"file {file}", base, own_problems)
-    usual = {option: value for option, value in aws_layer(environ, base).items() if option.section == "presign"}
-    own_problems += signing.clashes(given)
-    own_warnings: list[str] = []
-    layer = signing.resolve(signing.overlay(usual, given), environ, own_problems, own_warnings)
-    own_problems += signing.incomplete(layer)
-    values = {option.key: value.value for option, value in layer.items()}
-    if values.get("kind", "local") != "local":
-        own_problems.append('presign.kind: must be "local": a broker signs with keys of its own')
-    elif any(key in values for key in ("url", "token")):
-        own_problems.append('presign.url: is for kind = "broker"')
-    if any(key in given_keys(table) for key in ("secret_key", "secret_access_key", "session_token")) and (
-        signing.readable_by_others(file)
-    ):
-        own_warnings.append(f"{file}: holds secrets and can be read by others; chmod 600 {file}")
-    store = None if own_problems else _section(PresignConfig, "presign", values, own_problems)
-    problems += [_renamed(each) for each in own_problems]
-    warnings += [_renamed(each) for each in own_warnings]
-    return store
-
-
-def _state(table: Any, file: Path, base: PathBase, *, problems: list[str], warnings: list[str]) -> StatePlace:
-    """Return where [state] is: as given, else from the environment, else the usual file."""
-    section = _section(StateSection, "state", _based(table, base), problems)
-    if section is None:
-        return StatePlace()
-    if section.url and signing.readable_by_others(file):
-        warnings.append(f"state.url: {file} holds it and can be read by others; chmod 600 {file}, or use url_file")
-    if section.path is not None:
-        return StatePlace(section.path)
-    try:
-        if url := _state_url(section, base.environ):
-            return StatePlace(url=url)
-    except ValueError as error:
-        problems.append(str(error))
-    return StatePlace(state_folder(file, base.environ) / _STATE_FILE)
-
-
-def _state_url(section: StateSection, environ: Mapping[str, str]) -> str:
-    """Return PostgreSQL's address from an option, a file or the environment; raise ``ValueError``."""
-    if section.url is not None:
-        return section.url.get_secret_value()
-    what, url = f"${_STATE_URL}", environ.get(_STATE_URL, "")
-    if section.url_file is not None:
-        what, url = "state.url_file", signing.read_secret("state.url_file", section.url_file)
-    if url:
-        try:
-            check_state_url(url)
-        except ValueError as error:
-            raise ValueError(f"{what}: {error}") from None
-    return url
-
-
-def given_keys(table: Any) -> set[str]:
-    """Return the keys of ``table``; none if it is not a table."""
-    return set(table) if isinstance(table, dict) else set()
-
-
-def _renamed(line: str) -> str:
-    return line.replace("presign.", "store.", 1) if line.startswith("presign") else line
-
-
-def of_store(fix: str) -> str:
-    """Return a fix that names [presign] options, with the names of [store] instead."""
-    return fix.replace("presign.", "store.")
-
-
-def _refusal(file: Path, problems: list[str]) -> UsageError:
-    unique = tuple(dict.fromkeys(map(one_line, problems)))
-    count = "a problem" if len(unique) == 1 else f"{len(unique)} problems"
-    return UsageError(f"{file} has {count}", problems=unique, fix="see broker.example.toml for every option")

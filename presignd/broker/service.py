@@ -14,11 +14,12 @@ from aiohttp import web
 from presignd.broker import metrics
 from presignd.broker.api import Api
 from presignd.broker.certificate import certificate_end, end_problem, tls_context, tls_stamps
-from presignd.broker.config import BrokerConfig, BrokerSection, is_in_the_clear, of_store
+from presignd.broker.config import BrokerConfig, BrokerSection, is_in_the_clear
 from presignd.broker.fleet.serving import FleetPage
 from presignd.broker.fleet.snapshots import Counts
 from presignd.broker.invitations.sweep import Sweeper
 from presignd.broker.limits import LIMITS, Limits
+from presignd.broker.load import of_store
 from presignd.broker.state.database import NO_DATABASE, StateAway
 from presignd.broker.state.links import Links
 from presignd.broker.state.outbox import StateOutbox

@@ -17,7 +17,8 @@ from fnmatch import fnmatch
 from hashlib import sha256
 from pathlib import Path
 
-from presignd.broker.config import TokenConfig, read_tokens
+from presignd.broker.config import TokenConfig
+from presignd.broker.load import read_tokens
 from presignd.config.options import nearest
 from presignd.config.toml import parse_document
 from presignd.errors import UsageError, reason_of

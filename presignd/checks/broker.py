@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 
 from presignd.broker.certificate import certificate_end, end_problem, tls_context
-from presignd.broker.config import BrokerConfig, FleetSection, TokenConfig, api_origins, of_store
+from presignd.broker.config import BrokerConfig, FleetSection, TokenConfig, api_origins
+from presignd.broker.load import of_store
 from presignd.broker.state.database import StateAway
 from presignd.broker.state.invitations import Invitations
 from presignd.broker.state.links import Links

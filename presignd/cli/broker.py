@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from presignd.broker import service, token_writer
-from presignd.broker.config import SYSTEM_FILE, BrokerConfig, FleetSection, TokenConfig, load, read_tokens
+from presignd.broker.config import SYSTEM_FILE, BrokerConfig, FleetSection, TokenConfig
+from presignd.broker.load import load, read_tokens
 from presignd.broker.state.links import Links
 from presignd.broker.tokens import Tokens, hash_of, new_token
 from presignd.cli import broker_webhook, guard, help_of, invite, loop, show

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from presignd.broker.config import BrokerConfig, load
+from presignd.broker.config import BrokerConfig
+from presignd.broker.load import load
 from presignd.broker.state.database import Database, StateAway
 from presignd.broker.state.place import database_at
 from presignd.cli import guard, loop

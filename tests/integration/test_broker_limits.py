@@ -17,8 +17,8 @@ from structlog.testing import capture_logs
 
 from presignd.broker import tokens
 from presignd.broker.access import Rejected
-from presignd.broker.config import load
 from presignd.broker.limits import ConcurrencyLimit, Limits
+from presignd.broker.load import load
 from presignd.broker.service import Broker
 from presignd.demo.seaweedfs import LOOPBACK, free_ports
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from presignd.broker.config import load as load_broker
+from presignd.broker.load import load as load_broker
 from presignd.checks import Outcome, context_of, local_checks, run_checks
 from presignd.checks.base import Check, CheckResult
 from presignd.checks.broker import check_broker

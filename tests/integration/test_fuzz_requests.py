@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from presignd.broker import tokens
-from presignd.broker.config import load
+from presignd.broker.load import load
 from presignd.broker.service import Broker
 from presignd.broker.state.invitations import Invitations, NewInvitation
 from presignd.config import LogConfig

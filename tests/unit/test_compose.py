@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped] # mkdocs brings it, without types
 
-from presignd.broker.config import load as load_broker
+from presignd.broker.load import load as load_broker
 from presignd.broker.tokens import hash_of
 from presignd.config.load import load
 

@@ -10,7 +10,8 @@ import trustme
 from structlog.testing import capture_logs
 
 from presignd.broker.certificate import certificate_end, end_problem
-from presignd.broker.config import BrokerSection, load
+from presignd.broker.config import BrokerSection
+from presignd.broker.load import load
 from presignd.broker.service import Broker
 from presignd.checks.broker import certificate_result
 from presignd.errors import UsageError

@@ -19,10 +19,8 @@ from presignd.broker.config import (
     LinksSection,
     StateSection,
     TokenConfig,
-    load,
-    read_tokens,
-    state_folder,
 )
+from presignd.broker.load import load, read_tokens, state_folder
 from presignd.config import LogConfig, PresignConfig, WebhookConfig
 from presignd.config.options import defaults
 from presignd.errors import UsageError

@@ -121,7 +121,7 @@ def test_a_url_in_a_file_that_others_read_is_warned_of(tmp_path: Path) -> None:
     file = tmp_path / "broker.toml"
     file.write_text(f'[state]\nurl = "{URL}"')
     file.chmod(0o644)
-    from presignd.broker.config import load  # noqa: PLC0415
+    from presignd.broker.load import load  # noqa: PLC0415
 
     assert any("state.url" in warning for warning in load(file, environ={}).warnings)
 
