@@ -6,7 +6,9 @@ import ast
 import difflib
 import inspect
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
@@ -39,23 +41,61 @@ def _section_model(annotation: Any) -> type[Section]:
     return model
 
 
-SECTIONS: dict[str, type[Section]] = {
-    field.alias or name: _section_model(field.annotation) for name, field in Config.model_fields.items()
-}
-"""Every section by its name in TOML."""
+def _kinds(annotation: Any) -> set[Any]:
+    origin = get_origin(annotation)
+    return set(get_args(annotation)) if origin is types.UnionType else {origin or annotation}
 
-MANY = frozenset(
-    field.alias or name for name, field in Config.model_fields.items() if get_origin(field.annotation) is tuple
+
+@dataclass(frozen=True)
+class Schema:
+    """The options of a program: its ``sections`` by their names in TOML.
+
+    Of those in ``many`` there may be several tables, each with a name: [[watch]].
+    """
+
+    sections: Mapping[str, type[Section]]
+    many: frozenset[str]
+
+    def keys(self, section: str) -> list[str]:
+        """Return the keys of a section."""
+        return list(self.sections[section].model_fields)
+
+    @cached_property
+    def paths(self) -> frozenset[tuple[str, str]]:
+        """Options that are paths."""
+        return self._options(Path)
+
+    @cached_property
+    def collections(self) -> frozenset[tuple[str, str]]:
+        """Options that are lists or tables: the environment gives them as TOML or JSON."""
+        return self._options(tuple, dict)
+
+    def _options(self, *wanted: Any) -> frozenset[tuple[str, str]]:
+        return frozenset(
+            (section, name)
+            for section, model in self.sections.items()
+            for name, field in model.model_fields.items()
+            if {*wanted} & _kinds(field.annotation)
+        )
+
+
+DAEMON = Schema(
+    {field.alias or name: _section_model(field.annotation) for name, field in Config.model_fields.items()},
+    frozenset(
+        field.alias or name for name, field in Config.model_fields.items() if get_origin(field.annotation) is tuple
+    ),
 )
-"""Sections of which there may be many, each a table with a name: [[watch]]."""
+"""The daemon's options."""
+
+SECTIONS, MANY = DAEMON.sections, DAEMON.many
 
 
 _ALONE = [model for name, model in SECTIONS.items() if name not in MANY]
 
 
 def keys(section: str) -> list[str]:
-    """Return the keys of a section."""
-    return list(SECTIONS[section].model_fields)
+    """Return the keys of one of the daemon's sections."""
+    return DAEMON.keys(section)
 
 
 def defaults(model: type[BaseModel]) -> dict[str, Any]:
@@ -68,27 +108,6 @@ def defaults(model: type[BaseModel]) -> dict[str, Any]:
         if not field.is_required() or name in computed
     }
 
-
-def _kinds(annotation: Any) -> set[Any]:
-    origin = get_origin(annotation)
-    return set(get_args(annotation)) if origin is types.UnionType else {origin or annotation}
-
-
-def _options(kind: Iterable[Any]) -> frozenset[tuple[str, str]]:
-    wanted = set(kind)
-    return frozenset(
-        (section, name)
-        for section, model in SECTIONS.items()
-        for name, field in model.model_fields.items()
-        if wanted & _kinds(field.annotation)
-    )
-
-
-PATHS = _options([Path])
-"""Options that are paths."""
-
-COLLECTIONS = _options([tuple, dict])
-"""Options that are lists or tables: the environment gives them as TOML or JSON."""
 
 UNSET = frozenset(
     (section, key) for section, model in SECTIONS.items() for key, value in defaults(model).items() if value == ""

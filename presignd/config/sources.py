@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from presignd.config.options import COLLECTIONS, MANY, PATHS, SECTIONS, UNSET, Option, keys, nearest
+from presignd.config.options import DAEMON, MANY, SECTIONS, UNSET, Option, Schema, keys, nearest
 from presignd.config.paths import PathBase
 
 _PREFIX = "PRESIGND_"
 
 _ONCE_FOR = {"watch": "folder", "webhook": "receiver", "inbox": "folder"}
-_PLURAL = {"watch": "es", "webhook": "s", "inbox": "es"}
+_PLURAL = {"watch": "es", "webhook": "s", "inbox": "es", "token": "s"}
 _NEEDED = {
     "watch": "name, path and bucket",
     "webhook": "url (or url_file) and secret_file",
@@ -115,7 +115,9 @@ def flag_layer(flags: Mapping[str, Any], base: PathBase, known: Known, problems:
     return layer
 
 
-def environment_layer(environ: Mapping[str, str], base: PathBase, known: Known, problems: list[str]) -> Layer:
+def environment_layer(
+    environ: Mapping[str, str], base: PathBase, known: Known, problems: list[str], schema: Schema = DAEMON
+) -> Layer:
     """Return the options that ``PRESIGND_<SECTION>__<KEY>`` and ``PRESIGND_WATCH__<NAME>__<KEY>`` give.
 
     ``known`` are the file's tables: NAME means the one that differs at most in case and ``- _ .``. Otherwise
@@ -126,9 +128,11 @@ def environment_layer(environ: Mapping[str, str], base: PathBase, known: Known, 
     for variable, text in sorted(environ.items()):
         if not variable.startswith(_PREFIX) or not text:
             continue
-        option = _variable_option(variable, {name: tables_of(layer, name, known) for name in MANY}, problems)
+        tables = {name: tables_of(layer, name, known) for name in schema.many}
+        option = _variable_option(variable, tables, problems, schema)
         if option is not None:
-            layer[option] = _given(option, _parsed(option, text), base, f"environment {variable}")
+            value = _parsed(text) if option.in_section in schema.collections else text
+            layer[option] = _given(option, value, base, f"environment {variable}", schema)
     return layer
 
 
@@ -149,42 +153,42 @@ def aws_layer(environ: Mapping[str, str], base: PathBase) -> Layer:
     return layer
 
 
-def _given(option: Option, value: Any, base: PathBase, source: str) -> Given:
-    if option.in_section not in PATHS:
+def _given(option: Option, value: Any, base: PathBase, source: str, schema: Schema = DAEMON) -> Given:
+    if option.in_section not in schema.paths:
         return Given(value, source)
     return Given(base.resolve(value), source, rooted=str(value).startswith(("/", "~")))
 
 
-def _variable_option(variable: str, known: Known, problems: list[str]) -> Option | None:
+def _variable_option(variable: str, known: Known, problems: list[str], schema: Schema) -> Option | None:
     section, separator, rest = variable.removeprefix(_PREFIX).partition("__")
     section = section.lower()
     if not separator:
-        problems.extend(_single_underscore(variable))
+        problems.extend(_single_underscore(variable, schema))
         return None
-    if section not in SECTIONS:
-        problems.append(f"{variable}: {section} is no section{nearest(section, SECTIONS)}")
+    if section not in schema.sections:
+        problems.append(f"{variable}: {section} is no section{nearest(section, schema.sections)}")
         return None
     name, _, key = rest.rpartition("__")
     key = key.lower()
-    if (section in MANY) != bool(name):
-        form = f"{_PREFIX}{section.upper()}__" + ("<NAME>__<KEY>" if section in MANY else "<KEY>")
+    if (section in schema.many) != bool(name):
+        form = f"{_PREFIX}{section.upper()}__" + ("<NAME>__<KEY>" if section in schema.many else "<KEY>")
         problems.append(f"{variable}: write {form}")
         return None
-    if key not in keys(section):
-        problems.append(f"{variable}: {key} is no option of {section}{nearest(key, keys(section))}")
+    if key not in schema.keys(section):
+        problems.append(f"{variable}: {key} is no option of {section}{nearest(key, schema.keys(section))}")
         return None
     return Option(section, _slot(section, name, known[section], variable, problems) if name else "", key)
 
 
-def _single_underscore(variable: str) -> list[str]:
+def _single_underscore(variable: str, schema: Schema) -> list[str]:
     """Return a problem for a name that lacks only the second underscore after its section.
 
     Other names are ignored: Kubernetes sets PRESIGND_SERVICE_HOST and the like for a service named presignd.
     """
     section, _, key = variable.removeprefix(_PREFIX).lower().partition("_")
-    if section in MANY and any(key.endswith(f"_{known}") for known in keys(section)):
+    if section in schema.many and any(key.endswith(f"_{known}") for known in schema.keys(section)):
         return [f"{variable}: write {_PREFIX}{section.upper()}__<NAME>__<KEY>, with two underscores each"]
-    if section in SECTIONS and key in keys(section):
+    if section in schema.sections and key in schema.keys(section):
         return [f"{variable}: write {_PREFIX}{section.upper()}__{key.upper()}, with two underscores"]
     return []
 
@@ -202,10 +206,8 @@ def _slot(section: str, name: str, known: Sequence[str], variable: str, problems
     return alike[0] if alike else name.lower()
 
 
-def _parsed(option: Option, text: str) -> Any:
+def _parsed(text: str) -> Any:
     """Return a list or table written in JSON or TOML; any other text as it is, for validation to refuse."""
-    if option.in_section not in COLLECTIONS:
-        return text
     try:
         return json.loads(text)
     except ValueError:
