@@ -17,21 +17,10 @@ from typer._completion_shared import get_completion_script
 import presignd
 from presignd.broker import config as broker
 from presignd.cli import COMMANDS, app, load
-from presignd.config import LogConfig, PresignConfig, WebhookConfig
 from presignd.config.models import Section
 from presignd.config.options import SECTIONS, defaults, docstrings
 from presignd.errors import ExitCode
 
-BROKER_SECTIONS: Mapping[str, type[Section]] = {
-    "broker": broker.BrokerSection,
-    "store": PresignConfig,
-    "links": broker.LinksSection,
-    "state": broker.StateSection,
-    "log": LogConfig,
-    "fleet": broker.FleetSection,
-    "token": broker.TokenConfig,
-    "webhook": WebhookConfig,
-}
 TABLES = ("watch", "inbox", "token", "webhook")
 """Sections that a file may have more than once: ``[[watch]]``."""
 ONLY_A_DAEMONS = ("kind", "url", "token", "token_file", "client_cert", "client_key", "put_expires", "get_expires")
@@ -170,7 +159,15 @@ VARIABLES = (
     "win over these, these over the file, and the file over AWS_*. `presignd config` shows the values in effect."
 )
 DAEMON = (FILES, VARIABLES, UNITS)
-BROKER = ("The configuration of `presignd broker run`; as a service, /etc/presignd-broker/broker.toml.", UNITS)
+BROKER_VARIABLES = (
+    "Options can also come from the environment, which wins: PRESIGND_<SECTION>__<KEY>, PRESIGND_TOKEN__<NAME>__<KEY> "
+    "and PRESIGND_WEBHOOK__<NAME>__<KEY>. Then /etc/presignd-broker/broker.toml need not be there."
+)
+BROKER = (
+    "The configuration of `presignd broker run`; as a service, /etc/presignd-broker/broker.toml.",
+    BROKER_VARIABLES,
+    UNITS,
+)
 
 
 def pages() -> dict[str, str]:
@@ -179,7 +176,7 @@ def pages() -> dict[str, str]:
         "presignd.1": command_page(),
         "presignd.toml.5": config_page("presignd.toml", "configuration of presignd", SECTIONS, DAEMON),
         "presignd-broker.toml.5": config_page(
-            "presignd-broker.toml", "configuration of a presignd broker", BROKER_SECTIONS, BROKER
+            "presignd-broker.toml", "configuration of a presignd broker", broker.SCHEMA.sections, BROKER
         ),
     } | {
         f"presignd.{shell}": get_completion_script(prog_name="presignd", complete_var="_PRESIGND_COMPLETE", shell=shell)

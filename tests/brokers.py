@@ -52,6 +52,8 @@ class Broker:
         self.log = folder / "broker.log"
         self.secrets = [store.secret_key]
         self.process: subprocess.Popen[bytes] | None = None
+        self.environ: dict[str, str] = {}
+        """More of its environment."""
         self._began = 0
         (folder / "tokens.d").mkdir(parents=True, exist_ok=True)
         self.configure(
@@ -95,7 +97,7 @@ level = "debug"
         """Start or restart it at the same port; with ``ready`` wait until it serves."""
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
         # A copy of the project tests itself, not what is installed.
-        environ = {**kept, "HOME": str(self.folder), "PYTHONPATH": str(CHECKOUT)}
+        environ = {**kept, "HOME": str(self.folder), "PYTHONPATH": str(CHECKOUT), **self.environ}
         with self.log.open("ab") as log:
             self._began = log.tell()
             self.process = subprocess.Popen(
@@ -197,9 +199,16 @@ level = "debug"
         return text.decode()
 
 
-def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run ``presignd broker`` with ``arguments``."""
-    return subprocess.run([COMMAND, "broker", *arguments], capture_output=True, text=True, check=False, timeout=60)
+def command(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run ``presignd broker`` with ``arguments``; ``environ`` is added to the environment."""
+    return subprocess.run(
+        [COMMAND, "broker", *arguments],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
 
 def get(bucket: str, key: str, **more: Any) -> Document:

@@ -21,13 +21,13 @@ from pydantic import (
 from presignd.config import LogConfig, PresignConfig, WebhookConfig, kinds, rules
 from presignd.config.addresses import check_listen, parse_broker_url, parse_listen, parse_site
 from presignd.config.models import Section
+from presignd.config.options import Schema
 from presignd.s3.limits import MAX_EXPIRES, key_problem
 from presignd.units import format_rate, parse_rate, rfc3339
 
 SYSTEM_FILE = Path("/etc/presignd-broker/broker.toml")
 SYSTEM_STATE = Path("/var/lib/presignd-broker")
 """The StateDirectory= of presignd-broker.service, whose configuration is ``SYSTEM_FILE``."""
-SECTIONS = ("broker", "store", "links", "state", "log", "fleet", "token", "webhook")
 
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _WHEN = "must be a day such as 2027-06-30, or a time such as 2027-06-30T12:00:00Z"
@@ -252,6 +252,22 @@ class TokenConfig(Section):
         return tuple(pattern.lower() for pattern in patterns)
 
 
+SCHEMA = Schema(
+    {
+        "broker": BrokerSection,
+        "store": PresignConfig,
+        "links": LinksSection,
+        "state": StateSection,
+        "log": LogConfig,
+        "fleet": FleetSection,
+        "token": TokenConfig,
+        "webhook": WebhookConfig,
+    },
+    frozenset({"token", "webhook"}),
+)
+"""A broker's options."""
+
+
 @dataclass(frozen=True, slots=True)
 class StatePlace:
     """Where the state is: in PostgreSQL at ``url``, or else in the SQLite file ``path``; nowhere without either."""
@@ -262,12 +278,13 @@ class StatePlace:
 
 @dataclass(frozen=True, slots=True)
 class BrokerConfig:
-    """A broker's configuration without its tokens, which ``tokens.Tokens`` reads as they change.
+    """A broker's configuration without the tokens in files, which ``tokens.Tokens`` reads as they change.
 
-    ``file`` is its path; ``fleet`` has its ``token_file``; ``warnings`` are for the person who starts the broker.
+    ``file`` is its path, None if all is in the environment; ``tokens`` are those that the environment gives. ``fleet``
+    has its ``token_file``; ``warnings`` are for the person who starts the broker.
     """
 
-    file: Path
+    file: Path | None
     broker: BrokerSection
     store: PresignConfig
     log: LogConfig
@@ -276,6 +293,7 @@ class BrokerConfig:
     state: StatePlace = StatePlace()
     warnings: tuple[str, ...] = ()
     webhooks: tuple[WebhookConfig, ...] = ()
+    tokens: tuple[TokenConfig, ...] = ()
 
 
 def is_in_the_clear(tls_cert: object, listen: str, *, behind_proxy: bool) -> bool:

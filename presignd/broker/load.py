@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from presignd.broker.config import (
-    SECTIONS,
+    SCHEMA,
     SYSTEM_FILE,
     SYSTEM_STATE,
     BrokerConfig,
@@ -22,12 +22,13 @@ from presignd.broker.config import (
     TokenConfig,
     check_state_url,
 )
+from presignd.broker.environment import STATE_URL, Environment, gives_options, read_environment
 from presignd.config import LogConfig, PresignConfig, signing
 from presignd.config.models import Section
 from presignd.config.options import nearest
-from presignd.config.paths import PathBase
+from presignd.config.paths import PathBase, current_folder
 from presignd.config.problems import words
-from presignd.config.sources import aws_layer, file_layer
+from presignd.config.sources import Layer, aws_layer, file_layer
 from presignd.config.toml import read_document
 from presignd.config.webhooks import read_tables
 from presignd.errors import UsageError
@@ -42,42 +43,55 @@ _NEEDED = {
 }
 _PATHS = ("tls_cert", "tls_key", "client_ca", "token_file", "path", "url_file")
 _STATE_FILE = "state.db"
-_STATE_URL = "PRESIGND_STATE_URL"
 
 
-def load(file: Path, *, environ: Mapping[str, str] = os.environ) -> BrokerConfig:
-    """Return the configuration in ``file``; raise ``UsageError`` with every problem, those of tokens included."""
+def load(file: Path, *, environ: Mapping[str, str] = os.environ, system: Path = SYSTEM_FILE) -> BrokerConfig:
+    """Return the configuration in ``file`` and in the environment, which wins.
+
+    The ``system``'s file need not be there if the environment has options of a broker. Raises ``UsageError`` with every
+    problem, those of tokens included.
+    """
     file = Path(os.path.abspath(file))  # noqa: PTH100 - not resolved: a symlink may point elsewhere at the next reload
-    problems: list[str] = []
-    document = read_document(file)
-    problems += [f"{name}: is no section{nearest(name, SECTIONS)}" for name in document if name not in SECTIONS]
-    base = PathBase(file.parent, environ)
-    warnings: list[str] = []
-    broker = _section(BrokerSection, "broker", _based(document.get("broker", {}), base), problems)
-    store = _store(document.get("store", {}), file, base, environ, problems=problems, warnings=warnings)
-    links = _section(LinksSection, "links", document.get("links", {}), problems)
-    state = _state(document.get("state", {}), file, base, problems=problems, warnings=warnings)
-    log = _section(LogConfig, "log", document.get("log", {}), problems)
-    fleet = _section(FleetSection, "fleet", _based(document.get("fleet", {}), base), problems)
+    alone = file == system and not os.path.lexists(file) and gives_options(environ)
+    document = {} if alone else read_document(file)
+    return _read(document, None if alone else file, PathBase(file.parent, environ))
+
+
+def _read(document: Document, file: Path | None, base: PathBase) -> BrokerConfig:
+    problems, warnings = list[str](), list[str]()
+    unknown = [name for name in document if name not in SCHEMA.sections]
+    problems += [f"{name}: is no section{nearest(name, SCHEMA.sections)}" for name in unknown]
+    given = read_environment(base.environ, PathBase(current_folder(), base.environ), document, problems)
+
+    def section(model: type[S], name: str) -> S | None:
+        return _section(model, name, given.over(name, _based(document.get(name, {}), base)), problems)
+
+    broker = section(BrokerSection, "broker")
+    store = _store(document.get("store", {}), file, base, given, problems=problems, warnings=warnings)
+    links = section(LinksSection, "links")
+    state = _state(document.get("state", {}), file, base, given, problems=problems, warnings=warnings)
+    log = section(LogConfig, "log")
+    fleet = section(FleetSection, "fleet")
     read_tokens(document, problems)
-    webhooks = read_tables(document.get("webhook", []), base, problems, warnings)
+    tokens = read_tokens({"token": given.tables("token", [])}, problems)
+    webhooks = read_tables(given.tables("webhook", document.get("webhook", [])), base, problems, warnings)
     if webhooks and links is not None and not links.url:
         problems.append("webhook: needs [links] url: what waits for webhooks is kept in the state")
     if problems or broker is None or store is None or log is None or fleet is None or links is None:
         raise _refusal(file, problems)
     if fleet.listen and fleet.listen in (broker.listen, broker.metrics_listen):
         raise _refusal(file, ["fleet.listen: is the broker's own address; give the fleet page another port"])
-    token_file = fleet.token_file or state_folder(file, environ) / "fleet.token"
+    token_file = fleet.token_file or state_folder(file, base.environ) / "fleet.token"
     fleet = fleet.model_copy(update={"token_file": token_file})
-    return BrokerConfig(file, broker, store, log, fleet, links, state, tuple(warnings), webhooks)
+    return BrokerConfig(file, broker, store, log, fleet, links, state, tuple(warnings), webhooks, tuple(tokens))
 
 
-def state_folder(file: Path, environ: Mapping[str, str]) -> Path:
+def state_folder(file: Path | None, environ: Mapping[str, str]) -> Path:
     """Return the folder of what a broker keeps: the service's, also for commands beside it; else its file's folder."""
     first = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if first:
         return Path(first)
-    return SYSTEM_STATE if file == SYSTEM_FILE else file.parent
+    return SYSTEM_STATE if file in (None, SYSTEM_FILE) else file.parent
 
 
 def read_tokens(document: Document, problems: list[str]) -> list[TokenConfig]:
@@ -125,24 +139,24 @@ def _based(table: Any, base: PathBase) -> Any:
 
 
 def _store(
-    table: Any, file: Path, base: PathBase, environ: Mapping[str, str], *, problems: list[str], warnings: list[str]
+    table: Any, file: Path | None, base: PathBase, given: Environment, *, problems: list[str], warnings: list[str]
 ) -> PresignConfig | None:
     """Return [store], which has the options, secrets and fallbacks of the daemon's [presign]."""
-    own_problems: list[str] = []
-    given = file_layer({"presign": table}, f"file {file}", base, own_problems)
-    usual = {option: value for option, value in aws_layer(environ, base).items() if option.section == "presign"}
-    own_problems += signing.clashes(given)
-    own_warnings: list[str] = []
-    layer = signing.resolve(signing.overlay(usual, given), environ, own_problems, own_warnings)
+    own_problems, own_warnings = list[str](), list[str]()
+    usual = {option: value for option, value in aws_layer(base.environ, base).items() if option.section == "presign"}
+    merged: Layer = usual
+    for layer in (file_layer({"presign": table}, f"file {file}", base, own_problems), given.of_store()):
+        own_problems += signing.clashes(layer)
+        merged = signing.overlay(merged, layer)
+    layer = signing.resolve(merged, base.environ, own_problems, own_warnings)
     own_problems += signing.incomplete(layer)
     values = {option.key: value.value for option, value in layer.items()}
     if values.get("kind", "local") != "local":
         own_problems.append('presign.kind: must be "local": a broker signs with keys of its own')
     elif any(key in values for key in ("url", "token")):
         own_problems.append('presign.url: is for kind = "broker"')
-    if any(key in given_keys(table) for key in ("secret_key", "secret_access_key", "session_token")) and (
-        signing.readable_by_others(file)
-    ):
+    holds_secret = given_keys(table) & {"secret_key", "secret_access_key", "session_token"}
+    if file is not None and holds_secret and signing.readable_by_others(file):
         own_warnings.append(f"{file}: holds secrets and can be read by others; chmod 600 {file}")
     store = None if own_problems else _section(PresignConfig, "presign", values, own_problems)
     problems += [_renamed(each) for each in own_problems]
@@ -150,12 +164,14 @@ def _store(
     return store
 
 
-def _state(table: Any, file: Path, base: PathBase, *, problems: list[str], warnings: list[str]) -> StatePlace:
-    """Return where [state] is: as given, else from the environment, else the usual file."""
-    section = _section(StateSection, "state", _based(table, base), problems)
+def _state(
+    table: Any, file: Path | None, base: PathBase, given: Environment, *, problems: list[str], warnings: list[str]
+) -> StatePlace:
+    """Return where [state] is: as the environment says, else the file, else ``STATE_URL``, else the usual file."""
+    section = _section(StateSection, "state", given.table("state") or _based(table, base), problems)
     if section is None:
         return StatePlace()
-    if section.url and signing.readable_by_others(file):
+    if file is not None and isinstance(table, dict) and table.get("url") and signing.readable_by_others(file):
         warnings.append(f"state.url: {file} holds it and can be read by others; chmod 600 {file}, or use url_file")
     if section.path is not None:
         return StatePlace(section.path)
@@ -171,7 +187,7 @@ def _state_url(section: StateSection, environ: Mapping[str, str]) -> str:
     """Return PostgreSQL's address from an option, a file or the environment; raise ``ValueError``."""
     if section.url is not None:
         return section.url.get_secret_value()
-    what, url = f"${_STATE_URL}", environ.get(_STATE_URL, "")
+    what, url = f"${STATE_URL}", environ.get(STATE_URL, "")
     if section.url_file is not None:
         what, url = "state.url_file", signing.read_secret("state.url_file", section.url_file)
     if url:
@@ -196,7 +212,9 @@ def of_store(fix: str) -> str:
     return fix.replace("presign.", "store.")
 
 
-def _refusal(file: Path, problems: list[str]) -> UsageError:
+def _refusal(file: Path | None, problems: list[str]) -> UsageError:
     unique = tuple(dict.fromkeys(map(one_line, problems)))
     count = "a problem" if len(unique) == 1 else f"{len(unique)} problems"
-    return UsageError(f"{file} has {count}", problems=unique, fix="see broker.example.toml for every option")
+    return UsageError(
+        f"{file or 'the environment'} has {count}", problems=unique, fix="see broker.example.toml for every option"
+    )

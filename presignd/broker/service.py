@@ -62,7 +62,7 @@ class Broker:
     def __init__(self, config: BrokerConfig, load: Callable[[], BrokerConfig], limits: Limits = LIMITS) -> None:
         self._load, self._limits = load, limits
         self.config = config
-        self.tokens = Tokens(config.file, config.broker.token_files)
+        self.tokens = Tokens(config.file, config.broker.token_files, config.tokens)
         self.signer = _signer(config.store)
         self.database = LoggedDatabase(database_at(config.state)) if config.links.url else NO_DATABASE
         self.outbox = StateOutbox(self.database)
@@ -223,7 +223,7 @@ class Broker:
         self.config = config
         self.api.config = config.broker
         self.signer, self.api.presigner = signer, _presigner_of(signer)
-        self.tokens.configure(config.file, config.broker.token_files)
+        self.tokens.configure(config.file, config.broker.token_files, config.tokens)
         self._stamps = tls_stamps(config.broker)
         self._take_certificate()
         if config.links.url:

@@ -59,11 +59,11 @@ def hash_of(token: str) -> str:
 class TokenFile:
     """A file of tokens as it was read. A file with a problem has no tokens: it may have revoked some.
 
-    ``settled`` means that an equal stamp proves equal content. An unreadable file is never settled: it may become
-    readable without a change to its stamp.
+    ``path`` is None for the tokens that the environment gives. ``settled`` means that an equal stamp proves equal
+    content. An unreadable file is never settled: it may become readable without a change to its stamp.
     """
 
-    path: Path
+    path: Path | None
     stamp: Stamp | None
     settled: bool
     tokens: tuple[TokenConfig, ...] = ()
@@ -71,7 +71,12 @@ class TokenFile:
 
     def changed(self) -> bool:
         """Return whether the file may have changed since it was read."""
-        return not self.settled or _stamp(self.path) != self.stamp
+        return self.path is not None and (not self.settled or _stamp(self.path) != self.stamp)
+
+    @property
+    def place(self) -> str:
+        """Where its tokens are, for people."""
+        return str(self.path or "the environment")
 
 
 Table = dict[str, tuple[TokenConfig, TokenFile]]
@@ -165,6 +170,8 @@ def _matching(folder: Path, name: str) -> list[Path]:
 class Tokens:
     """The tokens in ``main`` (broker.toml) and in the files that match ``patterns``, current at each call.
 
+    ``given`` are those of the environment: these stay until ``configure``.
+
     Looking up a known token costs one stat of its file. A file that cannot be read, or whose tokens clash with those
     of an earlier file, grants nothing until it is fixed, and is logged once.
 
@@ -175,19 +182,21 @@ class Tokens:
 
     def __init__(
         self,
-        main: Path,
+        main: Path | None,
         patterns: Sequence[str],
+        given: Sequence[TokenConfig] = (),
         *,
         settled_ns: int = SETTLED_NS,
         look_share: float = LOOK_SHARE,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._main, self._patterns = main, tuple(patterns)
+        self._main, self._patterns, self._given = main, tuple(patterns), tuple(given)
         self._settled_ns, self._look_share, self._monotonic = settled_ns, look_share, monotonic
         self._named: dict[str, list[Path]] = {}
         self.unlisted: dict[str, str] = {}
         """Why a pattern's folder cannot be opened, by pattern."""
         self._read: dict[Path, TokenFile] = {}
+        self._indexed: tuple[TokenConfig, ...] = ()
         self._files: list[TokenFile] = []
         self._by_hash: Table = {}
         self._by_certificate: Table = {}
@@ -208,16 +217,16 @@ class Tokens:
 
     def unreadable(self) -> list[str]:
         """Return a line for each problem of a file or a folder of tokens."""
-        lines = [f"{file.path}: {problem}" for file in self.broken for problem in file.problems]
+        lines = [f"{file.place}: {problem}" for file in self.broken for problem in file.problems]
         return lines + [f"{pattern}: its folder can't be opened: {why}" for pattern, why in self.unlisted.items()]
 
-    def all(self) -> list[tuple[TokenConfig, Path]]:
-        """Return each token with its file."""
+    def all(self) -> list[tuple[TokenConfig, Path | None]]:
+        """Return each token with its file, None for one of the environment."""
         return [(token, file.path) for file in self._files for token in file.tokens]
 
-    def configure(self, main: Path, patterns: Sequence[str]) -> None:
-        """Use other files from now on."""
-        self._main, self._patterns = main, tuple(patterns)
+    def configure(self, main: Path | None, patterns: Sequence[str], given: Sequence[TokenConfig] = ()) -> None:
+        """Use other files from now on, and what the environment gives."""
+        self._main, self._patterns, self._given = main, tuple(patterns), tuple(given)
         self.refresh()
 
     def of_secret(self, secret: str) -> TokenConfig | None:
@@ -260,10 +269,12 @@ class Tokens:
 
     def refresh(self) -> None:
         """Read changed files. The cost is a listing of each folder and a stat of each file."""
-        read = {path: self._current(path) for path in dict.fromkeys([self._main, *self._listed()])}
-        if read != self._read:
-            self._read = read
-            self._index(read.values())
+        main = [self._main] if self._main else []
+        read = {path: self._current(path) for path in dict.fromkeys([*main, *self._listed()])}
+        if read != self._read or self._indexed != self._given:
+            self._read, self._indexed = read, self._given
+            given = [TokenFile(None, None, settled=True, tokens=self._given)] if self._given else []
+            self._index([*given, *read.values()])
 
     def _listed(self) -> list[Path]:
         """Return the files that match the patterns. A folder that cannot be opened keeps its earlier files."""
@@ -327,6 +338,6 @@ class Tokens:
         for file in self.broken:
             if logged.get(file.path) != file.problems:
                 fix = "none of its tokens is valid until it is fixed"
-                log.error("tokens.refused", path=str(file.path), problems=list(file.problems), fix=fix)
+                log.error("tokens.refused", path=file.place, problems=list(file.problems), fix=fix)
         if [(file.path, file.tokens) for file in before] != [(file.path, file.tokens) for file in self._files]:
             log.info("tokens.loaded", count=self.count, files=len(self._files))

@@ -37,11 +37,11 @@ async def check_broker(config: BrokerConfig) -> AsyncIterator[CheckResult]:
     """Check the parts of a broker in order; raise nothing that is expected."""
     for warning in config.warnings:
         yield warn("config", warning)
-    yield ok("config", str(config.file))
+    yield ok("config", str(config.file or "from the environment alone"))
     yield certificate_result(config)
     for result in fleet_results(config.fleet):
         yield result
-    tokens = Tokens(config.file, config.broker.token_files)
+    tokens = Tokens(config.file, config.broker.token_files, config.tokens)
     for problem in tokens.unreadable():
         yield fail("tokens", problem, "none of its tokens is valid until it is fixed")
     if tokens.count:

@@ -272,7 +272,9 @@ def list_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> N
     unknown = tokens.unreadable()
     guard.tell([f"presignd: {problem}" for problem in unknown], level="error")
     if as_json:
-        show.document([{**token.model_dump(mode="json"), "file": str(file)} for token, file in tokens.all()])
+        show.document(
+            [{**token.model_dump(mode="json"), "file": str(file) if file else None} for token, file in tokens.all()]
+        )
     else:
         columns = ("name", "bucket", "prefix", "operations", "ends", "file")
         show.table("", columns, [_row(token, file) for token, file in tokens.all()])
@@ -280,11 +282,18 @@ def list_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> N
         raise SystemExit(ExitCode.USAGE)
 
 
-def _row(token: TokenConfig, file: Path) -> list[str]:
+def _row(token: TokenConfig, file: Path | None) -> list[str]:
     ends = rfc3339(token.valid_until)[:19] + "Z" if token.valid_until else "never"
     ended = token.valid_until is not None and token.valid_until <= utcnow()
     operations = ",".join(token.operations)
-    return [token.name, token.bucket, token.prefix, operations, f"{ends} (ended)" if ended else ends, str(file)]
+    return [
+        token.name,
+        token.bucket,
+        token.prefix,
+        operations,
+        f"{ends} (ended)" if ended else ends,
+        str(file or "the environment"),
+    ]
 
 
 def _tokens(config: Path) -> Tokens:
@@ -292,7 +301,7 @@ def _tokens(config: Path) -> Tokens:
 
 
 def _tokens_of(config: BrokerConfig) -> Tokens:
-    return Tokens(config.file, config.broker.token_files)
+    return Tokens(config.file, config.broker.token_files, config.tokens)
 
 
 def revoke_command(
@@ -310,7 +319,13 @@ def revoke_command(
     if keep_links and not found.links.url:
         raise UsageError("--keep-links: this broker has no stable links: [links] url is not set")
     tokens = _tokens_of(found)
-    file = next((file for token, file in tokens.all() if token.name == name), None)
+    files = {token.name: file for token, file in tokens.all()}
+    file = files.get(name)
+    if name in files and file is None:
+        variables = f"PRESIGND_TOKEN__{name.upper()}__…"
+        raise Refused(
+            f"{name} is in the broker's environment", fix=f"remove {variables} from it, and restart the broker"
+        )
     if keep_links and file:
         show.say(f"links that will outlive {name}: {with_state(found, lambda state: Links(state).keep(name))}")
     if file:

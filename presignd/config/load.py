@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from presignd.config import signing
 from presignd.config.models import Config
 from presignd.config.options import MANY, SECTIONS, Option, keys
-from presignd.config.paths import STATE, PathBase, base_folder
+from presignd.config.paths import STATE, PathBase, base_folder, current_folder
 from presignd.config.problems import describe
 from presignd.config.sources import (
     Given,
@@ -63,7 +63,7 @@ def load(
     needed if the others define a watch. Raises ``UsageError`` with all problems, each with its key.
     """
     findings = _Findings()
-    here = PathBase(_current_folder(), environ)
+    here = PathBase(current_folder(), environ)
     file = _find(path, environ, here)
     merged: Layer = {}
     for layer in _layers(file, flags, environ, here, findings):
@@ -87,14 +87,6 @@ def places(environ: Mapping[str, str]) -> list[Path]:
         return [Path(environ["PRESIGND_CONFIG"])]
     own = base_folder(environ, "XDG_CONFIG_HOME", ".config")
     return [*([own / "presignd/config.toml"] if own else []), _SYSTEM_FILE]
-
-
-def _current_folder() -> Path:
-    """Return the folder that relative paths outside the file start from; "/" if it was removed."""
-    try:
-        return Path.cwd()
-    except OSError:
-        return Path("/")
 
 
 def _find(path: Path | None, environ: Mapping[str, str], here: PathBase) -> Path | None:

@@ -16,6 +16,14 @@ STATE = ("XDG_STATE_HOME", ".local/state")
 """``base_folder``'s arguments for the state: ledgers by default, and a control socket without a folder of its own."""
 
 
+def current_folder() -> Path:
+    """Return the folder that relative paths outside a file start from; "/" if it was removed."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return Path("/")
+
+
 def home(environ: Mapping[str, str]) -> Path | None:
     """Return $HOME, else the home folder in passwd, else None."""
     if given := environ.get("HOME", ""):

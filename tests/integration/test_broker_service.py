@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from presignd.broker.tokens import new_token
+from presignd.broker.tokens import hash_of, new_token
 from presignd.demo.seaweedfs import free_ports
 from tests.brokers import Broker, broker_for, command, get
 from tests.stores import Store
@@ -59,6 +59,27 @@ def test_tokens_are_made_listed_and_revoked_by_commands(broker: Broker) -> None:
     assert revoked.returncode == 0, revoked.stderr
     assert broker.call("/v1/me", secret)[0] == 401
     assert command("token", "revoke", "made", "-c", broker.file).returncode == 4
+
+
+def test_a_token_of_the_environment_is_listed_and_only_a_restart_without_it_revokes_it(broker: Broker) -> None:
+    secret = new_token()
+    broker.secrets.append(secret)
+    broker.environ = {"PRESIGND_TOKEN__ENV__HASH": hash_of(secret), "PRESIGND_TOKEN__ENV__BUCKET": "bucket-x"}
+    broker.stop()
+    broker.start()
+    status, me, _ = broker.call("/v1/me", secret)
+    assert (status, me["bucket"], me["prefix"]) == (200, "bucket-x", "env/")
+    listed = command("token", "list", "--json", "-c", broker.file, **broker.environ)
+    assert {each["name"]: each["file"] for each in json.loads(listed.stdout)}["env"] is None
+    assert "\tthe environment\n" in command("token", "list", "-c", broker.file, **broker.environ).stdout
+    refused = command("token", "revoke", "env", "-c", broker.file, **broker.environ)
+    assert (refused.returncode, "PRESIGND_TOKEN__ENV__" in refused.stderr) == (4, True)
+    broker.reload()
+    assert broker.call("/v1/me", secret)[0] == 200
+    broker.environ = {}
+    broker.stop()
+    broker.start()
+    assert broker.call("/v1/me", secret)[0] == 401
 
 
 def test_a_token_is_not_written_where_no_broker_looks_for_it(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 
 from presignd.broker.tokens import hash_of, new_token
+from presignd.demo.selfsigned import loopback_pem
 from tests.canary import assert_no_secrets
 from tests.needs import need
 from tests.stores import SeaweedFS, Store
@@ -92,6 +95,9 @@ class Container:
             each.mkdir()
             os.chown(each, int(UID), int(UID))
         for name, value in secrets.items():
+            if not (folder := (self.secrets / name).parent).exists():
+                folder.mkdir()
+                os.chown(folder, int(UID), int(UID))
             (self.secrets / name).write_text(value)
             os.chown(self.secrets / name, int(UID), int(UID))
             (self.secrets / name).chmod(0o400)
@@ -230,6 +236,45 @@ def test_a_kill_with_an_upload_in_flight_loses_nothing(daemon: Container, store:
     assert fetch(daemon.links()["flying.txt"]) == "flying"
 
 
+def documented_environment(command: str) -> dict[str, str]:
+    """Return the variables of the ``docker run`` in docs/containers.md that ends with a command."""
+    page = (CHECKOUT / "docs" / "containers.md").read_text("utf-8")
+    [block] = [
+        each for each in re.findall(r"^```\n(docker run .*?)^```$", page, re.MULTILINE | re.DOTALL) if command in each
+    ]
+    words = shlex.split(block.partition("\ndocker exec")[0])
+    return dict(words[at + 1].split("=", 1) for at, word in enumerate(words) if word == "-e")
+
+
+def block_of(token: str, store: Store) -> str:
+    return f'[[token]]\nname = "drop"\nhash = "{hash_of(token)}"\nbucket = "{store.bucket}"\n'
+
+
+def test_the_same_image_runs_a_broker_from_the_documented_environment_alone(
+    image: Image, store: Store, tmp_path: Path
+) -> None:
+    """With its state in the volume: the documented one is in a PostgreSQL, which is not here."""
+    environ = documented_environment("presignd broker run") | {"PRESIGND_STORE__ENDPOINT": store.endpoint}
+    assert environ.pop("PRESIGND_STATE__URL_FILE") == "/run/secrets/state_url"
+    token = new_token()
+    secrets = {"access_key": store.access_key, "secret_key": store.secret_key, "broker.pem": loopback_pem()[0]}
+    broker = Container(image, tmp_path, environ, {**secrets, "tokens.d/drop.toml": block_of(token, store)})
+    try:
+        broker.start(["broker", "run"])
+        until(broker.is_healthy, "a healthy broker", 120)
+        checked = broker.exec("presignd broker check")
+        assert checked.returncode == 0, checked.stdout
+        assert "ok   config: from the environment alone" in checked.stdout
+        assert broker.exec("presignd broker token list").stdout.startswith("drop\t")
+        invited = broker.exec(f"presignd broker invite create march --bucket {store.bucket} --prefix incoming/")
+        assert invited.stdout.startswith("https://files.example.org/i/"), invited.stderr
+        assert (broker.state / "state.db").exists()
+        assert broker.signal(signal.SIGTERM) == 0
+        assert {"broker.ready"} <= {event["event"] for event in broker.events()}
+    finally:
+        broker.end()
+
+
 def test_the_same_image_runs_a_broker_from_a_mounted_file(image: Image, store: Store, tmp_path: Path) -> None:
     token = new_token()
     text = f"""
@@ -237,10 +282,7 @@ def test_the_same_image_runs_a_broker_from_a_mounted_file(image: Image, store: S
         endpoint = "{store.endpoint}"
         access_key_file = "access_key"
         secret_key_file = "secret_key"
-        [[token]]
-        name = "drop"
-        hash = "{hash_of(token)}"
-        bucket = "{store.bucket}"
+        {block_of(token, store)}
     """
     secrets = {"access_key": store.access_key, "secret_key": store.secret_key, "broker.toml": text}
     broker = Container(image, tmp_path, {"STATE_DIRECTORY": "/var/lib/presignd-broker"}, secrets)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from package import manual
-from presignd.broker.config import SECTIONS as SECTIONS_OF_A_BROKER
 from presignd.config.options import MANY, SECTIONS, keys
 from presignd.errors import ExitCode
 
@@ -55,7 +54,6 @@ def test_every_key_of_the_brokers_example_is_in_its_page() -> None:
     for section, table in example.items():
         keyed = table[0] if isinstance(table, list) else table
         assert keyed.keys() <= found[f"[[{section}]]" if isinstance(table, list) else f"[{section}]"]
-    assert set(manual.BROKER_SECTIONS) == set(SECTIONS_OF_A_BROKER)
 
 
 def test_every_exit_code_has_its_meaning() -> None:

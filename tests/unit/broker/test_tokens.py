@@ -18,6 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from presignd.broker import token_writer, tokens
+from presignd.broker.config import TokenConfig
 from presignd.broker.limits import GrantRates
 from presignd.broker.tokens import Tokens, hash_of, named_by, new_token
 from presignd.redaction.redact import redact
@@ -52,6 +53,11 @@ def registry(request: pytest.FixtureRequest) -> Registry:
 
 def tokens_in(folder: Path, **options: Any) -> Tokens:
     return Tokens(folder / "broker.toml", [f"{folder}/tokens.d/*.toml"], **options)
+
+
+def of_environment(name: str, secret: str) -> TokenConfig:
+    """Return a token as the environment gives it."""
+    return TokenConfig(name=name, hash=hash_of(secret), bucket="bucket")
 
 
 def name_of(found: Tokens, secret: str) -> str:
@@ -277,7 +283,31 @@ def test_of_two_files_that_clash_the_later_grants_nothing(folder: Path, registry
     (folder / "tokens.d" / "z.toml").write_text(second)
     assert name_of(found, TWO) == ""
     assert (name_of(found, ONE), name_of(found, "first")) == ("one", "first")
-    assert [each.path.name for each in found.broken] == ["z.toml"]
+    assert [each.path for each in found.broken] == [folder / "tokens.d" / "z.toml"]
+
+
+def test_the_environments_tokens_are_in_no_file_and_stay_until_they_are_configured_anew(folder: Path) -> None:
+    found = Tokens(None, [], [of_environment("env", TWO)])
+    assert (name_of(found, TWO), found.named("env"), found.count) == ("env", of_environment("env", TWO), 1)
+    assert found.all() == [(of_environment("env", TWO), None)]
+    found.refresh()
+    assert name_of(found, TWO) == "env"
+    found.configure(folder / "broker.toml", [], [of_environment("other", "other")])
+    assert (name_of(found, TWO), name_of(found, "other"), name_of(found, "in-main")) == ("", "other", "main")
+    found.configure(None, [])
+    assert found.all() == []
+
+
+def test_a_file_with_a_token_of_the_environments_name_grants_nothing(folder: Path) -> None:
+    found = Tokens(None, [f"{folder}/tokens.d/*.toml"], [of_environment("one", TWO)])
+    assert (name_of(found, TWO), name_of(found, ONE)) == ("one", "")
+    assert found.unreadable() == [f"{folder}/tokens.d/one.toml: token.one: another token has this name"]
+
+
+def test_two_tokens_of_the_environment_with_one_secret_grant_nothing() -> None:
+    found = Tokens(None, [], [of_environment("one", TWO), of_environment("two", TWO)])
+    assert name_of(found, TWO) == ""
+    assert found.unreadable() == ["the environment: token.two.hash: another token has it"]
 
 
 def test_a_main_file_in_a_broken_moment_grants_nothing(folder: Path, registry: Registry) -> None:
