@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from presignd.links import encode
+from tests.recipes import block as block_of
 from tests.served import Served, link_for, served
 
 __all__ = ["served"]
@@ -70,7 +71,7 @@ def unescaped(command: str) -> str:
 
 
 RECIPES = {
-    "mail": block("links-mail"),
+    "mail": block_of("mail", "mail-links"),
     "webhook": block("links-webhook"),
     "notify": of_unit("presignd-notify.service"),
 }
