@@ -83,7 +83,7 @@ async def _links_results(config: BrokerConfig, places: set[tuple[str, str]]) -> 
         alive = await Links(database).alive(utcnow())
         invitations = [each for each in await Invitations(database).all() if each.is_open(utcnow())]
     except StateAway as away:
-        yield fail("state", str(away), "start the database, or correct [state]")
+        yield fail("state", str(away), away.fix)
     else:
         place = "PostgreSQL" if config.state.url else str(config.state.path)
         links = sum(each.all for each in alive.values())

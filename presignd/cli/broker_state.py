@@ -39,6 +39,6 @@ async def _in_state(config: BrokerConfig, do: Callable[[Database], Awaitable[R]]
     try:
         return await do(database)
     except StateAway as away:
-        raise Unavailable(f"the state can't be used: {away}", fix="see [state] in broker.toml") from None
+        raise Unavailable(f"the state can't be used: {away}", fix=away.fix) from None
     finally:
         await database.close()

@@ -14,7 +14,11 @@ Statement = tuple[str, Sequence[object]]
 
 
 class StateAway(Away):
-    """The state can't be reached, or refuses: the caller answers 503, and asks again later."""
+    """The state can't be reached, or refuses: the caller answers 503, and asks again later. ``fix`` is what to do."""
+
+    def __init__(self, why: str = "", *, fix: str = "start the database, or correct [state]") -> None:
+        super().__init__(why)
+        self.fix = fix
 
 
 class Database(ABC):

@@ -13,7 +13,7 @@ from presignd.broker.state.sqlite import SqliteDatabase
 from presignd.redaction import redact
 from presignd.telemetry.log import get_logger
 
-FIX = "start the database, or correct [state]; links answer 503 until then, and grants are signed all the time"
+MEANWHILE = "links answer 503 until then, and grants are signed all the time"
 
 log = get_logger()
 
@@ -56,7 +56,7 @@ class LoggedDatabase(Database):
             yield
         except StateAway as away:
             if not self.problem:
-                log.error("state.unreachable", error=str(away), fix=FIX)  # noqa: TRY400 - expected: no traceback
+                log.error("state.unreachable", error=str(away), fix=f"{away.fix}; {MEANWHILE}")  # noqa: TRY400 - expected: no traceback
             self.problem = str(away)
             raise
         if self.problem:

@@ -113,7 +113,7 @@ class SqliteDatabase(Database):
 
     def _away(self, error: Exception) -> StateAway:
         told = error if isinstance(error, PresigndError) else self._file.explain(error)
-        return StateAway(f"{told.message}; {told.fix}" if told else f"{self._file.path}: {error}")
+        return StateAway(told.message, fix=told.fix) if told else StateAway(f"{self._file.path}: {error}")
 
     def _current(self) -> sqlite3.Connection:
         """Return the connection; another one if the file was replaced or removed."""

@@ -28,7 +28,7 @@ class Fickle(Database):
 
     async def fetch(self, sql: str, *values: object) -> list[Row]:  # noqa: ARG002 - the port's
         if self.away:
-            raise StateAway("it is away")
+            raise StateAway("it is away", fix="start it")
         return [(1,)]
 
     async def fetch_each(self, sql: str, rows: Sequence[Sequence[object]]) -> list[list[Row]]:
@@ -60,6 +60,7 @@ async def test_an_outage_is_logged_once_each_way() -> None:
                 else:
                     await call
     assert [event["event"] for event in events] == ["state.unreachable", "state.back"]
+    assert (events[0]["error"], events[0]["fix"].partition(";")[0]) == ("it is away", "start it")
     await database.close()
     assert fickle.away
 
