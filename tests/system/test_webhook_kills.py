@@ -132,7 +132,11 @@ async def until(true: Callable[[], bool], what: str, seconds: float, fleet: Flee
 
 @pytest.mark.parametrize(
     ("files", "again", "kills"),
-    [pytest.param(60, 10, 4, id="few"), pytest.param(9000, 500, 50, id="10,000", marks=pytest.mark.long)],
+    [
+        pytest.param(60, 10, 4, id="few"),
+        pytest.param(900, 50, 10, id="1,000", marks=pytest.mark.long),
+        pytest.param(9000, 500, 50, id="10,000", marks=pytest.mark.series),
+    ],
 )
 @pytest.mark.timeout(1800)
 async def test_each_message_is_delivered_in_order_over_kills_of_the_daemon(
