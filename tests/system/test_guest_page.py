@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, BrowserContext, Route, expect
+from playwright.async_api import Browser, BrowserContext, Error, Route, expect
 from playwright.async_api import Page as Tab
 
 from presignd.s3.checksums import checksum_of
@@ -241,6 +241,22 @@ async def test_a_cut_network_and_a_restarted_broker_are_waited_for(
     assert page.stored() == {"film.bin": path.read_bytes()}
 
 
+class Line:
+    """A line that lets so many PUTs through, and keeps the others waiting."""
+
+    def __init__(self, allowed: int) -> None:
+        self.allowed, self._asked = allowed, 0
+
+    async def pace(self, route: Route) -> None:
+        if route.request.method == "PUT":
+            self._asked += 1
+            number = self._asked
+            while number > self.allowed:  # noqa: ASYNC110 - several wait, each for another number
+                await asyncio.sleep(0.05)
+        with contextlib.suppress(Error):  # the page is another by now
+            await route.continue_()
+
+
 async def test_a_folder_comes_in_whole_and_once_whatever_is_cut(
     browser: Browser, broker: Sharing, seaweedfs: Store, tmp_path: Path
 ) -> None:
@@ -248,20 +264,26 @@ async def test_a_folder_comes_in_whole_and_once_whatever_is_cut(
     folder = tmp_path / "all"
     sizes = {f"{number % 7}/{number} \u00fc {EVIL}": number % 5 * 1000 for number in range(120)}
     paths = [file_of(folder, name, size) for name, size in {**sizes, "large.bin": 4 * PART + 5}.items()]
+    line = Line(20)
 
     async with visit(browser, broker, seaweedfs, told=[]) as page:
         page.tab.on("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
+        await page.tab.route("**/all/**", line.pace)
         for _ in range(2):
             await page.drop(folder)
             await expect(page.tab.locator("#list li")).to_have_count(len(paths))
+            await page.until_more_than(0)
             before = await page.received()
+            assert before < len(paths), "the rest is cut"
             await page.tab.context.set_offline(True)
             await asyncio.to_thread(broker.kill)
             await page.tab.context.set_offline(False)
             await asyncio.to_thread(broker.start)
+            line.allowed += 40
             await page.until_more_than(before)
             await page.tab.reload()
             await is_live(page.tab)
+        line.allowed = 10_000
         await page.drop(folder)
         await page.all_received()
         receipt = await receipt_of(page.tab)
