@@ -28,6 +28,14 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.needs("chrom
 
 PART = 16 << 20
 EVIL = "<img src=x onerror=alert(1)>.txt"
+KEPT = """async () => {
+    const opened = indexedDB.open("presignd");
+    await new Promise((resolve) => (opened.onsuccess = resolve));
+    const kept = opened.result.transaction("handles").objectStore("handles").getAll();
+    await new Promise((resolve) => (kept.onsuccess = resolve));
+    opened.result.close();
+    return kept.result.map(({name}) => name);
+}"""
 _names = (f"page-{number}" for number in count())
 
 
@@ -224,6 +232,58 @@ async def test_after_a_reload_only_what_is_missing_is_sent(
         await page.all_received()
     assert sorted(sent) == ["1", "2", "3", "4", "5", "6"], "each part once"
     assert page.stored() == {"large.bin": path.read_bytes()}
+
+
+ASKS_FIRST = """
+    const may = FileSystemHandle.prototype;
+    may.queryPermission = async () => "prompt";
+    may.requestPermission = async () => "granted";
+"""
+"""Chromium asks once it was closed meanwhile; headless it can't be answered."""
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["by itself", "asks"])
+async def test_what_was_dropped_goes_on_after_a_reload_without_what_was_cancelled(
+    browser: Browser, broker: Sharing, seaweedfs: Store, tmp_path: Path, *, asks: bool
+) -> None:
+    folder = tmp_path / "folder"
+    names = ("there.txt", "below/\u00fc.txt", "empty", f"below/{EVIL}", "not.txt", "gone.txt")
+    paths = [file_of(folder, name, 9) for name in names]
+    holds = True
+
+    async def hold(route: Route) -> None:
+        if route.request.method != "PUT" or not holds or "there.txt" in route.request.url:
+            await route.continue_()  # any other is never answered
+
+    async with visit(browser, broker, seaweedfs) as page:
+        if asks:
+            await page.tab.add_init_script(ASKS_FIRST)
+        page.tab.on("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
+        await page.tab.route("**/folder/*", hold)
+        await page.tab.route("**/folder/below/*", hold)
+        await page.drop(folder)
+        await expect(page.tab.locator("#list li", has_text="there.txt")).to_contain_text("Received")
+        await page.tab.get_by_role("button", name="Cancel: folder/not.txt").click()
+        paths.pop().unlink()
+        await page.tab.reload()
+        await is_live(page.tab)
+        holds = False
+        go_on = page.tab.get_by_role("button", name="Go on with what was dropped")
+        if asks:
+            await expect(page.tab.locator("#list li", has_text="\u00fc.txt")).to_contain_text("Choose this file again")
+            await go_on.click()
+        await page.tab.get_by_role("button", name="Cancel: folder/gone.txt").click()
+        await expect(page.tab.locator("#all")).to_contain_text("3 of 4 received")
+        await expect(go_on).to_be_hidden()
+        # Chromium opens no file again whose name Windows does not allow.
+        await expect(page.tab.locator("#list li", has_text=EVIL)).to_contain_text("Choose this file again")
+        paths[4].unlink()
+        await page.drop(folder)
+        await page.all_received()
+        await page.tab.reload()
+        await is_live(page.tab)
+        assert await page.tab.evaluate(KEPT) == [], "all is there: nothing has to be opened again"
+    assert page.stored() == {str(path.relative_to(tmp_path)): path.read_bytes() for path in paths[:4]}
 
 
 async def test_a_cut_network_and_a_restarted_broker_are_waited_for(

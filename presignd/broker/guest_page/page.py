@@ -118,11 +118,15 @@ def _work() -> Html:
         _text("h2", "list"),
         tag("p", id="all"),
         tag("progress", id="bar", max=1, value=0),
-        tag("div", _button("pauseAll", "pause-all"), _button("resumeAll", "resume-all"), class_="buttons"),
+        tag("div", _go_on(), _button("pauseAll", "pause-all"), _button("resumeAll", "resume-all"), class_="buttons"),
         tag("ul", id="list"),
         id="work",
         hidden=True,
     )
+
+
+def _go_on() -> Html:
+    return _text("button", "goOn", type="button", id="go-on", hidden=True)
 
 
 def _receipt() -> Html:

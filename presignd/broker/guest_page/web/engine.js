@@ -57,7 +57,7 @@ export class Engine {
     const taken = new Set(this.uploads.map(({ path }) => path));
     let count = 0;
     for (const { file, path } of found) {
-      const known = this.uploads.find((each) => plan.isSame(each, { path, size: file.size, modified: file.lastModified }));
+      const known = this.uploads.find((each) => plan.isSame(each, told({ file, path })));
       if (known && known.state !== "absent" && known.state !== "failed") continue;
       const upload = known ?? fresh(file, path, plan.freePath(path, taken));
       count += 1;
@@ -68,6 +68,13 @@ export class Engine {
     }
     this.#pump();
     return count;
+  }
+
+  /** Go on with files of before a reload: no others, as some of a folder may have been cancelled.
+   * @param {Found[]} found */
+  addAgain(found) {
+    const absent = this.uploads.filter(({ state }) => state === "absent");
+    this.add(found.filter((each) => absent.some((upload) => plan.isSame(upload, told(each)))));
   }
 
   /** @param {Upload} upload */
@@ -349,6 +356,9 @@ export class Engine {
     this.changed();
   }
 }
+
+/** @param {Found} found */
+const told = ({ file, path }) => ({ path, size: file.size, modified: file.lastModified });
 
 /** @returns {Meter} */
 const meter = () => ({ sent: 0, samples: [] });

@@ -6,7 +6,7 @@ import { Failed } from "./failure.js";
 import { Hashing } from "./hashing.js";
 import { Keep } from "./keep.js";
 import { directionOf, formats, languageOf, localeOf, wordsOf } from "./language.js";
-import { fromDrop, fromList } from "./pick.js";
+import { fromDrop, fromHandles, fromList } from "./pick.js";
 import { backoff } from "./plan.js";
 import { asJson, asText, entries } from "./receipt.js";
 import { View, byId, say } from "./view.js";
@@ -79,13 +79,27 @@ function listenToFiles() {
     event.preventDefault();
     byId("drop").classList.remove("over");
     if (!event.dataTransfer || byId("drop").hidden) return;
-    const { found, unread } = await fromDrop(event.dataTransfer);
+    const { found, unread, handles } = await fromDrop(event.dataTransfer);
+    handles.forEach((handle) => keep.putHandle(handle));
     add(found, unread);
   });
   addEventListener("paste", (event) => {
     const files = event.clipboardData?.files;
     if (files?.length && !byId("drop").hidden) add(fromList(files));
   });
+}
+
+/** Go on with what was dropped before a reload, at once where the browser still may read it, else after a click. */
+async function goOn() {
+  if (!engine.uploads.some(({ state }) => state === "absent")) return keep.forgetHandles();
+  const handles = await keep.handles();
+  const open = async (/** @type {boolean} */ ask) => {
+    const { found, isWhole } = await fromHandles(handles, ask);
+    engine.addAgain(found);
+    byId("go-on").hidden = isWhole;
+  };
+  byId("go-on").addEventListener("click", () => open(true));
+  await open(false);
 }
 
 function listenToButtons() {
@@ -155,5 +169,6 @@ listenToFiles();
 listenToButtons();
 listenToPin();
 await engine.start();
+await goOn();
 byId("page").hidden = false;
 document.documentElement.dataset.live = "yes";

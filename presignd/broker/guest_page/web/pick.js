@@ -6,18 +6,64 @@
 export const fromList = (files) =>
   Array.from(files ?? [], (file) => ({ file, path: file.webkitRelativePath || file.name }));
 
+/** @typedef {FileSystemFileHandle | FileSystemDirectoryHandle} Handle what the browser can open again after a reload */
+
 /** What was dropped. The list of it is only there while the event is handled, so it is read at once.
- * @param {DataTransfer} data @returns {Promise<{ found: Found[], unread: string[] }>} */
+ * @param {DataTransfer} data @returns {Promise<{ found: Found[], unread: string[], handles: Handle[] }>} */
 export async function fromDrop(data) {
   const items = Array.from(data.items).filter(({ kind }) => kind === "file");
   const entries = items.map((item) => item.webkitGetAsEntry());
-  if (!entries.some(Boolean)) return { found: fromList(data.files), unread: [] };
+  const opened = handlesOf(items);
+  if (!entries.some(Boolean)) return { found: fromList(data.files), unread: [], handles: await opened };
   /** @type {Found[]} */
   const found = [];
   /** @type {string[]} */
   const unread = [];
   for (const entry of entries) if (entry) await walk(entry, found, unread);
-  return { found, unread };
+  return { found, unread, handles: await opened };
+}
+
+/** Only Chromium has handles, and refuses them for some folders.
+ * @param {DataTransferItem[]} items @returns {Promise<Handle[]>} */
+async function handlesOf(items) {
+  const asked = items.map((item) => /** @type {any} */ (item).getAsFileSystemHandle?.());
+  const answers = await Promise.allSettled(asked);
+  return answers.flatMap((each) => (each.status === "fulfilled" && each.value ? [each.value] : []));
+}
+
+/** The files below handles that may be read. What is gone is left out; Chromium leaves out names, too, that Windows does
+ * not allow.
+ * @param {Handle[]} handles @param {boolean} ask ask the person for what may not be read; only a click may do that
+ * @returns {Promise<{ found: Found[], isWhole: boolean }>} `isWhole`: all handles may be read */
+export async function fromHandles(handles, ask) {
+  /** @type {Found[]} */
+  const found = [];
+  let isWhole = true;
+  for (const handle of handles) {
+    if (await mayRead(handle, ask)) await follow(handle, handle.name, found);
+    else isWhole = false;
+  }
+  return { found, isWhole };
+}
+
+/** @param {any} handle TypeScript does not know its permissions @param {boolean} ask @returns {Promise<boolean>} */
+async function mayRead(handle, ask) {
+  const mode = { mode: "read" };
+  return (await (ask ? handle.requestPermission(mode) : handle.queryPermission(mode))) === "granted";
+}
+
+/** @param {Handle} handle @param {string} path @param {Found[]} found */
+async function follow(handle, path, found) {
+  try {
+    if (handle.kind === "file") {
+      found.push({ file: await handle.getFile(), path });
+      return;
+    }
+    const children = /** @type {AsyncIterable<Handle>} */ (handle.values());
+    for await (const child of children) await follow(child, `${path}/${child.name}`, found);
+  } catch {
+    // It was moved or removed: its upload waits until it is chosen again.
+  }
 }
 
 /** @param {FileSystemEntry} entry @param {Found[]} found @param {string[]} unread */

@@ -25,6 +25,7 @@ const words = {
   again: "اختيار من جديد",
   pauseAll: "إيقاف الكل مؤقتًا",
   resumeAll: "استئناف الكل",
+  goOn: "المتابعة بما أُسقط",
   of: (action, name) => `${action}: ${name}`,
   sent: (sent, size) => `${sent} من ${size}`,
   rate: (rate) => `${rate}/ث`,

@@ -25,6 +25,7 @@ const words = {
   again: "Erneut auswählen",
   pauseAll: "Alle anhalten",
   resumeAll: "Alle fortsetzen",
+  goOn: "Mit dem Abgelegten fortfahren",
   of: (action, name) => `${action}: ${name}`,
   sent: (sent, size) => `${sent} von ${size}`,
   rate: (rate) => `${rate}/s`,

@@ -26,6 +26,7 @@ const words = {
   again: "Choose again",
   pauseAll: "Pause all",
   resumeAll: "Resume all",
+  goOn: "Go on with what was dropped",
   /** @type {(action: string, name: string) => string} */
   of: (action, name) => `${action}: ${name}`,
   /** @type {(sent: string, size: string) => string} */
