@@ -426,6 +426,14 @@ async def test_a_sqlite_file_that_was_removed_is_made_again(tmp_path: Path) -> N
         assert await links.find(hash_of("one")) is None
 
 
+async def test_a_call_that_no_database_takes_is_its_caller_s_bug_alone(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "state.db")
+    with pytest.raises(OverflowError):
+        await database.fetch("SELECT ?1", 1 << 64)
+    assert await database.fetch("SELECT 1") == [(1,)]
+    await database.close()
+
+
 async def test_why_a_sqlite_file_is_no_state_is_told_with_what_to_do(tmp_path: Path) -> None:
     database = SqliteDatabase(tmp_path / "state.db")
     (tmp_path / "state.db").write_bytes(b"no database " * 1000)
