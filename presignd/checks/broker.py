@@ -10,6 +10,7 @@ from presignd.broker.load import of_store
 from presignd.broker.state.database import StateAway
 from presignd.broker.state.invitations import Invitations
 from presignd.broker.state.links import Links
+from presignd.broker.state.outbox import StateOutbox
 from presignd.broker.state.place import database_at
 from presignd.broker.tokens import Tokens
 from presignd.checks.base import CheckResult, fail, ok, warn
@@ -82,6 +83,8 @@ async def _links_results(config: BrokerConfig, places: set[tuple[str, str]]) -> 
     try:
         alive = await Links(database).alive(utcnow())
         invitations = [each for each in await Invitations(database).all() if each.is_open(utcnow())]
+        outbox = StateOutbox(database)
+        off = [webhook.name for webhook in config.webhooks if await outbox.off_since(webhook.name)]
     except StateAway as away:
         yield fail("state", str(away), away.fix)
     else:
@@ -89,6 +92,9 @@ async def _links_results(config: BrokerConfig, places: set[tuple[str, str]]) -> 
         links = sum(each.all for each in alive.values())
         yield ok("state", f"{place}, {links} links and {len(invitations)} invitations that open")
         places |= {(each.new.bucket, each.new.prefix) for each in invitations}
+        for name in off:
+            fix = f"if its receiver is there again: presignd broker webhook enable {name}"
+            yield warn(f"webhook {name}", "is off, as its receiver answered 410 (gone)", fix)
     finally:
         await database.close()
 

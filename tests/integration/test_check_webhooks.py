@@ -10,12 +10,16 @@ import pytest
 from aiohttp import web
 
 from presignd.broker.load import load as load_broker
+from presignd.broker.state.outbox import StateOutbox
+from presignd.broker.state.place import database_at
 from presignd.checks import Outcome, context_of, local_checks, run_checks
 from presignd.checks.base import Check, CheckResult
 from presignd.checks.broker import check_broker
 from presignd.checks.webhooks import check_receivers, check_webhooks
 from presignd.config import Config, WebhookConfig, load
 from presignd.demo.seaweedfs import free_ports
+from presignd.system.clock import utcnow
+from presignd.webhooks.webhooks import hook_of
 from tests.canary import assert_no_secrets
 from tests.receivers import PATH, SECRET
 
@@ -113,3 +117,19 @@ async def test_a_brokers_check_names_its_own_commands_and_a_secret_that_others_c
         f"webhook.desk.secret_file: {tmp_path}/secret can be read by others; chmod 600 {tmp_path}/secret"
     ]
     assert asked == [("OPTIONS", "/", b"")]
+
+
+async def test_a_brokers_check_warns_of_a_webhook_that_is_off(tmp_path: Path, unused_tcp_port: int) -> None:
+    hook = f'[[webhook]]\nname = "desk"\nurl = "http://127.0.0.1:{unused_tcp_port}{PATH}"\nsecret = "{SECRET}"\n'
+    (tmp_path / "broker.toml").write_text(
+        '[store]\nendpoint = "http://127.0.0.1:9"\naccess_key = "a"\nsecret_key = "b"\n'
+        f'[links]\nurl = "http://links.localhost"\n{hook}'
+    )
+    (tmp_path / "broker.toml").chmod(0o600)
+    config = await asyncio.to_thread(load_broker, tmp_path / "broker.toml", environ={})
+    database = database_at(config.state)
+    await StateOutbox(database).switch_off(hook_of(config.webhooks[0]), utcnow())
+    await database.close()
+    found = [result async for result in check_broker(config)]
+    [off, _] = [result for result in found if result.name == "webhook desk"]
+    assert (off.outcome, off.fix.rpartition(": ")[2]) == (Outcome.WARN, "presignd broker webhook enable desk")
