@@ -80,20 +80,22 @@ KEEP, DELETE = 'link_file = "{name}.link.txt"', 'after = "delete"'
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("points", "options"),
+    ("store", "points", "options"),
     [
-        pytest.param(FEW, DELETE, id="few"),
-        pytest.param([*POINTS, *KEEPING], KEEP, id="keep", marks=pytest.mark.long),
-        pytest.param([*POINTS, *DELETING], DELETE, id="delete", marks=pytest.mark.long),
+        pytest.param("seaweedfs", FEW, DELETE, id="few"),
+        pytest.param("juicefs", FEW, DELETE, id="few-juicefs"),
+        pytest.param("seaweedfs", [*POINTS, *KEEPING], KEEP, id="keep", marks=pytest.mark.long),
+        pytest.param("seaweedfs", [*POINTS, *DELETING], DELETE, id="delete", marks=pytest.mark.long),
     ],
+    indirect=["store"],
 )
 def test_a_folder_is_linked_once_and_complete_wherever_the_daemon_is_killed(
-    seaweedfs: Store, tmp_path: Path, points: list[str], options: str
+    store: Store, tmp_path: Path, points: list[str], options: str
 ) -> None:
     """Each point has a folder of its own; the next run goes on with it."""
-    bucket, drop = seaweedfs.new_bucket(), tmp_path / "drop"
+    bucket, drop = store.new_bucket(), tmp_path / "drop"
     watch = f'settle = "0s"\nunit = "folder"\nready_marker = "{{name}}.ok"\n{options}'
-    daemon = Killed(tmp_path, config_for(seaweedfs, tmp_path, bucket, watch=watch), secrets=(seaweedfs.secret_key,))
+    daemon = Killed(tmp_path, config_for(store, tmp_path, bucket, watch=watch), secrets=(store.secret_key,))
     try:
         for number, point in enumerate(points):
             daemon.start_until_killed(point)
@@ -108,10 +110,10 @@ def test_a_folder_is_linked_once_and_complete_wherever_the_daemon_is_killed(
     names = [f"unit-{number}" for number in range(len(points))]
     assert manifest_keys(daemon) == sorted(f"{name}/MANIFEST.json" for name in names)
     for name in names:
-        manifest = json.loads(seaweedfs.read(bucket, f"{name}/MANIFEST.json"))
+        manifest = json.loads(store.read(bucket, f"{name}/MANIFEST.json"))
         assert {file["path"]: file["key"] for file in manifest["files"]} == {p: f"{name}/{p}" for p in FILES}
-        assert {path: seaweedfs.read(bucket, f"{name}/{path}") for path in FILES} == FILES
-        sums = seaweedfs.read(bucket, f"{name}/SHA256SUMS").decode().splitlines()
+        assert {path: store.read(bucket, f"{name}/{path}") for path in FILES} == FILES
+        sums = store.read(bucket, f"{name}/SHA256SUMS").decode().splitlines()
         assert sums == [f"{hashlib.sha256(FILES[path]).hexdigest()}  {path}" for path in sorted(FILES)]
     left = {path.name for path in drop.iterdir()}
     if "delete" in options:
