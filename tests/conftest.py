@@ -32,6 +32,7 @@ from tests.stores import (
     seaweedfs,
     store,
 )
+from tests.system.image import image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +52,7 @@ __all__ = [
     "ceph",
     "connect",
     "faulty_s3",
+    "image",
     "juicefs",
     "juicefs_plain",
     "own_juicefs",

@@ -110,6 +110,7 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "dash": _program("dash", "dash"),
     "jq": _program("jq", "jq"),
     "nginx": _program("nginx", "nginx-light"),
+    "ip": _program("ip", "iproute2"),
     "rsync": _program("rsync", "rsync"),
     "samba": _program("smbd", "samba"),
     "smbclient": _program("smbclient", "smbclient"),

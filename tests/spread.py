@@ -18,6 +18,7 @@ TOGETHER = {
     "tests/system/test_systemd_broker.py": "the machine",
     "tests/system/test_debian_package.py": "the machine",
     "tests/system/test_image.py": "an image",
+    "tests/system/test_compose_services.py": "an image",
     "tests/system/test_crashes.py": "long runs",
     "tests/system/test_power_loss.py": "long runs",
     "tests/contract/test_event_source.py": "the length of inotify's queue",

@@ -20,15 +20,13 @@ import pytest
 from presignd.broker.tokens import hash_of, new_token
 from presignd.demo.selfsigned import loopback_pem
 from tests.canary import assert_no_secrets
-from tests.needs import need
 from tests.stores import SeaweedFS, Store
-from tests.system.debian import PACKAGE, minimal_debian, run
 from tests.system.host import fetch, paused
+from tests.system.image import CHECKOUT, Image
 from tests.system.machine import until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
-CHECKOUT = PACKAGE.parent
 MOST_BYTES = 150_000_000
 UID = "10001"
 MOUNT = """
@@ -47,42 +45,6 @@ MOUNT = """
     exec chroot --userspec="$UID:$UID" "$root" env -i "$@"
 """
 """As ``docker run --read-only`` does it. exec: the command is PID 1 of its namespace."""
-
-
-class Image:
-    """The image in a storage of its own, and its root."""
-
-    def __init__(self, folder: Path, base: Path) -> None:
-        self._storage = folder
-        at = self._buildah("from", "scratch")
-        root = self._buildah("mount", at)
-        run("cp", "-a", f"{base}/.", root)
-        # Debian's own image has none of what apt keeps.
-        run("sh", "-euc", 'rm -rf "$1"/var/cache/apt/archives/*.deb "$1"/var/lib/apt/lists/*', "sh", root)
-        self._buildah("umount", at)
-        self._buildah("commit", "--quiet", "--rm", at, "localhost/debian:bookworm-slim")
-        settings = [Path("/etc/pip.conf")] if Path("/etc/pip.conf").exists() else []
-        volumes = [f"--volume={path}:{path}:ro" for path in settings]
-        self._buildah(
-            *("build", "--quiet", "--isolation=chroot", "--network=host", "--format=docker", *volumes),
-            *("--build-arg=BASE=localhost/debian:bookworm-slim", "--tag=presignd", str(CHECKOUT)),
-        )
-        self.config: dict[str, Any] = json.loads(self._buildah("inspect", "--type=image", "presignd"))["Docker"][
-            "config"
-        ]
-        self.root = Path(self._buildah("mount", self._buildah("from", "presignd")))
-
-    def _buildah(self, *arguments: str) -> str:
-        storage = ("--storage-driver=vfs", f"--root={self._storage}/root", f"--runroot={self._storage}/run")
-        return run("buildah", *storage, *arguments, timeout=900).strip()
-
-    def compressed(self) -> int:
-        """Return how many bytes the layers have as a registry keeps them."""
-        target = self._storage / "pushed"
-        self._buildah("push", "--quiet", "presignd", f"dir:{target}")
-        layers = json.loads((target / "manifest.json").read_text())["layers"]
-        assert all(layer["mediaType"].endswith("gzip") for layer in layers)
-        return sum(layer["size"] for layer in layers)
 
 
 class Container:
@@ -161,12 +123,6 @@ class Container:
             self._unshare.wait(60)
         if self.log.exists():
             assert_no_secrets(self.log.read_bytes(), *self._secrets)
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    need("mount", "buildah")
-    return Image(tmp_path_factory.mktemp("storage"), minimal_debian(tmp_path_factory))
 
 
 @pytest.fixture
