@@ -1,7 +1,8 @@
 """Write the man pages and the completions of the package, made from the commands and the models.
 
-``python package/manual.py FOLDER`` writes presignd.1, presignd.toml.5, presignd-broker.toml.5, and the completions
-presignd.bash, presignd.zsh and presignd.fish, as ``presignd --install-completion`` would install them.
+``python package/manual.py FOLDER`` writes presignd.1, presignd-copy-link.1, presignd.toml.5, presignd-broker.toml.5,
+and the completions presignd.bash, presignd.zsh and presignd.fish, as ``presignd --install-completion`` would install
+them.
 """
 
 from __future__ import annotations
@@ -35,6 +36,13 @@ MEANINGS = {
     ExitCode.PENDING: "still pending when the timeout ran out",
     ExitCode.INTERRUPTED: "interrupted",
 }
+
+
+COPY_LINK = (
+    "Ask the daemon for the link of each FILE and copy the links to the clipboard, one a line. A notification tells "
+    "what was copied, or why a file has no link. It needs notify-send, and wl-copy (Wayland) or xclip (X11). The menus "
+    "of GNOME Files and Dolphin run it."
+)
 
 
 # --- roff (man(7)) ------------------------------------------------------------------------------------
@@ -89,6 +97,17 @@ def command_page() -> str:
     lines += tagged("/etc/presignd-broker/broker.toml", "The broker's configuration, see presignd-broker.toml(5).")
     lines += tagged("/var/lib/presignd", "The service's ledger and links.")
     lines += [".SH SEE ALSO", ".BR presignd.toml (5),", ".BR presignd\\-broker.toml (5)"]
+    return "\n".join(lines) + "\n"
+
+
+def copy_link_page() -> str:
+    """Return presignd-copy-link(1), the script behind the desktop's menus."""
+    lines = head("presignd-copy-link", 1, "copy the links of files to the clipboard")
+    lines += [".SH SYNOPSIS", ".B presignd\\-copy\\-link", "FILE..."]
+    lines += [".SH DESCRIPTION", roff(COPY_LINK), ".SH EXIT STATUS"]
+    lines += tagged("0", "each file's link was copied")
+    lines += tagged("1", "a file has no link, or there is no clipboard")
+    lines += [".SH SEE ALSO", ".BR presignd (1)"]
     return "\n".join(lines) + "\n"
 
 
@@ -174,6 +193,7 @@ def pages() -> dict[str, str]:
     """Return every file by its name."""
     return {
         "presignd.1": command_page(),
+        "presignd-copy-link.1": copy_link_page(),
         "presignd.toml.5": config_page("presignd.toml", "configuration of presignd", SECTIONS, DAEMON),
         "presignd-broker.toml.5": config_page(
             "presignd-broker.toml", "configuration of a presignd broker", broker.SCHEMA.sections, BROKER

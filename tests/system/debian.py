@@ -1,4 +1,4 @@
-"""A minimal Debian 12 in a folder: one for a whole run of pytest."""
+"""A minimal Debian in a folder: one of each release for a whole run of pytest."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ PACKAGE = Path(__file__).parents[2] / "package"
 _PATH = {"PATH": "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
-def minimal_debian(factory: pytest.TempPathFactory) -> Path:
-    """Return the root folder of a minimal Debian 12, made by the first who asks; tests must leave it as it is."""
+def minimal_debian(factory: pytest.TempPathFactory, suite: str = "bookworm") -> Path:
+    """Return the root folder of a minimal Debian, made by the first who asks; tests must leave it as it is."""
     need("mount", "debootstrap")
     shared = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent  # of all workers
-    root = shared / "bookworm"
-    with (shared / "bookworm.lock").open("w") as lock:
+    root = shared / suite
+    with (shared / f"{suite}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (shared / "bookworm.made").exists():
-            run(PACKAGE / "make-root", root)
-            (shared / "bookworm.made").touch()
+        if not (shared / f"{suite}.made").exists():
+            run(PACKAGE / "make-root", root, suite)
+            (shared / f"{suite}.made").touch()
     return root
 
 

@@ -1,6 +1,6 @@
-"""The Debian package, as a person has it: built, installed on a bare Debian 12, used, upgraded, purged.
+"""The Debian package, as a person has it: built, installed on a bare Debian, used, upgraded, purged.
 
-One machine serves all of these tests, in their order.
+One machine of each release serves all of these tests, in their order.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 
 from tests.canary import assert_no_secrets
 from tests.needs import need
+from tests.recipes import block
 from tests.stores import SeaweedFS
 from tests.system.debian import PACKAGE, minimal_debian, run
 from tests.system.host import CONFIGURED, Host, fetch, paused
@@ -33,10 +34,15 @@ APT = ("apt-get", "install", "-y", "-qq", "--no-install-recommends")
 LEFT = r"find / -xdev \( -path /srv -o -path /var/log -o -path /proc \) -prune -o -name '*presignd*' -print"
 
 
+@pytest.fixture(scope="module", params=["bookworm", "trixie"])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a minimal Debian 12 and 13."""
+    return minimal_debian(tmp_path_factory, request.param)
+
+
 @pytest.fixture(scope="module")
-def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def deb(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the package."""
-    base = minimal_debian(tmp_path_factory)
     out = tmp_path_factory.mktemp("deb")
     run(PACKAGE / "build-deb", out, BASE=str(base))
     (built,) = out.glob("presignd_*.deb")
@@ -44,11 +50,11 @@ def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def host(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """Yield a booted Debian 12 with nothing but systemd on it, and the package in /srv; and a store."""
+def host(base: Path, deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """Yield a booted Debian with nothing but systemd on it, and the package in /srv; and a store."""
     need("systemd-nspawn")
     store = SeaweedFS(tmp_path_factory.mktemp("store"))
-    machine = Machine(tmp_path_factory.mktemp("machine"), minimal_debian(tmp_path_factory))
+    machine = Machine(tmp_path_factory.mktemp("machine"), base)
     try:
         store.start()
         machine.chroot("apt-get", "update", "-qq")
@@ -96,9 +102,13 @@ def test_its_files_are_where_debian_has_them(host: Host) -> None:
     files = host.run("dpkg", "-L", "presignd").splitlines()
     assert {
         "/usr/bin/presignd",
+        "/usr/bin/presignd-copy-link",
+        "/usr/share/kio/servicemenus/presignd-copy-link.desktop",
+        "/usr/share/presignd/nautilus/Copy presignd link",
         "/usr/lib/systemd/user/presignd.service",
         "/usr/share/bash-completion/completions/presignd",
         "/usr/share/man/man1/presignd.1.gz",
+        "/usr/share/man/man1/presignd-copy-link.1.gz",
         "/usr/share/man/man5/presignd.toml.5.gz",
         "/usr/share/man/man5/presignd-broker.toml.5.gz",
     } <= set(files)
@@ -106,6 +116,13 @@ def test_its_files_are_where_debian_has_them(host: Host) -> None:
     assert host.sh("ls /usr/lib/presignd/lib/python3*/site-packages/presignd/__pycache__ | head -n 1"), "no byte code"
     units = "/lib/systemd/system/presignd.service /lib/systemd/system/presignd-broker.service"
     assert not host.sh(f"grep -rl /opt/presignd /usr/lib/presignd/bin /usr/lib/presignd/pyvenv.cfg {units} || true")
+
+
+def test_the_desktops_script_is_where_the_page_says(host: Host) -> None:
+    host.sh(f"export HOME=/root; {block('desktop', 'desktop-debian')}")
+    host.sh("test -x '/root/.local/share/nautilus/scripts/Copy presignd link'")
+    assert "Exec=presignd-copy-link %F" in host.run("cat", "/usr/share/kio/servicemenus/presignd-copy-link.desktop")
+    host.run("rm", "-r", "/root/.local/share/nautilus")
 
 
 def test_init_writes_what_the_service_reads_and_says_how_to_start_it(host: Host) -> None:
