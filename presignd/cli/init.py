@@ -104,6 +104,8 @@ def set_up(target: Path, answers: Answers, *, exists: bool) -> int:
         as_service = target == SYSTEM_FILE and is_packaged()
         start = "systemctl enable --now presignd" if as_service else f"presignd run -c {target}"
         show.say(f"All checks passed. To start: {start}")
+    else:
+        show.say(f"A check failed: correct {target}, then test it again: presignd check -c {target}")
     return code
 
 
@@ -120,10 +122,9 @@ def set_up_both(target: Path, answers: Answers, *, exists: bool) -> int:
         raise
     show.say(f"wrote {file} and {target}")
     code = check_broker(file) or check(target, offline=True)
-    if code == 0:
-        show.say("All checks passed.")
-        for line in beside.next_steps(target, file):
-            show.say(line)
+    show.say(f"A check failed: correct {file} or {target}, then go on." if code else "All checks passed.")
+    for line in beside.next_steps(target, file):
+        show.say(line)
     return code
 
 

@@ -472,6 +472,14 @@ def test_init_writes_a_private_configuration_that_passes_its_check(
     assert presignd("check", "-c", target, HOME=str(tmp_path)).returncode == 0
 
 
+def test_init_says_how_to_go_on_where_a_check_failed(seaweedfs: Store, tmp_path: Path) -> None:
+    target = tmp_path / "presignd.toml"
+    given = answers(seaweedfs, tmp_path / "drop", endpoint="http://127.0.0.1:1")
+    done = presignd("init", target, stdin=given, HOME=str(tmp_path))
+    assert done.returncode == 3
+    assert done.stderr.endswith(f"A check failed: correct {target}, then test it again: presignd check -c {target}\n")
+
+
 def test_init_with_a_broker_asks_for_its_token_and_no_key(seaweedfs: Store, tmp_path: Path, canary: Canary) -> None:
     store = seaweedfs
     target, bucket = tmp_path / "presignd.toml", store.new_bucket()

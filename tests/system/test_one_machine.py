@@ -135,6 +135,8 @@ def test_both_are_set_up_by_one_command_and_run_by_the_commands_that_it_prints(
 def test_links_under_a_name_of_their_own_are_behind_a_proxy_and_may_have_no_end(machine: Machine) -> None:
     done = machine.init("http://127.0.0.1:1", "", "test-bucket", str(machine.home), "https://files.example.org/", "")
     assert done.returncode == 3, "no store is there"
+    assert f"A check failed: correct {machine.broker} or {machine.config}, then go on." in done.stderr
+    assert f"To start the broker: presignd broker run -c {machine.broker}" in done.stderr
     daemon, broker = machine.files
     assert "link_expires" not in daemon["watch"][0]
     assert broker["links"]["url"] == "https://files.example.org"
