@@ -357,8 +357,8 @@ CODES: dict[str, Code] = {
     "wrong_bytes": Code(
         RetryFault,
         "the object holds other bytes than were received",
-        "look at the object, and ask the sender for it again; it stays on the broker's list, and is tried again at the "
-        "next start",
+        "look at the object, and ask the sender for it again; it stays on the broker's list, and presignd tries again, "
+        "at most an hour apart",
     ),
     # The file changed.
     "changed_while_uploading": Code(

@@ -217,8 +217,8 @@ async def running(
             daemon = Daemon(pipeline, load=load)
             serving = asyncio.create_task(daemon.serve())
             try:
-                folder = configured.watches[0].path.parent
-                yield Running(folder, pipeline, said, daemon.service.stop, daemon.service.reload)
+                folders = [*(each.path for each in configured.watches), *(each.path for each in configured.inboxes)]
+                yield Running(folders[0].parent, pipeline, said, daemon.service.stop, daemon.service.reload)
             finally:
                 daemon.service.stop()
                 await serving

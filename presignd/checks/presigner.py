@@ -34,7 +34,8 @@ async def check_credentials(context: Context) -> AsyncIterator[CheckResult]:
     if isinstance(presigner, BrokerPresigner):
         for result in judge_token(context.config, await presigner.me(), utcnow()):
             yield result
-        yield await judge_link(presigner, context.config.watches[0])
+        for watch in context.config.watches[:1]:
+            yield await judge_link(presigner, watch)
         return
     assert isinstance(presigner, LocalPresigner)
     found = await presigner.credentials.get()
@@ -46,13 +47,18 @@ async def check_credentials(context: Context) -> AsyncIterator[CheckResult]:
 
 
 async def check_clock(context: Context) -> AsyncIterator[CheckResult]:
-    """Compare the signer's clock with the store's Date, which refusals have too; and ours with a broker's."""
-    probe = await context.bucket(context.config.watches[0]).new_probe()
-    await probe.read(Operation.HEAD, accept=ANY_STATUS)
+    """Compare the signer's clock with the store's Date, which refusals have too; and ours with a broker's.
+
+    Without a watch there is no bucket to ask for: an inbox has what it fetches signed by a broker.
+    """
+    for watch in context.config.watches[:1]:
+        probe = await context.bucket(watch).new_probe()
+        await probe.read(Operation.HEAD, accept=ANY_STATUS)
     presigner, store_offset = context.store.presigner, context.store.client.clock_offset
     if isinstance(presigner, BrokerPresigner):
         yield judge_clock(presigner.clock_offset, there="the broker")
-        yield judge_clock(store_offset, here="the broker")
+        if context.config.watches:
+            yield judge_clock(store_offset, here="the broker")
     else:
         yield judge_clock(store_offset)
 
@@ -75,6 +81,8 @@ def judge_clock(offset: float | None, *, here: str = "this machine", there: str 
 def judge_token(config: Config, me: Me, now: datetime) -> Iterator[CheckResult]:
     """Compare what a broker says of its token with what the watches need. Pure; ``now`` is UTC."""
     yield _token(config.presign.url, me, now)
+    if not config.watches:
+        return  # what inboxes need is asked for by their own check
     if lacking := [operation for operation in NEEDED if me.lacks(operation)]:
         yield fail("operations", f"the token lacks {', '.join(lacking)}", CODES["not_allowed"].fix, code="not_allowed")
     elif me.lacks(Operation.MULTIPART_CREATE):

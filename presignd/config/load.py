@@ -168,8 +168,8 @@ def _validated(layer: Layer, file: Path | None, findings: _Findings) -> Config:
         config = Config.model_validate(_nested(layer, slots))
     except ValidationError as error:
         findings.problems += describe(error, slots, sources)
-    if not slots["watch"]:
-        findings.problems.append("watch: there is none; add a [[watch]] with name, path and bucket")
+    if not slots["watch"] and not slots["inbox"]:
+        findings.problems.append("watch: there is none; add a [[watch]] with name, path and bucket, or an [[inbox]]")
     if findings.problems or config is None:
         raise _refusal(findings.problems, file)
     return config

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -39,6 +40,9 @@ TRIES = 3
 
 LONGEST_PAUSE = 30.0
 """Seconds between two tries while something is away."""
+
+FIRST_REST, LONGEST_REST = 60.0, 3600.0
+"""Seconds until a file that was given up is tried again: at most so many at first, and at last."""
 
 _OWN = ("missing_object", "wrong_bytes", "internal_error")
 """Faults of one file; all others are waited for."""
@@ -76,6 +80,8 @@ class Inbox:
         self._fetcher = Fetcher(self._folder, store)
         self._after = "0"
         self._known: set[str] = set()
+        self._given_up: Counter[str] = Counter()
+        self._rests: dict[str, float] = {}
         self._waiting: asyncio.Queue[Arrival] = asyncio.Queue(MOST)
         self._placed: asyncio.Queue[str] = asyncio.Queue()
 
@@ -98,6 +104,7 @@ class Inbox:
         first = True
         while True:
             beat()
+            self._end_rests()
             found = await self._persist(self._list, self.listing)
             if first and len(found) < MOST:
                 await self._persist(partial(self._clear, found), self.bringing)
@@ -111,6 +118,14 @@ class Inbox:
             self._after = "0"  # its state may be another one by then
             raise
         return found
+
+    def _end_rests(self) -> None:
+        """Have the list begin anew once a file that was given up is due: another host may have fetched it meanwhile."""
+        now = _now()
+        for ref in [ref for ref, until in self._rests.items() if until <= now]:
+            del self._rests[ref]
+            self._known.discard(ref)
+            self._after = "0"
 
     async def _clear(self, listed: Sequence[Arrived]) -> None:
         """Remove what was begun of files that the broker lists no more: another host fetched them."""
@@ -183,15 +198,18 @@ class Inbox:
         self._placed.put_nowait(new.ref)
 
     async def _stop(self, arrival: Arrival, problem: Fault) -> None:
-        """Leave a file on the broker's list, where a next start finds it; tell it unless the last start did."""
-        await self._arrivals.stopped(arrival.new.ref, problem.code, problem.message)
+        """Leave a file on the broker's list until its rest is over or the next start; tell it unless it was told."""
+        ref = arrival.new.ref
+        await self._arrivals.stopped(ref, problem.code, problem.message)
+        self._given_up[ref] += 1
+        self._rests[ref] = _now() + self._backoff(self._given_up[ref], base=FIRST_REST, cap=LONGEST_REST)
         if arrival.error_code != problem.code:
             log.error(
                 "inbox.failed",
                 inbox=self.config.name,
                 path=arrival.new.path,
                 key=arrival.new.key,
-                ref=arrival.new.ref,
+                ref=ref,
                 error_code=problem.code,
                 error=problem.message,
                 fix=problem.fix,
@@ -233,6 +251,10 @@ class Inbox:
         after = getattr(problem, "retry_after", None) or 0.0
         with resting():
             await asyncio.sleep(max(after, self._backoff(attempt, cap=LONGEST_PAUSE)))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _new(arrived: Arrived) -> NewArrival:

@@ -153,7 +153,7 @@ class Dispatcher:
                 if name not in (self._tiny_waits if below_size == self._uploader.tiny + 1 else self._waits):
                     continue
                 total += await self._claim(await self._due(name, limit, now, below_size))
-        self._watches.append(self._watches.pop(0))
+        self._watches = [*self._watches[1:], *self._watches[:1]]
         return total
 
     def _open(self, watches: Collection[str]) -> list[str]:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from presignd.checks import CHECKS
 from presignd.checks.base import Check, CheckResult, Outcome, context_of, run_checks
 from presignd.checks.inboxes import check_inboxes, check_invitations
 from presignd.config import Config, InboxConfig
+from presignd.config.load import load
 from presignd.control.documents import overview
 from presignd.s3.limits import CHECK_NAME
 from tests.inboxes import BODY, PART, Site, site_of
@@ -183,6 +185,23 @@ async def test_what_was_begun_of_files_that_others_fetched_is_removed(site: Site
         await daemon.said_by_now("inbox.received")
         await daemon.until(lambda: len(site.files()) == 2, "its removal")
         assert set(site.files()) == {"a.txt", ".presignd-inbox-scans-2-AAAAAAAAAAAAAAAA"}
+
+
+async def test_an_inbox_needs_no_watch(site: Site) -> None:
+    text, _, rest = site.toml().partition("[[watch]]")
+    file = site.folder / "config.toml"
+    file.write_text(f"{text}[[inbox]]{rest.partition('[[inbox]]')[2]}", "utf-8")
+    file.chmod(0o600)
+    config = load(file).config
+    assert config.watches == ()
+    async with running(config) as daemon:
+        site.send("a.txt")
+        await all_there(daemon, site, site.sent)
+        assert (await overview(daemon.view))["watches"] == []
+    async with context_of(config) as context:
+        results = [result async for result in run_checks(context, CHECKS)]
+    assert [(result.name, result.detail) for result in results if result.outcome is not Outcome.OK] == []
+    assert {"broker", "clock", "inbox scans", "invitation march"} <= {result.name for result in results}
 
 
 CHECKED = (Check("inboxes", check_inboxes), Check("invitations", check_invitations, remote=True))

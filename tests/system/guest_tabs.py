@@ -167,10 +167,10 @@ class FirefoxTab:
 
 
 class GuestPage:
-    """The page of an invitation in a tab."""
+    """The page of an invitation in a tab. ``patience`` is how many seconds it may take for what is waited for."""
 
     def __init__(self, tab: Tab, url: str) -> None:
-        self.tab, self.url = tab, url
+        self.tab, self.url, self.patience = tab, url, PATIENCE
 
     async def open(self) -> None:
         """Open it, or reload it."""
@@ -197,6 +197,13 @@ class GuestPage:
         """Wait until it counts more files than ``before`` as received."""
         await self.until(lambda: self._has(self.received, before + 1))
 
+    async def until_more_parts_than(self, before: int) -> None:
+        """Wait until it has sent more parts of files than ``before``."""
+        await self.until(lambda: self._has(self._parts, before + 1))
+
+    async def _parts(self) -> int:
+        return len(self.parts_sent())
+
     async def _has(self, number: Callable[[], Any], least: int) -> bool:
         return bool(await number() >= least)
 
@@ -216,7 +223,7 @@ class GuestPage:
 
     async def until(self, holds: Callable[[], Any]) -> None:
         """Wait until ``holds`` returns true: the page tells nobody."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(self.patience):
             while not await holds():  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.1)
 

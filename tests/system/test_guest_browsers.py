@@ -17,6 +17,25 @@ from tests.system.guest_tabs import GuestPage, check_asked_only, digest_of, stor
 MIB = 1 << 20
 PART = 16 * MIB
 ODD = "<img src=x onerror=alert(1)> \u00fc \u05d0 %2e #?&'\"~.txt"
+GIB = 1 << 30
+AT_ONCE = 6
+"""Requests that the page sends side by side, at most."""
+HOSTILE = (
+    ODD,
+    "plain.txt",
+    "e\u0301 or \u00e9",
+    "\u202egnp.exe",
+    "..two dots",
+    ".hidden",
+    "dot.",
+    "a b  c",
+    "100%25 + ?x=1&y=2#z",
+    "CON:*|.txt",
+    "\u2028line",
+    "\U0001f4f7.jpg",
+    "n" * 200,
+    "{key} ${HOME} $(id)",
+)
 EVERYWHERE = [
     pytest.param(browser, store, marks=pytest.mark.needs(browser), id=f"{browser}-{store}")
     for browser in ("chromium", "firefox")
@@ -127,3 +146,28 @@ async def test_a_cut_network_and_a_killed_broker_are_waited_for(visit: Visit, tm
     await visit.page.until_listed(len(paths))
     await visit.cut_and_restart()
     await expect_all(visit, paths)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("name", "where"), EVERYWHERE)
+async def test_300_odd_files_and_one_of_2_gib_come_in_whatever_is_cut(visit: Visit, tmp_path: Path) -> None:
+    """The network is cut twice, the tab reloaded twice, and the broker killed twice."""
+    visit.page.patience = 200
+    folder = tmp_path / "all"
+    sizes = {f"{number % 7}/{number} {HOSTILE[number % len(HOSTILE)]}": number % 5 * 1000 for number in range(300)}
+    files = [file_of(folder / name, size) for name, size in {**sizes, "below/deep/large.bin": 2 * GIB}.items()]
+    paths = {str(path.relative_to(tmp_path)): path for path in files}
+    for _ in range(2):
+        await visit.tab.drop(folder)
+        await visit.page.until_listed(len(paths))
+        before, parts = await visit.page.received(), len(visit.page.parts_sent())
+        await visit.cut_and_restart()
+        await visit.page.until_more_than(before)
+        await visit.page.until_more_parts_than(parts)
+        await visit.page.open()
+    await visit.tab.drop(folder)
+    await expect_all(visit, paths)
+    sent, needed = visit.page.parts_sent(), 2 * GIB // PART
+    assert set(sent) == {str(number) for number in range(1, needed + 1)}
+    assert len(sent) <= needed + 4 * AT_ONCE, "what was there is not sent again"

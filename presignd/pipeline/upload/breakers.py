@@ -250,9 +250,8 @@ class Breakers:
         return await next(iter(self._buckets.values())).probe_grant()
 
     async def ask_presigner(self) -> None:
-        """Request a grant at the start; if that fails, trip the breaker."""
-        problem = await self._probe_presigner()
-        if problem is not None:
+        """Request a grant at the start, unless there is no watch to ask for; if that fails, trip the breaker."""
+        if self._buckets and (problem := await self._probe_presigner()):
             await self.presigner.blames_file(problem)
 
     async def close(self) -> None:

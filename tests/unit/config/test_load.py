@@ -353,7 +353,7 @@ def test_a_watch_written_as_something_else_is_told_how(home: Home, text: str) ->
 
 
 def test_a_file_without_a_watch_is_a_problem(home: Home) -> None:
-    assert home.problems("") == ["watch: there is none; add a [[watch]] with name, path and bucket"]
+    assert home.problems("") == ["watch: there is none; add a [[watch]] with name, path and bucket, or an [[inbox]]"]
     assert "watch[1]: is empty" in home.problems("[[watch]]")[0]
 
 

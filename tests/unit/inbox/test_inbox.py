@@ -158,6 +158,31 @@ async def test_a_bug_stops_its_file_and_no_other(
     assert broker.acked == ["0000000000000001"]
 
 
+async def test_a_file_that_was_given_up_is_tried_again_and_told_once(tmp_path: Path, ledger: Ledger) -> None:
+    broker, store = Broker("a.txt"), Store(BODY + b"x")
+    broker.more.set()
+    with capture_logs() as said:
+        async with running(tmp_path, ledger, broker, store) as inbox:
+            await until(lambda: inbox._given_up.total() > 2)
+            store.body = BODY
+            await until(lambda: broker.acked)
+    assert (tmp_path / "in" / "a.txt").read_bytes() == BODY
+    (failed,) = [event for event in said if event["event"] == "inbox.failed"]
+    assert failed["error_code"] == "wrong_bytes"
+
+
+async def test_a_file_that_another_host_fetched_is_not_tried_again(tmp_path: Path, ledger: Ledger) -> None:
+    broker, store = Broker("a.txt"), Store(BODY + b"x")
+    async with running(tmp_path, ledger, broker, store) as inbox:
+        await until(lambda: inbox._given_up)
+        store.body, broker.listed = BODY, []
+        broker.more.set()
+        await until(lambda: broker.asked.count("0") > 1)
+        await until(lambda: len(broker.asked) > 9)
+    assert broker.acked == []
+    assert not inbox._rests, "the list is not asked for it again and again"
+
+
 async def test_a_fault_of_the_list_begins_it_anew_and_an_expired_grant_is_no_outage(
     tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
