@@ -74,6 +74,13 @@ async def test_a_file_is_saved_by_its_link(browser: Browser, broker: Sharing) ->
     assert told == []
 
 
+async def test_it_speaks_german(browser: Browser, broker: Sharing) -> None:
+    tab, told = await tab_of(browser, shoot(broker)["url"], locale="de-AT")
+    await expect(tab.locator("dl")).to_contain_text("4 Dateien")
+    assert await tab.evaluate("document.documentElement.lang") == "de"
+    assert told == []
+
+
 async def test_a_pin_opens_the_folder_and_then_its_files(browser: Browser, broker: Sharing) -> None:
     tab, told = await tab_of(browser, shoot(broker, pin="2468", max_downloads=1)["url"])
     await expect(tab.get_by_role("link", name="a.bin")).to_have_count(0)

@@ -301,7 +301,7 @@ class PublicLinks:
         number = request.query.get("page", "1")
         shown = folder_page.Shown(visit.link, visit.ends, root, int(number) if number in _PAGES else 1)
         metrics.OPENINGS.labels("page").inc()
-        text = await asyncio.to_thread(folder_page.folder_page, shown, [*files.values()])
+        text = await asyncio.to_thread(folder_page.folder_page, shown, [*files.values()], words_of(request))
         return page_response(request, 200, text)
 
     async def _listed(self, visit: Visit, folders: FolderFiles) -> Mapping[str, File]:

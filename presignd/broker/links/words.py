@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """One language. ``why`` has for each reason the title of its page and what to do; ``left`` takes two counts."""
+    """One language. ``why`` has for each reason the title of its page and what to do.
+
+    ``left`` and ``page`` take two counts, ``files`` one.
+    """
 
     language: str
     wrong_pin: str
@@ -22,6 +25,14 @@ class Words:
     until: str
     downloads_left: str
     left: str
+    holds: str
+    file: str
+    files: str
+    list: str
+    pages: str
+    page: str
+    previous: str
+    next: str
     why: Mapping[str, tuple[str, str]]
 
 
@@ -41,6 +52,14 @@ ENGLISH = Words(
     until="Until",
     downloads_left="Downloads left",
     left="{} of {}",
+    holds="Holds",
+    file="1 file",
+    files="{:,} files",
+    list="The list as JSON, with checksums",
+    pages="Pages",
+    page="Page {} of {}",
+    previous="Previous",
+    next="Next",
     why={
         "unknown": ("There is no such link", "Check that the address is complete, or ask whoever sent it."),
         "expired": ("This link has expired", _ANEW),
@@ -76,6 +95,14 @@ GERMAN = Words(
     until="Bis",
     downloads_left="Downloads \u00fcbrig",
     left="{} von {}",
+    holds="Enth\u00e4lt",
+    file="1 Datei",
+    files="{} Dateien",
+    list="Die Liste als JSON, mit Pr\u00fcfsummen",
+    pages="Seiten",
+    page="Seite {} von {}",
+    previous="Zur\u00fcck",
+    next="Weiter",
     why={
         "unknown": (
             "Diesen Link gibt es nicht",

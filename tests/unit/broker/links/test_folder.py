@@ -11,6 +11,7 @@ import pytest
 
 from presignd.broker.links.folder_files import KEPT, KEPT_SECONDS, LARGEST, File, FolderFiles, NoManifest, files_in
 from presignd.broker.links.folder_page import ON_PAGE, Shown, folder_page
+from presignd.broker.links.words import GERMAN
 from presignd.broker.state.links import Link, NewLink
 from presignd.presign import GrantRequest
 from presignd.s3.responses import Response
@@ -159,6 +160,26 @@ def test_the_page_shows_names_as_text_and_links_each() -> None:
     assert "Until" in text
     assert "<nav" not in text
     assert "<script" not in text
+
+
+def test_the_page_is_in_german_too() -> None:
+    files = [File(f"{number:05}", "k", 1) for number in range(2 * ON_PAGE + 1)]
+    shown = Shown(link(), LATER, "/l/ID/x/", 2)
+    text = folder_page(shown, files, GERMAN)
+    assert '<html lang="de">' in text
+    for said in (
+        "2001 Dateien",
+        "Gr\u00f6\u00dfe",
+        "Geteilt von",
+        "Bis",
+        "Seite 2 von 3",
+        "Weiter",
+        "Die Liste als JSON",
+    ):
+        assert said in text
+    for english in ("Holds", "file", "Shared", "Until", "Page", "Next", "checksums"):
+        assert f">{english}" not in text
+    assert "1 Datei" in folder_page(shown, files[:1], GERMAN)
 
 
 def test_a_link_without_an_end_shows_none() -> None:
