@@ -10,7 +10,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from tests.brokers import Broker, get
 from tests.canary import assert_no_secrets
 from tests.dashboard import queries
 from tests.needs import need
+from tests.receivers import SECRET
 from tests.stores import Store
 from tests.system.harness import Presignd, config_for, until_true
 
@@ -100,10 +103,10 @@ class Prometheus:
 class Scene:
     """A daemon with one file uploaded and one quarantined, a broker with a token, and a Prometheus for both."""
 
-    def __init__(self, folder: Path, store: Store) -> None:
+    def __init__(self, folder: Path, store: Store, webhooks: str = "") -> None:
         self.store, bucket = store, store.new_bucket()
         (page,) = free_ports(1)
-        more = f'[web]\nlisten = "{LOOPBACK}:{page}"\n'
+        more = f'[web]\nlisten = "{LOOPBACK}:{page}"\n{webhooks}'
         config = config_for(store, folder, bucket, watch='settle = "0s"\nmax_size = "1KiB"', more=more)
         self.daemon = Presignd(folder, config, secrets=(store.secret_key,))
         self.broker = Broker(folder / "broker", store)
@@ -163,6 +166,41 @@ def test_the_rules_fire_when_the_store_is_away_and_end_when_it_is_back(scene: Sc
     scene.prometheus.until(lambda: scene.prometheus.alerts() == {"PresigndQuarantined"}, "end of it")
     scene.daemon.stop()
     scene.prometheus.until(lambda: "PresigndDown" in scene.prometheus.alerts(), "PresigndDown")
+
+
+class Gone(BaseHTTPRequestHandler):
+    """Answers 410 to each message."""
+
+    def do_POST(self) -> None:
+        self.send_response(410)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.needs("prometheus")
+def test_webhooks_that_are_off_or_fail_are_alerts(tmp_path: Path, own_seaweedfs: Store) -> None:
+    """One receiver is gone, at the other's address nothing listens."""
+    gone = ThreadingHTTPServer((LOOPBACK, 0), Gone)
+    serving = Thread(target=gone.serve_forever)
+    serving.start()
+    (closed,) = free_ports(1)
+    webhooks = "".join(
+        f'[[webhook]]\nname = "{name}"\nurl = "http://{LOOPBACK}:{port}/"\nsecret = "{SECRET}"\n'
+        for name, port in (("gone", gone.server_port), ("away", closed))
+    )
+    scene = Scene(tmp_path, own_seaweedfs, webhooks)
+    try:
+        scene.start()
+        wanted = {"PresigndQuarantined", "PresigndWebhookOff", "PresigndWebhookFailing"}
+        scene.prometheus.until(lambda: scene.prometheus.alerts() == wanted, "an alert for each")
+        assert [each["metric"]["webhook"] for each in scene.prometheus.series("presignd_webhook_off == 1")] == ["gone"]
+    finally:
+        scene.end()
+        gone.shutdown()
+        serving.join()
+        gone.server_close()
 
 
 @pytest.mark.needs("prometheus")
