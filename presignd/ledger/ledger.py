@@ -31,7 +31,7 @@ from presignd.runtime.heartbeat import beat
 from presignd.runtime.outage import Trouble
 from presignd.states import Event
 from presignd.system.durable import sync_folder
-from presignd.system.sqlite import BUSY_SECONDS, DatabaseFile, closed_on_error, presence_check
+from presignd.system.sqlite import BUSY_SECONDS, DatabaseFile, closed_on_error, finish_log, presence_check
 from presignd.system.threads import opened
 
 T = TypeVar("T")
@@ -106,12 +106,13 @@ def _open(file: DatabaseFile, busy: float) -> tuple[sqlite3.Connection, sqlite3.
     return writing, reading
 
 
-def _presence_check(path: Path) -> Callable[[], None]:
+def _presence_check(path: Path, connection: sqlite3.Connection) -> Callable[[], None]:
     """Return a check that raises ``LedgerLost`` once the ledger's files are not those that were opened."""
     changed = presence_check(path)
 
     def check() -> None:
         if how := changed():
+            finish_log(connection)
             raise LedgerLost(
                 f"the ledger's file {how}, and what is recorded from now on would be lost",
                 fix="start presignd again: it goes on with the ledger that is there, or makes a new one; what is"
@@ -142,7 +143,7 @@ class Ledger:
         patience: Patience | None,
     ) -> None:
         self._patience = patience
-        self._writer = Writer(writing, file.explain, _presence_check(file.path))
+        self._writer = Writer(writing, file.explain, _presence_check(file.path, writing))
         self._reader = Reader(reading, file.explain)
         self._running = False
         self.units = UnitRecords(self._do, self._ask)

@@ -207,6 +207,16 @@ def presence_check(path: Path) -> Callable[[], str]:
     return check
 
 
+def finish_log(connection: sqlite3.Connection) -> None:
+    """Write what is in the log into the file that ``connection`` has open, and empty the log; never raises.
+
+    Where that file was replaced, SQLite would leave the log as it is, and the next to open the other file would get
+    this one's pages in it.
+    """
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 def _seen(file: Path) -> tuple[int, int, int] | None:
     """Return a file's device, inode and size, None when it isn't there."""
     try:

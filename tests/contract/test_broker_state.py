@@ -426,6 +426,21 @@ async def test_a_sqlite_file_that_was_removed_is_made_again(tmp_path: Path) -> N
         assert await links.find(hash_of("one")) is None
 
 
+async def test_a_sqlite_file_that_was_replaced_is_the_state_from_then_on(tmp_path: Path) -> None:
+    """As a backup is that is put in its place while a broker runs: neither gets what the other's log has."""
+    file, backup, aside = (tmp_path / name for name in ("state.db", "backup.db", "aside.db"))
+    async with opened(lambda: SqliteDatabase(backup)) as links:
+        await links.put([a_link("one")])
+    async with opened(lambda: SqliteDatabase(file)) as links:
+        await links.put([a_link("two")])
+        file.rename(aside)
+        backup.rename(file)
+        assert await links.find(hash_of("one")) is not None
+        assert await links.find(hash_of("two")) is None
+    async with opened(lambda: SqliteDatabase(aside)) as links:
+        assert await links.find(hash_of("two")) is not None
+
+
 async def test_a_call_that_no_database_takes_is_its_caller_s_bug_alone(tmp_path: Path) -> None:
     database = SqliteDatabase(tmp_path / "state.db")
     with pytest.raises(OverflowError):

@@ -17,7 +17,7 @@ from presignd.broker.state.database import Database, Row, StateAway, Statement
 from presignd.broker.state.migrations import SQLITE, migrations
 from presignd.errors import PresigndError
 from presignd.system.durable import make_folder
-from presignd.system.sqlite import DatabaseFile, DatabaseKind, presence_check
+from presignd.system.sqlite import DatabaseFile, DatabaseKind, finish_log, presence_check
 from presignd.system.trust import open_folder
 
 APPLICATION_ID = 0x70736272
@@ -117,7 +117,8 @@ class SqliteDatabase(Database):
 
     def _current(self) -> sqlite3.Connection:
         """Return the connection; another one if the file was replaced or removed."""
-        if self._changed is not None and self._changed():
+        if self._connection is not None and self._changed is not None and self._changed():
+            finish_log(self._connection)
             self._drop()
         if self._connection is None:
             self._connection = open_file(self._file.path)

@@ -62,6 +62,23 @@ async def test_a_change_that_went_into_a_lost_ledger_is_not_answered(
     await ledger.close(clean=False)
 
 
+async def test_an_older_ledger_that_was_put_in_its_place_gets_nothing_of_its_log(tmp_path: Path) -> None:
+    file, older = tmp_path / "ledger.sqlite3", tmp_path / "older"
+    ledger = await open_ledger(tmp_path)
+    await ledger.enqueue([new(b"a")])
+    await ledger.close(clean=True)
+    shutil.copy(file, older)
+    ledger = await open_ledger(tmp_path)
+    await ledger.enqueue([new(b"b")])
+    older.replace(file)
+    with pytest.raises(LedgerLost):
+        await ledger.enqueue([new(b"c")])
+    await ledger.close(clean=False)
+    ledger = await open_ledger(tmp_path)
+    assert set(await ledger.known("drop", [b"a", b"b", b"c"])) == {b"a"}
+    await ledger.close(clean=True)
+
+
 async def test_it_is_noticed_while_nothing_is_asked(tmp_path: Path) -> None:
     ledger = await open_ledger(tmp_path)
     delete(tmp_path / "ledger.sqlite3")
