@@ -23,6 +23,8 @@ import pytest
 
 NOBODY = 65534
 STRICT = "PRESIGND_SKIP_NOTHING"
+SKIPPED = "PRESIGND_SKIPPED"
+"""A file to which a run writes the tests that it skipped: ``pytest @FILE`` runs them where nothing is missing."""
 CHROMIUM = Path("/usr/bin/chromium")
 FIREFOX = Path("/usr/bin/firefox-esr")
 NODE = Path(playwright.__file__).parent / "driver" / "node"
@@ -172,7 +174,10 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     """Judge a run by what it skipped; inside of pytest-cov's hook, which judges coverage after it."""
     result = yield
     reporter = session.config.pluginmanager.getplugin("terminalreporter")
-    if skipped := len(reporter.stats.get("skipped", ())) if reporter else 0:
+    reports = reporter.stats.get("skipped", ()) if reporter else ()
+    if reporter and (kept := os.environ.get(SKIPPED)):
+        Path(kept).write_text("".join(f"{nodeid}\n" for nodeid in sorted({report.nodeid for report in reports})))
+    if skipped := len(reports):
         if os.environ.get(STRICT):
             reporter.write_line(f"\nERROR: {skipped} skipped, and {STRICT} is set", red=True)
             session.testsfailed += 1
