@@ -19,7 +19,7 @@ WHOLE_CALL = {
     400: ("bad_request", "The body is no valid batch; the message names the wrong field."),
     401: ("unauthorized", "No valid token, or one that has ended (token_expired)."),
     403: ("operation_refused", "The token, or the guest, may not have this; error.code says why."),
-    404: ("no_such_path", "This is no id."),
+    404: ("no_such_path", "This is no id; or no link of this token has this ref (unknown_link)."),
     408: ("timeout", "The body took too long."),
     409: ("link_taken", "This id is another object's; or the file is not there (not_stored), or the ticket has ended."),
     410: ("invitation_ended", "The invitation has expired, or was revoked."),
@@ -266,9 +266,14 @@ _LINKS: dict[str, Any] = {
         "get": {
             "summary": "List the token's stable links.",
             "parameters": [
-                {"name": "after", "in": "query", "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{16}$"}},
+                {
+                    "name": "after",
+                    "in": "query",
+                    "description": "The next of the answer before; nothing, or empty, for the first ones.",
+                    "schema": {"type": "string", "pattern": "^([A-Za-z0-9_-]{16})?$"},
+                },
             ],
-            "responses": {"200": _answer("Up to 1,000 of them.", "LinkList")} | _refusals(400, *_OF_LINKS),
+            "responses": {"200": _answer("Up to 1,000 of them.", "LinkList")} | _refusals(404, *_OF_LINKS),
         },
         "post": {
             "summary": "Make stable links.",

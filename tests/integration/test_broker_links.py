@@ -194,7 +194,9 @@ def test_a_token_lists_its_own_links_without_what_opens_them(broker: Broker, buc
     text = json.dumps(list(found.values()))
     assert last["id"] not in text
     assert "url" not in found[last["ref"]]
-    assert broker.call("/v1/links?after=x", lister)[0] == 400
+    for unknown in ("x", "A" * 16):
+        status, answer, _ = broker.call(f"/v1/links?after={unknown}", lister)
+        assert (status, answer["error"]["code"]) == (404, "unknown_link")
 
 
 def test_a_link_is_revoked_by_its_id_its_ref_or_its_object(broker: Broker, bucket: str) -> None:

@@ -120,7 +120,7 @@ class LinkCalls:
             try:
                 found = await self.links.of_token(token.name, after=after, limit=PAGE)
             except LookupError:
-                raise Rejected(400, "bad_request", 'after: give the "next" of the answer before') from None
+                raise Rejected(404, "unknown_link", 'after: give the "next" of the answer before') from None
         now = utcnow()
         more = found[-1].ref if len(found) == PAGE else None
         return as_json({"links": [asking.shown(link, end_of(link, token), now) for link in found], "next": more})
