@@ -49,6 +49,7 @@ class Courier:
     """Sends the messages of one webhook, until it is cancelled; none while the webhook is off.
 
     ``look`` is the longest time in seconds between two looks for messages: shorter where other processes record some.
+    ``away`` is the pause in seconds after the outbox could not be reached.
     """
 
     webhook: WebhookConfig
@@ -59,6 +60,7 @@ class Courier:
     schedule: Schedule
     now: Callable[[], datetime]
     look: float
+    away: float = AWAY_SECONDS
     standing: Standing = field(default_factory=Standing)
     _more: asyncio.Event = field(default_factory=asyncio.Event)
     _sending: dict[asyncio.Task[Answer], Message] = field(default_factory=dict)
@@ -76,7 +78,7 @@ class Courier:
                         await (self._turn() if self.standing.off_since is None else self._look_whether_on())
                     except Away:  # whoever keeps the outbox logs that
                         with resting():
-                            await asyncio.sleep(AWAY_SECONDS)
+                            await asyncio.sleep(self.away)
         finally:
             await self._cancel()
 

@@ -229,8 +229,8 @@ def test_the_file_is_no_table_or_list_where_one_is_needed(tmp_path: Path) -> Non
     with pytest.raises(UsageError) as refused:
         loaded(
             tmp_path,
-            "broker = 1\nwebhook = [1]\nstate = 1",
+            "broker = 1\nwebhook = [1]\nstate = 1\ntoken = 1",
             PRESIGND_BROKER__LISTEN="127.0.0.1:1",
             PRESIGND_WEBHOOK__A__URL="x",
         )
-    assert [problem.partition(":")[0] for problem in refused.value.problems] == ["broker", "state", "webhook"]
+    assert [problem.partition(":")[0] for problem in refused.value.problems] == ["broker", "state", "token", "webhook"]
