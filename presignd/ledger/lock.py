@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Self
 
 from presignd.errors import Unavailable, UsageError
-from presignd.system import filesystem
 from presignd.system.durable import make_folder
 from presignd.system.file_lock import flock, lock_holder, process_text
+from presignd.system.sqlite import require_local
 from presignd.system.trust import make_private
 
 
@@ -77,22 +77,16 @@ def _pid_in_file(fd: int) -> int | None:
 def prepare(folder: Path) -> None:
     """Make ``folder`` (0700, whatever the umask) where it is missing, and refuse one that is unfit.
 
-    Raises ``UsageError`` for one that can't be made, or that lies on a network filesystem: SQLite's WAL
-    needs memory that every opener shares (sqlite.org/wal.html), and a lock there may hold on its own host only.
+    Raises ``UsageError`` for one that can't be made, or that lies on a network filesystem.
     """
     try:
         make_folder(folder, 0o700)
-        name = filesystem.kind(folder) if filesystem.is_network(folder) else ""
+        require_local(folder, f"ledger.path: {folder}", "set ledger.path to a folder on a local filesystem")
     except OSError as error:
         raise UsageError(
             f"ledger.path: {folder} can't be used: {_reason(error)}",
             fix="make that folder for the daemon's user, or set ledger.path to another one",
         ) from None
-    if name:
-        raise UsageError(
-            f"ledger.path: {folder} lies on {name}, where neither locks nor SQLite's WAL can be trusted",
-            fix="set ledger.path to a folder on a local filesystem",
-        )
 
 
 def _reason(error: OSError) -> str | None:

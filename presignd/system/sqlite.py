@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from presignd.errors import NO_SPACE, PresigndError, Unavailable, UsageError, fault
+from presignd.system import filesystem
 from presignd.system.trust import make_private
 
 BUSY_SECONDS = 5.0
@@ -151,6 +152,18 @@ class DatabaseFile:
     @property
     def _named(self) -> str:
         return f"{self.kind.name} {self.path}"
+
+
+def require_local(folder: Path, named: str, fix: str) -> None:
+    """Raise ``UsageError`` for a folder on a network filesystem, which the message calls ``named``; raises ``OSError``.
+
+    SQLite's WAL needs memory that every opener shares (sqlite.org/wal.html), and a lock there may hold on its own host
+    only.
+    """
+    if filesystem.is_network(folder):
+        raise UsageError(
+            f"{named} lies on {filesystem.kind(folder)}, where neither locks nor SQLite's WAL can be trusted", fix=fix
+        )
 
 
 @contextlib.contextmanager

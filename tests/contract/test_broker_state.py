@@ -19,6 +19,7 @@ from presignd.broker.state.migrations import MIGRATIONS
 from presignd.broker.state.postgres import PostgresDatabase
 from presignd.broker.state.sqlite import SqliteDatabase
 from presignd.demo.seaweedfs import LOOPBACK
+from presignd.system import filesystem
 from tests.postgres import Postgres
 from tests.states import Connect
 
@@ -439,6 +440,18 @@ async def test_a_sqlite_file_that_was_replaced_is_the_state_from_then_on(tmp_pat
         assert await links.find(hash_of("two")) is None
     async with opened(lambda: SqliteDatabase(aside)) as links:
         assert await links.find(hash_of("two")) is not None
+
+
+async def test_a_sqlite_file_on_a_network_filesystem_is_no_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brokers of two hosts would write into it side by side."""
+    monkeypatch.setattr(filesystem, "fs_type", lambda _target: 0x6969)
+    database = SqliteDatabase(tmp_path / "state.db")
+    with pytest.raises(StateAway, match="lies on NFS") as refused:
+        await database.fetch("SELECT 1")
+    assert "PostgreSQL" in refused.value.fix
+    await database.close()
 
 
 async def test_a_call_that_no_database_takes_is_its_caller_s_bug_alone(tmp_path: Path) -> None:

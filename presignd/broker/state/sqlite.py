@@ -17,7 +17,7 @@ from presignd.broker.state.database import Database, Row, StateAway, Statement
 from presignd.broker.state.migrations import SQLITE, migrations
 from presignd.errors import PresigndError
 from presignd.system.durable import make_folder
-from presignd.system.sqlite import DatabaseFile, DatabaseKind, finish_log, presence_check
+from presignd.system.sqlite import DatabaseFile, DatabaseKind, finish_log, presence_check, require_local
 from presignd.system.trust import open_folder
 
 APPLICATION_ID = 0x70736272
@@ -138,6 +138,9 @@ def open_file(path: Path) -> sqlite3.Connection:
     Raises as ``DatabaseFile.open`` does, and ``OSError``.
     """
     make_folder(path.parent, 0o700)
+    require_local(
+        path.parent, f"the state {path}", "set state.path to a local file, or state.url to a PostgreSQL database"
+    )
     with open_folder(path.parent) as folder:
         # Changing a new file to WAL fails at once where another process uses it: SQLite does not wait there. So one
         # process at a time opens a file here. The lock is not on the file itself: closing a descriptor of that would
