@@ -28,6 +28,8 @@ from presignd.units import format_rate, parse_rate, rfc3339
 SYSTEM_FILE = Path("/etc/presignd-broker/broker.toml")
 SYSTEM_STATE = Path("/var/lib/presignd-broker")
 """The StateDirectory= of presignd-broker.service, whose configuration is ``SYSTEM_FILE``."""
+SYSTEM_RUNTIME = Path("/run/presignd-broker")
+"""Its RuntimeDirectory=."""
 
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _WHEN = "must be a day such as 2027-06-30, or a time such as 2027-06-30T12:00:00Z"
@@ -126,6 +128,18 @@ class FleetSection(Section):
         if listen.path is None and listen.port == 0:
             raise ValueError("has port 0: name one, because `presignd broker fleet` prints the address")
         return text
+
+
+class ControlSection(Section):
+    """[control]: the socket at which commands ask the running broker."""
+
+    socket: kinds.UnsetPath = None
+    """The control socket; "" = /run/presignd-broker/control.sock as a service, else beside this file."""
+    group: str = ""
+    """A group that may use it: to make, list and revoke invitations."""
+
+
+NO_CONTROL = ControlSection()
 
 
 class LinksSection(Section):
@@ -257,6 +271,7 @@ SCHEMA = Schema(
         "broker": BrokerSection,
         "store": PresignConfig,
         "links": LinksSection,
+        "control": ControlSection,
         "state": StateSection,
         "log": LogConfig,
         "fleet": FleetSection,
@@ -293,6 +308,7 @@ class BrokerConfig:
     state: StatePlace = StatePlace()
     warnings: tuple[str, ...] = ()
     webhooks: tuple[WebhookConfig, ...] = ()
+    control: ControlSection = NO_CONTROL
     tokens: tuple[TokenConfig, ...] = ()
 
 

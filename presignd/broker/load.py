@@ -15,6 +15,7 @@ from presignd.broker.config import (
     SYSTEM_STATE,
     BrokerConfig,
     BrokerSection,
+    ControlSection,
     FleetSection,
     LinksSection,
     StatePlace,
@@ -41,7 +42,7 @@ _NEEDED = {
     "name": 'is missing; give each token one, e.g. name = "scanner-1"',
     "bucket": "is missing; name the bucket that the token may use",
 }
-_PATHS = ("tls_cert", "tls_key", "client_ca", "token_file", "path", "url_file")
+_PATHS = ("socket", "tls_cert", "tls_key", "client_ca", "token_file", "path", "url_file")
 _STATE_FILE = "state.db"
 
 
@@ -72,18 +73,21 @@ def _read(document: Document, file: Path | None, base: PathBase) -> BrokerConfig
     state = _state(document.get("state", {}), file, base, given, problems=problems, warnings=warnings)
     log = section(LogConfig, "log")
     fleet = section(FleetSection, "fleet")
+    control = section(ControlSection, "control")
     read_tokens(document, problems)
     tokens = read_tokens({"token": given.tables("token", [])}, problems)
     webhooks = read_tables(given.tables("webhook", document.get("webhook", [])), base, problems, warnings)
     if webhooks and links is not None and not links.url:
         problems.append("webhook: needs [links] url: what waits for webhooks is kept in the state")
-    if problems or broker is None or store is None or log is None or fleet is None or links is None:
+    if problems or broker is None or store is None or log is None or fleet is None or links is None or control is None:
         raise _refusal(file, problems)
     if fleet.listen and fleet.listen in (broker.listen, broker.metrics_listen):
         raise _refusal(file, ["fleet.listen: is the broker's own address; give the fleet page another port"])
     token_file = fleet.token_file or state_folder(file, base.environ) / "fleet.token"
     fleet = fleet.model_copy(update={"token_file": token_file})
-    return BrokerConfig(file, broker, store, log, fleet, links, state, tuple(warnings), webhooks, tuple(tokens))
+    return BrokerConfig(
+        file, broker, store, log, fleet, links, state, tuple(warnings), webhooks, control, tuple(tokens)
+    )
 
 
 def state_folder(file: Path | None, environ: Mapping[str, str]) -> Path:

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from aiohttp import web
 
-from presignd.broker import metrics
+from presignd.broker import control, metrics
 from presignd.broker.api import Api
 from presignd.broker.certificate import certificate_end, end_problem, tls_context, tls_stamps
 from presignd.broker.config import BrokerConfig, BrokerSection, is_in_the_clear
@@ -265,6 +265,7 @@ def _restart_needed(before: BrokerConfig, config: BrokerConfig) -> list[str]:
         "broker": ("listen", "url", "metrics_listen"),
         "links": ("url", "target_expires"),
         "fleet": ("listen", "token_file"),
+        "control": ("socket", "group"),
     }
     changed = [
         f"{section}.{name}"
@@ -316,6 +317,7 @@ async def run(config: BrokerConfig, *, load: Callable[[], BrokerConfig]) -> None
 
 async def _serve(broker: Broker, service: Service, stack: AsyncExitStack, loops: Loops) -> None:
     places = await broker.open(stack)
+    await stack.enter_async_context(control.serving(broker.config, broker.database))
     await unless(service.stop.requested, _first_look(broker))
     loops.start("status line", service.systemd.show_always(broker.status))
     loops.start("files", broker.looking())

@@ -1,29 +1,32 @@
-"""``presignd broker invite``: make, list, show and revoke invitations."""
+"""``presignd broker invite``: make, list, show and revoke invitations.
 
-import secrets
-from datetime import timedelta
+A running broker is asked over its control socket. Without one, the command opens the state itself.
+"""
+
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from presignd.broker.config import SYSTEM_FILE
-from presignd.broker.invitations.terms import check_terms
-from presignd.broker.links.pin import Pins
-from presignd.broker.state.database import Database
-from presignd.broker.state.invitations import Invitation, Invitations, NewInvitation
-from presignd.broker.state.links import hash_of
-from presignd.broker.state.tickets import Ticket, Tickets, TicketState
-from presignd.cli import show
+from presignd.broker.control import SYSTEM_SOCKET, socket_path
+from presignd.broker.invitations.commands import InvitationCommands
+from presignd.cli import loop, show
 from presignd.cli.broker_state import read_public, with_state
 from presignd.cli.options import AsJson, BrokerFile, seconds
-from presignd.errors import Refused, UsageError
-from presignd.redaction import redact
+from presignd.control.peer import Peer
+from presignd.control.server import exchange
+from presignd.errors import Unavailable, UsageError
+from presignd.runtime.unix_socket import connect
 from presignd.system.clock import utcnow
-from presignd.units import parse_size, rfc3339, short_size
+from presignd.units import parse_size, short_size
 
-ID_BYTES = 16
-PIN_DIGITS = 6
 DEFAULT_VALID = "14d"
+
+Document = dict[str, Any]
 
 Name = Annotated[str, typer.Argument(help="The invitation's name.")]
 Size = Annotated[str, typer.Option("--max-size", metavar="SIZE", help='The largest file, e.g. "5GiB".')]
@@ -56,43 +59,28 @@ def create_command(
     """
     if as_json and as_qr:
         raise UsageError("invite create: --json and --qr exclude each other")
-    found = read_public(config)
-    secret, digits = secrets.token_urlsafe(ID_BYTES), _new_pin() if pin else ""
-    now = utcnow()
-    new = NewInvitation(
-        id=hash_of(secret),
-        name=name,
-        bucket=bucket,
-        prefix=prefix,
-        note=note,
-        pin="",
-        made_at=now,
-        ends_at=now + timedelta(seconds=_valid(valid)),
-        max_files=max_files,
-        max_size=_size("--max-size", max_size),
-        total=_size("--total", total),
-    )
-    check_terms(new)
-    made = with_state(found, lambda database: _make(database, new, digits))
-    if made is None:
-        raise Refused(f"there is an invitation {name!r} already", fix="choose another name")
-    _print_made(f"{found.links.url}/i/{secret}", digits, made, as_qr=as_qr, as_json=as_json)
-
-
-async def _make(database: Database, new: NewInvitation, digits: str) -> Invitation | None:
-    return await Invitations(database).make(new._replace(pin=await Pins().hash_of(digits)))
-
-
-def _print_made(url: str, digits: str, made: Invitation, *, as_qr: bool, as_json: bool) -> None:
+    request = {
+        "op": "invite_create",
+        "name": name,
+        "bucket": bucket,
+        "prefix": prefix,
+        "note": note,
+        "valid": _valid(valid),
+        "max_files": max_files,
+        "max_size": _size("--max-size", max_size),
+        "total": _size("--total", total),
+        "pin": pin,
+    }
+    made = ask(request, config)
     if as_json:
-        show.document({**_document(made), "url": url, "pin": digits or None}, as_is=True)
+        show.document({**made["invitation"], "url": made["url"], "pin": made["pin"]}, as_is=True)
         return
-    show.result(url, as_is=True)
-    if digits:
-        show.result(f"PIN {digits}", as_is=True)
-    show.say(f"until {rfc3339(made.new.ends_at)[:19]}Z; this is not shown again")
+    show.result(made["url"], as_is=True)
+    if made["pin"]:
+        show.result(f"PIN {made['pin']}", as_is=True)
+    show.say(f"until {made['invitation']['expires_at'][:19]}Z; this is not shown again")
     if as_qr:
-        show.qr_code(url)
+        show.qr_code(made["url"])
 
 
 def list_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> None:
@@ -100,9 +88,9 @@ def list_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> N
 
     Example: presignd broker invite list -c broker.toml
     """
-    invitations = with_state(read_public(config), lambda database: Invitations(database).all())
+    invitations = ask({"op": "invite_list"}, config)["invitations"]
     if as_json:
-        show.document([_document(each) for each in invitations])
+        show.document(invitations)
         return
     columns = ("name", "bucket", "prefix", "files", "bytes", "ends", "state")
     show.table("", columns, [_row(each) for each in invitations])
@@ -113,21 +101,14 @@ def show_command(name: Name, config: BrokerFile = SYSTEM_FILE, as_json: AsJson =
 
     Example: presignd broker invite show march -c broker.toml
     """
-
-    async def look(database: Database) -> tuple[Invitation, list[Ticket]] | None:
-        invitation = await Invitations(database).named(name)
-        return None if invitation is None else (invitation, await Tickets(database).of(invitation))
-
-    looked = with_state(read_public(config), look)
-    if looked is None:
-        raise _unknown(name)
-    invitation, tickets = looked
+    shown = ask({"op": "invite_show", "name": name}, config)
+    invitation, files = shown["invitation"], shown["files"]
     if as_json:
-        show.document({**_document(invitation), "received": [_file(each) for each in tickets if _came_in(each)]})
+        show.document({**invitation, "received": [_received(each) for each in files if each["state"] == "received"]})
         return
-    for key, value in _document(invitation).items():
+    for key, value in invitation.items():
         show.row([key, "" if value is None else str(value)])
-    rows = [[each.new.path, short_size(each.new.size), each.state, each.new.key] for each in tickets]
+    rows = [[each["path"], short_size(each["size"]), each["state"], each["key"]] for each in files]
     show.table("files", ("path", "size", "state", "key"), rows)
 
 
@@ -136,25 +117,43 @@ def revoke_command(name: Name, config: BrokerFile = SYSTEM_FILE) -> None:
 
     Example: presignd broker invite revoke march -c broker.toml
     """
-
-    async def revoke(database: Database) -> tuple[Invitation | None, Invitation | None]:
-        invitations = Invitations(database)
-        return await invitations.revoke(name, utcnow()), await invitations.named(name)
-
-    revoked, known = with_state(read_public(config), revoke)
-    if known is None:
-        raise _unknown(name)
+    revoked = ask({"op": "invite_revoke", "name": name}, config)["revoked"]
     show.say(f"revoked {name}" if revoked else f"{name} was revoked before")
 
 
-def _unknown(name: str) -> Refused:
-    return Refused(f"there is no invitation {name!r}", fix="see presignd broker invite list")
+# --- whom to ask --------------------------------------------------------------------------------------
+def ask(
+    request: Document, file: Path, *, system_file: Path = SYSTEM_FILE, system_socket: Path = SYSTEM_SOCKET
+) -> Document:
+    """Return the running broker's answer, else this process's own; raise ``PresigndError``.
+
+    The service is found without its configuration, which only root and its user may read.
+    """
+    if file == system_file and (asked := _connected(system_socket)):
+        return loop.run(_only(exchange(asked, request)))
+    found = read_public(file)
+    if asked := _connected(socket_path(found)):
+        return loop.run(_only(exchange(asked, request)))
+    me = Peer.me()
+    return with_state(
+        found, lambda state: _only(InvitationCommands(found.links.url, state, utcnow).answer(request, me, ()))
+    )
 
 
-def _new_pin() -> str:
-    pin = f"{secrets.randbelow(10**PIN_DIGITS):0{PIN_DIGITS}}"
-    redact.register(pin)
-    return pin
+def _connected(path: Path) -> socket.socket | None:
+    """Return a connection to the broker at ``path``, None if none answers; raise ``Unavailable`` if we may not."""
+    with suppress(FileNotFoundError, ConnectionRefusedError):
+        try:
+            return connect(path)
+        except PermissionError:
+            fix = "run this as root or the broker's user, or join the group of [control] group"
+            raise Unavailable(f"the broker's control socket {path} is not open to you", fix=fix) from None
+    return None
+
+
+async def _only(answers: AsyncGenerator[Document, None]) -> Document:
+    async with aclosing(answers):
+        return await anext(answers)
 
 
 def _valid(text: str) -> float:
@@ -171,52 +170,15 @@ def _size(option: str, text: str) -> int | None:
         raise UsageError(f"{option}: {text!r} {error}") from None
 
 
-def _document(invitation: Invitation) -> dict[str, Any]:
-    """Return what is shown of an invitation: nothing that opens it. Sizes are bytes, null means no limit."""
-    new = invitation.new
-    return {
-        "name": new.name,
-        "ref": invitation.ref,
-        "bucket": new.bucket,
-        "prefix": new.prefix,
-        "note": new.note,
-        "pin_needed": bool(new.pin),
-        "made_at": rfc3339(new.made_at),
-        "expires_at": rfc3339(new.ends_at),
-        "max_files": new.max_files,
-        "max_size": new.max_size,
-        "total": new.total,
-        "files": invitation.files,
-        "bytes": invitation.bytes,
-        "state": _state(invitation),
-    }
+def _row(invitation: Document) -> list[str]:
+    files, size = str(invitation["files"]), short_size(invitation["bytes"])
+    if invitation["max_files"] is not None:
+        files += f" of {invitation['max_files']}"
+    if invitation["total"] is not None:
+        size += f" of {invitation['total']} bytes"
+    ends = f"{invitation['expires_at'][:19]}Z"
+    return [*(invitation[key] for key in ("name", "bucket", "prefix")), files, size, ends, invitation["state"]]
 
 
-def _state(invitation: Invitation) -> str:
-    if invitation.revoked_at is not None:
-        return "revoked"
-    return "open" if invitation.is_open(utcnow()) else "expired"
-
-
-def _row(invitation: Invitation) -> list[str]:
-    new = invitation.new
-    files = str(invitation.files) if new.max_files is None else f"{invitation.files} of {new.max_files}"
-    size = short_size(invitation.bytes) if new.total is None else f"{short_size(invitation.bytes)} of {new.total} bytes"
-    return [new.name, new.bucket, new.prefix, files, size, f"{rfc3339(new.ends_at)[:19]}Z", _state(invitation)]
-
-
-def _came_in(ticket: Ticket) -> bool:
-    return ticket.state is TicketState.RECEIVED
-
-
-def _file(ticket: Ticket) -> dict[str, Any]:
-    new = ticket.new
-    return {
-        "path": new.path,
-        "key": new.key,
-        "size": new.size,
-        "content_type": new.content_type,
-        "checksum": ticket.checksum or None,
-        "etag": ticket.etag,
-        "received_at": None if ticket.done_at is None else rfc3339(ticket.done_at),
-    }
+def _received(file: Document) -> Document:
+    return {key: value for key, value in file.items() if key != "state"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -320,6 +321,21 @@ def test_invitations_are_made_listed_and_shown(broker: Sharing) -> None:
     assert "there is an invitation" in again.stderr
     unknown = command("invite", "revoke", "none", "-c", broker.file)
     assert unknown.returncode == 4
+
+
+def test_a_running_broker_answers_commands_and_without_one_the_state_is_opened(
+    seaweedfs: Store, bucket: str, tmp_path: Path
+) -> None:
+    with sharing(tmp_path, seaweedfs, bucket) as broker:
+        made = invite(broker, "asked", "--note", "\u00e4")
+        (event,) = broker.events("invitation.made")
+        assert (event["invitation"], event["by_uid"]) == ("asked", os.geteuid())
+        broker.stop()
+        shown = command("invite", "show", "asked", "-c", broker.file, "--json")
+        assert json.loads(shown.stdout)["note"] == "\u00e4"
+        assert command("invite", "revoke", "asked", "-c", broker.file).returncode == 0
+        broker.start()
+        assert Guest(made["url"]).look().status == 410
 
 
 def test_terms_that_can_not_be_are_all_told_at_once(broker: Sharing) -> None:

@@ -15,6 +15,7 @@ from presignd.broker.config import (
     SYSTEM_STATE,
     BrokerConfig,
     BrokerSection,
+    ControlSection,
     FleetSection,
     LinksSection,
     StateSection,
@@ -73,6 +74,7 @@ def test_the_example_can_be_loaded() -> None:
         ("state", StateSection, set()),
         ("log", LogConfig, set()),
         ("fleet", FleetSection, set()),
+        ("control", ControlSection, set()),
     ],
 )
 def test_the_example_has_every_option_with_its_default(section: str, model: Any, but: set[str]) -> None:
