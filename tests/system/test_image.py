@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ MOUNT = """
     mount --bind "$drop" "$root/mnt"
     mount --bind "$state" "$root/var/lib/presignd"
     mount --bind "$state" "$root/var/lib/presignd-broker"
-    exec chroot --userspec="$UID:$UID" "$root" env -i "$@"
+    exec chroot "$root" setpriv --reuid="$UID" --regid="$UID" --clear-groups --bounding-set="$CAPS" --no-new-privs \
+        env -i "$@"
 """
 """As ``docker run --read-only`` does it. exec: the command is PID 1 of its namespace."""
 
@@ -50,18 +52,28 @@ MOUNT = """
 class Container:
     """One container of the image: its volumes, and its process while it runs."""
 
-    def __init__(self, image: Image, folder: Path, environ: Mapping[str, str], secrets: Mapping[str, str]) -> None:
-        self._image, self._secrets = image, list(secrets.values())
+    def __init__(
+        self,
+        image: Image,
+        folder: Path,
+        environ: Mapping[str, str],
+        secrets: Mapping[str, str],
+        *,
+        user: str = UID,
+        capabilities: Sequence[str] = (),
+    ) -> None:
+        self._image, self._secrets, self._user = image, list(secrets.values()), user
+        self._caps = ",".join(["-all", *(f"+{name.lower()}" for name in capabilities)])
         self.state, self.secrets, self.drop = (folder / name for name in ("state", "secrets", "drop"))
         for each in (self.state, self.secrets, self.drop):
             each.mkdir()
-            os.chown(each, int(UID), int(UID))
+            os.chown(each, int(user), int(user))
         for name, value in secrets.items():
             if not (folder := (self.secrets / name).parent).exists():
                 folder.mkdir()
-                os.chown(folder, int(UID), int(UID))
+                os.chown(folder, int(user), int(user))
             (self.secrets / name).write_text(value)
-            os.chown(self.secrets / name, int(UID), int(UID))
+            os.chown(self.secrets / name, int(user), int(user))
             (self.secrets / name).chmod(0o400)
         self.log = folder / "stderr"
         self._environ = [*image.config["Env"], *(f"{name}={value}" for name, value in environ.items())]
@@ -75,7 +87,7 @@ class Container:
             self._unshare = subprocess.Popen(
                 ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", MOUNT, "sh"]
                 + [str(each) for each in [*volumes, *self._environ, *argv]],
-                env={**os.environ, "UID": UID},
+                env={**os.environ, "UID": self._user, "CAPS": self._caps},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -95,8 +107,16 @@ class Container:
 
     def exec(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run a shell command in it, as ``docker exec`` does."""
-        inside = ["nsenter", f"--target={self._pid()}", "--mount", "--pid", "--root", "--wd=/", f"--setuid={UID}"]
-        argv = [*inside, f"--setgid={UID}", "/usr/bin/env", "-i", *self._environ, "sh", "-c", command]
+        inside = [
+            "nsenter",
+            f"--target={self._pid()}",
+            "--mount",
+            "--pid",
+            "--root",
+            "--wd=/",
+            f"--setuid={self._user}",
+        ]
+        argv = [*inside, f"--setgid={self._user}", "/usr/bin/env", "-i", *self._environ, "sh", "-c", command]
         return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=120)
 
     def is_healthy(self) -> bool:
@@ -135,9 +155,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
         store.kill()
 
 
-@pytest.fixture
-def daemon(image: Image, store: Store, tmp_path: Path) -> Iterator[Container]:
-    """Yield a container whose configuration is in its environment alone, with its secrets in files."""
+@contextmanager
+def daemon_in(image: Image, store: Store, folder: Path, **how: Any) -> Iterator[Container]:
+    """Run a container whose configuration is in its environment alone, with its secrets in files."""
     environ = {
         "PRESIGND_PRESIGN__ENDPOINT": store.endpoint,
         "PRESIGND_PRESIGN__ACCESS_KEY_FILE": "/run/secrets/access_key",
@@ -146,13 +166,19 @@ def daemon(image: Image, store: Store, tmp_path: Path) -> Iterator[Container]:
         "PRESIGND_WATCH__DROP__BUCKET": store.bucket,
     }
     keys = {"access_key": store.access_key, "secret_key": store.secret_key}
-    container = Container(image, tmp_path, environ, keys)
+    container = Container(image, folder, environ, keys, **how)
     try:
         container.start()
         until(container.is_healthy, "a healthy daemon", 120)
         yield container
     finally:
         container.end()
+
+
+@pytest.fixture
+def daemon(image: Image, store: Store, tmp_path: Path) -> Iterator[Container]:
+    with daemon_in(image, store, tmp_path) as container:
+        yield container
 
 
 def test_the_image_says_how_it_runs_and_is_small(image: Image) -> None:
@@ -190,6 +216,31 @@ def test_a_kill_with_an_upload_in_flight_loses_nothing(daemon: Container, store:
     daemon.start()
     until(lambda: "flying.txt" in daemon.links(), "its link", 120)
     assert fetch(daemon.links()["flying.txt"]) == "flying"
+
+
+def test_check_says_that_other_users_writers_are_not_seen(daemon: Container) -> None:
+    checked = daemon.exec("presignd check").stdout
+    assert "warn writer check drop: works for own files only" in checked
+    assert "CAP_LEASE" in checked
+
+
+def test_as_root_with_the_documented_capabilities_every_users_writer_is_waited_for(
+    image: Image, store: Store, tmp_path: Path
+) -> None:
+    page = (CHECKOUT / "docs" / "containers.md").read_text("utf-8")
+    [added] = re.findall(r"`cap_drop: \[ALL\]` and `cap_add: \[([A-Z_, ]+)\]`", page)
+    with daemon_in(image, store, tmp_path, user="0", capabilities=added.split(", ")) as container:
+        path = container.drop / "report.txt"
+        with path.open("wb", buffering=0) as file:
+            os.chown(path, 1234, 1234)
+            path.chmod(0o600)
+            file.write(b"the first half, ")
+            until(lambda: "open for writing" in container.exec("presignd status").stdout, "a writer that was seen")
+            assert container.links() == {}
+            file.write(b"the second")
+        until(lambda: "report.txt" in container.links(), "its link")
+        assert fetch(container.links()["report.txt"]) == "the first half, the second"
+        assert "ok   writer check drop" in container.exec("presignd check").stdout
 
 
 def documented_environment(command: str) -> dict[str, str]:
