@@ -134,9 +134,10 @@ class ControlSection(Section):
     """[control]: the socket at which commands ask the running broker."""
 
     socket: kinds.UnsetPath = None
-    """The control socket; "" = /run/presignd-broker/control.sock as a service, else beside this file."""
+    """The control socket; "" = /run/presignd-broker/control.sock as a service (in a container, in its state folder),
+    else beside this file."""
     group: str = ""
-    """A group that may use it: to make, list and revoke invitations."""
+    """A group that may use it: for invitations and webhooks."""
 
 
 NO_CONTROL = ControlSection()

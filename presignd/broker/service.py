@@ -26,6 +26,7 @@ from presignd.broker.state.outbox import StateOutbox
 from presignd.broker.state.place import LoggedDatabase, database_at
 from presignd.broker.telling import webhooks_of
 from presignd.broker.tokens import Tokens
+from presignd.broker.webhook_commands import WebhookCommands
 from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import PresigndError, PresignerFault, Unavailable, UsageError
 from presignd.pages.serving import running
@@ -67,6 +68,7 @@ class Broker:
         self.database = LoggedDatabase(database_at(config.state)) if config.links.url else NO_DATABASE
         self.outbox = StateOutbox(self.database)
         self.webhooks = webhooks_of(self.outbox)
+        self.webhook_commands = WebhookCommands(self.webhooks, self.outbox)
         self._hooks = self.webhooks.prepare(config.webhooks)
         self.outbox.want([courier.hook for courier in self._hooks])  # from the first request on
         self.api = Api(
@@ -317,7 +319,7 @@ async def run(config: BrokerConfig, *, load: Callable[[], BrokerConfig]) -> None
 
 async def _serve(broker: Broker, service: Service, stack: AsyncExitStack, loops: Loops) -> None:
     places = await broker.open(stack)
-    await stack.enter_async_context(control.serving(broker.config, broker.database))
+    await stack.enter_async_context(control.serving(broker.config, broker.database, broker.webhook_commands))
     await unless(service.stop.requested, _first_look(broker))
     loops.start("status line", service.systemd.show_always(broker.status))
     loops.start("files", broker.looking())

@@ -3,24 +3,19 @@
 A running broker is asked over its control socket. Without one, the command opens the state itself.
 """
 
-import socket
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from presignd.broker.config import SYSTEM_FILE
-from presignd.broker.control import SYSTEM_SOCKET, socket_path
+from presignd.broker.config import SYSTEM_FILE, BrokerConfig
 from presignd.broker.invitations.commands import InvitationCommands
-from presignd.cli import loop, show
-from presignd.cli.broker_state import read_public, with_state
+from presignd.broker.state.database import Database
+from presignd.cli import show
+from presignd.cli.broker_state import ask_broker, only
 from presignd.cli.options import AsJson, BrokerFile, seconds
 from presignd.control.peer import Peer
-from presignd.control.server import exchange
-from presignd.errors import Unavailable, UsageError
-from presignd.runtime.unix_socket import connect
+from presignd.errors import UsageError
 from presignd.system.clock import utcnow
 from presignd.units import parse_size, short_size
 
@@ -122,38 +117,13 @@ def revoke_command(name: Name, config: BrokerFile = SYSTEM_FILE) -> None:
 
 
 # --- whom to ask --------------------------------------------------------------------------------------
-def ask(
-    request: Document, file: Path, *, system_file: Path = SYSTEM_FILE, system_socket: Path = SYSTEM_SOCKET
-) -> Document:
-    """Return the running broker's answer, else this process's own; raise ``PresigndError``.
+def ask(request: Document, file: Path, **places: Path) -> Document:
+    """Return the running broker's answer, else this process's own; raise ``PresigndError``."""
 
-    The service is found without its configuration, which only root and its user may read.
-    """
-    if file == system_file and (asked := _connected(system_socket)):
-        return loop.run(_only(exchange(asked, request)))
-    found = read_public(file)
-    if asked := _connected(socket_path(found)):
-        return loop.run(_only(exchange(asked, request)))
-    me = Peer.me()
-    return with_state(
-        found, lambda state: _only(InvitationCommands(found.links.url, state, utcnow).answer(request, me, ()))
-    )
+    async def here(config: BrokerConfig, database: Database) -> Document:
+        return await only(InvitationCommands(config.links.url, database, utcnow).answer(request, Peer.me(), ()))
 
-
-def _connected(path: Path) -> socket.socket | None:
-    """Return a connection to the broker at ``path``, None if none answers; raise ``Unavailable`` if we may not."""
-    with suppress(FileNotFoundError, ConnectionRefusedError):
-        try:
-            return connect(path)
-        except PermissionError:
-            fix = "run this as root or the broker's user, or join the group of [control] group"
-            raise Unavailable(f"the broker's control socket {path} is not open to you", fix=fix) from None
-    return None
-
-
-async def _only(answers: AsyncGenerator[Document, None]) -> Document:
-    async with aclosing(answers):
-        return await anext(answers)
+    return ask_broker(request, file, here, **places)
 
 
 def _valid(text: str) -> float:

@@ -15,6 +15,7 @@ from presignd.links import encode
 from presignd.model import State
 from presignd.redaction.redact import redact_texts
 from presignd.units import rfc3339
+from presignd.webhooks.shown import of_webhook
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from presignd.ledger import WatchSummary
     from presignd.model import FileVersion, Link
     from presignd.presign.broker_links import IssuedLink
-    from presignd.webhooks.schedule import Answer
-    from presignd.webhooks.webhooks import WebhookView
 
     Roots = Mapping[str, str]
 
@@ -183,30 +182,6 @@ def of_watch(folder: FolderView, config: WatchConfig | None, summary: WatchSumma
         "counts": {str(state): counts.get(state, 0) for state in State},
         "oldest_queued_at": time_text(summary.oldest_queued_at) if summary else None,
     }
-
-
-def of_webhook(found: WebhookView) -> Document:
-    """Render how one webhook does; of its address only the host is in it."""
-    waiting, standing = found.waiting, found.standing
-    return {
-        "name": found.name,
-        "host": found.host,
-        "waiting": waiting.messages,
-        "oldest": time_text(waiting.oldest),
-        "next_try": time_text(waiting.next_try),
-        "delivered_at": time_text(standing.delivered_at),
-        "failing_since": time_text(standing.failing_since),
-        "problem": standing.problem,
-        "given_up": standing.given_up,
-        "off_since": time_text(standing.off_since),
-    }
-
-
-def of_tested(name: str, answer: Answer) -> Document:
-    """Render how a webhook's receiver answered a test message."""
-    problem = None if answer.is_delivered else answer.problem.message
-    took = round(answer.took * 1000)
-    return {"webhook": name, "delivered": answer.is_delivered, "status": answer.status, "error": problem, "ms": took}
 
 
 def of_inbox(inbox: InboxView) -> Document:

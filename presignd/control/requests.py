@@ -30,6 +30,7 @@ from presignd.presign.stable import id_in, is_ref
 from presignd.runtime.heartbeat import USUAL, overdue
 from presignd.s3.limits import MAX_EXPIRES
 from presignd.telemetry.log import get_logger
+from presignd.webhooks.shown import of_tested
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -374,7 +375,7 @@ class Responder:
     # --- webhooks -----------------------------------------------------------------------------------
     async def _webhook_test(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         """Send a signed test message; yield which webhook it went to, and how that ended."""
-        yield documents.of_tested(*await self.view.webhooks.test(text(request, "webhook")))
+        yield of_tested(*await self.view.webhooks.test(text(request, "webhook")))
 
     async def _webhook_enable(
         self, request: Request, _peer: Peer, _fds: Sequence[int]

@@ -141,7 +141,7 @@ class Webhooks:
     async def enable(self, named: str) -> str:
         """Switch a webhook on again that answered 410; return its name."""
         courier = self._named(named)
-        if courier.standing.off_since is None:
+        if await self._outbox.off_since(courier.hook.name) is None:  # another broker may have switched it off
             raise Refused(f"webhook: {courier.hook.name} is not off")
         await self._outbox.switch_on(courier.hook)
         courier.note_on()

@@ -5,16 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from presignd.broker.control import serving
+from presignd.broker.load import load
 from presignd.broker.state.links import Links, NewLink, hash_of
 from presignd.broker.state.outbox import StateOutbox
 from presignd.broker.state.sqlite import SqliteDatabase
+from presignd.broker.webhook_commands import WebhookCommands
+from presignd.cli.broker_state import ask_broker
 from presignd.config import WebhookConfig
+from presignd.control.peer import Peer
+from presignd.control.server import Answered
+from presignd.errors import CODES, Unavailable
 from presignd.webhooks.outbox import Hook, Message
 from presignd.webhooks.signature import encoded
 from presignd.webhooks.webhooks import Webhooks, hook_of
@@ -144,17 +153,80 @@ async def test_a_brokers_test_is_sent_by_the_command_itself(served: Served, desk
 async def test_a_brokers_list_shows_what_waits_and_what_is_off(served: Served, desk: Desk) -> None:
     await desk.open_link()
     [shown] = json.loads((await commanded(served, desk, "list", "--json")).out)
-    assert shown == {
-        "name": "desk",
-        "host": desk.webhook.url.get_secret_value().split("/")[2],
-        "waiting": 1,
-        "oldest": "2026-11-29T12:00:00.000000Z",
-        "next_try": "2026-11-29T12:00:00.000000Z",
-        "off_since": None,
-    }
+    assert (shown["name"], shown["host"]) == ("desk", desk.webhook.url.get_secret_value().split("/")[2])
+    assert (shown["waiting"], shown["oldest"], shown["off_since"]) == (1, "2026-11-29T12:00:00.000000Z", None)
     await desk.outbox.switch_off(desk.hook, NOW)
     [row] = (await commanded(served, desk, "list")).out.splitlines()
-    assert row.split("\t") == ["desk", shown["host"], "0", "", "", "2026-11-29T12:00:00.000000Z"]
+    assert row.split("\t") == ["desk", shown["host"], "0", "0", "", "", "", "2026-11-29T12:00:00.000000Z", ""]
+
+
+@asynccontextmanager
+async def running(desk: Desk) -> AsyncIterator[Webhooks]:
+    """Run what a broker runs of its webhooks, and its control socket."""
+    outbox = desk.outbox
+    webhooks = Webhooks(outbox, text, look=0.02)
+    await webhooks.switch(webhooks.prepare([desk.webhook]))
+    config = await asyncio.to_thread(load, desk.file, environ={})
+    async with serving(config, desk.database, WebhookCommands(webhooks, outbox)):
+        sending = asyncio.create_task(webhooks.run())
+        yield webhooks
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+    await webhooks.close()
+
+
+async def test_a_running_broker_is_asked_and_tells_how_its_webhooks_do(
+    served: Served, desk: Desk, chat: Receiver
+) -> None:
+    chat.answer = lambda _: 503
+    async with running(desk) as webhooks:
+        await desk.open_link()
+        async with asyncio.timeout(20):
+            while not (await webhooks.overview())[0].standing.failing_since:  # noqa: ASYNC110 - it is looked up
+                await asyncio.sleep(0.01)
+        desk.file.write_text("this can't be read, and need not be by others", "utf-8")
+        [shown] = (await asked(desk, {"op": "webhook_list"}))["webhooks"]
+        assert (shown["waiting"], shown["problem"]) == (1, f"{CODES['webhook_failed'].cause}: it answered 503")
+        assert shown["failing_since"]
+        assert not (await asked(desk, {"op": "webhook_test", "webhook": "desk"}))["delivered"]
+        with pytest.raises(Answered, match="the broker does not know"):
+            await asked(desk, {"op": "webhook_tst"})
+
+
+async def asked(desk: Desk, request: dict[str, str]) -> dict[str, Any]:
+    """Ask at the socket as the service's is asked: without its configuration."""
+    places = {"system_file": desk.file, "system_socket": desk.file.with_name("broker-control.sock")}
+
+    async def here(*_: object) -> dict[str, Any]:
+        raise AssertionError("a broker runs")
+
+    return await asyncio.to_thread(ask_broker, request, desk.file, here, **places)
+
+
+async def test_what_another_broker_switched_off_is_shown_and_switched_on(
+    served: Served, desk: Desk, chat: Receiver
+) -> None:
+    """A broker that did not meet the 410 itself asks the state."""
+    async with running(desk):
+        await desk.outbox.switch_off(desk.hook, NOW)
+        [shown] = json.loads((await commanded(served, desk, "list", "--json")).out)
+        assert shown["off_since"] == "2026-11-29T12:00:00.000000Z"
+        assert (await commanded(served, desk, "enable")).out == "desk: on\n"
+        assert await desk.outbox.off_since("desk") is None
+        assert (await commanded(served, desk, "test")).out.startswith("desk: delivered (204), ")
+
+
+async def test_a_state_that_is_away_is_told(tmp_path: Path, chat: Receiver) -> None:
+    (tmp_path / "state.db").write_bytes(b"no database " * 1000)
+    database = SqliteDatabase(tmp_path / "state.db")
+    outbox = StateOutbox(database)
+    webhooks = Webhooks(outbox, text)
+    await webhooks.switch(webhooks.prepare([chat.webhook()]))
+    answers = WebhookCommands(webhooks, outbox).answer({"op": "webhook_list"}, Peer.me(), ())
+    with pytest.raises(Unavailable, match="the state can't be used"):
+        await anext(answers)
+    await webhooks.close()
+    await database.close()
 
 
 async def test_a_broker_that_runs_sees_that_a_command_switched_its_webhook_on(
@@ -164,7 +236,7 @@ async def test_a_broker_that_runs_sees_that_a_command_switched_its_webhook_on(
     chat.answer = lambda _: 410
     webhooks = Webhooks(desk.outbox, text, look=0.02)
     await webhooks.switch(webhooks.prepare([desk.webhook]))
-    running = asyncio.create_task(webhooks.run())
+    sending = asyncio.create_task(webhooks.run())
     await desk.open_link()
     async with asyncio.timeout(20):
         while await desk.outbox.off_since("desk") is None:  # noqa: ASYNC110 - the state has no event for it
@@ -176,8 +248,8 @@ async def test_a_broker_that_runs_sees_that_a_command_switched_its_webhook_on(
     async with asyncio.timeout(20):
         while not chat.taken():  # noqa: ASYNC110 - it counts what came
             await asyncio.sleep(0.01)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
     await webhooks.close()
     assert [got.status for got in chat.got] == [410, 204]
     assert "is not off" in (await commanded(served, desk, "enable", code=4)).err

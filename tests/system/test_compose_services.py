@@ -142,6 +142,11 @@ def linked(compose: Compose, key: str) -> str:
     return str(json.loads(made.body)["url"])
 
 
+def test_the_commands_ask_the_running_broker(compose: Compose) -> None:
+    assert (compose.volume("broker-state") / "control.sock").is_socket()
+    assert "control.unavailable" not in compose.logs()
+
+
 def test_the_checks_find_nothing_that_fails(compose: Compose) -> None:
     for name, command in (("broker", "presignd broker check"), ("daemon", "presignd check")):
         done = compose.services[name].exec(*command.split())

@@ -275,7 +275,7 @@ def test_the_same_image_runs_a_broker_from_the_documented_environment_alone(
         assert broker.exec("presignd broker token list").stdout.startswith("drop\t")
         invited = broker.exec(f"presignd broker invite create march --bucket {store.bucket} --prefix incoming/")
         assert invited.stdout.startswith("https://files.example.org/i/"), invited.stderr
-        assert (broker.state / "state.db").exists()
+        assert {"state.db", "control.sock"} <= {file.name for file in broker.state.iterdir()}
         assert broker.signal(signal.SIGTERM) == 0
         assert {"broker.ready"} <= {event["event"] for event in broker.events()}
     finally:

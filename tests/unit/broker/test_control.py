@@ -15,7 +15,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from presignd.broker.config import SYSTEM_FILE, BrokerConfig, ControlSection, LinksSection, StatePlace
+from presignd.broker.config import SYSTEM_FILE, SYSTEM_STATE, BrokerConfig, ControlSection, LinksSection, StatePlace
 from presignd.broker.control import SYSTEM_SOCKET, serving, socket_path
 from presignd.broker.invitations.commands import InvitationCommands
 from presignd.broker.state.database import Database, StateAway
@@ -129,7 +129,8 @@ def test_the_service_s_socket_is_found_without_its_configuration(tmp_path: Path)
     config = config_of(tmp_path)
     assert socket_path(config) == tmp_path / "broker-control.sock"
     for file in (SYSTEM_FILE, None):
-        assert socket_path(replace(config, file=file)) == SYSTEM_SOCKET
+        assert socket_path(replace(config, file=file), tmp_path) == tmp_path / SYSTEM_SOCKET.name
+        assert socket_path(replace(config, file=file), tmp_path / "none") == SYSTEM_STATE / SYSTEM_SOCKET.name
     assert socket_path(config_of(tmp_path, socket=tmp_path / "x.sock")) == tmp_path / "x.sock"
 
 
