@@ -185,17 +185,9 @@ class GuestPage:
         """Return how many files are in the list."""
         return int(await self.tab.run("() => document.querySelectorAll('#list > li').length"))
 
-    async def received(self) -> int:
-        """Return how many files it counts as received."""
-        return int((await self.text("#all")).partition(" ")[0] or 0)
-
     async def until_listed(self, count: int) -> None:
         """Wait until the list has so many files."""
         await self.until(lambda: self._has(self.rows, count))
-
-    async def until_more_than(self, before: int) -> None:
-        """Wait until it counts more files than ``before`` as received."""
-        await self.until(lambda: self._has(self.received, before + 1))
 
     async def until_more_parts_than(self, before: int) -> None:
         """Wait until it has sent more parts of files than ``before``."""

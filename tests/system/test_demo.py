@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from presignd.demo.seaweedfs import LOOPBACK
 from tests.canary import assert_no_secrets
 from tests.guests import Guest
 from tests.links import whole_lines
+from tests.system.guest_tabs import GuestPage, tab_of
 from tests.system.harness import COMMAND, fetch
 from tests.system.processes import NOTHING, Held, held_by
 
@@ -263,3 +265,25 @@ def test_what_a_guest_sends_appears_as_a_file_and_a_link_and_the_address_stays(s
     assert again.address == address
     again.ctrl_c()
     assert again.process.wait(30) == 0
+
+
+@pytest.mark.needs("chromium")
+async def test_what_a_browser_drops_at_the_invitation_appears_as_a_file_and_a_link(
+    start: Start, tmp_path: Path
+) -> None:
+    demo = await asyncio.to_thread(lambda: start().ready())
+    folder, body = tmp_path / "Scans", b"from a browser"
+    folder.mkdir()
+    (folder / "\u00fc.txt").write_bytes(body)
+    async with tab_of("chromium") as tab:
+        page = GuestPage(tab, demo.address)
+        await page.open()
+        await tab.drop(folder)
+        await page.all_received()
+        receipt = await page.receipt()
+    await asyncio.to_thread(demo.until, lambda: demo.links, "a link")
+    assert [(each["path"], each["size"]) for each in receipt["files"]] == [("Scans/\u00fc.txt", len(body))]
+    assert (tmp_path / "presignd-demo/inbox/Scans/\u00fc.txt").read_bytes() == body
+    assert await asyncio.to_thread(fetch, demo.links[0]) == body
+    demo.ctrl_c()
+    assert await asyncio.to_thread(demo.process.wait, 30) == 0
