@@ -286,6 +286,25 @@ async def test_what_was_dropped_goes_on_after_a_reload_without_what_was_cancelle
     assert page.stored() == {str(path.relative_to(tmp_path)): path.read_bytes() for path in paths[:4]}
 
 
+async def test_what_was_paused_goes_on_after_a_reload_only_by_hand(
+    browser: Browser, broker: Sharing, seaweedfs: Store, tmp_path: Path
+) -> None:
+    path = file_of(tmp_path / "folder", "large.bin", 2 * PART)
+    async with visit(browser, broker, seaweedfs) as page:
+        await page.tab.route("**/*partNumber=*", lambda _: None)  # never answered
+        await page.drop(tmp_path / "folder")
+        await page.tab.get_by_role("button", name="Pause all").click()
+        row = page.tab.locator("#list li")
+        await expect(row).to_contain_text("Paused")
+        await page.tab.unroute_all(behavior="ignoreErrors")
+        await page.tab.reload()
+        await is_live(page.tab)
+        await expect(row).to_contain_text("Choose this file again")
+        await page.tab.get_by_role("button", name="Go on with what was dropped").click()
+        await page.all_received()
+    assert page.stored() == {"folder/large.bin": path.read_bytes()}
+
+
 async def test_a_cut_network_and_a_restarted_broker_are_waited_for(
     browser: Browser, broker: Sharing, seaweedfs: Store, tmp_path: Path
 ) -> None:

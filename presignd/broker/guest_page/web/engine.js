@@ -71,10 +71,10 @@ export class Engine {
   }
 
   /** Go on with files of before a reload: no others, as some of a folder may have been cancelled.
-   * @param {Found[]} found */
-  addAgain(found) {
-    const absent = this.uploads.filter(({ state }) => state === "absent");
-    this.add(found.filter((each) => absent.some((upload) => plan.isSame(upload, told(each)))));
+   * @param {Found[]} found @param {boolean} byHand a person wants it, so that paused ones go on too */
+  addAgain(found, byHand) {
+    const due = this.uploads.filter(({ state, wasPaused }) => state === "absent" && (byHand || !wasPaused));
+    this.add(found.filter((each) => due.some((upload) => plan.isSame(upload, told(each)))));
   }
 
   /** @param {Upload} upload */
@@ -385,6 +385,7 @@ const fresh = (file, chosen, path) => ({
   modified: file.lastModified,
   type: file.type,
   state: "absent",
+  wasPaused: false,
   problem: "",
   ticket: "",
   partSize: 0,

@@ -89,5 +89,6 @@ export class Keep {
 /** @param {Omit<Upload, "busy" | "live" | "attempt" | "notBefore">} kept @returns {Upload} */
 function revived(kept) {
   const state = kept.state === "done" ? "done" : "absent";
-  return { ...kept, algorithm: kept.algorithm ?? "md5", state, unsure: !!kept.uploadId, busy: new Set(), live: new Map(), attempt: 0, notBefore: 0 };
+  const wasPaused = kept.state === "paused" || (kept.state === "absent" && kept.wasPaused);
+  return { ...kept, algorithm: kept.algorithm ?? "md5", state, wasPaused, unsure: !!kept.uploadId, busy: new Set(), live: new Map(), attempt: 0, notBefore: 0 };
 }

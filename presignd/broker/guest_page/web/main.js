@@ -89,14 +89,16 @@ function listenToFiles() {
   });
 }
 
-/** Go on with what was dropped before a reload, at once where the browser still may read it, else after a click. */
+/** Go on with what was dropped before a reload: at once where the browser still may read it and it was not paused, else
+ * after a click. */
 async function goOn() {
   if (!engine.uploads.some(({ state }) => state === "absent")) return keep.forgetHandles();
   const handles = await keep.handles();
-  const open = async (/** @type {boolean} */ ask) => {
-    const { found, isWhole } = await fromHandles(handles, ask);
-    engine.addAgain(found);
-    byId("go-on").hidden = isWhole;
+  const open = async (/** @type {boolean} */ byHand) => {
+    const { found, isWhole } = await fromHandles(handles, byHand);
+    engine.addAgain(found, byHand);
+    const isPaused = !byHand && engine.uploads.some(({ state, wasPaused }) => state === "absent" && wasPaused);
+    byId("go-on").hidden = isWhole && !(isPaused && found.length);
   };
   byId("go-on").addEventListener("click", () => open(true));
   await open(false);

@@ -11,6 +11,7 @@
  * @property {number} modified the file's time, in ms
  * @property {string} type
  * @property {State} state
+ * @property {boolean} wasPaused before a reload: then it goes on only when a person wants it
  * @property {string} problem the code of what went wrong last, or ""
  * @property {string} ticket "" before the broker gave one
  * @property {number} partSize 0 for one PUT
