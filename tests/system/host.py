@@ -18,7 +18,7 @@ from tests.stores import SeaweedFS, Store
 from tests.system.machine import Machine, until
 
 CHECKOUT = Path(__file__).parents[2]
-PARTS = ("pyproject.toml", "README.md", "LICENSE", "presignd", "systemd")
+PARTS = ("pyproject.toml", "README.md", "LICENSE", "presignd", "systemd", "desktop")
 INSTALL = "/srv/checkout/systemd/install.sh"
 CONFIGURED = "/etc/presignd/config.toml"
 DROPIN = "/etc/systemd/system/presignd.service.d"
