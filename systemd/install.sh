@@ -60,8 +60,8 @@ drop() {
 
 # The checkout without files that are not part of it: stale build output would end up in the program.
 checkout_copy() {
-  tar -C "$here/.." --exclude=./.git --exclude=./.venv --exclude=./build --exclude=__pycache__ \
-    --exclude=./*.egg-info -cf - ./pyproject.toml ./README.md ./LICENSE ./presignd ./systemd | tar -C "$1" -xf -
+  tar -C "$here/.." --exclude=./.git --exclude=./.venv --exclude=./build --exclude=__pycache__ --exclude=./*.egg-info \
+    -cf - ./pyproject.toml ./README.md ./LICENSE ./presignd ./systemd ./desktop | tar -C "$1" -xf -
 }
 
 # source_sum PATH: a checksum of a wheel's or a folder's content.

@@ -83,6 +83,16 @@ def test_every_import_is_a_declared_dependency() -> None:
     assert undeclared == set(), "pyproject.toml does not declare what these come from"
 
 
+@pytest.mark.parametrize("copies", ["systemd/install.sh", "tests/system/host.py"])
+def test_who_copies_a_checkout_to_install_it_copies_all_that_a_wheel_is_made_of(copies: str) -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    folders = {path.partition("/")[0] for paths in setuptools["data-files"].values() for path in paths}
+    text = (ROOT / copies).read_text("utf-8")
+    assert folders >= {"systemd", "desktop"}
+    for folder in folders:
+        assert re.search(rf"""(\./|"){folder}\b""", text), f"{copies} leaves out {folder}/"
+
+
 def test_ci_runs_the_readmes_test_command() -> None:
     """.ci/run takes the block behind this marker; its last step is pytest, the rest is set-up."""
     [command] = re.findall(
