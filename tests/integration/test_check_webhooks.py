@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -26,21 +27,29 @@ from tests.receivers import PATH, SECRET
 CHECKS = (Check("webhooks", check_webhooks), Check("receivers", check_receivers, needs=("webhooks",), remote=True))
 
 
+@dataclass
+class Host:
+    """A host that takes any request at any path; ``asked`` are their methods, paths and bodies."""
+
+    port: int = 0
+    asked: list[tuple[str, str, bytes]] = field(default_factory=list)
+
+
 @pytest.fixture
-async def asked(unused_tcp_port: int) -> AsyncIterator[list[tuple[str, str, bytes]]]:
-    """Yield what a host that takes any request at any path was asked."""
-    got = list[tuple[str, str, bytes]]()
+async def host() -> AsyncIterator[Host]:
+    found = Host()
 
     async def take(request: web.Request) -> web.Response:
-        got.append((request.method, request.path_qs, await request.read()))
+        found.asked.append((request.method, request.path_qs, await request.read()))
         return web.Response(status=404)
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", take)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
-    yield got
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    found.port = runner.addresses[0][1]
+    yield found
     await runner.cleanup()
 
 
@@ -61,24 +70,20 @@ async def told(config: Config) -> list[CheckResult]:
     return found
 
 
-async def test_the_host_is_asked_and_its_receiver_gets_nothing(
-    tmp_path: Path, asked: list[tuple[str, str, bytes]], unused_tcp_port: int
-) -> None:
-    [result] = await told(configured(tmp_path, chat(unused_tcp_port)))
+async def test_the_host_is_asked_and_its_receiver_gets_nothing(tmp_path: Path, host: Host) -> None:
+    [result] = await told(configured(tmp_path, chat(host.port)))
     assert (result.name, result.outcome, result.remote) == ("webhook chat", Outcome.OK, True)
-    assert asked == [("OPTIONS", "/", b"")]
+    assert host.asked == [("OPTIONS", "/", b"")]
 
 
-async def test_a_receiver_that_is_away_fails_and_the_others_are_told(
-    tmp_path: Path, asked: list[tuple[str, str, bytes]], unused_tcp_port: int
-) -> None:
+async def test_a_receiver_that_is_away_fails_and_the_others_are_told(tmp_path: Path, host: Host) -> None:
     (closed,) = free_ports(1)
-    away, here = chat(closed).model_copy(update={"name": "away"}), chat(unused_tcp_port)
+    away, here = chat(closed).model_copy(update={"name": "away"}), chat(host.port)
     first, second = await told(configured(tmp_path, away, here))
     assert (first.name, first.outcome, first.remote) == ("webhook away", Outcome.FAIL, True)
     assert first.detail.startswith(f"127.0.0.1:{closed}: nothing listens")
     assert second.outcome is Outcome.OK
-    assert len(asked) == 1
+    assert len(host.asked) == 1
 
 
 async def test_a_ca_file_that_is_none_fails_before_anything_is_sent(tmp_path: Path) -> None:
@@ -95,12 +100,12 @@ def test_nothing_is_sent_offline() -> None:
 
 
 async def test_a_brokers_check_names_its_own_commands_and_a_secret_that_others_can_read(
-    tmp_path: Path, asked: list[tuple[str, str, bytes]], unused_tcp_port: int
+    tmp_path: Path, host: Host
 ) -> None:
     (tmp_path / "secret").write_text(SECRET)
     (tmp_path / "secret").chmod(0o644)
     (tmp_path / "ca.pem").write_text("no certificate")
-    hook = f'[[webhook]]\nname = "desk"\nurl = "http://127.0.0.1:{unused_tcp_port}{PATH}"\nsecret_file = "secret"\n'
+    hook = f'[[webhook]]\nname = "desk"\nurl = "http://127.0.0.1:{host.port}{PATH}"\nsecret_file = "secret"\n'
     private = f'[[webhook]]\nname = "own"\nurl = "https://localhost/"\nsecret = "{SECRET}"\nca_file = "ca.pem"\n'
     (tmp_path / "broker.toml").write_text(
         '[store]\nendpoint = "http://127.0.0.1:9"\naccess_key = "a"\nsecret_key = "b"\n'
@@ -116,11 +121,11 @@ async def test_a_brokers_check_names_its_own_commands_and_a_secret_that_others_c
     assert [result.detail for result in found if result.name == "config" and "secret_file" in result.detail] == [
         f"webhook.desk.secret_file: {tmp_path}/secret can be read by others; chmod 600 {tmp_path}/secret"
     ]
-    assert asked == [("OPTIONS", "/", b"")]
+    assert host.asked == [("OPTIONS", "/", b"")]
 
 
-async def test_a_brokers_check_warns_of_a_webhook_that_is_off(tmp_path: Path, unused_tcp_port: int) -> None:
-    hook = f'[[webhook]]\nname = "desk"\nurl = "http://127.0.0.1:{unused_tcp_port}{PATH}"\nsecret = "{SECRET}"\n'
+async def test_a_brokers_check_warns_of_a_webhook_that_is_off(tmp_path: Path, host: Host) -> None:
+    hook = f'[[webhook]]\nname = "desk"\nurl = "http://127.0.0.1:{host.port}{PATH}"\nsecret = "{SECRET}"\n'
     (tmp_path / "broker.toml").write_text(
         '[store]\nendpoint = "http://127.0.0.1:9"\naccess_key = "a"\nsecret_key = "b"\n'
         f'[links]\nurl = "http://links.localhost"\n{hook}'
