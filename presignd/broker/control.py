@@ -46,8 +46,8 @@ async def serving(
 ) -> AsyncIterator[None]:
     """Answer commands while the context lasts, where there are invitations; those about ``webhooks``, too.
 
-    Raises ``UsageError`` and ``Unavailable`` for a socket that is configured and can't be made. Without the usual one
-    the broker works as well, as the commands then open the state themselves.
+    Raises ``UsageError`` and ``Unavailable`` for a socket that is configured and can't be made. Without the usual one,
+    as in a container or beside a file in /etc, the commands open the state themselves.
     """
     async with AsyncExitStack() as stack:
         if config.links.url:
@@ -58,7 +58,7 @@ async def serving(
                 if config.control.socket or config.control.group:
                     raise
                 problem = "; ".join(getattr(error, "problems", ())) or error.message
-                log.warning("control.unavailable", error=problem, fix="set [control] socket in broker.toml")
+                log.info("control.unavailable", error=problem, fix="set [control] socket in broker.toml")
         yield
 
 

@@ -177,8 +177,8 @@ async def test_without_the_usual_socket_the_broker_works_and_says_so(tmp_path: P
     with capture_logs() as said:
         async with serving(config, database):
             pass
-    (warning,) = [event for event in said if event["event"] == "control.unavailable"]
-    assert "no socket is in the way" in warning["error"]
+    (told,) = [event for event in said if event["event"] == "control.unavailable"]
+    assert (told["log_level"], "no socket is in the way" in told["error"]) == ("info", True)
 
 
 @pytest.mark.parametrize("control", [{"group": "no-such-group"}, {"socket": "/proc/none/x.sock"}])
