@@ -68,7 +68,7 @@ def processes(browser: str) -> Iterator[Process]:
 async def measure(browser: str, broker: Sharing, path: Path) -> Figures:
     """Send one file, and tell what it took."""
     url = invite(broker, f"{browser}-{path.stem}", prefix="bench/")["url"]
-    async with tab_of(browser) as tab:
+    async with tab_of(browser, listens=False) as tab:
         page = GuestPage(tab, url)
         page.patience = LONGEST
         await page.open()

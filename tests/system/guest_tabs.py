@@ -234,8 +234,11 @@ class GuestPage:
 
 
 @contextlib.asynccontextmanager
-async def tab_of(name: str) -> AsyncIterator[Tab]:
-    """Open a tab of ``chromium`` or ``firefox``, in a browser of its own."""
+async def tab_of(name: str, *, listens: bool = True) -> AsyncIterator[Tab]:
+    """Open a tab of ``chromium`` or ``firefox``, in a browser of its own.
+
+    ``listens``: its ``sent`` is kept. Firefox then reads each body once more, into memory.
+    """
     if name == "chromium":
         async with chromium() as browser, await browser.new_context(locale="en-GB") as context:
             page = await context.new_page()
@@ -243,7 +246,9 @@ async def tab_of(name: str) -> AsyncIterator[Tab]:
     else:
         async with firefox() as session:
             (there,) = (await session.call("browsingContext.getTree"))["contexts"]
-            await session.call("session.subscribe", events=["network.beforeRequestSent"], contexts=[there["context"]])
+            if listens:
+                events = ["network.beforeRequestSent"]
+                await session.call("session.subscribe", events=events, contexts=[there["context"]])
             yield FirefoxTab(session, there["context"])
 
 
