@@ -38,7 +38,9 @@ from presignd.presign.local import LocalPresigner
 from presignd.store.signed import SignedStore
 from presignd.system.clock import utcnow
 from presignd.telemetry.log import get_logger
-from presignd.telemetry.metrics import rendered
+from presignd.telemetry.metrics import rendered, show_webhooks
+from presignd.webhooks.outbox import Away
+from presignd.webhooks.webhooks import Webhooks
 
 STEP = 50
 """Requests signed at a time: half a millisecond of work."""
@@ -66,9 +68,10 @@ class Api(Calls):
         database: Database = NO_DATABASE,
         store: Callable[[], SignedStore] | None = None,
         outbox: StateOutbox | None = None,
+        webhooks: Webhooks | None = None,
     ) -> None:
         super().__init__(config, tokens, limits)
-        self.presigner = presigner
+        self.presigner, self._webhooks = presigner, webhooks
         self._links = LinkCalls(self, links, Links(database))
         self._public = PublicLinks(self, links, database, lambda: self.presigner, store, outbox=outbox)
         # Without a store to ask, there are no invitations.
@@ -218,7 +221,7 @@ class Api(Calls):
         return as_json({"status": "ok"})
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        self.show_gauges()
+        await self.show_gauges()
         body, content_type = rendered(metrics.REGISTRY, request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
@@ -228,8 +231,12 @@ class Api(Calls):
             raise web.HTTPNotFound
         return await self._metrics(request)
 
-    def show_gauges(self) -> None:
-        """Set the gauges, which are computed when they are read."""
+    async def show_gauges(self) -> None:
+        """Set the gauges, which are computed when they are read; those of webhooks not while the state is away."""
+        if self._webhooks is not None:
+            with suppress(Away):
+                found = await self._webhooks.overview()
+                show_webhooks((each.name, each.waiting.messages, each.standing.off_since is not None) for each in found)
         self.tokens.refresh()
         metrics.IN_FLIGHT.set(self.in_flight)
         metrics.TOKENS.set(self.tokens.count)

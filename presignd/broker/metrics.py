@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 import presignd
 from presignd.broker.fleet.activity import Call
-from presignd.telemetry.metrics import WEBHOOK_GIVEN_UP, WEBHOOK_TRIES
+from presignd.telemetry.metrics import WEBHOOK_GIVEN_UP, WEBHOOK_OFF, WEBHOOK_TRIES, WEBHOOK_WAITING
 
 REGISTRY = CollectorRegistry()
-for shared in (WEBHOOK_TRIES, WEBHOOK_GIVEN_UP):
+for shared in (WEBHOOK_TRIES, WEBHOOK_GIVEN_UP, WEBHOOK_WAITING, WEBHOOK_OFF):
     REGISTRY.register(shared)
 
 REQUESTS = Counter("presignd_broker_requests_total", "Requests answered.", ("path", "status"), registry=REGISTRY)

@@ -80,6 +80,7 @@ class Broker:
             database=self.database,
             store=lambda: self.signer,
             outbox=self.outbox,
+            webhooks=self.webhooks,
         )
         self.servers: list[HttpServer] = []
         self._main: HttpServer | None = None

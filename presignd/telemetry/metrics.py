@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import TypeVar
 
@@ -93,6 +94,16 @@ def export_watch(watch: str) -> None:
         UPLOADS.labels(watch, status)
     for metric in (UPLOAD_BYTES, UPLOAD_DURATION, WATCH_OVERFLOWS, RESCAN_FOUND):
         metric.labels(watch)
+
+
+def show_webhooks(webhooks: Iterable[tuple[str, int, bool]]) -> None:
+    """Set the gauges of all webhooks: each one's name, how many messages wait, and whether it is off."""
+    for gauge in (WEBHOOK_WAITING, WEBHOOK_OFF):
+        gauge.clear()
+    for name, waiting, off in webhooks:
+        export_webhook(name)
+        WEBHOOK_WAITING.labels(name).set(waiting)
+        WEBHOOK_OFF.labels(name).set(off)
 
 
 def export_webhook(webhook: str) -> None:

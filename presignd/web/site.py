@@ -217,12 +217,7 @@ def show_gauges(status: Document, now: datetime) -> None:
         metrics.SETTLING.labels(name).set(settling[name])
         since = (found["since"] for found in status["settling"] if found["watch"] == name)
         metrics.OLDEST_SETTLING.labels(name).set(_age(since, now))
-    for gauge in (metrics.WEBHOOK_WAITING, metrics.WEBHOOK_OFF):
-        gauge.clear()
-    for webhook in status["webhooks"]:
-        metrics.export_webhook(webhook["name"])
-        metrics.WEBHOOK_WAITING.labels(webhook["name"]).set(webhook["waiting"])
-        metrics.WEBHOOK_OFF.labels(webhook["name"]).set(webhook["off_since"] is not None)
+    metrics.show_webhooks((each["name"], each["waiting"], each["off_since"] is not None) for each in status["webhooks"])
     _show_inboxes(status["inboxes"])
     metrics.INFLIGHT.set(len(status["in_flight"]))
     metrics.STORE_UP.set(not any(found["part"] == "store" for found in status["blocked"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import urllib.request
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -26,6 +27,11 @@ async def until(true: Callable[[], object]) -> None:
     async with asyncio.timeout(60):
         while not true():  # noqa: ASYNC110 - it counts what came
             await asyncio.sleep(0.02)
+
+
+def metrics_of(broker: Sharing) -> str:
+    with urllib.request.urlopen(f"{broker.url}/metrics", timeout=30) as answer:
+        return str(answer.read(), "utf-8")
 
 
 def use(broker: Sharing, *, opened: bool) -> None:
@@ -52,6 +58,8 @@ async def test_what_came_in_and_what_was_opened_are_told_over_a_kill(
         broker.start()
         await asyncio.to_thread(use, broker, opened=False)
         await until(lambda: desk.got)
+        assert 'presignd_webhook_waiting{webhook="desk"} 1.0' in metrics_of(broker)
+        assert 'presignd_webhook_off{webhook="desk"} 0.0' in metrics_of(broker)
         desk.answer = lambda _: 204
         broker.kill()
         broker.start()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -31,7 +31,7 @@ class FleetSite(Site[Snapshot]):
     def __init__(
         self,
         snapshots: Snapshots,
-        show_gauges: Callable[[], None],
+        show_gauges: Callable[[], Awaitable[None]],
         access: Access,
         listen: Listen,
         *,
@@ -62,7 +62,7 @@ class FleetSite(Site[Snapshot]):
 
     async def _metrics(self, request: web.Request) -> web.Response:
         snapshot = await self.snapshot()
-        self._show_gauges()
+        await self._show_gauges()
         metrics.show_links({view.token.name: view.links for view in snapshot.tokens if view.links is not None})
         body, content_type = rendered(metrics.REGISTRY, request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
