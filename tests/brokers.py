@@ -158,6 +158,16 @@ level = "debug"
         """Wait until ``true()``, or fail with the end of the log."""
         until_true(true, what, seconds, process=self.process, log=self.log)
 
+    def told(self, name: str, **fields: object) -> Document:
+        """Wait for a line with this name and these fields, and return it: the only one. It follows its answer."""
+
+        def found() -> list[Document]:
+            return [event for event in self.events(name) if event.items() >= fields.items()]
+
+        self.until(found, name)
+        (event,) = found()
+        return event
+
     # --- asked --------------------------------------------------------------------------------------
     def call(
         self,

@@ -93,7 +93,7 @@ def test_what_came_in_is_listed_until_it_is_acknowledged(broker: Sharing) -> Non
     assert host.ack(told[0]) == 204, "as often as it is asked"
     host.after = "0"
     assert host.look() == []
-    (event,) = [each for each in broker.events("inbox.acked") if each["invitation"] == host.name]
+    event = broker.told("inbox.acked", invitation=host.name)
     assert (event["by"], event["key"], event["ref"]) == (f"host-{host.name}", ticket["key"], told[0])
     assert 'presignd_broker_invited_files_total{result="fetched"}' in broker.metrics()
 

@@ -101,7 +101,7 @@ def test_a_file_comes_in_by_one_put(broker: Sharing, seaweedfs: Store) -> None:
     assert guest.post("cancel", {"ticket": ticket["ticket"]})[0] == 409
     assert seaweedfs.read(broker.bucket, ticket["key"]) == BODY
     assert seaweedfs.stat(broker.bucket, ticket["key"])["ContentType"] == "text/plain"
-    (event,) = [each for each in broker.events("upload.received") if each["invitation"] == name]
+    event = broker.told("upload.received", invitation=name)
     assert (event["key"], event["size"], event["checksum"]) == (ticket["key"], len(BODY), md5(BODY))
 
 
@@ -328,7 +328,7 @@ def test_a_running_broker_answers_commands_and_without_one_the_state_is_opened(
 ) -> None:
     with sharing(tmp_path, seaweedfs, bucket) as broker:
         made = invite(broker, "asked", "--note", "\u00e4")
-        (event,) = broker.events("invitation.made")
+        event = broker.told("invitation.made")
         assert (event["invitation"], event["by_uid"]) == ("asked", os.geteuid())
         broker.stop()
         shown = command("invite", "show", "asked", "-c", broker.file, "--json")

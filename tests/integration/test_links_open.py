@@ -405,8 +405,7 @@ def test_what_a_page_loads_is_served(broker: Sharing) -> None:
 def test_the_log_names_who_opened_what_and_no_id(broker: Sharing) -> None:
     link = broker.link("one/a.txt")
     ask(link["url"], headers={"User-Agent": "tests/1.0"})
-    broker.until(lambda: [e for e in broker.events("link.opened") if e["ref"] == link["ref"]], "link.opened")
-    (event,) = [event for event in broker.events("link.opened") if event["ref"] == link["ref"]]
+    event = broker.told("link.opened", ref=link["ref"])
     assert (event["client"], event["agent"], event["key"]) == ("127.0.0.1", "tests/1.0", "one/a.txt")
     time.sleep(1.1)
     broker.revoke_link(link)
