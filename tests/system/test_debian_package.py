@@ -113,6 +113,8 @@ def test_its_files_are_where_debian_has_them(host: Host) -> None:
         "/usr/share/man/man5/presignd-broker.toml.5.gz",
     } <= set(files)
     assert not [file for file in files if "__pycache__" in file]
+    conffiles = host.run("dpkg-query", "-W", "-f", "${Conffiles}", "presignd").split()
+    assert conffiles[::2] == ["/etc/default/presignd", "/etc/default/presignd-broker"]
     assert host.sh("ls /usr/lib/presignd/lib/python3*/site-packages/presignd/__pycache__ | head -n 1"), "no byte code"
     units = "/lib/systemd/system/presignd.service /lib/systemd/system/presignd-broker.service"
     assert not host.sh(f"grep -rl /opt/presignd /usr/lib/presignd/bin /usr/lib/presignd/pyvenv.cfg {units} || true")
@@ -141,6 +143,16 @@ def test_a_dropped_file_gets_its_link(host: Host) -> None:
     until(lambda: "hello.txt" in host.links("root"), "its link")
     assert fetch(host.links("root")["hello.txt"]) == "hello"
     assert host.events("watch.started")[0]["writer_check"] == "lease"
+
+
+def test_the_environment_of_the_service_is_a_file_that_an_upgrade_keeps(host: Host) -> None:
+    host.sh("echo PRESIGND_LOG__LEVEL=debug >> /etc/default/presignd; systemctl restart presignd")
+    host.until_active()
+    assert "PRESIGND_LOG__LEVEL=debug" in host.run("cat", f"/proc/{host.pid}/environ").split("\0")
+    host.run(*APT, "--reinstall", "/srv/presignd.deb")
+    assert "\nPRESIGND_LOG__LEVEL=debug\n" in host.run("cat", "/etc/default/presignd")
+    host.sh("sed -i /^PRESIGND/d /etc/default/presignd; systemctl restart presignd")
+    host.until_active()
 
 
 def test_an_upgrade_lets_an_upload_in_flight_finish_and_starts_the_service_again(host: Host) -> None:
