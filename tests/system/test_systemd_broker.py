@@ -84,6 +84,36 @@ def test_links_outlive_a_restart_of_the_broker_and_end_with_unlink(host: Both) -
     assert_no_secrets(said, host.store.secret_key, one.split("/")[4])
 
 
+INVITERS = """
+groupadd inviters
+usermod -aG inviters olga
+mkdir -p /etc/systemd/system/presignd-broker.service.d
+printf '[Service]\nPrivateUsers=no\nSupplementaryGroups=inviters\n' \
+  > /etc/systemd/system/presignd-broker.service.d/inviters.conf
+printf '\n[control]\ngroup = "inviters"\n' >> /etc/presignd-broker/broker.toml
+systemctl daemon-reload
+systemctl restart presignd-broker
+"""
+"""As docs/broker.md says. A user namespace of its own would not know the group."""
+
+
+def test_a_group_invites_guests_and_reads_no_secret(host: Both) -> None:
+    host.run("sh", "-euc", INVITERS)
+    terms = ("--bucket", host.store.bucket, "--prefix", "in/", "--json")
+    made = json.loads(host.run("presignd", "broker", "invite", "create", "march", *terms, user="olga"))
+    assert ask(made["url"], headers={"Accept": "application/json"}).status == 200
+    assert "march" in host.run("presignd", "broker", "invite", "list", user="olga")
+    other = host.machine.try_run("presignd", "broker", "invite", "list", user="ann")
+    assert (other.returncode, "is not open to you" in other.stderr) == (3, True)
+    for file in ("/etc/presignd-broker/broker.toml", "/var/lib/presignd-broker/state.db"):
+        assert host.machine.try_run("cat", file, user="olga").returncode != 0
+    host.run("presignd", "broker", "invite", "revoke", "march", user="olga")
+    assert ask(made["url"]).status == 410
+    said = host.run("journalctl", "-u", BROKER, "-o", "cat")
+    assert '"invitation.made"' in said
+    assert_no_secrets(said, made["url"].rpartition("/")[2])
+
+
 DESKTOP = """
 mkdir -p ~/drop ~/.config/systemd/user ~/.local/bin
 ln -s /opt/presignd/bin/presignd ~/.local/bin/
