@@ -171,6 +171,6 @@ listenToFiles();
 listenToButtons();
 listenToPin();
 await engine.start();
+byId("page").hidden = false; // a large folder takes a while to open again
 await goOn();
-byId("page").hidden = false;
 document.documentElement.dataset.live = "yes";
