@@ -81,8 +81,9 @@ def assert_all_there(daemon: Presignd, store: FaultyS3, files: dict[str, bytes])
     assert daemon.events("file.quarantined") == []
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(
+    "seed", [pytest.param(1, marks=pytest.mark.long), *(pytest.param(n, marks=pytest.mark.series) for n in (2, 3, 4))]
+)
 def test_a_storm_of_every_fault_loses_nothing_and_tells_no_secret(
     make: Make, faulty_s3: FaultyS3, tmp_path: Path, seed: int
 ) -> None:

@@ -84,8 +84,8 @@ KEEP, DELETE = 'link_file = "{name}.link.txt"', 'after = "delete"'
     [
         pytest.param("seaweedfs", FEW, DELETE, id="few"),
         pytest.param("juicefs", FEW, DELETE, id="few-juicefs"),
-        pytest.param("seaweedfs", [*POINTS, *KEEPING], KEEP, id="keep", marks=pytest.mark.long),
-        pytest.param("seaweedfs", [*POINTS, *DELETING], DELETE, id="delete", marks=pytest.mark.long),
+        pytest.param("seaweedfs", [*POINTS, *KEEPING], KEEP, id="keep", marks=pytest.mark.series),
+        pytest.param("seaweedfs", [*POINTS, *DELETING], DELETE, id="delete", marks=pytest.mark.series),
     ],
     indirect=["store"],
 )

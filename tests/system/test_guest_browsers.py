@@ -147,7 +147,7 @@ async def test_a_cut_network_and_a_killed_broker_are_waited_for(visit: Visit, tm
     await expect_all(visit, paths)
 
 
-@pytest.mark.long
+@pytest.mark.series
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("name", "where"), EVERYWHERE)
 async def test_300_odd_files_and_one_of_2_gib_come_in_whatever_is_cut(visit: Visit, tmp_path: Path) -> None:

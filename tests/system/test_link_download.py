@@ -17,7 +17,7 @@ from tests.stores import Store
 from tests.system.breaking import Breaking, How, broken_off
 from tests.system.saving import saving_browser
 
-pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.series, pytest.mark.asyncio(loop_scope="module")]
 KEY = "one/large.bin"
 PART, PARTS = 64 << 20, 32
 SIZE = PART * PARTS
