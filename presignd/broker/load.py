@@ -74,7 +74,7 @@ def _read(document: Document, file: Path | None, base: PathBase) -> BrokerConfig
     log = section(LogConfig, "log")
     fleet = section(FleetSection, "fleet")
     control = section(ControlSection, "control")
-    read_tokens(document, problems)
+    read_tokens(document, problems)  # its problems alone: ``Tokens`` reads the file again whenever it changes
     tokens = read_tokens({"token": given.tables("token", [])}, problems)
     webhooks = read_tables(given.tables("webhook", document.get("webhook", [])), base, problems, warnings)
     if webhooks and links is not None and not links.url:

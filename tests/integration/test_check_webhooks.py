@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from presignd.broker.config import BrokerConfig
 from presignd.broker.load import load as load_broker
 from presignd.broker.state.outbox import StateOutbox
 from presignd.broker.state.place import database_at
@@ -99,6 +100,17 @@ def test_nothing_is_sent_offline() -> None:
     assert [check.name for check in local_checks() if check.name in ("webhooks", "receivers")] == ["webhooks"]
 
 
+async def broker_with(folder: Path, webhooks: str) -> BrokerConfig:
+    """Return the configuration of a broker with these webhooks and a store that is away."""
+    file = folder / "broker.toml"
+    file.write_text(
+        '[store]\nendpoint = "http://127.0.0.1:9"\naccess_key = "a"\nsecret_key = "b"\n'
+        f'[links]\nurl = "http://links.localhost"\n{webhooks}'
+    )
+    file.chmod(0o600)
+    return await asyncio.to_thread(load_broker, file, environ={})
+
+
 async def test_a_brokers_check_names_its_own_commands_and_a_secret_that_others_can_read(
     tmp_path: Path, host: Host
 ) -> None:
@@ -107,12 +119,7 @@ async def test_a_brokers_check_names_its_own_commands_and_a_secret_that_others_c
     (tmp_path / "ca.pem").write_text("no certificate")
     hook = f'[[webhook]]\nname = "desk"\nurl = "http://127.0.0.1:{host.port}{PATH}"\nsecret_file = "secret"\n'
     private = f'[[webhook]]\nname = "own"\nurl = "https://localhost/"\nsecret = "{SECRET}"\nca_file = "ca.pem"\n'
-    (tmp_path / "broker.toml").write_text(
-        '[store]\nendpoint = "http://127.0.0.1:9"\naccess_key = "a"\nsecret_key = "b"\n'
-        f'[links]\nurl = "http://links.localhost"\n{hook}{private}'
-    )
-    (tmp_path / "broker.toml").chmod(0o600)
-    config = await asyncio.to_thread(load_broker, tmp_path / "broker.toml", environ={})
+    config = await broker_with(tmp_path, hook + private)
     found = [result async for result in check_broker(config)]
     assert_no_secrets(repr(found).encode(), SECRET, PATH)
     by_name = {result.name: result for result in found if result.name.startswith("webhook")}
@@ -126,12 +133,7 @@ async def test_a_brokers_check_names_its_own_commands_and_a_secret_that_others_c
 
 async def test_a_brokers_check_warns_of_a_webhook_that_is_off(tmp_path: Path, host: Host) -> None:
     hook = f'[[webhook]]\nname = "desk"\nurl = "http://127.0.0.1:{host.port}{PATH}"\nsecret = "{SECRET}"\n'
-    (tmp_path / "broker.toml").write_text(
-        '[store]\nendpoint = "http://127.0.0.1:9"\naccess_key = "a"\nsecret_key = "b"\n'
-        f'[links]\nurl = "http://links.localhost"\n{hook}'
-    )
-    (tmp_path / "broker.toml").chmod(0o600)
-    config = await asyncio.to_thread(load_broker, tmp_path / "broker.toml", environ={})
+    config = await broker_with(tmp_path, hook)
     database = database_at(config.state)
     await StateOutbox(database).switch_off(hook_of(config.webhooks[0]), utcnow())
     await database.close()
