@@ -68,7 +68,7 @@ class Broker:
         self.database = LoggedDatabase(database_at(config.state)) if config.links.url else NO_DATABASE
         self.outbox = StateOutbox(self.database)
         self.webhooks = webhooks_of(self.outbox)
-        self.webhook_commands = WebhookCommands(self.webhooks, self.outbox)
+        self.webhook_commands = WebhookCommands(self.webhooks)
         self._hooks = self.webhooks.prepare(config.webhooks)
         self.outbox.want([courier.hook for courier in self._hooks])  # from the first request on
         self.api = Api(

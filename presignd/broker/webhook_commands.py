@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from presignd.broker.state.database import StateAway
-from presignd.broker.state.outbox import StateOutbox
+from presignd.broker.state.database import needed
 from presignd.control.fields import text
 from presignd.control.peer import Peer
-from presignd.errors import Unavailable
-from presignd.units import rfc3339
 from presignd.webhooks.shown import of_tested, of_webhook
 from presignd.webhooks.webhooks import Webhooks
 
@@ -23,10 +20,10 @@ Document = dict[str, Any]
 
 
 class WebhookCommands:
-    """Answers requests about a broker's webhooks, whose messages are in ``outbox``."""
+    """Answers requests about a broker's webhooks."""
 
-    def __init__(self, webhooks: Webhooks, outbox: StateOutbox) -> None:
-        self._webhooks, self._outbox = webhooks, outbox
+    def __init__(self, webhooks: Webhooks) -> None:
+        self._webhooks = webhooks
         self._operations = {
             "webhook_list": self._list,
             "webhook_test": self._test,
@@ -39,18 +36,12 @@ class WebhookCommands:
 
     async def answer(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         """Answer one request that it ``knows``; raise ``PresigndError``."""
-        try:
+        with needed():
             yield await self._operations[text(request, "op")](request)
-        except StateAway as away:
-            raise Unavailable(f"the state can't be used: {away}", fix=away.fix) from None
 
     async def _list(self, _request: Request) -> Document:
-        """Return ``{"webhooks"}``, in the configuration's order. Another broker may have switched one off."""
-        found = [of_webhook(each) for each in await self._webhooks.overview()]
-        for each in found:
-            since = await self._outbox.off_since(each["name"])
-            each["off_since"] = rfc3339(since) if since else None
-        return {"webhooks": found}
+        """Return ``{"webhooks"}``, in the configuration's order."""
+        return {"webhooks": [of_webhook(each) for each in await self._webhooks.overview()]}
 
     async def _test(self, request: Request) -> Document:
         """Send a signed test message; return which webhook it went to, and how that ended."""

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from presignd.broker.config import SYSTEM_FILE, BrokerConfig
 from presignd.broker.control import SYSTEM_SOCKET, socket_path
 from presignd.broker.load import load
-from presignd.broker.state.database import Database, StateAway
+from presignd.broker.state.database import Database, needed
 from presignd.broker.state.place import database_at
 from presignd.cli import guard, loop
 from presignd.control.server import exchange
@@ -81,8 +81,7 @@ def with_state(config: BrokerConfig, do: Callable[[Database], Awaitable[R]]) -> 
 async def _in_state(config: BrokerConfig, do: Callable[[Database], Awaitable[R]]) -> R:
     database = database_at(config.state)
     try:
-        return await do(database)
-    except StateAway as away:
-        raise Unavailable(f"the state can't be used: {away}", fix=away.fix) from None
+        with needed():
+            return await do(database)
     finally:
         await database.close()

@@ -61,11 +61,10 @@ def ask(request: dict[str, Any], file: Path) -> dict[str, Any]:
 
     async def here(config: BrokerConfig, database: Database) -> dict[str, Any]:
         log.setup(config.log.model_copy(update={"level": "critical"}))  # the command says itself what happens
-        outbox = StateOutbox(database)
-        webhooks = webhooks_of(outbox)
+        webhooks = webhooks_of(StateOutbox(database))
         try:
             await webhooks.switch(webhooks.prepare(config.webhooks))
-            return await only(WebhookCommands(webhooks, outbox).answer(request, Peer.me(), ()))
+            return await only(WebhookCommands(webhooks).answer(request, Peer.me(), ()))
         finally:
             await webhooks.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -120,12 +121,18 @@ class Webhooks:
 
     # --- for people -----------------------------------------------------------------------------------
     async def overview(self) -> list[WebhookView]:
-        """Return how each webhook does, in the configuration's order."""
+        """Return how each webhook does, in the configuration's order. Another broker may have switched one off."""
         if not self._couriers:
             return []
         waiting = await self._outbox.waiting()
+        off = {name: await self._outbox.off_since(name) for name in self._couriers}
         return [
-            WebhookView(name, host_of(courier.webhook), waiting.get(name, Waiting()), courier.standing)
+            WebhookView(
+                name,
+                host_of(courier.webhook),
+                waiting.get(name, Waiting()),
+                replace(courier.standing, off_since=off.get(name)),
+            )
             for name, courier in self._couriers.items()
         ]
 

@@ -163,11 +163,10 @@ async def test_a_brokers_list_shows_what_waits_and_what_is_off(served: Served, d
 @asynccontextmanager
 async def running(desk: Desk) -> AsyncIterator[Webhooks]:
     """Run what a broker runs of its webhooks, and its control socket."""
-    outbox = desk.outbox
-    webhooks = Webhooks(outbox, text, look=0.02)
+    webhooks = Webhooks(desk.outbox, text, look=0.02)
     await webhooks.switch(webhooks.prepare([desk.webhook]))
     config = await asyncio.to_thread(load, desk.file, environ={})
-    async with serving(config, desk.database, WebhookCommands(webhooks, outbox)):
+    async with serving(config, desk.database, WebhookCommands(webhooks)):
         sending = asyncio.create_task(webhooks.run())
         yield webhooks
         sending.cancel()
@@ -219,10 +218,9 @@ async def test_what_another_broker_switched_off_is_shown_and_switched_on(
 async def test_a_state_that_is_away_is_told(tmp_path: Path, chat: Receiver) -> None:
     (tmp_path / "state.db").write_bytes(b"no database " * 1000)
     database = SqliteDatabase(tmp_path / "state.db")
-    outbox = StateOutbox(database)
-    webhooks = Webhooks(outbox, text)
+    webhooks = Webhooks(StateOutbox(database), text)
     await webhooks.switch(webhooks.prepare([chat.webhook()]))
-    answers = WebhookCommands(webhooks, outbox).answer({"op": "webhook_list"}, Peer.me(), ())
+    answers = WebhookCommands(webhooks).answer({"op": "webhook_list"}, Peer.me(), ())
     with pytest.raises(Unavailable, match="the state can't be used"):
         await anext(answers)
     await webhooks.close()

@@ -13,13 +13,13 @@ from typing import Any
 
 from presignd.broker.invitations.terms import LARGEST_NUMBER, check_terms
 from presignd.broker.links.pin import Pins
-from presignd.broker.state.database import Database, StateAway
+from presignd.broker.state.database import Database, needed
 from presignd.broker.state.invitations import Invitation, Invitations, NewInvitation
 from presignd.broker.state.links import hash_of
 from presignd.broker.state.tickets import Ticket, Tickets
 from presignd.control.fields import flag, number, text, whole_number
 from presignd.control.peer import Peer
-from presignd.errors import Refused, Unavailable, UsageError
+from presignd.errors import Refused, UsageError
 from presignd.redaction import redact
 from presignd.telemetry.log import get_logger
 from presignd.units import rfc3339
@@ -55,10 +55,8 @@ class InvitationCommands:
         operation = self._operations.get(text(request, "op"))
         if operation is None:
             raise UsageError("control socket: the broker does not know this request", fix="update the broker")
-        try:
+        with needed():
             yield await operation(request, peer)
-        except StateAway as away:
-            raise Unavailable(f"the state can't be used: {away}", fix=away.fix) from None
 
     async def _create(self, request: Request, peer: Peer) -> Document:
         """Return ``{"invitation", "url", "pin"}``: url and pin are shown this once. ``valid`` is in seconds."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from presignd.errors import Unavailable
 from presignd.webhooks.outbox import Away
 
 Row = tuple[Any, ...]
@@ -19,6 +21,15 @@ class StateAway(Away):
     def __init__(self, why: str = "", *, fix: str = "start the database, or correct [state]") -> None:
         super().__init__(why)
         self.fix = fix
+
+
+@contextmanager
+def needed() -> Iterator[None]:
+    """Raise ``Unavailable``, with its fix, where a command's body meets a state that is away."""
+    try:
+        yield
+    except StateAway as away:
+        raise Unavailable(f"the state can't be used: {away}", fix=away.fix) from None
 
 
 class Database(ABC):
