@@ -330,7 +330,9 @@ class Responder:
                     open_at = time.monotonic()
                 elif time.monotonic() - open_at >= (STREAM_PATIENCE if sent and size is None else self._patience):
                     raise _unavailable(blocked)
-            yield {"link": documents.of_link(upload.result())}
+            link = upload.result()
+            yield {"sent": sent, "size": size}  # a stream's client learns the whole size only from this
+            yield {"link": documents.of_link(link)}
         finally:
             upload.cancel()
             await asyncio.gather(upload, return_exceptions=True)

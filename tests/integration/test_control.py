@@ -318,6 +318,18 @@ async def test_put_tells_its_progress(served: Served, tmp_path: Path) -> None:
     assert "link" in found[-1]
 
 
+async def test_put_tells_the_whole_before_the_link(served: Served, tmp_path: Path) -> None:
+    """So a client sees it, however fast the upload was; of a stream it learns the size from nothing else."""
+
+    async def fast(_fd: int, progress: Callable[[int], None]) -> None:
+        progress(7)
+
+    served.view.on_put = fast
+    with a_file(tmp_path) as fd:
+        found = await served.ask({"op": "put", "path": "/x"}, [fd])
+    assert found[-2] == {"sent": 7, "size": 7}
+
+
 async def test_put_of_a_file_in_a_watch_is_that_watchs_file(served: Served) -> None:
     drop = served.view.config.watches[0].path
     with a_file(drop) as fd:
