@@ -15,7 +15,7 @@ from presignd.broker.state.place import database_at
 from presignd.broker.tokens import Tokens
 from presignd.checks.base import CheckResult, fail, ok, warn
 from presignd.checks.cors import cors_result
-from presignd.checks.webhooks import receiver_results
+from presignd.checks.webhooks import off_result, receiver_results
 from presignd.config import UploadConfig
 from presignd.config.addresses import parse_listen
 from presignd.config.signing import is_in_clear
@@ -93,8 +93,7 @@ async def _links_results(config: BrokerConfig, places: set[tuple[str, str]]) -> 
         yield ok("state", f"{place}, {links} links and {len(invitations)} invitations that open")
         places |= {(each.new.bucket, each.new.prefix) for each in invitations}
         for name in off:
-            fix = f"if its receiver is there again: presignd broker webhook enable {name}"
-            yield warn(f"webhook {name}", "is off, as its receiver answered 410 (gone)", fix)
+            yield off_result(name, "presignd broker webhook")
     finally:
         await database.close()
 

@@ -1,16 +1,26 @@
-"""Checks of webhooks: each receiver's host answers. No message is sent: ``presignd webhook test`` does that."""
+"""Checks of webhooks: none is off, and each receiver's host answers.
+
+No message is sent: ``presignd webhook test`` does that.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from presignd.checks.base import CheckResult, fail, ok, warn
 from presignd.config import WebhookConfig
 from presignd.errors import UsageError
+from presignd.ledger import FILE
+from presignd.ledger.outbox import addresses_off
+from presignd.ledger.schema import LEDGER
+from presignd.system.sqlite import DatabaseFile
 from presignd.webhooks.schedule import Answer
-from presignd.webhooks.webhooks import host_of, register
+from presignd.webhooks.webhooks import hook_of, host_of, register
 
 if TYPE_CHECKING:
     from presignd.checks.base import Context
@@ -21,10 +31,36 @@ BY_A_PROXY = {502: "bad gateway", 503: "unavailable", 504: "gateway timeout"}
 
 
 async def check_webhooks(context: Context) -> AsyncIterator[CheckResult]:
-    """Check that each webhook's CA file can be used; yield nothing where it can."""
-    for webhook in context.config.webhooks:
+    """Check that each webhook's CA file can be used, and that none is off; yield nothing where that is so."""
+    webhooks = context.config.webhooks
+    off = await asyncio.to_thread(_addresses_off, context.config.ledger.path) if webhooks else {}
+    for webhook in webhooks:
         if problem := _unusable(webhook):
             yield problem
+        # One that has another address now is switched on by a reload.
+        if off.get(webhook.name) == hook_of(webhook).address:
+            yield off_result(webhook.name)
+
+
+def _addresses_off(folder: Path) -> dict[str, bytes]:
+    """Read which webhooks are off from the ledger in ``folder``, also while a daemon has it open.
+
+    Says none where that can't be read: why is told by the check of the ledger.
+    """
+    file = DatabaseFile(folder / FILE, LEDGER)
+    try:
+        if not file.path.exists():  # SQLite would make it
+            return {}
+        with closing(file.connect()) as connection:
+            return addresses_off(connection)
+    except (sqlite3.Error, OSError):
+        return {}
+
+
+def off_result(name: str, command: str = "presignd webhook") -> CheckResult:
+    """Return the warning for a webhook that is off; ``command enable`` is what switches it on."""
+    fix = f"if its receiver is there again: {command} enable {name}"
+    return warn(f"webhook {name}", "is off, as its receiver answered 410 (gone)", fix)
 
 
 async def check_receivers(context: Context) -> AsyncIterator[CheckResult]:

@@ -106,6 +106,11 @@ class LedgerOutbox(Outbox):
         return {name: Waiting(count, from_micros(at), from_micros(due_at)) for name, count, at, due_at in rows}
 
 
+def addresses_off(connection: sqlite3.Connection) -> dict[str, bytes]:
+    """Return the webhooks that are off, each with the SHA-256 of the address that answered 410."""
+    return dict(_fetch(connection, "SELECT name, address FROM webhook_off"))
+
+
 def _fetch(connection: sqlite3.Connection, sql: str, *values: object) -> list[tuple[Any, ...]]:
     return connection.execute(sql, values).fetchall()
 

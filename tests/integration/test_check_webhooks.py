@@ -20,6 +20,8 @@ from presignd.checks.broker import check_broker
 from presignd.checks.webhooks import check_receivers, check_webhooks
 from presignd.config import Config, WebhookConfig, load
 from presignd.demo.seaweedfs import free_ports
+from presignd.ledger import FILE, open_ledger
+from presignd.ledger.lock import DaemonLock
 from presignd.system.clock import utcnow
 from presignd.webhooks.webhooks import hook_of
 from tests.canary import assert_no_secrets
@@ -94,6 +96,34 @@ async def test_a_ca_file_that_is_none_fails_before_anything_is_sent(tmp_path: Pa
     assert (broken.name, broken.outcome, broken.remote) == ("webhook chat", Outcome.FAIL, False)
     assert "webhook.chat.ca_file" in broken.detail
     assert skipped.outcome is Outcome.SKIPPED
+
+
+async def test_a_webhook_that_is_off_is_warned_of_while_the_daemon_has_the_ledger_open(
+    tmp_path: Path, host: Host
+) -> None:
+    here, moved = chat(host.port), chat(host.port).model_copy(update={"name": "moved"})
+    config = configured(tmp_path, here, moved)
+    with DaemonLock(config.ledger.path):
+        ledger = await open_ledger(config.ledger.path)
+        outbox, before = ledger.outbox(), hook_of(moved)._replace(address=b"another")
+        await outbox.configure([hook_of(here), before], utcnow())
+        for hook in (hook_of(here), before):
+            await outbox.switch_off(hook, utcnow())
+        off, first, second = await told(config)
+        assert (off.name, off.outcome, off.remote) == ("webhook chat", Outcome.WARN, False)
+        assert off.fix == "if its receiver is there again: presignd webhook enable chat"
+        assert (first.outcome, second.outcome) == (Outcome.OK, Outcome.OK)
+        await outbox.switch_on(hook_of(here))
+        assert [result.outcome for result in await told(config)] == [Outcome.OK, Outcome.OK]
+        await ledger.close(clean=True)
+
+
+async def test_a_ledger_that_cant_be_read_is_left_to_its_own_check(tmp_path: Path, host: Host) -> None:
+    config = configured(tmp_path, chat(host.port))
+    config.ledger.path.mkdir(parents=True)
+    (config.ledger.path / FILE).write_bytes(b"no database" * 99)
+    [result] = await told(config)
+    assert result.outcome is Outcome.OK
 
 
 def test_nothing_is_sent_offline() -> None:
