@@ -28,7 +28,7 @@ from presignd.config import (
     WebConfig,
 )
 from presignd.control import server as control
-from presignd.control.links import LinkRequests, Terms
+from presignd.control.links import LinkRequests, Revocations, Terms
 from presignd.control.requests import PATIENCE, Responder
 from presignd.control.server import Answered
 from presignd.control.view import BlockedView, FolderView, InFlightView, Phase, SettlingView, View
@@ -66,11 +66,12 @@ class Replaced:
 class FakeLinks(LinkRequests):
     """Links without a presigner; ``asked`` is what was asked of a broker."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: Path) -> None:
+        self._file = file
         self.asked: list[Any] = []
         self.listed: list[IssuedLink] = []
         self.away: Fault | None = None
-        self.revoked = set()
+        self.revocations = Revocations()
 
     async def fresh(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
         assert by_uid >= 0
@@ -81,12 +82,12 @@ class FakeLinks(LinkRequests):
         self.asked.append(terms)
         return link_for(version.key or "", 900)
 
-    async def revoke(self, named: Mapping[str, str], *, file_id: str = "", by_uid: int | None = None) -> None:
+    async def revoke(self, named: Mapping[str, str], *, by_uid: int | None = None) -> None:
         assert by_uid is None or by_uid >= 0
         if self.away:
             raise self.away
         self.asked.append(named)
-        self.revoked |= {named.get("id", ""), file_id}
+        await self.revocations.note(named, self._file)
 
     async def issued(self) -> AsyncGenerator[list[IssuedLink], None]:
         yield self.listed
@@ -108,7 +109,7 @@ class FakeView(View):
     def __init__(self, config: Config, ledger: Ledger) -> None:
         self._in_effect: Any = SimpleNamespace(config=config, work=SimpleNamespace(units=None))
         self._phase = Phase(NOW, "ready")
-        self.links: FakeLinks = FakeLinks()
+        self.links: FakeLinks = FakeLinks(config.links.file)
         self.ledger = ledger
         self.hints: list[tuple[str, bytes]] = []
         self.held_up: list[BlockedView] = []

@@ -98,7 +98,11 @@ _GRANT = _object(
     "One presigned request.",
 )
 _LINK_PROPERTIES: dict[str, Any] = {
-    "ref": {"type": "string", "description": "Names the link in lists and in the log; it does not open it."},
+    "ref": {
+        "type": "string",
+        "description": "Names the link in lists and in the log; it does not open it. "
+        "The first 12 bytes of the SHA-256 of its id, in base64url.",
+    },
     **{name: {"type": "string"} for name in ("bucket", "key", "version_id", "content_type", "filename", "note")},
     "disposition": {"enum": ["attachment", "inline"]},
     "size": _nullable("integer", "Bytes."),

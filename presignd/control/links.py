@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from presignd.ledger import Ledger
+from presignd.links import last_links
 from presignd.model import FileVersion, Link, State
 from presignd.pipeline.announce import Announcer
 from presignd.pipeline.finish.link import make_link
 from presignd.pipeline.finish.stable import end_after, stable_link, stable_request
 from presignd.pipeline.in_effect import InEffect
-from presignd.presign.stable import StableLink, StableRequest, id_in, new_link_id
+from presignd.presign.stable import StableLink, StableRequest, id_in, new_link_id, ref_of
 from presignd.telemetry.log import get_logger
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 log = get_logger()
 
 DAY = 86400
+LATEST = 20
+"""Links that the status page shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,31 @@ class Terms:
     name: str = ""
 
 
+class Revocations:
+    """Which of the latest links in ``links.jsonl`` were revoked since the start, by their refs."""
+
+    def __init__(self) -> None:
+        self._refs: set[str] = set()
+
+    async def note(self, named: Mapping[str, str], file: Path) -> None:
+        """Note what a broker has revoked: ``{"id"}``, ``{"ref"}``, or all to ``{"bucket", "key"}`` in ``file``."""
+        if "key" not in named:
+            self._refs.add(named.get("ref") or ref_of(named["id"]))
+            return
+        links = await asyncio.to_thread(last_links, file, LATEST)
+        self._refs |= {_ref(link) for link in links if named.items() <= link.items()}
+
+    def has(self, link: Mapping[str, Any]) -> bool:
+        """Return whether a link, as ``links.jsonl`` has it, was revoked. A presigned one can't be."""
+        return bool(ref := _ref(link)) and ref in self._refs
+
+
+def _ref(link: Mapping[str, Any]) -> str:
+    """Return the ref of a stable link, "" for a presigned one."""
+    link_id = id_in(str(link.get("url", "")))
+    return ref_of(link_id) if link_id else ""
+
+
 class LinkRequests:
     """Makes, revokes and lists links for people. Each method logs ``by_uid``, who asked.
 
@@ -45,8 +75,7 @@ class LinkRequests:
 
     def __init__(self, in_effect: InEffect, ledger: Ledger, announcer: Announcer) -> None:
         self._in_effect, self._ledger, self._announcer = in_effect, ledger, announcer
-        self.revoked: set[str] = set()
-        """What was revoked since the start: ids of links, and the ``file_id`` of files that lost all links."""
+        self.revocations = Revocations()
 
     async def fresh(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
         """Return a link for a version with a receipt: with ``expires`` (seconds) a presigned one.
@@ -74,20 +103,15 @@ class LinkRequests:
         self._tell(link, by_uid)
         return link
 
-    async def revoke(self, named: Mapping[str, str], *, file_id: str = "", by_uid: int | None = None) -> None:
+    async def revoke(self, named: Mapping[str, str], *, by_uid: int | None = None) -> None:
         """Revoke stable links by ``{"id"}`` or ``{"ref"}``, or by ``{"bucket", "key"}`` all to that object.
 
-        ``file_id`` is whose object that is. ``by_uid`` is None for whoever is logged in to the status page.
+        ``by_uid`` is None for whoever is logged in to the status page.
         """
         await self._in_effect.stable_links().revoke(named)
-        self.revoked |= {named.get("id", ""), file_id}
         by = {} if by_uid is None else {"by_uid": by_uid}
         log.info("link.revoked", **by, **{name: value for name, value in named.items() if name != "id"})
-
-    def was_revoked(self, link: Mapping[str, Any]) -> bool:
-        """Return whether a link, as ``links.jsonl`` has it, was revoked since the start, other than by its ref."""
-        link_id = id_in(str(link.get("url", "")))
-        return link.get("file_id") in self.revoked or bool(link_id and link_id in self.revoked)
+        await self.revocations.note(named, self._in_effect.config.links.file)
 
     async def issued(self) -> AsyncGenerator[list[IssuedLink], None]:
         """Yield the stable links of the broker's token, oldest first, a page at a time."""

@@ -210,24 +210,24 @@ class Responder:
     async def _unlink(self, request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         """Revoke the stable link at an address (``link``), else all to the file at ``path`` or ``key``, else a ref."""
         self._may_have_links(peer, "unlink")
-        named, file_id = text(request, "link"), ""
+        named = text(request, "link")
         if link_id := id_in(named):
             revoked = {"id": link_id}
         else:
-            revoked, file_id = await self._named_links(paths(request, "path"), text(request, "key"), named)
-        await self.view.links.revoke(revoked, file_id=file_id, by_uid=peer.uid)
+            revoked = await self._named_links(paths(request, "path"), text(request, "key"), named)
+        await self.view.links.revoke(revoked, by_uid=peer.uid)
         yield {"revoked": {name: value for name, value in revoked.items() if name != "id"}}
 
-    async def _named_links(self, named: Sequence[bytes], key: str, ref: str) -> tuple[dict[str, str], str]:
-        """Return what a broker is asked to revoke, and the ``file_id`` whose links these are, if it is a file."""
+    async def _named_links(self, named: Sequence[bytes], key: str, ref: str) -> dict[str, str]:
+        """Return what a broker is asked to revoke: all links to a file's object, or else the one with a ref."""
         try:
             version = await self._uploaded("unlink", named, key)
         except Refused:
             if not is_ref(ref):
                 raise
-            return {"ref": ref}, ""
+            return {"ref": ref}
         assert version.key is not None, "it is uploaded"
-        return {"bucket": version.bucket, "key": version.key}, version.file_id
+        return {"bucket": version.bucket, "key": version.key}
 
     async def _issued(self, _request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
         """Yield ``{"link": …}`` for each stable link of the broker's token, oldest first, and ``{"end": true}``."""

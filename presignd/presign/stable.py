@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import secrets
+from base64 import urlsafe_b64encode
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
@@ -17,6 +19,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from presignd.units import rfc3339
 
 _REF = re.compile(r"[A-Za-z0-9_-]{16}")
+_REF_BYTES = 12
 _ADDRESS = re.compile(r"https?://[^/?#]+/(?:[^?#]*/)?l/([A-Za-z0-9_-]{22})(?:[/?#].*)?")
 
 
@@ -34,6 +37,11 @@ def id_in(address: str) -> str:
 def is_ref(text: str) -> bool:
     """Return whether this has the form of a link's ref, which names it and does not open it."""
     return bool(_REF.fullmatch(text))
+
+
+def ref_of(link_id: str) -> str:
+    """Return the ref by which a broker calls the link with this id: the start of the id's SHA-256."""
+    return urlsafe_b64encode(sha256(link_id.encode()).digest()[:_REF_BYTES]).decode()
 
 
 def in_utc(time: datetime) -> datetime:

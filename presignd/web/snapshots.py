@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from presignd.control.documents import overview
+from presignd.control.links import LATEST
 from presignd.errors import Unavailable
 from presignd.links import last_links
 from presignd.system.clock import utcnow
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from presignd.model import Link
     from presignd.pages.pace import Pace
 
-LINKS = 20
-"""Links that the page shows, the latest."""
 HISTORY = 2000
 """Links read back at start, for the last hour's throughput."""
 MINUTES = 60
@@ -126,8 +125,8 @@ class Snapshots:
     async def _take(self) -> Snapshot:
         began = time.monotonic()
         status = await overview(self._view)
-        links = await asyncio.to_thread(last_links, self._view.config.links.file, LINKS)
-        links = [link | {"revoked": self._view.links.was_revoked(link)} for link in links]
+        links = await asyncio.to_thread(last_links, self._view.config.links.file, LATEST)
+        links = [link | {"revoked": self._view.links.revocations.has(link)} for link in links]
         self._last = Snapshot(status, links, self._throughput.minutes(time.time()), utcnow())
         rest = (time.monotonic() - began) / self._pace.snapshot_share
         self._next = time.monotonic() + max(self._pace.snapshot, rest)

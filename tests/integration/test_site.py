@@ -31,6 +31,7 @@ from presignd.ledger import open_ledger
 from presignd.model import State
 from presignd.pages import access
 from presignd.pages.pace import PACE, Pace
+from presignd.presign.stable import ref_of
 from presignd.system.clock import utcnow
 from presignd.telemetry import log, metrics
 from presignd.web import serving, site
@@ -38,7 +39,7 @@ from tests import running
 from tests.canary import assert_no_secrets
 from tests.faulty_s3 import FOREVER, FaultyS3
 from tests.pages import TOKEN, Page, Stage, is_up, page_of, texts, until
-from tests.served import SECRET, FakeLinks, Served, configuration, served
+from tests.served import SECRET, Served, configuration, served
 
 __all__ = ["served"]
 
@@ -233,7 +234,6 @@ async def revoked(page: Page, file_id: str, **given: Any) -> int:
 
 
 async def test_a_stable_link_is_revoked_by_its_button_and_then_offered_no_more(page: Page) -> None:
-    page.view.links = FakeLinks()
     stable, signed = page.add_link("a.txt", url=STABLE, lives=None), page.add_link("b.txt")
     cookies = await page.log_in()
     own = {"Origin": page.root}
@@ -256,22 +256,32 @@ async def test_a_stable_link_is_revoked_by_its_button_and_then_offered_no_more(p
 
 
 async def test_a_link_that_a_command_revoked_is_offered_no_more(page: Page) -> None:
-    page.view.links = FakeLinks()
-    by_link, by_file = (
-        page.add_link("a.txt", url=STABLE, lives=None),
-        page.add_link("b.txt", url=STABLE.replace("x", "y"), lives=None),
+    named = zip(("a", "b", "b", "c", "d"), "xuyzv", strict=True)  # of b's file two versions had one
+    by_link, _, by_file, by_ref, other = (
+        page.add_link(name, url=STABLE.replace("x", letter), lives=None) for name, letter in named
     )
     cookies = await page.log_in()
     await page.view.links.revoke({"id": "x" * 22}, by_uid=0)
-    await page.view.links.revoke({"bucket": "b", "key": "b.txt"}, file_id=by_file.file_id, by_uid=0)
+    await page.view.links.revoke({"bucket": by_file.bucket, "key": by_file.key}, by_uid=0)
+    await page.view.links.revoke({"ref": ref_of("z" * 22)}, by_uid=0)
     shown = (await page.ask("/", cookies=cookies))[1]
-    assert f'id="link-{by_link.file_id}"' not in shown
-    assert f'id="link-{by_file.file_id}"' not in shown
-    assert shown.count(">revoked<") == 2
+    for link in (by_link, by_file, by_ref):
+        assert f'id="link-{link.file_id}"' not in shown
+    assert f'id="link-{other.file_id}"' in shown
+    assert shown.count(">revoked<") == 4
+
+
+async def test_what_revokes_a_files_links_leaves_later_ones_and_presigned_ones_on_offer(page: Page) -> None:
+    cookies, signed = await page.log_in(), page.add_link("a.txt")
+    await page.view.links.revoke({"bucket": signed.bucket, "key": signed.key}, by_uid=0)
+    later = page.add_link("a.txt", url=STABLE)
+    shown = (await page.ask("/", cookies=cookies))[1]
+    assert later.url in shown
+    assert signed.url.replace("&", "&amp;") in shown
+    assert ">revoked<" not in shown
 
 
 async def test_a_link_is_revoked_without_javascript_and_one_that_is_not_stays(page: Page) -> None:
-    page.view.links = FakeLinks()
     link = page.add_link("a.txt", url=STABLE)
     given: dict[str, Any] = {"cookies": await page.log_in(), "headers": {"Origin": page.root, **HTML}}
     page.view.links.away = fault("presigner_unreachable")

@@ -24,7 +24,7 @@ from presignd.control.links import Terms
 from presignd.errors import CODES, Fault, WatchFault
 from presignd.model import FileVersion, State
 from presignd.presign.broker_links import IssuedLink
-from presignd.presign.stable import id_in, new_link_id
+from presignd.presign.stable import id_in, new_link_id, ref_of
 from tests.brokers import Broker, broker_for
 from tests.links import whole_lines
 from tests.postgres import Postgres
@@ -104,6 +104,7 @@ async def test_a_file_gets_one_stable_link_which_the_log_does_not_tell(site: Sit
         assert (daemon.folder / "drop" / "Résumé 1.pdf.link.txt").read_text().strip() == line["url"]
         [link] = await issued(daemon)
         assert (link.bucket, link.key, link.filename, link.state) == (site.bucket, line["key"], "Résumé 1.pdf", "alive")
+        assert link.ref == ref_of(version.link_id)
         assert "expires_at" not in done
         assert version.link_id not in daemon.said.text
         site.broker.secrets.append(version.link_id)
@@ -122,9 +123,10 @@ async def test_a_link_opens_the_file_under_its_name_until_it_is_revoked(site: Si
             assert (opened.status, await opened.read()) == (200, b"some text")
             assert opened.headers["Content-Type"].startswith("text/plain")
             assert re.match(r"inline; filename.*R%C3%A9sum%C3%A9%201\.txt", opened.headers["Content-Disposition"])
-        assert not daemon.view.links.was_revoked(line)
-        await daemon.view.links.revoke({"bucket": site.bucket, "key": line["key"]}, file_id=line["file_id"], by_uid=0)
-        assert daemon.view.links.was_revoked(line)
+        revoked = daemon.view.links.revocations
+        assert not revoked.has(line)
+        await daemon.view.links.revoke({"bucket": site.bucket, "key": line["key"]}, by_uid=0)
+        assert revoked.has(line)
         async with browser.get(URL(address, encoded=True), headers=host, allow_redirects=False) as gone:
             assert gone.status == 410
 
