@@ -83,11 +83,16 @@ class Desk:
         admitted = policy.admit(invitation.new, known, folder)
         tickets = [secrets.token_urlsafe(TICKET_BYTES) for _ in admitted]
         new = [_new(ticket, each) for ticket, each in zip(tickets, admitted, strict=True) if isinstance(each, Admitted)]
-        reserved = iter(zip(new, await self._tickets.reserve(invitation, new, now) if new else [], strict=True))
+        got = await self._tickets.reserve(invitation, new, now) if new else []
         after = await self._invitations.find(invitation.new.id) or invitation
+        last = max((place for place, reserved in enumerate(got) if reserved), default=-1)
+        why = [
+            None if got[n] else policy.why_full(after, each.size, now, took_more=n < last) for n, each in enumerate(new)
+        ]
+        reserved = iter(zip(new, why, strict=True))
         results = iter(
             [
-                each if isinstance(each, Refusal) else _issued(ticket, *next(reserved), after, now)
+                each if isinstance(each, Refusal) else _issued(ticket, *next(reserved))
                 for ticket, each in zip(tickets, admitted, strict=True)
             ]
         )
@@ -194,8 +199,8 @@ def _new(ticket: str, file: Admitted) -> NewTicket:
     return NewTicket(hash_of(ticket), file.path, file.key, file.size, file.content_type, file.part_size)
 
 
-def _issued(ticket: str, new: NewTicket, is_reserved: bool, after: Invitation, now: datetime) -> Issued | Refusal:
-    return Issued(ticket, new.key, new.part_size) if is_reserved else policy.why_full(after, new.size, now)
+def _issued(ticket: str, new: NewTicket, why_not: Refusal | None) -> Issued | Refusal:
+    return why_not or Issued(ticket, new.key, new.part_size)
 
 
 def _use(digest: bytes, asked: SignRequest, request: GrantRequest) -> Use:

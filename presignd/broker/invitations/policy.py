@@ -121,11 +121,14 @@ def part_size_of(size: int) -> int:
     return easy if easy <= LARGEST_EASY_PART else max(LARGEST_EASY_PART, part_size_for(size, PART))
 
 
-def why_full(invitation: Invitation, size: int, now: datetime) -> Refusal:
-    """Return why the state gave no ticket for a file of ``size`` bytes, by what ``invitation`` has left."""
+def why_full(invitation: Invitation, size: int, now: datetime, *, took_more: bool = False) -> Refusal:
+    """Return why the state gave no ticket for a file of ``size`` bytes, by what ``invitation`` has left.
+
+    ``took_more``: a later file of the same call got the last ticket, so there was one when this file asked.
+    """
     if not invitation.is_open(now):
         return Refusal(RefusalCode.INVITATION_ENDED, "this invitation has ended")
-    if invitation.files_left == 0:
+    if invitation.files_left == 0 and not took_more:
         return Refusal(RefusalCode.NO_FILES_LEFT, "this invitation takes no more files")
     left = invitation.bytes_left
     return Refusal(RefusalCode.NO_BYTES_LEFT, f"this invitation takes {left} bytes more, and the file has {size}")
