@@ -42,7 +42,7 @@ def authenticate(request: web.Request, tokens: Tokens, now: datetime) -> TokenCo
     if token is None and tokens.unlisted:
         raise Rejected(503, "tokens_unreadable", "some tokens cannot be read now", retry_after=UNREADABLE_RETRY)
     if token is None:
-        raise Rejected(401, "unauthorized", "no valid token; send the header Authorization: Bearer TOKEN")
+        raise Rejected(401, "unauthorized", "no valid token; send one in the header Authorization, as a bearer token")
     if token.valid_until is not None and now >= token.valid_until:
         raise Rejected(401, "token_expired", "this token has expired", by=token.name)
     return token

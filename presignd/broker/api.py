@@ -155,7 +155,8 @@ class Api(Calls):
             return self.rejected(request, Rejected(413, "body_too_large", f"at most {wire.MAX_BODY} bytes"))
         except web.HTTPException as answer:
             allowed = {"Allow": answer.headers["Allow"]} if "Allow" in answer.headers else {}
-            return as_json(wire.error("no_such_path", answer.reason), answer.status, allowed)
+            code = "method_not_allowed" if allowed else "no_such_path"
+            return as_json(wire.error(code, answer.reason), answer.status, allowed)
         except (ConnectionError, web.RequestPayloadError):
             return as_json(wire.error("gone", "the connection broke off"), 400)
         except Exception:

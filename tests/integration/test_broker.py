@@ -175,6 +175,7 @@ def test_without_a_valid_token_nothing_is_answered_but_401(
     assert answer.startswith(b"HTTP/1.1 401 ")
     assert b"WWW-Authenticate: Bearer" in answer
     assert b'"code": "unauthorized"' in answer
+    assert b"as a bearer token" in answer, "it says how to send one"
 
 
 def test_a_stranger_cannot_have_a_body_read(broker: Broker) -> None:
@@ -224,7 +225,8 @@ def test_more_than_a_thousand_grants_and_a_larger_body_are_too_much(broker: Brok
 
 def test_other_paths_methods_and_types_have_their_own_status(broker: Broker, token: str) -> None:
     assert broker.call("/v2/grants", token)[0] == 404
-    assert broker.call("/v1/grants", token)[0] == 405
+    status, answer, _ = broker.call("/v1/grants", token)
+    assert (status, answer["error"]["code"]) == (405, "method_not_allowed")
     assert broker.call("/v1/grants", token, b"{}", Content_Type="text/plain")[0] == 415
     assert broker.call("/v1/grants", token, b"{}", Content_Encoding="gzip")[0] == 400
 

@@ -77,6 +77,16 @@ def test_the_name_of_the_api_serves_no_invitation(broker: Sharing) -> None:
     assert guest.look().status == 200
 
 
+@pytest.mark.parametrize("accept", ["application/json", "text/html"])
+def test_head_answers_as_get_without_a_body(broker: Sharing, accept: str) -> None:
+    """Previews and monitors ask so."""
+    url = guest_of(broker).url
+    got, headed = (send(url, method, {"Accept": accept}) for method in ("GET", "HEAD"))
+    assert (headed.status, headed.body) == (200, b"")
+    assert headed.headers["content-type"] == got.headers["content-type"]
+    assert send(f"{broker.links_url}/i/AAAAAAAAAAAAAAAAAAAAAA", "HEAD", {"Accept": accept}).status == 404
+
+
 # --- sending ------------------------------------------------------------------------------------------
 def test_a_file_comes_in_by_one_put(broker: Sharing, seaweedfs: Store) -> None:
     name = next(_names)
@@ -156,6 +166,15 @@ def test_odd_files_are_refused_each_in_its_place(broker: Sharing) -> None:
     codes = [answer.get("error", {}).get("code") for answer in answers]
     assert codes == ["key_refused", "too_large", None, "no_bytes_left", None, "key_refused"]
     assert json.loads(guest.look().body)["files_left"] == 1
+
+
+def test_a_file_too_large_for_what_is_left_is_told_so_also_where_a_later_one_took_the_last_place(
+    broker: Sharing,
+) -> None:
+    guest = guest_of(broker, "--total", "10B", "--max-files", "2")
+    answers = guest.tickets(("a", 6), ("b", 5), ("c", 4), ("d", 1))
+    codes = [answer.get("error", {}).get("code") for answer in answers]
+    assert codes == [None, "no_bytes_left", None, "no_files_left"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -68,7 +69,9 @@ def test_a_head_gets_a_target_for_head_and_is_not_counted(broker: Sharing) -> No
 def test_the_name_in_an_address_is_only_for_people(broker: Sharing) -> None:
     link = broker.link("one/a.txt")
     root = link["url"].rpartition("/")[0]
-    assert [ask(url).status for url in (root, f"{root}/", f"{root}/other.exe", f"{root}/a/b?c=d")] == [302] * 4
+    assert [ask(url).status for url in (root, f"{root}/", f"{root}/other.exe", f"{root}/a/b?c=d", f"{root}/a%0Ab")] == [
+        302
+    ] * 5
 
 
 def test_a_target_lives_as_long_as_was_configured(broker: Sharing, bucket: str) -> None:
@@ -347,6 +350,20 @@ def test_a_form_that_is_none_is_refused(broker: Sharing, headers: dict[str, str]
     assert broker.opened(link) == 0
 
 
+@pytest.mark.parametrize(("length", "status"), [(0, 303), (5000, 400)])
+def test_a_form_may_come_in_chunks(broker: Sharing, length: int, status: int) -> None:
+    """As some proxies and clients send it: nobody knows its length before its end."""
+    link = broker.link("one/a.txt", pin="1234")
+    connection = http.client.HTTPConnection("127.0.0.1", broker.port, timeout=30)
+    headers = {"Host": f"localhost:{broker.port}", "Content-Type": "application/x-www-form-urlencoded"}
+    try:
+        pieces = iter([b"pin=", b"1234", b"&more=" + b"x" * length])
+        connection.request("POST", urlsplit(link["url"]).path, pieces, headers, encode_chunked=True)
+        assert connection.getresponse().status == status
+    finally:
+        connection.close()
+
+
 # --- names ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "name",
@@ -387,6 +404,8 @@ def test_the_links_name_serves_links_alone_and_no_other_does(broker: Sharing) ->
     assert ask(f"{broker.url}{path}").status == 404
     assert ask(f"http://other.example.org:{broker.port}{path}").status == 404
     assert ask(link["url"], headers={"Host": "localhost"}).status == 302, "a proxy may leave out the port"
+    for host in ("localhost.", f"LOCALHOST.:{broker.port}"):
+        assert ask(link["url"], headers={"Host": host}).status == 302, "a name with its last dot is the same name"
 
 
 def test_one_name_for_both_serves_both(seaweedfs: Store, bucket: str, tmp_path: Path) -> None:

@@ -83,10 +83,10 @@ class PublicInvitations:
         place = f"/i/{ONE}"
         calls = {"pin": self.pin, "files": self.files, "sign": self.sign, "done": self.done, "cancel": self.cancel}
         return [
-            web.get(place, self.get, allow_head=False),
+            web.get(place, self.get),  # HEAD too
             *(web.post(f"{place}/{name}", handler) for name, handler in calls.items()),
             *(web.get(f"{guest_page.PLACE}{name}", _asset) for name in guest_page.ASSETS),
-            web.get("/i/{else:[^/]*}", self.other, allow_head=False),
+            web.get("/i/{else:[^/]*}", self.other),
         ]
 
     # --- the page -------------------------------------------------------------------------------------

@@ -56,6 +56,8 @@ _MISPLACED = "the name in [links] url serves links alone, and no other name does
 
 COOKIE = "presignd-pass"
 LARGEST_FORM = 4096
+ANY = r"[\s\S]*"
+"""The rest of a path: a file's name may hold a line break, which ``.`` does not match."""
 _PAGES = frozenset(map(str, range(1, 1000)))
 
 HEADERS = {"Referrer-Policy": "no-referrer", "X-Robots-Tag": "noindex", "X-Frame-Options": "DENY"}
@@ -138,10 +140,14 @@ class PublicLinks:
         """Return the public routes; none where this broker has no links."""
         if not self._config.url:
             return []
-        places = (f"/l/{ONE}", f"/l/{ONE}/{{filename:.*}}")
+        places = (f"/l/{ONE}", f"/l/{ONE}/{{filename:{ANY}}}")
         found = [web.get(place, self.get) for place in places]  # HEAD too
         found += [web.post(place, self.post) for place in places]
-        return [*found, *(web.get(f"/l/{name}", _asset) for name in page.ASSETS), web.get("/l/{else:.*}", self.other)]
+        return [
+            *found,
+            *(web.get(f"/l/{name}", _asset) for name in page.ASSETS),
+            web.get(f"/l/{{else:{ANY}}}", self.other),
+        ]
 
     def refuse_misplaced(self, request: web.Request) -> None:
         """Raise ``Rejected`` (404) for what a host name does not serve.
@@ -238,15 +244,11 @@ class PublicLinks:
         return True
 
     async def _form_pin(self, request: web.Request) -> str:
-        length = request.content_length or 0
-        if not length:
+        if not request.can_read_body:
             return ""
-        if request.content_type != "application/x-www-form-urlencoded" or length > LARGEST_FORM:
+        if request.content_type != "application/x-www-form-urlencoded":
             raise Closed("no_form")
-        try:
-            body = await self.calls.in_time(request.content.readexactly(length))
-        except asyncio.IncompleteReadError:
-            raise Closed("no_form") from None
+        body = await self.calls.in_time(_read_form(request))
         return parse_qs(body.decode("utf-8", "replace")).get("pin", [""])[0]
 
     # --- passes -----------------------------------------------------------------------------------------
@@ -368,14 +370,26 @@ def _is_limited(link: Link) -> bool:
     return bool(link.new.pin) or link.new.max_downloads is not None
 
 
+async def _read_form(request: web.Request) -> bytes:
+    """Return the body, of a known length or in chunks; raise ``Closed`` if it is too long for a form."""
+    body = b""
+    async for piece in request.content.iter_any():
+        body += piece
+        if len(body) > LARGEST_FORM:
+            raise Closed("no_form")
+    return body
+
+
 def is_browser(request: web.Request) -> bool:
     """Return whether a page is wanted."""
     return "text/html" in request.headers.get("Accept", "")
 
 
 def _is_for(host: str, url: str) -> bool:
-    """Return whether a Host header names ``url``; a proxy may leave out the port."""
+    """Return whether a Host header names ``url``; a proxy may leave out the port, and a name may end with a dot."""
     name = urlsplit(url)
+    hostname, colon, port = host.partition(":")
+    host = hostname.removesuffix(".") + colon + port
     return host in {name.netloc, name.hostname, f"{name.netloc}:{443 if name.scheme == 'https' else 80}"}
 
 
