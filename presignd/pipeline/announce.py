@@ -26,6 +26,8 @@ from presignd.telemetry.log import LoggedLink, Mark, get_logger, mark
 LOG_SECONDS = 1.0
 """How long the start and the end wait for a log whose reader is stuck."""
 LOOK_SECONDS = 0.02
+RECORD_SECONDS = 0.05
+"""Seconds from one commit of what was announced to the next: nobody waits for it."""
 REPLAYED_AT_ONCE = 1000
 
 
@@ -154,6 +156,7 @@ class Announcer:
             while True:
                 with heart.resting():
                     await self._more.wait()
+                    await asyncio.sleep(RECORD_SECONDS)
                 await self.flush()
 
     async def flush(self, seconds: float = math.inf) -> bool:

@@ -93,16 +93,17 @@ class Item:
         return (self.sent - self.resumed_from) / max(now - self.began, 0.001)
 
 
-PACE = 0.005
-"""Seconds from one list of a stage to its next, at least. Each list costs a commit or an fsync, however short it is:
-without this, a store that answers slower than a stage works made lists of two."""
+PAUSE_EACH, PAUSE_MOST = 0.002, 0.012
+"""Seconds from a list of a stage to its next, at least: so much for each item of the first, and so much at most. Each
+list costs a commit or an fsync, however short it is: without this, a store that answers slower than a stage works made
+lists of two."""
 
 
 class Queue(Generic[T]):
     """What waits for a stage, whose one loop takes it as lists.
 
-    The first item after a pause goes at once; what comes within ``PACE`` of the list before goes together. ``now``
-    returns seconds (monotonic).
+    The first item after a pause goes at once. The more came together, the longer the rest gathers for the next list, so
+    a lone item delays hardly anything. ``now`` returns seconds (monotonic).
     """
 
     def __init__(
@@ -125,8 +126,9 @@ class Queue(Generic[T]):
             await self._more.wait()
         if (left := self._due - self._now()) > 0:
             await self._sleep(left)
-        self._due = self._now() + PACE
-        return [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
+        taken = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
+        self._due = self._now() + min(PAUSE_MOST, PAUSE_EACH * len(taken))
+        return taken
 
 
 class UrgentFirst(asyncio.Queue[Item]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from presignd.model import State
-from presignd.pipeline.stage import MOST, PACE, Item, Queue, UrgentFirst
+from presignd.pipeline.stage import MOST, PAUSE_EACH, PAUSE_MOST, Item, Queue, UrgentFirst
 from tests.versions import in_state
 
 
@@ -37,14 +37,26 @@ async def test_a_lone_item_goes_at_once_and_what_comes_soon_after_it_goes_togeth
     clock = Clock()
     clock.queue.put_all([1])
     assert (await clock.queue.take(), clock.slept) == ([1], [])
-    clock.now += PACE / 4
+    clock.now += PAUSE_EACH / 4
     clock.meanwhile = [3, 4]
     clock.queue.put_all([2])
     assert await clock.queue.take() == [2, 3, 4]
-    assert sum(clock.slept) == pytest.approx(PACE * 3 / 4)
-    clock.now += PACE
+    assert sum(clock.slept) == pytest.approx(PAUSE_EACH * 3 / 4)
+    clock.now += PAUSE_EACH * 3
     clock.queue.put_all([5])
     assert (await clock.queue.take(), len(clock.slept)) == ([5], 1)
+
+
+@pytest.mark.parametrize(("before", "paused"), [(1, PAUSE_EACH), (3, 3 * PAUSE_EACH), (MOST, PAUSE_MOST)])
+async def test_the_more_came_together_the_longer_the_rest_gathers_but_no_longer_than_the_most(
+    before: int, paused: float
+) -> None:
+    clock = Clock()
+    clock.queue.put_all(range(before))
+    await clock.queue.take()
+    clock.queue.put_all([1])
+    await clock.queue.take()
+    assert clock.slept == [pytest.approx(paused)]
 
 
 async def test_a_list_has_a_limit() -> None:
