@@ -97,7 +97,9 @@ def _revoked(found: dict[str, Any]) -> str:
     what = found["revoked"]
     if "ref" in what:
         return f"revoked the link {what['ref']}, if the broker's token has it"
-    return f"revoked all stable links to {what['bucket']}/{what['key']}" if "key" in what else "revoked the link"
+    if "key" in what:
+        return f"revoked all stable links to {what['bucket']}/{what['key']}"
+    return "revoked the link, if the broker's token has it"
 
 
 def _file(named: str) -> dict[str, Any]:
@@ -120,6 +122,8 @@ def _pin(*, made: bool, given: str) -> str:
 
 def _own_pin(file: str) -> str:
     """Return the first line of a file; with - that of stdin, asked for without an echo on a terminal."""
+    from presignd.presign.stable import pin_problem  # noqa: PLC0415 - help must be fast
+
     try:
         if file != "-":
             with Path(file).open(encoding="utf-8") as opened:
@@ -130,6 +134,7 @@ def _own_pin(file: str) -> str:
             line = sys.stdin.readline(LONGEST_LINE)
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"--pin-from {file}: {getattr(error, 'strerror', None) or 'is no text'}") from None
-    if not line.strip("\r\n"):
-        raise UsageError(f"--pin-from {file}: is empty")
-    return line.strip("\r\n")
+    pin = line.strip("\r\n")
+    if problem := pin_problem(pin):
+        raise UsageError(f"--pin-from {file}: {problem if pin else 'is empty'}")
+    return pin

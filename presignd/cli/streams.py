@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TextIO
 
-_STDOUT, _STDERR = 1, 2
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+_ONE_WAY = {_STDIN: os.O_WRONLY, _STDOUT: os.O_RDONLY}
 
 
 def clean(text: str) -> str:
@@ -88,12 +89,13 @@ def open_standard_streams() -> None:
     """Open /dev/null for each of stdin, stdout and stderr that was closed at the start (``>&-``).
 
     Else the next file to be opened, a ledger or a socket, would get its number, and be written to in its place. A
-    closed stdout is opened for reading, so that writing to it fails, as in any other program.
+    closed stdout is opened for reading and a closed stdin for writing, so that using them fails, as in any other
+    program: `put -` must not take a closed stdin for an empty one.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
-        if number == _STDOUT:
+        if number in _ONE_WAY:
             os.close(number)
-            number = os.open(os.devnull, os.O_RDONLY)
+            number = os.open(os.devnull, _ONE_WAY[number])
         os.set_inheritable(number, True)
     os.close(number)
     for name in ("stdin", "stderr"):

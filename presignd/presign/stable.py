@@ -18,6 +18,10 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from presignd.units import rfc3339
 
+LEAST_PIN, LONGEST_PIN = 4, 64
+"""Characters. Four digits are safe: a link has 10 tries an hour."""
+
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _REF = re.compile(r"[A-Za-z0-9_-]{16}")
 _REF_BYTES = 12
 _ADDRESS = re.compile(r"https?://[^/?#]+/(?:[^?#]*/)?l/([A-Za-z0-9_-]{22})(?:[/?#].*)?")
@@ -42,6 +46,13 @@ def is_ref(text: str) -> bool:
 def ref_of(link_id: str) -> str:
     """Return the ref by which a broker calls the link with this id: the start of the id's SHA-256."""
     return urlsafe_b64encode(sha256(link_id.encode()).digest()[:_REF_BYTES]).decode()
+
+
+def pin_problem(pin: str) -> str:
+    """Return why this can't be the PIN of a link, "" if it can."""
+    if LEAST_PIN <= len(pin) <= LONGEST_PIN and not UNPRINTABLE.search(pin):
+        return ""
+    return f"a pin has {LEAST_PIN} to {LONGEST_PIN} printable characters"
 
 
 def in_utc(time: datetime) -> datetime:

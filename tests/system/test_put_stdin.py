@@ -159,6 +159,26 @@ def test_an_input_that_can_not_be_read_is_told(either: Pipe, tmp_path: Path) -> 
     assert either.objects() == []
 
 
+def test_a_closed_input_is_not_an_empty_one(either: Pipe) -> None:
+    """As a service or a script may be started: an empty object would replace the one of the time before."""
+    command = [
+        "sh",
+        "-c",
+        'exec "$0" "$@" <&-',
+        str(COMMAND),
+        "put",
+        "-c",
+        str(either.daemon.config),
+        "-",
+        "--name",
+        "a",
+    ]
+    done = subprocess.run(command, env=either.daemon.environ, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (4, b"")
+    assert done.stderr.startswith(b"presignd: put: standard input: Bad file descriptor")
+    assert either.objects() == []
+
+
 def test_a_store_that_is_away_ends_it_with_3(pipe: Pipe) -> None:
     config = pipe.daemon.config.read_text().replace(pipe.store.endpoint, "http://127.0.0.1:1")
     pipe.daemon.config.write_text(config)

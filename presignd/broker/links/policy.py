@@ -11,10 +11,8 @@ from presignd.broker.links.names import safe_filename
 from presignd.broker.links.request import LinkRequest
 from presignd.broker.policy import Refusal, RefusalCode, may_link
 from presignd.broker.state.links import Link
+from presignd.presign.stable import UNPRINTABLE, pin_problem
 from presignd.s3.limits import LARGEST_OBJECT
-
-LEAST_PIN, LONGEST_PIN = 4, 64
-"""Characters. Four digits are safe: a link has 10 tries an hour."""
 
 MOST_DOWNLOADS = 1_000_000
 LONGEST_TEXT = 1000
@@ -22,7 +20,6 @@ LONGEST_TYPE = 255
 LONGEST_VERSION = 1024
 
 _ID = re.compile(r"[A-Za-z0-9_-]{22}")
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _TYPE = re.compile(r"[ -~]*")
 
 
@@ -46,7 +43,7 @@ def _problem(asked: LinkRequest) -> str | None:  # noqa: PLR0911 - one line a ru
         return "an id has 22 characters of base64url: 128 random bits"
     for name, limit in (("note", LONGEST_TEXT), ("version_id", LONGEST_VERSION)):
         text = getattr(asked, name)
-        if len(text) > limit or _UNPRINTABLE.search(text):
+        if len(text) > limit or UNPRINTABLE.search(text):
             return f"{name} is longer than {limit} characters, or holds one that can't be shown"
     if len(asked.content_type) > LONGEST_TYPE or not _TYPE.fullmatch(asked.content_type):
         return f"content_type is no ASCII text of at most {LONGEST_TYPE} characters"
@@ -56,8 +53,8 @@ def _problem(asked: LinkRequest) -> str | None:  # noqa: PLR0911 - one line a ru
         return f"max_downloads lies between 1 and {MOST_DOWNLOADS}"
     if asked.expires_at is not None and not _is_in_utc(asked.expires_at):
         return "expires_at lies outside the years 1 to 9999 in UTC"
-    if asked.pin and (not LEAST_PIN <= len(asked.pin) <= LONGEST_PIN or _UNPRINTABLE.search(asked.pin)):
-        return f"a pin has {LEAST_PIN} to {LONGEST_PIN} printable characters"
+    if asked.pin and (problem := pin_problem(asked.pin)):
+        return problem
     return None
 
 

@@ -68,8 +68,8 @@ def test_one_s_own_pin_comes_from_stdin_or_is_asked_for(
     assert [each["pin"] for each in asked] == ["2580", "1379"]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe"])
-def test_a_pin_that_can_t_be_read_is_refused(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe", b"123\n", b"12\x0734\n", b"x" * 65])
+def test_a_pin_that_can_t_be_read_or_used_is_refused(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "pin").write_bytes(content)
     with pytest.raises(UsageError, match="--pin-from"):
