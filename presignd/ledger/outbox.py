@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -69,9 +69,11 @@ class LedgerOutbox(Outbox):
         off: dict[str, datetime] = await self._change(configure_webhooks, hooks, now)
         return off
 
-    async def due(self, webhook: str, now: datetime, most: int) -> list[Message]:
+    async def due(self, webhook: str, now: datetime, most: int, besides: Collection[int] = ()) -> list[Message]:
         """See ``Outbox``."""
-        return [_message(row) for row in await self._ask(_fetch, _DUE, webhook, to_micros(now), most)]
+        # As many more as are being sent: these are due until they are settled.
+        rows = await self._ask(_fetch, _DUE, webhook, to_micros(now), most + len(besides))
+        return [message for message in map(_message, rows) if message.number not in besides][:most]
 
     async def next_try(self, webhook: str, now: datetime) -> datetime | None:
         """See ``Outbox``."""
@@ -81,6 +83,11 @@ class LedgerOutbox(Outbox):
     async def settle(self, done: Sequence[int], later: Mapping[int, datetime]) -> None:
         """See ``Outbox``."""
         await self._change(settle_messages, done, later, rows=len(done) + len(later))
+
+    async def drop(self, webhook: str, before: datetime) -> int:
+        """See ``Outbox``."""
+        dropped: int = await self._change(drop_messages, webhook, before)
+        return dropped
 
     async def has_failed(self, webhook: str) -> bool:
         """See ``Outbox``."""
@@ -174,6 +181,12 @@ def settle_messages(connection: sqlite3.Connection, done: Sequence[int], later: 
     connection.execute("DELETE FROM message WHERE id IN (SELECT value FROM json_each(?))", (json.dumps([*done]),))
     rows = [(to_micros(due_at), number) for number, due_at in later.items()]
     connection.executemany("UPDATE message SET tries = tries + 1, due_at = ? WHERE id = ?", rows)
+
+
+def drop_messages(connection: sqlite3.Connection, webhook: str, before: datetime) -> int:
+    """Delete what was due for a webhook before that time; return how many messages that were."""
+    gone = "DELETE FROM message WHERE webhook = ? AND due_at < ?"
+    return connection.execute(gone, (webhook, to_micros(before))).rowcount
 
 
 def switch_off(connection: sqlite3.Connection, hook: Hook, now: datetime) -> int:

@@ -1,6 +1,7 @@
 """Sends what waits for one webhook: several messages at a time, those of one subject in their order.
 
 A receiver that is slow or dead holds up nothing else: what waits is in the outbox, and only a few messages are here.
+One that takes nothing is probed by one message at a time.
 """
 
 from __future__ import annotations
@@ -17,11 +18,9 @@ from presignd.runtime.tasks import within
 from presignd.telemetry import metrics
 from presignd.telemetry.log import get_logger
 from presignd.webhooks.outbox import Away, Hook, Message, Outbox
-from presignd.webhooks.schedule import Answer, Outcome, Schedule
+from presignd.webhooks.schedule import AT_ONCE, Answer, Breaker, Outcome, Schedule
 from presignd.webhooks.sender import Sender
 
-AT_ONCE = 8
-"""Messages that are sent to one webhook at a time."""
 GLANCE = 1.0
 """Seconds between two looks for messages while others are being sent."""
 AWAY_SECONDS = 5.0
@@ -62,6 +61,7 @@ class Courier:
     look: float
     away: float = AWAY_SECONDS
     standing: Standing = field(default_factory=Standing)
+    breaker: Breaker = field(default_factory=Breaker)
     _more: asyncio.Event = field(default_factory=asyncio.Event)
     _sending: dict[asyncio.Task[Answer], Message] = field(default_factory=dict)
 
@@ -84,7 +84,8 @@ class Courier:
 
     async def _turn(self) -> None:
         self._more.clear()
-        await self._start_due()
+        now = self.now()
+        await self._start_due(now)
         if self._sending:
             if not (done := await self._first_done()):
                 return
@@ -92,7 +93,7 @@ class Courier:
             for task in done:
                 del self._sending[task]
         else:
-            await self._rest()
+            await self._rest(now)
 
     async def _look_whether_on(self) -> None:
         """Wait, and ask whether the webhook was switched on: by another process, at a broker's state."""
@@ -106,15 +107,15 @@ class Courier:
     def note_on(self) -> None:
         """Take the webhook as on again, and log it."""
         self.standing.off_since, self.standing.problem = None, ""
+        self.breaker = Breaker()
         log.info("webhook.on", webhook=self.hook.name)
         self.wake()
 
-    async def _start_due(self) -> None:
+    async def _start_due(self, now: datetime) -> None:
         """Begin to send what is due, as far as there is room."""
         here = {message.number for message in self._sending.values()}
-        # As many more as are here already: these are still due until they are settled.
-        due = await self.outbox.due(self.hook.name, self.now(), AT_ONCE + len(here)) if len(here) < AT_ONCE else []
-        for message in [each for each in due if each.number not in here][: AT_ONCE - len(here)]:
+        room = self.breaker.room(now) - len(here)
+        for message in await self.outbox.due(self.hook.name, now, room, besides=here) if room > 0 else []:
             self._sending[asyncio.create_task(self._send(message), name=f"webhook {self.hook.name}")] = message
 
     async def _send(self, message: Message) -> Answer:
@@ -138,8 +139,9 @@ class Courier:
             more.cancel()
         return {task for task in self._sending if task in done}
 
-    async def _rest(self) -> None:
-        next_try = await self.outbox.next_try(self.hook.name, self.now())
+    async def _rest(self, now: datetime) -> None:
+        """Wait until a message may be due, or until the breaker lets one through."""
+        next_try = await self.outbox.next_try(self.hook.name, now) if self.breaker.room(now) else self.breaker.until
         seconds = self.look if next_try is None else min(self.look, (next_try - self.now()).total_seconds())
         with resting():
             await within(seconds, self._more)
@@ -162,6 +164,8 @@ class Courier:
                 given_up.append((message, answer))
         if done or later:
             await self.outbox.settle(done, later)
+        self.breaker = self.schedule.breaker(self.breaker, [answer for _, answer in answers], self.now())
+        await self._abandon(answers[-1][1])
         await self._note([answer for _, answer in answers])
         for message, answer in given_up:
             self._give_up(message, answer)
@@ -175,9 +179,7 @@ class Courier:
             self.standing.problem = failed[-1].problem.message
             if self.standing.failing_since is None:
                 self.standing.failing_since = self.now()
-                problem = failed[0].problem
-                fields = {"error_code": problem.code, "error": problem.message, "fix": problem.fix}
-                log.warning("webhook.failing", webhook=self.hook.name, **fields)
+                log.warning("webhook.failing", webhook=self.hook.name, **_fields(failed[0]))
         elif self.standing.failing_since is not None and not await self.outbox.has_failed(self.hook.name):
             self.standing.failing_since, self.standing.problem = None, ""
             log.info("webhook.back", webhook=self.hook.name)
@@ -185,16 +187,21 @@ class Courier:
     def _give_up(self, message: Message, answer: Answer) -> None:
         self.standing.given_up += 1
         metrics.WEBHOOK_GIVEN_UP.labels(self.hook.name).inc()
-        problem = answer.problem
-        fields = {"error_code": problem.code, "error": problem.message, "fix": problem.fix}
-        log.error("webhook.gave_up", webhook=self.hook.name, message_id=message.id, told=message.event, **fields)
+        told = {"message_id": message.id, "told": message.event}
+        log.error("webhook.gave_up", webhook=self.hook.name, **told, **_fields(answer))
+
+    async def _abandon(self, answer: Answer) -> None:
+        """Give up what has waited for too long for a receiver that took nothing all the while."""
+        before = self.breaker.abandons_before(self.now())
+        if before is not None and (dropped := await self.outbox.drop(self.hook.name, before)):
+            self.standing.given_up += dropped
+            metrics.WEBHOOK_GIVEN_UP.labels(self.hook.name).inc(dropped)
+            log.error("webhook.gave_up", webhook=self.hook.name, dropped=dropped, **_fields(answer))
 
     async def _switch_off(self, answer: Answer) -> None:
         dropped = await self.outbox.switch_off(self.hook, self.now())
         self.standing.off_since, self.standing.problem = self.now(), answer.problem.message
-        problem = answer.problem
-        fields = {"error_code": problem.code, "error": problem.message, "fix": problem.fix}
-        log.error("webhook.off", webhook=self.hook.name, dropped=dropped, **fields)
+        log.error("webhook.off", webhook=self.hook.name, dropped=dropped, **_fields(answer))
 
     async def _cancel(self) -> None:
         """Stop sending: what was not settled is sent again later, under the same id."""
@@ -202,3 +209,9 @@ class Courier:
             task.cancel()
         await asyncio.gather(*self._sending, return_exceptions=True)
         self._sending.clear()
+
+
+def _fields(answer: Answer) -> dict[str, str]:
+    """Return what the log says of a try that failed."""
+    problem = answer.problem
+    return {"error_code": problem.code, "error": problem.message, "fix": problem.fix}

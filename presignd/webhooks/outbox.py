@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -48,6 +48,12 @@ class Waiting(NamedTuple):
     oldest: datetime | None = None
     next_try: datetime | None = None
 
+    def held_until(self, time: datetime | None) -> Waiting:
+        """Return the same where nothing is sent before ``time`` (None: nothing holds it up)."""
+        if time is None or self.next_try is None:
+            return self
+        return self._replace(next_try=max(time, self.next_try))
+
 
 class Outbox(ABC):
     """Messages by the name of their webhook. Each call may raise ``Away``; a change returns after its commit."""
@@ -61,10 +67,10 @@ class Outbox(ABC):
         """
 
     @abstractmethod
-    async def due(self, webhook: str, now: datetime, most: int) -> list[Message]:
+    async def due(self, webhook: str, now: datetime, most: int, besides: Collection[int] = ()) -> list[Message]:
         """Return up to ``most`` messages that may be sent now, the first of each subject, those due first.
 
-        A message may be returned again until it is settled: the caller knows what it is sending.
+        ``besides`` are the numbers of those that the caller is sending: they are not returned again.
         """
 
     @abstractmethod
@@ -74,6 +80,10 @@ class Outbox(ABC):
     @abstractmethod
     async def settle(self, done: Sequence[int], later: Mapping[int, datetime]) -> None:
         """Delete messages that are ``done`` with; note a failed try of others, and when the next one is due."""
+
+    @abstractmethod
+    async def drop(self, webhook: str, before: datetime) -> int:
+        """Delete what was due before that time and was not sent since; return how many messages that were."""
 
     @abstractmethod
     async def has_failed(self, webhook: str) -> bool:

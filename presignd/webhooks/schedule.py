@@ -1,10 +1,15 @@
-"""What follows from one try: the message is delivered, tried again later, given up, or its webhook is off. Pure."""
+"""What follows from a try: for its message, and for the webhook as a whole. Pure.
+
+The message is delivered, tried again later, given up, or its webhook is off. While a receiver takes nothing, the
+webhook's circuit breaker is open: one message at a time probes it, and the others wait.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from enum import Enum
 
 from presignd.errors import Fault, fault
@@ -15,6 +20,13 @@ JITTER = 0.1
 """The largest share by which a pause is longer, so that the messages of one outage do not return as one."""
 LONGEST = 86400.0
 """Seconds that a receiver's Retry-After may ask for, at most."""
+
+AT_ONCE = 8
+"""Messages that are sent to one webhook at a time; and failed tries in a row that open its breaker."""
+PROBES = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
+"""Seconds from each failed probe to the next one; the last for all that follow."""
+KEPT = timedelta(days=3)
+"""How long a message waits for a receiver that takes nothing all the while: as long as one that is tried."""
 
 GONE = 410
 
@@ -53,11 +65,38 @@ class Outcome(Enum):
     OFF = "off"
 
 
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """The circuit breaker of one webhook: how many tries failed in a row, and what follows for all its messages.
+
+    ``since`` it is open, None while it is closed; nothing is sent before ``until``, then one message at a time.
+    """
+
+    in_a_row: int = 0
+    probes: int = 0
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def room(self, now: datetime) -> int:
+        """Return how many messages may be under way: fewer with each failure, so that an outage meets few."""
+        if self.until is None:
+            return max(1, AT_ONCE - self.in_a_row)
+        return 1 if now >= self.until else 0
+
+    def abandons_before(self, now: datetime) -> datetime | None:
+        """Return since when a message must have been due to be given up; None while none is for being old."""
+        return now - KEPT if self.since is not None and now - self.since >= KEPT else None
+
+
 @dataclass(frozen=True)
 class Schedule:
-    """When failed messages are tried again: after ``pauses`` in turn, each longer by up to ``jitter``."""
+    """When failed messages are tried again: after ``pauses`` in turn, and ``probes`` likewise.
+
+    Each is longer by up to ``jitter``.
+    """
 
     pauses: Sequence[float] = PAUSES
+    probes: Sequence[float] = PROBES
     jitter: float = JITTER
     rng: random.Random = field(default_factory=random.Random)
 
@@ -69,5 +108,31 @@ class Schedule:
             return Outcome.OFF, 0.0
         if tries > len(self.pauses):
             return Outcome.GIVE_UP, 0.0
-        own = self.pauses[tries - 1] * (1 + self.rng.uniform(0, self.jitter))
-        return Outcome.RETRY, max(own, min(answer.retry_after or 0.0, LONGEST))
+        return Outcome.RETRY, max(self._longer(self.pauses[tries - 1]), _wanted(answer))
+
+    def breaker(self, before: Breaker, answers: Sequence[Answer], now: datetime) -> Breaker:
+        """Return the breaker after tries that ended: open after ``AT_ONCE`` failures in a row, or by a Retry-After.
+
+        A delivered message closes it, but ends no pause that a receiver asked for.
+        """
+        failed = [answer for answer in answers if not answer.is_delivered]
+        pausing = before.until is not None and now < before.until
+        breaker = replace(before, in_a_row=before.in_a_row + len(failed))
+        if len(failed) < len(answers):
+            breaker = replace(before, in_a_row=0, probes=0, since=None) if pausing else Breaker()
+        pause = max(map(_wanted, failed), default=0.0)
+        if breaker.in_a_row >= AT_ONCE and not pausing:  # what was under way when it opened is no probe
+            pause = max(pause, self._longer(self.probes[min(breaker.probes, len(self.probes) - 1)]))
+            breaker = replace(breaker, probes=breaker.probes + 1)
+        if not pause:
+            return breaker
+        until = now + timedelta(seconds=pause)
+        return replace(breaker, since=breaker.since or now, until=max(until, breaker.until or until))
+
+    def _longer(self, seconds: float) -> float:
+        return seconds * (1 + self.rng.uniform(0, self.jitter))
+
+
+def _wanted(answer: Answer) -> float:
+    """Return how many seconds a receiver wants to be left alone."""
+    return min(answer.retry_after or 0.0, LONGEST)

@@ -130,7 +130,7 @@ class Webhooks:
             WebhookView(
                 name,
                 host_of(courier.webhook),
-                waiting.get(name, Waiting()),
+                waiting.get(name, Waiting()).held_until(courier.breaker.until),
                 replace(courier.standing, off_since=off.get(name)),
             )
             for name, courier in self._couriers.items()

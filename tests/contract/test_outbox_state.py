@@ -156,6 +156,27 @@ async def test_a_webhook_that_is_off_is_off_for_all_brokers_until_it_is_on_or_mo
     assert (await one.outbox.waiting())["desk"].messages == 1
 
 
+async def test_what_is_being_sent_is_not_returned_and_no_more_is_leased_than_asked_for(broker: Broker) -> None:
+    names = [hash_of(str(number)) for number in range(5)]
+    await broker.links.put([LINK._replace(id=name) for name in names])
+    for name in names:
+        await broker.links.open(name, NOW)
+    here = [message.number for message in await broker.outbox.due("desk", NOW, 2)]
+    others = [message.number for message in await broker.due()]
+    assert (len(here), len(others)) == (2, 3)
+    again = await broker.outbox.due("desk", NOW + LEASE, 9, here)
+    assert [message.number for message in again] == others
+
+
+async def test_what_was_due_for_too_long_is_dropped_and_the_rest_stays(broker: Broker) -> None:
+    await broker.links.put([LINK])
+    for hours in range(3):
+        await broker.links.open(LINK.id, NOW + hours * HOUR)
+    assert await broker.outbox.drop("desk", NOW + HOUR) == 1
+    waiting = await broker.outbox.waiting()
+    assert {name: each.messages for name, each in waiting.items()} == {"desk": 2, "audit": 3}
+
+
 async def test_what_nobody_delivers_for_a_week_is_deleted(broker: Broker) -> None:
     await broker.links.put([LINK])
     await broker.links.open(LINK.id, NOW)

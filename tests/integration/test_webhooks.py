@@ -16,14 +16,14 @@ from presignd.config import Config, WebhookConfig
 from presignd.control.peer import Peer
 from presignd.control.requests import Responder
 from presignd.errors import Refused
-from presignd.webhooks import courier
+from presignd.webhooks.schedule import AT_ONCE as ROOM
 from presignd.webhooks.schedule import Schedule
 from tests.faulty_s3 import FaultyS3
 from tests.raw_servers import OK, read_request, server
 from tests.receivers import SECRET, Got, Receiver, receiver
 from tests.running import Running, config, running, watch
 
-AT_ONCE = Schedule(pauses=[0.0] * 20, jitter=0)
+AT_ONCE = Schedule(pauses=[0.0] * 20, probes=[0.0], jitter=0)
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ async def test_a_receiver_that_hangs_holds_up_neither_uploads_nor_another_webhoo
 
     server = await asyncio.start_server(hang, "127.0.0.1", 0)
     stuck = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook"
-    count = 2 * courier.AT_ONCE + 1
+    count = 2 * ROOM + 1
     webhooks = [chat.webhook(), chat.webhook("stuck", url=stuck)]
     async with running(config(tmp_path, faulty_s3, webhooks=webhooks)) as daemon:
         for number in range(count):
@@ -294,7 +294,7 @@ async def test_the_link_of_a_message_that_comes_too_late_is_left_out(
     """A link is not told once it has expired: the receiver could do nothing with it."""
     chat.answer = lambda message: 204 if "url" not in message["data"] else 503
     configured = config(tmp_path, faulty_s3, webhooks=[chat.webhook(include_link=True)], get_expires=1)
-    async with running(configured, schedule=Schedule(pauses=[0.05] * 1000, jitter=0)) as daemon:
+    async with running(configured, schedule=Schedule(pauses=[0.05] * 1000, probes=[0.0], jitter=0)) as daemon:
         daemon.drop("a.txt")
         [got] = await taken(daemon, chat, 1)
     assert datetime.fromisoformat(got.document["timestamp"]) < datetime.fromisoformat(got.data["expires_at"])

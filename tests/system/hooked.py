@@ -11,7 +11,7 @@ from presignd.config import load
 from presignd.telemetry import log
 from presignd.webhooks.schedule import Schedule
 
-PATIENT = Schedule(pauses=[0.05] * 10_000, jitter=1)
+PATIENT = Schedule(pauses=[0.05] * 10_000, probes=[0.05], jitter=1)
 
 
 def main() -> None:

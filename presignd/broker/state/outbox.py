@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -89,9 +89,10 @@ class StateOutbox(Outbox):
             return {}
         return {name: _time(at) for name, at in rows}
 
-    async def due(self, webhook: str, now: datetime, most: int) -> list[Message]:
+    async def due(self, webhook: str, now: datetime, most: int, besides: Collection[int] = ()) -> list[Message]:
         """See ``Outbox``; what is returned is leased: no broker is told of it again for ``LEASE``."""
         rows = await self._database.fetch(_DUE, webhook, to_micros(now), most)
+        rows = [row for row in rows if row[0] not in besides]  # few: what is being sent is leased
         until = to_micros(now + LEASE)
         taken = await self._database.fetch_each(_TAKE, [(row[0], row[-1], until) for row in rows])
         return [_message(row) for row, mine in zip(rows, taken, strict=True) if mine]
@@ -106,6 +107,11 @@ class StateOutbox(Outbox):
         statements: list[Statement] = [("DELETE FROM messages WHERE n = ?1", (number,)) for number in done]
         again = "UPDATE messages SET tries = tries + 1, due_at = ?2 WHERE n = ?1"
         await self._database.transact([*statements, *((again, (n, to_micros(at))) for n, at in later.items())])
+
+    async def drop(self, webhook: str, before: datetime) -> int:
+        """See ``Outbox``."""
+        gone = "DELETE FROM messages WHERE webhook = ?1 AND due_at < ?2 RETURNING n"
+        return len(await self._database.fetch(gone, webhook, to_micros(before)))
 
     async def has_failed(self, webhook: str) -> bool:
         """See ``Outbox``."""

@@ -108,6 +108,28 @@ async def test_a_failed_message_waits_and_holds_up_those_of_its_path_alone(ledge
     assert await outbox.next_try("chat", utcnow() + timedelta(seconds=1)) is None
 
 
+async def test_what_is_being_sent_is_not_returned_again(ledger: Ledger) -> None:
+    outbox = ledger.outbox()
+    await outbox.configure([CHAT], NOW)
+    await finish(ledger, b"a", b"b", b"c")
+    first, *others = await due(outbox)
+    now = utcnow() + timedelta(seconds=1)
+    assert await outbox.due("chat", now, 1, {first.number}) == others[:1]
+    assert await outbox.due("chat", now, 9, {first.number}) == others
+
+
+async def test_what_was_due_for_too_long_is_dropped_and_the_rest_stays(ledger: Ledger) -> None:
+    outbox = ledger.outbox()
+    await outbox.configure([CHAT, PAGER], NOW)
+    await quarantine(ledger, b"a")
+    await quarantine(ledger, b"b")
+    [first, _] = await due(outbox)
+    soon = utcnow() + timedelta(hours=1)
+    await outbox.settle([], {first.number: soon})
+    assert await outbox.drop("chat", soon) == 1
+    assert {name: found.messages for name, found in (await outbox.waiting()).items()} == {"chat": 1, "pager": 2}
+
+
 async def test_what_no_change_tells_of_is_added(ledger: Ledger) -> None:
     outbox = ledger.outbox()
     await outbox.configure([CHAT, PAGER], NOW)
