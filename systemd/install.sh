@@ -69,7 +69,7 @@ source_sum() {
   if [ -f "$1" ]; then
     sha256sum < "$1"
   else
-    (cd "$1" && find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum)
+    (cd "$1" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
   fi
 }
 
@@ -140,8 +140,11 @@ guard_files() {
 
 start() {
   if [ ! -e "$config/$file" ]; then
-    if [ $service = presignd ]; then next="presignd init $config/$file"; else next="write $config/$file"; fi
-    say "next: $next, then this script once more"
+    if [ $service = presignd ]; then
+      say "next: presignd init $config/$file, then this script again"
+    else
+      say "next: write $config/$file (presignd init --with-broker does), then this script again with --broker"
+    fi
     return
   fi
   if ! systemctl is-enabled --quiet "$service" 2>/dev/null; then
@@ -191,7 +194,7 @@ purge() {
     /etc/presignd /etc/presignd-broker /var/lib/presignd /var/lib/presignd-*
   for user in presignd presignd-broker; do
     if getent passwd "$user" >/dev/null; then
-      say "what $user owns elsewhere keeps its numbers: find / -xdev -uid $(id -u "$user") -o -gid $(id -g "$user")"
+      say "files of $user elsewhere stay; to find them: find / -xdev -uid $(id -u "$user") -o -gid $(id -g "$user")"
       userdel "$user"
       say "removed the user $user"
     fi

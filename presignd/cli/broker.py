@@ -236,7 +236,7 @@ def _print_token(secret: str, block: str, file: Path | None, *, as_json: bool) -
         return
     show.result(secret, as_is=True)
     if file:
-        show.say(f"wrote {file}; the token above is not shown again")
+        show.say(f"wrote {file}; the token is on stdout, and is not shown again")
         return
     show.say("This token is not shown again. Put the block into broker.toml, or into a file of token_files:")
     for row in ["", *block.splitlines()]:

@@ -24,7 +24,7 @@ SHOWN = ("name", "host", "waiting", "given_up", "oldest", "next_try", "failing_s
 
 
 def list_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> None:
-    """List a broker's webhooks: what waits for each, since when it fails or is off, and why.
+    """List a broker's webhooks, with what waits for each.
 
     Example: presignd broker webhook list -c broker.toml
     """
@@ -37,9 +37,10 @@ def list_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> N
 
 
 def send_test_command(name: Named = "", config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> None:
-    """Send a signed test message to a broker's webhook, and print how its receiver answered.
+    """Send a signed test message to a broker's webhook.
 
-    The message has the type webhook.test. Ends with 3 if the receiver did not take it.
+    Prints how its receiver answered. The message has the type webhook.test. Ends with 3 if the receiver did not take
+    it.
 
     Example: presignd broker webhook test desk -c broker.toml
     """
@@ -47,9 +48,10 @@ def send_test_command(name: Named = "", config: BrokerFile = SYSTEM_FILE, as_jso
 
 
 def enable_command(name: Named = "", config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> None:
-    """Switch a broker's webhook on again that is off because its receiver answered 410 (gone).
+    """Switch a broker's webhook on again.
 
-    It is on for every broker that shares the state. What happened meanwhile is not sent.
+    It is off because its receiver answered 410 (gone). Then it is on for every broker that shares the state. What
+    happened meanwhile is not sent.
 
     Example: presignd broker webhook enable desk -c broker.toml
     """

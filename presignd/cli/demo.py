@@ -42,6 +42,7 @@ from presignd.system.clock import utcnow
 from presignd.system.durable import make_folder
 from presignd.system.trust import others_can_write, walked
 from presignd.telemetry import log
+from presignd.units import short_size
 
 
 def demo_command(
@@ -95,7 +96,7 @@ async def show_arrivals(config: Config, arrived: asyncio.Queue[tuple[NewArrival,
             kind = content_type(config.watches[0], os.fsencode(path.name))
             asked = StableRequest(new_link_id(), new.bucket, new.key, new.size, kind, path.name, None)
             (link,) = await links.make([asked])
-            out.say(f"{path.name}  ({new.size:,} bytes) came in: {path}")
+            out.say(f"{path.name}  ({short_size(new.size)}) came in: {path}")
             if isinstance(link, StableLink):
                 out.result(link.url, as_is=True)
     finally:
@@ -107,10 +108,9 @@ def greet(shown: Path, address: str) -> None:
     drop, control = shown / "drop", shown / "state" / "control.sock"
     out.say(f"Drop files into {drop}. Links appear here and work while this runs. Press Ctrl-C to stop.")
     out.say(f"Try:  echo hi > {quoted(drop / 'hi.txt')}   then open its link in a browser, or use curl")
-    out.say(
-        f"Ask:  PRESIGND_SOCKET={quoted(control)} {quoted(own_name())} status   or, to revoke its links: unlink FILE"
-    )
-    out.say(f"Send: {address}   in a browser: what you drop there comes into {shown / 'inbox'}", as_is=True)
+    ask = f"PRESIGND_SOCKET={quoted(control)} {quoted(own_name())}"
+    out.say(f"Ask:  {ask} status   (or links; or unlink FILE, to revoke the links of FILE)")
+    out.say(f"Send: {address}   open it in a browser: what you drop there comes into {shown / 'inbox'}", as_is=True)
 
 
 def claim(folder: Path) -> None:
@@ -152,7 +152,7 @@ def demo_config(folder: Path, presign: PresignConfig, bucket: str, invitation: s
 
 def show(link: Link) -> None:
     """Print a link: the file's name on stderr, the URL alone on stdout."""
-    out.say(f"{link.key}  ({link.size:,} bytes)")
+    out.say(f"{link.key}  ({short_size(link.size)})")
     out.result(link.url, as_is=True)
 
 

@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SYSTEM_FILE = Path("/etc/presignd/config.toml")
+LIFETIME = "How long links live (7d at most)"
 LINKS_GROUP = "presignd-links"
 """The group of systemd/presignd.sysusers.conf."""
+UNIT = Path("/etc/systemd/system/presignd.service")
+"""Where systemd/install.sh puts the unit."""
 PACKAGE = Path("/usr/lib/presignd")
 """Where the Debian package has the program; its units are installed with it."""
 
@@ -101,9 +104,7 @@ def set_up(target: Path, answers: Answers, *, exists: bool) -> int:
     show.say(f"wrote {target}")
     code = check(target)
     if code == 0:
-        as_service = target == SYSTEM_FILE and is_packaged()
-        start = "systemctl enable --now presignd" if as_service else f"presignd run -c {target}"
-        show.say(f"All checks passed. To start: {start}")
+        show.say(f"All checks passed. To start: {start_command(target)}")
     else:
         show.say(f"A check failed: correct {target}, then test it again: presignd check -c {target}")
     return code
@@ -126,6 +127,13 @@ def set_up_both(target: Path, answers: Answers, *, exists: bool) -> int:
     for line in beside.next_steps(target, file):
         show.say(line)
     return code
+
+
+def start_command(target: Path, unit: Path = UNIT) -> str:
+    """Return the command that starts a daemon with ``target``: the service, where it is installed and reads that."""
+    if target == SYSTEM_FILE and (is_packaged() or unit.exists()):
+        return "systemctl enable --now presignd"
+    return f"presignd run -c {target}"
 
 
 def is_packaged() -> bool:
@@ -167,7 +175,8 @@ def ask_all(broker: str = "", *, with_broker: bool = False, offer_one: bool = Fa
     answers = Answers(endpoint, access_key, secret_key, bucket, folder, "", broker=broker, token=token)
     if with_broker or (offer_one and confirm(beside.OFFER, default=False)):
         return with_region(beside.ask_for_links(answers))
-    answers = replace(answers, link_expires=ask("How long links live (7d at most)", _expiry, default="15m"))
+    question = "How long presigned links live (7d at most; not the broker's stable ones)" if broker else LIFETIME
+    answers = replace(answers, link_expires=ask(question, _expiry, default="15m"))
     return answers if broker else with_region(answers)
 
 

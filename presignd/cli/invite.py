@@ -20,6 +20,8 @@ from presignd.system.clock import utcnow
 from presignd.units import parse_size, short_size
 
 DEFAULT_VALID = "14d"
+LIMITS = {"max_files", "max_size", "total"}
+SIZES = {"max_size", "total", "bytes"}
 
 Document = dict[str, Any]
 
@@ -79,7 +81,7 @@ def create_command(
 
 
 def list_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> None:
-    """List a broker's invitations: what each takes, and what it has taken.
+    """List a broker's invitations, with their limits.
 
     Example: presignd broker invite list -c broker.toml
     """
@@ -101,14 +103,15 @@ def show_command(name: Name, config: BrokerFile = SYSTEM_FILE, as_json: AsJson =
     if as_json:
         show.document({**invitation, "received": [_received(each) for each in files if each["state"] == "received"]})
         return
-    for key, value in invitation.items():
-        show.row([key, "" if value is None else str(value)])
+    show.table("", ("", ""), [[key, _shown(key, value)] for key, value in invitation.items()])
     rows = [[each["path"], short_size(each["size"]), each["state"], each["key"]] for each in files]
     show.table("files", ("path", "size", "state", "key"), rows)
 
 
 def revoke_command(name: Name, config: BrokerFile = SYSTEM_FILE) -> None:
-    """Revoke an invitation: nothing more is signed for it, and what is under way is aborted. What came in stays.
+    """Revoke an invitation: it takes no more files.
+
+    Nothing more is signed for it, and what is under way is aborted. What came in stays.
 
     Example: presignd broker invite revoke march -c broker.toml
     """
@@ -145,9 +148,18 @@ def _row(invitation: Document) -> list[str]:
     if invitation["max_files"] is not None:
         files += f" of {invitation['max_files']}"
     if invitation["total"] is not None:
-        size += f" of {invitation['total']} bytes"
+        size += f" of {short_size(invitation['total'])}"
     ends = f"{invitation['expires_at'][:19]}Z"
     return [*(invitation[key] for key in ("name", "bucket", "prefix")), files, size, ends, invitation["state"]]
+
+
+def _shown(key: str, value: object) -> str:
+    """Return a field of an invitation as people read it."""
+    if value is None:
+        return "no limit" if key in LIMITS else ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return short_size(value) if key in SIZES and isinstance(value, int) else str(value)
 
 
 def _received(file: Document) -> Document:

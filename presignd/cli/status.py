@@ -311,8 +311,8 @@ def _version_rows(version: Document, now: datetime) -> Iterator[list[str]]:
         yield ["uploaded", receipt["done_at"] or ""]
     if ends := version["link_expires_at"]:
         yield ["link expires", f"{ends} (in {until(ends, now)})"]
-    elif version.get("link"):
-        yield ["link expires", "never"]
+    elif kind := version.get("link"):
+        yield ["link expires", "never, unless it is revoked"] if kind == "stable" else ["link", "its folder's"]
 
 
 # --- --follow -----------------------------------------------------------------------------------

@@ -22,9 +22,10 @@ app = typer.Typer(
 
 
 def send_test_command(name: Named = "", as_json: AsJson = False, config: ConfigFile = None) -> None:
-    """Send a signed test message to a webhook, and print how its receiver answered.
+    """Send a signed test message to a webhook.
 
-    The message has the type webhook.test. Ends with 3 if the receiver did not take it.
+    Prints how its receiver answered. The message has the type webhook.test. Ends with 3 if the receiver did not take
+    it.
 
     Example: presignd webhook test chat
     """
@@ -43,9 +44,9 @@ def end_with_test(found: Mapping[str, Any], *, as_json: bool) -> None:
 
 
 def enable_command(name: Named = "", as_json: AsJson = False, config: ConfigFile = None) -> None:
-    """Switch a webhook on again that is off because its receiver answered 410 (gone).
+    """Switch a webhook on again.
 
-    What happened meanwhile is not sent.
+    It is off because its receiver answered 410 (gone). What happened meanwhile is not sent.
 
     Example: presignd webhook enable chat
     """

@@ -213,6 +213,11 @@ class Responder:
         named = text(request, "link")
         if link_id := id_in(named):
             revoked = {"id": link_id}
+        elif named.startswith(("http://", "https://")):
+            raise Refused(
+                "unlink: this address is no stable link",
+                fix="presigned links can't be revoked; presignd links --issued lists the stable ones",
+            )
         else:
             revoked = await self._named_links(paths(request, "path"), text(request, "key"), named)
         await self.view.links.revoke(revoked, by_uid=peer.uid)

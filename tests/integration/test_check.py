@@ -490,6 +490,7 @@ def test_init_with_a_broker_asks_for_its_token_and_no_key(seaweedfs: Store, tmp_
         assert done.returncode == 0, done.stdout + done.stderr
         presign = load(target).config.presign
         assert (presign.kind, presign.url, presign.secret_key) == ("broker", broker.url, None)
+        assert "How long presigned links live (7d at most; not the broker's stable ones)" in done.stderr
         canary(done.stdout + done.stderr, broker.secret)
 
 

@@ -324,7 +324,8 @@ def test_who_asks_for_many_that_there_are_not_is_slowed_down(seaweedfs: Store, b
 def test_invitations_are_made_listed_and_shown(broker: Sharing) -> None:
     name = next(_names)
     made = command(
-        *("invite", "create", name, "-c", broker.file, "--bucket", broker.bucket, "--prefix", "in/", "--pin", "--qr")
+        *("invite", "create", name, "-c", broker.file, "--bucket", broker.bucket, "--prefix", "in/", "--pin", "--qr"),
+        *("--total", "50GB"),
     )
     assert made.returncode == 0, made.stderr
     address, pin, *code = made.stdout.splitlines()
@@ -333,7 +334,9 @@ def test_invitations_are_made_listed_and_shown(broker: Sharing) -> None:
     assert len(code) > 10
     broker.secrets.append(address.rpartition("/")[2])
     listed = command("invite", "list", "-c", broker.file)
-    assert name in listed.stdout
+    assert [line.split("\t")[4] for line in listed.stdout.splitlines() if name in line] == ["0 bytes of 50.0 GB"]
+    shown = dict(line.split("\t") for line in command("invite", "show", name, "-c", broker.file).stdout.splitlines())
+    assert (shown["pin_needed"], shown["total"], shown["max_files"]) == ("yes", "50.0 GB", "no limit")
     assert address.rpartition("/")[2] not in listed.stdout
     again = command("invite", "create", name, "-c", broker.file, "--bucket", broker.bucket, "--prefix", "in/")
     assert again.returncode == 4

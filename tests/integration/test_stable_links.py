@@ -433,4 +433,10 @@ def test_the_commands_make_list_and_revoke_links(site: Site, daemon: Presignd) -
     assert unknown.stderr.startswith(
         "presignd: unlink: nothing was uploaded from or as no-such-file (presignd links --"
     )
+    presigned = daemon.run("link", file, "--expires", "1m", check=True).stdout.strip()
+    refused = daemon.run("unlink", presigned)
+    assert refused.returncode == 4
+    assert refused.stderr.startswith(
+        "presignd: unlink: this address is no stable link (presigned links can't be revoked;"
+    )
     assert daemon.run("link", file, "--days", "1", "--expires", "1m").returncode == 2

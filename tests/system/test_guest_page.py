@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
@@ -419,6 +420,19 @@ async def test_a_paused_file_waits_and_a_cancelled_one_is_given_back(
     assert set(page.stored()) == {"big.bin"}
 
 
+async def test_it_does_not_say_that_all_was_received_when_the_last_file_was_refused(
+    browser: Browser, broker: Sharing, seaweedfs: Store, tmp_path: Path
+) -> None:
+    """Counts are told ten seconds apart, so that a screen reader is quiet; the last one is told at once."""
+    async with visit(browser, broker, seaweedfs, "--max-files", "1", told=[]) as page:
+        await page.tab.clock.set_fixed_time(time.time())  # those ten seconds never pass
+        await page.choose(file_of(tmp_path, "first.txt", 3))
+        await page.all_received()
+        await page.choose(file_of(tmp_path, "second.txt", 3))
+        await expect(page.tab.locator("#list li").nth(1)).to_contain_text("takes no more files")
+        await expect(page.tab.locator("#note")).to_have_text("1 of 2 received")
+
+
 # --- who may ------------------------------------------------------------------------------------------
 async def test_a_pin_is_asked_for_first_and_known_after_a_reload(
     browser: Browser, broker: Sharing, seaweedfs: Store, tmp_path: Path
@@ -428,6 +442,7 @@ async def test_a_pin_is_asked_for_first_and_known_after_a_reload(
     async with await browser.new_context(locale="en-GB") as context:
         page = Visit(await opened(context, made["url"]), seaweedfs, broker, f"{name}/")
         await expect(page.tab.get_by_role("button", name="Choose files")).to_be_hidden()
+        await expect(page.tab.get_by_label("PIN")).to_be_focused()
         await page.tab.get_by_label("PIN").fill("wrong")
         await page.tab.get_by_role("button", name="Open").click()
         await expect(page.tab.locator("#note")).to_have_text("This PIN is wrong.")

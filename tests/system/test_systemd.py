@@ -416,7 +416,7 @@ def test_removing_leaves_what_is_yours_and_purging_leaves_nothing(host: Host) ->
     assert host.machine.try_run("systemctl", "cat", "presignd").returncode != 0
     user, group = host.sh("id -u presignd; id -g presignd").split()
     said = host.run(INSTALL, "--purge")
-    assert f"what presignd owns elsewhere keeps its numbers: find / -xdev -uid {user} -o -gid {group}" in said
+    assert f"files of presignd elsewhere stay; to find them: find / -xdev -uid {user} -o -gid {group}" in said
     assert host.sh("find /etc /var /opt /usr/local -xdev \\( -nouser -o -nogroup \\) -print") == ""
     left = host.sh("ls -d /etc/presignd* /var/lib/presignd* /opt/presignd /usr/local/bin/presignd 2>/dev/null || true")
     assert left == ""

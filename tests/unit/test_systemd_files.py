@@ -16,7 +16,7 @@ import pytest
 from presignd.broker.config import SYSTEM_FILE as BROKER_FILE
 from presignd.broker.config import SYSTEM_STATE as BROKER_STATE
 from presignd.cli.beside import broker_file, next_steps
-from presignd.cli.init import LINKS_GROUP, PACKAGE, SYSTEM_FILE, Answers, links_group, render, write
+from presignd.cli.init import LINKS_GROUP, PACKAGE, SYSTEM_FILE, Answers, links_group, render, start_command, write
 from presignd.config.signing import GROUPS
 from presignd.system import trust
 
@@ -95,6 +95,22 @@ def test_the_script_is_plain_shell_and_refuses_what_it_does_not_know() -> None:
     assert "usage" in done.stderr or "as root" in done.stderr
 
 
+def test_the_installer_sees_a_change_in_a_file_whose_name_has_spaces(tmp_path: Path) -> None:
+    """desktop/ has such a file; an upgrade that changes only that one is installed, too."""
+    [function] = re.findall(
+        r"^source_sum\(\) \{.*?^\}$", (SYSTEMD / "install.sh").read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+    def checksum(content: str) -> str:
+        (tmp_path / "Copy a link").write_text(content)
+        command = ["sh", "-euc", f'{function}\nsource_sum "$1"', "sh", str(tmp_path)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert done.stderr == ""
+        return done.stdout
+
+    assert checksum("old") != checksum("new")
+
+
 def test_init_gives_the_links_to_the_services_group_only_where_there_is_one(tmp_path: Path) -> None:
     answers = Answers("http://127.0.0.1:9000", "A", "S", "bucket", Path("/srv/drop"), "15m")
     assert links_group(tmp_path / "config.toml") == ""
@@ -114,6 +130,14 @@ def test_init_sets_up_the_brokers_service_and_names_the_user_whose_state_it_is()
 def test_the_package_brings_the_units_so_init_says_how_to_enable_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "prefix", str(PACKAGE))
     assert next_steps(SYSTEM_FILE, BROKER_FILE)[0].endswith(": systemctl enable --now presignd-broker presignd")
+
+
+def test_init_starts_a_service_only_where_it_is_installed_and_reads_this_file(tmp_path: Path) -> None:
+    unit = tmp_path / "presignd.service"
+    assert start_command(SYSTEM_FILE, unit) == f"presignd run -c {SYSTEM_FILE}"
+    unit.touch()
+    assert start_command(SYSTEM_FILE, unit) == "systemctl enable --now presignd"
+    assert start_command(tmp_path / "my.toml", unit) == f"presignd run -c {tmp_path / 'my.toml'}"
 
 
 @pytest.mark.needs("root")

@@ -275,7 +275,7 @@ def test_a_name_in_the_demo_forges_no_line_and_no_colour(capsys: pytest.CaptureF
 
     show_link(cast("Link", SimpleNamespace(key="a\n\x9b31mb", size=1, url="http://link")))
     shown = capsys.readouterr()
-    assert shown.err == "a\\n\\x9b31mb  (1 bytes)\n"
+    assert shown.err == "a\\n\\x9b31mb  (1 byte)\n"
     assert shown.out == "http://link\n"
 
 

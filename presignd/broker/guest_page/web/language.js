@@ -23,8 +23,10 @@ const UNITS = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"];
 /** @param {string} locale */
 export function formats(locale) {
   /** @param {number} value @param {string} unit @param {number} [digits] */
-  const number = (value, unit, digits = 0) =>
-    new Intl.NumberFormat(locale, { style: "unit", unit, unitDisplay: "short", maximumFractionDigits: digits }).format(value);
+  const number = (value, unit, digits = 0) => {
+    const unitDisplay = unit === "byte" ? "long" : "short"; // the short one has no plural: "4 byte"
+    return new Intl.NumberFormat(locale, { style: "unit", unit, unitDisplay, maximumFractionDigits: digits }).format(value);
+  };
   return {
     /** @param {number} bytes @returns {string} */
     size(bytes) {

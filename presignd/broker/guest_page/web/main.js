@@ -172,5 +172,9 @@ listenToButtons();
 listenToPin();
 await engine.start();
 byId("page").hidden = false; // a large folder takes a while to open again
+if (engine.stopped === "pin") {
+  byId("pin").hidden = false;
+  byId("pin-input").focus();
+}
 await goOn();
 document.documentElement.dataset.live = "yes";

@@ -173,7 +173,7 @@ export class View {
     byId("drop").hidden = byId("choose").hidden = stopped !== "";
     byId("pin").hidden = stopped !== "pin";
     if (stopped === "ended" || stopped === "gone") this.#tell(words[stopped]);
-    else this.#tell(this.#newsOf(done, uploads.length), done > 0 && done < uploads.length);
+    else this.#tell(this.#newsOf(done, uploads.length), uploads.some(({ state }) => state === "waiting"));
   }
 
   /** Say what is new, once; something else that was said since stays until then.

@@ -38,7 +38,7 @@ const words = {
   waiting: "Waiting",
   checking: "Checking",
   paused: "Paused",
-  absent: "Choose this file again to go on: the browser forgot it, not what was sent.",
+  absent: "Choose this file again to go on. What was sent is not sent again.",
   done: "Received",
   failed: "Not sent",
   trying: "No connection or no answer. It goes on by itself.",
