@@ -215,13 +215,22 @@ def test_a_token_sees_what_lies_within_it(broker: Sharing, token: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    "query", ["?after=x", "?after=-1", "?wait=1.5", "?wait=", f"?after={'9' * 19}", "?wait=%D9%A1"]
+    "query", ["?after=x", "?after=-1", "?wait=1.5", "?wait=%20", f"?after={'9' * 19}", "?wait=%D9%A1"]
 )
 def test_a_query_that_is_none_is_refused(broker: Sharing, query: str) -> None:
     host = Host(broker)
     host.invite()
     status, answer = host.call(query)
     assert (status, answer["error"]["code"]) == (400, "bad_request")
+
+
+@pytest.mark.parametrize("query", ["?after=", "?wait=", "?after=&wait="])
+def test_a_value_that_is_empty_counts_as_left_out(broker: Sharing, query: str) -> None:
+    """As a program asks for the first time, which has no ``next`` yet."""
+    host = Host(broker)
+    drop(host.invite())
+    assert host.call(query) == host.call()
+    assert host.call(query)[0] == 200
 
 
 @pytest.mark.parametrize("body", [{"ids": [1]}, {"ids": "a"}, {}, {"ids": [], "more": 1}])

@@ -127,8 +127,8 @@ class InboxCalls:
 
 
 def _number(request: web.Request, name: str, default: int) -> int:
-    """Return a number of the query; raise ``Rejected`` for anything else."""
-    text = request.query.get(name, str(default))
+    """Return a number of the query, the default if it is left out or empty; raise ``Rejected`` for anything else."""
+    text = request.query.get(name) or str(default)
     if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER):
         raise Rejected(400, "bad_request", f"{name}: give a number")
     return int(text)
