@@ -74,6 +74,7 @@ CHANGES = (
     "begin_run",
     "claim",
     "configure_webhooks",
+    "drop_messages",
     "end_upload",
     "enqueue",
     "first_scan_done",
