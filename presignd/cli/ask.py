@@ -218,6 +218,9 @@ def _not_allowed(socket: Path) -> Unavailable:
 
 
 def _no_daemon(folder: Path) -> Unavailable:
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        why = f"no daemon answers, and the ledger in {folder} is on a read-only filesystem"
+        return Unavailable(why, fix="start the daemon, or mount the filesystem so that it can be written")
     return Unavailable(
         f"no daemon answers, and the ledger in {folder} is another user's",
         fix="start the daemon, or run this as its user",

@@ -5,6 +5,8 @@ The lock is flock(2)'s (``system/file_lock.py``), which the kernel releases with
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from pathlib import Path
 from typing import Self
@@ -14,6 +16,9 @@ from presignd.system.durable import make_folder
 from presignd.system.file_lock import flock, lock_holder, process_text
 from presignd.system.sqlite import require_local
 from presignd.system.trust import make_private
+
+WRITABLE = "mount it so that it can be written, or set ledger.path to another folder"
+"""What to do about a ledger on a read-only filesystem."""
 
 
 class DaemonLock:
@@ -38,8 +43,11 @@ class DaemonLock:
                 f"the ledger in {folder} is in use by {process_text(lock_holder(self._fd) or _pid_in_file(self._fd))}",
                 fix="stop that one, or give this one a ledger.path of its own",
             )
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        with contextlib.suppress(
+            OSError
+        ):  # a full disk: the pid is only for messages, and the ledger tells of the disk
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
 
     def close(self) -> None:
         """Release the lock; the file stays, since another process may already have opened it."""
@@ -59,9 +67,10 @@ def _open(path: Path) -> int:
         make_private(path)
         return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except OSError as error:
+        is_read_only = error.errno == errno.EROFS
         raise UsageError(
             f"ledger.path: {path} can't be opened: {error.strerror}",
-            fix="give the ledger's folder to the daemon's user",
+            fix=WRITABLE if is_read_only else "give the ledger's folder to the daemon's user",
         ) from None
 
 

@@ -21,6 +21,8 @@ _PAGE, _FEWEST_PAGES, _MOST_PAGES = 4096, 32, 1000
 """SQLite's page size in bytes, and the fewest and most pages in its WAL at which it checkpoints."""
 
 _FILES = ("", "-wal", "-shm")
+_SHARED = 32 << 10
+"""Bytes of the memory that a WAL's openers share, a file beside it, at the least."""
 
 Migration = Sequence[str]
 
@@ -122,7 +124,8 @@ class DatabaseFile:
             return self._explain_system(error)
         # sqlite.org/rescode.html: the low byte is the primary code.
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
+        # Where the disk is full, the memory that WAL's openers share can't be mapped: an I/O error.
+        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self._has_no_space()):
             return self._full()
         if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
             return UsageError(f"{self._named} is damaged: {error}", fix=self._fix_damage())
@@ -141,6 +144,12 @@ class DatabaseFile:
         return UsageError(
             f"{self._named} can't be opened: {error.strerror}", fix=f"give it to {self.kind.user}, mode 0600"
         )
+
+    def _has_no_space(self) -> bool:
+        try:
+            return shutil.disk_usage(self.path.parent).free < _SHARED
+        except OSError:
+            return False
 
     def _full(self) -> PresigndError:
         return fault("disk_full", f"{self._named} can't be written")
