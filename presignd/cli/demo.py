@@ -109,8 +109,8 @@ def greet(shown: Path, address: str) -> None:
     out.say(f"Drop files into {drop}. Links appear here and work while this runs. Press Ctrl-C to stop.")
     out.say(f"Try:  echo hi > {quoted(drop / 'hi.txt')}   then open its link in a browser, or use curl")
     ask = f"PRESIGND_SOCKET={quoted(control)} {quoted(own_name())}"
-    out.say(f"Ask:  {ask} status   (or links; or unlink FILE, to revoke the links of FILE)")
-    out.say(f"Send: {address}   open it in a browser: what you drop there comes into {shown / 'inbox'}", as_is=True)
+    out.say(f"Ask:  {ask} status   (or: links, unlink FILE, verify --all)")
+    out.say(f"Send: {address}   files dropped there come into {shown / 'inbox'}", as_is=True)
 
 
 def claim(folder: Path) -> None:

@@ -12,7 +12,7 @@ import typer
 from presignd.cli import loop, show
 from presignd.cli.ask import asking
 from presignd.cli.options import AsJson, ConfigFile, absolute, seconds
-from presignd.errors import ExitCode, PresigndError, UsageError
+from presignd.errors import ExitCode, PresigndError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,13 +35,10 @@ def wait_command(
     """Wait until files have their links.
 
     Ends with 0 when each file's current content has its link, 4 when one is quarantined or missing, 5
-    when the timeout ran out. Folders are refused: name the files in them.
+    when the timeout ran out. Of folders, only those of a watch with unit = "folder" get a link.
 
     Example: cp report.pdf /srv/drop/ && presignd wait /srv/drop/report.pdf
     """
-    folders = [f"{path} is a folder: name the files in it" for path in paths if _is_folder(path)]
-    if folders:
-        raise UsageError("wait", problems=tuple(folders))
     limit = seconds("--timeout", timeout)
     results, failure = loop.run(wait_for([absolute(path) for path in paths], limit, config))
     if as_json:
@@ -55,18 +52,13 @@ def wait_command(
         raise failure
 
 
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # in a folder that this user may not read; the daemon may
-        return False
-
-
 def _why(found: dict[str, Any]) -> str:
     error = (found["version"] or {}).get("error")
     match found["outcome"]:
         case "quarantined" if error:
             return f"quarantined: {error['cause']} ({error['fix']})"
+        case "missing" | "outside" if os.path.isdir(found["path"]):  # noqa: PTH112 - where it may not be looked at: no
+            return "it is a folder: name the files in it"
         case "missing":
             is_special = os.path.lexists(found["path"])
             return "not a regular file; symlinks are not followed" if is_special else "there is no such file"
@@ -74,9 +66,7 @@ def _why(found: dict[str, Any]) -> str:
             return f"ignored: {found['why']} (presignd put uploads it anyway)"
         case "outside" if found.get("why"):
             return f"{found['why']} (presignd status lists the watches; presignd put uploads any file)"
-        case "unreadable":
-            return "the daemon can't read it"
-    return str(found["outcome"])
+    return "the daemon can't read it" if found["outcome"] == "unreadable" else str(found["outcome"])
 
 
 async def wait_for(paths: Sequence[str], timeout: float, config: Path | None) -> tuple[Results, PresigndError | None]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from presignd.errors import Refused
 from presignd.model import Fingerprint, State
+from presignd.pipeline.files.ignore import FOLDERS_ONLY
 from presignd.states import LEFT
 from presignd.system.trust import FOLDER, parent_of
 
@@ -239,6 +240,11 @@ class Finder:
         why = self.why(named.place, None)
         if not named.place.watch:
             return Refused(f"{path}: {why}", fix="presignd status lists those; presignd put uploads others")
+        if why == FOLDERS_ONLY:
+            return Refused(
+                f"{path}: there is no link to it: {why}",
+                fix="presignd status lists what a folder waits for; presignd put uploads a single file",
+            )
         if why:
             return Refused(
                 f"{path}: the watch {named.place.watch} ignores it: {why}", fix="presignd put uploads it all the same"

@@ -220,9 +220,14 @@ async def test_wait_ends_by_what_became_of_each_file(served: Served) -> None:
     stuck = await presignd(served, "wait", drop(served) / "done", drop(served) / "stuck")
     assert (stuck.code, "over 5 GiB" in stuck.err) == (4, True)
     assert (await presignd(served, "wait", "--timeout", "100ms", drop(served) / "queued")).code == 5
-    assert (await presignd(served, "wait", drop(served))).code == 2
     (drop(served) / "symlink").symlink_to("done")
-    for name, why in (("symlink", "symlinks are not followed"), ("absent", "there is no such file")):
+    (drop(served) / "folder").mkdir()
+    for name, why in (
+        ("symlink", "symlinks are not followed"),
+        ("absent", "there is no such file"),
+        ("folder", "it is a folder: name the files in it"),
+        (".", "it is a folder: name the files in it"),
+    ):
         missing = await presignd(served, "wait", drop(served) / name)
         assert (missing.code, why in missing.err) == (4, True)
 

@@ -306,11 +306,13 @@ async def test_commands_answer_for_the_folder_and_for_its_files(faulty_s3: Fault
         fill(drop, "shoot", SHOOT, ready=False)
         with pytest.raises(TimedOut):
             await asked(daemon, op="wait", paths=[unit, member], timeout=0)
-        with pytest.raises(Refused, match='unit = "folder"'):
+        with pytest.raises(Refused, match='there is no link to it: unit = "folder" links whole folders'):
             await asked(daemon, op="path", path=[unit])
         mark(drop, "shoot")
         waited = await asked(daemon, op="wait", paths=[unit, member], timeout=20)
         assert [answer["outcome"] for answer in waited] == ["linked", "linked"]
+        await asked(daemon, op="wait", paths=[member], timeout=0)
+        await daemon.until(lambda: not daemon.view.settling(), "that what is linked waits for no marker")
         (of_unit,), (of_member,) = [await asked(daemon, op="path", path=[path]) for path in (unit, member)]
         assert (of_unit["version"]["key"], of_unit["version"]["link"]) == ("shoot/MANIFEST.json", "presigned")
         assert (of_member["version"]["key"], of_member["version"]["link"]) == ("shoot/a.jpg", "unit")

@@ -60,3 +60,24 @@ async def test_waiting_for_an_ignored_file_uploads_it_not(tmp_path: Path, faulty
             daemon.view.hint("drop", os.fsencode(each))
         await daemon.until(lambda: not daemon.view.settling() and daemon.links(), "a link and no more to come")
         assert daemon.links() == ["wanted"]
+
+
+@pytest.mark.parametrize("rest", ["", "file.part"])
+async def test_what_has_its_link_does_not_settle_again_without_its_marker_or_beside_a_download(
+    tmp_path: Path, faulty_s3: FaultyS3, rest: str
+) -> None:
+    """People remove markers, and an event of a file that did not change (chmod) comes at any time."""
+    rules = watch(tmp_path, ready_marker="" if rest else "{name}.ok")
+    async with running(config(tmp_path, faulty_s3, rules)) as daemon:
+        await daemon.said_by_now("watch.started")
+        daemon.drop("file")
+        daemon.drop("file.ok")
+        await daemon.until(lambda: "file" in daemon.links(), "a link")
+        if rest:
+            daemon.drop(rest)
+        else:
+            (tmp_path / "drop" / "file.ok").unlink()
+        daemon.view.hint("drop", b"file")
+        daemon.drop("other")
+        await daemon.until(lambda: b"other" in {each.path for each in daemon.view.settling()} or rest, "it waits")
+        await daemon.until(lambda: b"file" not in {each.path for each in daemon.view.settling()}, "it is as it was")

@@ -41,6 +41,9 @@ DEFAULTS = (
 """``ignore_defaults`` (docs/files.md): names of incomplete files and of clutter; upper and lower case alike.
 Xunlei's ``*.td`` is not in it: other files end so too."""
 
+FOLDERS_ONLY = 'unit = "folder" links whole folders, once each is complete'
+"""Why a watch of folders ignores what lies in its own folder, in words."""
+
 OWN_PREFIX = b".presignd-"
 """Prefix of the daemon's own temporary names, which are always ignored."""
 
@@ -116,7 +119,7 @@ class Ignore:
     def why(self, path: bytes) -> str:
         """Return in words which rule ignores the file at ``path``; "" if none does."""
         if self._folders and b"/" not in path:
-            return 'unit = "folder": files in no folder are left out, and a folder is linked once it is complete'
+            return FOLDERS_ONLY
         parts = _text(path).split("/")
         above = ["/".join(parts[:count]) + "/" for count in range(1, len(parts))]
         return next((why for text in (*above, _text(path)) if (why := self._rule(text))), "")

@@ -36,6 +36,7 @@ from presignd.pipeline.settle.decide import (
 from presignd.pipeline.stage import TURN
 from presignd.runtime.heartbeat import alive, beat, resting
 from presignd.runtime.tasks import within
+from presignd.states import is_recorded
 from presignd.system.filesystem import read_cached
 from presignd.system.threads import in_background, run
 from presignd.telemetry.log import get_logger
@@ -295,9 +296,11 @@ class Lane:
         inline = len(paths) <= self._looker.inline_limit
         read, wanted = read_cached if inline else read_at, self._wanted(due)
         looks = await run(lambda: self._looker.look(paths, wanted, read), inline=inline)
-        complete = self._decide(due, looks)
+        complete, unready = self._decide(due, looks)
         if complete:
             await self._record_complete(complete, tasks)
+        if unready:
+            await self._wait_unless_recorded(unready)
         return True
 
     def _wanted(self, due: Sequence[_Entry]) -> Wanted:
@@ -310,22 +313,41 @@ class Lane:
 
         return wanted
 
-    def _decide(self, due: Sequence[_Entry], looks: Sequence[Look]) -> list[tuple[_Entry, Complete]]:
-        """Return the entries that are complete; queue the others for their next look, or forget them."""
-        complete = []
+    def _decide(
+        self, due: Sequence[_Entry], looks: Sequence[Look]
+    ) -> tuple[list[tuple[_Entry, Complete]], list[tuple[_Entry, Wait]]]:
+        """Return the entries that are complete, and those that were found to wait for a marker or a download.
+
+        Queue the others for their next look, or forget them.
+        """
+        complete, unready = [], []
         for entry, look in zip(due, looks, strict=True):
             self._note_look(entry, look)
             outcome = decide(entry.history, look, self._rules)
             if isinstance(outcome, Complete):
                 complete.append((entry, outcome))
+            elif isinstance(outcome, Wait) and entry.history is None and (look.missing or look.download):
+                unready.append((entry, outcome))
             elif isinstance(outcome, Wait):
-                entry.history, entry.why = outcome.history, outcome.why
-                pause = min(outcome.after, _LOOK_GAP) if entry.again else outcome.after
-                self._queue(entry, entry.looked_at + pause)
+                self._wait(entry, outcome)
             else:
                 self._forget(entry)
         self._limit_backlog()
-        return complete
+        return complete, unready
+
+    def _wait(self, entry: _Entry, outcome: Wait) -> None:
+        entry.history, entry.why = outcome.history, outcome.why
+        pause = min(outcome.after, _LOOK_GAP) if entry.again else outcome.after
+        self._queue(entry, entry.looked_at + pause)
+
+    async def _wait_unless_recorded(self, unready: Sequence[tuple[_Entry, Wait]]) -> None:
+        """Forget what the ledger has as it is: its marker may be gone for good. The others wait."""
+        known = await self._services.ledger.known(self.watch, [entry.path for entry, _ in unready])
+        for entry, outcome in unready:
+            if outcome.history and is_recorded(known.get(entry.path), outcome.history.fingerprint):
+                self._forget(entry)
+            else:
+                self._wait(entry, outcome)
 
     def _note_look(self, entry: _Entry, look: Look) -> None:
         self._unreadable.note(entry.path, look.fault)
