@@ -32,7 +32,7 @@ from minio import Minio
 from minio.error import MinioException
 
 from presignd.demo.selfsigned import loopback_pem
-from presignd.errors import Unavailable, UsageError
+from presignd.errors import Unavailable, UsageError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -278,6 +278,10 @@ class EmbeddedStore:
     def _nothing_left(self) -> Iterator[None]:
         try:
             yield
+        except OSError as error:
+            self.kill()
+            why = f"SeaweedFS can't be started in {self._dir}: {reason_of(error)}"
+            raise Unavailable(why, fix="correct that, or name another folder") from None
         except BaseException:
             self.kill()
             raise

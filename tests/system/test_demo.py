@@ -19,6 +19,7 @@ from presignd.demo.seaweedfs import LOOPBACK
 from tests.canary import assert_no_secrets
 from tests.guests import Guest
 from tests.links import whole_lines
+from tests.mounts import tmpfs
 from tests.system.guest_tabs import GuestPage, tab_of
 from tests.system.harness import COMMAND, fetch
 from tests.system.processes import NOTHING, Held, held_by
@@ -247,6 +248,20 @@ def test_a_store_that_ends_by_itself_ends_the_demo_and_is_told(start: Start, tmp
     assert line.startswith("presignd: SeaweedFS ended: ")
     assert f"look at {tmp_path / 'presignd-demo/store/run/weed.log'}" in line
     assert demo.held.left() == NOTHING
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "disk", "256k"):
+        with (tmp_path / "disk" / "filler").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            file.writelines([b"x" * 4096] * 100)
+        demo = Demo(tmp_path, "disk/demo")
+        assert demo.process.wait(60) == 3
+    assert demo.said == [
+        (
+            f"presignd: SeaweedFS can't be started in {tmp_path}/disk/demo/store: No space left on device"
+            " (correct that, or name another folder)"
+        )
+    ]
 
 
 def test_what_a_guest_sends_appears_as_a_file_and_a_link_and_the_address_stays(start: Start, tmp_path: Path) -> None:
