@@ -77,10 +77,10 @@ class Candidate:
 class NewVersion(NamedTuple):
     """A settled file, ready to be recorded.
 
-    ``key`` is the rendered template (None while it needs the hash); ``fresh_key`` asks for a key no
-    version ever had (collision = "rename"); ``next_key`` lets a key of another path become
-    ``name~2.ext`` instead of the quarantine ``key_taken``. With an ``intent`` (the checksum that tells its object, ""
-    while that is unknown) the version is also claimed, in the same commit; without one (None) it is queued.
+    ``key`` is the rendered template (None while it needs the hash); ``fresh_key`` asks for a key no version ever had
+    (collision = "rename"); ``next_key`` lets a key of another path become ``name~2.ext`` instead of the quarantine
+    ``key_taken``. With an ``intent`` (the checksum that identifies its object, "" while that is unknown) the version is
+    also claimed, in the same commit; without one (None) it is queued.
     """
 
     file_id: str
@@ -103,17 +103,16 @@ class NewVersion(NamedTuple):
 class FileVersion(NamedTuple):
     """One row of the ledger: a version and where it stands.
 
-    ``path`` is below the watch's root, or absolute for a ``put`` from elsewhere. ``base_key`` is the
-    rendered template, ``key`` the one in use (``name~2.ext`` after a collision). ``attempt`` counts
-    requests begun; ``faults`` those that count against the file. ``unclean`` is 0 for a version that was in flight at
-    no unclean exit since it last got on. Else it is a suspect, and ``unclean`` is 1 plus the number of those exits at
-    which it was alone. ``checksum`` is ``algorithm:hex``, once verified. ``etag`` is the store's, once verified;
-    before, what was committed before the content was sent: the MD5 that the ETag will be, or a checksum that tells the
-    object (``crc64nvme:`` alone for the parts of an upload whose checksum is not known yet). ``signed_at`` is the
-    link's signing date. ``gone_at`` is when the content was seen to have left its path. ``link_version`` is the
-    ``version_id`` that the link names, "" for none. ``link_id`` (secret) is the id of its stable link, "" for a
-    presigned one. Only ``linked`` says whether its link was made: ``expires_at`` is None for a link without an end,
-    too.
+    ``path`` is below the watch's root, or absolute for a ``put`` from elsewhere. ``base_key`` is the rendered template,
+    ``key`` the one in use (``name~2.ext`` after a collision). ``attempt`` counts requests begun; ``faults`` those that
+    count against the file. ``unclean`` is 0 for a version that was in flight at no unclean exit since it last made
+    progress. Otherwise it is a suspect, and ``unclean`` is 1 plus the number of those exits at which it was alone.
+    ``checksum`` is ``algorithm:hex``, once verified. ``etag`` is the store's, once verified; before, what was committed
+    before the content was sent: the MD5 that the ETag will be, or a checksum that identifies the object (``crc64nvme:``
+    alone for the parts of an upload whose checksum is not known yet). ``signed_at`` is the link's signing date.
+    ``gone_at`` is when the content was seen to have left its path. ``link_version`` is the ``version_id`` that the link
+    names, "" for none. ``link_id`` (secret) is the id of its stable link, "" for a presigned one. Only ``linked`` says
+    whether its link was made: ``expires_at`` is None for a link without an end, too.
     """
 
     file_id: str
@@ -152,6 +151,14 @@ class FileVersion(NamedTuple):
     def size(self) -> int:
         """Size in bytes."""
         return self.fingerprint.size
+
+    @property
+    def fixed_version_id(self) -> str:
+        """The ``version_id`` if it always names this object, else "".
+
+        A bucket with suspended versioning gives each object the id "null", which names whatever the key holds.
+        """
+        return "" if self.version_id == "null" else self.version_id
 
     @property
     def is_made(self) -> bool:

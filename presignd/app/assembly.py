@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from presignd.app.recovery import Recovery
-from presignd.app.telling import Telling
+from presignd.app.webhook_messages import WebhookMessages
 from presignd.config import Config
 from presignd.control.view import Phase, View
 from presignd.inbox.inboxes import Inboxes
@@ -74,7 +74,7 @@ class Pipeline:
     phase: Phase
     view: View
     new_links: NewLinks
-    telling: Telling
+    messages: WebhookMessages
     on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]]
 
 
@@ -87,7 +87,7 @@ async def open_pipeline(
     pauses: Pauses = PAUSES,
     schedule: Schedule | None = None,
 ) -> AsyncIterator[Pipeline]:
-    """Open folders, ledger and links file, and build the pipeline on them; no part of it runs yet.
+    """Open folders, ledger and links file, and build the pipeline on them, without running any part of it.
 
     The caller holds the ledger's lock (``DaemonLock``). On exit, what is in flight is cancelled, and the ledger is
     marked as closed cleanly unless an error ended the run. Raises ``UsageError`` or ``Unavailable`` for what can't be
@@ -110,9 +110,9 @@ async def open_pipeline(
         disk = _Opened(folders, opened, ledger, links, read_back)
         pipeline = _build(config, purpose, patience, pauses, disk, schedule=schedule)
         stack.push_async_callback(pipeline.in_effect.close)
-        stack.push_async_callback(pipeline.telling.close)
-        if config.webhooks or purpose is Purpose.DAEMON:  # before any change that they are to be told of
-            webhooks = pipeline.telling.webhooks
+        stack.push_async_callback(pipeline.messages.close)
+        if config.webhooks or purpose is Purpose.DAEMON:  # before any change that they need a message about
+            webhooks = pipeline.messages.webhooks
             await webhooks.switch(webhooks.prepare(config.webhooks))
         interrupted = None
         try:
@@ -156,7 +156,7 @@ def _build(
         put_requests.ended(version)
         if version.upload_id:
             in_effect.work.sweeper.wake()
-        telling.webhooks.wake()
+        messages.webhooks.wake()
 
     announcer = Announcer(
         ledger,
@@ -186,7 +186,7 @@ def _build(
         now=in_effect.now,
         on_links=created,
     )
-    telling = Telling(ledger, in_effect.roots, linker, schedule)
+    messages = WebhookMessages(ledger, in_effect.roots, linker, schedule)
     recorder, markers = Recorder(in_effect, ledger, announcer), Markers()
     settler = Settler(
         ledger,
@@ -205,7 +205,7 @@ def _build(
         submit=settler.submit,
         pauses=pauses,
         markers=markers,
-        tell=telling.tell,
+        on_store_event=messages.add,
     )
     in_effect.switch(Work(config, disk.by_watch, shared))
     inboxes = Inboxes(
@@ -232,7 +232,7 @@ def _build(
         puts=PutHandler(put_requests, ledger, record=recorder.record, on_vanished=vanished),
         announcer=announcer,
         troubles=[linker.trouble, *([patience.trouble] if patience else [])],
-        webhooks=telling.webhooks,
+        webhooks=messages.webhooks,
         working=purpose is not Purpose.QUERY,
     )
     return Pipeline(
@@ -247,6 +247,6 @@ def _build(
         phase=phase,
         view=view,
         new_links=new_links,
-        telling=telling,
+        messages=messages,
         on_vanished=vanished,
     )

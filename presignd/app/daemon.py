@@ -75,7 +75,7 @@ class Daemon:
         loops.start("ledger", pipeline.ledger.wait_until_dead())
         loops.start("linker", pipeline.shared.linker.run())
         loops.start("announcer", pipeline.shared.announcer.run())
-        loops.start("webhooks", pipeline.telling.webhooks.run())
+        loops.start("webhooks", pipeline.messages.webhooks.run())
         self._start_work(loops)
         if await unless(stop.requested, self._watching()):
             log.info("daemon.ready", watches=len(self._in_effect.config.watches))
@@ -94,7 +94,7 @@ class Daemon:
         loops.start("upkeep", self._upkeep(work))
 
     async def _upkeep(self, work: Work) -> None:
-        """Load the HTTP client and run upkeep after the first scans: until then the start and new files go first."""
+        """Load the HTTP client and run upkeep after the first scans: the start and new files go first."""
         with suppress(TimeoutError):
             async with asyncio.timeout(UPKEEP_SECONDS):
                 await asyncio.gather(*(watcher.scanned.wait() for watcher in self._pipeline.watchers))
@@ -108,7 +108,7 @@ class Daemon:
         found = change(self._in_effect.config, await asyncio.to_thread(load))
         opened = self._pipeline.folders.open(found.config.watches, lock=True)
         try:
-            webhooks = self._pipeline.telling.webhooks.prepare(found.config.webhooks)
+            webhooks = self._pipeline.messages.webhooks.prepare(found.config.webhooks)
             return found, Work(found.config, opened, self._pipeline.shared), webhooks
         except BaseException:
             self._close_unused()
@@ -123,7 +123,7 @@ class Daemon:
             await pipeline.settler.remove(name)
         before = self._in_effect.work
         self._in_effect.switch(work)
-        await pipeline.telling.webhooks.switch(webhooks)
+        await pipeline.messages.webhooks.switch(webhooks)
         pipeline.watchers.switch(stale)
         await loops.stop("sweeper", "upkeep")
         loops.start("retired", self._finish(before))
@@ -147,10 +147,7 @@ class Daemon:
 
     # --- start and end ----------------------------------------------------------------------------
     async def _watching(self) -> None:
-        """Return when every folder is watched and the presigner is known to work or not.
-
-        That is: it has responded, or its breaker has tripped, or 5 s have passed.
-        """
+        """Return when every folder is watched and the presigner responded, its breaker tripped, or 5 s passed."""
         await asyncio.gather(self._first_grant(), *(watcher.watching.wait() for watcher in self._pipeline.watchers))
 
     async def _first_grant(self) -> None:
@@ -246,7 +243,7 @@ async def _status_page(pipeline: Pipeline) -> AsyncIterator[Callable[[], str]]:
     if not pipeline.view.config.web.listen:
         yield no_page
         return
-    from presignd.web import serving  # noqa: PLC0415 - only where a page is served: aiohttp's server comes with it
+    from presignd.web import serving  # noqa: PLC0415 - only if a page is served: it loads aiohttp's server
 
     async with serving.serving(pipeline.view) as page:
         pipeline.new_links.subscribe(page.hear)

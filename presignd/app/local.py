@@ -17,7 +17,7 @@ from presignd.pipeline.intake import UPLOAD_PRIORITIES
 from presignd.runtime.tasks import looping
 
 SWEEP_SECONDS = 5.0
-"""Seconds to abort the uploads that were given up, before the command ends; the next one does the rest."""
+"""Seconds to abort the uploads that were given up, before the command ends; the next command aborts the rest."""
 
 
 @asynccontextmanager
@@ -44,7 +44,7 @@ async def local_view(config: Config, *, uploads: bool) -> AsyncIterator[View]:
 
 
 async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:
-    """Yield what each file would become: watch, path, bucket, key, size, and the action or the error code."""
+    """Yield what would be done with each file: watch, path, bucket, key, size, and the action or the error code."""
     with DaemonLock(config.ledger.path):
         async with open_pipeline(config, Purpose.QUERY) as pipeline:
             work = pipeline.in_effect.work

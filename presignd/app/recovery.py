@@ -75,7 +75,7 @@ class Recovery:
         work = self._in_effect.work
         verified = await self._not_at_work(State.VERIFIED, watches)
         if verified:
-            # Their links are not in links.jsonl, so they may get a new date: with the old one they may have expired.
+            # Their links are not in links.jsonl, so they may get a new date; with the old one they could have expired.
             now = self._in_effect.now()
             changes = [Change(version, (), {"signed_at": now}) for version in verified]
             work.resume(await self._ledger.apply_all(changes))
@@ -84,7 +84,7 @@ class Recovery:
     async def _not_at_work(self, state: State, watches: Collection[str]) -> list[FileVersion]:
         """Return the versions of ``watches`` in ``state`` that no stage has.
 
-        Checked before and after the query, because versions move during it.
+        The stages are checked before and after the query, because versions move during it.
         """
         at_work = self._in_effect.at_work()
         found = await self._ledger.in_state(state)

@@ -1,4 +1,4 @@
-"""Keep the ledger up to date: record files that disappeared without an event, forget files that are gone for long."""
+"""Keep the ledger up to date: record files that disappeared without an event, and forget files that are long gone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def upkeep(
     look_seconds: float = LOOK_SECONDS,
     look_share: float = LOOK_SHARE,
 ) -> None:
-    """Run until cancelled: record what is gone, and forget what is gone for ``keep`` seconds."""
+    """Run until cancelled: record files that are gone, and forget those gone for ``keep`` seconds."""
     due = 0.0
     with alive("upkeep") as heart:
         while True:
@@ -67,7 +67,7 @@ async def note_quarantined_gone(
 async def note_gone(
     ledger: Ledger, watch: str, folder: Folder, on_vanished: Callable[[Sequence[FileVersion]], Awaitable[None]]
 ) -> None:
-    """Record the paths of one watch that the ledger has and its folder has no more, page by page."""
+    """Record the paths of one watch that are in the ledger but no longer in its folder, page by page."""
     after = b""
     while paths := await ledger.paths(watch, after, PAGE):
         beat()

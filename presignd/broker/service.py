@@ -24,9 +24,9 @@ from presignd.broker.state.database import NO_DATABASE, StateAway
 from presignd.broker.state.links import Links
 from presignd.broker.state.outbox import StateOutbox
 from presignd.broker.state.place import LoggedDatabase, database_at
-from presignd.broker.telling import webhooks_of
 from presignd.broker.tokens import Tokens
 from presignd.broker.webhook_commands import WebhookCommands
+from presignd.broker.webhook_messages import webhooks_of
 from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import PresigndError, PresignerFault, Unavailable, UsageError
 from presignd.pages.serving import running
@@ -145,8 +145,8 @@ class Broker:
                     await sweeper.run(utcnow())
                 await asyncio.sleep(SWEEP_SECONDS)
 
-    async def telling(self) -> None:
-        """Send what waits for webhooks, for ever."""
+    async def sending(self) -> None:
+        """Send the messages that wait for webhooks, for ever."""
         await self.webhooks.switch(self._hooks)
         await self.webhooks.run()
 
@@ -326,7 +326,7 @@ async def _serve(broker: Broker, service: Service, stack: AsyncExitStack, loops:
     loops.start("files", broker.looking())
     if broker.config.links.url:
         loops.start("invitations", broker.sweeping())
-        loops.start("webhooks", broker.telling())
+        loops.start("webhooks", broker.sending())
     loops.start("reload", service.reload_when_asked(broker.read_again, broker.switch))
     log.info("broker.ready", listen=places, tokens=broker.tokens.count)
     service.systemd.ready()

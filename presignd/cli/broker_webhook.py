@@ -11,8 +11,8 @@ import typer
 from presignd.broker.config import SYSTEM_FILE, BrokerConfig
 from presignd.broker.state.database import Database
 from presignd.broker.state.outbox import StateOutbox
-from presignd.broker.telling import webhooks_of
 from presignd.broker.webhook_commands import WebhookCommands
+from presignd.broker.webhook_messages import webhooks_of
 from presignd.cli import show
 from presignd.cli.broker_state import ask_broker, only
 from presignd.cli.options import AsJson, BrokerFile

@@ -1,8 +1,8 @@
-"""What came in by invitations, in SQL: each file once, from the broker's list to its place in a folder.
+"""Files that came in by invitations, in SQL: each is recorded once, from the broker's list to its place in a folder.
 
 A file is ``waiting`` while it is downloaded, ``placing`` once its place is chosen, ``placed`` once it is there, and
-``done`` once the broker knows that. ``placing`` is committed before the rename, with what tells the file: so a crash
-in between neither loses nor doubles it, and a watch on the same folder knows it at once.
+``done`` once the broker knows that. ``placing`` is committed before the rename, with the file's inode and mtime: so a
+crash in between neither loses nor doubles the file, and a watch on the same folder recognizes it at once.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class NewArrival(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """A recorded one. ``place`` is the path below the inbox's folder, with ``ino`` and ``mtime_ns`` what tells it."""
+    """A recorded file. ``place`` is its path below the inbox's folder; ``ino`` and ``mtime_ns`` identify it there."""
 
     new: NewArrival
     state: str
@@ -55,7 +55,7 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class InboxSummary:
-    """One inbox's numbers: files not in the folder yet, of these stopped ones, files that are, when the last came."""
+    """One inbox's numbers: files not in the folder yet, stopped ones among these, files in it, when the last came."""
 
     inbox: str
     waiting: int
@@ -65,20 +65,20 @@ class InboxSummary:
 
 
 class ArrivalRecords:
-    """The ledger's records of what came in. ``do`` makes a change and ``ask`` a query, as ``Ledger`` does."""
+    """The ledger's records of files that came in. ``do`` makes a change and ``ask`` a query, as in ``Ledger``."""
 
     def __init__(self, do: Callable[..., Awaitable[Any]], ask: Callable[..., Awaitable[Any]]) -> None:
         self._do, self._ask = do, ask
         self._any: bool | None = None
 
     async def record(self, inbox: str, new: Sequence[NewArrival]) -> list[Arrival]:
-        """Record what came in by an inbox, each file once; return what is recorded of each, in order."""
+        """Record files that came in by an inbox, each once; return what is recorded of each, in order."""
         self._any = True
         recorded: list[Arrival] = await self._do(record_arrivals, new, inbox, rows=len(new))
         return recorded
 
     async def placing(self, ref: str, place: bytes, ino: int, mtime_ns: int) -> None:
-        """Record where a file is about to be, and what tells it there: before it is."""
+        """Record where a file is about to be, with its inode and mtime, before it is renamed."""
         await self._do(record_placing, ref, place, ino, mtime_ns)
 
     async def placed(self, ref: str, now: datetime) -> None:
@@ -94,7 +94,7 @@ class ArrivalRecords:
         await self._do(record_stopped, ref, error_code, error)
 
     async def brought_in(self, fingerprints: Sequence[Fingerprint]) -> set[Fingerprint]:
-        """Return those of files that an inbox has placed, unchanged since; cheap where nothing ever came in."""
+        """Return those files that an inbox has placed, unchanged since; cheap if nothing ever came in."""
         if not await self._are_any():
             return set()
         found: set[Fingerprint] = await self._ask(brought_in, fingerprints)
@@ -111,17 +111,17 @@ class ArrivalRecords:
             await self._do(forget_arrivals, before)
 
     async def _are_any(self) -> bool:
-        """Return whether anything ever came in. Asked once: every new file of a watch is looked up if so."""
+        """Return whether anything ever came in. It is queried once: if so, every new file of a watch is looked up."""
         if self._any is None:
             found = bool(await self._ask(any_arrival))
-            self._any = bool(self._any) or found  # a first one may have come meanwhile
+            self._any = bool(self._any) or found  # a first one may have come in since
         return self._any
 
 
 def record_arrivals(connection: sqlite3.Connection, new: Sequence[NewArrival], inbox: str) -> list[Arrival]:
     """Record files that are not recorded yet; return what is recorded of each, in order.
 
-    One that another inbox had begun is this one's from now on: it begins anew in this folder.
+    A file that another inbox had begun belongs to this one from now on: it begins anew in this folder.
     """
     connection.executemany(
         "INSERT INTO arrival (ref, bucket, key, path, size, checksum, part_size, received_at, inbox)"
@@ -140,7 +140,7 @@ def record_arrivals(connection: sqlite3.Connection, new: Sequence[NewArrival], i
 
 
 def record_placing(connection: sqlite3.Connection, ref: str, place: bytes, ino: int, mtime_ns: int) -> None:
-    """Record where a file is about to be, and what tells it there."""
+    """Record where a file is about to be, with its inode and mtime."""
     connection.execute(
         "UPDATE arrival SET state = 'placing', place = ?, ino = ?, mtime_ns = ?, error_code = '', error = ''"
         " WHERE ref = ?",
@@ -176,7 +176,7 @@ def any_arrival(connection: sqlite3.Connection) -> bool:
 
 
 def brought_in(connection: sqlite3.Connection, fingerprints: Sequence[Fingerprint]) -> set[Fingerprint]:
-    """Return those that are files as an inbox has placed them, under whatever name."""
+    """Return those files that are as an inbox has placed them, under any name."""
     return {
         each
         for each in fingerprints

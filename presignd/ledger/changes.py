@@ -1,4 +1,4 @@
-"""The ledger's changes in SQL. Each names the state it leaves, and moves only as ``presignd.states`` says.
+"""The ledger's changes in SQL. Each names the state that it leaves, and makes only the moves of ``presignd.states``.
 
 Most changes take a list, as the stages do. A statement for hundreds of rows runs without the GIL and costs a fifth of
 one statement per row. A change writes all of its rows or raises; then the caller rolls back what it wrote.
@@ -56,7 +56,7 @@ class Change(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A queued version to be sent, and its intent: the checksum that tells its object, "" while that is unknown."""
+    """A queued version to be sent, and its intent: its object's checksum, "" while that is unknown."""
 
     version: FileVersion
     intent: str = ""
@@ -234,7 +234,7 @@ def _insert(connection: sqlite3.Connection, versions: Sequence[FileVersion]) -> 
 
 
 def _supersede(connection: sqlite3.Connection, before: FileVersion, at: datetime) -> FileVersion | None:
-    """Take ``before`` off its path, for a newer version; return it as superseded, or None where it had ended."""
+    """Take ``before`` off its path, for a newer version; return it as superseded, or None if it had already ended."""
     if before.state in IN_FLIGHT:
         raise LostUpdate(f"{before.file_id} is {before.state}: its newer version has to wait")
     connection.execute(
@@ -338,7 +338,7 @@ def record_part(connection: sqlite3.Connection, version: FileVersion, part: Part
     )
     if inserted.rowcount != 1:
         raise LostUpdate(f"{version.file_id}: part {part.number} of an upload that is not its own")
-    # A version that gets on is not what kills the daemon; a large file may be in flight at many exits.
+    # A version that makes progress does not kill the daemon; a large file may be in flight at many exits.
     connection.execute("UPDATE version SET unclean = 0 WHERE file_id = ? AND unclean > 0", (version.file_id,))
 
 
@@ -427,7 +427,10 @@ def _update_one(names: tuple[str, ...], condition: str) -> str:
 def _update_many(
     connection: sqlite3.Connection, names: tuple[str, ...], values: Iterable[tuple[Any, ...]], condition: str
 ) -> sqlite3.Cursor:
-    """Update many rows in one statement; what is the same for all is one parameter, the rest a table in JSON."""
+    """Update many rows in one statement.
+
+    A value that is the same for all is one parameter, the others are a table in JSON.
+    """
     file_ids, *columns = zip(*values, strict=True)
     given = dict(zip(names, columns, strict=True))
     same = {name: column[0] for name, column in given.items() if len({*column}) == 1}

@@ -1,4 +1,4 @@
-"""Keys belong to paths: numbering a key, and reserving one, so that no two paths ever share it."""
+"""Number keys, and reserve each for one path, so that no two paths ever share a key."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def numbered_key(key: str, number: int) -> str | None:
 
 
 def number_in(base_key: str, key: str) -> int:
-    """Return the number that makes ``base_key`` into ``key``; 1 when there is none."""
+    """Return the number that turns ``base_key`` into ``key``; 1 when there is none."""
     for match in reversed(list(_NUMBER.finditer(key))):
         if numbered_key(base_key, int(match[1])) == key:
             return int(match[1])
@@ -110,9 +110,9 @@ def reserve_all(connection: sqlite3.Connection, versions: Iterable[FileVersion])
 
 
 def release(connection: sqlite3.Connection, keys: Iterable[tuple[str, str | None]]) -> None:
-    """Free keys, given with their buckets, under which no version can have an object: none was sent, none will be.
+    """Free keys, given with their buckets, under which no version has an object or will have one.
 
-    So the new name of a file that was renamed before its upload can have its key.
+    So a file that was renamed before its upload can reuse its key under its new name.
     """
     connection.executemany(
         "DELETE FROM object_key WHERE bucket = ? AND key = ? AND NOT EXISTS (SELECT 1 FROM version"

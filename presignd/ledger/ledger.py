@@ -1,7 +1,7 @@
 """The ledger on SQLite: changes go through one writer thread, queries through a reader thread.
 
 A change returns after its commit; many calls share one. Each update names the state that it leaves
-(``states.TRANSITIONS``) and must hit exactly one row, else ``LostUpdate`` is raised. A query sees every change whose
+(``states.TRANSITIONS``) and must change exactly one row, else ``LostUpdate`` is raised. A query sees every change whose
 call has returned: it starts after that commit.
 """
 
@@ -44,7 +44,7 @@ RETRY_SECONDS = 1.0
 
 
 class Patience:
-    """Retries a call until it works, while a full disk or another program's lock stops it: a daemon waits.
+    """Retries a call until it works, while a full disk or another program's lock prevents it: a daemon waits.
 
     Logs ``ledger.blocked`` once and ``ledger.unblocked`` once, however many calls wait. A damaged ledger
     (``UsageError``) and bugs are raised at once, as is everything after ``end``.
@@ -56,7 +56,7 @@ class Patience:
         self.trouble = Trouble("ledger")
 
     def end(self) -> None:
-        """Stop waiting: the daemon ends, and the next start continues what was not written."""
+        """Stop waiting: the daemon ends, and the next start redoes what was not written."""
         self._ended = True
 
     async def __call__(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -73,7 +73,7 @@ class Patience:
                 waited = True
                 await self._sleep(RETRY_SECONDS)
             else:
-                # A query that is answered meanwhile doesn't mean that changes can be written again.
+                # A query that succeeds doesn't mean that changes can be written again.
                 if waited:
                     self.trouble.over()
                 return found
@@ -82,8 +82,8 @@ class Patience:
 async def open_ledger(folder: Path, patience: Patience | None = None, *, busy: float = BUSY_SECONDS) -> Ledger:
     """Open the ledger in ``folder`` (made 0700 where missing; the file is 0600).
 
-    With ``patience`` calls wait where they would fail for a full disk or another program's lock. ``busy`` is how many
-    seconds a change waits for another program's lock.
+    With ``patience`` calls wait instead of failing while the disk is full or another program has the lock. ``busy`` is
+    how many seconds a change waits for another program's lock.
 
     The caller holds ``lock.DaemonLock`` on that folder. Raises ``UsageError`` for a folder or file that can't hold a
     ledger (network filesystem, newer version, another program's, damaged), ``Unavailable`` while another program holds
@@ -132,7 +132,7 @@ class Ledger:
 
     A change that can't be written raises ``disk_full`` and changes nothing. Later calls are tried normally.
     ``UsageError`` means that the file is damaged, ``Unavailable`` that it can't be reached. With ``patience``, calls
-    wait where they would raise ``disk_full`` or ``Unavailable``.
+    wait instead of raising ``disk_full`` or ``Unavailable``.
     """
 
     def __init__(
@@ -193,17 +193,17 @@ class Ledger:
     async def refingerprint(self, found: Sequence[tuple[str, Fingerprint]]) -> None:
         """Record that the same content now has another fingerprint (chmod, another link, a restore), by ``file_id``.
 
-        The versions no longer count as gone: this is also for one with ``gone_at`` whose file is there again.
-        Raises ``LostUpdate``, with nothing recorded, where one has left its path meanwhile: it vanished, or a newer
-        version took its place.
+        The versions no longer count as gone: this is also for one with ``gone_at`` whose file is there again. Raises
+        ``LostUpdate``, with nothing recorded, if a version has left its path since: it vanished, or a newer one took
+        its place.
         """
         await self._do_all(changes.refingerprint, found)
 
     async def record_gone(self, watch: str, paths: Sequence[bytes], now: datetime) -> list[FileVersion]:
-        """Record that no file is at ``paths`` (or below them) any more, as was seen at ``now``.
+        """Record that at ``now`` no file was at ``paths`` or below them any more.
 
-        Versions queued after that stay as they are: their files were made since. Queued and quarantined versions
-        end as vanished and are returned; for all others the time is recorded, for ``prune``.
+        Versions queued after that stay as they are: their files were made since. Queued and quarantined versions end as
+        vanished and are returned; for all others the time is recorded, for ``prune``.
         """
         ended: list[FileVersion] = []
         more = True
@@ -234,8 +234,8 @@ class Ledger:
     async def claim(self, wanted: Sequence[Claim]) -> list[Claimed | None]:
         """Move queued versions to uploading; return None for one that ended or was claimed since it was read.
 
-        ``attempt`` grows by one. What each object will be is committed by the same commit, before any request, unless
-        the version has an intent already (see ``upload.content.record_intent``).
+        ``attempt`` grows by one. The same commit records each object's intent, before any request, unless the version
+        has one already (see ``upload.content.record_intent``).
         """
         return await self._do_all(changes.claim, wanted)
 
@@ -244,16 +244,16 @@ class Ledger:
         return await self._ask(queries.next_due, watches, after)
 
     async def suspects(self) -> list[str]:
-        """Return the file_ids of queued versions that were in flight at an unclean exit and did not get on since.
+        """Return the file_ids of queued versions that were in flight at an unclean exit and made no progress since.
 
-        Those that were least often alone then come first, by priority, then age.
+        Those that were least often alone at one come first, by priority, then age.
         """
         return await self._ask(queries.suspects)
 
     async def suspects_left(
         self, file_ids: Collection[str], now: datetime, *, max_priority: int | None = None
     ) -> tuple[list[Suspect], int]:
-        """Return those of ``file_ids`` that still are suspects, queued or uploading, and how many versions upload now.
+        """Return those of ``file_ids`` that are still suspects, queued or uploading, and how many versions upload now.
 
         With ``max_priority``, those of a higher number are not due.
         """
@@ -303,7 +303,7 @@ class Ledger:
     async def begin_upload(self, version: FileVersion, upload_id: str, part_size: int, etag: str = "") -> FileVersion:
         """Record that a multipart upload was created for a claimed version; parts of an earlier one are forgotten.
 
-        ``etag`` tells the algorithm of its parts (see ``FileVersion``).
+        ``etag`` has the algorithm of its parts (see ``FileVersion``).
         """
         begun = Change(version, (), {"upload_id": upload_id, "part_size": part_size, "etag": etag})
         (changed,) = await self._do(changes.apply, [begun], name="begin_upload")
@@ -418,7 +418,7 @@ class Ledger:
         return await self._ask(queries.by_id, file_id)
 
     async def requeue(self, selection: Selection, now: datetime) -> list[FileVersion]:
-        """Take quarantined versions back (``states.retry_event``), faults and unclean counts at zero.
+        """Take quarantined versions back (``states.retry_event``), with faults and unclean counts at zero.
 
         A version that goes to the queue counts as queued ``now``; its ``key`` is None where it was ``key_taken``.
         """
@@ -439,7 +439,7 @@ class Ledger:
             await self._writer.close()
 
     def outbox(self) -> LedgerOutbox:
-        """Return what waits for webhooks."""
+        """Return the outbox of messages for webhooks."""
         return LedgerOutbox(self._do, self._ask)
 
     # --- the two threads ----------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """The outbox of a daemon: messages for webhooks, in the ledger.
 
-Triggers write a message with each change that it tells of, whatever part of presignd makes that change: in the same
-transaction, so a crash loses none and invents none. They are temporary, of the writing connection alone, and are made
-only while a webhook wants their events. So without webhooks a change costs nothing more.
+Triggers write each message in the transaction of the change that it reports, whatever part of presignd makes that
+change. So a crash loses no message and adds none. The triggers are temporary, on the writing connection alone, and
+exist only while a webhook wants their events. So without webhooks a change costs nothing more.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FIELDS = (
 )
 _COLUMNS = ", ".join(f"'{name}', NEW.{name}" for name in _FIELDS)
 _DATA = f"json_object({_COLUMNS}, 'path', hex(NEW.path), 'etag', CASE WHEN NEW.checksum = '' THEN '' ELSE NEW.etag END)"
-_TELL = f"""
+_WRITE = f"""
 BEGIN
   INSERT INTO message (webhook, event, subject, at, due_at, data)
   SELECT webhook, event, NEW.watch || '/' || hex(NEW.path), {_NOW}, {_NOW}, {_DATA} FROM wanted
@@ -61,7 +61,7 @@ class LedgerOutbox(Outbox):
         self._change, self._ask = change, ask
 
     async def add(self, event: str, subject: str, data: Mapping[str, Any]) -> None:
-        """Record an event that no change of a version tells of."""
+        """Record an event that no change of a version causes."""
         await self._change(add_message, event, subject, json.dumps(data))
 
     async def configure(self, hooks: Sequence[Hook], now: datetime) -> dict[str, datetime]:
@@ -71,7 +71,7 @@ class LedgerOutbox(Outbox):
 
     async def due(self, webhook: str, now: datetime, most: int, besides: Collection[int] = ()) -> list[Message]:
         """See ``Outbox``."""
-        # As many more as are being sent: these are due until they are settled.
+        # Fetch more, by the number being sent: these are due until they are settled.
         rows = await self._ask(_fetch, _DUE, webhook, to_micros(now), most + len(besides))
         return [message for message in map(_message, rows) if message.number not in besides][:most]
 
@@ -133,7 +133,7 @@ def _message(row: tuple[Any, ...]) -> Message:
 
 
 def configure_webhooks(connection: sqlite3.Connection, hooks: Sequence[Hook], now: datetime) -> dict[str, datetime]:
-    """Write messages from now on as ``hooks`` want; return those that are off, and since when."""
+    """Write the messages that ``hooks`` want from now on; return the webhooks that are off, and since when."""
     _forget_others(connection, hooks)
     latest = to_micros(now + FARTHEST)
     connection.execute("UPDATE message SET due_at = ? WHERE due_at > ?", (to_micros(now), latest))
@@ -143,7 +143,7 @@ def configure_webhooks(connection: sqlite3.Connection, hooks: Sequence[Hook], no
 
 
 def _forget_others(connection: sqlite3.Connection, hooks: Sequence[Hook]) -> None:
-    """Delete what is recorded of webhooks that are there no more, and that one is off which has another address now."""
+    """Delete the records of webhooks no longer configured, and switch on those with another address than before."""
     names = json.dumps([hook.name for hook in hooks])
     for sql in (
         "DELETE FROM message WHERE webhook NOT IN (SELECT value FROM json_each(?))",
@@ -155,7 +155,7 @@ def _forget_others(connection: sqlite3.Connection, hooks: Sequence[Hook]) -> Non
 
 
 def _want(connection: sqlite3.Connection, hooks: Sequence[Hook]) -> None:
-    """Make the triggers for what webhooks want, or none."""
+    """Make the triggers for the events that webhooks want, or none."""
     for name in _TRIGGERS:
         connection.execute(f"DROP TRIGGER IF EXISTS {name}")
     connection.execute("CREATE TEMP TABLE IF NOT EXISTS wanted (webhook TEXT, event TEXT)")
@@ -164,7 +164,7 @@ def _want(connection: sqlite3.Connection, hooks: Sequence[Hook]) -> None:
     connection.executemany("INSERT INTO wanted VALUES (?, ?)", rows)
     if any(event.startswith("file.") for _, event in rows):
         for name, when in _TRIGGERS.items():
-            connection.execute(f"CREATE TEMP TRIGGER {name} {when} {_TELL}")
+            connection.execute(f"CREATE TEMP TRIGGER {name} {when} {_WRITE}")
 
 
 def add_message(connection: sqlite3.Connection, event: str, subject: str, data: str) -> None:
@@ -177,14 +177,14 @@ def add_message(connection: sqlite3.Connection, event: str, subject: str, data: 
 
 
 def settle_messages(connection: sqlite3.Connection, done: Sequence[int], later: Mapping[int, datetime]) -> None:
-    """Delete messages that are done with; note a failed try of others."""
+    """Delete messages that are sent or given up; note a failed try of others."""
     connection.execute("DELETE FROM message WHERE id IN (SELECT value FROM json_each(?))", (json.dumps([*done]),))
     rows = [(to_micros(due_at), number) for number, due_at in later.items()]
     connection.executemany("UPDATE message SET tries = tries + 1, due_at = ? WHERE id = ?", rows)
 
 
 def drop_messages(connection: sqlite3.Connection, webhook: str, before: datetime) -> int:
-    """Delete what was due for a webhook before that time; return how many messages that were."""
+    """Delete a webhook's messages that were due before that time; return how many."""
     gone = "DELETE FROM message WHERE webhook = ? AND due_at < ?"
     return connection.execute(gone, (webhook, to_micros(before))).rowcount
 

@@ -14,7 +14,7 @@ from presignd.system.clock import from_micros, to_micros
 
 
 class LostUpdate(RuntimeError):
-    """A version was not in the state that its update named: it moved on meanwhile, or there is a bug."""
+    """A version was not in the state that its update named: its state changed before, or there is a bug."""
 
 
 class Enqueued(NamedTuple):
@@ -36,7 +36,7 @@ class Claimed(NamedTuple):
 
 
 class Suspect(NamedTuple):
-    """A version that was in flight at an unclean exit and did not get on since, and whether it may be sent now."""
+    """A version that was in flight at an unclean exit and made no progress since, and whether it may be sent now."""
 
     version: FileVersion
     due: bool
@@ -93,7 +93,7 @@ def version_of(row: tuple[Any, ...]) -> FileVersion:
 
 
 def changed(version: FileVersion, fields: Mapping[str, Any], state: State) -> tuple[dict[str, Any], FileVersion]:
-    """Return the columns and SQL values of changed fields, and ``version`` in ``state`` as it is read back with them.
+    """Return the columns and SQL values of changed fields, and ``version`` in ``state`` as it will be read back.
 
     Raises ``TypeError`` for a name that is no field, and for the state, which only events change.
     """

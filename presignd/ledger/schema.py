@@ -146,7 +146,7 @@ CREATE TABLE message (
   data    TEXT    NOT NULL
 )
 """
-"""What webhooks are still to be told; ``presignd.ledger.outbox`` writes it. ``data`` is JSON."""
+"""Messages that are still to be sent to webhooks; ``presignd.ledger.outbox`` writes them. ``data`` is JSON."""
 
 UNANNOUNCED = "announced = 0 AND +state IN ('finished', 'vanished', 'superseded')"
 """Queries repeat an index's condition word for word, or SQLite does not use the index.
@@ -172,7 +172,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "ALTER TABLE version ADD COLUMN link_version TEXT NOT NULL DEFAULT ''",
-        # What earlier links name was not recorded: nearly always the version.
+        # Earlier links nearly always named the version, but this was not recorded.
         "UPDATE version SET link_version = version_id WHERE expires_at IS NOT NULL AND version_id NOT IN ('', 'null')",
     ),
     (

@@ -87,7 +87,7 @@ class UnitRecords:
         return found
 
     async def of_made(self, version: FileVersion) -> Unit | None:
-        """Return the unit whose own file a version is, None if it is no unit's."""
+        """Return the unit that has this version as one of its two own files, None if there is none."""
         found: Unit | None = await self._ask(of_made, version)
         return found
 
@@ -97,7 +97,7 @@ class UnitRecords:
         return found
 
     async def record_sha256(self, found: Sequence[tuple[str, str]]) -> None:
-        """Record SHA-256 sums (hex) by file_id; they stay for later units with the same version."""
+        """Record SHA-256 sums (hex) by file_id; they are kept for later units with the same version."""
         await self._do(record_sha256, found, rows=len(found))
 
     async def members(self, file_ids: Sequence[str]) -> list[Member]:
@@ -113,9 +113,9 @@ class UnitRecords:
     async def complete(self, new: NewUnit, now: datetime) -> list[Enqueued]:
         """Record a complete folder and queue its two own files, in one commit.
 
-        A file below it that was verified and is no member left it before it was complete: it ends as vanished, and is
-        in the result too. Raises ``LostUpdate``, with nothing recorded, if a member or an earlier unit of the folder
-        moved on meanwhile or is at work.
+        A verified file below it that is no member left it before it was complete: it ends as vanished, and is in the
+        result, too. Raises ``LostUpdate``, with nothing recorded, if a member or an earlier unit of the folder changed
+        its state or is at work.
         """
         done: list[Enqueued] = await self._do(complete_unit, new, now, rows=2)
         return done

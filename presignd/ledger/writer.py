@@ -26,10 +26,10 @@ Operation = Callable[[sqlite3.Connection], T]
 Explain = Callable[[BaseException], BaseException | None]
 
 BATCH = 256
-"""Rows at which a commit takes no more calls: a crash may make presignd do so many again (guarantee 3)."""
+"""Most rows in one commit before it takes no more calls: after a crash so many may be done again (guarantee 3)."""
 
 IDLE_SECONDS = 1.0
-"""How long a turn waits for its first call; the thread's heart beats once a turn."""
+"""How long a turn waits for its first call; the thread's heartbeat is once a turn."""
 
 
 @dataclass(slots=True)
@@ -51,10 +51,10 @@ class _Job:
 
 
 class DatabaseThread(ABC):
-    """A thread that owns ``connection`` and does in each turn what waits for it; made and called in an event loop.
+    """A thread that owns ``connection`` and runs all waiting operations in each turn; made and called in an event loop.
 
-    ``explain`` turns an error of SQLite's into an expected one, or returns None. The thread has a heart of its own,
-    which beats each turn; while nothing waits, a turn takes ``idle`` seconds.
+    ``explain`` turns an error of SQLite into an expected one, or returns None. The thread has a heartbeat of its own,
+    once each turn; while nothing waits, a turn takes ``idle`` seconds.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class DatabaseThread(ABC):
     async def do(self, operation: Operation[T], name: str = "", rows: int = 1) -> T:
         """Run ``operation``, which changes so many ``rows``; return its result after the commit, raise what it raised.
 
-        ``name`` is for ``crash_points``. Cancelling the caller does not take the operation back. Raises as ``check``
-        does once the thread is closed or has died.
+        ``name`` is for ``crash_points``. Cancelling the caller does not undo the operation. Raises as ``check`` does
+        once the thread is closed or has died.
         """
         self.check()
         job = _Job(operation, rows, self._loop.create_future(), name)
@@ -97,7 +97,7 @@ class DatabaseThread(ABC):
         self.check()
 
     async def close(self) -> None:
-        """Do what is pending, close the connection and end the thread."""
+        """Run the pending operations, close the connection and end the thread."""
         if not self._closed:
             self._closed = True
             self._jobs.put(None)
@@ -111,13 +111,13 @@ class DatabaseThread(ABC):
             with alive(self._name) as heart:
                 while self._turn(batch, heart):
                     pass
-        except BaseException as error:  # noqa: BLE001 - whatever it is, each caller must get an answer
+        except BaseException as error:  # noqa: BLE001 - any error: each caller must get it
             self._in_loop(self._die, error, batch)
         finally:
             self._connection.close()
 
     def _turn(self, batch: list[_Job], heart: Heart) -> bool:
-        """Do one batch; return False once the thread is to end."""
+        """Run one batch; return False once the thread must end."""
         heart.beat()
         batch.clear()
         more = self._collect(batch)
@@ -142,7 +142,7 @@ class DatabaseThread(ABC):
 
     @abstractmethod
     def _do_all(self, batch: list[_Job]) -> None:
-        """Do what was collected, which may be nothing; give each job its results or its error."""
+        """Run the collected jobs, which may be none; give each its result or its error."""
 
     def _in_loop(self, function: Callable[..., None], *args: Any) -> None:
         with suppress(RuntimeError):  # the loop has ended: no caller is left
@@ -163,10 +163,9 @@ class DatabaseThread(ABC):
 
 
 class Writer(DatabaseThread):
-    """Makes changes: all that wait in one transaction.
+    """Makes all waiting changes in one transaction.
 
-    ``check_files`` is called each turn, before what was committed is answered; what it raises ends the thread, and
-    every call with it.
+    ``check_files`` is called each turn, before the calls return; if it raises, that ends the thread and every call.
     """
 
     def __init__(
@@ -183,7 +182,7 @@ class Writer(DatabaseThread):
     def _do_all(self, batch: list[_Job]) -> None:
         if batch:
             self._commit(batch)
-        # After the commit: only what was written to a file that is still there may be answered.
+        # After the commit: a call may only return if the file that it was written to is still there.
         if self._check_files:
             self._check_files()
 
@@ -198,7 +197,7 @@ class Writer(DatabaseThread):
             _pass(batch, "before")
             self._connection.execute("COMMIT")
             _pass(batch, "after")
-        except Exception as error:  # noqa: BLE001 - it is its callers'
+        except Exception as error:  # noqa: BLE001 - for its callers
             self._connection.rollback()  # SQLite may have rolled back already; then this does nothing
             for job in batch:
                 job.error = self._explain(error) or error

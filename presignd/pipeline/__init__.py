@@ -1,5 +1,5 @@
 """watch → settle → ledger → presign → upload → verify → link → finish: what happens to a file.
 
-The stages are the folders watch, settle, upload (it verifies, too) and finish (it writes the link, too). They access
-files only through the folder files.
+Each stage has a folder here: watch, settle, upload (also verify) and finish (also link). They access files only through
+``files``.
 """

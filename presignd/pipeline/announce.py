@@ -27,7 +27,7 @@ LOG_SECONDS = 1.0
 """How long the start and the end wait for a log whose reader is stuck."""
 LOOK_SECONDS = 0.02
 RECORD_SECONDS = 0.05
-"""Seconds from one commit of what was announced to the next: nobody waits for it."""
+"""Seconds from one commit of what was announced to the next: no caller waits for it."""
 REPLAYED_AT_ONCE = 1000
 
 
@@ -71,7 +71,7 @@ class Announcer:
         getattr(self._log, level)(name, **self._fields(version), **more)
 
     def _fields(self, version: FileVersion) -> dict[str, Any]:
-        """Return what each event about a version has; what is not known yet is left out."""
+        """Return the fields that each event about a version has, without those not known yet."""
         fields: dict[str, Any] = {
             "file_id": version.file_id,
             "watch": version.watch,
@@ -116,7 +116,7 @@ class Announcer:
         fields = self._fields(version)
         fields["attempt"] = version.attempt
         if not replayed and version.done_at:
-            # The clock may have been set back meanwhile.
+            # The clock may have been set back since.
             fields["duration_ms"] = max(0, round(_seconds(version, version.done_at) * 1000))
         fields["status"] = done_status(version)
         if version.expires_at:
@@ -126,7 +126,7 @@ class Announcer:
         return fields
 
     def quarantined(self, version: FileVersion, *, fix: str, exception: str = "") -> None:
-        """Log that a version is quarantined, why, and what a person can do."""
+        """Log that a version is quarantined, with the cause and the fix."""
         more = {"exception": exception} if exception else {}
         self.event(
             "file.quarantined",
@@ -151,7 +151,7 @@ class Announcer:
                 patience = 0.0
 
     async def run(self) -> None:
-        """Record what was logged, many versions at a time."""
+        """Record what was logged, many versions in one commit."""
         with alive("announcer") as heart:
             while True:
                 with heart.resting():

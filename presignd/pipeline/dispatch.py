@@ -1,9 +1,9 @@
 """Claims queued versions for the senders, fairly, and knows every version at work.
 
-Suspects go first, one at a time (``suspects.py``). Else watches take turns; within one, new events go before the
-backlog (the ledger's priority); large files hold at most half of the bodies, so small ones always get through. Only as
-many are claimed as sending has room for: the rest, and all that waits for a retry or for a blocked watch, is queued in
-the ledger.
+Suspects are sent first, one at a time (``suspects.py``). Otherwise watches take turns; within one, new events go before
+the backlog (the ledger's priority). Large files hold at most half of the bodies, so small ones always get through. Only
+as many versions are claimed as the senders have room for. All others are queued in the ledger, also those that wait for
+a retry or for a blocked watch.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ BATCH = 32
 """Smallest batch worth claiming while there is enough for every sender: each costs a commit."""
 
 ROOM_SECONDS = 0.2
-"""How long ``TURN`` new versions wait for room, in seconds, before they are left to the queue, which costs a commit
-more. A more urgent file may have to wait as long."""
+"""How long ``TURN`` new versions wait for room, in seconds, before they are queued, which costs one more commit. A more
+urgent file may have to wait as long."""
 
 LOOK_SECONDS = 5.0
 """Longest time between two looks at the queue, in seconds."""
 
 SUSPECT_SECONDS = 0.2
-"""The same while a suspect is alone: it gets on when it is verified or a part of it is recorded, which wakes nobody."""
+"""The same while a suspect is alone: no event says that it was verified or that a part of it was recorded."""
 
 
 class Dispatcher:
     """Feeds the senders of one configuration. ``at_work`` has each item from its claim until it leaves, by file_id.
 
-    ``_waits`` are the watches whose queue may hold what can be sent; ``_tiny_waits`` those of which that may be tiny.
-    ``_alone``: a suspect is alone, or is to be: nothing else may be claimed.
+    ``_waits`` are the watches whose queue may hold versions that can be sent, ``_tiny_waits`` those whose queue may
+    hold tiny ones. ``_alone``: a suspect is alone or will be, so nothing else may be claimed.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Dispatcher:
         self.at_work: dict[str, Item] = {}
 
     def wake(self) -> None:
-        """Look at the queue now: a version may be due that was not."""
+        """Look at the queue now: another version may be due."""
         self._found_waiting(self._watches, tiny=True)
 
     def _found_waiting(self, watches: Iterable[str], *, tiny: bool) -> None:
@@ -93,7 +93,7 @@ class Dispatcher:
         self.at_work[item.version.file_id] = item
 
     def leave(self, items: Iterable[Item]) -> None:
-        """Forget items: their versions have ended, wait for another try, or are the ledger's again."""
+        """Forget items: their versions have ended, wait for another try, or are back in the ledger's queue."""
         for item in items:
             self.at_work.pop(item.version.file_id, None)
         self._left.set()
@@ -124,7 +124,7 @@ class Dispatcher:
 
     # --- from the queue ---------------------------------------------------------------------------
     async def _feed(self, now: datetime) -> int:
-        """Claim versions for the room there is: a suspect alone, else watch by watch; return how many."""
+        """Claim as many versions as there is room for: a suspect alone, else watch by watch; return how many."""
         self._alone = bool(self._suspects)
         if self._alone:
             turn = await self._turn(now)
@@ -134,7 +134,10 @@ class Dispatcher:
         return 0 if self._alone else await self._feed_all(now)
 
     async def _turn(self, now: datetime) -> Turn:
-        """Ask what may be claimed now. No version skips the queue meanwhile, but those that do already count."""
+        """Return what may be claimed now.
+
+        No version skips the queue during the call; those that skipped it before count.
+        """
         recording = self._reserved
         found, uploading = await self._ledger.suspects_left(
             self._suspects.file_ids, now, max_priority=self._max_priority
@@ -173,7 +176,7 @@ class Dispatcher:
         return chosen
 
     async def _claim(self, versions: Sequence[FileVersion]) -> int:
-        """Read those that are tiny, claim all in one commit with what their objects will be, and send them."""
+        """Read the tiny ones, claim all in one commit together with their checksums, and send them."""
         if not versions:
             return 0
         items = await self._uploader.read(versions)
@@ -196,8 +199,8 @@ class Dispatcher:
     def _limits(self, watches: int) -> list[tuple[int | None, int]]:
         """Return what one of so many ``watches`` may claim now: the size to stay below (None: any), and how many.
 
-        A body that is not read yet is claimed once a sender is free for it: so the ledger's order and fairness hold
-        for it until then, and a drain begins none.
+        A body that is not read yet is claimed once a sender is free for it. Until then the ledger's order and fairness
+        apply to it, and a drain does not begin it.
         """
         room = self._room()
         if room <= 0:
@@ -214,7 +217,7 @@ class Dispatcher:
         return self._most - len(self.at_work) - self._reserved
 
     def _unsent(self) -> list[int]:
-        """Return the sizes of what waits for a sender or has one."""
+        """Return the sizes of the items that wait for a sender or have one."""
         return [
             item.version.fingerprint.size  # no property, here and below: this list is made many times in a burst
             for item in self.at_work.values()
@@ -254,8 +257,8 @@ class Dispatcher:
         """Choose the new versions that can be sent at once, and keep room for them until ``begin``.
 
         These are tiny files that were read (``contents``, by file_id), while no tiny version waits in the queue. For
-        many that are equally urgent, wait a moment until the queue is empty and there is room: by the queue they would
-        go no faster.
+        many that are equally urgent, wait a moment until the queue is empty and there is room: the queue would send
+        them no sooner.
         """
         chosen = [new for new in versions if new.file_id in contents and self._goes_at_once(new)]
         if len(chosen) >= TURN and len({version.priority for version in versions}) == 1:
@@ -281,7 +284,7 @@ class Dispatcher:
         return not (self._ends or self._alone or self._feeding_ended.is_set())
 
     def _room_past_queue(self) -> int:
-        """Return how many versions may skip the queue; what is larger keeps some room."""
+        """Return how many versions may skip the queue; some room is left for larger ones."""
         if not self._feeds or self._open(self._tiny_waits):
             return 0
         return max(0, self._room() - min(self._slots, self._most // 2))

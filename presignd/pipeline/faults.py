@@ -20,7 +20,7 @@ from presignd.telemetry.log import render_exception
 
 UNCOUNTED = ("slow_down", "store_full", "presigner_unreachable", "presigner_busy", "token_refused", "too_many_files")
 """Faults that are retried without limit. A small probe can't confirm that a store is busy or full, and a short outage
-of the presigner tells nothing about the file."""
+of the presigner says nothing about the file."""
 
 LONGEST_UNCOUNTED = 30.0
 """Longest pause between such retries, in seconds.
@@ -30,7 +30,7 @@ Their number is due to the store, not the file, and may be large by the time the
 
 
 WRITER_PAUSE = timedelta(milliseconds=500)
-"""How long a file waits that a program has open for writing."""
+"""How long to wait for a file that a program has open for writing."""
 
 
 class Vanished(Exception):
@@ -42,7 +42,7 @@ class Writing(Exception):
 
 
 class GaveWay(Exception):
-    """A large file has a part at the store: it may have ended no run, and others wait to be tried alone."""
+    """A suspect's part is stored, so it is no suspect any more; it stops because other suspects wait."""
 
 
 class Quarantine:
@@ -68,7 +68,7 @@ class Quarantine:
 
 
 class UploadFaults:
-    """Handles each fault of an upload by its class, and records what follows."""
+    """Handles each fault of an upload by its class, and records the outcome."""
 
     def __init__(
         self,
@@ -89,7 +89,10 @@ class UploadFaults:
         self._submit, self._leave, self._backoff, self._writer_pause = submit, leave, backoff, writer_pause
 
     async def handle(self, item: Item, problem: Exception) -> None:
-        """Record what follows from what ended an attempt. The item leaves: the version is the ledger's again."""
+        """Record the outcome of an attempt that failed.
+
+        The item leaves: the version is back in the ledger's queue, or has ended.
+        """
         try:
             await self._record(item.version, problem)
         except Exception as bug:  # noqa: BLE001 - guarantee 8: a bug in one file's work quarantines that file

@@ -119,7 +119,7 @@ class InEffect:
         return self.work.presigner.now()
 
     async def grant(self, requests: Sequence[GrantRequest]) -> Sequence[Grant | Exception]:
-        """Sign link requests with the presigner in effect, each without a version that its store can't read by id."""
+        """Sign link requests with the presigner in effect, without version ids that its store can't read."""
         return await self.grant_as_asked([await self.work.with_readable_version(each) for each in requests])
 
     async def grant_as_asked(self, requests: Sequence[GrantRequest]) -> Sequence[Grant | Exception]:
@@ -157,7 +157,7 @@ PAUSES = Pauses()
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """The parts that outlive a reload and that every ``Work`` uses."""
+    """The parts that every ``Work`` uses and that outlive a reload."""
 
     in_effect: InEffect
     ledger: Ledger
@@ -167,8 +167,8 @@ class Shared:
     submit: Callable[[Sequence[Candidate]], None]
     pauses: Pauses
     markers: Markers
-    tell: Callable[[str, Mapping[str, Any]], None]
-    """Tells webhooks of an event about the store."""
+    on_store_event: Callable[[str, Mapping[str, Any]], None]
+    """Records an event about the store for the webhooks."""
 
 
 class Work:
@@ -188,7 +188,7 @@ class Work:
         self.buckets = {watch.name: Bucket(watch, config.presign, config.upload, signed) for watch in config.watches}
         self.ignores = {watch.name: Ignore.of(watch) for watch in config.watches}
         self.intake = Intake(config.watches, host)
-        self.breakers = Breakers(self.buckets, self.presigner, self._wake, shared.pauses.backoff, shared.tell)
+        self.breakers = Breakers(self.buckets, self.presigner, self._wake, shared.pauses.backoff, shared.on_store_event)
         quarantine = Quarantine(shared.ledger, shared.announcer)
         self.finisher = Finisher(
             {watch.name: watch for watch in config.watches},
@@ -286,7 +286,7 @@ class Work:
         self._ended.clear()
         try:
             async with looping() as loops:
-                # Two at least: the parts of a large file give up their slot again and again, but it keeps its sender.
+                # Two at least: a large file's parts release their slot again and again, but the file keeps its sender.
                 for number in range(max(2, self.config.upload.concurrency)):
                     loops.start(f"sender {number}", self.uploader.run())
                 loops.start("verifier", self._verifier.run())
@@ -300,7 +300,7 @@ class Work:
                     loops.start("units", self.units.run())
                 loops.start("dispatcher", self.dispatcher.run(max_priority=max_priority))
                 await self._closing.wait()
-        except BaseExceptionGroup as group:  # of many stages that met one error, such as a lost ledger
+        except BaseExceptionGroup as group:  # many stages met one error, such as a lost ledger
             raise first_error(group) from None
         finally:
             self._ended.set()
@@ -344,7 +344,7 @@ class Work:
 
     # --- links --------------------------------------------------------------------------------------
     async def has_stable_links(self) -> bool:
-        """Return whether the presigner makes stable links; raise ``PresignerFault`` where it can't tell now."""
+        """Return whether the presigner makes stable links; raise ``PresignerFault`` if this can't be found out now."""
         links = self.presigner.links
         return links is not None and bool(await links.root())
 
@@ -361,13 +361,13 @@ class Work:
         return self.units is not None and version in self.units and not version.is_made
 
     def stable_lifetime(self, version: FileVersion) -> int | None:
-        """Return the seconds that a stable link is valid: those of its ``put``, else of its watch; None for no end."""
+        """Return how many seconds a stable link is valid, as its ``put`` or else its watch says; None for no end."""
         put = self._shared.puts.get(version.file_id)
         watch = self.buckets[version.watch].watch if version.watch in self.buckets else None
         return (put.expires if put else None) or (watch.link_expires if watch else None)
 
     def presigned_lifetime(self, version: FileVersion) -> int:
-        """Return the same of a presigned link, which has a default and lives for 7 days at most."""
+        """Return how many seconds a presigned link is valid; there is a default, and 7 days at most."""
         return min(self.stable_lifetime(version) or self.config.presign.get_expires, MAX_EXPIRES)
 
     def _leave(self, items: Sequence[Item]) -> None:
@@ -376,7 +376,7 @@ class Work:
             self.units.wake()
 
     def _give_back(self, item: Item) -> None:
-        """Leave a version to the ledger, where it may wait for another try."""
+        """Return a version to the ledger, where it may wait for another try."""
         self.dispatcher.leave([item])
         self.dispatcher.wake()
 

@@ -1,4 +1,4 @@
-"""Make the version of a complete file: its key, content type, priority, and whether it is refused.
+"""Make the version of a complete file: choose its key, content type and priority, or refuse it.
 
 No I/O but the clock.
 """

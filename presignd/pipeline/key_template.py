@@ -17,11 +17,11 @@ from presignd.s3.limits import CHECK_NAME, key_problem
 
 _FIRST = int((datetime.min.replace(tzinfo=UTC) + timedelta(days=1)).timestamp())
 _LAST = int((datetime.max.replace(tzinfo=UTC) - timedelta(days=1)).timestamp())
-"""Seconds since 1970: whichever zone it is, they are within the years 1 to 9999."""
+"""Range of seconds since 1970 that is within the years 1 to 9999 in every time zone."""
 
 
 class KeyParts(NamedTuple):
-    """What a template's fields are made of: the path below the watch, names, times, and the hash where it is known."""
+    """The values for a template's fields: the path below the watch, names, times, and the hash if it is known."""
 
     path: bytes
     watch: str
@@ -48,7 +48,7 @@ _VALUES: Mapping[str, Callable[[KeyParts, str], object]] = {
     "mtime": lambda parts, _: _time(parts.mtime_ns, ZoneInfo(parts.timezone)),
     "queued": lambda parts, _: parts.queued_at.astimezone(ZoneInfo(parts.timezone)),
 }
-"""The value of each field. Only those that a template has are made: most keys are ``{path}``."""
+"""The value of each field. Only the fields of the template are computed: most keys are ``{path}``."""
 
 
 def render(template: str, parts: KeyParts) -> str:
@@ -108,8 +108,8 @@ def needs_prefix(template: str) -> bool:
 def check_key(watch: WatchConfig, prefix: str = "") -> str:
     """Return the fixed check key of a watch: below the literal folder its template begins with.
 
-    So a credential limited to that folder can be probed. It stays inside ``prefix``, also
-    where that ends within a name.
+    So a credential limited to that folder can be probed. The key stays inside ``prefix``, even if that ends within a
+    name.
     """
     begin, template = (prefix, watch.key.removeprefix("{prefix}")) if needs_prefix(watch.key) else ("", watch.key)
     folder, slash, _ = (begin + template.split("{", 1)[0]).rpartition("/")

@@ -22,7 +22,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between tries to enqueue while an earlier version of the path is in flight."""
 
 LET_GO_SECONDS = 10.0
-"""Seconds for the sender of a stream that was withdrawn to give up its parts and abort; else the sweeper aborts."""
+"""Seconds in which the sender of a withdrawn stream must stop and abort; after that the sweeper aborts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +142,13 @@ class PutHandler:
     async def _withdraw(self, version: NewVersion, stream: Stream | None) -> None:
         """End a version from outside the watch when its client is gone or was refused: only the client can retry it.
 
-        A file in flight goes on, as the sender has it open; a stream can't.
+        A file in flight is still sent, as the sender has it open; a stream can't be.
         """
         if stream:
             stream.fail(fault("stream_lost", "the command was interrupted"))
             with suppress(TimeoutError):
                 async with asyncio.timeout(LET_GO_SECONDS):
-                    while await self._is_uploading(version):  # noqa: ASYNC110 - the ledger tells no one
+                    while await self._is_uploading(version):  # noqa: ASYNC110 - the ledger has no event for it
                         await asyncio.sleep(FIRST_PAUSE)
         if version.path.startswith(b"/"):
             await self._on_vanished(await self._ledger.record_gone(version.watch, [version.path], utcnow()))

@@ -1,7 +1,7 @@
 """What passes between the stages: items, each one version at work, and the queue of a stage.
 
-A stage is one loop. It takes whatever waits for it as one list, does its work for the whole list, and puts the list
-into the queue of the next stage. So batches form by themselves under load, and a lone version waits for nothing.
+A stage is one loop. It takes all that waits for it as one list, does its work for the whole list, and puts the list
+into the queue of the next stage. So batches form by themselves under load, and a lone version never waits for others.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ many may be uploaded again (docs/guarantees.md, 3)."""
 
 
 class Receipt(NamedTuple):
-    """What an upload proved, to be recorded.
+    """The result of an upload, for the ledger.
 
-    ``fingerprint`` is the file's once its content was read; ``compared``: it is still the same after the upload.
+    ``fingerprint`` is the file's once its content was read; ``compared``: it was still the same after the upload.
     """
 
     fingerprint: Fingerprint
@@ -50,18 +50,16 @@ TURN = 64
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """A version at work, from its claim until it is finished, waits for another try, or is the ledger's again.
+    """A version at work, from its claim until it is finished, waits for another try, or is back in the ledger's queue.
 
-    ``previous``: the newest verified version before it under its key. ``retried``: an earlier attempt committed what
-    tells its object, and may have sent it. ``prepared``: its content, where that was read already, and ``intent``: what
-    tells its object then. ``gives_way``: other suspects wait until it is sent, so a large file stops after one part.
-    ``problem``: why it can go no further. ``receipt`` and ``link`` are made on its way.
-    ``expires`` is its link's lifetime in seconds, None for a stable link without an end. ``finishes``: the link's
-    commit finishes it, as nothing is to be done with its file. ``after_link`` takes the items that were
-    linked, or could not be.
-
-    For ``status``: bytes ``sent``, of them ``resumed_from`` by an earlier attempt; when it ``began`` and when the last
-    bytes went (monotonic, seconds).
+    ``previous``: the newest verified version before it under its key. ``retried``: an earlier attempt committed the
+    checksum of its object, and may have sent it. ``prepared``: its content, if that was read already, and ``intent``:
+    then the checksum of its object. ``gives_way``: other suspects wait until it is sent, so a large file stops after
+    one part. ``problem``: why it can go no further. The stages fill in ``receipt`` and ``link``. ``expires`` is its
+    link's lifetime in seconds, None for a stable link without an end. ``finishes``: the link's commit finishes it, as
+    its file stays as it is. ``after_link`` takes the items that were linked, or could not be. For ``status``: bytes
+    ``sent``, of them ``resumed_from`` by an earlier attempt; when it ``began`` and when the last bytes went (monotonic,
+    seconds).
     """
 
     version: FileVersion
@@ -89,21 +87,21 @@ class Item:
         self.sent = total
 
     def rate(self, now: float) -> float:
-        """Return the bytes a second since this run began to send."""
+        """Return the bytes per second since this run began to send."""
         return (self.sent - self.resumed_from) / max(now - self.began, 0.001)
 
 
 PAUSE_EACH, PAUSE_MOST = 0.002, 0.012
-"""Seconds from a list of a stage to its next, at least: so much for each item of the first, and so much at most. Each
-list costs a commit or an fsync, however short it is: without this, a store that answers slower than a stage works made
-lists of two."""
+"""Pause from one list of a stage to its next, in seconds: so much for each item of the first list, and so much at most.
+Each list costs a commit or an fsync, however short it is. Without the pause, a store that answers slower than a stage
+works made lists of two."""
 
 
 class Queue(Generic[T]):
-    """What waits for a stage, whose one loop takes it as lists.
+    """The queue of a stage, whose one loop takes it as lists.
 
-    The first item after a pause goes at once. The more came together, the longer the rest gathers for the next list, so
-    a lone item delays hardly anything. ``now`` returns seconds (monotonic).
+    The first item after a pause is taken at once. The longer a list was, the longer the next one gathers, so a lone
+    item delays hardly anything. ``now`` returns seconds (monotonic).
     """
 
     def __init__(
@@ -120,7 +118,7 @@ class Queue(Generic[T]):
         self._more.set()
 
     async def take(self) -> list[T]:
-        """Wait until something waits, and return it, at most ``MOST`` as one list."""
+        """Wait for items, and return all that wait, at most ``MOST``, as one list."""
         while not self._waiting:
             self._more.clear()
             await self._more.wait()
@@ -132,7 +130,7 @@ class Queue(Generic[T]):
 
 
 class UrgentFirst(asyncio.Queue[Item]):
-    """What waits to be sent: by the ledger's priority, then by age. New events go before a backlog claimed earlier."""
+    """The items to be sent: by the ledger's priority, then by age. New events go before a backlog claimed earlier."""
 
     def _init(self, maxsize: int) -> None:  # noqa: ARG002 - as asyncio.PriorityQueue overrides it
         self._queue: list[tuple[int, int, Item]] = []
@@ -146,7 +144,7 @@ class UrgentFirst(asyncio.Queue[Item]):
 
 
 async def outcomes(step: Callable[[T], R], items: Sequence[T], *, inline: bool) -> list[R | Exception]:
-    """Return what ``step`` returns or raises for each item: one that fails must not hold up the others.
+    """Return what ``step`` returns or raises for each item: one failure must not hold up the others.
 
     All run in one thread, unless ``inline``.
     """
@@ -161,7 +159,7 @@ async def outcomes(step: Callable[[T], R], items: Sequence[T], *, inline: bool) 
 
 
 async def apply_each(ledger: Ledger, changes: Sequence[Change]) -> list[FileVersion | Exception]:
-    """Commit changes together; where that fails, each alone. Return each version as recorded, or why it isn't.
+    """Commit changes together or, if that fails, each alone. Return each version as recorded, or the error.
 
     So a wrong change stops its own version only (guarantee 8).
     """

@@ -1,8 +1,8 @@
 """``presignd put -``: bytes of unknown length, cut into parts that wait on disk until the store has them.
 
 The bytes can't be read twice, so each part stays in an unlinked file until it is recorded: a part that fails is sent
-again from there. The file has room for the parts in flight and one more. While all of them wait for the store nothing
-is read, and so the writer waits too.
+again from there. The file has room for the parts in flight and one more. While all of them wait for the store, nothing
+is read, so the writer waits, too.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from presignd.s3.limits import LARGEST_PART
 from presignd.s3.multipart import PartRange, next_part_size
 
 STDIN = b"/dev/stdin/"
-"""Before the name that ``--name`` gives, this is the path of a stream: no file can be there, as nothing is below a file
-that is no folder."""
+"""A stream's path is this and the name that ``--name`` gives: no file can be there, as nothing is below a file that is
+no folder."""
 
 LONGEST_NAME = 255
 
 
 def stream_name_problem(name: bytes) -> str:
-    """Return why ``name`` can't name a stream, "" if it can: it must be one that a file could have."""
+    """Return why ``name`` can't name a stream, "" if it can: a file must be able to have that name."""
     if not name or name in (b".", b".."):
         return "it names no file"
     if b"/" in name or b"\0" in name:
@@ -42,8 +42,8 @@ def stream_name_problem(name: bytes) -> str:
 class Stream:
     """What one client sends. ``fd`` is the file that it waits in.
 
-    ``size`` is what was read so far, and of the whole once it has ``ended``; more than ``largest`` bytes are a fault.
-    A part's ``offset`` is that of its bytes in the file, not in the stream. ``checksum`` is kept here between attempts.
+    ``size`` is the number of bytes read so far, all of them once it has ``ended``; more than ``largest`` are a fault. A
+    part's ``offset`` is that of its bytes in the file, not in the stream. ``checksum`` is kept here between attempts.
     """
 
     def __init__(self, frames: Frames, fd: int, upload: UploadConfig, largest: int) -> None:
@@ -64,7 +64,7 @@ class Stream:
 
     # --- what comes in ----------------------------------------------------------------------------
     async def read_first(self) -> bool:
-        """Read the first part; return True if the stream ended before that was full: then ``fd`` is all of it.
+        """Read the first part; return True if the stream ended before the part was full: then ``fd`` has all of it.
 
         Raises ``Fault``.
         """
@@ -78,7 +78,7 @@ class Stream:
         return True
 
     async def read_on(self) -> None:
-        """Read to the end, or until something fails: the sender of the parts raises that."""
+        """Read to the end, or until something fails: the sender of the parts raises that fault."""
         while not (self.ended or self._problem):
             while not self._free:
                 await self._change()
@@ -117,12 +117,12 @@ class Stream:
 
     async def _change(self) -> None:
         self._changed.clear()
-        with resting():  # a writer may be as slow as it likes
+        with resting():  # a writer may take any time
             await self._changed.wait()
 
     # --- what is sent -----------------------------------------------------------------------------
     async def take(self) -> PartRange | None:
-        """Return the next part to send once it is whole, None if there is none any more; it is released or returned."""
+        """Wait for the next whole part and return it, None after the last. The caller releases it or gives it back."""
         while not self._waiting and not self.ended:
             await self._change()
         return self._waiting.pop(0) if self._waiting else None
@@ -138,12 +138,12 @@ class Stream:
         self._changed.set()
 
     def fail(self, problem: Fault) -> None:
-        """End the stream: whoever sends its parts gets ``problem``."""
+        """End the stream: its sender raises ``problem``."""
         self._problem = self._problem or problem
         self._failed.set()
 
     async def fails(self) -> None:
-        """Raise the fault that ended the stream, once there is one. The heart does not rest: senders are watched."""
+        """Wait for the fault that ends the stream, and raise it. The heartbeat goes on: senders are watched."""
         await self._failed.wait()
         assert self._problem is not None, "it was set first"
         raise self._problem
@@ -151,12 +151,12 @@ class Stream:
 
 @contextmanager
 def buffer(folder: Path) -> Iterator[int]:
-    """Yield the descriptor of a file without a name on the disk of ``folder``: it is gone when closed, or at a crash.
+    """Yield the descriptor of an unnamed file on the disk of ``folder``: it is gone when closed, or after a crash.
 
     Raises ``Fault``.
     """
     with _disk_errors_as_faults():
-        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - what its user raises is no error of this disk
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the caller's error is no error of this disk
     with file:
         yield file.fileno()
 

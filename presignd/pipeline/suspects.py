@@ -1,7 +1,7 @@
-"""Suspects: versions that were in flight when a run ended uncleanly, any of which may be what ended it.
+"""Suspects: versions that were in flight when a run ended uncleanly, any of which may have caused it.
 
-They are sent before all others, one at a time. So what kills the daemon kills it alone, and that exit counts against
-no other version (``Ledger.release``).
+They are sent before all others, one at a time. So if one kills the daemon, that exit counts against no other version
+(``Ledger.release``).
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ from presignd.model import FileVersion, State
 
 LONGEST_WAIT = 30.0
 """How long other versions wait so that a suspect can be alone, in seconds after it was first due while others uploaded.
-
-Only one that waited for a retry or a blocked watch meets others at all. After this time it goes together with them: a
-large upload may take hours, and one retry may follow another. At the next start nothing else is uploading.
-"""
+Only a suspect that waited for a retry or a blocked watch can meet others. After this time it is sent together with
+them: a large upload may take hours, and one retry may follow another. At the next start nothing else is uploading."""
 
 
 class Turn(NamedTuple):
@@ -50,11 +48,11 @@ class Suspects:
         return self._left.keys()
 
     def turn(self, found: Iterable[Suspect], uploading: int, may_send: Callable[[str], bool], now: float) -> Turn:
-        """Decide what is claimed next, and forget those that are suspects no more.
+        """Decide what is claimed next, and forget versions that are no suspects any more.
 
         ``found`` are those of ``file_ids`` that still are, ``uploading`` is the number of all versions that upload now,
-        ``may_send`` tells whether a watch may send, ``now`` is monotonic, in seconds. A suspect that waits for a retry
-        or whose watch may not send holds up nothing.
+        ``may_send`` returns whether a watch may send, ``now`` is monotonic, in seconds. A suspect that waits for a
+        retry or whose watch may not send holds up nothing.
         """
         by_id = {one.version.file_id: one for one in found}
         self._left = {file_id: None for file_id in self._left if file_id in by_id}

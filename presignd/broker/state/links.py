@@ -143,8 +143,8 @@ class Links:
             return _first(await self._database.fetch(sql, digest, to_micros(now)))
         mark = new_mark()
         marking = sql.replace("opened_at = ?2", "opened_at = ?2, mark = ?3", 1)
-        telling = self._outbox.telling(OPENED, Changed("links", digest, mark), link.ref, now, _told(link))
-        opened, *_ = await self._database.transact([(marking, (digest, to_micros(now), mark)), *telling])
+        messages = self._outbox.adding(OPENED, Changed("links", digest, mark), link.ref, now, _message_of(link))
+        opened, *_ = await self._database.transact([(marking, (digest, to_micros(now), mark)), *messages])
         return _first(opened)
 
     async def take_back(self, digest: bytes, now: datetime) -> None:
@@ -223,7 +223,7 @@ def _first(rows: Sequence[Row]) -> Link | None:
     return _link(rows[0]) if rows else None
 
 
-def _told(link: Link) -> dict[str, Any]:
+def _message_of(link: Link) -> dict[str, Any]:
     """Return what webhooks are told of a link: nothing that opens it."""
     new = link.new
     return {"ref": link.ref, "token": new.token, "bucket": new.bucket, "key": new.key, "filename": new.filename}

@@ -30,12 +30,12 @@ class Changed(NamedTuple):
     mark: bytes
 
 
-_TELL = (
+_ADD = (
     "INSERT INTO messages (webhook, event, subject, at, due_at, tries, data, mark) "
     "SELECT ?3, ?4, ?5, ?6, ?6, 0, ?7, ?2 FROM {table} WHERE id = ?1 AND mark = ?2 "
     "AND NOT EXISTS (SELECT 1 FROM webhooks_off WHERE name = ?3)"
 )
-_UNTELL = "DELETE FROM messages WHERE subject = ?1 AND at = ?2"
+_TAKE_BACK = "DELETE FROM messages WHERE subject = ?1 AND at = ?2"
 _FIRST = "NOT EXISTS (SELECT 1 FROM messages e WHERE e.webhook = m.webhook AND e.subject = m.subject AND e.n < m.n)"
 _DUE = (
     "SELECT n, event, subject, at, tries, data, due_at FROM messages m "  # noqa: S608 - constants
@@ -64,17 +64,17 @@ class StateOutbox(Outbox):
         """Return whether any webhook wants an event."""
         return any(event in hook.events for hook in self._hooks)
 
-    def telling(
+    def adding(
         self, event: str, changed: Changed, subject: str, at: datetime, data: Mapping[str, Any]
     ) -> list[Statement]:
         """Return what tells of a change, for its transaction."""
-        sql, micros, text = _TELL.replace("{table}", changed.table), to_micros(at), json.dumps(data)
+        sql, micros, text = _ADD.replace("{table}", changed.table), to_micros(at), json.dumps(data)
         names = [hook.name for hook in self._hooks if event in hook.events]
         return [(sql, (changed.id, changed.mark, name, event, subject, micros, text)) for name in names]
 
     async def take_back(self, subject: str, at: datetime) -> None:
         """Delete what tells of a change that was undone, where it was not sent yet."""
-        await self._database.fetch(_UNTELL, subject, to_micros(at))
+        await self._database.fetch(_TAKE_BACK, subject, to_micros(at))
 
     # --- the port -------------------------------------------------------------------------------------
     async def configure(self, hooks: Sequence[Hook], now: datetime) -> dict[str, datetime]:

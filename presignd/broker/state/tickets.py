@@ -220,12 +220,12 @@ class Tickets:
                 (_RECEIVE, (digest, checksum, etag, to_micros(now), mark)),
                 (_COUNT_ARRIVAL, (digest, mark)),
                 (_NUMBER_ARRIVAL, (digest, mark)),
-                *await self._telling(digest, mark, checksum, etag, now),
+                *await self._messages(digest, mark, checksum, etag, now),
             ]
         )
         return bool(received)
 
-    async def _telling(self, digest: bytes, mark: bytes, checksum: str, etag: str, now: datetime) -> list[Statement]:
+    async def _messages(self, digest: bytes, mark: bytes, checksum: str, etag: str, now: datetime) -> list[Statement]:
         """Return what tells webhooks of a file that came in."""
         if self._outbox is None or not self._outbox.wants(RECEIVED):
             return []
@@ -236,7 +236,7 @@ class Tickets:
         data = {"invitation": ticket.name, "path": new.path, "bucket": ticket.bucket, "key": new.key, "size": new.size}
         data |= {"content_type": new.content_type, "checksum": checksum, "etag": etag}
         changed = Changed("tickets", digest, mark)
-        return self._outbox.telling(RECEIVED, changed, f"{ticket.bucket}/{new.key}", now, data)
+        return self._outbox.adding(RECEIVED, changed, f"{ticket.bucket}/{new.key}", now, data)
 
     async def release(self, digest: bytes, now: datetime) -> bool:
         """Give the reservation of a cancelled or expired ticket back; return False if it was given back before."""

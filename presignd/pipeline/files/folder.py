@@ -108,7 +108,7 @@ class Folder:
         ``dup2`` replaces the descriptor atomically: no thread can meet a closed or reused number.
         """
         if self.still_there():
-            return True  # still open: a second lock on it would conflict with our own
+            return True  # still open: a second lock on it would conflict with ours
         try:
             fresh = _open_root(self.root)
         except OSError:

@@ -33,7 +33,7 @@ class WriterCheck(NamedTuple):
 
 
 def ignore_sigio() -> None:
-    """Ignore SIGIO; call it in the main thread before the first lease.
+    """Ignore SIGIO; call this in the main thread before the first lease.
 
     The kernel sends it when a writer opens the file during our lease, and its default action is to kill.
     """

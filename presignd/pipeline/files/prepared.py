@@ -39,7 +39,7 @@ class Prepared(NamedTuple):
         return made.checksum
 
     def intent(self, support: Support) -> str:
-        """Return what tells the object that this content will be, as it is committed before the content is sent.
+        """Return the checksum that will identify the object; it is committed before the content is sent.
 
         "" where that checksum wasn't computed, because the bucket was probed anew since.
         """
@@ -76,7 +76,7 @@ def prepare(
 
 
 def prepare_to_keep(fd: int, size: int, algorithms: Collection[str], read: Read) -> Prepared:
-    """Do what ``prepare`` does with a small file whose descriptor is not kept; raise it also for a later change."""
+    """Prepare a small file without keeping its descriptor; a change after that raises, too."""
     prepared = prepare(fd, size, algorithms, read=read)
     if fingerprint_of(fd) != prepared.fingerprint:
         raise fault("changed_while_uploading", "it changed while it was read")

@@ -23,7 +23,7 @@ FRESH_SECONDS = 3600.0
 and the file may be an older, complete one."""
 
 MAX_PER_FILE = 16
-"""Unfinished downloads that count for one file, those seen last: a user of the folder could make a million."""
+"""Most unfinished downloads that count for one file (those seen last): a user of the folder could make a million."""
 
 _SALTED = re.compile(rb"(?P<stem>.+)\.[\w-]{8}(?P<suffix>(?:\.[^.]+)?)\.part", re.IGNORECASE)
 

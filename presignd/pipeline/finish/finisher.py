@@ -1,7 +1,7 @@
 """The finish stage, linked → finished: write the file's own link file, then keep, move or delete the file.
 
-A file that is open for writing, or whose disk is full or away, is tried again after a pause. It holds up no other
-meanwhile, and the link in ``links.jsonl`` is valid whether this succeeds or not.
+A file that is open for writing, or whose disk is full or away, is tried again after a pause. Until then other files are
+finished, and the link in ``links.jsonl`` is valid whether this succeeds or not.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ REWRITES = 4
 """Link files that are rewritten at the same time: each takes a thread, and uploads need threads too."""
 
 WORKERS = 16
-"""How many files of a watch are moved, deleted or given a link file at a time: each waits for its disk, not for a
-processor. Each watch has its own workers, as its disk may hang."""
+"""Workers of one watch, each of which moves, deletes or gives a link file to one file at a time: they wait for the
+disk, not for a processor. Each watch has its own workers, as its disk may hang."""
 
 
 @dataclass(slots=True)
 class _Job:
     """One linked version: what is done so far, and which problems were logged.
 
-    ``needs_link_file``: the file's own link file is still to be written. ``left_out``: it was not, because the file's
-    folder was gone or another file had its name. ``pause``: seconds before the next try.
+    ``needs_link_file``: the file's own link file is still to be written. ``left_out``: it was not written, because the
+    file's folder was gone or another file had its name. ``pause``: seconds before the next try.
     """
 
     item: Item
@@ -65,7 +65,7 @@ class _Job:
 class Finisher:
     """Finishes linked versions, each until its file is kept, moved, deleted or quarantined.
 
-    ``waiting`` has the ``file_id`` of each version that waits for another try or is in one.
+    ``waiting`` has the ``file_id`` of each version that waits for another try or is being tried again.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Finisher:
         self.waiting: set[str] = set()
 
     def has_work(self, version: FileVersion) -> bool:
-        """Return whether anything is to be done with the file once its link is made."""
+        """Return whether the file must be moved, deleted or given a link file once its link is made."""
         watch = self._watches[version.watch]
         return _may_have_link_file(watch, version) or moves_or_deletes(watch, version)
 
@@ -114,8 +114,8 @@ class Finisher:
     async def rewrite_link_file(self, version: FileVersion) -> bool:
         """Write the link file of a finished version again, as its file is back after it was gone.
 
-        It may have been left out, or the folder was renamed meanwhile and has the link file of that path. Returns False
-        if the file is gone again. A fault that passes is waited for.
+        It may have been left out, or the folder was renamed and has the link file of another path. Waits while a fault
+        may pass. Returns False if the file is gone again.
         """
         watch = self._watches.get(version.watch)
         if watch is None or not _may_have_link_file(watch, version) or version.state is not State.FINISHED:
@@ -130,7 +130,7 @@ class Finisher:
                 job.pause = min(LONGEST_PAUSE, 2 * job.pause)
 
     async def run(self, watch: str) -> None:
-        """Finish one version of ``watch`` after the other, until cancelled: one of ``WORKERS`` such loops."""
+        """Finish one version of ``watch`` after the other, until cancelled; ``WORKERS`` of these loops run."""
         while True:
             job = await self._jobs[watch].get()
             with alive(f"worker of {job.version.file_id}"):
@@ -204,7 +204,7 @@ class Finisher:
 
     # --- its end --------------------------------------------------------------------------------
     def _retry_later(self, job: _Job) -> None:
-        """Try again after a pause; meanwhile the item is not at work."""
+        """Try again after a pause, during which the item is not at work."""
         file_id = job.version.file_id
         self.waiting.add(file_id)
         again = self._jobs[job.version.watch].put_nowait
@@ -213,7 +213,7 @@ class Finisher:
         self._leave([job.item])
 
     async def _record(self, jobs: Sequence[_Job]) -> None:
-        """Commit the ends."""
+        """Commit the versions that are finished."""
         changes = [_finish(job, utcnow()) for job in jobs]
         for job, recorded in zip(jobs, await apply_each(self._ledger, changes), strict=True):
             if isinstance(recorded, Exception):

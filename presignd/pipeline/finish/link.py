@@ -1,6 +1,6 @@
 """The link stage, verified → linked: make links, write their lines to ``links.jsonl``, then commit; a list at a time.
 
-A link is a signed GET, or a stable one that a broker makes for the id that the ledger has committed.
+A link is a signed GET, or a stable link that a broker makes for the id committed in the ledger.
 
 A version whose file is kept as it is (``after = "keep"``) is finished by the same commit.
 """
@@ -55,10 +55,7 @@ async def _signed(sign: Sign, request: GrantRequest, version: FileVersion, path:
 
 
 def link_request(version: FileVersion, expires: int) -> GrantRequest:
-    """Return the request for a GET of the version, signed at its committed date: the same URL each time.
-
-    A bucket with suspended versioning gives each object the version "null", which is whatever its key holds.
-    """
+    """Return the request for a GET of the version, signed at its committed date: the same URL each time."""
     assert version.key is not None
     return GrantRequest(
         Operation.GET,
@@ -67,7 +64,7 @@ def link_request(version: FileVersion, expires: int) -> GrantRequest:
         expires,
         date=version.signed_at,
         public=True,
-        version_id="" if version.version_id == "null" else version.version_id,
+        version_id=version.fixed_version_id,
     )
 
 
@@ -84,7 +81,7 @@ def linked_by(version: FileVersion, link: Link) -> FileVersion:
 
 @dataclass(frozen=True, slots=True)
 class _Signed:
-    """The items of one list: with their links, refused for a fault of their own, or to be linked later, and why."""
+    """The items of one list: linked, with their links; refused by a fault of their own; or delayed, and why."""
 
     links: list[tuple[Item, Link]] = field(default_factory=list)
     refused: list[Item] = field(default_factory=list)
@@ -94,9 +91,9 @@ class _Signed:
 class Linker:
     """Links verified versions: their lines are on disk, in ``links.jsonl``, before the commit.
 
-    ``sign``, ``make`` and ``now`` are those of the presigner in effect; ``sign`` may leave out an object's version,
-    ``sign_again`` does not. ``path_of`` returns a version's path as links show it. ``on_links`` gets the links
-    of each list once they are recorded.
+    ``sign``, ``make`` and ``now`` belong to the presigner in effect; ``sign`` may leave out an object's version,
+    ``sign_again`` does not. ``path_of`` returns a version's path as links show it. ``on_links`` gets the links of each
+    list once they are recorded.
     """
 
     def __init__(
@@ -121,11 +118,11 @@ class Linker:
         self._timers: set[asyncio.Task[None]] = set()
 
     def now(self) -> datetime:
-        """Return the date for a link: the signer's time, as the clock of this machine may be wrong."""
+        """Return the date for a link: the presigner's time, as the clock of this machine may be wrong."""
         return self._now()
 
     async def remake_link(self, version: FileVersion) -> Link:
-        """Return the link of a linked version, made again: the same URL, by what is committed of it.
+        """Make the link of a linked version again, from what the ledger has of it: the URL is the same.
 
         Waits while the presigner is away. Raises ``FileFault``.
         """
@@ -195,7 +192,10 @@ class Linker:
                 return done
 
     async def _write(self, items: Sequence[Item]) -> tuple[_Signed, LinksMark]:
-        """Write the lines to disk; return what was signed, and where the file ends now. The rest waits again."""
+        """Write the lines to disk; return what was signed, and the length of the file now.
+
+        Delayed items are queued again.
+        """
         await self._date_again(items)
         signed = await self._link_all(items)
         mark = await self._append([link for _, link in signed.links])
@@ -214,7 +214,7 @@ class Linker:
                 item.version = version
 
     async def _link_all(self, items: Sequence[Item]) -> _Signed:
-        """Make the links; a fault of one file is its item's problem, any other is waited for."""
+        """Make the links; a fault of one file becomes its item's problem, and any other fault is retried."""
         made = await self._presigned([item for item in items if not item.version.link_id])
         made |= await self._stable([item for item in items if item.version.link_id])
         passed("links.made")
@@ -222,7 +222,7 @@ class Linker:
         for item in items:
             link = made[item]
             if isinstance(link, Fault) and not isinstance(link, FileFault):
-                # Such as that of a bucket whose region can't be asked for while the store is away.
+                # Such as that of a bucket whose region can't be looked up while the store is away.
                 signed.delayed.append((item, link))
             elif isinstance(link, Exception):
                 item.problem = link
@@ -239,7 +239,7 @@ class Linker:
         }
 
     async def _stable(self, items: Sequence[Item]) -> dict[Item, Link | Exception]:
-        """Make stable links. While the broker's state is away these alone wait, and presigned ones go on."""
+        """Make stable links. While the broker's state is away, only these wait; presigned links are still made."""
         if not items:
             return {}
         found: Sequence[StableLink | Fault]
@@ -267,8 +267,8 @@ class Linker:
         task.add_done_callback(self._timers.discard)
 
     async def _append(self, links: list[Link]) -> LinksMark:
-        """Write the lines to disk. If cancelled, wait for the thread nevertheless: the file is closed next."""
-        # Without a task and a turn of the loop for it, as asyncio.to_thread needs: a lone file's link comes sooner.
+        """Write the lines to disk. If cancelled, still wait for the thread: the file is closed next."""
+        # asyncio.to_thread would need a task and a turn of the loop: a lone file's link comes sooner without these.
         appending = asyncio.get_running_loop().run_in_executor(None, self._links.append, links)
         try:
             return await asyncio.shield(appending)
@@ -283,6 +283,6 @@ def _request_of(item: Item) -> GrantRequest:
 
 
 def _hand_on(items: Sequence[Item]) -> None:
-    """Put items into the queue of the stage after this one, each that of its own configuration."""
+    """Put items into the queue of the next stage, each into that of its own configuration."""
     for after_link, some in groupby(items, attrgetter("after_link")):
         after_link([*some])

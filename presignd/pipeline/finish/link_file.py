@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 MODE = 0o640
 LARGEST = 64 << 10
-"""Bytes; a larger file was not written here."""
+"""Largest link file, in bytes: a larger file was not written here."""
 
 
 def write_link_file(folder: Folder, watch: WatchConfig, version: FileVersion, url: str) -> bool:
     """Write the file's own link file: ``url`` (secret) and a newline, named by ``watch.link_file``, 0640, durably.
 
-    An earlier link file is replaced atomically; any other file of that name stays, and raises
-    ``fault("finish_failed")``, as does any failure that doesn't pass by itself (``passing``).
-    Returns False, with nothing written, if the file's folder is gone or another file has its name.
+    An earlier link file is replaced atomically; any other file of that name stays. Raises ``fault("finish_failed")``
+    for such a file, and for any failure that doesn't pass by itself (``passing``). Returns False, with nothing written,
+    if the file's folder is gone or another file has its name.
     """
     path = beside(watch.link_file, version.path)
     temporary = OWN_PREFIX + version.file_id.encode() + b".link"
@@ -61,7 +61,7 @@ def write_link_file(folder: Folder, watch: WatchConfig, version: FileVersion, ur
 
 
 def _is_replaced(directory: int, version: FileVersion) -> bool:
-    """Return whether another file has the version's name: a new one, or the folder is another one."""
+    """Return whether another file has the version's name: a new file, or one in a new folder of that name."""
     try:
         there = os.stat(posixpath.basename(version.path), dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:

@@ -1,9 +1,9 @@
 """Delete or move the file of a linked version, once it is surely the content that was verified. Blocking.
 
-The file is renamed aside in its own directory, so that nobody can open it by its name any more (guarantee 6,
+The file is renamed aside in its own directory, so that no program can open it by its name any more (guarantee 6,
 docs/guarantees.md). Then it is compared with the verified version, content included, and checked for a writer; only
-then is it removed. A file that differs gets its name back. Each step first checks how far an earlier run got, so that
-the next call continues after a crash at any point.
+then is it removed. A file that differs gets its name back. Each step first checks how far an earlier run got, so the
+next call continues after a crash at any point.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 COARSE_CLOCK = 0.02
 """Seconds after which a change surely gets another timestamp (coarse before Linux 6.13)."""
 SYNC_SECONDS = 600.0
-"""How long one fsync of a large copy may take: the heartbeat can't beat meanwhile."""
+"""How long one fsync of a large copy may take, in seconds: the thread can't beat its heartbeat during it."""
 COARSEST_MTIME_NS = 2_000_000_000
 """How far a copy's mtime may differ, in nanoseconds: FAT stores steps of two seconds."""
 
@@ -138,7 +138,7 @@ class _Removal:
         return self._remove_or_put_back()
 
     def _set_aside(self) -> Finished | None:
-        """Rename the file aside; return the outcome where it is gone, busy or changed already, else None."""
+        """Rename the file aside; return the outcome if it is gone, busy or changed already, else None."""
         try:
             safety = self._check_by_name()
             if safety is Safety.SAFE:
@@ -159,7 +159,7 @@ class _Removal:
             close_quietly(fd)
 
     def _remove_or_put_back(self) -> Finished:
-        """Compare the file that is aside, then delete or move it; put it back where it differs or that fails."""
+        """Compare the file that is aside, then delete or move it; put it back if it differs or if that fails."""
         try:
             fd = self._folder.open(posixpath.join(self._parent, self._aside))
             try:
@@ -187,7 +187,7 @@ class _Removal:
         """Return the observation that all later ones must equal; raise ``_UnsafeError`` for any difference."""
         before = self._observe(fd)
         if before.writer is None:
-            # Only the ctime can show a write then: wait until a new one would differ from our rename's.
+            # Only the ctime can show a write after this: wait until a new ctime would differ from our rename's.
             time.sleep(COARSE_CLOCK)
             before = self._observe(fd)
         _require_safe(check_fingerprint(self._version, before))
@@ -225,7 +225,7 @@ class _Removal:
         """
         name = self._finished_copy(target) or self._publish_copy(fd, before, target)
         passed("finish.copy.published")
-        sync(target)  # this may take long: a write meanwhile is in no copy, so compare once more
+        sync(target)  # this may take long, and a write during it is in no copy: compare once more
         _require_safe(check_content(self._version, before, self._version.checksum, self._observe_by_name(fd)))
         os.unlink(self._aside, dir_fd=self._directory)
         return name
@@ -275,13 +275,13 @@ class _Removal:
             os.close(copy)
 
     def _remove_partial_copy(self) -> None:
-        """Remove what a crash in the middle of a copy left: this run may not copy at all."""
+        """Remove a partial copy that a crash left: this run may not copy at all."""
         if self._watch.after == "move":
             with suppress(OSError), target_of(self._folder, self._watch, self._parent, make=False) as target:
                 os.unlink(self._copy_name, dir_fd=target)
 
     def _put_back(self, why: str = "") -> bytes:
-        """Give the file its name back, or a free one beside a newer file of that name; return its path."""
+        """Give the file its name back, or a free name if a newer file has that one; return its path."""
         try:
             passed("finish.put_back.before")
             name = rename_to_free(self._directory, self._aside, self._directory, self._name)
@@ -328,7 +328,7 @@ def content_checksum(fd: int, version: FileVersion) -> str:
 def copy_file(fd: int, copy: int, size: int) -> None:
     """Copy ``size`` bytes, mode, mtime and (where permitted) owner from ``fd`` to ``copy``, durably.
 
-    Nothing is written where the disk surely lacks the space: retries would fill it again and again for others too.
+    Nothing is written if the disk surely lacks the space: each retry would fill the disk for other programs, too.
     """
     _require_space(copy, size)
     offset = 0
@@ -347,7 +347,7 @@ def copy_file(fd: int, copy: int, size: int) -> None:
 
 
 def _require_space(fd: int, size: int) -> None:
-    """Raise ENOSPC where a filesystem has less than ``size`` bytes free; one that reports no size is trusted."""
+    """Raise ENOSPC if the filesystem has less than ``size`` bytes free; one that reports no size is not checked."""
     there = os.fstatvfs(fd)
     left = there.f_bavail if os.geteuid() else there.f_bfree
     if there.f_blocks and left * there.f_frsize < size:

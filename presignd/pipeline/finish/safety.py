@@ -1,4 +1,4 @@
-"""Whether the file of a linked version may be moved or deleted: what was seen of it, and what follows. Pure."""
+"""Decide from observations whether the file of a linked version may be moved or deleted. Pure."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Finished:
 
     @property
     def changed(self) -> bool:
-        """The file has other content now: the version is finished, and ``path`` is a candidate again."""
+        """Whether the file has other content now: the version is finished, and ``path`` is a candidate again."""
         return self.outcome is FinishOutcome.CHANGED
 
     @property
     def busy(self) -> bool:
-        """The file is open for writing, or can't be read now: call ``keep_move_or_delete`` again later."""
+        """Whether the file is open for writing, or can't be read now: call ``keep_move_or_delete`` again later."""
         return self.outcome is FinishOutcome.BUSY
 
 
@@ -64,7 +64,7 @@ class Observation:
 
 
 def check_fingerprint(version: FileVersion, seen: Observation) -> Safety:
-    """Return SAFE for the verified inode, size and mtime without a writer; the ctime may differ, as by a rename."""
+    """Return SAFE for the verified inode, size and mtime without a writer; the ctime may differ, as after a rename."""
     verified, now = version.fingerprint, seen.fingerprint
     if now.ino != verified.ino or not now.same_data(verified):
         return Safety.CHANGED

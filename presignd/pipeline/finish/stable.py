@@ -1,4 +1,4 @@
-"""What is asked for a version whose link is stable, and the link of the answer. Pure."""
+"""Make the request for a version's stable link, and the link from the broker's response. Pure."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from presignd.system.clock import utcnow
 
 
 def stable_request(version: FileVersion, ends: datetime | None) -> StableRequest:
-    """Return the request for the version's stable link, to open until ``ends``: the same link each time.
-
-    A bucket with suspended versioning gives each object the version "null", which is whatever its key holds.
-    """
+    """Return the request for the version's stable link, valid until ``ends``: the same link each time."""
     assert version.key is not None
     return StableRequest(
         id=version.link_id,
@@ -23,7 +20,7 @@ def stable_request(version: FileVersion, ends: datetime | None) -> StableRequest
         content_type=version.content_type,
         filename=version.path.rpartition(b"/")[2].decode("utf-8", "backslashreplace"),
         expires_at=ends,
-        version_id="" if version.version_id == "null" else version.version_id,
+        version_id=version.fixed_version_id,
         unit=version.is_manifest,
     )
 
@@ -54,5 +51,5 @@ def link_to(version: FileVersion, url: str, expires_at: datetime | None, path: s
 
 
 def stable_link(version: FileVersion, made: StableLink, path: str) -> Link:
-    """Return the version's link as the broker has it."""
+    """Return the version's link as the broker made it."""
     return link_to(version, made.url, made.expires_at, path)

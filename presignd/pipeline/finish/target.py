@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def target_of(folder: Folder, watch: WatchConfig, parent: bytes, *, make: bool = True) -> Iterator[int]:
-    """Yield the folder ``parent`` below move_to; with ``make``, missing folders from move_to down are made.
+    """Yield the folder ``parent`` below move_to; with ``make``, make missing folders from move_to down.
 
     No symlink is followed below the watch, at move_to or below it; one above move_to is followed only if no other user
     could have made it. Raises ``OSError``.
@@ -54,7 +54,7 @@ def _root(folder: Folder, move_to: Path, inside: bytes, *, make: bool) -> Iterat
 
 @contextmanager
 def _below(directory: int, component: bytes, *, make: bool) -> Iterator[int]:
-    """Yield a folder in ``directory``; with ``make``, a missing one is made. A symlink of that name is refused."""
+    """Yield a folder in ``directory``; with ``make``, make a missing one. A symlink of that name is refused."""
     if make:
         _make(directory, component)
     try:

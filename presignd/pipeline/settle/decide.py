@@ -1,7 +1,7 @@
-"""Decide whether a file is complete, and what it is to the ledger. Pure.
+"""Decide whether a file is complete, and whether it is new to the ledger. Pure.
 
-``decide`` decides after each look whether a file is complete; ``compare_with_ledger`` compares a complete one with
-the version that the ledger has.
+``decide`` decides after each look whether a file is complete; ``compare_with_ledger`` compares a complete one with the
+version that the ledger has.
 """
 
 from __future__ import annotations
@@ -51,11 +51,10 @@ class Rules:
 class Look(NamedTuple):
     """What one look at a path found.
 
-    ``fingerprint`` None: no regular file is there or, with a ``fault``, this is unknown.
-    ``read_ns`` (wall clock, UTC) and ``seen_at`` (monotonic, seconds) were taken before anything else, so a write
-    after the writer check has a ctime later than ``read_ns``. ``missing`` names the ready marker that is missing,
-    ``download`` the unfinished download beside the file. ``fault``: why the file can't be read. ``content``: what it
-    holds, where it was read.
+    ``fingerprint`` is None if no regular file is there or, with a ``fault``, if that is unknown. ``read_ns`` (wall
+    clock, UTC) and ``seen_at`` (monotonic, seconds) were taken before anything else, so a write after the writer check
+    has a ctime later than ``read_ns``. ``missing`` names the ready marker that is missing, ``download`` the unfinished
+    download beside the file. ``fault``: why the file can't be read. ``content``: what the file holds, if it was read.
     """
 
     fingerprint: Fingerprint | None
@@ -88,9 +87,9 @@ class Wait(NamedTuple):
 
 
 class Complete(NamedTuple):
-    """The file is complete, with this fingerprint; with a ``fault``: unreadable, and unchanged for long enough.
+    """The file is complete, with this fingerprint; with a ``fault`` it is unreadable, and unchanged for long enough.
 
-    ``content``: what it holds, where the look read it.
+    ``content``: what the file holds, if the look read it.
     """
 
     history: History
@@ -124,7 +123,7 @@ def decide(before: History | None, look: Look, rules: Rules) -> Complete | Wait 
 
 
 def _obstacle(look: Look) -> str:
-    """Return what must end before the quiet time begins to count; "" for nothing."""
+    """Return what must end before the quiet time begins; "" for nothing."""
     if look.fault is not None and not isinstance(look.fault, FileFault):
         return look.fault.message
     return "open for writing" if look.writer else ""
@@ -178,13 +177,13 @@ def compare_with_ledger(known: FileVersion | None, complete: Complete, *, takes_
     if not known.checksum:
         # A queued file is read later anyway; of an ignored or quarantined one only the metadata changed.
         return Verdict.REFINGERPRINT
-    # Unreadable: its content can't be compared, so it stays as it is until it can be read or changes.
+    # Unreadable: its content can't be compared, so its record stays as it is until the file can be read or changes.
     return Verdict.SAME if complete.fault else Verdict.COMPARE
 
 
 def _dropped_again(known: FileVersion, fingerprint: Fingerprint) -> bool:
     """Return whether a file that was seen gone was put there again, though with its old size and time (``cp -p``).
 
-    The kernel sets the ctime, and no program can: a file that was only away with its folder or disk has its old one.
+    Only the kernel sets the ctime: a file that was away with its folder or disk has its old one.
     """
     return known.gone_at is not None and known.fingerprint.ctime_ns != fingerprint.ctime_ns

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from presignd.pipeline.settle.looker import Looker, Wanted
 
 ROOM = 5_000
-"""At so many files that wait for their first look or to be compared, scans pause: they go no faster than settling."""
+"""Scans pause while so many files wait for their first look or to be compared: settling sets their pace."""
 
 COMPARING = 500
 """Most tasks that compare contents at a time (after ``chmod -R`` over a folder). The other files wait without a task,
@@ -64,10 +64,10 @@ _LOOK_GAP = 0.1
 """Seconds between two looks at the same file, however many events name it."""
 
 _LONGEST_WAIT = 2.0
-"""Seconds at most between looks while another version of the path is in flight."""
+"""Most seconds between looks while another version of the path is in flight."""
 
 _HEARTBEAT_SECONDS = 1.0
-"""Seconds at most that a lane sleeps between two heartbeats."""
+"""Most seconds that a lane sleeps between two heartbeats."""
 
 Record: TypeAlias = "Callable[[Sequence[NewVersion], Mapping[str, Prepared]], Awaitable[None]]"
 Algorithms: TypeAlias = "Callable[[str, int], Collection[str]]"
@@ -78,7 +78,7 @@ _NEVER_DUE = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class SettlingPath:
-    """One path that is not complete yet: since when (UTC) it is looked at, and why it waits, in words."""
+    """One path that is not complete yet: when (UTC) it was first seen, and why it waits, in words."""
 
     watch: str
     path: bytes
@@ -100,9 +100,9 @@ async def nothing_to_do(_: FileVersion) -> bool:
 class Services:
     """What all lanes share. The clocks return seconds (monotonic) and nanoseconds since the epoch.
 
-    ``record`` records new versions, all or none, with the contents that were read, by file_id; a cancelled caller
-    doesn't stop it. ``algorithms`` returns those by which to hash a complete file of a watch and a size, none where it
-    is read later; it is called in threads. ``on_return`` is called with a version whose file is back after it was gone,
+    ``record`` records new versions, all or none, with the contents that were read, by file_id; it goes on if its caller
+    is cancelled. ``algorithms`` returns those by which to hash a complete file of a watch and a size, none if it is
+    read later; it is called in threads. ``on_return`` is called with a version whose file is back after it was gone,
     before that is recorded; it returns False if the file is gone again.
     """
 
@@ -120,7 +120,7 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many files may wait (``room``) before scans pause, and be compared in tasks (``comparing``)."""
+    """How many files may wait before scans pause (``room``), and how many may be compared in tasks (``comparing``)."""
 
     room: int = ROOM
     comparing: int = COMPARING
@@ -128,7 +128,7 @@ class Limits:
 
 @dataclass(slots=True)
 class _Entry:
-    """A path that settles. ``busy``: in a turn, or being compared. ``again``: an event named it meanwhile.
+    """A path that settles. ``busy``: in a turn, or being compared. ``again``: an event named it since then.
 
     ``looks_in_vain`` counts the looks while another version is in flight; ``compares``: its content is to be compared.
     """
@@ -190,7 +190,7 @@ class Lane:
         self._one_hash = asyncio.Semaphore(1)
 
     def use(self, rules: Rules, looker: Looker) -> None:
-        """Use these rules and this looker from now on: the folder may be on another filesystem."""
+        """Use these rules and this looker from now on: the folder may be on another filesystem now."""
         self._rules, self._looker = rules, looker
 
     @property
@@ -231,7 +231,7 @@ class Lane:
 
     async def wait_for_room(self) -> None:
         """Return once there is room for more of a scan."""
-        with resting():  # the lane's own heartbeat shows whether it goes on
+        with resting():  # the lane's own heartbeat shows whether it makes progress
             await self._has_room.wait()
 
     def _add(self, entry: _Entry) -> None:
@@ -304,7 +304,7 @@ class Lane:
         return True
 
     def _wanted(self, due: Sequence[_Entry]) -> Wanted:
-        """Return what tells a look by which algorithms to hash a file: those that are complete now, and tiny."""
+        """Return what gives a look the algorithms by which to hash a file: none unless it is complete and tiny."""
         histories, rules = {entry.path: entry.history for entry in due}, self._rules
 
         def wanted(path: bytes, look: Look) -> Collection[str]:
@@ -393,7 +393,7 @@ class Lane:
 
     # --- comparing contents ---------------------------------------------------------------------
     def _compare(self, entry: _Entry, complete: Complete, known: FileVersion, tasks: asyncio.TaskGroup) -> None:
-        """Compare a file with a version in a task; where there are too many tasks, wait for one to end."""
+        """Compare a file with a version in a task; if there are too many tasks, wait for one to end."""
         entry.history, entry.why = complete.history, "it is compared with the version before it"
         entry.compares = True
         self._to_compare += 1
@@ -464,7 +464,7 @@ class Lane:
         await self._record(new, write)
 
     async def _record(self, found: _Found, write: Callable[[_Found], Awaitable[None]]) -> None:
-        """Write all in one commit and forget them; if a path moved on since the query, each alone: that one waits."""
+        """Write all in one commit and forget them; if one can't be written any more, each alone: that one waits."""
         if not found:
             return
         try:

@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from presignd.model import FileVersion
 
 Wanted = Callable[[bytes, Look], Collection[str]]
-"""Returns the algorithms by which to hash the file at a path, none where it is not to be read."""
+"""Returns the algorithms by which to hash the file at a path, none if it must not be read."""
 
 
 def not_wanted(_: bytes, __: Look) -> Collection[str]:
-    """Return that the file is not to be read."""
+    """Return no algorithms: the file is not read."""
     return ()
 
 
 class Looker:
     """Looks at the files of one watch.
 
-    ``ready_marker`` is the watch's template, or ""; ``unfinished`` holds its unfinished downloads. ``markers``: those
-    that the watch's folders were linked by as a whole; None where files are linked each.
+    ``ready_marker`` is the watch's template, or ""; ``unfinished`` holds its unfinished downloads. ``markers`` are
+    those by which the watch's folders were linked as a whole; None if each file is linked on its own.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Looker:
         return self._folder.inline_limit
 
     def look(self, paths: Sequence[bytes], wanted: Wanted = not_wanted, read: Read = read_at) -> list[Look]:
-        """Look at each path once; read and hash the file where ``wanted`` returns algorithms for what was found."""
+        """Look at each path once; read and hash the file if ``wanted`` returns algorithms for it."""
         return [self._look(path, wanted, read) for path in paths]
 
     def _look(self, path: bytes, wanted: Wanted, read: Read) -> Look:
@@ -111,7 +111,7 @@ class Looker:
         return Look(fingerprint, *begun, writer, self._missing(path), fault, download)
 
     def _missing(self, path: bytes) -> str:
-        """Return the name of the ready marker that is missing; "" where it is there, or none is configured."""
+        """Return the name of the ready marker that is missing; "" if it is there, or none is configured."""
         if not self._marker:
             return ""
         marked = folder_of(path) if self._markers else path
@@ -157,7 +157,7 @@ class Looker:
 
 
 def _content(fd: int, found: Fingerprint, algorithms: Collection[str], read: Read) -> Prepared | None:
-    """Return the content that was looked at; None where it changed or can't be read now: its sender reads it then."""
+    """Return the content of the file that was looked at; None if it changed or its sender must read it."""
     try:
         content = prepare_to_keep(fd, found.size, algorithms, read)
     except (Fault, BlockingIOError):

@@ -60,8 +60,8 @@ class Settler:
     def add(self, watch: WatchConfig, folder: Folder, check: WriterCheck, unfinished: Unfinished | None = None) -> None:
         """Settle a watch's candidates from now on, before ``run`` or while it runs.
 
-        If the watch has a lane, it gets the new rules: the folder may be on another filesystem now. Files wait for the
-        downloads in ``unfinished``.
+        If the watch already has a lane, that lane gets the new rules: the folder may be on another filesystem now.
+        Files wait for the downloads in ``unfinished``.
         """
         rules = Rules(watch.settle, _timestamp_precision(folder.fd))
         looker = Looker(
@@ -142,7 +142,7 @@ class Settler:
     async def _record_ignored(self, lane: Lane, old: Sequence[Listed]) -> None:
         make = lane.intake.make_version
         versions = [make(lane.watch, path, Fingerprint(*seen), Source.BACKLOG) for path, *seen in old]
-        # Without a key: what is never sent reserves none.
+        # Without a key: a file that is never sent reserves none.
         await self._services.ledger.enqueue(
             [each._replace(state=State.IGNORED, key=None, error_code="", error="") for each in versions]
         )

@@ -1,4 +1,4 @@
-"""The content of a unit's own files, made anew from the ledger for each try to upload one."""
+"""Make the content of a unit's own files from the ledger, anew for each try to upload one."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def fingerprint_of_made(content: bytes, made: datetime) -> Fingerprint:
-    """Return the fingerprint of a unit's own file: it has no inode, and the unit's time."""
+    """Return the fingerprint of a unit's own file: no inode, and the time at which the unit was made."""
     return Fingerprint(NO_FILE, len(content), _nanoseconds(made), _nanoseconds(made))
 
 
 async def open_made(ledger: Ledger, version: FileVersion) -> PutRequest:
-    """Return what sends a unit's own file: an unnamed file of that content, which the caller closes.
+    """Return the request that sends a unit's own file: an unnamed file of that content, which the caller closes.
 
     Raises ``Vanished`` if no unit has this version.
     """
@@ -43,7 +43,7 @@ async def open_made(ledger: Ledger, version: FileVersion) -> PutRequest:
         return _unnamed(_content(version, unit.folder, unit.made, members), unit.made)
 
     fd = await opened(make, os.close)
-    return PutRequest(fd, None, _tell_nobody, asyncio.get_running_loop().create_future())
+    return PutRequest(fd, None, _no_progress, asyncio.get_running_loop().create_future())
 
 
 def _content(version: FileVersion, folder: bytes, made: datetime, members: Sequence[Member]) -> bytes:
@@ -51,7 +51,7 @@ def _content(version: FileVersion, folder: bytes, made: datetime, members: Seque
 
 
 def _unnamed(content: bytes, made: datetime) -> int:
-    """Return a descriptor of an unnamed file; its time is the unit's, so that it is the content that was queued."""
+    """Return a descriptor of an unnamed file with the unit's time as its mtime, as the version was queued."""
     with os_errors_as_faults():
         fd = _new_file()
         write_all(fd, content, 0)
@@ -70,5 +70,5 @@ def _nanoseconds(made: datetime) -> int:
     return to_micros(made) * 1000
 
 
-def _tell_nobody(_: int) -> None:
-    """Do nothing with the progress: ``status`` shows it."""
+def _no_progress(_: int) -> None:
+    """Do nothing: ``status`` shows the progress."""

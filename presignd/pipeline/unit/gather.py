@@ -1,4 +1,4 @@
-"""Gather a folder's files: it is complete once each is stored as it is; then record it with its two own files."""
+"""Gather the files of a folder, and record the folder, with its two own files, once all of them are stored."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ if TYPE_CHECKING:
     from presignd.pipeline.upload.bucket import Bucket
 
 LOOK_SECONDS = 2.0
-"""Longest time between two passes, in seconds: a marker of a folder whose files are all stored causes no other hint."""
+"""Longest time between two passes, in seconds: if a folder's files are all stored, only a pass finds its marker."""
 
 HINTED_SHARE, LONGEST_GAP, SHARE = 10, 5.0, 100
-"""A folder is looked at again ten times as long as a look took after the last one, 5 s at most, as each of its files
-that is verified is a hint; without a hint, a hundred times as long after it."""
+"""Pauses between two looks at a folder, as multiples of the time that the last look took: after a hint (each of its
+files that is verified is one) and 5 s at most, or without a hint."""
 
 LONGEST_PAUSE = 0.5
-"""A pass is followed by a pause as long as itself, this many seconds at most."""
+"""Longest pause after a pass, in seconds; it is as long as the pass took."""
 
 BUSY, HASHING = "its unit before is not finished", "SHA-256 sums of its files are computed"
 
 SUMS_AT_ONCE, SUMS_BYTES = 256, 64 << 20
-"""SHA-256 sums that one commit records at most, and the bytes after which it records them: the rest is read again after
-a crash."""
+"""Most SHA-256 sums in one commit, and the bytes read after which they are committed: a crash loses those not
+committed."""
 
 
 @dataclass(slots=True)
@@ -74,7 +74,7 @@ class _Looked:
 
 
 class Gatherer:
-    """The loop of one watch. ``waiting`` tells since when (UTC) each marked folder waits, and for what, in words."""
+    """The loop of one watch. ``waiting`` has since when (UTC) each marked folder waits, and for what, in words."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Gatherer:
         self._looks: dict[bytes, _Looked] = {}
 
     def wake(self) -> None:
-        """Look again soon: a file may be stored now, or a unit may go on."""
+        """Look again soon: a file may be stored now, or a unit can be continued."""
         for look in self._looks.values():
             look.hinted = True
         self._wake.set()
@@ -174,12 +174,12 @@ class Gatherer:
             await self._complete(name, marker, found.members)
         except LostUpdate:
             return "its files changed meanwhile"
-        except Fault as away:  # the presigner, which tells the prefix
+        except Fault as away:  # of the presigner, which gives the prefix
             return away.message
         return ""
 
     async def _gather(self, name: bytes) -> Gathered:
-        """List a folder's files, and judge each by the ledger; however many there are, a batch of them is in memory."""
+        """List a folder's files, and judge each by the ledger; only one batch of them is in memory."""
         gathering, scan = Gathering(), Scan(self._folder, self._ignore, name)
         async with aclosing(scan.in_thread()) as batches:
             async for batch in batches:
@@ -202,7 +202,7 @@ class Gatherer:
         try:
             while some := await self._ledger.units.without_sha256(members, SUMS_AT_ONCE):
                 if not await self._hash_some(some):
-                    break  # the next pass finds out why
+                    break  # the next pass finds the reason
         finally:
             self._hashing.discard(name)
             self.wake()

@@ -33,7 +33,7 @@ def sums_of(folder: bytes, members: Sequence[Member]) -> bytes:
 
 
 def _line(sha256: str, name: bytes) -> bytes:
-    """Return one line; coreutils escapes a backslash and a line's end in a name, and marks such a line."""
+    """Return one line; as coreutils does, escape a backslash and a line break in a name, and mark the line."""
     escaped = name.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
     return (b"\\" if escaped != name else b"") + sha256.encode() + b"  " + escaped + b"\n"
 

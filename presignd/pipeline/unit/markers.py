@@ -1,7 +1,7 @@
-"""Which ready markers say that a folder is whole anew: those that were written since the folder's last unit.
+"""Which ready markers are new: those that were written since the folder's last unit.
 
-A unit holds what was there when its marker was written. So a file that changes later waits until the marker is
-written again.
+A unit holds what was there when its marker was written. So a file that changes later waits until the marker is written
+again.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from presignd.ledger.units import Marker
 
 
 class WatchMarkers:
-    """The markers of the newest units of one watch, by folder. Any thread may ask."""
+    """The markers of the newest units of one watch, by folder. May be called in any thread."""
 
     def __init__(self) -> None:
         self._used: dict[bytes, Marker] | None = None
 
     def load(self, used: Mapping[bytes, Marker]) -> None:
-        """Take what the ledger has; until then no marker is a new one."""
+        """Load the markers that the ledger has; until then no marker is new."""
         self._used = dict(used)
 
     def note(self, folder: bytes, marker: Marker) -> None:
@@ -39,7 +39,7 @@ class Markers:
         self._watches: dict[str, WatchMarkers] = {}
 
     def of(self, watch: str) -> WatchMarkers:
-        """Return those of one watch."""
+        """Return the markers of one watch."""
         return self._watches.setdefault(watch, WatchMarkers())
 
 

@@ -1,4 +1,4 @@
-"""Which folder a file is a member of, and whether it may be in that folder's unit now. Pure."""
+"""Decide which folder a file is a member of, and whether it may be in that folder's unit now. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def folder_of(path: bytes) -> bytes:
 
 
 def is_member(version: FileVersion) -> bool:
-    """Return whether a version of a watch with ``unit = "folder"`` belongs to its folder's unit, and gets no own link.
+    """Return whether a version of a watch with ``unit = "folder"`` belongs to its folder's unit, so has no own link.
 
     A file that ``put`` sent has a link of its own.
     """
@@ -29,7 +29,7 @@ def is_member(version: FileVersion) -> bool:
 
 
 class Standing(Enum):
-    """What a file of a folder is to the folder's unit, by its version."""
+    """Whether a file may be in its folder's unit, by its version."""
 
     MEMBER = "it is stored as it is"
     CHANGED = "what is stored is not what it holds now"
@@ -37,9 +37,9 @@ class Standing(Enum):
 
 
 def standing(version: FileVersion | None, found: Fingerprint) -> Standing:
-    """Return what a file with the fingerprint ``found`` is to its folder's unit.
+    """Return whether a file with the fingerprint ``found`` may be in its folder's unit.
 
-    ``CHANGED`` is a version that waits for the unit: it must end, because a newer one of its path waits for that.
+    ``CHANGED`` is a version that waits for the unit: it must end, because a newer version of its path waits for that.
     """
     if version is None or version.state not in MEMBER_STATES:
         return Standing.MISSING

@@ -36,13 +36,13 @@ class Publisher:
         self._announcer, self._stages = announcer, stages
 
     async def advance(self) -> set[bytes]:
-        """Take each unit that is not finished one step on; return the folders of those that still aren't."""
+        """Move each unfinished unit one step on; return the folders of those that are still unfinished."""
         units = await self._ledger.units.open(self._watch.name)
         left = [unit.folder for unit in units if not await self._advance(unit)]
         return set(left)
 
     async def _advance(self, unit: Unit) -> bool:
-        """Do what is next, by the state of the manifest's version; return whether the unit is finished."""
+        """Do the next step, by the state of the manifest's version; return whether the unit is finished."""
         beat()
         state = unit.manifest.state
         if state is State.FINISHED or state in LEFT:
@@ -56,7 +56,7 @@ class Publisher:
         return False
 
     async def _finish_members(self, unit: Unit) -> None:
-        """Finish the unit's files: those that are to be moved or deleted a few at a time; the manifest comes last."""
+        """Finish the unit's files, a few at a time if they are moved or deleted; the manifest comes last."""
         while True:
             at_work = await self._ledger.units.in_state(unit, State.LINKED, TURN)
             verified = await self._ledger.units.in_state(unit, State.VERIFIED, TURN - len(at_work))
@@ -71,7 +71,10 @@ class Publisher:
             self._stages.finish([Item(unit.manifest)])
 
     async def _link(self, verified: Sequence[FileVersion]) -> None:
-        """Record that members' unit is linked: they have no link of their own. What stays as it is ends with that."""
+        """Record that the members' unit is linked: they have no link of their own.
+
+        If files stay as they are, this finishes them.
+        """
         done_at, finisher = utcnow(), self._stages.finisher
         changes = [
             Change(version, (Event.LINK,), {"link_id": ""})

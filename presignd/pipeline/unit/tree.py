@@ -1,4 +1,4 @@
-"""The folders of a watch on disk: which are marked, what they hold, the sums of their files. Blocking."""
+"""The folders of a watch on disk: find those with a marker, hash their files, remove empty ones. Blocking."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def look_at_unit(folder: Folder, watch: WatchConfig, markers: WatchMarkers, name
 
 
 def sha256_of(folder: Folder, version: FileVersion, stop: threading.Event) -> str:
-    """Return the SHA-256 (hex) of a version's file; "" if it changed, has a writer, can't be read, or at ``stop``."""
+    """Return the SHA-256 (hex) of a version's file; "" if it changed, has a writer, is unreadable, or at ``stop``."""
     algorithm, _, value = version.checksum.partition(":")
     if algorithm == "sha256" and "-" not in value:
         return value
@@ -85,7 +85,7 @@ def sha256_of(folder: Folder, version: FileVersion, stop: threading.Event) -> st
 
 
 def remove_empty(folder: Folder, path: bytes) -> None:
-    """Remove a folder and those below it as far as they are empty: what is no member stays, with its folders."""
+    """Remove a folder and those below it if they are empty: files that are no members stay, with their folders."""
     found, waiting = list[bytes](), [path]
     while waiting:
         beat()

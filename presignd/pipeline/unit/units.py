@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 
 class Stages(NamedTuple):
-    """What units use of the stages: ``link`` and ``finish`` take items into these, ``leave`` forgets them.
+    """The stages as units use them: ``link`` and ``finish`` queue items for these, ``leave`` forgets items.
 
-    ``at_work`` returns the file_ids of what any stage has; ``queued`` tells that versions were queued.
+    ``at_work`` returns the file_ids of what any stage has; call ``queued`` when versions were queued.
     """
 
     link: Callable[[Item], None]
@@ -108,7 +108,7 @@ class Units:
         self.wake()
 
     def waiting(self) -> list[Waiting]:
-        """Return the folders that have their marker and are not complete."""
+        """Return the folders that have a marker and are not complete."""
         return [
             Waiting(watch, folder, since, why)
             for watch, gatherer in self._gatherers.items()
@@ -116,7 +116,7 @@ class Units:
         ]
 
     def look_at(self, watch: str, path: bytes) -> UnitLook | None:
-        """Return what a folder is now, None for a path that can be no unit. Blocking."""
+        """Look at a folder now; return None for a path that can't be a unit. Blocking."""
         gatherer = self._gatherers.get(watch)
         return gatherer.look_at(path) if gatherer is not None and b"/" not in path else None
 

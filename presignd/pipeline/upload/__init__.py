@@ -1,1 +1,1 @@
-"""A claimed version is uploaded under its key and verified."""
+"""The stages upload and verify: send a claimed version under its key, and compare the file with what was sent."""

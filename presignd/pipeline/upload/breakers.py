@@ -1,6 +1,6 @@
 """Circuit breakers: pause uploads while the store, the presigner or a watch's bucket fails for every file.
 
-A worker that meets such a fault asks its breaker, which probes the fixed check key. Workers that ask during the
+A worker that meets such a fault calls its breaker, which probes the fixed check key. Workers that call it during the
 probe share its result. If the probe succeeds, the fault is the file's own. If it fails, the breaker trips, logs that
 once, and probes with backoff until a probe succeeds. Then it resets and logs that once.
 """
@@ -33,7 +33,7 @@ STEADY = timedelta(seconds=60)
 """A breaker that trips again within this time after its reset continues its backoff; later, it starts a new one."""
 
 LOCAL = ("read_error", "too_many_files", "disk_full")
-"""Faults of this machine: a probe of the store tells nothing about them."""
+"""Faults of this machine: a probe of the store can't show whether they persist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class Breaker:
 class Breakers:
     """One breaker for the store, one for the presigner, one for each watch's bucket, and their log events.
 
-    ``changed`` is called after each trip and reset, ``tell`` with the events of the log.
+    ``changed`` is called after each trip and reset, ``on_event`` with each event that is logged and its fields.
     """
 
     def __init__(
@@ -140,11 +140,11 @@ class Breakers:
         presigner: Presigner,
         changed: Callable[[], None],
         backoff: Callable[..., float] = backoff,
-        tell: Callable[[str, Mapping[str, Any]], None] = lambda *_: None,
+        on_event: Callable[[str, Mapping[str, Any]], None] = lambda *_: None,
     ) -> None:
         self._buckets = buckets
         self._presigner = presigner
-        self._changed, self._backoff, self._tell = changed, backoff, tell
+        self._changed, self._backoff, self._on_event = changed, backoff, on_event
         self._faulty_watch = next(iter(buckets), "")
         self._distinct = {_bucket_and_headers(bucket): bucket for bucket in buckets.values()}
         self._next_buckets = itertools.cycle(self._distinct.values())
@@ -198,24 +198,24 @@ class Breakers:
         buckets: Iterable[Bucket] = (),
         **fields: Any,
     ) -> Breaker:
-        """Make a breaker. At its reset ``buckets`` are probed anew: another store may have taken this one's place."""
+        """Make a breaker. At its reset ``buckets`` are probed anew: there may be another store at this address now."""
 
         def on_trip(problem: Fault) -> None:
-            told = {"error_code": problem.code, "error": problem.message, "fix": problem.fix, **fields}
-            log.error(trip, **told)
-            self._tell(trip, told)
+            event = {"error_code": problem.code, "error": problem.message, "fix": problem.fix, **fields}
+            log.error(trip, **event)
+            self._on_event(trip, event)
 
         def on_reset(seconds: float) -> None:
-            told = {"duration_ms": round(seconds * 1000), **fields}
-            log.info(reset, **told)
-            self._tell(reset, told)
+            event = {"duration_ms": round(seconds * 1000), **fields}
+            log.info(reset, **event)
+            self._on_event(reset, event)
             for bucket in buckets:
                 bucket.forget_support()
 
         return Breaker(probe, on_trip=on_trip, on_reset=on_reset, changed=self._changed, backoff=self._backoff)
 
     async def _probe_watch(self, watch: str) -> Fault | None:
-        """Probe the watch's own bucket. If the whole store doesn't serve, trip the store's breaker, not the watch's."""
+        """Probe the watch's own bucket. If the whole store fails, trip the store's breaker, not the watch's."""
         problem = await self._buckets[watch].probe()
         if not isinstance(problem, StoreFault) or self.watches[watch].trip:
             return problem
@@ -223,10 +223,10 @@ class Breakers:
         return problem if await self.store.blames_file(problem, again=True) else None
 
     async def _probe_store(self) -> Fault | None:
-        """Return the store's fault if no bucket can be used; one that can means that the store serves.
+        """Return the store's fault if no bucket can be used; if any bucket can be, the store works.
 
-        Before the breaker trips, a bucket other than the faulty one is probed, and if that fails, all of them. While
-        it is tripped, each is probed in turn. Only buckets that were probed when it tripped can reset it.
+        Before the breaker trips, a bucket other than the faulty one is probed, and if that fails, all of them. While it
+        is tripped, each is probed in turn. Only buckets that were probed when it tripped can reset it.
         """
         if self.store.trip:
             return _of_store(await next(self._next_buckets).probe())
@@ -250,7 +250,7 @@ class Breakers:
         return await next(iter(self._buckets.values())).probe_grant()
 
     async def ask_presigner(self) -> None:
-        """Request a grant at the start, unless there is no watch to ask for; if that fails, trip the breaker."""
+        """Request a grant at the start, if there is any watch; if that fails, trip the breaker."""
         if self._buckets and (problem := await self._probe_presigner()):
             await self.presigner.blames_file(problem)
 
@@ -266,5 +266,5 @@ def _bucket_and_headers(bucket: Bucket) -> tuple[object, ...]:
 
 
 def _of_store(problem: Fault | None) -> StoreFault | None:
-    """Return a probe's fault if the store doesn't serve, None for a refusal of one bucket or header."""
+    """Return a probe's fault if the whole store fails, None for a refusal of one bucket or header."""
     return problem if isinstance(problem, StoreFault) else None

@@ -23,7 +23,7 @@ OTHER_EXPIRES = 300
 """Lifetime in seconds of a grant for any request but a PUT."""
 
 REFUSED_AS = {"access_denied": "access_denied", "outside_prefix": "not_allowed"}
-"""For each refusal of the check key: the code that the watch gets. All its keys are refused in the same way."""
+"""The code that the watch gets for each refusal of the check key: all its keys are refused in the same way."""
 
 
 class StoredObject(NamedTuple):
@@ -105,7 +105,8 @@ class Bucket:
     async def find(self, key: str, *, denied_is_absent: bool, with_checksums: bool = False) -> StoredObject | None:
         """HEAD a key; return None if there is no object.
 
-        ``with_checksums`` asks for its checksums too; of an object encrypted with KMS that needs the right to decrypt.
+        ``with_checksums`` requests its checksums, too; for an object encrypted with KMS, this needs the right to
+        decrypt.
 
         S3 answers 403 for a missing key if s3:ListBucket is not granted. ``denied_is_absent`` reads that as absence,
         which is safe only if a conditional write follows.
@@ -141,10 +142,10 @@ class Bucket:
 
     # --- what the store supports ------------------------------------------------------------------
     async def support(self, *, in_parts: bool = False) -> Support:
-        """Return what a PUT, or an upload in parts, may rely on; raise a ``Fault``.
+        """Return what the bucket supports for a PUT, or for an upload in parts; raise a ``Fault``.
 
-        It is probed once, on the check key; for parts only when a file needs it, so that small uploads don't wait.
-        All callers that wait for a probe get its fault, so an unreachable store is probed once and not once for each.
+        This is probed once, on the check key; for parts only when a file needs it, so that small uploads don't wait.
+        All callers that wait for a probe get its fault, so an unreachable store is probed once for all of them.
         """
         before = self._refusals.get(in_parts)
         while in_parts not in self._support:
@@ -162,7 +163,7 @@ class Bucket:
 
     @property
     def known_support(self) -> Support | None:
-        """What a PUT may rely on, None before that is probed."""
+        """What the bucket supports for a PUT, None before that is probed."""
         return self._support.get(False)
 
     async def _probe_support(self, *, in_parts: bool) -> Support:
@@ -171,9 +172,9 @@ class Bucket:
             return await probe.support(in_parts=in_parts, checksum=upload.checksum)
 
     def forget_support(self) -> None:
-        """Forget what was probed, of the watch's other buckets too; the next upload probes again."""
+        """Forget what was probed, for the watch's other buckets, too; the next upload probes again."""
         for bucket in self._by_name.values():
-            bucket._support.clear()  # noqa: SLF001 - one of its own kind
+            bucket._support.clear()  # noqa: SLF001 - another Bucket
 
     # --- the circuit breakers' probes -------------------------------------------------------------
     async def new_probe(self) -> Probe:

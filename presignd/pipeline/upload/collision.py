@@ -82,12 +82,12 @@ def supported_conditions(decision: Decision, support: Support) -> Decision:
 
 
 def store_checks_it(decision: Decision, supported: Decision) -> bool:
-    """Return whether the store checks all that the decision needs; it can't compare an object without an ETag."""
+    """Return whether the store checks all conditions of the decision; it can't compare an object without an ETag."""
     return supported == decision and not (decision.found and not decision.found.etag)
 
 
 def is_still_true(decision: Decision, found: StoredObject | None) -> bool:
-    """Return whether a later HEAD found what the decision assumed, by ETag, else by size and date."""
+    """Return whether a later HEAD found the object that the decision assumed, by ETag, else by size and date."""
     if decision.if_none_match:
         return found is None
     if decision.found and not decision.found.etag:

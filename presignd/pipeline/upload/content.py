@@ -1,4 +1,4 @@
-"""What ``Whole`` and ``InParts`` share: protocol, slots, committing before sending what tells the object."""
+"""What ``Whole`` and ``InParts`` share: their protocol, the slots, and the commit of the checksum before sending."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Content(Protocol):
 
     @property
     def checksum(self) -> str:
-        """The receipt's checksum; "" while it isn't known."""
+        """The checksum for the receipt; "" while it isn't known."""
         ...
 
     @property
     def part_size(self) -> int:
-        """Bytes in a part, for a checksum of parts; 0 for a whole file."""
+        """Bytes in a part, for a checksum of parts; 0 for a file sent as one PUT."""
         ...
 
     @property
@@ -60,12 +60,12 @@ class Content(Protocol):
 
 
 async def record_intent(ledger: Ledger, version: FileVersion, content: Content, checksum: str) -> FileVersion:
-    """Commit the checksum that tells the object: of MD5, that is the ETag that it will have.
+    """Commit the checksum that identifies the object: if it is an MD5, the object's ETag will equal it.
 
-    Crash window: the object is stored and its receipt isn't. If the file has other content by then, its newer
-    version finds by this intent that the object is its path's own, and replaces it. So an intent is only replaced by
-    one of the same content, in another algorithm: if a file of the same size and mtime but other content was renamed
-    over the file while it waited, that is another version too.
+    Crash window: the object is stored and its receipt isn't. If the file has other content by then, its newer version
+    finds by this intent that the object belongs to its path, and replaces it. So an intent is only replaced by one of
+    the same content, in another algorithm: if a file of the same size and mtime but other content was renamed over the
+    file while it waited, that is another version, too.
     """
     before = version.intent
     if before == checksum:

@@ -2,8 +2,8 @@
 
 An ETag that is an MD5 identifies the content, and so does the ETag that the store returned for our own upload, whatever
 its form. A CRC identifies only what this ledger was about to store under the key: anybody can make other bytes of the
-same CRC, so any other object is taken for the same bytes only by MD5 or SHA-256. If neither tells anything, an object
-whose size may be ours is read back and hashed. That costs as much as sending it, so it is done only if an upload ended
+same CRC. So any other object is taken for the same bytes only by MD5 or SHA-256. If neither is known, an object whose
+size may be ours is read back and hashed. That costs as much as sending it, so it is done only if an upload ended
 without a response, if a ledger was lost, and on stores that return no ETag.
 """
 
@@ -36,7 +36,7 @@ async def identify(
     md5_etags: bool,
     may_be_partial: bool,
 ) -> Occupant:
-    """Return what ``found`` is. ``sent``: all that its path sent under ``key``. Raises ``Fault``.
+    """Return what ``found`` is. ``sent``: everything that its path sent under ``key``. Raises ``Fault``.
 
     ``md5_etags``: a probe found that an ETag of 32 hex digits is the MD5 in this bucket. ``may_be_partial``: an
     interrupted PUT may have left the beginning of the content; such an object is ours.
@@ -105,7 +105,7 @@ async def holds_bytes(bucket: Bucket, key: str, found: StoredObject, ours: Sent)
 def _is_it(one: Sent, found: StoredObject, etag_checksum: str) -> bool:
     """Return whether the object is what was sent, by its ETag or its checksum.
 
-    By a CRC only if the ETag of what was sent is not known: otherwise the object is another of the same CRC.
+    A CRC counts only if the ETag of what was sent is not known: otherwise this is another object of the same CRC.
     """
     if one.checksum == etag_checksum or (one.etag and one.etag == found.etag):
         return True
@@ -123,12 +123,12 @@ def _needs_reading(one: Sent, known: Collection[str]) -> bool:
 
 
 async def _differs(content: Content, known: Collection[str]) -> bool:
-    """Return whether a checksum of the object is not that of the content, so that its bytes need no reading."""
+    """Return whether a checksum of the object differs from the content's, so that the object need not be read."""
     return any([await content.checksum_like(checksum, 0) != checksum for checksum in known])
 
 
 def _comparable(found: StoredObject, content: Content) -> bool:
-    """Return whether the ETag is the MD5 of a whole file, or is made of as many parts as ours would be."""
+    """Return whether the ETag is the MD5 of a whole file, or of as many parts as ours would have."""
     if found.opaque or found.size != content.size:
         return False
     parts = -(-content.size // content.part_size) if content.part_size else 0

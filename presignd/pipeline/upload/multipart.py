@@ -44,8 +44,8 @@ log = get_logger()
 class InParts:
     """A file above ``multipart_threshold``, from an open descriptor.
 
-    ``recheck`` raises if the file is not what was settled. ``on_sent`` gets the number of bytes that the store has or
-    is being sent. ``send`` raises ``upload_lost`` if the store no longer knows the upload: the next attempt begins
+    ``recheck`` raises if the file is not the one that settled. ``on_sent`` gets the number of bytes that the store has
+    or is being sent. ``send`` raises ``upload_lost`` if the store no longer knows the upload: the next attempt begins
     anew. With ``gives_way`` it sends one part, and raises ``GaveWay`` unless that was the last. The algorithm of the
     parts' checksums is fixed when the upload is created: MD5, of which S3 makes the ETag, or a CRC, which the store
     returns for the whole object.
@@ -85,7 +85,7 @@ class InParts:
         return await in_background(checksum_like, self._fd, like, self.size if size is None else size, part_size)
 
     def use_checksum(self, checksum: str, part_size: int) -> None:
-        """Use this checksum for the receipt, so that no other is made."""
+        """Use this checksum for the receipt, so that no other is computed."""
         self.checksum, self.part_size = checksum, part_size
 
     def is_unchanged(self) -> bool:
@@ -137,7 +137,10 @@ class InParts:
         return await self._send_missing(version)
 
     async def _send_missing(self, version: FileVersion) -> FileVersion:
-        """Send every part that isn't recorded; raise ``GaveWay`` if others wait, after one. Return the version."""
+        """Send every part that isn't recorded; return the version.
+
+        Raise ``GaveWay`` after one part if other suspects wait.
+        """
         cut = in_order([*part_ranges(version.size, version.part_size)])
         missing = [piece for piece in cut if piece.number not in self._parts]
         pieces = iter(missing[:1] if self._gives_way else missing)
@@ -225,7 +228,7 @@ class InParts:
             raise fault("upload_lost", f"{refused.detail}: begun again in larger parts") from None
         if response.status == 404:  # noqa: PLR2004
             raise _upload_fault(response)
-        if response.status == 501:  # noqa: PLR2004 - it has a part of this number, and accepts none twice
+        if response.status == 501:  # noqa: PLR2004 - it has a part of this number, and accepts no second
             return await self._find_sent_part(version, piece, digest)
         return Part(piece.number, piece.size, digest, self._proven_etag(response, digest))
 
@@ -278,7 +281,7 @@ class InParts:
         return found
 
     async def _resolve_unclear(self, version: FileVersion, problem: Fault) -> StoredObject:
-        """Return the object if the key holds it after an unclear response (500, timeout, 404 when done); else raise."""
+        """Return the object if it is there after an unclear response (500, timeout, 404 when done); else raise."""
         if found := await self._find_completed(version):
             return found
         if problem.code != "upload_lost" and await self._is_gone(version):
@@ -428,7 +431,7 @@ class Sweeper:
                 await within(self._pause, self._wake)
 
     async def sweep(self) -> None:
-        """Abort the orphans that there are now."""
+        """Abort all orphans that the ledger has now."""
         for version in await self._ledger.uploads_left():
             await self._abort(version)
 

@@ -1,4 +1,4 @@
-"""Upload a stream in parts, while it still comes in. As a large file, but its source can't be read again."""
+"""Upload a stream in parts while it is read. Its source can't be read again, unlike a large file."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from presignd.store.support import Support
 
 
 class Streamed(InParts):
-    """One attempt to send a stream. The next one goes on with the parts that wait: those before are at the store.
+    """One attempt to send a stream.
 
-    So what loses these (an upload that was aborted elsewhere, an object that another wrote under the key meanwhile)
-    ends it with ``stream_lost``.
+    The next one continues with the parts that wait: those before are stored. If the stored parts are lost (the upload
+    was aborted elsewhere, or another object was written under the key), the stream fails with ``stream_lost``.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Streamed(InParts):
         return self.fingerprint.size if self._stream.checksum else -1
 
     async def checksum_like(self, like: str, part_size: int, size: int | None = None) -> str:  # noqa: ARG002 - as a file's
-        """Return the checksum; "" while it isn't known. In another form it can't be computed any more."""
+        """Return the checksum; "" while it isn't known. It can't be computed in another form any more."""
         return self._stream.checksum
 
     async def send(
@@ -62,7 +62,7 @@ class Streamed(InParts):
         return version, found
 
     async def _send_missing(self, version: FileVersion) -> FileVersion:
-        """Send every part as it becomes whole; return the version with the size that the stream has."""
+        """Send each part once it is whole; return the version with the stream's size."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 failing = tasks.create_task(self._stream.fails())
@@ -70,7 +70,7 @@ class Streamed(InParts):
                 failing.cancel()
         except BaseExceptionGroup as group:
             raise await self._abort_if_lost(version, first_fault(group)) from None
-        # Crash window: a version whose size is not recorded would not find its own object by it after the next step.
+        # Crash window: after the next step, a version without its recorded size would not find its own object by size.
         return await self._ledger.update(version, fingerprint=self._stream.fingerprint(self._stream.size))
 
     async def _send_next(self, version: FileVersion) -> None:
@@ -83,14 +83,14 @@ class Streamed(InParts):
             self._stream.release(piece)
 
     def _check_unchanged(self) -> None:
-        """Do nothing: nobody else has the file."""
+        """Do nothing: no other program has the file."""
 
     def _made(self, checksum: str) -> None:
         super()._made(checksum)
         self._stream.checksum = checksum
 
     async def _has_our_checksum(self, found: StoredObject) -> bool:
-        """Return as for a file; but the MD5 of the whole is not known here, so such an ETag tells nothing."""
+        """Return the same as for a file, except that an MD5 of the whole proves nothing: it is not known here."""
         if self._algorithm == "md5" and is_md5(found.etag) and not found.opaque:
             return False
         return await super()._has_our_checksum(found)

@@ -38,11 +38,11 @@ from presignd.system.filesystem import close_quietly, read_cached
 from presignd.system.threads import in_background, opened
 
 PROBE_AGAIN_CODES = ("bad_broker", "bad_digest", "no_such_bucket", "not_implemented", "upload_lost")
-"""Faults that a store may cause because it or its bucket was set up anew, or an older broker took the place of one that
-signed CRCs: what was probed no longer holds."""
+"""Faults that may mean that the probe's results no longer hold: the store or its bucket was set up anew, or an older
+broker replaced one that signed CRCs."""
 
 MAX_KEY_ATTEMPTS = 6
-"""Tries to store under a key that others write and delete meanwhile, before the file is retried with backoff."""
+"""Tries to store under a key that others write and delete concurrently, before the file is retried with backoff."""
 
 
 class Transfer:
@@ -70,7 +70,7 @@ class Transfer:
         self._previous, self._key_changed = item.previous, False
 
     async def run(self) -> Receipt:
-        """Upload the content, or find its bytes stored already. A collision may change the item's key."""
+        """Upload the content, unless its bytes are stored already. A collision may change the item's key."""
         refuse_too_large(self._watch, self._version.size)  # the limit holds for a retry, and for a put's own key
         try:
             if self._item.prepared is not None:
@@ -234,8 +234,8 @@ class Transfer:
         return collision.needs_head(self._version, previous, self._support, same_content=same)
 
     async def _identify(self, found: StoredObject) -> Occupant:
-        # What this attempt alone committed tells nothing of an object that was there before it. Another's object of
-        # the same CRC must not count as ours.
+        # The intent of this attempt can't identify an object that was there before: another's object of the same CRC
+        # must not count as ours.
         own = self._item.retried and not self._key_changed
         sent, support = await self._ledger.sent(self._version, own=own), self._support
         # Crash window: a store that checks no conditions may keep the beginning of an interrupted PUT.
@@ -280,7 +280,7 @@ def open_to_send(folder: Folder, version: FileVersion, put: PutRequest | None) -
         with os_errors_as_faults():
             return os.dup(put.fd)
     if version.path.startswith(b"/"):
-        raise Vanished  # put from outside the watch by a client that is gone: its descriptor is closed
+        raise Vanished  # put from outside the watch by a client that is gone, and its descriptor is closed
     try:
         fd = folder.open(version.path)
     except (Gone, NotRegular):
@@ -308,7 +308,7 @@ def read_whole(
 
 
 def algorithms_for(version: FileVersion, watch: WatchConfig, support: Support | None) -> set[str]:
-    """Return the algorithms to hash a file by: those that its bucket is sent, and SHA-256 if its key needs that."""
+    """Return the algorithms by which to hash a file: those that its bucket gets, and SHA-256 if its key needs that."""
     named = {"sha256"} if _is_named_by_hash(version, watch) else set[str]()
     return named | support.algorithms if support else named
 

@@ -42,7 +42,7 @@ class Uploader:
         self._buckets, self._folders, self._upload, self._ledger = buckets, folders, upload, ledger
         self._puts, self._slots, self._host = puts, slots, host
         self._faults, self._sent = faults, sent
-        # What was read and waits, here or to be recorded, shares the memory with streamed bodies.
+        # Contents that wait, here or to be recorded, share the memory with streamed bodies.
         most = max(MOST, upload.concurrency) + TURN * len(buckets)
         self.tiny = min(TINY, upload.memory // (2 * most))
         self.queue = UrgentFirst()
@@ -50,7 +50,7 @@ class Uploader:
     async def read(self, versions: Sequence[FileVersion]) -> list[Item]:
         """Return an item for each version; the tiny ones are read and hashed, in one call.
 
-        Few of them are read on the event loop, from the page cache only; what it lacks is left to the senders.
+        If there are few, they are read on the event loop, from the page cache only; the senders read what it lacks.
         """
         items = [Item(version) for version in versions]
         tiny = [
@@ -73,7 +73,7 @@ class Uploader:
         return items
 
     def algorithms_ahead(self, watch: str, size: int) -> Collection[str]:
-        """Return the algorithms by which to hash a new file of a watch as it settles; none where it is read later."""
+        """Return the algorithms by which to hash a new file of a watch as it settles; none if it is read later."""
         support = self._support_ahead(watch, self._buckets[watch].watch.bucket, size)
         return support.algorithms if support else ()
 
@@ -84,7 +84,7 @@ class Uploader:
     def _support_ahead(self, watch: str, bucket: str, size: int) -> Support | None:
         """Return what the bucket supports if a file is read before its claim, else None.
 
-        Not from a folder that may hang, as others would wait.
+        A file in a folder that may hang is not, as others would wait.
         """
         if size > self.tiny or not self._folders[watch].inline_limit:
             return None
@@ -101,12 +101,12 @@ class Uploader:
         return self._buckets[version.watch].for_bucket(version.bucket)
 
     def _intent(self, version: FileVersion, prepared: Prepared) -> str:
-        """Return what is committed before the content is sent; "" while that isn't known."""
+        """Return the checksum that is committed before the content is sent; "" while it isn't known."""
         support = self._bucket(version).known_support
         return prepared.intent(support) if support else ""
 
     async def run(self) -> None:
-        """Send one item after the other, until cancelled: one of many such loops."""
+        """Send one item after the other, until cancelled; many of these loops run."""
         with alive("sender") as heart:
             while True:
                 with heart.resting():
@@ -131,7 +131,7 @@ class Uploader:
         return await self._transfer(item, self._puts.get(item.version.file_id)).run()
 
     async def _upload_made(self, item: Item) -> Receipt:
-        """Upload one of a unit's own files, which is made for this and no file of the watch."""
+        """Upload one of a unit's own files: it is made for this, and is no file of the watch."""
         made = await open_made(self._ledger, item.version)
         try:
             receipt = await self._transfer(item, made).run()

@@ -1,6 +1,6 @@
 """The verify stage, uploading → verified: compare files that were read ahead with what was sent; record the receipts.
 
-All other files were compared by their senders: one that is large, or in a folder that hangs, holds up only itself.
+All other files were compared by their senders, so one that is large, or in a folder that hangs, holds up only itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Verifier:
     """Verifies what was uploaded under one configuration. ``verified`` takes the items whose receipt is recorded.
 
     ``now`` is the presigner's clock, which dates links. ``gives_stable_links`` returns whether a watch's files get
-    stable links, or raises the ``Fault`` of a presigner that can't tell now: its versions wait as for a grant.
+    stable links, or raises a ``Fault`` if the presigner fails: the versions wait as they do for a grant.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Verifier:
         self.queue: Queue[Item] = Queue()
 
     async def run(self) -> None:
-        """Verify what waits, until cancelled."""
+        """Verify the items that wait, until cancelled."""
         with alive("verifier") as heart:
             while True:
                 with heart.resting():
@@ -129,7 +129,7 @@ def _receipt(item: Item) -> Receipt:
 
 
 def _verify(item: Item, fingerprint: Fingerprint, signed_at: datetime, link_id: str) -> Change:
-    """Return the change to verified, with the columns that the receipt changes: few after a first attempt."""
+    """Return the change to verified, with only the columns that the receipt changes: few after a first attempt."""
     receipt, version = _receipt(item), item.version
     verified: dict[str, Any] = {
         "fingerprint": fingerprint,

@@ -1,4 +1,4 @@
-"""Whether events reach all of a watch. While they do not, scans must find what changed."""
+"""Track whether events reach all of a watch. While they do not, scans must find what changed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Coverage:
     async def check_watches(self, directories: int) -> None:
         """Poll while there are too few inotify watches.
 
-        Once there are more, restart the source, which sets all of them.
+        Once there are enough, restart the source, which sets all of them.
         """
         if not self.events:
             return
@@ -52,7 +52,7 @@ class Coverage:
         self._short_of_watches = short
 
     def log_limit(self, reason: str, limit: str, needed: str = "") -> None:
-        """Log the system limit that keeps events away."""
+        """Log the system limit that prevents events."""
         self._log.error(
             "watch.overflow",
             reason=f"{reason}: scanned every {self._config.poll_interval:g} s",

@@ -1,4 +1,4 @@
-"""Find out what is at the hinted paths. A hint says only that something at its path may have changed."""
+"""Find out what is at the hinted paths. A hint only says that something at its path may have changed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _kind_of(folder: Folder, path: bytes, findings: Findings) -> tuple[bool, boo
 
 
 def _add_marked(watch: WatchConfig, ignore: Ignore, marker: bytes, findings: Findings) -> None:
-    """Add the file, or the folder as a whole, that this ready marker is for; if its name doesn't tell which, scan."""
+    """Add the file or folder that this ready marker is for; if its name doesn't determine that, scan."""
     path = marked(watch.ready_marker, marker)
     if watch.links_folders and path and b"/" not in path and not ignore.ignores_directory(path):
         findings.directories[path] = True

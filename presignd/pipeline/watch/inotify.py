@@ -1,8 +1,8 @@
 """Read inotify directly: an event source for local Linux folders that reports what watchfiles can't.
 
-That is a file's close after writing, names that are not UTF-8, the overflow of the kernel's queue, and the removal
-of the root. It costs nothing while nothing happens. Each directory needs a watch (inotify(7)). A directory that
-appears is watched first, with all below, and hinted at after that, so its scan finds what was made in it meanwhile.
+That is a file's close after writing, names that are not UTF-8, the overflow of the kernel's queue, and the removal of
+the root. It costs nothing while nothing happens. Each directory needs a watch (inotify(7)). A directory that appears is
+watched first, with all below, and hinted at after that, so its scan finds what was made in it before it was watched.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _UNMOUNT, _OVERFLOW, _IGNORED = 0x2000, 0x4000, 0x8000
 _ONLYDIR, _ISDIR = 0x01000000, 0x40000000
 
 _WANTED = _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _DELETE_SELF | _MOVE_SELF | _ONLYDIR
-"""Not IN_MODIFY: a writer closes its file, and a scan finds the file of one that doesn't."""
+"""Without IN_MODIFY: a writer closes its file, and a scan finds one that is never closed."""
 
 _EVENT_HEAD = struct.Struct("iIII")
 _READ_BYTES = 256 << 10
@@ -42,7 +42,7 @@ _LEAF_LINKS = 2
 
 
 async def inotify_source(watch: WatchConfig, folder: Folder, ignore: Ignore) -> AsyncGenerator[Hints, None]:
-    """Yield what inotify reports of ``folder``; end when its root is gone, moved or unmounted."""
+    """Yield what inotify reports about ``folder``; end when its root is gone, moved or unmounted."""
     tree = _Tree(folder, ignore, recursive=watch.recursive)
     try:
         await asyncio.to_thread(tree.add, b"")
@@ -105,7 +105,7 @@ class _Tree:
         """Watch one directory, then return the directories in it: an event reports one that is made in between."""
         fd = self._folder.open_directory(directory)
         try:
-            # By descriptor: nothing outside the folder is watched, whatever is replaced meanwhile.
+            # By descriptor: nothing outside the folder is watched, whatever is replaced during the call.
             try:
                 self._remember(inotify_add_watch(self.fd, b"/proc/self/fd/%d" % fd, _WANTED), directory)
             except OSError as error:
@@ -166,7 +166,7 @@ class _Tree:
             if directory is None:
                 continue
             if mask & (_DELETE_SELF | _MOVE_SELF | _UNMOUNT | _IGNORED):
-                # Where a directory was unmounted, another one shows now: end, so that all is watched again.
+                # Another directory shows where one was unmounted: end, so that all is watched again.
                 self.ended = self.ended or directory == b"" or bool(mask & _UNMOUNT)
                 if mask & _IGNORED:
                     self._forget(number)

@@ -1,8 +1,8 @@
 """Leftovers: files under a name of presignd's own that no later step looks for, because their folder was renamed.
 
-``finish`` renames a file aside, and ``link_file`` writes beside the file. After a crash, or a rename of the folder,
-in that moment, the version's path no longer leads there. Scans find such names and add them here. A file gets its
-own name back and is a candidate again, under its new path; a half-written link file is removed.
+``finish`` renames a file aside, and ``link_file`` writes beside the file. If there is a crash, or the folder is
+renamed, at that moment, the version's path no longer leads there. Scans find such names and add them here. A file gets
+its own name back and is a candidate again, under its new path; a half-written link file is removed.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Leftovers:
         self.add([path for path in paths if await self._handle(path)])
 
     async def _handle(self, path: bytes) -> bool:
-        """Put the file right if its version has ended; return whether to look again."""
+        """Restore or remove the file if its version has ended; return whether to look again."""
         match = _OURS.fullmatch(posixpath.basename(path))
         version = await self._ledger.by_id(match[1].decode()) if match else None
         if version is None or match is None:

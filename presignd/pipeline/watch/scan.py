@@ -1,6 +1,6 @@
-"""Walk over a folder, by directory descriptor, to list what is there, whatever events were seen.
+"""Walk through a folder, by directory descriptor, and list what is there, whatever events were seen.
 
-The walk blocks, so each batch is found in a thread; it goes no faster than its batches are taken.
+The walk blocks, so each batch is found in a thread; the next one is found only once it is wanted.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ SCAN_SHARE = 0.001
 class Scan:
     """One walk from ``start`` (below the root; b"" for all) over the regular files that are not ignored.
 
-    Symlinks are not followed, and what vanishes meanwhile is left out. ``problems`` names what can't be read, once
-    each; ``cut_short`` means that too many files were open. Downloads are noted in ``unfinished``; ``own_names``
-    are the paths with names of presignd's own. ``files``, ``directories`` and ``seconds`` (spent walking, not waiting)
-    count up as it goes. Setting ``stop`` ends it.
+    Symlinks are not followed, and files that vanish during the walk are left out. ``problems`` names what can't be
+    read, once each; ``cut_short`` means that too many files were open. Downloads are noted in ``unfinished``;
+    ``own_names`` are the paths with names of presignd's own. ``files``, ``directories`` and ``seconds`` (spent walking,
+    not waiting) count up as it goes. Setting ``stop`` ends it.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Scan:
         self.own_names: list[bytes] = []
 
     def batches(self) -> Iterator[list[Listed]]:
-        """Yield what is found. A batch ends with the directory that fills it, or after ``max_batch`` files of one."""
+        """Yield files in batches. A batch ends with the directory that fills it, or after ``max_batch`` of one."""
         began = time.perf_counter()
         batch: list[Listed] = []
         for some in self._walk():
@@ -111,7 +111,7 @@ class Scan:
                 yield some
 
     def _list(self, directory: bytes) -> Iterator[Listed]:
-        """Yield one directory's files. Each costs a ``stat`` and hardly more: no object, and no pattern as a rule."""
+        """Yield one directory's files. Each costs hardly more than a ``stat``: no object, and usually no pattern."""
         fd = self._folder.open_directory(directory)
         self.directories += 1
         inside, below = directory + b"/" if directory else b"", list[bytes]()

@@ -1,7 +1,7 @@
 """The interface of event sources (inotify, watchfiles, none), and the choice of one for a folder.
 
-A source is an async iterator of ``Hints``. Its first batch, an empty one, means that changes are seen from now on;
-it yields at least once a second. It raises ``SourceEnded`` when it can't go on: then events may be lost, and only a
+A source is an async iterator of ``Hints``. Its first batch, an empty one, means that changes are seen from now on; it
+yields at least once a second. It raises ``SourceEnded`` when it can't continue: then events may be lost, and only a
 scan finds what is there. A source ends without an error when its root is gone; ``no_events`` also after ``seconds``.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 WATCHES, INSTANCES = "fs.inotify.max_user_watches", "fs.inotify.max_user_instances"
 
 TICK_SECONDS = 1.0
-"""Seconds at most between two batches, which also serve as heartbeats."""
+"""Most seconds between two batches, which also serve as heartbeats."""
 
 _IN_OPEN = 0x20
 _EVENT_BYTES = 4096
@@ -40,8 +40,8 @@ _IN_ATTRIB = 4
 class Hints(list[bytes]):
     """Absolute paths to look at.
 
-    ``closed`` (paths below the root) are no directories: a writer just closed them, or they were moved in, and nothing
-    was reported since that took them away.
+    ``closed`` (paths below the root) are no directories: a writer just closed them, or they were moved in, and no later
+    event removed them.
     """
 
     def __init__(self, paths: Iterable[bytes] = (), closed: Collection[bytes] = ()) -> None:
@@ -50,7 +50,7 @@ class Hints(list[bytes]):
 
 
 class SourceEnded(PresigndError):
-    """The source can't go on: events may be lost until the next scan. ``limit``: the system limit that stops it."""
+    """The source can't continue: events may be lost until the next scan. ``limit``: the system limit that stops it."""
 
     code = "source_ended"
 
@@ -115,10 +115,10 @@ def watches_left(root: bytes) -> bool:
 
 
 def reports_events(root: bytes) -> bool:
-    """Return whether inotify reports what happens to a folder on this machine: that it is opened.
+    """Return whether inotify reports an event on this machine: that the folder was opened.
 
     Emulated kernels, e.g. a sandbox's, accept a watch and may report nothing. This doesn't show whether changes made on
-    another host are reported: the type of the filesystem tells (``choose_source``).
+    another host are reported; that depends on the type of the filesystem (``choose_source``).
     """
     if sys.platform != "linux":
         return True
@@ -133,7 +133,7 @@ def reports_events(root: bytes) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        return True  # an unreadable folder, or too few watches: other checks tell
+        return True  # an unreadable folder, or too few watches: other checks report these
     finally:
         os.close(fd)
 

@@ -53,8 +53,8 @@ class Watcher:
     """Watches one folder.
 
     ``watching`` is set once changes are seen, by scans alone if need be, or the root is known to be away.
-    ``on_vanished`` is called with the versions that ended because their files are gone. ``check`` says how files here
-    settle; it is None until ``run`` has found that out.
+    ``on_vanished`` is called with the versions that ended because their files are gone. ``check`` is how files here
+    settle, None until ``run`` has found that out.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class Watcher:
         if found.cut_short:
             self._scanner.request_later()
         self._settler.submit(Candidate(self.name, path, Source.EVENT, path in hints.closed) for path in found.files)
-        await asyncio.sleep(0)  # the files first: the rest is done while the ledger answers
+        await asyncio.sleep(0)  # the files first: the rest is done while the ledger works
         self._scanner.request_directories(found.directories)
         gone = sorted(found.gone)
         for start in range(0, len(gone), _GONE_BATCH):

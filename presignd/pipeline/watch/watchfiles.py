@@ -32,9 +32,9 @@ _READY_POLL_SECONDS = 0.005
 """Seconds between two checks whether the watches are set."""
 
 _CALM, _QUICK = (50, 200), (10, 50)
-"""Step and debounce in milliseconds. Measured on 2 cores, watchfiles 1.3: the calm pair gives 80 ms (250 ms
-at most in a steady stream) for 0.16 % of a core idle, the quick one 15 ms (61 ms) for 0.5 %; watchfiles' own
-50/1600 gives 1350 ms in a stream. With a quiet time of a second the difference doesn't show."""
+"""Step and debounce in milliseconds. Measured on 2 cores, watchfiles 1.3: the calm pair gives 80 ms (250 ms at most in
+a steady stream) for 0.16 % of a core idle, the quick one 15 ms (61 ms) for 0.5 %; watchfiles' own 50/1600 gives 1350 ms
+in a stream. With a quiet time of a second the difference has no effect."""
 
 _QUICK_SETTLE = 0.5
 """Watches that settle faster than this, in seconds, get the quick pair."""
@@ -132,8 +132,8 @@ def burst_of_queue() -> int:
 class Bursts:
     """Finds batches after which events may be missing.
 
-    These are batches of at least ``least`` changes, which an overflow may have left, and the first smaller batch after
-    such a burst.
+    These are batches of at least ``least`` changes, which an overflow may have cut, and the first smaller batch after
+    one.
     """
 
     def __init__(self, least: int = BURST) -> None:

@@ -1,4 +1,4 @@
-"""What a daemon's webhooks are told: the text of each message, and events that no change of a version tells of."""
+"""The messages for a daemon's webhooks: make the body of each, and record events about the store."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _DONE = ("file_id", "watch", "path", "bucket", "key", "size", "content_type", "c
 _TIMES = ("queued_at", "done_at", "expires_at")
 
 
-class Telling:
-    """Records events about the store, and makes the text of every message. ``roots`` are the watches' folders."""
+class WebhookMessages:
+    """Records events about the store, and makes the body of every message. ``roots`` are the watches' folders."""
 
     def __init__(
         self, ledger: Ledger, roots: Mapping[str, bytes], linker: Linker, schedule: Schedule | None = None
@@ -39,15 +39,15 @@ class Telling:
         self.webhooks = Webhooks(self._outbox, self.text, schedule=schedule)
         self._adding: set[asyncio.Task[None]] = set()
 
-    def tell(self, event: str, data: Data) -> None:
-        """Record an event about the store, if a webhook wants it; the order of events is kept."""
+    def add(self, event: str, data: Data) -> None:
+        """Record an event about the store, in order, if a webhook wants it."""
         if not self.webhooks.wants(event):
             return
-        adding = asyncio.create_task(self._add(event, data), name=f"record {event}")
+        adding = asyncio.create_task(self._record(event, data), name=f"record {event}")
         self._adding.add(adding)
         adding.add_done_callback(self._adding.discard)
 
-    async def _add(self, event: str, data: Data) -> None:
+    async def _record(self, event: str, data: Data) -> None:
         await self._outbox.add(event, STORE, data)
         self.webhooks.wake()
 
@@ -57,15 +57,15 @@ class Telling:
         await self.webhooks.close()
 
     async def text(self, message: Message, webhook: WebhookConfig) -> bytes:
-        """Return a message's body. Raises ``Fault`` where the link that it is to have can't be made now."""
-        told = self._of_file(message.data) if message.event.startswith("file.") else dict(message.data)
-        data: dict[str, Any] = redact_texts(told)
+        """Return a message's body. Raises ``Fault`` if it needs a link that can't be made now."""
+        fields = self._of_file(message.data) if message.event.startswith("file.") else dict(message.data)
+        data: dict[str, Any] = redact_texts(fields)
         if webhook.include_link and (link := await self._link(data)):
             data["url"] = link.url
         return encoded(message.event, message.at, data)
 
     def _of_file(self, recorded: Data) -> dict[str, Any]:
-        """Return what is told of a version, as the log's events have it."""
+        """Return the fields of a message about a version, named as in the log's events."""
         path = shown_path(self._roots.get(recorded["watch"], b""), bytes.fromhex(recorded["path"]))
         found = {name: recorded[name] for name in _DONE} | {"path": path, "attempt": recorded["attempt"]}
         times = {name: from_micros(recorded[name]) for name in _TIMES}
@@ -78,7 +78,7 @@ class Telling:
         return {name: value for name, value in found.items() if value not in ("", None)}
 
     async def _link(self, data: Data) -> Link | None:
-        """Return the link of a version that ended with one which has not expired; None without one."""
+        """Return the link of a version that was linked or adopted; None if there is none or it has expired."""
         if data.get("status") not in ("linked", "adopted"):
             return None
         ends = data.get("expires_at")
@@ -94,7 +94,7 @@ class Telling:
 
 
 def _status(recorded: Data) -> str:
-    """Return the status of ``file.done``, as ``states.done_status``, or that it is quarantined."""
+    """Return the status of ``file.done``, as ``states.done_status`` does, or "quarantined"."""
     if recorded["state"] == "finished":
         return "adopted" if recorded["adopted"] else "linked"
     return str(recorded["state"])
