@@ -49,7 +49,7 @@ def authenticate(request: web.Request, tokens: Tokens, now: datetime) -> TokenCo
 
 
 def _bearer(given: list[str]) -> str:
-    """Return the token of a single bearer header; "" for anything else, which matches no token."""
+    """Return the token of a single bearer header; "", which matches no token, for anything else."""
     scheme, _, secret = given[0].partition(" ")
     usable = len(given) == 1 and scheme.lower() == "bearer" and len(secret) <= LONGEST_SECRET
     return secret.strip() if usable else ""

@@ -74,7 +74,7 @@ class Api(Calls):
         self.presigner, self._webhooks = presigner, webhooks
         self._links = LinkCalls(self, links, Links(database))
         self._public = PublicLinks(self, links, database, lambda: self.presigner, store, outbox=outbox)
-        # Without a store to ask, there are no invitations.
+        # Without a store, there are no invitations.
         self._bell = Bell()
         self._invitations = self._invited(links, database, store, outbox) if store else []
         waiting = ConcurrencyLimit(limits.waiting, limits.waiting_of_one, limits.wait)
@@ -129,7 +129,7 @@ class Api(Calls):
 
     @web.middleware
     async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer every request with JSON and no traceback; cut off a client that does not read the response."""
+        """Answer every request with JSON and without a traceback; cut off a client that does not read the response."""
         self.connections.used(request.protocol)
         response = await self._response(request, handler)
         if self.draining:
@@ -233,7 +233,7 @@ class Api(Calls):
         return await self._metrics(request)
 
     async def show_gauges(self) -> None:
-        """Set the gauges, which are computed when they are read; those of webhooks not while the state is away."""
+        """Set the gauges, which are computed when they are read, except those of webhooks while the state is away."""
         if self._webhooks is not None:
             with suppress(Away):
                 found = await self._webhooks.overview()

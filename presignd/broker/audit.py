@@ -1,4 +1,4 @@
-"""The audit log: who asked for which grants, and the results. It holds no URL and no token."""
+"""The audit log: who requested which grants, and the results. It holds no URL and no token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from presignd.s3.limits import MAX_KEY
 from presignd.telemetry.log import get_logger
 
 EACH_SECONDS = 1.0
-"""Least time between two events for rejected calls: strangers must not fill the disk."""
+"""Shortest time between two events for rejected calls: strangers must not fill the disk."""
 
 LONGEST_AGENT = 200
 
@@ -73,7 +73,7 @@ def link_revoked(token: str, client: str, link: Link) -> None:
 
 
 def link_not_made(token: str, client: str, bucket: str, key: str, code: str) -> None:
-    """Log a link that a token asked for and did not get."""
+    """Log a link that was requested with a token and refused."""
     more = {"bucket": bucket[:MAX_KEY], "key": key[:MAX_KEY], "error_code": str(code)}
     log.warning("link.refused", by=token, client=client, **more)
 
@@ -83,7 +83,7 @@ def _named(link: Link) -> dict[str, Any]:
 
 
 def link_opened(client: str, agent: str, link: Link) -> None:
-    """Log that a link was opened: by whom, as far as is known."""
+    """Log that a link was opened, and by whom if that is known."""
     log.info("link.opened", client=client, agent=agent[:LONGEST_AGENT], **_named(link), opened=link.opened)
 
 

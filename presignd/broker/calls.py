@@ -1,4 +1,4 @@
-"""What every call with a token has in common: who asks, how many at a time, the body, the answer to a refusal."""
+"""What all calls with a token share: authentication, the limit on concurrent calls, the body, refusals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ R = TypeVar("R")
 
 
 class Calls:
-    """Takes calls: ``config`` and ``tokens`` may be replaced between them.
+    """Accepts calls: ``config`` and ``tokens`` may be replaced between them.
 
     ``in_flight`` is the number of those that are being answered; ``idle`` is set while there is none. ``draining``
     means that the broker is about to end.
@@ -123,7 +123,7 @@ class Calls:
             raise Rejected(408, "timeout", f"the body took over {self._body_seconds:g} s") from None
 
     async def body(self, request: web.Request, read: Callable[[bytes], A]) -> A:
-        """Return what ``read`` makes of a JSON body; raise ``Rejected``."""
+        """Read a JSON body by ``read``; raise ``Rejected``."""
         if request.content_type != "application/json":
             raise Rejected(415, "unsupported_media_type", "send application/json")
         body = await self.in_time(request.read())

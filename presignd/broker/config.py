@@ -319,7 +319,7 @@ def is_in_the_clear(tls_cert: object, listen: str, *, behind_proxy: bool) -> boo
 
 
 def api_origins(config: BrokerSection) -> frozenset[str]:
-    """Return the origins (``scheme://host[:port]``) at which the API is asked, as far as is known."""
+    """Return the known origins (``scheme://host[:port]``) of the API."""
     if config.url:
         return frozenset({config.url})
     try:
@@ -335,7 +335,7 @@ def _at_most(value: float, most: float, words: str) -> float:
 
 
 def check_state_url(url: str) -> None:
-    """Raise ``ValueError``, which does not repeat the address, if it is none of PostgreSQL."""
+    """Raise ``ValueError``, which does not repeat the address, unless it is one of PostgreSQL."""
     if not url.startswith(("postgresql://", "postgres://")):
         raise ValueError('must be an address of PostgreSQL: "postgresql://user:password@host/database"')
 

@@ -1,6 +1,6 @@
-"""The broker's control socket: commands are answered there by the running broker, without its keys and its state.
+"""The broker's control socket: the running broker answers commands there, so these need neither its keys nor its state.
 
-Whoever may connect may use it: root, the broker's user, and the group of ``[control] group`` (0660).
+Everyone who may connect may use it: root, the broker's user, and the group of ``[control] group`` (0660).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = get_logger()
 def socket_path(config: BrokerConfig, runtime: Path = SYSTEM_RUNTIME) -> Path:
     """Return where the broker of ``config`` listens: as configured, else the service's place, else beside its file.
 
-    In a container nobody makes the service's ``runtime`` folder: there it is in the state folder.
+    In a container the service's ``runtime`` folder is missing, so the socket is in the state folder.
     """
     if config.control.socket:
         return config.control.socket
@@ -44,10 +44,10 @@ def socket_path(config: BrokerConfig, runtime: Path = SYSTEM_RUNTIME) -> Path:
 async def serving(
     config: BrokerConfig, database: Database, webhooks: WebhookCommands | None = None
 ) -> AsyncIterator[None]:
-    """Answer commands while the context lasts, where there are invitations; those about ``webhooks``, too.
+    """Answer commands while the context lasts, if there are invitations; also those about ``webhooks``.
 
-    Raises ``UsageError`` and ``Unavailable`` for a socket that is configured and can't be made. Without the usual one,
-    as in a container or beside a file in /etc, the commands open the state themselves.
+    Raises ``UsageError`` and ``Unavailable`` for a socket that is configured and can't be made. If the default one
+    can't be made, as in a container or beside a file in /etc, the commands open the state themselves.
     """
     async with AsyncExitStack() as stack:
         if config.links.url:

@@ -1,6 +1,6 @@
 """A broker's options in the environment: PRESIGND_<SECTION>__<KEY>, and PRESIGND_TOKEN__<NAME>__<KEY>. They win.
 
-A broker and a daemon may have one environment: what only the daemon has is left to it.
+A broker and a daemon may share one environment: options that only the daemon has are ignored.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What the environment gives of a broker's configuration. Its paths are absolute."""
+    """A broker's options in the environment. Their paths are absolute."""
 
     layer: Layer
 
     def table(self, section: str, name: str = "") -> dict[str, Any]:
-        """Return the options of a section, of one table with this name in sections of many."""
+        """Return the options of a section or, if it has many tables, of the table with this name."""
         return {option.key: given.value for option, given in self.layer.items() if option[:2] == (section, name)}
 
     def over(self, section: str, table: Any) -> Any:
-        """Return the table that a file has for a section, with the environment's options in it."""
+        """Return a file's table of a section, with the environment's options in it."""
         return {**table, **self.table(section)} if isinstance(table, dict) else table
 
     def of_store(self) -> Layer:
-        """Return the options of [store] as those of [presign], with which they are read."""
+        """Return the options of [store] as options of [presign], as which they are read."""
         return {
             Option("presign", "", option.key): given
             for option, given in self.layer.items()
@@ -46,7 +46,7 @@ class Environment:
         }
 
     def tables(self, section: str, given: Any) -> Any:
-        """Return the tables that a file has of a section of many, with the environment's options and tables in them."""
+        """Return a file's tables of a section that may have many, with the environment's options and tables in them."""
         if not isinstance(given, list) or not all(isinstance(table, dict) for table in given):
             return given
         names = [table.get("name") for table in given]
@@ -58,7 +58,7 @@ class Environment:
 def read_environment(
     environ: Mapping[str, str], base: PathBase, document: Document, problems: list[str]
 ) -> Environment:
-    """Return what the environment gives; add what is wrong with it to ``problems``.
+    """Return the options in the environment; add their mistakes to ``problems``.
 
     PRESIGND_WEBHOOK__<NAME>__… means the webhook of that name in ``document``, if there is one.
     """

@@ -1,4 +1,4 @@
-"""Ask the broker on this machine whether it runs. Blocking."""
+"""Check whether the broker on this machine runs. Blocking."""
 
 from __future__ import annotations
 

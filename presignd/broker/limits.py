@@ -1,4 +1,4 @@
-"""Limits on what callers may take: connections, grants a second, requests at a time, time on the event loop."""
+"""Limits on callers: connections, grants per second, concurrent requests, time on the event loop."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TypeVar
 from presignd.broker.access import Rejected
 
 TURN = 0.002
-"""Seconds of work after which a call yields to others. A limit on time, not on keys: a key that can be read in a
-thousand ways takes a hundred times as long to judge as a plain one."""
+"""Seconds of work after which a call yields to others. The limit is on time, not on the number of keys: a key that can
+be read in a thousand ways takes a hundred times as long to check as a plain one."""
 
 T = TypeVar("T")
 

@@ -74,7 +74,7 @@ def _read(document: Document, file: Path | None, base: PathBase) -> BrokerConfig
     log = section(LogConfig, "log")
     fleet = section(FleetSection, "fleet")
     control = section(ControlSection, "control")
-    read_tokens(document, problems)  # its problems alone: ``Tokens`` reads the file again whenever it changes
+    read_tokens(document, problems)  # only for its problems: ``Tokens`` reads the file again whenever it changes
     tokens = read_tokens({"token": given.tables("token", [])}, problems)
     webhooks = read_tables(given.tables("webhook", document.get("webhook", [])), base, problems, warnings)
     if webhooks and links is not None and not links.url:
@@ -91,7 +91,7 @@ def _read(document: Document, file: Path | None, base: PathBase) -> BrokerConfig
 
 
 def state_folder(file: Path | None, environ: Mapping[str, str]) -> Path:
-    """Return the folder of what a broker keeps: the service's, also for commands beside it; else its file's folder."""
+    """Return the folder where a broker keeps its files: the service's, also for commands beside it; else its file's."""
     first = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if first:
         return Path(first)

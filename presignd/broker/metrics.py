@@ -92,7 +92,7 @@ LINKS_ALIVE = Gauge(
     registry=REGISTRY,
 )
 OF_TOKENS = (TOKEN_ENDS, LAST_SEEN, CLOCK_DIFFERENCE, CLIENTS, LINKS_ALIVE)
-"""What is computed anew each time: a token may be gone."""
+"""Gauges that are computed anew each time, as a token may be gone."""
 CREDENTIAL_ENDS = Gauge(
     "presignd_broker_credential_expiry_timestamp_seconds",
     "When the signing credential ends; +Inf when it does not.",

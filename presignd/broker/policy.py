@@ -1,8 +1,8 @@
-"""What a token may have: ``decide`` turns a request into the one to sign, or into a refusal. Pure.
+"""What a token may do: ``decide`` turns a request into the one to sign, or into a refusal. Pure.
 
 A signed request lies in the token's bucket and below its prefix, however the key is read; is one of the token's
-operations; signs the size and checksum of its body, and no header that the token may not send; and expires within
-the token's limits. tests/unit/broker/test_policy.py searches for requests that get more.
+operations; signs the size and checksum of its body, and no header that the token may not send; and expires within the
+token's limits. tests/unit/broker/test_policy.py searches for requests that exceed this.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONTENT_HEADERS = frozenset(
 
 MOST_IDS = 1000
 """Upload ids remembered for each token (some 400 KB). Beyond that, the id unused for longest is forgotten and can be
-bound anew. Each token fills only its own share, so none can make the broker forget another's."""
+bound anew. Each token has a share of its own, so none can make the broker forget another's ids."""
 
 _BODIES = frozenset({Operation.PUT, Operation.MULTIPART_PART})
 _TYPED = frozenset({Operation.PUT, Operation.MULTIPART_CREATE})
@@ -107,7 +107,7 @@ def decide(token: TokenConfig, request: GrantRequest, now: datetime) -> GrantReq
 
 
 def may_link(token: TokenConfig, bucket: str, key: str, version_id: str) -> Refusal | None:
-    """Return why a token may not have a stable link to an object: it may link what it may ``get``."""
+    """Return why a token may not have a stable link to an object: it may link any object that it may ``get``."""
     request = GrantRequest(Operation.GET, bucket, key, 1, version_id=version_id)
     for rule in (_bucket, _key, _operation):
         if refusal := rule(token, request):
@@ -116,13 +116,13 @@ def may_link(token: TokenConfig, bucket: str, key: str, version_id: str) -> Refu
 
 
 def may_receive(token: TokenConfig) -> Refusal | None:
-    """Return why a token may not have what came in: it needs ``get``, too, to fetch it."""
+    """Return why a token may not list the files that came in: it needs ``get``, too, to fetch them."""
     lacking = next((name for name in (RECEIVE, Operation.GET) if name not in token.operations), None)
     return None if lacking is None else _not_allowed(token, lacking)
 
 
 def lies_within(token: TokenConfig, bucket: str, prefix: str) -> bool:
-    """Return whether all keys below ``prefix`` are keys that a token may have."""
+    """Return whether a token may have all keys below ``prefix``."""
     return bucket == token.bucket and refuse_key(f"{prefix}x", bucket, token.prefix) is None
 
 
@@ -142,7 +142,7 @@ def _key(token: TokenConfig, request: GrantRequest) -> Refusal | None:
 
 
 def refuse_key(key: str, bucket: str, prefix: str) -> Refusal | None:
-    """Refuse a key that can't be stored the same on every server, or could be read outside ``prefix``."""
+    """Refuse a key that not every server stores as it is, or that could be read as outside ``prefix``."""
     if problem := key_problem(key):
         return Refusal(RefusalCode.KEY_REFUSED, f"the key can't be stored: {problem}")
     if not key.startswith(prefix) or _escapes(key, bucket, prefix):
@@ -258,10 +258,10 @@ def _date(date: datetime, now: datetime) -> Refusal | None:
 class UploadOwners:
     """Binds each upload id to the token and key that first use it.
 
-    S3 names an upload by its id and its key, but not every store compares the two: the JuiceFS gateway lists,
-    completes and aborts an upload under any key. The broker never sees an id being made (the store answers the
-    uploader), so the first grant for an id binds it. The bindings are in memory: a restarted broker, and each of
-    several brokers, learns them anew, and an uploader that resumes is again the first to ask.
+    S3 names an upload by its id and its key, but not every store compares the two: the JuiceFS gateway lists, completes
+    and aborts an upload under any key. The broker does not see how an id is made (the store answers the uploader), so
+    the first grant for an id binds it. The bindings are in memory: after a restart, and at each of several brokers, the
+    first request binds the id anew.
     """
 
     def __init__(self, most: int = MOST_IDS) -> None:

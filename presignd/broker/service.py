@@ -42,17 +42,17 @@ from presignd.telemetry.log import get_logger, setup
 from presignd.webhooks.webhooks import Prepared
 
 SPARE_FILES = 128
-"""Descriptors that connections may not take: token files and folders need some."""
+"""Descriptors kept from connections: token files and folders need some."""
 LOOK_SECONDS = 1.0
 """Seconds between two looks at the files of tokens and certificates."""
 SWEEP_SECONDS = 5.0
-"""Seconds between two looks for uploads by invitation that have ended."""
+"""Seconds between two sweeps of guests' unfinished uploads."""
 CREDENTIALS_SECONDS = 5.0
-"""How long the start waits for credentials; without them it listens too, and logs that."""
+"""How long the start waits for credentials; without them the broker still listens, and logs that."""
 RETIRE_SECONDS = 60.0
 """How long after a reload the old signer is closed."""
 CUT_SECONDS = 1.0
-"""How long an answer may take after the drain before it is cut off."""
+"""How long an answer may take after the drain, before it is cut off."""
 
 log = get_logger()
 
@@ -136,7 +136,7 @@ class Broker:
         await within(self.config.broker.drain_timeout, self.api.idle)
 
     async def sweeping(self) -> None:
-        """End what guests left unfinished, for ever."""
+        """End what guests left unfinished, until cancelled."""
         sweeper = Sweeper(self.database, lambda: self.signer, self.outbox)
         with heartbeat.alive("invitations"):
             while True:
@@ -146,13 +146,13 @@ class Broker:
                 await asyncio.sleep(SWEEP_SECONDS)
 
     async def sending(self) -> None:
-        """Send the messages that wait for webhooks, for ever."""
+        """Send the messages that wait for webhooks, until cancelled."""
         await self.webhooks.switch(self._hooks)
         await self.webhooks.run()
 
     # --- what changes while it runs -------------------------------------------------------------
     async def looking(self) -> None:
-        """Read changed files of tokens and certificates, for ever; each request also checks its own token's."""
+        """Read changed files of tokens and certificates, until cancelled; requests also check their own token's."""
         with heartbeat.alive("files"):
             while True:
                 heartbeat.beat()
@@ -198,7 +198,7 @@ class Broker:
         self._problems["certificate.ends"] = problem
 
     async def look_at_credentials(self) -> None:
-        """Ask when the credentials expire; log once that there are none, and once that there are some again."""
+        """Look up when the credentials expire; log once that there are none, and once that there are some again."""
         try:
             metrics.show_end(metrics.CREDENTIAL_ENDS, await self.api.presigner.credential_expiry())
         except PresignerFault as fault:
@@ -306,7 +306,7 @@ def most_connections(limit: int) -> int:
 async def run(config: BrokerConfig, *, load: Callable[[], BrokerConfig]) -> None:
     """Serve until SIGTERM or SIGINT, which drain; a second one ends it. SIGHUP reloads.
 
-    Raises ``UsageError`` and ``Unavailable`` for what keeps it from listening.
+    Raises ``UsageError`` and ``Unavailable`` if it can't listen.
     """
     service = Service("broker", Notifier.of(os.environ, os.getpid()))
     async with service.running():

@@ -1,4 +1,4 @@
-"""Writing token files: render a [[token]] block, create a file, remove a revoked token's block."""
+"""Write token files: render a [[token]] block, create a file, remove a revoked token's block."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def _draft_of(path: Path) -> Path:
 def _drafted(path: Path) -> Iterator[IO[bytes]]:
     """Yield the file's only draft, to be filled and renamed into place, so that readers see the old or the new file.
 
-    The draft is the lock too: a second writer waits, and then reads what the first one wrote. Otherwise both would
-    edit the same old text, and the later would undo the earlier.
+    The draft is also the lock: a second writer waits, and then reads what the first one wrote. Otherwise both would
+    edit the same old text, and the second would undo the first.
     """
     name = _draft_of(path)
     try:

@@ -1,7 +1,7 @@
-"""Tokens: make one, store its hash, find it in the files as they are now.
+"""Tokens: make one, store its hash, find it in the current files.
 
-A token is 256 random bits, so guessing it from its SHA-256 is hopeless; slow hashes are for passwords. The lookup is
-by the digest, which a caller cannot choose without knowing the token, and a constant-time comparison follows.
+A token is 256 random bits, so guessing it from its SHA-256 is hopeless; slow hashes are for passwords. The lookup is by
+the digest, which a caller cannot choose without knowing the token, and a constant-time comparison follows.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ duration, and up to ``LOOK_AHEAD`` seconds of pauses may be postponed. So a new 
 keep a broker with thousands of files busy."""
 
 NAMED_SECONDS = 0.25
-"""How long a token is not looked at again when it is asked for by name: its stats would take a third of an opening."""
+"""How long a lookup by name does not check the file again: the stats would take a third of an opening."""
 
 log = get_logger()
 
@@ -172,12 +172,12 @@ class Tokens:
 
     ``given`` are those of the environment: these stay until ``configure``.
 
-    Looking up a known token costs one stat of its file. A file that cannot be read, or whose tokens clash with those
-    of an earlier file, grants nothing until it is fixed, and is logged once.
+    Looking up a known token costs one stat of its file. A file that cannot be read, or whose tokens clash with those of
+    an earlier file, has no valid tokens until it is fixed, and is logged once.
 
-    A folder that cannot be opened hides its new files. The files known before stay valid while each is still there
-    and unchanged, so removing one still revokes its tokens. ``unlisted`` holds such folders: while there is one, an
-    unknown token is not called wrong.
+    A folder that cannot be opened hides its new files. The files known before stay valid while each is still there and
+    unchanged, so removing one still revokes its tokens. ``unlisted`` holds such folders: while there is one, an unknown
+    token is not refused as wrong.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class Tokens:
         return [(token, file.path) for file in self._files for token in file.tokens]
 
     def configure(self, main: Path | None, patterns: Sequence[str], given: Sequence[TokenConfig] = ()) -> None:
-        """Use other files from now on, and what the environment gives."""
+        """Use other files from now on, and the tokens of the environment."""
         self._main, self._patterns, self._given = main, tuple(patterns), tuple(given)
         self.refresh()
 
@@ -240,7 +240,7 @@ class Tokens:
         return next((found for name in names if (found := self._find(lambda: self._by_certificate, name))), None)
 
     def named(self, name: str) -> TokenConfig | None:
-        """Return the token with this name, as it was at most ``NAMED_SECONDS`` ago: each opening of a link asks."""
+        """Return the token with this name, at most ``NAMED_SECONDS`` old: each opening of a link calls this."""
         now = self._monotonic()
         if now < self._named_until.get(name, 0.0) and name in self._by_name:
             return self._by_name[name][0]

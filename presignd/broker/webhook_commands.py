@@ -1,7 +1,7 @@
-"""What ``presignd broker webhook`` asks: a running broker answers it over its control socket, else the command itself.
+"""The requests of ``presignd broker webhook``: a running broker answers on its socket, else the command itself.
 
-A request is ``{"op": …}`` with the fields its method names, the answer one JSON object. Of an address only the host is
-in it.
+A request is ``{"op": …}`` with the fields that its method names, the answer one JSON object. It holds only the host of
+an address.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class WebhookCommands:
         return {"webhooks": [of_webhook(each) for each in await self._webhooks.overview()]}
 
     async def _test(self, request: Request) -> Document:
-        """Send a signed test message; return which webhook it went to, and how that ended."""
+        """Send a signed test message; return the webhook's name and the result."""
         return of_tested(*await self._webhooks.test(text(request, "webhook")))
 
     async def _enable(self, request: Request) -> Document:
-        """Switch a webhook on again that is off; return which."""
+        """Switch a webhook that is off on again; return its name."""
         return {"webhook": await self._webhooks.enable(text(request, "webhook"))}

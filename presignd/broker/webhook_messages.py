@@ -1,4 +1,4 @@
-"""What a broker's webhooks are told: the text of each message, of which the state has the data."""
+"""The messages for a broker's webhooks: make the body of each from the data in the state."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from presignd.webhooks.signature import encoded
 from presignd.webhooks.webhooks import Webhooks
 
 LOOK_SECONDS = 2.0
-"""Seconds between two looks for messages: each request, at any of the brokers, may record some."""
+"""Seconds between two queries for messages: each request, at any of the brokers, may record some."""
 
 
 def webhooks_of(outbox: StateOutbox) -> Webhooks:
-    """Return what sends a broker's messages."""
+    """Return the sender of a broker's messages."""
     return Webhooks(outbox, _text, look=LOOK_SECONDS)
 
 
-async def _text(message: Message, webhook: WebhookConfig) -> bytes:  # noqa: ARG001 - a broker tells all the same
-    """Return a message's body. A broker tells no link: of what opens one it has only the hash."""
+async def _text(message: Message, webhook: WebhookConfig) -> bytes:  # noqa: ARG001 - the same for every webhook
+    """Return a message's body. It has no link: a broker stores only the hash of what opens one."""
     data: dict[str, Any] = redact_texts(
         {name: value for name, value in message.data.items() if value not in ("", None)}
     )

@@ -88,7 +88,7 @@ def read_items(body: bytes, model: TypeAdapter[T], name: str, known: frozenset[s
 
 
 def read_one(body: bytes, model: TypeAdapter[T], *, strict: bool = True) -> T:
-    """Return a body as ``model`` has it; raise ``ValueError`` that names the wrong field but not its value."""
+    """Parse a body by ``model``; raise ``ValueError`` that names the wrong field but not its value."""
     try:
         return model.validate_json(body, strict=strict)
     except ValidationError as problem:
@@ -110,7 +110,7 @@ def _without_excess(document: Any, name: str, known: frozenset[str]) -> dict[int
     """Handle mistakes that can occur so often that pydantic's list of errors would take seconds and gigabytes.
 
     Unknown fields of items are removed, and the first of each item is reported; nulls are removed, too. Other mistakes
-    are left to pydantic. Of a name that occurs twice in one object the last value counts.
+    are left to pydantic. If a name occurs twice in one object, the last value counts.
     """
     refused: dict[int, Refusal] = {}
     if not isinstance(document, dict):

@@ -1,4 +1,4 @@
-"""What a broker has seen of each token since its start, in memory. Pure: callers give the times, in UTC."""
+"""A broker's memory of each token's calls since its start. Pure: callers give the times, in UTC."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class Activity:
             own.refused = Refused(refused[-1], now)
 
     def of(self, token: str) -> TokenActivity:
-        """Return what was seen of a token; nothing, for one that did not call."""
+        """Return the activity of a token; an empty one if it did not call."""
         return self._tokens.get(token) or TokenActivity()
 
     def _of(self, token: str) -> TokenActivity:

@@ -15,11 +15,11 @@ from presignd.pages.layout import Parts
 from presignd.units import rfc3339, short_duration
 
 LISTED, LISTED_FIRST = 200, 50
-"""The most tokens in the list, and in the one of those that need attention."""
+"""Most tokens in the list, and in the list of those that need attention."""
 CLOCK_APART = 30.0
 """Seconds that two clocks may differ before that needs attention, as for `presignd check`."""
 CLOCK_EXACT = 2.0
-"""Seconds that a Date can't tell from nothing: it has whole seconds, and travels a while."""
+"""Difference in seconds that a Date can't show: it has whole seconds, and the request takes time."""
 ENDS_SOON = timedelta(days=14)
 UNKNOWN = "unknown"
 FOOT = {"JSON": "api/fleet", "metrics": "metrics"}

@@ -31,7 +31,7 @@ class FleetPage(PageServer):
         self._api, self._links = api, LinkCounts(count_links)
 
     def access(self, token: str, port: int | None) -> Access:
-        """Return who is let in: ``presignd broker fleet`` makes codes, from the token's file."""
+        """Return who may see the page: ``presignd broker fleet`` makes login codes, from the token's file."""
         return Access(token, port, self.name, SignedCodes(token))
 
     def site(self, access: Access, connections: Connections) -> FleetSite:
@@ -41,7 +41,7 @@ class FleetPage(PageServer):
         return FleetSite(snapshots, gauges, access, self._listen, connections=connections, pace=self._pace)
 
     async def work(self) -> None:
-        """Wait: what the page shows is recorded by the broker itself."""
+        """Wait: the broker itself records what the page shows."""
         try:
             await asyncio.Event().wait()
         finally:

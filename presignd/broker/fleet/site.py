@@ -49,7 +49,7 @@ class FleetSite(Site[Snapshot]):
         """Return a current snapshot."""
         return await self._snapshots.now()
 
-    def document(self, snapshot: Snapshot, *, full: bool) -> str:  # noqa: ARG002 - only who is logged in sees it
+    def document(self, snapshot: Snapshot, *, full: bool) -> str:  # noqa: ARG002 - only those logged in see it
         """Return the whole page."""
         return sections.document(snapshot)
 

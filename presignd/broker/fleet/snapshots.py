@@ -1,4 +1,4 @@
-"""Snapshots for the fleet page: at most one a second for all clients, and the links counted less often."""
+"""Take snapshots for the fleet page: at most one a second for all clients; the links are counted less often."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from presignd.system.clock import utcnow
 from presignd.units import rfc3339
 
 LINKS_REST = 10.0
-"""Least seconds between two counts of the links: each reads all of them."""
+"""Shortest pause between two counts of the links, in seconds: each reads all of them."""
 LINKS_SHARE = 0.02
 """The share of the time that counting may take."""
 LINKS_PATIENCE = 1.0
@@ -38,8 +38,8 @@ CountLinks = Callable[[], Awaitable[Counts]]
 class TokenView:
     """One token: its configuration, and what was seen of it.
 
-    ``links`` are those that open, None where they are not known: without a state, or while it is away. Of a token that
-    has ended these are the ones that were to be kept.
+    ``links`` is the number that open, None if it is not known: without a state, or while it is away. For a token that
+    has ended, it is the number of links kept beyond its end.
     """
 
     token: TokenConfig
@@ -84,7 +84,7 @@ def _view(token: TokenConfig, activity: Activity, links: Counts | None, now: dat
 
 
 class LinkCounts:
-    """Counts the links when somebody looks, but not more often than the database should bear.
+    """Counts the links when the page is viewed, but seldom enough to spare the database.
 
     ``patience`` is how many seconds ``now`` waits for a count; then it has the one before.
     """
@@ -133,7 +133,7 @@ class LinkCounts:
 
 
 class Snapshots:
-    """Takes snapshots, and keeps the last one for a moment."""
+    """Takes snapshots, and keeps the last one for a second."""
 
     def __init__(self, tokens: Tokens, activity: Activity, links: LinkCounts, pace: Pace) -> None:
         self._tokens, self._activity, self._links, self._pace = tokens, activity, links, pace

@@ -46,7 +46,7 @@ def asset(name: str) -> bytes:
 
 
 def security_policy(store: str) -> str:
-    """Return the page's Content-Security-Policy: it may ask its own origin and the store's, and nobody else."""
+    """Return the page's Content-Security-Policy: requests go to its own origin and the store's, and nowhere else."""
     return (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; worker-src 'self'; "
         f"connect-src 'self' {store}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

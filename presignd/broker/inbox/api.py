@@ -1,6 +1,7 @@
 """``/v1/inbox/``: what came in by an invitation, for tokens that may ``receive`` and ``get`` it.
 
-A call waits until something is there. It sees what comes in at other brokers, too: it looks each ``LOOK_SECONDS``.
+A call waits until something is there. It also sees files that come in at other brokers, as it queries the state every
+``LOOK_SECONDS``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LONGEST_WAIT = 30
 """Seconds that a call may wait: less than proxies do (nginx: 60)."""
 
 LOOK_SECONDS = 1.0
-"""Seconds between two looks at the state: at each, the token must still be one."""
+"""Seconds between two queries of the state; the token is checked again at each."""
 
 PAGE = 1000
 """Files in one answer."""
@@ -59,9 +60,10 @@ def _needing_state(handler: Handler) -> Handler:
 
 
 class InboxCalls:
-    """The handlers; ``calls`` authenticates them. ``bell`` rings when something came in, and when the broker drains.
+    """The handlers; ``calls`` authenticates them.
 
-    ``waiting`` limits the calls that wait: they take no turn of others.
+    ``bell`` rings when something came in, and when the broker drains. ``waiting`` limits the calls that wait; these do
+    not count against other limits.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class InboxCalls:
 
     @_needing_state
     async def listed(self, request: web.Request) -> web.Response:
-        """Answer what came in, as soon as there is something, and else after the time that the caller waits."""
+        """Answer with the files that came in, as soon as there are any, or after the time that the caller waits."""
         token = self.calls.authenticated(request)
         after, wait = _number(request, "after", 0), _number(request, "wait", 0)
         with self.calls.answering(request):
@@ -106,7 +108,7 @@ class InboxCalls:
 
     @_needing_state
     async def ack(self, request: web.Request) -> web.Response:
-        """Take files off the list. Ids that are not on it are left out: a caller whose answer was lost asks again."""
+        """Take files off the list. Ids not on it are ignored: a caller whose answer was lost sends them again."""
 
         async def answer(token: TokenConfig, asked: wire.Acks) -> None:
             invitation = await self._invitation(request, token)
@@ -117,7 +119,7 @@ class InboxCalls:
         return web.Response(status=204)
 
     async def _invitation(self, request: web.Request, token: TokenConfig) -> Invitation:
-        """Return the invitation of a path, ended or not; raise ``Rejected``, the same for another's as for none."""
+        """Return the invitation of a path, ended or not; raise ``Rejected``, for another token's as for none."""
         if refusal := may_receive(token):
             raise Rejected(403, refusal.code, refusal.message)
         invitation = await self._invitations.named(request.match_info["invitation"])

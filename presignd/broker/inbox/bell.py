@@ -1,4 +1,4 @@
-"""Wakes the calls that wait for something to come in at this broker; what comes in at another is seen by looking."""
+"""Wakes the calls that wait for files to come in at this broker; they find those at other brokers by polling."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from contextlib import suppress
 
 
 class Bell:
-    """Whoever waits hears the next ring."""
+    """Wakes every task that waits for the next ring."""
 
     def __init__(self) -> None:
         self._next = asyncio.Event()
 
     def next(self) -> asyncio.Event:
-        """Return what the next ring sets. Take it before looking, so that no ring falls between the two."""
+        """Return the event that the next ring sets. Call this before looking, so that no ring is missed."""
         return self._next
 
     def ring(self) -> None:

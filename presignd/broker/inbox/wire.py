@@ -1,4 +1,4 @@
-"""The JSON of inboxes: what came in, and what is acknowledged."""
+"""The JSON of inboxes: the files that came in, and acknowledgements."""
 
 from __future__ import annotations
 

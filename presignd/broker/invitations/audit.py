@@ -26,7 +26,7 @@ def reserved(client: str, invitation: Invitation, sizes: Sequence[int], refused:
 
 
 def received(ticket: Ticket, checksum: str, etag: str, client: str = "") -> None:
-    """Log that a file came in. Without a ``client`` a sweep found it."""
+    """Log that a file came in; without a ``client``, a sweep found it."""
     metrics.INVITED_FILES.labels("received").inc()
     told: dict[str, Any] = {"client": client} if client else {}
     told |= {"checksum": checksum} if checksum else {}
@@ -41,13 +41,13 @@ def acked(token: str, client: str, invitation: Invitation, arrival: Arrival) -> 
 
 
 def given_back(ticket: Ticket) -> None:
-    """Log that a file did not come in, and that its reservation is free again."""
+    """Log that a file did not come in, and that its reservation was given back."""
     metrics.INVITED_FILES.labels(str(ticket.state)).inc()
     log.info("upload.ended", status=str(ticket.state), **_file(ticket))
 
 
 def unfinished(ticket: Ticket, code: str) -> None:
-    """Log that the store did not let a ticket be ended: its reservation stays."""
+    """Log that a ticket could not be ended because of the store: its reservation stays."""
     log.warning("upload.not_ended", **_file(ticket), error_code=code)
 
 

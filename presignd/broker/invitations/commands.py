@@ -1,7 +1,7 @@
-"""What ``presignd broker invite`` asks: a running broker answers it over its control socket, else the command itself.
+"""The requests of ``presignd broker invite``: a running broker answers on its socket, else the command itself.
 
-A request is ``{"op": …}`` with the fields its method names, the answer one JSON object. Nothing in an answer opens an
-invitation but what ``invite_create`` returns once.
+A request is ``{"op": …}`` with the fields that its method names, the answer one JSON object. Only the answer to
+``invite_create`` has what opens an invitation.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class InvitationCommands:
         return found
 
     def _document(self, invitation: Invitation) -> Document:
-        """Return what is shown of an invitation: nothing that opens it. Sizes are bytes, null means no limit."""
+        """Return an invitation as JSON, without what opens it. Sizes are bytes, null means no limit."""
         new = invitation.new
         return {
             "name": new.name,

@@ -1,4 +1,4 @@
-"""What guests ask for, recorded in the state before anything is signed."""
+"""Answer guests' calls: record each in the state before anything is signed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Issued:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A file that came in; ``checksum`` is "" where neither store nor guest told one."""
+    """A file that came in; ``checksum`` is "" if neither store nor guest gave one."""
 
     size: int
     checksum: str
@@ -60,8 +60,8 @@ Signed = Grant | Refusal | Fault
 class Desk:
     """Issues tickets, signs for them, receives and cancels. Every call may raise ``StateAway``.
 
-    ``store`` returns the one in use: a reload replaces it. ``honoured`` tells of a bucket and a prefix what the store
-    does with conditions.
+    ``store`` returns the one in use: a reload replaces it. ``honoured`` returns which conditions the store honours in a
+    bucket below a prefix.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Desk:
 
     # --- files --------------------------------------------------------------------------------------
     async def files(self, invitation: Invitation, asked: Files, client: str, now: datetime) -> list[Issued | Refusal]:
-        """Reserve what files need, in order; return a ticket or a refusal for each."""
+        """Reserve room for files, in order; return a ticket or a refusal for each."""
         folder = f"{now:%Y-%m-%d}-{b32encode(secrets.token_bytes(FOLDER_BYTES)).decode().lower()}"
         known = [file for place, file in enumerate(asked.files) if place not in asked.refused]
         admitted = policy.admit(invitation.new, known, folder)
@@ -104,7 +104,7 @@ class Desk:
 
     # --- grants -------------------------------------------------------------------------------------
     async def sign(self, invitation: Invitation, asked: SignRequests, now: datetime) -> list[Signed]:
-        """Sign requests for tickets. Each use is recorded first, so a ticket that ends meanwhile is not signed for."""
+        """Sign requests for tickets. Each use is recorded first, so nothing is signed for a ticket that has ended."""
         digests = [hash_of(each.ticket) for each in asked.requests]
         found = await self._of(invitation, digests)
         decided: list[GrantRequest | Refusal] = [
@@ -121,7 +121,7 @@ class Desk:
         return [each if isinstance(each, Refusal) else _signed(next(grants)) for each in decided]
 
     async def _of(self, invitation: Invitation, digests: Sequence[bytes]) -> dict[bytes, Ticket | None]:
-        """Return the invitation's own tickets; None for others."""
+        """Return the tickets by their ids; None for any that is not this invitation's."""
         unique = list(dict.fromkeys(digests))
         tickets = await self._tickets.find(unique) if unique else []
         own = [each if each and each.invitation == invitation.number else None for each in tickets]
@@ -146,7 +146,7 @@ class Desk:
         decided: Sequence[GrantRequest | Refusal],
         now: datetime,
     ) -> list[GrantRequest | Refusal]:
-        """Record what is to be signed; refuse what the state does not take any more."""
+        """Record the requests to be signed; refuse those whose tickets have ended."""
         uses = [
             _use(digest, request, each) if isinstance(each, GrantRequest) else None
             for digest, request, each in zip(digests, asked, decided, strict=True)
@@ -159,7 +159,7 @@ class Desk:
     async def done(  # noqa: PLR0911 - one line a rule
         self, invitation: Invitation, asked: DoneRequest, client: str, now: datetime
     ) -> Receipt | Refusal:
-        """Ask the store for a file, once; it is received if it is whole. Raises a ``Fault`` of the store."""
+        """HEAD a file once; it is received if it is whole. Raises a ``Fault`` of the store."""
         digest = hash_of(asked.ticket)
         ticket = (await self._of(invitation, [digest]))[digest]
         if ticket is None:
@@ -181,7 +181,7 @@ class Desk:
         return Receipt(after.new.size, after.checksum)
 
     async def cancel(self, invitation: Invitation, ticket: str, now: datetime) -> Refusal | None:
-        """End a ticket, and give its reservation back as soon as nothing more can be stored for it."""
+        """End a ticket; its reservation is given back once nothing more can be stored for it."""
         digest = hash_of(ticket)
         found = (await self._of(invitation, [digest]))[digest]
         if found is None:

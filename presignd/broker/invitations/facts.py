@@ -1,4 +1,4 @@
-"""What guests may rely on at a store, found out once for each invitation's prefix."""
+"""What a store supports for guests, probed once for each invitation's prefix."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from presignd.store.support import Handling
 from presignd.telemetry.log import get_logger
 
 AGAIN_SECONDS = 60.0
-"""After a probe that failed, writes go without conditions for so long: keys are unique without them."""
+"""How long writes have no conditions after a failed probe: keys are unique without them."""
 
 EXPIRES = 300
 PREFLIGHT_TIMEOUT = 5.0
 MD5 = "md5"
 OF_PAGES = ("Content-Type", "If-None-Match", HEADERS[AUTO], "x-amz-checksum-algorithm", "x-amz-checksum-type")
-"""Headers that a page sends with CRC64NVME: with a file or a part, and at the begin of an upload in parts."""
+"""Headers that a page sends with CRC64NVME: with a file or a part, and when an upload in parts is created."""
 
 log = get_logger()
 
 
 class Checksums(NamedTuple):
-    """The algorithm of bodies that a store proves: of a file as one PUT, and of each part."""
+    """The checksum algorithm that a store verifies: for a file as one PUT, and for each part."""
 
     put: str = MD5
     parts: str = MD5
 
 
 class Facts(NamedTuple):
-    """What one bucket does below one prefix."""
+    """What one bucket supports below one prefix."""
 
     honoured: Honoured
     checksums: Checksums
@@ -49,9 +49,9 @@ UNKNOWN = Facts(Honoured(put=False, complete=False), Checksums())
 
 
 class StoreFacts:
-    """Asks the store, by requests on a check object below the prefix, and remembers the answer.
+    """Probes the store by requests on a check object below the prefix, and remembers the result.
 
-    ``origin`` is that of the page, which may send only the headers that the store's CORS allows.
+    ``origin`` is the page's; the page may send only the headers that the store's CORS allows.
     """
 
     def __init__(self, store: Callable[[], SignedStore], origin: str) -> None:
@@ -65,7 +65,7 @@ class StoreFacts:
         return (await self.of(bucket, prefix)).honoured
 
     async def of(self, bucket: str, prefix: str) -> Facts:
-        """Return what holds below ``prefix``; ``UNKNOWN`` while that can't be found out."""
+        """Return the facts for ``prefix``; ``UNKNOWN`` while they can't be found out."""
         if self._asked is not self._store():  # a reload may have named another store
             self._asked = self._store()
             self._known.clear()
@@ -92,7 +92,7 @@ class StoreFacts:
         return Facts(Honoured(put.if_none_match is done, complete.if_none_match is done), checksums), float("inf")
 
     async def _lets_pages_send(self, request: GrantRequest) -> bool:
-        """Return whether the store allows the headers of CRC64NVME; no where this host can't reach its public name."""
+        """Return whether the store allows the headers of CRC64NVME; False if this host can't reach its public name."""
         store = self._store()
         try:
             for method in ("PUT", "POST"):
@@ -105,6 +105,6 @@ class StoreFacts:
 
 
 async def _proven(probe: Probe) -> Checksums:
-    """Return CRC64NVME where the store refuses a wrong one and tells a right one back, else MD5."""
+    """Return CRC64NVME if the store refuses a wrong one and returns a right one, else MD5."""
     whole, part = [await probe.choose(AUTO, in_parts=in_parts) for in_parts in (False, True)]
     return Checksums(*(algorithm if proven else MD5 for algorithm, proven in (whole, part)))

@@ -1,7 +1,7 @@
-"""What an invitation allows: which files get a ticket, what is signed for a ticket, when a ticket ends. Pure.
+"""What an invitation allows: which files get a ticket, what is signed for a ticket, when a ticket ends.
 
-What is stored lies below the invitation's prefix, under a key that the broker made, within the limits, and never over
-another file. tests/unit/broker/invitations/test_machine.py searches for calls that store more.
+Pure. All objects lie below the invitation's prefix, under keys that the broker made, within the limits, and none
+replaces another. tests/unit/broker/invitations/test_machine.py searches for calls that store more.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ LARGEST_EASY_PART = 64 * MIB
 """Up to this size, parts grow so that ``FEW_PARTS`` are enough: some stores take no more."""
 
 LONGEST_NAME = 255
-"""Bytes of UTF-8 in one segment of a path: what filesystems take."""
+"""Most bytes of UTF-8 in one segment of a path: the limit of filesystems."""
 
 STORING = timedelta(minutes=5)
-"""Lifetime of a grant by which an object comes to be. A reservation is held until it has ended."""
+"""Lifetime of a grant that can make an object. A reservation is held until it has ended."""
 SENDING = timedelta(minutes=15)
 """Lifetime of other grants."""
 SETTLING = timedelta(minutes=5)
-"""How long after the last grant's end a request that began before it, or a clock that is off, may still store."""
+"""How long after the last grant's end an object may still be stored, by a request that began before or because of a
+wrong clock."""
 
 LONGEST_TYPE = 255
 PLAIN = "application/octet-stream"
@@ -51,7 +52,7 @@ _MD5_OF_PARTS = re.compile(r"[0-9a-f]{32}-[0-9]{1,5}")
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A file that an invitation takes if there is room: its key, its type as it is stored, its size of a part."""
+    """A file that an invitation takes if there is room: its key, its stored content type, its part size."""
 
     path: str
     key: str
@@ -62,7 +63,7 @@ class Admitted:
 
 # --- files ------------------------------------------------------------------------------------------
 def admit(invitation: NewInvitation, asked: Sequence[FileRequest], folder: str) -> list[Admitted | Refusal]:
-    """Return the files of one call that may get a ticket, below ``folder``, which no other call has."""
+    """Return the files of one call that may get a ticket; ``folder`` is used by this call alone."""
     files: set[str] = set()
     folders: set[str] = set()
     results = []
@@ -122,7 +123,7 @@ def part_size_of(size: int) -> int:
 
 
 def why_full(invitation: Invitation, size: int, now: datetime, *, took_more: bool = False) -> Refusal:
-    """Return why the state gave no ticket for a file of ``size`` bytes, by what ``invitation`` has left.
+    """Return why there was no ticket for a file of ``size`` bytes, by what ``invitation`` has left.
 
     ``took_more``: a later file of the same call got the last ticket, so there was one when this file asked.
     """
@@ -138,7 +139,7 @@ def why_full(invitation: Invitation, size: int, now: datetime, *, took_more: boo
 def decide_sign(ticket: Ticket | None, asked: SignRequest, now: datetime) -> GrantRequest | Refusal:
     """Return the request to sign for a ticket, or a refusal.
 
-    ``Desk`` makes the store's conditional write of it. A first use of an upload id still has to be bound.
+    ``Desk`` adds the store's condition. The first use of an upload id must still be bound.
     """
     if ticket is None:
         return Refusal(RefusalCode.TICKET_REFUSED, "there is no such ticket")
@@ -154,7 +155,7 @@ def decide_sign(ticket: Ticket | None, asked: SignRequest, now: datetime) -> Gra
 
 
 def ended(ticket: Ticket, now: datetime) -> str:
-    """Return why a ticket takes no more requests: its state, or what became of its invitation."""
+    """Return why a ticket takes no more requests: its state, or the end of its invitation."""
     if ticket.state is not TicketState.RESERVED:
         return ticket.state
     return "revoked" if ticket.revoked or now < ticket.ends_at else "expired"
@@ -252,21 +253,21 @@ def end_of(request: GrantRequest) -> datetime:
 
 
 def stores(operation: Operation) -> bool:
-    """Return whether an object comes to be by this operation."""
+    """Return whether this operation can make an object."""
     return operation in _STORES
 
 
 # --- what came in -----------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A whole object: its checksum, "" where the store tells none, and its ETag."""
+    """A whole object: its checksum, "" if the store returns none, and its ETag."""
 
     checksum: str
     etag: str
 
 
 def judge(ticket: Ticket, parts: Sequence[str], found: Response) -> Received | Refusal:
-    """Return what a HEAD says of a ticket's object; refuse another size, or other bytes than those of ``parts``."""
+    """Return a ticket's object by its HEAD; refuse another size, or other bytes than those of ``parts``."""
     size = found.headers.get("content-length", "")
     if size != str(ticket.new.size):
         return Refusal(RefusalCode.NOT_STORED, f"the store holds {size[:20]} bytes of {ticket.new.size}")
@@ -306,18 +307,18 @@ def _expected(ticket: Ticket, parts: Sequence[str]) -> str:
 
 # --- ends -------------------------------------------------------------------------------------------
 class Step(Enum):
-    """What a sweep does with a ticket that is due."""
+    """What a sweep must do with a ticket that is due."""
 
     WAIT = "wait"
     EXPIRE = "expire"
     ABORT = "abort"
-    """Abort its upload in parts, and wait: its object can still come to be."""
+    """Abort its upload in parts, and wait: its object can still appear."""
     SETTLE = "settle"
     """Abort its upload in parts, look at its object, and give the reservation back if there is none."""
 
 
 def next_step(ticket: Ticket, now: datetime) -> tuple[Step, datetime]:
-    """Return what is to do with a ticket, and when it is due again."""
+    """Return the next step for a ticket, and when it is due again."""
     if ticket.state is TicketState.RESERVED:
         ends = min(ticket.used_at + UNUSED, ticket.ends_at)
         is_over = ticket.revoked or ends <= now

@@ -1,7 +1,7 @@
-"""``/i/``: what guests ask for. Whoever has an invitation's address may send files within it.
+"""``/i/``: the calls of guests.
 
-The calls answer JSON, and need no CORS: the page that sends them is of the same origin. ``GET`` answers that page to a
-browser.
+Everyone who has an invitation's address may send files within its limits. The calls answer JSON, and need no CORS: the
+page that sends them has the same origin. ``GET`` returns that page to a browser.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ RATE = 200.0
 """Files and grants a second for one invitation, at each broker. A guest with 16 MiB parts needs some ten."""
 
 STORE_RETRY = 5
-"""Retry-After in seconds while the store can't be asked."""
+"""Retry-After in seconds while the store can't be reached."""
 
 A = TypeVar("A")
 
@@ -91,7 +91,7 @@ class PublicInvitations:
 
     # --- the page -------------------------------------------------------------------------------------
     async def get(self, request: web.Request) -> web.StreamResponse:
-        """Answer what the invitation allows."""
+        """Answer with what the invitation allows."""
         try:
             with self._answering(request):
                 invitation = await self._invitation(request, utcnow())
@@ -132,7 +132,7 @@ class PublicInvitations:
 
     # --- the calls ------------------------------------------------------------------------------------
     async def pin(self, request: web.Request) -> web.StreamResponse:
-        """Answer a pass for the right PIN: within the limits of this invitation and of this client."""
+        """Answer the right PIN with a pass, within the limits on tries of this invitation and of this client."""
         with self._answering(request):
             invitation = await self._invitation(request, utcnow())
             asked = await self.calls.body(request, asking.read_pin)
@@ -162,7 +162,7 @@ class PublicInvitations:
         return self._secret
 
     async def files(self, request: web.Request) -> web.StreamResponse:
-        """Reserve files, and answer their tickets."""
+        """Reserve room for files, and answer with their tickets."""
 
         async def answer(invitation: Invitation, asked: asking.Files) -> dict[str, Any]:
             client = self.calls.client(request)
@@ -180,7 +180,7 @@ class PublicInvitations:
         return await self._in_turn(request, asking.read_sign, answer, lambda asked: len(asked.requests))
 
     async def done(self, request: web.Request) -> web.StreamResponse:
-        """Ask the store whether a file is there."""
+        """Check in the store that a file is there."""
 
         async def answer(invitation: Invitation, asked: asking.DoneRequest) -> dict[str, Any]:
             receipt = await self._desk.done(invitation, asked, self.calls.client(request), utcnow())
@@ -208,7 +208,7 @@ class PublicInvitations:
         answer: Callable[[Invitation, A], Awaitable[dict[str, Any]]],
         count: Callable[[A], int] = lambda _: 1,
     ) -> web.Response:
-        """Read a call's body and answer it, within the limits of its invitation. The guest is known before."""
+        """Read a call's body and answer it, within the limits of its invitation. Authenticate the guest before this."""
         with self._answering(request):
             invitation = await self._admitted(request)
             async with self.calls.hold(f"/i/{invitation.ref}"):
@@ -219,7 +219,7 @@ class PublicInvitations:
 
     # --- whether it opens -----------------------------------------------------------------------------
     async def _admitted(self, request: web.Request) -> Invitation:
-        """Return an invitation whose PIN was given, if it has one."""
+        """Return the invitation, if its PIN was given or it has none."""
         now = utcnow()
         invitation = await self._invitation(request, now)
         given = request.headers.get("X-Pass", "")
@@ -243,7 +243,7 @@ class PublicInvitations:
 
 
 async def _asset(request: web.Request) -> web.Response:
-    """Answer a file of the page. A new version is seen at once: the browser asks each time whether there is one."""
+    """Answer with a file of the page. The browser revalidates it each time, so a new version is seen at once."""
     name = request.path.rpartition("/")[2]
     body = guest_page.asset(name)
     etag = f'"{zlib.crc32(body):08x}"'

@@ -1,4 +1,4 @@
-"""The JSON of invitations: what a guest asks for, and what it is answered."""
+"""The JSON of invitations: a guest's requests and the answers to them."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class SignRequest:
     """A request to sign for a ticket.
 
     ``operation`` is ``put`` for a file without parts, else one of ``multipart.…``. ``checksum`` is that of the body;
-    for ``multipart.create`` it may name the algorithm of the whole object, ``crc64nvme``. ``part_number`` in a list
-    asks for the parts after that one.
+    for ``multipart.create`` it may name the algorithm of the whole object, ``crc64nvme``. A list with ``part_number``
+    starts after that part.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -125,7 +125,7 @@ def read_sign(body: bytes) -> SignRequests:
 
 def read_done(body: bytes) -> DoneRequest:
     """Return the body of ``/done``; raise ``ValueError``."""
-    # Not strict: JSON has no tuples. A string is none either way.
+    # Not strict: JSON has no tuples. A string is refused either way.
     return wire.read_one(body, DONE, strict=False)
 
 

@@ -1,7 +1,7 @@
-"""Ends what was cut off: aborts uploads in parts by their recorded id, and gives reservations back.
+"""Ends tickets that guests left unfinished: aborts uploads in parts by their recorded id, and gives reservations back.
 
-A reservation is given back only once nothing more can be stored for it: after the last grant has ended, and the store
-has been asked. A whole object whose guest went away before ``/done`` is received; one of a cancelled ticket is deleted.
+A reservation is given back only once nothing more can be stored for it: after the last grant has ended and a HEAD found
+no object. A whole object whose guest left before ``/done`` is received; one of a cancelled ticket is deleted.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ class Sweeper:
         return len(due)
 
     async def end(self, digest: bytes, now: datetime) -> None:
-        """Take a ticket as far towards its end as it goes now. The store's faults are logged: it stays due."""
+        """Move a ticket as far towards its end as is possible now.
+
+        Faults of the store are logged, and the ticket stays due.
+        """
         (ticket,) = await self._tickets.find([digest])
         if ticket is None or ticket.released or ticket.state is TicketState.RECEIVED:
             return
@@ -80,12 +83,12 @@ class Sweeper:
             audit.given_back(ticket)
 
     async def look(self, ticket: Ticket) -> Response | None:
-        """Ask the store for a ticket's object; return None if there is none. Raises a ``Fault``."""
+        """HEAD a ticket's object; return None if there is none. Raises a ``Fault``."""
         found = await self._ask(ticket, Operation.HEAD, checksum_mode="ENABLED")
         return None if found.status == NOT_FOUND else found
 
     async def receive(self, ticket: Ticket, judged: Received, now: datetime, client: str = "") -> bool:
-        """Make an object a fact, and log it once; return False if it was one before."""
+        """Record that an object was received, and log it once; return False if it was recorded before."""
         is_new = await self._tickets.receive(ticket.new.id, judged.checksum, judged.etag, now)
         if is_new:
             audit.received(ticket, judged.checksum, judged.etag, client)

@@ -1,4 +1,4 @@
-"""What an invitation may be made with. Pure."""
+"""Check the terms of a new invitation. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff
 
 
 def check_terms(new: NewInvitation) -> None:
-    """Raise ``UsageError`` with every problem of an invitation that is to be made."""
+    """Raise ``UsageError`` with every problem of a new invitation."""
     problems = [f"{what}: {problem}" for what, problem in _problems(new)]
     if problems:
         raise UsageError("invite create", problems=tuple(problems))

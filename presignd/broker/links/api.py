@@ -1,7 +1,7 @@
-"""The calls for stable links: make, list, revoke. Each is limited to the caller's own token.
+"""The calls for stable links: make, list, revoke.
 
-The asker picks the id and may ask again: a known id is answered with what was recorded first. So after a crash on
-either side there is one link, not two and not none.
+Each is limited to the caller's own token. The caller chooses the id and may repeat the call: a known id is answered
+with what was recorded first. So after a crash on either side there is exactly one link.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _needing_state(handler: Handler) -> Handler:
 
 
 def state_away() -> Rejected:
-    """Return the answer while the state can't be reached."""
+    """Return the 503 for a state that can't be reached."""
     return Rejected(503, "state_unreachable", "links can't be looked up now; try again", retry_after=STATE_RETRY)
 
 

@@ -1,7 +1,7 @@
 """The files of a link to a folder: its manifest, read from the store by a presigned request of the broker's own.
 
-Whoever may write the manifest may write anything into it. So a file counts only if its key lies in the manifest's own
-folder, and what is read of a manifest is limited.
+A manifest may hold anything, as its writer is not trusted. So a file counts only if its key lies in the manifest's own
+folder, and only a limited part of a manifest is read.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ MANIFEST = "MANIFEST.json"
 """The path below the link at which the manifest itself is, unless a file of the folder has it."""
 
 LARGEST = 8 << 20
-"""Bytes of a manifest that are read: some 40,000 files."""
+"""Most bytes of a manifest that are read: some 40,000 files."""
 
 KEPT, KEPT_SECONDS = 8, 60.0
-"""Manifests that are kept, and for how long: the next visit may find a newer one under its key."""
+"""Manifests that are cached, and for how long: there may be a newer one under the key later."""
 
 AT_A_TIME = 2
-"""Manifests that are read at a time: strangers cause it."""
+"""Most manifests that are read at a time, as strangers cause the reads."""
 
 EXPIRES, NOT_FOUND = 300, 404
 
@@ -84,13 +84,13 @@ class FolderFiles:
     async def of(self, link: NewLink) -> Mapping[str, File]:
         """Return the files of a folder by their paths, in the manifest's order.
 
-        Raises ``NoManifest``, and the ``Fault`` of a store that can't be asked.
+        Raises ``NoManifest``, and the ``Fault`` of a store that can't be reached.
         """
         what = link.bucket, link.key, link.version_id
         if (kept := self._kept_of(what)) is not None:
             return kept
         async with self._turns:
-            if (kept := self._kept_of(what)) is not None:  # another visitor caused it meanwhile
+            if (kept := self._kept_of(what)) is not None:  # another visitor's request has read it
                 return kept
             files = await asyncio.to_thread(files_in, await self._read(link), link.key)
             self._kept[what] = self._monotonic() + KEPT_SECONDS, files
@@ -118,7 +118,7 @@ class FolderFiles:
 
 
 def files_in(body: bytes, key: str) -> dict[str, File]:
-    """Return the files that a manifest stored under ``key`` names; raise ``NoManifest`` if it is none. Pure."""
+    """Return the files in a manifest stored under ``key``; raise ``NoManifest`` if this is no manifest. Pure."""
     try:
         manifest = _MANIFEST.validate_json(body)
     except ValidationError:

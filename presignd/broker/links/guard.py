@@ -1,4 +1,4 @@
-"""What protects links from those who try: limits for each client, and passes for those who opened one. Pure."""
+"""Protect links from guessing: limits for each client, and passes for clients that opened one. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hashlib import sha256
 
 PIN_TRIES = 10
 PIN_WINDOW = timedelta(hours=1)
-"""A link takes so many tries of its PIN in this time, and a client as many of any."""
+"""Most tries of a link's PIN in this time, and most tries of any PIN by one client."""
 
 MISSES = 60
 MISS_WINDOW = timedelta(minutes=1)
-"""A client may ask for so many links that there are not in this time."""
+"""Most requests of one client for unknown links in this time."""
 
 MOST_CLIENTS = 10_000
-"""Clients remembered; then the one that asked longest ago is forgotten."""
+"""Most clients remembered; beyond that, the one whose last request is oldest is forgotten."""
 
 _IPV6_NETWORK = 64
 
@@ -37,7 +37,7 @@ class ClientLimit:
         self._counts: OrderedDict[str, _Count] = OrderedDict()
 
     def wait(self, client: str, now: datetime) -> int:
-        """Return 0 if the client has one left, else in how many seconds it has."""
+        """Return 0 if the client has a try left, else the seconds until it has."""
         count = self._counts.get(network_of(client))
         if count is None or count.number < self._most or count.since + self._window <= now:
             return 0
@@ -55,12 +55,12 @@ class ClientLimit:
             self._counts.popitem(last=False)
 
     def forgive(self, client: str) -> None:
-        """Forget what a client took."""
+        """Give a client all its tries back."""
         self._counts.pop(network_of(client), None)
 
 
 def network_of(client: str) -> str:
-    """Return what counts as one client: an address, or an IPv6 network, of which a host has all addresses."""
+    """Return what counts as one client: an address, or an IPv6 network, as one host may have all its addresses."""
     try:
         address = ipaddress.ip_address(client)
     except ValueError:

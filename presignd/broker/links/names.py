@@ -1,11 +1,11 @@
-"""File names that are safe to show, to save and to send in a header. Pure."""
+"""Make file names safe to show, to save and to send in a header. Pure."""
 
 from __future__ import annotations
 
 import re
 
 LONGEST_NAME = 255
-"""Bytes of UTF-8: what filesystems take."""
+"""Most bytes of UTF-8 in a name, on filesystems."""
 
 # Separators, control characters, what XML and URLs can't carry, and marks that reverse the text after them:
 # "gpj.exe" could be shown as "exe.jpg".
@@ -15,7 +15,7 @@ _UNSAFE = re.compile(
 
 
 def safe_filename(name: str) -> str:
-    """Return a file name without what could leave a folder, end a header or mislead a reader; never empty."""
+    """Return a file name that can't leave a folder, end a header or mislead a reader; never empty."""
     name = _UNSAFE.sub("_", name).strip()
     if not name.strip(". "):
         return "download"

@@ -1,6 +1,7 @@
-"""The pages of stable links: what is offered, and why a link does not open. They need no JavaScript.
+"""The pages of stable links: the page of a link with limits, and why a link does not open.
 
-People get them in a language that their browser asks for (``words.py``), programs in English. Pure.
+They need no JavaScript. People get them in a language that their browser accepts (``words.py``), programs in English.
+Pure.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Offer:
 
     @property
     def needs_pin(self) -> bool:
-        """Whether a PIN is asked for."""
+        """Whether the page has a field for the PIN."""
         return bool(self.link.new.pin) and not self.known
 
 
@@ -80,7 +81,7 @@ def _facts(offer: Offer, words: Words) -> list[tuple[str, str]]:
 
 
 def offer_text(offer: Offer) -> str:
-    """Return what a program without a browser gets: it has to send a POST, which is counted."""
+    """Return the text for a program that is no browser: it must send a POST, which is counted."""
     pin = "the form field pin, e.g. curl -OJL --data-urlencode pin=…" if offer.needs_pin else "e.g. curl -OJL --data ''"
     wrong = f"{ENGLISH.wrong_pin}\n" if offer.wrong_pin else ""
     facts = "".join(f"{name}: {value}\n" for name, value in _facts(offer, ENGLISH))

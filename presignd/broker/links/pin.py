@@ -1,4 +1,4 @@
-"""PINs of links, stored as slow hashes: a stolen state must not tell them, though ids in it open nothing anyway."""
+"""PINs of links, stored as slow hashes, so that a stolen state does not reveal them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COST, BLOCK, LANES = 1 << 14, 8, 1
 """scrypt's parameters (RFC 7914): 16 MiB and some 50 ms a try."""
 SALT_BYTES = 16
 AT_A_TIME = 2
-"""Hashes computed at a time: strangers may cause them, and the broker needs its memory and threads for others."""
+"""Most hashes computed at a time: strangers may cause them, and the broker needs its memory and threads for others."""
 
 
 class Pins:
@@ -22,7 +22,7 @@ class Pins:
         self._turns = asyncio.Semaphore(AT_A_TIME)
 
     async def hash_of(self, pin: str) -> str:
-        """Return what is stored of a PIN; "" for none."""
+        """Return the hash that is stored for a PIN; "" for none."""
         if not pin:
             return ""
         salt = secrets.token_bytes(SALT_BYTES)
@@ -30,7 +30,7 @@ class Pins:
         return f"scrypt:{b64encode(salt).decode()}:{b64encode(digest).decode()}"
 
     async def is_right(self, pin: str, stored: str) -> bool:
-        """Return whether a PIN is the one that was stored."""
+        """Return whether a PIN is the one whose hash was stored."""
         _, salt, digest = stored.split(":")
         return hmac.compare_digest(await self._scrypt(pin, b64decode(salt)), b64decode(digest))
 

@@ -1,4 +1,4 @@
-"""What a token may have as a stable link, and until when a link opens. Pure."""
+"""Decide which stable links a token may have, and when a link ends. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TYPE = re.compile(r"[ -~]*")
 
 
 def decide_link(token: TokenConfig, asked: LinkRequest, now: datetime) -> LinkRequest | Refusal:
-    """Return the link to record, with its end cut to the token's limit and a safe file name, or a refusal."""
+    """Return the link to record, with its end within the token's limit and a safe file name, or a refusal."""
     if refusal := may_link(token, asked.bucket, asked.key, asked.version_id):
         return refusal
     if problem := _problem(asked):

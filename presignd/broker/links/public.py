@@ -1,7 +1,7 @@
 """``/l/``: a stable link redirects to a request that is signed for it, or shows a page first.
 
-A link with a limit or a PIN is opened by the page's POST alone: mail scanners and previews send GET and HEAD, and would
-spend it. What is counted is what was issued; whether a download was completed, only the store knows.
+Only the page's POST opens a link with a limit or a PIN: mail scanners and previews send GET and HEAD, and would use it
+up. Redirects are counted; only the store knows whether a download was completed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from presignd.store.signed import SignedStore
 from presignd.system.clock import utcnow
 
 PATHS = ("/l/", "/i/")
-"""Where strangers are served; everything else is for tokens."""
+"""Paths for strangers; all others need a token."""
 
 _MISPLACED = "the name in [links] url serves links alone, and no other name does; [broker] url is the API's name"
 
@@ -85,7 +85,7 @@ class Closed(Exception):
 
 
 class Visit(NamedTuple):
-    """A request for a link that is there and may be opened by its token's rights; it may be used up."""
+    """A request for a link that exists and that its token's rights allow; it may be used up."""
 
     link: Link
     token: TokenConfig | None
@@ -97,7 +97,7 @@ Handler = Callable[["PublicLinks", web.Request], Awaitable[web.Response]]
 
 
 def _explained(handler: Handler) -> Handler:
-    """Answer with a page, or a line of text, where a link does not open."""
+    """Answer with a page, or a line of text, if a link does not open."""
 
     async def answer(self: PublicLinks, request: web.Request) -> web.Response:
         try:
@@ -112,9 +112,10 @@ def _explained(handler: Handler) -> Handler:
 
 
 class PublicLinks:
-    """The handlers. ``presigner`` and ``store`` return those in use: a reload replaces them.
+    """The handlers.
 
-    Without a store, a link to a folder redirects to its manifest.
+    ``presigner`` and ``store`` return the ones in use: a reload replaces them. Without a store, a link to a folder
+    redirects to its manifest.
     """
 
     def __init__(
@@ -150,9 +151,9 @@ class PublicLinks:
         ]
 
     def refuse_misplaced(self, request: web.Request) -> None:
-        """Raise ``Rejected`` (404) for what a host name does not serve.
+        """Raise ``Rejected`` (404) for a path that this host name does not serve.
 
-        The links' name serves links alone, and no other name does, unless it is the API's name too.
+        The name of [links] url serves links alone, and no other name serves links, unless that name is the API's, too.
         """
         of_links = self._is_separate and _is_for(request.host.lower(), self._config.url)
         if self._is_separate and of_links != request.path.startswith(PATHS):
@@ -164,7 +165,7 @@ class PublicLinks:
         digest = hash_of(request.match_info["id"])
         is_head, now = request.method == "HEAD", utcnow()
         self._refuse_guesser(request, now)
-        # Counted by the statement that finds it, as another one would slow down every opening.
+        # The statement that finds the link also counts, as a second one would slow down every opening.
         counted = None if is_head else await self._links.open(digest, now)
         try:
             visit = self._visit(request, counted or await self._links.find(digest), now)
@@ -182,7 +183,7 @@ class PublicLinks:
 
     @_explained
     async def post(self, request: web.Request) -> web.Response:
-        """Spend one, and redirect."""
+        """Count one opening, and redirect."""
         now = utcnow()
         self._refuse_guesser(request, now)
         link = await self._links.find(hash_of(request.match_info["id"]))
@@ -192,7 +193,7 @@ class PublicLinks:
         if visit.link.new.pin and not await self._is_right_pin(request, visit):
             audit.link_refused(self.calls.client(request), "wrong_pin", visit.link)
             return await self._offer(request, visit, wrong_pin=True)
-        target = await self._target(visit, Operation.GET)  # first: what can't be signed is not spent
+        target = await self._target(visit, Operation.GET)  # first: an opening that can't be signed is not counted
         spent = await self._links.spend(visit.link.new.id, now)
         if spent is None:
             raise Closed(LinkState.USED_UP, link=visit.link)
@@ -202,7 +203,7 @@ class PublicLinks:
 
     @_explained
     async def other(self, request: web.Request) -> web.Response:
-        """Say that there is no link."""
+        """Answer that there is no link."""
         self._refuse_guesser(request, utcnow())
         raise Closed("unknown")
 
@@ -212,7 +213,7 @@ class PublicLinks:
             raise Closed("too_many_tries", retry_after=wait)
 
     def _visit(self, request: web.Request, link: Link | None, now: datetime) -> Visit:
-        """Return a link that its token still allows; raise ``Closed``. One that is used up may have a pass."""
+        """Return a link that its token still allows; raise ``Closed``. A pass still opens one that is used up."""
         if link is None:
             self._misses.take(self.calls.client(request), now)
             raise Closed("unknown")
@@ -272,9 +273,9 @@ class PublicLinks:
     async def _open_folder(
         self, request: web.Request, visit: Visit, operation: Operation, folders: FolderFiles
     ) -> web.Response:
-        """Show the page with the folder's files, or redirect to the one that the path names.
+        """Show the page with the folder's files, or redirect to the file that the path names.
 
-        A program that asks for the folder itself gets the manifest.
+        A program that requests the folder itself gets the manifest.
         """
         if _is_limited(visit.link) and not await self._has_pass(request, visit):
             return await self._offer(request, visit)
@@ -285,11 +286,11 @@ class PublicLinks:
             visit = visit._replace(link=visit.link._replace(new=await self._file(visit, path, folders)))
         target = await self._target(visit, operation)
         if operation is Operation.GET and not _is_limited(visit.link):
-            await self._links.spend(visit.link.new.id, visit.now)  # there is no limit: this counts it
+            await self._links.spend(visit.link.new.id, visit.now)  # there is no limit: this only counts
         return self._redirect(request, visit, target, 302)
 
     async def _file(self, visit: Visit, path: str, folders: FolderFiles) -> NewLink:
-        """Return the link as one to a file of its folder; raise ``Closed`` where its token has none there."""
+        """Return the link as one to a file of its folder; raise ``Closed`` if its token may not link that file."""
         file = (await self._listed(visit, folders)).get(path)
         if file is None or not _may_have(visit, file.key):
             raise Closed("no_such_file", link=visit.link)
@@ -313,7 +314,7 @@ class PublicLinks:
             raise Closed("no_manifest", link=visit.link) from None
 
     def _opened(self, request: web.Request, visit: Visit, target: Grant) -> web.Response:
-        """Answer a form: redirect to the object, or to the folder's page, which the browser's pass opens."""
+        """Answer the form: redirect to the object, or to the folder's page, which the browser's pass opens."""
         if not visit.link.new.unit or self._folders is None:
             return self._redirect(request, visit, target, 303)
         audit.link_opened(self.calls.client(request), request.headers.get("User-Agent", ""), visit.link)
@@ -348,7 +349,7 @@ class PublicLinks:
         return page_response(request, 403 if wrong_pin else 200, body, forms_to=origin)
 
     def closed(self, request: web.Request, closed: Closed) -> web.Response:
-        """Answer for a link that does not open."""
+        """Return the answer for a link that does not open."""
         why = str(closed.why)
         audit.link_refused(self.calls.client(request), why, closed.link)
         metrics.OPENINGS.labels(why).inc()
@@ -381,7 +382,7 @@ async def _read_form(request: web.Request) -> bytes:
 
 
 def is_browser(request: web.Request) -> bool:
-    """Return whether a page is wanted."""
+    """Return whether the client accepts HTML."""
     return "text/html" in request.headers.get("Accept", "")
 
 
@@ -394,12 +395,12 @@ def _is_for(host: str, url: str) -> bool:
 
 
 def words_of(request: web.Request) -> Words:
-    """Return the words in a language that the browser asks for."""
+    """Return the words in a language that the browser accepts."""
     return words_for(request.headers.get("Accept-Language", ""))
 
 
 def page_response(request: web.Request, status: int, text: str, *, forms_to: str = "") -> web.Response:
-    """Return a page; the browser may send its form here, and follow the answer to ``forms_to``."""
+    """Return a page whose form the browser may send here, and follow the redirect to ``forms_to``."""
     kind = "text/html" if is_browser(request) else "text/plain"
     headers = {
         **HEADERS,

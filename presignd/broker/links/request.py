@@ -1,4 +1,4 @@
-"""The JSON of stable links: what a token asks for, and what it is answered."""
+"""The JSON of stable links: a token's requests and the answers to them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class LinkTerms:
 
 @dataclass(frozen=True, slots=True)
 class LinkRequest(LinkTerms):
-    """Terms, and the ``id`` that the asker chose: 22 characters of base64url, 128 random bits. It opens the link."""
+    """Terms, and the ``id`` that the caller chose: 22 characters of base64url, 128 random bits. It opens the link."""
 
     id: str = field(kw_only=True, repr=False)
 

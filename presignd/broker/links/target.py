@@ -1,6 +1,7 @@
-"""What the target of a link answers with: its disposition and its type, bound in the signature. Pure.
+"""The disposition and the content type with which a link's target is served, bound in the signature.
 
-What a browser would run is never shown, whatever the object's own headers say: an uploader may have stored a page.
+Pure. A type that a browser would run is never shown inline, whatever the object's own headers say: an uploader may have
+stored a page.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ _SHOWN = re.compile(
 """Types that a browser may show: images but SVG, audio, video, plain text, PDF. None of them runs scripts."""
 
 _UNQUOTABLE = re.compile(r"[^ !#$&-\[\]^-~]")
-"""What a quoted-string would have to escape, and "%": some browsers decode it there."""
+"""Characters that a quoted-string must escape, and "%", which some browsers decode there."""
 _PLAIN_CHARACTERS = "!#$&+-.^_`|~"
 """RFC 8187's attr-char, beside letters and digits."""
 
 
 def overrides(link: NewLink) -> dict[str, str]:
-    """Return the query parameters by which the store answers with a link's own disposition and type (S3, GetObject)."""
+    """Return the query parameters that make the store answer with a link's own disposition and type (S3, GetObject)."""
     kind = media_type(link.content_type)
     inline = link.disposition == "inline" and bool(_SHOWN.fullmatch(kind.partition(";")[0]))
     return {
@@ -36,7 +37,7 @@ def overrides(link: NewLink) -> dict[str, str]:
 
 
 def media_type(text: str) -> str:
-    """Return a media type in lower case, with its parameters; ``PLAIN`` for what is none."""
+    """Return a media type in lower case, with its parameters; ``PLAIN`` for anything else."""
     found = _TYPE.fullmatch(text.strip())
     if found is None:
         return PLAIN

@@ -1,4 +1,4 @@
-"""What the pages for strangers say, in each language. Pure."""
+"""The texts of the pages for strangers, in each language. Pure."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def words_for(accepted: str) -> Words:
 
 
 def _weighed(part: str) -> tuple[str, float]:
-    """Return a language without its region, and its weight; what is no weight counts as 0."""
+    """Return a language without its region, and its weight; an invalid weight counts as 0."""
     tag, _, weight = part.partition(";")
     try:
         value = float(weight.strip().removeprefix("q=") or 1)

@@ -1,7 +1,7 @@
-"""What came in by an invitation, in the state: the received tickets that nobody has taken off the list yet.
+"""Files that came in by an invitation, in the state: received tickets that are not yet acknowledged.
 
-Each has a number, which grows in the order in which files are received (``Tickets.receive``). So whoever asks for what
-came after a number misses none.
+Each has a number, which grows in the order in which files are received (``Tickets.receive``). So a query for those
+after a number misses none.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class Arrivals:
         self._database = database
 
     async def after(self, invitation: Invitation, number: int, limit: int) -> list[Arrival]:
-        """Return what came in by an invitation after ``number`` and is not acknowledged, in order."""
+        """Return the files of an invitation after ``number`` that are not acknowledged, in order."""
         return [_arrival(row) for row in await self._database.fetch(_AFTER, invitation.number, number, limit)]
 
     async def ack(self, invitation: Invitation, refs: Collection[str], now: datetime) -> list[Arrival]:
-        """Take arrivals off the list; return those that were on it. What is no ``ref`` names none."""
+        """Acknowledge arrivals; return those that were not acknowledged before. Invalid refs are ignored."""
         at = to_micros(now)
         # Sorted: two brokers that take the same ones in different orders would wait for each other.
         named = sorted({found for ref in refs if (found := named_by(ref)) is not None})

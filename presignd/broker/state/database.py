@@ -16,7 +16,7 @@ Statement = tuple[str, Sequence[object]]
 
 
 class StateAway(Away):
-    """The state can't be reached, or refuses: the caller answers 503, and asks again later. ``fix`` is what to do."""
+    """The state can't be reached, or refuses: answer 503, and try again later. ``fix`` says what to do."""
 
     def __init__(self, why: str = "", *, fix: str = "start the database, or correct [state]") -> None:
         super().__init__(why)
@@ -25,7 +25,7 @@ class StateAway(Away):
 
 @contextmanager
 def needed() -> Iterator[None]:
-    """Raise ``Unavailable``, with its fix, where a command's body meets a state that is away."""
+    """Turn the ``StateAway`` of a command's body into ``Unavailable``, with its fix."""
     try:
         yield
     except StateAway as away:
@@ -35,9 +35,9 @@ def needed() -> Iterator[None]:
 class Database(ABC):
     """A database with the tables of ``migrations``.
 
-    SQL is what both SQLite and PostgreSQL read; parameters are ``?1``, ``?2``. A call returns after its commit, which
-    survives a loss of power. Every call raises ``StateAway`` while the database can't be used, and connects again by
-    itself: nothing has to be open before the first call.
+    The SQL must work in both SQLite and PostgreSQL; parameters are ``?1``, ``?2``. A call returns after its commit,
+    which survives a loss of power. Every call raises ``StateAway`` while the database can't be used, and connects if
+    there is no connection.
     """
 
     @abstractmethod
@@ -57,7 +57,7 @@ class Database(ABC):
         """Close every connection."""
 
     async def secret(self, name: str, new: bytes) -> bytes:
-        """Return the secret of this name that all brokers share; ``new`` becomes it if there is none."""
+        """Return the secret of this name that all brokers share; if there is none, store ``new``."""
         await self.fetch("INSERT INTO secrets (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING", name, new)
         (row,) = await self.fetch("SELECT value FROM secrets WHERE name = ?1", name)
         return bytes(row[0])

@@ -1,6 +1,6 @@
-"""Invitations in the state: made once, revoked, and what is reserved of their limits.
+"""Invitations in the state: made once, revoked, with what is reserved of their limits.
 
-``files`` and ``bytes`` count what came in and what is reserved for files under way (``tickets``).
+``files`` and ``bytes`` count the files that came in and those reserved for tickets (``tickets``).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class NewInvitation(NamedTuple):
 
 
 class Invitation(NamedTuple):
-    """A recorded invitation; ``number`` is its place among all."""
+    """A recorded invitation; ``number`` is its row number."""
 
     new: NewInvitation
     revoked_at: datetime | None
@@ -77,7 +77,7 @@ class Invitation(NamedTuple):
         return None if self.new.total is None else max(0, self.new.total - self.bytes)
 
     def is_open(self, now: datetime) -> bool:
-        """Return whether it takes files, as far as its end and a revocation go."""
+        """Return whether it has neither ended nor been revoked."""
         return self.revoked_at is None and now < self.new.ends_at
 
 
@@ -107,13 +107,13 @@ class Invitations:
     async def revoke(self, name: str, now: datetime) -> Invitation | None:
         """Revoke an invitation, and make its tickets due; return it if it was not revoked before."""
         values = (name, to_micros(now))
-        # Not in one transaction: it would hold the invitation and wait for a ticket, as a release does the other way.
+        # Not in one transaction: it would lock the invitation and wait for a ticket, while a release does the reverse.
         revoked = await self._database.fetch(_REVOKE, *values)
         await self._database.fetch(_DUE, *values)
         return _first(revoked)
 
     async def take_pin_try(self, digest: bytes, now: datetime, *, most: int, window: timedelta) -> bool:
-        """Take one of ``most`` tries in ``window``; return False if none is left. ``forgive`` gives all back."""
+        """Count one of ``most`` tries in ``window``; return False if none is left. ``forgive`` gives all back."""
         since = to_micros(now - window)
         return bool(await self._database.fetch(_TRY, digest, since, to_micros(now), most))
 

@@ -1,6 +1,6 @@
-"""Stable links in the state: made once by the id that the asker chose, counted, revoked, listed.
+"""Stable links in the state: made once for the id that the caller chose, counted, revoked, listed.
 
-A limit holds however many open a link at once, because the statement that counts an opening also compares the count.
+A limit holds even if many open a link at once, because the statement that counts an opening also compares the count.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Alive(NamedTuple):
 
 
 def hash_of(link_id: str) -> bytes:
-    """Return what is stored of an id."""
+    """Return the hash that is stored for an id."""
     return sha256(link_id.encode()).digest()
 
 
@@ -105,7 +105,7 @@ def ref_of(digest: bytes) -> str:
 
 
 def named_by(ref: str) -> tuple[bytes, bytes] | None:
-    """Return the least and the greatest SHA-256 that have this ``ref``; None if it is none."""
+    """Return the least and the greatest SHA-256 with this ``ref``; None if it is no ref."""
     try:
         start = urlsafe_b64decode(ref)
     except ValueError:
@@ -138,7 +138,7 @@ class Links:
         return await self._count(_OPEN, digest, now)
 
     async def _count(self, sql: str, digest: bytes, now: datetime) -> Link | None:
-        """Count one opening, and record what webhooks are to be told of it in the same transaction."""
+        """Count one opening, and record the webhooks' messages about it in the same transaction."""
         if self._outbox is None or not self._outbox.wants(OPENED) or (link := await self.find(digest)) is None:
             return _first(await self._database.fetch(sql, digest, to_micros(now)))
         mark = new_mark()
@@ -148,9 +148,9 @@ class Links:
         return _first(opened)
 
     async def take_back(self, digest: bytes, now: datetime) -> None:
-        """Count one opening less: the one of ``now`` was refused. ``opened_at`` is that of the one before again.
+        """Uncount the opening of ``now``, which was refused, and restore ``opened_at``.
 
-        Where several that are refused overlap, it may be the time of one of these.
+        If several refused openings overlap, it may be the time of one of these.
         """
         await self._database.fetch(_TAKE_BACK, digest, to_micros(now))
         if self._outbox is not None and self._outbox.wants(OPENED):
@@ -161,15 +161,15 @@ class Links:
         return await self._count(_SPEND, digest, now)
 
     async def take_pin_try(self, digest: bytes, now: datetime, *, most: int, window: timedelta) -> bool:
-        """Take one of ``most`` tries in ``window``; return False if none is left. ``spend`` gives all back."""
+        """Count one of ``most`` tries in ``window``; return False if none is left. ``spend`` gives all back."""
         since = to_micros(now - window)
         return bool(await self._database.fetch(_TRY, digest, since, to_micros(now), most))
 
     async def of_token(self, token: str, *, after: str, limit: int) -> list[Link]:
         """Return a token's links in order, those that follow the one with the ref ``after`` ("": from the first).
 
-        Raises ``LookupError`` if none of its links has that ref. What orders them is counted over all tokens, so it is
-        told to none.
+        Raises ``LookupError`` if none of its links has that ref. Their row numbers count the links of all tokens, so
+        callers do not see them.
         """
         number = await self._number(token, after) if after else 0
         return [_link(row) for row in await self._database.fetch(_LIST, token, number, limit)]
@@ -204,7 +204,7 @@ class Links:
         return len(await self._database.fetch(sql, token))
 
     async def alive(self, now: datetime) -> dict[str, Alive]:
-        """Return how many links have not ended, by token; whether they open is for their tokens to say."""
+        """Return how many links have not ended, by token. Whether they open also depends on the token."""
         rows = await self._database.fetch(_ALIVE_OF_EACH, to_micros(now))
         return {str(token): Alive(int(count), int(kept)) for token, count, kept in rows}
 
@@ -224,7 +224,7 @@ def _first(rows: Sequence[Row]) -> Link | None:
 
 
 def _message_of(link: Link) -> dict[str, Any]:
-    """Return what webhooks are told of a link: nothing that opens it."""
+    """Return a message's data about a link, without what opens it."""
     new = link.new
     return {"ref": link.ref, "token": new.token, "bucket": new.bucket, "key": new.key, "filename": new.filename}
 

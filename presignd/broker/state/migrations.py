@@ -1,6 +1,6 @@
 """The tables of the state, as numbered migrations: the number of those applied is stored in the database.
 
-A migration that was released is never changed. ``{…}`` is what differs between SQLite and PostgreSQL.
+Never change a released migration. ``{…}`` marks what differs between SQLite and PostgreSQL.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
     ),
     (
-        # ``arrivals`` numbers what came in by an invitation, in the order of the commits: each takes it by an update.
+        # ``arrivals`` numbers the files of an invitation, in the order of the commits: each increments it.
         "ALTER TABLE invitations ADD COLUMN arrivals {number} NOT NULL DEFAULT 0",
         "ALTER TABLE tickets ADD COLUMN arrival {number}",
         "ALTER TABLE tickets ADD COLUMN acked_at {number}",
@@ -118,7 +118,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     ("ALTER TABLE links ADD COLUMN unit {number} NOT NULL DEFAULT 0",),
     (
-        # What webhooks are still to be told; ``data`` is JSON. ``mark`` is that of the change it tells of.
+        # Messages that are still to be sent to webhooks; ``data`` is JSON. ``mark`` is that of the change it reports.
         """
         CREATE TABLE messages (
             n {counter},

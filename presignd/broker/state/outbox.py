@@ -1,7 +1,7 @@
 """The outbox of brokers: messages for webhooks, in the state, each sent by one broker at a time.
 
-A message is written in the transaction of the change that it tells of: a random mark in the changed row shows there
-whether this very change was made.
+A message is written in the transaction of the change that it reports. The change writes a random mark into its row, and
+the message is written only if the row has that mark.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from presignd.system.clock import from_micros, to_micros
 from presignd.webhooks.outbox import Hook, Message, Outbox, Waiting
 
 LEASE = timedelta(minutes=1)
-"""For so long one broker sends a message that was due; then another one may. Longer than a try takes."""
+"""Lease of a due message: after that time another broker may send it. It is longer than a try takes."""
 DEAD = timedelta(days=7)
-"""A message that is older is given up: its webhook is configured nowhere, or was not for days."""
+"""Age at which a message is deleted: no broker has had its webhook for days."""
 
 
 class Changed(NamedTuple):
-    """A row that a transaction changes: its table and its id, and the mark that it has if it was changed."""
+    """A row that a transaction changes: its table and id, and the mark that the change writes into it."""
 
     table: Literal["links", "tickets"]
     id: bytes
@@ -57,7 +57,7 @@ class StateOutbox(Outbox):
         self._hooks: Sequence[Hook] = ()
 
     def want(self, hooks: Sequence[Hook]) -> None:
-        """Record from now on what ``hooks`` want; ``configure`` does this too."""
+        """Record the events that ``hooks`` want from now on; ``configure`` does this, too."""
         self._hooks = hooks
 
     def wants(self, event: str) -> bool:
@@ -67,19 +67,19 @@ class StateOutbox(Outbox):
     def adding(
         self, event: str, changed: Changed, subject: str, at: datetime, data: Mapping[str, Any]
     ) -> list[Statement]:
-        """Return what tells of a change, for its transaction."""
+        """Return the statements that record the messages about a change, for its transaction."""
         sql, micros, text = _ADD.replace("{table}", changed.table), to_micros(at), json.dumps(data)
         names = [hook.name for hook in self._hooks if event in hook.events]
         return [(sql, (changed.id, changed.mark, name, event, subject, micros, text)) for name in names]
 
     async def take_back(self, subject: str, at: datetime) -> None:
-        """Delete what tells of a change that was undone, where it was not sent yet."""
+        """Delete the messages about a change that was undone, if they were not sent yet."""
         await self._database.fetch(_TAKE_BACK, subject, to_micros(at))
 
     # --- the port -------------------------------------------------------------------------------------
     async def configure(self, hooks: Sequence[Hook], now: datetime) -> dict[str, datetime]:
-        """See ``Outbox``. Another broker may have other webhooks: what is not for ``hooks`` is kept for it."""
-        self.want(hooks)  # first: while the state is away there is nothing to be told either
+        """See ``Outbox``. Other brokers may have other webhooks, so messages for these are kept."""
+        self.want(hooks)  # first: this must hold even if the state is away
         try:
             await self._database.fetch("DELETE FROM messages WHERE at < ?1", to_micros(now - DEAD))
             moved = [(hook.name, hook.address) for hook in hooks]
@@ -90,9 +90,9 @@ class StateOutbox(Outbox):
         return {name: _time(at) for name, at in rows}
 
     async def due(self, webhook: str, now: datetime, most: int, besides: Collection[int] = ()) -> list[Message]:
-        """See ``Outbox``; what is returned is leased: no broker is told of it again for ``LEASE``."""
+        """See ``Outbox``; what is returned is leased: no broker gets it again for ``LEASE``."""
         rows = await self._database.fetch(_DUE, webhook, to_micros(now), most)
-        rows = [row for row in rows if row[0] not in besides]  # few: what is being sent is leased
+        rows = [row for row in rows if row[0] not in besides]  # few: those being sent are leased
         until = to_micros(now + LEASE)
         taken = await self._database.fetch_each(_TAKE, [(row[0], row[-1], until) for row in rows])
         return [_message(row) for row, mine in zip(rows, taken, strict=True) if mine]
@@ -145,7 +145,7 @@ class StateOutbox(Outbox):
 
 
 def new_mark() -> bytes:
-    """Return what marks one change."""
+    """Return the mark of one change."""
     return secrets.token_bytes(16)
 
 

@@ -27,9 +27,9 @@ CALL_SECONDS = 5.0
 MOST_CONNECTIONS = 10
 IDLE_SECONDS = 300.0
 AGAIN_SECONDS = 0.5
-"""After a failed connect, calls fail at once for so long: each would wait ``CONNECT_SECONDS`` otherwise."""
+"""How long calls fail at once after a failed connect: otherwise each would wait ``CONNECT_SECONDS``."""
 MIGRATION_LOCK = 0x70736272
-"""Of ``pg_advisory_xact_lock``: brokers that start together migrate one after the other."""
+"""Key of ``pg_advisory_xact_lock``: brokers that start together migrate one after the other."""
 
 
 class PostgresDatabase(Database):
@@ -44,7 +44,7 @@ class PostgresDatabase(Database):
             ) from None
         self._asyncpg = asyncpg
         self._url, self._place = url, _place(url)
-        # Errors of the network, of the server, and of a connection that was closed meanwhile: InterfaceError, or
+        # Errors of the network, of the server, and of a connection that was closed during the call: InterfaceError, or
         # InternalClientError where a statement was being sent.
         closed = (asyncpg.InterfaceError, asyncpg.InternalClientError)
         self._expected = (OSError, TimeoutError, ValueError, asyncpg.PostgresError, *closed)
@@ -85,7 +85,7 @@ class PostgresDatabase(Database):
             try:
                 yield connection
             finally:
-                # The pool closes a connection that it can't take back; what was committed on it is done nevertheless.
+                # The pool closes a connection that it can't take back; commits on it still count.
                 with suppress(*self._expected):
                     await pool.release(connection)
         except self._expected as error:

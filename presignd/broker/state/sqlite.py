@@ -1,4 +1,4 @@
-"""The state in a SQLite file of this machine: one thread, and one commit for all that waits.
+"""The state in a SQLite file on this machine: one thread, and one commit for all waiting calls.
 
 Several processes may use one file: a broker, and a command that revokes a token.
 """
@@ -51,16 +51,16 @@ class SqliteDatabase(Database):
         self._working: asyncio.Task[None] | None = None
 
     async def fetch(self, sql: str, *values: object) -> list[Row]:
-        """Run one statement, in one commit with all that wait."""
+        """Run one statement, in one commit with all other waiting calls."""
         (rows,) = await self.fetch_each(sql, [values])
         return rows
 
     async def fetch_each(self, sql: str, rows: Sequence[Sequence[object]]) -> list[list[Row]]:
-        """Run one statement with each of ``rows``, in one commit with all that wait."""
+        """Run one statement with each of ``rows``, in one commit with all other waiting calls."""
         return await self.transact([(sql, row) for row in rows])
 
     async def transact(self, statements: Sequence[Statement]) -> list[list[Row]]:
-        """Run several statements, in one commit with all that wait."""
+        """Run several statements, in one commit with all other waiting calls."""
 
         def work(connection: sqlite3.Connection) -> list[list[Row]]:
             # By name: since Python 3.12 sqlite3 takes ``?1`` for one, and warns of values without names.
@@ -74,14 +74,14 @@ class SqliteDatabase(Database):
         return await done
 
     async def close(self) -> None:
-        """Finish what waits, and close the file."""
+        """Finish the waiting calls, and close the file."""
         if self._working is not None:
             await asyncio.gather(self._working, return_exceptions=True)
         await asyncio.get_running_loop().run_in_executor(self._thread, self._drop)
         self._thread.shutdown()
 
     async def _work(self) -> None:
-        """Commit all that wait together, until nothing waits."""
+        """Commit all waiting calls together, until none waits."""
         loop = asyncio.get_running_loop()
         while batch := self._waiting:
             self._waiting = []

@@ -1,7 +1,8 @@
 """Tickets in the state: one for each file that an invitation takes, from its reservation to its end.
 
-The statement that reserves also compares, so an invitation's limits hold however many reserve at once, at however many
-brokers. A ticket gives its reservation back once: ``release`` marks it first, and counts only for its own mark.
+The statement that reserves also compares, so an invitation's limits hold even if many reserve at once, at several
+brokers. A ticket's reservation is given back once: ``release`` writes a mark into the ticket, and only that mark gives
+it back.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from presignd.system.clock import from_micros, to_micros
 
 RECEIVED = "upload.received"
 UNUSED = timedelta(hours=48)
-"""A ticket ends so long after it was last used."""
+"""How long after its last use a ticket ends."""
 LEASE = timedelta(minutes=1)
-"""For so long one broker works on a ticket that is due; then another one may."""
+"""Lease of a due ticket: after that time another broker may work on it."""
 
 _COLUMNS = (
     "id, invitation, path, bucket, key, size, content_type, part_size, ends_at, state, made_at, used_at, due_at, "
@@ -84,7 +85,7 @@ _GIVE_BACK = (
 
 
 class TicketState(StrEnum):
-    """Where a file stands. The last two give the reservation back once nothing can be stored any more."""
+    """The state of a file. The last two give the reservation back once nothing can be stored any more."""
 
     RESERVED = "reserved"
     RECEIVED = "received"
@@ -93,7 +94,7 @@ class TicketState(StrEnum):
 
 
 class NewTicket(NamedTuple):
-    """A ticket to issue: ``id`` is the SHA-256 of what the guest gets. Sizes are bytes; part size 0 means one PUT."""
+    """A ticket to issue: ``id`` is the SHA-256 of the guest's ticket. Sizes are bytes; part size 0 means one PUT."""
 
     id: bytes
     path: str
@@ -106,9 +107,9 @@ class NewTicket(NamedTuple):
 class Ticket(NamedTuple):
     """An issued ticket.
 
-    ``signed_until`` is when the last grant ends by which its object can come to be, None if there was none. After
-    ``received``, ``checksum`` and ``etag`` are the object's; before, ``checksum`` is what the last PUT signed.
-    ``upload_id`` is that of its upload in parts, "" before its first use.
+    ``signed_until`` is when the last grant that can make its object ends, None if there was none. After ``received``,
+    ``checksum`` and ``etag`` are the object's; before, ``checksum`` is what the last PUT signed. ``upload_id`` is that
+    of its upload in parts, "" before its first use.
     """
 
     new: NewTicket
@@ -132,7 +133,7 @@ class Ticket(NamedTuple):
 class Use(NamedTuple):
     """One use of a ticket before a grant is signed for it.
 
-    ``stores_until`` is when that grant ends, if by it the object can come to be; ``upload_id`` must be the ticket's.
+    ``stores_until`` is when that grant ends, if it can make the object; ``upload_id`` must be the ticket's.
     """
 
     id: bytes
@@ -148,7 +149,7 @@ class Tickets:
         self._database, self._outbox = database, outbox
 
     async def reserve(self, invitation: Invitation, new: Sequence[NewTicket], now: datetime) -> list[bool]:
-        """Reserve for each file what the invitation has left; return which of them got a ticket."""
+        """Reserve room for each file while the invitation has any; return which of them got a ticket."""
         at, until = to_micros(now), to_micros(now + UNUSED)
         number = invitation.number
         rows = await self._database.transact(
@@ -173,7 +174,7 @@ class Tickets:
         return [_ticket(row) for row in await self._database.fetch(_OF, invitation.number)]
 
     async def due(self, now: datetime, most: int) -> list[Ticket]:
-        """Return the tickets that a sweep has to look at."""
+        """Return the tickets that are due for a sweep."""
         return [_ticket(row) for row in await self._database.fetch(_DUE, to_micros(now), most)]
 
     async def bind(self, bucket: str, uploads: Sequence[tuple[bytes, str]]) -> None:
@@ -182,7 +183,7 @@ class Tickets:
         await self._database.fetch_each(_BIND, rows)
 
     async def use(self, bucket: str, uses: Sequence[Use], now: datetime) -> list[bool]:
-        """Record uses; return which are of a ticket that still takes them, and of its own upload."""
+        """Record uses; return for each whether its ticket is still open and the upload is the ticket's own."""
         at, until = to_micros(now), to_micros(now + UNUSED)
         ordered = sorted(range(len(uses)), key=lambda place: uses[place].id)
         rows = await self._database.fetch_each(_USE, [_use_row(bucket, uses[place], at, until) for place in ordered])
@@ -190,28 +191,28 @@ class Tickets:
         return [used[place] for place in range(len(uses))]
 
     async def cancel(self, digest: bytes, now: datetime) -> bool:
-        """End a ticket by its guest's wish; return False if it has ended already."""
+        """End a ticket that its guest cancelled; return False if it has ended already."""
         at = to_micros(now)
         return bool(await self._database.fetch(_CLOSE, digest, TicketState.CANCELLED, at, _EVER))
 
     async def expire(self, digest: bytes, now: datetime, *, used_before: datetime | None = None) -> bool:
-        """End a ticket that was not used since ``used_before`` (None: however it was); return whether it was open."""
+        """End a ticket that was not used since ``used_before`` (None: in any case); return whether it was open."""
         before = _EVER if used_before is None else to_micros(used_before)
         return bool(await self._database.fetch(_CLOSE, digest, TicketState.EXPIRED, to_micros(now), before))
 
     async def take(self, ticket: Ticket, now: datetime) -> bool:
-        """Take a ticket that is due for ``LEASE``; return False if another broker did."""
+        """Lease a due ticket for ``LEASE``; return False if another broker did."""
         assert ticket.due_at is not None, "it is due"
         return bool(await self._database.fetch(_TAKE, ticket.new.id, to_micros(ticket.due_at), to_micros(now + LEASE)))
 
     async def postpone(self, digest: bytes, until: datetime) -> None:
-        """Let a sweep look at a ticket again at ``until``."""
+        """Make a ticket due again at ``until``."""
         await self._database.fetch(_POSTPONE, digest, to_micros(until))
 
     async def receive(self, digest: bytes, checksum: str, etag: str, now: datetime) -> bool:
-        """Make a ticket's object a fact; return False if it was one before, or is given back.
+        """Record a ticket as received; return False if it was so before, or its reservation is given back.
 
-        It gets its number in the inbox by the same commit. Its invitation's counter is locked until then, so whoever
+        The same commit gives it its number in the inbox. The invitation's counter is locked until then, so a query that
         sees a number sees all smaller ones.
         """
         mark = new_mark()
@@ -226,7 +227,7 @@ class Tickets:
         return bool(received)
 
     async def _messages(self, digest: bytes, mark: bytes, checksum: str, etag: str, now: datetime) -> list[Statement]:
-        """Return what tells webhooks of a file that came in."""
+        """Return the statements that record the webhooks' messages about a file that came in."""
         if self._outbox is None or not self._outbox.wants(RECEIVED):
             return []
         (ticket,) = await self.find([digest])
@@ -251,7 +252,7 @@ _EVER = (1 << 63) - 1
 
 
 def _upload(bucket: str, upload_id: str) -> bytes:
-    """Return what names an upload: ids are unique in their bucket."""
+    """Return the hash that names an upload: ids are unique in their bucket."""
     return sha256(f"{bucket}/{upload_id}".encode()).digest()
 
 
