@@ -27,7 +27,7 @@ from presignd.broker.environment import STATE_URL, Environment, gives_options, r
 from presignd.config import LogConfig, PresignConfig, signing
 from presignd.config.models import Section
 from presignd.config.options import nearest
-from presignd.config.paths import PathBase, current_folder
+from presignd.config.paths import PathBase, base_folder, current_folder
 from presignd.config.problems import words
 from presignd.config.sources import Layer, aws_layer, file_layer
 from presignd.config.toml import read_document
@@ -49,13 +49,22 @@ _STATE_FILE = "state.db"
 def load(file: Path, *, environ: Mapping[str, str] = os.environ, system: Path = SYSTEM_FILE) -> BrokerConfig:
     """Return the configuration in ``file`` and in the environment, which wins.
 
-    The ``system``'s file need not be there if the environment has options of a broker. Raises ``UsageError`` with every
-    problem, those of tokens included.
+    Where the ``system``'s file is not there, the user's own is read, which ``presignd init`` writes. Neither need be
+    there if the environment has options of a broker. Raises ``UsageError`` with every problem, also those of tokens.
     """
     file = Path(os.path.abspath(file))  # noqa: PTH100 - not resolved: a symlink may point elsewhere at the next reload
+    if file == system and not os.path.lexists(file):
+        file = _own_file(environ) or file
     alone = file == system and not os.path.lexists(file) and gives_options(environ)
     document = {} if alone else read_document(file)
     return _read(document, None if alone else file, PathBase(file.parent, environ))
+
+
+def _own_file(environ: Mapping[str, str]) -> Path | None:
+    """Return the broker's configuration of a user without root, None where there is none."""
+    folder = base_folder(environ, "XDG_CONFIG_HOME", ".config")
+    own = folder / "presignd" / "broker.toml" if folder else None
+    return own if own and os.path.lexists(own) else None
 
 
 def _read(document: Document, file: Path | None, base: PathBase) -> BrokerConfig:

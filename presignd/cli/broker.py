@@ -97,7 +97,7 @@ def run_command(config: BrokerFile = SYSTEM_FILE) -> None:
     found = read(config)
     log.setup(found.log)
     with guard.logging_bugs("broker.crashed"):
-        loop.run_daemon(service.run(found, load=lambda: read(config)), threads=THREADS)
+        loop.run_daemon(service.run(found, load=lambda: read(found.file or config)), threads=THREADS)
 
 
 def check_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> None:

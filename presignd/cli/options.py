@@ -25,7 +25,15 @@ ConfigFile = Annotated[
     ),
 ]
 BrokerFile = Annotated[
-    Path, typer.Option("-c", "--config", metavar="FILE", help="Configuration file of the broker.", show_default=True)
+    Path,
+    typer.Option(
+        "-c",
+        "--config",
+        metavar="FILE",
+        help="Configuration file of the broker; where the default is not there: presignd/broker.toml in "
+        "$XDG_CONFIG_HOME (or ~/.config).",
+        show_default=True,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Expires = Annotated[

@@ -178,15 +178,18 @@ def _link(found: Document, now: datetime) -> Html:
     link = tag("a", name_of(name), href=url, rel="noreferrer noopener", target="_blank", id=f"link-{file_id}")
     words = join("Copy link", tag("span", " of ", shown(name), class_="unseen"))
     copy = tag("button", words, type="button", data_copy=url, hidden=True, id=f"copy-{file_id}")
-    revoke = _revoke_form(file_id, name) if id_in(url) else None
-    return join(link, _about(found, now), copy, _qr(file_id, name), revoke)
+    more = tag("div", _qr(file_id, name), _revoke(file_id, name) if id_in(url) else None, class_="more")
+    return join(link, _about(found, now), copy, more)
 
 
-def _revoke_form(file_id: str, path: str) -> Html:
-    """Return the button that revokes a stable link."""
-    words = join("Revoke", tag("span", " the link of ", shown(path), class_="unseen"))
+def _revoke(file_id: str, path: str) -> Html:
+    """Return what revokes a stable link, closed: a second click does it, as it can't be undone."""
+    of = tag("span", " the link of ", shown(path), class_="unseen")
     hidden = tag("input", type="hidden", name="file_id", value=file_id)
-    return tag("form", hidden, tag("button", words, id=f"revoke-{file_id}"), method="post", action="revoke")
+    button = tag("button", "Revoke for good", of, id=f"revoke-{file_id}")
+    form = tag("form", hidden, button, method="post", action="revoke")
+    warning = tag("p", "Nobody can open this link then. That can't be undone.")
+    return tag("details", tag("summary", "Revoke", of, id=f"ask-{file_id}"), warning, form, id=f"revoking-{file_id}")
 
 
 def _qr(file_id: str, name: str) -> Html:

@@ -65,6 +65,17 @@ def test_the_example_can_be_loaded() -> None:
     assert load(EXAMPLE, environ={}).broker.listen == "127.0.0.1:8420"
 
 
+def test_where_the_services_file_is_not_there_the_users_own_is_read(tmp_path: Path) -> None:
+    system, own = tmp_path / "etc.toml", tmp_path / "presignd" / "broker.toml"
+    environ = {"XDG_CONFIG_HOME": str(tmp_path)}
+    with pytest.raises(UsageError, match=r"etc\.toml"):
+        load(system, environ=environ, system=system)
+    own.parent.mkdir()
+    for file in (own, system):
+        file.write_bytes(EXAMPLE.read_bytes())
+        assert load(system, environ=environ, system=system).file == file
+
+
 @pytest.mark.parametrize(
     ("section", "model", "but"),
     [
