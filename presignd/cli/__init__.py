@@ -130,6 +130,7 @@ for _name, (_where, _help) in COMMANDS.items():
 def main() -> None:
     """Run the ``presignd`` command."""
     streams.open_standard_streams()
+    streams.escape_what_stdout_lacks()
     try:
         guarded(app)(prog_name="presignd")  # redacts the traceback of a command that fails to import, too
     except SystemExit as end:

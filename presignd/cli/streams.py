@@ -6,7 +6,9 @@ and a stdout that can't be written to ends every command in the same way.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import os
 import stat
 import sys
@@ -69,6 +71,22 @@ def not_written(problem: OSError) -> Unavailable:
     mute(sys.stdout)
     fix = "redirect it to a place that can be written; what the command did is done"
     return Unavailable(f"the result can't be written to stdout: {reason_of(problem)}", fix=fix)
+
+
+def escape_what_stdout_lacks() -> None:
+    r"""Have stdout write ``\u6f22`` for a character that its encoding lacks (Latin-1, ASCII): names may have any.
+
+    In JSON this is the same text.
+    """
+    codecs.register_error("presignd", _escaped)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="presignd")
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{high:02x}{low:02x}" for high, low in zip(units[::2], units[1::2], strict=True)), error.end
 
 
 def is_pipe(stream: TextIO) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
@@ -61,7 +62,7 @@ ANSWERS = "http://127.0.0.1:1\naccess\nsecretkey\ntest-bucket\n{folder}\n15m\n"
 
 
 async def run(
-    served: Served, folder: Path, arguments: list[str], to: str = "", stdout: int | None = None
+    served: Served, folder: Path, arguments: list[str], to: str = "", stdout: int | None = None, **environ: str
 ) -> tuple[int, str]:
     """Run a command with its stdout where the shell's ``to`` says; return its code and stderr."""
     (folder / "broker.toml").write_text(
@@ -90,6 +91,7 @@ async def run(
             "PRESIGND_PRESIGN__ACCESS_KEY": "access",
             "PRESIGND_PRESIGN__SECRET_KEY": "secretkey",
             "PRESIGND_PRESIGN__ENDPOINT": "http://127.0.0.1:1",
+            **environ,
         },
         cwd=folder,
     )
@@ -155,6 +157,23 @@ async def test_a_pipe_stays_one_that_waits_for_a_slow_reader(
     finally:
         os.close(reader)
         os.close(writer)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("arguments", [["status"], ["status", "--json"]], ids=" ".join)
+async def test_a_name_that_stdout_s_encoding_lacks_is_escaped(
+    served: Served, tmp_path: Path, arguments: list[str], encoding: str
+) -> None:
+    """As under LANG=en_US without UTF-8."""
+    await recorded(served, "\u6f22\U0001f600.txt", Event.QUARANTINE, error_code="unreadable")
+    code, told = await run(served, tmp_path, arguments, ">out", PYTHONIOENCODING=encoding)
+    assert code == 4
+    assert "Traceback" not in told
+    found = (tmp_path / "out").read_text(encoding)
+    if "--json" in arguments:
+        assert json.loads(found)["quarantined"][0]["path"].endswith("/\u6f22\U0001f600.txt")
+    else:
+        assert ("\u6f22\U0001f600.txt" if encoding == "utf-8" else r"\u6f22\ud83d\ude00.txt") in found
 
 
 def test_every_command_that_prints_is_tried() -> None:
