@@ -1,6 +1,6 @@
-"""Inboxes: what came in by an invitation lands in a folder.
+"""Inboxes: bring files that came in by an invitation into a folder.
 
-A poll lists what came in (``inbox``); each file is recorded, downloaded (``fetch``), compared, and placed (``folder``)
-under a safe name (``names``); then the broker is told. The broker's list is the queue: what it lists again is continued
-from where the ledger says that it stands, so a start needs no step of its own.
+A poll lists them (``inbox``); each file is recorded, downloaded (``fetch``), compared, placed (``folder``) under a safe
+name (``names``), and acknowledged to the broker. The broker's list is the queue: a file that it lists again is
+continued from its state in the ledger, so a start needs no special step.
 """

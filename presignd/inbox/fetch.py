@@ -18,10 +18,10 @@ from presignd.store.signed import SignedStore
 from presignd.system.durable import write_all
 
 EXPIRES = 900
-"""Lifetime of the requests in seconds; a download that began may take longer."""
+"""Lifetime of the grants in seconds; a download that began may take longer."""
 
 WRITTEN = 1 << 20
-"""Bytes that are held before they are written: what one file takes of memory, and what a crash may cost of it."""
+"""Bytes that are buffered before they are written: the memory that one file takes, and what a crash may lose of it."""
 
 NOT_FOUND = 404
 
@@ -35,7 +35,7 @@ class Fetcher:
         self._folder, self._store = folder, store
 
     async def fetch(self, new: NewArrival) -> Identity:
-        """Download what is missing of a file; return what tells it once it is whole, compared and synced.
+        """Download the rest of a file; return its identity once it is whole, compared and synced.
 
         Raises the faults of store and presigner, ``missing_object``, ``wrong_bytes`` (the next try begins anew), and
         ``disk_full`` or ``inbox_failed`` for the folder.
@@ -58,7 +58,7 @@ class Fetcher:
         except _TooLong:
             if not have:
                 raise fault("wrong_bytes", f"it has more than {new.size} bytes") from None
-            # The store took no notice of Range, and sent the whole.
+            # The store ignored Range, and sent the whole.
             os.ftruncate(fd, 0)
             await self._download(fd, new, 0)
             return
@@ -83,7 +83,7 @@ class _TooLong(Exception):
 
 
 class _Body:
-    """Writes what comes in, behind the bytes that are there."""
+    """Appends the bytes that come in to the file."""
 
     def __init__(self, fd: int, size: int, have: int) -> None:
         self._fd, self._size = fd, size
@@ -91,7 +91,7 @@ class _Body:
         self._held = bytearray()
 
     async def add(self, piece: bytes) -> None:
-        """Take the next bytes. Raises no ``OSError``: the client would take it for one of the connection's."""
+        """Add the next bytes. Raises no ``OSError``: the client would take it for an error of the connection."""
         if self.end + len(self._held) + len(piece) > self._size:
             self._held.clear()
             raise _TooLong
@@ -100,7 +100,7 @@ class _Body:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what is held."""
+        """Write the buffered bytes."""
         if not self._held:
             return
         data, self._held = bytes(self._held), bytearray()

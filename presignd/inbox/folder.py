@@ -1,7 +1,7 @@
-"""The folder of an inbox: what is downloaded, under a hidden name, and the rename to its place. Blocking.
+"""The folder of an inbox: downloads under hidden names, and the rename of each to its place.
 
-Every step goes by descriptor from the folder's root, and follows no symlink below it. ``OSError`` comes as the system
-raises it.
+Blocking. Every step walks by descriptor from the folder's root, and follows no symlink below it. ``OSError`` comes as
+the system raises it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ PIECE = 1 << 20
 """Bytes that are hashed at a time."""
 
 _NO_FOLDER = frozenset({errno.ENOTDIR, errno.ELOOP})
-"""What open(2) says of a file, and of a symlink, with ``O_DIRECTORY`` and ``O_NOFOLLOW``."""
+"""Errors of open(2) with ``O_DIRECTORY`` and ``O_NOFOLLOW`` for a file, and for a symlink."""
 _DOWNLOAD = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Identity(NamedTuple):
-    """What tells a file that was placed: its inode, and when its bytes were last written."""
+    """What identifies a file that was placed: its inode, and its mtime."""
 
     ino: int
     mtime_ns: int
@@ -57,7 +57,7 @@ class InboxFolder:
     def open_download(self, ref: str) -> int:
         """Open the file that is being downloaded, made where it is missing; the caller closes it.
 
-        One that is another user's or has another name, too, is none of ours: it is removed first.
+        A file that belongs to another user or also has another name is not ours: it is removed first.
         """
         with self.open() as root:
             fd = os.open(self._name(ref), _DOWNLOAD | os.O_CREAT, 0o666, dir_fd=root)
@@ -69,7 +69,7 @@ class InboxFolder:
             return os.open(self._name(ref), _DOWNLOAD | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=root)
 
     def forget_others(self, refs: Sequence[str]) -> int:
-        """Remove downloads of files that nobody waits for; return how many."""
+        """Remove downloads of files that are no longer wanted; return how many."""
         with self.open() as root:
             with os.scandir(root) as entries:
                 names = [os.fsencode(entry.name) for entry in entries]
@@ -85,9 +85,9 @@ class InboxFolder:
 
     # --- places -----------------------------------------------------------------------------------
     def choose(self, names: Sequence[str]) -> bytes:
-        """Return a path below the folder that nothing has now: the first free name in its folders, made durably.
+        """Return an unused path below the folder: the first free name, in its folders, which are made durably.
 
-        Where another thing than a folder has a folder's name, the next name is taken for it.
+        If something else has a folder's name, the folder gets the next name.
         """
         *folders, name = names
         with self.open() as root:
@@ -118,7 +118,7 @@ class InboxFolder:
     def is_in_place(self, ref: str, place: bytes, size: int, identity: Identity) -> bool:
         """Return whether a download was renamed to its place before a crash.
 
-        Where a hard link had to do for the rename, the download's name may be left: it is removed.
+        If a hard link replaced the rename, the download's name may be left: it is removed.
         """
         try:
             with self.open() as root, parent_of(root, place.split(b"/")) as (parent, name):
@@ -135,7 +135,7 @@ class InboxFolder:
 
 
 def _is_it(found: os.stat_result, size: int, identity: Identity) -> bool:
-    """Return whether this is the file, whoever has written to it since: some filesystems give new inode numbers."""
+    """Return whether this is the file, even if it was written to since: some filesystems give new inode numbers."""
     same_bytes = (found.st_size, found.st_mtime_ns) == (size, identity.mtime_ns)
     return stat.S_ISREG(found.st_mode) and (found.st_ino == identity.ino or same_bytes)
 

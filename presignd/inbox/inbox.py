@@ -1,6 +1,6 @@
-"""One inbox: it waits for what comes in by its invitation, brings each file into its folder, and tells the broker.
+"""One inbox: wait for files of its invitation, bring each into its folder, and acknowledge it to the broker.
 
-The broker's list is the queue. What it lists is recorded, or known: then it goes on from where the ledger says.
+The broker's list is the queue. A listed file is recorded or, if it is known, continued from its state in the ledger.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from presignd.telemetry import metrics
 from presignd.telemetry.log import get_logger
 
 WORKERS = 4
-"""Files that are brought in at a time."""
+"""Most files that are brought in at a time."""
 
 TRIES = 3
 """How often a file is tried after faults of its own."""
@@ -42,13 +42,13 @@ LONGEST_PAUSE = 30.0
 """Seconds between two tries while something is away."""
 
 FIRST_REST, LONGEST_REST = 60.0, 3600.0
-"""Seconds until a file that was given up is tried again: at most so many at first, and at last."""
+"""Longest pauses before a file that was given up is tried again, in seconds: the first, and any other."""
 
 _OWN = ("missing_object", "wrong_bytes", "internal_error")
-"""Faults of one file; all others are waited for."""
+"""Faults of one file; after any other, the call is retried."""
 
 _BAD_NAME = frozenset({errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG})
-"""What a filesystem says of a name that it can't have."""
+"""Errors of a filesystem for a name that it can't have."""
 
 T = TypeVar("T")
 
@@ -56,10 +56,10 @@ log = get_logger()
 
 
 class Inbox:
-    """Brings in what came in by one invitation; ``run`` goes on for ever.
+    """Brings in the files of one invitation; ``run`` never returns.
 
-    ``listing`` and ``bringing`` are what it waits for, if it does: the broker's list, and its files. ``backoff`` is
-    ``states.backoff``. ``on_arrival`` is called with each file once it is in its place.
+    ``listing`` and ``bringing`` are the faults it waits for, if any: of the broker's list, and of its files.
+    ``backoff`` is ``states.backoff``. ``on_arrival`` is called with each file once it is in its place.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Inbox:
         self._placed: asyncio.Queue[str] = asyncio.Queue()
 
     async def run(self) -> None:
-        """Bring in what comes in, for ever; raise what the ledger raises."""
+        """Bring in files until cancelled; raise what the ledger raises."""
         try:
             async with looping() as loops:
                 for number in range(WORKERS):
@@ -120,7 +120,7 @@ class Inbox:
         return found
 
     def _end_rests(self) -> None:
-        """Have the list begin anew once a file that was given up is due: another host may have fetched it meanwhile."""
+        """Read the list from its start once a file that was given up is due: another host may have fetched it."""
         now = _now()
         for ref in [ref for ref, until in self._rests.items() if until <= now]:
             del self._rests[ref]
@@ -128,7 +128,7 @@ class Inbox:
             self._after = "0"
 
     async def _clear(self, listed: Sequence[Arrived]) -> None:
-        """Remove what was begun of files that the broker lists no more: another host fetched them."""
+        """Remove downloads of files that the broker no longer lists: another host fetched them."""
         await in_thread(self._folder.forget_others, [each.id for each in listed])
 
     async def _take(self, new: Sequence[NewArrival]) -> None:
@@ -182,7 +182,7 @@ class Inbox:
                 await self._arrivals.placing(new.ref, place, *identity)
                 await asyncio.to_thread(self._folder.put_in_place, new.ref, place)
             except FileExistsError:
-                continue  # somebody took the name meanwhile
+                continue  # another program took the name
             except OSError as error:
                 names = _easier(names, error)
             else:
@@ -198,7 +198,7 @@ class Inbox:
         self._placed.put_nowait(new.ref)
 
     async def _stop(self, arrival: Arrival, problem: Fault) -> None:
-        """Leave a file on the broker's list until its rest is over or the next start; tell it unless it was told."""
+        """Leave a file on the broker's list until its pause is over or the next start; log it once."""
         ref = arrival.new.ref
         await self._arrivals.stopped(ref, problem.code, problem.message)
         self._given_up[ref] += 1
@@ -217,7 +217,7 @@ class Inbox:
 
     # --- acknowledgements -------------------------------------------------------------------------
     async def _acknowledge(self) -> None:
-        """Tell the broker of files in their place, all that wait at a time."""
+        """Acknowledge files in their place to the broker, all that wait in one call."""
         with alive(f"inbox {self.config.name}: acknowledgements"):
             while True:
                 with resting():

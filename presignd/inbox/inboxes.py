@@ -32,11 +32,11 @@ class InboxView:
 
 
 OnArrival = Callable[[NewArrival, Path], None]
-"""Takes a file that came in, and its place."""
+"""Called with a file that came in, and its place."""
 
 
 class Inboxes:
-    """Runs the inboxes of a configuration; ``store`` returns what fetches their files.
+    """Runs the inboxes of a configuration; ``store`` returns the store from which they fetch.
 
     ``on_arrival`` is called with each file once it is in its place.
     """
@@ -53,7 +53,7 @@ class Inboxes:
             loops.start(_loop(inbox), inbox.run())
 
     async def stop(self, loops: Loops) -> None:
-        """Stop all inboxes; what they have downloaded stays for the next start."""
+        """Stop all inboxes; their downloads stay for the next start."""
         await loops.stop(*map(_loop, self._running))
         self._running = []
 
@@ -70,12 +70,12 @@ class Inboxes:
         )
 
     def troubles(self) -> list[Trouble]:
-        """Return what inboxes wait for."""
+        """Return the faults that inboxes wait for."""
         return [trouble for inbox in self._running for trouble in (inbox.listing, inbox.bringing) if trouble.problem]
 
 
 def broker_inbox(config: Config, own: InboxConfig) -> BrokerInbox:
-    """Return what asks the broker, by connections of its own: a call that waits must keep no grant from going."""
+    """Return a client of the broker with connections of its own: a call that waits must not delay grants."""
     from presignd.presign.broker_client import BrokerClient  # noqa: PLC0415 - it brings aiohttp
     from presignd.presign.broker_inbox import TIMEOUT, BrokerInbox  # noqa: PLC0415 - as above
 

@@ -1,7 +1,7 @@
-"""Names for what guests send: their own, as far as they are safe in a folder. Pure.
+"""Names for guests' files: their own, made safe for a folder.
 
-A guest chooses a path. It must lead nowhere else, show as what it is, and exist on every filesystem in common use: a
-folder may be shared with Windows machines.
+Pure. A guest chooses a path. It must not lead out of the folder or mislead a reader, and must be valid on every
+filesystem in common use: a folder may be shared with Windows machines.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ NAME_MAX = 255
 _LONGEST_SUFFIX = 32
 
 _UNSAFE = re.compile(r'[\\:*?"<>|]')
-"""What Windows allows in no name; a backslash separates there."""
+"""Characters that Windows allows in no name; a backslash separates there."""
 
 _HIDING = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Unicode categories of control characters, marks that reverse or hide text, and what is no character."""
+"""Unicode categories of control characters, marks that reverse or hide text, and code points that are no character."""
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 """Names of devices on Windows (learn.microsoft.com, "Naming Files")."""

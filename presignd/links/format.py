@@ -82,7 +82,7 @@ class Cursor:
     file_id: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``from_json`` takes."""
+        """Return the cursor as JSON, for ``from_json``."""
         return asdict(self)
 
     @classmethod

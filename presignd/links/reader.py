@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     Item = tuple[dict[str, Any], Cursor]
 
 BLOCK = 64 << 10
-"""Bytes a read; a line is about 1 KiB and at most some 40 KiB (a path of 4 KiB escaped, a URL)."""
+"""Bytes per read; a line is about 1 KiB and at most some 40 KiB (a path of 4 KiB escaped, a URL)."""
 USUAL_LINE = 2048
-"""Bytes that a line rarely exceeds: ``last_links`` reads so many for each link asked for."""
+"""Bytes that a line rarely exceeds: ``last_links`` reads so many for each link."""
 TURN = 64
 """Lines after which ``follow`` lets other tasks of the event loop run."""
 _NUMBER = re.compile("[1-9][0-9]{0,3}")
@@ -50,8 +50,8 @@ def highest_number(file: Path) -> int:
 def open_all(file: Path) -> list[int]:
     """Open ``links.jsonl`` and every rotated file for reading; return the descriptors, oldest file first.
 
-    Opened from the newest to the oldest: a rotation at the same time moves files up, so one can be met twice (and is
-    kept once) but not missed. Raises ``OSError`` where one can't be read.
+    Files are opened from the newest to the oldest: a rotation at the same time moves files up, so one can be found
+    twice (and is kept once) but not missed. Raises ``OSError`` where one can't be read.
     """
     found: dict[int, int] = {}
     last = highest_number(file)
@@ -93,7 +93,7 @@ def _inode(fd: int) -> int:
 
 
 def _ignore_gap() -> None:
-    """Stand in for a caller that doesn't ask about gaps."""
+    """Do nothing, for a caller that ignores gaps."""
 
 
 class Reader:
@@ -149,7 +149,7 @@ class Reader:
         inodes = list(map(_inode, fds))
         if self._inode in inodes:
             return self._keep_one(fds, inodes.index(self._inode) + 1)
-        # Rotated out or deleted meanwhile: continue after the newest of the files that were older than it.
+        # It was rotated out or deleted: continue after the newest of the files that were older than it.
         index = max((i + 1 for i, inode in enumerate(inodes) if inode in self._older), default=0)
         kept = self._keep_one(fds, index)
         if kept and index == 0 and len(inodes) > 1:

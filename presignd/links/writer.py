@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class LinksFile:
-    """``links.jsonl`` as the daemon writes it. One writer at a time (the ledger's lock ensures it), not re-entrant."""
+    """Writes ``links.jsonl``. There is one writer at a time (the ledger's lock ensures it), not re-entrant."""
 
     def __init__(self, config: LinksConfig) -> None:
         self._file = config.file
@@ -43,10 +43,10 @@ class LinksFile:
     def open(cls, config: LinksConfig, mark: LinksMark | None) -> tuple[LinksFile, Iterator[Link]]:
         """Open the file (made if missing, and its folder); return it with the links after the ledger's ``mark``.
 
-        A crash between the append and the ledger's commit leaves such links: their lines must not be written again,
-        so the caller records their versions as linked, with ``links_file.mark``. Without a mark, or when its file is
-        gone, that is every link there is, so they come one by one: consume them before the first append.
-        A torn last line is cut off. Raises ``UsageError`` for a file, folder or group that can't be used.
+        A crash between the append and the ledger's commit leaves such links: their lines must not be written again, so
+        the caller records their versions as linked, with ``links_file.mark``. Without a mark, or when its file is gone,
+        these are all links in the files, so they are yielded one by one: consume them before the first append. A torn
+        last line is cut off. Raises ``UsageError`` for a file, folder or group that can't be used.
         """
         links = cls(config)
         try:

@@ -1,7 +1,7 @@
 """The presign port: requests in, grants out. Both have a JSON form.
 
-Two presigners implement it: ``local`` signs with keys in this process, ``remote`` asks a broker over HTTP. A presigner
-signs and sends no request of a file to the store.
+Two presigners implement it: ``local`` signs with keys in this process, ``remote`` requests grants from a broker over
+HTTP. A presigner only signs; it sends no file to the store.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class GrantRequest:
     ``s3.checksums.HEADERS``), ``headers`` (the watch's, x-amz-* among them), ``if_none_match`` and ``if_match`` (an
     ETag). ``checksum_algorithm`` (CRC64NVME) and ``checksum_type`` (FULL_OBJECT) are those of an upload in parts, given
     when it is created; with ``checksum_mode`` (ENABLED) a HEAD is answered with the checksum. ``expires`` is in
-    seconds. ``date`` is the signing date (UTC), given to get the same URL again; None means now. ``public`` selects
-    the host name of links. ``part_number`` in a list asks for the parts after that one. ``version_id`` names a version
-    of the object, for a GET, a HEAD or a DELETE.
+    seconds. ``date`` is the signing date (UTC), given to get the same URL again; None means now. ``public`` selects the
+    host name of links. A list with ``part_number`` starts after that part. ``version_id`` names a version of the
+    object, for a GET, a HEAD or a DELETE.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -129,7 +129,7 @@ class Presigner(Protocol):
 
     @property
     def links(self) -> BrokerLinks | None:
-        """What makes stable links; None for a presigner that can't: those are a broker's."""
+        """The client for stable links; None for a presigner without a broker."""
         ...
 
     async def grant(self, requests: Sequence[GrantRequest]) -> list[Grant | Exception]:
@@ -137,7 +137,7 @@ class Presigner(Protocol):
         ...
 
     def now(self) -> datetime:
-        """Return the signer's time (UTC) as far as it is known: links are dated by it."""
+        """Return the signer's time (UTC), or this machine's if that is not known: links are dated by it."""
         ...
 
     async def prefix(self) -> str:
@@ -165,13 +165,13 @@ class Presigner(Protocol):
 
 
 def signs_checksum_fields(algorithms: Collection[str]) -> bool:
-    """Return whether a presigner of these algorithms signs ``checksum_mode`` and its like: an older broker doesn't."""
+    """Return whether a presigner of these algorithms signs ``checksum_mode`` and the like: older brokers don't."""
     return set(algorithms) > set(FIRST_CHECKSUMS)
 
 
 @cache
 def _requests() -> TypeAdapter[GrantRequest]:
-    """Return what writes requests; made when a broker needs it, as all its like take longer to make than a start."""
+    """Return the serializer of requests; made when a broker needs it, as it would slow down each start."""
     return TypeAdapter(GrantRequest)
 
 

@@ -30,7 +30,7 @@ TIMEOUT = 15.0
 """Seconds for one exchange, connecting included: signing takes milliseconds."""
 
 LEAST_BODY = 64 << 10
-"""Bytes of a response that are read at least; more if many grants were requested."""
+"""Limit on the bytes read of a response; it is higher if many grants were requested."""
 
 CONNECTIONS = 4
 _SHOWN = 200
@@ -67,7 +67,7 @@ class BrokerResponse:
 
 
 class BrokerClient:
-    """The client for one broker, with its token or a client certificate.
+    """The HTTP client for one broker, with its token or a client certificate.
 
     ``clock_offset`` is the broker's clock minus ours in seconds, by the Date of the last response (whole seconds).
     Raises ``UsageError`` for unusable TLS files.
@@ -107,7 +107,7 @@ class BrokerClient:
             self.clock_offset = (raw.date - self._clock()).total_seconds()
         if len(raw.body) >= most:
             raise fault("bad_broker", "its answer has no end")
-        # Searching all URLs of a batch takes long. Its other texts are refusals, which ``error_message`` redacts.
+        # Searching all URLs of a batch would take long. Its other texts are refusals, which ``error_message`` redacts.
         if (document is None or raw.status != OK) and self._echoes.are_in(raw.body.decode("latin-1")):
             raise fault("bad_broker", "its answer says the token again")
         response = BrokerResponse(raw.status, _parsed(raw.body), raw.date, raw.retry_after, _s3_code(raw))
@@ -139,7 +139,7 @@ class BrokerClient:
             return Response(response.status, {name.lower(): value for name, value in response.headers.items()}, body)
 
     def _headers(self) -> dict[str, str]:
-        """Return the token, and our clock: the broker's fleet page shows by how much they differ."""
+        """Return the headers: the token, and our clock, as the broker's fleet page shows the difference."""
         token, now = self._config.token, self._clock().astimezone(UTC)
         authorization = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
         return {"Date": format_datetime(now, usegmt=True), **authorization}
@@ -184,7 +184,7 @@ def refusal_of(response: BrokerResponse) -> Fault:
 
 
 def unusable(response: BrokerResponse) -> Fault:
-    """Return the fault for a response that is no answer to what was asked."""
+    """Return the fault for a response that does not answer the request."""
     if response.status == FORBIDDEN:
         return refusal_of(response)
     return fault("bad_broker", "its answer is not one to what it was asked")

@@ -1,4 +1,4 @@
-"""What came in by an invitation, over HTTP: waits for it at a broker, and acknowledges it."""
+"""The files of an invitation, over HTTP: wait for them at a broker, and acknowledge them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from presignd.runtime.heartbeat import resting
 from presignd.s3.limits import LARGEST_OBJECT, MAX_KEY
 
 WAIT = 30
-"""Seconds that the broker lets a call wait; it gives no more."""
+"""Most seconds that a broker lets a call wait."""
 TIMEOUT = WAIT + 15.0
 
 MOST = 1000
@@ -52,17 +52,17 @@ class Arrived(BaseModel):
 
 
 class BrokerInbox:
-    """Asks a broker for what came in by one invitation.
+    """Lists and acknowledges the files of one invitation at a broker.
 
-    Every method raises ``PresignerFault`` where the broker gives no usable answer, and ``no_inbox`` where it or the
-    token has no such invitation.
+    Every method raises ``PresignerFault`` if the broker gives no usable answer, and ``no_inbox`` if it or the token has
+    no such invitation.
     """
 
     def __init__(self, client: BrokerClient, invitation: str) -> None:
         self._client, self._invitation = client, invitation
 
     async def arrived(self, after: str, wait: int) -> tuple[list[Arrived], str]:
-        """Return what came in after ``after`` ("0": all that is not acknowledged), and the next ``after``.
+        """Return the files that came in after ``after`` ("0": all that are not acknowledged), and the next ``after``.
 
         Waits up to ``wait`` seconds if there is nothing.
         """
@@ -73,7 +73,7 @@ class BrokerInbox:
         return arrived_of(response.document, after)
 
     async def ack(self, refs: Sequence[str]) -> None:
-        """Take files off the list; those that are not on it are left out."""
+        """Take files off the list; those that are not on it are ignored."""
         for start in range(0, len(refs), MOST):
             ids = list(refs[start : start + MOST])
             response = await self._ask(f"/v1/inbox/{self._invitation}/ack", {"ids": ids}, LEAST_BODY)

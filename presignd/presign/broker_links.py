@@ -54,21 +54,21 @@ class IssuedLink(Told):
 
 
 class BrokerLinks:
-    """Asks a broker for stable links. ``me`` returns what it tells of the token; ``forget`` drops what is kept of that.
+    """Makes, revokes and lists stable links at a broker.
 
-    Every method raises ``PresignerFault`` where the broker gives no usable answer, and ``no_stable_links`` where it or
-    the token has none.
+    ``me`` returns its cached answer about the token; ``forget`` drops that. Every method raises ``PresignerFault`` if
+    the broker gives no usable answer, and ``no_stable_links`` if it or the token has none.
     """
 
     def __init__(self, client: BrokerClient, me: Callable[[], Awaitable[Me]], forget: Callable[[], None]) -> None:
         self._client, self._me, self._forget = client, me, forget
 
     async def root(self) -> str:
-        """Return the address below which the links are; "" where the broker or the token has none."""
+        """Return the address below which the links are; "" if the broker or the token has none."""
         return (await self._me()).links_root
 
     async def make(self, requests: Sequence[StableRequest]) -> list[StableLink | Fault]:
-        """Make links, or get those that have these ids already; a refused one has its ``Fault`` at its place."""
+        """Make links, or return those that already have these ids; a refused one has its ``Fault`` at its place."""
         root = await self._own_root()
         answers: list[StableLink | Fault] = []
         for start in range(0, len(requests), MOST):
@@ -100,7 +100,7 @@ class BrokerLinks:
             raise unusable(response)
 
     async def issued(self) -> AsyncIterator[list[IssuedLink]]:
-        """Yield the token's links, oldest first, a page at a time."""
+        """Yield the token's links in pages, oldest first."""
         await self._own_root()
         after: str | None = ""
         seen: set[str] = set()
@@ -117,7 +117,7 @@ class BrokerLinks:
     async def _own_root(self) -> str:
         root = await self.root()
         if not root:
-            self._forget()  # asked again next time: it may have them by then
+            self._forget()  # requested again next time: it may have them by then
             raise fault("no_stable_links", "the broker, or its token here, has none")
         return root
 
@@ -130,11 +130,11 @@ class BrokerLinks:
             raise
 
 
-# --- what is believed ---------------------------------------------------------------------------------
+# --- which answers are trusted ---------------------------------------------------------------------------------
 def judged(asked: StableRequest, answer: Any, root: str) -> StableLink | Fault:
-    """Return the link in a broker's answer, or the fault for a refusal or for an answer that is not believed.
+    """Return the link in a broker's answer, or the fault for a refusal or for an answer that is not trusted.
 
-    ``root`` is where the broker says that its links are: a link elsewhere, or with another id, is refused.
+    ``root`` is the broker's address of links: a link elsewhere, or with another id, is refused.
     """
     if not isinstance(answer, dict):
         return fault("bad_broker", "neither a link nor a refusal")

@@ -1,9 +1,9 @@
 """Signing credentials: find them, and renew them before they expire.
 
 The sources, in order: config, AWS_* and MINIO_* variables, the shared credentials file, web identity, container
-metadata, instance metadata. The first source that has anything is used; if it fails, no other is tried, as its keys
-would be a surprise. minio-py's provider asks the sources on the network; its errors may quote a token or a URL, so
-they are translated here. Every secret found is registered for redaction.
+metadata, instance metadata. The first source that has anything is used; if it fails, no other is tried, as the user
+would not expect its keys. minio-py's provider queries the sources on the network; its errors may quote a token or a
+URL, so they are translated here. Every secret found is registered for redaction.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def _instance() -> Credentials | None:
 
 
 def _ask(source: str, endpoint: str, *, before: str = "") -> Credentials:
-    """Ask minio-py's provider, which chooses the service by the same variables; ``before`` opens its fault's detail."""
+    """Query minio-py's provider, which picks the service by the same variables; ``before`` begins a fault's detail."""
     try:
         found = _retrieve(endpoint, _variable("AWS_DEFAULT_REGION"))
     except Exception as problem:  # noqa: BLE001 - urllib3's, json's, XML's errors, which may hold the token
@@ -234,11 +234,11 @@ def _ask(source: str, endpoint: str, *, before: str = "") -> Credentials:
 
 
 def _retrieve(endpoint: str, region: str) -> MinioCredentials:
-    """Ask the service that the environment names; ``endpoint`` and ``region`` may be "". Blocking.
+    """Query the service that the environment names; ``endpoint`` and ``region`` may be "".
 
-    The imports are a sixth of a daemon's start, and few hosts ask a service. The provider is a new one each time,
-    because it would return its old answer until ten seconds before the end. Its HTTP client gives up within ``WAIT``:
-    outside EC2 nothing answers at the metadata address.
+    Blocking. The imports take a sixth of a daemon's start, and few hosts use a service. A new provider is made each
+    time, because it would return its old answer until ten seconds before the end. Its HTTP client gives up within
+    ``WAIT``: outside EC2 nothing answers at the metadata address.
     """
     from minio.credentials.providers import IamAwsProvider  # noqa: PLC0415 - as said above
     from urllib3 import PoolManager, Retry, Timeout  # noqa: PLC0415 - as said above

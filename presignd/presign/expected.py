@@ -120,7 +120,7 @@ def _date(text: str) -> datetime:
 
 
 def _ends(request: GrantRequest, date: datetime, text: str) -> datetime:
-    """Return the URL's expiry. It must not be later than requested: others could use the URL meanwhile."""
+    """Return the URL's expiry. It must not be later than requested: others could use the URL until then."""
     if not _EXPIRES.fullmatch(text) or int(text) > min(request.expires, MAX_EXPIRES):
         raise _wrong("an expiry that was not asked for")
     try:

@@ -85,7 +85,7 @@ class LocalPresigner:
         return ""
 
     async def checksums(self) -> Collection[str]:
-        """Return every algorithm that S3 has a header for, here."""
+        """Return every algorithm for which S3 has a header."""
         return tuple(HEADERS)
 
     async def credential_expiry(self) -> datetime | None:
@@ -107,7 +107,7 @@ class LocalPresigner:
         return self._sign(asked, credentials, FALLBACK_REGION, self._clock(), headers={}, query={"location": ""})
 
     async def link_target(self, request: GrantRequest, query: Mapping[str, str]) -> Grant:
-        """Sign the target of a stable link: ``query`` has what the store shall answer with. Raises a ``Fault``."""
+        """Sign the target of a stable link: ``query`` overrides headers of the store's answer. Raises a ``Fault``."""
         credentials = await self.credentials.get()
         region = await self._region_of(request.bucket)
         whole = {**own_query(request), **query}
@@ -206,8 +206,8 @@ def local_presigner(config: PresignConfig, *, send: Send, clock: Callable[[], da
 def honest_expires(asked: int, date: datetime, ends: datetime | None) -> int:
     """Return the real lifetime of a request in seconds from ``date``.
 
-    It is the least of what was requested, 7 days, and the credential's rest. Raises ``no_credentials`` if the
-    credential expires within the first second.
+    It is the least of the requested lifetime, 7 days, and the credential's remaining lifetime. Raises
+    ``no_credentials`` if the credential expires within the first second.
     """
     expires = min(asked, MAX_EXPIRES)
     if ends is not None:
@@ -305,7 +305,7 @@ def _checksum(checksum: str) -> tuple[str, str]:
 
 
 def _checksum_headers(request: GrantRequest) -> dict[str, str]:
-    """Return the headers that choose an upload's checksum, or ask a HEAD for an object's."""
+    """Return the headers that choose an upload's checksum, or request an object's in a HEAD."""
     headers = {}
     for name, (operation, values) in _CHECKSUM_FIELDS.items():
         value = getattr(request, name)

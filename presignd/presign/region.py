@@ -62,13 +62,13 @@ def read_region(response: Response) -> str:
 
 
 async def find_region(bucket: str, sign: Callable[[str], Awaitable[Grant]], send: Send) -> FoundRegion:
-    """Ask the store for ``bucket``'s region; raise the ``Fault`` of an unreachable store."""
+    """Request ``bucket``'s region from the store; raise the ``Fault`` of an unreachable store."""
     response = await send(await sign(bucket), accept=ANSWERS)
     return FoundRegion(read_region(response), lasting=response.status != _NOT_FOUND)
 
 
 class RegionFinder:
-    """Caches each bucket's region. Callers that ask at the same time share one request.
+    """Caches each bucket's region. Concurrent callers share one request.
 
     ``known`` is the region if it is configured, else "".
     """
@@ -93,7 +93,7 @@ class RegionFinder:
         return await asyncio.shield(task)
 
     def forget(self, bucket: str) -> None:
-        """Ask again next time: the store refused the region (``wrong_region``)."""
+        """Request the region again next time: the store refused it (``wrong_region``)."""
         self._found.pop(bucket, None)
 
     async def _ask(self, bucket: str) -> str:

@@ -1,7 +1,7 @@
-"""The presigner that asks a broker, so that this process holds no storage keys.
+"""The presigner that requests grants from a broker, so that this process holds no storage keys.
 
-Requests made in one turn of the event loop go in one batch, and those made while a batch is under way go in the next.
-So a batch is as large as the work at hand, and no grant is requested before it is needed.
+Requests made in one turn of the event loop are sent in one batch, and those made while a batch is under way in the
+next. So batches grow with the load, and no grant is requested before it is needed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ LINK = "link"
 """The operation of a token that may have stable links."""
 
 PATIENCE, LEAST_PAUSE = 10.0, 0.1
-"""Seconds that Retry-After is obeyed here in all since the last grant, and at least for each."""
+"""Most seconds in total for which Retry-After is obeyed here since the last grant, and the least for each."""
 
 
 class Me(BaseModel):
@@ -164,7 +164,7 @@ class BrokerPresigner:
                 wanted.granted.set_result(answer)
 
     async def _failed(self, batch: list[_Wanted], problem: Exception) -> None:
-        """Fail the callers, but obey a short Retry-After first: a rate limit is not an outage."""
+        """Fail the callers, or first obey a short Retry-After: a rate limit is not an outage."""
         pause = _pause(problem)
         self._waited += pause
         if isinstance(problem, _TooMuch) or self._waited <= PATIENCE:
@@ -279,7 +279,7 @@ def _judged(expected: Expected, answer: Any, now: datetime) -> Grant | Exception
 def _is_older(expected: Expected, answer: Any) -> bool:
     """Return whether a broker refuses a checksum that ``/v1/me`` listed: it is older than the one that answered then.
 
-    Several brokers at one address, or one that was set back to an older version.
+    There are several brokers at one address, or one was downgraded.
     """
     asked = expected.request
     newer = (

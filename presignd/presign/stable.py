@@ -1,7 +1,7 @@
-"""Stable links: what is asked of a broker, and its answer. Pure.
+"""Stable links: the requests to a broker, and its answers.
 
-A stable link is a short address of the broker that redirects to the object until the link ends or is revoked
-(docs/broker.md). The asker chooses its id; asking again with the same id makes no second link.
+Pure. A stable link is a short address of the broker that redirects to the object until the link ends or is revoked
+(docs/broker.md). The client chooses its id; a second request with the same id makes no second link.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def id_in(address: str) -> str:
 
 
 def is_ref(text: str) -> bool:
-    """Return whether this has the form of a link's ref, which names it and does not open it."""
+    """Return whether this has the form of a link's ref, which names the link but does not open it."""
     return bool(_REF.fullmatch(text))
 
 
 def ref_of(link_id: str) -> str:
-    """Return the ref by which a broker calls the link with this id: the start of the id's SHA-256."""
+    """Return the ref of the link with this id: the start of the id's SHA-256."""
     return urlsafe_b64encode(sha256(link_id.encode()).digest()[:_REF_BYTES]).decode()
 
 
@@ -67,10 +67,10 @@ def in_utc(time: datetime) -> datetime:
 class StableRequest:
     """A stable link to make: of an object, or with ``version_id`` of that version.
 
-    ``size`` is bytes. ``filename`` and ``content_type`` are what a browser gets; ``inline`` lets it show the content
-    where the broker holds that for safe. ``expires_at`` (UTC) and ``max_downloads`` limit the link, None for no limit;
-    ``pin`` is asked of whoever opens it, "" for none. ``id`` and ``pin`` are secret. ``unit``: the object is the
-    manifest of a folder, and the link opens a page with its files.
+    ``size`` is bytes. ``filename`` and ``content_type`` are what a browser gets; ``inline`` lets it show the content if
+    the broker considers that safe. ``expires_at`` (UTC) and ``max_downloads`` limit the link, None for no limit;
+    ``pin`` must be given to open it, "" for none. ``id`` and ``pin`` are secret. ``unit``: the object is the manifest
+    of a folder, and the link opens a page with its files.
     """
 
     id: str = field(repr=False)
@@ -108,13 +108,13 @@ Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{0,64}$")]
 
 
 class Told(BaseModel):
-    """What a broker tells: it may tell more than is read, and no error repeats it."""
+    """A model of a broker's answer: unknown fields are ignored, and no error repeats a value."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
 
 class StableLink(Told):
-    """A link as the broker has it: what was recorded first, whatever was asked. ``url`` is secret, times are UTC."""
+    """A link as the broker recorded it first, whatever a later request says. ``url`` is secret, times are UTC."""
 
     url: str = Field(repr=False)
     expires_at: Time | None

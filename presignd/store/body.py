@@ -51,7 +51,7 @@ TURN = 0.2
 """Longest turn in seconds: progress is reported after each, so a stalled line is noticed."""
 
 SLOW, QUICK = 128 << 10, 4 << 20
-"""Bytes that may wait unsent in the kernel: on any line, and on one that took a whole turn's bytes in time.
+"""Most unsent bytes in the kernel: on any line, and on one that took a whole turn's bytes in time.
 
 The kernel wakes the thread when half of that is gone. With ``SLOW`` alone, or with a megabyte, a GiB took 0.1 to 0.2 s
 more of CPU on loopback than without a limit. A line that falls from 10 MB/s to the 70 kB/s at which 4 MiB take a minute
@@ -94,7 +94,7 @@ class FileBody(payload.Payload):
         """Send the whole body. Its length is fixed by the grant's signature."""
         size = self._size or 0
         # The last piece is always read, so that the end of the file is checked, and so that aiohttp sees the body's
-        # end: it takes a response before that for an early one, and hangs up.
+        # end: it considers a response before that early, and closes the connection.
         sent = await self._sendfile(writer, size - PIECE) if size >= LEAST_SENDFILE else 0
         piece = PIECE
         for done in range(sent, size, self._chunk):

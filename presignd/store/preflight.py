@@ -1,4 +1,4 @@
-"""What a store answers to a browser's preflight: whether a page of another origin may send a request (Fetch, 3.2)."""
+"""Test a store's answer to a browser's preflight: whether a page of another origin may send a request (Fetch, 3.2)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def preflight(
     *,
     timeout: float | None = None,
 ) -> list[str]:
-    """Ask as a browser does before it sends ``method`` with the grant's headers and ``more``; return what it misses."""
+    """Send a preflight for ``method`` with the grant's headers and ``more``; return what the answer lacks."""
     needed = sorted(name.lower() for name in (*grant.headers, *more) if name != "Content-Length")
     asked = {"Origin": origin, "Access-Control-Request-Method": method}
     asked["Access-Control-Request-Headers"] = ",".join(needed)
@@ -31,7 +31,7 @@ async def preflight(
 
 
 def preflight_problems(response: Response, method: str, needed: list[str], origin: str) -> list[str]:
-    """Return what a browser misses in the answer to its preflight."""
+    """Return what the answer to a preflight lacks."""
     if response.status // 100 != 2:  # noqa: PLR2004 - 2xx
         return [f"the preflight for {method} was answered with {response.status}"]
     problems = origin_problems(response.headers, origin)

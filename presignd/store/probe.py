@@ -1,8 +1,8 @@
 """The probe of a store: which parts of S3 it supports, found out with real requests on the check key.
 
-The daemon, ``presignd check`` and ``presignd broker check`` all ask here. Each fact has one method of ``Probe``; the
-callers choose the facts and put them into words. Another daemon may use the same check key and remove the object in
-between, so a missing object counts only after ``TRIES`` in a row.
+The daemon, ``presignd check`` and ``presignd broker check`` all use it. Each fact has one method of ``Probe``; the
+callers choose the facts and describe them. Another daemon may use the same check key and remove the object in between,
+so a missing object counts only after ``TRIES`` in a row.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ UNCHECKED = (
 """Codes of refusals of a right checksum: the store doesn't know the header, or a proxy drops it."""
 
 AUTO = "crc64nvme"
-"""The algorithm that upload.checksum = "auto" uses where it can: S3's own default, and far faster than MD5."""
+"""The algorithm that upload.checksum = "auto" prefers: S3's own default, and far faster than MD5."""
 
 CHECKSUM_MODE = "ENABLED"
 """With this x-amz-checksum-mode, a HEAD returns the object's checksum."""
@@ -145,7 +145,7 @@ class Probe:
 
     # --- facts: uploads ---------------------------------------------------------------------------
     async def support(self, *, in_parts: bool, checksum: str) -> Support:
-        """Return what uploads may rely on. ``checksum`` is ``upload.checksum``.
+        """Return what the store supports for uploads. ``checksum`` is ``upload.checksum``.
 
         A wrong MD5 is tried only if nothing else proves an upload.
         """
@@ -165,7 +165,7 @@ class Probe:
     async def choose(self, wanted: str, *, in_parts: bool) -> tuple[str, bool]:
         """Return the algorithm of each body for ``upload.checksum``, and whether the store verifies it.
 
-        A part carries only one, so there MD5 takes the place of one that is not proven. S3 has no SHA-256 of a whole
+        A part carries only one, so there MD5 replaces one that the store does not verify. S3 has no SHA-256 of a whole
         object in parts.
         """
         algorithm = AUTO if wanted == "auto" and native(AUTO) else wanted
@@ -320,7 +320,7 @@ class Probe:
         return bool(self._versions)
 
     async def remove(self) -> Remains:
-        """Remove the check object, or each version that was written; return what stays.
+        """Remove the check object, or each version that was written; return what is left.
 
         Versions that stay are hidden by a plain DELETE. If that is refused too, the object stays, and the next probe
         overwrites it.

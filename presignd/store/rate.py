@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from weakref import WeakValueDictionary
 
 BURST = 0.1
-"""Seconds' worth of bytes that may be sent at once, and the size of chunks under a limit."""
+"""Seconds for whose bytes the limit allows a burst; this is also the size of chunks under a limit."""
 
 
 class RateLimit:

@@ -1,4 +1,4 @@
-"""The store, reached by presigned requests: a presigner and the HTTP client, joined."""
+"""The store, reached by presigned requests: a presigner and the HTTP client together."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def signed_store(
     signer's clock, which is the broker's if there is one. Raises ``UsageError`` for unusable TLS files or credentials.
     """
     if presign.kind == "broker":
-        # It brings aiohttp, without which a daemon with its own keys starts a third sooner.
+        # It imports aiohttp, without which a daemon with its own keys starts a third sooner.
         from presignd.presign.broker_client import TIMEOUT, BrokerClient  # noqa: PLC0415 - as above
         from presignd.presign.remote import BrokerPresigner  # noqa: PLC0415 - as above
 

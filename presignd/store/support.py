@@ -35,7 +35,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """What uploads may rely on, for a PUT or for an upload in parts.
+    """What a store supports for a PUT, or for an upload in parts.
 
     ``if_none_match``, ``if_match``: the store honours the condition. ``checksum``: the algorithm of each body.
     ``proven``: the store refuses a wrong one and returns a right one; otherwise bodies carry Content-MD5 (too).
@@ -74,7 +74,7 @@ class Unsigned:
 
 @dataclass(frozen=True, slots=True)
 class Remains:
-    """What is left of the check object: the number of versions, and why."""
+    """The versions of the check object that are left: their number, and why."""
 
     versions: int = 0
     reason: str = ""

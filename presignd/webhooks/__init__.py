@@ -1,6 +1,6 @@
-"""Webhooks: tell other programs by signed POSTs (Standard Webhooks) what a daemon or a broker records.
+"""Webhooks: send the events of a daemon or a broker to other programs by signed POSTs (Standard Webhooks).
 
-``outbox`` is the port of what waits to be sent, with two implementations: ``presignd.ledger.outbox`` and
-``presignd.broker.state.outbox``. ``signature`` signs, ``sender`` sends one message once, ``schedule`` decides what
-follows, ``courier`` sends what waits for one webhook, and ``webhooks`` is all of it for one program.
+``outbox`` is the port of the messages that wait, with two implementations: ``presignd.ledger.outbox`` and
+``presignd.broker.state.outbox``. ``signature`` signs, ``sender`` sends one message once, ``schedule`` decides about
+retries, ``courier`` sends the messages of one webhook, and ``webhooks`` has all webhooks of one program.
 """

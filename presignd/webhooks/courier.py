@@ -1,7 +1,7 @@
-"""Sends what waits for one webhook: several messages at a time, those of one subject in their order.
+"""Sends the messages of one webhook: several at a time, those of one subject in order.
 
-A receiver that is slow or dead holds up nothing else: what waits is in the outbox, and only a few messages are here.
-One that takes nothing is probed by one message at a time.
+A receiver that is slow or dead holds up nothing else: messages wait in the outbox, and only a few are in memory. A
+receiver that accepts nothing is probed by one message at a time.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ AWAY_SECONDS = 5.0
 log = get_logger()
 
 Render = Callable[[Message, WebhookConfig], Awaitable[bytes]]
-"""Returns a message's body; the same one at each try."""
+"""Returns a message's body, the same at each try."""
 
 
 @dataclass
 class Standing:
-    """How a webhook does: when it last took a message, and since when, why and how often it fails."""
+    """The state of a webhook: when a message was last delivered, and since when, why and how often tries fail."""
 
     delivered_at: datetime | None = None
     failing_since: datetime | None = None
@@ -47,7 +47,7 @@ class Standing:
 class Courier:
     """Sends the messages of one webhook, until it is cancelled; none while the webhook is off.
 
-    ``look`` is the longest time in seconds between two looks for messages: shorter where other processes record some.
+    ``look`` is the longest time in seconds between two queries for messages: shorter if other processes record some.
     ``away`` is the pause in seconds after the outbox could not be reached.
     """
 
@@ -70,13 +70,13 @@ class Courier:
         self._more.set()
 
     async def run(self) -> None:
-        """Send what is due, for ever."""
+        """Send messages as they become due, until cancelled."""
         try:
             with alive(f"webhook {self.hook.name}"):
                 while True:
                     try:
                         await (self._turn() if self.standing.off_since is None else self._look_whether_on())
-                    except Away:  # whoever keeps the outbox logs that
+                    except Away:  # the outbox's database logs it
                         with resting():
                             await asyncio.sleep(self.away)
         finally:
@@ -96,7 +96,7 @@ class Courier:
             await self._rest(now)
 
     async def _look_whether_on(self) -> None:
-        """Wait, and ask whether the webhook was switched on: by another process, at a broker's state."""
+        """Wait, then check whether the webhook was switched on: by another process, in a broker's state."""
         await self._cancel()
         self._more.clear()
         with resting():
@@ -105,14 +105,14 @@ class Courier:
             self.note_on()
 
     def note_on(self) -> None:
-        """Take the webhook as on again, and log it."""
+        """Note that the webhook is on again, and log it."""
         self.standing.off_since, self.standing.problem = None, ""
         self.breaker = Breaker()
         log.info("webhook.on", webhook=self.hook.name)
         self.wake()
 
     async def _start_due(self, now: datetime) -> None:
-        """Begin to send what is due, as far as there is room."""
+        """Begin to send due messages, as many as there is room for."""
         here = {message.number for message in self._sending.values()}
         room = self.breaker.room(now) - len(here)
         for message in await self.outbox.due(self.hook.name, now, room, besides=here) if room > 0 else []:
@@ -148,7 +148,7 @@ class Courier:
 
     # --- what follows from a try ----------------------------------------------------------------------
     async def _settle(self, answers: Sequence[tuple[Message, Answer]]) -> None:
-        """Record what follows from tries, all in one change."""
+        """Record the outcomes of tries, all in one change."""
         done, later, given_up = list[int](), dict[int, datetime](), list[tuple[Message, Answer]]()
         for message, answer in answers:
             outcome, pause = self.schedule.judge(answer, message.tries + 1)
@@ -191,7 +191,7 @@ class Courier:
         log.error("webhook.gave_up", webhook=self.hook.name, **told, **_fields(answer))
 
     async def _abandon(self, answer: Answer) -> None:
-        """Give up what has waited for too long for a receiver that took nothing all the while."""
+        """Give up messages that have waited too long for a receiver that accepts nothing."""
         before = self.breaker.abandons_before(self.now())
         if before is not None and (dropped := await self.outbox.drop(self.hook.name, before)):
             self.standing.given_up += dropped
@@ -204,7 +204,7 @@ class Courier:
         log.error("webhook.off", webhook=self.hook.name, dropped=dropped, **_fields(answer))
 
     async def _cancel(self) -> None:
-        """Stop sending: what was not settled is sent again later, under the same id."""
+        """Stop sending: messages that are not settled are sent again later, under the same id."""
         for task in self._sending:
             task.cancel()
         await asyncio.gather(*self._sending, return_exceptions=True)
@@ -212,6 +212,6 @@ class Courier:
 
 
 def _fields(answer: Answer) -> dict[str, str]:
-    """Return what the log says of a try that failed."""
+    """Return the log's fields for a try that failed."""
     problem = answer.problem
     return {"error_code": problem.code, "error": problem.message, "fix": problem.fix}

@@ -1,4 +1,4 @@
-"""The port of what waits to be sent: recorded with the change it tells of, and deleted once it is delivered."""
+"""The port of webhooks' messages: each is recorded with the change that it reports, and deleted once delivered."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Away(Exception):
-    """The outbox can't be reached now; asking again later may work."""
+    """The outbox can't be reached now; a later try may work."""
 
 
 class Message(NamedTuple):
@@ -28,13 +28,13 @@ class Message(NamedTuple):
 
     @property
     def id(self) -> str:
-        """The ``webhook-id``: the same at each try, and at each webhook that is told of the event."""
+        """The ``webhook-id``: the same at each try, and for each webhook that gets the event."""
         told = repr((self.event, self.subject, self.at.timestamp(), sorted(self.data.items())))
         return f"msg_{sha256(told.encode()).hexdigest()[:32]}"
 
 
 class Hook(NamedTuple):
-    """What an outbox needs of a webhook: its name, the events that it wants, and the SHA-256 of its address."""
+    """A webhook as an outbox needs it: its name, the events that it wants, and the SHA-256 of its address."""
 
     name: str
     events: Sequence[str]
@@ -42,14 +42,14 @@ class Hook(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """What waits for a webhook: how many messages, since when, and when the next one is tried (UTC)."""
+    """The messages that wait for a webhook: how many, since when, and when the next one is tried (UTC)."""
 
     messages: int = 0
     oldest: datetime | None = None
     next_try: datetime | None = None
 
     def held_until(self, time: datetime | None) -> Waiting:
-        """Return the same where nothing is sent before ``time`` (None: nothing holds it up)."""
+        """Return this with a next try at ``time`` at the earliest (None: no limit)."""
         if time is None or self.next_try is None:
             return self
         return self._replace(next_try=max(time, self.next_try))
@@ -60,10 +60,10 @@ class Outbox(ABC):
 
     @abstractmethod
     async def configure(self, hooks: Sequence[Hook], now: datetime) -> dict[str, datetime]:
-        """Record from now on what ``hooks`` want; return those that are off, and since when.
+        """Record the events that ``hooks`` want from now on; return the webhooks that are off, and since when.
 
-        A webhook that is off stays off until ``switch_on``, or until its address changes. What waits for a webhook that
-        is not there any more is deleted.
+        A webhook that is off stays off until ``switch_on``, or until its address changes. Messages for a webhook that
+        is no longer configured are deleted.
         """
 
     @abstractmethod
@@ -79,23 +79,23 @@ class Outbox(ABC):
 
     @abstractmethod
     async def settle(self, done: Sequence[int], later: Mapping[int, datetime]) -> None:
-        """Delete messages that are ``done`` with; note a failed try of others, and when the next one is due."""
+        """Delete the messages in ``done``; note a failed try of those in ``later``, and when the next one is due."""
 
     @abstractmethod
     async def drop(self, webhook: str, before: datetime) -> int:
-        """Delete what was due before that time and was not sent since; return how many messages that were."""
+        """Delete the messages that were due before that time; return how many."""
 
     @abstractmethod
     async def has_failed(self, webhook: str) -> bool:
-        """Return whether a message waits that was tried before."""
+        """Return whether any waiting message was tried before."""
 
     @abstractmethod
     async def switch_off(self, hook: Hook, now: datetime) -> int:
-        """Record nothing more for a webhook, and delete what waits; return how many that were."""
+        """Record nothing more for a webhook, and delete its messages; return how many."""
 
     @abstractmethod
     async def switch_on(self, hook: Hook) -> None:
-        """Record again what a webhook wants."""
+        """Record the events that a webhook wants again."""
 
     @abstractmethod
     async def off_since(self, webhook: str) -> datetime | None:
@@ -103,4 +103,4 @@ class Outbox(ABC):
 
     @abstractmethod
     async def waiting(self) -> dict[str, Waiting]:
-        """Return what waits for each webhook for which anything does."""
+        """Return the waiting messages' numbers for each webhook that has any."""

@@ -1,7 +1,7 @@
-"""What follows from a try: for its message, and for the webhook as a whole. Pure.
+"""Decide what follows from a try: for its message, and for the webhook as a whole.
 
-The message is delivered, tried again later, given up, or its webhook is off. While a receiver takes nothing, the
-webhook's circuit breaker is open: one message at a time probes it, and the others wait.
+Pure. The message is delivered, tried again later or given up, or its webhook is switched off. While a receiver accepts
+nothing, the webhook's circuit breaker is open: one message at a time probes it, and the others wait.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from presignd.errors import Fault, fault
 PAUSES = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
 """Seconds after each failed try: Standard Webhooks' schedule, of ten tries over three days."""
 JITTER = 0.1
-"""The largest share by which a pause is longer, so that the messages of one outage do not return as one."""
+"""The largest share by which a pause is longer, so that the messages of one outage are not all retried at once."""
 LONGEST = 86400.0
-"""Seconds that a receiver's Retry-After may ask for, at most."""
+"""Longest Retry-After that is obeyed, in seconds."""
 
 AT_ONCE = 8
-"""Messages that are sent to one webhook at a time; and failed tries in a row that open its breaker."""
+"""Most messages that are sent to one webhook at a time, and failed tries in a row that open its breaker."""
 PROBES = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
-"""Seconds from each failed probe to the next one; the last for all that follow."""
+"""Seconds from each failed probe to the next one; the last value also for all that follow."""
 KEPT = timedelta(days=3)
-"""How long a message waits for a receiver that takes nothing all the while: as long as one that is tried."""
+"""How long a message waits for a receiver that accepts nothing: as long as one that is retried."""
 
 GONE = 410
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How one try ended: the HTTP ``status`` (0 without an answer), else ``why`` there is none, in words.
+    """The result of one try: the HTTP ``status`` or, without an answer (0), the reason ``why``, in words.
 
     ``retry_after`` and ``took`` are seconds.
     """
@@ -57,7 +57,7 @@ class Answer:
 
 
 class Outcome(Enum):
-    """What follows from one try."""
+    """What happens to a message after a try."""
 
     DELIVERED = "delivered"
     RETRY = "retry"
@@ -67,9 +67,9 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """The circuit breaker of one webhook: how many tries failed in a row, and what follows for all its messages.
+    """The circuit breaker of one webhook: how many tries failed in a row, and when messages may be sent.
 
-    ``since`` it is open, None while it is closed; nothing is sent before ``until``, then one message at a time.
+    It is open since ``since``, closed if that is None; nothing is sent before ``until``, then one message at a time.
     """
 
     in_a_row: int = 0
@@ -78,13 +78,13 @@ class Breaker:
     until: datetime | None = None
 
     def room(self, now: datetime) -> int:
-        """Return how many messages may be under way: fewer with each failure, so that an outage meets few."""
+        """Return how many messages may be sent at a time: fewer with each failure, so that an outage affects few."""
         if self.until is None:
             return max(1, AT_ONCE - self.in_a_row)
         return 1 if now >= self.until else 0
 
     def abandons_before(self, now: datetime) -> datetime | None:
-        """Return since when a message must have been due to be given up; None while none is for being old."""
+        """Return the time before which a message must have been due to be given up; None if none is."""
         return now - KEPT if self.since is not None and now - self.since >= KEPT else None
 
 
@@ -101,7 +101,7 @@ class Schedule:
     rng: random.Random = field(default_factory=random.Random)
 
     def judge(self, answer: Answer, tries: int) -> tuple[Outcome, float]:
-        """Return what follows from the latest of so many ``tries``, and the seconds until the next one."""
+        """Return the outcome of the latest of so many ``tries``, and the seconds until the next one."""
         if answer.is_delivered:
             return Outcome.DELIVERED, 0.0
         if answer.status == GONE:
@@ -113,7 +113,7 @@ class Schedule:
     def breaker(self, before: Breaker, answers: Sequence[Answer], now: datetime) -> Breaker:
         """Return the breaker after tries that ended: open after ``AT_ONCE`` failures in a row, or by a Retry-After.
 
-        A delivered message closes it, but ends no pause that a receiver asked for.
+        A delivered message closes it, but does not end a Retry-After.
         """
         failed = [answer for answer in answers if not answer.is_delivered]
         pausing = before.until is not None and now < before.until
@@ -121,7 +121,7 @@ class Schedule:
         if len(failed) < len(answers):
             breaker = replace(before, in_a_row=0, probes=0, since=None) if pausing else Breaker()
         pause = max(map(_wanted, failed), default=0.0)
-        if breaker.in_a_row >= AT_ONCE and not pausing:  # what was under way when it opened is no probe
+        if breaker.in_a_row >= AT_ONCE and not pausing:  # a try that began before the breaker opened is no probe
             pause = max(pause, self._longer(self.probes[min(breaker.probes, len(self.probes) - 1)]))
             breaker = replace(breaker, probes=breaker.probes + 1)
         if not pause:
@@ -134,5 +134,5 @@ class Schedule:
 
 
 def _wanted(answer: Answer) -> float:
-    """Return how many seconds a receiver wants to be left alone."""
+    """Return the seconds of an answer's Retry-After that are obeyed."""
     return min(answer.retry_after or 0.0, LONGEST)

@@ -1,4 +1,4 @@
-"""Sends one message once. Its address is a secret: no error and no log holds more of it than the host."""
+"""Sends one message once. The address is a secret: errors and logs hold only its host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from presignd.webhooks.signature import key_of, signed_headers
 TIMEOUT = 15.0
 """Seconds for one try, connecting included."""
 MOST_READ = 16 << 10
-"""Bytes of an answer that are read, so that its connection can be used again; they are not looked at."""
+"""Most bytes of an answer that are read (and ignored), so that its connection can be reused."""
 
 
 class Sender:
@@ -41,7 +41,7 @@ class Sender:
         return await self._ask("POST", URL(self._url, encoded=True), now, data=body, headers=headers)
 
     async def reach(self) -> Answer:
-        """Ask the receiver's host for its options, which no receiver takes for a message; the path is not sent."""
+        """Send an OPTIONS request, which no receiver takes for a message, to its host; the path is not sent."""
         return await self._ask("OPTIONS", URL(self._url, encoded=True).origin(), utcnow())
 
     async def _ask(self, method: str, url: URL, now: datetime, **request: Any) -> Answer:

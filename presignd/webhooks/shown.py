@@ -1,4 +1,4 @@
-"""The JSON of how webhooks do: times are RFC 3339 in UTC, and of an address only the host is in it."""
+"""The JSON of webhooks' states: times are RFC 3339 in UTC, and only the host of an address is in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Document = dict[str, Any]
 
 
 def of_webhook(found: WebhookView) -> Document:
-    """Render how one webhook does."""
+    """Render the state of one webhook."""
     waiting, standing = found.waiting, found.standing
     return {
         "name": found.name,

@@ -1,4 +1,4 @@
-"""All webhooks of one program: what is recorded for them, who sends it, and how they do."""
+"""All webhooks of one program: record their events, send their messages, and show their state."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from presignd.webhooks.courier import Courier, Render, Standing
 
 LOOK_SECONDS = 60.0
-"""The longest time between two looks for messages, where only this process records some."""
+"""The longest time between two queries for messages, if only this process records some."""
 TEST = "webhook.test"
 LEAST_PATH = 12
-"""Characters of an address's path and query from which these alone are searched for in the log."""
+"""Least length of an address's path and query at which these, without the host, are redacted in the log."""
 
 log = get_logger()
 
@@ -38,7 +38,7 @@ Prepared: TypeAlias = "list[Courier]"
 
 
 class WebhookView(NamedTuple):
-    """How one webhook does, for people. ``host`` is all that is shown of its address."""
+    """The state of one webhook, for people. ``host`` is all that is shown of its address."""
 
     name: str
     host: str
@@ -47,7 +47,10 @@ class WebhookView(NamedTuple):
 
 
 class Webhooks:
-    """Sends what an outbox holds, to the webhooks of the configuration in effect. ``render`` makes a message's body."""
+    """Sends the messages of an outbox to the webhooks of the configuration in effect.
+
+    ``render`` makes a message's body.
+    """
 
     def __init__(
         self,
@@ -65,11 +68,11 @@ class Webhooks:
         self._changed = asyncio.Event()
 
     def prepare(self, webhooks: Sequence[WebhookConfig]) -> Prepared:
-        """Return what ``switch`` takes: all that may fail. Raises ``UsageError`` for an unusable CA file."""
+        """Prepare webhooks for ``switch``, which can't fail. Raises ``UsageError`` for an unusable CA file."""
         return [self._courier(webhook) for webhook in webhooks]
 
     async def switch(self, prepared: Prepared) -> None:
-        """Record and send from now on for these webhooks; those that did not change go on as they are."""
+        """Record and send for these webhooks from now on; those that did not change continue."""
         off = await self._outbox.configure([courier.hook for courier in prepared], self._now())
         for courier in prepared:
             courier.standing.off_since = off.get(courier.hook.name)
@@ -81,7 +84,7 @@ class Webhooks:
         known = self._couriers.get(webhook.name)
         if known is not None and known.webhook == webhook:
             return known
-        # It brings aiohttp, which a daemon without webhooks loads later.
+        # It imports aiohttp, which a daemon without webhooks loads later.
         from presignd.webhooks.courier import Courier  # noqa: PLC0415 - as above
         from presignd.webhooks.sender import Sender  # noqa: PLC0415 - as above
 
@@ -91,7 +94,7 @@ class Webhooks:
         return Courier(webhook, hook, self._outbox, self._render, sender, self._schedule, self._now, self._look)
 
     async def run(self) -> None:
-        """Send what waits, for ever."""
+        """Send the messages, until cancelled."""
         while True:
             self._changed.clear()
             async with looping() as loops:
@@ -121,7 +124,7 @@ class Webhooks:
 
     # --- for people -----------------------------------------------------------------------------------
     async def overview(self) -> list[WebhookView]:
-        """Return how each webhook does, in the configuration's order. Another broker may have switched one off."""
+        """Return the state of each webhook, in the configuration's order. Another broker may have switched one off."""
         if not self._couriers:
             return []
         waiting = await self._outbox.waiting()
@@ -169,7 +172,7 @@ class Webhooks:
 
 
 def hook_of(webhook: WebhookConfig) -> Hook:
-    """Return what an outbox needs of a webhook."""
+    """Return a webhook as an outbox needs it."""
     address = sha256(webhook.url.get_secret_value().encode()).digest()
     return Hook(webhook.name, webhook.events, address)
 
