@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trustme
 
-from presignd.broker.state.links import Links, NewLink, hash_of
+from presignd.broker.state.links import Links, NewLink, hash_of, ref_of
 from presignd.broker.state.outbox import StateOutbox
 from presignd.broker.state.sqlite import SqliteDatabase
 from presignd.config import LogConfig, WebhookConfig
@@ -289,6 +289,15 @@ async def test_a_backlog_at_a_broker_waits_for_no_lease(ledger: Ledger, chat: Re
     await links.put([NewLink(name, *terms) for name in names])
     for name in names:
         await links.open(name, NOW)
+    others = asyncio.Event()
+
+    async def text(message: Message, _: WebhookConfig) -> bytes:
+        if message.subject == ref_of(names[0]):
+            await others.wait()
+        return told(message)
+
+    courier.render = text
     async with delivering(courier, chat, 60):
-        pass
+        await until(lambda: len(chat.taken()) == 59)
+        others.set()
     await database.close()
