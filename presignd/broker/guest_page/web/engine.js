@@ -57,7 +57,7 @@ export class Engine {
     const taken = new Set(this.uploads.map(({ path }) => path));
     let count = 0;
     for (const { file, path } of found) {
-      const known = this.uploads.find((each) => plan.isSame(each, told({ file, path })));
+      const known = plan.uploadOf(this.uploads, told({ file, path }));
       if (known && known.state !== "absent" && known.state !== "failed") continue;
       const upload = known ?? fresh(file, path, plan.freePath(path, taken));
       count += 1;

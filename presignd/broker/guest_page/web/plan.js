@@ -161,6 +161,20 @@ export function sentOf(upload) {
 export const isSame = (upload, found) =>
   upload.chosen === found.path && upload.size === found.size && upload.modified === found.modified;
 
+/** The upload of a file that was chosen: one that waits for it, else any. A file of a folder may be chosen alone: then
+ * its path lacks the folder's.
+ * @param {Upload[]} uploads @param {{ path: string, size: number, modified: number }} found @returns {Upload | undefined} */
+export function uploadOf(uploads, found) {
+  const { path, size, modified } = found;
+  const isPartOf = (/** @type {Upload} */ upload) =>
+    upload.size === size && upload.modified === modified && upload.chosen.endsWith(`/${path}`);
+  return (
+    uploads.find((upload) => (upload.state === "absent" || upload.state === "failed") && isSame(upload, found)) ??
+    uploads.find((upload) => upload.state === "absent" && isPartOf(upload)) ??
+    uploads.find((upload) => isSame(upload, found))
+  );
+}
+
 /** A path that no other file of the list has: cameras and clipboards give each picture the same name.
  * @param {string} path @param {Set<string>} taken @returns {string} name~2.ext, as the daemon names them */
 export function freePath(path, taken) {

@@ -171,6 +171,28 @@ test("a file is known again by its path, size and time", () => {
   }
 });
 
+test("a file of a folder that was chosen alone is the one that waits for it", () => {
+  const found = { path: "a.bin", size: 40 * MIB, modified: 1 };
+  const inFolder = (given) => upload({ path: "x/y/a.bin", chosen: "x/y/a.bin", state: "absent", ...given });
+  const one = inFolder();
+  assert.equal(plan.uploadOf([inFolder({ modified: 2 }), one, inFolder()], found), one);
+  const own = upload({ state: "done" });
+  assert.equal(plan.uploadOf([own, one], found), one, "what is there already needs it no more");
+  for (const state of ["waiting", "paused", "done", "failed"]) {
+    assert.equal(plan.uploadOf([inFolder({ state })], found), undefined, `${state}: another file may have this name`);
+  }
+  assert.equal(plan.uploadOf([one], { ...found, path: "y/a.bin" }), one, "a folder below, too");
+  assert.equal(plan.uploadOf([one], { ...found, path: "z/a.bin" }), undefined);
+});
+
+test("what was chosen with its path is that very file first", () => {
+  const found = { path: "a.bin", size: 40 * MIB, modified: 1 };
+  const [other, own] = [upload({ chosen: "x/a.bin", state: "absent" }), upload({ state: "failed" })];
+  assert.equal(plan.uploadOf([other, own], found), own);
+  const sent = upload({ state: "waiting" });
+  assert.equal(plan.uploadOf([sent], found), sent);
+});
+
 test("a path that is taken gets a number, as the daemon gives it", () => {
   const taken = new Set(["a.txt", "a~2.txt", "b", "x.d/c", ".hidden"]);
   assert.deepEqual(
