@@ -29,6 +29,7 @@ from presignd.broker.webhook_commands import WebhookCommands
 from presignd.broker.webhook_messages import webhooks_of
 from presignd.config import PresignConfig, UploadConfig
 from presignd.errors import PresigndError, PresignerFault, Unavailable, UsageError
+from presignd.pages.html import count
 from presignd.pages.serving import running
 from presignd.presign.local import LocalPresigner
 from presignd.runtime import heartbeat
@@ -259,7 +260,7 @@ class Broker:
         broken = f", {len(self.tokens.broken)} token files refused" if self.tokens.broken else ""
         broken += ", not all folders of tokens can be read" if self.tokens.unlisted else ""
         phase = "draining, " if self.api.draining else ""
-        return f"{phase}{self.tokens.count} tokens{broken}, {self.api.in_flight} requests in flight"
+        return f"{phase}{count(self.tokens.count, 'token')}{broken}, {count(self.api.in_flight, 'request')} in flight"
 
 
 def _restart_needed(before: BrokerConfig, config: BrokerConfig) -> list[str]:

@@ -21,6 +21,7 @@ from presignd.config.addresses import parse_listen
 from presignd.config.signing import is_in_clear
 from presignd.errors import Fault, PresigndError, UsageError
 from presignd.pages.access import load_token, readable_by_others
+from presignd.pages.html import count
 from presignd.presign import Operation
 from presignd.presign.local import LocalPresigner
 from presignd.s3.limits import CHECK_NAME
@@ -90,7 +91,7 @@ async def _links_results(config: BrokerConfig, places: set[tuple[str, str]]) -> 
     else:
         place = "PostgreSQL" if config.state.url else str(config.state.path)
         links = sum(each.all for each in alive.values())
-        yield ok("state", f"{place}, {links} links and {len(invitations)} invitations that open")
+        yield ok("state", f"{place}, {count(links, 'link')} and {count(len(invitations), 'invitation')} that open")
         places |= {(each.new.bucket, each.new.prefix) for each in invitations}
         for name in off:
             yield off_result(name, "presignd broker webhook")
@@ -105,7 +106,8 @@ def shared_origins(config: BrokerConfig) -> list[tuple[str, str, str]]:
         danger = "a page in the bucket could open links and read what they show"
         found.append(("the store's address", danger, "give links.url a name of its own"))
     if name in api_origins(config.broker):
-        danger = "one name for links and for tokens"
+        is_local = name.startswith("http://") and not is_in_clear(name)
+        danger = "one name for links and for tokens" + (", and links open on this machine alone" if is_local else "")
         found.append(("the API's address", danger, "give links.url a name of its own, and broker.url the API's"))
     return found
 

@@ -9,7 +9,7 @@ from presignd.cli import help_of, loop, show
 from presignd.cli.ask import ask_once
 from presignd.cli.guard import guarded
 from presignd.cli.options import AsJson, ConfigFile
-from presignd.errors import ExitCode
+from presignd.errors import CODES, ExitCode
 
 Named = Annotated[str, typer.Argument(metavar="NAME", help="Its name or address; not needed where there is only one.")]
 
@@ -37,7 +37,8 @@ def end_with_test(found: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         show.document(found)
     else:
-        how = f"delivered ({found['status']})" if found["delivered"] else f"not delivered: {found['error']}"
+        why = (found["error"] or "").removeprefix(f"{CODES['webhook_failed'].cause}: ")
+        how = f"delivered ({found['status']})" if found["delivered"] else f"not delivered: {why}"
         show.result(f"{found['webhook']}: {how}, {found['ms']} ms")
     if not found["delivered"]:
         raise SystemExit(ExitCode.UNAVAILABLE)

@@ -236,22 +236,21 @@ class Finder:
 
     def unknown(self, named: Named) -> Refused:
         """Return the refusal of a path that the ledger doesn't know, with the reason if there is one."""
-        path = os.fsdecode(named.asked)
-        why = self.why(named.place, None)
-        if not named.place.watch:
-            return Refused(f"{path}: {why}", fix="presignd status lists those; presignd put uploads others")
+        reason = self.why_unknown(named)
+        return Refused(f"{os.fsdecode(named.asked)}: {reason.message}", fix=reason.fix)
+
+    def why_unknown(self, named: Named) -> Refused:
+        """Return the same for where the path is shown already."""
+        watch, why = named.place.watch, self.why(named.place, None)
+        if not watch:
+            return Refused(why, fix="presignd status lists those; presignd put uploads others")
         if why == FOLDERS_ONLY:
-            return Refused(
-                f"{path}: there is no link to it: {why}",
-                fix="presignd status lists what a folder waits for; presignd put uploads a single file",
-            )
+            fix = "presignd status lists what a folder waits for; presignd put uploads a single file"
+            return Refused(f"there is no link to it: {why}", fix=fix)
         if why:
-            return Refused(
-                f"{path}: the watch {named.place.watch} ignores it: {why}", fix="presignd put uploads it all the same"
-            )
+            return Refused(f"the watch {watch} ignores it: {why}", fix="presignd put uploads it all the same")
         return Refused(
-            f"{path}: the watch {named.place.watch} does not know it",
-            fix="it is missing, is no regular file, or was not seen yet",
+            f"the watch {watch} does not know it", fix="it is missing, is no regular file, or was not seen yet"
         )
 
 

@@ -186,7 +186,7 @@ class Responder:
             return
         if self.view.started_at is None:
             raise Unavailable(f"wait: {_files(len(pending))} pending, and no daemon runs", fix="presignd run")
-        raise TimedOut(f"wait: {_files(len(pending))} still pending", fix="presignd status shows what blocks them")
+        raise TimedOut(f"wait: {_files(len(pending))} still pending", fix="presignd status shows why")
 
     # --- links --------------------------------------------------------------------------------------
     async def _link(self, request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:

@@ -182,7 +182,7 @@ class Verification:
         """Return the item of a path that was named: also what is ignored or unknown has a result."""
         place, version = named.place, named.version
         if version is None and not await self._is_there(place):
-            return Item(place, None, unchecked(self._finder.unknown(named)))
+            return Item(place, None, unchecked(self._finder.why_unknown(named)))
         if version and version.state is State.IGNORED:
             return Item(place, version, unchecked(Refused(NOT_SENT, fix="presignd put uploads it all the same")))
         return Item(place, version)

@@ -277,6 +277,12 @@ async def test_a_folder_that_is_away_is_not_checked(faulty_s3: FaultyS3, tmp_pat
         assert "make the folder" in found["problems"][0]["fix"]
 
 
+async def test_the_reason_for_a_path_in_no_watch_does_not_repeat_the_path(faulty_s3: FaultyS3, tmp_path: Path) -> None:
+    async with uploaded(tmp_path, faulty_s3, faulty_s3.bucket, {}) as daemon:
+        (found,) = (await verified(daemon, str(tmp_path / "elsewhere"))).values()
+    assert (found["outcome"], found["why"]) == ("unchecked", "it is in no watched folder")
+
+
 async def test_a_file_that_was_put_from_elsewhere_is_its_clients_to_open(faulty_s3: FaultyS3, tmp_path: Path) -> None:
     async with uploaded(tmp_path, faulty_s3, faulty_s3.bucket, {}) as daemon:
         elsewhere = tmp_path / "elsewhere"
