@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,6 +72,8 @@ class FakeLinks(LinkRequests):
         self.listed: list[IssuedLink] = []
         self.away: Fault | None = None
         self.revocations = Revocations()
+        self.elsewhere: set[str] = set()
+        """Refs of links that were revoked elsewhere."""
 
     async def fresh(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
         assert by_uid >= 0
@@ -88,6 +90,11 @@ class FakeLinks(LinkRequests):
             raise self.away
         self.asked.append(named)
         await self.revocations.note(named, self._file)
+
+    async def _revoked(self, refs: Collection[str]) -> Collection[str]:
+        if self.away:
+            raise self.away
+        return self.elsewhere & {*refs}
 
     async def issued(self) -> AsyncGenerator[list[IssuedLink], None]:
         yield self.listed

@@ -276,6 +276,12 @@ _LINKS: dict[str, Any] = {
                     "description": "The next of the answer before; nothing, or empty, for the first ones.",
                     "schema": {"type": "string", "pattern": "^([A-Za-z0-9_-]{16})?$"},
                 },
+                {
+                    "name": "refs",
+                    "in": "query",
+                    "description": "Refs, with commas between them: then only the links that have one of these.",
+                    "schema": {"type": "string"},
+                },
             ],
             "responses": {"200": _answer("Up to 1,000 of them.", "LinkList")} | _refusals(404, *_OF_LINKS),
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ class Terms:
 
 
 class Revocations:
-    """Which of the latest links in ``links.jsonl`` were revoked since the start, by their refs."""
+    """Which of the latest links in ``links.jsonl`` are known to be revoked, by their refs."""
 
     def __init__(self) -> None:
         self._refs: set[str] = set()
@@ -54,6 +54,14 @@ class Revocations:
             return
         links = await asyncio.to_thread(last_links, file, LATEST)
         self._refs |= {_ref(link) for link in links if named.items() <= link.items()}
+
+    def unknown(self, links: Iterable[Mapping[str, Any]]) -> set[str]:
+        """Return the refs of those stable links that are not known to be revoked."""
+        return {ref for link in links if (ref := _ref(link))} - self._refs
+
+    def learn(self, refs: Iterable[str]) -> None:
+        """Note what a broker tells to be revoked."""
+        self._refs |= {*refs}
 
     def has(self, link: Mapping[str, Any]) -> bool:
         """Return whether a link, as ``links.jsonl`` has it, was revoked. A presigned one can't be."""
@@ -112,6 +120,14 @@ class LinkRequests:
         by = {} if by_uid is None else {"by_uid": by_uid}
         log.info("link.revoked", **by, **{name: value for name, value in named.items() if name != "id"})
         await self.revocations.note(named, self._in_effect.config.links.file)
+
+    async def look(self, links: Iterable[Mapping[str, Any]]) -> None:
+        """Ask the broker which of these links of ``links.jsonl`` were revoked: elsewhere, or before the start."""
+        if refs := self.revocations.unknown(links):
+            self.revocations.learn(await self._revoked(refs))
+
+    async def _revoked(self, refs: Collection[str]) -> Collection[str]:
+        return await self._in_effect.stable_links().revoked(refs)
 
     async def issued(self) -> AsyncGenerator[list[IssuedLink], None]:
         """Yield the stable links of the broker's token, oldest first, a page at a time."""

@@ -21,6 +21,8 @@ class Pace:
     """That a client waits for a snapshot."""
     sample: float = 2.0
     """Between two looks at the uploads' progress."""
+    links: float = 30.0
+    """Between two questions to the broker which links of an open page were revoked."""
     idle: float = 15.0
     """That a connection may be idle, and a request's head may take."""
     restart: float = 30.0

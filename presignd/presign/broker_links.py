@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -98,6 +98,16 @@ class BrokerLinks:
         response = await self._ask("/v1/links/revoke", named, 0)
         if response.status != NO_CONTENT:
             raise unusable(response)
+
+    async def revoked(self, refs: Collection[str]) -> set[str]:
+        """Return which of the token's links with these ``refs`` were revoked, whoever did it."""
+        await self._own_root()
+        response = await self._ask(f"/v1/links?refs={','.join(sorted(refs))}", None, MOST)
+        if response.status != OK:
+            raise unusable(response)
+        # An older broker answers with the first page of all.
+        links, _ = page_of(response.document)
+        return {link.ref for link in links if link.ref in refs and link.state == "revoked"}
 
     async def issued(self) -> AsyncIterator[list[IssuedLink]]:
         """Yield the token's links in pages, oldest first."""

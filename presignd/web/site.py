@@ -80,10 +80,12 @@ class StatusSite(Site[Snapshot]):
 
     def document(self, snapshot: Snapshot, *, full: bool) -> str:
         """Return the whole page; ``full`` with links and buttons."""
+        self._snapshots.look_at(snapshot.links)
         return page.document(snapshot, full=full)
 
     def live(self, snapshot: Snapshot, *, full: bool) -> Parts:
         """Return each section and the headline."""
+        self._snapshots.look_at(snapshot.links)
         return page.live(snapshot, full=full)
 
     # --- for other programs ---------------------------------------------------------------------

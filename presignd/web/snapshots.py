@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from presignd.control.documents import overview
 from presignd.control.links import LATEST
-from presignd.errors import Unavailable
+from presignd.errors import Fault, Unavailable
 from presignd.links import last_links
 from presignd.system.clock import utcnow
 from presignd.web.page import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from presignd.control.view import View
     from presignd.model import Link
@@ -83,6 +84,8 @@ class Snapshots:
         self._last: Snapshot | None = None
         self._next = 0.0
         self._taking: asyncio.Task[Snapshot] | None = None
+        self._next_look = 0.0
+        self._looking: asyncio.Task[None] | None = None
 
     def hear(self, link: Link) -> None:
         """Count a new link."""
@@ -136,11 +139,23 @@ class Snapshots:
         """Take a new snapshot next time: something was changed."""
         self._next = 0.0
 
+    def look_at(self, links: Sequence[dict[str, Any]]) -> None:
+        """Have the broker asked, now and then, which links on an open page were revoked: a later snapshot shows it."""
+        if time.monotonic() >= self._next_look and (self._looking is None or self._looking.done()):
+            self._next_look = time.monotonic() + self._pace.links
+            self._looking = asyncio.create_task(self._look(links), name="look at links")
+
+    async def _look(self, links: Sequence[dict[str, Any]]) -> None:
+        with suppress(Fault):  # shown as they were known
+            await self._view.links.look(links)
+            self.stale()
+
     async def close(self) -> None:
-        """Cancel a snapshot that is being taken."""
-        if self._taking is not None:
-            self._taking.cancel()
-            await asyncio.gather(self._taking, return_exceptions=True)
+        """Cancel a snapshot that is being taken, and what the broker is asked."""
+        tasks = [task for task in (self._taking, self._looking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _minute(time: float) -> int:

@@ -231,6 +231,14 @@ async def test_a_link_is_revoked_by_its_ref(links: Links) -> None:
         assert await links.revoke_ref("scanner-1", wrong, NOW) == []
 
 
+async def test_a_token_finds_its_own_links_by_their_refs(links: Links) -> None:
+    one, _, foreign = await links.put([a_link("one"), a_link("other"), a_link("foreign")._replace(token="scanner-2")])
+    wrong = ("", "short", "\u00fc" * 16, "A" * 16)
+    found = await links.of_refs("scanner-1", (one.ref, foreign.ref, *wrong))
+    assert [link.ref for link in found] == [one.ref]
+    assert await links.of_refs("scanner-1", wrong) == []
+
+
 async def test_all_links_to_an_object_are_revoked(links: Links) -> None:
     elsewhere = a_link("two", bucket="other")
     await links.put([a_link("one"), elsewhere, a_link("three")])

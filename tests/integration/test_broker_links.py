@@ -222,6 +222,19 @@ def test_a_link_is_revoked_by_its_id_its_ref_or_its_object(broker: Broker, bucke
     assert (status, again["state"]) == (200, "revoked")
 
 
+def test_a_token_asks_for_the_links_that_it_names(broker: Broker, bucket: str) -> None:
+    own = broker.token("asker", bucket, operations=OPERATIONS)
+    other = broker.token("stranger", bucket, operations=OPERATIONS)
+    first, second, _ = (made(broker, own, bucket=bucket, key=f"asker/{n}") for n in range(3))
+    foreign = made(broker, other, bucket=bucket, key="stranger/a")
+    broker.call("/v1/links/revoke", own, {"ref": first["ref"]})
+    named = ",".join((first["ref"], second["ref"], foreign["ref"], "x"))
+    status, answer, _ = broker.call(f"/v1/links?refs={named}", own)
+    states = {link["ref"]: link["state"] for link in answer["links"]}
+    assert (status, answer["next"], states) == (200, None, {first["ref"]: "revoked", second["ref"]: "alive"})
+    assert broker.call("/v1/links?refs=", own)[1]["links"] == []
+
+
 def test_another_token_revokes_nothing(broker: Broker, token: str, bucket: str) -> None:
     link = made(broker, token, bucket=bucket, key="one/mine")
     thief = broker.token("thief", bucket, prefix="one/", operations=OPERATIONS)

@@ -282,6 +282,21 @@ async def test_what_revokes_a_files_links_leaves_later_ones_and_presigned_ones_o
     assert ">revoked<" not in shown
 
 
+@pytest.mark.parametrize("pace", [Pace(snapshot=0.0, links=0.0)])
+async def test_a_link_that_was_revoked_elsewhere_is_shown_so_once_the_broker_tells(page: Page) -> None:
+    link, cookies = page.add_link("a.txt", url=STABLE, lives=None), await page.log_in()
+    links = page.view.links
+    links.elsewhere, links.away = {ref_of("x" * 22)}, fault("presigner_unreachable")
+    assert link.url in (await page.ask("/", cookies=cookies))[1]
+    links.away = None
+
+    shown = ""
+    async with asyncio.timeout(10):
+        while ">revoked<" not in shown:
+            shown = (await page.ask("/", cookies=cookies))[1]
+    assert link.url not in shown
+
+
 async def test_a_link_is_revoked_without_javascript_and_one_that_is_not_stays(page: Page) -> None:
     link = page.add_link("a.txt", url=STABLE)
     given: dict[str, Any] = {"cookies": await page.log_in(), "headers": {"Origin": page.root, **HTML}}

@@ -129,6 +129,10 @@ async def test_a_link_opens_the_file_under_its_name_until_it_is_revoked(site: Si
         assert revoked.has(line)
         async with browser.get(URL(address, encoded=True), headers=host, allow_redirects=False) as gone:
             assert gone.status == 410
+    async with site.daemon() as daemon:
+        assert not daemon.view.links.revocations.has(line)
+        await daemon.view.links.look([line])
+        assert daemon.view.links.revocations.has(line), "after a restart the broker tells it"
 
 
 async def test_other_content_has_its_own_link_in_the_file_beside_it(site: Site) -> None:

@@ -113,17 +113,24 @@ class LinkCalls:
 
     @_needing_state
     async def listed(self, request: web.Request) -> web.Response:
-        """List a token's links, ``PAGE`` at a time."""
+        """List a token's links, ``PAGE`` at a time, or those with some refs."""
         token = self._linking(self.calls.authenticated(request))
-        after = request.query.get("after", "")
+        refs = request.query.get("refs")
         with self.calls.answering(request):
-            try:
-                found = await self.links.of_token(token.name, after=after, limit=PAGE)
-            except LookupError:
-                raise Rejected(404, "unknown_link", 'after: give the "next" of the answer before') from None
+            if refs is None:
+                found, more = await self._page(token, request.query.get("after", ""))
+            else:
+                found, more = await self.links.of_refs(token.name, refs.split(",")), None
         now = utcnow()
-        more = found[-1].ref if len(found) == PAGE else None
         return as_json({"links": [asking.shown(link, end_of(link, token), now) for link in found], "next": more})
+
+    async def _page(self, token: TokenConfig, after: str) -> tuple[list[Link], str | None]:
+        """Return one page of a token's links, and what the next page is after."""
+        try:
+            found = await self.links.of_token(token.name, after=after, limit=PAGE)
+        except LookupError:
+            raise Rejected(404, "unknown_link", 'after: give the "next" of the answer before') from None
+        return found, found[-1].ref if len(found) == PAGE else None
 
     @_needing_state
     async def delete(self, request: web.Request) -> web.Response:

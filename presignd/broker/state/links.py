@@ -6,7 +6,7 @@ A limit holds even if many open a link at once, because the statement that count
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -38,6 +38,7 @@ _TAKE_BACK = (
 _SPEND = f"{_COUNT}, pin_tries = 0 WHERE id = ?1 AND {_LEFT} AND {_ALIVE} RETURNING {_ALL}"
 _TRY = pin_try("links")
 _LIST = f"SELECT {_ALL} FROM links WHERE token = ?1 AND n > ?2 ORDER BY n LIMIT ?3"  # noqa: S608
+_NAMED = f"SELECT {_ALL} FROM links WHERE token = ?1 AND id >= ?2 AND id <= ?3"  # noqa: S608
 _NUMBER = "SELECT n FROM links WHERE token = ?1 AND id >= ?2 AND id <= ?3"
 _REVOKE = "UPDATE links SET revoked_at = ?2 WHERE token = ?1 AND revoked_at IS NULL"
 _ALIVE_OF_EACH = (
@@ -173,6 +174,11 @@ class Links:
         """
         number = await self._number(token, after) if after else 0
         return [_link(row) for row in await self._database.fetch(_LIST, token, number, limit)]
+
+    async def of_refs(self, token: str, refs: Iterable[str]) -> list[Link]:
+        """Return those of a token's links that have one of these refs."""
+        named = [(token, *each) for ref in refs if (each := named_by(ref))]
+        return [_link(row) for rows in await self._database.fetch_each(_NAMED, named) for row in rows]
 
     async def _number(self, token: str, ref: str) -> int:
         named = named_by(ref)

@@ -171,6 +171,16 @@ async def test_the_list_is_read_to_its_end() -> None:
     assert [path for path, _ in broker.asked] == ["/v1/links", "/v1/links?after=r-_"]
 
 
+async def test_of_the_links_that_were_asked_for_those_that_were_revoked_are_told() -> None:
+    broker = Broker()
+    links = [listed("a", state="revoked"), listed("b"), listed("c", state="revoked")]
+    broker.answers = [answer({"links": links, "next": "c"}), answer({}, 403)]
+    assert await broker.links.revoked({"b", "a"}) == {"a"}, "an older broker tells of others"
+    assert broker.asked == [("/v1/links?refs=a,b", None)]
+    with pytest.raises(PresignerFault):
+        await broker.links.revoked({"a"})
+
+
 @pytest.mark.parametrize(
     "document",
     [
