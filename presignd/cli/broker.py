@@ -301,6 +301,7 @@ def _tokens(config: Path) -> Tokens:
 
 
 def _tokens_of(config: BrokerConfig) -> Tokens:
+    log.setup(config.log.model_copy(update={"level": "critical"}))  # the command says itself which files are wrong
     return Tokens(config.file, config.broker.token_files, config.tokens)
 
 
@@ -336,19 +337,19 @@ def revoke_command(
         unknown = "; ".join(tokens.unreadable())
         more = f" in the files that can be read; these can't: {unknown}" if unknown else ""
         raise Refused(f"there is no token {name!r}{more}", fix="see presignd broker token list")
+    if found.links.url and not keep_links:
+        show.say(f"revoked its links: {links}")
 
 
 def _revoke_links(config: BrokerConfig, name: str) -> int:
     """Revoke a token's links; without it they do not open, but they would for another token of its name."""
     try:
-        revoked = with_state(config, lambda state: Links(state).revoke_token(name, utcnow()))
+        return with_state(config, lambda state: Links(state).revoke_token(name, utcnow()))
     except Unavailable as away:
         raise Unavailable(
             f"{away.message}; its links do not open while no token has this name",
             fix=f"before another token is called {name}, run this again when the state is back",
         ) from None
-    show.say(f"revoked its links: {revoked}")
-    return revoked
 
 
 def _add(to: typer.Typer, name: str, command: Callable[..., Any]) -> None:

@@ -61,6 +61,21 @@ def test_tokens_are_made_listed_and_revoked_by_commands(broker: Broker) -> None:
     assert command("token", "revoke", "made", "-c", broker.file).returncode == 4
 
 
+def test_a_command_says_once_which_token_files_are_wrong(broker: Broker) -> None:
+    """A broker logs it; a person gets a line."""
+    file = broker.folder / "tokens.d" / "wrong.toml"
+    file.write_text('[[token]]\nname = "wrong"\n')
+    try:
+        listed = command("token", "list", "-c", broker.file)
+        assert listed.returncode == 2
+        assert {line.split(": ")[:2][1] for line in listed.stderr.splitlines()} == {str(file)}
+        refused = command("token", "revoke", "none", "-c", broker.file)
+        assert (refused.returncode, refused.stderr.count("\n")) == (4, 1)
+        assert str(file) in refused.stderr
+    finally:
+        file.unlink()
+
+
 def test_a_token_of_the_environment_is_listed_and_only_a_restart_without_it_revokes_it(broker: Broker) -> None:
     secret = new_token()
     broker.secrets.append(secret)
