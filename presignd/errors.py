@@ -351,8 +351,8 @@ CODES: dict[str, Code] = {
     "inbox_failed": Code(
         RetryFault,
         "the inbox's folder can't be written",
-        "make the folder, and give the daemon's user write permission on it and on the folders in it; presignd tries "
-        "again",
+        "make the folder, and give the daemon's user write permission on it and on the folders in it (under systemd "
+        "also ReadWritePaths=, see docs/inbox.md); presignd tries again",
     ),
     "wrong_bytes": Code(
         RetryFault,
