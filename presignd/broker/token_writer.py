@@ -39,7 +39,7 @@ def without(text: str, name: str) -> str:
     except tomllib.TOMLDecodeError:
         same = False
     if not same:
-        raise UsageError(f"token.{name}: its block can't be told from the rest", fix="take it out by hand")
+        raise UsageError(f"token.{name}: its block can't be separated from the rest", fix="take it out by hand")
     return after
 
 

@@ -59,5 +59,5 @@ CHECKS = (
 
 
 def local_checks() -> tuple[Check, ...]:
-    """Return the checks that send nothing beyond this machine (``--offline``)."""
+    """Return the checks that send nothing to other machines (``--offline``)."""
     return tuple(check for check in CHECKS if not check.remote)

@@ -65,7 +65,7 @@ async def context_of(config: Config) -> AsyncIterator[Context]:
 class Check:
     """A check: a function that yields results. A ``Fault`` that it raises becomes a failed result.
 
-    ``needs`` names the checks without which this one would find nothing new.
+    ``needs`` names the checks that must succeed first.
     """
 
     name: str
@@ -95,7 +95,7 @@ def failed(name: str, fault: Fault, *, doing: str = "") -> CheckResult:
 
 
 def untried(name: str, fault: Fault) -> CheckResult:
-    """Return the warning for a fact that ``fault`` kept from being found out."""
+    """Return the warning for a fact that could not be found out because of ``fault``."""
     return warn(name, f"could not be tried: {fault.message}", fault.fix, code=fault.code)
 
 

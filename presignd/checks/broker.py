@@ -36,7 +36,7 @@ UNSIGNED_FIX = "give the store its keys; a mock server that checks no signature 
 
 
 async def check_broker(config: BrokerConfig) -> AsyncIterator[CheckResult]:
-    """Check the parts of a broker in order; raise nothing that is expected."""
+    """Check the parts of a broker in order; raise no expected error."""
     for warning in config.warnings:
         yield warn("config", warning)
     yield ok("config", str(config.file or "from the environment alone"))
@@ -66,7 +66,7 @@ async def check_broker(config: BrokerConfig) -> AsyncIterator[CheckResult]:
 
 
 async def _links_results(config: BrokerConfig, places: set[tuple[str, str]]) -> AsyncIterator[CheckResult]:
-    """Check the state, and that nothing else is served under the name of the links.
+    """Check the state, and that the links' host name serves nothing else.
 
     Adds to ``places`` the bucket and the prefix of each open invitation.
     """
@@ -100,7 +100,7 @@ async def _links_results(config: BrokerConfig, places: set[tuple[str, str]]) -> 
 
 
 def shared_origins(config: BrokerConfig) -> list[tuple[str, str, str]]:
-    """Return what shares the links' origin, why that is dangerous, and what to do."""
+    """Return what shares the origin of links, why that is dangerous, and what to do."""
     name, found = config.links.url, []
     if name in {config.store.endpoint, config.store.public_endpoint}:
         danger = "a page in the bucket could open links and read what they show"
@@ -168,7 +168,7 @@ async def _store_results(store: SignedStore, tokens: Iterable[TokenConfig]) -> A
 
 
 async def _prefix_results(prefix: str, probe: Probe, *, multipart: bool) -> list[CheckResult]:
-    """Write, read and remove a prefix's check object, and try what a store should refuse."""
+    """Write, read and remove a prefix's check object, and send requests that a store should refuse."""
     name = f"bucket {prefix}"
     try:
         await probe.write_and_find()

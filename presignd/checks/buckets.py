@@ -1,6 +1,6 @@
 """The buckets, with real presigned requests: rights, content, signatures, headers, conditions, checksums, parts.
 
-``store.probe`` finds out the facts; here they are put into words.
+``store.probe`` finds out the facts; this module describes them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _BucketCheck:
 
     @property
     def locked(self) -> str:
-        """The end of the lock that the bucket puts on objects; "" if it puts none."""
+        """The end of the lock that the bucket sets on objects; "" if it sets none."""
         return locked_until(self._there) if self._there else ""
 
     async def round_trip(self) -> CheckResult:

@@ -16,7 +16,8 @@ from presignd.store.signed import SignedStore
 
 BODY = b"presignd"
 METHODS = ("PUT", "POST", "DELETE")
-"""What guests send beside GET: a file or a part, the begin and the end of an upload in parts, its abort."""
+"""The methods that guests send besides GET: PUT (a file or a part), POST (create and complete an upload), DELETE (abort
+it)."""
 EXPIRES = 300
 CONDITION = ("If-None-Match",)
 
@@ -44,7 +45,7 @@ async def cors_result(store: SignedStore, bucket: str, prefix: str, origin: str)
 
 
 def answer_problems(response: Response, origin: str) -> list[str]:
-    """Return what a browser misses in the answer to a PUT: a page can read only exposed headers."""
+    """Return what the answer to a PUT lacks for a browser: a page can read only exposed headers."""
     problems = origin_problems(response.headers, origin)
     if not lists(response, "access-control-expose-headers", "etag"):
         problems.append("Access-Control-Expose-Headers lacks ETag, without which no upload in parts can be ended")

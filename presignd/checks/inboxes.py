@@ -1,4 +1,4 @@
-"""Inboxes: whether their folders can be written, and whether the broker lists what came in by their invitations."""
+"""Check inboxes: whether their folders can be written, and whether the broker lists their invitations' files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _written(inbox: InboxConfig) -> CheckResult:
 
 
 async def check_invitations(context: Context) -> AsyncIterator[CheckResult]:
-    """Ask the broker for the list of each inbox; nothing is taken off it."""
+    """Request each inbox's list from the broker, without acknowledging files."""
     for inbox in context.config.inboxes:
         yield await _listed(context, inbox)
 

@@ -165,7 +165,7 @@ async def check_events(context: Context) -> AsyncIterator[CheckResult]:
 
 
 def events_result(watch: WatchConfig) -> CheckResult:
-    """Return the source of events for a watch's folder. Scans find what events miss."""
+    """Report the source of events for a watch's folder. Scans find what events miss."""
     source, why = source_of(watch)
     if source == "polling":
         return ok(f"events {watch.name}", f"scanned every {watch.poll_interval:g} s: {why}")

@@ -1,4 +1,4 @@
-"""The presigner: where its credentials come from, what a broker's token may do, and whose clock is right."""
+"""Check the presigner: the source of its credentials, what a broker's token may do, and the clocks."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ async def check_credentials(context: Context) -> AsyncIterator[CheckResult]:
 
 
 async def check_clock(context: Context) -> AsyncIterator[CheckResult]:
-    """Compare the signer's clock with the store's Date, which refusals have too; and ours with a broker's.
+    """Compare the signer's clock with the store's Date, which refusals have, too; and ours with a broker's.
 
-    Without a watch there is no bucket to ask for: an inbox has what it fetches signed by a broker.
+    Without a watch there is no bucket for a request: a broker signs what an inbox fetches.
     """
     for watch in context.config.watches[:1]:
         probe = await context.bucket(watch).new_probe()
@@ -79,10 +79,10 @@ def judge_clock(offset: float | None, *, here: str = "this machine", there: str 
 
 
 def judge_token(config: Config, me: Me, now: datetime) -> Iterator[CheckResult]:
-    """Compare what a broker says of its token with what the watches need. Pure; ``now`` is UTC."""
+    """Compare a broker's answer about its token with what the watches need. Pure; ``now`` is UTC."""
     yield _token(config.presign.url, me, now)
     if not config.watches:
-        return  # what inboxes need is asked for by their own check
+        return  # inboxes have a check of their own
     if lacking := [operation for operation in NEEDED if me.lacks(operation)]:
         yield fail("operations", f"the token lacks {', '.join(lacking)}", CODES["not_allowed"].fix, code="not_allowed")
     elif me.lacks(Operation.MULTIPART_CREATE):

@@ -1,4 +1,4 @@
-"""Trust: symlinks, hard links and folders by which other users could mislead the daemon."""
+"""Check trust: symlinks, hard links and folders by which other users could mislead the daemon."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROTECTED_HARDLINKS = Path("/proc/sys/fs/protected_hardlinks")
 
 
 async def check_trust(context: Context, *, hardlinks: Path = PROTECTED_HARDLINKS) -> AsyncIterator[CheckResult]:
-    """Report what other users could change under the daemon; nothing if all is safe."""
+    """Report paths that other users could replace; nothing if all are safe."""
     for result in await asyncio.to_thread(lambda: [*trust_results(context.config), *hard_links(hardlinks)]):
         yield result
 

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from presignd.webhooks.sender import Sender
 
 BY_A_PROXY = {502: "bad gateway", 503: "unavailable", 504: "gateway timeout"}
-"""What a proxy answers if the receiver behind it is away."""
+"""Statuses of a proxy whose receiver is away."""
 
 
 async def check_webhooks(context: Context) -> AsyncIterator[CheckResult]:
-    """Check that each webhook's CA file can be used, and that none is off; yield nothing where that is so."""
+    """Check that each webhook's CA file can be used, and that none is off; yield only problems."""
     webhooks = context.config.webhooks
     off = await asyncio.to_thread(_addresses_off, context.config.ledger.path) if webhooks else {}
     for webhook in webhooks:
@@ -45,7 +45,7 @@ async def check_webhooks(context: Context) -> AsyncIterator[CheckResult]:
 def _addresses_off(folder: Path) -> dict[str, bytes]:
     """Read which webhooks are off from the ledger in ``folder``, also while a daemon has it open.
 
-    Says none where that can't be read: why is told by the check of the ledger.
+    Returns none if the ledger can't be read: the check of the ledger reports why.
     """
     file = DatabaseFile(folder / FILE, LEDGER)
     try:
@@ -58,7 +58,7 @@ def _addresses_off(folder: Path) -> dict[str, bytes]:
 
 
 def off_result(name: str, command: str = "presignd webhook") -> CheckResult:
-    """Return the warning for a webhook that is off; ``command enable`` is what switches it on."""
+    """Return the warning for a webhook that is off; ``command enable`` switches it on."""
     fix = f"if its receiver is there again: {command} enable {name}"
     return warn(f"webhook {name}", "is off, as its receiver answered 410 (gone)", fix)
 
@@ -70,7 +70,7 @@ async def check_receivers(context: Context) -> AsyncIterator[CheckResult]:
 
 
 async def receiver_results(webhooks: Sequence[WebhookConfig], command: str = "presignd webhook") -> list[CheckResult]:
-    """Return whether the hosts of ``webhooks`` answer; ``command test`` is what sends a message to one."""
+    """Return whether the hosts of ``webhooks`` answer; ``command test`` sends a message to one."""
     return await asyncio.gather(*(_receiver_result(webhook, command) for webhook in webhooks))
 
 

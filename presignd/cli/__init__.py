@@ -36,7 +36,7 @@ COMMANDS = {
     "webhook": ("presignd.cli.webhook:app", "Try a webhook, or switch it on again."),
     "health": (
         "presignd.cli.short_commands:health_command",
-        "Tell by the exit code whether the daemon works.",
+        "Show by the exit code whether the daemon works.",
     ),
     "broker": ("presignd.cli.broker:app", "Sign requests for uploaders without keys, and make their tokens."),
     "config": ("presignd.cli.config:config_command", "Show the effective configuration and where it came from."),

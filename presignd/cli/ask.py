@@ -1,6 +1,6 @@
-"""Requests to the daemon over its control socket; without a daemon, this process opens the ledger and answers them.
+"""Send requests to the daemon over its control socket; without a daemon, open the ledger and answer them here.
 
-``asking(config_path)`` finds out which, and yields an ``Asker`` for any number of requests, concurrent ones too;
+``asking(config_path)`` finds out which, and yields an ``Asker`` for any number of requests, concurrent ones, too;
 ``ask_once`` is for a single one.
 """
 
@@ -38,14 +38,14 @@ class Asker(Protocol):
 
 
 class Remote:
-    """The daemon at one socket; ``ledger`` names the ledger that it must have, "" any."""
+    """The daemon at one socket; ``ledger`` names the ledger that it must have, "" means any."""
 
     def __init__(self, path: Path, ledger: str = "") -> None:
         self.path = path
         self._ledger = {"ledger": ledger} if ledger else {}
 
     async def ask(self, request: Request, fds: Sequence[int] = ()) -> Documents:
-        """Ask over a connection of its own."""
+        """Send the request over a connection of its own."""
         try:
             sock = await opened(lambda: reach(self.path, os.environ), socket.socket.close)
         except OSError as error:
@@ -62,7 +62,7 @@ class Local:
         self._responder = responder
 
     async def ask(self, request: Request, fds: Sequence[int] = ()) -> Documents:
-        """Answer with the daemon's code."""
+        """Answer by the code that the daemon uses."""
         async with contextlib.aclosing(self._responder.answer(request, Peer.me(), fds)) as answers:
             async for answer in answers:
                 yield answer
@@ -71,7 +71,7 @@ class Local:
 async def ask_once(request: Request, config_path: Path | None = None) -> dict[str, Any]:
     """Return the answer to one request; raises ``PresigndError``.
 
-    ``Unavailable`` when no daemon can be reached and the ledger can't be opened here either.
+    ``Unavailable`` means that no daemon can be reached and the ledger can't be opened here either.
     """
     async with asking(config_path) as asker:
         return await last_answer(asker, request)
@@ -113,7 +113,7 @@ async def ask_daemon(request: Request, config_path: Path | None = None) -> dict[
 
 
 async def _find(config_path: Path | None) -> tuple[Remote | None, Config | None, Unavailable | None]:
-    """Return the daemon; without one, the configuration to do without, and why a daemon that is there is closed."""
+    """Return the daemon; without one, the configuration to use here, and why an existing daemon is not accessible."""
     config = None
     places = find_sockets(os.environ)
     if config_path is not None:
@@ -168,7 +168,7 @@ async def _is_meant(remote: Remote) -> bool:
 
 
 def _configuration(closed: Unavailable | None) -> Config:
-    """Load the configuration; where that fails, prefer to report a socket that is closed to us, or named and silent."""
+    """Load the configuration; if that fails, rather report a socket that is closed to us, or named and silent."""
     try:
         return _load(None)
     except UsageError as error:

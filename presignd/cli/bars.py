@@ -18,7 +18,7 @@ COUNT = ("BarColumn", "MofNCompleteColumn", "TimeRemainingColumn")
 
 @contextlib.contextmanager
 def progress(columns: Sequence[str]) -> Iterator[Progress | None]:
-    """Show progress bars with these columns; None where stderr is no terminal."""
+    """Show progress bars with these columns; yield None if stderr is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -57,7 +57,7 @@ MaxLinkExpires = Annotated[
 MaxStableLink = Annotated[
     str, typer.Option("--max-stable-link", metavar="DURATION", help='How long its stable links live, e.g. "90d".')
 ]
-KeepLinks = Annotated[bool, typer.Option("--keep-links", help="Its stable links go on to open.")]
+KeepLinks = Annotated[bool, typer.Option("--keep-links", help="Keep its stable links open.")]
 Rate = Annotated[str, typer.Option("--rate", metavar="RATE", help='How many grants it may ask for, e.g. "200/s".')]
 Certificate = Annotated[
     str, typer.Option("--certificate", metavar="NAME", help="The name of a client certificate that works in its place.")
@@ -139,7 +139,7 @@ def _entry(result: "CheckResult") -> dict[str, str]:
 
 
 def health_command(config: BrokerFile = SYSTEM_FILE) -> None:
-    """Tell by the exit code whether the broker runs.
+    """Show by the exit code whether the broker runs.
 
     Ends with 0 if so, with 3 if it does not answer within 5 s.
 
@@ -342,7 +342,7 @@ def revoke_command(
 
 
 def _revoke_links(config: BrokerConfig, name: str) -> int:
-    """Revoke a token's links; without it they do not open, but they would for another token of its name."""
+    """Revoke a token's links: they do not open without it, but would again for a new token of this name."""
     try:
         return with_state(config, lambda state: Links(state).revoke_token(name, utcnow()))
     except Unavailable as away:

@@ -1,7 +1,7 @@
-"""What commands share that use a broker's state: they ask the running broker, or open the state themselves.
+"""Helpers of commands that use a broker's state: send requests to the running broker, or open the state here.
 
-Several processes can use the state: SQLite's file, and PostgreSQL anyway. A running broker sees a change at its next
-look.
+Several processes can use the state, in SQLite or PostgreSQL. A running broker sees a change when it next reads the
+state.
 """
 
 import socket
@@ -33,7 +33,7 @@ def ask_broker(
     system_file: Path = SYSTEM_FILE,
     system_socket: Path = SYSTEM_SOCKET,
 ) -> Document:
-    """Return the running broker's answer, else what this process answers ``here``; raise ``PresigndError``.
+    """Return the running broker's answer, else this process's own by ``here``; raise ``PresigndError``.
 
     The service is found without its configuration, which only root and its user may read.
     """

@@ -1,6 +1,6 @@
 """``presignd broker webhook``: list a broker's webhooks, send one a test message, switch one on again after a 410.
 
-A running broker is asked over its control socket. Without one, the command opens the state itself.
+A running broker answers over its control socket. Without one, the command opens the state itself.
 """
 
 from pathlib import Path
@@ -62,7 +62,7 @@ def ask(request: dict[str, Any], file: Path) -> dict[str, Any]:
     """Return the running broker's answer, else this process's own; raise ``PresigndError``."""
 
     async def here(config: BrokerConfig, database: Database) -> dict[str, Any]:
-        log.setup(config.log.model_copy(update={"level": "critical"}))  # the command says itself what happens
+        log.setup(config.log.model_copy(update={"level": "critical"}))  # the command itself reports what happens
         webhooks = webhooks_of(StateOutbox(database))
         try:
             await webhooks.switch(webhooks.prepare(config.webhooks))

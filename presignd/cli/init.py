@@ -111,7 +111,7 @@ def set_up(target: Path, answers: Answers, *, exists: bool) -> int:
 
 
 def set_up_both(target: Path, answers: Answers, *, exists: bool) -> int:
-    """Write the configurations of broker and daemon, check all that needs no running broker; return the exit code."""
+    """Write the configurations of broker and daemon, and check what needs no running broker; return the exit code."""
     from presignd.cli.broker import check as check_broker  # noqa: PLC0415 - help must be fast
 
     file = beside.broker_file(target)
@@ -119,7 +119,7 @@ def set_up_both(target: Path, answers: Answers, *, exists: bool) -> int:
     try:
         write(target, render(answers, group=links_group(target)), replace=exists)
     except BaseException:
-        file.unlink()  # nothing uses it, and the next try would refuse to replace it
+        file.unlink()  # unused, and the next try would refuse to replace it
         raise
     show.say(f"wrote {file} and {target}")
     code = check_broker(file) or check(target, offline=True)
@@ -130,7 +130,7 @@ def set_up_both(target: Path, answers: Answers, *, exists: bool) -> int:
 
 
 def start_command(target: Path, unit: Path = UNIT) -> str:
-    """Return the command that starts a daemon with ``target``: the service, where it is installed and reads that."""
+    """Return the command that starts a daemon with ``target``: the service's, if that is installed and reads it."""
     if target == SYSTEM_FILE and (is_packaged() or unit.exists()):
         return "systemctl enable --now presignd"
     return f"presignd run -c {target}"
@@ -157,7 +157,7 @@ def default_file() -> Path:
 def ask_all(broker: str = "", *, with_broker: bool = False, offer_one: bool = False) -> Answers:
     """Ask every question on stderr; each answer is checked before the next question.
 
-    ``with_broker`` asks for the links of a broker beside, ``offer_one`` whether there shall be one.
+    ``with_broker`` asks about the links of a new local broker, ``offer_one`` whether to set one up.
     """
     from presignd.config.addresses import parse_endpoint  # noqa: PLC0415 - help must be fast
     from presignd.config.rules import check_bucket  # noqa: PLC0415 - as above

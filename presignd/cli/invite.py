@@ -1,6 +1,6 @@
 """``presignd broker invite``: make, list, show and revoke invitations.
 
-A running broker is asked over its control socket. Without one, the command opens the state itself.
+A running broker answers over its control socket. Without one, the command opens the state itself.
 """
 
 from pathlib import Path

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Document = dict[str, Any]
     Stream = AsyncGenerator[Document, None]
 
-GAP = "links were lost to rotation before they were read here; going on with the oldest left (raise links.keep)"
+GAP = "links were lost to rotation before they were read here; continuing with the oldest left (raise links.keep)"
 AWAY = "no daemon is running; waiting for it"
 RETRY_SECONDS = 1.0
 LOOK_SECONDS = 5.0
@@ -97,7 +97,7 @@ def _require_command(command: list[str], *, asked: bool) -> None:
 
 
 async def _pass_on(links: Stream, progress: Progress, take: Callable[[Document], Awaitable[None]]) -> None:
-    """Pass each link to ``take``, and move the cursor past it once ``take`` returns."""
+    """Pass each link to ``take``, and move the cursor past the link once ``take`` returns."""
     try:
         async with contextlib.aclosing(links):
             async for answer in links:
@@ -139,7 +139,7 @@ class LinkStream:
                 await asyncio.sleep(LOOK_SECONDS if ended else RETRY_SECONDS)
 
     async def _round(self) -> Stream:
-        """Ask once; with ``follow`` a daemon that has stopped is not a failure."""
+        """Send the request once; with ``follow`` a daemon that has stopped is not a failure."""
         try:
             async with contextlib.aclosing(self._ask()) as answers:
                 async for answer in answers:
@@ -153,7 +153,7 @@ class LinkStream:
             self._away = True
 
     async def _ask(self) -> Stream:
-        """Ask the daemon for all links, or without a daemon read one page here."""
+        """Get all links from the daemon or, without one, read one page here."""
         async with asking(self._config) as asker:
             self._reached, self._away = True, False
             remote = isinstance(asker, Remote)
@@ -187,7 +187,7 @@ def _printing(*, as_json: bool) -> Callable[[Document], Awaitable[None]]:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """CMD: runs for one link after the other, with the link's JSON on stdin and nothing of it in the arguments."""
+    """CMD: run it for one link after the other, with the link's JSON on stdin and nothing of it in the arguments."""
 
     command: list[str]
     again: bool
@@ -230,7 +230,7 @@ def pause_after(failures: int) -> float:
 
 
 class Progress:
-    """How far the links were read, kept in the cursor file if there is one.
+    """The position up to which links were read, kept in the cursor file if there is one.
 
     With ``durable`` the file is written after every link; otherwise twice a second and at the end, because a link
     printed twice after a crash does no harm.

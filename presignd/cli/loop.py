@@ -1,4 +1,4 @@
-"""Runs one coroutine as a command, on uvloop where the platform has it."""
+"""Run one coroutine as a command, on uvloop if the platform has it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LEFT_SECONDS = 0.5
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run ``work`` to its end and return what it returns; Ctrl-C cancels it and raises KeyboardInterrupt.
 
-    A thread that still hashes a file then is not waited for: the process ends without it.
+    The process does not wait for a thread that still hashes a file.
     """
     try:
         with asyncio.Runner(loop_factory=_factory()) as runner:
@@ -56,7 +56,7 @@ async def _while_read(work: Coroutine[Any, Any, None]) -> None:
         loop.add_reader(sys.stdout.fileno(), leave)
         os.set_blocking(
             sys.stdout.fileno(), True
-        )  # libuv sets it non-blocking, and print would lose what a full pipe refuses
+        )  # libuv makes it non-blocking, and print would lose what a full pipe refuses
     try:
         await printing
     except asyncio.CancelledError:
@@ -67,7 +67,7 @@ async def _while_read(work: Coroutine[Any, Any, None]) -> None:
 
 @contextmanager
 def cleaning_up_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM cancel the current task, so that the body puts the terminal back, and then end the process."""
+    """Let SIGTERM cancel the current task, so that the body restores the terminal, and then end the process."""
     loop, task, came = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
     assert task is not None
 
@@ -111,7 +111,7 @@ def run_daemon(work: Coroutine[Any, Any, None], *, threads: int) -> None:
 
 
 def _are_left(executor: Threads) -> bool:
-    """Return whether a thread still works after a moment: closing the runner and the interpreter would wait for it."""
+    """Return whether a thread still works after a short wait: closing runner and interpreter would wait for it."""
     return any([executor.are_left(LEFT_SECONDS), BACKGROUND.are_left(0), SENDING.are_left(0)])
 
 

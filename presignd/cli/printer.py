@@ -1,4 +1,4 @@
-"""Prints links on stdout from a thread of its own, so that a slow reader delays no upload."""
+"""Print links on stdout from a thread of its own, so that a slow reader delays no upload."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ class Printer:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        """Wait a moment for the last links. A thread stuck in a write holds stdout's lock: the exit must not wait."""
+        """Wait a short time for the last links.
+
+        A thread stuck in a write holds stdout's lock, and the exit must not wait for it.
+        """
         with suppress(queue.Full):
             self._links.put(None, timeout=LAST_SECONDS)
             self._thread.join(LAST_SECONDS)

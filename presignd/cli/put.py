@@ -125,7 +125,7 @@ async def _put(
 
 
 async def link_of(asker: Asker, request: Request, fd: int, report: Report) -> dict[str, Any]:
-    """Ask for a link to what ``fd`` reads, and return it; raises ``PresigndError``."""
+    """Request a link to what ``fd`` reads, and return it; raises ``PresigndError``."""
     async with contextlib.aclosing(asker.ask(request, [fd])) as answers:
         async for answer in answers:
             if link := answer.get("link"):
@@ -135,7 +135,7 @@ async def link_of(asker: Asker, request: Request, fd: int, report: Report) -> di
 
 
 def _existing_form(file: Path) -> Path:
-    """Return ``file``, or where it is missing, its name in the Unicode form that exists."""
+    """Return ``file`` or, if it is missing, its name in the Unicode form that exists."""
     named = (Path(os.fsdecode(form)) for form in forms(os.fsencode(file)))
     return next((form for form in named if os.path.lexists(form)), file)
 
@@ -185,7 +185,7 @@ def print_outcome(path: str, outcome: LinkOrError, *, as_json: bool) -> int:
 
 @contextlib.contextmanager
 def bar(progress: Progress | None, name: str, size: int | None) -> Iterator[Report]:
-    """Show a bar for ``size`` bytes (None: nobody knows how many); yield what takes the bytes sent and the size."""
+    """Show a bar for ``size`` bytes (None: unknown); yield a function that takes the bytes sent and the size."""
     if progress is None:
         yield lambda _sent, _size: None
         return

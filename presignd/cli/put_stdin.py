@@ -50,9 +50,9 @@ async def put_stdin(name: str, request: Mapping[str, Any], config: Path | None, 
 
 
 class _Forwarded:
-    """Sends what a descriptor reads to a socket, in frames; ``fd`` is the other end, for whoever reads it.
+    """Sends what a descriptor reads to a socket, in frames; ``fd`` is the other end, for the reader.
 
-    A thread does so, because a file, a terminal and a pipe can all be read that way; the process doesn't wait for it.
+    This is done in a thread, which can read a file, a terminal and a pipe alike; the process doesn't wait for it.
     """
 
     def __init__(self, source: int) -> None:
@@ -66,7 +66,7 @@ class _Forwarded:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        """Raise ``Refused`` where the descriptor could not be read: the reader only found no end."""
+        """Raise ``Refused`` if the descriptor could not be read: the reader only found no end mark."""
         with contextlib.suppress(OSError):
             self._ours.shutdown(socket.SHUT_RDWR)  # wakes the thread, if it waits to send
         self._theirs.close()
@@ -78,7 +78,7 @@ class _Forwarded:
             try:
                 frames.send(self._source, self._ours)
             except (BrokenPipeError, ConnectionResetError):
-                pass  # the reader has ended, and says why
+                pass  # the reader has ended, and reports why
             except OSError as error:
                 self._failed = error
 

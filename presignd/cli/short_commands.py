@@ -60,10 +60,10 @@ def web_command(as_json: AsJson = False, config: ConfigFile = None) -> None:
 
 
 def health_command(config: ConfigFile = None) -> None:
-    """Tell by the exit code whether the daemon works.
+    """Show by the exit code whether the daemon works.
 
-    Ends with 0 if each of its loops takes its turns; with 3 if not, or if no daemon answers within 5 s. A store
-    that is away is no fault of the daemon: see status.
+    Ends with 0 if each of its loops takes its turns; with 3 if not, or if no daemon answers within 5 s. A store that is
+    away is no fault of the daemon: see status.
 
     Example: presignd health
     """

@@ -1,4 +1,4 @@
-"""Prints results: tables on a terminal, tab-separated lines in a pipe, JSON on request."""
+"""Print results: tables on a terminal, tab-separated lines in a pipe, JSON on request."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def say(text: str, *, as_is: bool = False) -> None:
-    """Print one line for a person, on stderr; ``as_is`` leaves in the address that was asked for."""
+    """Print one line for a person, on stderr; ``as_is`` does not redact the address that was requested."""
     streams.say(one_line(text) if as_is else clean(text))
 
 
 def result(text: str, *, as_is: bool = False) -> None:
-    """Print one line of results on stdout, at once; ``as_is`` leaves in the link or token that was asked for."""
+    """Print one line of results on stdout, at once; ``as_is`` does not redact the link or token that was requested."""
     streams.write(one_line(text) if as_is else clean(text))
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Document = dict[str, Any]
 
 FOLLOW_SECONDS = 1.0
-"""How often ``--follow`` asks the daemon."""
+"""How often ``--follow`` queries the daemon, in seconds."""
 
 AWAY = "The daemon is not running. presignd looks for it each second."
 
@@ -109,7 +109,7 @@ def _more(found: Document, name: str) -> str:
 
 # --- for a person -------------------------------------------------------------------------------
 def status_lines(found: Document, width: int, now: datetime) -> list[Line]:
-    """Lay out the whole status for a terminal ``width`` cells wide; whatever waits has its cause and since when.
+    """Lay out the whole status for a terminal ``width`` cells wide; each thing that waits has its cause and since when.
 
     Lines break between words only. Ages are counted from ``now``.
     """
@@ -198,7 +198,7 @@ def _webhook_lines(found: Document, width: int, now: datetime) -> Iterator[Line]
 
 
 def _webhook_words(found: Document, now: datetime) -> str:
-    """Return how a webhook does."""
+    """Return the state of a webhook, in words."""
     given_up = f", {found['given_up']:,} given up" if found["given_up"] else ""
     if found["off_since"]:
         return f"off for {ago(found['off_since'], now)}: {found['problem'] or 'it answered 410 (gone)'}{given_up}"
@@ -346,7 +346,7 @@ async def follow(
 
 
 def _changes(print_one: Callable[[Document], None]) -> Callable[[Document | None], None]:
-    """Return a function that prints an answer when it differs from the last one; None means no daemon answers."""
+    """Return a function that prints an answer if it differs from the last one; None means that no daemon answers."""
     last: list[Document | None] = []
 
     def update(found: Document | None) -> None:

@@ -1,7 +1,7 @@
 """A command's stdout, for results, and stderr, for messages to a person.
 
-All that a command prints passes here, so that no line holds a secret, a line break or a terminal's escape sequence,
-and a stdout that can't be written to ends every command in the same way.
+Everything that a command prints passes through here. So no line holds a secret, a line break or a terminal's escape
+sequence, and a stdout that can't be written to ends every command in the same way.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def write(line: str) -> None:
 
 
 def flush() -> None:
-    """Flush what other code left in stdout's buffer."""
+    """Flush the output that other code left in stdout's buffer."""
     with writing():
         pass
 

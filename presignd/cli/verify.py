@@ -32,7 +32,7 @@ AT_A_TIME = 4
 
 OUTCOMES = {"equal": "equal", "differs": "differ", "missing": "missing", "unchecked": "not checked"}
 BY = {"checksum": "checksum", "etag": "ETag", "download": "download", "size": "size"}
-"""The daemon's words, and how the summary says them."""
+"""The daemon's outcomes, and their words in the summary."""
 
 
 def verify_command(
@@ -143,7 +143,7 @@ class _Run:
         self._own: list[str] = []
 
     async def ask(self, request: Document, fds: Sequence[int] = ()) -> None:
-        """Send one request, print what comes, and add its summary."""
+        """Send one request, print its answers, and add its summary."""
         summary = None
         async with contextlib.aclosing(self._asker.ask(request, fds)) as answers:
             async for answer in answers:
@@ -159,7 +159,7 @@ class _Run:
         self._totals.add(summary)
 
     async def ask_for_own_files(self) -> None:
-        """Open the files that were put from outside the watches, as only their users may, and have them compared."""
+        """Open the files put from outside the watches, as only their users may, and let the daemon compare them."""
         slots = asyncio.Semaphore(AT_A_TIME)
         async with asyncio.TaskGroup() as tasks:
             for path in self._own:

@@ -1,1 +1,1 @@
-"""The control socket: how commands ask the daemon."""
+"""The control socket: how commands send requests to the daemon."""

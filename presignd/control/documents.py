@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 LISTED = 1000
-"""The most files that a list holds; the totals are given beside the lists."""
+"""Most files in a list; the totals are given beside the lists."""
 
 IDLE_SECONDS = 5.0
-"""After this time without a byte sent, the time is shown instead of the rate: the store may hang."""
+"""Seconds without a byte sent after which the time is shown instead of the rate: the store may hang."""
 
 
 def time_text(time: datetime | None) -> str | None:
@@ -60,13 +60,13 @@ def of_link(link: Link) -> Document:
 
 
 def of_issued(link: IssuedLink) -> Document:
-    """Render a stable link as the broker lists it: without what opens it."""
+    """Render a stable link as the broker lists it, without the id that opens it."""
     document: Document = link.model_dump()
     return document | {name: time_text(document[name]) for name in ("made_at", "expires_at", "opened_at")}
 
 
 def of_error(version: FileVersion) -> Document | None:
-    """Render the last error of a version, which quarantined it or sent it back to the queue: code, cause and fix."""
+    """Render the last error of a version, which quarantined or requeued it: code, cause and fix."""
     if not version.error_code:
         return None
     known = CODES.get(version.error_code)
@@ -139,7 +139,7 @@ def of_settling(settling: SettlingView, roots: Roots) -> Document:
 def of_in_flight(upload: InFlightView, roots: Roots) -> Document:
     """Render one upload in progress: bytes sent, bytes a second, seconds since the last byte, seconds left.
 
-    What ``put -`` still reads has no size yet: then it is what was sent so far.
+    A stream that ``put -`` still reads has no size yet: then the size is what was sent so far.
     """
     version = upload.version
     size = max(version.size, upload.sent)

@@ -1,4 +1,4 @@
-"""Links that people ask for: a version's own, or a new one on their terms; how stable ones are revoked and listed."""
+"""Make links on request: a version's own, or a new one on given terms; revoke and list stable ones."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ LATEST = 20
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a person wants of a new stable link: days until it ends, downloads, PIN (secret) and file name.
+    """The terms of a new stable link: days until it ends, downloads, PIN (secret) and file name.
 
-    None and "" leave it to the watch (the end, the name) or set no limit.
+    With None or "", the watch decides (the end, the name) or there is no limit.
     """
 
     days: int | None = None
@@ -48,7 +48,7 @@ class Revocations:
         self._refs: set[str] = set()
 
     async def note(self, named: Mapping[str, str], file: Path) -> None:
-        """Note what a broker has revoked: ``{"id"}``, ``{"ref"}``, or all to ``{"bucket", "key"}`` in ``file``."""
+        """Note what a broker revoked: ``{"id"}``, ``{"ref"}``, or all links to ``{"bucket", "key"}`` in ``file``."""
         if "key" not in named:
             self._refs.add(named.get("ref") or ref_of(named["id"]))
             return
@@ -75,10 +75,10 @@ def _ref(link: Mapping[str, Any]) -> str:
 
 
 class LinkRequests:
-    """Makes, revokes and lists links for people. Each method logs ``by_uid``, who asked.
+    """Makes, revokes and lists links for people.
 
-    All raise the ``Fault`` of a presigner that is away or refuses, and ``no_stable_links`` where stable links are asked
-    for and there are none.
+    Each method logs ``by_uid``, the user who requested it. All raise the ``Fault`` of a presigner that is away or
+    refuses, and ``no_stable_links`` if stable links are requested and not available.
     """
 
     def __init__(self, in_effect: InEffect, ledger: Ledger, announcer: Announcer) -> None:
@@ -88,8 +88,8 @@ class LinkRequests:
     async def fresh(self, version: FileVersion, expires: int | None, *, by_uid: int) -> Link:
         """Return a link for a version with a receipt: with ``expires`` (seconds) a presigned one.
 
-        Without, it is the version's stable link as long as that opens, then a new one; or a presigned one where the
-        watch's links are presigned, and for a file that is linked with its folder alone.
+        Without, it is the version's stable link as long as that opens, then a new one. It is a presigned one if the
+        watch's links are presigned, and for a file that is linked only with its folder.
         """
         own = expires is None and not self._in_effect.work.is_member(version)
         link = await self._own(version) if own else None
@@ -114,7 +114,7 @@ class LinkRequests:
     async def revoke(self, named: Mapping[str, str], *, by_uid: int | None = None) -> None:
         """Revoke stable links by ``{"id"}`` or ``{"ref"}``, or by ``{"bucket", "key"}`` all to that object.
 
-        ``by_uid`` is None for whoever is logged in to the status page.
+        ``by_uid`` is None for a user of the status page.
         """
         await self._in_effect.stable_links().revoke(named)
         by = {} if by_uid is None else {"by_uid": by_uid}
@@ -135,7 +135,7 @@ class LinkRequests:
             yield page
 
     async def _own(self, version: FileVersion) -> Link | None:
-        """Return the version's stable link, a new one once it no longer opens; None where it shall have none."""
+        """Return the version's stable link, a new one once it no longer opens; None if it gets none."""
         work = self._in_effect.work
         if version.link_id and await work.has_stable_links():
             ends = version.expires_at if version.linked else end_after(version, self._lifetime(version))
@@ -145,7 +145,7 @@ class LinkRequests:
         return await self._renewed(version) if await work.gives_stable_links(version.watch) else None
 
     async def _renewed(self, version: FileVersion) -> Link:
-        """Return a new stable link, which is the version's from now on: committed before it is asked for."""
+        """Return a new stable link, which is the version's own from now on: its id is committed before the request."""
         dated = version._replace(signed_at=self._in_effect.now())
         ends = end_after(dated, self._lifetime(version))
         version = await self._record(dated, link_id=new_link_id(), signed_at=dated.signed_at, expires_at=ends)

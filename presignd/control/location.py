@@ -1,4 +1,4 @@
-"""Where the control socket is: a daemon listens at the first place it can use, a client tries them in that order."""
+"""Find the place of the control socket: a daemon listens at the first it can use, a client tries them in that order."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def ledger_socket(config: Config) -> Path:
 
 
 def socket_path(config: Config, environ: Mapping[str, str]) -> Path:
-    """Return where the daemon of ``config`` listens.
+    """Return the path at which the daemon of ``config`` listens.
 
-    ``control.socket``, else ``$PRESIGND_SOCKET``, else the first of ``$RUNTIME_DIRECTORY``,
-    /run/presignd and ``$XDG_RUNTIME_DIR/presignd`` that this process may write in, else the user's state
-    folder unless another daemon answers there, else beside the ledger.
+    ``control.socket``, else ``$PRESIGND_SOCKET``, else the first of ``$RUNTIME_DIRECTORY``, /run/presignd and
+    ``$XDG_RUNTIME_DIR/presignd`` that this process may write in, else the user's state folder unless another daemon
+    answers there, else beside the ledger.
     """
     if config.control.socket:
         return config.control.socket
@@ -45,7 +45,7 @@ def socket_path(config: Config, environ: Mapping[str, str]) -> Path:
 
 
 def find_sockets(environ: Mapping[str, str]) -> list[Path]:
-    """Return where a client looks for a daemon whose configuration it need not read, in order."""
+    """Return the paths at which a client looks for a daemon, in order, without its configuration."""
     if named := environ.get("PRESIGND_SOCKET"):
         return [Path(named)]
     state = _state(environ)
@@ -53,7 +53,7 @@ def find_sockets(environ: Mapping[str, str]) -> list[Path]:
 
 
 def reach(path: Path, environ: Mapping[str, str]) -> socket.socket:
-    """Connect to a daemon that may be given what this user can read; raise ``OSError`` where nobody answers.
+    """Connect to a daemon that may get what this user can read; raise ``OSError`` if none answers.
 
     A place below $XDG_RUNTIME_DIR or the home folder belongs to their owner, and after ``su`` root still has another
     user's in its environment: a daemon there must be root's or this user's. Raises ``Unavailable`` for any other.

@@ -1,7 +1,7 @@
-"""What the paths of a command mean: the watch each is in, its version, and whether it has a link or can get one.
+"""Find what a command's paths mean: the watch of each, its version, and whether it has a link or can get one.
 
-``wait``, ``status``, ``link``, ``put`` and ``retry`` all ask here, so that they agree. A path in no watch is looked
-up in the ledger alone: the daemon's permissions must tell no client what lies elsewhere.
+``wait``, ``status``, ``link``, ``put`` and ``retry`` all use this, so that they agree. A path in no watch is only
+looked up in the ledger: a client must not learn by the daemon's permissions what lies elsewhere.
 """
 
 from __future__ import annotations
@@ -98,11 +98,11 @@ def fingerprint_at(absolute: bytes) -> Fingerprint | None:
     return Fingerprint.of(found) if stat.S_ISREG(found.st_mode) else None
 
 
-# --- what came of it ------------------------------------------------------------------------------
+# --- whether it has a link ------------------------------------------------------------------------------
 
 
 class WaitOutcome(StrEnum):
-    """What ``wait`` found of one path; all but ``PENDING`` are final."""
+    """What ``wait`` found for one path; all but ``PENDING`` are final."""
 
     LINKED = "linked"
     PENDING = "pending"
@@ -132,7 +132,7 @@ def wait_outcome(
 
 
 def unit_outcome(version: FileVersion | None, look: UnitLook) -> WaitOutcome:
-    """Return whether a folder that is linked as a whole has its link, by its manifest's version and what is there."""
+    """Return whether a folder that is linked as a whole has its link, by its manifest's version and what is on disk."""
     if version is not None and version.state is State.QUARANTINED:
         return WaitOutcome.QUARANTINED
     if version is not None and version.state in LINKED_STATES and not look.anew:
@@ -149,7 +149,7 @@ _STOPPED = {State.QUARANTINED: WaitOutcome.QUARANTINED, State.IGNORED: WaitOutco
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A path as it was ``asked`` for, where it is, and the current version there."""
+    """A path as it was ``asked`` for, its place in a watch, and the current version there."""
 
     asked: bytes
     place: WatchPath
@@ -178,7 +178,7 @@ class Finder:
         return [Named(path, place, versions.get(place)) for path, place in chosen.items()]
 
     async def exactly(self, absolute: bytes) -> WatchPath:
-        """Return where a path is, taken literally: the client has opened the file by this name."""
+        """Return the place of a path, taken literally: the client has opened the file by this name."""
         return await asyncio.to_thread(locate, absolute, self._view.config.watches)
 
     async def versions(self, places: Iterable[WatchPath]) -> dict[WatchPath, FileVersion]:

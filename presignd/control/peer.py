@@ -29,7 +29,7 @@ class Peer:
 
     @classmethod
     def of(cls, sock: socket.socket) -> Peer:
-        """Ask the kernel who connected to ``sock`` (SO_PEERCRED and SO_PEERGROUPS); raise OSError."""
+        """Return the process that connected to ``sock``, by SO_PEERCRED and SO_PEERGROUPS; raise ``OSError``."""
         if sys.platform != "linux":
             return _from_xucred(sock.getsockopt(0, LOCAL_PEERCRED, 4 + 4 + 4 + 16 * 4))
         pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))

@@ -47,9 +47,9 @@ LONGEST_WAIT = 7 * 86400.0
 LONGEST_DAYS, MOST_DOWNLOADS = 36500, 1_000_000
 PROGRESS_EVERY = 0.2
 PATIENCE = 5.0
-"""Seconds that ``put`` waits for a store or a watch that is blocked; the daemon itself goes on waiting."""
+"""Seconds that ``put`` waits for a store or a watch that is blocked; the daemon itself waits without limit."""
 STREAM_PATIENCE = 300.0
-"""The same for a stream of which something was sent: that would be lost, and its writer would have to begin again."""
+"""The same for a stream of which a part was sent: that would be lost, and its writer would have to begin again."""
 
 _LISTED = {
     "link": "presignd links lists what was",
@@ -61,7 +61,7 @@ log = get_logger()
 
 
 def no_page() -> str:
-    """Stand in for ``login_url`` where there is no status page: raise ``Unavailable``."""
+    """Raise ``Unavailable``: this is ``login_url`` if there is no status page."""
     raise Unavailable("web: there is no status page", fix="set web.listen, and start the daemon anew")
 
 
@@ -112,7 +112,7 @@ class Responder:
                 yield found
 
     async def _ping(self, _request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
-        """Answer that a daemon is here, and which of its loops missed their turn."""
+        """Answer with the daemon's pid and the loops that missed their turn."""
         yield {"daemon": of_daemon(self.view), "late": overdue(USUAL)}
 
     # --- status -------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ class Responder:
         yield {"link": documents.of_link(await self.view.links.fresh(version, expires, by_uid=peer.uid))}
 
     async def _stable_link(self, request: Request, peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
-        """Yield ``{"link": …}``, a new stable one. An operation of its own: an older daemon would leave out the PIN."""
+        """Yield ``{"link": …}``, a new stable one. An own operation, because an older daemon would ignore the PIN."""
         self._may_have_links(peer, "link")
         terms = Terms(
             days=whole_number(request, "days", most=LONGEST_DAYS),
@@ -224,7 +224,7 @@ class Responder:
         yield {"revoked": {name: value for name, value in revoked.items() if name != "id"}}
 
     async def _named_links(self, named: Sequence[bytes], key: str, ref: str) -> dict[str, str]:
-        """Return what a broker is asked to revoke: all links to a file's object, or else the one with a ref."""
+        """Return which links a broker must revoke: all to a file's object, or else the one with a ref."""
         try:
             version = await self._uploaded("unlink", named, key)
         except Refused:
@@ -294,7 +294,7 @@ class Responder:
                 yield found
 
     async def _put_stream(self, request: Request, peer: Peer, fds: Sequence[int]) -> AsyncGenerator[Document, None]:
-        """Yield as ``put``, with ``"size": null``: the client sends frames over the socket whose descriptor came."""
+        """Yield as ``put`` does, with ``"size": null``: the client sends frames over the socket that it passed."""
         self._may_have_links(peer, "put")
         if len(fds) != 1 or not stat.S_ISSOCK(os.fstat(fds[0]).st_mode):
             raise UsageError("put: the request came without a socket")
@@ -381,7 +381,7 @@ class Responder:
 
     # --- webhooks -----------------------------------------------------------------------------------
     async def _webhook_test(self, request: Request, _peer: Peer, _fds: Sequence[int]) -> AsyncGenerator[Document, None]:
-        """Send a signed test message; yield which webhook it went to, and how that ended."""
+        """Send a signed test message; yield the webhook's name and the result."""
         yield of_tested(*await self.view.webhooks.test(text(request, "webhook")))
 
     async def _webhook_enable(
@@ -419,7 +419,7 @@ class Responder:
 
 
 class OtherDaemon(Unavailable):
-    """This daemon has another ledger than the one that was asked for: the client tries the next."""
+    """This daemon has another ledger than the request names: the client tries the next daemon."""
 
     code = "other_daemon"
 
@@ -481,7 +481,7 @@ def _files(count: int) -> str:
 def polling_pause(waited: float, took: float = 0.0) -> float:
     """Return the seconds until the next look: 50 ms at first, at most half a second.
 
-    A look that ``took`` long, at very many files, is followed by a longer pause: no client that waits costs the
-    uploads more than a tenth of a core.
+    After a look that ``took`` long, at very many files, the pause is longer: a client that waits costs the uploads at
+    most a tenth of a core.
     """
     return max(min(0.05 + waited * 0.02, 0.5), took * 10)

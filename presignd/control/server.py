@@ -1,7 +1,7 @@
-"""The control socket's protocol, both ends: one JSON line (with descriptors) asks, JSON lines answer, then the end.
+"""The control socket's protocol, both ends: a request of one JSON line (with descriptors), answers of JSON lines, EOF.
 
-A client may be slow, malicious or gone: a request is bounded in size and time, connections in number, an answer that
-is not read is abandoned, and every descriptor that came in is closed however the exchange ends.
+A client may be slow, malicious or gone: a request is bounded in size and time, connections in number, an answer that is
+not read is abandoned, and every descriptor that came in is closed in any case.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 LARGEST_REQUEST = 1 << 20
 CONNECTIONS = 64
 RESERVED = 16
-"""Of these, for root and the daemon's own user: others who may connect can't keep them out."""
+"""Places of these reserved for root and the daemon's own user, so that others can't lock them out."""
 EACH = 16
-"""At most for each other user."""
+"""Most connections of each other user."""
 REQUEST_TIMEOUT = 5.0
 """Seconds a client has for its whole request."""
 ANSWER_TIMEOUT = 30.0
@@ -49,7 +49,7 @@ log = get_logger()
 
 
 class Answered(PresigndError):
-    """A failure that a daemon answered with: code, message and exit code are its own."""
+    """A failure in a daemon's answer, with the daemon's code, message and exit code."""
 
     def __init__(self, code: str, message: str, *, fix: str, exit_code: int, problems: tuple[str, ...]) -> None:
         super().__init__(message, fix=fix)
@@ -131,7 +131,7 @@ class _Server:
     quota: Quota = field(default_factory=lambda: Quota(CONNECTIONS, RESERVED, EACH))
 
     async def run(self) -> None:
-        """Accept for ever; when cancelled, cancel the exchanges too."""
+        """Accept connections until cancelled; then cancel the exchanges, too."""
         try:
             while True:
                 await self._accept()
@@ -206,7 +206,7 @@ class _Server:
 
 
 def _bug(error: Exception) -> dict[str, Any]:
-    """Render a bug without its text, which could hold anything; the daemon's log has it, redacted."""
+    """Render a bug without its text, which could hold a secret; the daemon's log has it, redacted."""
     message = f"a bug in the daemon ({type(error).__name__})"
     fix = "report it with the traceback in the daemon's log"
     return {"error": {"code": "internal_error", "message": message, "fix": fix, "exit": ExitCode.BUG, "problems": []}}
@@ -218,7 +218,7 @@ def _refused_by_the_machine(error: OSError) -> Unavailable:
 
 
 def _turn_away(sock: socket.socket) -> None:
-    """Refuse a client, without waiting for it to read why."""
+    """Refuse a client, without waiting for it to read the answer."""
     busy = Unavailable("control socket: too many commands are being answered", fix="end some, or try again shortly")
     with sock, contextlib.suppress(OSError):
         sock.setblocking(False)
@@ -294,7 +294,7 @@ async def _unless_gone(sock: socket.socket, work: Any) -> None:
 async def _gone(sock: socket.socket) -> None:
     """Return when the client closed its end, or sent more than its one request.
 
-    A client that only finished writing (a half close) still reads: that it is gone shows when a send fails.
+    A client that only finished writing (a half close) still reads; if it is gone, a send fails.
     """
     await _readable(sock)
     poll = select.poll()

@@ -1,6 +1,6 @@
-"""The request ``verify``: which files it means, several compared at a time, and the count of what was found.
+"""The request ``verify``: find its files, compare several at a time, and count the results.
 
-However many files there are, a page of them is in memory.
+Only one page of the files is in memory.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Item:
 
 @dataclass
 class Summary:
-    """What was found so far."""
+    """The results so far, counted."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     by: Counter[str] = field(default_factory=Counter)
@@ -82,7 +82,7 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """The command's exit code: 4 where a file differs or is missing, else that of what was not checked."""
+        """The command's exit code: 4 if a file differs or is missing, else that of the files that were not checked."""
         if self.outcomes[Outcome.DIFFERS] or self.outcomes[Outcome.MISSING]:
             return ExitCode.REFUSED
         return worst({problem.exit_code for _, problem in self.problems.values()})
@@ -101,8 +101,8 @@ class Summary:
 class Verification:
     """One request. ``slots`` limits the comparisons of all requests together.
 
-    A file that was put from outside the watches is the client's to open: ``fd`` is that file. ``by_receipt``: the
-    client can't open it. With neither, the client is asked to request such a file again.
+    The client must open a file that was put from outside the watches: ``fd`` is that file. ``by_receipt``: the client
+    can't open it. With neither, the answer asks the client to request such a file again.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class Verification:
         )
 
     async def _item(self, named: Named) -> Item:
-        """Return the item of a path that was named: also what is ignored or unknown has a result."""
+        """Return the item of a path that was named: ignored and unknown paths have a result, too."""
         place, version = named.place, named.version
         if version is None and not await self._is_there(place):
             return Item(place, None, unchecked(self._finder.why_unknown(named)))
@@ -223,7 +223,7 @@ class Verification:
 
     # --- one file -------------------------------------------------------------------------------
     async def _check(self, item: Item) -> Item:
-        """Return a file with its result, without one if the client shall open it."""
+        """Return a file with its result, without one if the client must open it."""
         if item.result or (self._asks and item.version and item.version.path.startswith(b"/")):
             return item
         async with self._slots:
@@ -308,7 +308,7 @@ def _forms(folder: Path) -> tuple[bytes, bytes]:
 async def _concurrently(
     items: AsyncGenerator[Item, None], check: Callable[[Item], Coroutine[Any, Any, Item]]
 ) -> AsyncGenerator[Item | None, None]:
-    """Yield what ``check`` returns, for ``WIDTH`` items at a time; None where none came for ``PROGRESS_EVERY``."""
+    """Yield what ``check`` returns, for ``WIDTH`` items at a time; None after ``PROGRESS_EVERY`` without a result."""
     running: set[asyncio.Task[Item]] = set()
     try:
         async with contextlib.aclosing(items):

@@ -88,7 +88,7 @@ _WORDS: dict[Part, str] = {
 class BlockedView:
     """What blocks more than one file: the bucket of one ``watch``, or, if that is "", a ``part`` that all need.
 
-    ``inbox`` is the name of one that waits. ``code`` is one of ``errors.CODES``, ``cause`` the latest error's message,
+    ``inbox`` names an inbox that waits. ``code`` is one of ``errors.CODES``, ``cause`` the latest error's message,
     ``since`` UTC.
     """
 
@@ -101,7 +101,7 @@ class BlockedView:
 
     @property
     def what(self) -> str:
-        """Return what is waited for, in words."""
+        """Return what uploads wait for, in words."""
         if self.inbox:
             return f"the inbox {self.inbox}"
         return f"the bucket of watch {self.watch}" if self.watch else _WORDS[self.part]
@@ -152,7 +152,7 @@ class View:
 
     @property
     def started_at(self) -> datetime | None:
-        """When the daemon started (UTC); None without a daemon: then nothing continues by itself."""
+        """When the daemon started (UTC); None without a daemon."""
         return self._phase.started_at
 
     @property
@@ -178,7 +178,7 @@ class View:
         return [SettlingView(watch, folder, since, f"as a whole: {why}") for watch, folder, since, why in found]
 
     def unit_at(self, watch: str, path: bytes) -> UnitLook | None:
-        """Return what a folder is that may be linked as a whole, None for any other path. Blocking."""
+        """Look at a folder that may be linked as a whole; return None for any other path. Blocking."""
         units = self._in_effect.work.units
         return units.look_at(watch, path) if units is not None else None
 
@@ -261,8 +261,8 @@ class View:
     ) -> Link:
         """Upload what ``connection`` sends in frames (``runtime.frames``) under a ``name``, and return its link.
 
-        What ends within the first part is uploaded as a file would be. Raises and is cancelled as ``put``; also raises
-        ``UsageError`` where the watch's key needs the hash, which is known only when all is sent.
+        A stream that ends within the first part is uploaded like a file. Raises and is cancelled as ``put``; also
+        raises ``UsageError`` if the watch's key needs the hash, which is known only when all is sent.
         """
         work = self._in_effect.work
         path, watched, upload = STDIN + name, work.buckets[watch].watch, work.config.upload
@@ -294,7 +294,7 @@ class View:
     async def requeue(self, selection: Selection) -> list[FileVersion]:
         """Put quarantined versions back in the queue, and finish those that were linked; return them."""
         back = await self.ledger.requeue(selection, utcnow())
-        work = self._in_effect.work  # after the wait: one that was retired meanwhile may run no more
+        work = self._in_effect.work  # after the wait: an earlier one may be retired by now
         for version in back:
             if version.state is State.LINKED and self._working and version.watch in work.buckets:
                 work.resume([version])

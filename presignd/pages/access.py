@@ -1,4 +1,4 @@
-"""Who may log in to a page: its token, login codes, and requests that another site made a browser send."""
+"""Access to a page: its token, login codes, and the defence against requests from other sites."""
 
 from __future__ import annotations
 

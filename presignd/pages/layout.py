@@ -13,7 +13,7 @@ ASSETS = {"style.css": "text/css", "live.js": "text/javascript", "icon.svg": "im
 """The files that a page loads, each with its media type."""
 
 Parts = dict[str, tuple[str, str]]
-"""What updates an open page: each section's version and HTML, by its id; the headline has no version."""
+"""An update of an open page: each section's version and HTML, by its id; the headline has no version."""
 
 _RUNNING = re.compile(r"(<time [^>]*>)[^<]*")
 
@@ -47,7 +47,7 @@ def document(
 
 
 def live(headline: str, sections: Mapping[str, Html]) -> Parts:
-    """Return what updates an open page."""
+    """Return the update of an open page."""
     version = versions(sections)
     return {name: (version[name], text) for name, text in sections.items()} | {"headline": ("", headline)}
 

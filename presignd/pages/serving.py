@@ -1,4 +1,4 @@
-"""Runs a page beside a program's work so that it can't hurt it: bounded, and started again after a failure."""
+"""Run a page beside a program's work without harm to that: bounded, and started again after a failure."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from presignd.runtime.http_server import HttpServer
 from presignd.telemetry.log import get_logger
 
 CONNECTIONS = 40
-"""The most connections: the program needs the other descriptors and the memory. A new connection then replaces the one
-that is idle longest, a stranger's first, so a probe always gets its answer."""
+"""Most connections: the program needs the other descriptors and the memory. One more replaces the one idle longest, a
+stranger's first, so a probe always gets its answer."""
 SHUTDOWN_SECONDS = 1.0
 """How long answers may take when the program ends."""
 EVERY = "0.0.0.0"  # noqa: S104 - compared with, not bound
@@ -44,15 +44,15 @@ class PageServer(ABC):
 
     @abstractmethod
     def access(self, token: str, port: int | None) -> Access:
-        """Return who is let in."""
+        """Return who may log in."""
 
     @abstractmethod
     def site(self, access: Access, connections: Connections) -> Site[Any]:
-        """Return what answers requests, made anew for each start."""
+        """Return the site, made anew for each start."""
 
     @abstractmethod
     async def work(self) -> None:
-        """Do what the page needs while it is served, for ever."""
+        """Do the page's own work while it is served, until cancelled."""
 
     def login_url(self) -> str:
         """Return an address that logs in once, soon; raise ``Unavailable`` while the page does not run."""

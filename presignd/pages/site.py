@@ -26,11 +26,11 @@ from presignd.runtime.clients import Connections, Quota
 from presignd.telemetry.log import get_logger
 
 STREAMS, RESERVED_STREAMS, STREAMS_OF_ONE = 16, 8, 4
-"""Open pages that are kept up to date: the most of all, how many of them are reserved for clients that are logged in,
-and the most from the address of one that is not. One more gets a 503."""
+"""Open pages that are kept up to date: most in all, how many of them are reserved for clients that are logged in, and
+most from one address that is not. One more gets a 503."""
 SEND_TIMEOUT = 10.0
 ALIVE_EVERY = 15
-"""Looks without news after which an empty event is sent: a proxy would close a silent stream."""
+"""Checks without a change after which an empty event is sent: a proxy would close a silent stream."""
 LARGEST_FORM = 16 << 10
 
 HEADERS = {
@@ -84,7 +84,7 @@ class Site(ABC, Generic[S]):
 
     @abstractmethod
     async def snapshot(self) -> S:
-        """Return what the page shows now; raise ``Unavailable``."""
+        """Return a current snapshot; raise ``Unavailable``."""
 
     @abstractmethod
     def document(self, snapshot: S, *, full: bool) -> str:
@@ -92,7 +92,7 @@ class Site(ABC, Generic[S]):
 
     @abstractmethod
     def live(self, snapshot: S, *, full: bool) -> Parts:
-        """Return the parts that update an open page."""
+        """Return the update of an open page."""
 
     def app(self) -> web.Application:
         """Return the application."""
@@ -215,7 +215,7 @@ class Site(ABC, Generic[S]):
 
 
 _OPEN = frozenset({"/login", *(f"/{name}" for name in layout.ASSETS)})
-"""What a private page answers to anybody."""
+"""Paths of a private page that need no login."""
 
 
 async def _asset(request: web.Request) -> web.Response:
@@ -238,7 +238,7 @@ def as_json(document: Any) -> web.Response:
 
 
 def _key(part: tuple[str, str]) -> str:
-    """Return what a part is compared by: its version, or, where it has none, the text."""
+    """Return the key by which a part is compared: its version or, without one, its text."""
     return part[0] or part[1]
 
 

@@ -153,7 +153,7 @@ def judged(asked: StableRequest, answer: Any, root: str) -> StableLink | Fault:
     try:
         link = StableLink.model_validate(answer)
     except ValidationError:
-        return fault("bad_broker", "what it tells of a link can't be read")
+        return fault("bad_broker", "its answer about a link can't be read")
     if not link.url.startswith(f"{root}/l/{asked.id}/") or not _PRINTABLE.fullmatch(link.url):
         return fault("bad_broker", "a link that is not the one asked for, or not below its links_url")
     return link

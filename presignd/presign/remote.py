@@ -207,7 +207,7 @@ class BrokerPresigner:
         try:
             me = Me.model_validate(response.document)
         except ValidationError:
-            raise fault("bad_broker", "what it tells of the token can't be read") from None
+            raise fault("bad_broker", "its answer about the token can't be read") from None
         if problem := key_problem(me.prefix + CHECK_NAME):
             raise fault("bad_broker", f"its token's prefix begins no key: {problem}")
         metrics.CREDENTIAL_EXPIRY.set(me.valid_until.timestamp() if me.valid_until else math.inf)

@@ -1,4 +1,4 @@
-"""What an object is compared with: its file, wherever that is now, or the receipt of a file that is gone."""
+"""What an object is compared with: its file, wherever it is now, or the receipt of a file that is gone."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class OpenFile:
             self._reading.add_done_callback(self._close_after)
 
     def _close_after(self, read: asyncio.Future[Any]) -> None:
-        _ = read.cancelled() or read.exception()  # nobody else asks for it any more
+        _ = read.cancelled() or read.exception()  # no caller waits for it any more
         close_quietly(self._fd)
 
 
@@ -154,8 +154,8 @@ def owned(fd: int, against: Against) -> OpenFile:
 def open_moved(folder: Folder, watch: WatchConfig, version: FileVersion) -> int | None:
     """Open the file that was moved to ``move_to``; None where it is not there. Blocking.
 
-    It may have a number there, as another file had its name: its inode tells, or on another filesystem its size and
-    time.
+    It may have a number there, as another file had its name. It is recognized by its inode or, on another filesystem,
+    by its size and mtime.
     """
     if watch.after != "move":
         return None

@@ -1,4 +1,4 @@
-"""What tells whether a file and its object are equal, and the result of a comparison. Pure."""
+"""Decide whether a file and its object are equal, by checksums, and describe the result. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from presignd.s3.responses import is_md5
 
 
 class Outcome(StrEnum):
-    """What the comparison of one file found."""
+    """The outcome of comparing one file."""
 
     EQUAL = "equal"
     DIFFERS = "differs"
@@ -25,7 +25,7 @@ class Outcome(StrEnum):
 
 
 class By(StrEnum):
-    """What decided."""
+    """What decided the comparison."""
 
     SIZE = "size"
     CHECKSUM = "checksum"
@@ -47,7 +47,7 @@ class Against(StrEnum):
 class Verified:
     """The result for one file; ``why`` is for people, and "" for an equal one.
 
-    ``problem`` is why it was not checked. ``skipped``: nothing was tried, because the store was away already or because
+    ``problem`` is why it was not checked. ``skipped``: the check was not tried, because the store was away already or
     the file waits for its upload.
     """
 
@@ -67,10 +67,10 @@ def unchecked(problem: PresigndError, *, skipped: bool = False) -> Verified:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A checksum that the store tells of an object, in the form of ``hash.checksum_like``.
+    """A checksum that the store returned for an object, in the form of ``hash.checksum_like``.
 
-    ``decides``: another checksum means other content. Else it may be made in another way, and only equality counts.
-    ``proves``: the same checksum means the same content.
+    ``decides``: another checksum means other content. Otherwise it may be computed in another way, and only equality
+    counts. ``proves``: the same checksum means the same content.
     """
 
     by: By
@@ -81,11 +81,11 @@ class Proof:
 
 
 def proofs(found: StoredObject, version: FileVersion) -> Iterator[Proof]:
-    """Return what the answer to a HEAD tells of the object's content, best first.
+    """Return the proofs in the answer to a HEAD, best first.
 
-    An ETag that the store gave for our own upload stands for what was uploaded, whatever its form. Any other is an MD5
-    only where our own was one: some stores, and SSE-KMS, have others. Anyone can make other bytes of a given CRC, so
-    one proves something only under the ETag of our own upload.
+    An ETag that the store returned for our own upload identifies what was uploaded, whatever its form. Any other is an
+    MD5 only if ours was one: some stores, and SSE-KMS, have others. Anyone can make other bytes of a given CRC, so a
+    CRC proves something only under the ETag of our own upload.
     """
     is_ours = bool(found.etag) and found.etag == version.etag
     for checksum in sorted(found.checksums, key=lambda told: algorithm_of(told) not in STRONG):

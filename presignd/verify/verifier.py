@@ -44,8 +44,8 @@ PAUSES = (0.5, 2.0)
 """Seconds before the second and the third try of a request that the store or the presigner fails."""
 
 AWAY_AFTER = 5
-"""Files in a row whose requests failed, after which the store counts as away and no more requests are sent. A damaged
-object also causes 5xx, but does not stop the files after it."""
+"""Number of files in a row whose requests failed, after which the store counts as away and no more requests are sent. A
+damaged object also causes 5xx, but does not stop the files after it."""
 
 DENIED = "S3 answers so for a missing object too, unless s3:ListBucket is granted"
 
@@ -54,7 +54,7 @@ DENIED = "S3 answers so for a missing object too, unless s3:ListBucket is grante
 async def verifying(config: Config, rate: RateLimit, *, download: bool) -> AsyncIterator[Verifier]:
     """Yield a ``Verifier`` for the watches of ``config``, with folders and connections of its own.
 
-    A reload closes neither, and uploads wait for none of its requests. ``rate`` limits what is sent.
+    A reload closes neither, and its requests delay no upload. ``rate`` limits what is sent.
     """
     async with AsyncExitStack() as stack:
         signed = signed_store(config.presign, config.upload, clock=utcnow, rate=rate)
@@ -84,7 +84,7 @@ def _close_folders(folders: Mapping[str, Folder | PresigndError]) -> None:
 class Verifier:
     """Compares files with their objects, over connections of its own: uploads keep theirs.
 
-    ``download``: compare every byte, whatever the store tells.
+    ``download``: compare every byte, whatever checksums the store returns.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class Verifier:
         return Verified(Outcome.DIFFERS, why, by, found=found)
 
     async def _retried(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Return what ``call`` returns, tried again where the store or the presigner fails; raise its ``Fault``."""
+        """Return what ``call`` returns, retried if the store or the presigner fails; raise its ``Fault``."""
         pauses = iter(PAUSES)
         while True:
             try:

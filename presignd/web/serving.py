@@ -34,7 +34,7 @@ class StatusPage(PageServer):
             self._snapshots.hear(link)
 
     def access(self, token: str, port: int | None) -> Access:
-        """Return who is let in: the control socket hands out codes."""
+        """Return who may log in: the control socket hands out codes."""
         return Access(token, port, self.name, LoginCodes())
 
     def site(self, access: Access, connections: Connections) -> StatusSite:

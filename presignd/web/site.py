@@ -1,7 +1,7 @@
 """The status page's HTTP: its snapshots, health and metrics, and putting files back in the queue.
 
-Without the token, a client sees the status, but no link and no way to change anything. No client can cost the
-uploads more than a bounded share.
+Without the token, a client sees the status, but no link, and can change nothing. The share of the uploads' CPU time
+that clients can take is bounded.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class StatusSite(Site[Snapshot]):
         return _done(request, "1 file is queued again." if len(back) == 1 else f"{len(back)} files are queued again.")
 
     async def _named(self, request: web.Request) -> str | web.Response:
-        """Return the ``file_id`` in a form, or the refusal of who may change nothing."""
+        """Return the ``file_id`` in a form, or the refusal of a client that may change nothing."""
         if not self._access.has_bearer(request.headers) and not is_same_origin(request.headers):
             return text(403, "this request came from another site")
         if not self.is_known(request):

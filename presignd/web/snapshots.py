@@ -1,4 +1,4 @@
-"""Snapshots for the status page: at most one a second for all clients, fewer where a snapshot is costly."""
+"""Take snapshots for the status page: at most one a second for all clients, fewer if a snapshot is costly."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Throughput:
 
 
 class Snapshots:
-    """Takes snapshots and keeps the last one for a moment; ``run`` samples the throughput."""
+    """Takes snapshots and keeps the last one for a second; ``run`` samples the throughput."""
 
     def __init__(self, view: View, pace: Pace) -> None:
         self._view, self._pace = view, pace
@@ -92,7 +92,7 @@ class Snapshots:
         self._throughput.linked(link.file_id, link.size, time.time())
 
     async def run(self) -> None:
-        """Sample the uploads' progress, for ever."""
+        """Sample the uploads' progress, until cancelled."""
         for link in await asyncio.to_thread(last_links, self._view.config.links.file, HISTORY):
             self._read_back(link)
         while True:

@@ -1,4 +1,4 @@
-"""What the status page shows, from one snapshot. Pure."""
+"""Render the status page from one snapshot. Pure."""
 
 from __future__ import annotations
 
