@@ -337,7 +337,7 @@ def _at_most(value: float, most: float, words: str) -> float:
 def check_state_url(url: str) -> None:
     """Raise ``ValueError``, which does not repeat the address, unless it is one of PostgreSQL."""
     if not url.startswith(("postgresql://", "postgres://")):
-        raise ValueError('must be an address of PostgreSQL: "postgresql://user:password@host/database"')
+        raise ValueError('must be an address of PostgreSQL, e.g. "postgresql://host/database"')
 
 
 def _end_of(value: Any) -> datetime:

@@ -102,7 +102,8 @@ class StatusSite(Site[Snapshot]):
 
     async def _metrics(self, request: web.Request) -> web.Response:
         if self._view.config.web.metrics_auth and not self.is_known(request):
-            return text(401, "metrics_auth is on: send the token of web.token_file as Authorization: Bearer")
+            words = "metrics_auth is on: send the token of web.token_file as Authorization: Bearer"
+            return text(401, words, {"WWW-Authenticate": "Bearer"})
         snapshot = await self.snapshot()
         show_gauges(snapshot.status, utcnow())
         body, content_type = rendered(REGISTRY, request.headers.get("Accept", ""))

@@ -489,7 +489,8 @@ async def test_metrics_are_what_the_status_document_says(page: Page) -> None:
 
 async def test_metrics_may_ask_for_the_token_too(tmp_path: Path, said: io.StringIO) -> None:
     async with page_of(configuration(tmp_path), metrics_auth=True) as page:
-        assert (await page.ask("/metrics"))[0] == 401
+        status, _, headers = await page.ask("/metrics")
+        assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
         assert (await page.ask("/metrics", headers={"Authorization": f"Bearer {TOKEN}"}))[0] == 200
         assert (await page.ask("/metrics", cookies=await page.log_in()))[0] == 200
         assert (await page.ask("/healthz"))[0] in {200, 503}

@@ -95,7 +95,10 @@ def test_the_state_is_a_file_unless_a_url_is_given(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('[state]\nurl = "mysql://u:hush-hush@h/d"', "state.url: must be an address of PostgreSQL"),
+        (
+            '[state]\nurl = "mysql://u:hush-hush@h/d"',
+            'state.url: must be an address of PostgreSQL, e.g. "postgresql://host/',
+        ),
         (f'[state]\npath = "a"\nurl = "{URL}"', "state.url_file: the state is given as path and as url"),
         ('[state]\nurl_file = "none"', "state.url_file"),
         ('[links]\nurl = "https://files.example.org/below"', "links.url: has a path"),
