@@ -162,8 +162,7 @@ class Courier:
                 done.append(message.number)
             if outcome is Outcome.GIVE_UP:
                 given_up.append((message, answer))
-        if done or later:
-            await self.outbox.settle(done, later)
+        await self.outbox.settle(done, later)
         self.breaker = self.schedule.breaker(self.breaker, [answer for _, answer in answers], self.now())
         await self._abandon(answers[-1][1])
         await self._note([answer for _, answer in answers])
