@@ -105,6 +105,7 @@ def set_up(target: Path, answers: Answers, *, exists: bool) -> int:
     code = check(target)
     if code == 0:
         show.say(f"All checks passed. To start: {start_command(target)}")
+        show.say(first_link(answers.folder))
     else:
         show.say(f"A check failed: correct {target}, then test it again: presignd check -c {target}")
     return code
@@ -124,9 +125,14 @@ def set_up_both(target: Path, answers: Answers, *, exists: bool) -> int:
     show.say(f"wrote {file} and {target}")
     code = check_broker(file) or check(target, offline=True)
     show.say(f"A check failed: correct {file} or {target}, then go on." if code else "All checks passed.")
-    for line in beside.next_steps(target, file):
+    for line in [*beside.next_steps(target, file), first_link(answers.folder)]:
         show.say(line)
     return code
+
+
+def first_link(folder: Path) -> str:
+    """Return how to get a first link."""
+    return f"Then drop a file into {folder}. To see its link: presignd links"
 
 
 def start_command(target: Path, unit: Path = UNIT) -> str:

@@ -466,6 +466,7 @@ def test_init_writes_a_private_configuration_that_passes_its_check(
     assert target.stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "drop").is_dir()
     assert f"ok   bucket {store.bucket}" in done.stdout
+    assert done.stderr.endswith(f"Then drop a file into {tmp_path / 'drop'}. To see its link: presignd links\n")
     assert tomllib.loads(target.read_text())["presign"]["region"] == "us-east-1"
     assert [path.name for path in target.parent.iterdir()] == ["presignd.toml"]
     canary(done.stdout + done.stderr, store.secret_key)

@@ -110,7 +110,8 @@ def test_both_are_set_up_by_one_command_and_run_by_the_commands_that_it_prints(
     assert token not in machine.broker.read_text("utf-8")
     assert f"ok   bucket {bucket}/" in done.stdout
     assert "FAIL" not in done.stdout
-    broker_run, daemon_run, again = [line.partition(": ")[2] for line in done.stderr.splitlines()[-3:]]
+    broker_run, daemon_run, again, links = [line.partition(": ")[2] for line in done.stderr.splitlines()[-4:]]
+    assert links == "presignd links"
     assert again == f"presignd broker check -c {machine.broker}"
     assert_no_secrets(done.stdout + done.stderr, store.secret_key, token)
 
