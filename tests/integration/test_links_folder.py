@@ -20,7 +20,7 @@ from tests.running import config, running
 from tests.stable import BROWSER, OPERATIONS, Sharing, ask, sharing
 from tests.stores import Store
 
-FILES = {"a.jpg": b"first", "raw/b <1>.txt": b"second", "empty": b"", "page.html": b"<script>alert(1)</script>"}
+FILES = {"a.jpg": b"first", "raw/b\n<1>.txt": b"second", "empty": b"", "page.html": b"<script>alert(1)</script>"}
 
 
 @pytest.fixture(scope="module")
