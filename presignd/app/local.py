@@ -44,7 +44,11 @@ async def local_view(config: Config, *, uploads: bool) -> AsyncIterator[View]:
 
 
 async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:
-    """Yield what would be done with each file: watch, path, bucket, key, size, and the action or the error code."""
+    """Yield what would be done with each file: watch, path, bucket, key, size, and the action or the error code.
+
+    A key that depends on the content is known once that is read: its template stands for it.
+    """
+    templates = {watch.name: watch.key for watch in config.watches}
     with DaemonLock(config.ledger.path):
         async with open_pipeline(config, Purpose.QUERY) as pipeline:
             work = pipeline.in_effect.work
@@ -58,7 +62,7 @@ async def dry_run(config: Config) -> AsyncIterator[dict[str, Any]]:
                         "watch": watcher.name,
                         "path": shown_path(work.opened[watcher.name].root, path),
                         "bucket": version.bucket,
-                        "key": version.key or "",
+                        "key": version.key or ("" if version.error_code else templates[watcher.name]),
                         "size": fingerprint.size,
                         "action": version.error_code or "upload",
                     }

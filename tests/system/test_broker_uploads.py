@@ -156,6 +156,10 @@ def test_a_dry_run_tells_where_each_file_would_go(make: Callable[..., Box]) -> N
     (box.folder / "drop" / "a").write_bytes(b"a")
     told = box.daemon.run("run", "--dry-run", "-c", box.daemon.config, check=True).stdout
     assert f"{box.bucket}/{PREFIX}a" in told
+    settings = box.daemon.config.read_text()
+    box.daemon.config.write_text(settings.replace('settle = "0s"', 'settle = "0s"\nkey = "{prefix}{sha256}/{name}"'))
+    told = box.daemon.run("run", "--dry-run", "-c", box.daemon.config, check=True).stdout
+    assert f"{box.bucket}/{{prefix}}{{sha256}}/{{name}}" in told, "the hash is known once the file is read"
 
 
 def test_check_tells_what_the_token_may_do(make: Callable[..., Box]) -> None:
