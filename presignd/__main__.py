@@ -1,4 +1,4 @@
-"""Where the ``presignd`` command begins, by that name or as ``python -m presignd``."""
+"""The entry point of the ``presignd`` command and of ``python -m presignd``."""
 
 import gc
 import os

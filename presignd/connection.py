@@ -1,4 +1,4 @@
-"""What every HTTP client here needs: TLS, proxies, bounded responses, and faults for failures.
+"""Helpers of every HTTP client here: TLS, proxies, bounded responses, and faults for failures.
 
 No aiohttp client error leaves its client: their ``str`` and ``repr`` hold the URL.
 """
@@ -79,7 +79,7 @@ def client_session(tls: ssl.SSLContext | None, *, connections: int = 100) -> aio
 def tls_context(presign: PresignConfig) -> ssl.SSLContext:
     """Return a context that trusts the system's CAs and ``ca_file``, with the client certificate if there is one.
 
-    Raises ``UsageError`` for a file that is not what its option asks for.
+    Raises ``UsageError`` for a file that its option can't use.
     """
     context = ssl.create_default_context()
     try:

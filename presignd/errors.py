@@ -1,9 +1,8 @@
-"""Every expected failure: its fixed code, its cause and fix, what is done about it, and its exit code.
+"""Every expected failure: its fixed code, its cause and fix, how it is handled, and its exit code.
 
-The class of a fault is the decision: wait for the store or the watch, retry the file, ask for a new
-grant, let the file settle again, or quarantine it. ``CODES`` is the one table of codes, and
-``docs/errors.md`` is tested against it; ``ExitCode`` is the one table of exit codes. No message here
-ever holds a URL or a credential.
+The class of a fault decides how it is handled: wait for the store or the watch, retry the file, request a new grant,
+let the file settle again, or quarantine it. ``CODES`` is the one table of codes, and ``docs/errors.md`` is tested
+against it; ``ExitCode`` is the one table of exit codes. No message here ever holds a URL or a credential.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 """The system's errors that are ``disk_full``."""
 
 LONGEST_PAUSE = 3600.0
-"""The longest pause between two tries in seconds, whatever a store asks for. A stored time further ahead than this
-was written by a wrong clock."""
+"""The longest pause between two tries in seconds, whatever a store requests. A stored time further ahead than this was
+written by a wrong clock."""
 
 
 class ExitCode(IntEnum):
@@ -86,7 +85,7 @@ class Unavailable(PresigndError):
 class LedgerLost(PresigndError):
     """The ledger's file was removed or replaced while the daemon runs: what it writes is lost.
 
-    Waiting does not help; the next start makes a new one.
+    Waiting does not help; the next start makes a new ledger.
     """
 
     code = "ledger_lost"
@@ -107,7 +106,7 @@ class TimedOut(PresigndError):
 
 
 class Fault(PresigndError):
-    """A failure of one request or file; the subclass decides what is done about it."""
+    """A failure of one request or file; the subclass decides how it is handled."""
 
     def __init__(self, code: str, detail: str = "", *, retry_after: float | None = None) -> None:
         entry = CODES[code]
@@ -120,23 +119,23 @@ class Fault(PresigndError):
 
 
 class StoreFault(Fault):
-    """The store does not serve: all its watches wait behind one probe, unless another bucket's succeeds."""
+    """The store is unreachable or fails: all its watches wait for one probe, unless that of another bucket succeeds."""
 
 
 class WatchFault(Fault):
-    """The store answers and refuses the watch as a whole: the watch waits behind one probe."""
+    """The store answers and refuses the watch as a whole: the watch waits for one probe."""
 
 
 class BucketFault(WatchFault):
-    """The store can't do what the watch's bucket or headers ask for, with any key: only this watch's probe tells."""
+    """The store can't do what the watch's bucket or headers require, for any key: the watch waits for its probe."""
 
 
 class PresignerFault(Fault):
-    """The presign component can't be reached or has no credentials now: wait and ask again."""
+    """The presign component can't be reached or has no credentials now: wait and try again."""
 
 
 class GrantFault(Fault):
-    """The grant expired, or was refused as expired: ask for a new one at once."""
+    """The grant expired, or was refused as expired: request a new one at once."""
 
 
 class RetryFault(Fault):
@@ -148,7 +147,7 @@ class ChangedFault(Fault):
 
 
 class FileFault(Fault):
-    """The file can't go through without a person: quarantine."""
+    """The file can't be uploaded until a person acts: quarantine."""
 
     exit_code = ExitCode.REFUSED
 
@@ -186,7 +185,7 @@ class Code:
 
 
 CODES: dict[str, Code] = {
-    # The store does not serve.
+    # The store is unreachable or fails.
     "connection_refused": Code(
         StoreFault, "nothing listens at the endpoint", "start the store, or correct presign.endpoint's host and port"
     ),
@@ -248,7 +247,7 @@ CODES: dict[str, Code] = {
     "redirected": Code(
         WatchFault, "the store redirects elsewhere", "set presign.endpoint and presign.region to what it names"
     ),
-    # The store can't do what the watch asks for.
+    # The store can't do what the watch requires.
     "store_full": Code(BucketFault, "the store is full", "free space in the store, or raise its quota"),
     "not_implemented": Code(
         BucketFault,

@@ -55,7 +55,7 @@ class Fingerprint(NamedTuple):
 
 
 NO_FILE = -1
-"""The inode of a version that is no file of the watch but made from the ledger: the two own files of a unit."""
+"""The inode of a version that is made from the ledger, and is no file of the watch: a unit's two own files."""
 
 Listed = tuple[bytes, int, int, int, int]
 """A file as a scan lists it: its path and the fields of its ``Fingerprint``. A tuple, as there may be a million."""
@@ -162,7 +162,7 @@ class FileVersion(NamedTuple):
 
     @property
     def is_made(self) -> bool:
-        """Whether it is one of the two own files of a unit: its content is made from the ledger, not read."""
+        """Whether this is one of a unit's two own files, whose content is made from the ledger, not read."""
         return self.fingerprint.ino == NO_FILE
 
     @property

@@ -70,19 +70,19 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
 }
 
 IN_FLIGHT = frozenset({State.UPLOADING, State.VERIFIED, State.LINKED})
-"""Being worked on: a newer version of the same path waits meanwhile."""
+"""States of a version at work: a newer version of its path waits for it."""
 
 ENDED = frozenset({State.FINISHED, State.VANISHED, State.SUPERSEDED})
-"""The version has ended: one ``file.done`` is logged for it."""
+"""States of a version that has ended: one ``file.done`` is logged for it."""
 
 WAITING = frozenset({State.QUEUED, State.QUARANTINED})
-"""Not worked on: the version ends as vanished when its file is gone."""
+"""States of a version that waits: it ends as vanished when its file is gone."""
 
 LEFT = frozenset({State.VANISHED, State.SUPERSEDED})
-"""The version is no longer what its path holds."""
+"""States of a version that its path no longer holds."""
 
 UNCLEAN_LIMIT = 3
-"""A version in flight at this many unclean exits, each time alone, is quarantined: it may be what kills the daemon."""
+"""A version in flight at this many unclean exits, each time alone, is quarantined: it may be killing the daemon."""
 
 
 class BadTransition(RuntimeError):

@@ -1,4 +1,4 @@
-"""Durations, sizes, rates and times: as people write them, and as they are shown. Pure.
+"""Parse and format durations, sizes, rates and times. Pure.
 
 Durations are seconds, sizes bytes. ``parse_…`` reads ``"90s" "7d" "64MiB" "5GB" "200/s"`` and raises ``ValueError``
 with a text for the user; ``format_…`` writes exactly what ``parse_…`` reads back. ``short_…``, ``ago`` and ``until``
@@ -125,12 +125,12 @@ def short_duration(seconds: float) -> str:
 
 
 def ago(time: str | None, now: datetime) -> str:
-    """Return how long before ``now`` an RFC 3339 time was, "" for none."""
+    """Return the time from an RFC 3339 time to ``now``, "" for none."""
     return short_duration(max(0.0, -seconds_until(time, now))) if time else ""
 
 
 def until(time: str | None, now: datetime) -> str:
-    """Return in how long an RFC 3339 time is, "" for none, "now" when it has passed."""
+    """Return the time from ``now`` to an RFC 3339 time, "" for none, "now" when it has passed."""
     if not time:
         return ""
     left = seconds_until(time, now)

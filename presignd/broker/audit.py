@@ -93,7 +93,7 @@ def link_refused(client: str, code: str, link: Link | None) -> None:
 
 
 @dataclass(slots=True)
-class Sparing:
+class ThrottledEvent:
     """Logs an event that strangers cause: at most once a second, with the number of those left out."""
 
     event: str
@@ -110,10 +110,10 @@ class Sparing:
         log.warning(self.event, **fields, **({"others": missed} if missed else {}))
 
 
-_refused_links = Sparing("link.refused")
+_refused_links = ThrottledEvent("link.refused")
 
 
-class RejectedCalls(Sparing):
+class RejectedCalls(ThrottledEvent):
     """Logs rejected calls."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from presignd import __version__
 from presignd.cli import streams
-from presignd.cli.guard import UNAWAITED, guarded, leave, tell
+from presignd.cli.guard import UNAWAITED, guarded, leave, print_lines
 
 COMMANDS = {
     "demo": (
@@ -71,7 +71,7 @@ class LazyGroup(TyperGroup):
 def _print_usage_error(wrong: Any) -> None:
     told = io.StringIO()
     wrong.show(told)
-    tell(told.getvalue().splitlines(), level="error")
+    print_lines(told.getvalue().splitlines(), level="error")
 
 
 def load(name: str) -> Any:

@@ -270,7 +270,7 @@ def list_command(config: BrokerFile = SYSTEM_FILE, as_json: AsJson = False) -> N
     """
     tokens = _tokens(config)
     unknown = tokens.unreadable()
-    guard.tell([f"presignd: {problem}" for problem in unknown], level="error")
+    guard.print_lines([f"presignd: {problem}" for problem in unknown], level="error")
     if as_json:
         show.document(
             [{**token.model_dump(mode="json"), "file": str(file) if file else None} for token, file in tokens.all()]

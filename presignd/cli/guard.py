@@ -82,7 +82,7 @@ def _fail(error: Exception) -> NoReturn:
     if isinstance(found, BrokenPipeError):
         _reader_gone()
     if isinstance(found, PresigndError):
-        tell(error_lines(found), level="error")
+        print_lines(error_lines(found), level="error")
         raise SystemExit(found.exit_code) from None
     streams.say(_traceback(found))
     raise SystemExit(ExitCode.BUG) from None
@@ -95,7 +95,7 @@ def _expected(error: Exception) -> Exception:
     return error
 
 
-def tell(lines: list[str], *, level: str) -> None:
+def print_lines(lines: list[str], *, level: str) -> None:
     """Print lines for a person on stderr; for the journal with a priority."""
     from presignd.telemetry.log import PRIORITY, is_journal  # noqa: PLC0415 - help must be fast
 
@@ -106,7 +106,7 @@ def tell(lines: list[str], *, level: str) -> None:
 
 def warn(warnings: Iterable[str]) -> None:
     """Print each warning about a configuration on stderr."""
-    tell([f"presignd: {warning}" for warning in warnings], level="warning")
+    print_lines([f"presignd: {warning}" for warning in warnings], level="warning")
 
 
 def error_lines(error: PresigndError) -> list[str]:

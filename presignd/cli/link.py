@@ -121,7 +121,7 @@ def _pin(*, made: bool, given: str) -> str:
 
 
 def _own_pin(file: str) -> str:
-    """Return the first line of a file; with - that of stdin, asked for without an echo on a terminal."""
+    """Return the first line of a file; with - that of stdin, read without echo on a terminal."""
     from presignd.presign.stable import pin_problem  # noqa: PLC0415 - help must be fast
 
     try:

@@ -80,7 +80,7 @@ def parse_proxy(text: str) -> str:
 def parse_webhook_url(text: str) -> str:
     """Return the address of a webhook's receiver, its host as clients write it; raises ``ValueError``.
 
-    Plain HTTP is for this machine alone: what is told, and the address itself, are secrets.
+    Plain HTTP is only for this machine: the messages, and the address itself, are secrets.
     """
     text = text.strip()
     scheme, separator, rest = text.partition("://")
@@ -163,7 +163,7 @@ def _host(parts: SplitResult) -> str:
 
 
 def _in_ascii(host: str) -> str:
-    """Return a name as IDNA writes it, "" if it can't."""
+    """Return a name in IDNA's ASCII form, "" if it has none."""
     import yarl  # noqa: PLC0415 - few hosts need it, and it takes 10 ms of a start
 
     try:

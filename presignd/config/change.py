@@ -1,4 +1,4 @@
-"""What a reload of the configuration changes, and what needs a restart. Pure."""
+"""Decide what a reload of the configuration changes, and what needs a restart. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Check the configuration's folders on this machine: they must exist, be readable, and not overlap.
 
-Whether a folder lies in another is decided by device and inode of every folder above it, and by the mount table
-where a bind mount lies in between. So no spelling, symlink or mount hides an overlap.
+Whether a folder lies in another is decided by device and inode of every folder above it, and by the mount table if
+there is a bind mount in between. So no spelling, symlink or mount hides an overlap.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _inbox_problems(config: Config) -> Iterator[str]:
 
 
 def _inbox_inside(config: Config, key: str, path: Path) -> Iterator[str]:
-    """Yield a problem for a folder that is presignd's own: a guest's file must not get among its files."""
+    """Yield a problem for an inbox in a folder of presignd's own files: a guest's file must not get among them."""
     place = _place(path)
     for own, folder in (("ledger.path", config.ledger.path), ("links.file", config.links.file.parent)):
         state = _place(folder)

@@ -1,6 +1,7 @@
 """The types of options: how each is read from TOML or text, and written back (``model_dump(mode="json")``).
 
-Options are written as they are read, with secrets masked: the effective configuration can be loaded again.
+Options are written in the form in which they are read, with secrets masked, so the effective configuration can be
+loaded again.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def load(
 
 
 def places(environ: Mapping[str, str]) -> list[Path]:
-    """Return where the configuration file is looked for, in order; never in the current folder."""
+    """Return the places of the configuration file, in order; the current folder is none."""
     if environ.get("PRESIGND_CONFIG"):
         return [Path(environ["PRESIGND_CONFIG"])]
     own = base_folder(environ, "XDG_CONFIG_HOME", ".config")
@@ -127,7 +127,7 @@ def _watches(layer: Layer) -> list[str]:
 
 
 def _tables(layer: Layer) -> dict[str, list[str]]:
-    """Return the tables that a layer names in each section of many, in order."""
+    """Return the tables that a layer names in each section that may have many, in order."""
     return {section: tables_of(layer, section) for section in MANY}
 
 

@@ -50,7 +50,7 @@ def _kinds(annotation: Any) -> set[Any]:
 class Schema:
     """The options of a program: its ``sections`` by their names in TOML.
 
-    Of those in ``many`` there may be several tables, each with a name: [[watch]].
+    A section in ``many`` may have several tables, each with a name: [[watch]].
     """
 
     sections: Mapping[str, type[Section]]
@@ -143,7 +143,7 @@ def _describe(section: dict[str, Any], known: dict[str, Any], docstrings: dict[s
 def docstrings(model: type[Section]) -> dict[str, str]:
     """Return the docstring of each option of a section.
 
-    pydantic reads them too (``use_attribute_docstrings``), but at each start, which took 30 ms.
+    pydantic reads them, too (``use_attribute_docstrings``), but at each start, which took 30 ms.
     """
     (section,) = ast.parse(inspect.getsource(model)).body
     assert isinstance(section, ast.ClassDef)

@@ -64,7 +64,7 @@ def expanded(path: Path, environ: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class PathBase:
-    """What relative paths and "~" start from: a folder, and the environment that names the home folder."""
+    """The base of relative paths and "~": a folder, and the environment that names the home folder."""
 
     folder: Path
     environ: Mapping[str, str]

@@ -1,4 +1,7 @@
-"""Which values are valid, one function a rule. Each returns the value or raises ``ValueError`` with why. Pure."""
+"""Which values are valid, one function per rule.
+
+Each returns the value, or raises ``ValueError`` with the reason. Pure.
+"""
 
 from __future__ import annotations
 
@@ -126,7 +129,7 @@ def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_signing_secret(secret: str) -> str:
-    """Return a webhook's secret if it is one by Standard Webhooks: ``whsec_`` (which may be left out) and base64."""
+    """Return a webhook's secret if it is valid by Standard Webhooks: ``whsec_`` (which may be left out) and base64."""
     try:
         key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
     except ValueError:
@@ -156,7 +159,7 @@ def check_header_name(name: str) -> None:
 
 
 def check_folder_unit(watch: Mapping[str, Any]) -> str:
-    """Return "folder" if the watch's other options, those that are valid, let a folder get one link as a whole."""
+    """Return "folder" if the watch's other (valid) options allow a folder to get one link as a whole."""
     marker, key = watch.get("ready_marker"), watch.get("key")
     if marker is not None and "{name}" not in marker:
         raise ValueError('is "folder", which needs ready_marker with {name}, e.g. "{name}.ok": it says which is whole')

@@ -1,6 +1,6 @@
-"""What [presign] needs to sign: keys, or a broker's address and token, each from a value, a file or a credential.
+"""Read what [presign] needs to sign: keys, or a broker's address and token, each from a value, a file or a credential.
 
-With a broker no storage key may be given, and none is read; without one, no option of a broker.
+With a broker no storage key may be given, and none is read; without one, no broker's option may be given.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "secret_key": ("secret_key", "secret_access_key", "secret_key_file"),
     "token": ("token", "token_file"),
 }
-"""The options that can give each secret; the first one holds it in the end."""
+"""The options that can give each secret; the value is stored in the first one."""
 
 _LONGEST = 64 * 1024
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -138,7 +138,7 @@ def _find(names: tuple[str, ...], layer: Layer, environ: Mapping[str, str], warn
 
 
 def _may_be_secret(given: Given) -> bool:
-    """Return whether what should be a file name may be the secret itself: long enough, and not in a known folder."""
+    """Return whether a file name may be the secret itself: long enough, and not in an existing folder."""
     file: Path = given.value
     is_path = given.rooted and len(file.parts) > 2 and file.parent.is_dir()  # noqa: PLR2004 - "/" and a name
     return not is_path and len(file.name) >= MIN_LITERAL
@@ -235,7 +235,7 @@ def signing_warnings(layer: Layer) -> list[str]:
 
 
 def is_in_clear(url: str) -> bool:
-    """Return whether what is sent to ``url`` crosses a network unencrypted."""
+    """Return whether requests to ``url`` cross a network unencrypted."""
     try:
         parts = urlsplit(url)
         return parts.scheme == "http" and not ipaddress.ip_address(parts.hostname or "").is_loopback

@@ -21,7 +21,7 @@ _NEEDED = {
     "webhook": "url (or url_file) and secret_file",
     "inbox": "name, path and invitation",
 }
-"""Words about the sections of which there may be many."""
+"""Words for messages about sections that may have many tables."""
 
 Known = Mapping[str, Sequence[str]]
 """The names of the tables that are known so far, by section."""
@@ -31,7 +31,7 @@ _AWS = {
     ("presign", "region"): ("AWS_REGION", "AWS_DEFAULT_REGION"),
     ("presign", "ca_file"): ("AWS_CA_BUNDLE", "SSL_CERT_FILE"),
 }
-"""Options that other tools' variables give, the strongest variable first."""
+"""Options that the variables of other tools set; the first variable wins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +120,8 @@ def environment_layer(
 ) -> Layer:
     """Return the options that ``PRESIGND_<SECTION>__<KEY>`` and ``PRESIGND_WATCH__<NAME>__<KEY>`` give.
 
-    ``known`` are the file's tables: NAME means the one that differs at most in case and ``- _ .``. Otherwise
-    NAME defines a watch (or what the section has many of) of that name in lower case. An empty variable counts as not
-    set.
+    ``known`` are the file's tables: NAME means the one that differs at most in case and ``- _ .``. Otherwise NAME
+    defines a watch (or another table of the section) of that name in lower case. An empty variable counts as not set.
     """
     layer: dict[Option, Given] = {}
     for variable, text in sorted(environ.items()):

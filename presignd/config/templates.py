@@ -81,7 +81,7 @@ def check_name_template(template: str) -> str:
 
 
 def _fields(parts: tuple[TemplatePart, ...]) -> list[tuple[str, str]]:
-    """Return each field with its format, an empty ``{}`` too, to be refused as unknown."""
+    """Return each field with its format, also an empty ``{}``, which is refused as unknown."""
     return [(part.field, part.spec) for part in parts if part.field is not None]
 
 

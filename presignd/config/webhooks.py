@@ -1,4 +1,4 @@
-"""[[webhook]] as it is read: addresses and secrets from their files, and names for those that have none."""
+"""Read [[webhook]]: addresses and secrets from their files, and names for those that have none."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECRETS = ("url", "secret")
 _FILES = ("url_file", "secret_file", "ca_file")
 
 _UNKNOWN = {"url": "https://unknown.invalid/", "secret": "A" * 64}
-"""Stand for what could not be read: that is the only problem then, and the configuration is refused."""
+"""Placeholders for values that could not be read: only that is reported, and the configuration is refused."""
 
 
 def with_webhooks(layer: Layer, problems: list[str], warnings: list[str]) -> Layer:
@@ -52,7 +52,7 @@ def read_table(
     *,
     named: bool,
 ) -> dict[str, Any]:
-    """Return a webhook's options with those that its files hold, and a name that is not ``taken`` if it has none.
+    """Return a webhook's options with those from its files, and a name that is not ``taken`` if it has none.
 
     ``where`` is its key in messages; paths are absolute.
     """
@@ -71,7 +71,7 @@ def read_table(
 
 
 def read_tables(value: Any, base: PathBase, problems: list[str], warnings: list[str]) -> tuple[WebhookConfig, ...]:
-    """Return the webhooks of a document that is read without layers (a broker's); add what is wrong to ``problems``."""
+    """Return the webhooks of a document without layers (a broker's); add their mistakes to ``problems``."""
     if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
         problems.append("webhook: write [[webhook]], with two brackets on each side, once for each receiver")
         return ()
@@ -100,7 +100,7 @@ def _described(error: Any, where: str) -> str:
 
 
 def _read(table: Mapping[str, Any], key: str, where: str, warnings: list[str]) -> str | None:
-    """Return what the file of an option holds, None if it is not given so; raise ``ValueError``."""
+    """Return the content of an option's file, None if the option has no file; raise ``ValueError``."""
     option, file = f"{where}.{key}_file", table.get(f"{key}_file")
     if not isinstance(file, Path):
         if key in table:

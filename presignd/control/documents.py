@@ -220,7 +220,7 @@ async def overview(view: View) -> Document:
         "ledger": str(view.config.ledger.path),
         "links_file": str(view.config.links.file),
     }
-    return cast("Document", redact_texts(status))  # names may hold anything, and /api/status asks for no token
+    return cast("Document", redact_texts(status))  # names may hold anything, and /api/status needs no token
 
 
 def of_daemon(view: View) -> Document | None:

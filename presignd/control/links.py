@@ -60,7 +60,7 @@ class Revocations:
         return {ref for link in links if (ref := _ref(link))} - self._refs
 
     def learn(self, refs: Iterable[str]) -> None:
-        """Note what a broker tells to be revoked."""
+        """Note the links that a broker reports as revoked."""
         self._refs |= {*refs}
 
     def has(self, link: Mapping[str, Any]) -> bool:
@@ -97,7 +97,7 @@ class LinkRequests:
             seconds = expires or self._in_effect.work.presigned_lifetime(version)
             dated = version._replace(signed_at=self._in_effect.now())
             link = await make_link(self._in_effect.grant, dated, seconds, self._announcer.path(version))
-        self._tell(link, by_uid)
+        self._log(link, by_uid)
         return link
 
     async def on_terms(self, version: FileVersion, terms: Terms, *, by_uid: int) -> Link:
@@ -108,7 +108,7 @@ class LinkRequests:
         if terms.name:
             request = replace(request, filename=terms.name)
         link = stable_link(dated, await self._make(request), self._announcer.path(version))
-        self._tell(link, by_uid)
+        self._log(link, by_uid)
         return link
 
     async def revoke(self, named: Mapping[str, str], *, by_uid: int | None = None) -> None:
@@ -169,5 +169,5 @@ class LinkRequests:
     def _lifetime(self, version: FileVersion) -> int | None:
         return self._in_effect.work.stable_lifetime(version)
 
-    def _tell(self, link: Link, by_uid: int) -> None:
+    def _log(self, link: Link, by_uid: int) -> None:
         self._announcer.linked([link], disclose=self._in_effect.config.links.in_log, by_uid=by_uid)

@@ -149,7 +149,7 @@ _STOPPED = {State.QUARANTINED: WaitOutcome.QUARANTINED, State.IGNORED: WaitOutco
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A path as it was ``asked`` for, its place in a watch, and the current version there."""
+    """A path as the request gave it (``asked``), its place in a watch, and the current version there."""
 
     asked: bytes
     place: WatchPath

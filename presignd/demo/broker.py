@@ -34,7 +34,7 @@ VALID = timedelta(days=30)
 
 
 class DemoBroker(NamedTuple):
-    """How a daemon asks the demo's broker, and its invitation: its name, and its address, which opens it."""
+    """The demo's broker: the daemon's [presign] section for it, and its invitation's name and address (secret)."""
 
     presign: PresignConfig
     invitation: str
@@ -43,11 +43,11 @@ class DemoBroker(NamedTuple):
 
 @asynccontextmanager
 async def demo_broker(folder: Path, store: EmbeddedStore) -> AsyncIterator[DemoBroker]:
-    """Run a broker that signs for ``store`` while the body runs; yield how a daemon asks it, and its invitation.
+    """Run a broker that signs for ``store`` while the body runs; yield how to reach it, and its invitation.
 
     ``folder`` keeps its port, its state and the invitation's id, so that its address stays. Only the token's hash is
-    written there: each start has a new token.
-    Raises ``UsageError`` where nothing can be written, ``Unavailable`` where no port is free.
+    written there: each start has a new token. Raises ``UsageError`` where nothing can be written, ``Unavailable`` where
+    no port is free.
     """
     token = new_token()
     try:
@@ -73,7 +73,7 @@ async def demo_broker(folder: Path, store: EmbeddedStore) -> AsyncIterator[DemoB
 
 
 async def _invitation(file: Path, broker: Broker, bucket: str) -> tuple[str, str]:
-    """Return the last start's invitation, its name and its id, or a new one if that takes files no more."""
+    """Return the last start's invitation, its name and its id, or a new one if that has ended."""
     invitations, now = Invitations(broker.database), utcnow()
     last = _last(file)
     known = await invitations.find(hash_of_id(last))
@@ -103,7 +103,7 @@ def _last(file: Path) -> str:
 
 
 def _port(file: Path, store: EmbeddedStore) -> int:
-    """Return the last start's port, so that its links open again; another one if that is taken now."""
+    """Return the last start's port, so that its links open again; another one if it is taken now."""
     last = _last(file)
     if last.isdecimal() and 0 < int(last) < 1 << 16 and is_free(int(last)):
         return int(last)

@@ -93,7 +93,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 """Runs in the child before the program, so that the kernel sends it SIGTERM when the thread that started it dies.
 
-A program of its own, because a preexec_fn is not safe in a process with threads.
+It is a program of its own, because a preexec_fn is not safe in a process with threads.
 """
 
 
@@ -287,7 +287,7 @@ class EmbeddedStore:
             raise
 
     def _retries(self) -> list[bool]:
-        """Return for each attempt whether another may follow on other ports: never once the endpoint is in use."""
+        """Yield for each attempt whether another may follow on other ports: never once the endpoint is in use."""
         return [False] if self._ports else [True] * 4 + [False]
 
     def _wait_for_another(self) -> None:
@@ -397,7 +397,7 @@ class EmbeddedStore:
         client.remove_object(self.bucket, _PROBE_KEY)
 
     def _knows_its_volumes(self) -> bool:
-        """Ask the master: after a restart, S3 answers up to five seconds before the old volumes are found."""
+        """Query the master: after a restart, S3 answers up to five seconds before the old volumes are found."""
         with urllib3.PoolManager(
             cert_file=str(self._dir / _PEM),
             cert_reqs="CERT_NONE",  # the fingerprint is compared instead

@@ -1,7 +1,7 @@
-"""The folder of an inbox: downloads under hidden names, and the rename of each to its place.
+"""The folder of an inbox: downloads under hidden names, and the rename of each to its place. Blocking.
 
-Blocking. Every step walks by descriptor from the folder's root, and follows no symlink below it. ``OSError`` comes as
-the system raises it.
+Every step walks by descriptor from the folder's root, and follows no symlink below it. ``OSError`` comes as the system
+raises it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Names for guests' files: their own, made safe for a folder.
+"""Names for guests' files: their own, made safe for a folder. Pure.
 
-Pure. A guest chooses a path. It must not lead out of the folder or mislead a reader, and must be valid on every
-filesystem in common use: a folder may be shared with Windows machines.
+A guest chooses a path. It must not lead out of the folder or mislead a reader, and must be valid on every filesystem in
+common use: a folder may be shared with Windows machines.
 """
 
 from __future__ import annotations

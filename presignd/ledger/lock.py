@@ -43,9 +43,7 @@ class DaemonLock:
                 f"the ledger in {folder} is in use by {process_text(lock_holder(self._fd) or _pid_in_file(self._fd))}",
                 fix="stop that one, or give this one a ledger.path of its own",
             )
-        with contextlib.suppress(
-            OSError
-        ):  # a full disk: the pid is only for messages, and the ledger tells of the disk
+        with contextlib.suppress(OSError):  # a full disk: the pid is only for messages, and the ledger reports the disk
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
 

@@ -72,7 +72,7 @@ class Intake:
             return _quarantined(version, refused)
 
     def with_key(self, version: NewVersion, key: str) -> NewVersion:
-        """Return a version with the key that a ``put`` asked for; raise ``key_refused``."""
+        """Return a version with the key that a ``put`` gave; raise ``key_refused``."""
         if why := key_problem(key):
             raise fault_for("key_refused", why)
         return version._replace(key=key, state=State.QUEUED, error_code="", error="")

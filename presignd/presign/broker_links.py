@@ -21,7 +21,7 @@ from presignd.presign.broker_client import (
     refusal,
     unusable,
 )
-from presignd.presign.stable import StableLink, StableRequest, Time, Told, Word
+from presignd.presign.stable import BrokerAnswer, StableLink, StableRequest, Time, Word
 from presignd.runtime.heartbeat import resting
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ LONGEST_LINK = 16 << 10
 _PRINTABLE = re.compile(r"[!-~]{1,8192}")
 
 
-class IssuedLink(Told):
+class IssuedLink(BrokerAnswer):
     """One of a token's links in the broker's list, without the id that opens it. ``state`` says whether it opens."""
 
     ref: Word
@@ -100,7 +100,7 @@ class BrokerLinks:
             raise unusable(response)
 
     async def revoked(self, refs: Collection[str]) -> set[str]:
-        """Return which of the token's links with these ``refs`` were revoked, whoever did it."""
+        """Return which of the token's links with these ``refs`` were revoked, by any client."""
         await self._own_root()
         response = await self._ask(f"/v1/links?refs={','.join(sorted(refs))}", None, MOST)
         if response.status != OK:

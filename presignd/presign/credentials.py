@@ -234,11 +234,11 @@ def _ask(source: str, endpoint: str, *, before: str = "") -> Credentials:
 
 
 def _retrieve(endpoint: str, region: str) -> MinioCredentials:
-    """Query the service that the environment names; ``endpoint`` and ``region`` may be "".
+    """Query the service that the environment names; ``endpoint`` and ``region`` may be "". Blocking.
 
-    Blocking. The imports take a sixth of a daemon's start, and few hosts use a service. A new provider is made each
-    time, because it would return its old answer until ten seconds before the end. Its HTTP client gives up within
-    ``WAIT``: outside EC2 nothing answers at the metadata address.
+    The imports take a sixth of a daemon's start, and few hosts use a service. A new provider is made each time, because
+    it would return its old answer until ten seconds before the end. Its HTTP client gives up within ``WAIT``: outside
+    EC2 nothing answers at the metadata address.
     """
     from minio.credentials.providers import IamAwsProvider  # noqa: PLC0415 - as said above
     from urllib3 import PoolManager, Retry, Timeout  # noqa: PLC0415 - as said above

@@ -151,7 +151,7 @@ class LocalPresigner:
         query: Mapping[str, str],
     ) -> Grant:
         date = (request.date or now).replace(microsecond=0)
-        expires = honest_expires(request.expires, date, credentials.expires_at)
+        expires = real_lifetime(request.expires, date, credentials.expires_at)
         endpoint = self._config.endpoint
         if request.public and self._config.public_endpoint:
             endpoint = self._config.public_endpoint
@@ -203,7 +203,7 @@ def local_presigner(config: PresignConfig, *, send: Send, clock: Callable[[], da
     return presigner
 
 
-def honest_expires(asked: int, date: datetime, ends: datetime | None) -> int:
+def real_lifetime(asked: int, date: datetime, ends: datetime | None) -> int:
     """Return the real lifetime of a request in seconds from ``date``.
 
     It is the least of the requested lifetime, 7 days, and the credential's remaining lifetime. Raises

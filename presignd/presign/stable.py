@@ -1,6 +1,6 @@
-"""Stable links: the requests to a broker, and its answers.
+"""Stable links: the requests to a broker, and its answers. Pure.
 
-Pure. A stable link is a short address of the broker that redirects to the object until the link ends or is revoked
+A stable link is a short address of the broker that redirects to the object until the link ends or is revoked
 (docs/broker.md). The client chooses its id; a second request with the same id makes no second link.
 """
 
@@ -107,13 +107,13 @@ Time = Annotated[AwareDatetime, AfterValidator(in_utc)]
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{0,64}$")]
 
 
-class Told(BaseModel):
+class BrokerAnswer(BaseModel):
     """A model of a broker's answer: unknown fields are ignored, and no error repeats a value."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
 
-class StableLink(Told):
+class StableLink(BrokerAnswer):
     """A link as the broker recorded it first, whatever a later request says. ``url`` is secret, times are UTC."""
 
     url: str = Field(repr=False)

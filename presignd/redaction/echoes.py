@@ -125,7 +125,7 @@ def _in_query(query: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def long_enough(secrets: Iterable[str]) -> tuple[str, ...]:
-    """Return the letters and digits of the secrets that are long enough to be told from a word."""
+    """Return the letters and digits of the secrets that are too long to be a word by chance."""
     return tuple([plain for plain in map(_words, secrets) if len(plain) >= MIN_LITERAL])
 
 

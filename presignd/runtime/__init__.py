@@ -1,1 +1,1 @@
-"""What a long-running program needs: signals, systemd, heartbeats, tasks, servers that clients can't exhaust."""
+"""What a long-running program needs: signals, systemd, heartbeats, tasks, servers with limits on clients."""

@@ -1,9 +1,9 @@
-"""How many clients a server takes, which it refuses, and which makes room for a new one. Pure.
+"""Decide how many clients a server accepts, which it refuses, and which it closes for a new one. Pure.
 
-A server has two ways to stay usable while strangers connect. Where an exchange may be long and must not be cut off
-(the control socket's, the status page's streams), a ``Quota`` limits each client, and reserves places for the
-privileged. Where connections may be idle (HTTP), refusing the new one would let a stranger's idle connections keep
-everybody out, probes included: there ``Connections`` names the one to close.
+A server has two ways to stay usable while strangers connect. If an exchange may be long and must not be cut off (on the
+control socket, or a stream of the status page), a ``Quota`` limits each client, and reserves places for the privileged.
+If connections may be idle (HTTP), refusing the new one would let a stranger's idle connections lock out everybody,
+probes included: so ``Connections`` names the one to close.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _T = TypeVar("_T", bound=Hashable)
 
 @dataclass
 class Quota:
-    """At most ``total`` places at a time: ``reserved`` of them for the privileged, at most ``each`` for any other.
+    """At most ``total`` places at a time, ``reserved`` of them for the privileged, and ``each`` for any other client.
 
-    The privileged may have all that are free.
+    The privileged may take all free places.
     """
 
     total: int
@@ -29,10 +29,10 @@ class Quota:
     each: int
     taken: Counter[Hashable] = field(default_factory=Counter)
     others: int = 0
-    """How many are taken by those who aren't privileged."""
+    """Places taken by clients that are not privileged."""
 
     def take(self, who: Hashable, *, privileged: bool) -> bool:
-        """Take a place for ``who``; return False where there is none for them."""
+        """Take a place for ``who``; return False if there is none."""
         full = self.taken.total() >= self.total
         if not privileged:
             full = full or self.taken[who] >= self.each or self.others >= self.total - self.reserved
@@ -43,7 +43,7 @@ class Quota:
         return True
 
     def give_back(self, who: Hashable, *, privileged: bool) -> None:
-        """Give back a place that ``take`` gave."""
+        """Give back a place that was taken."""
         self.taken[who] -= 1
         self.others -= not privileged
         if not self.taken[who]:
@@ -58,14 +58,14 @@ class _Use:
 
 
 class Connections:
-    """Knows of each connection when it was last used, and whether by a known client (one with a token)."""
+    """Remembers when each connection was last used, and whether by a known client (one with a token)."""
 
     def __init__(self) -> None:
         self._uses: dict[Hashable, _Use] = {}
         self._order = 0
 
     def used(self, connection: Hashable, *, known: bool = False) -> None:
-        """Note that a connection came, or a request on it; once ``known``, it stays so."""
+        """Note a new connection, or a request on it; once ``known``, it stays known."""
         self._order += 1
         use = self._uses.setdefault(connection, _Use(self._order))
         use.order = self._order
@@ -73,7 +73,7 @@ class Connections:
 
     @contextmanager
     def answering(self, connection: Hashable) -> Iterator[None]:
-        """Keep a connection open while its answer is in progress: the number of those is limited elsewhere."""
+        """Keep a connection open while its answer is in progress; the number of these is limited elsewhere."""
         self.used(connection)
         use = self._uses[connection]
         use.answers += 1
@@ -83,9 +83,9 @@ class Connections:
             use.answers -= 1
 
     def to_close(self, present: Iterable[_T]) -> _T | None:
-        """Return which of all that are ``present`` is to be closed: a stranger's first, the one idle longest first.
+        """Return which of the connections ``present`` must be closed: strangers' first, then the one idle longest.
 
-        None where all have an answer in progress. Connections that are gone are forgotten.
+        Returns None if all have an answer in progress. Connections that are gone are forgotten.
         """
         there = list(present)
         before, self._uses = self._uses, {}

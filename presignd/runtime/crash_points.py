@@ -2,7 +2,7 @@
 
 With ``PRESIGND_CRASH_AT=name`` (or ``name:nth``) in the environment at start, the process sends itself SIGKILL when it
 passes the point the ``nth`` time, so that nothing is cleaned up. With ``PRESIGND_WEDGE_AT`` the thread hangs there for
-ever, as by a bug or a dead disk: that tests the watchdog. Without them ``passed`` does nothing. The crash harness
+ever, as with a bug or a dead disk: this tests the watchdog. Without them ``passed`` does nothing. The crash harness
 (``tests/system/crash``) kills at each of ``POINTS``; a test checks that these are the points in the code.
 """
 

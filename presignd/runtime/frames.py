@@ -1,7 +1,7 @@
 """Bytes of unknown length over a socket, with a mark at their end.
 
-A socket that is closed has no such mark, so a writer that was killed is not taken for one that is done. Each frame is
-its length (4 bytes, big-endian) and as many bytes; one without bytes is the mark.
+A socket that is closed has no such mark, so a writer that was killed is not mistaken for one that has finished. Each
+frame is its length (4 bytes, big-endian) and as many bytes; an empty frame is the mark.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import socket
 
 LENGTH = 4
 CHUNK = 256 << 10
-"""Bytes of one read, and so of a frame."""
+"""Most bytes of one read, and so of a frame."""
 
 
 class CutOff(Exception):
-    """The writer is gone, and has not marked an end."""
+    """The writer is gone without having sent the end mark."""
 
 
 def send(source: int, connection: socket.socket) -> None:

@@ -1,9 +1,10 @@
-"""Heartbeats: how the watchdog knows that each loop and each worker still takes its turns.
+"""Heartbeats: they show the watchdog that each loop and each worker makes progress.
 
-A loop or worker is ``alive`` and calls ``beat`` each turn. So can all that it calls, in tasks and threads of its own
-too: a context variable carries the heart there. Before a wait that has a deadline, ``beat(within=seconds)`` sets when
-the next beat is due; a wait for something that has a heart of its own is ``resting``. A store that is slow or away is
-waited for with deadlines, so it never stops a heart; a loop that hangs does.
+A loop or worker is ``alive`` and calls ``beat`` each turn. The functions that it calls may do so, too, also in its
+tasks and threads: a context variable carries the heart there. Before a wait that has a deadline,
+``beat(within=seconds)`` sets when the next beat is due; a wait for something that has a heart of its own is
+``resting``. Waits for a store that is slow or away have deadlines, so they never make a heart overdue; a loop that
+hangs does.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar, Token
 
 USUAL = 30.0
-"""Longest usual time between two turns of a loop, in seconds, where no watchdog sets another."""
+"""Longest usual time between two turns of a loop, in seconds, unless a watchdog sets another."""
 
 SLACK = 10.0
 """Seconds that a wait may last beyond its deadline: a busy machine is not a hung one."""
@@ -36,7 +37,7 @@ class Heart:
         self._until = self._beat_at + within + SLACK if within else 0.0
 
     def resting(self) -> AbstractContextManager[None]:
-        """Wait for something that may never come; the heart is not overdue meanwhile."""
+        """Wait for something that may never come; the heart is not overdue during the body."""
         return _Rest(self)
 
     def is_overdue(self, now: float, usual: float) -> bool:
@@ -45,7 +46,7 @@ class Heart:
 
 
 class _Rest:
-    """A class, as those below: each small file enters several, and generators took measurable time."""
+    """This and those below are classes: each small file enters several, and generators took measurable time."""
 
     def __init__(self, heart: Heart) -> None:
         self._heart = heart
@@ -63,7 +64,7 @@ _current: ContextVar[Heart | None] = ContextVar("heart", default=None)
 
 
 class alive:  # noqa: N801 - used as the function it stands for
-    """Give a heart to this task and to what it starts, while the body runs."""
+    """Give a heart to this task, and to the tasks and threads that it starts, while the body runs."""
 
     _token: Token[Heart | None]
 
@@ -116,6 +117,6 @@ class holding:  # noqa: N801 - used as the function it stands for
 
 
 def overdue(usual: float) -> list[str]:
-    """Return the names of the hearts whose turn is overdue."""
+    """Return the names of the hearts that are overdue."""
     now = time.monotonic()
     return sorted(heart.name for heart in tuple(_hearts) if heart.is_overdue(now, usual))

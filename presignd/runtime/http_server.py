@@ -1,8 +1,8 @@
 """The HTTP server of the status page and of the broker, on aiohttp: connections, time and memory are limited.
 
 aiohttp's own sites (``TCPSite``, ``UnixSite``, ``SockSite``) hand the socket to asyncio, which accepts without limit
-and hides connections that are still in their TLS handshake. So this accepts by itself: to count those, to close an
-idle connection for a new one, and to go on with another certificate without a restart.
+and hides connections that are still in their TLS handshake. So this module accepts connections itself: to count those,
+to close an idle connection for a new one, and to use another certificate without a restart.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from presignd.runtime.unix_socket import BACKLOG, listening
 HANDSHAKE_SECONDS = 10.0
 """How long a TLS handshake may take."""
 ACCEPT_PAUSE = 0.1
-"""Seconds until the next try where a connection could not be accepted."""
+"""Seconds until the next try after a connection could not be accepted."""
 LINGER_SECONDS = 1.0
-"""How long the rest of a body that is refused is read, so that the client gets its answer."""
+"""How long the rest of a refused body is read, so that the client gets its answer."""
 
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
@@ -45,8 +45,8 @@ _silent.disabled = True
 class HttpServer:
     """Serves ``app`` at ``address``, which the configuration calls ``option``: ``open``, ``serve``, ``close``.
 
-    ``most`` returns how many connections there may be, those in their handshake included: else a stranger could take
-    every descriptor without a word of HTTP. One more connection closes the one that ``connections`` names.
+    ``most`` returns how many connections there may be, those in their handshake included: otherwise a stranger could
+    take every descriptor without any HTTP. One more connection closes the one that ``connections`` names.
     ``idle_seconds`` is how long a connection may be idle, and a request's head may take; ``cut_seconds`` how long
     ``close`` waits for answers.
     """
@@ -72,13 +72,13 @@ class HttpServer:
             logger=_silent,
             keepalive_timeout=idle_seconds,
             lingering_time=LINGER_SECONDS,
-            auto_decompress=False,  # nobody sends such a body, and a small one could become a large one
+            auto_decompress=False,  # no client sends such a body, and a small one could become a large one
             shutdown_timeout=cut_seconds,
         )
         self._open = contextlib.ExitStack()
         self._sockets: list[socket.socket] = []
         self.place = ""
-        """Where it listens, once open: with the port that was free, for port 0."""
+        """The address at which it listens, once open: for port 0, with the port that was free."""
         self._context: ssl.SSLContext | None = None
         self._accepting: list[asyncio.Task[None]] = []
         self._coming: set[asyncio.Task[None]] = set()
@@ -116,13 +116,13 @@ class HttpServer:
         return self._runner.server
 
     def serve(self, context: ssl.SSLContext | None = None) -> None:
-        """Accept connections, by TLS with ``context``; called again, the next ones get the new context."""
+        """Accept connections, with TLS if there is a ``context``; call this again to use a new one from then on."""
         self._context = context
         if not self._accepting:
             self._accepting = [asyncio.create_task(self._accept(sock), name="accept") for sock in self._sockets]
 
     async def stop_listening(self) -> None:
-        """Accept no more, and remove the socket file; connections that stand go on."""
+        """Accept no more, and remove the socket file; open connections stay."""
         tasks = [*self._accepting, *self._coming]
         self._accepting, self._sockets = [], []
         for task in tasks:
@@ -152,7 +152,7 @@ class HttpServer:
             coming.add_done_callback(self._coming.discard)
 
     def _make_room(self) -> bool:
-        """Close a connection for a new one where there are too many; return False where all have to stay."""
+        """Close a connection for a new one if there are too many; return False if none may be closed."""
         present: list[RequestHandler | asyncio.Task[None]] = [one for one in self._server.connections if _is_open(one)]
         present += [coming for coming in self._coming if not coming.cancelling()]
         if len(present) < self._most():
@@ -193,7 +193,7 @@ def _turn_away(accepted: socket.socket, *, tls: bool) -> None:
 
 
 async def _bound(listen: Listen, stack: contextlib.ExitStack) -> list[socket.socket]:
-    """Listen at every address of a host, until ``stack`` closes; at the first one alone where any port will do."""
+    """Listen at every address of a host, until ``stack`` closes; for port 0, at the first one alone."""
     found = await asyncio.get_running_loop().getaddrinfo(
         listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )

@@ -10,10 +10,10 @@ from presignd.telemetry.log import get_logger
 
 
 class Trouble:
-    """Logs ``PART.blocked`` at the first problem and ``PART.unblocked`` at the end, whatever comes between.
+    """Logs ``PART.blocked`` at the first problem and ``PART.unblocked`` at the end, and nothing in between.
 
-    ``problem`` is the latest one, None while there is none; ``since`` (UTC) is when it began. ``name`` tells one of
-    several parts of a kind.
+    ``problem`` is the latest one, None while there is none; ``since`` (UTC) is when the first one was met. ``name``
+    identifies one of several parts of a kind.
     """
 
     def __init__(self, part: Literal["ledger", "links", "inbox"], name: str = "") -> None:
@@ -34,7 +34,7 @@ class Trouble:
         self.problem = problem
 
     def over(self) -> None:
-        """Note that it works, and log the end of a problem."""
+        """Note that the part works, and log the end of a problem."""
         if self.problem is not None:
             self._log.info(f"{self.part}.unblocked", **self._named)
         self.problem = None

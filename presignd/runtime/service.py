@@ -1,7 +1,7 @@
-"""The life of a long-running program, the daemon or the broker: signals, reload, drain, and what systemd is told.
+"""The life of a long-running program, the daemon or the broker: signals, reload, drain, and systemd's notifications.
 
-SIGTERM and SIGINT ask for a drain, a second one ends it. SIGHUP has the configuration read again; one that came
-while the program was still being imported (``signals.py``) is obeyed as soon as there is something to reload.
+SIGTERM and SIGINT request a drain, a second one ends it. SIGHUP requests a reload; one that arrived while the program
+was still being imported (``signals.py``) takes effect as soon as there is something to reload.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from presignd.telemetry.log import get_logger, install_loop_handler
 _T = TypeVar("_T")
 
 GRACE_SECONDS = 10.0
-"""How long the end takes at most beyond the drain, as systemd is told."""
+"""Longest time that the end takes beyond the drain; systemd gets the sum."""
 
 log = get_logger()
 
@@ -37,7 +37,7 @@ class Stop:
         self.forced = asyncio.Event()
 
     def __call__(self) -> None:
-        """Ask, or ask again."""
+        """Request the end, or request it again."""
         if self.requested.is_set():
             self.forced.set()
         self.requested.set()
@@ -46,7 +46,7 @@ class Stop:
 class Service:
     """One run of a program, whose events begin with its ``name``.
 
-    ``stop`` and ``reload`` are what signals set. Without a ``notifier`` no systemd is told.
+    ``stop`` and ``reload`` are what signals set. Without a ``notifier``, nothing is sent to systemd.
     """
 
     def __init__(self, name: Literal["daemon", "broker"], notifier: Notifier | None = None) -> None:
@@ -58,7 +58,7 @@ class Service:
 
     @asynccontextmanager
     async def running(self, *, reloads: bool = True) -> AsyncIterator[None]:
-        """Handle signals and tell systemd until the body ends; raise its expected error without a group around it.
+        """Handle signals and notify systemd until the body ends; raise its expected error without a group around it.
 
         A program that never ``reloads`` treats SIGHUP as SIGTERM.
         """
@@ -85,9 +85,9 @@ class Service:
     async def reload_when_asked(
         self, read: Callable[[], Awaitable[_T]], switch: Callable[[_T], Awaitable[None]]
     ) -> None:
-        """Read the configuration and switch to it whenever asked, for ever.
+        """Read the configuration and switch to it at each request, until cancelled.
 
-        ``read`` prepares all that may fail: what it raises, a bug of its own too, leaves the old one in effect.
+        ``read`` does everything that may fail: if it raises, even by a bug, the old configuration stays in effect.
         """
         while True:
             await self.reload.wait()
@@ -103,7 +103,7 @@ class Service:
             self.systemd.ready()
 
     async def drain(self, work: Coroutine[Any, Any, object], *, seconds: float, in_flight: int) -> bool:
-        """Finish what is in flight by ``work``, which takes ``seconds``; return False if a second signal ended it."""
+        """Finish what is in flight by ``work``, in ``seconds``; return False if a second signal ended it."""
         self.systemd.stopping(seconds + GRACE_SECONDS)
         self._log.info(f"{self.name}.draining", in_flight=in_flight, timeout=seconds)
         return await unless(self.stop.forced, work)
@@ -114,7 +114,7 @@ class Service:
 
 
 def log_reloaded(restart: Sequence[str], **changes: object) -> None:
-    """Log that another configuration is in effect, and the options that ``restart`` alone would change."""
+    """Log that another configuration is in effect, and the options that need a ``restart``."""
     if restart:
         log.warning("config.reloaded", **changes, restart_needed=restart, fix="these options take a restart")
     else:

@@ -9,10 +9,10 @@ _hung_up = False
 
 
 def hold() -> None:
-    """Until the program handles signals itself, end with 0 on SIGTERM and SIGINT, as nothing is begun; keep a SIGHUP.
+    """Until the program handles signals itself, end with 0 on SIGTERM and SIGINT, as nothing has begun; keep a SIGHUP.
 
-    On a terminal SIGHUP ends it, too: the terminal was closed. As PID 1 of a container without ``--init``, have the
-    kernel reap the orphans of other processes.
+    On a terminal SIGHUP ends it, too: the terminal was closed. As PID 1 of a container without ``--init``, let the
+    kernel reap orphans.
     """
     ends = [signal.SIGTERM, signal.SIGINT]
     if os.isatty(0) or os.isatty(2):

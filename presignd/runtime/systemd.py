@@ -1,6 +1,6 @@
 """The service notification protocol, sd_notify(3): readiness, status line, watchdog.
 
-A dozen lines of our own: the libraries for it are abandoned, need compiling, or need libsystemd.
+This is our own code, because the libraries for it are abandoned, need compiling, or need libsystemd.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 TURN = 2.0
-"""Seconds at most between two looks at the hearts, and between two at the status line."""
+"""Most seconds between two checks of the hearts, and between two updates of the status line."""
 
 EXTENSION = 10.0
-"""Seconds more that a start or a drain is granted each time it asks: a few turns."""
+"""Seconds by which each EXTEND_TIMEOUT_USEC extends a start or a drain: a few turns."""
 
 
 class Notifier:
     """Sends to ``$NOTIFY_SOCKET``, a path or an abstract name ("@…"); without one, sends nothing.
 
-    ``watchdog`` is in seconds, None where systemd asks for none of this process.
+    ``watchdog`` is in seconds, None if systemd expects none from this process.
     """
 
     def __init__(self, address: str = "", watchdog: float | None = None) -> None:
@@ -32,7 +32,7 @@ class Notifier:
 
     @classmethod
     def of(cls, environ: Mapping[str, str], pid: int) -> Notifier:
-        """Return the one that systemd set up, by the variables of sd_notify(3) and sd_watchdog_enabled(3)."""
+        """Return the notifier that the variables of sd_notify(3) and sd_watchdog_enabled(3) describe."""
         microseconds = environ.get("WATCHDOG_USEC", "")
         ours = environ.get("WATCHDOG_PID", "") in ("", str(pid))
         watchdog = int(microseconds) / 1e6 if microseconds.isdigit() and int(microseconds) and ours else None
@@ -68,10 +68,10 @@ def _one_line(value: str) -> str:
 
 
 class Systemd:
-    """This program as systemd sees it. ``run`` feeds the watchdog, from the event loop: one that hangs feeds nothing.
+    """Sends this program's state to systemd.
 
-    ``overdue`` names the hearts that have missed a turn, given the longest usual one in seconds;
-    ``on_overdue`` gets each list of them once.
+    ``run`` feeds the watchdog from the event loop, so a loop that hangs does not. ``overdue`` returns the names of the
+    hearts that have missed a turn, given the longest usual one in seconds; ``on_overdue`` gets each list of them once.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Systemd:
         self._missed: list[str] = []
 
     def ready(self) -> None:
-        """Send READY: after the start, and after each reload."""
+        """Send READY=1, after the start and after each reload."""
         self._extend_until = 0.0
         self._notifier.send(READY=1)
 
@@ -97,7 +97,7 @@ class Systemd:
         self._notifier.send(RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
 
     def stopping(self, within: float) -> None:
-        """Send STOPPING: it drains for ``within`` seconds at most; after that systemd may kill it."""
+        """Send STOPPING=1: the program drains for ``within`` seconds at most; after that systemd may kill it."""
         self._extend_until = time.monotonic() + within
         self._notifier.send(STOPPING=1, **_extension())
 
@@ -108,19 +108,19 @@ class Systemd:
             self._notifier.send(STATUS=line)
 
     async def show_always(self, status: Callable[[], Awaitable[str]], *, turn: float = TURN) -> None:
-        """Keep that line up to date, for ever; ``status`` makes it every ``turn`` seconds, and may hang."""
+        """Keep that line up to date, until cancelled; ``status`` makes it every ``turn`` seconds, and may hang."""
         while self._notifier.listens:
             self.show(await status())
             await asyncio.sleep(turn)
 
     async def run(self) -> None:
-        """Feed the watchdog and ask for time, for ever."""
+        """Feed the watchdog and extend timeouts, until cancelled."""
         while self._notifier.listens:
             self.feed()
             await asyncio.sleep(pause(self._notifier.watchdog))
 
     def feed(self) -> None:
-        """Feed the watchdog while every heart beats; ask for more time during start and drain."""
+        """Feed the watchdog while no heart is overdue; extend the timeout during start and drain."""
         if time.monotonic() < self._extend_until:
             self._notifier.send(**_extension())
         if self._notifier.watchdog is None:

@@ -61,7 +61,7 @@ async def within(seconds: float, event: asyncio.Event) -> None:
 
 
 async def unless(event: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
-    """Do ``work``, but cancel it when ``event`` comes first. Return whether it was done."""
+    """Do ``work``, but cancel it if ``event`` is set first. Return whether it was done."""
     doing, waiting = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
     try:
         await asyncio.wait({doing, waiting}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,7 +1,7 @@
 """Unix sockets: listen at a path so that no other user can change its rights or take it, and connect to one.
 
-The control socket, the status page and the broker listen here. Others may be able to write in the socket's folder,
-and put something else in its place at any moment, so all that is done to the file is done below a descriptor.
+The control socket, the status page and the broker listen here. Others may be able to write in the socket's folder, and
+replace the socket at any moment, so the file is only changed by way of a descriptor.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ CONNECT_TIMEOUT = 5.0
 def listening(path: Path, option: str, *, group: str = "") -> Iterator[socket.socket]:
     """Listen at ``path``, 0660 and of ``group`` ("" leaves it), non-blocking; at the end the file is removed.
 
-    A socket file on which nobody listens is replaced. One that answers raises ``Unavailable``; an unknown group or
-    an impossible path raises ``UsageError``. ``option`` is what the configuration calls this path.
+    A socket file on which no process listens is replaced. One that answers raises ``Unavailable``; an unknown group or
+    an impossible path raises ``UsageError``. ``option`` is the path's name in the configuration.
     """
     with _folder_of(path, option) as place:
         _clear_stale(path, place, option)
@@ -48,7 +48,7 @@ def listening(path: Path, option: str, *, group: str = "") -> Iterator[socket.so
 
 
 def connect(path: Path) -> socket.socket:
-    """Connect to the socket at ``path``; raise ``OSError`` where nobody answers."""
+    """Connect to the socket at ``path``; raise ``OSError`` if no process answers."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.settimeout(CONNECT_TIMEOUT)
     try:
@@ -83,7 +83,7 @@ def _folder_of(path: Path, option: str) -> Iterator[WalkedFolder]:
 
 
 def _clear_stale(path: Path, place: WalkedFolder, option: str) -> None:
-    """Remove a socket file on which nobody listens; anything else in the way is left alone."""
+    """Remove a socket file on which no process listens; anything else at the path is left alone."""
     try:
         connect(path).close()
     except FileNotFoundError:
@@ -104,9 +104,9 @@ def _clear_stale(path: Path, place: WalkedFolder, option: str) -> None:
 
 
 def _bind(sock: socket.socket, path: Path, place: WalkedFolder, option: str) -> int:
-    """Bind with no rights for others from the first instant, and return the socket's inode.
+    """Bind without rights for others from the first instant, and return the socket's inode.
 
-    Only the umask does that portably. The path goes by the folder's descriptor where others could swap that folder.
+    Only the umask does that portably. The path starts from the folder's descriptor if others could swap that folder.
     """
     before = os.umask(0o177)
     try:

@@ -24,7 +24,7 @@ HEADERS = {
 """For each algorithm, the header with which the store checks a body."""
 
 STRONG = ("md5", "sha256")
-"""Algorithms for which nobody can make other bytes of a given checksum. For a CRC that takes no effort."""
+"""Algorithms for which other bytes of a given checksum can't be made. For a CRC this is easy."""
 
 _BYTES = {"md5": 16, "sha256": 32, "crc64nvme": 8, "crc32c": 4}
 
@@ -32,7 +32,7 @@ Bytes = bytes | memoryview
 
 
 class Hash(Protocol):
-    """What hashlib makes, and what ``new`` returns."""
+    """A hash as hashlib makes it and ``new`` returns it."""
 
     def update(self, data: Bytes, /) -> None:
         """Hash the next bytes."""
@@ -67,7 +67,7 @@ def checksum_of(data: bytes, algorithm: str) -> str:
 
 
 def header_of(checksum: str) -> tuple[str, str]:
-    """Return the header for a checksum; raise ``ValueError`` for one that no body can have."""
+    """Return the header for a body's checksum; raise ``ValueError`` for an invalid one."""
     algorithm, _, digits = checksum.partition(":")
     if algorithm not in HEADERS or len(digits) != 2 * _BYTES[algorithm] or digits.strip("0123456789abcdef"):
         known = ", ".join(f"{name}:<{2 * size} hex digits>" for name, size in _BYTES.items())

@@ -1,4 +1,4 @@
-"""What a HEAD shows about the headers that an object was stored with, and about its lock. Pure."""
+"""Read from a HEAD which headers an object was stored with, and its lock. Pure."""
 
 from __future__ import annotations
 

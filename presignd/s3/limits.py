@@ -1,20 +1,20 @@
-"""What S3 and its servers accept: keys, lifetimes, sizes and numbers of parts. Sizes are bytes, times seconds."""
+"""The limits of S3 and its servers: keys, lifetimes, sizes and numbers of parts. Sizes are bytes, times seconds."""
 
 from __future__ import annotations
 
 import re
 
 MAX_KEY = 1024
-"""Bytes of UTF-8 in a key (S3 user guide, "Naming Amazon S3 objects")."""
+"""Most bytes of UTF-8 in a key (S3 user guide, "Naming Amazon S3 objects")."""
 
 MAX_EXPIRES = 7 * 86400
 """Longest lifetime of a presigned request: 7 days (AWS Signature Version 4)."""
 
 MAX_PARTS = 10_000
-"""Parts of one upload (S3 user guide, "Amazon S3 multipart upload limits")."""
+"""Most parts of one upload (S3 user guide, "Amazon S3 multipart upload limits")."""
 
 FEW_PARTS = 1_000
-"""Parts of one upload on Swift and Scaleway."""
+"""Most parts of one upload on Swift and Scaleway."""
 
 LEAST_PART = 5 << 20
 """Smallest size of a part but the last: 5 MiB (as above)."""

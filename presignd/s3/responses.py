@@ -24,7 +24,7 @@ LONGEST_TEXT = 1024
 """Characters of an element's text that are kept."""
 
 LONGEST_RETRY_AFTER = 300.0
-"""Longest Retry-After in seconds that is obeyed: after that one small probe may ask again."""
+"""Longest Retry-After in seconds that is obeyed: after that, one small probe may be sent."""
 
 S3_CODES: dict[str, str] = {
     "SignatureDoesNotMatch": "signature_mismatch",
@@ -114,9 +114,9 @@ STATUSES: dict[int, str] = {
 
 
 def _by_status(response: Response) -> str:
-    """Return the code that a refusal's status stands for; three depend on more than their number."""
+    """Return our code for a refusal's status; three depend on more than the status."""
     status = response.status
-    if status == 404 and not response.code and response.body:  # noqa: PLR2004 - the answer of some other server
+    if status == 404 and not response.code and response.body:  # noqa: PLR2004 - the answer of another server
         return "bad_response"
     if status == 413 and not response.code:  # noqa: PLR2004 - a proxy's own page
         return "body_limit"

@@ -1,4 +1,4 @@
-"""XML in a store's responses, parsed by expat. It may be cut off, and it may be no XML at all."""
+"""Parse XML in a store's responses by expat. It may be cut off, and it may be no XML at all."""
 
 from __future__ import annotations
 

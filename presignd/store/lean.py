@@ -195,6 +195,6 @@ class _LeanRequest:
 
 
 def _write(transport: asyncio.Transport, request: bytes) -> None:
-    """Write a request, unless it was cancelled meanwhile."""
+    """Write a request, unless it was cancelled before."""
     if not transport.is_closing():
         transport.write(request)

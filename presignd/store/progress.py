@@ -37,7 +37,7 @@ class Progress:
 
     def __init__(self, deadlines: Deadlines, timeout: float, sent: Callable[[int], None] | None) -> None:
         self._deadlines, self._timeout, self._sent = deadlines, timeout, sent
-        loop = asyncio.get_running_loop()  # asked once: it makes a system call, up to Python 3.11
+        loop = asyncio.get_running_loop()  # called once: it makes a system call, up to Python 3.11
         task = asyncio.current_task(loop)
         assert task
         self._task, self._time = task, loop.time

@@ -1,7 +1,6 @@
 """Durable changes to files and folders: write, sync, and rename without replacing. Blocking.
 
-After power loss, what a durable function did is there as a whole or not at all. The system's ``OSError`` is raised
-as it is.
+After a power loss, a durable change is there as a whole or not at all. The system's ``OSError`` is raised as it is.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def write_file(file: Path, content: bytes, *, replace: bool = True) -> None:
 
 
 def write_new(folder: int, name: bytes, content: bytes, mode: int) -> None:
-    """Create a file with this content and mode, whatever the umask, and sync it; on a failure it is removed.
+    """Create a file with this content and mode, whatever the umask, and sync it; remove it after a failure.
 
     Its name is durable only after ``sync(folder)``. Raises ``FileExistsError`` where the name is taken.
     """

@@ -45,7 +45,7 @@ NETWORK = {
     0x7C7C6673: "prl_fs",
 }
 """Shared between hosts or served by another process: changes made elsewhere cause no event here, and locks and shared
-memory can't be trusted. FUSE doesn't show what is behind it, so it counts too."""
+memory can't be trusted. FUSE doesn't show what is behind it, so it counts, too."""
 
 LOCAL = {
     0xEF53: "ext4",
@@ -81,8 +81,8 @@ def read_cached(fd: int, size: int, offset: int) -> memoryview:
 def close_quietly(fd: int) -> None:
     """Close a descriptor that was only read from; ignore errors.
 
-    FUSE is asked at each close, and one whose server is dead answers ENOTCONN (fuse(4), FLUSH). The descriptor is
-    closed nevertheless (close(2)), and the reads already showed whether the file could be read.
+    Each close sends a request to FUSE, which answers ENOTCONN if its server is dead (fuse(4), FLUSH). The descriptor is
+    closed in any case (close(2)), and the reads already showed whether the file could be read.
     """
     with suppress(OSError):
         os.close(fd)
@@ -165,7 +165,7 @@ def mounted_below(folder: int) -> frozenset[tuple[str, PurePosixPath, PurePosixP
 
 
 class MountTable:
-    """Watches the mount table for changes; sees none but on Linux."""
+    """Watches the mount table for changes; on other systems than Linux it sees none."""
 
     def __init__(self) -> None:
         self._poll = select.poll()

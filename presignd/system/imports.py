@@ -1,4 +1,4 @@
-"""Imports without what a library finds optional."""
+"""Import libraries without their optional dependencies."""
 
 from __future__ import annotations
 

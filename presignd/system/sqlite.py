@@ -1,4 +1,4 @@
-"""A SQLite file: opened privately, migrated, its errors in words for the user, and checked for being replaced."""
+"""A SQLite file: open it privately, migrate it, explain its errors to the user, and detect that it was replaced."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DatabaseKind:
     """The tables of one kind of database, and the words of its errors."""
 
     name: str
-    """As in "the ledger"."""
+    """Its name in messages, such as "the ledger"."""
     application_id: int
     migrations: Sequence[Migration]
     """Statements; the number of migrations that were applied is stored in the file."""
@@ -40,11 +40,12 @@ class DatabaseKind:
     """The setting that says where it is, and what it names: "ledger.path" is a "folder"."""
     place: str
     user: str
-    """As in "the daemon's user"."""
+    """Its owner in messages, such as "the daemon's user"."""
     loss: str
-    """What it means to start without a damaged one."""
+    """What is lost by starting without a damaged one, for messages."""
     folder_owns: bool = False
-    """Whether a new file that root makes belongs to the folder's owner: a command of root's came before the service."""
+    """Whether a new file that root makes belongs to the folder's owner: root may run a command before the service
+    starts."""
     cache_kib: int = 2000
 
 
@@ -202,12 +203,12 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 
 def presence_check(path: Path) -> Callable[[], str]:
-    """Return a check of the open database ``path`` that says how a file of it is not the one that was opened.
+    """Return a check of the open database ``path`` that returns how one of its files is not the one that was opened.
 
-    It says "" while all are. A file may be deleted, moved away, replaced, or the database cut shorter than it was when
-    it was opened. SQLite goes on writing to a deleted file without an error: every commit after that would be lost with
-    the process (sqlite.org/howtocorrupt.html, "Unlinking or renaming a database file while in use"). The check uses
-    stat(2) only: opening and closing the file again would drop SQLite's own locks on it (the same page).
+    It returns "" while all are. A file may be deleted, moved away, replaced, or the database cut shorter than it was
+    when it was opened. SQLite continues to write to a deleted file without an error: every commit after that would be
+    lost with the process (sqlite.org/howtocorrupt.html, "Unlinking or renaming a database file while in use"). The
+    check uses stat(2) only: opening and closing the file again would drop SQLite's own locks on it (the same page).
     """
     files = {Path(f"{path}{suffix}"): _seen(Path(f"{path}{suffix}")) for suffix in _FILES}
     least = path.stat().st_size
@@ -232,8 +233,8 @@ def presence_check(path: Path) -> Callable[[], str]:
 def finish_log(connection: sqlite3.Connection) -> None:
     """Write what is in the log into the file that ``connection`` has open, and empty the log; never raises.
 
-    Where that file was replaced, SQLite would leave the log as it is, and the next to open the other file would get
-    this one's pages in it.
+    If that file was replaced, SQLite would leave the log, and the next process to open the other file would write this
+    one's pages into it.
     """
     with contextlib.suppress(sqlite3.Error):
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -20,14 +20,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MOST_THREADS = 64
-"""Threads of each pool at most: more than there are slots, so that a disk that hangs leaves some for other files."""
+"""Most threads of each pool: more than there are slots, so that a disk that hangs leaves some for other files."""
 
 NICER = 10
 """Added to the nice value of these threads: they get a tenth of the event loop's share of a busy processor."""
 
 
 class Threads(ThreadPoolExecutor):
-    """A thread pool that knows its unfinished calls, and goes on with the threads it has if it gets no more."""
+    """A thread pool that knows its unfinished calls, and works with its existing threads if it can start no more."""
 
     def __init__(self, most: int, name: str, begin: Callable[[], None] | None = None) -> None:
         super().__init__(most, name, begin)

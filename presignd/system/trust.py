@@ -1,8 +1,8 @@
-"""Files and folders that only root or the daemon's user can have put where they are.
+"""Check that only root or the daemon's user can have put a file or folder where it is.
 
 A path from the configuration may contain symlinks that the administrator made. A symlink is followed only where no
-other user could have made it, so a user who may write in a shared folder can't lead the daemon out of it (systemd
-calls such a walk safe; sshd checks the same under StrictModes). A token, a key or a ledger is used only if root or the
+other user could have made it, so a user who may write in a shared folder can't lead the daemon out of it (systemd calls
+such a walk safe; sshd checks the same under StrictModes). A token, a key or a ledger is used only if root or the
 daemon's user owns it and not everybody may write it.
 """
 
@@ -30,7 +30,7 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_FOLDER = frozenset({errno.ENOTDIR, errno.ELOOP})
 _DESCRIPTORS = frozenset({Path("/dev/fd"), Path("/proc/self/fd")})
 _MOST_LINKS = 40
-"""As the kernel follows in one path (path_resolution(7))."""
+"""Most symlinks in one path, as in the kernel (path_resolution(7))."""
 
 
 # --- owners and modes ---------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def walked(folder: Path) -> Iterator[WalkedFolder]:
 
 
 def _record_step(trail: list[WalkedFolder], name: str, st: os.stat_result) -> None:
-    """Record where one step led. ".." is refused below a folder in which others can rename: it may lead elsewhere."""
+    """Record one step's result. ".." is refused below a folder in which others can rename: it may lead elsewhere."""
     here = trail[-1]
     if name == "..":
         if here.exposed_by:

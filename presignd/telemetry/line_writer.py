@@ -59,7 +59,7 @@ class LineWriter:
         self._closed = False
 
     def write(self, *lines: bytes) -> int:
-        """Queue lines, each with its newline; return for how many there was room: the first ones."""
+        """Queue lines, each with its newline; return how many, from the first, had room."""
         with self._changed:
             if not self._is_due():
                 self._changed.notify_all()
@@ -123,7 +123,7 @@ class LineWriter:
             return through
 
     def close(self, seconds: float) -> None:
-        """Flush. From then on ``write`` writes itself, because the thread ends with the interpreter."""
+        """Flush. After that ``write`` writes directly, because the thread ends with the interpreter."""
         self._closed = self.flush(seconds)
 
     def _is_due(self) -> bool:

@@ -78,8 +78,8 @@ def get_logger() -> FilteringBoundLogger:
     """Return the logger of our events: ``log.info("file.done", file_id=…, status="linked")``.
 
     ``log.info("file.done", each=[{"file_id": …}, …])`` writes a line for each of a list, all of the same time, for a
-    third of the cost. The fields of each come in the order of their line. Returns how many lines the log had room for:
-    the first ones; None below its level.
+    third of the cost. The fields of each come in the order of their line. Returns how many lines, from the first, the
+    log had room for; None below its level.
     """
     return cast("FilteringBoundLogger", structlog.get_logger())
 
@@ -146,7 +146,7 @@ class _Output:
         return self.is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def write(self, lines: Sequence[str]) -> int:
-        """Write or queue lines; return for how many there was room: the first ones."""
+        """Write or queue lines; return how many, from the first, had room."""
         try:
             self._target().fileno()
         except (OSError, ValueError, AttributeError):
@@ -193,7 +193,7 @@ def mark() -> Mark:
 
 
 def flush(seconds: float = LAST_SECONDS) -> bool:
-    """Wait until every line is written, for ``seconds`` at most; return whether it is."""
+    """Wait until every line is written, for ``seconds`` at most; return whether all are."""
     flushed = [output.writer.flush(seconds) for output in _outputs]
     return all(flushed)
 

@@ -1,4 +1,4 @@
-"""Every metric, declared once. Counters are raised where things happen; gauges are set when metrics are read.
+"""Every metric, declared once. Counters are incremented when things happen; gauges are set when metrics are read.
 
 No label holds a path, a key or a URL: labels are names of watches, or fixed words.
 """
@@ -44,7 +44,7 @@ def _gauge(name: str, words: str, *labels: str) -> Gauge:
     return Gauge(name, words, labels, registry=REGISTRY)
 
 
-# --- raised where things happen -----------------------------------------------------------------
+# --- incremented when things happen -----------------------------------------------------------------
 UPLOADS = _counter("presignd_uploads_total", "Versions that ended, or were quarantined.", "watch", "status")
 UPLOAD_BYTES = _counter("presignd_upload_bytes_total", "Bytes of versions that ended as linked.", "watch")
 UPLOAD_DURATION = Histogram(

@@ -153,7 +153,7 @@ class Verifier:
     # --- the object -----------------------------------------------------------------------------
     async def _compare(self, version: FileVersion, local: Local) -> Verified:
         bucket, key = self._buckets[version.watch].for_bucket(version.bucket), version.key or ""
-        is_crc = version.checksum.startswith("crc")  # so its upload asked for checksums, too
+        is_crc = version.checksum.startswith("crc")  # so its upload requested checksums, too
         found = await self._retried(lambda: bucket.find(key, denied_is_absent=False, with_checksums=is_crc))
         if found is None:
             return Verified(Outcome.MISSING, "the object is gone")

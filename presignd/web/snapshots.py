@@ -140,7 +140,7 @@ class Snapshots:
         self._next = 0.0
 
     def look_at(self, links: Sequence[dict[str, Any]]) -> None:
-        """Have the broker asked, now and then, which links on an open page were revoked: a later snapshot shows it."""
+        """Query the broker from time to time for revoked links of an open page; a later snapshot shows them."""
         if time.monotonic() >= self._next_look and (self._looking is None or self._looking.done()):
             self._next_look = time.monotonic() + self._pace.links
             self._looking = asyncio.create_task(self._look(links), name="look at links")
@@ -151,7 +151,7 @@ class Snapshots:
             self.stale()
 
     async def close(self) -> None:
-        """Cancel a snapshot that is being taken, and what the broker is asked."""
+        """Cancel a snapshot that is being taken, and a query to the broker."""
         tasks = [task for task in (self._taking, self._looking) if task is not None]
         for task in tasks:
             task.cancel()

@@ -1,6 +1,6 @@
-"""Decide what follows from a try: for its message, and for the webhook as a whole.
+"""Decide what follows from a try: for its message, and for the webhook as a whole. Pure.
 
-Pure. The message is delivered, tried again later or given up, or its webhook is switched off. While a receiver accepts
+The message is delivered, tried again later or given up, or its webhook is switched off. While a receiver accepts
 nothing, the webhook's circuit breaker is open: one message at a time probes it, and the others wait.
 """
 

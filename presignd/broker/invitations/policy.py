@@ -1,7 +1,7 @@
-"""What an invitation allows: which files get a ticket, what is signed for a ticket, when a ticket ends.
+"""What an invitation allows: which files get a ticket, what is signed for a ticket, when a ticket ends. Pure.
 
-Pure. All objects lie below the invitation's prefix, under keys that the broker made, within the limits, and none
-replaces another. tests/unit/broker/invitations/test_machine.py searches for calls that store more.
+All objects lie below the invitation's prefix, under keys that the broker made, within the limits, and none replaces
+another. tests/unit/broker/invitations/test_machine.py searches for calls that store more.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The disposition and the content type with which a link's target is served, bound in the signature.
+"""The disposition and the content type with which a link's target is served, bound in the signature. Pure.
 
-Pure. A type that a browser would run is never shown inline, whatever the object's own headers say: an uploader may have
+A type that a browser would run is never shown inline, whatever the object's own headers say: an uploader may have
 stored a page.
 """
 

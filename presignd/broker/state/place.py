@@ -13,7 +13,7 @@ from presignd.broker.state.sqlite import SqliteDatabase
 from presignd.redaction import redact
 from presignd.telemetry.log import get_logger
 
-MEANWHILE = "links answer 503 until then, and grants are signed all the time"
+MEANWHILE = "links answer 503 until then; grants are still signed"
 
 log = get_logger()
 

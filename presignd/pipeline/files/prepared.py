@@ -49,10 +49,10 @@ class Prepared(NamedTuple):
 def prepare(
     fd: int, size: int, algorithms: Collection[str], *, max_in_memory: int = SMALL, read: Read = read_at
 ) -> Prepared:
-    """Hash ``size`` bytes of ``fd``; raise ``changed_while_uploading`` when it isn't that size throughout.
+    """Hash ``size`` bytes of ``fd``; raise ``changed_while_uploading`` when it isn't that size throughout. Blocking.
 
-    Blocking. The bytes are kept if the size is at most min(``max_in_memory``, ``SMALL``). The fingerprint is taken
-    before the first byte is read, so a change during the pass differs from it.
+    The bytes are kept if the size is at most min(``max_in_memory``, ``SMALL``). The fingerprint is taken before the
+    first byte is read, so a change during the pass differs from it.
     """
     fingerprint = fingerprint_of(fd)
     digests = {algorithm: new(algorithm) for algorithm in algorithms}

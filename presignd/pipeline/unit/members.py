@@ -28,7 +28,7 @@ def is_member(version: FileVersion) -> bool:
     return version.priority != UPLOAD_PRIORITIES[Source.PUT]
 
 
-class Standing(Enum):
+class Membership(Enum):
     """Whether a file may be in its folder's unit, by its version."""
 
     MEMBER = "it is stored as it is"
@@ -36,16 +36,16 @@ class Standing(Enum):
     MISSING = "it is not stored yet"
 
 
-def standing(version: FileVersion | None, found: Fingerprint) -> Standing:
+def membership(version: FileVersion | None, found: Fingerprint) -> Membership:
     """Return whether a file with the fingerprint ``found`` may be in its folder's unit.
 
     ``CHANGED`` is a version that waits for the unit: it must end, because a newer version of its path waits for that.
     """
     if version is None or version.state not in MEMBER_STATES:
-        return Standing.MISSING
+        return Membership.MISSING
     if version.fingerprint == found and version.gone_at is None:
-        return Standing.MEMBER
-    return Standing.CHANGED if version.state is State.VERIFIED and is_member(version) else Standing.MISSING
+        return Membership.MEMBER
+    return Membership.CHANGED if version.state is State.VERIFIED and is_member(version) else Membership.MISSING
 
 
 class Gathered(NamedTuple):
@@ -66,11 +66,11 @@ class Gathering:
 
     def add(self, path: bytes, found: Fingerprint, version: FileVersion | None) -> None:
         """Judge one file by the current version of its path."""
-        stands = standing(version, found)
-        if version is not None and stands is Standing.MEMBER:
+        kind = membership(version, found)
+        if version is not None and kind is Membership.MEMBER:
             self._members.append(version.file_id)
             return
-        if version is not None and stands is Standing.CHANGED:
+        if version is not None and kind is Membership.CHANGED:
             self._changed.append(version)
         self._lacking += 1
         name = path.decode("utf-8", "backslashreplace")

@@ -16,7 +16,7 @@ from presignd.config import PresignConfig
 from presignd.errors import Fault, FileFault, PresignerFault, StoreFault, fault
 from presignd.presign import Grant, GrantRequest, Operation
 from presignd.presign.credentials import Credentials, CredentialSource
-from presignd.presign.local import LocalPresigner, bound_headers, honest_expires
+from presignd.presign.local import LocalPresigner, bound_headers, real_lifetime
 from presignd.s3.sigv4 import Keys
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 987_654, tzinfo=UTC)
@@ -71,12 +71,12 @@ async def test_nothing_is_signed_without_valid_credentials() -> None:
 @given(asked=st.integers(1, 10**9), left=st.none() | st.integers(1, 10**9))
 def test_an_expiry_is_the_least_of_asked_seven_days_and_the_credentials_end(asked: int, left: int | None) -> None:
     ends = None if left is None else WHOLE + timedelta(seconds=left)
-    assert honest_expires(asked, WHOLE, ends) == min(asked, 604_800, left or asked)
+    assert real_lifetime(asked, WHOLE, ends) == min(asked, 604_800, left or asked)
 
 
 def test_a_credential_that_ends_within_the_second_signs_nothing() -> None:
     with pytest.raises(PresignerFault):
-        honest_expires(60, WHOLE, WHOLE + timedelta(milliseconds=999))
+        real_lifetime(60, WHOLE, WHOLE + timedelta(milliseconds=999))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from presignd.model import NO_FILE, Fingerprint, Source, State
 from presignd.pipeline.intake import UPLOAD_PRIORITIES
 from presignd.pipeline.unit.manifest import manifest_of, sums_of
 from presignd.pipeline.unit.markers import Markers
-from presignd.pipeline.unit.members import Gathering, Standing, folder_of, is_member, standing
+from presignd.pipeline.unit.members import Gathering, Membership, folder_of, is_member, membership
 from tests.versions import NOW, PRINT, in_state
 
 PUT, EVENT = UPLOAD_PRIORITIES[Source.PUT], UPLOAD_PRIORITIES[Source.EVENT]
@@ -39,15 +39,15 @@ def test_a_put_and_a_units_own_files_are_no_members() -> None:
 def test_only_what_is_stored_as_it_is_may_be_in_a_unit(state: State) -> None:
     version = in_state(state, PATH, priority=EVENT)
     stored = state in (State.VERIFIED, State.LINKED, State.FINISHED)
-    assert standing(version, PRINT) is (Standing.MEMBER if stored else Standing.MISSING)
-    waits = Standing.CHANGED if state is State.VERIFIED else Standing.MISSING
-    assert standing(version, OTHER) is waits
-    assert standing(version._replace(gone_at=NOW), PRINT) is waits
+    assert membership(version, PRINT) is (Membership.MEMBER if stored else Membership.MISSING)
+    waits = Membership.CHANGED if state is State.VERIFIED else Membership.MISSING
+    assert membership(version, OTHER) is waits
+    assert membership(version._replace(gone_at=NOW), PRINT) is waits
 
 
 def test_a_put_that_changed_is_not_ended_for_the_unit() -> None:
-    assert standing(in_state(State.VERIFIED, PATH, priority=PUT), OTHER) is Standing.MISSING
-    assert standing(None, PRINT) is Standing.MISSING
+    assert membership(in_state(State.VERIFIED, PATH, priority=PUT), OTHER) is Membership.MISSING
+    assert membership(None, PRINT) is Membership.MISSING
 
 
 def test_what_a_folder_waits_for_is_told_a_quarantined_file_first() -> None:
