@@ -77,7 +77,7 @@ class NotConfigured(UsageError):
 
 
 class Unavailable(PresigndError):
-    """What is needed can't be reached or taken now: a daemon, a lock, the store."""
+    """Something that is needed can't be reached or taken now: a daemon, a lock, the store."""
 
     code = "unavailable"
 

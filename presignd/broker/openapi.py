@@ -25,7 +25,7 @@ WHOLE_CALL = {
     410: ("invitation_ended", "The invitation has expired, or was revoked."),
     413: ("too_many_grants", f"More than {MAX_GRANTS} requests, or a body too large (body_too_large)."),
     415: ("unsupported_media_type", "The body is not application/json."),
-    429: ("rate_limited", "Too many grants for this token: Retry-After says when to ask again."),
+    429: ("rate_limited", "Too many grants for this token: Retry-After says when to try again."),
     500: ("internal_error", "A bug; the broker's log has it."),
     503: (
         "busy",
@@ -74,7 +74,7 @@ _ME = _object(
         "max_link_expires": {"type": "integer", "description": "The same, for get."},
         "max_stable_link": _nullable("integer", "Seconds, for stable links."),
         "links_url": _nullable("string", "Where stable links open; null where this broker has none."),
-        "max_grants": {"type": "integer", "description": "Requests in one call."},
+        "max_grants": {"type": "integer", "description": "Most requests in one call."},
         "versions": {"type": "boolean", "description": "Whether a request may name a version_id."},
         "checksums": _TEXTS
         | {
@@ -106,8 +106,8 @@ _LINK_PROPERTIES: dict[str, Any] = {
     **{name: {"type": "string"} for name in ("bucket", "key", "version_id", "content_type", "filename", "note")},
     "disposition": {"enum": ["attachment", "inline"]},
     "size": _nullable("integer", "Bytes."),
-    "pin": {"type": "boolean", "description": "Whether a PIN is asked for."},
-    "max_downloads": _nullable("integer", "How often it opens."),
+    "pin": {"type": "boolean", "description": "Whether it needs a PIN."},
+    "max_downloads": _nullable("integer", "How often it may be opened."),
     "unit": {"type": "boolean", "description": "Whether it opens a folder, by its manifest."},
     "made_at": _TIME,
     "expires_at": _nullable("string", "When it really ends: with its token at the latest, unless it is kept."),
@@ -159,7 +159,7 @@ _RECEIPT = _object(
 
 _ARRIVED = _object(
     {
-        "id": {"type": "string", "description": "What to acknowledge it by; it opens nothing."},
+        "id": {"type": "string", "description": "The id by which to acknowledge it; it opens nothing."},
         "path": {"type": "string", "description": "As the guest gave it: show it as text, and never trust it."},
         "bucket": {"type": "string"},
         "key": {"type": "string"},
@@ -215,7 +215,7 @@ def _schemas() -> dict[str, Any]:
         "Link": _LINK,
         "ListedLink": _LISTED_LINK,
         "LinkList": _object(
-            {"links": listed, "next": _nullable("string", "What to give as after for the next ones; null at the end.")},
+            {"links": listed, "next": _nullable("string", "Give it as after for the next page; null at the end.")},
             "A token's links, oldest first.",
         ),
         "Revocation": revocation,
@@ -234,7 +234,7 @@ def _schemas() -> dict[str, Any]:
         "Inbox": _object(
             {
                 "files": {"type": "array", "items": {"$ref": f"{_REF}Arrived"}},
-                "next": {"type": "string", "description": "What to give as after to wait for the next ones."},
+                "next": {"type": "string", "description": "Give it as after to wait for the next files."},
             },
             "What came in and is not acknowledged, in the order in which it was received.",
         ),
@@ -263,7 +263,7 @@ _ID = {
     "description": "Chosen by the asker: 128 random bits. Secret: it opens the link.",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{22}$"},
 }
-_GONE = {"204": {"description": "It does not open any more; the same again for one that did not."}}
+_GONE = {"204": {"description": "It no longer opens; the answer is the same if it did not open before."}}
 
 _LINKS: dict[str, Any] = {
     "/v1/links": {
@@ -273,7 +273,7 @@ _LINKS: dict[str, Any] = {
                 {
                     "name": "after",
                     "in": "query",
-                    "description": "The next of the answer before; nothing, or empty, for the first ones.",
+                    "description": "The next of the previous answer; left out or empty for the first page.",
                     "schema": {"type": "string", "pattern": "^([A-Za-z0-9_-]{16})?$"},
                 },
                 {
@@ -299,7 +299,9 @@ _LINKS: dict[str, Any] = {
             "parameters": [_ID],
             "requestBody": _body("LinkTerms"),
             "responses": {
-                "200": _answer("The id was known: what was first recorded, whatever was asked for now.", "Link"),
+                "200": _answer(
+                    "The id was known: the link as it was first recorded, whatever this request says.", "Link"
+                ),
                 "201": _answer("The link.", "Link"),
             }
             | _refusals(*_WITH_BODY, 404, 409, *_OF_LINKS),
@@ -371,7 +373,7 @@ _INVITATIONS: dict[str, Any] = {
         more="The headers are without Content-Length, which is signed too: a browser sends it by itself.",
     ),
     "/i/{id}/done": _of_guest(
-        "Say that a file is there.", "DoneRequest", "Receipt", 409, more="The broker asks the store, once."
+        "Report that a file is uploaded.", "DoneRequest", "Receipt", 409, more="The broker asks the store, once."
     ),
     "/i/{id}/cancel": _of_guest("End a ticket.", "CancelRequest", "Cancelled", 409),
 }
@@ -397,7 +399,7 @@ _INBOX: dict[str, Any] = {
             "description": "The token needs the operations receive and get.",
             "parameters": [
                 _INVITED_BY,
-                _number("after", "Only what came after this: the next of an answer before."),
+                _number("after", "Only files after this: the next of a previous answer."),
                 _number("wait", f"Seconds to wait if there is nothing: {LONGEST_WAIT} at most."),
             ],
             "responses": {"200": _answer("Up to 1,000 files.", "Inbox")} | _refusals(400, 404, *_OF_LINKS),
@@ -408,7 +410,7 @@ _INBOX: dict[str, Any] = {
             "summary": "Take files that have been fetched off the list; the objects stay.",
             "parameters": [_INVITED_BY],
             "requestBody": _body("Acks"),
-            "responses": {"204": {"description": "They are off the list; the same again for one that was not on it."}}
+            "responses": {"204": {"description": "They are off the list, and so is any that was not on it."}}
             | _refusals(*_WITH_BODY, 404, *_OF_LINKS),
         }
     },

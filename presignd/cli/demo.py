@@ -86,7 +86,7 @@ async def serve(folder: Path, *, shown: Path) -> None:
 
 
 async def show_arrivals(config: Config, arrived: asyncio.Queue[tuple[NewArrival, Path]]) -> None:
-    """Print each file that came in, and a link to it, for ever."""
+    """Print each file that came in, and a link to it, until cancelled."""
     store = signed_store(config.presign, config.upload, clock=utcnow)
     links = store.presigner.links
     assert links is not None, "the demo's presigner is a broker's"

@@ -339,7 +339,7 @@ class WebhookConfig(Section):
     secret_file: kinds.UnsetPath = None
     """A file that holds the secret, mode 0600."""
     events: Annotated[tuple[WebhookEvent, ...], AfterValidator(_some_events)] = get_args(WebhookEvent)
-    """What is told: a daemon has the events of files and stores, a broker those of uploads and links."""
+    """Which events are sent: a daemon has those of files and stores, a broker those of uploads and links."""
     include_link: bool = False
     """Whether file.done has the link too; then the receiver can download the file."""
     ca_file: kinds.UnsetPath = None

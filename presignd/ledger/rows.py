@@ -1,4 +1,4 @@
-"""What the ledger takes and returns, and how rows of the version table become values."""
+"""The values that the ledger takes and returns, and their conversion from and to rows of the version table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LostUpdate(RuntimeError):
 
 
 class Enqueued(NamedTuple):
-    """What ``enqueue`` did: the version as recorded, and the one that it superseded, if any.
+    """The result of ``enqueue``: the version as recorded, and the one that it superseded, if any.
 
     ``previous``: for a version that was claimed as well, what ``Claimed`` has.
     """

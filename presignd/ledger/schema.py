@@ -132,7 +132,7 @@ CREATE TABLE arrival (
   error       TEXT    NOT NULL DEFAULT ''
 ) WITHOUT ROWID
 """
-"""What came in by invitations (``arrivals``); ``place`` is a path below the inbox's folder."""
+"""Files that came in by invitations (``arrivals``); ``place`` is a path below the inbox's folder."""
 
 _MESSAGE = """
 CREATE TABLE message (

@@ -194,7 +194,7 @@ class Reader:
 
 
 def _whole_lines(fd: int, offset: int) -> bytes:
-    """Return what is from ``offset`` up to a newline, about ``BLOCK`` bytes; b"" when there is no whole line."""
+    """Return the bytes from ``offset`` up to a newline, about ``BLOCK``; b"" when there is no whole line."""
     length = BLOCK
     while True:
         block = os.pread(fd, length, offset)

@@ -164,7 +164,7 @@ class Dispatcher:
         return [name for name in self._watches if name in watches and self._may_send(name)]
 
     async def _due(self, watch: str, limit: int, now: datetime, below_size: int | None) -> list[FileVersion]:
-        """Return what is due and has room, and note whether more waits."""
+        """Return the versions that are due and have room, and note whether more wait."""
         changes = self._changes
         due = await self._ledger.due(watch, limit, now, below_size=below_size, max_priority=self._max_priority)
         chosen = self._without_too_many_large(due)

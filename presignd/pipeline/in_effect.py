@@ -127,7 +127,7 @@ class InEffect:
         return await self.work.presigner.grant(requests)
 
     def stable_links(self) -> BrokerLinks:
-        """Return what makes stable links by the configuration in effect; raise ``no_stable_links``."""
+        """Return the client for stable links of the configuration in effect; raise ``no_stable_links``."""
         links = self.work.presigner.links
         if links is None:
             raise fault("no_stable_links", 'presign.kind is "local"')
@@ -248,7 +248,7 @@ class Work:
         self._ended.set()
 
     def _make_units(self) -> Units | None:
-        """Return what links folders as a whole; None where every watch links files."""
+        """Return the units of folders that are linked as a whole; None if every watch links files."""
         watches = {watch.name: watch for watch in self.config.watches if watch.links_folders}
         if not watches:
             return None

@@ -40,7 +40,7 @@ def stream_name_problem(name: bytes) -> str:
 
 
 class Stream:
-    """What one client sends. ``fd`` is the file that it waits in.
+    """The bytes that one client sends; they wait in the file ``fd``.
 
     ``size`` is the number of bytes read so far, all of them once it has ``ended``; more than ``largest`` are a fault. A
     part's ``offset`` is that of its bytes in the file, not in the stream. ``checksum`` is kept here between attempts.

@@ -41,7 +41,7 @@ class Expected:
 
 
 def expect(request: GrantRequest, config: PresignConfig) -> Expected:
-    """Return what the grant for ``request`` must be; raise the ``Fault`` of a request that cannot be signed."""
+    """Return what the grant for ``request`` must contain; raise the ``Fault`` of a request that cannot be signed."""
     refuse_incomplete(request)
     endpoint = config.public_endpoint if request.public and config.public_endpoint else config.endpoint
     addressing = choose_addressing(config.addressing, endpoint, request.bucket)

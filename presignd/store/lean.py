@@ -77,7 +77,7 @@ class LeanSession:
         )
 
     def _origin(self, origin: str) -> _Origin:
-        """Return what is shared, made once per origin: reading the environment's proxies takes as long as signing."""
+        """Return the shared part, made once per origin: reading the environment's proxies takes as long as signing."""
         if origin not in self._origins:
             request = aiohttp.ClientRequest(
                 hdrs.METH_GET, URL(origin, encoded=True), headers=self._session.headers, loop=asyncio.get_running_loop()

@@ -170,7 +170,7 @@ class LineWriter:
         return True
 
     def _head(self) -> tuple[bytes, int]:
-        """Return what comes before the next lines, and how many dropped lines it reports."""
+        """Return the bytes to write before the next lines, and how many dropped lines they report."""
         if self._lost and (self._refused or not self._lines):
             notice = self.notice(self._lost, self._lost_since)
             return self._rest + notice.encode("utf-8", "backslashreplace") + b"\n", self._lost

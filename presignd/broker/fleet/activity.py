@@ -125,7 +125,7 @@ def _hour_to(last: int) -> range:
 
 @dataclass(slots=True)
 class TokenActivity:
-    """What was seen of one token."""
+    """The calls seen of one token."""
 
     call: Call | None = None
     refused: Refused | None = None
@@ -133,7 +133,7 @@ class TokenActivity:
 
 
 class Activity:
-    """What was seen of each token since ``since``, and of all together in ``hour``."""
+    """The calls seen of each token since ``since``, and of all together in ``hour``."""
 
     def __init__(self, since: datetime, most: int = MOST_TOKENS) -> None:
         self.since = since

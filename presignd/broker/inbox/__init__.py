@@ -1,1 +1,1 @@
-"""What came in by invitations, for the hosts that fetch it: the list that they wait at, and their acknowledgements."""
+"""The API for hosts that fetch files of invitations: a list, for which they can wait, and acknowledgements."""

@@ -252,7 +252,7 @@ class Lane:
         self._wake.set()
 
     def _take_due(self) -> list[_Entry]:
-        """Return what is due, marked as busy, by priority: at most ``TURN``."""
+        """Return the entries that are due, marked as busy, by priority: at most ``TURN``."""
         now, due = self._services.monotonic(), list[_Entry]()
         for queue in self._queues:
             while queue and queue[0].at <= now and len(due) < TURN:
@@ -304,7 +304,7 @@ class Lane:
         return True
 
     def _wanted(self, due: Sequence[_Entry]) -> Wanted:
-        """Return what gives a look the algorithms by which to hash a file: none unless it is complete and tiny."""
+        """Return a function for looks: the algorithms by which to hash a file, none unless it is complete and tiny."""
         histories, rules = {entry.path: entry.history for entry in due}, self._rules
 
         def wanted(path: bytes, look: Look) -> Collection[str]:

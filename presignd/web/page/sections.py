@@ -183,7 +183,7 @@ def _link(found: Document, now: datetime) -> Html:
 
 
 def _revoke(file_id: str, path: str) -> Html:
-    """Return what revokes a stable link, closed: a second click does it, as it can't be undone."""
+    """Return the form that revokes a stable link, closed: a second click sends it, as it can't be undone."""
     of = tag("span", " the link of ", shown(path), class_="unseen")
     hidden = tag("input", type="hidden", name="file_id", value=file_id)
     button = tag("button", "Revoke for good", of, id=f"revoke-{file_id}")

@@ -63,10 +63,10 @@ def test_a_token_is_revoked_in_a_file_that_windows_wrote(tmp_path: Path) -> None
         '[[token]]\nname = "one"\ntext = """\n[[token]]\nname = "two"\n"""\n',
     ],
 )
-def test_a_block_that_cannot_be_told_from_the_rest_is_left_to_a_person(tmp_path: Path, text: str) -> None:
+def test_a_block_that_cannot_be_separated_from_the_rest_is_left_to_a_person(tmp_path: Path, text: str) -> None:
     file = tmp_path / "t.toml"
     file.write_text(text)
-    with pytest.raises(UsageError, match="can't be told"):
+    with pytest.raises(UsageError, match="can't be separated"):
         token_writer.revoke(file, "one")
     assert tomllib.loads(file.read_text()) == tomllib.loads(text)
 
