@@ -426,8 +426,10 @@ async def test_it_does_not_say_that_all_was_received_when_the_last_file_was_refu
     """Counts are told ten seconds apart, so that a screen reader is quiet; the last one is told at once."""
     async with visit(browser, broker, seaweedfs, "--max-files", "1", told=[]) as page:
         await page.tab.clock.set_fixed_time(time.time())  # those ten seconds never pass
+        await expect(page.tab.locator("#limits")).to_contain_text("1 more file.")
         await page.choose(file_of(tmp_path, "first.txt", 3))
         await page.all_received()
+        await expect(page.tab.locator("#limits")).to_contain_text("0 more files.")
         await page.choose(file_of(tmp_path, "second.txt", 3))
         await expect(page.tab.locator("#list li").nth(1)).to_contain_text("takes no more files")
         await expect(page.tab.locator("#note")).to_have_text("1 of 2 received")

@@ -20,13 +20,19 @@ const keep = await Keep.open(base);
 /** @type {Engine} */
 let engine;
 const view = new View(words, format, () => engine, () => byId("files").click());
-engine = new Engine(broker, new Hashing(), keep, (upload) => view.changed(upload));
+engine = new Engine(broker, new Hashing(), keep, (upload) => {
+  view.changed(upload);
+  if (upload?.state === "done") refresh();
+});
 
 let note = "";
+let isLimited = false;
+let isRefreshing = false;
 
 /** @param {import("./broker.js").Allowed} allowed */
 function introduce(allowed) {
   note = allowed.note;
+  isLimited = allowed.files_left !== null || allowed.bytes_left !== null;
   engine.checksums = allowed.checksums;
   const { limits } = words;
   const lines = [words.until(format.date(allowed.expires_at))];
@@ -50,6 +56,16 @@ async function allowed() {
       await new Promise((resolve) => setTimeout(resolve, backoff(attempt, Math.random())));
     }
   }
+}
+
+/** Show soon how much more may be sent; where that can't be asked now, the old limits stay. */
+function refresh() {
+  if (!isLimited || isRefreshing) return;
+  isRefreshing = true;
+  setTimeout(async () => {
+    isRefreshing = false;
+    await broker.allowed().then(introduce, () => {});
+  }, 1000);
 }
 
 /** @param {import("./engine.js").Found[]} found @param {string[]} [unread] */
