@@ -12,8 +12,8 @@ from presignd.config import WatchConfig
 from presignd.errors import Fault
 from presignd.errors import fault as fault_for
 from presignd.model import Fingerprint, NewVersion, Source, State
-from presignd.pipeline.key_template import needs_hash, needs_prefix, render_for
-from presignd.s3.limits import LARGEST_OBJECT, key_problem
+from presignd.pipeline.key_template import needs_hash, needs_prefix, problem_of, render_for
+from presignd.s3.limits import LARGEST_OBJECT
 from presignd.system.clock import utcnow
 from presignd.system.ids import Ids
 
@@ -73,7 +73,7 @@ class Intake:
 
     def with_key(self, version: NewVersion, key: str) -> NewVersion:
         """Return a version with the key that a ``put`` gave; raise ``key_refused``."""
-        if why := key_problem(key):
+        if why := problem_of(key):
             raise fault_for("key_refused", why)
         return version._replace(key=key, state=State.QUEUED, error_code="", error="")
 

@@ -60,9 +60,16 @@ def render(template: str, parts: KeyParts) -> str:
     if "/" not in path:  # a file at the top has no parent: "{parent}/{name}" is its name, not "/name"
         template = template.replace("{parent}/", "")
     key = template.format_map({name: _VALUES[name](parts, path) for name in _fields(template)})
-    if problem := key_problem(key):
+    if problem := problem_of(key):
         raise fault("key_refused", problem)
     return key
+
+
+def problem_of(key: str) -> str | None:
+    """Return why a file can't have this key, None if it can: the probes write and remove the check key."""
+    if key.rpartition("/")[2] == CHECK_NAME:
+        return f"{CHECK_NAME} is the name of presignd's own objects"
+    return key_problem(key)
 
 
 @lru_cache(maxsize=1024)

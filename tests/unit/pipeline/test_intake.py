@@ -81,6 +81,7 @@ def test_new_events_go_before_the_backlog_and_a_put_before_both() -> None:
         ({"size": LARGEST_OBJECT + 1}, "too_large"),
         ({"path": b"caf\xe9"}, "key_refused"),
         ({"path": b"a\\b"}, "key_refused"),
+        ({"path": b"a/.presignd-check"}, "key_refused"),
         ({"path": b"x" * 255, "key": "y" * 800 + "{path}"}, "key_refused"),
     ],
 )
@@ -118,3 +119,5 @@ def test_a_key_by_hand_takes_the_place_of_one_the_name_doesn_t_make() -> None:
     assert (version.state, version.key, version.error_code) == (State.QUEUED, "cafe", "")
     with pytest.raises(Fault, match="storable"):
         intake.with_key(version, "/cafe")
+    with pytest.raises(Fault, match="presignd's own objects"):
+        intake.with_key(version, "a/.presignd-check")
