@@ -260,7 +260,7 @@ _ID = {
     "name": "id",
     "in": "path",
     "required": True,
-    "description": "Chosen by the asker: 128 random bits. Secret: it opens the link.",
+    "description": "Chosen by the client: 128 random bits. Secret: it opens the link.",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{22}$"},
 }
 _GONE = {"204": {"description": "It no longer opens; the answer is the same if it did not open before."}}

@@ -214,11 +214,11 @@ async def check_parts(bucket: str, probe: Probe) -> CheckResult:
     if etag is EtagKind.MD5:
         return ok(name, f"{stored}; its ETag is made of MD5s")
     if not proven:
-        reason = "its ETag tells nothing of its content, and a wrong Content-MD5 of a part is stored"
+        reason = "its ETag does not show its content, and a wrong Content-MD5 of a part is stored"
         fix = f"{MD5_FIX}; a signer that may not GET cannot prove uploads"
         return warn(name, f"{stored}; {reason}: each such upload is read back", fix)
     if etag is EtagKind.OPAQUE:
-        reason = "its ETag tells nothing of its content, so an upload with an unclear end is read back"
+        reason = "its ETag does not show its content, so an upload with an unclear end is read back"
     else:
         reason = "it has no ETag, so an object is read back before it is replaced, and after an unclear end"
     return ok(name, f"{stored}; {reason}")

@@ -69,9 +69,9 @@ class LazyGroup(TyperGroup):
 
 
 def _print_usage_error(wrong: Any) -> None:
-    told = io.StringIO()
-    wrong.show(told)
-    print_lines(told.getvalue().splitlines(), level="error")
+    output = io.StringIO()
+    wrong.show(output)
+    print_lines(output.getvalue().splitlines(), level="error")
 
 
 def load(name: str) -> Any:

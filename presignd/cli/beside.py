@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 LISTEN = "127.0.0.1:8420"
 URL = f"http://{LISTEN}"
-"""Where the daemon asks it; the address of links too, if they are opened on this machine alone."""
+"""The broker's address for the daemon, and for links if they are opened only on this machine."""
 OFFER = "Do you want links that last, and that you can revoke? It takes a broker, a second service on this machine"
 NAME = "daemon"
 """The name of the daemon's token."""

@@ -199,11 +199,11 @@ class Command:
             ended = await self._run(line)
             if not ended:
                 return
-            told = f"--exec: {self.command[0]} {ended} for {link.get('path')} (file_id {link.get('file_id')})"
+            message = f"--exec: {self.command[0]} {ended} for {link.get('path')} (file_id {link.get('file_id')})"
             if not self.again:
-                raise Refused(told, fix="the links before it are done; the next run starts with this one")
+                raise Refused(message, fix="the links before it are done; the next run starts with this one")
             pause = pause_after(failures)
-            show.say(f"presignd: {told}; again in {pause:.0f} s")
+            show.say(f"presignd: {message}; again in {pause:.0f} s")
             await asyncio.sleep(pause)
 
     async def _run(self, line: bytes) -> str:

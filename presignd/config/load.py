@@ -82,7 +82,7 @@ def load(
 
 
 def places(environ: Mapping[str, str]) -> list[Path]:
-    """Return the places of the configuration file, in order; the current folder is none."""
+    """Return the places of the configuration file, in order; never the current folder."""
     if environ.get("PRESIGND_CONFIG"):
         return [Path(environ["PRESIGND_CONFIG"])]
     own = base_folder(environ, "XDG_CONFIG_HOME", ".config")

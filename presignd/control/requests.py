@@ -49,13 +49,13 @@ PROGRESS_EVERY = 0.2
 PATIENCE = 5.0
 """Seconds that ``put`` waits for a store or a watch that is blocked; the daemon itself waits without limit."""
 STREAM_PATIENCE = 300.0
-"""The same for a stream of which a part was sent: that would be lost, and its writer would have to begin again."""
+"""Seconds that it waits for a stream that was sent in part: its writer would have to begin again."""
 
 _LISTED = {
     "link": "presignd links lists what was",
     "unlink": "presignd links --issued lists stable links by their refs",
 }
-"""Where to look for what can be named."""
+"""Fixes that name the command which lists what can be given."""
 
 log = get_logger()
 

@@ -199,7 +199,7 @@ def inboxes(connection: sqlite3.Connection) -> list[InboxSummary]:
 
 
 def _arrival(row: Any) -> Arrival:
-    *told, received_at, state, place, ino, mtime_ns, error_code = row
+    *columns, received_at, state, place, ino, mtime_ns, error_code = row
     at = from_micros(received_at)
     assert at is not None, "NOT NULL"
-    return Arrival(NewArrival._make((*told, at)), state, place, int(ino or 0), int(mtime_ns or 0), error_code)
+    return Arrival(NewArrival._make((*columns, at)), state, place, int(ino or 0), int(mtime_ns or 0), error_code)

@@ -36,7 +36,7 @@ LOOK_SECONDS = 5.0
 """Longest time between two looks at the queue, in seconds."""
 
 SUSPECT_SECONDS = 0.2
-"""The same while a suspect is alone: no event says that it was verified or that a part of it was recorded."""
+"""The longest time while a suspect is alone: no event says that it was verified or that a part of it was recorded."""
 
 
 class Dispatcher:

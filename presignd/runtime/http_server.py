@@ -171,7 +171,7 @@ class HttpServer:
         loop, seconds = asyncio.get_running_loop(), HANDSHAKE_SECONDS if context else None
         try:
             await loop.connect_accepted_socket(self._protocol, accepted, ssl=context, ssl_handshake_timeout=seconds)
-        except OSError:  # TLS's errors and timeouts are such, too
+        except OSError:  # also TLS's errors and timeouts
             accepted.close()
 
     def _protocol(self) -> RequestHandler:

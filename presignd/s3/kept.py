@@ -27,7 +27,7 @@ def _lost(name: str, value: str, found: Mapping[str, str]) -> str:
     lower = name.lower()
     if lower == "x-amz-tagging":
         count, wanted = found.get("x-amz-tagging-count"), value.count("&") + 1
-        return "" if count == str(wanted) else f"{name} ({count or 'none told'} of {wanted} tags)"
+        return "" if count == str(wanted) else f"{name} ({count or 'no count'} of {wanted} tags)"
     kept = found.get(lower, "STANDARD" if lower == "x-amz-storage-class" else "").strip()
     if not _RETURNED.fullmatch(name) or kept == value:
         return ""

@@ -180,10 +180,10 @@ class Response:
     @property
     def checksums(self) -> tuple[str, ...]:
         """The object's own checksums, as ``sha256:<hex>``, or of parts ``sha256:<hex>-N`` (S3 API, HeadObject)."""
-        told = (
+        headers = (
             (name.removeprefix(_CHECKSUM), value) for name, value in self.headers.items() if name.startswith(_CHECKSUM)
         )
-        return tuple(sorted(f"{algorithm}:{value}" for algorithm, base64 in told if (value := _in_hex(base64))))
+        return tuple(sorted(f"{algorithm}:{value}" for algorithm, base64 in headers if (value := _in_hex(base64))))
 
     def checksum_in_body(self, algorithm: str) -> str:
         """Return the checksum of the whole object in the XML that answers a Complete; "" for none."""

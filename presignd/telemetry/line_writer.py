@@ -153,14 +153,14 @@ class LineWriter:
         with self._changed:
             if not self._is_due():
                 return False
-            head, told = self._head()
+            head, reported = self._head()
             count, body = self._take(CHUNK - len(head))
         data = head + body
         written, error = self._put(data)
         torn = b"" if error == errno.EPIPE else _torn(data, written, len(self._rest))
         with self._changed:
             self._refused = written < len(data)
-            self._lost -= told if written >= len(head) or (torn and written > len(self._rest)) else 0
+            self._lost -= reported if written >= len(head) or (torn and written > len(self._rest)) else 0
             refused = min(count, data.count(b"\n", written + len(torn)))
             self._lose(refused)
             self._rest = torn

@@ -88,7 +88,7 @@ def proofs(found: StoredObject, version: FileVersion) -> Iterator[Proof]:
     CRC proves something only under the ETag of our own upload.
     """
     is_ours = bool(found.etag) and found.etag == version.etag
-    for checksum in sorted(found.checksums, key=lambda told: algorithm_of(told) not in STRONG):
+    for checksum in sorted(found.checksums, key=lambda each: algorithm_of(each) not in STRONG):
         if algorithm_of(checksum) in ALGORITHMS:
             for proof in _by_checksum(By.CHECKSUM, checksum, found, version, decides=True):
                 yield replace(proof, proves=is_ours or algorithm_of(checksum) in STRONG)

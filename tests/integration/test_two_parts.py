@@ -31,13 +31,13 @@ async def bucket_on(folder: Path, store: Any, bucket: str) -> AsyncIterator[Buck
 
 
 SEEN = {
-    "r2": (EtagKind.OPAQUE, "tells nothing"),
-    "oss": (EtagKind.OPAQUE, "tells nothing"),
-    "of any form": (EtagKind.OPAQUE, "tells nothing"),
-    "that look like an md5": (EtagKind.OPAQUE, "tells nothing"),
+    "r2": (EtagKind.OPAQUE, "does not show its content"),
+    "oss": (EtagKind.OPAQUE, "does not show its content"),
+    "of any form": (EtagKind.OPAQUE, "does not show its content"),
+    "that look like an md5": (EtagKind.OPAQUE, "does not show its content"),
     "none": (EtagKind.MISSING, "has no ETag"),
     "none when looked for": (EtagKind.MISSING, "has no ETag"),
-    "kms": (EtagKind.OPAQUE, "tells nothing"),
+    "kms": (EtagKind.OPAQUE, "does not show its content"),
     "s3": (EtagKind.MD5, "made of MD5s"),
 }
 

@@ -28,16 +28,16 @@ def reserved(client: str, invitation: Invitation, sizes: Sequence[int], refused:
 def received(ticket: Ticket, checksum: str, etag: str, client: str = "") -> None:
     """Log that a file came in; without a ``client``, a sweep found it."""
     metrics.INVITED_FILES.labels("received").inc()
-    told: dict[str, Any] = {"client": client} if client else {}
-    told |= {"checksum": checksum} if checksum else {}
-    log.info("upload.received", **told, **_file(ticket), content_type=ticket.new.content_type, etag=etag)
+    fields: dict[str, Any] = {"client": client} if client else {}
+    fields |= {"checksum": checksum} if checksum else {}
+    log.info("upload.received", **fields, **_file(ticket), content_type=ticket.new.content_type, etag=etag)
 
 
 def acked(token: str, client: str, invitation: Invitation, arrival: Arrival) -> None:
     """Log that a host has fetched a file."""
     metrics.INVITED_FILES.labels("fetched").inc()
-    told = {"bucket": arrival.bucket, "key": arrival.key, "size": arrival.size, "ref": arrival.ref}
-    log.info("inbox.acked", by=token, client=client, invitation=invitation.new.name, **told)
+    fields = {"bucket": arrival.bucket, "key": arrival.key, "size": arrival.size, "ref": arrival.ref}
+    log.info("inbox.acked", by=token, client=client, invitation=invitation.new.name, **fields)
 
 
 def given_back(ticket: Ticket) -> None:

@@ -275,14 +275,14 @@ def judge(ticket: Ticket, parts: Sequence[str], found: Response) -> Received | R
         expected = _expected(ticket, parts)
     except ValueError as problem:
         return Refusal(RefusalCode.CHECKSUM_REQUIRED, str(problem))
-    told = [each for each in found.checksums if "-" not in each]
+    checksums = [each for each in found.checksums if "-" not in each]
     etag = found.etag.lower()
     if not found.opaque_etag and (is_md5(etag) or _MD5_OF_PARTS.fullmatch(etag)):
-        told.append(f"md5:{etag}")
-    alike = [each for each in told if algorithm_of(each) == algorithm_of(expected) and _is_alike(each, expected)]
+        checksums.append(f"md5:{etag}")
+    alike = [each for each in checksums if algorithm_of(each) == algorithm_of(expected) and _is_alike(each, expected)]
     if parts and alike and expected not in alike:
         return Refusal(RefusalCode.BAD_DIGEST, "the store holds other bytes than the parts sent")
-    return Received(told[0] if told else expected, found.etag)
+    return Received(checksums[0] if checksums else expected, found.etag)
 
 
 def _is_alike(one: str, other: str) -> bool:

@@ -68,7 +68,7 @@ class Arrivals:
 
 
 def _arrival(row: Row) -> Arrival:
-    digest, *told, done_at = row
+    digest, *columns, done_at = row
     received_at = from_micros(done_at)
     assert received_at is not None, "it is received"
-    return Arrival._make((ref_of(bytes(digest)), *told, received_at))
+    return Arrival._make((ref_of(bytes(digest)), *columns, received_at))

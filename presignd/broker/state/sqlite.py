@@ -112,8 +112,8 @@ class SqliteDatabase(Database):
         return results
 
     def _away(self, error: Exception) -> StateAway:
-        told = error if isinstance(error, PresigndError) else self._file.explain(error)
-        return StateAway(told.message, fix=told.fix) if told else StateAway(f"{self._file.path}: {error}")
+        known = error if isinstance(error, PresigndError) else self._file.explain(error)
+        return StateAway(known.message, fix=known.fix) if known else StateAway(f"{self._file.path}: {error}")
 
     def _current(self) -> sqlite3.Connection:
         """Return the connection; another one if the file was replaced or removed."""

@@ -19,7 +19,7 @@ from presignd.s3.responses import Response
         ({"x-amz-storage-class": "GLACIER"}, {"x-amz-storage-class": "GLACIER"}, []),
         ({"x-amz-tagging": "a=1&b=2"}, {"x-amz-tagging-count": "2"}, []),
         ({"x-amz-tagging": "a=1&b=2"}, {"x-amz-tagging-count": "0"}, ["x-amz-tagging (0 of 2 tags)"]),
-        ({"x-amz-tagging": "a=1"}, {}, ["x-amz-tagging (none told of 1 tags)"]),
+        ({"x-amz-tagging": "a=1"}, {}, ["x-amz-tagging (no count of 1 tags)"]),
         ({"x-amz-server-side-encryption": "aws:kms"}, {}, ["x-amz-server-side-encryption"]),
         ({"x-amz-acl": "private", "x-amz-server-side-encryption-customer-key": "k"}, {}, []),
     ],
